@@ -1,0 +1,148 @@
+"""Files between the stages: JSON and TOML in and out, written atomically, with kind, schema version and input hashes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import tempfile
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+try:
+    import tomllib
+except ModuleNotFoundError:  # Python 3.10
+    import tomli as tomllib
+
+from planner.errors import InputError, StateError
+
+
+def write_bytes(path: Path | str, data: bytes) -> None:
+    """Write `data` to `path` so that a reader, or a crash, sees the old file or the new one and never a part."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)  # mkstemp's 0600 would hide the file from others on a shared folder
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: Path | str, text: str) -> None:
+    """Write UTF-8 text atomically."""
+    write_bytes(path, text.encode())
+
+
+def plain(value: Any) -> Any:
+    """Turn numpy scalars and arrays, paths, tuples and mappings into what JSON knows; a non-finite number becomes None."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [plain(item) for item in value]
+    if hasattr(value, "tolist"):
+        return plain(value.tolist())
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def write_artifact(path: Path | str, kind: str, version: int, body: Mapping[str, Any], inputs: Mapping[str, str] | None = None) -> None:
+    """Write one stage's result.
+
+    Args:
+        path: the file.
+        kind: what it is, such as "law".
+        version: version of the schema of `body`.
+        body: the content; non-finite numbers become null.
+        inputs: name to SHA-256 of each input file.
+    """
+    document = {
+        "kind": kind,
+        "schema_version": version,
+        "created": datetime.now(timezone.utc).isoformat(timespec="microseconds"),
+        "inputs": dict(inputs or {}),
+        **plain(body),
+    }
+    write_text(path, json.dumps(document, indent=1, allow_nan=False) + "\n")
+
+
+def read_artifact(path: Path | str, kind: str, version: int) -> dict[str, Any]:
+    """Read what `write_artifact` wrote.
+
+    Raises:
+        InputError: no such file, not JSON, or another kind of artefact.
+        StateError: written under another schema version.
+    """
+    document = read_json(path)
+    found = document.get("kind")
+    if found != kind:
+        raise InputError(f"{path} holds {found!r}, not {kind!r}", remedy=f"give the file that the {kind} stage wrote")
+    if document.get("schema_version") != version:
+        raise StateError(
+            f"{path} has schema version {document.get('schema_version')!r}, this planner reads {version}",
+            remedy="write it again with this version of the planner",
+        )
+    return document
+
+
+def read_json(path: Path | str) -> dict[str, Any]:
+    """Read a JSON object; raise InputError when there is none."""
+    text = _read_text(path)
+    try:
+        document = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"{path} is not JSON: {error.msg} in line {error.lineno}", remedy="mend the file or write it again"
+        ) from error
+    if not isinstance(document, dict):
+        raise InputError(f"{path} holds a JSON {type(document).__name__}, not an object", remedy="mend the file or write it again")
+    return document
+
+
+def read_toml(path: Path | str) -> dict[str, Any]:
+    """Read a TOML file; raise InputError when there is none or it cannot be parsed."""
+    text = _read_text(path)
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{path} is not TOML: {error}", remedy="mend the file") from error
+
+
+def _read_text(path: Path | str) -> str:
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"there is no file {path}", remedy="check the path, or run the stage that writes it")
+    if path.is_dir():
+        raise InputError(f"{path} is a folder, not a file", remedy="name the file inside it")
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text (byte {error.start})", remedy="give a text file") from error
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}", remedy="check its permissions") from error
+
+
+def sha256_file(path: Path | str) -> str:
+    """Hash a file's bytes, as a hexadecimal string."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def sha256_json(value: Any) -> str:
+    """Hash a value by its canonical JSON text, as a hexadecimal string."""
+    text = json.dumps(plain(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()

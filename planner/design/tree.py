@@ -1,0 +1,247 @@
+"""The cells as a tree of training segments, so that what runs share is trained once.
+
+For each size and seed one *trunk* trains on general text at a constant learning rate. From its states *stems* train on
+specialist text, still at a constant rate, one stem for each (tokens_pt, cap on distinct tokens, replay fraction). From the
+states of a stem *tips* cool down, one for each tokens_spec: the endpoint, one row. A zero-shot tip (tokens_spec = 0) cools
+down on general text, from the trunk. With tokens_pt = 0 the stem starts from a fresh model, with warm-up.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from planner.design.spec import Cell
+from planner.errors import InputError
+from planner.flops import flops_per_token
+from planner.ladder import shape_for
+from planner.recipe import Recipe
+from planner.shapes import ModelShape
+
+EVALUATION_SHARE = 1 / 3
+"""Cost of evaluating a token against training on it: the forward pass only."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of training between two states, or between a state and an endpoint."""
+
+    segment_id: str
+    """Unique name; states are filed under it."""
+    parent_id: str | None
+    """Segment whose last state this one starts from; None to start from a fresh model."""
+    stage: str
+    """"general" or "special": which text it trains on."""
+    shape: ModelShape
+    """Shape of the model."""
+    size: float
+    """Requested non-embedding parameters."""
+    seed: int
+    """Seed of initialisation and data order."""
+    first_step: int
+    """Steps of this stage already done when the segment begins."""
+    last_step: int
+    """Steps of this stage done when it ends."""
+    steps_pt: int
+    """General steps done before the specialist stage; for a general segment 0."""
+    learning_rate: float
+    """Peak rate."""
+    warmup: bool
+    """Whether this stage warms up (it starts from a fresh model)."""
+    cooldown_from: int | None = None
+    """Step of this stage at which the cooldown begins; None at a constant rate."""
+    cooldown_to: int | None = None
+    """Step of this stage at which the rate reaches zero."""
+    unique_spec: float | None = None
+    """Cap on distinct specialist tokens."""
+    replay_fraction: float = 0.0
+    """Share of general tokens in this stage."""
+    cell: Cell | None = None
+    """The endpoint that this segment completes."""
+
+    @property
+    def steps(self) -> int:
+        """Count the optimiser steps."""
+        return self.last_step - self.first_step
+
+
+@dataclass(frozen=True)
+class Tree:
+    """Segments in an order in which parents come first."""
+
+    segments: tuple[Segment, ...]
+    recipe: Recipe
+    eval_tokens: int = 0
+    children: dict[str | None, list[Segment]] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        children: dict[str | None, list[Segment]] = defaultdict(list)
+        seen: set[str] = set()
+        for segment in self.segments:
+            assert segment.parent_id is None or segment.parent_id in seen, segment
+            assert segment.segment_id not in seen, segment.segment_id
+            seen.add(segment.segment_id)
+            children[segment.parent_id].append(segment)
+        object.__setattr__(self, "children", dict(children))
+
+    @cached_property
+    def by_id(self) -> dict[str, Segment]:
+        """Map names to segments."""
+        return {segment.segment_id: segment for segment in self.segments}
+
+    @property
+    def tips(self) -> list[Segment]:
+        """List the segments that end in an endpoint."""
+        return [segment for segment in self.segments if segment.cell is not None]
+
+    def flops(self, segment: Segment) -> float:
+        """Count a segment's training FLOPs, its evaluation left out."""
+        return segment.steps * self.recipe.tokens_per_step * flops_per_token(segment.shape, self.recipe.seq_len)
+
+    def cost(self, segment: Segment) -> float:
+        """Count a segment's FLOPs with its evaluation, which is what it takes to run."""
+        evaluation = 2 * self.eval_tokens * EVALUATION_SHARE if segment.cell is not None else 0
+        return self.flops(segment) + evaluation * flops_per_token(segment.shape, self.recipe.seq_len)
+
+    @property
+    def flops_total(self) -> float:
+        """Count the FLOPs of the whole tree, evaluation included."""
+        return sum(self.cost(segment) for segment in self.segments)
+
+    @property
+    def flops_cell_by_cell(self) -> float:
+        """Count what training every endpoint alone would cost, evaluation included."""
+        total = 0.0
+        for tip in self.tips:
+            evaluation = self.cost(tip) - self.flops(tip)
+            total += evaluation + self.flops_of_run(tip)
+        return total
+
+    def flops_of_run(self, tip: Segment) -> float:
+        """Count the training FLOPs of the whole path to an endpoint, evaluation left out."""
+        steps = tip.last_step + (tip.steps_pt if tip.stage == "special" else 0)
+        return steps * self.recipe.tokens_per_step * flops_per_token(tip.shape, self.recipe.seq_len)
+
+    def critical_path(self) -> dict[str, float]:
+        """Map each segment to the cost of the dearest chain that starts with it; the scheduler takes the largest first."""
+        path: dict[str, float] = {}
+        for segment in reversed(self.segments):
+            below = max((path[child.segment_id] for child in self.children.get(segment.segment_id, [])), default=0.0)
+            path[segment.segment_id] = self.cost(segment) + below
+        return path
+
+
+def build_tree(
+    cells: Iterable[Cell],
+    recipe: Recipe,
+    vocab: int,
+    *,
+    eval_tokens: int = 0,
+    max_segment_steps: int | None = None,
+    shapes: dict[float, ModelShape] | None = None,
+    learning_rate: float | None = None,
+) -> Tree:
+    """Arrange cells as a tree of segments.
+
+    Args:
+        cells: the endpoints.
+        recipe: what is the same in every run.
+        vocab: vocabulary of the tokenizer.
+        eval_tokens: held-out tokens a domain evaluated at each endpoint; only the cost depends on it.
+        max_segment_steps: longest stretch between two states, for runs where a lost segment would be dear.
+        shapes: shapes for requested sizes, where the ladder is not to choose.
+        learning_rate: peak rate instead of the recipe's rule (for probing it).
+    """
+    chosen = dict(shapes or {})
+    groups: dict[tuple[float, int], list[Cell]] = defaultdict(list)
+    for cell in dict.fromkeys(cells):
+        groups[cell.size, cell.seed].append(cell)
+    segments: list[Segment] = []
+    names = _size_names([size for size, _ in groups])
+    for (size, seed), group in groups.items():
+        shape = chosen.get(size) or shape_for(size, family=recipe.family, vocab=vocab)
+        rate = learning_rate if learning_rate is not None else recipe.learning_rate(shape.params_non_embedding)
+        prefix = f"n{names[size]}-s{seed}" + ("" if learning_rate is None else f"-lr{learning_rate:.3g}")
+        common: dict[str, Any] = {"shape": shape, "size": size, "seed": seed, "learning_rate": rate}
+        segments += _size_tree(prefix, group, recipe, common, max_segment_steps)
+    return Tree(tuple(segments), recipe, eval_tokens)
+
+
+def _size_names(sizes: Iterable[float]) -> dict[float, str]:
+    return {size: f"{size:g}".replace("+", "") for size in sizes}
+
+
+def _size_tree(prefix: str, cells: Sequence[Cell], recipe: Recipe, common: dict[str, Any], longest: int | None) -> list[Segment]:
+    zero_shot: dict[int, Cell] = {}
+    stems: dict[tuple[int, float, float], dict[int, Cell]] = defaultdict(dict)
+    for cell in cells:
+        steps_pt = recipe.steps(cell.tokens_pt)
+        if cell.tokens_spec == 0:
+            _once(zero_shot, steps_pt, cell)
+        else:
+            assert cell.unique_spec is not None
+            total = recipe.steps(cell.tokens_spec / (1 - cell.replay_fraction))
+            _once(stems[steps_pt, cell.unique_spec, cell.replay_fraction], total, cell)
+    leave = {steps - _cooldown_steps(recipe, steps): steps for steps in zero_shot}
+    trunk_stops = sorted({steps for steps, _, _ in stems if steps > 0} | {stop for stop in leave if stop > 0})
+    general = {**common, "stage": "general", "steps_pt": 0, "warmup": True}
+    segments, last = _chain(f"{prefix}-pt", None, trunk_stops, general, longest)
+    for stop, total in sorted(leave.items()):
+        segments += _tip(f"{prefix}-pt{total}-end", last.get(stop), stop, total, general, zero_shot[total], longest)
+    for (steps_pt, unique, replay), ends in sorted(stems.items()):
+        stem = f"{prefix}-pt{steps_pt}-u{unique:.0f}" + (f"-r{replay:g}" if replay else "") + "-sp"
+        special = {
+            **common, "stage": "special", "steps_pt": steps_pt, "warmup": steps_pt == 0, "unique_spec": unique, "replay_fraction": replay
+        }  # fmt: skip
+        origin = last[steps_pt] if steps_pt else None
+        stops = sorted({total - _cooldown_steps(recipe, total) for total in ends} - {0})
+        chain, stem_last = _chain(stem, origin, stops, special, longest)
+        segments += chain
+        for total, cell in sorted(ends.items()):
+            stop = total - _cooldown_steps(recipe, total)
+            segments += _tip(f"{stem}{total}-end", stem_last.get(stop, origin), stop, total, special, cell, longest)
+    return segments
+
+
+def _tip(
+    name: str, parent: str | None, stop: int, total: int, common: dict[str, Any], cell: Cell, longest: int | None
+) -> list[Segment]:
+    """Cool down from `stop` to `total`; only the last piece completes the cell."""
+    pieces: list[Segment] = []
+    cooldown = {"cooldown_from": stop, "cooldown_to": total}
+    done = stop
+    while longest is not None and total - done > longest:
+        pieces.append(Segment(f"{name}-at{done + longest}", parent, first_step=done, last_step=done + longest, **cooldown, **common))
+        parent, done = pieces[-1].segment_id, done + longest
+    return [*pieces, Segment(name, parent, first_step=done, last_step=total, cell=cell, **cooldown, **common)]
+
+
+def _chain(prefix: str, origin: str | None, stops: Sequence[int], common: dict[str, Any], longest: int | None) -> tuple[list[Segment], dict[int, str]]:
+    """Cut one stage into segments that end at the stops; return them and the segment that ends at each stop."""
+    segments: list[Segment] = []
+    last: dict[int, str] = {}
+    parent, done = origin, 0
+    for stop in stops:
+        while done < stop:
+            end = stop if longest is None else min(stop, done + longest)
+            segments.append(Segment(f"{prefix}{end}", parent, first_step=done, last_step=end, **common))
+            parent, done = segments[-1].segment_id, end
+        assert parent is not None
+        last[stop] = parent
+    return segments, last
+
+
+def _cooldown_steps(recipe: Recipe, total: int) -> int:
+    return min(total, round(recipe.cooldown_fraction * total))
+
+
+def _once(ends: dict[int, Cell], steps: int, cell: Cell) -> None:
+    if steps in ends:
+        raise InputError(
+            f"cells {ends[steps]} and {cell} round to the same {steps} steps",
+            remedy="keep grid values at least one batch of tokens apart",
+        )
+    ends[steps] = cell

@@ -1,0 +1,46 @@
+"""The planner's failures: each names the offending value and the remedy.
+
+Two kinds only. `PlannerError` is for what a user can mend; the command line prints it as one sentence and exits with
+code 2. What cannot happen is an `assert`.
+"""
+
+from __future__ import annotations
+
+
+class PlannerError(Exception):
+    """Report something that the user can mend, with the remedy.
+
+    Args:
+        message: what is wrong, naming the offending value and where it stands.
+        remedy: what to do about it, as an imperative phrase.
+    """
+
+    exit_code = 2
+
+    def __init__(self, message: str, *, remedy: str) -> None:
+        super().__init__(message, remedy)
+        self.message = message.rstrip(". ")
+        self.remedy = remedy.rstrip(". ")
+
+    def __str__(self) -> str:
+        return f"{self.message}; {self.remedy}."
+
+
+class InputError(PlannerError):
+    """A value, option or file that the user gave cannot be used."""
+
+
+class DataError(PlannerError):
+    """The data are well formed but cannot carry the answer that was asked for: a refusal."""
+
+
+class StateError(PlannerError):
+    """What stands on disk does not fit the request: another recipe, another corpus, a run that is under way."""
+
+
+class MissingDependencyError(PlannerError):
+    """An optional package is needed for this and is not installed."""
+
+
+class PlannerWarning(UserWarning):
+    """Something was ignored, clipped or extrapolated; the result stands, with this said about it."""

@@ -1,0 +1,72 @@
+"""Training states on disk: weights, optimiser moments and the loop's own numbers, in one safetensors file."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from planner.errors import StateError
+
+
+@dataclass
+class LoopState:
+    """What the loop carries beside weights and moments."""
+
+    optimiser_steps: int = 0
+    """Steps since the fresh model, both stages."""
+    loss_smooth: float | None = None
+    """Exponential average of the training loss [nats/token]."""
+    loss_smooth_best: float | None = None
+    """Least value it has had."""
+    seconds: float = 0.0
+    """Wall time spent on the path to this state."""
+
+
+def save_state(path: Path, model: torch.nn.Module, optimiser: torch.optim.Optimizer, state: LoopState) -> None:
+    """Write a state atomically."""
+    tensors: dict[str, torch.Tensor] = {}
+    for name, parameter in model.named_parameters():
+        tensors[f"model.{name}"] = parameter.detach().contiguous()
+        moments = optimiser.state.get(parameter, {})
+        for key in ("exp_avg", "exp_avg_sq"):
+            if key in moments:
+                tensors[f"{key}.{name}"] = moments[key].contiguous()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        save_file(tensors, temporary, metadata={"loop": json.dumps(asdict(state))})
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_state(path: Path, model: torch.nn.Module, optimiser: torch.optim.Optimizer) -> LoopState:
+    """Read a state into a model and its optimiser.
+
+    Raises:
+        StateError: the file is missing, torn or of another shape.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            loop = LoopState(**json.loads(file.metadata()["loop"]))
+            names = set(file.keys())
+            with torch.no_grad():
+                for name, parameter in model.named_parameters():
+                    parameter.copy_(file.get_tensor(f"model.{name}"))
+                    if f"exp_avg.{name}" in names:
+                        optimiser.state[parameter] = {
+                            "step": torch.tensor(float(loop.optimiser_steps)),
+                            "exp_avg": file.get_tensor(f"exp_avg.{name}").to(parameter.device),
+                            "exp_avg_sq": file.get_tensor(f"exp_avg_sq.{name}").to(parameter.device),
+                        }
+    except StateError:
+        raise
+    except Exception as error:  # safetensors raises its own kinds for torn files
+        raise StateError(f"state {path} cannot be read: {error}", remedy="delete it; the same command then trains it again") from error
+    return loop

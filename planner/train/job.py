@@ -1,0 +1,75 @@
+"""What a worker is told: one segment with all it needs, as plain data. Imports no torch, so that planners can hold it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from planner.design.tree import Segment
+from planner.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Job:
+    """One segment to train."""
+
+    segment: Segment
+    """The stretch of training."""
+    recipe: Recipe
+    """Recipe of the sweep."""
+    folder: Path
+    """Folder with `state/` and `records/`."""
+    corpus: Path
+    """Corpus folder."""
+    domain: str
+    """Specialist domain."""
+    eval_tokens: int
+    """Held-out tokens a domain to evaluate on, at most."""
+    flops_run: float
+    """Exact training FLOPs of the whole path to the end of the segment."""
+    labels: dict[str, Any]
+    """Copied into the record: sweep, recipe and corpus fingerprints."""
+    device: str = "cpu"
+    """"cpu" or "cuda"."""
+    threads: int = 1
+    """Threads a worker may use."""
+
+    @property
+    def record_path(self) -> Path:
+        """Where the endpoint's record goes."""
+        return record_path(self.folder, self.segment.segment_id)
+
+    @property
+    def state_path(self) -> Path:
+        """Where the segment's last state goes."""
+        return state_path(self.folder, self.segment.segment_id)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of a job."""
+
+    segment_id: str
+    """The segment."""
+    outcome: str
+    """"done" or "diverged"."""
+    seconds: float
+    """Wall time of the segment."""
+    reason: str | None = None
+    """Why it diverged."""
+
+
+def record_path(folder: Path, segment_id: str) -> Path:
+    """Return where an endpoint's record is kept."""
+    return folder / "records" / f"{segment_id}.json"
+
+
+def state_path(folder: Path, segment_id: str) -> Path:
+    """Return where a segment's last state is kept."""
+    return folder / "state" / f"{segment_id}.safetensors"
+
+
+def diverged_path(folder: Path, segment_id: str) -> Path:
+    """Return where it is noted that a segment without an endpoint diverged."""
+    return folder / "state" / f"{segment_id}.diverged.json"

@@ -1,0 +1,75 @@
+"""The order of the data: which windows of which text make up step number k. A pure function of its arguments.
+
+So a resumed run, a branch and the launched run see the same batches without any state of a loader.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from planner.errors import DataError
+
+
+class Stream:
+    """Endless shuffled windows over one token array; each pass draws a new shift and a new permutation.
+
+    The shift moves the borders of the windows, so that passes over scarce text are not letter for letter the same.
+    """
+
+    def __init__(self, tokens: NDArray[np.unsignedinteger], seq_len: int, seed: int, label: str) -> None:
+        """Prepare a stream.
+
+        Args:
+            tokens: shape (tokens,).
+            seq_len: tokens a window is trained on; a window holds one more, for the targets.
+            seed: seed of the order.
+            label: name of the stream; streams of the same seed and other labels are independent.
+        """
+        self.windows = (len(tokens) - seq_len) // seq_len  # leaves room for any shift below seq_len
+        if self.windows < 1:
+            raise DataError(
+                f"{label} text of {len(tokens)} tokens is shorter than two sequences of {seq_len}", remedy="give more text or lower seq_len"
+            )
+        self._tokens = tokens
+        self._seq_len = seq_len
+        digest = hashlib.sha256(f"{seed}:{label}".encode()).digest()
+        self._key = int.from_bytes(digest[:8], "little")
+        self._pass: tuple[int, int, NDArray[np.int64]] | None = None
+
+    def window(self, index: int) -> NDArray[np.int64]:
+        """Return window number `index` of the endless stream, shape (seq_len + 1,)."""
+        number, position = divmod(index, self.windows)
+        if self._pass is None or self._pass[0] != number:
+            random = np.random.default_rng([self._key, number])
+            shift = int(random.integers(0, self._seq_len))
+            self._pass = (number, shift, random.permutation(self.windows))
+        _, shift, permutation = self._pass
+        start = shift + int(permutation[position]) * self._seq_len
+        return self._tokens[start : start + self._seq_len + 1].astype(np.int64)
+
+
+class Batches:
+    """Batches of one stage: one stream, or two where general tokens are replayed inside the specialist stage."""
+
+    def __init__(self, main: Stream, batch_sequences: int, *, replay: Stream | None = None, replay_fraction: float = 0.0, replay_offset: int = 0) -> None:
+        self._main = main
+        self._replay = replay
+        self._fraction = replay_fraction if replay is not None else 0.0
+        self._offset = replay_offset
+        self._batch = batch_sequences
+
+    def step(self, number: int) -> NDArray[np.int64]:
+        """Return the batch of step `number` (from 0), shape (batch, seq_len + 1)."""
+        rows = []
+        for sequence in range(number * self._batch, (number + 1) * self._batch):
+            before, after = math.floor(sequence * self._fraction), math.floor((sequence + 1) * self._fraction)
+            if after > before:
+                assert self._replay is not None
+                rows.append(self._replay.window(self._offset + before))
+            else:
+                rows.append(self._main.window(sequence - before))
+        return np.stack(rows)

@@ -1,0 +1,218 @@
+"""Train one segment: load the parent's state, step, then save a state or evaluate and record the endpoint."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from planner.artifacts import write_artifact
+from planner.corpus import Corpus
+from planner.design.tree import Segment
+from planner.errors import InputError
+from planner.recipe import Recipe
+from planner.runs import RECORD_VERSION
+from planner.train.checkpoint import LoopState, load_state, save_state
+from planner.train.evaluate import heldout_loss
+from planner.train.job import Job, Result, diverged_path, state_path
+from planner.train.model import build_model, build_optimiser
+from planner.train.order import Batches, Stream
+
+SMOOTHING = 0.95
+"""Decay of the averaged training loss by which spikes are told from noise."""
+REPORT_EVERY = 20
+"""Steps between two calls of `report`."""
+
+
+class Diverged(Exception):
+    """Training met a loss that is not a number, or a spike past the recipe's bound."""
+
+
+def rate_at(segment: Segment, recipe: Recipe, step: int) -> float:
+    """Return the learning rate of a step of the segment's stage, counted from 0.
+
+    Linear warm-up, constant, then 1−sqrt to zero (arXiv 2405.18392).
+    """
+    rate = segment.learning_rate
+    if segment.warmup and step < recipe.warmup_steps:
+        rate *= (step + 1) / recipe.warmup_steps
+    if segment.cooldown_from is not None and step >= segment.cooldown_from:
+        assert segment.cooldown_to is not None
+        rate *= 1 - math.sqrt((step - segment.cooldown_from) / (segment.cooldown_to - segment.cooldown_from))
+    return rate
+
+
+def open_batches(job: Job, corpus: Corpus) -> Batches:
+    """Open the batches of the job's stage."""
+    segment, recipe = job.segment, job.recipe
+    general = Stream(corpus.tokens(corpus.general, "train"), recipe.seq_len, segment.seed, corpus.general)
+    if segment.stage == "general":
+        return Batches(general, recipe.batch_sequences)
+    assert segment.unique_spec is not None
+    tokens = corpus.subset(job.domain, segment.unique_spec)
+    return Batches(
+        Stream(tokens, recipe.seq_len, segment.seed, job.domain),
+        recipe.batch_sequences,
+        replay=general if segment.replay_fraction else None,
+        replay_fraction=segment.replay_fraction,
+        replay_offset=segment.steps_pt * recipe.batch_sequences,
+    )
+
+
+def run_segment(job: Job, *, report: Callable[[int], None] | None = None) -> Result:
+    """Train a segment and leave its state or its record on disk.
+
+    Args:
+        job: what to do.
+        report: called with the steps done every few steps; what it raises stops the segment and leaves nothing behind.
+
+    Returns:
+        The outcome; a divergence is an outcome, not an error.
+
+    Raises:
+        StateError: the parent's state cannot be read.
+    """
+    started = time.perf_counter()
+    segment, recipe = job.segment, job.recipe
+    torch.set_num_threads(job.threads)
+    device = _device(job.device)
+    corpus = Corpus.open(job.corpus)
+    batches = open_batches(job, corpus)
+    model = build_model(segment.shape, recipe, segment.seed).to(device)
+    optimiser = build_optimiser(model, recipe, segment.learning_rate)
+    loop = LoopState()
+    if segment.parent_id is not None:
+        loop = load_state(state_path(job.folder, segment.parent_id), model, optimiser)
+    if segment.first_step == 0:
+        loop.loss_smooth = loop.loss_smooth_best = None  # another text: its loss is not a spike of the last one's
+    try:
+        _train(job, batches, model, optimiser, loop, device, report)
+        losses = _evaluate(job, corpus, model, device) if segment.cell is not None else {}
+    except Diverged as error:
+        loop.seconds += time.perf_counter() - started
+        if segment.cell is not None:
+            _write_record(job, loop, {}, status="diverged", reason=str(error))
+        else:
+            write_artifact(diverged_path(job.folder, segment.segment_id), "diverged", 1, {"reason": str(error)})
+        return Result(segment.segment_id, "diverged", time.perf_counter() - started, str(error))
+    loop.seconds += time.perf_counter() - started
+    if segment.cell is None or job.labels.get("keep_state"):
+        save_state(job.state_path, model, optimiser, loop)
+    if segment.cell is not None:
+        _write_record(job, loop, losses, status="ok", reason=None)
+    return Result(segment.segment_id, "done", time.perf_counter() - started)
+
+
+def _train(
+    job: Job,
+    batches: Batches,
+    model: torch.nn.Module,
+    optimiser: torch.optim.Optimizer,
+    loop: LoopState,
+    device: torch.device,
+    report: Callable[[int], None] | None,
+) -> None:
+    segment, recipe = job.segment, job.recipe
+    parameters = list(model.parameters())
+    model.train()
+    for step in range(segment.first_step, segment.last_step):
+        for group in optimiser.param_groups:
+            group["lr"] = rate_at(segment, recipe, step)
+        block = torch.from_numpy(batches.step(step)).to(device, non_blocking=True)
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
+            logits = model(input_ids=block[:, :-1]).logits
+        loss = torch.nn.functional.cross_entropy(logits.reshape(-1, logits.shape[-1]).float(), block[:, 1:].reshape(-1))
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, recipe.clip_norm, foreach=True)
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+        loop.optimiser_steps += 1
+        _watch(loss.item(), loop, recipe, segment, step)
+        if report is not None and (step + 1 - segment.first_step) % REPORT_EVERY == 0:
+            report(step + 1 - segment.first_step)
+
+
+def _watch(loss: float, loop: LoopState, recipe: Recipe, segment: Segment, step: int) -> None:
+    if not math.isfinite(loss):
+        raise Diverged(f"the training loss is {loss} at step {step + 1} of the {segment.stage} stage")
+    smooth = loss if loop.loss_smooth is None else SMOOTHING * loop.loss_smooth + (1 - SMOOTHING) * loss
+    best = smooth if loop.loss_smooth_best is None else min(smooth, loop.loss_smooth_best)
+    loop.loss_smooth, loop.loss_smooth_best = smooth, best
+    if smooth > recipe.spike_factor * best:
+        raise Diverged(
+            f"the smoothed training loss {smooth:.3g} is over {recipe.spike_factor:g} times its best {best:.3g} "
+            f"at step {step + 1} of the {segment.stage} stage"
+        )
+
+
+def _evaluate(job: Job, corpus: Corpus, model: torch.nn.Module, device: torch.device) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for key, domain in (("spec", job.domain), ("general", corpus.general)):
+        heldout = corpus.tokens(domain, "heldout")
+        loss, _ = heldout_loss(model, heldout, job.recipe.seq_len, max_tokens=job.eval_tokens, device=device)
+        if not math.isfinite(loss):
+            raise Diverged(f"the held-out loss on {domain} is {loss}")
+        found[f"loss_{key}"] = loss
+        found[f"bpb_{key}"] = loss / math.log(2) / corpus.bytes_per_token(domain, "heldout")
+    return found
+
+
+def _write_record(job: Job, loop: LoopState, losses: dict[str, float], *, status: str, reason: str | None) -> None:
+    write_artifact(job.record_path, "run", RECORD_VERSION, record_body(job, loop.seconds, losses, status=status, reason=reason))
+
+
+def record_body(job: Job, seconds: float | None, losses: dict[str, float], *, status: str, reason: str | None) -> dict[str, Any]:
+    """Build the record of an endpoint: one row of the runs table, and the wall time beside it."""
+    segment, recipe = job.segment, job.recipe
+    special = segment.stage == "special"
+    per_step = recipe.tokens_per_step
+    replayed = math.floor(segment.last_step * recipe.batch_sequences * segment.replay_fraction) * recipe.seq_len if special else 0
+    tokens_spec = segment.last_step * per_step - replayed if special else 0
+    tokens_pt = segment.steps_pt * per_step if special else segment.last_step * per_step
+    unique = Corpus.open(job.corpus).subset(job.domain, segment.unique_spec).size if segment.unique_spec else None
+    kind = "zero_shot" if not special else "stable" if segment.steps_pt else "scratch"
+    rate = f"-lr{segment.learning_rate:.3g}" if job.labels.get("probe") else ""
+    row = {
+        "run_id": segment.segment_id,
+        "trunk_id": segment.segment_id.split("-pt")[0] + rate if segment.steps_pt or not special else segment.segment_id.removesuffix("-end"),
+        "branch_kind": kind,
+        "family": segment.shape.family,
+        "seed": segment.seed,
+        "params_non_embedding": segment.shape.params_non_embedding,
+        "params_embedding": segment.shape.params_embedding,
+        "params_total": segment.shape.params_total,
+        "tokens_pt": tokens_pt,
+        "tokens_spec": tokens_spec,
+        "unique_spec": unique,
+        "epochs_spec": tokens_spec / unique if unique else None,
+        "replay_fraction": segment.replay_fraction,
+        "steps_pt": tokens_pt // per_step,
+        "steps_spec": segment.last_step if special else 0,
+        "loss_spec": losses.get("loss_spec"),
+        "loss_general": losses.get("loss_general"),
+        "bpb_spec": losses.get("bpb_spec"),
+        "bpb_general": losses.get("bpb_general"),
+        "flops": job.flops_run,
+        "flops_6nd": 6.0 * segment.shape.params_non_embedding * (tokens_pt + tokens_spec + replayed),
+        "learning_rate": segment.learning_rate,
+        "status": status,
+        "flags": "",
+        "reason": reason,
+        "recipe": recipe.fingerprint,
+        "corpus": job.labels["corpus"],
+        "sweep": job.labels["sweep"],
+    }
+    return {"row": row, "shape": segment.shape.to_dict(), "recipe": recipe.to_dict(), "wall_seconds": seconds}
+
+
+def _device(name: str) -> torch.device:
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError("device cuda was asked for and torch sees no GPU", remedy="leave --device out to train on the CPU")
+    if name not in ("cpu", "cuda"):
+        raise InputError(f"device {name!r} is not known", remedy="choose cpu or cuda")
+    return torch.device(name)
+
+
