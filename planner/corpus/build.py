@@ -1,0 +1,183 @@
+"""Build a corpus: read, split, drop copies, train the tokenizer, write the shards, all in a folder that appears when it is whole."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from planner.artifacts import read_artifact, sha256_file, sha256_json, write_artifact
+from planner.corpus.config import CorpusSettings
+from planner.corpus.duplicates import Document, count_contaminated, drop_exact, drop_near, make_document
+from planner.corpus.sources import read_documents
+from planner.corpus.store import GENERAL, KIND, SPLITS, VERSION, Corpus
+from planner.corpus.tokenizer import copy_tokenizer, open_tokenizer, train_tokenizer
+from planner.errors import InputError, StateError
+
+SMALLEST_SPLIT = {"train": 8 * 129, "heldout": 2 * 129}
+"""Least tokens of a split: a batch of the default recipe, and something to measure on."""
+SHARED_LIMIT = 0.5
+"""Share of a specialist domain's documents that may also stand in the general text."""
+
+Progress = Callable[[str, float], None]
+"""Called with what is being done and the share of it that is done."""
+
+
+def build_corpus(settings: CorpusSettings, out: Path, *, force: bool = False, progress: Progress | None = None) -> tuple[Corpus, bool]:
+    """Build a corpus into `out`, or find it there already.
+
+    Args:
+        settings: what to build.
+        out: folder to write; made whole or not at all.
+        force: whether to replace a corpus built from other settings.
+        progress: told of the steps.
+
+    Returns:
+        The corpus, and whether it was built now.
+
+    Raises:
+        InputError: a source that cannot be used, or a corpus too small.
+        StateError: `out` holds something else and `force` is not given.
+    """
+    tell = progress or (lambda what, share: None)
+    request = sha256_json(_request(settings))
+    if out.exists():
+        if (out / "corpus.json").is_file() and read_artifact(out / "corpus.json", KIND, VERSION).get("request") == request:
+            return Corpus.open(out), False
+        if not force:
+            raise StateError(f"{out} exists and was built from something else", remedy="give --force to replace it, or another --out")
+        if any(out.iterdir()) and not (out / "corpus.json").is_file():
+            raise StateError(f"{out} is a folder that no corpus was built in", remedy="choose another --out; this one is not replaced")
+    documents, account = _gather(settings, tell)
+    temporary = out.with_name(f".{out.name}.building-{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir(parents=True)
+        _write(settings, documents, account, request, temporary, tell)
+        if out.exists():
+            shutil.rmtree(out)
+        os.replace(temporary, out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return Corpus.open(out), True
+
+
+def _request(settings: CorpusSettings) -> dict[str, Any]:
+    """State everything that decides the corpus, so that the same request is not built twice."""
+    table = asdict(settings)
+    table.pop("folder")
+    stamps = []
+    for source in settings.sources:
+        if source.kind != "package":
+            path = settings.folder / source.path
+            files = sorted(path.rglob("*")) if path.is_dir() else [path] if path.exists() else sorted(settings.folder.glob(source.path))
+            stamps += [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
+    return {"settings": table, "files": stamps, "version": VERSION}
+
+
+def _gather(settings: CorpusSettings, tell: Progress) -> tuple[list[Document], dict[str, dict[str, Any]]]:
+    documents: list[Document] = []
+    account: dict[str, dict[str, Any]] = {name: {} for name in (GENERAL, *settings.specialists)}
+    for number, source in enumerate(settings.sources):
+        tell("reading", number / len(settings.sources))
+        documents += [make_document(text, source.domain, settings.heldout_fraction) for text in read_documents(source, settings.folder)]
+    counts = {name: sum(document.domain == name for document in documents) for name in account}
+    for name, count in counts.items():
+        account[name]["documents_read"] = count
+        if count < 2:
+            raise InputError(f"domain {name} has only {count} document", remedy="give at least two, so that one can be held out")
+    _refuse_shared(documents, settings.specialists)
+    documents, exact = drop_exact(documents)
+    near: dict[str, int] = {}
+    if settings.near_duplicates:
+        documents, near = drop_near(
+            documents, settings.near_duplicate_threshold, lambda done, total: tell("looking for near-duplicates", done / total)
+        )
+    tell("counting contamination", 0.0)
+    contaminated = count_contaminated(documents)
+    for name in account:
+        account[name].update(
+            duplicates_exact=exact.get(name, 0), duplicates_near=near.get(name, 0), heldout_contaminated=contaminated.get(name, 0)
+        )
+    return sorted(documents, key=lambda document: document.key[12:]), account
+
+
+def _refuse_shared(documents: Sequence[Document], specialists: Sequence[str]) -> None:
+    general = {document.key for document in documents if document.domain == GENERAL}
+    for name in specialists:
+        keys = {document.key for document in documents if document.domain == name}
+        share = len(keys & general) / len(keys)
+        if share > SHARED_LIMIT:
+            raise InputError(
+                f"{share:.0%} of the documents of {name} are also in the general text", remedy="give the specialist domain text of its own"
+            )
+
+
+def _write(
+    settings: CorpusSettings, documents: Sequence[Document], account: dict[str, dict[str, Any]], request: str, folder: Path, tell: Progress
+) -> None:
+    training = {name: [document.text for document in documents if document.domain == name and not document.heldout] for name in account}
+    tell("training the tokenizer", 0.0)
+    if settings.tokenizer.path is not None:
+        copy_tokenizer(settings.folder / settings.tokenizer.path, folder / "tokenizer")
+    else:
+        shares = dict(settings.tokenizer.mixture) or dict.fromkeys(account, 1.0)
+        train_tokenizer(training, shares, settings.tokenizer.vocab_size, settings.tokenizer.max_characters, folder / "tokenizer")
+    tokenizer, end = open_tokenizer(folder / "tokenizer")
+    vocab = max(tokenizer.get_vocab_size(), end + 1)
+    dtype = np.dtype("uint16" if vocab < 2**16 else "uint32")
+    hashes = {"tokenizer": sha256_file(folder / "tokenizer" / "tokenizer.json")}
+    for number, name in enumerate(account):
+        for split in SPLITS:
+            tell("writing shards", (number + (split == "heldout") / 2) / len(account))
+            chosen = [document.text for document in documents if document.domain == name and document.heldout == (split == "heldout")]
+            limit = settings.heldout_tokens_max if split == "heldout" else None
+            counts = _write_shard(folder / name, split, chosen, tokenizer, end, dtype, limit)
+            if counts["tokens"] < SMALLEST_SPLIT[split]:
+                raise InputError(
+                    f"the {split} text of {name} has {counts['tokens']} tokens in {counts['documents']} documents, fewer than the "
+                    f"{SMALLEST_SPLIT[split]} that one batch needs",
+                    remedy="give more text" if split == "train" else "give more text or raise heldout_fraction",
+                )
+            account[name].update({f"{key}_{split}": value for key, value in counts.items()})
+            hashes[f"{name}/{split}"] = sha256_file(folder / name / f"{split}.bin")
+    body = {
+        "fingerprint": sha256_json(hashes)[:16],
+        "request": request,
+        "vocab_size": vocab,
+        "dtype": dtype.name,
+        "token_ids": {"eos_token_id": end},
+        "domains": account,
+        "sources": [asdict(source) for source in settings.sources],
+        "heldout_fraction": settings.heldout_fraction,
+    }
+    write_artifact(folder / "corpus.json", KIND, VERSION, body, hashes)
+
+
+def _write_shard(
+    folder: Path, split: str, texts: Sequence[str], tokenizer: Any, end: int, dtype: np.dtype[Any], limit: int | None
+) -> Mapping[str, int]:
+    """Encode documents one after the other, each with its end token; stop before a document that would pass the limit."""
+    folder.mkdir(exist_ok=True)
+    borders, size = [0], 0
+    with (folder / f"{split}.bin").open("wb") as file:
+        for first in range(0, len(texts), 1000):
+            block = texts[first : first + 1000]
+            full = False
+            for text, encoding in zip(block, tokenizer.encode_batch(block, add_special_tokens=False), strict=True):
+                ids = [*encoding.ids, end]
+                if limit is not None and borders[-1] + len(ids) > limit and borders[-1] > 0:
+                    full = True
+                    break
+                file.write(np.asarray(ids, dtype=dtype).tobytes())
+                borders.append(borders[-1] + len(ids))
+                size += len(text.encode())
+            if full:
+                break
+    np.save(folder / f"{split}.offsets.npy", np.asarray(borders, dtype=np.int64))
+    return {"documents": len(borders) - 1, "tokens": borders[-1], "bytes": size}

@@ -1,0 +1,168 @@
+"""`corpus.toml` as typed settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from planner.artifacts import read_toml
+from planner.corpus.store import GENERAL
+from planner.errors import InputError
+
+KINDS = ("txt", "jsonl", "parquet", "dataset", "package")
+
+
+@dataclass(frozen=True)
+class Source:
+    """One place that documents come from."""
+
+    domain: str
+    """"general" or the name of a specialist domain."""
+    kind: str
+    """"txt", "jsonl", "parquet", "dataset" (a saved Hugging Face dataset) or "package" (text inside an installed package)."""
+    path: str
+    """Folder, file or glob, relative to corpus.toml; inside the package for kind "package"."""
+    text: str = "text"
+    """Field that holds the text, or a template of fields such as "{label}: {description}"; records that lack one are skipped."""
+    package: str | None = None
+    """Distribution to take the files from, such as "chemicals==1.5.2"."""
+    minimum_characters: int = 1
+    """Shorter documents are skipped."""
+    licence: str | None = None
+    """Licence of the text, for the account."""
+    origin: str | None = None
+    """Where the text is from, for the account."""
+
+    def __post_init__(self) -> None:
+        where = f"source {self.path!r}"
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if item.name == "minimum_characters":
+                if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                    raise InputError(f"{where}: minimum_characters = {value!r}", remedy="give a whole number from 1")
+            elif value is not None and (not isinstance(value, str) or not value):
+                raise InputError(f"{where}: {item.name} = {value!r} is not a text", remedy="give a text")
+        if self.kind not in KINDS:
+            raise InputError(f"{where}: kind {self.kind!r} is not known", remedy=f"choose one of {', '.join(KINDS)}")
+        if not self.domain.replace("_", "").replace("-", "").isalnum() or self.domain == "tokenizer":
+            raise InputError(f"{where}: domain {self.domain!r} cannot name a folder", remedy="use letters, digits, - and _")
+        if (self.kind == "package") != (self.package is not None):
+            raise InputError(f'{where}: kind "package" and the setting package go together', remedy='state package = "NAME==VERSION"')
+
+
+@dataclass(frozen=True)
+class TokenizerSettings:
+    """How to come by a tokenizer."""
+
+    vocab_size: int = 1024
+    """Rows of the vocabulary to train."""
+    mixture: Mapping[str, float] = field(default_factory=dict)
+    """Share of the training characters by domain; equal shares by default."""
+    path: str | None = None
+    """Folder of an existing tokenizer to take instead."""
+    max_characters: int = 20_000_000
+    """Characters to train on, at most."""
+
+
+@dataclass(frozen=True)
+class CorpusSettings:
+    """What `plan corpus build` is to do."""
+
+    folder: Path
+    """Folder of corpus.toml."""
+    sources: tuple[Source, ...]
+    """Where the text comes from."""
+    tokenizer: TokenizerSettings = TokenizerSettings()
+    """How it becomes tokens."""
+    heldout_fraction: float = 0.05
+    """Share of the documents held out, chosen by hash."""
+    heldout_tokens_max: int = 100_000
+    """Held-out tokens a domain at most; further held-out documents are left out of both splits."""
+    near_duplicates: bool = True
+    """Whether near-duplicates are looked for."""
+    near_duplicate_threshold: float = 0.8
+    """Estimated Jaccard similarity of word 5-grams from which two documents count as the same."""
+
+    @property
+    def specialists(self) -> list[str]:
+        """Names of the specialist domains, in the order of their first source."""
+        return [name for name in dict.fromkeys(source.domain for source in self.sources) if name != GENERAL]
+
+
+def read_settings(path: Path | str) -> CorpusSettings:
+    """Read `corpus.toml`, given the file or its folder.
+
+    Raises:
+        InputError: a missing file, an unknown key, no general or no specialist source.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = path / "corpus.toml"
+    table = read_toml(path)
+    _known(table, {"source", "tokenizer", "split", "duplicates"}, str(path))
+    sources = table.get("source", [])
+    if not isinstance(sources, list) or not all(isinstance(item, dict) for item in sources):
+        raise InputError(f"{path}: source is not a list of tables", remedy="write each source as [[source]]")
+    names = {item.name for item in fields(Source)}
+    built = []
+    for number, item in enumerate(sources, 1):
+        _known(item, names, f"{path}: source {number}")
+        for key in ("domain", "kind", "path"):
+            if key not in item:
+                raise InputError(f"{path}: source {number} has no {key}", remedy=f"state {key}")
+        built.append(Source(**item))
+    tokenizer = _table(table, "tokenizer", path)
+    _known(tokenizer, {item.name for item in fields(TokenizerSettings)}, f"{path}: tokenizer")
+    split = _table(table, "split", path)
+    _known(split, {"heldout_fraction", "heldout_tokens_max"}, f"{path}: split")
+    duplicates = _table(table, "duplicates", path)
+    _known(duplicates, {"near_duplicates", "near_duplicate_threshold"}, f"{path}: duplicates")
+    settings = CorpusSettings(path.parent, tuple(built), TokenizerSettings(**tokenizer), **split, **duplicates)
+    _check(settings, path)
+    return settings
+
+
+def _check(settings: CorpusSettings, path: Path) -> None:
+    domains = {source.domain for source in settings.sources}
+    if GENERAL not in domains:
+        raise InputError(f'{path} has no source with domain = "{GENERAL}"', remedy="add one")
+    if not settings.specialists:
+        raise InputError(f"{path} has no specialist source", remedy="add a [[source]] with the specialist domain's name as domain")
+    places = [(source.kind, source.package, source.path, source.text) for source in settings.sources]
+    for source, place in zip(settings.sources, places, strict=True):
+        others = {other.domain for other, at in zip(settings.sources, places, strict=True) if at == place}
+        if len(others) > 1:
+            raise InputError(
+                f"{path}: source {source.path!r} stands for both {' and '.join(sorted(others))}", remedy="give each domain text of its own"
+            )
+    for name, value, low, high in (
+        ("heldout_fraction", settings.heldout_fraction, 0.001, 0.5),
+        ("heldout_tokens_max", settings.heldout_tokens_max, 1024, 10**9),
+        ("near_duplicate_threshold", settings.near_duplicate_threshold, 0.3, 1.0),
+        ("vocab_size", settings.tokenizer.vocab_size, 257, 2**24),
+        ("max_characters", settings.tokenizer.max_characters, 1000, 10**10),
+    ):
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+            raise InputError(f"{path}: {name} = {value!r} is not a number from {low} to {high}", remedy="choose a value inside")
+    for name, share in settings.tokenizer.mixture.items():
+        if name not in domains or isinstance(share, bool) or not isinstance(share, (int, float)) or share < 0:
+            raise InputError(
+                f"{path}: tokenizer mixture holds {name} = {share!r}", remedy=f"give shares for {', '.join(sorted(domains))}, not negative"
+            )
+    if settings.tokenizer.mixture and sum(settings.tokenizer.mixture.values()) <= 0:
+        raise InputError(f"{path}: tokenizer mixture adds up to nothing", remedy="give at least one positive share")
+
+
+def _table(table: Mapping[str, Any], key: str, path: Path) -> dict[str, Any]:
+    value = table.get(key, {})
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: {key} is not a table", remedy=f"write it as [{key}]")
+    return value
+
+
+def _known(table: Mapping[str, Any], known: set[str], where: str) -> None:
+    for key in table:
+        if key not in known:
+            raise InputError(f"{where}: there is no setting {key!r}", remedy=f"use only {', '.join(sorted(known))}")

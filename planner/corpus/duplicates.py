@@ -1,0 +1,131 @@
+"""Exact and near-duplicates among documents, and how much of the held-out text the training text gives away.
+
+Near-duplicates by MinHash over word 5-grams and locality-sensitive hashing (datasketch). Only pairs that matter are
+removed: within a domain a copy is dropped for its own sake; across train and held-out, or across domains, the training
+copy goes, so that the held-out documents stay clean.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from planner.errors import MissingDependencyError
+
+PERMUTATIONS = 48
+SHINGLE_WORDS = 5
+CONTAMINATION_WORDS = 13
+"""A held-out document that shares this many words in a row with training text counts as contaminated (arXiv 2005.14165)."""
+_WORDS = re.compile(r"\w+")
+
+
+@dataclass(frozen=True)
+class Document:
+    """A text with what decides its fate."""
+
+    text: str
+    """The text."""
+    domain: str
+    """Its domain."""
+    key: str
+    """SHA-256 of its normalised text: decides split and order, and finds exact copies."""
+    heldout: bool
+    """Whether it is held out."""
+
+
+def normalise(text: str) -> str:
+    """Fold case and runs of blanks, so that copies with other typography are copies."""
+    return " ".join(text.lower().split())
+
+
+def make_document(text: str, domain: str, heldout_fraction: float) -> Document:
+    """Build a document; its split is a stable function of its normalised text."""
+    key = hashlib.sha256(normalise(text).encode()).hexdigest()
+    return Document(text, domain, key, int(key[:12], 16) / 16**12 < heldout_fraction)
+
+
+def drop_exact(documents: Sequence[Document]) -> tuple[list[Document], dict[str, int]]:
+    """Keep one document a key, the specialist's where a copy is in both; return them and the count dropped by domain."""
+    kept: dict[str, Document] = {}
+    dropped: dict[str, int] = {}
+    for document in documents:
+        other = kept.get(document.key)
+        if other is None:
+            kept[document.key] = document
+            continue
+        loser = document
+        if other.domain == "general" and document.domain != "general":
+            kept[document.key], loser = document, other
+        dropped[loser.domain] = dropped.get(loser.domain, 0) + 1
+    return list(kept.values()), dropped
+
+
+def drop_near(
+    documents: Sequence[Document], threshold: float, progress: Callable[[int, int], None] | None = None
+) -> tuple[list[Document], dict[str, int]]:
+    """Drop near-duplicates; held-out documents are taken first, then the specialists', so that those stay.
+
+    Args:
+        documents: no exact copies among them.
+        threshold: estimated Jaccard similarity of word 5-grams.
+        progress: called with documents done and their total.
+    """
+    try:
+        from datasketch import MinHash, MinHashLSH
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError("datasketch is not installed", remedy="pip install 'compute-allocation-planner[train]'") from error
+    order = sorted(documents, key=lambda document: (not document.heldout, document.domain == "general", document.key))
+    index = MinHashLSH(threshold=threshold, num_perm=PERMUTATIONS)
+    seed = MinHash(num_perm=PERMUTATIONS, seed=1)
+    kept: list[Document] = []
+    dropped: dict[str, int] = {}
+    for number, document in enumerate(order):
+        signature = seed.copy()
+        signature.update_batch(sorted(_shingles(document.text, SHINGLE_WORDS)))
+        twins = index.query(signature)
+        if twins:
+            dropped[document.domain] = dropped.get(document.domain, 0) + 1
+        else:
+            index.insert(document.key, signature)
+            kept.append(document)
+        if progress is not None and number % 500 == 0:
+            progress(number, len(order))
+    return kept, dropped
+
+
+def count_contaminated(documents: Sequence[Document]) -> dict[str, int]:
+    """Count, by domain, held-out documents that share 13 words in a row with any training document."""
+    wanted: dict[int, set[int]] = {}
+    heldout = [document for document in documents if document.heldout]
+    for number, document in enumerate(heldout):
+        for gram in _grams(document.text, CONTAMINATION_WORDS):
+            wanted.setdefault(gram, set()).add(number)
+    keys = np.fromiter(wanted.keys(), dtype=np.int64, count=len(wanted))
+    keys.sort()
+    hit: set[int] = set()
+    for document in documents:
+        if document.heldout or not len(keys):
+            continue
+        grams = np.fromiter(_grams(document.text, CONTAMINATION_WORDS), dtype=np.int64)
+        for gram in grams[np.isin(grams, keys, kind="sort")] if len(grams) else ():
+            hit |= wanted[int(gram)]
+    found: dict[str, int] = {}
+    for number in hit:
+        found[heldout[number].domain] = found.get(heldout[number].domain, 0) + 1
+    return found
+
+
+def _shingles(text: str, words: int) -> set[bytes]:
+    tokens = _WORDS.findall(text.lower())
+    if len(tokens) <= words:
+        return {" ".join(tokens).encode()}
+    return {" ".join(tokens[k : k + words]).encode() for k in range(len(tokens) - words + 1)}
+
+
+def _grams(text: str, words: int) -> set[int]:
+    tokens = _WORDS.findall(text.lower())
+    return {hash(tuple(tokens[k : k + words])) for k in range(len(tokens) - words + 1)}

@@ -1,0 +1,162 @@
+"""Documents out of sources: text folders, JSON Lines, parquet, saved datasets, and text inside installed packages."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import string
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from planner.corpus.config import Source
+from planner.errors import InputError, MissingDependencyError
+
+
+def read_documents(source: Source, folder: Path) -> Iterator[str]:
+    """Yield the documents of a source, in a stable order.
+
+    Args:
+        source: what to read.
+        folder: what relative paths are relative to.
+
+    Raises:
+        InputError: a missing file, undecodable bytes, a missing field, or nothing at all.
+    """
+    root = _package_root(source) if source.package else folder
+    found = False
+    for path in _files(source, root):
+        for text in _texts(source, path):
+            text = text.strip()
+            if len(text) >= source.minimum_characters:
+                found = True
+                yield text
+    if not found:
+        raise InputError(f"source {source.path!r} of {source.domain} holds no text", remedy="check its path and its field")
+
+
+def _files(source: Source, root: Path) -> list[Path]:
+    path = root / source.path
+    if path.is_dir():
+        pattern = {"txt": "**/*.txt", "jsonl": "**/*.jsonl*", "parquet": "**/*.parquet", "dataset": "**/*.arrow"}.get(source.kind, "**/*")
+        files = sorted(item for item in path.glob(pattern) if item.is_file())
+    elif path.is_file():
+        files = [path]
+    elif any(sign in source.path for sign in "*?["):
+        base, pattern = (Path("/"), source.path.lstrip("/")) if Path(source.path).is_absolute() else (root, source.path)
+        files = sorted(item for item in base.glob(pattern) if item.is_file())
+    else:
+        raise InputError(f"source {path} does not exist", remedy="check the path in corpus.toml")
+    if not files:
+        raise InputError(f"source {path} matches no {source.kind} file", remedy="check the path in corpus.toml")
+    return files
+
+
+def _texts(source: Source, path: Path) -> Iterator[str]:
+    name = path.name.removesuffix(".gz").removesuffix(".zst")
+    kind = source.kind
+    if kind == "package":
+        kind = "jsonl" if name.endswith(".jsonl") else "json" if name.endswith(".json") else "parquet" if name.endswith(".parquet") else "txt"
+    if kind == "txt":
+        yield _decode(path)
+    elif kind == "jsonl":
+        for number, line in enumerate(_decode(path).split("\n"), 1):
+            if line.strip():
+                yield from _pick(source, _json(line, f"{path}, line {number}"), f"{path}, line {number}")
+    elif kind == "json":
+        document = _json(_decode(path), str(path))
+        items = document.items() if isinstance(document, dict) else enumerate(document)
+        for key, item in items:
+            yield from _pick(source, item, f"{path}, entry {key}", optional=True)
+    else:
+        yield from _columns(source, path)
+
+
+def _columns(source: Source, path: Path) -> Iterator[str]:
+    try:
+        import pyarrow as arrow
+        import pyarrow.parquet as parquet
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError("pyarrow is not installed", remedy="pip install 'compute-allocation-planner[train]'") from error
+    try:
+        if source.kind == "dataset":
+            with arrow.memory_map(str(path)) as file:
+                table = arrow.ipc.open_stream(file).read_all()
+        else:
+            table = parquet.read_table(path)
+    except arrow.ArrowInvalid as error:
+        raise InputError(f"{path} cannot be read as {source.kind}: {error}", remedy="check the file") from error
+    wanted = _fields(source.text)
+    missing = [name for name in wanted if name not in table.column_names]
+    if missing:
+        raise InputError(f"{path} has no column {missing[0]!r}", remedy=f"set text to one of {', '.join(table.column_names)}")
+    for row in table.select(wanted).to_pylist():
+        yield from _pick(source, row, str(path))
+
+
+def _pick(source: Source, item: Any, where: str, *, optional: bool = False) -> Iterator[str]:
+    """Take the text out of a record; an absent or empty field skips it in a template and in a package's JSON."""
+    if isinstance(item, str):
+        item = {source.text: item}
+    if not isinstance(item, dict):
+        raise InputError(f"{where} is not a record with fields", remedy="give JSON objects")
+    wanted = _fields(source.text)
+    template = "{" in source.text
+    for name in wanted:
+        if name not in item and not (optional or template):
+            raise InputError(f"{where} has no field {name!r}", remedy=f"set text to one of {', '.join(map(str, item)) or 'its fields'}")
+    values = {name: item.get(name) for name in wanted}
+    if all(isinstance(value, str) and value.strip() for value in values.values()):
+        yield source.text.format(**values) if template else values[source.text]
+    elif any(value is not None and not isinstance(value, str) for value in values.values()):
+        raise InputError(f"{where}: field {wanted[0]!r} is not a text", remedy="choose a field that holds text")
+
+
+def _fields(text: str) -> list[str]:
+    if "{" not in text:
+        return [text]
+    try:
+        return [name for _, name, _, _ in string.Formatter().parse(text) if name]
+    except ValueError as error:
+        raise InputError(f"text template {text!r} is malformed: {error}", remedy='write it like "{title}: {body}"') from error
+
+
+def _decode(path: Path) -> str:
+    data = path.read_bytes()
+    if path.suffix == ".gz":
+        data = gzip.decompress(data)
+    elif path.suffix == ".zst":
+        try:
+            import zstandard
+        except ModuleNotFoundError as error:
+            raise MissingDependencyError("zstandard is not installed", remedy="pip install 'compute-allocation-planner[train]'") from error
+        data = zstandard.ZstdDecompressor().stream_reader(io.BytesIO(data)).read()
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path} is not UTF-8: byte {error.start} is 0x{data[error.start]:02x}", remedy="convert it, or leave it out of the source"
+        ) from error
+
+
+def _json(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{where} is not JSON: {error.msg}", remedy="mend it or leave it out") from error
+
+
+def _package_root(source: Source) -> Path:
+    assert source.package is not None
+    name, _, version = source.package.partition("==")
+    try:
+        distribution = metadata.distribution(name.strip())
+    except metadata.PackageNotFoundError as error:
+        raise InputError(f"package {name} is not installed", remedy=f"pip install --no-deps '{source.package}'") from error
+    if version and distribution.version != version.strip():
+        raise InputError(
+            f"package {name} is installed as {distribution.version}, not {version}", remedy=f"pip install --no-deps '{source.package}'"
+        )
+    return Path(str(distribution.locate_file("")))

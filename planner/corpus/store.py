@@ -1,0 +1,125 @@
+"""A built corpus on disk, and how it is read: token shards, document borders and their account. Needs numpy only.
+
+    corpus.json                     account of every domain, fingerprint, sources
+    tokenizer/                      loads with AutoTokenizer.from_pretrained
+    <domain>/train.bin              tokens, uint16 or uint32, documents in the order of a stable hash
+    <domain>/train.offsets.npy      (documents + 1,) borders in train.bin
+    <domain>/heldout.bin, heldout.offsets.npy
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from planner.artifacts import read_artifact
+from planner.errors import InputError
+
+KIND = "corpus"
+VERSION = 1
+GENERAL = "general"
+"""Name of the general domain."""
+SPLITS = ("train", "heldout")
+
+
+class Corpus:
+    """A built corpus, opened for reading."""
+
+    general = GENERAL
+
+    def __init__(self, folder: Path, account: dict[str, Any]) -> None:
+        self.folder = folder
+        self.account = account
+
+    @classmethod
+    def open(cls, folder: Path | str) -> Corpus:
+        """Open a corpus folder.
+
+        Raises:
+            InputError: the folder is missing or was not written by `plan corpus build`.
+        """
+        folder = Path(folder)
+        if not (folder / "corpus.json").is_file():
+            raise InputError(f"{folder} holds no corpus", remedy="build it with plan corpus build, or name the folder that it wrote")
+        return cls(folder, read_artifact(folder / "corpus.json", KIND, VERSION))
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the embedding table that a model of this corpus needs."""
+        return int(self.account["vocab_size"])
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of all shards and of the tokenizer."""
+        return str(self.account["fingerprint"])
+
+    @property
+    def domains(self) -> list[str]:
+        """Names of all domains, the general one first."""
+        return list(self.account["domains"])
+
+    @property
+    def tokenizer_path(self) -> Path:
+        """Folder that `AutoTokenizer.from_pretrained` loads."""
+        return self.folder / "tokenizer"
+
+    @property
+    def token_ids(self) -> dict[str, int]:
+        """Special tokens for a model's configuration."""
+        return dict(self.account["token_ids"])
+
+    def specialist(self, domain: str | None) -> str:
+        """Return the specialist domain asked for, or the only one.
+
+        Raises:
+            InputError: no such domain, or several and none chosen.
+        """
+        found = [name for name in self.domains if name != GENERAL]
+        if domain is None and len(found) == 1:
+            return found[0]
+        if domain not in found:
+            what = "no specialist domain is chosen" if domain is None else f"there is no specialist domain {domain!r}"
+            raise InputError(f"{what} in corpus {self.folder}", remedy=f"choose one of {', '.join(found)}")
+        return domain
+
+    def tokens(self, domain: str, split: str) -> NDArray[np.unsignedinteger]:
+        """Map the tokens of one split, shape (tokens,)."""
+        return np.memmap(self._file(domain, f"{split}.bin"), dtype=np.dtype(self.account["dtype"]), mode="r")
+
+    def offsets(self, domain: str, split: str) -> NDArray[np.int64]:
+        """Read the borders of the documents, shape (documents + 1,)."""
+        offsets: NDArray[np.int64] = np.load(self._file(domain, f"{split}.offsets.npy"), allow_pickle=False)
+        return offsets
+
+    def subset(self, domain: str, unique_tokens: float) -> NDArray[np.unsignedinteger]:
+        """Map the first whole documents with at least `unique_tokens` training tokens together; smaller subsets lie inside larger ones."""
+        offsets = self._train_offsets[domain]
+        end = int(offsets[min(np.searchsorted(offsets, unique_tokens), len(offsets) - 1)])
+        return self.tokens(domain, "train")[:end]
+
+    def unique_tokens(self, domain: str) -> int:
+        """Count the distinct training tokens of a domain."""
+        return int(self._domain(domain)["tokens_train"])
+
+    def bytes_per_token(self, domain: str, split: str = "heldout") -> float:
+        """Return the mean UTF-8 bytes of a token."""
+        entry = self._domain(domain)
+        return float(entry[f"bytes_{split}"] / entry[f"tokens_{split}"])
+
+    @cached_property
+    def _train_offsets(self) -> dict[str, NDArray[np.int64]]:
+        return {domain: self.offsets(domain, "train") for domain in self.domains}
+
+    def _domain(self, domain: str) -> dict[str, Any]:
+        entry: dict[str, Any] = self.account["domains"][domain]
+        return entry
+
+    def _file(self, domain: str, name: str) -> Path:
+        path = self.folder / domain / name
+        if not path.is_file():
+            raise InputError(f"corpus file {path} is missing", remedy="build the corpus again with plan corpus build --force")
+        return path

@@ -1,0 +1,97 @@
+"""Counts, FLOPs and times as people write them, to numbers and back."""
+
+from __future__ import annotations
+
+import math
+import re
+
+from planner.errors import InputError
+
+_SUFFIXES = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12, "p": 1e15, "e": 1e18}
+_NUMBER = r"([+-]?(?:\d[\d_,]*\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)"
+_COUNT = re.compile(rf"^\s*{_NUMBER}\s*([kKmMbBgGtT]?)\s*$")
+_FLOPS = re.compile(rf"^\s*{_NUMBER}\s*([kKmMgGtTpPeE]?)\s*(?:FLOPS?|flops?|FLOP|flop)?\s*$")
+_GPU_TIME = re.compile(rf"^\s*{_NUMBER}\s*(?:GPU|gpu)[-\s]?(second|minute|hour|day|week|month|year)s?\s*$")
+_SECONDS = {"second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86400.0, "week": 604800.0, "month": 2629800.0, "year": 31557600.0}
+
+
+def parse_count(text: str | float) -> float:
+    """Read a count such as "5B", "20k", "1e22" or "1,200,000".
+
+    Raises:
+        InputError: not a number, negative, or not finite.
+    """
+    match = _COUNT.match(str(text))
+    if not match:
+        raise InputError(f"{text!r} is not a count", remedy="write a number such as 5e9, 5B, 20k or 1.2M")
+    return _finite(text, float(match[1].replace("_", "").replace(",", "")) * _SUFFIXES[match[2].lower()])
+
+
+def parse_flops(text: str | float, *, flops_per_gpu_second: float | None = None) -> float:
+    """Read a budget such as "1e22", "3 EFLOP" or, with a stated throughput, "3 GPU-days".
+
+    Args:
+        text: the budget.
+        flops_per_gpu_second: FLOPs that one GPU really does in a second (peak times utilisation).
+
+    Raises:
+        InputError: not a budget, not positive, or a GPU time without a throughput.
+    """
+    time = _GPU_TIME.match(str(text))
+    if time:
+        if flops_per_gpu_second is None:
+            raise InputError(
+                f"the budget {text!r} is a time, and no throughput is stated",
+                remedy="add --gpu-flops with what one GPU really does, peak times utilisation, such as 4e14",
+            )
+        if not (math.isfinite(flops_per_gpu_second) and flops_per_gpu_second > 0):
+            raise InputError(f"a throughput of {flops_per_gpu_second} FLOP/s is not positive", remedy="give a number such as 4e14")
+        value = float(time[1].replace("_", "").replace(",", "")) * _SECONDS[time[2]] * flops_per_gpu_second
+    else:
+        match = _FLOPS.match(str(text))
+        if not match:
+            raise InputError(f"{text!r} is not a budget", remedy='write FLOPs such as 1e22, or a GPU time such as "3 GPU-days" with --gpu-flops')
+        value = float(match[1].replace("_", "").replace(",", "")) * _SUFFIXES[match[2].lower()]
+    if _finite(text, value) == 0:
+        raise InputError(f"the budget {text!r} is zero", remedy="give a positive budget")
+    return value
+
+
+def format_count(value: float, digits: int = 3) -> str:
+    """Write a count for people: 12.3k, 4.1B, 1e+22."""
+    if not math.isfinite(value):
+        return "all" if value > 0 else str(value)
+    for suffix, unit in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if abs(value) >= unit * (1 - 0.5 * 10**-digits):
+            if value / unit >= 10**5:
+                break
+            return f"{value / unit:.{digits}g}{suffix}" if abs(value) / unit < 999.5 else f"{value / unit:,.0f}{suffix}"
+    if abs(value) >= 1e15:
+        return f"{value:.{digits}g}"
+    return f"{value:.{digits}g}"
+
+
+def format_seconds(seconds: float) -> str:
+    """Write a time for people: 45 s, 6 min 36 s, 3 h 05 min, 2.4 days."""
+    if seconds < 59.5:
+        return f"{seconds:.0f} s"
+    if seconds < 3599.5:
+        minutes, rest = divmod(round(seconds), 60)
+        return f"{minutes} min {rest:02d} s"
+    if seconds < 48 * 3600:
+        hours, rest = divmod(round(seconds / 60), 60)
+        return f"{hours} h {rest:02d} min"
+    return f"{seconds / 86400:.1f} days"
+
+
+def format_interval(low: float, high: float, digits: int = 3) -> str:
+    """Write an interval of counts: [1.2M, 3.4M]."""
+    return f"[{format_count(low, digits)}, {format_count(high, digits)}]"
+
+
+def _finite(text: str | float, value: float) -> float:
+    if not math.isfinite(value):
+        raise InputError(f"{text!r} is not finite", remedy="give a finite number")
+    if value < 0:
+        raise InputError(f"{text!r} is negative", remedy="give a positive number")
+    return value
