@@ -12,8 +12,6 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from planner.errors import MissingDependencyError
 
 PERMUTATIONS = 48
@@ -104,15 +102,11 @@ def count_contaminated(documents: Sequence[Document]) -> dict[str, int]:
     for number, document in enumerate(heldout):
         for gram in _grams(document.text, CONTAMINATION_WORDS):
             wanted.setdefault(gram, set()).add(number)
-    keys = np.fromiter(wanted.keys(), dtype=np.int64, count=len(wanted))
-    keys.sort()
     hit: set[int] = set()
     for document in documents:
-        if document.heldout or not len(keys):
-            continue
-        grams = np.fromiter(_grams(document.text, CONTAMINATION_WORDS), dtype=np.int64)
-        for gram in grams[np.isin(grams, keys, kind="sort")] if len(grams) else ():
-            hit |= wanted[int(gram)]
+        if not document.heldout:
+            for gram in wanted.keys() & _grams(document.text, CONTAMINATION_WORDS):
+                hit |= wanted[gram]
     found: dict[str, int] = {}
     for number in hit:
         found[heldout[number].domain] = found.get(heldout[number].domain, 0) + 1

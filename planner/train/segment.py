@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from typing import Any
 
 import torch
 
@@ -14,12 +13,12 @@ from planner.corpus import Corpus
 from planner.design.tree import Segment
 from planner.errors import InputError
 from planner.recipe import Recipe
-from planner.runs import RECORD_VERSION
 from planner.train.checkpoint import LoopState, load_state, save_state
 from planner.train.evaluate import heldout_loss
 from planner.train.job import Job, Result, diverged_path, state_path
 from planner.train.model import build_model, build_optimiser
 from planner.train.order import Batches, Stream
+from planner.train.record import write_record
 
 SMOOTHING = 0.95
 """Decay of the averaged training loss by which spikes are told from noise."""
@@ -94,7 +93,7 @@ def run_segment(job: Job, *, report: Callable[[int], None] | None = None) -> Res
     except Diverged as error:
         loop.seconds += time.perf_counter() - started
         if segment.cell is not None:
-            _write_record(job, loop, {}, status="diverged", reason=str(error))
+            write_record(job, loop.seconds, {}, status="diverged", reason=str(error))
         else:
             write_artifact(diverged_path(job.folder, segment.segment_id), "diverged", 1, {"reason": str(error)})
         return Result(segment.segment_id, "diverged", time.perf_counter() - started, str(error))
@@ -102,7 +101,7 @@ def run_segment(job: Job, *, report: Callable[[int], None] | None = None) -> Res
     if segment.cell is None or job.labels.get("keep_state"):
         save_state(job.state_path, model, optimiser, loop)
     if segment.cell is not None:
-        _write_record(job, loop, losses, status="ok", reason=None)
+        write_record(job, loop.seconds, losses, status="ok", reason=None)
     return Result(segment.segment_id, "done", time.perf_counter() - started)
 
 
@@ -158,54 +157,6 @@ def _evaluate(job: Job, corpus: Corpus, model: torch.nn.Module, device: torch.de
         found[f"loss_{key}"] = loss
         found[f"bpb_{key}"] = loss / math.log(2) / corpus.bytes_per_token(domain, "heldout")
     return found
-
-
-def _write_record(job: Job, loop: LoopState, losses: dict[str, float], *, status: str, reason: str | None) -> None:
-    write_artifact(job.record_path, "run", RECORD_VERSION, record_body(job, loop.seconds, losses, status=status, reason=reason))
-
-
-def record_body(job: Job, seconds: float | None, losses: dict[str, float], *, status: str, reason: str | None) -> dict[str, Any]:
-    """Build the record of an endpoint: one row of the runs table, and the wall time beside it."""
-    segment, recipe = job.segment, job.recipe
-    special = segment.stage == "special"
-    per_step = recipe.tokens_per_step
-    replayed = math.floor(segment.last_step * recipe.batch_sequences * segment.replay_fraction) * recipe.seq_len if special else 0
-    tokens_spec = segment.last_step * per_step - replayed if special else 0
-    tokens_pt = segment.steps_pt * per_step if special else segment.last_step * per_step
-    unique = Corpus.open(job.corpus).subset(job.domain, segment.unique_spec).size if segment.unique_spec else None
-    kind = "zero_shot" if not special else "stable" if segment.steps_pt else "scratch"
-    rate = f"-lr{segment.learning_rate:.3g}" if job.labels.get("probe") else ""
-    row = {
-        "run_id": segment.segment_id,
-        "trunk_id": segment.segment_id.split("-pt")[0] + rate if segment.steps_pt or not special else segment.segment_id.removesuffix("-end"),
-        "branch_kind": kind,
-        "family": segment.shape.family,
-        "seed": segment.seed,
-        "params_non_embedding": segment.shape.params_non_embedding,
-        "params_embedding": segment.shape.params_embedding,
-        "params_total": segment.shape.params_total,
-        "tokens_pt": tokens_pt,
-        "tokens_spec": tokens_spec,
-        "unique_spec": unique,
-        "epochs_spec": tokens_spec / unique if unique else None,
-        "replay_fraction": segment.replay_fraction,
-        "steps_pt": tokens_pt // per_step,
-        "steps_spec": segment.last_step if special else 0,
-        "loss_spec": losses.get("loss_spec"),
-        "loss_general": losses.get("loss_general"),
-        "bpb_spec": losses.get("bpb_spec"),
-        "bpb_general": losses.get("bpb_general"),
-        "flops": job.flops_run,
-        "flops_6nd": 6.0 * segment.shape.params_non_embedding * (tokens_pt + tokens_spec + replayed),
-        "learning_rate": segment.learning_rate,
-        "status": status,
-        "flags": "",
-        "reason": reason,
-        "recipe": recipe.fingerprint,
-        "corpus": job.labels["corpus"],
-        "sweep": job.labels["sweep"],
-    }
-    return {"row": row, "shape": segment.shape.to_dict(), "recipe": recipe.to_dict(), "wall_seconds": seconds}
 
 
 def _device(name: str) -> torch.device:

@@ -1,0 +1,220 @@
+"""The runs table: one row an endpoint. Its schema, reading with validation, foreign tables, and flags.
+
+A flag names why a row is kept out of a fit; no row is dropped without one. Missing is empty (NaN), never 0 or -1.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from planner.artifacts import read_artifact, write_text
+from planner.errors import DataError, InputError, PlannerWarning
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+RECORD_VERSION = 1
+SCHEMA: dict[str, tuple[str, str]] = {
+    "run_id": ("text", "name of the endpoint, unique in the table"),
+    "trunk_id": ("text", "general run it branches from; rows that share it are resampled together"),
+    "branch_kind": ("text", "stable (off a trunk at constant rate), zero_shot, scratch, or annealed (off a finished model)"),
+    "family": ("text", "model family"),
+    "seed": ("count", "seed of initialisation and data order"),
+    "params_non_embedding": ("parameters", "all but embedding and output"),
+    "params_embedding": ("parameters", "embedding and untied output"),
+    "params_total": ("parameters", "both"),
+    "tokens_pt": ("tokens", "general tokens trained on before the specialist stage"),
+    "tokens_spec": ("tokens", "specialist tokens trained on, repeats and cooldown included"),
+    "unique_spec": ("tokens", "distinct specialist tokens available; empty where tokens_spec is 0"),
+    "epochs_spec": ("passes", "tokens_spec / unique_spec"),
+    "replay_fraction": ("share", "general tokens inside the specialist stage"),
+    "steps_pt": ("steps", "optimiser steps of the general stage"),
+    "steps_spec": ("steps", "optimiser steps of the specialist stage"),
+    "loss_spec": ("nats/token", "mean loss on held-out specialist documents; empty if diverged"),
+    "loss_general": ("nats/token", "mean loss on held-out general documents; empty if diverged"),
+    "bpb_spec": ("bits/byte", "the same, for comparing tokenizers"),
+    "bpb_general": ("bits/byte", "the same, for comparing tokenizers"),
+    "flops": ("FLOPs", "training, exact for the shape"),
+    "flops_6nd": ("FLOPs", "6·N·D with non-embedding parameters"),
+    "learning_rate": ("1", "peak rate"),
+    "status": ("text", "ok or diverged"),
+    "flags": ("text", "reasons to keep the row out of a fit, joined by ;"),
+    "reason": ("text", "why it diverged"),
+    "recipe": ("text", "fingerprint of the recipe; different ones are never mixed in a fit"),
+    "corpus": ("text", "fingerprint of the corpus"),
+    "sweep": ("text", "name of the sweep"),
+}
+"""Column: unit, meaning."""
+
+REQUIRED = ("params_non_embedding", "tokens_pt", "loss_spec")
+TEXTS = tuple(name for name, (unit, _) in SCHEMA.items() if unit == "text")
+MIN_STEPS = 200
+MIN_TOKENS_PER_PARAMETER = 2.0
+
+
+def compile_runs(records: list[Path]) -> DataFrame:
+    """Compile record files into a table, sorted by size, trunk and tokens.
+
+    Raises:
+        InputError: a record is torn or of another kind.
+    """
+    import pandas as pd
+
+    rows = [read_artifact(path, "run", RECORD_VERSION)["row"] for path in records]
+    frame = pd.DataFrame(rows, columns=list(SCHEMA))
+    order = ["params_non_embedding", "seed", "tokens_pt", "unique_spec", "tokens_spec", "run_id"]
+    return flag_runs(frame.sort_values(order, na_position="first", ignore_index=True))
+
+
+def write_runs(path: Path, frame: DataFrame) -> None:
+    """Write a table as CSV, atomically; numbers are written so that they read back the same."""
+    write_text(path, frame.to_csv(index=False, lineterminator="\n"))
+
+
+def read_runs(path: Path | str, mapping: Mapping[str, str] | None = None) -> DataFrame:
+    """Read and validate a runs table: CSV, JSON Lines or parquet.
+
+    Args:
+        path: the file.
+        mapping: this project's column name to the file's, for tables of somebody else's runs.
+
+    Returns:
+        A table with every column of the schema, flagged.
+
+    Raises:
+        InputError: a missing column, or a value out of range, with its row as counted in the file (the header is row 1).
+    """
+    import pandas as pd
+
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"there is no runs table {path}", remedy="check the path, or run plan sweep run")
+    try:
+        if path.suffix == ".parquet":
+            frame = pd.read_parquet(path)
+        elif path.suffix in (".jsonl", ".ndjson"):
+            frame = pd.read_json(path, lines=True)
+        else:
+            frame = pd.read_csv(path)
+    except (ValueError, OSError, ImportError) as error:
+        raise InputError(f"{path} cannot be read as a table: {str(error).splitlines()[0]}", remedy="give CSV, JSON Lines or parquet") from error
+    frame = _rename(frame, mapping or {}, path)
+    header = 1 if path.suffix not in (".jsonl", ".ndjson") else 0
+    for name in REQUIRED:
+        if name not in frame:
+            raise InputError(f"{path} has no column {name}", remedy=f"name the file's own with --map {name}=COLUMN; it has {', '.join(map(str, frame))}")
+    if frame.empty:
+        raise InputError(f"{path} has no rows", remedy="give a table with runs")
+    frame = _complete(frame, path)
+    for name, (unit, _) in SCHEMA.items():
+        if unit != "text":
+            frame[name] = _numbers(frame, name, path, header)
+    _check_ranges(frame, path, header)
+    return flag_runs(frame[list(SCHEMA)])
+
+
+def flag_runs(frame: DataFrame) -> DataFrame:
+    """Add the flags that follow from a row's own numbers; flags already there stay."""
+    steps = frame["steps_pt"].fillna(0) + frame["steps_spec"].fillna(0)
+    known = frame["steps_pt"].notna() & frame["steps_spec"].notna()
+    spec = frame["steps_spec"]
+    tokens = frame["tokens_pt"] + frame["tokens_spec"].fillna(0)
+    rules = {
+        "diverged": (frame["status"] == "diverged") | frame["loss_spec"].isna(),
+        "short_stage": known & ((steps < MIN_STEPS) | ((spec > 0) & (spec < MIN_STEPS))),
+        "under_2_tokens_per_parameter": tokens < MIN_TOKENS_PER_PARAMETER * frame["params_non_embedding"],
+    }
+    flags = []
+    for row in range(len(frame)):
+        old = frame["flags"].iloc[row]
+        found = [item for item in str(old).split(";") if item] if isinstance(old, str) else []
+        found += [name for name, where in rules.items() if bool(where.iloc[row]) and name not in found]
+        flags.append(";".join(found))
+    return frame.assign(flags=flags)
+
+
+def usable(frame: DataFrame) -> DataFrame:
+    """Return the rows without a flag."""
+    return frame[frame["flags"] == ""].reset_index(drop=True)
+
+
+def _rename(frame: DataFrame, mapping: Mapping[str, str], path: Path) -> DataFrame:
+    for name, column in mapping.items():
+        if name not in SCHEMA:
+            raise InputError(f"--map names {name!r}, which is no column of a runs table", remedy=f"use one of {', '.join(SCHEMA)}")
+        if column not in frame:
+            raise InputError(f"{path} has no column {column!r}", remedy=f"map to one of {', '.join(map(str, frame))}")
+    chosen = {column: name for name, column in mapping.items()}
+    return frame.drop(columns=[name for name in mapping if name in frame and name not in chosen]).rename(columns=chosen)
+
+
+def _complete(frame: DataFrame, path: Path) -> DataFrame:
+    """Fill columns that a foreign table lacks with what follows from the others, or with nothing."""
+    frame = frame.copy()
+    if "tokens_spec" not in frame:
+        frame["tokens_spec"] = 0.0
+    for name, (unit, _) in SCHEMA.items():
+        if name not in frame:
+            frame[name] = "" if unit == "text" else math.nan
+    frame["status"] = frame["status"].where(frame["status"].isin(["ok", "diverged"]), "ok")
+    if (frame["run_id"] == "").all():
+        frame["run_id"] = [f"row{number + 2}" for number in range(len(frame))]
+    duplicated = frame["run_id"][frame["run_id"].duplicated()]
+    if len(duplicated):
+        raise InputError(f"{path} has the run_id {duplicated.iloc[0]!r} twice", remedy="make run ids unique")
+    return frame
+
+
+def _numbers(frame: DataFrame, name: str, path: Path, header: int) -> Any:
+    import pandas as pd
+
+    values = pd.to_numeric(frame[name], errors="coerce")
+    bad = values.isna() & frame[name].notna() & (frame[name].astype(str).str.strip() != "")
+    if bad.any():
+        row = int(bad.to_numpy().argmax())
+        raise InputError(f"{path}, row {row + 1 + header}: {name} = {frame[name].iloc[row]!r} is not a number", remedy="mend the row")
+    return values
+
+
+def _check_ranges(frame: DataFrame, path: Path, header: int) -> None:
+    def refuse(where: Any, name: str, what: str) -> None:
+        if where.any():
+            row = int(where.to_numpy().argmax())
+            raise InputError(f"{path}, row {row + 1 + header}: {name} = {frame[name].iloc[row]} {what}", remedy="mend or delete the row")
+
+    import numpy as np
+
+    for name, (unit, _) in SCHEMA.items():
+        if unit != "text":
+            refuse(np.isinf(frame[name]), name, "is not finite")
+    ok = frame["status"] != "diverged"
+    refuse(frame["params_non_embedding"].isna() | (frame["params_non_embedding"] <= 0), "params_non_embedding", "is not positive")
+    for name in ("tokens_pt", "tokens_spec"):
+        refuse(frame[name].isna() | (frame[name] < 0), name, "is missing or negative")
+    refuse(frame["tokens_pt"] + frame["tokens_spec"] <= 0, "tokens_pt", "with no specialist tokens is no training")
+    refuse((frame["loss_spec"] <= 0) & ok, "loss_spec", "is not positive")
+    refuse(frame["unique_spec"] <= 0, "unique_spec", "is not positive")
+    spec = frame["tokens_spec"] > 0
+    lacking = spec & frame["unique_spec"].isna()
+    if lacking.any():
+        frame.loc[lacking, "unique_spec"] = frame.loc[lacking, "tokens_spec"]
+        warnings.warn(
+            f"{path}: {int(lacking.sum())} rows have specialist tokens and no unique_spec; they are read as seen once", PlannerWarning, stacklevel=3
+        )
+    frame["epochs_spec"] = frame["tokens_spec"] / frame["unique_spec"]
+
+
+def one_recipe(frame: DataFrame) -> None:
+    """Refuse a table that mixes recipes or corpora.
+
+    Raises:
+        DataError: more than one fingerprint stands in the column recipe or corpus.
+    """
+    for column in ("recipe", "corpus"):
+        found = sorted(set(frame[column].dropna().astype(str)) - {""})
+        if len(found) > 1:
+            raise DataError(f"the runs mix {len(found)} fingerprints of {column}: {', '.join(found)}", remedy="fit one sweep at a time")

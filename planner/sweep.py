@@ -1,0 +1,277 @@
+"""From a sweep's tree to its runs table: what is left to do, doing it with an engine, and how far it is.
+
+A segment is done when its state or its record is on disk; both are written atomically, so that after a kill at any moment
+the same command goes on and ends with the same table. States go as soon as nothing needs them.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from planner.artifacts import read_json, write_text
+from planner.corpus import Corpus
+from planner.design.spec import Cell, SweepSpec, read_sweep
+from planner.design.tree import Segment, Tree, build_tree
+from planner.engines.local import Event
+from planner.errors import PlannerError, StateError
+from planner.runs import compile_runs, write_runs
+from planner.train.job import Job, diverged_path, record_path, state_path
+from planner.train.record import write_record
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+
+class Engine(Protocol):
+    """Where jobs run."""
+
+    def run(self, next_job: Callable[[], Job | None]) -> Iterator[Event]:
+        """Run jobs as `next_job` hands them out, and report."""
+        ...
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep with its corpus and its tree."""
+
+    spec: SweepSpec
+    corpus: Corpus
+    domain: str
+    cells: tuple[Cell, ...]
+    left_out: dict[str, int]
+    tree: Tree
+    learning_rate_probe: bool = False
+
+    @classmethod
+    def open(cls, path: Path | str) -> Sweep:
+        """Open a sweep by its folder or its sweep.toml.
+
+        Raises:
+            InputError: see `read_sweep` and `Corpus.open`.
+        """
+        spec = read_sweep(path)
+        corpus = Corpus.open(spec.corpus)
+        domain = corpus.specialist(spec.domain)
+        cells, left_out = spec.cells(corpus.vocab_size, corpus.unique_tokens(domain))
+        tree = build_tree(cells, spec.recipe, corpus.vocab_size, eval_tokens=spec.eval_tokens)
+        return cls(spec, corpus, domain, tuple(cells), left_out, tree)
+
+    @property
+    def folder(self) -> Path:
+        """Folder of records and states."""
+        return self.spec.folder
+
+    @cached_property
+    def labels(self) -> dict[str, str]:
+        """What every record says of where it is from."""
+        return {"sweep": self.spec.name, "corpus": self.corpus.fingerprint}
+
+    def job(self, segment: Segment, *, device: str = "cpu", threads: int = 1, keep_state: bool = False) -> Job:
+        """Make a segment's job."""
+        labels = {**self.labels, "keep_state": keep_state}
+        return Job(
+            segment, self.spec.recipe, self.folder, self.corpus.folder.resolve(), self.domain, self.spec.eval_tokens,
+            self.tree.flops_of_run(segment), labels, device, threads,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class SweepStatus:
+    """How far a sweep is, in endpoints."""
+
+    done: int
+    diverged: int
+    failed: int
+    running: int
+    waiting: int
+    flops_left: float
+    """FLOPs of the segments still to train."""
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder for one runner.
+
+    Raises:
+        StateError: another process holds it; the message names it.
+    """
+    path = folder / "run.lock"
+    folder.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            raise StateError(f"{folder} is being run by {holder}", remedy="wait for it or stop it") from error
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {os.uname().nodename}")
+        file.flush()
+        yield
+
+
+def check_identity(sweep: Sweep) -> None:
+    """Refuse to go on with records or states of another recipe or corpus.
+
+    Raises:
+        StateError: the folder's records were made with other settings.
+    """
+    path = sweep.folder / "state" / "identity.json"
+    identity = {"recipe": sweep.spec.recipe.fingerprint, "corpus": sweep.corpus.fingerprint, "domain": sweep.domain, "eval_tokens": sweep.spec.eval_tokens}
+    if path.exists():
+        before = read_json(path)
+        for key, value in identity.items():
+            if before.get(key) != value:
+                raise StateError(
+                    f"the runs in {sweep.folder} were made with {key} {before.get(key)}, now it is {value}",
+                    remedy=f"restore it, or delete {sweep.folder}/records and {sweep.folder}/state to begin anew",
+                )
+    else:
+        import json
+
+        write_text(path, json.dumps(identity, indent=1) + "\n")
+
+
+def segments_to_train(sweep: Sweep) -> list[Segment]:
+    """List the segments that are still needed: tips without a record, and what leads to them from the last state on disk."""
+    needed: set[str] = set()
+    for segment in reversed(sweep.tree.segments):
+        name = segment.segment_id
+        if segment.cell is not None:
+            if not record_path(sweep.folder, name).exists():
+                needed.add(name)
+        elif any(child.segment_id in needed for child in sweep.tree.children.get(name, [])):
+            if not state_path(sweep.folder, name).exists() and not diverged_path(sweep.folder, name).exists():
+                needed.add(name)
+    return [segment for segment in sweep.tree.segments if segment.segment_id in needed]
+
+
+def run_sweep(
+    sweep: Sweep, engine: Engine, *, device: str = "cpu", threads: int = 1, keep_state: bool = False,
+    on_event: Callable[[Event], None] | None = None,
+) -> dict[str, str]:  # fmt: skip
+    """Train what is left of a sweep and write its runs table.
+
+    Args:
+        sweep: the sweep.
+        engine: where to run.
+        device: "cpu" or "cuda".
+        threads: threads a worker may use.
+        keep_state: whether to keep the states of endpoints (for saving a model).
+        on_event: told of every event.
+
+    Returns:
+        Message by segment for those that failed (not diverged); the same command tries them again.
+    """
+    with locked(sweep.folder):
+        check_identity(sweep)
+        left = {segment.segment_id: segment for segment in segments_to_train(sweep)}
+        for segment in sweep.tree.segments:
+            if diverged_path(sweep.folder, segment.segment_id).exists():
+                _skip_descendants(sweep, segment, str(read_json(diverged_path(sweep.folder, segment.segment_id))["reason"]), left)
+        priority = sweep.tree.critical_path()
+        failures: dict[str, str] = {}
+        waiting = sorted(left, key=lambda name: -priority[name])
+
+        def next_job() -> Job | None:
+            for name in waiting:
+                parent = left_segment(name).parent_id
+                if parent is None or (parent not in left and state_path(sweep.folder, parent).exists()):
+                    waiting.remove(name)
+                    return sweep.job(left_segment(name), device=device, threads=threads, keep_state=keep_state)
+            return None
+
+        def left_segment(name: str) -> Segment:
+            return sweep.tree.by_id[name]
+
+        for event in engine.run(next_job):
+            name = event.job.segment.segment_id
+            if event.kind == "finished":
+                assert event.result is not None
+                left.pop(name, None)
+                if event.result.outcome == "diverged" and event.job.segment.cell is None:
+                    _skip_descendants(sweep, event.job.segment, event.result.reason or "", left)
+                    waiting = [item for item in waiting if item in left]
+                _drop_states(sweep, event.job.segment, left)
+            elif event.kind == "failed":
+                failures[name] = event.message
+            if on_event is not None:
+                on_event(event)
+        write_table(sweep)
+        return failures
+
+
+def write_table(sweep: Sweep) -> DataFrame:
+    """Compile runs.csv from the records of the sweep's own cells; return it."""
+    paths = [record_path(sweep.folder, tip.segment_id) for tip in sweep.tree.tips]
+    frame = compile_runs([path for path in paths if path.exists()])
+    write_runs(sweep.folder / "runs.csv", frame)
+    return frame
+
+
+def sweep_status(sweep: Sweep) -> SweepStatus:
+    """Count endpoints by what became of them."""
+    done = diverged = 0
+    for tip in sweep.tree.tips:
+        path = record_path(sweep.folder, tip.segment_id)
+        if path.exists():
+            try:
+                outcome = read_json(path)["row"]["status"]
+            except (PlannerError, KeyError) as error:
+                raise StateError(f"record {path} cannot be read", remedy="delete it; plan sweep run trains it again") from error
+            done += outcome == "ok"
+            diverged += outcome == "diverged"
+    left = segments_to_train(sweep)
+    live = _live(sweep)
+    tips_left = sum(segment.cell is not None for segment in left)
+    return SweepStatus(
+        done, diverged, len(live.get("failed", {})), min(tips_left, len(live.get("running", []))), tips_left,
+        sum(sweep.tree.cost(segment) for segment in left),
+    )  # fmt: skip
+
+
+def write_live(folder: Path, running: list[str], failed: dict[str, str]) -> None:
+    """Note which segments run and which failed, for `plan sweep status` in another terminal."""
+    import json
+
+    write_text(folder / "state" / "live.json", json.dumps({"pid": os.getpid(), "running": running, "failed": failed}) + "\n")
+
+
+def _live(sweep: Sweep) -> dict[str, list[str]]:
+    path = sweep.folder / "state" / "live.json"
+    if not path.exists():
+        return {}
+    live = read_json(path)
+    try:
+        os.kill(int(live["pid"]), 0)
+    except (ProcessLookupError, PermissionError, ValueError, KeyError):
+        live["running"] = []
+    return live
+
+
+def _skip_descendants(sweep: Sweep, segment: Segment, reason: str, left: dict[str, Segment]) -> None:
+    for child in sweep.tree.children.get(segment.segment_id, []):
+        left.pop(child.segment_id, None)
+        if child.cell is not None and not record_path(sweep.folder, child.segment_id).exists():
+            write_record(sweep.job(child), None, {}, status="diverged", reason=f"skipped: {segment.segment_id} diverged: {reason}")
+        _skip_descendants(sweep, child, reason, left)
+
+
+def _drop_states(sweep: Sweep, segment: Segment, left: dict[str, Segment]) -> None:
+    """Delete the parent's state once none of its children is left to train."""
+    parent = segment.parent_id
+    if parent is not None and not any(child.segment_id in left for child in sweep.tree.children[parent]):
+        state_path(sweep.folder, parent).unlink(missing_ok=True)
+
+
+def single_run(spec: SweepSpec, corpus: Corpus, domain: str, tree: Tree) -> Sweep:
+    """Make a sweep of a tree given from elsewhere, such as one launched run."""
+    cells = tuple(tip.cell for tip in tree.tips if tip.cell is not None)
+    return Sweep(replace(spec), corpus, domain, cells, {}, tree)

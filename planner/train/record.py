@@ -1,0 +1,67 @@
+"""The record of an endpoint: one file a run, from which the runs table is compiled. Imports no torch."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from planner.artifacts import write_artifact
+from planner.corpus import Corpus
+from planner.runs import RECORD_VERSION
+from planner.train.job import Job
+
+
+def write_record(job: Job, seconds: float | None, losses: dict[str, float], *, status: str, reason: str | None) -> None:
+    """Write an endpoint's record atomically.
+
+    Args:
+        job: the tip.
+        seconds: wall time of the whole path, or None where it never ran.
+        losses: loss_spec, loss_general [nats/token], bpb_spec, bpb_general; empty after a divergence.
+        status: "ok" or "diverged".
+        reason: why it diverged.
+    """
+    write_artifact(job.record_path, "run", RECORD_VERSION, record_body(job, seconds, losses, status=status, reason=reason))
+
+
+def record_body(job: Job, seconds: float | None, losses: dict[str, float], *, status: str, reason: str | None) -> dict[str, Any]:
+    """Build the record of an endpoint: one row of the runs table, and the wall time beside it."""
+    segment, recipe = job.segment, job.recipe
+    special = segment.stage == "special"
+    per_step = recipe.tokens_per_step
+    replayed = math.floor(segment.last_step * recipe.batch_sequences * segment.replay_fraction) * recipe.seq_len if special else 0
+    tokens_spec = segment.last_step * per_step - replayed if special else 0
+    tokens_pt = segment.steps_pt * per_step if special else segment.last_step * per_step
+    unique = Corpus.open(job.corpus).subset(job.domain, segment.unique_spec).size if segment.unique_spec else None
+    kind = "zero_shot" if not special else "stable" if segment.steps_pt else "scratch"
+    row = {
+        "run_id": segment.segment_id,
+        "trunk_id": segment.segment_id.split("-pt")[0] if segment.steps_pt or not special else segment.segment_id.removesuffix("-end"),
+        "branch_kind": kind,
+        "family": segment.shape.family,
+        "seed": segment.seed,
+        "params_non_embedding": segment.shape.params_non_embedding,
+        "params_embedding": segment.shape.params_embedding,
+        "params_total": segment.shape.params_total,
+        "tokens_pt": tokens_pt,
+        "tokens_spec": tokens_spec,
+        "unique_spec": unique,
+        "epochs_spec": tokens_spec / unique if unique else None,
+        "replay_fraction": segment.replay_fraction,
+        "steps_pt": tokens_pt // per_step,
+        "steps_spec": segment.last_step if special else 0,
+        "loss_spec": losses.get("loss_spec"),
+        "loss_general": losses.get("loss_general"),
+        "bpb_spec": losses.get("bpb_spec"),
+        "bpb_general": losses.get("bpb_general"),
+        "flops": job.flops_run,
+        "flops_6nd": 6.0 * segment.shape.params_non_embedding * (tokens_pt + tokens_spec + replayed),
+        "learning_rate": segment.learning_rate,
+        "status": status,
+        "flags": "",
+        "reason": reason,
+        "recipe": recipe.fingerprint,
+        "corpus": job.labels["corpus"],
+        "sweep": job.labels["sweep"],
+    }
+    return {"row": row, "shape": segment.shape.to_dict(), "recipe": recipe.to_dict(), "wall_seconds": seconds}
