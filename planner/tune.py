@@ -18,6 +18,7 @@ from planner.design.tree import Tree, build_tree
 from planner.engines.local import Event
 from planner.errors import DataError, InputError
 from planner.ladder import shape_for
+from planner.recipe import Recipe
 from planner.sweep import Engine, Sweep, run_sweep
 from planner.train.job import record_path
 
@@ -59,7 +60,9 @@ def probe_sweep(sweep: Sweep, probes: Probes, rates: Mapping[float, Sequence[flo
     for rate in sorted({rate for tried in rates.values() for rate in tried}):
         cells = [Cell(size, 0, probes.tokens_pt, probes.tokens_spec, available) for size in probes.sizes if rate in rates[size]]
         segments += build_tree(cells, sweep.spec.recipe, sweep.corpus.vocab_size, learning_rate=rate).segments
-    spec = replace(sweep.spec, folder=sweep.folder / "tune", name=f"{sweep.spec.name}-tune")
+    # The probes do not depend on the rule: without it in their recipe, tuning again after the rule was written finds them done.
+    neutral = replace(sweep.spec.recipe, lr_coefficient=Recipe.lr_coefficient, lr_exponent=Recipe.lr_exponent)
+    spec = replace(sweep.spec, folder=sweep.folder / "tune", name=f"{sweep.spec.name}-tune", recipe=neutral)
     tree = Tree(tuple(segments), spec.recipe, spec.eval_tokens)
     return Sweep(spec, sweep.corpus, sweep.domain, tuple(tip.cell for tip in tree.tips if tip.cell), {}, tree)
 

@@ -1,0 +1,71 @@
+"""Two-stage laws in which general and specialist tokens have terms or factors of their own.
+
+Offsets d0 and s0 keep them finite at D_pt = 0 and D_spec = 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from planner.laws.base import Law, Parameter, Points, amplitude, exponent, irreducible
+from planner.laws.dual import exp, log
+from planner.laws.repetition import REPETITIONS, Repetition
+
+
+def _offset(name: str) -> Parameter:
+    return Parameter(name, 1e-5, 100.0, (0.01, 1.0), "ratio")
+
+
+def _additive(repetition: Repetition) -> Law:
+    def loss(p: Mapping[str, Any], x: Points) -> Any:
+        general = p["B"] * exp(-p["β"] * log(x.pt + p["d0"]))
+        special = p["C"] * exp(-p["γ"] * log(repetition.effective(p, x) + p["s0"]))
+        return p["E"] + p["A"] * exp(-x.log_n * p["α"]) + general + special + repetition.penalty(p, x)
+
+    return Law(
+        f"additive-{repetition.name}",
+        f"E + A·(N/N0)^−α + B·(D_pt/D0 + d0)^−β + C·(S/D0 + s0)^−γ; {repetition.formula}",
+        (irreducible(), amplitude("A"), amplitude("B"), amplitude("C"), exponent("α"), exponent("β"), exponent("γ"), _offset("d0"), _offset("s0"))
+        + repetition.parameters,
+        loss,
+        "a sum of powers, with offsets",
+        "a baseline: general tokens help by the same amount whatever the specialist tokens",
+    )
+
+
+def _multiplicative(repetition: Repetition) -> Law:
+    def loss(p: Mapping[str, Any], x: Points) -> Any:
+        data = -p["β"] * log(x.pt + p["d0"]) - p["γ"] * log(repetition.effective(p, x) + p["s0"])
+        return p["E"] + p["A"] * exp(-x.log_n * p["α"]) + p["B"] * exp(data) + repetition.penalty(p, x)
+
+    return Law(
+        f"multiplicative-{repetition.name}",
+        f"E + A·(N/N0)^−α + B·(D_pt/D0 + d0)^−β·(S/D0 + s0)^−γ; {repetition.formula}",
+        (irreducible(), amplitude("A"), amplitude("B"), exponent("α"), exponent("β"), exponent("γ"), _offset("d0"), _offset("s0"))
+        + repetition.parameters,
+        loss,
+        "after arXiv 2402.17193, with offsets and a term for size",
+        "general tokens act as a factor on what specialist tokens leave",
+    )
+
+
+def _interaction(repetition: Repetition) -> Law:
+    def loss(p: Mapping[str, Any], x: Points) -> Any:
+        general, special = log(x.pt + p["d0"]), log(repetition.effective(p, x) + p["s0"])
+        data = -p["β"] * general - p["γ"] * special + p["ι"] * general * special
+        return p["E"] + p["A"] * exp(-x.log_n * p["α"]) + p["B"] * exp(data) + repetition.penalty(p, x)
+
+    return Law(
+        f"interaction-{repetition.name}",
+        f"E + A·(N/N0)^−α + B·(D_pt/D0 + d0)^−β·(S/D0 + s0)^(−γ + ι·ln(D_pt/D0 + d0)); {repetition.formula}",
+        (irreducible(), amplitude("A"), amplitude("B"), exponent("α"), exponent("β"), exponent("γ"))
+        + (Parameter("ι", -0.5, 0.5, (-0.05, 0.1), "exponent", logarithmic=False), _offset("d0"), _offset("s0"))
+        + repetition.parameters,
+        loss,
+        "after arXiv 2510.06548, with offsets and a term for size",
+        "a specialist token buys less the longer the general stage was",
+    )
+
+
+LAWS = tuple(make(repetition) for make in (_additive, _multiplicative, _interaction) for repetition in REPETITIONS)
