@@ -1,0 +1,29 @@
+"""Counts and budgets as people write them."""
+
+import pytest
+
+from planner.errors import InputError
+from planner.units import format_count, parse_count, parse_flops
+
+
+@pytest.mark.parametrize(("text", "value"), [("5B", 5e9), ("20k", 2e4), ("1e22", 1e22), ("1,200,000", 1.2e6), (" 1.2M ", 1.2e6), ("3T", 3e12)])
+def test_reads_counts(text: str, value: float) -> None:
+    assert parse_count(text) == pytest.approx(value, rel=1e-12)
+
+
+@pytest.mark.parametrize("text", ["-5", "nan", "five", "", "1e999", "5 B tokens"])
+def test_refuses_what_is_no_count(text: str) -> None:
+    with pytest.raises(InputError) as caught:
+        parse_count(text)
+    assert repr(text) in str(caught.value)
+
+
+def test_gpu_time_needs_a_throughput() -> None:
+    assert parse_flops("3 GPU-days", flops_per_gpu_second=4e14) == pytest.approx(3 * 86400 * 4e14)
+    with pytest.raises(InputError, match="throughput"):
+        parse_flops("3 GPU-days")
+
+
+def test_format_and_parse_agree() -> None:
+    for value in (1.23e4, 4.56e6, 7.89e9, 1.5e12):
+        assert parse_count(format_count(value)) == pytest.approx(value, rel=5e-3)
