@@ -22,7 +22,6 @@ from planner.recipe import Recipe
 from planner.sweep import Engine, Sweep, run_sweep
 from planner.train.job import record_path
 
-
 EXTENSIONS = 3
 """How often the rates of a size are extended where its best one is at an end."""
 
