@@ -36,7 +36,7 @@ def record_body(job: Job, seconds: float | None, losses: dict[str, float], *, st
     kind = "zero_shot" if not special else "stable" if segment.steps_pt else "scratch"
     row = {
         "run_id": segment.segment_id,
-        "trunk_id": segment.segment_id.split("-pt")[0] if segment.steps_pt or not special else segment.segment_id.removesuffix("-end"),
+        "trunk_id": segment.segment_id.split("-pt")[0] if segment.steps_pt or not special else segment.segment_id.split("-sp")[0],
         "branch_kind": kind,
         "family": segment.shape.family,
         "seed": segment.seed,

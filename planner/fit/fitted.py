@@ -1,0 +1,172 @@
+"""A fitted law: forecasts with their intervals, how far they extrapolate, and its file `law.json`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from planner.artifacts import read_artifact, write_artifact
+from planner.fit.support import Support
+from planner.laws import Law, Points, Reference, law_named
+from planner.laws.dual import Array
+
+KIND = "law"
+VERSION = 1
+LEVEL = 0.9
+"""Probability that an interval is to cover."""
+_Z = 1.6448536269514722  # normal quantile of (1 + LEVEL) / 2
+
+
+@dataclass(frozen=True)
+class Member:
+    """One of the laws that forecast together."""
+
+    law: Law
+    theta: Array
+    """Shape (parameters,)."""
+    resamples: Array
+    """Shape (resamples, parameters)."""
+    status: str
+    """Key of `solver.STATUS_ADVICE`."""
+    starts: int
+    starts_agree: int
+    condition: float
+    at_bound: tuple[str, ...]
+    objective: float
+
+    def interval(self, number: int) -> tuple[float, float]:
+        """Return a parameter's interval over the resamples."""
+        low, high = np.quantile(self.resamples[:, number], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+        return float(low), float(high)
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Forecast losses [nats/token] with their intervals, each of shape (points,)."""
+
+    loss: Array
+    low: Array
+    high: Array
+
+
+@dataclass(frozen=True)
+class FittedLaw:
+    """What `plan fit` leaves for the stages after it."""
+
+    members: tuple[Member, ...]
+    reference: Reference
+    params_kind: str
+    """What N is: "non_embedding" or "total"."""
+    noise: float
+    """Deviation of ln L of one run around the law."""
+    drift: float
+    """Deviation of ln L for each log unit outside the support."""
+    support: Support
+    scores: list[dict[str, Any]] = field(default_factory=list)
+    """The table of all candidates: law, parameters, rms_percent, held by slice, mean."""
+    holdout: dict[str, Any] = field(default_factory=dict)
+    """The largest size forecast by a law that was chosen and fitted without it."""
+    source: dict[str, Any] = field(default_factory=dict)
+    """Where the runs are from: sweep, corpus, domain, recipe, vocab_size, rows, flagged."""
+
+    def points(self, params: Any, tokens_pt: Any, tokens_spec: Any, unique_spec: Any) -> Points:
+        """Prepare points to forecast."""
+        return Points(self.reference, params, tokens_pt, tokens_spec, unique_spec)
+
+    def log_loss(self, points: Points) -> Array:
+        """Forecast ln L, shape (points,)."""
+        result: Array = np.mean([member.law.log_loss(member.theta[None], points)[0] for member in self.members], axis=0)
+        return result
+
+    def log_loss_resamples(self, points: Points, most: int | None = None) -> Array:
+        """Forecast ln L by every resample of every member, shape (resamples, points).
+
+        Args:
+            points: where.
+            most: resamples of each member, at most.
+        """
+        return np.concatenate([member.law.log_loss(member.resamples[:most], points) for member in self.members])
+
+    def forecast(self, params: Any, tokens_pt: Any, tokens_spec: Any, unique_spec: Any) -> Forecast:
+        """Forecast the loss that one more run would have, with the interval that it falls in nine times of ten.
+
+        The interval holds the resamples of all members, the noise of a run, and the drift outside the support.
+        """
+        points = self.points(params, tokens_pt, tokens_spec, unique_spec)
+        middle = self.log_loss(points)
+        deviation = self.deviation(points, self.support.distance(params, tokens_pt, tokens_spec, unique_spec))
+        # Beyond a deviation of 5 the interval says "anything"; the cap keeps it finite.
+        width = _Z * np.minimum(deviation, 5.0)
+        return Forecast(np.exp(middle), np.exp(middle - width), np.exp(middle + width))
+
+    def deviation(self, points: Points, distance: Array) -> Array:
+        """Return the deviation of ln L of a run at points a distance [log units] outside the support."""
+        resamples = self.log_loss_resamples(points)
+        spread = ((resamples - self.log_loss(points)) ** 2).mean(0)
+        with np.errstate(invalid="ignore"):
+            drift = np.where(distance > 0, self.drift * distance, 0.0)
+        result: Array = np.sqrt(spread + self.noise**2 + drift**2)
+        return result
+
+    def save(self, path: Path, inputs: Mapping[str, str]) -> None:
+        """Write law.json."""
+        members = [
+            {
+                "law": member.law.name,
+                "formula": member.law.formula,
+                "parameters": {
+                    parameter.name: {"value": value, "interval": member.interval(number), "unit": parameter.unit}
+                    for number, (parameter, value) in enumerate(zip(member.law.parameters, member.theta, strict=True))
+                },
+                "status": member.status,
+                "starts": member.starts,
+                "starts_agree": member.starts_agree,
+                "condition": member.condition,
+                "at_bound": member.at_bound,
+                "objective": member.objective,
+                "theta": member.theta,
+                "resamples": [[float(f"{value:.9g}") for value in row] for row in member.resamples],
+            }
+            for member in self.members
+        ]
+        body = {
+            "members": members,
+            "reference": {"params": self.reference.params, "tokens": self.reference.tokens},
+            "params_kind": self.params_kind,
+            "level": LEVEL,
+            "noise": self.noise,
+            "drift": self.drift,
+            "support": {"low": self.support.low, "high": self.support.high, "zero": self.support.zero},
+            "scores": self.scores,
+            "holdout": self.holdout,
+            "source": self.source,
+        }
+        write_artifact(path, KIND, VERSION, body, inputs)
+
+    @classmethod
+    def load(cls, path: Path | str) -> FittedLaw:
+        """Read law.json.
+
+        Raises:
+            InputError: no such file, or another kind of file.
+            StateError: written by another version.
+        """
+        body = read_artifact(path, KIND, VERSION)
+        members = tuple(
+            Member(
+                law_named(item["law"]), np.array(item["theta"], dtype=float), np.array(item["resamples"], dtype=float), item["status"],
+                item["starts"], item["starts_agree"], item["condition"] if item["condition"] is not None else math.inf,
+                tuple(item["at_bound"]), item["objective"],
+            )
+            for item in body["members"]
+        )  # fmt: skip
+        support = Support(body["support"]["low"], body["support"]["high"], body["support"]["zero"])
+        return cls(
+            members, Reference(**body["reference"]), body["params_kind"], body["noise"], body["drift"], support, body["scores"],
+            body["holdout"], body["source"],
+        )  # fmt: skip

@@ -1,0 +1,65 @@
+"""The box that the runs cover, and how far a point lies outside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from planner.fit.data import FitData
+from planner.laws.dual import Array
+
+AXES = ("params", "tokens_pt", "tokens_spec", "unique_spec", "epochs_spec", "flops")
+
+
+@dataclass(frozen=True)
+class Support:
+    """Least and greatest positive value of every axis."""
+
+    low: Mapping[str, float]
+    high: Mapping[str, float]
+    zero: Mapping[str, bool]
+    """Whether runs with zero were trained, so that what lies between zero and the least value is inside."""
+
+    @classmethod
+    def of(cls, data: FitData) -> Support:
+        """Find the box of a table."""
+        axes = (data.params, data.tokens_pt, data.tokens_spec, np.nan_to_num(data.unique_spec), data.epochs, data.flops)
+        low, high, zero = {}, {}, {}
+        for name, values in zip(AXES, axes, strict=True):
+            positive = values[values > 0]
+            low[name], high[name] = (float(positive.min()), float(positive.max())) if len(positive) else (0.0, 0.0)
+            zero[name] = bool((values <= 0).any())
+        return cls(low, high, zero)
+
+    def factors(self, params: Any, tokens_pt: Any, tokens_spec: Any, unique_spec: Any, flops: Any = None) -> dict[str, Array]:
+        """Return by what factor points lie outside on each axis: 1 inside, 3 for three times the most or a third of the least.
+
+        An axis that no run has (specialist tokens in a table of one stage) gives infinity.
+        """
+        params, pt, spec, unique = np.broadcast_arrays(*(np.asarray(item, dtype=float) for item in (params, tokens_pt, tokens_spec, unique_spec)))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            epochs = np.where(spec > 0, spec / unique, 0.0)
+        values = {"params": params, "tokens_pt": pt, "tokens_spec": spec, "unique_spec": np.where(spec > 0, unique, 0.0), "epochs_spec": epochs}
+        if flops is not None:
+            values["flops"] = np.broadcast_to(np.asarray(flops, dtype=float), params.shape)
+        return {name: self._factor(name, value) for name, value in values.items()}
+
+    def distance(self, params: Any, tokens_pt: Any, tokens_spec: Any, unique_spec: Any) -> Array:
+        """Return the distance from the box in log units; specialist tokens, seen and distinct, count as one axis."""
+        logs = {name: np.log(factor) for name, factor in self.factors(params, tokens_pt, tokens_spec, unique_spec).items()}
+        text = np.maximum(logs["tokens_spec"], logs["unique_spec"])
+        result: Array = np.sqrt(logs["params"] ** 2 + logs["tokens_pt"] ** 2 + text**2 + logs["epochs_spec"] ** 2)
+        return result
+
+    def _factor(self, name: str, value: Array) -> Array:
+        low, high, zero = self.low[name], self.high[name], self.zero[name]
+        if high == 0:
+            return np.where(value > 0, np.inf, 1.0)
+        # One pass is where repetition begins: fewer than the least number of epochs is no new ground, nor is less than the least
+        # FLOPs or distinct tokens where the other axes are inside.
+        under = 1.0 if zero or name in ("epochs_spec", "flops") else low / np.where(value > 0, value, np.inf)
+        under = np.where(value > 0, under, 1.0 if zero or name in ("tokens_pt", "tokens_spec", "unique_spec", "epochs_spec") else np.inf)
+        return np.maximum(1.0, np.maximum(value / high, under))
