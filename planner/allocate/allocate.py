@@ -1,0 +1,138 @@
+"""From a fitted law and a request to a recommendation, the arms beside it, and what must be said about it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from planner.allocate.allocation import Allocation, Arm, Plan
+from planner.allocate.optimum import MOST_RESAMPLES, Search, coarse, interval, joined, profile, refine, search, within
+from planner.allocate.problem import Plans, Problem, Request
+from planner.fit.fitted import LEVEL, FittedLaw
+from planner.flops import flops_6nd
+from planner.units import format_count
+
+ARMS = (("no specialisation", 0.0), ("specialist only", 1.0), ("50/50", 0.5))
+FAR = 10.0
+"""Factor beyond the support from which a forecast is an extrapolation to be warned of loudly."""
+_NAMES = {
+    "params": "model size", "tokens_pt": "general tokens", "tokens_spec": "specialist tokens", "unique_spec": "distinct specialist tokens",
+    "epochs_spec": "epochs", "flops": "compute",
+}  # fmt: skip
+
+
+def allocate(law: FittedLaw, request: Request) -> Allocation:
+    """Recommend how to spend a budget.
+
+    Args:
+        law: the fitted law.
+        request: budget, specialist text and limits.
+
+    Raises:
+        DataError: the budget allows no plan.
+    """
+    problem = Problem.of(law, request)
+    whole = coarse(problem)
+    close = refine(problem, whole, whole.best)
+    guess = refine(problem, whole, whole.best_guess)
+    plan = _realised(problem, close, close.best)
+    best_guess = _realised(problem, guess, guess.best_guess)
+    mine = _resampled(problem, plan)
+    everything = joined(whole, close)
+    regret = 100 * np.expm1(np.maximum(mine - everything.resamples.min(1), 0.0))
+    factors = law.support.factors(plan.params, plan.tokens_pt, plan.tokens_spec, plan.unique_spec, plan.flops)
+    extrapolation = {name: float(value) for name, value in factors.items()}
+    shares, losses = profile(whole)
+    splits, sizes = everything.plans.share, everything.plans.params
+    return Allocation(
+        request={**asdict(request), "max_epochs": problem.max_epochs},
+        plan=plan,
+        best_guess=best_guess,
+        share_interval=interval(everything, splits, LEVEL),
+        params_interval=interval(everything, sizes, LEVEL),
+        share_within=within(everything, splits),
+        params_within=within(everything, sizes),
+        regret_expected_percent=float(regret.mean()),
+        regret_90_percent=float(np.quantile(regret, LEVEL)),
+        arms=tuple(_arm(problem, name, share, plan, mine) for name, share in ARMS),
+        extrapolation=extrapolation,
+        warnings=tuple(_warnings(problem, whole, plan, extrapolation)),
+        curve={"share": shares.tolist(), "loss": losses.tolist()},
+        source={key: value for key, value in law.source.items() if key != "runs"},
+    )
+
+
+def describe(problem: Problem, plans: Plans, number: int) -> Plan:
+    """Write one plan out, with its forecast."""
+    size = plans.sizes[plans.size[number]]
+    pt, spec, unique = (float(values[number]) for values in (plans.tokens_pt, plans.tokens_spec, plans.unique_spec))
+    forecast = problem.law.forecast([size.params], [pt], [spec], [unique])
+    return Plan(
+        size.params, size.params_non_embedding, pt, spec, unique, spec / unique, spec / (pt + spec), float(plans.flops[number]),
+        flops_6nd(size.params_non_embedding, pt + spec), float(forecast.loss[0]), float(forecast.low[0]), float(forecast.high[0]),
+        size.shape.to_dict() if size.shape else None,
+    )  # fmt: skip
+
+
+def _realised(problem: Problem, found: Search, number: int) -> Plan:
+    plans = found.plans
+    size = plans.sizes[plans.size[number]]
+    exact = problem.realise(size, float(plans.tokens_pt[number]), float(plans.tokens_spec[number]))
+    return describe(problem, exact, 0)
+
+
+def _resampled(problem: Problem, plan: Plan) -> Any:
+    points = problem.law.points([plan.params], [plan.tokens_pt], [plan.tokens_spec], [plan.unique_spec])
+    return problem.law.log_loss_resamples(points, MOST_RESAMPLES)[:, 0]
+
+
+def _arm(problem: Problem, name: str, share: float, plan: Plan, mine: Any) -> Arm:
+    """Find the best plan with a given share of specialist tokens."""
+    sizes = problem.sizes()
+    plans = problem.split(sizes, share)
+    if not len(plans):
+        passes = share * problem.request.flops / min(1 / size.flops_per_token for size in sizes) ** -1 / problem.request.unique_spec
+        if passes > problem.max_epochs:
+            return Arm(name, None, None, None, f"would take {passes:.3g} epochs or more; {problem.max_epochs:.3g} are allowed")
+        return Arm(name, None, None, None, "its specialist stage would be too short to train")
+    found = search(problem, plans)
+    best = describe(problem, plans, found.best)
+    difference = _resampled(problem, best) - mine
+    # Rounded to steps the recommendation may be the arm itself; equal is not better.
+    return Arm(name, best, 100 * (best.loss / plan.loss - 1), float((difference > 1e-6).mean()))
+
+
+def _warnings(problem: Problem, whole: Search, plan: Plan, extrapolation: dict[str, float]) -> list[str]:
+    request, support = problem.request, problem.law.support
+    found = []
+    compute = extrapolation["flops"]
+    others = [f"{_NAMES[name]} {factor:.3g}×" for name, factor in extrapolation.items() if factor > 1.2 and name != "flops" and np.isfinite(factor)]
+    if compute > FAR:
+        found.append(
+            f"EXTRAPOLATION: this plan costs {compute:.3g} times the largest run that the law has seen ({support.high['flops']:.3g} FLOPs)"
+            + (f"; outside the runs by: {', '.join(others)}" if others else "")
+            + f". Do not spend {request.flops:.3g} FLOPs on it: run a sweep up to about {request.flops / 100:.1g} FLOPs a run first"
+        )
+    elif others or compute > 1.2:
+        found.append(f"extrapolation: compute {compute:.3g}× the largest run" + (f"; {', '.join(others)}" if others else ""))
+    for name, factor in extrapolation.items():
+        if not np.isfinite(factor):
+            found.append(f"no run of the table has any {_NAMES[name]}: their effect is not measured")
+    if request.params is not None and abs(plan.params_non_embedding / request.params - 1) > 0.05:
+        found.append(f"--params {format_count(request.params)} is realised as {format_count(plan.params_non_embedding)} non-embedding parameters")
+    if plan.tokens_spec > 0.98 * problem.max_tokens_spec and plan.tokens_pt > 0:
+        found.append(f"the limit of {problem.max_epochs:.3g} epochs binds: more specialist text, or more passes, might lower the loss")
+    if request.max_epochs is not None and request.max_epochs > 1.01 * support.high["epochs_spec"]:
+        found.append(f"--max-epochs {request.max_epochs:.3g} is beyond the {support.high['epochs_spec']:.3g} that the runs cover")
+    if request.params is None and len({size.params for size in whole.plans.sizes}) > 2:
+        ends = (min(whole.plans.params), max(whole.plans.params))
+        if whole.plans.params[whole.best] in ends:
+            found.append("the best size is at the end of the sizes searched: the law sees no optimum inside")
+    for member in problem.law.members:
+        if member.status != "converged":
+            from planner.fit.solver import STATUS_ADVICE
+
+            found.append(f"law {member.law.name} is {member.status}: {STATUS_ADVICE[member.status]}")
+    return found

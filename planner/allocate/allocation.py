@@ -1,0 +1,115 @@
+"""The recommendation and its file `allocation.json`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from planner.artifacts import read_artifact, write_artifact
+from planner.shapes import ModelShape
+
+KIND = "allocation"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One way to spend the budget, with the loss that it is forecast to reach."""
+
+    params: float
+    """N as the law counts it."""
+    params_non_embedding: float
+    tokens_pt: float
+    tokens_spec: float
+    """Specialist tokens, repeats included."""
+    unique_spec: float
+    epochs_spec: float
+    share_spec: float
+    """Share of specialist tokens in all tokens."""
+    flops: float
+    flops_6nd: float
+    loss: float
+    """Forecast [nats/token]."""
+    loss_low: float
+    loss_high: float
+    """90 % interval of one run."""
+    shape: dict[str, Any] | None = None
+
+    @property
+    def model_shape(self) -> ModelShape:
+        """Return the shape; only plans of a recipe have one."""
+        assert self.shape is not None
+        return ModelShape(**self.shape)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A plan to compare with, such as no specialisation."""
+
+    name: str
+    plan: Plan | None
+    """None where the budget or the passes do not allow it."""
+    worse_percent: float | None
+    """How much higher its forecast loss is than the recommendation's."""
+    probability: float | None
+    """Share of the resamples under which the recommendation is better."""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """What `plan allocate` answers."""
+
+    request: dict[str, Any]
+    plan: Plan
+    """Least expected regret over the resamples, rounded to what will be trained."""
+    best_guess: Plan
+    """What the fitted parameters alone prefer."""
+    share_interval: tuple[float, float]
+    params_interval: tuple[float, float]
+    share_within: tuple[float, float]
+    """Range of shares among all plans whose loss is within 0.5 % of the best."""
+    params_within: tuple[float, float]
+    regret_expected_percent: float
+    """Mean over resamples of what the plan gives away against the resample's own best."""
+    regret_90_percent: float
+    arms: tuple[Arm, ...]
+    extrapolation: dict[str, float]
+    """By what factor the plan lies outside the support on each axis; 1 is inside."""
+    warnings: tuple[str, ...]
+    curve: dict[str, list[float]]
+    """Best loss by share of specialist tokens, for the figure."""
+    source: dict[str, Any] = field(default_factory=dict)
+    """From the law: recipe, vocabulary, corpus, domain."""
+    created: str = ""
+    """When it was written [UTC]."""
+
+    def save(self, path: Path, inputs: Mapping[str, str]) -> None:
+        """Write allocation.json."""
+        body = asdict(self)
+        body.pop("created")
+        write_artifact(path, KIND, VERSION, body, inputs)
+
+    @classmethod
+    def load(cls, path: Path | str) -> Allocation:
+        """Read allocation.json.
+
+        Raises:
+            InputError: no such file, or another kind of file.
+        """
+        body = read_artifact(path, KIND, VERSION)
+        arms = tuple(Arm(arm["name"], _plan(arm["plan"]), arm["worse_percent"], arm["probability"], arm["note"]) for arm in body["arms"])
+        plan, guess = _plan(body["plan"]), _plan(body["best_guess"])
+        assert plan is not None and guess is not None
+        pairs = {key: (body[key][0], body[key][1]) for key in ("share_interval", "params_interval", "share_within", "params_within")}
+        return cls(
+            request=body["request"], plan=plan, best_guess=guess, **pairs, regret_expected_percent=body["regret_expected_percent"],
+            regret_90_percent=body["regret_90_percent"], arms=arms, extrapolation=body["extrapolation"], warnings=tuple(body["warnings"]),
+            curve=body["curve"], source=body["source"], created=body["created"],
+        )  # fmt: skip
+
+
+def _plan(body: dict[str, Any] | None) -> Plan | None:
+    return None if body is None else Plan(**body)

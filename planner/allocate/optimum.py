@@ -1,0 +1,113 @@
+"""The best plan under uncertainty: the one with the least expected regret over the law's resamples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from planner.allocate.problem import Plans, Problem, Size
+from planner.laws.dual import Array
+
+FRACTIONS = np.unique(np.concatenate([np.geomspace(2e-3, 1.0, 24), np.linspace(0.05, 1.0, 24)]))
+"""Of the most specialist tokens possible; finer where they are few."""
+REFINED = 15
+"""Sizes, and as many amounts of text, around the best of the coarse search."""
+MOST_RESAMPLES = 120
+"""Of each member, in a search; forecasts use all."""
+TOLERANCE = 0.005
+"""Plans whose loss is within this share of the best count as equally good."""
+
+
+@dataclass(frozen=True)
+class Search:
+    """What the law says of a set of plans."""
+
+    plans: Plans
+    expected: Array
+    """Mean of ln L over resamples, shape (plans,): least where the expected regret is least."""
+    guess: Array
+    """ln L of the fitted parameters, shape (plans,)."""
+    resamples: Array
+    """ln L, shape (resamples, plans)."""
+
+    @property
+    def best(self) -> int:
+        """Number of the plan with the least expected regret."""
+        return int(np.argmin(self.expected))
+
+    @property
+    def best_guess(self) -> int:
+        """Number of the plan that the fitted parameters prefer."""
+        return int(np.argmin(self.guess))
+
+    def regret(self, plan: int) -> Array:
+        """Return what a plan gives away against each resample's own best, in ln L, shape (resamples,)."""
+        result: Array = self.resamples[:, plan] - self.resamples.min(1)
+        return result
+
+
+def search(problem: Problem, plans: Plans) -> Search:
+    """Evaluate plans under every resample."""
+    points = problem.law.points(plans.params, plans.tokens_pt, plans.tokens_spec, plans.unique_spec)
+    resamples = problem.law.log_loss_resamples(points, MOST_RESAMPLES)
+    return Search(plans, resamples.mean(0), problem.law.log_loss(points), resamples)
+
+
+def coarse(problem: Problem) -> Search:
+    """Search the whole range."""
+    return search(problem, problem.plans(problem.sizes(), FRACTIONS))
+
+
+def refine(problem: Problem, found: Search, number: int) -> Search:
+    """Search closely around one plan of a coarse search."""
+    plans = found.plans
+    size = plans.sizes[plans.size[number]]
+    sizes: dict[Any, Size] = {size.shape or size.params: size}
+    if problem.request.params is None:
+        near = [item.params_non_embedding for item in plans.sizes]
+        at = near.index(size.params_non_embedding)
+        for value in np.geomspace(near[max(0, at - 1)], near[min(len(near) - 1, at + 1)], REFINED):
+            item = problem.size(float(value))
+            sizes[item.shape or item.params] = item
+    fractions = np.array([1.0])
+    if plans.tokens_spec[number] > 0:
+        total = plans.tokens_pt[number] + plans.tokens_spec[number]
+        fraction = plans.tokens_spec[number] / min(total, problem.max_tokens_spec)
+        fractions = np.unique(np.minimum(1.0, np.geomspace(fraction * 0.8, fraction * 1.25, 2 * REFINED + 1)))
+    return search(problem, problem.plans(tuple(sizes.values()), fractions))
+
+
+def joined(first: Search, second: Search) -> Search:
+    """Put two searches together."""
+    a, b = first.plans, second.plans
+    plans = Plans(
+        np.concatenate([a.size, b.size + len(a.sizes)]), np.concatenate([a.params, b.params]), np.concatenate([a.tokens_pt, b.tokens_pt]),
+        np.concatenate([a.tokens_spec, b.tokens_spec]), np.concatenate([a.unique_spec, b.unique_spec]), a.sizes + b.sizes,
+    )  # fmt: skip
+    pairs = ((first.expected, second.expected), (first.guess, second.guess))
+    expected, guess = (np.concatenate(pair) for pair in pairs)
+    return Search(plans, expected, guess, np.concatenate([first.resamples, second.resamples], axis=1))
+
+
+def interval(found: Search, values: Array, level: float) -> tuple[float, float]:
+    """Return the interval over resamples of a quantity of each resample's own best plan."""
+    chosen = values[found.resamples.argmin(1)]
+    low, high = np.quantile(chosen, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def within(found: Search, values: Array, tolerance: float = TOLERANCE) -> tuple[float, float]:
+    """Return the range of a quantity over all plans within a tolerance of the best."""
+    good = found.expected <= found.expected.min() + np.log1p(tolerance)
+    return float(values[good].min()), float(values[good].max())
+
+
+def profile(found: Search, bins: int = 40) -> tuple[Array, Array]:
+    """Return the best loss for each share of specialist tokens: shares and losses, for a figure."""
+    shares = found.plans.share
+    edges = np.linspace(0, shares.max(), bins + 1)
+    where = np.digitize(shares, edges[1:-1])
+    best = [int(np.flatnonzero(where == number)[found.expected[where == number].argmin()]) for number in range(bins) if (where == number).any()]
+    return shares[best], np.exp(found.expected[best])

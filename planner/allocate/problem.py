@@ -1,0 +1,196 @@
+"""What is asked of the allocator, and the plans that a budget allows: every size at hand times every amount of specialist text."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from planner.design.spec import MIN_STEPS, MIN_TOKENS_PER_PARAMETER
+from planner.errors import DataError, InputError
+from planner.fit.fitted import FittedLaw
+from planner.flops import flops_per_token
+from planner.ladder import LARGEST, SMALLEST, shape_for
+from planner.laws.dual import Array
+from planner.recipe import Recipe
+from planner.shapes import ModelShape
+from planner.units import format_count
+
+SIZES = 48
+SPAN = 3000.0
+"""How far below the largest sensible size the search begins."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user has and wants."""
+
+    flops: float
+    """Training budget [FLOPs]."""
+    unique_spec: float
+    """Distinct specialist tokens there are."""
+    params: float | None = None
+    """Fixed size [non-embedding parameters]; None to choose it."""
+    max_epochs: float | None = None
+    """Most passes over the specialist text; None for the most that the sweep covered."""
+
+    def __post_init__(self) -> None:
+        for name, value in (("a budget", self.flops), ("spec-tokens", self.unique_spec), ("params", self.params), ("max-epochs", self.max_epochs)):
+            if value is not None and not (math.isfinite(value) and value > 0):
+                raise InputError(f"{name} of {value:g} is not a positive number", remedy="give a positive number")
+
+
+@dataclass(frozen=True)
+class Size:
+    """A model that could be trained."""
+
+    params: float
+    """N as the law counts it."""
+    params_non_embedding: float
+    flops_per_token: float
+    """Training, exact for a shape, else 6·N."""
+    shape: ModelShape | None
+    """None where the law comes from a table without a recipe."""
+
+
+@dataclass(frozen=True)
+class Plans:
+    """Plans as flat arrays, each of shape (plans,)."""
+
+    size: Any
+    """Number of the size in `sizes`."""
+    params: Array
+    tokens_pt: Array
+    tokens_spec: Array
+    unique_spec: Array
+    sizes: tuple[Size, ...]
+
+    @property
+    def share(self) -> Array:
+        """Share of specialist tokens."""
+        result: Array = self.tokens_spec / (self.tokens_pt + self.tokens_spec)
+        return result
+
+    @property
+    def flops(self) -> Array:
+        """Training FLOPs."""
+        result: Array = (self.tokens_pt + self.tokens_spec) * np.array([size.flops_per_token for size in self.sizes])[self.size]
+        return result
+
+    def __len__(self) -> int:
+        return len(self.params)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A request under a law: sizes, costs and limits."""
+
+    law: FittedLaw
+    request: Request
+    recipe: Recipe | None
+    vocab: int | None
+
+    @classmethod
+    def of(cls, law: FittedLaw, request: Request) -> Problem:
+        """Make a problem; recipe and vocabulary are those that the law was measured with."""
+        recipe = law.source.get("recipe")
+        return cls(law, request, Recipe.from_mapping(recipe) if recipe else None, law.source.get("vocab_size"))
+
+    @property
+    def max_tokens_spec(self) -> float:
+        """Most specialist tokens with repeats."""
+        return self.max_epochs * self.request.unique_spec
+
+    @property
+    def max_epochs(self) -> float:
+        """Most passes."""
+        return self.request.max_epochs or max(1.0, self.law.support.high["epochs_spec"])
+
+    @property
+    def min_tokens_spec(self) -> float:
+        """Least specialist tokens of a specialist stage that is more than a transient."""
+        return MIN_STEPS * self.recipe.tokens_per_step if self.recipe else 0.0
+
+    def size(self, params_non_embedding: float) -> Size:
+        """Realise a size."""
+        if self.recipe is None or self.vocab is None:
+            return Size(params_non_embedding, params_non_embedding, 6.0 * params_non_embedding, None)
+        shape = shape_for(params_non_embedding, family=self.recipe.family, vocab=self.vocab)
+        counted = shape.params_total if self.law.params_kind == "total" else shape.params_non_embedding
+        return Size(counted, shape.params_non_embedding, flops_per_token(shape, self.recipe.seq_len), shape)
+
+    def sizes(self) -> tuple[Size, ...]:
+        """List the sizes to search: the fixed one, or a ladder down from where tokens per parameter would be too few.
+
+        Raises:
+            DataError: the budget is too small for the fixed size, or for any.
+        """
+        budget = self.request.flops
+        if self.request.params is not None:
+            size = self.size(self.request.params)
+            tokens = budget / size.flops_per_token
+            if tokens < MIN_TOKENS_PER_PARAMETER * size.params_non_embedding or tokens < self.min_tokens_spec:
+                raise DataError(
+                    f"{budget:.3g} FLOPs give {format_count(size.params_non_embedding)} parameters only {format_count(tokens)} tokens, too few to train",
+                    remedy=f"give at least {MIN_TOKENS_PER_PARAMETER * size.params_non_embedding * size.flops_per_token:.2g} FLOPs or a smaller --params",
+                )
+            return (size,)
+        most = math.sqrt(budget / (6 * MIN_TOKENS_PER_PARAMETER))
+        least = most / SPAN
+        if self.recipe is not None:
+            most, least = min(most, LARGEST), max(least, SMALLEST)
+        if most <= least:
+            raise DataError(f"{budget:.3g} FLOPs are too few for the smallest model", remedy=f"give at least {12 * least**2:.2g} FLOPs")
+        found: dict[Any, Size] = {}
+        for value in np.geomspace(least, most, SIZES):
+            size = self.size(float(value))
+            if budget / size.flops_per_token >= max(MIN_TOKENS_PER_PARAMETER * size.params_non_embedding, self.min_tokens_spec):
+                found[size.shape or size.params] = size
+        if not found:
+            raise DataError(f"{budget:.3g} FLOPs are too few for any model of the recipe", remedy="give a larger budget")
+        return tuple(found.values())
+
+    def plans(self, sizes: tuple[Size, ...], fractions: Array) -> Plans:
+        """Cross sizes with fractions of the specialist tokens that they could take, and with none.
+
+        Args:
+            sizes: the sizes.
+            fractions: of the most specialist tokens that budget and passes allow, each in (0, 1].
+        """
+        rows: list[tuple[int, float, float]] = []
+        for number, size in enumerate(sizes):
+            total = self.request.flops / size.flops_per_token
+            rows.append((number, total, 0.0))
+            most = min(total, self.max_tokens_spec)
+            for fraction in fractions:
+                spec = fraction * most
+                if spec >= self.min_tokens_spec:
+                    general = total - spec
+                    rows.append((number, general if general > 1e-9 * total else 0.0, spec))
+        return self._make(rows, sizes)
+
+    def split(self, sizes: tuple[Size, ...], share: float) -> Plans:
+        """Return the plans with one share of specialist tokens; sizes for which it would take too many passes are left out."""
+        rows = []
+        for number, size in enumerate(sizes):
+            total = self.request.flops / size.flops_per_token
+            if share * total <= self.max_tokens_spec and (share == 0 or share * total >= self.min_tokens_spec):
+                rows.append((number, (1 - share) * total, share * total))
+        return self._make(rows, sizes)
+
+    def realise(self, size: Size, tokens_pt: float, tokens_spec: float) -> Plans:
+        """Round one plan to what will be trained: whole optimiser steps of the recipe."""
+        if self.recipe is not None:
+            step = self.recipe.tokens_per_step
+            tokens_pt, tokens_spec = self.recipe.steps(tokens_pt) * step, self.recipe.steps(tokens_spec) * step
+        else:
+            tokens_pt, tokens_spec = round(tokens_pt), round(tokens_spec)
+        return self._make([(0, float(tokens_pt), float(tokens_spec))], (size,))
+
+    def _make(self, rows: list[tuple[int, float, float]], sizes: tuple[Size, ...]) -> Plans:
+        number = np.array([row[0] for row in rows], dtype=int)
+        params = np.array([sizes[row[0]].params for row in rows], dtype=float)
+        pt, spec = np.array([row[1] for row in rows], dtype=float), np.array([row[2] for row in rows], dtype=float)
+        return Plans(number, params, pt, spec, np.full(len(rows), float(self.request.unique_spec)), sizes)

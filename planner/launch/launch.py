@@ -1,0 +1,163 @@
+"""Carry an allocation out: the same recipe, the same trainer, one run; what was forecast is put down before it begins."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from planner.allocate.allocation import Allocation
+from planner.artifacts import read_artifact, sha256_file, write_artifact
+from planner.corpus import Corpus
+from planner.design.spec import Cell, SweepSpec
+from planner.design.tree import build_tree
+from planner.engines.local import Event
+from planner.errors import DataError, InputError, PlannerError, StateError
+from planner.recipe import Recipe
+from planner.sweep import Engine, Sweep, run_sweep, single_run
+from planner.train.job import record_path, state_path
+from planner.units import format_count
+
+KIND = "launch"
+VERSION = 1
+STATES = 20
+"""A run is cut into about this many segments, so that a kill costs a twentieth of it at most."""
+
+
+@dataclass(frozen=True)
+class Launch:
+    """An allocation made ready to run."""
+
+    allocation: Allocation
+    allocation_path: Path
+    folder: Path
+    run: Sweep
+
+    @property
+    def name(self) -> str:
+        """Name of the one endpoint."""
+        return self.run.tree.tips[0].segment_id
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where the Hugging Face checkpoint goes."""
+        return self.folder / "checkpoint"
+
+    @property
+    def done(self) -> bool:
+        """Whether the run has ended and its record stands."""
+        return record_path(self.folder, self.name).exists()
+
+    def realised(self) -> list[tuple[str, float, float]]:
+        """List quantity, planned and realised value."""
+        tip, plan, recipe = self.run.tree.tips[0], self.allocation.plan, self.run.spec.recipe
+        special = tip.stage == "special"
+        spec = float(tip.last_step * recipe.tokens_per_step) if special else 0.0
+        pt = float((tip.steps_pt if special else tip.last_step) * recipe.tokens_per_step)
+        unique = float(self.run.corpus.subset(self.run.domain, plan.unique_spec).size) if special else 0.0
+        return [
+            ("params_non_embedding", plan.params_non_embedding, float(tip.shape.params_non_embedding)),
+            ("tokens_pt", plan.tokens_pt, pt),
+            ("tokens_spec", plan.tokens_spec, spec),
+            ("unique_spec", plan.unique_spec if special else 0.0, unique),
+            ("flops", plan.flops, self.run.tree.flops_of_run(tip)),
+        ]
+
+
+def prepare(allocation_path: Path, folder: Path, *, corpus: Path | None = None, seed: int = 0) -> Launch:
+    """Read an allocation and lay its run out.
+
+    Args:
+        allocation_path: what `plan allocate` wrote.
+        folder: where the run goes.
+        corpus: corpus folder, where it is not where the sweep had it.
+        seed: seed of initialisation and data order.
+
+    Raises:
+        InputError: the law behind the allocation knows no recipe, or the corpus is missing or another one.
+        DataError: the corpus has fewer distinct specialist tokens than the plan counts on.
+    """
+    allocation = Allocation.load(allocation_path)
+    source, plan = allocation.source, allocation.plan
+    if not source.get("recipe") or plan.shape is None:
+        raise InputError(f"{allocation_path} comes from a table of runs without a recipe", remedy="launch it with the trainer that made those runs")
+    where = corpus or (Path(source["corpus_path"]) if source.get("corpus_path") else None)
+    if where is None:
+        raise InputError(f"{allocation_path} names no corpus", remedy="give --corpus")
+    opened = Corpus.open(where)
+    if opened.fingerprint != source.get("corpus"):
+        raise InputError(
+            f"corpus {where} has fingerprint {opened.fingerprint}, the sweep was trained on {source.get('corpus')}",
+            remedy="give the sweep's own corpus with --corpus; a forecast holds for no other",
+        )
+    domain = opened.specialist(source.get("domain"))
+    available = opened.unique_tokens(domain)
+    if plan.tokens_spec > 0 and plan.unique_spec > available:
+        raise DataError(
+            f"the plan counts on {format_count(plan.unique_spec)} distinct specialist tokens, and corpus {where} has {format_count(available)}",
+            remedy=f"allocate again with --spec-tokens {available} or less, or build a larger corpus",
+        )
+    recipe = Recipe.from_mapping(source["recipe"])
+    spec = SweepSpec(
+        name=folder.name, folder=folder, corpus=where.resolve(), domain=domain, grids=(), recipe=recipe, eval_tokens=int(source.get("eval_tokens", 65536))
+    )
+    special = plan.tokens_spec > 0
+    cell = Cell(plan.params_non_embedding, seed, plan.tokens_pt, plan.tokens_spec, plan.unique_spec if special else None)
+    steps = recipe.steps(plan.tokens_pt) + recipe.steps(plan.tokens_spec)
+    tree = build_tree(
+        [cell], recipe, opened.vocab_size, eval_tokens=spec.eval_tokens, max_segment_steps=max(200, steps // STATES),
+        shapes={plan.params_non_embedding: plan.model_shape},
+    )  # fmt: skip
+    return Launch(allocation, allocation_path, folder, single_run(spec, opened, domain, tree))
+
+
+def carry_out(launch: Launch, engine: Engine, *, device: str = "cpu", threads: int = 1, on_event: Callable[[Event], None] | None = None) -> dict[str, Any]:
+    """Train the run, or go on with it, and save its checkpoint.
+
+    Returns:
+        The row of the run record.
+
+    Raises:
+        StateError: the folder holds a run of another allocation, or a segment failed.
+    """
+    _begin(launch)
+    if not launch.done or not launch.checkpoint.exists():
+        failures = run_sweep(launch.run, engine, device=device, threads=threads, keep_state=True, on_event=on_event)
+        if failures:
+            name, message = next(iter(failures.items()))
+            raise StateError(f"segment {name} failed: {message.strip().splitlines()[0]}", remedy="mend the cause; the same command goes on from here")
+    row: dict[str, Any] = read_artifact(record_path(launch.folder, launch.name), "run", 1)["row"]
+    if row["status"] == "ok" and not launch.checkpoint.exists():
+        from planner.train.export import export_checkpoint
+
+        state, tip = state_path(launch.folder, launch.name), launch.run.tree.tips[0]
+        export_checkpoint(state, tip.shape, launch.run.spec.recipe, launch.run.corpus, launch.checkpoint)
+        state.unlink()
+    return row
+
+
+def _begin(launch: Launch) -> None:
+    """Put down which forecast the run is to be held against, once, before the first step."""
+    digest = sha256_file(launch.allocation_path)
+    path = launch.folder / "launch.json"
+    if path.exists():
+        if read_artifact(path, KIND, VERSION)["inputs"].get("allocation") != digest:
+            raise StateError(f"{launch.folder} holds the run of another allocation", remedy="give another --out, or delete that folder")
+        return
+    if launch.folder.exists() and any(item.name != "run.lock" for item in launch.folder.iterdir()):
+        raise StateError(f"{launch.folder} is not empty and holds no launch", remedy="give another --out")
+    launch.folder.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(launch.allocation_path, launch.folder / "allocation.json")
+    body = {
+        "run_id": launch.name,
+        "started": datetime.now(timezone.utc).isoformat(timespec="microseconds"),
+        "requested_and_realised": launch.realised(),
+        "forecast": {"loss": launch.allocation.plan.loss, "low": launch.allocation.plan.loss_low, "high": launch.allocation.plan.loss_high},
+    }
+    try:
+        write_artifact(path, KIND, VERSION, body, {"allocation": digest})
+    except OSError as error:
+        raise PlannerError(f"{path} cannot be written: {error.strerror}", remedy="check the disk and its permissions") from error
