@@ -27,6 +27,7 @@ SCHEMA: dict[str, tuple[str, str]] = {
     "params_non_embedding": ("parameters", "all but embedding and output"),
     "params_embedding": ("parameters", "embedding and untied output"),
     "params_total": ("parameters", "both"),
+    "vocab_size": ("count", "rows of the embedding table"),
     "tokens_pt": ("tokens", "general tokens trained on before the specialist stage"),
     "tokens_spec": ("tokens", "specialist tokens trained on, repeats and cooldown included"),
     "unique_spec": ("tokens", "distinct specialist tokens available; empty where tokens_spec is 0"),

@@ -14,7 +14,7 @@ import numpy as np
 
 from planner.artifacts import read_json, write_artifact, write_text
 from planner.design.spec import Cell
-from planner.design.tree import Tree, build_tree
+from planner.design.tree import Segment, Tree, build_tree
 from planner.engines.local import Event
 from planner.errors import DataError, InputError
 from planner.ladder import shape_for
@@ -54,7 +54,7 @@ def probe_sweep(sweep: Sweep, probes: Probes, rates: Mapping[float, Sequence[flo
         probes: token counts of a probe.
         rates: the rates to try at each size.
     """
-    segments = []
+    segments: list[Segment] = []
     available = sweep.corpus.unique_tokens(sweep.domain)
     for rate in sorted({rate for tried in rates.values() for rate in tried}):
         cells = [Cell(size, 0, probes.tokens_pt, probes.tokens_spec, available) for size in probes.sizes if rate in rates[size]]

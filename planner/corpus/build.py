@@ -13,7 +13,7 @@ import numpy as np
 
 from planner.artifacts import read_artifact, sha256_file, sha256_json, write_artifact
 from planner.corpus.config import CorpusSettings
-from planner.corpus.duplicates import Document, count_contaminated, drop_exact, drop_near, make_document
+from planner.corpus.duplicates import Document, contaminated, drop_exact, drop_near, make_document
 from planner.corpus.sources import read_documents
 from planner.corpus.store import GENERAL, KIND, SPLITS, VERSION, Corpus
 from planner.corpus.tokenizer import copy_tokenizer, open_tokenizer, train_tokenizer
@@ -98,12 +98,8 @@ def _gather(settings: CorpusSettings, tell: Progress) -> tuple[list[Document], d
         documents, near = drop_near(
             documents, settings.near_duplicate_threshold, lambda done, total: tell("looking for near-duplicates", done / total)
         )
-    tell("counting contamination", 0.0)
-    contaminated = count_contaminated(documents)
     for name in account:
-        account[name].update(
-            duplicates_exact=exact.get(name, 0), duplicates_near=near.get(name, 0), heldout_contaminated=contaminated.get(name, 0)
-        )
+        account[name].update(duplicates_exact=exact.get(name, 0), duplicates_near=near.get(name, 0))
     return sorted(documents, key=lambda document: document.key[12:]), account
 
 
@@ -128,6 +124,8 @@ def _write(
     else:
         shares = dict(settings.tokenizer.mixture) or dict.fromkeys(account, 1.0)
         train_tokenizer(training, shares, settings.tokenizer.vocab_size, settings.tokenizer.max_characters, folder / "tokenizer")
+    tell("counting contamination", 0.0)
+    spoilt = contaminated(documents)
     tokenizer, end = open_tokenizer(folder / "tokenizer")
     vocab = max(tokenizer.get_vocab_size(), end + 1)
     dtype = np.dtype("uint16" if vocab < 2**16 else "uint32")
@@ -135,9 +133,9 @@ def _write(
     for number, name in enumerate(account):
         for split in SPLITS:
             tell("writing shards", (number + (split == "heldout") / 2) / len(account))
-            chosen = [document.text for document in documents if document.domain == name and document.heldout == (split == "heldout")]
+            chosen = [document for document in documents if document.domain == name and document.heldout == (split == "heldout")]
             limit = settings.heldout_tokens_max if split == "heldout" else None
-            counts = _write_shard(folder / name, split, chosen, tokenizer, end, dtype, limit)
+            counts = _write_shard(folder / name, split, [document.text for document in chosen], tokenizer, end, dtype, limit)
             if counts["tokens"] < SMALLEST_SPLIT[split]:
                 raise InputError(
                     f"the {split} text of {name} has {counts['tokens']} tokens in {counts['documents']} documents, fewer than the "
@@ -145,6 +143,8 @@ def _write(
                     remedy="give more text" if split == "train" else "give more text or raise heldout_fraction",
                 )
             account[name].update({f"{key}_{split}": value for key, value in counts.items()})
+            if split == "heldout":
+                account[name]["heldout_contaminated"] = sum(document.key in spoilt for document in chosen[: counts["documents"]])
             hashes[f"{name}/{split}"] = sha256_file(folder / name / f"{split}.bin")
     body = {
         "fingerprint": sha256_json(hashes)[:16],

@@ -95,8 +95,8 @@ def drop_near(
     return kept, dropped
 
 
-def count_contaminated(documents: Sequence[Document]) -> dict[str, int]:
-    """Count, by domain, held-out documents that share 13 words in a row with any training document."""
+def contaminated(documents: Sequence[Document]) -> set[str]:
+    """Return the keys of the held-out documents that share 13 words in a row with any training document."""
     wanted: dict[int, set[int]] = {}
     heldout = [document for document in documents if document.heldout]
     for number, document in enumerate(heldout):
@@ -107,10 +107,7 @@ def count_contaminated(documents: Sequence[Document]) -> dict[str, int]:
         if not document.heldout:
             for gram in wanted.keys() & _grams(document.text, CONTAMINATION_WORDS):
                 hit |= wanted[gram]
-    found: dict[str, int] = {}
-    for number in hit:
-        found[heldout[number].domain] = found.get(heldout[number].domain, 0) + 1
-    return found
+    return {heldout[number].key for number in hit}
 
 
 def _shingles(text: str, words: int) -> set[bytes]:

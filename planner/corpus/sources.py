@@ -109,7 +109,7 @@ def _pick(source: Source, item: Any, where: str, *, optional: bool = False) -> I
             raise InputError(f"{where} has no field {name!r}", remedy=f"set text to one of {', '.join(map(str, item)) or 'its fields'}")
     values = {name: item.get(name) for name in wanted}
     if all(isinstance(value, str) and value.strip() for value in values.values()):
-        yield source.text.format(**values) if template else values[source.text]
+        yield source.text.format(**values) if template else str(values[source.text])
     elif any(value is not None and not isinstance(value, str) for value in values.values()):
         raise InputError(f"{where}: field {wanted[0]!r} is not a text", remedy="choose a field that holds text")
 

@@ -98,7 +98,7 @@ class Corpus:
     def subset(self, domain: str, unique_tokens: float) -> NDArray[np.unsignedinteger]:
         """Map the first whole documents with at least `unique_tokens` training tokens together; smaller subsets lie inside larger ones."""
         offsets = self._train_offsets[domain]
-        end = int(offsets[min(np.searchsorted(offsets, unique_tokens), len(offsets) - 1)])
+        end = int(offsets[min(int(np.searchsorted(offsets, unique_tokens)), len(offsets) - 1)])
         return self.tokens(domain, "train")[:end]
 
     def unique_tokens(self, domain: str) -> int:

@@ -211,7 +211,7 @@ def _tip(
 ) -> list[Segment]:
     """Cool down from `stop` to `total`; only the last piece completes the cell."""
     pieces: list[Segment] = []
-    cooldown = {"cooldown_from": stop, "cooldown_to": total}
+    cooldown: dict[str, Any] = {"cooldown_from": stop, "cooldown_to": total}
     done = stop
     while longest is not None and total - done > longest:
         pieces.append(Segment(f"{name}-at{done + longest}", parent, first_step=done, last_step=done + longest, **cooldown, **common))

@@ -8,6 +8,7 @@ inside δ, plus λ times the reweighted least-squares matrix, which alone would 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -188,7 +189,7 @@ def _measure(law: Law, scale: Scale, points: Points, log_loss: Array, free: Arra
     return value, gradient, curvature, majorant
 
 
-def _merge(better: Array, new: _State, old: _State) -> _State:
+def _merge(better: Any, new: _State, old: _State) -> _State:
     return (
         np.where(better, new[0], old[0]),
         np.where(better[:, None], new[1], old[1]),

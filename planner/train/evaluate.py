@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 
-@torch.no_grad()
+@torch.no_grad()  # type: ignore[untyped-decorator]
 def heldout_loss(
     model: torch.nn.Module, tokens: NDArray[np.unsignedinteger], seq_len: int, *, max_tokens: int, device: torch.device, batch: int = 32
 ) -> tuple[float, int]:

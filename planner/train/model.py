@@ -87,7 +87,8 @@ def initialise(model: torch.nn.Module, shape: ModelShape, scale: float, seed: in
 
 def build_optimiser(model: torch.nn.Module, recipe: Recipe, learning_rate: float) -> torch.optim.AdamW:
     """Return AdamW with decay on matrices only; the embedding and the norms are not decayed."""
-    decayed, kept = [], []
+    decayed: list[torch.nn.Parameter] = []
+    kept: list[torch.nn.Parameter] = []
     for name, parameter in model.named_parameters():
         (kept if parameter.ndim == 1 or "embed_tokens" in name or "lm_head" in name else decayed).append(parameter)
     groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": kept, "weight_decay": 0.0}]

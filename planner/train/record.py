@@ -43,6 +43,7 @@ def record_body(job: Job, seconds: float | None, losses: dict[str, float], *, st
         "params_non_embedding": segment.shape.params_non_embedding,
         "params_embedding": segment.shape.params_embedding,
         "params_total": segment.shape.params_total,
+        "vocab_size": segment.shape.vocab,
         "tokens_pt": tokens_pt,
         "tokens_spec": tokens_spec,
         "unique_spec": unique,

@@ -1,0 +1,120 @@
+"""What the commands share: messages to stderr, results to stdout, progress, and errors as one sentence with exit code 2."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from planner.artifacts import plain
+from planner.errors import PlannerError
+from planner.units import format_seconds
+
+INTERRUPTED = 130
+PLAIN_EVERY = 20.0
+"""Seconds between two progress lines where there is no terminal."""
+
+
+class PlanGroup(TyperGroup):
+    """Turns what a user can mend into one sentence."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        warnings.showwarning = _show_warning
+        try:
+            return super().invoke(ctx)
+        except PlannerError as error:
+            say(f"error: {error}")
+            raise typer.Exit(error.exit_code) from None
+        except KeyboardInterrupt:
+            say("stopped; what is finished is kept, and the same command goes on from there")
+            raise typer.Exit(INTERRUPTED) from None
+
+
+def _show_warning(message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: str | None = None) -> None:
+    say(f"warning: {message}")
+
+
+def say(text: str) -> None:
+    """Write a message for people."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def give(value: Any) -> None:
+    """Write a result for programs."""
+    print(json.dumps(plain(value), indent=1, allow_nan=False, ensure_ascii=False), flush=True)
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, caption: str | None = None) -> None:
+    """Write a table for people to stdout; the first column is text, the rest are aligned right."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    drawn = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", caption=caption, caption_justify="left", pad_edge=False, title_style="bold")
+    for number, name in enumerate(columns):
+        drawn.add_column(name, justify="left" if number == 0 else "right", overflow="fold")
+    for row in rows:
+        drawn.add_row(*(str(item) for item in row))
+    width = None if sys.stdout.isatty() else 160
+    Console(width=width, highlight=False).print(drawn)
+
+
+class Bar:
+    """Progress of something with a known amount of work."""
+
+    def __init__(self, what: str, total: float) -> None:
+        self._what, self._total = what, max(total, 1e-12)
+        self._started = self._told = time.monotonic()
+        self._bar: Any = None
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+            what_for, percent, left = (TextColumn(text) for text in ("{task.description}", "{task.percentage:>3.0f} %", "{task.fields[left]}"))
+            columns = (what_for, BarColumn(), percent, TimeElapsedColumn(), left)
+            self._bar = Progress(*columns, console=Console(stderr=True))
+            self._bar.start()
+            self._task = self._bar.add_task(what, total=self._total, left="")
+
+    def update(self, done: float, note: str = "") -> None:
+        """Tell how much is done, and what is being worked on."""
+        now = time.monotonic()
+        share = min(done / self._total, 1.0)
+        left = ""
+        if share > 0.01 and now - self._started > 2:
+            left = f"{format_seconds((now - self._started) * (1 - share) / share)} left"
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done, left=left, description=f"{self._what}{': ' + note if note else ''}")
+        elif now - self._told >= PLAIN_EVERY:
+            self._told = now
+            say(f"{self._what}: {share:.0%}{', ' + note if note else ''}{', ' + left if left else ''}")
+
+    def line(self, text: str) -> None:
+        """Write a message between."""
+        if self._bar is not None:
+            self._bar.console.print(text, highlight=False)
+        else:
+            say(text)
+
+    def close(self) -> None:
+        """End it."""
+        if self._bar is not None:
+            self._bar.stop()
+
+
+@contextmanager
+def bar(what: str, total: float) -> Iterator[Bar]:
+    """Show progress while something runs."""
+    shown = Bar(what, total)
+    try:
+        yield shown
+    finally:
+        shown.close()

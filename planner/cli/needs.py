@@ -1,0 +1,20 @@
+"""Optional packages: one clear sentence where they are missing."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from planner.errors import MissingDependencyError
+
+
+def require_torch() -> None:
+    """Refuse early, and without importing it, where torch is missing: workers would fail one by one.
+
+    Raises:
+        MissingDependencyError: a package of the extra `train` is missing.
+    """
+    for name in ("torch", "transformers", "safetensors"):
+        if find_spec(name) is None:
+            raise MissingDependencyError(
+                f"the package {name} is needed for training and is not installed", remedy="pip install 'compute-allocation-planner[train]'"
+            )

@@ -1,0 +1,60 @@
+"""Where commands find things: a sweep by name, the one runs table under a folder, the one law."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from planner.errors import InputError
+
+SWEEPS = Path("sweeps")
+
+
+def sweep_folder(name: str) -> Path:
+    """Return the folder of a sweep given by folder, by its sweep.toml, or by its name under sweeps/."""
+    for path in (Path(name), SWEEPS / name):
+        if path.is_file():
+            return path.parent
+        if (path / "sweep.toml").is_file():
+            return path
+    raise InputError(f"there is no sweep {name!r}", remedy="name a folder with a sweep.toml, or one under sweeps/")
+
+
+def only_file(folder: Path, name: str, remedy: str) -> Path:
+    """Return the file of that name in a folder or in its one sub-folder that has it."""
+    if (folder / name).is_file():
+        return folder / name
+    found = sorted(folder.glob(f"*/{name}")) if folder.is_dir() else []
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise InputError(f"there is no {name} in {folder} or right below it", remedy=remedy)
+    raise InputError(f"{folder} holds several {name}: {', '.join(str(path) for path in found)}", remedy="name one of them")
+
+
+def runs_file(path: Path) -> Path:
+    """Return the runs table that a path means."""
+    if path.is_file():
+        return path
+    if not path.exists():
+        raise InputError(f"there is no file or folder {path}", remedy="give a sweep folder, or a CSV, JSON Lines or parquet table of runs")
+    return only_file(path, "runs.csv", "run plan sweep run first, or name a table of runs")
+
+
+def law_file(path: Path | None) -> Path:
+    """Return the law that a path means; by default the one under sweeps/."""
+    if path is not None and path.is_file():
+        return path
+    if path is None and Path("law.json").is_file():
+        return Path("law.json")
+    if path is not None and not path.exists():
+        raise InputError(f"there is no law {path}", remedy="run plan fit first, or name its law.json")
+    return only_file(path or SWEEPS, "law.json", "run plan fit first, or give --law")
+
+
+def default_workers() -> int:
+    """Return one worker a core."""
+    try:
+        return max(1, len(os.sched_getaffinity(0)))
+    except AttributeError:  # macOS, Windows
+        return max(1, os.cpu_count() or 1)

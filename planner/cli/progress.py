@@ -1,0 +1,42 @@
+"""Engine events as progress."""
+
+from __future__ import annotations
+
+from planner.cli.console import Bar
+from planner.engines.local import Event
+from planner.sweep import Sweep, write_live
+
+
+class Watch:
+    """Follows the events of a sweep: FLOPs done, segments running, failures."""
+
+    def __init__(self, sweep: Sweep, shown: Bar) -> None:
+        self._sweep, self._shown = sweep, shown
+        self._done = 0.0
+        self._running: dict[str, float] = {}
+        self._failed: dict[str, str] = {}
+
+    def __call__(self, event: Event) -> None:
+        """Take one event in."""
+        segment = event.job.segment
+        name = segment.segment_id
+        tree = self._sweep.tree if name in self._sweep.tree.by_id else None
+        cost = tree.cost(segment) if tree else 1.0
+        if event.kind == "started":
+            self._running[name] = 0.0
+        elif event.kind == "steps":
+            self._running[name] = cost * event.steps / max(1, segment.steps)
+        elif event.kind == "worker_died":
+            self._running[name] = 0.0
+            self._shown.line(f"{name}: {event.message}")
+        else:
+            self._running.pop(name, None)
+            self._done += cost
+            if event.kind == "failed":
+                self._failed[name] = event.message.strip().splitlines()[0]
+                self._shown.line(f"{name} failed: {self._failed[name]}")
+            elif event.result is not None and event.result.outcome == "diverged":
+                self._shown.line(f"{name} diverged: {event.result.reason}")
+        if event.kind != "steps":
+            write_live(self._sweep.folder, list(self._running), self._failed)
+        self._shown.update(self._done + sum(self._running.values()), ", ".join(self._running))

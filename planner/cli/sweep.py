@@ -1,0 +1,162 @@
+"""`plan sweep`: plan, run, watch and tune a sweep."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from planner.cli.console import PlanGroup, bar, give, say, table
+from planner.errors import StateError
+from planner.units import format_count, format_seconds, parse_count
+
+app = typer.Typer(cls=PlanGroup, no_args_is_help=True, help="Train small models over sizes, general tokens, specialist tokens and distinct text.")
+
+Name = Annotated[str, typer.Argument(help="Folder of the sweep, or its name under sweeps/.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="One-thread worker processes; one a core by default.")]
+Device = Annotated[str, typer.Option(help="cpu or cuda.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Write JSON.")]
+
+
+@app.command("plan", help="Show the tree of a sweep, its FLOPs and its expected time; trains nothing.\n\nExample: plan sweep plan medicine")
+def plan(name: Name, workers: Workers = None, as_json: AsJson = False) -> None:
+    """Show what a sweep would train."""
+    from planner.cli.paths import default_workers, sweep_folder
+    from planner.design.walltime import wall_seconds
+    from planner.sweep import Sweep
+
+    sweep = Sweep.open(sweep_folder(name))
+    tree, count = sweep.tree, workers or default_workers()
+    seconds = wall_seconds(tree, tree.segments, count)
+    if as_json:
+        give(
+            {
+                "endpoints": len(tree.tips), "segments": len(tree.segments), "flops": tree.flops_total, "flops_cell_by_cell": tree.flops_cell_by_cell,
+                "seconds": seconds, "workers": count, "left_out": sweep.left_out, "cells": [asdict(cell) for cell in sweep.cells],
+            }
+        )  # fmt: skip
+        return
+    rows = []
+    for size in sorted({tip.size for tip in tree.tips}):
+        tips = [tip for tip in tree.tips if tip.size == size]
+        chosen = [segment for segment in tree.segments if segment.size == size]
+        shape = tips[0].shape
+        rows.append(
+            [
+                format_count(size), format_count(shape.params_non_embedding), f"{shape.layers}×{shape.hidden}", f"{tips[0].learning_rate:.2e}",
+                len({tip.seed for tip in tips}), len(tips), len(chosen), f"{sum(tree.flops(segment) for segment in chosen):.2e}",
+            ]
+        )  # fmt: skip
+    columns = ["size", "realised", "layers×width", "learning rate", "seeds", "endpoints", "segments", "FLOPs"]
+    table(f"Sweep {sweep.spec.name}: {len(tree.tips)} endpoints in {len(tree.segments)} segments", columns, rows)
+    cells = sweep.cells
+    say(f"general tokens: {', '.join(format_count(value) for value in sorted({cell.tokens_pt for cell in cells}))}")
+    say(f"specialist tokens: {', '.join(format_count(value) for value in sorted({cell.tokens_spec for cell in cells}))}")
+    distinct = sorted({cell.unique_spec for cell in cells if cell.unique_spec is not None})
+    epochs = [cell.tokens_spec / cell.unique_spec for cell in cells if cell.unique_spec]
+    say(f"distinct specialist tokens: {', '.join(format_count(value) for value in distinct)}")
+    say(f"epochs: {min(epochs, default=0):.2g} to {max(epochs, default=0):.3g}")
+    for reason, number in sweep.left_out.items():
+        say(f"left out: {number} cells {reason}")
+    ratio = tree.flops_cell_by_cell / tree.flops_total
+    say(f"FLOPs: {tree.flops_total:.3g} as a tree; {tree.flops_cell_by_cell:.3g} if every cell were trained from scratch ({ratio:.1f} times as many)")
+    say(f"expected time: {format_seconds(seconds)} with {count} workers on a machine like that of the measured speeds (planner/design/walltime.py)")
+
+
+@app.command("run", help="Train what is left of a sweep; after a stop or a kill the same command goes on.\n\nExample: plan sweep run medicine --workers 2")
+def run(
+    name: Name, workers: Workers = None, device: Device = "cpu", dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what is left.")] = False
+) -> None:
+    """Run a sweep."""
+    from planner.cli.needs import require_torch
+    from planner.cli.paths import default_workers, sweep_folder
+    from planner.cli.progress import Watch
+    from planner.design.walltime import wall_seconds
+    from planner.engines.local import LocalEngine
+    from planner.sweep import Sweep, run_sweep, segments_to_train
+
+    sweep = Sweep.open(sweep_folder(name))
+    count = workers or default_workers()
+    left = segments_to_train(sweep)
+    say(f"{len(left)} of {len(sweep.tree.segments)} segments to train, about {format_seconds(wall_seconds(sweep.tree, left, count))} with {count} workers")
+    if dry_run:
+        return
+    if left:
+        require_torch()
+    with bar("sweep", sum(sweep.tree.cost(segment) for segment in left)) as shown:
+        failures = run_sweep(sweep, LocalEngine(count), device=device, on_event=Watch(sweep, shown))
+    say(f"runs: {sweep.folder / 'runs.csv'}")
+    if failures:
+        first, message = next(iter(failures.items()))
+        cause = message.strip().splitlines()[0]
+        raise StateError(f"{len(failures)} segments failed, the first {first}: {cause}", remedy="mend the cause and run the same command again")
+
+
+@app.command("status", help="Tell how far a sweep is.\n\nExample: plan sweep status medicine")
+def status(name: Name, as_json: AsJson = False) -> None:
+    """Tell how far a sweep is."""
+    from planner.cli.paths import sweep_folder
+    from planner.sweep import Sweep, sweep_status
+
+    sweep = Sweep.open(sweep_folder(name))
+    now = sweep_status(sweep)
+    if as_json:
+        give(asdict(now))
+        return
+    columns = ["endpoints", "done", "diverged", "failed", "running", "waiting", "FLOPs left"]
+    row = [len(sweep.tree.tips), now.done, now.diverged, now.failed, now.running, now.waiting - now.running, f"{now.flops_left:.2e}"]
+    table(f"Sweep {sweep.spec.name}", columns, [row])
+
+
+@app.command(
+    "tune-lr",
+    help="Find the learning-rate rule with short probes and write it into sweep.toml.\n\n"
+    "Example: plan sweep tune-lr medicine --tokens-pt 1M --tokens-spec 400k",
+)
+def tune_lr(
+    name: Name,
+    sizes: Annotated[str | None, typer.Option(help="Sizes to probe, such as 20k,80k,320k; smallest, middle and largest of the sweep by default.")] = None,
+    rates: Annotated[str | None, typer.Option(help="Rates to try, such as 1e-3,2e-3,4e-3; five around the recipe's own by default.")] = None,
+    tokens_pt: Annotated[str, typer.Option(help="General tokens of a probe.")] = "1M",
+    tokens_spec: Annotated[str, typer.Option(help="Specialist tokens of a probe.")] = "400k",
+    workers: Workers = None,
+    device: Device = "cpu",
+    write: Annotated[bool, typer.Option("--write/--no-write", help="Whether to write the rule into sweep.toml.")] = True,
+) -> None:
+    """Tune the learning rate."""
+    from planner.cli.needs import require_torch
+    from planner.cli.paths import default_workers, sweep_folder
+    from planner.cli.progress import Watch
+    from planner.engines.local import LocalEngine
+    from planner.report.figures import learning_rates, save
+    from planner.sweep import Sweep
+    from planner.tune import Probes, default_rates, default_sizes, probe_sweep, tune_learning_rate, write_rule
+
+    require_torch()
+    folder = sweep_folder(name)
+    sweep = Sweep.open(folder)
+    recipe, vocab = sweep.spec.recipe, sweep.corpus.vocab_size
+    chosen = _numbers(sizes) or default_sizes([cell.size for cell in sweep.cells], recipe.family, vocab)
+    middle = chosen[len(chosen) // 2]
+    probes = Probes(chosen, _numbers(rates) or default_rates(recipe.learning_rate(middle)), parse_count(tokens_pt), parse_count(tokens_spec))
+    tree = probe_sweep(sweep, probes, {size: probes.rates for size in probes.sizes}).tree
+    with bar("probes", float(len(tree.segments))) as shown:
+        body = tune_learning_rate(sweep, probes, LocalEngine(workers or default_workers()), device=device, on_event=Watch(sweep, shown))
+    rows = []
+    for item in body["optima"]:
+        low, high = item["basin_1_percent"] or (float("nan"), float("nan"))
+        size, basin = format_count(item["params_non_embedding"]), f"{low:.1e} to {high:.1e}"
+        rows.append([size, f"{item['learning_rate']:.2e}", basin, f"{item['residual_percent']:+.1f} %"])
+    table("Learning-rate optima", ["parameters", "best rate", "loses 1 %", "off the rule"], rows)
+    save(folder / "figures" / "learning_rates.png", lambda axes: learning_rates(axes[0], body))
+    rule = body["rule"]
+    say(f"rule: rate = {rule['lr_coefficient']:g} · (N / {rule['lr_reference_params']:g})^-{rule['lr_exponent']:g}")
+    say(f"written: {folder / 'tune.json'}, {folder / 'figures' / 'learning_rates.png'}")
+    if write:
+        write_rule(folder / "sweep.toml", body)
+        say(f"written into {folder / 'sweep.toml'}; runs already made with another rule cannot be mixed with new ones")
+
+
+def _numbers(text: str | None) -> tuple[float, ...] | None:
+    return tuple(parse_count(item) for item in text.split(",")) if text else None
