@@ -138,9 +138,23 @@ def flag_runs(frame: DataFrame) -> DataFrame:
     return frame.assign(flags=flags)
 
 
-def usable(frame: DataFrame) -> DataFrame:
-    """Return the rows without a flag."""
-    return frame[frame["flags"] == ""].reset_index(drop=True)
+def usable(frame: DataFrame, keep: tuple[str, ...] = ()) -> DataFrame:
+    """Return the rows without a flag.
+
+    Args:
+        frame: a flagged table.
+        keep: flags that do not count; a diverged run has no loss and is never kept.
+
+    Raises:
+        InputError: no row has such a flag.
+    """
+    flags = frame["flags"].map(lambda text: {item for item in str(text).split(";") if item})
+    known = set().union(*flags) - {"diverged"}
+    for flag in keep:
+        if flag not in known:
+            choice = ", ".join(sorted(known)) or "nothing: no run is flagged"
+            raise InputError(f"no run has the flag {flag!r}, or it cannot be kept", remedy=f"choose {choice}")
+    return frame[flags.map(lambda found: not found - set(keep))].reset_index(drop=True)
 
 
 def _rename(frame: DataFrame, mapping: Mapping[str, str], path: Path) -> DataFrame:

@@ -47,7 +47,6 @@ class Sweep:
     cells: tuple[Cell, ...]
     left_out: dict[str, int]
     tree: Tree
-    learning_rate_probe: bool = False
 
     @classmethod
     def open(cls, path: Path | str) -> Sweep:

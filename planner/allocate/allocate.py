@@ -9,7 +9,7 @@ import numpy as np
 
 from planner.allocate.allocation import Allocation, Arm, Plan
 from planner.allocate.optimum import MOST_RESAMPLES, Search, coarse, interval, joined, profile, refine, search, within
-from planner.allocate.problem import Plans, Problem, Request
+from planner.allocate.problem import Plans, Problem, Request, Size
 from planner.fit.fitted import LEVEL, FittedLaw
 from planner.flops import flops_6nd
 from planner.units import format_count
@@ -56,7 +56,7 @@ def allocate(law: FittedLaw, request: Request) -> Allocation:
         params_within=within(everything, sizes),
         regret_expected_percent=float(regret.mean()),
         regret_90_percent=float(np.quantile(regret, LEVEL)),
-        arms=tuple(_arm(problem, name, share, plan, mine) for name, share in ARMS),
+        arms=tuple(_arm(problem, name, share, plan, mine, tuple(dict.fromkeys(everything.plans.sizes))) for name, share in ARMS),
         extrapolation=extrapolation,
         warnings=tuple(_warnings(problem, whole, plan, extrapolation)),
         curve={"share": shares.tolist(), "loss": losses.tolist()},
@@ -88,14 +88,15 @@ def _resampled(problem: Problem, plan: Plan) -> Any:
     return problem.law.log_loss_resamples(points, MOST_RESAMPLES)[:, 0]
 
 
-def _arm(problem: Problem, name: str, share: float, plan: Plan, mine: Any) -> Arm:
+def _arm(problem: Problem, name: str, share: float, plan: Plan, mine: Any, sizes: tuple[Size, ...]) -> Arm:
     """Find the best plan with a given share of specialist tokens."""
-    sizes = problem.sizes()
+    if share > 0 and problem.one_stage:
+        return Arm(name, None, None, None, "the law knows no specialist tokens")
     plans = problem.split(sizes, share)
     if not len(plans):
-        passes = share * problem.request.flops / min(1 / size.flops_per_token for size in sizes) ** -1 / problem.request.unique_spec
+        passes = share * problem.request.flops / max(size.flops_per_token for size in sizes) / problem.request.unique_spec
         if passes > problem.max_epochs:
-            return Arm(name, None, None, None, f"would take {passes:.3g} epochs or more; {problem.max_epochs:.3g} are allowed")
+            return Arm(name, None, None, None, f"would take {passes:.3g} epochs or more; at most {problem.max_epochs:.3g} are allowed")
         return Arm(name, None, None, None, "its specialist stage would be too short to train")
     found = search(problem, plans)
     best = describe(problem, plans, found.best)
@@ -108,6 +109,8 @@ def _warnings(problem: Problem, whole: Search, plan: Plan, extrapolation: dict[s
     request, support = problem.request, problem.law.support
     found = []
     compute = extrapolation["flops"]
+    if problem.one_stage:
+        found.append("the law was fitted to runs of one stage: it chooses size and tokens, and says nothing of specialist text")
     others = [f"{_NAMES[name]} {factor:.3g}×" for name, factor in extrapolation.items() if factor > 1.2 and name != "flops" and np.isfinite(factor)]
     if compute > FAR:
         found.append(

@@ -100,8 +100,13 @@ class Problem:
 
     @property
     def max_tokens_spec(self) -> float:
-        """Most specialist tokens with repeats."""
-        return self.max_epochs * self.request.unique_spec
+        """Most specialist tokens with repeats; none where the law does not know them."""
+        return 0.0 if self.one_stage else self.max_epochs * self.request.unique_spec
+
+    @property
+    def one_stage(self) -> bool:
+        """Whether the law knows only sizes and tokens."""
+        return self.law.members[0].law.stages == 1
 
     @property
     def max_epochs(self) -> float:
@@ -166,7 +171,7 @@ class Problem:
             most = min(total, self.max_tokens_spec)
             for fraction in fractions:
                 spec = fraction * most
-                if spec >= self.min_tokens_spec:
+                if spec > 0 and spec >= self.min_tokens_spec:
                     general = total - spec
                     rows.append((number, general if general > 1e-9 * total else 0.0, spec))
         return self._make(rows, sizes)

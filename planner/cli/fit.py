@@ -47,6 +47,7 @@ def fit(
     law: Annotated[str, typer.Option(help="A law by name (plan laws), or auto: the best by held-out error.")] = "auto",
     mapping: Annotated[list[str] | None, typer.Option("--map", help="OURS=THEIRS: which column of the table is which; repeatable.")] = None,
     params_kind: Annotated[str, typer.Option(help="What N is: non_embedding or total.")] = "non_embedding",
+    keep: Annotated[list[str] | None, typer.Option(help="A flag whose rows are fitted all the same, such as short_stage; repeatable.")] = None,
     resamples: Annotated[int, typer.Option(min=20, max=100000, help="Resamples by trunk.")] = 200,
     seed: Annotated[int, typer.Option(help="Seed of starts and resamples.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Where to write the law; law.json beside the table by default.")] = None,
@@ -65,8 +66,8 @@ def fit(
     runs = runs_file(path)
     target = out or runs.with_name("law.json")
     frame = read_runs(runs, _mapping(mapping or []))
-    data = fit_data(frame, params_kind)
-    source = {**_source(runs, frame, target), "runs": runs.name, "flagged": _flag_counts(frame)}
+    data = fit_data(frame, params_kind, keep=tuple(keep or ()))
+    source = {**_source(runs, frame, target), "runs": runs.name, "flagged": _flag_counts(frame), "kept_flags": keep or []}
     with bar("fit", 1.0) as shown:
         fitted = fit_law(data, law, resamples=resamples, seed=seed, source=source, progress=lambda what, share: shown.update(share, what))
     fitted.save(target, {"runs": sha256_file(runs)})
@@ -172,18 +173,19 @@ def _flag_counts(frame: Any) -> dict[str, int]:
 
 
 def _draw(law: FittedLaw, data: Any, folder: Path) -> list[Path]:
-    from planner.report.figures import holdout, save, size_slices, token_slices
+    from planner.report.figures import forecasts, holdout, save, size_slices, token_slices
 
     drawn = [folder / "law.png"]
     if data.two_stage:
 
-        def both(axes: Any) -> None:
+        def draw(axes: Any) -> None:
             size_slices(axes[0], law, data)
             token_slices(axes[1], law, data)
+            forecasts(axes[2], law, data)
 
-        save(drawn[0], both, panels=2)
+        save(drawn[0], draw, panels=3, width=5.6)
     else:
-        save(drawn[0], lambda axes: size_slices(axes[0], law, data))
+        save(drawn[0], lambda axes: forecasts(axes[0], law, data))
     if law.holdout:
         drawn.append(folder / "holdout.png")
         save(drawn[1], lambda axes: holdout(axes[0], law), width=5.6, height=5.0)

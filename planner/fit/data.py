@@ -72,23 +72,24 @@ class FitData:
         )  # fmt: skip
 
 
-def fit_data(frame: DataFrame, params_kind: str = "non_embedding") -> FitData:
+def fit_data(frame: DataFrame, params_kind: str = "non_embedding", keep: tuple[str, ...] = ()) -> FitData:
     """Take the rows without a flag.
 
     Args:
         frame: a runs table as `read_runs` returns it.
         params_kind: "non_embedding" or "total": what N is.
+        keep: flags that do not keep a row out.
 
     Raises:
         DataError: too few rows or sizes, mixed recipes or kinds of branch, or no column for N.
     """
     import pandas as pd
 
-    rows = usable(frame)
+    rows = usable(frame, keep)
     one_recipe(rows)
     if len(rows) < MIN_ROWS:
         raise DataError(f"only {len(rows)} of {len(frame)} runs can be used for a fit (the rest are flagged)", remedy=f"train at least {MIN_ROWS}")
-    if ((rows["branch_kind"] == "annealed").any() and (rows["branch_kind"] == "stable").any()):
+    if (rows["branch_kind"] == "annealed").any() and (rows["branch_kind"] == "stable").any():
         raise DataError("the runs mix branches off annealed and off stable models", remedy="fit one kind at a time")
     if (rows["replay_fraction"].fillna(0) > 0).any():
         raise DataError("some runs replay general text in the specialist stage, which no law here describes", remedy="fit the rows with replay_fraction 0")

@@ -57,7 +57,8 @@ class Points:
             tokens_spec: specialist tokens with repeats, zero allowed.
             unique_spec: distinct specialist tokens; ignored (may be NaN) where tokens_spec is zero.
         """
-        params, pt, spec, unique = np.broadcast_arrays(*(np.asarray(item, dtype=float) for item in (params, tokens_pt, tokens_spec, unique_spec)))
+        given = (np.atleast_1d(np.asarray(item, dtype=float)) for item in (params, tokens_pt, tokens_spec, unique_spec))
+        params, pt, spec, unique = np.broadcast_arrays(*given)
         self.log_n: Array = np.log(params / reference.params)
         self.pt: Array = pt / reference.tokens
         self.has_pt: Array = (pt > 0).astype(float)

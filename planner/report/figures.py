@@ -109,6 +109,20 @@ def token_slices(axis: Axes, law: FittedLaw, data: FitData) -> None:
     axis.legend(frameon=False, fontsize=8)
 
 
+def forecasts(axis: Axes, law: FittedLaw, data: FitData) -> None:
+    """Draw forecast against measured loss of all rows, coloured by size."""
+    forecast = np.exp(law.log_loss(data.points()))
+    measured = np.exp(data.log_loss)
+    span = [min(measured.min(), forecast.min()) * 0.99, max(measured.max(), forecast.max()) * 1.01]
+    axis.plot(span, span, color=GREY, linewidth=1)
+    drawn = axis.scatter(measured, forecast, c=np.log10(data.params), cmap="viridis", s=14)
+    assert axis.figure is not None
+    bar = axis.figure.colorbar(drawn, ax=axis, label="parameters N")
+    bar.ax.yaxis.set_major_formatter(lambda value, _: format_count(10**value))
+    error = 100 * np.abs(forecast / measured - 1).mean()
+    axis.set(xlabel="measured [nats/token]", ylabel="law [nats/token]", title=f"All runs of the fit: {error:.2f} % mean absolute residual")
+
+
 def holdout(axis: Axes, law: FittedLaw) -> None:
     """Draw forecast against measured loss of the largest size, which the law had not seen."""
     found = law.holdout

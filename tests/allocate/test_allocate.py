@@ -1,0 +1,99 @@
+"""The recommendation against brute force, and what must hold for every request."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from planner.allocate.allocate import allocate
+from planner.allocate.allocation import Allocation
+from planner.allocate.problem import Request
+from planner.errors import DataError
+from planner.fit.fitted import FittedLaw
+from planner.flops import flops_per_token
+from planner.ladder import shape_for
+from tests.conftest import true_log_loss
+
+BUDGET = 2e13
+
+
+def brute_force(budget: float, unique: float, epochs: float) -> float:
+    """Return the least true loss over a fine grid of real shapes and splits."""
+    best = np.inf
+    for size in np.geomspace(2e4, 1.2e6, 80):
+        shape = shape_for(float(size), family="qwen3", vocab=1024)
+        total = budget / flops_per_token(shape, 128)
+        spec = np.append(np.geomspace(2.1e5, min(total, epochs * unique), 200), 0.0) if epochs * unique > 2.1e5 else np.zeros(1)
+        loss = np.exp(true_log_loss(shape.params_non_embedding, total - spec, spec, unique))
+        best = min(best, float(loss.min()))
+    return best
+
+
+@pytest.mark.parametrize("unique", [5e4, 2e5, 1e6])
+def test_the_true_regret_is_small(fitted: FittedLaw, unique: float) -> None:
+    answer = allocate(fitted, Request(BUDGET, unique, max_epochs=16.0))
+    plan = answer.plan
+    loss = float(np.exp(true_log_loss(plan.params, plan.tokens_pt, plan.tokens_spec, unique)[0]))
+    best = brute_force(BUDGET, unique, 16.0)
+    assert loss / best - 1 < 0.005
+    assert plan.loss_low < loss < plan.loss_high
+    assert plan.flops == pytest.approx(BUDGET, rel=1e-3)
+    assert answer.share_interval[0] <= answer.share_interval[1]
+    assert answer.share_within[0] <= plan.share_spec <= answer.share_within[1]
+
+
+def test_arms_are_what_they_say(fitted: FittedLaw) -> None:
+    answer = allocate(fitted, Request(BUDGET, 2e5))
+    arms = {arm.name: arm for arm in answer.arms}
+    assert [arm.plan.share_spec for arm in answer.arms if arm.plan] == pytest.approx([0.0, 1.0, 0.5])
+    for arm in arms.values():
+        assert arm.worse_percent is not None and arm.worse_percent > -0.05
+        assert arm.plan is not None and arm.plan.epochs_spec <= 16.4
+    tight = {arm.name: arm for arm in allocate(fitted, Request(BUDGET, 1e4, params=1e5)).arms}
+    assert tight["specialist only"].plan is None and "epochs" in tight["specialist only"].note
+
+
+def test_more_never_hurts(fitted: FittedLaw) -> None:
+    losses = [allocate(fitted, Request(budget, 2e5)).plan.loss for budget in (2e12, 1e13, 5e13)]
+    assert losses[0] > losses[1] > losses[2]
+    losses = [allocate(fitted, Request(BUDGET, unique)).plan.loss for unique in (2e4, 1e5, 5e5, 2e6)]
+    assert losses[0] >= losses[1] > losses[2] > losses[3]
+    free, tight = (allocate(fitted, Request(BUDGET, 1e5, max_epochs=epochs)).plan for epochs in (16.0, 2.5))
+    assert tight.loss >= free.loss * (1 - 1e-4) and tight.epochs_spec <= 2.51
+
+
+def test_a_fixed_size_is_kept_and_costs(fitted: FittedLaw) -> None:
+    free, fixed = allocate(fitted, Request(BUDGET, 2e5)).plan, allocate(fitted, Request(BUDGET, 2e5, params=6e4)).plan
+    assert fixed.params_non_embedding == pytest.approx(6e4, rel=0.05)
+    assert fixed.loss > free.loss
+
+
+def test_tokens_are_whole_steps(fitted: FittedLaw) -> None:
+    plan = allocate(fitted, Request(BUDGET, 2e5)).plan
+    assert plan.tokens_pt % 1024 == 0 and plan.tokens_spec % 1024 == 0
+    assert plan.model_shape.params_non_embedding == plan.params
+
+
+def test_extrapolation_is_told(fitted: FittedLaw) -> None:
+    near, far = allocate(fitted, Request(3e12, 2e5)), allocate(fitted, Request(1e22, 5e9))
+    assert not any("EXTRAPOLATION" in text for text in near.warnings)
+    assert far.extrapolation["flops"] > 1e8
+    assert any("EXTRAPOLATION" in text for text in far.warnings)
+    assert far.plan.loss_high / far.plan.loss_low > 1.3 > near.plan.loss_high / near.plan.loss_low
+
+
+def test_too_small_a_budget_is_refused(fitted: FittedLaw) -> None:
+    with pytest.raises(DataError, match="too few"):
+        allocate(fitted, Request(1e8, 2e5))
+    with pytest.raises(DataError, match="--params"):
+        allocate(fitted, Request(1e12, 2e5, params=1e9))
+
+
+def test_the_allocation_survives_its_file(fitted: FittedLaw, tmp_path: Path) -> None:
+    answer = allocate(fitted, Request(BUDGET, 2e5))
+    path = tmp_path / "allocation.json"
+    answer.save(path, {})
+    again = Allocation.load(path)
+    assert again.created
+    assert replace(again, created="") == answer

@@ -1,0 +1,134 @@
+"""The command line as a new user meets it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from planner.artifacts import sha256_file
+from planner.cli.main import app
+from planner.fit.fitted import FittedLaw
+
+COMMANDS = [
+    ["corpus", "build"], ["corpus", "inspect"], ["sweep", "plan"], ["sweep", "run"], ["sweep", "status"], ["sweep", "tune-lr"], ["laws"], ["fit"],
+    ["allocate"], ["launch"], ["verify"], ["demo"],
+]  # fmt: skip
+
+
+@pytest.fixture
+def law(fitted: FittedLaw, tmp_path: Path) -> Path:
+    path = tmp_path / "law.json"
+    fitted.save(path, {})
+    return path
+
+
+def run(*arguments: str) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, list(arguments))
+    return result.exit_code, result.stdout, result.stderr
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_command_has_help_with_an_example(command: list[str]) -> None:
+    code, out, _ = run(*command, "--help")
+    assert code == 0
+    assert f"Example: plan {' '.join(command)}" in " ".join(out.split())
+
+
+def test_the_list_of_commands_is_whole() -> None:
+    import typer.main
+
+    found = []
+
+    def walk(group: object, path: list[str]) -> None:
+        for name, item in group.commands.items():  # type: ignore[attr-defined]
+            walk(item, [*path, name]) if hasattr(item, "commands") else found.append([*path, name])
+
+    walk(typer.main.get_command(app), [])
+    assert sorted(found) == sorted(COMMANDS)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["laws", "--json"], ["fit", "nowhere.csv"], ["sweep", "plan", "nowhere"]], ids=" ".join)
+def test_planning_never_imports_torch(arguments: list[str]) -> None:
+    code = (
+        "import sys; from planner.cli.main import app\n"
+        f"try: app({arguments!r})\nexcept SystemExit: pass\n"
+        "print(sorted({'torch', 'transformers', 'matplotlib.pyplot'} & set(sys.modules)))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.strip().endswith("[]")
+
+
+def test_allocate_never_imports_torch(law: Path) -> None:
+    arguments = ["allocate", "--flops", "2e13", "--spec-tokens", "200k", "--law", str(law), "--out", str(law.with_name("a.json"))]
+    code = (
+        f"import sys; from planner.cli.main import app\ntry: app({arguments!r})\nexcept SystemExit as error: assert not error.code, error.code\n"
+        "print(sorted({'torch', 'transformers', 'matplotlib.pyplot'} & set(sys.modules)))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.strip().endswith("[]")
+    assert law.with_name("a.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "offender", "remedy"),
+    [
+        (["fit", "nowhere.csv"], "nowhere.csv", "give a sweep folder"),
+        (["allocate", "--flops", "much", "--spec-tokens", "1M"], "'much'", "write FLOPs"),
+        (["allocate", "--flops", "1e20", "--spec-tokens", "-3"], "'-3'", "positive"),
+        (["allocate", "--flops", "1e20", "--spec-tokens", "0"], "spec-tokens of 0", "positive"),
+        (["allocate", "--flops", "3 GPU-days", "--spec-tokens", "1M"], "3 GPU-days", "--gpu-flops"),
+        (["allocate", "--flops", "1e20", "--spec-tokens", "1M", "--max-epochs", "nan"], "max-epochs of nan", "positive"),
+        (["allocate", "--flops", "10", "--spec-tokens", "1M"], "10 FLOPs are too few", "give at least"),
+        (["allocate", "--flops", "1e12", "--spec-tokens", "1M", "--params", "1B"], "1e+12 FLOPs", "smaller --params"),
+        (["launch", "nowhere.json"], "nowhere.json", "check the path"),
+        (["verify", "nowhere"], "nowhere", "check the path"),
+        (["sweep", "run", "nowhere"], "'nowhere'", "sweep.toml"),
+        (["corpus", "inspect", "nowhere"], "nowhere", "plan corpus build"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_bad_input_is_one_sentence_with_a_remedy(arguments: list[str], offender: str, remedy: str, law: Path) -> None:
+    if arguments[0] == "allocate":
+        arguments = [*arguments, "--law", str(law), "--out", str(law.with_name("a.json"))]
+    code, out, err = run(*arguments)
+    assert code == 2
+    assert not out
+    assert err.startswith("error: ") and err.count("\n") == 1
+    assert offender in err and remedy in err
+    assert not law.with_name("a.json").exists()
+
+
+def test_fit_and_allocate_a_foreign_table(tmp_path: Path) -> None:
+    """N, D and loss alone: a single-stage law, with 6·N·D for the cost and no shape."""
+    rows = ["N,D,loss"]
+    for n in (1e7, 3e7, 1e8, 3e8, 1e9):
+        for ratio in (5, 20, 80):
+            rows.append(f"{n:.0f},{n * ratio:.0f},{1.7 + 400 / n**0.34 + 410 / (n * ratio) ** 0.28:.6f}")
+    table = tmp_path / "theirs.csv"
+    table.write_text("\n".join(rows) + "\n")
+    maps = ["--map", "params_non_embedding=N", "--map", "tokens_pt=D"]
+    code, _, err = run("fit", str(table), *maps, "--no-figures")
+    assert code == 2 and "loss_spec" in err
+    code, _, err = run("fit", str(table), *maps, "--map", "loss_spec=loss", "--no-figures")
+    assert code == 0, err
+    paths = ["--law", str(tmp_path / "law.json"), "--out", str(tmp_path / "a.json")]
+    code, out, err = run("allocate", "--flops", "1e20", "--spec-tokens", "1M", *paths, "--json")
+    assert code == 0, err
+    answer = json.loads(out)
+    # Chinchilla's closed form: N = G·(C/6)^(β/(α+β)), G = (αA/βB)^(1/(α+β))
+    best = (0.34 * 400 / (0.28 * 410)) ** (1 / 0.62) * (1e20 / 6) ** (0.28 / 0.62)
+    assert answer["plan"]["params"] == pytest.approx(best, rel=0.1)
+    assert answer["plan"]["tokens_spec"] == 0
+    assert "one stage" in err
+    assert answer["inputs"]["law"] == sha256_file(tmp_path / "law.json")
+    code, _, err = run("launch", str(tmp_path / "a.json"), "--out", str(tmp_path / "run"))
+    assert code == 2 and "without a recipe" in err
+
+
+def test_far_extrapolation_is_said_loudly(law: Path) -> None:
+    code, out, err = run("allocate", "--flops", "1e22", "--spec-tokens", "5e9", "--law", str(law), "--out", str(law.with_name("a.json")), "--no-figure")
+    assert code == 0
+    assert "EXTRAPOLATION" in err and "times the largest run" in err and "run a sweep" in err

@@ -1,0 +1,72 @@
+"""Corpora of text that comes with Python: what is built, and what is refused."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from planner.corpus.build import build_corpus
+from planner.corpus.config import CorpusSettings, Source, TokenizerSettings
+from planner.corpus.store import Corpus
+from planner.errors import InputError
+from tests.conftest import settings
+
+
+def test_tokens_decode_to_the_documents(corpus: Corpus, text_folder: Path) -> None:
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(corpus.tokenizer_path / "tokenizer.json"))
+    documents = {path.read_text(encoding="utf-8").strip() for path in (text_folder / "special").iterdir()}
+    seen = set()
+    for split in ("train", "heldout"):
+        tokens, borders = corpus.tokens("mail", split), corpus.offsets("mail", split)
+        for first, last in zip(borders[:-1], borders[1:], strict=True):
+            assert tokens[last - 1] == corpus.token_ids["eos_token_id"]
+            text = tokenizer.decode(tokens[first : last - 1].tolist())
+            assert text.strip() in documents
+            assert text not in seen, "a document stands in both splits"
+            seen.add(text)
+
+
+def test_subsets_are_nested_whole_documents(corpus: Corpus) -> None:
+    borders = set(corpus.offsets("mail", "train").tolist())
+    small, large = corpus.subset("mail", 5000), corpus.subset("mail", 20000)
+    assert len(small) >= 5000 and len(small) in borders and len(large) in borders
+    np.testing.assert_array_equal(large[: len(small)], small)
+    assert corpus.subset("mail", np.inf).size == corpus.unique_tokens("mail")
+
+
+def test_building_again_gives_the_same_corpus(corpus: Corpus, text_folder: Path, tmp_path: Path) -> None:
+    again, new = build_corpus(settings(text_folder), tmp_path / "corpus")
+    assert new and again.fingerprint == corpus.fingerprint
+    assert not build_corpus(settings(text_folder), tmp_path / "corpus")[1]
+
+
+def write(folder: Path, name: str, texts: list[bytes]) -> None:
+    (folder / name).mkdir(parents=True)
+    for number, text in enumerate(texts):
+        (folder / name / f"{number}.txt").write_bytes(text)
+
+
+MANY = [(" ".join(f"word{(k * j) % 977}" for j in range(300))).encode() for k in range(40)]
+
+
+@pytest.mark.parametrize(
+    ("special", "message"),
+    [
+        ([], "special"),
+        ([b"alone " * 500], "only 1 document"),
+        ([b"two words", b"two more"], "one batch"),
+        ([b"good text " * 200, b"\xff\xfe\x00bad" * 50], "UTF-8"),
+        (MANY, "also in the general text"),
+    ],
+    ids=["empty", "one document", "less than a batch", "undecodable", "the same as general"],
+)
+def test_bad_sources_are_refused_and_nothing_is_left(tmp_path: Path, special: list[bytes], message: str) -> None:
+    write(tmp_path, "general", MANY)
+    write(tmp_path, "special", special)
+    sources = (Source("general", "txt", "general"), Source("mail", "txt", "special"))
+    with pytest.raises(InputError, match=message) as caught:
+        build_corpus(CorpusSettings(tmp_path, sources, TokenizerSettings(vocab_size=300), heldout_fraction=0.3), tmp_path / "out")
+    assert caught.value.remedy
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["general", "special"]

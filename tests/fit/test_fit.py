@@ -1,0 +1,156 @@
+"""Fits: published numbers, a known truth, intervals that cover, and tables that cannot carry a law."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from planner.errors import DataError, InputError, PlannerWarning
+from planner.fit.data import FitData, fit_data
+from planner.fit.estimate import estimate
+from planner.fit.fit import fit
+from planner.fit.fitted import FittedLaw
+from planner.fit.holdout import slices
+from planner.fit.support import Support
+from planner.laws import LAWS, Points, Reference
+from planner.runs import read_runs
+from tests.conftest import TRUTH, true_log_loss
+
+TABLES = Path(os.environ.get("PLANNER_TABLES", Path(__file__).parents[3] / "shared" / "data"))
+
+
+def test_reaches_the_published_objective_of_chinchilla() -> None:
+    """arXiv 2404.10102: 240 rows, the 5 highest losses left out; objective Σ Huber_1e-3 = 1.0182740e-3."""
+    table = TABLES / "chinchilla_epoch.csv"
+    if not table.exists():
+        pytest.skip(f"the public table {table.name} is not here; set PLANNER_TABLES to its folder")
+    rows = pd.read_csv(table).sort_values("loss").head(240)
+    points = Points(Reference(1e9, 1e10), rows["N"], rows["D"], 0.0, np.nan)
+    found = estimate(LAWS["chinchilla"], points, np.log(rows["loss"].to_numpy()), np.random.default_rng(0))
+    assert found.objective <= 1.0182741e-3
+    assert found.status == "converged"
+    e, a, b, alpha, beta = found.theta
+    assert (e, alpha, beta) == pytest.approx((1.8172, 0.3478, 0.3658), abs=2e-3)
+    assert a * 1e9**alpha == pytest.approx(482.01, rel=0.03) and b * 1e10**beta == pytest.approx(2085.43, rel=0.03)
+
+
+def test_agrees_with_scipy(synthetic: FitData) -> None:
+    from scipy.optimize import minimize
+
+    from planner.fit.solver import Scale, huber
+
+    law = LAWS["transfer-saturating"]
+    points = synthetic.points()
+    found = estimate(law, points, synthetic.log_loss, np.random.default_rng(0))
+    scale = Scale(law)
+
+    def loss(free: np.ndarray) -> float:
+        return float(huber(synthetic.log_loss - law.log_loss(scale.to_theta(free[None])[0], points)[0], 1e-3).sum())
+
+    start = scale.to_free(found.theta[None])[0]
+    other = min(minimize(loss, start + shift, method="L-BFGS-B", options={"maxiter": 3000}).fun for shift in (0.0, 0.1, -0.1))
+    assert found.objective <= other * (1 + 1e-4)
+
+
+def test_auto_finds_a_law_that_forecasts_beyond(synthetic: FitData) -> None:
+    law = fit(synthetic, resamples=40)
+    assert law.holdout["mean_absolute_percent"] < 1.5
+    assert 0.003 < law.noise < 0.01
+    # a place that no run has been to, inside the box
+    args = ([1.1e5], [1.3e6], [6e5], [1e5])
+    forecast = law.forecast(*args)
+    truth = float(np.exp(true_log_loss(*args)[0]))
+    assert abs(np.log(forecast.loss[0] / truth)) < 0.02
+    assert forecast.low[0] < truth < forecast.high[0]
+
+
+def test_intervals_widen_outside_the_support(fitted: FittedLaw) -> None:
+    inside = fitted.forecast([1e5], [1e6], [4e5], [2e5])
+    near = fitted.forecast([1e6], [1e7], [4e5], [2e5])
+    far = fitted.forecast([1e9], [1e11], [4e8], [2e8])
+    width = [float(item.high[0] / item.low[0]) for item in (inside, near, far)]
+    assert width[0] < width[1] < width[2]
+
+
+def test_parameter_intervals_hold_the_truth_mostly(fitted: FittedLaw) -> None:
+    member = fitted.members[0]
+    held = [low <= TRUTH[p.name] <= high for p, (low, high) in ((p, member.interval(k)) for k, p in enumerate(member.law.parameters))]
+    assert sum(held) >= 8
+
+
+def test_the_law_survives_its_file(fitted: FittedLaw, tmp_path: Path) -> None:
+    fitted.save(tmp_path / "law.json", {"runs": "0"})
+    again = FittedLaw.load(tmp_path / "law.json")
+    args = ([3e4, 5e5], [0.0, 1e7], [1e6, 0.0], [1e5, np.nan])
+    np.testing.assert_allclose(again.forecast(*args).high, fitted.forecast(*args).high, rtol=1e-6)
+    np.testing.assert_array_equal(again.forecast(*args).loss, fitted.forecast(*args).loss)
+
+
+def test_slices_hold_the_largest_and_never_too_much(synthetic: FitData) -> None:
+    found = {piece.name: piece for piece in slices(synthetic)}
+    assert set(found) == {"largest params", "largest tokens_pt", "largest tokens_spec", "most epochs", "largest flops"}
+    assert synthetic.params[found["largest params"].held].min() == synthetic.params.max()
+    assert synthetic.params[~found["largest params"].held].max() < synthetic.params.max()
+    assert found["largest params"].factor == pytest.approx(2.0)
+
+
+def test_support_tells_how_far(synthetic: FitData) -> None:
+    support = Support.of(synthetic)
+    factors = support.factors([3.2e6], [4.5e7], [0.0], [np.nan], [1e15])
+    assert factors["params"][0] == pytest.approx(10)
+    assert factors["tokens_pt"][0] == pytest.approx(10)
+    assert factors["tokens_spec"][0] == 1 and factors["epochs_spec"][0] == 1
+    assert support.distance([3.2e6], [4.5e7], [0.0], [np.nan])[0] == pytest.approx(np.sqrt(2) * np.log(10))
+    assert support.distance([1e5], [1e5], [3e5], [1e5])[0] == 0  # between zero, which was trained, and the least tokens_pt
+
+
+def table(tmp_path: Path, rows: list[str]) -> Path:
+    path = tmp_path / "runs.csv"
+    path.write_text("params_non_embedding,tokens_pt,tokens_spec,unique_spec,loss_spec\n" + "\n".join(rows) + "\n")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (["1e5,1e6,0,,3.0"], "only 1 of 1 runs"),
+        ([f"1e5,{k}e6,0,,3.0" for k in range(1, 12)], "1 distinct model sizes"),
+        ([f"{n},{d},{d / 2},1e9,3.0" for n in ("1e5", "3e5", "1e6") for d in (2e6, 3e6, 4e6, 5e6)], "same tokens_spec / tokens_pt"),
+        ([f"{n},{d},1e6,1e9,3.0" for n in ("1e5", "3e5", "1e6") for d in (2e6, 3e6, 4e6, 5e6)], "one value"),
+    ],
+    ids=["too few", "one size", "collinear", "one value"],
+)
+def test_tables_that_cannot_carry_a_law_are_refused(tmp_path: Path, rows: list[str], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        fit_data(read_runs(table(tmp_path, rows)))
+
+
+def test_one_epoch_only_is_warned_of(tmp_path: Path) -> None:
+    rows = [f"{n},{d},{s},1e9,3.0" for n in ("1e5", "3e5", "1e6") for d in (2e6, 4e6) for s in (1e6, 3e6)]
+    with pytest.warns(PlannerWarning, match="more than one epoch"):
+        fit_data(read_runs(table(tmp_path, rows)))
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("1e5,1e6,0,,-3", "row 3: loss_spec = -3.0 is not positive"),
+        ("0,1e6,0,,3", "row 3: params_non_embedding"),
+        ("1e5,x,0,,3", "row 3: tokens_pt = 'x'"),
+    ],
+)
+def test_bad_rows_are_named(tmp_path: Path, row: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        read_runs(table(tmp_path, ["1e5,1e6,0,,3.0", row]))
+
+
+def test_flagged_rows_stay_out_unless_kept(tmp_path: Path) -> None:
+    rows = [f"{n},{d},0,,3.0" for n in ("1e5", "3e5", "1e6") for d in (1e5, 4e6, 8e6, 1.6e7)]
+    frame = read_runs(table(tmp_path, rows))
+    assert list(frame["flags"][frame["flags"] != ""]) == ["under_2_tokens_per_parameter"] * 3
+    assert fit_data(frame).count == 9
+    assert fit_data(frame, keep=("under_2_tokens_per_parameter",)).count == 12
+    with pytest.raises(InputError, match="'short_stage'"):
+        fit_data(frame, keep=("short_stage",))

@@ -1,0 +1,126 @@
+"""An allocation carried out on real text, its checkpoint loaded, its outcome held against the forecast."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from planner.allocate.allocation import Allocation, Plan
+from planner.artifacts import read_json
+from planner.corpus.store import Corpus
+from planner.engines.local import LocalEngine
+from planner.errors import DataError, InputError, StateError
+from planner.flops import flops_per_token
+from planner.ladder import shape_for
+from planner.launch.launch import carry_out, prepare
+from planner.verify import verify
+from tests.conftest import TINY_RECIPE
+
+pytest.importorskip("torch")
+
+
+def allocation(corpus: Corpus) -> Allocation:
+    """A plan of 250 general and 210 specialist steps for a model of 10k parameters."""
+    shape = shape_for(1e4, family="qwen3", vocab=corpus.vocab_size)
+    pt, spec, size = 250 * 64.0, 210 * 64.0, float(shape.params_non_embedding)
+    flops = (pt + spec) * flops_per_token(shape, 32)
+    plan = Plan(size, size, pt, spec, 5000.0, spec / 5000, spec / (pt + spec), flops, 6 * size * (pt + spec), 4.0, 2.0, 5.6, shape.to_dict())
+    source = {
+        "recipe": TINY_RECIPE.to_dict(), "vocab_size": corpus.vocab_size, "corpus": corpus.fingerprint, "corpus_path": str(corpus.folder),
+        "domain": "mail", "eval_tokens": 640,
+    }  # fmt: skip
+    span = (0.4, 0.5)
+    return Allocation({}, plan, plan, span, (size, size), span, (size, size), 0.1, 0.2, (), {"flops": 1.0}, (), {"share": [], "loss": []}, source)
+
+
+@pytest.fixture(scope="module")
+def launched(tmp_path_factory: pytest.TempPathFactory, corpus: Corpus) -> Path:
+    folder = tmp_path_factory.mktemp("launch")
+    allocation(corpus).save(folder / "allocation.json", {})
+    ready = prepare(folder / "allocation.json", folder / "run")
+    row = carry_out(ready, LocalEngine(1))
+    assert row["status"] == "ok" and row["tokens_pt"] == 16000 and row["tokens_spec"] == 13440
+    assert row["flops"] == pytest.approx(ready.allocation.plan.flops)
+    return folder / "run"
+
+
+def test_the_checkpoint_loads_with_its_tokenizer(launched: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(launched / "checkpoint")
+    tokenizer = AutoTokenizer.from_pretrained(launched / "checkpoint")
+    ids = torch.tensor([tokenizer("def message_from_string(s, *args, **kws):")["input_ids"]])
+    loss = model(input_ids=ids, labels=ids).loss.item()
+    assert loss < 5.0  # ln 300 = 5.7 untrained
+    assert model.config.eos_token_id == tokenizer.eos_token_id
+
+
+def test_the_run_ends_where_the_sweeps_cell_ends(launched: Path, corpus: Corpus, tmp_path: Path) -> None:
+    """Cut into pieces or not, the launched run is the cell that a sweep would train."""
+    from planner.design.tree import build_tree
+    from planner.sweep import run_sweep, single_run
+
+    ready = prepare(launched / "allocation.json", tmp_path / "whole")
+    cell = ready.run.cells[0]
+    tree = build_tree([cell], TINY_RECIPE, corpus.vocab_size, eval_tokens=640, shapes={cell.size: ready.allocation.plan.model_shape})
+    assert len(tree.segments) < len(ready.run.tree.segments)
+    whole = single_run(replace(ready.run.spec, folder=tmp_path / "whole"), corpus, "mail", tree)
+    assert run_sweep(whole, LocalEngine(1)) == {}
+    rows = [read_json(next((folder / "records").iterdir()))["row"]["loss_spec"] for folder in (launched, tmp_path / "whole")]
+    assert rows[0] == rows[1]
+
+
+def test_launching_again_trains_nothing(launched: Path) -> None:
+    class NoEngine:
+        def run(self, next_job: object) -> object:
+            raise AssertionError("trained again")
+
+    carry_out(prepare(launched / "allocation.json", launched), NoEngine())  # type: ignore[arg-type]
+
+
+def test_verify_holds_the_outcome_against_the_forecast(launched: Path) -> None:
+    result = verify(launched)
+    measured = read_json(next((launched / "records").iterdir()))["row"]["loss_spec"]
+    assert result.measured == measured
+    assert result.error == pytest.approx(4.0 - measured) and result.error_percent == pytest.approx(100 * (4.0 - measured) / measured)
+    assert result.inside == (2.0 <= measured <= 5.6)
+    assert read_json(launched / "verification.json")["inside"] == result.inside
+
+
+def test_a_forecast_younger_than_the_run_is_refused(launched: Path) -> None:
+    path = launched / "launch.json"
+    whole = path.read_text()
+    body = json.loads(whole)
+    body["started"] = "2020-01-01T00:00:00+00:00"
+    try:
+        path.write_text(json.dumps(body))
+        with pytest.raises(StateError, match="younger than the run"):
+            verify(launched)
+    finally:
+        path.write_text(whole)
+
+
+def test_a_changed_forecast_is_refused(launched: Path) -> None:
+    path = launched / "allocation.json"
+    whole = path.read_text()
+    try:
+        path.write_text(whole.replace('"loss_high": 5.6', '"loss_high": 9.6'))
+        with pytest.raises(StateError, match="launched with"):
+            verify(launched)
+        with pytest.raises(StateError, match="another allocation"):
+            carry_out(prepare(path, launched), LocalEngine(1))
+    finally:
+        path.write_text(whole)
+
+
+def test_a_plan_that_the_corpus_cannot_carry_is_refused(corpus: Corpus, tmp_path: Path) -> None:
+    answer = allocation(corpus)
+    replace(answer, plan=replace(answer.plan, unique_spec=1e9)).save(tmp_path / "a.json", {})
+    with pytest.raises(DataError, match="1B distinct specialist tokens"):
+        prepare(tmp_path / "a.json", tmp_path / "run")
+    replace(answer, source={**answer.source, "corpus": "other"}).save(tmp_path / "b.json", {})
+    with pytest.raises(InputError, match="fingerprint"):
+        prepare(tmp_path / "b.json", tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,51 @@
+"""A module imports only what stands before it in the way of the data."""
+
+import ast
+from pathlib import Path
+
+import planner
+
+ROOT = Path(planner.__file__).parent
+ORDER = (
+    "errors", "artifacts", "units", "shapes", "flops", "recipe", "ladder", "corpus", "design", "runs", "laws", "fit", "allocate", "train", "engines",
+    "sweep", "tune", "launch", "verify", "report", "demo", "cli",
+)  # fmt: skip
+
+
+def imports(path: Path) -> set[str]:
+    """List the parts of the planner that a file imports, inside functions too."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        found |= {name.split(".")[1] for name in names if name.startswith("planner.")}
+    return found
+
+
+def test_modules_import_only_what_stands_before_them() -> None:
+    wrong = []
+    for path in ROOT.rglob("*.py"):
+        part = path.relative_to(ROOT).parts[0].removesuffix(".py")
+        if part == "__init__":
+            continue
+        assert part in ORDER, f"{path} has no place in the order"
+        wrong += [f"{path.relative_to(ROOT)} imports {other}" for other in imports(path) if ORDER.index(other) > ORDER.index(part)]
+    assert not wrong, wrong
+
+
+def test_only_train_imports_torch() -> None:
+    for path in ROOT.rglob("*.py"):
+        names = {
+            name.split(".")[0]
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            for name in ([alias.name for alias in node.names] if isinstance(node, ast.Import) else [getattr(node, "module", None) or ""])
+            if isinstance(node, (ast.Import, ast.ImportFrom))
+        }
+        if names & {"torch", "transformers"}:
+            assert path.relative_to(ROOT).parts[0] == "train", path
+
+
+def test_only_the_command_line_prints() -> None:
+    for path in ROOT.rglob("*.py"):
+        if path.relative_to(ROOT).parts[0] != "cli":
+            calls = [node.func for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
+            assert not {"print", "exit"} & {call.id for call in calls if isinstance(call, ast.Name)}, path

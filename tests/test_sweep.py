@@ -1,0 +1,128 @@
+"""A real sweep on real text: kills lose nothing, divergences are said, two runners do not meet."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from planner.artifacts import read_json
+from planner.corpus.store import Corpus
+from planner.engines.local import Event, LocalEngine
+from planner.errors import StateError
+from planner.runs import read_runs
+from planner.sweep import Sweep, locked, run_sweep, sweep_status
+
+pytest.importorskip("torch")
+
+SWEEP = """
+corpus = "{corpus}"
+sizes = ["10k"]
+tokens_pt = [0, "21k", "28k"]
+tokens_spec = [0, "21k"]
+unique_spec = ["5k"]
+eval_tokens = 640
+[recipe]
+seq_len = 32
+batch_sequences = 2
+warmup_steps = 20
+lr_coefficient = {rate}
+"""
+
+
+def lay_out(folder: Path, corpus: Corpus, rate: float = 4e-3) -> Path:
+    folder.mkdir()
+    (folder / "sweep.toml").write_text(SWEEP.format(corpus=corpus.folder.resolve(), rate=rate))
+    return folder
+
+
+def run_in_process(folder: Path) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-m", "planner.cli.main", "sweep", "run", str(folder), "--workers", "2"], stderr=subprocess.DEVNULL)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, corpus: Corpus) -> Path:
+    folder = lay_out(tmp_path_factory.mktemp("sweep") / "tiny", corpus)
+    events: list[Event] = []
+    assert run_sweep(Sweep.open(folder), LocalEngine(2), on_event=events.append) == {}
+    assert {event.kind for event in events} >= {"started", "steps", "finished"}
+    return folder
+
+
+def test_the_table_holds_every_cell(undisturbed: Path) -> None:
+    sweep = Sweep.open(undisturbed)
+    frame = read_runs(undisturbed / "runs.csv")
+    assert len(frame) == len(sweep.cells) == 5
+    assert sorted(frame["branch_kind"]) == ["scratch", "stable", "stable", "zero_shot", "zero_shot"]
+    assert (frame["loss_spec"] < 5.5).all() and (frame["loss_general"] < 5.6).all()
+    assert (frame["tokens_spec"] == frame["steps_spec"] * 64).all()
+    status = sweep_status(sweep)
+    assert (status.done, status.waiting, status.flops_left) == (5, 0, 0)
+    assert not list((undisturbed / "state").glob("*.safetensors")), "states outlive their use"
+
+
+@pytest.mark.parametrize("victim", ["runner", "worker"])
+def test_a_kill_loses_nothing(undisturbed: Path, tmp_path: Path, corpus: Corpus, victim: str) -> None:
+    folder = lay_out(tmp_path / "tiny", corpus)
+    process = run_in_process(folder)
+    deadline = time.monotonic() + 120
+    while not list((folder / "state").glob("n*.safetensors")):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.02)
+    if victim == "runner":
+        process.send_signal(signal.SIGKILL)
+    else:
+        children = subprocess.run(["ps", "-o", "pid=,args=", "--ppid", str(process.pid)], capture_output=True, text=True, check=True).stdout
+        workers = [int(line.split()[0]) for line in children.splitlines() if "spawn_main" in line]
+        assert workers
+        os.kill(workers[0], signal.SIGKILL)
+    process.wait()
+    if victim == "runner":
+        while True:  # its workers notice within a few steps
+            try:
+                failures = run_sweep(Sweep.open(folder), LocalEngine(2))
+                break
+            except StateError:
+                time.sleep(0.1)
+        assert failures == {}
+    assert (folder / "runs.csv").read_bytes() == (undisturbed / "runs.csv").read_bytes()
+
+
+def test_a_divergence_is_recorded_with_its_reason(tmp_path: Path, corpus: Corpus) -> None:
+    folder = lay_out(tmp_path / "wild", corpus, rate=300.0)
+    assert run_sweep(Sweep.open(folder), LocalEngine(2)) == {}
+    frame = read_runs(folder / "runs.csv")
+    assert len(frame) == 5 and (frame["status"] == "diverged").any()
+    wild = frame[frame["status"] == "diverged"]
+    assert wild["reason"].str.contains("loss").all() and wild["loss_spec"].isna().all() and wild["flags"].str.contains("diverged").all()
+
+
+def test_another_recipe_is_not_mixed_in(undisturbed: Path) -> None:
+    text = (undisturbed / "sweep.toml").read_text()
+    try:
+        (undisturbed / "sweep.toml").write_text(text.replace("warmup_steps = 20", "warmup_steps = 30"))
+        with pytest.raises(StateError, match="recipe"):
+            run_sweep(Sweep.open(undisturbed), LocalEngine(1))
+    finally:
+        (undisturbed / "sweep.toml").write_text(text)
+
+
+def test_a_second_runner_is_refused(tmp_path: Path) -> None:
+    with locked(tmp_path), pytest.raises(StateError, match=f"process {os.getpid()}"), locked(tmp_path):
+        pass
+
+
+def test_a_torn_record_is_named(undisturbed: Path) -> None:
+    record = next((undisturbed / "records").iterdir())
+    whole = record.read_bytes()
+    try:
+        record.write_bytes(whole[:40])
+        with pytest.raises(StateError, match=record.name):
+            sweep_status(Sweep.open(undisturbed))
+    finally:
+        record.write_bytes(whole)
+    assert json.loads(whole) == read_json(record)
