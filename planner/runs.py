@@ -55,6 +55,16 @@ REQUIRED = ("params_non_embedding", "tokens_pt", "loss_spec")
 TEXTS = tuple(name for name, (unit, _) in SCHEMA.items() if unit == "text")
 MIN_STEPS = 200
 MIN_TOKENS_PER_PARAMETER = 2.0
+WARMUP_MULTIPLE = 10
+OVERFITTED = 1.03
+FLAGS = {
+    "diverged": "the run diverged, or has no loss",
+    "short_stage": f"a run or a specialist stage under {MIN_STEPS} optimiser steps: a transient of the optimiser",
+    "under_2_tokens_per_parameter": "fewer than 2 tokens per non-embedding parameter: a transient of the optimiser",
+    "mostly_warmup": f"fewer steps than {WARMUP_MULTIPLE} times the recipe's warm-up: a transient of the schedule",
+    "overfitted": f"loss over {OVERFITTED:g} times that of the same run with fewer passes: past any use, and no law need follow it there",
+}
+"""Why a row is kept out of a fit; `--keep FLAG` takes such rows in."""
 
 
 def compile_runs(records: list[Path]) -> DataFrame:
@@ -65,7 +75,13 @@ def compile_runs(records: list[Path]) -> DataFrame:
     """
     import pandas as pd
 
-    rows = [read_artifact(path, "run", RECORD_VERSION)["row"] for path in records]
+    rows = []
+    for path in records:
+        record = read_artifact(path, "run", RECORD_VERSION)
+        row = record["row"]
+        if (row["steps_pt"] or 0) + (row["steps_spec"] or 0) < WARMUP_MULTIPLE * record["recipe"]["warmup_steps"]:
+            row["flags"] = "mostly_warmup"
+        rows.append(row)
     frame = pd.DataFrame(rows, columns=list(SCHEMA))
     order = ["params_non_embedding", "seed", "tokens_pt", "unique_spec", "tokens_spec", "run_id"]
     return flag_runs(frame.sort_values(order, na_position="first", ignore_index=True))
@@ -128,6 +144,7 @@ def flag_runs(frame: DataFrame) -> DataFrame:
         "diverged": (frame["status"] == "diverged") | frame["loss_spec"].isna(),
         "short_stage": known & ((steps < MIN_STEPS) | ((spec > 0) & (spec < MIN_STEPS))),
         "under_2_tokens_per_parameter": tokens < MIN_TOKENS_PER_PARAMETER * frame["params_non_embedding"],
+        "overfitted": _overfitted(frame),
     }
     flags = []
     for row in range(len(frame)):
@@ -136,6 +153,18 @@ def flag_runs(frame: DataFrame) -> DataFrame:
         found += [name for name, where in rules.items() if bool(where.iloc[row]) and name not in found]
         flags.append(";".join(found))
     return frame.assign(flags=flags)
+
+
+def _overfitted(frame: DataFrame) -> Any:
+    """Find runs whose loss is well above that of the same run with fewer specialist tokens."""
+    import pandas as pd
+
+    found = pd.Series(False, index=frame.index)
+    ended = frame[(frame["tokens_spec"] > 0) & frame["loss_spec"].notna() & frame["unique_spec"].notna()].sort_values("tokens_spec")
+    names = ["params_non_embedding", "seed", "tokens_pt", "unique_spec", "replay_fraction"]
+    for _, group in ended.groupby(names, dropna=False):
+        found[group.index] = group["loss_spec"] > OVERFITTED * group["loss_spec"].cummin()
+    return found
 
 
 def usable(frame: DataFrame, keep: tuple[str, ...] = ()) -> DataFrame:

@@ -44,7 +44,7 @@ def demo(
     sweep.run(str(out), workers)
     _stage("3 of 6: fit — the law of the loss, with intervals")
     law = out / "law.json"
-    fit.fit(out, law="auto", mapping=None, params_kind="non_embedding", keep=None, resamples=200, seed=0, out=law, figures=True, as_json=False)
+    fit.fit(out, law="auto", mapping=None, params_kind="auto", keep=None, resamples=200, seed=0, out=law, figures=True, as_json=False)
     opened = Sweep.open(out)
     budget = BUDGET_FACTOR * max(opened.tree.flops_of_run(tip) for tip in opened.tree.tips)
     _stage(f"4 of 6: allocate — split {budget:.2e} FLOPs, {BUDGET_FACTOR:g} times the sweep's largest run, with {UNIQUE_SPEC} distinct specialist tokens")

@@ -46,7 +46,7 @@ def fit(
     path: Annotated[Path, typer.Argument(help="A sweep's folder, the folder sweeps/, or a table of runs (CSV, JSON Lines, parquet).")],
     law: Annotated[str, typer.Option(help="A law by name (plan laws), or auto: the best by held-out error.")] = "auto",
     mapping: Annotated[list[str] | None, typer.Option("--map", help="OURS=THEIRS: which column of the table is which; repeatable.")] = None,
-    params_kind: Annotated[str, typer.Option(help="What N is: non_embedding or total.")] = "non_embedding",
+    params_kind: Annotated[str, typer.Option(help="What N is: non_embedding, total, or auto: the one with the less held-out error.")] = "auto",
     keep: Annotated[list[str] | None, typer.Option(help="A flag whose rows are fitted all the same, such as short_stage; repeatable.")] = None,
     resamples: Annotated[int, typer.Option(min=20, max=100000, help="Resamples by trunk.")] = 200,
     seed: Annotated[int, typer.Option(help="Seed of starts and resamples.")] = 0,
@@ -61,16 +61,18 @@ def fit(
     from planner.fit.fit import fit as fit_law
     from planner.runs import read_runs
 
-    if params_kind not in PARAMS_KINDS:
-        raise InputError(f"--params-kind {params_kind!r} is not known", remedy=f"choose one of {', '.join(PARAMS_KINDS)}")
+    if params_kind not in (*PARAMS_KINDS, "auto"):
+        raise InputError(f"--params-kind {params_kind!r} is not known", remedy=f"choose one of {', '.join(PARAMS_KINDS)}, auto")
     runs = runs_file(path)
     target = out or runs.with_name("law.json")
     frame = read_runs(runs, _mapping(mapping or []))
-    data = fit_data(frame, params_kind, keep=tuple(keep or ()))
+    kinds = [kind for kind, column in PARAMS_KINDS.items() if not frame[column].isna().any()] if params_kind == "auto" else [params_kind]
+    tables = [fit_data(frame, kind, keep=tuple(keep or ())) for kind in kinds]
     source = {**_source(runs, frame, target), "runs": runs.name, "flagged": _flag_counts(frame), "kept_flags": keep or []}
     with bar("fit", 1.0) as shown:
-        fitted = fit_law(data, law, resamples=resamples, seed=seed, source=source, progress=lambda what, share: shown.update(share, what))
+        fitted = fit_law(tables, law, resamples=resamples, seed=seed, source=source, progress=lambda what, share: shown.update(share, what))
     fitted.save(target, {"runs": sha256_file(runs)})
+    data = next(table for table in tables if table.params_kind == fitted.params_kind)
     drawn = _draw(fitted, data, target.parent / "figures") if figures else []
     if as_json:
         from planner.artifacts import read_json
@@ -85,6 +87,7 @@ def fit(
 def show(law: FittedLaw) -> None:
     """Print a fitted law as tables."""
     from planner.fit.solver import STATUS_ADVICE
+    from planner.runs import FLAGS
 
     for member in law.members:
         rows = []
@@ -100,14 +103,15 @@ def show(law: FittedLaw) -> None:
         table(f"Law {member.law.name}", ["parameter", "value", "90 % interval", "unit", ""], rows, caption=caption)
     names = list(dict.fromkeys(name for score in law.scores for name in score["held"]))
     rows = [
-        [("* " if score["chosen"] else "  ") + score["law"], score["parameters"], f"{score['rms_percent']:.2f}",
-         *(f"{score['held'][name]:.2f}" if name in score["held"] else "" for name in names), f"{score['mean']:.2f}", score["status"]]
+        [("* " if score["chosen"] else "  ") + score["law"], score["params_kind"], score["parameters"], f"{score['rms_percent']:.2f}",
+         *(f"{score['held'][name]:.2f}" if name in score["held"] else "" for name in names),
+         f"{score['mean']:.2f}" if score["held"] else "", score["status"]]
         for score in law.scores[:12]
     ]  # fmt: skip
     caption = "mean absolute error in % of the loss where a slice is left out and forecast; * chosen" + (
         f"; {len(law.scores) - 12} worse laws not shown (law.json has them)" if len(law.scores) > 12 else ""
     )
-    table("Laws by held-out error", ["law", "parameters", "fit", *names, "mean", "status"], rows, caption=caption)
+    table("Laws by held-out error", ["law", "N", "parameters", "fit", *names, "mean", "status"], rows, caption=caption)
     if law.holdout:
         found = law.holdout
         say(
@@ -121,7 +125,7 @@ def show(law: FittedLaw) -> None:
         + f"; outside the runs the interval widens by {100 * law.drift:.2f} % for each factor of e"
     )  # fmt: skip
     for flag, count in law.source.get("flagged", {}).items():
-        say(f"kept out of the fit: {count} runs flagged {flag}")
+        say(f"kept out of the fit: {count} runs flagged {flag} ({FLAGS.get(flag, 'named in the table')})")
     least, most = law.support.low, law.support.high
     axes = [f"{name} {format_count(least[name])} to {format_count(most[name])}" for name in least if most[name]]
     say(f"support: {'; '.join(axes)}")

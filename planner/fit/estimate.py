@@ -103,7 +103,7 @@ def resample(law: Law, points: Points, log_loss: Array, cluster: Any, warm: Arra
     draws = random.exponential(size=(count, int(cluster.max()) + 1))
     weights = (draws / draws.mean(1, keepdims=True))[:, cluster]
     several = len(warm)
-    solution = solve(law, points, log_loss, np.tile(warm, (count, 1)), np.repeat(weights, several, axis=0), iterations=60)
+    solution = solve(law, points, log_loss, np.tile(warm, (count, 1)), np.repeat(weights, several, axis=0), iterations=100)
     best = solution.objective.reshape(count, several).argmin(1)
     result: Array = solution.theta.reshape(count, several, -1)[np.arange(count), best]
     return result

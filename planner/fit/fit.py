@@ -13,7 +13,7 @@ from planner.fit.data import FitData
 from planner.fit.estimate import resample
 from planner.fit.fitted import FittedLaw, Member
 from planner.fit.holdout import mean_absolute_percent, slices
-from planner.fit.select import Score, candidates, choose, score_laws
+from planner.fit.select import ROWS_PER_PARAMETER, Score, candidates, choose, score_laws
 from planner.fit.support import Support
 from planner.laws import Law, law_named
 
@@ -27,12 +27,13 @@ Progress = Callable[[str, float], None]
 
 
 def fit(
-    data: FitData, law: str = "auto", *, resamples: int = RESAMPLES, seed: int = 0, source: dict[str, Any] | None = None, progress: Progress | None = None
-) -> FittedLaw:
+    tables: FitData | Sequence[FitData], law: str = "auto", *, resamples: int = RESAMPLES, seed: int = 0,
+    source: dict[str, Any] | None = None, progress: Progress | None = None,
+) -> FittedLaw:  # fmt: skip
     """Fit a law, or choose among all, with resamples by trunk.
 
     Args:
-        data: the runs.
+        tables: the runs; or the same runs under several conventions of N, of which the one with the least held-out error is chosen.
         law: name of a law, or "auto" to choose by held-out error; laws that the data do not tell apart then forecast together.
         resamples: resamples of each law.
         seed: seed of starts and resamples; the same seed gives the same law.
@@ -44,11 +45,13 @@ def fit(
         InputError: no such law.
     """
     tell = progress or (lambda what, share: None)
-    laws = candidates(data) if law == "auto" else [law_named(law)]
-    _check_stage(data, laws)
-    scores = score_laws(data, laws, seed, lambda name, share: tell(f"fitting {name}", 0.45 * share))
+    tables = [tables] if isinstance(tables, FitData) else list(tables)
+    laws = candidates(tables[0]) if law == "auto" else [law_named(law)]
+    _check_stage(tables[0], laws)
+    scores = score_laws(tables, laws, seed, lambda name, share: tell(f"fitting {name}", 0.45 * share))
     chosen = choose(scores)
-    holdout = _forecast_largest(data, laws, seed, lambda name, share: tell(f"without the largest size: {name}", 0.45 + 0.45 * share))
+    data = next(table for table in tables if table.params_kind == chosen[0].params_kind)
+    holdout = _forecast_largest(tables, laws, seed, lambda name, share: tell(f"without the largest size: {name}", 0.45 + 0.45 * share))
     members = []
     for number, score in enumerate(chosen):
         tell("resampling by trunk", 0.9 + 0.1 * number / len(chosen))
@@ -70,20 +73,22 @@ def _check_stage(data: FitData, laws: Sequence[Law]) -> None:
         warnings.warn(f"the law {laws[0].name} is blind to the difference between general and specialist tokens", PlannerWarning, stacklevel=3)
 
 
-def _forecast_largest(data: FitData, laws: Sequence[Law], seed: int, progress: Progress) -> dict[str, Any]:
+def _forecast_largest(tables: Sequence[FitData], laws: Sequence[Law], seed: int, progress: Progress) -> dict[str, Any]:
     """Choose and fit without the largest size, then forecast it: an error that no choice has seen."""
-    piece = next((item for item in slices(data) if item.name == "largest params"), None)
+    piece = next((item for item in slices(tables[0]) if item.name == "largest params"), None)
     if piece is None:
         return {}
-    rest, out = data.rows(~piece.held), data.rows(piece.held)
-    within = [law for law in laws if rest.count >= 2 * len(law.parameters)]
+    rest = [data.rows(~piece.held) for data in tables]
+    within = [law for law in laws if rest[0].count >= ROWS_PER_PARAMETER * len(law.parameters)]
     if not within:
         return {}
     chosen: list[Score] = choose(score_laws(rest, within, seed, progress))
-    points = out.points()
-    forecast = np.mean([score.estimate.law.log_loss(score.estimate.theta[None], points)[0] for score in chosen], axis=0)
+    out = next(data for data in tables if data.params_kind == chosen[0].params_kind).rows(piece.held)
+    forecast = np.mean([score.estimate.law.log_loss(score.estimate.theta[None], out.points())[0] for score in chosen], axis=0)
+    error = np.exp(forecast - out.log_loss) - 1
     return {
         "laws": [score.estimate.law.name for score in chosen],
+        "params_kind": chosen[0].params_kind,
         "params": float(out.params.max()),
         "factor": piece.factor,
         "rows": out.count,
@@ -91,8 +96,8 @@ def _forecast_largest(data: FitData, laws: Sequence[Law], seed: int, progress: P
         "forecast": np.exp(forecast),
         "measured": np.exp(out.log_loss),
         "mean_absolute_percent": mean_absolute_percent(forecast, out.log_loss),
-        "bias_percent": float(100 * (np.exp(forecast - out.log_loss) - 1).mean()),
-        "worst_percent": float(100 * np.abs(np.exp(forecast - out.log_loss) - 1).max()),
+        "bias_percent": float(100 * error.mean()),
+        "worst_percent": float(100 * np.abs(error).max()),
     }
 
 
@@ -100,10 +105,11 @@ def _row(score: Score, chosen: bool) -> dict[str, Any]:
     law = score.estimate.law
     return {
         "law": law.name,
+        "params_kind": score.params_kind,
         "parameters": len(law.parameters),
         "chosen": chosen,
         "status": score.estimate.status,
         "rms_percent": score.rms_percent,
         "held": score.held,
-        "mean": score.mean,
+        "mean": score.mean if score.held else None,
     }

@@ -36,10 +36,21 @@ def slices(data: FitData) -> list[Slice]:
         piece = _top(f"largest {name}" if name != "epochs" else "most epochs", values, 0.2 if name == "flops" else LEAST_SHARE)
         if piece is None:
             continue
+        piece = _keep_ends(data, piece)
         if name == "params" and len(np.unique(np.round(np.log(values[~piece.held]), 2))) < MIN_SIZES:
             continue
         found.append(piece)
     return found
+
+
+def _keep_ends(data: FitData, piece: Slice) -> Slice:
+    """Leave runs without general or without specialist tokens in the fit where the slice would take them all: what they alone show
+    cannot be forecast from the others."""
+    held = piece.held
+    for end in (data.tokens_pt == 0, data.tokens_spec == 0):
+        if end.any() and not (end & ~held).any():
+            held = held & ~end
+    return Slice(piece.name, held, piece.factor)
 
 
 def _top(name: str, values: Array, share: float) -> Slice | None:

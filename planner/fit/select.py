@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from planner.errors import DataError
 from planner.fit.data import FitData
 from planner.fit.estimate import Estimate, estimate
-from planner.fit.holdout import Slice, mean_absolute_percent, slices
+from planner.fit.holdout import mean_absolute_percent, slices
 from planner.fit.support import Support
 from planner.laws import LAWS, Law
 from planner.laws.dual import Array
@@ -20,11 +20,15 @@ NEAR_EQUAL = 1.1
 MOST_MEMBERS = 3
 ROWS_PER_PARAMETER = 2.0
 SLICE_STARTS = 6
+HOPELESS = 1.8
+"""Laws whose residual is over this multiple of the least are not tried on the slices."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """How one law did."""
+    """How one law did under one convention of N."""
+
+    params_kind: str
 
     estimate: Estimate
     """Fitted to all rows."""
@@ -37,8 +41,8 @@ class Score:
 
     @property
     def mean(self) -> float:
-        """Mean over the slices; the residual where there are none."""
-        return float(np.mean(list(self.held.values()))) if self.held else self.rms_percent
+        """Mean over the slices; infinite for a law that was not tried on them."""
+        return float(np.mean(list(self.held.values()))) if self.held else float("inf")
 
 
 def candidates(data: FitData) -> list[Law]:
@@ -57,43 +61,65 @@ def candidates(data: FitData) -> list[Law]:
     return found
 
 
-def score_laws(data: FitData, laws: Sequence[Law], seed: int = 0, progress: Callable[[str, float], None] | None = None) -> list[Score]:
-    """Fit every law to all rows and to the rows outside each slice; the best by held-out error first."""
-    pieces = slices(data)
-    scores = []
-    for number, law in enumerate(laws):
+def score_laws(
+    tables: Sequence[FitData], laws: Sequence[Law], seed: int = 0, progress: Callable[[str, float], None] | None = None
+) -> list[Score]:
+    """Fit every law to all rows, and the promising ones to the rows outside each slice; the best by held-out error first.
+
+    Args:
+        tables: the same runs under each convention of N that is to be tried.
+        laws: the candidates.
+        seed: seed of the starts.
+        progress: told of the steps.
+    """
+    pairs = [(data, law) for data in tables for law in laws]
+    first = []
+    for number, (data, law) in enumerate(pairs):
         if progress is not None:
-            progress(law.name, number / len(laws))
-        scores.append(_score(data, law, pieces, seed))
-    return sorted(scores, key=lambda score: score.mean)
+            progress(law.name, 0.4 * number / len(pairs))
+        first.append(_residual(data, estimate(law, data.points(), data.log_loss, np.random.default_rng(seed))))
+    least = min(score.rms_percent for score in first)
+    scores = []
+    for number, ((data, _), score) in enumerate(zip(pairs, first, strict=True)):
+        if progress is not None:
+            progress(score.estimate.law.name, 0.4 + 0.6 * number / len(pairs))
+        scores.append(_hold_out(data, score, seed) if score.rms_percent <= HOPELESS * least else score)
+    return sorted(scores, key=lambda score: (score.mean, score.rms_percent))
 
 
 def choose(scores: Sequence[Score]) -> list[Score]:
-    """Return the laws that the data do not tell apart, the simplest first; they forecast together, with equal weights."""
-    near = [score for score in scores if score.mean <= NEAR_EQUAL * scores[0].mean][:MOST_MEMBERS]
+    """Return the laws that the data do not tell apart, the simplest first; they forecast together, with equal weights.
+
+    All are under the best one's convention of N.
+    """
+    alike = [score for score in scores if score.params_kind == scores[0].params_kind and score.mean <= NEAR_EQUAL * scores[0].mean]
+    near = alike[:MOST_MEMBERS] if scores[0].held else scores[:1]
     return sorted(near, key=lambda score: (len(score.estimate.law.parameters), score.mean))
 
 
-def _score(data: FitData, law: Law, pieces: Sequence[Slice], seed: int) -> Score:
-    random = np.random.default_rng(seed)
-    points = data.points()
-    whole = estimate(law, points, data.log_loss, random)
-    residual = data.log_loss - law.log_loss(whole.theta[None], points)[0]
-    freedom = max(1, data.count - len(law.parameters))
+def _residual(data: FitData, whole: Estimate) -> Score:
+    law = whole.law
+    residual = data.log_loss - law.log_loss(whole.theta[None], data.points())[0]
+    deviation = float(np.sqrt((residual**2).sum() / max(1, data.count - len(law.parameters))))
+    return Score(data.params_kind, whole, 100 * deviation, {}, deviation)
+
+
+def _hold_out(data: FitData, score: Score, seed: int) -> Score:
+    """Let a law forecast every slice that it has not seen."""
+    law, random = score.estimate.law, np.random.default_rng([seed, 2])
     held: dict[str, float] = {}
     errors: list[Array] = []
     distances: list[Array] = []
-    for piece in pieces:
+    for piece in slices(data):
         rest, out = data.rows(~piece.held), data.rows(piece.held)
         if rest.count < ROWS_PER_PARAMETER * len(law.parameters):
             continue
-        part = estimate(law, rest.points(), rest.log_loss, random, starts=SLICE_STARTS, warm=whole.solutions)
+        part = estimate(law, rest.points(), rest.log_loss, random, starts=SLICE_STARTS, warm=score.estimate.solutions)
         forecast = law.log_loss(part.theta[None], out.points())[0]
         held[piece.name] = mean_absolute_percent(forecast, out.log_loss)
         errors.append(forecast - out.log_loss)
         distances.append(Support.of(rest).distance(out.params, out.tokens_pt, out.tokens_spec, out.unique_spec))
-    variance = float((residual**2).sum() / freedom)
-    return Score(whole, 100 * float(np.sqrt(variance)), held, _drift(errors, distances, variance))
+    return replace(score, held=held, drift=_drift(errors, distances, (score.rms_percent / 100) ** 2))
 
 
 def _drift(errors: Sequence[Array], distances: Sequence[Array], variance: float) -> float:

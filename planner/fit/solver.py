@@ -100,7 +100,7 @@ def objective(law: Law, theta: Array, points: Points, log_loss: Array, weights: 
 
 
 def solve(
-    law: Law, points: Points, log_loss: Array, starts: Array, weights: Array, *, deltas: tuple[float, ...] = DELTAS, iterations: int = 150
+    law: Law, points: Points, log_loss: Array, starts: Array, weights: Array, *, deltas: tuple[float, ...] = DELTAS, iterations: int = 300
 ) -> Solution:
     """Solve a batch of problems.
 
@@ -111,7 +111,7 @@ def solve(
         starts: parameters to start from, shape (problems, parameters).
         weights: weight of each run in each problem, shape (problems, n) or (1, n).
         deltas: Huber's δ, largest first; the last one is the objective that is meant.
-        iterations: steps at most with the last δ; earlier ones get a fifth.
+        iterations: steps at most with the last δ; earlier ones get a tenth.
     """
     scale = Scale(law)
     free = scale.to_free(starts)
@@ -119,7 +119,8 @@ def solve(
     finished = np.zeros(len(starts), dtype=bool)
     for delta in deltas:
         last = delta == deltas[-1]
-        free, value, finished = _descend(law, scale, points, log_loss, free, weights, delta, iterations if last else iterations // 5, 1.0 if last else 1e4)
+        most, looseness = (iterations, 1.0) if last else (iterations // 10, 1e4)
+        free, value, finished = _descend(law, scale, points, log_loss, free, weights, delta, most, looseness)
     return Solution(scale.to_theta(free)[0], value, finished)
 
 

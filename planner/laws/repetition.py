@@ -1,8 +1,10 @@
-"""What repeated specialist text is worth: three ways to turn (D_spec, U) into effective tokens and a penalty.
+"""What repeated specialist text is worth: four ways to turn (D_spec, U) into effective tokens and into harm.
 
 R = D_spec/U − 1 passes beyond the first. *saturating*: S = U·(1 + R*·(1 − exp(−R/R*))) (arXiv 2305.16264); loss cannot rise.
-*sized*: R* = R*₀·(N/N0)^−ν·(U/D0)^μ, since larger models tire of the same text sooner. *penalised*: saturating, and the loss gains
-P·R^δ·(N/N0)^κ·(U/D0)^−κ (after arXiv 2605.01640), so that it can rise with passes.
+*sized*: R* = R*₀·(N/N0)^−ν·(U/D0)^μ, since larger models tire of the same text sooner. *penalised*: S = D_spec, and the loss gains
+O = P·R^δ·(N/N0)^κ·(U/D0)^−λ (after arXiv 2605.01640, with exponents of their own for N and U), so that it rises when passes are many.
+*competing*: the same O, joined to the rest x of the reducible loss as (x^q + O^q)^(1/q): where a model has learnt the text by heart,
+what came before hardly matters. On the recorded sweep R* of a penalised law always ran to infinity, so those two do without it.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from planner.laws.base import Parameter, Points
-from planner.laws.dual import exp
+from planner.laws.dual import exp, log
 
 
 @dataclass(frozen=True)
@@ -25,8 +27,8 @@ class Repetition:
     """What it adds to the law's parameters."""
     effective: Callable[[Mapping[str, Any], Points], Any]
     """Effective specialist tokens S/D0."""
-    penalty: Callable[[Mapping[str, Any], Points], Any]
-    """What repetition adds to the loss [nats/token]."""
+    harm: Callable[[Mapping[str, Any], Points, Any], Any]
+    """From the reducible loss without harm [nats/token] to that with it."""
     formula: str
     """For people."""
 
@@ -46,32 +48,52 @@ def _sized(p: Mapping[str, Any], x: Points) -> Any:
     return _saturate(x, p["R*"] * exp(x.log_unique * p["μ"] - x.log_n * p["ν"]))
 
 
-def _none(p: Mapping[str, Any], x: Points) -> Any:
-    return 0.0
+def _seen(p: Mapping[str, Any], x: Points) -> Any:
+    return x.first + x.unique * x.repeats
 
 
-def _penalty(p: Mapping[str, Any], x: Points) -> Any:
-    return x.has_repeats * p["P"] * exp(x.log_repeats * p["δ"] + (x.log_n - x.log_unique) * p["κ_P"])
+def _harmless(p: Mapping[str, Any], x: Points, reducible: Any) -> Any:
+    return reducible
 
 
-SATURATING = Repetition("saturating", (_HALF,), _fixed, _none, "S = U·(1 + R*·(1 − e^(−R/R*))), R = D_spec/U − 1")
+def _log_overfit(p: Mapping[str, Any], x: Points) -> Any:
+    return log(p["P"]) + x.log_repeats * p["δ"] + x.log_n * p["κ_P"] - x.log_unique * p["λ_P"]
+
+
+def _penalty(p: Mapping[str, Any], x: Points, reducible: Any) -> Any:
+    return reducible + x.has_repeats * exp(_log_overfit(p, x))
+
+
+def _compete(p: Mapping[str, Any], x: Points, reducible: Any) -> Any:
+    ratio = x.has_repeats * exp(p["q"] * (_log_overfit(p, x) - log(reducible)))
+    return reducible * exp(log(1.0 + ratio) / p["q"])
+
+
+def _overfit(amplitude: tuple[float, float, float], exponent: tuple[float, float]) -> tuple[Parameter, ...]:
+    low, *start = amplitude
+    return (
+        Parameter("P", low, 3.0, (start[0], start[1]), "nats/token"),
+        Parameter("δ", 0.05, 4.0, exponent, "exponent"),
+        Parameter("κ_P", 0.0, 3.0, (0.0, 1.0), "exponent", logarithmic=False),
+        Parameter("λ_P", -0.5, 3.0, (0.1, 1.2), "exponent", logarithmic=False),
+    )
+
+
+_O = "P·R^δ·(N/N0)^κ_P·(U/D0)^−λ_P"
+SATURATING = Repetition("saturating", (_HALF,), _fixed, _harmless, "S = U·(1 + R*·(1 − e^(−R/R*))), R = D_spec/U − 1")
 SIZED = Repetition(
     "sized",
     (_HALF, Parameter("ν", -1.5, 3.0, (0.0, 0.6), "exponent", logarithmic=False), Parameter("μ", -1.5, 3.0, (0.0, 0.6), "exponent", logarithmic=False)),
     _sized,
-    _none,
+    _harmless,
     "S as saturating, with R*·(N/N0)^−ν·(U/D0)^μ for R*",
 )
-PENALISED = Repetition(
-    "penalised",
-    (
-        _HALF,
-        Parameter("P", 1e-8, 1.0, (1e-4, 0.03), "nats/token"),
-        Parameter("δ", 0.2, 4.0, (0.6, 1.5), "exponent"),
-        Parameter("κ_P", 0.0, 3.0, (0.2, 1.2), "exponent", logarithmic=False),
-    ),
-    _fixed,
-    _penalty,
-    "S as saturating, and + P·R^δ·(N/N0 · D0/U)^κ_P",
+PENALISED = Repetition("penalised", _overfit((1e-8, 1e-4, 0.03), (0.6, 1.5)), _seen, _penalty, f"S = D_spec, and + {_O}, R = D_spec/U − 1")
+COMPETING = Repetition(
+    "competing",
+    (*_overfit((1e-6, 1e-3, 0.8), (0.2, 1.5)), Parameter("q", 0.3, 12.0, (1.0, 5.0), "exponent")),
+    _seen,
+    _compete,
+    f"S = D_spec, and the reducible loss x becomes (x^q + ({_O})^q)^(1/q), R = D_spec/U − 1",
 )
-REPETITIONS = (SATURATING, SIZED, PENALISED)
+REPETITIONS = (SATURATING, SIZED, PENALISED, COMPETING)

@@ -21,7 +21,7 @@ def _additive(repetition: Repetition) -> Law:
     def loss(p: Mapping[str, Any], x: Points) -> Any:
         general = p["B"] * exp(-p["β"] * log(x.pt + p["d0"]))
         special = p["C"] * exp(-p["γ"] * log(repetition.effective(p, x) + p["s0"]))
-        return p["E"] + p["A"] * exp(-x.log_n * p["α"]) + general + special + repetition.penalty(p, x)
+        return p["E"] + repetition.harm(p, x, p["A"] * exp(-x.log_n * p["α"]) + general + special)
 
     return Law(
         f"additive-{repetition.name}",
@@ -37,7 +37,7 @@ def _additive(repetition: Repetition) -> Law:
 def _multiplicative(repetition: Repetition) -> Law:
     def loss(p: Mapping[str, Any], x: Points) -> Any:
         data = -p["β"] * log(x.pt + p["d0"]) - p["γ"] * log(repetition.effective(p, x) + p["s0"])
-        return p["E"] + p["A"] * exp(-x.log_n * p["α"]) + p["B"] * exp(data) + repetition.penalty(p, x)
+        return p["E"] + repetition.harm(p, x, p["A"] * exp(-x.log_n * p["α"]) + p["B"] * exp(data))
 
     return Law(
         f"multiplicative-{repetition.name}",
@@ -54,7 +54,7 @@ def _interaction(repetition: Repetition) -> Law:
     def loss(p: Mapping[str, Any], x: Points) -> Any:
         general, special = log(x.pt + p["d0"]), log(repetition.effective(p, x) + p["s0"])
         data = -p["β"] * general - p["γ"] * special + p["ι"] * general * special
-        return p["E"] + p["A"] * exp(-x.log_n * p["α"]) + p["B"] * exp(data) + repetition.penalty(p, x)
+        return p["E"] + repetition.harm(p, x, p["A"] * exp(-x.log_n * p["α"]) + p["B"] * exp(data))
 
     return Law(
         f"interaction-{repetition.name}",
