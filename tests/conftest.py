@@ -49,7 +49,9 @@ def corpus(text_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Corpu
     return build_corpus(settings(text_folder), tmp_path_factory.mktemp("corpus") / "corpus")[0]
 
 
-TRUTH = {"E": 1.0, "L0": 7.0, "A": 0.25, "B": 0.35, "α": 0.3, "β": 0.35, "κ": 0.15, "ρ": 0.8, "η": 0.05, "R*": 8.0, "P": 0.01, "δ": 1.0, "κ_P": 0.5}
+TRUTH = {
+    "E": 1.0, "L0": 7.0, "A": 0.25, "B": 0.35, "α": 0.3, "β": 0.35, "κ": 0.15, "ρ": 0.8, "η": 0.05, "P": 0.01, "δ": 1.0, "κ_P": 0.5, "λ_P": 0.5,
+}  # fmt: skip
 LAW = LAWS["bounded-penalised"]
 REFERENCE = Reference(1e5, 1e6)
 
@@ -74,7 +76,7 @@ def synthetic() -> FitData:
     n, pt, spec, unique = (np.array(column) for column in zip(*grid, strict=True))
     log_loss = true_log_loss(n, pt, spec, unique) + 0.005 * random.normal(size=len(n))
     cluster = np.unique(n, return_inverse=True)[1]
-    return FitData([str(k) for k in range(len(n))], n, pt, spec, unique, log_loss, 6 * n * (pt + spec), cluster, 0.005, "non_embedding", REFERENCE)
+    return FitData([str(k) for k in range(len(n))], {"non_embedding": n}, pt, spec, unique, log_loss, 6 * n * (pt + spec), cluster, 0.005)
 
 
 @pytest.fixture(scope="session")

@@ -42,7 +42,7 @@ def allocate(law: FittedLaw, request: Request) -> Allocation:
     mine = _resampled(problem, plan)
     everything = joined(whole, close)
     regret = 100 * np.expm1(np.maximum(mine - everything.resamples.min(1), 0.0))
-    factors = law.support.factors(plan.params, plan.tokens_pt, plan.tokens_spec, plan.unique_spec, plan.flops)
+    factors = law.support.factors(plan.params_non_embedding, plan.tokens_pt, plan.tokens_spec, plan.unique_spec, plan.flops)
     extrapolation = {name: float(value) for name, value in factors.items()}
     shares, losses = profile(whole)
     splits, sizes = everything.plans.share, everything.plans.params
@@ -68,9 +68,9 @@ def describe(problem: Problem, plans: Plans, number: int) -> Plan:
     """Write one plan out, with its forecast."""
     size = plans.sizes[plans.size[number]]
     pt, spec, unique = (float(values[number]) for values in (plans.tokens_pt, plans.tokens_spec, plans.unique_spec))
-    forecast = problem.law.forecast([size.params], [pt], [spec], [unique])
+    forecast = problem.law.forecast({"non_embedding": [size.params_non_embedding], "total": [size.params_total]}, [pt], [spec], [unique])
     return Plan(
-        size.params, size.params_non_embedding, pt, spec, unique, spec / unique, spec / (pt + spec), float(plans.flops[number]),
+        size.params_non_embedding, size.params_total, pt, spec, unique, spec / unique, spec / (pt + spec), float(plans.flops[number]),
         flops_6nd(size.params_non_embedding, pt + spec), float(forecast.loss[0]), float(forecast.low[0]), float(forecast.high[0]),
         size.shape.to_dict() if size.shape else None,
     )  # fmt: skip
@@ -84,7 +84,8 @@ def _realised(problem: Problem, found: Search, number: int) -> Plan:
 
 
 def _resampled(problem: Problem, plan: Plan) -> Any:
-    points = problem.law.points([plan.params], [plan.tokens_pt], [plan.tokens_spec], [plan.unique_spec])
+    params = {"non_embedding": [plan.params_non_embedding], "total": [plan.params_total]}
+    points = problem.law.points(params, [plan.tokens_pt], [plan.tokens_spec], [plan.unique_spec])
     return problem.law.log_loss_resamples(points, MOST_RESAMPLES)[:, 0]
 
 
@@ -129,7 +130,7 @@ def _warnings(problem: Problem, whole: Search, plan: Plan, extrapolation: dict[s
         found.append(f"the limit of {problem.max_epochs:.3g} epochs binds: more specialist text, or more passes, might lower the loss")
     if request.max_epochs is not None and request.max_epochs > 1.01 * support.high["epochs_spec"]:
         found.append(f"--max-epochs {request.max_epochs:.3g} is beyond the {support.high['epochs_spec']:.3g} that the runs cover")
-    if request.params is None and len({size.params for size in whole.plans.sizes}) > 2:
+    if request.params is None and len({size.params_non_embedding for size in whole.plans.sizes}) > 2:
         ends = (min(whole.plans.params), max(whole.plans.params))
         if whole.plans.params[whole.best] in ends:
             found.append("the best size is at the end of the sizes searched: the law sees no optimum inside")

@@ -18,9 +18,8 @@ VERSION = 1
 class Plan:
     """One way to spend the budget, with the loss that it is forecast to reach."""
 
-    params: float
-    """N as the law counts it."""
     params_non_embedding: float
+    params_total: float | None
     tokens_pt: float
     tokens_spec: float
     """Specialist tokens, repeats included."""

@@ -50,7 +50,7 @@ class Search:
 
 def search(problem: Problem, plans: Plans) -> Search:
     """Evaluate plans under every resample."""
-    points = problem.law.points(plans.params, plans.tokens_pt, plans.tokens_spec, plans.unique_spec)
+    points = problem.law.points(plans.params_by, plans.tokens_pt, plans.tokens_spec, plans.unique_spec)
     resamples = problem.law.log_loss_resamples(points, MOST_RESAMPLES)
     return Search(plans, resamples.mean(0), problem.law.log_loss(points), resamples)
 
@@ -64,13 +64,13 @@ def refine(problem: Problem, found: Search, number: int) -> Search:
     """Search closely around one plan of a coarse search."""
     plans = found.plans
     size = plans.sizes[plans.size[number]]
-    sizes: dict[Any, Size] = {size.shape or size.params: size}
+    sizes: dict[Any, Size] = {size.shape or size.params_non_embedding: size}
     if problem.request.params is None:
         near = [item.params_non_embedding for item in plans.sizes]
         at = near.index(size.params_non_embedding)
         for value in np.geomspace(near[max(0, at - 1)], near[min(len(near) - 1, at + 1)], REFINED):
             item = problem.size(float(value))
-            sizes[item.shape or item.params] = item
+            sizes[item.shape or item.params_non_embedding] = item
     fractions = np.array([1.0])
     if plans.tokens_spec[number] > 0:
         total = plans.tokens_pt[number] + plans.tokens_spec[number]

@@ -46,9 +46,9 @@ class Request:
 class Size:
     """A model that could be trained."""
 
-    params: float
-    """N as the law counts it."""
     params_non_embedding: float
+    params_total: float | None
+    """With embeddings; None where the law comes from a table without a recipe."""
     flops_per_token: float
     """Training, exact for a shape, else 6·N."""
     shape: ModelShape | None
@@ -62,6 +62,7 @@ class Plans:
     size: Any
     """Number of the size in `sizes`."""
     params: Array
+    """Non-embedding."""
     tokens_pt: Array
     tokens_spec: Array
     unique_spec: Array
@@ -72,6 +73,12 @@ class Plans:
         """Share of specialist tokens."""
         result: Array = self.tokens_spec / (self.tokens_pt + self.tokens_spec)
         return result
+
+    @property
+    def params_by(self) -> dict[str, Array]:
+        """Parameters under each convention."""
+        total = np.array([size.params_total or np.nan for size in self.sizes])[self.size]
+        return {"non_embedding": self.params, "total": total}
 
     @property
     def flops(self) -> Array:
@@ -96,6 +103,10 @@ class Problem:
     def of(cls, law: FittedLaw, request: Request) -> Problem:
         """Make a problem; recipe and vocabulary are those that the law was measured with."""
         recipe = law.source.get("recipe")
+        if not recipe and any(member.params_kind == "total" for member in law.members):
+            raise InputError(
+                "the law counts embeddings in N, and without a recipe no size's embeddings are known", remedy="fit with --params-kind non_embedding"
+            )
         return cls(law, request, Recipe.from_mapping(recipe) if recipe else None, law.source.get("vocab_size"))
 
     @property
@@ -121,10 +132,9 @@ class Problem:
     def size(self, params_non_embedding: float) -> Size:
         """Realise a size."""
         if self.recipe is None or self.vocab is None:
-            return Size(params_non_embedding, params_non_embedding, 6.0 * params_non_embedding, None)
+            return Size(params_non_embedding, None, 6.0 * params_non_embedding, None)
         shape = shape_for(params_non_embedding, family=self.recipe.family, vocab=self.vocab)
-        counted = shape.params_total if self.law.params_kind == "total" else shape.params_non_embedding
-        return Size(counted, shape.params_non_embedding, flops_per_token(shape, self.recipe.seq_len), shape)
+        return Size(shape.params_non_embedding, shape.params_total, flops_per_token(shape, self.recipe.seq_len), shape)
 
     def sizes(self) -> tuple[Size, ...]:
         """List the sizes to search: the fixed one, or a ladder down from where tokens per parameter would be too few.
@@ -152,7 +162,7 @@ class Problem:
         for value in np.geomspace(least, most, SIZES):
             size = self.size(float(value))
             if budget / size.flops_per_token >= max(MIN_TOKENS_PER_PARAMETER * size.params_non_embedding, self.min_tokens_spec):
-                found[size.shape or size.params] = size
+                found[size.shape or size.params_non_embedding] = size
         if not found:
             raise DataError(f"{budget:.3g} FLOPs are too few for any model of the recipe", remedy="give a larger budget")
         return tuple(found.values())
@@ -196,6 +206,6 @@ class Problem:
 
     def _make(self, rows: list[tuple[int, float, float]], sizes: tuple[Size, ...]) -> Plans:
         number = np.array([row[0] for row in rows], dtype=int)
-        params = np.array([sizes[row[0]].params for row in rows], dtype=float)
+        params = np.array([sizes[row[0]].params_non_embedding for row in rows], dtype=float)
         pt, spec = np.array([row[1] for row in rows], dtype=float), np.array([row[2] for row in rows], dtype=float)
         return Plans(number, params, pt, spec, np.full(len(rows), float(self.request.unique_spec)), sizes)

@@ -73,10 +73,10 @@ def show(answer: Allocation) -> None:
 
     plan, request = answer.plan, answer.request
     tolerance = f"within {100 * TOLERANCE:g} % of the best loss"
-    size = [f"{format_count(plan.params)}", f"{format_interval(*answer.params_interval)}", f"{format_interval(*answer.params_within)}"]
+    size = [f"{format_count(plan.params_non_embedding)}", f"{format_interval(*answer.params_interval)}", f"{format_interval(*answer.params_within)}"]
     share = [f"{100 * plan.share_spec:.3g} %", _percent(answer.share_interval), _percent(answer.share_within)]
     rows = [
-        ["model size N", *size],
+        ["non-embedding parameters", *size],
         ["share of specialist tokens", *share],
         ["general tokens", format_count(plan.tokens_pt), "", ""],
         ["specialist tokens", f"{format_count(plan.tokens_spec)} = {plan.epochs_spec:.3g} epochs", "", ""],
@@ -96,12 +96,13 @@ def show(answer: Allocation) -> None:
             other = arm.plan
             loss = f"{other.loss:.4g} ({other.loss_low:.4g} to {other.loss_high:.4g})"
             split = f"{format_count(other.tokens_pt)} + {format_count(other.tokens_spec)}"
-            arms.append([arm.name, loss, f"{arm.worse_percent:+.2f} %", f"{arm.probability:.0%}", format_count(other.params), split])
+            arms.append([arm.name, loss, f"{arm.worse_percent:+.2f} %", f"{arm.probability:.0%}", format_count(other.params_non_embedding), split])
     columns = ["instead", "forecast loss (90 % interval)", "against it", "worse in", "size", "general + specialist"]
     table("What else the budget could buy", columns, arms, caption="worse in: share of the resamples in which the recommendation is better")
     outside = {name: factor for name, factor in answer.extrapolation.items() if factor > 1.2}
     inside = "inside what the runs cover" if not outside else "outside the runs: " + ", ".join(f"{name} {factor:.3g}×" for name, factor in outside.items())
-    say(f"{inside}; best guess of the parameters alone: {format_count(answer.best_guess.params)} at {100 * answer.best_guess.share_spec:.3g} % specialist")
+    guess = answer.best_guess
+    say(f"{inside}; best guess of the parameters alone: {format_count(guess.params_non_embedding)} at {100 * guess.share_spec:.3g} % specialist")
 
 
 def _percent(span: tuple[float, float]) -> str:

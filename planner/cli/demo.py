@@ -75,7 +75,7 @@ def _summary(out: Path) -> None:
     rows = [
         ["budget", f"{answer.request['flops']:.2e} FLOPs, {format_count(plan.unique_spec)} distinct specialist tokens"],
         ["recommended split", f"{tokens} ({plan.epochs_spec:.2g} epochs)"],
-        ["recommended size", f"{format_count(plan.params)} parameters"],
+        ["recommended size", f"{format_count(plan.params_non_embedding)} non-embedding parameters"],
         ["forecast specialist loss", f"{plan.loss:.3f} ({plan.loss_low:.3f} to {plan.loss_high:.3f}) nats/token"],
         ["outcome", f"{result.measured:.3f} nats/token, {'inside' if result.inside else 'OUTSIDE'} the interval; error {result.error_percent:+.2f} %"],
     ]

@@ -46,7 +46,7 @@ def fit(
     path: Annotated[Path, typer.Argument(help="A sweep's folder, the folder sweeps/, or a table of runs (CSV, JSON Lines, parquet).")],
     law: Annotated[str, typer.Option(help="A law by name (plan laws), or auto: the best by held-out error.")] = "auto",
     mapping: Annotated[list[str] | None, typer.Option("--map", help="OURS=THEIRS: which column of the table is which; repeatable.")] = None,
-    params_kind: Annotated[str, typer.Option(help="What N is: non_embedding, total, or auto: the one with the less held-out error.")] = "auto",
+    params_kind: Annotated[str, typer.Option(help="What N is: non_embedding, total, or auto: what forecasts best, or both.")] = "auto",
     keep: Annotated[list[str] | None, typer.Option(help="A flag whose rows are fitted all the same, such as short_stage; repeatable.")] = None,
     resamples: Annotated[int, typer.Option(min=20, max=100000, help="Resamples by trunk.")] = 200,
     seed: Annotated[int, typer.Option(help="Seed of starts and resamples.")] = 0,
@@ -66,13 +66,18 @@ def fit(
     runs = runs_file(path)
     target = out or runs.with_name("law.json")
     frame = read_runs(runs, _mapping(mapping or []))
-    kinds = [kind for kind, column in PARAMS_KINDS.items() if not frame[column].isna().any()] if params_kind == "auto" else [params_kind]
-    tables = [fit_data(frame, kind, keep=tuple(keep or ())) for kind in kinds]
+    data = fit_data(frame, keep=tuple(keep or ()))
+    kinds = tuple(data.params_by) if params_kind == "auto" else (params_kind,)
+    if not set(kinds) <= set(data.params_by):
+        raise InputError(f"the column {PARAMS_KINDS[params_kind]} is missing or has gaps", remedy="fill it, or choose the other --params-kind")
     source = {**_source(runs, frame, target), "runs": runs.name, "flagged": _flag_counts(frame), "kept_flags": keep or []}
     with bar("fit", 1.0) as shown:
-        fitted = fit_law(tables, law, resamples=resamples, seed=seed, source=source, progress=lambda what, share: shown.update(share, what))
+
+        def tell(what: str, share: float) -> None:
+            shown.update(share, what)
+
+        fitted = fit_law(data, law, params_kinds=kinds, resamples=resamples, seed=seed, source=source, progress=tell)
     fitted.save(target, {"runs": sha256_file(runs)})
-    data = next(table for table in tables if table.params_kind == fitted.params_kind)
     drawn = _draw(fitted, data, target.parent / "figures") if figures else []
     if as_json:
         from planner.artifacts import read_json
@@ -98,9 +103,10 @@ def show(law: FittedLaw) -> None:
         caption = (
             f"{member.law.formula}\n{member.status}: {STATUS_ADVICE[member.status]}; "
             f"{member.starts_agree} of {member.starts} starts agree; condition {member.condition:.1e}; "
-            f"N0 = {format_count(law.reference.params)}, D0 = {format_count(law.reference.tokens)}"
+            f"N: {member.params_kind} parameters, N0 = {format_count(member.reference.params)}, D0 = {format_count(member.reference.tokens)}"
         )
-        table(f"Law {member.law.name}", ["parameter", "value", "90 % interval", "unit", ""], rows, caption=caption)
+        with_others = f", 1 of {len(law.members)} that forecast together" if len(law.members) > 1 else ""
+        table(f"Law {member.law.name}{with_others}", ["parameter", "value", "90 % interval", "unit", ""], rows, caption=caption)
     names = list(dict.fromkeys(name for score in law.scores for name in score["held"]))
     rows = [
         [("* " if score["chosen"] else "  ") + score["law"], score["params_kind"], score["parameters"], f"{score['rms_percent']:.2f}",

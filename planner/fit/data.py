@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 PARAMS_KINDS = {"non_embedding": "params_non_embedding", "total": "params_total"}
-"""What N may be, and the column it is read from."""
+"""What N may be, and the column it is read from; the first is what people are told."""
 MIN_SIZES = 3
 MIN_ROWS = 8
 
@@ -27,8 +28,8 @@ class FitData:
     """The rows of a fit; every array has shape (runs,)."""
 
     run_ids: list[str]
-    params: Array
-    """N [parameters], as `params_kind` says."""
+    params_by: Mapping[str, Array]
+    """Parameters by convention: "non_embedding", and "total" where the table has it."""
     tokens_pt: Array
     tokens_spec: Array
     unique_spec: Array
@@ -41,7 +42,16 @@ class FitData:
     replicate_sd: float | None
     """Deviation of ln L between seeds of the same cell; None without replicates."""
     params_kind: str = "non_embedding"
-    reference: Reference = Reference(1.0, 1.0)
+    """The convention that N follows."""
+
+    @property
+    def params(self) -> Array:
+        """N [parameters], as `params_kind` says."""
+        return self.params_by[self.params_kind]
+
+    def under(self, params_kind: str) -> FitData:
+        """Return the same rows under another convention of N."""
+        return replace(self, params_kind=params_kind)
 
     @property
     def count(self) -> int:
@@ -59,29 +69,34 @@ class FitData:
         result: Array = np.where(self.tokens_spec > 0, self.tokens_spec / np.where(self.tokens_spec > 0, self.unique_spec, 1.0), 0.0)
         return result
 
-    def points(self) -> Points:
+    def points(self, reference: Reference) -> Points:
         """Return the rows as points of a law."""
-        return Points(self.reference, self.params, self.tokens_pt, self.tokens_spec, self.unique_spec)
+        return Points(reference, self.params, self.tokens_pt, self.tokens_spec, self.unique_spec)
+
+    @property
+    def reference(self) -> Reference:
+        """N0 and D0: geometric means, to two digits."""
+        return Reference(_round(np.exp(np.log(self.params).mean())), _round(np.exp(np.log(self.tokens_pt + self.tokens_spec).mean())))
 
     def rows(self, chosen: Any) -> FitData:
-        """Return the rows of a boolean mask, with the same reference."""
+        """Return the rows of a boolean mask."""
         ids = [name for name, keep in zip(self.run_ids, chosen, strict=True) if keep]
         return FitData(
-            ids, self.params[chosen], self.tokens_pt[chosen], self.tokens_spec[chosen], self.unique_spec[chosen], self.log_loss[chosen],
-            self.flops[chosen], self.cluster[chosen], self.replicate_sd, self.params_kind, self.reference,
+            ids, {kind: values[chosen] for kind, values in self.params_by.items()},
+            self.tokens_pt[chosen], self.tokens_spec[chosen], self.unique_spec[chosen], self.log_loss[chosen],
+            self.flops[chosen], self.cluster[chosen], self.replicate_sd, self.params_kind,
         )  # fmt: skip
 
 
-def fit_data(frame: DataFrame, params_kind: str = "non_embedding", keep: tuple[str, ...] = ()) -> FitData:
+def fit_data(frame: DataFrame, keep: tuple[str, ...] = ()) -> FitData:
     """Take the rows without a flag.
 
     Args:
         frame: a runs table as `read_runs` returns it.
-        params_kind: "non_embedding" or "total": what N is.
         keep: flags that do not keep a row out.
 
     Raises:
-        DataError: too few rows or sizes, mixed recipes or kinds of branch, or no column for N.
+        DataError: too few rows or sizes, mixed recipes or kinds of branch, or annealed and stable parents.
     """
     import pandas as pd
 
@@ -93,10 +108,8 @@ def fit_data(frame: DataFrame, params_kind: str = "non_embedding", keep: tuple[s
         raise DataError("the runs mix branches off annealed and off stable models", remedy="fit one kind at a time")
     if (rows["replay_fraction"].fillna(0) > 0).any():
         raise DataError("some runs replay general text in the specialist stage, which no law here describes", remedy="fit the rows with replay_fraction 0")
-    column = PARAMS_KINDS[params_kind]
-    if rows[column].isna().any():
-        raise DataError(f"the column {column} has gaps", remedy="fill it, or choose the other --params-kind")
-    params = rows[column].to_numpy(float)
+    known = {kind: rows[column].to_numpy(float) for kind, column in PARAMS_KINDS.items() if not rows[column].isna().any()}
+    params = known["non_embedding"]
     sizes = len(np.unique(np.round(np.log(params), 2)))
     if sizes < MIN_SIZES:
         raise DataError(f"the runs have {sizes} distinct model sizes, and a law in size needs {MIN_SIZES}", remedy="train more sizes, best five")
@@ -113,8 +126,8 @@ def fit_data(frame: DataFrame, params_kind: str = "non_embedding", keep: tuple[s
     flops = rows["flops"].fillna(6.0 * rows["params_non_embedding"] * (pt + spec)).to_numpy(float)
     log_loss = np.log(rows["loss_spec"].to_numpy(float))
     return FitData(
-        list(rows["run_id"].astype(str)), params, pt, spec, rows["unique_spec"].to_numpy(float), log_loss, flops, pd.factorize(keys)[0],
-        _replicate_sd(rows, log_loss), params_kind, Reference(_round(np.exp(np.log(params).mean())), _round(np.exp(np.log(pt + spec).mean()))),
+        list(rows["run_id"].astype(str)), known, pt, spec, rows["unique_spec"].to_numpy(float), log_loss, flops, pd.factorize(keys)[0],
+        _replicate_sd(rows, log_loss),
     )  # fmt: skip
 
 

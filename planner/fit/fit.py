@@ -27,14 +27,15 @@ Progress = Callable[[str, float], None]
 
 
 def fit(
-    tables: FitData | Sequence[FitData], law: str = "auto", *, resamples: int = RESAMPLES, seed: int = 0,
+    data: FitData, law: str = "auto", *, params_kinds: Sequence[str] = (), resamples: int = RESAMPLES, seed: int = 0,
     source: dict[str, Any] | None = None, progress: Progress | None = None,
 ) -> FittedLaw:  # fmt: skip
     """Fit a law, or choose among all, with resamples by trunk.
 
     Args:
-        tables: the runs; or the same runs under several conventions of N, of which the one with the least held-out error is chosen.
+        data: the runs.
         law: name of a law, or "auto" to choose by held-out error; laws that the data do not tell apart then forecast together.
+        params_kinds: conventions of N to try; all that the table has by default.
         resamples: resamples of each law.
         seed: seed of starts and resamples; the same seed gives the same law.
         source: where the runs are from, kept in the law's file.
@@ -45,27 +46,30 @@ def fit(
         InputError: no such law.
     """
     tell = progress or (lambda what, share: None)
-    tables = [tables] if isinstance(tables, FitData) else list(tables)
+    tables = [data.under(kind) for kind in params_kinds or data.params_by]
     laws = candidates(tables[0]) if law == "auto" else [law_named(law)]
     _check_stage(tables[0], laws)
     scores = score_laws(tables, laws, seed, lambda name, share: tell(f"fitting {name}", 0.45 * share))
     chosen = choose(scores)
-    data = next(table for table in tables if table.params_kind == chosen[0].params_kind)
     holdout = _forecast_largest(tables, laws, seed, lambda name, share: tell(f"without the largest size: {name}", 0.45 + 0.45 * share))
     members = []
     for number, score in enumerate(chosen):
         tell("resampling by trunk", 0.9 + 0.1 * number / len(chosen))
         found = score.estimate
         random = np.random.default_rng([seed, 1])  # the same weights for every member, so that resample k is one world
-        draws = resample(found.law, data.points(), data.log_loss, data.cluster, found.solutions[:WARM_STARTS], resamples, random)
+        points = data.under(score.params_kind).points(score.reference)
+        draws = resample(found.law, points, data.log_loss, data.cluster, found.solutions[:WARM_STARTS], resamples, random)
         members.append(
-            Member(found.law, found.theta, draws, found.status, found.starts, found.starts_agree, found.condition, found.at_bound, found.objective)
-        )
+            Member(
+                found.law, score.params_kind, score.reference, found.theta, draws, found.status, found.starts, found.starts_agree, found.condition,
+                found.at_bound, found.objective,
+            )
+        )  # fmt: skip
     noise = max(float(np.mean([score.rms_percent for score in chosen])) / 100, data.replicate_sd or 0.0)
     drift = float(np.mean([score.drift for score in chosen]))
     table = [_row(score, score in chosen) for score in scores]
     about = {"rows": data.count, "replicate_sd": data.replicate_sd, **(source or {})}
-    return FittedLaw(tuple(members), data.reference, data.params_kind, noise, drift, Support.of(data), table, holdout, about)
+    return FittedLaw(tuple(members), noise, drift, Support.of(data), table, holdout, about)
 
 
 def _check_stage(data: FitData, laws: Sequence[Law]) -> None:
@@ -83,12 +87,14 @@ def _forecast_largest(tables: Sequence[FitData], laws: Sequence[Law], seed: int,
     if not within:
         return {}
     chosen: list[Score] = choose(score_laws(rest, within, seed, progress))
-    out = next(data for data in tables if data.params_kind == chosen[0].params_kind).rows(piece.held)
-    forecast = np.mean([score.estimate.law.log_loss(score.estimate.theta[None], out.points())[0] for score in chosen], axis=0)
+    out = tables[0].rows(piece.held)
+    forecasts = [
+        score.estimate.law.log_loss(score.estimate.theta[None], out.under(score.params_kind).points(score.reference))[0] for score in chosen
+    ]
+    forecast = np.mean(forecasts, axis=0)
     error = np.exp(forecast - out.log_loss) - 1
     return {
-        "laws": [score.estimate.law.name for score in chosen],
-        "params_kind": chosen[0].params_kind,
+        "laws": [f"{score.estimate.law.name} ({score.params_kind})" for score in chosen],
         "params": float(out.params.max()),
         "factor": piece.factor,
         "rows": out.count,

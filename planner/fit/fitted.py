@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,9 @@ class Member:
     """One of the laws that forecast together."""
 
     law: Law
+    params_kind: str
+    """What its N is: "non_embedding" or "total"."""
+    reference: Reference
     theta: Array
     """Shape (parameters,)."""
     resamples: Array
@@ -59,9 +62,6 @@ class FittedLaw:
     """What `plan fit` leaves for the stages after it."""
 
     members: tuple[Member, ...]
-    reference: Reference
-    params_kind: str
-    """What N is: "non_embedding" or "total"."""
     noise: float
     """Deviation of ln L of one run around the law."""
     drift: float
@@ -74,37 +74,45 @@ class FittedLaw:
     source: dict[str, Any] = field(default_factory=dict)
     """Where the runs are from: sweep, corpus, domain, recipe, vocab_size, rows, flagged."""
 
-    def points(self, params: Any, tokens_pt: Any, tokens_spec: Any, unique_spec: Any) -> Points:
-        """Prepare points to forecast."""
-        return Points(self.reference, params, tokens_pt, tokens_spec, unique_spec)
+    def points(self, params: Mapping[str, Any], tokens_pt: Any, tokens_spec: Any, unique_spec: Any) -> list[Points]:
+        """Prepare points to forecast, for each member.
 
-    def log_loss(self, points: Points) -> Array:
+        Args:
+            params: parameters by convention, each of shape (points,); at least the conventions of the members.
+            tokens_pt: general tokens.
+            tokens_spec: specialist tokens with repeats.
+            unique_spec: distinct specialist tokens.
+        """
+        return [Points(member.reference, params[member.params_kind], tokens_pt, tokens_spec, unique_spec) for member in self.members]
+
+    def log_loss(self, points: Sequence[Points]) -> Array:
         """Forecast ln L, shape (points,)."""
-        result: Array = np.mean([member.law.log_loss(member.theta[None], points)[0] for member in self.members], axis=0)
+        each = [member.law.log_loss(member.theta[None], at)[0] for member, at in zip(self.members, points, strict=True)]
+        result: Array = np.mean(each, axis=0)
         return result
 
-    def log_loss_resamples(self, points: Points, most: int | None = None) -> Array:
+    def log_loss_resamples(self, points: Sequence[Points], most: int | None = None) -> Array:
         """Forecast ln L by every resample of every member, shape (resamples, points).
 
         Args:
             points: where.
             most: resamples of each member, at most.
         """
-        return np.concatenate([member.law.log_loss(member.resamples[:most], points) for member in self.members])
+        return np.concatenate([member.law.log_loss(member.resamples[:most], at) for member, at in zip(self.members, points, strict=True)])
 
-    def forecast(self, params: Any, tokens_pt: Any, tokens_spec: Any, unique_spec: Any) -> Forecast:
+    def forecast(self, params: Mapping[str, Any], tokens_pt: Any, tokens_spec: Any, unique_spec: Any) -> Forecast:
         """Forecast the loss that one more run would have, with the interval that it falls in nine times of ten.
 
         The interval holds the resamples of all members, the noise of a run, and the drift outside the support.
         """
         points = self.points(params, tokens_pt, tokens_spec, unique_spec)
         middle = self.log_loss(points)
-        deviation = self.deviation(points, self.support.distance(params, tokens_pt, tokens_spec, unique_spec))
+        deviation = self.deviation(points, self.support.distance(params["non_embedding"], tokens_pt, tokens_spec, unique_spec))
         # Beyond a deviation of 5 the interval says "anything"; the cap keeps it finite.
         width = _Z * np.minimum(deviation, 5.0)
         return Forecast(np.exp(middle), np.exp(middle - width), np.exp(middle + width))
 
-    def deviation(self, points: Points, distance: Array) -> Array:
+    def deviation(self, points: Sequence[Points], distance: Array) -> Array:
         """Return the deviation of ln L of a run at points a distance [log units] outside the support."""
         resamples = self.log_loss_resamples(points)
         spread = ((resamples - self.log_loss(points)) ** 2).mean(0)
@@ -119,6 +127,8 @@ class FittedLaw:
             {
                 "law": member.law.name,
                 "formula": member.law.formula,
+                "params_kind": member.params_kind,
+                "reference": {"params": member.reference.params, "tokens": member.reference.tokens},
                 "parameters": {
                     parameter.name: {"value": value, "interval": member.interval(number), "unit": parameter.unit}
                     for number, (parameter, value) in enumerate(zip(member.law.parameters, member.theta, strict=True))
@@ -136,8 +146,6 @@ class FittedLaw:
         ]
         body = {
             "members": members,
-            "reference": {"params": self.reference.params, "tokens": self.reference.tokens},
-            "params_kind": self.params_kind,
             "level": LEVEL,
             "noise": self.noise,
             "drift": self.drift,
@@ -159,7 +167,8 @@ class FittedLaw:
         body = read_artifact(path, KIND, VERSION)
         members = tuple(
             Member(
-                law_named(item["law"]), np.array(item["theta"], dtype=float), np.array(item["resamples"], dtype=float), item["status"],
+                law_named(item["law"]), item["params_kind"], Reference(**item["reference"]),
+                np.array(item["theta"], dtype=float), np.array(item["resamples"], dtype=float), item["status"],
                 item["starts"], item["starts_agree"], item["condition"] if item["condition"] is not None else math.inf,
                 tuple(item["at_bound"]), item["objective"],
             )
@@ -167,6 +176,5 @@ class FittedLaw:
         )  # fmt: skip
         support = Support(body["support"]["low"], body["support"]["high"], body["support"]["zero"])
         return cls(
-            members, Reference(**body["reference"]), body["params_kind"], body["noise"], body["drift"], support, body["scores"],
-            body["holdout"], body["source"],
-        )  # fmt: skip
+            members, body["noise"], body["drift"], support, body["scores"], body["holdout"], body["source"]
+        )

@@ -12,7 +12,7 @@ from planner.fit.data import FitData
 from planner.fit.estimate import Estimate, estimate
 from planner.fit.holdout import mean_absolute_percent, slices
 from planner.fit.support import Support
-from planner.laws import LAWS, Law
+from planner.laws import LAWS, Law, Reference
 from planner.laws.dual import Array
 
 NEAR_EQUAL = 1.1
@@ -30,6 +30,7 @@ class Score:
 
     params_kind: str
 
+    reference: Reference
     estimate: Estimate
     """Fitted to all rows."""
     rms_percent: float
@@ -77,7 +78,7 @@ def score_laws(
     for number, (data, law) in enumerate(pairs):
         if progress is not None:
             progress(law.name, 0.4 * number / len(pairs))
-        first.append(_residual(data, estimate(law, data.points(), data.log_loss, np.random.default_rng(seed))))
+        first.append(_residual(data, estimate(law, data.points(data.reference), data.log_loss, np.random.default_rng(seed))))
     least = min(score.rms_percent for score in first)
     scores = []
     for number, ((data, _), score) in enumerate(zip(pairs, first, strict=True)):
@@ -90,18 +91,19 @@ def score_laws(
 def choose(scores: Sequence[Score]) -> list[Score]:
     """Return the laws that the data do not tell apart, the simplest first; they forecast together, with equal weights.
 
-    All are under the best one's convention of N.
+    Laws under either convention of N may stand side by side: which one holds beyond the runs is not known, and their
+    difference belongs in the interval.
     """
-    alike = [score for score in scores if score.params_kind == scores[0].params_kind and score.mean <= NEAR_EQUAL * scores[0].mean]
+    alike = [score for score in scores if score.mean <= NEAR_EQUAL * scores[0].mean]
     near = alike[:MOST_MEMBERS] if scores[0].held else scores[:1]
     return sorted(near, key=lambda score: (len(score.estimate.law.parameters), score.mean))
 
 
 def _residual(data: FitData, whole: Estimate) -> Score:
     law = whole.law
-    residual = data.log_loss - law.log_loss(whole.theta[None], data.points())[0]
+    residual = data.log_loss - law.log_loss(whole.theta[None], data.points(data.reference))[0]
     deviation = float(np.sqrt((residual**2).sum() / max(1, data.count - len(law.parameters))))
-    return Score(data.params_kind, whole, 100 * deviation, {}, deviation)
+    return Score(data.params_kind, data.reference, whole, 100 * deviation, {}, deviation)
 
 
 def _hold_out(data: FitData, score: Score, seed: int) -> Score:
@@ -114,8 +116,8 @@ def _hold_out(data: FitData, score: Score, seed: int) -> Score:
         rest, out = data.rows(~piece.held), data.rows(piece.held)
         if rest.count < ROWS_PER_PARAMETER * len(law.parameters):
             continue
-        part = estimate(law, rest.points(), rest.log_loss, random, starts=SLICE_STARTS, warm=score.estimate.solutions)
-        forecast = law.log_loss(part.theta[None], out.points())[0]
+        part = estimate(law, rest.points(data.reference), rest.log_loss, random, starts=SLICE_STARTS, warm=score.estimate.solutions)
+        forecast = law.log_loss(part.theta[None], out.points(data.reference))[0]
         held[piece.name] = mean_absolute_percent(forecast, out.log_loss)
         errors.append(forecast - out.log_loss)
         distances.append(Support.of(rest).distance(out.params, out.tokens_pt, out.tokens_spec, out.unique_spec))

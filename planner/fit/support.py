@@ -1,4 +1,4 @@
-"""The box that the runs cover, and how far a point lies outside it."""
+"""The box that the runs cover, and how far a point lies outside it. Sizes here are non-embedding parameters."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Support:
     @classmethod
     def of(cls, data: FitData) -> Support:
         """Find the box of a table."""
-        axes = (data.params, data.tokens_pt, data.tokens_spec, np.nan_to_num(data.unique_spec), data.epochs, data.flops)
+        axes = (data.params_by["non_embedding"], data.tokens_pt, data.tokens_spec, np.nan_to_num(data.unique_spec), data.epochs, data.flops)
         low, high, zero = {}, {}, {}
         for name, values in zip(AXES, axes, strict=True):
             positive = values[values > 0]

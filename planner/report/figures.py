@@ -75,7 +75,7 @@ def size_slices(axis: Axes, law: FittedLaw, data: FitData) -> None:
         rows = np.array(cells[key])
         pt, spec, unique = key
         sizes = np.geomspace(data.params.min(), data.params.max(), 60)
-        _band(axis, law, sizes, pt, spec, float(np.nanmax(np.append(data.unique_spec[rows], 1.0))), colour)
+        _band(axis, law, data, sizes, pt, spec, float(np.nanmax(np.append(data.unique_spec[rows], 1.0))), colour)
         label = f"{format_count(pt)} + {format_count(spec)}" + (f" ({spec / unique:.2g} epochs)" if unique else "")
         axis.plot(data.params[rows], np.exp(data.log_loss[rows]), "o", color=colour, markersize=4, label=label)
     axis.set_xscale("log")
@@ -97,7 +97,7 @@ def token_slices(axis: Axes, law: FittedLaw, data: FitData) -> None:
     for colour, unique in zip(COLOURS, _spread(list(np.unique(data.unique_spec[rows])), 6), strict=False):
         chosen = np.flatnonzero(rows & (data.unique_spec == unique))
         tokens = np.geomspace(data.tokens_spec[rows].min(), data.tokens_spec[rows].max(), 60)
-        _band(axis, law, size, amount, tokens, unique, colour, by="tokens")
+        _band(axis, law, data, size, amount, tokens, unique, colour, along="tokens")
         axis.plot(data.tokens_spec[chosen], np.exp(data.log_loss[chosen]), "o", color=colour, markersize=4, label=f"{format_count(unique)} distinct")
     axis.set_xscale("log")
     axis.xaxis.set_major_formatter(lambda value, _: format_count(value))
@@ -111,7 +111,7 @@ def token_slices(axis: Axes, law: FittedLaw, data: FitData) -> None:
 
 def forecasts(axis: Axes, law: FittedLaw, data: FitData) -> None:
     """Draw forecast against measured loss of all rows, coloured by size."""
-    forecast = np.exp(law.log_loss(data.points()))
+    forecast = law.forecast(data.params_by, data.tokens_pt, data.tokens_spec, data.unique_spec).loss
     measured = np.exp(data.log_loss)
     span = [min(measured.min(), forecast.min()) * 0.99, max(measured.max(), forecast.max()) * 1.01]
     axis.plot(span, span, color=GREY, linewidth=1)
@@ -174,10 +174,13 @@ def verification(axis: Axes, result: Verification) -> None:
     axis.set(ylabel="specialist loss [nats/token]", title=f"Outcome {where} the interval; error {result.error_percent:+.2f} %")
 
 
-def _band(axis: Axes, law: FittedLaw, params: Any, pt: Any, spec: Any, unique: Any, colour: str, by: str = "params") -> None:
+def _band(axis: Axes, law: FittedLaw, data: FitData, params: Any, pt: Any, spec: Any, unique: Any, colour: str, along: str = "params") -> None:
     arrays = [np.array(item) for item in np.broadcast_arrays(*(np.asarray(item, dtype=float) for item in (params, pt, spec, unique)))]
-    forecast = law.forecast(*arrays)
-    x = arrays[0] if by == "params" else arrays[2]
+    # Between the sizes of the table the other conventions of N are interpolated.
+    known, order = data.params_by["non_embedding"], np.argsort(data.params_by["non_embedding"])
+    by = {kind: np.exp(np.interp(np.log(arrays[0]), np.log(known[order]), np.log(values[order]))) for kind, values in data.params_by.items()}
+    forecast = law.forecast(by, *arrays[1:])
+    x = arrays[0] if along == "params" else arrays[2]
     axis.plot(x, forecast.loss, color=colour, linewidth=1.3)
     axis.fill_between(x, forecast.low, forecast.high, color=colour, alpha=0.12, linewidth=0)
 

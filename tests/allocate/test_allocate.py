@@ -34,7 +34,7 @@ def brute_force(budget: float, unique: float, epochs: float) -> float:
 def test_the_true_regret_is_small(fitted: FittedLaw, unique: float) -> None:
     answer = allocate(fitted, Request(BUDGET, unique, max_epochs=16.0))
     plan = answer.plan
-    loss = float(np.exp(true_log_loss(plan.params, plan.tokens_pt, plan.tokens_spec, unique)[0]))
+    loss = float(np.exp(true_log_loss(plan.params_non_embedding, plan.tokens_pt, plan.tokens_spec, unique)[0]))
     best = brute_force(BUDGET, unique, 16.0)
     assert loss / best - 1 < 0.005
     assert plan.loss_low < loss < plan.loss_high
@@ -72,7 +72,7 @@ def test_a_fixed_size_is_kept_and_costs(fitted: FittedLaw) -> None:
 def test_tokens_are_whole_steps(fitted: FittedLaw) -> None:
     plan = allocate(fitted, Request(BUDGET, 2e5)).plan
     assert plan.tokens_pt % 1024 == 0 and plan.tokens_spec % 1024 == 0
-    assert plan.model_shape.params_non_embedding == plan.params
+    assert plan.model_shape.params_non_embedding == plan.params_non_embedding
 
 
 def test_extrapolation_is_told(fitted: FittedLaw) -> None:

@@ -42,7 +42,7 @@ def test_agrees_with_scipy(synthetic: FitData) -> None:
     from planner.fit.solver import Scale, huber
 
     law = LAWS["transfer-saturating"]
-    points = synthetic.points()
+    points = synthetic.points(synthetic.reference)
     found = estimate(law, points, synthetic.log_loss, np.random.default_rng(0))
     scale = Scale(law)
 
@@ -60,16 +60,16 @@ def test_auto_finds_a_law_that_forecasts_beyond(synthetic: FitData) -> None:
     assert 0.003 < law.noise < 0.01
     # a place that no run has been to, inside the box
     args = ([1.1e5], [1.3e6], [6e5], [1e5])
-    forecast = law.forecast(*args)
+    forecast = law.forecast({"non_embedding": args[0]}, *args[1:])
     truth = float(np.exp(true_log_loss(*args)[0]))
     assert abs(np.log(forecast.loss[0] / truth)) < 0.02
     assert forecast.low[0] < truth < forecast.high[0]
 
 
 def test_intervals_widen_outside_the_support(fitted: FittedLaw) -> None:
-    inside = fitted.forecast([1e5], [1e6], [4e5], [2e5])
-    near = fitted.forecast([1e6], [1e7], [4e5], [2e5])
-    far = fitted.forecast([1e9], [1e11], [4e8], [2e8])
+    inside = fitted.forecast({"non_embedding": [1e5]}, [1e6], [4e5], [2e5])
+    near = fitted.forecast({"non_embedding": [1e6]}, [1e7], [4e5], [2e5])
+    far = fitted.forecast({"non_embedding": [1e9]}, [1e11], [4e8], [2e8])
     width = [float(item.high[0] / item.low[0]) for item in (inside, near, far)]
     assert width[0] < width[1] < width[2]
 
@@ -83,7 +83,7 @@ def test_parameter_intervals_hold_the_truth_mostly(fitted: FittedLaw) -> None:
 def test_the_law_survives_its_file(fitted: FittedLaw, tmp_path: Path) -> None:
     fitted.save(tmp_path / "law.json", {"runs": "0"})
     again = FittedLaw.load(tmp_path / "law.json")
-    args = ([3e4, 5e5], [0.0, 1e7], [1e6, 0.0], [1e5, np.nan])
+    args = ({"non_embedding": [3e4, 5e5]}, [0.0, 1e7], [1e6, 0.0], [1e5, np.nan])
     np.testing.assert_allclose(again.forecast(*args).high, fitted.forecast(*args).high, rtol=1e-6)
     np.testing.assert_array_equal(again.forecast(*args).loss, fitted.forecast(*args).loss)
 

@@ -7,7 +7,10 @@ from planner.fit.solver import Scale, objective, solve
 from planner.laws import LAWS, Points, Reference
 
 
-@pytest.mark.parametrize("name", ["chinchilla", "additive-saturating", "interaction-penalised", "transfer-size-sized", "bounded-saturating"])
+LAW_NAMES = ["chinchilla", "additive-saturating", "interaction-penalised", "transfer-size-sized", "bounded-saturating", "gap-competing"]
+
+
+@pytest.mark.parametrize("name", LAW_NAMES)
 def test_recovers_noiseless_truth(name: str) -> None:
     law, random = LAWS[name], np.random.default_rng(3)
     params = random.choice([2e4, 5e4, 1e5, 3e5], 80)

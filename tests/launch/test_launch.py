@@ -25,7 +25,9 @@ def allocation(corpus: Corpus) -> Allocation:
     shape = shape_for(1e4, family="qwen3", vocab=corpus.vocab_size)
     pt, spec, size = 250 * 64.0, 210 * 64.0, float(shape.params_non_embedding)
     flops = (pt + spec) * flops_per_token(shape, 32)
-    plan = Plan(size, size, pt, spec, 5000.0, spec / 5000, spec / (pt + spec), flops, 6 * size * (pt + spec), 4.0, 2.0, 5.6, shape.to_dict())
+    plan = Plan(
+        size, float(shape.params_total), pt, spec, 5000.0, spec / 5000, spec / (pt + spec), flops, 6 * size * (pt + spec), 4.0, 2.0, 5.6, shape.to_dict()
+    )  # fmt: skip
     source = {
         "recipe": TINY_RECIPE.to_dict(), "vocab_size": corpus.vocab_size, "corpus": corpus.fingerprint, "corpus_path": str(corpus.folder),
         "domain": "mail", "eval_tokens": 640,
