@@ -6,7 +6,6 @@ import pytest
 from planner.fit.solver import Scale, objective, solve
 from planner.laws import LAWS, Points, Reference
 
-
 LAW_NAMES = ["chinchilla", "additive-saturating", "interaction-penalised", "transfer-size-sized", "bounded-saturating", "gap-competing"]
 
 
