@@ -19,7 +19,7 @@ FAR = 10.0
 """Factor beyond the support from which a forecast is an extrapolation to be warned of loudly."""
 _NAMES = {
     "params": "model size", "tokens_pt": "general tokens", "tokens_spec": "specialist tokens", "unique_spec": "distinct specialist tokens",
-    "epochs_spec": "epochs", "flops": "compute",
+    "epochs_spec": "epochs", "tokens_per_param": "tokens per parameter", "flops": "compute",
 }  # fmt: skip
 
 
@@ -44,7 +44,7 @@ def allocate(law: FittedLaw, request: Request) -> Allocation:
     regret = 100 * np.expm1(np.maximum(mine - everything.resamples.min(1), 0.0))
     factors = law.support.factors(plan.params_non_embedding, plan.tokens_pt, plan.tokens_spec, plan.unique_spec, plan.flops)
     extrapolation = {name: float(value) for name, value in factors.items()}
-    shares, losses = profile(whole)
+    shares, losses = profile(problem, everything.plans.sizes)
     splits, sizes = everything.plans.share, everything.plans.params
     return Allocation(
         request={**asdict(request), "max_epochs": problem.max_epochs},
@@ -56,7 +56,7 @@ def allocate(law: FittedLaw, request: Request) -> Allocation:
         params_within=within(everything, sizes),
         regret_expected_percent=float(regret.mean()),
         regret_90_percent=float(np.quantile(regret, LEVEL)),
-        arms=tuple(_arm(problem, name, share, plan, mine, tuple(dict.fromkeys(everything.plans.sizes))) for name, share in ARMS),
+        arms=tuple(_arm(problem, name, share, plan, mine, everything.plans.sizes) for name, share in ARMS),
         extrapolation=extrapolation,
         warnings=tuple(_warnings(problem, whole, plan, extrapolation)),
         curve={"share": shares.tolist(), "loss": losses.tolist()},
@@ -133,7 +133,10 @@ def _warnings(problem: Problem, whole: Search, plan: Plan, extrapolation: dict[s
     if request.params is None and len({size.params_non_embedding for size in whole.plans.sizes}) > 2:
         ends = (min(whole.plans.params), max(whole.plans.params))
         if whole.plans.params[whole.best] in ends:
-            found.append("the best size is at the end of the sizes searched: the law sees no optimum inside")
+            found.append(
+                f"the best size is at the end of the sizes searched ({problem.min_tokens_per_param:.2g} tokens per parameter is the least that the runs "
+                "cover): the law sees no optimum inside"
+            )
     for member in problem.law.members:
         if member.status != "converged":
             from planner.fit.solver import STATUS_ADVICE

@@ -104,10 +104,13 @@ def within(found: Search, values: Array, tolerance: float = TOLERANCE) -> tuple[
     return float(values[good].min()), float(values[good].max())
 
 
-def profile(found: Search, bins: int = 40) -> tuple[Array, Array]:
-    """Return the best loss for each share of specialist tokens: shares and losses, for a figure."""
-    shares = found.plans.share
-    edges = np.linspace(0, shares.max(), bins + 1)
-    where = np.digitize(shares, edges[1:-1])
-    best = [int(np.flatnonzero(where == number)[found.expected[where == number].argmin()]) for number in range(bins) if (where == number).any()]
-    return shares[best], np.exp(found.expected[best])
+def profile(problem: Problem, sizes: tuple[Size, ...], count: int = 41) -> tuple[Array, Array]:
+    """Return the best loss for each share of specialist tokens that is possible: shares and losses, for a figure."""
+    shares, losses = [], []
+    for share in np.linspace(0, 1, count):
+        plans = problem.split(sizes, float(share))
+        if len(plans):
+            points = problem.law.points(plans.params_by, plans.tokens_pt, plans.tokens_spec, plans.unique_spec)
+            shares.append(float(share))
+            losses.append(float(np.exp(problem.law.log_loss(points).min())))
+    return np.array(shares), np.array(losses)

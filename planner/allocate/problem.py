@@ -125,6 +125,11 @@ class Problem:
         return self.request.max_epochs or max(1.0, self.law.support.high["epochs_spec"])
 
     @property
+    def min_tokens_per_param(self) -> float:
+        """Least tokens per parameter of a size that is searched: what the runs cover, since the law has not seen shorter ones."""
+        return max(MIN_TOKENS_PER_PARAMETER, self.law.support.low["tokens_per_param"])
+
+    @property
     def min_tokens_spec(self) -> float:
         """Least specialist tokens of a specialist stage that is more than a transient."""
         return MIN_STEPS * self.recipe.tokens_per_step if self.recipe else 0.0
@@ -142,7 +147,7 @@ class Problem:
         Raises:
             DataError: the budget is too small for the fixed size, or for any.
         """
-        budget = self.request.flops
+        budget, ratio = self.request.flops, self.min_tokens_per_param
         if self.request.params is not None:
             size = self.size(self.request.params)
             tokens = budget / size.flops_per_token
@@ -152,7 +157,7 @@ class Problem:
                     remedy=f"give at least {MIN_TOKENS_PER_PARAMETER * size.params_non_embedding * size.flops_per_token:.2g} FLOPs or a smaller --params",
                 )
             return (size,)
-        most = math.sqrt(budget / (6 * MIN_TOKENS_PER_PARAMETER))
+        most = math.sqrt(budget / (6 * ratio))
         least = most / SPAN
         if self.recipe is not None:
             most, least = min(most, LARGEST), max(least, SMALLEST)
@@ -161,7 +166,7 @@ class Problem:
         found: dict[Any, Size] = {}
         for value in np.geomspace(least, most, SIZES):
             size = self.size(float(value))
-            if budget / size.flops_per_token >= max(MIN_TOKENS_PER_PARAMETER * size.params_non_embedding, self.min_tokens_spec):
+            if budget / size.flops_per_token >= max(ratio * size.params_non_embedding, self.min_tokens_spec):
                 found[size.shape or size.params_non_embedding] = size
         if not found:
             raise DataError(f"{budget:.3g} FLOPs are too few for any model of the recipe", remedy="give a larger budget")

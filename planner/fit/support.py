@@ -11,7 +11,7 @@ import numpy as np
 from planner.fit.data import FitData
 from planner.laws.dual import Array
 
-AXES = ("params", "tokens_pt", "tokens_spec", "unique_spec", "epochs_spec", "flops")
+AXES = ("params", "tokens_pt", "tokens_spec", "unique_spec", "epochs_spec", "tokens_per_param", "flops")
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,9 @@ class Support:
     @classmethod
     def of(cls, data: FitData) -> Support:
         """Find the box of a table."""
-        axes = (data.params_by["non_embedding"], data.tokens_pt, data.tokens_spec, np.nan_to_num(data.unique_spec), data.epochs, data.flops)
+        params = data.params_by["non_embedding"]
+        ratio = (data.tokens_pt + data.tokens_spec) / params
+        axes = (params, data.tokens_pt, data.tokens_spec, np.nan_to_num(data.unique_spec), data.epochs, ratio, data.flops)
         low, high, zero = {}, {}, {}
         for name, values in zip(AXES, axes, strict=True):
             positive = values[values > 0]
@@ -43,6 +45,7 @@ class Support:
         with np.errstate(divide="ignore", invalid="ignore"):
             epochs = np.where(spec > 0, spec / unique, 0.0)
         values = {"params": params, "tokens_pt": pt, "tokens_spec": spec, "unique_spec": np.where(spec > 0, unique, 0.0), "epochs_spec": epochs}
+        values["tokens_per_param"] = (pt + spec) / params
         if flops is not None:
             values["flops"] = np.broadcast_to(np.asarray(flops, dtype=float), params.shape)
         return {name: self._factor(name, value) for name, value in values.items()}

@@ -84,7 +84,8 @@ def prepare(allocation_path: Path, folder: Path, *, corpus: Path | None = None, 
     source, plan = allocation.source, allocation.plan
     if not source.get("recipe") or plan.shape is None:
         raise InputError(f"{allocation_path} comes from a table of runs without a recipe", remedy="launch it with the trainer that made those runs")
-    where = corpus or (Path(source["corpus_path"]) if source.get("corpus_path") else None)
+    # The path is kept relative to the allocation, so that a project folder can move as a whole.
+    where = corpus or (allocation_path.parent / source["corpus_path"] if source.get("corpus_path") else None)
     if where is None:
         raise InputError(f"{allocation_path} names no corpus", remedy="give --corpus")
     opened = Corpus.open(where)
