@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from planner.cli.console import Bar
 from planner.engines.local import Event
 from planner.sweep import Sweep, write_live
@@ -15,6 +17,18 @@ class Watch:
         self._done = 0.0
         self._running: dict[str, float] = {}
         self._failed: dict[str, str] = {}
+        self._started = time.monotonic()
+        self.busy = 0.0
+        """Seconds that workers spent on finished segments."""
+
+    def utilisation(self, workers: int) -> float:
+        """Share of the workers' time since the start that was spent on segments."""
+        return self.busy / (workers * self.seconds)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the start."""
+        return time.monotonic() - self._started
 
     def __call__(self, event: Event) -> None:
         """Take one event in."""
@@ -32,6 +46,7 @@ class Watch:
         else:
             self._running.pop(name, None)
             self._done += cost
+            self.busy += event.result.seconds if event.result is not None else 0.0
             if event.kind == "failed":
                 self._failed[name] = event.message.strip().splitlines()[0]
                 self._shown.line(f"{name} failed: {self._failed[name]}")

@@ -85,7 +85,10 @@ def run(
     if left:
         require_torch()
     with bar("sweep", sum(sweep.tree.cost(segment) for segment in left)) as shown:
-        failures = run_sweep(sweep, LocalEngine(count), device=device, on_event=Watch(sweep, shown))
+        watch = Watch(sweep, shown)
+        failures = run_sweep(sweep, LocalEngine(count), device=device, on_event=watch)
+    if left:
+        say(f"{format_seconds(watch.seconds)} with {count} workers, busy {watch.utilisation(count):.0%} of the time")
     say(f"runs: {sweep.folder / 'runs.csv'}")
     if failures:
         first, message = next(iter(failures.items()))

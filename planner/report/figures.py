@@ -60,7 +60,7 @@ def learning_rates(axis: Axes, tuning: dict[str, Any]) -> None:
     axis.set_xscale("log", base=2)
     axis.xaxis.set_major_formatter(lambda value, _: f"{value:.1e}")
     axis.tick_params(axis="x", labelrotation=30)
-    axis.set(xlabel="peak learning rate", ylabel="specialist loss [nats/token]", title="Learning-rate basins; dotted: the rule's rate")
+    axis.set(xlabel="peak learning rate", ylabel="specialist loss [nats/token]", title="Learning-rate basins; dotted: the rate of the rule")
     axis.legend(frameon=False)
 
 

@@ -1,0 +1,107 @@
+"""Every kind of source, and copies across splits and domains."""
+
+import json
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from planner.corpus.config import Source, read_settings
+from planner.corpus.duplicates import contaminated, drop_exact, drop_near, make_document
+from planner.corpus.sources import read_documents
+from planner.errors import InputError
+
+TEXTS = ["first document", "second document", "third, with ünïcode"]
+
+
+def lay_out(kind: str, folder: Path) -> Source:
+    if kind == "txt":
+        for number, text in enumerate(TEXTS):
+            (folder / f"{number}.txt").write_text(text, encoding="utf-8")
+        return Source("general", kind, ".")
+    if kind == "jsonl":
+        (folder / "a.jsonl").write_text("\n".join(json.dumps({"text": text, "n": 1}) for text in TEXTS) + "\n")
+        return Source("general", kind, "a.jsonl")
+    arrow = pytest.importorskip("pyarrow")
+    table = arrow.table({"text": TEXTS, "n": [1, 2, 3]})
+    if kind == "parquet":
+        from pyarrow import parquet
+
+        parquet.write_table(table, folder / "a.parquet")
+        return Source("general", kind, "a.parquet")
+    with arrow.OSFile(str(folder / "data-00000-of-00001.arrow"), "wb") as file, arrow.ipc.new_stream(file, table.schema) as stream:
+        stream.write_table(table)  # the form in which datasets.Dataset.save_to_disk writes
+    return Source("general", kind, ".")
+
+
+@pytest.mark.parametrize("kind", ["txt", "jsonl", "parquet", "dataset"])
+def test_every_kind_gives_its_documents(kind: str, tmp_path: Path) -> None:
+    assert list(read_documents(lay_out(kind, tmp_path), tmp_path)) == TEXTS
+
+
+def test_text_inside_an_installed_package() -> None:
+    source = Source("general", "package", "numpy/**/*.pyi", package=f"numpy=={metadata.version('numpy')}")
+    assert any("def " in text for text in read_documents(source, Path()))
+    with pytest.raises(InputError, match="installed as"):
+        list(read_documents(Source("general", "package", "numpy/*.pyi", package="numpy==0.1"), Path()))
+    with pytest.raises(InputError, match="not installed"):
+        list(read_documents(Source("general", "package", "x.txt", package="no-such-package-here==1"), Path()))
+
+
+def test_a_template_joins_fields_and_skips_gaps(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"title": "A", "body": "b"}\n{"title": "C"}\n')
+    assert list(read_documents(Source("general", "jsonl", "a.jsonl", text="{title}: {body}"), tmp_path)) == ["A: b"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [('{"text": "a"}\nnot json\n', "line 2"), ('{"body": "a"}\n', "no field 'text'"), ('{"text": 3}\n', "not a text"), ("", "holds no text")],
+)
+def test_bad_records_are_named(content: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(content)
+    with pytest.raises(InputError, match=message):
+        list(read_documents(Source("general", "jsonl", "a.jsonl"), tmp_path))
+
+
+def words(seed: int, count: int = 120) -> str:
+    return " ".join(f"w{number}" for number in np.random.default_rng(seed).integers(0, 5000, count))
+
+
+def test_copies_are_dropped_and_the_heldout_copy_stays() -> None:
+    pytest.importorskip("datasketch")
+    text = words(1)
+    near = text.replace(text.split()[60], "changed", 1)
+    documents = [make_document(item, domain, 0.0) for item, domain in ((text, "general"), (text.upper(), "mail"), (words(2), "general"))]
+    kept, dropped = drop_exact(documents)
+    assert dropped == {"general": 1} and {document.domain for document in kept} == {"mail", "general"}
+    heldout, training = make_document(near, "mail", 1.0), make_document(text, "general", 0.0)
+    kept, dropped = drop_near([training, heldout, make_document(words(3), "general", 0.0)], 0.8)
+    assert heldout in kept and training not in kept and dropped == {"general": 1}
+
+
+def test_contamination_is_thirteen_words_in_a_row() -> None:
+    heldout = make_document(words(1), "mail", 1.0)
+    twelve, thirteen = (" ".join(heldout.text.split()[20 : 20 + count]) for count in (12, 13))
+    assert contaminated([heldout, make_document(twelve + " " + words(5), "general", 0.0)]) == set()
+    assert contaminated([heldout, make_document(words(5) + " " + thirteen, "general", 0.0)]) == {heldout.key}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "no source with domain"),
+        ('[[source]]\ndomain = "general"\nkind = "txt"\npath = "a"\n', "no specialist source"),
+        ('[[source]]\ndomain = "general"\nkind = "web"\npath = "a"\n', "kind 'web'"),
+        ('[[source]]\ndomain = "general"\npath = "a"\n', "no kind"),
+        ("[split]\nheldout = 3\n", "'heldout'"),
+        (
+            '[[source]]\ndomain = "general"\nkind = "txt"\npath = "a"\n[[source]]\ndomain = "m"\nkind = "txt"\npath = "a"\n',
+            "stands for both general and m",
+        ),
+    ],
+)
+def test_bad_settings_are_refused(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "corpus.toml").write_text(text)
+    with pytest.raises(InputError, match=message):
+        read_settings(tmp_path)
