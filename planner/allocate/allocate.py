@@ -43,7 +43,7 @@ def allocate(law: FittedLaw, request: Request) -> Allocation:
     everything = joined(whole, close)
     regret = 100 * np.expm1(np.maximum(mine - everything.resamples.min(1), 0.0))
     factors = law.support.factors(plan.params_non_embedding, plan.tokens_pt, plan.tokens_spec, plan.unique_spec, plan.flops)
-    extrapolation = {name: float(value) for name, value in factors.items()}
+    extrapolation = {name: float(value) for name, value in factors.items() if name != "flops_6nd"}
     shares, losses = profile(problem, everything.plans.sizes)
     splits, sizes = everything.plans.share, everything.plans.params
     return Allocation(

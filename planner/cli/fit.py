@@ -133,7 +133,7 @@ def show(law: FittedLaw) -> None:
     for flag, count in law.source.get("flagged", {}).items():
         say(f"kept out of the fit: {count} runs flagged {flag} ({FLAGS.get(flag, 'named in the table')})")
     least, most = law.support.low, law.support.high
-    axes = [f"{name} {format_count(least[name])} to {format_count(most[name])}" for name in least if most[name]]
+    axes = [f"{name} {format_count(least[name])} to {format_count(most[name])}" for name in least if most[name] and name != "flops_6nd"]
     say(f"support: {'; '.join(axes)}")
 
 

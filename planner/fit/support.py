@@ -11,7 +11,7 @@ import numpy as np
 from planner.fit.data import FitData
 from planner.laws.dual import Array
 
-AXES = ("params", "tokens_pt", "tokens_spec", "unique_spec", "epochs_spec", "tokens_per_param", "flops")
+AXES = ("params", "tokens_pt", "tokens_spec", "unique_spec", "epochs_spec", "tokens_per_param", "flops", "flops_6nd")
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,9 @@ class Support:
     def of(cls, data: FitData) -> Support:
         """Find the box of a table."""
         params = data.params_by["non_embedding"]
-        ratio = (data.tokens_pt + data.tokens_spec) / params
-        axes = (params, data.tokens_pt, data.tokens_spec, np.nan_to_num(data.unique_spec), data.epochs, ratio, data.flops)
+        tokens = data.tokens_pt + data.tokens_spec
+        unique = np.nan_to_num(data.unique_spec)
+        axes = (params, data.tokens_pt, data.tokens_spec, unique, data.epochs, tokens / params, data.flops, 6 * params * tokens)
         low, high, zero = {}, {}, {}
         for name, values in zip(AXES, axes, strict=True):
             positive = values[values > 0]
@@ -46,15 +47,22 @@ class Support:
             epochs = np.where(spec > 0, spec / unique, 0.0)
         values = {"params": params, "tokens_pt": pt, "tokens_spec": spec, "unique_spec": np.where(spec > 0, unique, 0.0), "epochs_spec": epochs}
         values["tokens_per_param"] = (pt + spec) / params
+        values["flops_6nd"] = 6 * params * (pt + spec)
         if flops is not None:
             values["flops"] = np.broadcast_to(np.asarray(flops, dtype=float), params.shape)
         return {name: self._factor(name, value) for name, value in values.items()}
 
     def distance(self, params: Any, tokens_pt: Any, tokens_spec: Any, unique_spec: Any) -> Array:
-        """Return the distance from the box in log units; specialist tokens, seen and distinct, count as one axis."""
+        """Return how far outside the runs a point lies, in log units.
+
+        The larger of two: the distance from the box of the axes (specialist tokens, seen and distinct, count as one), and the factor
+        in 6·N·D. A sweep under a FLOP limit has no run that is large in size and tokens at once: a point may lie inside the box on
+        every axis and still be new ground.
+        """
         logs = {name: np.log(factor) for name, factor in self.factors(params, tokens_pt, tokens_spec, unique_spec).items()}
         text = np.maximum(logs["tokens_spec"], logs["unique_spec"])
-        result: Array = np.sqrt(logs["params"] ** 2 + logs["tokens_pt"] ** 2 + text**2 + logs["epochs_spec"] ** 2)
+        box = np.sqrt(logs["params"] ** 2 + logs["tokens_pt"] ** 2 + text**2 + logs["epochs_spec"] ** 2)
+        result: Array = np.maximum(box, logs["flops_6nd"])
         return result
 
     def _factor(self, name: str, value: Array) -> Array:
@@ -63,6 +71,6 @@ class Support:
             return np.where(value > 0, np.inf, 1.0)
         # One pass is where repetition begins: fewer than the least number of epochs is no new ground, nor is less than the least
         # FLOPs or distinct tokens where the other axes are inside.
-        under = 1.0 if zero or name in ("epochs_spec", "flops") else low / np.where(value > 0, value, np.inf)
+        under = 1.0 if zero or name in ("epochs_spec", "flops", "flops_6nd") else low / np.where(value > 0, value, np.inf)
         under = np.where(value > 0, under, 1.0 if zero or name in ("tokens_pt", "tokens_spec", "unique_spec", "epochs_spec") else np.inf)
         return np.maximum(1.0, np.maximum(value / high, under))
