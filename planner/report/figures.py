@@ -158,7 +158,7 @@ def split_curve(axis: Axes, allocation: Allocation, measured: Sequence[tuple[flo
     axis.set_ylim(low * 0.99, max(max(near), plan.loss_high) * 1.01)
     axis.set(
         xlabel="share of specialist tokens", ylabel="specialist loss [nats/token]",
-        title=f"{plan.flops:.2g} FLOPs, {format_count(plan.unique_spec)} distinct specialist tokens",
+        title=f"{plan.flops:.3g} FLOPs, {format_count(plan.unique_spec)} distinct specialist tokens",
     )  # fmt: skip
     axis.legend(frameon=False, fontsize=8)
 

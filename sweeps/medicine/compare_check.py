@@ -48,7 +48,7 @@ def main() -> None:
             axes[0].plot(group["share"], group["loss_spec"], "x", color=colour, markersize=6, markeredgewidth=1.6, label=f"trained, {format_count(size)}")
         axes[0].plot([answer.plan.share_spec], [outcome.measured], "*", color="black", markersize=11, label="recommended run, trained")
         axes[0].set_ylim(2.38, 3.05)
-        axes[0].set_title(f"{answer.request['flops']:.2g} FLOPs, 4× the largest run of the sweep: regret {100 * regret / best:.2f} %")
+        axes[0].set_title(f"{answer.request['flops']:.3g} FLOPs, 4× the largest run of the sweep: regret {100 * regret / best:.2f} %")
         axes[0].legend(frameon=False, fontsize=8)
         span = np.array([special["loss_spec"].min() * 0.99, special["loss_spec"].max() * 1.01])
         axes[1].plot(span, span, color="#6b6b6b", linewidth=1)

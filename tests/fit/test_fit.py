@@ -102,7 +102,9 @@ def test_support_tells_how_far(synthetic: FitData) -> None:
     assert factors["params"][0] == pytest.approx(10)
     assert factors["tokens_pt"][0] == pytest.approx(10)
     assert factors["tokens_spec"][0] == 1 and factors["epochs_spec"][0] == 1
-    assert support.distance([3.2e6], [4.5e7], [0.0], [np.nan])[0] == pytest.approx(np.sqrt(2) * np.log(10))
+    most = float((synthetic.params * (synthetic.tokens_pt + synthetic.tokens_spec)).max())
+    assert support.distance([3.2e6], [4.5e7], [0.0], [np.nan])[0] == pytest.approx(np.log(3.2e6 * 4.5e7 / most))
+    assert support.distance([3.2e6], [4e6], [0.0], [np.nan])[0] == pytest.approx(np.log(10))
     assert support.distance([1e5], [1e5], [3e5], [1e5])[0] == 0  # between zero, which was trained, and the least tokens_pt
 
 
