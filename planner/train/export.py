@@ -26,6 +26,9 @@ def export_checkpoint(state: Path, shape: ModelShape, recipe: Recipe, corpus: Co
     Raises:
         StateError: the state cannot be read.
     """
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # a checkpoint's shards are not what the user waits for
     model = build_model(shape, recipe, 0, token_ids=corpus.token_ids)
     load_state(state, model, build_optimiser(model, recipe, 0.0))
     temporary = out.with_name(f".{out.name}.{os.getpid()}")
