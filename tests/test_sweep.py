@@ -65,22 +65,32 @@ def test_the_table_holds_every_cell(undisturbed: Path) -> None:
     assert not list((undisturbed / "state").glob("*.safetensors")), "states outlive their use"
 
 
+def strike(process: subprocess.Popen[bytes], victim: str) -> None:
+    """Kill the runner, or one of its workers."""
+    if victim == "runner":
+        process.send_signal(signal.SIGKILL)
+        return
+    children = subprocess.run(["ps", "-ww", "-o", "pid=,args=", "--ppid", str(process.pid)], capture_output=True, text=True, check=True).stdout
+    workers = [int(line.split()[0]) for line in children.splitlines() if "spawn_main" in line]
+    assert workers, children
+    os.kill(workers[0], signal.SIGKILL)
+
+
 @pytest.mark.parametrize("victim", ["runner", "worker"])
 def test_a_kill_loses_nothing(undisturbed: Path, tmp_path: Path, corpus: Corpus, victim: str) -> None:
     folder = lay_out(tmp_path / "tiny", corpus)
     process = run_in_process(folder)
     deadline = time.monotonic() + 120
-    while not list((folder / "state").glob("n*.safetensors")):
-        assert time.monotonic() < deadline and process.poll() is None
-        time.sleep(0.02)
-    if victim == "runner":
-        process.send_signal(signal.SIGKILL)
-    else:
-        children = subprocess.run(["ps", "-o", "pid=,args=", "--ppid", str(process.pid)], capture_output=True, text=True, check=True).stdout
-        workers = [int(line.split()[0]) for line in children.splitlines() if "spawn_main" in line]
-        assert workers
-        os.kill(workers[0], signal.SIGKILL)
-    process.wait()
+    try:
+        while not list((folder / "state").glob("n*.safetensors")):
+            assert time.monotonic() < deadline and process.poll() is None
+            time.sleep(0.02)
+        strike(process, victim)
+    except BaseException:
+        process.kill()
+        raise
+    finally:
+        process.wait()
     if victim == "runner":
         while True:  # its workers notice within a few steps
             try:
