@@ -11,6 +11,7 @@ from planner.allocate.allocation import Allocation, Arm, Plan
 from planner.allocate.optimum import MOST_RESAMPLES, Search, coarse, interval, joined, profile, refine, search, within
 from planner.allocate.problem import Plans, Problem, Request, Size
 from planner.fit.fitted import LEVEL, FittedLaw
+from planner.fit.solver import STATUS_ADVICE
 from planner.flops import flops_6nd
 from planner.units import format_count
 
@@ -137,9 +138,7 @@ def _warnings(problem: Problem, whole: Search, plan: Plan, extrapolation: dict[s
                 f"the best size is at the end of the sizes searched ({problem.min_tokens_per_param:.2g} tokens per parameter is the least that the runs "
                 "cover): the law sees no optimum inside"
             )
-    for member in problem.law.members:
-        if member.status != "converged":
-            from planner.fit.solver import STATUS_ADVICE
-
-            found.append(f"law {member.law.name} is {member.status}: {STATUS_ADVICE[member.status]}")
+    for status in dict.fromkeys(member.status for member in problem.law.members if member.status != "converged"):
+        names = ", ".join(member.law.name for member in problem.law.members if member.status == status)
+        found.append(f"{names}: {status}: {STATUS_ADVICE[status]}")
     return found

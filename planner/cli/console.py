@@ -60,7 +60,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, 
 
     drawn = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", caption=caption, caption_justify="left", pad_edge=False, title_style="bold")
     for number, name in enumerate(columns):
-        drawn.add_column(name, justify="left" if number == 0 else "right", overflow="fold")
+        drawn.add_column(name, justify="left" if number == 0 else "right", no_wrap=number == 0)
     for row in rows:
         drawn.add_row(*(str(item) for item in row))
     width = None if sys.stdout.isatty() else 160
