@@ -7,7 +7,8 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,13 @@ from planner.errors import InputError, StateError
 def write_bytes(path: Path | str, data: bytes) -> None:
     """Write `data` to `path` so that a reader, or a crash, sees the old file or the new one and never a part."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    if path.is_dir():
+        raise InputError(f"{path} is a folder, not a file", remedy="name a file inside it")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise StateError(f"{path} cannot be written: {error.strerror}", remedy="choose another place, or check its permissions") from error
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
@@ -32,6 +38,9 @@ def write_bytes(path: Path | str, data: bytes) -> None:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)  # mkstemp's 0600 would hide the file from others on a shared folder
         os.replace(temporary, path)
+    except OSError as error:
+        Path(temporary).unlink(missing_ok=True)
+        raise StateError(f"{path} cannot be written: {error.strerror}", remedy="make room, or choose another place") from error
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
@@ -94,6 +103,20 @@ def read_artifact(path: Path | str, kind: str, version: int) -> dict[str, Any]:
             remedy="write it again with this version of the planner",
         )
     return document
+
+
+@contextmanager
+def whole(path: Path | str) -> Iterator[None]:
+    """Turn what is missing or malformed inside an artefact into one clear sentence.
+
+    Raises:
+        InputError: the block met a missing key or a value of the wrong kind.
+    """
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        what = f"has no {error}" if isinstance(error, KeyError) else f"holds a value of the wrong kind ({error})"
+        raise InputError(f"{path} {what}", remedy="write it again with the stage that made it") from error
 
 
 def read_json(path: Path | str) -> dict[str, Any]:

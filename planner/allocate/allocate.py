@@ -135,8 +135,8 @@ def _warnings(problem: Problem, whole: Search, plan: Plan, extrapolation: dict[s
         ends = (min(whole.plans.params), max(whole.plans.params))
         if whole.plans.params[whole.best] in ends:
             found.append(
-                f"the best size is at the end of the sizes searched ({problem.min_tokens_per_param:.2g} tokens per parameter is the least that the runs "
-                "cover): the law sees no optimum inside"
+                f"the best size is at an end of the sizes searched, {format_count(ends[0])} to {format_count(ends[1])}, the largest being bounded by the "
+                f"{problem.min_tokens_per_param:.2g} tokens per parameter that the runs cover at least: the law sees no optimum inside"
             )
     for status in dict.fromkeys(member.status for member in problem.law.members if member.status != "converged"):
         names = ", ".join(member.law.name for member in problem.law.members if member.status == status)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from planner.artifacts import read_artifact, write_artifact
+from planner.artifacts import read_artifact, whole, write_artifact
 from planner.shapes import ModelShape
 
 KIND = "allocation"
@@ -99,15 +99,16 @@ class Allocation:
             InputError: no such file, or another kind of file.
         """
         body = read_artifact(path, KIND, VERSION)
-        arms = tuple(Arm(arm["name"], _plan(arm["plan"]), arm["worse_percent"], arm["probability"], arm["note"]) for arm in body["arms"])
-        plan, guess = _plan(body["plan"]), _plan(body["best_guess"])
-        assert plan is not None and guess is not None
-        pairs = {key: (body[key][0], body[key][1]) for key in ("share_interval", "params_interval", "share_within", "params_within")}
-        return cls(
-            request=body["request"], plan=plan, best_guess=guess, **pairs, regret_expected_percent=body["regret_expected_percent"],
-            regret_90_percent=body["regret_90_percent"], arms=arms, extrapolation=body["extrapolation"], warnings=tuple(body["warnings"]),
-            curve=body["curve"], source=body["source"], created=body["created"],
-        )  # fmt: skip
+        with whole(path):
+            arms = tuple(Arm(arm["name"], _plan(arm["plan"]), arm["worse_percent"], arm["probability"], arm["note"]) for arm in body["arms"])
+            plan, guess = _plan(body["plan"]), _plan(body["best_guess"])
+            assert plan is not None and guess is not None
+            pairs = {key: (body[key][0], body[key][1]) for key in ("share_interval", "params_interval", "share_within", "params_within")}
+            return cls(
+                request=body["request"], plan=plan, best_guess=guess, **pairs, regret_expected_percent=body["regret_expected_percent"],
+                regret_90_percent=body["regret_90_percent"], arms=arms, extrapolation=body["extrapolation"], warnings=tuple(body["warnings"]),
+                curve=body["curve"], source=body["source"], created=body["created"],
+            )  # fmt: skip
 
 
 def _plan(body: dict[str, Any] | None) -> Plan | None:

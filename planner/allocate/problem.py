@@ -130,15 +130,17 @@ class Problem:
         return max(MIN_TOKENS_PER_PARAMETER, self.law.support.low["tokens_per_param"])
 
     @property
-    def min_tokens_spec(self) -> float:
-        """Least specialist tokens of a specialist stage that is more than a transient."""
+    def min_tokens_stage(self) -> float:
+        """Least tokens of a stage that is more than a transient."""
         return MIN_STEPS * self.recipe.tokens_per_step if self.recipe else 0.0
 
     def size(self, params_non_embedding: float) -> Size:
         """Realise a size."""
         if self.recipe is None or self.vocab is None:
             return Size(params_non_embedding, None, 6.0 * params_non_embedding, None)
-        shape = shape_for(params_non_embedding, family=self.recipe.family, vocab=self.vocab)
+        # A realised size may lie just outside the ladder that it was asked from.
+        asked = min(max(params_non_embedding, SMALLEST), LARGEST) if 0.9 * SMALLEST < params_non_embedding < 1.1 * LARGEST else params_non_embedding
+        shape = shape_for(asked, family=self.recipe.family, vocab=self.vocab)
         return Size(shape.params_non_embedding, shape.params_total, flops_per_token(shape, self.recipe.seq_len), shape)
 
     def sizes(self) -> tuple[Size, ...]:
@@ -151,22 +153,24 @@ class Problem:
         if self.request.params is not None:
             size = self.size(self.request.params)
             tokens = budget / size.flops_per_token
-            if tokens < MIN_TOKENS_PER_PARAMETER * size.params_non_embedding or tokens < self.min_tokens_spec:
+            if tokens < MIN_TOKENS_PER_PARAMETER * size.params_non_embedding or tokens < self.min_tokens_stage:
                 raise DataError(
                     f"{budget:.3g} FLOPs give {format_count(size.params_non_embedding)} parameters only {format_count(tokens)} tokens, too few to train",
                     remedy=f"give at least {MIN_TOKENS_PER_PARAMETER * size.params_non_embedding * size.flops_per_token:.2g} FLOPs or a smaller --params",
                 )
             return (size,)
         most = math.sqrt(budget / (6 * ratio))
+        if self.recipe is not None:
+            most = min(most, LARGEST)
         least = most / SPAN
         if self.recipe is not None:
-            most, least = min(most, LARGEST), max(least, SMALLEST)
+            least = max(least, SMALLEST)
         if most <= least:
             raise DataError(f"{budget:.3g} FLOPs are too few for the smallest model", remedy=f"give at least {12 * least**2:.2g} FLOPs")
         found: dict[Any, Size] = {}
         for value in np.geomspace(least, most, SIZES):
             size = self.size(float(value))
-            if budget / size.flops_per_token >= max(ratio * size.params_non_embedding, self.min_tokens_spec):
+            if budget / size.flops_per_token >= max(ratio * size.params_non_embedding, self.min_tokens_stage):
                 found[size.shape or size.params_non_embedding] = size
         if not found:
             raise DataError(f"{budget:.3g} FLOPs are too few for any model of the recipe", remedy="give a larger budget")
@@ -186,9 +190,9 @@ class Problem:
             most = min(total, self.max_tokens_spec)
             for fraction in fractions:
                 spec = fraction * most
-                if spec > 0 and spec >= self.min_tokens_spec:
-                    general = total - spec
-                    rows.append((number, general if general > 1e-9 * total else 0.0, spec))
+                general = total - spec if total - spec > 1e-9 * total else 0.0
+                if spec > 0 and spec >= self.min_tokens_stage and (general == 0 or general >= self.min_tokens_stage):
+                    rows.append((number, general, spec))
         return self._make(rows, sizes)
 
     def split(self, sizes: tuple[Size, ...], share: float) -> Plans:
@@ -196,7 +200,7 @@ class Problem:
         rows = []
         for number, size in enumerate(sizes):
             total = self.request.flops / size.flops_per_token
-            if share * total <= self.max_tokens_spec and (share == 0 or share * total >= self.min_tokens_spec):
+            if share * total <= self.max_tokens_spec and (share == 0 or share * total >= self.min_tokens_stage):
                 rows.append((number, (1 - share) * total, share * total))
         return self._make(rows, sizes)
 

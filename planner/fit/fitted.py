@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from planner.artifacts import read_artifact, write_artifact
-from planner.fit.support import Support
+from planner.artifacts import read_artifact, whole, write_artifact
+from planner.fit.support import AXES, Support
 from planner.laws import Law, Points, Reference, law_named
 from planner.laws.dual import Array
 
@@ -165,16 +165,20 @@ class FittedLaw:
             StateError: written by another version.
         """
         body = read_artifact(path, KIND, VERSION)
-        members = tuple(
-            Member(
-                law_named(item["law"]), item["params_kind"], Reference(**item["reference"]),
-                np.array(item["theta"], dtype=float), np.array(item["resamples"], dtype=float), item["status"],
-                item["starts"], item["starts_agree"], item["condition"] if item["condition"] is not None else math.inf,
-                tuple(item["at_bound"]), item["objective"],
-            )
-            for item in body["members"]
-        )  # fmt: skip
-        support = Support(body["support"]["low"], body["support"]["high"], body["support"]["zero"])
-        return cls(
-            members, body["noise"], body["drift"], support, body["scores"], body["holdout"], body["source"]
-        )
+        with whole(path):
+            members = tuple(_member(item) for item in body["members"])
+            support = Support(*({name: body["support"][key][name] for name in AXES} for key in ("low", "high", "zero")))
+            noise, drift = float(body["noise"]), float(body["drift"])
+            return cls(members, noise, drift, support, body["scores"], body["holdout"], body["source"])
+
+
+def _member(item: Mapping[str, Any]) -> Member:
+    law = law_named(item["law"])
+    theta, resamples = np.array(item["theta"], dtype=float), np.array(item["resamples"], dtype=float)
+    if theta.shape != (len(law.parameters),) or resamples.shape[1:] != theta.shape or not len(resamples):
+        raise ValueError(f"{law.name} takes {len(law.parameters)} parameters")
+    condition = item["condition"] if item["condition"] is not None else math.inf
+    return Member(
+        law, item["params_kind"], Reference(**item["reference"]), theta, resamples, item["status"], item["starts"], item["starts_agree"], condition,
+        tuple(item["at_bound"]), item["objective"],
+    )  # fmt: skip

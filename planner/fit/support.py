@@ -28,7 +28,7 @@ class Support:
         """Find the box of a table."""
         params = data.params_by["non_embedding"]
         tokens = data.tokens_pt + data.tokens_spec
-        unique = np.nan_to_num(data.unique_spec)
+        unique = np.minimum(np.nan_to_num(data.unique_spec), data.tokens_spec)
         axes = (params, data.tokens_pt, data.tokens_spec, unique, data.epochs, tokens / params, data.flops, 6 * params * tokens)
         low, high, zero = {}, {}, {}
         for name, values in zip(AXES, axes, strict=True):
@@ -40,12 +40,12 @@ class Support:
     def factors(self, params: Any, tokens_pt: Any, tokens_spec: Any, unique_spec: Any, flops: Any = None) -> dict[str, Array]:
         """Return by what factor points lie outside on each axis: 1 inside, 3 for three times the most or a third of the least.
 
-        An axis that no run has (specialist tokens in a table of one stage) gives infinity.
+        Distinct text counts as far as it is seen. An axis that no run has (specialist tokens in a table of one stage) gives infinity.
         """
         params, pt, spec, unique = np.broadcast_arrays(*(np.asarray(item, dtype=float) for item in (params, tokens_pt, tokens_spec, unique_spec)))
         with np.errstate(divide="ignore", invalid="ignore"):
             epochs = np.where(spec > 0, spec / unique, 0.0)
-        values = {"params": params, "tokens_pt": pt, "tokens_spec": spec, "unique_spec": np.where(spec > 0, unique, 0.0), "epochs_spec": epochs}
+        values = {"params": params, "tokens_pt": pt, "tokens_spec": spec, "unique_spec": np.where(spec > 0, np.minimum(unique, spec), 0.0), "epochs_spec": epochs}
         values["tokens_per_param"] = (pt + spec) / params
         values["flops_6nd"] = 6 * params * (pt + spec)
         if flops is not None:

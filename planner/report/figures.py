@@ -154,7 +154,7 @@ def split_curve(axis: Axes, allocation: Allocation, measured: Sequence[tuple[flo
     if measured:
         axis.plot(*zip(*measured, strict=True), "x", color=COLOURS[3], label="trained")
     low = min([*allocation.curve["loss"], plan.loss_low])
-    near = [loss for loss in allocation.curve["loss"] if loss < 1.25 * plan.loss]
+    near = [plan.loss, *(loss for loss in allocation.curve["loss"] if loss < 1.25 * plan.loss)]
     axis.set_ylim(low * 0.99, max(max(near), plan.loss_high) * 1.01)
     axis.set(
         xlabel="share of specialist tokens", ylabel="specialist loss [nats/token]",
