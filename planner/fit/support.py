@@ -45,7 +45,8 @@ class Support:
         params, pt, spec, unique = np.broadcast_arrays(*(np.asarray(item, dtype=float) for item in (params, tokens_pt, tokens_spec, unique_spec)))
         with np.errstate(divide="ignore", invalid="ignore"):
             epochs = np.where(spec > 0, spec / unique, 0.0)
-        values = {"params": params, "tokens_pt": pt, "tokens_spec": spec, "unique_spec": np.where(spec > 0, np.minimum(unique, spec), 0.0), "epochs_spec": epochs}
+        distinct = np.where(spec > 0, np.minimum(unique, spec), 0.0)
+        values = {"params": params, "tokens_pt": pt, "tokens_spec": spec, "unique_spec": distinct, "epochs_spec": epochs}
         values["tokens_per_param"] = (pt + spec) / params
         values["flops_6nd"] = 6 * params * (pt + spec)
         if flops is not None:
