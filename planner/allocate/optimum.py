@@ -42,11 +42,6 @@ class Search:
         """Number of the plan that the fitted parameters prefer."""
         return int(np.argmin(self.guess))
 
-    def regret(self, plan: int) -> Array:
-        """Return what a plan gives away against each resample's own best, in ln L, shape (resamples,)."""
-        result: Array = self.resamples[:, plan] - self.resamples.min(1)
-        return result
-
 
 def search(problem: Problem, plans: Plans) -> Search:
     """Evaluate plans under every resample."""

@@ -166,7 +166,7 @@ class Problem:
         if self.recipe is not None:
             least = max(least, SMALLEST)
         if most <= least:
-            raise DataError(f"{budget:.3g} FLOPs are too few for the smallest model", remedy=f"give at least {12 * least**2:.2g} FLOPs")
+            raise DataError(f"{budget:.3g} FLOPs are too few for the smallest model", remedy=f"give at least {6 * ratio * least**2:.2g} FLOPs")
         found: dict[Any, Size] = {}
         for value in np.geomspace(least, most, SIZES):
             size = self.size(float(value))

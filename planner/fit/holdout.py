@@ -37,6 +37,8 @@ def slices(data: FitData) -> list[Slice]:
         if piece is None:
             continue
         piece = _keep_ends(data, piece)
+        if piece.held.sum() < LEAST_HELD:
+            continue
         if name == "params" and len(np.unique(np.round(np.log(values[~piece.held]), 2))) < MIN_SIZES:
             continue
         found.append(piece)

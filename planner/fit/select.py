@@ -120,7 +120,7 @@ def _hold_out(data: FitData, score: Score, seed: int) -> Score:
         forecast = law.log_loss(part.theta[None], out.points(data.reference))[0]
         held[piece.name] = mean_absolute_percent(forecast, out.log_loss)
         errors.append(forecast - out.log_loss)
-        distances.append(Support.of(rest).distance(out.params, out.tokens_pt, out.tokens_spec, out.unique_spec))
+        distances.append(Support.of(rest).distance(out.params_by["non_embedding"], out.tokens_pt, out.tokens_spec, out.unique_spec))
     return replace(score, held=held, drift=_drift(errors, distances, (score.rms_percent / 100) ** 2))
 
 

@@ -1,6 +1,7 @@
 """Fits: published numbers, a known truth, intervals that cover, and tables that cannot carry a law."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from planner.fit.estimate import estimate
 from planner.fit.fit import fit
 from planner.fit.fitted import FittedLaw
 from planner.fit.holdout import slices
+from planner.fit.select import score_laws
 from planner.fit.support import Support
 from planner.laws import LAWS, Points, Reference
 from planner.runs import read_runs
@@ -106,6 +108,14 @@ def test_support_tells_how_far(synthetic: FitData) -> None:
     assert support.distance([3.2e6], [4.5e7], [0.0], [np.nan])[0] == pytest.approx(np.log(3.2e6 * 4.5e7 / most))
     assert support.distance([3.2e6], [4e6], [0.0], [np.nan])[0] == pytest.approx(np.log(10))
     assert support.distance([1e5], [1e5], [3e5], [1e5])[0] == 0  # between zero, which was trained, and the least tokens_pt
+
+
+def test_the_convention_of_n_changes_nothing_where_both_are_proportional(synthetic: FitData) -> None:
+    both = replace(synthetic, params_by={"non_embedding": synthetic.params, "total": 3 * synthetic.params})
+    scores = score_laws([both, both.under("total")], [LAWS["bounded-penalised"]])
+    assert {score.params_kind for score in scores} == {"non_embedding", "total"}
+    assert scores[0].drift == pytest.approx(scores[1].drift, rel=0.05)
+    assert scores[0].mean == pytest.approx(scores[1].mean, rel=0.05)
 
 
 def table(tmp_path: Path, rows: list[str]) -> Path:
