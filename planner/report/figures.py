@@ -78,9 +78,7 @@ def size_slices(axis: Axes, law: FittedLaw, data: FitData) -> None:
         _band(axis, law, data, sizes, pt, spec, float(np.nanmax(np.append(data.unique_spec[rows], 1.0))), colour)
         label = f"{format_count(pt)} + {format_count(spec)}" + (f" ({spec / unique:.2g} epochs)" if unique else "")
         axis.plot(data.params[rows], np.exp(data.log_loss[rows]), "o", color=colour, markersize=4, label=label)
-    axis.set_xscale("log")
-    axis.xaxis.set_major_formatter(lambda value, _: format_count(value))
-    axis.xaxis.set_minor_formatter(lambda value, _: "")
+    _log_counts(axis)
     axis.set(xlabel="parameters N", ylabel="specialist loss [nats/token]", title="Loss by size; general + specialist tokens")
     axis.legend(frameon=False, fontsize=8)
 
@@ -99,9 +97,7 @@ def token_slices(axis: Axes, law: FittedLaw, data: FitData) -> None:
         tokens = np.geomspace(data.tokens_spec[rows].min(), data.tokens_spec[rows].max(), 60)
         _band(axis, law, data, size, amount, tokens, unique, colour, along="tokens")
         axis.plot(data.tokens_spec[chosen], np.exp(data.log_loss[chosen]), "o", color=colour, markersize=4, label=f"{format_count(unique)} distinct")
-    axis.set_xscale("log")
-    axis.xaxis.set_major_formatter(lambda value, _: format_count(value))
-    axis.xaxis.set_minor_formatter(lambda value, _: "")
+    _log_counts(axis)
     axis.set(
         xlabel="specialist tokens seen, repeats included", ylabel="specialist loss [nats/token]",
         title=f"Repetition: {format_count(size)} parameters after {format_count(amount)} general tokens",
@@ -183,6 +179,16 @@ def _band(axis: Axes, law: FittedLaw, data: FitData, params: Any, pt: Any, spec:
     x = arrays[0] if along == "params" else arrays[2]
     axis.plot(x, forecast.loss, color=colour, linewidth=1.3)
     axis.fill_between(x, forecast.low, forecast.high, color=colour, alpha=0.12, linewidth=0)
+
+
+def _log_counts(axis: Axes) -> None:
+    """Make the horizontal axis one of counts on a log scale, labelled at 1, 2 and 5 times each power of ten."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    axis.set_xscale("log")
+    axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.xaxis.set_major_formatter(lambda value, _: format_count(value))
 
 
 def _spread(items: list[Any], count: int) -> list[Any]:
