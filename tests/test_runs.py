@@ -1,0 +1,51 @@
+"""The runs table says what it holds, and survives being written and read."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from planner.runs import FLAGS, SCHEMA, read_runs, write_runs
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_the_documented_schema_is_the_one_in_use() -> None:
+    text = (ROOT / "sweeps" / "README.md").read_text(encoding="utf-8")
+    for name, (unit, meaning) in SCHEMA.items():
+        assert f"| `{name}` | {unit} | {meaning} |" in text
+    for flag, meaning in FLAGS.items():
+        assert f"| `{flag}` | {meaning} |" in text
+
+
+def test_the_recorded_sweep_is_whole() -> None:
+    frame = read_runs(ROOT / "sweeps" / "medicine" / "runs.csv")
+    assert len(frame) >= 100 and (frame["status"] == "ok").all()
+    sizes = frame["params_non_embedding"].nunique()
+    assert sizes >= 5 and frame["tokens_pt"].nunique() >= 5 and frame["tokens_spec"].nunique() >= 5
+    assert frame["unique_spec"].nunique() >= 3 and frame["epochs_spec"].max() > 16 and frame["epochs_spec"].min() < 1
+    assert frame["seed"].nunique() == 2 and {"stable", "zero_shot", "scratch"} == set(frame["branch_kind"])
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
+def test_a_table_reads_back_the_same(form: str, tmp_path: Path) -> None:
+    frame = read_runs(ROOT / "sweeps" / "medicine" / "runs.csv")
+    path = tmp_path / f"runs.{form}"
+    if form == "csv":
+        write_runs(path, frame)
+    elif form == "jsonl":
+        frame.to_json(path, orient="records", lines=True, double_precision=15)
+    else:
+        pytest.importorskip("pyarrow")
+        frame.to_parquet(path)
+    again = read_runs(path)
+    pd.testing.assert_frame_equal(again[["loss_spec", "unique_spec", "flags"]], frame[["loss_spec", "unique_spec", "flags"]], check_dtype=False)
+
+
+def test_overfitted_rows_are_those_past_their_best(tmp_path: Path) -> None:
+    rows = ["params_non_embedding,tokens_pt,tokens_spec,unique_spec,loss_spec"]
+    rows += [f"1e5,1e6,{spec},5e4,{loss}" for spec, loss in ((2e5, 3.4), (4e5, 3.35), (8e5, 3.4), (1.6e6, 3.7))]
+    rows += ["1e5,1e6,1.6e6,1e6,3.7", "1e5,1e6,0,,5.0"]
+    path = tmp_path / "runs.csv"
+    path.write_text("\n".join(rows) + "\n")
+    assert list(read_runs(path)["flags"]) == ["", "", "", "overfitted", "", ""]
