@@ -79,7 +79,10 @@ def test_launching_again_trains_nothing(launched: Path) -> None:
         def run(self, next_job: object) -> object:
             raise AssertionError("trained again")
 
-    carry_out(prepare(launched / "allocation.json", launched), NoEngine())  # type: ignore[arg-type]
+    record = next((launched / "records").iterdir())
+    before = record.read_bytes()
+    row = carry_out(prepare(launched / "allocation.json", launched), NoEngine())  # type: ignore[arg-type]
+    assert row == json.loads(before)["row"] and record.read_bytes() == before
 
 
 def test_verify_holds_the_outcome_against_the_forecast(launched: Path) -> None:
