@@ -10,8 +10,8 @@ import numpy as np
 from planner.allocate.allocation import Allocation, Arm, Plan
 from planner.allocate.optimum import MOST_RESAMPLES, Search, coarse, interval, joined, profile, refine, search, within
 from planner.allocate.problem import Plans, Problem, Request, Size
+from planner.fit.diagnosis import STATUS_ADVICE
 from planner.fit.fitted import LEVEL, FittedLaw
-from planner.fit.solver import STATUS_ADVICE
 from planner.flops import flops_6nd
 from planner.units import format_count
 

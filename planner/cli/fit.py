@@ -8,35 +8,47 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from planner.cli.console import bar, give, say, table
+from planner.cli.console import bar, give, say
 from planner.errors import InputError, StateError
-from planner.units import format_count
 
 if TYPE_CHECKING:
     from planner.fit.fitted import FittedLaw
 
-LAWS_HELP = "List the laws that can be fitted: formula, parameters, source, when to use.\n\nExample: plan laws"
+LAWS_HELP = (
+    "List the laws that can be fitted: formula, parameters, units, source, when to use.\n\n"
+    "Example: plan laws\n\nExample: plan laws gap-competing\n\n"
+    "A law of your own is one file: a module in planner/laws/, or in any installed package under the entry point group planner.laws, with a tuple "
+    "LAWS of planner.laws.Law; chinchilla in planner/laws/single.py is the shortest to copy."
+)
 FIT_HELP = (
     "Fit a law to a runs table, with intervals; write law.json and figures.\n\n"
     "Example: plan fit sweeps/\n\n"
+    "Example: plan fit sweeps/medicine --law auto --bootstrap 1000 --profile\n\n"
+    "Example: plan fit sweeps/medicine --target general\n\n"
     "Example: plan fit my_runs.csv --map params_non_embedding=N --map tokens_pt=D --map loss_spec=loss"
 )
 
 
-def laws(as_json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False) -> None:
+def laws(
+    name: Annotated[str | None, typer.Argument(help="One law; all by default.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False,
+) -> None:
     """List the laws."""
-    from planner.laws import LAWS
+    from planner.laws import LAWS, law_named
 
+    chosen = [law_named(name)] if name else list(LAWS.values())
     if as_json:
-        give([{"name": law.name, "formula": law.formula, "source": law.source, "use": law.use, "stages": law.stages,
-               "parameters": [{"name": item.name, "unit": item.unit, "low": item.low, "high": item.high} for item in law.parameters]}
-              for law in LAWS.values()])  # fmt: skip
+        give([{"name": law.name, "formula": law.formula, "source": law.source, "use": law.use, "stages": law.stages, "repeats": law.repeats,
+               "target": law.target, "parameters": [{"name": item.name, "unit": item.unit, "low": item.low, "high": item.high} for item in law.parameters]}
+              for law in chosen])  # fmt: skip
         return
     from rich.console import Console
 
     console = Console(highlight=False)
-    for law in LAWS.values():
-        console.print(f"[bold]{law.name}[/bold]  ({law.stages} stage{'s' if law.stages > 1 else ''}, {len(law.parameters)} parameters)")
+    for law in chosen:
+        stages = "one stage, with repeats" if law.repeats else "one stage" if law.stages == 1 else "two stages"
+        of = "general" if law.target == "general" else "specialist"
+        console.print(f"[bold]{law.name}[/bold]  ({stages}, {of} loss, {len(law.parameters)} parameters)")
         units = ", ".join(f"{item.name} [{item.unit}]" for item in law.parameters)
         for what, text in (("L =", law.formula), ("parameters:", units), ("source:", law.source), ("use:", law.use)):
             console.print(f"    {what} {text}", markup=False)
@@ -44,18 +56,22 @@ def laws(as_json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = 
 
 def fit(
     path: Annotated[Path, typer.Argument(help="A sweep's folder, the folder sweeps/, or a table of runs (CSV, JSON Lines, parquet).")],
-    law: Annotated[str, typer.Option(help="A law by name (plan laws), or auto: the best by held-out error.")] = "auto",
+    law: Annotated[str, typer.Option(help="A law by name (plan laws), several joined by commas, or auto: the best by held-out error.")] = "auto",
+    target: Annotated[str, typer.Option(help="Which held-out loss: spec, or general, for what is forgotten.")] = "spec",
     mapping: Annotated[list[str] | None, typer.Option("--map", help="OURS=THEIRS: which column of the table is which; repeatable.")] = None,
     params_kind: Annotated[str, typer.Option(help="What N is: non_embedding, total, or auto: what forecasts best, or both.")] = "auto",
     keep: Annotated[list[str] | None, typer.Option(help="A flag whose rows are fitted all the same, such as short_stage; repeatable.")] = None,
-    resamples: Annotated[int, typer.Option(min=20, max=100000, help="Resamples by trunk.")] = 200,
+    resamples: Annotated[int, typer.Option("--bootstrap", "--resamples", min=20, max=100000, help="Resamples by trunk.")] = 400,
+    resampling: Annotated[str, typer.Option(help="Weights of the trunks: multinomial, fractional, or auto: what the table allows.")] = "auto",
+    profile: Annotated[bool, typer.Option("--profile", help="Show profile-likelihood intervals beside those of the resamples.")] = False,
     seed: Annotated[int, typer.Option(help="Seed of starts and resamples.")] = 0,
-    out: Annotated[Path | None, typer.Option(help="Where to write the law; law.json beside the table by default.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where to write the law; beside the table by default: law.json, or law_general.json.")] = None,
     figures: Annotated[bool, typer.Option("--figures/--no-figures", help="Whether to draw figures.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False,
 ) -> None:
     """Fit a law."""
     from planner.artifacts import sha256_file
+    from planner.cli.fit_tables import show, show_profiles
     from planner.cli.paths import runs_file
     from planner.fit.data import PARAMS_KINDS, fit_data
     from planner.fit.fit import fit as fit_law
@@ -64,80 +80,39 @@ def fit(
     if params_kind not in (*PARAMS_KINDS, "auto"):
         raise InputError(f"--params-kind {params_kind!r} is not known", remedy=f"choose one of {', '.join(PARAMS_KINDS)}, auto")
     runs = runs_file(path)
-    target = out or runs.with_name("law.json")
-    frame = read_runs(runs, _mapping(mapping or []))
-    data = fit_data(frame, keep=tuple(keep or ()))
+    place = out or runs.with_name("law.json" if target == "spec" else f"law_{target}.json")
+    frame = read_runs(runs, column_mapping(mapping or []))
+    data = fit_data(frame, keep=tuple(keep or ()), target=target)
     kinds = tuple(data.params_by) if params_kind == "auto" else (params_kind,)
     if not set(kinds) <= set(data.params_by):
         raise InputError(f"the column {PARAMS_KINDS[params_kind]} is missing or has gaps", remedy="fill it, or choose the other --params-kind")
-    source = {**_source(runs, frame, target), "runs": runs.name, "flagged": _flag_counts(frame), "kept_flags": keep or []}
+    source = {**_source(runs, frame, place), "runs": runs.name, "flagged": _flag_counts(frame), "kept_flags": keep or []}
     with bar("fit", 1.0) as shown:
 
         def tell(what: str, share: float) -> None:
             shown.update(share, what)
 
-        fitted = fit_law(data, law, params_kinds=kinds, resamples=resamples, seed=seed, source=source, progress=tell)
-    fitted.save(target, {"runs": sha256_file(runs)})
-    drawn = _draw(fitted, data, target.parent / "figures") if figures else []
+        fitted = fit_law(data, law, params_kinds=kinds, resamples=resamples, scheme=resampling, seed=seed, source=source, progress=tell)
+    fitted.save(place, {"runs": sha256_file(runs)})
+    drawn = _draw(fitted, data, place.parent / "figures") if figures and target == "spec" else []
     if as_json:
         from planner.artifacts import read_json
 
-        give(read_json(target))
+        give(read_json(place))
     else:
         show(fitted)
-    for item in [target, *drawn]:
+        if profile:
+            show_profiles(fitted, data)
+    for item in [place, *drawn]:
         say(f"written: {item}")
 
 
-def show(law: FittedLaw) -> None:
-    """Print a fitted law as tables."""
-    from planner.fit.solver import STATUS_ADVICE
-    from planner.runs import FLAGS
+def column_mapping(pairs: list[str]) -> dict[str, str]:
+    """Read OURS=THEIRS pairs.
 
-    for member in law.members:
-        rows = []
-        for number, (parameter, value) in enumerate(zip(member.law.parameters, member.theta, strict=True)):
-            low, high = member.interval(number)
-            edge = "at its bound" if parameter.name in member.at_bound else ""
-            rows.append([parameter.name, f"{value:.4g}", f"{low:.3g} to {high:.3g}", parameter.unit, edge])
-        caption = (
-            f"{member.law.formula}\n{member.status}: {STATUS_ADVICE[member.status]}; "
-            f"{member.starts_agree} of {member.starts} starts agree; condition {member.condition:.1e}; "
-            f"N: {member.params_kind} parameters, N0 = {format_count(member.reference.params)}, D0 = {format_count(member.reference.tokens)}"
-        )
-        with_others = f", 1 of {len(law.members)} that forecast together" if len(law.members) > 1 else ""
-        table(f"Law {member.law.name}{with_others}", ["parameter", "value", "90 % interval", "unit", ""], rows, caption=caption)
-    names = list(dict.fromkeys(name for score in law.scores for name in score["held"]))
-    rows = [
-        [("* " if score["chosen"] else "  ") + score["law"], score["params_kind"], score["parameters"], f"{score['rms_percent']:.2f}",
-         *(f"{score['held'][name]:.2f}" if name in score["held"] else "" for name in names),
-         f"{score['mean']:.2f}" if score["held"] else "", score["status"]]
-        for score in law.scores[:12]
-    ]  # fmt: skip
-    caption = "mean absolute error in % of the loss where a slice is left out and forecast; * chosen" + (
-        f"; {len(law.scores) - 12} worse laws not shown (law.json has them)" if len(law.scores) > 12 else ""
-    )
-    table("Laws by held-out error", ["law", "N", "parameters", "fit", *names, "mean", "status"], rows, caption=caption)
-    if law.holdout:
-        found = law.holdout
-        say(
-            f"largest size ({format_count(found['params'])}, {found['factor']:.2g}× the next), chosen and fitted without it: "
-            f"{found['mean_absolute_percent']:.2f} % mean absolute error on {found['rows']} runs, "
-            f"bias {found['bias_percent']:+.2f} %, worst {found['worst_percent']:.1f} %"
-        )
-    replicate = law.source.get("replicate_sd")
-    say(
-        f"rows {law.source['rows']}; noise of a run {100 * law.noise:.2f} %" + (f" (between seeds {100 * replicate:.2f} %)" if replicate else "")
-        + f"; outside the runs the interval widens by {100 * law.drift:.2f} % for each factor of e"
-    )  # fmt: skip
-    for flag, count in law.source.get("flagged", {}).items():
-        say(f"kept out of the fit: {count} runs flagged {flag} ({FLAGS.get(flag, 'named in the table')})")
-    least, most = law.support.low, law.support.high
-    axes = [f"{name} {format_count(least[name])} to {format_count(most[name])}" for name in least if most[name] and name != "flops_6nd"]
-    say(f"support: {'; '.join(axes)}")
-
-
-def _mapping(pairs: list[str]) -> dict[str, str]:
+    Raises:
+        InputError: not a pair, or a column named twice.
+    """
     found: dict[str, str] = {}
     for pair in pairs:
         ours, sign, theirs = pair.partition("=")

@@ -1,28 +1,25 @@
-"""Runs as the arrays that a fit works on, and the refusals of tables that cannot carry one."""
+"""Runs as the arrays that a fit works on."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from planner.errors import DataError, PlannerWarning
-from planner.laws import Points, Reference
+from planner.errors import DataError, InputError
+from planner.laws import Law, Points, Reference
 from planner.laws.dual import Array
 from planner.runs import one_recipe, usable
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+TARGETS = {"spec": "loss_spec", "general": "loss_general"}
+"""Which held-out loss a law is of, and the column it is read from."""
 PARAMS_KINDS = {"non_embedding": "params_non_embedding", "total": "params_total"}
 """What N may be, and the column it is read from; the first is what people are told."""
-MIN_SIZES = 3
-MIN_ROWS = 8
-
-
 @dataclass(frozen=True)
 class FitData:
     """The rows of a fit; every array has shape (runs,)."""
@@ -43,6 +40,10 @@ class FitData:
     """Deviation of ln L between seeds of the same cell; None without replicates."""
     params_kind: str = "non_embedding"
     """The convention that N follows."""
+    target: str = "spec"
+    """Which loss it is, a key of `TARGETS`."""
+    replay_fraction: Array | None = None
+    """Share of general tokens in the specialist stage; None where no run replays."""
 
     @property
     def params(self) -> Array:
@@ -60,8 +61,19 @@ class FitData:
 
     @property
     def two_stage(self) -> bool:
-        """Whether there is any specialist training."""
-        return bool((self.tokens_spec > 0).any())
+        """Whether there are both general and specialist tokens."""
+        return bool((self.tokens_spec > 0).any() and (self.tokens_pt > 0).any())
+
+    @property
+    def repeats(self) -> bool:
+        """Whether it is a table of one stage with distinct tokens and passes: specialist tokens only."""
+        return bool((self.tokens_spec > 0).any() and not (self.tokens_pt > 0).any())
+
+    def suits(self, law: Law) -> bool:
+        """Tell whether a law is of this kind of table and of this loss."""
+        if law.target != self.target:
+            return False
+        return law.stages == 2 if self.two_stage else law.stages == 1 and law.repeats == self.repeats
 
     @property
     def epochs(self) -> Array:
@@ -71,7 +83,8 @@ class FitData:
 
     def points(self, reference: Reference) -> Points:
         """Return the rows as points of a law."""
-        return Points(reference, self.params, self.tokens_pt, self.tokens_spec, self.unique_spec)
+        replay = 0.0 if self.replay_fraction is None else self.replay_fraction
+        return Points(reference, self.params, self.tokens_pt, self.tokens_spec, self.unique_spec, replay)
 
     @property
     def reference(self) -> Reference:
@@ -81,64 +94,51 @@ class FitData:
     def rows(self, chosen: Any) -> FitData:
         """Return the rows of a boolean mask."""
         ids = [name for name, keep in zip(self.run_ids, chosen, strict=True) if keep]
-        return FitData(
-            ids, {kind: values[chosen] for kind, values in self.params_by.items()},
-            self.tokens_pt[chosen], self.tokens_spec[chosen], self.unique_spec[chosen], self.log_loss[chosen],
-            self.flops[chosen], self.cluster[chosen], self.replicate_sd, self.params_kind,
+        return replace(
+            self, run_ids=ids, params_by={kind: values[chosen] for kind, values in self.params_by.items()}, tokens_pt=self.tokens_pt[chosen],
+            tokens_spec=self.tokens_spec[chosen], unique_spec=self.unique_spec[chosen], log_loss=self.log_loss[chosen], flops=self.flops[chosen],
+            cluster=np.unique(self.cluster[chosen], return_inverse=True)[1],
+            replay_fraction=None if self.replay_fraction is None else self.replay_fraction[chosen],
         )  # fmt: skip
 
 
-def fit_data(frame: DataFrame, keep: tuple[str, ...] = ()) -> FitData:
+def fit_data(frame: DataFrame, keep: tuple[str, ...] = (), target: str = "spec") -> FitData:
     """Take the rows without a flag.
 
     Args:
         frame: a runs table as `read_runs` returns it.
         keep: flags that do not keep a row out.
+        target: "spec" or "general": which held-out loss to fit.
 
     Raises:
-        DataError: too few rows or sizes, mixed recipes or kinds of branch, or annealed and stable parents.
+        DataError: no rows, mixed recipes, annealed and stable parents mixed, or replay where the law is of the specialist loss.
+        InputError: no such target.
     """
     import pandas as pd
 
+    if target not in TARGETS:
+        raise InputError(f"--target {target!r} is not a loss of the table", remedy=f"choose one of {', '.join(TARGETS)}")
     rows = usable(frame, keep)
+    rows = rows[rows[TARGETS[target]].notna()].reset_index(drop=True)
+    if rows.empty:
+        raise DataError(f"none of {len(frame)} runs has a {TARGETS[target]} and no flag", remedy="see the flags column, and take rows in with --keep FLAG")
     one_recipe(rows)
-    if len(rows) < MIN_ROWS:
-        raise DataError(f"only {len(rows)} of {len(frame)} runs can be used for a fit (the rest are flagged)", remedy=f"train at least {MIN_ROWS}")
     if (rows["branch_kind"] == "annealed").any() and (rows["branch_kind"] == "stable").any():
         raise DataError("the runs mix branches off annealed and off stable models", remedy="fit one kind at a time")
-    if (rows["replay_fraction"].fillna(0) > 0).any():
-        raise DataError("some runs replay general text in the specialist stage, which no law here describes", remedy="fit the rows with replay_fraction 0")
+    replay = rows["replay_fraction"].fillna(0).to_numpy(float)
+    if target == "spec" and (replay > 0).any():
+        raise DataError("some runs replay general text in the specialist stage, which no law of the specialist loss here describes",
+                        remedy="fit the rows with replay_fraction 0, or the general loss with --target general")  # fmt: skip
     known = {kind: rows[column].to_numpy(float) for kind, column in PARAMS_KINDS.items() if not rows[column].isna().any()}
-    params = known["non_embedding"]
-    sizes = len(np.unique(np.round(np.log(params), 2)))
-    if sizes < MIN_SIZES:
-        raise DataError(f"the runs have {sizes} distinct model sizes, and a law in size needs {MIN_SIZES}", remedy="train more sizes, best five")
-    if params.max() / params.min() < 9:
-        warnings.warn(
-            f"model sizes span a factor of only {params.max() / params.min():.1f}: the size exponent is poorly determined", PlannerWarning, stacklevel=2
-        )
     pt, spec = rows["tokens_pt"].to_numpy(float), rows["tokens_spec"].to_numpy(float)
-    epochs = rows["epochs_spec"].fillna(0).to_numpy(float)
-    if (spec > 0).any():
-        _check_two_stages(pt, spec, epochs)
     keys = rows["trunk_id"].fillna("").astype(str) + "|" + rows["seed"].astype(str)
     keys = keys.where(rows["trunk_id"].fillna("") != "", rows["run_id"].astype(str))
     flops = rows["flops"].fillna(6.0 * rows["params_non_embedding"] * (pt + spec)).to_numpy(float)
-    log_loss = np.log(rows["loss_spec"].to_numpy(float))
+    log_loss = np.log(rows[TARGETS[target]].to_numpy(float))
     return FitData(
         list(rows["run_id"].astype(str)), known, pt, spec, rows["unique_spec"].to_numpy(float), log_loss, flops, pd.factorize(keys)[0],
-        _replicate_sd(rows, log_loss),
+        _replicate_sd(rows, log_loss), target=target, replay_fraction=replay if (replay > 0).any() else None,
     )  # fmt: skip
-
-
-def _check_two_stages(pt: Array, spec: Array, epochs: Array) -> None:
-    both = (pt > 0) & (spec > 0)
-    if len(np.unique(np.round(np.log(spec[spec > 0]), 2))) < 2 or len(np.unique(pt)) < 2:
-        raise DataError("the runs have one value of tokens_pt or of tokens_spec", remedy="vary both, best five values each")
-    if both.sum() > 2 and np.ptp(np.log(spec[both] / pt[both])) < 0.05 and both.sum() == (spec > 0).sum():
-        raise DataError("every run has the same tokens_spec / tokens_pt, so their effects cannot be told apart", remedy="vary the ratio")
-    if epochs.max() < 1.05:
-        warnings.warn("no run repeats its specialist text: what more than one epoch does is not measured", PlannerWarning, stacklevel=3)
 
 
 def _replicate_sd(rows: DataFrame, log_loss: Array) -> float | None:

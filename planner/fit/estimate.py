@@ -1,4 +1,4 @@
-"""One law fitted to one set of rows: many starts, a status that says what to do, and resamples by trunk."""
+"""One law fitted to one set of rows: many starts, how many of them agree, and a status that says what to do."""
 
 from __future__ import annotations
 
@@ -7,18 +7,23 @@ from typing import Any
 
 import numpy as np
 
-from planner.fit.solver import EDGE, ILL_CONDITIONED, Scale, condition_number, objective, solve
+from planner.fit.diagnosis import Diagnosis, diagnose
+from planner.fit.solver import DELTAS, Solution, solve
+from planner.fit.starts import draw_starts
 from planner.laws import Law, Points
 from planner.laws.dual import Array
 
-DRAWS = 512
-"""Starts drawn, of which the best go to the solver."""
 STARTS = 24
-"""Starts that are solved."""
-SCREENING_DELTA = 0.1
-"""Huber's δ by which drawn starts are ranked: wide, so that far starts are told apart."""
+"""Starts by default."""
 AGREEMENT = 1e-3
 """Relative excess of the objective under which a start agrees with the best."""
+SAME = 0.3
+"""Two starts whose forecasts differ everywhere by less than this share of the best one's median residual have met, and go on as one."""
+EARLY_ROUNDS = (8, 8, 8)
+ROUNDS = (8, 8, 16, 32, 64, 128)
+"""Solver steps of each round, with each early δ and with the last; after a round starts that have met are made one."""
+PATIENCE = 3.0
+"""A start is left behind that at its latest pace would take more rounds than this to reach the best."""
 WARM = 4
 """Solutions kept as starts for other fits of the same law."""
 
@@ -32,23 +37,25 @@ class Estimate:
     """Parameters, shape (parameters,)."""
     objective: float
     """Σ Huber of ln L."""
-    status: str
-    """Key of `solver.STATUS_ADVICE`."""
     starts: int
     """Starts that were solved."""
     starts_agree: int
     """Starts that ended within 0.1 % of the best objective."""
-    condition: float
-    """Condition number of the scaled normal equations."""
-    at_bound: tuple[str, ...]
-    """Parameters at an edge of their range."""
     solutions: Array
-    """The best few solutions, shape (up to WARM, parameters), the best first."""
+    """The best few distinct solutions, shape (up to WARM, parameters), the best first."""
+    diagnosis: Diagnosis
+    """Status, conditioning and bounds."""
+
+    @property
+    def status(self) -> str:
+        """Return the key of `diagnosis.STATUS_ADVICE`."""
+        return self.diagnosis.status
 
 
 def estimate(
-    law: Law, points: Points, log_loss: Array, random: np.random.Generator, *, starts: int = STARTS, warm: Array | None = None
-) -> Estimate:
+    law: Law, points: Points, log_loss: Array, random: np.random.Generator, *, starts: int = STARTS, warm: Array | None = None,
+    deltas: tuple[float, ...] = DELTAS,
+) -> Estimate:  # fmt: skip
     """Fit a law.
 
     Args:
@@ -58,52 +65,44 @@ def estimate(
         random: for the starts.
         starts: drawn starts to solve.
         warm: further starts, shape (any, parameters).
+        deltas: Huber's δ, largest first; the last is the objective's.
     """
-    weights = np.ones((1, len(log_loss)))
-    drawn = Scale(law).draw(random, DRAWS)
-    first = drawn[np.argsort(objective(law, drawn, points, log_loss, weights, SCREENING_DELTA))[:starts]]
-    if warm is not None:
-        first = np.vstack([warm, first])
-    solution = solve(law, points, log_loss, first, weights)
-    order = np.argsort(solution.objective)
-    best = order[0]
-    theta = solution.theta[best]
-    share = Scale(law).share(theta)
-    at_bound = tuple(p.name for p, where in zip(law.parameters, share, strict=True) if not EDGE < where < 1 - EDGE)
-    condition = condition_number(law, points, theta, weights[0])
-    status = "converged"
-    if not solution.finished[best]:
-        status = "max_iterations"
-    elif at_bound:
-        status = "at_bound"
-    elif condition > ILL_CONDITIONED:
-        status = "ill_conditioned"
-    agree = int((solution.objective <= solution.objective[best] * (1 + AGREEMENT)).sum())
-    return Estimate(law, theta, float(solution.objective[best]), status, len(first), agree, condition, at_bound, solution.theta[order[:WARM]])
+    drawn = draw_starts(law, points, log_loss, random, starts)
+    theta = drawn if warm is None else np.vstack([warm, drawn])
+    total, members = len(theta), np.ones(len(theta), dtype=int)
+    weights = np.ones((1, points.count))
+    for delta in deltas:
+        before = np.full(len(theta), np.inf)
+        for steps in ROUNDS if delta == DELTAS[-1] else EARLY_ROUNDS:
+            found = solve(law, points, log_loss, theta, weights, deltas=(delta,), iterations=steps)
+            chosen, stands = _met(law, points, log_loss, found, members)
+            value = found.objective[chosen]
+            # One that is left behind does not count as agreeing.
+            hopeful = value - value[0] <= PATIENCE * (before[chosen] - value)
+            hopeful[0] = True
+            chosen, members, before = chosen[hopeful], stands[hopeful], value[hopeful]
+            theta, finished = found.theta[chosen], found.finished[chosen]
+            if finished.all():
+                break
+    value = found.objective[chosen]
+    agree = int(members[value <= value[0] * (1 + AGREEMENT) + 1e-300].sum())
+    diagnosis = diagnose(law, points, theta[0], bool(finished[0]))
+    return Estimate(law, theta[0], float(value[0]), total, agree, theta[:WARM], diagnosis)
 
 
-def resample(law: Law, points: Points, log_loss: Array, cluster: Any, warm: Array, count: int, random: np.random.Generator) -> Array:
-    """Fit a law to resamples of the trunks.
-
-    Each resample weights every trunk by an independent exponential number, mean 1 (the fractional-random-weight bootstrap,
-    arXiv 1808.08199). Whole-number weights would leave out the only trunk of a size in a third of the resamples.
-
-    Args:
-        law: the law.
-        points: n runs.
-        log_loss: ln L, shape (n,).
-        cluster: number of each run's trunk, shape (n,).
-        warm: solutions on all rows, shape (any, parameters): each resample starts from each.
-        count: resamples.
-        random: for the weights.
-
-    Returns:
-        Parameters, shape (count, parameters).
-    """
-    draws = random.exponential(size=(count, int(cluster.max()) + 1))
-    weights = (draws / draws.mean(1, keepdims=True))[:, cluster]
-    several = len(warm)
-    solution = solve(law, points, log_loss, np.tile(warm, (count, 1)), np.repeat(weights, several, axis=0), iterations=100)
-    best = solution.objective.reshape(count, several).argmin(1)
-    result: Array = solution.theta.reshape(count, several, -1)[np.arange(count), best]
-    return result
+def _met(law: Law, points: Points, log_loss: Array, found: Solution, members: Any) -> tuple[Any, Any]:
+    """Choose one of every group of starts that have met, the best first; return their numbers and how many each stands for."""
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        forecast = np.nan_to_num(law.log_loss(found.theta, points), nan=1e3, posinf=1e3, neginf=-1e3)
+    chosen: list[int] = []
+    stands: list[int] = []
+    order = np.argsort(found.objective)
+    same = SAME * float(np.median(np.abs(log_loss - forecast[order[0]])))
+    for number in order:
+        far = np.abs(forecast[chosen] - forecast[number]).max(1) if chosen else np.array([np.inf])
+        if far.min() < same:
+            stands[int(far.argmin())] += members[number]
+        else:
+            chosen.append(int(number))
+            stands.append(members[number])
+    return np.array(chosen), np.array(stands)

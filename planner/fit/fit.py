@@ -3,78 +3,105 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from planner.errors import PlannerWarning
+from planner.errors import DataError, InputError, PlannerWarning
 from planner.fit.data import FitData
-from planner.fit.estimate import resample
 from planner.fit.fitted import FittedLaw, Member
 from planner.fit.holdout import mean_absolute_percent, slices
-from planner.fit.select import ROWS_PER_PARAMETER, Score, candidates, choose, score_laws
+from planner.fit.identify import check, reason_against
+from planner.fit.profile import ridge
+from planner.fit.resample import draw_weights, fit_weighted, scheme_for
+from planner.fit.select import Progress, Score, candidates, choose, score_laws
 from planner.fit.support import Support
 from planner.laws import Law, law_named
 
-RESAMPLES = 200
+RESAMPLES = 400
 """Resamples of each member by default."""
-WARM_STARTS = 2
-"""Solutions on all rows that each resample starts from."""
+WARM_STARTS = 1
+"""Solutions on all rows that each resample starts from; a second one changed no resample of the recorded sweeps."""
+WORST = 5
+"""Runs farthest from the law that are named."""
 
-Progress = Callable[[str, float], None]
-"""Called with what is being done and the share of it that is done."""
 
 
 def fit(
-    data: FitData, law: str = "auto", *, params_kinds: Sequence[str] = (), resamples: int = RESAMPLES, seed: int = 0,
+    data: FitData, law: str = "auto", *, params_kinds: Sequence[str] = (), resamples: int = RESAMPLES, scheme: str = "auto", seed: int = 0,
     source: dict[str, Any] | None = None, progress: Progress | None = None,
 ) -> FittedLaw:  # fmt: skip
-    """Fit a law, or choose among all, with resamples by trunk.
+    """Fit a law, or choose among several, with resamples by trunk.
 
     Args:
         data: the runs.
-        law: name of a law, or "auto" to choose by held-out error; laws that the data do not tell apart then forecast together.
+        law: name of a law, several names joined by commas, or "auto" to choose among all by held-out error; laws that the data do not tell
+            apart then forecast together.
         params_kinds: conventions of N to try; all that the table has by default.
         resamples: resamples of each law.
+        scheme: how trunks are weighted in a resample, one of `resample.SCHEMES`.
         seed: seed of starts and resamples; the same seed gives the same law.
         source: where the runs are from, kept in the law's file.
         progress: told of the steps.
 
     Raises:
         DataError: the runs cannot carry the law.
-        InputError: no such law.
+        InputError: no such law or scheme.
     """
     tell = progress or (lambda what, share: None)
+    check(data)
     tables = [data.under(kind) for kind in params_kinds or data.params_by]
-    laws = candidates(tables[0]) if law == "auto" else [law_named(law)]
-    _check_stage(tables[0], laws)
-    scores = score_laws(tables, laws, seed, lambda name, share: tell(f"fitting {name}", 0.45 * share))
+    laws = candidates(data) if law == "auto" else [_suited(law_named(name.strip()), data) for name in law.split(",")]
+    scores = score_laws(tables, laws, seed, lambda name, share: tell(f"fitting {name}", 0.4 * share))
     chosen = choose(scores)
-    holdout = _forecast_largest(tables, laws, seed, lambda name, share: tell(f"without the largest size: {name}", 0.45 + 0.45 * share))
+    holdout = _forecast_largest(tables, laws, seed, lambda name, share: tell(f"without the largest size: {name}", 0.4 + 0.3 * share))
+    scheme = scheme_for(data.params, data.cluster) if scheme == "auto" else scheme
+    # The same weights for every member, so that resample k is one world.
+    weights = draw_weights(data.cluster, resamples, scheme, np.random.default_rng([seed, 1]))
     members = []
     for number, score in enumerate(chosen):
-        tell("resampling by trunk", 0.9 + 0.1 * number / len(chosen))
-        found = score.estimate
-        random = np.random.default_rng([seed, 1])  # the same weights for every member, so that resample k is one world
-        points = data.under(score.params_kind).points(score.reference)
-        draws = resample(found.law, points, data.log_loss, data.cluster, found.solutions[:WARM_STARTS], resamples, random)
-        members.append(
-            Member(
-                found.law, score.params_kind, score.reference, found.theta, draws, found.status, found.starts, found.starts_agree, found.condition,
-                found.at_bound, found.objective,
-            )
-        )  # fmt: skip
+        tell("resampling by trunk", 0.7 + 0.3 * number / len(chosen))
+        members.append(_member(score, data, weights))
     noise = max(float(np.mean([score.rms_percent for score in chosen])) / 100, data.replicate_sd or 0.0)
     drift = float(np.mean([score.drift for score in chosen]))
-    table = [_row(score, score in chosen) for score in scores]
-    about = {"rows": data.count, "replicate_sd": data.replicate_sd, **(source or {})}
-    return FittedLaw(tuple(members), noise, drift, Support.of(data), table, holdout, about)
+    about = {"rows": data.count, "replicate_sd": data.replicate_sd, "target": data.target, "resampling": scheme, **(source or {})}
+    fitted = FittedLaw(tuple(members), noise, drift, Support.of(data), [_row(score, score in chosen) for score in scores], holdout, about)
+    about["farthest"] = _farthest(fitted, data)
+    return fitted
 
 
-def _check_stage(data: FitData, laws: Sequence[Law]) -> None:
-    if data.two_stage and laws[0].stages == 1:
-        warnings.warn(f"the law {laws[0].name} is blind to the difference between general and specialist tokens", PlannerWarning, stacklevel=3)
+def _member(score: Score, data: FitData, weights: Any) -> Member:
+    found = score.estimate
+    points = data.under(score.params_kind).points(score.reference)
+    draws, _ = fit_weighted(found.law, points, data.log_loss, weights, found.solutions[:WARM_STARTS])
+    return Member(
+        found.law, score.params_kind, score.reference, found.theta, draws, found.status, found.starts, found.starts_agree,
+        found.diagnosis.condition, found.diagnosis.at_bound, ridge(found.law, points, data.log_loss, found.theta), found.objective,
+    )  # fmt: skip
+
+
+def _suited(law: Law, data: FitData) -> Law:
+    """Refuse a law that was asked for by name and does not fit the table; warn where it ignores something."""
+    if law.target != data.target:
+        raise InputError(f"the law {law.name} is of the {law.target} loss", remedy=f"fit it with --target {law.target}")
+    if law.stages == 2 and not data.two_stage:
+        raise DataError(f"the law {law.name} is of two stages, and the runs have one", remedy="choose a law of one stage: plan laws")
+    if law.repeats and not data.repeats:
+        raise DataError(f"the law {law.name} is of one corpus and its repeats, and the runs have general tokens too", remedy="choose another: plan laws")
+    if law.stages == 1 and data.two_stage:
+        warnings.warn(f"the law {law.name} is blind to the difference between general and specialist tokens", PlannerWarning, stacklevel=3)
+    elif law.stages == 1 and data.repeats and not law.repeats:
+        warnings.warn(f"the law {law.name} takes repeated text for fresh", PlannerWarning, stacklevel=3)
+    if reason := reason_against(law, data):
+        raise DataError(f"the runs cannot carry the law {law.name}: it has {reason}", remedy="choose a simpler law, or --law auto")
+    return law
+
+
+def _farthest(law: FittedLaw, data: FitData) -> list[dict[str, Any]]:
+    """Name the runs that lie farthest from the law; they stay in the fit."""
+    off = data.log_loss - law.log_loss(law.points(data.params_by, data.tokens_pt, data.tokens_spec, data.unique_spec, data.replay_fraction))
+    return [{"run_id": data.run_ids[row], "off_percent": 100 * float(np.expm1(off[row]))} for row in np.argsort(-np.abs(off))[:WORST]]
 
 
 def _forecast_largest(tables: Sequence[FitData], laws: Sequence[Law], seed: int, progress: Progress) -> dict[str, Any]:
@@ -83,7 +110,7 @@ def _forecast_largest(tables: Sequence[FitData], laws: Sequence[Law], seed: int,
     if piece is None:
         return {}
     rest = [data.rows(~piece.held) for data in tables]
-    within = [law for law in laws if rest[0].count >= ROWS_PER_PARAMETER * len(law.parameters)]
+    within = [law for law in laws if reason_against(law, rest[0]) is None]
     if not within:
         return {}
     chosen: list[Score] = choose(score_laws(rest, within, seed, progress))

@@ -16,7 +16,7 @@ from planner.laws import Law, Points, Reference, law_named
 from planner.laws.dual import Array
 
 KIND = "law"
-VERSION = 1
+VERSION = 2
 LEVEL = 0.9
 """Probability that an interval is to cover."""
 _Z = 1.6448536269514722  # normal quantile of (1 + LEVEL) / 2
@@ -35,11 +35,13 @@ class Member:
     resamples: Array
     """Shape (resamples, parameters)."""
     status: str
-    """Key of `solver.STATUS_ADVICE`."""
+    """Key of `diagnosis.STATUS_ADVICE`."""
     starts: int
     starts_agree: int
     condition: float
     at_bound: tuple[str, ...]
+    ridge: tuple[str, ...]
+    """Parameters that can double or halve at next to no cost, the others making up for it."""
     objective: float
 
     def interval(self, number: int) -> tuple[float, float]:
@@ -74,7 +76,9 @@ class FittedLaw:
     source: dict[str, Any] = field(default_factory=dict)
     """Where the runs are from: sweep, corpus, domain, recipe, vocab_size, rows, flagged."""
 
-    def points(self, params: Mapping[str, Any], tokens_pt: Any, tokens_spec: Any, unique_spec: Any) -> list[Points]:
+    def points(
+        self, params: Mapping[str, Any], tokens_pt: Any, tokens_spec: Any, unique_spec: Any, replay_fraction: Any = None
+    ) -> list[Points]:
         """Prepare points to forecast, for each member.
 
         Args:
@@ -82,8 +86,10 @@ class FittedLaw:
             tokens_pt: general tokens.
             tokens_spec: specialist tokens with repeats.
             unique_spec: distinct specialist tokens.
+            replay_fraction: share of general tokens in the specialist stage; None for none.
         """
-        return [Points(member.reference, params[member.params_kind], tokens_pt, tokens_spec, unique_spec) for member in self.members]
+        replay = 0.0 if replay_fraction is None else replay_fraction
+        return [Points(member.reference, params[member.params_kind], tokens_pt, tokens_spec, unique_spec, replay) for member in self.members]
 
     def log_loss(self, points: Sequence[Points]) -> Array:
         """Forecast ln L, shape (points,)."""
@@ -138,6 +144,7 @@ class FittedLaw:
                 "starts_agree": member.starts_agree,
                 "condition": member.condition,
                 "at_bound": member.at_bound,
+                "ridge": member.ridge,
                 "objective": member.objective,
                 "theta": member.theta,
                 "resamples": [[float(f"{value:.9g}") for value in row] for row in member.resamples],
@@ -180,5 +187,5 @@ def _member(item: Mapping[str, Any]) -> Member:
     condition = item["condition"] if item["condition"] is not None else math.inf
     return Member(
         law, item["params_kind"], Reference(**item["reference"]), theta, resamples, item["status"], item["starts"], item["starts_agree"], condition,
-        tuple(item["at_bound"]), item["objective"],
+        tuple(item["at_bound"]), tuple(item["ridge"]), item["objective"],
     )  # fmt: skip

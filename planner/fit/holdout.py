@@ -1,4 +1,7 @@
-"""What is left out and forecast: the largest of every axis, as in real use, where one always extrapolates."""
+"""What is left out and forecast: the largest of every axis, as in real use, where one always extrapolates.
+
+Rolling origins: on each axis the highest level is left out, then the two highest.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,19 @@ from typing import Any
 
 import numpy as np
 
-from planner.fit.data import MIN_SIZES, FitData
+from planner.fit.data import FitData
+from planner.fit.identify import MIN_SIZES, levels
 from planner.laws.dual import Array
 
 LEAST_HELD = 4
 LEAST_SHARE = 0.06
 """A slice holds at least this share of the rows; on tables without a grid its threshold is lowered until it does."""
-LARGEST_SHARE = 0.4
+FLOPS_SHARE = 0.2
+"""The same of the slice in compute, where every row is a level of its own."""
+LARGEST_SHARE = 0.45
+"""No slice holds more."""
+ORIGINS = 2
+"""Slices on each axis."""
 
 
 @dataclass(frozen=True)
@@ -28,20 +37,23 @@ class Slice:
     """How far the held rows lie beyond the rest along the slice's axis."""
 
 
-def slices(data: FitData) -> list[Slice]:
-    """List the slices that a table allows."""
+def slices(data: FitData, origins: int = ORIGINS) -> list[Slice]:
+    """List the slices that a table allows, those of one axis in the order of their size."""
     axes = {"params": data.params, "tokens_pt": data.tokens_pt, "tokens_spec": data.tokens_spec, "epochs": data.epochs, "flops": data.flops}
-    found = []
+    found: list[Slice] = []
     for name, values in axes.items():
-        piece = _top(f"largest {name}" if name != "epochs" else "most epochs", values, 0.2 if name == "flops" else LEAST_SHARE)
-        if piece is None:
-            continue
-        piece = _keep_ends(data, piece)
-        if piece.held.sum() < LEAST_HELD:
-            continue
-        if name == "params" and len(np.unique(np.round(np.log(values[~piece.held]), 2))) < MIN_SIZES:
-            continue
-        found.append(piece)
+        share = FLOPS_SHARE if name == "flops" else LEAST_SHARE
+        below = np.inf
+        for origin in range(origins):
+            title = ("most epochs" if name == "epochs" else f"largest {name}") if origin == 0 else f"{'more' if name == 'epochs' else 'larger'} {name}"
+            piece, below = _top(title, values, share * (origin + 1), below)
+            if piece is None:
+                break
+            piece = _keep_ends(data, piece)
+            if piece.held.sum() < LEAST_HELD or (name == "params" and len(levels(values[~piece.held])) < MIN_SIZES):
+                break
+            if not any((piece.held == other.held).all() for other in found):
+                found.append(piece)
     return found
 
 
@@ -55,18 +67,17 @@ def _keep_ends(data: FitData, piece: Slice) -> Slice:
     return Slice(piece.name, held, piece.factor)
 
 
-def _top(name: str, values: Array, share: float) -> Slice | None:
-    """Hold the highest level of an axis, and the next ones until the slice is large enough."""
-    levels = np.unique(values[values > 0])
+def _top(name: str, values: Array, share: float, below: float) -> tuple[Slice | None, float]:
+    """Hold the highest levels of an axis, at least down past `below`, and more until the slice is large enough; tell how far down it went."""
     count = len(values)
-    for level in levels[::-1]:
+    for level in np.unique(values[values > 0])[::-1]:
         held = values >= level * 0.97  # realised sizes and epochs scatter around a level
         rest = values[~held]
-        if held.sum() >= max(LEAST_HELD, share * count):
+        if level < below * 0.97 and held.sum() >= max(LEAST_HELD, share * count):
             if held.sum() > LARGEST_SHARE * count or not (rest > 0).any():
-                return None
-            return Slice(name, held, float(level / rest.max()))
-    return None
+                return None, below
+            return Slice(name, held, float(level / rest.max())), float(level)
+    return None, below
 
 
 def mean_absolute_percent(forecast: Array, log_loss: Array) -> float:

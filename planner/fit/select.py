@@ -10,18 +10,27 @@ import numpy as np
 from planner.errors import DataError
 from planner.fit.data import FitData
 from planner.fit.estimate import Estimate, estimate
-from planner.fit.holdout import mean_absolute_percent, slices
+from planner.fit.holdout import Slice, mean_absolute_percent, slices
+from planner.fit.identify import MIN_ROWS, ROWS_PER_PARAMETER, reason_against
+from planner.fit.resample import fit_weighted
+from planner.fit.solver import DELTAS
+from planner.fit.starts import draw_starts
 from planner.fit.support import Support
 from planner.laws import LAWS, Law, Reference
 from planner.laws.dual import Array
 
 NEAR_EQUAL = 1.1
-"""Laws whose mean held-out error is within this factor of the least are not told apart by the data."""
+"""Laws whose mean held-out error is within this factor of the least, or within its noise, are not told apart by the data."""
 MOST_MEMBERS = 3
-ROWS_PER_PARAMETER = 2.0
-SLICE_STARTS = 6
 HOPELESS = 1.8
 """Laws whose residual is over this multiple of the least are not tried on the slices."""
+MOST_TRIED = 8
+"""Laws that are, at most: those of the least residual, parameters counted."""
+SCREENING_STARTS = 12
+STARTS = 16
+SLICE_STARTS = 2
+
+Progress = Callable[[str, float], None]
 
 
 @dataclass(frozen=True)
@@ -29,14 +38,13 @@ class Score:
     """How one law did under one convention of N."""
 
     params_kind: str
-
     reference: Reference
     estimate: Estimate
     """Fitted to all rows."""
     rms_percent: float
     """Residual deviation on all rows [% of the loss], per degree of freedom."""
     held: dict[str, float]
-    """Mean absolute error by slice [% of the loss]."""
+    """Mean absolute error by slice [% of the loss]; empty for a law that was not tried on them."""
     drift: float
     """Deviation of ln L for each log unit beyond the support of the rows that were fitted."""
 
@@ -50,21 +58,19 @@ def candidates(data: FitData) -> list[Law]:
     """List the laws that a table can carry.
 
     Raises:
-        DataError: no law has few enough parameters.
+        DataError: none; the message says why of the simplest.
     """
-    stages = 2 if data.two_stage else 1
-    found = [law for law in LAWS.values() if law.stages == stages and data.count >= ROWS_PER_PARAMETER * len(law.parameters)]
+    suited = [law for law in LAWS.values() if data.suits(law)]
+    found = [law for law in suited if reason_against(law, data) is None]
     if not found:
-        least = min(len(law.parameters) for law in LAWS.values() if law.stages == stages)
+        simplest = min(suited, key=lambda law: len(law.parameters))
         raise DataError(
-            f"{data.count} usable runs cannot carry a law with {least} parameters", remedy=f"train at least {round(ROWS_PER_PARAMETER * least)}"
+            f"these runs cannot carry any law: {simplest.name} would need {reason_against(simplest, data)}", remedy="train more runs, over more values"
         )
     return found
 
 
-def score_laws(
-    tables: Sequence[FitData], laws: Sequence[Law], seed: int = 0, progress: Callable[[str, float], None] | None = None
-) -> list[Score]:
+def score_laws(tables: Sequence[FitData], laws: Sequence[Law], seed: int = 0, progress: Progress | None = None) -> list[Score]:
     """Fit every law to all rows, and the promising ones to the rows outside each slice; the best by held-out error first.
 
     Args:
@@ -73,30 +79,59 @@ def score_laws(
         seed: seed of the starts.
         progress: told of the steps.
     """
-    pairs = [(data, law) for data in tables for law in laws]
+    tell = progress or (lambda what, share: None)
     first = []
-    for number, (data, law) in enumerate(pairs):
-        if progress is not None:
-            progress(law.name, 0.4 * number / len(pairs))
-        first.append(_residual(data, estimate(law, data.points(data.reference), data.log_loss, np.random.default_rng(seed))))
-    least = min(score.rms_percent for score in first)
+    for number, law in enumerate(laws):
+        tell(law.name, 0.3 * number / len(laws))
+        points = tables[0].points(tables[0].reference)
+        quick = estimate(law, points, tables[0].log_loss, np.random.default_rng(seed), starts=SCREENING_STARTS, deltas=DELTAS[:1])
+        first.append(_residual(tables[0], quick))
+    promising = _promising(first, tables[0].count)
+    pieces = _fair(slices(tables[0]), tables[0], [first[number].estimate.law for number in promising])
+    pairs = [(data, first[number]) for data in tables for number in promising]
     scores = []
-    for number, ((data, _), score) in enumerate(zip(pairs, first, strict=True)):
-        if progress is not None:
-            progress(score.estimate.law.name, 0.4 + 0.6 * number / len(pairs))
-        scores.append(_hold_out(data, score, seed) if score.rms_percent <= HOPELESS * least else score)
+    for number, (data, quick_score) in enumerate(pairs):
+        law = quick_score.estimate.law
+        tell(law.name, 0.3 + 0.7 * number / len(pairs))
+        warm = quick_score.estimate.solutions
+        whole = estimate(law, data.points(data.reference), data.log_loss, np.random.default_rng(seed), starts=STARTS, warm=warm)
+        scores.append(_hold_out(data, _residual(data, whole), pieces, seed))
+    scores += [score for number, score in enumerate(first) if number not in promising]
     return sorted(scores, key=lambda score: (score.mean, score.rms_percent))
 
 
 def choose(scores: Sequence[Score]) -> list[Score]:
     """Return the laws that the data do not tell apart, the simplest first; they forecast together, with equal weights.
 
-    Laws under either convention of N may stand side by side: which one holds beyond the runs is not known, and their
-    difference belongs in the interval.
+    A law stands beside the best one when its mean held-out error is within 10 % of it, or exceeds it by less than the standard error of the
+    difference over the slices. Of many such, the simpler ones are kept. Laws under either convention of N may stand side by side: which one
+    holds beyond the runs is not known, and their difference belongs in the interval.
     """
-    alike = [score for score in scores if score.mean <= NEAR_EQUAL * scores[0].mean]
-    near = alike[:MOST_MEMBERS] if scores[0].held else scores[:1]
-    return sorted(near, key=lambda score: (len(score.estimate.law.parameters), score.mean))
+    best = scores[0]
+    if not best.held:
+        return [best]
+    alike = [score for score in scores if score.held and score.mean - best.mean <= max((NEAR_EQUAL - 1) * best.mean, _noise(score, best))]
+    return sorted(alike, key=lambda score: (len(score.estimate.law.parameters), score.mean))[:MOST_MEMBERS]
+
+
+def _noise(score: Score, best: Score) -> float:
+    """Return the standard error of the mean difference in held-out error between two laws."""
+    difference = np.array([score.held[name] - best.held[name] for name in best.held])
+    return float(difference.std(ddof=1) / np.sqrt(len(difference))) if len(difference) > 2 else 0.0
+
+
+def _promising(first: Sequence[Score], count: int) -> list[int]:
+    """Return the numbers of the laws to try on the slices: the least residual for their parameters (Akaike's correction)."""
+    least = min(score.rms_percent for score in first)
+    cost = [score.rms_percent * np.exp(len(score.estimate.law.parameters) / count) for score in first]
+    order = [int(number) for number in np.argsort(cost) if first[number].rms_percent <= HOPELESS * least]
+    return order[:MOST_TRIED]
+
+
+def _fair(pieces: Sequence[Slice], data: FitData, laws: Sequence[Law]) -> list[Slice]:
+    """Keep the slices that leave enough rows for every law, so that all are scored on the same ones."""
+    most = max(len(law.parameters) for law in laws)
+    return [piece for piece in pieces if data.count - piece.held.sum() >= max(ROWS_PER_PARAMETER * most, MIN_ROWS)]
 
 
 def _residual(data: FitData, whole: Estimate) -> Score:
@@ -106,28 +141,29 @@ def _residual(data: FitData, whole: Estimate) -> Score:
     return Score(data.params_kind, data.reference, whole, 100 * deviation, {}, deviation)
 
 
-def _hold_out(data: FitData, score: Score, seed: int) -> Score:
-    """Let a law forecast every slice that it has not seen."""
-    law, random = score.estimate.law, np.random.default_rng([seed, 2])
+def _hold_out(data: FitData, score: Score, pieces: Sequence[Slice], seed: int) -> Score:
+    """Let a law forecast every slice that it has not seen; all slices are fitted in one batch, as weights of zero and one."""
+    if not pieces:
+        return score
+    law, points = score.estimate.law, data.points(data.reference)
+    drawn = draw_starts(law, points, data.log_loss, np.random.default_rng([seed, 2]), SLICE_STARTS)
+    weights = np.array([~piece.held for piece in pieces], dtype=float)
+    theta, _ = fit_weighted(law, points, data.log_loss, weights, np.vstack([score.estimate.solutions, drawn]), deltas=DELTAS)
+    forecast = law.log_loss(theta, points)
     held: dict[str, float] = {}
     errors: list[Array] = []
     distances: list[Array] = []
-    for piece in slices(data):
-        rest, out = data.rows(~piece.held), data.rows(piece.held)
-        if rest.count < ROWS_PER_PARAMETER * len(law.parameters):
-            continue
-        part = estimate(law, rest.points(data.reference), rest.log_loss, random, starts=SLICE_STARTS, warm=score.estimate.solutions)
-        forecast = law.log_loss(part.theta[None], out.points(data.reference))[0]
-        held[piece.name] = mean_absolute_percent(forecast, out.log_loss)
-        errors.append(forecast - out.log_loss)
-        distances.append(Support.of(rest).distance(out.params_by["non_embedding"], out.tokens_pt, out.tokens_spec, out.unique_spec))
+    for number, piece in enumerate(pieces):
+        out = data.rows(piece.held)
+        held[piece.name] = mean_absolute_percent(forecast[number, piece.held], out.log_loss)
+        errors.append(forecast[number, piece.held] - out.log_loss)
+        support = Support.of(data.rows(~piece.held))
+        distances.append(support.distance(out.params_by["non_embedding"], out.tokens_pt, out.tokens_spec, out.unique_spec))
     return replace(score, held=held, drift=_drift(errors, distances, (score.rms_percent / 100) ** 2))
 
 
 def _drift(errors: Sequence[Array], distances: Sequence[Array], variance: float) -> float:
     """Estimate how fast the forecast goes astray outside the support, from rows that lay outside it when they were forecast."""
-    if not errors:
-        return float(np.sqrt(variance))
     error, distance = np.concatenate(errors), np.concatenate(distances)
     outside = distance > np.log(1.2)
     if not outside.any():

@@ -8,12 +8,12 @@ reference, in nats/token, and parameters of one law are of like magnitude.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from planner.laws.dual import Array, Dual, log
+from planner.laws.dual import Array, Dual, curvature
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,8 @@ class Parameter:
     """"nats/token", "exponent", "ratio" or "passes"."""
     logarithmic: bool = True
     """Whether it is searched on a log scale; not so where it may be zero or negative."""
+    linear: bool = False
+    """Whether the loss, harm by repetition aside, is linear in it once the parameters that are not so marked are fixed: starts solve for it."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,9 @@ class Reference:
 class Points:
     """Where a law is evaluated: flat arrays of shape (runs,), as ratios to the reference."""
 
-    def __init__(self, reference: Reference, params: Any, tokens_pt: Any, tokens_spec: Any, unique_spec: Any) -> None:
+    def __init__(
+        self, reference: Reference, params: Any, tokens_pt: Any, tokens_spec: Any, unique_spec: Any, replay_fraction: Any = 0.0
+    ) -> None:
         """Prepare points.
 
         Args:
@@ -56,9 +60,12 @@ class Points:
             tokens_pt: general tokens, zero allowed.
             tokens_spec: specialist tokens with repeats, zero allowed.
             unique_spec: distinct specialist tokens; ignored (may be NaN) where tokens_spec is zero.
+            replay_fraction: share of general tokens in the specialist stage, on top of tokens_spec.
         """
-        given = (np.atleast_1d(np.asarray(item, dtype=float)) for item in (params, tokens_pt, tokens_spec, unique_spec))
-        params, pt, spec, unique = np.broadcast_arrays(*given)
+        given = (np.atleast_1d(np.asarray(item, dtype=float)) for item in (params, tokens_pt, tokens_spec, unique_spec, replay_fraction))
+        params, pt, spec, unique, replay = np.broadcast_arrays(*given)
+        self.replay: Array = replay
+        self.general: Array = (pt + spec * replay / (1 - replay)) / reference.tokens
         self.log_n: Array = np.log(params / reference.params)
         self.pt: Array = pt / reference.tokens
         self.has_pt: Array = (pt > 0).astype(float)
@@ -67,10 +74,13 @@ class Points:
         unique = np.where(spec > 0, unique, reference.tokens)
         self.log_unique: Array = np.log(unique / reference.tokens)
         self.unique: Array = self.has_spec * unique / reference.tokens
+        self.log_spec: Array = np.log(np.where(spec > 0, spec, reference.tokens) / reference.tokens)
         self.first: Array = np.minimum(spec, unique) / reference.tokens * self.has_spec
+        self.log_first: Array = np.log(np.where(spec > 0, self.first, 1.0))
         self.repeats: Array = np.where(spec > unique, spec / unique - 1, 0.0)
         self.has_repeats: Array = (self.repeats > 0).astype(float)
         self.log_repeats: Array = np.log(np.where(self.repeats > 0, self.repeats, 1.0))
+        self.count = len(params)
         self.total: Array = self.pt + spec / reference.tokens
         self.log_total: Array = np.log(np.maximum(self.total, 1e-300))
 
@@ -97,32 +107,63 @@ class Law:
     """When to use it."""
     stages: int = 2
     """1: sizes and tokens only; 2: general and specialist tokens."""
+    repeats: bool = False
+    """Of one stage, whether it knows distinct tokens and passes."""
+    target: str = "spec"
+    """Which loss it is for: "spec", on held-out specialist text, or "general"."""
+    plain: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    """Amplitudes of plain powers: their axis, "N" or "D", and the name of the exponent; to write them without N0 and D0."""
 
     def log_loss(self, theta: Array, points: Points) -> Array:
         """Forecast ln L, shape (problems, runs), at parameters of shape (problems, parameters)."""
         named = {parameter.name: theta[:, number : number + 1] for number, parameter in enumerate(self.parameters)}
         result: Array = np.log(self.loss(named, points))
-        return np.broadcast_to(result, (len(theta), len(points.log_n)))
+        return np.broadcast_to(result, (len(theta), points.count))
+
+    def traced(self, theta: Array, points: Points) -> Dual:
+        """Forecast L as a dual, from which slopes and curvature follow."""
+        named = {parameter.name: Dual(theta[:, number : number + 1], {number: 1.0}) for number, parameter in enumerate(self.parameters)}
+        result: Dual = self.loss(named, points)
+        return result
 
     def log_loss_and_slopes(self, theta: Array, points: Points) -> tuple[Array, Array]:
         """Forecast ln L, shape (problems, runs), and its derivatives, shape (problems, parameters, runs)."""
-        named = {parameter.name: Dual(theta[:, number : number + 1], {number: 1.0}) for number, parameter in enumerate(self.parameters)}
-        result = log(self.loss(named, points))
-        shape = (len(theta), len(points.log_n))
+        value, slopes, _ = self.log_loss_slopes_and_trace(theta, points)
+        return value, slopes
+
+    def log_loss_slopes_and_trace(self, theta: Array, points: Points) -> tuple[Array, Array, Dual]:
+        """Forecast ln L and its derivatives, with the trace of L that `log_curvature` takes."""
+        trace = self.traced(theta, points)
+        shape = (len(theta), points.count)
+        share = np.broadcast_to(1.0 / trace.value, shape)
         slopes = np.zeros((shape[0], len(self.parameters), shape[1]))
-        for number, slope in result.by.items():
-            slopes[:, number] = slope
-        return np.broadcast_to(result.value, shape), slopes
+        for number, slope in trace.by.items():
+            np.multiply(slope, share, out=slopes[:, number])
+        return np.broadcast_to(np.log(trace.value), shape), slopes, trace
+
+    def log_curvature(self, trace: Dual, slopes: Array, weights: Array) -> Array:
+        """Sum the weighted second derivatives of ln L over the runs.
+
+        Args:
+            trace: of L, as `log_loss_slopes_and_trace` returned it.
+            slopes: derivatives of ln L by θ, from the same call.
+            weights: shape (problems, runs).
+
+        Returns:
+            Σ_runs weights · ∂²ln L/∂θ∂θ', shape (problems, parameters, parameters).
+        """
+        bent = curvature(trace, np.broadcast_to(weights / trace.value, weights.shape), len(self.parameters))
+        return bent - (slopes * weights[:, None, :]) @ slopes.transpose(0, 2, 1)
 
 
 def irreducible() -> Parameter:
     """Describe E."""
-    return Parameter("E", 1e-3, 20.0, (0.2, 2.5), "nats/token")
+    return Parameter("E", 1e-3, 20.0, (0.2, 2.5), "nats/token", linear=True)
 
 
-def amplitude(name: str) -> Parameter:
+def amplitude(name: str, linear: bool = True) -> Parameter:
     """Describe what a term adds at the reference."""
-    return Parameter(name, 1e-4, 100.0, (0.05, 3.0), "nats/token")
+    return Parameter(name, 1e-4, 100.0, (0.05, 3.0), "nats/token", linear=linear)
 
 
 def exponent(name: str, high: float = 3.0) -> Parameter:

@@ -1,11 +1,14 @@
-"""Exact first derivatives by forward accumulation, so that a law is written once, as its formula.
+"""Exact first and second derivatives, so that a law is written once, as its formula.
 
-A `Dual` holds values and their derivatives by each parameter that they depend on. `exp` and `log` take duals and plain
-arrays alike: the same formula serves the solver (duals) and forecasts (arrays).
+A `Dual` holds values and their derivatives by each parameter that they depend on (forward accumulation), and remembers what it was
+made from. `curvature` walks back over that and sums weighted second derivatives over the runs: every operation that is not linear
+adds the products of its operands' first derivatives, which are at hand. No array of all second derivatives is ever formed.
+`exp`, `log` and the other functions here take duals and plain arrays alike: one formula serves the solver and forecasts.
 """
 
 from __future__ import annotations
 
+from itertools import count
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -13,29 +16,46 @@ from numpy.typing import NDArray
 
 Array: TypeAlias = NDArray[np.float64]
 
+_number = count()
+_STACKED = 4
+"""Operands that depend on this many parameters or more are multiplied as matrices."""
+
 
 class Dual:
     """Values, shape (problems, runs) or (problems, 1), with derivatives by parameter number, each of a shape that broadcasts to them."""
 
-    __slots__ = ("value", "by")
+    __slots__ = ("value", "by", "parents", "bends", "number")
     __array_ufunc__ = None  # so that array * dual comes here
 
-    def __init__(self, value: Any, by: dict[int, Any]) -> None:
+    def __init__(
+        self, value: Any, by: dict[int, Any], parents: tuple[tuple[Dual, Any], ...] = (), bends: tuple[tuple[Dual, Dual, Any], ...] = ()
+    ) -> None:
+        """Make a dual.
+
+        Args:
+            value: the values.
+            by: derivatives by parameter.
+            parents: what it was made from, with the derivative by each; None stands for 1.
+            bends: pairs of parents with the second derivative by the two of them.
+        """
         self.value = value
         self.by = by
+        self.parents = parents
+        self.bends = bends
+        self.number = next(_number)
 
     def __add__(self, other: Any) -> Dual:
         if not isinstance(other, Dual):
-            return Dual(self.value + other, self.by)
+            return Dual(self.value + other, self.by, ((self, None),))
         by = dict(self.by)
         for key, slope in other.by.items():
             by[key] = by[key] + slope if key in by else slope
-        return Dual(self.value + other.value, by)
+        return Dual(self.value + other.value, by, ((self, None), (other, None)))
 
     __radd__ = __add__
 
     def __neg__(self) -> Dual:
-        return Dual(-self.value, {key: -slope for key, slope in self.by.items()})
+        return self * -1.0
 
     def __sub__(self, other: Any) -> Dual:
         return self + (-other)
@@ -45,32 +65,146 @@ class Dual:
 
     def __mul__(self, other: Any) -> Dual:
         if not isinstance(other, Dual):
-            return Dual(self.value * other, {key: slope * other for key, slope in self.by.items()})
+            return Dual(self.value * other, {key: slope * other for key, slope in self.by.items()}, ((self, other),))
         by = {key: slope * other.value for key, slope in self.by.items()}
         for key, slope in other.by.items():
             by[key] = by[key] + slope * self.value if key in by else slope * self.value
-        return Dual(self.value * other.value, by)
+        return Dual(self.value * other.value, by, ((self, other.value), (other, self.value)), ((self, other, None),))
 
     __rmul__ = __mul__
 
     def __truediv__(self, other: Any) -> Dual:
-        return self * (1.0 / other)
+        return self * reciprocal(other)
 
     def __rtruediv__(self, other: Any) -> Dual:
-        value = 1.0 / self.value
-        return Dual(value, {key: -slope * value * value for key, slope in self.by.items()}) * other
+        return reciprocal(self) * other
+
+
+def unary(x: Dual, value: Any, slope: Any, bend: Any) -> Dual:
+    """Make a function of one dual from its values and its first and second derivatives there."""
+    return Dual(value, {key: inner * slope for key, inner in x.by.items()}, ((x, slope),), ((x, x, bend),))
 
 
 def exp(x: Any) -> Any:
-    """Exponentiate a dual or an array."""
+    """Exponentiate."""
     if not isinstance(x, Dual):
         return np.exp(x)
     value = np.exp(x.value)
-    return Dual(value, {key: slope * value for key, slope in x.by.items()})
+    return unary(x, value, value, value)
 
 
 def log(x: Any) -> Any:
-    """Take the natural logarithm of a dual or an array."""
+    """Take the natural logarithm."""
     if not isinstance(x, Dual):
         return np.log(x)
-    return Dual(np.log(x.value), {key: slope / x.value for key, slope in x.by.items()})
+    slope = 1.0 / x.value
+    return unary(x, np.log(x.value), slope, -slope * slope)
+
+
+def softplus(x: Any) -> Any:
+    """Return ln(1 + e^x)."""
+    if not isinstance(x, Dual):
+        return np.logaddexp(0.0, x)
+    with np.errstate(over="ignore"):
+        share = 1.0 / (1.0 + np.exp(-x.value))
+    return unary(x, np.logaddexp(0.0, x.value), share, share * (1.0 - share))
+
+
+def reciprocal(x: Any) -> Any:
+    """Return 1/x."""
+    if not isinstance(x, Dual):
+        return 1.0 / x
+    value = 1.0 / x.value
+    square = value * value
+    return unary(x, value, -square, 2.0 * square * value)
+
+
+def minimum(x: Any, limit: Any) -> Any:
+    """Return the lesser of a dual or array and a dual or array; at equality the derivatives are those of the first."""
+    if not isinstance(x, Dual) and not isinstance(limit, Dual):
+        return np.minimum(x, limit)
+    first, second = (item.value if isinstance(item, Dual) else item for item in (x, limit))
+    inside = (first <= second).astype(float)
+    return x * inside + limit * (1.0 - inside)
+
+
+def curvature(output: Dual, weights: Array, parameters: int) -> Array:
+    """Sum weighted second derivatives over the runs.
+
+    Args:
+        output: values of shape (problems, runs).
+        weights: of each value's second derivatives, same shape.
+        parameters: how many there are.
+
+    Returns:
+        Σ_runs weights · ∂²output/∂θ_k∂θ_l, shape (problems, parameters, parameters).
+    """
+    total = np.zeros((len(weights), parameters, parameters))
+    waiting: dict[int, tuple[Dual, Any]] = {output.number: (output, weights)}
+    while waiting:
+        node, adjoint = waiting.pop(max(waiting))
+        for first, second, bend in node.bends:
+            weight = adjoint if bend is None else adjoint * bend
+            if first is second:
+                _add_square(total, first.by, weight)
+            else:
+                _add_cross(total, first.by, second.by, weight)
+        for parent, slope in node.parents:
+            if not parent.parents:
+                continue  # a parameter itself: nothing below it bends
+            passed = adjoint if slope is None else adjoint * slope
+            if parent.value.shape[-1] == 1 and passed.shape[-1] > 1:
+                passed = passed.sum(-1, keepdims=True)
+            known = waiting.get(parent.number)
+            waiting[parent.number] = (parent, passed if known is None else known[1] + passed)
+    return total
+
+
+def _add_square(total: Array, by: dict[int, Any], weight: Any) -> None:
+    if len(by) < _STACKED or weight.shape[-1] == 1:
+        keys = list(by)
+        for place, key in enumerate(keys):
+            weighted = weight * by[key]
+            for other in keys[place:]:
+                value = _sum_of_products(weighted, by[other])
+                total[:, key, other] += value
+                if other != key:
+                    total[:, other, key] += value
+        return
+    keys, stack = _stack(by, weight.shape)
+    total[:, keys[:, None], keys] += (stack * weight[:, None]) @ stack.transpose(0, 2, 1)
+
+
+def _add_cross(total: Array, first: dict[int, Any], second: dict[int, Any], weight: Any) -> None:
+    if len(first) > len(second):
+        first, second = second, first
+    if len(first) >= _STACKED and weight.shape[-1] > 1:
+        (keys, stack), (others, stack_other) = _stack(first, weight.shape), _stack(second, weight.shape)
+        product = (stack * weight[:, None]) @ stack_other.transpose(0, 2, 1)
+        total[:, keys[:, None], others] += product
+        total[:, others[:, None], keys] += product.transpose(0, 2, 1)
+        return
+    for key, slope in first.items():
+        weighted = weight * slope
+        for other, slope_other in second.items():
+            value = _sum_of_products(weighted, slope_other)
+            total[:, key, other] += value
+            total[:, other, key] += value
+
+
+def _stack(by: dict[int, Any], shape: tuple[int, ...]) -> tuple[Any, Array]:
+    stack = np.empty((shape[0], len(by), shape[1]))
+    for place, slope in enumerate(by.values()):
+        stack[:, place] = slope
+    return np.array(list(by)), stack
+
+
+def _sum_of_products(weighted: Any, slope: Any) -> Any:
+    """Sum over the runs; a slope may be a number, or of shape (runs,), (problems, 1) or (problems, runs)."""
+    shape = np.shape(slope)
+    if len(shape) == 2 and shape[0] > 1 and shape[1] == weighted.shape[-1]:
+        return np.einsum("ij,ij->i", weighted, slope)
+    if shape and shape[-1] == weighted.shape[-1] and shape[-1] > 1:
+        return weighted @ np.reshape(slope, -1)
+    total = weighted.sum(-1)
+    return total * (np.reshape(slope, -1) if shape else slope)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from planner.laws.base import Parameter, Points
-from planner.laws.dual import exp, log
+from planner.laws.dual import exp, log, softplus
 
 
 @dataclass(frozen=True)
@@ -36,16 +36,17 @@ class Repetition:
 _HALF = Parameter("R*", 0.2, 2000.0, (1.0, 30.0), "passes")
 
 
-def _saturate(points: Points, half: Any) -> Any:
+def saturate(points: Points, half: Any) -> Any:
+    """Return the effective tokens, in units of D0, with `half` passes of repeats worth as much as fresh text at most."""
     return points.first + points.unique * half * (1.0 - exp(-points.repeats / half))
 
 
 def _fixed(p: Mapping[str, Any], x: Points) -> Any:
-    return _saturate(x, p["R*"])
+    return saturate(x, p["R*"])
 
 
 def _sized(p: Mapping[str, Any], x: Points) -> Any:
-    return _saturate(x, p["R*"] * exp(x.log_unique * p["μ"] - x.log_n * p["ν"]))
+    return saturate(x, p["R*"] * exp(x.log_unique * p["μ"] - x.log_n * p["ν"]))
 
 
 def _seen(p: Mapping[str, Any], x: Points) -> Any:
@@ -65,14 +66,14 @@ def _penalty(p: Mapping[str, Any], x: Points, reducible: Any) -> Any:
 
 
 def _compete(p: Mapping[str, Any], x: Points, reducible: Any) -> Any:
-    ratio = x.has_repeats * exp(p["q"] * (_log_overfit(p, x) - log(reducible)))
-    return reducible * exp(log(1.0 + ratio) / p["q"])
+    rest = log(reducible)
+    return exp(rest + x.has_repeats * softplus(p["q"] * (_log_overfit(p, x) - rest)) / p["q"])
 
 
-def _overfit(amplitude: tuple[float, float, float], exponent: tuple[float, float]) -> tuple[Parameter, ...]:
+def _overfit(amplitude: tuple[float, float, float], exponent: tuple[float, float], linear: bool) -> tuple[Parameter, ...]:
     low, *start = amplitude
     return (
-        Parameter("P", low, 3.0, (start[0], start[1]), "nats/token"),
+        Parameter("P", low, 3.0, (start[0], start[1]), "nats/token", linear=linear),
         Parameter("δ", 0.05, 4.0, exponent, "exponent"),
         Parameter("κ_P", 0.0, 3.0, (0.0, 1.0), "exponent", logarithmic=False),
         Parameter("λ_P", -0.5, 3.0, (0.1, 1.2), "exponent", logarithmic=False),
@@ -88,10 +89,10 @@ SIZED = Repetition(
     _harmless,
     "S as saturating, with R*·(N/N0)^−ν·(U/D0)^μ for R*",
 )
-PENALISED = Repetition("penalised", _overfit((1e-8, 1e-4, 0.03), (0.6, 1.5)), _seen, _penalty, f"S = D_spec, and + {_O}, R = D_spec/U − 1")
+PENALISED = Repetition("penalised", _overfit((1e-8, 1e-4, 0.03), (0.6, 1.5), True), _seen, _penalty, f"S = D_spec, and + {_O}, R = D_spec/U − 1")
 COMPETING = Repetition(
     "competing",
-    (*_overfit((1e-6, 1e-3, 0.8), (0.2, 1.5)), Parameter("q", 0.3, 12.0, (1.0, 5.0), "exponent")),
+    (*_overfit((1e-6, 1e-3, 0.8), (0.2, 1.5), False), Parameter("q", 0.3, 12.0, (1.0, 5.0), "exponent")),
     _seen,
     _compete,
     f"S = D_spec, and the reducible loss x becomes (x^q + ({_O})^q)^(1/q), R = D_spec/U − 1",

@@ -52,7 +52,7 @@ def _gap(repetition: Repetition) -> Law:
         f"gap-{repetition.name}",
         f"E + A·(N/N0)^−α + B·({_JOINT}·(N/N0)^η)^−β + G·(1 + S/s0)^−γ; {repetition.formula}",
         (irreducible(), amplitude("A"), amplitude("B"), exponent("α"), exponent("β"), _KAPPA, _RHO, _ETA)
-        + (Parameter("G", 1e-4, 20.0, (0.3, 4.0), "nats/token"), Parameter("s0", 1e-5, 10.0, (0.003, 0.3), "ratio"), exponent("γ"))
+        + (Parameter("G", 1e-4, 20.0, (0.3, 4.0), "nats/token", linear=True), Parameter("s0", 1e-5, 10.0, (0.003, 0.3), "ratio"), exponent("γ"))
         + repetition.parameters,
         loss,
         "transfer after arXiv 2102.01293, and this project's own term for the gap between the domains",
@@ -68,7 +68,8 @@ def _bounded(repetition: Repetition) -> Law:
     return Law(
         f"bounded-{repetition.name}",
         f"E + (L0 − E)·h/(1 + h), h = A·(N/N0)^−α + B·({_JOINT}·(N/N0)^η)^−β; {repetition.formula}",
-        (irreducible(), Parameter("L0", 4.0, 14.0, (6.0, 10.0), "nats/token"), amplitude("A"), amplitude("B"), exponent("α"), exponent("β"))
+        (irreducible(), Parameter("L0", 4.0, 14.0, (6.0, 10.0), "nats/token"), amplitude("A", linear=False), amplitude("B", linear=False))
+        + (exponent("α"), exponent("β"))
         + (_KAPPA, _RHO, _ETA)
         + repetition.parameters,
         loss,
@@ -85,7 +86,7 @@ def _coupled(repetition: Repetition) -> Law:
     return Law(
         f"coupled-{repetition.name}",
         f"E + (A·(N/N0)^−α + B·({_JOINT}·(N/N0)^η)^−β)^c; {repetition.formula}",
-        (irreducible(), amplitude("A"), amplitude("B"), exponent("α"), exponent("β"), _KAPPA, _RHO, _ETA)
+        (irreducible(), amplitude("A", linear=False), amplitude("B", linear=False), exponent("α"), exponent("β"), _KAPPA, _RHO, _ETA)
         + (Parameter("c", 0.1, 5.0, (0.4, 1.5), "exponent"),)
         + repetition.parameters,
         loss,

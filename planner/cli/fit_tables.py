@@ -1,0 +1,86 @@
+"""A fitted law as tables for people."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from planner.cli.console import say, table
+from planner.fit.diagnosis import STATUS_ADVICE
+from planner.runs import FLAGS
+from planner.units import format_count
+
+if TYPE_CHECKING:
+    from planner.fit.data import FitData
+    from planner.fit.fitted import FittedLaw, Member
+
+
+def show(law: FittedLaw) -> None:
+    """Print a fitted law as tables."""
+    for member in law.members:
+        rows: list[list[Any]] = []
+        for number, (parameter, value) in enumerate(zip(member.law.parameters, member.theta, strict=True)):
+            low, high = member.interval(number)
+            notes = [note for note, names in (("at its bound", member.at_bound), ("on a ridge", member.ridge)) if parameter.name in names]
+            rows.append([parameter.name, f"{value:.4g}", f"{low:.3g} to {high:.3g}", parameter.unit, ", ".join(notes)])
+        caption = (
+            f"{member.law.formula}\n{member.status}: {STATUS_ADVICE[member.status]}; "
+            f"{member.starts_agree} of {member.starts} starts agree; condition {member.condition:.1e}; "
+            f"N: {member.params_kind} parameters, N0 = {format_count(member.reference.params)}, D0 = {format_count(member.reference.tokens)}"
+            + _raw(member)
+        )
+        with_others = f", 1 of {len(law.members)} that forecast together" if len(law.members) > 1 else ""
+        table(f"Law {member.law.name}{with_others}", ["parameter", "value", "90 % interval", "unit", ""], rows, caption=caption)
+    names = list(dict.fromkeys(name for score in law.scores for name in score["held"]))
+    rows = [
+        [("* " if score["chosen"] else "  ") + score["law"], score["params_kind"], score["parameters"], f"{score['rms_percent']:.2f}",
+         *(f"{score['held'][name]:.2f}" if name in score["held"] else "" for name in names),
+         f"{score['mean']:.2f}" if score["held"] else "", score["status"]]
+        for score in law.scores[:12]
+    ]  # fmt: skip
+    caption = "mean absolute error in % of the loss where a slice is left out and forecast; * chosen" + (
+        f"; {len(law.scores) - 12} worse laws not shown (law.json has them)" if len(law.scores) > 12 else ""
+    )
+    table("Laws by held-out error", ["law", "N", "parameters", "fit", *names, "mean", "status"], rows, caption=caption)
+    if law.holdout:
+        found = law.holdout
+        say(
+            f"largest size ({format_count(found['params'])}, {found['factor']:.2g}× the next), chosen and fitted without it: "
+            f"{found['mean_absolute_percent']:.2f} % mean absolute error on {found['rows']} runs, "
+            f"bias {found['bias_percent']:+.2f} %, worst {found['worst_percent']:.1f} %"
+        )
+    replicate = law.source.get("replicate_sd")
+    say(
+        f"rows {law.source['rows']}; noise of a run {100 * law.noise:.2f} %" + (f" (between seeds {100 * replicate:.2f} %)" if replicate else "")
+        + f"; outside the runs the interval widens by {100 * law.drift:.2f} % for each factor of e"
+    )  # fmt: skip
+    say("weights of the resamples: " + law.source["resampling"] + ", by trunk and seed")
+    if farthest := law.source.get("farthest"):
+        say("runs farthest from the law: " + ", ".join(f"{run['run_id']} {run['off_percent']:+.1f} %" for run in farthest))
+    for flag, count in law.source.get("flagged", {}).items():
+        say(f"kept out of the fit: {count} runs flagged {flag} ({FLAGS.get(flag, 'named in the table')})")
+    least, most = law.support.low, law.support.high
+    axes = [f"{name} {format_count(least[name])} to {format_count(most[name])}" for name in least if most[name] and name != "flops_6nd"]
+    say(f"support: {'; '.join(axes)}")
+
+
+def show_profiles(law: FittedLaw, data: FitData) -> None:
+    """Print profile-likelihood intervals beside those of the resamples."""
+    from planner.fit.profile import profile
+
+    for member in law.members:
+        rows = []
+        points = data.under(member.params_kind).points(member.reference)
+        for number, found in enumerate(profile(member.law, points, data.log_loss, member.theta)):
+            ends = ["open" if is_open else f"{value:.3g}" for value, is_open in ((found.low, found.open_low), (found.high, found.open_high))]
+            low, high = member.interval(number)
+            rows.append([found.name, f"{member.theta[number]:.4g}", " to ".join(ends), f"{low:.3g} to {high:.3g}"])
+        caption = "rows taken as independent in the profile; the resamples keep those of a trunk together. open: the runs give no end inside the bounds"
+        table(f"Profiles of {member.law.name}", ["parameter", "value", "90 % by profile", "90 % by resamples"], rows, caption=caption)
+
+
+def _raw(member: Member) -> str:
+    """Write amplitudes as they are without N0 and D0, where the law's term is a plain power."""
+    value = dict(zip((parameter.name for parameter in member.law.parameters), member.theta, strict=True))
+    base = {"N": member.reference.params, "D": member.reference.tokens}
+    found = [f"{name} = {value[name] * base[axis] ** value[power]:.4g}" for name, (axis, power) in member.law.plain.items()]
+    return f"; without N0 and D0: {', '.join(found)}" if found else ""

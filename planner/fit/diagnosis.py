@@ -1,0 +1,64 @@
+"""What a solution is worth: whether the solver ended, whether it stands at a bound, how well conditioned it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from planner.fit.scale import Scale
+from planner.laws import Law, Points
+from planner.laws.dual import Array
+
+EDGE = 2e-3
+"""Share of a parameter's range at either end that counts as at its bound."""
+ILL_CONDITIONED = 1e10
+"""Condition number of the normal equations, columns scaled to unit length, from which single parameters mean nothing."""
+STATUS_ADVICE = {
+    "converged": "the fit stands",
+    "max_iterations": "the solver stopped early: fit again with more starts, or a simpler law",
+    "at_bound": "a parameter runs to the edge of its range: the runs do not pin it down; choose a simpler law or widen the sweep",
+    "ill_conditioned": "several parameters trade off against each other: trust forecasts near the runs, not the parameters",
+}
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """How far a solution can be trusted."""
+
+    status: str
+    """Key of `STATUS_ADVICE`."""
+    condition: float
+    """Condition number of the normal equations, columns scaled to unit length; infinite where a parameter does nothing."""
+    at_bound: tuple[str, ...]
+    """Parameters at an edge of their range."""
+
+
+def diagnose(law: Law, points: Points, theta: Array, finished: bool) -> Diagnosis:
+    """Diagnose a solution.
+
+    Args:
+        law: the law.
+        points: the runs, n of them.
+        theta: the solution, shape (parameters,).
+        finished: whether the solver stopped by itself.
+    """
+    scale = Scale(law)
+    share = scale.share(theta)
+    at_bound = tuple(p.name for p, where in zip(law.parameters, share, strict=True) if not EDGE < where < 1 - EDGE)
+    slopes = law.log_loss_and_slopes(theta[None], points)[1]
+    natural = slopes[0] * np.where([p.logarithmic for p in law.parameters], theta, 1.0)[:, None]
+    length = np.sqrt((natural**2).sum(1))
+    condition = float("inf")
+    if (length > 0).all():
+        unit = natural / length[:, None]
+        condition = float(np.linalg.cond(unit @ unit.T))
+    status = "converged"
+    if not finished:
+        status = "max_iterations"
+    elif at_bound:
+        status = "at_bound"
+    elif condition > ILL_CONDITIONED:
+        status = "ill_conditioned"
+    return Diagnosis(status, condition, at_bound)
+

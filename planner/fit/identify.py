@@ -1,0 +1,105 @@
+"""Whether the rows can tell a law's parameters apart: refusals for what they cannot carry, warnings for what they carry badly."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+
+from planner.errors import DataError, PlannerWarning
+from planner.fit.data import FitData
+from planner.laws import Law
+from planner.laws.dual import Array
+
+MIN_SIZES = 3
+"""A size term has an amplitude and an exponent, and E is the third unknown."""
+MIN_TOKENS = 3
+MIN_ROWS = 8
+ROWS_PER_PARAMETER = 2.0
+DECADE = 9.0
+"""Sizes that span less are warned of; realised shapes miss a round decade by a little."""
+SAME = 0.05
+"""Spread of a logarithm under which values count as one."""
+
+
+def check(data: FitData) -> None:
+    """Warn of, or refuse, what no law could learn from these rows.
+
+    Raises:
+        DataError: the rows cannot carry any law; the message says which axis and what to add.
+    """
+    if data.count < MIN_ROWS:
+        raise DataError(f"only {data.count} runs can be used for a fit (the rest are flagged or have no loss)", remedy=f"train at least {MIN_ROWS}")
+    sizes = levels(data.params_by["non_embedding"])
+    if len(sizes) < MIN_SIZES:
+        raise DataError(f"the runs have {len(sizes)} distinct model sizes, and a law in size needs {MIN_SIZES}", remedy="train more sizes, best five")
+    if sizes[-1] / sizes[0] < DECADE:
+        _warn(f"model sizes span a factor of only {sizes[-1] / sizes[0]:.1f}, under a decade: the size exponent is poorly determined")
+    if data.two_stage:
+        _check_two_stages(data)
+    else:
+        _check_one_stage(data)
+    if data.repeats or data.two_stage:
+        _check_repetition(data)
+
+
+def levels(values: Array) -> Array:
+    """Return distinct positive values, those within 5 % of each other counted once."""
+    ordered = np.unique(values[values > 0])
+    if not len(ordered):
+        return ordered
+    starts = np.append(True, np.diff(np.log(ordered)) > SAME)
+    return ordered[starts]
+
+
+def reason_against(law: Law, data: FitData) -> str | None:
+    """Say why these rows cannot carry a law, or None."""
+    if data.count < ROWS_PER_PARAMETER * len(law.parameters):
+        return f"{data.count} runs for {len(law.parameters)} parameters; {round(ROWS_PER_PARAMETER * len(law.parameters))} are the least"
+    names = {parameter.name for parameter in law.parameters}
+    if data.two_stage and names & {"λ_P", "μ"} and len(levels(data.unique_spec[data.epochs > 1 + SAME])) < 2:
+        return "an exponent of the distinct tokens, and runs with repeats have one amount of them"
+    if names & {"P", "δ"} and len(levels(data.epochs[data.epochs > 1 + SAME])) < 2:
+        return "a penalty that grows with passes, and the runs have fewer than two numbers of passes above one"
+    if "b" in names and law.target == "general" and data.replay_fraction is None:
+        return "an effect of replay, and no run replays general text"
+    return None
+
+
+def _check_one_stage(data: FitData) -> None:
+    tokens = data.tokens_pt + data.tokens_spec
+    found = len(levels(tokens))
+    if found < MIN_TOKENS:
+        raise DataError(f"the runs have {found} distinct token counts, and a law in tokens needs {MIN_TOKENS}", remedy="vary the tokens, best five values")
+    ratio = np.log(tokens / data.params_by["non_embedding"])
+    if np.ptp(ratio) < SAME:
+        raise DataError(
+            f"every run has the same tokens per parameter ({np.exp(ratio.mean()):.3g}), so size and tokens cannot be told apart", remedy="vary the ratio"
+        )
+
+
+def _check_two_stages(data: FitData) -> None:
+    general, special = levels(data.tokens_pt), levels(data.tokens_spec)
+    for name, found, zero in (("tokens_pt", general, data.tokens_pt == 0), ("tokens_spec", special, data.tokens_spec == 0)):
+        count = len(found) + bool(zero.any())
+        if len(found) < 2 and count < 3:
+            raise DataError(f"the runs have one value of {name} beside {'zero' if zero.any() else 'none'}", remedy="vary both stages")
+        if count < MIN_TOKENS:
+            _warn(f"the runs have {count} values of {name}: its exponent and its offset cannot both be determined")
+    both = (data.tokens_pt > 0) & (data.tokens_spec > 0)
+    if both.sum() == (data.tokens_spec > 0).sum() and np.ptp(np.log(data.tokens_spec[both] / data.tokens_pt[both])) < SAME:
+        share = float((data.tokens_spec[both] / data.tokens_pt[both]).mean())
+        raise DataError(
+            f"every run has the same tokens_spec / tokens_pt ({share:.3g}), so their effects cannot be told apart", remedy="vary the ratio"
+        )
+
+
+def _check_repetition(data: FitData) -> None:
+    if data.epochs.max() < 1 + SAME:
+        _warn("no run repeats its specialist text: what more than one epoch does is not measured")
+    elif len(levels(data.unique_spec[data.tokens_spec > 0])) < 2:
+        _warn("all runs have one amount of distinct specialist text: epochs and specialist tokens cannot be told apart")
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, PlannerWarning, stacklevel=4)

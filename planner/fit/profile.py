@@ -1,0 +1,123 @@
+"""Profile likelihood: how far one parameter can move while the others make up for it.
+
+The objective with a parameter held at a value and the others fitted again, less its least, is compared with the quantile of χ² that fits a
+Huber objective: 2·Δ·E[ψ']/E[ψ²] ~ χ²₁ (Huber & Ronchetti, Robust Statistics, section 6.7), rows taken as independent. The share of rows inside δ,
+E[ψ'], is smoothed over half the spread of the residuals, since few rows lie inside δ itself. Where one parameter can double or halve
+at next to no cost it lies on a ridge, and its value means nothing though forecasts may be sound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from planner.fit.solver import DELTA, DELTAS, solve
+from planner.laws import Law, Points
+from planner.laws.dual import Array
+
+CHI2_90 = 2.7055434540954146
+"""0.9 quantile of χ² with one degree of freedom."""
+REACH = np.array([0.02, 0.05, 0.1, 0.2, 0.35, 0.55, 0.8, 1.2, 1.8, 2.6, 4.0, 6.5])
+"""Steps of the profile on either side, in logarithms of the parameter (a tenth of it for one that is not on a log scale)."""
+STEPS = 60
+TOLERANCE = 1e-8
+RIDGE = float(np.log(2.0))
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One parameter's profile."""
+
+    name: str
+    value: Array
+    """Values that the parameter was held at, ascending, shape (values,)."""
+    excess: Array
+    """Objective over its least, in units of the 90 % threshold, shape (values,)."""
+    low: float
+    """End of the 90 % interval, or the bound where the excess never reaches 1."""
+    high: float
+    open_low: bool
+    """Whether the rows give no lower end inside the parameter's bounds."""
+    open_high: bool
+
+
+def profile(law: Law, points: Points, log_loss: Array, theta: Array, names: Sequence[str] = ()) -> list[Profile]:
+    """Profile parameters, all in one batch.
+
+    Args:
+        law: the law.
+        points: the runs, n of them.
+        log_loss: ln L, shape (n,).
+        theta: the best parameters, shape (parameters,).
+        names: which parameters; all by default.
+    """
+    chosen = [number for number, parameter in enumerate(law.parameters) if not names or parameter.name in names]
+    grids = [_grid(law, number, theta[number], np.concatenate([-REACH[::-1], REACH])) for number in chosen]
+    values = _held(law, points, log_loss, theta, chosen, grids)
+    threshold = _threshold(law, points, log_loss, theta)
+    found = []
+    for number, grid, value in zip(chosen, grids, values, strict=True):
+        grid, value = np.append(grid, theta[number]), np.append(value, 0.0)
+        order = np.argsort(grid)
+        grid, excess = grid[order], value[order] / threshold
+        at = int(np.argmin(np.abs(grid - theta[number])))
+        low, open_low = _crossing(grid[at::-1], excess[at::-1], law.parameters[number].low)
+        high, open_high = _crossing(grid[at:], excess[at:], law.parameters[number].high)
+        found.append(Profile(law.parameters[number].name, grid, excess, low, high, open_low, open_high))
+    return found
+
+
+def ridge(law: Law, points: Points, log_loss: Array, theta: Array) -> tuple[str, ...]:
+    """Name the parameters that can double or halve within the 90 % threshold, the others making up for it."""
+    chosen = [number for number, parameter in enumerate(law.parameters) if parameter.logarithmic]
+    grids = [_grid(law, number, theta[number], np.array([-RIDGE, RIDGE])) for number in chosen]
+    threshold = _threshold(law, points, log_loss, theta)
+    values = _held(law, points, log_loss, theta, chosen, grids)
+    return tuple(law.parameters[number].name for number, value in zip(chosen, values, strict=True) if value.min() < threshold)
+
+
+def _grid(law: Law, number: int, value: float, reach: Array) -> Array:
+    parameter = law.parameters[number]
+    grid = value * np.exp(reach) if parameter.logarithmic else value + 0.1 * reach * (parameter.high - parameter.low)
+    # Just inside the bounds, where the map to free coordinates is finite.
+    margin = 1e-6 * (parameter.high - parameter.low)
+    result: Array = np.clip(grid, parameter.low * (1 + 1e-6) if parameter.logarithmic else parameter.low + margin, parameter.high - margin)
+    return result
+
+
+def _held(law: Law, points: Points, log_loss: Array, theta: Array, chosen: Sequence[int], grids: Sequence[Array]) -> list[Array]:
+    """Return the objective over its least with each chosen parameter held at each of its values."""
+    starts, fixed = [], []
+    for number, grid in zip(chosen, grids, strict=True):
+        for value in grid:
+            start, held = theta.copy(), np.zeros(len(theta), dtype=bool)
+            start[number], held[number] = value, True
+            starts.append(start)
+            fixed.append(held)
+    weights = np.ones((1, points.count))
+    solution = solve(
+        law, points, log_loss, np.array(starts), weights, deltas=DELTAS[1:], iterations=STEPS, tolerance=TOLERANCE, fixed=np.array(fixed)
+    )
+    least = solve(law, points, log_loss, theta[None], weights, deltas=DELTAS[-1:], iterations=STEPS).objective[0]
+    ends = np.cumsum([len(grid) for grid in grids])[:-1]
+    return list(np.split(np.maximum(solution.objective - min(least, solution.objective.min()), 0.0), ends))
+
+
+def _threshold(law: Law, points: Points, log_loss: Array, theta: Array) -> float:
+    size = np.abs(log_loss - law.log_loss(theta[None], points)[0])
+    near = max(0.5 * float(np.median(size)) / 0.6745, DELTA)
+    density = (size <= near).mean() / near
+    inside = min(1.0, DELTA * density)
+    return float(0.5 * CHI2_90 * (np.minimum(size, DELTA) ** 2).mean() / max(inside, 1.0 / points.count))
+
+
+def _crossing(grid: Array, excess: Array, bound: float) -> tuple[float, bool]:
+    """Interpolate where the excess first passes 1, walking away from the best value; the bound where it never does."""
+    over = np.flatnonzero(excess > 1)
+    if not len(over):
+        return bound, True
+    at = int(over[0])
+    share = (1 - excess[at - 1]) / (excess[at] - excess[at - 1])
+    return float(grid[at - 1] + share * (grid[at] - grid[at - 1])), False

@@ -1,0 +1,58 @@
+"""Coordinates without bounds for a law's parameters: a logistic map of the parameter, or of its logarithm, between its bounds."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from planner.laws import Law
+from planner.laws.dual import Array
+
+INSIDE = 1e-9
+"""Least share of a parameter's range that a start keeps from its bounds."""
+
+
+class Scale:
+    """Maps parameters to unbounded coordinates and back."""
+
+    def __init__(self, law: Law) -> None:
+        self._log = np.array([parameter.logarithmic for parameter in law.parameters])
+        low = np.array([parameter.low for parameter in law.parameters])
+        high = np.array([parameter.high for parameter in law.parameters])
+        self._low, self._high = self.natural(low), self.natural(high)
+        self._starts = self.natural(np.array([parameter.start for parameter in law.parameters]).T)
+
+    def natural(self, theta: Array) -> Array:
+        """Take logarithms of the parameters that are searched on a log scale."""
+        return np.where(self._log, np.log(np.where(self._log, theta, 1.0)), theta)
+
+    def share(self, theta: Array) -> Array:
+        """Return where parameters stand between their bounds, 0 to 1."""
+        result: Array = (self.natural(theta) - self._low) / (self._high - self._low)
+        return result
+
+    def to_free(self, theta: Array) -> Array:
+        """Map parameters to unbounded coordinates."""
+        share = np.clip(self.share(theta), INSIDE, 1 - INSIDE)
+        result: Array = np.log(share / (1 - share))
+        return result
+
+    def to_theta(self, free: Array) -> Array:
+        """Map coordinates to parameters."""
+        return self.bend(free)[0]
+
+    def bend(self, free: Array) -> tuple[Array, Array, Array]:
+        """Map coordinates to parameters, with the parameters' first and second derivatives by them."""
+        share = 1 / (1 + np.exp(-np.clip(free, -40, 40)))
+        width = self._high - self._low
+        inner = self._low + width * share
+        first = width * share * (1 - share)
+        second = first * (1 - 2 * share)
+        theta = np.where(self._log, np.exp(np.where(self._log, inner, 0.0)), inner)
+        return theta, np.where(self._log, theta * first, first), np.where(self._log, theta * (first * first + second), second)
+
+    def draw(self, random: np.random.Generator, count: int) -> Array:
+        """Draw starts from the law's start ranges, shape (count, parameters)."""
+        low, high = self._starts
+        inner = low + (high - low) * random.random((count, len(low)))
+        theta: Array = np.where(self._log, np.exp(np.where(self._log, inner, 0.0)), inner)
+        return theta

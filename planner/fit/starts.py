@@ -1,0 +1,71 @@
+"""Where fits start: exponents drawn at random, amplitudes by variable projection, the best of every group of draws.
+
+For fixed exponents a law is linear in its amplitudes, so the best amplitudes are one small weighted least-squares problem
+(variable projection). Which parameters are amplitudes the law says; the columns of the problem are the law's own slopes.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from planner.fit.scale import Scale
+from planner.fit.solver import huber
+from planner.laws import Law, Points
+from planner.laws.dual import Array
+
+DRAWS_A_START = 4
+"""Draws of which the best one becomes a start."""
+SCREENING_DELTA = 0.1
+"""Huber's δ by which draws are ranked: wide, so that far ones are told apart."""
+_PROJECTIONS = 2
+
+
+def draw_starts(law: Law, points: Points, log_loss: Array, random: np.random.Generator, count: int) -> Array:
+    """Draw starts, shape (count, parameters); each is the best of its group, so that they are good and still differ."""
+    scale = Scale(law)
+    drawn = project(law, scale, points, log_loss, scale.draw(random, count * DRAWS_A_START))
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        total = huber(log_loss - law.log_loss(drawn, points), SCREENING_DELTA).sum(1)
+    total = np.where(np.isfinite(total), total, np.inf).reshape(count, DRAWS_A_START)
+    result: Array = drawn.reshape(count, DRAWS_A_START, -1)[np.arange(count), total.argmin(1)]
+    return result
+
+
+def project(law: Law, scale: Scale, points: Points, log_loss: Array, theta: Array) -> Array:
+    """Replace the amplitudes of each parameter vector by the best ones for its exponents.
+
+    Relative errors are minimised. An amplitude that would fall below its bound is put there, and the rest are solved for again.
+    """
+    linear = [number for number, parameter in enumerate(law.parameters) if parameter.linear]
+    if not linear:
+        return theta
+    low = np.array([law.parameters[number].low for number in linear])
+    high = np.array([law.parameters[number].high for number in linear])
+    loss = np.exp(log_loss)
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        trace = law.traced(theta, points)
+        columns = np.empty((len(theta), len(linear), points.count))
+        for place, number in enumerate(linear):
+            columns[:, place] = trace.by.get(number, 0.0)
+        # What the amplitudes do not carry; zero for a law that is a sum of them.
+        rest = trace.value - np.einsum("kl,kln->kn", theta[:, linear], columns)
+        columns /= loss
+        target = (loss - rest) / loss
+        normal = columns @ columns.transpose(0, 2, 1)
+        right = (columns @ target[:, :, None])[:, :, 0]
+    sound = np.isfinite(normal).all((1, 2)) & np.isfinite(right).all(1)
+    normal[~sound], right[~sound] = np.eye(len(linear)), 1.0
+    diagonal = np.einsum("kii->ki", normal)
+    diagonal += 1e-9 * diagonal.max(1, keepdims=True) + 1e-30
+    held = np.zeros(right.shape, dtype=bool)
+    found = np.zeros_like(right)
+    for _ in range(_PROJECTIONS):
+        free = ~held
+        matrix = np.where(free[:, :, None] & free[:, None, :], normal, 0.0) + np.where(held, 1.0, 0.0)[:, :, None] * np.eye(len(linear))
+        known = np.where(held, low, 0.0)
+        side = np.where(free, right - (normal @ known[:, :, None])[:, :, 0], known)
+        found = np.linalg.solve(matrix, side[:, :, None])[:, :, 0]
+        held |= found < low
+    result = theta.copy()
+    result[:, linear] = np.where(sound[:, None], np.clip(found, low * 1.01, high * 0.99), theta[:, linear])
+    return result

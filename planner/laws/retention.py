@@ -1,0 +1,51 @@
+"""Laws of the general loss after specialising: what is forgotten, and what replayed general text keeps.
+
+In the specialist stage a share r of the tokens is general text; those tokens count with the general ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from planner.laws.base import Law, Parameter, Points, amplitude, exponent, irreducible
+from planner.laws.dual import exp, log
+
+_REPLAY = Parameter("b", 0.1, 1e5, (10.0, 1000.0), "ratio")
+
+
+def _forgetting(p: Mapping[str, Any], x: Points) -> Any:
+    learnt = p["A"] * exp(-x.log_n * p["α"]) + p["B"] * exp(-p["β"] * log(x.general + p["d0"]))
+    lost = p["φ"] * x.log_spec - p["ψ"] * (x.log_n + log(1.0 + x.replay * p["b"])) - p["ω"] * log(x.general + p["d0"])
+    return p["E"] + learnt + x.has_spec * p["F"] * exp(lost)
+
+
+def _mixture(p: Mapping[str, Any], x: Points) -> Any:
+    data = p["B"] * exp(p["η"] * log(x.replay + p["ε"]) - x.log_total * p["β"])
+    return p["E"] + p["A"] * exp(-x.log_n * p["α"]) + data + p["C"] * exp(-p["γ"] * log(x.replay + p["ε"]))
+
+
+LAWS = (
+    Law(
+        "forgetting",
+        "E + A·(N/N0)^−α + B·(G + d0)^−β + F·(D_spec/D0)^φ·((1 + b·r)·N/N0)^−ψ·(G + d0)^−ω, G = (D_pt + replayed tokens)/D0",
+        (irreducible(), amplitude("A"), amplitude("B"), exponent("α"), exponent("β"), Parameter("d0", 1e-4, 10.0, (0.01, 1.0), "ratio"))
+        + (amplitude("F"), Parameter("φ", 0.0, 2.0, (0.1, 0.6), "exponent", logarithmic=False))
+        + (Parameter("ψ", -1.0, 2.0, (0.0, 0.5), "exponent", logarithmic=False), _REPLAY)
+        + (Parameter("ω", -1.0, 2.0, (-0.1, 0.4), "exponent", logarithmic=False),),
+        _forgetting,
+        "after arXiv 2502.06042, with an offset for runs from scratch and a factor for the length of the general stage",
+        "what specialising costs in general loss, and how much replay keeps it",
+        target="general",
+    ),
+    Law(
+        "mixture-share",
+        "E + A·(N/N0)^−α + B·(r + ε)^η·(D/D0)^−β + C·(r + ε)^−γ, r the share of general text",
+        (irreducible(), amplitude("A"), amplitude("B"), amplitude("C"), exponent("α"), exponent("β"), exponent("γ"))
+        + (Parameter("η", -1.0, 2.0, (0.0, 0.6), "exponent", logarithmic=False), Parameter("ε", 1e-4, 1.0, (0.003, 0.1), "share")),
+        _mixture,
+        "after arXiv 2406.01375 (D-CPT), which fits it apart for the general and for the specialist loss",
+        "one base, continued on mixtures of several shares",
+        target="general",
+    ),
+)
