@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from planner.artifacts import read_artifact, write_text
 from planner.errors import DataError, InputError, PlannerWarning
+from planner.flags import WARMUP_MULTIPLE, flag_runs
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -51,20 +52,8 @@ SCHEMA: dict[str, tuple[str, str]] = {
 }
 """Column: unit, meaning."""
 
-REQUIRED = ("params_non_embedding", "tokens_pt", "loss_spec")
+REQUIRED = ("params_non_embedding", "loss_spec")
 TEXTS = tuple(name for name, (unit, _) in SCHEMA.items() if unit == "text")
-MIN_STEPS = 200
-MIN_TOKENS_PER_PARAMETER = 2.0
-WARMUP_MULTIPLE = 10
-OVERFITTED = 1.03
-FLAGS = {
-    "diverged": "the run diverged, or has no loss",
-    "short_stage": f"a run or a specialist stage under {MIN_STEPS} optimiser steps: a transient of the optimiser",
-    "under_2_tokens_per_parameter": "fewer than 2 tokens per non-embedding parameter: a transient of the optimiser",
-    "mostly_warmup": f"fewer steps than {WARMUP_MULTIPLE} times the recipe's warm-up: a transient of the schedule",
-    "overfitted": f"loss over {OVERFITTED:g} times that of the same run with fewer passes: past any use, and no law need follow it there",
-}
-"""Why a row is kept out of a fit; `--keep FLAG` takes such rows in."""
 
 
 def compile_runs(records: list[Path]) -> DataFrame:
@@ -124,6 +113,10 @@ def read_runs(path: Path | str, mapping: Mapping[str, str] | None = None) -> Dat
     for name in REQUIRED:
         if name not in frame:
             raise InputError(f"{path} has no column {name}", remedy=f"name the file's own with --map {name}=COLUMN; it has {', '.join(map(str, frame))}")
+    if "tokens_pt" not in frame and "tokens_spec" not in frame:
+        raise InputError(
+            f"{path} has neither tokens_pt nor tokens_spec", remedy=f"name the file's own with --map tokens_pt=COLUMN; it has {', '.join(map(str, frame))}"
+        )
     if frame.empty:
         raise InputError(f"{path} has no rows", remedy="give a table with runs")
     frame = _complete(frame, path)
@@ -132,39 +125,6 @@ def read_runs(path: Path | str, mapping: Mapping[str, str] | None = None) -> Dat
             frame[name] = _numbers(frame, name, path, header)
     _check_ranges(frame, path, header)
     return flag_runs(frame[list(SCHEMA)])
-
-
-def flag_runs(frame: DataFrame) -> DataFrame:
-    """Add the flags that follow from a row's own numbers; flags already there stay."""
-    steps = frame["steps_pt"].fillna(0) + frame["steps_spec"].fillna(0)
-    known = frame["steps_pt"].notna() & frame["steps_spec"].notna()
-    spec = frame["steps_spec"]
-    tokens = frame["tokens_pt"] + frame["tokens_spec"].fillna(0)
-    rules = {
-        "diverged": (frame["status"] == "diverged") | frame["loss_spec"].isna(),
-        "short_stage": known & ((steps < MIN_STEPS) | ((spec > 0) & (spec < MIN_STEPS))),
-        "under_2_tokens_per_parameter": tokens < MIN_TOKENS_PER_PARAMETER * frame["params_non_embedding"],
-        "overfitted": _overfitted(frame),
-    }
-    flags = []
-    for row in range(len(frame)):
-        old = frame["flags"].iloc[row]
-        found = [item for item in str(old).split(";") if item] if isinstance(old, str) else []
-        found += [name for name, where in rules.items() if bool(where.iloc[row]) and name not in found]
-        flags.append(";".join(found))
-    return frame.assign(flags=flags)
-
-
-def _overfitted(frame: DataFrame) -> Any:
-    """Find runs whose loss is well above that of the same run with fewer specialist tokens."""
-    import pandas as pd
-
-    found = pd.Series(False, index=frame.index)
-    ended = frame[(frame["tokens_spec"] > 0) & frame["loss_spec"].notna() & frame["unique_spec"].notna()].sort_values("tokens_spec")
-    names = ["params_non_embedding", "seed", "tokens_pt", "unique_spec", "replay_fraction"]
-    for _, group in ended.groupby(names, dropna=False):
-        found[group.index] = group["loss_spec"] > OVERFITTED * group["loss_spec"].cummin()
-    return found
 
 
 def usable(frame: DataFrame, keep: tuple[str, ...] = ()) -> DataFrame:
@@ -199,8 +159,9 @@ def _rename(frame: DataFrame, mapping: Mapping[str, str], path: Path) -> DataFra
 def _complete(frame: DataFrame, path: Path) -> DataFrame:
     """Fill columns that a foreign table lacks with what follows from the others, or with nothing."""
     frame = frame.copy()
-    if "tokens_spec" not in frame:
-        frame["tokens_spec"] = 0.0
+    for name in ("tokens_pt", "tokens_spec"):
+        if name not in frame:
+            frame[name] = 0.0
     for name, (unit, _) in SCHEMA.items():
         if name not in frame:
             frame[name] = "" if unit == "text" else math.nan

@@ -5,7 +5,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from planner.runs import FLAGS, SCHEMA, read_runs, write_runs
+from planner.flags import FLAGS
+from planner.runs import SCHEMA, read_runs, write_runs
 
 ROOT = Path(__file__).parents[1]
 
@@ -49,3 +50,28 @@ def test_overfitted_rows_are_those_past_their_best(tmp_path: Path) -> None:
     path = tmp_path / "runs.csv"
     path.write_text("\n".join(rows) + "\n")
     assert list(read_runs(path)["flags"]) == ["", "", "", "overfitted", "", ""]
+
+
+def flags_of(tmp_path: Path, columns: str, rows: list[str]) -> list[str]:
+    path = tmp_path / "runs.csv"
+    path.write_text("\n".join([columns, *rows]) + "\n")
+    return list(read_runs(path)["flags"])
+
+
+def test_a_rate_that_was_beaten_is_flagged(tmp_path: Path) -> None:
+    columns = "params_non_embedding,tokens_pt,tokens_spec,loss_spec,learning_rate"
+    rows = ["1e5,1e6,0,3.00,1e-3", "1e5,1e6,0,3.02,2e-3", "1e5,1e6,0,3.20,4e-3", "1e5,2e6,0,2.9,4e-3"]
+    assert flags_of(tmp_path, columns, rows) == ["", "", "off_learning_rate", ""]
+
+
+def test_a_larger_model_that_is_worse_on_fresh_text_is_flagged(tmp_path: Path) -> None:
+    columns = "params_non_embedding,tokens_pt,tokens_spec,unique_spec,loss_spec"
+    fresh = ["1e5,1e6,2e5,1e9,3.0", "2e5,1e6,2e5,1e9,2.9", "4e5,1e6,2e5,1e9,3.02"]
+    repeated = ["1e5,1e6,8e5,5e4,3.0", "2e5,1e6,8e5,5e4,3.4"]
+    assert flags_of(tmp_path, columns, fresh + repeated) == ["", "", "larger_but_worse", "", ""]
+
+
+def test_a_run_above_the_chord_of_its_neighbours_is_flagged(tmp_path: Path) -> None:
+    columns = "params_non_embedding,tokens_pt,loss_spec"
+    rows = [f"1e5,{d},{loss}" for d, loss in ((1e6, 4.0), (2e6, 3.5), (4e6, 3.4), (8e6, 3.0), (1.6e7, 2.9))]
+    assert flags_of(tmp_path, columns, rows) == ["", "", "negative_curvature", "", ""]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from planner.cli.console import say, table
 from planner.fit.diagnosis import STATUS_ADVICE
-from planner.runs import FLAGS
+from planner.flags import FLAGS
 from planner.units import format_count
 
 if TYPE_CHECKING:

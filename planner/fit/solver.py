@@ -7,7 +7,7 @@ the reweighted least-squares matrix, whose own step always descends and which ta
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -49,14 +49,14 @@ class Solution:
     """Whether each problem stopped by itself, shape (problems,)."""
 
 
-def huber(residual: Array, delta: float) -> Array:
+def huber(residual: Array, delta: Any) -> Array:
     """Return Huber's function of residuals."""
     clipped = np.minimum(np.abs(residual), delta)
     result: Array = clipped * (np.abs(residual) - 0.5 * clipped)
     return result
 
 
-def objective(law: Law, theta: Array, points: Points, log_loss: Array, weights: Array, delta: float = DELTA) -> Array:
+def objective(law: Law, theta: Array, points: Points, log_loss: Array, weights: Array, delta: Any = DELTA) -> Array:
     """Return Σ w·Huber for each problem, infinite where the forecast is not a number."""
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         total = (weights * huber(log_loss - law.log_loss(theta, points), delta)).sum(1)
@@ -83,35 +83,40 @@ def solve(
     scale = Scale(law)
     free = scale.to_free(starts)
     moves = np.ones((1, free.shape[1])) if fixed is None else 1.0 - fixed
-    value = np.full(len(free), np.inf)
-    finished = np.zeros(len(free), dtype=bool)
-    size = max(1, BATCH // (points.count * starts.shape[1]))
-    for first in range(0, len(free), size):
-        part = slice(first, first + size)
-        batch = _Batch(law, scale, points, log_loss, _rows(weights, part), _rows(moves, part))
-        for delta in deltas:
-            last = delta == deltas[-1]
-            free[part], value[part], finished[part] = batch.descend(
-                free[part], delta, iterations if last else EARLY_STEPS, tolerance if last else EARLY_TOLERANCE
-            )
+    batch = _Batch(law, scale, points, log_loss, weights, moves, deltas, iterations, tolerance)
+    value, finished = batch.solve(free)
     return Solution(scale.to_theta(free), value, finished)
 
 
 @dataclass
 class _State:
-    """A point and what the objective does around it, for the problems that still move."""
+    """The problems being worked on: where each stands, and what the objective does around it."""
 
+    number: Any
+    """Which problem each is, shape (active,)."""
+    here: Array
+    """Coordinates, shape (active, parameters)."""
+    stage: Any
+    """Which δ it is at."""
+    steps: Any
+    """Steps with this δ."""
+    damping: Array
+    idle: Any
+    """Steps in a row that gained next to nothing."""
     value: Array
     gradient: Array
     curvature: Array
     majorant: Array
 
     def take(self, chosen: Any) -> _State:
-        return _State(self.value[chosen], self.gradient[chosen], self.curvature[chosen], self.majorant[chosen])
+        return _State(*(getattr(self, field.name)[chosen] for field in fields(self)))
 
     def put(self, where: Any, other: _State) -> None:
-        for name in ("value", "gradient", "curvature", "majorant"):
-            getattr(self, name)[where] = getattr(other, name)
+        for field in fields(self):
+            getattr(self, field.name)[where] = getattr(other, field.name)
+
+    def add(self, other: _State) -> _State:
+        return _State(*(np.concatenate([getattr(self, field.name), getattr(other, field.name)]) for field in fields(self)))
 
 
 @dataclass(frozen=True)
@@ -124,49 +129,68 @@ class _Batch:
     """Shape (problems, runs) or (1, runs)."""
     moves: Array
     """1, or 0 where a parameter is fixed; shape (problems, parameters) or (1, parameters)."""
+    deltas: tuple[float, ...]
+    iterations: int
+    tolerance: float
 
-    def descend(self, free: Array, delta: float, iterations: int, tolerance: float) -> tuple[Array, Array, Array]:
-        """Lower the objective until no step gains; return points, values, and which problems stopped by themselves."""
-        free, values = free.copy(), np.full(len(free), np.inf)
-        finished = np.zeros(len(free), dtype=bool)
-        active = np.arange(len(free))
-        here, weights, moves = free.copy(), self.weights, self.moves
-        damping, idle = np.full(len(free), FIRST_DAMPING), np.zeros(len(free), dtype=int)
-        state = self._measure(here, weights, moves, delta)
-        for _ in range(iterations):
-            step, tried, damping = self._search(here, weights, delta, state, damping)
+    def solve(self, free: Array) -> tuple[Array, Array]:
+        """Lower every objective, in place, until no step gains; return the values, and which problems stopped by themselves.
+
+        A problem that ends makes room for the next one, so that few slow ones do not leave the batch half empty.
+        """
+        count, last = len(free), len(self.deltas) - 1
+        values, finished = np.full(count, np.inf), np.zeros(count, dtype=bool)
+        size = max(1, min(count, BATCH // (self.points.count * free.shape[1])))
+        most = np.array([EARLY_STEPS] * last + [self.iterations])
+        tolerance = np.array([EARLY_TOLERANCE] * last + [self.tolerance])
+        state, following = self._begin(np.arange(size), free), size
+        while len(state.number):
+            step, tried, state.damping = self._search(state)
             gain = (state.value - tried) / np.maximum(state.value, 1e-300)
             better = gain > 0
-            idle = np.where(gain < tolerance, idle + 1, 0)
-            done = (idle >= 2) | (~better & (damping > MOST_DAMPING))
-            here[better] += step[better]
+            state.steps += 1
+            state.idle = np.where(gain < tolerance[state.stage], state.idle + 1, 0)
+            still = (state.idle >= 2) | (~better & (state.damping > MOST_DAMPING))
+            state.here[better] += step[better]
             state.value = np.where(better, tried, state.value)
-            if done.any():
-                ended = active[done]
-                free[ended], values[ended], finished[ended] = here[done], state.value[done], True
-                kept = ~done
-                active = active[kept]
-                if not len(active):
-                    return free, values, finished
-                here, damping, idle, state, better = here[kept], damping[kept], idle[kept], state.take(kept), better[kept]
-                weights, moves = _rows(weights, kept), _rows(moves, kept)
-            if better.all():
-                state = self._measure(here, weights, moves, delta)
-            elif better.any():
-                state.put(better, self._measure(here[better], _rows(weights, better), _rows(moves, better), delta))
-        free[active], values[active] = here, state.value
-        return free, values, finished
+            over = still | (state.steps >= most[state.stage])
+            ended = over & (state.stage == last)
+            # What goes on to the next δ begins there afresh.
+            onward = np.flatnonzero(over & ~ended)
+            state.stage[onward] += 1
+            state.steps[onward], state.idle[onward], state.damping[onward] = 0, 0, FIRST_DAMPING
+            moved = better
+            moved[onward] = True
+            if ended.any():
+                number = state.number[ended]
+                free[number], values[number], finished[number] = state.here[ended], state.value[ended], still[ended]
+                state, moved = state.take(~ended), moved[~ended]
+            if moved.all() and len(moved):
+                state = self._measure(state)
+            elif moved.any():
+                state.put(moved, self._measure(state.take(moved)))
+            if following < count and (room := size - len(state.number)) > 0:
+                state = state.add(self._begin(np.arange(following, min(count, following + room)), free))
+                following += room
+        return values, finished
 
-    def _search(self, here: Array, weights: Array, delta: float, state: _State, damping: Array) -> tuple[Array, Array, Array]:
-        """Choose a step: the damped Newton step where it keeps its promise, else the best of several dampings and lengths.
+    def _begin(self, number: Any, free: Array) -> _State:
+        few, count = len(number), free.shape[1]
+        zero, nothing = np.zeros(few, dtype=int), np.empty((few, count, count))
+        damping, value, gradient = np.full(few, FIRST_DAMPING), np.empty(few), np.empty((few, count))
+        return self._measure(_State(number, free[number], zero, zero.copy(), damping, zero.copy(), value, gradient, nothing, nothing))
 
-        Values alone cost a tenth of what derivatives cost, so trying many steps from one place beats moving badly.
+    def _search(self, state: _State) -> tuple[Array, Array, Array]:
+        """Choose a step for each problem; return the steps, the objectives they lead to, and the next dampings.
+
+        The damped Newton step is taken where it keeps its promise, else the best of several dampings and lengths: values alone cost a tenth of
+        what derivatives cost, so trying many steps from one place beats moving badly.
         """
+        damping = state.damping
         step = _step(state, damping)
-        tried = self._values(here + step, weights, delta)
+        tried = self._values(state.number, state.stage, state.here + step)
         promise = -(step * state.gradient).sum(1) - 0.5 * np.einsum("ki,kij,kj->k", step, state.curvature, step)
-        kept = state.value - tried >= KEPT * promise
-        kept &= promise > 0
+        kept = (state.value - tried >= KEPT * promise) & (promise > 0)
         chosen = np.where(kept, damping * 0.1, damping)
         chosen[chosen < 1e-6] = 0.0
         poor = np.flatnonzero(~kept)
@@ -174,10 +198,10 @@ class _Batch:
             base = np.maximum(damping[poor], 1e-4)
             dampings = np.concatenate([base * factor for factor in DAMPINGS])
             several = [_step(state.take(np.tile(poor, len(DAMPINGS))), dampings), *(step[poor] * length for length in LENGTHS)]
-            steps = np.concatenate(several).reshape(-1, len(poor), here.shape[1])
-            after = np.concatenate([dampings, np.tile(base * 2, len(LENGTHS))]).reshape(-1, len(poor))
-            few = _rows(weights, np.tile(poor, len(steps)))
-            values = self._values((here[poor] + steps).reshape(-1, here.shape[1]), few, delta).reshape(len(steps), -1)
+            steps, again = np.concatenate(several), np.tile(poor, len(DAMPINGS) + len(LENGTHS))
+            values = self._values(state.number[again], state.stage[again], state.here[again] + steps).reshape(-1, len(poor))
+            steps = steps.reshape(len(values), len(poor), -1)
+            after = np.concatenate([dampings, np.tile(base * 2, len(LENGTHS))]).reshape(len(values), len(poor))
             best, every = values.argmin(0), np.arange(len(poor))
             won = values[best, every] < tried[poor]
             number = poor[won]
@@ -186,12 +210,17 @@ class _Batch:
             chosen[stuck] = np.maximum(damping[stuck], 1e-4) * DAMPINGS[-1] * 8
         return step, tried, chosen
 
-    def _values(self, free: Array, weights: Array, delta: float) -> Array:
-        return objective(self.law, self.scale.to_theta(free), self.points, self.log_loss, weights, delta)
+    def _delta(self, stage: Any) -> Array:
+        result: Array = np.array(self.deltas)[stage][:, None]
+        return result
 
-    def _measure(self, free: Array, weights: Array, moves: Array, delta: float) -> _State:
-        """Return objective, gradient, Hessian, and the reweighted least-squares matrix."""
-        theta, first, second = self.scale.bend(free)
+    def _values(self, number: Any, stage: Any, free: Array) -> Array:
+        return objective(self.law, self.scale.to_theta(free), self.points, self.log_loss, _rows(self.weights, number), self._delta(stage))
+
+    def _measure(self, state: _State) -> _State:
+        """Find objective, gradient, Hessian and the reweighted least-squares matrix where the problems stand."""
+        theta, first, second = self.scale.bend(state.here)
+        moves, weights, delta = _rows(self.moves, state.number), _rows(self.weights, state.number), self._delta(state.stage)
         first, second = first * moves, second * moves
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             forecast, slopes, trace = self.law.log_loss_slopes_and_trace(theta, self.points)
@@ -214,7 +243,7 @@ class _Batch:
             value = np.where(bad, np.inf, value)
             for item in (gradient, curvature, majorant):
                 item[bad] = 0.0
-        return _State(value, gradient, curvature, majorant)
+        return replace(state, value=value, gradient=gradient, curvature=curvature, majorant=majorant)
 
 
 def _rows(items: Array, chosen: Any) -> Array:

@@ -1,0 +1,111 @@
+"""Reasons to keep a run out of a fit. A flagged row stays in its table, with the name of the reason; `--keep FLAG` takes it in again.
+
+Every rule needs only the table: what a run did against itself with fewer tokens, against its neighbours, or against its own recipe.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pandas import DataFrame, Series
+
+MIN_STEPS = 200
+MIN_TOKENS_PER_PARAMETER = 2.0
+WARMUP_MULTIPLE = 10
+OVERFITTED = 1.03
+OFF_RATE = 1.01
+WORSE = 1.03
+BENT = 1.02
+ONE_PASS = 1.05
+
+FLAGS = {
+    "diverged": "the run diverged, or has no loss",
+    "short_stage": f"a run or a specialist stage under {MIN_STEPS} optimiser steps: a transient of the optimiser",
+    "under_2_tokens_per_parameter": "fewer than 2 tokens per non-embedding parameter: a transient of the optimiser",
+    "mostly_warmup": f"fewer steps than {WARMUP_MULTIPLE} times the recipe's warm-up: a transient of the schedule",
+    "overfitted": f"loss over {OVERFITTED:g} times that of the same run with fewer passes: past any use, and no law need follow it there",
+    "off_learning_rate": f"the same run at another learning rate reached a loss lower by a factor of {OFF_RATE:g} or more",
+    "larger_but_worse": f"loss over {WORSE:g} times that of a smaller model on the same fresh tokens: its learning rate was not near its best",
+    "negative_curvature": f"loss over {BENT:g} times the chord between fewer and more tokens, where every law of one stage is convex: a bad run",
+}
+
+
+def flag_runs(frame: DataFrame) -> DataFrame:
+    """Add the flags that follow from a table's own numbers; flags already there stay."""
+    steps = frame["steps_pt"].fillna(0) + frame["steps_spec"].fillna(0)
+    known = frame["steps_pt"].notna() & frame["steps_spec"].notna()
+    spec = frame["steps_spec"]
+    tokens = frame["tokens_pt"] + frame["tokens_spec"].fillna(0)
+    rules = {
+        "diverged": (frame["status"] == "diverged") | frame["loss_spec"].isna(),
+        "short_stage": known & ((steps < MIN_STEPS) | ((spec > 0) & (spec < MIN_STEPS))),
+        "under_2_tokens_per_parameter": tokens < MIN_TOKENS_PER_PARAMETER * frame["params_non_embedding"],
+        "overfitted": _overfitted(frame),
+    }
+    # A transient is no measure of its neighbours: the rules that compare runs look at the ones left.
+    sound = ~(rules["diverged"] | rules["short_stage"] | rules["under_2_tokens_per_parameter"] | frame["flags"].fillna("").str.contains("mostly_warmup"))
+    rules["off_learning_rate"] = _off_learning_rate(frame, sound)
+    sound &= ~rules["off_learning_rate"]
+    rules["larger_but_worse"] = _larger_but_worse(frame, sound)
+    rules["negative_curvature"] = _negative_curvature(frame, sound & ~rules["larger_but_worse"])
+    flags = []
+    for row in range(len(frame)):
+        old = frame["flags"].iloc[row]
+        found = [item for item in str(old).split(";") if item] if isinstance(old, str) else []
+        found += [name for name, where in rules.items() if bool(where.iloc[row]) and name not in found]
+        flags.append(";".join(found))
+    return frame.assign(flags=flags)
+
+
+def _overfitted(frame: DataFrame) -> Series[bool]:
+    """Find runs whose loss is well above that of the same run with fewer specialist tokens."""
+    found = _none(frame)
+    ended = frame[(frame["tokens_spec"] > 0) & frame["loss_spec"].notna() & frame["unique_spec"].notna()].sort_values("tokens_spec")
+    for _, group in ended.groupby(["params_non_embedding", "seed", "tokens_pt", "unique_spec", "replay_fraction"], dropna=False):
+        found[group.index] = group["loss_spec"] > OVERFITTED * group["loss_spec"].cummin()
+    return found
+
+
+def _off_learning_rate(frame: DataFrame, sound: Series[bool]) -> Series[bool]:
+    """Find runs that differ from a better one in the learning rate only."""
+    found = _none(frame)
+    names = ["params_non_embedding", "seed", "tokens_pt", "tokens_spec", "unique_spec", "replay_fraction"]
+    for _, group in frame[sound & frame["learning_rate"].notna()].groupby(names, dropna=False):
+        if group["learning_rate"].nunique() > 1:
+            found[group.index] = group["loss_spec"] > OFF_RATE * group["loss_spec"].min()
+    return found
+
+
+def _larger_but_worse(frame: DataFrame, sound: Series[bool]) -> Series[bool]:
+    """Find runs on fresh text that a smaller model beats on the same tokens; where text repeats, larger models may well be worse."""
+    found = _none(frame)
+    fresh = frame[sound & (frame["epochs_spec"].fillna(0) < ONE_PASS)].sort_values("params_non_embedding")
+    for _, group in fresh.groupby(["tokens_pt", "tokens_spec"], dropna=False):
+        # The least loss of strictly smaller models: equal sizes, which are other seeds, are not compared.
+        least = group.groupby("params_non_embedding")["loss_spec"].min().cummin().shift()
+        found[group.index] = group["loss_spec"].to_numpy() > WORSE * least.reindex(group["params_non_embedding"]).fillna(float("inf")).to_numpy()
+    return found
+
+
+def _negative_curvature(frame: DataFrame, sound: Series[bool]) -> Series[bool]:
+    """Find runs of one stage above the chord, in the logarithm of tokens, between the same model's with fewer and with more."""
+    import numpy as np
+
+    found = _none(frame)
+    one_stage = ((frame["tokens_spec"] == 0) & (frame["tokens_spec"].max() == 0)) | ((frame["tokens_pt"] == 0) & (frame["epochs_spec"] < ONE_PASS))
+    rows = frame[sound & one_stage].assign(_tokens=frame["tokens_pt"] + frame["tokens_spec"]).sort_values("_tokens")
+    for _, group in rows.groupby(["params_non_embedding", "seed"], dropna=False):
+        series = group.drop_duplicates("_tokens")
+        if len(series) < 3:
+            continue
+        x, loss = np.log(series["_tokens"].to_numpy(float)), series["loss_spec"].to_numpy(float)
+        share = (x[1:-1] - x[:-2]) / (x[2:] - x[:-2])
+        found[series.index[1:-1]] = loss[1:-1] > BENT * ((1 - share) * loss[:-2] + share * loss[2:])
+    return found
+
+
+def _none(frame: DataFrame) -> Any:
+    import pandas as pd
+
+    return pd.Series(False, index=frame.index)
