@@ -17,8 +17,7 @@ if TYPE_CHECKING:
 LAWS_HELP = (
     "List the laws that can be fitted: formula, parameters, units, source, when to use.\n\n"
     "Example: plan laws\n\nExample: plan laws gap-competing\n\n"
-    "A law of your own is one file: a module in planner/laws/, or in any installed package under the entry point group planner.laws, with a tuple "
-    "LAWS of planner.laws.Law; chinchilla in planner/laws/single.py is the shortest to copy."
+    "A law of your own is one file with a tuple LAWS, named in the environment variable PLANNER_LAWS; docs/laws.md shows one."
 )
 FIT_HELP = (
     "Fit a law to a runs table, with intervals; write law.json and figures.\n\n"

@@ -30,7 +30,7 @@ WORST = 5
 
 def fit(
     data: FitData, law: str = "auto", *, params_kinds: Sequence[str] = (), resamples: int = RESAMPLES, scheme: str = "auto", seed: int = 0,
-    source: dict[str, Any] | None = None, progress: Progress | None = None,
+    source: dict[str, Any] | None = None, progress: Progress | None = None, largest: bool = True,
 ) -> FittedLaw:  # fmt: skip
     """Fit a law, or choose among several, with resamples by trunk.
 
@@ -44,6 +44,7 @@ def fit(
         seed: seed of starts and resamples; the same seed gives the same law.
         source: where the runs are from, kept in the law's file.
         progress: told of the steps.
+        largest: whether to choose and fit once more without the largest size, and forecast it.
 
     Raises:
         DataError: the runs cannot carry the law.
@@ -55,7 +56,9 @@ def fit(
     laws = candidates(data) if law == "auto" else [_suited(law_named(name.strip()), data) for name in law.split(",")]
     scores = score_laws(tables, laws, seed, lambda name, share: tell(f"fitting {name}", 0.4 * share))
     chosen = choose(scores)
-    holdout = _forecast_largest(tables, laws, seed, lambda name, share: tell(f"without the largest size: {name}", 0.4 + 0.3 * share))
+    holdout: dict[str, Any] = {}
+    if largest:
+        holdout = _forecast_largest(tables, laws, seed, lambda name, share: tell(f"without the largest size: {name}", 0.4 + 0.3 * share))
     scheme = scheme_for(data.params, data.cluster) if scheme == "auto" else scheme
     # The same weights for every member, so that resample k is one world.
     weights = draw_weights(data.cluster, resamples, scheme, np.random.default_rng([seed, 1]))

@@ -1,27 +1,44 @@
 """Laws of the loss, and the registry by which they are named.
 
-Every module here that has a tuple `LAWS` is found by itself, and so is every one that an installed package names under the entry
-point group `planner.laws`: a new law is one file, and nothing else changes.
+Every module here that has a tuple `LAWS` is found by itself, and so is every file that the environment variable PLANNER_LAWS names
+(several joined as in PATH): a new law is one file, and nothing else changes.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from importlib import import_module
-from importlib.metadata import entry_points
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
 from pkgutil import iter_modules
 
 from planner.errors import InputError
 from planner.laws.base import Law, Parameter, Points, Reference
 
-ENTRY_POINTS = "planner.laws"
+VARIABLE = "PLANNER_LAWS"
 
 
 def _found() -> Iterator[Law]:
     for module in sorted(iter_modules(__path__), key=lambda module: module.name):
         yield from getattr(import_module(f"{__name__}.{module.name}"), "LAWS", ())
-    for entry in entry_points(group=ENTRY_POINTS):
-        yield from entry.load().LAWS
+    for path in filter(None, os.environ.get(VARIABLE, "").split(os.pathsep)):
+        yield from _from_file(Path(path))
+
+
+def _from_file(path: Path) -> tuple[Law, ...]:
+    spec = spec_from_file_location(f"planner_laws_{path.stem}", path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise InputError(f"{VARIABLE} names {path}, which is no Python file", remedy="name a file with a tuple LAWS")
+    module = module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        laws = tuple(module.LAWS)
+    except Exception as error:  # whatever somebody's file raises
+        raise InputError(f"{path}, which {VARIABLE} names, cannot be read as laws: {error}", remedy="mend the file") from error
+    if not all(isinstance(law, Law) for law in laws):
+        raise InputError(f"{path}: LAWS holds something that is no Law", remedy="fill it with planner.laws.Law")
+    return laws
 
 
 def _registered() -> dict[str, Law]:
@@ -40,7 +57,7 @@ LAWS: dict[str, Law] = _registered()
 def law_named(name: str) -> Law:
     """Return a law by name; raise InputError when there is none."""
     if name not in LAWS:
-        raise InputError(f"there is no law {name!r}", remedy=f"choose one of {', '.join(LAWS)}")
+        raise InputError(f"there is no law {name!r}", remedy=f"choose one of {', '.join(LAWS)}, or name the file that holds it in {VARIABLE}")
     return LAWS[name]
 
 

@@ -1,7 +1,7 @@
-"""What repeated specialist text is worth: four ways to turn (D_spec, U) into effective tokens and into harm.
+"""What repeated specialist text is worth: ways to turn (D_spec, U) into effective tokens and into harm.
 
 R = D_spec/U − 1 passes beyond the first. *saturating*: S = U·(1 + R*·(1 − exp(−R/R*))) (arXiv 2305.16264); loss cannot rise.
-*sized*: R* = R*₀·(N/N0)^−ν·(U/D0)^μ, since larger models tire of the same text sooner. *penalised*: S = D_spec, and the loss gains
+*penalised*: S = D_spec, and the loss gains
 O = P·R^δ·(N/N0)^κ·(U/D0)^−λ (after arXiv 2605.01640, with exponents of their own for N and U), so that it rises when passes are many.
 *competing*: the same O, joined to the rest x of the reducible loss as (x^q + O^q)^(1/q): where a model has learnt the text by heart,
 what came before hardly matters. On the recorded sweep R* of a penalised law always ran to infinity, so those two do without it.
@@ -45,10 +45,6 @@ def _fixed(p: Mapping[str, Any], x: Points) -> Any:
     return saturate(x, p["R*"])
 
 
-def _sized(p: Mapping[str, Any], x: Points) -> Any:
-    return saturate(x, p["R*"] * exp(x.log_unique * p["μ"] - x.log_n * p["ν"]))
-
-
 def _seen(p: Mapping[str, Any], x: Points) -> Any:
     return x.first + x.unique * x.repeats
 
@@ -82,13 +78,6 @@ def _overfit(amplitude: tuple[float, float, float], exponent: tuple[float, float
 
 _O = "P·R^δ·(N/N0)^κ_P·(U/D0)^−λ_P"
 SATURATING = Repetition("saturating", (_HALF,), _fixed, _harmless, "S = U·(1 + R*·(1 − e^(−R/R*))), R = D_spec/U − 1")
-SIZED = Repetition(
-    "sized",
-    (_HALF, Parameter("ν", -1.5, 3.0, (0.0, 0.6), "exponent", logarithmic=False), Parameter("μ", -1.5, 3.0, (0.0, 0.6), "exponent", logarithmic=False)),
-    _sized,
-    _harmless,
-    "S as saturating, with R*·(N/N0)^−ν·(U/D0)^μ for R*",
-)
 PENALISED = Repetition("penalised", _overfit((1e-8, 1e-4, 0.03), (0.6, 1.5), True), _seen, _penalty, f"S = D_spec, and + {_O}, R = D_spec/U − 1")
 COMPETING = Repetition(
     "competing",
@@ -97,4 +86,5 @@ COMPETING = Repetition(
     _compete,
     f"S = D_spec, and the reducible loss x becomes (x^q + ({_O})^q)^(1/q), R = D_spec/U − 1",
 )
-REPETITIONS = (SATURATING, SIZED, PENALISED, COMPETING)
+REPETITIONS = (SATURATING, PENALISED)
+"""What every two-stage law is offered with."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from planner.laws.base import Law, Parameter, Points, amplitude, exponent, irreducible
 from planner.laws.dual import exp, log
-from planner.laws.repetition import REPETITIONS, Repetition
+from planner.laws.repetition import COMPETING, REPETITIONS, Repetition
 
 _KAPPA = Parameter("κ", 1e-6, 30.0, (0.01, 1.0), "ratio")
 _RHO = Parameter("ρ", 0.02, 3.0, (0.2, 1.0), "exponent")
@@ -98,4 +98,5 @@ def _coupled(repetition: Repetition) -> Law:
 LAWS = (
     *(_transfer(repetition, sized) for sized in (False, True) for repetition in REPETITIONS),
     *(make(repetition) for make in (_gap, _bounded, _coupled) for repetition in REPETITIONS),
+    _gap(COMPETING),
 )

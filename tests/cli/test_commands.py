@@ -14,7 +14,7 @@ from planner.fit.fitted import FittedLaw
 
 COMMANDS = [
     ["corpus", "build"], ["corpus", "inspect"], ["sweep", "plan"], ["sweep", "run"], ["sweep", "status"], ["sweep", "tune-lr"], ["laws"], ["fit"],
-    ["allocate"], ["launch"], ["verify"], ["demo"],
+    ["backtest"], ["allocate"], ["launch"], ["verify"], ["demo"],
 ]  # fmt: skip
 
 
@@ -50,7 +50,9 @@ def test_the_list_of_commands_is_whole() -> None:
     assert sorted(found) == sorted(COMMANDS)
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["laws", "--json"], ["fit", "nowhere.csv"], ["sweep", "plan", "nowhere"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["laws", "--json"], ["fit", "nowhere.csv"], ["backtest", "nowhere.csv"], ["sweep", "plan", "nowhere"]], ids=" ".join
+)
 def test_planning_never_imports_torch(arguments: list[str]) -> None:
     code = (
         "import sys; from planner.cli.main import app\n"
@@ -76,6 +78,7 @@ def test_allocate_never_imports_torch(law: Path) -> None:
     ("arguments", "offender", "remedy"),
     [
         (["fit", "nowhere.csv"], "nowhere.csv", "give a sweep folder"),
+        (["backtest", "nowhere.csv"], "nowhere.csv", "give a sweep folder"),
         (["allocate", "--flops", "much", "--spec-tokens", "1M"], "'much'", "write FLOPs"),
         (["allocate", "--flops", "1e20", "--spec-tokens", "-3"], "'-3'", "positive"),
         (["allocate", "--flops", "1e20", "--spec-tokens", "0"], "spec-tokens of 0", "positive"),

@@ -1,0 +1,262 @@
+"""Replay history: at each compute cut-off fit what is below, forecast what is above, and price the choices that the law would have made."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from planner.artifacts import read_artifact, whole, write_artifact
+from planner.decisions import HINDSIGHT, PLAN, Decision, decide
+from planner.errors import DataError, InputError
+from planner.fit.data import FitData, fit_data
+from planner.fit.fit import RESAMPLES, Progress, fit
+from planner.fit.fitted import FittedLaw
+from planner.laws.dual import Array
+from planner.runs import usable
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+KIND = "backtest"
+VERSION = 1
+QUANTILES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+"""Shares of the runs that default cut-offs leave below, about."""
+APART = 1.1
+"""Factor between default cut-offs, at least."""
+LEAST_ABOVE = 4
+"""Runs above a cut-off, at least."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One run above a cut-off against its forecast from below."""
+
+    run_id: str
+    factor: float
+    """Its FLOPs over those of the dearest run below."""
+    forecast: float
+    """[nats/token]"""
+    low: float
+    high: float
+    measured: float
+
+    @property
+    def error_percent(self) -> float:
+        """Forecast minus outcome in per cent of the outcome."""
+        return 100 * (self.forecast / self.measured - 1)
+
+    @property
+    def inside(self) -> bool:
+        """Whether the outcome lies inside the interval."""
+        return self.low <= self.measured <= self.high
+
+
+@dataclass(frozen=True)
+class Cutoff:
+    """What a fit of the cheap runs would have been worth for the dear ones."""
+
+    flops: float
+    """Runs that cost at most this are fitted, the others forecast."""
+    rows_below: int
+    laws: tuple[str, ...]
+    """Laws that forecast together, each with its convention of N."""
+    outcomes: tuple[Outcome, ...]
+    """Runs above, the cheapest first."""
+    decisions: tuple[Decision, ...]
+    """Choices among runs above; none where too few of them cost the same."""
+    notes: tuple[str, ...] = ()
+    """What the fit warned of."""
+
+    @property
+    def factor(self) -> float:
+        """How far the dearest run lies beyond those that were fitted, in compute."""
+        return max(item.factor for item in self.outcomes)
+
+    @property
+    def coverage(self) -> float:
+        """Share of the runs above that lie inside their 90 % interval."""
+        return float(np.mean([item.inside for item in self.outcomes]))
+
+    @property
+    def errors_percent(self) -> Array:
+        """Forecast minus outcome in per cent of the outcome, shape (runs above,)."""
+        return np.array([item.error_percent for item in self.outcomes])
+
+    @property
+    def regret_percent(self) -> Mapping[str, float]:
+        """Mean regret by way to choose, the law's first; empty without decisions."""
+        ways = self.decisions[0].regret_percent if self.decisions else {}
+        return {way: float(np.mean([item.regret_percent[way] for item in self.decisions])) for way in ways}
+
+    @property
+    def worst_regret_percent(self) -> Mapping[str, float]:
+        """Greatest regret by way to choose."""
+        ways = self.decisions[0].regret_percent if self.decisions else {}
+        return {way: max(item.regret_percent[way] for item in self.decisions) for way in ways}
+
+    def summary(self) -> dict[str, Any]:
+        """Return the row of the table, for programs."""
+        errors = np.abs(self.errors_percent)
+        return {
+            "factor": self.factor,
+            "rows_above": len(self.outcomes),
+            "mean_absolute_percent": float(errors.mean()),
+            "median_absolute_percent": float(np.median(errors)),
+            "worst_percent": float(errors.max()),
+            "bias_percent": float(self.errors_percent.mean()),
+            "coverage": self.coverage,
+            "regret_percent": self.regret_percent,
+            "worst_regret_percent": self.worst_regret_percent,
+        }
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A cut-off that could not be replayed."""
+
+    flops: float
+    rows_below: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Backtest:
+    """What `plan backtest` leaves."""
+
+    law: str
+    """As it was asked for: a name, or "auto"."""
+    cutoffs: tuple[Cutoff, ...]
+    """The lowest first."""
+    skipped: tuple[Skipped, ...]
+    seed_percent: float | None
+    """Deviation of the loss between seeds [%]: regrets of this size are noise. None without replicates."""
+
+    def save(self, path: Path, inputs: Mapping[str, str]) -> None:
+        """Write backtest.json."""
+        cutoffs = [{**asdict(item), **item.summary()} for item in self.cutoffs]
+        write_artifact(path, KIND, VERSION, {**asdict(self), "cutoffs": cutoffs}, inputs)
+
+    @classmethod
+    def load(cls, path: Path | str) -> Backtest:
+        """Read backtest.json.
+
+        Raises:
+            InputError: no such file, or another kind of file.
+            StateError: written by another version.
+        """
+        body = read_artifact(path, KIND, VERSION)
+        with whole(path):
+            cutoffs = tuple(
+                Cutoff(
+                    item["flops"], item["rows_below"], tuple(item["laws"]), tuple(Outcome(**one) for one in item["outcomes"]),
+                    tuple(Decision(**{**one, "runs": tuple(one["runs"])}) for one in item["decisions"]), tuple(item["notes"]),
+                )
+                for item in body["cutoffs"]
+            )  # fmt: skip
+            return cls(body["law"], cutoffs, tuple(Skipped(**item) for item in body["skipped"]), body["seed_percent"])
+
+
+def backtest(
+    frame: DataFrame, law: str = "auto", *, params_kinds: Sequence[str] = (), cutoffs: Sequence[float] = (), keep: tuple[str, ...] = (),
+    resamples: int = RESAMPLES, seed: int = 0, progress: Progress | None = None,
+) -> Backtest:  # fmt: skip
+    """Replay a runs table at compute cut-offs.
+
+    Args:
+        frame: a runs table as `read_runs` returns it.
+        law: name of a law, or "auto" to choose at each cut-off by what lies below it, as for `fit`.
+        params_kinds: conventions of N to try; all that the table has by default.
+        cutoffs: in FLOPs; by default those at the widest gaps near `QUANTILES` of the runs.
+        keep: flags that do not keep a row out.
+        resamples: resamples of each law.
+        seed: seed of starts and resamples.
+        progress: told of the steps.
+
+    Raises:
+        DataError: the runs cannot carry a fit at any cut-off.
+        InputError: no such law, flag or convention of N.
+    """
+    rows = usable(frame, keep).assign(flags="")
+    data = fit_data(rows)
+    known = set(data.params_by)
+    if not set(params_kinds) <= known:
+        lacking = ", ".join(sorted(set(params_kinds) - known))
+        raise InputError(f"N cannot be {lacking} here: that column is missing or has gaps", remedy="fill it, or choose the other --params-kind")
+    limits = sorted(set(cutoffs)) or default_cutoffs(data.flops)
+    tell = progress or (lambda what, share: None)
+    steps = len(limits) + 1
+
+    def fit_rows(some: FitData, number: int, which: str) -> FittedLaw:
+        return fit(
+            some, law, params_kinds=params_kinds, resamples=resamples, seed=seed, largest=False,
+            progress=lambda what, share: tell(f"{which}: {what}", (number + share) / steps),
+        )  # fmt: skip
+
+    hindsight = _expected(fit_rows(data, 0, "all runs"), data)
+    done: list[Cutoff] = []
+    skipped: list[Skipped] = []
+    for number, limit in enumerate(limits, 1):
+        try:
+            done.append(_replay(rows, data, limit, partial(fit_rows, number=number, which=f"below {limit:.3g} FLOPs"), hindsight))
+        except DataError as error:
+            skipped.append(Skipped(limit, int((data.flops <= limit).sum()), error.message))
+    if not done:
+        reasons = "; ".join(f"{item.flops:.3g} FLOPs: {item.reason}" for item in skipped)
+        remedy = "give other --cutoffs or a law with fewer parameters, or train more runs"
+        raise DataError(f"no cut-off leaves enough on both sides ({reasons})", remedy=remedy)
+    return Backtest(law, tuple(done), tuple(skipped), 100 * data.replicate_sd if data.replicate_sd is not None else None)
+
+
+def default_cutoffs(flops: Array) -> list[float]:
+    """Choose cut-offs near `QUANTILES` of the runs, each below the widest gap around: a cut through runs of equal compute forecasts nothing new.
+
+    Args:
+        flops: shape (runs,).
+    """
+    ordered, half = np.sort(flops), 0.05
+    found: list[float] = []
+    for quantile in QUANTILES:
+        first, last = (round((quantile + side) * (len(ordered) - 1)) for side in (-half, half))
+        gaps = np.diff(np.log(ordered[first : last + 2]))
+        limit = float(ordered[first + int(gaps.argmax())])
+        if not found or limit > found[-1] * APART:
+            found.append(limit)
+    return found
+
+
+def _expected(law: FittedLaw, data: FitData) -> Array:
+    """Return what `plan allocate` ranks plans by, shape (runs,): the mean of ln L over resamples is least where the expected regret is."""
+    result: Array = law.log_loss_resamples(law.points(data.params_by, data.tokens_pt, data.tokens_spec, data.unique_spec)).mean(0)
+    return result
+
+
+def _replay(rows: DataFrame, data: FitData, limit: float, fit_rows: Callable[[FitData], FittedLaw], hindsight: Array) -> Cutoff:
+    """Fit the rows up to a limit and hold the forecasts of the others against their outcomes."""
+    cheap = data.flops <= limit
+    above = data.rows(~cheap)
+    if above.count < LEAST_ABOVE:
+        raise DataError(f"{above.count} runs lie above, and a backtest needs {LEAST_ABOVE}", remedy="lower the cut-off")
+    if not cheap.any():
+        raise DataError("no run lies below", remedy="raise the cut-off")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        # From the table again, and not a part of what was read from all of it: nothing of the runs above may enter, their noise included.
+        below = fit_data(rows[cheap].reset_index(drop=True))
+        if data.two_stage and not below.two_stage:
+            raise DataError("the runs below are of one stage, those above of two", remedy="raise the cut-off")
+        fitted = fit_rows(below)
+        forecast = fitted.forecast(above.params_by, above.tokens_pt, above.tokens_spec, above.unique_spec)
+    measured, factor = np.exp(above.log_loss), above.flops / below.flops.max()
+    outcomes = [
+        Outcome(above.run_ids[row], *(float(values[row]) for values in (factor, forecast.loss, forecast.low, forecast.high, measured)))
+        for row in np.argsort(factor, kind="stable")
+    ]
+    decisions = decide(above, {PLAN: _expected(fitted, above), HINDSIGHT: hindsight[~cheap]}, below)
+    laws = tuple(f"{member.law.name} ({member.params_kind})" for member in fitted.members)
+    return Cutoff(limit, below.count, laws, tuple(outcomes), decisions, tuple(sorted({str(item.message) for item in caught})))

@@ -1,0 +1,104 @@
+"""`plan backtest`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from planner.cli.console import bar, give, say, table
+from planner.cli.fit import column_mapping
+from planner.errors import InputError
+from planner.units import format_count, parse_flops
+
+if TYPE_CHECKING:
+    from planner.backtest import Backtest
+
+HELP = (
+    "Replay history: at each compute cut-off fit the runs below, forecast those above, and tell what the plan's choice among runs of equal compute "
+    "would have given away; write backtest.json and a figure.\n\n"
+    "Example: plan backtest sweeps/\n\n"
+    "Example: plan backtest sweeps/medicine --law gap-competing --cutoffs 1.2e12,2e12\n\n"
+    "Example: plan backtest theirs.csv --map params_non_embedding=N --map tokens_pt=D --map loss_spec=loss"
+)
+
+
+def backtest(
+    path: Annotated[Path, typer.Argument(help="A sweep's folder, the folder sweeps/, or a table of runs (CSV, JSON Lines, parquet).")],
+    law: Annotated[str, typer.Option(help="A law by name (plan laws), several joined by commas, or auto: chosen at each cut-off from below.")] = "auto",
+    mapping: Annotated[list[str] | None, typer.Option("--map", help="OURS=THEIRS: which column of the table is which; repeatable.")] = None,
+    params_kind: Annotated[str, typer.Option(help="What N is: non_embedding, total, or auto: what forecasts best, or both.")] = "auto",
+    cutoffs: Annotated[str | None, typer.Option(help="FLOPs, with commas between; by default gaps near 30, 40, … 80 % of the runs.")] = None,
+    keep: Annotated[list[str] | None, typer.Option(help="A flag whose rows are taken all the same, such as short_stage; repeatable.")] = None,
+    resamples: Annotated[int, typer.Option("--bootstrap", "--resamples", min=20, max=100000, help="Resamples by trunk.")] = 400,
+    seed: Annotated[int, typer.Option(help="Seed of starts and resamples.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Where to write the result; backtest.json beside the table by default.")] = None,
+    figures: Annotated[bool, typer.Option("--figures/--no-figures", help="Whether to draw the figure.")] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False,
+) -> None:
+    """Replay history."""
+    from planner.artifacts import read_json, sha256_file
+    from planner.backtest import backtest as replay
+    from planner.cli.paths import runs_file
+    from planner.fit.data import PARAMS_KINDS
+    from planner.runs import read_runs
+
+    if params_kind not in (*PARAMS_KINDS, "auto"):
+        raise InputError(f"--params-kind {params_kind!r} is not known", remedy=f"choose one of {', '.join(PARAMS_KINDS)}, auto")
+    limits = [parse_flops(text) for text in cutoffs.split(",")] if cutoffs else []
+    runs = runs_file(path)
+    target = out or runs.with_name("backtest.json")
+    frame = read_runs(runs, column_mapping(mapping or []))
+    kinds = () if params_kind == "auto" else (params_kind,)
+    with bar("backtest", 1.0) as shown:
+        result = replay(
+            frame, law, params_kinds=kinds, cutoffs=limits, keep=tuple(keep or ()), resamples=resamples, seed=seed,
+            progress=lambda what, share: shown.update(share, what),
+        )  # fmt: skip
+    result.save(target, {"runs": sha256_file(runs)})
+    written = [target]
+    if figures:
+        from planner.report.backtest import page
+
+        written.append(target.parent / "figures" / f"{target.stem}.png")
+        page(written[1], result)
+    if as_json:
+        give(read_json(target))
+    else:
+        show(result)
+    for item in written:
+        say(f"written: {item}")
+
+
+def show(result: Backtest) -> None:
+    """Print a backtest as a table."""
+    from planner.decisions import PLAN
+
+    rules = [way for way in next((item.regret_percent for item in result.cutoffs if item.decisions), {}) if way != PLAN]
+    rows = []
+    for item in result.cutoffs:
+        found = item.summary()
+        errors = [f"{found[name]:.2f}" for name in ("mean_absolute_percent", "worst_percent")]
+        regrets = ["", ""]
+        if item.decisions:
+            regrets = [f"{item.regret_percent[PLAN]:.2f}", f"{item.worst_regret_percent[PLAN]:.2f}", *(f"{item.regret_percent[way]:.2f}" for way in rules)]
+        factor = f"{item.factor:.3g}×" if item.factor < 100 else f"{item.factor:,.0f}×"
+        rows.append(
+            [f"{item.flops:.3g}", item.rows_below, found["rows_above"], factor, *errors, f"{found['bias_percent']:+.2f}", f"{item.coverage:.0%}",
+             len(item.decisions), *regrets]
+        )  # fmt: skip
+    columns = ["FLOPs", "below", "above", "up to", "error %", "worst", "bias", "inside", "choices", PLAN, "its worst", *rules]
+    noise = "no seeds are repeated, so what part of it is noise is not known" if result.seed_percent is None else (
+        f"between seeds the loss deviates by {result.seed_percent:.2f} %, and a regret of that size is none"
+    )  # fmt: skip
+    caption = (
+        "up to: FLOPs of the dearest run over those of the dearest that was fitted; error: mean absolute, of the forecast [% of the loss]\n"
+        "inside: share of the runs above that are in their 90 % interval; choices: decisions among at least 3 runs of equal compute and text\n"
+        "then the mean regret by who chooses [% of the best run's loss]; in hindsight: by the law of all runs\n" + noise
+    )
+    table("Fitted to the runs up to a cut-off, held against those above", columns, rows, caption=caption)
+    for item in result.cutoffs:
+        say(f"below {item.flops:.3g} FLOPs: {', '.join(item.laws)}" + "".join(f"; {note}" for note in item.notes))
+    for gap in result.skipped:
+        say(f"not replayed: {gap.flops:.3g} FLOPs with {format_count(gap.rows_below)} runs below: {gap.reason}")

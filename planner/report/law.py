@@ -1,0 +1,84 @@
+"""Slices through a law, with its bands and the runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from planner.fit.data import FitData
+from planner.fit.fitted import FittedLaw
+from planner.report.style import COLOURS, LEGEND, MARKERS, log_counts, shades, spread
+from planner.units import format_count
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def size_slices(axis: Axes, law: FittedLaw, data: FitData) -> None:
+    """Draw loss by model size with the law's band, for the cells that most sizes share."""
+    cells: dict[tuple[float, float, float], list[int]] = {}
+    for row in range(data.count):
+        unique = float(np.round(np.nan_to_num(data.unique_spec[row]), -3))
+        cells.setdefault((float(data.tokens_pt[row]), float(data.tokens_spec[row]), unique), []).append(row)
+    shared = [key for key, rows in cells.items() if len(np.unique(data.params[rows])) >= min(4, len(np.unique(data.params)))]
+    for colour, marker, key in zip(COLOURS, MARKERS, spread(sorted(shared), 5), strict=False):
+        rows = np.array(cells[key])
+        pt, spec, unique = key
+        sizes = np.geomspace(data.params.min(), data.params.max(), 60)
+        _band(axis, law, data, sizes, pt, spec, float(np.nanmax(np.append(data.unique_spec[rows], 1.0))), colour)
+        label = f"{format_count(pt)} + {format_count(spec)}" + (f" ({spec / unique:.2g} epochs)" if unique else "")
+        axis.plot(data.params[rows], np.exp(data.log_loss[rows]), marker, color=colour, markersize=4, label=label)
+    log_counts(axis)
+    axis.set(xlabel=f"{_kind(data)} parameters N", ylabel=_loss(data), title="Loss by size; general + specialist tokens")
+    axis.legend(**LEGEND)
+
+
+def token_slices(axis: Axes, law: FittedLaw, data: FitData, params: float | None = None) -> None:
+    """Draw loss by specialist tokens, one line an amount of distinct text, at the amount of general tokens that most runs share.
+
+    Args:
+        axis: where.
+        law: the law.
+        data: the runs.
+        params: the size, or one near it; the one with most runs by default.
+    """
+    sizes = np.unique(data.params)
+    counts = [(data.params == size).sum() for size in sizes]
+    size = sizes[int(np.argmax(counts) if params is None else np.argmin(np.abs(np.log(sizes / params))))]
+    at = data.params == size
+    general = np.unique(data.tokens_pt[at & (data.tokens_pt > 0) & (data.tokens_spec > 0)])
+    amount = max(general, key=lambda value: int((at & (data.tokens_pt == value)).sum())) if len(general) else 0.0
+    rows = at & (data.tokens_pt == amount) & (data.tokens_spec > 0)
+    amounts = spread(list(np.unique(data.unique_spec[rows])), 6)
+    for number, (colour, unique) in enumerate(zip(shades(len(amounts)), amounts, strict=True)):
+        chosen = np.flatnonzero(rows & (data.unique_spec == unique))
+        tokens = np.geomspace(data.tokens_spec[rows].min(), data.tokens_spec[rows].max(), 60)
+        _band(axis, law, data, size, amount, tokens, unique, colour, along="tokens")
+        label = f"{format_count(unique)} distinct"
+        axis.plot(data.tokens_spec[chosen], np.exp(data.log_loss[chosen]), MARKERS[number], color=colour, markersize=4, label=label)
+    log_counts(axis)
+    axis.set(
+        xlabel="specialist tokens seen, repeats included", ylabel=_loss(data),
+        title=f"Repetition: {format_count(size)} parameters after {format_count(amount)} general tokens",
+    )  # fmt: skip
+    axis.legend(**LEGEND)
+
+
+def _band(axis: Axes, law: FittedLaw, data: FitData, params: Any, pt: Any, spec: Any, unique: Any, colour: Any, along: str = "params") -> None:
+    arrays = [np.array(item) for item in np.broadcast_arrays(*(np.asarray(item, dtype=float) for item in (params, pt, spec, unique)))]
+    # Between the sizes of the table the other conventions of N are interpolated.
+    known, order = data.params, np.argsort(data.params)
+    by = {kind: np.exp(np.interp(np.log(arrays[0]), np.log(known[order]), np.log(values[order]))) for kind, values in data.params_by.items()}
+    forecast = law.forecast(by, *arrays[1:])
+    x = arrays[0] if along == "params" else arrays[2]
+    axis.plot(x, forecast.loss, color=colour, linewidth=1.3)
+    axis.fill_between(x, forecast.low, forecast.high, color=colour, alpha=0.12, linewidth=0)
+
+
+def _loss(data: FitData) -> str:
+    return f"{'general' if data.target == 'general' else 'specialist'} loss [nats/token]"
+
+
+def _kind(data: FitData) -> str:
+    return data.params_kind.replace("_", "-")

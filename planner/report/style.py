@@ -1,0 +1,111 @@
+"""What all figures share: colours, the page around the axes, and axes of counts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from planner.units import format_count
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLOURS = ("#0072b2", "#009e73", "#e69f00", "#d55e00", "#56b4e9", "#cc79a7")
+"""For kinds; told apart by the colour-blind too (Okabe & Ito 2008). The first is the plan's, the second is good, the third marks, the fourth is bad."""
+GREY = "#6b6b6b"
+MARKERS = "osD^vP"
+LEGEND = {"frameon": False, "fontsize": 8}
+
+
+def shades(count: int) -> list[Any]:
+    """Return colours of an ordered quantity, from dark to light."""
+    from matplotlib import colormaps
+
+    return [colormaps["viridis"](at) for at in np.linspace(0, 0.88, max(1, count))]
+
+
+def sheet(panels: int = 1, *, columns: int | None = None, width: float = 6.4, height: float = 4.2) -> tuple[Figure, list[Axes]]:
+    """Make a page of panels, row by row.
+
+    Args:
+        panels: how many.
+        columns: panels in a row; all by default.
+        width: of one panel [inches].
+        height: of one panel [inches].
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    across = columns or panels
+    down = -(-panels // across)
+    figure = Figure(figsize=(width * across, height * down), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = list(figure.subplots(down, across, squeeze=False).flat)
+    for axis in axes[panels:]:
+        axis.remove()
+    for axis in axes[:panels]:
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(alpha=0.25, linewidth=0.6)
+        axis.set_axisbelow(True)
+    return figure, axes[:panels]
+
+
+def save(path: Path, draw: Callable[[Sequence[Axes]], None], *, panels: int = 1, width: float = 6.4, height: float = 4.2) -> None:
+    """Draw panels side by side into a PNG file.
+
+    Args:
+        path: the file.
+        draw: called with the axes.
+        panels: how many.
+        width: of one panel [inches].
+        height: [inches].
+    """
+    figure, axes = sheet(panels, width=width, height=height)
+    draw(axes)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}")
+    figure.savefig(temporary, format="png", dpi=150)
+    temporary.replace(path)
+
+
+def log_counts(axis: Axes, zero: float | None = None) -> None:
+    """Make the horizontal axis one of counts on a log scale, labelled at 1, 2 and 5 times each power of ten, over many decades at the powers.
+
+    Args:
+        axis: whose limits are known, so after drawing.
+        zero: where on it zero is drawn, and labelled so, if anywhere.
+    """
+    from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
+
+    axis.set_xscale("log")
+    low, high = axis.get_xlim()
+    ticks = [tick for tick in LogLocator(subs=(1.0, 2.0, 5.0) if high < 300 * low else (1.0,)).tick_values(low, high) if low <= tick <= high]
+    if zero is not None:
+        ticks = [zero, *(tick for tick in ticks if tick > 1.5 * zero)]
+    axis.xaxis.set_major_locator(FixedLocator(ticks))
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.xaxis.set_major_formatter(lambda value, _: "0" if value == zero else format_count(value))
+    axis.set_xlim(low, high)
+
+
+def colour_bar(axis: Axes, drawn: Any, values: Any, label: str) -> None:
+    """Add the scale of colours on which counts were drawn, labelled at those of the values that lie apart."""
+    assert axis.figure is not None
+    levels: list[float] = []
+    for value in np.unique(values):
+        if not levels or value > 1.4 * levels[-1]:
+            levels.append(float(value))
+    bar = axis.figure.colorbar(drawn, ax=axis, label=label, ticks=levels)
+    bar.ax.minorticks_off()
+    bar.ax.yaxis.set_major_formatter(lambda value, _: format_count(value, 2))
+
+
+def spread(items: list[Any], count: int) -> list[Any]:
+    """Take some of a list, evenly."""
+    if len(items) <= count:
+        return items
+    return [items[round(number * (len(items) - 1) / (count - 1))] for number in range(count)]
