@@ -2,24 +2,41 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from planner.allocate.optimum import coarse, interval
-from planner.allocate.problem import Problem, Request
+from planner.allocate.optimum import interval, search
+from planner.allocate.problem import Problem, Request, Size
+from planner.design.spec import MIN_TOKENS_PER_PARAMETER
+from planner.errors import DataError
 from planner.fit.fitted import LEVEL, FittedLaw
+from planner.ladder import LARGEST, SMALLEST
 from planner.laws.dual import Array
 
+SIZES = 90
+SPAN = 100.0
+"""Factor of sizes that a curve covers, down from where tokens per parameter would be too few for any law."""
+LADDER = 48
+"""Shapes from which costs and embeddings between them are smoothed."""
+DEGREE = 3
+"""Of the polynomial in ln N that smooths them."""
+FRACTIONS = np.unique(np.concatenate([np.geomspace(2e-3, 1.0, 24), np.linspace(0.01, 1.0, 100)]))
+"""Of the most specialist tokens possible."""
 NEAR = 1.2
-"""Factor outside the runs up to which a plan counts as inside."""
+"""Factor outside the runs, on any axis, up to which a plan counts as inside."""
 
 
 @dataclass(frozen=True)
 class IsoFlop:
-    """What one budget reaches at each size, the tokens split as is best there; arrays have shape (sizes,)."""
+    """What one budget reaches at each size, the tokens split as is best there; arrays have shape (sizes,).
+
+    Real shapes scatter about the ladder, in embeddings and FLOPs for a size: that is smoothed out here, and `plan allocate` keeps it. It
+    does not go below the tokens per parameter that the runs cover either, and the curve does, so that the law's own optimum shows.
+    """
 
     flops: float
     unique_spec: float
@@ -34,19 +51,19 @@ class IsoFlop:
     """Share of specialist tokens in all tokens."""
     epochs_spec: Array
     inside: Any
-    """Whether runs cover it, their compute included; boolean."""
+    """Whether the runs cover it on every axis, compute included; boolean."""
     params_interval: tuple[float, float]
-    """90 % interval of the best size over resamples, each with its own best split. Its ends are sizes that were searched."""
+    """90 % interval of the best size over resamples, each with its own best split."""
 
     @property
-    def best_params(self) -> float:
-        """Size of the least loss."""
-        return float(self.params[np.argmin(self.loss)])
+    def best(self) -> int:
+        """Number of the size with the least loss."""
+        return int(np.argmin(self.loss))
 
     @property
-    def best_loss(self) -> float:
-        """The least loss [nats/token]."""
-        return float(self.loss.min())
+    def at_end(self) -> bool:
+        """Whether the least loss is at an end of the sizes: then it is no optimum."""
+        return self.best in (0, len(self.params) - 1)
 
 
 def iso_flops(law: FittedLaw, budgets: Sequence[float], unique_spec: float) -> list[IsoFlop]:
@@ -58,21 +75,49 @@ def iso_flops(law: FittedLaw, budgets: Sequence[float], unique_spec: float) -> l
         unique_spec: distinct specialist tokens there are.
 
     Raises:
-        DataError: a budget allows no plan.
+        DataError: a budget is too small for any size.
     """
     return [_curve(Problem.of(law, Request(flops, unique_spec))) for flops in budgets]
 
 
 def _curve(problem: Problem) -> IsoFlop:
-    found = coarse(problem)
-    plans = found.plans
+    flops, unique = problem.request.flops, problem.request.unique_spec
+    plans = problem.plans(_sizes(problem), FRACTIONS)
+    found = search(problem, plans)
     of_size = [np.flatnonzero(plans.size == number) for number in range(len(plans.sizes))]
     best = np.array([rows[found.expected[rows].argmin()] for rows in of_size])
-    best = best[np.argsort(plans.params[best])]
     low, high = np.exp(np.quantile(found.resamples[:, best], [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0))
-    spec, unique = plans.tokens_spec[best], plans.unique_spec[best]
-    distance = problem.law.support.distance(plans.params[best], plans.tokens_pt[best], spec, unique)
+    params, spec = plans.params[best], plans.tokens_spec[best]
+    factors = problem.law.support.factors(params, plans.tokens_pt[best], spec, plans.unique_spec[best], plans.flops[best])
+    inside = np.max(list(factors.values()), axis=0) <= NEAR
     return IsoFlop(
-        problem.request.flops, problem.request.unique_spec, plans.params[best], np.exp(found.expected[best]), low, high, plans.share[best],
-        spec / unique, distance <= np.log(NEAR), interval(found, plans.params, LEVEL),
-    )  # fmt: skip
+        flops, unique, params, np.exp(found.expected[best]), low, high, plans.share[best], spec / unique, inside, interval(found, plans.params, LEVEL)
+    )
+
+
+def _sizes(problem: Problem) -> tuple[Size, ...]:
+    """List sizes evenly in ln N, with the costs and embeddings that the ladder has about there."""
+    flops = problem.request.flops
+    most = math.sqrt(flops / (6 * MIN_TOKENS_PER_PARAMETER))
+    least = most / SPAN
+    if problem.recipe is not None:
+        least, most = max(least, SMALLEST), min(most, LARGEST)
+    if most <= least:
+        raise DataError(f"{flops:.3g} FLOPs are too few for the smallest model", remedy="give a larger budget")
+    params = np.geomspace(least, most, SIZES)
+    if problem.recipe is None:
+        return tuple(Size(float(value), None, 6.0 * value, None) for value in params)
+    ladder = [problem.size(float(value)) for value in np.geomspace(least, most, LADDER)]
+    log_known = np.log([size.params_non_embedding for size in ladder])
+    middle = log_known.mean()
+
+    def smooth(ratios: list[float]) -> Array:
+        return np.exp(np.polyval(np.polyfit(log_known - middle, np.log(ratios), DEGREE), np.log(params) - middle))
+
+    cost = params * smooth([size.flops_per_token / size.params_non_embedding for size in ladder])
+    total = params * smooth([(size.params_total or size.params_non_embedding) / size.params_non_embedding for size in ladder])
+    sizes = [Size(float(size), float(whole), float(flops_per_token), None) for size, whole, flops_per_token in zip(params, total, cost, strict=True)]
+    kept = [size for size in sizes if flops / size.flops_per_token >= max(MIN_TOKENS_PER_PARAMETER * size.params_non_embedding, problem.min_tokens_stage)]
+    if not kept:
+        raise DataError(f"{flops:.3g} FLOPs are too few for any model of the recipe", remedy="give a larger budget")
+    return tuple(kept)

@@ -61,7 +61,8 @@ def allocate(
         say(f"warning: {warning}")
     say(f"written: {out}")
     if figure:
-        from planner.report.figures import save, split_curve
+        from planner.report.plans import split_curve
+        from planner.report.style import save
 
         save(out.with_suffix(".png"), lambda axes: split_curve(axes[0], answer))
         say(f"written: {out.with_suffix('.png')}")

@@ -40,35 +40,41 @@ def backtest(
     """Replay history."""
     from planner.artifacts import read_json, sha256_file
     from planner.backtest import backtest as replay
-    from planner.cli.paths import runs_file
+    from planner.cli.paths import runs_files
     from planner.fit.data import PARAMS_KINDS
     from planner.runs import read_runs
 
     if params_kind not in (*PARAMS_KINDS, "auto"):
         raise InputError(f"--params-kind {params_kind!r} is not known", remedy=f"choose one of {', '.join(PARAMS_KINDS)}, auto")
     limits = [parse_flops(text) for text in cutoffs.split(",")] if cutoffs else []
-    runs = runs_file(path)
-    target = out or runs.with_name("backtest.json")
-    frame = read_runs(runs, column_mapping(mapping or []))
+    tables = runs_files(path)
+    if out and len(tables) > 1:
+        raise InputError(f"--out names one file, and {path} holds {len(tables)} runs tables", remedy="name one table, or leave --out away")
     kinds = () if params_kind == "auto" else (params_kind,)
-    with bar("backtest", 1.0) as shown:
-        result = replay(
-            frame, law, params_kinds=kinds, cutoffs=limits, keep=tuple(keep or ()), resamples=resamples, seed=seed,
-            progress=lambda what, share: shown.update(share, what),
-        )  # fmt: skip
-    result.save(target, {"runs": sha256_file(runs)})
-    written = [target]
-    if figures:
-        from planner.report.backtest import page
+    documents = []
+    for runs in tables:
+        target = out or runs.with_name("backtest.json")
+        frame = read_runs(runs, column_mapping(mapping or []))
+        with bar(f"backtest of {runs}", 1.0) as shown:
+            result = replay(
+                frame, law, params_kinds=kinds, cutoffs=limits, keep=tuple(keep or ()), resamples=resamples, seed=seed,
+                progress=shown.tell,
+            )  # fmt: skip
+        result.save(target, {"runs": sha256_file(runs)})
+        written = [target]
+        if figures:
+            from planner.report.backtest import page
 
-        written.append(target.parent / "figures" / f"{target.stem}.png")
-        page(written[1], result)
+            written.append(target.parent / "figures" / f"{target.stem}.png")
+            page(written[1], result)
+        if as_json:
+            documents.append(read_json(target))
+        else:
+            show(result)
+        for item in written:
+            say(f"written: {item}")
     if as_json:
-        give(read_json(target))
-    else:
-        show(result)
-    for item in written:
-        say(f"written: {item}")
+        give(documents[0] if len(documents) == 1 else documents)
 
 
 def show(result: Backtest) -> None:

@@ -97,6 +97,10 @@ class Bar:
             self._told = now
             say(f"{self._what}: {share:.0%}{', ' + note if note else ''}{', ' + left if left else ''}")
 
+    def tell(self, what: str, share: float) -> None:
+        """Tell what is being worked on and the share that is done, of a bar with a total of 1."""
+        self.update(share, what)
+
     def line(self, text: str) -> None:
         """Write a message between."""
         if self._bar is not None:

@@ -1,4 +1,4 @@
-"""`plan laws` and `plan fit`."""
+"""`plan fit`."""
 
 from __future__ import annotations
 
@@ -14,43 +14,13 @@ from planner.errors import InputError, StateError
 if TYPE_CHECKING:
     from planner.fit.fitted import FittedLaw
 
-LAWS_HELP = (
-    "List the laws that can be fitted: formula, parameters, units, source, when to use.\n\n"
-    "Example: plan laws\n\nExample: plan laws gap-competing\n\n"
-    "A law of your own is one file with a tuple LAWS, named in the environment variable PLANNER_LAWS; docs/laws.md shows one."
-)
-FIT_HELP = (
+HELP = (
     "Fit a law to a runs table, with intervals; write law.json and figures.\n\n"
     "Example: plan fit sweeps/\n\n"
     "Example: plan fit sweeps/medicine --law auto --bootstrap 1000 --profile\n\n"
     "Example: plan fit sweeps/medicine --target general\n\n"
     "Example: plan fit my_runs.csv --map params_non_embedding=N --map tokens_pt=D --map loss_spec=loss"
 )
-
-
-def laws(
-    name: Annotated[str | None, typer.Argument(help="One law; all by default.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False,
-) -> None:
-    """List the laws."""
-    from planner.laws import LAWS, law_named
-
-    chosen = [law_named(name)] if name else list(LAWS.values())
-    if as_json:
-        give([{"name": law.name, "formula": law.formula, "source": law.source, "use": law.use, "stages": law.stages, "repeats": law.repeats,
-               "target": law.target, "parameters": [{"name": item.name, "unit": item.unit, "low": item.low, "high": item.high} for item in law.parameters]}
-              for law in chosen])  # fmt: skip
-        return
-    from rich.console import Console
-
-    console = Console(highlight=False)
-    for law in chosen:
-        stages = "one stage, with repeats" if law.repeats else "one stage" if law.stages == 1 else "two stages"
-        of = "general" if law.target == "general" else "specialist"
-        console.print(f"[bold]{law.name}[/bold]  ({stages}, {of} loss, {len(law.parameters)} parameters)")
-        units = ", ".join(f"{item.name} [{item.unit}]" for item in law.parameters)
-        for what, text in (("L =", law.formula), ("parameters:", units), ("source:", law.source), ("use:", law.use)):
-            console.print(f"    {what} {text}", markup=False)
 
 
 def fit(
@@ -69,41 +39,44 @@ def fit(
     as_json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False,
 ) -> None:
     """Fit a law."""
-    from planner.artifacts import sha256_file
+    from planner.artifacts import read_json, sha256_file
     from planner.cli.fit_tables import show, show_profiles
-    from planner.cli.paths import runs_file
+    from planner.cli.paths import runs_files
     from planner.fit.data import PARAMS_KINDS, fit_data
     from planner.fit.fit import fit as fit_law
     from planner.runs import read_runs
 
     if params_kind not in (*PARAMS_KINDS, "auto"):
         raise InputError(f"--params-kind {params_kind!r} is not known", remedy=f"choose one of {', '.join(PARAMS_KINDS)}, auto")
-    runs = runs_file(path)
-    place = out or runs.with_name("law.json" if target == "spec" else f"law_{target}.json")
-    frame = read_runs(runs, column_mapping(mapping or []))
-    data = fit_data(frame, keep=tuple(keep or ()), target=target)
-    kinds = tuple(data.params_by) if params_kind == "auto" else (params_kind,)
-    if not set(kinds) <= set(data.params_by):
-        raise InputError(f"the column {PARAMS_KINDS[params_kind]} is missing or has gaps", remedy="fill it, or choose the other --params-kind")
-    source = {**_source(runs, frame, place), "runs": runs.name, "flagged": _flag_counts(frame), "kept_flags": keep or []}
-    with bar("fit", 1.0) as shown:
-
-        def tell(what: str, share: float) -> None:
-            shown.update(share, what)
-
-        fitted = fit_law(data, law, params_kinds=kinds, resamples=resamples, scheme=resampling, seed=seed, source=source, progress=tell)
-    fitted.save(place, {"runs": sha256_file(runs)})
-    drawn = _draw(fitted, data, place.parent / "figures") if figures and target == "spec" else []
+    tables = runs_files(path)
+    if out and len(tables) > 1:
+        raise InputError(f"--out names one file, and {path} holds {len(tables)} runs tables", remedy="name one table, or leave --out away")
+    documents = []
+    for runs in tables:
+        place = out or runs.with_name("law.json" if target == "spec" else f"law_{target}.json")
+        frame = read_runs(runs, column_mapping(mapping or []))
+        data = fit_data(frame, keep=tuple(keep or ()), target=target)
+        kinds = tuple(data.params_by) if params_kind == "auto" else (params_kind,)
+        if not set(kinds) <= set(data.params_by):
+            raise InputError(f"the column {PARAMS_KINDS[params_kind]} is missing or has gaps", remedy="fill it, or choose the other --params-kind")
+        source = {**_source(runs, frame, place), "runs": runs.name, "flagged": _flag_counts(frame), "kept_flags": keep or []}
+        with bar(f"fit of {runs}", 1.0) as shown:
+            fitted = fit_law(
+                data, law, params_kinds=kinds, resamples=resamples, scheme=resampling, seed=seed, source=source,
+                progress=shown.tell,
+            )  # fmt: skip
+        fitted.save(place, {"runs": sha256_file(runs)})
+        drawn = _draw(fitted, data, place.parent / "figures") if figures and target == "spec" else []
+        if as_json:
+            documents.append(read_json(place))
+        else:
+            show(fitted)
+            if profile:
+                show_profiles(fitted, data)
+        for item in [place, *drawn]:
+            say(f"written: {item}")
     if as_json:
-        from planner.artifacts import read_json
-
-        give(read_json(place))
-    else:
-        show(fitted)
-        if profile:
-            show_profiles(fitted, data)
-    for item in [place, *drawn]:
-        say(f"written: {item}")
+        give(documents[0] if len(documents) == 1 else documents)
 
 
 def column_mapping(pairs: list[str]) -> dict[str, str]:
@@ -157,7 +130,9 @@ def _flag_counts(frame: Any) -> dict[str, int]:
 
 
 def _draw(law: FittedLaw, data: Any, folder: Path) -> list[Path]:
-    from planner.report.figures import forecasts, holdout, save, size_slices, token_slices
+    from planner.report.law import size_slices, token_slices
+    from planner.report.residuals import forecasts, holdout
+    from planner.report.style import save
 
     drawn = [folder / "law.png"]
     if data.two_stage:

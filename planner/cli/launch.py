@@ -64,7 +64,8 @@ def verify(
     as_json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False,
 ) -> None:
     """Verify a run."""
-    from planner.report.figures import save, verification
+    from planner.report.plans import verification
+    from planner.report.style import save
     from planner.verify import verify as compare
 
     result = compare(folder)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from planner.cli import allocate, backtest, corpus, demo, fit, launch, sweep
+from planner.cli import allocate, backtest, corpus, demo, fit, launch, laws, sweep
 from planner.cli.console import PlanGroup
 
 app = typer.Typer(
@@ -19,8 +19,8 @@ app = typer.Typer(
 )
 app.add_typer(corpus.app, name="corpus")
 app.add_typer(sweep.app, name="sweep")
-app.command("laws", help=fit.LAWS_HELP)(fit.laws)
-app.command("fit", help=fit.FIT_HELP)(fit.fit)
+app.command("laws", help=laws.HELP)(laws.laws)
+app.command("fit", help=fit.HELP)(fit.fit)
 app.command("backtest", help=backtest.HELP)(backtest.backtest)
 app.command("allocate", help=allocate.HELP)(allocate.allocate)
 app.command("launch", help=launch.LAUNCH_HELP)(launch.launch)

@@ -32,13 +32,15 @@ def only_file(folder: Path, name: str, remedy: str) -> Path:
     raise InputError(f"{folder} holds several {name}: {', '.join(str(path) for path in found)}", remedy="name one of them")
 
 
-def runs_file(path: Path) -> Path:
-    """Return the runs table that a path means."""
+def runs_files(path: Path) -> list[Path]:
+    """Return the runs tables that a path means: the file itself, that of a sweep's folder, or those of all sweeps in a folder."""
+    if path.is_dir() and not (path / "runs.csv").is_file() and (found := sorted(path.glob("*/runs.csv"))):
+        return found
     if path.is_file():
-        return path
+        return [path]
     if not path.exists():
         raise InputError(f"there is no file or folder {path}", remedy="give a sweep folder, or a CSV, JSON Lines or parquet table of runs")
-    return only_file(path, "runs.csv", "run plan sweep run first, or name a table of runs")
+    return [only_file(path, "runs.csv", "run plan sweep run first, or name a table of runs")]
 
 
 def law_file(path: Path | None) -> Path:

@@ -132,7 +132,8 @@ def tune_lr(
     from planner.cli.paths import default_workers, sweep_folder
     from planner.cli.progress import Watch
     from planner.engines.local import LocalEngine
-    from planner.report.figures import learning_rates, save
+    from planner.report.learning_rates import learning_rates
+    from planner.report.style import save
     from planner.sweep import Sweep
     from planner.tune import Probes, default_rates, default_sizes, probe_sweep, tune_learning_rate, write_rule
 

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING
 
 from planner.backtest import Backtest
 from planner.decisions import ANY, COPY, HINDSIGHT, LARGEST, MOST_SPECIALIST, PLAN
-from planner.report.figures import COLOURS, GREY, save
+from planner.report.style import COLOURS, GREY, MARKERS, save
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-MARKERS = "osD^vP"
 WAYS = {PLAN: COLOURS[0], HINDSIGHT: "#9fb0d8", ANY: "#b9b9b9", LARGEST: COLOURS[1], MOST_SPECIALIST: COLOURS[2], COPY: COLOURS[5]}
 """Who chooses, and its colour."""
 BARS = 0.84

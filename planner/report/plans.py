@@ -3,58 +3,75 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from planner.allocate.allocation import Allocation
 from planner.allocate.isoflop import IsoFlop
-from planner.report.style import COLOURS, LEGEND, MARKERS, log_counts, shades
+from planner.decisions import with_text
+from planner.fit.data import FitData
+from planner.report.style import COLOURS, GREY, LEGEND, MARKERS, legend_below, log_counts, shades
 from planner.units import format_count, format_interval
 from planner.verify import Verification
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+SAME_BUDGET = 1.1
+"""Runs whose FLOPs are within this factor of a budget are drawn with its curve."""
+HIGHEST = 1.3
+"""Curves are drawn up to this multiple of the highest of their minima."""
+OPTIMUM: dict[str, Any] = {"markeredgecolor": "black", "markersize": 7}
 
-def iso_flop(axis: Axes, curves: Sequence[IsoFlop], measured: Sequence[tuple[float, float]] = ()) -> None:
-    """Draw the best loss at each size for several budgets, each with its optimum and the optimum's interval.
+def iso_flop(axis: Axes, curves: Sequence[IsoFlop], data: FitData | None = None) -> None:
+    """Draw the best loss at each size for several budgets, each with its optimum and the optimum's interval; dotted outside the runs.
 
     Args:
         axis: where.
         curves: one a budget, of the same amount of distinct specialist text.
-        measured: non-embedding parameters and loss of runs that were trained at one of the budgets, if any.
+        data: runs, if any, of which those at one of the budgets that went as they would have gone with this amount of text are drawn.
     """
     for number, (colour, curve) in enumerate(zip(shades(len(curves)), curves, strict=True)):
-        inside = np.where(curve.inside, curve.loss, np.nan)
-        label = f"{curve.flops:.3g} FLOPs: {format_count(curve.best_params)} {format_interval(*curve.params_interval)}"
         axis.fill_between(curve.params, curve.low, curve.high, color=colour, alpha=0.13, linewidth=0)
         axis.plot(curve.params, curve.loss, ":", color=colour, linewidth=1.4)
-        axis.plot(curve.params, inside, "-", color=colour, linewidth=1.8)
-        axis.plot(curve.params_interval, [curve.best_loss] * 2, "-", color=colour, linewidth=5, alpha=0.45, solid_capstyle="butt")
-        axis.plot([curve.best_params], [curve.best_loss], MARKERS[number % len(MARKERS)], color=colour, markeredgecolor="black", markersize=7, label=label)
-    if measured:
-        axis.plot(*zip(*measured, strict=True), "x", color="black", markersize=5, label="trained, various splits")
+        axis.plot(curve.params, np.where(curve.inside, curve.loss, np.nan), "-", color=colour, linewidth=1.8)
+        best, loss = float(curve.params[curve.best]), float(curve.loss[curve.best])
+        if curve.at_end:
+            axis.plot([], [], "-", color=colour, label=f"{curve.flops:.3g} FLOPs: no optimum among the sizes")
+        else:
+            label = f"{curve.flops:.3g} FLOPs: {format_count(best)} {format_interval(*curve.params_interval)}"
+            axis.plot(curve.params_interval, [loss, loss], "-", color=colour, linewidth=6, alpha=0.4, solid_capstyle="butt")
+            axis.plot([best], [loss], MARKERS[number % len(MARKERS)], color=colour, label=label, **OPTIMUM)
+        if data is not None:
+            rows = np.abs(np.log(data.flops / curve.flops)) < np.log(SAME_BUDGET)
+            rows &= np.logical_and(with_text(data, curve.unique_spec), data.tokens_spec > 0)
+            axis.plot(data.params_by["non_embedding"][rows], np.exp(data.log_loss[rows]), "x", color=colour, markersize=5, markeredgewidth=1.3)
+    if data is not None:
+        axis.plot([], [], "x", color=GREY, label="trained at about the budget, any split")
+    axis.set_ylim(0.98 * min(curve.low.min() for curve in curves), HIGHEST * max(curve.loss.min() for curve in curves))
     log_counts(axis)
-    unique = f", {format_count(curves[0].unique_spec)} distinct specialist tokens" if curves else ""
-    axis.set(
-        xlabel="non-embedding parameters N", ylabel="specialist loss [nats/token]", title=f"Best loss at each size{unique}",
-    )  # fmt: skip
-    axis.legend(**LEGEND, title="budget: best size [90 % interval]", title_fontsize=8)
+    unique = f", {format_count(curves[0].unique_spec)} distinct specialist tokens"
+    axis.set(xlabel="non-embedding parameters N", ylabel="specialist loss [nats/token]", title=f"Best loss at each size{unique}")
+    legend_below(axis, "budget: best size [90 % interval]; dotted: outside the runs")
 
 
 def iso_flop_shares(axis: Axes, curves: Sequence[IsoFlop]) -> None:
-    """Draw the best share of specialist tokens at each size for several budgets."""
+    """Draw the best share of specialist tokens at each size for several budgets; dotted outside the runs."""
     for number, (colour, curve) in enumerate(zip(shades(len(curves)), curves, strict=True)):
-        at = int(np.argmin(curve.loss))
-        axis.plot(curve.params, curve.share_spec, "-", color=colour, linewidth=1.6)
-        label = f"{curve.flops:.3g} FLOPs: {curve.share_spec[at]:.0%}, {curve.epochs_spec[at]:.2g} epochs"
-        axis.plot([curve.best_params], [curve.share_spec[at]], MARKERS[number % len(MARKERS)], color=colour, markeredgecolor="black", markersize=7, label=label)
+        share = curve.share_spec[curve.best]
+        axis.plot(curve.params, curve.share_spec, ":", color=colour, linewidth=1.4)
+        axis.plot(curve.params, np.where(curve.inside, curve.share_spec, np.nan), "-", color=colour, linewidth=1.8)
+        label = f"{curve.flops:.3g} FLOPs: {share:.0%}, {curve.epochs_spec[curve.best]:.2g} epochs"
+        if curve.at_end:
+            axis.plot([], [], "-", color=colour, label=f"{label}, at the end of the sizes")
+        else:
+            axis.plot([curve.params[curve.best]], [share], MARKERS[number % len(MARKERS)], color=colour, label=label, **OPTIMUM)
     axis.set_ylim(0, 1.02)
     log_counts(axis)
     axis.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-    axis.set(xlabel="non-embedding parameters N", ylabel="specialist tokens in all tokens", title="Best split at each size")
-    axis.legend(**LEGEND, title="budget: at the best size", title_fontsize=8)
+    axis.set(xlabel="non-embedding parameters N", ylabel="share of specialist tokens in all tokens", title="Best split at each size")
+    legend_below(axis, "budget: split at its least loss")
 
 
 def split_curve(axis: Axes, allocation: Allocation, measured: Sequence[tuple[float, float]] = ()) -> None:

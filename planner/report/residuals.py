@@ -19,8 +19,10 @@ ALONG = {
     "tokens_spec": "specialist tokens seen, repeats included", "epochs": "epochs: specialist tokens seen over distinct ones",
 }  # fmt: skip
 """What residuals can be drawn against."""
-LEVELS_PER_DECADE = 8
-"""Runs within one part of a decade share a mean."""
+APART = 1.25
+"""Runs share a mean where no gap of this factor parts them."""
+JITTER = 0.012
+"""How far points are moved, as a share of the axis."""
 
 
 def forecasts(axis: Axes, law: FittedLaw, data: FitData) -> None:
@@ -40,7 +42,7 @@ def forecasts(axis: Axes, law: FittedLaw, data: FitData) -> None:
 def residuals(axis: Axes, law: FittedLaw, data: FitData, along: str) -> None:
     """Draw how far runs lie from the law, against one of `ALONG`; coloured by size, or against size by specialist tokens.
 
-    A dash is the mean of the runs around it; the band is one deviation of a run either way.
+    A dash is the mean of the runs around it; the band is one deviation of a run either way. Points are moved a little sideways, to be told apart.
     """
     from matplotlib.colors import LogNorm
 
@@ -50,23 +52,24 @@ def residuals(axis: Axes, law: FittedLaw, data: FitData, along: str) -> None:
     # Runs with none of it stand half a decade left of the others.
     zero = float(values[values > 0].min()) / 3 if (values == 0).any() and (values > 0).any() else None
     x = np.where(values > 0, values, zero or 1.0)
+    aside = x * np.exp(JITTER * np.log(x.max() / x.min()) * np.random.default_rng(0).uniform(-1, 1, data.count))
     noise = 100 * law.noise
     axis.axhspan(-noise, noise, color=GREY, alpha=0.15, linewidth=0, label=f"noise of a run: ±{noise:.2f} %")
     axis.axhline(0, color=GREY, linewidth=1)
     tokens = data.tokens_pt if not data.two_stage and not data.repeats else data.tokens_spec
     colours = tokens if along == "params" else data.params
     shown = colours > 0
-    axis.scatter(x[~shown], off[~shown], s=16, facecolor="none", edgecolor=GREY, linewidth=1, label="no specialist tokens" if (~shown).any() else None)
+    axis.scatter(aside[~shown], off[~shown], s=16, facecolor="none", edgecolor=GREY, linewidth=1, label="no specialist tokens" if (~shown).any() else None)
     if shown.any():
-        drawn = axis.scatter(x[shown], off[shown], s=16, c=colours[shown], cmap="viridis", norm=LogNorm(), alpha=0.85, linewidth=0)
+        drawn = axis.scatter(aside[shown], off[shown], s=16, c=colours[shown], cmap="viridis", norm=LogNorm(), alpha=0.85, linewidth=0)
         colour_bar(axis, drawn, colours[shown], ALONG["tokens_spec" if data.tokens_spec.any() else "tokens_pt"] if along == "params" else ALONG["params"])
-    levels = np.round(LEVELS_PER_DECADE * np.log10(x))
-    for number, level in enumerate(np.unique(levels)):
-        near = levels == level
+    order = np.argsort(x)
+    groups = np.split(order, np.flatnonzero(np.diff(np.log(x[order])) > np.log(APART)) + 1)
+    for number, near in enumerate(groups):
         label = "mean of the runs around" if number == 0 else None
         axis.plot(np.exp(np.log(x[near]).mean()), off[near].mean(), "_", color="black", markersize=15, markeredgewidth=2, label=label)
     log_counts(axis, zero)
-    axis.set(xlabel=ALONG[along], ylabel="measured over law, minus 1 [%]", title=f"Residuals by {ALONG[along].split(':')[0].split(',')[0]}")
+    axis.set(xlabel=ALONG[along], ylabel="measured minus law [% of the law]", title=f"Residuals by {ALONG[along].split(':')[0].split(',')[0]}")
     axis.legend(**LEGEND)
 
 
@@ -80,6 +83,6 @@ def holdout(axis: Axes, law: FittedLaw) -> None:
     axis.plot(measured, forecast, "o", color=COLOURS[0], markersize=4)
     axis.set(
         xlabel="measured [nats/token]", ylabel="forecast [nats/token]",
-        title=f"{format_count(found['params'])} parameters, unseen by the law: {found['mean_absolute_percent']:.2f} % mean error",
+        title=f"{format_count(found['params'])} parameters, unseen: {found['mean_absolute_percent']:.2f} % mean error",
     )  # fmt: skip
     axis.legend(**LEGEND)

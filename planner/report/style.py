@@ -18,7 +18,7 @@ COLOURS = ("#0072b2", "#009e73", "#e69f00", "#d55e00", "#56b4e9", "#cc79a7")
 """For kinds; told apart by the colour-blind too (Okabe & Ito 2008). The first is the plan's, the second is good, the third marks, the fourth is bad."""
 GREY = "#6b6b6b"
 MARKERS = "osD^vP"
-LEGEND = {"frameon": False, "fontsize": 8}
+LEGEND: dict[str, Any] = {"frameon": False, "fontsize": 8}
 
 
 def shades(count: int) -> list[Any]:
@@ -92,6 +92,11 @@ def log_counts(axis: Axes, zero: float | None = None) -> None:
     axis.set_xlim(low, high)
 
 
+def legend_below(axis: Axes, title: str | None = None, columns: int = 2) -> None:
+    """Put the legend under the axis, where it covers nothing."""
+    axis.legend(**LEGEND, title=title, title_fontsize=8, ncols=columns, loc="upper center", bbox_to_anchor=(0.5, -0.15))
+
+
 def colour_bar(axis: Axes, drawn: Any, values: Any, label: str) -> None:
     """Add the scale of colours on which counts were drawn, labelled at those of the values that lie apart."""
     assert axis.figure is not None
@@ -101,7 +106,7 @@ def colour_bar(axis: Axes, drawn: Any, values: Any, label: str) -> None:
             levels.append(float(value))
     bar = axis.figure.colorbar(drawn, ax=axis, label=label, ticks=levels)
     bar.ax.minorticks_off()
-    bar.ax.yaxis.set_major_formatter(lambda value, _: format_count(value, 2))
+    bar.ax.yaxis.set_major_formatter(lambda value, _: format_count(value))
 
 
 def spread(items: list[Any], count: int) -> list[Any]:

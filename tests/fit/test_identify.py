@@ -1,0 +1,95 @@
+"""Tables that cannot tell a law's parameters apart are refused or warned of, each with its own sentence."""
+
+import warnings
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from planner.errors import DataError, InputError, PlannerWarning
+from planner.fit.data import FitData
+from planner.fit.fit import fit
+from planner.fit.identify import check, reason_against
+from planner.fit.select import candidates
+from planner.laws import LAWS
+
+
+def table(params: list[float], pt: list[float], spec: list[float], unique: list[float]) -> FitData:
+    n, d, s, u = (grid.ravel() for grid in np.meshgrid(params, pt, spec, unique, indexing="ij"))
+    keep = d + s > 0
+    n, d, s, u = n[keep], d[keep], s[keep], u[keep]
+    ids = [str(k) for k in range(len(n))]
+    return FitData(ids, {"non_embedding": n}, d, s, np.where(s > 0, u, np.nan), np.full(len(n), 1.0), 6 * n * (d + s), np.arange(len(n)), None)
+
+
+SIZES, TOKENS, SPECIAL, TEXT = [1e4, 3e4, 1e5, 3e5], [0.0, 1e6, 3e6, 9e6], [0.0, 2e5, 8e5, 3e6], [1e5, 1e6]
+
+
+def test_a_good_table_passes_in_silence() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check(table(SIZES, TOKENS, SPECIAL, TEXT))
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (table(SIZES[:2], TOKENS, SPECIAL, TEXT), "2 distinct model sizes"),
+        (table([1e5, 1.01e5, 1.02e5, 1.03e5], TOKENS, SPECIAL, TEXT), "1 distinct model sizes"),
+        (table(SIZES, TOKENS[1:3], [0.0], [1.0]), "2 distinct token counts"),
+        (table(SIZES, [1e6], SPECIAL, TEXT), "one value of tokens_pt"),
+        (table(SIZES, TOKENS, [1e6], TEXT), "one value of tokens_spec"),
+    ],
+    ids=["two sizes", "one size in disguise", "two token counts", "one general amount", "one specialist amount"],
+)
+def test_refusals(data: FitData, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        check(data)
+
+
+def test_tokens_in_step_with_size_are_refused() -> None:
+    data = table(SIZES, [1e6, 2e6, 4e6], [0.0], [1.0])
+    with pytest.raises(DataError, match="same tokens per parameter"):
+        check(replace(data, tokens_pt=20 * data.params))
+
+
+def test_specialist_tokens_in_step_with_general_ones_are_refused() -> None:
+    data = table(SIZES, TOKENS[1:], [1e5], TEXT)
+    with pytest.raises(DataError, match="same tokens_spec / tokens_pt"):
+        check(replace(data, tokens_spec=0.1 * data.tokens_pt))
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (table([1e5, 2e5, 4e5], TOKENS, SPECIAL, TEXT), "under a decade"),
+        (table(SIZES, TOKENS, SPECIAL, [1e7]), "more than one epoch"),
+        (table(SIZES, TOKENS, SPECIAL, [1e5]), "one amount of distinct"),
+        (table(SIZES, TOKENS[1:3], SPECIAL, TEXT), "2 values of tokens_pt"),
+    ],
+    ids=["under a decade", "one epoch", "one amount of text", "exponent and offset"],
+)
+def test_warnings(data: FitData, message: str) -> None:
+    with pytest.warns(PlannerWarning, match=message):
+        check(data)
+
+
+def test_laws_that_the_rows_cannot_carry_are_no_candidates() -> None:
+    fresh, one_text, small = table(SIZES, TOKENS, SPECIAL, [1e7]), table(SIZES, TOKENS, SPECIAL, [1e5]), table(SIZES[:3], TOKENS[:2], SPECIAL[:3], [1e5])
+    penalised = LAWS["transfer-penalised"]
+    assert "passes" in str(reason_against(penalised, fresh))
+    assert "one amount" in str(reason_against(penalised, one_text))
+    assert "parameters" in str(reason_against(penalised, small))
+    assert reason_against(penalised, table(SIZES, TOKENS, SPECIAL, TEXT)) is None
+    assert penalised not in candidates(fresh) and LAWS["transfer-saturating"] in candidates(fresh)
+
+
+def test_a_law_of_another_kind_of_table_is_refused(synthetic: FitData) -> None:
+    with pytest.raises(InputError, match="general loss"):
+        fit(synthetic, "forgetting")
+    with pytest.raises(DataError, match="repeats"):
+        fit(synthetic, "data-constrained")
+    with pytest.raises(DataError, match="two stages"):
+        fit(table(SIZES, [1e6, 3e6, 9e6, 3e7], [0.0], [1.0]), "transfer-saturating")
+    with pytest.warns(PlannerWarning, match="blind"):
+        fit(synthetic, "chinchilla", resamples=20)
