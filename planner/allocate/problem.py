@@ -102,6 +102,14 @@ class Problem:
     @classmethod
     def of(cls, law: FittedLaw, request: Request) -> Problem:
         """Make a problem; recipe and vocabulary are those that the law was measured with."""
+        for member in law.members:
+            if member.law.target != "spec":
+                raise InputError(f"the law {member.law.name} is of the {member.law.target} loss", remedy="give a law of the specialist loss")
+            if member.law.repeats:
+                raise InputError(
+                    f"the law {member.law.name} is of one corpus and its repeats, and knows no general stage",
+                    remedy="give a law of two stages, or of one without repeats",
+                )
         recipe = law.source.get("recipe")
         if not recipe and any(member.params_kind == "total" for member in law.members):
             raise InputError(

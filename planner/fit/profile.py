@@ -97,12 +97,17 @@ def _held(law: Law, points: Points, log_loss: Array, theta: Array, chosen: Seque
             starts.append(start)
             fixed.append(held)
     weights = np.ones((1, points.count))
-    solution = solve(
-        law, points, log_loss, np.array(starts), weights, deltas=DELTAS[1:], iterations=STEPS, tolerance=TOLERANCE, fixed=np.array(fixed)
-    )
+    start, held = np.array(starts), np.array(fixed)
+    first = solve(law, points, log_loss, start, weights, deltas=DELTAS[1:], iterations=STEPS, tolerance=TOLERANCE, fixed=held)
+    value = first.objective
+    # Once more from what the neighbours on either side found: a held value may have stopped in a side valley.
+    for shift in (1, -1):
+        near = np.where(held, start, np.roll(first.theta, shift, axis=0))
+        again = solve(law, points, log_loss, near, weights, deltas=DELTAS[-1:], iterations=STEPS, tolerance=TOLERANCE, fixed=held)
+        value = np.minimum(value, again.objective)
     least = solve(law, points, log_loss, theta[None], weights, deltas=DELTAS[-1:], iterations=STEPS).objective[0]
     ends = np.cumsum([len(grid) for grid in grids])[:-1]
-    return list(np.split(np.maximum(solution.objective - min(least, solution.objective.min()), 0.0), ends))
+    return list(np.split(np.maximum(value - min(least, value.min()), 0.0), ends))
 
 
 def _threshold(law: Law, points: Points, log_loss: Array, theta: Array) -> float:

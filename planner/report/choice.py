@@ -95,7 +95,7 @@ def profiles(axes: Sequence[Axes], member: Member, found: Sequence[Profile]) -> 
 def _profile(axis: Axes, one: Profile, best: float, interval: tuple[float, float]) -> None:
     axis.plot(one.value, one.excess, ".-", color=COLOURS[0], linewidth=1.3, markersize=4, label="excess of the objective / threshold of 90 %")
     axis.axhline(1, color=COLOURS[3], linewidth=1, linestyle="--", label="90 %")
-    axis.plot(interval, [0.4, 0.4], color=COLOURS[2], linewidth=5, solid_capstyle="butt", alpha=0.8, label="90 % of the resamples")
+    axis.plot(interval, [0.4, 0.4], "|-", color=COLOURS[2], linewidth=5, markersize=11, solid_capstyle="butt", label="90 % of the resamples")
     axis.plot([best], [0], "o", color="black", markersize=5, clip_on=False, zorder=5, label="fitted")
     inside = [value for value, is_open in ((one.low, one.open_low), (one.high, one.open_high)) if not is_open]
     ends = [best, *interval, *inside]

@@ -14,6 +14,8 @@ from planner.units import format_count
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+HIGHEST = 1.15
+"""Multiple of the highest loss measured up to which slices by tokens are drawn."""
 
 def size_slices(axis: Axes, law: FittedLaw, data: FitData) -> None:
     """Draw loss by model size with the law's band, for the cells that most sizes share."""
@@ -58,9 +60,11 @@ def token_slices(axis: Axes, law: FittedLaw, data: FitData, params: float | None
         label = f"{format_count(unique)} distinct"
         axis.plot(data.tokens_spec[chosen], np.exp(data.log_loss[chosen]), MARKERS[number], color=colour, markersize=4, label=label)
     log_counts(axis)
+    # Lines far beyond their runs may leave the panel; they would flatten all others.
+    axis.set_ylim(top=min(axis.get_ylim()[1], HIGHEST * float(np.exp(data.log_loss[rows]).max())))
     axis.set(
         xlabel="specialist tokens seen, repeats included", ylabel=_loss(data),
-        title=f"Repetition: {format_count(size)} parameters after {format_count(amount)} general tokens",
+        title=f"Repetition: {format_count(size)} parameters" + (f" after {format_count(amount)} general tokens" if amount else ""),
     )  # fmt: skip
     axis.legend(**LEGEND)
 

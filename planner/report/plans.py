@@ -24,6 +24,7 @@ HIGHEST = 1.3
 """Curves are drawn up to this multiple of the highest of their minima."""
 OPTIMUM: dict[str, Any] = {"markeredgecolor": "black", "markersize": 7}
 
+
 def iso_flop(axis: Axes, curves: Sequence[IsoFlop], data: FitData | None = None) -> None:
     """Draw the best loss at each size for several budgets, each with its optimum and the optimum's interval; dotted outside the runs.
 
@@ -32,6 +33,7 @@ def iso_flop(axis: Axes, curves: Sequence[IsoFlop], data: FitData | None = None)
         curves: one a budget, of the same amount of distinct specialist text.
         data: runs, if any, of which those at one of the budgets that went as they would have gone with this amount of text are drawn.
     """
+    special = any((curve.share_spec > 0).any() for curve in curves)
     for number, (colour, curve) in enumerate(zip(shades(len(curves)), curves, strict=True)):
         axis.fill_between(curve.params, curve.low, curve.high, color=colour, alpha=0.13, linewidth=0)
         axis.plot(curve.params, curve.loss, ":", color=colour, linewidth=1.4)
@@ -45,14 +47,15 @@ def iso_flop(axis: Axes, curves: Sequence[IsoFlop], data: FitData | None = None)
             axis.plot([best], [loss], MARKERS[number % len(MARKERS)], color=colour, label=label, **OPTIMUM)
         if data is not None:
             rows = np.abs(np.log(data.flops / curve.flops)) < np.log(SAME_BUDGET)
-            rows &= np.logical_and(with_text(data, curve.unique_spec), data.tokens_spec > 0)
+            rows &= np.logical_and(with_text(data, curve.unique_spec), (data.tokens_spec > 0) == special)
             axis.plot(data.params_by["non_embedding"][rows], np.exp(data.log_loss[rows]), "x", color=colour, markersize=5, markeredgewidth=1.3)
     if data is not None:
         axis.plot([], [], "x", color=GREY, label="trained at about the budget, any split")
     axis.set_ylim(0.98 * min(curve.low.min() for curve in curves), HIGHEST * max(curve.loss.min() for curve in curves))
     log_counts(axis)
-    unique = f", {format_count(curves[0].unique_spec)} distinct specialist tokens"
-    axis.set(xlabel="non-embedding parameters N", ylabel="specialist loss [nats/token]", title=f"Best loss at each size{unique}")
+    about = f", {format_count(curves[0].unique_spec)} distinct specialist tokens" if special else ""
+    of = "specialist loss" if special else "loss"
+    axis.set(xlabel="non-embedding parameters N", ylabel=f"{of} [nats/token]", title=f"Best loss at each size{about}")
     legend_below(axis, "budget: best size [90 % interval]; dotted: outside the runs")
 
 

@@ -14,7 +14,8 @@ import pandas as pd
 
 from planner.allocate.allocation import Allocation
 from planner.fit.fitted import FittedLaw
-from planner.report.figures import COLOURS, save, split_curve
+from planner.report.plans import split_curve
+from planner.report.style import COLOURS, save
 from planner.units import format_count
 from planner.verify import verify
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from planner.artifacts import read_artifact
-from planner.report.figures import learning_rates, save
+from planner.report.learning_rates import learning_rates
+from planner.report.style import save
 
 FOLDER = Path(__file__).parent
 

@@ -1,0 +1,50 @@
+"""The law of one's own that the docs show works as it stands there."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def plan(*arguments: str, laws: Path, folder: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PLANNER_LAWS": str(laws)}
+    return subprocess.run([sys.executable, "-m", "planner.cli.main", *arguments], cwd=folder, env=environment, capture_output=True, text=True)
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    code = re.search(r"```python\n(.*?)```", (ROOT / "docs" / "laws.md").read_text(encoding="utf-8"), re.S)
+    assert code is not None
+    path = tmp_path / "my_laws.py"
+    path.write_text(code[1], encoding="utf-8")
+    n, d = np.meshgrid(np.geomspace(1e5, 1e7, 5), np.geomspace(1e6, 1e9, 6))
+    loss = 1.5 + 0.8 * (n / 1e6) ** -0.2 * (d / 1e7) ** -0.3
+    rows = [f"{one:.6g},{two:.6g},{three:.9g}" for one, two, three in zip(n.ravel(), d.ravel(), loss.ravel(), strict=True)]
+    (tmp_path / "theirs.csv").write_text("\n".join(["N,D,loss", *rows]) + "\n")
+    return path
+
+
+def test_the_law_of_the_docs_is_listed_fitted_and_found_again(own: Path, tmp_path: Path) -> None:
+    listed = plan("laws", "product", "--json", laws=own, folder=tmp_path)
+    assert json.loads(listed.stdout)[0]["name"] == "product", listed.stderr
+    names = [f"--map={ours}={theirs}" for ours, theirs in (("params_non_embedding", "N"), ("tokens_pt", "D"), ("loss_spec", "loss"))]
+    fitted = plan("fit", "theirs.csv", "--law=product", *names, "--json", "--no-figures", "--bootstrap=20", laws=own, folder=tmp_path)
+    assert fitted.returncode == 0, fitted.stderr
+    values = {name: item["value"] for name, item in json.loads(fitted.stdout)["members"][0]["parameters"].items()}
+    assert (values["E"], values["α"], values["β"]) == pytest.approx((1.5, 0.2, 0.3), rel=1e-4)
+    assert plan("allocate", "--flops=1e16", "--spec-tokens=1M", "--law=law.json", laws=own, folder=tmp_path).returncode == 0
+
+
+@pytest.mark.parametrize(("text", "message"), [("LAWS = 3", "cannot be read as laws"), ("LAWS = (1,)", "no Law"), ("1/0", "division by zero")])
+def test_a_broken_file_is_one_sentence(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "bad.py"
+    path.write_text(text)
+    result = plan("laws", laws=path, folder=tmp_path)
+    assert result.returncode == 2 and message in result.stderr and "Traceback" not in result.stderr

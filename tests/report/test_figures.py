@@ -1,0 +1,224 @@
+"""Figures draw what they are given, say what they draw, and stand tables of one stage and single runs."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from planner.allocate.isoflop import IsoFlop, iso_flops
+from planner.fit.data import FitData
+from planner.fit.fit import fit
+from planner.fit.fitted import FittedLaw
+from planner.fit.profile import Profile, profile
+from planner.report.choice import law_scores, profiles, start_agreement
+from planner.report.law import size_slices, token_slices
+from planner.report.learning_rates import learning_rates
+from planner.report.plans import iso_flop, iso_flop_shares
+from planner.report.residuals import ALONG, forecasts, holdout, residuals
+from planner.report.style import log_counts, sheet
+
+BUDGETS = [1e12, 4e12]
+
+
+@pytest.fixture(scope="module")
+def one_stage() -> FitData:
+    """Five sizes times five amounts of tokens, of a Chinchilla surface."""
+    n, d = (values.ravel() for values in np.meshgrid(np.geomspace(1e7, 1e9, 5), np.geomspace(1e9, 1e11, 5)))
+    log_loss = np.log(1.7 + 400 / n**0.34 + 410 / d**0.28) + 0.002 * np.random.default_rng(3).normal(size=25)
+    nothing = np.zeros(25)
+    return FitData([str(k) for k in range(25)], {"non_embedding": n}, d, nothing, np.full(25, np.nan), log_loss, 6 * n * d, np.arange(25), None)
+
+
+@pytest.fixture(scope="module")
+def chinchilla(one_stage: FitData) -> FittedLaw:
+    return fit(one_stage, "chinchilla", resamples=30)
+
+
+def drawn(panels: int = 1) -> tuple[Any, Any]:
+    """Return axes to draw on, one or several, and a function that renders their page."""
+    figure, axes = sheet(panels)
+    return (axes[0] if panels == 1 else axes), figure.canvas.draw
+
+
+def words(axis: Any) -> list[str]:
+    """List the labels of the legend."""
+    return [text.get_text() for text in axis.get_legend().get_texts()]
+
+
+def ticks(axis: Any) -> list[str]:
+    """List the labels of the horizontal axis that are inside it."""
+    low, high = axis.get_xlim()
+    return [label.get_text() for label in axis.get_xticklabels() if low <= label.get_position()[0] <= high]
+
+
+@pytest.mark.parametrize(("low", "high", "labels"), [(1.5e4, 3e5, "20k 50k 100k 200k"), (1e6, 1e12, "1M 10M 100M 1B 10B 100B 1T")])
+def test_counts_are_labelled_as_people_write_them(low: float, high: float, labels: str) -> None:
+    axis, render = drawn()
+    axis.set_xscale("log")
+    axis.set_xlim(low, high)
+    log_counts(axis)
+    render()
+    assert ticks(axis) == labels.split()
+
+
+def test_slices_show_every_run_of_a_slice(fitted: FittedLaw, synthetic: FitData) -> None:
+    axes, render = drawn(2)
+    size_slices(axes[0], fitted, synthetic)
+    token_slices(axes[1], fitted, synthetic, params=1.1e5)
+    render()
+    assert len(words(axes[0])) == 5
+    assert all(len(line.get_xdata()) == 5 for line in axes[0].lines if line.get_marker() != "None")
+    assert axes[1].get_title().startswith("Repetition: 80k parameters")
+    rows = (synthetic.params == 8e4) & (synthetic.tokens_pt == 3.5e5) & (synthetic.tokens_spec > 0)
+    marks = np.concatenate([line.get_ydata() for line in axes[1].lines if line.get_marker() != "None"])
+    np.testing.assert_allclose(np.sort(marks), np.sort(np.exp(synthetic.log_loss[rows])))
+    assert "nats/token" in axes[1].get_ylabel() and axes[1].get_xlabel()
+
+
+@pytest.mark.parametrize("along", ALONG)
+def test_residuals_are_measured_minus_law(fitted: FittedLaw, synthetic: FitData, along: str) -> None:
+    axis, render = drawn()
+    residuals(axis, fitted, synthetic, along)
+    render()
+    heights = np.concatenate([item.get_offsets()[:, 1] for item in axis.collections])
+    forecast = fitted.forecast(synthetic.params_by, synthetic.tokens_pt, synthetic.tokens_spec, synthetic.unique_spec).loss
+    expected = 100 * (np.exp(synthetic.log_loss) - forecast) / forecast
+    np.testing.assert_allclose(np.sort(heights), np.sort(expected), atol=1e-9)
+    assert axis.get_xlabel() == ALONG[along]
+    # Where runs have none of it, they stand at a tick that says so.
+    assert ("0" in ticks(axis)) == bool((getattr(synthetic, along) == 0).any())
+
+
+def test_residuals_show_the_sign(fitted: FittedLaw, synthetic: FitData) -> None:
+    axis, _ = drawn()
+    worse = replace(synthetic, log_loss=synthetic.log_loss + np.log(1.1))
+    residuals(axis, fitted, worse, "params")
+    assert min(item.get_offsets()[:, 1].min() for item in axis.collections) > 5
+
+
+def test_one_run_can_be_drawn(fitted: FittedLaw, synthetic: FitData) -> None:
+    for row in (0, 1):  # without and with specialist tokens, if in this order
+        one = synthetic.rows(np.arange(synthetic.count) == row)
+        axes, render = drawn(5)
+        for axis, along in zip(axes, ALONG, strict=False):
+            residuals(axis, fitted, one, along)
+        forecasts(axes[4], fitted, one)
+        render()
+
+
+def test_tables_of_one_stage_can_be_drawn(chinchilla: FittedLaw, one_stage: FitData) -> None:
+    axes, render = drawn(6)
+    residuals(axes[0], chinchilla, one_stage, "params")
+    residuals(axes[1], chinchilla, one_stage, "tokens_pt")
+    forecasts(axes[2], chinchilla, one_stage)
+    iso_flop(axes[3], iso_flops(chinchilla, [1e18, 1e19], 1e9), one_stage)
+    start_agreement(axes[4], chinchilla)
+    law_scores(axes[5], chinchilla.scores)
+    render()
+    assert "specialist" not in axes[3].get_title() + axes[3].get_ylabel()
+    assert "no specialist tokens" not in words(axes[0])
+
+
+def test_unseen_runs_are_drawn(fitted: FittedLaw) -> None:
+    axis, render = drawn()
+    holdout(axis, fitted)
+    render()
+    assert f"{fitted.holdout['mean_absolute_percent']:.2f} %" in axis.get_title()
+    assert len(axis.lines[-1].get_xdata()) == fitted.holdout["rows"]
+
+
+def test_scores_name_laws_that_were_tried_and_mark_the_chosen() -> None:
+    held = {"largest params": 1.0, "most epochs": 2.0}
+    row = {"params_kind": "non_embedding", "parameters": 9, "status": "converged", "rms_percent": 0.7}
+    scores = [
+        {**row, "law": "good", "chosen": True, "held": held, "mean": 1.5},
+        {**row, "law": "poor", "chosen": False, "held": {**held, "most epochs": 8.0}, "mean": 4.5},
+        {**row, "law": "untried", "chosen": False, "held": {}, "mean": None},
+    ]
+    axes, render = drawn(2)
+    law_scores(axes[0], scores)
+    law_scores(axes[1], scores[2:])
+    render()
+    names = [label.get_text() for label in axes[0].get_yticklabels()]
+    assert names == ["* good (non-emb., 9)", "poor (non-emb., 9)"]
+    assert [text.get_text() for text in axes[0].texts] == ["1.00", "2.00", "1.50", "0.70", "1.00", "8.00", "4.50", "0.70"]
+    assert [text.get_fontweight() for text in axes[0].texts] == ["bold"] * 4 + ["normal"] * 4
+    assert "1 worse not shown" in axes[0].get_title()
+    assert "no slice" in axes[1].texts[0].get_text()
+
+
+def test_agreement_is_written_beside_its_bar(fitted: FittedLaw) -> None:
+    axis, render = drawn()
+    start_agreement(axis, fitted)
+    render()
+    member = fitted.members[0]
+    assert [text.get_text() for text in axis.texts] == [f"{member.starts_agree} of {member.starts}"]
+    assert [patch.get_width() for patch in axis.patches] == [member.starts, member.starts_agree]
+
+
+def test_profiles_show_both_intervals(fitted: FittedLaw, synthetic: FitData) -> None:
+    member = fitted.members[0]
+    found = profile(member.law, synthetic.points(member.reference), synthetic.log_loss, member.theta, ["α", "E"])
+    axes, render = drawn(2)
+    profiles(axes, member, found)
+    render()
+    for axis, one in zip(axes, found, strict=True):
+        place = [parameter.name for parameter in member.law.parameters].index(one.name)
+        assert axis.get_title().startswith(one.name)
+        assert any(np.array_equal(line.get_xdata(), one.value) for line in axis.lines)
+        assert any(np.array_equal(line.get_xdata(), member.interval(place)) for line in axis.lines)
+        low, high = axis.get_xlim()
+        assert low < member.theta[place] < high
+    assert len(axes[0].figure.legends) == 1
+
+
+def test_a_profile_without_ends_can_be_drawn(fitted: FittedLaw) -> None:
+    name = fitted.members[0].law.parameters[0].name
+    flat = Profile(name, np.array([0.9, 1.0, 1.1]), np.array([0.1, 0.0, 0.1]), 1e-3, 20.0, True, True)
+    axes, render = drawn(2)
+    profiles(axes[:1], fitted.members[0], [flat])
+    render()
+    assert axes[0].get_xlim()[1] < 10
+
+
+def test_iso_flop_curves_mark_their_optimum(fitted: FittedLaw, synthetic: FitData) -> None:
+    curves = iso_flops(fitted, BUDGETS, 2e5)
+    axes, render = drawn(2)
+    iso_flop(axes[0], curves, synthetic)
+    iso_flop_shares(axes[1], curves)
+    render()
+    marks = [line for line in axes[0].lines if line.get_markeredgecolor() == "black"]
+    assert [float(line.get_xdata()[0]) for line in marks] == [curve.params[curve.best] for curve in curves]
+    assert [float(line.get_ydata()[0]) for line in marks] == [curve.loss.min() for curve in curves]
+    assert [text.split(" FLOPs")[0] for text in words(axes[0])[:2]] == ["1e+12", "4e+12"]
+    for curve in curves:
+        crosses = [line for line in axes[0].lines if line.get_marker() == "x" and len(line.get_xdata())]
+        assert crosses, curve.flops
+
+
+def test_an_optimum_at_the_end_is_none() -> None:
+    rising = IsoFlop(
+        1e12, 2e5, np.array([1e5, 2e5, 4e5]), np.array([3.0, 2.9, 2.8]), np.array([2.9, 2.8, 2.7]), np.array([3.1, 3.0, 2.9]),
+        np.array([0.1, 0.2, 0.3]), np.array([1.0, 1.0, 1.0]), np.array([True, True, False]), (4e5, 4e5),
+    )  # fmt: skip
+    axes, render = drawn(2)
+    iso_flop(axes[0], [rising])
+    iso_flop_shares(axes[1], [rising])
+    render()
+    assert words(axes[0]) == ["1e+12 FLOPs: no optimum among the sizes"]
+    assert not [line for axis in axes for line in axis.lines if line.get_markeredgecolor() == "black"]
+
+
+def test_learning_rates_show_probes_that_ended_and_the_rule() -> None:
+    losses = {1e-3: 4.4, 4e-3: 3.0, 1.6e-2: 9.0}
+    probes = [{"params_non_embedding": 2e4, "learning_rate": rate, "loss": loss, "diverged": loss > 5} for rate, loss in losses.items()]
+    rule = {"lr_coefficient": 4e-3, "lr_reference_params": 1e4, "lr_exponent": 0.5}
+    axis, render = drawn()
+    learning_rates(axis, {"probes": probes, "optima": [{"params_non_embedding": 2e4}], "rule": rule})
+    render()
+    basin, dotted = axis.lines
+    assert list(basin.get_xdata()) == [1e-3, 4e-3]
+    assert dotted.get_xdata()[0] == pytest.approx(4e-3 / 2**0.5)
+    assert words(axis) == ["20k parameters"]
+    assert len(ticks(axis)) >= 2
