@@ -22,6 +22,8 @@ SAME = 0.3
 EARLY_ROUNDS = (8, 8, 8)
 ROUNDS = (8, 8, 16, 32, 64, 128)
 """Solver steps of each round, with each early δ and with the last; after a round starts that have met are made one."""
+POLISH = 12
+"""Steps with the law's exact second derivatives for the solution that is kept."""
 PATIENCE = 3.0
 """A start is left behind that at its latest pace would take more rounds than this to reach the best."""
 WARM = 4
@@ -84,9 +86,10 @@ def estimate(
             theta, finished = found.theta[chosen], found.finished[chosen]
             if finished.all():
                 break
-    value = found.objective[chosen]
+    last = solve(law, points, log_loss, theta[:1], weights, deltas=deltas[-1:], iterations=POLISH, exact=True)
+    theta[0], value = last.theta[0], np.append(last.objective, found.objective[chosen][1:])
     agree = int(members[value <= value[0] * (1 + AGREEMENT) + 1e-300].sum())
-    diagnosis = diagnose(law, points, theta[0], bool(finished[0]))
+    diagnosis = diagnose(law, points, theta[0], bool(finished[0] | last.finished[0]))
     return Estimate(law, theta[0], float(value[0]), total, agree, theta[:WARM], diagnosis)
 
 

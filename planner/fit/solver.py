@@ -1,8 +1,10 @@
 """The solver: many problems of one law at once (starts × resamples), numpy only.
 
 Each problem minimises Σ w·Huber_δ(ln L − ln L̂), summed, never averaged (arXiv 2404.10102), δ lowered in steps so that fewer
-starts end in a poor minimum. A step is a damped Newton step with the law's exact second derivatives: (H + λM)·d = −g, where M is
-the reweighted least-squares matrix, whose own step always descends and which takes over as λ grows. Bounds are kept by a logistic map.
+starts end in a poor minimum. A step solves (H + λM)·d = −g. H has the curvature of the rows inside δ, and with `exact` the law's second
+derivatives too; M is the reweighted least-squares matrix, whose own step always descends and which takes over as λ grows. Second derivatives save
+no step on the way, since nearly all rows are outside δ and pull by their sign alone, and cost as much as all the rest: they are for the last steps of a
+solution that is kept. Bounds are kept by a logistic map.
 """
 
 from __future__ import annotations
@@ -65,7 +67,7 @@ def objective(law: Law, theta: Array, points: Points, log_loss: Array, weights: 
 
 def solve(
     law: Law, points: Points, log_loss: Array, starts: Array, weights: Array, *, deltas: tuple[float, ...] = DELTAS,
-    iterations: int = 200, tolerance: float = TOLERANCE, fixed: Array | None = None,
+    iterations: int = 200, tolerance: float = TOLERANCE, fixed: Array | None = None, exact: bool = False,
 ) -> Solution:  # fmt: skip
     """Solve a batch of problems.
 
@@ -79,11 +81,12 @@ def solve(
         iterations: steps at most with the last δ.
         tolerance: relative gain of a step under which a problem is done.
         fixed: which parameters of which problem keep their start, shape (problems, parameters).
+        exact: whether steps use the law's second derivatives.
     """
     scale = Scale(law)
     free = scale.to_free(starts)
     moves = np.ones((1, free.shape[1])) if fixed is None else 1.0 - fixed
-    batch = _Batch(law, scale, points, log_loss, weights, moves, deltas, iterations, tolerance)
+    batch = _Batch(law, scale, points, log_loss, weights, moves, deltas, iterations, tolerance, exact)
     value, finished = batch.solve(free)
     return Solution(scale.to_theta(free), value, finished)
 
@@ -132,6 +135,7 @@ class _Batch:
     deltas: tuple[float, ...]
     iterations: int
     tolerance: float
+    exact: bool
 
     def solve(self, free: Array) -> tuple[Array, Array]:
         """Lower every objective, in place, until no step gains; return the values, and which problems stopped by themselves.
@@ -231,11 +235,14 @@ class _Batch:
             pull = np.copysign(clipped, residual) * weights
             gradient = -(slopes @ pull[:, :, None])[:, :, 0]
             across = slopes.transpose(0, 2, 1)
-            curvature = (slopes * (weights * (size <= delta))[:, None, :]) @ across + self.law.log_curvature(trace, slopes, -pull)
+            curvature = (slopes * (weights * (size <= delta))[:, None, :]) @ across
+            if self.exact:
+                curvature += self.law.log_curvature(trace, slopes, -pull)
             majorant = (slopes * (weights * (clipped / np.maximum(size, 1e-300)))[:, None, :]) @ across
             outer = first[:, :, None] * first[:, None, :]
             curvature *= outer
-            np.einsum("kii->ki", curvature)[...] += gradient * second
+            if self.exact:
+                np.einsum("kii->ki", curvature)[...] += gradient * second
             majorant *= outer
             gradient *= first
         bad = ~np.isfinite(value + curvature.sum((1, 2)) + majorant.sum((1, 2)))
