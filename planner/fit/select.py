@@ -24,8 +24,10 @@ NEAR_EQUAL = 1.1
 MOST_MEMBERS = 3
 HOPELESS = 1.8
 """Laws whose residual is over this multiple of the least are not tried on the slices."""
-MOST_TRIED = 8
+MOST_TRIED = 6
 """Laws that are, at most: those of the least residual, parameters counted."""
+MOST_TRIED_AGAIN = 3
+"""The best of those, tried again under another convention of N."""
 SCREENING_STARTS = 12
 STARTS = 16
 SLICE_STARTS = 2
@@ -88,16 +90,23 @@ def score_laws(tables: Sequence[FitData], laws: Sequence[Law], seed: int = 0, pr
         first.append(_residual(tables[0], quick))
     promising = _promising(first, tables[0].count)
     pieces = _fair(slices(tables[0]), tables[0], [first[number].estimate.law for number in promising])
-    pairs = [(data, first[number]) for data in tables for number in promising]
-    scores = []
-    for number, (data, quick_score) in enumerate(pairs):
-        law = quick_score.estimate.law
-        tell(law.name, 0.3 + 0.7 * number / len(pairs))
-        warm = quick_score.estimate.solutions
-        whole = estimate(law, data.points(data.reference), data.log_loss, np.random.default_rng(seed), starts=STARTS, warm=warm)
-        scores.append(_hold_out(data, _residual(data, whole), pieces, seed))
+    scores: list[Score] = []
+    for data in tables:
+        # Under the other conventions of N only the best few are worth their time.
+        tried = [first[number] for number in promising] if data is tables[0] else sorted(scores, key=_rank)[:MOST_TRIED_AGAIN]
+        for number, known in enumerate(tried):
+            law = known.estimate.law
+            tell(law.name, 0.3 + 0.7 * (len(scores) + 1) / (len(promising) + MOST_TRIED_AGAIN * (len(tables) - 1) + 1))
+            whole = estimate(
+                law, data.points(data.reference), data.log_loss, np.random.default_rng([seed, number]), starts=STARTS, warm=known.estimate.solutions
+            )
+            scores.append(_hold_out(data, _residual(data, whole), pieces, seed))
     scores += [score for number, score in enumerate(first) if number not in promising]
-    return sorted(scores, key=lambda score: (score.mean, score.rms_percent))
+    return sorted(scores, key=_rank)
+
+
+def _rank(score: Score) -> tuple[float, float]:
+    return score.mean, score.rms_percent
 
 
 def choose(scores: Sequence[Score]) -> list[Score]:
