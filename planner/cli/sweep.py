@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from planner.cli import design
 from planner.cli.console import PlanGroup, bar, give, say, table
 from planner.errors import StateError
 from planner.units import format_count, format_seconds, parse_count
@@ -160,6 +161,9 @@ def tune_lr(
     if write:
         write_rule(folder / "sweep.toml", body)
         say(f"written into {folder / 'sweep.toml'}; runs already made with another rule cannot be mixed with new ones")
+
+
+app.command("design", help=design.HELP)(design.design)
 
 
 def _numbers(text: str | None) -> tuple[float, ...] | None:

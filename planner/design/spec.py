@@ -1,7 +1,8 @@
-"""What a sweep is to measure: `sweep.toml` as typed grids, and the grids as cells.
+"""What a sweep is to measure: `sweep.toml` as typed grids and single cells, and both as cells.
 
 A cell is one endpoint: a size, a seed, general tokens, specialist tokens, a cap on distinct specialist tokens and a replay
-fraction. Grids are crossed and united; cells that could not carry a law are left out, each with its reason.
+fraction. Grids are crossed and united with the cells that are listed one by one (`[[cell]]`, or `cell = [{...}]` with a line each);
+cells that could not carry a law are left out, each with its reason.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,8 @@ MIN_TOKENS_PER_PARAMETER = 2.0
 """Endpoints under this many tokens per non-embedding parameter are transients too."""
 
 _AXES = ("sizes", "tokens_pt", "tokens_spec", "unique_spec", "seeds", "replay_fractions")
-_KEYS = {"name", "corpus", "domain", "grid", "recipe", "max_flops_per_run", "max_epochs", "eval_tokens", *_AXES}
+_KEYS = {"name", "corpus", "domain", "grid", "cell", "recipe", "max_flops_per_run", "max_epochs", "eval_tokens", *_AXES}
+_CELL_KEYS = {"size", "tokens_pt", "tokens_spec", "unique_spec", "seed", "replay_fraction"}
 
 
 @dataclass(frozen=True, order=True)
@@ -97,6 +100,8 @@ class SweepSpec:
     """Cells with more passes over the distinct specialist tokens are left out."""
     eval_tokens: int = 65536
     """Held-out tokens a domain on which each endpoint is evaluated, at most."""
+    listed: tuple[Cell, ...] = ()
+    """Cells stated one by one, united with those of the grids."""
 
     def cells(self, vocab: int, unique_available: float) -> tuple[list[Cell], dict[str, int]]:
         """List the cells to train, smallest first.
@@ -110,24 +115,22 @@ class SweepSpec:
         """
         kept: dict[Cell, None] = {}
         left_out: Counter[str] = Counter()
-        for grid in self.grids:
-            for cell in grid.cells():
-                if cell.unique_spec is not None:
-                    if cell.unique_spec != math.inf and cell.unique_spec > unique_available:
-                        raise InputError(
-                            f"unique_spec = {format_count(cell.unique_spec)} in {self.folder / 'sweep.toml'} is more than the corpus's "
-                            f"{format_count(unique_available)} distinct specialist tokens",
-                            remedy="lower it, write \"all\", or build a larger corpus",
-                        )
-                    cap = min(cell.unique_spec, unique_available)
-                    cell = Cell(cell.size, cell.seed, cell.tokens_pt, cell.tokens_spec, cap, cell.replay_fraction)
-                reason = self._reason_to_leave_out(cell, vocab)
-                if cell in kept:
-                    continue
-                if reason:
-                    left_out[reason] += 1
-                else:
-                    kept[cell] = None
+        for cell in chain(*(grid.cells() for grid in self.grids), self.listed):
+            if cell.unique_spec is not None:
+                if cell.unique_spec != math.inf and cell.unique_spec > unique_available:
+                    raise InputError(
+                        f"unique_spec = {format_count(cell.unique_spec)} in {self.folder / 'sweep.toml'} is more than the corpus's "
+                        f"{format_count(unique_available)} distinct specialist tokens",
+                        remedy="lower it, write \"all\", or build a larger corpus",
+                    )
+                cell = replace(cell, unique_spec=min(cell.unique_spec, unique_available))
+            reason = self._reason_to_leave_out(cell, vocab)
+            if cell in kept:
+                continue
+            if reason:
+                left_out[reason] += 1
+            else:
+                kept[cell] = None
         if not kept:
             reasons = "; ".join(f"{count} {reason}" for reason, count in left_out.items()) or "the grid is empty"
             raise InputError(f"no cell of sweep {self.name!r} can be trained: {reasons}", remedy="widen the grid or its limits")
@@ -159,11 +162,14 @@ def read_sweep(path: Path | str) -> SweepSpec:
     table = read_toml(path)
     _known_keys(table, _KEYS, str(path))
     base = {key: table[key] for key in _AXES if key in table}
-    grids = table.get("grid", [{}])
+    listed = table.get("cell", [])
+    if not isinstance(listed, list) or not all(isinstance(cell, dict) for cell in listed):
+        raise InputError(f"{path}: cell is not a list of tables", remedy="write each cell as [[cell]], or cell = [{...}, {...}]")
+    grids = table.get("grid", [] if listed and not base else [{}])
     if not isinstance(grids, list) or not all(isinstance(grid, dict) for grid in grids):
         raise InputError(f"{path}: grid is not a list of tables", remedy="write each grid as [[grid]]")
-    if not grids:
-        raise InputError(f"{path} has no grid", remedy="state sizes, tokens_pt, tokens_spec and unique_spec")
+    if not grids and not listed:
+        raise InputError(f"{path} has no grid and no cell", remedy="state sizes, tokens_pt, tokens_spec and unique_spec")
     recipe = table.get("recipe", {})
     if not isinstance(recipe, dict):
         raise InputError(f"{path}: recipe is not a table", remedy="write it as [recipe]")
@@ -187,6 +193,7 @@ def read_sweep(path: Path | str) -> SweepSpec:
         max_flops_per_run=numbers.get("max_flops_per_run", math.inf),
         max_epochs=numbers.get("max_epochs", math.inf),
         eval_tokens=int(numbers.get("eval_tokens", 65536)),
+        listed=tuple(_cell(cell, f"{path}: cell {number + 1}") for number, cell in enumerate(listed)),
     )
 
 
@@ -216,6 +223,27 @@ def _grid(table: Mapping[str, Any], where: str) -> Grid:
         raise InputError(f"{where}: replay_fractions holds {max(axes['replay_fractions']):g}", remedy="give shares from 0 to below 1")
     seeds = tuple(int(value) for value in axes.pop("seeds"))
     return Grid(seeds=seeds, **axes)
+
+
+def _cell(table: Mapping[str, Any], where: str) -> Cell:
+    _known_keys(table, _CELL_KEYS, where)
+    for key in ("size", "tokens_pt", "tokens_spec"):
+        if key not in table:
+            raise InputError(f"{where} has no {key}", remedy='state for instance {size = "80k", tokens_pt = "1M", tokens_spec = 0}')
+    size, tokens_pt, tokens_spec = (_number(table[key], f"{where}: {key}") for key in ("size", "tokens_pt", "tokens_spec"))
+    if size <= 0 or tokens_pt + tokens_spec <= 0:
+        raise InputError(f"{where} has size = {size:g} and {tokens_pt + tokens_spec:g} tokens", remedy="give a positive size and tokens")
+    if (tokens_spec > 0) != ("unique_spec" in table):
+        has = "no unique_spec beside its tokens_spec" if tokens_spec else "a unique_spec without tokens_spec"
+        raise InputError(f"{where} has {has}", remedy='state unique_spec (a number or "all") just where tokens_spec is positive')
+    cap = table.get("unique_spec")
+    unique = None if cap is None else math.inf if cap == "all" else _number(cap, f"{where}: unique_spec")
+    if unique is not None and unique <= 0:
+        raise InputError(f"{where}: unique_spec = {unique:g}", remedy="give a positive number")
+    seed, replay = (_number(table.get(key, 0), f"{where}: {key}") for key in ("seed", "replay_fraction"))
+    if seed != int(seed) or replay >= 1:
+        raise InputError(f"{where}: seed = {seed:g}, replay_fraction = {replay:g}", remedy="give a whole seed and a share below 1")
+    return Cell(size, int(seed), tokens_pt, tokens_spec, unique, replay)
 
 
 def _number(value: Any, where: str) -> float:

@@ -185,7 +185,7 @@ def _size_tree(prefix: str, cells: Sequence[Cell], recipe: Recipe, common: dict[
             assert cell.unique_spec is not None
             total = recipe.steps(cell.tokens_spec / (1 - cell.replay_fraction))
             _once(stems[steps_pt, cell.unique_spec, cell.replay_fraction], total, cell)
-    leave = {steps - _cooldown_steps(recipe, steps): steps for steps in zero_shot}
+    leave = {steps - cooldown_steps(recipe, steps): steps for steps in zero_shot}
     trunk_stops = sorted({steps for steps, _, _ in stems if steps > 0} | {stop for stop in leave if stop > 0})
     general = {**common, "stage": "general", "steps_pt": 0, "warmup": True}
     segments, last = _chain(f"{prefix}-pt", None, trunk_stops, general, longest)
@@ -197,11 +197,11 @@ def _size_tree(prefix: str, cells: Sequence[Cell], recipe: Recipe, common: dict[
             **common, "stage": "special", "steps_pt": steps_pt, "warmup": steps_pt == 0, "unique_spec": unique, "replay_fraction": replay
         }  # fmt: skip
         origin = last[steps_pt] if steps_pt else None
-        stops = sorted({total - _cooldown_steps(recipe, total) for total in ends} - {0})
+        stops = sorted({total - cooldown_steps(recipe, total) for total in ends} - {0})
         chain, stem_last = _chain(stem, origin, stops, special, longest)
         segments += chain
         for total, cell in sorted(ends.items()):
-            stop = total - _cooldown_steps(recipe, total)
+            stop = total - cooldown_steps(recipe, total)
             segments += _tip(f"{stem}{total}-end", stem_last.get(stop, origin), stop, total, special, cell, longest)
     return segments
 
@@ -234,7 +234,8 @@ def _chain(prefix: str, origin: str | None, stops: Sequence[int], common: dict[s
     return segments, last
 
 
-def _cooldown_steps(recipe: Recipe, total: int) -> int:
+def cooldown_steps(recipe: Recipe, total: int) -> int:
+    """Count the steps of the cooldown that ends a stage of `total` steps."""
     return min(total, round(recipe.cooldown_fraction * total))
 
 

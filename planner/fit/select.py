@@ -24,12 +24,10 @@ NEAR_EQUAL = 1.1
 MOST_MEMBERS = 3
 HOPELESS = 1.8
 """Laws whose residual is over this multiple of the least are not tried on the slices."""
-MOST_TRIED = 6
-"""Laws that are, at most: those of the least residual, parameters counted."""
-MOST_TRIED_AGAIN = 3
-"""The best of those, tried again under another convention of N."""
-SCREENING_STARTS = 12
-STARTS = 16
+MOST_TRIED = 8
+"""Laws that are, at most, each under a convention of N: those of the least residual, parameters counted."""
+SCREENING_STARTS = 8
+STARTS = 12
 SLICE_STARTS = 2
 
 Progress = Callable[[str, float], None]
@@ -82,25 +80,21 @@ def score_laws(tables: Sequence[FitData], laws: Sequence[Law], seed: int = 0, pr
         progress: told of the steps.
     """
     tell = progress or (lambda what, share: None)
+    pairs = [(data, law) for data in tables for law in laws]
     first = []
-    for number, law in enumerate(laws):
-        tell(law.name, 0.3 * number / len(laws))
-        points = tables[0].points(tables[0].reference)
-        quick = estimate(law, points, tables[0].log_loss, np.random.default_rng(seed), starts=SCREENING_STARTS, deltas=DELTAS[:1])
-        first.append(_residual(tables[0], quick))
+    for number, (data, law) in enumerate(pairs):
+        tell(law.name, 0.4 * number / len(pairs))
+        points = data.points(data.reference)
+        quick = estimate(law, points, data.log_loss, np.random.default_rng(seed), starts=SCREENING_STARTS, deltas=DELTAS[:1])
+        first.append(_residual(data, quick))
     promising = _promising(first, tables[0].count)
     pieces = _fair(slices(tables[0]), tables[0], [first[number].estimate.law for number in promising])
-    scores: list[Score] = []
-    for data in tables:
-        # Under the other conventions of N only the best few are worth their time.
-        tried = [first[number] for number in promising] if data is tables[0] else sorted(scores, key=_rank)[:MOST_TRIED_AGAIN]
-        for number, known in enumerate(tried):
-            law = known.estimate.law
-            tell(law.name, 0.3 + 0.7 * (len(scores) + 1) / (len(promising) + MOST_TRIED_AGAIN * (len(tables) - 1) + 1))
-            whole = estimate(
-                law, data.points(data.reference), data.log_loss, np.random.default_rng([seed, number]), starts=STARTS, warm=known.estimate.solutions
-            )
-            scores.append(_hold_out(data, _residual(data, whole), pieces, seed))
+    scores = []
+    for done, number in enumerate(promising):
+        (data, law), warm = pairs[number], first[number].estimate.solutions
+        tell(law.name, 0.4 + 0.6 * done / len(promising))
+        whole = estimate(law, data.points(data.reference), data.log_loss, np.random.default_rng(seed), starts=STARTS, warm=warm)
+        scores.append(_hold_out(data, _residual(data, whole), pieces, seed))
     scores += [score for number, score in enumerate(first) if number not in promising]
     return sorted(scores, key=_rank)
 

@@ -13,8 +13,8 @@ from planner.cli.main import app
 from planner.fit.fitted import FittedLaw
 
 COMMANDS = [
-    ["corpus", "build"], ["corpus", "inspect"], ["sweep", "plan"], ["sweep", "run"], ["sweep", "status"], ["sweep", "tune-lr"], ["laws"], ["fit"],
-    ["backtest"], ["allocate"], ["launch"], ["verify"], ["demo"],
+    ["corpus", "build"], ["corpus", "inspect"], ["sweep", "plan"], ["sweep", "run"], ["sweep", "status"], ["sweep", "tune-lr"], ["sweep", "design"],
+    ["laws"], ["fit"], ["backtest"], ["allocate"], ["launch"], ["verify"], ["demo"],
 ]  # fmt: skip
 
 

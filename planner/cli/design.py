@@ -1,0 +1,229 @@
+"""`plan sweep design`."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from planner.cli.console import bar, give, say, table
+from planner.errors import DataError, InputError, StateError
+from planner.units import format_count, parse_count, parse_flops
+
+if TYPE_CHECKING:
+    from planner.design.spec import SweepSpec
+    from planner.fit.fitted import FittedLaw
+    from planner.next_runs.candidates import Setting
+    from planner.next_runs.design import NextRuns
+
+HELP = (
+    "Choose the next runs: the tree of cells that most reduces the uncertainty of the recommendation at a target budget.\n\n"
+    "With a fit (law.json) the new runs are chosen to add to its rows; with --prior, nothing fitted yet, from the laws' start ranges. All trunks are\n"
+    "trained anew: states of earlier sweeps are not counted on.\n\n"
+    "Example: plan sweep design --flops 1e14 --spec-tokens 200k --out next/sweep.toml\n\n"
+    "Example: plan sweep design mine --prior --flops 1e18 --target-flops 1e21\n\n"
+    "Example: plan sweep design mine --check --target-flops 1e16"
+)
+TARGET_FACTOR = 100.0
+"""Of the default target: times the largest run that the law has seen, or that --flops could pay where nothing is fitted."""
+EPOCHS = 16.0
+"""Most passes, where neither the sweep nor a law says."""
+
+
+def design(
+    name: Annotated[str | None, typer.Argument(metavar="[SWEEP]", help="Sweep whose recipe and corpus are taken; by default the law's.")] = None,
+    flops: Annotated[str | None, typer.Option(help="Budget of the runs, their shared trunks counted once, such as 1e18.")] = None,
+    law: Annotated[Path | None, typer.Option(help="law.json or its folder; by default the sweep's, or the one under sweeps/.")] = None,
+    prior: Annotated[bool, typer.Option("--prior", help="Design from the start ranges of --form, nothing fitted.")] = False,
+    form: Annotated[list[str] | None, typer.Option(help="With --prior: a law by name (plan laws); repeatable.")] = None,
+    target_flops: Annotated[
+        str | None, typer.Option(help=f"Budget of the recommendation; {TARGET_FACTOR:g} times the largest run of the law, or here, by default.")
+    ] = None,
+    spec_tokens: Annotated[str | None, typer.Option(help="Distinct specialist tokens at the target; all of the corpus by default.")] = None,
+    criterion: Annotated[
+        str, typer.Option(help="V: contrasts between plans at the target; I: forecasts at the target; D: the law's parameters.")
+    ] = "V",
+    trunk_share: Annotated[float | None, typer.Option(help="Share of a run's variance that its trunk's runs have in common; 0.25 by default.")] = None,
+    sizes: Annotated[str | None, typer.Option(help="Sizes to choose from, such as 20k,80k,320k; spread below the largest affordable by default.")] = None,
+    tokens_pt: Annotated[str | None, typer.Option(help="General tokens to choose from, such as 0,1M,4M.")] = None,
+    tokens_spec: Annotated[str | None, typer.Option(help="Specialist tokens to choose from.")] = None,
+    unique_spec: Annotated[str | None, typer.Option(help="Distinct specialist tokens to choose from.")] = None,
+    max_epochs: Annotated[float | None, typer.Option(help="Most passes over the specialist text; the sweep's or the law's own by default.")] = None,
+    corpus: Annotated[Path | None, typer.Option(help="Corpus folder, where neither a sweep nor the law leads to it.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the runs; beside a law one more than the sweep's, so that no trunk is a copy.")] = None,
+    check: Annotated[bool, typer.Option("--check", help="Judge the sweep's own cells as they stand, and choose none.")] = False,
+    out: Annotated[Path, typer.Option(help="Where to write the design.")] = Path("next/sweep.toml"),
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Write nothing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False,
+) -> None:
+    """Design the next runs."""
+    from planner.allocate.problem import Request
+    from planner.cli.paths import law_file, sweep_folder
+    from planner.design.spec import read_sweep
+    from planner.fit.fitted import FittedLaw
+    from planner.laws import law_named
+    from planner.next_runs.belief import FORMS, refuse_one_stage
+    from planner.next_runs.candidates import long_enough
+    from planner.next_runs.design import Stakes, affordable, design_runs, judge, without_overfitted
+    from planner.next_runs.information import TRUNK_SHARE
+
+    share = TRUNK_SHARE if trunk_share is None else trunk_share
+    _consistent(prior, law, form, check, name, flops, share)
+    sweep = read_sweep(sweep_folder(name)) if name else None
+    where = None
+    if not prior:
+        beside = sweep.folder / "law.json" if sweep else None
+        where = law_file(beside if law is None and beside is not None and beside.is_file() else law)
+    fitted = FittedLaw.load(where) if where else None
+    setting, folder, domain = _setting(sweep, fitted, where, corpus, max_epochs, seed)
+    laws = [member.law for member in fitted.members] if fitted else [law_named(item) for item in form or FORMS]
+    refuse_one_stage(laws)
+    unique = parse_count(spec_tokens) if spec_tokens else setting.unique_available
+    if check:
+        assert sweep is not None
+        cells, _ = sweep.cells(setting.vocab, setting.unique_available)
+        given, budget = long_enough(cells, setting), math.nan
+        if len(given) < len(cells):
+            say(f"left out: {len(cells) - len(given)} cells with fewer steps than ten times the warm-up, which no fit uses")
+        if fitted:
+            say("the cells are counted beside the rows of the law, as a second copy where it was fitted to this very sweep; --prior counts them alone")
+    else:
+        assert flops is not None
+        budget = parse_flops(flops)
+        axes = {"sizes": sizes, "tokens_pt": tokens_pt, "tokens_spec": tokens_spec, "unique_spec": unique_spec}
+        chosen = {key: [parse_count(item) for item in text.split(",")] if text else None for key, text in axes.items()}
+        given = affordable(setting, budget, laws, fitted is not None, unique_target=unique, **chosen)
+        given = without_overfitted(given, fitted) if fitted else given
+        if not dry_run and out.exists():
+            raise StateError(f"{out} exists", remedy="name another file with --out, or delete it")
+    largest = fitted.support.high["flops"] if fitted else float(given.cost.alone.max())
+    target = parse_flops(target_flops) if target_flops else TARGET_FACTOR * largest
+    stakes = Stakes.of(given, fitted, Request(target, unique), criterion=criterion, share=share, forms=tuple(form or FORMS))
+    with bar("design", 1.0) as shown:
+        answer = judge(stakes) if check else design_runs(stakes, budget, fitted=fitted is not None, progress=lambda what, done: shown.update(done, what))
+    if as_json:
+        give({**asdict(answer), "criterion": criterion, "candidates": len(given), "target_flops": target, "unique_spec": unique, "trunk_share": share})
+    else:
+        show(answer, target, unique)
+    for warning in answer.warnings:
+        say(f"warning: {warning}")
+    if not target_flops:
+        what = "that the law has seen" if fitted else "to choose from"
+        say(f"target: {target:.3g} FLOPs, {TARGET_FACTOR:g} times the largest run {what}; change it with --target-flops")
+    if fitted is None:
+        say("nothing is fitted: deviations and regrets are of the laws' start ranges, rough, and good for comparing designs only")
+    if check:
+        return
+    say(f"chosen from {len(given)} candidates; all trunks are trained anew, with seed {setting.seed}: states of earlier sweeps are not counted on")
+    if dry_run:
+        return
+    from planner.artifacts import write_text
+    from planner.next_runs.write import sweep_toml
+
+    notes = [
+        f"Designed by plan sweep design: {answer.design.cells} endpoints, {answer.design.flops:.4g} FLOPs as a tree,",
+        f"for a recommendation at {target:.3g} FLOPs with {format_count(unique)} distinct specialist tokens (criterion {criterion}, "
+        + (f"beside the runs of {where})." if where else "nothing fitted)."),
+    ]
+    place = os.path.relpath(folder.resolve(), out.resolve().parent)
+    text = sweep_toml(
+        answer.cells, setting.recipe, name=out.resolve().parent.name, corpus=place, domain=domain, unique_available=setting.unique_available,
+        eval_tokens=setting.eval_tokens, notes=notes,
+    )  # fmt: skip
+    write_text(out, text)
+    say(f"written: {out}; next: plan sweep plan {out.parent}")
+
+
+def show(answer: NextRuns, target: float, unique: float) -> None:
+    """Print a design as tables."""
+    rows = []
+    for size, cost in answer.flops_by_size.items():
+        cells = [cell for cell in answer.cells if cell.size == size]
+        epochs = [cell.tokens_spec / cell.unique_spec for cell in cells if cell.unique_spec]
+        distinct = len({cell.unique_spec for cell in cells if cell.unique_spec})
+        zero_shot, scratch = sum(cell.tokens_spec == 0 for cell in cells), sum(cell.tokens_pt == 0 for cell in cells)
+        general, special = (max(getattr(cell, key) for cell in cells) for key in ("tokens_pt", "tokens_spec"))
+        row = [format_count(size), len(cells), zero_shot, scratch, format_count(general), format_count(special), distinct]
+        rows.append([*row, f"{max(epochs, default=0):.3g}", f"{cost:.2e}"])
+    ratio = answer.flops_alone / answer.design.flops
+    caption = f"{answer.design.flops:.4g} FLOPs as a tree; {answer.flops_alone:.3g} if every cell were trained from scratch ({ratio:.1f} times as many)"
+    columns = ["size", "endpoints", "zero-shot", "from scratch", "most general", "most specialist", "distinct texts", "most epochs", "FLOPs"]
+    table(f"Design: {len(answer.cells)} endpoints", columns, rows, caption=caption)
+    plan = answer.recommended
+    worths = [item for item in (answer.before, answer.design, answer.naive) if item is not None]
+    rows = [
+        [item.name, item.cells, f"{item.flops:.3g}", f"{item.deviation_percent:.3g} %", f"{item.regret_percent:.3g} %"] for item in worths
+    ]  # fmt: skip
+    caption = (
+        f"recommended before: {format_count(plan['params_non_embedding'])} parameters, {format_count(plan['tokens_pt'])} general + "
+        f"{format_count(plan['tokens_spec'])} specialist tokens; deviation: of its forecast loss; regret: of the plan chosen after the runs"
+    )
+    title = f"Recommendation at {target:.3g} FLOPs with {format_count(unique)} distinct specialist tokens"
+    table(title, ["runs", "endpoints", "FLOPs", "expected deviation", "expected regret"], rows, caption=caption)
+
+
+def _consistent(prior: bool, law: Path | None, form: list[str] | None, check: bool, name: str | None, flops: str | None, share: float) -> None:
+    """Refuse options that contradict each other, and the lack of what is needed.
+
+    Raises:
+        InputError: with the option's name.
+    """
+    if prior and law is not None:
+        raise InputError(f"--prior and --law {law} exclude each other", remedy="leave one out")
+    if form and not prior:
+        raise InputError(f"--form {form[0]} is for designs with nothing fitted", remedy="add --prior, or leave it out")
+    if check and name is None:
+        raise InputError("--check judges a sweep's own cells, and no sweep is named", remedy="name the sweep")
+    if check == (flops is not None):
+        what = f"--flops {flops} says nothing with --check" if check else "no --flops: the budget of the runs is needed"
+        raise InputError(what, remedy="leave it out" if check else "give one such as --flops 1e14")
+    if not 0 <= share < 1:
+        raise InputError(f"--trunk-share {share:g} is not a share", remedy="give a number from 0 to below 1")
+
+
+def _setting(
+    sweep: SweepSpec | None, law: FittedLaw | None, where: Path | None, corpus: Path | None, max_epochs: float | None, seed: int | None
+) -> tuple[Setting, Path, str | None]:
+    """Gather recipe, corpus and limits from a sweep, a law and the options; return them with the corpus folder and the domain.
+
+    Raises:
+        InputError: no recipe, or no corpus.
+        DataError: the sweep's recipe is another than the law's.
+    """
+    from planner.corpus import Corpus
+    from planner.next_runs.candidates import Setting
+    from planner.recipe import Recipe
+
+    source: dict[str, Any] = law.source if law else {}
+    if sweep is None and not source.get("recipe"):
+        raise InputError("neither a sweep nor a law with a recipe is at hand, so nothing says how to train", remedy="name a sweep with its sweep.toml")
+    recipe = sweep.recipe if sweep else Recipe.from_mapping(source["recipe"])
+    if source.get("recipe") and Recipe.from_mapping(source["recipe"]).fingerprint != recipe.fingerprint:
+        what = f"the sweep's recipe is not that of the law {where}, and runs of two recipes are never fitted together"
+        raise DataError(what, remedy="use one recipe, or --prior")
+    folder = corpus or (sweep.corpus if sweep else None)
+    if folder is None and where is not None and source.get("corpus_path"):
+        folder = Path(os.path.normpath(where.resolve().parent / source["corpus_path"]))
+    if folder is None:
+        raise InputError("nothing says which corpus the runs train on", remedy="name a sweep, or give --corpus FOLDER")
+    domain = sweep.domain if sweep else source.get("domain")
+    if (folder / "corpus.json").is_file() or law is None:
+        opened = Corpus.open(folder)
+        domain = opened.specialist(domain)
+        vocab, unique = opened.vocab_size, float(opened.unique_tokens(domain))
+    else:
+        vocab, unique = int(source["vocab_size"]), law.support.high["unique_spec"]
+        say(f"{folder} holds no corpus: the law's vocabulary and its {format_count(unique)} distinct specialist tokens are taken")
+    epochs = sweep.max_epochs if sweep and math.isfinite(sweep.max_epochs) else law.support.high["epochs_spec"] if law else EPOCHS
+    if max_epochs is not None:
+        epochs = max_epochs
+        if not (math.isfinite(epochs) and epochs >= 1):
+            raise InputError(f"--max-epochs {epochs:g} is not a number from 1", remedy="give one such as 16")
+    used = [cell.seed for cell in sweep.listed] + [number for grid in sweep.grids for number in grid.seeds] if sweep else [0]
+    chosen = seed if seed is not None else max(used) + 1 if law else 0
+    eval_tokens = sweep.eval_tokens if sweep else int(source.get("eval_tokens", 65536))
+    return Setting(recipe, vocab, unique, max(1.0, epochs), eval_tokens, chosen), folder, domain

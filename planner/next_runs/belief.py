@@ -1,0 +1,190 @@
+"""What is known before the next runs: a law with a spread of parameters, from a fit or from the start ranges of law forms.
+
+A *world* is one parameter vector of one law, with the covariance of what is not known around it. Coordinates are the solver's:
+logarithms where a parameter is logarithmic, in units of the deviation of its start range.
+
+Without a fit that covariance is that of the start ranges. With one, it is that of its resamples, but of what they forecast and not of
+their parameters: these lie along bent ridges and at bounds, and their plain covariance overstates the spread of the recorded sweep's
+forecast at ten times the budget by a factor of 2 to 10. Each resample is therefore the step along the world's slopes that comes nearest
+to its forecasts at the candidates and at the target, and what no step settles keeps the start ranges' covariance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from planner.allocate.problem import Plans
+from planner.errors import DataError
+from planner.fit.data import FitData
+from planner.fit.fitted import FittedLaw, Member
+from planner.fit.support import Support
+from planner.laws import Law, Points, Reference, law_named
+from planner.laws.dual import Array
+from planner.next_runs.candidates import Candidates
+
+FORMS = ("gap-competing", "bounded-penalised")
+"""Laws that stand for what may be, where nothing has been fitted: the form of the recorded sweep, and one that a bound keeps sane."""
+DRAWS = 60
+"""Parameter vectors of each form, where nothing has been fitted."""
+WORLDS = 6
+"""Of each member of a fit: the criterion is a mean over them, since slopes depend on where they are taken."""
+PRIOR_WORLDS = 8
+"""Of each form, where nothing has been fitted."""
+NOISE = 0.005
+"""Deviation of ln L of one run where nothing has been fitted: the recorded sweep has 0.0041 between seeds."""
+NEARNESS = 0.002
+"""Deviation of ln L to which a step along the slopes is to meet a resample's forecasts, against start ranges of deviation 1."""
+
+
+@dataclass(frozen=True)
+class Worlds:
+    """Parameter vectors of one law."""
+
+    law: Law
+    params_kind: str
+    """What its N is."""
+    reference: Reference
+    theta: Array
+    """Shape (worlds, parameters)."""
+    scale: Array
+    """Deviation of each parameter's start range, in natural coordinates, shape (parameters,)."""
+    covariance: Array
+    """Of what is not known around each, in units of `scale`, shape (worlds, parameters, parameters)."""
+
+    def points(self, params_by: Mapping[str, Any], tokens_pt: Any, tokens_spec: Any, unique_spec: Any) -> Points:
+        """Prepare points of this law."""
+        return Points(self.reference, params_by[self.params_kind], tokens_pt, tokens_spec, unique_spec)
+
+    def log_loss(self, points: Points) -> Array:
+        """Return ln L, shape (worlds, points)."""
+        return self.law.log_loss(self.theta, points)
+
+    def slopes(self, points: Points) -> Array:
+        """Return the derivatives of ln L by the scaled coordinates, shape (worlds, points, parameters)."""
+        slopes = self.law.log_loss_and_slopes(self.theta, points)[1]
+        logarithmic = np.array([parameter.logarithmic for parameter in self.law.parameters])
+        chain = np.where(logarithmic, self.theta, 1.0) * self.scale
+        return np.ascontiguousarray((slopes * chain[:, :, None]).transpose(0, 2, 1))
+
+
+def worlds_of(law: FittedLaw, given: Candidates, plans: Plans) -> tuple[Worlds, ...]:
+    """Take worlds from a fit: the fitted vector of each member and some of its resamples.
+
+    Args:
+        law: the fit.
+        given: the candidate cells.
+        plans: at the target.
+    """
+    params = {kind: np.concatenate([values, plans.params_by[kind]]) for kind, values in given.params_by.items()}
+    pairs = zip(given.tokens, (plans.tokens_pt, plans.tokens_spec, plans.unique_spec), strict=True)
+    tokens = [np.concatenate(pair) for pair in pairs]
+    found = []
+    for member, points in zip(law.members, law.points(params, *tokens), strict=True):
+        chosen = member.resamples[np.linspace(0, len(member.resamples) - 1, WORLDS - 1).round().astype(int)]
+        theta, scale = np.vstack([member.theta, chosen]), start_deviation(member.law)
+        bare = Worlds(member.law, member.params_kind, member.reference, theta, scale, np.zeros((len(theta), len(scale), len(scale))))
+        forecasts = member.law.log_loss(member.resamples, points)
+        found.append(replace(bare, covariance=_covariance(bare.slopes(points), forecasts - forecasts.mean(0))))
+    return tuple(found)
+
+
+def _covariance(slopes: Array, spread: Array) -> Array:
+    """Return the covariance of the steps along slopes that reproduce a spread of forecasts, shape (worlds, parameters, parameters).
+
+    Args:
+        slopes: shape (worlds, points, parameters).
+        spread: forecasts of the resamples less their mean, shape (resamples, points).
+    """
+    left = np.linalg.inv(slopes.transpose(0, 2, 1) @ slopes / NEARNESS**2 + np.eye(slopes.shape[2]))
+    steps = spread @ slopes @ left / NEARNESS**2
+    result: Array = steps.transpose(0, 2, 1) @ steps / (len(spread) - 1) + left
+    return result
+
+
+def refuse_one_stage(laws: Iterable[Law]) -> None:
+    """Refuse laws for which no tree of two stages can be designed.
+
+    Raises:
+        DataError: a law of one stage, or not of the specialist loss.
+    """
+    for law in laws:
+        if law.stages != 2 or law.target != "spec":
+            raise DataError(
+                f"the law {law.name} is not of the specialist loss after two stages, so no tree can be designed for it",
+                remedy="take a law of two stages (plan laws)",
+            )
+
+
+def prior_law(given: Candidates, forms: Sequence[str] = FORMS, seed: int = 0) -> FittedLaw:
+    """Make a law of nothing but start ranges: draws that keep every candidate's loss under that of an untrained model.
+
+    Args:
+        given: the candidate cells; their box is the law's support, their means its reference.
+        forms: names of laws.
+        seed: of the draws.
+
+    Raises:
+        DataError: a form whose draws make no sense on these cells.
+    """
+    setting = given.setting
+    general, special, unique = given.tokens
+    params = given.params_by["non_embedding"]
+    data = FitData([""] * len(given), given.params_by, general, special, unique, np.zeros(len(given)), given.cost.alone, given.group, None)
+    reference = Reference(float(np.exp(np.log(params).mean())), float(np.exp(np.log(general + special).mean())))
+    random = np.random.default_rng(seed)
+    members = []
+    for name in forms:
+        law = law_named(name)
+        points = Points(reference, params, general, special, unique)
+        theta = _draw(law, random, 40 * DRAWS)
+        with np.errstate(over="ignore", invalid="ignore"):
+            loss = law.log_loss(theta, points)
+        sensible = np.isfinite(loss).all(1) & (loss.max(1) < np.log(np.log(setting.vocab))) & (loss.min(1) > np.log(0.3))
+        if sensible.sum() < DRAWS:
+            raise DataError(f"the start ranges of {name} make no sense on these cells", remedy="name another form with --form")
+        theta = theta[sensible][:DRAWS]
+        middle = theta[np.argmin((natural(law, theta) ** 2).sum(1))]
+        members.append(
+            Member(
+                law=law, params_kind="non_embedding", reference=reference, theta=middle, resamples=theta, status="converged", starts=0, starts_agree=0,
+                condition=1.0, at_bound=(), ridge=(), objective=0.0,
+            )
+        )  # fmt: skip
+    source = {"recipe": setting.recipe.to_dict(), "vocab_size": setting.vocab}
+    return FittedLaw(tuple(members), NOISE, 0.0, Support.of(data), source=source)
+
+
+def prior_worlds(law: FittedLaw) -> tuple[Worlds, ...]:
+    """Take worlds from a law that `prior_law` made: several draws, each with the whole spread of the start ranges around it."""
+    found = []
+    for member in law.members:
+        scale = start_deviation(member.law)
+        every = np.tile(np.eye(len(scale)), (PRIOR_WORLDS, 1, 1))
+        found.append(Worlds(member.law, member.params_kind, member.reference, member.resamples[:PRIOR_WORLDS], scale, every))
+    return tuple(found)
+
+
+def natural(law: Law, theta: Array) -> Array:
+    """Take logarithms of the logarithmic parameters, shape (vectors, parameters)."""
+    logarithmic = np.array([parameter.logarithmic for parameter in law.parameters])
+    result: Array = np.where(logarithmic, np.log(np.where(logarithmic, theta, 1.0)), theta)
+    return result
+
+
+def start_deviation(law: Law) -> Array:
+    """Return the deviation of a uniform draw from each start range, in natural coordinates, shape (parameters,)."""
+    ends = natural(law, np.array([parameter.start for parameter in law.parameters]).T)
+    result: Array = (ends[1] - ends[0]) / np.sqrt(12)
+    return result
+
+
+def _draw(law: Law, random: np.random.Generator, count: int) -> Array:
+    low, high = natural(law, np.array([parameter.start for parameter in law.parameters]).T)
+    inner = low + (high - low) * random.random((count, len(low)))
+    logarithmic = np.array([parameter.logarithmic for parameter in law.parameters])
+    result: Array = np.where(logarithmic, np.exp(np.where(logarithmic, inner, 0.0)), inner)
+    return result

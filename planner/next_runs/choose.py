@@ -1,0 +1,164 @@
+"""Choosing cells under a budget: greedily by gain per FLOP that the tree would grow by, then exchanges; and the designs to beat.
+
+The greedy choice takes, again and again, the affordable cell with the largest gain / cost^power; a power of 1 prefers many cheap cells,
+0.5 and 0 fewer dear ones that open a trunk for others. Each start is filled up and improved: cells, whole stems and whole trunks are
+taken out in turn and what they cost is spent again; what lowers the criterion stays. Trees make costs depend on each other, so no
+bound on the distance from the best set is known; the tests hold it against all sets of a small list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from planner.design.spec import Cell
+from planner.laws.dual import Array
+from planner.next_runs.candidates import Candidates
+from planner.next_runs.cost import TreeCost
+from planner.next_runs.information import Information, mean_criterion
+
+POWERS = (1.0, 0.5, 0.0)
+PASSES = 4
+"""Rounds of exchanges at most."""
+LEAST_GAIN = 1e-4
+"""By which an exchange must lower the criterion (the logarithm of a variance) to stay."""
+GRID_VALUES = (3, 4, 5)
+"""Values an axis of the naive grids that are tried."""
+
+Progress = Callable[[str, float], None]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A set of cells."""
+
+    chosen: Any
+    """Boolean mask, shape (n,)."""
+    criterion: float
+    """Mean logarithm of the variance that counts."""
+
+
+def choose(every: Sequence[Information], cost: TreeCost, flops: float, progress: Progress | None = None) -> Choice:
+    """Choose the cells that lower the criterion most for a budget.
+
+    Args:
+        every: what the n cells tell under each law.
+        cost: what they cost.
+        flops: the budget [FLOPs].
+        progress: told of the steps.
+    """
+    tell = progress or (lambda what, share: None)
+    best: Choice | None = None
+    for number, power in enumerate(POWERS):
+        tell(f"choosing greedily by gain / cost^{power:g}", 0.5 * number / len(POWERS))
+        chosen = fill(every, cost, flops, np.zeros(len(cost.need), dtype=bool), power)
+        found = Choice(chosen, mean_criterion(every, chosen))
+        if best is None or found.criterion < best.criterion:
+            best = found
+    assert best is not None
+    for number in range(PASSES):
+        tell("exchanging cells", 0.5 + 0.5 * number / PASSES)
+        better = _exchange(every, cost, flops, best)
+        if better.criterion > best.criterion - LEAST_GAIN:
+            return better
+        best = better
+    return best
+
+
+def fill(every: Sequence[Information], cost: TreeCost, flops: float, chosen: Any, power: float, barred: Any = None) -> Any:
+    """Add cells until the budget pays no more; return the mask.
+
+    Args:
+        every: what the cells tell under each law.
+        cost: what they cost.
+        flops: the budget [FLOPs].
+        chosen: the mask to begin with.
+        power: of the cost, in what is greatest.
+        barred: mask of cells that may not be added.
+    """
+    chosen = chosen.copy()
+    covariances = [one.covariance(chosen) for one in every]
+    spent = cost.total(chosen)
+    worlds = sum(one.worlds for one in every)
+    while True:
+        marginal = cost.marginal(chosen)
+        possible = ~chosen & (spent + marginal <= flops * (1 + 1e-9))
+        if barred is not None:
+            possible &= ~barred
+        if not possible.any():
+            return chosen
+        gain = np.sum([one.gains(covariance).sum(0) for one, covariance in zip(every, covariances, strict=True)], axis=0) / worlds
+        worth = np.where(possible, gain / np.maximum(marginal, 1.0) ** power, -np.inf)
+        number = int(worth.argmax())
+        chosen[number] = True
+        spent += marginal[number]
+        covariances = [one.with_one(covariance, number) for one, covariance in zip(every, covariances, strict=True)]
+
+
+def _exchange(every: Sequence[Information], cost: TreeCost, flops: float, start: Choice) -> Choice:
+    """Take out every cell, stem and trunk in turn, and spend again what it cost."""
+    best = start
+    trunks = [cost.trunk == number for number in np.unique(cost.trunk[start.chosen])]
+    stems = [cost.stem == number for number in np.unique(cost.stem[start.chosen])]
+    singles = [np.arange(len(cost.need)) == number for number in np.flatnonzero(start.chosen)]
+    for part in [*trunks, *stems, *singles]:
+        out = part & best.chosen
+        if not out.any():
+            continue
+        for power in POWERS[:2]:
+            tried = fill(every, cost, flops, best.chosen & ~out, power, barred=out)
+            criterion = mean_criterion(every, tried)
+            if criterion < best.criterion - LEAST_GAIN:
+                best = Choice(tried, criterion)
+                break
+    return best
+
+
+def naive_grid(given: Candidates, flops: float, every: Sequence[Information]) -> Choice:
+    """Cross evenly spaced values of every axis, as by hand, and take the runs from the cheapest up while the tree stays in the budget.
+
+    With three, four and five values an axis; the best of the three by the criterion, so that the comparison is fair to it.
+    """
+    tried = []
+    for values in GRID_VALUES:
+        inside = np.ones(len(given), dtype=bool)
+        for name in ("size", "tokens_pt", "tokens_spec", "unique_spec"):
+            inside &= _spaced([_value(cell, name) for cell in given.cells], min(values, 3) if name == "unique_spec" else values)
+        mask = cheapest_first(given.cost, flops, inside)
+        tried.append(Choice(mask, mean_criterion(every, mask)))
+    return min(tried, key=lambda choice: choice.criterion)
+
+
+def cheapest_first(cost: TreeCost, flops: float, allowed: Any = None) -> Any:
+    """Take cells from the cheapest up while their tree stays in the budget; return the mask."""
+    order = np.argsort(cost.alone, kind="stable")
+    return in_order(cost, flops, order if allowed is None else order[allowed[order]])
+
+
+def in_order(cost: TreeCost, flops: float, order: Any) -> Any:
+    """Take cells in a given order, those that the budget does not pay left out; return the mask."""
+    chosen = np.zeros(len(cost.need), dtype=bool)
+    spent = 0.0
+    for number in order:
+        marginal = float(cost.marginal(chosen)[number])
+        if spent + marginal <= flops * (1 + 1e-9):
+            chosen[number] = True
+            spent += marginal
+    return chosen
+
+
+def _value(cell: Cell, name: str) -> float | None:
+    value = getattr(cell, name)
+    # From as many distinct tokens as are seen on, more do not change the run.
+    return None if value is None or (name == "unique_spec" and value >= cell.tokens_spec) else float(value)
+
+
+def _spaced(values: Sequence[float | None], count: int) -> Array:
+    """Mark the values that are among `count` evenly spaced ones of all; None counts always."""
+    levels = sorted({value for value in values if value is not None})
+    places = np.linspace(0, len(levels) - 1, min(count, len(levels))).round().astype(int)
+    kept = {levels[place] for place in places}
+    return np.array([value is None or value in kept for value in values])

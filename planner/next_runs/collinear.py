@@ -1,0 +1,130 @@
+"""Designs that cannot carry a law, refused with the reason: by explicit rules on the axes, and by the rank of the information.
+
+The rules say in words what is missing; the rank finds what no rule thought of. Both look at the cells alone, as if nothing were known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from planner.errors import DataError
+from planner.fit.identify import SAME, levels
+from planner.laws import Law
+from planner.laws.dual import Array
+from planner.next_runs.belief import Worlds
+from planner.next_runs.candidates import Candidates
+from planner.next_runs.information import fisher
+from planner.units import format_count
+
+MIN_SIZES = 3
+"""A size term has an amplitude and an exponent, and E is the third unknown."""
+MIN_TOKENS = 3
+"""Values of general and of specialist tokens, zero among them: an amplitude, an exponent and an offset or factor."""
+SINGULAR = 1e-8
+"""Least eigenvalue of the information, its columns scaled to unit length, under which a direction of the parameters counts as not measured. Grids in
+which one axis follows another have 1e-8 and less (rounding leaves 1e-15), crossed ones of a few dozen cells 1e-7 and more."""
+_NAMED = 0.3
+"""Weight in a direction from which a parameter is named."""
+_REPETITION = {"R*", "P", "δ", "q", "ν", "μ", "κ_P", "λ_P"}
+_DISTINCT = {"μ", "λ_P"}
+_PENALTY = {"P", "δ"}
+
+
+def refuse_collinear(given: Candidates, every: Sequence[Worlds], noise: float, share: float) -> None:
+    """Refuse cells from which a law's parameters cannot be told apart.
+
+    Args:
+        given: the cells.
+        every: the laws that are to be measured, with parameter vectors at which slopes are taken.
+        noise: deviation of ln L of one run.
+        share: of its variance, common to the runs of a trunk.
+
+    Raises:
+        DataError: the message says what is the same in all runs, or names the parameters.
+    """
+    for worlds in every:
+        reason = against_axes(given, worlds.law)
+        if reason:
+            raise DataError(f"this design cannot carry the law {worlds.law.name}: {reason[0]}", remedy=reason[1])
+    for worlds in every:
+        names = not_separated(given, worlds, noise, share)
+        if names:
+            what = f"{names[0]} cannot be measured" if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]} cannot be separated"
+            raise DataError(
+                f"this design cannot carry the law {worlds.law.name}: by the rank of its information matrix {what}",
+                remedy="vary sizes, tokens_pt, tokens_spec and unique_spec apart from each other, or take a simpler law",
+            )
+
+
+def against_axes(given: Candidates, law: Law) -> tuple[str, str] | None:
+    """Say what the axes lack for a law, and the remedy; None where they lack nothing."""
+    general, special, unique = given.tokens
+    params = given.params_by["non_embedding"]
+    names = [parameter.name for parameter in law.parameters]
+    sizes = levels(params)
+    if len(sizes) < MIN_SIZES:
+        found = ", ".join(format_count(value) for value in sizes)
+        lost = _named(names, ("E", "A", "α", "η"))
+        return f"it has {len(sizes)} distinct model sizes ({found}), so {lost} cannot be separated", f"take at least {MIN_SIZES} sizes, best five"
+    ratio = np.log((general + special) / params)
+    if np.ptp(ratio) < SAME:
+        lost = _named(names, ("A", "α", "B", "β"))
+        return f"every run has {np.exp(ratio.mean()):.3g} tokens per parameter, so {lost} cannot be separated", "vary the ratio"
+    specialised = special > 0
+    if specialised.any() and (general[specialised] > 0).all():
+        share = np.log(special[specialised] / general[specialised])
+        if np.ptp(share) < SAME:
+            lost = _named(names, ("β", "κ", "ρ", "γ"))
+            return f"every specialised run has tokens_spec / tokens_pt = {np.exp(share.mean()):.3g}, so {lost} cannot be separated", "vary the ratio"
+    for name, values, wanted in (("tokens_pt", general, ("B", "β", "κ", "ρ")), ("tokens_spec", special, ("β", "κ", "G", "s0", "γ"))):
+        positive = levels(values)
+        if len(positive) < 2 or len(positive) + bool((values == 0).any()) < MIN_TOKENS:
+            zero = " beside zero" if (values == 0).any() else ""
+            text = ", ".join(format_count(value) for value in positive) or "none"
+            remedy = f"take zero and two values of {name} at least, or three"
+            return f"it has only {text}{zero} for {name}, so {_named(names, wanted)} cannot be separated", remedy
+    return _against_repetition(general, special, unique, names)
+
+
+def _against_repetition(general: Array, special: Array, unique: Array, names: Sequence[str]) -> tuple[str, str] | None:
+    concerned = [name for name in names if name in _REPETITION]
+    if not concerned:
+        return None
+    with np.errstate(invalid="ignore"):
+        epochs = np.where(special > 0, special / unique, 0.0)
+    passes = levels(epochs[epochs > 1 + SAME])
+    lost = " and ".join([", ".join(concerned[:-1]), concerned[-1]] if len(concerned) > 1 else concerned)
+    if not len(passes):
+        return f"no run repeats its specialist text, so {lost} cannot be measured", "take unique_spec below tokens_spec in some runs"
+    if len(passes) < 2 and _PENALTY & set(concerned):
+        return f"all runs with repeats have {passes[0]:.3g} epochs, so {lost} cannot be separated", "vary the epochs above one"
+    if len(levels(unique[epochs > 1 + SAME])) < 2 and _DISTINCT & set(concerned):
+        amount = format_count(float(unique[epochs > 1 + SAME][0]))
+        return f"all runs with repeats have {amount} distinct specialist tokens, so {lost} cannot be separated", "vary unique_spec among runs with repeats"
+    return None
+
+
+def not_separated(given: Candidates, worlds: Worlds, noise: float, share: float) -> list[str]:
+    """Name the parameters of the direction that cells do not measure in the median world; empty where they measure all."""
+    slopes = worlds.slopes(worlds.points(given.params_by, *given.tokens))
+    names = [parameter.name for parameter in worlds.law.parameters]
+    found = []
+    for rows in slopes:
+        information = fisher(rows, given.group, noise, share)
+        length = np.sqrt(np.diag(information))
+        if not (length > 0).all():
+            return [name for name, size in zip(names, length, strict=True) if not size > 0]
+        values, vectors = np.linalg.eigh(information / np.outer(length, length))
+        found.append((float(values[0]), np.abs(vectors[:, 0])))
+    least, direction = sorted(found, key=lambda pair: pair[0])[len(found) // 2]
+    if least > SINGULAR:
+        return []
+    return [names[place] for place in np.argsort(-direction) if direction[place] > _NAMED]
+
+
+def _named(names: Sequence[str], wanted: Sequence[str]) -> str:
+    """Join the parameters that a law has of some."""
+    found = [name for name in wanted if name in names] or list(wanted)
+    return f"{', '.join(found[:-1])} and {found[-1]}" if len(found) > 1 else found[0]

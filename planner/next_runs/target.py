@@ -1,0 +1,136 @@
+"""The target region: the plans between which the recommendation at the target budget may have to choose, and what is at stake there.
+
+A plan belongs to it with the share of the law's resamples under which its loss is within a tolerance of that resample's own best.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from planner.allocate.optimum import TOLERANCE, coarse
+from planner.allocate.problem import Plans, Problem, Request
+from planner.errors import InputError
+from planner.fit.fitted import FittedLaw
+from planner.laws.dual import Array
+from planner.next_runs.belief import Worlds
+
+CRITERIA = {
+    "V": "mean variance of the contrasts of ln L between the plans of the region and the recommendation, and a tenth of that of its own forecast",
+    "I": "mean variance of the forecasts of ln L over the region",
+    "D": "geometric mean variance of the law's parameters",
+}
+FORECAST_WEIGHT = 0.1
+"""Of the recommendation's own forecast beside the contrasts in "V": the contrasts decide the plan, and without it its loss would be anyone's guess."""
+MOST_PLANS = 150
+"""Plans of the region that are kept, those of the largest weight."""
+CHANCES = 1500
+"""Draws of the truth from which expected regret is estimated."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """Plans at the target budget."""
+
+    plans: Plans
+    """The region."""
+    weights: Array
+    """Shape (plans,), summing to 1."""
+    best: int
+    """Number of the plan that is recommended now: least expected regret."""
+
+    @classmethod
+    def of(cls, law: FittedLaw, request: Request, tolerance: float = TOLERANCE) -> Target:
+        """Find the region.
+
+        Args:
+            law: what is known: a fit, or a prior.
+            request: the target budget and distinct text.
+            tolerance: of the loss, under which plans count as equally good.
+
+        Raises:
+            DataError: the budget allows no plan.
+        """
+        found = coarse(Problem.of(law, request))
+        least = found.resamples.min(1, keepdims=True)
+        share = (found.resamples <= least + np.log1p(tolerance)).mean(0)
+        kept = np.argsort(-share, kind="stable")[:MOST_PLANS]
+        kept = np.sort(np.union1d(kept[share[kept] > 0], [found.best]))
+        plans = found.plans
+        region = Plans(
+            plans.size[kept], plans.params[kept], plans.tokens_pt[kept], plans.tokens_spec[kept], plans.unique_spec[kept], plans.sizes
+        )  # fmt: skip
+        return cls(region, share[kept] / share[kept].sum(), int(np.searchsorted(kept, found.best)))
+
+    def log_loss(self, worlds: Worlds) -> Array:
+        """Return ln L of the plans, shape (worlds, plans)."""
+        plans = self.plans
+        return worlds.log_loss(worlds.points(plans.params_by, plans.tokens_pt, plans.tokens_spec, plans.unique_spec))
+
+    def slopes(self, worlds: Worlds) -> Array:
+        """Return the slopes of ln L of the plans, shape (worlds, plans, parameters)."""
+        plans = self.plans
+        return worlds.slopes(worlds.points(plans.params_by, plans.tokens_pt, plans.tokens_spec, plans.unique_spec))
+
+    def weight(self, slopes: Array, criterion: str) -> Array | None:
+        """Return Σ w·l·lᵀ over what a criterion counts, shape (worlds, parameters, parameters); None for the determinant.
+
+        Raises:
+            InputError: no such criterion.
+        """
+        if criterion not in CRITERIA:
+            raise InputError(f"--criterion {criterion!r} is not known", remedy=f"choose one of {', '.join(CRITERIA)}")
+        if criterion == "D":
+            return None
+        own = slopes[:, self.best]
+        counted = slopes if criterion == "I" else slopes - own[:, None]
+        total: Array = (counted * self.weights[:, None]).transpose(0, 2, 1) @ counted
+        if criterion == "V":
+            total = total + FORECAST_WEIGHT * own[:, :, None] * own[:, None, :]
+        return total
+
+
+def deviation(target: Target, slopes: Array, covariance: Array) -> Array:
+    """Return the deviation of the recommendation's ln L, shape (worlds,).
+
+    Args:
+        target: the region.
+        slopes: of its plans, shape (worlds, plans, parameters).
+        covariance: of the parameters, shape (worlds, parameters, parameters).
+    """
+    own = slopes[:, target.best]
+    return np.sqrt(np.einsum("kp,kpq,kq->k", own, covariance, own))
+
+
+def expected_regret(log_loss: Array, slopes: Array, before: Array, after: Array, seed: int = 0) -> Array:
+    """Return how much ln L the choice that is made after the runs gives away on average, shape (worlds,).
+
+    The truth is drawn around each world; the runs tell of it as much as they take off the covariance, the plan of the least loss by what
+    is then known is chosen, and the truth says what it gives away. Linear in the parameters, which is rough where nothing is fitted.
+
+    Args:
+        log_loss: of the plans, shape (worlds, plans).
+        slopes: of the plans, shape (worlds, plans, parameters).
+        before: covariance before the runs, shape (worlds, parameters, parameters).
+        after: covariance after them, of the same shape.
+        seed: of the draws.
+    """
+    random = np.random.default_rng(seed)
+    chances = random.normal(size=(2, CHANCES, before.shape[1]))
+    found = []
+    for middle, slope, whole, left in zip(log_loss, slopes, before, after, strict=True):
+        told = middle + chances[0] @ _root(whole - left).T @ slope.T
+        truth = told + chances[1] @ _root(left).T @ slope.T
+        chosen = told.argmin(1)
+        found.append(float((truth[np.arange(CHANCES), chosen] - truth.min(1)).mean()))
+    return np.array(found)
+
+
+def _root(covariance: Array) -> Array:
+    """Return a matrix R with R·Rᵀ = covariance; rounding may have left eigenvalues a little below zero."""
+    values, vectors = np.linalg.eigh(covariance)
+    result: Array = vectors * np.sqrt(np.maximum(values, 0.0))
+    return result
+
+

@@ -1,0 +1,99 @@
+"""`plan sweep design`, from a fit or a prior to a sweep.toml that the other commands of a sweep read."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from planner.cli.main import app
+from planner.corpus.store import Corpus
+from planner.design.spec import read_sweep
+from planner.design.tree import build_tree
+from planner.fit.fitted import FittedLaw
+
+
+def run(*arguments: str) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, ["sweep", "design", *arguments])
+    return result.exit_code, result.stdout, result.stderr
+
+
+@pytest.fixture
+def law(fitted: FittedLaw, tmp_path: Path) -> list[str]:
+    fitted.save(tmp_path / "law.json", {})
+    return ["--law", str(tmp_path / "law.json"), "--corpus", str(tmp_path / "corpus"), "--flops", "5e12", "--spec-tokens", "200k"]
+
+
+def test_a_design_from_a_fit_is_a_sweep(law: list[str], tmp_path: Path) -> None:
+    out = tmp_path / "next" / "sweep.toml"
+    code, text, messages = run(*law, "--target-flops", "1e14", "--out", str(out), "--json")
+    assert code == 0, messages
+    answer = json.loads(text)
+    spec = read_sweep(out)
+    assert spec.corpus == (tmp_path / "corpus").resolve()
+    cells, left_out = spec.cells(1024, 1.6e6)
+    assert len(cells) == answer["design"]["cells"] and not left_out
+    assert {cell.seed for cell in cells} == {1}
+    tree = build_tree(cells, spec.recipe, 1024, eval_tokens=spec.eval_tokens)
+    assert tree.flops_total == pytest.approx(answer["design"]["flops"]) and tree.flops_total <= 5e12
+    assert answer["before"]["deviation_percent"] > answer["naive"]["deviation_percent"] > answer["design"]["deviation_percent"]
+    assert "trained anew" in messages and "no corpus" in messages
+    code, _, messages = run(*law, "--target-flops", "1e14", "--out", str(out))
+    assert code == 2 and "exists" in messages
+
+
+def test_the_table_and_the_dry_run(law: list[str], tmp_path: Path) -> None:
+    code, text, messages = run(*law, "--criterion", "I", "--out", str(tmp_path / "x.toml"), "--dry-run")
+    assert code == 0, messages
+    assert "as a tree" in text and "naive grid" in text and "expected regret" in text
+    assert "100 times the largest run" in messages
+    assert not (tmp_path / "x.toml").exists()
+
+
+@pytest.fixture
+def sweep(corpus: Corpus, tmp_path: Path) -> Path:
+    axes = 'sizes = ["20k", "60k", "180k"]\ntokens_pt = [0, "300k", "1M"]\ntokens_spec = [0, "100k", "300k"]\nunique_spec = ["20k", "60k"]\n'
+    recipe = "[recipe]\nseq_len = 32\nbatch_sequences = 8\nwarmup_steps = 20\n"
+    (tmp_path / "sweep.toml").write_text(f'corpus = "{corpus.folder.resolve()}"\nmax_epochs = 16\n{axes}{recipe}', encoding="utf-8")
+    return tmp_path
+
+
+def test_a_design_from_a_prior_and_a_check(sweep: Path) -> None:
+    out = sweep / "next" / "sweep.toml"
+    arguments = [str(sweep), "--prior", "--form", "transfer-size-penalised"]
+    axes = ["--sizes", "20k,40k,60k,110k,180k", "--tokens-pt", "0,300k,1M", "--tokens-spec", "0,60k,200k", "--unique-spec", "10k,40k"]
+    code, text, messages = run(*arguments, *axes, "--flops", "5e12", "--out", str(out), "--json")
+    assert code == 0, messages
+    answer = json.loads(text)
+    assert math.isfinite(answer["design"]["regret_percent"]) and answer["design"]["criterion"] < answer["naive"]["criterion"]
+    planned = CliRunner().invoke(app, ["sweep", "plan", str(out.parent), "--json"])
+    assert planned.exit_code == 0
+    assert json.loads(planned.stdout)["flops"] == pytest.approx(answer["design"]["flops"])
+    code, text, messages = run(*arguments, "--check")
+    assert code == 0, messages
+    assert "this design" in text
+    (sweep / "sweep.toml").write_text((sweep / "sweep.toml").read_text().replace('["20k", "60k", "180k"]', '["60k"]'))
+    code, _, messages = run(*arguments, "--check")
+    assert code == 2 and "1 distinct model sizes" in messages
+
+
+@pytest.mark.parametrize(
+    ("arguments", "offender", "remedy"),
+    [
+        (["--flops", "1e6"], "too few for a tree", "give at least"),
+        (["--flops", "5e12", "--sizes", "80k"], "1 distinct model sizes", "at least 3 sizes"),
+        (["--flops", "5e12", "--criterion", "A"], "'A'", "V, I, D"),
+        (["--flops", "5e12", "--prior"], "exclude each other", "leave one out"),
+        (["--flops", "5e12", "--form", "chinchilla"], "--form chinchilla", "--prior"),
+        (["--check"], "--check", "name the sweep"),
+        ([], "--flops", "1e14"),
+        (["--flops", "5e12", "--trunk-share", "1"], "--trunk-share 1", "below 1"),
+        (["--flops", "5e12", "--max-epochs", "0.5"], "--max-epochs 0.5", "16"),
+    ],
+)
+def test_bad_input_is_one_sentence_with_a_remedy(law: list[str], arguments: list[str], offender: str, remedy: str) -> None:
+    code, text, messages = run(*law[:4], *arguments, "--out", "nowhere/sweep.toml")
+    assert code == 2 and not text
+    (error,) = (line for line in messages.splitlines() if line.startswith("error: "))
+    assert offender in error and remedy in error
