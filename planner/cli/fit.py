@@ -9,9 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from planner.cli.console import bar, give, say
+from planner.cli.helpers import helpers
 from planner.errors import InputError, StateError
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor, Future
+
+    from planner.fit.data import FitData
     from planner.fit.fitted import FittedLaw
 
 HELP = (
@@ -52,29 +56,31 @@ def fit(
     if out and len(tables) > 1:
         raise InputError(f"--out names one file, and {path} holds {len(tables)} runs tables", remedy="name one table, or leave --out away")
     documents = []
-    for runs in tables:
-        place = out or runs.with_name("law.json" if target == "spec" else f"law_{target}.json")
-        frame = read_runs(runs, column_mapping(mapping or []))
-        data = fit_data(frame, keep=tuple(keep or ()), target=target)
-        kinds = tuple(data.params_by) if params_kind == "auto" else (params_kind,)
-        if not set(kinds) <= set(data.params_by):
-            raise InputError(f"the column {PARAMS_KINDS[params_kind]} is missing or has gaps", remedy="fill it, or choose the other --params-kind")
-        source = {**_source(runs, frame, place), "runs": runs.name, "flagged": _flag_counts(frame), "kept_flags": keep or []}
-        with bar(f"fit of {runs}", 1.0) as shown:
-            fitted = fit_law(
-                data, law, params_kinds=kinds, resamples=resamples, scheme=resampling, seed=seed, source=source,
-                progress=shown.tell,
-            )  # fmt: skip
-        fitted.save(place, {"runs": sha256_file(runs)})
-        drawn = _draw(fitted, data, place.parent / "figures") if figures and target == "spec" else []
-        if as_json:
-            documents.append(read_json(place))
-        else:
-            show(fitted)
-            if profile:
-                show_profiles(fitted, data)
-        for item in [place, *drawn]:
-            say(f"written: {item}")
+    with helpers() as pool:
+        for runs in tables:
+            place = out or runs.with_name("law.json" if target == "spec" else f"law_{target}.json")
+            frame = read_runs(runs, column_mapping(mapping or []))
+            data = fit_data(frame, keep=tuple(keep or ()), target=target)
+            kinds = tuple(data.params_by) if params_kind == "auto" else (params_kind,)
+            if not set(kinds) <= set(data.params_by):
+                raise InputError(f"the column {PARAMS_KINDS[params_kind]} is missing or has gaps", remedy="fill it, or choose the other --params-kind")
+            source = {**_source(runs, frame, place), "runs": runs.name, "flagged": _flag_counts(frame), "kept_flags": keep or []}
+            with bar(f"fit of {runs}", 1.0) as shown:
+                fitted = fit_law(
+                    data, law, params_kinds=kinds, resamples=resamples, scheme=resampling, seed=seed, source=source, progress=shown.tell, pool=pool,
+                )  # fmt: skip
+            fitted.save(place, {"runs": sha256_file(runs)})
+            drawn, drawing = _draw(fitted, data, place, pool) if figures and target == "spec" else ([], None)
+            if as_json:
+                documents.append(read_json(place))
+            else:
+                show(fitted)
+                if profile:
+                    show_profiles(fitted, data)
+            if drawing is not None:
+                drawing.result()
+            for item in [place, *drawn]:
+                say(f"written: {item}")
     if as_json:
         give(documents[0] if len(documents) == 1 else documents)
 
@@ -129,23 +135,16 @@ def _flag_counts(frame: Any) -> dict[str, int]:
     return counts
 
 
-def _draw(law: FittedLaw, data: Any, folder: Path) -> list[Path]:
-    from planner.report.law import size_slices, token_slices
-    from planner.report.residuals import forecasts, holdout
-    from planner.report.style import save
+def _draw(law: FittedLaw, data: FitData, place: Path, pool: Executor | None) -> tuple[list[Path], Future[None] | None]:
+    """Draw the figures, the dearer one in another process where there is one; return their paths and what is still being drawn."""
+    from planner.report.fit_page import holdout_page, slices_page
 
-    drawn = [folder / "law.png"]
-    if data.two_stage:
-
-        def draw(axes: Any) -> None:
-            size_slices(axes[0], law, data)
-            token_slices(axes[1], law, data)
-            forecasts(axes[2], law, data)
-
-        save(drawn[0], draw, panels=3, width=5.6)
+    drawn, drawing = [place.parent / "figures" / "law.png"], None
+    if pool is not None:
+        drawing = pool.submit(slices_page, place, data, drawn[0])
     else:
-        save(drawn[0], lambda axes: forecasts(axes[0], law, data))
+        slices_page(place, data, drawn[0])
     if law.holdout:
-        drawn.append(folder / "holdout.png")
-        save(drawn[1], lambda axes: holdout(axes[0], law), width=5.6, height=5.0)
-    return drawn
+        drawn.append(drawn[0].with_name("holdout.png"))
+        holdout_page(law, drawn[1])
+    return drawn, drawing

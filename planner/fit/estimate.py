@@ -86,10 +86,12 @@ def estimate(
             theta, finished = found.theta[chosen], found.finished[chosen]
             if finished.all():
                 break
-    last = solve(law, points, log_loss, theta[:1], weights, deltas=deltas[-1:], iterations=POLISH, exact=True)
-    theta[0], value = last.theta[0], np.append(last.objective, found.objective[chosen][1:])
+    value, ended = found.objective[chosen], bool(finished[0])
+    if deltas[-1] == DELTAS[-1]:
+        last = solve(law, points, log_loss, theta[:1], weights, deltas=deltas[-1:], iterations=POLISH, exact=True)
+        theta[0], value[0], ended = last.theta[0], last.objective[0], ended or bool(last.finished[0])
     agree = int(members[value <= value[0] * (1 + AGREEMENT) + 1e-300].sum())
-    diagnosis = diagnose(law, points, theta[0], bool(finished[0] | last.finished[0]))
+    diagnosis = diagnose(law, points, theta[0], ended)
     return Estimate(law, theta[0], float(value[0]), total, agree, theta[:WARM], diagnosis)
 
 

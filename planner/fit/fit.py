@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from concurrent.futures import Executor
 from typing import Any
 
 import numpy as np
@@ -17,20 +18,18 @@ from planner.fit.profile import ridge
 from planner.fit.resample import draw_weights, fit_weighted, scheme_for
 from planner.fit.select import Progress, Score, candidates, choose, score_laws
 from planner.fit.support import Support
-from planner.laws import Law, law_named
+from planner.laws import Law, Reference, law_named
+from planner.laws.dual import Array
 
 RESAMPLES = 400
 """Resamples of each member by default."""
-WARM_STARTS = 1
-"""Solutions on all rows that each resample starts from; a second one changed no resample of the recorded sweeps."""
 WORST = 5
 """Runs farthest from the law that are named."""
 
 
-
 def fit(
     data: FitData, law: str = "auto", *, params_kinds: Sequence[str] = (), resamples: int = RESAMPLES, scheme: str = "auto", seed: int = 0,
-    source: dict[str, Any] | None = None, progress: Progress | None = None, largest: bool = True,
+    source: dict[str, Any] | None = None, progress: Progress | None = None, largest: bool = True, pool: Executor | None = None,
 ) -> FittedLaw:  # fmt: skip
     """Fit a law, or choose among several, with resamples by trunk.
 
@@ -45,6 +44,7 @@ def fit(
         source: where the runs are from, kept in the law's file.
         progress: told of the steps.
         largest: whether to choose and fit once more without the largest size, and forecast it.
+        pool: processes to share the work with; the result is the same.
 
     Raises:
         DataError: the runs cannot carry the law.
@@ -54,18 +54,26 @@ def fit(
     check(data)
     tables = [data.under(kind) for kind in params_kinds or data.params_by]
     laws = candidates(data) if law == "auto" else [_suited(law_named(name.strip()), data) for name in law.split(",")]
-    scores = score_laws(tables, laws, seed, lambda name, share: tell(f"fitting {name}", 0.4 * share))
+    names = [law.name for law in laws]
+    aside = pool.submit(_forecast_largest, tables, names, seed) if pool is not None and largest else None
+    scores = score_laws(tables, laws, seed, lambda name, share: tell(f"fitting {name}", (0.4 if aside is None else 0.7) * share))
     chosen = choose(scores)
-    holdout: dict[str, Any] = {}
-    if largest:
-        holdout = _forecast_largest(tables, laws, seed, lambda name, share: tell(f"without the largest size: {name}", 0.4 + 0.3 * share))
     scheme = scheme_for(data.params, data.cluster) if scheme == "auto" else scheme
     # The same weights for every member, so that resample k is one world.
     weights = draw_weights(data.cluster, resamples, scheme, np.random.default_rng([seed, 1]))
-    members = []
-    for number, score in enumerate(chosen):
-        tell("resampling by trunk", 0.7 + 0.3 * number / len(chosen))
-        members.append(_member(score, data, weights))
+    tasks = [(score.estimate.law.name, score.reference, score.estimate.theta, data.under(score.params_kind), weights) for score in chosen]
+    # The last half of the members, which have the most parameters, elsewhere while the first are done here.
+    away = {number: pool.submit(_resampled, *tasks[number]) for number in range((len(tasks) + 1) // 2, len(tasks))} if pool is not None else {}
+    holdout: dict[str, Any] = {}
+    if largest and aside is None:
+        holdout = _forecast_largest(tables, names, seed, lambda name, share: tell(f"without the largest size: {name}", 0.4 + 0.3 * share))
+    spread = []
+    for number, task in enumerate(tasks):
+        tell("resampling by trunk", 0.7 + 0.3 * number / len(tasks))
+        spread.append(away[number].result() if number in away else _resampled(*task))
+    members = [_member(score, *found) for score, found in zip(chosen, spread, strict=True)]
+    if aside is not None:
+        holdout = aside.result()
     noise = max(float(np.mean([score.rms_percent for score in chosen])) / 100, data.replicate_sd or 0.0)
     drift = float(np.mean([score.drift for score in chosen]))
     about = {"rows": data.count, "replicate_sd": data.replicate_sd, "target": data.target, "resampling": scheme, **(source or {})}
@@ -74,13 +82,17 @@ def fit(
     return fitted
 
 
-def _member(score: Score, data: FitData, weights: Any) -> Member:
+def _resampled(name: str, reference: Reference, theta: Array, data: FitData, weights: Array) -> tuple[Array, tuple[str, ...]]:
+    """Fit a law again under every row of weights; return the parameters and the names of those on a ridge. Takes and gives what a process can send."""
+    law, points = law_named(name), data.points(reference)
+    return fit_weighted(law, points, data.log_loss, weights, theta[None])[0], ridge(law, points, data.log_loss, theta)
+
+
+def _member(score: Score, draws: Array, on_ridge: tuple[str, ...]) -> Member:
     found = score.estimate
-    points = data.under(score.params_kind).points(score.reference)
-    draws, _ = fit_weighted(found.law, points, data.log_loss, weights, found.solutions[:WARM_STARTS])
     return Member(
         found.law, score.params_kind, score.reference, found.theta, draws, found.status, found.starts, found.starts_agree,
-        found.diagnosis.condition, found.diagnosis.at_bound, ridge(found.law, points, data.log_loss, found.theta), found.objective,
+        found.diagnosis.condition, found.diagnosis.at_bound, on_ridge, found.objective,
     )  # fmt: skip
 
 
@@ -107,8 +119,9 @@ def _farthest(law: FittedLaw, data: FitData) -> list[dict[str, Any]]:
     return [{"run_id": data.run_ids[row], "off_percent": 100 * float(np.expm1(off[row]))} for row in np.argsort(-np.abs(off))[:WORST]]
 
 
-def _forecast_largest(tables: Sequence[FitData], laws: Sequence[Law], seed: int, progress: Progress) -> dict[str, Any]:
-    """Choose and fit without the largest size, then forecast it: an error that no choice has seen."""
+def _forecast_largest(tables: Sequence[FitData], names: Sequence[str], seed: int, progress: Progress | None = None) -> dict[str, Any]:
+    """Choose and fit without the largest size, then forecast it: an error that no choice has seen. Takes and gives what a process can send."""
+    laws = [law_named(name) for name in names]
     piece = next((item for item in slices(tables[0]) if item.name == "largest params"), None)
     if piece is None:
         return {}

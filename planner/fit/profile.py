@@ -55,7 +55,7 @@ def profile(law: Law, points: Points, log_loss: Array, theta: Array, names: Sequ
     """
     chosen = [number for number, parameter in enumerate(law.parameters) if not names or parameter.name in names]
     grids = [_grid(law, number, theta[number], np.concatenate([-REACH[::-1], REACH])) for number in chosen]
-    values = _held(law, points, log_loss, theta, chosen, grids)
+    values = _held(law, points, log_loss, theta, chosen, grids, neighbours=True)
     threshold = _threshold(law, points, log_loss, theta)
     found = []
     for number, grid, value in zip(chosen, grids, values, strict=True):
@@ -87,7 +87,9 @@ def _grid(law: Law, number: int, value: float, reach: Array) -> Array:
     return result
 
 
-def _held(law: Law, points: Points, log_loss: Array, theta: Array, chosen: Sequence[int], grids: Sequence[Array]) -> list[Array]:
+def _held(
+    law: Law, points: Points, log_loss: Array, theta: Array, chosen: Sequence[int], grids: Sequence[Array], neighbours: bool = False
+) -> list[Array]:
     """Return the objective over its least with each chosen parameter held at each of its values."""
     starts, fixed = [], []
     for number, grid in zip(chosen, grids, strict=True):
@@ -101,7 +103,7 @@ def _held(law: Law, points: Points, log_loss: Array, theta: Array, chosen: Seque
     first = solve(law, points, log_loss, start, weights, deltas=DELTAS[1:], iterations=STEPS, tolerance=TOLERANCE, fixed=held)
     value = first.objective
     # Once more from what the neighbours on either side found: a held value may have stopped in a side valley.
-    for shift in (1, -1):
+    for shift in (1, -1) if neighbours else ():
         near = np.where(held, start, np.roll(first.theta, shift, axis=0))
         again = solve(law, points, log_loss, near, weights, deltas=DELTAS[-1:], iterations=STEPS, tolerance=TOLERANCE, fixed=held)
         value = np.minimum(value, again.objective)

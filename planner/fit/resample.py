@@ -20,8 +20,8 @@ SCHEMES = ("auto", "multinomial", "fractional")
 TRUNKS_A_SIZE = 4
 """Fewest trunks of a size with which multinomial weights seldom leave it out (1 resample in 50 for one size)."""
 STEPS = 60
-TOLERANCE = 1e-7
-"""Relative gain of a step under which a resample is done: what is left moves forecasts by a tenth of their spread or less."""
+TOLERANCE = 1e-6
+"""Relative gain of a step under which a resample is done: what is left moves forecasts by a few hundredths of their spread."""
 
 
 def scheme_for(sizes: Array, cluster: Any) -> str:

@@ -24,9 +24,9 @@ NEAR_EQUAL = 1.1
 MOST_MEMBERS = 3
 HOPELESS = 1.8
 """Laws whose residual is over this multiple of the least are not tried on the slices."""
-MOST_TRIED = 8
+MOST_TRIED = 6
 """Laws that are, at most, each under a convention of N: those of the least residual, parameters counted."""
-SCREENING_STARTS = 8
+SCREENING_STARTS = 6
 STARTS = 12
 SLICE_STARTS = 2
 
@@ -80,20 +80,27 @@ def score_laws(tables: Sequence[FitData], laws: Sequence[Law], seed: int = 0, pr
         progress: told of the steps.
     """
     tell = progress or (lambda what, share: None)
-    pairs = [(data, law) for data in tables for law in laws]
-    first = []
-    for number, (data, law) in enumerate(pairs):
-        tell(law.name, 0.4 * number / len(pairs))
-        points = data.points(data.reference)
-        quick = estimate(law, points, data.log_loss, np.random.default_rng(seed), starts=SCREENING_STARTS, deltas=DELTAS[:1])
-        first.append(_residual(data, quick))
+    first: list[Score] = []
+    for data in tables:
+        # Under the next convention of N only what is not hopeless by far under the one before.
+        least = min((score.rms_percent for score in first), default=np.inf)
+        hopeless = {score.estimate.law.name for score in first if score.rms_percent > HOPELESS**2 * least}
+        for number, law in enumerate(laws):
+            tell(law.name, 0.4 * (len(first) + 1) / (len(tables) * len(laws) + 1))
+            if law.name not in hopeless:
+                random = np.random.default_rng([seed, number])
+                quick = estimate(law, data.points(data.reference), data.log_loss, random, starts=SCREENING_STARTS, deltas=DELTAS[:1])
+                first.append(_residual(data, quick))
     promising = _promising(first, tables[0].count)
     pieces = _fair(slices(tables[0]), tables[0], [first[number].estimate.law for number in promising])
+    by_kind = {data.params_kind: data for data in tables}
     scores = []
     for done, number in enumerate(promising):
-        (data, law), warm = pairs[number], first[number].estimate.solutions
+        known = first[number]
+        data, law = by_kind[known.params_kind], known.estimate.law
         tell(law.name, 0.4 + 0.6 * done / len(promising))
-        whole = estimate(law, data.points(data.reference), data.log_loss, np.random.default_rng(seed), starts=STARTS, warm=warm)
+        random = np.random.default_rng([seed, number])
+        whole = estimate(law, data.points(data.reference), data.log_loss, random, starts=STARTS, warm=known.estimate.solutions)
         scores.append(_hold_out(data, _residual(data, whole), pieces, seed))
     scores += [score for number, score in enumerate(first) if number not in promising]
     return sorted(scores, key=_rank)

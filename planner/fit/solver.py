@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from planner.fit.memory import keep_memory
 from planner.fit.scale import Scale
 from planner.laws import Law, Points
 from planner.laws.dual import Array
@@ -83,10 +84,13 @@ def solve(
         fixed: which parameters of which problem keep their start, shape (problems, parameters).
         exact: whether steps use the law's second derivatives.
     """
+    keep_memory()
     scale = Scale(law)
     free = scale.to_free(starts)
     moves = np.ones((1, free.shape[1])) if fixed is None else 1.0 - fixed
-    batch = _Batch(law, scale, points, log_loss, weights, moves, deltas, iterations, tolerance, exact)
+    size = max(1, min(len(free), BATCH // (points.count * free.shape[1])))
+    work = np.empty((2, size, free.shape[1], points.count))
+    batch = _Batch(law, scale, points, log_loss, weights, moves, deltas, iterations, tolerance, exact, work)
     value, finished = batch.solve(free)
     return Solution(scale.to_theta(free), value, finished)
 
@@ -136,6 +140,8 @@ class _Batch:
     iterations: int
     tolerance: float
     exact: bool
+    work: Array
+    """Room for the slopes and what is made of them, shape (2, active at most, parameters, runs): arrays of this size are dear to get anew."""
 
     def solve(self, free: Array) -> tuple[Array, Array]:
         """Lower every objective, in place, until no step gains; return the values, and which problems stopped by themselves.
@@ -144,7 +150,7 @@ class _Batch:
         """
         count, last = len(free), len(self.deltas) - 1
         values, finished = np.full(count, np.inf), np.zeros(count, dtype=bool)
-        size = max(1, min(count, BATCH // (self.points.count * free.shape[1])))
+        size = self.work.shape[1]
         most = np.array([EARLY_STEPS] * last + [self.iterations])
         tolerance = np.array([EARLY_TOLERANCE] * last + [self.tolerance])
         state, following = self._begin(np.arange(size), free), size
@@ -227,7 +233,8 @@ class _Batch:
         moves, weights, delta = _rows(self.moves, state.number), _rows(self.weights, state.number), self._delta(state.stage)
         first, second = first * moves, second * moves
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            forecast, slopes, trace = self.law.log_loss_slopes_and_trace(theta, self.points)
+            slopes, weighted = self.work[:, : len(theta)]
+            forecast, slopes, trace = self.law.log_loss_slopes_and_trace(theta, self.points, slopes)
             residual = self.log_loss - forecast
             size = np.abs(residual)
             clipped = np.minimum(size, delta)
@@ -235,10 +242,10 @@ class _Batch:
             pull = np.copysign(clipped, residual) * weights
             gradient = -(slopes @ pull[:, :, None])[:, :, 0]
             across = slopes.transpose(0, 2, 1)
-            curvature = (slopes * (weights * (size <= delta))[:, None, :]) @ across
+            curvature = np.multiply(slopes, (weights * (size <= delta))[:, None, :], out=weighted) @ across
             if self.exact:
                 curvature += self.law.log_curvature(trace, slopes, -pull)
-            majorant = (slopes * (weights * (clipped / np.maximum(size, 1e-300)))[:, None, :]) @ across
+            majorant = np.multiply(slopes, (weights * (clipped / np.maximum(size, 1e-300)))[:, None, :], out=weighted) @ across
             outer = first[:, :, None] * first[:, None, :]
             curvature *= outer
             if self.exact:

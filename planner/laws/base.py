@@ -131,14 +131,14 @@ class Law:
         value, slopes, _ = self.log_loss_slopes_and_trace(theta, points)
         return value, slopes
 
-    def log_loss_slopes_and_trace(self, theta: Array, points: Points) -> tuple[Array, Array, Dual]:
-        """Forecast ln L and its derivatives, with the trace of L that `log_curvature` takes."""
+    def log_loss_slopes_and_trace(self, theta: Array, points: Points, out: Array | None = None) -> tuple[Array, Array, Dual]:
+        """Forecast ln L and its derivatives (into `out` where given), with the trace of L that `log_curvature` takes."""
         trace = self.traced(theta, points)
         shape = (len(theta), points.count)
         share = np.broadcast_to(1.0 / trace.value, shape)
-        slopes = np.zeros((shape[0], len(self.parameters), shape[1]))
-        for number, slope in trace.by.items():
-            np.multiply(slope, share, out=slopes[:, number])
+        slopes = np.empty((shape[0], len(self.parameters), shape[1])) if out is None else out
+        for number in range(len(self.parameters)):
+            np.multiply(trace.by.get(number, 0.0), share, out=slopes[:, number])
         return np.broadcast_to(np.log(trace.value), shape), slopes, trace
 
     def log_curvature(self, trace: Dual, slopes: Array, weights: Array) -> Array:

@@ -1,8 +1,7 @@
 """Two-stage laws of transfer: general tokens count as κ·D_pt^ρ·N^η specialist ones (after arXiv 2102.01293).
 
 They hold at both ends: D_spec = 0 is zero-shot, D_pt = 0 is from scratch. *transfer* is Chinchilla's form in the joint tokens;
-*bounded* keeps the loss under L0, that of an untrained model (form after arXiv 2605.09189); *coupled* raises the joint size and data
-term to a power, so that the two do not simply add up.
+*bounded* keeps the loss under L0, that of an untrained model (form after arXiv 2605.09189).
 """
 
 from __future__ import annotations
@@ -78,25 +77,8 @@ def _bounded(repetition: Repetition) -> Law:
     )
 
 
-def _coupled(repetition: Repetition) -> Law:
-    def loss(p: Mapping[str, Any], x: Points) -> Any:
-        h = p["A"] * exp(-x.log_n * p["α"]) + p["B"] * exp(-p["β"] * _joint(p, x, repetition, True))
-        return p["E"] + repetition.harm(p, x, exp(p["c"] * log(h)))
-
-    return Law(
-        f"coupled-{repetition.name}",
-        f"E + (A·(N/N0)^−α + B·({_JOINT}·(N/N0)^η)^−β)^c; {repetition.formula}",
-        (irreducible(), amplitude("A", linear=False), amplitude("B", linear=False), exponent("α"), exponent("β"), _KAPPA, _RHO, _ETA)
-        + (Parameter("c", 0.1, 5.0, (0.4, 1.5), "exponent"),)
-        + repetition.parameters,
-        loss,
-        "transfer after arXiv 2102.01293, size and data coupled by a power as in arXiv 2001.08361",
-        "size and data do not add up independently",
-    )
-
-
 LAWS = (
     *(_transfer(repetition, sized) for sized in (False, True) for repetition in REPETITIONS),
-    *(make(repetition) for make in (_gap, _bounded, _coupled) for repetition in REPETITIONS),
+    *(make(repetition) for make in (_gap, _bounded) for repetition in REPETITIONS),
     _gap(COMPETING),
 )

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 HIGHEST = 1.15
 """Multiple of the highest loss measured up to which slices by tokens are drawn."""
 
+
 def size_slices(axis: Axes, law: FittedLaw, data: FitData) -> None:
     """Draw loss by model size with the law's band, for the cells that most sizes share."""
     cells: dict[tuple[float, float, float], list[int]] = {}

@@ -1,0 +1,35 @@
+"""The two figures that a fit leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from planner.fit.data import FitData
+from planner.fit.fitted import FittedLaw
+from planner.report.law import size_slices, token_slices
+from planner.report.residuals import forecasts
+from planner.report.residuals import holdout as draw_holdout
+from planner.report.style import save
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def slices_page(file: Path, data: FitData, path: Path) -> None:
+    """Draw slices through a law file's law and all runs of the fit; of a law of one stage the runs only. Takes what a process can send."""
+    law = FittedLaw.load(file)
+
+    def draw(axes: Sequence[Axes]) -> None:
+        if data.two_stage:
+            size_slices(axes[0], law, data)
+            token_slices(axes[1], law, data)
+        forecasts(axes[-1], law, data)
+
+    save(path, draw, panels=3 if data.two_stage else 1, width=5.6)
+
+
+def holdout_page(law: FittedLaw, path: Path) -> None:
+    """Draw the largest size that the law had not seen."""
+    save(path, lambda axes: draw_holdout(axes[0], law), width=5.6, height=5.0)
