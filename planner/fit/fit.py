@@ -57,7 +57,7 @@ def fit(
     names = [law.name for law in laws]
     aside = pool.submit(_forecast_largest, tables, names, seed) if pool is not None and largest else None
     scores = score_laws(tables, laws, seed, lambda name, share: tell(f"fitting {name}", (0.4 if aside is None else 0.7) * share))
-    chosen = choose(scores)
+    chosen = choose(scores, tables[0])
     scheme = scheme_for(data.params, data.cluster) if scheme == "auto" else scheme
     # The same weights for every member, so that resample k is one world.
     weights = draw_weights(data.cluster, resamples, scheme, np.random.default_rng([seed, 1]))
@@ -129,7 +129,7 @@ def _forecast_largest(tables: Sequence[FitData], names: Sequence[str], seed: int
     within = [law for law in laws if reason_against(law, rest[0]) is None]
     if not within:
         return {}
-    chosen: list[Score] = choose(score_laws(rest, within, seed, progress))
+    chosen: list[Score] = choose(score_laws(rest, within, seed, progress), rest[0])
     out = tables[0].rows(piece.held)
     forecasts = [
         score.estimate.law.log_loss(score.estimate.theta[None], out.under(score.params_kind).points(score.reference))[0] for score in chosen

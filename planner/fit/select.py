@@ -16,12 +16,14 @@ from planner.fit.resample import fit_weighted
 from planner.fit.solver import DELTAS
 from planner.fit.starts import draw_starts
 from planner.fit.support import Support
-from planner.laws import LAWS, Law, Reference
+from planner.laws import LAWS, Law, Points, Reference
 from planner.laws.dual import Array
 
-NEAR_EQUAL = 1.1
-"""Laws whose mean held-out error is within this factor of the least, or within its noise, are not told apart by the data."""
+NEAR_EQUAL = 1.25
+"""Laws whose mean held-out error is within this factor of the least, or within its noise, are not told apart: the best of many is a little lucky."""
 MOST_MEMBERS = 3
+BEYOND = 2.0
+"""Factor in size and in tokens beyond the dearest runs at which near-equal laws are asked how far they disagree."""
 HOPELESS = 1.8
 """Laws whose residual is over this multiple of the least are not tried on the slices."""
 MOST_TRIED = 6
@@ -110,18 +112,41 @@ def _rank(score: Score) -> tuple[float, float]:
     return score.mean, score.rms_percent
 
 
-def choose(scores: Sequence[Score]) -> list[Score]:
+def choose(scores: Sequence[Score], data: FitData) -> list[Score]:
     """Return the laws that the data do not tell apart, the simplest first; they forecast together, with equal weights.
 
-    A law stands beside the best one when its mean held-out error is within 10 % of it, or exceeds it by less than the standard error of the
-    difference over the slices. Of many such, the simpler ones are kept. Laws under either convention of N may stand side by side: which one
-    holds beyond the runs is not known, and their difference belongs in the interval.
+    A law stands beside the best one when its mean held-out error is within a quarter of it, or exceeds it by less than the standard error of the
+    difference over the slices. Of many such, the simplest is kept, and then those that disagree most with the ones kept about runs of twice the
+    size and tokens of the dearest: which of them holds beyond the runs is not known, and their difference belongs in the interval. They may stand
+    under different conventions of N.
+
+    Args:
+        scores: the best first.
+        data: the runs.
     """
     best = scores[0]
     if not best.held:
         return [best]
     alike = [score for score in scores if score.held and score.mean - best.mean <= max((NEAR_EQUAL - 1) * best.mean, _noise(score, best))]
-    return sorted(alike, key=lambda score: (len(score.estimate.law.parameters), score.mean))[:MOST_MEMBERS]
+    alike.sort(key=_simplicity)
+    forecast = [_beyond(score, data) for score in alike]
+    kept = [0]
+    while len(kept) < min(MOST_MEMBERS, len(alike)):
+        rest = [number for number in range(len(alike)) if number not in kept]
+        kept.append(max(rest, key=lambda number: min(float(np.abs(forecast[number] - forecast[other]).mean()) for other in kept)))
+    return sorted((alike[number] for number in kept), key=_simplicity)
+
+
+def _simplicity(score: Score) -> tuple[int, float]:
+    return len(score.estimate.law.parameters), score.mean
+
+
+def _beyond(score: Score, data: FitData) -> Array:
+    """Forecast ln L of the dearest quarter of the runs, made twice as large in size and in tokens."""
+    dear = data.under(score.params_kind).rows(data.flops >= np.quantile(data.flops, 0.75))
+    replay = 0.0 if dear.replay_fraction is None else dear.replay_fraction
+    tokens = (BEYOND * dear.tokens_pt, BEYOND * dear.tokens_spec, BEYOND * dear.unique_spec)
+    return score.estimate.law.log_loss(score.estimate.theta[None], Points(score.reference, BEYOND * dear.params, *tokens, replay))[0]
 
 
 def _noise(score: Score, best: Score) -> float:
@@ -173,10 +198,13 @@ def _hold_out(data: FitData, score: Score, pieces: Sequence[Slice], seed: int) -
 
 
 def _drift(errors: Sequence[Array], distances: Sequence[Array], variance: float) -> float:
-    """Estimate how fast the forecast goes astray outside the support, from rows that lay outside it when they were forecast."""
-    error, distance = np.concatenate(errors), np.concatenate(distances)
-    outside = distance > np.log(1.2)
-    if not outside.any():
-        return float(np.sqrt(variance))
-    beyond = np.maximum(error[outside] ** 2 - variance, 0.0) / distance[outside] ** 2
-    return float(np.sqrt(beyond.mean()))
+    """Estimate how fast the forecast goes astray outside the support, from rows that lay outside it when they were forecast.
+
+    The rate is that of the slice that went astray fastest: each rests on few trunks, and the law was chosen for doing well on them.
+    """
+    rates = []
+    for error, distance in zip(errors, distances, strict=True):
+        outside = distance > np.log(1.2)
+        if outside.any():
+            rates.append(float(np.sqrt((np.maximum(error[outside] ** 2 - variance, 0.0) / distance[outside] ** 2).mean())))
+    return max(rates, default=float(np.sqrt(variance)))
