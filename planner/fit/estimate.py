@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from planner.fit.diagnosis import Diagnosis, diagnose
-from planner.fit.solver import DELTAS, Solution, solve
+from planner.fit.solver import DELTAS, EARLY_TOLERANCE, TOLERANCE, Solution, solve
 from planner.fit.starts import draw_starts
 from planner.laws import Law, Points
 from planner.laws.dual import Array
@@ -75,8 +75,9 @@ def estimate(
     weights = np.ones((1, points.count))
     for delta in deltas:
         before = np.full(len(theta), np.inf)
-        for steps in ROUNDS if delta == DELTAS[-1] else EARLY_ROUNDS:
-            found = solve(law, points, log_loss, theta, weights, deltas=(delta,), iterations=steps)
+        rounds, tolerance = (ROUNDS, TOLERANCE) if delta == DELTAS[-1] else (EARLY_ROUNDS, EARLY_TOLERANCE)
+        for steps in rounds:
+            found = solve(law, points, log_loss, theta, weights, deltas=(delta,), iterations=steps, tolerance=tolerance)
             chosen, stands = _met(law, points, log_loss, found, members)
             value = found.objective[chosen]
             # One that is left behind does not count as agreeing.

@@ -206,5 +206,6 @@ def _drift(errors: Sequence[Array], distances: Sequence[Array], variance: float)
     for error, distance in zip(errors, distances, strict=True):
         outside = distance > np.log(1.2)
         if outside.any():
-            rates.append(float(np.sqrt((np.maximum(error[outside] ** 2 - variance, 0.0) / distance[outside] ** 2).mean())))
+            # The noise of a run is taken off the mean, not off each row: off each, noise alone would look like drift.
+            rates.append(float(np.sqrt(max(((error[outside] ** 2 - variance) / distance[outside] ** 2).mean(), 0.0))))
     return max(rates, default=float(np.sqrt(variance)))
