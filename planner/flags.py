@@ -44,7 +44,8 @@ def flag_runs(frame: DataFrame) -> DataFrame:
         "overfitted": _overfitted(frame),
     }
     # A transient is no measure of its neighbours: the rules that compare runs look at the ones left.
-    sound = ~(rules["diverged"] | rules["short_stage"] | rules["under_2_tokens_per_parameter"] | frame["flags"].fillna("").str.contains("mostly_warmup"))
+    warming = frame["flags"].map(lambda text: "mostly_warmup" in str(text))
+    sound = ~(rules["diverged"] | rules["short_stage"] | rules["under_2_tokens_per_parameter"] | warming)
     rules["off_learning_rate"] = _off_learning_rate(frame, sound)
     sound &= ~rules["off_learning_rate"]
     rules["larger_but_worse"] = _larger_but_worse(frame, sound)

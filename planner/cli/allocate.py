@@ -29,7 +29,7 @@ def allocate(
     max_epochs: Annotated[float | None, typer.Option(help="Most passes over the specialist text; the most that the runs cover by default.")] = None,
     gpu_flops: Annotated[str | None, typer.Option(help="FLOPs one GPU really does in a second: peak times utilisation.")] = None,
     out: Annotated[Path, typer.Option(help="Where to write the recommendation.")] = Path("allocation.json"),
-    figure: Annotated[bool, typer.Option("--figure/--no-figure", help="Whether to draw the split curve beside it.")] = True,
+    figure: Annotated[bool, typer.Option("--figure/--no-figure", help="Whether to draw the split curve beside it; takes longer than the answer.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False,
 ) -> None:
     """Recommend a split."""

@@ -131,8 +131,8 @@ def fit_data(frame: DataFrame, keep: tuple[str, ...] = (), target: str = "spec")
                         remedy="fit the rows with replay_fraction 0, or the general loss with --target general")  # fmt: skip
     known = {kind: rows[column].to_numpy(float) for kind, column in PARAMS_KINDS.items() if not rows[column].isna().any()}
     pt, spec = rows["tokens_pt"].to_numpy(float), rows["tokens_spec"].to_numpy(float)
-    keys = rows["trunk_id"].fillna("").astype(str) + "|" + rows["seed"].astype(str)
-    keys = keys.where(rows["trunk_id"].fillna("") != "", rows["run_id"].astype(str))
+    trunk = rows["trunk_id"].map(lambda name: "" if pd.isna(name) else str(name))
+    keys = (trunk + "|" + rows["seed"].astype(str)).where(trunk != "", rows["run_id"].astype(str))
     flops = rows["flops"].fillna(6.0 * rows["params_non_embedding"] * (pt + spec)).to_numpy(float)
     log_loss = np.log(rows[TARGETS[target]].to_numpy(float))
     return FitData(

@@ -46,11 +46,12 @@ def diagnose(law: Law, points: Points, theta: Array, finished: bool) -> Diagnosi
     scale = Scale(law)
     share = scale.share(theta)
     at_bound = tuple(p.name for p, where in zip(law.parameters, share, strict=True) if not EDGE < where < 1 - EDGE)
-    slopes = law.log_loss_and_slopes(theta[None], points)[1]
+    with np.errstate(all="ignore"):  # an absurd row makes an infinite slope, and the condition number says so
+        slopes = law.log_loss_and_slopes(theta[None], points)[1]
     natural = slopes[0] * np.where([p.logarithmic for p in law.parameters], theta, 1.0)[:, None]
     length = np.sqrt((natural**2).sum(1))
     condition = float("inf")
-    if (length > 0).all():
+    if (length > 0).all() and np.isfinite(length).all():
         unit = natural / length[:, None]
         condition = float(np.linalg.cond(unit @ unit.T))
     status = "converged"

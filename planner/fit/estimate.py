@@ -40,7 +40,7 @@ class Estimate:
     objective: float
     """Σ Huber of ln L."""
     starts: int
-    """Starts that were solved."""
+    """Starts that were followed to their end; those that were left behind on the way are not counted."""
     starts_agree: int
     """Starts that ended within 0.1 % of the best objective."""
     solutions: Array
@@ -71,7 +71,7 @@ def estimate(
     """
     drawn = draw_starts(law, points, log_loss, random, starts)
     theta = drawn if warm is None else np.vstack([warm, drawn])
-    total, members = len(theta), np.ones(len(theta), dtype=int)
+    members = np.ones(len(theta), dtype=int)
     weights = np.ones((1, points.count))
     for delta in deltas:
         before = np.full(len(theta), np.inf)
@@ -80,7 +80,6 @@ def estimate(
             found = solve(law, points, log_loss, theta, weights, deltas=(delta,), iterations=steps, tolerance=tolerance)
             chosen, stands = _met(law, points, log_loss, found, members)
             value = found.objective[chosen]
-            # One that is left behind does not count as agreeing.
             hopeful = value - value[0] <= PATIENCE * (before[chosen] - value)
             hopeful[0] = True
             chosen, members, before = chosen[hopeful], stands[hopeful], value[hopeful]
@@ -93,7 +92,7 @@ def estimate(
         theta[0], value[0], ended = last.theta[0], last.objective[0], ended or bool(last.finished[0])
     agree = int(members[value <= value[0] * (1 + AGREEMENT) + 1e-300].sum())
     diagnosis = diagnose(law, points, theta[0], ended)
-    return Estimate(law, theta[0], float(value[0]), total, agree, theta[:WARM], diagnosis)
+    return Estimate(law, theta[0], float(value[0]), int(members.sum()), agree, theta[:WARM], diagnosis)
 
 
 def _met(law: Law, points: Points, log_loss: Array, found: Solution, members: Any) -> tuple[Any, Any]:

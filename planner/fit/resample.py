@@ -19,7 +19,8 @@ from planner.laws.dual import Array
 SCHEMES = ("auto", "multinomial", "fractional")
 TRUNKS_A_SIZE = 4
 """Fewest trunks of a size with which multinomial weights seldom leave it out (1 resample in 50 for one size)."""
-STEPS = 60
+STEPS = 200
+"""At most; where the solution on all rows is at a bound, some resamples take long."""
 POLISH = 8
 """Further steps with the law's exact second derivatives, which end what is near its end."""
 TOLERANCE = 1e-6

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -185,27 +186,35 @@ def _hold_out(data: FitData, score: Score, pieces: Sequence[Slice], seed: int) -
     weights = np.array([~piece.held for piece in pieces], dtype=float)
     theta, _ = fit_weighted(law, points, data.log_loss, weights, np.vstack([score.estimate.solutions, drawn]), deltas=DELTAS)
     forecast = law.log_loss(theta, points)
+    variance = (score.rms_percent / 100) ** 2
     held: dict[str, float] = {}
-    errors: list[Array] = []
-    distances: list[Array] = []
+    rates = []
     for number, piece in enumerate(pieces):
         out = data.rows(piece.held)
         held[piece.name] = mean_absolute_percent(forecast[number, piece.held], out.log_loss)
-        errors.append(forecast[number, piece.held] - out.log_loss)
         support = Support.of(data.rows(~piece.held))
-        distances.append(support.distance(out.params_by["non_embedding"], out.tokens_pt, out.tokens_spec, out.unique_spec))
-    return replace(score, held=held, drift=_drift(errors, distances, (score.rms_percent / 100) ** 2))
+        distance = support.distance(out.params_by["non_embedding"], out.tokens_pt, out.tokens_spec, out.unique_spec)
+        # What the noise of a run and the parameters' own uncertainty explain is no drift.
+        expected = variance * (1 + _leverage(law, theta[number], points, ~piece.held)[piece.held])
+        rates.append(_rate((forecast[number, piece.held] - out.log_loss) ** 2 - expected, distance))
+    # The rate of the slice that went astray fastest: each rests on few trunks, and the law was chosen for doing well on them.
+    return replace(score, held=held, drift=max(rates))
 
 
-def _drift(errors: Sequence[Array], distances: Sequence[Array], variance: float) -> float:
-    """Estimate how fast the forecast goes astray outside the support, from rows that lay outside it when they were forecast.
+def _rate(beyond: Array, distance: Array) -> float:
+    """Return how fast forecasts went astray, as a deviation of ln L for each log unit outside the support."""
+    outside = distance > np.log(1.2)
+    if not outside.any():
+        return 0.0
+    # Means of squares, not of roots: noise in single rows would look like drift.
+    return float(np.sqrt(max((beyond[outside] / distance[outside] ** 2).mean(), 0.0)))
 
-    The rate is that of the slice that went astray fastest: each rests on few trunks, and the law was chosen for doing well on them.
-    """
-    rates = []
-    for error, distance in zip(errors, distances, strict=True):
-        outside = distance > np.log(1.2)
-        if outside.any():
-            # The noise of a run is taken off the mean, not off each row: off each, noise alone would look like drift.
-            rates.append(float(np.sqrt(max(((error[outside] ** 2 - variance) / distance[outside] ** 2).mean(), 0.0))))
-    return max(rates, default=float(np.sqrt(variance)))
+
+def _leverage(law: Law, theta: Array, points: Points, fitted: Any) -> Array:
+    """Return the variance of each forecast of ln L over that of a run, linearised around a fit to some of the rows, shape (runs,)."""
+    with np.errstate(all="ignore"):
+        slopes = np.nan_to_num(law.log_loss_and_slopes(theta[None], points)[1][0], posinf=0.0, neginf=0.0)
+    slopes = slopes / np.maximum(np.sqrt((slopes[:, fitted] ** 2).sum(1)), 1e-300)[:, None]
+    information = slopes[:, fitted] @ slopes[:, fitted].T + 1e-9 * np.eye(len(theta))
+    result: Array = np.einsum("pn,pn->n", slopes, np.linalg.solve(information, slopes))
+    return result

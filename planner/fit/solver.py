@@ -91,7 +91,8 @@ def solve(
     size = max(1, min(len(free), BATCH // (points.count * free.shape[1])))
     work = np.empty((2, size, free.shape[1], points.count))
     batch = _Batch(law, scale, points, log_loss, weights, moves, deltas, iterations, tolerance, exact, work)
-    value, finished = batch.solve(free)
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # a wild step is answered by the next one
+        value, finished = batch.solve(free)
     return Solution(scale.to_theta(free), value, finished)
 
 
@@ -156,7 +157,9 @@ class _Batch:
         state, following = self._begin(np.arange(size), free), size
         while len(state.number):
             step, tried, state.damping = self._search(state)
-            gain = (state.value - tried) / np.maximum(state.value, 1e-300)
+            # From a place where the objective is infinite any finite value is a gain.
+            known = np.isfinite(state.value)
+            gain = np.where(known, state.value - tried, np.isfinite(tried)) / np.where(known, np.maximum(state.value, 1e-300), 1.0)
             better = gain > 0
             state.steps += 1
             state.idle = np.where(gain < tolerance[state.stage], state.idle + 1, 0)
@@ -200,7 +203,7 @@ class _Batch:
         step = _step(state, damping)
         tried = self._values(state.number, state.stage, state.here + step)
         promise = -(step * state.gradient).sum(1) - 0.5 * np.einsum("ki,kij,kj->k", step, state.curvature, step)
-        kept = (state.value - tried >= KEPT * promise) & (promise > 0)
+        kept = (promise > 0) & (tried <= state.value - KEPT * promise)
         chosen = np.where(kept, damping * 0.1, damping)
         chosen[chosen < 1e-6] = 0.0
         poor = np.flatnonzero(~kept)
@@ -232,26 +235,25 @@ class _Batch:
         theta, first, second = self.scale.bend(state.here)
         moves, weights, delta = _rows(self.moves, state.number), _rows(self.weights, state.number), self._delta(state.stage)
         first, second = first * moves, second * moves
-        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            slopes, weighted = self.work[:, : len(theta)]
-            forecast, slopes, trace = self.law.log_loss_slopes_and_trace(theta, self.points, slopes)
-            residual = self.log_loss - forecast
-            size = np.abs(residual)
-            clipped = np.minimum(size, delta)
-            value = (weights * (clipped * (size - 0.5 * clipped))).sum(1)
-            pull = np.copysign(clipped, residual) * weights
-            gradient = -(slopes @ pull[:, :, None])[:, :, 0]
-            across = slopes.transpose(0, 2, 1)
-            curvature = np.multiply(slopes, (weights * (size <= delta))[:, None, :], out=weighted) @ across
-            if self.exact:
-                curvature += self.law.log_curvature(trace, slopes, -pull)
-            majorant = np.multiply(slopes, (weights * (clipped / np.maximum(size, 1e-300)))[:, None, :], out=weighted) @ across
-            outer = first[:, :, None] * first[:, None, :]
-            curvature *= outer
-            if self.exact:
-                np.einsum("kii->ki", curvature)[...] += gradient * second
-            majorant *= outer
-            gradient *= first
+        slopes, weighted = self.work[:, : len(theta)]
+        forecast, slopes, trace = self.law.log_loss_slopes_and_trace(theta, self.points, slopes)
+        residual = self.log_loss - forecast
+        size = np.abs(residual)
+        clipped = np.minimum(size, delta)
+        value = (weights * (clipped * (size - 0.5 * clipped))).sum(1)
+        pull = np.copysign(clipped, residual) * weights
+        gradient = -(slopes @ pull[:, :, None])[:, :, 0]
+        across = slopes.transpose(0, 2, 1)
+        curvature = np.multiply(slopes, (weights * (size <= delta))[:, None, :], out=weighted) @ across
+        if self.exact:
+            curvature += self.law.log_curvature(trace, slopes, -pull)
+        majorant = np.multiply(slopes, (weights * (clipped / np.maximum(size, 1e-300)))[:, None, :], out=weighted) @ across
+        outer = first[:, :, None] * first[:, None, :]
+        curvature *= outer
+        if self.exact:
+            np.einsum("kii->ki", curvature)[...] += gradient * second
+        majorant *= outer
+        gradient *= first
         bad = ~np.isfinite(value + curvature.sum((1, 2)) + majorant.sum((1, 2)))
         if bad.any():
             value = np.where(bad, np.inf, value)

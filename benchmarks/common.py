@@ -1,0 +1,183 @@
+"""What the benchmarks share: where tables are, how CPU seconds are counted, how a table of results is printed and kept.
+
+Run one as a module from the root of the repository, for instance `OMP_NUM_THREADS=1 python -m benchmarks.bootstrap --out`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from planner.fit.data import FitData
+from planner.fit.scale import Scale
+from planner.fit.solver import DELTA, huber
+from planner.laws import LAWS, Law, Points, Reference
+from planner.laws.dual import Array
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+TABLES = Path(os.environ.get("PLANNER_TABLES", ROOT.parent / "shared" / "data"))
+# scipy's L-BFGS-B stops by absolute gains; the objective is of order 1e-3, so it is given in units of this, and run to its end.
+UNIT = 1e-3
+LBFGS = {"maxiter": 5000, "maxfun": 20000, "ftol": 1e-15, "gtol": 1e-12}
+
+
+class Report:
+    """Prints lines, and keeps them in a file where --out asks for it; the first line there is the command."""
+
+    def __init__(self, module: str, doc: str | None, more: Callable[[argparse.ArgumentParser], None] | None = None) -> None:
+        self.name = Path(module).stem
+        parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{self.name}", description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+        parser.add_argument("--quick", action="store_true", help="less of everything; what is extrapolated says so")
+        parser.add_argument("--out", nargs="?", type=Path, const=RESULTS / f"{self.name}.txt", help="also write to a file (results/ by default)")
+        if more:
+            more(parser)
+        self.options = parser.parse_args()
+        self.quick: bool = self.options.quick
+        given = [item for item in sys.argv[1:] if item != str(self.options.out)]
+        threads = os.environ.get("OMP_NUM_THREADS")
+        command = f"{f'OMP_NUM_THREADS={threads} ' if threads else ''}python -m benchmarks.{self.name} {' '.join(given)}".rstrip()
+        self._lines = [f"$ {command}"]
+        self._start = time.process_time()
+
+    def say(self, text: str = "") -> None:
+        """Print a line and keep it."""
+        print(text, flush=True)
+        self._lines.append(text)
+
+    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """Print a table, the first column aligned left and the rest right."""
+        cells = [list(columns), *([str(item) for item in row] for row in rows)]
+        widths = [max(len(row[at]) for row in cells) for at in range(len(columns))]
+        self.say()
+        self.say(title)
+        for number, row in enumerate(cells):
+            padded = [cell.rjust(width) if at else cell.ljust(width) for at, (cell, width) in enumerate(zip(row, widths, strict=True))]
+            self.say("  ".join(padded).rstrip())
+            if number == 0:
+                self.say("  ".join("-" * width for width in widths))
+
+    def end(self) -> None:
+        """Say what the benchmark itself took, and write the file."""
+        self.say()
+        self.say(f"(the whole benchmark: {time.process_time() - self._start:.0f} CPU-s in this process)")
+        if self.options.out:
+            self.options.out.parent.mkdir(parents=True, exist_ok=True)
+            self.options.out.write_text("\n".join(self._lines) + "\n", encoding="utf-8")
+            print(f"written: {self.options.out}", file=sys.stderr)
+
+
+def table(name: str) -> pd.DataFrame:
+    """Read a public table, or end with one sentence."""
+    path = TABLES / name
+    if not path.is_file():
+        print(f"the public table {name} is not here; set PLANNER_TABLES to its folder", file=sys.stderr)
+        raise SystemExit(2)
+    return pd.read_csv(path)
+
+
+def cpu(call: Callable[[], Any]) -> tuple[float, Any]:
+    """Return the CPU seconds of a call, and what it returned."""
+    start = time.process_time()
+    result = call()
+    return time.process_time() - start, result
+
+
+def chinchilla_rows() -> tuple[Array, Array, Array]:
+    """Return N, D and ln L of Epoch's table without the 5 highest losses (arXiv 2404.10102)."""
+    rows = table("chinchilla_epoch.csv").sort_values("loss").head(240)
+    n, d, loss = (rows[name].to_numpy(float) for name in ("N", "D", "loss"))
+    return n, d, np.log(loss)
+
+
+def objective_for_scipy(law: Law, points: Points, log_loss: Array, weights: Array | float = 1.0, slopes: bool = True) -> Callable[[Array], Any]:
+    """Make the summed Huber objective, in units of `UNIT`, a function of the unbounded coordinates; with its gradient by default."""
+    scale = Scale(law)
+
+    def value_and_gradient(free: Array) -> tuple[float, Array]:
+        theta, bend, _ = scale.bend(free[None])
+        with np.errstate(all="ignore"):
+            forecast, by = law.log_loss_and_slopes(theta, points)
+        residual = log_loss - forecast[0]
+        pull = weights * np.clip(residual, -DELTA, DELTA)
+        value = float((weights * huber(residual, DELTA)).sum())
+        return (value if np.isfinite(value) else 1e3) / UNIT, np.nan_to_num(-(by[0] * bend[0][:, None]) @ pull) / UNIT
+
+    def value_only(free: Array) -> float:
+        residual = log_loss - law.log_loss(scale.to_theta(free[None]), points)[0]
+        return float((weights * huber(residual, DELTA)).sum()) / UNIT
+
+    return value_and_gradient if slopes else value_only
+
+
+SIZES = (2e4, 4e4, 8e4, 1.6e5, 3.2e5)
+GENERAL = (0.0, 3.5e5, 9e5, 2e6, 4.5e6)
+SPECIAL = ((0.0, np.nan), (2e5, 5e4), (8e5, 5e4), (4e5, 2e5), (1.6e6, 2e5), (8e5, 1.6e6))
+REFERENCE = Reference(1e5, 1e6)
+COMMON = {"E": 1.0, "A": 0.25, "B": 0.35, "α": 0.3, "β": 0.35, "κ": 0.15, "ρ": 0.8, "η": 0.05, "L0": 7.0, "c": 0.8, "R*": 12.0, "γ": 0.3, "d0": 0.4,
+          "s0": 0.15, "C": 0.9, "P": 0.01, "δ": 1.0, "κ_P": 0.5, "λ_P": 0.5, "G": 1.0, "R_D*": 12.0, "R_N*": 5.0, "q": 3.0, "ι": 0.02}  # fmt: skip
+TRUTHS: dict[str, dict[str, float]] = {"multiplicative-saturating": {"B": 2.5}, "additive-saturating": {"B": 0.7}}
+"""What differs from `COMMON` in a law's truth."""
+
+
+def truth_of(law: Law) -> Array:
+    """Return the parameters that synthetic tables of a law are made with."""
+    known = {**COMMON, **TRUTHS.get(law.name, {})}
+    return np.array([known[parameter.name] for parameter in law.parameters])
+
+
+def one_stage_cells() -> tuple[Array, Array, Array, Array]:
+    """Lay out 6 sizes × 7 token counts; N, D_pt, D_spec, U."""
+    n, d = (axis.ravel() for axis in np.meshgrid(np.geomspace(1e4, 1e6, 6), np.geomspace(2e5, 2e7, 7)))
+    return n, d, np.zeros_like(n), np.full_like(n, np.nan)
+
+
+def two_stage_cells() -> tuple[Array, Array, Array, Array]:
+    """Lay out 5 sizes × 5 general stages × 6 specialist stages, less those without any training (145 rows); N, D_pt, D_spec, U."""
+    grid = [(n, pt, spec, unique) for n in SIZES for pt in GENERAL for spec, unique in SPECIAL if pt + spec > 0]
+    n, pt, spec, unique = (np.array(column) for column in zip(*grid, strict=True))
+    return n, pt, spec, unique
+
+
+def repeat_cells() -> tuple[Array, Array, Array, Array]:
+    """Lay out 5 sizes × 4 amounts of distinct text × 5 numbers of passes, all on one corpus; N, D_pt, D_spec, U."""
+    grid = [(n, 0.0, unique * passes, unique) for n in SIZES for unique in (2e5, 6e5, 2e6, 6e6) for passes in (1, 2, 4, 10, 25)]
+    n, pt, spec, unique = (np.array(column) for column in zip(*grid, strict=True))
+    return n, pt, spec, unique
+
+
+def cells_of(law: Law) -> tuple[Array, Array, Array, Array]:
+    """Lay out the runs that suit a law."""
+    return two_stage_cells() if law.stages == 2 else repeat_cells() if law.repeats else one_stage_cells()
+
+
+def synthetic(
+    law: Law, truth: Array, random: np.random.Generator, noise: float, trunk: float = 0.0, cells: tuple[Array, ...] | None = None
+) -> FitData:  # fmt: skip
+    """Sample a table of known truth.
+
+    Args:
+        law: the truth's form.
+        truth: its parameters, in units of `REFERENCE`.
+        random: source of chance.
+        noise: deviation of ln L of a run.
+        trunk: deviation that all runs off one trunk share; a run from scratch is a trunk of its own.
+        cells: N, D_pt, D_spec, U; the law's own layout by default.
+    """
+    n, pt, spec, unique = cells_of(law) if cells is None else cells
+    keys = np.where((pt > 0) & (law.stages == 2), n * 1e3 + np.log1p(pt), -1.0 - np.arange(len(n)))
+    cluster = np.unique(keys, return_inverse=True)[1]
+    shared = trunk * random.normal(size=cluster.max() + 1)[cluster]
+    log_loss = law.log_loss(truth[None], Points(REFERENCE, n, pt, spec, unique))[0] + shared + noise * random.normal(size=len(n))
+    return FitData([str(k) for k in range(len(n))], {"non_embedding": n}, pt, spec, unique, log_loss, 6 * n * (pt + spec), cluster, None)
+
+
+__all__ = ["LAWS", "LBFGS", "REFERENCE", "Report", "cells_of", "chinchilla_rows", "cpu", "objective_for_scipy", "synthetic", "table", "truth_of"]
