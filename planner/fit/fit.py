@@ -77,7 +77,8 @@ def fit(
     noise = max(float(np.mean([score.rms_percent for score in chosen])) / 100, data.replicate_sd or 0.0)
     drift = float(np.mean([score.drift for score in chosen]))
     about = {"rows": data.count, "replicate_sd": data.replicate_sd, "target": data.target, "resampling": scheme, **(source or {})}
-    fitted = FittedLaw(tuple(members), noise, drift, Support.of(data), [_row(score, score in chosen) for score in scores], holdout, about)
+    table = [_row(score, score in chosen) for score in scores]
+    fitted = FittedLaw(tuple(members), noise, drift, Support.of(data), float(np.exp(data.log_loss.min())), table, holdout, about)
     about["farthest"] = _farthest(fitted, data)
     return fitted
 

@@ -69,6 +69,8 @@ class FittedLaw:
     drift: float
     """Deviation of ln L for each log unit outside the support."""
     support: Support
+    least_loss: float
+    """The lowest loss that any run reached [nats/token]."""
     scores: list[dict[str, Any]] = field(default_factory=list)
     """The table of all candidates: law, parameters, rms_percent, held by slice, mean."""
     holdout: dict[str, Any] = field(default_factory=dict)
@@ -109,14 +111,19 @@ class FittedLaw:
     def forecast(self, params: Mapping[str, Any], tokens_pt: Any, tokens_spec: Any, unique_spec: Any) -> Forecast:
         """Forecast the loss that one more run would have, with the interval that it falls in nine times of ten.
 
-        The interval holds the resamples of all members, the noise of a run, and the drift outside the support.
+        The interval holds the resamples of all members, the noise of a run, and the drift outside the support. A law without an irreducible loss
+        cannot know where the loss stops falling: outside the support the upper end of its interval stays at the lowest loss that was measured.
         """
         points = self.points(params, tokens_pt, tokens_spec, unique_spec)
         middle = self.log_loss(points)
-        deviation = self.deviation(points, self.support.distance(params["non_embedding"], tokens_pt, tokens_spec, unique_spec))
+        distance = self.support.distance(params["non_embedding"], tokens_pt, tokens_spec, unique_spec)
+        deviation = self.deviation(points, distance)
         # Beyond a deviation of 5 the interval says "anything"; the cap keeps it finite.
         width = _Z * np.minimum(deviation, 5.0)
-        return Forecast(np.exp(middle), np.exp(middle - width), np.exp(middle + width))
+        high = np.exp(middle + width)
+        if any("E" not in (parameter.name for parameter in member.law.parameters) for member in self.members):
+            high = np.where(distance > 0, np.maximum(high, self.least_loss), high)
+        return Forecast(np.exp(middle), np.exp(middle - width), high)
 
     def deviation(self, points: Sequence[Points], distance: Array) -> Array:
         """Return the deviation of ln L of a run at points a distance [log units] outside the support."""
@@ -156,6 +163,7 @@ class FittedLaw:
             "level": LEVEL,
             "noise": self.noise,
             "drift": self.drift,
+            "least_loss": self.least_loss,
             "support": {"low": self.support.low, "high": self.support.high, "zero": self.support.zero},
             "scores": self.scores,
             "holdout": self.holdout,
@@ -176,7 +184,7 @@ class FittedLaw:
             members = tuple(_member(item) for item in body["members"])
             support = Support(*({name: body["support"][key][name] for name in AXES} for key in ("low", "high", "zero")))
             noise, drift = float(body["noise"]), float(body["drift"])
-            return cls(members, noise, drift, support, body["scores"], body["holdout"], body["source"])
+            return cls(members, noise, drift, support, float(body["least_loss"]), body["scores"], body["holdout"], body["source"])
 
 
 def _member(item: Mapping[str, Any]) -> Member:

@@ -155,7 +155,7 @@ def prior_law(given: Candidates, forms: Sequence[str] = FORMS, seed: int = 0) ->
             )
         )  # fmt: skip
     source = {"recipe": setting.recipe.to_dict(), "vocab_size": setting.vocab}
-    return FittedLaw(tuple(members), NOISE, 0.0, Support.of(data), source=source)
+    return FittedLaw(tuple(members), NOISE, 0.0, Support.of(data), least_loss=0.0, source=source)
 
 
 def prior_worlds(law: FittedLaw) -> tuple[Worlds, ...]:

@@ -172,3 +172,13 @@ def test_flagged_rows_stay_out_unless_kept(tmp_path: Path) -> None:
     assert fit_data(frame, keep=("under_2_tokens_per_parameter",)).count == 12
     with pytest.raises(InputError, match="'short_stage'"):
         fit_data(frame, keep=("short_stage",))
+
+
+def test_a_law_without_an_irreducible_loss_does_not_promise_less_than_was_ever_measured(synthetic: FitData, fitted: FittedLaw) -> None:
+    """Far outside, the interval reaches up to the lowest loss measured; inside the runs it is left as it is."""
+    bare = fit(synthetic, "root-rote", resamples=20)
+    inside, far = ({"non_embedding": [1e5]}, [1e6], [4e5], [2e5]), ({"non_embedding": [1e10]}, [1e12], [4e8], [2e8])
+    assert bare.least_loss == pytest.approx(float(np.exp(synthetic.log_loss.min())))
+    assert bare.forecast(*far).loss[0] < bare.least_loss <= bare.forecast(*far).high[0]
+    assert bare.forecast(*inside).high[0] < 1.1 * bare.forecast(*inside).loss[0]
+    assert "E" in {parameter.name for parameter in fitted.members[0].law.parameters}
