@@ -22,10 +22,17 @@ from planner.errors import InputError, StateError
 
 
 def write_bytes(path: Path | str, data: bytes) -> None:
-    """Write `data` to `path` so that a reader, or a crash, sees the old file or the new one and never a part."""
-    path = Path(path)
+    """Write `data` to `path`, or to what a link there points to, so that a reader, or a crash, sees the old file or the new one and never a part.
+
+    Raises:
+        InputError: the path is a folder, a device or a pipe, which a rename would replace by a file.
+        StateError: it cannot be written.
+    """
+    path = Path(os.path.realpath(path))
     if path.is_dir():
         raise InputError(f"{path} is a folder, not a file", remedy="name a file inside it")
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path} is a device or a pipe, not a file", remedy="name a regular file")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from planner.artifacts import write_bytes
 from planner.units import format_count
 
 if TYPE_CHECKING:
@@ -66,10 +68,9 @@ def save(path: Path, draw: Callable[[Sequence[Axes]], None], *, panels: int = 1,
     """
     figure, axes = sheet(panels, width=width, height=height)
     draw(axes)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}")
-    figure.savefig(temporary, format="png", dpi=150)
-    temporary.replace(path)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=150)
+    write_bytes(path, buffer.getvalue())
 
 
 def log_counts(axis: Axes, zero: float | None = None) -> None:

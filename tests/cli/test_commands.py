@@ -64,7 +64,7 @@ def test_planning_never_imports_torch(arguments: list[str]) -> None:
 
 
 def test_allocate_never_imports_torch(law: Path) -> None:
-    arguments = ["allocate", "--flops", "2e13", "--spec-tokens", "200k", "--law", str(law), "--out", str(law.with_name("a.json"))]
+    arguments = ["allocate", "--flops", "2e13", "--spec-tokens", "200k", "--law", str(law), "--out", str(law.with_name("a.json")), "--figure"]
     code = (
         f"import sys; from planner.cli.main import app\ntry: app({arguments!r})\nexcept SystemExit as error: assert not error.code, error.code\n"
         "print(sorted({'torch', 'transformers', 'matplotlib.pyplot'} & set(sys.modules)))"
@@ -95,7 +95,7 @@ def test_allocate_never_imports_torch(law: Path) -> None:
 )
 def test_bad_input_is_one_sentence_with_a_remedy(arguments: list[str], offender: str, remedy: str, law: Path) -> None:
     if arguments[0] == "allocate":
-        arguments = [*arguments, "--law", str(law), "--out", str(law.with_name("a.json"))]
+        arguments = [*arguments, "--law", str(law), "--out", str(law.with_name("a.json")), "--figure"]
     code, out, err = run(*arguments)
     assert code == 2
     assert not out
