@@ -40,9 +40,9 @@ class Estimate:
     objective: float
     """Σ Huber of ln L."""
     starts: int
-    """Starts that were followed to their end; those that were left behind on the way are not counted."""
+    """Starts that were solved."""
     starts_agree: int
-    """Starts that ended within 0.1 % of the best objective."""
+    """Starts that ended within 0.1 % of the best objective; those that were left behind on the way do not agree."""
     solutions: Array
     """The best few distinct solutions, shape (up to WARM, parameters), the best first."""
     diagnosis: Diagnosis
@@ -72,6 +72,7 @@ def estimate(
     drawn = draw_starts(law, points, log_loss, random, starts)
     theta = drawn if warm is None else np.vstack([warm, drawn])
     members = np.ones(len(theta), dtype=int)
+    solved = len(theta)
     weights = np.ones((1, points.count))
     for delta in deltas:
         before = np.full(len(theta), np.inf)
@@ -92,7 +93,7 @@ def estimate(
         theta[0], value[0], ended = last.theta[0], last.objective[0], ended or bool(last.finished[0])
     agree = int(members[value <= value[0] * (1 + AGREEMENT) + 1e-300].sum())
     diagnosis = diagnose(law, points, theta[0], ended)
-    return Estimate(law, theta[0], float(value[0]), int(members.sum()), agree, theta[:WARM], diagnosis)
+    return Estimate(law, theta[0], float(value[0]), solved, agree, theta[:WARM], diagnosis)
 
 
 def _met(law: Law, points: Points, log_loss: Array, found: Solution, members: Any) -> tuple[Any, Any]:

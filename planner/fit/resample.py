@@ -66,7 +66,7 @@ def draw_weights(cluster: Any, count: int, scheme: str, random: np.random.Genera
 
 
 def fit_weighted(
-    law: Law, points: Points, log_loss: Array, weights: Array, warm: Array, *, deltas: tuple[float, ...] = DELTAS[1:]
+    law: Law, points: Points, log_loss: Array, weights: Array, warm: Array, *, deltas: tuple[float, ...] = DELTAS[-1:]
 ) -> tuple[Array, Array]:
     """Fit a law under every row of weights.
 
@@ -76,7 +76,7 @@ def fit_weighted(
         log_loss: ln L, shape (n,).
         weights: shape (problems, n).
         warm: solutions on all rows, shape (any, parameters): each problem starts from each.
-        deltas: Huber's δ, largest first.
+        deltas: Huber's δ, largest first; from a solution on all rows the last one alone leads to the same place.
 
     Returns:
         Parameters, shape (problems, parameters), and objectives, shape (problems,).

@@ -182,9 +182,11 @@ def _hold_out(data: FitData, score: Score, pieces: Sequence[Slice], seed: int) -
     if not pieces:
         return score
     law, points = score.estimate.law, data.points(data.reference)
-    drawn = draw_starts(law, points, data.log_loss, np.random.default_rng([seed, 2]), SLICE_STARTS)
-    weights = np.array([~piece.held for piece in pieces], dtype=float)
-    theta, _ = fit_weighted(law, points, data.log_loss, weights, np.vstack([score.estimate.solutions, drawn]), deltas=DELTAS)
+    whole = score.estimate
+    weights, starts = np.array([~piece.held for piece in pieces], dtype=float), whole.solutions
+    if 2 * whole.starts_agree < whole.starts:  # several minima: a slice may prefer another one
+        starts = np.vstack([starts, draw_starts(law, points, data.log_loss, np.random.default_rng([seed, 2]), SLICE_STARTS)])
+    theta, _ = fit_weighted(law, points, data.log_loss, weights, starts, deltas=DELTAS)
     forecast = law.log_loss(theta, points)
     variance = (score.rms_percent / 100) ** 2
     held: dict[str, float] = {}
