@@ -16,18 +16,28 @@ class Scale:
 
     def __init__(self, law: Law) -> None:
         self._log = np.array([parameter.logarithmic for parameter in law.parameters])
+        self._all_log = bool(self._log.all())
         low = np.array([parameter.low for parameter in law.parameters])
         high = np.array([parameter.high for parameter in law.parameters])
         self._low, self._high = self.natural(low), self.natural(high)
+        self._width = self._high - self._low
         self._starts = self.natural(np.array([parameter.start for parameter in law.parameters]).T)
 
     def natural(self, theta: Array) -> Array:
         """Take logarithms of the parameters that are searched on a log scale."""
+        if self._all_log:
+            return np.log(theta)
         return np.where(self._log, np.log(np.where(self._log, theta, 1.0)), theta)
+
+    def unnatural(self, inner: Array) -> Array:
+        """Undo `natural`."""
+        if self._all_log:
+            return np.exp(inner)
+        return np.where(self._log, np.exp(np.where(self._log, inner, 0.0)), inner)
 
     def share(self, theta: Array) -> Array:
         """Return where parameters stand between their bounds, 0 to 1."""
-        result: Array = (self.natural(theta) - self._low) / (self._high - self._low)
+        result: Array = (self.natural(theta) - self._low) / self._width
         return result
 
     def to_free(self, theta: Array) -> Array:
@@ -38,21 +48,23 @@ class Scale:
 
     def to_theta(self, free: Array) -> Array:
         """Map coordinates to parameters."""
-        return self.bend(free)[0]
+        return self.unnatural(self._low + self._width * _logistic(free))
 
     def bend(self, free: Array) -> tuple[Array, Array, Array]:
         """Map coordinates to parameters, with the parameters' first and second derivatives by them."""
-        share = 1 / (1 + np.exp(-np.clip(free, -40, 40)))
-        width = self._high - self._low
-        inner = self._low + width * share
-        first = width * share * (1 - share)
+        share = _logistic(free)
+        theta = self.unnatural(self._low + self._width * share)
+        first = self._width * share * (1 - share)
         second = first * (1 - 2 * share)
-        theta = np.where(self._log, np.exp(np.where(self._log, inner, 0.0)), inner)
+        if self._all_log:
+            return theta, theta * first, theta * (first * first + second)
         return theta, np.where(self._log, theta * first, first), np.where(self._log, theta * (first * first + second), second)
 
     def draw(self, random: np.random.Generator, count: int) -> Array:
         """Draw starts from the law's start ranges, shape (count, parameters)."""
         low, high = self._starts
-        inner = low + (high - low) * random.random((count, len(low)))
-        theta: Array = np.where(self._log, np.exp(np.where(self._log, inner, 0.0)), inner)
-        return theta
+        return self.unnatural(low + (high - low) * random.random((count, len(low))))
+
+
+def _logistic(free: Array) -> Array:
+    return 1 / (1 + np.exp(-np.minimum(np.maximum(free, -40.0), 40.0)))

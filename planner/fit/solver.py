@@ -9,7 +9,7 @@ solution that is kept. Bounds are kept by a logistic map.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -62,8 +62,13 @@ def huber(residual: Array, delta: Any) -> Array:
 def objective(law: Law, theta: Array, points: Points, log_loss: Array, weights: Array, delta: Any = DELTA) -> Array:
     """Return Σ w·Huber for each problem, infinite where the forecast is not a number."""
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        total = (weights * huber(log_loss - law.log_loss(theta, points), delta)).sum(1)
-    return np.where(np.isfinite(total), total, np.inf)
+        return _total(law, theta, points, log_loss, weights, delta)
+
+
+def _total(law: Law, theta: Array, points: Points, log_loss: Array, weights: Array, delta: Any) -> Array:
+    total: Array = (weights * huber(log_loss - law.log_loss(theta, points), delta)).sum(1)
+    total[~np.isfinite(total)] = np.inf
+    return total
 
 
 def solve(
@@ -87,7 +92,7 @@ def solve(
     keep_memory()
     scale = Scale(law)
     free = scale.to_free(starts)
-    moves = np.ones((1, free.shape[1])) if fixed is None else 1.0 - fixed
+    moves = None if fixed is None else 1.0 - fixed
     size = max(1, min(len(free), BATCH // (points.count * free.shape[1])))
     work = np.empty((2, size, free.shape[1], points.count))
     batch = _Batch(law, scale, points, log_loss, weights, moves, deltas, iterations, tolerance, exact, work)
@@ -135,8 +140,8 @@ class _Batch:
     log_loss: Array
     weights: Array
     """Shape (problems, runs) or (1, runs)."""
-    moves: Array
-    """1, or 0 where a parameter is fixed; shape (problems, parameters) or (1, parameters)."""
+    moves: Array | None
+    """1, or 0 where a parameter is fixed, shape (problems, parameters); None where none is."""
     deltas: tuple[float, ...]
     iterations: int
     tolerance: float
@@ -154,22 +159,24 @@ class _Batch:
         size = self.work.shape[1]
         most = np.array([EARLY_STEPS] * last + [self.iterations])
         tolerance = np.array([EARLY_TOLERANCE] * last + [self.tolerance])
+        patience = np.where(tolerance < EARLY_TOLERANCE, 2, 1)
         state, following = self._begin(np.arange(size), free), size
         while len(state.number):
             step, tried, state.damping = self._search(state)
             # From a place where the objective is infinite any finite value is a gain.
-            known = np.isfinite(state.value)
-            gain = np.where(known, state.value - tried, np.isfinite(tried)) / np.where(known, np.maximum(state.value, 1e-300), 1.0)
+            gain = (state.value - tried) / np.maximum(state.value, 1e-300)
+            lost = state.value == np.inf
+            gain[lost] = np.isfinite(tried[lost])
             better = gain > 0
             state.steps += 1
             state.idle = np.where(gain < tolerance[state.stage], state.idle + 1, 0)
-            still = (state.idle >= 2) | (~better & (state.damping > MOST_DAMPING))
+            still = (state.idle >= patience[state.stage]) | (~better & (state.damping > MOST_DAMPING))
             state.here[better] += step[better]
             state.value = np.where(better, tried, state.value)
             over = still | (state.steps >= most[state.stage])
             ended = over & (state.stage == last)
             # What goes on to the next δ begins there afresh.
-            onward = np.flatnonzero(over & ~ended)
+            onward = (over & ~ended).nonzero()[0]
             state.stage[onward] += 1
             state.steps[onward], state.idle[onward], state.damping[onward] = 0, 0, FIRST_DAMPING
             moved = better
@@ -206,7 +213,7 @@ class _Batch:
         kept = (promise > 0) & (tried <= state.value - KEPT * promise)
         chosen = np.where(kept, damping * 0.1, damping)
         chosen[chosen < 1e-6] = 0.0
-        poor = np.flatnonzero(~kept)
+        poor = (~kept).nonzero()[0]
         if len(poor):
             base = np.maximum(damping[poor], 1e-4)
             dampings = np.concatenate([base * factor for factor in DAMPINGS])
@@ -228,13 +235,14 @@ class _Batch:
         return result
 
     def _values(self, number: Any, stage: Any, free: Array) -> Array:
-        return objective(self.law, self.scale.to_theta(free), self.points, self.log_loss, _rows(self.weights, number), self._delta(stage))
+        return _total(self.law, self.scale.to_theta(free), self.points, self.log_loss, _rows(self.weights, number), self._delta(stage))
 
     def _measure(self, state: _State) -> _State:
         """Find objective, gradient, Hessian and the reweighted least-squares matrix where the problems stand."""
         theta, first, second = self.scale.bend(state.here)
-        moves, weights, delta = _rows(self.moves, state.number), _rows(self.weights, state.number), self._delta(state.stage)
-        first, second = first * moves, second * moves
+        if self.moves is not None:
+            first, second = first * self.moves[state.number], second * self.moves[state.number]
+        weights, delta = _rows(self.weights, state.number), self._delta(state.stage)
         slopes, weighted = self.work[:, : len(theta)]
         forecast, slopes, trace = self.law.log_loss_slopes_and_trace(theta, self.points, slopes)
         residual = self.log_loss - forecast
@@ -254,12 +262,13 @@ class _Batch:
             np.einsum("kii->ki", curvature)[...] += gradient * second
         majorant *= outer
         gradient *= first
-        bad = ~np.isfinite(value + curvature.sum((1, 2)) + majorant.sum((1, 2)))
-        if bad.any():
-            value = np.where(bad, np.inf, value)
+        sound = np.isfinite(value + np.einsum("kij->k", curvature) + np.einsum("kii->k", majorant))
+        if not sound.all():
+            value[~sound] = np.inf
             for item in (gradient, curvature, majorant):
-                item[bad] = 0.0
-        return replace(state, value=value, gradient=gradient, curvature=curvature, majorant=majorant)
+                item[~sound] = 0.0
+        state.value, state.gradient, state.curvature, state.majorant = value, gradient, curvature, majorant
+        return state
 
 
 def _rows(items: Array, chosen: Any) -> Array:
@@ -274,7 +283,7 @@ def _step(state: _State, damping: Array) -> Array:
     matrix = state.curvature + damping[:, None, None] * state.majorant
     np.einsum("kii->ki", matrix)[...] += (damping[:, None] + 1e-7) * ridge
     step = -np.linalg.solve(matrix, state.gradient[:, :, None])[:, :, 0]
-    uphill = np.flatnonzero(~((step * state.gradient).sum(1) < 0))
+    uphill = (~((step * state.gradient).sum(1) < 0)).nonzero()[0]
     if len(uphill):
         safe = state.majorant[uphill]
         np.einsum("kii->ki", safe)[...] += ridge[uphill]

@@ -117,8 +117,8 @@ class Law:
     def log_loss(self, theta: Array, points: Points) -> Array:
         """Forecast ln L, shape (problems, runs), at parameters of shape (problems, parameters)."""
         named = {parameter.name: theta[:, number : number + 1] for number, parameter in enumerate(self.parameters)}
-        result: Array = np.log(self.loss(named, points))
-        return np.broadcast_to(result, (len(theta), points.count))
+        with np.errstate(over="ignore"):  # a term of a wild run may be infinite where the loss is not
+            return _full(np.log(self.loss(named, points)), (len(theta), points.count))
 
     def traced(self, theta: Array, points: Points) -> Dual:
         """Forecast L as a dual, from which slopes and curvature follow."""
@@ -135,11 +135,11 @@ class Law:
         """Forecast ln L and its derivatives (into `out` where given), with the trace of L that `log_curvature` takes."""
         trace = self.traced(theta, points)
         shape = (len(theta), points.count)
-        share = np.broadcast_to(1.0 / trace.value, shape)
+        share = _full(1.0 / trace.value, shape)
         slopes = np.empty((shape[0], len(self.parameters), shape[1])) if out is None else out
         for number in range(len(self.parameters)):
             np.multiply(trace.by.get(number, 0.0), share, out=slopes[:, number])
-        return np.broadcast_to(np.log(trace.value), shape), slopes, trace
+        return _full(np.log(trace.value), shape), slopes, trace
 
     def log_curvature(self, trace: Dual, slopes: Array, weights: Array) -> Array:
         """Sum the weighted second derivatives of ln L over the runs.
@@ -154,6 +154,10 @@ class Law:
         """
         bent = curvature(trace, np.broadcast_to(weights / trace.value, weights.shape), len(self.parameters))
         return bent - (slopes * weights[:, None, :]) @ slopes.transpose(0, 2, 1)
+
+
+def _full(values: Array, shape: tuple[int, int]) -> Array:
+    return values if values.shape == shape else np.broadcast_to(values, shape)
 
 
 def irreducible() -> Parameter:
