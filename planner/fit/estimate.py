@@ -69,8 +69,9 @@ def estimate(
         warm: further starts, shape (any, parameters).
         deltas: Huber's δ, largest first; the last is the objective's.
     """
-    drawn = draw_starts(law, points, log_loss, random, starts)
-    theta = drawn if warm is None else np.vstack([warm, drawn])
+    theta = np.empty((0, len(law.parameters))) if warm is None else warm
+    if starts:
+        theta = np.vstack([theta, draw_starts(law, points, log_loss, random, starts)])
     members = np.ones(len(theta), dtype=int)
     solved = len(theta)
     weights = np.ones((1, points.count))

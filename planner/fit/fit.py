@@ -17,12 +17,15 @@ from planner.fit.identify import check, reason_against
 from planner.fit.profile import ridge
 from planner.fit.resample import draw_weights, fit_weighted, scheme_for
 from planner.fit.select import Progress, Score, candidates, choose, score_laws
+from planner.fit.share import shared
 from planner.fit.support import Support
 from planner.laws import Law, Reference, law_named
 from planner.laws.dual import Array
 
 RESAMPLES = 400
 """Resamples of each member by default."""
+PIECE = 500
+"""Resamples of one law done at a time, at least: the slowest few of a piece are solved almost alone."""
 WORST = 5
 """Runs farthest from the law that are named."""
 
@@ -61,19 +64,19 @@ def fit(
     scheme = scheme_for(data.params, data.cluster) if scheme == "auto" else scheme
     # The same weights for every member, so that resample k is one world.
     weights = draw_weights(data.cluster, resamples, scheme, np.random.default_rng([seed, 1]))
-    tasks = [(score.estimate.law.name, score.reference, score.estimate.theta, data.under(score.params_kind), weights) for score in chosen]
-    # The last half of the members, which have the most parameters, elsewhere while the first are done here.
-    away = {number: pool.submit(_resampled, *tasks[number]) for number in range((len(tasks) + 1) // 2, len(tasks))} if pool is not None else {}
-    holdout: dict[str, Any] = {}
-    if largest and aside is None:
-        holdout = _forecast_largest(tables, names, seed, lambda name, share: tell(f"without the largest size: {name}", 0.4 + 0.3 * share))
-    spread = []
-    for number, task in enumerate(tasks):
-        tell("resampling by trunk", 0.7 + 0.3 * number / len(tasks))
-        spread.append(away[number].result() if number in away else _resampled(*task))
-    members = [_member(score, *found) for score, found in zip(chosen, spread, strict=True)]
+    pieces = np.array_split(weights, max(1, len(weights) // PIECE))
+    tasks = [(score.estimate.law.name, score.reference, score.estimate.theta, data.under(score.params_kind)) for score in chosen]
+    parts = [(*task, piece) for task in tasks for piece in pieces]
+    spread = shared(pool, _resampled, parts, lambda share: tell("resampling by trunk", 0.7 + 0.25 * share))
+    draws = [np.concatenate(spread[number : number + len(pieces)]) for number in range(0, len(spread), len(pieces))]
+    ridges = shared(pool, _ridge, tasks, lambda share: tell("ridges", 0.95 + 0.05 * share))
+    members = [_member(*found) for found in zip(chosen, draws, ridges, strict=True)]
     if aside is not None:
         holdout = aside.result()
+    elif largest:
+        holdout = _forecast_largest(tables, names, seed, lambda name, share: tell(f"without the largest size: {name}", share))
+    else:
+        holdout = {}
     noise = max(float(np.mean([score.rms_percent for score in chosen])) / 100, data.replicate_sd or 0.0)
     drift = float(np.mean([score.drift for score in chosen]))
     about = {"rows": data.count, "replicate_sd": data.replicate_sd, "target": data.target, "resampling": scheme, **(source or {})}
@@ -83,10 +86,16 @@ def fit(
     return fitted
 
 
-def _resampled(name: str, reference: Reference, theta: Array, data: FitData, weights: Array) -> tuple[Array, tuple[str, ...]]:
-    """Fit a law again under every row of weights; return the parameters and the names of those on a ridge. Takes and gives what a process can send."""
-    law, points = law_named(name), data.points(reference)
-    return fit_weighted(law, points, data.log_loss, weights, theta[None])[0], ridge(law, points, data.log_loss, theta)
+def _resampled(name: str, reference: Reference, theta: Array, data: FitData, weights: Array) -> Array:
+    """Fit a law again under every row of weights; return the parameters. Takes and gives what a process can send."""
+    law = law_named(name)
+    return fit_weighted(law, data.points(reference), data.log_loss, weights, theta[None])[0]
+
+
+def _ridge(name: str, reference: Reference, theta: Array, data: FitData) -> tuple[str, ...]:
+    """Name the parameters on a ridge. Takes and gives what a process can send."""
+    law = law_named(name)
+    return ridge(law, data.points(reference), data.log_loss, theta)
 
 
 def _member(score: Score, draws: Array, on_ridge: tuple[str, ...]) -> Member:

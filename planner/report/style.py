@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 COLOURS = ("#0072b2", "#009e73", "#e69f00", "#d55e00", "#56b4e9", "#cc79a7")
 """For kinds; told apart by the colour-blind too (Okabe & Ito 2008). The first is the plan's, the second is good, the third marks, the fourth is bad."""
 GREY = "#6b6b6b"
+DPI = 150
 MARKERS = "osD^vP"
 LEGEND: dict[str, Any] = {"frameon": False, "fontsize": 8}
 
@@ -66,10 +67,15 @@ def save(path: Path, draw: Callable[[Sequence[Axes]], None], *, panels: int = 1,
         width: of one panel [inches].
         height: [inches].
     """
+    from matplotlib.image import imsave
+
     figure, axes = sheet(panels, width=width, height=height)
     draw(axes)
+    figure.set_dpi(DPI)
+    canvas: Any = figure.canvas
+    canvas.draw()
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=150)
+    imsave(buffer, canvas.buffer_rgba(), format="png", dpi=DPI)  # savefig would draw all twice
     write_bytes(path, buffer.getvalue())
 
 
