@@ -85,15 +85,11 @@ def score_laws(tables: Sequence[FitData], laws: Sequence[Law], seed: int = 0, pr
     tell = progress or (lambda what, share: None)
     first: list[Score] = []
     for data in tables:
-        # Under the next convention of N only what is not hopeless by far under the one before.
-        least = min((score.rms_percent for score in first), default=np.inf)
-        hopeless = {score.estimate.law.name for score in first if score.rms_percent > HOPELESS**2 * least}
         for number, law in enumerate(laws):
             tell(law.name, 0.4 * (len(first) + 1) / (len(tables) * len(laws) + 1))
-            if law.name not in hopeless:
-                random = np.random.default_rng([seed, number])
-                quick = estimate(law, data.points(data.reference), data.log_loss, random, starts=SCREENING_STARTS, deltas=DELTAS[:1])
-                first.append(_residual(data, quick))
+            random = np.random.default_rng([seed, number])
+            quick = estimate(law, data.points(data.reference), data.log_loss, random, starts=SCREENING_STARTS, deltas=DELTAS[:1])
+            first.append(_residual(data, quick))
     promising = _promising(first, tables[0].count)
     pieces = _fair(slices(tables[0]), tables[0], [first[number].estimate.law for number in promising])
     by_kind = {data.params_kind: data for data in tables}
