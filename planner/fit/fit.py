@@ -61,6 +61,8 @@ def fit(
     aside = pool.submit(_forecast_largest, tables, names, seed) if pool is not None and largest else None
     scores = score_laws(tables, laws, seed, lambda name, share: tell(f"fitting {name}", (0.4 if aside is None else 0.7) * share))
     chosen = choose(scores, tables[0])
+    if not chosen[0].held:
+        warnings.warn("too few runs to leave any out and forecast them: no error beyond the runs was measured", PlannerWarning, stacklevel=2)
     scheme = scheme_for(data.params, data.cluster) if scheme == "auto" else scheme
     # The same weights for every member, so that resample k is one world.
     weights = draw_weights(data.cluster, resamples, scheme, np.random.default_rng([seed, 1]))

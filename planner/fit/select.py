@@ -90,8 +90,9 @@ def score_laws(tables: Sequence[FitData], laws: Sequence[Law], seed: int = 0, pr
             random = np.random.default_rng([seed, number])
             quick = estimate(law, data.points(data.reference), data.log_loss, random, starts=SCREENING_STARTS, deltas=DELTAS[:1])
             first.append(_residual(data, quick))
-    promising = _promising(first, tables[0].count)
-    pieces = _fair(slices(tables[0]), tables[0], [first[number].estimate.law for number in promising])
+    pieces = slices(tables[0])
+    promising = _promising(first, tables[0].count, _testable(laws, pieces, tables[0].count))
+    pieces = _fair(pieces, tables[0].count, [first[number].estimate.law for number in promising])
     by_kind = {data.params_kind: data for data in tables}
     scores = []
     for done, number in enumerate(promising):
@@ -102,11 +103,7 @@ def score_laws(tables: Sequence[FitData], laws: Sequence[Law], seed: int = 0, pr
         whole = estimate(law, data.points(data.reference), data.log_loss, random, starts=STARTS, warm=known.estimate.solutions)
         scores.append(_hold_out(data, _residual(data, whole), pieces, seed))
     scores += [score for number, score in enumerate(first) if number not in promising]
-    return sorted(scores, key=_rank)
-
-
-def _rank(score: Score) -> tuple[float, float]:
-    return score.mean, score.rms_percent
+    return sorted(scores, key=lambda score: (score.mean, _cost(score, tables[0].count)))
 
 
 def choose(scores: Sequence[Score], data: FitData) -> list[Score]:
@@ -152,18 +149,29 @@ def _noise(score: Score, best: Score) -> float:
     return float(difference.std(ddof=1) / np.sqrt(len(difference))) if len(difference) > 2 else 0.0
 
 
-def _promising(first: Sequence[Score], count: int) -> list[int]:
-    """Return the numbers of the laws to try on the slices: the least residual for their parameters (Akaike's correction)."""
-    least = min(score.rms_percent for score in first)
-    cost = [score.rms_percent * np.exp(len(score.estimate.law.parameters) / count) for score in first]
-    order = [int(number) for number in np.argsort(cost) if first[number].rms_percent <= HOPELESS * least]
-    return order[:MOST_TRIED]
+def _cost(score: Score, count: int) -> float:
+    """Return the residual with Akaike's correction for the law's parameters."""
+    return float(score.rms_percent * np.exp(len(score.estimate.law.parameters) / count))
 
 
-def _fair(pieces: Sequence[Slice], data: FitData, laws: Sequence[Law]) -> list[Slice]:
+def _promising(first: Sequence[Score], count: int, testable: set[str]) -> list[int]:
+    """Return the numbers of the laws to try on the slices: the least residual for their parameters."""
+    tested = [number for number, score in enumerate(first) if score.estimate.law.name in testable]
+    least = min(first[number].rms_percent for number in tested)
+    order = sorted(tested, key=lambda number: _cost(first[number], count))
+    return [number for number in order if first[number].rms_percent <= HOPELESS * least][:MOST_TRIED]
+
+
+def _testable(laws: Sequence[Law], pieces: Sequence[Slice], count: int) -> set[str]:
+    """Name the laws that can be held against at least half as many slices as the simplest one: what was never tested is not to be trusted."""
+    tests = {law.name: len(_fair(pieces, count, [law])) for law in laws}
+    return {name for name, number in tests.items() if 2 * number >= max(tests.values())}
+
+
+def _fair(pieces: Sequence[Slice], count: int, laws: Sequence[Law]) -> list[Slice]:
     """Keep the slices that leave enough rows for every law, so that all are scored on the same ones."""
     most = max(len(law.parameters) for law in laws)
-    return [piece for piece in pieces if data.count - piece.held.sum() >= max(ROWS_PER_PARAMETER * most, MIN_ROWS)]
+    return [piece for piece in pieces if count - piece.held.sum() >= max(ROWS_PER_PARAMETER * most, MIN_ROWS)]
 
 
 def _residual(data: FitData, whole: Estimate) -> Score:

@@ -182,3 +182,20 @@ def test_a_law_without_an_irreducible_loss_does_not_promise_less_than_was_ever_m
     assert bare.forecast(*far).loss[0] < bare.least_loss <= bare.forecast(*far).high[0]
     assert bare.forecast(*inside).high[0] < 1.1 * bare.forecast(*inside).loss[0]
     assert "E" in {parameter.name for parameter in fitted.members[0].law.parameters}
+
+
+def test_a_law_that_no_slice_could_test_is_not_chosen() -> None:
+    data = fit_data(read_runs(Path(__file__).parents[2] / "sweeps" / "computing" / "runs.csv"))
+    cheap = data.rows(data.flops <= np.sort(data.flops)[32])
+    scores = score_laws([cheap.under(kind) for kind in cheap.params_by], [LAWS["root-rote"], LAWS["floor-rote"], LAWS["gap-penalised"]])
+    tightest = min(scores, key=lambda score: score.rms_percent)
+    assert tightest.estimate.law.name == "gap-penalised"  # 15 parameters on 33 runs
+    assert not tightest.held
+    assert scores[0].held and scores[0].estimate.law.name != "gap-penalised"
+
+
+def test_a_law_that_was_never_held_against_a_slice_is_warned_of(tmp_path: Path) -> None:
+    rows = [f"{n},{d},0,,{1.5 + 20 * n**-0.3 + 200 * d**-0.3}" for n in (1e5, 2e5, 4e5, 1e6) for d in (1e7, 3e7, 1e8)]
+    data = fit_data(read_runs(table(tmp_path, rows)))
+    with pytest.warns(PlannerWarning, match="no error beyond the runs was measured"):
+        fit(data, "chinchilla", resamples=20)
