@@ -43,11 +43,11 @@ def main() -> None:
     # The package scales its coordinates by the range of its grid, so a smaller grid keeps the ends.
     corners = {name: [axis[0], axis[2], axis[-1]] if name in "ab" else [axis[0], axis[-1]] for name, axis in GRID.items()}
     package = corners if report.quick else GRID
-    few_starts, few_values, _ = _ours(n, d, log_loss, 100, 4)
-    ours, values, agree = _ours(n, d, log_loss, 20 if report.quick else 100, STARTS)
+    timed = {count: _ours(n, d, log_loss, 20 if report.quick else 100, count) for count in (1, 4, STARTS)}
+    ours, values, agree = timed[STARTS]
     rows = [
         [f"planner, {count} starts, median", f"{1e3 * seconds:.1f} ms", f"{max(worst):.9e}", f"{seconds / ours:.2f}", f"the worst of {len(worst)} seeds"]
-        for count, seconds, worst in ((4, few_starts, few_values), (STARTS, ours, values))
+        for count, (seconds, worst, _) in timed.items()
     ]
     tried: list[tuple[str, Callable[[], float], int]] = [
         ("(a) L-BFGS-B, finite differences", lambda: _finite(n, d, log_loss, few), len(few)),
