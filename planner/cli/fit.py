@@ -56,7 +56,7 @@ def fit(
     if out and len(tables) > 1:
         raise InputError(f"--out names one file, and {path} holds {len(tables)} runs tables", remedy="name one table, or leave --out away")
     documents = []
-    with helpers() as pool:
+    with helpers(drawing=figures) as pool:
         for runs in tables:
             place = out or runs.with_name("law.json" if target == "spec" else f"law_{target}.json")
             frame = read_runs(runs, column_mapping(mapping or []))
