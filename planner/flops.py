@@ -10,6 +10,9 @@ from __future__ import annotations
 
 from planner.shapes import ModelShape
 
+TRAINING_OVER_FORWARD = 3.0
+"""FLOPs of a training token over those of a token that is only read or written."""
+
 
 def forward_flops_per_token(shape: ModelShape, seq_len: int) -> float:
     """Count the forward FLOPs of one token in a sequence of `seq_len` tokens."""
@@ -21,7 +24,7 @@ def forward_flops_per_token(shape: ModelShape, seq_len: int) -> float:
 
 def flops_per_token(shape: ModelShape, seq_len: int) -> float:
     """Count the training FLOPs (forward and backward) of one token in a sequence of `seq_len` tokens."""
-    return 3.0 * forward_flops_per_token(shape, seq_len)
+    return TRAINING_OVER_FORWARD * forward_flops_per_token(shape, seq_len)
 
 
 def flops_6nd(params: float, tokens: float) -> float:

@@ -42,7 +42,7 @@ def parse_flops(text: str | float, *, flops_per_gpu_second: float | None = None)
         if flops_per_gpu_second is None:
             raise InputError(
                 f"the budget {text!r} is a time, and no throughput is stated",
-                remedy="add --gpu-flops with what one GPU really does, peak times utilisation, such as 4e14",
+                remedy="add --gpu with --mfu, or --gpu-flops with what one GPU really does, such as 4e14",
             )
         if not (math.isfinite(flops_per_gpu_second) and flops_per_gpu_second > 0):
             raise InputError(f"a throughput of {flops_per_gpu_second} FLOP/s is not positive", remedy="give a number such as 4e14")

@@ -2,37 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
 from planner.allocate.allocation import Allocation, Arm, Plan
-from planner.allocate.optimum import MOST_RESAMPLES, Search, coarse, interval, joined, profile, refine, search, within
-from planner.allocate.problem import Plans, Problem, Request, Size
+from planner.allocate.optimum import MOST_RESAMPLES, TOLERANCE, Search, coarse, interval, joined, profile, refine, search, within
+from planner.allocate.problem import Plans, Problem, Size
+from planner.allocate.request import Request
+from planner.allocate.worth import worths
+from planner.errors import DataError
 from planner.fit.diagnosis import STATUS_ADVICE
 from planner.fit.fitted import LEVEL, FittedLaw
-from planner.flops import flops_6nd
+from planner.flops import TRAINING_OVER_FORWARD, flops_6nd
 from planner.units import format_count
 
-ARMS = (("no specialisation", 0.0), ("specialist only", 1.0), ("50/50", 0.5))
+ARMS = (("no specialisation", 0.0), ("specialist only", 1.0), ("50/50", 0.5), ("90/10", 0.1))
+"""Names and shares of specialist tokens."""
+MIXED = "mixed in from the start"
 FAR = 10.0
 """Factor beyond the support from which a forecast is an extrapolation to be warned of loudly."""
+TOO_FAR = 100.0
+"""Factor from which there is no answer unless extrapolation is asked for."""
+SIMPLER = 0.9
+"""Share of the recommendation's size, or text, under which another plan counts as simpler."""
 _NAMES = {
     "params": "model size", "tokens_pt": "general tokens", "tokens_spec": "specialist tokens", "unique_spec": "distinct specialist tokens",
     "epochs_spec": "epochs", "tokens_per_param": "tokens per parameter", "flops": "compute",
 }  # fmt: skip
 
 
-def allocate(law: FittedLaw, request: Request) -> Allocation:
+def allocate(law: FittedLaw, request: Request, *, allow_extrapolation: bool = False) -> Allocation:
     """Recommend how to spend a budget.
 
     Args:
         law: the fitted law.
-        request: budget, specialist text and limits.
+        request: budget, text there is, and limits.
+        allow_extrapolation: whether to answer further than TOO_FAR beyond the runs.
 
     Raises:
-        DataError: the budget allows no plan.
+        DataError: the budget allows no plan, or the best one lies too far beyond the runs.
     """
     problem = Problem.of(law, request)
     whole = coarse(problem)
@@ -45,10 +56,13 @@ def allocate(law: FittedLaw, request: Request) -> Allocation:
     regret = 100 * np.expm1(np.maximum(mine - everything.resamples.min(1), 0.0))
     factors = law.support.factors(plan.params_non_embedding, plan.tokens_pt, plan.tokens_spec, plan.unique_spec, plan.flops)
     extrapolation = {name: float(value) for name, value in factors.items() if name != "flops_6nd"}
+    if not allow_extrapolation:
+        _refuse_far(law, plan, extrapolation)
+    prices, exchange = worths(problem, everything, mine)
     shares, losses = profile(problem, everything.plans.sizes)
     splits, sizes = everything.plans.share, everything.plans.params
     return Allocation(
-        request={**asdict(request), "max_epochs": problem.max_epochs},
+        request={**{key: list(value) if isinstance(value, tuple) else value for key, value in asdict(request).items()}, "max_epochs": problem.max_epochs},
         plan=plan,
         best_guess=best_guess,
         share_interval=interval(everything, splits, LEVEL),
@@ -57,7 +71,10 @@ def allocate(law: FittedLaw, request: Request) -> Allocation:
         params_within=within(everything, sizes),
         regret_expected_percent=float(regret.mean()),
         regret_90_percent=float(np.quantile(regret, LEVEL)),
-        arms=tuple(_arm(problem, name, share, plan, mine, everything.plans.sizes) for name, share in ARMS),
+        arms=(*(_arm(problem, name, share, plan, mine, everything.plans.sizes) for name, share in ARMS), _mixed(problem)),
+        alternatives=tuple(_alternatives(problem, everything, plan, mine)),
+        worths=tuple(prices),
+        exchange=exchange,
         extrapolation=extrapolation,
         warnings=tuple(_warnings(problem, whole, plan, extrapolation)),
         curve={"share": shares.tolist(), "loss": losses.tolist()},
@@ -73,7 +90,7 @@ def describe(problem: Problem, plans: Plans, number: int) -> Plan:
     return Plan(
         size.params_non_embedding, size.params_total, pt, spec, unique, spec / unique, spec / (pt + spec), float(plans.flops[number]),
         flops_6nd(size.params_non_embedding, pt + spec), float(forecast.loss[0]), float(forecast.low[0]), float(forecast.high[0]),
-        size.shape.to_dict() if size.shape else None,
+        size.shape.to_dict() if size.shape else None, problem.request.inference_tokens * size.flops_per_token / TRAINING_OVER_FORWARD,
     )  # fmt: skip
 
 
@@ -96,7 +113,7 @@ def _arm(problem: Problem, name: str, share: float, plan: Plan, mine: Any, sizes
         return Arm(name, None, None, None, "the law knows no specialist tokens")
     plans = problem.split(sizes, share)
     if not len(plans):
-        passes = share * problem.request.flops / max(size.flops_per_token for size in sizes) / problem.request.unique_spec
+        passes = share * min(problem.tokens(size) for size in sizes) / problem.request.unique_spec
         if passes > problem.max_epochs:
             return Arm(name, None, None, None, f"would take {passes:.3g} epochs or more; at most {problem.max_epochs:.3g} are allowed")
         return Arm(name, None, None, None, "its specialist stage would be too short to train")
@@ -105,6 +122,37 @@ def _arm(problem: Problem, name: str, share: float, plan: Plan, mine: Any, sizes
     difference = _resampled(problem, best) - mine
     # Rounded to steps the recommendation may be the arm itself; equal is not better.
     return Arm(name, best, 100 * (best.loss / plan.loss - 1), float((difference > 1e-6).mean()))
+
+
+def _mixed(problem: Problem) -> Arm:
+    return Arm(MIXED, None, None, None, "not measured: no run of the table has specialist text in its general stage")
+
+
+def _alternatives(problem: Problem, found: Search, plan: Plan, mine: Any) -> Iterator[Arm]:
+    """Find, among the plans that are as good, the smallest model and the fewest passes; such as are hardly simpler are left out."""
+    plans = found.plans
+    good = np.flatnonzero(found.expected <= found.expected.min() + np.log1p(TOLERANCE))
+    for name, values, mine_now in (
+        ("smallest model", plans.params, plan.params_non_embedding), ("least specialist text seen", plans.tokens_spec, plan.tokens_spec),
+    ):  # fmt: skip
+        number = good[values[good].argmin()]
+        if values[number] > SIMPLER * mine_now:
+            continue
+        other = describe(problem, plans, int(number))
+        yield Arm(name, other, 100 * (other.loss / plan.loss - 1), float((_resampled(problem, other) - mine > 1e-6).mean()))
+
+
+def _refuse_far(law: FittedLaw, plan: Plan, extrapolation: dict[str, float]) -> None:
+    far = {name: factor for name, factor in extrapolation.items() if np.isfinite(factor) and factor > TOO_FAR}
+    if not far:
+        return
+    said = ", ".join(f"{_NAMES[name]} {factor:.3g}×" for name, factor in sorted(far.items(), key=lambda item: -item[1]))
+    raise DataError(
+        f"the best plan lies too far beyond the runs of the law to be recommended: {said}; the limit is {TOO_FAR:g}×, and the largest run had "
+        f"{law.support.high['flops']:.3g} FLOPs",
+        remedy=f"train a sweep up to about {plan.flops / TOO_FAR:.1g} FLOPs a run (plan sweep design chooses it), or see the answer all the same with "
+        "--allow-extrapolation",
+    )
 
 
 def _warnings(problem: Problem, whole: Search, plan: Plan, extrapolation: dict[str, float]) -> list[str]:
@@ -127,6 +175,11 @@ def _warnings(problem: Problem, whole: Search, plan: Plan, extrapolation: dict[s
             found.append(f"no run of the table has any {_NAMES[name]}: their effect is not measured")
     if request.params is not None and abs(plan.params_non_embedding / request.params - 1) > 0.05:
         found.append(f"--params {format_count(request.params)} is realised as {format_count(plan.params_non_embedding)} non-embedding parameters")
+    spent = plan.flops + plan.flops_inference
+    if request.general_tokens and spent < 0.98 * request.flops:
+        found.append(
+            f"the general text binds: {100 * (1 - spent / request.flops):.0f} % of the budget buys nothing, since the law knows no second pass over it"
+        )
     if plan.tokens_spec > 0.98 * problem.max_tokens_spec and plan.tokens_pt > 0:
         found.append(f"the limit of {problem.max_epochs:.3g} epochs binds: more specialist text, or more passes, might lower the loss")
     if request.max_epochs is not None and request.max_epochs > 1.01 * support.high["epochs_spec"]:

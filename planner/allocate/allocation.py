@@ -36,6 +36,9 @@ class Plan:
     """90 % interval of one run."""
     shape: dict[str, Any] | None = None
 
+    flops_inference: float = 0.0
+    """What its inference over its life costs, where that is counted in."""
+
     @property
     def model_shape(self) -> ModelShape:
         """Return the shape; only plans of a recipe have one."""
@@ -58,6 +61,19 @@ class Arm:
 
 
 @dataclass(frozen=True)
+class Worth:
+    """What one change of the request would buy."""
+
+    change: str
+    """In words, such as "10 % more compute"."""
+    lower_percent: float
+    """By how much the loss would be lower, mean over the resamples [% of it]."""
+    low: float
+    high: float
+    """90 % interval over the resamples."""
+
+
+@dataclass(frozen=True)
 class Allocation:
     """What `plan allocate` answers."""
 
@@ -75,6 +91,12 @@ class Allocation:
     """Mean over resamples of what the plan gives away against the resample's own best."""
     regret_90_percent: float
     arms: tuple[Arm, ...]
+    alternatives: tuple[Arm, ...]
+    """Plans within 0.5 % of the best that are simpler or cheaper to use."""
+    worths: tuple[Worth, ...]
+    """What more of something would buy."""
+    exchange: str
+    """What the specialist text is worth in compute, in words."""
     extrapolation: dict[str, float]
     """By what factor the plan lies outside the support on each axis; 1 is inside."""
     warnings: tuple[str, ...]
@@ -100,15 +122,21 @@ class Allocation:
         """
         body = read_artifact(path, KIND, VERSION)
         with whole(path):
-            arms = tuple(Arm(arm["name"], _plan(arm["plan"]), arm["worse_percent"], arm["probability"], arm["note"]) for arm in body["arms"])
+            arms, alternatives = (tuple(_arm(arm) for arm in body.get(key, ())) for key in ("arms", "alternatives"))
             plan, guess = _plan(body["plan"]), _plan(body["best_guess"])
             assert plan is not None and guess is not None
             pairs = {key: (body[key][0], body[key][1]) for key in ("share_interval", "params_interval", "share_within", "params_within")}
             return cls(
                 request=body["request"], plan=plan, best_guess=guess, **pairs, regret_expected_percent=body["regret_expected_percent"],
-                regret_90_percent=body["regret_90_percent"], arms=arms, extrapolation=body["extrapolation"], warnings=tuple(body["warnings"]),
+                regret_90_percent=body["regret_90_percent"], arms=arms, alternatives=alternatives,
+                worths=tuple(Worth(**worth) for worth in body.get("worths", ())), exchange=body.get("exchange", ""),
+                extrapolation=body["extrapolation"], warnings=tuple(body["warnings"]),
                 curve=body["curve"], source=body["source"], created=body["created"],
             )  # fmt: skip
+
+
+def _arm(body: dict[str, Any]) -> Arm:
+    return Arm(body["name"], _plan(body["plan"]), body["worse_percent"], body["probability"], body["note"])
 
 
 def _plan(body: dict[str, Any] | None) -> Plan | None:

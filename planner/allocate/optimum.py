@@ -12,8 +12,10 @@ from planner.laws.dual import Array
 
 FRACTIONS = np.unique(np.concatenate([np.geomspace(2e-3, 1.0, 24), np.linspace(0.05, 1.0, 24)]))
 """Of the most specialist tokens possible; finer where they are few."""
-REFINED = 15
-"""Sizes, and as many amounts of text, around the best of the coarse search."""
+REFINED_SIZES, REFINED_AMOUNTS = 41, 31
+"""Sizes and amounts of text around the best of the coarse search."""
+NEIGHBOURS = 3
+"""Sizes of the coarse search to either side of the best between which it goes on: real shapes cost a little more or less for their size than others."""
 MOST_RESAMPLES = 120
 """Of each member, in a search; forecasts use all."""
 TOLERANCE = 0.005
@@ -60,17 +62,16 @@ def refine(problem: Problem, found: Search, number: int) -> Search:
     plans = found.plans
     size = plans.sizes[plans.size[number]]
     sizes: dict[Any, Size] = {size.shape or size.params_non_embedding: size}
-    if problem.request.params is None:
+    if problem.request.params is None and not problem.request.params_among:
         near = [item.params_non_embedding for item in plans.sizes]
         at = near.index(size.params_non_embedding)
-        for value in np.geomspace(near[max(0, at - 1)], near[min(len(near) - 1, at + 1)], REFINED):
+        for value in np.geomspace(near[max(0, at - NEIGHBOURS)], near[min(len(near) - 1, at + NEIGHBOURS)], REFINED_SIZES):
             item = problem.size(float(value))
             sizes[item.shape or item.params_non_embedding] = item
     fractions = np.array([1.0])
     if plans.tokens_spec[number] > 0:
-        total = plans.tokens_pt[number] + plans.tokens_spec[number]
-        fraction = plans.tokens_spec[number] / min(total, problem.max_tokens_spec)
-        fractions = np.unique(np.minimum(1.0, np.geomspace(fraction * 0.8, fraction * 1.25, 2 * REFINED + 1)))
+        fraction = plans.tokens_spec[number] / min(problem.tokens(size), problem.max_tokens_spec)
+        fractions = np.unique(np.minimum(1.0, np.geomspace(fraction * 0.8, fraction * 1.25, REFINED_AMOUNTS)))
     return search(problem, problem.plans(tuple(sizes.values()), fractions))
 
 

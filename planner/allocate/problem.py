@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
+from planner.allocate.request import Request
 from planner.design.spec import MIN_STEPS, MIN_TOKENS_PER_PARAMETER
 from planner.errors import DataError, InputError
 from planner.fit.fitted import FittedLaw
-from planner.flops import flops_per_token
+from planner.flops import TRAINING_OVER_FORWARD, flops_per_token
 from planner.ladder import LARGEST, SMALLEST, shape_for
 from planner.laws.dual import Array
 from planner.recipe import Recipe
@@ -21,25 +22,6 @@ from planner.units import format_count
 SIZES = 48
 SPAN = 3000.0
 """How far below the largest sensible size the search begins."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """What the user has and wants."""
-
-    flops: float
-    """Training budget [FLOPs]."""
-    unique_spec: float
-    """Distinct specialist tokens there are."""
-    params: float | None = None
-    """Fixed size [non-embedding parameters]; None to choose it."""
-    max_epochs: float | None = None
-    """Most passes over the specialist text; None for the most that the sweep covered."""
-
-    def __post_init__(self) -> None:
-        for name, value in (("a budget", self.flops), ("spec-tokens", self.unique_spec), ("params", self.params), ("max-epochs", self.max_epochs)):
-            if value is not None and not (math.isfinite(value) and value > 0):
-                raise InputError(f"{name} of {value:g} is not a positive number", remedy="give a positive number")
 
 
 @dataclass(frozen=True)
@@ -151,54 +133,70 @@ class Problem:
         shape = shape_for(asked, family=self.recipe.family, vocab=self.vocab)
         return Size(shape.params_non_embedding, shape.params_total, flops_per_token(shape, self.recipe.seq_len), shape)
 
+    def tokens(self, size: Size) -> float:
+        """Return the training tokens that the budget gives a size, once its inference is paid; negative where that takes more than all."""
+        return self.request.flops / size.flops_per_token - self.request.inference_tokens / TRAINING_OVER_FORWARD
+
     def sizes(self) -> tuple[Size, ...]:
-        """List the sizes to search: the fixed one, or a ladder down from where tokens per parameter would be too few.
+        """List the sizes to search: those asked for, or a ladder down from where tokens per parameter would be too few.
 
         Raises:
-            DataError: the budget is too small for the fixed size, or for any.
+            DataError: the budget is too small for the sizes asked for, or for any.
         """
-        budget, ratio = self.request.flops, self.min_tokens_per_param
-        if self.request.params is not None:
-            size = self.size(self.request.params)
-            tokens = budget / size.flops_per_token
-            if tokens < MIN_TOKENS_PER_PARAMETER * size.params_non_embedding or tokens < self.min_tokens_stage:
-                raise DataError(
-                    f"{budget:.3g} FLOPs give {format_count(size.params_non_embedding)} parameters only {format_count(tokens)} tokens, too few to train",
-                    remedy=f"give at least {MIN_TOKENS_PER_PARAMETER * size.params_non_embedding * size.flops_per_token:.2g} FLOPs or a smaller --params",
-                )
-            return (size,)
-        most = math.sqrt(budget / (6 * ratio))
-        if self.recipe is not None:
-            most = min(most, LARGEST)
-        least = most / SPAN
-        if self.recipe is not None:
-            least = max(least, SMALLEST)
-        if most <= least:
-            raise DataError(f"{budget:.3g} FLOPs are too few for the smallest model", remedy=f"give at least {6 * ratio * least**2:.2g} FLOPs")
+        asked = (self.request.params,) if self.request.params is not None else self.request.params_among
+        if asked:
+            sizes = [self.size(params) for params in asked]
+            trainable = [size for size in sizes if self.tokens(size) >= max(MIN_TOKENS_PER_PARAMETER * size.params_non_embedding, self.min_tokens_stage)]
+            if not trainable:
+                self._refuse(min(sizes, key=lambda size: size.params_non_embedding))
+            return tuple(trainable)
+        least, most = self._range()
         found: dict[Any, Size] = {}
         for value in np.geomspace(least, most, SIZES):
             size = self.size(float(value))
-            if budget / size.flops_per_token >= max(ratio * size.params_non_embedding, self.min_tokens_stage):
+            if self.tokens(size) >= max(self.min_tokens_per_param * size.params_non_embedding, self.min_tokens_stage):
                 found[size.shape or size.params_non_embedding] = size
         if not found:
-            raise DataError(f"{budget:.3g} FLOPs are too few for any model of the recipe", remedy="give a larger budget")
+            self._refuse(self.size(least))
         return tuple(found.values())
 
+    def _range(self) -> tuple[float, float]:
+        """Return the least and the largest size to search."""
+        most = math.sqrt(self.request.flops / (6 * self.min_tokens_per_param))
+        least = most / SPAN
+        if self.recipe is not None:
+            least, most = max(least, SMALLEST), min(most, LARGEST)
+        if self.request.params_range:
+            low, high = self.request.params_range
+            most = max(low, min(most, high))
+            least = min(most, max(least, low))
+        return least, max(least, most)
+
+    def _refuse(self, size: Size) -> NoReturn:
+        """Say that the budget is too small for a size, the smallest there is, and what budget would do."""
+        inference = self.request.inference_tokens / TRAINING_OVER_FORWARD
+        paid = f", {inference * size.flops_per_token:.2g} of them for inference," if inference else ""
+        needed = max(MIN_TOKENS_PER_PARAMETER * size.params_non_embedding, self.min_tokens_stage)
+        raise DataError(
+            f"{self.request.flops:.3g} FLOPs{paid} are too few to train {format_count(size.params_non_embedding)} parameters",
+            remedy=f"give at least {(needed + inference) * size.flops_per_token:.2g} FLOPs or a smaller --params",
+        )
+
     def plans(self, sizes: tuple[Size, ...], fractions: Array) -> Plans:
-        """Cross sizes with fractions of the specialist tokens that they could take, and with none.
+        """Cross sizes with fractions of the specialist tokens that they could take, with none, and with what a grid misses: one pass, the shortest stage.
 
         Args:
             sizes: the sizes.
             fractions: of the most specialist tokens that budget and passes allow, each in (0, 1].
         """
         rows: list[tuple[int, float, float]] = []
+        general_tokens = self.request.general_tokens or math.inf
         for number, size in enumerate(sizes):
-            total = self.request.flops / size.flops_per_token
-            rows.append((number, total, 0.0))
+            total = self.tokens(size)
+            rows.append((number, min(total, general_tokens), 0.0))
             most = min(total, self.max_tokens_spec)
-            for fraction in fractions:
-                spec = fraction * most
-                general = total - spec if total - spec > 1e-9 * total else 0.0
+            for spec in (*(fraction * most for fraction in fractions), min(self.min_tokens_stage, most), min(self.request.unique_spec, most)):
+                general = min(total - spec, general_tokens) if total - spec > 1e-9 * total else 0.0
                 if spec > 0 and spec >= self.min_tokens_stage and (general == 0 or general >= self.min_tokens_stage):
                     rows.append((number, general, spec))
         return self._make(rows, sizes)
@@ -207,7 +205,9 @@ class Problem:
         """Return the plans with one share of specialist tokens; sizes for which it would take too many passes are left out."""
         rows = []
         for number, size in enumerate(sizes):
-            total = self.request.flops / size.flops_per_token
+            total = self.tokens(size)
+            if share < 1:
+                total = min(total, (self.request.general_tokens or math.inf) / (1 - share))
             if share * total <= self.max_tokens_spec and (share == 0 or share * total >= self.min_tokens_stage):
                 rows.append((number, (1 - share) * total, share * total))
         return self._make(rows, sizes)

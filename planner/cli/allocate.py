@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,25 +10,38 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from planner.cli.console import give, say, table
+from planner.errors import InputError
 from planner.units import format_count, format_interval, parse_count, parse_flops
 
 if TYPE_CHECKING:
     from planner.allocate.allocation import Allocation, Plan
+    from planner.allocate.budget import Budget
 
 HELP = (
     "Recommend how to split a budget: size, general tokens, specialist tokens, epochs, and the loss to expect.\n\n"
     "Example: plan allocate --flops 2e13 --spec-tokens 200k\n\n"
-    'Example: plan allocate --flops "3 GPU-days" --gpu-flops 4e14 --spec-tokens 5B --params 1B'
+    "Example: plan allocate --usd 20000 --usd-per-gpu-hour 2.5 --gpu H100 --mfu 0.4 --spec-tokens 5B --general-tokens 300B\n\n"
+    "Example: plan allocate --gpus 64 --hours 72 --gpu A100 --mfu 0.45 --spec-tokens 5B --params 1B..8B --inference-tokens 1T"
 )
 
 
 def allocate(
-    flops: Annotated[str, typer.Option(help='Budget: 1e22, or a GPU time such as "3 GPU-days" with --gpu-flops.')],
     spec_tokens: Annotated[str, typer.Option(help="Distinct specialist tokens that you have, such as 5e9 or 5B.")],
+    flops: Annotated[str | None, typer.Option(help='Budget: 1e22, or a GPU time such as "3 GPU-days" with --gpu or --gpu-flops.')] = None,
+    gpu_hours: Annotated[float | None, typer.Option(help="Budget in GPU-hours; states --gpu and --mfu too.")] = None,
+    usd: Annotated[float | None, typer.Option(help="Budget in dollars, with --usd-per-gpu-hour.")] = None,
+    usd_per_gpu_hour: Annotated[float | None, typer.Option(help="Price of one GPU for an hour.")] = None,
+    gpus: Annotated[int | None, typer.Option(help="GPUs there are, with --hours.")] = None,
+    hours: Annotated[float | None, typer.Option(help="Longest time that the run may take on --gpus.")] = None,
+    gpu: Annotated[str | None, typer.Option(help="Kind of GPU, such as A100 or H100.")] = None,
+    mfu: Annotated[float | None, typer.Option(help="Share of its peak that your training reaches, such as 0.4.")] = None,
+    gpu_flops: Annotated[str | None, typer.Option(help="Instead of --gpu and --mfu: FLOPs one GPU really does in a second.")] = None,
     law: Annotated[Path | None, typer.Option(help="law.json or its folder; the one under sweeps/ by default.")] = None,
-    params: Annotated[str | None, typer.Option(help="Fix the size [non-embedding parameters], such as 7B.")] = None,
+    general_tokens: Annotated[str | None, typer.Option(help="Distinct general tokens that you have; as many as needed by default.")] = None,
+    params: Annotated[str | None, typer.Option(help="Fix the size [non-embedding parameters] 7B, choose among 1B,3B,8B, or in a range 1B..8B.")] = None,
     max_epochs: Annotated[float | None, typer.Option(help="Most passes over the specialist text; the most that the runs cover by default.")] = None,
-    gpu_flops: Annotated[str | None, typer.Option(help="FLOPs one GPU really does in a second: peak times utilisation.")] = None,
+    inference_tokens: Annotated[str, typer.Option(help="Tokens the model will read and write over its life, paid from the budget too.")] = "0",
+    allow_extrapolation: Annotated[bool, typer.Option("--allow-extrapolation", help="Answer even where the plan lies far beyond the runs.")] = False,
     out: Annotated[Path, typer.Option(help="Where to write the recommendation.")] = Path("allocation.json"),
     figure: Annotated[bool, typer.Option("--figure/--no-figure", help="Whether to draw the split curve beside it; takes longer than the answer.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False,
@@ -36,17 +50,18 @@ def allocate(
     from dataclasses import replace
 
     from planner.allocate.allocate import allocate as recommend
-    from planner.allocate.problem import Request
+    from planner.allocate.budget import Budget
+    from planner.allocate.request import Request
     from planner.artifacts import sha256_file
     from planner.cli.paths import law_file
     from planner.fit.fitted import FittedLaw
 
     found = law_file(law)
-    throughput = parse_count(gpu_flops) if gpu_flops else None
-    request = Request(
-        parse_flops(flops, flops_per_gpu_second=throughput), parse_count(spec_tokens), parse_count(params) if params else None, max_epochs
-    )  # fmt: skip
-    answer = recommend(FittedLaw.load(found), request)
+    fixed, between, among = _sizes(params)
+    budget = _flops(flops, Budget(gpu_hours, usd, usd_per_gpu_hour, gpus, hours), _throughput(gpu, mfu, gpu_flops))
+    general = parse_count(general_tokens) if general_tokens else None
+    request = Request(budget, parse_count(spec_tokens), fixed, max_epochs, general, between, among, parse_count(inference_tokens))
+    answer = recommend(FittedLaw.load(found), request, allow_extrapolation=allow_extrapolation)
     if answer.source.get("corpus_path"):
         where = os.path.normpath(found.resolve().parent / answer.source["corpus_path"])
         answer = replace(answer, source={**answer.source, "corpus_path": os.path.relpath(where, out.resolve().parent)})
@@ -68,6 +83,46 @@ def allocate(
         say(f"written: {out.with_suffix('.png')}")
 
 
+def _throughput(gpu: str | None, mfu: float | None, stated: str | None) -> float | None:
+    """Return what one GPU really does [FLOP/s]; None where nothing is said of it."""
+    from planner.allocate.budget import gpu_flops
+
+    if stated is not None:
+        if gpu is not None or mfu is not None:
+            raise InputError("--gpu-flops says what --gpu and --mfu say", remedy="give one or the other")
+        return parse_count(stated)
+    if gpu is None and mfu is None:
+        return None
+    if gpu is None or mfu is None:
+        missing = "--mfu" if gpu is not None else "--gpu"
+        raise InputError(f"{missing} is missing: what a GPU really does is its peak times the share that training reaches", remedy=f"add {missing}")
+    return gpu_flops(gpu, mfu)
+
+
+def _flops(flops: str | None, budget: Budget, throughput: float | None) -> float:
+    """Return the budget [FLOPs] from whichever way it is given."""
+    timed = [value for value in (budget.gpu_hours, budget.usd, budget.usd_per_gpu_hour, budget.gpus, budget.hours) if value is not None]
+    if flops is not None:
+        if timed:
+            raise InputError("--flops is a budget already", remedy="leave away the limits in time and money, or --flops")
+        return parse_flops(flops, flops_per_gpu_second=throughput)
+    hours = budget.hours_of_gpu()
+    if throughput is None:
+        raise InputError(f"{hours:,.4g} GPU-hours are no FLOPs yet", remedy="add --gpu with --mfu, such as --gpu H100 --mfu 0.4, or --gpu-flops")
+    return hours * 3600 * throughput
+
+
+def _sizes(text: str | None) -> tuple[float | None, tuple[float, float] | None, tuple[float, ...]]:
+    """Read --params: a size, a range or a list."""
+    if text is None:
+        return None, None, ()
+    if ".." in text:
+        low, _, high = text.partition("..")
+        return None, (parse_count(low), parse_count(high)), ()
+    among = tuple(parse_count(item) for item in text.split(",")) if "," in text else ()
+    return (None, None, among) if among else (parse_count(text), None, ())
+
+
 def show(answer: Allocation) -> None:
     """Print a recommendation as tables."""
     from planner.allocate.optimum import TOLERANCE
@@ -82,15 +137,21 @@ def show(answer: Allocation) -> None:
         ["general tokens", format_count(plan.tokens_pt), "", ""],
         ["specialist tokens", f"{format_count(plan.tokens_spec)} = {plan.epochs_spec:.3g} epochs", "", ""],
         ["forecast specialist loss [nats/token]", f"{plan.loss:.4g}", f"{plan.loss_low:.4g} to {plan.loss_high:.4g}", ""],
+        ["perplexity", f"{math.exp(plan.loss):.4g}", f"{math.exp(plan.loss_low):.4g} to {math.exp(plan.loss_high):.4g}", ""],
         ["FLOPs (6·N·D)", f"{plan.flops:.3g} ({plan.flops_6nd:.3g})", "", ""],
         ["regret, expected / 90 %", f"{answer.regret_expected_percent:.2f} % / {answer.regret_90_percent:.2f} %", "", ""],
     ]
+    if bytes_per_token := answer.source.get("bytes_per_token"):
+        nats = bytes_per_token * math.log(2)
+        rows.insert(-2, ["bits per byte", f"{plan.loss / nats:.4g}", f"{plan.loss_low / nats:.4g} to {plan.loss_high / nats:.4g}", ""])
+    if plan.flops_inference:
+        rows.insert(-1, ["FLOPs of inference", f"{plan.flops_inference:.3g}", "", ""])
     if plan.shape:
         rows.insert(1, ["layers × width, heads × head width", _shape(plan), "", ""])
     title = f"Recommended split of {request['flops']:.3g} FLOPs with {format_count(request['unique_spec'])} distinct specialist tokens"
     table(title, ["", "recommended", "90 % interval", tolerance], rows)
     arms = []
-    for arm in answer.arms:
+    for arm in (*answer.arms, *answer.alternatives):
         if arm.plan is None or arm.worse_percent is None or arm.probability is None:
             arms.append([arm.name, arm.note, "", "", "", ""])
         else:
@@ -100,10 +161,23 @@ def show(answer: Allocation) -> None:
             arms.append([arm.name, loss, f"{arm.worse_percent:+.2f} %", f"{arm.probability:.0%}", format_count(other.params_non_embedding), split])
     columns = ["instead", "forecast loss (90 % interval)", "against it", "worse in", "size", "general + specialist"]
     table("What else the budget could buy", columns, arms, caption="worse in: share of the resamples in which the recommendation is better")
+    if answer.worths:
+        bought = [[worth.change, f"{worth.lower_percent:.2f} %", f"{worth.low:.2f} to {worth.high:.2f} %"] for worth in answer.worths]
+        table("What more would buy", ["", "lower loss by", "90 % interval"], bought)
+    if answer.exchange:
+        say(answer.exchange)
     outside = {name: factor for name, factor in answer.extrapolation.items() if factor > 1.2}
     inside = "inside what the runs cover" if not outside else "outside the runs: " + ", ".join(f"{name} {factor:.3g}×" for name, factor in outside.items())
     guess = answer.best_guess
     say(f"{inside}; best guess of the parameters alone: {format_count(guess.params_non_embedding)} at {100 * guess.share_spec:.3g} % specialist")
+    if not outside and answer.regret_90_percent <= 100 * TOLERANCE:
+        say(f"the runs are enough for this decision: in nine worlds of ten it gives away {answer.regret_90_percent:.2g} % or less")
+    else:
+        sweep = answer.source.get("sweep", "SWEEP")
+        say(
+            f"the runs that would say most about it: plan sweep design {sweep} --flops BUDGET --target-flops {request['flops']:.3g} "
+            f"--spec-tokens {format_count(request['unique_spec'])}"
+        )
 
 
 def _percent(span: tuple[float, float]) -> str:

@@ -61,7 +61,7 @@ def design(
     as_json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False,
 ) -> None:
     """Design the next runs."""
-    from planner.allocate.problem import Request
+    from planner.allocate.request import Request
     from planner.cli.paths import law_file, sweep_folder
     from planner.design.spec import read_sweep
     from planner.fit.fitted import FittedLaw

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -64,7 +65,8 @@ def fit(
             kinds = tuple(data.params_by) if params_kind == "auto" else (params_kind,)
             if not set(kinds) <= set(data.params_by):
                 raise InputError(f"the column {PARAMS_KINDS[params_kind]} is missing or has gaps", remedy="fill it, or choose the other --params-kind")
-            source = {**_source(runs, frame, place), "runs": runs.name, "flagged": _flag_counts(frame), "kept_flags": keep or []}
+            about = {"runs": runs.name, "flagged": _flag_counts(frame), "kept_flags": keep or []}
+            source = {**_source(runs, frame, place), **_bytes_per_token(frame), **about}
             with bar(f"fit of {runs}", 1.0) as shown:
                 fitted = fit_law(
                     data, law, params_kinds=kinds, resamples=resamples, scheme=resampling, seed=seed, source=source, progress=shown.tell, pool=pool,
@@ -125,6 +127,12 @@ def _source(runs: Path, frame: Any, target: Path) -> dict[str, Any]:
         "domain": spec.domain,
         "eval_tokens": spec.eval_tokens,
     }
+
+
+def _bytes_per_token(frame: Any) -> dict[str, float]:
+    """Return bytes a token of the held-out specialist text, by which a loss becomes bits a byte; nothing where tables differ or do not say."""
+    ratios = (frame["loss_spec"] / (frame["bpb_spec"] * math.log(2))).dropna()
+    return {"bytes_per_token": float(ratios.median())} if len(ratios) and ratios.max() < 1.01 * ratios.min() else {}
 
 
 def _flag_counts(frame: Any) -> dict[str, int]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from planner.allocate.problem import Request
+from planner.allocate.request import Request
 from planner.design.spec import Cell
 from planner.errors import DataError
 from planner.fit.fitted import FittedLaw

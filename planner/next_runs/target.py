@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from planner.allocate.optimum import TOLERANCE, coarse
-from planner.allocate.problem import Plans, Problem, Request
+from planner.allocate.problem import Plans, Problem
+from planner.allocate.request import Request
 from planner.errors import InputError
 from planner.fit.fitted import FittedLaw
 from planner.laws.dual import Array

@@ -8,7 +8,7 @@ import pytest
 
 from planner.allocate.allocate import allocate
 from planner.allocate.allocation import Allocation
-from planner.allocate.problem import Request
+from planner.allocate.request import Request
 from planner.errors import DataError
 from planner.fit.fitted import FittedLaw
 from planner.flops import flops_per_token
@@ -46,7 +46,9 @@ def test_the_true_regret_is_small(fitted: FittedLaw, unique: float) -> None:
 def test_arms_are_what_they_say(fitted: FittedLaw) -> None:
     answer = allocate(fitted, Request(BUDGET, 2e5))
     arms = {arm.name: arm for arm in answer.arms}
-    assert [arm.plan.share_spec for arm in answer.arms if arm.plan] == pytest.approx([0.0, 1.0, 0.5])
+    assert [arm.plan.share_spec for arm in answer.arms if arm.plan] == pytest.approx([0.0, 1.0, 0.5, 0.1])
+    mixed = arms.pop("mixed in from the start")
+    assert mixed.plan is None and "not measured" in mixed.note
     for arm in arms.values():
         assert arm.worse_percent is not None and arm.worse_percent > -0.05
         assert arm.plan is not None and arm.plan.epochs_spec <= 16.4
@@ -76,11 +78,19 @@ def test_tokens_are_whole_steps(fitted: FittedLaw) -> None:
 
 
 def test_extrapolation_is_told(fitted: FittedLaw) -> None:
-    near, far = allocate(fitted, Request(3e12, 2e5)), allocate(fitted, Request(1e22, 5e9))
+    near, far = allocate(fitted, Request(3e12, 2e5)), allocate(fitted, Request(1e22, 5e9), allow_extrapolation=True)
     assert not any("EXTRAPOLATION" in text for text in near.warnings)
     assert far.extrapolation["flops"] > 1e8
     assert any("EXTRAPOLATION" in text for text in far.warnings)
     assert far.plan.loss_high / far.plan.loss_low > 1.3 > near.plan.loss_high / near.plan.loss_low
+
+
+def test_too_far_is_refused_with_what_would_mend_it(fitted: FittedLaw) -> None:
+    largest = fitted.support.high["flops"]
+    allocate(fitted, Request(90 * largest, 2e6))
+    with pytest.raises(DataError, match="compute .*×; the limit is 100×") as refusal:
+        allocate(fitted, Request(2000 * largest, 2e6))
+    assert f"up to about {20 * largest:.1g} FLOPs a run" in (refusal.value.remedy or "")
 
 
 def test_too_small_a_budget_is_refused(fitted: FittedLaw) -> None:

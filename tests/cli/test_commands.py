@@ -86,6 +86,14 @@ def test_allocate_never_imports_torch(law: Path) -> None:
         (["allocate", "--flops", "1e20", "--spec-tokens", "1M", "--max-epochs", "nan"], "max-epochs of nan", "positive"),
         (["allocate", "--flops", "10", "--spec-tokens", "1M"], "10 FLOPs are too few", "give at least"),
         (["allocate", "--flops", "1e12", "--spec-tokens", "1M", "--params", "1B"], "1e+12 FLOPs", "smaller --params"),
+        (["allocate", "--spec-tokens", "1M"], "no budget", "--gpu-hours"),
+        (["allocate", "--gpu-hours", "3", "--spec-tokens", "1M"], "3 GPU-hours", "--mfu"),
+        (["allocate", "--gpu-hours", "3", "--gpu", "A100", "--spec-tokens", "1M"], "--mfu is missing", "add --mfu"),
+        (["allocate", "--gpu-hours", "3", "--gpu", "abacus", "--mfu", "0.4", "--spec-tokens", "1M"], "'abacus'", "H100"),
+        (["allocate", "--usd", "100", "--gpu", "A100", "--mfu", "0.4", "--spec-tokens", "1M"], "--usd", "--usd-per-gpu-hour"),
+        (["allocate", "--flops", "1e13", "--usd", "100", "--spec-tokens", "1M"], "--flops is a budget", "leave away"),
+        (["allocate", "--flops", "1e13", "--spec-tokens", "1M", "--params", "2M..1M"], "2M..1M", "smaller size first"),
+        (["allocate", "--flops", "1e13", "--spec-tokens", "1M", "--params", "1M,x"], "'x'", "write a number"),
         (["launch", "nowhere.json"], "nowhere.json", "check the path"),
         (["verify", "nowhere"], "nowhere", "check the path"),
         (["sweep", "run", "nowhere"], "'nowhere'", "sweep.toml"),
@@ -131,7 +139,22 @@ def test_fit_and_allocate_a_foreign_table(tmp_path: Path) -> None:
     assert code == 2 and "without a recipe" in err
 
 
+def test_time_and_money_are_budgets(law: Path) -> None:
+    arguments = ["--spec-tokens", "200k", "--law", str(law), "--out", str(law.with_name("b.json")), "--json"]
+    code, out, err = run("allocate", "--usd", "1", "--usd-per-gpu-hour", "72", "--gpu-flops", "4e11", *arguments)
+    assert code == 0, err
+    assert json.loads(out)["request"]["flops"] == pytest.approx(2e13)
+    code, out, err = run("allocate", "--gpus", "2", "--hours", "1e-5", "--gpu", "H100", "--mfu", "0.25", "--params", "30k..100k", *arguments)
+    assert code == 0, err
+    answer = json.loads(out)
+    assert answer["request"]["flops"] == pytest.approx(2 * 1e-5 * 3600 * 989e12 * 0.25)
+    assert 29e3 < answer["plan"]["params_non_embedding"] < 103e3
+
+
 def test_far_extrapolation_is_said_loudly(law: Path) -> None:
-    code, out, err = run("allocate", "--flops", "1e22", "--spec-tokens", "5e9", "--law", str(law), "--out", str(law.with_name("a.json")), "--no-figure")
+    arguments = ["allocate", "--flops", "1e22", "--spec-tokens", "5e9", "--law", str(law), "--out", str(law.with_name("a.json"))]
+    code, out, err = run(*arguments)
+    assert code == 2 and not out and "--allow-extrapolation" in err and not law.with_name("a.json").exists()
+    code, out, err = run(*arguments, "--allow-extrapolation")
     assert code == 0
     assert "EXTRAPOLATION" in err and "times the largest run" in err and "run a sweep" in err

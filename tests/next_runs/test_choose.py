@@ -5,7 +5,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from planner.allocate.problem import Request
+from planner.allocate.request import Request
 from planner.design.spec import Cell
 from planner.errors import DataError, InputError
 from planner.fit.fitted import FittedLaw

@@ -1,0 +1,50 @@
+"""What the user has and wants."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from planner.errors import InputError
+from planner.units import format_count
+
+
+@dataclass(frozen=True)
+class Request:
+    """A budget, the text there is, and limits."""
+
+    flops: float
+    """Budget [FLOPs]: training, and inference where it is counted in."""
+    unique_spec: float
+    """Distinct specialist tokens there are."""
+    params: float | None = None
+    """Fixed size [non-embedding parameters]; None to choose it."""
+    max_epochs: float | None = None
+    """Most passes over the specialist text; None for the most that the sweep covered."""
+    general_tokens: float | None = None
+    """Distinct general tokens there are, each taken once at most; None for more than any plan needs."""
+    params_range: tuple[float, float] | None = None
+    """Least and largest size to search."""
+    params_among: tuple[float, ...] = ()
+    """Sizes to choose among; empty for all."""
+    inference_tokens: float = 0.0
+    """Tokens that the model will read and write over its life, whose forward passes the budget pays too."""
+
+    def __post_init__(self) -> None:
+        positive = {
+            "a budget": self.flops, "spec-tokens": self.unique_spec, "params": self.params, "max-epochs": self.max_epochs,
+            "general-tokens": self.general_tokens,
+        }  # fmt: skip
+        for name, value in positive.items():
+            if value is not None and not (math.isfinite(value) and value > 0):
+                raise InputError(f"{name} of {value:g} is not a positive number", remedy="give a positive number")
+        for size in (*self.params_among, *(self.params_range or ())):
+            if not (math.isfinite(size) and size > 0):
+                raise InputError(f"a size of {size:g} parameters is not a positive number", remedy="give a positive number")
+        if not (math.isfinite(self.inference_tokens) and self.inference_tokens >= 0):
+            raise InputError(f"inference-tokens of {self.inference_tokens:g} are not a number from 0", remedy="give a count, or leave it away")
+        if self.params_range and self.params_range[0] >= self.params_range[1]:
+            low, high = (format_count(size) for size in self.params_range)
+            raise InputError(f"the range of sizes {low}..{high} is empty", remedy="write the smaller size first")
+        if sum((self.params is not None, self.params_range is not None, bool(self.params_among))) > 1:
+            raise InputError("a fixed size, a range and a list of sizes exclude each other", remedy="give one of them")

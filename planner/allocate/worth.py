@@ -1,0 +1,89 @@
+"""What more of something would buy: the best plan of a request with a little more of it, against the recommendation, resample by resample."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from planner.allocate.allocation import Worth
+from planner.allocate.optimum import Search, coarse, refine
+from planner.allocate.problem import Problem
+from planner.allocate.request import Request
+from planner.errors import DataError
+from planner.fit.fitted import LEVEL
+from planner.laws.dual import Array
+from planner.units import format_count
+
+MORE_COMPUTE = 1.1
+MORE_TEXT = 2.0
+LEAST_GAIN = 1e-6
+"""Gain in ln L under which more compute buys nothing to compare with."""
+MOST_WORTH = 10.0
+"""Factor in compute up to which text is said to be worth compute: the rate is that of ten per cent more."""
+MOST_POWER = 1000.0
+
+
+def worths(problem: Problem, found: Search, mine: Array) -> tuple[list[Worth], str]:
+    """Price changes of a request.
+
+    Args:
+        problem: the request under its law.
+        found: its best plans.
+        mine: ln L of the recommendation under each resample, shape (resamples,).
+
+    Returns:
+        The changes, and in words what the specialist text is worth in compute.
+    """
+    request, plans = problem.request, found.plans
+    changes: list[tuple[str, Request]] = [(f"{100 * (MORE_COMPUTE - 1):.0f} % more compute", replace(request, flops=MORE_COMPUTE * request.flops))]
+    if not problem.one_stage:
+        amount = f"{format_count(request.unique_spec)} more distinct specialist tokens"
+        changes.append((f"twice the specialist text ({amount})", replace(request, unique_spec=MORE_TEXT * request.unique_spec)))
+        if float(plans.tokens_spec[found.best]) > 0.9 * problem.max_tokens_spec:
+            beyond = "" if problem.max_epochs + 1 <= problem.law.support.high["epochs_spec"] else ", beyond what the runs cover"
+            changes.append((f"one more epoch over the specialist text{beyond}", replace(request, max_epochs=problem.max_epochs + 1)))
+    if request.general_tokens and float(plans.tokens_pt[found.best]) > 0.9 * request.general_tokens:
+        more = f"twice the general text ({format_count(request.general_tokens)} more tokens)"
+        changes.append((more, replace(request, general_tokens=MORE_TEXT * request.general_tokens)))
+    gains: dict[str, Array] = {}
+    for name, changed in changes:
+        try:
+            gains[name] = _gain(replace(problem, request=changed), mine)
+        except DataError:
+            continue  # the larger request has no plan of the sizes asked for
+    rows = [_worth(name, gain) for name, gain in gains.items()]
+    named = list(gains)
+    exchange = _exchange(request, gains[named[0]], gains[named[1]]) if len(named) > 1 and named[1].startswith("twice the specialist") else ""
+    return rows, exchange
+
+
+def _gain(problem: Problem, mine: Array) -> Array:
+    """Return by how much ln L of the changed request's best plan is lower, under each resample."""
+    whole = coarse(problem)
+    close = refine(problem, whole, whole.best)
+    best = close if close.expected[close.best] <= whole.expected[whole.best] else whole
+    result: Array = mine - best.resamples[:, best.best]
+    return result
+
+
+def _worth(name: str, gain: Array) -> Worth:
+    lower = -100 * np.expm1(-gain)
+    low, high = np.quantile(lower, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Worth(name, float(lower.mean()), float(low), float(high))
+
+
+def _exchange(request: Request, compute: Array, text: Array) -> str:
+    """Say how much compute would lower the loss as much as twice the text does, at the rate of the first ten per cent."""
+    if compute.mean() < LEAST_GAIN:
+        return ""
+    factors = MORE_COMPUTE ** np.minimum(np.maximum(text, 0.0) / np.maximum(compute, LEAST_GAIN), MOST_POWER)
+    low, middle, high = (float(value) for value in np.quantile(factors, [(1 - LEVEL) / 2, 0.5, (1 + LEVEL) / 2]))
+    amount = format_count(request.unique_spec)
+    if middle > MOST_WORTH:
+        return f"another {amount} distinct specialist tokens are worth more than {MOST_WORTH:.0f} times the compute here"
+    flops = request.flops * (middle - 1)
+    return (
+        f"another {amount} distinct specialist tokens are worth about {flops:.2g} FLOPs here: {middle:.3g} times the compute would lower the loss as much "
+        f"(90 % interval {low:.3g} to {high:.3g} times, at the rate of the first {100 * (MORE_COMPUTE - 1):.0f} %)"
+    )
