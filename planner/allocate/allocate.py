@@ -113,7 +113,7 @@ def _arm(problem: Problem, name: str, share: float, plan: Plan, mine: Any, sizes
         return Arm(name, None, None, None, "the law knows no specialist tokens")
     plans = problem.split(sizes, share)
     if not len(plans):
-        passes = share * min(problem.tokens(size) for size in sizes) / problem.request.unique_spec
+        passes = share * min(problem.tokens_at(size, share) for size in sizes) / problem.request.unique_spec
         if passes > problem.max_epochs:
             return Arm(name, None, None, None, f"would take {passes:.3g} epochs or more; at most {problem.max_epochs:.3g} are allowed")
         return Arm(name, None, None, None, "its specialist stage would be too short to train")
@@ -184,7 +184,7 @@ def _warnings(problem: Problem, whole: Search, plan: Plan, extrapolation: dict[s
         found.append(f"the limit of {problem.max_epochs:.3g} epochs binds: more specialist text, or more passes, might lower the loss")
     if request.max_epochs is not None and request.max_epochs > 1.01 * support.high["epochs_spec"]:
         found.append(f"--max-epochs {request.max_epochs:.3g} is beyond the {support.high['epochs_spec']:.3g} that the runs cover")
-    if request.params is None and len({size.params_non_embedding for size in whole.plans.sizes}) > 2:
+    if request.params is None and not request.params_range and len({size.params_non_embedding for size in whole.plans.sizes}) > 2:
         ends = (min(whole.plans.params), max(whole.plans.params))
         if whole.plans.params[whole.best] in ends:
             found.append(

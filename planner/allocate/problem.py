@@ -137,6 +137,11 @@ class Problem:
         """Return the training tokens that the budget gives a size, once its inference is paid; negative where that takes more than all."""
         return self.request.flops / size.flops_per_token - self.request.inference_tokens / TRAINING_OVER_FORWARD
 
+    def tokens_at(self, size: Size, share: float) -> float:
+        """Return the training tokens of a size at a share of specialist tokens, which the general text may limit further."""
+        general = self.request.general_tokens or math.inf
+        return min(self.tokens(size), general / (1 - share) if share < 1 else math.inf)
+
     def sizes(self) -> tuple[Size, ...]:
         """List the sizes to search: those asked for, or a ladder down from where tokens per parameter would be too few.
 
@@ -205,9 +210,7 @@ class Problem:
         """Return the plans with one share of specialist tokens; sizes for which it would take too many passes are left out."""
         rows = []
         for number, size in enumerate(sizes):
-            total = self.tokens(size)
-            if share < 1:
-                total = min(total, (self.request.general_tokens or math.inf) / (1 - share))
+            total = self.tokens_at(size, share)
             if share * total <= self.max_tokens_spec and (share == 0 or share * total >= self.min_tokens_stage):
                 rows.append((number, (1 - share) * total, share * total))
         return self._make(rows, sizes)

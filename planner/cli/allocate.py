@@ -162,8 +162,8 @@ def show(answer: Allocation) -> None:
     columns = ["instead", "forecast loss (90 % interval)", "against it", "worse in", "size", "general + specialist"]
     table("What else the budget could buy", columns, arms, caption="worse in: share of the resamples in which the recommendation is better")
     if answer.worths:
-        bought = [[worth.change, f"{worth.lower_percent:.2f} %", f"{worth.low:.2f} to {worth.high:.2f} %"] for worth in answer.worths]
-        table("What more would buy", ["", "lower loss by", "90 % interval"], bought)
+        bought = [[worth.change, *(_hundredths(value) for value in (worth.lower_percent, worth.low, worth.high))] for worth in answer.worths]
+        table("What more would buy", ["", "lower loss by [%]", "from", "to"], bought, caption="from, to: 90 % interval over the resamples")
     if answer.exchange:
         say(answer.exchange)
     outside = {name: factor for name, factor in answer.extrapolation.items() if factor > 1.2}
@@ -178,6 +178,10 @@ def show(answer: Allocation) -> None:
             f"the runs that would say most about it: plan sweep design {sweep} --flops BUDGET --target-flops {request['flops']:.3g} "
             f"--spec-tokens {format_count(request['unique_spec'])}"
         )
+
+
+def _hundredths(value: float) -> str:
+    return f"{round(value, 2) + 0.0:.2f}"  # no minus before a zero
 
 
 def _percent(span: tuple[float, float]) -> str:

@@ -50,9 +50,7 @@ def demo(
     _stage(f"4 of 6: allocate — split {budget:.2e} FLOPs, {BUDGET_FACTOR:g} times the sweep's largest run, with {UNIQUE_SPEC} distinct specialist tokens")
     allocation = out / "allocation.json"
     if not (out / "launch" / "launch.json").exists():  # a forecast is not made again once its run has begun
-        allocate.allocate(
-            f"{budget:.4g}", UNIQUE_SPEC, law=law, params=None, max_epochs=None, gpu_flops=None, out=allocation, figure=True, as_json=False
-        )
+        allocate.allocate(UNIQUE_SPEC, f"{budget:.4g}", law=law, out=allocation, figure=True)
     _stage("5 of 6: launch — train the recommended run")
     launch.launch(allocation, out / "launch", corpus=None, seed=0, device="cpu", threads=None, dry_run=False)
     _stage("6 of 6: verify — hold it against the forecast")
