@@ -24,8 +24,10 @@ ARMS = (("no specialisation", 0.0), ("specialist only", 1.0), ("50/50", 0.5), ("
 MIXED = "mixed in from the start"
 FAR = 10.0
 """Factor beyond the support from which a forecast is an extrapolation to be warned of loudly."""
-TOO_FAR = 100.0
+TOO_FAR = 1000.0
 """Factor from which there is no answer unless extrapolation is asked for."""
+ADVISED = 100.0
+"""Factor in compute between the budget and the dearest run of a sweep that is advised for it."""
 SIMPLER = 0.9
 """Share of the recommendation's size, or text, under which another plan counts as simpler."""
 _NAMES = {
@@ -147,11 +149,15 @@ def _refuse_far(law: FittedLaw, plan: Plan, extrapolation: dict[str, float]) -> 
     if not far:
         return
     said = ", ".join(f"{_NAMES[name]} {factor:.3g}×" for name, factor in sorted(far.items(), key=lambda item: -item[1]))
+    if "flops" in far:
+        remedy = f"train a sweep up to about {plan.flops / ADVISED:.1g} FLOPs a run (plan sweep design chooses it)"
+    else:
+        sizes = "..".join(format_count(ends["params"]) for ends in (law.support.low, law.support.high))
+        remedy = f"keep the plan nearer to the runs, such as with --params {sizes}, or train runs there"
     raise DataError(
         f"the best plan lies too far beyond the runs of the law to be recommended: {said}; the limit is {TOO_FAR:g}×, and the largest run had "
         f"{law.support.high['flops']:.3g} FLOPs",
-        remedy=f"train a sweep up to about {plan.flops / TOO_FAR:.1g} FLOPs a run (plan sweep design chooses it), or see the answer all the same with "
-        "--allow-extrapolation",
+        remedy=f"{remedy}; --allow-extrapolation shows the answer all the same",
     )
 
 
@@ -166,7 +172,7 @@ def _warnings(problem: Problem, whole: Search, plan: Plan, extrapolation: dict[s
         found.append(
             f"EXTRAPOLATION: this plan costs {compute:.3g} times the largest run that the law has seen ({support.high['flops']:.3g} FLOPs)"
             + (f"; outside the runs by: {', '.join(others)}" if others else "")
-            + f". Do not spend {request.flops:.3g} FLOPs on it: run a sweep up to about {request.flops / 100:.1g} FLOPs a run first"
+            + f". Do not spend {request.flops:.3g} FLOPs on it: run a sweep up to about {request.flops / ADVISED:.1g} FLOPs a run first"
         )
     elif others or compute > 1.2:
         found.append(f"extrapolation: compute {compute:.3g}× the largest run" + (f"; {', '.join(others)}" if others else ""))

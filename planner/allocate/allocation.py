@@ -91,12 +91,6 @@ class Allocation:
     """Mean over resamples of what the plan gives away against the resample's own best."""
     regret_90_percent: float
     arms: tuple[Arm, ...]
-    alternatives: tuple[Arm, ...]
-    """Plans within 0.5 % of the best that are simpler or cheaper to use."""
-    worths: tuple[Worth, ...]
-    """What more of something would buy."""
-    exchange: str
-    """What the specialist text is worth in compute, in words."""
     extrapolation: dict[str, float]
     """By what factor the plan lies outside the support on each axis; 1 is inside."""
     warnings: tuple[str, ...]
@@ -106,6 +100,12 @@ class Allocation:
     """From the law: recipe, vocabulary, corpus, domain."""
     created: str = ""
     """When it was written [UTC]."""
+    alternatives: tuple[Arm, ...] = ()
+    """Plans within 0.5 % of the best that are simpler or cheaper to use."""
+    worths: tuple[Worth, ...] = ()
+    """What more of something would buy."""
+    exchange: str = ""
+    """What the specialist text is worth in compute, in words."""
 
     def save(self, path: Path, inputs: Mapping[str, str]) -> None:
         """Write allocation.json."""

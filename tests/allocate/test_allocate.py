@@ -88,7 +88,7 @@ def test_extrapolation_is_told(fitted: FittedLaw) -> None:
 def test_too_far_is_refused_with_what_would_mend_it(fitted: FittedLaw) -> None:
     largest = fitted.support.high["flops"]
     allocate(fitted, Request(90 * largest, 2e6))
-    with pytest.raises(DataError, match="compute .*×; the limit is 100×") as refusal:
+    with pytest.raises(DataError, match="compute .*×; the limit is 1000×") as refusal:
         allocate(fitted, Request(2000 * largest, 2e6))
     assert f"up to about {20 * largest:.1g} FLOPs a run" in (refusal.value.remedy or "")
 
