@@ -59,7 +59,7 @@ def allocate(law: FittedLaw, request: Request, *, allow_extrapolation: bool = Fa
     factors = law.support.factors(plan.params_non_embedding, plan.tokens_pt, plan.tokens_spec, plan.unique_spec, plan.flops)
     extrapolation = {name: float(value) for name, value in factors.items() if name != "flops_6nd"}
     if not allow_extrapolation:
-        _refuse_far(law, plan, extrapolation)
+        refuse_far(law, plan.flops, extrapolation)
     prices, exchange = worths(problem, everything, mine)
     shares, losses = profile(problem, everything.plans.sizes)
     splits, sizes = everything.plans.share, everything.plans.params
@@ -144,13 +144,18 @@ def _alternatives(problem: Problem, found: Search, plan: Plan, mine: Any) -> Ite
         yield Arm(name, other, 100 * (other.loss / plan.loss - 1), float((_resampled(problem, other) - mine > 1e-6).mean()))
 
 
-def _refuse_far(law: FittedLaw, plan: Plan, extrapolation: dict[str, float]) -> None:
+def refuse_far(law: FittedLaw, flops: float, extrapolation: dict[str, float]) -> None:
+    """Refuse a plan of some FLOPs that lies further than TOO_FAR beyond the runs on any axis.
+
+    Raises:
+        DataError: it does; the remedy says what sweep, or what limit, would do.
+    """
     far = {name: factor for name, factor in extrapolation.items() if np.isfinite(factor) and factor > TOO_FAR}
     if not far:
         return
     said = ", ".join(f"{_NAMES[name]} {factor:.3g}×" for name, factor in sorted(far.items(), key=lambda item: -item[1]))
     if "flops" in far:
-        remedy = f"train a sweep up to about {plan.flops / ADVISED:.1g} FLOPs a run (plan sweep design chooses it)"
+        remedy = f"train a sweep up to about {flops / ADVISED:.1g} FLOPs a run (plan sweep design chooses it)"
     else:
         sizes = "..".join(format_count(ends["params"]) for ends in (law.support.low, law.support.high))
         remedy = f"keep the plan nearer to the runs, such as with --params {sizes}, or train runs there"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,7 +22,8 @@ HELP = (
     "Recommend how to split a budget: size, general tokens, specialist tokens, epochs, and the loss to expect.\n\n"
     "Example: plan allocate --flops 2e13 --spec-tokens 200k\n\n"
     "Example: plan allocate --usd 20000 --usd-per-gpu-hour 2.5 --gpu H100 --mfu 0.4 --spec-tokens 5B --general-tokens 300B\n\n"
-    "Example: plan allocate --gpus 64 --hours 72 --gpu A100 --mfu 0.45 --spec-tokens 5B --params 1B..8B --inference-tokens 1T"
+    "Example: plan allocate --gpus 64 --hours 72 --gpu A100 --mfu 0.45 --spec-tokens 5B --params 1B..8B --inference-tokens 1T\n\n"
+    "Example: plan allocate --flops 1e21 --spec-tokens 30B --base name=A,tokens=2T,params=6.5B --base name=B,tokens=15T,params=7B"
 )
 
 
@@ -41,6 +43,12 @@ def allocate(
     params: Annotated[str | None, typer.Option(help="Fix the size [non-embedding parameters] 7B, choose among 1B,3B,8B, or in a range 1B..8B.")] = None,
     max_epochs: Annotated[float | None, typer.Option(help="Most passes over the specialist text; the most that the runs cover by default.")] = None,
     inference_tokens: Annotated[str, typer.Option(help="Tokens the model will read and write over its life, paid from the budget too.")] = "0",
+    base: Annotated[
+        list[str] | None, typer.Option(help="A checkpoint to specialise, name=A,tokens=2T,params=7B (or config=FOLDER for params); repeatable.")
+    ] = None,
+    method: Annotated[str, typer.Option(help="How a --base is specialised: full, lora or qlora.")] = "full",
+    lora_rank: Annotated[int, typer.Option(help="Rank of the adapters of lora and qlora.")] = 16,
+    gpu_memory: Annotated[float | None, typer.Option(help="Memory of one GPU [GB]: a --base that does not fit --gpus of them is left out.")] = None,
     allow_extrapolation: Annotated[bool, typer.Option("--allow-extrapolation", help="Answer even where the plan lies far beyond the runs.")] = False,
     out: Annotated[Path, typer.Option(help="Where to write the recommendation.")] = Path("allocation.json"),
     figure: Annotated[bool, typer.Option("--figure/--no-figure", help="Whether to draw the split curve beside it; takes longer than the answer.")] = False,
@@ -49,7 +57,6 @@ def allocate(
     """Recommend a split."""
     from dataclasses import replace
 
-    from planner.allocate.allocate import allocate as recommend
     from planner.allocate.budget import Budget
     from planner.allocate.request import Request
     from planner.artifacts import sha256_file
@@ -58,29 +65,55 @@ def allocate(
 
     found = law_file(law)
     fixed, between, among = _sizes(params)
-    budget = _flops(flops, Budget(gpu_hours, usd, usd_per_gpu_hour, gpus, hours), _throughput(gpu, mfu, gpu_flops))
+    shared = gpus if hours is not None or not base else None  # beside --base, --gpus alone says how many share its memory
+    budget = _flops(flops, Budget(gpu_hours, usd, usd_per_gpu_hour, shared, hours), _throughput(gpu, mfu, gpu_flops))
     general = parse_count(general_tokens) if general_tokens else None
     request = Request(budget, parse_count(spec_tokens), fixed, max_epochs, general, between, among, parse_count(inference_tokens))
+    if base:
+        from planner.allocate.base import Base
+        from planner.allocate.bases import allocate_bases
+        from planner.allocate.method import Method
+        from planner.cli.bases import show_bases
+
+        bases = [Base.parse(item) for item in base]
+        if figure:
+            raise InputError("--figure draws the split of a model of one's own", remedy="leave it away with --base")
+        memory = None if gpu_memory is None else 1e9 * gpu_memory
+        chosen = allocate_bases(
+            FittedLaw.load(found), request, bases, Method(method, lora_rank), gpus=gpus or 1, memory=memory, allow_extrapolation=allow_extrapolation
+        )
+        chosen.save(out, {"law": sha256_file(found)})
+        _tell(out, chosen.warnings, show_bases, chosen, as_json)
+        return
+    if method != "full" or gpu_memory is not None:
+        raise InputError("--method and --gpu-memory are of a --base", remedy="add --base, or leave them away")
+    from planner.allocate.allocate import allocate as recommend
+
     answer = recommend(FittedLaw.load(found), request, allow_extrapolation=allow_extrapolation)
     if answer.source.get("corpus_path"):
         where = os.path.normpath(found.resolve().parent / answer.source["corpus_path"])
         answer = replace(answer, source={**answer.source, "corpus_path": os.path.relpath(where, out.resolve().parent)})
     answer.save(out, {"law": sha256_file(found)})
-    if as_json:
-        from planner.artifacts import read_json
-
-        give(read_json(out))
-    else:
-        show(answer)
-    for warning in answer.warnings:
-        say(f"warning: {warning}")
-    say(f"written: {out}")
+    _tell(out, answer.warnings, show, answer, as_json)
     if figure:
         from planner.report.plans import split_curve
         from planner.report.style import save
 
         save(out.with_suffix(".png"), lambda axes: split_curve(axes[0], answer))
         say(f"written: {out.with_suffix('.png')}")
+
+
+def _tell(out: Path, warnings: Sequence[str], show_one: Callable[[Any], None], answer: Any, as_json: bool) -> None:
+    """Print an answer that was written, and what must be said about it."""
+    if as_json:
+        from planner.artifacts import read_json
+
+        give(read_json(out))
+    else:
+        show_one(answer)
+    for warning in warnings:
+        say(f"warning: {warning}")
+    say(f"written: {out}")
 
 
 def _throughput(gpu: str | None, mfu: float | None, stated: str | None) -> float | None:

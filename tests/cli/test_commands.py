@@ -94,6 +94,8 @@ def test_allocate_never_imports_torch(law: Path) -> None:
         (["allocate", "--flops", "1e13", "--usd", "100", "--spec-tokens", "1M"], "--flops is a budget", "leave away"),
         (["allocate", "--flops", "1e13", "--spec-tokens", "1M", "--params", "2M..1M"], "2M..1M", "smaller size first"),
         (["allocate", "--flops", "1e13", "--spec-tokens", "1M", "--params", "1M,x"], "'x'", "write a number"),
+        (["allocate", "--flops", "1e13", "--spec-tokens", "1M", "--base", "params=7B"], "lacks name", "name=llama-2-7b"),
+        (["allocate", "--flops", "1e13", "--spec-tokens", "1M", "--method", "lora"], "--method", "--base"),
         (["launch", "nowhere.json"], "nowhere.json", "check the path"),
         (["verify", "nowhere"], "nowhere", "check the path"),
         (["sweep", "run", "nowhere"], "'nowhere'", "sweep.toml"),
@@ -110,6 +112,18 @@ def test_bad_input_is_one_sentence_with_a_remedy(arguments: list[str], offender:
     assert err.startswith("error: ") and err.count("\n") == 1
     assert offender in err and remedy in err
     assert not law.with_name("a.json").exists()
+
+
+def test_allocate_a_base(law: Path) -> None:
+    paths = ["--law", str(law), "--out", str(law.with_name("bases.json"))]
+    bases = ["--base", "name=short,tokens=1M,params=100k,context=128", "--base", "name=long,tokens=4M,params=100k,context=128"]
+    code, out, err = run("allocate", "--flops", "4e12", "--spec-tokens", "200k", *bases, "--method", "qlora", "--gpus", "2", "--gpu-memory", "1", *paths)
+    assert code == 0, err
+    assert "short" in out and "from scratch" in err and "gains less" in err and "what qlora does to the loss is not measured" in err
+    code, out, _ = run("allocate", "--flops", "4e12", "--spec-tokens", "200k", *bases, *paths, "--json")
+    body = json.loads(out)
+    assert body["kind"] == "bases" and {choice["base"] for choice in body["choices"]} == {"short", "long"}
+    law.with_name("bases.json").unlink()
 
 
 def test_fit_and_allocate_a_foreign_table(tmp_path: Path) -> None:

@@ -1,0 +1,89 @@
+"""An open checkpoint that exists: its size, and the general tokens that somebody else has paid for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from planner.artifacts import read_json
+from planner.errors import InputError
+from planner.ladder import shape_for
+from planner.shapes import ModelShape
+from planner.units import parse_count
+
+KEYS = ("name", "tokens", "params", "config", "context")
+CONTEXT = 4096
+"""Tokens a sequence, where nothing is said."""
+VOCAB = 32000
+"""Of the ladder's shape, where nothing but a size is known."""
+_FAMILIES = {"llama": "llama", "mistral": "llama", "qwen3": "qwen3"}
+
+
+@dataclass(frozen=True)
+class Base:
+    """A checkpoint to specialise."""
+
+    name: str
+    tokens: float
+    """General tokens that it was trained on."""
+    shape: ModelShape
+    """Its own, or the ladder's for its size."""
+    exact: bool
+    """Whether the shape is its own."""
+    context: int = CONTEXT
+    """Tokens a sequence."""
+
+    @classmethod
+    def parse(cls, text: str) -> Base:
+        """Read "name=llama-2-7b,tokens=2e12,params=6.5e9", or config=FOLDER instead of params.
+
+        Args:
+            text: pairs of key and value; `params` are non-embedding parameters, `config` is a folder with the checkpoint's config.json.
+
+        Raises:
+            InputError: a key that is missing, unknown or doubled, or a value that is no number.
+        """
+        pairs: dict[str, str] = {}
+        for item in text.split(","):
+            key, equals, value = item.partition("=")
+            key = key.strip()
+            if not equals or key not in KEYS or key in pairs or not value.strip():
+                raise InputError(f"--base {text!r}: {item!r} is not one of {', '.join(f'{key}=' for key in KEYS)}", remedy=_EXAMPLE)
+            pairs[key] = value.strip()
+        missing = [key for key in ("name", "tokens") if key not in pairs]
+        if missing or ("params" in pairs) == ("config" in pairs):
+            raise InputError(f"--base {text!r} lacks {missing[0] if missing else 'one of params and config'}", remedy=_EXAMPLE)
+        tokens, context = parse_count(pairs["tokens"]), parse_count(pairs.get("context", CONTEXT))
+        if tokens == 0 or context < 1 or context != int(context):
+            raise InputError(f"--base {text!r}: tokens and context must be positive, context whole", remedy=_EXAMPLE)
+        if "config" in pairs:
+            return cls(pairs["name"], tokens, _shape(Path(pairs["config"])), True, int(context))
+        return cls(pairs["name"], tokens, shape_for(parse_count(pairs["params"]), family="llama", vocab=VOCAB), False, int(context))
+
+
+_EXAMPLE = "write it as name=llama-2-7b,tokens=2T,params=6.5B"
+
+
+def _shape(path: Path) -> ModelShape:
+    """Read a shape from the config.json of a Hugging Face checkpoint."""
+    body: Mapping[str, Any] = read_json(path / "config.json" if path.is_dir() else path)
+    kind = body.get("model_type")
+    if kind not in _FAMILIES:
+        raise InputError(f"{path}: a checkpoint of type {kind!r} has no shape here", remedy=f"give params=, or one of {', '.join(_FAMILIES)}")
+    try:
+        heads, hidden = int(body["num_attention_heads"]), int(body["hidden_size"])
+        return ModelShape(
+            _FAMILIES[kind],
+            int(body["num_hidden_layers"]),
+            hidden,
+            heads,
+            int(body.get("num_key_value_heads") or heads),
+            int(body.get("head_dim") or hidden // heads),
+            int(body["intermediate_size"]),
+            int(body["vocab_size"]),
+            bool(body.get("tie_word_embeddings", False)),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: {error} is missing or no number in a checkpoint's configuration", remedy="give params= instead") from error

@@ -1,0 +1,284 @@
+"""Which open checkpoint to specialise, and how far: the general tokens are sunk, the budget buys specialist tokens alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from planner.allocate.allocate import TOO_FAR, allocate, refuse_far
+from planner.allocate.allocation import Arm, Plan, Worth
+from planner.allocate.base import Base
+from planner.allocate.method import Method
+from planner.allocate.optimum import MOST_RESAMPLES
+from planner.allocate.problem import Problem
+from planner.allocate.request import Request
+from planner.artifacts import write_artifact
+from planner.errors import DataError, InputError, PlannerError
+from planner.fit.fitted import LEVEL, FittedLaw
+from planner.flops import flops_6nd, flops_per_token
+from planner.laws.dual import Array
+from planner.units import format_count
+
+KIND = "bases"
+VERSION = 1
+AMOUNTS = 160
+"""Amounts of specialist text tried for each base."""
+LEAST = 3e-3
+"""Of the most specialist tokens that budget and passes allow, where the amounts begin."""
+ENDS = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One base, specialised as far as is best for it."""
+
+    base: str
+    plan: Plan
+    """Its FLOPs are those of the specialist stage; `tokens_pt` are sunk."""
+    loss_before: float
+    """Forecast specialist loss of the base as it is [nats/token]."""
+    before_low: float
+    before_high: float
+    gain_percent: float
+    """By how much specialising lowers the loss, mean over the resamples [% of it]."""
+    gain_low: float
+    gain_high: float
+    """90 % interval over the resamples."""
+    probability: float
+    """Share of the resamples in which it ends lowest of all bases."""
+    trained: int
+    """Parameters that the method trains."""
+    bytes_per_gpu: float
+    """Least memory of one GPU."""
+    extrapolation: dict[str, float]
+    """By what factor it lies outside the support on each axis; 1 is inside."""
+
+
+@dataclass(frozen=True)
+class BaseAllocation:
+    """What `plan allocate --base` answers."""
+
+    request: dict[str, Any]
+    choices: tuple[Choice, ...]
+    """The best first."""
+    longer: str
+    """Of the bases with the most and the fewest tokens per parameter: which adapts less, and with what confidence, in words; empty for one base."""
+    scratch: Arm
+    """A model of one's own for the same FLOPs."""
+    worths: tuple[Worth, ...]
+    """What more of something would buy, for the best base."""
+    warnings: tuple[str, ...]
+    source: dict[str, Any] = field(default_factory=dict)
+
+    def save(self, path: Path, inputs: Mapping[str, str]) -> None:
+        """Write the answer."""
+        write_artifact(path, KIND, VERSION, asdict(self), inputs)
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """The amounts of specialist text that a base could see, and what the law says of each."""
+
+    tokens: Array
+    """Shape (amounts,); the first is none."""
+    resamples: Array
+    """ln L, shape (resamples, amounts)."""
+
+    @property
+    def best(self) -> int:
+        return int(np.argmin(self.resamples.mean(0)))
+
+
+def allocate_bases(
+    law: FittedLaw,
+    request: Request,
+    bases: Sequence[Base],
+    method: Method,
+    *,
+    gpus: int = 1,
+    memory: float | None = None,
+    allow_extrapolation: bool = False,
+) -> BaseAllocation:
+    """Choose among checkpoints.
+
+    Args:
+        law: of two stages.
+        request: budget and specialist text; sizes and general tokens are the bases' own.
+        bases: the checkpoints.
+        method: how the specialist stage is trained.
+        gpus: GPUs that share the states.
+        memory: of one GPU [bytes]; None for no limit.
+        allow_extrapolation: whether to answer further than TOO_FAR beyond the runs.
+
+    Raises:
+        InputError: no base, two of one name, or limits that a base has itself.
+        DataError: no base fits, the law is of one stage, or all lie too far beyond the runs.
+    """
+    problem = Problem.of(law, request)
+    if problem.one_stage:
+        raise DataError("the law was fitted to runs of one stage and says nothing of specialising a base", remedy="give a law of two stages")
+    if len({base.name for base in bases}) < len(bases) or not bases:
+        raise InputError(f"{len(bases)} bases with {len({base.name for base in bases})} names", remedy="give each --base a name of its own")
+    if request.params or request.params_range or request.params_among or request.general_tokens or request.inference_tokens:
+        raise InputError(
+            "a base has its own size and general tokens, and its inference is not priced",
+            remedy="leave away --params, --general-tokens, --inference-tokens",
+        )
+    fitting = [base for base in bases if memory is None or method.bytes_per_gpu(base.shape, gpus, base.context) <= memory]
+    if not fitting:
+        least = min(bases, key=lambda base: method.bytes_per_gpu(base.shape, gpus, base.context))
+        needed = method.bytes_per_gpu(least.shape, gpus, least.context)
+        raise DataError(
+            f"{least.name} needs {needed / 1e9:.3g} GB on each of {gpus} GPUs with --method {method.name}, and they have {(memory or 0.0) / 1e9:.3g} GB",
+            remedy="give more --gpus, a smaller base, or --method lora or qlora",
+        )
+    stages = [_stage(problem, base, method, request) for base in fitting]
+    ends = np.stack([stage.resamples[:, stage.best] for stage in stages])
+    wins = np.bincount(ends.argmin(0), minlength=len(stages)) / ends.shape[1]
+    made = [_choice(problem, base, method, stage, float(win), gpus) for base, stage, win in zip(fitting, stages, wins, strict=True)]
+    order = np.argsort(ends.mean(1), kind="stable")
+    if not allow_extrapolation:
+        refuse_far(law, made[order[0]].plan.flops, made[order[0]].extrapolation)
+    best = int(order[0])
+    return BaseAllocation(
+        request={
+            **{key: list(value) if isinstance(value, tuple) else value for key, value in asdict(request).items()},
+            "max_epochs": problem.max_epochs,
+            "method": asdict(method),
+            "gpus": gpus,
+            "bytes_per_gpu": memory,
+        },
+        choices=tuple(made[number] for number in order),
+        longer=_longer(fitting, stages),
+        scratch=_scratch(law, request, made[best].plan, ends[best], allow_extrapolation),
+        worths=tuple(_worths(problem, fitting[best], method, ends[best])),
+        warnings=tuple(_warnings(problem, bases, fitting, method, made[best])),
+        source={key: value for key, value in law.source.items() if key != "runs"},
+    )
+
+
+def _stage(problem: Problem, base: Base, method: Method, request: Request) -> _Stage:
+    """Evaluate a base after every amount of specialist text that the budget pays."""
+    most = min(request.flops / method.flops_per_token(base.shape, base.context), problem.max_epochs * request.unique_spec)
+    tokens = np.unique(np.concatenate([[0.0, min(most, request.unique_spec)], most * np.geomspace(LEAST, 1.0, AMOUNTS)]))
+    size = {"non_embedding": base.shape.params_non_embedding, "total": base.shape.params_total}
+    points = problem.law.points(size, np.full(len(tokens), base.tokens), tokens, np.full(len(tokens), request.unique_spec))
+    return _Stage(tokens, problem.law.log_loss_resamples(points, MOST_RESAMPLES))
+
+
+def _choice(problem: Problem, base: Base, method: Method, stage: _Stage, probability: float, gpus: int) -> Choice:
+    shape, law, unique = base.shape, problem.law, problem.request.unique_spec
+    spec = float(round(stage.tokens[stage.best]))
+    size = {"non_embedding": [shape.params_non_embedding] * 2, "total": [shape.params_total] * 2}
+    forecast = law.forecast(size, [base.tokens] * 2, [0.0, spec], [unique] * 2)
+    cost = spec * method.flops_per_token(shape, base.context)
+    plan = Plan(
+        shape.params_non_embedding,
+        shape.params_total,
+        base.tokens,
+        spec,
+        unique,
+        spec / unique,
+        spec / (base.tokens + spec),
+        cost,
+        flops_6nd(shape.params_non_embedding, spec),
+        float(forecast.loss[1]),
+        float(forecast.low[1]),
+        float(forecast.high[1]),
+        shape.to_dict() if base.exact else None,
+    )
+    gain = -100 * np.expm1(stage.resamples[:, stage.best] - stage.resamples[:, 0])
+    low, high = np.quantile(gain, ENDS)
+    sunk = base.tokens * flops_per_token(shape, base.context)
+    factors = law.support.factors(shape.params_non_embedding, base.tokens, spec, unique, sunk + cost)
+    return Choice(
+        base.name,
+        plan,
+        float(forecast.loss[0]),
+        float(forecast.low[0]),
+        float(forecast.high[0]),
+        float(gain.mean()),
+        float(low),
+        float(high),
+        probability,
+        method.trained(shape),
+        method.bytes_per_gpu(shape, gpus, base.context),
+        {name: float(value) for name, value in factors.items() if name != "flops_6nd"},
+    )
+
+
+def _longer(bases: Sequence[Base], stages: Sequence[_Stage]) -> str:
+    """Say whether the law has the base of more tokens per parameter adapt less, after the same number of specialist tokens."""
+    if len(bases) < 2:
+        return ""
+    ratio = [base.tokens / base.shape.params_non_embedding for base in bases]
+    long, short = int(np.argmax(ratio)), int(np.argmin(ratio))
+    gains = [stages[number].resamples[:, 0] - stages[number].resamples[:, stages[number].best] for number in (long, short)]
+    share = float((gains[0] < gains[1]).mean())
+    return (
+        f"{bases[long].name} ({ratio[long]:,.0f} general tokens per parameter) gains less from specialising than {bases[short].name} ({ratio[short]:,.0f}) "
+        f"in {share:.0%} of the resamples: {100 * -np.expm1(-gains[0].mean()):.2g} against {100 * -np.expm1(-gains[1].mean()):.2g} % of the loss on average"
+    )
+
+
+def _scratch(law: FittedLaw, request: Request, plan: Plan, mine: Array, allow_extrapolation: bool) -> Arm:
+    """Spend the same FLOPs on a model of one's own."""
+    name = "from scratch"
+    try:
+        other = allocate(law, request, allow_extrapolation=allow_extrapolation).plan
+    except PlannerError as error:
+        return Arm(name, None, None, None, error.message)
+    size = {"non_embedding": [other.params_non_embedding], "total": [other.params_total]}
+    theirs = law.log_loss_resamples(law.points(size, [other.tokens_pt], [other.tokens_spec], [other.unique_spec]), MOST_RESAMPLES)[:, 0]
+    return Arm(name, other, 100 * (other.loss / plan.loss - 1), float((theirs > mine).mean()))
+
+
+def _worths(problem: Problem, base: Base, method: Method, mine: Array) -> list[Worth]:
+    request = problem.request
+    changes = [
+        ("10 % more compute", replace(request, flops=1.1 * request.flops)),
+        (f"twice the specialist text ({format_count(request.unique_spec)} more distinct tokens)", replace(request, unique_spec=2 * request.unique_spec)),
+        ("one more epoch over the specialist text", replace(request, max_epochs=problem.max_epochs + 1)),
+    ]
+    found = []
+    for name, changed in changes:
+        stage = _stage(replace(problem, request=changed), base, method, changed)
+        lower = -100 * np.expm1(stage.resamples[:, stage.best] - mine)
+        low, high = np.quantile(lower, ENDS)
+        found.append(Worth(name, float(lower.mean()), float(low), float(high)))
+    return found
+
+
+def _warnings(problem: Problem, bases: Sequence[Base], fitting: Sequence[Base], method: Method, best: Choice) -> list[str]:
+    found = []
+    recipe = problem.law.source.get("domain") or "their own text"
+    found.append(
+        f"the law was measured on small models of one recipe, on {recipe}, specialised from a state before its rate was lowered; a finished checkpoint "
+        "of another recipe and tokenizer was not measured: read the forecasts as what this law implies, not as losses to expect"
+    )
+    if method.name != "full":
+        found.append(f"what {method.name} does to the loss is not measured by this law: its cost is counted, its loss is that of training all parameters")
+    compute = best.extrapolation["flops"]
+    left_over = f"{100 * (1 - best.plan.flops / problem.request.flops):.0f} % of the budget is left over"
+    if compute > 1.2:
+        others = ", ".join(f"{name} {factor:.3g}×" for name, factor in best.extrapolation.items() if name != "flops" and 1.2 < factor < np.inf)
+        found.append(
+            f"EXTRAPOLATION: {best.base} has {compute:.3g} times the compute of the largest run" + (f"; outside the runs by: {others}" if others else "")
+        )
+    if compute > TOO_FAR:
+        found.append("no such distance was ever tested: this is an illustration, not a measured result")
+    left = [base.name for base in bases if base not in fitting]
+    if left:
+        found.append(f"too large for the memory given, and left out: {', '.join(left)}")
+    inexact = [base.name for base in fitting if not base.exact]
+    if inexact:
+        found.append(f"{', '.join(inexact)}: the shape is the ladder's for that size; config=FOLDER counts its own FLOPs and memory")
+    if best.plan.tokens_spec > 0.98 * problem.max_tokens_spec:
+        found.append(f"the limit of {problem.max_epochs:.3g} epochs binds: {left_over}")
+    elif best.plan.flops < 0.9 * problem.request.flops:
+        found.append(f"{left_over}: by this law more passes would harm")
+    return found

@@ -1,0 +1,75 @@
+"""How the specialist stage is trained, full-parameter, LoRA or QLoRA: what it costs in FLOPs and memory. What it does to the loss is for a law to say.
+
+A multiply-add counts as two FLOPs. A frozen matrix has a forward pass and a gradient to pass on, and none of its own: 4 FLOPs a weight
+and token, where a trained one has 6; its adapters have 6. QLoRA multiplies what it has unpacked, and the unpacking is left out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from planner.errors import InputError
+from planner.flops import flops_per_token
+from planner.shapes import ModelShape
+
+METHODS = ("full", "lora", "qlora")
+TRAINED_BYTES = 16.0
+"""Of a trained parameter: bfloat16 weight and gradient, float32 master copy and two moments of Adam (arXiv 1910.02054)."""
+HALF_BYTES = 2.0
+"""Of a parameter that is kept in bfloat16."""
+NF4_BYTES = (4 + 0.127) / 8
+"""Of a parameter in 4-bit NormalFloat with doubly quantised constants (arXiv 2305.14314)."""
+LAYER_BYTES = 34.0
+"""Activations that one layer keeps for each token and unit of width, attention's scores being made anew (arXiv 2205.05198)."""
+LOGIT_BYTES = 10.0
+"""Of a token and word: the output in bfloat16, then it and its gradient in float32."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to train the specialist stage."""
+
+    name: str = "full"
+    """"full", "lora" (arXiv 2106.09685) or "qlora" (arXiv 2305.14314)."""
+    rank: int = 16
+    """Of the adapters, which sit on every matrix of attention and feed-forward layers."""
+
+    def __post_init__(self) -> None:
+        if self.name not in METHODS:
+            raise InputError(f"method {self.name!r} is not known", remedy=f"choose one of {', '.join(METHODS)}")
+        if self.rank < 1:
+            raise InputError(f"a rank of {self.rank} adapts nothing", remedy="give a whole number from 1, such as 16")
+
+    def trained(self, shape: ModelShape) -> int:
+        """Count the parameters that are trained."""
+        if self.name == "full":
+            return shape.params_total
+        query, key = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+        attention = 2 * (shape.hidden + query) + 2 * (shape.hidden + key)
+        return self.rank * shape.layers * (attention + 3 * (shape.hidden + shape.intermediate))
+
+    def flops_per_token(self, shape: ModelShape, seq_len: int) -> float:
+        """Count the training FLOPs of one token in a sequence of `seq_len` tokens."""
+        full = flops_per_token(shape, seq_len)
+        if self.name == "full":
+            return full
+        groups = shape.parameter_groups
+        frozen = groups["attention"] + groups["feed_forward"] + shape.vocab * shape.hidden
+        return full - 2.0 * frozen + 6.0 * self.trained(shape)
+
+    def bytes_per_gpu(self, shape: ModelShape, gpus: int, seq_len: int) -> float:
+        """Return the least memory that one GPU of several needs [bytes].
+
+        All states are sharded evenly, each GPU takes one sequence, and only the layers' inputs are kept for the backward pass.
+        Left out: a layer's weights while they are gathered, and what the framework takes.
+        """
+        trained = self.trained(shape)
+        if self.name == "full":
+            states = TRAINED_BYTES * trained
+        else:
+            groups = shape.parameter_groups
+            packed = groups["attention"] + groups["feed_forward"]
+            frozen = NF4_BYTES * packed if self.name == "qlora" else HALF_BYTES * packed
+            states = frozen + HALF_BYTES * (shape.params_total - packed) + TRAINED_BYTES * trained
+        kept = seq_len * (shape.hidden * (HALF_BYTES * shape.layers + LAYER_BYTES) + LOGIT_BYTES * shape.vocab)
+        return states / gpus + kept

@@ -1,0 +1,68 @@
+"""`plan allocate --base`: printing which checkpoint to specialise."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from planner.cli.console import say, table
+from planner.units import format_count
+
+if TYPE_CHECKING:
+    from planner.allocate.bases import BaseAllocation
+
+
+def show_bases(answer: BaseAllocation) -> None:
+    """Print the bases, what more would buy, and how far all this is from the runs."""
+    from planner.allocate.allocate import TOO_FAR
+
+    request, method = answer.request, answer.request["method"]
+    rows = []
+    for choice in answer.choices:
+        plan = choice.plan
+        rows.append(
+            [
+                choice.base,
+                f"{format_count(plan.params_non_embedding)}, {format_count(plan.tokens_pt)}",
+                f"{format_count(plan.tokens_spec)} = {plan.epochs_spec:.3g} epochs",
+                f"{choice.loss_before:.4g} ({choice.before_low:.4g} to {choice.before_high:.4g})",
+                f"{plan.loss:.4g} ({plan.loss_low:.4g} to {plan.loss_high:.4g})",
+                f"{choice.gain_percent:.3g} ({choice.gain_low:.3g} to {choice.gain_high:.3g})",
+                f"{choice.probability:.0%}",
+            ]
+        )
+    far = answer.choices[0].extrapolation["flops"] > TOO_FAR
+    given = f"{request['flops']:.3g} FLOPs and {format_count(request['unique_spec'])} distinct specialist tokens"
+    title = f"{'ILLUSTRATION, NOT MEASURED: ' if far else ''}Bases specialised with {given}, {method['name']}"
+    columns = ["base", "size, general", "specialist tokens", "forecast loss before", "after (90 % interval)", "lower by [%]", "best in"]
+    table(title, columns, rows, caption="before, after: specialist loss [nats/token]; best in: share of the resamples")
+    costs = [
+        [
+            choice.base,
+            f"{choice.plan.flops:.3g}",
+            format_count(choice.trained),
+            f"{choice.bytes_per_gpu / 1e9:.3g} GB",
+            f"{math.exp(choice.loss_before):.4g} to {math.exp(choice.plan.loss):.4g}",
+        ]
+        for choice in answer.choices
+    ]
+    table("What it takes", ["base", "FLOPs", "trained parameters", f"least memory a GPU, {request['gpus']} of them", "perplexity, before to after"], costs)
+    bought = [[worth.change, *(f"{round(value, 2) + 0.0:.2f}" for value in (worth.lower_percent, worth.low, worth.high))] for worth in answer.worths]
+    table(
+        f"What more would buy {answer.choices[0].base}",
+        ["", "lower loss by [%]", "from", "to"],
+        bought,
+        caption="from, to: 90 % interval over the resamples",
+    )
+    scratch = answer.scratch
+    if scratch.plan is None or scratch.worse_percent is None or scratch.probability is None:
+        say(f"from scratch with the same FLOPs: {scratch.note}")
+    else:
+        other = scratch.plan
+        say(
+            f"from scratch with the same FLOPs: {format_count(other.params_non_embedding)} parameters, {format_count(other.tokens_pt)} general + "
+            f"{format_count(other.tokens_spec)} specialist tokens, loss {other.loss:.4g} ({other.loss_low:.4g} to {other.loss_high:.4g}), "
+            f"{scratch.worse_percent:+.2f} % against the best base, worse in {scratch.probability:.0%} of the resamples"
+        )
+    if answer.longer:
+        say(answer.longer)

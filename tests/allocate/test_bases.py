@@ -1,0 +1,174 @@
+"""Which checkpoint, how far and by which method, against counts that others publish and losses worked out by hand."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from planner.allocate.base import Base
+from planner.allocate.bases import allocate_bases
+from planner.allocate.method import Method
+from planner.allocate.request import Request
+from planner.errors import DataError, InputError
+from planner.fit.fitted import FittedLaw
+from tests.conftest import true_log_loss
+
+LLAMA_2_7B = {
+    "model_type": "llama",
+    "hidden_size": 4096,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "intermediate_size": 11008,
+    "vocab_size": 32000,
+}
+
+
+@pytest.fixture
+def seven(tmp_path: Path) -> Base:
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA_2_7B))
+    return Base.parse(f"name=seven,tokens=2T,config={tmp_path}")
+
+
+def small(name: str, params: str, tokens: str) -> Base:
+    return Base.parse(f"name={name},params={params},tokens={tokens},context=128")
+
+
+def test_a_checkpoint_is_counted_as_its_makers_and_peft_count_it(seven: Base) -> None:
+    assert seven.shape.params_total == 6_738_415_616
+    assert Method("lora", 16).trained(seven.shape) == 39_976_960
+    assert Method("lora", 8).trained(seven.shape) * 2 == 39_976_960
+
+
+def test_flops_of_the_methods(seven: Base) -> None:
+    shape = seven.shape
+    matrices = shape.params_total - 32000 * 4096 - (2 * 32 + 1) * 4096
+    scores = 32 * 2 * 4096 * 4096
+    assert Method().flops_per_token(shape, 4096) == 6 * (matrices + scores)
+    lora = Method("lora", 16).flops_per_token(shape, 4096)
+    assert lora == 4 * matrices + 6 * scores + 6 * 39_976_960
+    assert Method("qlora", 16).flops_per_token(shape, 4096) == lora
+
+
+def test_memory_of_the_methods(seven: Base) -> None:
+    full, lora, qlora = (Method(name).bytes_per_gpu(seven.shape, 1, 4096) for name in ("full", "lora", "qlora"))
+    assert 16 * 6.738e9 < full < 16 * 6.738e9 + 3e9
+    assert 2 * 6.738e9 + 16 * 4e7 < lora < 17.5e9
+    assert qlora < 8e9  # 4-bit tuning of 7B on one consumer GPU, arXiv 2305.14314
+    shared = Method().bytes_per_gpu(seven.shape, 8, 4096)
+    activations = (8 * shared - full) / 7
+    assert 0 < activations < 3e9
+
+
+def test_the_choice_is_the_least_loss_of_the_law(fitted: FittedLaw) -> None:
+    bases = [small("short", "100k", "1M"), small("long", "100k", "4M"), small("little", "25k", "4M")]
+    answer = allocate_bases(fitted, Request(4e11, 2e5, max_epochs=8), bases, Method())
+    best = {}
+    for base in bases:
+        most = min(4e11 / Method().flops_per_token(base.shape, 128), 8 * 2e5)
+        spec = np.append(np.geomspace(most / 500, most, 3000), 0.0)
+        best[base.name] = float(np.exp(true_log_loss(base.shape.params_non_embedding, base.tokens, spec, 2e5)).min())
+    assert [choice.base for choice in answer.choices] == sorted(best, key=lambda name: best[name])
+    for choice in answer.choices:
+        plan = choice.plan
+        assert plan.loss == pytest.approx(best[choice.base], rel=0.01)
+        assert plan.flops <= 4e11 * (1 + 1e-9) and plan.epochs_spec <= 8 + 1e-6
+        assert choice.gain_low <= choice.gain_percent <= choice.gain_high
+        assert 100 * (1 - plan.loss / choice.loss_before) == pytest.approx(choice.gain_percent, abs=1.0)
+    assert sum(choice.probability for choice in answer.choices) == pytest.approx(1.0)
+    assert "long" in answer.longer or "little" in answer.longer
+    assert answer.scratch.plan is not None and answer.scratch.plan.flops <= 4.01e11
+
+
+def test_a_longer_trained_base_that_adapts_less_is_said_so(fitted: FittedLaw) -> None:
+    # With the truth of the fixture the general tokens stand in for specialist ones: the more there are, the less there is to gain.
+    answer = allocate_bases(fitted, Request(1e12, 1e6), [small("short", "100k", "700k"), small("long", "100k", "4.4M")], Method())
+    gains = {choice.base: choice.gain_percent for choice in answer.choices}
+    assert gains["long"] < gains["short"]
+    assert answer.longer.startswith("long (44 general tokens") and "in 100% of the resamples" in answer.longer
+
+
+def test_more_text_and_compute_never_hurt(fitted: FittedLaw) -> None:
+    bases = [small("a", "100k", "1M")]
+    loss = [allocate_bases(fitted, Request(flops, 1e5), bases, Method()).choices[0].plan.loss for flops in (1e11, 4e11, 2e12)]
+    assert loss[0] > loss[1] >= loss[2] * (1 - 1e-4)
+    answer = allocate_bases(fitted, Request(4e13, 1e5), bases, Method())
+    worth = {item.change.split(" (")[0]: item.lower_percent for item in answer.worths}
+    assert worth["twice the specialist text"] > worth["10 % more compute"] > -1e-4
+    assert "% of the budget is left over" in " ".join(answer.warnings)
+
+
+def test_cheaper_methods_see_more_text_and_say_what_is_not_measured(fitted: FittedLaw) -> None:
+    base = [small("a", "300k", "1M")]
+    full, lora = (allocate_bases(fitted, Request(4e11, 2e6), base, Method(name, 4)) for name in ("full", "lora"))
+    assert lora.choices[0].plan.tokens_spec > 1.1 * full.choices[0].plan.tokens_spec
+    assert any("not measured by this law" in warning for warning in lora.warnings)
+    assert not any("lora" in warning for warning in full.warnings)
+
+
+def test_what_does_not_fit_is_left_out_or_refused(fitted: FittedLaw) -> None:
+    bases = [small("a", "300k", "1M"), small("b", "60k", "1M")]
+    between = (Method().bytes_per_gpu(bases[0].shape, 1, 128) + Method().bytes_per_gpu(bases[1].shape, 1, 128)) / 2
+    answer = allocate_bases(fitted, Request(4e11, 2e5), bases, Method(), memory=between)
+    assert [choice.base for choice in answer.choices] == ["b"] and any("left out: a" in warning for warning in answer.warnings)
+    with pytest.raises(DataError, match="b needs .* GB on each of 1 GPUs"):
+        allocate_bases(fitted, Request(4e11, 2e5), bases, Method(), memory=1e3)
+
+
+def test_far_bases_need_leave(fitted: FittedLaw, seven: Base) -> None:
+    request = Request(1e21, 30e9)
+    with pytest.raises(DataError, match="too far beyond the runs"):
+        allocate_bases(fitted, request, [seven], Method())
+    answer = allocate_bases(fitted, request, [seven], Method(), allow_extrapolation=True)
+    assert any("an illustration, not a measured result" in warning for warning in answer.warnings)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "name=a",
+        "name=a,tokens=2T",
+        "name=a,tokens=2T,params=7B,config=x",
+        "name=a,tokens=2T,params=seven",
+        "name=a,tokens=0,params=7B",
+        "name=a,tokens=-1,params=7B",
+        "name=a,name=b,tokens=2T,params=7B",
+        "name=a,tokens=2T,params=7B,size=3",
+        "name=a,tokens=2T,params=7B,context=0.5",
+        "name=a,tokens=2T,config=nowhere",
+        "name=,tokens=1,params=7B",
+        "name=a,tokens=2T,params=70",
+    ],
+)
+def test_bad_bases_are_one_sentence(text: str) -> None:
+    with pytest.raises(InputError):
+        Base.parse(text)
+
+
+def test_other_checkpoints_are_refused(tmp_path: Path) -> None:
+    for body in (
+        {**LLAMA_2_7B, "model_type": "gpt2"},
+        {key: value for key, value in LLAMA_2_7B.items() if key != "hidden_size"},
+        {**LLAMA_2_7B, "hidden_size": None},
+    ):
+        (tmp_path / "config.json").write_text(json.dumps(body))
+        with pytest.raises(InputError):
+            Base.parse(f"name=a,tokens=2T,config={tmp_path}")
+
+
+def test_limits_that_a_base_has_itself_are_refused(fitted: FittedLaw) -> None:
+    base = [small("a", "100k", "1M")]
+    for request in (Request(4e11, 2e5, params=1e5), Request(4e11, 2e5, general_tokens=1e6), Request(4e11, 2e5, inference_tokens=1.0)):
+        with pytest.raises(InputError, match="own size"):
+            allocate_bases(fitted, request, base, Method())
+    with pytest.raises(InputError, match="names"):
+        allocate_bases(fitted, Request(4e11, 2e5), base * 2, Method())
+    one = replace(fitted, members=tuple(replace(member, law=replace(member.law, stages=1)) for member in fitted.members))
+    with pytest.raises(DataError, match="one stage"):
+        allocate_bases(one, Request(4e11, 2e5), base, Method())
+    with pytest.raises(InputError):
+        Method("adapters")
+    with pytest.raises(InputError):
+        Method("lora", 0)
