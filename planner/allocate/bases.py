@@ -219,9 +219,10 @@ def _longer(bases: Sequence[Base], stages: Sequence[_Stage]) -> str:
     long, short = int(np.argmax(ratio)), int(np.argmin(ratio))
     gains = [stages[number].resamples[:, 0] - stages[number].resamples[:, stages[number].best] for number in (long, short)]
     share = float((gains[0] < gains[1]).mean())
+    less, more = (100 * -float(np.expm1(-gain.mean())) for gain in gains)
     return (
-        f"{bases[long].name} ({ratio[long]:,.0f} general tokens per parameter) gains less from specialising than {bases[short].name} ({ratio[short]:,.0f}) "
-        f"in {share:.0%} of the resamples: {100 * -np.expm1(-gains[0].mean()):.2g} against {100 * -np.expm1(-gains[1].mean()):.2g} % of the loss on average"
+        f"{bases[long].name} ({ratio[long]:,.0f} general tokens per parameter) gains less from specialising than {bases[short].name} "
+        f"({ratio[short]:,.0f}) in {share:.0%} of the resamples: {less:.2g} against {more:.2g} % of the loss on average"
     )
 
 
