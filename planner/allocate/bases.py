@@ -59,6 +59,21 @@ class Choice:
 
 
 @dataclass(frozen=True)
+class Kept:
+    """What it costs to keep a share of the budget back for a later stage, such as instruction tuning."""
+
+    share: float
+    """Of the FLOPs."""
+    tokens_spec: float
+    """Specialist tokens that the rest pays, as far as is best."""
+    higher_percent: float
+    """By how much the specialist loss before that stage is higher than with the whole budget, mean over the resamples [% of it]."""
+    low: float
+    high: float
+    """90 % interval over the resamples."""
+
+
+@dataclass(frozen=True)
 class BaseAllocation:
     """What `plan allocate --base` answers."""
 
@@ -71,6 +86,8 @@ class BaseAllocation:
     """A model of one's own for the same FLOPs."""
     worths: tuple[Worth, ...]
     """What more of something would buy, for the best base."""
+    kept: tuple[Kept, ...]
+    """What shares kept back would cost, for the best base."""
     warnings: tuple[str, ...]
     source: dict[str, Any] = field(default_factory=dict)
 
@@ -101,6 +118,7 @@ def allocate_bases(
     *,
     gpus: int = 1,
     memory: float | None = None,
+    kept_back: Sequence[float] = (),
     allow_extrapolation: bool = False,
 ) -> BaseAllocation:
     """Choose among checkpoints.
@@ -112,10 +130,11 @@ def allocate_bases(
         method: how the specialist stage is trained.
         gpus: GPUs that share the states.
         memory: of one GPU [bytes]; None for no limit.
+        kept_back: shares of the budget that might be kept back for a later stage.
         allow_extrapolation: whether to answer further than TOO_FAR beyond the runs.
 
     Raises:
-        InputError: no base, two of one name, or limits that a base has itself.
+        InputError: a share that is none, no base, two of one name, or limits that a base has itself.
         DataError: no base fits, the law is of one stage, or all lie too far beyond the runs.
     """
     problem = Problem.of(law, request)
@@ -128,6 +147,9 @@ def allocate_bases(
             "a base has its own size and general tokens, and its inference is not priced",
             remedy="leave away --params, --general-tokens, --inference-tokens",
         )
+    for share in kept_back:
+        if not 0 < share < 1:
+            raise InputError(f"--kept-back {share:g} is not a share of the budget", remedy="give shares between 0 and 1, such as 0.1,0.3")
     fitting = [base for base in bases if memory is None or method.bytes_per_gpu(base.shape, gpus, base.context) <= memory]
     if not fitting:
         least = min(bases, key=lambda base: method.bytes_per_gpu(base.shape, gpus, base.context))
@@ -156,6 +178,7 @@ def allocate_bases(
         longer=_longer(fitting, stages),
         scratch=_scratch(law, request, made[best].plan, ends[best], allow_extrapolation),
         worths=tuple(_worths(problem, fitting[best], method, ends[best])),
+        kept=tuple(_kept(problem, fitting[best], method, ends[best], share) for share in kept_back),
         warnings=tuple(_warnings(problem, bases, fitting, method, made[best])),
         source={key: value for key, value in law.source.items() if key != "runs"},
     )
@@ -254,6 +277,14 @@ def _worths(problem: Problem, base: Base, method: Method, mine: Array) -> list[W
     return found
 
 
+def _kept(problem: Problem, base: Base, method: Method, mine: Array, share: float) -> Kept:
+    request = replace(problem.request, flops=(1 - share) * problem.request.flops)
+    stage = _stage(problem, base, method, request)
+    higher = 100 * np.expm1(stage.resamples[:, stage.best] - mine)
+    low, high = np.quantile(higher, ENDS)
+    return Kept(share, float(round(stage.tokens[stage.best])), float(higher.mean()), float(low), float(high))
+
+
 def _warnings(problem: Problem, bases: Sequence[Base], fitting: Sequence[Base], method: Method, best: Choice) -> list[str]:
     found = []
     recipe = problem.law.source.get("domain") or "their own text"
@@ -281,5 +312,5 @@ def _warnings(problem: Problem, bases: Sequence[Base], fitting: Sequence[Base], 
     if best.plan.tokens_spec > 0.98 * problem.max_tokens_spec:
         found.append(f"the limit of {problem.max_epochs:.3g} epochs binds: {left_over}")
     elif best.plan.flops < 0.9 * problem.request.flops:
-        found.append(f"{left_over}: by this law more passes would harm")
+        found.append(f"{left_over}: by this law more specialist text would harm")
     return found

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from planner.cli.case import take_case
 from planner.cli.console import give, say, table
 from planner.errors import InputError
 from planner.units import format_count, format_interval, parse_count, parse_flops
@@ -23,7 +24,8 @@ HELP = (
     "Example: plan allocate --flops 2e13 --spec-tokens 200k\n\n"
     "Example: plan allocate --usd 20000 --usd-per-gpu-hour 2.5 --gpu H100 --mfu 0.4 --spec-tokens 5B --general-tokens 300B\n\n"
     "Example: plan allocate --gpus 64 --hours 72 --gpu A100 --mfu 0.45 --spec-tokens 5B --params 1B..8B --inference-tokens 1T\n\n"
-    "Example: plan allocate --flops 1e21 --spec-tokens 30B --base name=A,tokens=2T,params=6.5B --base name=B,tokens=15T,params=7B"
+    "Example: plan allocate --flops 1e21 --spec-tokens 30B --base name=A,tokens=2T,params=6.5B --base name=B,tokens=15T,params=7B\n\n"
+    "Example: plan allocate --case examples/llamat.toml"
 )
 
 
@@ -49,7 +51,13 @@ def allocate(
     method: Annotated[str, typer.Option(help="How a --base is specialised: full, lora or qlora.")] = "full",
     lora_rank: Annotated[int, typer.Option(help="Rank of the adapters of lora and qlora.")] = 16,
     gpu_memory: Annotated[float | None, typer.Option(help="Memory of one GPU [GB]: a --base that does not fit --gpus of them is left out.")] = None,
-    allow_extrapolation: Annotated[bool, typer.Option("--allow-extrapolation", help="Answer even where the plan lies far beyond the runs.")] = False,
+    kept_back: Annotated[
+        str | None, typer.Option(help="Shares of the budget, such as 0.1,0.3, kept back for a later stage of a --base: what each costs.")
+    ] = None,
+    allow_extrapolation: Annotated[bool, typer.Option("--allow-extrapolation/--no-allow-extrapolation", help="Answer even where the plan lies far beyond the runs.")] = False,
+    case: Annotated[
+        Path | None, typer.Option(help="Take the options from a file, such as examples/llamat.toml.", is_eager=True, callback=take_case)
+    ] = None,
     out: Annotated[Path, typer.Option(help="Where to write the recommendation.")] = Path("allocation.json"),
     figure: Annotated[bool, typer.Option("--figure/--no-figure", help="Whether to draw the split curve beside it; takes longer than the answer.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False,
@@ -80,13 +88,20 @@ def allocate(
             raise InputError("--figure draws the split of a model of one's own", remedy="leave it away with --base")
         memory = None if gpu_memory is None else 1e9 * gpu_memory
         chosen = allocate_bases(
-            FittedLaw.load(found), request, bases, Method(method, lora_rank), gpus=gpus or 1, memory=memory, allow_extrapolation=allow_extrapolation
+            FittedLaw.load(found),
+            request,
+            bases,
+            Method(method, lora_rank),
+            gpus=gpus or 1,
+            memory=memory,
+            kept_back=[parse_count(item) for item in kept_back.split(",")] if kept_back else (),
+            allow_extrapolation=allow_extrapolation,
         )
         chosen.save(out, {"law": sha256_file(found)})
         _tell(out, chosen.warnings, show_bases, chosen, as_json)
         return
-    if method != "full" or gpu_memory is not None:
-        raise InputError("--method and --gpu-memory are of a --base", remedy="add --base, or leave them away")
+    if method != "full" or gpu_memory is not None or kept_back:
+        raise InputError("--method, --gpu-memory and --kept-back are of a --base", remedy="add --base, or leave them away")
     from planner.allocate.allocate import allocate as recommend
 
     answer = recommend(FittedLaw.load(found), request, allow_extrapolation=allow_extrapolation)

@@ -27,7 +27,7 @@ def show_bases(answer: BaseAllocation) -> None:
                 f"{format_count(plan.tokens_spec)} = {plan.epochs_spec:.3g} epochs",
                 f"{choice.loss_before:.4g} ({choice.before_low:.4g} to {choice.before_high:.4g})",
                 f"{plan.loss:.4g} ({plan.loss_low:.4g} to {plan.loss_high:.4g})",
-                f"{choice.gain_percent:.3g} ({choice.gain_low:.3g} to {choice.gain_high:.3g})",
+                f"{choice.gain_percent:.3g} ({choice.gain_low + 0.0:.3g} to {choice.gain_high + 0.0:.3g})",
                 f"{choice.probability:.0%}",
             ]
         )
@@ -47,13 +47,20 @@ def show_bases(answer: BaseAllocation) -> None:
         for choice in answer.choices
     ]
     table("What it takes", ["base", "FLOPs", "trained parameters", f"least memory a GPU, {request['gpus']} of them", "perplexity, before to after"], costs)
-    bought = [[worth.change, *(f"{round(value, 2) + 0.0:.2f}" for value in (worth.lower_percent, worth.low, worth.high))] for worth in answer.worths]
+    bought = [[worth.change, *(_hundredths(value) for value in (worth.lower_percent, worth.low, worth.high))] for worth in answer.worths]
     table(
         f"What more would buy {answer.choices[0].base}",
         ["", "lower loss by [%]", "from", "to"],
         bought,
         caption="from, to: 90 % interval over the resamples",
     )
+    if answer.kept:
+        shares = [
+            [f"{100 * item.share:.3g} %", format_count(item.tokens_spec), *(_hundredths(value) for value in (item.higher_percent, item.low, item.high))]
+            for item in answer.kept
+        ]
+        columns = ["kept back", "specialist tokens left", "specialist loss before it higher by [%]", "from", "to"]
+        table("What a share kept back for a later stage costs", columns, shares, caption="what that stage does with it is not measured by any law here")
     scratch = answer.scratch
     if scratch.plan is None or scratch.worse_percent is None or scratch.probability is None:
         say(f"from scratch with the same FLOPs: {scratch.note}")
@@ -66,3 +73,7 @@ def show_bases(answer: BaseAllocation) -> None:
         )
     if answer.longer:
         say(answer.longer)
+
+
+def _hundredths(value: float) -> str:
+    return f"{round(value, 2) + 0.0:.2f}"  # no minus before a zero

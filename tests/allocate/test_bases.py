@@ -99,6 +99,17 @@ def test_more_text_and_compute_never_hurt(fitted: FittedLaw) -> None:
     assert "% of the budget is left over" in " ".join(answer.warnings)
 
 
+def test_what_is_kept_back_costs_what_a_smaller_budget_does(fitted: FittedLaw) -> None:
+    base = [small("a", "300k", "1M")]
+    answer = allocate_bases(fitted, Request(4e11, 2e6), base, Method(), kept_back=(0.2, 0.5))
+    less = allocate_bases(fitted, Request(2e11, 2e6), base, Method())
+    assert answer.kept[0].higher_percent < answer.kept[1].higher_percent
+    assert answer.kept[1].tokens_spec == less.choices[0].plan.tokens_spec
+    assert answer.kept[1].higher_percent == pytest.approx(100 * (less.choices[0].plan.loss / answer.choices[0].plan.loss - 1), abs=0.2)
+    with pytest.raises(InputError, match="kept-back 1 "):
+        allocate_bases(fitted, Request(4e11, 2e6), base, Method(), kept_back=(1.0,))
+
+
 def test_cheaper_methods_see_more_text_and_say_what_is_not_measured(fitted: FittedLaw) -> None:
     base = [small("a", "300k", "1M")]
     full, lora = (allocate_bases(fitted, Request(4e11, 2e6), base, Method(name, 4)) for name in ("full", "lora"))
