@@ -54,7 +54,7 @@ def allocate(
     kept_back: Annotated[
         str | None, typer.Option(help="Shares of the budget, such as 0.1,0.3, kept back for a later stage of a --base: what each costs.")
     ] = None,
-    allow_extrapolation: Annotated[bool, typer.Option("--allow-extrapolation/--no-allow-extrapolation", help="Answer even where the plan lies far beyond the runs.")] = False,
+    allow_extrapolation: Annotated[bool, typer.Option(help="Answer even where the plan lies far beyond the runs.")] = False,
     case: Annotated[
         Path | None, typer.Option(help="Take the options from a file, such as examples/llamat.toml.", is_eager=True, callback=take_case)
     ] = None,
