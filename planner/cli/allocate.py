@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from planner.cli.console import give, say, table
+from planner.cli.sizes import read_sizes
 from planner.errors import InputError
 from planner.units import format_count, format_interval, parse_count, parse_flops
 
@@ -57,7 +58,7 @@ def allocate(
     from planner.fit.fitted import FittedLaw
 
     found = law_file(law)
-    fixed, between, among = _sizes(params)
+    fixed, between, among = read_sizes(params)
     budget = _flops(flops, Budget(gpu_hours, usd, usd_per_gpu_hour, gpus, hours), _throughput(gpu, mfu, gpu_flops))
     general = parse_count(general_tokens) if general_tokens else None
     request = Request(budget, parse_count(spec_tokens), fixed, max_epochs, general, between, among, parse_count(inference_tokens))
@@ -110,17 +111,6 @@ def _flops(flops: str | None, budget: Budget, throughput: float | None) -> float
     if throughput is None:
         raise InputError(f"{hours:,.4g} GPU-hours are no FLOPs yet", remedy="add --gpu with --mfu, such as --gpu H100 --mfu 0.4, or --gpu-flops")
     return hours * 3600 * throughput
-
-
-def _sizes(text: str | None) -> tuple[float | None, tuple[float, float] | None, tuple[float, ...]]:
-    """Read --params: a size, a range or a list."""
-    if text is None:
-        return None, None, ()
-    if ".." in text:
-        low, _, high = text.partition("..")
-        return None, (parse_count(low), parse_count(high)), ()
-    among = tuple(parse_count(item) for item in text.split(",")) if "," in text else ()
-    return (None, None, among) if among else (parse_count(text), None, ())
 
 
 def show(answer: Allocation) -> None:

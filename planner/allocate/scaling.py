@@ -1,0 +1,243 @@
+"""How the best plan moves with the budget: one search a budget and an amount of text, slopes over the budgets, and where amounts break even."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import reduce
+from typing import Any
+
+import numpy as np
+
+from planner.allocate.allocate import realised
+from planner.allocate.beyond import FAR, TOO_FAR, beyond, refuse_far, warnings_of_law
+from planner.allocate.break_even import break_evens
+from planner.allocate.curves import NEAR, Curve, Exponent, Optimum, Scaling
+from planner.allocate.optimum import Search, coarse, interval, joined, refine
+from planner.allocate.problem import Problem
+from planner.allocate.request import Request
+from planner.errors import DataError, InputError
+from planner.fit.fitted import LEVEL, FittedLaw
+from planner.laws.dual import Array
+from planner.units import format_count
+
+POINTS = 9
+MOST_POINTS = 60
+DEARER = 10.0
+"""Factor beyond the dearest run at which a range ends by default."""
+DEARER_START = 1.25
+"""Factor by which a default range begins later, as often as its first budget allows no plan."""
+LEAST_BUDGETS = 3
+"""For a slope."""
+LEAST_SHARE = 0.5
+"""Of the resamples that must have a slope for an interval, and so for an exponent."""
+AT = 0.02
+"""Share of a limit within which a plan stands at it."""
+ANCHORS = ((1 - LEVEL) / 2, 0.5, (1 + LEVEL) / 2)
+"""Quantiles of the resamples' own best plans, by size and by specialist tokens, around which the search is refined too: the coarse grain would
+otherwise show in their slopes."""
+QUANTITIES = ("params_non_embedding", "tokens_pt", "tokens_spec")
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the search of one budget leaves for slopes and break-even: resamples in the law's order, so that each can be followed along the budgets."""
+
+    optimum: Optimum
+    expected: float
+    """Mean of ln L over the resamples under the best plan."""
+    own: Array
+    """ln L of each resample's own best plan, shape (resamples,)."""
+    values: Array
+    """`QUANTITIES` of each resample's own best plan, NaN where at a limit, shape (quantities, resamples)."""
+    best: Array
+    """`QUANTITIES` of the recommended plan, NaN where at a limit, shape (quantities,)."""
+
+
+def scaling(
+    law: FittedLaw, budgets: Sequence[float], amounts: Sequence[float], limits: Request | None = None, *, allow_extrapolation: bool = False
+) -> Scaling:
+    """Follow the best plan along budgets, for several amounts of distinct specialist text.
+
+    Args:
+        law: the fitted law.
+        budgets: [FLOPs], two at least.
+        amounts: distinct specialist tokens.
+        limits: general text, passes and sizes, which hold at every budget; its own budget and specialist text do not count.
+        allow_extrapolation: whether to answer further than TOO_FAR beyond the runs.
+
+    Raises:
+        DataError: a budget allows no plan, or a best plan lies too far beyond the runs.
+        InputError: fewer than two budgets, or no amount.
+    """
+    flops, unique = sorted(set(budgets)), sorted(set(amounts))
+    if len(flops) < 2 or not unique:
+        raise InputError(f"{len(flops)} budgets and {len(unique)} amounts of text make no curve", remedy="give two budgets and one amount at least")
+    limits = limits or Request(flops[0], unique[0])
+    problems = [[Problem.of(law, replace(limits, flops=budget, unique_spec=amount)) for budget in flops] for amount in unique]
+    rows = [[_find(problem) for problem in row] for row in problems]
+    if not allow_extrapolation:
+        for found in (item for row in rows for item in reversed(row)):
+            refuse_far(law, found.optimum.plan, found.optimum.extrapolation)
+    log_flops = np.log(flops)
+    curves = tuple(
+        Curve(amount, tuple(found.optimum for found in row), tuple(_exponents(log_flops, row))) for amount, row in zip(unique, rows, strict=True)
+    )
+    pairs = break_evens(unique, flops, [[found.expected for found in row] for row in rows], [np.array([found.own for found in row]) for row in rows])
+    kept = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(limits).items() if key not in ("flops", "unique_spec")}
+    return Scaling(
+        request={**kept, "max_epochs": problems[0][0].max_epochs, "budgets": flops, "amounts": unique},
+        curves=curves,
+        break_evens=tuple(pairs),
+        warnings=tuple([*warnings_of_law(problems[0][0]), *_warnings(law, curves)]),
+        source={key: value for key, value in law.source.items() if key != "runs"},
+    )
+
+
+def budget_range(
+    law: FittedLaw, amounts: Sequence[float], limits: Request | None = None, *, least: float | None = None, most: float | None = None, points: int = POINTS
+) -> list[float]:
+    """Return budgets [FLOPs] evenly in the logarithm: by default from the cheapest run, or the cheapest plan there is, to DEARER times the dearest run.
+
+    Args:
+        law: the fitted law.
+        amounts: distinct specialist tokens.
+        limits: as for `scaling`.
+        least: first budget.
+        most: last budget.
+        points: how many.
+
+    Raises:
+        InputError: the range is empty, or the points are too few or too many.
+    """
+    if not 2 <= points <= MOST_POINTS:
+        raise InputError(f"{points} points are not between 2 and {MOST_POINTS}", remedy=f"leave --points away for {POINTS}")
+    last = most or DEARER * law.support.high["flops"]
+    first = least or law.support.low["flops"]
+    while least is None and first < last and not all(_possible(law, limits, first, amount) for amount in amounts):
+        first *= DEARER_START
+    if first >= last:
+        raise InputError(f"the range of budgets {first:.3g}..{last:.3g} FLOPs is empty", remedy="give a --to above --from")
+    return [float(value) for value in np.geomspace(first, last, points)]
+
+
+def _possible(law: FittedLaw, limits: Request | None, flops: float, amount: float) -> bool:
+    problem = Problem.of(law, replace(limits, flops=flops, unique_spec=amount) if limits else Request(flops, amount))
+    try:
+        problem.sizes()
+    except DataError:
+        return False
+    return True
+
+
+def _find(problem: Problem) -> Found:
+    """Search one budget: the plan as `plan allocate` recommends it, and each resample's own best."""
+    whole = coarse(problem)
+    close = refine(problem, whole, whole.best)
+    chosen = whole.resamples.argmin(1)
+    near = set()
+    for along in (whole.plans.params, whole.plans.tokens_spec):
+        order = chosen[np.argsort(along[chosen], kind="stable")]
+        near |= {int(order[round(quantile * (len(order) - 1))]) for quantile in ANCHORS}
+    everything = joined(whole, close)
+    found = reduce(joined, [everything, *(refine(problem, whole, number) for number in sorted(near - {whole.best}))])
+    values, bounds = _bounded(problem, whole, found)
+    plan = realised(problem, close, close.best)
+    own, here = found.resamples.argmin(1), len(whole.plans) + close.best
+
+    def spread(of: Array) -> tuple[float, float]:
+        # Of the plans that `plan allocate` searches, so that both say the same.
+        return interval(everything, of[: len(everything.plans)], LEVEL)
+
+    plans = found.plans
+    optimum = Optimum(
+        plan, spread(plans.params), spread(plans.tokens_pt), spread(plans.tokens_spec), spread(plans.tokens_spec / plans.unique_spec),
+        beyond(problem.law, plan), tuple(name for name, where in bounds.items() if where[here]),
+    )  # fmt: skip
+    return Found(optimum, float(close.expected[close.best]), found.resamples.min(1), values[:, own], values[:, here])
+
+
+def _bounded(problem: Problem, whole: Search, found: Search) -> tuple[Array, dict[str, Any]]:
+    """Return `QUANTITIES` of all plans, NaN where at a limit, and which plans stand at which limit.
+
+    A limit of the text does not bound the size: N still has its optimum where the passes are at their most, and so has D_pt.
+    """
+    plans = found.plans
+    fixed = problem.request.params is not None
+    ends = (float(whole.plans.params.min()), float(whole.plans.params.max()))
+    bounds = {
+        "smallest size": (plans.params <= ends[0] * (1 + 1e-9)) & (not fixed),
+        "largest size": (plans.params >= ends[1] * (1 - 1e-9)) & (not fixed),
+        "most epochs": (plans.tokens_spec > (1 - AT) * problem.max_tokens_spec) & (not problem.one_stage),
+        "shortest stage": (plans.tokens_spec > 0) & (plans.tokens_spec < (1 + AT) * problem.min_tokens_stage),
+        "all general text": plans.tokens_pt > (1 - AT) * (problem.request.general_tokens or math.inf),
+        "specialist only": plans.tokens_pt == 0,
+        "general only": (plans.tokens_spec == 0) & (not problem.one_stage),
+    }
+    at_end = bounds["smallest size"] | bounds["largest size"]
+    free = (
+        (plans.params, ~at_end & (not fixed)),
+        (plans.tokens_pt, ~at_end & ~bounds["all general text"] & (plans.tokens_pt > 0)),
+        (plans.tokens_spec, ~at_end & ~bounds["most epochs"] & ~bounds["shortest stage"] & (plans.tokens_spec > 0)),
+    )
+    return np.array([np.where(inside, values, np.nan) for values, inside in free]), bounds
+
+
+def _exponents(log_flops: Array, row: Sequence[Found]) -> list[Exponent]:
+    each = []
+    for number, name in enumerate(QUANTITIES):
+        best = np.array([found.best[number] for found in row])
+        value, off = (item[0] for item in slopes(log_flops, best[None]))
+        own, _ = slopes(log_flops, np.array([found.values[number] for found in row]).T)
+        known = own[np.isfinite(own)]
+        budgets, share = int(np.isfinite(best).sum()), len(known) / len(own)
+        if np.isfinite(value) and share >= LEAST_SHARE:
+            low, high = np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+            each.append(Exponent(name, float(value), float(low), float(high), float(100 * np.expm1(off)), budgets, share))
+        else:
+            each.append(Exponent(name, None, None, None, None, budgets, share))
+    return each
+
+
+def slopes(log_flops: Array, values: Array) -> tuple[Array, Array]:
+    """Fit d ln value / d ln C by least squares, over what is not NaN.
+
+    Args:
+        log_flops: ln C, shape (budgets,).
+        values: shape (problems, budgets).
+
+    Returns:
+        Slopes, and root mean squares of what is off the line in ln value, each of shape (problems,); NaN where fewer than LEAST_BUDGETS values
+        are known.
+    """
+    known = np.isfinite(values)
+    count = np.where(known.sum(1) >= LEAST_BUDGETS, known.sum(1), np.nan)[:, None]
+    logs = np.log(np.where(known, values, 1.0))
+    off_middle = np.where(known, log_flops - np.where(known, log_flops, 0.0).sum(1, keepdims=True) / count, 0.0)
+    slope = (off_middle * logs).sum(1) / (off_middle**2).sum(1)
+    rest = np.where(known, logs - logs.sum(1, keepdims=True) / count - slope[:, None] * off_middle, 0.0)
+    return slope, np.sqrt((rest**2).sum(1) / count[:, 0])
+
+
+def _warnings(law: FittedLaw, curves: Sequence[Curve]) -> list[str]:
+    found = []
+    factors = [max(curve.optima[number].extrapolation["flops"] for curve in curves) for number in range(len(curves[0].optima))]
+    outside, dearest = sum(factor > NEAR for factor in factors), max(factors)
+    if outside:
+        word = "EXTRAPOLATION" if dearest > FAR * (1 + AT) else "extrapolation"
+        found.append(
+            f"{word}: {outside} of {len(curves[0].optima)} budgets are beyond the largest run ({law.support.high['flops']:.3g} FLOPs), the last "
+            f"{dearest:.3g}× ({TOO_FAR:g}× is the limit); there, curves and exponents are what the law says, not what was measured"
+        )
+    if outside and any("E" not in (parameter.name for parameter in member.law.parameters) for member in law.members):
+        found.append(
+            f"the law has no irreducible loss: outside the runs the upper end of a loss stays at {law.least_loss:.4g} nats/token, the lowest that was "
+            "measured, or above"
+        )
+    for curve in curves:
+        ends = sum(bool({"smallest size", "largest size"} & set(item.limits)) for item in curve.optima)
+        if ends:
+            amount = format_count(curve.unique_spec)
+            found.append(f"with {amount} the best size is at an end of the sizes searched at {ends} of {len(curve.optima)} budgets: no optimum inside")
+    return found
