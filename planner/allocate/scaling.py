@@ -14,6 +14,7 @@ from planner.allocate.allocate import realised
 from planner.allocate.beyond import FAR, TOO_FAR, beyond, refuse_far, warnings_of_law
 from planner.allocate.break_even import break_evens
 from planner.allocate.curves import NEAR, Curve, Exponent, Optimum, Scaling
+from planner.allocate.exponents import exponents
 from planner.allocate.optimum import Search, coarse, interval, joined, refine
 from planner.allocate.problem import Problem
 from planner.allocate.request import Request
@@ -28,16 +29,11 @@ DEARER = 10.0
 """Factor beyond the dearest run at which a range ends by default."""
 DEARER_START = 1.25
 """Factor by which a default range begins later, as often as its first budget allows no plan."""
-LEAST_BUDGETS = 3
-"""For a slope."""
-LEAST_SHARE = 0.5
-"""Of the resamples that must have a slope for an interval, and so for an exponent."""
 AT = 0.02
 """Share of a limit within which a plan stands at it."""
 ANCHORS = ((1 - LEVEL) / 2, 0.5, (1 + LEVEL) / 2)
 """Quantiles of the resamples' own best plans, by size and by specialist tokens, around which the search is refined too: the coarse grain would
 otherwise show in their slopes."""
-QUANTITIES = ("params_non_embedding", "tokens_pt", "tokens_spec")
 
 
 @dataclass(frozen=True)
@@ -80,10 +76,7 @@ def scaling(
     if not allow_extrapolation:
         for found in (item for row in rows for item in reversed(row)):
             refuse_far(law, found.optimum.plan, found.optimum.extrapolation)
-    log_flops = np.log(flops)
-    curves = tuple(
-        Curve(amount, tuple(found.optimum for found in row), tuple(_exponents(log_flops, row))) for amount, row in zip(unique, rows, strict=True)
-    )
+    curves = tuple(Curve(amount, tuple(found.optimum for found in row), _exponents(flops, row)) for amount, row in zip(unique, rows, strict=True))
     pairs = break_evens(unique, flops, [[found.expected for found in row] for row in rows], [np.array([found.own for found in row]) for row in rows])
     kept = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(limits).items() if key not in ("flops", "unique_spec")}
     return Scaling(
@@ -129,6 +122,10 @@ def _possible(law: FittedLaw, limits: Request | None, flops: float, amount: floa
     except DataError:
         return False
     return True
+
+
+def _exponents(budgets: Sequence[float], row: Sequence[Found]) -> tuple[Exponent, ...]:
+    return exponents(budgets, np.array([found.best for found in row]), np.array([found.values for found in row]))
 
 
 def _find(problem: Problem) -> Found:
@@ -182,42 +179,6 @@ def _bounded(problem: Problem, whole: Search, found: Search) -> tuple[Array, dic
         (plans.tokens_spec, ~at_end & ~bounds["most epochs"] & ~bounds["shortest stage"] & (plans.tokens_spec > 0)),
     )
     return np.array([np.where(inside, values, np.nan) for values, inside in free]), bounds
-
-
-def _exponents(log_flops: Array, row: Sequence[Found]) -> list[Exponent]:
-    each = []
-    for number, name in enumerate(QUANTITIES):
-        best = np.array([found.best[number] for found in row])
-        value, off = (item[0] for item in slopes(log_flops, best[None]))
-        own, _ = slopes(log_flops, np.array([found.values[number] for found in row]).T)
-        known = own[np.isfinite(own)]
-        budgets, share = int(np.isfinite(best).sum()), len(known) / len(own)
-        if np.isfinite(value) and share >= LEAST_SHARE:
-            low, high = np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-            each.append(Exponent(name, float(value), float(low), float(high), float(100 * np.expm1(off)), budgets, share))
-        else:
-            each.append(Exponent(name, None, None, None, None, budgets, share))
-    return each
-
-
-def slopes(log_flops: Array, values: Array) -> tuple[Array, Array]:
-    """Fit d ln value / d ln C by least squares, over what is not NaN.
-
-    Args:
-        log_flops: ln C, shape (budgets,).
-        values: shape (problems, budgets).
-
-    Returns:
-        Slopes, and root mean squares of what is off the line in ln value, each of shape (problems,); NaN where fewer than LEAST_BUDGETS values
-        are known.
-    """
-    known = np.isfinite(values)
-    count = np.where(known.sum(1) >= LEAST_BUDGETS, known.sum(1), np.nan)[:, None]
-    logs = np.log(np.where(known, values, 1.0))
-    off_middle = np.where(known, log_flops - np.where(known, log_flops, 0.0).sum(1, keepdims=True) / count, 0.0)
-    slope = (off_middle * logs).sum(1) / (off_middle**2).sum(1)
-    rest = np.where(known, logs - logs.sum(1, keepdims=True) / count - slope[:, None] * off_middle, 0.0)
-    return slope, np.sqrt((rest**2).sum(1) / count[:, 0])
 
 
 def _warnings(law: FittedLaw, curves: Sequence[Curve]) -> list[str]:

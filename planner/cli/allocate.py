@@ -42,6 +42,8 @@ def allocate(
     params: Annotated[str | None, typer.Option(help="Fix the size [non-embedding parameters] 7B, choose among 1B,3B,8B, or in a range 1B..8B.")] = None,
     max_epochs: Annotated[float | None, typer.Option(help="Most passes over the specialist text; the most that the runs cover by default.")] = None,
     inference_tokens: Annotated[str, typer.Option(help="Tokens the model will read and write over its life, paid from the budget too.")] = "0",
+    accuracy: Annotated[Path | None, typer.Option(help="Forecast accuracy by a CSV table of models: loss on the same text, accuracy.")] = None,
+    chance: Annotated[float | None, typer.Option(help="Accuracy of guessing in that table, such as 0.25; fitted by default.")] = None,
     allow_extrapolation: Annotated[bool, typer.Option("--allow-extrapolation", help="Answer even where the plan lies far beyond the runs.")] = False,
     out: Annotated[Path, typer.Option(help="Where to write the recommendation.")] = Path("allocation.json"),
     figure: Annotated[bool, typer.Option("--figure/--no-figure", help="Whether to draw the split curve beside it; takes longer than the answer.")] = False,
@@ -57,6 +59,8 @@ def allocate(
     from planner.cli.paths import law_file
     from planner.fit.fitted import FittedLaw
 
+    if chance is not None and accuracy is None:
+        raise InputError("--chance says nothing without --accuracy", remedy="add --accuracy with a table of models, or leave it away")
     found = law_file(law)
     fixed, between, among = read_sizes(params)
     budget = _flops(flops, Budget(gpu_hours, usd, usd_per_gpu_hour, gpus, hours), _throughput(gpu, mfu, gpu_flops))
@@ -66,7 +70,11 @@ def allocate(
     if answer.source.get("corpus_path"):
         where = os.path.normpath(found.resolve().parent / answer.source["corpus_path"])
         answer = replace(answer, source={**answer.source, "corpus_path": os.path.relpath(where, out.resolve().parent)})
-    answer.save(out, {"law": sha256_file(found)})
+    inputs = {"law": sha256_file(found)}
+    if accuracy is not None:
+        answer = _with_accuracy(answer, accuracy, chance)
+        inputs["accuracy"] = sha256_file(accuracy)
+    answer.save(out, inputs)
     if as_json:
         from planner.artifacts import read_json
 
@@ -82,6 +90,17 @@ def allocate(
 
         save(out.with_suffix(".png"), lambda axes: split_curve(axes[0], answer))
         say(f"written: {out.with_suffix('.png')}")
+
+
+def _with_accuracy(answer: Allocation, path: Path, chance: float | None) -> Allocation:
+    """Add the accuracy that a table of models lets the recommendation expect."""
+    from dataclasses import replace
+
+    from planner.allocate.accuracy import forecast, read_table
+    from planner.allocate.sigmoid import fit_sigmoid
+
+    body, warnings = forecast(fit_sigmoid(read_table(path), chance=chance), answer.plan, chance=chance)
+    return replace(answer, accuracy=body, warnings=(*answer.warnings, *warnings))
 
 
 def _throughput(gpu: str | None, mfu: float | None, stated: str | None) -> float | None:
@@ -131,6 +150,9 @@ def show(answer: Allocation) -> None:
         ["FLOPs (6·N·D)", f"{plan.flops:.3g} ({plan.flops_6nd:.3g})", "", ""],
         ["regret, expected / 90 %", f"{answer.regret_expected_percent:.2f} % / {answer.regret_90_percent:.2f} %", "", ""],
     ]
+    if found := answer.accuracy:
+        span = f"{100 * found['low']:.3g} to {100 * found['high']:.3g} %"
+        rows.insert(-2, [f"accuracy, by {found['rows']} models", f"{100 * found['accuracy']:.3g} %", span, ""])
     if bytes_per_token := answer.source.get("bytes_per_token"):
         nats = bytes_per_token * math.log(2)
         rows.insert(-2, ["bits per byte", f"{plan.loss / nats:.4g}", f"{plan.loss_low / nats:.4g} to {plan.loss_high / nats:.4g}", ""])

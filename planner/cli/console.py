@@ -64,7 +64,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, 
     for row in rows:
         drawn.add_row(*(str(item) for item in row))
     width = None if sys.stdout.isatty() else 160
-    Console(width=width, highlight=False).print(drawn)
+    Console(width=width, highlight=False, markup=False).print(drawn)
 
 
 class Bar:

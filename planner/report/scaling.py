@@ -37,7 +37,8 @@ def losses(axis: Axes, scaling: Scaling) -> None:
         low, high = ([getattr(item.plan, end) for item in curve.optima] for end in ("loss_low", "loss_high"))
         axis.fill_between(budgets, low, high, color=colour, alpha=0.13, linewidth=0)
         _line(axis, budgets, [item.plan.loss for item in curve.optima], curve.optima, colour, format_count(curve.unique_spec))
-    _finish(axis, "specialist loss [nats/token]", "Loss of the best plan", "distinct specialist tokens; band: 90 %, one run", min(5, len(scaling.curves) + 1))
+    columns = min(5, len(scaling.curves) + 1)
+    _finish(axis, "specialist loss [nats/token]", "Loss of the best plan", "distinct specialist tokens; band: 90 %, one run", columns)
 
 
 def plans(axis: Axes, curve: Curve, budgets: Sequence[float]) -> None:
