@@ -46,12 +46,12 @@ class Exponent:
     quantity: str
     """"params_non_embedding", "tokens_pt" or "tokens_spec"."""
     value: float | None
-    """Of the recommended plans; None where fewer than three budgets remain."""
+    """Of the plans with the least expected regret, in a search finer than `plan allocate`'s; None where fewer than three budgets remain."""
     low: float | None
     high: float | None
     """90 % interval over the resamples' own slopes; None where fewer than half of them have one."""
     off_percent: float | None
-    """Root mean square of what the recommended plans are off this power law [%]: large where the optimum bends, as where the kind of plan changes."""
+    """Root mean square of what these plans are off this power law [%]: large where the optimum bends, as where the kind of plan changes."""
     budgets: int
     """Budgets that the value is fitted over."""
     resamples_share: float

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import reduce
-from typing import Any
 
 import numpy as np
 
@@ -14,8 +12,8 @@ from planner.allocate.allocate import realised
 from planner.allocate.beyond import FAR, TOO_FAR, beyond, refuse_far, warnings_of_law
 from planner.allocate.break_even import break_evens
 from planner.allocate.curves import NEAR, Curve, Exponent, Optimum, Scaling
-from planner.allocate.exponents import exponents
-from planner.allocate.optimum import Search, coarse, interval, joined, refine
+from planner.allocate.exponents import AT, bounded, exponents
+from planner.allocate.optimum import coarse, interval, joined, refine
 from planner.allocate.problem import Problem
 from planner.allocate.request import Request
 from planner.errors import DataError, InputError
@@ -29,8 +27,6 @@ DEARER = 10.0
 """Factor beyond the dearest run at which a range ends by default."""
 DEARER_START = 1.25
 """Factor by which a default range begins later, as often as its first budget allows no plan."""
-AT = 0.02
-"""Share of a limit within which a plan stands at it."""
 ANCHORS = ((1 - LEVEL) / 2, 0.5, (1 + LEVEL) / 2)
 """Quantiles of the resamples' own best plans, by size and by specialist tokens, around which the search is refined too: the coarse grain would
 otherwise show in their slopes."""
@@ -48,7 +44,7 @@ class Found:
     values: Array
     """`QUANTITIES` of each resample's own best plan, NaN where at a limit, shape (quantities, resamples)."""
     best: Array
-    """`QUANTITIES` of the recommended plan, NaN where at a limit, shape (quantities,)."""
+    """`QUANTITIES` of the plan with the least expected regret, NaN where at a limit, shape (quantities,)."""
 
 
 def scaling(
@@ -83,7 +79,7 @@ def scaling(
         request={**kept, "max_epochs": problems[0][0].max_epochs, "budgets": flops, "amounts": unique},
         curves=curves,
         break_evens=tuple(pairs),
-        warnings=tuple([*warnings_of_law(problems[0][0]), *_warnings(law, curves)]),
+        warnings=tuple([*warnings_of_law(problems[0][0]), *_warnings(law, curves, flops, bool(limits.general_tokens))]),
         source={key: value for key, value in law.source.items() if key != "runs"},
     )
 
@@ -139,7 +135,7 @@ def _find(problem: Problem) -> Found:
         near |= {int(order[round(quantile * (len(order) - 1))]) for quantile in ANCHORS}
     everything = joined(whole, close)
     found = reduce(joined, [everything, *(refine(problem, whole, number) for number in sorted(near - {whole.best}))])
-    values, bounds = _bounded(problem, whole, found)
+    values, bounds = bounded(problem, whole, found)
     plan = realised(problem, close, close.best)
     own, here = found.resamples.argmin(1), len(whole.plans) + close.best
 
@@ -152,36 +148,11 @@ def _find(problem: Problem) -> Found:
         plan, spread(plans.params), spread(plans.tokens_pt), spread(plans.tokens_spec), spread(plans.tokens_spec / plans.unique_spec),
         beyond(problem.law, plan), tuple(name for name, where in bounds.items() if where[here]),
     )  # fmt: skip
-    return Found(optimum, float(close.expected[close.best]), found.resamples.min(1), values[:, own], values[:, here])
+    # The finer search for all that is compared with the resamples' own plans, which are found in it.
+    return Found(optimum, float(found.expected[found.best]), found.resamples.min(1), values[:, own], values[:, found.best])
 
 
-def _bounded(problem: Problem, whole: Search, found: Search) -> tuple[Array, dict[str, Any]]:
-    """Return `QUANTITIES` of all plans, NaN where at a limit, and which plans stand at which limit.
-
-    A limit of the text does not bound the size: N still has its optimum where the passes are at their most, and so has D_pt.
-    """
-    plans = found.plans
-    fixed = problem.request.params is not None
-    ends = (float(whole.plans.params.min()), float(whole.plans.params.max()))
-    bounds = {
-        "smallest size": (plans.params <= ends[0] * (1 + 1e-9)) & (not fixed),
-        "largest size": (plans.params >= ends[1] * (1 - 1e-9)) & (not fixed),
-        "most epochs": (plans.tokens_spec > (1 - AT) * problem.max_tokens_spec) & (not problem.one_stage),
-        "shortest stage": (plans.tokens_spec > 0) & (plans.tokens_spec < (1 + AT) * problem.min_tokens_stage),
-        "all general text": plans.tokens_pt > (1 - AT) * (problem.request.general_tokens or math.inf),
-        "specialist only": plans.tokens_pt == 0,
-        "general only": (plans.tokens_spec == 0) & (not problem.one_stage),
-    }
-    at_end = bounds["smallest size"] | bounds["largest size"]
-    free = (
-        (plans.params, ~at_end & (not fixed)),
-        (plans.tokens_pt, ~at_end & ~bounds["all general text"] & (plans.tokens_pt > 0)),
-        (plans.tokens_spec, ~at_end & ~bounds["most epochs"] & ~bounds["shortest stage"] & (plans.tokens_spec > 0)),
-    )
-    return np.array([np.where(inside, values, np.nan) for values, inside in free]), bounds
-
-
-def _warnings(law: FittedLaw, curves: Sequence[Curve]) -> list[str]:
+def _warnings(law: FittedLaw, curves: Sequence[Curve], budgets: Sequence[float], general: bool) -> list[str]:
     found = []
     factors = [max(curve.optima[number].extrapolation["flops"] for curve in curves) for number in range(len(curves[0].optima))]
     outside, dearest = sum(factor > NEAR for factor in factors), max(factors)
@@ -193,12 +164,18 @@ def _warnings(law: FittedLaw, curves: Sequence[Curve]) -> list[str]:
         )
     if outside and any("E" not in (parameter.name for parameter in member.law.parameters) for member in law.members):
         found.append(
-            f"the law has no irreducible loss: outside the runs the upper end of a loss stays at {law.least_loss:.4g} nats/token, the lowest that was "
-            "measured, or above"
+            f"not every law here has an irreducible loss: outside the runs the upper end of a loss stays at {law.least_loss:.4g} nats/token, the lowest "
+            "that was measured, or above"
         )
+    at_end, idle = [], []
     for curve in curves:
-        ends = sum(bool({"smallest size", "largest size"} & set(item.limits)) for item in curve.optima)
-        if ends:
-            amount = format_count(curve.unique_spec)
-            found.append(f"with {amount} the best size is at an end of the sizes searched at {ends} of {len(curve.optima)} budgets: no optimum inside")
+        where = f"of {len(budgets)} budgets with {format_count(curve.unique_spec)}"
+        if ends := sum(bool({"smallest size", "largest size"} & set(item.limits)) for item in curve.optima):
+            at_end.append(f"{ends} {where}")
+        if unused := sum(item.plan.flops < (1 - AT) * flops for item, flops in zip(curve.optima, budgets, strict=True)):
+            idle.append(f"{unused} {where}")
+    if at_end:
+        found.append(f"no optimum inside: the best size is at an end of the sizes searched at {', '.join(at_end)}")
+    if idle and general:
+        found.append(f"the general text binds, and part of the budget buys nothing, at {', '.join(idle)}")
     return found

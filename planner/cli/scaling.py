@@ -120,13 +120,13 @@ def _show_break_evens(answer: Scaling) -> None:
     found = {(item.unique_less, item.unique_more, item.flops): item for item in answer.break_evens}
     rows = [[f"{flops:.3g}", *(_factor(found[(*pair, flops)]) for pair in pairs)] for flops in answer.request["budgets"][:-1]]
     columns = ["budget with more", *(f"{format_count(less)} for {format_count(more)}" for less, more in pairs)]
-    about = f"90 % interval over the resamples; >: never up to {answer.request['budgets'][-1]:.3g} FLOPs, the end of this range"
+    about = f"90 % interval over the resamples; more than (>), never: not up to {answer.request['budgets'][-1]:.3g} FLOPs, where this range ends"
     table("How many times the compute reaches the same loss with less text", columns, rows, caption=about)
 
 
 def _factor(item: BreakEven) -> str:
     over = f">{item.most:.3g}"
     if item.low is None:
-        return f"{over}×, never in this range"
+        return f"{over}×, never"
     low, high = (over if value is None else f"{value:.3g}" for value in (item.low, item.high))
     return f"{over if item.factor is None else f'{item.factor:.3g}'}× [{low}, {high}]"

@@ -37,8 +37,10 @@ def losses(axis: Axes, scaling: Scaling) -> None:
         low, high = ([getattr(item.plan, end) for item in curve.optima] for end in ("loss_low", "loss_high"))
         axis.fill_between(budgets, low, high, color=colour, alpha=0.13, linewidth=0)
         _line(axis, budgets, [item.plan.loss for item in curve.optima], curve.optima, colour, format_count(curve.unique_spec))
-    columns = min(5, len(scaling.curves) + 1)
-    _finish(axis, "specialist loss [nats/token]", "Loss of the best plan", "distinct specialist tokens; band: 90 %, one run", columns)
+    special = any(item.plan.tokens_spec > 0 for curve in scaling.curves for item in curve.optima)
+    of = "specialist loss" if special else "loss"
+    legend = "distinct specialist tokens; band: 90 %, one run"
+    _finish(axis, f"{of} [nats/token]", "Loss of the best plan", legend, min(5, len(scaling.curves) + 1))
 
 
 def plans(axis: Axes, curve: Curve, budgets: Sequence[float]) -> None:

@@ -125,6 +125,27 @@ def test_a_limit_is_no_optimum(fitted: FittedLaw) -> None:
     assert fixed.exponents[1].value is not None
 
 
+def test_text_that_runs_out_is_told(fitted: FittedLaw) -> None:
+    budgets = [3e12, 2e13, 5e13]
+    short = scaling(fitted, budgets, [5e4], Request(1.0, 1.0, general_tokens=3e5, params_among=(4e4, 1e5)))
+    assert "all general text" in short.curves[0].optima[-1].limits
+    assert any("the general text binds" in text and "of 3 budgets with 50k" in text for text in short.warnings)
+    assert any("at an end of the sizes" in text for text in short.warnings)
+    assert not any("general text" in text for text in scaling(fitted, budgets, [5e4]).warnings)
+
+
+def test_a_value_lies_in_its_interval(fitted: FittedLaw) -> None:
+    answer = scaling(fitted, budget_range(fitted, [2e5]), [5e4, 2e5, 1e6])
+    known = [item for curve in answer.curves for item in curve.exponents if item.value is not None]
+    assert len(known) >= 6
+    for item in known:
+        assert item.low is not None and item.high is not None and item.value is not None
+        assert item.low - 1e-9 <= item.value <= item.high + 1e-9
+    for pair in answer.break_evens:
+        low, value, high = (np.inf if item is None else item for item in (pair.low, pair.factor, pair.high))
+        assert 1 <= low <= high and low * 0.99 <= value <= high * 1.01
+
+
 def test_the_range_begins_where_a_plan_is_possible(fitted: FittedLaw) -> None:
     budgets = budget_range(fitted, [2e5])
     assert len(budgets) == 9 and budgets[-1] == pytest.approx(10 * fitted.support.high["flops"])
