@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 
 from planner.allocate.allocation import Allocation, Arm, Plan
+from planner.allocate.beyond import ADVISED, AXIS_NAMES, FAR, beyond, refuse_far, warnings_of_law
 from planner.allocate.optimum import MOST_RESAMPLES, TOLERANCE, Search, coarse, interval, joined, profile, refine, search, within
 from planner.allocate.problem import Plans, Problem, Size
 from planner.allocate.request import Request
 from planner.allocate.worth import worths
-from planner.errors import DataError
-from planner.fit.diagnosis import STATUS_ADVICE
 from planner.fit.fitted import LEVEL, FittedLaw
 from planner.flops import TRAINING_OVER_FORWARD, flops_6nd
 from planner.units import format_count
@@ -22,18 +21,8 @@ from planner.units import format_count
 ARMS = (("no specialisation", 0.0), ("specialist only", 1.0), ("50/50", 0.5), ("90/10", 0.1))
 """Names and shares of specialist tokens."""
 MIXED = "mixed in from the start"
-FAR = 10.0
-"""Factor beyond the support from which a forecast is an extrapolation to be warned of loudly."""
-TOO_FAR = 1000.0
-"""Factor from which there is no answer unless extrapolation is asked for."""
-ADVISED = 100.0
-"""Factor in compute between the budget and the dearest run of a sweep that is advised for it."""
 SIMPLER = 0.9
 """Share of the recommendation's size, or text, under which another plan counts as simpler."""
-_NAMES = {
-    "params": "model size", "tokens_pt": "general tokens", "tokens_spec": "specialist tokens", "unique_spec": "distinct specialist tokens",
-    "epochs_spec": "epochs", "tokens_per_param": "tokens per parameter", "flops": "compute",
-}  # fmt: skip
 
 
 def allocate(law: FittedLaw, request: Request, *, allow_extrapolation: bool = False) -> Allocation:
@@ -51,15 +40,14 @@ def allocate(law: FittedLaw, request: Request, *, allow_extrapolation: bool = Fa
     whole = coarse(problem)
     close = refine(problem, whole, whole.best)
     guess = refine(problem, whole, whole.best_guess)
-    plan = _realised(problem, close, close.best)
-    best_guess = _realised(problem, guess, guess.best_guess)
+    plan = realised(problem, close, close.best)
+    best_guess = realised(problem, guess, guess.best_guess)
     mine = _resampled(problem, plan)
     everything = joined(whole, close)
     regret = 100 * np.expm1(np.maximum(mine - everything.resamples.min(1), 0.0))
-    factors = law.support.factors(plan.params_non_embedding, plan.tokens_pt, plan.tokens_spec, plan.unique_spec, plan.flops)
-    extrapolation = {name: float(value) for name, value in factors.items() if name != "flops_6nd"}
+    extrapolation = beyond(law, plan)
     if not allow_extrapolation:
-        refuse_far(law, plan.flops, extrapolation)
+        refuse_far(law, plan, extrapolation)
     prices, exchange = worths(problem, everything, mine)
     shares, losses = profile(problem, everything.plans.sizes)
     splits, sizes = everything.plans.share, everything.plans.params
@@ -96,7 +84,8 @@ def describe(problem: Problem, plans: Plans, number: int) -> Plan:
     )  # fmt: skip
 
 
-def _realised(problem: Problem, found: Search, number: int) -> Plan:
+def realised(problem: Problem, found: Search, number: int) -> Plan:
+    """Write one plan of a search out as it will be trained, in whole optimiser steps."""
     plans = found.plans
     size = plans.sizes[plans.size[number]]
     exact = problem.realise(size, float(plans.tokens_pt[number]), float(plans.tokens_spec[number]))
@@ -144,35 +133,11 @@ def _alternatives(problem: Problem, found: Search, plan: Plan, mine: Any) -> Ite
         yield Arm(name, other, 100 * (other.loss / plan.loss - 1), float((_resampled(problem, other) - mine > 1e-6).mean()))
 
 
-def refuse_far(law: FittedLaw, flops: float, extrapolation: dict[str, float]) -> None:
-    """Refuse a plan of some FLOPs that lies further than TOO_FAR beyond the runs on any axis.
-
-    Raises:
-        DataError: it does; the remedy says what sweep, or what limit, would do.
-    """
-    far = {name: factor for name, factor in extrapolation.items() if np.isfinite(factor) and factor > TOO_FAR}
-    if not far:
-        return
-    said = ", ".join(f"{_NAMES[name]} {factor:.3g}×" for name, factor in sorted(far.items(), key=lambda item: -item[1]))
-    if "flops" in far:
-        remedy = f"train a sweep up to about {flops / ADVISED:.1g} FLOPs a run (plan sweep design chooses it)"
-    else:
-        sizes = "..".join(format_count(ends["params"]) for ends in (law.support.low, law.support.high))
-        remedy = f"keep the plan nearer to the runs, such as with --params {sizes}, or train runs there"
-    raise DataError(
-        f"the best plan lies too far beyond the runs of the law to be recommended: {said}; the limit is {TOO_FAR:g}×, and the largest run had "
-        f"{law.support.high['flops']:.3g} FLOPs",
-        remedy=f"{remedy}; --allow-extrapolation shows the answer all the same",
-    )
-
-
 def _warnings(problem: Problem, whole: Search, plan: Plan, extrapolation: dict[str, float]) -> list[str]:
     request, support = problem.request, problem.law.support
-    found = []
+    found = warnings_of_law(problem)
     compute = extrapolation["flops"]
-    if problem.one_stage:
-        found.append("the law was fitted to runs of one stage: it chooses size and tokens, and says nothing of specialist text")
-    others = [f"{_NAMES[name]} {factor:.3g}×" for name, factor in extrapolation.items() if factor > 1.2 and name != "flops" and np.isfinite(factor)]
+    others = [f"{AXIS_NAMES[name]} {factor:.3g}×" for name, factor in extrapolation.items() if factor > 1.2 and name != "flops" and np.isfinite(factor)]
     if compute > FAR:
         found.append(
             f"EXTRAPOLATION: this plan costs {compute:.3g} times the largest run that the law has seen ({support.high['flops']:.3g} FLOPs)"
@@ -183,7 +148,7 @@ def _warnings(problem: Problem, whole: Search, plan: Plan, extrapolation: dict[s
         found.append(f"extrapolation: compute {compute:.3g}× the largest run" + (f"; {', '.join(others)}" if others else ""))
     for name, factor in extrapolation.items():
         if not np.isfinite(factor):
-            found.append(f"no run of the table has any {_NAMES[name]}: their effect is not measured")
+            found.append(f"no run of the table has any {AXIS_NAMES[name]}: their effect is not measured")
     if request.params is not None and abs(plan.params_non_embedding / request.params - 1) > 0.05:
         found.append(f"--params {format_count(request.params)} is realised as {format_count(plan.params_non_embedding)} non-embedding parameters")
     spent = plan.flops + plan.flops_inference
@@ -193,8 +158,6 @@ def _warnings(problem: Problem, whole: Search, plan: Plan, extrapolation: dict[s
         )
     if plan.tokens_spec > 0.98 * problem.max_tokens_spec and plan.tokens_pt > 0:
         found.append(f"the limit of {problem.max_epochs:.3g} epochs binds: more specialist text, or more passes, might lower the loss")
-    if request.max_epochs is not None and request.max_epochs > 1.01 * support.high["epochs_spec"]:
-        found.append(f"--max-epochs {request.max_epochs:.3g} is beyond the {support.high['epochs_spec']:.3g} that the runs cover")
     if request.params is None and not request.params_range and len({size.params_non_embedding for size in whole.plans.sizes}) > 2:
         ends = (min(whole.plans.params), max(whole.plans.params))
         if whole.plans.params[whole.best] in ends:
@@ -202,7 +165,4 @@ def _warnings(problem: Problem, whole: Search, plan: Plan, extrapolation: dict[s
                 f"the best size is at an end of the sizes searched, {format_count(ends[0])} to {format_count(ends[1])}, the largest being bounded by the "
                 f"{problem.min_tokens_per_param:.2g} tokens per parameter that the runs cover at least: the law sees no optimum inside"
             )
-    for status in dict.fromkeys(member.status for member in problem.law.members if member.status != "converged"):
-        names = ", ".join(member.law.name for member in problem.law.members if member.status == status)
-        found.append(f"{names}: {status}: {STATUS_ADVICE[status]}")
     return found

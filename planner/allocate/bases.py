@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from planner.allocate.allocate import TOO_FAR, allocate, refuse_far
+from planner.allocate.allocate import allocate
 from planner.allocate.allocation import Arm, Plan, Worth
 from planner.allocate.base import Base
+from planner.allocate.beyond import TOO_FAR, refuse_far
 from planner.allocate.method import Method
 from planner.allocate.optimum import MOST_RESAMPLES
 from planner.allocate.problem import Problem
@@ -164,7 +165,7 @@ def allocate_bases(
     made = [_choice(problem, base, method, stage, float(win), gpus) for base, stage, win in zip(fitting, stages, wins, strict=True)]
     order = np.argsort(ends.mean(1), kind="stable")
     if not allow_extrapolation:
-        refuse_far(law, made[order[0]].plan.flops, made[order[0]].extrapolation)
+        refuse_far(law, made[order[0]].plan, made[order[0]].extrapolation)
     best = int(order[0])
     return BaseAllocation(
         request={

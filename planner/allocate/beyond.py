@@ -1,0 +1,65 @@
+"""How far a plan lies beyond the runs of its law, from where there is no answer, and what must be said of the law itself."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from planner.allocate.allocation import Plan
+from planner.allocate.problem import Problem
+from planner.errors import DataError
+from planner.fit.diagnosis import STATUS_ADVICE
+from planner.fit.fitted import FittedLaw
+from planner.units import format_count
+
+FAR = 10.0
+"""Factor beyond the support from which a forecast is an extrapolation to be warned of loudly."""
+TOO_FAR = 1000.0
+"""Factor from which there is no answer unless extrapolation is asked for."""
+ADVISED = 100.0
+"""Factor in compute between the budget and the dearest run of a sweep that is advised for it."""
+AXIS_NAMES = {
+    "params": "model size", "tokens_pt": "general tokens", "tokens_spec": "specialist tokens", "unique_spec": "distinct specialist tokens",
+    "epochs_spec": "epochs", "tokens_per_param": "tokens per parameter", "flops": "compute",
+}  # fmt: skip
+
+
+def beyond(law: FittedLaw, plan: Plan) -> dict[str, float]:
+    """Return by what factor a plan lies outside the runs on each axis; 1 is inside."""
+    factors = law.support.factors(plan.params_non_embedding, plan.tokens_pt, plan.tokens_spec, plan.unique_spec, plan.flops)
+    return {name: float(value) for name, value in factors.items() if name != "flops_6nd"}
+
+
+def refuse_far(law: FittedLaw, plan: Plan, extrapolation: dict[str, float]) -> None:
+    """Refuse a plan further than TOO_FAR beyond the runs on some axis.
+
+    Raises:
+        DataError: it is.
+    """
+    far = {name: factor for name, factor in extrapolation.items() if np.isfinite(factor) and factor > TOO_FAR}
+    if not far:
+        return
+    said = ", ".join(f"{AXIS_NAMES[name]} {factor:.3g}×" for name, factor in sorted(far.items(), key=lambda item: -item[1]))
+    if "flops" in far:
+        remedy = f"train a sweep up to about {plan.flops / ADVISED:.1g} FLOPs a run (plan sweep design chooses it)"
+    else:
+        sizes = "..".join(format_count(ends["params"]) for ends in (law.support.low, law.support.high))
+        remedy = f"keep the plan nearer to the runs, such as with --params {sizes}, or train runs there"
+    raise DataError(
+        f"the best plan lies too far beyond the runs of the law to be recommended: {said}; the limit is {TOO_FAR:g}×, and the largest run had "
+        f"{law.support.high['flops']:.3g} FLOPs",
+        remedy=f"{remedy}; --allow-extrapolation shows the answer all the same",
+    )
+
+
+def warnings_of_law(problem: Problem) -> list[str]:
+    """List what must be said of the law under a request, whatever the plan."""
+    found = []
+    request, most = problem.request, problem.law.support.high["epochs_spec"]
+    if problem.one_stage:
+        found.append("the law was fitted to runs of one stage: it chooses size and tokens, and says nothing of specialist text")
+    if not problem.one_stage and request.max_epochs is not None and request.max_epochs > 1.01 * most:
+        found.append(f"--max-epochs {request.max_epochs:.3g} is beyond the {most:.3g} that the runs cover")
+    for status in dict.fromkeys(member.status for member in problem.law.members if member.status != "converged"):
+        names = ", ".join(member.law.name for member in problem.law.members if member.status == status)
+        found.append(f"{names}: {status}: {STATUS_ADVICE[status]}")
+    return found
