@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from planner.allocate.allocation import Allocation, Arm, Plan
-from planner.allocate.optimum import MOST_RESAMPLES, TOLERANCE, Search, coarse, interval, joined, profile, refine, search, within
+from planner.allocate.optimum import MOST_RESAMPLES, TOLERANCE, Search, closest, coarse, interval, joined, profile, search, within
 from planner.allocate.problem import Plans, Problem, Size
 from planner.allocate.request import Request
 from planner.allocate.worth import worths
@@ -49,8 +49,8 @@ def allocate(law: FittedLaw, request: Request, *, allow_extrapolation: bool = Fa
     """
     problem = Problem.of(law, request)
     whole = coarse(problem)
-    close = refine(problem, whole, whole.best)
-    guess = refine(problem, whole, whole.best_guess)
+    close = closest(problem, whole)
+    guess = closest(problem, whole, guess=True)
     plan = _realised(problem, close, close.best)
     best_guess = _realised(problem, guess, guess.best_guess)
     mine = _resampled(problem, plan)

@@ -1,0 +1,232 @@
+"""Random laws and requests, and the best plan by brute force: a fine grid, then grids ever closer around its best places."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import numpy as np
+
+from planner.allocate.allocation import Plan
+from planner.allocate.request import Request
+from planner.fit.fitted import FittedLaw, Member
+from planner.fit.scale import Scale
+from planner.fit.support import Support
+from planner.flops import flops_per_token
+from planner.ladder import shape_for
+from planner.laws import LAWS, Law, Points, Reference
+from planner.laws.dual import Array
+from planner.recipe import Recipe
+from planner.shapes import ModelShape
+
+REFERENCE = Reference(1e5, 1e6)
+RECIPE = Recipe()
+VOCAB = 1024
+STEP = RECIPE.tokens_per_step
+LEAST_STAGE = 200 * STEP
+"""Tokens of a stage that is more than a transient, as the allocator has it."""
+RESAMPLES = 5
+TWO_STAGE = tuple(law for law in LAWS.values() if law.target == "spec" and law.stages == 2)
+ONE_STAGE = tuple(law for law in LAWS.values() if law.target == "spec" and law.stages == 1 and not law.repeats)
+HIGH = {"params": 3e5, "tokens_pt": 5e6, "tokens_spec": 3e6, "unique_spec": 1.6e6, "epochs_spec": 16.0, "tokens_per_param": 300.0, "flops": 5e12,
+        "flops_6nd": 3e12}  # fmt: skip
+LOW = {"params": 2e4, "tokens_pt": 3e5, "tokens_spec": 2e5, "unique_spec": 2.5e4, "epochs_spec": 0.25, "tokens_per_param": 3.5, "flops": 5e11,
+       "flops_6nd": 1.4e11}  # fmt: skip
+
+
+def random_member(law: Law, kind: str, random: np.random.Generator) -> Member:
+    """Draw parameters where starts are drawn from, and resamples around them."""
+    scale, low, high = Scale(law), *(np.array([getattr(item, end) for item in law.parameters]) for end in ("low", "high"))
+    theta = scale.draw(random, 1)[0]
+    # 10 % on a log scale, and 0.05 of an exponent that may be negative: as uncertain as a small sweep leaves them.
+    spread = np.array([0.1 if item.logarithmic else 0.05 for item in law.parameters])
+    resamples = np.clip(scale.unnatural(scale.natural(theta[None]) + spread * random.normal(size=(RESAMPLES, len(theta)))), low, high)
+    return Member(law, kind, REFERENCE, theta, resamples, "converged", 1, 1, 1.0, (), (), 0.0)
+
+
+def random_law(law: Law, random: np.random.Generator) -> FittedLaw:
+    """Make a fitted law of one form, sometimes beside a second form; with a recipe, and thus real shapes, or without."""
+    forms = [law, TWO_STAGE[int(random.integers(len(TWO_STAGE)))]] if law.stages == 2 and random.random() < 0.2 else [law]
+    shapes = random.random() < 0.5
+    members = tuple(random_member(form, str(random.choice(["non_embedding", "total"])) if shapes else "non_embedding", random) for form in forms)
+    source = {"recipe": RECIPE.to_dict(), "vocab_size": VOCAB} if shapes else {}
+    return FittedLaw(members, 0.005, 0.005, Support(LOW, HIGH, {name: name.startswith("tokens_") for name in HIGH}), 1.0, source=source)
+
+
+def random_request(random: np.random.Generator) -> Request:
+    """Draw a request; limits bind in some."""
+    flops = _log_uniform(random, 3e11, 1e15)
+    most = np.sqrt(flops / 21)  # the largest size that is searched
+    request = Request(flops, _log_uniform(random, 1e4, 3e6), max_epochs=_log_uniform(random, 1.0, 40.0) if random.random() < 0.7 else None)
+    if random.random() < 0.3:
+        request = replace(request, general_tokens=_log_uniform(random, 3e5, 3e7))
+    if random.random() < 0.25:
+        request = replace(request, inference_tokens=_log_uniform(random, 1e5, 1e7))
+    least = max(1e4, most / 200)
+    kind = random.integers(5)
+    if kind == 0:
+        return replace(request, params=_log_uniform(random, least, most / 2))
+    if kind == 1:
+        low = _log_uniform(random, least, most / 3)
+        return replace(request, params_range=(low, low * _log_uniform(random, 1.3, 30.0)))
+    if kind == 2:
+        return replace(request, params_among=tuple(_log_uniform(random, least, most / 2) for _ in range(3)))
+    return request
+
+
+def _log_uniform(random: np.random.Generator, low: float, high: float) -> float:
+    return float(np.exp(random.uniform(np.log(low), np.log(high))))
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes as arrays of shape (sizes,)."""
+
+    params: Array
+    total: Array
+    cost: Array
+    """Training FLOPs a token."""
+
+    def where(self, mask: Array) -> Sizes:
+        return Sizes(self.params[mask], self.total[mask], self.cost[mask])
+
+
+def of_shapes(shapes: list[ModelShape]) -> Sizes:
+    rows = [(float(s.params_non_embedding), float(s.params_total), flops_per_token(s, RECIPE.seq_len)) for s in shapes]
+    return Sizes(*np.array(sorted(rows)).T)
+
+
+@lru_cache(maxsize=1)
+def ladder() -> Sizes:
+    """List every shape of the ladder that a search could meet."""
+    return of_shapes(list({shape_for(float(value), family=RECIPE.family, vocab=VOCAB) for value in np.geomspace(1e4, 2e7, 20000)}))
+
+
+def smooth(params: Array) -> Sizes:
+    return Sizes(params, np.full_like(params, np.nan), 6.0 * params)
+
+
+def epochs_allowed(law: FittedLaw, request: Request) -> float:
+    return request.max_epochs or max(1.0, law.support.high["epochs_spec"])
+
+
+def tokens_of(request: Request, sizes: Sizes) -> Array:
+    """Return the training tokens that the budget pays, a forward pass costing a third of a training token."""
+    return request.flops / sizes.cost - request.inference_tokens / 3.0
+
+
+def allowed_sizes(law: FittedLaw, request: Request) -> Sizes:
+    """List the sizes that a request allows, finely."""
+    shapes = bool(law.source)
+    asked = (request.params,) if request.params else request.params_among
+    if asked:
+        sizes = of_shapes([shape_for(value, family=RECIPE.family, vocab=VOCAB) for value in asked]) if shapes else smooth(np.array(asked))
+    else:
+        # The largest N with C/6N − I/3 tokens, as many as the runs cover for each parameter at least.
+        ratio, inference = LOW["tokens_per_param"], request.inference_tokens
+        most = (np.sqrt(4 * inference**2 + 24 * ratio * request.flops) - 2 * inference) / (12 * ratio) * (1 - 1e-12)
+        low, high = request.params_range or (LOW["params"] / 100, np.inf)
+        sizes = ladder() if shapes else smooth(np.geomspace(low, min(most, high), 250))
+        sizes = sizes.where((sizes.params >= low * (1 - 1e-9)) & (sizes.params <= high * (1 + 1e-9)))
+    ratio = 2.0 if asked else LOW["tokens_per_param"]
+    return sizes.where(tokens_of(request, sizes) >= np.maximum(ratio * sizes.params, LEAST_STAGE if shapes else 0.0))
+
+
+def expected(law: FittedLaw, params: Array, total: Array, pt: Array, spec: Array, unique: float) -> Array:
+    """Return the mean of ln L over the resamples of all members, straight from the formulas."""
+    logs = []
+    for member in law.members:
+        points = Points(member.reference, total if member.params_kind == "total" else params, pt, spec, unique)
+        logs.append(member.law.log_loss(member.resamples, points))
+    return np.concatenate(logs).mean(0)
+
+
+def brute_force(law: FittedLaw, request: Request) -> tuple[float, dict[str, float]]:
+    """Return the least expected ln L of any plan that a request allows, and the plan; budget and text may be left over."""
+    sizes, shapes = allowed_sizes(law, request), bool(law.source)
+    special, fixed = law.members[0].law.stages == 2, bool(request.params or request.params_among)
+    at = np.unique(np.linspace(0, len(sizes.params) - 1, 60).astype(int))
+    spec_shares = np.unique(np.concatenate([[0.0], np.geomspace(1e-4, 1, 40), np.linspace(0, 1, 30)])) if special else np.zeros(1)
+    pt_shares = np.array([0.0, 0.01, 0.1, 0.3, 0.6, 0.9, 1.0]) if special else np.ones(1)
+    found = _grid(law, request, sizes.where(at), spec_shares, pt_shares, shapes)
+    for reach, kept in ((0.3, 4), (0.08, 4), (0.02, 2), (0.005, 2)):
+        factors = np.exp(np.linspace(-reach, reach, 17))
+        for middle, spec_share, pt_share in _apart(found)[:kept]:
+            # Shapes scatter in cost: all within a factor are tried each time. Other sizes are drawn ever closer.
+            near = sizes.where(np.abs(np.log(sizes.params / middle)) <= 0.3 + 1e-9)
+            if not shapes and not fixed:
+                near = smooth(np.unique(np.clip(middle * np.exp(np.linspace(-reach, reach, 21)), sizes.params.min(), sizes.params.max())))
+            shares = (np.unique(np.minimum(share * steps, 1.0)) for share, steps in ((spec_share, factors), (pt_share, factors[::4])))
+            found += _grid(law, request, near, *shares, shapes)
+    return min(found, key=lambda item: item[0])
+
+
+def rounding(law: FittedLaw, plan: Plan) -> float:
+    """Return what whole steps cost in expected ln L, against as much as a step more in each stage that there is."""
+    step = STEP if law.source else 1
+    more_pt, more_spec = (step if tokens else 0 for tokens in (plan.tokens_pt, plan.tokens_spec))
+    if plan.tokens_spec < plan.unique_spec < plan.tokens_spec + step:
+        more_spec = plan.unique_spec - plan.tokens_spec  # a first repeat may do harm at once
+    pt, spec = plan.tokens_pt + more_pt * np.array([0, 0, 1, 1]), plan.tokens_spec + more_spec * np.array([0, 1, 0, 1])
+    size = np.full(4, plan.params_non_embedding), np.full(4, plan.params_total or np.nan)
+    values = expected(law, *size, pt, spec, plan.unique_spec)
+    return float(values[0] - values.min())
+
+
+def violations(law: FittedLaw, request: Request, params: float, flops_per_token: float, pt: float, spec: float) -> list[str]:
+    """Name the limits that a plan passes."""
+    flops = flops_per_token * (pt + spec + request.inference_tokens / 3)
+    low, high = request.params_range or (0.0, np.inf)
+    # Of a shape, a size may miss the request by 5 %; a range is kept unless no shape lies in it.
+    asked = request.params_among or ((request.params,) if request.params else ())
+    affordable = request.flops / flops_per_token - request.inference_tokens / 3
+    limits = {
+        "budget": flops > request.flops * (1 + 1e-9), "general text": pt > (request.general_tokens or np.inf) * (1 + 1e-9),
+        "epochs": spec > epochs_allowed(law, request) * request.unique_spec * (1 + 1e-9), "range": not low * (1 - 1e-9) <= params <= high * (1 + 1e-9),
+        "sizes asked for": bool(asked) and min(abs(params / size - 1) for size in asked) > (0.05 if law.source else 1e-9),
+        "tokens per parameter": affordable < (2.0 if asked else LOW["tokens_per_param"]) * params * (1 - 1e-9),
+        "shortest stage": bool(law.source) and min(tokens for tokens in (pt, spec) if tokens) < LEAST_STAGE * (1 - 1e-9), "nothing": pt + spec <= 0,
+    }  # fmt: skip
+    return [name for name, passed in limits.items() if passed]
+
+
+def _apart(found: list[tuple[float, dict[str, float]]]) -> list[tuple[float, float, float]]:
+    """Return size and shares of the best plans, but for those that are near a better one."""
+    kept: list[tuple[float, float, float]] = []
+    for _, plan in sorted(found, key=lambda item: item[0]):
+        place = (plan["params"], plan["spec_share"], plan["pt_share"])
+        if all(max(abs(np.log((a + 1e-6) / (b + 1e-6))) for a, b in zip(place, other, strict=True)) > 0.15 for other in kept):
+            kept.append(place)
+    return kept
+
+
+def _grid(law: FittedLaw, request: Request, sizes: Sizes, spec_shares: Array, pt_shares: Array, shapes: bool) -> list[tuple[float, dict[str, float]]]:
+    """Evaluate sizes × specialist tokens × general tokens, and return the best of each kind of split."""
+    least = LEAST_STAGE if shapes else 0.0
+    total = tokens_of(request, sizes)
+    most = np.minimum(total, epochs_allowed(law, request) * request.unique_spec)
+    spec = most[:, None] * spec_shares
+    if len(spec_shares) > 1:
+        spec = np.concatenate([spec, np.minimum(request.unique_spec, most)[:, None], np.minimum(least, most)[:, None]], axis=1)
+        # General text at its limits: all of it, or its shortest stage.
+        edges = np.clip(total[:, None] - np.array([request.general_tokens or 0.0, least]), 0.0, most[:, None])
+        spec = np.concatenate([spec, edges], axis=1)
+    rest = np.minimum(total[:, None] - spec, request.general_tokens or np.inf)
+    pt = rest[:, :, None] * pt_shares
+    grid = np.broadcast_arrays(np.arange(len(total))[:, None, None], spec[:, :, None], pt)
+    at, spec, pt = (item.ravel() for item in grid)
+    allowed = ((spec == 0) | (spec >= least)) & ((pt == 0) | (pt >= least)) & (pt >= 0) & (pt + spec > 0)
+    at, spec, pt = at[allowed], spec[allowed], pt[allowed]
+    if not len(at):
+        return []
+    logs = expected(law, sizes.params[at], sizes.total[at], pt, spec, request.unique_spec)
+    most, limit = most[at], np.minimum(total[at] - spec, request.general_tokens or np.inf)
+    pt_share = np.where(limit > 0, pt / np.where(limit > 0, limit, 1.0), 1.0)
+    found = []
+    for kind in (spec == 0, (spec > 0) & (spec <= request.unique_spec), spec > request.unique_spec, pt == 0, pt_share < 0.99):
+        rows = np.flatnonzero(kind)
+        if len(rows):
+            best = rows[logs[rows].argmin()]
+            plan = {"params": float(sizes.params[at[best]]), "pt": float(pt[best]), "spec": float(spec[best])}
+            found.append((float(logs[best]), {**plan, "spec_share": float(spec[best] / most[best]), "pt_share": float(pt_share[best])}))
+    return found
