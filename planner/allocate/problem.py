@@ -5,20 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, NoReturn
 
 import numpy as np
 
+from planner.allocate.plans import Plans, Size, shaped
 from planner.allocate.request import Request
 from planner.design.spec import MIN_STEPS, MIN_TOKENS_PER_PARAMETER
 from planner.errors import DataError, InputError
 from planner.fit.fitted import FittedLaw
-from planner.flops import TRAINING_OVER_FORWARD, flops_per_token
-from planner.ladder import LARGEST, SMALLEST, shape_for
+from planner.flops import TRAINING_OVER_FORWARD
+from planner.ladder import LARGEST, SMALLEST
 from planner.laws.dual import Array
 from planner.recipe import Recipe
-from planner.shapes import ModelShape
 from planner.units import format_count
 
 SIZES = 48
@@ -33,54 +32,6 @@ HALVINGS = 30
 """Of the range, in which the largest size that the budget can train is found."""
 _ROUNDING = 1e-9
 """Share by which a limit may be passed where it was met with equality."""
-
-
-@dataclass(frozen=True)
-class Size:
-    """A model that could be trained."""
-
-    params_non_embedding: float
-    params_total: float | None
-    """With embeddings; None where the law comes from a table without a recipe."""
-    flops_per_token: float
-    """Training, exact for a shape, else 6·N."""
-    shape: ModelShape | None
-    """None where the law comes from a table without a recipe."""
-
-
-@dataclass(frozen=True)
-class Plans:
-    """Plans as flat arrays, each of shape (plans,)."""
-
-    size: Any
-    """Number of the size in `sizes`."""
-    params: Array
-    """Non-embedding."""
-    tokens_pt: Array
-    tokens_spec: Array
-    unique_spec: Array
-    sizes: tuple[Size, ...]
-
-    @property
-    def share(self) -> Array:
-        """Share of specialist tokens."""
-        result: Array = self.tokens_spec / (self.tokens_pt + self.tokens_spec)
-        return result
-
-    @property
-    def params_by(self) -> dict[str, Array]:
-        """Parameters under each convention."""
-        total = np.array([size.params_total or np.nan for size in self.sizes])[self.size]
-        return {"non_embedding": self.params, "total": total}
-
-    @property
-    def flops(self) -> Array:
-        """Training FLOPs."""
-        result: Array = (self.tokens_pt + self.tokens_spec) * np.array([size.flops_per_token for size in self.sizes])[self.size]
-        return result
-
-    def __len__(self) -> int:
-        return len(self.params)
 
 
 @dataclass(frozen=True)
@@ -141,7 +92,7 @@ class Problem:
             return Size(params_non_embedding, None, 6.0 * params_non_embedding, None)
         # A realised size may lie just outside the ladder that it was asked from.
         asked = min(max(params_non_embedding, SMALLEST), LARGEST) if 0.9 * SMALLEST < params_non_embedding < 1.1 * LARGEST else params_non_embedding
-        return _shaped(asked, self.recipe.family, self.vocab, self.recipe.seq_len)
+        return shaped(asked, self.recipe.family, self.vocab, self.recipe.seq_len)
 
     def tokens(self, size: Size) -> float:
         """Return the training tokens that the budget gives a size, once its inference is paid; negative where that takes more than all."""
@@ -279,9 +230,3 @@ class Problem:
         params = np.array([sizes[row[0]].params_non_embedding for row in rows], dtype=float)
         pt, spec = np.array([row[1] for row in rows], dtype=float), np.array([row[2] for row in rows], dtype=float)
         return Plans(number, params, pt, spec, np.full(len(rows), float(self.request.unique_spec)), sizes)
-
-
-@lru_cache(maxsize=32768)
-def _shaped(params_non_embedding: float, family: str, vocab: int, seq_len: int) -> Size:
-    shape = shape_for(params_non_embedding, family=family, vocab=vocab)
-    return Size(shape.params_non_embedding, shape.params_total, flops_per_token(shape, seq_len), shape)

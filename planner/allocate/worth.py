@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 
 from planner.allocate.allocation import Worth
-from planner.allocate.optimum import Search, closest, coarse
+from planner.allocate.closer import closest
+from planner.allocate.optimum import Search, coarse
 from planner.allocate.problem import Problem
 from planner.allocate.request import Request
 from planner.errors import DataError

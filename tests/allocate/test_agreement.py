@@ -7,7 +7,8 @@ from planner.allocate.allocate import allocate
 from planner.errors import DataError
 from planner.flops import flops_per_token
 from planner.laws import LAWS
-from tests.allocate.problems import ONE_STAGE, RECIPE, TWO_STAGE, allowed_sizes, brute_force, expected, random_law, random_request, rounding, violations
+from tests.allocate.brute_force import brute_force
+from tests.allocate.problems import ONE_STAGE, RECIPE, TWO_STAGE, allowed_sizes, expected, random_law, random_request, rounding, violations
 
 TOLERANCE = 1e-4
 """Of expected ln L."""

@@ -6,7 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from planner.allocate.optimum import Search, closest, coarse
+from planner.allocate.closer import closest
+from planner.allocate.optimum import Search, coarse
 from planner.allocate.problem import Problem
 from planner.allocate.request import Request
 from planner.errors import DataError
