@@ -142,13 +142,13 @@ def expected(law: FittedLaw, params: Array, total: Array, pt: Array, spec: Array
 
 
 def rounding(law: FittedLaw, plan: Plan) -> float:
-    """Return what whole steps cost in expected ln L, against as much as a step more in each stage that there is."""
+    """Return what whole steps cost in expected ln L, against a step more in either stage that there is."""
     step = STEP if law.source else 1
     more_pt, more_spec = (step if tokens else 0 for tokens in (plan.tokens_pt, plan.tokens_spec))
     if plan.tokens_spec < plan.unique_spec < plan.tokens_spec + step:
         more_spec = plan.unique_spec - plan.tokens_spec  # a first repeat may do harm at once
-    pt, spec = plan.tokens_pt + more_pt * np.array([0, 0, 1, 1]), plan.tokens_spec + more_spec * np.array([0, 1, 0, 1])
-    size = np.full(4, plan.params_non_embedding), np.full(4, plan.params_total or np.nan)
+    pt, spec = plan.tokens_pt + more_pt * np.array([0, 0, 1]), plan.tokens_spec + more_spec * np.array([0, 1, 0])
+    size = np.full(3, plan.params_non_embedding), np.full(3, plan.params_total or np.nan)
     values = expected(law, *size, pt, spec, plan.unique_spec)
     return float(values[0] - values.min())
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from planner.allocate.allocate import allocate
 from planner.allocate.closer import closest
 from planner.allocate.optimum import Search, coarse
 from planner.allocate.problem import Problem
@@ -91,3 +92,22 @@ def test_more_never_hurts_and_limits_never_help(name: str) -> None:
             assert not violations(law, request, size.params_non_embedding, size.flops_per_token, *tokens), (number, request, tokens)
         tried += 1
     assert tried >= EACH - 3
+
+
+def test_text_too_little_for_any_stage_is_refused(fitted: FittedLaw) -> None:
+    with pytest.raises(DataError, match="100k general tokens, and 20k specialist ones with repeats, are each too few for a stage of 200 steps"):
+        best_of(fitted, Request(1e13, 1e4, max_epochs=2.0, general_tokens=1e5))
+
+
+@pytest.mark.filterwarnings("ignore::planner.errors.PlannerWarning")
+def test_a_budget_is_left_over_where_more_text_would_do_harm() -> None:
+    law = random_law(LAWS["interaction-saturating"], np.random.default_rng(0))
+    member = law.members[0]
+    names = [parameter.name for parameter in member.law.parameters]
+    # (1 + S/s0)^(−γ + ι·ln(1 + D_pt/d0)) rises with D_pt where ι·ln(1 + S/s0) > β.
+    values = {"ι": 0.3, "β": 0.1, "γ": 0.5, "s0": 0.01, "d0": 0.1, "B": 2.0}
+    theta = np.array([values.get(name, value) for name, value in zip(names, member.theta, strict=True)])
+    law = replace(law, members=(replace(member, theta=theta, resamples=theta[None]),))
+    answer = allocate(law, Request(1e14, 2e5, params=3e5), allow_extrapolation=True)
+    assert answer.plan.flops < 0.5e14 and answer.plan.tokens_pt == 0
+    assert any("of the budget is left over: the law forecasts that more general tokens would raise the loss" in text for text in answer.warnings)
