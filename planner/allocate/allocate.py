@@ -10,10 +10,12 @@ import numpy as np
 
 from planner.allocate.allocation import Allocation, Arm, Plan
 from planner.allocate.beyond import ADVISED, AXIS_NAMES, FAR, beyond, refuse_far, warnings_of_law
-from planner.allocate.optimum import MOST_RESAMPLES, TOLERANCE, Search, coarse, interval, joined, profile, refine, search, within
+from planner.allocate.closer import closest
+from planner.allocate.optimum import MOST_RESAMPLES, TOLERANCE, Search, coarse, interval, joined, profile, search, within
 from planner.allocate.problem import Plans, Problem, Size
 from planner.allocate.request import Request
 from planner.allocate.worth import worths
+from planner.design.spec import MIN_STEPS
 from planner.fit.fitted import LEVEL, FittedLaw
 from planner.flops import TRAINING_OVER_FORWARD, flops_6nd
 from planner.units import format_count
@@ -38,8 +40,8 @@ def allocate(law: FittedLaw, request: Request, *, allow_extrapolation: bool = Fa
     """
     problem = Problem.of(law, request)
     whole = coarse(problem)
-    close = refine(problem, whole, whole.best)
-    guess = refine(problem, whole, whole.best_guess)
+    close = closest(problem, whole)
+    guess = closest(problem, whole, guess=True)
     plan = realised(problem, close, close.best)
     best_guess = realised(problem, guess, guess.best_guess)
     mine = _resampled(problem, plan)
@@ -152,10 +154,16 @@ def _warnings(problem: Problem, whole: Search, plan: Plan, extrapolation: dict[s
     if request.params is not None and abs(plan.params_non_embedding / request.params - 1) > 0.05:
         found.append(f"--params {format_count(request.params)} is realised as {format_count(plan.params_non_embedding)} non-embedding parameters")
     spent = plan.flops + plan.flops_inference
-    if request.general_tokens and spent < 0.98 * request.flops:
-        found.append(
-            f"the general text binds: {100 * (1 - spent / request.flops):.0f} % of the budget buys nothing, since the law knows no second pass over it"
-        )
+    if spent < 0.98 * request.flops:
+        left = 1 - spent / request.flops
+        tokens = (plan.tokens_pt + plan.tokens_spec) * (request.flops - spent) / plan.flops
+        if request.general_tokens and plan.tokens_pt > 0.98 * request.general_tokens:
+            why = ["the general text binds: ", "buys nothing, since the law knows no second pass over it"]
+        elif plan.tokens_pt == 0 and tokens < 1.01 * problem.min_tokens_stage:
+            why = ["", f"is left over: it is too little for a general stage of {MIN_STEPS} steps, and nothing else is forecast to be better"]
+        else:
+            why = ["", "is left over: the law forecasts that more general tokens would raise the loss, which runs should confirm first"]
+        found.append(f"{why[0]}{100 * left:.0f} % of the budget {why[1]}")
     if plan.tokens_spec > 0.98 * problem.max_tokens_spec and plan.tokens_pt > 0:
         found.append(f"the limit of {problem.max_epochs:.3g} epochs binds: more specialist text, or more passes, might lower the loss")
     if request.params is None and not request.params_range and len({size.params_non_embedding for size in whole.plans.sizes}) > 2:

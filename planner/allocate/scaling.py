@@ -11,9 +11,10 @@ import numpy as np
 from planner.allocate.allocate import realised
 from planner.allocate.beyond import FAR, TOO_FAR, beyond, refuse_far, warnings_of_law
 from planner.allocate.break_even import break_evens
+from planner.allocate.closer import closest, refine
 from planner.allocate.curves import NEAR, Curve, Exponent, Optimum, Scaling
 from planner.allocate.exponents import AT, bounded, exponents
-from planner.allocate.optimum import coarse, interval, joined, refine
+from planner.allocate.optimum import coarse, interval, joined
 from planner.allocate.problem import Problem
 from planner.allocate.request import Request
 from planner.errors import DataError, InputError
@@ -127,7 +128,7 @@ def _exponents(budgets: Sequence[float], row: Sequence[Found]) -> tuple[Exponent
 def _find(problem: Problem) -> Found:
     """Search one budget: the plan as `plan allocate` recommends it, and each resample's own best."""
     whole = coarse(problem)
-    close = refine(problem, whole, whole.best)
+    close = closest(problem, whole)
     chosen = whole.resamples.argmin(1)
     near = set()
     for along in (whole.plans.params, whole.plans.tokens_spec):
