@@ -10,7 +10,7 @@ import numpy as np
 
 from planner.allocate.allocation import Allocation, Arm, Plan
 from planner.allocate.beyond import ADVISED, AXIS_NAMES, FAR, beyond, refuse_far, warnings_of_law
-from planner.allocate.closer import closest
+from planner.allocate.closer import closest, refine
 from planner.allocate.optimum import MOST_RESAMPLES, TOLERANCE, Search, coarse, interval, joined, profile, search, within
 from planner.allocate.problem import Plans, Problem, Size
 from planner.allocate.request import Request
@@ -41,11 +41,11 @@ def allocate(law: FittedLaw, request: Request, *, allow_extrapolation: bool = Fa
     problem = Problem.of(law, request)
     whole = coarse(problem)
     close = closest(problem, whole)
-    guess = closest(problem, whole, guess=True)
+    everything = joined(whole, close)
+    guess = refine(problem, everything, everything.best_guess)
     plan = realised(problem, close, close.best)
     best_guess = realised(problem, guess, guess.best_guess)
     mine = _resampled(problem, plan)
-    everything = joined(whole, close)
     regret = 100 * np.expm1(np.maximum(mine - everything.resamples.min(1), 0.0))
     extrapolation = beyond(law, plan)
     if not allow_extrapolation:

@@ -31,49 +31,36 @@ class Round:
 
 
 FIRST = Round(1.6, 0.023, 1.25, 31)
-SHAPE_ROUNDS = (FIRST, Round(1.5, FINEST, 1.03, 5), Round(1.0, FINEST, 1.006, 9))
+SHAPE_ROUNDS = (FIRST, Round(1.7, FINEST, 1.03, 5), Round(1.0, FINEST, 1.006, 9))
 """The second meets every shape near the best: some cost less for their size than others, and are worth a step aside."""
 SMOOTH_ROUNDS = (FIRST, Round(1.03, 0.003, 1.03, 9), Round(1.003, 0.0003, 1.004, 9))
 """For sizes that have no shapes, which may be anything."""
 
 
-def closest(problem: Problem, whole: Search, guess: bool = False) -> Search:
-    """Search ever more closely around the best places of a coarse search.
-
-    Args:
-        problem: the request under its law.
-        whole: the coarse search.
-        guess: whether the best is what the fitted parameters prefer, rather than what has the least expected regret.
-
-    Returns:
-        The last round around the best place.
-    """
+def closest(problem: Problem, whole: Search) -> Search:
+    """Search ever more closely around the best places of a coarse search; return the last round around the best."""
     best: tuple[float, Search] | None = None
-    for number in _places(whole, _values(whole, guess)):
+    for number in _places(whole):
         found = whole
         for closely in SHAPE_ROUNDS if problem.recipe else SMOOTH_ROUNDS:
             for _ in range(MOST_MOVES):
-                here, size = float(_values(found, guess)[number]), found.plans.params[number]
+                here, size = float(found.expected[number]), found.plans.params[number]
                 near = refine(problem, found, number, closely)
-                if _values(near, guess).min() <= here:
-                    found, number = near, int(_values(near, guess).argmin())
+                if near.expected.min() <= here:
+                    found, number = near, near.best
                 # A best that lies far off in the round may have a better one beyond.
                 if abs(np.log(found.plans.params[number] / size)) <= 0.5 * np.log(closely.size_reach):
                     break
-        value = float(_values(found, guess)[number])
+        value = float(found.expected[number])
         if best is None or value < best[0]:
             best = value, found
     assert best is not None
     return best[1]
 
 
-def _values(found: Search, guess: bool) -> Array:
-    return found.guess if guess else found.expected
-
-
-def _places(whole: Search, values: Array) -> list[int]:
+def _places(whole: Search) -> list[int]:
     """Choose where to search closely: the best plan, and valleys apart from it, in size or in text, that may turn out deeper yet."""
-    plans = whole.plans
+    plans, values = whole.plans, whole.expected
     text = np.log(np.maximum(plans.tokens_spec, 1.0) / (plans.tokens_pt + plans.tokens_spec))
     size, step = np.log(plans.params), np.log(FIRST.text_reach)
     alone = np.flatnonzero(plans.tokens_pt == 0)

@@ -24,7 +24,7 @@ SIZES = 48
 """To search at least, where a range is narrow."""
 COARSEST = 0.17
 """Step in ln N of the first search."""
-FINEST = 0.0005
+FINEST = 0.001
 """Step in ln N at which hardly a shape is missed."""
 BELOW = 100.0
 """How far below the smallest run the search begins."""
@@ -133,9 +133,8 @@ class Problem:
         steps = step * np.arange(math.ceil(math.log(low) / step), math.floor(math.log(high) / step) + 1)
         for value in (low, *np.exp(steps), high):
             size = self.size(self.clipped(float(value)))
-            if self._trainable(size, self.min_tokens_per_param):
-                found[size.shape or size.params_non_embedding] = size
-        return tuple(found.values())
+            found[size.shape or size.params_non_embedding] = size
+        return tuple(size for size in found.values() if self._trainable(size, self.min_tokens_per_param))
 
     def clipped(self, params_non_embedding: float) -> float:
         """Bring a size into the range to search: that asked for, or from far below the runs, on the ladder of shapes."""
