@@ -153,6 +153,14 @@ def _warnings(problem: Problem, whole: Search, plan: Plan, extrapolation: dict[s
             found.append(f"no run of the table has any {AXIS_NAMES[name]}: their effect is not measured")
     if request.params is not None and abs(plan.params_non_embedding / request.params - 1) > 0.05:
         found.append(f"--params {format_count(request.params)} is realised as {format_count(plan.params_non_embedding)} non-embedding parameters")
+    left_out = len(request.params_among) - len(whole.plans.sizes)
+    if left_out > 0:
+        found.append(f"{left_out} of the {len(request.params_among)} sizes of --params are too large for the budget, or the memory, and were left out")
+    if plan.tokens_spec == 0 and 0 < problem.max_tokens_spec < problem.min_tokens_stage:
+        found.append(
+            f"the specialist text is left unused: {problem.max_epochs:.3g} passes over it are {format_count(problem.max_tokens_spec)} tokens, and a stage of "
+            f"{MIN_STEPS} steps takes {format_count(problem.min_tokens_stage)}; more passes (--max-epochs) or a recipe of smaller batches would use it"
+        )
     spent = plan.flops + plan.flops_inference
     if spent < 0.98 * request.flops:
         left = 1 - spent / request.flops

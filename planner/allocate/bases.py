@@ -117,8 +117,6 @@ def allocate_bases(
     bases: Sequence[Base],
     method: Method,
     *,
-    gpus: int = 1,
-    memory: float | None = None,
     kept_back: Sequence[float] = (),
     allow_extrapolation: bool = False,
 ) -> BaseAllocation:
@@ -129,8 +127,6 @@ def allocate_bases(
         request: budget and specialist text; sizes and general tokens are the bases' own.
         bases: the checkpoints.
         method: how the specialist stage is trained.
-        gpus: GPUs that share the states.
-        memory: of one GPU [bytes]; None for no limit.
         kept_back: shares of the budget that might be kept back for a later stage.
         allow_extrapolation: whether to answer further than TOO_FAR beyond the runs.
 
@@ -151,6 +147,7 @@ def allocate_bases(
     for share in kept_back:
         if not 0 < share < 1:
             raise InputError(f"--kept-back {share:g} is not a share of the budget", remedy="give shares between 0 and 1, such as 0.1,0.3")
+    gpus, memory = request.gpus, request.memory_per_gpu
     fitting = [base for base in bases if memory is None or method.bytes_per_gpu(base.shape, gpus, base.context) <= memory]
     if not fitting:
         least = min(bases, key=lambda base: method.bytes_per_gpu(base.shape, gpus, base.context))
@@ -172,8 +169,6 @@ def allocate_bases(
             **{key: list(value) if isinstance(value, tuple) else value for key, value in asdict(request).items()},
             "max_epochs": problem.max_epochs,
             "method": asdict(method),
-            "gpus": gpus,
-            "bytes_per_gpu": memory,
         },
         choices=tuple(made[number] for number in order),
         longer=_longer(fitting, stages),

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from planner.allocate.method import TRAINED_BYTES, Method
 from planner.allocate.plans import Plans, Size, shaped
 from planner.allocate.request import Request
 from planner.design.spec import MIN_STEPS, MIN_TOKENS_PER_PARAMETER
@@ -55,7 +56,12 @@ class Problem:
                     remedy="give a law of two stages, or of one without repeats",
                 )
         recipe = law.source.get("recipe")
-        if not recipe and any(member.params_kind == "total" for member in law.members):
+        if law.members[0].law.stages == 1 and not law.support.high["tokens_pt"]:
+            raise InputError(
+                "the law is of runs with specialist tokens only, and says nothing of a general stage",
+                remedy="give a law of two stages, or call those tokens tokens_pt when fitting one of a single stage",
+            )
+        if not (recipe and law.source.get("vocab_size")) and any(member.params_kind == "total" for member in law.members):
             raise InputError(
                 "the law counts embeddings in N, and without a recipe no size's embeddings are known", remedy="fit with --params-kind non_embedding"
             )
@@ -113,13 +119,16 @@ class Problem:
         if asked:
             sizes = [self.size(params) for params in asked]
             trainable = tuple(size for size in sizes if self._trainable(size, MIN_TOKENS_PER_PARAMETER))
-            if not trainable:
-                self._refuse(min(sizes, key=lambda size: size.params_non_embedding))
-            return trainable
+            return trainable or self._refuse(min(sizes, key=lambda size: size.params_non_embedding), MIN_TOKENS_PER_PARAMETER)
         least, most = self._range()
         step = max(min(COARSEST, math.log(most / least) / SIZES), FINEST)
-        # A range so narrow that no shape lies in it takes the nearest.
-        return self.between(least, most, step) or self._sizes(least, most, step) or self._refuse(self.size(least))
+        if found := self.between(least, most, step):
+            return found
+        if self.request.params_range and (near := self._sizes(least, most, step)):
+            low, high = (format_count(end, 4) for end in self.request.params_range)
+            names = ", ".join(format_count(size.params_non_embedding, 4) for size in near[:3])
+            raise DataError(f"no model shape has {low} to {high} parameters and fits the budget", remedy=f"widen --params: the nearest has {names}")
+        self._refuse(self.size(least), self.min_tokens_per_param)
 
     def between(self, low: float, high: float, step: float) -> tuple[Size, ...]:
         """Realise sizes a step in ln N apart and keep, each once, those that the budget can train and that lie in the range asked for."""
@@ -143,7 +152,19 @@ class Problem:
             low, high = max(low, SMALLEST), min(high, LARGEST)
         return min(max(params_non_embedding, low), high)
 
+    def fits(self, size: Size) -> bool:
+        """Return whether a size's states fit the memory of the GPUs."""
+        return self.request.memory_per_gpu is None or self.bytes_per_gpu(size) <= self.request.memory_per_gpu
+
+    def bytes_per_gpu(self, size: Size) -> float:
+        """Return the least memory that training a size takes of each GPU [bytes]; its states alone where it has no shape."""
+        if size.shape is None or self.recipe is None:
+            return TRAINED_BYTES * size.params_non_embedding / self.request.gpus
+        return Method().bytes_per_gpu(size.shape, self.request.gpus, self.recipe.seq_len)
+
     def _trainable(self, size: Size, tokens_per_param: float) -> bool:
+        if not self.fits(size):
+            return False
         needed = max(tokens_per_param * size.params_non_embedding, self.min_tokens_stage)
         return self.tokens(size) >= needed * (1 - _ROUNDING)
 
@@ -159,14 +180,20 @@ class Problem:
             low, high = (middle, high) if self._trainable(self.size(middle), self.min_tokens_per_param) else (low, middle)
         return least, low
 
-    def _refuse(self, size: Size) -> NoReturn:
-        """Say that the budget is too small for a size, the smallest there is, and what budget would do."""
+    def _refuse(self, size: Size, tokens_per_param: float) -> NoReturn:
+        """Say that the budget, or the memory, is too small for a size, the smallest there is, and what would do."""
+        if not self.fits(size):
+            raise DataError(
+                f"{format_count(size.params_non_embedding)} parameters take {self.bytes_per_gpu(size) / 1e9:.3g} GB of each of {self.request.gpus} GPUs, "
+                f"and they have {(self.request.memory_per_gpu or 0.0) / 1e9:.3g} GB",
+                remedy="give more --gpus or a smaller --params",
+            )
         inference = self.request.inference_tokens / TRAINING_OVER_FORWARD
         paid = f", {inference * size.flops_per_token:.2g} of them for inference," if inference else ""
-        needed = max(MIN_TOKENS_PER_PARAMETER * size.params_non_embedding, self.min_tokens_stage)
+        needed = max(tokens_per_param * size.params_non_embedding, self.min_tokens_stage)
         raise DataError(
             f"{self.request.flops:.3g} FLOPs{paid} are too few to train {format_count(size.params_non_embedding)} parameters",
-            remedy=f"give at least {(needed + inference) * size.flops_per_token:.2g} FLOPs or a smaller --params",
+            remedy=f"give at least {1.005 * (needed + inference) * size.flops_per_token:.3g} FLOPs or a smaller --params",
         )
 
     def refuse_text(self) -> NoReturn:
@@ -212,7 +239,9 @@ class Problem:
         rows = []
         for number, size in enumerate(sizes):
             total = self.tokens_at(size, share)
-            if share * total <= self.max_tokens_spec and (share == 0 or share * total >= self.min_tokens_stage):
+            if share == 1:
+                total = min(total, self.max_tokens_spec)  # what the passes leave over stays unspent
+            if total > 0 and share * total <= self.max_tokens_spec and (share == 0 or share * total >= self.min_tokens_stage):
                 rows.append((number, (1 - share) * total, share * total))
         return self._make(rows, sizes)
 

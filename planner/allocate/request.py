@@ -30,10 +30,15 @@ class Request:
     inference_tokens: float = 0.0
     """Tokens that the model will read and write over its life, whose forward passes the budget pays too."""
 
+    memory_per_gpu: float | None = None
+    """Memory of one GPU [bytes], which limits the size; None for no limit."""
+    gpus: int = 1
+    """GPUs that share a model's states."""
+
     def __post_init__(self) -> None:
         positive = {
             "a budget": self.flops, "spec-tokens": self.unique_spec, "params": self.params, "max-epochs": self.max_epochs,
-            "general-tokens": self.general_tokens,
+            "general-tokens": self.general_tokens, "gpu-memory": self.memory_per_gpu, "gpus": self.gpus,
         }  # fmt: skip
         for name, value in positive.items():
             if value is not None and not (math.isfinite(value) and value > 0):

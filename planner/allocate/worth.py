@@ -83,7 +83,8 @@ def _exchange(request: Request, compute: Array, text: Array) -> str:
     if middle > MOST_WORTH:
         return f"another {amount} distinct specialist tokens are worth more than {MOST_WORTH:.0f} times the compute here"
     flops = request.flops * (middle - 1)
+    most = f"{high:.3g}" if high < MOST_POWER else f"over {MOST_POWER:.0f}"
     return (
         f"another {amount} distinct specialist tokens are worth about {flops:.2g} FLOPs here: {middle:.3g} times the compute would lower the loss as much "
-        f"(90 % interval {low:.3g} to {high:.3g} times, at the rate of the first {100 * (MORE_COMPUTE - 1):.0f} %)"
+        f"(90 % interval {low:.3g} to {most} times, at the rate of the first {100 * (MORE_COMPUTE - 1):.0f} %)"
     )

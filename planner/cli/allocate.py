@@ -53,7 +53,7 @@ def allocate(
     ] = None,
     method: Annotated[str, typer.Option(help="How a --base is specialised: full, lora or qlora.")] = "full",
     lora_rank: Annotated[int, typer.Option(help="Rank of the adapters of lora and qlora.")] = 16,
-    gpu_memory: Annotated[float | None, typer.Option(help="Memory of one GPU [GB]: a --base that does not fit --gpus of them is left out.")] = None,
+    gpu_memory: Annotated[float | None, typer.Option(help="Memory of one GPU [GB]; what does not fit --gpus of them is left out.")] = None,
     kept_back: Annotated[
         str | None, typer.Option(help="Shares of the budget, such as 0.1,0.3, kept back for a later stage of a --base: what each costs.")
     ] = None,
@@ -81,10 +81,15 @@ def allocate(
     found = law_file(law)
     apart(out, found, case, out.with_suffix(".png") if figure else None)
     fixed, between, among = read_sizes(params)
-    shared = gpus if hours is not None or not base else None  # beside --base, --gpus alone says how many share its memory
+    # Without --hours, --gpus says how many share a model's memory.
+    shared = gpus if hours is not None or (gpu_memory is None and not base) else None
     budget = _flops(flops, Budget(gpu_hours, usd, usd_per_gpu_hour, shared, hours), _throughput(gpu, mfu, gpu_flops))
     general = None if general_tokens is None else parse_count(general_tokens)
-    request = Request(budget, parse_count(spec_tokens), fixed, max_epochs, general, between, among, parse_count(inference_tokens))
+    memory = None if gpu_memory is None else 1e9 * gpu_memory
+    sizes = {"params": fixed, "params_range": between, "params_among": among, "memory_per_gpu": memory, "gpus": 1 if gpus is None else gpus}
+    request = Request(
+        budget, parse_count(spec_tokens), max_epochs=max_epochs, general_tokens=general, inference_tokens=parse_count(inference_tokens), **sizes
+    )
     if base:
         from planner.allocate.base import Base
         from planner.allocate.bases import allocate_bases
@@ -94,22 +99,19 @@ def allocate(
         bases = [Base.parse(item) for item in base]
         if figure:
             raise InputError("--figure draws the split of a model of one's own", remedy="leave it away with --base")
-        memory = None if gpu_memory is None else 1e9 * gpu_memory
         chosen = allocate_bases(
             FittedLaw.load(found),
             request,
             bases,
             Method(method, lora_rank),
-            gpus=gpus or 1,
-            memory=memory,
             kept_back=[parse_count(item) for item in kept_back.split(",")] if kept_back else (),
             allow_extrapolation=allow_extrapolation,
         )
         chosen.save(out, {"law": sha256_file(found)})
         _tell(out, chosen.warnings, show_bases, chosen, as_json)
         return
-    if method != "full" or gpu_memory is not None or kept_back:
-        raise InputError("--method, --gpu-memory and --kept-back are of a --base", remedy="add --base, or leave them away")
+    if method != "full" or kept_back:
+        raise InputError("--method and --kept-back are of a --base", remedy="add --base, or leave them away")
     from planner.allocate.allocate import allocate as recommend
 
     answer = recommend(FittedLaw.load(found), request, allow_extrapolation=allow_extrapolation)

@@ -121,10 +121,10 @@ def test_cheaper_methods_see_more_text_and_say_what_is_not_measured(fitted: Fitt
 def test_what_does_not_fit_is_left_out_or_refused(fitted: FittedLaw) -> None:
     bases = [small("a", "300k", "1M"), small("b", "60k", "1M")]
     between = (Method().bytes_per_gpu(bases[0].shape, 1, 128) + Method().bytes_per_gpu(bases[1].shape, 1, 128)) / 2
-    answer = allocate_bases(fitted, Request(4e11, 2e5), bases, Method(), memory=between)
+    answer = allocate_bases(fitted, Request(4e11, 2e5, memory_per_gpu=between), bases, Method())
     assert [choice.base for choice in answer.choices] == ["b"] and any("left out: a" in warning for warning in answer.warnings)
     with pytest.raises(DataError, match="b needs .* GB on each of 1 GPUs"):
-        allocate_bases(fitted, Request(4e11, 2e5), bases, Method(), memory=1e3)
+        allocate_bases(fitted, Request(4e11, 2e5, memory_per_gpu=1e3), bases, Method())
 
 
 def test_far_bases_need_leave(fitted: FittedLaw, seven: Base) -> None:
