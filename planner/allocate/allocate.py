@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from planner.allocate.allocation import Allocation, Arm, Plan
+from planner.allocate.extrapolation import refuse_far, tell_far
 from planner.allocate.optimum import MOST_RESAMPLES, TOLERANCE, Search, coarse, interval, joined, profile, refine, search, within
 from planner.allocate.problem import Plans, Problem, Size
 from planner.allocate.request import Request
 from planner.allocate.worth import worths
-from planner.errors import DataError
 from planner.fit.diagnosis import STATUS_ADVICE
 from planner.fit.fitted import LEVEL, FittedLaw
 from planner.flops import TRAINING_OVER_FORWARD, flops_6nd
@@ -22,18 +22,8 @@ from planner.units import format_count
 ARMS = (("no specialisation", 0.0), ("specialist only", 1.0), ("50/50", 0.5), ("90/10", 0.1))
 """Names and shares of specialist tokens."""
 MIXED = "mixed in from the start"
-FAR = 10.0
-"""Factor beyond the support from which a forecast is an extrapolation to be warned of loudly."""
-TOO_FAR = 1000.0
-"""Factor from which there is no answer unless extrapolation is asked for."""
-ADVISED = 100.0
-"""Factor in compute between the budget and the dearest run of a sweep that is advised for it."""
 SIMPLER = 0.9
 """Share of the recommendation's size, or text, under which another plan counts as simpler."""
-_NAMES = {
-    "params": "model size", "tokens_pt": "general tokens", "tokens_spec": "specialist tokens", "unique_spec": "distinct specialist tokens",
-    "epochs_spec": "epochs", "tokens_per_param": "tokens per parameter", "flops": "compute",
-}  # fmt: skip
 
 
 def allocate(law: FittedLaw, request: Request, *, allow_extrapolation: bool = False) -> Allocation:
@@ -144,46 +134,12 @@ def _alternatives(problem: Problem, found: Search, plan: Plan, mine: Any) -> Ite
         yield Arm(name, other, 100 * (other.loss / plan.loss - 1), float((_resampled(problem, other) - mine > 1e-6).mean()))
 
 
-def refuse_far(law: FittedLaw, flops: float, extrapolation: dict[str, float]) -> None:
-    """Refuse a plan of some FLOPs that lies further than TOO_FAR beyond the runs on any axis.
-
-    Raises:
-        DataError: it does; the remedy says what sweep, or what limit, would do.
-    """
-    far = {name: factor for name, factor in extrapolation.items() if np.isfinite(factor) and factor > TOO_FAR}
-    if not far:
-        return
-    said = ", ".join(f"{_NAMES[name]} {factor:.3g}×" for name, factor in sorted(far.items(), key=lambda item: -item[1]))
-    if "flops" in far:
-        remedy = f"train a sweep up to about {flops / ADVISED:.1g} FLOPs a run (plan sweep design chooses it)"
-    else:
-        sizes = "..".join(format_count(ends["params"]) for ends in (law.support.low, law.support.high))
-        remedy = f"keep the plan nearer to the runs, such as with --params {sizes}, or train runs there"
-    raise DataError(
-        f"the best plan lies too far beyond the runs of the law to be recommended: {said}; the limit is {TOO_FAR:g}×, and the largest run had "
-        f"{law.support.high['flops']:.3g} FLOPs",
-        remedy=f"{remedy}; --allow-extrapolation shows the answer all the same",
-    )
-
-
 def _warnings(problem: Problem, whole: Search, plan: Plan, extrapolation: dict[str, float]) -> list[str]:
     request, support = problem.request, problem.law.support
-    found = []
-    compute = extrapolation["flops"]
+    found: list[str] = []
     if problem.one_stage:
         found.append("the law was fitted to runs of one stage: it chooses size and tokens, and says nothing of specialist text")
-    others = [f"{_NAMES[name]} {factor:.3g}×" for name, factor in extrapolation.items() if factor > 1.2 and name != "flops" and np.isfinite(factor)]
-    if compute > FAR:
-        found.append(
-            f"EXTRAPOLATION: this plan costs {compute:.3g} times the largest run that the law has seen ({support.high['flops']:.3g} FLOPs)"
-            + (f"; outside the runs by: {', '.join(others)}" if others else "")
-            + f". Do not spend {request.flops:.3g} FLOPs on it: run a sweep up to about {request.flops / ADVISED:.1g} FLOPs a run first"
-        )
-    elif others or compute > 1.2:
-        found.append(f"extrapolation: compute {compute:.3g}× the largest run" + (f"; {', '.join(others)}" if others else ""))
-    for name, factor in extrapolation.items():
-        if not np.isfinite(factor):
-            found.append(f"no run of the table has any {_NAMES[name]}: their effect is not measured")
+    found += tell_far(problem.law, request.flops, extrapolation)
     if request.params is not None and abs(plan.params_non_embedding / request.params - 1) > 0.05:
         found.append(f"--params {format_count(request.params)} is realised as {format_count(plan.params_non_embedding)} non-embedding parameters")
     spent = plan.flops + plan.flops_inference
