@@ -5,6 +5,8 @@ V_k(F), the best value of domain k for F FLOPs over sizes and splits, is tabulat
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -34,7 +36,7 @@ def independent(problem: DomainsProblem, margin: float = 0.0, quick: bool = Fals
     splits, stage, best = np.tile(SPLITS, (count, 1)), COARSE, None
     scale: Array | None = None
     for following in (*CLOSER, None):
-        value, at, pt, spec = table(problem, budgets, sizes, splits, margin, stage, scale)
+        value, at, pt, spec = table(problem, budgets, sizes, splits, stage, partial(problem.value, margin=margin), scale)
         filled = fill(budgets[None], value[None], np.array([flops]))
         if not np.isfinite(filled.total[0]):
             break
@@ -58,7 +60,7 @@ def independent(problem: DomainsProblem, margin: float = 0.0, quick: bool = Fals
 
 
 def table(
-    problem: DomainsProblem, budgets: Array, sizes: Any, splits: Array, margin: float, stage: Stage, scale: Array | None
+    problem: DomainsProblem, budgets: Array, sizes: Any, splits: Array, stage: Stage, value_of: Callable[[Array], Array], scale: Array | None = None
 ) -> tuple[Array, Any, Array, Array]:
     """Tabulate the best value of every domain for its budgets, with the size, the general and the specialist tokens that reach it.
 
@@ -67,8 +69,8 @@ def table(
         budgets: FLOPs, shape (domains, budgets).
         sizes: numbers of sizes of the ladder, shape (domains, sizes).
         splits: shares of the most specialist tokens, shape (domains, splits).
-        margin: by which required losses are tightened.
         stage: how close.
+        value_of: from losses to what is minimised.
         scale: from few resamples to all.
     """
     total = budgets[:, :, None] / problem.price[sizes][:, None, :]
@@ -82,7 +84,7 @@ def table(
     at = np.broadcast_to(sizes[:, None, :, None], spec.shape)
     flat = (problem.count, -1)
     loss = problem.expected(at.reshape(flat), pt.reshape(flat), spec.reshape(flat), stage.most, scale)
-    value = problem.value(loss, margin).reshape(*budgets.shape, -1)
+    value = value_of(loss).reshape(*budgets.shape, -1)
     chosen = value.argmin(-1)[..., None]
     columns = [np.take_along_axis(item.reshape(value.shape), chosen, -1)[..., 0] for item in (value, at, pt, spec)]
     return columns[0], columns[1], columns[2], columns[3]
@@ -101,6 +103,7 @@ def _found(problem: DomainsProblem, each: Array, tabulated: Array, size: Any, pt
     # Specialist text keeps its share of the budget, a stage its least length; the general text takes what is left, where there is any.
     kept = np.maximum(np.minimum(spec * each / tabulated, problem.most_spec), problem.least_stage)
     spec = np.where(spec > 0, np.where(pt > 0, np.minimum(kept, total), np.minimum(total, problem.most_spec)), 0.0)
-    spec = whole_steps(problem, spec)
-    pt = np.where(pt > 0, whole_steps(problem, np.clip(total - spec, 0.0, problem.general_tokens), down=True), 0.0)
+    spec = whole_steps(problem, spec, total)
+    room = np.clip(total - spec, 0.0, problem.general_tokens)
+    pt = np.where(pt > 0, whole_steps(problem, room, room), 0.0)
     return Found(INDEPENDENT, size, pt, spec, float(pt.sum()), problem.price[size] * (pt + spec), 0.0)

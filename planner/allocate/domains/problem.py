@@ -22,7 +22,7 @@ LADDER = 240
 """Sizes between the least and the largest that are searched."""
 CHUNK = 24_000
 """Losses evaluated at a time: as many as stay in a core's cache."""
-PENALTY = 1e3
+PENALTY = 1e6
 """Added to the objective for a loss of twice the required one; so steep that a required loss is missed only where it cannot be had."""
 
 

@@ -74,9 +74,9 @@ def _equal(most: Array, room: Array) -> Array:
 def _found(problem: DomainsProblem, name: str, size: int, trunk: float, amounts: Array) -> Found:
     """Round to whole steps; the trunk takes what is left over."""
     price, total = float(problem.price[size]), problem.request.flops / float(problem.price[size])
-    spec = whole_steps(problem, amounts)
+    spec = whole_steps(problem, amounts, total)
     if trunk > 0:
         trunk = float(np.clip(total - spec.sum(), 0.0, problem.general_tokens))
-    trunk = float(whole_steps(problem, np.array(trunk), down=True))
+    trunk = float(whole_steps(problem, np.array(trunk), min(total - spec.sum(), problem.general_tokens)))
     numbers, pt = np.full(problem.count, size), np.full(problem.count, trunk)
     return Found(name, numbers, pt, spec, trunk, price * spec, price * trunk)

@@ -88,8 +88,10 @@ def nodes(problem: DomainsProblem, room: Array, guess: Array | None, stage: Stag
     return np.sort(np.concatenate(parts, axis=-1), axis=-1)
 
 
-def whole_steps(problem: DomainsProblem, tokens: Array, down: bool = False) -> Array:
-    """Round tokens to whole optimiser steps of the recipe."""
+def whole_steps(problem: DomainsProblem, tokens: Array, room: Array | float) -> Array:
+    """Round tokens to whole optimiser steps of the recipe, down where they would add up to more than the room."""
     recipe = problem.problems[0].recipe
     step = float(recipe.tokens_per_step) if recipe else 1.0
-    return np.floor(tokens / step + 1e-9) * step if down else np.round(tokens / step) * step
+    rounded = np.round(tokens / step) * step
+    over = (rounded.sum() if np.ndim(room) == 0 else rounded) > room
+    return np.where(over, np.floor(tokens / step + 1e-9) * step, rounded)

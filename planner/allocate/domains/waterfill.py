@@ -14,8 +14,8 @@ import numpy as np
 
 from planner.laws.dual import Array
 
-BISECTIONS = 64
-LEAST_SLOPE = 1e-18
+BISECTIONS = 72
+LEAST_SLOPE = 1e-24
 """Of the steepest slope of a table, where the bisection begins."""
 
 
@@ -83,7 +83,7 @@ def _fill(cost: Array, value: Array, budget: Array, gap: bool) -> Filled:
     span = np.where(allowed, value, -np.inf).max(-1) - np.where(allowed, value, np.inf).min(-1)
     steps = np.diff(cost, axis=-1)
     least = np.where(steps > 0, steps, np.inf).min((-1, -2), initial=np.inf)
-    steep = 2 * span.max(-1) / np.where(np.isfinite(least), least, 1.0) + 1e-300
+    steep = 2 * span.max(-1) / np.where(np.isfinite(least), least, 1.0) + 1e-200
     low, low_cost = chosen(steep)
     high, high_cost = most, most_cost = chosen(np.zeros(len(cost)))
     possible &= low_cost.sum(-1) <= budget * (1 + 1e-12)
