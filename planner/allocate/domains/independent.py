@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from planner.allocate.domains.problem import DomainsProblem
-from planner.allocate.domains.stages import CLOSER, COARSE, INDEPENDENT, Found, Stage, near, whole_steps
+from planner.allocate.domains.stages import CLOSER, COARSE, INDEPENDENT, Found, near, whole_steps
 from planner.allocate.domains.waterfill import fill
 from planner.laws.dual import Array
 
@@ -33,10 +33,10 @@ def independent(problem: DomainsProblem, margin: float = 0.0, quick: bool = Fals
     count, flops = problem.count, problem.request.flops
     budgets = np.tile(_budgets(problem), (count, 1))
     sizes = np.tile(near(problem, 0, COARSE), (count, 1))
-    splits, stage, best = np.tile(SPLITS, (count, 1)), COARSE, None
-    scale: Array | None = None
+    splits = np.tile(SPLITS, (count, 1))
+    best: Found | None = None
     for following in (*CLOSER, None):
-        value, at, pt, spec = table(problem, budgets, sizes, splits, stage, partial(problem.value, margin=margin), scale)
+        value, at, pt, spec = table(problem, budgets, sizes, splits, partial(problem.value, margin=margin), best.plan if best else None)
         filled = fill(budgets[None], value[None], np.array([flops]))
         if not np.isfinite(filled.total[0]):
             break
@@ -46,21 +46,17 @@ def independent(problem: DomainsProblem, margin: float = 0.0, quick: bool = Fals
         if quick or following is None:
             break
         size = at[rows, node]
-        scale = problem.scale(best.size, best.tokens_pt, best.tokens_spec, following.most)
         offsets = following.stride * np.arange(-following.reach, following.reach + 1)
         sizes = np.clip(size[:, None] + offsets, 0, len(problem.ladder) - 1)
         factors = np.exp(following.step * np.arange(-following.around, following.around + 1))
-        # The widest of the closer grids spans the step between two coarse budgets.
-        wide = 2.2 if stage is COARSE else 1.0
-        budgets = np.minimum(each[:, None] * np.exp(wide * following.step * np.arange(-following.around, following.around + 1)), flops)
+        budgets = np.minimum(each[:, None] * factors, flops)
         share = best.tokens_spec / np.minimum(problem.most_spec, best.tokens_pt + best.tokens_spec)
         splits = np.sort(np.concatenate([np.tile(ENDS, (count, 1)), np.minimum(share[:, None] * factors, 1.0)], axis=1), axis=1)
-        stage = following
     return best
 
 
 def table(
-    problem: DomainsProblem, budgets: Array, sizes: Any, splits: Array, stage: Stage, value_of: Callable[[Array], Array], scale: Array | None = None
+    problem: DomainsProblem, budgets: Array, sizes: Any, splits: Array, value_of: Callable[[Array], Array], like: tuple[Any, Array, Array] | None
 ) -> tuple[Array, Any, Array, Array]:
     """Tabulate the best value of every domain for its budgets, with the size, the general and the specialist tokens that reach it.
 
@@ -69,9 +65,8 @@ def table(
         budgets: FLOPs, shape (domains, budgets).
         sizes: numbers of sizes of the ladder, shape (domains, sizes).
         splits: shares of the most specialist tokens, shape (domains, splits).
-        stage: how close.
         value_of: from losses to what is minimised.
-        scale: from few resamples to all.
+        like: of `expected`.
     """
     total = budgets[:, :, None] / problem.price[sizes][:, None, :]
     most = np.minimum(problem.most_spec[:, None, None], total)[..., None]
@@ -83,7 +78,7 @@ def table(
     pt = np.where(pt > 1e-9 * total[..., None], np.minimum(pt, problem.general_tokens), 0.0)
     at = np.broadcast_to(sizes[:, None, :, None], spec.shape)
     flat = (problem.count, -1)
-    loss = problem.expected(at.reshape(flat), pt.reshape(flat), spec.reshape(flat), stage.most, scale)
+    loss = problem.expected(at.reshape(flat), pt.reshape(flat), spec.reshape(flat), like=like)
     value = value_of(loss).reshape(*budgets.shape, -1)
     chosen = value.argmin(-1)[..., None]
     columns = [np.take_along_axis(item.reshape(value.shape), chosen, -1)[..., 0] for item in (value, at, pt, spec)]

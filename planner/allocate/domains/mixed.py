@@ -19,10 +19,9 @@ PARTS = 12
 
 def mixed(problem: DomainsProblem, margin: float = 0.0) -> Found | None:
     """Find the best mixed model, or None where the budget allows none."""
-    best, size, share = None, 0, None
-    scale: Array | None = None
-    part = 1.0
-    for stage, following in zip((COARSE, *CLOSER), (*CLOSER, CLOSER[-1]), strict=True):
+    best: Found | None = None
+    size, share, part = 0, None, 1.0
+    for stage in (COARSE, *CLOSER):
         sizes, parts = near(problem, size, stage), np.ones(1)
         if np.isfinite(problem.general_tokens):
             around = part * np.exp(stage.step * np.arange(-stage.around, stage.around + 1))
@@ -30,7 +29,7 @@ def mixed(problem: DomainsProblem, margin: float = 0.0) -> Found | None:
         at = np.repeat(sizes, len(parts))
         total = problem.request.flops / problem.price[at] * np.tile(parts, len(sizes))
         amounts = nodes(problem, total, share, stage)
-        loss = problem.expected(at[:, None, None], total[:, None, None] - amounts, amounts, stage.most, scale)
+        loss = problem.expected(at[:, None, None], total[:, None, None] - amounts, amounts, like=best.plan if best else None)
         filled = fill(amounts, problem.value(loss, margin), total, gap=problem.least_stage > 0)
         value = np.where(total - filled.amount.sum(-1) <= problem.general_tokens * (1 + 1e-9), filled.total, np.inf)
         if not np.isfinite(value).any():
@@ -38,7 +37,6 @@ def mixed(problem: DomainsProblem, margin: float = 0.0) -> Found | None:
         row = int(value.argmin())
         size, part, share = int(at[row]), float(np.tile(parts, len(sizes))[row]), filled.amount[row] / total[row]
         best = _found(problem, size, float(total[row]), filled.amount[row])
-        scale = problem.scale(best.size, best.tokens_pt, best.tokens_spec, following.most)
     return best
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from planner.allocate.domains.request import DomainsRequest
+from planner.allocate.optimum import MOST_RESAMPLES
 from planner.allocate.problem import Problem, Size
 from planner.design.spec import MIN_TOKENS_PER_PARAMETER
 from planner.errors import DataError
@@ -20,8 +21,13 @@ from planner.laws.dual import Array
 
 LADDER = 240
 """Sizes between the least and the largest that are searched."""
+EVERY = 10**9
 CHUNK = 24_000
 """Losses evaluated at a time: as many as stay in a core's cache."""
+EVALUATIONS = 3e6
+"""Losses that one grid may take: with many domains, fewer resamples are looked at."""
+FEWEST, MOST = 12, 3 * MOST_RESAMPLES
+"""Resamples of a law in a grid, of all its members together; forecasts use all."""
 PENALTY = 1e6
 """Added to the objective for a loss of twice the required one; so steep that a required loss is missed only where it cannot be had."""
 
@@ -120,39 +126,48 @@ class DomainsProblem:
         """Training FLOPs of a token, by size of the ladder."""
         return np.array([size.flops_per_token for size in self.ladder])
 
-    def expected(self, size: Any, tokens_pt: Any, tokens_spec: Any, most: int, scale: Array | None = None) -> Array:
+    def expected(self, size: Any, tokens_pt: Any, tokens_spec: Any, most: int | None = None, like: tuple[Any, Array, Array] | None = None) -> Array:
         """Return mean losses over resamples [nats/token]; infinite where a plan has too few tokens for its size or its stage.
 
         Args:
             size: numbers of sizes of the ladder; like the tokens, broadcast to shape (..., domains, plans).
             tokens_pt: general tokens.
             tokens_spec: specialist tokens with repeats.
-            most: resamples of each member, at most.
-            scale: factor by domain, such as `scale` returns.
+            most: resamples of a law, of all its members together; None for as many as the plans allow.
+            like: size, general and specialist tokens of one plan a domain near to these, each of shape (domains,): the means over few resamples are
+                brought to what they are over all there.
         """
         size, pt, spec = np.broadcast_arrays(size, np.asarray(tokens_pt, dtype=float), np.asarray(tokens_spec, dtype=float))
         enough = 1 - 1e-9
         trained = pt + spec >= np.maximum(self.least_ratio[:, None] * self.params[size], self.least_stage) * enough
         stages = ((spec == 0) | (spec >= self.least_stage * enough)) & ((pt == 0) | (pt >= self.least_stage * enough))
         good = trained & stages & (pt >= 0) & (spec >= 0) & (pt + spec > 0)
+        few = most or int(np.clip(EVALUATIONS / max(1, good.sum()), FEWEST, MOST))
         out = np.full(size.shape, np.inf)
         for law, members in self.groups:
             here = good[..., members, :]
             unique = np.broadcast_to(self.unique[members][:, None], here.shape)[here]
             block = np.full(here.shape, np.inf)
             at, general, special = (item[..., members, :][here] for item in (size, pt, spec))
-            block[here] = self._mean(law, at, general, special, unique, most)
+            block[here] = self._mean(law, at, general, special, unique, few)
             out[..., members, :] = block
-        return out if scale is None else out * scale[:, None]
+        if like is not None:
+            near, general, special = (item[:, None] for item in like)
+            shown, true = (self.expected(near, general, special, number)[:, 0] for number in (few, EVERY))
+            with np.errstate(invalid="ignore"):
+                ratio = true / shown
+            out *= np.where(np.isfinite(ratio), ratio, 1.0)[:, None]
+        return out
 
     def _mean(self, law: FittedLaw, size: Any, pt: Array, spec: Array, unique: Array, most: int) -> Array:
         result = np.empty(len(size))
-        step = max(1, CHUNK // most)
+        each = max(1, most // len(law.members))
+        step = max(1, CHUNK // min(most, sum(len(member.resamples) for member in law.members)))
         for start in range(0, len(size), step):
             at = slice(start, start + step)
             params = {"non_embedding": self.params[size[at]], "total": self.params_total[size[at]]}
             points = law.points(params, pt[at], spec[at], unique[at])
-            result[at] = np.exp(law.log_loss_resamples(points, most)).mean(0)
+            result[at] = np.exp(law.log_loss_resamples(points, each)).mean(0)
         return result
 
     def resampled(self, size: Any, tokens_pt: Array, tokens_spec: Array) -> list[Array]:
@@ -163,14 +178,6 @@ class DomainsProblem:
             points = law.points(params, tokens_pt[members], tokens_spec[members], self.unique[members])
             found.append(np.exp(law.log_loss_resamples(points)))
         return found
-
-    def scale(self, size: Any, tokens_pt: Array, tokens_spec: Array, most: int) -> Array:
-        """Return what turns the mean over few resamples into that over all, near one plan a domain, shape (domains,)."""
-        everything = max(len(member.resamples) for domain in self.request.domains for member in domain.law.members)
-        few, all_of_them = (self.expected(size[:, None], tokens_pt[:, None], tokens_spec[:, None], number) for number in (most, everything))
-        with np.errstate(invalid="ignore"):
-            ratio = all_of_them[:, 0] / few[:, 0]
-        return np.where(np.isfinite(ratio), ratio, 1.0)
 
     def value(self, loss: Array, margin: float) -> Array:
         """Return what is minimised, by domain: the weighted loss, with a penalty where a required loss is missed.

@@ -27,8 +27,8 @@ def split(problem: DomainsProblem, name: str = SPLIT, margin: float = 0.0, quick
         margin: by which required losses are tightened.
         quick: whether the coarse search is enough.
     """
-    best, size, logit, share, room = None, 0, 0.0, None, 0.0
-    scale: Array | None = None
+    best: Found | None = None
+    size, logit, share, room = 0, 0.0, None, 0.0
     for stage in (COARSE,) if quick else (COARSE, *CLOSER):
         sizes = near(problem, size, stage)
         shares = _shares(logit, stage) if name != NO_GENERAL else np.zeros(1)
@@ -40,7 +40,7 @@ def split(problem: DomainsProblem, name: str = SPLIT, margin: float = 0.0, quick
             amounts = np.where(amounts < problem.least_stage, 0.0, amounts)
         else:
             amounts = nodes(problem, total - trunk, share, stage)
-        loss = problem.expected(at[:, None, None], trunk[:, None, None], amounts, stage.most, scale)
+        loss = problem.expected(at[:, None, None], trunk[:, None, None], amounts, like=best.plan if best else None)
         filled = fill(amounts, problem.value(loss, margin), total - trunk, gap=problem.least_stage > 0)
         if not np.isfinite(filled.total).any():
             break
@@ -49,15 +49,14 @@ def split(problem: DomainsProblem, name: str = SPLIT, margin: float = 0.0, quick
         logit = float(np.clip(np.log(max(trunk[row], 1e-300) / max(room, 1e-300)), LOGITS[0], LOGITS[-1]))
         best = _found(problem, name, size, float(trunk[row]), filled.amount[row])
         share = filled.amount[row] / room if room > 0 else None
-        following = (*CLOSER, CLOSER[-1])[0 if stage is COARSE else CLOSER.index(stage) + 1]
-        scale = problem.scale(best.size, best.tokens_pt, best.tokens_spec, following.most)
     return best
 
 
 def _shares(logit: float, stage: Stage) -> Array:
     """Return shares of the trunk to look at, no trunk and nothing else among them."""
-    # The widest of the closer stages spans the step of the coarse grid.
-    middle = LOGITS if not stage.stride else logit + (LOGITS[1] - LOGITS[0]) / 0.48 * stage.step * np.arange(-stage.around, stage.around + 1)
+    # The first of the closer stages spans the step of the coarse grid to either side.
+    wide = (LOGITS[1] - LOGITS[0]) / (CLOSER[0].step * CLOSER[0].around)
+    middle = logit + wide * stage.step * np.arange(-stage.around, stage.around + 1) if stage.stride else LOGITS
     return np.concatenate([[0.0], 1 / (1 + np.exp(-middle)), [1.0]])
 
 

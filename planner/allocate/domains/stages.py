@@ -11,7 +11,7 @@ from planner.allocate.domains.problem import DomainsProblem
 from planner.laws.dual import Array
 
 SPLIT, INDEPENDENT, MIXED = "split training", "independent models", "one mixed model"
-COARSE_SIZES = 16
+COARSE_SIZES = 24
 WIDE, SPARSE = 14, 5
 """Amounts of specialist text between the shortest stage and the most: of a coarse grid, and of closer ones, for domains that leave theirs."""
 
@@ -28,13 +28,12 @@ class Stage:
     """Between amounts, in log units."""
     around: int
     """Amounts to either side."""
-    most: int
-    """Resamples of each member."""
 
 
-COARSE = Stage(0, 0, 0.0, 0, 8)
+COARSE = Stage(0, 0, 0.0, 0)
 """The whole range."""
-CLOSER = (Stage(4, 4, 0.12, 4, 12), Stage(1, 4, 0.03, 4, 24), Stage(1, 1, 0.008, 4, 120))
+CLOSER = (Stage(2, 12, 0.24, 2), Stage(1, 3, 0.06, 4), Stage(1, 1, 0.012, 4))
+"""The first is wide in sizes: real shapes cost a little more or less for their size than others, so the loss has many shallow hollows along the ladder."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +52,11 @@ class Found:
     """What each domain's own training costs: its branch, its model, or its part of the mix."""
     flops_general: float
     """What the trunk, or the general text of the mix, costs."""
+
+    @property
+    def plan(self) -> tuple[Any, Array, Array]:
+        """Return what the losses depend on: sizes, general and specialist tokens."""
+        return self.size, self.tokens_pt, self.tokens_spec
 
     @property
     def total_flops(self) -> float:
