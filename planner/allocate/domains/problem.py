@@ -24,7 +24,7 @@ LADDER = 240
 EVERY = 10**9
 CHUNK = 24_000
 """Losses evaluated at a time: as many as stay in a core's cache."""
-EVALUATIONS = 3e6
+EVALUATIONS = 2e6
 """Losses that one grid may take: with many domains, fewer resamples are looked at."""
 FEWEST, MOST = 12, 3 * MOST_RESAMPLES
 """Resamples of a law in a grid, of all its members together; forecasts use all."""

@@ -46,7 +46,8 @@ def split(problem: DomainsProblem, name: str = SPLIT, margin: float = 0.0, quick
             break
         row = int(filled.total.argmin())
         size, room = int(at[row]), float(total[row] - trunk[row])
-        logit = float(np.clip(np.log(max(trunk[row], 1e-300) / max(room, 1e-300)), LOGITS[0], LOGITS[-1]))
+        part = np.clip(trunk[row] / total[row], 1e-9, 1 - 1e-9)
+        logit = float(np.clip(np.log(part / (1 - part)), LOGITS[0], LOGITS[-1]))
         best = _found(problem, name, size, float(trunk[row]), filled.amount[row])
         share = filled.amount[row] / room if room > 0 else None
     return best

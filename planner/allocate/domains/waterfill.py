@@ -14,7 +14,7 @@ import numpy as np
 
 from planner.laws.dual import Array
 
-BISECTIONS = 72
+BISECTIONS = 44
 LEAST_SLOPE = 1e-24
 """Of the steepest slope of a table, where the bisection begins."""
 
@@ -82,7 +82,8 @@ def _fill(cost: Array, value: Array, budget: Array, gap: bool) -> Filled:
     finite = np.where(allowed, value, 0.0)
     span = np.where(allowed, value, -np.inf).max(-1) - np.where(allowed, value, np.inf).min(-1)
     steps = np.diff(cost, axis=-1)
-    least = np.where(steps > 0, steps, np.inf).min((-1, -2), initial=np.inf)
+    # Nodes that are one but for rounding have no slope.
+    least = np.where(steps > 1e-9 * cost[..., -1:], steps, np.inf).min((-1, -2), initial=np.inf)
     steep = 2 * span.max(-1) / np.where(np.isfinite(least), least, 1.0) + 1e-200
     low, low_cost = chosen(steep)
     high, high_cost = most, most_cost = chosen(np.zeros(len(cost)))
