@@ -79,10 +79,11 @@ def test_a_loss_out_of_reach_is_refused_with_its_domain(fitted: FittedLaw) -> No
 
 
 def test_losses_that_exclude_each_other_are_refused(fitted: FittedLaw) -> None:
-    alike = domains(fitted, unique=(2e5,) * 8)
-    loss = allocate_domains(DomainsRequest(BUDGET, alike[:2])).recommended.domains[0].loss
+    alike = domains(fitted, unique=(1e6,) * 8)
+    first, second = alike[:2]
+    loss = allocate_domains(DomainsRequest(BUDGET, (first, replace(second, weight=0.0)))).recommended.domains[0].loss
     with pytest.raises(DataError, match="cannot all be reached .* beside the others, and its max_loss is .*; about .* FLOPs would do"):
-        allocate_domains(DomainsRequest(BUDGET, tuple(replace(domain, max_loss=loss * 0.999) for domain in alike)))
+        allocate_domains(DomainsRequest(BUDGET, tuple(replace(domain, max_loss=loss * 1.01) for domain in alike)))
 
 
 def test_the_file_holds_the_answer(fitted: FittedLaw, tmp_path: Path) -> None:
