@@ -87,7 +87,7 @@ def _fill(cost: Array, value: Array, budget: Array, gap: bool) -> Filled:
     steep = 2 * span.max(-1) / np.where(np.isfinite(least), least, 1.0) + 1e-200
     low, low_cost = chosen(steep)
     high, high_cost = most, most_cost = chosen(np.zeros(len(cost)))
-    possible &= low_cost.sum(-1) <= budget * (1 + 1e-12)
+    possible &= low_cost.sum(-1) <= budget * (1 + 1e-9)
     bounds = [np.log(steep * LEAST_SLOPE), np.log(steep)]
     for _ in range(BISECTIONS):
         middle = 0.5 * (bounds[0] + bounds[1])
