@@ -188,6 +188,8 @@ def backtest(
     if not set(params_kinds) <= known:
         lacking = ", ".join(sorted(set(params_kinds) - known))
         raise InputError(f"N cannot be {lacking} here: that column is missing or has gaps", remedy="fill it, or choose the other --params-kind")
+    if data.count < 2 * LEAST_ABOVE:
+        raise DataError(f"only {data.count} runs can be used, too few for a backtest", remedy="train more runs, or take flagged ones in with --keep FLAG")
     limits = sorted(set(cutoffs)) or default_cutoffs(data.flops)
     tell = progress or (lambda what, share: None)
     steps = len(limits) + 1

@@ -6,6 +6,9 @@ code 2. What cannot happen is an `assert`.
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 
 class PlannerError(Exception):
     """Report something that the user can mend, with the remedy.
@@ -21,6 +24,10 @@ class PlannerError(Exception):
         super().__init__(message, remedy)
         self.message = message.rstrip(". ")
         self.remedy = remedy.rstrip(". ")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Exceptions are pickled by position, and another process must be able to hand this one back.
+        return partial(type(self), remedy=self.remedy), (self.message,)
 
     def __str__(self) -> str:
         return f"{self.message}; {self.remedy}."

@@ -20,6 +20,7 @@ BENT = 1.02
 ONE_PASS = 1.05
 
 FLAGS = {
+    "unfinished": "its status is neither ok nor diverged, such as crashed or running: the loss may not be that of its tokens",
     "diverged": "the run diverged, or has no loss",
     "short_stage": f"a run or a specialist stage under {MIN_STEPS} optimiser steps: a transient of the optimiser",
     "under_2_tokens_per_parameter": "fewer than 2 tokens per non-embedding parameter: a transient of the optimiser",
@@ -38,6 +39,7 @@ def flag_runs(frame: DataFrame) -> DataFrame:
     spec = frame["steps_spec"]
     tokens = frame["tokens_pt"] + frame["tokens_spec"].fillna(0)
     rules = {
+        "unfinished": ~frame["status"].isin(["ok", "diverged"]),
         "diverged": (frame["status"] == "diverged") | frame["loss_spec"].isna(),
         "short_stage": known & ((steps < MIN_STEPS) | ((spec > 0) & (spec < MIN_STEPS))),
         "under_2_tokens_per_parameter": tokens < MIN_TOKENS_PER_PARAMETER * frame["params_non_embedding"],
@@ -45,7 +47,7 @@ def flag_runs(frame: DataFrame) -> DataFrame:
     }
     # A transient is no measure of its neighbours: the rules that compare runs look at the ones left.
     warming = frame["flags"].map(lambda text: "mostly_warmup" in str(text))
-    sound = ~(rules["diverged"] | rules["short_stage"] | rules["under_2_tokens_per_parameter"] | warming)
+    sound = ~(rules["unfinished"] | rules["diverged"] | rules["short_stage"] | rules["under_2_tokens_per_parameter"] | warming)
     rules["off_learning_rate"] = _off_learning_rate(frame, sound)
     sound &= ~rules["off_learning_rate"]
     rules["larger_but_worse"] = _larger_but_worse(frame, sound)

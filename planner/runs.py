@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 RECORD_VERSION = 1
+ENDED = ("", "ok", "done", "finished", "completed", "complete", "success", "succeeded")
+DIVERGED = ("diverged", "nan", "exploded")
+"""Words for a run's status that stand for "ok" and for "diverged"."""
+LARGEST = 1e30
+"""Of sizes and tokens: what is larger is a mistake, and its FLOPs would not be a number."""
 SCHEMA: dict[str, tuple[str, str]] = {
     "run_id": ("text", "name of the endpoint, unique in the table"),
     "trunk_id": ("text", "general run it branches from; rows that share it are resampled together"),
@@ -43,7 +48,7 @@ SCHEMA: dict[str, tuple[str, str]] = {
     "flops": ("FLOPs", "training, exact for the shape"),
     "flops_6nd": ("FLOPs", "6·N·D with non-embedding parameters"),
     "learning_rate": ("1", "peak rate"),
-    "status": ("text", "ok or diverged"),
+    "status": ("text", "ok or diverged; another word is flagged"),
     "flags": ("text", "reasons to keep the row out of a fit, joined by ;"),
     "reason": ("text", "why it diverged"),
     "recipe": ("text", "fingerprint of the recipe; different ones are never mixed in a fit"),
@@ -105,8 +110,10 @@ def read_runs(path: Path | str, mapping: Mapping[str, str] | None = None) -> Dat
         elif path.suffix in (".jsonl", ".ndjson"):
             frame = pd.read_json(path, lines=True)
         else:
-            frame = pd.read_csv(path)
-    except (ValueError, OSError, ImportError) as error:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", pd.errors.ParserWarning)  # rows longer than the header would be cut short
+                frame = pd.read_csv(path, index_col=False)
+    except (ValueError, OSError, ImportError, pd.errors.ParserWarning) as error:
         raise InputError(f"{path} cannot be read as a table: {str(error).splitlines()[0]}", remedy="give CSV, JSON Lines or parquet") from error
     frame = _rename(frame, mapping or {}, path)
     header = 1 if path.suffix not in (".jsonl", ".ndjson") else 0
@@ -143,7 +150,7 @@ def usable(frame: DataFrame, keep: tuple[str, ...] = ()) -> DataFrame:
         if flag not in known:
             choice = ", ".join(sorted(known)) or "nothing: no run is flagged"
             raise InputError(f"no run has the flag {flag!r}, or it cannot be kept", remedy=f"choose {choice}")
-    return frame[flags.map(lambda found: not found - set(keep))].reset_index(drop=True)
+    return frame[flags.map(lambda found: not found - set(keep)).astype(bool)].reset_index(drop=True)
 
 
 def _rename(frame: DataFrame, mapping: Mapping[str, str], path: Path) -> DataFrame:
@@ -165,13 +172,19 @@ def _complete(frame: DataFrame, path: Path) -> DataFrame:
     for name, (unit, _) in SCHEMA.items():
         if name not in frame:
             frame[name] = "" if unit == "text" else math.nan
-    frame["status"] = frame["status"].where(frame["status"].isin(["ok", "diverged"]), "ok")
+    frame["status"] = frame["status"].map(_status)
     if (frame["run_id"] == "").all():
         frame["run_id"] = [f"row{number + 2}" for number in range(len(frame))]
     duplicated = frame["run_id"][frame["run_id"].duplicated()]
     if len(duplicated):
         raise InputError(f"{path} has the run_id {duplicated.iloc[0]!r} twice", remedy="make run ids unique")
     return frame
+
+
+def _status(word: Any) -> str:
+    """Read a status as people write it: empty is ok, and a word that is not known stays, to be flagged."""
+    text = "" if word is None or word != word else str(word).strip().lower()
+    return "ok" if text in ENDED else "diverged" if text in DIVERGED else text
 
 
 def _numbers(frame: DataFrame, name: str, path: Path, header: int) -> Any:
@@ -196,6 +209,7 @@ def _check_ranges(frame: DataFrame, path: Path, header: int) -> None:
     for name, (unit, _) in SCHEMA.items():
         if unit != "text":
             refuse(np.isinf(frame[name]), name, "is not finite")
+            refuse(frame[name] > LARGEST, name, "is larger than any run")
     ok = frame["status"] != "diverged"
     refuse(frame["params_non_embedding"].isna() | (frame["params_non_embedding"] <= 0), "params_non_embedding", "is not positive")
     for name in ("tokens_pt", "tokens_spec"):

@@ -8,7 +8,9 @@ import re
 from planner.errors import InputError
 
 _SUFFIXES = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12, "p": 1e15, "e": 1e18}
-_NUMBER = r"([+-]?(?:\d[\d_,]*\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)"
+_NUMBER = r"([+-]?(?:\d{1,3}(?:,\d{3})+(?:\.\d*)?|\d[\d_]*\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)"
+GROUPED = re.compile(r"^\s*\d{1,3}(,\d{3})+\s*$")
+"""One number with commas between its thousands."""
 _COUNT = re.compile(rf"^\s*{_NUMBER}\s*([kKmMbBgGtT]?)\s*$")
 _FLOPS = re.compile(rf"^\s*{_NUMBER}\s*([kKmMgGtTpPeE]?)\s*(?:FLOPS?|flops?|FLOP|flop)?\s*$")
 _GPU_TIME = re.compile(rf"^\s*{_NUMBER}\s*(?:GPU|gpu)[-\s]?(second|minute|hour|day|week|month|year)s?\s*$")

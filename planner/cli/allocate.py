@@ -13,18 +13,20 @@ import typer
 from planner.cli.case import take_case
 from planner.cli.console import give, say, table
 from planner.errors import InputError
-from planner.units import format_count, format_interval, parse_count, parse_flops
+from planner.units import GROUPED, format_count, format_interval, parse_count, parse_flops
 
 if TYPE_CHECKING:
     from planner.allocate.allocation import Allocation, Plan
     from planner.allocate.budget import Budget
 
+MOST_NATS = 50.0
+"""Beyond it a perplexity says no more than that it is beyond counting."""
 HELP = (
     "Recommend how to split a budget: size, general tokens, specialist tokens, epochs, and the loss to expect.\n\n"
-    "Example: plan allocate --flops 2e13 --spec-tokens 200k\n\n"
-    "Example: plan allocate --usd 20000 --usd-per-gpu-hour 2.5 --gpu H100 --mfu 0.4 --spec-tokens 5B --general-tokens 300B\n\n"
-    "Example: plan allocate --gpus 64 --hours 72 --gpu A100 --mfu 0.45 --spec-tokens 5B --params 1B..8B --inference-tokens 1T\n\n"
-    "Example: plan allocate --flops 1e21 --spec-tokens 30B --base name=A,tokens=2T,params=6.5B --base name=B,tokens=15T,params=7B\n\n"
+    "Example: plan allocate --law sweeps/medicine --flops 2e13 --spec-tokens 200k\n\n"
+    "Example: plan allocate --law mine --usd 20000 --usd-per-gpu-hour 2.5 --gpu H100 --mfu 0.4 --spec-tokens 5B --general-tokens 300B\n\n"
+    "Example: plan allocate --law mine --gpus 64 --hours 72 --gpu A100 --mfu 0.45 --spec-tokens 5B --params 1B..8B --inference-tokens 1T\n\n"
+    "Example: plan allocate --law mine --flops 1e21 --spec-tokens 30B --base name=A,tokens=2T,params=6.5B --base name=B,tokens=15T,params=7B\n\n"
     "Example: plan allocate --case examples/llamat.toml\n\n"
     "Example: plan allocate --flops 2e14 --domains domains.toml\n\n"
     "domains.toml: for each domain a table [[domain]] with name, law (relative to the file; one law = at the top stands for all), unique_tokens = 200k, "
@@ -43,7 +45,7 @@ def allocate(
     gpu: Annotated[str | None, typer.Option(help="Kind of GPU, such as A100 or H100.")] = None,
     mfu: Annotated[float | None, typer.Option(help="Share of its peak that your training reaches, such as 0.4.")] = None,
     gpu_flops: Annotated[str | None, typer.Option(help="Instead of --gpu and --mfu: FLOPs one GPU really does in a second.")] = None,
-    law: Annotated[Path | None, typer.Option(help="law.json or its folder; the one under sweeps/ by default.")] = None,
+    law: Annotated[Path | None, typer.Option(help="law.json or its folder; by default the one here, or the only one under sweeps/.")] = None,
     general_tokens: Annotated[str | None, typer.Option(help="Distinct general tokens that you have; as many as needed by default.")] = None,
     params: Annotated[str | None, typer.Option(help="Fix the size [non-embedding parameters] 7B, choose among 1B,3B,8B, or in a range 1B..8B.")] = None,
     max_epochs: Annotated[float | None, typer.Option(help="Most passes over the specialist text; the most that the runs cover by default.")] = None,
@@ -57,7 +59,7 @@ def allocate(
     kept_back: Annotated[
         str | None, typer.Option(help="Shares of the budget, such as 0.1,0.3, kept back for a later stage of a --base: what each costs.")
     ] = None,
-    allow_extrapolation: Annotated[bool, typer.Option("--allow-extrapolation/--no-allow-extrapolation", help="Answer even where the plan lies far beyond the runs.")] = False,
+    allow_extrapolation: Annotated[bool, typer.Option(help="Answer even where the plan lies far beyond the runs.")] = False,
     case: Annotated[
         Path | None, typer.Option(help="Take the options from a file, such as examples/llamat.toml.", is_eager=True, callback=take_case)
     ] = None,
@@ -72,7 +74,7 @@ def allocate(
     from planner.allocate.budget import Budget
     from planner.allocate.request import Request
     from planner.artifacts import sha256_file
-    from planner.cli.paths import law_file
+    from planner.cli.paths import apart, law_file
     from planner.fit.fitted import FittedLaw
 
     if spec_tokens is None and domains is None:
@@ -80,7 +82,7 @@ def allocate(
     fixed, between, among = _sizes(params)
     shared = gpus if hours is not None or not base else None  # beside --base, --gpus alone says how many share its memory
     budget = _flops(flops, Budget(gpu_hours, usd, usd_per_gpu_hour, shared, hours), _throughput(gpu, mfu, gpu_flops))
-    general = parse_count(general_tokens) if general_tokens else None
+    general = None if general_tokens is None else parse_count(general_tokens)
     if domains is not None:
         from planner.cli.domains import answer_many, request_of, show_domains
 
@@ -91,10 +93,11 @@ def allocate(
         limits = {
             "flops": budget, "params": fixed, "max_epochs": max_epochs, "general_tokens": general, "params_range": between, "params_among": among,
         }  # fmt: skip
-        many = answer_many(domains, request_of(domains, limits, others), allow_extrapolation, out)
+        many = answer_many(domains, case, request_of(domains, limits, others), allow_extrapolation, out)
         _tell(out, many.warnings, show_domains, many, as_json)
         return
     found = law_file(law)
+    apart(out, found, case, out.with_suffix(".png") if figure else None)
     assert spec_tokens is not None
     request = Request(budget, parse_count(spec_tokens), fixed, max_epochs, general, between, among, parse_count(inference_tokens))
     if base:
@@ -187,7 +190,8 @@ def _sizes(text: str | None) -> tuple[float | None, tuple[float, float] | None, 
     if ".." in text:
         low, _, high = text.partition("..")
         return None, (parse_count(low), parse_count(high)), ()
-    among = tuple(parse_count(item) for item in text.split(",")) if "," in text else ()
+    several = "," in text and not GROUPED.match(text)
+    among = tuple(parse_count(item) for item in text.split(",")) if several else ()
     return (None, None, among) if among else (parse_count(text), None, ())
 
 
@@ -205,7 +209,7 @@ def show(answer: Allocation) -> None:
         ["general tokens", format_count(plan.tokens_pt), "", ""],
         ["specialist tokens", f"{format_count(plan.tokens_spec)} = {plan.epochs_spec:.3g} epochs", "", ""],
         ["forecast specialist loss [nats/token]", f"{plan.loss:.4g}", f"{plan.loss_low:.4g} to {plan.loss_high:.4g}", ""],
-        ["perplexity", f"{math.exp(plan.loss):.4g}", f"{math.exp(plan.loss_low):.4g} to {math.exp(plan.loss_high):.4g}", ""],
+        ["perplexity", f"{_perplexity(plan.loss)}", f"{_perplexity(plan.loss_low)} to {_perplexity(plan.loss_high)}", ""],
         ["FLOPs (6·N·D)", f"{plan.flops:.3g} ({plan.flops_6nd:.3g})", "", ""],
         ["regret, expected / 90 %", f"{answer.regret_expected_percent:.2f} % / {answer.regret_90_percent:.2f} %", "", ""],
     ]
@@ -246,6 +250,10 @@ def show(answer: Allocation) -> None:
             f"the runs that would say most about it: plan sweep design {sweep} --flops BUDGET --target-flops {request['flops']:.3g} "
             f"--spec-tokens {format_count(request['unique_spec'])}"
         )
+
+
+def _perplexity(loss: float) -> str:
+    return f"{math.exp(loss):.4g}" if loss < MOST_NATS else f"over {math.exp(MOST_NATS):.2g}"
 
 
 def _hundredths(value: float) -> str:

@@ -32,7 +32,7 @@ def backtest(
     cutoffs: Annotated[str | None, typer.Option(help="FLOPs, with commas between; by default gaps near 30, 40, … 80 % of the runs.")] = None,
     keep: Annotated[list[str] | None, typer.Option(help="A flag whose rows are taken all the same, such as short_stage; repeatable.")] = None,
     resamples: Annotated[int, typer.Option("--bootstrap", "--resamples", min=20, max=100000, help="Resamples by trunk.")] = 400,
-    seed: Annotated[int, typer.Option(help="Seed of starts and resamples.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of starts and resamples.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Where to write the result; backtest.json beside the table by default.")] = None,
     figures: Annotated[bool, typer.Option("--figures/--no-figures", help="Whether to draw the figure.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False,
@@ -40,7 +40,7 @@ def backtest(
     """Replay history."""
     from planner.artifacts import read_json, sha256_file
     from planner.backtest import backtest as replay
-    from planner.cli.paths import runs_files
+    from planner.cli.paths import apart, runs_files
     from planner.fit.data import PARAMS_KINDS
     from planner.runs import read_runs
 
@@ -54,6 +54,7 @@ def backtest(
     documents = []
     for runs in tables:
         target = out or runs.with_name("backtest.json")
+        apart(target, runs)
         frame = read_runs(runs, column_mapping(mapping or []))
         with bar(f"backtest of {runs}", 1.0) as shown:
             result = replay(

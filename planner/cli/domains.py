@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from planner.cli.console import say, table
+from planner.cli.paths import apart
 from planner.errors import InputError
 from planner.units import format_count
 
@@ -18,11 +19,12 @@ SHOWN = 12
 """Most domains in a table; the file has all."""
 
 
-def answer_many(path: Path, request: DomainsRequest, allow_extrapolation: bool, out: Path) -> DomainsAllocation:
-    """Compare the structures, and write the answer beside the hashes of what it came from."""
+def answer_many(path: Path, case: Path | None, request: DomainsRequest, allow_extrapolation: bool, out: Path) -> DomainsAllocation:
+    """Compare the structures, and write the answer, apart from the files it came from, beside their hashes."""
     from planner.allocate.domains.allocate import allocate_domains
     from planner.artifacts import sha256_file
 
+    apart(out, path, case, *(domain.law_path for domain in request.domains))
     answer = allocate_domains(request, allow_extrapolation=allow_extrapolation)
     laws = {str(domain.law_path): sha256_file(domain.law_path) for domain in request.domains if domain.law_path is not None}
     answer.save(out, {"domains": sha256_file(path), **laws})

@@ -38,7 +38,7 @@ def fit(
     resamples: Annotated[int, typer.Option("--bootstrap", "--resamples", min=20, max=100000, help="Resamples by trunk.")] = 400,
     resampling: Annotated[str, typer.Option(help="Weights of the trunks: multinomial, fractional, or auto: what the table allows.")] = "auto",
     profile: Annotated[bool, typer.Option("--profile", help="Show profile-likelihood intervals beside those of the resamples.")] = False,
-    seed: Annotated[int, typer.Option(help="Seed of starts and resamples.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of starts and resamples.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Where to write the law; beside the table by default: law.json, or law_general.json.")] = None,
     figures: Annotated[bool, typer.Option("--figures/--no-figures", help="Whether to draw figures.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False,
@@ -46,7 +46,7 @@ def fit(
     """Fit a law."""
     from planner.artifacts import read_json, sha256_file
     from planner.cli.fit_tables import show, show_profiles
-    from planner.cli.paths import runs_files
+    from planner.cli.paths import apart, runs_files
     from planner.fit.data import PARAMS_KINDS, fit_data
     from planner.fit.fit import fit as fit_law
     from planner.runs import read_runs
@@ -60,6 +60,7 @@ def fit(
     with helpers(drawing=figures) as pool:
         for runs in tables:
             place = out or runs.with_name("law.json" if target == "spec" else f"law_{target}.json")
+            apart(place, runs)
             frame = read_runs(runs, column_mapping(mapping or []))
             data = fit_data(frame, keep=tuple(keep or ()), target=target)
             kinds = tuple(data.params_by) if params_kind == "auto" else (params_kind,)

@@ -54,6 +54,17 @@ def law_file(path: Path | None) -> Path:
     return only_file(path or SWEEPS, "law.json", "run plan fit first, or give --law")
 
 
+def apart(out: Path, *others: Path | None) -> None:
+    """Refuse to write where something is read from, or written, in the same command.
+
+    Raises:
+        InputError: the place is one of the others.
+    """
+    for other in others:
+        if other is not None and os.path.realpath(out) == os.path.realpath(other):
+            raise InputError(f"{out} would be written over {other}", remedy="name another file with --out")
+
+
 def default_workers() -> int:
     """Return one worker a core."""
     try:

@@ -132,7 +132,9 @@ def fit_data(frame: DataFrame, keep: tuple[str, ...] = (), target: str = "spec")
     known = {kind: rows[column].to_numpy(float) for kind, column in PARAMS_KINDS.items() if not rows[column].isna().any()}
     pt, spec = rows["tokens_pt"].to_numpy(float), rows["tokens_spec"].to_numpy(float)
     trunk = rows["trunk_id"].map(lambda name: "" if pd.isna(name) else str(name))
-    keys = (trunk + "|" + rows["seed"].astype(str)).where(trunk != "", rows["run_id"].astype(str))
+    # A seed that is missing is written out: joined as it is it would make the key missing, and such rows one trunk.
+    seed = rows["seed"].map(lambda value: "" if pd.isna(value) else str(value))
+    keys = (trunk + "|" + seed).where(trunk != "", rows["run_id"].astype(str))
     flops = rows["flops"].fillna(6.0 * rows["params_non_embedding"] * (pt + spec)).to_numpy(float)
     log_loss = np.log(rows[TARGETS[target]].to_numpy(float))
     return FitData(

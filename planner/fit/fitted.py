@@ -182,14 +182,22 @@ class FittedLaw:
         body = read_artifact(path, KIND, VERSION)
         with whole(path):
             members = tuple(_member(item) for item in body["members"])
-            support = Support(*({name: body["support"][key][name] for name in AXES} for key in ("low", "high", "zero")))
+            low, high = ({name: float(body["support"][key][name]) for name in AXES} for key in ("low", "high"))
+            support = Support(low, high, {name: bool(body["support"]["zero"][name]) for name in AXES})
+            source = body["source"]
+            if not members or not isinstance(source, dict) or not isinstance(source.get("recipe") or {}, dict):
+                raise ValueError("no law in it, or a source that is none")
+            if source.get("vocab_size") is not None and not int(source["vocab_size"]) > 0:
+                raise ValueError("a vocabulary of no words")
             noise, drift = float(body["noise"]), float(body["drift"])
-            return cls(members, noise, drift, support, float(body["least_loss"]), body["scores"], body["holdout"], body["source"])
+            return cls(members, noise, drift, support, float(body["least_loss"]), body["scores"], body["holdout"], source)
 
 
 def _member(item: Mapping[str, Any]) -> Member:
     law = law_named(item["law"])
     theta, resamples = np.array(item["theta"], dtype=float), np.array(item["resamples"], dtype=float)
+    if not (np.isfinite(theta).all() and np.isfinite(resamples).all()):
+        raise ValueError(f"{law.name} has a parameter that is no number")
     if theta.shape != (len(law.parameters),) or resamples.shape[1:] != theta.shape or not len(resamples):
         raise ValueError(f"{law.name} takes {len(law.parameters)} parameters")
     condition = item["condition"] if item["condition"] is not None else math.inf

@@ -61,8 +61,11 @@ def reason_against(law: Law, data: FitData) -> str | None:
         return "a penalty that grows with passes, and the runs have fewer than two numbers of passes above one"
     if data.two_stage and names & {"λ_P"} and len(levels(data.unique_spec[data.epochs > 1 + SAME])) < 2:
         return "an exponent of the distinct tokens, and runs with repeats have one amount of them"
-    if "b" in names and law.target == "general" and data.replay_fraction is None:
-        return "an effect of replay, and no run replays general text"
+    if law.target == "general":
+        if names & {"b", "ε"} and data.replay_fraction is None:
+            return "an effect of replay, and no run replays general text"
+        if not names & {"b", "ε"} and data.replay_fraction is not None:
+            return "no effect of replay, and runs replay general text"
     return None
 
 

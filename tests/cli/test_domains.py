@@ -91,6 +91,13 @@ def test_options_of_one_domain_are_refused(folder: Path, more: list[str], offend
     assert code == 2 and offender in err
 
 
+def test_the_answer_is_not_written_over_what_it_came_from(folder: Path) -> None:
+    text = file_of(GOOD.format("a"), GOOD.format("b"))
+    for name in ("domains.toml", "laws/law.json"):
+        code, _, err = run(folder, text, "--out", str(folder / name))
+        assert code == 2 and "would be written over" in err
+
+
 def test_no_text_at_all_is_refused() -> None:
     result = CliRunner().invoke(app, ["allocate", "--flops", "1e13"])
     assert result.exit_code == 2 and "--spec-tokens for one domain, or --domains for many" in result.stderr

@@ -22,6 +22,7 @@ from planner.laws.dual import Array
 LADDER = 240
 """Sizes between the least and the largest that are searched."""
 EVERY = 10**9
+"""As a most of resamples: all there are."""
 CHUNK = 24_000
 """Losses evaluated at a time: as many as stay in a core's cache."""
 EVALUATIONS = 2e6
