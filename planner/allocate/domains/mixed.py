@@ -13,8 +13,8 @@ from planner.allocate.domains.stages import CLOSER, COARSE, MIXED, Found, near, 
 from planner.allocate.domains.waterfill import fill
 from planner.laws.dual import Array
 
-PARTS = 12
-"""Shares of the budget that are looked at where the general text is limited: with little of it, all cannot be spent."""
+PARTS = np.geomspace(0.02, 1.0, 16)
+"""Of what budget and text allow, where the general text is limited: with little of it, not all of that can be of use."""
 
 
 def mixed(problem: DomainsProblem, margin: float = 0.0) -> Found | None:
@@ -25,9 +25,10 @@ def mixed(problem: DomainsProblem, margin: float = 0.0) -> Found | None:
         sizes, parts = near(problem, size, stage), np.ones(1)
         if np.isfinite(problem.general_tokens):
             around = part * np.exp(stage.step * np.arange(-stage.around, stage.around + 1))
-            parts = np.unique(np.minimum(1.0, np.linspace(1 / PARTS, 1, PARTS) if stage is COARSE else around))
+            parts = np.unique(np.minimum(1.0, PARTS if stage is COARSE else around))
         at = np.repeat(sizes, len(parts))
-        total = problem.request.flops / problem.price[at] * np.tile(parts, len(sizes))
+        most = np.minimum(problem.request.flops / problem.price[at], problem.general_tokens + problem.most_spec.sum())
+        total = most * np.tile(parts, len(sizes))
         amounts = nodes(problem, total, share, stage)
         loss = problem.expected(at[:, None, None], total[:, None, None] - amounts, amounts, like=best.plan if best else None)
         filled = fill(amounts, problem.value(loss, margin), total, gap=problem.least_stage > 0)

@@ -133,3 +133,11 @@ def test_limits_are_kept(fitted: FittedLaw) -> None:
         assert (3.8e4 < problem.params[found.size]).all() and (problem.params[found.size] < 1.05e5).all()
         assert ((found.tokens_spec == 0) | (found.tokens_spec >= problem.least_stage)).all()
         assert (found.tokens_general if search is not independent else found.tokens_pt.max()) <= 1e6
+
+
+def test_a_budget_that_the_text_cannot_use_still_has_an_answer(fitted: FittedLaw) -> None:
+    problem = problem_of(fitted, flops=2e14, general_tokens=1e6, params=5e4)
+    for search in (split, independent, mixed):
+        found = search(problem)
+        assert found is not None and found.total_flops < 0.5 * 2e14, search.__name__
+    assert weighted(problem, mixed(problem)) <= weighted(problem, split(problem)) + 1e-3
