@@ -57,7 +57,7 @@ def _nearest(size: float, family: str, vocab: int, tied: bool) -> ModelShape:
     ratio = _aspect_ratio(size)
     head_dim = 16 if size < 3e5 else 32 if size < 6e6 else 64 if size < 5e8 else 128
     depth = max(2.0, (size / (12 * ratio**2)) ** (1 / 3))
-    best: tuple[float, ModelShape] | None = None
+    best: tuple[float, tuple[int, int, int, int, int]] | None = None
     for layers in range(max(2, math.floor(depth * 0.85)), math.ceil(depth * 1.15) + 2):
         ideal = math.sqrt(size / (12 * layers))
         for heads in {max(1, math.floor(ideal / head_dim) + offset) for offset in (-1, 0, 1, 2)}:
@@ -66,28 +66,26 @@ def _nearest(size: float, family: str, vocab: int, tied: bool) -> ModelShape:
                 heads = max(8, 8 * round(heads / 8))
                 kv_heads = 8
             hidden = heads * head_dim
-            shape = _fill(size, family, vocab, tied, layers, hidden, heads, kv_heads, head_dim)
-            miss = abs(math.log(shape.params_non_embedding / size))
-            widening = abs(math.log(shape.intermediate / hidden / (8 / 3)))
+            # Attention and norms, as `ModelShape.parameter_groups` counts them, without a shape for each candidate.
+            rest = layers * (2 * hidden * head_dim * (heads + kv_heads) + 2 * hidden + (2 * head_dim if family == "qwen3" else 0)) + hidden
+            width = _width(size - rest, layers, hidden)
+            miss = abs(math.log((rest + layers * 3 * hidden * width) / size))
+            widening = abs(math.log(width / hidden / (8 / 3)))
             aspect = abs(math.log(hidden / layers / ratio))
             penalty = 40 * max(0.0, miss - 0.005) + widening + 0.5 * aspect
             if best is None or penalty < best[0]:
-                best = (penalty, shape)
+                best = (penalty, (layers, hidden, heads, kv_heads, width))
     assert best is not None
-    return best[1]
+    layers, hidden, heads, kv_heads, width = best[1]
+    return ModelShape(family, layers, hidden, heads, kv_heads, head_dim, width, vocab, tied)
 
 
-def _fill(
-    size: float, family: str, vocab: int, tied: bool, layers: int, hidden: int, heads: int, kv_heads: int, head_dim: int
-) -> ModelShape:
-    """Choose the feed-forward width that meets the size, in multiples that vector units like."""
+def _width(left: float, layers: int, hidden: int) -> int:
+    """Choose the feed-forward width that takes up the parameters left, in multiples that vector units like."""
     multiple = 8 if hidden < 128 else 32 if hidden < 1024 else 128
-    bare = ModelShape(family, layers, hidden, heads, kv_heads, head_dim, 1, vocab, tied)
-    groups = bare.parameter_groups
-    rest = size - groups["attention"] - groups["norms"] - groups["query_key_norms"]
-    width = multiple * max(1, round(rest / (3 * hidden * layers) / multiple))
+    width = multiple * max(1, round(left / (3 * hidden * layers) / multiple))
     low, high = multiple * max(1, math.ceil(1.5 * hidden / multiple)), multiple * math.ceil(5 * hidden / multiple)
-    return ModelShape(family, layers, hidden, heads, kv_heads, head_dim, min(max(width, low), high), vocab, tied)
+    return min(max(width, low), high)
 
 
 def _aspect_ratio(size: float) -> float:

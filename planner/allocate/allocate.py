@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 
 from planner.allocate.allocation import Allocation, Arm, Plan
-from planner.allocate.extrapolation import refuse_far, tell_far
-from planner.allocate.optimum import MOST_RESAMPLES, TOLERANCE, Search, coarse, interval, joined, profile, refine, search, within
+from planner.allocate.beyond import beyond, refuse_far, tell_far, warnings_of_law
+from planner.allocate.closer import closest
+from planner.allocate.optimum import MOST_RESAMPLES, TOLERANCE, Search, coarse, interval, joined, profile, search, within
 from planner.allocate.problem import Plans, Problem, Size
 from planner.allocate.request import Request
 from planner.allocate.worth import worths
-from planner.fit.diagnosis import STATUS_ADVICE
+from planner.design.spec import MIN_STEPS
 from planner.fit.fitted import LEVEL, FittedLaw
 from planner.flops import TRAINING_OVER_FORWARD, flops_6nd
 from planner.units import format_count
@@ -39,15 +40,14 @@ def allocate(law: FittedLaw, request: Request, *, allow_extrapolation: bool = Fa
     """
     problem = Problem.of(law, request)
     whole = coarse(problem)
-    close = refine(problem, whole, whole.best)
-    guess = refine(problem, whole, whole.best_guess)
-    plan = _realised(problem, close, close.best)
-    best_guess = _realised(problem, guess, guess.best_guess)
+    close = closest(problem, whole)
+    guess = closest(problem, whole, guess=True)
+    plan = realised(problem, close, close.best)
+    best_guess = realised(problem, guess, guess.best_guess)
     mine = _resampled(problem, plan)
     everything = joined(whole, close)
     regret = 100 * np.expm1(np.maximum(mine - everything.resamples.min(1), 0.0))
-    factors = law.support.factors(plan.params_non_embedding, plan.tokens_pt, plan.tokens_spec, plan.unique_spec, plan.flops)
-    extrapolation = {name: float(value) for name, value in factors.items() if name != "flops_6nd"}
+    extrapolation = beyond(law, plan)
     if not allow_extrapolation:
         refuse_far(law, plan.flops, extrapolation)
     prices, exchange = worths(problem, everything, mine)
@@ -86,7 +86,8 @@ def describe(problem: Problem, plans: Plans, number: int) -> Plan:
     )  # fmt: skip
 
 
-def _realised(problem: Problem, found: Search, number: int) -> Plan:
+def realised(problem: Problem, found: Search, number: int) -> Plan:
+    """Write one plan of a search out as it will be trained, in whole optimiser steps."""
     plans = found.plans
     size = plans.sizes[plans.size[number]]
     exact = problem.realise(size, float(plans.tokens_pt[number]), float(plans.tokens_spec[number]))
@@ -135,22 +136,24 @@ def _alternatives(problem: Problem, found: Search, plan: Plan, mine: Any) -> Ite
 
 
 def _warnings(problem: Problem, whole: Search, plan: Plan, extrapolation: dict[str, float]) -> list[str]:
-    request, support = problem.request, problem.law.support
-    found: list[str] = []
-    if problem.one_stage:
-        found.append("the law was fitted to runs of one stage: it chooses size and tokens, and says nothing of specialist text")
+    request = problem.request
+    found = warnings_of_law(problem)
     found += tell_far(problem.law, request.flops, extrapolation)
     if request.params is not None and abs(plan.params_non_embedding / request.params - 1) > 0.05:
         found.append(f"--params {format_count(request.params)} is realised as {format_count(plan.params_non_embedding)} non-embedding parameters")
     spent = plan.flops + plan.flops_inference
-    if request.general_tokens and spent < 0.98 * request.flops:
-        found.append(
-            f"the general text binds: {100 * (1 - spent / request.flops):.0f} % of the budget buys nothing, since the law knows no second pass over it"
-        )
+    if spent < 0.98 * request.flops:
+        left = 1 - spent / request.flops
+        tokens = (plan.tokens_pt + plan.tokens_spec) * (request.flops - spent) / plan.flops
+        if request.general_tokens and plan.tokens_pt > 0.98 * request.general_tokens:
+            why = ["the general text binds: ", "buys nothing, since the law knows no second pass over it"]
+        elif plan.tokens_pt == 0 and tokens < 1.01 * problem.min_tokens_stage:
+            why = ["", f"is left over: it is too little for a general stage of {MIN_STEPS} steps, and nothing else is forecast to be better"]
+        else:
+            why = ["", "is left over: the law forecasts that more general tokens would raise the loss, which runs should confirm first"]
+        found.append(f"{why[0]}{100 * left:.0f} % of the budget {why[1]}")
     if plan.tokens_spec > 0.98 * problem.max_tokens_spec and plan.tokens_pt > 0:
         found.append(f"the limit of {problem.max_epochs:.3g} epochs binds: more specialist text, or more passes, might lower the loss")
-    if request.max_epochs is not None and request.max_epochs > 1.01 * support.high["epochs_spec"]:
-        found.append(f"--max-epochs {request.max_epochs:.3g} is beyond the {support.high['epochs_spec']:.3g} that the runs cover")
     if request.params is None and not request.params_range and len({size.params_non_embedding for size in whole.plans.sizes}) > 2:
         ends = (min(whole.plans.params), max(whole.plans.params))
         if whole.plans.params[whole.best] in ends:
@@ -158,7 +161,4 @@ def _warnings(problem: Problem, whole: Search, plan: Plan, extrapolation: dict[s
                 f"the best size is at an end of the sizes searched, {format_count(ends[0])} to {format_count(ends[1])}, the largest being bounded by the "
                 f"{problem.min_tokens_per_param:.2g} tokens per parameter that the runs cover at least: the law sees no optimum inside"
             )
-    for status in dict.fromkeys(member.status for member in problem.law.members if member.status != "converged"):
-        names = ", ".join(member.law.name for member in problem.law.members if member.status == status)
-        found.append(f"{names}: {status}: {STATUS_ADVICE[status]}")
     return found

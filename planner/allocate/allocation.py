@@ -106,6 +106,8 @@ class Allocation:
     """What more of something would buy."""
     exchange: str = ""
     """What the specialist text is worth in compute, in words."""
+    accuracy: dict[str, Any] | None = None
+    """Forecast accuracy on a benchmark with its 90 % interval, as `accuracy.forecast` describes it; None where no table was given."""
 
     def save(self, path: Path, inputs: Mapping[str, str]) -> None:
         """Write allocation.json."""
@@ -131,7 +133,7 @@ class Allocation:
                 regret_90_percent=body["regret_90_percent"], arms=arms, alternatives=alternatives,
                 worths=tuple(Worth(**worth) for worth in body.get("worths", ())), exchange=body.get("exchange", ""),
                 extrapolation=body["extrapolation"], warnings=tuple(body["warnings"]),
-                curve=body["curve"], source=body["source"], created=body["created"],
+                curve=body["curve"], source=body["source"], created=body["created"], accuracy=body.get("accuracy"),
             )  # fmt: skip
 
 

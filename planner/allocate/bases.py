@@ -12,7 +12,7 @@ import numpy as np
 from planner.allocate.allocate import allocate
 from planner.allocate.allocation import Arm, Plan, Worth
 from planner.allocate.base import Base
-from planner.allocate.extrapolation import TOO_FAR, refuse_far
+from planner.allocate.beyond import TOO_FAR, refuse_far
 from planner.allocate.method import Method
 from planner.allocate.optimum import MOST_RESAMPLES
 from planner.allocate.problem import Problem

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from planner.allocate.curves import NEAR
 from planner.allocate.optimum import interval, search
 from planner.allocate.problem import Problem, Size
 from planner.allocate.request import Request
@@ -27,8 +28,6 @@ DEGREE = 3
 """Of the polynomial in ln N that smooths them."""
 FRACTIONS = np.unique(np.concatenate([np.geomspace(2e-3, 1.0, 24), np.linspace(0.01, 1.0, 100)]))
 """Of the most specialist tokens possible."""
-NEAR = 1.2
-"""Factor outside the runs, on any axis, up to which a plan counts as inside."""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -12,10 +11,10 @@ from planner.laws.dual import Array
 
 FRACTIONS = np.unique(np.concatenate([np.geomspace(2e-3, 1.0, 24), np.linspace(0.05, 1.0, 24)]))
 """Of the most specialist tokens possible; finer where they are few."""
-REFINED_SIZES, REFINED_AMOUNTS = 41, 31
-"""Sizes and amounts of text around the best of the coarse search."""
-NEIGHBOURS = 3
-"""Sizes of the coarse search to either side of the best between which it goes on: real shapes cost a little more or less for their size than others."""
+SPARED = (1.0, 0.75, 0.5, 0.25, 0.1, 0.0)
+"""Shares of the general tokens that could be taken, tried under a law by which they can do harm."""
+FEW_RESAMPLES = 8
+"""Of each member, to see whether general tokens can do harm."""
 MOST_RESAMPLES = 120
 """Of each member, in a search; forecasts use all."""
 TOLERANCE = 0.005
@@ -53,26 +52,24 @@ def search(problem: Problem, plans: Plans) -> Search:
 
 
 def coarse(problem: Problem) -> Search:
-    """Search the whole range."""
-    return search(problem, problem.plans(problem.sizes(), FRACTIONS))
+    """Search the whole range; where a law says that general tokens can do harm, plans that leave some out too.
+
+    Raises:
+        DataError: the budget is too small for any size, or the text for any stage.
+    """
+    sizes = problem.sizes()
+    plans = problem.plans(sizes, FRACTIONS)
+    if not len(plans):
+        problem.refuse_text()
+    return search(problem, problem.plans(sizes, FRACTIONS, SPARED) if _general_harms(problem, plans) else plans)
 
 
-def refine(problem: Problem, found: Search, number: int) -> Search:
-    """Search closely around one plan of a coarse search."""
-    plans = found.plans
-    size = plans.sizes[plans.size[number]]
-    sizes: dict[Any, Size] = {size.shape or size.params_non_embedding: size}
-    if problem.request.params is None and not problem.request.params_among:
-        near = [item.params_non_embedding for item in plans.sizes]
-        at = near.index(size.params_non_embedding)
-        for value in np.geomspace(near[max(0, at - NEIGHBOURS)], near[min(len(near) - 1, at + NEIGHBOURS)], REFINED_SIZES):
-            item = problem.size(float(value))
-            sizes[item.shape or item.params_non_embedding] = item
-    fractions = np.array([1.0])
-    if plans.tokens_spec[number] > 0:
-        fraction = plans.tokens_spec[number] / min(problem.tokens(size), problem.max_tokens_spec)
-        fractions = np.unique(np.minimum(1.0, np.geomspace(fraction * 0.8, fraction * 1.25, REFINED_AMOUNTS)))
-    return search(problem, problem.plans(tuple(sizes.values()), fractions))
+def _general_harms(problem: Problem, plans: Plans) -> bool:
+    both = (
+        problem.law.points(plans.params_by, factor * plans.tokens_pt, plans.tokens_spec, plans.unique_spec) for factor in (1.0, 0.98)
+    )  # fmt: skip
+    all_of_it, less = (problem.law.log_loss_resamples(points, FEW_RESAMPLES).mean(0) for points in both)
+    return bool((less < all_of_it - 1e-9).any())
 
 
 def joined(first: Search, second: Search) -> Search:

@@ -3,73 +3,35 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import numpy as np
 
+from planner.allocate.plans import Plans, Size, shaped
 from planner.allocate.request import Request
 from planner.design.spec import MIN_STEPS, MIN_TOKENS_PER_PARAMETER
 from planner.errors import DataError, InputError
 from planner.fit.fitted import FittedLaw
-from planner.flops import TRAINING_OVER_FORWARD, flops_per_token
-from planner.ladder import LARGEST, SMALLEST, shape_for
+from planner.flops import TRAINING_OVER_FORWARD
+from planner.ladder import LARGEST, SMALLEST
 from planner.laws.dual import Array
 from planner.recipe import Recipe
-from planner.shapes import ModelShape
 from planner.units import format_count
 
 SIZES = 48
-SPAN = 3000.0
-"""How far below the largest sensible size the search begins."""
-
-
-@dataclass(frozen=True)
-class Size:
-    """A model that could be trained."""
-
-    params_non_embedding: float
-    params_total: float | None
-    """With embeddings; None where the law comes from a table without a recipe."""
-    flops_per_token: float
-    """Training, exact for a shape, else 6·N."""
-    shape: ModelShape | None
-    """None where the law comes from a table without a recipe."""
-
-
-@dataclass(frozen=True)
-class Plans:
-    """Plans as flat arrays, each of shape (plans,)."""
-
-    size: Any
-    """Number of the size in `sizes`."""
-    params: Array
-    """Non-embedding."""
-    tokens_pt: Array
-    tokens_spec: Array
-    unique_spec: Array
-    sizes: tuple[Size, ...]
-
-    @property
-    def share(self) -> Array:
-        """Share of specialist tokens."""
-        result: Array = self.tokens_spec / (self.tokens_pt + self.tokens_spec)
-        return result
-
-    @property
-    def params_by(self) -> dict[str, Array]:
-        """Parameters under each convention."""
-        total = np.array([size.params_total or np.nan for size in self.sizes])[self.size]
-        return {"non_embedding": self.params, "total": total}
-
-    @property
-    def flops(self) -> Array:
-        """Training FLOPs."""
-        result: Array = (self.tokens_pt + self.tokens_spec) * np.array([size.flops_per_token for size in self.sizes])[self.size]
-        return result
-
-    def __len__(self) -> int:
-        return len(self.params)
+"""To search at least, where a range is narrow."""
+COARSEST = 0.17
+"""Step in ln N of the first search."""
+FINEST = 0.0005
+"""Step in ln N at which hardly a shape is missed."""
+BELOW = 100.0
+"""How far below the smallest run the search begins."""
+HALVINGS = 30
+"""Of the range, in which the largest size that the budget can train is found."""
+_ROUNDING = 1e-9
+"""Share by which a limit may be passed where it was met with equality."""
 
 
 @dataclass(frozen=True)
@@ -130,8 +92,7 @@ class Problem:
             return Size(params_non_embedding, None, 6.0 * params_non_embedding, None)
         # A realised size may lie just outside the ladder that it was asked from.
         asked = min(max(params_non_embedding, SMALLEST), LARGEST) if 0.9 * SMALLEST < params_non_embedding < 1.1 * LARGEST else params_non_embedding
-        shape = shape_for(asked, family=self.recipe.family, vocab=self.vocab)
-        return Size(shape.params_non_embedding, shape.params_total, flops_per_token(shape, self.recipe.seq_len), shape)
+        return shaped(asked, self.recipe.family, self.vocab, self.recipe.seq_len)
 
     def tokens(self, size: Size) -> float:
         """Return the training tokens that the budget gives a size, once its inference is paid; negative where that takes more than all."""
@@ -151,31 +112,53 @@ class Problem:
         asked = (self.request.params,) if self.request.params is not None else self.request.params_among
         if asked:
             sizes = [self.size(params) for params in asked]
-            trainable = [size for size in sizes if self.tokens(size) >= max(MIN_TOKENS_PER_PARAMETER * size.params_non_embedding, self.min_tokens_stage)]
+            trainable = tuple(size for size in sizes if self._trainable(size, MIN_TOKENS_PER_PARAMETER))
             if not trainable:
                 self._refuse(min(sizes, key=lambda size: size.params_non_embedding))
-            return tuple(trainable)
+            return trainable
         least, most = self._range()
+        step = max(min(COARSEST, math.log(most / least) / SIZES), FINEST)
+        # A range so narrow that no shape lies in it takes the nearest.
+        return self.between(least, most, step) or self._sizes(least, most, step) or self._refuse(self.size(least))
+
+    def between(self, low: float, high: float, step: float) -> tuple[Size, ...]:
+        """Realise sizes a step in ln N apart and keep, each once, those that the budget can train and that lie in the range asked for."""
+        least, most = self.request.params_range or (0.0, math.inf)
+        ends = least * (1 - _ROUNDING), most * (1 + _ROUNDING)
+        return tuple(size for size in self._sizes(low, high, step) if ends[0] <= size.params_non_embedding <= ends[1])
+
+    def _sizes(self, low: float, high: float, step: float) -> tuple[Size, ...]:
         found: dict[Any, Size] = {}
-        for value in np.geomspace(least, most, SIZES):
-            size = self.size(float(value))
-            if self.tokens(size) >= max(self.min_tokens_per_param * size.params_non_embedding, self.min_tokens_stage):
+        # Steps are counted from 1: other requests ask for the same sizes, whose shapes are then known.
+        steps = step * np.arange(math.ceil(math.log(low) / step), math.floor(math.log(high) / step) + 1)
+        for value in (low, *np.exp(steps), high):
+            size = self.size(self.clipped(float(value)))
+            if self._trainable(size, self.min_tokens_per_param):
                 found[size.shape or size.params_non_embedding] = size
-        if not found:
-            self._refuse(self.size(least))
         return tuple(found.values())
 
-    def _range(self) -> tuple[float, float]:
-        """Return the least and the largest size to search."""
-        most = math.sqrt(self.request.flops / (6 * self.min_tokens_per_param))
-        least = most / SPAN
+    def clipped(self, params_non_embedding: float) -> float:
+        """Bring a size into the range to search: that asked for, or from far below the runs, on the ladder of shapes."""
+        low, high = self.request.params_range or (self.law.support.low["params"] / BELOW, math.inf)
         if self.recipe is not None:
-            least, most = max(least, SMALLEST), min(most, LARGEST)
-        if self.request.params_range:
-            low, high = self.request.params_range
-            most = max(low, min(most, high))
-            least = min(most, max(least, low))
-        return least, max(least, most)
+            low, high = max(low, SMALLEST), min(high, LARGEST)
+        return min(max(params_non_embedding, low), high)
+
+    def _trainable(self, size: Size, tokens_per_param: float) -> bool:
+        needed = max(tokens_per_param * size.params_non_embedding, self.min_tokens_stage)
+        return self.tokens(size) >= needed * (1 - _ROUNDING)
+
+    def _range(self) -> tuple[float, float]:
+        """Return the least size to search, which does not depend on the budget, and the largest that the budget can train."""
+        least, most = self.clipped(0.0), self.clipped(math.sqrt(self.request.flops / (6 * self.min_tokens_per_param)))
+        if self._trainable(self.size(most), self.min_tokens_per_param):
+            return least, most
+        # A token costs more than 6·N where there are embeddings and attention, and inference takes its part: the largest size is less.
+        low, high = least, most
+        for _ in range(HALVINGS):
+            middle = math.sqrt(low * high)
+            low, high = (middle, high) if self._trainable(self.size(middle), self.min_tokens_per_param) else (low, middle)
+        return least, low
 
     def _refuse(self, size: Size) -> NoReturn:
         """Say that the budget is too small for a size, the smallest there is, and what budget would do."""
@@ -187,23 +170,42 @@ class Problem:
             remedy=f"give at least {(needed + inference) * size.flops_per_token:.2g} FLOPs or a smaller --params",
         )
 
-    def plans(self, sizes: tuple[Size, ...], fractions: Array) -> Plans:
-        """Cross sizes with fractions of the specialist tokens that they could take, with none, and with what a grid misses: one pass, the shortest stage.
+    def refuse_text(self) -> NoReturn:
+        """Say that there is too little text for any stage."""
+        general, special = (format_count(tokens) for tokens in (self.request.general_tokens or math.inf, self.max_tokens_spec))
+        raise DataError(
+            f"{general} general tokens, and {special} specialist ones with repeats, are each too few for a stage of {MIN_STEPS} steps, "
+            f"{format_count(self.min_tokens_stage)} tokens",
+            remedy="give more text or a larger --max-epochs",
+        )
+
+    def plans(self, sizes: tuple[Size, ...], fractions: Array, general: Sequence[float] = (1.0,)) -> Plans:
+        """Cross sizes with amounts of specialist text and of general text.
+
+        Of specialist text they take fractions of what they could, none, and what a grid misses: one pass, the shortest stage, all but the shortest
+        general stage, and what is left where the general text is used up.
 
         Args:
             sizes: the sizes.
             fractions: of the most specialist tokens that budget and passes allow, each in (0, 1].
+            general: of the most general tokens that budget and text allow then, each in [0, 1]; under 1 some of the budget is left over.
         """
         rows: list[tuple[int, float, float]] = []
-        general_tokens = self.request.general_tokens or math.inf
+        general_tokens, stage = self.request.general_tokens or math.inf, self.min_tokens_stage
         for number, size in enumerate(sizes):
             total = self.tokens(size)
-            rows.append((number, min(total, general_tokens), 0.0))
             most = min(total, self.max_tokens_spec)
-            for spec in (*(fraction * most for fraction in fractions), min(self.min_tokens_stage, most), min(self.request.unique_spec, most)):
-                general = min(total - spec, general_tokens) if total - spec > 1e-9 * total else 0.0
-                if spec > 0 and spec >= self.min_tokens_stage and (general == 0 or general >= self.min_tokens_stage):
-                    rows.append((number, general, spec))
+            amounts = [0.0, *(fraction * most for fraction in fractions)]
+            amounts += [amount for amount in (stage, total - stage, self.request.unique_spec, total - general_tokens) if 0 < amount < most]
+            for spec in amounts:
+                rest = min(total - spec, general_tokens) if total - spec > 1e-9 * total else 0.0
+                if 0 < spec < stage * (1 - _ROUNDING):
+                    continue
+                # What is too short for a stage of its own is left over.
+                taken = {amount if amount >= stage * (1 - _ROUNDING) else 0.0 for amount in (share * rest for share in general)}
+                rows += [(number, amount, spec) for amount in taken if amount + spec > 0]
+            if stage <= most < total and most > 0:
+                rows.append((number, 0.0, most))
         return self._make(rows, sizes)
 
     def split(self, sizes: tuple[Size, ...], share: float) -> Plans:
@@ -216,13 +218,12 @@ class Problem:
         return self._make(rows, sizes)
 
     def realise(self, size: Size, tokens_pt: float, tokens_spec: float) -> Plans:
-        """Round one plan to what will be trained: whole optimiser steps of the recipe."""
-        if self.recipe is not None:
-            step = self.recipe.tokens_per_step
-            tokens_pt, tokens_spec = self.recipe.steps(tokens_pt) * step, self.recipe.steps(tokens_spec) * step
-        else:
-            tokens_pt, tokens_spec = round(tokens_pt), round(tokens_spec)
-        return self._make([(0, float(tokens_pt), float(tokens_spec))], (size,))
+        """Round one plan to what will be trained: whole optimiser steps of the recipe, and none that would pass a limit."""
+        step = self.recipe.tokens_per_step if self.recipe else 1
+        spec = step * math.floor(tokens_spec / step + _ROUNDING)
+        # What the specialist stage leaves over is a part of a step, and may make one more of the general stage.
+        left = min(tokens_pt + tokens_spec - spec, self.request.general_tokens or math.inf) if tokens_pt > 0 else 0.0
+        return self._make([(0, float(step * math.floor(left / step + _ROUNDING)), float(spec))], (size,))
 
     def _make(self, rows: list[tuple[int, float, float]], sizes: tuple[Size, ...]) -> Plans:
         number = np.array([row[0] for row in rows], dtype=int)

@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 
 from planner.allocate.allocation import Worth
-from planner.allocate.optimum import Search, coarse, refine
+from planner.allocate.closer import closest
+from planner.allocate.optimum import Search, coarse
 from planner.allocate.problem import Problem
 from planner.allocate.request import Request
 from planner.errors import DataError
@@ -61,8 +62,7 @@ def worths(problem: Problem, found: Search, mine: Array) -> tuple[list[Worth], s
 def _gain(problem: Problem, mine: Array) -> Array:
     """Return by how much ln L of the changed request's best plan is lower, under each resample."""
     whole = coarse(problem)
-    close = refine(problem, whole, whole.best)
-    best = close if close.expected[close.best] <= whole.expected[whole.best] else whole
+    best = closest(problem, whole)
     result: Array = mine - best.resamples[:, best.best]
     return result
 

@@ -12,8 +12,9 @@ import typer
 
 from planner.cli.case import take_case
 from planner.cli.console import give, say, table
+from planner.cli.sizes import read_sizes
 from planner.errors import InputError
-from planner.units import GROUPED, format_count, format_interval, parse_count, parse_flops
+from planner.units import format_count, format_interval, parse_count, parse_flops
 
 if TYPE_CHECKING:
     from planner.allocate.allocation import Allocation, Plan
@@ -59,6 +60,8 @@ def allocate(
     kept_back: Annotated[
         str | None, typer.Option(help="Shares of the budget, such as 0.1,0.3, kept back for a later stage of a --base: what each costs.")
     ] = None,
+    accuracy: Annotated[Path | None, typer.Option(help="Forecast accuracy by a CSV table of models: loss on the same text, accuracy.")] = None,
+    chance: Annotated[float | None, typer.Option(help="Accuracy of guessing in that table, such as 0.25; fitted by default.")] = None,
     allow_extrapolation: Annotated[bool, typer.Option(help="Answer even where the plan lies far beyond the runs.")] = False,
     case: Annotated[
         Path | None, typer.Option(help="Take the options from a file, such as examples/llamat.toml.", is_eager=True, callback=take_case)
@@ -77,9 +80,11 @@ def allocate(
     from planner.cli.paths import apart, law_file
     from planner.fit.fitted import FittedLaw
 
+    if chance is not None and accuracy is None:
+        raise InputError("--chance says nothing without --accuracy", remedy="add --accuracy with a table of models, or leave it away")
     if spec_tokens is None and domains is None:
         raise InputError("there is no specialist text", remedy="give --spec-tokens for one domain, or --domains for many")
-    fixed, between, among = _sizes(params)
+    fixed, between, among = read_sizes(params)
     shared = gpus if hours is not None or not base else None  # beside --base, --gpus alone says how many share its memory
     budget = _flops(flops, Budget(gpu_hours, usd, usd_per_gpu_hour, shared, hours), _throughput(gpu, mfu, gpu_flops))
     general = None if general_tokens is None else parse_count(general_tokens)
@@ -88,7 +93,7 @@ def allocate(
 
         others = {
             "--spec-tokens": spec_tokens, "--law": law, "--base": base, "--inference-tokens": parse_count(inference_tokens), "--figure": figure,
-            "--gpu-memory": gpu_memory, "--kept-back": kept_back, "--method": method != "full",
+            "--gpu-memory": gpu_memory, "--kept-back": kept_back, "--method": method != "full", "--accuracy": accuracy,
         }  # fmt: skip
         limits = {
             "flops": budget, "params": fixed, "max_epochs": max_epochs, "general_tokens": general, "params_range": between, "params_among": among,
@@ -131,7 +136,11 @@ def allocate(
     if answer.source.get("corpus_path"):
         where = os.path.normpath(found.resolve().parent / answer.source["corpus_path"])
         answer = replace(answer, source={**answer.source, "corpus_path": os.path.relpath(where, out.resolve().parent)})
-    answer.save(out, {"law": sha256_file(found)})
+    inputs = {"law": sha256_file(found)}
+    if accuracy is not None:
+        answer = _with_accuracy(answer, accuracy, chance)
+        inputs["accuracy"] = sha256_file(accuracy)
+    answer.save(out, inputs)
     _tell(out, answer.warnings, show, answer, as_json)
     if figure:
         from planner.report.plans import split_curve
@@ -152,6 +161,17 @@ def _tell(out: Path, warnings: Sequence[str], show_one: Callable[[Any], None], a
     for warning in warnings:
         say(f"warning: {warning}")
     say(f"written: {out}")
+
+
+def _with_accuracy(answer: Allocation, path: Path, chance: float | None) -> Allocation:
+    """Add the accuracy that a table of models lets the recommendation expect."""
+    from dataclasses import replace
+
+    from planner.allocate.accuracy import forecast, read_table
+    from planner.allocate.sigmoid import fit_sigmoid
+
+    body, warnings = forecast(fit_sigmoid(read_table(path), chance=chance), answer.plan, chance=chance)
+    return replace(answer, accuracy=body, warnings=(*answer.warnings, *warnings))
 
 
 def _throughput(gpu: str | None, mfu: float | None, stated: str | None) -> float | None:
@@ -183,18 +203,6 @@ def _flops(flops: str | None, budget: Budget, throughput: float | None) -> float
     return hours * 3600 * throughput
 
 
-def _sizes(text: str | None) -> tuple[float | None, tuple[float, float] | None, tuple[float, ...]]:
-    """Read --params: a size, a range or a list."""
-    if text is None:
-        return None, None, ()
-    if ".." in text:
-        low, _, high = text.partition("..")
-        return None, (parse_count(low), parse_count(high)), ()
-    several = "," in text and not GROUPED.match(text)
-    among = tuple(parse_count(item) for item in text.split(",")) if several else ()
-    return (None, None, among) if among else (parse_count(text), None, ())
-
-
 def show(answer: Allocation) -> None:
     """Print a recommendation as tables."""
     from planner.allocate.optimum import TOLERANCE
@@ -213,6 +221,9 @@ def show(answer: Allocation) -> None:
         ["FLOPs (6·N·D)", f"{plan.flops:.3g} ({plan.flops_6nd:.3g})", "", ""],
         ["regret, expected / 90 %", f"{answer.regret_expected_percent:.2f} % / {answer.regret_90_percent:.2f} %", "", ""],
     ]
+    if found := answer.accuracy:
+        span = f"{100 * found['low']:.3g} to {100 * found['high']:.3g} %"
+        rows.insert(-2, [f"accuracy, by {found['rows']} models", f"{100 * found['accuracy']:.3g} %", span, ""])
     if bytes_per_token := answer.source.get("bytes_per_token"):
         nats = bytes_per_token * math.log(2)
         rows.insert(-2, ["bits per byte", f"{plan.loss / nats:.4g}", f"{plan.loss_low / nats:.4g} to {plan.loss_high / nats:.4g}", ""])

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def show_bases(answer: BaseAllocation) -> None:
     """Print the bases, what more would buy, and how far all this is from the runs."""
-    from planner.allocate.extrapolation import TOO_FAR
+    from planner.allocate.beyond import TOO_FAR
 
     request, method = answer.request, answer.request["method"]
     rows = []

@@ -97,7 +97,7 @@ def _row(structure: Structure, itself: bool) -> list[str]:
 
 
 def _domain(plan: DomainPlan) -> list[str]:
-    from planner.allocate.extrapolation import NAMES
+    from planner.allocate.beyond import AXIS_NAMES
 
     far = {name: factor for name, factor in plan.extrapolation.items() if factor > 1.2}
     most = max(far, key=lambda name: far[name], default=None)
@@ -110,5 +110,5 @@ def _domain(plan: DomainPlan) -> list[str]:
         f"{100 * plan.share_flops:.3g} %",
         format_count(plan.tokens_pt),
         format_count(plan.params_non_embedding),
-        "no" if most is None else f"{NAMES[most]} {far[most]:.3g}×",
+        "no" if most is None else f"{AXIS_NAMES[most]} {far[most]:.3g}×",
     ]

@@ -94,7 +94,8 @@ def test_constraints_never_help_and_means_never_hurt(fitted: FittedLaw) -> None:
 
 
 def least(law: FittedLaw, request: Request) -> float:
-    from planner.allocate.optimum import coarse, refine
+    from planner.allocate.closer import refine
+    from planner.allocate.optimum import coarse
 
     problem = Problem.of(law, request)
     whole = coarse(problem)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from planner.allocate.beyond import TOO_FAR, refuse_far, tell_far
 from planner.allocate.domains.answer import DomainsAllocation, Structure
 from planner.allocate.domains.forecast import Outlook, describe, outlook
 from planner.allocate.domains.independent import independent
@@ -17,7 +18,6 @@ from planner.allocate.domains.refuse import losses, refuse
 from planner.allocate.domains.request import DomainsRequest
 from planner.allocate.domains.split import NO_GENERAL, UNIFORM, split
 from planner.allocate.domains.stages import INDEPENDENT, MIXED, SPLIT, Found
-from planner.allocate.extrapolation import TOO_FAR, refuse_far, tell_far
 from planner.errors import DataError
 from planner.fit.diagnosis import STATUS_ADVICE
 from planner.units import format_count

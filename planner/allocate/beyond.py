@@ -1,4 +1,4 @@
-"""How far a plan lies beyond the runs: what is said of it, and from where there is no answer."""
+"""How far a plan lies beyond the runs of its law, from where there is no answer, and what must be said of the law itself."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+from planner.allocate.allocation import Plan
+from planner.allocate.problem import Problem
 from planner.errors import DataError
+from planner.fit.diagnosis import STATUS_ADVICE
 from planner.fit.fitted import FittedLaw
 from planner.units import format_count
 
@@ -16,22 +19,28 @@ TOO_FAR = 1000.0
 """Factor from which there is no answer unless extrapolation is asked for."""
 ADVISED = 100.0
 """Factor in compute between the budget and the dearest run of a sweep that is advised for it."""
-NAMES = {
+AXIS_NAMES = {
     "params": "model size", "tokens_pt": "general tokens", "tokens_spec": "specialist tokens", "unique_spec": "distinct specialist tokens",
     "epochs_spec": "epochs", "tokens_per_param": "tokens per parameter", "flops": "compute",
 }  # fmt: skip
 
 
+def beyond(law: FittedLaw, plan: Plan) -> dict[str, float]:
+    """Return by what factor a plan lies outside the runs on each axis; 1 is inside."""
+    factors = law.support.factors(plan.params_non_embedding, plan.tokens_pt, plan.tokens_spec, plan.unique_spec, plan.flops)
+    return {name: float(value) for name, value in factors.items() if name != "flops_6nd"}
+
+
 def refuse_far(law: FittedLaw, flops: float, extrapolation: Mapping[str, float], who: str = "the best plan") -> None:
-    """Refuse a plan of some FLOPs that lies further than TOO_FAR beyond the runs on any axis.
+    """Refuse a plan of some FLOPs further than TOO_FAR beyond the runs on some axis.
 
     Raises:
-        DataError: it does; the remedy says what sweep, or what limit, would do.
+        DataError: it is.
     """
     far = {name: factor for name, factor in extrapolation.items() if np.isfinite(factor) and factor > TOO_FAR}
     if not far:
         return
-    said = ", ".join(f"{NAMES[name]} {factor:.3g}×" for name, factor in sorted(far.items(), key=lambda item: -item[1]))
+    said = ", ".join(f"{AXIS_NAMES[name]} {factor:.3g}×" for name, factor in sorted(far.items(), key=lambda item: -item[1]))
     if "flops" in far:
         remedy = f"train a sweep up to about {flops / ADVISED:.1g} FLOPs a run (plan sweep design chooses it)"
     else:
@@ -54,7 +63,7 @@ def tell_far(law: FittedLaw, flops: float, extrapolation: Mapping[str, float], w
         who: whose plan, where there are several, such as "domain 'medicine': ".
     """
     compute = extrapolation["flops"]
-    others = [f"{NAMES[name]} {factor:.3g}×" for name, factor in extrapolation.items() if factor > 1.2 and name != "flops" and np.isfinite(factor)]
+    others = [f"{AXIS_NAMES[name]} {factor:.3g}×" for name, factor in extrapolation.items() if factor > 1.2 and name != "flops" and np.isfinite(factor)]
     if compute > FAR:
         yield (
             f"EXTRAPOLATION: {who}this plan costs {compute:.3g} times the largest run that the law has seen ({law.support.high['flops']:.3g} FLOPs)"
@@ -65,4 +74,18 @@ def tell_far(law: FittedLaw, flops: float, extrapolation: Mapping[str, float], w
         yield f"extrapolation: {who}compute {compute:.3g}× the largest run" + (f"; {', '.join(others)}" if others else "")
     for name, factor in extrapolation.items():
         if not np.isfinite(factor):
-            yield f"{who}no run of the table has any {NAMES[name]}: their effect is not measured"
+            yield f"{who}no run of the table has any {AXIS_NAMES[name]}: their effect is not measured"
+
+
+def warnings_of_law(problem: Problem) -> list[str]:
+    """List what must be said of the law under a request, whatever the plan."""
+    found = []
+    request, most = problem.request, problem.law.support.high["epochs_spec"]
+    if problem.one_stage:
+        found.append("the law was fitted to runs of one stage: it chooses size and tokens, and says nothing of specialist text")
+    if not problem.one_stage and request.max_epochs is not None and request.max_epochs > 1.01 * most:
+        found.append(f"--max-epochs {request.max_epochs:.3g} is beyond the {most:.3g} that the runs cover")
+    for status in dict.fromkeys(member.status for member in problem.law.members if member.status != "converged"):
+        names = ", ".join(member.law.name for member in problem.law.members if member.status == status)
+        found.append(f"{names}: {status}: {STATUS_ADVICE[status]}")
+    return found

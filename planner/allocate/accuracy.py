@@ -1,0 +1,109 @@
+"""From the forecast loss to accuracy on a benchmark, by a table of a user's own models.
+
+The table's losses must be of the same held-out text and tokenizer as the law's: that cannot be checked here.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from planner.allocate.allocation import Plan
+from planner.allocate.sigmoid import LEAST_ROWS, PARAMETERS, Sigmoid, Table, curve
+from planner.errors import InputError
+from planner.fit.fitted import LEVEL
+
+COLUMNS = ("loss", "accuracy")
+DRAWS = 6000
+"""Of loss, curve and scatter, for the forecast's interval."""
+_Z = 1.6448536269514722  # normal quantile of (1 + LEVEL) / 2
+
+
+def read_table(path: Path) -> Table:
+    """Read a CSV table with the columns loss and accuracy; others are ignored.
+
+    Raises:
+        InputError: no such file or column, a value that is no number or out of range, or too few rows.
+    """
+    if not path.is_file():
+        raise InputError(f"there is no table {path}", remedy="give a CSV file with the columns loss and accuracy")
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = list(csv.DictReader(file, skipinitialspace=True))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path} cannot be read as CSV: {error}", remedy="give UTF-8 text with a header row") from error
+    have = [name for name in rows[0] if name] if rows else []
+    for name in COLUMNS:
+        if rows and name not in have:
+            raise InputError(f"{path} has no column {name}", remedy=f"name a column {name} in its header; it has {', '.join(have)}")
+    if len(rows) < LEAST_ROWS:
+        raise InputError(f"{path} has {len(rows)} rows", remedy=f"give {LEAST_ROWS} models at least, of different losses")
+    loss, accuracy = (np.array([_number(row, name, path, number) for number, row in enumerate(rows, start=2)]) for name in COLUMNS)
+    if (accuracy > 1).any():
+        row = int((accuracy > 1).argmax())
+        remedy = "give shares of 1, not per cent: divide by 100" if accuracy.max() <= 100 else "give shares of 1"
+        raise InputError(f"{path}, row {row + 2}: accuracy = {accuracy[row]:g} is above 1", remedy=remedy)
+    for name, bad, values in (("loss", loss <= 0, loss), ("accuracy", accuracy < 0, accuracy)):
+        if bad.any():
+            raise InputError(f"{path}, row {int(bad.argmax()) + 2}: {name} = {values[bad.argmax()]:g} is out of range", remedy="mend or delete the row")
+    if (distinct := len(np.unique(loss))) < LEAST_ROWS:
+        raise InputError(f"{path} has {distinct} distinct losses", remedy=f"give models of {LEAST_ROWS} different losses at least")
+    return Table(loss, accuracy)
+
+
+def _number(row: Mapping[str, str | None], name: str, path: Path, number: int) -> float:
+    text = row[name] or ""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise InputError(f"{path}, row {number}: {name} = {text!r} is not a number", remedy="mend or delete the row")
+    return value
+
+
+def forecast(sigmoid: Sigmoid, plan: Plan, *, chance: float | None = None, seed: int = 0) -> tuple[dict[str, Any], list[str]]:
+    """Forecast the accuracy of a plan, with its 90 % interval over loss, curve and a model's scatter around it, and what must be said of it.
+
+    Keys of the first: accuracy, low and high [shares of 1]; scatter, of a model around the curve; rows and losses (least, greatest) of the table;
+    curve and curve_intervals by parameter (90 % over the resamples); chance_given, whether chance was given and not fitted.
+
+    Args:
+        sigmoid: the fitted curve.
+        plan: with the forecast of its loss.
+        chance: accuracy of guessing, where it was given.
+        seed: seed of the draws.
+    """
+    random = np.random.default_rng(seed)
+    normal = random.normal(size=DRAWS)
+    # The interval may be wider above than below, and each side keeps its own deviation.
+    deviation = np.where(normal > 0, math.log(plan.loss_high / plan.loss), math.log(plan.loss / plan.loss_low)) / _Z
+    loss = plan.loss * np.exp(normal * deviation)
+    drawn = curve(sigmoid.resamples[random.integers(0, len(sigmoid.resamples), DRAWS)], loss)
+    drawn = np.clip(drawn + sigmoid.scatter * random.standard_t(sigmoid.degrees, DRAWS), 0, 1)
+    tails = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
+    low, high = np.quantile(drawn, tails)
+    ends = np.quantile(sigmoid.resamples, tails, axis=0).T
+    body = {
+        "accuracy": float(sigmoid.at(plan.loss)), "low": float(low), "high": float(high), "scatter": sigmoid.scatter,
+        "rows": sigmoid.rows, "losses": list(sigmoid.losses), "curve": dict(zip(PARAMETERS, sigmoid.parameters.tolist(), strict=True)),
+        "curve_intervals": dict(zip(PARAMETERS, ends.tolist(), strict=True)), "chance_given": chance is not None,
+    }  # fmt: skip
+    return body, _warnings(sigmoid, plan)
+
+
+def _warnings(sigmoid: Sigmoid, plan: Plan) -> list[str]:
+    least, most = sigmoid.losses
+    off = max(least - plan.loss, plan.loss - most)
+    if off <= 0:
+        return []
+    side, end = ("below the least", least) if plan.loss < least else ("above the greatest", most)
+    return [
+        f"the accuracy is an extrapolation: the forecast loss {plan.loss:.4g} lies {off:.3g} nats/token {side} loss of the table, {end:.4g}, "
+        f"{off / (most - least):.2g} times the span of its losses"
+    ]

@@ -1,0 +1,119 @@
+"""From a coarse search to the best plan: ever more closely around every place that may yet turn out best."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from planner.allocate.optimum import Search, search
+from planner.allocate.problem import FINEST, Problem, Size
+from planner.laws.dual import Array
+
+MOST_MOVES = 4
+"""Of a round whose best lies far from where it began."""
+MARGIN = 0.005
+"""In ln L: how far behind the best a place of the coarse search may lie and yet be searched closely."""
+
+
+@dataclass(frozen=True)
+class Round:
+    """How closely to search around a plan."""
+
+    size_reach: float
+    """Factor in size to either side."""
+    size_step: float
+    """Between sizes, in ln N."""
+    text_reach: float
+    """Factor in specialist tokens to either side, and in general ones where the plan leaves some out."""
+    amounts: int
+    """Of specialist text, evenly in its logarithm."""
+
+
+FIRST = Round(1.6, 0.023, 1.25, 31)
+SHAPE_ROUNDS = (FIRST, Round(1.5, FINEST, 1.03, 5), Round(1.0, FINEST, 1.006, 9))
+"""The second meets every shape near the best: some cost less for their size than others, and are worth a step aside."""
+SMOOTH_ROUNDS = (FIRST, Round(1.03, 0.003, 1.03, 9), Round(1.003, 0.0003, 1.004, 9))
+"""For sizes that have no shapes, which may be anything."""
+
+
+def closest(problem: Problem, whole: Search, guess: bool = False) -> Search:
+    """Search ever more closely around the best places of a coarse search.
+
+    Args:
+        problem: the request under its law.
+        whole: the coarse search.
+        guess: whether the best is what the fitted parameters prefer, rather than what has the least expected regret.
+
+    Returns:
+        The last round around the best place.
+    """
+    best: tuple[float, Search] | None = None
+    for number in _places(whole, _values(whole, guess)):
+        found = whole
+        for closely in SHAPE_ROUNDS if problem.recipe else SMOOTH_ROUNDS:
+            for _ in range(MOST_MOVES):
+                here, size = float(_values(found, guess)[number]), found.plans.params[number]
+                near = refine(problem, found, number, closely)
+                if _values(near, guess).min() <= here:
+                    found, number = near, int(_values(near, guess).argmin())
+                # A best that lies far off in the round may have a better one beyond.
+                if abs(np.log(found.plans.params[number] / size)) <= 0.5 * np.log(closely.size_reach):
+                    break
+        value = float(_values(found, guess)[number])
+        if best is None or value < best[0]:
+            best = value, found
+    assert best is not None
+    return best[1]
+
+
+def _values(found: Search, guess: bool) -> Array:
+    return found.guess if guess else found.expected
+
+
+def _places(whole: Search, values: Array) -> list[int]:
+    """Choose where to search closely: the best plan, and valleys apart from it, in size or in text, that may turn out deeper yet."""
+    plans = whole.plans
+    text = np.log(np.maximum(plans.tokens_spec, 1.0) / (plans.tokens_pt + plans.tokens_spec))
+    size, step = np.log(plans.params), np.log(FIRST.text_reach)
+    alone = np.flatnonzero(plans.tokens_pt == 0)
+    candidates = [int(values.argmin()), *_valleys(size, values), *_valleys(np.round(text / step), values)]
+    candidates += [int(alone[values[alone].argmin()])] if len(alone) else []
+    found: list[int] = []
+    for number in sorted(candidates, key=lambda number: float(values[number])):
+        near = [other for other in found if abs(size[number] - size[other]) < np.log(FIRST.size_reach) and abs(text[number] - text[other]) < step]
+        same_kind = any((plans.tokens_pt[number] == 0) == (plans.tokens_pt[other] == 0) for other in near)
+        if values[number] <= values[candidates[0]] + MARGIN and not same_kind:
+            found.append(number)
+    return found
+
+
+def _valleys(keys: Array, values: Array) -> list[int]:
+    """Return, of the best rows for each key, those that are better than the best rows for the next lower and higher key."""
+    order = np.lexsort((values, keys))
+    firsts = order[np.unique(keys[order], return_index=True)[1]]
+    floor = np.concatenate([[np.inf], values[firsts], [np.inf]])
+    return [int(row) for row in firsts[(floor[1:-1] < floor[:-2]) & (floor[1:-1] < floor[2:])]]
+
+
+def refine(problem: Problem, found: Search, number: int, closely: Round = FIRST) -> Search:
+    """Search closely around one plan of a search."""
+    plans = found.plans
+    size, pt, spec = plans.sizes[plans.size[number]], float(plans.tokens_pt[number]), float(plans.tokens_spec[number])
+    near: tuple[Size, ...] = ()
+    if problem.request.params is None and not problem.request.params_among:
+        ends = (problem.clipped(size.params_non_embedding / closely.size_reach), problem.clipped(size.params_non_embedding * closely.size_reach))
+        near = problem.between(*ends, closely.size_step)
+    others = tuple(item for item in near if item != size)
+    total = problem.tokens(size)
+    fractions = np.array([1.0])
+    if spec > 0:
+        fractions = _around(spec / min(total, problem.max_tokens_spec), closely.text_reach, closely.amounts)
+    most = min(total - spec, problem.request.general_tokens or np.inf)
+    general = _around(pt / most, closely.text_reach, 5) if most > 1e-9 * total and pt < (1 - 1e-9) * most else np.ones(1)
+    return search(problem, problem.plans((size, *others), fractions, general.tolist()))
+
+
+def _around(share: float, reach: float, count: int) -> Array:
+    result: Array = np.unique(np.minimum(1.0, share * np.geomspace(1 / reach, reach, count)))
+    return result

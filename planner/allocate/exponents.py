@@ -1,0 +1,92 @@
+"""Exponents of the best plan: how its size and tokens grow with the budget."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from planner.allocate.curves import Exponent
+from planner.allocate.optimum import Search
+from planner.allocate.problem import Problem
+from planner.fit.fitted import LEVEL
+from planner.laws.dual import Array
+
+QUANTITIES = ("params_non_embedding", "tokens_pt", "tokens_spec")
+AT = 0.02
+"""Share of a limit within which a plan stands at it."""
+LEAST_BUDGETS = 3
+"""For a slope."""
+LEAST_SHARE = 0.5
+"""Of the resamples that must have a slope for an interval, and so for an exponent."""
+
+
+def exponents(budgets: Sequence[float], best: Array, own: Array) -> tuple[Exponent, ...]:
+    """Fit an exponent for each of QUANTITIES.
+
+    Args:
+        budgets: [FLOPs].
+        best: of the plans with the least expected regret, NaN where at a limit, shape (budgets, quantities).
+        own: of each resample's own best plan, NaN where at a limit, shape (budgets, quantities, resamples).
+    """
+    each, log_flops = [], np.log(budgets)
+    for number, name in enumerate(QUANTITIES):
+        value, off = (item[0] for item in slopes(log_flops, best[:, number][None]))
+        theirs, _ = slopes(log_flops, own[:, number].T)
+        known = theirs[np.isfinite(theirs)]
+        count, share = int(np.isfinite(best[:, number]).sum()), len(known) / len(theirs)
+        if np.isfinite(value) and share >= LEAST_SHARE:
+            low, high = np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+            each.append(Exponent(name, float(value), float(low), float(high), float(100 * np.expm1(off)), count, share))
+        else:
+            each.append(Exponent(name, None, None, None, None, count, share))  # never a value without its interval
+    return tuple(each)
+
+
+def slopes(log_flops: Array, values: Array) -> tuple[Array, Array]:
+    """Fit d ln value / d ln C by least squares, over what is not NaN.
+
+    Args:
+        log_flops: ln C, shape (budgets,).
+        values: shape (problems, budgets).
+
+    Returns:
+        Slopes, and root mean squares of what is off the line in ln value, each of shape (problems,); NaN where fewer than LEAST_BUDGETS values
+        are known.
+    """
+    known = np.isfinite(values)
+    count = np.where(known.sum(1) >= LEAST_BUDGETS, known.sum(1), np.nan)[:, None]
+    logs = np.log(np.where(known, values, 1.0))
+    along = np.where(known, log_flops, 0.0)
+    off_middle = known * (log_flops - along.sum(1, keepdims=True) / count)
+    slope = (off_middle * logs).sum(1) / (off_middle**2).sum(1)
+    rest = known * (logs - logs.sum(1, keepdims=True) / count - slope[:, None] * off_middle)
+    return slope, np.sqrt((rest**2).sum(1) / count[:, 0])
+
+
+def bounded(problem: Problem, whole: Search, found: Search) -> tuple[Array, dict[str, Any]]:
+    """Return `QUANTITIES` of all plans, NaN where at a limit, and which plans stand at which limit.
+
+    A limit of the text does not bound the size: N still has its optimum where the passes are at their most, and so has D_pt.
+    """
+    plans = found.plans
+    fixed = problem.request.params is not None
+    ends = (float(whole.plans.params.min()), float(whole.plans.params.max()))
+    bounds = {
+        "smallest size": (plans.params <= ends[0] * (1 + 1e-9)) & (not fixed),
+        "largest size": (plans.params >= ends[1] * (1 - 1e-9)) & (not fixed),
+        "most epochs": (plans.tokens_spec > (1 - AT) * problem.max_tokens_spec) & (not problem.one_stage),
+        "shortest stage": (plans.tokens_spec > 0) & (plans.tokens_spec < (1 + AT) * problem.min_tokens_stage),
+        "all general text": plans.tokens_pt > (1 - AT) * (problem.request.general_tokens or math.inf),
+        "specialist only": plans.tokens_pt == 0,
+        "general only": (plans.tokens_spec == 0) & (not problem.one_stage),
+    }
+    at_end = bounds["smallest size"] | bounds["largest size"]
+    free = (
+        (plans.params, ~at_end & (not fixed)),
+        (plans.tokens_pt, ~at_end & ~bounds["all general text"] & (plans.tokens_pt > 0)),
+        (plans.tokens_spec, ~at_end & ~bounds["most epochs"] & ~bounds["shortest stage"] & (plans.tokens_spec > 0)),
+    )
+    return np.array([np.where(inside, values, np.nan) for values, inside in free]), bounds

@@ -1,0 +1,157 @@
+"""A calibrated sigmoid from loss to accuracy, with its resamples.
+
+accuracy = chance + (top − chance)/(1 + exp(k·(loss − middle))), k > 0: the form of arXiv 2412.04403, which fits all four too. A model may depart
+from such a curve by more than its neighbours show.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from planner.errors import DataError, InputError
+from planner.laws.dual import Array
+
+PARAMETERS = ("chance", "top", "k", "middle")
+"""Share of 1, share of 1, 1/(nats/token), nats/token."""
+LEAST_ROWS = 5
+"""Rows, and distinct losses, at least."""
+RESAMPLES = 300
+SHUFFLES = 2000
+NOISE = 0.05
+"""Share of shuffled tables that may fall with loss as much as the real one, at most."""
+STEEPEST, FLATTEST = 100.0, 0.3
+"""Bounds of k, over the span of the losses."""
+AWAY = 2.0
+"""Spans of the losses that the middle may lie beyond them."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Losses and accuracies of models."""
+
+    loss: Array
+    """[nats/token], shape (rows,)."""
+    accuracy: Array
+    """Shares of 1, shape (rows,)."""
+
+
+@dataclass(frozen=True)
+class Sigmoid:
+    """A fitted curve with its resamples."""
+
+    parameters: Array
+    """PARAMETERS, shape (4,)."""
+    resamples: Array
+    """The same fitted to resampled rows, shape (resamples, 4)."""
+    scatter: float
+    """Deviation of a model's accuracy around the curve."""
+    degrees: int
+    """Degrees of freedom that the scatter is estimated from."""
+    rows: int
+    """Models of the table."""
+    losses: tuple[float, float]
+    """Least and greatest loss of the table [nats/token]."""
+
+    def at(self, loss: Any) -> Array:
+        """Return the fitted accuracy at losses."""
+        return curve(self.parameters, np.asarray(loss, dtype=float))
+
+
+def curve(parameters: Array, loss: Array) -> Array:
+    """Return accuracies; PARAMETERS are the last axis."""
+    chance, top, k, middle = np.moveaxis(parameters, -1, 0)
+    result: Array = chance + (top - chance) * 0.5 * (1 - np.tanh(0.5 * k * (loss - middle)))
+    return result
+
+
+def fit_sigmoid(table: Table, *, chance: float | None = None, resamples: int = RESAMPLES, seed: int = 0) -> Sigmoid:
+    """Fit the curve, and again to resampled rows.
+
+    Args:
+        table: losses and accuracies.
+        chance: accuracy of guessing, where it is known; fitted by default.
+        resamples: how many.
+        seed: seed of the resamples.
+
+    Raises:
+        DataError: accuracy does not fall with loss beyond what a shuffled table does by chance, or no row is above chance.
+        InputError: chance is no share.
+    """
+    random = np.random.default_rng(seed)
+    if chance is not None and not 0 <= chance < 1:
+        raise InputError(f"--chance {chance:g} is not a share from 0 to below 1", remedy="give one, such as 0.25 for four choices")
+    if chance is not None and table.accuracy.max() <= chance:
+        raise DataError(f"no accuracy of the table is above chance, {chance:g}", remedy="give models that can do some of it, or another --chance")
+    _refuse_noise(table, random)
+    best = _fit(table, chance, _starts(table))
+    rows = len(table.loss)
+    found: list[Array] = []
+    while len(found) < resamples:
+        drawn = random.integers(0, rows, rows)
+        some = Table(table.loss[drawn], table.accuracy[drawn])
+        if len(np.unique(some.loss)) >= LEAST_ROWS - 1:  # fewer do not bind a curve of four parameters
+            found.append(_fit(some, chance, [best]))
+    degrees = max(1, rows - (4 if chance is None else 3))
+    scatter = math.sqrt(float(((curve(best, table.loss) - table.accuracy) ** 2).sum()) / degrees)
+    return Sigmoid(best, np.array(found), scatter, degrees, rows, (float(table.loss.min()), float(table.loss.max())))
+
+
+def _refuse_noise(table: Table, random: np.random.Generator) -> None:
+    """Refuse a table whose accuracy falls with loss no more than shuffled ones do."""
+    loss, accuracy = (values - values.mean() for values in (table.loss, table.accuracy))
+    real = float(loss @ accuracy)
+    shuffled = random.permuted(np.tile(accuracy, (SHUFFLES, 1)), axis=1) @ loss
+    share = float((shuffled <= real + 1e-12).mean())
+    if real >= 0 or share > NOISE:
+        raise DataError(
+            f"accuracy does not fall with loss in the table beyond noise: {share:.0%} of its shufflings fall as much",
+            remedy="give more models, or models of more different losses",
+        )
+
+
+def _starts(table: Table) -> list[Array]:
+    span = float(np.ptp(table.loss))
+    low, high = float(table.accuracy.min()), float(table.accuracy.max())
+    middles = (*np.quantile(table.loss, [0.25, 0.5, 0.75]), table.loss.min() - 0.3 * span)
+    return [np.array([low, top, steep / span, middle]) for middle in middles for steep in (3.0, 10.0) for top in (high, 0.5 * (1 + high))]
+
+
+def _fit(table: Table, chance: float | None, starts: list[Array]) -> Array:
+    """Fit by least squares from several starts.
+
+    Sought are the chance level, the share of what is above it that is reached at best, ln k and the middle, so that top lies between chance and 1.
+    """
+    from scipy.optimize import least_squares
+
+    span = float(np.ptp(table.loss))
+    least, most = float(table.loss.min()), float(table.loss.max())
+    low = np.array([0.0, 1e-3, math.log(FLATTEST / span), least - AWAY * span])
+    high = np.array([1 - 1e-6, 1.0, math.log(STEEPEST / span), most + AWAY * span])
+    free = slice(0 if chance is None else 1, 4)
+
+    def full(at: Array) -> Array:
+        c, reached, log_k, middle = at if chance is None else (chance, *at)
+        return np.array([c, c + reached * (1 - c), math.exp(log_k), middle])
+
+    def off(at: Array) -> Array:
+        return curve(full(at), table.loss) - table.accuracy
+
+    def slopes(at: Array) -> Array:
+        c, top, k, middle = full(at)
+        share = 0.5 * (1 - np.tanh(0.5 * k * (table.loss - middle)))
+        steep = (top - c) * share * (1 - share) * k
+        reached = (top - c) / (1 - c)
+        columns = (1 - reached * share, (1 - c) * share, -steep * (table.loss - middle), steep)
+        return np.column_stack(columns[free])
+
+    found = []
+    for c, top, k, middle in starts:
+        c = min(c, 0.99) if chance is None else chance
+        at = np.array([c, (top - c) / (1 - c), math.log(k), middle])
+        inside = np.clip(at, low + 1e-6 * (high - low), high - 1e-6 * (high - low))[free]
+        found.append(least_squares(off, inside, slopes, bounds=(low[free], high[free]), x_scale=(high - low)[free], max_nfev=200))
+    return full(min(found, key=lambda item: item.cost).x)

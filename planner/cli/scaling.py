@@ -1,0 +1,132 @@
+"""`plan scaling`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from planner.cli.console import give, say, table
+from planner.cli.sizes import read_sizes
+from planner.units import format_count, format_interval, parse_count, parse_flops
+
+if TYPE_CHECKING:
+    from planner.allocate.curves import BreakEven, Optimum, Scaling
+
+HELP = (
+    "Follow the best plan along budgets: loss, size, tokens and epochs, their exponents, and how much compute more text is worth.\n\n"
+    "Example: plan scaling --law sweeps/medicine --spec-tokens 50k,200k,1M\n\n"
+    "Example: plan scaling --law sweeps/medicine --from 1e12 --to 1e14 --spec-tokens 200k --max-epochs 4 --figure"
+)
+MOST_PAIRS = 6
+"""Pairs of amounts in the printed table; more are in the file."""
+SYMBOLS = {"params_non_embedding": "N", "tokens_pt": "D_pt", "tokens_spec": "D_spec"}
+
+
+def scaling(
+    spec_tokens: Annotated[str, typer.Option(help="Distinct specialist tokens, one amount or several: 50k,200k,1M.")],
+    least: Annotated[str | None, typer.Option("--from", help="First budget [FLOPs]; about the cheapest run of the law by default.")] = None,
+    most: Annotated[str | None, typer.Option("--to", help="Last budget [FLOPs]; 10 times the dearest run of the law by default.")] = None,
+    points: Annotated[int, typer.Option(help="Budgets, evenly in the logarithm.")] = 9,
+    law: Annotated[Path | None, typer.Option(help="law.json or its folder; the one under sweeps/ by default.")] = None,
+    general_tokens: Annotated[str | None, typer.Option(help="Distinct general tokens that you have; as many as needed by default.")] = None,
+    params: Annotated[str | None, typer.Option(help="Fix the size [non-embedding parameters] 7B, choose among 1B,3B,8B, or in a range 1B..8B.")] = None,
+    max_epochs: Annotated[float | None, typer.Option(help="Most passes over the specialist text; the most that the runs cover by default.")] = None,
+    allow_extrapolation: Annotated[bool, typer.Option("--allow-extrapolation", help="Answer even where a plan lies far beyond the runs.")] = False,
+    out: Annotated[Path, typer.Option(help="Where to write the curves.")] = Path("scaling.json"),
+    figure: Annotated[bool, typer.Option("--figure/--no-figure", help="Whether to draw the curves beside it.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False,
+) -> None:
+    """Follow the best plan along budgets."""
+    from planner.allocate.request import Request
+    from planner.allocate.scaling import budget_range
+    from planner.allocate.scaling import scaling as follow
+    from planner.artifacts import read_json, sha256_file
+    from planner.cli.paths import law_file
+    from planner.fit.fitted import FittedLaw
+
+    found = law_file(law)
+    fitted = FittedLaw.load(found)
+    amounts = [parse_count(item) for item in spec_tokens.split(",")]
+    first, last = (parse_flops(value) if value else None for value in (least, most))
+    fixed, between, among = read_sizes(params)
+    general = parse_count(general_tokens) if general_tokens else None
+    # Its own budget is one of the range and does not count.
+    limits = Request(first or last or fitted.support.high["flops"], amounts[0], fixed, max_epochs, general, between, among)
+    budgets = budget_range(fitted, amounts, limits, least=first, most=last, points=points)
+    answer = follow(fitted, budgets, amounts, limits, allow_extrapolation=allow_extrapolation)
+    answer.save(out, {"law": sha256_file(found)})
+    if as_json:
+        give(read_json(out))
+    else:
+        show(answer)
+    for warning in answer.warnings:
+        say(f"warning: {warning}")
+    say(f"written: {out}")
+    if figure:
+        from planner.report.scaling import draw
+        from planner.report.style import save
+
+        save(out.with_suffix(".png"), lambda axes: draw(axes, answer), panels=2, height=4.8)
+        say(f"written: {out.with_suffix('.png')}")
+
+
+def show(answer: Scaling) -> None:
+    """Print the curves as tables."""
+    budgets = answer.request["budgets"]
+    columns = ["budget", "loss [nats/token]", "N", "general tokens", "specialist tokens", "epochs", "at a limit", "beyond"]
+    for curve in answer.curves:
+        rows = [[f"{flops:.3g}", *_optimum(item)] for flops, item in zip(budgets, curve.optima, strict=True)]
+        about = "90 % intervals: of the loss, for one run; of the plan, each resample's own best. beyond: how far outside the runs, on the farthest axis"
+        table(f"Best plans with {format_count(curve.unique_spec)} distinct specialist tokens", columns, rows, caption=about)
+    rows = []
+    for curve in answer.curves:
+        for item in curve.exponents:
+            name = f"{format_count(curve.unique_spec)}: d ln {SYMBOLS[item.quantity]} / d ln C"
+            where = f"{item.budgets} of {len(budgets)}"
+            if item.value is None:
+                rows.append([name, "none", "fewer than 3 budgets not at a limit", "", where, f"{item.resamples_share:.0%}"])
+            else:
+                span = f"{item.low:.3f} to {item.high:.3f}"
+                rows.append([name, f"{item.value:.3f}", span, f"{item.off_percent:.1f} %", where, f"{item.resamples_share:.0%}"])
+    about = "off: of the plans from the power law, large where it bends; budgets: at which it is at no limit; resamples: that have a slope"
+    table("Exponents of the best plan", ["", "exponent", "90 % interval", "off", "budgets", "resamples"], rows, caption=about)
+    if answer.break_evens:
+        _show_break_evens(answer)
+
+
+def _optimum(item: Optimum) -> list[str]:
+    plan = item.plan
+    known = {name: factor for name, factor in item.extrapolation.items() if factor > 1}
+    farthest = max(known, key=lambda name: known[name]) if known else ""
+    return [
+        f"{plan.loss:.3f} [{plan.loss_low:.3f}, {plan.loss_high:.3f}]",
+        f"{format_count(plan.params_non_embedding)} {format_interval(*item.params_interval)}",
+        f"{format_count(plan.tokens_pt)} {format_interval(*item.tokens_pt_interval)}",
+        f"{format_count(plan.tokens_spec)} {format_interval(*item.tokens_spec_interval)}",
+        f"{plan.epochs_spec:.2g} [{item.epochs_interval[0]:.2g}, {item.epochs_interval[1]:.2g}]",
+        ", ".join(item.limits),
+        "" if item.inside else f"{known[farthest]:.2g}×",
+    ]
+
+
+def _show_break_evens(answer: Scaling) -> None:
+    """Print how many times the compute the smaller of two amounts needs."""
+    amounts = answer.request["amounts"]
+    pairs = list(dict.fromkeys((item.unique_less, item.unique_more) for item in answer.break_evens))
+    if len(pairs) > MOST_PAIRS:
+        pairs = [*zip(amounts, amounts[1:], strict=False)]
+    found = {(item.unique_less, item.unique_more, item.flops): item for item in answer.break_evens}
+    rows = [[f"{flops:.3g}", *(_factor(found[(*pair, flops)]) for pair in pairs)] for flops in answer.request["budgets"][:-1]]
+    columns = ["budget with more", *(f"{format_count(less)} for {format_count(more)}" for less, more in pairs)]
+    about = f"90 % interval over the resamples; more than (>), never: not up to {answer.request['budgets'][-1]:.3g} FLOPs, where this range ends"
+    table("How many times the compute reaches the same loss with less text", columns, rows, caption=about)
+
+
+def _factor(item: BreakEven) -> str:
+    over = f">{item.most:.3g}"
+    if item.low is None:
+        return f"{over}×, never"
+    low, high = (over if value is None else f"{value:.3g}" for value in (item.low, item.high))
+    return f"{over if item.factor is None else f'{item.factor:.3g}'}× [{low}, {high}]"
