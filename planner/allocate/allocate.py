@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from planner.allocate.allocation import Allocation, Arm, Plan
-from planner.allocate.beyond import ADVISED, AXIS_NAMES, FAR, beyond, refuse_far, warnings_of_law
+from planner.allocate.beyond import beyond, refuse_far, tell_far, warnings_of_law
 from planner.allocate.closer import closest, refine
 from planner.allocate.optimum import MOST_RESAMPLES, TOLERANCE, Search, coarse, interval, joined, profile, search, within
 from planner.allocate.problem import Plans, Problem, Size
@@ -49,7 +49,7 @@ def allocate(law: FittedLaw, request: Request, *, allow_extrapolation: bool = Fa
     regret = 100 * np.expm1(np.maximum(mine - everything.resamples.min(1), 0.0))
     extrapolation = beyond(law, plan)
     if not allow_extrapolation:
-        refuse_far(law, plan, extrapolation)
+        refuse_far(law, plan.flops, extrapolation)
     prices, exchange = worths(problem, everything, mine)
     shares, losses = profile(problem, everything.plans.sizes)
     splits, sizes = everything.plans.share, everything.plans.params
@@ -136,21 +136,9 @@ def _alternatives(problem: Problem, found: Search, plan: Plan, mine: Any) -> Ite
 
 
 def _warnings(problem: Problem, whole: Search, plan: Plan, extrapolation: dict[str, float]) -> list[str]:
-    request, support = problem.request, problem.law.support
+    request = problem.request
     found = warnings_of_law(problem)
-    compute = extrapolation["flops"]
-    others = [f"{AXIS_NAMES[name]} {factor:.3g}×" for name, factor in extrapolation.items() if factor > 1.2 and name != "flops" and np.isfinite(factor)]
-    if compute > FAR:
-        found.append(
-            f"EXTRAPOLATION: this plan costs {compute:.3g} times the largest run that the law has seen ({support.high['flops']:.3g} FLOPs)"
-            + (f"; outside the runs by: {', '.join(others)}" if others else "")
-            + f". Do not spend {request.flops:.3g} FLOPs on it: run a sweep up to about {request.flops / ADVISED:.1g} FLOPs a run first"
-        )
-    elif others or compute > 1.2:
-        found.append(f"extrapolation: compute {compute:.3g}× the largest run" + (f"; {', '.join(others)}" if others else ""))
-    for name, factor in extrapolation.items():
-        if not np.isfinite(factor):
-            found.append(f"no run of the table has any {AXIS_NAMES[name]}: their effect is not measured")
+    found += tell_far(problem.law, request.flops, extrapolation)
     if request.params is not None and abs(plan.params_non_embedding / request.params - 1) > 0.05:
         found.append(f"--params {format_count(request.params)} is realised as {format_count(plan.params_non_embedding)} non-embedding parameters")
     left_out = len(request.params_among) - len(whole.plans.sizes)
@@ -158,8 +146,8 @@ def _warnings(problem: Problem, whole: Search, plan: Plan, extrapolation: dict[s
         found.append(f"{left_out} of the {len(request.params_among)} sizes of --params are too large for the budget, or the memory, and were left out")
     if plan.tokens_spec == 0 and 0 < problem.max_tokens_spec < problem.min_tokens_stage:
         found.append(
-            f"the specialist text is left unused: {problem.max_epochs:.3g} passes over it are {format_count(problem.max_tokens_spec)} tokens, and a stage of "
-            f"{MIN_STEPS} steps takes {format_count(problem.min_tokens_stage)}; more passes (--max-epochs) or a recipe of smaller batches would use it"
+            f"the specialist text is left unused: {problem.max_epochs:.3g} passes over it are {format_count(problem.max_tokens_spec)} tokens, and a "
+            f"stage of {MIN_STEPS} steps takes {format_count(problem.min_tokens_stage)}; more passes (--max-epochs) or smaller batches would use it"
         )
     spent = plan.flops + plan.flops_inference
     if spent < 0.98 * request.flops:

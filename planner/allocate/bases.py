@@ -162,7 +162,7 @@ def allocate_bases(
     made = [_choice(problem, base, method, stage, float(win), gpus) for base, stage, win in zip(fitting, stages, wins, strict=True)]
     order = np.argsort(ends.mean(1), kind="stable")
     if not allow_extrapolation:
-        refuse_far(law, made[order[0]].plan, made[order[0]].extrapolation)
+        refuse_far(law, made[order[0]].plan.flops, made[order[0]].extrapolation)
     best = int(order[0])
     return BaseAllocation(
         request={

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+
 import numpy as np
 
 from planner.allocate.allocation import Plan
@@ -29,8 +31,8 @@ def beyond(law: FittedLaw, plan: Plan) -> dict[str, float]:
     return {name: float(value) for name, value in factors.items() if name != "flops_6nd"}
 
 
-def refuse_far(law: FittedLaw, plan: Plan, extrapolation: dict[str, float]) -> None:
-    """Refuse a plan further than TOO_FAR beyond the runs on some axis.
+def refuse_far(law: FittedLaw, flops: float, extrapolation: Mapping[str, float], who: str = "the best plan") -> None:
+    """Refuse a plan of some FLOPs further than TOO_FAR beyond the runs on some axis.
 
     Raises:
         DataError: it is.
@@ -40,15 +42,39 @@ def refuse_far(law: FittedLaw, plan: Plan, extrapolation: dict[str, float]) -> N
         return
     said = ", ".join(f"{AXIS_NAMES[name]} {factor:.3g}×" for name, factor in sorted(far.items(), key=lambda item: -item[1]))
     if "flops" in far:
-        remedy = f"train a sweep up to about {plan.flops / ADVISED:.1g} FLOPs a run (plan sweep design chooses it)"
+        remedy = f"train a sweep up to about {flops / ADVISED:.1g} FLOPs a run (plan sweep design chooses it)"
     else:
         sizes = "..".join(format_count(ends["params"]) for ends in (law.support.low, law.support.high))
         remedy = f"keep the plan nearer to the runs, such as with --params {sizes}, or train runs there"
     raise DataError(
-        f"the best plan lies too far beyond the runs of the law to be recommended: {said}; the limit is {TOO_FAR:g}×, and the largest run had "
+        f"{who} lies too far beyond the runs of the law to be recommended: {said}; the limit is {TOO_FAR:g}×, and the largest run had "
         f"{law.support.high['flops']:.3g} FLOPs",
         remedy=f"{remedy}; --allow-extrapolation shows the answer all the same",
     )
+
+
+def tell_far(law: FittedLaw, flops: float, extrapolation: Mapping[str, float], who: str = "") -> Iterator[str]:
+    """Say how far a plan lies beyond the runs, loudly where it is far.
+
+    Args:
+        law: whose runs.
+        flops: of the budget.
+        extrapolation: factor by axis.
+        who: whose plan, where there are several, such as "domain 'medicine': ".
+    """
+    compute = extrapolation["flops"]
+    others = [f"{AXIS_NAMES[name]} {factor:.3g}×" for name, factor in extrapolation.items() if factor > 1.2 and name != "flops" and np.isfinite(factor)]
+    if compute > FAR:
+        yield (
+            f"EXTRAPOLATION: {who}this plan costs {compute:.3g} times the largest run that the law has seen ({law.support.high['flops']:.3g} FLOPs)"
+            + (f"; outside the runs by: {', '.join(others)}" if others else "")
+            + f". Do not spend {flops:.3g} FLOPs on it: run a sweep up to about {flops / ADVISED:.1g} FLOPs a run first"
+        )
+    elif others or compute > 1.2:
+        yield f"extrapolation: {who}compute {compute:.3g}× the largest run" + (f"; {', '.join(others)}" if others else "")
+    for name, factor in extrapolation.items():
+        if not np.isfinite(factor):
+            yield f"{who}no run of the table has any {AXIS_NAMES[name]}: their effect is not measured"
 
 
 def warnings_of_law(problem: Problem) -> list[str]:

@@ -72,7 +72,7 @@ def scaling(
     rows = [[_find(problem) for problem in row] for row in problems]
     if not allow_extrapolation:
         for found in (item for row in rows for item in reversed(row)):
-            refuse_far(law, found.optimum.plan, found.optimum.extrapolation)
+            refuse_far(law, found.optimum.plan.flops, found.optimum.extrapolation)
     curves = tuple(Curve(amount, tuple(found.optimum for found in row), _exponents(flops, row)) for amount, row in zip(unique, rows, strict=True))
     pairs = break_evens(unique, flops, [[found.expected for found in row] for row in rows], [np.array([found.own for found in row]) for row in rows])
     kept = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(limits).items() if key not in ("flops", "unique_spec")}

@@ -28,12 +28,15 @@ HELP = (
     "Example: plan allocate --law mine --usd 20000 --usd-per-gpu-hour 2.5 --gpu H100 --mfu 0.4 --spec-tokens 5B --general-tokens 300B\n\n"
     "Example: plan allocate --law mine --gpus 64 --hours 72 --gpu A100 --mfu 0.45 --spec-tokens 5B --params 1B..8B --inference-tokens 1T\n\n"
     "Example: plan allocate --law mine --flops 1e21 --spec-tokens 30B --base name=A,tokens=2T,params=6.5B --base name=B,tokens=15T,params=7B\n\n"
-    "Example: plan allocate --case examples/llamat.toml"
+    "Example: plan allocate --case examples/llamat.toml\n\n"
+    "Example: plan allocate --flops 2e14 --domains domains.toml\n\n"
+    "domains.toml: for each domain a table [[domain]] with name, law (relative to the file; one law = at the top stands for all), unique_tokens = 200k, "
+    "and where wanted weight (1 by default, of its loss in the mean that is minimised) and max_loss (nats/token that it must reach)."
 )
 
 
 def allocate(
-    spec_tokens: Annotated[str, typer.Option(help="Distinct specialist tokens that you have, such as 5e9 or 5B.")],
+    spec_tokens: Annotated[str | None, typer.Option(help="Distinct specialist tokens that you have, such as 5e9 or 5B; or give --domains.")] = None,
     flops: Annotated[str | None, typer.Option(help='Budget: 1e22, or a GPU time such as "3 GPU-days" with --gpu or --gpu-flops.')] = None,
     gpu_hours: Annotated[float | None, typer.Option(help="Budget in GPU-hours; states --gpu and --mfu too.")] = None,
     usd: Annotated[float | None, typer.Option(help="Budget in dollars, with --usd-per-gpu-hour.")] = None,
@@ -63,6 +66,7 @@ def allocate(
     case: Annotated[
         Path | None, typer.Option(help="Take the options from a file, such as examples/llamat.toml.", is_eager=True, callback=take_case)
     ] = None,
+    domains: Annotated[Path | None, typer.Option(help="A file of 2 to 1000 specialist domains, instead of --spec-tokens; see above.")] = None,
     out: Annotated[Path, typer.Option(help="Where to write the recommendation.")] = Path("allocation.json"),
     figure: Annotated[bool, typer.Option("--figure/--no-figure", help="Whether to draw the split curve beside it; takes longer than the answer.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False,
@@ -78,17 +82,40 @@ def allocate(
 
     if chance is not None and accuracy is None:
         raise InputError("--chance says nothing without --accuracy", remedy="add --accuracy with a table of models, or leave it away")
-    found = law_file(law)
-    apart(out, found, case, out.with_suffix(".png") if figure else None)
+    if spec_tokens is None and domains is None:
+        raise InputError("there is no specialist text", remedy="give --spec-tokens for one domain, or --domains for many")
     fixed, between, among = read_sizes(params)
     # Without --hours, --gpus says how many share a model's memory.
     shared = gpus if hours is not None or (gpu_memory is None and not base) else None
     budget = _flops(flops, Budget(gpu_hours, usd, usd_per_gpu_hour, shared, hours), _throughput(gpu, mfu, gpu_flops))
     general = None if general_tokens is None else parse_count(general_tokens)
-    memory = None if gpu_memory is None else 1e9 * gpu_memory
-    sizes = {"params": fixed, "params_range": between, "params_among": among, "memory_per_gpu": memory, "gpus": 1 if gpus is None else gpus}
+    if domains is not None:
+        from planner.cli.domains import answer_many, request_of, show_domains
+
+        others = {
+            "--spec-tokens": spec_tokens, "--law": law, "--base": base, "--inference-tokens": parse_count(inference_tokens), "--figure": figure,
+            "--gpu-memory": gpu_memory, "--kept-back": kept_back, "--method": method != "full", "--accuracy": accuracy,
+        }  # fmt: skip
+        limits = {
+            "flops": budget, "params": fixed, "max_epochs": max_epochs, "general_tokens": general, "params_range": between, "params_among": among,
+        }  # fmt: skip
+        many = answer_many(domains, case, request_of(domains, limits, others), allow_extrapolation, out)
+        _tell(out, many.warnings, show_domains, many, as_json)
+        return
+    found = law_file(law)
+    apart(out, found, case, out.with_suffix(".png") if figure else None)
+    assert spec_tokens is not None
     request = Request(
-        budget, parse_count(spec_tokens), max_epochs=max_epochs, general_tokens=general, inference_tokens=parse_count(inference_tokens), **sizes
+        budget,
+        parse_count(spec_tokens),
+        params=fixed,
+        params_range=between,
+        params_among=among,
+        max_epochs=max_epochs,
+        general_tokens=general,
+        inference_tokens=parse_count(inference_tokens),
+        memory_per_gpu=None if gpu_memory is None else 1e9 * gpu_memory,
+        gpus=1 if gpus is None else gpus,
     )
     if base:
         from planner.allocate.base import Base

@@ -1,0 +1,117 @@
+"""What `plan allocate --domains` answers, and its file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from planner.artifacts import read_artifact, whole, write_artifact
+
+KIND = "domains"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class DomainPlan:
+    """What one domain gets in a structure, and the loss to expect."""
+
+    name: str
+    weight: float
+    """As given."""
+    params_non_embedding: float
+    tokens_pt: float
+    """Tokens that count as general text for it: of the trunk, of its own model, or all of a mix that are not its own."""
+    tokens_spec: float
+    """Specialist tokens, repeats included; 0 for no specialist stage."""
+    unique_spec: float
+    epochs_spec: float
+    flops: float
+    """Of its branch, its model, or its own text in the mix."""
+    flops_path: float
+    """Of everything that its loss depends on: trunk and branch, its model, or the whole mix."""
+    share_flops: float
+    """Share of the budget that `flops` is."""
+    loss: float
+    """Forecast, mean over the resamples [nats/token]."""
+    loss_low: float
+    loss_high: float
+    """90 % interval of one run: resamples, noise, and drift outside the runs."""
+    max_loss: float | None
+    """Required loss [nats/token]."""
+    extrapolation: dict[str, float]
+    """By what factor it lies outside the support of its law on each axis; 1 is inside."""
+    shape: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Structure:
+    """One way to organise the training, with its best plan."""
+
+    name: str
+    assumption: str
+    """What is assumed and not measured; empty where everything is what the sweeps measure."""
+    loss: float | None
+    """Weighted mean of the domains' losses, mean over the resamples [nats/token]; None where the budget or a required loss allows no plan."""
+    loss_low: float | None
+    loss_high: float | None
+    """90 % interval: resamples, the noise of each run, and drift outside the runs."""
+    worse_percent: float | None
+    """How much higher its loss is than the recommended structure's."""
+    probability: float | None
+    """Share of the resamples in which the recommended structure is better; None for itself."""
+    params_non_embedding: float | None
+    """Of the one model or trunk; None where each domain has a size of its own."""
+    tokens_general: float | None
+    """General tokens in all."""
+    flops: float | None
+    share_general: float | None
+    """Share of the budget that goes to the trunk, or to the general text of the mix; None where each domain's model has its own."""
+    domains: tuple[DomainPlan, ...]
+    note: str = ""
+    """Why there is no plan, or what must be said of this one."""
+
+
+@dataclass(frozen=True)
+class DomainsAllocation:
+    """The structures at equal FLOPs."""
+
+    request: dict[str, Any]
+    best: str
+    """Name of the recommended structure: the best of those that the sweeps measure."""
+    structures: tuple[Structure, ...]
+    arms: tuple[Structure, ...]
+    """Split training bound further, and without regard to required losses."""
+    warnings: tuple[str, ...]
+    sources: dict[str, Any] = field(default_factory=dict)
+    """By law: its path, sweep, recipe, vocabulary."""
+    created: str = ""
+    """When it was written [UTC]."""
+
+    @property
+    def recommended(self) -> Structure:
+        """Return the best structure."""
+        return next(structure for structure in self.structures if structure.name == self.best)
+
+    def save(self, path: Path, inputs: Mapping[str, str]) -> None:
+        """Write the file."""
+        body = asdict(self)
+        body.pop("created")
+        write_artifact(path, KIND, VERSION, body, inputs)
+
+    @classmethod
+    def load(cls, path: Path | str) -> DomainsAllocation:
+        """Read the file.
+
+        Raises:
+            InputError: no such file, or another kind of file.
+        """
+        body = read_artifact(path, KIND, VERSION)
+        with whole(path):
+            structures, arms = (tuple(_structure(item) for item in body[key]) for key in ("structures", "arms"))
+            return cls(body["request"], body["best"], structures, arms, tuple(body["warnings"]), body["sources"], body["created"])
+
+
+def _structure(body: Mapping[str, Any]) -> Structure:
+    return Structure(**{**body, "domains": tuple(DomainPlan(**item) for item in body["domains"])})

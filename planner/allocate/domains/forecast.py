@@ -1,0 +1,89 @@
+"""The weighted loss of a structure with its interval, and the domains' own.
+
+Resamples of different laws are independent; those of one law that several domains share go together. The noise of a run is each domain's own;
+the drift outside the runs is common to the domains of one law, whose error it is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from planner.allocate.domains.answer import DomainPlan
+from planner.allocate.domains.problem import DomainsProblem
+from planner.allocate.domains.stages import Found
+from planner.fit.fitted import LEVEL
+from planner.laws.dual import Array
+
+DRAWS = 4000
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What the laws say of one structure."""
+
+    losses: Array
+    """Mean over resamples by domain [nats/token], shape (domains,)."""
+    resamples: Array
+    """Weighted loss under joint draws of the resamples, the same draws for every structure, shape (draws,)."""
+    low: float
+    high: float
+    """90 % interval of the weighted loss, with noise and drift."""
+
+    @property
+    def loss(self) -> float:
+        """Weighted mean."""
+        return float(self.resamples.mean())
+
+
+def outlook(problem: DomainsProblem, found: Found) -> Outlook:
+    """Forecast a structure."""
+    random = np.random.default_rng(SEED)
+    losses, runs = np.empty(problem.count), 0.0
+    joint, alone, drifts = np.zeros(DRAWS), 0.0, 0.0
+    for (law, members), values in zip(problem.groups, problem.resampled(found.size, found.tokens_pt, found.tokens_spec), strict=True):
+        losses[members] = values.mean(0)
+        weighted = values @ problem.weights[members]
+        # Whole rounds over the resamples, so that means over the draws are means over the resamples but for the last round.
+        rounds = -(-DRAWS // len(weighted))
+        joint += weighted[np.concatenate([random.permutation(len(weighted)) for _ in range(rounds)])[:DRAWS]]
+        alone += float(weighted.mean())
+        share = problem.weights[members] * losses[members]
+        distance = law.support.distance(problem.params[found.size[members]], found.tokens_pt[members], found.tokens_spec[members], problem.unique[members])
+        # As a forecast of one run does, beyond a deviation of 5 in ln L the interval says "anything".
+        drifts += float((share * np.minimum(law.drift * np.where(distance > 0, distance, 0.0), 5.0)).sum()) ** 2
+        runs += float(((share * law.noise) ** 2).sum())
+    joint += alone - joint.mean()
+    spread = joint + np.sqrt(runs + drifts) * random.normal(size=DRAWS)
+    low, high = np.quantile(spread, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Outlook(losses, joint, float(low), float(high))
+
+
+def describe(problem: DomainsProblem, found: Found, losses: Array) -> tuple[DomainPlan, ...]:
+    """Write every domain's part out, with the interval of its own loss and how far it lies from the runs.
+
+    Args:
+        problem: the domains.
+        found: the plan.
+        losses: means over the resamples, shape (domains,).
+    """
+    plans: list[DomainPlan | None] = [None] * problem.count
+    for law, members in problem.groups:
+        size, pt, spec, unique = found.size[members], found.tokens_pt[members], found.tokens_spec[members], problem.unique[members]
+        params = {"non_embedding": problem.params[size], "total": problem.params_total[size]}
+        forecast = law.forecast(params, pt, spec, unique)
+        factors = law.support.factors(problem.params[size], pt, spec, unique, problem.price[size] * (pt + spec))
+        for row, number in enumerate(members):
+            domain, shape = problem.request.domains[number], problem.ladder[size[row]].shape
+            loss = float(losses[number])
+            low, high = min(loss, float(forecast.low[row])), max(loss, float(forecast.high[row]))
+            plans[number] = DomainPlan(
+                domain.name, domain.weight, float(params["non_embedding"][row]), float(pt[row]), float(spec[row]), float(unique[row]),
+                float(spec[row] / unique[row]), float(found.flops[number]), float(problem.price[size[row]] * (pt[row] + spec[row])),
+                float(found.flops[number]) / problem.request.flops, loss, low, high, domain.max_loss,
+                {name: float(values[row]) for name, values in factors.items() if name != "flops_6nd"}, shape.to_dict() if shape else None,
+            )  # fmt: skip
+    assert all(plan is not None for plan in plans)
+    return tuple(plan for plan in plans if plan is not None)

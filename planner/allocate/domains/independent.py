@@ -1,0 +1,104 @@
+"""A model of its own for every domain, with its own trunk, size and split: how the budget divides among them.
+
+V_k(F), the best value of domain k for F FLOPs over sizes and splits, is tabulated for all domains together; then `waterfill` divides the budget.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from planner.allocate.domains.problem import DomainsProblem
+from planner.allocate.domains.stages import CLOSER, COARSE, INDEPENDENT, Found, near, whole_steps
+from planner.allocate.domains.waterfill import fill
+from planner.laws.dual import Array
+
+BUDGETS = 28
+SPLITS = np.concatenate([[0.0], np.geomspace(3e-3, 1.0, 13)])
+"""Of the most specialist tokens that a budget and the passes allow, in a coarse grid."""
+ENDS = np.array([0.0, 1.0])
+
+
+def independent(problem: DomainsProblem, margin: float = 0.0, quick: bool = False) -> Found | None:
+    """Find the best independent models, or None where the budget is too small for one a domain.
+
+    Args:
+        problem: the domains.
+        margin: by which required losses are tightened.
+        quick: whether the coarse search is enough.
+    """
+    count, flops = problem.count, problem.request.flops
+    budgets = np.tile(_budgets(problem), (count, 1))
+    sizes = np.tile(near(problem, 0, COARSE), (count, 1))
+    splits = np.tile(SPLITS, (count, 1))
+    best: Found | None = None
+    for following in (*CLOSER, None):
+        value, at, pt, spec = table(problem, budgets, sizes, splits, partial(problem.value, margin=margin), best.plan if best else None)
+        filled = fill(budgets[None], value[None], np.array([flops]))
+        if not np.isfinite(filled.total[0]):
+            break
+        each, rows = filled.amount[0], np.arange(count)
+        node = np.abs(np.log(budgets / each[:, None])).argmin(1)
+        best = _found(problem, each, budgets[rows, node], at[rows, node], pt[rows, node], spec[rows, node])
+        if quick or following is None:
+            break
+        size = at[rows, node]
+        offsets = following.stride * np.arange(-following.reach, following.reach + 1)
+        sizes = np.clip(size[:, None] + offsets, 0, len(problem.ladder) - 1)
+        factors = np.exp(following.step * np.arange(-following.around, following.around + 1))
+        budgets = np.minimum(each[:, None] * factors, flops)
+        share = best.tokens_spec / np.minimum(problem.most_spec, best.tokens_pt + best.tokens_spec)
+        splits = np.sort(np.concatenate([np.tile(ENDS, (count, 1)), np.minimum(share[:, None] * factors, 1.0)], axis=1), axis=1)
+    return best
+
+
+def table(
+    problem: DomainsProblem, budgets: Array, sizes: Any, splits: Array, value_of: Callable[[Array], Array], like: tuple[Any, Array, Array] | None
+) -> tuple[Array, Any, Array, Array]:
+    """Tabulate the best value of every domain for its budgets, with the size, the general and the specialist tokens that reach it.
+
+    Args:
+        problem: the domains.
+        budgets: FLOPs, shape (domains, budgets).
+        sizes: numbers of sizes of the ladder, shape (domains, sizes).
+        splits: shares of the most specialist tokens, shape (domains, splits).
+        value_of: from losses to what is minimised.
+        like: of `expected`.
+    """
+    total = budgets[:, :, None] / problem.price[sizes][:, None, :]
+    most = np.minimum(problem.most_spec[:, None, None], total)[..., None]
+    spec = most * splits[:, None, None, :]
+    # A grid of shares misses what one pass and the shortest stage are.
+    more = [np.minimum(np.broadcast_to(amount, most.shape), most) for amount in (problem.unique[:, None, None, None], np.array(problem.least_stage))]
+    spec = np.concatenate([spec, *more], axis=-1)
+    pt = total[..., None] - spec
+    pt = np.where(pt > 1e-9 * total[..., None], np.minimum(pt, problem.general_tokens), 0.0)
+    at = np.broadcast_to(sizes[:, None, :, None], spec.shape)
+    flat = (problem.count, -1)
+    loss = problem.expected(at.reshape(flat), pt.reshape(flat), spec.reshape(flat), like=like)
+    value = value_of(loss).reshape(*budgets.shape, -1)
+    chosen = value.argmin(-1)[..., None]
+    columns = [np.take_along_axis(item.reshape(value.shape), chosen, -1)[..., 0] for item in (value, at, pt, spec)]
+    return columns[0], columns[1], columns[2], columns[3]
+
+
+def _budgets(problem: DomainsProblem) -> Array:
+    """Return budgets from that of the smallest trainable model to all there is."""
+    least = float((problem.price * np.maximum(problem.least_ratio.min() * problem.params, problem.least_stage)).min())
+    flops = problem.request.flops
+    return np.geomspace(min(max(least, 1e-3 * flops / problem.count), flops), flops, BUDGETS)
+
+
+def _found(problem: DomainsProblem, each: Array, tabulated: Array, size: Any, pt: Array, spec: Array) -> Found:
+    """Bring the splits of the nearest tabulated budgets to the budgets themselves, in whole steps."""
+    total = each / problem.price[size]
+    # Specialist text keeps its share of the budget, a stage its least length; the general text takes what is left, where there is any.
+    kept = np.maximum(np.minimum(spec * each / tabulated, problem.most_spec), problem.least_stage)
+    spec = np.where(spec > 0, np.where(pt > 0, np.minimum(kept, total), np.minimum(total, problem.most_spec)), 0.0)
+    spec = whole_steps(problem, spec, total)
+    room = np.clip(total - spec, 0.0, problem.general_tokens)
+    pt = np.where(pt > 0, whole_steps(problem, room, room), 0.0)
+    return Found(INDEPENDENT, size, pt, spec, float(pt.sum()), problem.price[size] * (pt + spec), 0.0)

@@ -1,0 +1,193 @@
+"""The domains under their laws: sizes, costs and limits that they share, and the mean losses of a great many plans at once.
+
+Arrays of plans have the domains on the last axis but one: shape (..., domains, plans).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from planner.allocate.domains.request import DomainsRequest
+from planner.allocate.optimum import MOST_RESAMPLES
+from planner.allocate.problem import Problem, Size
+from planner.design.spec import MIN_TOKENS_PER_PARAMETER
+from planner.errors import DataError
+from planner.fit.fitted import FittedLaw
+from planner.laws.dual import Array
+
+LADDER = 240
+"""Sizes between the least and the largest that are searched."""
+EVERY = 10**9
+"""As a most of resamples: all there are."""
+CHUNK = 24_000
+"""Losses evaluated at a time: as many as stay in a core's cache."""
+EVALUATIONS = 2e6
+"""Losses that one grid may take: with many domains, fewer resamples are looked at."""
+FEWEST, MOST = 12, 3 * MOST_RESAMPLES
+"""Resamples of a law in a grid, of all its members together; forecasts use all."""
+PENALTY = 1e6
+"""Added to the objective for a loss of twice the required one; so steep that a required loss is missed only where it cannot be had."""
+
+
+@dataclass(frozen=True)
+class DomainsProblem:
+    """A request under the laws of its domains."""
+
+    request: DomainsRequest
+    problems: tuple[Problem, ...]
+    """What each domain would be alone, with the whole budget."""
+    ladder: tuple[Size, ...]
+    """Sizes to choose among, ascending; their shapes come from the recipe of the first domain's law."""
+
+    @classmethod
+    def of(cls, request: DomainsRequest) -> DomainsProblem:
+        """Prepare a request.
+
+        Raises:
+            DataError: a law knows no specialist tokens, or the budget is too small for any size.
+        """
+        problems = tuple(Problem.of(domain.law, request.of(domain)) for domain in request.domains)
+        for domain, problem in zip(request.domains, problems, strict=True):
+            if problem.one_stage:
+                raise DataError(f"the law of domain {domain.name!r} knows no specialist tokens", remedy="give it a law fitted to runs of two stages")
+        first, widest = problems[0], min(problems, key=lambda problem: problem.min_tokens_per_param)
+        sizes = (first if request.params is not None or request.params_among else widest).sizes()
+        if request.params is None and not request.params_among:
+            ends = sizes[0].params_non_embedding, sizes[-1].params_non_embedding
+            found = [first.size(float(value)) for value in np.geomspace(*ends, LADDER)]
+            sizes = tuple({size.params_non_embedding: size for size in found}.values())
+        return cls(request, problems, tuple(sorted(sizes, key=lambda size: size.params_non_embedding)))
+
+    @property
+    def count(self) -> int:
+        """Number of domains."""
+        return len(self.problems)
+
+    @cached_property
+    def groups(self) -> tuple[tuple[FittedLaw, Any], ...]:
+        """Laws, each with the numbers of its domains."""
+        found: dict[int, tuple[FittedLaw, list[int]]] = {}
+        for number, domain in enumerate(self.request.domains):
+            found.setdefault(id(domain.law), (domain.law, []))[1].append(number)
+        return tuple((law, np.array(members)) for law, members in found.values())
+
+    @cached_property
+    def unique(self) -> Array:
+        """Distinct specialist tokens, shape (domains,)."""
+        return np.array([domain.unique_spec for domain in self.request.domains])
+
+    @cached_property
+    def most_spec(self) -> Array:
+        """Most specialist tokens with repeats, shape (domains,)."""
+        return np.array([problem.max_tokens_spec for problem in self.problems])
+
+    @cached_property
+    def weights(self) -> Array:
+        """Weights with a sum of 1, shape (domains,)."""
+        weights = np.array([domain.weight for domain in self.request.domains])
+        return weights / weights.sum()
+
+    @cached_property
+    def max_loss(self) -> Array:
+        """Required losses [nats/token], infinite where there is none, shape (domains,)."""
+        return np.array([np.inf if domain.max_loss is None else domain.max_loss for domain in self.request.domains])
+
+    @cached_property
+    def least_ratio(self) -> Array:
+        """Least tokens per parameter of what a domain's model has seen, shape (domains,), as for one domain alone."""
+        asked = self.request.params is not None or bool(self.request.params_among)
+        return np.array([MIN_TOKENS_PER_PARAMETER if asked else problem.min_tokens_per_param for problem in self.problems])
+
+    @property
+    def least_stage(self) -> float:
+        """Least tokens of a stage."""
+        return self.problems[0].min_tokens_stage
+
+    @property
+    def general_tokens(self) -> float:
+        """Most general tokens of a model."""
+        return self.request.general_tokens or np.inf
+
+    @cached_property
+    def params(self) -> Array:
+        """Non-embedding parameters of the ladder."""
+        return np.array([size.params_non_embedding for size in self.ladder], dtype=float)
+
+    @cached_property
+    def params_total(self) -> Array:
+        """Parameters of the ladder with embeddings."""
+        return np.array([size.params_total or np.nan for size in self.ladder], dtype=float)
+
+    @cached_property
+    def price(self) -> Array:
+        """Training FLOPs of a token, by size of the ladder."""
+        return np.array([size.flops_per_token for size in self.ladder])
+
+    def expected(self, size: Any, tokens_pt: Any, tokens_spec: Any, most: int | None = None, like: tuple[Any, Array, Array] | None = None) -> Array:
+        """Return mean losses over resamples [nats/token]; infinite where a plan has too few tokens for its size or its stage.
+
+        Args:
+            size: numbers of sizes of the ladder; like the tokens, broadcast to shape (..., domains, plans).
+            tokens_pt: general tokens.
+            tokens_spec: specialist tokens with repeats.
+            most: resamples of a law, of all its members together; None for as many as the plans allow.
+            like: size, general and specialist tokens of one plan a domain near to these, each of shape (domains,): the means over few resamples are
+                brought to what they are over all there.
+        """
+        size, pt, spec = np.broadcast_arrays(size, np.asarray(tokens_pt, dtype=float), np.asarray(tokens_spec, dtype=float))
+        enough = 1 - 1e-9
+        trained = pt + spec >= np.maximum(self.least_ratio[:, None] * self.params[size], self.least_stage) * enough
+        stages = ((spec == 0) | (spec >= self.least_stage * enough)) & ((pt == 0) | (pt >= self.least_stage * enough))
+        good = trained & stages & (pt >= 0) & (spec >= 0) & (pt + spec > 0)
+        few = most or int(np.clip(EVALUATIONS / max(1, good.sum()), FEWEST, MOST))
+        out = np.full(size.shape, np.inf)
+        for law, members in self.groups:
+            here = good[..., members, :]
+            unique = np.broadcast_to(self.unique[members][:, None], here.shape)[here]
+            block = np.full(here.shape, np.inf)
+            at, general, special = (item[..., members, :][here] for item in (size, pt, spec))
+            block[here] = self._mean(law, at, general, special, unique, few)
+            out[..., members, :] = block
+        if like is not None:
+            near, general, special = (item[:, None] for item in like)
+            shown, true = (self.expected(near, general, special, number)[:, 0] for number in (few, EVERY))
+            with np.errstate(invalid="ignore"):
+                ratio = true / shown
+            out *= np.where(np.isfinite(ratio), ratio, 1.0)[:, None]
+        return out
+
+    def _mean(self, law: FittedLaw, size: Any, pt: Array, spec: Array, unique: Array, most: int) -> Array:
+        result = np.empty(len(size))
+        each = max(1, most // len(law.members))
+        step = max(1, CHUNK // min(most, sum(len(member.resamples) for member in law.members)))
+        for start in range(0, len(size), step):
+            at = slice(start, start + step)
+            params = {"non_embedding": self.params[size[at]], "total": self.params_total[size[at]]}
+            points = law.points(params, pt[at], spec[at], unique[at])
+            result[at] = np.exp(law.log_loss_resamples(points, each)).mean(0)
+        return result
+
+    def resampled(self, size: Any, tokens_pt: Array, tokens_spec: Array) -> list[Array]:
+        """Return the losses of one plan a domain under all resamples [nats/token], for each law an array of shape (resamples, its domains)."""
+        found = []
+        for law, members in self.groups:
+            params = {"non_embedding": self.params[size[members]], "total": self.params_total[size[members]]}
+            points = law.points(params, tokens_pt[members], tokens_spec[members], self.unique[members])
+            found.append(np.exp(law.log_loss_resamples(points)))
+        return found
+
+    def value(self, loss: Array, margin: float) -> Array:
+        """Return what is minimised, by domain: the weighted loss, with a penalty where a required loss is missed.
+
+        Args:
+            loss: shape (..., domains, plans).
+            margin: share of itself by which a required loss is tightened, for what rounding to whole steps gives away.
+        """
+        with np.errstate(invalid="ignore"):
+            missed = np.maximum(loss / (self.max_loss[:, None] * (1 - margin)) - 1, 0.0)
+        weighted = self.weights[:, None] * np.where(np.isfinite(loss), loss, 0.0)
+        return np.where(np.isfinite(loss), weighted + PENALTY * np.where(np.isfinite(missed), missed, 0.0), np.inf)

@@ -1,0 +1,87 @@
+"""Required losses that a budget does not reach: which domain, how close it came, and what budget would do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import NoReturn
+
+import numpy as np
+
+from planner.allocate.domains.independent import independent
+from planner.allocate.domains.problem import DomainsProblem
+from planner.allocate.domains.request import Domain, DomainsRequest
+from planner.allocate.domains.split import split
+from planner.allocate.domains.stages import Found
+from planner.errors import DataError
+from planner.laws.dual import Array
+
+MOST_BUDGET = 1000.0
+"""Factor in budget up to which is searched."""
+BISECTIONS = 7
+"""So that a budget is told to about 5 %."""
+
+
+def losses(problem: DomainsProblem, found: Found) -> Array:
+    """Return the mean losses of a plan [nats/token], shape (domains,)."""
+    result = np.empty(problem.count)
+    for (_, members), values in zip(problem.groups, problem.resampled(found.size, found.tokens_pt, found.tokens_spec), strict=True):
+        result[members] = values.mean(0)
+    return result
+
+
+def refuse(problem: DomainsProblem, nearest: list[Found]) -> NoReturn:
+    """Say which required loss is out of reach.
+
+    Args:
+        problem: the domains.
+        nearest: the plans that come closest to the required losses.
+
+    Raises:
+        DataError: always.
+    """
+    request = problem.request
+    # The loss over the required one, of each domain that would have everything to itself.
+    alone = [(_alone(request, domain, request.flops) / domain.max_loss, domain) for domain in request.domains if domain.max_loss is not None]
+    worst, hardest = max(alone, key=lambda pair: pair[0])
+    if worst > 1:
+        required = float(hardest.max_loss or np.nan)
+        told = _least(request.flops, lambda flops: _alone(request, hardest, flops) <= required)
+        raise DataError(
+            f"domain {hardest.name!r} cannot reach its max_loss of {required:g} nats/token with {request.flops:.3g} FLOPs, even with all of them: "
+            f"the best is {worst * required:.5g}; {told}",
+            remedy="raise its max_loss, give more budget or more of its text",
+        )
+    reached = [losses(problem, found) for found in nearest]
+    number, loss = min(((int((each / problem.max_loss).argmax()), each) for each in reached), key=lambda pair: float((pair[1] / problem.max_loss).max()))
+    told = _least(request.flops, lambda flops: _together(replace(request, flops=flops)))
+    raise DataError(
+        f"the required losses cannot all be reached with {request.flops:.3g} FLOPs: domain {request.domains[number].name!r} comes to "
+        f"{loss[number]:.5g} nats/token at best beside the others, and its max_loss is {problem.max_loss[number]:g}; {told}",
+        remedy="raise a max_loss, or give more budget",
+    )
+
+
+def _alone(request: DomainsRequest, domain: Domain, flops: float) -> float:
+    """Return the best loss of one domain that has the budget to itself [nats/token]."""
+    own = DomainsProblem.of(replace(request, flops=flops, domains=(replace(domain, weight=1.0, max_loss=None),)))
+    found = split(own)
+    return float(losses(own, found)[0]) if found else np.inf
+
+
+def _together(request: DomainsRequest) -> bool:
+    """Return whether a coarse search reaches all required losses."""
+    problem = DomainsProblem.of(request)
+    plans = (split(problem, quick=True), independent(problem, quick=True))
+    return any(found is not None and bool((losses(problem, found) <= problem.max_loss).all()) for found in plans)
+
+
+def _least(flops: float, enough: Callable[[float], bool]) -> str:
+    """Search upward for a budget, and say it."""
+    low, high = flops, MOST_BUDGET * flops
+    if not enough(high):
+        return f"no budget up to {high:.2g} FLOPs would do"
+    for _ in range(BISECTIONS):
+        middle = float(np.sqrt(low * high))
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return f"about {high:.2g} FLOPs would do by the laws"

@@ -1,0 +1,101 @@
+"""What the searches of all structures share: ever closer grids around the best plan so far, and the plan that a search ends in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from planner.allocate.domains.problem import DomainsProblem
+from planner.laws.dual import Array
+
+SPLIT, INDEPENDENT, MIXED = "split training", "independent models", "one mixed model"
+COARSE_SIZES = 24
+WIDE, SPARSE = 14, 5
+"""Amounts of specialist text between the shortest stage and the most: of a coarse grid, and of closer ones, for domains that leave theirs."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """How close a search looks."""
+
+    stride: int
+    """Steps of the ladder between sizes."""
+    reach: int
+    """Sizes to either side."""
+    step: float
+    """Between amounts, in log units."""
+    around: int
+    """Amounts to either side."""
+
+
+COARSE = Stage(0, 0, 0.0, 0)
+"""The whole range."""
+CLOSER = (Stage(2, 12, 0.24, 2), Stage(1, 3, 0.06, 4), Stage(1, 1, 0.012, 4))
+"""The first is wide in sizes: real shapes cost a little more or less for their size than others, so the loss has many shallow hollows along the ladder."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """One way to spend the budget, as a search ends in it; arrays have shape (domains,)."""
+
+    name: str
+    size: Any
+    """Numbers of sizes of the ladder."""
+    tokens_pt: Array
+    """General tokens that the domain's model has seen; in a mixed model, all that are not the domain's own."""
+    tokens_spec: Array
+    tokens_general: float
+    """General tokens of the trunk or of the mixed model; of all models together where each has its own."""
+    flops: Array
+    """What each domain's own training costs: its branch, its model, or its part of the mix."""
+    flops_general: float
+    """What the trunk, or the general text of the mix, costs."""
+
+    @property
+    def plan(self) -> tuple[Any, Array, Array]:
+        """Return what the losses depend on: sizes, general and specialist tokens."""
+        return self.size, self.tokens_pt, self.tokens_spec
+
+    @property
+    def total_flops(self) -> float:
+        """Return the FLOPs of everything."""
+        return float(self.flops.sum()) + self.flops_general
+
+
+def near(problem: DomainsProblem, middle: int, stage: Stage) -> Any:
+    """Return numbers of sizes around one, or over the whole ladder."""
+    last = len(problem.ladder) - 1
+    if not stage.stride:
+        return np.unique(np.linspace(0, last, COARSE_SIZES).round().astype(int))
+    return np.unique(np.clip(middle + stage.stride * np.arange(-stage.reach, stage.reach + 1), 0, last))
+
+
+def nodes(problem: DomainsProblem, room: Array, guess: Array | None, stage: Stage) -> Array:
+    """List amounts of specialist tokens for every domain, ascending from none, shape (batch, domains, nodes).
+
+    Args:
+        problem: the domains.
+        room: tokens that there are for all domains together, shape (batch,).
+        guess: share of them that each domain had in the best plan so far, shape (domains,); None for a coarse grid.
+        stage: how close.
+    """
+    most = np.minimum(problem.most_spec, room[:, None])[..., None]
+    # Where the laws come from tables without a recipe, a stage may be as short as one likes.
+    least = np.minimum(problem.least_stage or 1e-4 * most, most)
+    wide = least * (most / np.maximum(least, 1e-300)) ** np.linspace(0, 1, WIDE if guess is None else SPARSE)
+    parts = [np.zeros_like(most), wide, np.minimum(problem.unique[:, None], most)]
+    if guess is not None:
+        factors = np.exp(stage.step * np.arange(-stage.around, stage.around + 1))
+        parts.append(np.clip(room[:, None, None] * guess[:, None] * factors, least, most))
+    return np.sort(np.concatenate(parts, axis=-1), axis=-1)
+
+
+def whole_steps(problem: DomainsProblem, tokens: Array, room: Array | float) -> Array:
+    """Round tokens to whole optimiser steps of the recipe, down where they would add up to more than the room."""
+    recipe = problem.problems[0].recipe
+    step = float(recipe.tokens_per_step) if recipe else 1.0
+    rounded = np.round(tokens / step) * step
+    over = (rounded.sum() if np.ndim(room) == 0 else rounded) > room
+    return np.where(over, np.floor(tokens / step + 1e-9) * step, rounded)

@@ -1,0 +1,114 @@
+"""`plan allocate --domains`: how the budget divides among many specialist domains."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from planner.cli.console import say, table
+from planner.cli.paths import apart
+from planner.errors import InputError
+from planner.units import format_count
+
+if TYPE_CHECKING:
+    from planner.allocate.domains.answer import DomainPlan, DomainsAllocation, Structure
+    from planner.allocate.domains.request import DomainsRequest
+
+SHOWN = 12
+"""Most domains in a table; the file has all."""
+
+
+def answer_many(path: Path, case: Path | None, request: DomainsRequest, allow_extrapolation: bool, out: Path) -> DomainsAllocation:
+    """Compare the structures, and write the answer, apart from the files it came from, beside their hashes."""
+    from planner.allocate.domains.allocate import allocate_domains
+    from planner.artifacts import sha256_file
+
+    apart(out, path, case, *(domain.law_path for domain in request.domains))
+    answer = allocate_domains(request, allow_extrapolation=allow_extrapolation)
+    laws = {str(domain.law_path): sha256_file(domain.law_path) for domain in request.domains if domain.law_path is not None}
+    answer.save(out, {"domains": sha256_file(path), **laws})
+    return answer
+
+
+def request_of(path: Path, limits: Mapping[str, Any], others: Mapping[str, Any]) -> DomainsRequest:
+    """Read a file of domains into a request.
+
+    Args:
+        path: the file.
+        limits: budget and limits, by their names in the request.
+        others: options that are of one domain only, with their values.
+
+    Raises:
+        InputError: one of those is given.
+    """
+    from planner.allocate.domains.request import DomainsRequest, read_domains
+
+    for name, value in others.items():
+        if value:
+            why = "says what --domains says: what text there is" if name == "--spec-tokens" else "is of one domain"
+            raise InputError(f"{name} {why}", remedy=f"leave {name} away, or --domains")
+    return DomainsRequest(domains=read_domains(path), **limits)
+
+
+def show_domains(answer: DomainsAllocation) -> None:
+    """Print the structures, what bound split training would give, and what the domains get in the recommended structure."""
+    rows = [_row(structure, structure.name == answer.best) for structure in answer.structures]
+    bound = [_row(arm, False) for arm in answer.arms]
+    columns = ["", "weighted loss (90 % interval)", "against it", "worse in", "size", "general + specialist", "general share"]
+    title = f"{answer.request['flops']:.3g} FLOPs for {answer.request['domains']} domains: {answer.best} is recommended"
+    table(title, columns, rows, caption="worse in: share of the resamples in which the recommended is better; loss: weighted mean [nats/token]")
+    table("Split training bound further (required losses set aside)", columns, bound)
+    best = answer.recommended
+    order = sorted(best.domains, key=lambda plan: -plan.flops * _special(plan, best))
+    names = ["domain", "specialist tokens", "epochs", "loss (90 % interval)", "required", "share of budget", "general tokens", "size", "outside the runs"]
+    table(f"What each domain gets by {best.name}", names, [_domain(plan) for plan in order[:SHOWN]])
+    if len(order) > SHOWN:
+        say(f"the {SHOWN} with the most specialist compute are shown; {len(order) - SHOWN} domains are left out here, and the file has all {len(order)}")
+    for structure in answer.structures:
+        if structure.assumption:
+            say(f"{structure.name}: {structure.assumption}")
+    for structure in (*answer.structures, *answer.arms):
+        if structure.note and structure.loss is not None:
+            say(f"{structure.name}: {structure.note}")
+
+
+def _special(plan: DomainPlan, structure: Structure) -> float:
+    """Return the share of specialist tokens in what a domain's FLOPs pay: all of a branch or of its part of a mix, some of a model of its own."""
+    return 1.0 if structure.share_general is not None else plan.tokens_spec / (plan.tokens_pt + plan.tokens_spec)
+
+
+def _row(structure: Structure, itself: bool) -> list[str]:
+    name = structure.name + (" (not measured: see the assumption)" if structure.assumption else "")
+    if structure.loss is None or structure.tokens_general is None:
+        return [name, structure.note, "", "", "", "", ""]
+    special = sum(plan.tokens_spec for plan in structure.domains)
+    sizes = [plan.params_non_embedding for plan in structure.domains]
+    size = format_count(sizes[0]) if min(sizes) == max(sizes) else f"{format_count(min(sizes))} to {format_count(max(sizes))}"
+    return [
+        name,
+        f"{structure.loss:.4g} ({structure.loss_low:.4g} to {structure.loss_high:.4g})",
+        "" if itself else f"{structure.worse_percent:+.2f} %",
+        "" if structure.probability is None else f"{structure.probability:.0%}",
+        size,
+        f"{format_count(structure.tokens_general)} + {format_count(special)}",
+        "" if structure.share_general is None else f"{100 * structure.share_general:.3g} %",
+    ]
+
+
+def _domain(plan: DomainPlan) -> list[str]:
+    from planner.allocate.beyond import AXIS_NAMES
+
+    far = {name: factor for name, factor in plan.extrapolation.items() if factor > 1.2}
+    most = max(far, key=lambda name: far[name], default=None)
+    return [
+        plan.name,
+        format_count(plan.tokens_spec),
+        f"{plan.epochs_spec:.3g}",
+        f"{plan.loss:.4g} ({plan.loss_low:.4g} to {plan.loss_high:.4g})",
+        "" if plan.max_loss is None else f"{plan.max_loss:g}",
+        f"{100 * plan.share_flops:.3g} %",
+        format_count(plan.tokens_pt),
+        format_count(plan.params_non_embedding),
+        "no" if most is None else f"{AXIS_NAMES[most]} {far[most]:.3g}×",
+    ]

@@ -1,0 +1,123 @@
+"""The recommendation as a whole: required losses, intervals, refusals, warnings, and the file."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from planner.allocate.domains.allocate import allocate_domains
+from planner.allocate.domains.answer import DomainsAllocation
+from planner.allocate.domains.forecast import outlook
+from planner.allocate.domains.problem import DomainsProblem
+from planner.allocate.domains.request import Domain, DomainsRequest
+from planner.allocate.domains.split import split
+from planner.allocate.domains.stages import INDEPENDENT, MIXED, SPLIT
+from planner.errors import DataError, InputError
+from planner.fit.fitted import FittedLaw
+
+BUDGET = 4e13
+
+
+def domains(law: FittedLaw, *max_loss: float | None, unique: tuple[float, ...] = (2e5, 1e6, 5e5)) -> tuple[Domain, ...]:
+    required = max_loss or (None,) * len(unique)
+    return tuple(Domain(name, law, text, 1.0, most) for name, text, most in zip("abcdefgh", unique, required, strict=False))
+
+
+def test_structures_are_compared_at_equal_flops(fitted: FittedLaw) -> None:
+    answer = allocate_domains(DomainsRequest(BUDGET, domains(fitted)))
+    by = {structure.name: structure for structure in answer.structures}
+    assert list(by) == [SPLIT, INDEPENDENT, MIXED] and answer.best in (SPLIT, INDEPENDENT)
+    for structure in (*answer.structures, *answer.arms):
+        assert structure.loss is not None and structure.flops is not None
+        assert structure.loss_low < structure.loss < structure.loss_high
+        assert structure.loss == pytest.approx(np.mean([plan.loss for plan in structure.domains]), rel=1e-9)
+        assert 0.5 * BUDGET < structure.flops <= BUDGET * (1 + 1e-9)
+        paid = sum(plan.share_flops for plan in structure.domains) + (structure.share_general or 0.0)
+        assert paid == pytest.approx(structure.flops / BUDGET, rel=1e-9)
+        for plan in structure.domains:
+            assert plan.loss_low < plan.loss < plan.loss_high and plan.extrapolation["flops"] >= 1
+    assert answer.recommended.probability is None and answer.recommended.worse_percent == 0
+    assert by[INDEPENDENT if answer.best == SPLIT else SPLIT].probability > 0.5
+    assert "No sweep has measured" in by[MIXED].assumption and not by[SPLIT].assumption
+    assert all(arm.worse_percent > 0 for arm in answer.arms)
+
+
+def test_resamples_of_one_law_go_together_and_of_two_do_not(fitted: FittedLaw) -> None:
+    other = replace(fitted, members=fitted.members)
+    one = DomainsProblem.of(DomainsRequest(BUDGET, domains(fitted, unique=(1e6, 1e6))))
+    two = DomainsProblem.of(DomainsRequest(BUDGET, (one.request.domains[0], replace(one.request.domains[1], law=other))))
+    found = split(one)
+    assert found is not None and len(two.groups) == 2
+    together, apart = (outlook(problem, found).resamples for problem in (one, two))
+    assert together.mean() == pytest.approx(apart.mean(), rel=1e-6)
+    assert apart.std() == pytest.approx(together.std() / np.sqrt(2), rel=0.1)
+
+
+def test_required_losses_are_kept_and_cost(fitted: FittedLaw) -> None:
+    free = allocate_domains(DomainsRequest(BUDGET, domains(fitted)))
+    loss = free.recommended.domains[0].loss
+    bound = allocate_domains(DomainsRequest(BUDGET, domains(fitted, 0.985 * loss, None, None)))
+    for structure in bound.structures:
+        assert structure.loss is None or structure.domains[0].loss <= 0.985 * loss
+    assert bound.recommended.loss > free.recommended.loss
+    loose = allocate_domains(DomainsRequest(BUDGET, domains(fitted, 1.2 * loss, 9.0, None)))
+    assert loose.recommended.loss == pytest.approx(free.recommended.loss, rel=1e-4)
+
+
+def test_a_loss_out_of_reach_is_refused_with_its_domain(fitted: FittedLaw) -> None:
+    free = allocate_domains(DomainsRequest(BUDGET, domains(fitted)))
+    own = [plan.loss for plan in free.recommended.domains]
+    with pytest.raises(DataError, match=r"domain 'b' cannot reach its max_loss of 0\.5 .*no budget up to 4e\+16 FLOPs would do"):
+        allocate_domains(DomainsRequest(BUDGET, domains(fitted, None, 0.5, 9.0)))
+    with pytest.raises(DataError, match="domain 'b' cannot reach its max_loss .*even with all of them.*; about .* FLOPs would do") as refusal:
+        allocate_domains(DomainsRequest(BUDGET, domains(fitted, None, 0.85 * own[1], 9.0)))
+    needed = float(refusal.value.message.split("about ")[1].split(" FLOPs")[0])
+    assert BUDGET < needed < 1000 * BUDGET
+    alone = DomainsRequest(1.1 * needed, (replace(domains(fitted)[1], max_loss=0.85 * own[1]), replace(domains(fitted)[0], weight=0.0)))
+    assert allocate_domains(alone, allow_extrapolation=True).recommended.domains[0].loss <= 0.85 * own[1]
+
+
+def test_losses_that_exclude_each_other_are_refused(fitted: FittedLaw) -> None:
+    alike = domains(fitted, unique=(1e6,) * 8)
+    first, second = alike[:2]
+    loss = allocate_domains(DomainsRequest(BUDGET, (first, replace(second, weight=0.0)))).recommended.domains[0].loss
+    with pytest.raises(DataError, match="cannot all be reached .* beside the others, and its max_loss is .*; about .* FLOPs would do"):
+        allocate_domains(DomainsRequest(BUDGET, tuple(replace(domain, max_loss=loss * 1.01) for domain in alike)))
+
+
+def test_the_file_holds_the_answer(fitted: FittedLaw, tmp_path: Path) -> None:
+    answer = allocate_domains(DomainsRequest(BUDGET, domains(fitted), params_range=(2e4, 2e5)))
+    answer.save(tmp_path / "a.json", {"domains": "0"})
+    again = DomainsAllocation.load(tmp_path / "a.json")
+    assert again.created and again.recommended.domains == answer.recommended.domains
+    assert again.warnings == answer.warnings and again.structures == answer.structures
+
+
+def test_far_budgets_are_refused_or_warned_of(fitted: FittedLaw) -> None:
+    largest = fitted.support.high["flops"]
+    with pytest.raises(DataError, match="the best plan of domain '.' lies too far beyond the runs"):
+        allocate_domains(DomainsRequest(1e4 * largest, domains(fitted)))
+    far = allocate_domains(DomainsRequest(1e4 * largest, domains(fitted)), allow_extrapolation=True)
+    assert any(text.startswith("EXTRAPOLATION: domain '") and "the farthest of 3 of 3" in text for text in far.warnings)
+    with pytest.raises(DataError, match="too few"):
+        allocate_domains(DomainsRequest(1e8, domains(fitted)))
+
+
+def test_laws_of_other_recipes_are_told(fitted: FittedLaw) -> None:
+    source = {**fitted.source, "vocab_size": 2048, "recipe": {**fitted.source["recipe"], "seq_len": 256}, "corpus": "other"}
+    first, *rest = domains(fitted)
+    answer = allocate_domains(DomainsRequest(BUDGET, (first, *(replace(domain, law=replace(fitted, source=source)) for domain in rest))))
+    told = " ".join(answer.warnings)
+    assert "lengths of a sequence, 128 and 256" in told and "vocabularies, 1024 and 2048" in told and "different corpora" in told
+    assert "families" not in told
+    assert not any("different" in text for text in allocate_domains(DomainsRequest(BUDGET, domains(fitted))).warnings)
+
+
+def test_bad_domains_are_refused(fitted: FittedLaw) -> None:
+    with pytest.raises(InputError, match="weight of -1"):
+        Domain("a", fitted, 1e5, -1.0)
+    with pytest.raises(InputError, match="max_loss of 0"):
+        Domain("a", fitted, 1e5, 1.0, 0.0)
+    with pytest.raises(InputError, match="every domain has a weight of 0"):
+        DomainsRequest(BUDGET, tuple(replace(domain, weight=0.0) for domain in domains(fitted)))

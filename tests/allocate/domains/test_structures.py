@@ -1,0 +1,143 @@
+"""The structures against `plan allocate` for one domain, against scipy for several, and what must hold for every request."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy.optimize import minimize
+
+from planner.allocate.allocate import allocate
+from planner.allocate.domains.independent import independent
+from planner.allocate.domains.mixed import mixed
+from planner.allocate.domains.problem import DomainsProblem
+from planner.allocate.domains.refuse import losses
+from planner.allocate.domains.request import Domain, DomainsRequest
+from planner.allocate.domains.split import NO_GENERAL, UNIFORM, split
+from planner.allocate.domains.stages import Found
+from planner.allocate.request import Request
+from planner.fit.fitted import FittedLaw
+
+BUDGET = 4e13
+UNIQUE = (5e4, 2e5, 1e6)
+
+
+def problem_of(law: FittedLaw, unique: tuple[float, ...] = UNIQUE, weights: tuple[float, ...] = (), flops: float = BUDGET, **limits) -> DomainsProblem:  # type: ignore[no-untyped-def]
+    weights = weights or (1.0,) * len(unique)
+    domains = tuple(Domain(f"d{number}", law, text, weight) for number, (text, weight) in enumerate(zip(unique, weights, strict=True)))
+    return DomainsProblem.of(DomainsRequest(flops, domains, **limits))
+
+
+def weighted(problem: DomainsProblem, found: Found | None) -> float:
+    assert found is not None
+    return float(problem.weights @ losses(problem, found))
+
+
+@pytest.mark.parametrize("unique", [5e4, 1e6])
+@pytest.mark.parametrize("limits", [{}, {"params": 1e5}, {"general_tokens": 1e7}, {"max_epochs": 2.0}], ids=str)
+def test_one_domain_is_what_allocate_says(fitted: FittedLaw, unique: float, limits: dict[str, float]) -> None:
+    plan = allocate(fitted, Request(BUDGET, unique, **limits)).plan  # type: ignore[arg-type]
+    points = fitted.points({"non_embedding": [plan.params_non_embedding], "total": [plan.params_total]}, [plan.tokens_pt], [plan.tokens_spec], [unique])
+    theirs = float(fitted.log_loss_resamples(points).mean())
+    problem = problem_of(fitted, (unique,), **limits)
+    for search in (split, independent, mixed):
+        found = search(problem)
+        assert found is not None
+        ours = float(np.log(losses(problem, found)[0]))
+        assert ours == pytest.approx(theirs, abs=1e-3), search.__name__
+        assert found.total_flops <= BUDGET * (1 + 1e-9)
+
+
+def test_split_training_is_as_good_as_scipy(fitted: FittedLaw) -> None:
+    """At its own size and trunk no division is better, and neither is any other size and trunk."""
+    problem = problem_of(fitted, (3e5, 6e5, 1e6), weights=(1.0, 2.0, 0.5), max_epochs=8.0)
+    found = split(problem)
+    assert found is not None
+    mine = weighted(problem, found)
+
+    def best(size: int, trunk: float, start: np.ndarray) -> float:
+        room = BUDGET / problem.price[size] - trunk
+        if room < 3 * problem.least_stage or trunk < problem.least_stage:
+            return np.inf
+
+        def value(parts: np.ndarray) -> float:
+            each = problem.expected(size, trunk, np.maximum(parts * room, problem.least_stage)[:, None], 60)[:, 0]
+            return float(problem.weights @ np.where(np.isfinite(each), each, 20.0))
+
+        bounds = [(problem.least_stage / room, min(1.0, most / room)) for most in problem.most_spec]
+        inside = np.clip(start, *np.array(bounds).T)
+        limit = {"type": "ineq", "fun": lambda parts: 1.0 - parts.sum()}
+        result = minimize(value, inside, method="SLSQP", bounds=bounds, constraints=limit, options={"ftol": 1e-10, "maxiter": 60})
+        return float(result.fun) if result.x.sum() <= 1 + 1e-6 else np.inf
+
+    size, room = int(found.size[0]), float(found.tokens_spec.sum())
+    assert mine == pytest.approx(best(size, float(found.tokens_pt[0]), found.tokens_spec / room), abs=1e-4)
+    for other in np.unique(np.clip(size + np.array([-25, -8, 0, 8, 25]), 0, len(problem.ladder) - 1)):
+        for share in (0.2, 0.4, 0.6, 0.8):
+            assert mine <= best(int(other), share * BUDGET / problem.price[other], np.full(3, 1 / 3)) + 1e-4
+
+
+def test_independent_models_are_as_good_as_every_division_of_two(fitted: FittedLaw) -> None:
+    problem = problem_of(fitted, (5e4, 1e6), weights=(1.0, 2.0))
+    found = independent(problem)
+    alone = [problem_of(fitted, (unique,)) for unique in (5e4, 1e6)]
+
+    def value(part: float) -> float:
+        parts = (part, 1 - part)
+        each = (replace(one, request=replace(one.request, flops=share * BUDGET)) for one, share in zip(alone, parts, strict=True))
+        return sum(weight * weighted(one, split(one)) for weight, one in zip(problem.weights, each, strict=True))
+
+    assert found is not None
+    divided = float(found.flops[0] / found.flops.sum())
+    mine = weighted(problem, found)
+    assert mine == pytest.approx(value(divided), abs=2e-3)
+    assert mine <= min(value(part) for part in np.linspace(0.1, 0.9, 9)) + 1e-4
+
+
+@pytest.mark.parametrize("search", [split, independent, mixed])
+def test_equal_domains_get_equal_parts_and_heavier_ones_never_less(fitted: FittedLaw, search) -> None:  # type: ignore[no-untyped-def]
+    for flops in (1e13, 4e13, 2e14):
+        found = search(problem_of(fitted, (2e5, 2e5, 1e6), flops=flops))
+        assert found.tokens_spec[0] == found.tokens_spec[1] and found.flops[0] == found.flops[1]
+        heavy = search(problem_of(fitted, (2e5, 2e5, 1e6), weights=(1.0, 3.0, 1.0), flops=flops))
+        assert heavy.flops[1] >= heavy.flops[0]
+        # A model of one's own that gets more may well take fewer passes: the larger it is, the more they harm.
+        assert search is independent or heavy.tokens_spec[1] >= heavy.tokens_spec[0]
+
+
+@pytest.mark.parametrize("search", [split, independent, mixed])
+def test_more_budget_is_never_worse(fitted: FittedLaw, search) -> None:  # type: ignore[no-untyped-def]
+    found = []
+    for flops in np.geomspace(1e13, 3e14, 8):
+        problem = problem_of(fitted, flops=float(flops))
+        found.append(weighted(problem, search(problem)))
+    assert (np.diff(found) < 1e-4).all()
+
+
+def test_what_binds_split_training_further_costs(fitted: FittedLaw) -> None:
+    problem = problem_of(fitted, weights=(1.0, 4.0, 1.0))
+    free, uniform, bare = (split(problem, *name) for name in ((), (UNIFORM,), (NO_GENERAL,)))
+    assert uniform is not None and bare is not None
+    assert weighted(problem, free) < min(weighted(problem, uniform), weighted(problem, bare))
+    below = uniform.tokens_spec[uniform.tokens_spec < 0.98 * problem.most_spec]
+    assert len(below) and below == pytest.approx(below[0])
+    assert not bare.tokens_pt.any()
+    assert weighted(problem, mixed(problem)) <= weighted(problem, free) + 1e-4  # by its assumption
+
+
+def test_limits_are_kept(fitted: FittedLaw) -> None:
+    problem = problem_of(fitted, max_epochs=2.0, general_tokens=1e6, params_range=(4e4, 1e5))
+    for search in (split, independent, mixed):
+        found = search(problem)
+        assert found is not None and found.total_flops <= BUDGET * (1 + 1e-9)
+        assert (found.tokens_spec <= 2.0 * problem.unique + 1024).all()
+        assert (3.8e4 < problem.params[found.size]).all() and (problem.params[found.size] < 1.05e5).all()
+        assert ((found.tokens_spec == 0) | (found.tokens_spec >= problem.least_stage)).all()
+        assert (found.tokens_general if search is not independent else found.tokens_pt.max()) <= 1e6
+
+
+def test_a_budget_that_the_text_cannot_use_still_has_an_answer(fitted: FittedLaw) -> None:
+    problem = problem_of(fitted, flops=2e14, general_tokens=1e6, params=5e4)
+    for search in (split, independent, mixed):
+        found = search(problem)
+        assert found is not None and found.total_flops < 0.5 * 2e14, search.__name__
+    assert weighted(problem, mixed(problem)) <= weighted(problem, split(problem)) + 1e-3

@@ -1,0 +1,103 @@
+"""`plan allocate --domains`: the good path, many domains, and files that are wrong."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from planner.cli.main import app
+from planner.fit.fitted import FittedLaw
+
+GOOD = 'name = "{}"\nunique_tokens = "200k"\n'
+
+
+@pytest.fixture
+def folder(fitted: FittedLaw, tmp_path: Path) -> Path:
+    (tmp_path / "laws").mkdir()
+    fitted.save(tmp_path / "laws" / "law.json", {})
+    return tmp_path
+
+
+def run(folder: Path, text: str, *more: str, flops: str = "4e13") -> tuple[int, str, str]:
+    (folder / "domains.toml").write_text(text, encoding="utf-8")
+    arguments = ["allocate", "--flops", flops, "--domains", str(folder / "domains.toml"), "--out", str(folder / "a.json"), *more]
+    result = CliRunner().invoke(app, arguments)
+    return result.exit_code, result.stdout, result.stderr
+
+
+def file_of(*rows: str, top: str = 'law = "laws/law.json"\n') -> str:
+    return top + "".join(f"[[domain]]\n{row}" for row in rows)
+
+
+def test_the_good_path(folder: Path) -> None:
+    rows = (GOOD.format("medicine") + "max_loss = 9.0\nweight = 2\n", 'name = "law"\nunique_tokens = 1e6\nlaw = "laws"\n')
+    code, out, err = run(folder, file_of(*rows))
+    assert code == 0, err
+    for text in ("split training", "independent models", "one mixed model (not measured", "equal specialist compute", "no general text", "medicine"):
+        assert text in " ".join(out.split()), text
+    assert "assumption: the text of the other domains counts as general text" in err
+    body = json.loads((folder / "a.json").read_text())
+    assert body["kind"] == "domains" and body["schema_version"] == 1 and len(body["inputs"]) == 2
+    assert [plan["name"] for plan in body["structures"][0]["domains"]] == ["medicine", "law"]
+    code, out, _ = run(folder, file_of(*rows), "--json", "--params", "1e5")
+    assert code == 0
+    assert {plan["params_non_embedding"] for structure in json.loads(out)["structures"] for plan in structure["domains"]} == {
+        json.loads(out)["structures"][0]["params_non_embedding"]
+    }
+
+
+def test_of_many_domains_some_are_shown_and_all_are_kept(folder: Path) -> None:
+    code, out, err = run(folder, file_of(*(GOOD.format(f"domain-{number:02}") for number in range(15))), flops="2e14")
+    assert code == 0, err
+    assert sum(f"domain-{number:02}" in out for number in range(15)) == 12
+    assert "3 domains are left out here, and the file has all 15" in err
+    assert len(json.loads((folder / "a.json").read_text())["structures"][0]["domains"]) == 15
+
+
+@pytest.mark.parametrize(
+    ("text", "offender", "remedy"),
+    [
+        (file_of(GOOD.format("a"), GOOD.format("b"), top=""), "domain 'a' has no law", "at the top of the file"),
+        (file_of(GOOD.format("a") + 'law = "nowhere.json"\n', GOOD.format("b")), "there is no law", "relative to the file"),
+        (file_of(GOOD.format("a"), GOOD.format("a")), "2 domains named 'a'", "a name of its own"),
+        (file_of(GOOD.format("a"), 'name = "b"\nunique_tokens = -5\n'), "domain 'b': unique_tokens: -5 is negative", "positive"),
+        (file_of(GOOD.format("a"), 'name = "b"\nunique_tokens = 0\n'), "unique_tokens of 0", "positive"),
+        (file_of(GOOD.format("a"), 'name = "b"\n'), "domain 'b' has no unique_tokens", "unique_tokens ="),
+        (file_of(GOOD.format("a")), "has 1 domain,", "use --spec-tokens"),
+        ("", "has 0 domains,", "[[domain]]"),
+        (file_of(*(GOOD.format(name) + "weight = 0\n" for name in "ab")), "every domain has a weight of 0", "positive weight"),
+        (file_of(GOOD.format("a"), GOOD.format("b") + "weight = -1\n"), "domain 'b': a weight of -1", "positive number"),
+        (file_of(GOOD.format("a"), GOOD.format("b") + 'weight = "much"\n'), "weight = 'much' is not a number", "write a number"),
+        (file_of(GOOD.format("a"), GOOD.format("b") + "tokens = 3\n"), "a setting 'tokens' that is not known", "unique_tokens"),
+        (file_of("unique_tokens = 3\n", GOOD.format("b")), "domain 1 has no name", "add name"),
+        ("domain = 3", "not a list of tables", "[[domain]]"),
+        (file_of(GOOD.format("a"), GOOD.format("b") + "max_loss = 0.2\n"), "domain 'b' cannot reach its max_loss of 0.2", "raise its max_loss"),
+    ],
+)
+def test_bad_files_get_one_sentence(folder: Path, text: str, offender: str, remedy: str) -> None:
+    code, out, err = run(folder, text)
+    assert code == 2 and not out
+    assert err.startswith("error: ") and err.count("\n") == 1
+    assert offender in err and remedy in err
+
+
+@pytest.mark.parametrize(
+    ("more", "offender"),
+    [(["--spec-tokens", "1M"], "--spec-tokens says what --domains says"), (["--inference-tokens", "1M"], "--inference-tokens is of one domain")],
+)
+def test_options_of_one_domain_are_refused(folder: Path, more: list[str], offender: str) -> None:
+    code, _, err = run(folder, file_of(GOOD.format("a"), GOOD.format("b")), *more)
+    assert code == 2 and offender in err
+
+
+def test_the_answer_is_not_written_over_what_it_came_from(folder: Path) -> None:
+    text = file_of(GOOD.format("a"), GOOD.format("b"))
+    for name in ("domains.toml", "laws/law.json"):
+        code, _, err = run(folder, text, "--out", str(folder / name))
+        assert code == 2 and "would be written over" in err
+
+
+def test_no_text_at_all_is_refused() -> None:
+    result = CliRunner().invoke(app, ["allocate", "--flops", "1e13"])
+    assert result.exit_code == 2 and "--spec-tokens for one domain, or --domains for many" in result.stderr
