@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from planner.allocate.optimum import Search, search
-from planner.allocate.problem import FINEST, Problem, Size
+from planner.allocate.problem import FINEST, Plans, Problem, Size
 from planner.laws.dual import Array
 
 MOST_MOVES = 4
@@ -31,7 +31,7 @@ class Round:
 
 
 FIRST = Round(1.6, 0.023, 1.25, 31)
-SHAPE_ROUNDS = (FIRST, Round(1.7, FINEST, 1.03, 5), Round(1.0, FINEST, 1.006, 9))
+SHAPE_ROUNDS = (FIRST, Round(1.7, FINEST, 1.03, 5), Round(1.05, FINEST / 5, 1.006, 9))
 """The second meets every shape near the best: some cost less for their size than others, and are worth a step aside."""
 SMOOTH_ROUNDS = (FIRST, Round(1.03, 0.003, 1.03, 9), Round(1.003, 0.0003, 1.004, 9))
 """For sizes that have no shapes, which may be anything."""
@@ -44,18 +44,24 @@ def closest(problem: Problem, whole: Search) -> Search:
         found = whole
         for closely in SHAPE_ROUNDS if problem.recipe else SMOOTH_ROUNDS:
             for _ in range(MOST_MOVES):
-                here, size = float(found.expected[number]), found.plans.params[number]
+                here, place = float(found.expected[number]), _place(found.plans, number)
                 near = refine(problem, found, number, closely)
                 if near.expected.min() <= here:
                     found, number = near, near.best
                 # A best that lies far off in the round may have a better one beyond.
-                if abs(np.log(found.plans.params[number] / size)) <= 0.5 * np.log(closely.size_reach):
+                moved = np.abs(_place(found.plans, number) - place)
+                if moved[0] <= 0.5 * np.log(closely.size_reach) and moved[1] <= 0.5 * np.log(closely.text_reach):
                     break
         value = float(found.expected[number])
         if best is None or value < best[0]:
             best = value, found
     assert best is not None
     return best[1]
+
+
+def _place(plans: Plans, number: int) -> Array:
+    """Return where a plan stands: ln of its size and of its specialist tokens, and zero for none."""
+    return np.log([plans.params[number], max(plans.tokens_spec[number], 1.0)])
 
 
 def _places(whole: Search) -> list[int]:

@@ -21,10 +21,10 @@ EACH = 8
 def test_the_recommended_plan_is_as_good_as_the_best_of_all(name: str) -> None:
     answered = 0
     for number in range(EACH):
-        random = np.random.default_rng([1, sorted(LAWS).index(name), number])
+        random = np.random.default_rng([1, *name.encode(), number])
         law, request = random_law(LAWS[name], random), random_request(random)
         if not len(allowed_sizes(law, request).params):
-            with pytest.raises(DataError, match="too few"):
+            with pytest.raises(DataError, match="too few|no model shape"):
                 allocate(law, request, allow_extrapolation=True)
             continue
         plan = allocate(law, request, allow_extrapolation=True).plan
