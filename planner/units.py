@@ -29,6 +29,18 @@ def parse_count(text: str | float) -> float:
     return _finite(text, float(match[1].replace("_", "").replace(",", "")) * _SUFFIXES[match[2].lower()])
 
 
+def parse_share(text: str | float) -> float:
+    """Read a share such as 0.03 or "3%".
+
+    Raises:
+        InputError: not a share.
+    """
+    match = re.match(rf"^\s*{_NUMBER}\s*(%?)\s*$", str(text))
+    if not match:
+        raise InputError(f"{text!r} is not a share", remedy="write one such as 0.03 or 3%")
+    return _finite(text, float(match[1].replace("_", "").replace(",", "")) / (100 if match[2] else 1))
+
+
 def parse_flops(text: str | float, *, flops_per_gpu_second: float | None = None) -> float:
     """Read a budget such as "1e22", "3 EFLOP" or, with a stated throughput, "3 GPU-days".
 

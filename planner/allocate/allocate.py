@@ -14,6 +14,7 @@ from planner.allocate.closer import closest, refine
 from planner.allocate.optimum import MOST_RESAMPLES, TOLERANCE, Search, coarse, interval, joined, profile, search, within
 from planner.allocate.problem import Plans, Problem, Size
 from planner.allocate.request import Request
+from planner.allocate.retention import Kept
 from planner.allocate.worth import worths
 from planner.design.spec import MIN_STEPS
 from planner.fit.fitted import LEVEL, FittedLaw
@@ -27,18 +28,19 @@ SIMPLER = 0.9
 """Share of the recommendation's size, or text, under which another plan counts as simpler."""
 
 
-def allocate(law: FittedLaw, request: Request, *, allow_extrapolation: bool = False) -> Allocation:
+def allocate(law: FittedLaw, request: Request, *, general: FittedLaw | None = None, allow_extrapolation: bool = False) -> Allocation:
     """Recommend how to spend a budget.
 
     Args:
         law: the fitted law.
         request: budget, text there is, and limits.
+        general: law of the general loss, where that is limited.
         allow_extrapolation: whether to answer further than TOO_FAR beyond the runs.
 
     Raises:
         DataError: the budget allows no plan, or the best one lies too far beyond the runs.
     """
-    problem = Problem.of(law, request)
+    problem = Problem.of(law, request, general)
     whole = coarse(problem)
     close = closest(problem, whole)
     everything = joined(whole, close)
@@ -50,6 +52,7 @@ def allocate(law: FittedLaw, request: Request, *, allow_extrapolation: bool = Fa
     extrapolation = beyond(law, plan)
     if not allow_extrapolation:
         refuse_far(law, plan.flops, extrapolation)
+    kept = _kept(problem, plan)
     prices, exchange = worths(problem, everything, mine)
     shares, losses = profile(problem, everything.plans.sizes)
     splits, sizes = everything.plans.share, everything.plans.params
@@ -68,9 +71,10 @@ def allocate(law: FittedLaw, request: Request, *, allow_extrapolation: bool = Fa
         worths=tuple(prices),
         exchange=exchange,
         extrapolation=extrapolation,
-        warnings=tuple(_warnings(problem, whole, plan, extrapolation)),
+        warnings=(*_warnings(problem, whole, plan, extrapolation), *_warnings_of_replay(problem, plan, kept)),
         curve={"share": shares.tolist(), "loss": losses.tolist()},
         source={key: value for key, value in law.source.items() if key != "runs"},
+        general=asdict(kept) if kept else None,
     )
 
 
@@ -94,6 +98,17 @@ def realised(problem: Problem, found: Search, number: int) -> Plan:
     return describe(problem, exact, 0)
 
 
+def _kept(problem: Problem, plan: Plan) -> Kept | None:
+    """Forecast the general loss, where it is limited, with the least replay that keeps the limit."""
+    if problem.retention is None:
+        return None
+    size = Size(plan.params_non_embedding, plan.params_total, plan.flops / (plan.tokens_pt + plan.tokens_spec), None)
+    exact = problem.realise(size, plan.tokens_pt, plan.tokens_spec)
+    share = float(problem.retention.replay(exact)[0])
+    # Rounding to whole steps may pass a limit that was kept with equality.
+    return problem.retention.tell(plan, share if np.isfinite(share) else problem.retention.replays[-1])
+
+
 def _resampled(problem: Problem, plan: Plan) -> Any:
     params = {"non_embedding": [plan.params_non_embedding], "total": [plan.params_total]}
     points = problem.law.points(params, [plan.tokens_pt], [plan.tokens_spec], [plan.unique_spec])
@@ -111,6 +126,8 @@ def _arm(problem: Problem, name: str, share: float, plan: Plan, mine: Any, sizes
             return Arm(name, None, None, None, f"would take {passes:.3g} epochs or more; at most {problem.max_epochs:.3g} are allowed")
         return Arm(name, None, None, None, "its specialist stage would be too short to train")
     found = search(problem, plans)
+    if not np.isfinite(found.expected).any():
+        return Arm(name, None, None, None, "would pass the limit on the general loss")
     best = describe(problem, plans, found.best)
     difference = _resampled(problem, best) - mine
     # Rounded to steps the recommendation may be the arm itself; equal is not better.
@@ -169,4 +186,20 @@ def _warnings(problem: Problem, whole: Search, plan: Plan, extrapolation: dict[s
                 f"the best size is at an end of the sizes searched, {format_count(ends[0])} to {format_count(ends[1])}, the largest being bounded by the "
                 f"{problem.min_tokens_per_param:.2g} tokens per parameter that the runs cover at least: the law sees no optimum inside"
             )
+    return found
+
+
+def _warnings_of_replay(problem: Problem, plan: Plan, kept: Kept | None) -> list[str]:
+    if problem.retention is None or kept is None:
+        return []
+    found = [f"the general loss is forecast by {', '.join(member.law.name for member in problem.retention.law.members)}, whose runs lie "
+             f"{100 * problem.retention.law.noise:.2g} % around it: the limit is kept with a probability of {kept.probability:.0%}"]  # fmt: skip
+    if len(problem.retention.replays) == 1:
+        found.append("no run of the general law replays general text: what replay would keep is not measured, and none is planned")
+    elif kept.replay_fraction:
+        found.append("replayed text is assumed to count for the specialist loss like the other general tokens")
+    support = problem.retention.law.support
+    distance = float(support.distance([plan.params_non_embedding], [plan.tokens_pt], [plan.tokens_spec], [plan.unique_spec])[0])
+    if distance > np.log(1.2):
+        found.append(f"extrapolation: the plan lies a factor of {np.exp(distance):.3g} outside the runs of the general law")
     return found

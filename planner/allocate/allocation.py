@@ -106,6 +106,8 @@ class Allocation:
     """What more of something would buy."""
     exchange: str = ""
     """What the specialist text is worth in compute, in words."""
+    general: dict[str, Any] | None = None
+    """The general loss, where it is limited: the fields of `retention.Kept`."""
     accuracy: dict[str, Any] | None = None
     """Forecast accuracy on a benchmark with its 90 % interval, as `accuracy.forecast` describes it; None where no table was given."""
 
@@ -134,6 +136,7 @@ class Allocation:
                 worths=tuple(Worth(**worth) for worth in body.get("worths", ())), exchange=body.get("exchange", ""),
                 extrapolation=body["extrapolation"], warnings=tuple(body["warnings"]),
                 curve=body["curve"], source=body["source"], created=body["created"], accuracy=body.get("accuracy"),
+                general=body.get("general"),
             )  # fmt: skip
 
 

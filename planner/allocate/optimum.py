@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from planner.allocate.problem import Plans, Problem, Size
+from planner.laws import Points
 from planner.laws.dual import Array
 
 FRACTIONS = np.unique(np.concatenate([np.geomspace(2e-3, 1.0, 24), np.linspace(0.05, 1.0, 24)]))
@@ -31,7 +32,7 @@ class Search:
     guess: Array
     """ln L of the fitted parameters, shape (plans,)."""
     resamples: Array
-    """ln L, shape (resamples, plans)."""
+    """ln L, shape (resamples, plans); infinite, here and above, for a plan that passes the limit on the general loss."""
 
     @property
     def best(self) -> int:
@@ -46,9 +47,16 @@ class Search:
 
 def search(problem: Problem, plans: Plans) -> Search:
     """Evaluate plans under every resample."""
-    points = problem.law.points(plans.params_by, plans.tokens_pt, plans.tokens_spec, plans.unique_spec)
-    resamples = problem.law.log_loss_resamples(points, MOST_RESAMPLES)
-    return Search(plans, resamples.mean(0), problem.law.log_loss(points), resamples)
+    points = _points(problem, plans)
+    resamples, guess = problem.law.log_loss_resamples(points, MOST_RESAMPLES), problem.law.log_loss(points)
+    if problem.retention is not None:
+        passed = np.isnan(problem.retention.replay(plans, problem.min_tokens_stage))
+        resamples[:, passed], guess = np.inf, np.where(passed, np.inf, guess)
+    return Search(plans, resamples.mean(0), guess, resamples)
+
+
+def _points(problem: Problem, plans: Plans) -> list[Points]:
+    return problem.law.points(plans.params_by, plans.tokens_pt, plans.tokens_spec, plans.unique_spec)
 
 
 def coarse(problem: Problem) -> Search:
@@ -61,7 +69,10 @@ def coarse(problem: Problem) -> Search:
     plans = problem.plans(sizes, FRACTIONS)
     if not len(plans):
         problem.refuse_text()
-    return search(problem, problem.plans(sizes, FRACTIONS, SPARED) if _general_harms(problem, plans) else plans)
+    found = search(problem, problem.plans(sizes, FRACTIONS, SPARED) if _general_harms(problem, plans) else plans)
+    if problem.retention is not None and not np.isfinite(found.expected).any():
+        problem.retention.refuse(found.plans)
+    return found
 
 
 def _general_harms(problem: Problem, plans: Plans) -> bool:
@@ -103,7 +114,8 @@ def profile(problem: Problem, sizes: tuple[Size, ...], count: int = 41) -> tuple
     for share in np.linspace(0, 1, count):
         plans = problem.split(sizes, float(share))
         if len(plans):
-            points = problem.law.points(plans.params_by, plans.tokens_pt, plans.tokens_spec, plans.unique_spec)
-            shares.append(float(share))
-            losses.append(float(np.exp(problem.law.log_loss(points).min())))
+            least = float(search(problem, plans).guess.min()) if problem.retention else float(problem.law.log_loss(_points(problem, plans)).min())
+            if np.isfinite(least):
+                shares.append(float(share))
+                losses.append(float(np.exp(least)))
     return np.array(shares), np.array(losses)

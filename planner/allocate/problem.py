@@ -12,6 +12,7 @@ import numpy as np
 from planner.allocate.method import TRAINED_BYTES, Method
 from planner.allocate.plans import Plans, Size, shaped
 from planner.allocate.request import Request
+from planner.allocate.retention import Retention
 from planner.design.spec import MIN_STEPS, MIN_TOKENS_PER_PARAMETER
 from planner.errors import DataError, InputError
 from planner.fit.fitted import FittedLaw
@@ -43,10 +44,12 @@ class Problem:
     request: Request
     recipe: Recipe | None
     vocab: int | None
+    retention: Retention | None = None
+    """What the general loss may come to."""
 
     @classmethod
-    def of(cls, law: FittedLaw, request: Request) -> Problem:
-        """Make a problem; recipe and vocabulary are those that the law was measured with."""
+    def of(cls, law: FittedLaw, request: Request, general: FittedLaw | None = None) -> Problem:
+        """Make a problem; recipe and vocabulary are those that the law was measured with, `general` is the law of the general loss, if one is needed."""
         for member in law.members:
             if member.law.target != "spec":
                 raise InputError(f"the law {member.law.name} is of the {member.law.target} loss", remedy="give a law of the specialist loss")
@@ -65,7 +68,7 @@ class Problem:
             raise InputError(
                 "the law counts embeddings in N, and without a recipe no size's embeddings are known", remedy="fit with --params-kind non_embedding"
             )
-        return cls(law, request, Recipe.from_mapping(recipe) if recipe else None, law.source.get("vocab_size"))
+        return cls(law, request, Recipe.from_mapping(recipe) if recipe else None, law.source.get("vocab_size"), Retention.of(general, request))
 
     @property
     def max_tokens_spec(self) -> float:

@@ -30,6 +30,10 @@ class Request:
     inference_tokens: float = 0.0
     """Tokens that the model will read and write over its life, whose forward passes the budget pays too."""
 
+    max_general_loss: float | None = None
+    """Most general loss after specialising [nats/token]."""
+    max_general_rise: float | None = None
+    """Most rise of the general loss over that before the specialist stage, as a share."""
     memory_per_gpu: float | None = None
     """Memory of one GPU [bytes], which limits the size; None for no limit."""
     gpus: int = 1
@@ -39,10 +43,13 @@ class Request:
         positive = {
             "a budget": self.flops, "spec-tokens": self.unique_spec, "params": self.params, "max-epochs": self.max_epochs,
             "general-tokens": self.general_tokens, "gpu-memory": self.memory_per_gpu, "gpus": self.gpus,
+            "max-general-loss": self.max_general_loss,
         }  # fmt: skip
         for name, value in positive.items():
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise InputError(f"{name} of {value:g} is not a positive number", remedy="give a positive number")
+        if self.max_general_rise is not None and not (math.isfinite(self.max_general_rise) and self.max_general_rise >= 0):
+            raise InputError(f"max-general-rise of {self.max_general_rise:g} is not a share from 0", remedy="give a share such as 0.03, or 3%")
         for size in (*self.params_among, *(self.params_range or ())):
             if not (math.isfinite(size) and size > 0):
                 raise InputError(f"a size of {size:g} parameters is not a positive number", remedy="give a positive number")

@@ -11,6 +11,7 @@ from planner.allocate.closer import closest
 from planner.allocate.optimum import Search, coarse
 from planner.allocate.problem import Problem
 from planner.allocate.request import Request
+from planner.allocate.retention import Retention
 from planner.errors import DataError
 from planner.fit.fitted import LEVEL
 from planner.laws.dual import Array
@@ -18,6 +19,8 @@ from planner.units import format_count
 
 MORE_COMPUTE = 1.1
 MORE_TEXT = 2.0
+EASED = 0.01
+"""Of the general loss, by which a limit on it is relaxed."""
 LEAST_GAIN = 1e-6
 """Gain in ln L under which more compute buys nothing to compare with."""
 MOST_WORTH = 10.0
@@ -47,10 +50,18 @@ def worths(problem: Problem, found: Search, mine: Array) -> tuple[list[Worth], s
     if request.general_tokens and float(plans.tokens_pt[found.best]) > 0.9 * request.general_tokens:
         more = f"twice the general text ({format_count(request.general_tokens)} more tokens)"
         changes.append((more, replace(request, general_tokens=MORE_TEXT * request.general_tokens)))
+    if request.max_general_rise is not None:
+        eased = request.max_general_rise + EASED
+        name = f"a general loss that may rise {100 * eased:.3g} % instead of {100 * request.max_general_rise:.3g}"
+        changes.append((name, replace(request, max_general_rise=eased)))
+    elif request.max_general_loss is not None:
+        looser = request.max_general_loss * (1 + EASED)
+        changes.append((f"a general loss up to {looser:.4g} instead of {request.max_general_loss:.4g}", replace(request, max_general_loss=looser)))
     gains: dict[str, Array] = {}
     for name, changed in changes:
         try:
-            gains[name] = _gain(replace(problem, request=changed), mine)
+            general = problem.retention.law if problem.retention else None
+            gains[name] = _gain(replace(problem, request=changed, retention=Retention.of(general, changed)), mine)
         except DataError:
             continue  # the larger request has no plan of the sizes asked for
     rows = [_worth(name, gain) for name, gain in gains.items()]

@@ -14,7 +14,7 @@ from planner.cli.case import take_case
 from planner.cli.console import give, say, table
 from planner.cli.sizes import read_sizes
 from planner.errors import InputError
-from planner.units import format_count, format_interval, parse_count, parse_flops
+from planner.units import format_count, format_interval, parse_count, parse_flops, parse_share
 
 if TYPE_CHECKING:
     from planner.allocate.allocation import Allocation, Plan
@@ -51,6 +51,11 @@ def allocate(
     params: Annotated[str | None, typer.Option(help="Fix the size [non-embedding parameters] 7B, choose among 1B,3B,8B, or in a range 1B..8B.")] = None,
     max_epochs: Annotated[float | None, typer.Option(help="Most passes over the specialist text; the most that the runs cover by default.")] = None,
     inference_tokens: Annotated[str, typer.Option(help="Tokens the model will read and write over its life, paid from the budget too.")] = "0",
+    max_general_loss: Annotated[float | None, typer.Option(help="Most general loss after specialising [nats/token], by --general-law.")] = None,
+    max_general_rise: Annotated[str | None, typer.Option(help="Most rise of the general loss by specialising, such as 3%, by --general-law.")] = None,
+    general_law: Annotated[
+        Path | None, typer.Option(help="Law of the general loss, from plan fit --target general; law_general.json beside the law by default.")
+    ] = None,
     base: Annotated[
         list[str] | None, typer.Option(help="A checkpoint to specialise, name=A,tokens=2T,params=7B (or config=FOLDER for params); repeatable.")
     ] = None,
@@ -116,6 +121,8 @@ def allocate(
         inference_tokens=parse_count(inference_tokens),
         memory_per_gpu=None if gpu_memory is None else 1e9 * gpu_memory,
         gpus=1 if gpus is None else gpus,
+        max_general_loss=max_general_loss,
+        max_general_rise=None if max_general_rise is None else parse_share(max_general_rise),
     )
     if base:
         from planner.allocate.base import Base
@@ -141,11 +148,15 @@ def allocate(
         raise InputError("--method and --kept-back are of a --base", remedy="add --base, or leave them away")
     from planner.allocate.allocate import allocate as recommend
 
-    answer = recommend(FittedLaw.load(found), request, allow_extrapolation=allow_extrapolation)
+    limited = max_general_loss is not None or max_general_rise is not None
+    keeping = _general_law(general_law, found, limited)
+    answer = recommend(
+        FittedLaw.load(found), request, general=FittedLaw.load(keeping) if keeping else None, allow_extrapolation=allow_extrapolation
+    )
     if answer.source.get("corpus_path"):
         where = os.path.normpath(found.resolve().parent / answer.source["corpus_path"])
         answer = replace(answer, source={**answer.source, "corpus_path": os.path.relpath(where, out.resolve().parent)})
-    inputs = {"law": sha256_file(found)}
+    inputs = {"law": sha256_file(found), **({"general_law": sha256_file(keeping)} if keeping else {})}
     if accuracy is not None:
         answer = _with_accuracy(answer, accuracy, chance)
         inputs["accuracy"] = sha256_file(accuracy)
@@ -170,6 +181,21 @@ def _tell(out: Path, warnings: Sequence[str], show_one: Callable[[Any], None], a
     for warning in warnings:
         say(f"warning: {warning}")
     say(f"written: {out}")
+
+
+def _general_law(path: Path | None, law: Path, limited: bool) -> Path | None:
+    """Return the file of the general law, where the general loss is limited."""
+    if not limited:
+        if path is not None:
+            raise InputError("--general-law says nothing without a limit", remedy="add --max-general-rise 3% or --max-general-loss")
+        return None
+    if path is None and (beside := law.with_name("law_general.json")).is_file():
+        return beside
+    if path is not None and path.is_dir():
+        path = path / "law_general.json"
+    if path is not None and not path.is_file():
+        raise InputError(f"there is no law {path}", remedy="fit it with plan fit SWEEP --target general, and name its law_general.json")
+    return path
 
 
 def _with_accuracy(answer: Allocation, path: Path, chance: float | None) -> Allocation:

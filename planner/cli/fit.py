@@ -66,7 +66,8 @@ def fit(
             kinds = tuple(data.params_by) if params_kind == "auto" else (params_kind,)
             if not set(kinds) <= set(data.params_by):
                 raise InputError(f"the column {PARAMS_KINDS[params_kind]} is missing or has gaps", remedy="fill it, or choose the other --params-kind")
-            about = {"runs": runs.name, "flagged": _flag_counts(frame), "kept_flags": keep or []}
+            shares = sorted({round(float(share), 6) for share in data.replay_fraction}) if data.replay_fraction is not None else []
+            about = {"replay_fractions": shares, "runs": runs.name, "flagged": _flag_counts(frame), "kept_flags": keep or []}
             source = {**_source(runs, frame, place), **_bytes_per_token(frame), **about}
             with bar(f"fit of {runs}", 1.0) as shown:
                 fitted = fit_law(

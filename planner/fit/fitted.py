@@ -108,13 +108,15 @@ class FittedLaw:
         """
         return np.concatenate([member.law.log_loss(member.resamples[:most], at) for member, at in zip(self.members, points, strict=True)])
 
-    def forecast(self, params: Mapping[str, Any], tokens_pt: Any, tokens_spec: Any, unique_spec: Any) -> Forecast:
+    def forecast(
+        self, params: Mapping[str, Any], tokens_pt: Any, tokens_spec: Any, unique_spec: Any, replay_fraction: Any = None
+    ) -> Forecast:
         """Forecast the loss that one more run would have, with the interval that it falls in nine times of ten.
 
         The interval holds the resamples of all members, the noise of a run, and the drift outside the support. A law without an irreducible loss
         cannot know where the loss stops falling: outside the support the upper end of its interval stays at the lowest loss that was measured.
         """
-        points = self.points(params, tokens_pt, tokens_spec, unique_spec)
+        points = self.points(params, tokens_pt, tokens_spec, unique_spec, replay_fraction)
         middle = self.log_loss(points)
         distance = self.support.distance(params["non_embedding"], tokens_pt, tokens_spec, unique_spec)
         deviation = self.deviation(points, distance)

@@ -16,9 +16,14 @@ _REPLAY = Parameter("b", 0.1, 1e5, (10.0, 1000.0), "ratio")
 
 def _forgetting(p: Mapping[str, Any], x: Points) -> Any:
     learnt = p["A"] * exp(-x.log_n * p["α"]) + p["B"] * exp(-p["β"] * log(x.general + p["d0"]))
-    kept = log(1.0 + x.replay * p["b"]) if "b" in p else 0.0
-    lost = p["φ"] * x.log_spec - p["ψ"] * (x.log_n + kept) - p["ω"] * log(x.general + p["d0"])
+    lost = p["φ"] * x.log_spec - p["ψ"] * (x.log_n + log(1.0 + x.replay * p["b"])) - p["ω"] * log(x.general + p["d0"])
     return p["E"] + learnt + x.has_spec * p["F"] * exp(lost)
+
+
+def _rehearsal(p: Mapping[str, Any], x: Points) -> Any:
+    learnt = p["A"] * exp(p["α"] * log(exp(-x.log_n) + p["c"] * exp(-p["β"] * log(x.general + p["k"] * x.first))))
+    kept = exp(-p["χ"] * log(1.0 + p["b"] * (x.general - x.pt))) if "b" in p else 1.0
+    return learnt + p["F"] * log(1.0 + x.has_spec * exp(x.log_spec) / p["s0"]) * kept
 
 
 def _mixture(p: Mapping[str, Any], x: Points) -> Any:
@@ -26,30 +31,39 @@ def _mixture(p: Mapping[str, Any], x: Points) -> Any:
     return p["E"] + p["A"] * exp(-x.log_n * p["α"]) + data + p["C"] * exp(-p["γ"] * log(x.replay + p["ε"]))
 
 
-_LEARNT = (irreducible(), amplitude("A"), amplitude("B"), exponent("α"), exponent("β"), Parameter("d0", 1e-4, 10.0, (0.01, 1.0), "ratio"))
-_LOST = (
-    amplitude("F"), Parameter("φ", 0.0, 2.0, (0.1, 0.6), "exponent", logarithmic=False),
-    Parameter("ψ", -1.0, 2.0, (0.0, 0.5), "exponent", logarithmic=False), Parameter("ω", -1.0, 2.0, (-0.1, 0.4), "exponent", logarithmic=False),
-)  # fmt: skip
-
 LAWS = (
     Law(
         "forgetting",
         "E + A·(N/N0)^−α + B·(G + d0)^−β + F·(D_spec/D0)^φ·((1 + b·r)·N/N0)^−ψ·(G + d0)^−ω, G = (D_pt + replayed tokens)/D0",
-        (*_LEARNT, *_LOST[:3], _REPLAY, *_LOST[3:]),
+        (irreducible(), amplitude("A"), amplitude("B"), exponent("α"), exponent("β"), Parameter("d0", 1e-4, 10.0, (0.01, 1.0), "ratio"))
+        + (amplitude("F"), Parameter("φ", 0.0, 2.0, (0.1, 0.6), "exponent", logarithmic=False))
+        + (Parameter("ψ", -1.0, 2.0, (0.0, 0.5), "exponent", logarithmic=False), _REPLAY)
+        + (Parameter("ω", -1.0, 2.0, (-0.1, 0.4), "exponent", logarithmic=False),),
         _forgetting,
         "after arXiv 2502.06042, with an offset for runs from scratch and a factor for the length of the general stage",
         "what specialising costs in general loss, and how much replay keeps it",
         target="general",
     ),
-    Law(
-        "forgetting-alone",
-        "E + A·(N/N0)^−α + B·(D_pt/D0 + d0)^−β + F·(D_spec/D0)^φ·(N/N0)^−ψ·(D_pt/D0 + d0)^−ω",
-        (*_LEARNT, *_LOST),
-        _forgetting,
-        "forgetting, without the effect of replay",
-        "what specialising costs in general loss, where no run replays general text",
-        target="general",
+    *(
+        Law(
+            name,
+            f"A·((N/N0)^−1 + c·G^−β)^α + F·ln(1 + D_spec/(s0·D0)){factor}, G = (D_pt{replayed} + k·min(U, D_spec))/D0{meaning}",
+            (
+                amplitude("A"), Parameter("c", 1e-4, 1e3, (0.05, 3.0), "ratio"), exponent("α"), exponent("β"), amplitude("F"),
+                Parameter("s0", 1e-5, 10.0, (1e-3, 0.1), "ratio"), Parameter("k", 1e-4, 10.0, (0.01, 3.0), "ratio"), *kept,
+            ),
+            _rehearsal,
+            "this project's own, found on its sweep computing/replay",
+            use,
+            target="general",
+        )
+        for name, factor, replayed, meaning, kept, use in (
+            (
+                "rehearsal", "·(1 + b·R)^−χ", " + replayed", ", R = replayed/D0", (_REPLAY, exponent("χ")),
+                "what specialising costs in general loss, and how many replayed tokens keep it",
+            ),
+            ("rehearsal-alone", "", "", "", (), "what specialising costs in general loss, where no run replays general text"),
+        )
     ),
     Law(
         "mixture-share",
