@@ -111,6 +111,16 @@ class Allocation:
     accuracy: dict[str, Any] | None = None
     """Forecast accuracy on a benchmark with its 90 % interval, as `accuracy.forecast` describes it; None where no table was given."""
 
+    @property
+    def replay_fraction(self) -> float:
+        """Share of general text in the specialist stage."""
+        return float(self.general["replay_fraction"]) if self.general else 0.0
+
+    @property
+    def tokens_trunk(self) -> float:
+        """General tokens before the specialist stage."""
+        return self.plan.tokens_pt - (float(self.general["tokens_replayed"]) if self.general else 0.0)
+
     def save(self, path: Path, inputs: Mapping[str, str]) -> None:
         """Write allocation.json."""
         body = asdict(self)

@@ -264,6 +264,13 @@ def show(answer: Allocation) -> None:
         rows.insert(-2, ["bits per byte", f"{plan.loss / nats:.4g}", f"{plan.loss_low / nats:.4g} to {plan.loss_high / nats:.4g}", ""])
     if plan.flops_inference:
         rows.insert(-1, ["FLOPs of inference", f"{plan.flops_inference:.3g}", "", ""])
+    if general := answer.general:
+        lost = [f"{general['loss']:.4g}", f"{general['loss_low']:.4g} to {general['loss_high']:.4g}", ""]
+        rise = [f"{general['rise_percent']:+.3g} %", f"{general['rise_low']:+.3g} to {general['rise_high']:+.3g} %", ""]
+        replayed = f"{100 * general['replay_fraction']:.3g} % of the stage = {format_count(general['tokens_replayed'])}"
+        rows[-2:-2] = [
+            ["forecast general loss [nats/token]", *lost], ["rise by specialising", *rise], ["replayed, of the general tokens", replayed, "", ""],
+        ]  # fmt: skip
     if plan.shape:
         rows.insert(1, ["layers × width, heads × head width", _shape(plan), "", ""])
     title = f"Recommended split of {request['flops']:.3g} FLOPs with {format_count(request['unique_spec'])} distinct specialist tokens"

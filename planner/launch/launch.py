@@ -55,8 +55,9 @@ class Launch:
         """List quantity, planned and realised value."""
         tip, plan, recipe = self.run.tree.tips[0], self.allocation.plan, self.run.spec.recipe
         special = tip.stage == "special"
-        spec = float(tip.last_step * recipe.tokens_per_step) if special else 0.0
-        pt = float((tip.steps_pt if special else tip.last_step) * recipe.tokens_per_step)
+        stage = float(tip.last_step * recipe.tokens_per_step) if special else 0.0
+        spec = (1 - self.allocation.replay_fraction) * stage
+        pt = float((tip.steps_pt if special else tip.last_step) * recipe.tokens_per_step) + stage - spec
         unique = float(self.run.corpus.subset(self.run.domain, plan.unique_spec).size) if special else 0.0
         return [
             ("params_non_embedding", plan.params_non_embedding, float(tip.shape.params_non_embedding)),
@@ -106,8 +107,9 @@ def prepare(allocation_path: Path, folder: Path, *, corpus: Path | None = None, 
         name=folder.name, folder=folder, corpus=where.resolve(), domain=domain, grids=(), recipe=recipe, eval_tokens=int(source.get("eval_tokens", 65536))
     )
     special = plan.tokens_spec > 0
-    cell = Cell(plan.params_non_embedding, seed, plan.tokens_pt, plan.tokens_spec, plan.unique_spec if special else None)
-    steps = recipe.steps(plan.tokens_pt) + recipe.steps(plan.tokens_spec)
+    replay = allocation.replay_fraction if special else 0.0
+    cell = Cell(plan.params_non_embedding, seed, allocation.tokens_trunk, plan.tokens_spec, plan.unique_spec if special else None, replay)
+    steps = recipe.steps(plan.tokens_pt + plan.tokens_spec)
     tree = build_tree(
         [cell], recipe, opened.vocab_size, eval_tokens=spec.eval_tokens, max_segment_steps=max(200, steps // STATES),
         shapes={plan.params_non_embedding: plan.model_shape},

@@ -47,6 +47,18 @@ def launched(tmp_path_factory: pytest.TempPathFactory, corpus: Corpus) -> Path:
     return folder / "run"
 
 
+def test_replay_is_laid_out_inside_the_specialist_stage(corpus: Corpus, tmp_path: Path) -> None:
+    """A fifth of the stage is general text, taken from the plan's general tokens: 52.5 of 250 steps."""
+    replayed = replace(allocation(corpus), general={"replay_fraction": 0.2, "tokens_replayed": 0.25 * 210 * 64.0})
+    replayed.save(tmp_path / "allocation.json", {})
+    ready = prepare(tmp_path / "allocation.json", tmp_path / "run")
+    cell, tip = ready.run.cells[0], ready.run.tree.tips[0]
+    assert cell.replay_fraction == 0.2 and tip.steps_pt == round(250 - 52.5) and tip.last_step == round(210 / 0.8)
+    realised = {name: (planned, real) for name, planned, real in ready.realised()}
+    for name in ("tokens_pt", "tokens_spec", "flops"):
+        assert realised[name][1] == pytest.approx(realised[name][0], rel=0.01)
+
+
 def test_the_checkpoint_loads_with_its_tokenizer(launched: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer

@@ -1,0 +1,101 @@
+"""Limits on the general loss: kept, by the least replay that the law of the general loss asks for, or refused."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from planner.allocate.allocate import allocate
+from planner.allocate.allocation import Allocation
+from planner.allocate.request import Request
+from planner.errors import DataError, InputError
+from planner.fit.fitted import FittedLaw, Member
+from planner.laws import LAWS, Points
+from tests.conftest import REFERENCE
+
+TRUTH = {"A": 3.0, "c": 0.9, "α": 0.12, "β": 1.3, "F": 0.4, "s0": 0.005, "k": 2.5, "b": 400.0, "χ": 0.4}
+LAW = LAWS["rehearsal"]
+REQUEST = Request(2e13, 2e5)
+
+
+@pytest.fixture
+def general(fitted: FittedLaw) -> FittedLaw:
+    """A law of the general loss whose resamples scatter by 1 % of each parameter."""
+    theta = np.array([TRUTH[parameter.name] for parameter in LAW.parameters])
+    resamples = theta * np.exp(0.01 * np.random.default_rng(0).normal(size=(60, len(theta))))
+    member = Member(LAW, "non_embedding", REFERENCE, theta, resamples, "converged", 1, 1, 1.0, (), (), 0.0)
+    return replace(fitted, members=(member,), noise=0.01, drift=0.0, source={"replay_fractions": [0.0, 0.1, 0.5]})
+
+
+def rise(plan: object, share: float) -> float:
+    """Return the rise by the formula, at the parameters that the resamples scatter around."""
+    replayed = plan.tokens_spec * share / (1 - share)
+    theta = np.array([[TRUTH[parameter.name] for parameter in LAW.parameters]])
+    after = Points(REFERENCE, plan.params_non_embedding, plan.tokens_pt - replayed, plan.tokens_spec, plan.unique_spec, share)
+    before = Points(REFERENCE, plan.params_non_embedding, plan.tokens_pt, 0.0, np.nan)
+    return float(LAW.log_loss(theta, after)[0, 0] - LAW.log_loss(theta, before)[0, 0])
+
+
+@pytest.mark.parametrize("limit", [0.5, 0.2, 0.1, 0.05])
+def test_a_limit_is_kept_with_the_least_replay(fitted: FittedLaw, general: FittedLaw, limit: float) -> None:
+    answer = allocate(fitted, replace(REQUEST, max_general_rise=limit), general=general)
+    kept = answer.general
+    assert kept is not None
+    assert rise(answer.plan, kept["replay_fraction"]) == pytest.approx(np.log1p(kept["rise_percent"] / 100), abs=0.005)
+    assert kept["rise_percent"] <= 100 * limit + 0.1
+    assert kept["rise_low"] < kept["rise_percent"] < kept["rise_high"] and 0.4 < kept["probability"] <= 1
+    smaller = [share for share in (0.0, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5) if share < kept["replay_fraction"]]
+    assert all(np.expm1(rise(answer.plan, share)) > limit * 0.98 for share in smaller)
+    assert answer.tokens_trunk == pytest.approx(answer.plan.tokens_pt - kept["tokens_replayed"]) and answer.tokens_trunk >= 0
+
+
+def test_tighter_limits_never_help(fitted: FittedLaw, general: FittedLaw) -> None:
+    limits = [{}, {"max_general_rise": 0.3}, {"max_general_rise": 0.05}, {"max_general_rise": 0.02}]
+    losses = [allocate(fitted, replace(REQUEST, **limit), general=general).plan.loss for limit in limits]
+    assert all(later >= earlier * (1 - 1e-3) for earlier, later in zip(losses, losses[1:], strict=False))
+    assert losses[-1] > losses[0]
+
+
+def test_a_limit_on_the_loss_itself(fitted: FittedLaw, general: FittedLaw) -> None:
+    free = allocate(fitted, replace(REQUEST, max_general_loss=50.0), general=general)
+    assert free.general is not None and free.general["replay_fraction"] == 0
+    bound = free.general["loss"] * 0.9
+    answer = allocate(fitted, replace(REQUEST, max_general_loss=bound), general=general)
+    assert answer.general is not None and answer.general["loss"] <= bound * 1.005
+    assert any("a general loss up to" in worth.change for worth in answer.worths)
+
+
+def test_without_measured_replay_none_is_planned(fitted: FittedLaw, general: FittedLaw) -> None:
+    blind = replace(general, source={})
+    loose = allocate(fitted, replace(REQUEST, max_general_rise=0.9), general=blind)
+    assert loose.general is not None and loose.general["replay_fraction"] == 0
+    assert any("not measured" in warning and "replay" in warning for warning in loose.warnings)
+    strict = allocate(fitted, replace(REQUEST, max_general_rise=0.001), general=blind)
+    assert strict.plan.tokens_spec == 0 and strict.general is not None and strict.general["rise_percent"] == pytest.approx(0)
+    with pytest.raises(DataError, match="no plan of this budget keeps a general loss of at most 0.5 nats/token: the nearest is .* % above"):
+        allocate(fitted, replace(REQUEST, max_general_loss=0.5), general=blind)
+
+
+def test_arms_that_pass_the_limit_are_said_so(fitted: FittedLaw, general: FittedLaw) -> None:
+    arms = {arm.name: arm for arm in allocate(fitted, replace(REQUEST, max_general_rise=0.05), general=general).arms}
+    assert arms["specialist only"].plan is None and "general loss" in arms["specialist only"].note
+    assert arms["no specialisation"].plan is not None
+
+
+def test_wrong_laws_and_limits_are_refused(fitted: FittedLaw, general: FittedLaw) -> None:
+    with pytest.raises(InputError, match="needs a law"):
+        allocate(fitted, replace(REQUEST, max_general_rise=0.05))
+    with pytest.raises(InputError, match="law of the specialist loss"):
+        allocate(fitted, replace(REQUEST, max_general_rise=0.05), general=fitted)
+    with pytest.raises(InputError, match="max-general-rise of -0.1"):
+        replace(REQUEST, max_general_rise=-0.1)
+    with pytest.raises(InputError, match="max-general-loss of 0"):
+        replace(REQUEST, max_general_loss=0.0)
+
+
+def test_the_file_keeps_it(fitted: FittedLaw, general: FittedLaw, tmp_path: Path) -> None:
+    answer = allocate(fitted, replace(REQUEST, max_general_rise=0.1), general=general)
+    answer.save(tmp_path / "a.json", {})
+    again = Allocation.load(tmp_path / "a.json")
+    assert again.general == answer.general and again.replay_fraction == answer.replay_fraction > 0
