@@ -31,6 +31,8 @@ class Verification:
     bpb_spec: float
     forecast_made: str
     run_started: str
+    general_forecast: tuple[float, float, float] | None = None
+    """Forecast general loss and its interval [nats/token], where the plan was under a limit on it."""
 
     @property
     def error(self) -> float:
@@ -72,10 +74,10 @@ def verify(folder: Path) -> Verification:
     row = read_artifact(record, "run", 1)["row"]
     if row["status"] != "ok":
         raise DataError(f"run {launch['run_id']} diverged: {row['reason']}", remedy="a diverged run says nothing about the law; mend the recipe")
-    plan = allocation.plan
+    plan, general = allocation.plan, allocation.general
     result = Verification(
         launch["run_id"], plan.loss, plan.loss_low, plan.loss_high, row["loss_spec"], row["loss_general"], row["bpb_spec"], allocation.created,
-        launch["started"],
+        launch["started"], (general["loss"], general["loss_low"], general["loss_high"]) if general else None,
     )  # fmt: skip
     body = {**asdict(result), "error": result.error, "error_percent": result.error_percent, "inside": result.inside}
     write_artifact(folder / "verification.json", KIND, VERSION, body, {"allocation": sha256_file(path)})

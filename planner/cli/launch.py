@@ -100,5 +100,11 @@ def show_verification(result: Verification) -> None:
         ["measured [nats/token]", f"{result.measured:.4f}", "inside" if result.inside else "OUTSIDE"],
         ["error", f"{result.error:+.4f} nats", f"{result.error_percent:+.2f} %"],
     ]
+    if result.general_forecast is not None:
+        forecast, low, high = result.general_forecast
+        rows += [
+            ["general loss, forecast [nats/token]", f"{forecast:.4f}", f"{low:.4f} to {high:.4f}"],
+            ["general loss, measured [nats/token]", f"{result.loss_general:.4f}", "inside" if low <= result.loss_general <= high else "OUTSIDE"],
+        ]
     caption = f"forecast made {result.forecast_made}, run begun {result.run_started}"
     table(f"Run {result.run_id}", ["specialist loss", "", "90 % interval"], rows, caption=caption)
