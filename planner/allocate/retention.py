@@ -2,7 +2,7 @@
 
 A limit is on the forecast general loss itself, or on its rise over that of the same model after the same general tokens and no specialist ones.
 Replayed text is taken from the plan's general tokens: for the specialist loss it is assumed to count like the rest of them, so that replay costs no
-FLOPs of its own. (On the sweep computing/replay the specialist loss comes out 0.2 % higher at most up to 10 % of replay, 1.1 % at 30 %, 2 % at 50 %.)
+FLOPs of its own. (On the sweep computing/replay the specialist loss comes out 0.3 % higher at most up to 10 % of replay, 1.1 % at 30 %, 2 % at 50 %.)
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ def fit(
                 raise InputError(f"the column {PARAMS_KINDS[params_kind]} is missing or has gaps", remedy="fill it, or choose the other --params-kind")
             shares = sorted({round(float(share), 6) for share in data.replay_fraction}) if data.replay_fraction is not None else []
             about = {"replay_fractions": shares, "runs": runs.name, "flagged": _flag_counts(frame), "kept_flags": keep or []}
-            source = {**_source(runs, frame, place), **_bytes_per_token(frame), **about}
+            source = {**law_source(runs, frame, place), **_bytes_per_token(frame), **about}
             with bar(f"fit of {runs}", 1.0) as shown:
                 fitted = fit_law(
                     data, law, params_kinds=kinds, resamples=resamples, scheme=resampling, seed=seed, source=source, progress=shown.tell, pool=pool,
@@ -106,7 +106,7 @@ def column_mapping(pairs: list[str]) -> dict[str, str]:
     return found
 
 
-def _source(runs: Path, frame: Any, target: Path) -> dict[str, Any]:
+def law_source(runs: Path, frame: Any, target: Path) -> dict[str, Any]:
     """Tell where runs are from, so that the law can be allocated and launched with the sweep's own recipe."""
     if not (runs.parent / "sweep.toml").is_file() or runs.name != "runs.csv":
         return {}
