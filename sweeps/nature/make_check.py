@@ -1,6 +1,7 @@
 """Write check/: a law of the cheaper runs alone, its recommendation at four times their compute, and a grid of splits of that budget to hold it against.
 
-    python sweeps/nature/make_check.py && plan sweep run sweeps/nature/check && plan launch sweeps/nature/check/allocation.json --out sweeps/nature/check/launch
+    python sweeps/nature/make_check.py && plan sweep run sweeps/nature/check
+    plan launch sweeps/nature/check/allocation.json --out sweeps/nature/check/launch
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ LARGEST = 3.9e12
 """FLOPs of the runs that the law may see, at most."""
 FACTOR = 4.0
 UNIQUE_SPEC = 200_000
-SIZES = (0.55, 1.0, 1.8)
-"""Of the recommended size."""
+SIZES = (0.3, 0.55, 1.0)
+"""Of the recommended size; much larger ones would have fewer than 2 tokens a parameter."""
 AMOUNTS = (0.4, 0.7, 1.4, 2.2)
 """Of the recommended specialist tokens; the rest of the budget goes to general text."""
 
