@@ -2,99 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
 from planner.allocate.allocate import allocate
 from planner.allocate.allocation import Arm, Plan, Worth
 from planner.allocate.base import Base
+from planner.allocate.base_answer import BaseAllocation, Choice, Kept
 from planner.allocate.beyond import TOO_FAR, refuse_far
 from planner.allocate.method import Method
 from planner.allocate.optimum import MOST_RESAMPLES
 from planner.allocate.problem import Problem
 from planner.allocate.request import Request
-from planner.artifacts import write_artifact
 from planner.errors import DataError, InputError, PlannerError
 from planner.fit.fitted import LEVEL, FittedLaw
 from planner.flops import flops_6nd, flops_per_token
 from planner.laws.dual import Array
 from planner.units import format_count
 
-KIND = "bases"
-VERSION = 1
 AMOUNTS = 160
 """Amounts of specialist text tried for each base."""
 LEAST = 3e-3
 """Of the most specialist tokens that budget and passes allow, where the amounts begin."""
 ENDS = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
-
-
-@dataclass(frozen=True)
-class Choice:
-    """One base, specialised as far as is best for it."""
-
-    base: str
-    plan: Plan
-    """Its FLOPs are those of the specialist stage; `tokens_pt` are sunk."""
-    loss_before: float
-    """Forecast specialist loss of the base as it is [nats/token]."""
-    before_low: float
-    before_high: float
-    gain_percent: float
-    """By how much specialising lowers the loss, mean over the resamples [% of it]."""
-    gain_low: float
-    gain_high: float
-    """90 % interval over the resamples."""
-    probability: float
-    """Share of the resamples in which it ends lowest of all bases."""
-    trained: int
-    """Parameters that the method trains."""
-    bytes_per_gpu: float
-    """Least memory of one GPU."""
-    extrapolation: dict[str, float]
-    """By what factor it lies outside the support on each axis; 1 is inside."""
-
-
-@dataclass(frozen=True)
-class Kept:
-    """What it costs to keep a share of the budget back for a later stage, such as instruction tuning."""
-
-    share: float
-    """Of the FLOPs."""
-    tokens_spec: float
-    """Specialist tokens that the rest pays, as far as is best."""
-    higher_percent: float
-    """By how much the specialist loss before that stage is higher than with the whole budget, mean over the resamples [% of it]."""
-    low: float
-    high: float
-    """90 % interval over the resamples."""
-
-
-@dataclass(frozen=True)
-class BaseAllocation:
-    """What `plan allocate --base` answers."""
-
-    request: dict[str, Any]
-    choices: tuple[Choice, ...]
-    """The best first."""
-    longer: str
-    """Of the bases with the most and the fewest tokens per parameter: which adapts less, and with what confidence, in words; empty for one base."""
-    scratch: Arm
-    """A model of one's own for the same FLOPs."""
-    worths: tuple[Worth, ...]
-    """What more of something would buy, for the best base."""
-    kept: tuple[Kept, ...]
-    """What shares kept back would cost, for the best base."""
-    warnings: tuple[str, ...]
-    source: dict[str, Any] = field(default_factory=dict)
-
-    def save(self, path: Path, inputs: Mapping[str, str]) -> None:
-        """Write the answer."""
-        write_artifact(path, KIND, VERSION, asdict(self), inputs)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,18 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from planner.cli.allocation_tables import show
 from planner.cli.case import take_case
-from planner.cli.console import give, say, table
+from planner.cli.console import give, say
 from planner.cli.sizes import read_sizes
 from planner.errors import InputError
-from planner.units import format_count, format_interval, parse_count, parse_flops, parse_share
+from planner.units import parse_count, parse_flops, parse_share
 
 if TYPE_CHECKING:
-    from planner.allocate.allocation import Allocation, Plan
+    from planner.allocate.allocation import Allocation
     from planner.allocate.budget import Budget
 
-MOST_NATS = 50.0
-"""Beyond it a perplexity says no more than that it is beyond counting."""
 HELP = (
     "Recommend how to split a budget: size, general tokens, specialist tokens, epochs, and the loss to expect.\n\n"
     "Example: plan allocate --law sweeps/medicine --flops 2e13 --spec-tokens 200k\n\n"
@@ -236,87 +234,3 @@ def _flops(flops: str | None, budget: Budget, throughput: float | None) -> float
     if throughput is None:
         raise InputError(f"{hours:,.4g} GPU-hours are no FLOPs yet", remedy="add --gpu with --mfu, such as --gpu H100 --mfu 0.4, or --gpu-flops")
     return hours * 3600 * throughput
-
-
-def show(answer: Allocation) -> None:
-    """Print a recommendation as tables."""
-    from planner.allocate.optimum import TOLERANCE
-
-    plan, request = answer.plan, answer.request
-    tolerance = f"within {100 * TOLERANCE:g} % of the best loss"
-    size = [f"{format_count(plan.params_non_embedding)}", f"{format_interval(*answer.params_interval)}", f"{format_interval(*answer.params_within)}"]
-    share = [f"{100 * plan.share_spec:.3g} %", _percent(answer.share_interval), _percent(answer.share_within)]
-    rows = [
-        ["non-embedding parameters", *size],
-        ["share of specialist tokens", *share],
-        ["general tokens", format_count(plan.tokens_pt), "", ""],
-        ["specialist tokens", f"{format_count(plan.tokens_spec)} = {plan.epochs_spec:.3g} epochs", "", ""],
-        ["forecast specialist loss [nats/token]", f"{plan.loss:.4g}", f"{plan.loss_low:.4g} to {plan.loss_high:.4g}", ""],
-        ["perplexity", f"{_perplexity(plan.loss)}", f"{_perplexity(plan.loss_low)} to {_perplexity(plan.loss_high)}", ""],
-        ["FLOPs (6·N·D)", f"{plan.flops:.3g} ({plan.flops_6nd:.3g})", "", ""],
-        ["regret, expected / 90 %", f"{answer.regret_expected_percent:.2f} % / {answer.regret_90_percent:.2f} %", "", ""],
-    ]
-    if found := answer.accuracy:
-        span = f"{100 * found['low']:.3g} to {100 * found['high']:.3g} %"
-        rows.insert(-2, [f"accuracy, by {found['rows']} models", f"{100 * found['accuracy']:.3g} %", span, ""])
-    if bytes_per_token := answer.source.get("bytes_per_token"):
-        nats = bytes_per_token * math.log(2)
-        rows.insert(-2, ["bits per byte", f"{plan.loss / nats:.4g}", f"{plan.loss_low / nats:.4g} to {plan.loss_high / nats:.4g}", ""])
-    if plan.flops_inference:
-        rows.insert(-1, ["FLOPs of inference", f"{plan.flops_inference:.3g}", "", ""])
-    if general := answer.general:
-        lost = [f"{general['loss']:.4g}", f"{general['loss_low']:.4g} to {general['loss_high']:.4g}", ""]
-        rise = [f"{general['rise_percent']:+.3g} %", f"{general['rise_low']:+.3g} to {general['rise_high']:+.3g} %", ""]
-        replayed = f"{100 * general['replay_fraction']:.3g} % of the stage = {format_count(general['tokens_replayed'])}"
-        rows[-2:-2] = [
-            ["forecast general loss [nats/token]", *lost], ["rise by specialising", *rise], ["replayed, of the general tokens", replayed, "", ""],
-        ]  # fmt: skip
-    if plan.shape:
-        rows.insert(1, ["layers × width, heads × head width", _shape(plan), "", ""])
-    title = f"Recommended split of {request['flops']:.3g} FLOPs with {format_count(request['unique_spec'])} distinct specialist tokens"
-    table(title, ["", "recommended", "90 % interval", tolerance], rows)
-    arms = []
-    for arm in (*answer.arms, *answer.alternatives):
-        if arm.plan is None or arm.worse_percent is None or arm.probability is None:
-            arms.append([arm.name, arm.note, "", "", "", ""])
-        else:
-            other = arm.plan
-            loss = f"{other.loss:.4g} ({other.loss_low:.4g} to {other.loss_high:.4g})"
-            split = f"{format_count(other.tokens_pt)} + {format_count(other.tokens_spec)}"
-            arms.append([arm.name, loss, f"{arm.worse_percent:+.2f} %", f"{arm.probability:.0%}", format_count(other.params_non_embedding), split])
-    columns = ["instead", "forecast loss (90 % interval)", "against it", "worse in", "size", "general + specialist"]
-    table("What else the budget could buy", columns, arms, caption="worse in: share of the resamples in which the recommendation is better")
-    if answer.worths:
-        bought = [[worth.change, *(_hundredths(value) for value in (worth.lower_percent, worth.low, worth.high))] for worth in answer.worths]
-        table("What more would buy", ["", "lower loss by [%]", "from", "to"], bought, caption="from, to: 90 % interval over the resamples")
-    if answer.exchange:
-        say(answer.exchange)
-    outside = {name: factor for name, factor in answer.extrapolation.items() if factor > 1.2}
-    inside = "inside what the runs cover" if not outside else "outside the runs: " + ", ".join(f"{name} {factor:.3g}×" for name, factor in outside.items())
-    guess = answer.best_guess
-    say(f"{inside}; best guess of the parameters alone: {format_count(guess.params_non_embedding)} at {100 * guess.share_spec:.3g} % specialist")
-    if not outside and answer.regret_90_percent <= 100 * TOLERANCE:
-        say(f"the runs are enough for this decision: in nine worlds of ten it gives away {answer.regret_90_percent:.2g} % or less")
-    else:
-        sweep = answer.source.get("sweep", "SWEEP")
-        say(
-            f"the runs that would say most about it: plan sweep design {sweep} --flops BUDGET --target-flops {request['flops']:.3g} "
-            f"--spec-tokens {format_count(request['unique_spec'])}"
-        )
-
-
-def _perplexity(loss: float) -> str:
-    return f"{math.exp(loss):.4g}" if loss < MOST_NATS else f"over {math.exp(MOST_NATS):.2g}"
-
-
-def _hundredths(value: float) -> str:
-    return f"{round(value, 2) + 0.0:.2f}"  # no minus before a zero
-
-
-def _percent(span: tuple[float, float]) -> str:
-    return f"{100 * span[0]:.3g} to {100 * span[1]:.3g} %"
-
-
-def _shape(plan: Plan) -> str:
-    shape = plan.model_shape
-    return f"{shape.layers} × {shape.hidden}, {shape.heads} × {shape.head_dim}"

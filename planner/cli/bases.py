@@ -9,7 +9,7 @@ from planner.cli.console import say, table
 from planner.units import format_count
 
 if TYPE_CHECKING:
-    from planner.allocate.bases import BaseAllocation
+    from planner.allocate.base_answer import BaseAllocation
 
 
 def show_bases(answer: BaseAllocation) -> None:
