@@ -11,7 +11,7 @@ import numpy as np
 from planner.allocate.allocation import Allocation, Arm, Plan
 from planner.allocate.beyond import beyond, refuse_far, tell_far, warnings_of_law
 from planner.allocate.closer import closest, refine
-from planner.allocate.optimum import MOST_RESAMPLES, TOLERANCE, Search, coarse, interval, joined, profile, search, within
+from planner.allocate.optimum import MOST_RESAMPLES, Search, coarse, interval, joined, profile, search, within
 from planner.allocate.problem import Plans, Problem, Size
 from planner.allocate.request import Request
 from planner.allocate.retention import Kept
@@ -28,13 +28,16 @@ SIMPLER = 0.9
 """Share of the recommendation's size, or text, under which another plan counts as simpler."""
 
 
-def allocate(law: FittedLaw, request: Request, *, general: FittedLaw | None = None, allow_extrapolation: bool = False) -> Allocation:
+def allocate(
+    law: FittedLaw, request: Request, *, general: FittedLaw | None = None, robust: bool = True, allow_extrapolation: bool = False
+) -> Allocation:
     """Recommend how to spend a budget.
 
     Args:
         law: the fitted law.
         request: budget, text there is, and limits.
         general: law of the general loss, where that is limited.
+        robust: whether to recommend the plan of least expected regret, rather than the best guess of the fitted parameters.
         allow_extrapolation: whether to answer further than TOO_FAR beyond the runs.
 
     Raises:
@@ -45,8 +48,8 @@ def allocate(law: FittedLaw, request: Request, *, general: FittedLaw | None = No
     close = closest(problem, whole)
     everything = joined(whole, close)
     guess = refine(problem, everything, everything.best_guess)
-    plan = realised(problem, close, close.best)
     best_guess = realised(problem, guess, guess.best_guess)
+    plan = realised(problem, close, close.best) if robust else best_guess
     mine = _resampled(problem, plan)
     regret = 100 * np.expm1(np.maximum(mine - everything.resamples.min(1), 0.0))
     extrapolation = beyond(law, plan)
@@ -62,8 +65,8 @@ def allocate(law: FittedLaw, request: Request, *, general: FittedLaw | None = No
         best_guess=best_guess,
         share_interval=interval(everything, splits, LEVEL),
         params_interval=interval(everything, sizes, LEVEL),
-        share_within=within(everything, splits),
-        params_within=within(everything, sizes),
+        share_within=within(everything, splits, request.tolerance),
+        params_within=within(everything, sizes, request.tolerance),
         regret_expected_percent=float(regret.mean()),
         regret_90_percent=float(np.quantile(regret, LEVEL)),
         arms=(*(_arm(problem, name, share, plan, mine, everything.plans.sizes) for name, share in ARMS), _mixed(problem)),
@@ -141,7 +144,7 @@ def _mixed(problem: Problem) -> Arm:
 def _alternatives(problem: Problem, found: Search, plan: Plan, mine: Any) -> Iterator[Arm]:
     """Find, among the plans that are as good, the smallest model and the fewest passes; such as are hardly simpler are left out."""
     plans = found.plans
-    good = np.flatnonzero(found.expected <= found.expected.min() + np.log1p(TOLERANCE))
+    good = np.flatnonzero(found.expected <= found.expected.min() + np.log1p(problem.request.tolerance))
     for name, values, mine_now in (
         ("smallest model", plans.params, plan.params_non_embedding), ("least specialist text seen", plans.tokens_spec, plan.tokens_spec),
     ):  # fmt: skip

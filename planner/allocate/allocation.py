@@ -79,13 +79,13 @@ class Allocation:
 
     request: dict[str, Any]
     plan: Plan
-    """Least expected regret over the resamples, rounded to what will be trained."""
+    """Least expected regret over the resamples, or the best guess where that was asked for; rounded to what will be trained."""
     best_guess: Plan
     """What the fitted parameters alone prefer."""
     share_interval: tuple[float, float]
     params_interval: tuple[float, float]
     share_within: tuple[float, float]
-    """Range of shares among all plans whose loss is within 0.5 % of the best."""
+    """Range of shares among all plans whose loss is within the tolerance of the best."""
     params_within: tuple[float, float]
     regret_expected_percent: float
     """Mean over resamples of what the plan gives away against the resample's own best."""
@@ -101,7 +101,7 @@ class Allocation:
     created: str = ""
     """When it was written [UTC]."""
     alternatives: tuple[Arm, ...] = ()
-    """Plans within 0.5 % of the best that are simpler or cheaper to use."""
+    """Plans within the tolerance of the best that are simpler or cheaper to use."""
     worths: tuple[Worth, ...] = ()
     """What more of something would buy."""
     exchange: str = ""

@@ -19,6 +19,7 @@ class Budget:
     """What there is to spend: GPU time, or money for it, on GPUs of one kind."""
 
     gpu_hours: float | None = None
+    gpu_days: float | None = None
     usd: float | None = None
     usd_per_gpu_hour: float | None = None
     gpus: int | None = None
@@ -33,7 +34,8 @@ class Budget:
             InputError: a limit is missing its other half, or is not positive; or there is none.
         """
         given = {
-            "--gpu-hours": self.gpu_hours, "--usd": self.usd, "--usd-per-gpu-hour": self.usd_per_gpu_hour, "--gpus": self.gpus, "--hours": self.hours,
+            "--gpu-hours": self.gpu_hours, "--gpu-days": self.gpu_days, "--usd": self.usd, "--usd-per-gpu-hour": self.usd_per_gpu_hour,
+            "--gpus": self.gpus, "--hours": self.hours,
         }  # fmt: skip
         for name, value in given.items():
             if value is not None and not (math.isfinite(value) and value > 0):
@@ -45,12 +47,14 @@ class Budget:
         limits = []
         if self.gpu_hours is not None:
             limits.append(self.gpu_hours)
+        if self.gpu_days is not None:
+            limits.append(24 * self.gpu_days)
         if self.usd is not None and self.usd_per_gpu_hour is not None:
             limits.append(self.usd / self.usd_per_gpu_hour)
         if self.gpus is not None and self.hours is not None:
             limits.append(self.gpus * self.hours)
         if not limits:
-            raise InputError("no budget is given", remedy="give --flops, --gpu-hours, --usd with --usd-per-gpu-hour, or --gpus with --hours")
+            raise InputError("no budget is given", remedy="give --flops, --gpu-hours, --gpu-days, --usd with --usd-per-gpu-hour, or --gpus with --hours")
         return min(limits)
 
 

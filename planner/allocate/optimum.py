@@ -18,8 +18,6 @@ FEW_RESAMPLES = 8
 """Of each member, to see whether general tokens can do harm."""
 MOST_RESAMPLES = 120
 """Of each member, in a search; forecasts use all."""
-TOLERANCE = 0.005
-"""Plans whose loss is within this share of the best count as equally good."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +100,7 @@ def interval(found: Search, values: Array, level: float) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def within(found: Search, values: Array, tolerance: float = TOLERANCE) -> tuple[float, float]:
+def within(found: Search, values: Array, tolerance: float) -> tuple[float, float]:
     """Return the range of a quantity over all plans within a tolerance of the best."""
     good = found.expected <= found.expected.min() + np.log1p(tolerance)
     return float(values[good].min()), float(values[good].max())

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from planner.errors import InputError
 from planner.units import format_count
 
+TOLERANCE = 0.005
+"""Default share of the best loss within which plans count as equally good."""
+
 
 @dataclass(frozen=True)
 class Request:
@@ -34,6 +37,8 @@ class Request:
     """Most general loss after specialising [nats/token]."""
     max_general_rise: float | None = None
     """Most rise of the general loss over that before the specialist stage, as a share."""
+    tolerance: float = TOLERANCE
+    """Share of the best loss within which plans count as equally good."""
     memory_per_gpu: float | None = None
     """Memory of one GPU [bytes], which limits the size; None for no limit."""
     gpus: int = 1
@@ -50,6 +55,8 @@ class Request:
                 raise InputError(f"{name} of {value:g} is not a positive number", remedy="give a positive number")
         if self.max_general_rise is not None and not (math.isfinite(self.max_general_rise) and self.max_general_rise >= 0):
             raise InputError(f"max-general-rise of {self.max_general_rise:g} is not a share from 0", remedy="give a share such as 0.03, or 3%")
+        if not 0 < self.tolerance < 1:
+            raise InputError(f"a tolerance of {self.tolerance:g} is not a share between 0 and 1", remedy="give a share such as 0.005, or 0.5%")
         for size in (*self.params_among, *(self.params_range or ())):
             if not (math.isfinite(size) and size > 0):
                 raise InputError(f"a size of {size:g} parameters is not a positive number", remedy="give a positive number")

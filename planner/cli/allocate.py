@@ -37,6 +37,7 @@ def allocate(
     spec_tokens: Annotated[str | None, typer.Option(help="Distinct specialist tokens that you have, such as 5e9 or 5B; or give --domains.")] = None,
     flops: Annotated[str | None, typer.Option(help='Budget: 1e22, or a GPU time such as "3 GPU-days" with --gpu or --gpu-flops.')] = None,
     gpu_hours: Annotated[float | None, typer.Option(help="Budget in GPU-hours; states --gpu and --mfu too.")] = None,
+    gpu_days: Annotated[float | None, typer.Option(help="The same in GPU-days.")] = None,
     usd: Annotated[float | None, typer.Option(help="Budget in dollars, with --usd-per-gpu-hour.")] = None,
     usd_per_gpu_hour: Annotated[float | None, typer.Option(help="Price of one GPU for an hour.")] = None,
     gpus: Annotated[int | None, typer.Option(help="GPUs there are, with --hours.")] = None,
@@ -65,6 +66,10 @@ def allocate(
     ] = None,
     accuracy: Annotated[Path | None, typer.Option(help="Forecast accuracy by a CSV table of models: loss on the same text, accuracy.")] = None,
     chance: Annotated[float | None, typer.Option(help="Accuracy of guessing in that table, such as 0.25; fitted by default.")] = None,
+    robust: Annotated[
+        bool, typer.Option("--robust/--best-guess", help="Least expected regret over the resamples, or what the fitted parameters alone prefer.")
+    ] = True,
+    tolerance: Annotated[str, typer.Option(help="Share of the best loss within which plans count as equally good.")] = "0.5%",
     allow_extrapolation: Annotated[bool, typer.Option(help="Answer even where the plan lies far beyond the runs.")] = False,
     case: Annotated[
         Path | None, typer.Option(help="Take the options from a file, such as examples/llamat.toml.", is_eager=True, callback=take_case)
@@ -90,7 +95,7 @@ def allocate(
     fixed, between, among = read_sizes(params)
     # Without --hours, --gpus says how many share a model's memory.
     shared = gpus if hours is not None or (gpu_memory is None and not base) else None
-    budget = _flops(flops, Budget(gpu_hours, usd, usd_per_gpu_hour, shared, hours), _throughput(gpu, mfu, gpu_flops))
+    budget = _flops(flops, Budget(gpu_hours, gpu_days, usd, usd_per_gpu_hour, shared, hours), _throughput(gpu, mfu, gpu_flops))
     general = None if general_tokens is None else parse_count(general_tokens)
     if domains is not None:
         from planner.cli.domains import answer_many, request_of, show_domains
@@ -98,6 +103,7 @@ def allocate(
         others = {
             "--spec-tokens": spec_tokens, "--law": law, "--base": base, "--inference-tokens": parse_count(inference_tokens), "--figure": figure,
             "--gpu-memory": gpu_memory, "--kept-back": kept_back, "--method": method != "full", "--accuracy": accuracy,
+            "--max-general-loss": max_general_loss, "--max-general-rise": max_general_rise, "--general-law": general_law,
         }  # fmt: skip
         limits = {
             "flops": budget, "params": fixed, "max_epochs": max_epochs, "general_tokens": general, "params_range": between, "params_among": among,
@@ -117,6 +123,7 @@ def allocate(
         max_epochs=max_epochs,
         general_tokens=general,
         inference_tokens=parse_count(inference_tokens),
+        tolerance=parse_share(tolerance),
         memory_per_gpu=None if gpu_memory is None else 1e9 * gpu_memory,
         gpus=1 if gpus is None else gpus,
         max_general_loss=max_general_loss,
@@ -129,8 +136,13 @@ def allocate(
         from planner.cli.bases import show_bases
 
         bases = [Base.parse(item) for item in base]
-        if figure:
-            raise InputError("--figure draws the split of a model of one's own", remedy="leave it away with --base")
+        others = {
+            "--figure": figure, "--accuracy": accuracy, "--max-general-loss": max_general_loss, "--max-general-rise": max_general_rise,
+            "--general-law": general_law,
+        }  # fmt: skip
+        for name, value in others.items():
+            if value:
+                raise InputError(f"{name} is of a model of one's own", remedy=f"leave {name} away, or --base")
         chosen = allocate_bases(
             FittedLaw.load(found),
             request,
@@ -142,14 +154,19 @@ def allocate(
         chosen.save(out, {"law": sha256_file(found)})
         _tell(out, chosen.warnings, show_bases, chosen, as_json)
         return
-    if method != "full" or kept_back:
-        raise InputError("--method and --kept-back are of a --base", remedy="add --base, or leave them away")
+    if method != "full" or kept_back or lora_rank != 16:
+        raise InputError("--method, --lora-rank and --kept-back are of a --base", remedy="add --base, or leave them away")
     from planner.allocate.allocate import allocate as recommend
 
     limited = max_general_loss is not None or max_general_rise is not None
     keeping = _general_law(general_law, found, limited)
+    apart(out, keeping, accuracy)
     answer = recommend(
-        FittedLaw.load(found), request, general=FittedLaw.load(keeping) if keeping else None, allow_extrapolation=allow_extrapolation
+        FittedLaw.load(found),
+        request,
+        general=FittedLaw.load(keeping) if keeping else None,
+        robust=robust,
+        allow_extrapolation=allow_extrapolation,
     )
     if answer.source.get("corpus_path"):
         where = os.path.normpath(found.resolve().parent / answer.source["corpus_path"])
@@ -225,7 +242,7 @@ def _throughput(gpu: str | None, mfu: float | None, stated: str | None) -> float
 
 def _flops(flops: str | None, budget: Budget, throughput: float | None) -> float:
     """Return the budget [FLOPs] from whichever way it is given."""
-    timed = [value for value in (budget.gpu_hours, budget.usd, budget.usd_per_gpu_hour, budget.gpus, budget.hours) if value is not None]
+    timed = [value for value in (budget.gpu_hours, budget.gpu_days, budget.usd, budget.usd_per_gpu_hour, budget.gpus, budget.hours) if value is not None]
     if flops is not None:
         if timed:
             raise InputError("--flops is a budget already", remedy="leave away the limits in time and money, or --flops")

@@ -17,10 +17,8 @@ MOST_NATS = 50.0
 
 def show(answer: Allocation) -> None:
     """Print a recommendation as tables."""
-    from planner.allocate.optimum import TOLERANCE
-
     plan, request = answer.plan, answer.request
-    tolerance = f"within {100 * TOLERANCE:g} % of the best loss"
+    tolerance = f"within {100 * request['tolerance']:.3g} % of the best loss"
     size = [f"{format_count(plan.params_non_embedding)}", f"{format_interval(*answer.params_interval)}", f"{format_interval(*answer.params_within)}"]
     share = [f"{100 * plan.share_spec:.3g} %", _percent(answer.share_interval), _percent(answer.share_within)]
     rows = [
@@ -72,7 +70,7 @@ def show(answer: Allocation) -> None:
     inside = "inside what the runs cover" if not outside else "outside the runs: " + ", ".join(f"{name} {factor:.3g}×" for name, factor in outside.items())
     guess = answer.best_guess
     say(f"{inside}; best guess of the parameters alone: {format_count(guess.params_non_embedding)} at {100 * guess.share_spec:.3g} % specialist")
-    if not outside and answer.regret_90_percent <= 100 * TOLERANCE:
+    if not outside and answer.regret_90_percent <= 100 * request["tolerance"]:
         say(f"the runs are enough for this decision: in nine worlds of ten it gives away {answer.regret_90_percent:.2g} % or less")
     else:
         sweep = answer.source.get("sweep", "SWEEP")

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from planner.allocate.optimum import TOLERANCE, coarse
+from planner.allocate.optimum import coarse
 from planner.allocate.problem import Plans, Problem
-from planner.allocate.request import Request
+from planner.allocate.request import TOLERANCE, Request
 from planner.errors import InputError
 from planner.fit.fitted import FittedLaw
 from planner.laws.dual import Array

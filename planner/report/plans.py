@@ -9,6 +9,7 @@ import numpy as np
 
 from planner.allocate.allocation import Allocation
 from planner.allocate.isoflop import IsoFlop
+from planner.allocate.request import TOLERANCE
 from planner.decisions import with_text
 from planner.fit.data import FitData
 from planner.report.style import COLOURS, GREY, LEGEND, MARKERS, legend_below, log_counts, shades
@@ -87,7 +88,8 @@ def split_curve(axis: Axes, allocation: Allocation, measured: Sequence[tuple[flo
     """
     plan = allocation.plan
     axis.plot(allocation.curve["share"], allocation.curve["loss"], color=COLOURS[0], label="best size for each split")
-    axis.axvspan(*allocation.share_within, color=COLOURS[1], alpha=0.15, label="within 0.5 % of the best")
+    tolerance = allocation.request.get("tolerance", TOLERANCE)
+    axis.axvspan(*allocation.share_within, color=COLOURS[1], alpha=0.15, label=f"within {100 * tolerance:.3g} % of the best")
     error = [[plan.loss - plan.loss_low], [plan.loss_high - plan.loss]]
     axis.errorbar([plan.share_spec], [plan.loss], error, fmt="o", color=COLOURS[2], capsize=4, label="recommendation, 90 % interval")
     if measured:

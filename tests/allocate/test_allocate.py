@@ -9,7 +9,7 @@ import pytest
 from planner.allocate.allocate import allocate
 from planner.allocate.allocation import Allocation
 from planner.allocate.request import Request
-from planner.errors import DataError
+from planner.errors import DataError, InputError
 from planner.fit.fitted import FittedLaw
 from planner.flops import flops_per_token
 from planner.ladder import shape_for
@@ -63,6 +63,16 @@ def test_more_never_hurts(fitted: FittedLaw) -> None:
     assert losses[0] >= losses[1] > losses[2] > losses[3]
     free, tight = (allocate(fitted, Request(BUDGET, 1e5, max_epochs=epochs)).plan for epochs in (16.0, 2.5))
     assert tight.loss >= free.loss * (1 - 1e-4) and tight.epochs_spec <= 2.51
+
+
+def test_the_best_guess_and_the_tolerance_are_choices(fitted: FittedLaw) -> None:
+    robust, guess = (allocate(fitted, Request(BUDGET, 2e5), robust=robust) for robust in (True, False))
+    assert guess.plan == robust.best_guess and robust.plan != guess.plan
+    assert robust.regret_expected_percent <= guess.regret_expected_percent + 0.01
+    wide = allocate(fitted, Request(BUDGET, 2e5, tolerance=0.02))
+    assert wide.share_within[0] < robust.share_within[0] and wide.params_within[1] > robust.params_within[1]
+    with pytest.raises(InputError, match="tolerance of 1 "):
+        Request(BUDGET, 2e5, tolerance=1.0)
 
 
 def test_a_fixed_size_is_kept_and_costs(fitted: FittedLaw) -> None:

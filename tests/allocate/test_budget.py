@@ -8,6 +8,7 @@ from planner.errors import InputError
 
 def test_the_tightest_limit_counts() -> None:
     assert Budget(gpu_hours=100.0).hours_of_gpu() == 100
+    assert Budget(gpu_days=2.0).hours_of_gpu() == 48
     assert Budget(usd=500.0, usd_per_gpu_hour=2.5).hours_of_gpu() == 200
     assert Budget(gpus=8, hours=24.0).hours_of_gpu() == 192
     assert Budget(gpu_hours=100.0, usd=500.0, usd_per_gpu_hour=2.5, gpus=8, hours=24.0).hours_of_gpu() == 100
