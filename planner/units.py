@@ -38,7 +38,10 @@ def parse_share(text: str | float) -> float:
     match = re.match(rf"^\s*{_NUMBER}\s*(%?)\s*$", str(text))
     if not match:
         raise InputError(f"{text!r} is not a share", remedy="write one such as 0.03 or 3%")
-    return _finite(text, float(match[1].replace("_", "").replace(",", "")) / (100 if match[2] else 1))
+    value = _finite(text, float(match[1].replace("_", "").replace(",", "")) / (100 if match[2] else 1))
+    if value > 1 and not match[2]:
+        raise InputError(f"{text!r} is over the whole", remedy=f"write {text}% if that is meant")
+    return value
 
 
 def parse_flops(text: str | float, *, flops_per_gpu_second: float | None = None) -> float:

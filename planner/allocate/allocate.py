@@ -107,8 +107,7 @@ def _kept(problem: Problem, plan: Plan) -> Kept | None:
         return None
     size = Size(plan.params_non_embedding, plan.params_total, plan.flops / (plan.tokens_pt + plan.tokens_spec), None)
     exact = problem.realise(size, plan.tokens_pt, plan.tokens_spec)
-    share = float(problem.retention.replay(exact)[0])
-    # Rounding to whole steps may pass a limit that was kept with equality.
+    share = float(problem.retention.replay(exact, margin=0.0)[0])
     return problem.retention.tell(plan, share if np.isfinite(share) else problem.retention.replays[-1])
 
 
@@ -175,6 +174,8 @@ def _warnings(problem: Problem, whole: Search, plan: Plan, extrapolation: dict[s
         tokens = (plan.tokens_pt + plan.tokens_spec) * (request.flops - spent) / plan.flops
         if request.general_tokens and plan.tokens_pt > 0.98 * request.general_tokens:
             why = ["the general text binds: ", "buys nothing, since the law knows no second pass over it"]
+        elif problem.retention is not None:
+            why = ["", "is left over: after more general tokens there would be more to lose, and the limit on the general loss binds"]
         elif plan.tokens_pt == 0 and tokens < 1.01 * problem.min_tokens_stage:
             why = ["", f"is left over: it is too little for a general stage of {MIN_STEPS} steps, and nothing else is forecast to be better"]
         else:
@@ -182,7 +183,8 @@ def _warnings(problem: Problem, whole: Search, plan: Plan, extrapolation: dict[s
         found.append(f"{why[0]}{100 * left:.0f} % of the budget {why[1]}")
     if plan.tokens_spec > 0.98 * problem.max_tokens_spec and plan.tokens_pt > 0:
         found.append(f"the limit of {problem.max_epochs:.3g} epochs binds: more specialist text, or more passes, might lower the loss")
-    if request.params is None and not request.params_range and len({size.params_non_embedding for size in whole.plans.sizes}) > 2:
+    chosen = request.params is not None or request.params_range or request.params_among or request.memory_per_gpu is not None
+    if not chosen and len({size.params_non_embedding for size in whole.plans.sizes}) > 2:
         ends = (min(whole.plans.params), max(whole.plans.params))
         if whole.plans.params[whole.best] in ends:
             found.append(

@@ -34,13 +34,20 @@ class Base:
     """Whether the shape is its own."""
     context: int = CONTEXT
     """Tokens a sequence."""
+    config: Path | None = None
+    """Where its shape was read from."""
+
+    def params_total(self, vocab: int | None) -> int:
+        """Return its parameters with a tied embedding of the law's vocabulary: a law that counts embeddings has seen no other."""
+        return self.shape.params_non_embedding + (vocab or self.shape.vocab) * self.shape.hidden
 
     @classmethod
     def parse(cls, text: str) -> Base:
         """Read "name=llama-2-7b,tokens=2e12,params=6.5e9", or config=FOLDER instead of params.
 
         Args:
-            text: pairs of key and value; `params` are non-embedding parameters, `config` is a folder with the checkpoint's config.json.
+            text: pairs of key and value; `params` are non-embedding parameters, `config` is a folder with the checkpoint's config.json, `context`
+                the tokens of a training sequence.
 
         Raises:
             InputError: a key that is missing, unknown or doubled, or a value that is no number.
@@ -59,7 +66,9 @@ class Base:
         if tokens == 0 or context < 1 or context != int(context):
             raise InputError(f"--base {text!r}: tokens and context must be positive, context whole", remedy=_EXAMPLE)
         if "config" in pairs:
-            return cls(pairs["name"], tokens, _shape(Path(pairs["config"])), True, int(context))
+            path = Path(pairs["config"])
+            path = path / "config.json" if path.is_dir() else path
+            return cls(pairs["name"], tokens, _shape(path), True, int(context), path)
         return cls(pairs["name"], tokens, shape_for(parse_count(pairs["params"]), family="llama", vocab=VOCAB), False, int(context))
 
 
@@ -68,8 +77,8 @@ _EXAMPLE = "write it as name=llama-2-7b,tokens=2T,params=6.5B"
 
 def _shape(path: Path) -> ModelShape:
     """Read a shape from the config.json of a Hugging Face checkpoint."""
-    body: Mapping[str, Any] = read_json(path / "config.json" if path.is_dir() else path)
-    kind = body.get("model_type")
+    body: Mapping[str, Any] = read_json(path)
+    kind = str(body.get("model_type"))
     if kind not in _FAMILIES:
         raise InputError(f"{path}: a checkpoint of type {kind!r} has no shape here", remedy=f"give params=, or one of {', '.join(_FAMILIES)}")
     try:
@@ -85,5 +94,5 @@ def _shape(path: Path) -> ModelShape:
             int(body["vocab_size"]),
             bool(body.get("tie_word_embeddings", False)),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         raise InputError(f"{path}: {error} is missing or no number in a checkpoint's configuration", remedy="give params= instead") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
@@ -16,6 +17,7 @@ from planner.allocate.method import Method
 from planner.allocate.optimum import MOST_RESAMPLES
 from planner.allocate.problem import Problem
 from planner.allocate.request import Request
+from planner.design.spec import MIN_STEPS
 from planner.errors import DataError, InputError, PlannerError
 from planner.fit.fitted import LEVEL, FittedLaw
 from planner.flops import flops_6nd, flops_per_token
@@ -66,15 +68,16 @@ def allocate_bases(
         InputError: a share that is none, no base, two of one name, or limits that a base has itself.
         DataError: no base fits, the law is of one stage, or all lie too far beyond the runs.
     """
-    problem = Problem.of(law, request)
+    problem = Problem.of(law, replace(request, max_general_loss=None, max_general_rise=None))
     if problem.one_stage:
         raise DataError("the law was fitted to runs of one stage and says nothing of specialising a base", remedy="give a law of two stages")
     if len({base.name for base in bases}) < len(bases) or not bases:
         raise InputError(f"{len(bases)} bases with {len({base.name for base in bases})} names", remedy="give each --base a name of its own")
-    if request.params or request.params_range or request.params_among or request.general_tokens or request.inference_tokens:
+    sized = request.params or request.params_range or request.params_among or request.general_tokens or request.inference_tokens
+    if sized or request.max_general_loss is not None or request.max_general_rise is not None:
         raise InputError(
-            "a base has its own size and general tokens, and its inference is not priced",
-            remedy="leave away --params, --general-tokens, --inference-tokens",
+            "a base has its own size and general tokens, and neither its inference nor its general loss is forecast",
+            remedy="leave away --params, --general-tokens, --inference-tokens and the limits on the general loss",
         )
     for share in kept_back:
         if not 0 < share < 1:
@@ -87,6 +90,12 @@ def allocate_bases(
         raise DataError(
             f"{least.name} needs {needed / 1e9:.3g} GB on each of {gpus} GPUs with --method {method.name}, and they have {(memory or 0.0) / 1e9:.3g} GB",
             remedy="give more --gpus, a smaller base, or --method lora or qlora",
+        )
+    cheapest = min(fitting, key=lambda base: method.flops_per_token(base.shape, base.context))
+    needed = MIN_STEPS * cheapest.context * method.flops_per_token(cheapest.shape, cheapest.context)
+    if request.flops < needed:
+        raise DataError(
+            f"{request.flops:.3g} FLOPs do not pay {MIN_STEPS} steps of one sequence of {cheapest.name}", remedy=f"give at least {1.005 * needed:.3g}"
         )
     stages = [_stage(problem, base, method, request) for base in fitting]
     ends = np.stack([stage.resamples[:, stage.best] for stage in stages])
@@ -116,15 +125,15 @@ def _stage(problem: Problem, base: Base, method: Method, request: Request) -> _S
     """Evaluate a base after every amount of specialist text that the budget pays."""
     most = min(request.flops / method.flops_per_token(base.shape, base.context), problem.max_epochs * request.unique_spec)
     tokens = np.unique(np.concatenate([[0.0, min(most, request.unique_spec)], most * np.geomspace(LEAST, 1.0, AMOUNTS)]))
-    size = {"non_embedding": base.shape.params_non_embedding, "total": base.shape.params_total}
+    size = {"non_embedding": base.shape.params_non_embedding, "total": base.params_total(problem.vocab)}
     points = problem.law.points(size, np.full(len(tokens), base.tokens), tokens, np.full(len(tokens), request.unique_spec))
     return _Stage(tokens, problem.law.log_loss_resamples(points, MOST_RESAMPLES))
 
 
 def _choice(problem: Problem, base: Base, method: Method, stage: _Stage, probability: float, gpus: int) -> Choice:
     shape, law, unique = base.shape, problem.law, problem.request.unique_spec
-    spec = float(round(stage.tokens[stage.best]))
-    size = {"non_embedding": [shape.params_non_embedding] * 2, "total": [shape.params_total] * 2}
+    spec = float(math.floor(stage.tokens[stage.best] + 1e-6))
+    size = {"non_embedding": [shape.params_non_embedding] * 2, "total": [base.params_total(problem.vocab)] * 2}
     forecast = law.forecast(size, [base.tokens] * 2, [0.0, spec], [unique] * 2)
     cost = spec * method.flops_per_token(shape, base.context)
     plan = Plan(
@@ -163,14 +172,14 @@ def _choice(problem: Problem, base: Base, method: Method, stage: _Stage, probabi
 
 
 def _longer(bases: Sequence[Base], stages: Sequence[_Stage]) -> str:
-    """Say whether the law has the base of more tokens per parameter adapt less, after the same number of specialist tokens."""
+    """Say whether the law has the base of more tokens per parameter adapt less, each specialised as far as is best for it."""
     if len(bases) < 2:
         return ""
     ratio = [base.tokens / base.shape.params_non_embedding for base in bases]
     long, short = int(np.argmax(ratio)), int(np.argmin(ratio))
-    gains = [stages[number].resamples[:, 0] - stages[number].resamples[:, stages[number].best] for number in (long, short)]
+    gains = [-100 * np.expm1(stages[number].resamples[:, stages[number].best] - stages[number].resamples[:, 0]) for number in (long, short)]
     share = float((gains[0] < gains[1]).mean())
-    less, more = (100 * -float(np.expm1(-gain.mean())) for gain in gains)
+    less, more = (float(gain.mean()) for gain in gains)
     return (
         f"{bases[long].name} ({ratio[long]:,.0f} general tokens per parameter) gains less from specialising than {bases[short].name} "
         f"({ratio[short]:,.0f}) in {share:.0%} of the resamples: {less:.2g} against {more:.2g} % of the loss on average"
@@ -210,7 +219,7 @@ def _kept(problem: Problem, base: Base, method: Method, mine: Array, share: floa
     stage = _stage(problem, base, method, request)
     higher = 100 * np.expm1(stage.resamples[:, stage.best] - mine)
     low, high = np.quantile(higher, ENDS)
-    return Kept(share, float(round(stage.tokens[stage.best])), float(higher.mean()), float(low), float(high))
+    return Kept(share, float(math.floor(stage.tokens[stage.best] + 1e-6)), float(higher.mean()), float(low), float(high))
 
 
 def _warnings(problem: Problem, bases: Sequence[Base], fitting: Sequence[Base], method: Method, best: Choice) -> list[str]:
@@ -234,6 +243,8 @@ def _warnings(problem: Problem, bases: Sequence[Base], fitting: Sequence[Base], 
     left = [base.name for base in bases if base not in fitting]
     if left:
         found.append(f"too large for the memory given, and left out: {', '.join(left)}")
+    if any(member.params_kind == "total" for member in problem.law.members) and problem.vocab:
+        found.append(f"the law counts embeddings in N: a base counts with those of the law's own vocabulary of {problem.vocab} words, not with its own")
     inexact = [base.name for base in fitting if not base.exact]
     if inexact:
         found.append(f"{', '.join(inexact)}: the shape is the ladder's for that size; config=FOLDER counts its own FLOPs and memory")

@@ -68,7 +68,8 @@ class Problem:
             raise InputError(
                 "the law counts embeddings in N, and without a recipe no size's embeddings are known", remedy="fit with --params-kind non_embedding"
             )
-        return cls(law, request, Recipe.from_mapping(recipe) if recipe else None, law.source.get("vocab_size"), Retention.of(general, request))
+        retention = Retention.of(general, request, law.source.get("corpus"))
+        return cls(law, request, Recipe.from_mapping(recipe) if recipe else None, law.source.get("vocab_size"), retention)
 
     @property
     def max_tokens_spec(self) -> float:

@@ -16,6 +16,7 @@ import numpy as np
 from planner.allocate.plans import Plans
 from planner.errors import DataError, InputError
 from planner.fit.fitted import LEVEL, FittedLaw
+from planner.laws import Points
 from planner.laws.dual import Array
 
 if TYPE_CHECKING:
@@ -24,8 +25,9 @@ if TYPE_CHECKING:
 
 REPLAYS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)
 """Shares of general text in the specialist stage that are tried, as far as runs replayed."""
-RESAMPLES = 40
-"""Of each member of the general law, in a search."""
+_Z = 1.6448536269514722  # normal quantile of (1 + LEVEL) / 2
+MARGIN = 2e-4
+"""In ln L, by which a search keeps a limit more closely than it must: what rounding to whole steps may cost."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Kept:
     loss_before: float
     """Of the same model after the same general tokens and no specialist ones; infinite for a model without general tokens."""
     rise_percent: float
-    """Of the forecast, mean over the resamples."""
+    """Of the forecast loss over `loss_before`."""
     rise_low: float
     rise_high: float
     """90 % interval over the resamples and the noise of a run."""
@@ -64,11 +66,16 @@ class Retention:
     """As a share."""
 
     @classmethod
-    def of(cls, law: FittedLaw | None, request: Request) -> Retention | None:
+    def of(cls, law: FittedLaw | None, request: Request, corpus: str | None = None) -> Retention | None:
         """Make the limit of a request, or none.
 
+        Args:
+            law: of the general loss.
+            request: what is asked.
+            corpus: fingerprint of the specialist law's corpus, where it is known.
+
         Raises:
-            InputError: a limit without a law of the general loss.
+            InputError: a limit without a law of the general loss, or with one of another corpus.
         """
         if request.max_general_loss is None and request.max_general_rise is None:
             return None
@@ -80,6 +87,8 @@ class Retention:
         for member in law.members:
             if member.law.target != "general":
                 raise InputError(f"--general-law holds {member.law.name}, a law of the specialist loss", remedy="fit one with plan fit --target general")
+        if corpus and law.source.get("corpus") and law.source["corpus"] != corpus:
+            raise InputError("--general-law is of another corpus than the law", remedy="fit both to runs on the same text")
         return cls(law, request.max_general_loss, request.max_general_rise)
 
     @property
@@ -95,12 +104,13 @@ class Retention:
         parts += [f"a rise of the general loss of at most {100 * self.max_rise:.3g} %"] if self.max_rise is not None else []
         return " and ".join(parts)
 
-    def replay(self, plans: Plans, least_stage: float = 0.0) -> Array:
+    def replay(self, plans: Plans, least_stage: float = 0.0, margin: float = MARGIN) -> Array:
         """Return the least share of replay with which each plan keeps the limit, not a number for a plan that cannot, shape (plans,).
 
         Args:
             plans: whose general tokens include what is replayed.
             least_stage: tokens that a general stage has at the least.
+            margin: by how much the limit is to be kept, in ln L.
         """
         result = np.full(len(plans), np.nan)
         for share in self.replays:
@@ -108,44 +118,48 @@ class Retention:
             excess = self.excess(plans, rows, np.full(len(rows), share))
             trunk = _trunk(plans.tokens_pt[rows], plans.tokens_spec[rows], share)
             fits = (trunk >= least_stage) | ((share == 0) & (trunk == 0))
-            result[rows[(excess <= 1e-9) & fits]] = share
+            result[rows[(excess <= np.where(plans.tokens_spec[rows] > 0, -margin, 1e-9)) & fits]] = share
         return result
 
     def excess(self, plans: Plans, rows: Any, share: Array) -> Array:
-        """Return by how much ln L passes the limit for some plans, mean over resamples; infinite where there is no base to rise over."""
+        """Return by how much the forecast ln L of some plans passes the limit; infinite where there is no base to rise over."""
         params = {name: values[rows] for name, values in plans.params_by.items()}
-        after, before = self._log_losses(params, plans.tokens_pt[rows], plans.tokens_spec[rows], plans.unique_spec[rows], share)
+        points = self._points(params, plans.tokens_pt[rows], plans.tokens_spec[rows], plans.unique_spec[rows], share)
+        after, before = (self.law.log_loss(at) for at in points)
+        before = np.where(plans.tokens_pt[rows] > 0, before, -inf)
         found = np.full(len(rows), -inf)
         if self.max_loss is not None:
-            found = after.mean(0) - np.log(self.max_loss)
+            found = after - np.log(self.max_loss)
         if self.max_rise is not None:
-            found = np.maximum(found, (after - before).mean(0) - np.log1p(self.max_rise))
+            found = np.maximum(found, after - before - np.log1p(self.max_rise))
         return found
 
     def tell(self, plan: Plan, share: float) -> Kept:
         """Forecast the general loss of a plan."""
         params = {"non_embedding": np.array([plan.params_non_embedding]), "total": np.array([plan.params_total or np.nan])}
-        trunk = float(_trunk(np.array([plan.tokens_pt]), np.array([plan.tokens_spec]), share)[0])
-        spec, unique = np.array([plan.tokens_spec]), np.array([plan.unique_spec])
-        after, before = self._log_losses(params, np.array([plan.tokens_pt]), spec, unique, np.array([share]), None)
-        forecast = self.law.forecast(params, [trunk], spec, unique, [share])
-        rise = (after - before)[:, 0]
-        # The noise of one run: what its trunk was lucky in both losses share.
-        spread = 1.6448536269514722 * self.law.noise
-        deviation = sqrt(float(rise.var()) + self.law.noise**2) if np.isfinite(rise).all() else inf
+        general, spec, unique = (np.array([value]) for value in (plan.tokens_pt, plan.tokens_spec, plan.unique_spec))
+        forecast = self.law.forecast(params, _trunk(general, spec, share), spec, unique, [share])
+        points = self._points(params, general, spec, unique, np.array([share]))
+        before, rise, low, high = inf, inf, inf, inf
         chances = []
         if self.max_loss is not None:
-            sd = max(float(np.log(forecast.high[0] / forecast.low[0])) / (2 * 1.6448536269514722), 1e-12)
-            chances.append(_below((np.log(self.max_loss) - float(np.log(forecast.loss[0]))) / sd))
-        if self.max_rise is not None:
-            chances.append(_below((np.log1p(self.max_rise) - float(rise.mean())) / max(deviation, 1e-12)))
-        low, high = np.quantile(rise, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-        middle = float(rise.mean())
-        ends = middle - np.hypot(middle - low, spread), middle, middle + np.hypot(high - middle, spread)
-        rise_low, rise_percent, rise_high = (100 * float(np.expm1(value)) for value in ends)
+            deviation = max(float(np.log(forecast.high[0] / forecast.low[0])) / (2 * _Z), 1e-12)
+            chances.append(_below((np.log(self.max_loss) - float(np.log(forecast.loss[0]))) / deviation))
+        if plan.tokens_pt > 0:
+            after, base = (self.law.log_loss(at)[0] for at in points)
+            spread = np.subtract(*(self.law.log_loss_resamples(at)[:, 0] for at in points))
+            before, rise = float(np.exp(base)), float(after - base)
+            # With the noise of one run: what its trunk was lucky in both losses share.
+            ends = np.quantile(spread - spread.mean(), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+            low, high = (rise + sign * float(np.hypot(end, _Z * self.law.noise)) for sign, end in zip((-1, 1), ends, strict=True))
+            if self.max_rise is not None:
+                chances.append(_below((np.log1p(self.max_rise) - rise) / max(sqrt(float(spread.var()) + self.law.noise**2), 1e-12)))
+        elif self.max_rise is not None:
+            chances.append(0.0)
+        rise_percent, rise_low, rise_high = (100 * float(np.expm1(value)) for value in (rise, low, high))
         return Kept(
-            share, share / (1 - share) * plan.tokens_spec, float(forecast.loss[0]), float(forecast.low[0]), float(forecast.high[0]),
-            float(np.exp(before.mean())) if np.isfinite(before).all() else inf, rise_percent, rise_low, rise_high, min(chances), self.limit,
+            share, share / (1 - share) * plan.tokens_spec, float(forecast.loss[0]), float(forecast.low[0]), float(forecast.high[0]), before,
+            rise_percent, rise_low, rise_high, min(chances), self.limit,
         )  # fmt: skip
 
     def refuse(self, plans: Plans) -> None:
@@ -156,19 +170,19 @@ class Retention:
         """
         rows = np.arange(len(plans))
         least = np.min([self.excess(plans, rows, np.full(len(rows), share)) for share in self.replays], axis=0)
-        nearest = 100 * float(np.expm1(least[np.isfinite(least)].min())) if np.isfinite(least).any() else inf
+        if not np.isfinite(least).any():
+            raise DataError(f"no plan of this budget has a general stage to keep {self.limit} with", remedy="give more general text, or more FLOPs")
+        nearest = 100 * float(np.expm1(least[np.isfinite(least)].min()))
         raise DataError(
             f"no plan of this budget keeps {self.limit}: the nearest is {nearest:.3g} % above it, with up to {100 * self.replays[-1]:.3g} % of replay",
             remedy="relax the limit, give more FLOPs, or measure more replay: the runs of the general law have no more",
         )
 
-    def _log_losses(self, params: Any, general: Array, spec: Array, unique: Array, share: Array, most: int | None = RESAMPLES) -> tuple[Array, Array]:
-        """Return ln L with and without the specialist stage, shape (resamples, plans); without any tokens at all it is minus infinity."""
-        trunk = _trunk(general, spec, share)
-        after = self.law.log_loss_resamples(self.law.points(params, np.maximum(trunk, 0.0), spec, unique, share), most)
+    def _points(self, params: Any, general: Array, spec: Array, unique: Array, share: Array) -> tuple[list[Points], list[Points]]:
+        """Prepare plans with and without their specialist stage; general tokens of none are read as one."""
         none = np.zeros_like(spec)
-        base = self.law.log_loss_resamples(self.law.points(params, np.where(general > 0, general, 1.0), none, unique, none), most)
-        return after, np.where(general > 0, base, -inf)
+        after = self.law.points(params, np.maximum(_trunk(general, spec, share), 0.0), spec, unique, share)
+        return after, self.law.points(params, np.where(general > 0, general, 1.0), none, unique, none)
 
 
 def _trunk(general: Array, spec: Array, share: Any) -> Array:

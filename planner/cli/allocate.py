@@ -56,7 +56,7 @@ def allocate(
         Path | None, typer.Option(help="Law of the general loss, from plan fit --target general; law_general.json beside the law by default.")
     ] = None,
     base: Annotated[
-        list[str] | None, typer.Option(help="A checkpoint to specialise, name=A,tokens=2T,params=7B (or config=FOLDER for params); repeatable.")
+        list[str] | None, typer.Option(help="A checkpoint to specialise, name=A,tokens=2T,params=7B (or config=FOLDER), context=4096; repeatable.")
     ] = None,
     method: Annotated[str, typer.Option(help="How a --base is specialised: full, lora or qlora.")] = "full",
     lora_rank: Annotated[int, typer.Option(help="Rank of the adapters of lora and qlora.")] = 16,
@@ -65,7 +65,7 @@ def allocate(
         str | None, typer.Option(help="Shares of the budget, such as 0.1,0.3, kept back for a later stage of a --base: what each costs.")
     ] = None,
     accuracy: Annotated[Path | None, typer.Option(help="Forecast accuracy by a CSV table of models: loss on the same text, accuracy.")] = None,
-    chance: Annotated[float | None, typer.Option(help="Accuracy of guessing in that table, such as 0.25; fitted by default.")] = None,
+    chance: Annotated[str | None, typer.Option(help="Accuracy of guessing in that table, such as 0.25; fitted by default.")] = None,
     robust: Annotated[
         bool, typer.Option("--robust/--best-guess", help="Least expected regret over the resamples, or what the fitted parameters alone prefer.")
     ] = True,
@@ -148,9 +148,13 @@ def allocate(
             request,
             bases,
             Method(method, lora_rank),
-            kept_back=[parse_count(item) for item in kept_back.split(",")] if kept_back else (),
+            kept_back=[parse_share(item) for item in kept_back.split(",")] if kept_back else (),
             allow_extrapolation=allow_extrapolation,
         )
+        for item in bases:
+            apart(out, item.config)
+        if method == "full" and lora_rank != 16:
+            raise InputError(f"--lora-rank {lora_rank} is of the adapters of lora and qlora", remedy="add --method lora, or leave it away")
         chosen.save(out, {"law": sha256_file(found)})
         _tell(out, chosen.warnings, show_bases, chosen, as_json)
         return
@@ -173,7 +177,7 @@ def allocate(
         answer = replace(answer, source={**answer.source, "corpus_path": os.path.relpath(where, out.resolve().parent)})
     inputs = {"law": sha256_file(found), **({"general_law": sha256_file(keeping)} if keeping else {})}
     if accuracy is not None:
-        answer = _with_accuracy(answer, accuracy, chance)
+        answer = _with_accuracy(answer, accuracy, None if chance is None else parse_share(chance))
         inputs["accuracy"] = sha256_file(accuracy)
     answer.save(out, inputs)
     _tell(out, answer.warnings, show, answer, as_json)

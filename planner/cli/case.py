@@ -15,6 +15,12 @@ PATHS = ("law", "general_law", "domains", "accuracy")
 """Options that name a file; a relative one is looked for beside the case."""
 
 
+def _beside(case: Path, text: str) -> str:
+    """Look for a base's configuration beside the case."""
+    pairs = [item.partition("=") for item in text.split(",")]
+    return ",".join(f"{key}={case.parent / value}" if key.strip() == "config" else key + sign + value for key, sign, value in pairs)
+
+
 def take_case(context: typer.Context, path: Path | None) -> Path | None:
     """Make the options of a case the defaults of the command, so that those on the command line go before them.
 
@@ -33,9 +39,11 @@ def take_case(context: typer.Context, path: Path | None) -> Path | None:
         name = key.replace("-", "_")
         if name not in known:
             raise InputError(f"{path}: {key!r} is no option of plan {context.info_name}", remedy=f"choose among {', '.join(sorted(filter(None, known)))}")
+        if getattr(known[name], "multiple", False) and not isinstance(value, list):
+            value = [value]
         if isinstance(value, dict) or (isinstance(value, list) and not getattr(known[name], "multiple", False)):
             raise InputError(f"{path}: {key} = {value!r} is not one value", remedy="write one value, or several for an option that is repeatable")
-        items = [str(item) for item in value] if isinstance(value, list) else value
+        items = [_beside(path, str(item)) for item in value] if isinstance(value, list) else value
         found[name] = str(path.parent / str(items)) if name in PATHS else items
     context.default_map = found
     for key in ("title", "known", "asks", "note"):

@@ -91,7 +91,7 @@ def test_a_longer_trained_base_that_adapts_less_is_said_so(fitted: FittedLaw) ->
 
 def test_more_text_and_compute_never_hurt(fitted: FittedLaw) -> None:
     bases = [small("a", "100k", "1M")]
-    loss = [allocate_bases(fitted, Request(flops, 1e5), bases, Method()).choices[0].plan.loss for flops in (1e11, 4e11, 2e12)]
+    loss = [allocate_bases(fitted, Request(flops, 1e5), bases, Method()).choices[0].plan.loss for flops in (5e11, 2e12, 1e13)]
     assert loss[0] > loss[1] >= loss[2] * (1 - 1e-4)
     answer = allocate_bases(fitted, Request(4e13, 1e5), bases, Method())
     worth = {item.change.split(" (")[0]: item.lower_percent for item in answer.worths}
@@ -101,18 +101,18 @@ def test_more_text_and_compute_never_hurt(fitted: FittedLaw) -> None:
 
 def test_what_is_kept_back_costs_what_a_smaller_budget_does(fitted: FittedLaw) -> None:
     base = [small("a", "300k", "1M")]
-    answer = allocate_bases(fitted, Request(4e11, 2e6), base, Method(), kept_back=(0.2, 0.5))
-    less = allocate_bases(fitted, Request(2e11, 2e6), base, Method())
+    answer = allocate_bases(fitted, Request(4e12, 2e6), base, Method(), kept_back=(0.2, 0.5))
+    less = allocate_bases(fitted, Request(2e12, 2e6), base, Method())
     assert answer.kept[0].higher_percent < answer.kept[1].higher_percent
     assert answer.kept[1].tokens_spec == less.choices[0].plan.tokens_spec
     assert answer.kept[1].higher_percent == pytest.approx(100 * (less.choices[0].plan.loss / answer.choices[0].plan.loss - 1), abs=0.2)
     with pytest.raises(InputError, match="kept-back 1 "):
-        allocate_bases(fitted, Request(4e11, 2e6), base, Method(), kept_back=(1.0,))
+        allocate_bases(fitted, Request(4e12, 2e6), base, Method(), kept_back=(1.0,))
 
 
 def test_cheaper_methods_see_more_text_and_say_what_is_not_measured(fitted: FittedLaw) -> None:
     base = [small("a", "300k", "1M")]
-    full, lora = (allocate_bases(fitted, Request(4e11, 2e6), base, Method(name, 4)) for name in ("full", "lora"))
+    full, lora = (allocate_bases(fitted, Request(2e12, 2e6), base, Method(name, 4)) for name in ("full", "lora"))
     assert lora.choices[0].plan.tokens_spec > 1.1 * full.choices[0].plan.tokens_spec
     assert any("not measured by this law" in warning for warning in lora.warnings)
     assert not any("lora" in warning for warning in full.warnings)
@@ -125,6 +125,18 @@ def test_what_does_not_fit_is_left_out_or_refused(fitted: FittedLaw) -> None:
     assert [choice.base for choice in answer.choices] == ["b"] and any("left out: a" in warning for warning in answer.warnings)
     with pytest.raises(DataError, match="b needs .* GB on each of 1 GPUs"):
         allocate_bases(fitted, Request(4e11, 2e5, memory_per_gpu=1e3), bases, Method())
+
+
+def test_a_budget_that_pays_no_stage_is_refused(fitted: FittedLaw) -> None:
+    with pytest.raises(DataError, match=r"1e\+03 FLOPs do not pay 200 steps"):
+        allocate_bases(fitted, Request(1e3, 2e5), [small("a", "300k", "1M")], Method())
+
+
+def test_a_vocabulary_of_its_own_makes_no_larger_model(fitted: FittedLaw, seven: Base) -> None:
+    """A law that counts embeddings has seen one vocabulary: bases count with that one."""
+    assert seven.params_total(1024) == seven.shape.params_non_embedding + 1024 * 4096
+    larger = replace(seven, shape=replace(seven.shape, vocab=128_256))
+    assert larger.params_total(1024) == seven.params_total(1024)
 
 
 def test_far_bases_need_leave(fitted: FittedLaw, seven: Base) -> None:
@@ -163,6 +175,8 @@ def test_other_checkpoints_are_refused(tmp_path: Path) -> None:
         {**LLAMA_2_7B, "model_type": "gpt2"},
         {key: value for key, value in LLAMA_2_7B.items() if key != "hidden_size"},
         {**LLAMA_2_7B, "hidden_size": None},
+        {**LLAMA_2_7B, "num_attention_heads": 0},
+        {**LLAMA_2_7B, "model_type": ["llama"]},
     ):
         (tmp_path / "config.json").write_text(json.dumps(body))
         with pytest.raises(InputError):

@@ -78,7 +78,7 @@ def test_accuracy_stands_in_table_and_file(law: Path) -> None:
     [
         (TABLE.replace("0.7\n", "70\n"), [], "accuracy = 70", "not per cent"),
         (TABLE.replace("accuracy", "score"), [], "no column accuracy", "name, loss, score"),
-        (TABLE, ["--chance", "2"], "--chance 2", "0.25"),
+        (TABLE, ["--chance", "2"], "'2' is over the whole", "2%"),
         (None, ["--chance", "0.25"], "--chance says nothing", "--accuracy"),
     ],
     ids=["per cent", "no column", "chance above 1", "chance alone"],

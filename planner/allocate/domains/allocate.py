@@ -120,7 +120,11 @@ def _warnings(problem: DomainsProblem, chosen: Structure, structures: tuple[Stru
     for structure in structures:
         if structure is not chosen and any(value > TOO_FAR for plan in structure.domains for value in plan.extrapolation.values() if np.isfinite(value)):
             yield f"{structure.name}: more than {TOO_FAR:g}× beyond the runs, so what is said of it is worth nothing"
-    bare = [plan.name for plan in chosen.domains if plan.tokens_spec == 0]
+    few = [plan.name for plan, most in zip(chosen.domains, problem.most_spec, strict=True) if most < problem.least_stage]
+    if few:
+        shown = ", ".join(few[:5]) + (f" and {len(few) - 5} more" if len(few) > 5 else "")
+        yield f"no specialist stage for {shown}: all passes allowed hold fewer than the {format_count(problem.least_stage)} tokens that a stage takes"
+    bare = [plan.name for plan in chosen.domains if plan.tokens_spec == 0 and plan.name not in few]
     if bare:
         shown = ", ".join(bare[:5]) + (f" and {len(bare) - 5} more" if len(bare) > 5 else "")
         yield f"no specialist stage for {shown}: the {format_count(problem.least_stage)} tokens that a stage takes at least buy more elsewhere, or do harm"
