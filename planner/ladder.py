@@ -10,14 +10,23 @@ from __future__ import annotations
 import math
 import warnings
 from functools import lru_cache
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
 
 from planner.errors import InputError, PlannerWarning
 from planner.shapes import ModelShape
 
+Array: TypeAlias = NDArray[np.float64]
 SMALLEST = 1e4
 LARGEST = 1e12
 TOLERANCE = 0.05
 """Share by which the realised size may miss the request without a warning."""
+_RATIOS = np.array([[4.0, 6.0, 8.0, 10.0, 12.0], [12.0, 34.0, 64.0, 110.0, 170.0]])
+"""log10 of the size, and hidden width over layers; between them straight in the logarithms."""
+TIED_BELOW = 1e9
+"""Size under which the output shares the embedding, where nothing else is said [non-embedding parameters]."""
 GROUPED_ABOVE = 3e9
 """Size from which eight key heads are shared by the query heads [non-embedding parameters]."""
 
@@ -38,7 +47,7 @@ def shape_for(params_non_embedding: float, *, family: str, vocab: int, tied: boo
         raise InputError(
             f"a model of {params_non_embedding:g} non-embedding parameters is outside the ladder", remedy="ask for a size from 1e4 to 1e12"
         )
-    share = params_non_embedding < 1e9 if tied is None else tied
+    share = params_non_embedding < TIED_BELOW if tied is None else tied
     shape = _nearest(float(params_non_embedding), family, vocab, share)
     miss = shape.params_non_embedding / params_non_embedding - 1
     if abs(miss) > TOLERANCE:
@@ -51,49 +60,65 @@ def shape_for(params_non_embedding: float, *, family: str, vocab: int, tied: boo
     return shape
 
 
+def shapes_at(sizes: Array, *, family: str, vocab: int) -> tuple[ModelShape, ...]:
+    """Return the distinct shapes nearest to many sizes, in the order of the sizes; as `shape_for` one by one, and far quicker.
+
+    Args:
+        sizes: non-embedding parameters, each from 1e4 to 1e12.
+        family: "qwen3" or "llama".
+        vocab: rows of the embedding table.
+    """
+    rows = np.column_stack([*_nearest_many(sizes, family), sizes < TIED_BELOW]).astype(int)
+    layers, hidden, heads, kv_heads, head_dim, width, tied = rows.T
+    first = np.sort(np.unique(rows, axis=0, return_index=True)[1])
+    return tuple(
+        ModelShape(
+            family, int(layers[row]), int(hidden[row]), int(heads[row]), int(kv_heads[row]), int(head_dim[row]), int(width[row]), vocab, bool(tied[row])
+        )
+        for row in first
+    )  # fmt: skip
+
+
 @lru_cache(maxsize=4096)
 def _nearest(size: float, family: str, vocab: int, tied: bool) -> ModelShape:
-    """Search depths around the ladder's own for the widths that meet the size with the least departure from it."""
-    ratio = _aspect_ratio(size)
-    head_dim = 16 if size < 3e5 else 32 if size < 6e6 else 64 if size < 5e8 else 128
-    depth = max(2.0, (size / (12 * ratio**2)) ** (1 / 3))
-    best: tuple[float, tuple[int, int, int, int, int]] | None = None
-    for layers in range(max(2, math.floor(depth * 0.85)), math.ceil(depth * 1.15) + 2):
-        ideal = math.sqrt(size / (12 * layers))
-        for heads in {max(1, math.floor(ideal / head_dim) + offset) for offset in (-1, 0, 1, 2)}:
-            kv_heads = heads
-            if size > GROUPED_ABOVE:
-                heads = max(8, 8 * round(heads / 8))
-                kv_heads = 8
-            hidden = heads * head_dim
-            # Attention and norms, as `ModelShape.parameter_groups` counts them, without a shape for each candidate.
-            rest = layers * (2 * hidden * head_dim * (heads + kv_heads) + 2 * hidden + (2 * head_dim if family == "qwen3" else 0)) + hidden
-            width = _width(size - rest, layers, hidden)
-            miss = abs(math.log((rest + layers * 3 * hidden * width) / size))
-            widening = abs(math.log(width / hidden / (8 / 3)))
-            aspect = abs(math.log(hidden / layers / ratio))
-            penalty = 40 * max(0.0, miss - 0.005) + widening + 0.5 * aspect
-            if best is None or penalty < best[0]:
-                best = (penalty, (layers, hidden, heads, kv_heads, width))
-    assert best is not None
-    layers, hidden, heads, kv_heads, width = best[1]
+    layers, hidden, heads, kv_heads, head_dim, width = (int(values[0]) for values in _nearest_many(np.array([size]), family))
     return ModelShape(family, layers, hidden, heads, kv_heads, head_dim, width, vocab, tied)
 
 
-def _width(left: float, layers: int, hidden: int) -> int:
+def _nearest_many(sizes: Array, family: str) -> tuple[Any, ...]:
+    """Search depths around the ladder's own for the widths that meet each size with the least departure from it.
+
+    Returns:
+        Layers, hidden width, heads, key heads, head width and feed-forward width, each of shape (sizes,).
+    """
+    size = sizes[:, None, None]
+    ratio = np.exp(np.interp(np.log10(size), _RATIOS[0], np.log(_RATIOS[1])))
+    head_dim = np.select([size < 3e5, size < 6e6, size < 5e8], [16, 32, 64], 128)
+    depth = np.maximum(2.0, (size / (12 * ratio**2)) ** (1 / 3))
+    first, last = np.maximum(2, np.floor(depth * 0.85)), np.ceil(depth * 1.15) + 1
+    # Candidates have shape (sizes, depths, heads); depths past a size's last one are tried again at its last.
+    layers = np.minimum(first + np.arange(int((last - first).max()) + 1)[None, :, None], last)
+    ideal = np.sqrt(size / (12 * layers))
+    heads = np.maximum(1, np.floor(ideal / head_dim) + np.array([-1, 0, 1, 2]))
+    grouped = size > GROUPED_ABOVE
+    heads = np.where(grouped, np.maximum(8, 8 * np.round(heads / 8)), heads)
+    kv_heads = np.where(grouped, 8, heads)
+    hidden = heads * head_dim
+    # Attention and norms, as `ModelShape.parameter_groups` counts them.
+    rest = layers * (2 * hidden * head_dim * (heads + kv_heads) + 2 * hidden + (2 * head_dim if family == "qwen3" else 0)) + hidden
+    width = _width(size - rest, layers, hidden)
+    miss = np.abs(np.log((rest + layers * 3 * hidden * width) / size))
+    widening, aspect = np.abs(np.log(width / hidden / (8 / 3))), np.abs(np.log(hidden / layers / ratio))
+    penalty = 40 * np.maximum(0.0, miss - 0.005) + widening + 0.5 * aspect
+    best = penalty.reshape(len(sizes), -1).argmin(1)
+    return tuple(np.broadcast_to(values, penalty.shape).reshape(len(sizes), -1)[np.arange(len(sizes)), best]
+                 for values in (layers, hidden, heads, kv_heads, head_dim, width))  # fmt: skip
+
+
+def _width(left: Array, layers: Array, hidden: Array) -> Array:
     """Choose the feed-forward width that takes up the parameters left, in multiples that vector units like."""
-    multiple = 8 if hidden < 128 else 32 if hidden < 1024 else 128
-    width = multiple * max(1, round(left / (3 * hidden * layers) / multiple))
-    low, high = multiple * max(1, math.ceil(1.5 * hidden / multiple)), multiple * math.ceil(5 * hidden / multiple)
-    return min(max(width, low), high)
-
-
-def _aspect_ratio(size: float) -> float:
-    """Interpolate hidden/layers in log size."""
-    points = ((1e4, 12.0), (1e6, 34.0), (1e8, 64.0), (1e10, 110.0), (1e12, 170.0))
-    x = math.log10(size)
-    for (size_a, ratio_a), (size_b, ratio_b) in zip(points, points[1:], strict=False):
-        a, b = math.log10(size_a), math.log10(size_b)
-        if x <= b:
-            return math.exp(math.log(ratio_a) + (x - a) / (b - a) * math.log(ratio_b / ratio_a))
-    return points[-1][1]
+    multiple = np.select([hidden < 128, hidden < 1024], [8, 32], 128)
+    width = multiple * np.maximum(1, np.round(left / (3 * hidden * layers) / multiple))
+    low, high = multiple * np.maximum(1, np.ceil(1.5 * hidden / multiple)), multiple * np.ceil(5 * hidden / multiple)
+    result: Array = np.minimum(np.maximum(width, low), high)
+    return result

@@ -31,7 +31,7 @@ class Round:
 
 
 FIRST = Round(1.6, 0.023, 1.25, 31)
-SHAPE_ROUNDS = (FIRST, Round(1.7, FINEST, 1.03, 5), Round(1.05, FINEST / 5, 1.006, 9))
+SHAPE_ROUNDS = (FIRST, Round(1.7, FINEST, 1.03, 5), Round(1.05, FINEST, 1.006, 9))
 """The second meets every shape near the best: some cost less for their size than others, and are worth a step aside."""
 SMOOTH_ROUNDS = (FIRST, Round(1.03, 0.003, 1.03, 9), Round(1.003, 0.0003, 1.004, 9))
 """For sizes that have no shapes, which may be anything."""

@@ -65,5 +65,10 @@ class Plans:
 @lru_cache(maxsize=32768)
 def shaped(params_non_embedding: float, family: str, vocab: int, seq_len: int) -> Size:
     """Realise a size as the nearest shape."""
-    shape = shape_for(params_non_embedding, family=family, vocab=vocab)
+    return sized(shape_for(params_non_embedding, family=family, vocab=vocab), seq_len)
+
+
+@lru_cache(maxsize=32768)
+def sized(shape: ModelShape, seq_len: int) -> Size:
+    """Describe a shape as a size."""
     return Size(shape.params_non_embedding, shape.params_total, flops_per_token(shape, seq_len), shape)

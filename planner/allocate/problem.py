@@ -5,19 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import numpy as np
 
 from planner.allocate.method import TRAINED_BYTES, Method
-from planner.allocate.plans import Plans, Size, shaped
+from planner.allocate.plans import Plans, Size, shaped, sized
 from planner.allocate.request import Request
 from planner.allocate.retention import Retention
 from planner.design.spec import MIN_STEPS, MIN_TOKENS_PER_PARAMETER
 from planner.errors import DataError, InputError
 from planner.fit.fitted import FittedLaw
 from planner.flops import TRAINING_OVER_FORWARD
-from planner.ladder import LARGEST, SMALLEST
+from planner.ladder import LARGEST, SMALLEST, shapes_at
 from planner.laws.dual import Array
 from planner.recipe import Recipe
 from planner.units import format_count
@@ -26,7 +26,7 @@ SIZES = 48
 """To search at least, where a range is narrow."""
 COARSEST = 0.17
 """Step in ln N of the first search."""
-FINEST = 0.001
+FINEST = 2e-4
 """Step in ln N at which hardly a shape is missed."""
 BELOW = 100.0
 """How far below the smallest run the search begins."""
@@ -141,13 +141,14 @@ class Problem:
         return tuple(size for size in self._sizes(low, high, step) if ends[0] <= size.params_non_embedding <= ends[1])
 
     def _sizes(self, low: float, high: float, step: float) -> tuple[Size, ...]:
-        found: dict[Any, Size] = {}
         # Steps are counted from 1: other requests ask for the same sizes, whose shapes are then known.
         steps = step * np.arange(math.ceil(math.log(low) / step), math.floor(math.log(high) / step) + 1)
-        for value in (low, *np.exp(steps), high):
-            size = self.size(self.clipped(float(value)))
-            found[size.shape or size.params_non_embedding] = size
-        return tuple(size for size in found.values() if self._trainable(size, self.min_tokens_per_param))
+        values = [self.clipped(float(value)) for value in (low, *np.exp(steps), high)]
+        if self.recipe is None or self.vocab is None:
+            sizes = [self.size(value) for value in dict.fromkeys(values)]
+        else:
+            sizes = [sized(shape, self.recipe.seq_len) for shape in shapes_at(np.array(values), family=self.recipe.family, vocab=self.vocab)]
+        return tuple(size for size in sizes if self._trainable(size, self.min_tokens_per_param))
 
     def clipped(self, params_non_embedding: float) -> float:
         """Bring a size into the range to search: that asked for, or from far below the runs, on the ladder of shapes."""
