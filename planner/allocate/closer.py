@@ -12,6 +12,8 @@ from planner.laws.dual import Array
 
 MOST_MOVES = 4
 """Of a round whose best lies far from where it began."""
+LEFT_OVER = 0.98
+"""Share of the budget under which a plan leaves some of it over."""
 MARGIN = 0.005
 """In ln L: how far behind the best a place of the coarse search may lie and yet be searched closely."""
 
@@ -50,7 +52,9 @@ def closest(problem: Problem, whole: Search) -> Search:
                     found, number = near, near.best
                 # A best that lies far off in the round may have a better one beyond.
                 moved = np.abs(_place(found.plans, number) - place)
-                if moved[0] <= 0.5 * np.log(closely.size_reach) and moved[1] <= 0.5 * np.log(closely.text_reach):
+                # What is left over of a budget makes the general tokens a place of their own; else they follow from the rest.
+                texts = moved[1:] if found.plans.flops[number] < LEFT_OVER * problem.request.flops else moved[1:2]
+                if moved[0] <= 0.5 * np.log(closely.size_reach) and (texts <= 0.5 * np.log(closely.text_reach)).all():
                     break
         value = float(found.expected[number])
         if best is None or value < best[0]:
@@ -60,8 +64,8 @@ def closest(problem: Problem, whole: Search) -> Search:
 
 
 def _place(plans: Plans, number: int) -> Array:
-    """Return where a plan stands: ln of its size and of its specialist tokens, and zero for none."""
-    return np.log([plans.params[number], max(plans.tokens_spec[number], 1.0)])
+    """Return where a plan stands: ln of its size, of its specialist and of its general tokens, zero for none."""
+    return np.log([plans.params[number], max(plans.tokens_spec[number], 1.0), max(plans.tokens_pt[number], 1.0)])
 
 
 def _places(whole: Search) -> list[int]:

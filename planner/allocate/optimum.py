@@ -12,10 +12,8 @@ from planner.laws.dual import Array
 
 FRACTIONS = np.unique(np.concatenate([np.geomspace(2e-3, 1.0, 24), np.linspace(0.05, 1.0, 24)]))
 """Of the most specialist tokens possible; finer where they are few."""
-SPARED = (1.0, 0.75, 0.5, 0.25, 0.1, 0.0)
-"""Shares of the general tokens that could be taken, tried under a law by which they can do harm."""
-SHORTER = (1.0, 0.85, 0.7, 0.58, 0.48, 0.4, 0.32, 0.25, 0.18, 0.12, 0.06, 0.0)
-"""The same under a limit on the general loss, which a shorter trunk may keep."""
+SHORTER = (1.0, 0.85, 0.7, 0.58, 0.48, 0.4, 0.32, 0.25, 0.18, 0.12, 0.08, 0.05, 0.03, 0.015, 0.007, 0.003, 0.0)
+"""Shares of the general tokens that could be taken, tried under a law by which they can do harm, or a limit on the general loss that fewer may keep."""
 FEW_RESAMPLES = 8
 """Of each member, to see whether general tokens can do harm."""
 MOST_RESAMPLES = 120
@@ -69,8 +67,8 @@ def coarse(problem: Problem) -> Search:
     plans = problem.plans(sizes, FRACTIONS)
     if not len(plans):
         problem.refuse_text()
-    shares = SHORTER if problem.retention else SPARED if _general_harms(problem, plans) else ()
-    found = search(problem, problem.plans(sizes, FRACTIONS, shares) if shares else plans)
+    shorter = problem.retention is not None or _general_harms(problem, plans)
+    found = search(problem, problem.plans(sizes, FRACTIONS, SHORTER) if shorter else plans)
     if problem.retention is not None and not np.isfinite(found.expected).any():
         problem.retention.refuse(found.plans)
     return found
