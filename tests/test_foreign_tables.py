@@ -1,0 +1,141 @@
+"""What people's own tables and files hold that ours do not: read as it is meant, flagged, or refused in one sentence."""
+
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from planner.cli.main import app
+from planner.errors import DataError, InputError
+from planner.fit.data import fit_data
+from planner.fit.fitted import FittedLaw
+from planner.runs import read_runs
+from planner.units import parse_count, parse_share
+
+HEAD = "params_non_embedding,tokens_pt,loss_spec"
+
+
+def rows(count: int = 12) -> list[str]:
+    found = []
+    for number in range(count):
+        n, d = 1e6 * 3 ** (number % 4), 1e8 * 4 ** (number // 4)
+        found.append(f"{n:.0f},{d:.0f},{1.7 + 400 / n**0.34 + 410 / d**0.28:.6f}")
+    return found
+
+
+def write(path: Path, head: str, lines: list[str]) -> Path:
+    path.write_text("\n".join([head, *lines]) + "\n")
+    return path
+
+
+def run(*arguments: object) -> tuple[int, str]:
+    result = CliRunner().invoke(app, [str(item) for item in arguments])
+    return result.exit_code, result.stderr
+
+
+def test_a_status_is_read_as_people_write_it(tmp_path: Path) -> None:
+    words = ["finished", "", "Completed", "success", "ok", "Diverged", "crashed", "running"]
+    lines = [f"{row},{word}" for row, word in zip(rows(8), words, strict=True)]
+    frame = read_runs(write(tmp_path / "runs.csv", f"{HEAD},status", lines))
+    assert list(frame["status"][:6]) == ["ok"] * 5 + ["diverged"]
+    assert ["unfinished" in str(flags) for flags in frame["flags"]] == [False] * 6 + [True] * 2
+
+
+def test_rows_longer_than_the_header_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot be read as a table"):
+        read_runs(write(tmp_path / "runs.csv", HEAD, [f"{row},7" for row in rows()]))
+    trailing = read_runs(write(tmp_path / "commas.csv", HEAD, [f"{row}," for row in rows()]))
+    assert list(trailing["params_non_embedding"][:2]) == [1e6, 3e6]
+
+
+def test_trunks_without_seeds_stay_apart(tmp_path: Path) -> None:
+    lines = [f"{row},t{number // 3},{'' if number > 5 else 1}" for number, row in enumerate(rows())]
+    data = fit_data(read_runs(write(tmp_path / "runs.csv", f"{HEAD},trunk_id,seed", lines)))
+    assert list(data.cluster) == [number // 3 for number in range(12)]
+
+
+def test_what_is_larger_than_any_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="row 3: tokens_pt = 1e\\+40 is larger than any run"):
+        read_runs(write(tmp_path / "runs.csv", HEAD, [rows()[0], "1e6,1e40,3.0"]))
+
+
+def test_errors_come_back_from_another_process() -> None:
+    for kind in (InputError, DataError):
+        again = pickle.loads(pickle.dumps(kind("it is 3", remedy="make it 4")))
+        assert type(again) is kind and str(again) == "it is 3; make it 4."
+
+
+def test_nothing_is_written_over_what_is_read(fitted: FittedLaw, tmp_path: Path) -> None:
+    table = write(tmp_path / "runs.csv", HEAD, rows())
+    law, before = tmp_path / "law.json", table.read_bytes()
+    fitted.save(law, {})
+    kept = law.read_bytes()
+    for command in (["fit", table, "--no-figures", "--out", table], ["backtest", table, "--no-figures", "--out", table]):
+        code, err = run(*command)
+        assert code == 2 and "would be written over" in err
+    for out, more in ((law, []), (tmp_path / "a.png", ["--figure"])):
+        code, err = run("allocate", "--flops", "2e13", "--spec-tokens", "200k", "--law", law, "--out", out, *more)
+        assert code == 2 and "would be written over" in err
+    assert table.read_bytes() == before and law.read_bytes() == kept and not (tmp_path / "a.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("keys", "value"),
+    [(("members",), []), (("support", "high", "flops"), None), (("source",), None), (("source", "recipe"), 3), (("source", "vocab_size"), 0),
+     (("members", 0, "theta", 0), None), (("members", 0, "resamples"), [])],
+    ids=str,
+)  # fmt: skip
+def test_a_damaged_law_is_one_sentence(keys: tuple[str | int, ...], value: object, fitted: FittedLaw, tmp_path: Path) -> None:
+    path = tmp_path / "law.json"
+    fitted.save(path, {})
+    document = json.loads(path.read_text())
+    place = document
+    for key in keys[:-1]:
+        place = place[key]
+    place[keys[-1]] = value
+    path.write_text(json.dumps(document))
+    with pytest.raises(InputError, match="law.json"):
+        FittedLaw.load(path)
+
+
+def test_too_few_runs_for_a_backtest_are_refused(tmp_path: Path) -> None:
+    code, err = run("backtest", write(tmp_path / "runs.csv", HEAD, rows(2)), "--no-figures")
+    assert code == 2 and "too few for a backtest" in err
+
+
+def test_commas_are_of_thousands_only() -> None:
+    assert parse_count("1,200,000") == 1.2e6 and parse_count("12,000.5") == 12000.5
+    for text in ("1,5M", "1,2000", ",5", "1,"):
+        with pytest.raises(InputError):
+            parse_count(text)
+
+
+def test_shares() -> None:
+    assert [parse_share(text) for text in ("3%", "0.03", " 250 %", "1", "0")] == pytest.approx([0.03, 0.03, 2.5, 1.0, 0.0])
+    for text in ("3", "much", "-1%", "%", "1.01"):
+        with pytest.raises(InputError):
+            parse_share(text)
+
+
+@pytest.mark.filterwarnings("ignore::planner.errors.PlannerWarning")
+def test_a_law_of_specialist_tokens_alone_cannot_be_allocated(tmp_path: Path) -> None:
+    table = write(
+        tmp_path / "runs.csv",
+        "params_non_embedding,tokens_spec,unique_spec,loss_spec",
+        [f"{row.rsplit(',', 1)[0]},1e12,{row.rsplit(',', 1)[1]}" for row in rows()],
+    )
+    code, err = run("fit", table, "--law", "chinchilla", "--no-figures", "--bootstrap", "20")
+    assert code == 0, err
+    code, err = run("allocate", "--law", tmp_path / "law.json", "--flops", "1e16", "--spec-tokens", "1M", "--out", tmp_path / "a.json")
+    assert code == 2 and "specialist tokens only" in err and not (tmp_path / "a.json").exists()
+
+
+def test_text_too_short_for_a_stage_is_said_to_be_unused(fitted: FittedLaw, tmp_path: Path) -> None:
+    law = tmp_path / "law.json"
+    fitted.save(law, {})
+    code, err = run("allocate", "--flops", "2e13", "--spec-tokens", "1k", "--law", law, "--out", tmp_path / "a.json")
+    assert code == 0 and "the specialist text is left unused" in err and "--max-epochs" in err
+    assert np.isclose(json.loads((tmp_path / "a.json").read_text())["plan"]["tokens_spec"], 0)
