@@ -16,12 +16,11 @@ import numpy as np
 from planner.allocate.allocation import Plan
 from planner.allocate.sigmoid import LEAST_ROWS, PARAMETERS, Sigmoid, Table, curve
 from planner.errors import InputError
-from planner.fit.fitted import LEVEL
+from planner.fit.fitted import LEVEL, Z
 
 COLUMNS = ("loss", "accuracy")
 DRAWS = 6000
 """Of loss, curve and scatter, for the forecast's interval."""
-_Z = 1.6448536269514722  # normal quantile of (1 + LEVEL) / 2
 
 
 def read_table(path: Path) -> Table:
@@ -82,7 +81,7 @@ def forecast(sigmoid: Sigmoid, plan: Plan, *, chance: float | None = None, seed:
     random = np.random.default_rng(seed)
     normal = random.normal(size=DRAWS)
     # The interval may be wider above than below, and each side keeps its own deviation.
-    deviation = np.where(normal > 0, math.log(plan.loss_high / plan.loss), math.log(plan.loss / plan.loss_low)) / _Z
+    deviation = np.where(normal > 0, math.log(plan.loss_high / plan.loss), math.log(plan.loss / plan.loss_low)) / Z
     loss = plan.loss * np.exp(normal * deviation)
     drawn = curve(sigmoid.resamples[random.integers(0, len(sigmoid.resamples), DRAWS)], loss)
     drawn = np.clip(drawn + sigmoid.scatter * random.standard_t(sigmoid.degrees, DRAWS), 0, 1)

@@ -15,7 +15,7 @@ import numpy as np
 
 from planner.allocate.plans import Plans
 from planner.errors import DataError, InputError
-from planner.fit.fitted import LEVEL, FittedLaw
+from planner.fit.fitted import LEVEL, FittedLaw, Z
 from planner.laws import Points
 from planner.laws.dual import Array
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 REPLAYS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)
 """Shares of general text in the specialist stage that are tried, as far as runs replayed."""
-_Z = 1.6448536269514722  # normal quantile of (1 + LEVEL) / 2
 MARGIN = 2e-4
 """In ln L, by which a search keeps a limit more closely than it must: what rounding to whole steps may cost."""
 
@@ -143,7 +142,7 @@ class Retention:
         before, rise, low, high = inf, inf, inf, inf
         chances = []
         if self.max_loss is not None:
-            deviation = max(float(np.log(forecast.high[0] / forecast.low[0])) / (2 * _Z), 1e-12)
+            deviation = max(float(np.log(forecast.high[0] / forecast.low[0])) / (2 * Z), 1e-12)
             chances.append(_below((np.log(self.max_loss) - float(np.log(forecast.loss[0]))) / deviation))
         if plan.tokens_pt > 0:
             after, base = (self.law.log_loss(at)[0] for at in points)
@@ -151,7 +150,7 @@ class Retention:
             before, rise = float(np.exp(base)), float(after - base)
             # With the noise of one run: what its trunk was lucky in both losses share.
             ends = np.quantile(spread - spread.mean(), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-            low, high = (rise + sign * float(np.hypot(end, _Z * self.law.noise)) for sign, end in zip((-1, 1), ends, strict=True))
+            low, high = (rise + sign * float(np.hypot(end, Z * self.law.noise)) for sign, end in zip((-1, 1), ends, strict=True))
             if self.max_rise is not None:
                 chances.append(_below((np.log1p(self.max_rise) - rise) / max(sqrt(float(spread.var()) + self.law.noise**2), 1e-12)))
         elif self.max_rise is not None:

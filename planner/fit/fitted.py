@@ -19,7 +19,8 @@ KIND = "law"
 VERSION = 2
 LEVEL = 0.9
 """Probability that an interval is to cover."""
-_Z = 1.6448536269514722  # normal quantile of (1 + LEVEL) / 2
+Z = 1.6448536269514722
+"""Normal quantile of (1 + LEVEL) / 2."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ class FittedLaw:
         distance = self.support.distance(params["non_embedding"], tokens_pt, tokens_spec, unique_spec)
         deviation = self.deviation(points, distance)
         # Beyond a deviation of 5 the interval says "anything"; the cap keeps it finite.
-        width = _Z * np.minimum(deviation, 5.0)
+        width = Z * np.minimum(deviation, 5.0)
         high = np.exp(middle + width)
         if any("E" not in (parameter.name for parameter in member.law.parameters) for member in self.members):
             high = np.where(distance > 0, np.maximum(high, self.least_loss), high)
