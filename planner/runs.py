@@ -173,8 +173,9 @@ def _complete(frame: DataFrame, path: Path) -> DataFrame:
         if name not in frame:
             frame[name] = "" if unit == "text" else math.nan
     frame["status"] = frame["status"].map(_status)
-    if (frame["run_id"] == "").all():
-        frame["run_id"] = [f"row{number + 2}" for number in range(len(frame))]
+    # A run without a name is called by its row.
+    unnamed = [name is None or name != name or not str(name).strip() for name in frame["run_id"]]
+    frame["run_id"] = [f"row{number + 2}" if none else name for number, (name, none) in enumerate(zip(frame["run_id"], unnamed, strict=True))]
     duplicated = frame["run_id"][frame["run_id"].duplicated()]
     if len(duplicated):
         raise InputError(f"{path} has the run_id {duplicated.iloc[0]!r} twice", remedy="make run ids unique")

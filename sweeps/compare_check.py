@@ -16,7 +16,7 @@ import pandas as pd
 from planner.allocate.allocation import Allocation
 from planner.fit.fitted import FittedLaw
 from planner.report.plans import split_curve
-from planner.report.style import COLOURS, save
+from planner.report.style import COLOURS, legend_below, save
 from planner.units import format_count
 from planner.verify import verify
 
@@ -60,7 +60,7 @@ def main(folder: Path) -> None:
         low, high = outcome.forecast - outcome.low, outcome.high - outcome.forecast
         axes[1].errorbar([outcome.measured], [outcome.forecast], [[low], [high]], fmt="*", color="black", markersize=10, capsize=2, label="recommended")
         axes[1].set(xlabel="measured [nats/token]", ylabel="forecast, 90 % interval [nats/token]", title="The same runs against the law")
-        axes[1].legend(frameon=False, fontsize=8)
+        legend_below(axes[1], columns=4)
 
     save(folder / "figures" / "check.png", draw, panels=2, width=6.0, height=4.6)
 
