@@ -137,7 +137,8 @@ def _warnings(problem: DomainsProblem, chosen: Structure, structures: tuple[Stru
     if request.max_epochs is not None and request.max_epochs > 1.01 * covered:
         yield f"--max-epochs {request.max_epochs:.3g} is beyond the {covered:.3g} that the runs cover"
     for status in dict.fromkeys(member.status for law, _ in problem.groups for member in law.members if member.status != "converged"):
-        yield f"{status}: {STATUS_ADVICE[status]}"
+        names = ", ".join(dict.fromkeys(member.law.name for law, _ in problem.groups for member in law.members if member.status == status))
+        yield f"{names}: {status}: {STATUS_ADVICE[status]}"
 
 
 def _differences(problem: DomainsProblem) -> Iterator[str]:
