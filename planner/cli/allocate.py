@@ -71,6 +71,9 @@ def allocate(
     ] = True,
     tolerance: Annotated[str, typer.Option(help="Share of the best loss within which plans count as equally good.")] = "0.5%",
     allow_extrapolation: Annotated[bool, typer.Option(help="Answer even where the plan lies far beyond the runs.")] = False,
+    next_runs: Annotated[
+        str | None, typer.Option(help="FLOPs for further runs: which of them would say most about this decision; takes a minute.")
+    ] = None,
     case: Annotated[
         Path | None, typer.Option(help="Take the options from a file, such as examples/llamat.toml.", is_eager=True, callback=take_case)
     ] = None,
@@ -104,6 +107,7 @@ def allocate(
             "--spec-tokens": spec_tokens, "--law": law, "--base": base, "--inference-tokens": parse_count(inference_tokens), "--figure": figure,
             "--gpu-memory": gpu_memory, "--kept-back": kept_back, "--method": method != "full", "--accuracy": accuracy,
             "--max-general-loss": max_general_loss, "--max-general-rise": max_general_rise, "--general-law": general_law,
+            "--next-runs": next_runs,
         }  # fmt: skip
         limits = {
             "flops": budget, "params": fixed, "max_epochs": max_epochs, "general_tokens": general, "params_range": between, "params_among": among,
@@ -138,7 +142,7 @@ def allocate(
         bases = [Base.parse(item) for item in base]
         others = {
             "--figure": figure, "--accuracy": accuracy, "--max-general-loss": max_general_loss, "--max-general-rise": max_general_rise,
-            "--general-law": general_law,
+            "--general-law": general_law, "--next-runs": next_runs,
         }  # fmt: skip
         for name, value in others.items():
             if value:
@@ -162,6 +166,9 @@ def allocate(
         raise InputError("--method, --lora-rank and --kept-back are of a --base", remedy="add --base, or leave them away")
     from planner.allocate.allocate import allocate as recommend
 
+    if next_runs is not None and as_json:
+        raise InputError("--next-runs prints a table", remedy="leave it away with --json, and use plan sweep design --json")
+    further = None if next_runs is None else parse_flops(next_runs)
     limited = max_general_loss is not None or max_general_rise is not None
     keeping = _general_law(general_law, found, limited)
     apart(out, keeping, accuracy)
@@ -181,6 +188,11 @@ def allocate(
         inputs["accuracy"] = sha256_file(accuracy)
     answer.save(out, inputs)
     _tell(out, answer.warnings, show, answer, as_json)
+    if further is not None:
+        from planner.cli.design import design
+
+        sweep = str(found.parent) if (found.parent / "sweep.toml").is_file() else None
+        design(sweep, flops=f"{further:.17g}", law=found, target_flops=f"{budget:.17g}", spec_tokens=spec_tokens, dry_run=True)
     if figure:
         from planner.report.plans import split_curve
         from planner.report.style import save

@@ -99,6 +99,8 @@ def test_allocate_never_imports_torch(law: Path) -> None:
         (["allocate", "--flops", "1e13", "--spec-tokens", "1M", "--max-general-rise", "much"], "'much'", "3%"),
         (["allocate", "--flops", "1e13", "--spec-tokens", "1M", "--max-general-rise", "3%"], "a law of it", "--target general"),
         (["allocate", "--flops", "1e13", "--spec-tokens", "1M", "--general-law", "x"], "--general-law", "--max-general-rise"),
+        (["allocate", "--flops", "1e13", "--spec-tokens", "1M", "--next-runs", "1e13", "--json"], "--next-runs", "plan sweep design --json"),
+        (["allocate", "--flops", "1e13", "--spec-tokens", "1M", "--next-runs", "many"], "'many'", "write FLOPs"),
         (["allocate", "--flops", "1e13", "--spec-tokens", "1M", "--lora-rank", "3"], "--lora-rank", "--base"),
         (["launch", "nowhere.json"], "nowhere.json", "check the path"),
         (["verify", "nowhere"], "nowhere", "check the path"),
