@@ -17,7 +17,7 @@ from dataclasses import replace
 import numpy as np
 from scipy.optimize import minimize
 
-from benchmarks.common import LAWS, ROOT, Report, cpu
+from benchmarks.common import ROOT, Report, cpu
 from planner.allocate.allocate import allocate
 from planner.allocate.closer import Round, closest, refine
 from planner.allocate.optimum import coarse, joined
@@ -35,6 +35,8 @@ REQUESTS = {"1e14 FLOPs, 200k": Request(1e14, 2e5), "1e15 FLOPs, 200k": Request(
 """Budget and distinct specialist tokens."""
 AROUND = Round(1.15, 0.023, 1.2, 15)
 """As far as the plans of the first search are apart."""
+NEAR = 0.05
+"""In ln L: plans whose expected loss lies further above the best are no resample's own best here."""
 TARGET = 1.0
 """CPU seconds for 1,000 resamples."""
 
@@ -65,8 +67,33 @@ def main() -> None:
     report.table(f"CPU seconds for the best plan of each of {RESAMPLES} resamples; target {TARGET:g}; scipy extrapolated from {checked}", columns, times)
     columns = ["budget, distinct tokens", "ours", "median excess", "largest", "over 1e-4", "least"]
     report.table(f"ln L of each resample's best plan, ours less scipy's, {checked} resamples", columns, agreement)
+    _limited(report)
     _brute(report, 3 if report.quick else 8)
     report.end()
+
+
+def _limited(report: Report) -> None:
+    """Time the same under a limit on the general loss, where plans differ in their replay and in what they leave over too."""
+    folder = ROOT / "sweeps" / "computing"
+    law, general = _thirds(FittedLaw.load(folder / "law.json")), FittedLaw.load(folder / "replay" / "law_general.json")
+    rows = []
+    for rise in (0.1, 0.03):
+        problem = Problem.of(law, Request(2e13, 2e5, max_general_rise=rise), general)
+        seconds, (least, tried, looked_at) = cpu(lambda problem=problem: _own_best_limited(problem, NEAR))
+        _, (exact, _, _) = cpu(lambda problem=problem: _own_best_limited(problem, np.inf))
+        rows.append([f"{100 * rise:g} %", f"{seconds:.2f}", f"{tried:,}", f"{looked_at:,}", f"{(least - exact).max():.1e}"])
+    columns = ["the general loss may rise", "CPU-s", "plans searched", "plans near the best", "ln L lost by the others, at most"]
+    report.table(f"The best plan of each of {RESAMPLES} resamples with replay, 2e13 FLOPs, 200k distinct tokens (computing)", columns, rows)
+
+
+def _own_best_limited(problem: Problem, near: float) -> tuple[Array, int, int]:
+    """Return the least ln L of each resample among the plans that keep the limit, those far from the best left out, and how many plans there were."""
+    whole = coarse(problem)
+    found = joined(whole, closest(problem, whole))
+    plans, chosen = found.plans, np.flatnonzero(np.isfinite(found.expected) & (found.expected <= found.expected.min() + near))
+    params = {kind: values[chosen] for kind, values in plans.params_by.items()}
+    points = problem.law.points(params, plans.tokens_pt[chosen], plans.tokens_spec[chosen], plans.unique_spec[chosen])
+    return problem.law.log_loss_resamples(points).min(1), len(plans), len(chosen)
 
 
 def _thirds(law: FittedLaw) -> FittedLaw:
@@ -134,7 +161,7 @@ def _brute(report: Report, each: int) -> None:
         excess, refused = [], 0
         for number in range(each):
             # The same problems as in tests/allocate/test_agreement.py.
-            random = np.random.default_rng([1, sorted(LAWS).index(law.name), number])
+            random = np.random.default_rng([1, *law.name.encode(), number])
             fitted, request = random_law(law, random), random_request(random)
             try:
                 seconds, answer = cpu(lambda fitted=fitted, request=request: allocate(fitted, request, allow_extrapolation=True))
