@@ -24,6 +24,8 @@ from planner.units import format_count
 ARMS = (("no specialisation", 0.0), ("specialist only", 1.0), ("50/50", 0.5), ("90/10", 0.1))
 """Names and shares of specialist tokens."""
 MIXED = "mixed in from the start"
+LARGER = 1.1
+"""Factor in size by which the memory is asked whether it binds."""
 SIMPLER = 0.9
 """Share of the recommendation's size, or text, under which another plan counts as simpler."""
 
@@ -163,6 +165,9 @@ def _warnings(problem: Problem, whole: Search, plan: Plan, extrapolation: dict[s
     left_out = len(request.params_among) - len(whole.plans.sizes)
     if left_out > 0:
         found.append(f"{left_out} of the {len(request.params_among)} sizes of --params are too large for the budget, or the memory, and were left out")
+    memory, free = request.memory_per_gpu, request.params is None and not request.params_among
+    if memory is not None and free and not problem.fits(problem.size(LARGER * plan.params_non_embedding)):
+        found.append(f"the memory binds, {memory / 1e9:.3g} GB on each of {request.gpus} GPUs: a larger model might be better")
     if plan.tokens_spec == 0 and 0 < problem.max_tokens_spec < problem.min_tokens_stage:
         found.append(
             f"the specialist text is left unused: {problem.max_epochs:.3g} passes over it are {format_count(problem.max_tokens_spec)} tokens, and a "
@@ -174,6 +179,8 @@ def _warnings(problem: Problem, whole: Search, plan: Plan, extrapolation: dict[s
         tokens = (plan.tokens_pt + plan.tokens_spec) * (request.flops - spent) / plan.flops
         if request.general_tokens and plan.tokens_pt > 0.98 * request.general_tokens:
             why = ["the general text binds: ", "buys nothing, since the law knows no second pass over it"]
+        elif plan.tokens_pt == 0 and (request.general_tokens or np.inf) < problem.min_tokens_stage:
+            why = ["", f"is left over: the general text is too little for a stage of {MIN_STEPS} steps, and more of the other is forecast to harm"]
         elif problem.retention is not None:
             why = ["", "is left over: after more general tokens there would be more to lose, and the limit on the general loss binds"]
         elif plan.tokens_pt == 0 and tokens < 1.01 * problem.min_tokens_stage:

@@ -75,6 +75,27 @@ def test_the_best_guess_and_the_tolerance_are_choices(fitted: FittedLaw) -> None
         Request(BUDGET, 2e5, tolerance=1.0)
 
 
+def test_memory_limits_the_size_and_is_named(fitted: FittedLaw) -> None:
+    free = allocate(fitted, Request(BUDGET, 2e5))
+    assert not any("memory" in warning for warning in free.warnings)
+    small = allocate(fitted, Request(BUDGET, 2e5, memory_per_gpu=4e6))
+    assert small.plan.params_non_embedding < 0.6 * free.plan.params_non_embedding and small.plan.loss > free.plan.loss
+    assert any("the memory binds" in warning for warning in small.warnings)
+    shared = allocate(fitted, Request(BUDGET, 2e5, memory_per_gpu=4e6, gpus=8))
+    assert shared.plan.params_non_embedding > small.plan.params_non_embedding
+    with pytest.raises(DataError, match="GB of each of 1 GPUs"):
+        allocate(fitted, Request(BUDGET, 2e5, memory_per_gpu=1e5))
+
+
+def test_what_is_left_over_has_its_reason(fitted: FittedLaw) -> None:
+    """General text under one stage cannot be used; the plan goes on without it, and spends no more than is good."""
+    scarce = [allocate(fitted, Request(flops, 2e5, general_tokens=1.5e5), allow_extrapolation=True) for flops in (BUDGET, 1.2 * BUDGET)]
+    assert all(answer.plan.tokens_pt == 0 and answer.plan.tokens_spec > 0 for answer in scarce)
+    assert scarce[1].plan.loss <= scarce[0].plan.loss * (1 + 1e-4)
+    left = [warning for answer in scarce for warning in answer.warnings if "left over" in warning]
+    assert all("too little for a stage" in warning for warning in left)
+
+
 def test_a_fixed_size_is_kept_and_costs(fitted: FittedLaw) -> None:
     free, fixed = allocate(fitted, Request(BUDGET, 2e5)).plan, allocate(fitted, Request(BUDGET, 2e5, params=6e4)).plan
     assert fixed.params_non_embedding == pytest.approx(6e4, rel=0.05)
