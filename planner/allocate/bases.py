@@ -17,6 +17,7 @@ from planner.allocate.method import Method
 from planner.allocate.optimum import MOST_RESAMPLES
 from planner.allocate.problem import Problem
 from planner.allocate.request import Request
+from planner.allocate.worth import MORE_COMPUTE, MORE_TEXT, worth_of
 from planner.design.spec import MIN_STEPS
 from planner.errors import DataError, InputError, PlannerError
 from planner.fit.fitted import LEVEL, FittedLaw
@@ -200,18 +201,14 @@ def _scratch(law: FittedLaw, request: Request, plan: Plan, mine: Array, allow_ex
 
 def _worths(problem: Problem, base: Base, method: Method, mine: Array) -> list[Worth]:
     request = problem.request
-    changes = [
-        ("10 % more compute", replace(request, flops=1.1 * request.flops)),
-        (f"twice the specialist text ({format_count(request.unique_spec)} more distinct tokens)", replace(request, unique_spec=2 * request.unique_spec)),
-        ("one more epoch over the specialist text", replace(request, max_epochs=problem.max_epochs + 1)),
-    ]
-    found = []
-    for name, changed in changes:
-        stage = _stage(replace(problem, request=changed), base, method, changed)
-        lower = -100 * np.expm1(stage.resamples[:, stage.best] - mine)
-        low, high = np.quantile(lower, ENDS)
-        found.append(Worth(name, float(lower.mean()), float(low), float(high)))
-    return found
+    more = f"twice the specialist text ({format_count(request.unique_spec)} more distinct tokens)"
+    changes = {
+        f"{100 * (MORE_COMPUTE - 1):.0f} % more compute": replace(request, flops=MORE_COMPUTE * request.flops),
+        more: replace(request, unique_spec=MORE_TEXT * request.unique_spec),
+        "one more epoch over the specialist text": replace(request, max_epochs=problem.max_epochs + 1),
+    }
+    stages = {name: _stage(replace(problem, request=changed), base, method, changed) for name, changed in changes.items()}
+    return [worth_of(name, mine - stage.resamples[:, stage.best]) for name, stage in stages.items()]
 
 
 def _kept(problem: Problem, base: Base, method: Method, mine: Array, share: float) -> Kept:

@@ -64,7 +64,7 @@ def worths(problem: Problem, found: Search, mine: Array) -> tuple[list[Worth], s
             gains[name] = _gain(replace(problem, request=changed, retention=Retention.of(general, changed)), mine)
         except DataError:
             continue  # the larger request has no plan of the sizes asked for
-    rows = [_worth(name, gain) for name, gain in gains.items()]
+    rows = [worth_of(name, gain) for name, gain in gains.items()]
     named = list(gains)
     exchange = _exchange(request, gains[named[0]], gains[named[1]]) if len(named) > 1 and named[1].startswith("twice the specialist") else ""
     return rows, exchange
@@ -78,7 +78,13 @@ def _gain(problem: Problem, mine: Array) -> Array:
     return result
 
 
-def _worth(name: str, gain: Array) -> Worth:
+def worth_of(name: str, gain: Array) -> Worth:
+    """Describe what a change buys.
+
+    Args:
+        name: of the change.
+        gain: by how much it lowers ln L under each resample, shape (resamples,).
+    """
     lower = -100 * np.expm1(-gain)
     low, high = np.quantile(lower, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Worth(name, float(lower.mean()), float(low), float(high))

@@ -59,7 +59,7 @@ def allocate(
         list[str] | None, typer.Option(help="A checkpoint to specialise, name=A,tokens=2T,params=7B (or config=FOLDER), context=4096; repeatable.")
     ] = None,
     method: Annotated[str, typer.Option(help="How a --base is specialised: full, lora or qlora.")] = "full",
-    lora_rank: Annotated[int, typer.Option(help="Rank of the adapters of lora and qlora.")] = 16,
+    lora_rank: Annotated[int | None, typer.Option(help="Rank of the adapters of lora and qlora; 16 by default.")] = None,
     gpu_memory: Annotated[float | None, typer.Option(help="Memory of one GPU [GB]; what does not fit --gpus of them is left out.")] = None,
     kept_back: Annotated[
         str | None, typer.Option(help="Shares of the budget, such as 0.1,0.3, kept back for a later stage of a --base: what each costs.")
@@ -69,7 +69,9 @@ def allocate(
     robust: Annotated[
         bool, typer.Option("--robust/--best-guess", help="Least expected regret over the resamples, or what the fitted parameters alone prefer.")
     ] = True,
-    tolerance: Annotated[str, typer.Option(help="Share of the best loss within which plans count as equally good.")] = "0.5%",
+    tolerance: Annotated[
+        str | None, typer.Option(help="Share of the best loss within which plans count as equally good; 0.5% by default.")
+    ] = None,
     allow_extrapolation: Annotated[bool, typer.Option(help="Answer even where the plan lies far beyond the runs.")] = False,
     next_runs: Annotated[
         str | None, typer.Option(help="FLOPs for further runs: which of them would say most about this decision; takes a minute.")
@@ -86,7 +88,7 @@ def allocate(
     from dataclasses import replace
 
     from planner.allocate.budget import Budget
-    from planner.allocate.request import Request
+    from planner.allocate.request import TOLERANCE, Request
     from planner.artifacts import sha256_file
     from planner.cli.paths import apart, law_file
     from planner.fit.fitted import FittedLaw
@@ -107,7 +109,7 @@ def allocate(
             "--spec-tokens": spec_tokens, "--law": law, "--base": base, "--inference-tokens": parse_count(inference_tokens), "--figure": figure,
             "--gpu-memory": gpu_memory, "--kept-back": kept_back, "--method": method != "full", "--accuracy": accuracy,
             "--max-general-loss": max_general_loss, "--max-general-rise": max_general_rise, "--general-law": general_law,
-            "--next-runs": next_runs,
+            "--next-runs": next_runs, "--lora-rank": lora_rank, "--best-guess": not robust, "--tolerance": tolerance,
         }  # fmt: skip
         limits = {
             "flops": budget, "params": fixed, "max_epochs": max_epochs, "general_tokens": general, "params_range": between, "params_among": among,
@@ -127,7 +129,7 @@ def allocate(
         max_epochs=max_epochs,
         general_tokens=general,
         inference_tokens=parse_count(inference_tokens),
-        tolerance=parse_share(tolerance),
+        tolerance=TOLERANCE if tolerance is None else parse_share(tolerance),
         memory_per_gpu=None if gpu_memory is None else 1e9 * gpu_memory,
         gpus=1 if gpus is None else gpus,
         max_general_loss=max_general_loss,
@@ -142,27 +144,26 @@ def allocate(
         bases = [Base.parse(item) for item in base]
         others = {
             "--figure": figure, "--accuracy": accuracy, "--max-general-loss": max_general_loss, "--max-general-rise": max_general_rise,
-            "--general-law": general_law, "--next-runs": next_runs,
+            "--general-law": general_law, "--next-runs": next_runs, "--best-guess": not robust, "--tolerance": tolerance,
         }  # fmt: skip
         for name, value in others.items():
             if value:
                 raise InputError(f"{name} is of a model of one's own", remedy=f"leave {name} away, or --base")
+        apart(out, *(item.config for item in bases))
+        if method == "full" and lora_rank is not None:
+            raise InputError(f"--lora-rank {lora_rank} is of the adapters of lora and qlora", remedy="add --method lora, or leave it away")
         chosen = allocate_bases(
             FittedLaw.load(found),
             request,
             bases,
-            Method(method, lora_rank),
+            Method(method) if lora_rank is None else Method(method, lora_rank),
             kept_back=[parse_share(item) for item in kept_back.split(",")] if kept_back else (),
             allow_extrapolation=allow_extrapolation,
         )
-        for item in bases:
-            apart(out, item.config)
-        if method == "full" and lora_rank != 16:
-            raise InputError(f"--lora-rank {lora_rank} is of the adapters of lora and qlora", remedy="add --method lora, or leave it away")
         chosen.save(out, {"law": sha256_file(found)})
         _tell(out, chosen.warnings, show_bases, chosen, as_json)
         return
-    if method != "full" or kept_back or lora_rank != 16:
+    if method != "full" or kept_back or lora_rank is not None:
         raise InputError("--method, --lora-rank and --kept-back are of a --base", remedy="add --base, or leave them away")
     from planner.allocate.allocate import allocate as recommend
 

@@ -62,7 +62,7 @@ def show(answer: Allocation) -> None:
     columns = ["instead", "forecast loss (90 % interval)", "against it", "worse in", "size", "general + specialist"]
     table("What else the budget could buy", columns, arms, caption="worse in: share of the resamples in which the recommendation is better")
     if answer.worths:
-        bought = [[worth.change, *(_hundredths(value) for value in (worth.lower_percent, worth.low, worth.high))] for worth in answer.worths]
+        bought = [[worth.change, *(hundredths(value) for value in (worth.lower_percent, worth.low, worth.high))] for worth in answer.worths]
         table("What more would buy", ["", "lower loss by [%]", "from", "to"], bought, caption="from, to: 90 % interval over the resamples")
     if answer.exchange:
         say(answer.exchange)
@@ -84,8 +84,9 @@ def _perplexity(loss: float) -> str:
     return f"{math.exp(loss):.4g}" if loss < MOST_NATS else f"over {math.exp(MOST_NATS):.2g}"
 
 
-def _hundredths(value: float) -> str:
-    return f"{round(value, 2) + 0.0:.2f}"  # no minus before a zero
+def hundredths(value: float) -> str:
+    """Write per cent to the hundredth, with no minus before a zero."""
+    return f"{round(value, 2) + 0.0:.2f}"
 
 
 def _percent(span: tuple[float, float]) -> str:

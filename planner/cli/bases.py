@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from planner.cli.allocation_tables import hundredths
 from planner.cli.console import say, table
 from planner.units import format_count
 
@@ -47,7 +48,7 @@ def show_bases(answer: BaseAllocation) -> None:
         for choice in answer.choices
     ]
     table("What it takes", ["base", "FLOPs", "trained parameters", f"least memory a GPU, {request['gpus']} of them", "perplexity, before to after"], costs)
-    bought = [[worth.change, *(_hundredths(value) for value in (worth.lower_percent, worth.low, worth.high))] for worth in answer.worths]
+    bought = [[worth.change, *(hundredths(value) for value in (worth.lower_percent, worth.low, worth.high))] for worth in answer.worths]
     table(
         f"What more would buy {answer.choices[0].base}",
         ["", "lower loss by [%]", "from", "to"],
@@ -56,7 +57,7 @@ def show_bases(answer: BaseAllocation) -> None:
     )
     if answer.kept:
         shares = [
-            [f"{100 * item.share:.3g} %", format_count(item.tokens_spec), *(_hundredths(value) for value in (item.higher_percent, item.low, item.high))]
+            [f"{100 * item.share:.3g} %", format_count(item.tokens_spec), *(hundredths(value) for value in (item.higher_percent, item.low, item.high))]
             for item in answer.kept
         ]
         columns = ["kept back", "specialist tokens left", "specialist loss before it higher by [%]", "from", "to"]
@@ -73,7 +74,3 @@ def show_bases(answer: BaseAllocation) -> None:
         )
     if answer.longer:
         say(answer.longer)
-
-
-def _hundredths(value: float) -> str:
-    return f"{round(value, 2) + 0.0:.2f}"  # no minus before a zero

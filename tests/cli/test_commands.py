@@ -102,6 +102,7 @@ def test_allocate_never_imports_torch(law: Path) -> None:
         (["allocate", "--flops", "1e13", "--spec-tokens", "1M", "--next-runs", "1e13", "--json"], "--next-runs", "plan sweep design --json"),
         (["allocate", "--flops", "1e13", "--spec-tokens", "1M", "--next-runs", "many"], "'many'", "write FLOPs"),
         (["allocate", "--flops", "1e13", "--spec-tokens", "1M", "--lora-rank", "3"], "--lora-rank", "--base"),
+        (["allocate", "--flops", "1e13", "--spec-tokens", "1M", "--tolerance", "2"], "'2'", "2%"),
         (["launch", "nowhere.json"], "nowhere.json", "check the path"),
         (["verify", "nowhere"], "nowhere", "check the path"),
         (["sweep", "run", "nowhere"], "'nowhere'", "sweep.toml"),
@@ -126,6 +127,9 @@ def test_allocate_a_base(law: Path) -> None:
     code, out, err = run("allocate", "--flops", "4e12", "--spec-tokens", "200k", *bases, "--method", "qlora", "--gpus", "2", "--gpu-memory", "1", *paths)
     assert code == 0, err
     assert "short" in out and "from scratch" in err and "gains less" in err and "what qlora does to the loss is not measured" in err
+    for option in (["--best-guess"], ["--tolerance", "1%"], ["--max-general-rise", "3%"], ["--lora-rank", "8"], ["--accuracy", "nowhere.csv"]):
+        code, out, err = run("allocate", "--flops", "4e12", "--spec-tokens", "200k", *bases, *paths, *option)
+        assert code == 2 and not out and option[0] in err
     code, out, _ = run("allocate", "--flops", "4e12", "--spec-tokens", "200k", *bases, *paths, "--json")
     body = json.loads(out)
     assert body["kind"] == "bases" and {choice["base"] for choice in body["choices"]} == {"short", "long"}
