@@ -27,7 +27,7 @@ LARGEST = 1e30
 SCHEMA: dict[str, tuple[str, str]] = {
     "run_id": ("text", "name of the endpoint, unique in the table"),
     "trunk_id": ("text", "general run it branches from; rows that share it are resampled together"),
-    "branch_kind": ("text", "stable (off a trunk at constant rate), zero_shot, scratch, or annealed (off a finished model)"),
+    "branch_kind": ("text", "stable (off a trunk at constant rate), zero_shot, scratch, mixed (early text only), or annealed (off a finished model)"),
     "family": ("text", "model family"),
     "seed": ("count", "seed of initialisation and data order"),
     "params_non_embedding": ("parameters", "all but embedding and output"),
@@ -39,6 +39,7 @@ SCHEMA: dict[str, tuple[str, str]] = {
     "unique_spec": ("tokens", "distinct specialist tokens available; empty where tokens_spec is 0"),
     "epochs_spec": ("passes", "tokens_spec / unique_spec"),
     "replay_fraction": ("share", "general tokens inside the specialist stage"),
+    "early_fraction": ("share", "specialist tokens inside the general stage; tokens_pt leaves them out, tokens_spec counts them"),
     "steps_pt": ("steps", "optimiser steps of the general stage"),
     "steps_spec": ("steps", "optimiser steps of the specialist stage"),
     "loss_spec": ("nats/token", "mean loss on held-out specialist documents; empty if diverged"),

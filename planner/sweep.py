@@ -7,13 +7,14 @@ the same command goes on and ends with the same table. States go as soon as noth
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from planner.artifacts import read_json, write_text
 from planner.corpus import Corpus
@@ -72,11 +73,23 @@ class Sweep:
         """What every record says of where it is from."""
         return {"sweep": self.spec.name, "corpus": self.corpus.fingerprint}
 
+    def state_path(self, segment: Segment) -> Path:
+        """Return where a segment's last state is kept."""
+        return state_path(self._home(segment), segment.segment_id)
+
+    def diverged_path(self, segment: Segment) -> Path:
+        """Return where it is noted that a segment without an endpoint diverged."""
+        return diverged_path(self._home(segment), segment.segment_id)
+
+    def _home(self, segment: Segment) -> Path:
+        return self.spec.trunks if self.spec.trunks is not None and segment.shareable else self.folder
+
     def job(self, segment: Segment, *, device: str = "cpu", threads: int = 1, keep_state: bool = False) -> Job:
         """Make a segment's job."""
         labels = {**self.labels, "keep_state": keep_state}
+        parent = None if segment.parent_id is None else self.state_path(self.tree.by_id[segment.parent_id])
         return Job(
-            segment, self.spec.recipe, self.folder, self.corpus.folder.resolve(), self.domain, self.spec.eval_tokens,
+            segment, self.spec.recipe, self.folder, parent, self.state_path(segment), self.corpus.folder.resolve(), self.domain, self.spec.eval_tokens,
             self.tree.flops_of_run(segment), labels, device, threads,
         )  # fmt: skip
 
@@ -122,20 +135,24 @@ def check_identity(sweep: Sweep) -> None:
     Raises:
         StateError: the folder's records were made with other settings.
     """
-    path = sweep.folder / "state" / "identity.json"
-    identity = {"recipe": sweep.spec.recipe.fingerprint, "corpus": sweep.corpus.fingerprint, "domain": sweep.domain, "eval_tokens": sweep.spec.eval_tokens}
-    if path.exists():
-        before = read_json(path)
-        for key, value in identity.items():
-            if before.get(key) != value:
-                raise StateError(
-                    f"the runs in {sweep.folder} were made with {key} {before.get(key)}, now it is {value}",
-                    remedy=f"restore it, or delete {sweep.folder}/records and {sweep.folder}/state to begin anew",
-                )
-    else:
-        import json
+    shared = {"recipe": sweep.spec.recipe.fingerprint, "corpus": sweep.corpus.fingerprint}
+    _same_identity(sweep.folder, {**shared, "domain": sweep.domain, "eval_tokens": sweep.spec.eval_tokens})
+    if sweep.spec.trunks is not None:
+        _same_identity(sweep.spec.trunks, shared)
 
+
+def _same_identity(folder: Path, identity: dict[str, Any]) -> None:
+    path = folder / "state" / "identity.json"
+    if not path.exists():
         write_text(path, json.dumps(identity, indent=1) + "\n")
+        return
+    before = read_json(path)
+    for key, value in identity.items():
+        if before.get(key) != value:
+            raise StateError(
+                f"the runs in {folder} were made with {key} {before.get(key)}, now it is {value}",
+                remedy=f"restore it, or delete {folder}/records and {folder}/state to begin anew",
+            )
 
 
 def segments_to_train(sweep: Sweep) -> list[Segment]:
@@ -147,7 +164,7 @@ def segments_to_train(sweep: Sweep) -> list[Segment]:
             if not record_path(sweep.folder, name).exists():
                 needed.add(name)
         elif any(child.segment_id in needed for child in sweep.tree.children.get(name, [])):
-            if not state_path(sweep.folder, name).exists() and not diverged_path(sweep.folder, name).exists():
+            if not sweep.state_path(segment).exists() and not sweep.diverged_path(segment).exists():
                 needed.add(name)
     return [segment for segment in sweep.tree.segments if segment.segment_id in needed]
 
@@ -173,8 +190,8 @@ def run_sweep(
         check_identity(sweep)
         left = {segment.segment_id: segment for segment in segments_to_train(sweep)}
         for segment in sweep.tree.segments:
-            if diverged_path(sweep.folder, segment.segment_id).exists():
-                _skip_descendants(sweep, segment, str(read_json(diverged_path(sweep.folder, segment.segment_id))["reason"]), left)
+            if segment.cell is None and (noted := sweep.diverged_path(segment)).exists():
+                _skip_descendants(sweep, segment, str(read_json(noted)["reason"]), left)
         priority = sweep.tree.critical_path()
         failures: dict[str, str] = {}
         waiting = sorted(left, key=lambda name: -priority[name])
@@ -182,7 +199,7 @@ def run_sweep(
         def next_job() -> Job | None:
             for name in waiting:
                 parent = left_segment(name).parent_id
-                if parent is None or (parent not in left and state_path(sweep.folder, parent).exists()):
+                if parent is None or (parent not in left and sweep.state_path(sweep.tree.by_id[parent]).exists()):
                     waiting.remove(name)
                     return sweep.job(left_segment(name), device=device, threads=threads, keep_state=keep_state)
             return None
@@ -238,8 +255,6 @@ def sweep_status(sweep: Sweep) -> SweepStatus:
 
 def write_live(folder: Path, running: list[str], failed: dict[str, str]) -> None:
     """Note which segments run and which failed, for `plan sweep status` in another terminal."""
-    import json
-
     write_text(folder / "state" / "live.json", json.dumps({"pid": os.getpid(), "running": running, "failed": failed}) + "\n")
 
 
@@ -264,10 +279,13 @@ def _skip_descendants(sweep: Sweep, segment: Segment, reason: str, left: dict[st
 
 
 def _drop_states(sweep: Sweep, segment: Segment, left: dict[str, Segment]) -> None:
-    """Delete the parent's state once none of its children is left to train."""
+    """Delete the parent's state once none of its children is left to train; a shared trunk's stays, for the other sweeps."""
     parent = segment.parent_id
-    if parent is not None and not any(child.segment_id in left for child in sweep.tree.children[parent]):
-        state_path(sweep.folder, parent).unlink(missing_ok=True)
+    if parent is None or any(child.segment_id in left for child in sweep.tree.children[parent]):
+        return
+    path = sweep.state_path(sweep.tree.by_id[parent])
+    if path.is_relative_to(sweep.folder):
+        path.unlink(missing_ok=True)
 
 
 def single_run(spec: SweepSpec, corpus: Corpus, domain: str, tree: Tree) -> Sweep:

@@ -136,3 +136,22 @@ def test_a_torn_record_is_named(undisturbed: Path) -> None:
     finally:
         record.write_bytes(whole)
     assert json.loads(whole) == read_json(record)
+
+
+def test_early_text_and_a_shared_trunk(undisturbed: Path, tmp_path: Path, corpus: Corpus) -> None:
+    folder = lay_out(tmp_path / "early", corpus)
+    text = (folder / "sweep.toml").read_text()
+    cells = 'cell = [{size = "10k", tokens_pt = "21k", tokens_spec = "21k", unique_spec = "5k", early_fraction = 0.25},\n'
+    cells += '{size = "10k", tokens_pt = "21k", tokens_spec = 0, unique_spec = "5k", early_fraction = 0.25}]\ntrunks = "../trunks"\n[recipe]'
+    (folder / "sweep.toml").write_text(text.replace("[recipe]", cells))
+    assert run_sweep(Sweep.open(folder), LocalEngine(2)) == {}
+    frame = read_runs(folder / "runs.csv")
+    plain = frame[frame["early_fraction"] == 0].reset_index(drop=True)
+    before = read_runs(undisturbed / "runs.csv")
+    assert (plain["loss_spec"] == before["loss_spec"]).all(), "a shared trunk is the same trunk"
+    mixed = frame[frame["early_fraction"] > 0].set_index("branch_kind")
+    assert mixed.loc["mixed", "tokens_spec"] == pytest.approx(7000, rel=0.01) and mixed.loc["mixed", "tokens_pt"] == pytest.approx(21000, rel=0.01)
+    assert mixed.loc["stable", "tokens_spec"] == pytest.approx(28000, rel=0.01)
+    unspecialised = plain[(plain["branch_kind"] == "zero_shot") & (plain["tokens_pt"] < 22000)]
+    assert mixed.loc["mixed", "loss_spec"] < unspecialised["loss_spec"].iloc[0] - 0.05, "early text teaches"
+    assert list((tmp_path / "trunks" / "state").glob("*.safetensors")) and not list((folder / "state").glob("*.safetensors"))

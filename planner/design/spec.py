@@ -1,8 +1,9 @@
 """What a sweep is to measure: `sweep.toml` as typed grids and single cells, and both as cells.
 
-A cell is one endpoint: a size, a seed, general tokens, specialist tokens, a cap on distinct specialist tokens and a replay
-fraction. Grids are crossed and united with the cells that are listed one by one (`[[cell]]`, or `cell = [{...}]` with a line each);
-cells that could not carry a law are left out, each with its reason.
+A cell is one endpoint: a size, a seed, general tokens, specialist tokens, a cap on distinct specialist tokens, a replay
+fraction, and a share of specialist text that is mixed into the general stage already. Grids are crossed and united with the
+cells that are listed one by one (`[[cell]]`, or `cell = [{...}]` with a line each); cells that could not carry a law are left
+out, each with its reason.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,10 @@ MIN_STEPS = 200
 MIN_TOKENS_PER_PARAMETER = 2.0
 """Endpoints under this many tokens per non-embedding parameter are transients too."""
 
-_AXES = ("sizes", "tokens_pt", "tokens_spec", "unique_spec", "seeds", "replay_fractions")
-_KEYS = {"name", "corpus", "domain", "grid", "cell", "recipe", "max_flops_per_run", "max_epochs", "eval_tokens", *_AXES}
-_CELL_KEYS = {"size", "tokens_pt", "tokens_spec", "unique_spec", "seed", "replay_fraction"}
+_AXES = ("sizes", "tokens_pt", "tokens_spec", "unique_spec", "seeds", "replay_fractions", "early_fractions")
+_SHARES = ("replay_fractions", "early_fractions")
+_KEYS = {"name", "corpus", "domain", "trunks", "grid", "cell", "recipe", "max_flops_per_run", "max_epochs", "eval_tokens", *_AXES}
+_CELL_KEYS = {"size", "tokens_pt", "tokens_spec", "unique_spec", "seed", "replay_fraction", "early_fraction"}
 
 
 @dataclass(frozen=True, order=True)
@@ -43,11 +45,28 @@ class Cell:
     tokens_pt: float
     """General tokens requested."""
     tokens_spec: float
-    """Specialist tokens requested, repeats included."""
+    """Specialist tokens of the specialist stage requested, repeats included."""
     unique_spec: float | None
-    """Cap on distinct specialist tokens; infinity for all there are, None when tokens_spec is 0."""
+    """Cap on distinct specialist tokens; infinity for all there are, None where no stage has any."""
     replay_fraction: float = 0.0
     """Share of general tokens inside the specialist stage."""
+    early_fraction: float = 0.0
+    """Share of specialist tokens inside the general stage; `tokens_pt` counts the general ones only."""
+
+    @property
+    def tokens_trunk(self) -> float:
+        """Tokens of the general stage, the specialist ones inside it included."""
+        return self.tokens_pt / (1 - self.early_fraction)
+
+    @property
+    def tokens_early(self) -> float:
+        """Specialist tokens inside the general stage."""
+        return self.tokens_trunk * self.early_fraction
+
+    @property
+    def tokens_stage(self) -> float:
+        """Tokens of the specialist stage, replayed ones included."""
+        return self.tokens_spec / (1 - self.replay_fraction)
 
 
 @dataclass(frozen=True)
@@ -60,21 +79,22 @@ class Grid:
     unique_spec: tuple[float, ...]
     seeds: tuple[int, ...] = (0,)
     replay_fractions: tuple[float, ...] = (0.0,)
+    early_fractions: tuple[float, ...] = (0.0,)
 
     def cells(self) -> list[Cell]:
         """Cross the axes; of the caps that the tokens do not fill, keep the smallest, since the rest train the same run."""
         found = []
-        for size in self.sizes:
-            for seed in self.seeds:
-                for tokens_pt in self.tokens_pt:
-                    for tokens_spec in self.tokens_spec:
-                        if tokens_spec == 0:
-                            if tokens_pt > 0:
-                                found.append(Cell(size, seed, tokens_pt, 0.0, None))
-                            continue
-                        enough = [cap for cap in sorted(self.unique_spec) if cap >= tokens_spec]
-                        for cap in [cap for cap in self.unique_spec if cap < tokens_spec] + enough[:1]:
-                            found += [Cell(size, seed, tokens_pt, tokens_spec, cap, replay) for replay in self.replay_fractions]
+        for size, seed, tokens_pt, tokens_spec in product(self.sizes, self.seeds, self.tokens_pt, self.tokens_spec):
+            for early in self.early_fractions if tokens_pt > 0 else (0.0,):
+                plain = Cell(size, seed, tokens_pt, tokens_spec, None, early_fraction=early)
+                seen = tokens_spec + plain.tokens_early
+                if seen == 0:
+                    found += [plain] if tokens_pt > 0 else []
+                    continue
+                enough = [cap for cap in sorted(self.unique_spec) if cap >= seen]
+                for cap in [cap for cap in self.unique_spec if cap < seen] + enough[:1]:
+                    for replay in self.replay_fractions if tokens_spec > 0 else (0.0,):
+                        found.append(replace(plain, unique_spec=cap, replay_fraction=replay))
         return found
 
 
@@ -102,6 +122,8 @@ class SweepSpec:
     """Held-out tokens a domain on which each endpoint is evaluated, at most."""
     listed: tuple[Cell, ...] = ()
     """Cells stated one by one, united with those of the grids."""
+    trunks: Path | None = None
+    """Folder of the trunks' states where several sweeps of one corpus and recipe share them; None for a sweep with its own."""
 
     def cells(self, vocab: int, unique_available: float) -> tuple[list[Cell], dict[str, int]]:
         """List the cells to train, smallest first.
@@ -134,12 +156,13 @@ class SweepSpec:
         if not kept:
             reasons = "; ".join(f"{count} {reason}" for reason, count in left_out.items()) or "the grid is empty"
             raise InputError(f"no cell of sweep {self.name!r} can be trained: {reasons}", remedy="widen the grid or its limits")
-        return sorted(kept, key=lambda cell: (cell.size, cell.seed, cell.tokens_pt, cell.unique_spec or 0, cell.tokens_spec)), dict(left_out)
+        order = sorted(kept, key=lambda cell: (cell.size, cell.seed, cell.tokens_pt, cell.unique_spec or 0, cell.tokens_spec, cell.early_fraction))
+        return order, dict(left_out)
 
     def _reason_to_leave_out(self, cell: Cell, vocab: int) -> str | None:
         shape = shape_for(cell.size, family=self.recipe.family, vocab=vocab)
-        tokens = cell.tokens_pt + cell.tokens_spec / (1 - cell.replay_fraction)
-        if cell.tokens_spec and cell.unique_spec and cell.tokens_spec / cell.unique_spec > self.max_epochs * 1.001:
+        tokens = cell.tokens_trunk + cell.tokens_stage
+        if cell.unique_spec and (cell.tokens_spec + cell.tokens_early) / cell.unique_spec > self.max_epochs * 1.001:
             return f"with more than {self.max_epochs:g} epochs"
         if tokens * flops_per_token(shape, self.recipe.seq_len) > self.max_flops_per_run * 1.001:
             return f"above {self.max_flops_per_run:.3g} FLOPs"
@@ -179,6 +202,9 @@ def read_sweep(path: Path | str) -> SweepSpec:
     for key in ("name", "domain"):
         if key in table and (not isinstance(table[key], str) or not table[key]):
             raise InputError(f"{path}: {key} = {table[key]!r} is not a name", remedy="give a text")
+    trunks = table.get("trunks")
+    if trunks is not None and (not isinstance(trunks, str) or not trunks):
+        raise InputError(f"{path}: trunks = {trunks!r} names no folder", remedy='state trunks = "FOLDER", shared by sweeps of one corpus')
     numbers = {key: _number(table[key], f"{path}: {key}") for key in ("max_flops_per_run", "max_epochs", "eval_tokens") if key in table}
     for key, value in numbers.items():
         if value <= 0:
@@ -193,6 +219,7 @@ def read_sweep(path: Path | str) -> SweepSpec:
         max_flops_per_run=numbers.get("max_flops_per_run", math.inf),
         max_epochs=numbers.get("max_epochs", math.inf),
         eval_tokens=int(numbers.get("eval_tokens", 65536)),
+        trunks=(path.parent / trunks).resolve() if trunks else None,
         listed=tuple(_cell(cell, f"{path}: cell {number + 1}") for number, cell in enumerate(listed)),
     )
 
@@ -202,7 +229,7 @@ def _grid(table: Mapping[str, Any], where: str) -> Grid:
     axes: dict[str, tuple[float, ...]] = {}
     for key in _AXES:
         if key not in table:
-            if key in ("seeds", "replay_fractions"):
+            if key in ("seeds", *_SHARES):
                 axes[key] = (0,)
                 continue
             raise InputError(f"{where}: a grid has no {key}", remedy=f'state {key} = [...], for instance ["200k", "1M"]')
@@ -219,8 +246,9 @@ def _grid(table: Mapping[str, Any], where: str) -> Grid:
             raise InputError(f"{where}: {key} holds {min(axes[key]):g}", remedy="give positive numbers")
     if not all(value == int(value) for value in axes["seeds"]):
         raise InputError(f"{where}: seeds = {table['seeds']} are not whole numbers", remedy="give whole numbers")
-    if max(axes["replay_fractions"]) >= 1:
-        raise InputError(f"{where}: replay_fractions holds {max(axes['replay_fractions']):g}", remedy="give shares from 0 to below 1")
+    for key in _SHARES:
+        if max(axes[key]) >= 1:
+            raise InputError(f"{where}: {key} holds {max(axes[key]):g}", remedy="give shares from 0 to below 1")
     seeds = tuple(int(value) for value in axes.pop("seeds"))
     return Grid(seeds=seeds, **axes)
 
@@ -233,17 +261,22 @@ def _cell(table: Mapping[str, Any], where: str) -> Cell:
     size, tokens_pt, tokens_spec = (_number(table[key], f"{where}: {key}") for key in ("size", "tokens_pt", "tokens_spec"))
     if size <= 0 or tokens_pt + tokens_spec <= 0:
         raise InputError(f"{where} has size = {size:g} and {tokens_pt + tokens_spec:g} tokens", remedy="give a positive size and tokens")
-    if (tokens_spec > 0) != ("unique_spec" in table):
-        has = "no unique_spec beside its tokens_spec" if tokens_spec else "a unique_spec without tokens_spec"
-        raise InputError(f"{where} has {has}", remedy='state unique_spec (a number or "all") just where tokens_spec is positive')
+    seed, replay, early = (_number(table.get(key, 0), f"{where}: {key}") for key in ("seed", "replay_fraction", "early_fraction"))
+    if seed != int(seed) or replay >= 1 or early >= 1:
+        raise InputError(
+            f"{where}: seed = {seed:g}, replay_fraction = {replay:g}, early_fraction = {early:g}", remedy="give a whole seed and shares below 1"
+        )
+    if early > 0 and tokens_pt == 0:
+        raise InputError(f"{where} has early_fraction = {early:g} and no general stage", remedy="leave it out, or give tokens_pt")
+    specialist = tokens_spec > 0 or early > 0
+    if specialist != ("unique_spec" in table):
+        has = "no unique_spec beside its specialist tokens" if specialist else "a unique_spec without specialist tokens"
+        raise InputError(f"{where} has {has}", remedy='state unique_spec (a number or "all") just where tokens_spec or early_fraction is positive')
     cap = table.get("unique_spec")
     unique = None if cap is None else math.inf if cap == "all" else _number(cap, f"{where}: unique_spec")
     if unique is not None and unique <= 0:
         raise InputError(f"{where}: unique_spec = {unique:g}", remedy="give a positive number")
-    seed, replay = (_number(table.get(key, 0), f"{where}: {key}") for key in ("seed", "replay_fraction"))
-    if seed != int(seed) or replay >= 1:
-        raise InputError(f"{where}: seed = {seed:g}, replay_fraction = {replay:g}", remedy="give a whole seed and a share below 1")
-    return Cell(size, int(seed), tokens_pt, tokens_spec, unique, replay)
+    return Cell(size, int(seed), tokens_pt, tokens_spec, unique, replay, early)
 
 
 def _number(value: Any, where: str) -> float:

@@ -3,7 +3,8 @@
 For each size and seed one *trunk* trains on general text at a constant learning rate. From its states *stems* train on
 specialist text, still at a constant rate, one stem for each (tokens_pt, cap on distinct tokens, replay fraction). From the
 states of a stem *tips* cool down, one for each tokens_spec: the endpoint, one row. A zero-shot tip (tokens_spec = 0) cools
-down on general text, from the trunk. With tokens_pt = 0 the stem starts from a fresh model, with warm-up.
+down on general text, from the trunk. With tokens_pt = 0 the stem starts from a fresh model, with warm-up. A share of specialist
+text mixed into the general stage makes another trunk.
 """
 
 from __future__ import annotations
@@ -58,7 +59,9 @@ class Segment:
     unique_spec: float | None = None
     """Cap on distinct specialist tokens."""
     replay_fraction: float = 0.0
-    """Share of general tokens in this stage."""
+    """Share of general tokens in the specialist stage."""
+    early_fraction: float = 0.0
+    """Share of specialist tokens in the general stage."""
     cell: Cell | None = None
     """The endpoint that this segment completes."""
 
@@ -66,6 +69,11 @@ class Segment:
     def steps(self) -> int:
         """Count the optimiser steps."""
         return self.last_step - self.first_step
+
+    @property
+    def shareable(self) -> bool:
+        """Whether it is a stretch of a trunk that specialist domains can share."""
+        return self.stage == "general" and self.cell is None and self.cooldown_to is None and self.early_fraction == 0
 
 
 @dataclass(frozen=True)
@@ -175,22 +183,35 @@ def _size_names(sizes: Iterable[float]) -> dict[float, str]:
 
 
 def _size_tree(prefix: str, cells: Sequence[Cell], recipe: Recipe, common: dict[str, Any], longest: int | None) -> list[Segment]:
-    zero_shot: dict[int, Cell] = {}
+    trunks: dict[tuple[float, float | None], list[Cell]] = defaultdict(list)
+    for cell in cells:
+        trunks[cell.early_fraction, cell.unique_spec if cell.early_fraction else None].append(cell)
+    segments: list[Segment] = []
+    for (early, unique), group in sorted(trunks.items(), key=lambda item: (item[0][0], item[0][1] or 0)):
+        name = prefix + (f"-e{early:g}-u{unique:.0f}" if early else "")
+        segments += _trunk_tree(name, group, recipe, {**common, "early_fraction": early}, unique, longest)
+    return segments
+
+
+def _trunk_tree(
+    prefix: str, cells: Sequence[Cell], recipe: Recipe, common: dict[str, Any], early_cap: float | None, longest: int | None
+) -> list[Segment]:
+    """Arrange the cells of one trunk."""
+    unspecialised: dict[int, Cell] = {}
     stems: dict[tuple[int, float, float], dict[int, Cell]] = defaultdict(dict)
     for cell in cells:
-        steps_pt = recipe.steps(cell.tokens_pt)
+        steps_pt = recipe.steps(cell.tokens_trunk)
         if cell.tokens_spec == 0:
-            _once(zero_shot, steps_pt, cell)
+            _once(unspecialised, steps_pt, cell)
         else:
             assert cell.unique_spec is not None
-            total = recipe.steps(cell.tokens_spec / (1 - cell.replay_fraction))
-            _once(stems[steps_pt, cell.unique_spec, cell.replay_fraction], total, cell)
-    leave = {steps - cooldown_steps(recipe, steps): steps for steps in zero_shot}
-    trunk_stops = sorted({steps for steps, _, _ in stems if steps > 0} | {stop for stop in leave if stop > 0})
-    general = {**common, "stage": "general", "steps_pt": 0, "warmup": True}
+            _once(stems[steps_pt, cell.unique_spec, cell.replay_fraction], recipe.steps(cell.tokens_stage), cell)
+    leave = {total: total - cooldown_steps(recipe, total) for total in unspecialised}
+    trunk_stops = sorted({steps for steps, _, _ in stems if steps > 0} | {stop for stop in leave.values() if stop > 0})
+    general = {**common, "stage": "general", "steps_pt": 0, "warmup": True, "unique_spec": early_cap}
     segments, last = _chain(f"{prefix}-pt", None, trunk_stops, general, longest)
-    for stop, total in sorted(leave.items()):
-        segments += _tip(f"{prefix}-pt{total}-end", last.get(stop), stop, total, general, zero_shot[total], longest)
+    for total, stop in sorted(leave.items()):
+        segments += _tip(f"{prefix}-pt{total}-end", last.get(stop), stop, total, general, unspecialised[total], longest)
     for (steps_pt, unique, replay), ends in sorted(stems.items()):
         stem = f"{prefix}-pt{steps_pt}-u{unique:.0f}" + (f"-r{replay:g}" if replay else "") + "-sp"
         special = {

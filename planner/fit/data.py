@@ -14,7 +14,7 @@ from planner.laws.dual import Array
 from planner.runs import one_recipe, usable
 
 if TYPE_CHECKING:
-    from pandas import DataFrame
+    from pandas import DataFrame, Series
 
 TARGETS = {"spec": "loss_spec", "general": "loss_general"}
 """Which held-out loss a law is of, and the column it is read from."""
@@ -119,7 +119,7 @@ def fit_data(frame: DataFrame, keep: tuple[str, ...] = (), target: str = "spec")
     if target not in TARGETS:
         raise InputError(f"--target {target!r} is not a loss of the table", remedy=f"choose one of {', '.join(TARGETS)}")
     rows = usable(frame, keep)
-    rows = rows[rows[TARGETS[target]].notna()].reset_index(drop=True)
+    rows = rows[rows[TARGETS[target]].notna() & ~early(rows)].reset_index(drop=True)
     if rows.empty:
         raise DataError(f"none of {len(frame)} runs has a {TARGETS[target]} and no flag", remedy="see the flags column, and take rows in with --keep FLAG")
     one_recipe(rows)
@@ -141,6 +141,11 @@ def fit_data(frame: DataFrame, keep: tuple[str, ...] = (), target: str = "spec")
         list(rows["run_id"].astype(str)), known, pt, spec, rows["unique_spec"].to_numpy(float), log_loss, flops, pd.factorize(keys)[0],
         _replicate_sd(rows, log_loss), target=target, replay_fraction=replay if (replay > 0).any() else None,
     )  # fmt: skip
+
+
+def early(frame: DataFrame) -> Series:
+    """Tell which runs mix specialist text into the general stage; laws are fitted to the others."""
+    return frame["early_fraction"].fillna(0) > 0
 
 
 def _replicate_sd(rows: DataFrame, log_loss: Array) -> float | None:

@@ -19,7 +19,11 @@ class Job:
     recipe: Recipe
     """Recipe of the sweep."""
     folder: Path
-    """Folder with `state/` and `records/`."""
+    """Folder of the endpoint's record."""
+    parent_state: Path | None
+    """State to start from; None to start from a fresh model."""
+    state_path: Path
+    """Where the segment's last state goes."""
     corpus: Path
     """Corpus folder."""
     domain: str
@@ -41,9 +45,9 @@ class Job:
         return record_path(self.folder, self.segment.segment_id)
 
     @property
-    def state_path(self) -> Path:
-        """Where the segment's last state goes."""
-        return state_path(self.folder, self.segment.segment_id)
+    def diverged_path(self) -> Path:
+        """Where it is noted that the segment diverged, where it has no endpoint."""
+        return diverged_path(self.state_path.parents[1], self.segment.segment_id)
 
 
 @dataclass(frozen=True)

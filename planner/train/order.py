@@ -53,23 +53,44 @@ class Stream:
 
 
 class Batches:
-    """Batches of one stage: one stream, or two where general tokens are replayed inside the specialist stage."""
+    """Batches of one stage: one stream, or two where the other stage's text is mixed in."""
 
-    def __init__(self, main: Stream, batch_sequences: int, *, replay: Stream | None = None, replay_fraction: float = 0.0, replay_offset: int = 0) -> None:
-        self._main = main
-        self._replay = replay
-        self._fraction = replay_fraction if replay is not None else 0.0
-        self._offset = replay_offset
+    def __init__(
+        self, main: Stream, batch_sequences: int, *, other: Stream | None = None, other_share: float = 0.0, main_offset: int = 0, other_offset: int = 0
+    ) -> None:
+        """Prepare a stage's batches.
+
+        Args:
+            main: text of the stage.
+            batch_sequences: sequences a step.
+            other: text mixed in.
+            other_share: its share of the sequences.
+            main_offset: windows of the main text that an earlier stage has used.
+            other_offset: windows of the other text that an earlier stage has used.
+        """
+        self._main, self._other = main, other
+        self._share = other_share if other is not None else 0.0
+        self._main_offset, self._other_offset = main_offset, other_offset
         self._batch = batch_sequences
 
-    def step(self, number: int) -> NDArray[np.int64]:
-        """Return the batch of step `number` (from 0), shape (batch, seq_len + 1)."""
-        rows = []
-        for sequence in range(number * self._batch, (number + 1) * self._batch):
-            before, after = math.floor(sequence * self._fraction), math.floor((sequence + 1) * self._fraction)
+    def step(self, number: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return inputs and targets of step `number` (from 0), each of shape (batch, seq_len)."""
+        return self.rows(number * self._batch, (number + 1) * self._batch)
+
+    def rows(self, first: int, last: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return inputs and targets of the stage's sequences `first` to `last` (excluded), each of shape (sequences, seq_len)."""
+        windows = []
+        for sequence in range(first, last):
+            before, after = mixed_in(sequence, self._share), mixed_in(sequence + 1, self._share)
             if after > before:
-                assert self._replay is not None
-                rows.append(self._replay.window(self._offset + before))
+                assert self._other is not None
+                windows.append(self._other.window(self._other_offset + before))
             else:
-                rows.append(self._main.window(sequence - before))
-        return np.stack(rows)
+                windows.append(self._main.window(self._main_offset + sequence - before))
+        block = np.stack(windows)
+        return block[:, :-1], block[:, 1:]
+
+
+def mixed_in(sequences: int, share: float) -> int:
+    """Count the sequences of the text mixed in among the first `sequences` of a stage."""
+    return math.floor(sequences * share)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from planner.artifacts import write_artifact
 from planner.corpus import Corpus
 from planner.runs import RECORD_VERSION
 from planner.train.job import Job
+from planner.train.order import mixed_in
 
 
 def write_record(job: Job, seconds: float | None, losses: dict[str, float], *, status: str, reason: str | None) -> None:
@@ -28,12 +28,14 @@ def record_body(job: Job, seconds: float | None, losses: dict[str, float], *, st
     """Build the record of an endpoint: one row of the runs table, and the wall time beside it."""
     segment, recipe = job.segment, job.recipe
     special = segment.stage == "special"
-    per_step = recipe.tokens_per_step
-    replayed = math.floor(segment.last_step * recipe.batch_sequences * segment.replay_fraction) * recipe.seq_len if special else 0
-    tokens_spec = segment.last_step * per_step - replayed if special else 0
-    tokens_pt = segment.steps_pt * per_step if special else segment.last_step * per_step
+    per_step, batch = recipe.tokens_per_step, recipe.batch_sequences
+    steps_pt = segment.steps_pt if special else segment.last_step
+    early = mixed_in(steps_pt * batch, segment.early_fraction) * recipe.seq_len
+    replayed = mixed_in(segment.last_step * batch, segment.replay_fraction) * recipe.seq_len if special else 0
+    tokens_pt = steps_pt * per_step - early
+    tokens_spec = early + (segment.last_step * per_step - replayed if special else 0)
     unique = Corpus.open(job.corpus).subset(job.domain, segment.unique_spec).size if segment.unique_spec else None
-    kind = "zero_shot" if not special else "stable" if segment.steps_pt else "scratch"
+    kind = "mixed" if early and not special else "zero_shot" if not special else "stable" if segment.steps_pt else "scratch"
     row = {
         "run_id": segment.segment_id,
         "trunk_id": segment.segment_id.split("-pt")[0] if segment.steps_pt or not special else segment.segment_id.split("-sp")[0],
@@ -49,7 +51,8 @@ def record_body(job: Job, seconds: float | None, losses: dict[str, float], *, st
         "unique_spec": unique,
         "epochs_spec": tokens_spec / unique if unique else None,
         "replay_fraction": segment.replay_fraction,
-        "steps_pt": tokens_pt // per_step,
+        "early_fraction": segment.early_fraction,
+        "steps_pt": steps_pt,
         "steps_spec": segment.last_step if special else 0,
         "loss_spec": losses.get("loss_spec"),
         "loss_general": losses.get("loss_general"),

@@ -15,10 +15,11 @@ from planner.errors import InputError
 from planner.recipe import Recipe
 from planner.train.checkpoint import LoopState, load_state, save_state
 from planner.train.evaluate import heldout_loss
-from planner.train.job import Job, Result, diverged_path, state_path
-from planner.train.model import build_model, build_optimiser
-from planner.train.order import Batches, Stream
+from planner.train.job import Job, Result
+from planner.train.model import build_optimiser
+from planner.train.order import Batches, Stream, mixed_in
 from planner.train.record import write_record
+from planner.train.start import start_model
 
 SMOOTHING = 0.95
 """Decay of the averaged training loss by which spikes are told from noise."""
@@ -47,18 +48,19 @@ def rate_at(segment: Segment, recipe: Recipe, step: int) -> float:
 def open_batches(job: Job, corpus: Corpus) -> Batches:
     """Open the batches of the job's stage."""
     segment, recipe = job.segment, job.recipe
+    batch, early = recipe.batch_sequences, segment.early_fraction
     general = Stream(corpus.tokens(corpus.general, "train"), recipe.seq_len, segment.seed, corpus.general)
+    special = None
+    if segment.unique_spec is not None:
+        special = Stream(corpus.subset(job.domain, segment.unique_spec), recipe.seq_len, segment.seed, job.domain)
     if segment.stage == "general":
-        return Batches(general, recipe.batch_sequences)
-    assert segment.unique_spec is not None
-    tokens = corpus.subset(job.domain, segment.unique_spec)
+        return Batches(general, batch, other=special if early else None, other_share=early)
+    assert special is not None
+    trunk = segment.steps_pt * batch
     return Batches(
-        Stream(tokens, recipe.seq_len, segment.seed, job.domain),
-        recipe.batch_sequences,
-        replay=general if segment.replay_fraction else None,
-        replay_fraction=segment.replay_fraction,
-        replay_offset=segment.steps_pt * recipe.batch_sequences,
-    )
+        special, batch, other=general if segment.replay_fraction else None, other_share=segment.replay_fraction,
+        main_offset=mixed_in(trunk, early), other_offset=trunk - mixed_in(trunk, early),
+    )  # fmt: skip
 
 
 def run_segment(job: Job, *, report: Callable[[int], None] | None = None) -> Result:
@@ -80,11 +82,12 @@ def run_segment(job: Job, *, report: Callable[[int], None] | None = None) -> Res
     device = _device(job.device)
     corpus = Corpus.open(job.corpus)
     batches = open_batches(job, corpus)
-    model = build_model(segment.shape, recipe, segment.seed).to(device)
+    model = start_model(job, corpus).to(device)
     optimiser = build_optimiser(model, recipe, segment.learning_rate)
     loop = LoopState()
     if segment.parent_id is not None:
-        loop = load_state(state_path(job.folder, segment.parent_id), model, optimiser)
+        assert job.parent_state is not None
+        loop = load_state(job.parent_state, model, optimiser)
     if segment.first_step == 0:
         loop.loss_smooth = loop.loss_smooth_best = None  # another text: its loss is not a spike of the last one's
     try:
@@ -95,7 +98,7 @@ def run_segment(job: Job, *, report: Callable[[int], None] | None = None) -> Res
         if segment.cell is not None:
             write_record(job, loop.seconds, {}, status="diverged", reason=str(error))
         else:
-            write_artifact(diverged_path(job.folder, segment.segment_id), "diverged", 1, {"reason": str(error)})
+            write_artifact(job.diverged_path, "diverged", 1, {"reason": str(error)})
         return Result(segment.segment_id, "diverged", time.perf_counter() - started, str(error))
     loop.seconds += time.perf_counter() - started
     if segment.cell is None or job.labels.get("keep_state"):
@@ -120,10 +123,10 @@ def _train(
     for step in range(segment.first_step, segment.last_step):
         for group in optimiser.param_groups:
             group["lr"] = rate_at(segment, recipe, step)
-        block = torch.from_numpy(batches.step(step)).to(device, non_blocking=True)
+        inputs, targets = (torch.from_numpy(part).to(device, non_blocking=True) for part in batches.step(step))
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
-            logits = model(input_ids=block[:, :-1]).logits
-        loss = torch.nn.functional.cross_entropy(logits.reshape(-1, logits.shape[-1]).float(), block[:, 1:].reshape(-1))
+            logits = model(input_ids=inputs).logits
+        loss = torch.nn.functional.cross_entropy(logits.reshape(-1, logits.shape[-1]).float(), targets.reshape(-1))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, recipe.clip_norm, foreach=True)
         optimiser.step()
