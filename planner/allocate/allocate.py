@@ -11,6 +11,7 @@ import numpy as np
 from planner.allocate.allocation import Allocation, Arm, Plan
 from planner.allocate.beyond import beyond, refuse_far, tell_far, warnings_of_law
 from planner.allocate.closer import closest, refine
+from planner.allocate.early import mixed_arm
 from planner.allocate.optimum import MOST_RESAMPLES, Search, coarse, interval, joined, profile, search, within
 from planner.allocate.problem import Plans, Problem, Size
 from planner.allocate.request import Request
@@ -23,7 +24,6 @@ from planner.units import format_count
 
 ARMS = (("no specialisation", 0.0), ("specialist only", 1.0), ("50/50", 0.5), ("90/10", 0.1))
 """Names and shares of specialist tokens."""
-MIXED = "mixed in from the start"
 LARGER = 1.1
 """Factor in size by which the memory is asked whether it binds."""
 SIMPLER = 0.9
@@ -61,6 +61,7 @@ def allocate(
     prices, exchange = worths(problem, everything, mine)
     shares, losses = profile(problem, everything.plans.sizes)
     splits, sizes = everything.plans.share, everything.plans.params
+    arms = [_arm(problem, name, share, plan, mine, everything.plans.sizes) for name, share in ARMS]
     return Allocation(
         request={**{key: list(value) if isinstance(value, tuple) else value for key, value in asdict(request).items()}, "max_epochs": problem.max_epochs},
         plan=plan,
@@ -71,7 +72,7 @@ def allocate(
         params_within=within(everything, sizes, request.tolerance),
         regret_expected_percent=float(regret.mean()),
         regret_90_percent=float(np.quantile(regret, LEVEL)),
-        arms=(*(_arm(problem, name, share, plan, mine, everything.plans.sizes) for name, share in ARMS), _mixed(problem)),
+        arms=(*arms, mixed_arm(problem, plan, mine, everything.plans.sizes)),
         alternatives=tuple(_alternatives(problem, everything, plan, mine)),
         worths=tuple(prices),
         exchange=exchange,
@@ -136,10 +137,6 @@ def _arm(problem: Problem, name: str, share: float, plan: Plan, mine: Any, sizes
     difference = _resampled(problem, best) - mine
     # Rounded to steps the recommendation may be the arm itself; equal is not better.
     return Arm(name, best, 100 * (best.loss / plan.loss - 1), float((difference > 1e-6).mean()))
-
-
-def _mixed(problem: Problem) -> Arm:
-    return Arm(MIXED, None, None, None, "not measured: no run of the table has specialist text in its general stage")
 
 
 def _alternatives(problem: Problem, found: Search, plan: Plan, mine: Any) -> Iterator[Arm]:

@@ -239,14 +239,21 @@ class Problem:
                 rows.append((number, 0.0, most))
         return self._make(rows, sizes)
 
-    def split(self, sizes: tuple[Size, ...], share: float) -> Plans:
-        """Return the plans with one share of specialist tokens; sizes for which it would take too many passes are left out."""
+    def split(self, sizes: tuple[Size, ...], share: float, *, stage: bool = True) -> Plans:
+        """Return the plans with one share of specialist tokens; sizes for which it would take too many passes are left out.
+
+        Args:
+            sizes: the sizes.
+            share: of specialist tokens in all tokens.
+            stage: whether those are a stage of their own, which is not too short to train.
+        """
+        least = self.min_tokens_stage if stage else 0.0
         rows = []
         for number, size in enumerate(sizes):
             total = self.tokens_at(size, share)
             if share == 1:
                 total = min(total, self.max_tokens_spec)  # what the passes leave over stays unspent
-            if total > 0 and share * total <= self.max_tokens_spec and (share == 0 or share * total >= self.min_tokens_stage):
+            if total > 0 and share * total <= self.max_tokens_spec and (share == 0 or share * total >= least):
                 rows.append((number, (1 - share) * total, share * total))
         return self._make(rows, sizes)
 

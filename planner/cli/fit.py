@@ -49,6 +49,7 @@ def fit(
     from planner.cli.paths import apart, runs_files
     from planner.fit.data import PARAMS_KINDS, fit_data
     from planner.fit.fit import fit as fit_law
+    from planner.fit.fit_early import with_early
     from planner.runs import read_runs
 
     if params_kind not in (*PARAMS_KINDS, "auto"):
@@ -73,6 +74,7 @@ def fit(
                 fitted = fit_law(
                     data, law, params_kinds=kinds, resamples=resamples, scheme=resampling, seed=seed, source=source, progress=shown.tell, pool=pool,
                 )  # fmt: skip
+            fitted = with_early(fitted, frame, tuple(keep or ()), seed)
             fitted.save(place, {"runs": sha256_file(runs)})
             drawn, drawing = _draw(fitted, data, place, pool) if figures and target == "spec" else ([], None)
             if as_json:

@@ -54,6 +54,13 @@ def show(law: FittedLaw) -> None:
         + f"; outside the runs the interval widens by {100 * law.drift:.2f} % for each factor of e"
     )  # fmt: skip
     say("weights of the resamples: " + law.source["resampling"] + ", by trunk and seed")
+    if (early := law.early) is not None:
+        low, high = early.interval
+        after = "" if early.stages_off_percent is None else f"; with a specialist stage after it, not fitted, {early.stages_off_percent:.2g} %"
+        say(
+            f"specialist text mixed in from the start, {early.low:.0%} to {early.high:.0%}: a token of it is worth {early.worth:.3g} "
+            f"({low:.3g} to {high:.3g}) of a specialist stage; {early.rows} runs lie {early.off_percent:.2g} % around the law so{after}"
+        )
     if farthest := law.source.get("farthest"):
         say("runs farthest from the law: " + ", ".join(f"{run['run_id']} {run['off_percent']:+.1f} %" for run in farthest))
     for flag, count in law.source.get("flagged", {}).items():

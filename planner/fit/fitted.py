@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from planner.artifacts import read_artifact, whole, write_artifact
+from planner.fit.early import Early
 from planner.fit.support import AXES, Support
 from planner.laws import Law, Points, Reference, law_named
 from planner.laws.dual import Array
@@ -78,6 +79,8 @@ class FittedLaw:
     """The largest size forecast by a law that was chosen and fitted without it."""
     source: dict[str, Any] = field(default_factory=dict)
     """Where the runs are from: sweep, corpus, domain, recipe, vocab_size, rows, flagged."""
+    early: Early | None = None
+    """What specialist text inside the general stage is worth; None where no run measures it."""
 
     def points(
         self, params: Mapping[str, Any], tokens_pt: Any, tokens_spec: Any, unique_spec: Any, replay_fraction: Any = None
@@ -171,6 +174,7 @@ class FittedLaw:
             "scores": self.scores,
             "holdout": self.holdout,
             "source": self.source,
+            **({"early": self.early.to_dict()} if self.early else {}),
         }
         write_artifact(path, KIND, VERSION, body, inputs)
 
@@ -193,7 +197,10 @@ class FittedLaw:
             if source.get("vocab_size") is not None and not int(source["vocab_size"]) > 0:
                 raise ValueError("a vocabulary of no words")
             noise, drift = float(body["noise"]), float(body["drift"])
-            return cls(members, noise, drift, support, float(body["least_loss"]), body["scores"], body["holdout"], source)
+            early = Early.from_dict(body["early"]) if body.get("early") else None
+            if early is not None and len(early.resamples) != sum(len(member.resamples) for member in members):
+                raise ValueError("a worth of early text that does not go with its resamples")
+            return cls(members, noise, drift, support, float(body["least_loss"]), body["scores"], body["holdout"], source, early)
 
 
 def _member(item: Mapping[str, Any]) -> Member:

@@ -1,0 +1,51 @@
+"""What a specialist token inside the general stage is worth, in tokens of the specialist stage.
+
+A law is fitted to runs whose specialist text all comes after the general one. A run with a share of it in the general stage is read as one with
+that many more tokens of a specialist stage, times one number, the worth, fitted for each resample of the law: above 1 where mixing from the start
+teaches more than a stage of its own, below 1 where it is partly forgotten. How far such runs then lie from the law is said beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from planner.laws.dual import Array
+
+
+@dataclass(frozen=True)
+class Early:
+    """The worth of early specialist tokens, under each resample of a law."""
+
+    worth: float
+    """Under the fitted parameters, mean over the members."""
+    resamples: Array
+    """Shape (resamples of all members,)."""
+    off_percent: float
+    """Root mean square distance of the runs from the law at that worth [% of the loss]."""
+    rows: int
+    """Runs it was fitted to."""
+    low: float
+    """Least share of early text among them."""
+    high: float
+    """Greatest share."""
+    stages_off_percent: float | None = None
+    """The same distance for runs with a specialist stage after the early text, which were not fitted; None without any."""
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Return the 90 % interval of the worth over the resamples."""
+        low, high = np.quantile(self.resamples, [0.05, 0.95])
+        return float(low), float(high)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain data."""
+        return {**vars(self), "resamples": [float(f"{value:.6g}") for value in self.resamples]}
+
+    @classmethod
+    def from_dict(cls, body: Mapping[str, Any]) -> Early:
+        """Read what `to_dict` returned."""
+        return cls(**{**body, "resamples": np.array(body["resamples"], dtype=float)})

@@ -1,0 +1,104 @@
+"""Fit the worth of early specialist text to the runs that have it in their general stage."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from planner.errors import PlannerWarning
+from planner.fit.data import PARAMS_KINDS, early
+from planner.fit.early import Early
+from planner.fit.fitted import FittedLaw
+from planner.laws import Points
+from planner.laws.dual import Array
+from planner.runs import usable
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+LEAST_ROWS = 3
+"""Runs without a stage of their own, from which the worth is fitted."""
+WORTHS = np.exp(np.linspace(np.log(0.02), np.log(20.0), 139))
+"""Values that are tried; the least squares between them are those of a parabola."""
+
+
+def with_early(law: FittedLaw, frame: DataFrame, keep: tuple[str, ...] = (), seed: int = 0) -> FittedLaw:
+    """Return the law with the worth of early text, where its table has enough runs without a specialist stage that measure it.
+
+    Args:
+        law: fitted to the table's other runs.
+        frame: the runs table.
+        keep: flags that do not keep a row out.
+        seed: of the resamples of the runs.
+    """
+    rows = usable(frame, keep)
+    rows = rows[early(rows) & rows["loss_spec"].notna() & (rows["replay_fraction"].fillna(0) == 0)]
+    mixed = rows[rows["branch_kind"] == "mixed"]
+    if any(member.law.stages != 2 or member.law.target != "spec" for member in law.members) or len(mixed) < LEAST_ROWS:
+        if len(rows):
+            warnings.warn(f"{len(rows)} runs with specialist text in their general stage are left out of the fit", PlannerWarning, stacklevel=2)
+        return law
+    measured, at = np.log(mixed["loss_spec"].to_numpy(float)), _Rows(law, mixed)
+    # A trunk is one run here, so runs are drawn one by one, with smooth weights as few are.
+    random = np.random.default_rng([seed, 2])
+    values, points = [], []
+    for number, member in enumerate(law.members):
+        grid = at.grid(number)
+        weights = random.exponential(size=(len(member.resamples), len(mixed)))
+        values.append(_least(member.law.log_loss(member.resamples, grid), measured, weights))
+        points.append(float(_least(member.law.log_loss(member.theta[None], grid), measured, np.ones((1, len(mixed))))[0]))
+    worth, shares = float(np.mean(points)), mixed["early_fraction"]
+    found = Early(
+        worth, np.concatenate(values), _off(at, worth, measured), len(mixed), float(shares.min()), float(shares.max()), _off_stages(law, rows, worth)
+    )
+    return replace(law, early=found)
+
+
+class _Rows:
+    """Runs with early text, as points of a law once a worth is chosen."""
+
+    def __init__(self, law: FittedLaw, rows: DataFrame) -> None:
+        self._law = law
+        share = rows["early_fraction"].to_numpy(float)
+        self._pt, self._unique = rows["tokens_pt"].to_numpy(float), rows["unique_spec"].to_numpy(float)
+        self._early = self._pt * share / (1 - share)
+        self._late = np.maximum(rows["tokens_spec"].to_numpy(float) - self._early, 0.0)
+        self._late[rows["branch_kind"] == "mixed"] = 0.0
+        self._params = {kind: rows[column].to_numpy(float) for kind, column in PARAMS_KINDS.items()}
+
+    def points(self, worth: float) -> list[Points]:
+        """Prepare them at one worth, for each member."""
+        return self._law.points(self._params, self._pt, self._late + worth * self._early, self._unique)
+
+    def grid(self, member: int) -> Points:
+        """Prepare them at all worths for one member, the worths on the outer axis."""
+        count = len(WORTHS)
+        params = {kind: np.tile(values, count) for kind, values in self._params.items()}
+        spec = (self._late + WORTHS[:, None] * self._early).ravel()
+        return self._law.points(params, np.tile(self._pt, count), spec, np.tile(self._unique, count))[member]
+
+
+def _least(forecast: Array, measured: Array, weights: Array) -> Array:
+    """Return the worth of least weighted squares, for each row of forecasts, shape (resamples,)."""
+    off = forecast.reshape(len(forecast), len(WORTHS), -1) - measured
+    squares = np.einsum("kwr,kr->kw", off**2, weights)
+    middle = np.clip(squares.argmin(1), 1, len(WORTHS) - 2)
+    before, here, after = (np.take_along_axis(squares, (middle + step)[:, None], 1)[:, 0] for step in (-1, 0, 1))
+    bend = before - 2 * here + after
+    with np.errstate(divide="ignore", invalid="ignore"):
+        step = np.where(bend > 0, 0.5 * (before - after) / bend, 0.0)
+    width = np.log(WORTHS[1] / WORTHS[0])
+    result: Array = WORTHS[middle] * np.exp(width * np.clip(step, -1, 1))
+    return result
+
+
+def _off(at: _Rows, worth: float, measured: Array) -> float:
+    return 100 * float(np.sqrt(((at._law.log_loss(at.points(worth)) - measured) ** 2).mean()))
+
+
+def _off_stages(law: FittedLaw, rows: DataFrame, worth: float) -> float | None:
+    stages = rows[rows["branch_kind"] != "mixed"]
+    return _off(_Rows(law, stages), worth, np.log(stages["loss_spec"].to_numpy(float))) if len(stages) else None
