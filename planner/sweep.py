@@ -90,7 +90,7 @@ class Sweep:
         parent = None if segment.parent_id is None else self.state_path(self.tree.by_id[segment.parent_id])
         return Job(
             segment, self.spec.recipe, self.folder, parent, self.state_path(segment), self.corpus.folder.resolve(), self.domain, self.spec.eval_tokens,
-            self.tree.flops_of_run(segment), labels, device, threads,
+            self.tree.flops_of_run(segment), labels, self.spec.mixture, device, threads,
         )  # fmt: skip
 
 

@@ -61,6 +61,9 @@ def show(answer: Allocation) -> None:
             arms.append([arm.name, loss, f"{arm.worse_percent:+.2f} %", f"{arm.probability:.0%}", format_count(other.params_non_embedding), split])
     columns = ["instead", "forecast loss (90 % interval)", "against it", "worse in", "size", "general + specialist"]
     table("What else the budget could buy", columns, arms, caption="worse in: share of the resamples in which the recommendation is better")
+    for arm in answer.arms:
+        if arm.plan is not None and arm.note:
+            say(f"{arm.name}: {arm.note}")
     if answer.worths:
         bought = [[worth.change, *(hundredths(value) for value in (worth.lower_percent, worth.low, worth.high))] for worth in answer.worths]
         table("What more would buy", ["", "lower loss by [%]", "from", "to"], bought, caption="from, to: 90 % interval over the resamples")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,10 @@ def answer_many(path: Path, case: Path | None, request: DomainsRequest, allow_ex
 
     apart(out, path, case, *(domain.law_path for domain in request.domains))
     answer = allocate_domains(request, allow_extrapolation=allow_extrapolation)
+    for law, source in answer.sources.items():
+        if source.get("corpus_path"):  # kept relative to the answer, so that a project folder can move as a whole
+            where = os.path.normpath(Path(law).resolve().parent / source["corpus_path"])
+            source["corpus_path"] = os.path.relpath(where, out.resolve().parent)
     laws = {str(domain.law_path): sha256_file(domain.law_path) for domain in request.domains if domain.law_path is not None}
     answer.save(out, {"domains": sha256_file(path), **laws})
     return answer

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from planner.cli.console import bar, give, say, table
-from planner.errors import DataError, PlannerWarning
+from planner.errors import DataError, InputError, PlannerWarning
 from planner.units import format_count, format_seconds
 
 if TYPE_CHECKING:
@@ -28,12 +28,14 @@ def launch(
     allocation: Annotated[Path, typer.Argument(help="What plan allocate wrote.")],
     out: Annotated[Path | None, typer.Option(help="Folder of the run; launches/NAME by default.")] = None,
     corpus: Annotated[Path | None, typer.Option(help="The sweep's corpus, where it has moved.")] = None,
+    structure: Annotated[str | None, typer.Option(help="Of a plan for many domains: split, independent or mixed; the recommended one by default.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of initialisation and data order.")] = 0,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     threads: Annotated[int | None, typer.Option(min=1, help="Threads on a CPU; one a core by default.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be trained.")] = False,
 ) -> None:
     """Launch a run."""
+    from planner.artifacts import read_json
     from planner.cli.needs import require_torch
     from planner.cli.paths import default_workers
     from planner.cli.progress import Watch
@@ -43,6 +45,12 @@ def launch(
     from planner.sweep import segments_to_train
 
     folder = out or Path("launches") / allocation.stem
+    if read_json(allocation).get("kind") == "domains":
+        from planner.cli.launch_domains import launch_domains
+
+        return launch_domains(allocation, folder, structure, corpus, seed, device, threads, dry_run)
+    if structure is not None:
+        raise InputError(f"--structure {structure!r} is of a plan for many domains", remedy="leave it away")
     ready = prepare(allocation, folder, corpus=corpus, seed=seed)
     show_realised(ready)
     left = segments_to_train(ready.run)
@@ -64,10 +72,15 @@ def verify(
     as_json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False,
 ) -> None:
     """Verify a run."""
+    from planner.artifacts import read_json
     from planner.report.plans import verification
     from planner.report.style import save
     from planner.verify import verify as compare
 
+    if read_json(folder / "launch.json").get("kind") == "domains_launch":
+        from planner.cli.launch_domains import verify_domains
+
+        return verify_domains(folder, as_json)
     result = compare(folder)
     if as_json:
         give({**asdict(result), "error": result.error, "error_percent": result.error_percent, "inside": result.inside})

@@ -55,7 +55,7 @@ def plan(name: Name, workers: Workers = None, as_json: AsJson = False) -> None:
     say(f"general tokens: {', '.join(format_count(value) for value in sorted({cell.tokens_pt for cell in cells}))}")
     say(f"specialist tokens: {', '.join(format_count(value) for value in sorted({cell.tokens_spec for cell in cells}))}")
     distinct = sorted({cell.unique_spec for cell in cells if cell.unique_spec is not None})
-    epochs = [cell.tokens_spec / cell.unique_spec for cell in cells if cell.unique_spec]
+    epochs = [(cell.tokens_spec + cell.tokens_early) / cell.unique_spec for cell in cells if cell.unique_spec]
     say(f"distinct specialist tokens: {', '.join(format_count(value) for value in distinct)}")
     say(f"epochs: {min(epochs, default=0):.2g} to {max(epochs, default=0):.3g}")
     for reason, number in sweep.left_out.items():

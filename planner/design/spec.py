@@ -70,6 +70,18 @@ class Cell:
 
 
 @dataclass(frozen=True)
+class Part:
+    """One domain's text in a mix of several."""
+
+    domain: str
+    """Name of the domain in the corpus."""
+    share: float
+    """Of the mix's specialist tokens; the parts add up to 1."""
+    unique_spec: float
+    """Cap on its distinct tokens."""
+
+
+@dataclass(frozen=True)
 class Grid:
     """Axes to be crossed."""
 
@@ -122,6 +134,8 @@ class SweepSpec:
     """Held-out tokens a domain on which each endpoint is evaluated, at most."""
     listed: tuple[Cell, ...] = ()
     """Cells stated one by one, united with those of the grids."""
+    mixture: tuple[Part, ...] = ()
+    """Where the specialist text is a mix of several domains: its parts; each is evaluated on."""
     trunks: Path | None = None
     """Folder of the trunks' states where several sweeps of one corpus and recipe share them; None for a sweep with its own."""
 

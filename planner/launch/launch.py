@@ -18,7 +18,7 @@ from planner.engines.local import Event
 from planner.errors import DataError, InputError, PlannerError, StateError
 from planner.recipe import Recipe
 from planner.sweep import Engine, Sweep, run_sweep, single_run
-from planner.train.job import record_path, state_path
+from planner.train.job import record_path
 from planner.units import format_count
 
 KIND = "launch"
@@ -133,13 +133,18 @@ def carry_out(launch: Launch, engine: Engine, *, device: str = "cpu", threads: i
             name, message = next(iter(failures.items()))
             raise StateError(f"segment {name} failed: {message.strip().splitlines()[0]}", remedy="mend the cause; the same command goes on from here")
     row: dict[str, Any] = read_artifact(record_path(launch.folder, launch.name), "run", 1)["row"]
-    if row["status"] == "ok" and not launch.checkpoint.exists():
+    save_checkpoint(launch.run, row, launch.checkpoint)
+    return row
+
+
+def save_checkpoint(run: Sweep, row: dict[str, Any], out: Path) -> None:
+    """Save the checkpoint of a run that has ended well, once, and let its state go."""
+    if row["status"] == "ok" and not out.exists():
         from planner.train.export import export_checkpoint
 
-        state, tip = state_path(launch.folder, launch.name), launch.run.tree.tips[0]
-        export_checkpoint(state, tip.shape, launch.run.spec.recipe, launch.run.corpus, launch.checkpoint)
-        state.unlink()
-    return row
+        tip = run.tree.tips[0]
+        export_checkpoint(run.state_path(tip), tip.shape, run.spec.recipe, run.corpus, out)
+        run.state_path(tip).unlink()
 
 
 def _begin(launch: Launch) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from planner.design.spec import Part
 from planner.design.tree import Segment
 from planner.recipe import Recipe
 
@@ -34,6 +35,8 @@ class Job:
     """Exact training FLOPs of the whole path to the end of the segment."""
     labels: dict[str, Any]
     """Copied into the record: sweep, recipe and corpus fingerprints."""
+    mixture: tuple[Part, ...] = ()
+    """Parts of the specialist text where it is a mix of domains; `domain` is the first of them."""
     device: str = "cpu"
     """"cpu" or "cuda"."""
     threads: int = 1

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,12 +53,33 @@ class Stream:
         return self._tokens[start : start + self._seq_len + 1].astype(np.int64)
 
 
+class Mix:
+    """Windows of several streams, interleaved evenly by their shares."""
+
+    def __init__(self, parts: Sequence[tuple[Stream, float]]) -> None:
+        """Prepare a mix of streams, each with its share; the shares add up to 1."""
+        left, self._parts = 1.0, []
+        for stream, share in parts:
+            self._parts.append((stream, min(1.0, share / left) if left > 0 else 1.0))
+            left -= share
+
+    def window(self, index: int) -> NDArray[np.int64]:
+        """Return window number `index` of the endless mix, shape (seq_len + 1,)."""
+        for stream, share in self._parts[:-1]:
+            before = mixed_in(index, share)
+            if mixed_in(index + 1, share) > before:
+                return stream.window(before)
+            index -= before  # what is left goes to the streams that follow
+        return self._parts[-1][0].window(index)
+
+
 class Batches:
     """Batches of one stage: one stream, or two where the other stage's text is mixed in."""
 
     def __init__(
-        self, main: Stream, batch_sequences: int, *, other: Stream | None = None, other_share: float = 0.0, main_offset: int = 0, other_offset: int = 0
-    ) -> None:
+        self, main: Stream | Mix, batch_sequences: int, *, other: Stream | Mix | None = None, other_share: float = 0.0,
+        main_offset: int = 0, other_offset: int = 0,
+    ) -> None:  # fmt: skip
         """Prepare a stage's batches.
 
         Args:

@@ -6,6 +6,7 @@ from typing import Any
 
 from planner.artifacts import write_artifact
 from planner.corpus import Corpus
+from planner.design.spec import Part
 from planner.runs import RECORD_VERSION
 from planner.train.job import Job
 from planner.train.order import mixed_in
@@ -34,7 +35,11 @@ def record_body(job: Job, seconds: float | None, losses: dict[str, float], *, st
     replayed = mixed_in(segment.last_step * batch, segment.replay_fraction) * recipe.seq_len if special else 0
     tokens_pt = steps_pt * per_step - early
     tokens_spec = early + (segment.last_step * per_step - replayed if special else 0)
-    unique = Corpus.open(job.corpus).subset(job.domain, segment.unique_spec).size if segment.unique_spec else None
+    corpus = Corpus.open(job.corpus)
+    unique = None
+    if segment.unique_spec:
+        parts = job.mixture or (Part(job.domain, 1.0, segment.unique_spec),)
+        unique = sum(corpus.subset(part.domain, part.unique_spec).size for part in parts)
     kind = "mixed" if early and not special else "zero_shot" if not special else "stable" if segment.steps_pt else "scratch"
     row = {
         "run_id": segment.segment_id,
@@ -68,4 +73,6 @@ def record_body(job: Job, seconds: float | None, losses: dict[str, float], *, st
         "corpus": job.labels["corpus"],
         "sweep": job.labels["sweep"],
     }
-    return {"row": row, "shape": segment.shape.to_dict(), "recipe": recipe.to_dict(), "wall_seconds": seconds}
+    by_domain = {part.domain: losses[f"loss_{part.domain}"] for part in job.mixture if losses}
+    mix = {"loss_by_domain": by_domain} if by_domain else {}
+    return {**mix, "row": row, "shape": segment.shape.to_dict(), "recipe": recipe.to_dict(), "wall_seconds": seconds}

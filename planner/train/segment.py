@@ -17,7 +17,7 @@ from planner.train.checkpoint import LoopState, load_state, save_state
 from planner.train.evaluate import heldout_loss
 from planner.train.job import Job, Result
 from planner.train.model import build_optimiser
-from planner.train.order import Batches, Stream, mixed_in
+from planner.train.order import Batches, Mix, Stream, mixed_in
 from planner.train.record import write_record
 from planner.train.start import start_model
 
@@ -50,8 +50,11 @@ def open_batches(job: Job, corpus: Corpus) -> Batches:
     segment, recipe = job.segment, job.recipe
     batch, early = recipe.batch_sequences, segment.early_fraction
     general = Stream(corpus.tokens(corpus.general, "train"), recipe.seq_len, segment.seed, corpus.general)
-    special = None
-    if segment.unique_spec is not None:
+    special: Stream | Mix | None = None
+    if job.mixture:
+        parts = [(corpus.subset(part.domain, part.unique_spec), part) for part in job.mixture]
+        special = Mix([(Stream(tokens, recipe.seq_len, segment.seed, part.domain), part.share) for tokens, part in parts])
+    elif segment.unique_spec is not None:
         special = Stream(corpus.subset(job.domain, segment.unique_spec), recipe.seq_len, segment.seed, job.domain)
     if segment.stage == "general":
         return Batches(general, batch, other=special if early else None, other_share=early)
@@ -151,8 +154,10 @@ def _watch(loss: float, loop: LoopState, recipe: Recipe, segment: Segment, step:
 
 
 def _evaluate(job: Job, corpus: Corpus, model: torch.nn.Module, device: torch.device) -> dict[str, float]:
+    """Measure the held-out losses of the specialist and the general text, and of each part of a mix by its name."""
+    domains = {"spec": job.domain, "general": corpus.general, **{part.domain: part.domain for part in job.mixture}}
     found: dict[str, float] = {}
-    for key, domain in (("spec", job.domain), ("general", corpus.general)):
+    for key, domain in domains.items():
         heldout = corpus.tokens(domain, "heldout")
         loss, _ = heldout_loss(model, heldout, job.recipe.seq_len, max_tokens=job.eval_tokens, device=device)
         if not math.isfinite(loss):

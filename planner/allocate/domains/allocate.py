@@ -163,6 +163,6 @@ def _sources(problem: DomainsProblem) -> dict[str, Any]:
     found = {}
     for number, (law, members) in enumerate(problem.groups, 1):
         path = problem.request.domains[members[0]].law_path
-        kept = {key: law.source.get(key) for key in ("sweep", "domain", "recipe", "vocab_size", "corpus")}
+        kept = {key: law.source.get(key) for key in ("sweep", "domain", "recipe", "vocab_size", "corpus", "corpus_path", "eval_tokens")}
         found[str(path) if path else f"law {number}"] = {**kept, "domains": [problem.request.domains[member].name for member in members]}
     return found

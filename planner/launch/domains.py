@@ -1,0 +1,219 @@
+"""Carry out a plan for many domains: the trunk once and a branch for each, a model for each, or one model of the whole mix."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from planner.allocate.domains.answer import DomainPlan, DomainsAllocation, Structure
+from planner.allocate.domains.stages import MIXED, SPLIT
+from planner.artifacts import read_artifact, sha256_file, write_artifact
+from planner.corpus import Corpus
+from planner.design.spec import Cell, Part, SweepSpec
+from planner.design.tree import Segment, build_tree
+from planner.engines.local import Event
+from planner.errors import DataError, InputError, StateError
+from planner.launch.launch import STATES
+from planner.recipe import Recipe
+from planner.shapes import ModelShape
+from planner.sweep import Engine, Sweep, run_sweep, single_run
+from planner.train.job import record_path
+from planner.units import format_count
+
+KIND = "domains_launch"
+VERSION = 1
+MIX = "mix"
+"""Folder of the one run of a mixed model."""
+
+
+@dataclass(frozen=True)
+class DomainsLaunch:
+    """A plan for many domains made ready to run."""
+
+    answer: DomainsAllocation
+    path: Path
+    """Of the answer."""
+    folder: Path
+    structure: Structure
+    runs: dict[str, Sweep]
+    """By domain, each with one endpoint; a mixed model has just one, named MIX."""
+
+    def segments(self) -> Iterator[tuple[str, Sweep, Segment]]:
+        """List what is trained: runs in order, a trunk that they share once."""
+        seen: set[Path] = set()
+        for name, run in self.runs.items():
+            for segment in run.tree.segments:
+                path = run.state_path(segment)
+                if path not in seen:
+                    seen.add(path)
+                    yield name, run, segment
+
+    def realised(self) -> list[tuple[str, float, float]]:
+        """List quantity, planned and realised value."""
+        found = []
+        for plan in self.structure.domains:
+            tip = self.runs[MIX if MIX in self.runs else plan.name].tree.tips[0]
+            per_step = self.runs[MIX if MIX in self.runs else plan.name].spec.recipe.tokens_per_step
+            found.append((f"{plan.name}: params_non_embedding", plan.params_non_embedding, float(tip.shape.params_non_embedding)))
+            if MIX not in self.runs:
+                found.append((f"{plan.name}: tokens_pt", plan.tokens_pt, float((tip.steps_pt if tip.stage == "special" else tip.last_step) * per_step)))
+                found.append((f"{plan.name}: tokens_spec", plan.tokens_spec, float(tip.last_step * per_step if tip.stage == "special" else 0)))
+        found.append(("flops", self.structure.flops or 0.0, sum(run.tree.flops(segment) for _, run, segment in self.segments())))
+        return found
+
+
+def prepare_domains(path: Path, folder: Path, *, structure: str | None = None, corpus: Path | None = None, seed: int = 0) -> DomainsLaunch:
+    """Read an answer for many domains and lay its runs out.
+
+    Args:
+        path: what `plan allocate --domains` wrote.
+        folder: where the runs go.
+        structure: name of the structure to carry out, or its beginning; the recommended one by default.
+        corpus: corpus folder, where it is not where the sweeps had it.
+        seed: seed of initialisation and data order.
+
+    Raises:
+        InputError: no such structure, or a law that knows no recipe, or a corpus that is missing or another one.
+        DataError: the corpus has too few distinct specialist tokens.
+    """
+    answer = DomainsAllocation.load(path)
+    for plan in answer.recommended.domains:
+        if Path(plan.name).name != plan.name or plan.name in (MIX, "trunk", "..", "."):
+            raise InputError(f"the domain name {plan.name!r} cannot name a folder", remedy="rename it in the file of domains and allocate again")
+    chosen = _structure(answer, structure)
+    of = {name: source for source in answer.sources.values() for name in source["domains"]}
+    if chosen.name in (SPLIT, MIXED):
+        for key in ("recipe", "corpus"):
+            if len({repr(source.get(key)) for source in of.values()}) > 1:
+                raise InputError(
+                    f"{chosen.name} trains all domains on one trunk, and their laws differ in {key}",
+                    remedy="sweep the domains on one corpus with one recipe (see trunks in sweeps/README.md), or --structure independent",
+                )
+    folders = {name: _open(path, source, corpus) for name, source in of.items()}
+    if chosen.name == MIXED:
+        return DomainsLaunch(answer, path, folder, chosen, {MIX: _mixed(chosen, of, folders, folder / MIX, seed)})
+    trunks = folder / "trunk" if chosen.name == SPLIT else None
+    runs = {plan.name: _run(plan, of[plan.name], folders[plan.name], folder / plan.name, trunks, seed) for plan in chosen.domains}
+    return DomainsLaunch(answer, path, folder, chosen, runs)
+
+
+def carry_out_domains(
+    launch: DomainsLaunch, engine: Engine, *, device: str = "cpu", threads: int = 1, on_event: Callable[[Event], None] | None = None
+) -> dict[str, dict[str, Any]]:
+    """Train the runs, or go on with them, and save their checkpoints.
+
+    Returns:
+        Records by domain, or by MIX.
+
+    Raises:
+        StateError: the folder holds a launch of something else, or a segment failed.
+    """
+    from planner.launch.launch import save_checkpoint
+
+    _begin(launch)
+    records = {}
+    for name, run in launch.runs.items():
+        record = record_path(run.folder, run.tree.tips[0].segment_id)
+        if not record.exists() or not (run.folder / "checkpoint").exists():
+            failures = run_sweep(run, engine, device=device, threads=threads, keep_state=True, on_event=on_event)
+            if failures:
+                segment, message = next(iter(failures.items()))
+                raise StateError(f"{name}: segment {segment} failed: {message.strip().splitlines()[0]}", remedy="mend the cause; the same command goes on")
+        records[name] = read_artifact(record, "run", 1)
+        save_checkpoint(run, records[name]["row"], run.folder / "checkpoint")
+    if launch.structure.name == SPLIT:
+        shutil.rmtree(launch.folder / "trunk" / "state", ignore_errors=True)
+    return records
+
+
+def _structure(answer: DomainsAllocation, name: str | None) -> Structure:
+    if name is None:
+        return answer.recommended
+    found = [item for item in answer.structures if name in item.name]
+    if len(found) != 1 or found[0].loss is None:
+        names = ", ".join(item.name for item in answer.structures if item.loss is not None)
+        raise InputError(f"--structure {name!r} is none of the answer's with a plan", remedy=f"choose one of {names}")
+    return found[0]
+
+
+def _open(path: Path, source: dict[str, Any], corpus: Path | None) -> Corpus:
+    if not source.get("recipe"):
+        raise InputError(f"{path} comes from a law without a recipe", remedy="launch it with the trainer that made those runs")
+    where = corpus or (path.parent / source["corpus_path"] if source.get("corpus_path") else None)
+    if where is None:
+        raise InputError(f"{path} names no corpus", remedy="give --corpus")
+    opened = Corpus.open(where)
+    if opened.fingerprint != source.get("corpus"):
+        raise InputError(
+            f"corpus {where} has fingerprint {opened.fingerprint}, the sweep was trained on {source.get('corpus')}",
+            remedy="give the sweep's own corpus with --corpus; a forecast holds for no other",
+        )
+    return opened
+
+
+def _spec(source: dict[str, Any], corpus: Corpus, domain: str, folder: Path) -> SweepSpec:
+    recipe, tokens = Recipe.from_mapping(source["recipe"]), int(source.get("eval_tokens") or 65536)
+    return SweepSpec(folder.name, folder, corpus.folder.resolve(), domain, (), recipe, eval_tokens=tokens)
+
+
+def _domain(plan: DomainPlan, source: dict[str, Any], corpus: Corpus) -> str:
+    """Return the corpus's own name of a plan's domain, once it is seen to have text enough."""
+    domain = corpus.specialist(source.get("domain") or plan.name)
+    available = corpus.unique_tokens(domain)
+    if plan.tokens_spec > 0 and plan.unique_spec > available:
+        raise DataError(
+            f"the plan counts on {format_count(plan.unique_spec)} distinct tokens of {plan.name}; corpus {corpus.folder} has {format_count(available)}",
+            remedy="lower its unique_tokens and allocate again, or build a larger corpus",
+        )
+    return domain
+
+
+def _run(plan: DomainPlan, source: dict[str, Any], corpus: Corpus, folder: Path, trunks: Path | None, seed: int) -> Sweep:
+    domain = _domain(plan, source, corpus)
+    spec = replace(_spec(source, corpus, domain, folder), trunks=trunks)
+    cell = Cell(plan.params_non_embedding, seed, plan.tokens_pt, plan.tokens_spec, plan.unique_spec if plan.tokens_spec else None)
+    return single_run(spec, corpus, domain, _tree(cell, plan, spec, corpus))
+
+
+def _mixed(structure: Structure, of: dict[str, dict[str, Any]], folders: dict[str, Corpus], folder: Path, seed: int) -> Sweep:
+    used = [plan for plan in structure.domains if plan.tokens_spec > 0]
+    if not used or not structure.tokens_general:
+        raise DataError("the mix has no general or no specialist text", remedy="launch another --structure")
+    names = {plan.name: _domain(plan, of[plan.name], folders[plan.name]) for plan in structure.domains}
+    corpus, total = folders[used[0].name], sum(plan.tokens_spec for plan in used)
+    parts = tuple(Part(names[plan.name], plan.tokens_spec / total, plan.unique_spec) for plan in structure.domains)
+    spec = replace(_spec(of[used[0].name], corpus, parts[0].domain, folder), mixture=parts)
+    unique = sum(plan.unique_spec for plan in used)
+    cell = Cell(used[0].params_non_embedding, seed, structure.tokens_general, 0.0, unique, 0.0, total / (total + structure.tokens_general))
+    return single_run(spec, corpus, parts[0].domain, _tree(cell, used[0], spec, corpus))
+
+
+def _tree(cell: Cell, plan: DomainPlan, spec: SweepSpec, corpus: Corpus) -> Any:
+    steps = spec.recipe.steps(cell.tokens_trunk + cell.tokens_spec)
+    shapes = {cell.size: ModelShape(**plan.shape)} if plan.shape else None
+    return build_tree([cell], spec.recipe, corpus.vocab_size, eval_tokens=spec.eval_tokens, max_segment_steps=max(200, steps // STATES), shapes=shapes)
+
+
+def _begin(launch: DomainsLaunch) -> None:
+    """Put down which forecast the runs are to be held against, once, before the first step."""
+    digest, path = sha256_file(launch.path), launch.folder / "launch.json"
+    if path.exists():
+        found = read_artifact(path, KIND, VERSION)
+        if found["inputs"].get("allocation") != digest or found["structure"] != launch.structure.name:
+            raise StateError(f"{launch.folder} holds a launch of another plan or structure", remedy="give another --out, or delete that folder")
+        return
+    if launch.folder.exists() and any(launch.folder.iterdir()):
+        raise StateError(f"{launch.folder} is not empty and holds no launch", remedy="give another --out")
+    launch.folder.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(launch.path, launch.folder / "allocation.json")
+    body = {
+        "structure": launch.structure.name,
+        "runs": {name: run.tree.tips[0].segment_id for name, run in launch.runs.items()},
+        "started": datetime.now(timezone.utc).isoformat(timespec="microseconds"),
+        "requested_and_realised": launch.realised(),
+    }
+    write_artifact(path, KIND, VERSION, body, {"allocation": digest})

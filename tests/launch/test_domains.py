@@ -1,0 +1,145 @@
+"""A plan for two domains carried out on real text: the trunk once, a branch for each; and one model of the mix."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from planner.allocate.domains.answer import DomainPlan, DomainsAllocation, Structure
+from planner.allocate.domains.stages import INDEPENDENT, MIXED, SPLIT
+from planner.artifacts import read_json
+from planner.cli.main import app
+from planner.corpus.build import build_corpus
+from planner.corpus.config import CorpusSettings, Source, TokenizerSettings
+from planner.corpus.store import Corpus
+from planner.engines.local import Event, LocalEngine
+from planner.errors import InputError, StateError
+from planner.flops import flops_per_token
+from planner.ladder import shape_for
+from planner.launch.domains import MIX, carry_out_domains, prepare_domains
+from planner.train.order import Mix, Stream
+from planner.verify_domains import verify_domains
+from tests.conftest import TINY_RECIPE
+
+pytest.importorskip("torch")
+
+
+@pytest.fixture(scope="module")
+def two(text_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    sources = (Source("general", "txt", "general"), Source("parser", "txt", "special/_*.txt"), Source("mail", "txt", "special/[a-z]*.txt"))
+    made = CorpusSettings(text_folder, sources, TokenizerSettings(vocab_size=300), heldout_fraction=0.1)
+    return build_corpus(made, tmp_path_factory.mktemp("two") / "corpus")[0]
+
+
+def answer(corpus: Corpus) -> DomainsAllocation:
+    shape = shape_for(1e4, family="qwen3", vocab=corpus.vocab_size)
+    size, price = float(shape.params_non_embedding), flops_per_token(shape, 32)
+    pt, spec = 230 * 64.0, {"parser": 210 * 64.0, "mail": 220 * 64.0}
+
+    def structure(name: str, general: float, flops: float, pts: dict[str, float]) -> Structure:
+        plans = tuple(
+            DomainPlan(domain, weight, size, pts[domain], spec[domain], 4000.0, 3.4, 1.0, 1.0, 0.5, 4.0, 2.0, 6.0, None, {}, shape.to_dict())
+            for domain, weight in (("parser", 1.0), ("mail", 3.0))
+        )
+        return Structure(name, "assumption: a test" if name == MIXED else "", 4.0, 2.0, 6.0, 0.0, None, size, general, flops, 0.3, plans)
+
+    tokens = sum(spec.values())
+    structures = (
+        structure(SPLIT, pt, (pt + tokens) * price, dict.fromkeys(spec, pt)),
+        structure(INDEPENDENT, 2 * pt, (2 * pt + tokens) * price, dict.fromkeys(spec, pt)),
+        structure(MIXED, pt, (pt + tokens) * price, {name: pt + tokens - spec[name] for name in spec}),
+    )
+    common = {
+        "sweep": "s", "recipe": TINY_RECIPE.to_dict(), "vocab_size": corpus.vocab_size, "corpus": corpus.fingerprint, "corpus_path": str(corpus.folder),
+        "eval_tokens": 640,
+    }  # fmt: skip
+    sources = {f"{name}.json": {**common, "domain": name, "domains": [name]} for name in spec}
+    return DomainsAllocation({"flops": 1.0, "domains": 2}, SPLIT, structures, (), (), sources)
+
+
+@pytest.fixture(scope="module")
+def split(two: Corpus, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Event]]:
+    folder = tmp_path_factory.mktemp("domains")
+    answer(two).save(folder / "a.json", {})
+    events: list[Event] = []
+    records = carry_out_domains(prepare_domains(folder / "a.json", folder / "run"), LocalEngine(1), on_event=events.append)
+    assert {name: record["row"]["status"] for name, record in records.items()} == {"parser": "ok", "mail": "ok"}
+    return folder / "run", events
+
+
+def test_the_trunk_is_trained_once_and_the_flops_are_those_of_the_plan(split: tuple[Path, list[Event]], two: Corpus) -> None:
+    folder, events = split
+    trained = [event.job.segment.segment_id for event in events if event.kind == "finished"]
+    assert len([name for name in trained if "-u" not in name]) == len({name for name in trained if "-u" not in name}) > 0
+    launch = read_json(folder / "launch.json")
+    planned, realised = next((planned, realised) for name, planned, realised in launch["requested_and_realised"] if name == "flops")
+    assert realised == pytest.approx(planned) and not (folder / "trunk" / "state").exists()
+    rows = {name: read_json(next((folder / name / "records").iterdir()))["row"] for name in ("parser", "mail")}
+    assert rows["parser"]["tokens_pt"] == rows["mail"]["tokens_pt"] == 14720 and rows["mail"]["tokens_spec"] == 14080
+    for name in rows:
+        assert (folder / name / "checkpoint" / "model.safetensors").exists()
+
+
+def test_the_checkpoint_is_the_run_and_the_branches_differ(split: tuple[Path, list[Event]], two: Corpus) -> None:
+    from transformers import AutoModelForCausalLM
+
+    from planner.train.evaluate import heldout_loss
+
+    losses = {}
+    for branch in ("parser", "mail"):
+        model = AutoModelForCausalLM.from_pretrained(split[0] / branch / "checkpoint")
+        losses[branch] = heldout_loss(model, two.tokens("mail", "heldout"), 32, max_tokens=640, device=model.device)[0]
+    row = read_json(next((split[0] / "mail" / "records").iterdir()))["row"]
+    assert losses["mail"] == pytest.approx(row["loss_spec"], abs=1e-5) and losses["mail"] < losses["parser"] - 0.1
+
+
+def test_it_is_verified_by_domain_and_by_weight(split: tuple[Path, list[Event]]) -> None:
+    result = verify_domains(split[0])
+    by = {item.name: item for item in result.domains}
+    assert result.measured == pytest.approx((by["parser"].measured + 3 * by["mail"].measured) / 4) and result.inside
+    shown = CliRunner().invoke(app, ["verify", str(split[0])])
+    assert shown.exit_code == 0 and "weighted mean" in shown.stdout and "inside" in shown.stdout, shown.output
+    (split[0] / "allocation.json").write_text((split[0] / "allocation.json").read_text().replace('"loss": 4.0', '"loss": 3.9', 1))
+    with pytest.raises(StateError, match="not the plan"):
+        verify_domains(split[0])
+
+
+def test_a_mixed_model_sees_all_domains(two: Corpus, tmp_path: Path) -> None:
+    answer(two).save(tmp_path / "a.json", {})
+    result = CliRunner().invoke(app, ["launch", str(tmp_path / "a.json"), "--structure", "mixed", "--out", str(tmp_path / "run")])
+    assert result.exit_code == 0, result.output
+    record = read_json(next((tmp_path / "run" / MIX / "records").iterdir()))
+    row = record["row"]
+    assert set(record["loss_by_domain"]) == {"parser", "mail"} and row["branch_kind"] == "mixed"
+    assert row["tokens_spec"] == pytest.approx(430 * 64, rel=0.01) and row["tokens_pt"] == pytest.approx(230 * 64, rel=0.01)
+    assert verify_domains(tmp_path / "run").assumption
+
+
+def test_a_mix_interleaves_by_share(two: Corpus) -> None:
+    streams = [Stream(two.tokens(name, "train"), 32, 0, name) for name in ("parser", "mail", "general")]
+    mix = Mix(list(zip(streams, (0.5, 0.2, 0.3), strict=True)))
+    windows = [mix.window(index) for index in range(60)]
+    counts = []
+    for stream, count in zip(streams, (30, 12, 18), strict=True):
+        own = [stream.window(index) for index in range(count)]
+        counts.append(sum(any(np.array_equal(window, other) for other in own) for window in windows))
+    assert counts == [30, 12, 18], "every stream's windows come once each, in its own order"
+
+
+def test_what_cannot_be_launched_is_said(two: Corpus, tmp_path: Path) -> None:
+    plan = answer(two)
+    plan.save(tmp_path / "a.json", {})
+    with pytest.raises(InputError, match="none of the answer's"):
+        prepare_domains(tmp_path / "a.json", tmp_path / "run", structure="nothing")
+    other = {**plan.sources, "mail.json": {**plan.sources["mail.json"], "recipe": {**TINY_RECIPE.to_dict(), "warmup_steps": 30}}}
+    replace(plan, sources=other).save(tmp_path / "b.json", {})
+    with pytest.raises(InputError, match="differ in recipe"):
+        prepare_domains(tmp_path / "b.json", tmp_path / "run")
+    assert prepare_domains(tmp_path / "b.json", tmp_path / "run", structure="independent").runs.keys() == {"parser", "mail"}
+    body = json.loads((tmp_path / "a.json").read_text().replace('"name": "mail"', '"name": "../mail"'))
+    (tmp_path / "c.json").write_text(json.dumps(body))
+    with pytest.raises(InputError, match="cannot name a folder"):
+        prepare_domains(tmp_path / "c.json", tmp_path / "run")
