@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from planner.allocate.allocation import Arm, Plan
@@ -52,8 +54,7 @@ def _points(problem: Problem, plans: Plans, worth: float) -> list[Points]:
 
 def _one(plans: Plans, number: int, spec: Array) -> Plans:
     """Repeat one plan with other counts of specialist tokens."""
-    rows = np.full(len(spec), number)
-    return Plans(plans.size[rows], plans.params[rows], plans.tokens_pt[rows], spec, plans.unique_spec[rows], plans.sizes)
+    return replace(plans.rows(np.full(len(spec), number)), tokens_spec=spec)
 
 
 def _resampled(problem: Problem, plans: Plans, number: int, early: Early, most: int = MOST_RESAMPLES) -> Array:

@@ -16,6 +16,10 @@ SHORTER = (1.0, 0.85, 0.7, 0.58, 0.48, 0.4, 0.32, 0.25, 0.18, 0.12, 0.08, 0.05, 
 """Shares of the general tokens that could be taken, tried under a law by which they can do harm, or a limit on the general loss that fewer may keep."""
 FEW_RESAMPLES = 8
 """Of each member, to see whether general tokens can do harm."""
+SOME_RESAMPLES = 24
+"""Of each member, under which plans without hope are told from the others."""
+HOPELESS = 0.03
+"""In ln L: how far behind the best a plan must lie in all of those worlds, and in their mean, to be given up; twice the tolerance where that is more."""
 MOST_RESAMPLES = 120
 """Of each member, in a search; forecasts use all."""
 
@@ -45,12 +49,39 @@ class Search:
 
 def search(problem: Problem, plans: Plans) -> Search:
     """Evaluate plans under every resample."""
+    return _evaluated(problem, plans, _allowed(problem, plans))
+
+
+def _evaluated(problem: Problem, plans: Plans, allowed: Array) -> Search:
+    """Evaluate the plans that are allowed; the others are infinitely bad."""
     points = _points(problem, plans)
     resamples, guess = problem.law.log_loss_resamples(points, MOST_RESAMPLES), problem.law.log_loss(points)
-    if problem.retention is not None:
-        passed = np.isnan(problem.retention.replay(plans, problem.min_tokens_stage))
-        resamples[:, passed], guess = np.inf, np.where(passed, np.inf, guess)
+    if not allowed.all():
+        resamples[:, np.logical_not(allowed)], guess = np.inf, np.where(allowed, guess, np.inf)
     return Search(plans, resamples.mean(0), guess, resamples)
+
+
+def _allowed(problem: Problem, plans: Plans) -> Array:
+    """Tell which plans keep the limit on the general loss, all of them where there is none."""
+    if problem.retention is None:
+        return np.ones(len(plans), dtype=bool)
+    result: Array = np.isfinite(problem.retention.replay(plans, problem.min_tokens_stage))
+    return result
+
+
+def _hopeful(problem: Problem, plans: Plans) -> Array:
+    """Tell which plans come near the best of some resample, or of their mean, and keep one of the smallest and of the largest size.
+
+    A compromise may be far from the best in every world that is looked at. By the sizes at the ends it is seen whether the best lies there.
+    """
+    some = problem.law.log_loss_resamples(_points(problem, plans), SOME_RESAMPLES)
+    mean = some.mean(0)
+    behind = np.minimum((some - some.min(1, keepdims=True)).min(0), mean - mean.min())
+    keep = behind <= max(HOPELESS, 2 * problem.request.tolerance)
+    for end in (plans.params.min(), plans.params.max()):
+        rows = np.flatnonzero(plans.params == end)
+        keep[rows[behind[rows].argmin()]] = True
+    return keep
 
 
 def _points(problem: Problem, plans: Plans) -> list[Points]:
@@ -68,10 +99,13 @@ def coarse(problem: Problem) -> Search:
     if not len(plans):
         problem.refuse_text()
     shorter = problem.retention is not None or _general_harms(problem, plans)
-    found = search(problem, problem.plans(sizes, FRACTIONS, SHORTER) if shorter else plans)
-    if problem.retention is not None and not np.isfinite(found.expected).any():
-        problem.retention.refuse(found.plans)
-    return found
+    plans = problem.plans(sizes, FRACTIONS, SHORTER) if shorter else plans
+    allowed = _allowed(problem, plans)
+    if problem.retention is not None and not allowed.any():
+        problem.retention.refuse(plans)
+    plans = plans.rows(allowed)
+    plans = plans.rows(_hopeful(problem, plans))
+    return _evaluated(problem, plans, np.ones(len(plans), dtype=bool))
 
 
 def _general_harms(problem: Problem, plans: Plans) -> bool:

@@ -58,6 +58,12 @@ class Plans:
         result: Array = (self.tokens_pt + self.tokens_spec) * np.array([size.flops_per_token for size in self.sizes])[self.size]
         return result
 
+    def rows(self, chosen: Array) -> Plans:
+        """Return some of the plans, by a mask or by number."""
+        every = (self.size, self.params, self.tokens_pt, self.tokens_spec, self.unique_spec)
+        size, params, pt, spec, unique = (values[chosen] for values in every)
+        return Plans(size, params, pt, spec, unique, self.sizes)
+
     def __len__(self) -> int:
         return len(self.params)
 

@@ -111,22 +111,32 @@ class Retention:
             least_stage: tokens that a general stage has at the least.
             margin: by how much the limit is to be kept, in ln L.
         """
-        result = np.full(len(plans), np.nan)
+        result, before = np.full(len(plans), np.nan), self._before(plans)
         for share in self.replays:
             rows = np.flatnonzero(np.isnan(result))
-            excess = self.excess(plans, rows, np.full(len(rows), share))
             trunk = _trunk(plans.tokens_pt[rows], plans.tokens_spec[rows], share)
             fits = (trunk >= least_stage) | ((share == 0) & (trunk == 0))
-            result[rows[(excess <= np.where(plans.tokens_spec[rows] > 0, -margin, 1e-9)) & fits]] = share
+            rows = rows[fits]
+            if not len(rows):
+                continue
+            excess = self._excess(plans.rows(rows), share, before[rows])
+            result[rows[excess <= np.where(plans.tokens_spec[rows] > 0, -margin, 1e-9)]] = share
         return result
 
-    def excess(self, plans: Plans, rows: Any, share: Array) -> Array:
-        """Return by how much the forecast ln L of some plans passes the limit; infinite where there is no base to rise over."""
-        params = {name: values[rows] for name, values in plans.params_by.items()}
-        points = self._points(params, plans.tokens_pt[rows], plans.tokens_spec[rows], plans.unique_spec[rows], share)
-        after, before = (self.law.log_loss(at) for at in points)
-        before = np.where(plans.tokens_pt[rows] > 0, before, -inf)
-        found = np.full(len(rows), -inf)
+    def _before(self, plans: Plans) -> Array:
+        """Forecast ln L of the general loss without a specialist stage; minus infinity without general tokens, over which nothing may rise."""
+        if self.max_rise is None:
+            return np.zeros(len(plans))
+        none = np.zeros(len(plans))
+        general = np.where(plans.tokens_pt > 0, plans.tokens_pt, 1.0)
+        result: Array = self.law.log_loss(self.law.points(plans.params_by, general, none, plans.unique_spec, none))
+        return np.where(plans.tokens_pt > 0, result, -inf)
+
+    def _excess(self, plans: Plans, share: float, before: Array) -> Array:
+        """Return by how much the forecast ln L of plans passes the limit; infinite where there is no base to rise over."""
+        trunk = np.maximum(_trunk(plans.tokens_pt, plans.tokens_spec, share), 0.0)
+        after = self.law.log_loss(self.law.points(plans.params_by, trunk, plans.tokens_spec, plans.unique_spec, np.full(len(plans), share)))
+        found = np.full(len(plans), -inf)
         if self.max_loss is not None:
             found = after - np.log(self.max_loss)
         if self.max_rise is not None:
@@ -167,8 +177,8 @@ class Retention:
         Raises:
             DataError: always.
         """
-        rows = np.arange(len(plans))
-        least = np.min([self.excess(plans, rows, np.full(len(rows), share)) for share in self.replays], axis=0)
+        before = self._before(plans)
+        least = np.min([self._excess(plans, share, before) for share in self.replays], axis=0)
         if not np.isfinite(least).any():
             raise DataError(f"no plan of this budget has a general stage to keep {self.limit} with", remedy="give more general text, or more FLOPs")
         nearest = 100 * float(np.expm1(least[np.isfinite(least)].min()))
