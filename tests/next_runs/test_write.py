@@ -44,7 +44,7 @@ def test_cells_stand_beside_grids_and_count_once(tmp_path: Path) -> None:
     [
         (ONE, "cell 1 has no tokens_spec"),
         (ONE + "tokens_spec = 0\nunique_spec = 5\n", "a unique_spec without specialist tokens"),
-        (ONE + 'tokens_spec = "1M"\n', "no unique_spec beside its tokens_spec"),
+        (ONE + 'tokens_spec = "1M"\n', "no unique_spec beside its specialist tokens"),
         (ONE + "tokens_spec = 0\nsizes = 3\n", "no setting 'sizes'"),
         (ONE + 'tokens_spec = "much"\n', "tokens_spec: 'much' is not a count"),
         (ONE + "tokens_spec = 0\nseed = 1.5\n", "seed = 1.5"),
