@@ -1,0 +1,246 @@
+"""Aggregate training speed of a sweep on this machine, against the same models under Hugging Face's Trainer and in a loop after nanoGPT's.
+
+Three ways to train the same model (transformers' Qwen3, batch 8x128, vocabulary 1024, AdamW, clipping), each as one process with all cores, which is
+how Trainer and nanoGPT are run, and as one process a core with one thread each, which is how a sweep runs. Ours is `run_segment` itself, as a worker
+of `plan sweep run` calls it. Tokens a second are counted after a warm-up, over all processes. The share is that of the machine's own matrix product:
+fp32, 1024 x 1024, the same threads. FLOPs are exact ones, see planner/flops.py. With --compile the same models once more through torch.compile.
+
+Needs `pip install accelerate` for Trainer.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.common import ROOT, Report
+from planner.flops import flops_per_token
+from planner.ladder import shape_for
+from planner.recipe import Recipe
+
+SIZES = (20e3, 80e3, 400e3, 1.6e6)
+SECONDS = 12.0
+"""Of each measurement, about."""
+WARM = 20
+"""Steps before the clock starts."""
+RECIPE = Recipe()
+VOCAB = 1024
+RATE = 3e-3
+
+
+def main() -> None:
+    """Run and print, or be one of the processes."""
+    if len(sys.argv) > 1 and sys.argv[1] == "process":
+        return process(*sys.argv[2:])
+    report = Report(__file__, __doc__, lambda parser: parser.add_argument("--compile", action="store_true", help="torch.compile beside it"))
+    cores = len(os.sched_getaffinity(0))
+    layouts = {"one process": (1, cores), "one a core": (cores, 1)}
+    kinds = ("ours", "trainer", "nanogpt", *(("compiled",) if report.options.compile else ()))
+    sizes = SIZES[:2] if report.quick else SIZES
+    with tempfile.TemporaryDirectory() as folder:
+        corpus = make_text(Path(folder))
+        peak = {name: run("peak", 0, corpus, *layout) for name, layout in layouts.items()}
+        report.say(f"{cores} cores; fp32 matrix product: {peak['one process'] / 1e9:.0f} GFLOP/s with {cores} threads in one process, "
+                   f"{peak['one a core'] / 1e9:.0f} GFLOP/s in {cores} processes of one thread")  # fmt: skip
+        rows = []
+        for size in sizes:
+            shape = shape_for(size, family=RECIPE.family, vocab=VOCAB)
+            cost = flops_per_token(shape, RECIPE.seq_len)
+            speed = {(kind, name): run(kind, size, corpus, *layout) for kind in kinds for name, layout in layouts.items()}
+            ours = speed["ours", "one a core"]
+            usual = speed["trainer", "one process"]
+            best = max(value for (kind, _), value in speed.items() if kind in ("trainer", "nanogpt"))
+            others = [f"{speed[kind, name] / 1e3:.1f}k" for kind in kinds[1:] for name in layouts]
+            ratios = [ours / usual, ours / max(speed["trainer", name] for name in layouts), ours / best]
+            share = f"{100 * ours * cost / peak['one a core']:.0f} %"
+            rows.append([f"{shape.params_non_embedding / 1e3:.0f}k", f"{ours / 1e3:.1f}k", *others, *(f"{ratio:.2f}" for ratio in ratios), share])
+    columns = ["parameters", "ours", *(f"{kind}, {name}" for kind in kinds[1:] for name in layouts)]
+    report.table("tokens a second, all processes together", [*columns, "ours/Trainer", "ours/its best", "ours/best of all", "of the peak"], rows)
+    report.say("ours/Trainer: as Trainer is run, one process with all cores; its best: whichever layout")
+    report.say("best of all: Trainer and nanoGPT's loop, any layout, torch.compile left aside")
+    report.end()
+
+
+def run(kind: str, size: float, corpus: Path, processes: int, threads: int) -> float:
+    """Run one measurement in processes that start together; return the sum of their speeds."""
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
+    command = [sys.executable, "-m", "benchmarks.training", "process", kind, f"{size:g}", str(corpus), str(threads)]
+    quiet = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+    started = [subprocess.Popen(command, cwd=ROOT, env=environment, **quiet) for _ in range(processes)]
+    outputs = [item.communicate()[0] for item in started]
+    return sum(float(output.split()[-1]) for output in outputs)
+
+
+def process(kind: str, size: str, corpus: str, threads: str) -> None:
+    """Measure one way and print tokens (for "peak": FLOPs) a second."""
+    import torch
+
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(int(threads))
+    if kind == "peak":
+        a, b = torch.randn(1024, 1024), torch.randn(1024, 1024)
+        for _ in range(5):
+            a @ b
+        started, count = time.perf_counter(), 0
+        while time.perf_counter() - started < 3:
+            a @ b
+            count += 1
+        print(2 * 1024**3 * count / (time.perf_counter() - started))
+        return
+    ways = {"ours": ours, "trainer": trainer, "nanogpt": nanogpt, "compiled": compiled}
+    print(ways[kind](float(size), Path(corpus), int(threads)))
+
+
+def make_text(folder: Path) -> Path:
+    """Build a corpus of random tokens: speed does not depend on what they say."""
+    from planner.artifacts import write_artifact
+    from planner.corpus.store import KIND, VERSION
+
+    random = np.random.default_rng(0)
+    for domain in ("general", "special"):
+        (folder / domain).mkdir()
+        for split in ("train", "heldout"):
+            random.integers(0, VOCAB, 200_000).astype("uint16").tofile(folder / domain / f"{split}.bin")
+            np.save(folder / domain / f"{split}.offsets.npy", np.arange(0, 200_001, 100))
+    entry = {"tokens_train": 200_000, "tokens_heldout": 200_000, "bytes_train": 400_000, "bytes_heldout": 400_000}
+    body = {"fingerprint": "0", "vocab_size": VOCAB, "dtype": "uint16", "token_ids": {}, "domains": {"general": entry, "special": entry}}
+    write_artifact(folder / "corpus.json", KIND, VERSION, body)
+    return folder
+
+
+def ours(size: float, corpus: Path, threads: int) -> float:
+    """Train a segment the way a sweep's worker does."""
+    from planner.design.spec import Cell
+    from planner.design.tree import build_tree
+    from planner.engines.local import tune_allocator
+    from planner.train.job import Job
+    from planner.train.segment import run_segment
+
+    tune_allocator()
+    tokens = 1e5 * RECIPE.tokens_per_step
+    segment = build_tree([Cell(size, 0, tokens, tokens, 1e5)], RECIPE, VOCAB).segments[0]
+    job = Job(segment, RECIPE, corpus, None, corpus / "state" / "none.safetensors", corpus, "special", 0, 0.0, {}, threads=threads)
+    clock = Clock()
+    try:
+        run_segment(job, report=clock.at)
+    except Enough:
+        pass
+    return clock.speed
+
+
+class Enough(Exception):
+    """The measurement is over."""
+
+
+class Clock:
+    """Counts steps from the end of the warm-up, and stops the training once there are enough."""
+
+    def __init__(self) -> None:
+        self._start: tuple[float, int] | None = None
+        self.speed = 0.0
+
+    def at(self, steps: int) -> None:
+        """Note that so many steps are done."""
+        now = time.perf_counter()
+        if self._start is None:
+            if steps >= WARM:
+                self._start = now, steps
+            return
+        self.speed = (steps - self._start[1]) * RECIPE.tokens_per_step / (now - self._start[0])
+        if now - self._start[0] > SECONDS:
+            raise Enough
+
+
+def _model(size: float):
+    from planner.train.model import build_model
+
+    return build_model(shape_for(size, family=RECIPE.family, vocab=VOCAB), RECIPE, 0)
+
+
+def trainer(size: float, corpus: Path, threads: int) -> float:
+    """Train with Hugging Face's Trainer, nothing logged, saved or evaluated."""
+    import torch
+    from transformers import Trainer, TrainerCallback, TrainingArguments
+
+    tokens = np.memmap(corpus / "general" / "train.bin", dtype="uint16", mode="r")
+
+    class Windows(torch.utils.data.Dataset):
+        def __len__(self) -> int:
+            return (len(tokens) - 1) // RECIPE.seq_len
+
+        def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+            window = torch.from_numpy(tokens[index * RECIPE.seq_len : (index + 1) * RECIPE.seq_len].astype(np.int64))
+            return {"input_ids": window, "labels": window}
+
+    clock = Clock()
+
+    class Watch(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            try:
+                clock.at(state.global_step)
+            except Enough:
+                control.should_training_stop = True
+
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = TrainingArguments(
+            output_dir=folder, per_device_train_batch_size=RECIPE.batch_sequences, max_steps=10**6, learning_rate=RATE, lr_scheduler_type="constant",
+            weight_decay=0.1, max_grad_norm=1.0, logging_strategy="no", save_strategy="no", report_to=[], use_cpu=True, disable_tqdm=True,
+            optim="adamw_torch_fused", seed=0,
+        )  # fmt: skip
+        Trainer(_model(size), arguments, train_dataset=Windows(), callbacks=[Watch()]).train()
+    return clock.speed
+
+
+def nanogpt(size: float, corpus: Path, threads: int) -> float:
+    """Train in a loop like nanoGPT's train.py: random windows of a memory map, fused AdamW, clipping, the loss read every ten steps."""
+    return _loop(size, corpus, compiled=False)
+
+
+def compiled(size: float, corpus: Path, threads: int) -> float:
+    """Train in that loop with the model's loss through torch.compile."""
+    return _loop(size, corpus, compiled=True)
+
+
+def _loop(size: float, corpus: Path, *, compiled: bool) -> float:
+    import torch
+
+    tokens = np.memmap(corpus / "general" / "train.bin", dtype="uint16", mode="r")
+    model = _model(size)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
+    random, length = np.random.default_rng(0), RECIPE.seq_len
+
+    def loss_of(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        logits = model(input_ids=x).logits
+        return torch.nn.functional.cross_entropy(logits.view(-1, logits.size(-1)), y.reshape(-1))
+
+    step_loss = torch.compile(loss_of) if compiled else loss_of
+    clock, step = Clock(), 0
+    try:
+        while True:
+            at = random.integers(0, len(tokens) - length - 1, RECIPE.batch_sequences)
+            x = torch.stack([torch.from_numpy(tokens[i : i + length].astype(np.int64)) for i in at])
+            y = torch.stack([torch.from_numpy(tokens[i + 1 : i + 1 + length].astype(np.int64)) for i in at])
+            for group in optimiser.param_groups:
+                group["lr"] = RATE
+            loss = step_loss(x, y)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
+            step += 1
+            if step % 10 == 0:
+                loss.item()
+            clock.at(step)
+    except Enough:
+        return clock.speed
+
+
+if __name__ == "__main__":
+    main()
