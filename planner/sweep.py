@@ -283,7 +283,7 @@ def _tidy(sweep: Sweep) -> None:
         path = state_path(sweep.folder, segment.segment_id)
         if segment.cell is None and path.name in present and segment.segment_id not in needed:
             path.unlink(missing_ok=True)
-    files = [path for segment in sweep.tree.segments for path in (state_path(sweep.folder, segment.segment_id), record_path(sweep.folder, segment.segment_id))]
+    files = [of(sweep.folder, segment.segment_id) for segment in sweep.tree.segments for of in (state_path, record_path)]
     known = {f".{path.name}" for path in files}
     for folder in {path.parent for path in files}:
         for name in _names(folder):

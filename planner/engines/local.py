@@ -10,12 +10,14 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from planner.engines.event import Deaths, Event
-from planner.engines.worker import ONE_THREAD, answer, tune_allocator
+from planner.engines.worker import answer, one_thread, tune_allocator
 from planner.train.job import Job
 
 
 class LocalEngine:
     """Runs jobs in worker processes; jobs are handed out by a callable, so that the scheduler can wait for parents."""
+
+    name = "local"
 
     def __init__(self, workers: int) -> None:
         self._workers = workers
@@ -76,18 +78,9 @@ class _Worker:
 
     def _spawn(self) -> None:
         self.pipe, other = self._context.Pipe()
-        # Threads are fixed before numpy or torch start in the child: the environment is read when their libraries load.
-        before = {key: os.environ.get(key) for key in ONE_THREAD}
-        os.environ.update(ONE_THREAD)
-        try:
+        with one_thread():
             self.process = self._context.Process(target=_work, args=(other, os.getpid()), daemon=True)
             self.process.start()
-        finally:
-            for key, value in before.items():
-                if value is None:
-                    os.environ.pop(key, None)
-                else:
-                    os.environ[key] = value
         other.close()
 
     def start(self, job: Job) -> None:

@@ -8,7 +8,8 @@ import secrets
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,21 @@ NOTE_EVERY = 2.0
 
 Report = Callable[[int], None]
 Runner = Callable[[Job, Report], Result]
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Give the processes that are started inside the variables that must be there before numpy or torch load."""
+    before = {key: os.environ.get(key) for key in ONE_THREAD}
+    os.environ.update(ONE_THREAD)
+    try:
+        yield
+    finally:
+        for key, value in before.items():
+            if value is None:
+                os.environ.pop(key, None)
+            else:
+                os.environ[key] = value
 
 
 def tune_allocator() -> None:
@@ -98,7 +114,7 @@ class Notes:
         except OSError:
             return
 
-    def news(self, names: Iterable[str]) -> Iterable[tuple[str, int]]:
+    def news(self, names: Iterable[str]) -> Iterator[tuple[str, int]]:
         """Yield each of these segments whose note has changed, with its steps."""
         try:
             present = {entry.name for entry in os.scandir(self._folder)}
