@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -164,21 +164,26 @@ def run_sweep(
             segment = schedule.next()
             return None if segment is None else sweep.job(segment, device=device, threads=threads, keep_state=keep_state)
 
-        for event in engine.run(next_job):
-            segment = event.job.segment
-            if event.kind == "finished":
-                assert event.result is not None
-                if event.result.outcome == "diverged" and segment.cell is None:
-                    for name in _skip_descendants(sweep, segment, event.result.reason or ""):
-                        schedule.drop(sweep.tree.by_id[name])
-                elif segment.cell is not None:
-                    finished.append(segment)
-                if (parent := schedule.done(segment)) is not None:
-                    state_path(sweep.folder, parent).unlink(missing_ok=True)
-            elif event.kind == "failed":
-                failures[segment.segment_id] = event.message
-            if on_event is not None:
-                on_event(event)
+        events = engine.run(next_job)
+        try:
+            for event in events:
+                segment = event.job.segment
+                if event.kind == "finished":
+                    assert event.result is not None
+                    if event.result.outcome == "diverged" and segment.cell is None:
+                        for name in _skip_descendants(sweep, segment, event.result.reason or ""):
+                            schedule.drop(sweep.tree.by_id[name])
+                    elif segment.cell is not None:
+                        finished.append(segment)
+                    if (parent := schedule.done(segment)) is not None:
+                        state_path(sweep.folder, parent).unlink(missing_ok=True)
+                elif event.kind == "failed":
+                    failures[segment.segment_id] = event.message
+                if on_event is not None:
+                    on_event(event)
+        finally:
+            if isinstance(events, Generator):
+                events.close()  # ends the workers while the lock still holds
         failures |= _not_here(sweep, finished)
         if not failures:
             _tidy(sweep)

@@ -11,7 +11,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +90,8 @@ def import_ray(*, local: bool) -> Any:
     """
     if local and "ray" not in sys.modules:
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # Ray's switch for "one machine", despite its name
+    if local:
+        os.environ.setdefault("RAY_AUTH_MODE", "token")  # other users of this machine reach its loopback too
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray
@@ -142,7 +144,8 @@ class _Run:
                     self._warn_if_nothing_fits()
         finally:
             for reference in self._tasks:
-                self._ray.cancel(reference, force=True)
+                with suppress(Exception):  # one that has just ended, or a cluster that is gone: what matters is what ended this run
+                    self._ray.cancel(reference, force=True)
 
     def _submit(self, job: Job) -> Event:
         try:

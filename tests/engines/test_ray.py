@@ -208,7 +208,8 @@ def test_the_end_of_the_driver_loses_nothing(folder: Path, undisturbed: Path, bl
         driver.wait()
     assert len(family) > 4 and addresses and addresses <= LOOPBACK
     if blow == signal.SIGINT:
-        assert driver.returncode == 130 and "the same command goes on" in words and not (folder / "runner.lock").exists()
+        assert driver.returncode == 130 and "the same command goes on" in words, words
+        assert not (folder / "runner.lock").exists()
     workers = [pid for pid, args in family.items() if "Agent" not in args]  # Ray's two agents take a minute to notice
     wait_for(lambda: not any(map(alive, workers)), "the end of Ray's processes", 30)
     assert SECRET not in words
