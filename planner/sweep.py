@@ -12,15 +12,16 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from planner.artifacts import read_json, write_text
 from planner.corpus import Corpus
 from planner.design.spec import Cell, SweepSpec, read_sweep
 from planner.design.tree import Segment, Tree, build_tree
 from planner.engines.event import Event
-from planner.errors import InputError, PlannerWarning, StateError
-from planner.lock import gone, holder_of, locked, this_process
+from planner.errors import PlannerWarning, StateError
+from planner.live import read_live
+from planner.lock import locked
 from planner.mend import read_record, set_aside_torn
 from planner.runs import compile_runs, write_runs
 from planner.schedule import Schedule
@@ -193,8 +194,9 @@ def run_sweep(
 
 def write_table(sweep: Sweep) -> DataFrame:
     """Compile runs.csv from the records of the sweep's own cells; return it."""
+    present = _names(sweep.folder / "records")
     paths = [record_path(sweep.folder, tip.segment_id) for tip in sweep.tree.tips]
-    frame = compile_runs([path for path in paths if path.exists()])
+    frame = compile_runs([path for path in paths if path.name in present])
     write_runs(sweep.folder / "runs.csv", frame)
     return frame
 
@@ -212,34 +214,12 @@ def sweep_status(sweep: Sweep) -> SweepStatus:
             done += outcome == "ok"
             diverged += outcome == "diverged"
     left = segments_to_train(sweep)
-    live = _live(sweep)
+    live = read_live(sweep.folder)
     tips_left = sum(segment.cell is not None for segment in left)
     return SweepStatus(
         done, diverged, len(live.get("failed", {})), min(tips_left, len(live.get("running", []))), tips_left,
         sum(sweep.tree.cost(segment) for segment in left),
     )  # fmt: skip
-
-
-def write_live(folder: Path, running: list[str], failed: dict[str, str]) -> None:
-    """Note which segments run and which failed, for `plan sweep status` in another terminal."""
-    body = {"holder": this_process(), "running": running, "failed": failed}
-    try:
-        write_text(folder / "state" / "live.json", json.dumps(body) + "\n")
-    except StateError:  # a full disk stops what it must, not this
-        return
-
-
-def _live(sweep: Sweep) -> dict[str, Any]:
-    """Read that note; what it says is running counts while the runner that wrote it holds the sweep."""
-    try:
-        live = read_json(sweep.folder / "state" / "live.json")
-    except InputError:
-        return {}
-    holder = holder_of(sweep.folder) or {}
-    writer = live.get("holder") or {}
-    if gone(holder) or {key: holder.get(key) for key in writer} != writer or not writer:
-        live["running"] = []
-    return live
 
 
 def _mend(sweep: Sweep) -> None:

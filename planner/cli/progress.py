@@ -6,7 +6,8 @@ import time
 
 from planner.cli.console import Bar
 from planner.engines.event import Event
-from planner.sweep import Sweep, write_live
+from planner.live import write_live
+from planner.sweep import Sweep
 
 NOTE_EVERY = 0.5
 """Seconds between two notes for `plan sweep status`: each is a file written for good, and short segments come by the hundred."""

@@ -7,6 +7,8 @@ every fault of a worker or a node is counted and told as those of local workers 
 from __future__ import annotations
 
 import os
+import re
+import socket
 import sys
 import time
 import warnings
@@ -27,6 +29,9 @@ AHEAD = 0.25
 """Tasks queued beyond what fits now, as a share of it: no processor waits for this process, and an autoscaler sees what is wanted."""
 NOTHING_FITS = 20.0
 """Seconds without a node that a queued task would fit on, after which it is said."""
+
+REACH = 10.0
+"""Seconds to wait for an answer from a cluster's address."""
 
 
 class RayEngine:
@@ -63,6 +68,8 @@ class RayEngine:
         if ray.is_initialized():
             yield ray
             return
+        if self._address is not None:
+            _check_reachable(self._address)
         try:
             if self._address is None:
                 ray.init(address="local", num_cpus=self._workers, include_dashboard=False, log_to_driver=False, logging_level="error")
@@ -70,7 +77,7 @@ class RayEngine:
                 ray.init(address=self._address, log_to_driver=False, logging_level="error")
         except (ConnectionError, ValueError, RuntimeError) as error:
             where = f"at {self._address}" if self._address else "on this machine"
-            raise StateError(f"no Ray cluster answers {where}: {str(error).splitlines()[0]}", remedy="check --address and ray status") from error
+            raise StateError(f"no Ray cluster answers {where}: {str(error).splitlines()[0]}", remedy="check --address, RAY_AUTH_TOKEN_PATH and ray status") from error
         try:
             if self._address is None:
                 _check_loopback(ray)
@@ -100,6 +107,19 @@ def import_ray(*, local: bool) -> Any:
             "the package ray is needed for --engine ray and is not installed", remedy="pip install 'compute-allocation-planner[train,ray]'"
         ) from error
     return ray
+
+
+def _check_reachable(address: str) -> None:
+    """Find out in seconds whether somebody listens there; Ray itself tries for minutes."""
+    place = re.fullmatch(r"(?:ray://)?\[?([^\[\]/]+?)\]?:(\d{1,5})", address)
+    if place is None:
+        if address != "auto":
+            raise InputError(f"--address {address!r} is no address", remedy="give auto, HOST:PORT or ray://HOST:PORT")
+        return
+    try:
+        socket.create_connection((place[1], int(place[2])), timeout=REACH).close()
+    except (OSError, OverflowError) as error:
+        raise StateError(f"no Ray cluster answers at {address}: {error}", remedy="check --address; ray status on its head tells it") from error
 
 
 def _check_loopback(ray: Any) -> None:

@@ -18,7 +18,7 @@ from planner.corpus.store import Corpus
 from planner.engines.event import MAX_DEATHS, Event
 from planner.engines.local import LocalEngine
 from planner.engines.ray import RayEngine, import_ray
-from planner.errors import InputError, StateError
+from planner.errors import StateError
 from planner.sweep import Sweep, run_sweep
 from planner.train.job import Job, Result
 from tests.engines.tiny import assert_whole, lay_out, start, states, wait_for
@@ -218,6 +218,18 @@ def test_the_end_of_the_driver_loses_nothing(folder: Path, undisturbed: Path, bl
     assert_whole(folder, undisturbed)
 
 
-def test_a_cluster_that_is_not_there() -> None:
-    with pytest.raises(InputError, match="--workers 2 says nothing"):
-        RayEngine(address="10.0.0.1:6379", workers=2)
+@pytest.mark.parametrize(("address", "sentence"), [("127.0.0.1:1", "no Ray cluster answers at 127.0.0.1:1"), ("nowhere", "--address 'nowhere' is no address")])
+def test_a_cluster_that_is_not_there(folder: Path, address: str, sentence: str) -> None:
+    runner = start(folder, "--engine", "ray", "--address", address)
+    words = runner.communicate(timeout=60)[1]
+    assert runner.returncode == 2 and sentence in words and "Traceback" not in words
+
+
+def test_the_cluster_file_of_the_docs_is_one() -> None:
+    import yaml
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    root = Path(__file__).parents[2]
+    text = (root / "examples" / "ray-cluster.yaml").read_text()
+    validate_config(prepare_config(yaml.safe_load(text)))
+    assert text.strip() in (root / "docs" / "clusters.md").read_text(), "the docs show another file"

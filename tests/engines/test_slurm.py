@@ -46,24 +46,30 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "slurm"
 
 
-def runners() -> dict[str, Any]:
-    """Make stand-ins for training that need no torch; closures, since a compute node cannot import this file."""
+def runners(slow: int = 99) -> dict[str, Any]:
+    """Make stand-ins for training that need no torch; closures, since a compute node cannot import this file.
+
+    Args:
+        slow: number of the last job for which `slow` hangs.
+    """
 
     def quick(job: Job, report: object) -> Result:
         import os as system
 
         return Result(job.segment.segment_id, "done", 0.0, system.environ["OMP_NUM_THREADS"])
 
-    def slow(job: Job, report: object) -> Result:
+    def hang(job: Job, report: object) -> Result:
+        import os as system
         import time
 
-        time.sleep(300)
-        raise AssertionError
+        if int(system.environ["SLURM_JOB_ID"]) <= slow:
+            time.sleep(300)
+        return Result(job.segment.segment_id, "done", 0.0)
 
     def broken(job: Job, report: object) -> Result:
         raise ValueError("the corpus has moved")
 
-    return {"quick": quick, "slow": slow, "broken": broken}
+    return {"quick": quick, "slow": hang, "broken": broken}
 
 
 def jobs_of(folder: Path, number: int) -> list[Job]:
@@ -88,19 +94,24 @@ def test_jobs_run_with_submitits_own_executors(folder: Path, cluster: str) -> No
     assert {event.result.reason for event in events if event.result is not None} == {"1"} or cluster == "debug"
 
 
-@pytest.mark.parametrize("state", ["NODE_FAIL", "PREEMPTED"])
-def test_a_job_that_the_cluster_ends_is_submitted_again(slurm: Path, folder: Path, state: str) -> None:
-    engine = SlurmEngine(pace=QUICK, runner=runners()["slow"])
+@pytest.mark.parametrize(("state", "dooms"), [("NODE_FAIL", 1), ("PREEMPTED", 1), ("OUT_OF_MEMORY", MAX_DEATHS)])
+def test_a_job_that_the_cluster_ends_is_submitted_again(slurm: Path, folder: Path, state: str, dooms: int) -> None:
+    doomed: set[int] = set()
 
     def end(event: Event) -> None:
-        if event.kind in ("started", "worker_died"):
-            wait_for(lambda: (slurm / "jobs" / f"{max(fake_slurm.jobs(slurm))}.pid").exists(), "a job")
-            fake_slurm.doom(slurm, max(fake_slurm.jobs(slurm)), state)
+        if event.kind == "started" and len(doomed) < dooms:
+            number = max(fake_slurm.jobs(slurm))
+            wait_for(lambda: (slurm / "jobs" / f"{number}.pid").exists(), "a job")
+            fake_slurm.doom(slurm, number, state)
+            doomed.add(number)
 
-    events = run_all(jobs_of(folder, 1), engine, end)
+    events = run_all(jobs_of(folder, 1), SlurmEngine(pace=QUICK, runner=runners(slow=dooms)["slow"]), end)
     kinds = [event.kind for event in events if event.kind != "started"]
-    assert kinds == [*["worker_died"] * (MAX_DEATHS - 1), "failed"]
-    assert state.lower() in events[-1].message and len(fake_slurm.jobs(slurm)) == MAX_DEATHS
+    if dooms == MAX_DEATHS:
+        assert kinds == [*["worker_died"] * (MAX_DEATHS - 1), "failed"] and state.lower() in events[-1].message
+    else:
+        assert kinds == [*["worker_died"] * dooms, "finished"]
+    assert len(fake_slurm.jobs(slurm)) == min(MAX_DEATHS, dooms + 1)
 
 
 def test_what_goes_wrong_in_a_segment_is_told_and_not_repeated(slurm: Path, folder: Path) -> None:
