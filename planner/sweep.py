@@ -6,11 +6,9 @@ the same command goes on and ends with the same table. States go as soon as noth
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import warnings
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -20,9 +18,13 @@ from planner.artifacts import read_json, write_text
 from planner.corpus import Corpus
 from planner.design.spec import Cell, SweepSpec, read_sweep
 from planner.design.tree import Segment, Tree, build_tree
-from planner.engines.local import Event
-from planner.errors import PlannerError, StateError
+from planner.engines.event import Event
+from planner.errors import PlannerWarning, StateError
+from planner.live import read_live
+from planner.lock import locked
+from planner.mend import read_record, set_aside_torn
 from planner.runs import compile_runs, write_runs
+from planner.schedule import Schedule
 from planner.train.job import Job, diverged_path, record_path, state_path
 from planner.train.record import write_record
 
@@ -107,28 +109,6 @@ class SweepStatus:
     """FLOPs of the segments still to train."""
 
 
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold a folder for one runner.
-
-    Raises:
-        StateError: another process holds it; the message names it.
-    """
-    path = folder / "run.lock"
-    folder.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            file.seek(0)
-            holder = file.read().strip() or "another process"
-            raise StateError(f"{folder} is being run by {holder}", remedy="wait for it or stop it") from error
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {os.uname().nodename}")
-        file.flush()
-        yield
-
-
 def check_identity(sweep: Sweep) -> None:
     """Refuse to go on with records or states of another recipe or corpus.
 
@@ -186,48 +166,55 @@ def run_sweep(
     Returns:
         Message by segment for those that failed (not diverged); the same command tries them again.
     """
-    with locked(sweep.folder):
+    with locked(sweep.folder, getattr(engine, "name", type(engine).__name__)):
         check_identity(sweep)
+        _mend(sweep)
         left = {segment.segment_id: segment for segment in segments_to_train(sweep)}
         for segment in sweep.tree.segments:
             if segment.cell is None and (noted := sweep.diverged_path(segment)).exists():
-                _skip_descendants(sweep, segment, str(read_json(noted)["reason"]), left)
-        priority = sweep.tree.critical_path()
+                reason = str(read_json(noted)["reason"])
+                for name in _skip_descendants(sweep, segment, reason):
+                    left.pop(name, None)
+        schedule = Schedule(sweep.tree, left)
         failures: dict[str, str] = {}
-        waiting = sorted(left, key=lambda name: -priority[name])
+        finished: list[Segment] = []
 
         def next_job() -> Job | None:
-            for name in waiting:
-                parent = left_segment(name).parent_id
-                if parent is None or (parent not in left and sweep.state_path(sweep.tree.by_id[parent]).exists()):
-                    waiting.remove(name)
-                    return sweep.job(left_segment(name), device=device, threads=threads, keep_state=keep_state)
-            return None
+            segment = schedule.next()
+            return None if segment is None else sweep.job(segment, device=device, threads=threads, keep_state=keep_state)
 
-        def left_segment(name: str) -> Segment:
-            return sweep.tree.by_id[name]
-
-        for event in engine.run(next_job):
-            name = event.job.segment.segment_id
-            if event.kind == "finished":
-                assert event.result is not None
-                left.pop(name, None)
-                if event.result.outcome == "diverged" and event.job.segment.cell is None:
-                    _skip_descendants(sweep, event.job.segment, event.result.reason or "", left)
-                    waiting = [item for item in waiting if item in left]
-                _drop_states(sweep, event.job.segment, left)
-            elif event.kind == "failed":
-                failures[name] = event.message
-            if on_event is not None:
-                on_event(event)
+        events = engine.run(next_job)
+        try:
+            for event in events:
+                segment = event.job.segment
+                if event.kind == "finished":
+                    assert event.result is not None
+                    if event.result.outcome == "diverged" and segment.cell is None:
+                        for name in _skip_descendants(sweep, segment, event.result.reason or ""):
+                            schedule.drop(sweep.tree.by_id[name])
+                    elif segment.cell is not None:
+                        finished.append(segment)
+                    if (parent := schedule.done(segment)) is not None:
+                        _drop_state(sweep, sweep.tree.by_id[parent])
+                elif event.kind == "failed":
+                    failures[segment.segment_id] = event.message
+                if on_event is not None:
+                    on_event(event)
+        finally:
+            if isinstance(events, Generator):
+                events.close()  # ends the workers while the lock still holds
+        failures |= _not_here(sweep, finished)
+        if not failures:
+            _tidy(sweep)
         write_table(sweep)
         return failures
 
 
 def write_table(sweep: Sweep) -> DataFrame:
     """Compile runs.csv from the records of the sweep's own cells; return it."""
+    present = _names(sweep.folder / "records")
     paths = [record_path(sweep.folder, tip.segment_id) for tip in sweep.tree.tips]
-    frame = compile_runs([path for path in paths if path.exists()])
+    frame = compile_runs([path for path in paths if path.name in present])
     write_runs(sweep.folder / "runs.csv", frame)
     return frame
 
@@ -238,14 +225,14 @@ def sweep_status(sweep: Sweep) -> SweepStatus:
     for tip in sweep.tree.tips:
         path = record_path(sweep.folder, tip.segment_id)
         if path.exists():
-            try:
-                outcome = read_json(path)["row"]["status"]
-            except (PlannerError, KeyError) as error:
-                raise StateError(f"record {path} cannot be read", remedy="delete it; plan sweep run trains it again") from error
+            record = read_record(path)
+            if record is None:
+                raise StateError(f"record {path} cannot be read", remedy="run plan sweep run, which sets it aside and trains it again")
+            outcome = record["row"]["status"]
             done += outcome == "ok"
             diverged += outcome == "diverged"
     left = segments_to_train(sweep)
-    live = _live(sweep)
+    live = read_live(sweep.folder)
     tips_left = sum(segment.cell is not None for segment in left)
     return SweepStatus(
         done, diverged, len(live.get("failed", {})), min(tips_left, len(live.get("running", []))), tips_left,
@@ -253,39 +240,65 @@ def sweep_status(sweep: Sweep) -> SweepStatus:
     )  # fmt: skip
 
 
-def write_live(folder: Path, running: list[str], failed: dict[str, str]) -> None:
-    """Note which segments run and which failed, for `plan sweep status` in another terminal."""
-    write_text(folder / "state" / "live.json", json.dumps({"pid": os.getpid(), "running": running, "failed": failed}) + "\n")
+def _mend(sweep: Sweep) -> None:
+    """Set aside what a crash left torn, and say so; the segments are trained again."""
+    tips = [tip.segment_id for tip in sweep.tree.tips]
+    moved = set_aside_torn(
+        [record_path(sweep.folder, name) for name in tips],
+        [sweep.state_path(segment) for segment in sweep.tree.segments],
+        [sweep.diverged_path(segment) for segment in sweep.tree.segments],
+    )
+    for path, target in moved:
+        warnings.warn(f"{path} is torn; it is kept as {target.name} and its segment trained again", PlannerWarning, stacklevel=3)
 
 
-def _live(sweep: Sweep) -> dict[str, list[str]]:
-    path = sweep.folder / "state" / "live.json"
-    if not path.exists():
-        return {}
-    live = read_json(path)
-    try:
-        os.kill(int(live["pid"]), 0)
-    except (ProcessLookupError, PermissionError, ValueError, KeyError):
-        live["running"] = []
-    return live
-
-
-def _skip_descendants(sweep: Sweep, segment: Segment, reason: str, left: dict[str, Segment]) -> None:
-    for child in sweep.tree.children.get(segment.segment_id, []):
-        left.pop(child.segment_id, None)
+def _skip_descendants(sweep: Sweep, segment: Segment, reason: str) -> list[str]:
+    """Write the records of what cannot be trained below a diverged segment; return all segments below it."""
+    below: list[str] = []
+    stack = list(sweep.tree.children.get(segment.segment_id, []))
+    while stack:
+        child = stack.pop()
+        below.append(child.segment_id)
         if child.cell is not None and not record_path(sweep.folder, child.segment_id).exists():
             write_record(sweep.job(child), None, {}, status="diverged", reason=f"skipped: {segment.segment_id} diverged: {reason}")
-        _skip_descendants(sweep, child, reason, left)
+        stack += sweep.tree.children.get(child.segment_id, [])
+    return below
 
 
-def _drop_states(sweep: Sweep, segment: Segment, left: dict[str, Segment]) -> None:
-    """Delete the parent's state once none of its children is left to train; a shared trunk's stays, for the other sweeps."""
-    parent = segment.parent_id
-    if parent is None or any(child.segment_id in left for child in sweep.tree.children[parent]):
-        return
-    path = sweep.state_path(sweep.tree.by_id[parent])
+def _drop_state(sweep: Sweep, segment: Segment) -> None:
+    """Delete a state that nothing here needs; a shared trunk's stays, for the other sweeps."""
+    path = sweep.state_path(segment)
     if path.is_relative_to(sweep.folder):
         path.unlink(missing_ok=True)
+
+
+def _names(folder: Path) -> set[str]:
+    """List a folder; unlike asking for each name, this makes a network file system look afresh."""
+    return {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+
+
+def _not_here(sweep: Sweep, finished: list[Segment]) -> dict[str, str]:
+    """Find endpoints that a worker reports as done and whose record is not in the sweep's folder."""
+    present = _names(sweep.folder / "records")
+    where = f"its record is not in {sweep.folder / 'records'}: the worker wrote to another folder of that name; every node must see the same one"
+    return {tip.segment_id: where for tip in finished if record_path(sweep.folder, tip.segment_id).name not in present}
+
+
+def _tidy(sweep: Sweep) -> None:
+    """Delete states that nothing needs, and halves of files, of workers that were killed or came back after they were given up."""
+    needed = {segment.parent_id for segment in segments_to_train(sweep)}
+    present = _names(sweep.folder / "state")
+    for segment in sweep.tree.segments:
+        path = sweep.state_path(segment)
+        if segment.cell is None and path.name in present and segment.segment_id not in needed:
+            _drop_state(sweep, segment)
+    files = [path for segment in sweep.tree.segments for path in (sweep.state_path(segment), record_path(sweep.folder, segment.segment_id))]
+    files = [path for path in files if path.is_relative_to(sweep.folder)]  # in the folder of shared trunks another sweep may be writing
+    known = {f".{path.name}" for path in files}
+    for folder in {path.parent for path in files}:
+        for name in _names(folder):
+            if name.rpartition(".")[0] in known:  # a file is written under its name between a dot and a random ending
+                (folder / name).unlink(missing_ok=True)
 
 
 def single_run(spec: SweepSpec, corpus: Corpus, domain: str, tree: Tree) -> Sweep:

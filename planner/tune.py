@@ -15,7 +15,7 @@ import numpy as np
 from planner.artifacts import read_json, write_artifact, write_text
 from planner.design.spec import Cell
 from planner.design.tree import Segment, Tree, build_tree
-from planner.engines.local import Event
+from planner.engines.event import Event
 from planner.errors import DataError, InputError
 from planner.ladder import shape_for
 from planner.recipe import Recipe

@@ -8,7 +8,8 @@ import planner
 ROOT = Path(planner.__file__).parent
 ORDER = (
     "errors", "artifacts", "units", "shapes", "flops", "recipe", "ladder", "corpus", "design", "flags", "runs", "laws", "fit", "decisions", "backtest",
-    "allocate", "next_runs", "train", "engines", "sweep", "tune", "launch", "verify", "verify_domains", "report", "demo", "cli",
+    "allocate", "next_runs", "train", "engines", "lock", "live", "mend", "schedule", "sweep", "tune", "launch", "verify", "verify_domains",
+    "report", "demo", "cli",
 )  # fmt: skip
 
 

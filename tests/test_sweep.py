@@ -12,7 +12,8 @@ import pytest
 
 from planner.artifacts import read_json
 from planner.corpus.store import Corpus
-from planner.engines.local import Event, LocalEngine
+from planner.engines.event import Event
+from planner.engines.local import LocalEngine
 from planner.errors import StateError
 from planner.runs import read_runs
 from planner.sweep import Sweep, locked, run_sweep, sweep_status

@@ -17,7 +17,8 @@ def launch_domains(
     from planner.cli.needs import require_torch
     from planner.cli.paths import default_workers
     from planner.design.walltime import wall_seconds
-    from planner.engines.local import Event, LocalEngine
+    from planner.engines.event import Event
+    from planner.engines.local import LocalEngine
     from planner.launch.domains import carry_out_domains, prepare_domains
     from planner.sweep import segments_to_train
 

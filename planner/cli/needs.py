@@ -18,3 +18,16 @@ def require_torch() -> None:
             raise MissingDependencyError(
                 f"the package {name} is needed for training and is not installed", remedy="pip install 'compute-allocation-planner[train]'"
             )
+
+
+def require(package: str, extra: str) -> None:
+    """Refuse early where a package of an extra is missing.
+
+    Raises:
+        MissingDependencyError: it is.
+    """
+    if find_spec(package) is None:
+        raise MissingDependencyError(
+            f"the package {package} is needed for --engine {extra} and is not installed",
+            remedy=f"pip install 'compute-allocation-planner[train,{extra}]' here and on every node",
+        )

@@ -5,8 +5,12 @@ from __future__ import annotations
 import time
 
 from planner.cli.console import Bar
-from planner.engines.local import Event
-from planner.sweep import Sweep, write_live
+from planner.engines.event import Event
+from planner.live import write_live
+from planner.sweep import Sweep
+
+NOTE_EVERY = 0.5
+"""Seconds between two notes for `plan sweep status`: each is a file written for good, and short segments come by the hundred."""
 
 
 class Watch:
@@ -18,6 +22,7 @@ class Watch:
         self._running: dict[str, float] = {}
         self._failed: dict[str, str] = {}
         self._started = time.monotonic()
+        self._noted = float("-inf")
         self.busy = 0.0
         """Seconds that workers spent on finished segments."""
 
@@ -52,6 +57,8 @@ class Watch:
                 self._shown.line(f"{name} failed: {self._failed[name]}")
             elif event.result is not None and event.result.outcome == "diverged":
                 self._shown.line(f"{name} diverged: {event.result.reason}")
-        if event.kind != "steps":
+        now = time.monotonic()
+        if event.kind == "failed" or now - self._noted >= NOTE_EVERY:
+            self._noted = now
             write_live(self._sweep.folder, list(self._running), self._failed)
         self._shown.update(self._done + sum(self._running.values()), ", ".join(self._running))

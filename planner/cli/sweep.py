@@ -65,30 +65,49 @@ def plan(name: Name, workers: Workers = None, as_json: AsJson = False) -> None:
     say(f"expected time: {format_seconds(seconds)} with {count} workers on a machine like that of the measured speeds (planner/design/walltime.py)")
 
 
-@app.command("run", help="Train what is left of a sweep; after a stop or a kill the same command goes on.\n\nExample: plan sweep run medicine --workers 2")
+@app.command(
+    "run",
+    help="Train what is left of a sweep; after a stop or a kill the same command goes on.\n\nExample: plan sweep run medicine --workers 2\n\n"
+    "Example: plan sweep run medicine --engine ray --address auto --device cuda --gpu-memory 80",
+)
 def run(
-    name: Name, workers: Workers = None, device: Device = "cpu", dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what is left.")] = False
+    name: Name,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="One-thread worker processes, one a core by default; with slurm, jobs queued at once, 64 by default.")
+    ] = None,
+    device: Device = "cpu",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what is left, and what each task would ask for.")] = False,
+    engine: Annotated[str, typer.Option(help="Where segments run: local, ray or slurm.")] = "local",
+    address: Annotated[str | None, typer.Option(help="Ray cluster, such as auto or 10.0.0.4:6379; by default Ray starts here, on loopback.")] = None,
+    gpu_memory: Annotated[float | None, typer.Option(help="Memory of one GPU [GB]: small models then share one. With ray and cuda.")] = None,
+    partition: Annotated[str | None, typer.Option(help="Slurm partition.")] = None,
+    slurm_option: Annotated[list[str] | None, typer.Option(help="Option of sbatch as key=value, such as account=physics; repeatable.")] = None,
 ) -> None:
     """Run a sweep."""
+    from planner.cli.engines import Where, show_demands
     from planner.cli.needs import require_torch
-    from planner.cli.paths import default_workers, sweep_folder
+    from planner.cli.paths import sweep_folder
     from planner.cli.progress import Watch
     from planner.design.walltime import wall_seconds
-    from planner.engines.local import LocalEngine
     from planner.sweep import Sweep, run_sweep, segments_to_train
 
+    where = Where(engine, workers, address, gpu_memory, partition, tuple(slurm_option or ()), device)
     sweep = Sweep.open(sweep_folder(name))
-    count = workers or default_workers()
+    count = where.known_workers
     left = segments_to_train(sweep)
-    say(f"{len(left)} of {len(sweep.tree.segments)} segments to train, about {format_seconds(wall_seconds(sweep.tree, left, count))} with {count} workers")
+    time = format_seconds(wall_seconds(sweep.tree, left, count or 1))
+    say(f"{len(left)} of {len(sweep.tree.segments)} segments to train, about {time} with {f'{count} workers' if count else 'one worker of many'}")
     if dry_run:
+        if left:
+            show_demands(sweep, left, where)
         return
     if left:
         require_torch()
+    chosen = where.make()
     with bar("sweep", sum(sweep.tree.cost(segment) for segment in left)) as shown:
         watch = Watch(sweep, shown)
-        failures = run_sweep(sweep, LocalEngine(count), device=device, on_event=watch)
-    if left:
+        failures = run_sweep(sweep, chosen, device=device, on_event=watch)
+    if left and count:
         say(f"{format_seconds(watch.seconds)} with {count} workers, busy {watch.utilisation(count):.0%} of the time")
     say(f"runs: {sweep.folder / 'runs.csv'}")
     if failures:

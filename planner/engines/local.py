@@ -2,41 +2,22 @@
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
 import os
 import signal
-import sys
-import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from planner.train.job import Job, Result
-
-MAX_DEATHS = 3
-"""Worker deaths that one segment may cause before it counts as failed."""
-
-
-@dataclass(frozen=True)
-class Event:
-    """Something a worker reports."""
-
-    kind: str
-    """"started", "steps", "finished", "failed" or "worker_died"."""
-    job: Job
-    """The job it is about."""
-    steps: int = 0
-    """Steps done, for "steps"."""
-    result: Result | None = None
-    """For "finished"."""
-    message: str = ""
-    """For "failed" and "worker_died"."""
+from planner.engines.event import Deaths, Event
+from planner.engines.worker import answer, one_thread, tune_allocator
+from planner.train.job import Job
 
 
 class LocalEngine:
     """Runs jobs in worker processes; jobs are handed out by a callable, so that the scheduler can wait for parents."""
+
+    name = "local"
 
     def __init__(self, workers: int) -> None:
         self._workers = workers
@@ -52,7 +33,7 @@ class LocalEngine:
         """
         context = multiprocessing.get_context("spawn")
         pool = [_Worker(context) for _ in range(self._workers)]
-        deaths: dict[str, int] = {}
+        deaths = Deaths()
         try:
             while True:
                 for worker in pool:
@@ -72,19 +53,18 @@ class LocalEngine:
                         kind, value = worker.pipe.recv()
                     except (EOFError, OSError):
                         worker.replace()
-                        name = job.segment.segment_id
-                        deaths[name] = deaths.get(name, 0) + 1
-                        if deaths[name] >= MAX_DEATHS:
-                            yield Event("failed", job, message=f"its worker died {MAX_DEATHS} times (out of memory, or killed)")
-                        else:
-                            yield Event("worker_died", job, message="its worker died; the segment is trained again")
+                        event = deaths.another(job, "worker", "out of memory, or killed")
+                        worker.job = None
+                        if event.kind == "worker_died":
                             worker.start(job)
+                        yield event
                         continue
                     if kind == "steps":
                         yield Event("steps", job, steps=value)
                         continue
                     worker.job = None
-                    yield Event("finished", job, result=value) if kind == "done" else Event("failed", job, message=value)
+                    result, message = value
+                    yield Event("finished", job, result=result) if result is not None else Event("failed", job, message=message)
         finally:
             for worker in pool:
                 worker.end()
@@ -98,18 +78,9 @@ class _Worker:
 
     def _spawn(self) -> None:
         self.pipe, other = self._context.Pipe()
-        # Threads are fixed before numpy or torch start in the child: the environment is read when their libraries load.
-        before = {key: os.environ.get(key) for key in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "TOKENIZERS_PARALLELISM")}
-        os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false")
-        try:
+        with one_thread():
             self.process = self._context.Process(target=_work, args=(other, os.getpid()), daemon=True)
             self.process.start()
-        finally:
-            for key, value in before.items():
-                if value is None:
-                    os.environ.pop(key, None)
-                else:
-                    os.environ[key] = value
         other.close()
 
     def start(self, job: Job) -> None:
@@ -131,25 +102,10 @@ class _Worker:
         self.pipe.close()
 
 
-def tune_allocator() -> None:
-    """Keep large blocks in the process instead of returning them to the kernel at each step: +25 % at 20k parameters.
-
-    glibc only; elsewhere nothing happens.
-    """
-    if sys.platform.startswith("linux"):
-        try:
-            libc = ctypes.CDLL("libc.so.6")
-            libc.mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD
-            libc.mallopt(-1, 512 << 20)  # M_TRIM_THRESHOLD
-        except (OSError, AttributeError):
-            return
-
-
 def _work(pipe: Connection, parent: int) -> None:
     """Serve jobs until the pipe closes; stop soon after the parent has died."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the runner's to handle; it ends its workers
     tune_allocator()
-    from planner.train.segment import run_segment
 
     def report(steps: int) -> None:
         if os.getppid() != parent:
@@ -161,11 +117,8 @@ def _work(pipe: Connection, parent: int) -> None:
             job = pipe.recv()
         except (EOFError, OSError):
             return
+        value = answer(job, report)
         try:
-            answer: tuple[str, Any] = ("done", run_segment(job, report=report))
-        except Exception as error:  # whatever it is, the runner must hear of it and go on with the rest
-            answer = ("error", f"{type(error).__name__}: {error}\n{traceback.format_exc(limit=8)}")
-        try:
-            pipe.send(answer)
+            pipe.send(("done", value))
         except (BrokenPipeError, OSError):
             return

@@ -15,7 +15,7 @@ from planner.artifacts import read_artifact, sha256_file, write_artifact
 from planner.corpus import Corpus
 from planner.design.spec import Cell, Part, SweepSpec
 from planner.design.tree import Segment, build_tree
-from planner.engines.local import Event
+from planner.engines.event import Event
 from planner.errors import DataError, InputError, StateError
 from planner.launch.launch import STATES
 from planner.recipe import Recipe

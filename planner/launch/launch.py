@@ -9,12 +9,13 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from planner import lock
 from planner.allocate.allocation import Allocation
 from planner.artifacts import read_artifact, sha256_file, write_artifact
 from planner.corpus import Corpus
 from planner.design.spec import Cell, SweepSpec
 from planner.design.tree import build_tree
-from planner.engines.local import Event
+from planner.engines.event import Event
 from planner.errors import DataError, InputError, PlannerError, StateError
 from planner.recipe import Recipe
 from planner.sweep import Engine, Sweep, run_sweep, single_run
@@ -155,7 +156,7 @@ def _begin(launch: Launch) -> None:
         if read_artifact(path, KIND, VERSION)["inputs"].get("allocation") != digest:
             raise StateError(f"{launch.folder} holds the run of another allocation", remedy="give another --out, or delete that folder")
         return
-    if launch.folder.exists() and any(item.name != "run.lock" for item in launch.folder.iterdir()):
+    if launch.folder.exists() and any(item.name not in ("run.lock", lock.NAME) for item in launch.folder.iterdir()):
         raise StateError(f"{launch.folder} is not empty and holds no launch", remedy="give another --out")
     launch.folder.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(launch.allocation_path, launch.folder / "allocation.json")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from planner.errors import StateError
@@ -29,7 +30,11 @@ class LoopState:
 
 
 def save_state(path: Path, model: torch.nn.Module, optimiser: torch.optim.Optimizer, state: LoopState) -> None:
-    """Write a state atomically."""
+    """Write a state atomically.
+
+    Raises:
+        StateError: it cannot be written.
+    """
     tensors: dict[str, torch.Tensor] = {}
     for name, parameter in model.named_parameters():
         tensors[f"model.{name}"] = parameter.detach().contiguous()
@@ -38,10 +43,14 @@ def save_state(path: Path, model: torch.nn.Module, optimiser: torch.optim.Optimi
             if key in moments:
                 tensors[f"{key}.{name}"] = moments[key].contiguous()
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")  # two machines may have the same process id
     try:
         save_file(tensors, temporary, metadata={"loop": json.dumps(asdict(state))})
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
         os.replace(temporary, path)
+    except (OSError, SafetensorError) as error:
+        raise StateError(f"state {path} cannot be written: {error}", remedy="make room, or check its permissions; the same command goes on") from error
     finally:
         temporary.unlink(missing_ok=True)
 

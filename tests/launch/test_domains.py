@@ -15,7 +15,8 @@ from planner.cli.main import app
 from planner.corpus.build import build_corpus
 from planner.corpus.config import CorpusSettings, Source, TokenizerSettings
 from planner.corpus.store import Corpus
-from planner.engines.local import Event, LocalEngine
+from planner.engines.event import Event
+from planner.engines.local import LocalEngine
 from planner.errors import InputError, StateError
 from planner.flops import flops_per_token
 from planner.ladder import shape_for

@@ -1,0 +1,210 @@
+"""What the driver of a sweep costs: 100,000 no-op segments through `run_sweep`'s loop, and no-op tasks through Ray.
+
+The first table has an engine that finishes every job at once, on a tree of many short trunks and on one trunk that all tips
+hang on, which is the worst case for a scheduler. Beside it stands the loop that was here before, which looked through all
+that waits for every job, on a tenth and a twentieth of the segments. The second table counts Ray tasks per second as
+`RayEngine` runs them: queued a quarter ahead of the processors, in warm workers, each job pickled and its result awaited.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.common import Report
+from planner.cli.paths import default_workers
+from planner.design.spec import Cell
+from planner.design.tree import Segment, Tree, build_tree
+from planner.engines.event import Event
+from planner.recipe import Recipe
+from planner.schedule import Schedule
+from planner.train.job import Job, Result
+
+RECIPE = Recipe(seq_len=32, batch_sequences=2)
+FLIGHT = 256
+"""Jobs that the no-op engine has taken and not finished."""
+
+
+class NoOp:
+    """Finishes every job without doing anything."""
+
+    name = "no-op"
+
+    def run(self, next_job: Callable[[], Job | None]) -> Iterator[Event]:
+        """Take jobs, up to `FLIGHT` at a time, and finish them in the order they came."""
+        flight: list[Job] = []
+        while True:
+            while len(flight) < FLIGHT and (job := next_job()) is not None:
+                flight.append(job)
+                yield Event("started", job)
+            if not flight:
+                return
+            done, flight = flight, []
+            for job in done:
+                yield Event("finished", job, result=Result(job.segment.segment_id, "done", 0.0))
+
+
+def job_of(tree: Tree, segment: Segment, folder: Path) -> Job:
+    """Make a job as `Sweep.job` does."""
+    return Job(segment, tree.recipe, folder, folder, "special", 0, tree.flops_of_run(segment), {"sweep": "benchmark", "corpus": "none"})
+
+
+def many_trunks(count: int) -> Tree:
+    """Lay out trunks of ten segments."""
+    first = _first()
+    segments: list[Segment] = []
+    for number in range(count // 10):
+        names = [f"n{number}-{step}" for step in range(10)]
+        segments += [replace(first, segment_id=name, parent_id=names[step - 1] if step else None) for step, name in enumerate(names)]
+    return Tree(tuple(segments), RECIPE)
+
+
+def one_trunk(count: int) -> Tree:
+    """Lay out one segment that all others hang on."""
+    first = _first()
+    return Tree((first, *(replace(first, segment_id=f"t{number}", parent_id=first.segment_id) for number in range(count - 1))), RECIPE)
+
+
+def _first() -> Segment:
+    return build_tree([Cell(1e4, 0, 4e4, 0.0, None)], RECIPE, 300).segments[0]
+
+
+def now(tree: Tree, engine: Any, folder: Path) -> int:
+    """Schedule as `run_sweep` does; return the number of finished segments."""
+    schedule = Schedule(tree, {segment.segment_id for segment in tree.segments})
+
+    def next_job() -> Job | None:
+        segment = schedule.next()
+        return None if segment is None else job_of(tree, segment, folder)
+
+    finished = 0
+    for event in engine.run(next_job):
+        if event.kind == "finished":
+            finished += 1
+            schedule.done(event.job.segment)
+    return finished
+
+
+def before(tree: Tree, engine: Any, folder: Path) -> int:
+    """Schedule as the first version did: look through what waits for every job."""
+    priority = tree.critical_path()
+    left = {segment.segment_id: segment for segment in tree.segments}
+    waiting = sorted(left, key=lambda name: -priority[name])
+
+    def next_job() -> Job | None:
+        for name in waiting:
+            parent = tree.by_id[name].parent_id
+            if parent is None or parent not in left:
+                waiting.remove(name)
+                return job_of(tree, tree.by_id[name], folder)
+        return None
+
+    finished = 0
+    for event in engine.run(next_job):
+        if event.kind == "finished":
+            finished += 1
+            segment = left.pop(event.job.segment.segment_id)
+            parent = segment.parent_id
+            if parent is not None:
+                any(child.segment_id in left for child in tree.children[parent])
+    return finished
+
+
+def whole_loop(count: int) -> tuple[float, int]:
+    """Run a sweep of `count` segments with `run_sweep` itself, records and table left out; return CPU seconds and how many finished."""
+    import planner.sweep as module
+
+    tree = many_trunks(count)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+
+        class Stand:
+            """What `run_sweep` asks of a sweep."""
+
+            def __init__(self) -> None:
+                self.tree, self.folder = tree, folder
+
+            def job(self, segment: Segment, **_: Any) -> Job:
+                return job_of(tree, segment, folder)
+
+        kept = module.check_identity, module.segments_to_train, module._mend, module._tidy, module.write_table, module._not_here
+        finished = 0
+
+        def count_finished(event: Event) -> None:
+            nonlocal finished
+            finished += event.kind == "finished"
+
+        try:
+            module.check_identity = module._mend = module._tidy = module.write_table = lambda sweep: None  # type: ignore[assignment,misc]
+            module.segments_to_train = lambda sweep: list(tree.segments)
+            module._not_here = lambda sweep, names: {}
+            start = time.process_time()
+            module.run_sweep(Stand(), NoOp(), on_event=count_finished)  # type: ignore[arg-type]
+            return time.process_time() - start, finished
+        finally:
+            module.check_identity, module.segments_to_train, module._mend, module._tidy, module.write_table, module._not_here = kept
+
+
+def memory() -> float:
+    """Return the largest resident size of this process so far [MB]."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def no_op(job: Job, report: Any) -> Result:
+    """Do nothing."""
+    return Result(job.segment.segment_id, "done", 0.0)
+
+
+def main() -> None:
+    """Run both parts."""
+    report = Report(__file__, __doc__)
+    count = 10_000 if report.quick else 100_000
+    rows = []
+    for shape, make in (("trunks of 10", many_trunks), ("one trunk, all tips on it", one_trunk)):
+        for what, loop, number in (("now", now, count), ("before", before, count // 20), ("before", before, count // 10)):
+            tree, folder = make(number), Path("nowhere")
+            start = time.process_time()
+            finished = loop(tree, NoOp(), folder)
+            seconds = time.process_time() - start
+            assert finished == number
+            rows.append([shape, what, f"{number:,}", f"{seconds:.2f}", f"{1e6 * seconds / number:.1f}", f"{memory():.0f}"])
+    seconds, finished = whole_loop(count)
+    assert finished == count
+    rows.append(["run_sweep itself, trunks of 10", "now", f"{count:,}", f"{seconds:.2f}", f"{1e6 * seconds / count:.1f}", f"{memory():.0f}"])
+    report.table("The scheduling loop, no-op engine", ["tree", "loop", "segments", "CPU s", "µs a segment", "largest MB so far"], rows)
+    report.say("memory is that of the whole process with its trees; the largest tree alone is most of it")
+    _ray(report)
+    report.end()
+
+
+def _ray(report: Report) -> None:
+    try:
+        from planner.engines.ray import RayEngine, import_ray
+
+        ray = import_ray(local=True)
+    except Exception as error:
+        report.say(f"Ray was left out: {error}")
+        return
+    count = 500 if report.quick else 2000
+    ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="error")
+    rows = []
+    with tempfile.TemporaryDirectory() as name:
+        for what, number in (("first, workers start", 20), ("warm", count)):
+            wall, used = time.perf_counter(), time.process_time()
+            finished = now(many_trunks(number), RayEngine(runner=no_op), Path(name))
+            wall, used = time.perf_counter() - wall, time.process_time() - used
+            assert finished == number
+            rows.append([what, f"{number:,}", f"{wall:.2f}", f"{number / wall:.0f}", f"{used:.2f}", f"{memory():.0f}"])
+    ray.shutdown()
+    report.table("No-op tasks through RayEngine", ["", "tasks", "wall s", "tasks/s", "driver's CPU s", "largest MB so far"], rows)
+    report.say(f"Ray {ray.__version__} on {default_workers()} cores; load of the machine at the end: {os.getloadavg()[0]:.1f}")
+
+
+if __name__ == "__main__":
+    main()

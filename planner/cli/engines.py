@@ -1,0 +1,122 @@
+"""Options that say where a sweep's segments run."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from planner.cli.console import say, table
+from planner.errors import InputError
+from planner.units import format_count
+
+if TYPE_CHECKING:
+    from planner.design.tree import Segment
+    from planner.sweep import Engine, Sweep
+
+ENGINES = ("local", "ray", "slurm")
+
+
+@dataclass(frozen=True)
+class Where:
+    """Where segments are to run, as the command line says it."""
+
+    engine: str = "local"
+    """One of `ENGINES`."""
+    workers: int | None = None
+    """local: processes; ray on this machine: processors; slurm: jobs at once."""
+    address: str | None = None
+    """Ray cluster."""
+    gpu_memory: float | None = None
+    """Memory of one GPU [GB]."""
+    partition: str | None = None
+    """Slurm partition."""
+    options: tuple[str, ...] = ()
+    """Slurm options as key=value."""
+    device: str = "cpu"
+    """"cpu" or "cuda"."""
+
+    def __post_init__(self) -> None:
+        if self.engine not in ENGINES:
+            raise InputError(f"--engine {self.engine!r} is not known", remedy=f"choose one of {', '.join(ENGINES)}")
+        if self.device not in ("cpu", "cuda"):
+            raise InputError(f"--device {self.device!r} is not known", remedy="choose cpu or cuda")
+        given: dict[str, tuple[bool, tuple[str, ...]]] = {
+            f"--address {self.address}": (self.address is not None, ("ray",)),
+            f"--gpu-memory {self.gpu_memory}": (self.gpu_memory is not None, ("ray",)),
+            f"--partition {self.partition}": (self.partition is not None, ("slurm",)),
+            f"--slurm-option {' '.join(self.options)}": (bool(self.options), ("slurm",)),
+        }
+        for option, (present, engines) in given.items():
+            if present and self.engine not in engines:
+                raise InputError(f"{option} says nothing with --engine {self.engine}", remedy=f"leave it out, or use --engine {' or '.join(engines)}")
+        if self.gpu_memory is not None:
+            if self.device == "cpu":
+                raise InputError(f"--gpu-memory {self.gpu_memory} says nothing with --device cpu", remedy="leave it out, or use --device cuda")
+            if not (math.isfinite(self.gpu_memory) and self.gpu_memory > 0):
+                raise InputError(f"--gpu-memory {self.gpu_memory} is no size", remedy="give the memory of one GPU in GB, such as 80")
+
+    @property
+    def gpu_bytes(self) -> float | None:
+        """Memory of one GPU [bytes]."""
+        return None if self.gpu_memory is None else 1e9 * self.gpu_memory
+
+    @property
+    def known_workers(self) -> int | None:
+        """How many segments run side by side, where that is known beforehand."""
+        from planner.cli.paths import default_workers
+
+        return None if self.engine == "slurm" or self.address is not None else self.workers or default_workers()
+
+    def make(self) -> Engine:
+        """Make the engine.
+
+        Raises:
+            MissingDependencyError: its package is not installed.
+        """
+        if self.engine == "ray":
+            from planner.cli.needs import require
+            from planner.engines.ray import RayEngine
+
+            require("ray", "ray")
+            return RayEngine(address=self.address, workers=self.workers, gpu_memory=self.gpu_bytes)
+        if self.engine == "slurm":
+            from planner.cli.needs import require
+            from planner.engines.slurm import JOBS_AT_ONCE, SlurmEngine
+
+            engine = SlurmEngine(partition=self.partition, options=pairs(self.options), jobs_at_once=self.workers or JOBS_AT_ONCE)
+            require("submitit", "slurm")
+            return engine
+        from planner.cli.paths import default_workers
+        from planner.engines.local import LocalEngine
+
+        return LocalEngine(self.workers or default_workers())
+
+
+def pairs(options: tuple[str, ...]) -> dict[str, str]:
+    """Read key=value options; a dash or an underscore inside a key are the same."""
+    found: dict[str, str] = {}
+    for option in options:
+        key, equals, value = option.partition("=")
+        if not equals:
+            raise InputError(f"--slurm-option {option!r} has no =", remedy="write key=value, such as account=physics")
+        key = key.strip().removeprefix("--").replace("_", "-")
+        if key in found:
+            raise InputError(f"--slurm-option {key} is given twice", remedy="give it once")
+        found[key] = value
+    return found
+
+
+def show_demands(sweep: Sweep, left: list[Segment], where: Where) -> None:
+    """Print what each task would ask for; all segments of a size ask for the same."""
+    from planner.engines.demand import demand_of
+
+    rows: list[list[Any]] = []
+    for size in sorted({segment.size for segment in left}):
+        chosen = [segment for segment in left if segment.size == size]
+        demand = demand_of(sweep.job(chosen[0], device=where.device), where.gpu_bytes)
+        side_by_side = "" if not demand.gpus else math.floor(1 / demand.gpus + 1e-9)
+        rows.append([format_count(size), len(chosen), demand.cpus, f"{demand.gpus:g}", side_by_side, f"{demand.memory / 1e9:.2f} GB"])
+    table("What each task asks for", ["size", "tasks", "CPUs", "GPUs", "on one GPU", "memory"], rows)
+    if where.device == "cuda" and where.gpu_memory is None and where.engine == "ray":
+        say("every task gets a GPU of its own; --gpu-memory lets small models share one")

@@ -1,0 +1,32 @@
+"""What a runner notes of itself for `plan sweep status` in another terminal, or on another machine."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from planner.artifacts import read_json, write_text
+from planner.errors import InputError, StateError
+from planner.lock import gone, holder_of, this_process
+
+
+def write_live(folder: Path, running: list[str], failed: dict[str, str]) -> None:
+    """Note which segments run and which failed."""
+    body = {"holder": this_process(), "running": running, "failed": failed}
+    try:
+        write_text(folder / "state" / "live.json", json.dumps(body) + "\n")
+    except StateError:  # a full disk stops what it must, not this
+        return
+
+
+def read_live(folder: Path) -> dict[str, Any]:
+    """Read that note; what it says is running counts while the runner that wrote it holds the folder."""
+    try:
+        live = read_json(folder / "state" / "live.json")
+    except InputError:
+        return {}
+    holder, writer = holder_of(folder) or {}, live.get("holder")
+    if not isinstance(writer, dict) or gone(holder) or {key: holder.get(key) for key in writer} != writer:
+        live["running"] = []
+    return live

@@ -1,0 +1,80 @@
+"""What a crash of a machine or a bad disk may leave torn in a sweep's folder: it is set aside under another name, and trained again.
+
+Our own writes appear whole or not at all. What is checked here comes from power cuts, copies that were broken off, and
+editors. Nothing is deleted: the torn file keeps its content as NAME.torn.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from planner.artifacts import read_json
+from planner.errors import PlannerError
+
+HEADER = 8
+"""Bytes that give the length of a safetensors header."""
+
+
+def read_record(path: Path) -> dict[str, Any] | None:
+    """Read an endpoint's record, or None if it is torn; one of another kind or schema is not torn."""
+    try:
+        record = read_json(path)
+        return record if isinstance(record["row"]["status"], str) else None
+    except (PlannerError, KeyError, TypeError):
+        return None
+
+
+def whole_note(path: Path) -> bool:
+    """Tell whether the note of a divergence can be read."""
+    try:
+        return isinstance(read_json(path)["reason"], str)
+    except (PlannerError, KeyError):
+        return False
+
+
+def whole_state(path: Path) -> bool:
+    """Tell whether a safetensors file is as long as its header says; reads the header only."""
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(HEADER), "little")
+            size = os.fstat(file.fileno()).st_size
+            if not 0 < length <= size - HEADER:
+                return False
+            header = json.loads(file.read(length))
+        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        return HEADER + length + max(ends, default=0) == size
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+
+
+def set_aside_torn(records: Iterable[Path], states: Iterable[Path], notes: Iterable[Path]) -> list[tuple[Path, Path]]:
+    """Rename what is torn, so that it is trained again.
+
+    Args:
+        records: endpoints' records, where they exist.
+        states: states, where they exist.
+        notes: notes of divergences, where they exist.
+
+    Returns:
+        Old and new name of each file that was set aside.
+    """
+    checks: list[tuple[Iterable[Path], Callable[[Path], bool]]] = [
+        (records, lambda path: read_record(path) is not None),
+        (states, whole_state),
+        (notes, whole_note),
+    ]
+    torn = [path for paths, whole in checks for path in paths if path.exists() and not whole(path)]
+    return [(path, _set_aside(path)) for path in torn]
+
+
+def _set_aside(path: Path) -> Path:
+    target, number = path.with_name(f"{path.name}.torn"), 1
+    while target.exists():  # what was set aside before stays too
+        number += 1
+        target = path.with_name(f"{path.name}.torn{number}")
+    path.rename(target)
+    return target

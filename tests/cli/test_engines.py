@@ -1,0 +1,72 @@
+"""Where a sweep runs, as the command line is told."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from planner.corpus.store import Corpus
+from tests.cli.test_commands import run
+from tests.engines.tiny import lay_out
+
+
+@pytest.fixture
+def folder(tmp_path: Path, corpus: Corpus) -> Path:
+    return lay_out(tmp_path / "tiny", corpus)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ("--engine cloud", "--engine 'cloud' is not known; choose one of local, ray, slurm."),
+        ("--address auto", "--address auto says nothing with --engine local; leave it out, or use --engine ray."),
+        ("--partition p", "--partition p says nothing with --engine local"),
+        ("--engine ray --slurm-option a=b", "--slurm-option a=b says nothing with --engine ray"),
+        ("--engine slurm --gpu-memory 80 --device cuda", "--gpu-memory 80.0 says nothing with --engine slurm"),
+        ("--engine ray --gpu-memory 80", "--gpu-memory 80.0 says nothing with --device cpu"),
+        ("--engine ray --gpu-memory -1 --device cuda", "--gpu-memory -1.0 is no size"),
+        ("--device tpu", "--device 'tpu' is not known"),
+        ("--engine slurm --slurm-option account", "--slurm-option 'account' has no =; write key=value"),
+        ("--engine slurm --slurm-option a=b --slurm-option a=c", "--slurm-option a is given twice"),
+        ("--engine slurm --slurm-option wrap=x", "--slurm-option wrap=x is set by the engine itself"),
+        ("--engine slurm --slurm-option comment=$HOME", "holds '$'"),
+        ("--engine ray --address auto --workers 2", "--workers 2 says nothing where --address auto names a cluster"),
+    ],
+)
+def test_bad_options_end_with_one_sentence(folder: Path, options: str, sentence: str) -> None:
+    pytest.importorskip("torch")
+    code, out, words = run("sweep", "run", str(folder), *options.split(" "))
+    assert code == 2 and sentence in words and not out
+    assert words.count("error:") == 1 and "Traceback" not in words
+    assert not (folder / "records").exists()
+
+
+def test_a_dry_run_shows_what_each_task_asks_for(folder: Path) -> None:
+    code, out, words = run("sweep", "run", str(folder), "--engine", "ray", "--device", "cuda", "--gpu-memory", "10", "--dry-run")
+    assert code == 0 and "12 of 12 segments" in words
+    assert "What each task asks for" in out and "0.11" in out and "1.00 GB" in out
+    code, out, words = run("sweep", "run", str(folder), "--engine", "ray", "--device", "cuda", "--dry-run")
+    assert code == 0 and "every task gets a GPU of its own" in words
+    assert not (folder / "state").exists(), "a dry run writes nothing"
+
+
+@pytest.mark.parametrize(("engine", "package"), [("ray", "ray"), ("slurm", "submitit")])
+def test_a_missing_package_is_one_sentence(folder: Path, engine: str, package: str) -> None:
+    pytest.importorskip("torch")
+    code = (
+        "import importlib.util as util; find = util.find_spec\n"
+        f"util.find_spec = lambda name, *rest: None if name == {package!r} else find(name, *rest)\n"
+        f"from planner.cli.main import app; app(['sweep', 'run', {str(folder)!r}, '--engine', {engine!r}])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert f"error: the package {package} is needed for --engine {engine} and is not installed; pip install" in done.stderr
+    assert "Traceback" not in done.stderr and not (folder / "records").exists()
+
+
+def test_no_engine_is_imported_before_it_is_asked_for() -> None:
+    code = "import sys; import planner.cli.main, planner.sweep; print(sorted({'ray', 'submitit', 'torch'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=dict(os.environ))
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,115 @@
+"""Faults of one machine, with real processes: dead workers, a full disk, torn files, two runners, a clock that jumps."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from planner.corpus.store import Corpus
+from planner.engines.event import MAX_DEATHS, Event
+from planner.engines.local import LocalEngine
+from planner.errors import PlannerWarning, StateError
+from planner.sweep import Sweep, run_sweep, sweep_status
+from planner.train.job import diverged_path
+from tests.engines.tiny import assert_whole, lay_out, start, states, wait_for
+
+ROOT = Path(__file__).parents[2]
+
+
+def copy(undisturbed: Path, folder: Path) -> Path:
+    shutil.copytree(undisturbed, folder)
+    return folder
+
+
+def test_a_segment_that_kills_its_workers_fails_and_the_rest_goes_on(undisturbed: Path, tmp_path: Path, corpus: Corpus) -> None:
+    folder = lay_out(tmp_path / "tiny", corpus)
+    events: list[Event] = []
+
+    def kill(event: Event) -> None:
+        events.append(event)
+        if event.kind in ("started", "worker_died") and event.job.segment.stage == "special" and event.job.segment.steps_pt == 0:
+            for child in multiprocessing.active_children():  # one worker, so it is the one that trains this segment
+                assert child.pid is not None
+                os.kill(child.pid, 9)
+
+    failures = run_sweep(Sweep.open(folder), LocalEngine(1), on_event=kill)
+    name = next(event.job.segment.segment_id for event in events if event.kind == "worker_died")
+    assert list(failures) == [name] and f"died {MAX_DEATHS} times" in failures[name]
+    assert [event.kind for event in events].count("worker_died") == MAX_DEATHS - 1
+    assert len(list((folder / "records").iterdir())) == 4, "what does not hang on it is trained"
+    assert run_sweep(Sweep.open(folder), LocalEngine(2)) == {}
+    assert_whole(folder, undisturbed)
+
+
+def test_torn_files_are_set_aside_and_trained_again(undisturbed: Path, tmp_path: Path) -> None:
+    folder = copy(undisturbed, tmp_path / "tiny")
+    sweep = Sweep.open(folder)
+    torn = next(path for path in sorted((folder / "records").iterdir()) if "-sp" in path.name)
+    half = torn.read_bytes()[: len(torn.read_bytes()) // 2]
+    torn.write_bytes(half)
+    empty = next(path for path in sorted((folder / "records").iterdir()) if "-sp" not in path.name)
+    empty.write_bytes(b"")
+    trunk = next(segment for segment in sweep.tree.segments if segment.parent_id is None and segment.stage == "general")
+    (folder / "state" / f"{trunk.segment_id}.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{}")
+    diverged_path(folder, sweep.tree.children[trunk.segment_id][0].segment_id).write_text('{"reason"')
+    (folder / "state" / "live.json").write_text('{"pid')
+    with pytest.raises(StateError, match=f"({torn.name}|{empty.name}) cannot be read"):
+        sweep_status(sweep)
+    with pytest.warns(PlannerWarning) as said:
+        assert run_sweep(sweep, LocalEngine(2)) == {}
+    names = " ".join(str(item.message) for item in said)
+    assert torn.name in names and empty.name in names and trunk.segment_id in names and ".diverged.json" in names
+    assert torn.with_name(f"{torn.name}.torn").read_bytes() == half, "nothing is deleted"
+    assert sweep_status(sweep).done == 5
+    assert_whole(folder, undisturbed)
+
+
+def test_a_second_runner_is_refused_and_the_first_goes_on(undisturbed: Path, tmp_path: Path, corpus: Corpus) -> None:
+    folder = lay_out(tmp_path / "tiny", corpus)
+    first = start(folder, "--workers", "2")
+    try:
+        wait_for(lambda: states(folder), "a state")
+        running = sweep_status(Sweep.open(folder)).running
+        second = start(folder, "--workers", "2")
+        words = second.communicate()[1]
+        assert second.returncode == 2 and f"process {first.pid} on {os.uname().nodename}" in words and "--engine local" in words
+        assert first.wait() == 0, first.communicate()[1]
+        assert running, "the first one's segments are seen from another process"
+    finally:
+        first.kill()
+        first.communicate()
+    assert_whole(folder, undisturbed)
+    assert sweep_status(Sweep.open(folder)).running == 0
+
+
+JUMPING = """
+import random, time
+_real, _random = time.time, random.Random(0)
+time.time = lambda: _real() + _random.uniform(-1e6, 1e6)
+"""
+
+
+def test_a_clock_that_jumps(undisturbed: Path, tmp_path: Path) -> None:
+    """Every process sees times eleven days apart from one call to the next, over files of 1970 and 2100 and a dead runner's lock of 2100."""
+    folder = copy(undisturbed, tmp_path / "tiny")
+    for record in list((folder / "records").iterdir())[:3]:
+        record.unlink()
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(JUMPING)
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path / "site"), str(ROOT)])}
+    dead = subprocess.run([sys.executable, "-c", "import json; from planner.lock import this_process; print(json.dumps(this_process()))"],
+                          capture_output=True, text=True, check=True)  # fmt: skip
+    (folder / "runner.lock").write_text(json.dumps({**json.loads(dead.stdout), "token": "old", "engine": "local", "since": "2100-01-01T00:00:00+00:00"}))
+    for number, path in enumerate(sorted(folder.rglob("*"))):
+        os.utime(path, ((0, 0), (4.1e9, 4.1e9))[number % 2])
+    runner = start(folder, "--workers", "1", env=env)
+    words = runner.communicate()[1]
+    assert runner.returncode == 0, words
+    assert_whole(folder, undisturbed)

@@ -1,0 +1,235 @@
+"""Sweeps on a Ray cluster of several nodes, each a set of real processes: the same table, whatever dies."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from planner.corpus.store import Corpus
+from planner.engines.event import MAX_DEATHS, Event
+from planner.engines.local import LocalEngine
+from planner.engines.ray import RayEngine, import_ray
+from planner.errors import StateError
+from planner.sweep import Sweep, run_sweep
+from planner.train.job import Job, Result
+from tests.engines.tiny import assert_whole, lay_out, start, states, wait_for
+
+if find_spec("ray") is None:  # not by importing it: where its servers bind is decided at import, and the engine does that
+    pytest.skip("the extra ray is not installed", allow_module_level=True)
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::ResourceWarning", "ignore::DeprecationWarning")  # Ray's own
+
+
+class Nodes:
+    """A cluster whose nodes can be killed; its head takes no tasks."""
+
+    def __init__(self) -> None:
+        self.ray: Any = import_ray(local=True)
+        from ray.cluster_utils import Cluster
+
+        self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+        self.workers = [self.cluster.add_node(num_cpus=1, num_gpus=0), self.cluster.add_node(num_cpus=1, num_gpus=0)]
+        self.ray.init(address=self.cluster.address, log_to_driver=False, logging_level="error")
+        self.cluster.wait_for_nodes()
+
+    def busy(self, node: Any) -> list[int]:
+        """List the worker processes of a node that train a segment."""
+        raylet = node.all_processes["raylet"][0].process.pid
+        lines = subprocess.run(["ps", "-ww", "-o", "pid=,args=", "--ppid", str(raylet)], capture_output=True, text=True).stdout.splitlines()
+        return [int(line.split()[0]) for line in lines if "ray::n10000" in line]
+
+    def end(self) -> None:
+        self.ray.shutdown()
+        self.cluster.shutdown()
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Nodes]:
+    found = Nodes()
+    yield found
+    found.end()
+
+
+@pytest.fixture
+def folder(tmp_path: Path, corpus: Corpus, undisturbed: Path) -> Path:
+    return lay_out(tmp_path / "tiny", corpus)
+
+
+def test_the_table_is_that_of_the_local_engine(nodes: Nodes, folder: Path, undisturbed: Path) -> None:
+    events: list[Event] = []
+    assert run_sweep(Sweep.open(folder), RayEngine(), on_event=events.append) == {}
+    assert_whole(folder, undisturbed)
+    kinds = [event.kind for event in events]
+    assert kinds.count("started") == kinds.count("finished") == len(Sweep.open(folder).tree.segments)
+    assert "steps" in kinds and "worker_died" not in kinds
+
+
+def test_a_killed_worker_is_replaced(nodes: Nodes, folder: Path, undisturbed: Path) -> None:
+    events: list[Event] = []
+
+    def kill(event: Event) -> None:
+        events.append(event)
+        if event.kind == "finished" and not any(past.kind == "worker_died" for past in events):
+            for pid in [pid for node in nodes.workers for pid in nodes.busy(node)][:1]:
+                os.kill(pid, signal.SIGKILL)
+
+    assert run_sweep(Sweep.open(folder), RayEngine(), on_event=kill) == {}
+    assert any(event.kind == "worker_died" and "its worker died" in event.message for event in events)
+    assert_whole(folder, undisturbed)
+
+
+def test_a_killed_node_is_done_without(nodes: Nodes, folder: Path, undisturbed: Path) -> None:
+    events: list[Event] = []
+    victim = nodes.workers[0]
+
+    def kill(event: Event) -> None:
+        events.append(event)
+        if event.kind == "finished" and victim in nodes.workers and nodes.busy(victim):
+            nodes.workers.remove(victim)
+            nodes.cluster.remove_node(victim, allow_graceful=False)
+
+    try:
+        assert run_sweep(Sweep.open(folder), RayEngine(), on_event=kill) == {}
+        assert victim not in nodes.workers, "no node was killed"
+    finally:
+        if victim not in nodes.workers:
+            nodes.workers.append(nodes.cluster.add_node(num_cpus=1, num_gpus=0))
+    assert any(event.kind == "worker_died" for event in events)
+    assert_whole(folder, undisturbed)
+
+
+def run_all(jobs: list[Job], engine: RayEngine) -> list[Event]:
+    waiting = list(reversed(jobs))
+    return list(engine.run(lambda: waiting.pop() if waiting else None))
+
+
+def jobs_of(folder: Path, number: int, **changes: Any) -> list[Job]:
+    sweep = Sweep.open(folder)
+    return [sweep.job(segment, **changes) for segment in sweep.tree.segments[:number]]
+
+
+def test_workers_stay_warm(nodes: Nodes, folder: Path) -> None:
+    def whoami(job: Job, report: object) -> Result:
+        return Result(job.segment.segment_id, "done", 0.0, f"{os.getpid()} {os.environ['OMP_NUM_THREADS']} {os.environ['MKL_NUM_THREADS']}")
+
+    events = run_all(jobs_of(folder, 9), RayEngine(runner=whoami))
+    words = [event.result.reason or "" for event in events if event.result is not None]
+    assert len(words) == 9 and {word.split(" ", 1)[1] for word in words} == {"1 1"}
+    assert len({word.split()[0] for word in words}) <= 4, "a process a segment"
+
+
+def test_what_goes_wrong_in_a_segment_is_told_and_not_repeated(nodes: Nodes, folder: Path) -> None:
+    def break_down(job: Job, report: object) -> Result:
+        raise StateError("the state is torn", remedy="delete it")
+
+    def die(job: Job, report: object) -> Result:
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError
+
+    events = run_all(jobs_of(folder, 1), RayEngine(runner=break_down))
+    assert [event.kind for event in events] == ["started", "failed"] and "the state is torn" in events[-1].message
+    events = run_all(jobs_of(folder, 1), RayEngine(runner=die))
+    assert [event.kind for event in events] == ["started", *["worker_died"] * (MAX_DEATHS - 1), "failed"]
+    assert f"died {MAX_DEATHS} times" in events[-1].message
+
+
+def test_small_models_are_packed_on_one_gpu(nodes: Nodes, folder: Path) -> None:
+    """Ray counts GPUs whether or not they are there: two segments of 1 GB share one of 2.5 GB, never three."""
+
+    def hold(job: Job, report: object) -> Result:
+        began = time.monotonic()
+        time.sleep(1.0)
+        return Result(job.segment.segment_id, "done", 0.0, f"{began} {time.monotonic()} {os.environ['CUDA_VISIBLE_DEVICES']} {os.getpid()}")
+
+    node = nodes.cluster.add_node(num_cpus=4, num_gpus=1)
+    try:
+        events = run_all(jobs_of(folder, 5, device="cuda"), RayEngine(gpu_memory=2.5e9, runner=hold))
+    finally:
+        nodes.cluster.remove_node(node)
+    words = [event.result.reason.split() for event in events if event.result is not None and event.result.reason]
+    spans = [(float(word[0]), float(word[1])) for word in words]
+    together = max(sum(low <= begin < high for low, high in spans) for begin, _ in spans)
+    assert len(words) == 5 and {word[2] for word in words} == {"0"}
+    assert together == 2
+    assert len({word[3] for word in words}) == 5, "a process that held a GPU is not used again"
+
+
+def descendants(pid: int) -> dict[int, str]:
+    """Map a process and all below it to their command lines."""
+    lines = subprocess.run(["ps", "-ww", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout.splitlines()
+    table = {int(line.split()[0]): (int(line.split()[1]), line.split(None, 2)[2]) for line in lines}
+    found = [pid]
+    for item in found:
+        found += [child for child, (parent, _) in table.items() if parent == item]
+    return {item: table[item][1] for item in found if item in table}
+
+
+def alive(pid: int) -> bool:
+    """Tell whether a process runs; one that nobody has waited for yet does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def listening(pid: int) -> set[str]:
+    """List the addresses, as the kernel writes them, that a process accepts connections on."""
+    try:
+        sockets = {re.sub(r"\D", "", os.readlink(f"/proc/{pid}/fd/{name}")) for name in os.listdir(f"/proc/{pid}/fd")}
+        rows = [line.split() for kind in ("tcp", "tcp6") for line in Path(f"/proc/{pid}/net/{kind}").read_text().splitlines()[1:]]
+    except OSError:  # it has ended
+        return set()
+    return {row[1].split(":")[0] for row in rows if row[3] == "0A" and row[9] in sockets}
+
+
+LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
+SECRET = "kept-out-of-every-log"
+
+
+@pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGINT], ids=["kill", "ctrl-c"])
+def test_the_end_of_the_driver_loses_nothing(folder: Path, undisturbed: Path, blow: signal.Signals) -> None:
+    driver = start(folder, "--engine", "ray", "--workers", "2", env={**os.environ, "AWS_SECRET_ACCESS_KEY": SECRET})
+    try:
+        wait_for(lambda: states(folder), "a state", 120)
+        family = descendants(driver.pid)
+        addresses = set().union(*(listening(pid) for pid in family))
+        driver.send_signal(blow)
+        words = driver.communicate(timeout=60)[1]
+    finally:
+        driver.kill()
+        driver.wait()
+    assert len(family) > 4 and addresses and addresses <= LOOPBACK
+    if blow == signal.SIGINT:
+        assert driver.returncode == 130 and "the same command goes on" in words, words
+        assert not (folder / "runner.lock").exists()
+    workers = [pid for pid, args in family.items() if "Agent" not in args]  # Ray's two agents take a minute to notice
+    wait_for(lambda: not any(map(alive, workers)), "the end of Ray's processes", 30)
+    assert SECRET not in words
+    assert not [path for path in folder.rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()]
+    assert run_sweep(Sweep.open(folder), LocalEngine(2)) == {}
+    assert_whole(folder, undisturbed)
+
+
+@pytest.mark.parametrize(("address", "sentence"), [("127.0.0.1:1", "no Ray cluster answers at 127.0.0.1:1"), ("nowhere", "--address 'nowhere' is no address")])
+def test_a_cluster_that_is_not_there(folder: Path, address: str, sentence: str) -> None:
+    runner = start(folder, "--engine", "ray", "--address", address)
+    words = runner.communicate(timeout=60)[1]
+    assert runner.returncode == 2 and sentence in words and "Traceback" not in words
+
+
+def test_the_cluster_file_of_the_docs_is_one() -> None:
+    import yaml
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    root = Path(__file__).parents[2]
+    text = (root / "examples" / "ray-cluster.yaml").read_text()
+    validate_config(prepare_config(yaml.safe_load(text)))
+    assert text.strip() in (root / "docs" / "clusters.md").read_text(), "the docs show another file"

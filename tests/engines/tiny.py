@@ -1,0 +1,62 @@
+"""A sweep of five endpoints in nine segments, small enough to be trained again in every test."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from planner.corpus.store import Corpus
+
+SWEEP = """
+corpus = "{corpus}"
+sizes = ["10k"]
+tokens_pt = [0, "21k", "28k"]
+tokens_spec = [0, "21k"]
+unique_spec = ["5k"]
+eval_tokens = 640
+[recipe]
+seq_len = 32
+batch_sequences = 2
+warmup_steps = 20
+lr_coefficient = 4e-3
+"""
+
+
+def lay_out(folder: Path, corpus: Corpus) -> Path:
+    """Write the sweep's file."""
+    folder.mkdir(parents=True)
+    (folder / "sweep.toml").write_text(SWEEP.format(corpus=corpus.folder.resolve()))
+    return folder
+
+
+def start(folder: Path, *options: str, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
+    """Run the sweep with the command line, in a process of its own."""
+    command = [sys.executable, "-m", "planner.cli.main", "sweep", "run", str(folder), *options]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=env)
+
+
+def wait_for(condition: Callable[[], object], what: str, seconds: float = 60.0) -> None:
+    """Wait until something is so."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"{what} did not happen in {seconds:g} s"
+        time.sleep(0.02)
+
+
+def states(folder: Path) -> list[Path]:
+    """List the states on disk."""
+    return sorted((folder / "state").glob("n*.safetensors"))
+
+
+def assert_whole(folder: Path, undisturbed: Path) -> None:
+    """Check that no run was lost or made twice, that the table is the undisturbed one, and that nothing is left lying about."""
+    assert (folder / "runs.csv").read_bytes() == (undisturbed / "runs.csv").read_bytes()
+    records = sorted(path.name for path in (folder / "records").iterdir() if not path.name.endswith(".torn"))
+    assert records == sorted(path.name for path in (undisturbed / "records").iterdir())
+    assert not states(folder), "states outlive their use"
+    left = [path.name for path in (folder / "state").iterdir() if path.name.startswith(".")]
+    assert not left, "halves of files stay behind"
+    assert not list(folder.glob("*.lock*")), "the lock outlives its runner"
