@@ -77,7 +77,8 @@ class RayEngine:
                 ray.init(address=self._address, log_to_driver=False, logging_level="error")
         except (ConnectionError, ValueError, RuntimeError) as error:
             where = f"at {self._address}" if self._address else "on this machine"
-            raise StateError(f"no Ray cluster answers {where}: {str(error).splitlines()[0]}", remedy="check --address, RAY_AUTH_TOKEN_PATH and ray status") from error
+            remedy = "check --address, RAY_AUTH_TOKEN_PATH and ray status"
+            raise StateError(f"no Ray cluster answers {where}: {str(error).splitlines()[0]}", remedy=remedy) from error
         try:
             if self._address is None:
                 _check_loopback(ray)

@@ -218,7 +218,9 @@ def test_the_end_of_the_driver_loses_nothing(folder: Path, undisturbed: Path, bl
     assert_whole(folder, undisturbed)
 
 
-@pytest.mark.parametrize(("address", "sentence"), [("127.0.0.1:1", "no Ray cluster answers at 127.0.0.1:1"), ("nowhere", "--address 'nowhere' is no address")])
+@pytest.mark.parametrize(
+    ("address", "sentence"), [("127.0.0.1:1", "no Ray cluster answers at 127.0.0.1:1"), ("nowhere", "--address 'nowhere' is no address")]
+)
 def test_a_cluster_that_is_not_there(folder: Path, address: str, sentence: str) -> None:
     runner = start(folder, "--engine", "ray", "--address", address)
     words = runner.communicate(timeout=60)[1]
