@@ -108,8 +108,8 @@ class SweepStatus:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold a folder for one runner.
+def locked(folder: Path) -> Iterator[int]:
+    """Hold a folder for one runner; yields the lock's file descriptor, with which a child process can hold it too.
 
     Raises:
         StateError: another process holds it; the message names it.
@@ -126,7 +126,7 @@ def locked(folder: Path) -> Iterator[None]:
         file.truncate(0)
         file.write(f"process {os.getpid()} on {os.uname().nodename}")
         file.flush()
-        yield
+        yield file.fileno()
 
 
 def check_identity(sweep: Sweep) -> None:

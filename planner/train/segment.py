@@ -92,7 +92,7 @@ def run_segment(job: Job, *, report: Callable[[int], None] | None = None) -> Res
         loop.loss_smooth = loop.loss_smooth_best = None  # another text: its loss is not a spike of the last one's
     try:
         _train(job, batches, model, optimiser, loop, device, report)
-        losses = _evaluate(job, corpus, model, device) if segment.cell is not None else {}
+        losses = evaluate(job, corpus, model, device) if segment.cell is not None else {}
     except Diverged as error:
         loop.seconds += time.perf_counter() - started
         if segment.cell is not None:
@@ -150,7 +150,8 @@ def _watch(loss: float, loop: LoopState, recipe: Recipe, segment: Segment, step:
         )
 
 
-def _evaluate(job: Job, corpus: Corpus, model: torch.nn.Module, device: torch.device) -> dict[str, float]:
+def evaluate(job: Job, corpus: Corpus, model: torch.nn.Module, device: torch.device) -> dict[str, float]:
+    """Measure the losses of an endpoint [nats/token] and the bits per byte; raise Diverged where one is no number."""
     found: dict[str, float] = {}
     for key, domain in (("spec", job.domain), ("general", corpus.general)):
         heldout = corpus.tokens(domain, "heldout")
