@@ -126,7 +126,7 @@ def carry_out(launch: Launch, engine: Engine, *, device: str = "cpu", threads: i
     Raises:
         StateError: the folder holds a run of another allocation, or a segment failed.
     """
-    _begin(launch)
+    begin(launch)
     if not launch.done or not launch.checkpoint.exists():
         failures = run_sweep(launch.run, engine, device=device, threads=threads, keep_state=True, on_event=on_event)
         if failures:
@@ -142,12 +142,19 @@ def carry_out(launch: Launch, engine: Engine, *, device: str = "cpu", threads: i
     return row
 
 
-def _begin(launch: Launch) -> None:
-    """Put down which forecast the run is to be held against, once, before the first step."""
+def begin(launch: Launch) -> None:
+    """Put down which forecast the run is to be held against, once, before the first step.
+
+    Raises:
+        StateError: the folder holds something else.
+    """
     digest = sha256_file(launch.allocation_path)
     path = launch.folder / "launch.json"
     if path.exists():
-        if read_artifact(path, KIND, VERSION)["inputs"].get("allocation") != digest:
+        before = read_artifact(path, KIND, VERSION)
+        if before["run_id"] != launch.name:
+            raise StateError(f"{launch.folder} holds the run {before['run_id']}, not {launch.name}", remedy="give its --seed, or another --out")
+        if before["inputs"].get("allocation") != digest:
             raise StateError(f"{launch.folder} holds the run of another allocation", remedy="give another --out, or delete that folder")
         return
     if launch.folder.exists() and any(item.name != "run.lock" for item in launch.folder.iterdir()):

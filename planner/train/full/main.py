@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
@@ -73,14 +74,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     stop = Stopper(told.folder / STOP_FILE)
     stop.listen()
     try:
-        return 0 if train(told.folder, stop, slurm=told.slurm) or not told.slurm else STOPPED
+        return 0 if run_rank(told.folder, stop, slurm=told.slurm) or not told.slurm else STOPPED
     except PlannerError as error:
-        write_text(told.folder / FAILURE_FILE, f"{error.message}\n{error.remedy}\n")
         logging.error("error: %s", error)
         return FAILED
     except Exception:  # the other ranks wait for this one in vain; the log must say why
         logging.error("%s", traceback.format_exc())
         return 1
+
+
+def run_rank(folder: Path, stop: Stopper, *, slurm: bool = False) -> bool:
+    """Do what `train` does, and leave what went wrong where the process that started the ranks finds it."""
+    try:
+        return train(folder, stop, slurm=slurm)
+    except PlannerError as error:
+        write_text(folder / FAILURE_FILE, f"{error.message}\n{error.remedy}\n")
+        raise
 
 
 def train(folder: Path, stop: Stopper, *, slurm: bool = False) -> bool:
@@ -91,6 +100,7 @@ def train(folder: Path, stop: Stopper, *, slurm: bool = False) -> bool:
     """
     run = FullRun.load(folder)
     tune_allocator()
+    warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # on purpose: one process saves its state alone
     torch.set_num_threads(run.settings.threads)
     ranks = join(run.settings, os.environ, slurm=slurm)
     training = Training(run, folder, ranks, stop=stop)

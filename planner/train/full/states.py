@@ -61,8 +61,9 @@ class States:
         """
         self.finish()
         part = self._path(step).with_suffix(".part")
-        # Every rank writes below it, so it must be there for all of them.
-        self._ranks.told(part.mkdir(parents=True, exist_ok=True) if self._ranks.first else None)
+        if self._ranks.first:
+            part.mkdir(parents=True, exist_ok=True)
+        self._ranks.told(None)  # every rank writes below it, so it must be there for all of them
         writer = HuggingFaceStorageWriter(str(part), save_distributed=True)
         alone = self._ranks.mesh is None
         self._loop = dict(loop)
