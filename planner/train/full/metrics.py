@@ -10,7 +10,7 @@ import json
 import logging
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from planner.artifacts import plain, write_text
 from planner.errors import MissingDependencyError
@@ -41,12 +41,15 @@ class Metrics:
         """
         self._path = folder / FILE
         self._told = time.monotonic()
-        self.rewind(resumed_at)
+        self._file: TextIO | None = None
         self._board = _board(folder / "tensorboard", resumed_at) if settings.tensorboard else None
         self._wandb = _wandb(settings.wandb, folder, name) if settings.wandb else None
+        self.rewind(resumed_at)
 
     def rewind(self, step: int) -> None:
         """Drop the lines of steps after `step`; events stay."""
+        if self._file is not None:
+            self._file.close()
         if self._path.exists():
             lines = [line for line in read_metrics(self._path) if line["kind"] == "event" or line["step"] <= step]
             write_text(self._path, "".join(json.dumps(line) + "\n" for line in lines))
@@ -61,6 +64,7 @@ class Metrics:
             step: steps of the run done.
             values: what to say.
         """
+        assert self._file is not None
         self._file.write(json.dumps(plain({"kind": kind, "step": step, **values}), allow_nan=False) + "\n")
         self._file.flush()
         if kind == "event" or time.monotonic() - self._told > TELL_EVERY:
@@ -77,7 +81,8 @@ class Metrics:
 
     def close(self) -> None:
         """Write out what is waiting."""
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
         if self._board is not None:
             self._board.close()
         if self._wandb is not None:

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.api import CheckpointException
 
 from planner.artifacts import read_json, write_text
 from planner.errors import StateError
@@ -89,8 +90,9 @@ class States:
         (future, step), self._saving = self._saving, None
         try:
             future.result()  # on the first rank this means that all ranks have written
-        except Exception as error:  # torch wraps whatever a rank met
-            raise StateError(f"state {self._path(step)} cannot be written: {error}", remedy="make room on the disk; the same command goes on") from error
+        except (Exception, CheckpointException) as error:
+            said = f"state {self._path(step)} cannot be written: {_last_line(error)}"
+            raise StateError(said, remedy="make room on the disk; the same command goes on") from error
         if self._ranks.first:
             path = self._path(step)
             part = path.with_suffix(".part")
@@ -129,12 +131,17 @@ class States:
             return read_json(path / LOOP)
         except StateError:
             raise
-        except Exception as error:  # safetensors and torch raise their own kinds
+        except (Exception, CheckpointException) as error:
             remedy = f"delete {path}; the same command goes on from the state before"
-            raise StateError(f"state {path} cannot be read: {str(error).strip().splitlines()[0]}", remedy=remedy) from error
+            raise StateError(f"state {path} cannot be read: {_last_line(error)}", remedy=remedy) from error
 
     def _path(self, step: int) -> Path:
         return self._folder / f"step-{step:09d}"
+
+
+def _last_line(error: BaseException) -> str:
+    """Return what went wrong without torch's traceback around it; torch's own kind of exception is not an Exception."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
 
 
 class _Reader(HuggingFaceStorageReader):
