@@ -38,9 +38,10 @@ def allocation(corpus: Corpus, recipe: Recipe = RECIPE) -> Allocation:
     """Plan 40 general and 32 specialist steps for a model of 10k parameters."""
     shape = shape_for(1e4, family=recipe.family, vocab=corpus.vocab_size)
     pt, spec, size = GENERAL * float(recipe.tokens_per_step), SPECIAL * float(recipe.tokens_per_step), float(shape.params_non_embedding)
+    unique = float(corpus.subset("mail", 3000).size)
     flops = (pt + spec) * flops_per_token(shape, recipe.seq_len)
     plan = Plan(
-        size, float(shape.params_total), pt, spec, 3000.0, spec / 3000, spec / (pt + spec), flops, 6 * size * (pt + spec), 5.0, 4.0, 5.6, shape.to_dict()
+        size, float(shape.params_total), pt, spec, unique, spec / unique, spec / (pt + spec), flops, 6 * size * (pt + spec), 5.0, 4.0, 5.6, shape.to_dict()
     )  # fmt: skip
     source = {
         "recipe": recipe.to_dict(), "vocab_size": corpus.vocab_size, "corpus": corpus.fingerprint, "corpus_path": str(corpus.folder), "domain": "mail",
