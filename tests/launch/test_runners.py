@@ -1,4 +1,5 @@
 """Where the ranks run: one process from the command line, Slurm's file, Ray."""
+# ruff: noqa: E402  (torch is asked for before what needs it is imported)
 
 from __future__ import annotations
 
@@ -120,7 +121,8 @@ def test_nothing_from_names_or_options_reaches_the_shell(tmp_path: Path) -> None
     assert re.fullmatch(r"#SBATCH --job-name=[\w.-]+", name)
     tools = tmp_path / "bin"
     tools.mkdir()
-    stub = f'#!{sys.executable}\nimport json, os, sys\nopen({str(tmp_path)!r} + "/" + os.path.basename(sys.argv[0]), "a").write(json.dumps(sys.argv[1:]) + "\\n")\n'
+    note = f'open({str(tmp_path)!r} + "/" + os.path.basename(sys.argv[0]), "a").write(json.dumps(sys.argv[1:]) + "\\n")'
+    stub = f"#!{sys.executable}\nimport json, os, sys\n{note}\n"
     (tools / "srun").write_text(stub + f"sys.exit({STOPPED})\n")
     (tools / "scontrol").write_text(stub + 'print("node1\\nnode2")\n')
     for tool in tools.iterdir():

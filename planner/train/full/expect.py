@@ -6,8 +6,8 @@ endpoint that one would get by cooling down there. So only two things can be sai
 - *Left below*: at a constant rate the held-out loss is already under the lower end of the interval of the endpoint at the tokens so far. Cooling down
   lowers the loss further, so the endpoint would be under it too, and the law has been too pessimistic. A loss above the curve says nothing yet.
 - *Heading above or below*, in the cooldown: the excess over the annealed loss shrinks about in proportion to the rate, so a straight line through the
-  losses measured in the cooldown against the rate, read at rate zero, is where the run is going. It is said when that end, with twice its standard
-  error, is outside the interval of the run's endpoint. (The proportionality is an assumption, after the loss curves of arXiv 2405.18392;
+  losses measured in the cooldown against the rate, read at rate zero, is where the run is going. It is said when that end, with its own 90 %
+  interval (Student's t), is outside the interval of the run's endpoint. (The proportionality is an assumption, after the loss curves of arXiv 2405.18392;
   docs/full-size.md has how far it was off.)
 """
 
@@ -80,7 +80,7 @@ class Verdict:
     outside: bool
     """Whether the run has left its interval, or is about to."""
     heading: tuple[float, float] | None = field(default=None)
-    """Extrapolated end and twice its standard error [nats/token], in the cooldown."""
+    """Extrapolated end and half the width of its 90 % interval [nats/token], in the cooldown."""
 
 
 def judge(course: Course, measured: Sequence[tuple[int, float, float]]) -> Verdict | None:
@@ -112,18 +112,21 @@ def judge(course: Course, measured: Sequence[tuple[int, float, float]]) -> Verdi
 
 
 def extrapolate(cooling: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """Read the line through losses against rates at rate zero; return it and twice its standard error.
+    """Read the line through losses against rates at rate zero; return it and half the width of its 90 % interval.
 
     Args:
         cooling: rate as a share of the peak, and loss.
     """
     rate, loss = np.array(cooling).T
     design = np.stack([np.ones_like(rate), rate], axis=1)
+    from scipy.special import stdtrit
+
     found, *_ = np.linalg.lstsq(design, loss, rcond=None)
     left = loss - design @ found
-    variance = float(left @ left) / max(1, len(loss) - 2)
+    free = len(loss) - 2
+    variance = float(left @ left) / free
     covariance = np.linalg.inv(design.T @ design) * variance
-    return float(found[0]), 2 * math.sqrt(float(covariance[0, 0]))
+    return float(found[0]), float(stdtrit(free, 0.95)) * math.sqrt(float(covariance[0, 0]))
 
 
 def evaluation_steps(steps: int, cooldown_from: int, count: int) -> tuple[int, ...]:

@@ -1,4 +1,5 @@
 """What is decided when a run goes wrong, and that it then goes on without the batches that are to blame."""
+# ruff: noqa: E402  (torch is asked for before what needs it is imported)
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
 """Two ranks on gloo train what one trains; a run goes on after a kill and a stop, on another number of ranks, as if nothing had been."""
+# ruff: noqa: E402  (torch is asked for before what needs it is imported)
 
 from __future__ import annotations
 
