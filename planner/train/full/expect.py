@@ -6,9 +6,9 @@ endpoint that one would get by cooling down there. So only two things can be sai
 - *Left below*: at a constant rate the held-out loss is already under the lower end of the interval of the endpoint at the tokens so far. Cooling down
   lowers the loss further, so the endpoint would be under it too, and the law has been too pessimistic. A loss above the curve says nothing yet.
 - *Heading above or below*, in the cooldown: the excess over the annealed loss shrinks about in proportion to the rate, so a straight line through the
-  losses measured in the cooldown against the rate, read at rate zero, is where the run is going. It is said when that end, with its own 90 %
-  interval (Student's t), is outside the interval of the run's endpoint. (The proportionality is an assumption, after the loss curves of arXiv 2405.18392;
-  docs/full-size.md has how far it was off.)
+  losses against the rate, read at rate zero, is where the run is going. The line begins at the mean of the last two losses before the cooldown, which halves
+  the noise where it has most weight. It is said when that end, with its own 90 % interval (Student's t), is outside the interval of the run's endpoint.
+  (The proportionality is an assumption, after the loss curves of arXiv 2405.18392; docs/full-size.md has how far it was off.)
 """
 
 from __future__ import annotations
@@ -83,12 +83,13 @@ class Verdict:
     """Extrapolated end and half the width of its 90 % interval [nats/token], in the cooldown."""
 
 
-def judge(course: Course, measured: Sequence[tuple[int, float, float]]) -> Verdict | None:
+def judge(course: Course, measured: Sequence[tuple[int, float, float]], stage_from: int = 0) -> Verdict | None:
     """Say what the losses so far tell of the outcome.
 
     Args:
         course: the forecast.
         measured: step, held-out specialist loss, and rate as a share of the peak, of every evaluation so far, in order.
+        stage_from: step at which the last stage begins; losses before it are of another text.
 
     Returns:
         A verdict on the last of them, or None where nothing can be known yet.
@@ -101,7 +102,8 @@ def judge(course: Course, measured: Sequence[tuple[int, float, float]]) -> Verdi
     cooling = [(rate, value) for _, value, rate in measured if rate < 1]
     if len(cooling) < LEAST_POINTS:
         return None
-    heading = extrapolate(cooling)
+    before = [value for at, value, rate in measured if rate >= 1 and at > stage_from][-2:]
+    heading = extrapolate([(1.0, sum(before) / len(before)), *cooling] if before else cooling)
     middle, error = heading
     said = f"heading for {middle:.4f} ± {error:.4f}; forecast {end.loss:.4f}, {end.low:.4f} to {end.high:.4f}"
     if middle - error > end.high:

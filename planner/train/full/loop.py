@@ -176,7 +176,8 @@ class Training:
         )
         if self.course is not None and self.metrics is not None:
             lines = [line for line in read_metrics(self.folder / FILE) if line["kind"] == "evaluation"]
-            verdict = judge(self.course, [(line["step"], line["loss_spec"], line["rate_share"]) for line in lines])
+            measured = [(line["step"], line["loss_spec"], line["rate_share"]) for line in lines]
+            verdict = judge(self.course, measured, self.run.offsets[-2])
             if verdict is not None:
                 self._write("event", what="forecast", outside=verdict.outside, reason=verdict.text)
 
