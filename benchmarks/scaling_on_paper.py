@@ -93,7 +93,7 @@ def main() -> None:
     report.say(f"computing hides the traffic from {hidden:,.0f} tokens a GPU and pass on, whatever the model's size")
 
     rows = []
-    for (ranks, flops), shape, count in runs:
+    for (ranks, flops), shape, _ in runs:
         size = state_bytes(shape)
         between = 1 / (FAILURES * ranks) * 3600
         # What training waits for is the copy to the host; the rest is written beside it.

@@ -6,8 +6,8 @@ endpoint that one would get by cooling down there. So only two things can be sai
 - *Left below*: at a constant rate the held-out loss is already under the lower end of the interval of the endpoint at the tokens so far. Cooling down
   lowers the loss further, so the endpoint would be under it too, and the law has been too pessimistic. A loss above the curve says nothing yet.
 - *Heading above or below*, in the cooldown: the excess over the annealed loss shrinks about in proportion to the rate, so a straight line through the
-  losses against the rate, read at rate zero, is where the run is going. The line begins at the mean of the last two losses before the cooldown, which halves
-  the noise where it has most weight. It is said when that end, with its own 90 % interval (Student's t), is outside the interval of the run's endpoint.
+  losses against the rate, read at rate zero, is where the run is going. The line begins at the mean of the last two losses before the cooldown, which
+  lowers the noise where it weighs most. It is said when that end, with its own 90 % interval (Student's t), is outside the interval of the endpoint.
   (The proportionality is an assumption, after the loss curves of arXiv 2405.18392; docs/full-size.md has how far it was off.)
 """
 
