@@ -141,3 +141,23 @@ def test_a_follower_reads_on_after_a_rollback_and_not_half_a_line(tmp_path: Path
     metrics = Metrics(tmp_path, Settings(), "run", resumed_at=1)  # a resumed run drops the half line and what it trains again
     metrics.close()
     assert [line["step"] for line in tail.new()] == [1]
+
+
+def test_the_figure_shows_measured_beside_forecast() -> None:
+    from planner.launch.watch import Progress
+    from planner.report.course import course as draw
+    from planner.report.style import sheet
+
+    lines = [
+        {"kind": "evaluation", "step": 40, "tokens": 2560, "loss_spec": 3.9, "rate_share": 1.0},
+        {"kind": "evaluation", "step": 60, "tokens": 3840, "loss_spec": 3.5, "rate_share": 1.0},
+        {"kind": "event", "step": 45, "what": "rollback", "reason": "spike"},
+    ]
+    progress = Progress("run", 100, 70, 64, COURSE, tuple(lines), {"status": "ok", "loss_spec": 3.05})
+    _, (axis,) = sheet()
+    draw(axis, progress)
+    drawn = {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in axis.get_lines()}
+    assert drawn["measured"] == ([2560, 3840], [3.9, 3.5])
+    assert drawn["forecast, if cooled down there"] == ([2560.0, 3840.0, 6400.0], [3.6, 3.3, 3.0])
+    assert drawn["outcome"] == ([6400], [3.05])
+    assert any(x == [45 * 64, 45 * 64] for x, _ in drawn.values())  # where the run was rolled back

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -15,6 +16,9 @@ from planner.train.full.plan import Settings
 
 SLURM = {"RANK": "SLURM_PROCID", "WORLD_SIZE": "SLURM_NTASKS", "LOCAL_RANK": "SLURM_LOCALID"}
 """What torchrun would set, and where srun has it."""
+
+PATIENCE = timedelta(hours=1)
+"""How long a rank waits for the others: while the first draws a large model, longer than torch's ten minutes."""
 
 
 @dataclass(frozen=True)
@@ -79,9 +83,9 @@ def join(settings: Settings, environment: Mapping[str, str], *, slurm: bool = Fa
         # Saving goes on over gloo while training goes on over nccl, so both must be there.
         backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
         if world == 1:
-            dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+            dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=PATIENCE)
         else:
-            dist.init_process_group(backend, rank=rank, world_size=world)
+            dist.init_process_group(backend, rank=rank, world_size=world, timeout=PATIENCE)
     shard = settings.shard_ranks or world
     if world % shard:
         raise InputError(f"{world} ranks cannot be cut into copies of {shard} ranks each", remedy="give --shard-ranks a number that divides the ranks")
@@ -89,7 +93,7 @@ def join(settings: Settings, environment: Mapping[str, str], *, slurm: bool = Fa
         mesh = init_device_mesh(device.type, (world,), mesh_dim_names=("shard",))
     else:
         mesh = init_device_mesh(device.type, (world // shard, shard), mesh_dim_names=("copy", "shard"))
-    return Ranks(rank, world, device, mesh, dist.new_group(backend="gloo"))
+    return Ranks(rank, world, device, mesh, dist.new_group(backend="gloo", timeout=PATIENCE))
 
 
 def leave() -> None:

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any, TextIO
 
-from planner.artifacts import plain, write_text
+from planner.artifacts import plain, sha256_file, write_text
 from planner.errors import MissingDependencyError
 from planner.train.full.plan import Settings
 
@@ -118,5 +118,6 @@ def _wandb(project: str, folder: Path, name: str) -> Any:
         import wandb
     except ImportError as error:
         raise MissingDependencyError("Weights & Biases was asked for and wandb is not installed", remedy="pip install wandb") from error
-    # Its key stays where wandb looks for it; nothing of the environment is handed over or written down here.
-    return wandb.init(project=project, name=f"{folder.name}/{name}", dir=str(folder), id=name.replace(".", "-"), resume="allow", save_code=False)
+    # Its key stays where wandb looks for it; nothing of the environment is handed over or written down. A launch has one curve, however often it goes on.
+    identity = sha256_file(folder / "launch.json")[:16]
+    return wandb.init(project=project, name=f"{folder.name}/{name}", dir=str(folder), id=identity, resume="allow", save_code=False)
