@@ -119,7 +119,7 @@ def ours(size: float, corpus: Path, threads: int) -> float:
     """Train a segment the way a sweep's worker does."""
     from planner.design.spec import Cell
     from planner.design.tree import build_tree
-    from planner.engines.worker import tune_allocator
+    from planner.train.allocator import tune_allocator
     from planner.train.job import Job
     from planner.train.segment import run_segment
 

@@ -101,6 +101,15 @@ def format_seconds(seconds: float) -> str:
     return f"{seconds / 86400:.1f} days"
 
 
+def format_bytes(count: float) -> str:
+    """Write a number of bytes in decimal units, such as "1.2 GB"."""
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} PB"
+
+
 def format_interval(low: float, high: float, digits: int = 3) -> str:
     """Write an interval of counts: [1.2M, 3.4M]."""
     return f"[{format_count(low, digits)}, {format_count(high, digits)}]"

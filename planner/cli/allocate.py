@@ -182,7 +182,8 @@ def allocate(
     )
     if answer.source.get("corpus_path"):
         where = os.path.normpath(found.resolve().parent / answer.source["corpus_path"])
-        answer = replace(answer, source={**answer.source, "corpus_path": os.path.relpath(where, out.resolve().parent)})
+        law_path = os.path.relpath(found.resolve(), out.resolve().parent)
+        answer = replace(answer, source={**answer.source, "corpus_path": os.path.relpath(where, out.resolve().parent), "law_path": law_path})
     inputs = {"law": sha256_file(found), **({"general_law": sha256_file(keeping)} if keeping else {})}
     if accuracy is not None:
         answer = _with_accuracy(answer, accuracy, None if chance is None else parse_share(chance))

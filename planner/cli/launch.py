@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from planner.cli.console import bar, give, say, table
+from planner.cli.console import give, say, table
 from planner.errors import DataError, InputError, PlannerWarning
-from planner.units import format_count, format_seconds
+from planner.units import format_count, parse_flops
 
 if TYPE_CHECKING:
     from planner.launch.launch import Launch
@@ -18,10 +18,15 @@ if TYPE_CHECKING:
 
 LAUNCH_HELP = (
     "Train the recommended run with the sweep's own recipe; after a stop the same command goes on.\n\n"
-    "Example: plan launch allocation.json --dry-run\n\nExample: plan launch allocation.json --out launches/first"
+    "Example: plan launch allocation.json --dry-run\n\nExample: plan launch allocation.json --out launches/first\n\n"
+    "Example: plan launch allocation.json --ranks 8 --device cuda --compile --peak-flops 989e12\n\n"
+    "Example: plan launch allocation.json --ranks 64 --device cuda --engine slurm --slurm-option partition=gpu --slurm-option time=24:00:00\n\n"
+    "Example: plan launch allocation.json --export torchtitan"
 )
 VERIFY_HELP = "Hold a launched run's outcome against the forecast made before it.\n\nExample: plan verify launches/first"
 FAR_FROM_PLAN = 0.05
+ENGINES = ("local", "slurm", "ray")
+RANKS_PER_NODE = 8
 
 
 def launch(
@@ -31,19 +36,43 @@ def launch(
     structure: Annotated[str | None, typer.Option(help="Of a plan for many domains: split, independent or mixed; the recommended one by default.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of initialisation and data order.")] = 0,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads on a CPU; one a core by default.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be trained.")] = False,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of a rank on a CPU; the cores shared out by default.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be trained, and what it takes.")] = False,
+    ranks: Annotated[int, typer.Option(min=1, help="Processes that train the run together, one a GPU. May change when a run goes on.")] = 1,
+    engine: Annotated[str, typer.Option(help="Where the ranks run: local, slurm or ray.")] = "local",
+    precision: Annotated[str | None, typer.Option(help="fp32 or bf16 (reductions in fp32); bf16 on a GPU by default.")] = None,
+    micro_batch: Annotated[int | None, typer.Option(min=1, help="Sequences a rank's forward pass; gradients are added up to the plan's batch.")] = None,
+    compile_layers: Annotated[bool, typer.Option("--compile", help="torch.compile, layer by layer.")] = False,
+    checkpoint_activations: Annotated[bool, typer.Option("--checkpoint-activations", help="Compute layers again in the backward pass.")] = False,
+    shard_ranks: Annotated[int | None, typer.Option(min=1, help="Ranks that share one copy of the model; all by default.")] = None,
+    save_every: Annotated[int | None, typer.Option(min=1, help="Steps between two states; a twentieth of the run by default, at least 200.")] = None,
+    peak_flops: Annotated[str | None, typer.Option(help="Peak FLOP/s of one rank's device, from its data sheet; MFU needs it.")] = None,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard events beside metrics.jsonl.")] = False,
+    wandb: Annotated[str | None, typer.Option(help="Project of Weights & Biases to log to.")] = None,
+    law: Annotated[Path | None, typer.Option(help="The plan's law, where it has moved; for the forecast along the run.")] = None,
+    export: Annotated[str | None, typer.Option(help="Only write the run's configuration for torchtitan or megatron.")] = None,
+    ranks_per_node: Annotated[int | None, typer.Option(min=1, help="Slurm: ranks a node; 8, or all of fewer.")] = None,
+    slurm_option: Annotated[list[str] | None, typer.Option(help="Slurm: an option of sbatch as KEY=VALUE; may be repeated.")] = None,
+    submit: Annotated[bool, typer.Option("--submit", help="Slurm: hand the file in.")] = False,
 ) -> None:
     """Launch a run."""
     from planner.artifacts import read_json
-    from planner.cli.needs import require_torch
+    from planner.cli.full import carry_on, show_resources
     from planner.cli.paths import default_workers
-    from planner.cli.progress import Watch
-    from planner.design.walltime import wall_seconds
-    from planner.engines.local import LocalEngine
-    from planner.launch.launch import carry_out, prepare
-    from planner.sweep import segments_to_train
+    from planner.launch.export import TARGETS
+    from planner.launch.export import export as write_export
+    from planner.launch.full import default_save_every, outcome, settle
+    from planner.launch.launch import prepare
+    from planner.launch.runners import check_ranks
+    from planner.train.full.plan import Settings
 
+    for name, value, known in (("--engine", engine, ENGINES), ("--export", export, (None, *TARGETS))):
+        if value not in known:
+            raise InputError(f"{name} {value} is not known", remedy=f"choose one of {', '.join(item for item in known if item)}")
+    if engine != "slurm" and (submit or slurm_option or ranks_per_node):
+        raise InputError("--submit, --slurm-option and --ranks-per-node are Slurm's", remedy="add --engine slurm, or leave them away")
+    if export is None:
+        check_ranks(ranks, device, engine)
     folder = out or Path("launches") / allocation.stem
     if read_json(allocation).get("kind") == "domains":
         from planner.cli.launch_domains import launch_domains
@@ -52,19 +81,46 @@ def launch(
     if structure is not None:
         raise InputError(f"--structure {structure!r} is of a plan for many domains", remedy="leave it away")
     ready = prepare(allocation, folder, corpus=corpus, seed=seed)
+    settings = Settings(
+        device=device,
+        threads=threads or (max(1, default_workers() // ranks) if engine == "local" else 1),
+        precision=precision or ("bf16" if device == "cuda" else "fp32"),
+        micro_batch=micro_batch,
+        compile_backend="inductor" if compile_layers else None,
+        checkpoint_activations=checkpoint_activations,
+        shard_ranks=shard_ranks,
+        save_every=save_every or default_save_every(ready),
+        peak_flops=None if peak_flops is None else parse_flops(peak_flops),
+        tensorboard=tensorboard,
+        wandb=wandb,
+    )
+    run = settle(ready, ranks, settings)
     show_realised(ready)
-    left = segments_to_train(ready.run)
-    workers = threads or default_workers()
-    say(f"{len(left)} of {len(ready.run.tree.segments)} segments to train, about {format_seconds(wall_seconds(ready.run.tree, left, 1))} on one thread")
+    if export is not None:
+        path = write_export(ready, export, folder, ranks, run.settings.micro_batch or run.recipe.batch_sequences // ranks)
+        say(f"written: {path}")
+        return
+    show_resources(ready, run, ranks)
     if dry_run:
         return
-    require_torch()
-    with bar("training", sum(ready.run.tree.cost(segment) for segment in left)) as shown:
-        row = carry_out(ready, LocalEngine(1), device=device, threads=workers, on_event=Watch(ready.run, shown))
+    if outcome(ready) is None or not (ready.checkpoint.exists() or diverged(ready)):
+        per_node = ranks_per_node or min(ranks, RANKS_PER_NODE)
+        if not carry_on(ready, run, ranks, engine, law=law, per_node=per_node, slurm_options=slurm_option or [], submit=submit):
+            return
+    row = outcome(ready)
+    assert row is not None
     if row["status"] != "ok":
         raise DataError(f"the run diverged: {row['reason']}", remedy="lower the learning rate in the recipe and sweep again")
     say(f"specialist loss {row['loss_spec']:.4f} nats/token ({row['bpb_spec']:.3f} bits/byte), general loss {row['loss_general']:.4f}")
     say(f"checkpoint: {ready.checkpoint}; next: plan verify {folder}")
+
+
+def diverged(ready: Launch) -> bool:
+    """Tell whether the run has ended by diverging, so that there is no checkpoint."""
+    from planner.launch.full import outcome
+
+    row = outcome(ready)
+    return row is not None and row["status"] != "ok"
 
 
 def verify(

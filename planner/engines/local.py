@@ -10,7 +10,8 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from planner.engines.event import Deaths, Event
-from planner.engines.worker import answer, one_thread, tune_allocator
+from planner.engines.worker import answer, one_thread
+from planner.train.allocator import tune_allocator
 from planner.train.job import Job
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import secrets
-import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
@@ -14,6 +12,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from planner.train.allocator import tune_allocator
 from planner.train.job import Job, Result
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -38,20 +37,6 @@ def one_thread() -> Iterator[None]:
                 os.environ.pop(key, None)
             else:
                 os.environ[key] = value
-
-
-def tune_allocator() -> None:
-    """Keep large blocks in the process instead of returning them to the kernel at each step: +25 % at 20k parameters.
-
-    glibc only; elsewhere nothing happens.
-    """
-    if sys.platform.startswith("linux"):
-        try:
-            libc = ctypes.CDLL("libc.so.6")
-            libc.mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD
-            libc.mallopt(-1, 512 << 20)  # M_TRIM_THRESHOLD
-        except (OSError, AttributeError):
-            return
 
 
 def train(job: Job, report: Report) -> Result:

@@ -127,7 +127,7 @@ def carry_out(launch: Launch, engine: Engine, *, device: str = "cpu", threads: i
     Raises:
         StateError: the folder holds a run of another allocation, or a segment failed.
     """
-    _begin(launch)
+    begin(launch)
     if not launch.done or not launch.checkpoint.exists():
         failures = run_sweep(launch.run, engine, device=device, threads=threads, keep_state=True, on_event=on_event)
         if failures:
@@ -148,15 +148,22 @@ def save_checkpoint(run: Sweep, row: dict[str, Any], out: Path) -> None:
         run.state_path(tip).unlink()
 
 
-def _begin(launch: Launch) -> None:
-    """Put down which forecast the run is to be held against, once, before the first step."""
+def begin(launch: Launch) -> None:
+    """Put down which forecast the run is to be held against, once, before the first step.
+
+    Raises:
+        StateError: the folder holds something else.
+    """
     digest = sha256_file(launch.allocation_path)
     path = launch.folder / "launch.json"
     if path.exists():
-        if read_artifact(path, KIND, VERSION)["inputs"].get("allocation") != digest:
+        before = read_artifact(path, KIND, VERSION)
+        if before["run_id"] != launch.name:
+            raise StateError(f"{launch.folder} holds the run {before['run_id']}, not {launch.name}", remedy="give its --seed, or another --out")
+        if before["inputs"].get("allocation") != digest:
             raise StateError(f"{launch.folder} holds the run of another allocation", remedy="give another --out, or delete that folder")
         return
-    if launch.folder.exists() and any(item.name not in ("run.lock", lock.NAME) for item in launch.folder.iterdir()):
+    if launch.folder.exists() and any(item.name != lock.NAME for item in launch.folder.iterdir()):
         raise StateError(f"{launch.folder} is not empty and holds no launch", remedy="give another --out")
     launch.folder.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(launch.allocation_path, launch.folder / "allocation.json")

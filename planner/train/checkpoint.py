@@ -42,6 +42,11 @@ def save_state(path: Path, model: torch.nn.Module, optimiser: torch.optim.Optimi
         for key in ("exp_avg", "exp_avg_sq"):
             if key in moments:
                 tensors[f"{key}.{name}"] = moments[key].contiguous()
+    save_tensors(path, tensors, state)
+
+
+def save_tensors(path: Path, tensors: dict[str, torch.Tensor], state: LoopState) -> None:
+    """Write a state given by its tensors, named as `save_state` names them, atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")  # two machines may have the same process id
     try:

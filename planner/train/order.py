@@ -7,12 +7,18 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from planner.errors import DataError
+
+SHUFFLED_IN_MEMORY = 1 << 24
+"""Up to this many windows a pass is a permutation drawn as an array (128 MiB at most); more are permuted by a formula, without an array."""
+ROUNDS = 6
+"""Rounds of the Feistel network; four make a pseudo-random permutation of a pseudo-random function (Luby and Rackoff 1988)."""
+_WORD = (1 << 64) - 1
 
 
 class Stream:
@@ -39,7 +45,7 @@ class Stream:
         self._seq_len = seq_len
         digest = hashlib.sha256(f"{seed}:{label}".encode()).digest()
         self._key = int.from_bytes(digest[:8], "little")
-        self._pass: tuple[int, int, NDArray[np.int64]] | None = None
+        self._pass: tuple[int, int, Callable[[int], int]] | None = None
 
     def window(self, index: int) -> NDArray[np.int64]:
         """Return window number `index` of the endless stream, shape (seq_len + 1,)."""
@@ -47,9 +53,9 @@ class Stream:
         if self._pass is None or self._pass[0] != number:
             random = np.random.default_rng([self._key, number])
             shift = int(random.integers(0, self._seq_len))
-            self._pass = (number, shift, random.permutation(self.windows))
-        _, shift, permutation = self._pass
-        start = shift + int(permutation[position]) * self._seq_len
+            self._pass = (number, shift, shuffle(self.windows, random))
+        _, shift, place = self._pass
+        start = shift + place(position) * self._seq_len
         return self._tokens[start : start + self._seq_len + 1].astype(np.int64)
 
 
@@ -71,6 +77,45 @@ class Mix:
                 return stream.window(before)
             index -= before  # what is left goes to the streams that follow
         return self._parts[-1][0].window(index)
+
+
+def shuffle(count: int, random: np.random.Generator, in_memory: int = SHUFFLED_IN_MEMORY) -> Callable[[int], int]:
+    """Return a permutation of the numbers below `count`.
+
+    Args:
+        count: how many.
+        random: what it is drawn from.
+        in_memory: most numbers that are permuted as an array; recorded sweeps depend on that order.
+    """
+    if count <= in_memory:
+        permutation = random.permutation(count)
+        return lambda position: int(permutation[position])
+    keys = [int(key) for key in random.integers(0, 1 << 63, size=ROUNDS)]
+    return lambda position: scattered(position, count, keys)
+
+
+def scattered(position: int, count: int, keys: Sequence[int]) -> int:
+    """Permute the numbers below `count` by a formula: a Feistel network over the next even power of two, walked until it lands below `count`.
+
+    It takes no memory, and fewer than four walks on average (cycle walking: Black and Rogaway 2002).
+    """
+    half = ((count - 1).bit_length() + 1) // 2
+    mask = (1 << half) - 1
+    while True:
+        left, right = position >> half, position & mask
+        for key in keys:
+            left, right = right, left ^ (_mixed(right ^ key) & mask)
+        position = left << half | right
+        if position < count:
+            return position
+
+
+def _mixed(word: int) -> int:
+    """Mix 64 bits, as splitmix64 does."""
+    word = (word + 0x9E3779B97F4A7C15) & _WORD
+    word = ((word ^ (word >> 30)) * 0xBF58476D1CE4E5B9) & _WORD
+    word = ((word ^ (word >> 27)) * 0x94D049BB133111EB) & _WORD
+    return word ^ (word >> 31)
 
 
 class Batches:

@@ -95,7 +95,7 @@ def run_segment(job: Job, *, report: Callable[[int], None] | None = None) -> Res
         loop.loss_smooth = loop.loss_smooth_best = None  # another text: its loss is not a spike of the last one's
     try:
         _train(job, batches, model, optimiser, loop, device, report)
-        losses = _evaluate(job, corpus, model, device) if segment.cell is not None else {}
+        losses = evaluate(job, corpus, model, device) if segment.cell is not None else {}
     except Diverged as error:
         loop.seconds += time.perf_counter() - started
         if segment.cell is not None:
@@ -153,8 +153,12 @@ def _watch(loss: float, loop: LoopState, recipe: Recipe, segment: Segment, step:
         )
 
 
-def _evaluate(job: Job, corpus: Corpus, model: torch.nn.Module, device: torch.device) -> dict[str, float]:
-    """Measure the held-out losses of the specialist and the general text, and of each part of a mix by its name."""
+def evaluate(job: Job, corpus: Corpus, model: torch.nn.Module, device: torch.device) -> dict[str, float]:
+    """Measure the held-out losses of the specialist and the general text, and of each part of a mix by its name; bits a byte too.
+
+    Raises:
+        Diverged: one is no number.
+    """
     domains = {"spec": job.domain, "general": corpus.general, **{part.domain: part.domain for part in job.mixture}}
     found: dict[str, float] = {}
     for key, domain in domains.items():

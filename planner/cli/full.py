@@ -1,0 +1,122 @@
+"""What `plan launch` shows before a full-size run, and how it follows one."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from planner.cli.console import Bar, bar, say, table
+from planner.cli.needs import require_torch
+from planner.units import format_bytes, format_count, format_seconds
+
+if TYPE_CHECKING:
+    from planner.launch.launch import Launch
+    from planner.train.full.plan import FullRun
+
+ASSUMED_MFU = 0.4
+"""Share of the stated peak at which a GPU's time is estimated, before anything was measured."""
+
+
+def show_resources(ready: Launch, run: FullRun, ranks: int) -> None:
+    """Print what the run takes of each rank and of the disk."""
+    from planner.design.walltime import wall_seconds
+    from planner.launch.size import memory, state_bytes
+
+    told, recipe, shape = run.settings, run.recipe, run.last.segment.shape
+    share = recipe.batch_sequences // ranks
+    micro = told.micro_batch or share
+    need = memory(
+        shape, recipe.seq_len, micro, shards=told.shard_ranks or ranks, precision=told.precision, checkpoint_activations=told.checkpoint_activations
+    )
+    parts = ", ".join(f"{name} {format_bytes(getattr(need, name))}" for name in ("states", "gathered", "activations", "logits"))
+    tree = ready.run.tree
+    if told.device == "cpu":
+        time = f"{format_seconds(wall_seconds(tree, tree.segments, 1))} on one thread"
+    elif told.peak_flops is not None:
+        time = f"{format_seconds(tree.flops_total / (ASSUMED_MFU * told.peak_flops * ranks))} at {ASSUMED_MFU:.0%} of the peak"
+    else:
+        time = "not known without --peak-flops"
+    passes = -(-share // micro)
+    rows = [
+        ["ranks", f"{ranks} on {told.device}, {told.precision}" + (f", copies of {told.shard_ranks} ranks" if told.shard_ranks else "")],
+        ["steps", f"{run.steps}, the last {run.steps - run.cooldown_from} a cooldown"],
+        ["batch", f"{recipe.batch_sequences} sequences of {recipe.seq_len}: {ranks} ranks x {passes} passes x up to {micro}"],
+        ["memory a rank, about", f"{format_bytes(need.total)}: {parts}"],
+        ["the model on the first rank's host, while starting and ending", format_bytes(4.0 * shape.params_total)],
+        ["states on disk", f"{told.keep} of {format_bytes(state_bytes(shape))}, one every {told.save_every} steps"],
+        ["held-out losses on the way", str(len(told.evaluate_at))],
+        ["MFU", "not shown without --peak-flops" if told.peak_flops is None else f"against {told.peak_flops:.4g} FLOP/s a rank"],
+        ["time, about", time],
+    ]
+    table("What it takes", ["", ""], rows)
+
+
+def carry_on(
+    ready: Launch, run: FullRun, ranks: int, engine: str, *, law: Path | None, per_node: int, slurm_options: list[str], submit: bool
+) -> bool:
+    """Lay the run down and train it, or go on with it; return whether it has ended here.
+
+    Raises:
+        PlannerError: something that the user can mend.
+        KeyboardInterrupt: it was asked to stop; a state is saved.
+    """
+    from planner.launch import slurm
+    from planner.launch.full import course, find_law, lay_down, saved_step
+    from planner.launch.runners import run_local, run_ray
+    from planner.lock import locked
+
+    job = None
+    if engine == "slurm":
+        job = slurm.Job(ready.folder.resolve(), sys.executable, ranks, per_node, run.settings, slurm.parse_options(slurm_options))
+    else:
+        require_torch()
+    along = course(ready, run, find_law(ready, law))
+    with locked(ready.folder, engine):
+        lay_down(ready, run, along)
+        if job is not None:
+            path = slurm.write(job)
+            say(f"written: {path}")
+            say(f"handed in as job {slurm.submit(path)}" if submit else f"hand it in: cd {path.parent} && sbatch {path.name}")
+            say(f"follow it: plan watch {ready.folder}")
+            return False
+        first = saved_step(ready.folder)
+        with bar("training", run.steps - first) as shown:
+            follow = Follow(ready.folder, first, shown)
+            if engine == "ray":
+                run_ray(ready.folder.resolve(), ranks, run.settings, tick=follow)
+            else:
+                run_local(ready.folder, ranks, run.settings, tick=follow)
+    return True
+
+
+class Follow:
+    """Shows a run's progress from what its first rank writes: loss, speed, MFU, and every word on the forecast."""
+
+    def __init__(self, folder: Path, first: int, shown: Bar) -> None:
+        from planner.launch.watch import Tail
+        from planner.train.full.metrics import FILE
+
+        path = folder / FILE
+        self._tail, self._first, self._shown = Tail(path), first, shown
+        self._told: set[str] = set()
+        for line in self._tail.new():
+            if line["kind"] == "event":
+                self._told.add(f"{line['step']} {line['reason']}")  # what was said before a resume is not said again
+
+    def __call__(self) -> None:
+        """Show what is new."""
+        last = None
+        for line in self._tail.new():
+            if line["kind"] == "step":
+                last = line
+            elif line["kind"] == "evaluation":
+                self._shown.line(f"step {line['step']}: held-out specialist loss {line['loss_spec']:.4f}")
+            elif (key := f"{line['step']} {line['reason']}") not in self._told:
+                self._told.add(key)
+                mark = "warning: " if line.get("outside") or line["what"] == "rollback" else ""
+                self._shown.line(f"{mark}step {line['step']}: {line['reason']}")
+        if last is not None:
+            mfu = "" if last["mfu"] is None else f", MFU {last['mfu']:.1%}"
+            note = f"loss {last['loss_smooth']:.3f}, {format_count(last['tokens_per_second'])} tokens/s{mfu}"
+            self._shown.update(max(0, last["step"] - self._first), note)

@@ -1,0 +1,183 @@
+"""Start the ranks of a run that is laid down: one process, torchrun, or Ray. Slurm has a file of its own."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from planner.errors import InputError, MissingDependencyError, StateError
+from planner.train.full.plan import FAILURE_FILE, STOP_FILE, Settings
+
+LOG = "log.txt"
+RANKS_LOCK = "ranks.lock"
+POLL = 0.3
+"""Seconds between two looks at the ranks."""
+FAILURES = 3
+"""Times that Ray starts the ranks again after losing one; they go on from the latest state."""
+
+
+def command(folder: Path, ranks: int) -> list[str]:
+    """Return the command that starts the ranks on this machine."""
+    module = ["-m", "planner.train.full", str(folder)]
+    if ranks == 1:
+        return [sys.executable, *module]
+    return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks), *module]
+
+
+def run_local(folder: Path, ranks: int, settings: Settings, *, tick: Callable[[], None]) -> None:
+    """Run the ranks on this machine until they end; on Ctrl-C or SIGTERM let them save a state first.
+
+    Args:
+        folder: launch folder.
+        ranks: processes.
+        settings: for the threads.
+        tick: called every moment.
+
+    Raises:
+        KeyboardInterrupt: it was asked to stop, and has.
+        StateError: ranks of an earlier start still train there.
+        PlannerError: a rank failed.
+    """
+    environment = {**os.environ, "OMP_NUM_THREADS": str(settings.threads), "TOKENIZERS_PARALLELISM": "false"}
+    stop, asked = folder / STOP_FILE, 0
+    with (folder / LOG).open("ab") as log, _held(folder) as lock, _sigterm_interrupts():
+        process = subprocess.Popen(command(folder, ranks), stdout=log, stderr=log, env=environment, start_new_session=True, pass_fds=(lock,))
+        while process.poll() is None:
+            try:
+                time.sleep(POLL)
+                tick()
+            except KeyboardInterrupt:
+                asked += 1
+                if asked > 1:  # whoever asks twice does not want to wait
+                    os.killpg(process.pid, signal.SIGKILL)
+                stop.touch()
+    tick()
+    stop.unlink(missing_ok=True)
+    if asked:
+        raise KeyboardInterrupt
+    if process.returncode:
+        raise failure(folder, f"the ranks ended with exit code {process.returncode}")
+
+
+def run_ray(folder: Path, ranks: int, settings: Settings, *, tick: Callable[[], None]) -> None:
+    """Run the ranks on a Ray cluster, the one that is there or one on this machine; the launch folder must be on a file system that all see.
+
+    Raises:
+        MissingDependencyError: Ray is not installed.
+        PlannerError: a rank failed more than `FAILURES` times.
+    """
+    try:
+        import ray
+        from ray.train import FailureConfig, RunConfig, ScalingConfig
+        from ray.train.torch import TorchConfig, TorchTrainer
+    except ImportError as error:
+        raise MissingDependencyError("the package ray is needed for --engine ray and is not installed", remedy="pip install 'ray[train]'") from error
+    cuda = settings.device == "cuda"
+    begun_here = not ray.is_initialized()
+    if begun_here:
+        ray.init(logging_level=logging.ERROR, include_dashboard=False, log_to_driver=False)
+    resources = {"CPU": float(1 if cuda else settings.threads), **({"GPU": 1.0} if cuda else {})}
+    trainer = TorchTrainer(
+        _ray_rank,
+        train_loop_config={"folder": str(folder)},
+        torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if cuda else "gloo"),
+        scaling_config=ScalingConfig(num_workers=ranks, use_gpu=cuda, resources_per_worker=resources),
+        run_config=RunConfig(name="ray", storage_path=str(folder.resolve()), failure_config=FailureConfig(max_failures=FAILURES)),
+    )
+    ended, errors = threading.Event(), []
+
+    def fit() -> None:
+        try:
+            trainer.fit()
+        except Exception as error:  # Ray has its own kinds; the ranks' own word on it is in the failure file
+            errors.append(error)
+        finally:
+            ended.set()
+
+    asked = False
+    with _sigterm_interrupts():
+        # In a thread, so that Ctrl-C reaches the ranks as a wish to stop and not as an exception inside Ray.
+        threading.Thread(target=fit, daemon=True).start()
+        while not ended.is_set():
+            try:
+                ended.wait(POLL)
+                tick()
+            except KeyboardInterrupt:
+                asked = True
+                (folder / STOP_FILE).touch()
+    (folder / STOP_FILE).unlink(missing_ok=True)
+    if begun_here:
+        ray.shutdown()
+    if asked:
+        raise KeyboardInterrupt
+    if errors:
+        raise failure(folder, f"Ray gave up: {str(errors[0]).strip().splitlines()[-1]}") from errors[0]
+
+
+def _ray_rank(config: dict[str, Any]) -> None:
+    from planner.train.full.main import Stopper, run_rank
+
+    folder = Path(config["folder"])
+    run_rank(folder, Stopper(folder / STOP_FILE))
+
+
+def failure(folder: Path, otherwise: str) -> StateError:
+    """Return what went wrong, as a rank left it, or what its log ends with."""
+    path = folder / FAILURE_FILE
+    if path.exists():
+        message, _, remedy = path.read_text(encoding="utf-8").strip().partition("\n")
+        return StateError(message, remedy=remedy)
+    lines = (folder / LOG).read_text(encoding="utf-8", errors="replace").strip().splitlines() if (folder / LOG).exists() else []
+    last = next((line for line in reversed(lines) if "Error" in line), lines[-1] if lines else "")
+    return StateError(f"{otherwise}: {last.strip()}", remedy=f"see {folder / LOG}; the same command goes on from the latest state")
+
+
+def check_ranks(ranks: int, device: str, engine: str) -> None:
+    """Refuse more ranks on this machine than it has cores.
+
+    Raises:
+        InputError: there are not as many.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if engine == "local" and device == "cpu" and ranks > cores:
+        raise InputError(f"{ranks} ranks on a CPU with {cores} cores would wait for each other", remedy=f"give --ranks {cores} or less")
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[int]:
+    """Lock the folder in a way that the ranks hold too, as long as one of them lives: they outlive a runner that is killed."""
+    with (folder / RANKS_LOCK).open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            stop = folder / STOP_FILE
+            raise StateError(f"ranks of an earlier start still train in {folder}", remedy=f"wait for them, or make the file {stop} to stop them") from error
+        yield file.fileno()
+
+
+@contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    """Take SIGTERM as Ctrl-C for a while."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

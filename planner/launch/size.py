@@ -1,0 +1,63 @@
+"""What a run takes: memory of a rank and bytes of its states. Estimates on paper, before anything is started."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from planner.shapes import ModelShape
+
+WEIGHT, GRADIENT, MOMENTS = 4, 4, 8
+"""Bytes of a parameter kept on the ranks: fp32 weight, fp32 gradient, AdamW's two fp32 moments."""
+LOGIT_COPIES = 3
+"""Logits in fp32, their softmax and their gradient."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on one rank."""
+
+    states: float
+    """Shards of weights, gradients and moments."""
+    gathered: float
+    """Layers gathered whole: the one that is computed, the next one on its way, and the embedding."""
+    activations: float
+    """Kept for the backward pass of a micro-batch."""
+    logits: float
+    """Logits and what the loss makes of them."""
+
+    @property
+    def total(self) -> float:
+        """Sum of all, without what the allocator and the libraries take."""
+        return self.states + self.gathered + self.activations + self.logits
+
+
+def memory(shape: ModelShape, seq_len: int, micro_batch: int, *, shards: int, precision: str, checkpoint_activations: bool) -> Memory:
+    """Estimate the memory of a rank.
+
+    A layer keeps, for each token, its two normed inputs, queries, keys, values, attention's result, and three of the feed-forward width, about
+    (4·hidden + 2·heads·head_dim + 2·kv_heads·head_dim + 4·intermediate) numbers with attention that does not store its scores
+    (arXiv 2205.05198, section 4, less the scores; 2205.14135); with activations computed again, its input only, and one layer whole.
+
+    Args:
+        shape: the model.
+        seq_len: tokens of a sequence.
+        micro_batch: sequences of a forward pass.
+        shards: ranks over which one copy of the model is sharded.
+        precision: "bf16" or "fp32".
+        checkpoint_activations: whether layers are computed again.
+    """
+    width = 2 if precision == "bf16" else 4
+    tokens = float(seq_len * micro_batch)
+    groups = shape.parameter_groups
+    layer = (groups["attention"] + groups["feed_forward"] + groups["norms"] + groups["query_key_norms"]) / shape.layers
+    per_layer = tokens * width * (4 * shape.hidden + 2 * (shape.heads + shape.kv_heads) * shape.head_dim + 4 * shape.intermediate)
+    kept = tokens * width * shape.hidden * shape.layers + per_layer if checkpoint_activations else per_layer * shape.layers
+    gathered = 0.0 if shards == 1 and precision == "fp32" else width * (2 * layer + shape.params_embedding)
+    return Memory(
+        (WEIGHT + GRADIENT + MOMENTS) * shape.params_total / shards, gathered, kept, LOGIT_COPIES * 4 * tokens * shape.vocab
+    )  # fmt: skip
+
+
+def state_bytes(shape: ModelShape) -> float:
+    """Return the bytes of one saved state, over all ranks: weights and moments."""
+    return float((WEIGHT + MOMENTS) * shape.params_total)

@@ -1,0 +1,121 @@
+"""A run as a file for Slurm: readable, and nothing that a user or a configuration wrote reaches the shell unquoted."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from planner.artifacts import write_text
+from planner.errors import InputError, MissingDependencyError, StateError
+from planner.train.full.plan import STOPPED, Settings
+
+FILE = "run.sbatch"
+KEY = re.compile(r"[a-z][a-z-]*\Z")
+VALUE = re.compile(r"[A-Za-z0-9_.,:=@%+/\[\]*-]+\Z")
+OURS = ("nodes", "ntasks-per-node", "ntasks", "job-name", "requeue", "signal", "dependency", "chdir")
+WARNED = 300
+"""Seconds before the time limit at which Slurm asks the ranks to save and stop."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job for Slurm."""
+
+    folder: Path
+    """Launch folder, on a file system that all nodes see."""
+    python: str
+    """Interpreter on the nodes."""
+    ranks: int
+    ranks_per_node: int
+    settings: Settings
+    options: Mapping[str, str] = field(default_factory=dict)
+    """Further options of sbatch, such as partition, account and time."""
+
+    def __post_init__(self) -> None:
+        if self.ranks % self.ranks_per_node:
+            raise InputError(
+                f"{self.ranks} ranks do not fill nodes of {self.ranks_per_node} each", remedy="give --ranks a multiple of --ranks-per-node"
+            )
+        for key, value in self.options.items():
+            if not KEY.match(key) or key in OURS:
+                raise InputError(f"{key!r} cannot be an option of the Slurm job", remedy=f"give an option of sbatch other than {', '.join(OURS)}")
+            if not VALUE.match(value):
+                raise InputError(f"{key}={value!r} cannot stand in a Slurm directive", remedy="use letters, digits and _.,:=@%+/[]*- only")
+
+
+def parse_options(pairs: list[str]) -> dict[str, str]:
+    """Turn KEY=VALUE pairs into options.
+
+    Raises:
+        InputError: one has no equals sign.
+    """
+    found = {}
+    for pair in pairs:
+        key, sign, value = pair.partition("=")
+        if not sign:
+            raise InputError(f"--slurm-option {pair!r} has no value", remedy="write it as KEY=VALUE, such as partition=gpu")
+        found[key.removeprefix("--")] = value
+    return found
+
+
+def render(job: Job) -> str:
+    """Return the text of the file."""
+    directives = {
+        "job-name": re.sub(r"[^A-Za-z0-9_.-]", "-", job.folder.name) or "launch",
+        "nodes": str(job.ranks // job.ranks_per_node),
+        "ntasks-per-node": str(job.ranks_per_node),
+        "cpus-per-task": str(job.settings.threads),
+        **({"gpus-per-node": str(job.ranks_per_node)} if job.settings.device == "cuda" else {}),
+        "signal": f"USR1@{WARNED}",
+        "dependency": "singleton",
+        "open-mode": "append",
+        **job.options,
+    }
+    lines = [
+        "#!/bin/bash",
+        "# Written by plan launch. Hand it in from the launch folder: sbatch " + FILE,
+        *(f"#SBATCH --{key}={value}" for key, value in directives.items()),
+        "#SBATCH --requeue",
+        "",
+        "set -euo pipefail",
+        "# One task a rank. They meet at the first node; what to train stands in the launch folder.",
+        'MASTER_ADDR="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)"',
+        "MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000))",
+        "export MASTER_ADDR MASTER_PORT",
+        f"export OMP_NUM_THREADS={job.settings.threads} TOKENIZERS_PARALLELISM=false",
+        "",
+        "code=0",
+        f"srun --kill-on-bad-exit=1 {shlex.join([job.python, '-m', 'planner.train.full', str(job.folder), '--slurm'])} || code=$?",
+        f"# {WARNED} seconds before the time limit the ranks save a state and end with {STOPPED}: back into the queue, to go on from it.",
+        f'if [ "$code" -eq {STOPPED} ]; then scontrol requeue "$SLURM_JOB_ID"; fi',
+        'exit "$code"',
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def write(job: Job) -> Path:
+    """Write the file into the launch folder."""
+    path = job.folder / FILE
+    write_text(path, render(job))
+    return path
+
+
+def submit(path: Path) -> str:
+    """Hand a file in; return what sbatch answers, the job's number.
+
+    Raises:
+        MissingDependencyError: there is no sbatch here.
+        StateError: Slurm refused it.
+    """
+    try:
+        done = subprocess.run(["sbatch", "--parsable", path.name], cwd=path.parent, capture_output=True, text=True, check=False)
+    except FileNotFoundError as error:
+        raise MissingDependencyError("there is no sbatch on this machine", remedy=f"hand {path} in where there is, with sbatch {path.name}") from error
+    if done.returncode:
+        raise StateError(f"Slurm refused {path}: {done.stderr.strip()}", remedy="mend it with --slurm-option, or the file by hand")
+    return done.stdout.strip()

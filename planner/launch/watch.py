@@ -1,0 +1,101 @@
+"""How a run that trains is doing: the measured curve beside the forecast, speed, and time left. Reads the launch folder only."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from planner.artifacts import read_artifact
+from planner.errors import InputError
+from planner.launch.launch import KIND, VERSION
+from planner.train.full.expect import Course
+from planner.train.full.metrics import FILE, read_metrics
+from planner.train.full.plan import FullRun
+from planner.train.job import record_path
+
+SPEED_STEPS = 20
+"""Steps over which speed is averaged."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A run so far."""
+
+    name: str
+    steps: int
+    """Of the whole run."""
+    cooldown_from: int
+    """Step at which its cooldown begins."""
+    tokens_per_step: int
+    course: Course | None
+    lines: tuple[dict[str, Any], ...]
+    """Steps, evaluations and events, as the first rank wrote them."""
+    outcome: dict[str, Any] | None
+    """Row of the record, once the run has ended."""
+
+    def of(self, kind: str) -> list[dict[str, Any]]:
+        """List the lines of one kind."""
+        return [line for line in self.lines if line["kind"] == kind]
+
+    @property
+    def last(self) -> dict[str, Any] | None:
+        """The last step that was taken."""
+        steps = self.of("step")
+        return steps[-1] if steps else None
+
+    @property
+    def word(self) -> dict[str, Any] | None:
+        """The last word on the forecast."""
+        words = [line for line in self.of("event") if line["what"] == "forecast"]
+        return words[-1] if words else None
+
+    @property
+    def speed(self) -> tuple[float, float | None] | None:
+        """Tokens a second and MFU over the last steps."""
+        last = self.of("step")[-SPEED_STEPS:]
+        if not last:
+            return None
+        seconds = sum(self.tokens_per_step / line["tokens_per_second"] for line in last)
+        shares = [line["mfu"] for line in last if line["mfu"] is not None]
+        return self.tokens_per_step * len(last) / seconds, sum(shares) / len(shares) if shares else None
+
+
+class Tail:
+    """Follows a metrics file that another process writes, line by line."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._inode, self._at = path, 0, 0
+
+    def new(self) -> list[dict[str, Any]]:
+        """Return the lines since the last call; after a rollback or a resume the file is another one, and is read from its beginning."""
+        if not self._path.exists():
+            return []
+        with self._path.open("rb") as file:
+            inode = os.fstat(file.fileno()).st_ino
+            if inode != self._inode:
+                self._inode, self._at = inode, 0
+            file.seek(self._at)
+            data = file.read()
+        whole = data[: data.rfind(b"\n") + 1]
+        self._at += len(whole)
+        return [json.loads(line) for line in whole.splitlines()]
+
+
+def watch(folder: Path) -> Progress:
+    """Read how far a launched run is.
+
+    Raises:
+        InputError: no run was laid down in the folder.
+    """
+    if not (folder / "launch.json").exists():
+        raise InputError(f"{folder} holds no launch", remedy="name the folder of a run that plan launch began")
+    name = read_artifact(folder / "launch.json", KIND, VERSION)["run_id"]
+    run = FullRun.load(folder)
+    record = record_path(folder, name)
+    outcome = dict(read_artifact(record, "run", 1)["row"]) if record.exists() else None
+    return Progress(
+        name, run.steps, run.cooldown_from, run.recipe.tokens_per_step, Course.load(folder), tuple(read_metrics(folder / FILE)), outcome
+    )  # fmt: skip

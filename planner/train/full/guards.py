@@ -1,0 +1,80 @@
+"""When a run has gone wrong, and what to leave out when it is taken up again before that. Pure logic; every rank comes to the same decision.
+
+A loss that is no number, or a gradient that is none, is laid to the batch that gave it. A spike shows in the smoothed loss, so it is laid to
+the batches of the last `SPIKE_BATCHES` steps, twice as many at each further rollback. The run goes back to the last state
+before the first of them, leaves them out and draws the following batches up (arXiv 2204.02311, section 5.1, did the same by hand).
+Where nothing goes wrong, nothing differs from an unguarded run.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from planner.train.segment import SMOOTHING
+
+SPIKE_BATCHES = 20
+"""Batches to which a spike is laid at first: about the memory of the smoothed loss."""
+Span = tuple[int, int]
+"""First number and number after the last."""
+
+
+@dataclass
+class Watch:
+    """Smooths the loss of one stage and says when it is no good; the arithmetic is that of `planner.train.segment`."""
+
+    spike_factor: float
+    """Multiple of its best that the smoothed loss may not pass."""
+    smooth: float | None = None
+    """Smoothed training loss [nats/token]."""
+    best: float | None = None
+    """Least value it has had in this stage."""
+
+    def see(self, loss: float, grad_norm: float) -> str | None:
+        """Take a step's loss in; return what is wrong, if anything: "not_finite" or "spike"."""
+        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+            return "not_finite"
+        self.smooth = loss if self.smooth is None else SMOOTHING * self.smooth + (1 - SMOOTHING) * loss
+        self.best = self.smooth if self.best is None else min(self.smooth, self.best)
+        return "spike" if self.smooth > self.spike_factor * self.best else None
+
+    def begin_stage(self) -> None:
+        """Forget: another text's loss is not a spike of the last one's."""
+        self.smooth = self.best = None
+
+
+def blamed(batch: int, trouble: str, rollbacks: int) -> Span:
+    """Return the batches that are left out after trouble at batch number `batch` of a stage, after `rollbacks` earlier rollbacks."""
+    count = 1 if trouble == "not_finite" else SPIKE_BATCHES * 2**rollbacks
+    return max(0, batch + 1 - count), batch + 1
+
+
+def merged(spans: Iterable[Span]) -> list[Span]:
+    """Join spans that touch or overlap, in order."""
+    result: list[Span] = []
+    for first, end in sorted(spans):
+        if result and first <= result[-1][1]:
+            result[-1] = (result[-1][0], max(end, result[-1][1]))
+        else:
+            result.append((first, end))
+    return result
+
+
+def batch_number(step: int, left_out: Sequence[Span]) -> int:
+    """Return the number of the batch that a step of a stage trains on.
+
+    Args:
+        step: from 0.
+        left_out: spans of batches that are skipped, as `merged` orders them.
+    """
+    number = step
+    for first, end in left_out:
+        if number >= first:
+            number += end - first
+    return number
+
+
+def step_of(batch: int, left_out: Sequence[Span]) -> int:
+    """Return the first step that trains on batch `batch` or a later one."""
+    return batch - sum(min(end, batch) - first for first, end in left_out if first < batch)

@@ -1,0 +1,232 @@
+"""The loop of a full-size run: its stages step by step, on one rank or many, with the same batches and, to rounding, the same losses.
+
+On one rank without micro-batches it is `planner.train.segment` to the bit.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.distributed.tensor import DTensor
+
+from planner.artifacts import read_json, write_text
+from planner.corpus import Corpus
+from planner.flops import flops_per_token
+from planner.train.evaluate import heldout_loss
+from planner.train.full.expect import Course, judge
+from planner.train.full.guards import Span, Watch, batch_number, blamed, merged, step_of
+from planner.train.full.mesh import Ranks
+from planner.train.full.metrics import FILE, Metrics, read_metrics
+from planner.train.full.plan import FullRun, rows_of_rank
+from planner.train.full.shard import build
+from planner.train.full.states import FOLDER, States, start_moments, tensors_of
+from planner.train.model import build_optimiser
+from planner.train.segment import Diverged, open_batches, rate_at
+
+IGNORED = -100
+"""Target that does not count."""
+
+
+@dataclass
+class Guarded:
+    """What went wrong so far; kept beside the states, since a rollback must not roll it back."""
+
+    rollbacks: int = 0
+    left_out: dict[int, list[Span]] = field(default_factory=dict)
+    """Batches that are skipped, by stage."""
+
+    def save(self, folder: Path) -> None:
+        """Write it, before the run goes on without those batches."""
+        write_text(folder / FOLDER / "guards.json", json.dumps({"rollbacks": self.rollbacks, "left_out": self.left_out}) + "\n")
+
+    @classmethod
+    def load(cls, folder: Path) -> Guarded:
+        """Read it."""
+        path = folder / FOLDER / "guards.json"
+        if not path.exists():
+            return cls()
+        body = read_json(path)
+        return cls(int(body["rollbacks"]), {int(key): [(first, end) for first, end in spans] for key, spans in body["left_out"].items()})
+
+
+class Training:
+    """A run on this rank."""
+
+    def __init__(self, run: FullRun, folder: Path, ranks: Ranks, *, stop: Callable[[], bool]) -> None:
+        """Build the model and read the latest state, if there is one.
+
+        Args:
+            run: what to train.
+            folder: the launch folder.
+            ranks: who takes part.
+            stop: asked after every step whether to stop; one rank's yes stops all.
+        """
+        self.run, self.folder, self.ranks, self._stop = run, folder, ranks, stop
+        self.rows = rows_of_rank(run.recipe.batch_sequences, ranks.rank, ranks.world)
+        self.corpus = Corpus.open(run.stages[0].corpus)
+        self.batches = [open_batches(job, self.corpus) for job in run.stages]
+        self.model = build(run.stages[0], self.corpus, ranks, run.settings)
+        self.model.train()
+        self.trained = [item for item in self.model.parameters() if item.requires_grad]
+        self.optimiser = build_optimiser(self.model, run.recipe, run.stages[0].segment.learning_rate)
+        start_moments(self.optimiser)
+        self.states = States(folder, ranks, run.settings.keep)
+        self.guarded: Guarded = ranks.told(Guarded.load(folder) if ranks.first else None)
+        self.watch = Watch(run.recipe.spike_factor)
+        self.step, self.seconds = 0, 0.0
+        found = ranks.told(self.states.steps() if ranks.first else None)
+        if found:
+            self._load(found[-1])
+        else:
+            self._save(wait=True)  # a rollback may have to go back to the very beginning
+        self.metrics = Metrics(folder, run.settings, run.last.segment.segment_id, resumed_at=self.step) if ranks.first else None
+        self.course = Course.load(folder) if ranks.first else None
+
+    def go(self) -> bool:
+        """Train to the end, or until asked to stop; return whether the end was reached.
+
+        Raises:
+            Diverged: the guards gave up.
+            StateError: a state cannot be written or read.
+        """
+        per_token = flops_per_token(self.run.last.segment.shape, self.run.recipe.seq_len)
+        due, save_every = set(self.run.settings.evaluate_at), self.run.settings.save_every
+        while self.step < self.run.steps:
+            began = time.perf_counter()
+            stage, within = self.run.at(self.step)
+            if within == 0:
+                self.watch.begin_stage()
+            number = batch_number(within, self.guarded.left_out.get(stage, []))
+            rate = rate_at(self.run.stages[stage].segment, self.run.recipe, within)
+            loss, norm, asked = self._step(stage, number, rate)
+            trouble = self.watch.see(loss, norm)
+            if trouble is not None:
+                self._roll_back(stage, within, number, trouble, loss)
+                continue
+            self.step += 1
+            took = time.perf_counter() - began
+            self.seconds += took
+            speed = self.run.recipe.tokens_per_step / took
+            peak = self.run.settings.peak_flops
+            self._write(
+                "step", stage=self.run.stages[stage].segment.stage, batch=number, loss=loss, loss_smooth=self.watch.smooth, learning_rate=rate,
+                grad_norm=norm, tokens=self.step * self.run.recipe.tokens_per_step, tokens_per_second=speed,
+                mfu=None if peak is None else speed * per_token / (peak * self.ranks.world),
+                seconds=self.seconds, seconds_left=self.seconds / self.step * (self.run.steps - self.step),
+            )  # fmt: skip
+            if self.step in due:
+                self._evaluate(stage, within, rate)
+            self.states.poll()
+            if asked:
+                self._save(wait=True)
+                self._write("event", what="stopped", reason="asked to stop; the same command goes on from here")
+                return False
+            if self.step % save_every == 0 or self.step == self.run.steps:
+                self._save(wait=self.step == self.run.steps)
+        return True
+
+    def close(self) -> None:
+        """Wait for what is being written, on every rank: the first to end would have the others killed."""
+        self.states.finish()
+        self.ranks.told(None)
+        if self.metrics is not None:
+            self.metrics.close()
+
+    def _step(self, stage: int, number: int, rate: float) -> tuple[float, float, bool]:
+        """Take an optimiser step on a batch; return its loss over all ranks, the gradient's norm, and whether any rank was asked to stop."""
+        recipe, world = self.run.recipe, self.ranks.world
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        first = number * recipe.batch_sequences
+        inputs, targets = (torch.from_numpy(part) for part in self.batches[stage].rows(first + self.rows[0], first + self.rows[1]))
+        count, asked = self.ranks.total(float((targets != IGNORED).sum()), float(self._stop()))
+        total = torch.zeros((), dtype=torch.float64, device=self.ranks.device)
+        size = self.run.settings.micro_batch or len(inputs)
+        for at in range(0, len(inputs), size):
+            part, wanted = inputs[at : at + size].to(self.ranks.device), targets[at : at + size].to(self.ranks.device)
+            loss = batch_loss(self.model, part, wanted) / max(count, 1.0)
+            # FSDP takes the mean of the ranks' gradients; the loss is a sum over them.
+            (loss if world == 1 else loss * world).backward()
+            total += loss.detach()
+        norm = torch.nn.utils.get_total_norm([item.grad for item in self.trained if item.grad is not None], foreach=True)
+        if isinstance(norm, DTensor):
+            norm = norm.full_tensor()
+        torch.nn.utils.clip_grads_with_norm_(self.trained, recipe.clip_norm, norm, foreach=True)
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        return self.ranks.total(float(total))[0], float(norm), asked > 0
+
+    def _evaluate(self, stage: int, within: int, rate: float) -> None:
+        """Measure the held-out specialist loss on the way and hold it against the forecast."""
+        job = self.run.last
+        # Every rank evaluates the same windows: little work, and the shards are gathered in step.
+        loss, _ = heldout_loss(
+            self.model, self.corpus.tokens(job.domain, "heldout"), self.run.recipe.seq_len, max_tokens=job.eval_tokens, device=self.ranks.device
+        )
+        segment = self.run.stages[stage].segment
+        cooling = segment.cooldown_from is not None and within >= segment.cooldown_from
+        self._write(
+            "evaluation", loss_spec=loss, rate_share=rate / segment.learning_rate if cooling else 1.0, tokens=self.step * self.run.recipe.tokens_per_step
+        )
+        if self.course is not None and self.metrics is not None:
+            lines = [line for line in read_metrics(self.folder / FILE) if line["kind"] == "evaluation"]
+            measured = [(line["step"], line["loss_spec"], line["rate_share"]) for line in lines]
+            verdict = judge(self.course, measured, self.run.offsets[-2])
+            if verdict is not None:
+                self._write("event", what="forecast", outside=verdict.outside, reason=verdict.text)
+
+    def _roll_back(self, stage: int, within: int, number: int, trouble: str, loss: float) -> None:
+        """Go back to before the batches that are to blame, and leave them out."""
+        spike = f"the smoothed training loss is over {self.run.recipe.spike_factor:g} times its best"
+        what = f"the training loss is {loss}" if trouble == "not_finite" else spike
+        where = f"at step {within + 1} of the {self.run.stages[stage].segment.stage} stage"
+        if self.guarded.rollbacks >= self.run.settings.most_rollbacks:
+            self._write("event", what="diverged", reason=f"{what} {where}")
+            raise Diverged(f"{what} {where}, after {self.guarded.rollbacks} rollbacks")
+        spans = self.guarded.left_out.get(stage, [])
+        span = blamed(number, trouble, self.guarded.rollbacks)
+        self.states.finish()
+        target = self.ranks.told(self._state_before(self.run.offsets[stage] + min(within, step_of(span[0], spans))) if self.ranks.first else None)
+        if target > self.run.offsets[stage]:  # no state is that old any more: what was trained on before it stays
+            span = (max(span[0], batch_number(target - self.run.offsets[stage], spans)), span[1])
+        self.guarded.left_out[stage] = merged([*spans, span])
+        self.guarded.rollbacks += 1
+        if self.ranks.first:
+            self.guarded.save(self.folder)
+        self.states.drop_after(target)
+        self._write("event", what="rollback", to=target, left_out=list(span), stage=self.run.stages[stage].segment.stage, reason=f"{what} {where}")
+        self._load(target)
+        if self.metrics is not None:
+            self.metrics.rewind(target)
+
+    def _state_before(self, step: int) -> int:
+        """Return the latest state at or before a step, or the oldest that there is."""
+        steps = self.states.steps()
+        return max((state for state in steps if state <= step), default=steps[0])
+
+    def _save(self, *, wait: bool = False) -> None:
+        loop = {"step": self.step, "seconds": self.seconds, "smooth": self.watch.smooth, "best": self.watch.best}
+        self.states.save(self.step, tensors_of(self.model, self.optimiser), loop, wait=wait)
+
+    def _load(self, step: int) -> None:
+        loop = self.states.load(step, tensors_of(self.model, self.optimiser))
+        start_moments(self.optimiser, step)
+        self.optimiser.zero_grad(set_to_none=True)
+        self.step, self.seconds = int(loop["step"]), float(loop["seconds"])
+        self.watch.smooth, self.watch.best = loop["smooth"], loop["best"]
+
+    def _write(self, kind: str, **values: Any) -> None:
+        if self.metrics is not None:
+            self.metrics.write(kind, self.step, **values)
+
+
+def batch_loss(model: torch.nn.Module, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Return the summed loss of the targets that count."""
+    logits = model(input_ids=inputs).logits
+    return torch.nn.functional.cross_entropy(logits.reshape(-1, logits.shape[-1]).float(), targets.reshape(-1), reduction="sum", ignore_index=IGNORED)

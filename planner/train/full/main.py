@@ -1,0 +1,141 @@
+"""One rank of a full-size run: reads what `plan launch` laid down, trains, and the first rank leaves record and checkpoint.
+
+    torchrun --standalone --nproc-per-node 2 -m planner.train.full launches/first
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+import torch
+from torch.distributed.tensor import DTensor
+
+from planner.artifacts import write_text
+from planner.errors import PlannerError
+from planner.train.allocator import tune_allocator
+from planner.train.checkpoint import LoopState, save_tensors
+from planner.train.export import export_checkpoint
+from planner.train.full.loop import Training
+from planner.train.full.mesh import Ranks, join, leave
+from planner.train.full.plan import FAILURE_FILE, STOP_FILE, STOPPED, FullRun
+from planner.train.job import state_path
+from planner.train.record import write_record
+from planner.train.segment import Diverged, evaluate
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+"""Each asks for a saved state and an end. Slurm sends the last one ahead of its time limit."""
+LOOK_EVERY = 1.0
+"""Seconds between two looks for the stop file, which may lie on a slow file system."""
+FAILED = 2
+"""Exit code after an error that the user can mend."""
+
+
+class Stopper:
+    """Whether this rank is to stop: by a signal, by the stop file, or because the process that started it is gone."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._asked, self._looked = path, False, 0.0
+        self._parent = os.getppid()
+
+    def listen(self) -> None:
+        """Take signals from now on; only a process's main thread can."""
+        for number in SIGNALS:
+            signal.signal(number, self._hear)
+
+    def __call__(self) -> bool:
+        """Tell."""
+        if not self._asked and time.monotonic() - self._looked > LOOK_EVERY:
+            self._looked = time.monotonic()
+            # A rank whose starter was killed must not train on beside the one that the next command starts.
+            self._asked = self._path.exists() or os.getppid() != self._parent
+        return self._asked
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        self._asked = True
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one rank; return its exit code."""
+    parser = argparse.ArgumentParser(prog="planner.train.full", description="One rank of a run that plan launch laid down.")
+    parser.add_argument("folder", type=Path, help="launch folder")
+    parser.add_argument("--slurm", action="store_true", help="take rank and number of ranks from srun instead of torchrun")
+    told = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    stop = Stopper(told.folder / STOP_FILE)
+    stop.listen()
+    try:
+        return 0 if run_rank(told.folder, stop, slurm=told.slurm) or not told.slurm else STOPPED
+    except PlannerError as error:
+        logging.error("error: %s", error)
+        return FAILED
+    except Exception:  # the other ranks wait for this one in vain; the log must say why
+        logging.error("%s", traceback.format_exc())
+        return 1
+
+
+def run_rank(folder: Path, stop: Stopper, *, slurm: bool = False) -> bool:
+    """Do what `train` does, and leave what went wrong where the process that started the ranks finds it."""
+    try:
+        return train(folder, stop, slurm=slurm)
+    except PlannerError as error:
+        write_text(folder / FAILURE_FILE, f"{error.message}\n{error.remedy}\n")
+        raise
+
+
+def train(folder: Path, stop: Stopper, *, slurm: bool = False) -> bool:
+    """Train the run in a launch folder on this rank, to its record and checkpoint; return False where it was stopped before.
+
+    Raises:
+        PlannerError: see `Training` and `join`.
+    """
+    run = FullRun.load(folder)
+    tune_allocator()
+    warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # on purpose: one process saves its state alone
+    torch.set_num_threads(run.settings.threads)
+    ranks = join(run.settings, os.environ, slurm=slurm)
+    training = Training(run, folder, ranks, stop=stop)
+    job = run.last
+    try:
+        if not training.go():
+            training.close()
+            return False
+        losses = evaluate(job, training.corpus, training.model, ranks.device)
+    except Diverged as error:
+        training.close()
+        if ranks.first:
+            write_record(job, training.seconds, {}, status="diverged", reason=str(error))
+        return True
+    training.close()
+    weights = gathered(training.model, ranks)
+    corpus, seconds, steps = training.corpus, training.seconds, training.step
+    del training
+    leave()  # what follows is one rank's work, and the others must not wait for it in a collective
+    if ranks.first:
+        state = state_path(folder, job.segment.segment_id)
+        save_tensors(state, weights, LoopState(optimiser_steps=steps, seconds=seconds))
+        export_checkpoint(state, job.segment.shape, job.recipe, corpus, folder / "checkpoint")
+        state.unlink()
+        write_record(job, seconds, losses, status="ok", reason=None)
+    return True
+
+
+def gathered(model: torch.nn.Module, ranks: Ranks) -> dict[str, torch.Tensor]:
+    """Collect the whole weights on the first rank's host, a tensor at a time; elsewhere nothing."""
+    found: dict[str, torch.Tensor] = {}
+    for name, parameter in model.named_parameters():
+        value = parameter.detach()
+        if isinstance(value, DTensor):
+            value = value.full_tensor()
+        if ranks.first:
+            found[f"model.{name}"] = value.cpu().contiguous()
+    return found

@@ -1,0 +1,123 @@
+"""What a run says of itself while it trains: metrics.jsonl, TensorBoard, Weights & Biases. Written by the first rank only.
+
+A line is one of three kinds: "step", "evaluation" and "event" (a rollback, a stop, a word on the forecast). After a resume or a rollback, the lines of
+steps that are trained again go, so that each step stands in the file once.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from pathlib import Path
+from typing import Any, TextIO
+
+from planner.artifacts import plain, sha256_file, write_text
+from planner.errors import MissingDependencyError
+from planner.train.full.plan import Settings
+
+FILE = "metrics.jsonl"
+CURVES_EVERY = 10
+"""Steps between two points in TensorBoard and Weights & Biases."""
+TELL_EVERY = 20.0
+"""Seconds between two lines in the log."""
+log = logging.getLogger("planner.full")
+
+
+class Metrics:
+    """The outputs of one run."""
+
+    def __init__(self, folder: Path, settings: Settings, name: str, *, resumed_at: int) -> None:
+        """Open them.
+
+        Args:
+            folder: the launch folder.
+            settings: which outputs.
+            name: name of the run.
+            resumed_at: steps already done.
+
+        Raises:
+            MissingDependencyError: one that was asked for is not installed.
+        """
+        self._path = folder / FILE
+        self._told = time.monotonic()
+        self._file: TextIO | None = None
+        self._board = _board(folder / "tensorboard", resumed_at) if settings.tensorboard else None
+        self._wandb = _wandb(settings.wandb, folder, name) if settings.wandb else None
+        self.rewind(resumed_at)
+
+    def rewind(self, step: int) -> None:
+        """Drop the lines of steps after `step`; events stay."""
+        if self._file is not None:
+            self._file.close()
+        if self._path.exists():
+            lines = [line for line in read_metrics(self._path) if line["kind"] == "event" or line["step"] <= step]
+            write_text(self._path, "".join(json.dumps(line) + "\n" for line in lines))
+        # Opened anew: a rewritten file is another one.
+        self._file = self._path.open("a", encoding="utf-8")
+
+    def write(self, kind: str, step: int, **values: Any) -> None:
+        """Write one line.
+
+        Args:
+            kind: "step", "evaluation" or "event".
+            step: steps of the run done.
+            values: what to say.
+        """
+        assert self._file is not None
+        self._file.write(json.dumps(plain({"kind": kind, "step": step, **values}), allow_nan=False) + "\n")
+        self._file.flush()
+        if kind == "event" or time.monotonic() - self._told > TELL_EVERY:
+            self._told = time.monotonic()
+            log.info("step %d: %s", step, ", ".join(f"{key} {_short(value)}" for key, value in values.items() if value is not None))
+        if kind == "event" or (kind == "step" and step % CURVES_EVERY):
+            return
+        numbers = {key: float(value) for key, value in values.items() if isinstance(value, (int, float)) and not isinstance(value, bool)}
+        if self._board is not None:
+            for key, value in numbers.items():
+                self._board.add_scalar(f"{kind}/{key}", value, step)
+        if self._wandb is not None:
+            self._wandb.log({f"{kind}/{key}": value for key, value in numbers.items()}, step=step)
+
+    def close(self) -> None:
+        """Write out what is waiting."""
+        if self._file is not None:
+            self._file.close()
+        if self._board is not None:
+            self._board.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Read the lines of a metrics file; a last line that a kill cut short is left out."""
+    found: list[dict[str, Any]] = []
+    if path.exists():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                found.append(json.loads(line))
+            except json.JSONDecodeError:
+                break
+    return found
+
+
+def _short(value: Any) -> str:
+    return f"{value:.5g}" if isinstance(value, float) else str(value)
+
+
+def _board(folder: Path, step: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise MissingDependencyError("TensorBoard events were asked for and tensorboard is not installed", remedy="pip install tensorboard") from error
+    return SummaryWriter(str(folder), purge_step=step + 1)
+
+
+def _wandb(project: str, folder: Path, name: str) -> Any:
+    try:
+        import wandb
+    except ImportError as error:
+        raise MissingDependencyError("Weights & Biases was asked for and wandb is not installed", remedy="pip install wandb") from error
+    # Its key stays where wandb looks for it; nothing of the environment is handed over or written down. A launch has one curve, however often it goes on.
+    identity = sha256_file(folder / "launch.json")[:16]
+    return wandb.init(project=project, name=f"{folder.name}/{name}", dir=str(folder), id=identity, resume="allow", save_code=False)

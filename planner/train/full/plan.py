@@ -1,0 +1,168 @@
+"""What a full-size run is told: its stages and how to run them, as one file in the launch folder. Imports no torch."""
+
+from __future__ import annotations
+
+import types
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from planner.artifacts import read_artifact, whole, write_artifact
+from planner.design.tree import Segment
+from planner.errors import InputError
+from planner.recipe import Recipe
+from planner.train.job import Job
+
+KIND = "full_run"
+VERSION = 1
+FILE = "full.json"
+PRECISIONS = ("fp32", "bf16")
+STOPPED = 75
+"""Exit code under Slurm of a run that was asked to stop and has saved its state (EX_TEMPFAIL): the job is put back into the queue."""
+
+STOP_FILE = "stop"
+"""A file of this name in the launch folder stops the run as SIGTERM does: for where no signal reaches the ranks."""
+FAILURE_FILE = "failure.txt"
+"""Where a rank leaves what went wrong and the remedy, a line each, for the process that started it."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a run is carried out. None of these changes which batches are trained on, in which order, or at which rate."""
+
+    device: str = "cpu"
+    """"cpu" or "cuda"."""
+    threads: int = 1
+    """Threads of a rank on a CPU."""
+    precision: str = "fp32"
+    """"bf16": parameters and activations in bfloat16, gradients reduced and weights kept in fp32; "fp32": all in fp32."""
+    micro_batch: int | None = None
+    """Sequences a forward pass and rank; None for all that the rank has in a step."""
+    compile_backend: str | None = None
+    """Backend of torch.compile, layer by layer; None not to compile."""
+    checkpoint_activations: bool = False
+    """Whether layers are computed again in the backward pass instead of keeping their activations."""
+    shard_ranks: int | None = None
+    """Ranks over which one copy of the model is sharded; None for all of them. With fewer, copies are kept (HSDP)."""
+    save_every: int = 1000
+    """Steps between two saved states."""
+    keep: int = 3
+    """Saved states that are kept."""
+    evaluate_at: tuple[int, ...] = ()
+    """Steps of the run, counted over its stages, after which the held-out specialist loss is measured."""
+    most_rollbacks: int = 3
+    """Rollbacks after which the run counts as diverged."""
+    peak_flops: float | None = None
+    """Peak of one rank's device at the run's precision [FLOP/s]; MFU is not shown without it."""
+    tensorboard: bool = False
+    """Whether TensorBoard events are written beside metrics.jsonl."""
+    wandb: str | None = None
+    """Project of Weights & Biases to log to; None not to."""
+
+    def __post_init__(self) -> None:
+        if self.device not in ("cpu", "cuda"):
+            raise InputError(f"device {self.device!r} is not known", remedy="choose cpu or cuda")
+        if self.precision not in PRECISIONS:
+            raise InputError(f"precision {self.precision!r} is not known", remedy=f"choose one of {', '.join(PRECISIONS)}")
+        for name in ("threads", "micro_batch", "shard_ranks", "save_every", "keep"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"{name} = {value} is not positive", remedy="give a positive whole number")
+        if self.keep < 2:
+            raise InputError(f"keep = {self.keep} leaves no state to roll back to", remedy="keep two states or more")
+        if self.peak_flops is not None and not 1e6 < self.peak_flops < 1e18:
+            raise InputError(f"peak FLOP/s of one device = {self.peak_flops:g} cannot be", remedy="give the data sheet's value, such as 989e12")
+
+
+@dataclass(frozen=True)
+class FullRun:
+    """A run laid out."""
+
+    stages: tuple[Job, ...]
+    """One job a stage, each of the whole stage: general text, specialist text with its cooldown; the last one ends in the endpoint."""
+    settings: Settings = field(default_factory=Settings)
+
+    def __post_init__(self) -> None:
+        assert self.stages and self.stages[-1].segment.cell is not None, self.stages
+
+    @property
+    def recipe(self) -> Recipe:
+        """Recipe of the run."""
+        return self.stages[0].recipe
+
+    @property
+    def last(self) -> Job:
+        """The job whose record is the run's."""
+        return self.stages[-1]
+
+    @property
+    def offsets(self) -> tuple[int, ...]:
+        """Steps of the run before each stage, and after the last."""
+        found = [0]
+        for job in self.stages:
+            found.append(found[-1] + job.segment.last_step)
+        return tuple(found)
+
+    @property
+    def steps(self) -> int:
+        """Steps of the whole run."""
+        return self.offsets[-1]
+
+    def at(self, step: int) -> tuple[int, int]:
+        """Return the stage in which step `step` of the run is taken, and its number within the stage, both from 0."""
+        for stage, (first, end) in enumerate(zip(self.offsets, self.offsets[1:], strict=False)):
+            if step < end:
+                return stage, step - first
+        raise AssertionError(step)
+
+    @property
+    def cooldown_from(self) -> int:
+        """Step of the run at which its cooldown begins."""
+        tip: Segment = self.last.segment
+        return self.offsets[-2] + (tip.last_step if tip.cooldown_from is None else tip.cooldown_from)
+
+    def save(self, folder: Path) -> None:
+        """Lay the run down in its folder."""
+        write_artifact(folder / FILE, KIND, VERSION, {"stages": [asdict(job) for job in self.stages], "settings": asdict(self.settings)})
+
+    @classmethod
+    def load(cls, folder: Path) -> FullRun:
+        """Read what `save` wrote.
+
+        Raises:
+            InputError: no run is laid down there, or a value of the wrong kind.
+        """
+        body = read_artifact(folder / FILE, KIND, VERSION)
+        with whole(folder / FILE):
+            return cls(tuple(_revive(Job, stage) for stage in body["stages"]), _revive(Settings, body["settings"]))
+
+
+def rows_of_rank(batch: int, rank: int, world: int) -> tuple[int, int]:
+    """Return which of a step's sequences a rank trains on, first and last (excluded).
+
+    Raises:
+        InputError: the batch cannot be spread evenly.
+    """
+    if batch % world:
+        fitting = [count for count in range(1, batch + 1) if batch % count == 0]
+        near = max((count for count in fitting if count < world), default=1)
+        raise InputError(
+            f"a batch of {batch} sequences cannot be spread evenly over {world} ranks",
+            remedy=f"give a number of ranks that divides it, such as {near}; the batch is the recipe's and is not changed",
+        )
+    share = batch // world
+    return rank * share, (rank + 1) * share
+
+
+def _revive(kind: Any, value: Any) -> Any:
+    """Turn what `plain` made of a dataclass back into it, as its annotations say."""
+    if value is None or kind is Any:
+        return value
+    if is_dataclass(kind):
+        hints = get_type_hints(kind)
+        return kind(**{item.name: _revive(hints[item.name], value[item.name]) for item in fields(kind) if item.init and item.name in value})  # type: ignore[operator]
+    if get_origin(kind) in (Union, types.UnionType):
+        return _revive(next(item for item in get_args(kind) if item is not type(None)), value)
+    if get_origin(kind) is tuple:
+        return tuple(_revive(get_args(kind)[0], item) for item in value)
+    return kind(value) if kind in (Path, float) else value

@@ -1,0 +1,103 @@
+"""The model over the ranks: FSDP2 layer by layer, mixed precision, activations computed again, torch.compile.
+
+Only the first rank ever holds the whole model, on the host, where `start_model` draws or reads it; the others get one layer at a time and
+keep their shard. So a model may be as large as one host's memory, with any number of ranks on a host.
+Ref: arXiv 2304.11277 (FSDP), arXiv 2410.06511 (the order: activations, compile, sharding).
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Iterable
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.utils.checkpoint import checkpoint
+
+from planner.corpus import Corpus
+from planner.train.full.mesh import Ranks
+from planner.train.full.plan import Settings
+from planner.train.job import Job
+from planner.train.start import start_model
+
+
+def build(job: Job, corpus: Corpus, ranks: Ranks, settings: Settings) -> nn.Module:
+    """Build the model of a run's beginning, ready to train on every rank.
+
+    Args:
+        job: the run's first stage.
+        corpus: for the model's special tokens.
+        ranks: over which it is sharded.
+        settings: precision, activations, compile.
+    """
+    whole = start_model(job, corpus) if ranks.first else None
+    if ranks.mesh is None:
+        assert whole is not None
+        model = whole.to(ranks.device)
+    else:
+        model = ranks.told(_skeleton(whole) if whole is not None else None)
+    layers = decoder_layers(model, job.segment.shape.layers)
+    for layer in layers:
+        if settings.checkpoint_activations:
+            # Inside the layer's own call, so that FSDP's hooks stay outside: a layer is gathered once in the backward pass, then computed again.
+            layer.forward = functools.partial(checkpoint, layer.forward, use_reentrant=False)
+        if settings.compile_backend is not None:
+            layer.compile(backend=settings.compile_backend)
+    if ranks.mesh is None:
+        return model
+    dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
+    policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
+    filler = _Filler(model, whole, ranks)
+    for layer in layers:
+        filler.fill(layer)
+        fully_shard(layer, mesh=ranks.mesh, mp_policy=policy)
+    filler.fill(model)
+    fully_shard(model, mesh=ranks.mesh, mp_policy=policy)
+    return model
+
+
+def decoder_layers(model: nn.Module, count: int) -> list[nn.Module]:
+    """Return the model's decoder layers, wherever they lie inside it."""
+    found = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module) == count]
+    assert found, "a decoder has a list of its layers"
+    return list(found[0])
+
+
+def _skeleton(model: nn.Module) -> nn.Module:
+    """Copy a model without the values of its parameters; what is tied stays tied, and buffers are kept."""
+    memo = {id(item): nn.Parameter(torch.empty_like(item, device="meta"), requires_grad=item.requires_grad) for item in model.parameters()}
+    return copy.deepcopy(model, memo)  # type: ignore[arg-type]
+
+
+class _Filler:
+    """Gives a skeleton's modules the first rank's values, one module at a time."""
+
+    def __init__(self, skeleton: nn.Module, whole: nn.Module | None, ranks: Ranks) -> None:
+        self._ranks = ranks
+        self._names = {id(item): name for name, item in skeleton.named_parameters()}
+        self._values = dict(whole.named_parameters()) if whole is not None else {}
+        self._done: dict[int, nn.Parameter] = {}
+
+    def fill(self, module: nn.Module) -> None:
+        """Fill the parameters below a module that still have no values."""
+        for part in module.modules():
+            for key, item in _own_parameters(part):
+                if item.is_meta:
+                    part.register_parameter(key, self._filled(item))
+
+    def _filled(self, item: nn.Parameter) -> nn.Parameter:
+        if id(item) not in self._done:
+            if self._ranks.first:
+                value = self._values.pop(self._names[id(item)]).detach().to(self._ranks.device)
+            else:
+                value = torch.empty(item.shape, dtype=item.dtype, device=self._ranks.device)
+            dist.broadcast(value, src=0)
+            self._done[id(item)] = nn.Parameter(value, requires_grad=item.requires_grad)
+        return self._done[id(item)]
+
+
+def _own_parameters(module: nn.Module) -> Iterable[tuple[str, nn.Parameter]]:
+    return [(key, item) for key, item in module._parameters.items() if item is not None]

@@ -1,0 +1,180 @@
+"""States of a run on many ranks: saved beside the training, read by any number of ranks.
+
+torch's distributed checkpoint writes one safetensors file a rank (`HuggingFaceStorageWriter`), with where each piece lies in its header. Its own
+format keeps that in a pickle, which reading would execute; no pickle is written or opened here. A state is written to a folder ending in .part and
+renamed when all ranks have written; `latest.json` then points to it, and the oldest go. Between the running ranks torch does exchange pickled plans,
+in memory.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.api import CheckpointException
+
+from planner.artifacts import read_json, write_text
+from planner.errors import StateError
+from planner.train.full.mesh import Ranks
+
+FOLDER = "states"
+LOOP = "loop.json"
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+class States:
+    """The saved states of one run."""
+
+    def __init__(self, folder: Path, ranks: Ranks, keep: int) -> None:
+        """Open a run's states, and clear away what a killed run left half written.
+
+        Args:
+            folder: the launch folder; states lie in `states` below it, and nothing outside is ever read.
+            ranks: who saves.
+            keep: how many are kept.
+        """
+        self._folder, self._ranks, self._keep = folder / FOLDER, ranks, keep
+        self._saving: tuple[Future[Any], int] | None = None
+        if ranks.first:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            for part in self._folder.glob("*.part"):
+                shutil.rmtree(part, ignore_errors=True)
+
+    def save(self, step: int, tensors: Mapping[str, torch.Tensor], loop: Mapping[str, Any], *, wait: bool = False) -> None:
+        """Save a state while training goes on; what is saved is copied first.
+
+        Args:
+            step: steps of the run done.
+            tensors: by name, sharded over the ranks.
+            loop: the loop's own numbers.
+            wait: return only when it is on disk.
+
+        Raises:
+            StateError: this state, or the one before, could not be written.
+        """
+        self.finish()
+        part = self._path(step).with_suffix(".part")
+        if self._ranks.first:
+            part.mkdir(parents=True, exist_ok=True)
+        self._ranks.told(None)  # every rank writes below it, so it must be there for all of them
+        writer = HuggingFaceStorageWriter(str(part), save_distributed=True)
+        alone = self._ranks.mesh is None
+        self._loop = dict(loop)
+        # Copies the tensors before it returns, and then writes in a thread.
+        future: Any = dcp.async_save(dict(tensors), storage_writer=writer, process_group=self._ranks.cpu_group, no_dist=alone)
+        self._saving = (future, step)
+        if wait:
+            self.finish()
+
+    def poll(self) -> None:
+        """Make the state that is being saved the latest one, if it is on disk by now."""
+        if self._saving is not None and self._saving[0].done():
+            self.finish()
+
+    def finish(self) -> None:
+        """Wait for the state that is being saved.
+
+        Raises:
+            StateError: it could not be written.
+        """
+        if self._saving is None:
+            return
+        (future, step), self._saving = self._saving, None
+        try:
+            future.result()  # on the first rank this means that all ranks have written
+        except (Exception, CheckpointException) as error:
+            said = f"state {self._path(step)} cannot be written: {_last_line(error)}"
+            raise StateError(said, remedy="make room on the disk; the same command goes on") from error
+        if self._ranks.first:
+            path = self._path(step)
+            part = path.with_suffix(".part")
+            write_text(part / LOOP, json.dumps(self._loop) + "\n")
+            shutil.rmtree(path, ignore_errors=True)
+            os.replace(part, path)
+            write_text(self._folder / "latest.json", json.dumps({"step": step}) + "\n")
+            for old in self.steps()[: -self._keep]:
+                shutil.rmtree(self._path(old), ignore_errors=True)
+
+    def steps(self) -> list[int]:
+        """List the steps of the whole states on disk, the latest last."""
+        latest = self._folder / "latest.json"
+        newest = int(read_json(latest)["step"]) if latest.exists() else -1
+        found = [int(path.name.removeprefix("step-")) for path in self._folder.glob("step-*") if (path / LOOP).is_file()]
+        return sorted(step for step in found if step <= newest)
+
+    def drop_after(self, step: int) -> None:
+        """Forget the states after one to which the run is rolled back."""
+        self.finish()
+        if self._ranks.first:
+            later = [other for other in self.steps() if other > step]
+            write_text(self._folder / "latest.json", json.dumps({"step": step}) + "\n")
+            for other in later:
+                shutil.rmtree(self._path(other), ignore_errors=True)
+
+    def load(self, step: int, tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+        """Read a state into tensors that any number of ranks share; return the loop's own numbers.
+
+        Raises:
+            StateError: it is torn, or of another shape.
+        """
+        path = self._path(step)
+        try:
+            dcp.load(dict(tensors), storage_reader=_Reader(path, self._ranks), process_group=self._ranks.cpu_group, no_dist=self._ranks.mesh is None)
+            return read_json(path / LOOP)
+        except StateError:
+            raise
+        except (Exception, CheckpointException) as error:
+            remedy = f"delete {path}; the same command goes on from the state before"
+            raise StateError(f"state {path} cannot be read: {_last_line(error)}", remedy=remedy) from error
+
+    def _path(self, step: int) -> Path:
+        return self._folder / f"step-{step:09d}"
+
+
+def _last_line(error: BaseException) -> str:
+    """Return what went wrong without torch's traceback around it; torch's own kind of exception is not an Exception."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
+
+
+class _Reader(HuggingFaceStorageReader):
+    """Reads the headers once, on the first rank: each of W ranks would otherwise open all W files. Refuses what lies outside the folder."""
+
+    def __init__(self, folder: Path, ranks: Ranks) -> None:
+        super().__init__(str(folder))
+        self._ranks = ranks
+        for item in folder.iterdir():
+            if item.is_symlink() or not (item.name == LOOP or item.suffix == ".safetensors"):
+                raise StateError(f"{item} is not part of a state", remedy="delete it")
+
+    def read_metadata(self) -> Any:
+        """Return where each piece of each tensor lies."""
+        return self._ranks.told(super().read_metadata() if self._ranks.first else None)
+
+
+def tensors_of(model: torch.nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """Name all that a state holds: weights and both moments, as live tensors."""
+    found: dict[str, torch.Tensor] = {}
+    for name, parameter in model.named_parameters():
+        found[f"model.{name}"] = parameter.detach()
+        for key in MOMENTS:
+            if key in optimiser.state.get(parameter, {}):
+                found[f"{key}.{name}"] = optimiser.state[parameter][key]
+    return found
+
+
+def start_moments(optimiser: torch.optim.Optimizer, step: int = 0) -> None:
+    """Give AdamW its moments at once, zero as it would at its first step, so that there is something to read a state into."""
+    for group in optimiser.param_groups:
+        for parameter in group["params"]:
+            state = optimiser.state[parameter]
+            if "exp_avg" not in state:
+                state.update({key: torch.zeros_like(parameter) for key in MOMENTS})
+            state["step"] = torch.tensor(float(step), device=parameter.device)

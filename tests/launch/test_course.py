@@ -1,0 +1,163 @@
+"""The forecast along a run, and what is said of the outcome before the end."""
+# ruff: noqa: E402  (torch is asked for before what needs it is imported)
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+
+from planner.artifacts import sha256_file
+from planner.corpus.store import Corpus
+from planner.errors import InputError, PlannerWarning
+from planner.fit.fitted import FittedLaw
+from planner.launch.full import course, find_law, settle
+from planner.launch.launch import Launch, prepare
+from planner.launch.watch import Tail
+from planner.train.full.expect import LEAST_POINTS, Course, Expected, evaluation_steps, extrapolate, judge
+from planner.train.full.metrics import Metrics
+from planner.train.full.plan import Settings
+from tests.train.full.runs import GENERAL, STEPS, allocation
+
+END = Expected(100, 6400.0, 3.0, 2.9, 3.1)
+COURSE = Course((Expected(40, 2560.0, 3.6, 3.5, 3.7), Expected(60, 3840.0, 3.3, 3.2, 3.4), END))
+
+
+def with_law(corpus: Corpus, fitted: FittedLaw, folder: Path) -> Launch:
+    fitted.save(folder / "law.json", {})
+    body = allocation(corpus)
+    body = replace(body, source={**body.source, "law_path": "law.json"})
+    body.save(folder / "a.json", {"law": sha256_file(folder / "law.json")})
+    return prepare(folder / "a.json", folder / "run")
+
+
+def test_the_forecast_along_a_run_is_the_laws(corpus: Corpus, fitted: FittedLaw, tmp_path: Path) -> None:
+    ready = with_law(corpus, fitted, tmp_path)
+    run = settle(ready, 1, Settings())
+    law = find_law(ready, None)
+    assert law is not None
+    found = course(ready, run, law)
+    assert [point.step for point in found.points] == [*run.settings.evaluate_at, STEPS]
+    plan, per_step = ready.allocation.plan, run.recipe.tokens_per_step
+    assert (found.points[-1].loss, found.points[-1].low) == (plan.loss, plan.loss_low)  # the plan's own word stands
+    for point in found.points[:-1]:
+        pt, spec = min(point.step, GENERAL) * per_step, max(0, point.step - GENERAL) * per_step
+        size = {"non_embedding": np.array([plan.params_non_embedding]), "total": np.array([plan.params_total])}
+        direct = law.forecast(size, np.array([pt]), np.array([spec]), np.array([plan.unique_spec]))
+        assert point.tokens == pt + spec and point.loss == pytest.approx(float(direct.loss[0])) and point.high == pytest.approx(float(direct.high[0]))
+        assert math.isfinite(point.loss)
+    found.save(tmp_path)
+    assert Course.load(tmp_path) == found
+
+
+def test_another_law_is_refused_or_left_out(corpus: Corpus, fitted: FittedLaw, tmp_path: Path) -> None:
+    ready = with_law(corpus, fitted, tmp_path)
+    replace(fitted, noise=0.1).save(tmp_path / "other.json", {})
+    with pytest.raises(InputError, match="not the law that the plan was made with"):
+        find_law(ready, tmp_path / "other.json")
+    (tmp_path / "other.json").rename(tmp_path / "law.json")
+    with pytest.warns(PlannerWarning, match="has changed"):
+        assert find_law(ready, None) is None
+    (tmp_path / "law.json").unlink()
+    assert find_law(ready, None) is None
+    assert len(course(ready, settle(ready, 1, Settings()), None).points) == 1
+
+
+def test_before_the_cooldown_only_a_loss_under_the_interval_says_anything() -> None:
+    assert judge(COURSE, [(40, 3.9, 1.0)]) is None  # above: a constant rate is expected to be
+    assert judge(COURSE, [(40, 3.55, 1.0)]) is None
+    verdict = judge(COURSE, [(40, 3.9, 1.0), (60, 3.19, 1.0)])
+    assert verdict is not None and verdict.outside and "left below" in verdict.text
+    assert judge(COURSE, [(50, 1.0, 1.0)]) is None  # no forecast was made for that step
+
+
+def cooling(end: float, slope: float, noise: float = 0.0, points: int = 4) -> list[tuple[int, float, float]]:
+    random = np.random.default_rng(0)
+    return [(70 + k, end + slope * rate + noise * random.normal(), rate) for k, rate in enumerate(np.linspace(0.8, 0.1, points).tolist())]
+
+
+@pytest.mark.parametrize(("end", "outside", "word"), [(3.0, False, "inside"), (3.4, True, "above"), (2.7, True, "below")])
+def test_in_the_cooldown_the_end_is_read_off_the_rate(end: float, outside: bool, word: str) -> None:
+    verdict = judge(COURSE, [(40, 3.9, 1.0), *cooling(end, 0.3)], stage_from=45)  # the first is of another text
+    assert verdict is not None and verdict.outside == outside and word in verdict.text
+    assert verdict.heading is not None and verdict.heading[0] == pytest.approx(end)
+    # Two losses before the cooldown are taken in by their mean.
+    verdict = judge(COURSE, [(50, end + 0.4, 1.0), (60, end + 0.2, 1.0), *cooling(end, 0.3)], stage_from=45)
+    assert verdict is not None and verdict.heading is not None and verdict.heading[0] == pytest.approx(end)
+
+
+def test_noise_widens_what_is_said_and_too_few_points_say_nothing() -> None:
+    assert judge(COURSE, cooling(3.4, 0.3, points=LEAST_POINTS - 1)) is None
+    verdict = judge(COURSE, cooling(3.15, 0.3, noise=0.1))
+    assert verdict is not None and not verdict.outside  # above, but by less than can be told
+    ends = []
+    random = np.random.default_rng(3)
+    for _ in range(400):
+        rates = np.linspace(0.9, 0.1, 8)
+        middle, error = extrapolate([(rate, 3.0 + 0.3 * rate + 0.02 * random.normal()) for rate in rates])
+        ends.append(abs(middle - 3.0) < error)
+    assert 0.86 < np.mean(ends) < 0.94  # 90 % promised; the error of 400 is 1.5 %
+
+
+@pytest.mark.parametrize(("steps", "start", "count"), [(460, 397, 6), (72, 62, 5), (100_000, 70_000, 40), (10, 9, 4), (30, 0, 3)])
+def test_losses_are_measured_before_and_in_the_cooldown(steps: int, start: int, count: int) -> None:
+    found = evaluation_steps(steps, start, count)
+    assert found == tuple(sorted(set(found))) and all(0 < step < steps for step in found)
+    if steps - start > 4:
+        assert sum(step > start for step in found) >= LEAST_POINTS
+    assert evaluation_steps(steps, start, 0) == ()
+
+
+def test_evaluations_on_the_way_cost_little(corpus: Corpus, tmp_path: Path) -> None:
+    allocation(corpus).save(tmp_path / "a.json", {})
+    ready = prepare(tmp_path / "a.json", tmp_path / "run")
+    for eval_tokens in (64, 640, 6400):
+        spec = replace(ready.run.spec, eval_tokens=eval_tokens)
+        run = settle(replace(ready, run=replace(ready.run, spec=spec)), 1, Settings())
+        cost = len(run.settings.evaluate_at) * eval_tokens / 3
+        assert cost <= 0.05 * run.steps * run.recipe.tokens_per_step + 3 * eval_tokens / 3  # three in the cooldown at least, if any
+    assert run.settings.evaluate_at == ()
+
+
+def test_a_follower_reads_on_after_a_rollback_and_not_half_a_line(tmp_path: Path) -> None:
+    metrics = Metrics(tmp_path, Settings(), "run", resumed_at=0)
+    tail = Tail(tmp_path / "metrics.jsonl")
+    assert tail.new() == []
+    for step in (1, 2, 3):
+        metrics.write("step", step, loss=4.0)
+    assert [line["step"] for line in tail.new()] == [1, 2, 3] and tail.new() == []
+    metrics.rewind(1)
+    metrics.write("step", 2, loss=math.nan)
+    assert [(line["step"], line["loss"]) for line in tail.new()] == [(1, 4.0), (2, None)]
+    metrics.close()
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"kind": "step", "ste')
+    assert tail.new() == []
+    metrics = Metrics(tmp_path, Settings(), "run", resumed_at=1)  # a resumed run drops the half line and what it trains again
+    metrics.close()
+    assert [line["step"] for line in tail.new()] == [1]
+
+
+def test_the_figure_shows_measured_beside_forecast() -> None:
+    from planner.launch.watch import Progress
+    from planner.report.course import course as draw
+    from planner.report.style import sheet
+
+    lines = [
+        {"kind": "evaluation", "step": 40, "tokens": 2560, "loss_spec": 3.9, "rate_share": 1.0},
+        {"kind": "evaluation", "step": 60, "tokens": 3840, "loss_spec": 3.5, "rate_share": 1.0},
+        {"kind": "event", "step": 45, "what": "rollback", "reason": "spike"},
+    ]
+    progress = Progress("run", 100, 70, 64, COURSE, tuple(lines), {"status": "ok", "loss_spec": 3.05})
+    _, (axis,) = sheet()
+    draw(axis, progress)
+    drawn = {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in axis.get_lines()}
+    assert drawn["measured"] == ([2560, 3840], [3.9, 3.5])
+    assert drawn["forecast, if cooled down there"] == ([2560.0, 3840.0, 6400.0], [3.6, 3.3, 3.0])
+    assert drawn["outcome"] == ([6400], [3.05])
+    assert any(x == [45 * 64, 45 * 64] for x, _ in drawn.values())  # where the run was rolled back

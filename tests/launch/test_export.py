@@ -1,0 +1,130 @@
+"""What another trainer is given: files that parse, in which every number is the plan's."""
+# ruff: noqa: E402  (torch is asked for before what needs it is imported)
+
+from __future__ import annotations
+
+import ast
+import math
+import re
+import shlex
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from planner.allocate.allocation import Allocation
+from planner.corpus.store import Corpus
+from planner.launch.export import NORM_EPSILON, ROPE_THETA, export
+from planner.launch.launch import Launch, prepare
+
+pytest.importorskip("torch")
+
+from tests.train.full.runs import GENERAL, RECIPE, SPECIAL, STEPS, allocation
+
+
+def planned(corpus: Corpus, folder: Path, **change: Any) -> Launch:
+    allocation(corpus, replace(RECIPE, **change)).save(folder / "allocation.json", {})
+    return prepare(folder / "allocation.json", folder / "the run's; $(touch pwned)", seed=3)
+
+
+def assigned(text: str) -> dict[str, Any]:
+    """Read the constants of a module, and where each is from."""
+    lines = text.splitlines()
+    found = {}
+    for node in ast.parse(text).body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id not in ("GENERAL_TEXT", "SPECIALIST_TEXT"):
+            assert "  # " in lines[node.lineno - 1], lines[node.lineno - 1]
+            found[node.targets[0].id] = ast.literal_eval(node.value)
+    return found
+
+
+@pytest.mark.parametrize("family", ["qwen3", "llama"])
+def test_torchtitans_numbers_are_the_plans(corpus: Corpus, tmp_path: Path, family: str) -> None:
+    ready = planned(corpus, tmp_path, family=family, lr_exponent=0.3, weight_decay=0.07, beta2=0.97, clip_norm=0.8)
+    path = export(ready, "torchtitan", ready.folder, 2, 2)
+    assert path.stem.isidentifier()
+    numbers, plan, recipe = assigned(path.read_text()), Allocation.load(tmp_path / "allocation.json").plan, ready.run.spec.recipe
+    shape = plan.model_shape
+    for key in ("layers", "hidden", "heads", "kv_heads", "head_dim", "intermediate", "vocab", "tied"):
+        assert numbers[key.upper()] == getattr(shape, key)
+    assert numbers["GENERAL_STEPS"] == GENERAL == plan.tokens_pt / recipe.tokens_per_step
+    assert numbers["TOTAL_STEPS"] == STEPS == (plan.tokens_pt + plan.tokens_spec) / recipe.tokens_per_step
+    assert numbers["COOLDOWN_STEPS"] == round(recipe.cooldown_fraction * SPECIAL)
+    assert numbers["LEARNING_RATE"] == recipe.learning_rate(plan.params_non_embedding)
+    assert (numbers["SEQ_LEN"], numbers["BATCH_SEQUENCES"], numbers["MICRO_BATCH"], numbers["SEED"]) == (32, 4, 2, 3)
+    assert (numbers["BETAS"], numbers["WEIGHT_DECAY"], numbers["CLIP_NORM"], numbers["WARMUP_STEPS"]) == ((0.9, 0.97), 0.07, 0.8, 10)
+    assert numbers["TOKENIZER"] == str(corpus.tokenizer_path)
+    text = path.read_text()
+    assert ("qwen3" in text, "llama3" in text) == (family == "qwen3", family == "llama")
+    used = {node.id for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
+    assert set(numbers) <= used  # no number is written down and then not used
+
+
+def test_torchtitans_rate_is_the_recipes_at_every_step(corpus: Corpus, tmp_path: Path) -> None:
+    """Its schedule, as its lr_scheduler.py computes it from the exported numbers, against ours."""
+    ready = planned(corpus, tmp_path)
+    numbers = assigned(export(ready, "torchtitan", ready.folder, 1, 4).read_text())
+    from planner.launch.full import stages
+    from planner.train.segment import rate_at
+
+    jobs = stages(ready, device="cpu", threads=1)
+    total, warmup = numbers["TOTAL_STEPS"], numbers["WARMUP_STEPS"]
+    decay = round(total * (numbers["COOLDOWN_STEPS"] / total))
+    stable = total + 1 - warmup - decay
+    for step in range(total):
+        factor = (step + 1) / warmup if step < warmup else 1.0
+        if step >= warmup + stable:
+            factor = 1 - math.sqrt((step + 1 - warmup - stable) / decay)
+        job, within = (jobs[0], step) if step < GENERAL else (jobs[1], step - GENERAL)
+        assert numbers["LEARNING_RATE"] * factor == pytest.approx(rate_at(job.segment, RECIPE, within), rel=1e-12), step
+
+
+def test_megatrons_arguments_are_the_plans(corpus: Corpus, tmp_path: Path) -> None:
+    """The script is run by bash, with a stand-in for torchrun that writes its arguments down."""
+    ready = planned(corpus, tmp_path, weight_decay=0.07)
+    path = export(ready, "megatron", ready.folder, 2, 2)
+    (tmp_path / "torchrun").write_text(f'#!/bin/bash\nprintf "%s\\n" "$@" END >> {shlex.quote(str(tmp_path / "calls"))}\n')
+    (tmp_path / "torchrun").chmod(0o755)
+    data = {"GENERAL_DATA": "a b;touch pwned", "SPECIALIST_DATA": "$(touch pwned)", "CHECKPOINTS": "c"}
+    subprocess.run(["bash", str(path)], env={"PATH": f"{tmp_path}:/usr/bin:/bin", **data}, cwd=tmp_path, check=True)
+    calls = [call.split("\n") for call in (tmp_path / "calls").read_text().strip().removesuffix("END").split("END\n")]
+    assert len(calls) == 2 and not list(tmp_path.rglob("pwned"))
+    first, second = ({key: value for key, value in zip(call, call[1:], strict=False) if key.startswith("--")} for call in calls)
+    plan, recipe = Allocation.load(tmp_path / "allocation.json").plan, ready.run.spec.recipe
+    shape = plan.model_shape
+    expected = {
+        "--num-layers": shape.layers, "--hidden-size": shape.hidden, "--ffn-hidden-size": shape.intermediate, "--num-attention-heads": shape.heads,
+        "--num-query-groups": shape.kv_heads, "--kv-channels": shape.head_dim, "--vocab-size": shape.vocab, "--seq-length": recipe.seq_len,
+        "--global-batch-size": recipe.batch_sequences, "--micro-batch-size": 2, "--lr": recipe.learning_rate(plan.params_non_embedding),
+        "--lr-warmup-iters": recipe.warmup_steps, "--lr-decay-iters": STEPS, "--lr-wsd-decay-iters": round(recipe.cooldown_fraction * SPECIAL),
+        "--weight-decay": 0.07, "--adam-beta1": recipe.beta1, "--adam-beta2": recipe.beta2, "--adam-eps": recipe.epsilon, "--clip-grad": recipe.clip_norm,
+        "--init-method-std": 1 / math.sqrt(shape.hidden), "--nproc-per-node": 2, "--seed": 4, "--rotary-base": ROPE_THETA, "--norm-epsilon": NORM_EPSILON,
+    }  # fmt: skip
+    for key, value in expected.items():
+        assert float(first[key]) == float(second[key]) == value, key
+    assert (first["--train-iters"], first["--data-path"]) == (str(GENERAL), data["GENERAL_DATA"])
+    assert (second["--train-iters"], second["--data-path"]) == (str(STEPS), data["SPECIALIST_DATA"])
+    assert first["--lr-wsd-decay-style"] == "minus_sqrt" and "--qk-layernorm" in first and "--untie-embeddings-and-output-weights" not in first
+    arguments = [line for line in path.read_text().splitlines() if re.match(r" {4}--", line) and "stage" not in line and "train-iters" not in line]
+    assert len(arguments) > 30 and all("  # " in line for line in arguments)
+
+
+def test_the_constants_are_those_of_transformers() -> None:
+    from planner.ladder import shape_for
+    from planner.train.model import build_config
+
+    for family in ("qwen3", "llama"):
+        config = build_config(shape_for(1e4, family=family, vocab=300), 32)
+        theta = getattr(config, "rope_theta", None) or config.rope_parameters["rope_theta"]
+        assert (theta, config.rms_norm_eps) == (ROPE_THETA, NORM_EPSILON)
+
+
+def test_export_says_what_was_forecast_and_replayed(corpus: Corpus, tmp_path: Path) -> None:
+    body = replace(allocation(corpus), general={"replay_fraction": 0.25, "tokens_replayed": 320.0})
+    body.save(tmp_path / "a.json", {})
+    ready = prepare(tmp_path / "a.json", tmp_path / "run")
+    text = export(ready, "torchtitan", ready.folder, 1, 4).read_text()
+    assert "5 nats/token, 4 to 5.6" in text and "Mix 0.25 of general text" in text
+    assert not ready.folder.exists()

@@ -1,0 +1,197 @@
+"""Where the ranks run: one process from the command line, Slurm's file, Ray."""
+# ruff: noqa: E402  (torch is asked for before what needs it is imported)
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+pytest.importorskip("torch")
+
+from planner.artifacts import read_json
+from planner.cli.main import app
+from planner.corpus.store import Corpus
+from planner.errors import InputError, MissingDependencyError
+from planner.launch import slurm
+from planner.launch.runners import LOG, failure, run_ray
+from planner.train.full.plan import FAILURE_FILE, STOPPED, Settings
+from tests.train.full.runs import STEPS, allocation, lay, losses, row, run_here
+
+
+def plan(*arguments: object) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, [str(item) for item in arguments])
+    return result.exit_code, result.stdout, result.stderr
+
+
+@pytest.fixture(scope="module")
+def launched(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A run from the command line, on one process, and what was said."""
+    folder = tmp_path_factory.mktemp("cli")
+    allocation(corpus).save(folder / "allocation.json", {})
+    code, _, said = plan("launch", folder / "allocation.json", "--out", folder / "run", "--threads", 1)
+    assert code == 0, said
+    return folder / "run", said
+
+
+def test_one_process_from_the_command_line_trains_what_the_library_does(launched: tuple[Path, str], corpus: Corpus, tmp_path: Path) -> None:
+    folder, said = launched
+    lay(tmp_path / "run", corpus)
+    assert run_here(tmp_path / "run")
+    assert losses(folder) == losses(tmp_path / "run") and row(folder) == row(tmp_path / "run")
+    assert f"specialist loss {row(folder)['loss_spec']:.4f}" in said and "held-out specialist loss" in said
+    assert "heading for" in said  # the word on the forecast, in the cooldown
+    code, _, again = plan("launch", folder.parent / "allocation.json", "--out", folder)
+    assert code == 0 and "specialist loss" in again and "held-out specialist loss" not in again
+    assert plan("verify", folder)[0] == 0
+
+
+def test_watch_shows_measured_beside_forecast(launched: tuple[Path, str]) -> None:
+    folder, _ = launched
+    code, out, said = plan("watch", folder)
+    assert code == 0 and (folder / "progress.png").stat().st_size > 10_000
+    assert f"{row(folder)['loss_spec']:.4f}" in out and "4.0000 to 5.6000" in out and f"step {STEPS} of {STEPS}" in " ".join(out.split())
+    answer = json.loads(plan("watch", folder, "--json")[1])
+    assert answer["steps"] == STEPS and answer["outcome"]["status"] == "ok" and len(answer["evaluations"]) >= 4
+    assert plan("watch", folder.parent)[0] == 2
+
+
+def test_a_dry_run_says_what_it_takes_and_leaves_nothing(corpus: Corpus, tmp_path: Path) -> None:
+    allocation(corpus).save(tmp_path / "a.json", {})
+    code, out, _ = plan("launch", tmp_path / "a.json", "--out", tmp_path / "run", "--ranks", 2, "--micro-batch", 1, "--dry-run")
+    assert code == 0 and not (tmp_path / "run").exists()
+    text = " ".join(out.split())
+    for part in ("2 on cpu, fp32", "2 ranks x 2 passes x up to 1", "states 120 kB", "3 of 180 kB", "not shown without --peak-flops"):
+        assert part in text, (part, text)
+
+
+@pytest.mark.parametrize(
+    ("options", "named", "remedy"),
+    [
+        (["--ranks", "3", "--engine", "slurm"], "4 sequences", "such as 2"),
+        (["--ranks", "512", "--engine", "local"], "512 ranks", "--ranks"),
+        (["--engine", "kubernetes"], "kubernetes", "local, slurm, ray"),
+        (["--precision", "fp8"], "fp8", "bf16"),
+        (["--device", "tpu"], "tpu", "cpu or cuda"),
+        (["--micro-batch", "5"], "5 sequences", "--micro-batch 4"),
+        (["--shard-ranks", "3"], "3 ranks", "--shard-ranks"),
+        (["--peak-flops", "3"], "3", "data sheet"),
+        (["--export", "nemo"], "nemo", "torchtitan"),
+        (["--submit"], "--submit", "--engine slurm"),
+        (["--law", "/nowhere/law.json"], "/nowhere/law.json", "check the path"),
+        (["--engine", "slurm", "--slurm-option", "partition"], "partition", "KEY=VALUE"),
+        (["--engine", "slurm", "--slurm-option", "nodes=3"], "nodes", "other than"),
+        (["--engine", "slurm", "--slurm-option", "time=1:00\n#SBATCH --uid=0"], "time", "letters"),
+    ],
+    ids=lambda item: "-".join(item) if isinstance(item, list) else None,
+)  # fmt: skip
+def test_what_cannot_be_is_one_sentence_and_leaves_nothing(corpus: Corpus, tmp_path: Path, options: list[str], named: str, remedy: str) -> None:
+    allocation(corpus).save(tmp_path / "a.json", {})
+    code, _, said = plan("launch", tmp_path / "a.json", "--out", tmp_path / "run", *options)
+    assert code == 2, said
+    (line,) = [line for line in said.replace("\n#", " #").splitlines() if line.startswith("error:")]
+    assert named in line and remedy in line
+    assert not (tmp_path / "run" / "launch.json").exists()
+
+
+HOSTILE = "it's \"$(touch pwned)\" `touch pwned`; touch pwned\n#SBATCH --uid=0\n& touch pwned %j"
+
+
+def test_nothing_from_names_or_options_reaches_the_shell(tmp_path: Path) -> None:
+    """The file is run by bash with stand-ins for Slurm's commands, which write down what they were given."""
+    folder = tmp_path / HOSTILE.replace("/", "")
+    folder.mkdir()
+    python = f"{tmp_path}/py thon$(touch pwned)"
+    job = slurm.Job(folder, python, 4, 2, Settings(device="cuda", precision="bf16"), {"partition": "gpu", "time": "24:00:00"})
+    path = slurm.write(job)
+    text = path.read_text()
+    directives = [line for line in text.splitlines() if line.startswith("#SBATCH")]
+    assert {"#SBATCH --nodes=2", "#SBATCH --ntasks-per-node=2", "#SBATCH --gpus-per-node=2", "#SBATCH --time=24:00:00"} <= set(directives)
+    # A line of the quoted path may look like a directive, but sbatch stops at the first line that is neither a comment nor empty.
+    head = text[: text.index("set -euo pipefail")].splitlines()
+    assert not any(line.startswith("#SBATCH --uid") for line in head)
+    (name,) = [line for line in head if "job-name" in line]
+    assert re.fullmatch(r"#SBATCH --job-name=[\w.-]+", name)
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    note = f'open({str(tmp_path)!r} + "/" + os.path.basename(sys.argv[0]), "a").write(json.dumps(sys.argv[1:]) + "\\n")'
+    stub = f"#!{sys.executable}\nimport json, os, sys\n{note}\n"
+    (tools / "srun").write_text(stub + f"sys.exit({STOPPED})\n")
+    (tools / "scontrol").write_text(stub + 'print("node1\\nnode2")\n')
+    for tool in tools.iterdir():
+        tool.chmod(0o755)
+    environment = {"PATH": f"{tools}:{os.environ['PATH']}", "SLURM_JOB_ID": "77", "SLURM_JOB_NODELIST": "node[1-2]"}
+    (tmp_path / "cwd").mkdir()
+    done = subprocess.run(["bash", str(path)], cwd=tmp_path / "cwd", env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == STOPPED, done.stderr
+    assert json.loads((tmp_path / "srun").read_text()) == ["--kill-on-bad-exit=1", python, "-m", "planner.train.full", str(folder), "--slurm"]
+    asked = [json.loads(line) for line in (tmp_path / "scontrol").read_text().splitlines()]
+    assert asked == [["show", "hostnames", "node[1-2]"], ["requeue", "77"]]  # stopped with a state saved: back into the queue
+    assert not list(tmp_path.rglob("pwned"))
+
+
+def test_no_secret_is_written_down(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("WANDB_API_KEY", "HF_TOKEN", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "verysecret")
+    allocation(corpus).save(tmp_path / "a.json", {})
+    code, out, said = plan(
+        "launch", tmp_path / "a.json", "--out", tmp_path / "run", "--engine", "slurm", "--ranks", 4, "--ranks-per-node", 2, "--wandb", "mine",
+        "--slurm-option", "partition=gpu",
+    )  # fmt: skip
+    assert code == 0 and "sbatch run.sbatch" in said and "#SBATCH --partition=gpu" in (tmp_path / "run" / "run.sbatch").read_text()
+    assert "verysecret" not in out + said
+    assert not any("verysecret" in path.read_text() for path in tmp_path.rglob("*") if path.is_file())
+
+
+def test_ranks_of_srun_are_read_from_its_variables() -> None:
+    from planner.train.full.mesh import join
+
+    ranks = join(Settings(), {"SLURM_PROCID": "0", "SLURM_NTASKS": "1", "SLURM_LOCALID": "0", "RANK": "3", "WORLD_SIZE": "4"}, slurm=True)
+    assert (ranks.rank, ranks.world) == (0, 1)
+    # A shell inside an allocation has srun's variables too; without --slurm they are not taken.
+    assert join(Settings(), {"SLURM_PROCID": "1", "SLURM_NTASKS": "4", "SLURM_LOCALID": "1"}).world == 1
+    with pytest.raises(InputError, match="srun"):
+        join(Settings(), {}, slurm=True)
+
+
+def test_without_slurm_the_file_is_left_for_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(MissingDependencyError, match="sbatch"):
+        slurm.submit(tmp_path / "run.sbatch")
+
+
+def test_what_a_rank_met_is_handed_on(tmp_path: Path) -> None:
+    (tmp_path / LOG).write_text("starting\nRuntimeError: out of memory\nchild failed\n")
+    assert "out of memory" in str(failure(tmp_path, "the ranks ended")) and LOG in str(failure(tmp_path, "the ranks ended"))
+    (tmp_path / FAILURE_FILE).write_text("the state is torn\ndelete it\n")
+    assert str(failure(tmp_path, "the ranks ended")) == "the state is torn; delete it."
+
+
+def test_a_rank_that_fails_is_one_sentence(launched: tuple[Path, str], corpus: Corpus, tmp_path: Path) -> None:
+    """From the rank's own process to the command line."""
+    allocation(corpus).save(tmp_path / "a.json", {})
+    lay(tmp_path / "a", corpus)
+    assert not run_here(tmp_path / "a", stop_at=3)
+    file = next((tmp_path / "a" / "states" / "step-000000003").glob("*.safetensors"))
+    file.write_bytes(b"torn")
+    code, _, said = plan("launch", tmp_path / "a.json", "--out", tmp_path / "a", "--threads", 1)
+    assert code == 2 and "step-000000003 cannot be read" in said and "goes on from the state before" in said
+
+
+@pytest.mark.skipif(find_spec("ray") is None, reason="ray is not installed")
+@pytest.mark.filterwarnings("ignore")  # Ray's own
+def test_two_ranks_on_ray_have_the_losses_of_one(corpus: Corpus, tmp_path: Path, launched: tuple[Path, str]) -> None:
+    folder = tmp_path / "run"
+    lay(folder, corpus, ranks=2)
+    seen = []
+    run_ray(folder, 2, Settings(), tick=lambda: seen.append(1))
+    assert seen and max(abs(a - b) for a, b in zip(losses(folder), losses(launched[0]), strict=True)) < 1e-5
+    assert (folder / "checkpoint" / "config.json").exists()
+    assert read_json(folder / "states" / "latest.json")["step"] == STEPS

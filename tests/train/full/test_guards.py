@@ -1,0 +1,142 @@
+"""What is decided when a run goes wrong, and that it then goes on without the batches that are to blame."""
+# ruff: noqa: E402  (torch is asked for before what needs it is imported)
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+pytest.importorskip("torch")
+
+from planner.corpus.store import Corpus
+from planner.train.full.guards import SPIKE_BATCHES, Watch, batch_number, blamed, merged, step_of
+from planner.train.full.metrics import read_metrics
+from tests.train.full.faults import install
+from tests.train.full.runs import GENERAL, SETTINGS, STEPS, finish, lay, losses, row, run_here, start, steps_of
+
+spans = st.lists(st.tuples(st.integers(0, 50), st.integers(1, 9)).map(lambda item: (item[0], item[0] + item[1])), max_size=5).map(merged)
+
+
+@given(spans)
+def test_batches_are_those_that_are_not_left_out_in_order(left_out: list[tuple[int, int]]) -> None:
+    wanted = [number for number in range(200) if not any(first <= number < end for first, end in left_out)]
+    found = [batch_number(step, left_out) for step in range(len(wanted))]
+    assert found == wanted
+    for step, number in enumerate(wanted):
+        assert step_of(number, left_out) == step
+
+
+def test_a_loss_that_is_no_number_is_laid_to_its_batch_and_a_spike_to_the_last_ones() -> None:
+    assert blamed(70, "not_finite", 2) == (70, 71)
+    assert blamed(70, "spike", 0) == (71 - SPIKE_BATCHES, 71)
+    assert blamed(70, "spike", 1) == (71 - 2 * SPIKE_BATCHES, 71)
+    assert blamed(5, "spike", 0) == (0, 6)
+
+
+def test_the_watch_agrees_with_the_sweeps() -> None:
+    """The same series trips both at the same step."""
+    from planner.train.checkpoint import LoopState
+    from planner.train.segment import Diverged, _watch
+    from tests.train.full.runs import RECIPE
+
+    class Segment:
+        stage = "general"
+
+    series = [4.0, 3.5, 3.6, 3.4, *[3.4 + 0.4 * k for k in range(60)]]
+    loop, watch = LoopState(), Watch(RECIPE.spike_factor)
+    for step, loss in enumerate(series):
+        trouble = watch.see(loss, 1.0)
+        try:
+            _watch(loss, loop, RECIPE, Segment(), step)  # type: ignore[arg-type]
+        except Diverged:
+            assert trouble == "spike"
+            break
+        assert trouble is None and (watch.smooth, watch.best) == (loop.loss_smooth, loop.loss_smooth_best)
+    else:
+        raise AssertionError("neither noticed")
+
+
+@pytest.mark.parametrize(("loss", "norm"), [(math.nan, 1.0), (math.inf, 1.0), (3.0, math.nan), (3.0, math.inf)])
+def test_what_is_no_number_is_noticed_and_leaves_the_average_alone(loss: float, norm: float) -> None:
+    watch = Watch(1.6, 3.0, 2.9)
+    assert watch.see(loss, norm) == "not_finite" and (watch.smooth, watch.best) == (3.0, 2.9)
+
+
+def rollbacks(folder: Path) -> list[dict[str, object]]:
+    return [line for line in read_metrics(folder / "metrics.jsonl") if line["kind"] == "event" and line["what"] == "rollback"]
+
+
+NAN = [[0, 23, "nan"], [1, 5, "nan"]]
+
+
+def test_a_run_goes_on_without_the_batches_that_gave_no_number(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On two ranks and on one: the same decision, and the same losses after it."""
+    two = tmp_path / "two"
+    lay(two, corpus, ranks=2)
+    process = start(two, {"factors": NAN})
+    install({"factors": NAN}, monkeypatch.setattr)
+    one = tmp_path / "one"
+    lay(one, corpus)
+    assert run_here(one)
+    finish(two, process)
+    for folder in (one, two):
+        assert [(line["to"], line["left_out"], line["stage"]) for line in rollbacks(folder)] == [(20, [23, 24], "general"), (40, [5, 6], "special")]
+        batches = [steps_of(folder)[step + 1]["batch"] for step in range(STEPS)]
+        assert batches == [*(n for n in range(GENERAL + 1) if n != 23), *(n for n in range(STEPS - GENERAL + 1) if n != 5)]
+        assert row(folder)["status"] == "ok"
+    assert max(abs(a - b) for a, b in zip(losses(one), losses(two), strict=True)) < 1e-5
+    # The steps before the fault are those of a run without it: the weights that it spoilt are gone.
+    monkeypatch.undo()
+    clean = tmp_path / "clean"
+    lay(clean, corpus)
+    assert not run_here(clean, stop_at=23)
+    assert [steps_of(clean)[step]["loss"] for step in range(1, 24)] == losses(one)[:23]
+
+
+def test_a_spike_takes_the_run_back_before_it(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "run"
+    install({"factors": [[0, 33, 40.0]]}, monkeypatch.setattr)
+    lay(folder, corpus, settings=replace(SETTINGS, keep=4))
+    assert run_here(folder)
+    (back,) = rollbacks(folder)
+    assert back["to"] == 10 and back["left_out"] == [34 - SPIKE_BATCHES, 34] and "1.6 times its best" in str(back["reason"])
+    assert max(losses(folder)) < 7  # no loss of the spike is left in the record
+
+
+def test_a_spike_that_no_state_is_old_enough_for_leaves_out_only_what_follows_the_oldest(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    install({"factors": [[0, 33, 40.0]]}, monkeypatch.setattr)
+    lay(folder, corpus, settings=replace(SETTINGS, keep=2, save_every=5))
+    assert run_here(folder)
+    (back,) = rollbacks(folder)
+    assert back["to"] in (25, 30) and back["left_out"] == [back["to"], 34]
+    assert len(losses(folder)) == STEPS
+
+
+def test_a_run_that_keeps_going_wrong_is_given_up_as_diverged(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "run"
+    install({"factors": [[0, number, "nan"] for number in range(12, 40)]}, monkeypatch.setattr)
+    lay(folder, corpus, settings=replace(SETTINGS, most_rollbacks=2))
+    assert run_here(folder)
+    found = row(folder)
+    assert found["status"] == "diverged" and found["loss_spec"] is None
+    assert "nan at step 13 of the general stage, after 2 rollbacks" in found["reason"]
+    assert len(rollbacks(folder)) == 2
+
+
+def test_what_is_left_out_outlives_a_stop(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "run"
+    install({"factors": NAN[:1]}, monkeypatch.setattr)
+    lay(folder, corpus)
+    assert not run_here(folder, stop_at=22)  # stopped before the fault
+    assert not run_here(folder, stop_at=27)
+    monkeypatch.undo()
+    assert run_here(folder)
+    assert 23 not in [line["batch"] for line in steps_of(folder).values() if line["stage"] == "general"]

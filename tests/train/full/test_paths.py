@@ -1,0 +1,180 @@
+"""The ways in which a run can be carried out, and that what they must not change they do not."""
+# ruff: noqa: E402  (torch is asked for before what needs it is imported)
+
+from __future__ import annotations
+
+import math
+import pickle
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from planner.artifacts import read_json
+from planner.corpus.store import Corpus
+from planner.errors import InputError, MissingDependencyError, StateError
+from planner.train.full.plan import FullRun, Settings, rows_of_rank
+from tests.train.full.runs import SETTINGS, STEPS, finish, lay, losses, row, run_here, start, steps_of
+
+
+@pytest.fixture(scope="module")
+def plain(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run as it is by default, with losses measured on the way."""
+    folder = tmp_path_factory.mktemp("plain") / "run"
+    lay(folder, corpus)
+    assert run_here(folder)
+    return folder
+
+
+def largest(first: Path, second: Path) -> float:
+    return max(abs(a - b) for a, b in zip(losses(first), losses(second), strict=True))
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # dynamo looks at what it traces
+@pytest.mark.parametrize(
+    ("change", "close"),
+    [({"micro_batch": 1}, 1e-5), ({"micro_batch": 3}, 1e-5), ({"checkpoint_activations": True}, 0.0), ({"compile_backend": "aot_eager"}, 1e-4)],
+    ids=["one sequence a pass", "uneven passes", "activations computed again", "compiled"],
+)
+def test_how_a_step_is_computed_does_not_change_it(plain: Path, corpus: Corpus, tmp_path: Path, change: dict[str, object], close: float) -> None:
+    lay(tmp_path / "run", corpus, settings=replace(SETTINGS, **change))
+    assert run_here(tmp_path / "run")
+    assert largest(plain, tmp_path / "run") <= close
+
+
+def test_two_ranks_in_bfloat16_with_all_that_saves_memory(plain: Path, corpus: Corpus, tmp_path: Path) -> None:
+    """On gloo, copies of one rank each: it runs, and ends near the run in fp32."""
+    pytest.importorskip("tensorboard")
+    folder = tmp_path / "run"
+    savings = {"precision": "bf16", "compile_backend": "aot_eager", "checkpoint_activations": True, "micro_batch": 1, "shard_ranks": 1}
+    settings = replace(SETTINGS, tensorboard=True, peak_flops=1e12, **savings)  # type: ignore[arg-type]
+    lay(folder, corpus, ranks=2, settings=settings)
+    finish(folder, start(folder))
+    assert largest(plain, folder) < 0.3 and losses(folder) != losses(plain)
+    assert abs(row(folder)["loss_spec"] - row(plain)["loss_spec"]) < 0.1
+    assert list((folder / "tensorboard").iterdir())
+    run = FullRun.load(folder)
+    from planner.flops import flops_per_token
+
+    for line in steps_of(folder).values():
+        per_second = line["tokens_per_second"] * flops_per_token(run.last.segment.shape, run.recipe.seq_len)
+        assert line["mfu"] == pytest.approx(per_second / 2e12)
+    # The weights that are kept are in fp32, whatever the passes are in.
+    from safetensors import safe_open
+
+    with safe_open(folder / "checkpoint" / "model.safetensors", framework="pt") as file:
+        assert {file.get_tensor(name).dtype for name in file.keys()} == {torch.float32}
+
+
+def test_without_a_stated_peak_there_is_no_mfu(plain: Path) -> None:
+    assert {line["mfu"] for line in steps_of(plain).values()} == {None}
+
+
+def test_losses_on_the_way_are_measured_where_they_were_asked_for(plain: Path) -> None:
+    from planner.train.full.metrics import read_metrics
+
+    lines = [line for line in read_metrics(plain / "metrics.jsonl") if line["kind"] == "evaluation"]
+    run = FullRun.load(plain)
+    assert [line["step"] for line in lines] == list(run.settings.evaluate_at) and len(lines) >= 4
+    for line in lines:
+        assert (line["rate_share"] < 1) == (line["step"] > run.cooldown_from)
+    assert STEPS not in run.settings.evaluate_at
+
+
+def test_a_pickle_in_a_state_is_not_opened(corpus: Corpus, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    lay(folder, corpus)
+    assert not run_here(folder, stop_at=12)
+    state = folder / "states" / "step-000000012"
+
+    class Bomb:
+        def __reduce__(self) -> tuple[object, ...]:
+            return (Path(tmp_path / "exploded").touch, ())
+
+    (state / ".metadata").write_bytes(pickle.dumps(Bomb()))
+    with pytest.raises(StateError, match="not part of a state"):
+        run_here(folder)
+    (state / ".metadata").unlink()
+    (state / "more.safetensors").symlink_to(tmp_path / "elsewhere.safetensors")
+    with pytest.raises(StateError, match="not part of a state"):
+        run_here(folder)
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_a_torn_state_is_named_with_the_remedy_and_the_one_before_serves(corpus: Corpus, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    lay(folder, corpus)
+    assert not run_here(folder, stop_at=12)
+    state = folder / "states" / "step-000000012"
+    file = next(state.glob("*.safetensors"))
+    file.write_bytes(file.read_bytes()[:500])
+    with pytest.raises(StateError, match="step-000000012 cannot be read.*delete"):
+        run_here(folder)
+    for path in (*state.iterdir(), state):
+        path.unlink() if path.is_file() else path.rmdir()
+    assert not run_here(folder, stop_at=11)
+    assert read_json(folder / "states" / "latest.json")["step"] == 11
+
+
+def test_adapters_train_and_the_rest_does_not_move(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only what asks for a gradient is trained: here all but the embedding, as a stand-in for adapters."""
+    from planner.train.full import shard
+
+    start_model, frozen = shard.start_model, []
+
+    def partly_frozen(*arguments: object) -> object:
+        model = start_model(*arguments)  # type: ignore[arg-type]
+        model.get_input_embeddings().weight.requires_grad = False
+        frozen.append(model.get_input_embeddings().weight.clone())
+        return model
+
+    monkeypatch.setattr(shard, "start_model", partly_frozen)
+    lay(tmp_path / "run", corpus)
+    assert run_here(tmp_path / "run")
+    from safetensors import safe_open
+
+    with safe_open(tmp_path / "run" / "checkpoint" / "model.safetensors", framework="pt") as file:
+        assert torch.equal(file.get_tensor("model.embed_tokens.weight"), frozen[0])
+
+
+@pytest.mark.parametrize(("world", "remedy"), [(3, "such as 2"), (8, "such as 4")])
+def test_ranks_that_do_not_divide_the_batch_are_refused(world: int, remedy: str) -> None:
+    assert [rows_of_rank(4, rank, 2) for rank in range(2)] == [(0, 2), (2, 4)]
+    with pytest.raises(InputError, match=remedy):
+        rows_of_rank(4, 0, world)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("device", "tpu"), ("precision", "fp8"), ("micro_batch", 0), ("save_every", -1), ("keep", 1), ("peak_flops", 3.0), ("peak_flops", math.inf)],
+)
+def test_settings_that_cannot_be_are_refused(field: str, value: object) -> None:
+    with pytest.raises(InputError):
+        Settings(**{field: value})  # type: ignore[arg-type]
+
+
+def test_a_laid_down_run_reads_back(plain: Path) -> None:
+    run = FullRun.load(plain)
+    run.save(plain)
+    assert FullRun.load(plain) == run
+    assert run.at(39) == (0, 39) and run.at(40) == (1, 0) and run.steps == STEPS
+
+
+def test_a_gpu_that_is_not_there_is_refused_before_training(corpus: Corpus, tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    lay(tmp_path / "run", corpus, settings=replace(SETTINGS, device="cuda", precision="bf16"))
+    with pytest.raises(InputError, match="sees no GPU"):
+        run_here(tmp_path / "run")
+
+
+def test_weights_and_biases_is_refused_where_it_is_not_installed(corpus: Corpus, tmp_path: Path) -> None:
+    from importlib.util import find_spec
+
+    if find_spec("wandb"):
+        pytest.skip("it is installed")
+    lay(tmp_path / "run", corpus, settings=replace(SETTINGS, wandb="planned"))
+    with pytest.raises(MissingDependencyError, match="wandb"):
+        run_here(tmp_path / "run")
