@@ -193,9 +193,10 @@ def _mixed(structure: Structure, of: dict[str, dict[str, Any]], folders: dict[st
 
 
 def _tree(cell: Cell, plan: DomainPlan, spec: SweepSpec, corpus: Corpus) -> Any:
-    steps = spec.recipe.steps(cell.tokens_trunk + cell.tokens_spec)
+    # Cut by the trunk alone: domains share its pieces only if they are the same, whatever their branches.
+    longest = max(200, spec.recipe.steps(cell.tokens_trunk) // STATES)
     shapes = {cell.size: ModelShape(**plan.shape)} if plan.shape else None
-    return build_tree([cell], spec.recipe, corpus.vocab_size, eval_tokens=spec.eval_tokens, max_segment_steps=max(200, steps // STATES), shapes=shapes)
+    return build_tree([cell], spec.recipe, corpus.vocab_size, eval_tokens=spec.eval_tokens, max_segment_steps=longest, shapes=shapes)
 
 
 def _begin(launch: DomainsLaunch) -> None:

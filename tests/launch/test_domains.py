@@ -35,10 +35,11 @@ def two(text_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     return build_corpus(made, tmp_path_factory.mktemp("two") / "corpus")[0]
 
 
-def answer(corpus: Corpus) -> DomainsAllocation:
+def answer(corpus: Corpus, scale: int = 1) -> DomainsAllocation:
+    """A plan of 230 general and 210 and 220 specialist steps, or a multiple."""
     shape = shape_for(1e4, family="qwen3", vocab=corpus.vocab_size)
     size, price = float(shape.params_non_embedding), flops_per_token(shape, 32)
-    pt, spec = 230 * 64.0, {"parser": 210 * 64.0, "mail": 220 * 64.0}
+    pt, spec = scale * 230 * 64.0, {"parser": scale * 210 * 64.0, "mail": scale * 220 * 64.0}
 
     def structure(name: str, general: float, flops: float, pts: dict[str, float]) -> Structure:
         plans = tuple(
@@ -82,6 +83,14 @@ def test_the_trunk_is_trained_once_and_the_flops_are_those_of_the_plan(split: tu
     assert rows["parser"]["tokens_pt"] == rows["mail"]["tokens_pt"] == 14720 and rows["mail"]["tokens_spec"] == 14080
     for name in rows:
         assert (folder / name / "checkpoint" / "model.safetensors").exists()
+
+
+def test_long_trunks_are_shared_too(two: Corpus, tmp_path: Path) -> None:
+    """Long runs are cut into pieces; those of the trunk must be the same whatever follows it."""
+    answer(two, scale=100).save(tmp_path / "a.json", {})
+    ready = prepare_domains(tmp_path / "a.json", tmp_path / "run")
+    planned, realised = next((planned, realised) for name, planned, realised in ready.realised() if name == "flops")
+    assert realised == pytest.approx(planned) and len(list(ready.segments())) > 30
 
 
 def test_the_checkpoint_is_the_run_and_the_branches_differ(split: tuple[Path, list[Event]], two: Corpus) -> None:
