@@ -60,7 +60,9 @@ class Sweep:
         corpus = Corpus.open(spec.corpus)
         domain = corpus.specialist(spec.domain)
         cells, left_out = spec.cells(corpus.vocab_size, corpus.unique_tokens(domain))
-        tree = build_tree(cells, spec.recipe, corpus.vocab_size, eval_tokens=spec.eval_tokens)
+        for base in spec.pretrained.values():
+            base.check_corpus(corpus.tokenizer_path, corpus.vocab_size, spec.recipe.seq_len)
+        tree = build_tree(cells, spec.recipe, corpus.vocab_size, eval_tokens=spec.eval_tokens, shapes=spec.shapes, base=bool(spec.bases))
         return cls(spec, corpus, domain, tuple(cells), left_out, tree)
 
     @property
@@ -86,11 +88,13 @@ class Sweep:
 
     def job(self, segment: Segment, *, device: str = "cpu", threads: int = 1, keep_state: bool = False) -> Job:
         """Make a segment's job."""
-        labels = {**self.labels, "keep_state": keep_state}
-        parent = None if segment.parent_id is None else self.state_path(self.tree.by_id[segment.parent_id])
+        base = self.spec.pretrained.get(segment.size) if segment.base else None
+        about = {"base": base.fingerprint, "base_tokens": self.spec.tokens_of_base(segment.size)} if base else {}
+        labels = {**self.labels, "keep_state": keep_state, **about}
+        parent, frozen = (None if name is None else self.state_path(self.tree.by_id[name]) for name in (segment.parent_id, segment.frozen_id))
         return Job(
             segment, self.spec.recipe, self.folder, parent, self.state_path(segment), self.corpus.folder.resolve(), self.domain, self.spec.eval_tokens,
-            self.tree.flops_of_run(segment), labels, device, threads,
+            self.tree.flops_of_run(segment), labels, device, threads, base.folder if base else None, frozen,
         )  # fmt: skip
 
 
@@ -135,7 +139,8 @@ def check_identity(sweep: Sweep) -> None:
     Raises:
         StateError: the folder's records were made with other settings.
     """
-    shared = {"recipe": sweep.spec.recipe.fingerprint, "corpus": sweep.corpus.fingerprint}
+    bases = ", ".join(base.fingerprint for _, base in sorted(sweep.spec.pretrained.items()))
+    shared = {"recipe": sweep.spec.recipe.fingerprint, "corpus": sweep.corpus.fingerprint, "base": bases}
     _same_identity(sweep.folder, {**shared, "domain": sweep.domain, "eval_tokens": sweep.spec.eval_tokens})
     if sweep.spec.trunks is not None:
         _same_identity(sweep.spec.trunks, shared)
@@ -148,9 +153,9 @@ def _same_identity(folder: Path, identity: dict[str, Any]) -> None:
         return
     before = read_json(path)
     for key, value in identity.items():
-        if before.get(key) != value:
+        if before.get(key, "") != value:
             raise StateError(
-                f"the runs in {folder} were made with {key} {before.get(key)}, now it is {value}",
+                f"the runs in {folder} were made with {key} {before.get(key, '') or 'none'}, now it is {value or 'none'}",
                 remedy=f"restore it, or delete {folder}/records and {folder}/state to begin anew",
             )
 
@@ -163,7 +168,7 @@ def segments_to_train(sweep: Sweep) -> list[Segment]:
         if segment.cell is not None:
             if not record_path(sweep.folder, name).exists():
                 needed.add(name)
-        elif any(child.segment_id in needed for child in sweep.tree.children.get(name, [])):
+        elif any(user.segment_id in needed for user in sweep.tree.users.get(name, [])):
             if not sweep.state_path(segment).exists() and not sweep.diverged_path(segment).exists():
                 needed.add(name)
     return [segment for segment in sweep.tree.segments if segment.segment_id in needed]
@@ -198,8 +203,7 @@ def run_sweep(
 
         def next_job() -> Job | None:
             for name in waiting:
-                parent = left_segment(name).parent_id
-                if parent is None or (parent not in left and sweep.state_path(sweep.tree.by_id[parent]).exists()):
+                if all(need not in left and sweep.state_path(sweep.tree.by_id[need]).exists() for need in left_segment(name).needs):
                     waiting.remove(name)
                     return sweep.job(left_segment(name), device=device, threads=threads, keep_state=keep_state)
             return None
@@ -215,7 +219,7 @@ def run_sweep(
                 if event.result.outcome == "diverged" and event.job.segment.cell is None:
                     _skip_descendants(sweep, event.job.segment, event.result.reason or "", left)
                     waiting = [item for item in waiting if item in left]
-                _drop_states(sweep, event.job.segment, left)
+                _drop_states(sweep, event.job.segment, left, keep_state)
             elif event.kind == "failed":
                 failures[name] = event.message
             if on_event is not None:
@@ -278,14 +282,14 @@ def _skip_descendants(sweep: Sweep, segment: Segment, reason: str, left: dict[st
         _skip_descendants(sweep, child, reason, left)
 
 
-def _drop_states(sweep: Sweep, segment: Segment, left: dict[str, Segment]) -> None:
-    """Delete the parent's state once none of its children is left to train; a shared trunk's stays, for the other sweeps."""
-    parent = segment.parent_id
-    if parent is None or any(child.segment_id in left for child in sweep.tree.children[parent]):
-        return
-    path = sweep.state_path(sweep.tree.by_id[parent])
-    if path.is_relative_to(sweep.folder):
-        path.unlink(missing_ok=True)
+def _drop_states(sweep: Sweep, segment: Segment, left: dict[str, Segment], keep_state: bool) -> None:
+    """Delete the states that nothing left to train needs; a shared trunk's stays, for the other sweeps, and what lies under adapters that are kept."""
+    for name in segment.needs:
+        if any(user.segment_id in left or (keep_state and user.cell is not None and user.frozen_id == name) for user in sweep.tree.users[name]):
+            continue
+        path = sweep.state_path(sweep.tree.by_id[name])
+        if path.is_relative_to(sweep.folder):
+            path.unlink(missing_ok=True)
 
 
 def single_run(spec: SweepSpec, corpus: Corpus, domain: str, tree: Tree) -> Sweep:

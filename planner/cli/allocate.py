@@ -138,8 +138,8 @@ def allocate(
     if base:
         from planner.allocate.base import Base
         from planner.allocate.bases import allocate_bases
-        from planner.allocate.method import Method
         from planner.cli.bases import show_bases
+        from planner.method import Method
 
         bases = [Base.parse(item) for item in base]
         others = {

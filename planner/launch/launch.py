@@ -18,7 +18,7 @@ from planner.engines.local import Event
 from planner.errors import DataError, InputError, PlannerError, StateError
 from planner.recipe import Recipe
 from planner.sweep import Engine, Sweep, run_sweep, single_run
-from planner.train.job import record_path, state_path
+from planner.train.job import record_path
 from planner.units import format_count
 
 KIND = "launch"
@@ -136,9 +136,11 @@ def carry_out(launch: Launch, engine: Engine, *, device: str = "cpu", threads: i
     if row["status"] == "ok" and not launch.checkpoint.exists():
         from planner.train.export import export_checkpoint
 
-        state, tip = state_path(launch.folder, launch.name), launch.run.tree.tips[0]
-        export_checkpoint(state, tip.shape, launch.run.spec.recipe, launch.run.corpus, launch.checkpoint)
-        state.unlink()
+        job = launch.run.job(launch.run.tree.tips[0])
+        export_checkpoint(job, launch.run.corpus, launch.checkpoint, launch.folder / "adapter")
+        for state in (job.state_path, job.frozen_state):
+            if state is not None:
+                state.unlink()
     return row
 
 

@@ -35,11 +35,11 @@ def record_body(job: Job, seconds: float | None, losses: dict[str, float], *, st
     tokens_pt = steps_pt * per_step - early
     tokens_spec = early + (segment.last_step * per_step - replayed if special else 0)
     unique = Corpus.open(job.corpus).subset(job.domain, segment.unique_spec).size if segment.unique_spec else None
-    kind = "mixed" if early and not special else "zero_shot" if not special else "stable" if segment.steps_pt else "scratch"
+    fresh = "mixed" if early and not special else "zero_shot" if not special else "stable" if segment.steps_pt else "scratch"
     row = {
         "run_id": segment.segment_id,
-        "trunk_id": segment.segment_id.split("-pt")[0] if segment.steps_pt or not special else segment.segment_id.split("-sp")[0],
-        "branch_kind": kind,
+        "trunk_id": segment.segment_id.split("-pt" if segment.steps_pt or segment.base or not special else "-sp")[0],
+        "branch_kind": "annealed" if segment.base else fresh,
         "family": segment.shape.family,
         "seed": segment.seed,
         "params_non_embedding": segment.shape.params_non_embedding,
@@ -67,5 +67,8 @@ def record_body(job: Job, seconds: float | None, losses: dict[str, float], *, st
         "recipe": recipe.fingerprint,
         "corpus": job.labels["corpus"],
         "sweep": job.labels["sweep"],
+        "method": segment.method,
+        "base": job.labels.get("base", ""),
+        "base_tokens": job.labels.get("base_tokens"),
     }
     return {"row": row, "shape": segment.shape.to_dict(), "recipe": recipe.to_dict(), "wall_seconds": seconds}

@@ -13,7 +13,7 @@ from planner.corpus import Corpus
 from planner.design.tree import Segment
 from planner.errors import InputError
 from planner.recipe import Recipe
-from planner.train.checkpoint import LoopState, load_state, save_state
+from planner.train.checkpoint import LoopState, load_state, read_loop, save_state
 from planner.train.evaluate import heldout_loss
 from planner.train.job import Job, Result
 from planner.train.model import build_optimiser
@@ -37,8 +37,9 @@ def rate_at(segment: Segment, recipe: Recipe, step: int) -> float:
     Linear warm-up, constant, then 1−sqrt to zero (arXiv 2405.18392).
     """
     rate = segment.learning_rate
-    if segment.warmup and step < recipe.warmup_steps:
-        rate *= (step + 1) / recipe.warmup_steps
+    warmup = recipe.rewarm_steps if segment.rewarms else recipe.warmup_steps
+    if segment.warmup and step < warmup:
+        rate *= (step + 1) / warmup
     if segment.cooldown_from is not None and step >= segment.cooldown_from:
         assert segment.cooldown_to is not None
         rate *= 1 - math.sqrt((step - segment.cooldown_from) / (segment.cooldown_to - segment.cooldown_from))
@@ -85,7 +86,10 @@ def run_segment(job: Job, *, report: Callable[[int], None] | None = None) -> Res
     model = start_model(job, corpus).to(device)
     optimiser = build_optimiser(model, recipe, segment.learning_rate)
     loop = LoopState()
-    if segment.parent_id is not None:
+    if segment.starts_adapters:
+        if job.frozen_state is not None:
+            loop.seconds = read_loop(job.frozen_state).seconds
+    elif segment.parent_id is not None:
         assert job.parent_state is not None
         loop = load_state(job.parent_state, model, optimiser)
     if segment.first_step == 0:
@@ -118,7 +122,7 @@ def _train(
     report: Callable[[int], None] | None,
 ) -> None:
     segment, recipe = job.segment, job.recipe
-    parameters = list(model.parameters())
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     model.train()
     for step in range(segment.first_step, segment.last_step):
         for group in optimiser.param_groups:
