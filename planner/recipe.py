@@ -66,7 +66,7 @@ class Recipe:
     """Adapters are scaled by alpha/rank (arXiv 2106.09685)."""
     lora_targets: tuple[str, ...] = TARGETS
     """Matrices of each layer that adapters sit on."""
-    lora_lr_multiplier: float = 2.0
+    lora_lr_multiplier: float = 1.0
     """Peak rate of adapters over that of training all parameters in the same stage."""
 
     def __post_init__(self) -> None:

@@ -28,13 +28,14 @@ def launch(
     allocation: Annotated[Path, typer.Argument(help="What plan allocate wrote.")],
     out: Annotated[Path | None, typer.Option(help="Folder of the run; launches/NAME by default.")] = None,
     corpus: Annotated[Path | None, typer.Option(help="The sweep's corpus, where it has moved.")] = None,
+    base: Annotated[Path | None, typer.Option(help="Open checkpoint to start from, in safetensors, for plans that start from one.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of initialisation and data order.")] = 0,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     threads: Annotated[int | None, typer.Option(min=1, help="Threads on a CPU; one a core by default.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be trained.")] = False,
 ) -> None:
     """Launch a run."""
-    from planner.cli.needs import require_torch
+    from planner.cli.needs import require_method, require_torch
     from planner.cli.paths import default_workers
     from planner.cli.progress import Watch
     from planner.design.walltime import wall_seconds
@@ -43,7 +44,7 @@ def launch(
     from planner.sweep import segments_to_train
 
     folder = out or Path("launches") / allocation.stem
-    ready = prepare(allocation, folder, corpus=corpus, seed=seed)
+    ready = prepare(allocation, folder, corpus=corpus, seed=seed, base=base)
     show_realised(ready)
     left = segments_to_train(ready.run)
     workers = threads or default_workers()
@@ -51,6 +52,7 @@ def launch(
     if dry_run:
         return
     require_torch()
+    require_method(ready.run.cells[0].method)
     with bar("training", sum(ready.run.tree.cost(segment) for segment in left)) as shown:
         row = carry_out(ready, LocalEngine(1), device=device, threads=workers, on_event=Watch(ready.run, shown))
     if row["status"] != "ok":

@@ -18,3 +18,16 @@ def require_torch() -> None:
             raise MissingDependencyError(
                 f"the package {name} is needed for training and is not installed", remedy="pip install 'compute-allocation-planner[train]'"
             )
+
+
+def require_method(method: str) -> None:
+    """Refuse early where the packages of a method are missing.
+
+    Raises:
+        MissingDependencyError: peft, or for "qlora" bitsandbytes, is missing.
+    """
+    for name, extra, methods in (("peft", "methods", ("lora", "qlora")), ("bitsandbytes", "qlora", ("qlora",))):
+        if method in methods and find_spec(name) is None:
+            raise MissingDependencyError(
+                f"the package {name} is needed for method {method} and is not installed", remedy=f"pip install 'compute-allocation-planner[{extra}]'"
+            )

@@ -70,7 +70,7 @@ def run(
     name: Name, workers: Workers = None, device: Device = "cpu", dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what is left.")] = False
 ) -> None:
     """Run a sweep."""
-    from planner.cli.needs import require_torch
+    from planner.cli.needs import require_method, require_torch
     from planner.cli.paths import default_workers, sweep_folder
     from planner.cli.progress import Watch
     from planner.design.walltime import wall_seconds
@@ -85,6 +85,8 @@ def run(
         return
     if left:
         require_torch()
+        for method in sorted({segment.method for segment in left}):
+            require_method(method)
     with bar("sweep", sum(sweep.tree.cost(segment) for segment in left)) as shown:
         watch = Watch(sweep, shown)
         failures = run_sweep(sweep, LocalEngine(count), device=device, on_event=watch)

@@ -6,7 +6,9 @@ import math
 import time
 from collections.abc import Callable
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from planner.artifacts import write_artifact
 from planner.corpus import Corpus
@@ -14,10 +16,10 @@ from planner.design.tree import Segment
 from planner.errors import InputError
 from planner.recipe import Recipe
 from planner.train.checkpoint import LoopState, load_state, read_loop, save_state
-from planner.train.evaluate import heldout_loss
+from planner.train.evaluate import domain_loss
 from planner.train.job import Job, Result
 from planner.train.model import build_optimiser
-from planner.train.order import Batches, Stream, mixed_in
+from planner.train.order import IGNORED, Batches, Stream, mixed_in
 from planner.train.record import write_record
 from planner.train.start import start_model
 
@@ -50,10 +52,10 @@ def open_batches(job: Job, corpus: Corpus) -> Batches:
     """Open the batches of the job's stage."""
     segment, recipe = job.segment, job.recipe
     batch, early = recipe.batch_sequences, segment.early_fraction
-    general = Stream(corpus.tokens(corpus.general, "train"), recipe.seq_len, segment.seed, corpus.general)
+    general = _stream(job, corpus, corpus.general, corpus.tokens(corpus.general, "train"))
     special = None
     if segment.unique_spec is not None:
-        special = Stream(corpus.subset(job.domain, segment.unique_spec), recipe.seq_len, segment.seed, job.domain)
+        special = _stream(job, corpus, job.domain, corpus.subset(job.domain, segment.unique_spec))
     if segment.stage == "general":
         return Batches(general, batch, other=special if early else None, other_share=early)
     assert special is not None
@@ -62,6 +64,12 @@ def open_batches(job: Job, corpus: Corpus) -> Batches:
         special, batch, other=general if segment.replay_fraction else None, other_share=segment.replay_fraction,
         main_offset=mixed_in(trunk, early), other_offset=trunk - mixed_in(trunk, early),
     )  # fmt: skip
+
+
+def _stream(job: Job, corpus: Corpus, domain: str, tokens: NDArray[np.unsignedinteger]) -> Stream:
+    mask = corpus.mask(domain, "train")
+    offsets = None if mask is None else corpus.offsets(domain, "train")
+    return Stream(tokens, job.recipe.seq_len, job.segment.seed, domain, mask=mask, offsets=offsets)
 
 
 def run_segment(job: Job, *, report: Callable[[int], None] | None = None) -> Result:
@@ -130,7 +138,7 @@ def _train(
         inputs, targets = (torch.from_numpy(part).to(device, non_blocking=True) for part in batches.step(step))
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
             logits = model(input_ids=inputs).logits
-        loss = torch.nn.functional.cross_entropy(logits.reshape(-1, logits.shape[-1]).float(), targets.reshape(-1))
+        loss = _mean_loss(logits, targets)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, recipe.clip_norm, foreach=True)
         optimiser.step()
@@ -139,6 +147,15 @@ def _train(
         _watch(loss.item(), loop, recipe, segment, step)
         if report is not None and (step + 1 - segment.first_step) % REPORT_EVERY == 0:
             report(step + 1 - segment.first_step)
+
+
+def _mean_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Average over the targets that count; a batch without any, of prompts alone, has a loss of zero and no gradient."""
+    count = (targets != IGNORED).sum()
+    flat = logits.reshape(-1, logits.shape[-1]).float(), targets.reshape(-1)
+    if count == targets.numel():
+        return torch.nn.functional.cross_entropy(*flat)
+    return torch.nn.functional.cross_entropy(*flat, ignore_index=IGNORED, reduction="sum") / count.clamp(min=1)
 
 
 def _watch(loss: float, loop: LoopState, recipe: Recipe, segment: Segment, step: int) -> None:
@@ -157,8 +174,7 @@ def _watch(loss: float, loop: LoopState, recipe: Recipe, segment: Segment, step:
 def _evaluate(job: Job, corpus: Corpus, model: torch.nn.Module, device: torch.device) -> dict[str, float]:
     found: dict[str, float] = {}
     for key, domain in (("spec", job.domain), ("general", corpus.general)):
-        heldout = corpus.tokens(domain, "heldout")
-        loss, _ = heldout_loss(model, heldout, job.recipe.seq_len, max_tokens=job.eval_tokens, device=device)
+        loss, _ = domain_loss(model, corpus, domain, job.recipe.seq_len, max_tokens=job.eval_tokens, device=device)
         if not math.isfinite(loss):
             raise Diverged(f"the held-out loss on {domain} is {loss}")
         found[f"loss_{key}"] = loss
