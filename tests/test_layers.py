@@ -8,7 +8,7 @@ import planner
 ROOT = Path(planner.__file__).parent
 ORDER = (
     "errors", "artifacts", "units", "shapes", "flops", "method", "recipe", "pretrained", "ladder", "corpus", "design", "flags", "runs", "laws", "fit",
-    "decisions", "backtest", "allocate", "next_runs", "train", "engines", "sweep", "tune", "launch", "verify", "report", "demo", "cli",
+    "decisions", "backtest", "allocate", "next_runs", "train", "engines", "sweep", "tune", "launch", "verify", "evaluation", "report", "demo", "cli",
 )  # fmt: skip
 
 

@@ -67,7 +67,11 @@ def plan(name: Name, workers: Workers = None, as_json: AsJson = False) -> None:
 
 @app.command("run", help="Train what is left of a sweep; after a stop or a kill the same command goes on.\n\nExample: plan sweep run medicine --workers 2")
 def run(
-    name: Name, workers: Workers = None, device: Device = "cpu", dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what is left.")] = False
+    name: Name,
+    workers: Workers = None,
+    device: Device = "cpu",
+    checkpoints: Annotated[bool, typer.Option("--checkpoints", help="Save each endpoint as a checkpoint, adapters merged and alone.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what is left.")] = False,
 ) -> None:
     """Run a sweep."""
     from planner.cli.needs import require_method, require_torch
@@ -89,7 +93,12 @@ def run(
             require_method(method)
     with bar("sweep", sum(sweep.tree.cost(segment) for segment in left)) as shown:
         watch = Watch(sweep, shown)
-        failures = run_sweep(sweep, LocalEngine(count), device=device, on_event=watch)
+        failures = run_sweep(sweep, LocalEngine(count), device=device, keep_state=checkpoints, on_event=watch)
+    if checkpoints:
+        from planner.launch.checkpoints import export_endpoints
+
+        for place in export_endpoints(sweep):
+            say(f"checkpoint: {place}")
     if left:
         say(f"{format_seconds(watch.seconds)} with {count} workers, busy {watch.utilisation(count):.0%} of the time")
     say(f"runs: {sweep.folder / 'runs.csv'}")

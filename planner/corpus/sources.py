@@ -91,8 +91,8 @@ def _json_items(path: Path, *, lines: bool) -> Iterator[tuple[Any, str]]:
 def _files(source: Source, root: Path) -> list[Path]:
     path = root / source.path
     if path.is_dir():
-        pattern = {"txt": "**/*.txt", "jsonl": "**/*.jsonl*", "pairs": "**/*.jsonl*", "parquet": "**/*.parquet", "dataset": "**/*.arrow"}
-        files = sorted(item for item in path.glob(pattern.get(source.kind, "**/*")) if item.is_file())
+        patterns = {"txt": "**/*.txt", "jsonl": "**/*.jsonl*", "pairs": "**/*.jsonl*", "parquet": "**/*.parquet", "dataset": "**/*.arrow"}
+        files = sorted(item for item in path.glob(patterns.get(source.kind, "**/*")) if item.is_file())
     elif path.is_file():
         files = [path]
     elif any(sign in source.path for sign in "*?["):

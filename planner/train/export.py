@@ -18,8 +18,8 @@ from planner.train.job import Job
 from planner.train.model import build_optimiser
 from planner.train.start import frozen_model, start_model
 
-TRUNK = "trunk"
-"""Folder beside the adapters with the model they stand on, where that is not an open checkpoint."""
+TRUNK = "{}-trunk"
+"""Folder beside that of the adapters with the model they stand on, where that is not an open checkpoint."""
 
 
 def export_checkpoint(job: Job, corpus: Corpus, out: Path, adapters: Path | None = None) -> None:
@@ -41,10 +41,12 @@ def export_checkpoint(job: Job, corpus: Corpus, out: Path, adapters: Path | None
     load_state(job.state_path, model, build_optimiser(model, job.recipe, 0.0))
     if job.segment.method != "full":
         if adapters is not None:
+            trunk = TRUNK.format(adapters.name)
+            adapters.parent.mkdir(exist_ok=True)
             with _whole(adapters) as folder:
-                save_adapters(model, folder, job.base.name if job.base else TRUNK)
+                save_adapters(model, folder, job.base.name if job.base else trunk)
             if job.base is None:
-                _save(frozen_model(job, corpus), corpus, adapters.with_name(TRUNK))
+                _save(frozen_model(job, corpus), corpus, adapters.with_name(trunk))
         model = merged(model)
     if job.base is not None:
         plain: Any = model

@@ -29,30 +29,24 @@ def pack(model: torch.nn.Module, targets: Sequence[str]) -> None:
             packed.weight = library.nn.Params4bit(layer.weight.data, requires_grad=False, compress_statistics=True, quant_type="nf4")
             if layer.bias is not None:
                 packed.bias = layer.bias
+            # In evaluation it would lay matrices out anew for some CPUs, in bfloat16: small ones do not fit, and training cannot go on from there.
+            packed.support_avx512bf16_for_cpu = False
             model.set_submodule(name, packed.to("cpu"))
 
 
 def unpack(model: torch.nn.Module) -> None:
-    """Replace packed layers by plain ones of the same matrices, also under adapters; without any nothing happens."""
-    from peft.tuners.lora import Linear, LoraLayer
-
-    for name, layer in list(model.named_modules()):
-        if isinstance(layer, LoraLayer) and not isinstance(layer, Linear):
-            _plain_adapted(model, name, layer, Linear)
-
-
-def _plain_adapted(model: torch.nn.Module, name: str, layer: Any, linear: Any) -> None:
-    """Put adapters that stand on a packed layer on a plain one."""
-    library = _bitsandbytes()
-    under = layer.get_base_layer()
-    plain = torch.nn.Linear(under.in_features, under.out_features, bias=under.bias is not None)
-    with torch.no_grad():
-        plain.weight.copy_(library.functional.dequantize_4bit(under.weight.data, under.weight.quant_state))
-        if under.bias is not None:
-            plain.bias.copy_(under.bias)
-    fresh = linear(plain, "default", r=layer.r["default"], lora_alpha=layer.lora_alpha["default"])
-    fresh.lora_A, fresh.lora_B, fresh.scaling = layer.lora_A, layer.lora_B, layer.scaling
-    model.set_submodule(name, fresh)
+    """Replace packed layers under adapters by plain ones of the same matrices; without any nothing happens."""
+    for layer in model.modules():
+        under: Any = getattr(layer, "base_layer", None)
+        state = getattr(getattr(under, "weight", None), "quant_state", None)
+        if state is None:
+            continue
+        plain = torch.nn.Linear(under.in_features, under.out_features, bias=under.bias is not None)
+        with torch.no_grad():
+            plain.weight.copy_(_bitsandbytes().functional.dequantize_4bit(under.weight.data, state))
+            if under.bias is not None:
+                plain.bias.copy_(under.bias)
+        layer.base_layer = plain
 
 
 def _bitsandbytes() -> Any:

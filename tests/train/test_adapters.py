@@ -144,21 +144,26 @@ def test_the_merged_checkpoint_is_the_model_that_was_measured(tmp_path: Path, co
     assert type(merged).__name__.endswith("ForCausalLM") and not [name for name, _ in merged.named_parameters() if "lora" in name]
     assert loss(merged) == pytest.approx(row["loss_spec"], rel=1e-5)
     if method == "lora":
-        under = AutoModelForCausalLM.from_pretrained(tmp_path / ("base" if based else "trunk"))
+        under = AutoModelForCausalLM.from_pretrained(tmp_path / ("base" if based else "adapter-trunk"))
         assert abs(loss(under) - row["loss_spec"]) > 1e-4, "the adapters do something"
         assert loss(PeftModel.from_pretrained(under, tmp_path / "adapter")) == pytest.approx(row["loss_spec"], rel=1e-5)
     assert not list((tmp_path / "adapter").glob("*.bin")) and (tmp_path / "adapter" / "adapter_model.safetensors").is_file()
 
 
 def test_packed_matrices_are_frozen_and_near() -> None:
-    pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
+    library = pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
     shape, plain, model = built(Recipe(seq_len=32, lora_rank=4), "qlora", size=3e5)
-    packed = [layer for layer in model.modules() if type(layer).__name__ == "Linear4bit" and hasattr(layer.weight, "quant_state")]
-    assert len(packed) == 7 * shape.layers and all(layer.weight.dtype == torch.uint8 and not layer.weight.requires_grad for layer in packed)
-    ids = torch.arange(64).reshape(2, 32)
+    packed = {name: layer for name, layer in model.named_modules() if type(layer).__name__ == "Linear4bit" and hasattr(layer.weight, "quant_state")}
+    assert len(packed) == 7 * shape.layers and all(layer.weight.dtype == torch.uint8 and not layer.weight.requires_grad for layer in packed.values())
     with torch.no_grad():
-        apart = (model(input_ids=ids).logits - plain(input_ids=ids).logits).norm() / plain(input_ids=ids).logits.norm()
-    assert 1e-4 < apart < 0.3, "4 bits are near, and not the same"
+        for name, layer in packed.items():
+            weight = plain.get_submodule(name.removeprefix("base_model.model.").removesuffix(".base_layer")).weight
+            unpacked = library.functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state)
+            assert 0.01 < (unpacked - weight).norm() / weight.norm() < 0.3, "4 bits are near, and not the same"
+            weight.copy_(unpacked)
+        ids = torch.arange(64).reshape(2, 32)
+        for training in (True, False):
+            assert torch.allclose(model.train(training)(input_ids=ids).logits, plain(input_ids=ids).logits, atol=1e-5)
 
 
 def test_recorded_recipes_keep_their_fingerprints() -> None:
