@@ -41,6 +41,7 @@ def checkpoint(folder: Path, corpus: Corpus, kind: str = "llama", **settings: An
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    torch.set_num_threads(1)  # of models so small, and threads that wait for one another on a busy machine take minutes
     torch.manual_seed(0)
     known = {"vocab_size": corpus.vocab_size + 4, "num_key_value_heads": 1, "tie_word_embeddings": True, "bos_token_id": None, "eos_token_id": 0}
     if kind in ("qwen3",):

@@ -38,6 +38,7 @@ def built(recipe: Recipe, method: str, family: str = "qwen3", size: float = 2e4)
 
 @pytest.mark.parametrize("targets", [("q_proj", "v_proj"), Recipe().lora_targets])
 def test_only_adapters_are_trained_and_they_change_nothing_at_first(targets: tuple[str, ...]) -> None:
+    torch.set_num_threads(1)
     recipe = Recipe(seq_len=32, lora_rank=4, lora_targets=targets)
     shape, plain, model = built(recipe, "lora")
     trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]

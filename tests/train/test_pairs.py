@@ -75,6 +75,7 @@ def test_the_heldout_loss_is_of_each_response_after_its_own_prompt(paired: Corpu
     from planner.train.evaluate import domain_loss, pairs_loss
     from planner.train.model import build_model
 
+    torch.set_num_threads(1)
     model = build_model(shape_for(1e4, family="qwen3", vocab=paired.vocab_size), Recipe(seq_len=32), 0)
     loss, count = domain_loss(model, paired, "asked", 32, max_tokens=10**6, device=torch.device("cpu"))
     tokens, mask, offsets = paired.tokens("asked", "heldout"), paired.mask("asked", "heldout"), paired.offsets("asked", "heldout")
