@@ -14,7 +14,7 @@ import numpy as np
 from planner.artifacts import read_artifact, whole, write_artifact
 from planner.decisions import HINDSIGHT, PLAN, Decision, decide
 from planner.errors import DataError, InputError
-from planner.fit.data import FitData, fit_data
+from planner.fit.data import FitData, early, fit_data, of_method
 from planner.fit.fit import RESAMPLES, Progress, fit
 from planner.fit.fitted import FittedLaw
 from planner.laws.dual import Array
@@ -182,7 +182,8 @@ def backtest(
         DataError: the runs cannot carry a fit at any cut-off.
         InputError: no such law, flag or convention of N.
     """
-    rows = usable(frame, keep).assign(flags="")
+    rows = of_method(usable(frame, keep).assign(flags=""), "full")
+    rows = rows[~early(rows)].reset_index(drop=True)  # as fit_data leaves them out, so that rows and arrays stay side by side
     data = fit_data(rows)
     known = set(data.params_by)
     if not set(params_kinds) <= known:

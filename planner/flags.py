@@ -42,7 +42,8 @@ def flag_runs(frame: DataFrame) -> DataFrame:
         "unfinished": ~frame["status"].isin(["ok", "diverged"]),
         "diverged": (frame["status"] == "diverged") | frame["loss_spec"].isna(),
         "short_stage": known & ((steps < MIN_STEPS) | ((spec > 0) & (spec < MIN_STEPS))),
-        "under_2_tokens_per_parameter": tokens < MIN_TOKENS_PER_PARAMETER * frame["params_non_embedding"],
+        # An open checkpoint has had its tokens before.
+        "under_2_tokens_per_parameter": (tokens < MIN_TOKENS_PER_PARAMETER * frame["params_non_embedding"]) & (frame["branch_kind"] != "annealed"),
         "overfitted": _overfitted(frame),
     }
     # A transient is no measure of its neighbours: the rules that compare runs look at the ones left.
@@ -65,7 +66,7 @@ def _overfitted(frame: DataFrame) -> Series[bool]:
     """Find runs whose loss is well above that of the same run with fewer specialist tokens."""
     found = _none(frame)
     ended = frame[(frame["tokens_spec"] > 0) & frame["loss_spec"].notna() & frame["unique_spec"].notna()].sort_values("tokens_spec")
-    for _, group in ended.groupby(["params_non_embedding", "seed", "tokens_pt", "unique_spec", "replay_fraction"], dropna=False):
+    for _, group in ended.groupby(["params_non_embedding", "seed", "tokens_pt", "unique_spec", "replay_fraction", "method"], dropna=False):
         found[group.index] = group["loss_spec"] > OVERFITTED * group["loss_spec"].cummin()
     return found
 
@@ -73,7 +74,7 @@ def _overfitted(frame: DataFrame) -> Series[bool]:
 def _off_learning_rate(frame: DataFrame, sound: Series[bool]) -> Series[bool]:
     """Find runs that differ from a better one in the learning rate only."""
     found = _none(frame)
-    names = ["params_non_embedding", "seed", "tokens_pt", "tokens_spec", "unique_spec", "replay_fraction"]
+    names = ["params_non_embedding", "seed", "tokens_pt", "tokens_spec", "unique_spec", "replay_fraction", "method"]
     for _, group in frame[sound & frame["learning_rate"].notna()].groupby(names, dropna=False):
         if group["learning_rate"].nunique() > 1:
             found[group.index] = group["loss_spec"] > OFF_RATE * group["loss_spec"].min()
@@ -84,7 +85,7 @@ def _larger_but_worse(frame: DataFrame, sound: Series[bool]) -> Series[bool]:
     """Find runs on fresh text that a smaller model beats on the same tokens; where text repeats, larger models may well be worse."""
     found = _none(frame)
     fresh = frame[sound & (frame["epochs_spec"].fillna(0) < ONE_PASS)].sort_values("params_non_embedding")
-    for _, group in fresh.groupby(["tokens_pt", "tokens_spec"], dropna=False):
+    for _, group in fresh.groupby(["tokens_pt", "tokens_spec", "method"], dropna=False):
         # The least loss of strictly smaller models: equal sizes, which are other seeds, are not compared.
         least = group.groupby("params_non_embedding")["loss_spec"].min().cummin().shift()
         found[group.index] = group["loss_spec"].to_numpy() > WORSE * least.reindex(group["params_non_embedding"]).fillna(float("inf")).to_numpy()
@@ -98,7 +99,7 @@ def _negative_curvature(frame: DataFrame, sound: Series[bool]) -> Series[bool]:
     found = _none(frame)
     one_stage = ((frame["tokens_spec"] == 0) & (frame["tokens_spec"].max() == 0)) | ((frame["tokens_pt"] == 0) & (frame["epochs_spec"] < ONE_PASS))
     rows = frame[sound & one_stage].assign(_tokens=frame["tokens_pt"] + frame["tokens_spec"]).sort_values("_tokens")
-    for _, group in rows.groupby(["params_non_embedding", "seed"], dropna=False):
+    for _, group in rows.groupby(["params_non_embedding", "seed", "method"], dropna=False):
         series = group.drop_duplicates("_tokens")
         if len(series) < 3:
             continue

@@ -15,7 +15,11 @@ from typing import Any
 
 from planner.artifacts import sha256_json
 from planner.errors import InputError
+from planner.method import TARGETS, Method
 from planner.shapes import FAMILIES
+
+_ADDED = ("special_lr_multiplier", "rewarm_steps", "lora_rank", "lora_alpha", "lora_targets", "lora_lr_multiplier")
+"""Settings that recipes of recorded sweeps did not have; at their defaults they train as those did."""
 
 
 @dataclass(frozen=True)
@@ -52,20 +56,36 @@ class Recipe:
     """Matrices start normal with deviation init_scale/sqrt(fan_in); those that write the residual stream are divided by sqrt(2·layers)."""
     spike_factor: float = 1.6
     """A run whose smoothed training loss passes this multiple of its best is stopped as diverged."""
+    special_lr_multiplier: float = 1.0
+    """Peak rate of the specialist stage over that of the general stage."""
+    rewarm_steps: int = 20
+    """Linear warm-up, in steps, where the optimiser is new and the weights are not: off an open checkpoint, and at the start of adapters."""
+    lora_rank: int = 16
+    """Rank of the adapters of methods "lora" and "qlora"."""
+    lora_alpha: float = 32.0
+    """Adapters are scaled by alpha/rank (arXiv 2106.09685)."""
+    lora_targets: tuple[str, ...] = TARGETS
+    """Matrices of each layer that adapters sit on."""
+    lora_lr_multiplier: float = 1.0
+    """Peak rate of adapters over that of training all parameters in the same stage."""
 
     def __post_init__(self) -> None:
         if self.family not in FAMILIES:
             raise InputError(f"recipe: family = {self.family!r} is not known", remedy=f"choose one of {', '.join(FAMILIES)}")
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.name == "family":
+            if field.name in ("family", "lora_targets"):
                 continue
             whole = field.type == "int"
             if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)) or not math.isfinite(value):
                 kind = "a whole number" if whole else "a number"
                 raise InputError(f"recipe: {field.name} = {value!r} is not {kind}", remedy=f"give {kind}")
+        if not isinstance(self.lora_targets, (list, tuple)) or not all(isinstance(target, str) for target in self.lora_targets):
+            raise InputError(f"recipe: lora_targets = {self.lora_targets!r} is not a list of names", remedy=f"choose among {', '.join(TARGETS)}")
+        object.__setattr__(self, "lora_targets", tuple(self.lora_targets))
+        self.method("lora")  # refuses a rank and targets that there are not
         positive = ("seq_len", "batch_sequences", "lr_coefficient", "lr_reference_params", "clip_norm", "epsilon", "init_scale")
-        for name in positive:
+        for name in (*positive, "special_lr_multiplier", "lora_alpha", "lora_lr_multiplier"):
             if getattr(self, name) <= 0:
                 raise InputError(f"recipe: {name} = {getattr(self, name)!r} is not positive", remedy="give a positive number")
         for name, low, high in (
@@ -74,6 +94,7 @@ class Recipe:
             ("beta2", 0.0, 0.99999),
             ("weight_decay", 0.0, 10.0),
             ("warmup_steps", 0, 10**7),
+            ("rewarm_steps", 0, 10**7),
             ("lr_exponent", -1.0, 2.0),
             ("spike_factor", 1.01, 100.0),
         ):
@@ -95,8 +116,13 @@ class Recipe:
 
     @property
     def fingerprint(self) -> str:
-        """Hash all settings; runs with different fingerprints are never mixed in one fit."""
-        return sha256_json(self.to_dict())[:16]
+        """Hash all settings; runs with different fingerprints are never mixed in one fit.
+
+        Settings that came later count where they differ from their defaults only, so that recorded sweeps keep the fingerprint they were made with.
+        """
+        added = {field.name: field.default for field in fields(self) if field.name in _ADDED}
+        settings = {key: value for key, value in self.to_dict().items() if key not in added or value != added[key]}
+        return sha256_json(settings)[:16]
 
     @property
     def tokens_per_step(self) -> int:
@@ -104,8 +130,16 @@ class Recipe:
         return self.seq_len * self.batch_sequences
 
     def learning_rate(self, params_non_embedding: float) -> float:
-        """Return the peak learning rate for a size [non-embedding parameters]."""
+        """Return the peak learning rate of the general stage for a size [non-embedding parameters]."""
         return self.lr_coefficient * (params_non_embedding / self.lr_reference_params) ** -self.lr_exponent
+
+    def special_multiplier(self, method: str) -> float:
+        """Return the peak rate of a specialist stage, trained by a method, over that of the general stage."""
+        return self.special_lr_multiplier * (1.0 if method == "full" else self.lora_lr_multiplier)
+
+    def method(self, name: str) -> Method:
+        """Return a way of training the specialist stage, with this recipe's adapters."""
+        return Method(name, self.lora_rank, self.lora_targets)
 
     def steps(self, tokens: float) -> int:
         """Round tokens to whole optimiser steps, at least one for any positive count."""

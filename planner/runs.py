@@ -55,6 +55,9 @@ SCHEMA: dict[str, tuple[str, str]] = {
     "recipe": ("text", "fingerprint of the recipe; different ones are never mixed in a fit"),
     "corpus": ("text", "fingerprint of the corpus"),
     "sweep": ("text", "name of the sweep"),
+    "method": ("text", "how the specialist stage was trained: full, lora or qlora; empty is full"),
+    "base": ("text", "fingerprint of the open checkpoint that the run started from; empty for a fresh model"),
+    "base_tokens": ("tokens", "tokens that the checkpoint was trained on before, where that is known; not in tokens_pt"),
 }
 """Column: unit, meaning."""
 
@@ -74,7 +77,9 @@ def compile_runs(records: list[Path]) -> DataFrame:
     for path in records:
         record = read_artifact(path, "run", RECORD_VERSION)
         row = record["row"]
-        if (row["steps_pt"] or 0) + (row["steps_spec"] or 0) < WARMUP_MULTIPLE * record["recipe"]["warmup_steps"]:
+        row.setdefault("method", "full")
+        warmup = record["recipe"]["rewarm_steps" if row.get("base") else "warmup_steps"]
+        if (row["steps_pt"] or 0) + (row["steps_spec"] or 0) < WARMUP_MULTIPLE * warmup:
             row["flags"] = "mostly_warmup"
         rows.append(row)
     frame = pd.DataFrame(rows, columns=list(SCHEMA))
@@ -174,6 +179,7 @@ def _complete(frame: DataFrame, path: Path) -> DataFrame:
         if name not in frame:
             frame[name] = "" if unit == "text" else math.nan
     frame["status"] = frame["status"].map(_status)
+    frame["method"] = [str(name) if isinstance(name, str) and name.strip() else "full" for name in frame["method"]]
     # A run without a name is called by its row.
     unnamed = [name is None or name != name or not str(name).strip() for name in frame["run_id"]]
     frame["run_id"] = [f"row{number + 2}" if none else name for number, (name, none) in enumerate(zip(frame["run_id"], unnamed, strict=True))]

@@ -19,14 +19,9 @@ class Schedule:
         self._priority = tree.critical_path()
         self._order = count()
         self._ready: list[tuple[float, int, str]] = []
-        self._children_left = {
-            parent: number
-            for parent, children in tree.children.items()
-            if parent is not None and (number := sum(child.segment_id in self._left for child in children))
-        }
+        self._users_left = {name: number for name, users in tree.users.items() if (number := sum(user.segment_id in self._left for user in users))}
         for segment in tree.segments:
-            if segment.segment_id in self._left and segment.parent_id not in self._left:
-                self._push(segment.segment_id)
+            self._push_ready(segment)
 
     def next(self) -> Segment | None:
         """Take the next segment, or None if none can start now."""
@@ -36,27 +31,27 @@ class Schedule:
                 return self._tree.by_id[name]
         return None
 
-    def done(self, segment: Segment) -> str | None:
-        """Note that a segment is done; its children become ready.
+    def done(self, segment: Segment) -> list[str]:
+        """Note that a segment is done; what needed nothing else becomes ready.
 
         Returns:
-            The parent whose state no segment that is left needs, if that is so now.
+            Segments whose states no segment that is left needs any more.
         """
-        for child in self._tree.children.get(segment.segment_id, []):
-            if child.segment_id in self._left:
-                self._push(child.segment_id)
-        return self.drop(segment)
+        free = self.drop(segment)
+        for user in self._tree.users.get(segment.segment_id, []):
+            self._push_ready(user)
+        return free
 
-    def drop(self, segment: Segment) -> str | None:
-        """Take a segment off the list without readying its children; return as `done` does."""
+    def drop(self, segment: Segment) -> list[str]:
+        """Take a segment off the list without readying what needs it; return as `done` does."""
         if segment.segment_id not in self._left:
-            return None
+            return []
         self._left.discard(segment.segment_id)
-        parent = segment.parent_id
-        if parent is None:
-            return None
-        self._children_left[parent] -= 1
-        return parent if not self._children_left[parent] else None
+        for name in segment.needs:
+            self._users_left[name] -= 1
+        return [name for name in segment.needs if not self._users_left[name]]
 
-    def _push(self, name: str) -> None:
-        heapq.heappush(self._ready, (-self._priority[name], next(self._order), name))
+    def _push_ready(self, segment: Segment) -> None:
+        name = segment.segment_id
+        if name in self._left and not any(need in self._left for need in segment.needs):
+            heapq.heappush(self._ready, (-self._priority[name], next(self._order), name))

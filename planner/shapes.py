@@ -1,6 +1,7 @@
 """A decoder's shape and its parameters, group by group.
 
-Both families are those of Hugging Face transformers: "llama" and "qwen3" (Llama with RMS norms on queries and keys).
+The families are those of Hugging Face transformers: "llama" (Mistral's too), "qwen3" (Llama with RMS norms on queries and keys), and for open
+checkpoints "qwen2" (Llama with biases on queries, keys and values).
 """
 
 from __future__ import annotations
@@ -11,6 +12,9 @@ from typing import Any
 from planner.errors import InputError
 
 FAMILIES = ("qwen3", "llama")
+"""Families that a sweep can train from scratch."""
+OPEN_FAMILIES = {"llama": "llama", "mistral": "llama", "qwen3": "qwen3", "qwen2": "qwen2"}
+"""Families by the `model_type` of an open checkpoint's config.json."""
 
 
 @dataclass(frozen=True)
@@ -18,7 +22,7 @@ class ModelShape:
     """Shape of one decoder-only transformer."""
 
     family: str
-    """"qwen3" or "llama"."""
+    """"qwen3", "llama" or "qwen2"."""
     layers: int
     """Number of decoder blocks."""
     hidden: int
@@ -37,7 +41,7 @@ class ModelShape:
     """Whether the output layer shares the embedding table."""
 
     def __post_init__(self) -> None:
-        if self.family not in FAMILIES:
+        if self.family not in OPEN_FAMILIES.values():
             raise InputError(f"model family {self.family!r} is not known", remedy=f"choose one of {', '.join(FAMILIES)}")
         for name in ("layers", "hidden", "heads", "kv_heads", "head_dim", "intermediate", "vocab"):
             if getattr(self, name) < 1:
@@ -56,6 +60,7 @@ class ModelShape:
             "feed_forward": self.layers * 3 * self.hidden * self.intermediate,
             "norms": self.layers * 2 * self.hidden + self.hidden,
             "query_key_norms": self.layers * 2 * self.head_dim if self.family == "qwen3" else 0,
+            "query_key_value_biases": self.layers * (self.heads + 2 * self.kv_heads) * self.head_dim if self.family == "qwen2" else 0,
             "output": 0 if self.tied else self.vocab * self.hidden,
         }
         return groups

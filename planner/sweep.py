@@ -62,7 +62,9 @@ class Sweep:
         corpus = Corpus.open(spec.corpus)
         domain = corpus.specialist(spec.domain)
         cells, left_out = spec.cells(corpus.vocab_size, corpus.unique_tokens(domain))
-        tree = build_tree(cells, spec.recipe, corpus.vocab_size, eval_tokens=spec.eval_tokens)
+        for base in spec.pretrained.values():
+            base.check_corpus(corpus.tokenizer_path, corpus.vocab_size, spec.recipe.seq_len)
+        tree = build_tree(cells, spec.recipe, corpus.vocab_size, eval_tokens=spec.eval_tokens, shapes=spec.shapes, base=bool(spec.bases))
         return cls(spec, corpus, domain, tuple(cells), left_out, tree)
 
     @property
@@ -88,11 +90,13 @@ class Sweep:
 
     def job(self, segment: Segment, *, device: str = "cpu", threads: int = 1, keep_state: bool = False) -> Job:
         """Make a segment's job."""
-        labels = {**self.labels, "keep_state": keep_state}
-        parent = None if segment.parent_id is None else self.state_path(self.tree.by_id[segment.parent_id])
+        base = self.spec.pretrained.get(segment.size) if segment.base else None
+        about = {"base": base.fingerprint, "base_tokens": self.spec.tokens_of_base(segment.size)} if base else {}
+        labels = {**self.labels, "keep_state": keep_state, **about}
+        parent, frozen = (None if name is None else self.state_path(self.tree.by_id[name]) for name in (segment.parent_id, segment.frozen_id))
         return Job(
             segment, self.spec.recipe, self.folder, parent, self.state_path(segment), self.corpus.folder.resolve(), self.domain, self.spec.eval_tokens,
-            self.tree.flops_of_run(segment), labels, self.spec.mixture, device, threads,
+            self.tree.flops_of_run(segment), labels, self.spec.mixture, device, threads, base.folder if base else None, frozen,
         )  # fmt: skip
 
 
@@ -115,7 +119,8 @@ def check_identity(sweep: Sweep) -> None:
     Raises:
         StateError: the folder's records were made with other settings.
     """
-    shared = {"recipe": sweep.spec.recipe.fingerprint, "corpus": sweep.corpus.fingerprint}
+    bases = ", ".join(base.fingerprint for _, base in sorted(sweep.spec.pretrained.items()))
+    shared = {"recipe": sweep.spec.recipe.fingerprint, "corpus": sweep.corpus.fingerprint, "base": bases}
     _same_identity(sweep.folder, {**shared, "domain": sweep.domain, "eval_tokens": sweep.spec.eval_tokens})
     if sweep.spec.trunks is not None:
         _same_identity(sweep.spec.trunks, shared)
@@ -128,9 +133,9 @@ def _same_identity(folder: Path, identity: dict[str, Any]) -> None:
         return
     before = read_json(path)
     for key, value in identity.items():
-        if before.get(key) != value:
+        if before.get(key, "") != value:
             raise StateError(
-                f"the runs in {folder} were made with {key} {before.get(key)}, now it is {value}",
+                f"the runs in {folder} were made with {key} {before.get(key, '') or 'none'}, now it is {value or 'none'}",
                 remedy=f"restore it, or delete {folder}/records and {folder}/state to begin anew",
             )
 
@@ -143,7 +148,7 @@ def segments_to_train(sweep: Sweep) -> list[Segment]:
         if segment.cell is not None:
             if not record_path(sweep.folder, name).exists():
                 needed.add(name)
-        elif any(child.segment_id in needed for child in sweep.tree.children.get(name, [])):
+        elif any(user.segment_id in needed for user in sweep.tree.users.get(name, [])):
             if not sweep.state_path(segment).exists() and not sweep.diverged_path(segment).exists():
                 needed.add(name)
     return [segment for segment in sweep.tree.segments if segment.segment_id in needed]
@@ -194,8 +199,8 @@ def run_sweep(
                             schedule.drop(sweep.tree.by_id[name])
                     elif segment.cell is not None:
                         finished.append(segment)
-                    if (parent := schedule.done(segment)) is not None:
-                        _drop_state(sweep, sweep.tree.by_id[parent])
+                    for name in schedule.done(segment):
+                        _drop_state(sweep, sweep.tree.by_id[name], keep_state)
                 elif event.kind == "failed":
                     failures[segment.segment_id] = event.message
                 if on_event is not None:
@@ -205,7 +210,7 @@ def run_sweep(
                 events.close()  # ends the workers while the lock still holds
         failures |= _not_here(sweep, finished)
         if not failures:
-            _tidy(sweep)
+            _tidy(sweep, keep_state)
         write_table(sweep)
         return failures
 
@@ -265,10 +270,11 @@ def _skip_descendants(sweep: Sweep, segment: Segment, reason: str) -> list[str]:
     return below
 
 
-def _drop_state(sweep: Sweep, segment: Segment) -> None:
-    """Delete a state that nothing here needs; a shared trunk's stays, for the other sweeps."""
-    path = sweep.state_path(segment)
-    if path.is_relative_to(sweep.folder):
+def _drop_state(sweep: Sweep, segment: Segment, keep_state: bool) -> None:
+    """Delete a state that nothing left needs; a shared trunk's stays, for the other sweeps, and so does what lies under adapters that are kept."""
+    path, name = sweep.state_path(segment), segment.segment_id
+    kept = keep_state and any(user.cell is not None and user.frozen_id == name for user in sweep.tree.users.get(name, []))
+    if path.is_relative_to(sweep.folder) and not kept:
         path.unlink(missing_ok=True)
 
 
@@ -284,14 +290,14 @@ def _not_here(sweep: Sweep, finished: list[Segment]) -> dict[str, str]:
     return {tip.segment_id: where for tip in finished if record_path(sweep.folder, tip.segment_id).name not in present}
 
 
-def _tidy(sweep: Sweep) -> None:
+def _tidy(sweep: Sweep, keep_state: bool) -> None:
     """Delete states that nothing needs, and halves of files, of workers that were killed or came back after they were given up."""
-    needed = {segment.parent_id for segment in segments_to_train(sweep)}
+    needed = {name for segment in segments_to_train(sweep) for name in segment.needs}
     present = _names(sweep.folder / "state")
     for segment in sweep.tree.segments:
         path = sweep.state_path(segment)
         if segment.cell is None and path.name in present and segment.segment_id not in needed:
-            _drop_state(sweep, segment)
+            _drop_state(sweep, segment, keep_state)
     files = [path for segment in sweep.tree.segments for path in (sweep.state_path(segment), record_path(sweep.folder, segment.segment_id))]
     files = [path for path in files if path.is_relative_to(sweep.folder)]  # in the folder of shared trunks another sweep may be writing
     known = {f".{path.name}" for path in files}

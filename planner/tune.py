@@ -58,7 +58,9 @@ def probe_sweep(sweep: Sweep, probes: Probes, rates: Mapping[float, Sequence[flo
     available = sweep.corpus.unique_tokens(sweep.domain)
     for rate in sorted({rate for tried in rates.values() for rate in tried}):
         cells = [Cell(size, 0, probes.tokens_pt, probes.tokens_spec, available) for size in probes.sizes if rate in rates[size]]
-        segments += build_tree(cells, sweep.spec.recipe, sweep.corpus.vocab_size, learning_rate=rate).segments
+        segments += build_tree(
+            cells, sweep.spec.recipe, sweep.corpus.vocab_size, learning_rate=rate, shapes=sweep.spec.shapes, base=bool(sweep.spec.bases)
+        ).segments
     # The probes do not depend on the rule: without it in their recipe, tuning again after the rule was written finds them done.
     neutral = replace(sweep.spec.recipe, lr_coefficient=Recipe.lr_coefficient, lr_exponent=Recipe.lr_exponent)
     spec = replace(sweep.spec, folder=sweep.folder / "tune", name=f"{sweep.spec.name}-tune", recipe=neutral)

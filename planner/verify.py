@@ -6,11 +6,11 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 
-from planner.allocate.allocation import Allocation
 from planner.artifacts import read_artifact, sha256_file, write_artifact
 from planner.errors import DataError, StateError
 from planner.launch.launch import KIND as LAUNCH
 from planner.launch.launch import VERSION as LAUNCH_VERSION
+from planner.launch.start import read_plan
 from planner.train.job import record_path
 
 KIND = "verification"
@@ -60,7 +60,7 @@ def verify(folder: Path) -> Verification:
     """
     launch = read_artifact(folder / "launch.json", LAUNCH, LAUNCH_VERSION)
     path = folder / "allocation.json"
-    allocation = Allocation.load(path)
+    allocation = read_plan(path).allocation
     if sha256_file(path) != launch["inputs"].get("allocation"):
         raise StateError(f"{path} is not the allocation that the run was launched with", remedy="restore it; a forecast is not changed afterwards")
     if datetime.fromisoformat(allocation.created) >= datetime.fromisoformat(launch["started"]):

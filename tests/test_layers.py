@@ -7,9 +7,9 @@ import planner
 
 ROOT = Path(planner.__file__).parent
 ORDER = (
-    "errors", "artifacts", "units", "shapes", "flops", "recipe", "ladder", "corpus", "design", "flags", "runs", "laws", "fit", "decisions", "backtest",
-    "allocate", "next_runs", "train", "engines", "lock", "live", "mend", "schedule", "sweep", "tune", "launch", "verify", "verify_domains",
-    "report", "demo", "cli",
+    "errors", "artifacts", "units", "shapes", "flops", "method", "recipe", "pretrained", "ladder", "corpus", "design", "flags", "runs", "laws", "fit",
+    "decisions", "backtest", "allocate", "next_runs", "train", "engines", "lock", "live", "mend", "schedule", "sweep", "tune", "launch", "verify",
+    "verify_domains", "evaluation", "report", "demo", "cli",
 )  # fmt: skip
 
 
@@ -41,7 +41,7 @@ def test_only_train_imports_torch() -> None:
             for name in ([alias.name for alias in node.names] if isinstance(node, ast.Import) else [getattr(node, "module", None) or ""])
             if isinstance(node, (ast.Import, ast.ImportFrom))
         }
-        if names & {"torch", "transformers"}:
+        if names & {"torch", "transformers", "peft", "bitsandbytes", "lm_eval"}:
             assert path.relative_to(ROOT).parts[0] == "train", path
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from planner.artifacts import read_json
 from planner.errors import InputError
 from planner.ladder import shape_for
+from planner.pretrained import shape_of
 from planner.shapes import ModelShape
 from planner.units import parse_count
 
@@ -18,7 +17,6 @@ CONTEXT = 4096
 """Tokens a sequence, where nothing is said."""
 VOCAB = 32000
 """Of the ladder's shape, where nothing but a size is known."""
-_FAMILIES = {"llama": "llama", "mistral": "llama", "qwen3": "qwen3"}
 
 
 @dataclass(frozen=True)
@@ -68,31 +66,8 @@ class Base:
         if "config" in pairs:
             path = Path(pairs["config"])
             path = path / "config.json" if path.is_dir() else path
-            return cls(pairs["name"], tokens, _shape(path), True, int(context), path)
+            return cls(pairs["name"], tokens, shape_of(read_json(path), path), True, int(context), path)
         return cls(pairs["name"], tokens, shape_for(parse_count(pairs["params"]), family="llama", vocab=VOCAB), False, int(context))
 
 
 _EXAMPLE = "write it as name=llama-2-7b,tokens=2T,params=6.5B"
-
-
-def _shape(path: Path) -> ModelShape:
-    """Read a shape from the config.json of a Hugging Face checkpoint."""
-    body: Mapping[str, Any] = read_json(path)
-    kind = str(body.get("model_type"))
-    if kind not in _FAMILIES:
-        raise InputError(f"{path}: a checkpoint of type {kind!r} has no shape here", remedy=f"give params=, or one of {', '.join(_FAMILIES)}")
-    try:
-        heads, hidden = int(body["num_attention_heads"]), int(body["hidden_size"])
-        return ModelShape(
-            _FAMILIES[kind],
-            int(body["num_hidden_layers"]),
-            hidden,
-            heads,
-            int(body.get("num_key_value_heads") or heads),
-            int(body.get("head_dim") or hidden // heads),
-            int(body["intermediate_size"]),
-            int(body["vocab_size"]),
-            bool(body.get("tie_word_embeddings", False)),
-        )
-    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
-        raise InputError(f"{path}: {error} is missing or no number in a checkpoint's configuration", remedy="give params= instead") from error

@@ -13,7 +13,6 @@ from planner.allocate.allocation import Arm, Plan, Worth
 from planner.allocate.base import Base
 from planner.allocate.base_answer import BaseAllocation, Choice, Kept
 from planner.allocate.beyond import TOO_FAR, refuse_far
-from planner.allocate.method import Method
 from planner.allocate.optimum import MOST_RESAMPLES
 from planner.allocate.problem import Problem
 from planner.allocate.request import Request
@@ -23,6 +22,7 @@ from planner.errors import DataError, InputError, PlannerError
 from planner.fit.fitted import LEVEL, FittedLaw
 from planner.flops import flops_6nd, flops_per_token
 from planner.laws.dual import Array
+from planner.method import Method
 from planner.units import format_count
 
 AMOUNTS = 160

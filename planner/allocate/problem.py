@@ -9,7 +9,6 @@ from typing import NoReturn
 
 import numpy as np
 
-from planner.allocate.method import TRAINED_BYTES, Method
 from planner.allocate.plans import Plans, Size, shaped, sized
 from planner.allocate.request import Request
 from planner.allocate.retention import Retention
@@ -19,6 +18,7 @@ from planner.fit.fitted import FittedLaw
 from planner.flops import TRAINING_OVER_FORWARD
 from planner.ladder import LARGEST, SMALLEST, shapes_at
 from planner.laws.dual import Array
+from planner.method import TRAINED_BYTES, Method
 from planner.recipe import Recipe
 from planner.units import format_count
 

@@ -138,8 +138,8 @@ def allocate(
     if base:
         from planner.allocate.base import Base
         from planner.allocate.bases import allocate_bases
-        from planner.allocate.method import Method
         from planner.cli.bases import show_bases
+        from planner.method import Method
 
         bases = [Base.parse(item) for item in base]
         others = {
@@ -160,6 +160,8 @@ def allocate(
             kept_back=[parse_share(item) for item in kept_back.split(",")] if kept_back else (),
             allow_extrapolation=allow_extrapolation,
         )
+        if chosen.source.get("corpus_path"):
+            chosen = replace(chosen, source=_beside(chosen.source, found, out))
         chosen.save(out, {"law": sha256_file(found)})
         _tell(out, chosen.warnings, show_bases, chosen, as_json)
         return
@@ -181,9 +183,7 @@ def allocate(
         allow_extrapolation=allow_extrapolation,
     )
     if answer.source.get("corpus_path"):
-        where = os.path.normpath(found.resolve().parent / answer.source["corpus_path"])
-        law_path = os.path.relpath(found.resolve(), out.resolve().parent)
-        answer = replace(answer, source={**answer.source, "corpus_path": os.path.relpath(where, out.resolve().parent), "law_path": law_path})
+        answer = replace(answer, source=_beside(answer.source, found, out))
     inputs = {"law": sha256_file(found), **({"general_law": sha256_file(keeping)} if keeping else {})}
     if accuracy is not None:
         answer = _with_accuracy(answer, accuracy, None if chance is None else parse_share(chance))
@@ -201,6 +201,13 @@ def allocate(
 
         save(out.with_suffix(".png"), lambda axes: split_curve(axes[0], answer))
         say(f"written: {out.with_suffix('.png')}")
+
+
+def _beside(source: dict[str, Any], law: Path, out: Path) -> dict[str, Any]:
+    """Turn the path of the corpus, kept relative to the law, into one relative to the answer, and add that of the law."""
+    where = os.path.normpath(law.resolve().parent / source["corpus_path"])
+    place = out.resolve().parent
+    return {**source, "corpus_path": os.path.relpath(where, place), "law_path": os.path.relpath(law.resolve(), place)}
 
 
 def _tell(out: Path, warnings: Sequence[str], show_one: Callable[[Any], None], answer: Any, as_json: bool) -> None:

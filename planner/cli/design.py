@@ -74,6 +74,8 @@ def design(
     share = TRUNK_SHARE if trunk_share is None else trunk_share
     _consistent(prior, law, form, check, name, flops, share)
     sweep = read_sweep(sweep_folder(name)) if name else None
+    if sweep is not None and sweep.bases:
+        raise InputError(f"sweep {sweep.name} starts from checkpoints, and no design chooses among those", remedy="state its cells in sweep.toml")
     where = None
     if not prior:
         beside = sweep.folder / "law.json" if sweep else None

@@ -24,6 +24,7 @@ HELP = (
     "Example: plan fit sweeps/\n\n"
     "Example: plan fit sweeps/medicine --law auto --bootstrap 1000 --profile\n\n"
     "Example: plan fit sweeps/medicine --target general\n\n"
+    "Example: plan fit sweeps/computing/lora --method lora\n\n"
     "Example: plan fit my_runs.csv --map params_non_embedding=N --map tokens_pt=D --map loss_spec=loss"
 )
 
@@ -32,6 +33,7 @@ def fit(
     path: Annotated[Path, typer.Argument(help="A sweep's folder, the folder sweeps/, or a table of runs (CSV, JSON Lines, parquet).")],
     law: Annotated[str, typer.Option(help="A law by name (plan laws), several joined by commas, or auto: the best by held-out error.")] = "auto",
     target: Annotated[str, typer.Option(help="Which held-out loss: spec, or general, for what is forgotten.")] = "spec",
+    method: Annotated[str, typer.Option(help="Runs of which method: full, lora or qlora; a law is of one.")] = "full",
     mapping: Annotated[list[str] | None, typer.Option("--map", help="OURS=THEIRS: which column of the table is which; repeatable.")] = None,
     params_kind: Annotated[str, typer.Option(help="What N is: non_embedding, total, or auto: what forecasts best, or both.")] = "auto",
     keep: Annotated[list[str] | None, typer.Option(help="A flag whose rows are fitted all the same, such as short_stage; repeatable.")] = None,
@@ -39,7 +41,7 @@ def fit(
     resampling: Annotated[str, typer.Option(help="Weights of the trunks: multinomial, fractional, or auto: what the table allows.")] = "auto",
     profile: Annotated[bool, typer.Option("--profile", help="Show profile-likelihood intervals beside those of the resamples.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Seed of starts and resamples.")] = 0,
-    out: Annotated[Path | None, typer.Option(help="Where to write the law; beside the table by default: law.json, or law_general.json.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where to write the law; beside the table by default: law.json, law_lora.json and so on.")] = None,
     figures: Annotated[bool, typer.Option("--figures/--no-figures", help="Whether to draw figures.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False,
 ) -> None:
@@ -60,15 +62,17 @@ def fit(
     documents = []
     with helpers(drawing=figures) as pool:
         for runs in tables:
-            place = out or runs.with_name("law.json" if target == "spec" else f"law_{target}.json")
+            parts = [part for part, usual in ((target, "spec"), (method, "full")) if part != usual]
+            place = out or runs.with_name("_".join(["law", *parts]) + ".json")
             apart(place, runs)
             frame = read_runs(runs, column_mapping(mapping or []))
-            data = fit_data(frame, keep=tuple(keep or ()), target=target)
+            data = fit_data(frame, keep=tuple(keep or ()), target=target, method=method)
             kinds = tuple(data.params_by) if params_kind == "auto" else (params_kind,)
             if not set(kinds) <= set(data.params_by):
                 raise InputError(f"the column {PARAMS_KINDS[params_kind]} is missing or has gaps", remedy="fill it, or choose the other --params-kind")
             shares = sorted({round(float(share), 6) for share in data.replay_fraction}) if data.replay_fraction is not None else []
             about = {"replay_fractions": shares, "runs": runs.name, "flagged": _flag_counts(frame), "kept_flags": keep or []}
+            about |= {"method": method} if method != "full" else {}
             source = {**law_source(runs, frame, place), **_bytes_per_token(frame), **about}
             with bar(f"fit of {runs}", 1.0) as shown:
                 fitted = fit_law(
@@ -76,7 +80,7 @@ def fit(
                 )  # fmt: skip
             fitted = with_early(fitted, frame, tuple(keep or ()), seed)
             fitted.save(place, {"runs": sha256_file(runs)})
-            drawn, drawing = _draw(fitted, data, place, pool) if figures and target == "spec" else ([], None)
+            drawn, drawing = _draw(fitted, data, place, pool) if figures and target == "spec" and method == "full" else ([], None)
             if as_json:
                 documents.append(read_json(place))
             else:
@@ -130,6 +134,7 @@ def law_source(runs: Path, frame: Any, target: Path) -> dict[str, Any]:
         "corpus_path": os.path.relpath(spec.corpus, target.resolve().parent),
         "domain": spec.domain,
         "eval_tokens": spec.eval_tokens,
+        **({"based": True} if spec.bases else {}),
     }
 
 

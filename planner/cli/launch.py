@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from planner.cli.console import give, say, table
+from planner.cli.console import bar, give, say, table
 from planner.errors import DataError, InputError, PlannerWarning
-from planner.units import format_count, parse_flops
+from planner.units import format_count, format_seconds, parse_flops
 
 if TYPE_CHECKING:
     from planner.launch.launch import Launch
@@ -33,6 +33,7 @@ def launch(
     allocation: Annotated[Path, typer.Argument(help="What plan allocate wrote.")],
     out: Annotated[Path | None, typer.Option(help="Folder of the run; launches/NAME by default.")] = None,
     corpus: Annotated[Path | None, typer.Option(help="The sweep's corpus, where it has moved.")] = None,
+    base: Annotated[Path | None, typer.Option(help="Open checkpoint to start from, in safetensors, for plans that start from one.")] = None,
     structure: Annotated[str | None, typer.Option(help="Of a plan for many domains: split, independent or mixed; the recommended one by default.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of initialisation and data order.")] = 0,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
@@ -80,7 +81,12 @@ def launch(
         return launch_domains(allocation, folder, structure, corpus, seed, device, threads, dry_run)
     if structure is not None:
         raise InputError(f"--structure {structure!r} is of a plan for many domains", remedy="leave it away")
-    ready = prepare(allocation, folder, corpus=corpus, seed=seed)
+    ready = prepare(allocation, folder, corpus=corpus, seed=seed, base=base)
+    method = ready.run.cells[0].method
+    if method != "full":
+        if ranks > 1 or engine != "local" or export is not None:
+            raise InputError(f"a plan with method {method} is trained by one process", remedy="leave --ranks, --engine and --export away")
+        return _by_segments(ready, device, threads or default_workers(), dry_run)
     settings = Settings(
         device=device,
         threads=threads or (max(1, default_workers() // ranks) if engine == "local" else 1),
@@ -109,10 +115,39 @@ def launch(
             return
     row = outcome(ready)
     assert row is not None
+    _tell(ready, row)
+
+
+def _by_segments(ready: Launch, device: str, threads: int, dry_run: bool) -> None:
+    """Train a plan with adapters in the way of a sweep, segment by segment."""
+    from planner.cli.needs import require_method, require_torch
+    from planner.cli.progress import Watch
+    from planner.design.walltime import wall_seconds
+    from planner.engines.local import LocalEngine
+    from planner.launch.launch import carry_out
+    from planner.sweep import segments_to_train
+
+    show_realised(ready)
+    tree, left = ready.run.tree, segments_to_train(ready.run)
+    say(f"{len(left)} of {len(tree.segments)} segments to train, about {format_seconds(wall_seconds(tree, left, 1))} on one thread")
+    if dry_run:
+        return
+    require_torch()
+    require_method(tree.tips[0].method)
+    with bar("training", sum(tree.cost(segment) for segment in left)) as shown:
+        _tell(ready, carry_out(ready, LocalEngine(1), device=device, threads=threads, on_event=Watch(ready.run, shown)))
+
+
+def _tell(ready: Launch, row: dict[str, Any]) -> None:
+    """Say how a run has ended.
+
+    Raises:
+        DataError: it diverged.
+    """
     if row["status"] != "ok":
         raise DataError(f"the run diverged: {row['reason']}", remedy="lower the learning rate in the recipe and sweep again")
     say(f"specialist loss {row['loss_spec']:.4f} nats/token ({row['bpb_spec']:.3f} bits/byte), general loss {row['loss_general']:.4f}")
-    say(f"checkpoint: {ready.checkpoint}; next: plan verify {folder}")
+    say(f"checkpoint: {ready.checkpoint}; next: plan verify {ready.folder}")
 
 
 def diverged(ready: Launch) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from planner.cli import allocate, backtest, corpus, demo, fit, launch, laws, scaling, sweep, watch
+from planner.cli import allocate, backtest, corpus, demo, evaluate, fit, launch, laws, methods, scaling, sweep, watch
 from planner.cli.console import PlanGroup
 
 app = typer.Typer(
@@ -24,9 +24,11 @@ app.command("fit", help=fit.HELP)(fit.fit)
 app.command("backtest", help=backtest.HELP)(backtest.backtest)
 app.command("allocate", help=allocate.HELP)(allocate.allocate)
 app.command("scaling", help=scaling.HELP)(scaling.scaling)
+app.command("methods", help=methods.HELP)(methods.methods)
 app.command("launch", help=launch.LAUNCH_HELP)(launch.launch)
 app.command("watch", help=watch.HELP)(watch.watch)
 app.command("verify", help=launch.VERIFY_HELP)(launch.verify)
+app.command("evaluate", help=evaluate.HELP)(evaluate.evaluate)
 app.command("demo", help=demo.HELP)(demo.demo)
 
 

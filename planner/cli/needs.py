@@ -31,3 +31,16 @@ def require(package: str, extra: str) -> None:
             f"the package {package} is needed for --engine {extra} and is not installed",
             remedy=f"pip install 'compute-allocation-planner[train,{extra}]' here and on every node",
         )
+
+
+def require_method(method: str) -> None:
+    """Refuse early where the packages of a method are missing.
+
+    Raises:
+        MissingDependencyError: peft, or for "qlora" bitsandbytes, is missing.
+    """
+    for name, extra, methods in (("peft", "methods", ("lora", "qlora")), ("bitsandbytes", "qlora", ("qlora",))):
+        if method in methods and find_spec(name) is None:
+            raise MissingDependencyError(
+                f"the package {name} is needed for method {method} and is not installed", remedy=f"pip install 'compute-allocation-planner[{extra}]'"
+            )

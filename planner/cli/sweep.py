@@ -76,6 +76,7 @@ def run(
         int | None, typer.Option(min=1, help="One-thread worker processes, one a core by default; with slurm, jobs queued at once, 64 by default.")
     ] = None,
     device: Device = "cpu",
+    checkpoints: Annotated[bool, typer.Option("--checkpoints", help="Save each endpoint as a checkpoint, adapters merged and alone.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what is left, and what each task would ask for.")] = False,
     engine: Annotated[str, typer.Option(help="Where segments run: local, ray or slurm.")] = "local",
     address: Annotated[str | None, typer.Option(help="Ray cluster, such as auto or 10.0.0.4:6379; by default Ray starts here, on loopback.")] = None,
@@ -85,7 +86,7 @@ def run(
 ) -> None:
     """Run a sweep."""
     from planner.cli.engines import Where, show_demands
-    from planner.cli.needs import require_torch
+    from planner.cli.needs import require_method, require_torch
     from planner.cli.paths import sweep_folder
     from planner.cli.progress import Watch
     from planner.design.walltime import wall_seconds
@@ -103,10 +104,17 @@ def run(
         return
     if left:
         require_torch()
+        for method in sorted({segment.method for segment in left}):
+            require_method(method)
     chosen = where.make()
     with bar("sweep", sum(sweep.tree.cost(segment) for segment in left)) as shown:
         watch = Watch(sweep, shown)
-        failures = run_sweep(sweep, chosen, device=device, on_event=watch)
+        failures = run_sweep(sweep, chosen, device=device, keep_state=checkpoints, on_event=watch)
+    if checkpoints:
+        from planner.launch.checkpoints import export_endpoints
+
+        for place in export_endpoints(sweep):
+            say(f"checkpoint: {place}")
     if left and count:
         say(f"{format_seconds(watch.seconds)} with {count} workers, busy {watch.utilisation(count):.0%} of the time")
     say(f"runs: {sweep.folder / 'runs.csv'}")

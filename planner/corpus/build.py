@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 
 from planner.artifacts import read_artifact, sha256_file, sha256_json, write_artifact
+from planner.corpus.chat import ChatTemplate
 from planner.corpus.config import CorpusSettings
 from planner.corpus.duplicates import Document, contaminated, drop_exact, drop_near, make_document
-from planner.corpus.sources import read_documents
+from planner.corpus.shards import write_shard
+from planner.corpus.sources import read_documents, read_pairs
 from planner.corpus.store import GENERAL, KIND, SPLITS, VERSION, Corpus
 from planner.corpus.tokenizer import copy_tokenizer, open_tokenizer, train_tokenizer
 from planner.errors import InputError, StateError
@@ -23,6 +25,8 @@ SMALLEST_SPLIT = {"train": 8 * 129, "heldout": 2 * 129}
 """Least tokens of a split: a batch of the default recipe, and something to measure on."""
 SHARED_LIMIT = 0.5
 """Share of a specialist domain's documents that may also stand in the general text."""
+
+_LATER = ("prompt", "response", "messages")
 
 Progress = Callable[[str, float], None]
 """Called with what is being done and the share of it that is done."""
@@ -53,12 +57,15 @@ def build_corpus(settings: CorpusSettings, out: Path, *, force: bool = False, pr
             raise StateError(f"{out} exists and was built from something else", remedy="give --force to replace it, or another --out")
         if any(out.iterdir()) and not (out / "corpus.json").is_file():
             raise StateError(f"{out} is a folder that no corpus was built in", remedy="choose another --out; this one is not replaced")
-    documents, account = _gather(settings, tell)
+    own = settings.folder / settings.tokenizer.path if settings.tokenizer.path is not None else None
+    paired = any(source.kind == "pairs" for source in settings.sources)
+    template = ChatTemplate.of(settings.chat_template, own) if paired else None
+    documents, account = _gather(settings, tell, template)
     temporary = out.with_name(f".{out.name}.building-{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         temporary.mkdir(parents=True)
-        _write(settings, documents, account, request, temporary, tell)
+        _write(settings, documents, account, request, temporary, tell, template)
         if out.exists():
             shutil.rmtree(out)
         os.replace(temporary, out)
@@ -71,6 +78,10 @@ def _request(settings: CorpusSettings) -> dict[str, Any]:
     """State everything that decides the corpus, so that the same request is not built twice."""
     table = asdict(settings)
     table.pop("folder")
+    # Settings that came later count where they say something, so that a corpus built before is found again.
+    if table["chat_template"] is None:
+        table.pop("chat_template")
+    table["sources"] = [{key: value for key, value in source.items() if key not in _LATER or value is not None} for source in table["sources"]]
     stamps = []
     for source in settings.sources:
         if source.kind != "package":
@@ -80,11 +91,16 @@ def _request(settings: CorpusSettings) -> dict[str, Any]:
     return {"settings": table, "files": stamps, "version": VERSION}
 
 
-def _gather(settings: CorpusSettings, tell: Progress) -> tuple[list[Document], dict[str, dict[str, Any]]]:
+def _gather(settings: CorpusSettings, tell: Progress, template: ChatTemplate | None) -> tuple[list[Document], dict[str, dict[str, Any]]]:
     documents: list[Document] = []
     account: dict[str, dict[str, Any]] = {name: {} for name in (GENERAL, *settings.specialists)}
     for number, source in enumerate(settings.sources):
         tell("reading", number / len(settings.sources))
+        if source.kind == "pairs":
+            assert template is not None
+            rendered = map(template.render, read_pairs(source, settings.folder))
+            documents += [make_document(item.text, source.domain, settings.heldout_fraction, item.spans) for item in rendered]
+            continue
         documents += [make_document(text, source.domain, settings.heldout_fraction) for text in read_documents(source, settings.folder)]
     counts = {name: sum(document.domain == name for document in documents) for name in account}
     for name, count in counts.items():
@@ -115,8 +131,9 @@ def _refuse_shared(documents: Sequence[Document], specialists: Sequence[str]) ->
 
 
 def _write(
-    settings: CorpusSettings, documents: Sequence[Document], account: dict[str, dict[str, Any]], request: str, folder: Path, tell: Progress
-) -> None:
+    settings: CorpusSettings, documents: Sequence[Document], account: dict[str, dict[str, Any]], request: str, folder: Path, tell: Progress,
+    template: ChatTemplate | None,
+) -> None:  # fmt: skip
     training = {name: [document.text for document in documents if document.domain == name and not document.heldout] for name in account}
     tell("training the tokenizer", 0.0)
     if settings.tokenizer.path is not None:
@@ -124,18 +141,21 @@ def _write(
     else:
         shares = dict(settings.tokenizer.mixture) or dict.fromkeys(account, 1.0)
         train_tokenizer(training, shares, settings.tokenizer.vocab_size, settings.tokenizer.max_characters, folder / "tokenizer")
+    if template is not None:
+        template.save(folder / "tokenizer")
     tell("counting contamination", 0.0)
     spoilt = contaminated(documents)
     tokenizer, end = open_tokenizer(folder / "tokenizer")
     vocab = max(tokenizer.get_vocab_size(), end + 1)
     dtype = np.dtype("uint16" if vocab < 2**16 else "uint32")
+    masked = {source.domain for source in settings.sources if source.kind == "pairs"}
     hashes = {"tokenizer": sha256_file(folder / "tokenizer" / "tokenizer.json")}
     for number, name in enumerate(account):
         for split in SPLITS:
             tell("writing shards", (number + (split == "heldout") / 2) / len(account))
             chosen = [document for document in documents if document.domain == name and document.heldout == (split == "heldout")]
             limit = settings.heldout_tokens_max if split == "heldout" else None
-            counts = _write_shard(folder / name, split, [document.text for document in chosen], tokenizer, end, dtype, limit)
+            counts = write_shard(folder / name, split, chosen, tokenizer, end, dtype, limit, masked=name in masked)
             if counts["tokens"] < SMALLEST_SPLIT[split]:
                 raise InputError(
                     f"the {split} text of {name} has {counts['tokens']} tokens in {counts['documents']} documents, fewer than the "
@@ -146,6 +166,8 @@ def _write(
             if split == "heldout":
                 account[name]["heldout_contaminated"] = sum(document.key in spoilt for document in chosen[: counts["documents"]])
             hashes[f"{name}/{split}"] = sha256_file(folder / name / f"{split}.bin")
+            if name in masked:
+                hashes[f"{name}/{split}.mask"] = sha256_file(folder / name / f"{split}.mask.bin")
     body = {
         "fingerprint": sha256_json(hashes)[:16],
         "request": request,
@@ -157,27 +179,3 @@ def _write(
         "heldout_fraction": settings.heldout_fraction,
     }
     write_artifact(folder / "corpus.json", KIND, VERSION, body, hashes)
-
-
-def _write_shard(
-    folder: Path, split: str, texts: Sequence[str], tokenizer: Any, end: int, dtype: np.dtype[Any], limit: int | None
-) -> Mapping[str, int]:
-    """Encode documents one after the other, each with its end token; stop before a document that would pass the limit."""
-    folder.mkdir(exist_ok=True)
-    borders, size = [0], 0
-    with (folder / f"{split}.bin").open("wb") as file:
-        for first in range(0, len(texts), 1000):
-            block = texts[first : first + 1000]
-            full = False
-            for text, encoding in zip(block, tokenizer.encode_batch(block, add_special_tokens=False), strict=True):
-                ids = [*encoding.ids, end]
-                if limit is not None and borders[-1] + len(ids) > limit and borders[-1] > 0:
-                    full = True
-                    break
-                file.write(np.asarray(ids, dtype=dtype).tobytes())
-                borders.append(borders[-1] + len(ids))
-                size += len(text.encode())
-            if full:
-                break
-    np.save(folder / f"{split}.offsets.npy", np.asarray(borders, dtype=np.int64))
-    return {"documents": len(borders) - 1, "tokens": borders[-1], "bytes": size}

@@ -11,7 +11,7 @@ from planner.artifacts import read_toml
 from planner.corpus.store import GENERAL
 from planner.errors import InputError
 
-KINDS = ("txt", "jsonl", "parquet", "dataset", "package")
+KINDS = ("txt", "jsonl", "parquet", "dataset", "package", "pairs")
 
 
 @dataclass(frozen=True)
@@ -21,11 +21,18 @@ class Source:
     domain: str
     """"general" or the name of a specialist domain."""
     kind: str
-    """"txt", "jsonl", "parquet", "dataset" (a saved Hugging Face dataset) or "package" (text inside an installed package)."""
+    """"txt", "jsonl", "parquet", "dataset" (a saved Hugging Face dataset), "package" (text inside an installed package), or "pairs" (prompts and
+    responses in JSON Lines or JSON, also inside a package: losses are of the responses only)."""
     path: str
     """Folder, file or glob, relative to corpus.toml; inside the package for kind "package"."""
     text: str = "text"
     """Field that holds the text, or a template of fields such as "{label}: {description}"; records that lack one are skipped."""
+    prompt: str | None = None
+    """Of pairs: field or template of the prompt; "prompt" where nothing is said."""
+    response: str | None = None
+    """Of pairs: field or template of the response; "response" where nothing is said."""
+    messages: str | None = None
+    """Of pairs, instead of the two: field that holds a list of messages with role and content."""
     package: str | None = None
     """Distribution to take the files from, such as "chemicals==1.5.2"."""
     minimum_characters: int = 1
@@ -48,7 +55,11 @@ class Source:
             raise InputError(f"{where}: kind {self.kind!r} is not known", remedy=f"choose one of {', '.join(KINDS)}")
         if not self.domain.replace("_", "").replace("-", "").isalnum() or self.domain == "tokenizer":
             raise InputError(f"{where}: domain {self.domain!r} cannot name a folder", remedy="use letters, digits, - and _")
-        if (self.kind == "package") != (self.package is not None):
+        if self.kind != "pairs" and (self.prompt or self.response or self.messages):
+            raise InputError(f"{where}: prompt, response and messages are of pairs", remedy='state kind = "pairs", or leave them away')
+        if self.messages and (self.prompt or self.response):
+            raise InputError(f"{where} states messages beside a prompt or a response", remedy="state messages, or prompt and response")
+        if self.kind != "pairs" and (self.kind == "package") != (self.package is not None):
             raise InputError(f'{where}: kind "package" and the setting package go together', remedy='state package = "NAME==VERSION"')
 
 
@@ -84,6 +95,8 @@ class CorpusSettings:
     """Whether near-duplicates are looked for."""
     near_duplicate_threshold: float = 0.8
     """Estimated Jaccard similarity of word 5-grams from which two documents count as the same."""
+    chat_template: str | None = None
+    """Jinja template that renders pairs; that of the tokenizer where nothing is said."""
 
     @property
     def specialists(self) -> list[str]:
@@ -101,7 +114,7 @@ def read_settings(path: Path | str) -> CorpusSettings:
     if path.is_dir():
         path = path / "corpus.toml"
     table = read_toml(path)
-    _known(table, {"source", "tokenizer", "split", "duplicates"}, str(path))
+    _known(table, {"source", "tokenizer", "split", "duplicates", "chat"}, str(path))
     sources = table.get("source", [])
     if not isinstance(sources, list) or not all(isinstance(item, dict) for item in sources):
         raise InputError(f"{path}: source is not a list of tables", remedy="write each source as [[source]]")
@@ -119,7 +132,12 @@ def read_settings(path: Path | str) -> CorpusSettings:
     _known(split, {"heldout_fraction", "heldout_tokens_max"}, f"{path}: split")
     duplicates = _table(table, "duplicates", path)
     _known(duplicates, {"near_duplicates", "near_duplicate_threshold"}, f"{path}: duplicates")
-    settings = CorpusSettings(path.parent, tuple(built), TokenizerSettings(**tokenizer), **split, **duplicates)
+    chat = _table(table, "chat", path)
+    _known(chat, {"template"}, f"{path}: chat")
+    template = chat.get("template")
+    if template is not None and (not isinstance(template, str) or not template):
+        raise InputError(f"{path}: chat template = {template!r} is not a text", remedy="give a Jinja template, as chat_template of a tokenizer")
+    settings = CorpusSettings(path.parent, tuple(built), TokenizerSettings(**tokenizer), **split, **duplicates, chat_template=template)
     _check(settings, path)
     return settings
 
@@ -130,7 +148,7 @@ def _check(settings: CorpusSettings, path: Path) -> None:
         raise InputError(f'{path} has no source with domain = "{GENERAL}"', remedy="add one")
     if not settings.specialists:
         raise InputError(f"{path} has no specialist source", remedy="add a [[source]] with the specialist domain's name as domain")
-    places = [(source.kind, source.package, source.path, source.text) for source in settings.sources]
+    places = [(source.kind, source.package, source.path, source.text, source.prompt, source.response) for source in settings.sources]
     for source, place in zip(settings.sources, places, strict=True):
         others = {other.domain for other, at in zip(settings.sources, places, strict=True) if at == place}
         if len(others) > 1:

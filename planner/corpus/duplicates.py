@@ -33,6 +33,8 @@ class Document:
     """SHA-256 of its normalised text: decides split and order, and finds exact copies."""
     heldout: bool
     """Whether it is held out."""
+    spans: tuple[tuple[int, int], ...] | None = None
+    """First and last (excluded) characters that losses are of; None for all."""
 
 
 def normalise(text: str) -> str:
@@ -40,10 +42,10 @@ def normalise(text: str) -> str:
     return " ".join(text.lower().split())
 
 
-def make_document(text: str, domain: str, heldout_fraction: float) -> Document:
+def make_document(text: str, domain: str, heldout_fraction: float, spans: tuple[tuple[int, int], ...] | None = None) -> Document:
     """Build a document; its split is a stable function of its normalised text."""
     key = hashlib.sha256(normalise(text).encode()).hexdigest()
-    return Document(text, domain, key, int(key[:12], 16) / 16**12 < heldout_fraction)
+    return Document(text, domain, key, int(key[:12], 16) / 16**12 < heldout_fraction, spans)
 
 
 def drop_exact(documents: Sequence[Document]) -> tuple[list[Document], dict[str, int]]:

@@ -7,6 +7,7 @@ import io
 import json
 import string
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -37,11 +38,61 @@ def read_documents(source: Source, folder: Path) -> Iterator[str]:
         raise InputError(f"source {source.path!r} of {source.domain} holds no text", remedy="check its path and its field")
 
 
+def read_pairs(source: Source, folder: Path) -> Iterator[list[dict[str, str]]]:
+    """Yield the conversations of a source of pairs, each a list of messages with role and content.
+
+    Args:
+        source: what to read.
+        folder: what relative paths are relative to.
+
+    Raises:
+        InputError: a missing file or field, a conversation without a response, or nothing at all.
+    """
+    root = _package_root(source) if source.package else folder
+    found = False
+    for path in _files(source, root):
+        name = path.name.removesuffix(".gz").removesuffix(".zst")
+        if not name.endswith((".json", ".jsonl")):
+            raise InputError(f"source {path} of pairs is neither JSON Lines nor JSON", remedy="give a .jsonl file with a pair a line")
+        for item, where in _json_items(path, lines=name.endswith(".jsonl")):
+            for messages in _conversation(source, item, where):
+                found = True
+                yield messages
+    if not found:
+        raise InputError(f"source {source.path!r} of {source.domain} holds no pairs", remedy="check its path, prompt and response")
+
+
+def _conversation(source: Source, item: Any, where: str) -> Iterator[list[dict[str, str]]]:
+    """Take the messages out of a record; in a package's JSON a record that lacks a field is skipped."""
+    if source.messages is None:
+        parts = {"user": source.prompt or "prompt", "assistant": source.response or "response"}
+        taken = {role: next(_pick(replace(source, text=text), item, where, optional=source.package is not None), "") for role, text in parts.items()}
+        if all(taken.values()) and len(taken["assistant"]) >= source.minimum_characters:
+            yield [{"role": role, "content": content.strip()} for role, content in taken.items()]
+        return
+    messages = item.get(source.messages) if isinstance(item, dict) else None
+    known = isinstance(messages, list) and all(isinstance(one, dict) and {type(one.get(key)) for key in ("role", "content")} == {str} for one in messages)
+    if not messages or not known or not any(one["role"] == "assistant" for one in messages):
+        raise InputError(f"{where}: field {source.messages!r} holds no list of messages with a response", remedy='give [{"role": ..., "content": ...}]')
+    yield [{"role": one["role"], "content": one["content"]} for one in messages]
+
+
+def _json_items(path: Path, *, lines: bool) -> Iterator[tuple[Any, str]]:
+    if lines:
+        for number, line in enumerate(_decode(path).split("\n"), 1):
+            if line.strip():
+                yield _json(line, f"{path}, line {number}"), f"{path}, line {number}"
+        return
+    document = _json(_decode(path), str(path))
+    for key, item in document.items() if isinstance(document, dict) else enumerate(document):
+        yield item, f"{path}, entry {key}"
+
+
 def _files(source: Source, root: Path) -> list[Path]:
     path = root / source.path
     if path.is_dir():
-        pattern = {"txt": "**/*.txt", "jsonl": "**/*.jsonl*", "parquet": "**/*.parquet", "dataset": "**/*.arrow"}.get(source.kind, "**/*")
-        files = sorted(item for item in path.glob(pattern) if item.is_file())
+        patterns = {"txt": "**/*.txt", "jsonl": "**/*.jsonl*", "pairs": "**/*.jsonl*", "parquet": "**/*.parquet", "dataset": "**/*.arrow"}
+        files = sorted(item for item in path.glob(patterns.get(source.kind, "**/*")) if item.is_file())
     elif path.is_file():
         files = [path]
     elif any(sign in source.path for sign in "*?["):
@@ -61,15 +112,9 @@ def _texts(source: Source, path: Path) -> Iterator[str]:
         kind = "jsonl" if name.endswith(".jsonl") else "json" if name.endswith(".json") else "parquet" if name.endswith(".parquet") else "txt"
     if kind == "txt":
         yield _decode(path)
-    elif kind == "jsonl":
-        for number, line in enumerate(_decode(path).split("\n"), 1):
-            if line.strip():
-                yield from _pick(source, _json(line, f"{path}, line {number}"), f"{path}, line {number}")
-    elif kind == "json":
-        document = _json(_decode(path), str(path))
-        items = document.items() if isinstance(document, dict) else enumerate(document)
-        for key, item in items:
-            yield from _pick(source, item, f"{path}, entry {key}", optional=True)
+    elif kind in ("json", "jsonl"):
+        for item, where in _json_items(path, lines=kind == "jsonl"):
+            yield from _pick(source, item, where, optional=kind == "json")
     else:
         yield from _columns(source, path)
 

@@ -5,6 +5,7 @@
     <domain>/train.bin              tokens, uint16 or uint32, documents in the order of a stable hash
     <domain>/train.offsets.npy      (documents + 1,) borders in train.bin
     <domain>/heldout.bin, heldout.offsets.npy
+    <domain>/train.mask.bin         of pairs: uint8 a token, 1 where losses are of it; heldout.mask.bin
 """
 
 from __future__ import annotations
@@ -95,6 +96,12 @@ class Corpus:
         offsets: NDArray[np.int64] = np.load(self._file(domain, f"{split}.offsets.npy"), allow_pickle=False)
         return offsets
 
+    def mask(self, domain: str, split: str) -> NDArray[np.uint8] | None:
+        """Map which tokens of a split losses are of, shape (tokens,); None where they are of all."""
+        if f"targets_{split}" not in self._domain(domain):
+            return None
+        return np.memmap(self._file(domain, f"{split}.mask.bin"), dtype=np.uint8, mode="r")
+
     def subset(self, domain: str, unique_tokens: float) -> NDArray[np.unsignedinteger]:
         """Map the first whole documents with at least `unique_tokens` training tokens together; smaller subsets lie inside larger ones."""
         offsets = self._train_offsets[domain]
@@ -106,8 +113,10 @@ class Corpus:
         return int(self._domain(domain)["tokens_train"])
 
     def bytes_per_token(self, domain: str, split: str = "heldout") -> float:
-        """Return the mean UTF-8 bytes of a token."""
+        """Return the mean UTF-8 bytes of a token; of pairs, of a token of their responses."""
         entry = self._domain(domain)
+        if f"targets_{split}" in entry:
+            return float(entry[f"target_bytes_{split}"] / entry[f"targets_{split}"])
         return float(entry[f"bytes_{split}"] / entry[f"tokens_{split}"])
 
     @cached_property

@@ -13,6 +13,8 @@ from planner.errors import InputError, MissingDependencyError
 
 END = "<|endoftext|>"
 """Put after each document."""
+FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja")
+"""Of a tokenizer that is taken as it is."""
 
 
 def train_tokenizer(texts: Mapping[str, Sequence[str]], shares: Mapping[str, float], vocab_size: int, max_characters: int, folder: Path) -> None:
@@ -73,7 +75,7 @@ def copy_tokenizer(origin: Path, folder: Path) -> None:
     if not (origin / "tokenizer.json").is_file():
         raise InputError(f"{origin} holds no tokenizer.json", remedy="give a folder with a fast tokenizer of transformers")
     folder.mkdir(parents=True)
-    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
+    for name in FILES:
         if (origin / name).is_file():
             shutil.copyfile(origin / name, folder / name)
 

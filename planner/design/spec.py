@@ -1,7 +1,8 @@
 """What a sweep is to measure: `sweep.toml` as typed grids and single cells, and both as cells.
 
 A cell is one endpoint: a size, a seed, general tokens, specialist tokens, a cap on distinct specialist tokens, a replay
-fraction, and a share of specialist text that is mixed into the general stage already. Grids are crossed and united with the
+fraction, a share of specialist text that is mixed into the general stage already, and how the specialist stage is trained. A sweep
+may start from open checkpoints (`base`), whose sizes are then its sizes. Grids are crossed and united with the
 cells that are listed one by one (`[[cell]]`, or `cell = [{...}]` with a line each); cells that could not carry a law are left
 out, each with its reason.
 """
@@ -10,104 +11,32 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from itertools import chain, product
+from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from planner.artifacts import read_toml
+from planner.design.axes import AXES, cell_of, grid_of, known_keys, number_of
+from planner.design.cells import Cell, Grid, Part
 from planner.errors import InputError
-from planner.flops import flops_per_token
 from planner.ladder import shape_for
+from planner.pretrained import Pretrained
 from planner.recipe import Recipe
-from planner.units import format_count, parse_count
+from planner.shapes import ModelShape
+from planner.units import format_count
+
+__all__ = ["MIN_STEPS", "MIN_TOKENS_PER_PARAMETER", "Cell", "Grid", "SweepSpec", "read_sweep"]
 
 MIN_STEPS = 200
 """Endpoints and specialist stages shorter than this are transients of the optimiser, not points of a law."""
 MIN_TOKENS_PER_PARAMETER = 2.0
 """Endpoints under this many tokens per non-embedding parameter are transients too."""
 
-_AXES = ("sizes", "tokens_pt", "tokens_spec", "unique_spec", "seeds", "replay_fractions", "early_fractions")
-_SHARES = ("replay_fractions", "early_fractions")
-_KEYS = {"name", "corpus", "domain", "trunks", "grid", "cell", "recipe", "max_flops_per_run", "max_epochs", "eval_tokens", *_AXES}
-_CELL_KEYS = {"size", "tokens_pt", "tokens_spec", "unique_spec", "seed", "replay_fraction", "early_fraction"}
-
-
-@dataclass(frozen=True, order=True)
-class Cell:
-    """One endpoint to train."""
-
-    size: float
-    """Requested non-embedding parameters."""
-    seed: int
-    """Seed of initialisation and data order."""
-    tokens_pt: float
-    """General tokens requested."""
-    tokens_spec: float
-    """Specialist tokens of the specialist stage requested, repeats included."""
-    unique_spec: float | None
-    """Cap on distinct specialist tokens; infinity for all there are, None where no stage has any."""
-    replay_fraction: float = 0.0
-    """Share of general tokens inside the specialist stage."""
-    early_fraction: float = 0.0
-    """Share of specialist tokens inside the general stage; `tokens_pt` counts the general ones only."""
-
-    @property
-    def tokens_trunk(self) -> float:
-        """Tokens of the general stage, the specialist ones inside it included."""
-        return self.tokens_pt / (1 - self.early_fraction)
-
-    @property
-    def tokens_early(self) -> float:
-        """Specialist tokens inside the general stage."""
-        return self.tokens_trunk * self.early_fraction
-
-    @property
-    def tokens_stage(self) -> float:
-        """Tokens of the specialist stage, replayed ones included."""
-        return self.tokens_spec / (1 - self.replay_fraction)
-
-
-@dataclass(frozen=True)
-class Part:
-    """One domain's text in a mix of several."""
-
-    domain: str
-    """Name of the domain in the corpus."""
-    share: float
-    """Of the mix's specialist tokens; the parts add up to 1."""
-    unique_spec: float
-    """Cap on its distinct tokens."""
-
-
-@dataclass(frozen=True)
-class Grid:
-    """Axes to be crossed."""
-
-    sizes: tuple[float, ...]
-    tokens_pt: tuple[float, ...]
-    tokens_spec: tuple[float, ...]
-    unique_spec: tuple[float, ...]
-    seeds: tuple[int, ...] = (0,)
-    replay_fractions: tuple[float, ...] = (0.0,)
-    early_fractions: tuple[float, ...] = (0.0,)
-
-    def cells(self) -> list[Cell]:
-        """Cross the axes; of the caps that the tokens do not fill, keep the smallest, since the rest train the same run."""
-        found = []
-        for size, seed, tokens_pt, tokens_spec in product(self.sizes, self.seeds, self.tokens_pt, self.tokens_spec):
-            for early in self.early_fractions if tokens_pt > 0 else (0.0,):
-                plain = Cell(size, seed, tokens_pt, tokens_spec, None, early_fraction=early)
-                seen = tokens_spec + plain.tokens_early
-                if seen == 0:
-                    found += [plain] if tokens_pt > 0 else []
-                    continue
-                enough = [cap for cap in sorted(self.unique_spec) if cap >= seen]
-                for cap in [cap for cap in self.unique_spec if cap < seen] + enough[:1]:
-                    for replay in self.replay_fractions if tokens_spec > 0 else (0.0,):
-                        found.append(replace(plain, unique_spec=cap, replay_fraction=replay))
-        return found
+_KEYS = {
+    "name", "corpus", "domain", "trunks", "base", "base_tokens", "grid", "cell", "recipe", "max_flops_per_run", "max_epochs", "eval_tokens", *AXES,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -138,6 +67,31 @@ class SweepSpec:
     """Where the specialist text is a mix of several domains: its parts; each is evaluated on."""
     trunks: Path | None = None
     """Folder of the trunks' states where several sweeps of one corpus and recipe share them; None for a sweep with its own."""
+    bases: tuple[Path, ...] = ()
+    """Folders of open checkpoints that runs start from, each of another size; none where they start from fresh models."""
+    base_tokens: tuple[float, ...] = ()
+    """Tokens that each base was trained on, where that is known."""
+
+    @cached_property
+    def pretrained(self) -> dict[float, Pretrained]:
+        """Open the bases; map their non-embedding parameters, which are the sizes of the sweep, to them.
+
+        Raises:
+            InputError: a base that cannot be used, or two of one size.
+        """
+        found = {float(base.shape.params_non_embedding): base for base in map(Pretrained.open, self.bases)}
+        if len(found) < len(self.bases):
+            raise InputError(f"{len(self.bases)} bases of {len(found)} sizes in {self.folder / 'sweep.toml'}", remedy="give one base of each size")
+        return found
+
+    @property
+    def shapes(self) -> dict[float, ModelShape]:
+        """Map the size of each base to its shape; empty where there is none."""
+        return {size: base.shape for size, base in self.pretrained.items()}
+
+    def tokens_of_base(self, size: float) -> float | None:
+        """Return the tokens that the base of a size was trained on, where that is known."""
+        return dict(zip(self.pretrained, self.base_tokens, strict=True)).get(size) if self.base_tokens else None
 
     def cells(self, vocab: int, unique_available: float) -> tuple[list[Cell], dict[str, int]]:
         """List the cells to train, smallest first.
@@ -151,7 +105,8 @@ class SweepSpec:
         """
         kept: dict[Cell, None] = {}
         left_out: Counter[str] = Counter()
-        for cell in chain(*(grid.cells() for grid in self.grids), self.listed):
+        grids = [replace(grid, sizes=tuple(self.pretrained)) for grid in self.grids] if self.bases else self.grids
+        for cell in chain(*(grid.cells() for grid in grids), map(self._off_base, self.listed) if self.bases else self.listed):
             if cell.unique_spec is not None:
                 if cell.unique_spec != math.inf and cell.unique_spec > unique_available:
                     raise InputError(
@@ -170,21 +125,35 @@ class SweepSpec:
         if not kept:
             reasons = "; ".join(f"{count} {reason}" for reason, count in left_out.items()) or "the grid is empty"
             raise InputError(f"no cell of sweep {self.name!r} can be trained: {reasons}", remedy="widen the grid or its limits")
-        order = sorted(kept, key=lambda cell: (cell.size, cell.seed, cell.tokens_pt, cell.unique_spec or 0, cell.tokens_spec, cell.early_fraction))
-        return order, dict(left_out)
+        return sorted(kept, key=_order), dict(left_out)
+
+    def _off_base(self, cell: Cell) -> Cell:
+        """Give a cell the exact size of the base that it means."""
+        near = [size for size in self.pretrained if abs(cell.size / size - 1) < 0.05] if cell.size else list(self.pretrained)
+        if len(near) != 1:
+            sizes = ", ".join(format_count(size) for size in self.pretrained)
+            raise InputError(f"a cell of size {cell.size:g} means {len(near)} bases in {self.folder / 'sweep.toml'}", remedy=f"state one of {sizes}")
+        return replace(cell, size=near[0])
 
     def _reason_to_leave_out(self, cell: Cell, vocab: int) -> str | None:
-        shape = shape_for(cell.size, family=self.recipe.family, vocab=vocab)
-        tokens = cell.tokens_trunk + cell.tokens_stage
+        shape = self.shapes.get(cell.size) or shape_for(cell.size, family=self.recipe.family, vocab=vocab)
+        tokens, seq_len = cell.tokens_trunk + cell.tokens_stage, self.recipe.seq_len
+        if cell.method != "full" and cell.tokens_pt == 0 and not self.bases:
+            return f"with method {cell.method} on a fresh model"
         if cell.unique_spec and (cell.tokens_spec + cell.tokens_early) / cell.unique_spec > self.max_epochs * 1.001:
             return f"with more than {self.max_epochs:g} epochs"
-        if tokens * flops_per_token(shape, self.recipe.seq_len) > self.max_flops_per_run * 1.001:
+        general, special = (self.recipe.method(name).flops_per_token(shape, seq_len) for name in ("full", cell.method))
+        if cell.tokens_trunk * general + cell.tokens_stage * special > self.max_flops_per_run * 1.001:
             return f"above {self.max_flops_per_run:.3g} FLOPs"
         if self.recipe.steps(tokens) < MIN_STEPS or 0 < self.recipe.steps(cell.tokens_spec) < MIN_STEPS:
             return f"with a run or a specialist stage under {MIN_STEPS} steps"
-        if tokens < MIN_TOKENS_PER_PARAMETER * shape.params_non_embedding:
+        if not self.bases and tokens < MIN_TOKENS_PER_PARAMETER * shape.params_non_embedding:
             return f"under {MIN_TOKENS_PER_PARAMETER:g} tokens per parameter"
         return None
+
+
+def _order(cell: Cell) -> tuple[float | str, ...]:
+    return cell.size, cell.seed, cell.tokens_pt, cell.unique_spec or 0, cell.tokens_spec, cell.early_fraction, cell.method
 
 
 def read_sweep(path: Path | str) -> SweepSpec:
@@ -197,8 +166,8 @@ def read_sweep(path: Path | str) -> SweepSpec:
     if path.is_dir():
         path = path / "sweep.toml"
     table = read_toml(path)
-    _known_keys(table, _KEYS, str(path))
-    base = {key: table[key] for key in _AXES if key in table}
+    known_keys(table, _KEYS, str(path))
+    base = {key: table[key] for key in AXES if key in table}
     listed = table.get("cell", [])
     if not isinstance(listed, list) or not all(isinstance(cell, dict) for cell in listed):
         raise InputError(f"{path}: cell is not a list of tables", remedy="write each cell as [[cell]], or cell = [{...}, {...}]")
@@ -216,10 +185,11 @@ def read_sweep(path: Path | str) -> SweepSpec:
     for key in ("name", "domain"):
         if key in table and (not isinstance(table[key], str) or not table[key]):
             raise InputError(f"{path}: {key} = {table[key]!r} is not a name", remedy="give a text")
+    bases, base_tokens = _bases(table, path)
     trunks = table.get("trunks")
     if trunks is not None and (not isinstance(trunks, str) or not trunks):
         raise InputError(f"{path}: trunks = {trunks!r} names no folder", remedy='state trunks = "FOLDER", shared by sweeps of one corpus')
-    numbers = {key: _number(table[key], f"{path}: {key}") for key in ("max_flops_per_run", "max_epochs", "eval_tokens") if key in table}
+    numbers = {key: number_of(table[key], f"{path}: {key}") for key in ("max_flops_per_run", "max_epochs", "eval_tokens") if key in table}
     for key, value in numbers.items():
         if value <= 0:
             raise InputError(f"{path}: {key} = {table[key]!r} is not positive", remedy="give a positive number")
@@ -228,81 +198,26 @@ def read_sweep(path: Path | str) -> SweepSpec:
         folder=path.parent,
         corpus=(path.parent / corpus).resolve(),
         domain=table.get("domain"),
-        grids=tuple(_grid({**base, **grid}, str(path)) for grid in grids),
+        grids=tuple(grid_of({**base, **grid}, str(path), based=bool(bases)) for grid in grids),
         recipe=Recipe.from_mapping(recipe),
         max_flops_per_run=numbers.get("max_flops_per_run", math.inf),
         max_epochs=numbers.get("max_epochs", math.inf),
         eval_tokens=int(numbers.get("eval_tokens", 65536)),
         trunks=(path.parent / trunks).resolve() if trunks else None,
-        listed=tuple(_cell(cell, f"{path}: cell {number + 1}") for number, cell in enumerate(listed)),
+        listed=tuple(cell_of(cell, f"{path}: cell {number + 1}", based=bool(bases)) for number, cell in enumerate(listed)),
+        bases=bases,
+        base_tokens=base_tokens,
     )
 
 
-def _grid(table: Mapping[str, Any], where: str) -> Grid:
-    _known_keys(table, set(_AXES), f"{where}: grid")
-    axes: dict[str, tuple[float, ...]] = {}
-    for key in _AXES:
-        if key not in table:
-            if key in ("seeds", *_SHARES):
-                axes[key] = (0,)
-                continue
-            raise InputError(f"{where}: a grid has no {key}", remedy=f'state {key} = [...], for instance ["200k", "1M"]')
-        values = table[key]
-        if not isinstance(values, list) or not values:
-            raise InputError(f"{where}: {key} = {values!r} is not a list with values", remedy=f"write {key} = [...]")
-        axes[key] = tuple(
-            math.inf if key == "unique_spec" and value == "all" else _number(value, f"{where}: {key}") for value in values
-        )
-        if len(set(axes[key])) < len(axes[key]):
-            raise InputError(f"{where}: {key} repeats a value: {values}", remedy="state each value once")
-    for key in ("sizes", "unique_spec"):
-        if min(axes[key]) <= 0:
-            raise InputError(f"{where}: {key} holds {min(axes[key]):g}", remedy="give positive numbers")
-    if not all(value == int(value) for value in axes["seeds"]):
-        raise InputError(f"{where}: seeds = {table['seeds']} are not whole numbers", remedy="give whole numbers")
-    for key in _SHARES:
-        if max(axes[key]) >= 1:
-            raise InputError(f"{where}: {key} holds {max(axes[key]):g}", remedy="give shares from 0 to below 1")
-    seeds = tuple(int(value) for value in axes.pop("seeds"))
-    return Grid(seeds=seeds, **axes)
-
-
-def _cell(table: Mapping[str, Any], where: str) -> Cell:
-    _known_keys(table, _CELL_KEYS, where)
-    for key in ("size", "tokens_pt", "tokens_spec"):
-        if key not in table:
-            raise InputError(f"{where} has no {key}", remedy='state for instance {size = "80k", tokens_pt = "1M", tokens_spec = 0}')
-    size, tokens_pt, tokens_spec = (_number(table[key], f"{where}: {key}") for key in ("size", "tokens_pt", "tokens_spec"))
-    if size <= 0 or tokens_pt + tokens_spec <= 0:
-        raise InputError(f"{where} has size = {size:g} and {tokens_pt + tokens_spec:g} tokens", remedy="give a positive size and tokens")
-    seed, replay, early = (_number(table.get(key, 0), f"{where}: {key}") for key in ("seed", "replay_fraction", "early_fraction"))
-    if seed != int(seed) or replay >= 1 or early >= 1:
-        raise InputError(
-            f"{where}: seed = {seed:g}, replay_fraction = {replay:g}, early_fraction = {early:g}", remedy="give a whole seed and shares below 1"
-        )
-    if early > 0 and tokens_pt == 0:
-        raise InputError(f"{where} has early_fraction = {early:g} and no general stage", remedy="leave it out, or give tokens_pt")
-    specialist = tokens_spec > 0 or early > 0
-    if specialist != ("unique_spec" in table):
-        has = "no unique_spec beside its specialist tokens" if specialist else "a unique_spec without specialist tokens"
-        raise InputError(f"{where} has {has}", remedy='state unique_spec (a number or "all") just where tokens_spec or early_fraction is positive')
-    cap = table.get("unique_spec")
-    unique = None if cap is None else math.inf if cap == "all" else _number(cap, f"{where}: unique_spec")
-    if unique is not None and unique <= 0:
-        raise InputError(f"{where}: unique_spec = {unique:g}", remedy="give a positive number")
-    return Cell(size, int(seed), tokens_pt, tokens_spec, unique, replay, early)
-
-
-def _number(value: Any, where: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-        raise InputError(f"{where} holds {value!r}, which is not a number", remedy='write numbers such as 20000 or "20k"')
-    try:
-        return parse_count(str(value))
-    except InputError as error:
-        raise InputError(f"{where}: {error.message}", remedy=error.remedy) from error
-
-
-def _known_keys(table: Mapping[str, Any], known: set[str], where: str) -> None:
-    for key in table:
-        if key not in known:
-            raise InputError(f"{where}: there is no setting {key!r}", remedy=f"use only {', '.join(sorted(known))}")
+def _bases(table: dict[str, Any], path: Path) -> tuple[tuple[Path, ...], tuple[float, ...]]:
+    """Read the folders of the bases and the tokens that they were trained on."""
+    stated = table.get("base", [])
+    names = [stated] if isinstance(stated, str) else stated
+    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
+        raise InputError(f"{path}: base = {stated!r} names no folder", remedy='state base = "FOLDER" of a checkpoint, or a list of them')
+    tokens = table.get("base_tokens", [])
+    counts = tokens if isinstance(tokens, list) else [tokens]
+    if counts and len(counts) != len(names):
+        raise InputError(f"{path}: base_tokens states {len(counts)} counts for {len(names)} bases", remedy="give one count for each base, or none")
+    return tuple((path.parent / name).resolve() for name in names), tuple(number_of(count, f"{path}: base_tokens") for count in counts)

@@ -1,10 +1,11 @@
 """The cells as a tree of training segments, so that what runs share is trained once.
 
 For each size and seed one *trunk* trains on general text at a constant learning rate. From its states *stems* train on
-specialist text, still at a constant rate, one stem for each (tokens_pt, cap on distinct tokens, replay fraction). From the
+specialist text, still at a constant rate, one stem for each (tokens_pt, cap on distinct tokens, replay fraction, method). From the
 states of a stem *tips* cool down, one for each tokens_spec: the endpoint, one row. A zero-shot tip (tokens_spec = 0) cools
-down on general text, from the trunk. With tokens_pt = 0 the stem starts from a fresh model, with warm-up. A share of specialist
-text mixed into the general stage makes another trunk.
+down on general text, from the trunk. With tokens_pt = 0 the stem starts from a fresh model, with warm-up, or from the base. A share of
+specialist text mixed into the general stage makes another trunk. A stem of adapters stands on the trunk's state, which stays as it is
+and is needed by each of its segments.
 """
 
 from __future__ import annotations
@@ -15,65 +16,18 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from planner.design.spec import Cell
+from planner.design.cells import Cell
+from planner.design.segment import Segment
 from planner.errors import InputError
 from planner.flops import flops_per_token
 from planner.ladder import shape_for
 from planner.recipe import Recipe
 from planner.shapes import ModelShape
 
+__all__ = ["Segment", "Tree", "build_tree", "cooldown_steps"]
+
 EVALUATION_SHARE = 1 / 3
 """Cost of evaluating a token against training on it: the forward pass only."""
-
-
-@dataclass(frozen=True)
-class Segment:
-    """A stretch of training between two states, or between a state and an endpoint."""
-
-    segment_id: str
-    """Unique name; states are filed under it."""
-    parent_id: str | None
-    """Segment whose last state this one starts from; None to start from a fresh model."""
-    stage: str
-    """"general" or "special": which text it trains on."""
-    shape: ModelShape
-    """Shape of the model."""
-    size: float
-    """Requested non-embedding parameters."""
-    seed: int
-    """Seed of initialisation and data order."""
-    first_step: int
-    """Steps of this stage already done when the segment begins."""
-    last_step: int
-    """Steps of this stage done when it ends."""
-    steps_pt: int
-    """General steps done before the specialist stage; for a general segment 0."""
-    learning_rate: float
-    """Peak rate."""
-    warmup: bool
-    """Whether this stage warms up (it starts from a fresh model)."""
-    cooldown_from: int | None = None
-    """Step of this stage at which the cooldown begins; None at a constant rate."""
-    cooldown_to: int | None = None
-    """Step of this stage at which the rate reaches zero."""
-    unique_spec: float | None = None
-    """Cap on distinct specialist tokens."""
-    replay_fraction: float = 0.0
-    """Share of general tokens in the specialist stage."""
-    early_fraction: float = 0.0
-    """Share of specialist tokens in the general stage."""
-    cell: Cell | None = None
-    """The endpoint that this segment completes."""
-
-    @property
-    def steps(self) -> int:
-        """Count the optimiser steps."""
-        return self.last_step - self.first_step
-
-    @property
-    def shareable(self) -> bool:
-        """Whether it is a stretch of a trunk that specialist domains can share."""
-        return self.stage == "general" and self.cell is None and self.cooldown_to is None and self.early_fraction == 0
 
 
 @dataclass(frozen=True)
@@ -84,15 +38,22 @@ class Tree:
     recipe: Recipe
     eval_tokens: int = 0
     children: dict[str | None, list[Segment]] = field(init=False, repr=False, compare=False)
+    """Segments by their parent."""
+    users: dict[str, list[Segment]] = field(init=False, repr=False, compare=False)
+    """Segments by what they need: children, and those whose adapters stand on it."""
 
     def __post_init__(self) -> None:
         children: dict[str | None, list[Segment]] = defaultdict(list)
+        users: dict[str, list[Segment]] = defaultdict(list)
         seen: set[str] = set()
         for segment in self.segments:
             assert segment.parent_id is None or segment.parent_id in seen, segment
             assert segment.segment_id not in seen, segment.segment_id
             seen.add(segment.segment_id)
             children[segment.parent_id].append(segment)
+            for name in segment.needs:
+                users[name].append(segment)
+        object.__setattr__(self, "users", dict(users))
         object.__setattr__(self, "children", dict(children))
 
     @cached_property
@@ -107,7 +68,10 @@ class Tree:
 
     def flops(self, segment: Segment) -> float:
         """Count a segment's training FLOPs, its evaluation left out."""
-        return segment.steps * self.recipe.tokens_per_step * flops_per_token(segment.shape, self.recipe.seq_len)
+        return segment.steps * self.recipe.tokens_per_step * self._flops_per_token(segment)
+
+    def _flops_per_token(self, segment: Segment) -> float:
+        return self.recipe.method(segment.method).flops_per_token(segment.shape, self.recipe.seq_len)
 
     def cost(self, segment: Segment) -> float:
         """Count a segment's FLOPs with its evaluation, which is what it takes to run."""
@@ -130,8 +94,8 @@ class Tree:
 
     def flops_of_run(self, tip: Segment) -> float:
         """Count the training FLOPs of the whole path to an endpoint, evaluation left out."""
-        steps = tip.last_step + (tip.steps_pt if tip.stage == "special" else 0)
-        return steps * self.recipe.tokens_per_step * flops_per_token(tip.shape, self.recipe.seq_len)
+        general = tip.steps_pt * flops_per_token(tip.shape, self.recipe.seq_len) if tip.stage == "special" else 0.0
+        return self.recipe.tokens_per_step * (general + tip.last_step * self._flops_per_token(tip))
 
     def critical_path(self) -> dict[str, float]:
         """Map each segment to the cost of the dearest chain that starts with it; the scheduler takes the largest first."""
@@ -151,6 +115,7 @@ def build_tree(
     max_segment_steps: int | None = None,
     shapes: dict[float, ModelShape] | None = None,
     learning_rate: float | None = None,
+    base: bool = False,
 ) -> Tree:
     """Arrange cells as a tree of segments.
 
@@ -162,6 +127,7 @@ def build_tree(
         max_segment_steps: longest stretch between two states, for runs where a lost segment would be dear.
         shapes: shapes for requested sizes, where the ladder is not to choose.
         learning_rate: peak rate instead of the recipe's rule (for probing it).
+        base: whether runs start from open checkpoints, of the shapes given.
     """
     chosen = dict(shapes or {})
     groups: dict[tuple[float, int], list[Cell]] = defaultdict(list)
@@ -173,7 +139,7 @@ def build_tree(
         shape = chosen.get(size) or shape_for(size, family=recipe.family, vocab=vocab)
         rate = learning_rate if learning_rate is not None else recipe.learning_rate(shape.params_non_embedding)
         prefix = f"n{names[size]}-s{seed}" + ("" if learning_rate is None else f"-lr{learning_rate:.3g}")
-        common: dict[str, Any] = {"shape": shape, "size": size, "seed": seed, "learning_rate": rate}
+        common: dict[str, Any] = {"shape": shape, "size": size, "seed": seed, "learning_rate": rate, "base": base}
         segments += _size_tree(prefix, group, recipe, common, max_segment_steps)
     return Tree(tuple(segments), recipe, eval_tokens)
 
@@ -198,26 +164,28 @@ def _trunk_tree(
 ) -> list[Segment]:
     """Arrange the cells of one trunk."""
     unspecialised: dict[int, Cell] = {}
-    stems: dict[tuple[int, float, float], dict[int, Cell]] = defaultdict(dict)
+    stems: dict[tuple[int, float, float, str], dict[int, Cell]] = defaultdict(dict)
     for cell in cells:
         steps_pt = recipe.steps(cell.tokens_trunk)
         if cell.tokens_spec == 0:
             _once(unspecialised, steps_pt, cell)
         else:
             assert cell.unique_spec is not None
-            _once(stems[steps_pt, cell.unique_spec, cell.replay_fraction], recipe.steps(cell.tokens_stage), cell)
+            _once(stems[steps_pt, cell.unique_spec, cell.replay_fraction, cell.method], recipe.steps(cell.tokens_stage), cell)
     leave = {total: total - cooldown_steps(recipe, total) for total in unspecialised}
-    trunk_stops = sorted({steps for steps, _, _ in stems if steps > 0} | {stop for stop in leave.values() if stop > 0})
+    trunk_stops = sorted({steps for steps, *_ in stems if steps > 0} | {stop for stop in leave.values() if stop > 0})
     general = {**common, "stage": "general", "steps_pt": 0, "warmup": True, "unique_spec": early_cap}
     segments, last = _chain(f"{prefix}-pt", None, trunk_stops, general, longest)
     for total, stop in sorted(leave.items()):
         segments += _tip(f"{prefix}-pt{total}-end", last.get(stop), stop, total, general, unspecialised[total], longest)
-    for (steps_pt, unique, replay), ends in sorted(stems.items()):
-        stem = f"{prefix}-pt{steps_pt}-u{unique:.0f}" + (f"-r{replay:g}" if replay else "") + "-sp"
-        special = {
-            **common, "stage": "special", "steps_pt": steps_pt, "warmup": steps_pt == 0, "unique_spec": unique, "replay_fraction": replay
-        }  # fmt: skip
+    for (steps_pt, unique, replay, method), ends in sorted(stems.items()):
+        adapted = method != "full"
+        stem = f"{prefix}-pt{steps_pt}-u{unique:.0f}" + (f"-r{replay:g}" if replay else "") + (f"-{method}" if adapted else "") + "-sp"
         origin = last[steps_pt] if steps_pt else None
+        special = {
+            **common, "stage": "special", "steps_pt": steps_pt, "warmup": steps_pt == 0 or adapted, "unique_spec": unique, "replay_fraction": replay,
+            "method": method, "learning_rate": common["learning_rate"] * recipe.special_multiplier(method), "frozen_id": origin if adapted else None,
+        }  # fmt: skip
         stops = sorted({total - cooldown_steps(recipe, total) for total in ends} - {0})
         chain, stem_last = _chain(stem, origin, stops, special, longest)
         segments += chain

@@ -11,6 +11,7 @@ import numpy as np
 from planner.errors import DataError, InputError
 from planner.laws import Law, Points, Reference
 from planner.laws.dual import Array
+from planner.method import METHODS
 from planner.runs import one_recipe, usable
 
 if TYPE_CHECKING:
@@ -102,16 +103,17 @@ class FitData:
         )  # fmt: skip
 
 
-def fit_data(frame: DataFrame, keep: tuple[str, ...] = (), target: str = "spec") -> FitData:
+def fit_data(frame: DataFrame, keep: tuple[str, ...] = (), target: str = "spec", method: str = "full") -> FitData:
     """Take the rows without a flag.
 
     Args:
         frame: a runs table as `read_runs` returns it.
         keep: flags that do not keep a row out.
         target: "spec" or "general": which held-out loss to fit.
+        method: how the specialist stage was trained; runs of other methods are left out, those without such a stage belong to each.
 
     Raises:
-        DataError: no rows, mixed recipes, annealed and stable parents mixed, or replay where the law is of the specialist loss.
+        DataError: no rows, none of the method, mixed recipes, annealed and stable parents mixed, or replay where the law is of the specialist loss.
         InputError: no such target.
     """
     import pandas as pd
@@ -120,6 +122,7 @@ def fit_data(frame: DataFrame, keep: tuple[str, ...] = (), target: str = "spec")
         raise InputError(f"--target {target!r} is not a loss of the table", remedy=f"choose one of {', '.join(TARGETS)}")
     rows = usable(frame, keep)
     rows = rows[rows[TARGETS[target]].notna() & ~early(rows)].reset_index(drop=True)
+    rows = of_method(rows, method)
     if rows.empty:
         raise DataError(f"none of {len(frame)} runs has a {TARGETS[target]} and no flag", remedy="see the flags column, and take rows in with --keep FLAG")
     one_recipe(rows)
@@ -141,6 +144,22 @@ def fit_data(frame: DataFrame, keep: tuple[str, ...] = (), target: str = "spec")
         list(rows["run_id"].astype(str)), known, pt, spec, rows["unique_spec"].to_numpy(float), log_loss, flops, pd.factorize(keys)[0],
         _replicate_sd(rows, log_loss), target=target, replay_fraction=replay if (replay > 0).any() else None,
     )  # fmt: skip
+
+
+def of_method(frame: DataFrame, method: str) -> DataFrame:
+    """Return the runs of one method, and those without a specialist stage; a law describes one method.
+
+    Raises:
+        InputError: no such method.
+        DataError: the table has runs of other methods only.
+    """
+    if method not in METHODS:
+        raise InputError(f"--method {method!r} is not known", remedy=f"choose one of {', '.join(METHODS)}")
+    names, special = frame["method"].fillna("full"), frame["tokens_spec"] > 0
+    found = sorted(set(names[special]))
+    if found and method not in found:
+        raise DataError(f"no run trained its specialist stage with method {method}; there are {', '.join(found)}", remedy=f"fit with --method {found[0]}")
+    return frame[(names == method) | ~special].reset_index(drop=True)
 
 
 def early(frame: DataFrame) -> Series:

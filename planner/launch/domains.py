@@ -13,8 +13,10 @@ from planner.allocate.domains.answer import DomainPlan, DomainsAllocation, Struc
 from planner.allocate.domains.stages import MIXED, SPLIT
 from planner.artifacts import read_artifact, sha256_file, write_artifact
 from planner.corpus import Corpus
-from planner.design.spec import Cell, Part, SweepSpec
-from planner.design.tree import Segment, build_tree
+from planner.design.cells import Cell, Part
+from planner.design.segment import Segment
+from planner.design.spec import SweepSpec
+from planner.design.tree import build_tree
 from planner.engines.event import Event
 from planner.errors import DataError, InputError, StateError
 from planner.launch.launch import STATES

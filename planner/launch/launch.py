@@ -17,6 +17,7 @@ from planner.design.spec import Cell, SweepSpec
 from planner.design.tree import build_tree
 from planner.engines.event import Event
 from planner.errors import DataError, InputError, PlannerError, StateError
+from planner.launch.start import checkpoint_of, read_plan
 from planner.recipe import Recipe
 from planner.sweep import Engine, Sweep, run_sweep, single_run
 from planner.train.job import record_path
@@ -36,6 +37,8 @@ class Launch:
     allocation_path: Path
     folder: Path
     run: Sweep
+    sunk: float = 0.0
+    """General tokens of the plan that the open checkpoint has had."""
 
     @property
     def name(self) -> str:
@@ -62,14 +65,14 @@ class Launch:
         unique = float(self.run.corpus.subset(self.run.domain, plan.unique_spec).size) if special else 0.0
         return [
             ("params_non_embedding", plan.params_non_embedding, float(tip.shape.params_non_embedding)),
-            ("tokens_pt", plan.tokens_pt, pt),
+            ("tokens_pt", plan.tokens_pt, pt + self.sunk),
             ("tokens_spec", plan.tokens_spec, spec),
             ("unique_spec", plan.unique_spec if special else 0.0, unique),
             ("flops", plan.flops, self.run.tree.flops_of_run(tip)),
         ]
 
 
-def prepare(allocation_path: Path, folder: Path, *, corpus: Path | None = None, seed: int = 0) -> Launch:
+def prepare(allocation_path: Path, folder: Path, *, corpus: Path | None = None, seed: int = 0, base: Path | None = None) -> Launch:
     """Read an allocation and lay its run out.
 
     Args:
@@ -77,14 +80,16 @@ def prepare(allocation_path: Path, folder: Path, *, corpus: Path | None = None, 
         folder: where the run goes.
         corpus: corpus folder, where it is not where the sweep had it.
         seed: seed of initialisation and data order.
+        base: folder of the open checkpoint to start from, for plans that do.
 
     Raises:
-        InputError: the law behind the allocation knows no recipe, or the corpus is missing or another one.
+        InputError: the law behind the allocation knows no recipe, the corpus is missing or another one, or the base is not the plan's.
         DataError: the corpus has fewer distinct specialist tokens than the plan counts on.
     """
-    allocation = Allocation.load(allocation_path)
+    planned = read_plan(allocation_path)
+    allocation = planned.allocation
     source, plan = allocation.source, allocation.plan
-    if not source.get("recipe") or plan.shape is None:
+    if not source.get("recipe") or (plan.shape is None and base is None):
         raise InputError(f"{allocation_path} comes from a table of runs without a recipe", remedy="launch it with the trainer that made those runs")
     # The path is kept relative to the allocation, so that a project folder can move as a whole.
     where = corpus or (allocation_path.parent / source["corpus_path"] if source.get("corpus_path") else None)
@@ -104,18 +109,23 @@ def prepare(allocation_path: Path, folder: Path, *, corpus: Path | None = None, 
             remedy=f"allocate again with --spec-tokens {available} or less, or build a larger corpus",
         )
     recipe = Recipe.from_mapping(source["recipe"])
+    start = checkpoint_of(planned, allocation_path, base, recipe, opened)
     spec = SweepSpec(
-        name=folder.name, folder=folder, corpus=where.resolve(), domain=domain, grids=(), recipe=recipe, eval_tokens=int(source.get("eval_tokens", 65536))
-    )
+        name=folder.name, folder=folder, corpus=where.resolve(), domain=domain, grids=(), recipe=recipe, eval_tokens=int(source.get("eval_tokens", 65536)),
+        bases=(start.folder,) if start else (), base_tokens=(planned.sunk,) if start and planned.sunk else (),
+    )  # fmt: skip
     special = plan.tokens_spec > 0
     replay = allocation.replay_fraction if special else 0.0
-    cell = Cell(plan.params_non_embedding, seed, allocation.tokens_trunk, plan.tokens_spec, plan.unique_spec if special else None, replay)
-    steps = recipe.steps(plan.tokens_pt + plan.tokens_spec)
+    shape = start.shape if start else plan.model_shape
+    general = allocation.tokens_trunk - planned.sunk
+    method = planned.method if special else "full"
+    cell = Cell(float(shape.params_non_embedding), seed, general, plan.tokens_spec, plan.unique_spec if special else None, replay, method=method)
+    steps = recipe.steps(general + plan.tokens_spec)
     tree = build_tree(
         [cell], recipe, opened.vocab_size, eval_tokens=spec.eval_tokens, max_segment_steps=max(200, steps // STATES),
-        shapes={plan.params_non_embedding: plan.model_shape},
+        shapes={cell.size: shape}, base=start is not None,
     )  # fmt: skip
-    return Launch(allocation, allocation_path, folder, single_run(spec, opened, domain, tree))
+    return Launch(allocation, allocation_path, folder, single_run(spec, opened, domain, tree), planned.sunk)
 
 
 def carry_out(launch: Launch, engine: Engine, *, device: str = "cpu", threads: int = 1, on_event: Callable[[Event], None] | None = None) -> dict[str, Any]:
@@ -139,13 +149,15 @@ def carry_out(launch: Launch, engine: Engine, *, device: str = "cpu", threads: i
 
 
 def save_checkpoint(run: Sweep, row: dict[str, Any], out: Path) -> None:
-    """Save the checkpoint of a run that has ended well, once, and let its state go."""
+    """Save the checkpoint of a run that has ended well, its adapters beside it, once, and let its states go."""
     if row["status"] == "ok" and not out.exists():
         from planner.train.export import export_checkpoint
 
-        tip = run.tree.tips[0]
-        export_checkpoint(run.state_path(tip), tip.shape, run.spec.recipe, run.corpus, out)
-        run.state_path(tip).unlink()
+        job = run.job(run.tree.tips[0])
+        export_checkpoint(job, run.corpus, out, out.with_name("adapter"))
+        for state in (job.state_path, job.frozen_state):
+            if state is not None:
+                state.unlink()
 
 
 def begin(launch: Launch) -> None:

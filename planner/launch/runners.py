@@ -161,8 +161,8 @@ def _held(folder: Path) -> Iterator[int]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            stop = folder / STOP_FILE
-            raise StateError(f"ranks of an earlier start still train in {folder}", remedy=f"wait for them, or make the file {stop} to stop them") from error
+            stop = f"wait for them, or make the file {folder / STOP_FILE} to stop them"
+            raise StateError(f"ranks of an earlier start still train in {folder}", remedy=stop) from error
         yield file.fileno()
 
 

@@ -1,4 +1,7 @@
-"""Training states on disk: weights, optimiser moments and the loop's own numbers, in one safetensors file."""
+"""Training states on disk: trained weights, optimiser moments and the loop's own numbers, in one safetensors file.
+
+Under adapters the frozen weights are not in it: they are the trunk's state, or the open checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ class LoopState:
     """What the loop carries beside weights and moments."""
 
     optimiser_steps: int = 0
-    """Steps since the fresh model, both stages."""
+    """Steps since the optimiser was new: since the fresh model or the open checkpoint, both stages, or since the adapters were."""
     loss_smooth: float | None = None
     """Exponential average of the training loss [nats/token]."""
     loss_smooth_best: float | None = None
@@ -36,7 +39,7 @@ def save_state(path: Path, model: torch.nn.Module, optimiser: torch.optim.Optimi
         StateError: it cannot be written.
     """
     tensors: dict[str, torch.Tensor] = {}
-    for name, parameter in model.named_parameters():
+    for name, parameter in _trained(model):
         tensors[f"model.{name}"] = parameter.detach().contiguous()
         moments = optimiser.state.get(parameter, {})
         for key in ("exp_avg", "exp_avg_sq"):
@@ -71,7 +74,7 @@ def load_state(path: Path, model: torch.nn.Module, optimiser: torch.optim.Optimi
             loop = LoopState(**json.loads(file.metadata()["loop"]))
             names = set(file.keys())
             with torch.no_grad():
-                for name, parameter in model.named_parameters():
+                for name, parameter in _trained(model):
                     parameter.copy_(file.get_tensor(f"model.{name}"))
                     if f"exp_avg.{name}" in names:
                         optimiser.state[parameter] = {
@@ -84,3 +87,35 @@ def load_state(path: Path, model: torch.nn.Module, optimiser: torch.optim.Optimi
     except Exception as error:  # safetensors raises its own kinds for torn files
         raise StateError(f"state {path} cannot be read: {error}", remedy="delete it; the same command then trains it again") from error
     return loop
+
+
+def load_weights(path: Path, model: torch.nn.Module) -> LoopState:
+    """Read the weights of a state into a model, and not its moments; return what its loop carried.
+
+    Raises:
+        StateError: the file is missing, torn or of another shape.
+    """
+    try:
+        with safe_open(path, framework="pt") as file, torch.no_grad():
+            for name, parameter in model.named_parameters():
+                parameter.copy_(file.get_tensor(f"model.{name}"))
+    except Exception as error:
+        raise StateError(f"state {path} cannot be read: {error}", remedy="delete it; the same command then trains it again") from error
+    return read_loop(path)
+
+
+def read_loop(path: Path) -> LoopState:
+    """Read what the loop carried, and no tensor.
+
+    Raises:
+        StateError: the file is missing or torn.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return LoopState(**json.loads(file.metadata()["loop"]))
+    except Exception as error:
+        raise StateError(f"state {path} cannot be read: {error}", remedy="delete it; the same command then trains it again") from error
+
+
+def _trained(model: torch.nn.Module) -> list[tuple[str, torch.nn.Parameter]]:
+    return [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]

@@ -6,6 +6,23 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from planner.corpus import Corpus
+from planner.train.order import IGNORED
+
+
+def domain_loss(
+    model: torch.nn.Module, corpus: Corpus, domain: str, seq_len: int, *, max_tokens: int, device: torch.device
+) -> tuple[float, int]:
+    """Average the loss over a domain's held-out text; of pairs over their responses, each after its own prompt.
+
+    Returns:
+        Mean loss [nats/token], and over how many predictions.
+    """
+    tokens, mask = corpus.tokens(domain, "heldout"), corpus.mask(domain, "heldout")
+    if mask is None:
+        return heldout_loss(model, tokens, seq_len, max_tokens=max_tokens, device=device)
+    return pairs_loss(model, tokens, mask, corpus.offsets(domain, "heldout"), seq_len, max_tokens=max_tokens, device=device)
+
 
 @torch.no_grad()  # type: ignore[untyped-decorator]
 def heldout_loss(
@@ -35,3 +52,45 @@ def heldout_loss(
         total += torch.nn.functional.cross_entropy(logits.reshape(-1, logits.shape[-1]), block[:, 1:].reshape(-1), reduction="sum").item()
     model.train()
     return total / (windows * seq_len), windows * seq_len
+
+
+@torch.no_grad()  # type: ignore[untyped-decorator]
+def pairs_loss(
+    model: torch.nn.Module, tokens: NDArray[np.unsignedinteger], mask: NDArray[np.uint8], offsets: NDArray[np.int64], seq_len: int, *, max_tokens: int,
+    device: torch.device, batch: int = 32,
+) -> tuple[float, int]:  # fmt: skip
+    """Average the loss over the responses of the first pairs, a pair a row; what passes `seq_len` is cut off.
+
+    Args:
+        model: a causal language model.
+        tokens: shape (tokens,).
+        mask: 1 where losses are of the token, shape (tokens,).
+        offsets: borders of the pairs, shape (pairs + 1,).
+        seq_len: of the longest row [tokens].
+        max_tokens: predictions to average over; the pair that reaches it is the last.
+        device: where the model is.
+        batch: rows a forward pass.
+
+    Returns:
+        Mean loss [nats/token], and over how many predictions.
+    """
+    model.eval()
+    total, count = 0.0, 0
+    for first in range(0, len(offsets) - 1, batch):
+        borders = offsets[first : first + batch + 1]
+        ends = np.minimum(borders[1:], borders[:-1] + seq_len + 1)
+        width = int((ends - borders[:-1]).max())
+        block = np.zeros((len(ends), width), dtype=np.int64)
+        targets = np.full((len(ends), width), IGNORED, dtype=np.int64)
+        for row, (start, stop) in enumerate(zip(borders[:-1], ends, strict=True)):
+            block[row, : stop - start] = tokens[start:stop]
+            targets[row, : stop - start] = np.where(mask[start:stop] > 0, block[row, : stop - start], IGNORED)
+        logits = model(input_ids=torch.from_numpy(block[:, :-1]).to(device)).logits.float()
+        wanted = torch.from_numpy(targets[:, 1:]).to(device)
+        total += torch.nn.functional.cross_entropy(logits.reshape(-1, logits.shape[-1]), wanted.reshape(-1), ignore_index=IGNORED, reduction="sum").item()
+        count += int((targets[:, 1:] != IGNORED).sum())
+        if count >= max_tokens:
+            break
+    model.train()
+    assert count > 0, len(offsets)
+    return total / count, count

@@ -1,27 +1,35 @@
-"""A finished run as a checkpoint that `AutoModelForCausalLM.from_pretrained` loads, its tokenizer beside it."""
+"""A finished run as a checkpoint that `AutoModelForCausalLM.from_pretrained` loads, its tokenizer beside it; adapters merged, and by themselves too."""
 
 from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from planner.corpus import Corpus
-from planner.recipe import Recipe
-from planner.shapes import ModelShape
+from planner.train.adapters import merged, save_adapters
 from planner.train.checkpoint import load_state
-from planner.train.model import build_model, build_optimiser
+from planner.train.job import Job
+from planner.train.model import build_optimiser
+from planner.train.start import frozen_model, start_model
+
+TRUNK = "{}-trunk"
+"""Folder beside that of the adapters with the model they stand on, where that is not an open checkpoint."""
 
 
-def export_checkpoint(state: Path, shape: ModelShape, recipe: Recipe, corpus: Corpus, out: Path) -> None:
+def export_checkpoint(job: Job, corpus: Corpus, out: Path, adapters: Path | None = None) -> None:
     """Write a checkpoint folder, whole or not at all.
 
     Args:
-        state: the run's last state.
-        shape: its shape.
-        recipe: its recipe.
-        corpus: for the tokenizer and its special tokens.
+        job: the run's last segment, whose state is on disk.
+        corpus: for the tokenizer.
         out: folder to write.
+        adapters: folder for the adapters alone, where the run trained any; what they stand on goes beside it unless it is an open checkpoint.
 
     Raises:
         StateError: the state cannot be read.
@@ -29,14 +37,38 @@ def export_checkpoint(state: Path, shape: ModelShape, recipe: Recipe, corpus: Co
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # a checkpoint's shards are not what the user waits for
-    model = build_model(shape, recipe, 0, token_ids=corpus.token_ids)
-    load_state(state, model, build_optimiser(model, recipe, 0.0))
+    model = start_model(job, corpus)
+    load_state(job.state_path, model, build_optimiser(model, job.recipe, 0.0))
+    if job.segment.method != "full":
+        if adapters is not None:
+            trunk = TRUNK.format(adapters.name)
+            adapters.parent.mkdir(exist_ok=True)
+            with _whole(adapters) as folder:
+                save_adapters(model, folder, job.base.name if job.base else trunk)
+            if job.base is None:
+                _save(frozen_model(job, corpus), corpus, adapters.with_name(trunk))
+        model = merged(model)
+    if job.base is not None:
+        plain: Any = model
+        plain.config.use_cache = True  # off while it was trained
+    _save(model, corpus, out)
+
+
+def _save(model: torch.nn.Module, corpus: Corpus, out: Path) -> None:
+    saved: Any = model
+    with _whole(out) as folder:
+        saved.save_pretrained(folder)
+        for file in corpus.tokenizer_path.iterdir():
+            shutil.copy2(file, folder / file.name)
+
+
+@contextmanager
+def _whole(out: Path) -> Iterator[Path]:
+    """Give a folder to write that takes its place when it is whole."""
     temporary = out.with_name(f".{out.name}.{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
-        model.save_pretrained(temporary)  # type: ignore[operator]
-        for file in corpus.tokenizer_path.iterdir():
-            shutil.copy2(file, temporary / file.name)
+        yield temporary
         shutil.rmtree(out, ignore_errors=True)
         os.replace(temporary, out)
     finally:

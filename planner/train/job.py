@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from planner.design.spec import Part
-from planner.design.tree import Segment
+from planner.design.cells import Part
+from planner.design.segment import Segment
 from planner.recipe import Recipe
 
 
@@ -41,6 +41,10 @@ class Job:
     """"cpu" or "cuda"."""
     threads: int = 1
     """Threads a worker may use."""
+    base: Path | None = None
+    """Folder of the open checkpoint that the run starts from; None for a fresh model."""
+    frozen_state: Path | None = None
+    """State of the trunk that lies under the adapters; None in full, and for adapters on an open checkpoint."""
 
     @property
     def record_path(self) -> Path:

@@ -16,6 +16,7 @@ from planner.recipe import Recipe
 from planner.shapes import ModelShape
 
 RESIDUAL_WRITERS = ("o_proj.weight", "down_proj.weight")
+UNDECAYED = ("embed_tokens", "lm_head", "lora_")
 
 
 def build_config(shape: ModelShape, seq_len: int, *, token_ids: dict[str, int] | None = None) -> Any:
@@ -86,10 +87,12 @@ def initialise(model: torch.nn.Module, shape: ModelShape, scale: float, seed: in
 
 
 def build_optimiser(model: torch.nn.Module, recipe: Recipe, learning_rate: float) -> torch.optim.AdamW:
-    """Return AdamW with decay on matrices only; the embedding and the norms are not decayed."""
+    """Return AdamW over what is trained, with decay on matrices only; the embedding, the norms and adapters are not decayed."""
     decayed: list[torch.nn.Parameter] = []
     kept: list[torch.nn.Parameter] = []
     for name, parameter in model.named_parameters():
-        (kept if parameter.ndim == 1 or "embed_tokens" in name or "lm_head" in name else decayed).append(parameter)
-    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": kept, "weight_decay": 0.0}]
+        if parameter.requires_grad:
+            (kept if parameter.ndim == 1 or any(part in name for part in UNDECAYED) else decayed).append(parameter)
+    both = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": kept, "weight_decay": 0.0}]
+    groups = [group for group in both if group["params"]]
     return torch.optim.AdamW(groups, lr=learning_rate, betas=(recipe.beta1, recipe.beta2), eps=recipe.epsilon, fused=True)

@@ -19,6 +19,8 @@ SHUFFLED_IN_MEMORY = 1 << 24
 ROUNDS = 6
 """Rounds of the Feistel network; four make a pseudo-random permutation of a pseudo-random function (Luby and Rackoff 1988)."""
 _WORD = (1 << 64) - 1
+IGNORED = -100
+"""A target that no loss is of, as torch's cross entropy knows it."""
 
 
 class Stream:
@@ -27,7 +29,10 @@ class Stream:
     The shift moves the borders of the windows, so that passes over scarce text are not letter for letter the same.
     """
 
-    def __init__(self, tokens: NDArray[np.unsignedinteger], seq_len: int, seed: int, label: str) -> None:
+    def __init__(
+        self, tokens: NDArray[np.unsignedinteger], seq_len: int, seed: int, label: str, *, mask: NDArray[np.uint8] | None = None,
+        offsets: NDArray[np.int64] | None = None,
+    ) -> None:  # fmt: skip
         """Prepare a stream.
 
         Args:
@@ -35,13 +40,16 @@ class Stream:
             seq_len: tokens a window is trained on; a window holds one more, for the targets.
             seed: seed of the order.
             label: name of the stream; streams of the same seed and other labels are independent.
+            mask: 1 where losses are of the token, shape (tokens,); None where they are of all.
+            offsets: borders of the documents, needed with a mask.
         """
         self.windows = (len(tokens) - seq_len) // seq_len  # leaves room for any shift below seq_len
         if self.windows < 1:
             raise DataError(
                 f"{label} text of {len(tokens)} tokens is shorter than two sequences of {seq_len}", remedy="give more text or lower seq_len"
             )
-        self._tokens = tokens
+        self._tokens, self._mask, self._offsets = tokens, mask, offsets
+        assert mask is None or (offsets is not None and len(mask) >= len(tokens)), label
         self._seq_len = seq_len
         digest = hashlib.sha256(f"{seed}:{label}".encode()).digest()
         self._key = int.from_bytes(digest[:8], "little")
@@ -49,14 +57,36 @@ class Stream:
 
     def window(self, index: int) -> NDArray[np.int64]:
         """Return window number `index` of the endless stream, shape (seq_len + 1,)."""
+        start = self._start(index)
+        return self._tokens[start : start + self._seq_len + 1].astype(np.int64)
+
+    def pair(self, index: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return inputs and targets of a window, each of shape (seq_len,); a target is IGNORED where no loss is of it.
+
+        Pairs are packed one after the other. Where a window begins inside one, its prompt is cut off, so that it does not count there; another
+        pass has other borders. One longer than a window counts all the same.
+        """
+        window = self.window(index)
+        targets = window[1:]
+        if self._mask is not None:
+            assert self._offsets is not None
+            start = self._start(index)
+            counts = self._mask[start + 1 : start + 1 + len(targets)].astype(bool)
+            after = int(np.searchsorted(self._offsets, start, side="right"))
+            first, last = int(self._offsets[after - 1]), int(self._offsets[after])
+            if first < start and last - first <= self._seq_len:
+                counts[: last - start - 1] = False
+            targets = np.where(counts, targets, IGNORED)
+        return window[:-1], targets
+
+    def _start(self, index: int) -> int:
         number, position = divmod(index, self.windows)
         if self._pass is None or self._pass[0] != number:
             random = np.random.default_rng([self._key, number])
             shift = int(random.integers(0, self._seq_len))
             self._pass = (number, shift, shuffle(self.windows, random))
         _, shift, place = self._pass
-        start = shift + place(position) * self._seq_len
-        return self._tokens[start : start + self._seq_len + 1].astype(np.int64)
+        return shift + place(position) * self._seq_len
 
 
 class Mix:
@@ -69,14 +99,14 @@ class Mix:
             self._parts.append((stream, min(1.0, share / left) if left > 0 else 1.0))
             left -= share
 
-    def window(self, index: int) -> NDArray[np.int64]:
-        """Return window number `index` of the endless mix, shape (seq_len + 1,)."""
+    def pair(self, index: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return inputs and targets of window number `index` of the endless mix, each of shape (seq_len,)."""
         for stream, share in self._parts[:-1]:
             before = mixed_in(index, share)
             if mixed_in(index + 1, share) > before:
-                return stream.window(before)
+                return stream.pair(before)
             index -= before  # what is left goes to the streams that follow
-        return self._parts[-1][0].window(index)
+        return self._parts[-1][0].pair(index)
 
 
 def shuffle(count: int, random: np.random.Generator, in_memory: int = SHUFFLED_IN_MEMORY) -> Callable[[int], int]:
@@ -145,17 +175,20 @@ class Batches:
         return self.rows(number * self._batch, (number + 1) * self._batch)
 
     def rows(self, first: int, last: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return inputs and targets of the stage's sequences `first` to `last` (excluded), each of shape (sequences, seq_len)."""
-        windows = []
+        """Return inputs and targets of the stage's sequences `first` to `last` (excluded), each of shape (sequences, seq_len).
+
+        A target is IGNORED where no loss is of it: in prompts.
+        """
+        pairs = []
         for sequence in range(first, last):
             before, after = mixed_in(sequence, self._share), mixed_in(sequence + 1, self._share)
             if after > before:
                 assert self._other is not None
-                windows.append(self._other.window(self._other_offset + before))
+                pairs.append(self._other.pair(self._other_offset + before))
             else:
-                windows.append(self._main.window(self._main_offset + sequence - before))
-        block = np.stack(windows)
-        return block[:, :-1], block[:, 1:]
+                pairs.append(self._main.pair(self._main_offset + sequence - before))
+        inputs, targets = zip(*pairs, strict=True)
+        return np.stack(inputs), np.stack(targets)
 
 
 def mixed_in(sequences: int, share: float) -> int:

@@ -6,7 +6,7 @@ from typing import Any
 
 from planner.artifacts import write_artifact
 from planner.corpus import Corpus
-from planner.design.spec import Part
+from planner.design.cells import Part
 from planner.runs import RECORD_VERSION
 from planner.train.job import Job
 from planner.train.order import mixed_in
@@ -40,11 +40,11 @@ def record_body(job: Job, seconds: float | None, losses: dict[str, float], *, st
     if segment.unique_spec:
         parts = job.mixture or (Part(job.domain, 1.0, segment.unique_spec),)
         unique = sum(corpus.subset(part.domain, part.unique_spec).size for part in parts)
-    kind = "mixed" if early and not special else "zero_shot" if not special else "stable" if segment.steps_pt else "scratch"
+    fresh = "mixed" if early and not special else "zero_shot" if not special else "stable" if segment.steps_pt else "scratch"
     row = {
         "run_id": segment.segment_id,
-        "trunk_id": segment.segment_id.split("-pt")[0] if segment.steps_pt or not special else segment.segment_id.split("-sp")[0],
-        "branch_kind": kind,
+        "trunk_id": segment.segment_id.split("-pt" if segment.steps_pt or segment.base or not special else "-sp")[0],
+        "branch_kind": "annealed" if segment.base else fresh,
         "family": segment.shape.family,
         "seed": segment.seed,
         "params_non_embedding": segment.shape.params_non_embedding,
@@ -72,6 +72,9 @@ def record_body(job: Job, seconds: float | None, losses: dict[str, float], *, st
         "recipe": recipe.fingerprint,
         "corpus": job.labels["corpus"],
         "sweep": job.labels["sweep"],
+        "method": segment.method,
+        "base": job.labels.get("base", ""),
+        "base_tokens": job.labels.get("base_tokens"),
     }
     by_domain = {part.domain: losses[f"loss_{part.domain}"] for part in job.mixture if losses}
     mix = {"loss_by_domain": by_domain} if by_domain else {}

@@ -6,18 +6,20 @@ import math
 import time
 from collections.abc import Callable
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from planner.artifacts import write_artifact
 from planner.corpus import Corpus
 from planner.design.tree import Segment
 from planner.errors import InputError
 from planner.recipe import Recipe
-from planner.train.checkpoint import LoopState, load_state, save_state
-from planner.train.evaluate import heldout_loss
+from planner.train.checkpoint import LoopState, load_state, read_loop, save_state
+from planner.train.evaluate import domain_loss
 from planner.train.job import Job, Result
 from planner.train.model import build_optimiser
-from planner.train.order import Batches, Mix, Stream, mixed_in
+from planner.train.order import IGNORED, Batches, Mix, Stream, mixed_in
 from planner.train.record import write_record
 from planner.train.start import start_model
 
@@ -37,8 +39,9 @@ def rate_at(segment: Segment, recipe: Recipe, step: int) -> float:
     Linear warm-up, constant, then 1−sqrt to zero (arXiv 2405.18392).
     """
     rate = segment.learning_rate
-    if segment.warmup and step < recipe.warmup_steps:
-        rate *= (step + 1) / recipe.warmup_steps
+    warmup = recipe.rewarm_steps if segment.rewarms else recipe.warmup_steps
+    if segment.warmup and step < warmup:
+        rate *= (step + 1) / warmup
     if segment.cooldown_from is not None and step >= segment.cooldown_from:
         assert segment.cooldown_to is not None
         rate *= 1 - math.sqrt((step - segment.cooldown_from) / (segment.cooldown_to - segment.cooldown_from))
@@ -49,13 +52,12 @@ def open_batches(job: Job, corpus: Corpus) -> Batches:
     """Open the batches of the job's stage."""
     segment, recipe = job.segment, job.recipe
     batch, early = recipe.batch_sequences, segment.early_fraction
-    general = Stream(corpus.tokens(corpus.general, "train"), recipe.seq_len, segment.seed, corpus.general)
+    general = _stream(job, corpus, corpus.general, corpus.tokens(corpus.general, "train"))
     special: Stream | Mix | None = None
     if job.mixture:
-        parts = [(corpus.subset(part.domain, part.unique_spec), part) for part in job.mixture]
-        special = Mix([(Stream(tokens, recipe.seq_len, segment.seed, part.domain), part.share) for tokens, part in parts])
+        special = Mix([(_stream(job, corpus, part.domain, corpus.subset(part.domain, part.unique_spec)), part.share) for part in job.mixture])
     elif segment.unique_spec is not None:
-        special = Stream(corpus.subset(job.domain, segment.unique_spec), recipe.seq_len, segment.seed, job.domain)
+        special = _stream(job, corpus, job.domain, corpus.subset(job.domain, segment.unique_spec))
     if segment.stage == "general":
         return Batches(general, batch, other=special if early else None, other_share=early)
     assert special is not None
@@ -64,6 +66,12 @@ def open_batches(job: Job, corpus: Corpus) -> Batches:
         special, batch, other=general if segment.replay_fraction else None, other_share=segment.replay_fraction,
         main_offset=mixed_in(trunk, early), other_offset=trunk - mixed_in(trunk, early),
     )  # fmt: skip
+
+
+def _stream(job: Job, corpus: Corpus, domain: str, tokens: NDArray[np.unsignedinteger]) -> Stream:
+    mask = corpus.mask(domain, "train")
+    offsets = None if mask is None else corpus.offsets(domain, "train")
+    return Stream(tokens, job.recipe.seq_len, job.segment.seed, domain, mask=mask, offsets=offsets)
 
 
 def run_segment(job: Job, *, report: Callable[[int], None] | None = None) -> Result:
@@ -88,7 +96,10 @@ def run_segment(job: Job, *, report: Callable[[int], None] | None = None) -> Res
     model = start_model(job, corpus).to(device)
     optimiser = build_optimiser(model, recipe, segment.learning_rate)
     loop = LoopState()
-    if segment.parent_id is not None:
+    if segment.starts_adapters:
+        if job.frozen_state is not None:
+            loop.seconds = read_loop(job.frozen_state).seconds
+    elif segment.parent_id is not None:
         assert job.parent_state is not None
         loop = load_state(job.parent_state, model, optimiser)
     if segment.first_step == 0:
@@ -121,7 +132,7 @@ def _train(
     report: Callable[[int], None] | None,
 ) -> None:
     segment, recipe = job.segment, job.recipe
-    parameters = list(model.parameters())
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     model.train()
     for step in range(segment.first_step, segment.last_step):
         for group in optimiser.param_groups:
@@ -129,7 +140,7 @@ def _train(
         inputs, targets = (torch.from_numpy(part).to(device, non_blocking=True) for part in batches.step(step))
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
             logits = model(input_ids=inputs).logits
-        loss = torch.nn.functional.cross_entropy(logits.reshape(-1, logits.shape[-1]).float(), targets.reshape(-1))
+        loss = _mean_loss(logits, targets)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, recipe.clip_norm, foreach=True)
         optimiser.step()
@@ -138,6 +149,15 @@ def _train(
         _watch(loss.item(), loop, recipe, segment, step)
         if report is not None and (step + 1 - segment.first_step) % REPORT_EVERY == 0:
             report(step + 1 - segment.first_step)
+
+
+def _mean_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Average over the targets that count; a batch without any, of prompts alone, has a loss of zero and no gradient."""
+    count = (targets != IGNORED).sum()
+    flat = logits.reshape(-1, logits.shape[-1]).float(), targets.reshape(-1)
+    if count == targets.numel():
+        return torch.nn.functional.cross_entropy(*flat)
+    return torch.nn.functional.cross_entropy(*flat, ignore_index=IGNORED, reduction="sum") / count.clamp(min=1)
 
 
 def _watch(loss: float, loop: LoopState, recipe: Recipe, segment: Segment, step: int) -> None:
@@ -162,8 +182,7 @@ def evaluate(job: Job, corpus: Corpus, model: torch.nn.Module, device: torch.dev
     domains = {"spec": job.domain, "general": corpus.general, **{part.domain: part.domain for part in job.mixture}}
     found: dict[str, float] = {}
     for key, domain in domains.items():
-        heldout = corpus.tokens(domain, "heldout")
-        loss, _ = heldout_loss(model, heldout, job.recipe.seq_len, max_tokens=job.eval_tokens, device=device)
+        loss, _ = domain_loss(model, corpus, domain, job.recipe.seq_len, max_tokens=job.eval_tokens, device=device)
         if not math.isfinite(loss):
             raise Diverged(f"the held-out loss on {domain} is {loss}")
         found[f"loss_{key}"] = loss

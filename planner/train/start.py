@@ -1,14 +1,74 @@
-"""What a segment trains before its parent's state is read into it."""
+"""What a segment trains before its parent's state is read into it: a fresh model or an open checkpoint, under adapters where they are its method."""
 
 from __future__ import annotations
+
+import warnings
+from pathlib import Path
 
 import torch
 
 from planner.corpus import Corpus
+from planner.errors import InputError
+from planner.shapes import ModelShape
+from planner.train.adapters import adapted
+from planner.train.checkpoint import load_weights
 from planner.train.job import Job
 from planner.train.model import build_model
 
 
 def start_model(job: Job, corpus: Corpus) -> torch.nn.Module:
-    """Return the model of a segment, in fp32 on the CPU, as it is when its run begins."""
-    return build_model(job.segment.shape, job.recipe, job.segment.seed, token_ids=corpus.token_ids)
+    """Return the model of a segment, in fp32 on the CPU, as it is when its run begins.
+
+    What is not to be trained has `requires_grad` off; under adapters that is all but them, and the trunk's weights are read already.
+
+    Raises:
+        InputError: the open checkpoint cannot be used.
+        StateError: the trunk's state cannot be read.
+    """
+    segment = job.segment
+    model = frozen_model(job, corpus)
+    return model if segment.method == "full" else adapted(model, job.recipe, segment.method, segment.seed)
+
+
+def frozen_model(job: Job, corpus: Corpus) -> torch.nn.Module:
+    """Return the model that lies under the adapters, and in full what `start_model` returns."""
+    segment = job.segment
+    if job.base is None:
+        model = build_model(segment.shape, job.recipe, segment.seed, token_ids=corpus.token_ids)
+    else:
+        model = open_checkpoint(job.base, segment.shape)
+    if job.frozen_state is not None:
+        load_weights(job.frozen_state, model)
+    return model
+
+
+def open_checkpoint(folder: Path, shape: ModelShape | None = None) -> torch.nn.Module:
+    """Load a checkpoint that `AutoModelForCausalLM` loads, in fp32 on the CPU; from safetensors only, and without code of its own.
+
+    Args:
+        folder: of the checkpoint.
+        shape: the shape that its FLOPs were counted with; its parameters must add up to that of the model.
+
+    Raises:
+        InputError: it cannot be loaded, or has other parameters than its shape.
+    """
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # transformers warns of its own deprecations while it loads
+            model: torch.nn.Module = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, local_files_only=True, attn_implementation="sdpa"
+            )
+    except Exception as error:  # the library raises many kinds
+        first = next(iter(str(error).splitlines()), type(error).__name__)
+        raise InputError(f"checkpoint {folder} cannot be loaded: {first}", remedy="give a folder as save_pretrained writes it, in safetensors") from error
+    model.config.use_cache = False  # training and held-out losses need no cache of keys
+    counted = sum(parameter.numel() for parameter in model.parameters())
+    if shape is not None and counted != shape.params_total:
+        raise InputError(
+            f"checkpoint {folder} has {counted} parameters and its config.json makes {shape.params_total}", remedy="give a plain checkpoint of its family"
+        )
+    return model

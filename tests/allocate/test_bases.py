@@ -9,10 +9,10 @@ import pytest
 
 from planner.allocate.base import Base
 from planner.allocate.bases import allocate_bases
-from planner.allocate.method import Method
 from planner.allocate.request import Request
 from planner.errors import DataError, InputError
 from planner.fit.fitted import FittedLaw
+from planner.method import Method
 from tests.conftest import true_log_loss
 
 LLAMA_2_7B = {

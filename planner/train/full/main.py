@@ -14,6 +14,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
@@ -123,7 +124,7 @@ def train(folder: Path, stop: Stopper, *, slurm: bool = False) -> bool:
     if ranks.first:
         state = state_path(folder, job.segment.segment_id)
         save_tensors(state, weights, LoopState(optimiser_steps=steps, seconds=seconds))
-        export_checkpoint(state, job.segment.shape, job.recipe, corpus, folder / "checkpoint")
+        export_checkpoint(replace(job, state_path=state), corpus, folder / "checkpoint")
         state.unlink()
         write_record(job, seconds, losses, status="ok", reason=None)
     return True

@@ -13,6 +13,8 @@ from planner.flops import flops_per_token
 from planner.shapes import ModelShape
 
 METHODS = ("full", "lora", "qlora")
+TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+"""Matrices of a layer that adapters can sit on, as transformers names them."""
 TRAINED_BYTES = 16.0
 """Of a trained parameter: bfloat16 weight and gradient, float32 master copy and two moments of Adam (arXiv 1910.02054)."""
 HALF_BYTES = 2.0
@@ -32,21 +34,25 @@ class Method:
     name: str = "full"
     """"full", "lora" (arXiv 2106.09685) or "qlora" (arXiv 2305.14314)."""
     rank: int = 16
-    """Of the adapters, which sit on every matrix of attention and feed-forward layers."""
+    """Of the adapters."""
+    targets: tuple[str, ...] = TARGETS
+    """Matrices of each layer that they sit on."""
 
     def __post_init__(self) -> None:
         if self.name not in METHODS:
             raise InputError(f"method {self.name!r} is not known", remedy=f"choose one of {', '.join(METHODS)}")
         if self.rank < 1:
             raise InputError(f"a rank of {self.rank} adapts nothing", remedy="give a whole number from 1, such as 16")
+        if not self.targets or not set(self.targets) <= set(TARGETS) or len(set(self.targets)) < len(self.targets):
+            raise InputError(f"targets {', '.join(map(str, self.targets)) or 'none'} of adapters", remedy=f"choose among {', '.join(TARGETS)}, each once")
 
     def trained(self, shape: ModelShape) -> int:
         """Count the parameters that are trained."""
         if self.name == "full":
             return shape.params_total
-        query, key = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-        attention = 2 * (shape.hidden + query) + 2 * (shape.hidden + key)
-        return self.rank * shape.layers * (attention + 3 * (shape.hidden + shape.intermediate))
+        query, key, hidden = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim, shape.hidden
+        ends = {"q_proj": query, "k_proj": key, "v_proj": key, "o_proj": query}
+        return self.rank * shape.layers * sum(hidden + ends.get(target, shape.intermediate) for target in self.targets)
 
     def flops_per_token(self, shape: ModelShape, seq_len: int) -> float:
         """Count the training FLOPs of one token in a sequence of `seq_len` tokens."""

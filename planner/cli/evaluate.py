@@ -1,0 +1,94 @@
+"""`plan evaluate`: a checkpoint beside its base, by perplexity and by tasks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from planner.cli.console import give, say, table
+from planner.errors import InputError
+
+if TYPE_CHECKING:
+    from planner.evaluation import Evaluated
+
+HELP = (
+    "Evaluate a checkpoint, and its base beside it: perplexity on held-out text, and tasks of lm-evaluation-harness.\n\n"
+    "Example: plan evaluate launches/first --corpus mine/corpus --base path/to/base\n\n"
+    "Example: plan evaluate path/to/checkpoint --corpus mine/corpus --tasks-folder mine/tasks --tasks diseases,sciq --table accuracy.csv"
+)
+
+
+def evaluate(
+    checkpoint: Annotated[Path, typer.Argument(help="Folder of a checkpoint in safetensors, or of a launched run.")],
+    corpus: Annotated[Path | None, typer.Option(help="Corpus with the held-out text, built with the checkpoint's tokenizer.")] = None,
+    domain: Annotated[str | None, typer.Option(help="Specialist domain, where the corpus has several.")] = None,
+    base: Annotated[Path | None, typer.Option(help="Checkpoint to compare with, of the same tokenizer.")] = None,
+    tasks: Annotated[str | None, typer.Option(help="Tasks by name, or task files in YAML, joined by commas; all of --tasks-folder by default.")] = None,
+    tasks_folder: Annotated[Path | None, typer.Option(help="Folder with task files and their data; needs no network.")] = None,
+    few_shot: Annotated[int | None, typer.Option(min=0, help="Examples before each question; the task's own number by default.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Questions of each task, at most.")] = None,
+    seq_len: Annotated[int | None, typer.Option(min=8, help="Window of held-out text in tokens; 1024, or what the checkpoint allows.")] = None,
+    eval_tokens: Annotated[int, typer.Option(min=1, help="Held-out tokens a domain, at most.")] = 65536,
+    to_table: Annotated[Path | None, typer.Option("--table", help="CSV of loss and accuracy to add the models to, for plan allocate --accuracy.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where to write; evaluation.json in the folder named by default.")] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    as_json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False,
+) -> None:
+    """Evaluate a checkpoint."""
+    from planner.artifacts import read_json
+    from planner.cli.needs import require_torch
+    from planner.corpus import Corpus
+    from planner.evaluation import add_to_table, checkpoint_in, save
+    from planner.evaluation import evaluate as measure
+
+    require_torch()
+    wanted = _tasks(tasks, tasks_folder)
+    if corpus is None and not wanted:
+        raise InputError("there is nothing to evaluate on", remedy="give --corpus, --tasks or both")
+    text = Corpus.open(corpus) if corpus is not None else None
+    options: dict[str, Any] = {"seq_len": seq_len, "max_tokens": eval_tokens, "few_shot": few_shot, "limit": limit, "device": device}
+    mine = measure(checkpoint_in(checkpoint), text, domain, wanted, **options)
+    other = measure(checkpoint_in(base), text, domain, wanted, **options) if base is not None else None
+    place = out or checkpoint / "evaluation.json"
+    save(place, mine, other, text, checkpoint if (checkpoint / "launch.json").is_file() else None)
+    if as_json:
+        give(read_json(place))
+    else:
+        show(mine, other)
+    say(f"written: {place}")
+    if to_table is not None:
+        assert base is None or other is not None
+        named = {checkpoint.resolve().name: mine} | ({base.resolve().name: other} if base is not None and other is not None else {})
+        say(f"written: {to_table}, {add_to_table(to_table, named)} rows")
+
+
+def show(mine: Evaluated, base: Evaluated | None) -> None:
+    """Print a checkpoint beside its base."""
+    rows = []
+    for key in sorted(mine.losses, key=lambda name: (name.endswith("general"), name.split("_")[0] != "perplexity", name)):
+        what, _, which = key.partition("_")
+        unit = {"loss": "nats/token", "bpb": "bits/byte", "perplexity": "perplexity"}[what]
+        old = base.losses[key] if base else None
+        change = "" if old is None else f"{100 * (mine.losses[key] / old - 1):+.1f} %"
+        rows.append([f"{'specialist' if which == 'spec' else 'general'} {unit}", "" if old is None else f"{old:.4g}", f"{mine.losses[key]:.4g}", change])
+    for task, (metric, value) in mine.accuracies.items():
+        before = base.tasks.get(task, {}).get(metric) if base else None
+        error = mine.tasks[task].get(f"{metric}_stderr")
+        shown = f"{value:.3f}" + (f" ± {error:.3f}" if error else "")
+        rows.append([f"{task} ({metric})", "" if before is None else f"{before:.3f}", shown, "" if before is None else f"{value - before:+.3f}"])
+    table(f"Checkpoint {mine.folder}", ["", "base", "checkpoint", "change"], rows)
+
+
+def _tasks(names: str | None, folder: Path | None) -> list[str | dict[str, Any]]:
+    if names is None and folder is None:
+        return []
+    from planner.train.harness import read_task, task_files
+
+    files = task_files(folder) if folder is not None else {}
+    found: list[str | dict[str, Any]] = []
+    for name in names.split(",") if names else files:
+        path = files.get(name) or (Path(name) if name.endswith((".yaml", ".yml")) else None)
+        found.append(name if path is None else read_task(path))
+    return found

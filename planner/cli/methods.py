@@ -1,0 +1,102 @@
+"""`plan methods`: two ways to train the specialist stage, side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from planner.cli.console import give, say, table
+from planner.errors import InputError
+from planner.units import format_count, parse_count
+
+if TYPE_CHECKING:
+    from planner.allocate.crossing import Crossing
+
+HELP = (
+    "Set the laws of two methods side by side, full-parameter and LoRA for instance, and say where they cross.\n\n"
+    "Example: plan methods sweeps/computing/lora/law.json sweeps/computing/lora/law_lora.json --general-tokens 800k --spec-tokens 50k,200k"
+)
+ROWS = 6
+
+
+def methods(
+    law: Annotated[Path, typer.Argument(help="Law of the first method, as plan fit wrote it.")],
+    other: Annotated[Path, typer.Argument(help="Law of the second, fitted to the same table with plan fit --method.")],
+    params: Annotated[str | None, typer.Option(help="Sizes, such as 20k,80k; smallest, middle and largest of the runs by default.")] = None,
+    general_tokens: Annotated[str | None, typer.Option(help="General tokens before; the most that the runs have by default.")] = None,
+    spec_tokens: Annotated[str | None, typer.Option(help="Distinct specialist text, such as 50k,200k; the runs' least and most by default.")] = None,
+    equal_flops: Annotated[bool, typer.Option("--equal-flops", help="Give the second method the tokens that cost the same, not the same tokens.")] = False,
+    figure: Annotated[Path | None, typer.Option(help="PNG file to draw, the laws' runs in it.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False,
+) -> None:
+    """Compare two methods."""
+    from planner.allocate.crossing import crossing
+    from planner.fit.fitted import FittedLaw
+    from planner.ladder import shape_for
+
+    laws = FittedLaw.load(law), FittedLaw.load(other)
+    low, high = laws[0].support.low, laws[0].support.high
+    source = laws[0].source
+    if not source.get("recipe") or not source.get("vocab_size"):
+        raise InputError(f"the law {law} knows no recipe", remedy="fit it to the runs.csv of a sweep")
+    middle = (low["params"] * high["params"]) ** 0.5
+    sizes = [parse_count(item) for item in params.split(",")] if params else [low["params"], middle, high["params"]]
+    before = parse_count(general_tokens) if general_tokens else high["tokens_pt"]
+    texts = [parse_count(item) for item in spec_tokens.split(",")] if spec_tokens else sorted({low["unique_spec"], high["unique_spec"]})
+    found = []
+    for size in sizes:
+        shape = shape_for(size, family=source["recipe"]["family"], vocab=source["vocab_size"])
+        for unique in texts:
+            least, most = (max(one.support.low["tokens_spec"] for one in laws), min(one.support.high["tokens_spec"] for one in laws))
+            most = min(most, unique * high["epochs_spec"])
+            found.append(crossing(*laws, shape, tokens_pt=before, unique_spec=unique, least=least, most=most, equal_flops=equal_flops))
+    if as_json:
+        give([_plain(item) for item in found])
+    else:
+        show(found)
+    if figure is not None:
+        _draw(figure, found, (law, other))
+        say(f"written: {figure}")
+
+
+def show(found: list[Crossing]) -> None:
+    """Print where the laws cross."""
+    first, second = found[0].names
+    rows = []
+    for item in found:
+        change = 100 * (item.loss[1][0] / item.loss[0][0] - 1)
+        where = "no" if item.crossing is None else format_count(item.crossing)
+        interval = "" if item.low is None or item.high is None else f"{format_count(item.low)} to {format_count(item.high)}"
+        rows.append([
+            format_count(item.params_non_embedding), format_count(item.unique_spec), f"{format_count(item.tokens[0])} to {format_count(item.tokens[-1])}",
+            f"{change[0]:+.1f} to {change[-1]:+.1f} %", where, interval, f"{item.crossed:.0%}", f"{item.better[0]:.0%} to {item.better[-1]:.0%}",
+        ])  # fmt: skip
+    change_of, better = f"{second} against {first}", f"{second} better"
+    columns = ["parameters", "distinct text", "specialist tokens", change_of, "cross at", "90 %", "resamples that cross", better]
+    basis = "at equal FLOPs" if found[0].equal_flops else "at equal tokens"
+    table(f"{first} and {second} {basis}, after {format_count(found[0].tokens_pt)} general tokens", columns, rows)
+
+
+def _plain(item: Crossing) -> dict[str, object]:
+    from dataclasses import asdict
+
+    return asdict(item)
+
+
+def _draw(path: Path, found: list[Crossing], laws: tuple[Path, Path]) -> None:
+    from planner.fit.data import fit_data
+    from planner.report.methods import methods as draw
+    from planner.report.style import save
+    from planner.runs import read_runs
+
+    frames = [read_runs(law.with_name("runs.csv")) for law in laws]
+    data = [fit_data(frame, method=name) for frame, name in zip(frames, found[0].names, strict=True)]
+    chosen = found[:ROWS]
+
+    def panels(axes: object) -> None:
+        for axis, item in zip(axes, chosen, strict=True):  # type: ignore[call-overload]
+            draw(axis, item, data)
+
+    save(path, panels, panels=len(chosen), width=4.4, height=3.6)

@@ -1,0 +1,88 @@
+"""One endpoint of a sweep, parts of a mixture of text, and axes to be crossed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import product
+
+
+@dataclass(frozen=True, order=True)
+class Cell:
+    """One endpoint to train."""
+
+    size: float
+    """Requested non-embedding parameters; those of the base where there is one."""
+    seed: int
+    """Seed of initialisation and data order."""
+    tokens_pt: float
+    """General tokens requested."""
+    tokens_spec: float
+    """Specialist tokens of the specialist stage requested, repeats included."""
+    unique_spec: float | None
+    """Cap on distinct specialist tokens; infinity for all there are, None where no stage has any."""
+    replay_fraction: float = 0.0
+    """Share of general tokens inside the specialist stage."""
+    early_fraction: float = 0.0
+    """Share of specialist tokens inside the general stage; `tokens_pt` counts the general ones only."""
+    method: str = "full"
+    """How the specialist stage is trained, a name of `method.METHODS`; the general stage is always trained in full."""
+
+    @property
+    def tokens_trunk(self) -> float:
+        """Tokens of the general stage, the specialist ones inside it included."""
+        return self.tokens_pt / (1 - self.early_fraction)
+
+    @property
+    def tokens_early(self) -> float:
+        """Specialist tokens inside the general stage."""
+        return self.tokens_trunk * self.early_fraction
+
+    @property
+    def tokens_stage(self) -> float:
+        """Tokens of the specialist stage, replayed ones included."""
+        return self.tokens_spec / (1 - self.replay_fraction)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One domain's text in a mix of several."""
+
+    domain: str
+    """Name of the domain in the corpus."""
+    share: float
+    """Of the mix's specialist tokens; the parts add up to 1."""
+    unique_spec: float
+    """Cap on its distinct tokens."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Axes to be crossed."""
+
+    sizes: tuple[float, ...]
+    tokens_pt: tuple[float, ...]
+    tokens_spec: tuple[float, ...]
+    unique_spec: tuple[float, ...]
+    seeds: tuple[int, ...] = (0,)
+    replay_fractions: tuple[float, ...] = (0.0,)
+    early_fractions: tuple[float, ...] = (0.0,)
+    methods: tuple[str, ...] = ("full",)
+
+    def cells(self) -> list[Cell]:
+        """Cross the axes; of the caps that the tokens do not fill, keep the smallest, since the rest train the same run."""
+        found = []
+        for size, seed, tokens_pt, tokens_spec in product(self.sizes, self.seeds, self.tokens_pt, self.tokens_spec):
+            for early in self.early_fractions if tokens_pt > 0 else (0.0,):
+                plain = Cell(size, seed, tokens_pt, tokens_spec, None, early_fraction=early)
+                seen = tokens_spec + plain.tokens_early
+                if seen == 0:
+                    found += [plain] if tokens_pt > 0 else []
+                    continue
+                enough = [cap for cap in sorted(self.unique_spec) if cap >= seen]
+                for cap in [cap for cap in self.unique_spec if cap < seen] + enough[:1]:
+                    if tokens_spec == 0:
+                        found.append(replace(plain, unique_spec=cap))
+                        continue
+                    for replay, method in product(self.replay_fractions, self.methods):
+                        found.append(replace(plain, unique_spec=cap, replay_fraction=replay, method=method))
+        return found

@@ -1,0 +1,173 @@
+"""What a checkpoint can do, beside its base: held-out losses as perplexity and bits a byte, and tasks; as a file, in a launched run's record, in a table.
+
+The table has a row a model and task, with the columns that `plan allocate --accuracy` reads.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from planner.artifacts import read_artifact, write_artifact, write_text
+from planner.corpus import Corpus
+from planner.errors import InputError
+from planner.pretrained import Pretrained
+from planner.runs import RECORD_VERSION
+
+KIND = "evaluation"
+VERSION = 1
+SEQ_LEN = 1024
+"""Tokens of a window of held-out text, where the checkpoint allows so many and nothing else is said."""
+ACCURACIES = ("acc_norm", "acc", "exact_match")
+"""Metrics that count as accuracy, the first that a task has."""
+TABLE = ("model", "task", "metric", "loss", "accuracy")
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """One checkpoint."""
+
+    folder: Path
+    losses: dict[str, float]
+    """loss, perplexity and bpb, each with _spec and _general; empty without a corpus."""
+    tasks: dict[str, dict[str, float]]
+    """Metrics by task."""
+
+    @property
+    def accuracies(self) -> dict[str, tuple[str, float]]:
+        """Map tasks to the metric that counts as accuracy, and its value."""
+        found = {}
+        for task, values in self.tasks.items():
+            metric = next((name for name in ACCURACIES if name in values), None)
+            if metric is not None:
+                found[task] = metric, values[metric]
+        return found
+
+
+def checkpoint_in(folder: Path) -> Path:
+    """Return the checkpoint that a folder means: itself, or that of a launch.
+
+    Raises:
+        InputError: neither.
+    """
+    for place in (folder, folder / "checkpoint"):
+        if (place / "config.json").is_file():
+            return place
+    raise InputError(f"{folder} holds no checkpoint", remedy="name a folder with config.json and safetensors, or one of plan launch that has ended")
+
+
+def evaluate(
+    checkpoint: Path, corpus: Corpus | None, domain: str | None, tasks: Sequence[str | dict[str, Any]], *, seq_len: int | None = None,
+    max_tokens: int = 65536, few_shot: int | None = None, limit: int | None = None, device: str = "cpu",
+) -> Evaluated:  # fmt: skip
+    """Evaluate one checkpoint.
+
+    Args:
+        checkpoint: its folder.
+        corpus: for the held-out text, built with the checkpoint's tokenizer; None for tasks alone.
+        domain: specialist domain.
+        tasks: see `harness.run_tasks`.
+        seq_len: window [tokens].
+        max_tokens: held-out tokens a domain, at most.
+        few_shot: see `harness.run_tasks`.
+        limit: see `harness.run_tasks`.
+        device: "cpu" or "cuda".
+
+    Raises:
+        InputError: a checkpoint that cannot be used, or a corpus of another tokenizer.
+    """
+    losses: dict[str, float] = {}
+    if corpus is not None:
+        from planner.train.perplexity import heldout_losses
+
+        opened = Pretrained.open(checkpoint)
+        window = seq_len or min(SEQ_LEN, opened.context)
+        opened.check_corpus(corpus.tokenizer_path, corpus.vocab_size, window)
+        found = heldout_losses(checkpoint, corpus, corpus.specialist(domain), window, max_tokens=max_tokens, device=device)
+        losses = {f"perplexity_{key.removeprefix('loss_')}": math.exp(value) for key, value in found.items() if key.startswith("loss_")} | found
+    results: dict[str, dict[str, float]] = {}
+    if tasks:
+        from planner.train.harness import run_tasks
+
+        results = run_tasks(checkpoint, tasks, few_shot=few_shot, limit=limit, device=device)
+    return Evaluated(checkpoint, losses, results)
+
+
+def against(mine: Evaluated, base: Evaluated) -> dict[str, float]:
+    """Return the change from a base: of perplexities and bits a byte in per cent, of tasks' metrics as a difference."""
+    change = {
+        f"{key}_percent": 100 * (value / base.losses[key] - 1)
+        for key, value in mine.losses.items()
+        if key.split("_")[0] in ("perplexity", "bpb") and key in base.losses
+    }
+    for task, (metric, value) in mine.accuracies.items():
+        if metric in base.tasks.get(task, {}):
+            change[f"{task}_{metric}"] = value - base.tasks[task][metric]
+    return change
+
+
+def save(out: Path, mine: Evaluated, base: Evaluated | None, corpus: Corpus | None, launch: Path | None) -> None:
+    """Write evaluation.json, and the same into the record of a launched run.
+
+    Raises:
+        InputError: the launch has no record.
+    """
+    body: dict[str, Any] = {
+        "checkpoint": mine.folder.name, "corpus": None if corpus is None else corpus.fingerprint, "losses": mine.losses, "tasks": mine.tasks,
+        "base": None if base is None else {"name": base.folder.name, "losses": base.losses, "tasks": base.tasks},
+        "change": None if base is None else against(mine, base),
+    }  # fmt: skip
+    write_artifact(out, KIND, VERSION, body)
+    if launch is not None:
+        _into_record(launch, body)
+
+
+def _into_record(launch: Path, body: Mapping[str, Any]) -> None:
+    from planner.launch.launch import KIND as LAUNCH
+    from planner.launch.launch import VERSION as LAUNCH_VERSION
+    from planner.train.job import record_path
+
+    path = record_path(launch, read_artifact(launch / "launch.json", LAUNCH, LAUNCH_VERSION)["run_id"])
+    record = read_artifact(path, "run", RECORD_VERSION)
+    inputs = record.pop("inputs")
+    for key in ("kind", "schema_version", "created"):
+        record.pop(key)
+    write_artifact(path, "run", RECORD_VERSION, {**record, "evaluation": dict(body)}, inputs)
+
+
+def add_to_table(path: Path, evaluated: Mapping[str, Evaluated]) -> int:
+    """Add models to a table of loss and accuracy for `plan allocate --accuracy`; a row of the same model and task is replaced.
+
+    Args:
+        path: CSV file, new or with these columns.
+        evaluated: by the name of the model.
+
+    Returns:
+        Rows in the table.
+
+    Raises:
+        InputError: no loss or no accuracy to write, or a file with other columns.
+    """
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    if path.is_file():
+        with path.open(encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file)
+            if set(TABLE) - set(reader.fieldnames or ()):
+                raise InputError(f"{path} has not the columns {', '.join(TABLE)}", remedy="name a new file with --table")
+            rows = {(row["model"], row["task"]): row for row in reader}
+    for name, one in evaluated.items():
+        if not one.losses or not one.accuracies:
+            raise InputError(f"{name} has no {'held-out loss' if not one.losses else 'accuracy'} to write into {path}", remedy="give --corpus and --tasks")
+        for task, (metric, value) in one.accuracies.items():
+            rows[name, task] = {"model": name, "task": task, "metric": metric, "loss": one.losses["loss_spec"], "accuracy": value}
+    text = io.StringIO()
+    writer = csv.DictWriter(text, TABLE, lineterminator="\n", extrasaction="ignore")
+    writer.writeheader()
+    writer.writerows(rows.values())
+    write_text(path, text.getvalue())
+    return len(rows)

@@ -1,0 +1,46 @@
+"""Endpoints of a sweep as checkpoints, and adapters by themselves, for sweeps that were run with their last states kept."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+from planner.artifacts import read_artifact
+from planner.errors import PlannerWarning
+from planner.runs import RECORD_VERSION
+from planner.sweep import Sweep
+from planner.train.job import record_path
+
+
+def export_endpoints(sweep: Sweep) -> list[Path]:
+    """Write a checkpoint for each endpoint of a sweep that has ended and has none yet; what is no longer needed of the states goes.
+
+    Returns:
+        The checkpoints' folders, also those that were there.
+
+    Raises:
+        StateError: a state cannot be read.
+    """
+    from planner.train.export import export_checkpoint
+
+    found, lacking, used = [], 0, set()
+    for tip in sweep.tree.tips:
+        out, job = sweep.folder / "checkpoints" / tip.segment_id, sweep.job(tip)
+        record = record_path(sweep.folder, tip.segment_id)
+        if not out.exists() and record.exists() and read_artifact(record, "run", RECORD_VERSION)["row"]["status"] == "ok":
+            if not job.state_path.exists():
+                lacking += 1
+                continue
+            out.parent.mkdir(exist_ok=True)
+            export_checkpoint(job, sweep.corpus, out, out.parent.with_name("adapters") / tip.segment_id)
+            job.state_path.unlink()
+            used.add(job.frozen_state)
+        if out.exists():
+            found.append(out)
+    waiting = {sweep.job(tip).frozen_state for tip in sweep.tree.tips if sweep.job(tip).state_path.exists()}
+    for state in used - waiting - {None}:
+        if state is not None and state.is_relative_to(sweep.folder):
+            state.unlink(missing_ok=True)
+    if lacking:
+        warnings.warn(f"{lacking} endpoints were trained without --checkpoints and left no state: they have none", PlannerWarning, stacklevel=2)
+    return found

@@ -1,0 +1,89 @@
+"""What a launched run starts from: the plan of an allocation, and the open checkpoint where there is one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from planner.allocate.allocation import Allocation, Plan
+from planner.allocate.base_answer import KIND as BASES
+from planner.allocate.base_answer import VERSION as BASES_VERSION
+from planner.artifacts import read_artifact, read_json, whole
+from planner.corpus import Corpus
+from planner.errors import InputError
+from planner.pretrained import Pretrained
+from planner.recipe import Recipe
+from planner.units import format_count
+
+NEAR = 0.05
+"""Share by which a checkpoint's size may miss that of the plan."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """An allocation as a launch reads it."""
+
+    allocation: Allocation
+    sunk: float = 0.0
+    """General tokens of the plan that a checkpoint has had: they are not trained."""
+    method: str = "full"
+    """How the specialist stage is trained."""
+
+
+def read_plan(path: Path) -> Planned:
+    """Read what `plan allocate` wrote: an allocation, or with --base the best of its choices.
+
+    Raises:
+        InputError: no such file, or another kind of file.
+    """
+    if read_json(path).get("kind") != BASES:
+        allocation = Allocation.load(path)
+        return Planned(allocation, method=str(allocation.source.get("method", "full")))
+    body = read_artifact(path, BASES, BASES_VERSION)
+    with whole(path):
+        choice = body["choices"][0]
+        plan, method = Plan(**choice["plan"]), str(body["request"]["method"]["name"])
+        one, size = (1.0, 1.0), (plan.params_non_embedding, plan.params_non_embedding)
+        allocation = Allocation(
+            body["request"], plan, plan, one, size, one, size, 0.0, 0.0, (), choice["extrapolation"], tuple(body["warnings"]), {}, body["source"],
+            body["created"],
+        )  # fmt: skip
+    return Planned(allocation, plan.tokens_pt, method)
+
+
+def checkpoint_of(planned: Planned, path: Path, base: Path | None, recipe: Recipe, corpus: Corpus) -> Pretrained | None:
+    """Open the checkpoint that a plan starts from, or None for a fresh model.
+
+    Args:
+        planned: the plan.
+        path: its file, for messages.
+        base: the checkpoint's folder, where one was given.
+        recipe: of the run.
+        corpus: to train on.
+
+    Raises:
+        InputError: a plan without a base that needs one, a base that the plan does not start from, or one of another size or tokenizer.
+    """
+    plan = planned.allocation.plan
+    needed = planned.sunk > 0 or bool(planned.allocation.source.get("based"))
+    if base is None:
+        if needed:
+            raise InputError(f"the plan in {path} starts from an open checkpoint", remedy="name its folder with --base")
+        return None
+    if not needed and plan.tokens_pt > 0:
+        raise InputError(
+            f"the plan in {path} trains {format_count(plan.tokens_pt)} general tokens from a fresh model, not from a base",
+            remedy="leave --base away, or plan with plan allocate --base",
+        )
+    found = Pretrained.open(base)
+    miss = found.shape.params_non_embedding / plan.params_non_embedding - 1
+    if abs(miss) > NEAR:
+        sizes = [format_count(size, 4) for size in (found.shape.params_non_embedding, plan.params_non_embedding)]
+        raise InputError(
+            f"base {base} has {sizes[0]} non-embedding parameters, the plan {sizes[1]}",
+            remedy="give the checkpoint that was planned with, or plan for this one",
+        )
+    found.check_corpus(corpus.tokenizer_path, corpus.vocab_size, recipe.seq_len)
+    return found
+
+

@@ -1,0 +1,170 @@
+"""An open checkpoint on disk: its shape, its weights' fingerprint, and whether its tokenizer is a corpus's. Imports no torch.
+
+A checkpoint is a folder that `AutoModelForCausalLM.from_pretrained` loads: config.json, weights in safetensors, a fast tokenizer. Weights in other
+formats are refused, since those can run code when they are read; so is a model that brings its own code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from planner.artifacts import read_json
+from planner.errors import InputError
+from planner.shapes import OPEN_FAMILIES, ModelShape
+
+SAMPLE = 1 << 20
+"""Bytes at the beginning, in the middle and at the end of a weight file that its fingerprint covers: reading 15 GB for each start would be slow."""
+_TOKENIZER_PARTS = ("model", "added_tokens", "normalizer", "pre_tokenizer")
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """An open checkpoint to start from."""
+
+    folder: Path
+    """Folder of the checkpoint."""
+
+    @classmethod
+    def open(cls, folder: Path | str) -> Pretrained:
+        """Open a checkpoint's folder.
+
+        Raises:
+            InputError: a folder without configuration or safetensors, an architecture without a shape here, or a quantised checkpoint.
+        """
+        found = cls(Path(folder))
+        if not (found.folder / "config.json").is_file():
+            raise InputError(f"base {folder} has no config.json", remedy="name a folder that AutoModelForCausalLM.from_pretrained loads")
+        assert found.shape and found.files  # both refuse what cannot be used
+        return found
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """Read its config.json."""
+        return read_json(self.folder / "config.json")
+
+    @cached_property
+    def shape(self) -> ModelShape:
+        """Return its shape."""
+        where = self.folder / "config.json"
+        for key in ("quantization_config", "attention_bias", "mlp_bias"):
+            if self.config.get(key):
+                raise InputError(f"{where} states {key} = {self.config[key]!r}, which is not supported", remedy="give a plain checkpoint")
+        return shape_of(self.config, where)
+
+    @property
+    def context(self) -> int:
+        """Return the longest sequence it is made for [tokens]."""
+        return int(self.config.get("max_position_embeddings") or 2**31)
+
+    @cached_property
+    def files(self) -> list[Path]:
+        """List its weight files.
+
+        Raises:
+            InputError: there are none in safetensors, or an index names files outside the folder.
+        """
+        index = self.folder / "model.safetensors.index.json"
+        if index.is_file():
+            named = read_json(index).get("weight_map")
+            names = sorted({str(name) for name in named.values()}) if isinstance(named, Mapping) else []
+            for name in names:
+                if Path(name).name != name or not name.endswith(".safetensors"):
+                    raise InputError(f"{index} names {name!r}, which is no safetensors file of its folder", remedy="give a checkpoint as it was saved")
+            files = [self.folder / name for name in names]
+        else:
+            files = [self.folder / "model.safetensors"]
+        for file in files or [self.folder / "model.safetensors"]:
+            if not file.is_file():
+                raise InputError(
+                    f"base {self.folder} has no {file.name}", remedy="give weights in safetensors; save others with save_pretrained first"
+                )
+        return files
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash configuration, and names, sizes and samples of the weight files."""
+        digest = hashlib.sha256((self.folder / "config.json").read_bytes())
+        for path in self.files:
+            size = path.stat().st_size
+            digest.update(f"{path.name}:{size}".encode())
+            with path.open("rb") as file:
+                for start in sorted({0, max(0, size // 2 - SAMPLE // 2), max(0, size - SAMPLE)}):
+                    file.seek(start)
+                    digest.update(file.read(SAMPLE))
+        return digest.hexdigest()[:16]
+
+    def check_corpus(self, tokenizer: Path, vocab_size: int, seq_len: int) -> None:
+        """Refuse a corpus of another tokenizer, or sequences that are too long.
+
+        Args:
+            tokenizer: the corpus's tokenizer folder.
+            vocab_size: rows that the corpus needs.
+            seq_len: of the recipe [tokens].
+
+        Raises:
+            InputError: the corpus was not made with this checkpoint's tokenizer.
+        """
+        if not same_tokenizer(tokenizer, self.folder):
+            raise InputError(
+                f"the corpus's tokenizer in {tokenizer} is not that of base {self.folder}",
+                remedy=f"build the corpus with [tokenizer] path = {str(self.folder)!r} in corpus.toml",
+            )
+        if vocab_size > self.shape.vocab:
+            rows = self.shape.vocab
+            raise InputError(f"the corpus needs {vocab_size} rows of the embedding, and base {self.folder} has {rows}", remedy="give another base")
+        if seq_len > self.context:
+            longest = self.context
+            raise InputError(f"seq_len = {seq_len} is longer than the {longest} positions of base {self.folder}", remedy="lower seq_len in the recipe")
+
+
+def same_tokenizer(one: Path, other: Path) -> bool:
+    """Tell whether two folders hold tokenizers that make the same tokens; files that were saved by other versions may differ in bytes.
+
+    Raises:
+        InputError: one of them has no tokenizer.json.
+    """
+    files = [folder / "tokenizer.json" for folder in (one, other)]
+    for file in files:
+        if not file.is_file():
+            raise InputError(f"there is no {file}", remedy="give a folder with a fast tokenizer of transformers")
+    if files[0].read_bytes() == files[1].read_bytes():
+        return True
+    first, second = (read_json(file) for file in files)
+    return all(first.get(part) == second.get(part) for part in _TOKENIZER_PARTS)
+
+
+def shape_of(config: Mapping[str, Any], where: Path) -> ModelShape:
+    """Read a shape from the configuration of a Hugging Face checkpoint.
+
+    Args:
+        config: the content of its config.json.
+        where: the file, for messages.
+
+    Raises:
+        InputError: an architecture that has no shape here, or a missing number.
+    """
+    kind = str(config.get("model_type"))
+    if kind not in OPEN_FAMILIES:
+        raise InputError(
+            f"{where}: a checkpoint of type {kind!r} has no shape here, so its FLOPs cannot be counted", remedy=f"give one of {', '.join(OPEN_FAMILIES)}"
+        )
+    try:
+        heads, hidden = int(config["num_attention_heads"]), int(config["hidden_size"])
+        return ModelShape(
+            OPEN_FAMILIES[kind],
+            int(config["num_hidden_layers"]),
+            hidden,
+            heads,
+            int(config.get("num_key_value_heads") or heads),
+            int(config.get("head_dim") or hidden // heads),
+            int(config["intermediate_size"]),
+            int(config["vocab_size"]),
+            bool(config.get("tie_word_embeddings", False)),
+        )
+    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        raise InputError(f"{where}: {error} is missing or no number in a checkpoint's configuration", remedy="give a complete config.json") from error

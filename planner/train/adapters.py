@@ -1,0 +1,84 @@
+"""Low-rank adapters on a frozen model, through peft; for QLoRA the frozen matrices are packed in 4 bits by bitsandbytes.
+
+Ref: LoRA arXiv 2106.09685, QLoRA arXiv 2305.14314.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from planner.errors import MissingDependencyError
+from planner.recipe import Recipe
+
+
+def adapted(model: torch.nn.Module, recipe: Recipe, method: str, seed: int) -> torch.nn.Module:
+    """Freeze a model and put the recipe's adapters on it; the same seed gives the same adapters on every machine.
+
+    Args:
+        model: a causal language model of transformers.
+        recipe: for rank, alpha and targets.
+        method: "lora" or "qlora".
+        seed: of the adapters' first matrices; the second ones are zero, so that the model is unchanged at first.
+
+    Raises:
+        MissingDependencyError: peft, or for "qlora" bitsandbytes, is not installed.
+    """
+    peft = _peft()
+    if method == "qlora":
+        from planner.train.packed import pack
+
+        pack(model, recipe.lora_targets)
+    config = peft.LoraConfig(
+        r=recipe.lora_rank, lora_alpha=recipe.lora_alpha, target_modules=list(recipe.lora_targets), lora_dropout=0.0, bias="none", task_type="CAUSAL_LM"
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of libraries' own deprecations
+        wrapped: torch.nn.Module = peft.get_peft_model(model, config)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in wrapped.named_parameters():
+            if "lora_A" in name:  # as peft draws them, from a generator of our own
+                bound = 1 / math.sqrt(parameter.shape[1])
+                parameter.copy_((2 * torch.rand(parameter.shape, generator=generator) - 1) * bound)
+    return wrapped
+
+
+def merged(wrapped: torch.nn.Module) -> torch.nn.Module:
+    """Add the adapters into the matrices under them and return the plain model.
+
+    Packed matrices are unpacked before: what the adapters were trained on is what they are added to.
+    """
+    from planner.train.packed import unpack
+
+    model: Any = wrapped
+    unpack(model)
+    plain: torch.nn.Module = model.merge_and_unload()
+    return plain
+
+
+def save_adapters(wrapped: torch.nn.Module, folder: Path, base: str) -> None:
+    """Write adapters as peft does, in safetensors.
+
+    Args:
+        wrapped: what `adapted` returned.
+        folder: where to.
+        base: name of what they stand on.
+    """
+    model: Any = wrapped
+    model.peft_config["default"].base_model_name_or_path = base
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.save_pretrained(folder, safe_serialization=True)
+
+
+def _peft() -> Any:
+    try:
+        import peft
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError("peft is not installed", remedy="pip install 'compute-allocation-planner[methods]'") from error
+    return peft

@@ -1,0 +1,57 @@
+"""Frozen matrices in 4-bit NormalFloat, through bitsandbytes, which packs and multiplies them on CPUs too (arXiv 2305.14314)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from planner.errors import MissingDependencyError
+
+
+def pack(model: torch.nn.Module, targets: Sequence[str]) -> None:
+    """Replace the linear layers of a model's blocks by packed ones; embedding, output, norms and layers without adapters stay.
+
+    Args:
+        model: a causal language model.
+        targets: last names of the layers to pack.
+
+    Raises:
+        MissingDependencyError: bitsandbytes is not installed.
+    """
+    library = _bitsandbytes()
+    for name, layer in list(model.named_modules()):
+        if isinstance(layer, torch.nn.Linear) and name.rpartition(".")[2] in targets:
+            packed = library.nn.Linear4bit(
+                layer.in_features, layer.out_features, bias=layer.bias is not None, compute_dtype=torch.float32, compress_statistics=True, quant_type="nf4"
+            )
+            packed.weight = library.nn.Params4bit(layer.weight.data, requires_grad=False, compress_statistics=True, quant_type="nf4")
+            if layer.bias is not None:
+                packed.bias = layer.bias
+            # In evaluation it would lay matrices out anew for some CPUs, in bfloat16: small ones do not fit, and training cannot go on from there.
+            packed.support_avx512bf16_for_cpu = False
+            model.set_submodule(name, packed.to("cpu"))
+
+
+def unpack(model: torch.nn.Module) -> None:
+    """Replace packed layers under adapters by plain ones of the same matrices; without any nothing happens."""
+    for layer in model.modules():
+        under: Any = getattr(layer, "base_layer", None)
+        state = getattr(getattr(under, "weight", None), "quant_state", None)
+        if state is None:
+            continue
+        plain = torch.nn.Linear(under.in_features, under.out_features, bias=under.bias is not None)
+        with torch.no_grad():
+            plain.weight.copy_(_bitsandbytes().functional.dequantize_4bit(under.weight.data, state))
+            if under.bias is not None:
+                plain.bias.copy_(under.bias)
+        layer.base_layer = plain
+
+
+def _bitsandbytes() -> Any:
+    try:
+        import bitsandbytes
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError("bitsandbytes is not installed", remedy="pip install 'compute-allocation-planner[qlora]'") from error
+    return bitsandbytes

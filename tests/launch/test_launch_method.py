@@ -1,0 +1,90 @@
+"""Launches off an open checkpoint and with adapters: what is planned is what is trained, and the merged checkpoint is what was measured."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from planner.allocate.allocation import Allocation, Plan
+from planner.artifacts import write_artifact
+from planner.corpus.store import Corpus
+from planner.errors import InputError
+from planner.launch.launch import carry_out, prepare
+from planner.pretrained import Pretrained
+from planner.verify import verify
+from tests.conftest import TINY_RECIPE
+from tests.launch.test_launch import allocation
+from tests.train.shared import InlineEngine, checkpoint
+
+torch = pytest.importorskip("torch")
+
+
+def specialise_only(folder: Path, corpus: Corpus, base: Path, method: str = "full") -> Path:
+    """Write an answer of `plan allocate --base`: 300 steps on specialist text, after 2M tokens of somebody else's."""
+    shape = Pretrained.open(base).shape
+    spec, size = 300 * 64.0, float(shape.params_non_embedding)
+    plan = Plan(size, float(shape.params_total), 2e6, spec, 5000.0, spec / 5000, 0.01, 1e9, 1e9, 4.0, 0.1, 9.0, shape.to_dict())
+    recipe = {**replace(TINY_RECIPE, lora_rank=4).to_dict()}
+    source = {"recipe": recipe, "vocab_size": corpus.vocab_size, "corpus": corpus.fingerprint, "corpus_path": str(corpus.folder), "domain": "mail",
+              "eval_tokens": 640}  # fmt: skip
+    body = {
+        "request": {"method": {"name": method, "rank": 4}}, "choices": [{"plan": plan.__dict__, "extrapolation": {"flops": 1.0}}], "warnings": [],
+        "source": source,
+    }  # fmt: skip
+    write_artifact(folder / "allocation.json", "bases", 1, body)
+    return folder / "allocation.json"
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_a_specialise_only_plan_starts_from_its_base(tmp_path: Path, corpus: Corpus, method: str) -> None:
+    if method == "lora":
+        pytest.importorskip("peft", reason="peft is not installed")
+    from transformers import AutoModelForCausalLM
+
+    from planner.train.evaluate import heldout_loss
+
+    base = checkpoint(tmp_path / "base", corpus)
+    path = specialise_only(tmp_path, corpus, base, method)
+    with pytest.raises(InputError, match="starts from an open checkpoint; name its folder with --base"):
+        prepare(path, tmp_path / "run")
+    ready = prepare(path, tmp_path / "run", base=base)
+    assert {name: planned == realised for name, planned, realised in ready.realised() if name != "flops"}["tokens_pt"]
+    tip = ready.run.tree.tips[0]
+    assert tip.steps_pt == 0 and tip.method == method and ready.run.tree.segments[0].parent_id is None
+    row = carry_out(ready, InlineEngine())
+    assert row["branch_kind"] == "annealed" and row["base_tokens"] == 2e6 and row["method"] == method
+    model = AutoModelForCausalLM.from_pretrained(ready.checkpoint)
+    loss, _ = heldout_loss(model, corpus.tokens("mail", "heldout"), 32, max_tokens=640, device=torch.device("cpu"))
+    assert loss == pytest.approx(row["loss_spec"], rel=1e-5)
+    assert (tmp_path / "run" / "adapter").is_dir() == (method == "lora")
+    assert not list((tmp_path / "run" / "state").glob("*.safetensors"))
+    assert verify(tmp_path / "run").measured == row["loss_spec"]
+
+
+def test_bases_that_the_plan_does_not_start_from_are_refused(tmp_path: Path, corpus: Corpus) -> None:
+    base = checkpoint(tmp_path / "base", corpus)
+    allocation(corpus).save(tmp_path / "fresh.json", {})
+    with pytest.raises(InputError, match="from a fresh model, not from a base"):
+        prepare(tmp_path / "fresh.json", tmp_path / "run", base=base)
+    path = specialise_only(tmp_path, corpus, base)
+    with pytest.raises(InputError, match="non-embedding parameters, the plan"):
+        prepare(path, tmp_path / "run", base=checkpoint(tmp_path / "larger", corpus, num_hidden_layers=3))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_law_of_adapters_is_launched_with_adapters(tmp_path: Path, corpus: Corpus) -> None:
+    answer = allocation(corpus)
+    answer = replace(answer, source={**answer.source, "recipe": replace(TINY_RECIPE, lora_rank=1).to_dict()})  # its matrices are 16 wide
+    assert prepare(saved(answer, tmp_path / "a.json"), tmp_path / "run").run.tree.tips[0].method == "full"
+    lora = prepare(saved(replace(answer, source={**answer.source, "method": "lora"}), tmp_path / "b.json"), tmp_path / "run").run.tree
+    assert lora.tips[0].method == "lora" and lora.tips[0].frozen_id == [s.segment_id for s in lora.segments if s.stage == "general"][-1]
+    assert lora.flops_total < prepare(tmp_path / "a.json", tmp_path / "run").run.tree.flops_total
+
+
+def saved(answer: Allocation, path: Path) -> Path:
+    answer.save(path, {})
+    assert json.loads(path.read_text())["kind"] == "allocation"
+    return path

@@ -1,0 +1,155 @@
+"""A checkpoint beside its base: perplexity, a task file without a network, the record, and the table that `plan allocate --accuracy` reads."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from planner.artifacts import read_json, write_artifact
+from planner.corpus.store import Corpus
+from planner.errors import InputError
+from planner.evaluation import Evaluated, add_to_table, against, checkpoint_in, evaluate, save
+from planner.train.job import record_path
+
+pytest.importorskip("torch")
+pytest.importorskip("yaml", reason="PyYAML is not installed")
+
+TASK = """
+task: echoes
+dataset_path: json
+dataset_kwargs: {data_files: {test: echoes.jsonl}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{question}}"
+doc_to_choice: choices
+doc_to_target: label
+metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]
+metadata: {version: 1}
+"""
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory, corpus: Corpus) -> tuple[Path, Path]:
+    """A random checkpoint, and one that was trained to say "return" after anything."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from tests.train.shared import checkpoint
+
+    folder = tmp_path_factory.mktemp("models")
+    base = checkpoint(folder / "base", corpus)
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(base), AutoTokenizer.from_pretrained(base)
+    ids = torch.tensor([tokenizer("def f(x): return " * 4)["input_ids"]])[:, :64]
+    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for _ in range(40):
+        optimiser.zero_grad()
+        model(input_ids=ids, labels=ids).loss.backward()
+        optimiser.step()
+    model.save_pretrained(folder / "tuned")
+    tokenizer.save_pretrained(folder / "tuned")
+    return base, folder / "tuned"
+
+
+@pytest.fixture(scope="module")
+def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tasks")
+    lines = [{"question": "def f(x):", "choices": [" return", word], "label": 0} for word in (" zebra", " quick", " 77777", " junk")]
+    (folder / "echoes.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / "echoes.yaml").write_text(TASK)
+    return folder
+
+
+def test_perplexity_beside_the_base(models: tuple[Path, Path], corpus: Corpus) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from planner.train.evaluate import heldout_loss
+
+    base, tuned = (evaluate(path, corpus, None, [], seq_len=32, max_tokens=640) for path in models)
+    loss, _ = heldout_loss(
+        AutoModelForCausalLM.from_pretrained(models[0]), corpus.tokens("mail", "heldout"), 32, max_tokens=640, device=torch.device("cpu")
+    )
+    assert base.losses["loss_spec"] == pytest.approx(loss) and base.losses["perplexity_spec"] == pytest.approx(math.exp(loss))
+    change = against(tuned, base)
+    assert change["perplexity_spec_percent"] == pytest.approx(100 * (math.exp(tuned.losses["loss_spec"] - loss) - 1))
+    assert set(change) == {f"{what}_{which}_percent" for what in ("perplexity", "bpb") for which in ("spec", "general")}
+    with pytest.raises(InputError, match="longer than the 64 positions"):
+        evaluate(models[0], corpus, None, [], seq_len=128)
+
+
+def test_a_task_file_runs_without_a_network(models: tuple[Path, Path], tasks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not installed")
+    import socket
+
+    from planner.train.harness import read_task, run_tasks, task_files
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a connection was tried")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    assert list(task_files(tasks)) == ["echoes"]
+    task = read_task(tasks / "echoes.yaml")
+    assert run_tasks(models[1], [task])["echoes"]["acc"] == 1.0
+    lines = [json.loads(line) for line in (tasks / "echoes.jsonl").read_text().splitlines()]
+    (tasks / "other.jsonl").write_text("".join(json.dumps({**line, "label": 1}) + "\n" for line in lines))
+    wrong = {**task, "task": "wrong", "dataset_kwargs": {"data_files": {"test": str(tasks / "other.jsonl")}}}
+    assert run_tasks(models[1], [wrong])["wrong"]["acc"] == 0.0
+    with pytest.raises(InputError, match="cannot run the tasks"):
+        run_tasks(models[1], [{**task, "output_type": "no_such_type"}])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("output_type: multiple_choice", "output_type: multiple_choice\nprocess_docs: !function utils.run"), "tag !function, which would run code"),
+        (("task: echoes", "task: echoes\nclass: Own"), "states class"),
+        (("task: echoes", "task: echoes\ninclude: other.yaml"), "states include"),
+        (("test: echoes.jsonl", "test: ../secrets.jsonl"), "lies outside its folder"),
+        (("test: echoes.jsonl", "test: none.jsonl"), "does not exist"),
+        (("task: echoes", "name: echoes"), "names no task"),
+        (("task: echoes", "task: ["), "cannot be read"),
+    ],
+)
+def test_task_files_bring_no_code_and_no_other_files(tasks: Path, tmp_path: Path, change: tuple[str, str], message: str) -> None:
+    from planner.train.harness import read_task
+
+    (tmp_path / "echoes.jsonl").write_bytes((tasks / "echoes.jsonl").read_bytes())
+    (tmp_path / "echoes.yaml").write_text(TASK.replace(*change))
+    with pytest.raises(InputError, match=message):
+        read_task(tmp_path / "echoes.yaml")
+
+
+def test_it_goes_into_the_record_of_a_launch(tmp_path: Path) -> None:
+    write_artifact(tmp_path / "launch.json", "launch", 1, {"run_id": "r"})
+    write_artifact(record_path(tmp_path, "r"), "run", 1, {"row": {"loss_spec": 3.0}}, {"a": "b"})
+    mine, base = Evaluated(tmp_path, {"perplexity_spec": 9.0}, {"t": {"acc": 0.5}}), Evaluated(tmp_path, {"perplexity_spec": 12.0}, {"t": {"acc": 0.3}})
+    save(tmp_path / "evaluation.json", mine, base, None, tmp_path)
+    record = read_json(record_path(tmp_path, "r"))
+    assert record["row"] == {"loss_spec": 3.0} and record["inputs"] == {"a": "b"}
+    assert record["evaluation"]["change"] == {"perplexity_spec_percent": pytest.approx(-25.0), "t_acc": pytest.approx(0.2)}
+    assert read_json(tmp_path / "evaluation.json")["tasks"] == {"t": {"acc": 0.5}}
+    with pytest.raises(InputError, match="holds no checkpoint"):
+        checkpoint_in(tmp_path)
+
+
+def test_the_table_is_what_allocate_reads(tmp_path: Path) -> None:
+    from planner.allocate.accuracy import read_table
+
+    path = tmp_path / "accuracy.csv"
+    for number in range(6):
+        one = Evaluated(tmp_path, {"loss_spec": 3.0 - number / 10}, {"t": {"acc": 0.3 + number / 10, "acc_norm": 0.31 + number / 10}, "u": {"ppl": 3.0}})
+        assert add_to_table(path, {f"model{number}": one}) == number + 1
+    assert add_to_table(path, {"model5": Evaluated(tmp_path, {"loss_spec": 2.4}, {"t": {"acc": 0.9}})}) == 6, "the same model is not written twice"
+    table = read_table(path)
+    assert table.loss[-1] == 2.4 and table.accuracy[-1] == 0.9 and table.accuracy[0] == pytest.approx(0.31)
+    with pytest.raises(InputError, match="has no accuracy"):
+        add_to_table(path, {"model6": Evaluated(tmp_path, {"loss_spec": 2.0}, {"u": {"ppl": 3.0}})})
+    (tmp_path / "other.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(InputError, match="has not the columns"):
+        add_to_table(tmp_path / "other.csv", {"model5": one})
+    with path.open() as file:
+        assert next(csv.reader(file)) == ["model", "task", "metric", "loss", "accuracy"]

@@ -1,0 +1,182 @@
+"""Adapters: what is trained, what it costs, states and resumption, and that the merged checkpoint is the model that was measured."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from planner.corpus.store import Corpus
+from planner.ladder import shape_for
+from planner.method import Method
+from planner.recipe import Recipe
+from planner.runs import read_runs
+from planner.sweep import Sweep, run_sweep
+from tests.train.shared import InlineEngine, checkpoint, lay_out
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("peft", reason="peft is not installed")
+
+SWEEP = """
+sizes = ["10k"]
+tokens_pt = ["21k"]
+tokens_spec = [0, "13.5k", "20k"]
+unique_spec = ["5k"]
+methods = ["full", "lora"]
+"""
+
+
+def built(recipe: Recipe, method: str, family: str = "qwen3", size: float = 2e4) -> tuple[Any, Any, Any]:
+    from planner.train.adapters import adapted
+    from planner.train.model import build_model
+
+    shape = shape_for(size, family=family, vocab=300)
+    return shape, build_model(shape, recipe, 0), adapted(build_model(shape, recipe, 0), recipe, method, 0)
+
+
+@pytest.mark.parametrize("targets", [("q_proj", "v_proj"), Recipe().lora_targets])
+def test_only_adapters_are_trained_and_they_change_nothing_at_first(targets: tuple[str, ...]) -> None:
+    torch.set_num_threads(1)
+    recipe = Recipe(seq_len=32, lora_rank=4, lora_targets=targets)
+    shape, plain, model = built(recipe, "lora")
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    assert trained and all("lora_" in name for name in trained)
+    assert sum(p.numel() for p in model.parameters() if p.requires_grad) == Method("lora", 4, targets).trained(shape)
+    ids = torch.arange(64).reshape(2, 32)
+    assert torch.equal(model(input_ids=ids).logits, plain(input_ids=ids).logits)
+    again = built(recipe, "lora")[2]
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True)), "the seed decides the adapters"
+
+
+def test_the_cost_of_a_step_is_that_of_the_real_model() -> None:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    recipe = Recipe(seq_len=32, lora_rank=4)
+    shape, plain, model = built(recipe, "lora", size=3e5)
+    ids = torch.arange(64).reshape(2, 32)
+    counted = {}
+    for name, chosen in (("full", plain), ("lora", model)):
+        chosen.config._attn_implementation = "eager"
+        with FlopCounterMode(display=False) as counter:
+            chosen(input_ids=ids, labels=ids).loss.backward()
+        counted[name] = counter.get_total_flops() / 64
+    # Nothing asks for the gradient of the first layer's inputs, nor for that of the embedding's look-up.
+    first = 2 * 3 * shape.hidden * shape.hidden
+    assert counted["full"] == pytest.approx(Method().flops_per_token(shape, 32), rel=2e-3)
+    assert counted["lora"] == pytest.approx(Method("lora", 4).flops_per_token(shape, 32) - first, rel=1e-2)
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory, corpus: Corpus) -> Sweep:
+    sweep = Sweep.open(lay_out(tmp_path_factory.mktemp("lora"), corpus, SWEEP))
+    assert run_sweep(sweep, InlineEngine()) == {}
+    return sweep
+
+
+def test_both_methods_are_measured_off_one_trunk(swept: Sweep) -> None:
+    frame = read_runs(swept.folder / "runs.csv").set_index("run_id")
+    assert len(frame) == 5 and frame["trunk_id"].nunique() == 1
+    lora, full = frame[frame["method"] == "lora"], frame[(frame["method"] == "full") & (frame["tokens_spec"] > 0)]
+    assert len(lora) == len(full) == 2 and lora.index.str.contains("-lora-sp").all()
+    bare = frame.loc[frame["tokens_spec"] == 0, "loss_spec"].iloc[0]
+    assert (lora["loss_spec"] < bare - 0.01).all(), "adapters learn"
+    assert (lora["flops"].to_numpy() < full["flops"].to_numpy()).all()
+    recipe, tip = swept.spec.recipe, swept.tree.by_id[lora.index[0]]
+    general = tip.steps_pt * recipe.tokens_per_step * Method().flops_per_token(tip.shape, 32)
+    special = tip.last_step * recipe.tokens_per_step * recipe.method("lora").flops_per_token(tip.shape, 32)
+    assert lora["flops"].iloc[0] == pytest.approx(general + special)
+    assert lora["learning_rate"].iloc[0] == pytest.approx(recipe.lora_lr_multiplier * full["learning_rate"].iloc[0])
+    assert not list((swept.folder / "state").glob("*.safetensors")), "states outlive their use"
+
+
+def test_a_stop_between_stem_and_tip_changes_nothing(swept: Sweep, tmp_path: Path, corpus: Corpus) -> None:
+    class Stops(InlineEngine):
+        def run(self, next_job: Any) -> Any:
+            for event in super().run(next_job):
+                yield event
+                if event.job.segment.method == "lora" and event.job.segment.cell is None:
+                    return
+
+    sweep = Sweep.open(lay_out(tmp_path, corpus, SWEEP))
+    run_sweep(sweep, Stops())
+    left = [path.stem for path in (tmp_path / "state").glob("*.safetensors")]
+    stem = next(name for name in left if "-lora-sp" in name)
+    assert sweep.tree.by_id[stem].frozen_id in left, "the trunk under the adapters is still needed"
+    sizes = {name: (tmp_path / "state" / f"{name}.safetensors").stat().st_size for name in left}
+    assert sizes[stem] < 0.5 * sizes[str(sweep.tree.by_id[stem].frozen_id)], "an adapter's state does not hold the trunk"
+    assert run_sweep(Sweep.open(tmp_path), InlineEngine()) == {}
+    columns = ["run_id", "loss_spec", "loss_general"]
+    assert read_runs(tmp_path / "runs.csv")[columns].equals(read_runs(swept.folder / "runs.csv")[columns])
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # peft asks transformers for it
+@pytest.mark.parametrize("method", ["lora", "qlora"])
+@pytest.mark.parametrize("based", [False, True])
+def test_the_merged_checkpoint_is_the_model_that_was_measured(tmp_path: Path, corpus: Corpus, method: str, based: bool) -> None:
+    if method == "qlora":
+        pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    from planner.train.evaluate import heldout_loss
+    from planner.train.export import export_checkpoint
+
+    cell = f'tokens_spec = "13.5k", unique_spec = "5k", method = "{method}"'
+    if based:
+        checkpoint(tmp_path / "base", corpus)
+        text = f'base = "base"\ncell = [{{tokens_pt = 0, {cell}}}]'
+    else:
+        text = f'cell = [{{size = "10k", tokens_pt = "13.5k", {cell}}}]'
+    sweep = Sweep.open(lay_out(tmp_path / "sweep", corpus, text.replace('"base"', '"../base"')))
+    assert run_sweep(sweep, InlineEngine(), keep_state=True) == {}
+    row = read_runs(tmp_path / "sweep" / "runs.csv").iloc[0]
+    assert row["method"] == method
+    job = sweep.job(sweep.tree.tips[0])
+    assert job.state_path.exists() and (job.frozen_state is None or job.frozen_state.exists())
+    export_checkpoint(job, corpus, tmp_path / "merged", tmp_path / "adapter")
+    heldout = corpus.tokens("mail", "heldout")
+
+    def loss(model: Any) -> float:
+        return heldout_loss(model, heldout, 32, max_tokens=640, device=torch.device("cpu"))[0]
+
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    assert type(merged).__name__.endswith("ForCausalLM") and not [name for name, _ in merged.named_parameters() if "lora" in name]
+    assert loss(merged) == pytest.approx(row["loss_spec"], rel=1e-5)
+    if method == "lora":
+        under = AutoModelForCausalLM.from_pretrained(tmp_path / ("base" if based else "adapter-trunk"))
+        assert abs(loss(under) - row["loss_spec"]) > 1e-4, "the adapters do something"
+        assert loss(PeftModel.from_pretrained(under, tmp_path / "adapter")) == pytest.approx(row["loss_spec"], rel=1e-5)
+    assert not list((tmp_path / "adapter").glob("*.bin")) and (tmp_path / "adapter" / "adapter_model.safetensors").is_file()
+
+
+def test_packed_matrices_are_frozen_and_near() -> None:
+    library = pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
+    shape, plain, model = built(Recipe(seq_len=32, lora_rank=4), "qlora", size=3e5)
+    packed = {name: layer for name, layer in model.named_modules() if type(layer).__name__ == "Linear4bit" and hasattr(layer.weight, "quant_state")}
+    assert len(packed) == 7 * shape.layers and all(layer.weight.dtype == torch.uint8 and not layer.weight.requires_grad for layer in packed.values())
+    with torch.no_grad():
+        for name, layer in packed.items():
+            weight = plain.get_submodule(name.removeprefix("base_model.model.").removesuffix(".base_layer")).weight
+            unpacked = library.functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state)
+            assert 0.01 < (unpacked - weight).norm() / weight.norm() < 0.3, "4 bits are near, and not the same"
+            weight.copy_(unpacked)
+        ids = torch.arange(64).reshape(2, 32)
+        for training in (True, False):
+            assert torch.allclose(model.train(training)(input_ids=ids).logits, plain(input_ids=ids).logits, atol=1e-5)
+
+
+def test_recorded_recipes_keep_their_fingerprints() -> None:
+    import csv
+
+    for folder in ("medicine", "computing", "nature", "computing/replay"):
+        place = Path(__file__).parents[2] / "sweeps" / folder
+        with (place / "runs.csv").open() as file:
+            recorded = next(csv.DictReader(file))["recipe"]
+        from planner.design.spec import read_sweep
+
+        recipe = read_sweep(place).recipe
+        assert recipe.fingerprint == recorded, folder
+        assert replace(recipe, lora_rank=8).fingerprint != recorded
+        assert Recipe.from_mapping(recipe.to_dict()).fingerprint == recorded

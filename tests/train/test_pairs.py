@@ -1,0 +1,99 @@
+"""Training on pairs: which targets count, and that held-out losses are of responses after their own prompts."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from planner.corpus.build import build_corpus
+from planner.corpus.config import Source
+from planner.corpus.store import Corpus
+from planner.runs import read_runs
+from planner.sweep import Sweep, run_sweep
+from planner.train.order import IGNORED, Batches, Stream
+from tests.conftest import settings
+from tests.train.shared import InlineEngine, lay_out
+
+torch = pytest.importorskip("torch")
+
+TEMPLATE = "{% for m in messages %}{{ m.role[0] }}:{{ m.content }}\n{% endfor %}{% if add_generation_prompt %}a:{% endif %}"
+
+
+@pytest.fixture(scope="module")
+def paired(text_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    folder = tmp_path_factory.mktemp("pairs")
+    words = [f"{first}{second}" for first in "bcdfghklmn" for second in ("ard", "ole", "ine", "ust", "ewt", "ock", "ift", "ane", "umb", "orn")]
+    lines = [{"prompt": f"say {word} {number}", "response": f"{word} {word}"} for word in words for number in range(8)]
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    stated = settings(text_folder)
+    sources = (stated.sources[0], Source("asked", "pairs", str(folder / "pairs.jsonl")))
+    return build_corpus(replace(stated, sources=sources, near_duplicates=False, chat_template=TEMPLATE), folder / "corpus")[0]
+
+
+def test_targets_of_prompts_and_of_cut_pairs_are_ignored() -> None:
+    """Pairs of four tokens, two of them a response, and one longer than a window."""
+    tokens = np.arange(100, dtype=np.uint16)
+    offsets = np.array([*range(0, 81, 4), 100])
+    mask = ((tokens % 4) >= 2).astype(np.uint8)
+    stream = Stream(tokens, 10, 0, "x", mask=mask, offsets=offsets)
+    seen = set()
+    for index in range(3 * stream.windows):
+        inputs, targets = stream.pair(index)
+        start = int(inputs[0])
+        seen.add(start % 4)
+        assert (stream.window(index)[:-1] == inputs).all()
+        for place, target in zip(range(start + 1, start + 11), targets, strict=True):
+            cut = start % 4 != 0 and place < start - start % 4 + 4 and start < 80
+            assert target == (IGNORED if place % 4 < 2 or cut else place), (start, place)
+    assert seen == {0, 1, 2, 3}
+    plain = Stream(tokens, 10, 0, "x")
+    block = Batches(plain, 2).step(0)
+    assert (block[1] == block[0] + 1).all()
+
+
+def test_the_loss_is_of_what_counts() -> None:
+    from planner.train.segment import _mean_loss
+
+    random = torch.Generator().manual_seed(0)
+    logits, targets = torch.randn(2, 5, 7, generator=random), torch.randint(0, 7, (2, 5), generator=random)
+    whole = _mean_loss(logits, targets)
+    assert torch.equal(whole, torch.nn.functional.cross_entropy(logits.reshape(-1, 7), targets.reshape(-1)))
+    masked = targets.clone()
+    masked[0], masked[1, :2] = IGNORED, IGNORED
+    assert _mean_loss(logits, masked) == pytest.approx(torch.nn.functional.cross_entropy(logits[1, 2:], targets[1, 2:]).item(), rel=1e-6)
+    assert _mean_loss(logits, torch.full_like(targets, IGNORED)).item() == 0.0
+
+
+def test_the_heldout_loss_is_of_each_response_after_its_own_prompt(paired: Corpus) -> None:
+    from planner.ladder import shape_for
+    from planner.recipe import Recipe
+    from planner.train.evaluate import domain_loss, pairs_loss
+    from planner.train.model import build_model
+
+    torch.set_num_threads(1)
+    model = build_model(shape_for(1e4, family="qwen3", vocab=paired.vocab_size), Recipe(seq_len=32), 0)
+    loss, count = domain_loss(model, paired, "asked", 32, max_tokens=10**6, device=torch.device("cpu"))
+    tokens, mask, offsets = paired.tokens("asked", "heldout"), paired.mask("asked", "heldout"), paired.offsets("asked", "heldout")
+    assert mask is not None
+    total, seen = 0.0, 0
+    with torch.no_grad():
+        for start, stop in zip(offsets[:-1], offsets[1:], strict=True):
+            ids = torch.from_numpy(tokens[start:stop].astype(np.int64))
+            each = torch.nn.functional.cross_entropy(model(input_ids=ids[None, :-1]).logits[0], ids[1:], reduction="none")
+            keep = torch.from_numpy(np.asarray(mask[start + 1 : stop]).astype(bool))
+            total, seen = total + each[keep].sum().item(), seen + int(keep.sum())
+    assert count == seen and loss == pytest.approx(total / seen, rel=1e-5)
+    few, counted = pairs_loss(model, tokens, mask, offsets, 32, max_tokens=20, device=torch.device("cpu"), batch=2)
+    assert 20 <= counted < 60 and few == pytest.approx(loss, rel=0.2)
+
+
+def test_a_stage_of_pairs_teaches_the_responses(paired: Corpus, tmp_path: Path) -> None:
+    text = 'sizes = ["10k"]\ntokens_pt = ["21k"]\ntokens_spec = [0, "27k"]\nunique_spec = ["all"]\n'
+    assert run_sweep(Sweep.open(lay_out(tmp_path, paired, text)), InlineEngine()) == {}
+    rows: dict[Any, Any] = read_runs(tmp_path / "runs.csv").set_index("branch_kind")["loss_spec"].to_dict()
+    assert rows["stable"] < 0.6 * rows["zero_shot"]
