@@ -131,10 +131,10 @@ def test_a_mixed_model_sees_all_domains(two: Corpus, tmp_path: Path) -> None:
 def test_a_mix_interleaves_by_share(two: Corpus) -> None:
     streams = [Stream(two.tokens(name, "train"), 32, 0, name) for name in ("parser", "mail", "general")]
     mix = Mix(list(zip(streams, (0.5, 0.2, 0.3), strict=True)))
-    windows = [mix.window(index) for index in range(60)]
+    windows = [mix.pair(index)[0] for index in range(60)]
     counts = []
     for stream, count in zip(streams, (30, 12, 18), strict=True):
-        own = [stream.window(index) for index in range(count)]
+        own = [stream.pair(index)[0] for index in range(count)]
         counts.append(sum(any(np.array_equal(window, other) for other in own) for window in windows))
     assert counts == [30, 12, 18], "every stream's windows come once each, in its own order"
 
