@@ -111,8 +111,8 @@ class Recipe:
         return cls(**table)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the settings as a plain dictionary."""
-        return asdict(self)
+        """Return the settings as a plain dictionary, as they read back from a file: tuples as lists."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
     @property
     def fingerprint(self) -> str:

@@ -40,9 +40,9 @@ def test_parents_come_first_the_dearest_chain_before_others_and_states_go_once()
                 break
             segment = running.pop(chance.randrange(len(running)))
             done.add(segment.segment_id)
-            if (parent := schedule.done(segment)) is not None:
-                assert all(child.segment_id in done for child in whole.children[parent])
-                dropped.append(parent)
+            for name in schedule.done(segment):
+                assert all(user.segment_id in done for user in whole.users[name])
+                dropped.append(name)
         assert done == {segment.segment_id for segment in whole.segments}
         assert sorted(dropped) == sorted(parent for parent in whole.children if parent is not None)
 
@@ -56,12 +56,28 @@ def test_what_is_dropped_is_not_handed_out() -> None:
     for child in below:
         below += whole.children.get(child.segment_id, [])
         schedule.drop(child)
-    assert schedule.done(root) is None or root.parent_id is not None
+    assert schedule.done(root) == []
     handed = []
     while (segment := schedule.next()) is not None:
         handed.append(segment)
         schedule.done(segment)
     assert not {segment.segment_id for segment in handed} & {segment.segment_id for segment in below}
+
+
+def test_a_state_under_adapters_stays_until_the_last_of_them() -> None:
+    """The trunk's state lies under the stem's adapters and the tip's: the stem's own parent being done does not free it."""
+    cells = [Cell(2e4, 0, 2e5, 2e5, 1e5, method="lora"), Cell(2e4, 0, 2e5, 0.0, None)]
+    whole = build_tree(cells, RECIPE, 1024)
+    trunk = next(segment.frozen_id for segment in whole.segments if segment.method == "lora")
+    schedule = Schedule(whole, {segment.segment_id for segment in whole.segments})
+    done: list[str] = []
+    while (segment := schedule.next()) is not None:
+        assert all(name in done for name in segment.needs)
+        done.append(segment.segment_id)
+        if trunk in schedule.done(segment):
+            assert {user.segment_id for user in whole.users[trunk]} <= set(done) and len(whole.users[trunk]) >= 2
+            trunk = ""
+    assert trunk == "" and len(done) == len(whole.segments)
 
 
 def wide(count: int) -> Tree:

@@ -14,7 +14,7 @@ from planner.fit.fitted import FittedLaw
 
 COMMANDS = [
     ["corpus", "build"], ["corpus", "inspect"], ["sweep", "plan"], ["sweep", "run"], ["sweep", "status"], ["sweep", "tune-lr"], ["sweep", "design"],
-    ["laws"], ["fit"], ["backtest"], ["allocate"], ["scaling"], ["launch"], ["watch"], ["verify"], ["demo"],
+    ["laws"], ["fit"], ["backtest"], ["allocate"], ["scaling"], ["methods"], ["launch"], ["watch"], ["verify"], ["evaluate"], ["demo"],
 ]  # fmt: skip
 
 

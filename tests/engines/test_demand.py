@@ -17,7 +17,7 @@ from planner.train.job import Job
 def job(size: float, **changes: object) -> Job:
     recipe = Recipe()
     segment = build_tree([Cell(size, 0, 1e6, 0.0, None)], recipe, 1024).segments[0]
-    return replace(Job(segment, recipe, Path("."), Path("."), "special", 0, 0.0, {}), **changes)  # type: ignore[arg-type]
+    return replace(Job(segment, recipe, Path("."), None, Path("state.safetensors"), Path("."), "special", 0, 0.0, {}), **changes)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("size", "seq_len", "vocab", "family"), [(2e4, 128, 1024, "qwen3"), (3e5, 128, 1024, "llama"), (1e6, 512, 4096, "qwen3")])
