@@ -121,7 +121,7 @@ class Recipe:
         Settings that came later count where they differ from their defaults only, so that recorded sweeps keep the fingerprint they were made with.
         """
         added = {field.name: field.default for field in fields(self) if field.name in _ADDED}
-        settings = {key: value for key, value in self.to_dict().items() if key not in added or value != added[key]}
+        settings = {key: value for key, value in asdict(self).items() if key not in added or value != added[key]}
         return sha256_json(settings)[:16]
 
     @property
