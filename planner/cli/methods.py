@@ -18,7 +18,8 @@ HELP = (
     "Set the laws of two methods side by side, full-parameter and LoRA for instance, and say where they cross.\n\n"
     "Example: plan methods sweeps/computing/lora/law.json sweeps/computing/lora/law_lora.json --general-tokens 800k --spec-tokens 50k,200k"
 )
-ROWS = 6
+MOST_PANELS = 12
+"""Of a figure."""
 
 
 def methods(
@@ -93,10 +94,11 @@ def _draw(path: Path, found: list[Crossing], laws: tuple[Path, Path]) -> None:
 
     frames = [read_runs(law.with_name("runs.csv")) for law in laws]
     data = [fit_data(frame, method=name) for frame, name in zip(frames, found[0].names, strict=True)]
-    chosen = found[:ROWS]
+    chosen = found[:MOST_PANELS]
+    texts = len({item.unique_spec for item in chosen})
 
     def panels(axes: object) -> None:
         for axis, item in zip(axes, chosen, strict=True):  # type: ignore[call-overload]
             draw(axis, item, data)
 
-    save(path, panels, panels=len(chosen), width=4.4, height=3.6)
+    save(path, panels, panels=len(chosen), columns=texts, width=4.4, height=3.6)

@@ -57,19 +57,22 @@ def sheet(panels: int = 1, *, columns: int | None = None, width: float = 6.4, he
     return figure, axes[:panels]
 
 
-def save(path: Path, draw: Callable[[Sequence[Axes]], None], *, panels: int = 1, width: float = 6.4, height: float = 4.2) -> None:
-    """Draw panels side by side into a PNG file.
+def save(
+    path: Path, draw: Callable[[Sequence[Axes]], None], *, panels: int = 1, columns: int | None = None, width: float = 6.4, height: float = 4.2
+) -> None:
+    """Draw panels into a PNG file.
 
     Args:
         path: the file.
         draw: called with the axes.
         panels: how many.
+        columns: panels side by side; all by default.
         width: of one panel [inches].
-        height: [inches].
+        height: of one panel [inches].
     """
     from matplotlib.image import imsave
 
-    figure, axes = sheet(panels, width=width, height=height)
+    figure, axes = sheet(panels, columns=columns, width=width, height=height)
     draw(axes)
     figure.set_dpi(DPI)
     canvas: Any = figure.canvas
