@@ -53,7 +53,7 @@ def show_resources(ready: Launch, run: FullRun, ranks: int) -> None:
 
 
 def carry_on(
-    ready: Launch, run: FullRun, ranks: int, engine: str, *, law: Path | None, per_node: int, slurm_options: list[str], submit: bool
+    ready: Launch, run: FullRun, ranks: int, engine: str, *, address: str | None, law: Path | None, per_node: int, slurm_options: list[str], submit: bool
 ) -> bool:
     """Lay the run down and train it, or go on with it; return whether it has ended here.
 
@@ -84,7 +84,7 @@ def carry_on(
         with bar("training", run.steps - first) as shown:
             follow = Follow(ready.folder, first, shown)
             if engine == "ray":
-                run_ray(ready.folder.resolve(), ranks, run.settings, tick=follow)
+                run_ray(ready.folder.resolve(), ranks, run.settings, address=address, tick=follow)
             else:
                 run_local(ready.folder, ranks, run.settings, tick=follow)
     return True

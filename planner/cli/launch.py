@@ -41,6 +41,7 @@ def launch(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be trained, and what it takes.")] = False,
     ranks: Annotated[int, typer.Option(min=1, help="Processes that train the run together, one a GPU. May change when a run goes on.")] = 1,
     engine: Annotated[str, typer.Option(help="Where the ranks run: local, slurm or ray.")] = "local",
+    address: Annotated[str | None, typer.Option(help="Ray cluster, such as auto or 10.0.0.4:6379; by default Ray starts here, on loopback.")] = None,
     precision: Annotated[str | None, typer.Option(help="fp32 or bf16 (reductions in fp32); bf16 on a GPU by default.")] = None,
     micro_batch: Annotated[int | None, typer.Option(min=1, help="Sequences a rank's forward pass; gradients are added up to the plan's batch.")] = None,
     compile_layers: Annotated[bool, typer.Option("--compile", help="torch.compile, layer by layer.")] = False,
@@ -72,6 +73,8 @@ def launch(
             raise InputError(f"{name} {value} is not known", remedy=f"choose one of {', '.join(item for item in known if item)}")
     if engine != "slurm" and (submit or slurm_option or ranks_per_node):
         raise InputError("--submit, --slurm-option and --ranks-per-node are Slurm's", remedy="add --engine slurm, or leave them away")
+    if engine != "ray" and address is not None:
+        raise InputError(f"--address {address} is of Ray", remedy="add --engine ray, or leave it away")
     if export is None:
         check_ranks(ranks, device, engine)
     folder = out or Path("launches") / allocation.stem
@@ -111,7 +114,7 @@ def launch(
         return
     if outcome(ready) is None or not (ready.checkpoint.exists() or diverged(ready)):
         per_node = ranks_per_node or min(ranks, RANKS_PER_NODE)
-        if not carry_on(ready, run, ranks, engine, law=law, per_node=per_node, slurm_options=slurm_option or [], submit=submit):
+        if not carry_on(ready, run, ranks, engine, address=address, law=law, per_node=per_node, slurm_options=slurm_option or [], submit=submit):
             return
     row = outcome(ready)
     assert row is not None

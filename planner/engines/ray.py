@@ -58,33 +58,44 @@ class RayEngine:
         Yields:
             Events. Closing the iterator, as Ctrl-C does, cancels the tasks.
         """
-        with self._connected() as ray:
+        with connected(self._address, self._workers) as ray:
             yield from _Run(ray, next_job, self._gpu_memory, self._runner).events()
 
-    @contextmanager
-    def _connected(self) -> Iterator[Any]:
-        """Give the ray module, connected; a connection that was there before is used and left."""
-        ray = import_ray(local=self._address is None)
-        if ray.is_initialized():
-            yield ray
-            return
-        if self._address is not None:
-            _check_reachable(self._address)
-        try:
-            if self._address is None:
-                ray.init(address="local", num_cpus=self._workers, include_dashboard=False, log_to_driver=False, logging_level="error")
-            else:
-                ray.init(address=self._address, log_to_driver=False, logging_level="error")
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            where = f"at {self._address}" if self._address else "on this machine"
-            remedy = "check --address, RAY_AUTH_TOKEN_PATH and ray status"
-            raise StateError(f"no Ray cluster answers {where}: {str(error).splitlines()[0]}", remedy=remedy) from error
-        try:
-            if self._address is None:
-                _check_loopback(ray)
-            yield ray
-        finally:
-            ray.shutdown()
+
+@contextmanager
+def connected(address: str | None, workers: int | None = None) -> Iterator[Any]:
+    """Give the ray module, connected; a connection that was there before is used and left.
+
+    Args:
+        address: "auto", "HOST:PORT" or "ray://HOST:PORT" of a cluster; None to start Ray on this machine, on loopback only.
+        workers: processors that Ray may use here; all of them by default.
+
+    Raises:
+        InputError: an address that is none.
+        StateError: no cluster answers.
+        MissingDependencyError: Ray is not installed.
+    """
+    ray = import_ray(local=address is None)
+    if ray.is_initialized():
+        yield ray
+        return
+    if address is not None:
+        _check_reachable(address)
+    try:
+        if address is None:
+            ray.init(address="local", num_cpus=workers, include_dashboard=False, log_to_driver=False, logging_level="error")
+        else:
+            ray.init(address=address, log_to_driver=False, logging_level="error")
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        where = f"at {address}" if address else "on this machine"
+        remedy = "check --address, RAY_AUTH_TOKEN_PATH and ray status"
+        raise StateError(f"no Ray cluster answers {where}: {str(error).splitlines()[0]}", remedy=remedy) from error
+    try:
+        if address is None:
+            _check_loopback(ray)
+        yield ray
+    finally:
+        ray.shutdown()
 
 
 def import_ray(*, local: bool) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import logging
 import os
 import signal
 import subprocess
@@ -16,6 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from planner.engines.ray import connected
 from planner.errors import InputError, MissingDependencyError, StateError
 from planner.train.full.plan import FAILURE_FILE, STOP_FILE, Settings
 
@@ -70,32 +70,47 @@ def run_local(folder: Path, ranks: int, settings: Settings, *, tick: Callable[[]
         raise failure(folder, f"the ranks ended with exit code {process.returncode}")
 
 
-def run_ray(folder: Path, ranks: int, settings: Settings, *, tick: Callable[[], None]) -> None:
-    """Run the ranks on a Ray cluster, the one that is there or one on this machine; the launch folder must be on a file system that all see.
+def run_ray(folder: Path, ranks: int, settings: Settings, *, address: str | None, tick: Callable[[], None]) -> None:
+    """Run the ranks on Ray; the launch folder must be on a file system that all nodes see.
+
+    Args:
+        folder: launch folder.
+        ranks: processes.
+        settings: for the device and the threads.
+        address: of a cluster; None to start Ray on this machine, on loopback only.
+        tick: called every moment.
 
     Raises:
         MissingDependencyError: Ray is not installed.
+        KeyboardInterrupt: it was asked to stop, and has.
         PlannerError: a rank failed more than `FAILURES` times.
     """
-    try:
-        import ray
-        from ray.train import FailureConfig, RunConfig, ScalingConfig
-        from ray.train.torch import TorchConfig, TorchTrainer
-    except ImportError as error:
-        raise MissingDependencyError("the package ray is needed for --engine ray and is not installed", remedy="pip install 'ray[train]'") from error
-    cuda = settings.device == "cuda"
-    begun_here = not ray.is_initialized()
-    if begun_here:
-        ray.init(logging_level=logging.ERROR, include_dashboard=False, log_to_driver=False)
-    resources = {"CPU": float(1 if cuda else settings.threads), **({"GPU": 1.0} if cuda else {})}
-    trainer = TorchTrainer(
-        _ray_rank,
-        train_loop_config={"folder": str(folder)},
-        torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if cuda else "gloo"),
-        scaling_config=ScalingConfig(num_workers=ranks, use_gpu=cuda, resources_per_worker=resources),
-        run_config=RunConfig(name="ray", storage_path=str(folder.resolve()), failure_config=FailureConfig(max_failures=FAILURES)),
-    )
-    ended, errors = threading.Event(), []
+    with connected(address):
+        try:
+            from ray.train import FailureConfig, RunConfig, ScalingConfig
+            from ray.train.torch import TorchConfig, TorchTrainer
+        except ImportError as error:
+            remedy = "pip install 'compute-allocation-planner[train,ray]'"
+            raise MissingDependencyError(f"Ray cannot train here: {error}", remedy=remedy) from error
+        cuda = settings.device == "cuda"
+        resources = {"CPU": float(1 if cuda else settings.threads), **({"GPU": 1.0} if cuda else {})}
+        trainer = TorchTrainer(
+            _ray_rank,
+            train_loop_config={"folder": str(folder)},
+            torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if cuda else "gloo"),
+            scaling_config=ScalingConfig(num_workers=ranks, use_gpu=cuda, resources_per_worker=resources),
+            run_config=RunConfig(name="ray", storage_path=str(folder.resolve()), failure_config=FailureConfig(max_failures=FAILURES)),
+        )
+        asked, failed = _fit(trainer, folder, tick)
+    if asked:
+        raise KeyboardInterrupt
+    if failed is not None:
+        raise failure(folder, f"Ray gave up: {str(failed).strip().splitlines()[-1]}") from failed
+
+
+def _fit(trainer: Any, folder: Path, tick: Callable[[], None]) -> tuple[bool, Exception | None]:
+    """Let Ray train in a thread, so that Ctrl-C reaches the ranks as a wish to stop and not as an exception inside Ray; return it, and what failed."""
+    ended, errors, asked = threading.Event(), [], False
 
     def fit() -> None:
         try:
@@ -105,9 +120,7 @@ def run_ray(folder: Path, ranks: int, settings: Settings, *, tick: Callable[[], 
         finally:
             ended.set()
 
-    asked = False
     with _sigterm_interrupts():
-        # In a thread, so that Ctrl-C reaches the ranks as a wish to stop and not as an exception inside Ray.
         threading.Thread(target=fit, daemon=True).start()
         while not ended.is_set():
             try:
@@ -117,12 +130,7 @@ def run_ray(folder: Path, ranks: int, settings: Settings, *, tick: Callable[[], 
                 asked = True
                 (folder / STOP_FILE).touch()
     (folder / STOP_FILE).unlink(missing_ok=True)
-    if begun_here:
-        ray.shutdown()
-    if asked:
-        raise KeyboardInterrupt
-    if errors:
-        raise failure(folder, f"Ray gave up: {str(errors[0]).strip().splitlines()[-1]}") from errors[0]
+    return asked, errors[0] if errors else None
 
 
 def _ray_rank(config: dict[str, Any]) -> None:

@@ -188,17 +188,10 @@ def test_a_rank_that_fails_is_one_sentence(launched: tuple[Path, str], corpus: C
 @pytest.mark.skipif(find_spec("ray") is None, reason="ray is not installed")
 @pytest.mark.filterwarnings("ignore")  # Ray's own
 def test_two_ranks_on_ray_have_the_losses_of_one(corpus: Corpus, tmp_path: Path, launched: tuple[Path, str]) -> None:
-    import ray
-
     folder = tmp_path / "run"
     lay(folder, corpus, ranks=2)
-    seen = []
-    # A cluster of the test's own, whatever else runs on this machine.
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    try:
-        run_ray(folder, 2, Settings(), tick=lambda: seen.append(1))
-    finally:
-        ray.shutdown()
+    seen: list[int] = []
+    run_ray(folder, 2, Settings(), address=None, tick=lambda: seen.append(1))
     assert seen and max(abs(a - b) for a, b in zip(losses(folder), losses(launched[0]), strict=True)) < 1e-5
     assert (folder / "checkpoint" / "config.json").exists()
     assert read_json(folder / "states" / "latest.json")["step"] == STEPS
