@@ -85,6 +85,10 @@ class Sweep:
         """Return where it is noted that a segment without an endpoint diverged."""
         return diverged_path(self._home(segment), segment.segment_id)
 
+    def shares(self, segment: Segment) -> bool:
+        """Tell whether a segment's state is of a trunk that other sweeps share."""
+        return self.spec.trunks is not None and segment.shareable
+
     def _home(self, segment: Segment) -> Path:
         return self.spec.trunks if self.spec.trunks is not None and segment.shareable else self.folder
 
@@ -274,7 +278,7 @@ def _drop_state(sweep: Sweep, segment: Segment, keep_state: bool) -> None:
     """Delete a state that nothing left needs; a shared trunk's stays, for the other sweeps, and so does what lies under adapters that are kept."""
     path, name = sweep.state_path(segment), segment.segment_id
     kept = keep_state and any(user.cell is not None and user.frozen_id == name for user in sweep.tree.users.get(name, []))
-    if path.is_relative_to(sweep.folder) and not kept:
+    if not kept and not sweep.shares(segment):
         path.unlink(missing_ok=True)
 
 
@@ -298,8 +302,8 @@ def _tidy(sweep: Sweep, keep_state: bool) -> None:
         path = sweep.state_path(segment)
         if segment.cell is None and path.name in present and segment.segment_id not in needed:
             _drop_state(sweep, segment, keep_state)
-    files = [path for segment in sweep.tree.segments for path in (sweep.state_path(segment), record_path(sweep.folder, segment.segment_id))]
-    files = [path for path in files if path.is_relative_to(sweep.folder)]  # in the folder of shared trunks another sweep may be writing
+    own = [segment for segment in sweep.tree.segments if not sweep.shares(segment)]  # of shared trunks another sweep may be writing one
+    files = [path for segment in own for path in (sweep.state_path(segment), record_path(sweep.folder, segment.segment_id))]
     known = {f".{path.name}" for path in files}
     for folder in {path.parent for path in files}:
         for name in _names(folder):

@@ -78,17 +78,24 @@ def launch(
     if export is None:
         check_ranks(ranks, device, engine)
     folder = out or Path("launches") / allocation.stem
+    of_full_size = {
+        "--ranks": ranks > 1, "--engine": engine != "local", "--precision": precision, "--micro-batch": micro_batch, "--compile": compile_layers,
+        "--checkpoint-activations": checkpoint_activations, "--shard-ranks": shard_ranks, "--save-every": save_every, "--peak-flops": peak_flops,
+        "--tensorboard": tensorboard, "--wandb": wandb, "--law": law, "--export": export,
+    }  # fmt: skip
+    if device not in ("cpu", "cuda"):
+        raise InputError(f"--device {device!r} is not known", remedy="choose cpu or cuda")
     if read_json(allocation).get("kind") == "domains":
         from planner.cli.launch_domains import launch_domains
 
+        _refuse("a plan for many domains", {**of_full_size, "--base": base})
         return launch_domains(allocation, folder, structure, corpus, seed, device, threads, dry_run)
     if structure is not None:
         raise InputError(f"--structure {structure!r} is of a plan for many domains", remedy="leave it away")
     ready = prepare(allocation, folder, corpus=corpus, seed=seed, base=base)
     method = ready.run.cells[0].method
     if method != "full":
-        if ranks > 1 or engine != "local" or export is not None:
-            raise InputError(f"a plan with method {method} is trained by one process", remedy="leave --ranks, --engine and --export away")
+        _refuse(f"a plan with method {method}", of_full_size)
         return _by_segments(ready, device, threads or default_workers(), dry_run)
     settings = Settings(
         device=device,
@@ -119,6 +126,17 @@ def launch(
     row = outcome(ready)
     assert row is not None
     _tell(ready, row)
+
+
+def _refuse(what: str, options: dict[str, Any]) -> None:
+    """Refuse options of the full-size trainer for what is trained in the way of a sweep, by one process.
+
+    Raises:
+        InputError: one of them is given.
+    """
+    given = [name for name, value in options.items() if value]
+    if given:
+        raise InputError(f"{what} is trained by one process, and {', '.join(given)} would say nothing", remedy="leave that away")
 
 
 def _by_segments(ready: Launch, device: str, threads: int, dry_run: bool) -> None:

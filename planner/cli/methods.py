@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from planner.cli.console import give, say, table
-from planner.errors import InputError
+from planner.errors import DataError, InputError
 from planner.units import format_count, parse_count
 
 if TYPE_CHECKING:
     from planner.allocate.crossing import Crossing
+    from planner.fit.fitted import FittedLaw
+    from planner.shapes import ModelShape
 
 HELP = (
     "Set the laws of two methods side by side, full-parameter and LoRA for instance, and say where they cross.\n\n"
-    "Example: plan methods sweeps/computing/lora/law.json sweeps/computing/lora/law_lora.json --general-tokens 800k --spec-tokens 50k,200k"
+    "Example: plan methods sweeps/medicine/lora/law.json sweeps/medicine/lora/law_lora.json --general-tokens 820k --spec-tokens 50k,200k"
 )
 MOST_PANELS = 12
 """Of a figure."""
@@ -52,6 +54,7 @@ def methods(
         for unique in texts:
             least, most = (max(one.support.low["tokens_spec"] for one in laws), min(one.support.high["tokens_spec"] for one in laws))
             most = min(most, unique * high["epochs_spec"])
+            _near(laws, shape, source["recipe"]["seq_len"], before, most, unique)
             found.append(crossing(*laws, shape, tokens_pt=before, unique_spec=unique, least=least, most=most, equal_flops=equal_flops))
     if as_json:
         give([_plain(item) for item in found])
@@ -60,6 +63,31 @@ def methods(
     if figure is not None:
         _draw(figure, found, (law, other))
         say(f"written: {figure}")
+
+
+def _near(laws: tuple[FittedLaw, FittedLaw], shape: ModelShape, seq_len: int, before: float, spec: float, unique: float) -> None:
+    """Say how far a comparison lies beyond the runs.
+
+    Raises:
+        DataError: too far to say anything.
+    """
+    from planner.allocate.beyond import AXIS_NAMES, TOO_FAR
+    from planner.flops import flops_per_token
+
+    flops = (before + spec) * flops_per_token(shape, seq_len)
+    factors: dict[str, float] = {}
+    for law in laws:
+        for name, value in law.support.factors(shape.params_non_embedding, before, spec, unique, flops).items():
+            if name in AXIS_NAMES:
+                factors[name] = max(factors.get(name, 1.0), float(value))
+    outside = {name: factor for name, factor in factors.items() if factor > 1.2}
+    if not outside:
+        return
+    who = f"{format_count(shape.params_non_embedding)} parameters with {format_count(unique)} distinct tokens"
+    said = ", ".join(f"{AXIS_NAMES[name]} {factor:.3g}×" for name, factor in outside.items())
+    if max(outside.values()) > TOO_FAR:
+        raise DataError(f"{who} lie too far beyond the runs to be compared: {said}; the limit is {TOO_FAR:g}×", remedy="stay nearer, or train runs there")
+    say(f"warning: extrapolation: {who}: {said}")
 
 
 def show(found: list[Crossing]) -> None:

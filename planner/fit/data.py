@@ -155,7 +155,7 @@ def of_method(frame: DataFrame, method: str) -> DataFrame:
     """
     if method not in METHODS:
         raise InputError(f"--method {method!r} is not known", remedy=f"choose one of {', '.join(METHODS)}")
-    names, special = frame["method"].fillna("full"), frame["tokens_spec"] > 0
+    names, special = frame["method"].astype(object).fillna("full"), frame["tokens_spec"] > 0
     found = sorted(set(names[special]))
     if found and method not in found:
         raise DataError(f"no run trained its specialist stage with method {method}; there are {', '.join(found)}", remedy=f"fit with --method {found[0]}")

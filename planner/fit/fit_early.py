@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from planner.errors import PlannerWarning
-from planner.fit.data import PARAMS_KINDS, early
+from planner.fit.data import PARAMS_KINDS, early, of_method
 from planner.fit.early import Early
 from planner.fit.fitted import FittedLaw
 from planner.laws import Points
@@ -19,6 +19,8 @@ from planner.runs import usable
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+FARTHEST = 3.0
+"""Distance of the runs from the law at their best worth [% of the loss] from which that worth says nothing; four times the noise where that is more."""
 LEAST_ROWS = 3
 """Runs without a stage of their own, from which the worth is fitted."""
 WORTHS = np.exp(np.linspace(np.log(0.02), np.log(20.0), 139))
@@ -36,6 +38,8 @@ def with_early(law: FittedLaw, frame: DataFrame, keep: tuple[str, ...] = (), see
     """
     rows = usable(frame, keep)
     rows = rows[early(rows) & rows["loss_spec"].notna() & (rows["replay_fraction"].fillna(0) == 0)]
+    if len(rows):
+        rows = of_method(rows, str(law.source.get("method", "full")))
     mixed = rows[rows["branch_kind"] == "mixed"]
     if any(member.law.stages != 2 or member.law.target != "spec" for member in law.members) or len(mixed) < LEAST_ROWS:
         if len(rows):
@@ -51,10 +55,15 @@ def with_early(law: FittedLaw, frame: DataFrame, keep: tuple[str, ...] = (), see
         values.append(_least(member.law.log_loss(member.resamples, grid), measured, weights))
         points.append(float(_least(member.law.log_loss(member.theta[None], grid), measured, np.ones((1, len(mixed))))[0]))
     worth, shares = float(np.mean(points)), mixed["early_fraction"]
-    found = Early(
-        worth, np.concatenate(values), _off(at, worth, measured), len(mixed), float(shares.min()), float(shares.max()), _off_stages(law, rows, worth)
-    )
-    return replace(law, early=found)
+    off = _off(at, worth, measured)
+    if not WORTHS[1] < worth < WORTHS[-2] or off > max(FARTHEST, 400 * law.noise):
+        warnings.warn(
+            f"no worth of early specialist text describes the {len(mixed)} runs that have it: at the best they lie {off:.2g} % around the law",
+            PlannerWarning, stacklevel=2,
+        )  # fmt: skip
+        return law
+    early_text = Early(worth, np.concatenate(values), off, len(mixed), float(shares.min()), float(shares.max()), _off_stages(law, rows, worth))
+    return replace(law, early=early_text)
 
 
 class _Rows:

@@ -83,10 +83,10 @@ def prepare_domains(path: Path, folder: Path, *, structure: str | None = None, c
         DataError: the corpus has too few distinct specialist tokens.
     """
     answer = DomainsAllocation.load(path)
-    for plan in answer.recommended.domains:
+    chosen = _structure(answer, structure)
+    for plan in chosen.domains:
         if Path(plan.name).name != plan.name or plan.name in (MIX, "trunk", "..", "."):
             raise InputError(f"the domain name {plan.name!r} cannot name a folder", remedy="rename it in the file of domains and allocate again")
-    chosen = _structure(answer, structure)
     of = {name: source for source in answer.sources.values() for name in source["domains"]}
     if chosen.name in (SPLIT, MIXED):
         for key in ("recipe", "corpus"):
@@ -204,18 +204,21 @@ def _tree(cell: Cell, plan: DomainPlan, spec: SweepSpec, corpus: Corpus) -> Any:
 def _begin(launch: DomainsLaunch) -> None:
     """Put down which forecast the runs are to be held against, once, before the first step."""
     digest, path = sha256_file(launch.path), launch.folder / "launch.json"
+    runs = {name: run.tree.tips[0].segment_id for name, run in launch.runs.items()}
     if path.exists():
         found = read_artifact(path, KIND, VERSION)
-        if found["inputs"].get("allocation") != digest or found["structure"] != launch.structure.name:
-            raise StateError(f"{launch.folder} holds a launch of another plan or structure", remedy="give another --out, or delete that folder")
+        if found["inputs"].get("allocation") != digest or found["structure"] != launch.structure.name or found["runs"] != runs:
+            raise StateError(f"{launch.folder} holds a launch of another plan, structure or seed", remedy="give another --out, or delete that folder")
         return
-    if launch.folder.exists() and any(launch.folder.iterdir()):
+    copy = launch.folder / "allocation.json"
+    begun = copy.is_file() and sha256_file(copy) == digest  # killed before launch.json stood
+    if launch.folder.exists() and any(item != copy or not begun for item in launch.folder.iterdir()):
         raise StateError(f"{launch.folder} is not empty and holds no launch", remedy="give another --out")
     launch.folder.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(launch.path, launch.folder / "allocation.json")
+    shutil.copyfile(launch.path, copy)
     body = {
         "structure": launch.structure.name,
-        "runs": {name: run.tree.tips[0].segment_id for name, run in launch.runs.items()},
+        "runs": runs,
         "started": datetime.now(timezone.utc).isoformat(timespec="microseconds"),
         "requested_and_realised": launch.realised(),
     }

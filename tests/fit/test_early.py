@@ -55,6 +55,21 @@ def test_the_file_keeps_it(fitted: FittedLaw, tmp_path: Path) -> None:
     assert np.allclose(read.resamples, law.early.resamples, rtol=1e-5) and replace(read, resamples=law.early.resamples) == law.early
 
 
+@pytest.mark.parametrize("factor", [0.5, 1.6])
+def test_runs_that_no_worth_describes_are_said(fitted: FittedLaw, factor: float) -> None:
+    frame = table(0.005)
+    with pytest.warns(PlannerWarning, match="no worth of early specialist text describes"):
+        assert with_early(fitted, frame.assign(loss_spec=frame["loss_spec"] * factor)).early is None
+
+
+def test_runs_of_another_method_are_not_mixed_in(fitted: FittedLaw) -> None:
+    frame = table(0.005)
+    others = frame[frame["branch_kind"] == "stable"].assign(method="lora", loss_spec=9.0)
+    others["run_id"] += "-lora"
+    found, plain = (with_early(fitted, rows).early for rows in (pd.concat([frame, others], ignore_index=True), frame))
+    assert found is not None and plain is not None and found.stages_off_percent == plain.stages_off_percent
+
+
 def test_too_few_runs_are_said(fitted: FittedLaw) -> None:
     with pytest.warns(PlannerWarning, match="left out of the fit"):
         assert with_early(fitted, table(0.005).iloc[:4]).early is None
