@@ -151,6 +151,31 @@ def test_plain_templates_are_let_through(tasks: Path, tmp_path: Path, template: 
     assert read_task(tmp_path / "echoes.yaml")["doc_to_text"] == template
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--device", "tpu"), "--device 'tpu' is not known"),
+        (("--device", "cuda"), "torch finds no GPU"),
+        (("--table", "a.csv"), "there would be no accuracy"),
+        (("--table", "other.csv", "--tasks", "echoes"), "has not the columns"),
+    ],
+)
+def test_bad_options_are_refused_before_anything_is_measured(
+    models: tuple[Path, Path], corpus: Corpus, options: tuple[str, ...], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+    from typer.testing import CliRunner
+
+    from planner.cli.main import app
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr("planner.evaluation.evaluate", None)
+    monkeypatch.chdir(tmp_path)
+    Path("other.csv").write_text("a,b\n")
+    result = CliRunner().invoke(app, ["evaluate", str(models[0]), "--corpus", str(corpus.folder), *options])
+    assert result.exit_code == 2 and message in " ".join(result.stderr.split()), result.output
+
+
 def test_it_goes_into_the_record_of_a_launch(tmp_path: Path) -> None:
     write_artifact(tmp_path / "launch.json", "launch", 1, {"run_id": "r"})
     write_artifact(record_path(tmp_path, "r"), "run", 1, {"row": {"loss_spec": 3.0}}, {"a": "b"})
