@@ -69,7 +69,7 @@ def read_identity(folder: Path) -> dict[str, Any] | None:
         if records or any(not item.name.startswith(("identity.json", ".identity.json", "live.json", ".live.json")) for item in state):
             raise StateError(
                 f"{path}, which says what the runs in {folder} were made with, is torn",
-                remedy=f"make sure that recipe, corpus and base are those of the runs and delete {path}; it is then written anew, with no check of the runs",
+                remedy=f"make sure that recipe, corpus and base are those of the runs and delete {path}; it is then written anew, without a check",
             ) from error
         _set_aside(path)
         return None
