@@ -7,7 +7,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
@@ -126,6 +126,28 @@ def whole(path: Path | str) -> Iterator[None]:
         raise InputError(f"{path} {what}", remedy="write it again with the stage that made it") from error
 
 
+def check_numbers(body: Mapping[str, Any], names: Iterable[str], *, low: float = -math.inf, optional: bool = False, what: str = "") -> None:
+    """Check that values read from a file are finite numbers; for use inside `whole`.
+
+    Args:
+        body: the values.
+        names: which of them.
+        low: the least that they may be.
+        optional: whether they may be null, which non-finite numbers are written as.
+        what: what the values are of, for the message.
+
+    Raises:
+        KeyError: one is missing.
+        ValueError: one is none.
+    """
+    for name in names:
+        value = body[name]
+        if value is None and optional:
+            continue
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < low:
+            raise ValueError(f"{name} = {value!r}{what and f' of {what}'}")
+
+
 def read_json(path: Path | str) -> dict[str, Any]:
     """Read a JSON object; raise InputError when there is none."""
     text = _read_text(path)
@@ -135,6 +157,8 @@ def read_json(path: Path | str) -> dict[str, Any]:
         raise InputError(
             f"{path} is not JSON: {error.msg} in line {error.lineno}", remedy="mend the file or write it again"
         ) from error
+    except (RecursionError, ValueError) as error:  # nested too deeply, or a number of thousands of digits
+        raise InputError(f"{path} cannot be read as JSON: {error}", remedy="mend the file or write it again") from error
     if not isinstance(document, dict):
         raise InputError(f"{path} holds a JSON {type(document).__name__}, not an object", remedy="mend the file or write it again")
     return document
@@ -145,7 +169,7 @@ def read_toml(path: Path | str) -> dict[str, Any]:
     text = _read_text(path)
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise InputError(f"{path} is not TOML: {error}", remedy="mend the file") from error
 
 

@@ -61,6 +61,21 @@ def checkpoint_in(folder: Path) -> Path:
     raise InputError(f"{folder} holds no checkpoint", remedy="name a folder with config.json and safetensors, or one of plan launch that has ended")
 
 
+def check_device(device: str) -> None:
+    """Refuse a device that there is not.
+
+    Raises:
+        InputError: neither "cpu" nor "cuda", or "cuda" without a GPU.
+    """
+    if device not in ("cpu", "cuda"):
+        raise InputError(f"--device {device!r} is not known", remedy="choose cpu or cuda")
+    if device == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise InputError("--device cuda is asked for and torch finds no GPU", remedy="use --device cpu, or a machine and a build of torch with CUDA")
+
+
 def evaluate(
     checkpoint: Path, corpus: Corpus | None, domain: str | None, tasks: Sequence[str | dict[str, Any]], *, seq_len: int | None = None,
     max_tokens: int = 65536, few_shot: int | None = None, limit: int | None = None, device: str = "cpu",
@@ -79,8 +94,9 @@ def evaluate(
         device: "cpu" or "cuda".
 
     Raises:
-        InputError: a checkpoint that cannot be used, or a corpus of another tokenizer.
+        InputError: a checkpoint or a device that cannot be used, or a corpus of another tokenizer.
     """
+    check_device(device)
     losses: dict[str, float] = {}
     if corpus is not None:
         from planner.train.perplexity import heldout_losses
@@ -140,6 +156,27 @@ def _into_record(launch: Path, body: Mapping[str, Any]) -> None:
     write_artifact(path, "run", RECORD_VERSION, {**record, "evaluation": dict(body)}, inputs)
 
 
+def check_table(path: Path) -> None:
+    """Refuse a table that rows cannot be added to.
+
+    Raises:
+        InputError: a file with other columns.
+    """
+    if path.is_file():
+        _read_table(path)
+
+
+def _read_table(path: Path) -> list[dict[str, Any]]:
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file)
+            if set(TABLE) - set(reader.fieldnames or ()):
+                raise InputError(f"{path} has not the columns {', '.join(TABLE)}", remedy="name a new file with --table")
+            return list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path} cannot be read as a table: {error}", remedy="name a new file with --table") from error
+
+
 def add_to_table(path: Path, evaluated: Mapping[str, Evaluated]) -> int:
     """Add models to a table of loss and accuracy for `plan allocate --accuracy`; a row of the same model and task is replaced.
 
@@ -155,11 +192,7 @@ def add_to_table(path: Path, evaluated: Mapping[str, Evaluated]) -> int:
     """
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     if path.is_file():
-        with path.open(encoding="utf-8", newline="") as file:
-            reader = csv.DictReader(file)
-            if set(TABLE) - set(reader.fieldnames or ()):
-                raise InputError(f"{path} has not the columns {', '.join(TABLE)}", remedy="name a new file with --table")
-            rows = {(row["model"], row["task"]): row for row in reader}
+        rows = {(row["model"], row["task"]): row for row in _read_table(path)}
     for name, one in evaluated.items():
         if not one.losses or not one.accuracies:
             raise InputError(f"{name} has no {'held-out loss' if not one.losses else 'accuracy'} to write into {path}", remedy="give --corpus and --tasks")

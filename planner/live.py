@@ -21,10 +21,14 @@ def write_live(folder: Path, running: list[str], failed: dict[str, str]) -> None
 
 
 def read_live(folder: Path) -> dict[str, Any]:
-    """Read that note; what it says is running counts while the runner that wrote it holds the folder."""
+    """Read that note, or nothing where it is malformed; what it says is running counts while the runner that wrote it holds the folder."""
     try:
         live = read_json(folder / "state" / "live.json")
     except InputError:
+        return {}
+    running, failed = live.get("running", []), live.get("failed", {})
+    texts = [*running, *failed.values()] if isinstance(running, list) and isinstance(failed, dict) else [None]
+    if not all(isinstance(text, str) for text in texts):
         return {}
     holder, writer = holder_of(folder) or {}, live.get("holder")
     if not isinstance(writer, dict) or gone(holder) or {key: holder.get(key) for key in writer} != writer:

@@ -39,7 +39,10 @@ def gone(holder: dict[str, Any]) -> bool:
             os.kill(int(holder["pid"]), 0)
         except ProcessLookupError:
             return True
-        except (PermissionError, OverflowError, KeyError, TypeError, ValueError):
+        except PermissionError:  # of another user: the holder, or another process with its number; /proc may hide which
+            start = _start(int(holder["pid"]))
+            return None not in (start, holder.get("start")) and start != holder["start"]
+        except (OverflowError, KeyError, TypeError, ValueError):
             return False
         return _start(int(holder["pid"])) != holder.get("start")
     return False

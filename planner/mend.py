@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from planner.artifacts import read_json
-from planner.errors import PlannerError
+from planner.errors import InputError, PlannerError, StateError
 
 HEADER = 8
 """Bytes that give the length of a safetensors header."""
@@ -47,8 +47,32 @@ def whole_state(path: Path) -> bool:
             header = json.loads(file.read(length))
         ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
         return HEADER + length + max(ends, default=0) == size
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return False
+
+
+def read_identity(folder: Path) -> dict[str, Any] | None:
+    """Read what the runs of a folder were made with, or None if there is nothing to go by; a torn note of no runs is set aside.
+
+    Raises:
+        StateError: it is torn, and there are runs that only it describes.
+    """
+    path = folder / "state" / "identity.json"
+    if not path.exists():
+        return None
+    try:
+        return read_json(path)
+    except InputError as error:
+        if isinstance(error.__cause__, OSError):
+            raise
+        records, state = (sorted((folder / name).iterdir()) if (folder / name).is_dir() else [] for name in ("records", "state"))
+        if records or any(not item.name.startswith(("identity.json", ".identity.json", "live.json", ".live.json")) for item in state):
+            raise StateError(
+                f"{path}, which says what the runs in {folder} were made with, is torn",
+                remedy=f"make sure that recipe, corpus and base are those of the runs and delete {path}; it is then written anew, without a check",
+            ) from error
+        _set_aside(path)
+        return None
 
 
 def set_aside_torn(records: Iterable[Path], states: Iterable[Path], notes: Iterable[Path]) -> list[tuple[Path, Path]]:

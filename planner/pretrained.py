@@ -39,7 +39,7 @@ class Pretrained:
         found = cls(Path(folder))
         if not (found.folder / "config.json").is_file():
             raise InputError(f"base {folder} has no config.json", remedy="name a folder that AutoModelForCausalLM.from_pretrained loads")
-        assert found.shape and found.files  # both refuse what cannot be used
+        assert found.shape and found.files and found.context  # each refuses what cannot be used
         return found
 
     @cached_property
@@ -58,8 +58,18 @@ class Pretrained:
 
     @property
     def context(self) -> int:
-        """Return the longest sequence it is made for [tokens]."""
-        return int(self.config.get("max_position_embeddings") or 2**31)
+        """Return the longest sequence it is made for [tokens].
+
+        Raises:
+            InputError: its configuration states no number of them.
+        """
+        stated = self.config.get("max_position_embeddings")
+        if stated is None:
+            return 2**31
+        if isinstance(stated, bool) or not isinstance(stated, int) or stated < 1:
+            what = f"{self.folder / 'config.json'} states max_position_embeddings = {stated!r}"
+            raise InputError(what, remedy="give a whole number of tokens, as the checkpoint was saved with")
+        return stated
 
     @cached_property
     def files(self) -> list[Path]:

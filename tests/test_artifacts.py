@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from planner.artifacts import write_text
+from planner.artifacts import read_json, read_toml, write_text
 from planner.errors import InputError
 from planner.report import style
 
@@ -31,3 +31,17 @@ def test_a_link_stays_a_link(tmp_path: Path) -> None:
     write_text(tmp_path / "link", "new")
     assert (tmp_path / "link").is_symlink()
     assert (tmp_path / "real").read_text() == "new"
+
+
+@pytest.mark.parametrize("text", ['{"a": ' + "[" * 100000, '{"a": ' + "9" * 5000 + "}", "{", "5"])
+def test_json_that_cannot_be_read_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(InputError, match="a.json"):
+        read_json(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize("text", ["a = " + "[" * 100000, "a = "])
+def test_toml_that_cannot_be_read_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.toml").write_text(text)
+    with pytest.raises(InputError, match="a.toml is not TOML"):
+        read_toml(tmp_path / "a.toml")

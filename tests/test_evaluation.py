@@ -112,6 +112,25 @@ def test_a_task_file_runs_without_a_network(models: tuple[Path, Path], tasks: Pa
         (("test: echoes.jsonl", "test: none.jsonl"), "does not exist"),
         (("task: echoes", "name: echoes"), "names no task"),
         (("task: echoes", "task: ["), "cannot be read"),
+        (("{{question}}", "{{ cycler.__init__.__globals__.os.system('id') }}"), "renders templates without a sandbox"),
+        (("{{question}}", "{{ cycler }}"), "with cycler"),
+        (("{{question}}", "{{ question.__class__ }}"), "with __class__"),
+        (("{{question}}", "{{ question['__class__'] }}"), "with __class__"),
+        (("{{question}}", "{{ question[question ~ '_'] }}"), "with a computed index"),
+        (("{{question}}", "{{ question.format(label) }}"), "with call"),
+        (("{{question}}", "{{ question | attr('x') }}"), "with the filter attr"),
+        (("{{question}}", "{{ [question] | join('', 'x') }}"), "with the filter join"),
+        (("{{question}}", "{% include 'x' %}"), "with include"),
+        (("{{question}}", "{{ question"), "malformed template"),
+        (("{metric: acc,", "{metric: /path/evil.py,"), "has metric = '/path/evil.py'"),
+        (("{metric: acc,", "{metric: acc, hf_evaluate: true,"), "states hf_evaluate in metric_list"),
+        (("{data_files:", "{trust_remote_code: true, data_files:"), "states trust_remote_code in dataset_kwargs"),
+        (("{data_files: {test: echoes.jsonl}}", "5"), "dataset_kwargs = 5"),
+        (("dataset_kwargs: {data_files: {test: echoes.jsonl}}", ""), "names no data"),
+        (("test: echoes.jsonl", "test: zip://a::b"), "is no name of a file"),
+        (("dataset_path: json", "dataset_path: someone/dataset"), "dataset_path = 'someone/dataset'"),
+        (("test_split: test", "test_split: test\nprocess_results: x"), "states process_results"),
+        (("test_split: test", "test_split: test\ngeneration_kwargs: {custom_generate: x}"), "states custom_generate in generation_kwargs"),
     ],
 )
 def test_task_files_bring_no_code_and_no_other_files(tasks: Path, tmp_path: Path, change: tuple[str, str], message: str) -> None:
@@ -121,6 +140,40 @@ def test_task_files_bring_no_code_and_no_other_files(tasks: Path, tmp_path: Path
     (tmp_path / "echoes.yaml").write_text(TASK.replace(*change))
     with pytest.raises(InputError, match=message):
         read_task(tmp_path / "echoes.yaml")
+
+
+@pytest.mark.parametrize("template", ["{{question|trim}} {{choices[label]}}", "{{choices[0][1:]}}, {{choices[-1]}}", "{{a.b}} {{a['b']}}", "plain {x}"])
+def test_plain_templates_are_let_through(tasks: Path, tmp_path: Path, template: str) -> None:
+    from planner.train.harness import read_task
+
+    (tmp_path / "echoes.jsonl").write_bytes((tasks / "echoes.jsonl").read_bytes())
+    (tmp_path / "echoes.yaml").write_text(TASK.replace("{{question}}", template))
+    assert read_task(tmp_path / "echoes.yaml")["doc_to_text"] == template
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--device", "tpu"), "--device 'tpu' is not known"),
+        (("--device", "cuda"), "torch finds no GPU"),
+        (("--table", "a.csv"), "there would be no accuracy"),
+        (("--table", "other.csv", "--tasks", "echoes"), "has not the columns"),
+    ],
+)
+def test_bad_options_are_refused_before_anything_is_measured(
+    models: tuple[Path, Path], corpus: Corpus, options: tuple[str, ...], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+    from typer.testing import CliRunner
+
+    from planner.cli.main import app
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr("planner.evaluation.evaluate", None)
+    monkeypatch.chdir(tmp_path)
+    Path("other.csv").write_text("a,b\n")
+    result = CliRunner().invoke(app, ["evaluate", str(models[0]), "--corpus", str(corpus.folder), *options])
+    assert result.exit_code == 2 and message in " ".join(result.stderr.split()), result.output
 
 
 def test_it_goes_into_the_record_of_a_launch(tmp_path: Path) -> None:

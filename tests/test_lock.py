@@ -1,5 +1,7 @@
 """One runner a folder: stale locks are taken over, living and foreign ones are not, and of many that try one gets it."""
 
+from __future__ import annotations
+
 import json
 import os
 import subprocess
@@ -54,6 +56,22 @@ def test_another_process_with_the_number_of_the_holder_is_not_the_holder(tmp_pat
     plant(tmp_path, start="1")
     with locked(tmp_path):
         pass
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="the start of a process is read from /proc")
+@pytest.mark.parametrize(("start", "hidden", "ended"), [("1", False, True), ("1", True, False), (None, False, False), ("own", False, False)])
+def test_a_process_of_another_user_is_the_holder_only_if_it_started_then(
+    start: str | None, hidden: bool, ended: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    holder = this_process() if start == "own" else {**this_process(), "start": start}
+
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "kill", refuse)
+    if hidden:
+        monkeypatch.setattr("planner.lock._start", lambda pid: None)
+    assert gone(holder) is ended
 
 
 @pytest.mark.parametrize("changes", [{"host": "elsewhere"}, {"boot": "before"}, {"namespace": "pid:[1]"}], ids=str)

@@ -49,13 +49,17 @@ def fit(
     from planner.artifacts import read_json, sha256_file
     from planner.cli.fit_tables import show, show_profiles
     from planner.cli.paths import apart, runs_files
-    from planner.fit.data import PARAMS_KINDS, fit_data
+    from planner.fit.data import PARAMS_KINDS, TARGETS, fit_data
     from planner.fit.fit import fit as fit_law
     from planner.fit.fit_early import with_early
+    from planner.method import METHODS
     from planner.runs import read_runs
 
     if params_kind not in (*PARAMS_KINDS, "auto"):
         raise InputError(f"--params-kind {params_kind!r} is not known", remedy=f"choose one of {', '.join(PARAMS_KINDS)}, auto")
+    for option, value, known in (("target", target, TARGETS), ("method", method, METHODS)):  # both become part of a file's name
+        if value not in known:
+            raise InputError(f"--{option} {value!r} is not known", remedy=f"choose one of {', '.join(known)}")
     tables = runs_files(path)
     if out and len(tables) > 1:
         raise InputError(f"--out names one file, and {path} holds {len(tables)} runs tables", remedy="name one table, or leave --out away")

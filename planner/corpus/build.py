@@ -16,7 +16,7 @@ from planner.corpus.chat import ChatTemplate
 from planner.corpus.config import CorpusSettings
 from planner.corpus.duplicates import Document, contaminated, drop_exact, drop_near, make_document
 from planner.corpus.shards import write_shard
-from planner.corpus.sources import read_documents, read_pairs
+from planner.corpus.sources import matches, read_documents, read_pairs
 from planner.corpus.store import GENERAL, KIND, SPLITS, VERSION, Corpus
 from planner.corpus.tokenizer import copy_tokenizer, open_tokenizer, train_tokenizer
 from planner.errors import InputError, StateError
@@ -85,8 +85,7 @@ def _request(settings: CorpusSettings) -> dict[str, Any]:
     stamps = []
     for source in settings.sources:
         if source.kind != "package":
-            path = settings.folder / source.path
-            files = sorted(path.rglob("*")) if path.is_dir() else [path] if path.exists() else sorted(settings.folder.glob(source.path))
+            files = [item for path in matches(source, settings.folder) for item in (sorted(path.rglob("*")) if path.is_dir() else [path])]
             stamps += [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
     return {"settings": table, "files": stamps, "version": VERSION}
 

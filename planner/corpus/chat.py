@@ -52,13 +52,12 @@ class ChatTemplate:
             raise MissingDependencyError("jinja2 is not installed", remedy="pip install 'compute-allocation-planner[train]'") from error
         self.source = source
         self._special = special
-        self._error = TemplateError
         environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
         environment.filters["tojson"] = lambda value, **options: json.dumps(value, ensure_ascii=False, **options)
         environment.globals["raise_exception"] = _raise
         try:
             self._template = environment.from_string(_MARKS.sub(lambda found: f"{found[1]}{'endif' if found[2] else 'if true'}{found[3]}", source))
-        except TemplateError as error:
+        except (TemplateError, RecursionError) as error:
             raise InputError(f"the chat template is malformed: {error}", remedy="mend it; it is Jinja, as chat_template of a tokenizer") from error
 
     @classmethod
@@ -104,8 +103,9 @@ class ChatTemplate:
     def _text(self, messages: Sequence[dict[str, str]], generate: bool) -> str:
         try:
             return self._template.render(messages=list(messages), add_generation_prompt=generate, **self._special)
-        except (self._error, _Refused) as error:
-            raise InputError(f"the chat template refuses a conversation: {error}", remedy="mend the pairs or the template") from error
+        except Exception as error:  # a template can raise any kind, from its operators and filters too
+            what = str(error) or type(error).__name__
+            raise InputError(f"the chat template refuses a conversation: {what}", remedy="mend the pairs or the template") from error
 
 
 class _Refused(Exception):

@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import string
+import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 from importlib import metadata
@@ -28,7 +29,7 @@ def read_documents(source: Source, folder: Path) -> Iterator[str]:
     """
     root = _package_root(source) if source.package else folder
     found = False
-    for path in _files(source, root):
+    for path in source_files(source, root):
         for text in _texts(source, path):
             text = text.strip()
             if len(text) >= source.minimum_characters:
@@ -50,7 +51,7 @@ def read_pairs(source: Source, folder: Path) -> Iterator[list[dict[str, str]]]:
     """
     root = _package_root(source) if source.package else folder
     found = False
-    for path in _files(source, root):
+    for path in source_files(source, root):
         name = path.name.removesuffix(".gz").removesuffix(".zst")
         if not name.endswith((".json", ".jsonl")):
             raise InputError(f"source {path} of pairs is neither JSON Lines nor JSON", remedy="give a .jsonl file with a pair a line")
@@ -84,21 +85,40 @@ def _json_items(path: Path, *, lines: bool) -> Iterator[tuple[Any, str]]:
                 yield _json(line, f"{path}, line {number}"), f"{path}, line {number}"
         return
     document = _json(_decode(path), str(path))
+    if not isinstance(document, (dict, list)):
+        raise InputError(f"{path} holds {str(document)[:40]!r}, which is no list of records", remedy="give a JSON list or object")
     for key, item in document.items() if isinstance(document, dict) else enumerate(document):
         yield item, f"{path}, entry {key}"
 
 
-def _files(source: Source, root: Path) -> list[Path]:
+def matches(source: Source, root: Path) -> list[Path]:
+    """List what a source's path means under `root`, sorted: the folder or file itself, or what its pattern matches, from the root of the disk too.
+
+    Raises:
+        InputError: a pattern that is malformed.
+    """
     path = root / source.path
+    if path.exists() or not any(sign in source.path for sign in "*?["):
+        return [path] if path.exists() else []
+    base, pattern = (Path("/"), source.path.lstrip("/")) if Path(source.path).is_absolute() else (root, source.path)
+    try:
+        return sorted(item for item in base.glob(pattern) if item.is_file())
+    except (ValueError, NotImplementedError) as error:
+        raise InputError(f"source {source.path!r} is no pattern: {error}", remedy="write it like texts/**/*.txt") from error
+
+
+def source_files(source: Source, root: Path) -> list[Path]:
+    """List the files of a source, sorted.
+
+    Raises:
+        InputError: there are none.
+    """
+    path = root / source.path
+    files = matches(source, root)
     if path.is_dir():
         patterns = {"txt": "**/*.txt", "jsonl": "**/*.jsonl*", "pairs": "**/*.jsonl*", "parquet": "**/*.parquet", "dataset": "**/*.arrow"}
         files = sorted(item for item in path.glob(patterns.get(source.kind, "**/*")) if item.is_file())
-    elif path.is_file():
-        files = [path]
-    elif any(sign in source.path for sign in "*?["):
-        base, pattern = (Path("/"), source.path.lstrip("/")) if Path(source.path).is_absolute() else (root, source.path)
-        files = sorted(item for item in base.glob(pattern) if item.is_file())
-    else:
+    elif not files and not any(sign in source.path for sign in "*?["):
         raise InputError(f"source {path} does not exist", remedy="check the path in corpus.toml")
     if not files:
         raise InputError(f"source {path} matches no {source.kind} file", remedy="check the path in corpus.toml")
@@ -163,21 +183,30 @@ def _fields(text: str) -> list[str]:
     if "{" not in text:
         return [text]
     try:
-        return [name for _, name, _, _ in string.Formatter().parse(text) if name]
-    except ValueError as error:
-        raise InputError(f"text template {text!r} is malformed: {error}", remedy='write it like "{title}: {body}"') from error
+        names = [name for _, name, _, _ in string.Formatter().parse(text) if name is not None]
+        text.format(**dict.fromkeys(names, ""))
+    except (ValueError, LookupError, AttributeError) as error:
+        raise InputError(f"text template {text!r} is malformed: {error}", remedy='write names of fields in it, like "{title}: {body}"') from error
+    return names
 
 
 def _decode(path: Path) -> str:
-    data = path.read_bytes()
-    if path.suffix == ".gz":
-        data = gzip.decompress(data)
-    elif path.suffix == ".zst":
+    try:
+        data = path.read_bytes()
+        data = gzip.decompress(data) if path.suffix == ".gz" else data
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise InputError(f"{path} is cut short or no gzip file: {error}", remedy="copy it again, or leave it out of the source") from error
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}", remedy="check its permissions") from error
+    if path.suffix == ".zst":
         try:
             import zstandard
         except ModuleNotFoundError as error:
             raise MissingDependencyError("zstandard is not installed", remedy="pip install 'compute-allocation-planner[train]'") from error
-        data = zstandard.ZstdDecompressor().stream_reader(io.BytesIO(data)).read()
+        try:
+            data = zstandard.ZstdDecompressor().stream_reader(io.BytesIO(data)).read()
+        except zstandard.ZstdError as error:
+            raise InputError(f"{path} is no zstandard file: {error}", remedy="copy it again, or leave it out of the source") from error
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -191,6 +220,8 @@ def _json(text: str, where: str) -> Any:
         return json.loads(text)
     except json.JSONDecodeError as error:
         raise InputError(f"{where} is not JSON: {error.msg}", remedy="mend it or leave it out") from error
+    except (RecursionError, ValueError) as error:
+        raise InputError(f"{where} cannot be read as JSON: {error}", remedy="mend it or leave it out") from error
 
 
 def _package_root(source: Source) -> Path:

@@ -135,10 +135,12 @@ def build_tree(
         groups[cell.size, cell.seed].append(cell)
     segments: list[Segment] = []
     names = _size_names([size for size, _ in groups])
+    seen: dict[str, dict[str, Any]] = {}
     for (size, seed), group in groups.items():
         shape = chosen.get(size) or shape_for(size, family=recipe.family, vocab=vocab)
         rate = learning_rate if learning_rate is not None else recipe.learning_rate(shape.params_non_embedding)
         prefix = f"n{names[size]}-s{seed}" + ("" if learning_rate is None else f"-lr{learning_rate:.3g}")
+        _refuse_same_name(seen, prefix, {"sizes": size})
         common: dict[str, Any] = {"shape": shape, "size": size, "seed": seed, "learning_rate": rate, "base": base}
         segments += _size_tree(prefix, group, recipe, common, max_segment_steps)
     return Tree(tuple(segments), recipe, eval_tokens)
@@ -148,13 +150,31 @@ def _size_names(sizes: Iterable[float]) -> dict[float, str]:
     return {size: f"{size:g}".replace("+", "") for size in sizes}
 
 
+def _refuse_same_name(seen: dict[str, dict[str, Any]], name: str, values: dict[str, Any]) -> None:
+    """Refuse values of which the names of segments keep too few digits to tell them apart.
+
+    Args:
+        seen: names so far, with their values; the new one is added.
+        name: the new one.
+        values: by the setting that they come from.
+
+    Raises:
+        InputError: the name stands for other values already; both are named.
+    """
+    for key, value in seen.setdefault(name, values).items():
+        if values[key] != value:
+            raise InputError(f"{key} has {value!r} and {values[key]!r}, too close to tell apart", remedy="state one of them, or values farther apart")
+
+
 def _size_tree(prefix: str, cells: Sequence[Cell], recipe: Recipe, common: dict[str, Any], longest: int | None) -> list[Segment]:
     trunks: dict[tuple[float, float | None], list[Cell]] = defaultdict(list)
     for cell in cells:
         trunks[cell.early_fraction, cell.unique_spec if cell.early_fraction else None].append(cell)
     segments: list[Segment] = []
+    seen: dict[str, dict[str, Any]] = {}
     for (early, unique), group in sorted(trunks.items(), key=lambda item: (item[0][0], item[0][1] or 0)):
         name = prefix + (f"-e{early:g}-u{unique:.0f}" if early else "")
+        _refuse_same_name(seen, name, {"early_fractions": early, "unique_spec": unique})
         segments += _trunk_tree(name, group, recipe, {**common, "early_fraction": early}, unique, longest)
     return segments
 
@@ -178,9 +198,11 @@ def _trunk_tree(
     segments, last = _chain(f"{prefix}-pt", None, trunk_stops, general, longest)
     for total, stop in sorted(leave.items()):
         segments += _tip(f"{prefix}-pt{total}-end", last.get(stop), stop, total, general, unspecialised[total], longest)
+    seen: dict[str, dict[str, Any]] = {}
     for (steps_pt, unique, replay, method), ends in sorted(stems.items()):
         adapted = method != "full"
         stem = f"{prefix}-pt{steps_pt}-u{unique:.0f}" + (f"-r{replay:g}" if replay else "") + (f"-{method}" if adapted else "") + "-sp"
+        _refuse_same_name(seen, stem, {"unique_spec": unique, "replay_fractions": replay})
         origin = last[steps_pt] if steps_pt else None
         special = {
             **common, "stage": "special", "steps_pt": steps_pt, "warmup": steps_pt == 0 or adapted, "unique_spec": unique, "replay_fraction": replay,

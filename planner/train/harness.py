@@ -1,6 +1,7 @@
 """Tasks of lm-evaluation-harness on a checkpoint, through its Python interface: its own by name, and task files without a network.
 
-A task file is read here, as plain YAML, and handed over as data: tags that would run code, other files and paths outside its folder are refused.
+A task file is read here, as plain YAML, and handed over as data. The harness renders templates without a sandbox, loads metrics that it does not know as
+code, and hands options on to libraries that load more: so only keys, metrics, options and templates that are known to be data are let through.
 """
 
 from __future__ import annotations
@@ -8,22 +9,43 @@ from __future__ import annotations
 import logging
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from planner.errors import InputError, MissingDependencyError
 from planner.train.start import open_checkpoint
 
-_CODE = ("class", "include", "custom_dataset", "unsafe_code")
-"""Keys of a task that bring code or other files."""
+_KEYS = frozenset(
+    (
+        "task task_alias tag dataset_path dataset_name dataset_kwargs training_split validation_split test_split fewshot_split output_type description "
+        "doc_to_text doc_to_choice doc_to_target target_delimiter fewshot_delimiter fewshot_config num_fewshot gen_prefix metric_list generation_kwargs "
+        "repeats filter_list should_decontaminate doc_to_decontamination_query metadata"
+    ).split()
+)
+"""What a task file may state; process_docs, process_results, class, include, custom_dataset, unsafe_code and use_prompt bring code or other files."""
+_READERS = ("json", "csv", "parquet", "text")
+"""What a task's data may be read with; any other name is a dataset of the hub, or a script."""
+_METRICS = frozenset(
+    "acc acc_norm acc_mutual_info acc_all exact_match f1 mcc brier_score bleu chrf ter perplexity word_perplexity byte_perplexity bits_per_byte".split()
+)
+"""The harness's own; it loads every other name as code."""
+_NESTED = {
+    "dataset_kwargs": frozenset(("data_files",)),
+    "metric_list": frozenset("metric aggregation higher_is_better ignore_case ignore_punctuation ignore_numbers regexes_to_ignore".split()),
+    "generation_kwargs": frozenset("until do_sample temperature top_p top_k num_beams max_gen_toks max_new_tokens".split()),
+    "fewshot_config": frozenset(("sampler", "samples")),
+}
+"""What may stand inside a key; generate() of transformers, for one, can be told to load code."""
+_FILTERS = frozenset("join trim lower upper replace capitalize string int length".split())
+"""Filters that a template may use."""
 
 
 def read_task(path: Path) -> dict[str, Any]:
     """Read a task file; its data files are looked for beside it.
 
     Raises:
-        InputError: no such file, no YAML, a tag or a key that would bring code, or data outside the file's folder.
+        InputError: no such file, no YAML, anything that could bring code, or data outside the file's folder.
     """
     import yaml
 
@@ -31,18 +53,17 @@ def read_task(path: Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
         tags = [token.value for token in yaml.scan(text) if isinstance(token, yaml.TagToken)]
         body = yaml.safe_load(text) if not tags else None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError, ValueError) as error:
         raise InputError(f"task file {path} cannot be read: {str(error).splitlines()[0]}", remedy="give a YAML file of lm-evaluation-harness") from error
     if tags:
         raise InputError(f"task file {path} has the tag !{tags[0][1]}, which would run code", remedy="write the task with templates only")
     if not isinstance(body, dict) or not isinstance(body.get("task"), str):
         raise InputError(f"task file {path} names no task", remedy="state task: NAME, as in lm-evaluation-harness")
-    for key in _CODE:
-        if key in body:
-            raise InputError(f"task file {path} states {key}, which brings in more than the file", remedy="write the task with templates only")
+    _data_only(body, path)
     options = body.get("dataset_kwargs") or {}
-    if "data_files" in options:
-        body["dataset_kwargs"] = {**options, "data_files": _inside(options["data_files"], path)}
+    if "data_files" not in options:
+        raise InputError(f"task file {path} names no data", remedy="state dataset_kwargs: {data_files: {test: FILE}}, with the file beside the task file")
+    body["dataset_kwargs"] = {"data_files": _inside(options["data_files"], path)}
     return body
 
 
@@ -128,9 +149,96 @@ def _inside(files: Any, path: Path) -> Any:
         return {key: _inside(value, path) for key, value in files.items()}
     if isinstance(files, list):
         return [_inside(value, path) for value in files]
+    if not isinstance(files, str) or "::" in files:  # which fsspec takes for a file inside another, from anywhere
+        raise InputError(f"task file {path}: data file {files!r} is no name of a file", remedy="put it beside the task file and name it")
     folder = path.parent.resolve()
-    place = (folder / str(files)).resolve()
+    place = (folder / files).resolve()
     if not place.is_relative_to(folder) or not place.is_file():
         what = "lies outside its folder" if not place.is_relative_to(folder) else "does not exist"
         raise InputError(f"task file {path}: data file {files!r} {what}", remedy="put it beside the task file")
     return str(place)
+
+
+def _data_only(body: Mapping[str, Any], path: Path) -> None:
+    """Refuse a task that could bring code.
+
+    Raises:
+        InputError: a key, a reader, an option, a metric or a template that is not known to be data.
+    """
+    for key in body:
+        if key not in _KEYS:
+            raise InputError(f"task file {path} states {key}, which is not known to be data only", remedy=f"use only {', '.join(sorted(_KEYS))}")
+    if body.get("dataset_path") not in _READERS:
+        what = f"task file {path} has dataset_path = {body.get('dataset_path')!r}"
+        raise InputError(what, remedy=f"give one of {', '.join(_READERS)}, with data_files beside the task file")
+    for key, known in _NESTED.items():
+        stated = body.get(key)
+        if stated is None:
+            continue
+        if key == "metric_list" and not isinstance(stated, list):
+            raise InputError(f"task file {path} has {key} = {stated!r}, which is no list", remedy="write - metric: acc")
+        for entry in stated if key == "metric_list" else [stated]:
+            if not isinstance(entry, Mapping):
+                raise InputError(f"task file {path} has {key} = {stated!r}, which is no mapping", remedy=f"give only {', '.join(sorted(known))}")
+            for name in entry:
+                if name not in known:
+                    raise InputError(f"task file {path} states {name} in {key}", remedy=f"give only {', '.join(sorted(known))}")
+    for entry in body.get("metric_list") or []:
+        if not isinstance(entry.get("metric"), str) or entry["metric"] not in _METRICS:
+            raise InputError(f"task file {path} has metric = {entry.get('metric')!r}", remedy=f"give one of {', '.join(sorted(_METRICS))}")
+    for text in _texts(body):
+        _plain_template(text, path)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Yield every text inside a value; any of them might be rendered."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _texts(key)
+            yield from _texts(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _texts(item)
+
+
+def _plain_template(text: str, path: Path) -> None:
+    """Refuse a template that does more than show fields: without calls, and without Jinja's own names and private attributes, nothing can be run.
+
+    Raises:
+        InputError: it has another construct, filter or name.
+    """
+    from jinja2 import Environment, TemplateError, nodes
+    from jinja2.defaults import DEFAULT_NAMESPACE
+
+    plain = (nodes.Template, nodes.Output, nodes.TemplateData, nodes.Const, nodes.List, nodes.Tuple, nodes.Slice)
+    try:
+        tree = Environment().parse(text)  # which runs nothing
+        waiting: list[nodes.Node] = [tree]
+        while waiting:
+            node = waiting.pop()
+            what = None
+            if isinstance(node, nodes.Name):
+                what = node.name if node.name in (*DEFAULT_NAMESPACE, "self") or node.name.startswith("_") or node.ctx != "load" else None
+            elif isinstance(node, nodes.Getattr):
+                what = node.attr if node.attr.startswith("_") else None
+            elif isinstance(node, nodes.Getitem):  # Jinja looks for an attribute where there is no such item
+                what = node.arg.value if isinstance(node.arg, nodes.Const) and str(node.arg.value).startswith("_") else None
+                if not isinstance(node.arg, (nodes.Const, nodes.Name, nodes.Neg, nodes.Slice)):
+                    what = "a computed index"
+            elif isinstance(node, nodes.Filter):
+                attribute = node.name == "join" and len(node.args) > 1
+                what = f"the filter {node.name}" if node.name not in _FILTERS or node.kwargs or node.dyn_args or node.dyn_kwargs or attribute else None
+            elif isinstance(node, nodes.Neg):
+                what = None if isinstance(node.node, nodes.Const) else "a computed number"
+            elif not isinstance(node, plain):
+                what = type(node).__name__.lower()
+            if what is not None:
+                raise InputError(
+                    f"task file {path} has the template {text!r} with {what}, and the harness renders templates without a sandbox",
+                    remedy=f"use fields, their items and the filters {', '.join(sorted(_FILTERS))} only, and prepare the rest in the data",
+                )
+            waiting += node.iter_child_nodes()
+    except (TemplateError, RecursionError) as error:
+        raise InputError(f"task file {path} has the malformed template {text!r}: {error}", remedy="mend it; it is Jinja") from error

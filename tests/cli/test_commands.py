@@ -182,3 +182,10 @@ def test_far_extrapolation_is_said_loudly(law: Path) -> None:
     code, out, err = run(*arguments, "--allow-extrapolation")
     assert code == 0
     assert "EXTRAPOLATION" in err and "times the largest run" in err and "run a sweep" in err
+
+
+@pytest.mark.parametrize("option", ["--target", "--method"])
+def test_names_that_would_lead_out_of_the_folder_are_refused(option: str, tmp_path: Path) -> None:
+    (tmp_path / "runs.csv").write_text("a\n")
+    code, _, told = run("fit", str(tmp_path / "runs.csv"), option, "../../x")
+    assert code == 2 and f"{option} '../../x' is not known" in " ".join(told.split())

@@ -50,6 +50,9 @@ def test_a_template_that_hides_its_prompt_is_refused() -> None:
         ChatTemplate("{% if %}", {})
     with pytest.raises(InputError, match="refuses a conversation: no roles"):
         ChatTemplate("{{ raise_exception('no roles') }}", {}).render(TALK)
+    for wrong in ("{{ messages[0].content + 1 }}", "{% for x in range(1000000) %}{% endfor %}"):
+        with pytest.raises(InputError, match="refuses a conversation: .*(concatenate|[Rr]ange)"):
+            ChatTemplate(wrong, {}).render(TALK)
     with pytest.raises(InputError, match="refuses"):  # the sandbox keeps templates from Python's own objects
         ChatTemplate("{{ messages.__class__.__mro__[1].__subclasses__() }}", {}).render(TALK)
 

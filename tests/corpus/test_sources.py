@@ -1,15 +1,18 @@
 """Every kind of source, and copies across splits and domains."""
 
+import gzip
 import json
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from planner.corpus.config import Source, read_settings
+from planner.corpus.build import _request
+from planner.corpus.config import CorpusSettings, Source, TokenizerSettings, read_settings
 from planner.corpus.duplicates import contaminated, drop_exact, drop_near, make_document
-from planner.corpus.sources import read_documents
+from planner.corpus.sources import matches, read_documents, read_pairs, source_files
 from planner.errors import InputError
 
 TEXTS = ["first document", "second document", "third, with ünïcode"]
@@ -62,6 +65,28 @@ def test_bad_records_are_named(content: str, message: str, tmp_path: Path) -> No
     (tmp_path / "a.jsonl").write_text(content)
     with pytest.raises(InputError, match=message):
         list(read_documents(Source("general", "jsonl", "a.jsonl"), tmp_path))
+
+
+@pytest.mark.parametrize("template", ["{}: {title}", "{0}", "{title", "{title.x}", "{title:d}"])
+def test_malformed_templates_of_fields_are_named(template: str, tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"title": "A"}\n')
+    with pytest.raises(InputError, match="text template .* is malformed"):
+        list(read_documents(Source("general", "jsonl", "a.jsonl", text=template), tmp_path))
+
+
+@pytest.mark.parametrize(("name", "data"), [("a.jsonl.gz", gzip.compress(b'{"text": "a"}' * 99)[:-12]), ("a.txt.gz", b"no gzip"), ("a.json", b"5")])
+def test_broken_files_are_named(name: str, data: bytes, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(InputError, match=name):
+        list(read_pairs(Source("general", "pairs", name), tmp_path) if ".json" in name else read_documents(Source("general", "txt", name), tmp_path))
+
+
+def test_a_pattern_may_be_absolute(tmp_path: Path) -> None:
+    source = lay_out("txt", tmp_path)
+    pattern = replace(source, path=f"{tmp_path}/*.txt")
+    assert list(read_documents(pattern, Path("elsewhere"))) == TEXTS
+    assert matches(pattern, Path("elsewhere")) == source_files(pattern, tmp_path) == sorted(tmp_path.glob("*.txt"))
+    assert len(_request(CorpusSettings(Path("elsewhere"), (pattern,), TokenizerSettings()))["files"]) == len(TEXTS)
 
 
 def words(seed: int, count: int = 120) -> str:

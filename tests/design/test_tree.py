@@ -1,6 +1,7 @@
 """The tree trains every cell, and what runs share only once."""
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -52,6 +53,18 @@ def test_the_tree_costs_less_than_its_cells() -> None:
 def test_cells_that_round_to_one_run_are_refused() -> None:
     with pytest.raises(InputError, match="same 200 steps"):
         build_tree([Cell(2e4, 0, 0.0, 204800.0, 5e4), Cell(2e4, 0, 0.0, 204801.0, 5e4)], RECIPE, 1024)
+
+
+@pytest.mark.parametrize(
+    ("key", "first", "second"),
+    [("size", 80000.01, 80000.02), ("unique_spec", 100000.2, 100000.4), ("replay_fraction", 0.1, 0.1000001), ("early_fraction", 0.1, 0.10000001)],
+)
+def test_values_whose_names_round_to_one_are_refused(key: str, first: float, second: float) -> None:
+    cell = Cell(8e4, 0, 9e5, 8.2e5, 2e5, 0.0, 0.0)
+    with pytest.raises(InputError, match=f"{key}.* has {first!r} and {second!r}, too close"):
+        build_tree([replace(cell, **{key: first}), replace(cell, **{key: second})], RECIPE, 1024)
+    apart = [replace(cell, **{key: first}), replace(cell, **{key: second, "seed": 1})]
+    assert len(build_tree(apart, RECIPE, 1024).tips) == 2
 
 
 def test_the_rate_follows_warm_up_constant_and_cooldown() -> None:

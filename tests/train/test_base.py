@@ -68,6 +68,14 @@ def test_only_plain_safetensors_are_read(tmp_path: Path, corpus: Corpus) -> None
         Pretrained.open(folder)
 
 
+@pytest.mark.parametrize("stated", ["abc", 2.5, 0, [64]])
+def test_a_context_that_is_no_number_is_refused(tmp_path: Path, corpus: Corpus, stated: object) -> None:
+    path = checkpoint(tmp_path / "base", corpus) / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "max_position_embeddings": stated}))
+    with pytest.raises(InputError, match="states max_position_embeddings = "):
+        Pretrained.open(tmp_path / "base")
+
+
 def test_another_tokenizer_or_context_is_refused(tmp_path: Path, corpus: Corpus) -> None:
     base = checkpoint(tmp_path / "base", corpus)
     path = base / "tokenizer.json"
