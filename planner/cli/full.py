@@ -11,7 +11,9 @@ from planner.cli.needs import require_torch
 from planner.units import format_bytes, format_count, format_seconds
 
 if TYPE_CHECKING:
+    from planner.fit.fitted import FittedLaw
     from planner.launch.launch import Launch
+    from planner.launch.slurm import Job
     from planner.train.full.plan import FullRun
 
 ASSUMED_MFU = 0.4
@@ -52,6 +54,23 @@ def show_resources(ready: Launch, run: FullRun, ranks: int) -> None:
     table("What it takes", ["", ""], rows)
 
 
+def check_options(
+    ready: Launch, run: FullRun, ranks: int, engine: str, *, law: Path | None, per_node: int, slurm_options: list[str]
+) -> tuple[Job | None, FittedLaw | None]:
+    """Return Slurm's job, where it is the engine, and the plan's law, where it is found; a dry run calls this to refuse what a launch would.
+
+    Raises:
+        PlannerError: an option that cannot be.
+    """
+    from planner.launch import slurm
+    from planner.launch.full import find_law
+
+    job = None
+    if engine == "slurm":
+        job = slurm.Job(ready.folder.resolve(), sys.executable, ranks, per_node, run.settings, slurm.parse_options(slurm_options))
+    return job, find_law(ready, law)
+
+
 def carry_on(
     ready: Launch, run: FullRun, ranks: int, engine: str, *, address: str | None, law: Path | None, per_node: int, slurm_options: list[str], submit: bool
 ) -> bool:
@@ -62,17 +81,17 @@ def carry_on(
         KeyboardInterrupt: it was asked to stop; a state is saved.
     """
     from planner.launch import slurm
-    from planner.launch.full import course, find_law, lay_down, saved_step
+    from planner.launch.full import course, lay_down, saved_step
     from planner.launch.runners import run_local, run_ray
     from planner.lock import locked
+    from planner.train.full.held import check_free
 
-    job = None
-    if engine == "slurm":
-        job = slurm.Job(ready.folder.resolve(), sys.executable, ranks, per_node, run.settings, slurm.parse_options(slurm_options))
-    else:
+    job, found = check_options(ready, run, ranks, engine, law=law, per_node=per_node, slurm_options=slurm_options)
+    if job is None:
         require_torch()
-    along = course(ready, run, find_law(ready, law))
+    along = course(ready, run, found)
     with locked(ready.folder, engine):
+        check_free(ready.folder)
         lay_down(ready, run, along)
         if job is not None:
             path = slurm.write(job)

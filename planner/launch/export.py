@@ -16,6 +16,7 @@ from string import Template
 
 from planner.artifacts import write_text
 from planner.design.tree import Segment
+from planner.errors import InputError
 from planner.launch.launch import Launch
 from planner.shapes import ModelShape
 
@@ -58,7 +59,11 @@ def export(launch: Launch, target: str, out: Path, ranks: int, micro_batch: int)
 
     Returns:
         The file.
+
+    Raises:
+        InputError: the run cannot be said in the other trainer's terms, or the batch cannot be cut as asked.
     """
+    _check(launch, target, ranks, micro_batch)
     name = re.sub(r"\W", "_", out.name)
     if target == "torchtitan":
         path = out.parent / f"{name}_torchtitan.py"
@@ -67,6 +72,36 @@ def export(launch: Launch, target: str, out: Path, ranks: int, micro_batch: int)
         path = out.parent / f"{name}_megatron.sh"
         write_text(path, megatron(launch, ranks, micro_batch))
     return path
+
+
+def _check(launch: Launch, target: str, ranks: int, micro_batch: int) -> None:
+    """Refuse what the other trainer would train otherwise, or not at all."""
+    recipe = launch.run.spec.recipe
+    if launch.run.spec.bases:
+        raise InputError(
+            f"--export {target} writes a run from scratch, and this plan starts from the open checkpoint {launch.run.spec.bases[0]}",
+            remedy="leave --export away and train it with plan launch",
+        )
+    rates = {segment.learning_rate for segment in launch.run.tree.segments}
+    if len(rates) > 1:
+        raise InputError(
+            f"recipe.special_lr_multiplier = {recipe.special_lr_multiplier:g} gives each stage a rate of its own, and {target} takes the second stage's "
+            "from the first one's checkpoint",
+            remedy="leave --export away and train it with plan launch, or plan with a recipe in which it is 1",
+        )
+    passes = ranks * micro_batch
+    if recipe.batch_sequences % passes:
+        raise InputError(
+            f"{ranks} ranks x a micro-batch of {micro_batch} sequences do not divide the batch of {recipe.batch_sequences}",
+            remedy=f"give --micro-batch {math.gcd(micro_batch, recipe.batch_sequences // ranks)}",
+        )
+
+
+def _rate_source(launch: Launch) -> str:
+    """Say where the rate comes from; the rates of the stages are the same, or there is one stage."""
+    recipe, special = launch.run.spec.recipe, launch.run.tree.tips[0].stage == "special"
+    multiplied = " x special_lr_multiplier" if special and recipe.special_lr_multiplier != 1 else ""
+    return f"recipe.lr_coefficient, lr_exponent and lr_reference_params at plan.params_non_embedding{multiplied}"
 
 
 def megatron(launch: Launch, ranks: int, micro_batch: int) -> str:
@@ -104,7 +139,7 @@ def megatron(launch: Launch, ranks: int, micro_batch: int) -> str:
         ("--seed", tip.seed + 1, "seed + 1: Megatron's must be positive"),
         ("--global-batch-size", recipe.batch_sequences, "recipe.batch_sequences"),
         ("--micro-batch-size", micro_batch, "--micro-batch"),
-        ("--lr", tip.learning_rate, "recipe.lr_coefficient, lr_exponent and lr_reference_params at plan.params_non_embedding"),
+        ("--lr", tip.learning_rate, _rate_source(launch)),
         ("--min-lr", 0.0, "recipe: the cooldown ends at zero"),
         ("--lr-decay-style", "WSD", "recipe: warm-up, constant, cooldown"),
         ("--lr-wsd-decay-style", "minus_sqrt", "recipe: 1 - sqrt"),
@@ -143,7 +178,7 @@ def torchtitan(launch: Launch, micro_batch: int) -> str:
         "BATCH_SEQUENCES": (recipe.batch_sequences, "recipe.batch_sequences"),
         "MICRO_BATCH": (micro_batch, "--micro-batch"),
         "SEED": (tip.seed, "--seed"),
-        "LEARNING_RATE": (tip.learning_rate, "recipe.lr_coefficient, lr_exponent and lr_reference_params at plan.params_non_embedding"),
+        "LEARNING_RATE": (tip.learning_rate, _rate_source(launch)),
         "WARMUP_STEPS": (steps.warmup, "recipe.warmup_steps"),
         "GENERAL_STEPS": (steps.general, "plan.tokens_pt, less what is replayed, / (recipe.seq_len x recipe.batch_sequences)"),
         "TOTAL_STEPS": (steps.total, "(plan.tokens_pt + plan.tokens_spec) / (recipe.seq_len x recipe.batch_sequences)"),

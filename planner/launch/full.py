@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -9,12 +10,14 @@ from typing import Any
 
 import numpy as np
 
+from planner.allocate.base import VOCAB, Base
 from planner.artifacts import read_artifact, read_json, sha256_file
 from planner.errors import InputError, PlannerWarning
 from planner.fit.fitted import FittedLaw
+from planner.ladder import shape_for
 from planner.launch.launch import Launch, begin
 from planner.train.full.expect import Course, Expected, evaluation_steps
-from planner.train.full.plan import FAILURE_FILE, STOP_FILE, FullRun, Settings, rows_of_rank
+from planner.train.full.plan import FAILURE_FILE, STATES_FOLDER, STOP_FILE, FullRun, Settings, rows_of_rank
 from planner.train.job import record_path
 
 STATES = 20
@@ -110,12 +113,24 @@ def course(launch: Launch, run: FullRun, law: FittedLaw | None) -> Course:
     stage = np.maximum(0.0, tokens - trunk)
     replay = np.where(stage > 0, launch.allocation.replay_fraction, 0.0)
     params: dict[str, Any] = {
-        "non_embedding": np.full(len(at), plan.params_non_embedding), "total": np.full(len(at), plan.params_total or np.nan),
+        "non_embedding": np.full(len(at), plan.params_non_embedding), "total": np.full(len(at), _params_total(launch, law)),
     }  # fmt: skip
     unique = np.full(len(at), plan.unique_spec if plan.unique_spec > 0 else np.nan)
-    found = law.forecast(params, np.minimum(tokens, trunk) + replay * stage, (1 - replay) * stage, unique, replay)
+    found = law.forecast(params, launch.sunk + np.minimum(tokens, trunk) + replay * stage, (1 - replay) * stage, unique, replay)
     points = [Expected(*row) for row in zip(at, tokens.tolist(), found.loss.tolist(), found.low.tolist(), found.high.tolist(), strict=True)]
     return Course((*points, end), "the law that the plan was made with")
+
+
+def _params_total(launch: Launch, law: FittedLaw) -> float:
+    """Return the parameters that the plan was forecast with: a base's count with the law's vocabulary (`Base.params_total`), other plans' as they are."""
+    plan = launch.allocation.plan
+    if plan.params_total is None:
+        return math.nan
+    if not launch.sunk:
+        return plan.params_total
+    # A base that was given by its size alone was planned with the ladder's shape.
+    shape = plan.model_shape if plan.shape is not None else shape_for(plan.params_non_embedding, family="llama", vocab=VOCAB)
+    return float(Base("", launch.sunk, shape, True).params_total(law.source.get("vocab_size")))
 
 
 def lay_down(launch: Launch, run: FullRun, along: Course) -> None:
@@ -133,7 +148,7 @@ def lay_down(launch: Launch, run: FullRun, along: Course) -> None:
 
 def saved_step(folder: Path) -> int:
     """Return the step of the latest state, 0 where there is none."""
-    path = folder / "states" / "latest.json"
+    path = folder / STATES_FOLDER / "latest.json"
     return int(read_json(path)["step"]) if path.exists() else 0
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -11,7 +10,7 @@ from typing import Any
 
 from planner import lock
 from planner.allocate.allocation import Allocation
-from planner.artifacts import read_artifact, sha256_file, write_artifact
+from planner.artifacts import read_artifact, sha256_file, write_artifact, write_bytes
 from planner.corpus import Corpus
 from planner.design.spec import Cell, SweepSpec
 from planner.design.tree import build_tree
@@ -25,6 +24,8 @@ from planner.units import format_count
 
 KIND = "launch"
 VERSION = 1
+COPY = "allocation.json"
+"""The plan as it was when the run began."""
 STATES = 20
 """A run is cut into about this many segments, so that a kill costs a twentieth of it at most."""
 
@@ -160,6 +161,11 @@ def save_checkpoint(run: Sweep, row: dict[str, Any], out: Path) -> None:
                 state.unlink()
 
 
+def _ours(item: Path, digest: str) -> bool:
+    """Tell whether a file is of a start that was killed before it wrote launch.json: a lock, the same allocation, or a file half written."""
+    return item.name.startswith((lock.NAME, f".{lock.NAME}.", f".{COPY}.", ".launch.json.")) or (item.name == COPY and sha256_file(item) == digest)
+
+
 def begin(launch: Launch) -> None:
     """Put down which forecast the run is to be held against, once, before the first step.
 
@@ -175,10 +181,10 @@ def begin(launch: Launch) -> None:
         if before["inputs"].get("allocation") != digest:
             raise StateError(f"{launch.folder} holds the run of another allocation", remedy="give another --out, or delete that folder")
         return
-    if launch.folder.exists() and any(item.name != lock.NAME for item in launch.folder.iterdir()):
+    if launch.folder.exists() and not all(_ours(item, digest) for item in launch.folder.iterdir()):
         raise StateError(f"{launch.folder} is not empty and holds no launch", remedy="give another --out")
     launch.folder.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(launch.allocation_path, launch.folder / "allocation.json")
+    write_bytes(launch.folder / COPY, launch.allocation_path.read_bytes())
     body = {
         "run_id": launch.name,
         "started": datetime.now(timezone.utc).isoformat(timespec="microseconds"),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -20,7 +20,6 @@ from planner.errors import InputError, MissingDependencyError, StateError
 from planner.train.full.plan import FAILURE_FILE, STOP_FILE, Settings
 
 LOG = "log.txt"
-RANKS_LOCK = "ranks.lock"
 POLL = 0.3
 """Seconds between two looks at the ranks."""
 FAILURES = 3
@@ -46,13 +45,12 @@ def run_local(folder: Path, ranks: int, settings: Settings, *, tick: Callable[[]
 
     Raises:
         KeyboardInterrupt: it was asked to stop, and has.
-        StateError: ranks of an earlier start still train there.
-        PlannerError: a rank failed.
+        StateError: a rank failed, or ranks of another start train there.
     """
     environment = {**os.environ, "OMP_NUM_THREADS": str(settings.threads), "TOKENIZERS_PARALLELISM": "false"}
     stop, asked = folder / STOP_FILE, 0
-    with (folder / LOG).open("ab") as log, _held(folder) as lock, _sigterm_interrupts():
-        process = subprocess.Popen(command(folder, ranks), stdout=log, stderr=log, env=environment, start_new_session=True, pass_fds=(lock,))
+    with (folder / LOG).open("ab") as log, _sigterm_interrupts():
+        process = subprocess.Popen(command(folder, ranks), stdout=log, stderr=log, env=environment, start_new_session=True)
         while process.poll() is None:
             try:
                 time.sleep(POLL)
@@ -96,7 +94,7 @@ def run_ray(folder: Path, ranks: int, settings: Settings, *, address: str | None
         resources = {"CPU": float(1 if cuda else settings.threads), **({"GPU": 1.0} if cuda else {})}
         trainer = TorchTrainer(
             _ray_rank,
-            train_loop_config={"folder": str(folder)},
+            train_loop_config={"folder": str(folder), "start": f"ray, run {secrets.token_hex(4)}"},
             torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if cuda else "gloo"),
             scaling_config=ScalingConfig(num_workers=ranks, use_gpu=cuda, resources_per_worker=resources),
             run_config=RunConfig(name="ray", storage_path=str(folder.resolve()), failure_config=FailureConfig(max_failures=FAILURES)),
@@ -137,7 +135,7 @@ def _ray_rank(config: dict[str, Any]) -> None:
     from planner.train.full.main import Stopper, run_rank
 
     folder = Path(config["folder"])
-    run_rank(folder, Stopper(folder / STOP_FILE))
+    run_rank(folder, Stopper(folder / STOP_FILE), start=config["start"])
 
 
 def failure(folder: Path, otherwise: str) -> StateError:
@@ -160,18 +158,6 @@ def check_ranks(ranks: int, device: str, engine: str) -> None:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if engine == "local" and device == "cpu" and ranks > cores:
         raise InputError(f"{ranks} ranks on a CPU with {cores} cores would wait for each other", remedy=f"give --ranks {cores} or less")
-
-
-@contextmanager
-def _held(folder: Path) -> Iterator[int]:
-    """Lock the folder in a way that the ranks hold too, as long as one of them lives: they outlive a runner that is killed."""
-    with (folder / RANKS_LOCK).open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            stop = f"wait for them, or make the file {folder / STOP_FILE} to stop them"
-            raise StateError(f"ranks of an earlier start still train in {folder}", remedy=stop) from error
-        yield file.fileno()
 
 
 @contextmanager

@@ -75,6 +75,7 @@ def render(job: Job) -> str:
         "open-mode": "append",
         **job.options,
     }
+    cpus = shlex.quote(directives["cpus-per-task"])  # srun does not take it over from the job since Slurm 22.05
     lines = [
         "#!/bin/bash",
         "# Written by plan launch. Hand it in from the launch folder: sbatch " + FILE,
@@ -89,7 +90,7 @@ def render(job: Job) -> str:
         f"export OMP_NUM_THREADS={job.settings.threads} TOKENIZERS_PARALLELISM=false",
         "",
         "code=0",
-        f"srun --kill-on-bad-exit=1 {shlex.join([job.python, '-m', 'planner.train.full', str(job.folder), '--slurm'])} || code=$?",
+        f"srun --kill-on-bad-exit=1 --cpus-per-task={cpus} {shlex.join([job.python, '-m', 'planner.train.full', str(job.folder), '--slurm'])} || code=$?",
         f"# {WARNED} seconds before the time limit the ranks save a state and end with {STOPPED}: back into the queue, to go on from it.",
         f'if [ "$code" -eq {STOPPED} ]; then scontrol requeue "$SLURM_JOB_ID"; fi',
         'exit "$code"',

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from planner.artifacts import read_artifact
+from planner.artifacts import read_artifact, read_json
 from planner.errors import InputError
+from planner.launch.domains import KIND as DOMAINS
 from planner.launch.launch import KIND, VERSION
 from planner.train.full.expect import Course
 from planner.train.full.metrics import FILE, read_metrics
+from planner.train.full.plan import FILE as FULL
 from planner.train.full.plan import FullRun
 from planner.train.job import record_path
 
@@ -92,6 +94,13 @@ def watch(folder: Path) -> Progress:
     """
     if not (folder / "launch.json").exists():
         raise InputError(f"{folder} holds no launch", remedy="name the folder of a run that plan launch began")
+    several = read_json(folder / "launch.json").get("kind") == DOMAINS
+    if several or not (folder / FULL).exists():
+        what = "a launch of many domains" if several else "a run that is trained segment by segment, as plans with adapters are,"
+        raise InputError(
+            f"{folder} holds {what} and no curve to watch",
+            remedy="see the bar of plan launch itself; the same command shows it again, and once it has ended plan verify holds it against the forecast",
+        )
     name = read_artifact(folder / "launch.json", KIND, VERSION)["run_id"]
     run = FullRun.load(folder)
     record = record_path(folder, name)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 pytest.importorskip("torch")
 
+from planner.allocate.base import Base
 from planner.artifacts import sha256_file
 from planner.corpus.store import Corpus
 from planner.errors import InputError, PlannerWarning
@@ -22,7 +24,9 @@ from planner.launch.watch import Tail
 from planner.train.full.expect import LEAST_POINTS, Course, Expected, evaluation_steps, extrapolate, judge
 from planner.train.full.metrics import Metrics
 from planner.train.full.plan import Settings
+from tests.launch.test_launch_method import specialise_only
 from tests.train.full.runs import GENERAL, STEPS, allocation
+from tests.train.shared import checkpoint
 
 END = Expected(100, 6400.0, 3.0, 2.9, 3.1)
 COURSE = Course((Expected(40, 2560.0, 3.6, 3.5, 3.7), Expected(60, 3840.0, 3.3, 3.2, 3.4), END))
@@ -53,6 +57,28 @@ def test_the_forecast_along_a_run_is_the_laws(corpus: Corpus, fitted: FittedLaw,
         assert math.isfinite(point.loss)
     found.save(tmp_path)
     assert Course.load(tmp_path) == found
+
+
+def test_the_forecast_along_a_run_off_a_base_joins_the_plans_end(corpus: Corpus, fitted: FittedLaw, tmp_path: Path) -> None:
+    """The law counts the base's embeddings with its own vocabulary, and the general tokens that the base has had."""
+    folder = checkpoint(tmp_path / "base", corpus)
+    law = replace(fitted, members=tuple(replace(member, params_kind="total") for member in fitted.members))
+    path = specialise_only(tmp_path, corpus, folder)
+    body = json.loads(path.read_text())
+    plan = body["choices"][0]["plan"]
+    base = Base.parse(f"name=b,tokens={plan['tokens_pt']:.0f},config={folder}")
+    assert base.params_total(1024) != plan["params_total"]
+    end = law.forecast(  # as planner.allocate.bases has it
+        {"non_embedding": [plan["params_non_embedding"]], "total": [base.params_total(1024)]}, [base.tokens], [plan["tokens_spec"]], [plan["unique_spec"]]
+    )  # fmt: skip
+    plan.update(loss=float(end.loss[0]), loss_low=float(end.low[0]), loss_high=float(end.high[0]))
+    path.write_text(json.dumps(body))
+    ready = prepare(path, tmp_path / "run", base=folder)
+    run = settle(ready, 1, Settings())
+    run = replace(run, settings=replace(run.settings, evaluate_at=(run.steps - 1,)))
+    before, last = course(ready, run, law).points
+    assert (last.loss, last.high) == (plan["loss"], plan["loss_high"])
+    assert before.loss == pytest.approx(last.loss, rel=1e-3) and before.high == pytest.approx(last.high, rel=1e-3)
 
 
 def test_another_law_is_refused_or_left_out(corpus: Corpus, fitted: FittedLaw, tmp_path: Path) -> None:

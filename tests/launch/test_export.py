@@ -16,12 +16,15 @@ import pytest
 
 from planner.allocate.allocation import Allocation
 from planner.corpus.store import Corpus
+from planner.errors import InputError
 from planner.launch.export import NORM_EPSILON, ROPE_THETA, export
 from planner.launch.launch import Launch, prepare
 
 pytest.importorskip("torch")
 
+from tests.launch.test_launch_method import specialise_only
 from tests.train.full.runs import GENERAL, RECIPE, SPECIAL, STEPS, allocation
+from tests.train.shared import checkpoint
 
 
 def planned(corpus: Corpus, folder: Path, **change: Any) -> Launch:
@@ -128,3 +131,29 @@ def test_export_says_what_was_forecast_and_replayed(corpus: Corpus, tmp_path: Pa
     text = export(ready, "torchtitan", ready.folder, 1, 4).read_text()
     assert "5 nats/token, 4 to 5.6" in text and "Mix 0.25 of general text" in text
     assert not ready.folder.exists()
+
+
+def test_what_the_other_trainer_would_train_otherwise_is_refused(corpus: Corpus, tmp_path: Path) -> None:
+    ready = planned(corpus, tmp_path)
+    with pytest.raises(InputError, match=r"2 ranks x a micro-batch of 4 sequences do not divide the batch of 4; give --micro-batch 2"):
+        export(ready, "megatron", ready.folder, 2, 4)
+    with pytest.raises(InputError, match="micro-batch of 3 sequences do not divide the batch of 4; give --micro-batch 1"):
+        export(ready, "megatron", ready.folder, 1, 3)
+    for target in ("torchtitan", "megatron"):
+        with pytest.raises(InputError, match="special_lr_multiplier = 0.5 gives each stage a rate of its own"):
+            export(planned(corpus, tmp_path, special_lr_multiplier=0.5), target, ready.folder, 1, 4)
+    base = checkpoint(tmp_path / "base", corpus)
+    based = prepare(specialise_only(tmp_path, corpus, base), tmp_path / "run", base=base)
+    with pytest.raises(InputError, match=f"starts from the open checkpoint {base}"):
+        export(based, "torchtitan", tmp_path / "run", 1, 2)
+    assert not list(tmp_path.glob("*torchtitan*")) and not list(tmp_path.glob("*.sh"))
+
+
+def test_a_run_of_specialist_text_alone_has_the_specialists_rate(corpus: Corpus, tmp_path: Path) -> None:
+    body = allocation(corpus, replace(RECIPE, special_lr_multiplier=0.5))
+    body = replace(body, plan=replace(body.plan, tokens_pt=0.0))
+    body.save(tmp_path / "a.json", {})
+    ready = prepare(tmp_path / "a.json", tmp_path / "run")
+    text = export(ready, "torchtitan", ready.folder, 1, 4).read_text()
+    assert assigned(text)["LEARNING_RATE"] == 0.5 * RECIPE.learning_rate(body.plan.params_non_embedding)
+    assert "plan.params_non_embedding x special_lr_multiplier" in text

@@ -13,7 +13,7 @@ from planner.engines.local import LocalEngine
 from planner.errors import DataError, InputError, StateError
 from planner.flops import flops_per_token
 from planner.ladder import shape_for
-from planner.launch.launch import carry_out, prepare
+from planner.launch.launch import begin, carry_out, prepare
 from planner.verify import verify
 from tests.conftest import TINY_RECIPE
 
@@ -130,6 +130,21 @@ def test_a_changed_forecast_is_refused(launched: Path) -> None:
             carry_out(prepare(path, launched), LocalEngine(1))
     finally:
         path.write_text(whole)
+
+
+def test_a_start_killed_before_its_launch_json_goes_on(corpus: Corpus, tmp_path: Path) -> None:
+    allocation(corpus).save(tmp_path / "a.json", {})
+    ready = prepare(tmp_path / "a.json", tmp_path / "run")
+    begin(ready)
+    (tmp_path / "run" / "launch.json").unlink()
+    for name in ("runner.lock", ".runner.lock.1f", ".allocation.json.abc"):
+        (tmp_path / "run" / name).write_text("")
+    begin(ready)
+    assert read_json(tmp_path / "run" / "launch.json")["run_id"] == ready.name
+    (tmp_path / "run" / "launch.json").unlink()
+    (tmp_path / "run" / "allocation.json").write_text("{}")  # another plan's
+    with pytest.raises(StateError, match="is not empty and holds no launch"):
+        begin(ready)
 
 
 def test_a_plan_that_the_corpus_cannot_carry_is_refused(corpus: Corpus, tmp_path: Path) -> None:

@@ -16,11 +16,14 @@ from typer.testing import CliRunner
 
 pytest.importorskip("torch")
 
-from planner.artifacts import read_json
+from planner.artifacts import read_json, write_artifact
+from planner.cli.full import check_options
 from planner.cli.main import app
 from planner.corpus.store import Corpus
 from planner.errors import InputError, MissingDependencyError
 from planner.launch import slurm
+from planner.launch.full import settle
+from planner.launch.launch import prepare
 from planner.launch.runners import LOG, failure, run_ray
 from planner.train.full.plan import FAILURE_FILE, STOPPED, Settings
 from tests.train.full.runs import STEPS, allocation, lay, losses, row, run_here
@@ -61,6 +64,29 @@ def test_watch_shows_measured_beside_forecast(launched: tuple[Path, str]) -> Non
     answer = json.loads(plan("watch", folder, "--json")[1])
     assert answer["steps"] == STEPS and answer["outcome"]["status"] == "ok" and len(answer["evaluations"]) >= 4
     assert plan("watch", folder.parent)[0] == 2
+
+
+@pytest.mark.parametrize(("kind", "named"), [("launch", "segment by segment"), ("domains_launch", "many domains")])
+def test_a_launch_without_a_curve_says_so(tmp_path: Path, kind: str, named: str) -> None:
+    write_artifact(tmp_path / "launch.json", kind, 1, {"run_id": "a"})
+    code, _, said = plan("watch", tmp_path)
+    assert code == 2 and named in said and "plan verify" in said and "Traceback" not in said
+
+
+def test_a_dry_run_can_refuse_what_the_launch_would(corpus: Corpus, tmp_path: Path) -> None:
+    allocation(corpus).save(tmp_path / "a.json", {})
+    ready = prepare(tmp_path / "a.json", tmp_path / "run")
+    run = settle(ready, 4, Settings())
+    for law, options, per_node, named in (
+        (Path("/nowhere/law.json"), [], 2, "/nowhere/law.json"),
+        (None, ["nodes=3"], 2, "nodes"),
+        (None, ["partition"], 2, "KEY=VALUE"),
+        (None, [], 3, "do not fill nodes"),
+    ):
+        with pytest.raises(InputError, match=named):
+            check_options(ready, run, 4, "slurm", law=law, per_node=per_node, slurm_options=options)
+    job, law_found = check_options(ready, run, 4, "slurm", law=None, per_node=2, slurm_options=["partition=gpu"])
+    assert job is not None and job.options == {"partition": "gpu"} and law_found is None and not (tmp_path / "run").exists()
 
 
 def test_a_dry_run_says_what_it_takes_and_leaves_nothing(corpus: Corpus, tmp_path: Path) -> None:
@@ -131,7 +157,8 @@ def test_nothing_from_names_or_options_reaches_the_shell(tmp_path: Path) -> None
     (tmp_path / "cwd").mkdir()
     done = subprocess.run(["bash", str(path)], cwd=tmp_path / "cwd", env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == STOPPED, done.stderr
-    assert json.loads((tmp_path / "srun").read_text()) == ["--kill-on-bad-exit=1", python, "-m", "planner.train.full", str(folder), "--slurm"]
+    started = json.loads((tmp_path / "srun").read_text())
+    assert started == ["--kill-on-bad-exit=1", "--cpus-per-task=1", python, "-m", "planner.train.full", str(folder), "--slurm"]
     asked = [json.loads(line) for line in (tmp_path / "scontrol").read_text().splitlines()]
     assert asked == [["show", "hostnames", "node[1-2]"], ["requeue", "77"]]  # stopped with a state saved: back into the queue
     assert not list(tmp_path.rglob("pwned"))

@@ -23,9 +23,9 @@ from planner.train.full.expect import Course, judge
 from planner.train.full.guards import Span, Watch, batch_number, blamed, merged, step_of
 from planner.train.full.mesh import Ranks
 from planner.train.full.metrics import FILE, Metrics, read_metrics
-from planner.train.full.plan import FullRun, rows_of_rank
+from planner.train.full.plan import STATES_FOLDER, FullRun, rows_of_rank
 from planner.train.full.shard import build
-from planner.train.full.states import FOLDER, States, start_moments, tensors_of
+from planner.train.full.states import States, start_moments, tensors_of
 from planner.train.model import build_optimiser
 from planner.train.segment import Diverged, open_batches, rate_at
 
@@ -43,12 +43,12 @@ class Guarded:
 
     def save(self, folder: Path) -> None:
         """Write it, before the run goes on without those batches."""
-        write_text(folder / FOLDER / "guards.json", json.dumps({"rollbacks": self.rollbacks, "left_out": self.left_out}) + "\n")
+        write_text(folder / STATES_FOLDER / "guards.json", json.dumps({"rollbacks": self.rollbacks, "left_out": self.left_out}) + "\n")
 
     @classmethod
     def load(cls, folder: Path) -> Guarded:
         """Read it."""
-        path = folder / FOLDER / "guards.json"
+        path = folder / STATES_FOLDER / "guards.json"
         if not path.exists():
             return cls()
         body = read_json(path)

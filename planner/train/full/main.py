@@ -14,6 +14,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -22,10 +23,11 @@ import torch
 from torch.distributed.tensor import DTensor
 
 from planner.artifacts import write_text
-from planner.errors import PlannerError
+from planner.errors import PlannerError, StateError
 from planner.train.allocator import tune_allocator
 from planner.train.checkpoint import LoopState, save_tensors
 from planner.train.export import export_checkpoint
+from planner.train.full.held import held, start_name
 from planner.train.full.loop import Training
 from planner.train.full.mesh import Ranks, join, leave
 from planner.train.full.plan import FAILURE_FILE, STOP_FILE, STOPPED, FullRun
@@ -84,35 +86,58 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
-def run_rank(folder: Path, stop: Stopper, *, slurm: bool = False) -> bool:
+def run_rank(folder: Path, stop: Stopper, *, slurm: bool = False, start: str | None = None) -> bool:
     """Do what `train` does, and leave what went wrong where the process that started the ranks finds it."""
     try:
-        return train(folder, stop, slurm=slurm)
+        return train(folder, stop, slurm=slurm, start=start)
     except PlannerError as error:
         write_text(folder / FAILURE_FILE, f"{error.message}\n{error.remedy}\n")
         raise
 
 
-def train(folder: Path, stop: Stopper, *, slurm: bool = False) -> bool:
+def train(folder: Path, stop: Stopper, *, slurm: bool = False, start: str | None = None) -> bool:
     """Train the run in a launch folder on this rank, to its record and checkpoint; return False where it was stopped before.
 
+    Args:
+        folder: the launch folder.
+        stop: asked after every step whether to stop.
+        slurm: whether srun started this rank.
+        start: name of a start that starts lost ranks again; by default it is read from the environment.
+
     Raises:
-        PlannerError: see `Training` and `join`.
+        PlannerError: see `Training` and `join`; or ranks of another start train there.
     """
     run = FullRun.load(folder)
     tune_allocator()
     warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # on purpose: one process saves its state alone
     torch.set_num_threads(run.settings.threads)
     ranks = join(run.settings, os.environ, slurm=slurm)
+    with ExitStack() as held_until_end:
+        refusal = None
+        if ranks.first:
+            try:
+                name = start or start_name(os.environ, slurm=slurm)
+                held_until_end.enter_context(held(folder, name, restarts=slurm or start is not None))
+            except StateError as error:
+                refusal = (error.message, error.remedy)
+        refusal = ranks.told(refusal)  # the others must not wait for a first rank that has left
+        if refusal is not None:
+            raise StateError(refusal[0], remedy=refusal[1])
+        return _train(run, folder, ranks, stop)
+
+
+def _train(run: FullRun, folder: Path, ranks: Ranks, stop: Stopper) -> bool:
     training = Training(run, folder, ranks, stop=stop)
     job = run.last
     try:
         if not training.go():
             training.close()
+            leave()  # an interpreter that ends with process groups open may abort, and Slurm's file would not see a saved state
             return False
         losses = evaluate(job, training.corpus, training.model, ranks.device)
     except Diverged as error:
         training.close()
+        leave()
         if ranks.first:
             write_record(job, training.seconds, {}, status="diverged", reason=str(error))
         return True

@@ -22,6 +22,8 @@ STOPPED = 75
 
 STOP_FILE = "stop"
 """A file of this name in the launch folder stops the run as SIGTERM does: for where no signal reaches the ranks."""
+STATES_FOLDER = "states"
+"""Where saved states lie in the launch folder, and the lock of the rank that writes them."""
 FAILURE_FILE = "failure.txt"
 """Where a rank leaves what went wrong and the remedy, a line each, for the process that started it."""
 

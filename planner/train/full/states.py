@@ -24,8 +24,8 @@ from torch.distributed.checkpoint.api import CheckpointException
 from planner.artifacts import read_json, write_text
 from planner.errors import StateError
 from planner.train.full.mesh import Ranks
+from planner.train.full.plan import STATES_FOLDER
 
-FOLDER = "states"
 LOOP = "loop.json"
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -41,7 +41,7 @@ class States:
             ranks: who saves.
             keep: how many are kept.
         """
-        self._folder, self._ranks, self._keep = folder / FOLDER, ranks, keep
+        self._folder, self._ranks, self._keep = folder / STATES_FOLDER, ranks, keep
         self._saving: tuple[Future[Any], int] | None = None
         if ranks.first:
             self._folder.mkdir(parents=True, exist_ok=True)

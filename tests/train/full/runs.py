@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from planner.flops import flops_per_token
 from planner.ladder import shape_for
 from planner.launch.full import course, lay_down, settle
 from planner.launch.launch import Launch, prepare
+from planner.lock import _start
 from planner.recipe import Recipe
 from planner.train.full.main import train
 from planner.train.full.metrics import read_metrics
@@ -101,8 +103,14 @@ def wait_for(folder: Path, process: subprocess.Popen[bytes], step: int) -> None:
 
 def kill(process: subprocess.Popen[bytes]) -> None:
     """Kill torchrun and all of its ranks, as the kernel does when memory runs out."""
+    ranks = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()  # torchrun gives each a process group of its own
     os.killpg(process.pid, signal.SIGKILL)
+    for rank in ranks:
+        with suppress(ProcessLookupError):
+            os.kill(int(rank), signal.SIGKILL)
     process.wait()
+    while any(_start(int(rank)) is not None for rank in ranks):
+        time.sleep(0.05)
 
 
 def steps_of(folder: Path) -> dict[int, dict[str, Any]]:
