@@ -61,21 +61,6 @@ def checkpoint_in(folder: Path) -> Path:
     raise InputError(f"{folder} holds no checkpoint", remedy="name a folder with config.json and safetensors, or one of plan launch that has ended")
 
 
-def check_device(device: str) -> None:
-    """Refuse a device that there is not.
-
-    Raises:
-        InputError: neither "cpu" nor "cuda", or "cuda" without a GPU.
-    """
-    if device not in ("cpu", "cuda"):
-        raise InputError(f"--device {device!r} is not known", remedy="choose cpu or cuda")
-    if device == "cuda":
-        import torch
-
-        if not torch.cuda.is_available():
-            raise InputError("--device cuda is asked for and torch finds no GPU", remedy="use --device cpu, or a machine and a build of torch with CUDA")
-
-
 def evaluate(
     checkpoint: Path, corpus: Corpus | None, domain: str | None, tasks: Sequence[str | dict[str, Any]], *, seq_len: int | None = None,
     max_tokens: int = 65536, few_shot: int | None = None, limit: int | None = None, device: str = "cpu",
@@ -96,6 +81,8 @@ def evaluate(
     Raises:
         InputError: a checkpoint or a device that cannot be used, or a corpus of another tokenizer.
     """
+    from planner.train.harness import check_device, run_tasks
+
     check_device(device)
     losses: dict[str, float] = {}
     if corpus is not None:
@@ -108,8 +95,6 @@ def evaluate(
         losses = {f"perplexity_{key.removeprefix('loss_')}": math.exp(value) for key, value in found.items() if key.startswith("loss_")} | found
     results: dict[str, dict[str, float]] = {}
     if tasks:
-        from planner.train.harness import run_tasks
-
         results = run_tasks(checkpoint, tasks, few_shot=few_shot, limit=limit, device=device)
     return Evaluated(checkpoint, losses, results)
 

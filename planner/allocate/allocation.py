@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from planner.artifacts import read_artifact, whole, write_artifact
+from planner.artifacts import check_numbers, read_artifact, whole, write_artifact
+from planner.errors import InputError
 from planner.shapes import ModelShape
 
 KIND = "allocation"
@@ -132,10 +134,22 @@ class Allocation:
         """Read allocation.json.
 
         Raises:
-            InputError: no such file, or another kind of file.
+            InputError: no such file, another kind of file, or values that no plan has.
         """
         body = read_artifact(path, KIND, VERSION)
         with whole(path):
+            check_plan(body["plan"], "the plan")
+            check_plan(body["best_guess"], "the best guess")
+            for arm in (*body.get("arms", ()), *body.get("alternatives", ())):
+                check_numbers(arm["plan"] or {}, sorted(set(arm["plan"] or {}) - {"shape"}), optional=True, what=f"the arm {arm['name']}")
+                check_numbers(arm, ("worse_percent", "probability"), optional=True, what=f"the arm {arm['name']}")
+            if body.get("general") is not None:
+                check_numbers(body["general"], ("replay_fraction", "tokens_replayed"), low=0.0, what="the general loss")
+            check_numbers(body, ("regret_expected_percent", "regret_90_percent"), optional=True)
+            check_numbers(body["extrapolation"], body["extrapolation"], optional=True, what="the extrapolation")
+            for key in ("request", "source", "curve"):
+                dict(body[key].items())
+            datetime.fromisoformat(body["created"])
             arms, alternatives = (tuple(_arm(arm) for arm in body.get(key, ())) for key in ("arms", "alternatives"))
             plan, guess = _plan(body["plan"]), _plan(body["best_guess"])
             assert plan is not None and guess is not None
@@ -148,6 +162,40 @@ class Allocation:
                 curve=body["curve"], source=body["source"], created=body["created"], accuracy=body.get("accuracy"),
                 general=body.get("general"),
             )  # fmt: skip
+
+
+def check_plan(body: Mapping[str, Any], what: str) -> None:
+    """Check the numbers of a plan that was read; for use inside `whole`.
+
+    Raises:
+        KeyError: one is missing.
+        TypeError: an incomplete shape.
+        ValueError: a number that no plan has.
+    """
+    check_numbers(body, ("params_non_embedding", "flops", "flops_6nd", "loss"), low=5e-324, what=what)
+    check_numbers(body, ("tokens_pt", "tokens_spec", "unique_spec", "epochs_spec", "share_spec"), low=0.0, what=what)
+    check_numbers(body, ("params_total", "loss_low", "loss_high"), low=0.0, optional=True, what=what)
+    if body["tokens_pt"] + body["tokens_spec"] <= 0 or body["share_spec"] > 1:
+        raise ValueError(f"{body['tokens_pt']:g} and {body['tokens_spec']:g} tokens, a share of {body['share_spec']:g}, of {what}")
+    check_shape(body.get("shape"), what)
+
+
+def check_shape(body: Mapping[str, Any] | None, what: str) -> None:
+    """Check a shape that was read; for use inside `whole`.
+
+    Raises:
+        TypeError: it is incomplete.
+        ValueError: it is none.
+    """
+    if body is None:
+        return
+    try:
+        shape = ModelShape(**body)
+    except InputError as error:
+        raise ValueError(f"{error.message}, of {what}") from error
+    for name in ("layers", "hidden", "heads", "kv_heads", "head_dim", "intermediate", "vocab"):
+        if type(getattr(shape, name)) is not int:
+            raise ValueError(f"{name} = {getattr(shape, name)!r} in the shape of {what}")
 
 
 def _arm(body: dict[str, Any]) -> Arm:

@@ -40,10 +40,12 @@ def evaluate(
     from planner.artifacts import read_json
     from planner.cli.needs import require_torch
     from planner.corpus import Corpus
-    from planner.evaluation import add_to_table, check_device, check_table, checkpoint_in, save
+    from planner.evaluation import add_to_table, check_table, checkpoint_in, save
     from planner.evaluation import evaluate as measure
 
     require_torch()
+    from planner.train.harness import check_device  # which imports torch
+
     if to_table is not None and (corpus is None or (tasks is None and tasks_folder is None)):
         lacks = "held-out loss" if corpus is None else "accuracy"
         raise InputError(f"--table {to_table} takes loss and accuracy, and there would be no {lacks}", remedy="give --corpus and --tasks")

@@ -41,6 +41,21 @@ _FILTERS = frozenset("join trim lower upper replace capitalize string int length
 """Filters that a template may use."""
 
 
+def check_device(device: str) -> None:
+    """Refuse a device that there is not.
+
+    Raises:
+        InputError: neither "cpu" nor "cuda", or "cuda" without a GPU.
+    """
+    if device not in ("cpu", "cuda"):
+        raise InputError(f"--device {device!r} is not known", remedy="choose cpu or cuda")
+    if device == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise InputError("--device cuda is asked for and torch finds no GPU", remedy="use --device cpu, or a machine and a build of torch with CUDA")
+
+
 def read_task(path: Path) -> dict[str, Any]:
     """Read a task file; its data files are looked for beside it.
 

@@ -1,5 +1,7 @@
 """The recommendation against brute force, and what must hold for every request."""
 
+import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -138,3 +140,29 @@ def test_the_allocation_survives_its_file(fitted: FittedLaw, tmp_path: Path) -> 
     again = Allocation.load(path)
     assert again.created
     assert replace(again, created="") == answer
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("tokens_spec", "abc", "tokens_spec = 'abc' of the plan"),
+        ("tokens_spec", -5, "tokens_spec = -5 of the plan"),
+        ("tokens_pt", None, "tokens_pt = None of the plan"),
+        ("loss", math.nan, "loss = nan of the plan"),
+        ("params_non_embedding", True, "params_non_embedding = True of the plan"),
+        ("share_spec", 2, "a share of 2, of the plan"),
+        ("shape", {"family": "llama"}, "missing 7 required"),
+        ("shape", {}, "missing 8 required"),
+        ("arms", 5, "int"),
+        ("created", "yesterday", "yesterday"),
+        ("source", None, "NoneType"),
+    ],
+)
+def test_wrong_values_in_its_file_are_named(fitted: FittedLaw, tmp_path: Path, key: str, value: object, message: str) -> None:
+    path = tmp_path / "allocation.json"
+    allocate(fitted, Request(BUDGET, 2e5)).save(path, {})
+    body = json.loads(path.read_text())
+    (body if key in body else body["plan"])[key] = value
+    path.write_text(json.dumps(body))
+    with pytest.raises(InputError, match=f"allocation.json holds a value of the wrong kind .*{message}"):
+        Allocation.load(path)

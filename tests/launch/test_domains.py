@@ -149,7 +149,7 @@ def test_what_cannot_be_launched_is_said(two: Corpus, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="differ in recipe"):
         prepare_domains(tmp_path / "b.json", tmp_path / "run")
     assert prepare_domains(tmp_path / "b.json", tmp_path / "run", structure="independent").runs.keys() == {"parser", "mail"}
-    body = json.loads((tmp_path / "a.json").read_text().replace('"name": "mail"', '"name": "../mail"'))
+    body = json.loads((tmp_path / "a.json").read_text().replace('"mail"', '"../mail"'))
     (tmp_path / "c.json").write_text(json.dumps(body))
     with pytest.raises(InputError, match="cannot name a folder"):
         prepare_domains(tmp_path / "c.json", tmp_path / "run")

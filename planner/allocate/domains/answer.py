@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from planner.artifacts import read_artifact, whole, write_artifact
+from planner.allocate.allocation import check_shape
+from planner.artifacts import check_numbers, read_artifact, whole, write_artifact
 
 KIND = "domains"
 VERSION = 1
@@ -105,13 +107,34 @@ class DomainsAllocation:
         """Read the file.
 
         Raises:
-            InputError: no such file, or another kind of file.
+            InputError: no such file, another kind of file, or values that no answer has.
         """
         body = read_artifact(path, KIND, VERSION)
         with whole(path):
             structures, arms = (tuple(_structure(item) for item in body[key]) for key in ("structures", "arms"))
+            best = next((item for item in structures if item.name == body["best"]), None)
+            if best is None or best.loss is None or not best.domains:
+                raise ValueError(f"best = {body['best']!r}, of which there is no plan")
+            lawful = {name for source in body["sources"].values() for name in source["domains"]}
+            lost = [plan.name for item in (*structures, *arms) for plan in item.domains if plan.name not in lawful]
+            if lost:
+                raise ValueError(f"no source for the domain {lost[0]!r}")
+            dict(body["request"].items())
+            datetime.fromisoformat(body["created"])
             return cls(body["request"], body["best"], structures, arms, tuple(body["warnings"]), body["sources"], body["created"])
 
 
 def _structure(body: Mapping[str, Any]) -> Structure:
+    numbers = ("loss", "loss_low", "loss_high", "params_non_embedding", "tokens_general", "flops", "share_general")
+    check_numbers(body, numbers, low=0.0, optional=True, what=body["name"])
+    check_numbers(body, ("worse_percent", "probability"), optional=True, what=body["name"])
+    for item in body["domains"]:
+        what = f"the domain {item['name']} of {body['name']}"
+        if not isinstance(item["name"], str):
+            raise ValueError(f"name = {item['name']!r} of a domain")
+        check_numbers(item, ("params_non_embedding", "loss"), low=5e-324, what=what)
+        check_numbers(item, ("weight", "tokens_pt", "tokens_spec", "unique_spec", "epochs_spec", "flops", "flops_path", "share_flops"), low=0.0, what=what)
+        check_numbers(item, ("loss_low", "loss_high", "max_loss"), low=0.0, optional=True, what=what)
+        check_numbers(item["extrapolation"], item["extrapolation"], optional=True, what=what)
+        check_shape(item.get("shape"), what)
     return Structure(**{**body, "domains": tuple(DomainPlan(**item) for item in body["domains"])})

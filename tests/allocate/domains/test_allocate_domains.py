@@ -1,5 +1,7 @@
 """The recommendation as a whole: required losses, intervals, refusals, warnings, and the file."""
 
+import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -92,6 +94,28 @@ def test_the_file_holds_the_answer(fitted: FittedLaw, tmp_path: Path) -> None:
     again = DomainsAllocation.load(tmp_path / "a.json")
     assert again.created and again.recommended.domains == answer.recommended.domains
     assert again.warnings == answer.warnings and again.structures == answer.structures
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("tokens_spec", "abc", "tokens_spec = 'abc' of the domain"),
+        ("flops_path", math.nan, "flops_path = nan"),
+        ("tokens_pt", -1, "tokens_pt = -1"),
+        ("shape", {"layers": 2}, "missing"),
+        ("sources", {}, "no source for the domain"),
+        ("best", "none", "best = 'none'"),
+        ("structures", [], "of which there is no plan"),
+    ],
+)
+def test_wrong_values_in_the_file_are_named(fitted: FittedLaw, tmp_path: Path, key: str, value: object, message: str) -> None:
+    path = tmp_path / "a.json"
+    allocate_domains(DomainsRequest(BUDGET, domains(fitted), params_range=(2e4, 2e5))).save(path, {})
+    body = json.loads(path.read_text())
+    (body if key in body else body["structures"][0]["domains"][0])[key] = value
+    path.write_text(json.dumps(body))
+    with pytest.raises(InputError, match=f"a.json holds a value of the wrong kind .*{message}"):
+        DomainsAllocation.load(path)
 
 
 def test_far_budgets_are_refused_or_warned_of(fitted: FittedLaw) -> None:
