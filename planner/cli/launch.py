@@ -59,7 +59,7 @@ def launch(
 ) -> None:
     """Launch a run."""
     from planner.artifacts import read_json
-    from planner.cli.full import carry_on, show_resources
+    from planner.cli.full import carry_on, check_options, show_resources
     from planner.cli.paths import default_workers
     from planner.launch.export import TARGETS
     from planner.launch.export import export as write_export
@@ -117,10 +117,11 @@ def launch(
         say(f"written: {path}")
         return
     show_resources(ready, run, ranks)
+    per_node = ranks_per_node or min(ranks, RANKS_PER_NODE)
+    check_options(ready, run, ranks, engine, law=law, per_node=per_node, slurm_options=slurm_option or [])
     if dry_run:
         return
     if outcome(ready) is None or not (ready.checkpoint.exists() or diverged(ready)):
-        per_node = ranks_per_node or min(ranks, RANKS_PER_NODE)
         if not carry_on(ready, run, ranks, engine, address=address, law=law, per_node=per_node, slurm_options=slurm_option or [], submit=submit):
             return
     row = outcome(ready)
