@@ -22,7 +22,7 @@ from planner.engines.event import Event
 from planner.errors import PlannerWarning, StateError
 from planner.live import read_live
 from planner.lock import locked
-from planner.mend import read_record, set_aside_torn
+from planner.mend import read_identity, read_record, set_aside_torn
 from planner.runs import compile_runs, write_runs
 from planner.schedule import Schedule
 from planner.train.job import Job, diverged_path, record_path, state_path
@@ -131,11 +131,10 @@ def check_identity(sweep: Sweep) -> None:
 
 
 def _same_identity(folder: Path, identity: dict[str, Any]) -> None:
-    path = folder / "state" / "identity.json"
-    if not path.exists():
-        write_text(path, json.dumps(identity, indent=1) + "\n")
+    before = read_identity(folder)
+    if before is None:
+        write_text(folder / "state" / "identity.json", json.dumps(identity, indent=1) + "\n")
         return
-    before = read_json(path)
     for key, value in identity.items():
         if before.get(key, "") != value:
             raise StateError(

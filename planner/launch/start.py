@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from planner.allocate.allocation import Allocation, Plan
+from planner.allocate.allocation import Allocation, Plan, check_plan
 from planner.allocate.base_answer import KIND as BASES
 from planner.allocate.base_answer import VERSION as BASES_VERSION
 from planner.artifacts import read_artifact, read_json, whole
@@ -42,6 +42,7 @@ def read_plan(path: Path) -> Planned:
     body = read_artifact(path, BASES, BASES_VERSION)
     with whole(path):
         choice = body["choices"][0]
+        check_plan(choice["plan"], "the base's plan")
         plan, method = Plan(**choice["plan"]), str(body["request"]["method"]["name"])
         one, size = (1.0, 1.0), (plan.params_non_embedding, plan.params_non_embedding)
         allocation = Allocation(
