@@ -20,6 +20,7 @@ from planner.design.tree import build_tree
 from planner.engines.event import Event
 from planner.errors import DataError, InputError, StateError
 from planner.launch.launch import STATES
+from planner.launch.start import corpus_of
 from planner.recipe import Recipe
 from planner.shapes import ModelShape
 from planner.sweep import Engine, Sweep, run_sweep, single_run
@@ -95,7 +96,7 @@ def prepare_domains(path: Path, folder: Path, *, structure: str | None = None, c
                     f"{chosen.name} trains all domains on one trunk, and their laws differ in {key}",
                     remedy="sweep the domains on one corpus with one recipe (see trunks in sweeps/README.md), or --structure independent",
                 )
-    folders = {name: _open(path, source, corpus) for name, source in of.items()}
+    folders = {name: corpus_of(path, source, corpus) for name, source in of.items()}
     if chosen.name == MIXED:
         return DomainsLaunch(answer, path, folder, chosen, {MIX: _mixed(chosen, of, folders, folder / MIX, seed)})
     trunks = folder / "trunk" if chosen.name == SPLIT else None
@@ -140,21 +141,6 @@ def _structure(answer: DomainsAllocation, name: str | None) -> Structure:
         names = ", ".join(item.name for item in answer.structures if item.loss is not None)
         raise InputError(f"--structure {name!r} is none of the answer's with a plan", remedy=f"choose one of {names}")
     return found[0]
-
-
-def _open(path: Path, source: dict[str, Any], corpus: Path | None) -> Corpus:
-    if not source.get("recipe"):
-        raise InputError(f"{path} comes from a law without a recipe", remedy="launch it with the trainer that made those runs")
-    where = corpus or (path.parent / source["corpus_path"] if source.get("corpus_path") else None)
-    if where is None:
-        raise InputError(f"{path} names no corpus", remedy="give --corpus")
-    opened = Corpus.open(where)
-    if opened.fingerprint != source.get("corpus"):
-        raise InputError(
-            f"corpus {where} has fingerprint {opened.fingerprint}, the sweep was trained on {source.get('corpus')}",
-            remedy="give the sweep's own corpus with --corpus; a forecast holds for no other",
-        )
-    return opened
 
 
 def _spec(source: dict[str, Any], corpus: Corpus, domain: str, folder: Path) -> SweepSpec:

@@ -11,12 +11,11 @@ from typing import Any
 from planner import lock
 from planner.allocate.allocation import Allocation
 from planner.artifacts import read_artifact, sha256_file, write_artifact, write_bytes
-from planner.corpus import Corpus
 from planner.design.spec import Cell, SweepSpec
 from planner.design.tree import build_tree
 from planner.engines.event import Event
 from planner.errors import DataError, InputError, PlannerError, StateError
-from planner.launch.start import checkpoint_of, read_plan
+from planner.launch.start import checkpoint_of, corpus_of, read_plan
 from planner.recipe import Recipe
 from planner.sweep import Engine, Sweep, run_sweep, single_run
 from planner.train.job import record_path
@@ -90,29 +89,21 @@ def prepare(allocation_path: Path, folder: Path, *, corpus: Path | None = None, 
     planned = read_plan(allocation_path)
     allocation = planned.allocation
     source, plan = allocation.source, allocation.plan
-    if not source.get("recipe") or (plan.shape is None and base is None):
+    opened = corpus_of(allocation_path, source, corpus)
+    if plan.shape is None and base is None:
         raise InputError(f"{allocation_path} comes from a table of runs without a recipe", remedy="launch it with the trainer that made those runs")
-    # The path is kept relative to the allocation, so that a project folder can move as a whole.
-    where = corpus or (allocation_path.parent / source["corpus_path"] if source.get("corpus_path") else None)
-    if where is None:
-        raise InputError(f"{allocation_path} names no corpus", remedy="give --corpus")
-    opened = Corpus.open(where)
-    if opened.fingerprint != source.get("corpus"):
-        raise InputError(
-            f"corpus {where} has fingerprint {opened.fingerprint}, the sweep was trained on {source.get('corpus')}",
-            remedy="give the sweep's own corpus with --corpus; a forecast holds for no other",
-        )
     domain = opened.specialist(source.get("domain"))
     available = opened.unique_tokens(domain)
     if plan.tokens_spec > 0 and plan.unique_spec > available:
         raise DataError(
-            f"the plan counts on {format_count(plan.unique_spec)} distinct specialist tokens, and corpus {where} has {format_count(available)}",
+            f"the plan counts on {format_count(plan.unique_spec)} distinct specialist tokens, and corpus {opened.folder} has {format_count(available)}",
             remedy=f"allocate again with --spec-tokens {available} or less, or build a larger corpus",
         )
     recipe = Recipe.from_mapping(source["recipe"])
     start = checkpoint_of(planned, allocation_path, base, recipe, opened)
     spec = SweepSpec(
-        name=folder.name, folder=folder, corpus=where.resolve(), domain=domain, grids=(), recipe=recipe, eval_tokens=int(source.get("eval_tokens", 65536)),
+        name=folder.name, folder=folder, corpus=opened.folder.resolve(), domain=domain, grids=(), recipe=recipe,
+        eval_tokens=int(source.get("eval_tokens", 65536)),
         bases=(start.folder,) if start else (), base_tokens=(planned.sunk,) if start and planned.sunk else (),
     )  # fmt: skip
     special = plan.tokens_spec > 0

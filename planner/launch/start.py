@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from planner.allocate.allocation import Allocation, Plan, check_plan
 from planner.allocate.base_answer import KIND as BASES
@@ -50,6 +52,31 @@ def read_plan(path: Path) -> Planned:
             body["created"],
         )  # fmt: skip
     return Planned(allocation, plan.tokens_pt, method)
+
+
+def corpus_of(path: Path, source: Mapping[str, Any], corpus: Path | None) -> Corpus:
+    """Open the corpus that a plan is to be carried out on.
+
+    Args:
+        path: file of the plan; the corpus is named relative to it, so that a project folder can move as a whole.
+        source: where its law is from.
+        corpus: folder of the corpus, where it has moved.
+
+    Raises:
+        InputError: the law knows no recipe, or the corpus is missing or another one.
+    """
+    if not source.get("recipe"):
+        raise InputError(f"{path} comes from a table of runs without a recipe", remedy="launch it with the trainer that made those runs")
+    where = corpus or (path.parent / source["corpus_path"] if source.get("corpus_path") else None)
+    if where is None:
+        raise InputError(f"{path} names no corpus", remedy="give --corpus")
+    opened = Corpus.open(where)
+    if opened.fingerprint != source.get("corpus"):
+        raise InputError(
+            f"corpus {where} has fingerprint {opened.fingerprint}, the sweep was trained on {source.get('corpus')}",
+            remedy="give the sweep's own corpus with --corpus; a forecast holds for no other",
+        )
+    return opened
 
 
 def checkpoint_of(planned: Planned, path: Path, base: Path | None, recipe: Recipe, corpus: Corpus) -> Pretrained | None:
