@@ -17,28 +17,9 @@ from planner.engines.local import LocalEngine
 from planner.errors import StateError
 from planner.runs import read_runs
 from planner.sweep import Sweep, locked, run_sweep, sweep_status
+from tests.engines.tiny import lay_out
 
 pytest.importorskip("torch")
-
-SWEEP = """
-corpus = "{corpus}"
-sizes = ["10k"]
-tokens_pt = [0, "21k", "28k"]
-tokens_spec = [0, "21k"]
-unique_spec = ["5k"]
-eval_tokens = 640
-[recipe]
-seq_len = 32
-batch_sequences = 2
-warmup_steps = 20
-lr_coefficient = {rate}
-"""
-
-
-def lay_out(folder: Path, corpus: Corpus, rate: float = 4e-3) -> Path:
-    folder.mkdir()
-    (folder / "sweep.toml").write_text(SWEEP.format(corpus=corpus.folder.resolve(), rate=rate))
-    return folder
 
 
 def run_in_process(folder: Path) -> subprocess.Popen[bytes]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from planner.errors import PlannerWarning
-from planner.fit.data import PARAMS_KINDS, early, of_method
+from planner.fit.data import PARAMS_KINDS, early
 from planner.fit.early import Early
 from planner.fit.fitted import FittedLaw
 from planner.laws import Points
@@ -38,8 +38,9 @@ def with_early(law: FittedLaw, frame: DataFrame, keep: tuple[str, ...] = (), see
     """
     rows = usable(frame, keep)
     rows = rows[early(rows) & rows["loss_spec"].notna() & (rows["replay_fraction"].fillna(0) == 0)]
-    if len(rows):
-        rows = of_method(rows, str(law.source.get("method", "full")))
+    # The method is that of the specialist stage, which a mixed run does not have.
+    without_stage = rows["branch_kind"] == "mixed"
+    rows = rows[without_stage | (rows["method"].astype(object).fillna("full") == law.source.get("method", "full"))]
     mixed = rows[rows["branch_kind"] == "mixed"]
     if any(member.law.stages != 2 or member.law.target != "spec" for member in law.members) or len(mixed) < LEAST_ROWS:
         if len(rows):

@@ -21,14 +21,14 @@ eval_tokens = 640
 seq_len = 32
 batch_sequences = 2
 warmup_steps = 20
-lr_coefficient = 4e-3
+lr_coefficient = {rate}
 """
 
 
-def lay_out(folder: Path, corpus: Corpus) -> Path:
+def lay_out(folder: Path, corpus: Corpus, rate: float = 4e-3) -> Path:
     """Write the sweep's file."""
     folder.mkdir(parents=True)
-    (folder / "sweep.toml").write_text(SWEEP.format(corpus=corpus.folder.resolve()))
+    (folder / "sweep.toml").write_text(SWEEP.format(corpus=corpus.folder.resolve(), rate=rate))
     return folder
 
 

@@ -70,6 +70,11 @@ def test_runs_of_another_method_are_not_mixed_in(fitted: FittedLaw) -> None:
     assert found is not None and plain is not None and found.stages_off_percent == plain.stages_off_percent
 
 
+def test_a_law_of_adapters_has_the_worth_of_runs_without_a_stage(fitted: FittedLaw) -> None:
+    found = with_early(replace(fitted, source={**fitted.source, "method": "lora"}), table(0.005)).early
+    assert found is not None and found.rows == 9 and found.stages_off_percent is None
+
+
 def test_too_few_runs_are_said(fitted: FittedLaw) -> None:
     with pytest.warns(PlannerWarning, match="left out of the fit"):
         assert with_early(fitted, table(0.005).iloc[:4]).early is None

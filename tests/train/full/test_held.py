@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -76,4 +77,4 @@ def test_a_job_that_slurm_put_back_goes_on_and_another_job_does_not(tmp_path: Pa
 def test_the_lock_of_a_rank_that_was_killed_here_is_taken_over(tmp_path: Path) -> None:
     hold(tmp_path, **{**this_process(), "pid": 2**22 + 1, "token": "t", "engine": "local"})
     with held(tmp_path, "local", restarts=False):
-        pass
+        assert (holder_of(tmp_path / STATES_FOLDER) or {})["pid"] == os.getpid()
