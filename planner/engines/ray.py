@@ -56,10 +56,18 @@ class RayEngine:
         """Run jobs until `next_job` returns None while no task is queued or running.
 
         Yields:
-            Events. Closing the iterator, as Ctrl-C does, cancels the tasks.
+            Events. Closing the iterator, as Ctrl-C does, ends the tasks.
         """
+        stays = _is_connected()
         with connected(self._address, self._workers) as ray:
-            yield from _Run(ray, next_job, self._gpu_memory, self._runner).events()
+            run = _Run(ray, next_job, self._gpu_memory, self._runner)
+            try:
+                yield from run.events()
+            finally:
+                if stays:
+                    run.cancel()
+                # Otherwise the end of the connection ends the tasks. To cancel them first can bring Ray itself down: its check
+                # "Tried to complete task that was not pending" fails where a task ends as it is cancelled (seen with 2.60).
 
 
 @contextmanager
@@ -76,7 +84,7 @@ def connected(address: str | None, workers: int | None = None) -> Iterator[Any]:
         MissingDependencyError: Ray is not installed.
     """
     ray = import_ray(local=address is None)
-    if ray.is_initialized():
+    if _is_connected():
         yield ray
         return
     if address is not None:
@@ -96,6 +104,10 @@ def connected(address: str | None, workers: int | None = None) -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _is_connected() -> bool:
+    return "ray" in sys.modules and bool(sys.modules["ray"].is_initialized())
 
 
 def import_ray(*, local: bool) -> Any:
@@ -160,24 +172,25 @@ class _Run:
         self._warned = False
 
     def events(self) -> Iterator[Event]:
-        try:
-            idle = 0.0
-            while True:
-                while self._room() and (job := self._next_job()) is not None:
-                    yield self._submit(job)
-                if not self._tasks:
-                    return
-                ready = self._ended()
-                for reference in ready:
-                    yield from self._settle(reference)
-                yield from self._progress()
-                idle = 0.0 if ready else idle + POLL
-                if idle >= NOTHING_FITS:
-                    self._warn_if_nothing_fits()
-        finally:
-            for reference in self._tasks:
-                with suppress(Exception):  # one that has just ended, or a cluster that is gone: what matters is what ended this run
-                    self._ray.cancel(reference, force=True)
+        idle = 0.0
+        while True:
+            while self._room() and (job := self._next_job()) is not None:
+                yield self._submit(job)
+            if not self._tasks:
+                return
+            ready = self._ended()
+            for reference in ready:
+                yield from self._settle(reference)
+            yield from self._progress()
+            idle = 0.0 if ready else idle + POLL
+            if idle >= NOTHING_FITS:
+                self._warn_if_nothing_fits()
+
+    def cancel(self) -> None:
+        """End the tasks, where the connection outlives the run."""
+        for reference in self._tasks:
+            with suppress(Exception):  # one that has just ended, or a cluster that is gone: what matters is what ended this run
+                self._ray.cancel(reference, force=True)
 
     def _submit(self, job: Job) -> Event:
         try:
