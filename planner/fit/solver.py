@@ -255,7 +255,7 @@ class _Batch:
         curvature = np.multiply(slopes, (weights * (size <= delta))[:, None, :], out=weighted) @ across
         if self.exact:
             curvature += self.law.log_curvature(trace, slopes, -pull)
-        majorant = np.multiply(slopes, (weights * (clipped / np.maximum(size, 1e-300)))[:, None, :], out=weighted) @ across
+        majorant = np.multiply(slopes, (weights * (np.maximum(clipped, 1e-300) / np.maximum(size, 1e-300)))[:, None, :], out=weighted) @ across
         outer = first[:, :, None] * first[:, None, :]
         curvature *= outer
         if self.exact:

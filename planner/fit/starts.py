@@ -2,6 +2,8 @@
 
 For fixed exponents a law is linear in its amplitudes, so the best amplitudes are one small weighted least-squares problem
 (variable projection). Which parameters are amplitudes the law says; the columns of the problem are the law's own slopes.
+A few Gauss-Newton steps in the exponents, amplitudes projected anew after each (Kaufman 1975, doi 10.1007/BF01932995), bring most starts
+near an optimum at a fraction of what steps in all parameters take.
 """
 
 from __future__ import annotations
@@ -17,6 +19,11 @@ DRAWS_A_START = 4
 """Draws of which the best one becomes a start."""
 SCREENING_DELTA = 0.1
 """Huber's δ by which draws are ranked: wide, so that far ones are told apart."""
+APPROACH = 4
+"""Gauss-Newton steps in the exponents."""
+APPROACH_DAMPING = 0.03
+APPROACH_LONGEST = 1.0
+"""In the logistic coordinates."""
 _PROJECTIONS = 2
 
 
@@ -27,8 +34,35 @@ def draw_starts(law: Law, points: Points, log_loss: Array, random: np.random.Gen
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         total = huber(log_loss - law.log_loss(drawn, points), SCREENING_DELTA).sum(1)
     total = np.where(np.isfinite(total), total, np.inf).reshape(count, DRAWS_A_START)
-    result: Array = drawn.reshape(count, DRAWS_A_START, -1)[np.arange(count), total.argmin(1)]
-    return result
+    return _approach(law, scale, points, log_loss, drawn.reshape(count, DRAWS_A_START, -1)[np.arange(count), total.argmin(1)])
+
+
+def _approach(law: Law, scale: Scale, points: Points, log_loss: Array, theta: Array) -> Array:
+    """Move the exponents by damped Gauss-Newton steps in all parameters, of which amplitudes take the projection instead; keep what gains.
+
+    Only where amplitudes outnumber exponents: on 80 pairs of other laws and tables it saved no time and changed which optima are found.
+    """
+    linear = np.array([parameter.linear for parameter in law.parameters])
+    if linear.sum() <= (~linear).sum():
+        return theta
+    damping = 1.0 + np.where(linear, 1e-9, APPROACH_DAMPING)
+    room = np.empty((*theta.shape, points.count))
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        for _ in range(APPROACH):
+            forecast, slopes, _ = law.log_loss_slopes_and_trace(theta, points, room)
+            free = scale.to_free(theta)
+            residual, slopes = log_loss - forecast, slopes * scale.bend(free)[1][:, :, None]
+            normal, right = slopes @ slopes.transpose(0, 2, 1), slopes @ residual[:, :, None]
+            sound = np.isfinite(normal).all((1, 2)) & np.isfinite(right).all((1, 2))
+            normal[~sound], right[~sound] = np.eye(len(linear)), 0.0
+            diagonal = np.einsum("kii->ki", normal)
+            diagonal *= damping
+            diagonal += 1e-12 * diagonal.max(1, keepdims=True) + 1e-30
+            step = np.where(linear, 0.0, np.clip(np.linalg.solve(normal, right)[:, :, 0], -APPROACH_LONGEST, APPROACH_LONGEST))
+            moved = project(law, scale, points, log_loss, scale.to_theta(free + step))
+            after = huber(log_loss - law.log_loss(moved, points), SCREENING_DELTA).sum(1)
+            theta = np.where((after < huber(residual, SCREENING_DELTA).sum(1))[:, None], moved, theta)
+    return theta
 
 
 def project(law: Law, scale: Scale, points: Points, log_loss: Array, theta: Array) -> Array:
