@@ -46,6 +46,11 @@ class Method:
         if not self.targets or not set(self.targets) <= set(TARGETS) or len(set(self.targets)) < len(self.targets):
             raise InputError(f"targets {', '.join(map(str, self.targets)) or 'none'} of adapters", remedy=f"choose among {', '.join(TARGETS)}, each once")
 
+    @property
+    def adapters(self) -> str:
+        """Say what adapters there are, in words."""
+        return "all parameters" if self.name == "full" else f"adapters of rank {self.rank} on {', '.join(self.targets)}"
+
     def trained(self, shape: ModelShape) -> int:
         """Count the parameters that are trained."""
         if self.name == "full":

@@ -50,7 +50,7 @@ def allocate_bases(
     law: FittedLaw,
     request: Request,
     bases: Sequence[Base],
-    method: Method,
+    method: Method | None = None,
     *,
     kept_back: Sequence[float] = (),
     allow_extrapolation: bool = False,
@@ -61,7 +61,7 @@ def allocate_bases(
         law: of two stages.
         request: budget and specialist text; sizes and general tokens are the bases' own.
         bases: the checkpoints.
-        method: how the specialist stage is trained.
+        method: how the specialist stage is trained; as in the runs of the law by default.
         kept_back: shares of the budget that might be kept back for a later stage.
         allow_extrapolation: whether to answer further than TOO_FAR beyond the runs.
 
@@ -70,6 +70,7 @@ def allocate_bases(
         DataError: no base fits, the law is of one stage, or all lie too far beyond the runs.
     """
     problem = Problem.of(law, replace(request, max_general_loss=None, max_general_rise=None))
+    method = method or problem.method
     if problem.one_stage:
         raise DataError("the law was fitted to runs of one stage and says nothing of specialising a base", remedy="give a law of two stages")
     if len({base.name for base in bases}) < len(bases) or not bases:
@@ -226,8 +227,11 @@ def _warnings(problem: Problem, bases: Sequence[Base], fitting: Sequence[Base], 
         f"the law was measured on small models of one recipe, on {recipe}, specialised from a state before its rate was lowered; a finished checkpoint "
         "of another recipe and tokenizer was not measured: read the forecasts as what this law implies, not as losses to expect"
     )
-    if method.name != "full":
-        found.append(f"what {method.name} does to the loss is not measured by this law: its cost is counted, its loss is that of training all parameters")
+    measured = problem.method
+    if method.name != measured.name:
+        found.append(f"what {method.name} does to the loss is not measured by this law: its cost is counted, its loss is that of {measured.adapters}")
+    elif method != measured:
+        found.append(f"the law was measured with {measured.adapters}: other adapters are counted, {method.adapters}, and their loss is taken to be the same")
     compute = best.extrapolation["flops"]
     left_over = f"{100 * (1 - best.plan.flops / problem.request.flops):.0f} % of the budget is left over"
     if compute > 1.2:

@@ -102,11 +102,11 @@ def refine(problem: Problem, found: Search, number: int, closely: Round = FIRST)
         ends = (problem.clipped(size.params_non_embedding / closely.size_reach), problem.clipped(size.params_non_embedding * closely.size_reach))
         near = problem.between(*ends, closely.size_step)
     others = tuple(item for item in near if item != size)
-    total = problem.tokens(size)
+    total, cost = problem.tokens(size), size.spec_cost
     fractions = np.array([1.0])
     if spec > 0:
-        fractions = _around(spec / min(total, problem.max_tokens_spec), closely.text_reach, closely.amounts)
-    most = min(total - spec, problem.request.general_tokens or np.inf)
+        fractions = _around(spec / min(total / cost, problem.max_tokens_spec), closely.text_reach, closely.amounts)
+    most = min(total - cost * spec, problem.request.general_tokens or np.inf)
     general = _around(pt / most, closely.text_reach, 5) if most > 1e-9 * total and pt < (1 - 1e-9) * most else np.ones(1)
     return search(problem, problem.plans((size, *others), fractions, general.tolist()))
 

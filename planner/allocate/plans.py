@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from planner.flops import flops_per_token
 from planner.ladder import shape_for
 from planner.laws.dual import Array
+from planner.method import Method
 from planner.shapes import ModelShape
 
 
@@ -25,6 +25,8 @@ class Size:
     """Training, exact for a shape, else 6·N."""
     shape: ModelShape | None
     """None where the law comes from a table without a recipe."""
+    spec_cost: float = 1.0
+    """FLOPs of a token of the specialist stage over those of a general one: adapters cost otherwise than training all parameters."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,8 @@ class Plans:
     @property
     def flops(self) -> Array:
         """Training FLOPs."""
-        result: Array = (self.tokens_pt + self.tokens_spec) * np.array([size.flops_per_token for size in self.sizes])[self.size]
+        token, spec_cost = (np.array(values)[self.size] for values in zip(*((size.flops_per_token, size.spec_cost) for size in self.sizes), strict=True))
+        result: Array = (self.tokens_pt + spec_cost * self.tokens_spec) * token
         return result
 
     def rows(self, chosen: Array) -> Plans:
@@ -69,12 +72,13 @@ class Plans:
 
 
 @lru_cache(maxsize=32768)
-def shaped(params_non_embedding: float, family: str, vocab: int, seq_len: int) -> Size:
+def shaped(params_non_embedding: float, family: str, vocab: int, seq_len: int, method: Method) -> Size:
     """Realise a size as the nearest shape."""
-    return sized(shape_for(params_non_embedding, family=family, vocab=vocab), seq_len)
+    return sized(shape_for(params_non_embedding, family=family, vocab=vocab), seq_len, method)
 
 
 @lru_cache(maxsize=32768)
-def sized(shape: ModelShape, seq_len: int) -> Size:
-    """Describe a shape as a size."""
-    return Size(shape.params_non_embedding, shape.params_total, flops_per_token(shape, seq_len), shape)
+def sized(shape: ModelShape, seq_len: int, method: Method) -> Size:
+    """Describe a shape, whose specialist stage is trained by a method, as a size."""
+    full = Method().flops_per_token(shape, seq_len)
+    return Size(shape.params_non_embedding, shape.params_total, full, shape, method.flops_per_token(shape, seq_len) / full)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NoReturn
 
 import numpy as np
@@ -86,6 +87,12 @@ class Problem:
         """Most passes."""
         return self.request.max_epochs or max(1.0, self.law.support.high["epochs_spec"])
 
+    @cached_property
+    def method(self) -> Method:
+        """How the runs of the law trained their specialist stage."""
+        name = str(self.law.source.get("method", "full"))
+        return self.recipe.method(name) if self.recipe else Method()
+
     @property
     def min_tokens_per_param(self) -> float:
         """Least tokens per parameter of a size that is searched: what the runs cover, since the law has not seen shorter ones."""
@@ -102,16 +109,19 @@ class Problem:
             return Size(params_non_embedding, None, 6.0 * params_non_embedding, None)
         # A realised size may lie just outside the ladder that it was asked from.
         asked = min(max(params_non_embedding, SMALLEST), LARGEST) if 0.9 * SMALLEST < params_non_embedding < 1.1 * LARGEST else params_non_embedding
-        return shaped(asked, self.recipe.family, self.vocab, self.recipe.seq_len)
+        return shaped(asked, self.recipe.family, self.vocab, self.recipe.seq_len, self.method)
 
     def tokens(self, size: Size) -> float:
-        """Return the training tokens that the budget gives a size, once its inference is paid; negative where that takes more than all."""
+        """Return the general tokens that the budget pays, once inference is paid; negative where that takes more than all.
+
+        A specialist token takes the place of `spec_cost` of them.
+        """
         return self.request.flops / size.flops_per_token - self.request.inference_tokens / TRAINING_OVER_FORWARD
 
     def tokens_at(self, size: Size, share: float) -> float:
         """Return the training tokens of a size at a share of specialist tokens, which the general text may limit further."""
         general = self.request.general_tokens or math.inf
-        return min(self.tokens(size), general / (1 - share) if share < 1 else math.inf)
+        return min(self.tokens(size) / (1 - share + size.spec_cost * share), general / (1 - share) if share < 1 else math.inf)
 
     def sizes(self) -> tuple[Size, ...]:
         """List the sizes to search: those asked for, or a ladder down from where tokens per parameter would be too few.
@@ -147,7 +157,7 @@ class Problem:
         if self.recipe is None or self.vocab is None:
             sizes = [self.size(value) for value in dict.fromkeys(values)]
         else:
-            sizes = [sized(shape, self.recipe.seq_len) for shape in shapes_at(np.array(values), family=self.recipe.family, vocab=self.vocab)]
+            sizes = [sized(shape, self.recipe.seq_len, self.method) for shape in shapes_at(np.array(values), family=self.recipe.family, vocab=self.vocab)]
         return tuple(size for size in sizes if self._trainable(size, self.min_tokens_per_param))
 
     def clipped(self, params_non_embedding: float) -> float:
@@ -224,18 +234,19 @@ class Problem:
         rows: list[tuple[int, float, float]] = []
         general_tokens, stage = self.request.general_tokens or math.inf, self.min_tokens_stage
         for number, size in enumerate(sizes):
-            total = self.tokens(size)
-            most = min(total, self.max_tokens_spec)
+            total, cost = self.tokens(size), size.spec_cost
+            most = min(total / cost, self.max_tokens_spec)
             amounts = [0.0, *(fraction * most for fraction in fractions)]
-            amounts += [amount for amount in (stage, total - stage, self.request.unique_spec, total - general_tokens) if 0 < amount < most]
+            ends = (stage, (total - stage) / cost, self.request.unique_spec, (total - general_tokens) / cost)
+            amounts += [amount for amount in ends if 0 < amount < most]
             for spec in amounts:
-                rest = min(total - spec, general_tokens) if total - spec > 1e-9 * total else 0.0
+                rest = min(total - cost * spec, general_tokens) if total - cost * spec > 1e-9 * total else 0.0
                 if 0 < spec < stage * (1 - _ROUNDING):
                     continue
                 # What is too short for a stage of its own is left over.
                 taken = {amount if amount >= stage * (1 - _ROUNDING) else 0.0 for amount in (share * rest for share in general)}
                 rows += [(number, amount, spec) for amount in taken if amount + spec > 0]
-            if stage <= most < total and most > 0:
+            if stage <= most < total / cost and most > 0:
                 rows.append((number, 0.0, most))
         return self._make(rows, sizes)
 
@@ -245,9 +256,10 @@ class Problem:
         Args:
             sizes: the sizes.
             share: of specialist tokens in all tokens.
-            stage: whether those are a stage of their own, which is not too short to train.
+            stage: whether those are a stage of their own, which is not too short to train; else they cost what general ones do.
         """
         least = self.min_tokens_stage if stage else 0.0
+        sizes = sizes if stage else tuple(replace(size, spec_cost=1.0) for size in sizes)
         rows = []
         for number, size in enumerate(sizes):
             total = self.tokens_at(size, share)
@@ -262,7 +274,7 @@ class Problem:
         step = self.recipe.tokens_per_step if self.recipe else 1
         spec = step * math.floor(tokens_spec / step + _ROUNDING)
         # What the specialist stage leaves over is a part of a step, and may make one more of the general stage.
-        left = min(tokens_pt + tokens_spec - spec, self.request.general_tokens or math.inf) if tokens_pt > 0 else 0.0
+        left = min(tokens_pt + size.spec_cost * (tokens_spec - spec), self.request.general_tokens or math.inf) if tokens_pt > 0 else 0.0
         return self._make([(0, float(step * math.floor(left / step + _ROUNDING)), float(spec))], (size,))
 
     def _make(self, rows: list[tuple[int, float, float]], sizes: tuple[Size, ...]) -> Plans:

@@ -58,8 +58,8 @@ def allocate(
     base: Annotated[
         list[str] | None, typer.Option(help="A checkpoint to specialise, name=A,tokens=2T,params=7B (or config=FOLDER), context=4096; repeatable.")
     ] = None,
-    method: Annotated[str, typer.Option(help="How a --base is specialised: full, lora or qlora.")] = "full",
-    lora_rank: Annotated[int | None, typer.Option(help="Rank of the adapters of lora and qlora; 16 by default.")] = None,
+    method: Annotated[str | None, typer.Option(help="How a --base is specialised: full, lora or qlora; as the runs of the law by default.")] = None,
+    lora_rank: Annotated[int | None, typer.Option(help="Rank of the adapters of lora and qlora; as the runs of the law had it, else 16.")] = None,
     gpu_memory: Annotated[float | None, typer.Option(help="Memory of one GPU [GB]; what does not fit --gpus of them is left out.")] = None,
     kept_back: Annotated[
         str | None, typer.Option(help="Shares of the budget, such as 0.1,0.3, kept back for a later stage of a --base: what each costs.")
@@ -107,7 +107,7 @@ def allocate(
 
         others = {
             "--spec-tokens": spec_tokens, "--law": law, "--base": base, "--inference-tokens": parse_count(inference_tokens), "--figure": figure,
-            "--gpu-memory": gpu_memory, "--kept-back": kept_back, "--method": method != "full", "--accuracy": accuracy,
+            "--gpu-memory": gpu_memory, "--kept-back": kept_back, "--method": method, "--accuracy": accuracy,
             "--max-general-loss": max_general_loss, "--max-general-rise": max_general_rise, "--general-law": general_law,
             "--next-runs": next_runs, "--lora-rank": lora_rank, "--best-guess": not robust, "--tolerance": tolerance,
         }  # fmt: skip
@@ -138,8 +138,7 @@ def allocate(
     if base:
         from planner.allocate.base import Base
         from planner.allocate.bases import allocate_bases
-        from planner.cli.bases import show_bases
-        from planner.method import Method
+        from planner.cli.bases import method_of, show_bases
 
         bases = [Base.parse(item) for item in base]
         others = {
@@ -150,13 +149,12 @@ def allocate(
             if value:
                 raise InputError(f"{name} is of a model of one's own", remedy=f"leave {name} away, or --base")
         apart(out, *(item.config for item in bases))
-        if method == "full" and lora_rank is not None:
-            raise InputError(f"--lora-rank {lora_rank} is of the adapters of lora and qlora", remedy="add --method lora, or leave it away")
+        fitted = FittedLaw.load(found)
         chosen = allocate_bases(
-            FittedLaw.load(found),
+            fitted,
             request,
             bases,
-            Method(method) if lora_rank is None else Method(method, lora_rank),
+            method_of(fitted, method, lora_rank),
             kept_back=[parse_share(item) for item in kept_back.split(",")] if kept_back else (),
             allow_extrapolation=allow_extrapolation,
         )
@@ -165,7 +163,7 @@ def allocate(
         chosen.save(out, {"law": sha256_file(found)})
         _tell(out, chosen.warnings, show_bases, chosen, as_json)
         return
-    if method != "full" or kept_back or lora_rank is not None:
+    if method is not None or kept_back or lora_rank is not None:
         raise InputError("--method, --lora-rank and --kept-back are of a --base", remedy="add --base, or leave them away")
     from planner.allocate.allocate import allocate as recommend
 

@@ -7,10 +7,33 @@ from typing import TYPE_CHECKING
 
 from planner.cli.allocation_tables import hundredths
 from planner.cli.console import say, table
+from planner.errors import InputError
 from planner.units import format_count
 
 if TYPE_CHECKING:
     from planner.allocate.base_answer import BaseAllocation
+    from planner.fit.fitted import FittedLaw
+    from planner.method import Method
+
+
+def method_of(law: FittedLaw, name: str | None, rank: int | None) -> Method:
+    """Return the method asked for; what is left open is as in the runs of the law.
+
+    Raises:
+        InputError: a rank where there are no adapters.
+    """
+    from dataclasses import replace
+
+    from planner.method import Method
+    from planner.recipe import Recipe
+
+    name = name or str(law.source.get("method", "full"))
+    if name == "full" and rank is not None:
+        raise InputError(f"--lora-rank {rank} is of the adapters of lora and qlora", remedy="add --method lora, or leave it away")
+    # A law of training all parameters says nothing of adapters: its recipe's are settings that no run has used.
+    used = law.source.get("recipe") if law.source.get("method", "full") != "full" else None
+    method = Recipe.from_mapping(used).method(name) if used else Method(name)
+    return method if rank is None else replace(method, rank=rank)
 
 
 def show_bases(answer: BaseAllocation) -> None:

@@ -84,7 +84,7 @@ def _special(plan: DomainPlan, structure: Structure) -> float:
 
 
 def _row(structure: Structure, itself: bool) -> list[str]:
-    name = structure.name + (" (not measured: see the assumption)" if structure.assumption else "")
+    name = structure.name + (" (see the assumption)" if structure.assumption else "")
     if structure.loss is None or structure.tokens_general is None:
         return [name, structure.note, "", "", "", "", ""]
     special = sum(plan.tokens_spec for plan in structure.domains)

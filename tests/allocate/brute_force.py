@@ -43,15 +43,15 @@ def _apart(found: list[tuple[float, dict[str, float]]]) -> list[tuple[float, flo
 def _grid(law: FittedLaw, request: Request, sizes: Sizes, spec_shares: Array, pt_shares: Array, shapes: bool) -> list[tuple[float, dict[str, float]]]:
     """Evaluate sizes × specialist tokens × general tokens, and return the best of each kind of split."""
     least = LEAST_STAGE if shapes else 0.0
-    total = tokens_of(request, sizes)
-    most = np.minimum(total, epochs_allowed(law, request) * request.unique_spec)
+    total, cost = tokens_of(request, sizes), sizes.spec_cost
+    most = np.minimum(total / cost, epochs_allowed(law, request) * request.unique_spec)
     spec = most[:, None] * spec_shares
     if len(spec_shares) > 1:
         spec = np.concatenate([spec, np.minimum(request.unique_spec, most)[:, None], np.minimum(least, most)[:, None]], axis=1)
         # General text at its limits: all of it, or its shortest stage.
-        edges = np.clip(total[:, None] - np.array([request.general_tokens or 0.0, least]), 0.0, most[:, None])
+        edges = np.clip((total[:, None] - np.array([request.general_tokens or 0.0, least])) / cost[:, None], 0.0, most[:, None])
         spec = np.concatenate([spec, edges], axis=1)
-    rest = np.minimum(total[:, None] - spec, request.general_tokens or np.inf)
+    rest = np.minimum(total[:, None] - cost[:, None] * spec, request.general_tokens or np.inf)
     pt = rest[:, :, None] * pt_shares
     grid = np.broadcast_arrays(np.arange(len(total))[:, None, None], spec[:, :, None], pt)
     at, spec, pt = (item.ravel() for item in grid)
@@ -60,7 +60,7 @@ def _grid(law: FittedLaw, request: Request, sizes: Sizes, spec_shares: Array, pt
     if not len(at):
         return []
     logs = expected(law, sizes.params[at], sizes.total[at], pt, spec, request.unique_spec)
-    most, limit = most[at], np.minimum(total[at] - spec, request.general_tokens or np.inf)
+    most, limit = most[at], np.minimum(total[at] - cost[at] * spec, request.general_tokens or np.inf)
     pt_share = np.where(limit > 0, pt / np.where(limit > 0, limit, 1.0), 1.0)
     found = []
     for kind in (spec == 0, (spec > 0) & (spec <= request.unique_spec), spec > request.unique_spec, pt == 0, pt_share < 0.99):

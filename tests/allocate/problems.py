@@ -85,25 +85,32 @@ class Sizes:
     params: Array
     total: Array
     cost: Array
-    """Training FLOPs a token."""
+    """Training FLOPs a general token."""
+    spec_cost: Array
+    """FLOPs of a specialist token over those."""
 
     def where(self, mask: Array) -> Sizes:
-        return Sizes(self.params[mask], self.total[mask], self.cost[mask])
+        return Sizes(self.params[mask], self.total[mask], self.cost[mask], self.spec_cost[mask])
 
 
-def of_shapes(shapes: list[ModelShape]) -> Sizes:
-    rows = [(float(s.params_non_embedding), float(s.params_total), flops_per_token(s, RECIPE.seq_len)) for s in shapes]
+def of_shapes(shapes: list[ModelShape], method: str) -> Sizes:
+    costs = [(flops_per_token(s, RECIPE.seq_len), RECIPE.method(method).flops_per_token(s, RECIPE.seq_len)) for s in shapes]
+    rows = [(float(s.params_non_embedding), float(s.params_total), full, other / full) for s, (full, other) in zip(shapes, costs, strict=True)]
     return Sizes(*np.array(sorted(rows)).T)
 
 
-@lru_cache(maxsize=1)
-def ladder() -> Sizes:
+@lru_cache(maxsize=2)
+def ladder(method: str) -> Sizes:
     """List every shape of the ladder that a search could meet."""
-    return of_shapes(list({shape_for(float(value), family=RECIPE.family, vocab=VOCAB) for value in np.geomspace(1e4, 2e7, 20000)}))
+    return of_shapes(list({shape_for(float(value), family=RECIPE.family, vocab=VOCAB) for value in np.geomspace(1e4, 2e7, 20000)}), method)
 
 
 def smooth(params: Array) -> Sizes:
-    return Sizes(params, np.full_like(params, np.nan), 6.0 * params)
+    return Sizes(params, np.full_like(params, np.nan), 6.0 * params, np.ones_like(params))
+
+
+def method_of(law: FittedLaw) -> str:
+    return str(law.source.get("method", "full"))
 
 
 def epochs_allowed(law: FittedLaw, request: Request) -> float:
@@ -120,13 +127,13 @@ def allowed_sizes(law: FittedLaw, request: Request) -> Sizes:
     shapes = bool(law.source)
     asked = (request.params,) if request.params else request.params_among
     if asked:
-        sizes = of_shapes([shape_for(value, family=RECIPE.family, vocab=VOCAB) for value in asked]) if shapes else smooth(np.array(asked))
+        sizes = of_shapes([shape_for(value, family=RECIPE.family, vocab=VOCAB) for value in asked], method_of(law)) if shapes else smooth(np.array(asked))
     else:
         # The largest N with C/6N − I/3 tokens, as many as the runs cover for each parameter at least.
         ratio, inference = LOW["tokens_per_param"], request.inference_tokens
         most = (np.sqrt(4 * inference**2 + 24 * ratio * request.flops) - 2 * inference) / (12 * ratio) * (1 - 1e-12)
         low, high = request.params_range or (LOW["params"] / 100, np.inf)
-        sizes = ladder() if shapes else smooth(np.geomspace(low, min(most, high), 250))
+        sizes = ladder(method_of(law)) if shapes else smooth(np.geomspace(low, min(most, high), 250))
         sizes = sizes.where((sizes.params >= low * (1 - 1e-9)) & (sizes.params <= high * (1 + 1e-9)))
     ratio = 2.0 if asked else LOW["tokens_per_param"]
     return sizes.where(tokens_of(request, sizes) >= np.maximum(ratio * sizes.params, LEAST_STAGE if shapes else 0.0))
@@ -153,9 +160,9 @@ def rounding(law: FittedLaw, plan: Plan) -> float:
     return float(values[0] - values.min())
 
 
-def violations(law: FittedLaw, request: Request, params: float, flops_per_token: float, pt: float, spec: float) -> list[str]:
+def violations(law: FittedLaw, request: Request, params: float, flops_per_token: float, pt: float, spec: float, spec_cost: float = 1.0) -> list[str]:
     """Name the limits that a plan passes."""
-    flops = flops_per_token * (pt + spec + request.inference_tokens / 3)
+    flops = flops_per_token * (pt + spec_cost * spec + request.inference_tokens / 3)
     low, high = request.params_range or (0.0, np.inf)
     # Of a shape, a size may miss the request by 5 %; a range is kept unless no shape lies in it.
     asked = request.params_among or ((request.params,) if request.params else ())

@@ -197,3 +197,14 @@ def test_limits_that_a_base_has_itself_are_refused(fitted: FittedLaw) -> None:
         Method("adapters")
     with pytest.raises(InputError):
         Method("lora", 0)
+
+
+def test_a_law_of_adapters_is_asked_as_it_was_measured(fitted: FittedLaw) -> None:
+    law = replace(fitted, source={**fitted.source, "method": "lora", "recipe": {**fitted.source["recipe"], "lora_rank": 4}})
+    base = [small("a", "300k", "1M")]
+    by_itself, named = allocate_bases(law, Request(2e12, 2e6), base), allocate_bases(law, Request(2e12, 2e6), base, Method("lora", 4))
+    assert by_itself.request["method"]["name"] == "lora" and by_itself.choices[0].plan == named.choices[0].plan
+    assert not any("not measured by this law" in warning for warning in by_itself.warnings)
+    other = " ".join(allocate_bases(law, Request(2e12, 2e6), base, Method("lora", 64)).warnings)
+    assert "adapters of rank 4 on" in other and "adapters of rank 64 on" in other
+    assert "what full does to the loss is not measured" in " ".join(allocate_bases(law, Request(2e12, 2e6), base, Method()).warnings)

@@ -34,7 +34,7 @@ def test_the_good_path(folder: Path) -> None:
     rows = (GOOD.format("medicine") + "max_loss = 9.0\nweight = 2\n", 'name = "law"\nunique_tokens = 1e6\nlaw = "laws"\n')
     code, out, err = run(folder, file_of(*rows))
     assert code == 0, err
-    for text in ("split training", "independent models", "one mixed model (not measured", "equal specialist compute", "no general text", "medicine"):
+    for text in ("split training", "independent models", "one mixed model (see the assumption", "equal specialist compute", "no general text", "medicine"):
         assert text in " ".join(out.split()), text
     assert "assumption: the text of the other domains counts as general text" in err
     body = json.loads((folder / "a.json").read_text())

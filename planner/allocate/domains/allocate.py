@@ -10,6 +10,7 @@ import numpy as np
 
 from planner.allocate.beyond import TOO_FAR, refuse_far, tell_far
 from planner.allocate.domains.answer import DomainsAllocation, Structure
+from planner.allocate.domains.early import MixWorth
 from planner.allocate.domains.forecast import Outlook, describe, outlook
 from planner.allocate.domains.independent import independent
 from planner.allocate.domains.mixed import mixed
@@ -44,24 +45,28 @@ def allocate_domains(request: DomainsRequest, *, allow_extrapolation: bool = Fal
         DataError: the budget allows no plan, a required loss is out of reach, or the best plan lies too far beyond the runs.
     """
     problem = DomainsProblem.of(request)
+    mix = MixWorth.of(problem)
+    mixing = replace(problem, mix=mix)
     searches: dict[str, Callable[[float], Found | None]] = {
         SPLIT: lambda margin: split(problem, margin=margin),
         INDEPENDENT: lambda margin: independent(problem, margin),
-        MIXED: lambda margin: mixed(problem, margin),
+        # With a worth of their own text, domains in a mix divide the budget as they do after a trunk.
+        MIXED: lambda margin: mixed(problem, margin) if mix is None else split(mixing, MIXED, margin),
     }
-    found = {name: _kept(problem, search) for name, search in searches.items()}
-    measured = [item for name, item in found.items() if name != MIXED]
-    if not any(plan is not None and kept for plan, kept in measured):
-        nearest = [plan for plan, _ in measured if plan is not None]
+    under = {name: mixing if name == MIXED else problem for name in (*searches, UNIFORM, NO_GENERAL)}
+    found = {name: _kept(under[name], search) for name, search in searches.items()}
+    able = [name for name in searches if name != MIXED or (mix is not None and all(mix.measured))]
+    if not any(plan is not None and kept for plan, kept in (found[name] for name in able)):
+        nearest = [plan for plan, _ in (found[name] for name in able if name != MIXED) if plan is not None]
         if not nearest:
             raise DataError(f"{request.flops:.3g} FLOPs are too few for {problem.count} domains", remedy="give more FLOPs or a smaller --params")
         refuse(problem, nearest)
     free = replace(problem, request=replace(request, domains=tuple(replace(domain, max_loss=None) for domain in request.domains)))
     arms = {name: (split(free, name), True) for name in (UNIFORM, NO_GENERAL)}
-    looks = {name: outlook(problem, plan) for name, (plan, kept) in {**found, **arms}.items() if plan is not None and kept}
-    best = min((name for name in (SPLIT, INDEPENDENT) if name in looks), key=lambda name: looks[name].loss)
+    looks = {name: outlook(under[name], plan) for name, (plan, kept) in {**found, **arms}.items() if plan is not None and kept}
+    best = min((name for name in able if name in looks), key=lambda name: looks[name].loss)
     structures, bound = (
-        tuple(_structure(problem, name, plan, looks.get(name), looks[best], name == best) for name, (plan, _) in group.items()) for group in (found, arms)
+        tuple(_structure(under[name], name, plan, looks.get(name), looks[best], name == best) for name, (plan, _) in group.items()) for group in (found, arms)
     )
     chosen = next(structure for structure in structures if structure.name == best)
     if not allow_extrapolation:
@@ -89,7 +94,7 @@ def _kept(problem: DomainsProblem, search: Callable[[float], Found | None]) -> t
 
 def _structure(problem: DomainsProblem, name: str, found: Found | None, look: Outlook | None, best: Outlook, itself: bool) -> Structure:
     """Write a structure out, against the recommended one."""
-    assumption = ASSUMPTION if name == MIXED else ""
+    assumption = _assumption(problem) if name == MIXED else ""
     if found is None or look is None:
         note = "the budget is too small for it" if found is None else f"does not reach the max_loss of {_missed(problem, found)}"
         return Structure(name, assumption, None, None, None, None, None, None, None, None, None, (), note)
@@ -104,6 +109,21 @@ def _structure(problem: DomainsProblem, name: str, found: Found | None, look: Ou
     )  # fmt: skip
 
 
+def _assumption(problem: DomainsProblem) -> str:
+    """Say what the forecast of a mix rests on."""
+    mix = problem.mix
+    if mix is None:
+        return ASSUMPTION
+    ends = [f"{value.min():.2g}" if np.ptp(value) < 5e-3 else f"{value.min():.2g} to {value.max():.2g}" for value in (mix.value, mix.low, mix.high)]
+    own = [domain.name for domain, measured in zip(problem.request.domains, mix.measured, strict=True) if measured]
+    where = "for every domain" if all(mix.measured) else f"for {', '.join(own[:5])}{' and others' if len(own) > 5 else ''}, and taken for the other domains"
+    return (
+        f"assumption: a token of a domain's own text in the mix counts as {ends[0]} ({ends[1]} to {ends[2]}) of a specialist stage, as runs with up to "
+        f"{mix.greatest:.0%} of early text have measured {where}; the other domains' text counts for nothing, as in the one mix that was trained. The "
+        "interval reaches down to what it would be if that text counted as general text"
+    )
+
+
 def _missed(problem: DomainsProblem, found: Found) -> str:
     number = int((losses(problem, found) / problem.max_loss).argmax())
     return f"domain {problem.request.domains[number].name!r}"
@@ -112,6 +132,8 @@ def _missed(problem: DomainsProblem, found: Found) -> str:
 def _warnings(problem: DomainsProblem, chosen: Structure, structures: tuple[Structure, ...]) -> Iterator[str]:
     request = problem.request
     yield from _differences(problem)
+    for method in sorted({one.method.name for one in problem.problems} - {"full"}):
+        yield f"there is a law of runs with {method}: among many domains every stage is counted as training all parameters, which that stage does not"
     # Of many domains, the one farthest from the runs of its law speaks for all.
     factors = [max((value for value in plan.extrapolation.values() if np.isfinite(value)), default=1.0) for plan in chosen.domains]
     outside, farthest = sum(value > 1.2 for value in factors), int(np.argmax(factors))

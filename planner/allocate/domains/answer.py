@@ -24,7 +24,7 @@ class DomainPlan:
     """As given."""
     params_non_embedding: float
     tokens_pt: float
-    """Tokens that count as general text for it: of the trunk, of its own model, or all of a mix that are not its own."""
+    """Tokens that count as general text for it: of the trunk, of its own model, or those of a mix that are assumed to."""
     tokens_spec: float
     """Specialist tokens, repeats included; 0 for no specialist stage."""
     unique_spec: float

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from planner.allocate.domains.answer import DomainPlan
+from planner.allocate.domains.early import MixDoubt
 from planner.allocate.domains.problem import DomainsProblem
-from planner.allocate.domains.stages import Found
-from planner.fit.fitted import LEVEL
+from planner.allocate.domains.stages import MIXED, Found
+from planner.fit.fitted import LEVEL, Z
 from planner.laws.dual import Array
 
 DRAWS = 4000
@@ -43,6 +44,7 @@ def outlook(problem: DomainsProblem, found: Found) -> Outlook:
     random = np.random.default_rng(SEED)
     losses, runs = np.empty(problem.count), 0.0
     joint, alone, drifts = np.zeros(DRAWS), 0.0, 0.0
+    spec, doubt = problem.worth * found.tokens_spec, MixDoubt.of(problem, found)
     for (law, members), values in zip(problem.groups, problem.resampled(found.size, found.tokens_pt, found.tokens_spec), strict=True):
         losses[members] = values.mean(0)
         weighted = values @ problem.weights[members]
@@ -51,14 +53,16 @@ def outlook(problem: DomainsProblem, found: Found) -> Outlook:
         joint += weighted[np.concatenate([random.permutation(len(weighted)) for _ in range(rounds)])[:DRAWS]]
         alone += float(weighted.mean())
         share = problem.weights[members] * losses[members]
-        distance = law.support.distance(problem.params[found.size[members]], found.tokens_pt[members], found.tokens_spec[members], problem.unique[members])
+        distance = law.support.distance(problem.params[found.size[members]], found.tokens_pt[members], spec[members], problem.unique[members])
         # As a forecast of one run does, beyond a deviation of 5 in ln L the interval says "anything".
         drifts += float((share * np.minimum(law.drift * np.where(distance > 0, distance, 0.0), 5.0)).sum()) ** 2
-        runs += float(((share * law.noise) ** 2).sum())
+        runs += float((share**2 * (law.noise**2 + doubt.off[members] ** 2)).sum())
     joint += alone - joint.mean()
+    weighted = problem.weights * losses
+    joint += float((weighted * doubt.worth).sum()) * random.normal(size=DRAWS) if problem.mix is not None else 0.0
     spread = joint + np.sqrt(runs + drifts) * random.normal(size=DRAWS)
     low, high = np.quantile(spread, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Outlook(losses, joint, float(low), float(high))
+    return Outlook(losses, joint, float(low + (weighted * np.expm1(doubt.general)).sum()), float(high))
 
 
 def describe(problem: DomainsProblem, found: Found, losses: Array) -> tuple[DomainPlan, ...]:
@@ -70,18 +74,24 @@ def describe(problem: DomainsProblem, found: Found, losses: Array) -> tuple[Doma
         losses: means over the resamples, shape (domains,).
     """
     plans: list[DomainPlan | None] = [None] * problem.count
+    doubt = MixDoubt.of(problem, found)
+    wider = Z * np.hypot(doubt.worth, doubt.off)
     for law, members in problem.groups:
         size, pt, spec, unique = found.size[members], found.tokens_pt[members], found.tokens_spec[members], problem.unique[members]
+        paths = problem.price[size] * (pt + spec) if found.name != MIXED else np.full(len(members), found.total_flops)
+        counted = problem.worth[members] * spec
         params = {"non_embedding": problem.params[size], "total": problem.params_total[size]}
-        forecast = law.forecast(params, pt, spec, unique)
-        factors = law.support.factors(problem.params[size], pt, spec, unique, problem.price[size] * (pt + spec))
+        forecast = law.forecast(params, pt, counted, unique)
+        factors = law.support.factors(problem.params[size], pt, counted, unique, paths)
         for row, number in enumerate(members):
             domain, shape = problem.request.domains[number], problem.ladder[size[row]].shape
             loss = float(losses[number])
-            low, high = min(loss, float(forecast.low[row])), max(loss, float(forecast.high[row]))
+            ends = [float(np.hypot(np.log(end[row] / forecast.loss[row]), wider[number])) for end in (forecast.low, forecast.high)]
+            low = min(loss, float(forecast.loss[row] * np.exp(doubt.general[number] - ends[0])))
+            high = max(loss, float(forecast.loss[row] * np.exp(ends[1])))
             plans[number] = DomainPlan(
                 domain.name, domain.weight, float(params["non_embedding"][row]), float(pt[row]), float(spec[row]), float(unique[row]),
-                float(spec[row] / unique[row]), float(found.flops[number]), float(problem.price[size[row]] * (pt[row] + spec[row])),
+                float(spec[row] / unique[row]), float(found.flops[number]), float(paths[row]),
                 float(found.flops[number]) / problem.request.flops, loss, low, high, domain.max_loss,
                 {name: float(values[row]) for name, values in factors.items() if name != "flops_6nd"}, shape.to_dict() if shape else None,
             )  # fmt: skip

@@ -1,7 +1,8 @@
-"""One model trained on general text and the text of all domains. For each domain, whatever is not its own text counts as general text.
+"""One model trained on general text and the text of all domains, where no sweep has measured what early specialist text is worth.
 
-No sweep has measured that. Under it, and whatever the order of the text, a mixed model sees as much of every domain's own text as split
-training at the same cost, and more other text before it: it cannot come out behind, so its loss is a bound and not a forecast.
+For each domain, whatever is not its own text then counts as general text. Under that, and whatever the order of the text, a mixed model sees as
+much of every domain's own text as split training at the same cost, and more other text before it: it cannot come out behind, so its loss is a
+bound and not a forecast.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from planner.allocate.domains.early import MixWorth
 from planner.allocate.domains.request import DomainsRequest
 from planner.allocate.optimum import MOST_RESAMPLES
 from planner.allocate.problem import Problem, Size
@@ -42,6 +43,8 @@ class DomainsProblem:
     """What each domain would be alone, with the whole budget."""
     ladder: tuple[Size, ...]
     """Sizes to choose among, ascending; their shapes come from the recipe of the first domain's law."""
+    mix: MixWorth | None = None
+    """Of one model of the whole mix: what each domain's own text in it is worth; None where domains have stages of their own."""
 
     @classmethod
     def of(cls, request: DomainsRequest) -> DomainsProblem:
@@ -79,6 +82,11 @@ class DomainsProblem:
     def unique(self) -> Array:
         """Distinct specialist tokens, shape (domains,)."""
         return np.array([domain.unique_spec for domain in self.request.domains])
+
+    @cached_property
+    def worth(self) -> Array:
+        """By what specialist tokens count, shape (domains,): 1 for those of a stage of their own."""
+        return np.ones(self.count) if self.mix is None else self.mix.value
 
     @cached_property
     def most_spec(self) -> Array:
@@ -147,10 +155,10 @@ class DomainsProblem:
         out = np.full(size.shape, np.inf)
         for law, members in self.groups:
             here = good[..., members, :]
-            unique = np.broadcast_to(self.unique[members][:, None], here.shape)[here]
+            unique, worth = (np.broadcast_to(item[members][:, None], here.shape)[here] for item in (self.unique, self.worth))
             block = np.full(here.shape, np.inf)
             at, general, special = (item[..., members, :][here] for item in (size, pt, spec))
-            block[here] = self._mean(law, at, general, special, unique, few)
+            block[here] = self._mean(law, at, general, worth * special, unique, few)
             out[..., members, :] = block
         if like is not None:
             near, general, special = (item[:, None] for item in like)
@@ -176,7 +184,7 @@ class DomainsProblem:
         found = []
         for law, members in self.groups:
             params = {"non_embedding": self.params[size[members]], "total": self.params_total[size[members]]}
-            points = law.points(params, tokens_pt[members], tokens_spec[members], self.unique[members])
+            points = law.points(params, tokens_pt[members], (self.worth * tokens_spec)[members], self.unique[members])
             found.append(np.exp(law.log_loss_resamples(points)))
         return found
 

@@ -23,7 +23,7 @@ def split(problem: DomainsProblem, name: str = SPLIT, margin: float = 0.0, quick
 
     Args:
         problem: the domains.
-        name: SPLIT, or what binds it further: UNIFORM or NO_GENERAL.
+        name: SPLIT, or what binds it further: UNIFORM or NO_GENERAL; or MIXED, whose stages are one.
         margin: by which required losses are tightened.
         quick: whether the coarse search is enough.
     """

@@ -44,7 +44,7 @@ class Found:
     size: Any
     """Numbers of sizes of the ladder."""
     tokens_pt: Array
-    """General tokens that the domain's model has seen; in a mixed model, all that are not the domain's own."""
+    """General tokens that the domain's model has seen; in a mixed model, all that count as such."""
     tokens_spec: Array
     tokens_general: float
     """General tokens of the trunk or of the mixed model; of all models together where each has its own."""
