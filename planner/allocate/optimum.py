@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from planner.allocate.problem import Plans, Problem, Size
+from planner.errors import DataError
 from planner.laws import Points
 from planner.laws.dual import Array
 
@@ -20,6 +21,10 @@ SOME_RESAMPLES = 24
 """Of each member, under which plans without hope are told from the others."""
 HOPELESS = 0.03
 """In ln L: how far behind the best a plan must lie in all of those worlds, and in their mean, to be given up; twice the tolerance where that is more."""
+NEARLY = 0.01
+"""In ln L: sizes this near the best are searched again where a request changes a little."""
+WIDER = 1.5
+"""Factor in size beyond those."""
 MOST_RESAMPLES = 120
 """Of each member, in a search; forecasts use all."""
 
@@ -69,15 +74,17 @@ def _allowed(problem: Problem, plans: Plans) -> Array:
     return result
 
 
-def _hopeful(problem: Problem, plans: Plans) -> Array:
-    """Tell which plans come near the best of some resample, or of their mean, and keep one of the smallest and of the largest size.
+def _hopeful(problem: Problem, plans: Plans, each: bool) -> Array:
+    """Tell which plans come near the best of the mean, or `each` of some resample, and keep one of the smallest and of the largest size.
 
     A compromise may be far from the best in every world that is looked at. By the sizes at the ends it is seen whether the best lies there.
     """
     some = problem.law.log_loss_resamples(_points(problem, plans), SOME_RESAMPLES)
     mean = some.mean(0)
-    behind = np.minimum((some - some.min(1, keepdims=True)).min(0), mean - mean.min())
-    keep = behind <= max(HOPELESS, 2 * problem.request.tolerance)
+    behind = mean - mean.min()
+    if each:
+        behind = np.minimum((some - some.min(1, keepdims=True)).min(0), behind)
+    keep = behind <= (max(HOPELESS, 2 * problem.request.tolerance) if each else NEARLY)
     for end in (plans.params.min(), plans.params.max()):
         rows = np.flatnonzero(plans.params == end)
         keep[rows[behind[rows].argmin()]] = True
@@ -94,7 +101,32 @@ def coarse(problem: Problem) -> Search:
     Raises:
         DataError: the budget is too small for any size, or the text for any stage.
     """
+    return _coarse(problem, problem.sizes(), each=True)
+
+
+def coarse_near(problem: Problem, other: Search) -> Search:
+    """Search for the best plan alone among the sizes that were nearly as good for another request, which differs in little.
+
+    If the best lies at an end of those, all sizes are searched.
+
+    Raises:
+        DataError: as `coarse`.
+    """
     sizes = problem.sizes()
+    good = other.plans.params[other.expected <= other.expected.min() + NEARLY]
+    inside = [size for size in sizes if good.min() / WIDER <= size.params_non_embedding <= good.max() * WIDER]
+    if 2 < len(inside) < len(sizes):
+        try:
+            found = _coarse(problem, tuple(inside), each=False)
+        except DataError:  # none of these keeps a limit
+            return _coarse(problem, sizes, each=False)
+        least, most = min(size.params_non_embedding for size in inside), max(size.params_non_embedding for size in inside)
+        if least < found.plans.params[found.best] < most:
+            return found
+    return _coarse(problem, sizes, each=False)
+
+
+def _coarse(problem: Problem, sizes: tuple[Size, ...], each: bool) -> Search:
     plans = problem.plans(sizes, FRACTIONS)
     if not len(plans):
         problem.refuse_text()
@@ -104,7 +136,7 @@ def coarse(problem: Problem) -> Search:
     if problem.retention is not None and not allowed.any():
         problem.retention.refuse(plans)
     plans = plans.rows(allowed)
-    plans = plans.rows(_hopeful(problem, plans))
+    plans = plans.rows(_hopeful(problem, plans, each))
     return _evaluated(problem, plans, np.ones(len(plans), dtype=bool))
 
 
@@ -146,9 +178,8 @@ def profile(problem: Problem, sizes: tuple[Size, ...], count: int = 41) -> tuple
     shares, losses = [], []
     for share in np.linspace(0, 1, count):
         plans = problem.split(sizes, float(share))
-        if len(plans):
-            least = float(search(problem, plans).guess.min()) if problem.retention else float(problem.law.log_loss(_points(problem, plans)).min())
-            if np.isfinite(least):
-                shares.append(float(share))
-                losses.append(float(np.exp(least)))
+        allowed = plans.rows(_allowed(problem, plans))
+        if len(allowed):
+            shares.append(float(share))
+            losses.append(float(np.exp(problem.law.log_loss(_points(problem, allowed)).min())))
     return np.array(shares), np.array(losses)

@@ -8,7 +8,7 @@ import numpy as np
 
 from planner.allocate.allocation import Worth
 from planner.allocate.closer import closest
-from planner.allocate.optimum import Search, coarse
+from planner.allocate.optimum import Search, coarse_near
 from planner.allocate.problem import Problem
 from planner.allocate.request import Request
 from planner.allocate.retention import Retention
@@ -61,7 +61,7 @@ def worths(problem: Problem, found: Search, mine: Array) -> tuple[list[Worth], s
     for name, changed in changes:
         try:
             general = problem.retention.law if problem.retention else None
-            gains[name] = _gain(replace(problem, request=changed, retention=Retention.of(general, changed)), mine)
+            gains[name] = _gain(replace(problem, request=changed, retention=Retention.of(general, changed)), found, mine)
         except DataError:
             continue  # the larger request has no plan of the sizes asked for
     rows = [worth_of(name, gain) for name, gain in gains.items()]
@@ -70,9 +70,9 @@ def worths(problem: Problem, found: Search, mine: Array) -> tuple[list[Worth], s
     return rows, exchange
 
 
-def _gain(problem: Problem, mine: Array) -> Array:
+def _gain(problem: Problem, found: Search, mine: Array) -> Array:
     """Return by how much ln L of the changed request's best plan is lower, under each resample."""
-    whole = coarse(problem)
+    whole = coarse_near(problem, found)
     best = closest(problem, whole)
     result: Array = mine - best.resamples[:, best.best]
     return result
