@@ -231,7 +231,7 @@ def _warnings(problem: Problem, bases: Sequence[Base], fitting: Sequence[Base], 
     if method.name != measured.name:
         found.append(f"what {method.name} does to the loss is not measured by this law: its cost is counted, its loss is that of {measured.adapters}")
     elif method != measured:
-        found.append(f"the law was measured with {measured.adapters}: other adapters are counted, {method.adapters}, and their loss is taken to be the same")
+        found.append(f"the law was measured with {measured.adapters}; other adapters are counted, {method.adapters}, their loss taken to be the same")
     compute = best.extrapolation["flops"]
     left_over = f"{100 * (1 - best.plan.flops / problem.request.flops):.0f} % of the budget is left over"
     if compute > 1.2:

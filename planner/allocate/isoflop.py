@@ -117,7 +117,8 @@ def _sizes(problem: Problem) -> tuple[Size, ...]:
     cost = params * smooth([size.flops_per_token / size.params_non_embedding for size in ladder])
     total = params * smooth([(size.params_total or size.params_non_embedding) / size.params_non_embedding for size in ladder])
     spec_cost = smooth([size.spec_cost for size in ladder])
-    sizes = [Size(float(size), float(whole), float(token), None, float(spec)) for size, whole, token, spec in zip(params, total, cost, spec_cost, strict=True)]
+    columns = zip(params, total, cost, spec_cost, strict=True)
+    sizes = [Size(float(size), float(whole), float(token), None, float(spec)) for size, whole, token, spec in columns]
     kept = [size for size in sizes if flops / size.flops_per_token >= max(MIN_TOKENS_PER_PARAMETER * size.params_non_embedding, problem.min_tokens_stage)]
     if not kept:
         raise DataError(f"{flops:.3g} FLOPs are too few for any model of the recipe", remedy="give a larger budget")

@@ -82,29 +82,16 @@ class Where:
             return RayEngine(address=self.address, workers=self.workers, gpu_memory=self.gpu_bytes)
         if self.engine == "slurm":
             from planner.cli.needs import require
-            from planner.engines.slurm import JOBS_AT_ONCE, SlurmEngine
+            from planner.engines.slurm import JOBS_AT_ONCE, OURS, SlurmEngine
+            from planner.sbatch import read_options
 
-            engine = SlurmEngine(partition=self.partition, options=pairs(self.options), jobs_at_once=self.workers or JOBS_AT_ONCE)
+            engine = SlurmEngine(partition=self.partition, options=read_options(self.options, OURS), jobs_at_once=self.workers or JOBS_AT_ONCE)
             require("submitit", "slurm")
             return engine
         from planner.cli.paths import default_workers
         from planner.engines.local import LocalEngine
 
         return LocalEngine(self.workers or default_workers())
-
-
-def pairs(options: tuple[str, ...]) -> dict[str, str]:
-    """Read key=value options; a dash or an underscore inside a key are the same."""
-    found: dict[str, str] = {}
-    for option in options:
-        key, equals, value = option.partition("=")
-        if not equals:
-            raise InputError(f"--slurm-option {option!r} has no =", remedy="write key=value, such as account=physics")
-        key = key.strip().removeprefix("--").replace("_", "-")
-        if key in found:
-            raise InputError(f"--slurm-option {key} is given twice", remedy="give it once")
-        found[key] = value
-    return found
 
 
 def show_demands(sweep: Sweep, left: list[Segment], where: Where) -> None:

@@ -64,10 +64,11 @@ def check_options(
     """
     from planner.launch import slurm
     from planner.launch.full import find_law
+    from planner.sbatch import read_options
 
     job = None
     if engine == "slurm":
-        job = slurm.Job(ready.folder.resolve(), sys.executable, ranks, per_node, run.settings, slurm.parse_options(slurm_options))
+        job = slurm.Job(ready.folder.resolve(), sys.executable, ranks, per_node, run.settings, read_options(slurm_options, slurm.OURS))
     return job, find_law(ready, law)
 
 

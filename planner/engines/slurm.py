@@ -23,6 +23,7 @@ from planner.engines.demand import demand_of
 from planner.engines.event import Deaths, Event
 from planner.engines.worker import ONE_THREAD, Notes, Runner, one_thread, settle, train, work
 from planner.errors import InputError, MissingDependencyError, PlannerError, StateError
+from planner.sbatch import check_options, minutes
 from planner.train.job import Job, Result
 
 JOBS_AT_ONCE = 64
@@ -72,7 +73,7 @@ class SlurmEngine:
 
         Args:
             partition: Slurm's partition; the site's default otherwise.
-            options: further options of sbatch, such as account or qos; `time` in minutes.
+            options: further options of sbatch, such as account, qos or time.
             jobs_at_once: jobs queued or running.
             cluster: submitit's executor, "slurm"; "local" and "debug" run on this machine, for tests.
             pace: how often to look.
@@ -81,8 +82,9 @@ class SlurmEngine:
         Raises:
             InputError: an option that the engine sets itself, or a value that could reach a shell.
         """
-        self._options = check_options({**(options or {}), **({"partition": partition} if partition else {})})
-        self._minutes = _minutes(self._options.pop("time", str(MINUTES)))
+        self._options = {**(options or {}), **({"partition": partition} if partition else {})}
+        check_options(self._options, OURS)
+        self._minutes = minutes(self._options.pop("time", str(MINUTES)))
         self._at_once, self._cluster, self._pace, self._runner = jobs_at_once, cluster, pace or Pace(), runner
 
     def run(self, next_job: Callable[[], Job | None]) -> Iterator[Event]:
@@ -244,21 +246,6 @@ def import_submitit() -> Any:
     return submitit
 
 
-def check_options(options: Mapping[str, str]) -> dict[str, str]:
-    """Check options of sbatch, which end in the batch script.
-
-    Raises:
-        InputError: an option that the engine sets itself, is none, or whose value could be read by a shell.
-    """
-    for key, value in options.items():
-        if not re.fullmatch(r"[a-z][a-z0-9-]*", key):
-            raise InputError(f"--slurm-option {key!r} is no option of sbatch", remedy="write it as sbatch has it, such as account=physics")
-        if key in OURS:
-            raise InputError(f"--slurm-option {key}={value} is set by the engine itself", remedy="leave it out")
-        check_text(f"--slurm-option {key}", value)
-    return dict(options)
-
-
 def check_text(what: str, text: str) -> None:
     """Refuse text that a shell, or Slurm's reading of quotes and patterns, could take for more than text.
 
@@ -269,10 +256,3 @@ def check_text(what: str, text: str) -> None:
     if wrong or not text.strip():
         found = f"holds {wrong[0]!r}" if wrong else "is empty"
         raise InputError(f"{what} is {text!r}, which {found}", remedy="use letters, digits and . , : ; = @ + - / only")
-
-
-def _minutes(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) == 0:
-        raise InputError(f"--slurm-option time={text} is not a number of minutes", remedy="write it as whole minutes, such as time=120")
-    return int(text)
-

@@ -11,11 +11,10 @@ from pathlib import Path
 
 from planner.artifacts import write_text
 from planner.errors import InputError, MissingDependencyError, StateError
+from planner.sbatch import check_options
 from planner.train.full.plan import STOPPED, Settings
 
 FILE = "run.sbatch"
-KEY = re.compile(r"[a-z][a-z-]*\Z")
-VALUE = re.compile(r"[A-Za-z0-9_.,:=@%+/\[\]*-]+\Z")
 OURS = ("nodes", "ntasks-per-node", "ntasks", "job-name", "requeue", "signal", "dependency", "chdir")
 WARNED = 300
 """Seconds before the time limit at which Slurm asks the ranks to save and stop."""
@@ -40,26 +39,7 @@ class Job:
             raise InputError(
                 f"{self.ranks} ranks do not fill nodes of {self.ranks_per_node} each", remedy="give --ranks a multiple of --ranks-per-node"
             )
-        for key, value in self.options.items():
-            if not KEY.match(key) or key in OURS:
-                raise InputError(f"{key!r} cannot be an option of the Slurm job", remedy=f"give an option of sbatch other than {', '.join(OURS)}")
-            if not VALUE.match(value):
-                raise InputError(f"{key}={value!r} cannot stand in a Slurm directive", remedy="use letters, digits and _.,:=@%+/[]*- only")
-
-
-def parse_options(pairs: list[str]) -> dict[str, str]:
-    """Turn KEY=VALUE pairs into options.
-
-    Raises:
-        InputError: one has no equals sign.
-    """
-    found = {}
-    for pair in pairs:
-        key, sign, value = pair.partition("=")
-        if not sign:
-            raise InputError(f"--slurm-option {pair!r} has no value", remedy="write it as KEY=VALUE, such as partition=gpu")
-        found[key.removeprefix("--")] = value
-    return found
+        check_options(self.options, OURS)
 
 
 def render(job: Job) -> str:

@@ -30,7 +30,7 @@ def folder(tmp_path: Path, corpus: Corpus) -> Path:
         ("--device tpu", "--device 'tpu' is not known"),
         ("--engine slurm --slurm-option account", "--slurm-option 'account' has no =; write key=value"),
         ("--engine slurm --slurm-option a=b --slurm-option a=c", "--slurm-option a is given twice"),
-        ("--engine slurm --slurm-option wrap=x", "--slurm-option wrap=x is set by the engine itself"),
+        ("--engine slurm --slurm-option wrap=x", "--slurm-option wrap=x is set by the planner itself"),
         ("--engine slurm --slurm-option comment=$HOME", "holds '$'"),
         ("--engine ray --address auto --workers 2", "--workers 2 says nothing where --address auto names a cluster"),
     ],

@@ -174,8 +174,8 @@ def test_without_slurm(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ({"account": ""}, "is empty"),
         ({"Setup": "touch owned"}, "no option of sbatch"),
         ({"a b": "c"}, "no option of sbatch"),
-        ({"wrap": "touch owned"}, "set by the engine itself"),
-        ({"time": "soon"}, "not a number of minutes"),
+        ({"wrap": "touch owned"}, "set by the planner itself"),
+        ({"time": "soon"}, "no time limit"),
     ],
 )
 def test_no_option_reaches_a_shell(options: dict[str, str], what: str) -> None:

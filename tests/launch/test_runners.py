@@ -80,7 +80,7 @@ def test_a_dry_run_can_refuse_what_the_launch_would(corpus: Corpus, tmp_path: Pa
     for law, options, per_node, named in (
         (Path("/nowhere/law.json"), [], 2, "/nowhere/law.json"),
         (None, ["nodes=3"], 2, "nodes"),
-        (None, ["partition"], 2, "KEY=VALUE"),
+        (None, ["partition"], 2, "key=value"),
         (None, [], 3, "do not fill nodes"),
     ):
         with pytest.raises(InputError, match=named):
@@ -112,8 +112,8 @@ def test_a_dry_run_says_what_it_takes_and_leaves_nothing(corpus: Corpus, tmp_pat
         (["--export", "nemo"], "nemo", "torchtitan"),
         (["--submit"], "--submit", "--engine slurm"),
         (["--law", "/nowhere/law.json"], "/nowhere/law.json", "check the path"),
-        (["--engine", "slurm", "--slurm-option", "partition"], "partition", "KEY=VALUE"),
-        (["--engine", "slurm", "--slurm-option", "nodes=3"], "nodes", "other than"),
+        (["--engine", "slurm", "--slurm-option", "partition"], "partition", "key=value"),
+        (["--engine", "slurm", "--slurm-option", "nodes=3"], "nodes", "leave it out"),
         (["--engine", "slurm", "--slurm-option", "time=1:00\n#SBATCH --uid=0"], "time", "letters"),
     ],
     ids=lambda item: "-".join(item) if isinstance(item, list) else None,

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from planner.allocate.domains.stages import Found
 
 
+SEVERAL = 0.04
+"""How far two mixes of three domains came out from such forecasts, in ln L, root mean square (0.7 and 5.2 %: sweeps/three/NOTES.md)."""
+
+
 @dataclass(frozen=True)
 class MixWorth:
     """Worth of a token of a domain's own text in a mix, in tokens of a specialist stage; arrays have shape (domains,)."""
@@ -53,7 +57,7 @@ class MixDoubt:
     """What a mix leaves open beyond what its laws do, in ln L; arrays have shape (domains,)."""
 
     worth: Array
-    """Standard deviation by the worth, with its sign: all domains go together."""
+    """Standard deviation by the worth, and by what mixing several domains does beside it: all domains go together."""
     off: Array
     """Standard deviation of a run about its law."""
     general: Array
@@ -75,6 +79,6 @@ class MixDoubt:
             return result
 
         others = found.tokens_pt + found.tokens_spec.sum() - found.tokens_spec
-        worth = (log_loss(mix.high, found.tokens_pt) - log_loss(mix.low, found.tokens_pt)) / (2 * Z)
+        worth = np.hypot((log_loss(mix.high, found.tokens_pt) - log_loss(mix.low, found.tokens_pt)) / (2 * Z), SEVERAL)
         general = np.minimum(log_loss(mix.value, others) - log_loss(mix.value, found.tokens_pt), 0.0)
         return cls(worth, mix.off, general)

@@ -59,7 +59,9 @@ def outlook(problem: DomainsProblem, found: Found) -> Outlook:
         runs += float((share**2 * (law.noise**2 + doubt.off[members] ** 2)).sum())
     joint += alone - joint.mean()
     weighted = problem.weights * losses
-    joint += float((weighted * doubt.worth).sum()) * random.normal(size=DRAWS) if problem.mix is not None else 0.0
+    if problem.mix is not None:
+        common = random.normal(size=DRAWS)
+        joint += float((weighted * doubt.worth).sum()) * (common - common.mean())
     spread = joint + np.sqrt(runs + drifts) * random.normal(size=DRAWS)
     low, high = np.quantile(spread, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Outlook(losses, joint, float(low + (weighted * np.expm1(doubt.general)).sum()), float(high))

@@ -35,7 +35,7 @@ def of(answer: DomainsAllocation, name: str) -> Structure:
 def test_text_that_is_worth_a_stage_makes_the_mix_as_good_as_split_training(fitted: FittedLaw) -> None:
     answer = answer_of(*[measured(fitted, 1.0, spread=0.0, off=0.0)] * 3)
     mix, split = of(answer, MIXED), of(answer, SPLIT)
-    assert mix.loss == pytest.approx(split.loss, rel=1e-6) and mix.loss_high == pytest.approx(split.loss_high, rel=1e-2)
+    assert mix.loss == pytest.approx(split.loss, rel=1e-6) and mix.loss_high > split.loss_high, "several domains in one mix are less sure"
     assert mix.loss_low < split.loss_low, "down to what the other domains' text could do"
 
 
@@ -67,5 +67,5 @@ def test_doubt_about_the_worth_and_runs_off_the_law_widen_the_interval(fitted: F
         return mix.loss_high / mix.loss, plan.loss_high / plan.loss
 
     sure, unsure, loose = width(0.0, 0.0), width(0.4, 0.0), width(0.0, 4.0)
-    assert unsure[0] > sure[0] and unsure[1] > 1.005 * sure[1]
-    assert loose[0] > sure[0] and loose[1] > 1.02 * sure[1]
+    assert unsure[0] > sure[0] and unsure[1] > sure[1]
+    assert loose[0] > sure[0] and loose[1] > 1.01 * sure[1]
