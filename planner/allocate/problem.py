@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -153,11 +153,11 @@ class Problem:
     def _sizes(self, low: float, high: float, step: float) -> tuple[Size, ...]:
         # Steps are counted from 1: other requests ask for the same sizes, whose shapes are then known.
         steps = step * np.arange(math.ceil(math.log(low) / step), math.floor(math.log(high) / step) + 1)
-        values = [self.clipped(float(value)) for value in (low, *np.exp(steps), high)]
+        values = np.clip([low, *np.exp(steps), high], self.clipped(0.0), self.clipped(math.inf))
         if self.recipe is None or self.vocab is None:
-            sizes = [self.size(value) for value in dict.fromkeys(values)]
+            sizes = [self.size(value) for value in dict.fromkeys(values.tolist())]
         else:
-            sizes = [sized(shape, self.recipe.seq_len, self.method) for shape in shapes_at(np.array(values), family=self.recipe.family, vocab=self.vocab)]
+            sizes = [sized(shape, self.recipe.seq_len, self.method) for shape in shapes_at(values, family=self.recipe.family, vocab=self.vocab)]
         return tuple(size for size in sizes if self._trainable(size, self.min_tokens_per_param))
 
     def clipped(self, params_non_embedding: float) -> float:
@@ -231,24 +231,25 @@ class Problem:
             fractions: of the most specialist tokens that budget and passes allow, each in (0, 1].
             general: of the most general tokens that budget and text allow then, each in [0, 1]; under 1 some of the budget is left over.
         """
-        rows: list[tuple[int, float, float]] = []
-        general_tokens, stage = self.request.general_tokens or math.inf, self.min_tokens_stage
-        for number, size in enumerate(sizes):
-            total, cost = self.tokens(size), size.spec_cost
-            most = min(total / cost, self.max_tokens_spec)
-            amounts = [0.0, *(fraction * most for fraction in fractions)]
-            ends = (stage, (total - stage) / cost, self.request.unique_spec, (total - general_tokens) / cost)
-            amounts += [amount for amount in ends if 0 < amount < most]
-            for spec in amounts:
-                rest = min(total - cost * spec, general_tokens) if total - cost * spec > 1e-9 * total else 0.0
-                if 0 < spec < stage * (1 - _ROUNDING):
-                    continue
-                # What is too short for a stage of its own is left over.
-                taken = {amount if amount >= stage * (1 - _ROUNDING) else 0.0 for amount in (share * rest for share in general)}
-                rows += [(number, amount, spec) for amount in taken if amount + spec > 0]
-            if stage <= most < total / cost and most > 0:
-                rows.append((number, 0.0, most))
-        return self._make(rows, sizes)
+        stage, least = self.min_tokens_stage, self.min_tokens_stage * (1 - _ROUNDING)
+        general_tokens, unique = self.request.general_tokens or math.inf, float(self.request.unique_spec)
+        total, cost = (np.array(values)[:, None] for values in zip(*((self.tokens(size), size.spec_cost) for size in sizes), strict=True))
+        most = np.minimum(total / cost, self.max_tokens_spec)
+        ends = np.hstack([np.full_like(total, stage), (total - stage) / cost, np.full_like(total, unique), (total - general_tokens) / cost])
+        spec = np.hstack([np.zeros_like(total), fractions * most, np.where((ends > 0) & (ends < most), ends, np.nan)])
+        left = total - cost * spec
+        rest = np.where(left > 1e-9 * total, np.minimum(left, general_tokens), 0.0)
+        # What is too short for a stage of its own is left over; where several shares are, that is one plan.
+        taken = rest[:, :, None] * np.asarray(general)
+        taken = np.where(taken >= least, taken, 0.0)
+        again = (taken == 0) & (np.cumsum(taken == 0, axis=2) > 1)
+        keep = (((spec == 0) | (spec >= least))[:, :, None]) & ~again & (taken + spec[:, :, None] > 0)
+        number, amount, share = np.nonzero(keep)
+        alone = np.flatnonzero(((stage <= most) & (most < total / cost) & (most > 0))[:, 0])
+        return self._make(
+            np.concatenate([number, alone]), np.concatenate([taken[number, amount, share], np.zeros(len(alone))]),
+            np.concatenate([spec[number, amount], most[alone, 0]]), sizes,
+        )  # fmt: skip
 
     def split(self, sizes: tuple[Size, ...], share: float, *, stage: bool = True) -> Plans:
         """Return the plans with one share of specialist tokens; sizes for which it would take too many passes are left out.
@@ -267,7 +268,8 @@ class Problem:
                 total = min(total, self.max_tokens_spec)  # what the passes leave over stays unspent
             if total > 0 and share * total <= self.max_tokens_spec and (share == 0 or share * total >= least):
                 rows.append((number, (1 - share) * total, share * total))
-        return self._make(rows, sizes)
+        at, pt, spec = np.array(rows, dtype=float).reshape(-1, 3).T
+        return self._make(at.astype(int), pt, spec, sizes)
 
     def realise(self, size: Size, tokens_pt: float, tokens_spec: float) -> Plans:
         """Round one plan to what will be trained: whole optimiser steps of the recipe, and none that would pass a limit."""
@@ -275,10 +277,9 @@ class Problem:
         spec = step * math.floor(tokens_spec / step + _ROUNDING)
         # What the specialist stage leaves over is a part of a step, and may make one more of the general stage.
         left = min(tokens_pt + size.spec_cost * (tokens_spec - spec), self.request.general_tokens or math.inf) if tokens_pt > 0 else 0.0
-        return self._make([(0, float(step * math.floor(left / step + _ROUNDING)), float(spec))], (size,))
+        pt = step * math.floor(left / step + _ROUNDING)
+        return self._make(np.zeros(1, dtype=int), np.array([float(pt)]), np.array([float(spec)]), (size,))
 
-    def _make(self, rows: list[tuple[int, float, float]], sizes: tuple[Size, ...]) -> Plans:
-        number = np.array([row[0] for row in rows], dtype=int)
-        params = np.array([sizes[row[0]].params_non_embedding for row in rows], dtype=float)
-        pt, spec = np.array([row[1] for row in rows], dtype=float), np.array([row[2] for row in rows], dtype=float)
-        return Plans(number, params, pt, spec, np.full(len(rows), float(self.request.unique_spec)), sizes)
+    def _make(self, number: Any, pt: Array, spec: Array, sizes: tuple[Size, ...]) -> Plans:
+        params = np.array([size.params_non_embedding for size in sizes], dtype=float)[number]
+        return Plans(number, params, pt, spec, np.full(len(number), float(self.request.unique_spec)), sizes)
