@@ -32,6 +32,9 @@ def main() -> None:
             report.say("the recorded law.json is of another version; fitted again for this")
             law = Path(folder) / "law.json"
             _must(["fit", medicine, "--bootstrap", "400", "--no-figures", "--out", str(law)])
+        computing = ROOT / "sweeps" / "computing"
+        limit = ["--general-law", f"{computing}/replay/law_general.json", "--max-general-rise", "10%"]
+        domains = ["--domains", str(ROOT / "sweeps" / "three" / "domains.toml")]
         several = 2 if report.quick else 5
         fit = ["fit", medicine, "--law", "auto", "--bootstrap", "1000", "--out", f"{folder}/law2.json"]
         commands = [
@@ -39,6 +42,8 @@ def main() -> None:
             ("plan --help", ["--help"], several),
             ("plan laws", ["laws"], several),
             ("plan allocate --flops 2e13 --spec-tokens 200k", [*allocate, str(law)], several),
+            ("the same under --max-general-rise 10%, with replay", [*allocate, f"{computing}/law.json", *limit], several),
+            ("plan allocate --domains sweeps/three/domains.toml", ["allocate", "--flops", "2e13", *domains, "--out", f"{folder}/domains.json"], several),
             ("plan fit sweeps/medicine --law auto --bootstrap 1000", fit, 1 if report.quick else 3),
         ]
         rows = []

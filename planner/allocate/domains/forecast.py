@@ -1,7 +1,8 @@
 """The weighted loss of a structure with its interval, and the domains' own.
 
 Resamples of different laws are independent; those of one law that several domains share go together. The noise of a run is each domain's own;
-the drift outside the runs is common to the domains of one law, whose error it is.
+the drift outside the runs is common to all domains: laws of one form err alike there, and in each of four structures that were trained the three
+domains were off to the same side (sweeps/three/NOTES.md).
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def outlook(problem: DomainsProblem, found: Found) -> Outlook:
     """Forecast a structure."""
     random = np.random.default_rng(SEED)
     losses, runs = np.empty(problem.count), 0.0
-    joint, alone, drifts = np.zeros(DRAWS), 0.0, 0.0
+    joint, alone, drift = np.zeros(DRAWS), 0.0, 0.0
     spec, doubt = problem.worth * found.tokens_spec, MixDoubt.of(problem, found)
     for (law, members), values in zip(problem.groups, problem.resampled(found.size, found.tokens_pt, found.tokens_spec), strict=True):
         losses[members] = values.mean(0)
@@ -55,14 +56,14 @@ def outlook(problem: DomainsProblem, found: Found) -> Outlook:
         share = problem.weights[members] * losses[members]
         distance = law.support.distance(problem.params[found.size[members]], found.tokens_pt[members], spec[members], problem.unique[members])
         # As a forecast of one run does, beyond a deviation of 5 in ln L the interval says "anything".
-        drifts += float((share * np.minimum(law.drift * np.where(distance > 0, distance, 0.0), 5.0)).sum()) ** 2
+        drift += float((share * np.minimum(law.drift * np.where(distance > 0, distance, 0.0), 5.0)).sum())
         runs += float((share**2 * (law.noise**2 + doubt.off[members] ** 2)).sum())
     joint += alone - joint.mean()
     weighted = problem.weights * losses
     if problem.mix is not None:
         common = random.normal(size=DRAWS)
         joint += float((weighted * doubt.worth).sum()) * (common - common.mean())
-    spread = joint + np.sqrt(runs + drifts) * random.normal(size=DRAWS)
+    spread = joint + np.sqrt(runs + drift**2) * random.normal(size=DRAWS)
     low, high = np.quantile(spread, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Outlook(losses, joint, float(low + (weighted * np.expm1(doubt.general)).sum()), float(high))
 
