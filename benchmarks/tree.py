@@ -44,12 +44,17 @@ def main() -> None:
     """Run and print."""
     report = Report(__file__, __doc__)
     rows = []
+    shared: dict[str, float] = {}
     for name in RECORDED:
         spec = read_sweep(ROOT / "sweeps" / name)
         cells, _ = spec.cells(VOCAB, AVAILABLE)
         tree = build_tree(cells, spec.recipe, VOCAB, eval_tokens=spec.eval_tokens)
-        ratio = tree.flops_cell_by_cell / tree.flops_total
-        rows.append([name, len(tree.tips), len(tree.segments), f"{tree.flops_total:.3g}", f"{tree.flops_cell_by_cell:.3g}", f"{ratio:.2f}"])
+        rows.append([name, len(tree.tips), len(tree.segments), tree.flops_total, tree.flops_cell_by_cell])
+        if name.startswith("three/"):
+            shared |= {item.segment_id if item.shareable else f"{name}/{item.segment_id}": tree.cost(item) for item in tree.segments}
+    three = [sum(row[at] for row in rows if row[0].startswith("three/")) for at in (1, 4)]
+    rows.append(["three, trunks trained once", three[0], len(shared), sum(shared.values()), three[1]])
+    rows = [[*row[:3], f"{row[3]:.3g}", f"{row[4]:.3g}", f"{row[4] / row[3]:.2f}"] for row in rows]
     report.table("FLOPs of the recorded grids", ["sweep", "endpoints", "segments", "as a tree", "cell by cell", "ratio"], rows)
     with tempfile.TemporaryDirectory() as folder:
         both_ways(report, Path(folder))
