@@ -69,6 +69,13 @@ class Problem:
                 "the law counts embeddings in N, and without a recipe no size's embeddings are known", remedy="fit with --params-kind non_embedding"
             )
         retention = Retention.of(general, request, law.source.get("corpus"))
+        if retention is not None:
+            ways = [str(one.source.get("method", "full")) for one in (law, retention.law)]
+            if len({Method(way).general.name for way in ways}) > 1:
+                raise InputError(
+                    f"--general-law is of runs with method {ways[1]}, whose general stage is not that of the law's runs with {ways[0]}",
+                    remedy=f"fit one with plan fit SWEEP --target general --method {ways[0]}",
+                )
         return cls(law, request, Recipe.from_mapping(recipe) if recipe else None, law.source.get("vocab_size"), retention)
 
     @property
@@ -184,7 +191,8 @@ class Problem:
 
     def _range(self) -> tuple[float, float]:
         """Return the least size to search, which does not depend on the budget, and the largest that the budget can train."""
-        least, most = self.clipped(0.0), self.clipped(math.sqrt(self.request.flops / (6 * self.min_tokens_per_param)))
+        cheapest = 4 if self.method.both else 6  # FLOPs of a parameter and token, of frozen ones and of trained ones
+        least, most = self.clipped(0.0), self.clipped(math.sqrt(self.request.flops / (cheapest * self.min_tokens_per_param)))
         if self._trainable(self.size(most), self.min_tokens_per_param):
             return least, most
         # A token costs more than 6·N where there are embeddings and attention, and inference takes its part: the largest size is less.
