@@ -1,4 +1,7 @@
-"""How the specialist stage is trained, full-parameter, LoRA or QLoRA: what it costs in FLOPs and memory. What it does to the loss is for a law to say.
+"""How a run is trained, full-parameter, LoRA or QLoRA: what it costs in FLOPs and memory. What it does to the loss is for a law to say.
+
+"lora" and "qlora" adapt the specialist stage, after a general one in full. "lora-both" and "qlora-both" train one set of adapters through both
+stages, on an open checkpoint: a general stage is then another run than one in full, so the name goes wherever a method's does.
 
 A multiply-add counts as two FLOPs. A frozen matrix has a forward pass and a gradient to pass on, and none of its own: 4 FLOPs a weight
 and token, where a trained one has 6; its adapters have 6. QLoRA multiplies what it has unpacked, and the unpacking is left out.
@@ -6,13 +9,15 @@ and token, where a trained one has 6; its adapters have 6. QLoRA multiplies what
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from planner.errors import InputError
 from planner.flops import flops_per_token
 from planner.shapes import ModelShape
 
-METHODS = ("full", "lora", "qlora")
+METHODS = ("full", "lora", "qlora", "lora-both", "qlora-both")
+_BOTH = "-both"
+"""Ending of the names of methods that adapt both stages."""
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """Matrices of a layer that adapters can sit on, as transformers names them."""
 TRAINED_BYTES = 16.0
@@ -29,10 +34,10 @@ LOGIT_BYTES = 10.0
 
 @dataclass(frozen=True)
 class Method:
-    """One way to train the specialist stage."""
+    """One way to train a run; FLOPs and memory are those of its specialist stage, and `general` has those of the stage before."""
 
     name: str = "full"
-    """"full", "lora" (arXiv 2106.09685) or "qlora" (arXiv 2305.14314)."""
+    """"full", "lora" (arXiv 2106.09685) or "qlora" (arXiv 2305.14314); with "-both" the general stage has the adapters too."""
     rank: int = 16
     """Of the adapters."""
     targets: tuple[str, ...] = TARGETS
@@ -45,6 +50,21 @@ class Method:
             raise InputError(f"a rank of {self.rank} adapts nothing", remedy="give a whole number from 1, such as 16")
         if not self.targets or not set(self.targets) <= set(TARGETS) or len(set(self.targets)) < len(self.targets):
             raise InputError(f"targets {', '.join(map(str, self.targets)) or 'none'} of adapters", remedy=f"choose among {', '.join(TARGETS)}, each once")
+
+    @property
+    def both(self) -> bool:
+        """Whether the general stage has the adapters too."""
+        return self.name.endswith(_BOTH)
+
+    @property
+    def general(self) -> Method:
+        """Return how the general stage is trained."""
+        return self if self.both else replace(self, name="full")
+
+    @property
+    def packed(self) -> bool:
+        """Whether the frozen matrices are packed in 4 bits."""
+        return self.name.removesuffix(_BOTH) == "qlora"
 
     @property
     def adapters(self) -> str:
@@ -80,7 +100,7 @@ class Method:
         else:
             groups = shape.parameter_groups
             packed = groups["attention"] + groups["feed_forward"]
-            frozen = NF4_BYTES * packed if self.name == "qlora" else HALF_BYTES * packed
+            frozen = NF4_BYTES * packed if self.packed else HALF_BYTES * packed
             states = frozen + HALF_BYTES * (shape.params_total - packed) + TRAINED_BYTES * trained
         kept = seq_len * (shape.hidden * (HALF_BYTES * shape.layers + LAYER_BYTES) + LOGIT_BYTES * shape.vocab)
         return states / gpus + kept

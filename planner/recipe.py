@@ -130,15 +130,19 @@ class Recipe:
         return self.seq_len * self.batch_sequences
 
     def learning_rate(self, params_non_embedding: float) -> float:
-        """Return the peak learning rate of the general stage for a size [non-embedding parameters]."""
+        """Return the peak learning rate of a general stage in full for a size [non-embedding parameters]."""
         return self.lr_coefficient * (params_non_embedding / self.lr_reference_params) ** -self.lr_exponent
 
+    def general_multiplier(self, method: str) -> float:
+        """Return the peak rate of a general stage, trained by a method, over the rate of its size."""
+        return self.lora_lr_multiplier if self.method(method).both else 1.0
+
     def special_multiplier(self, method: str) -> float:
-        """Return the peak rate of a specialist stage, trained by a method, over that of the general stage."""
+        """Return the peak rate of a specialist stage, trained by a method, over the rate of its size."""
         return self.special_lr_multiplier * (1.0 if method == "full" else self.lora_lr_multiplier)
 
     def method(self, name: str) -> Method:
-        """Return a way of training the specialist stage, with this recipe's adapters."""
+        """Return a way of training, with this recipe's adapters."""
         return Method(name, self.lora_rank, self.lora_targets)
 
     def steps(self, tokens: float) -> int:

@@ -55,7 +55,7 @@ SCHEMA: dict[str, tuple[str, str]] = {
     "recipe": ("text", "fingerprint of the recipe; different ones are never mixed in a fit"),
     "corpus": ("text", "fingerprint of the corpus"),
     "sweep": ("text", "name of the sweep"),
-    "method": ("text", "how the specialist stage was trained: full, lora or qlora; empty is full"),
+    "method": ("text", "how the specialist stage was trained: full, lora or qlora; lora-both and qlora-both the general one too; empty is full"),
     "base": ("text", "fingerprint of the open checkpoint that the run started from; empty for a fresh model"),
     "base_tokens": ("tokens", "tokens that the checkpoint was trained on before, where that is known; not in tokens_pt"),
 }

@@ -34,3 +34,4 @@ def test_their_stages_are_those_of_the_papers() -> None:
     assert named("astrollama").grids[0].methods == ("qlora",) and named("astrollama").grids[0].tokens_pt == (0,)
     kale = named("kale_lm_chem")
     assert len(kale.bases) == 3 and {0} < set(kale.grids[0].tokens_pt) and len(kale.grids[0].tokens_spec) > 1
+    assert {grid.methods for grid in kale.grids} == {("lora-both",)} and kale.recipe.special_lr_multiplier == 10

@@ -82,8 +82,9 @@ def kale_lm_chem() -> None:
     """Measure both stages, fit the law, and divide a budget between them."""
     folder = HERE / "kale_lm_chem"
     sweep(folder, checkpoints=False)
-    plan("fit", folder)
-    plan("allocate", "--law", folder, "--flops", "4e11", "--spec-tokens", "200k", "--params", "60k", "--out", folder / "allocation.json")
+    plan("fit", folder, "--method", "lora-both")
+    law = folder / "law_lora-both.json"
+    plan("allocate", "--law", law, "--flops", "4e11", "--spec-tokens", "200k", "--params", "60k", "--out", folder / "allocation.json")
 
 
 if __name__ == "__main__":

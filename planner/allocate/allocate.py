@@ -19,7 +19,7 @@ from planner.allocate.retention import Kept
 from planner.allocate.worth import worths
 from planner.design.spec import MIN_STEPS
 from planner.fit.fitted import LEVEL, FittedLaw
-from planner.flops import TRAINING_OVER_FORWARD, flops_6nd
+from planner.flops import flops_6nd
 from planner.units import format_count
 
 ARMS = (("no specialisation", 0.0), ("specialist only", 1.0), ("50/50", 0.5), ("90/10", 0.1))
@@ -92,7 +92,7 @@ def describe(problem: Problem, plans: Plans, number: int) -> Plan:
     return Plan(
         size.params_non_embedding, size.params_total, pt, spec, unique, spec / unique, spec / (pt + spec), float(plans.flops[number]),
         flops_6nd(size.params_non_embedding, pt + spec), float(forecast.loss[0]), float(forecast.low[0]), float(forecast.high[0]),
-        size.shape.to_dict() if size.shape else None, problem.request.inference_tokens * size.flops_per_token / TRAINING_OVER_FORWARD,
+        size.shape.to_dict() if size.shape else None, problem.request.inference_tokens * size.flops_per_token / size.training_over_forward,
     )  # fmt: skip
 
 

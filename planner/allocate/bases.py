@@ -66,11 +66,16 @@ def allocate_bases(
         allow_extrapolation: whether to answer further than TOO_FAR beyond the runs.
 
     Raises:
-        InputError: a share that is none, no base, two of one name, or limits that a base has itself.
+        InputError: a share that is none, no base, two of one name, limits that a base has itself, or a law or a method of adapters in both stages.
         DataError: no base fits, the law is of one stage, or all lie too far beyond the runs.
     """
     problem = Problem.of(law, replace(request, max_general_loss=None, max_general_rise=None))
     method = method or problem.method
+    if problem.method.both or method.both:
+        raise InputError(
+            f"a --base is specialised in one stage, and {(problem.method if problem.method.both else method).name} has adapters in two",
+            remedy="under a law of such runs leave --base away and give the checkpoint to plan launch --base; else choose --method lora or qlora",
+        )
     if problem.one_stage:
         raise DataError("the law was fitted to runs of one stage and says nothing of specialising a base", remedy="give a law of two stages")
     if len({base.name for base in bases}) < len(bases) or not bases:

@@ -86,8 +86,9 @@ def warnings_of_law(problem: Problem) -> list[str]:
     if not problem.one_stage and request.max_epochs is not None and request.max_epochs > 1.01 * most:
         found.append(f"--max-epochs {request.max_epochs:.3g} is beyond the {most:.3g} that the runs cover")
     if problem.method.name != "full":
-        method = problem.method
-        found.append(f"the law is of runs with {method.name}: the specialist stage is counted with {method.adapters}, the general one in full")
+        stages = "both stages are" if problem.method.both else "the specialist stage is"
+        rest = "" if problem.method.both else ", the general one in full"
+        found.append(f"the law is of runs with {problem.method.name}: {stages} counted with {problem.method.adapters}{rest}")
     if problem.law.source.get("based"):
         found.append("the law is of runs off open checkpoints: its general tokens are those after the checkpoint, and plan launch needs --base")
     for status in dict.fromkeys(member.status for member in problem.law.members if member.status != "converged"):

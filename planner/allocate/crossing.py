@@ -1,4 +1,4 @@
-"""Two ways to train the specialist stage under their own laws, side by side: where one becomes better than the other."""
+"""Two ways to train a run under their own laws, side by side: where one becomes better than the other."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import numpy as np
 from planner.errors import DataError, InputError
 from planner.fit.fitted import LEVEL, FittedLaw
 from planner.laws.dual import Array
-from planner.method import Method
 from planner.recipe import Recipe
 from planner.shapes import ModelShape
 
@@ -60,11 +59,11 @@ def crossing(
         unique_spec: distinct specialist tokens.
         most: specialist tokens of the first method, at most.
         least: and at least.
-        equal_flops: whether the second method gets the tokens that cost the same FLOPs, not the same tokens.
+        equal_flops: whether the second method gets the specialist tokens with which both stages cost the same FLOPs, not the same tokens.
 
     Raises:
         InputError: the range is empty, or both laws are of one method.
-        DataError: the laws are of different recipes or text, or a law's recipe is not known.
+        DataError: the laws are of different recipes or text, a law's recipe is not known, or the general stage takes all FLOPs.
     """
     names = (str(law.source.get("method", "full")), str(other.source.get("method", "full")))
     if names[0] == names[1]:
@@ -75,10 +74,15 @@ def crossing(
         if not law.source.get(key) or law.source.get(key) != other.source.get(key):
             raise DataError(f"the two laws are not of one {key}", remedy="fit both to the table of one sweep")
     recipe = Recipe.from_mapping(law.source["recipe"])
-    ways = [Method(name, recipe.lora_rank, recipe.lora_targets) for name in names]
-    cost = [way.flops_per_token(shape, recipe.seq_len) for way in ways]
+    ways = [recipe.method(name) for name in names]
+    cost, before = ([way.flops_per_token(shape, recipe.seq_len) for way in stage] for stage in (ways, [way.general for way in ways]))
     tokens = np.geomspace(least, most, POINTS)
-    theirs = tokens * (cost[0] / cost[1] if equal_flops else 1.0)
+    theirs = tokens * (cost[0] / cost[1]) + tokens_pt * ((before[0] - before[1]) / cost[1]) if equal_flops else tokens
+    if theirs[0] <= 0:
+        raise DataError(
+            f"{tokens_pt:g} general tokens cost more with {names[1]} than both stages with {names[0]} and {least:g} specialist tokens",
+            remedy="give fewer --general-tokens, or the laws in the other order",
+        )
     size = {"non_embedding": np.full(POINTS, shape.params_non_embedding), "total": np.full(POINTS, shape.params_total)}
     losses, draws = [], []
     for each, at in ((law, tokens), (other, theirs)):

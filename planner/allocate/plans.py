@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from planner.flops import TRAINING_OVER_FORWARD
 from planner.ladder import shape_for
 from planner.laws.dual import Array
 from planner.method import Method
@@ -22,11 +23,13 @@ class Size:
     params_total: float | None
     """With embeddings; None where the law comes from a table without a recipe."""
     flops_per_token: float
-    """Training, exact for a shape, else 6·N."""
+    """Training in the general stage, exact for a shape, else 6·N."""
     shape: ModelShape | None
     """None where the law comes from a table without a recipe."""
     spec_cost: float = 1.0
     """FLOPs of a token of the specialist stage over those of a general one: adapters cost otherwise than training all parameters."""
+    training_over_forward: float = TRAINING_OVER_FORWARD
+    """FLOPs of a general token over those of a token that the trained model reads or writes, which needs all weights whatever was trained."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,6 @@ def shaped(params_non_embedding: float, family: str, vocab: int, seq_len: int, m
 
 @lru_cache(maxsize=32768)
 def sized(shape: ModelShape, seq_len: int, method: Method) -> Size:
-    """Describe a shape, whose specialist stage is trained by a method, as a size."""
-    full = Method().flops_per_token(shape, seq_len)
-    return Size(shape.params_non_embedding, shape.params_total, full, shape, method.flops_per_token(shape, seq_len) / full)
+    """Describe a shape that is trained by a method as a size."""
+    full, general, special = (way.flops_per_token(shape, seq_len) for way in (Method(), method.general, method))
+    return Size(shape.params_non_embedding, shape.params_total, general, shape, special / general, TRAINING_OVER_FORWARD * (general / full))

@@ -16,7 +16,6 @@ from planner.allocate.retention import Retention
 from planner.design.spec import MIN_STEPS, MIN_TOKENS_PER_PARAMETER
 from planner.errors import DataError, InputError
 from planner.fit.fitted import FittedLaw
-from planner.flops import TRAINING_OVER_FORWARD
 from planner.ladder import LARGEST, SMALLEST, shapes_at
 from planner.laws.dual import Array
 from planner.method import TRAINED_BYTES, Method
@@ -70,6 +69,13 @@ class Problem:
                 "the law counts embeddings in N, and without a recipe no size's embeddings are known", remedy="fit with --params-kind non_embedding"
             )
         retention = Retention.of(general, request, law.source.get("corpus"))
+        if retention is not None:
+            ways = [str(one.source.get("method", "full")) for one in (law, retention.law)]
+            if len({Method(way).general.name for way in ways}) > 1:
+                raise InputError(
+                    f"--general-law is of runs with method {ways[1]}, whose general stage is not that of the law's runs with {ways[0]}",
+                    remedy=f"fit one with plan fit SWEEP --target general --method {ways[0]}",
+                )
         return cls(law, request, Recipe.from_mapping(recipe) if recipe else None, law.source.get("vocab_size"), retention)
 
     @property
@@ -89,7 +95,7 @@ class Problem:
 
     @cached_property
     def method(self) -> Method:
-        """How the runs of the law trained their specialist stage."""
+        """How the runs of the law were trained."""
         name = str(self.law.source.get("method", "full"))
         return self.recipe.method(name) if self.recipe else Method()
 
@@ -116,7 +122,7 @@ class Problem:
 
         A specialist token takes the place of `spec_cost` of them.
         """
-        return self.request.flops / size.flops_per_token - self.request.inference_tokens / TRAINING_OVER_FORWARD
+        return self.request.flops / size.flops_per_token - self.request.inference_tokens / size.training_over_forward
 
     def tokens_at(self, size: Size, share: float) -> float:
         """Return the training tokens of a size at a share of specialist tokens, which the general text may limit further."""
@@ -175,7 +181,7 @@ class Problem:
         """Return the least memory that training a size takes of each GPU [bytes]; its states alone where it has no shape."""
         if size.shape is None or self.recipe is None:
             return TRAINED_BYTES * size.params_non_embedding / self.request.gpus
-        return Method().bytes_per_gpu(size.shape, self.request.gpus, self.recipe.seq_len)
+        return self.method.general.bytes_per_gpu(size.shape, self.request.gpus, self.recipe.seq_len)
 
     def _trainable(self, size: Size, tokens_per_param: float) -> bool:
         if not self.fits(size):
@@ -185,7 +191,8 @@ class Problem:
 
     def _range(self) -> tuple[float, float]:
         """Return the least size to search, which does not depend on the budget, and the largest that the budget can train."""
-        least, most = self.clipped(0.0), self.clipped(math.sqrt(self.request.flops / (6 * self.min_tokens_per_param)))
+        cheapest = 4 if self.method.both else 6  # FLOPs of a parameter and token, of frozen ones and of trained ones
+        least, most = self.clipped(0.0), self.clipped(math.sqrt(self.request.flops / (cheapest * self.min_tokens_per_param)))
         if self._trainable(self.size(most), self.min_tokens_per_param):
             return least, most
         # A token costs more than 6·N where there are embeddings and attention, and inference takes its part: the largest size is less.
@@ -203,7 +210,7 @@ class Problem:
                 f"and they have {(self.request.memory_per_gpu or 0.0) / 1e9:.3g} GB",
                 remedy="give more --gpus or a smaller --params",
             )
-        inference = self.request.inference_tokens / TRAINING_OVER_FORWARD
+        inference = self.request.inference_tokens / size.training_over_forward
         paid = f", {inference * size.flops_per_token:.2g} of them for inference," if inference else ""
         needed = max(tokens_per_param * size.params_non_embedding, self.min_tokens_stage)
         raise DataError(

@@ -75,7 +75,7 @@ def show(answer: Allocation) -> None:
     say(f"{inside}; best guess of the parameters alone: {format_count(guess.params_non_embedding)} at {100 * guess.share_spec:.3g} % specialist")
     if not outside and answer.regret_90_percent <= 100 * request["tolerance"]:
         say(f"the runs are enough for this decision: in nine worlds of ten it gives away {answer.regret_90_percent:.2g} % or less")
-    else:
+    elif not answer.source.get("based"):  # no design chooses among checkpoints
         sweep = answer.source.get("sweep", "SWEEP")
         say(
             f"the runs that would say most about it: plan sweep design {sweep} --flops BUDGET --target-flops {request['flops']:.3g} "

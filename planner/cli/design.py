@@ -193,7 +193,7 @@ def _setting(
     """Gather recipe, corpus and limits from a sweep, a law and the options; return them with the corpus folder and the domain.
 
     Raises:
-        InputError: no recipe, or no corpus.
+        InputError: no recipe, no corpus, or a law of runs off open checkpoints.
         DataError: the sweep's recipe is another than the law's.
     """
     from planner.corpus import Corpus
@@ -201,6 +201,8 @@ def _setting(
     from planner.recipe import Recipe
 
     source: dict[str, Any] = law.source if law else {}
+    if source.get("based"):
+        raise InputError(f"the law {where} is of runs off checkpoints, and no design chooses among those", remedy="state their cells in sweep.toml")
     if sweep is None and not source.get("recipe"):
         raise InputError("neither a sweep nor a law with a recipe is at hand, so nothing says how to train", remedy="name a sweep with its sweep.toml")
     recipe = sweep.recipe if sweep else Recipe.from_mapping(source["recipe"])

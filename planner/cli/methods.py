@@ -1,4 +1,4 @@
-"""`plan methods`: two ways to train the specialist stage, side by side."""
+"""`plan methods`: two ways to train a run, side by side."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from planner.units import format_count, parse_count
 if TYPE_CHECKING:
     from planner.allocate.crossing import Crossing
     from planner.fit.fitted import FittedLaw
+    from planner.recipe import Recipe
     from planner.shapes import ModelShape
 
 HELP = (
@@ -38,23 +39,25 @@ def methods(
     from planner.allocate.crossing import crossing
     from planner.fit.fitted import FittedLaw
     from planner.ladder import shape_for
+    from planner.recipe import Recipe
 
     laws = FittedLaw.load(law), FittedLaw.load(other)
     low, high = laws[0].support.low, laws[0].support.high
     source = laws[0].source
     if not source.get("recipe") or not source.get("vocab_size"):
         raise InputError(f"the law {law} knows no recipe", remedy="fit it to the runs.csv of a sweep")
+    recipe = Recipe.from_mapping(source["recipe"])
     middle = (low["params"] * high["params"]) ** 0.5
     sizes = [parse_count(item) for item in params.split(",")] if params else [low["params"], middle, high["params"]]
     before = parse_count(general_tokens) if general_tokens else high["tokens_pt"]
     texts = [parse_count(item) for item in spec_tokens.split(",")] if spec_tokens else sorted({low["unique_spec"], high["unique_spec"]})
     found = []
     for size in sizes:
-        shape = shape_for(size, family=source["recipe"]["family"], vocab=source["vocab_size"])
+        shape = shape_for(size, family=recipe.family, vocab=source["vocab_size"])
         for unique in texts:
             least, most = (max(one.support.low["tokens_spec"] for one in laws), min(one.support.high["tokens_spec"] for one in laws))
             most = min(most, unique * high["epochs_spec"])
-            _near(laws, shape, source["recipe"]["seq_len"], before, most, unique)
+            _near(laws, shape, recipe, before, most, unique)
             found.append(crossing(*laws, shape, tokens_pt=before, unique_spec=unique, least=least, most=most, equal_flops=equal_flops))
     if as_json:
         give([_plain(item) for item in found])
@@ -65,18 +68,17 @@ def methods(
         say(f"written: {figure}")
 
 
-def _near(laws: tuple[FittedLaw, FittedLaw], shape: ModelShape, seq_len: int, before: float, spec: float, unique: float) -> None:
+def _near(laws: tuple[FittedLaw, FittedLaw], shape: ModelShape, recipe: Recipe, before: float, spec: float, unique: float) -> None:
     """Say how far a comparison lies beyond the runs.
 
     Raises:
         DataError: too far to say anything.
     """
     from planner.allocate.beyond import AXIS_NAMES, TOO_FAR
-    from planner.flops import flops_per_token
-
-    flops = (before + spec) * flops_per_token(shape, seq_len)
     factors: dict[str, float] = {}
     for law in laws:
+        general = recipe.method(str(law.source.get("method", "full"))).general
+        flops = (before + spec) * general.flops_per_token(shape, recipe.seq_len)
         for name, value in law.support.factors(shape.params_non_embedding, before, spec, unique, flops).items():
             if name in AXIS_NAMES:
                 factors[name] = max(factors.get(name, 1.0), float(value))

@@ -37,10 +37,12 @@ def require_method(method: str) -> None:
     """Refuse early where the packages of a method are missing.
 
     Raises:
-        MissingDependencyError: peft, or for "qlora" bitsandbytes, is missing.
+        MissingDependencyError: peft, or for packed matrices bitsandbytes, is missing.
     """
-    for name, extra, methods in (("peft", "methods", ("lora", "qlora")), ("bitsandbytes", "qlora", ("qlora",))):
-        if method in methods and find_spec(name) is None:
+    from planner.method import Method
+
+    for name, extra, needed in (("peft", "methods", method != "full"), ("bitsandbytes", "qlora", Method(method).packed)):
+        if needed and find_spec(name) is None:
             raise MissingDependencyError(
                 f"the package {name} is needed for method {method} and is not installed", remedy=f"pip install 'compute-allocation-planner[{extra}]'"
             )

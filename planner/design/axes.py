@@ -8,7 +8,7 @@ from typing import Any
 
 from planner.design.cells import Cell, Grid
 from planner.errors import InputError
-from planner.method import METHODS
+from planner.method import METHODS, Method
 from planner.units import parse_count
 
 AXES = ("sizes", "tokens_pt", "tokens_spec", "unique_spec", "seeds", "replay_fractions", "early_fractions", "methods")
@@ -51,7 +51,24 @@ def grid_of(table: Mapping[str, Any], where: str, *, based: bool = False) -> Gri
         if max(axes[key]) >= 1:
             raise InputError(f"{where}: {key} holds {max(axes[key]):g}", remedy="give shares from 0 to below 1")
     seeds = tuple(int(value) for value in axes.pop("seeds"))
-    return Grid(axes.pop("sizes", ()), seeds=seeds, methods=_methods(table.get("methods", ["full"]), where), **axes)
+    methods = _methods(table.get("methods", ["full"]), where)
+    for method in methods:
+        _refuse_both(method, where, based=based, early=max(axes["early_fractions"]))
+    return Grid(axes.pop("sizes", ()), seeds=seeds, methods=methods, **axes)
+
+
+def _refuse_both(method: str, where: str, *, based: bool, early: float) -> None:
+    """Refuse adapters in the general stage of a fresh model, where there is nothing to adapt, and beside early text, which is measured in full only."""
+    if Method(method).both and not based:
+        raise InputError(
+            f"{where}: method {method!r} has adapters in the general stage too, and there is no base that they could stand on",
+            remedy='state base = "FOLDER" of an open checkpoint, or a method without -both',
+        )
+    if Method(method).both and early > 0:
+        raise InputError(
+            f"{where}: an early fraction of {early:g} beside method {method!r}, whose general stage is measured without specialist text only",
+            remedy="leave early text out, or state a method without -both",
+        )
 
 
 def _methods(values: Any, where: str) -> tuple[str, ...]:
@@ -89,7 +106,8 @@ def cell_of(table: Mapping[str, Any], where: str, *, based: bool = False) -> Cel
     if unique is not None and unique <= 0:
         raise InputError(f"{where}: unique_spec = {unique:g}", remedy="give a positive number")
     method = _methods([table.get("method", "full")], where)[0]
-    if method != "full" and tokens_spec == 0:
+    _refuse_both(method, where, based=based, early=early)
+    if Method(method).general.name != method and tokens_spec == 0:
         raise InputError(f"{where} has method = {method!r} and no specialist stage", remedy="leave it out, or give tokens_spec")
     return Cell(size, int(seed), tokens_pt, tokens_spec, unique, replay, early, method)
 

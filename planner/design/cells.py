@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from itertools import product
 
+from planner.method import Method
+
 
 @dataclass(frozen=True, order=True)
 class Cell:
@@ -25,7 +27,7 @@ class Cell:
     early_fraction: float = 0.0
     """Share of specialist tokens inside the general stage; `tokens_pt` counts the general ones only."""
     method: str = "full"
-    """How the specialist stage is trained, a name of `method.METHODS`; the general stage is always trained in full."""
+    """How it is trained, a name of `method.METHODS`; without a specialist stage how the general one is."""
 
     @property
     def tokens_trunk(self) -> float:
@@ -71,12 +73,13 @@ class Grid:
     def cells(self) -> list[Cell]:
         """Cross the axes; of the caps that the tokens do not fill, keep the smallest, since the rest train the same run."""
         found = []
+        generals = dict.fromkeys(Method(method).general.name for method in self.methods)
         for size, seed, tokens_pt, tokens_spec in product(self.sizes, self.seeds, self.tokens_pt, self.tokens_spec):
             for early in self.early_fractions if tokens_pt > 0 else (0.0,):
                 plain = Cell(size, seed, tokens_pt, tokens_spec, None, early_fraction=early)
                 seen = tokens_spec + plain.tokens_early
                 if seen == 0:
-                    found += [plain] if tokens_pt > 0 else []
+                    found += [replace(plain, method=method) for method in generals] if tokens_pt > 0 else []
                     continue
                 enough = [cap for cap in sorted(self.unique_spec) if cap >= seen]
                 for cap in [cap for cap in self.unique_spec if cap < seen] + enough[:1]:

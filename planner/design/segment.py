@@ -47,7 +47,7 @@ class Segment:
     cell: Cell | None = None
     """The endpoint that this segment completes."""
     method: str = "full"
-    """How it is trained, a name of `method.METHODS`; a general segment always in full."""
+    """How it is trained, a name of `method.METHODS`; in a general segment "full" unless the method adapts both stages."""
     base: bool = False
     """Whether the run starts from an open checkpoint, not from a fresh model."""
     frozen_id: str | None = None
@@ -65,8 +65,8 @@ class Segment:
 
     @property
     def starts_adapters(self) -> bool:
-        """Whether its adapters are new."""
-        return self.method != "full" and self.first_step == 0
+        """Whether its adapters are new: what it starts from is what lies under them."""
+        return self.method != "full" and self.parent_id == self.frozen_id
 
     @property
     def steps(self) -> int:

@@ -1,7 +1,7 @@
 """What a sweep is to measure: `sweep.toml` as typed grids and single cells, and both as cells.
 
 A cell is one endpoint: a size, a seed, general tokens, specialist tokens, a cap on distinct specialist tokens, a replay
-fraction, a share of specialist text that is mixed into the general stage already, and how the specialist stage is trained. A sweep
+fraction, a share of specialist text that is mixed into the general stage already, and how it is trained. A sweep
 may start from open checkpoints (`base`), whose sizes are then its sizes. Grids are crossed and united with the
 cells that are listed one by one (`[[cell]]`, or `cell = [{...}]` with a line each); cells that could not carry a law are left
 out, each with its reason.
@@ -142,7 +142,8 @@ class SweepSpec:
             return f"with method {cell.method} on a fresh model"
         if cell.unique_spec and (cell.tokens_spec + cell.tokens_early) / cell.unique_spec > self.max_epochs * 1.001:
             return f"with more than {self.max_epochs:g} epochs"
-        general, special = (self.recipe.method(name).flops_per_token(shape, seq_len) for name in ("full", cell.method))
+        method = self.recipe.method(cell.method)
+        general, special = (stage.flops_per_token(shape, seq_len) for stage in (method.general, method))
         if cell.tokens_trunk * general + cell.tokens_stage * special > self.max_flops_per_run * 1.001:
             return f"above {self.max_flops_per_run:.3g} FLOPs"
         if self.recipe.steps(tokens) < MIN_STEPS or 0 < self.recipe.steps(cell.tokens_spec) < MIN_STEPS:

@@ -4,8 +4,8 @@ For each size and seed one *trunk* trains on general text at a constant learning
 specialist text, still at a constant rate, one stem for each (tokens_pt, cap on distinct tokens, replay fraction, method). From the
 states of a stem *tips* cool down, one for each tokens_spec: the endpoint, one row. A zero-shot tip (tokens_spec = 0) cools
 down on general text, from the trunk. With tokens_pt = 0 the stem starts from a fresh model, with warm-up, or from the base. A share of
-specialist text mixed into the general stage makes another trunk. A stem of adapters stands on the trunk's state, which stays as it is
-and is needed by each of its segments.
+specialist text mixed into the general stage makes another trunk, and so do adapters that are there from the start, on the base: stems go
+on with them. A stem of adapters of its own stands on the trunk's state, which stays as it is and is needed by each of its segments.
 """
 
 from __future__ import annotations
@@ -94,7 +94,8 @@ class Tree:
 
     def flops_of_run(self, tip: Segment) -> float:
         """Count the training FLOPs of the whole path to an endpoint, evaluation left out."""
-        general = tip.steps_pt * flops_per_token(tip.shape, self.recipe.seq_len) if tip.stage == "special" else 0.0
+        before = self.recipe.method(tip.method).general.flops_per_token(tip.shape, self.recipe.seq_len)
+        general = tip.steps_pt * before if tip.stage == "special" else 0.0
         return self.recipe.tokens_per_step * (general + tip.last_step * self._flops_per_token(tip))
 
     def critical_path(self) -> dict[str, float]:
@@ -167,15 +168,16 @@ def _refuse_same_name(seen: dict[str, dict[str, Any]], name: str, values: dict[s
 
 
 def _size_tree(prefix: str, cells: Sequence[Cell], recipe: Recipe, common: dict[str, Any], longest: int | None) -> list[Segment]:
-    trunks: dict[tuple[float, float | None], list[Cell]] = defaultdict(list)
+    trunks: dict[tuple[float, float | None, str], list[Cell]] = defaultdict(list)
     for cell in cells:
-        trunks[cell.early_fraction, cell.unique_spec if cell.early_fraction else None].append(cell)
+        general = recipe.method(cell.method).general.name
+        trunks[cell.early_fraction, cell.unique_spec if cell.early_fraction else None, general].append(cell)
     segments: list[Segment] = []
     seen: dict[str, dict[str, Any]] = {}
-    for (early, unique), group in sorted(trunks.items(), key=lambda item: (item[0][0], item[0][1] or 0)):
-        name = prefix + (f"-e{early:g}-u{unique:.0f}" if early else "")
+    for (early, unique, method), group in sorted(trunks.items(), key=lambda item: (item[0][0], item[0][1] or 0, item[0][2])):
+        name = prefix + (f"-e{early:g}-u{unique:.0f}" if early else "") + (f"-{method}" if method != "full" else "")
         _refuse_same_name(seen, name, {"early_fractions": early, "unique_spec": unique})
-        segments += _trunk_tree(name, group, recipe, {**common, "early_fraction": early}, unique, longest)
+        segments += _trunk_tree(name, group, recipe, {**common, "early_fraction": early, "method": method}, unique, longest)
     return segments
 
 
@@ -194,13 +196,16 @@ def _trunk_tree(
             _once(stems[steps_pt, cell.unique_spec, cell.replay_fraction, cell.method], recipe.steps(cell.tokens_stage), cell)
     leave = {total: total - cooldown_steps(recipe, total) for total in unspecialised}
     trunk_stops = sorted({steps for steps, *_ in stems if steps > 0} | {stop for stop in leave.values() if stop > 0})
-    general = {**common, "stage": "general", "steps_pt": 0, "warmup": True, "unique_spec": early_cap}
+    general = {
+        **common, "stage": "general", "steps_pt": 0, "warmup": True, "unique_spec": early_cap,
+        "learning_rate": common["learning_rate"] * recipe.general_multiplier(common["method"]),
+    }  # fmt: skip
     segments, last = _chain(f"{prefix}-pt", None, trunk_stops, general, longest)
     for total, stop in sorted(leave.items()):
         segments += _tip(f"{prefix}-pt{total}-end", last.get(stop), stop, total, general, unspecialised[total], longest)
     seen: dict[str, dict[str, Any]] = {}
     for (steps_pt, unique, replay, method), ends in sorted(stems.items()):
-        adapted = method != "full"
+        adapted = method != common["method"]  # the stem's adapters are its own
         stem = f"{prefix}-pt{steps_pt}-u{unique:.0f}" + (f"-r{replay:g}" if replay else "") + (f"-{method}" if adapted else "") + "-sp"
         _refuse_same_name(seen, stem, {"unique_spec": unique, "replay_fractions": replay})
         origin = last[steps_pt] if steps_pt else None

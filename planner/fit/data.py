@@ -11,7 +11,7 @@ import numpy as np
 from planner.errors import DataError, InputError
 from planner.laws import Law, Points, Reference
 from planner.laws.dual import Array
-from planner.method import METHODS
+from planner.method import METHODS, Method
 from planner.runs import one_recipe, usable
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def fit_data(frame: DataFrame, keep: tuple[str, ...] = (), target: str = "spec",
         frame: a runs table as `read_runs` returns it.
         keep: flags that do not keep a row out.
         target: "spec" or "general": which held-out loss to fit.
-        method: how the specialist stage was trained; runs of other methods are left out, those without such a stage belong to each.
+        method: how the runs were trained; those of other methods are left out, those without a specialist stage belong to each with that general stage.
 
     Raises:
         DataError: no rows, none of the method, mixed recipes, annealed and stable parents mixed, or replay where the law is of the specialist loss.
@@ -147,7 +147,7 @@ def fit_data(frame: DataFrame, keep: tuple[str, ...] = (), target: str = "spec",
 
 
 def of_method(frame: DataFrame, method: str) -> DataFrame:
-    """Return the runs of one method, and those without a specialist stage; a law describes one method.
+    """Return the runs of one method, and those without a specialist stage whose general stage is the method's; a law describes one method.
 
     Raises:
         InputError: no such method.
@@ -156,10 +156,13 @@ def of_method(frame: DataFrame, method: str) -> DataFrame:
     if method not in METHODS:
         raise InputError(f"--method {method!r} is not known", remedy=f"choose one of {', '.join(METHODS)}")
     names, special = frame["method"].astype(object).fillna("full"), frame["tokens_spec"] > 0
-    found = sorted(set(names[special]))
-    if found and method not in found:
-        raise DataError(f"no run trained its specialist stage with method {method}; there are {', '.join(found)}", remedy=f"fit with --method {found[0]}")
-    return frame[(names == method) | ~special].reset_index(drop=True)
+    # A foreign table may name the method of a run without a specialist stage, or one that is not known here: its general stage was in full.
+    general = names.map(lambda name: name if name in METHODS and Method(name).both else "full")
+    kept = frame[(names == method) | (~special & (general == Method(method).general.name))].reset_index(drop=True)
+    found, stage = (sorted(set(names[special])), "specialist") if special.any() else (sorted(set(general)), "general")
+    if len(frame) and (kept.empty or (special.any() and method not in found)):
+        raise DataError(f"no run trained its {stage} stage with method {method}; there are {', '.join(found)}", remedy=f"fit with --method {found[0]}")
+    return kept
 
 
 def early(frame: DataFrame) -> Series:

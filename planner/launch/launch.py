@@ -16,6 +16,7 @@ from planner.design.tree import build_tree
 from planner.engines.event import Event
 from planner.errors import DataError, InputError, PlannerError, StateError
 from planner.launch.start import checkpoint_of, corpus_of, read_plan
+from planner.method import Method
 from planner.recipe import Recipe
 from planner.sweep import Engine, Sweep, run_sweep, single_run
 from planner.train.job import record_path
@@ -110,7 +111,7 @@ def prepare(allocation_path: Path, folder: Path, *, corpus: Path | None = None, 
     replay = allocation.replay_fraction if special else 0.0
     shape = start.shape if start else plan.model_shape
     general = allocation.tokens_trunk - planned.sunk
-    method = planned.method if special else "full"
+    method = planned.method if special else Method(planned.method).general.name
     cell = Cell(float(shape.params_non_embedding), seed, general, plan.tokens_spec, plan.unique_spec if special else None, replay, method=method)
     steps = recipe.steps(general + plan.tokens_spec)
     tree = build_tree(

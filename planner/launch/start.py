@@ -13,6 +13,7 @@ from planner.allocate.base_answer import VERSION as BASES_VERSION
 from planner.artifacts import read_artifact, read_json, whole
 from planner.corpus import Corpus
 from planner.errors import InputError
+from planner.method import Method
 from planner.pretrained import Pretrained
 from planner.recipe import Recipe
 from planner.units import format_count
@@ -29,7 +30,7 @@ class Planned:
     sunk: float = 0.0
     """General tokens of the plan that a checkpoint has had: they are not trained."""
     method: str = "full"
-    """How the specialist stage is trained."""
+    """How it is trained."""
 
 
 def read_plan(path: Path) -> Planned:
@@ -93,7 +94,7 @@ def checkpoint_of(planned: Planned, path: Path, base: Path | None, recipe: Recip
         InputError: a plan without a base that needs one, a base that the plan does not start from, or one of another size or tokenizer.
     """
     plan = planned.allocation.plan
-    needed = planned.sunk > 0 or bool(planned.allocation.source.get("based"))
+    needed = planned.sunk > 0 or bool(planned.allocation.source.get("based")) or Method(planned.method).both
     if base is None:
         if needed:
             raise InputError(f"the plan in {path} starts from an open checkpoint", remedy="name its folder with --base")

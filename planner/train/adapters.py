@@ -22,14 +22,14 @@ def adapted(model: torch.nn.Module, recipe: Recipe, method: str, seed: int) -> t
     Args:
         model: a causal language model of transformers.
         recipe: for rank, alpha and targets.
-        method: "lora" or "qlora".
+        method: a name of `method.METHODS` that is not "full".
         seed: of the adapters' first matrices; the second ones are zero, so that the model is unchanged at first.
 
     Raises:
-        MissingDependencyError: peft, or for "qlora" bitsandbytes, is not installed.
+        MissingDependencyError: peft, or for packed matrices bitsandbytes, is not installed.
     """
     peft = _peft()
-    if method == "qlora":
+    if recipe.method(method).packed:
         from planner.train.packed import pack
 
         pack(model, recipe.lora_targets)

@@ -10,11 +10,18 @@ import pytest
 
 from planner.allocate.allocate import allocate
 from planner.allocate.allocation import Allocation
+from planner.allocate.base import Base
+from planner.allocate.bases import allocate_bases
+from planner.allocate.domains.problem import DomainsProblem
+from planner.allocate.domains.request import Domain, DomainsRequest
 from planner.allocate.request import Request
 from planner.errors import DataError, InputError
 from planner.fit.fitted import FittedLaw
 from planner.flops import flops_per_token
 from planner.ladder import shape_for
+from planner.laws import LAWS
+from planner.method import Method
+from planner.recipe import Recipe
 from tests.conftest import true_log_loss
 
 BUDGET = 2e13
@@ -102,6 +109,34 @@ def test_a_fixed_size_is_kept_and_costs(fitted: FittedLaw) -> None:
     free, fixed = allocate(fitted, Request(BUDGET, 2e5)).plan, allocate(fitted, Request(BUDGET, 2e5, params=6e4)).plan
     assert fixed.params_non_embedding == pytest.approx(6e4, rel=0.05)
     assert fixed.loss > free.loss
+
+
+def test_adapters_in_both_stages_are_counted_in_both(fitted: FittedLaw) -> None:
+    """And what the model reads and writes is not: merged, it is as large as any."""
+    law = replace(fitted, source={**fitted.source, "method": "lora-both", "based": True})
+    request = Request(BUDGET, 2e5, params=6e5, inference_tokens=1e6)
+    answer, plain = allocate(law, request), allocate(fitted, request).plan
+    plan, shape, recipe = answer.plan, answer.plan.model_shape, Recipe()
+    token = recipe.method("lora").flops_per_token(shape, recipe.seq_len)
+    assert token < flops_per_token(shape, recipe.seq_len) and plan.tokens_pt > 0 < plan.tokens_spec
+    assert plan.flops == pytest.approx(token * (plan.tokens_pt + plan.tokens_spec))
+    assert plan.flops_inference == pytest.approx(1e6 * flops_per_token(shape, recipe.seq_len) / 3) == plain.flops_inference
+    assert 0.999 * BUDGET < plan.flops + plan.flops_inference <= BUDGET
+    assert any("both stages are counted with adapters of rank 16" in warning for warning in answer.warnings)
+
+
+def test_adapters_in_both_stages_go_with_nothing_else(fitted: FittedLaw) -> None:
+    law, request = replace(fitted, source={**fitted.source, "method": "lora-both"}), Request(BUDGET, 2e5)
+    base = [Base.parse("name=a,params=100k,tokens=1M,context=128")]
+    with pytest.raises(InputError, match="lora-both has adapters in two; .*plan launch --base"):
+        allocate_bases(law, request, base, Method("lora"))
+    with pytest.raises(InputError, match="qlora-both has adapters in two"):
+        allocate_bases(fitted, request, base, Method("qlora-both"))
+    with pytest.raises(DataError, match="domain 'a' is of runs with lora-both"):
+        DomainsProblem.of(DomainsRequest(BUDGET, (Domain("a", law, 2e5, 1.0),)))
+    general = replace(fitted, members=tuple(replace(member, law=LAWS["rehearsal"]) for member in fitted.members))
+    with pytest.raises(InputError, match="--general-law is of runs with method full, .* with lora-both; fit .* --method lora-both"):
+        allocate(law, replace(request, max_general_rise=0.1), general=general)
 
 
 def test_tokens_are_whole_steps(fitted: FittedLaw) -> None:

@@ -40,6 +40,24 @@ def table(path: Path) -> Path:
     return path
 
 
+def test_rows_without_a_specialist_stage_belong_to_the_methods_with_their_general_stage(tmp_path: Path) -> None:
+    path = table(tmp_path / "runs.csv")
+    full = path.read_text().splitlines()
+    both = [line.replace(",lora", ",lora-both") for line in full if line.startswith(("z", "l"))]
+    both = [line.replace(",full", ",lora-both") if line.startswith("z") else line for line in both]
+    path.write_text("\n".join([*full, *(f"both-{line}" for line in both)]))
+    frame = read_runs(path)
+    for method, rows in (("full", {"z", "f"}), ("lora", {"z", "l"}), ("lora-both", {"both-z", "both-l"})):
+        ids = fit_data(frame, method=method).run_ids
+        assert len(ids) == 9 and {name.rstrip("0123456789+e-") if "both" not in name else name[:6] for name in ids} == rows
+    alone = frame[frame["run_id"].str.startswith("both-z")]
+    assert fit_data(alone, method="lora-both").count == 3
+    with pytest.raises(DataError, match="no run trained its general stage with method full; there are lora-both; fit with --method lora-both"):
+        fit_data(alone)
+    with pytest.raises(DataError, match="no run trained its specialist stage with method qlora-both"):
+        fit_data(frame, method="qlora-both")
+
+
 def test_a_fit_takes_the_rows_of_one_method(tmp_path: Path) -> None:
     frame = read_runs(table(tmp_path / "runs.csv"))
     assert not frame["flags"].any(), "a run of another method at another rate is no worse run of this one"
@@ -79,6 +97,17 @@ def test_the_laws_cross_where_the_truths_do(fitted: FittedLaw, other: FittedLaw)
     recipe = Recipe()
     ways = [recipe.method(name).flops_per_token(shape, recipe.seq_len) for name in ("full", "lora")]
     assert np.allclose(saved, ways[0] / ways[1])
+
+
+def test_at_equal_flops_both_stages_count(fitted: FittedLaw, other: FittedLaw) -> None:
+    first = replace(fitted, source={**fitted.source, "corpus": "c"})
+    both = replace(other, source={**other.source, "method": "lora-both"})
+    shape, recipe = shape_for(5e6, family="qwen3", vocab=1024), Recipe()
+    found = crossing(first, both, shape, **PLACE, equal_flops=True)
+    full, adapted = (recipe.method(name).flops_per_token(shape, recipe.seq_len) for name in ("full", "lora-both"))
+    assert adapted < full and np.allclose(full * (2e6 + found.tokens), adapted * (2e6 + found.tokens_other))
+    with pytest.raises(DataError, match="2e.06 general tokens cost more with full than both stages with lora-both"):
+        crossing(both, first, shape, **PLACE, equal_flops=True)
 
 
 def test_laws_that_cannot_be_compared_are_refused(fitted: FittedLaw, other: FittedLaw) -> None:

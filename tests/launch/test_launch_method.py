@@ -14,10 +14,12 @@ from planner.corpus.store import Corpus
 from planner.errors import InputError
 from planner.launch.launch import carry_out, prepare
 from planner.pretrained import Pretrained
+from planner.runs import read_runs
+from planner.sweep import Sweep, run_sweep
 from planner.verify import verify
 from tests.conftest import TINY_RECIPE
 from tests.launch.test_launch import allocation
-from tests.train.shared import InlineEngine, checkpoint
+from tests.train.shared import InlineEngine, checkpoint, lay_out
 
 torch = pytest.importorskip("torch")
 
@@ -82,6 +84,33 @@ def test_a_law_of_adapters_is_launched_with_adapters(tmp_path: Path, corpus: Cor
     lora = prepare(saved(replace(answer, source={**answer.source, "method": "lora"}), tmp_path / "b.json"), tmp_path / "run").run.tree
     assert lora.tips[0].method == "lora" and lora.tips[0].frozen_id == [s.segment_id for s in lora.segments if s.stage == "general"][-1]
     assert lora.flops_total < prepare(tmp_path / "a.json", tmp_path / "run").run.tree.flops_total
+
+
+def test_a_law_of_adapters_in_both_stages_is_launched_as_its_runs_were(tmp_path: Path, corpus: Corpus) -> None:
+    """The launched run is the cell that a sweep would train, which is cut elsewhere."""
+    pytest.importorskip("peft", reason="peft is not installed")
+    base, answer = checkpoint(tmp_path / "base", corpus), allocation(corpus)
+    shape, recipe = Pretrained.open(base).shape, replace(TINY_RECIPE, lora_rank=4, special_lr_multiplier=0.5)
+    flops = (answer.plan.tokens_pt + answer.plan.tokens_spec) * recipe.method("lora-both").flops_per_token(shape, recipe.seq_len)
+    sizes = {"params_non_embedding": float(shape.params_non_embedding), "params_total": float(shape.params_total)}
+    plan = replace(answer.plan, **sizes, flops=flops, shape=shape.to_dict())
+    source = {**answer.source, "recipe": recipe.to_dict(), "method": "lora-both", "based": True}
+    path = saved(replace(answer, plan=plan, source=source), tmp_path / "a.json")
+    with pytest.raises(InputError, match="starts from an open checkpoint; name its folder with --base"):
+        prepare(path, tmp_path / "run")
+    ready = prepare(path, tmp_path / "run", base=base)
+    assert {segment.method for segment in ready.run.tree.segments} == {"lora-both"} and len(ready.run.tree.segments) > 3
+    assert all(planned == realised or name == "unique_spec" for name, planned, realised in ready.realised())
+    row = carry_out(ready, InlineEngine())
+    assert row["method"] == "lora-both" and (tmp_path / "run" / "adapter" / "adapter_model.safetensors").is_file()
+    settings = "\n".join(f"{key} = {json.dumps(value)}" for key, value in recipe.to_dict().items())
+    text = 'base = "../base"\ncell = [{tokens_pt = 16000, tokens_spec = 13440, unique_spec = 5000, method = "lora-both"}]'
+    sweep = Sweep.open(lay_out(tmp_path / "sweep", corpus, text, f"[recipe]\n{settings}"))
+    assert run_sweep(sweep, InlineEngine()) == {}
+    trained = read_runs(tmp_path / "sweep" / "runs.csv").iloc[0]
+    assert (trained["loss_spec"], trained["loss_general"], trained["flops"]) == (row["loss_spec"], row["loss_general"], row["flops"])
+    general = saved(replace(answer, plan=replace(plan, tokens_spec=0.0), source=source), tmp_path / "b.json")
+    assert {segment.method for segment in prepare(general, tmp_path / "other", base=base).run.tree.segments} == {"lora-both"}
 
 
 def saved(answer: Allocation, path: Path) -> Path:

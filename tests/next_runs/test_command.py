@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -97,3 +98,9 @@ def test_bad_input_is_one_sentence_with_a_remedy(law: list[str], arguments: list
     assert code == 2 and not text
     (error,) = (line for line in messages.splitlines() if line.startswith("error: "))
     assert offender in error and remedy in error
+
+
+def test_a_law_of_runs_off_checkpoints_designs_nothing(fitted: FittedLaw, tmp_path: Path) -> None:
+    replace(fitted, source={**fitted.source, "based": True}).save(tmp_path / "law.json", {})
+    code, _, messages = run("--law", str(tmp_path / "law.json"), "--corpus", str(tmp_path / "corpus"), "--flops", "5e12", "--dry-run")
+    assert code == 2 and "is of runs off checkpoints" in messages

@@ -51,10 +51,15 @@ class DomainsProblem:
         """Prepare a request.
 
         Raises:
-            DataError: a law knows no specialist tokens, or the budget is too small for any size.
+            DataError: a law knows no specialist tokens or is of runs with adapters in both stages, or the budget is too small for any size.
         """
         problems = tuple(Problem.of(domain.law, request.of(domain)) for domain in request.domains)
         for domain, problem in zip(request.domains, problems, strict=True):
+            if problem.method.both:
+                raise DataError(
+                    f"the law of domain {domain.name!r} is of runs with {problem.method.name}, which a trunk of many domains cannot have",
+                    remedy="give it a law of runs whose general stage is in full",
+                )
             if problem.one_stage:
                 raise DataError(f"the law of domain {domain.name!r} knows no specialist tokens", remedy="give it a law fitted to runs of two stages")
         first, widest = problems[0], min(problems, key=lambda problem: problem.min_tokens_per_param)
