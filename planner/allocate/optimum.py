@@ -175,11 +175,15 @@ def within(found: Search, values: Array, tolerance: float) -> tuple[float, float
 
 def profile(problem: Problem, sizes: tuple[Size, ...], count: int = 41) -> tuple[Array, Array]:
     """Return the best loss for each share of specialist tokens that is possible: shares and losses, for a figure."""
-    shares, losses = [], []
-    for share in np.linspace(0, 1, count):
-        plans = problem.split(sizes, float(share))
-        allowed = plans.rows(_allowed(problem, plans))
-        if len(allowed):
-            shares.append(float(share))
-            losses.append(float(np.exp(problem.law.log_loss(_points(problem, allowed)).min())))
-    return np.array(shares), np.array(losses)
+    shares = np.linspace(0, 1, count)
+    parts = [problem.split(sizes, float(share)) for share in shares]
+    number = np.repeat(np.arange(count), [len(part) for part in parts])
+    size, params, pt, spec, unique = (
+        np.concatenate([getattr(part, name) for part in parts]) for name in ("size", "params", "tokens_pt", "tokens_spec", "unique_spec")
+    )
+    plans = Plans(size, params, pt, spec, unique, sizes)
+    allowed = _allowed(problem, plans)
+    least = np.full(count, np.inf)
+    np.minimum.at(least, number[allowed], problem.law.log_loss(_points(problem, plans.rows(allowed))))
+    found = np.isfinite(least)
+    return shares[found], np.exp(least[found])
