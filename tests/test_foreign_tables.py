@@ -133,6 +133,19 @@ def test_a_law_of_specialist_tokens_alone_cannot_be_allocated(tmp_path: Path) ->
     assert code == 2 and "specialist tokens only" in err and not (tmp_path / "a.json").exists()
 
 
+@pytest.mark.filterwarnings("ignore::planner.errors.PlannerWarning")
+def test_a_law_of_one_stage_needs_no_specialist_text(tmp_path: Path) -> None:
+    table = write(tmp_path / "runs.csv", "params_non_embedding,tokens_pt,loss_spec", rows())
+    assert run("fit", table, "--law", "chinchilla", "--no-figures", "--bootstrap", "20")[0] == 0
+    result = CliRunner().invoke(app, ["allocate", "--law", str(tmp_path / "law.json"), "--flops", "1e19", "--out", str(tmp_path / "a.json")])
+    assert result.exit_code == 0, result.stderr
+    plan = json.loads((tmp_path / "a.json").read_text())["plan"]
+    assert "Recommended size for 1e+19 FLOPs" in result.stdout and "specialist" not in result.stdout
+    # 6·N·D at the optimum of the law that made the rows: (N/D)-balance of A·N^−α and B·D^−β.
+    best = min((1.7 + 400 / n**0.34 + 410 / (1e19 / 6 / n) ** 0.28, n) for n in np.geomspace(1e7, 1e10, 4000))
+    assert plan["params_non_embedding"] == pytest.approx(best[1], rel=0.1) and plan["loss"] == pytest.approx(best[0], rel=1e-3)
+
+
 def test_text_too_short_for_a_stage_is_said_to_be_unused(fitted: FittedLaw, tmp_path: Path) -> None:
     law = tmp_path / "law.json"
     fitted.save(law, {})

@@ -14,6 +14,8 @@ from planner.shapes import ModelShape
 
 KIND = "allocation"
 VERSION = 1
+KNOWS_NO_TEXT = "the law knows no specialist tokens"
+"""Note of arms under a law of one stage."""
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ from planner.pretrained import shape_of
 from planner.shapes import ModelShape
 from planner.units import parse_count
 
-KEYS = ("name", "tokens", "params", "config", "context")
+KEYS = ("name", "tokens", "params", "vocab", "config", "context")
 CONTEXT = 4096
 """Tokens a sequence, where nothing is said."""
 VOCAB = 32000
-"""Of the ladder's shape, where nothing but a size is known."""
+"""Of the ladder's shape, where nothing is said: that of LLaMA and its kin."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,12 @@ class Base:
         """Read "name=llama-2-7b,tokens=2e12,params=6.5e9", or config=FOLDER instead of params.
 
         Args:
-            text: pairs of key and value; `params` are non-embedding parameters, `config` is a folder with the checkpoint's config.json, `context`
-                the tokens of a training sequence.
+            text: pairs of key and value; `params` are non-embedding parameters and `vocab` the words beside them, `config` is a folder with the
+                checkpoint's config.json instead, `context` the tokens of a training sequence.
 
         Raises:
-            InputError: a key that is missing, unknown or doubled, or a value that is no number.
+            InputError: a key that is missing, unknown or doubled, a value that is no number, or a model so small that its vocabulary decides its cost
+                and must be said.
         """
         pairs: dict[str, str] = {}
         for item in text.split(","):
@@ -63,11 +64,20 @@ class Base:
         tokens, context = parse_count(pairs["tokens"]), parse_count(pairs.get("context", CONTEXT))
         if tokens == 0 or context < 1 or context != int(context):
             raise InputError(f"--base {text!r}: tokens and context must be positive, context whole", remedy=_EXAMPLE)
+        vocab = parse_count(pairs.get("vocab", VOCAB))
+        if vocab < 1 or vocab != int(vocab) or ("vocab" in pairs and "config" in pairs):
+            raise InputError(f"--base {text!r}: vocab must be a whole number, and config= has its own", remedy=_EXAMPLE)
         if "config" in pairs:
             path = Path(pairs["config"])
             path = path / "config.json" if path.is_dir() else path
             return cls(pairs["name"], tokens, shape_of(read_json(path), path), True, int(context), path)
-        return cls(pairs["name"], tokens, shape_for(parse_count(pairs["params"]), family="llama", vocab=VOCAB), False, int(context))
+        shape = shape_for(parse_count(pairs["params"]), family="llama", vocab=int(vocab))
+        if "vocab" not in pairs and shape.params_total > 2 * shape.params_non_embedding:
+            raise InputError(
+                f"--base {text!r}: with a vocabulary of {VOCAB:,}, which is assumed, most of its {shape.params_total:,} parameters would be embeddings",
+                remedy="say its own, such as vocab=1024",
+            )
+        return cls(pairs["name"], tokens, shape, False, int(context))
 
 
-_EXAMPLE = "write it as name=llama-2-7b,tokens=2T,params=6.5B"
+_EXAMPLE = "write it as name=llama-2-7b,tokens=2T,params=6.5B; vocab=32000 and context=4096 stand where nothing is said"

@@ -102,7 +102,8 @@ def allocate_bases(
     needed = MIN_STEPS * cheapest.context * method.flops_per_token(cheapest.shape, cheapest.context)
     if request.flops < needed:
         raise DataError(
-            f"{request.flops:.3g} FLOPs do not pay {MIN_STEPS} steps of one sequence of {cheapest.name}", remedy=f"give at least {1.005 * needed:.3g}"
+            f"{request.flops:.3g} FLOPs do not pay {MIN_STEPS} steps of one sequence of {cheapest.context:,} tokens of {cheapest.name}",
+            remedy=f"give at least {1.005 * needed:.3g}, or context= if its sequences are shorter",
         )
     stages = [_stage(problem, base, method, request) for base in fitting]
     ends = np.stack([stage.resamples[:, stage.best] for stage in stages])
@@ -234,7 +235,10 @@ def _warnings(problem: Problem, bases: Sequence[Base], fitting: Sequence[Base], 
     )
     measured = problem.method
     if method.name != measured.name:
-        found.append(f"what {method.name} does to the loss is not measured by this law: its cost is counted, its loss is that of {measured.adapters}")
+        found.append(
+            f"what {method.name} does to the loss is not measured by this law: its cost is counted, its loss is that of training {measured.adapters}; "
+            f"a sweep with methods = [..., \"{method.name}\"] measures it, and plan methods sets the two side by side"
+        )
     elif method != measured:
         found.append(f"the law was measured with {measured.adapters}; other adapters are counted, {method.adapters}, their loss taken to be the same")
     compute = best.extrapolation["flops"]
@@ -253,7 +257,7 @@ def _warnings(problem: Problem, bases: Sequence[Base], fitting: Sequence[Base], 
         found.append(f"the law counts embeddings in N: a base counts with those of the law's own vocabulary of {problem.vocab} words, not with its own")
     inexact = [base.name for base in fitting if not base.exact]
     if inexact:
-        found.append(f"{', '.join(inexact)}: the shape is the ladder's for that size; config=FOLDER counts its own FLOPs and memory")
+        found.append(f"{', '.join(inexact)}: the shape is the ladder's for that size and vocabulary; config=FOLDER counts its own FLOPs and memory")
     if best.plan.tokens_spec > 0.98 * problem.max_tokens_spec:
         found.append(f"the limit of {problem.max_epochs:.3g} epochs binds: {left_over}")
     elif best.plan.flops < 0.9 * problem.request.flops:

@@ -18,7 +18,7 @@ FAR = 10.0
 TOO_FAR = 1000.0
 """Factor from which there is no answer unless extrapolation is asked for."""
 ADVISED = 100.0
-"""Factor in compute between the budget and the dearest run of a sweep that is advised for it."""
+"""Factor in compute between the budget and the dearest run of a sweep that is advised for it, at most."""
 AXIS_NAMES = {
     "params": "model size", "tokens_pt": "general tokens", "tokens_spec": "specialist tokens", "unique_spec": "distinct specialist tokens",
     "epochs_spec": "epochs", "tokens_per_param": "tokens per parameter", "flops": "compute",
@@ -42,7 +42,10 @@ def refuse_far(law: FittedLaw, flops: float, extrapolation: Mapping[str, float],
         return
     said = ", ".join(f"{AXIS_NAMES[name]} {factor:.3g}×" for name, factor in sorted(far.items(), key=lambda item: -item[1]))
     if "flops" in far:
-        remedy = f"train a sweep up to about {flops / ADVISED:.1g} FLOPs a run (plan sweep design chooses it)"
+        remedy = f"train a sweep with runs of up to about {advised(law, flops):.1g} FLOPs (plan sweep design chooses them)"
+        if "unique_spec" in far:
+            enough = law.support.high["unique_spec"] * far["unique_spec"] / TOO_FAR
+            remedy += f", on a corpus of {format_count(enough)} distinct specialist tokens or more"
     else:
         sizes = "..".join(format_count(ends["params"]) for ends in (law.support.low, law.support.high))
         remedy = f"keep the plan nearer to the runs, such as with --params {sizes}, or train runs there"
@@ -51,6 +54,11 @@ def refuse_far(law: FittedLaw, flops: float, extrapolation: Mapping[str, float],
         f"{law.support.high['flops']:.3g} FLOPs",
         remedy=f"{remedy}; --allow-extrapolation shows the answer all the same",
     )
+
+
+def advised(law: FittedLaw, flops: float) -> float:
+    """Return the FLOPs of the dearest run of a sweep to make first: half way in its logarithm, or nearer."""
+    return max(flops / ADVISED, (flops * law.support.high["flops"]) ** 0.5)
 
 
 def tell_far(law: FittedLaw, flops: float, extrapolation: Mapping[str, float], who: str = "") -> Iterator[str]:
@@ -68,10 +76,14 @@ def tell_far(law: FittedLaw, flops: float, extrapolation: Mapping[str, float], w
         yield (
             f"EXTRAPOLATION: {who}this plan costs {compute:.3g} times the largest run that the law has seen ({law.support.high['flops']:.3g} FLOPs)"
             + (f"; outside the runs by: {', '.join(others)}" if others else "")
-            + f". Do not spend {flops:.3g} FLOPs on it: run a sweep up to about {flops / ADVISED:.1g} FLOPs a run first"
+            + f". Do not spend {flops:.3g} FLOPs on it: train a sweep with runs of up to about {advised(law, flops):.2g} FLOPs first"
         )
+        if compute > TOO_FAR:
+            floor = "" if law.bounded_below else "the law has no irreducible loss, so what it says here falls to anything; "
+            yield f"NOT A FORECAST: {who}{floor}no distance like this was ever tested"
     elif others or compute > 1.2:
-        yield f"extrapolation: {who}compute {compute:.3g}× the largest run" + (f"; {', '.join(others)}" if others else "")
+        reach = [f"compute {compute:.3g}× the largest run"] if compute > 1.2 else []
+        yield f"extrapolation: {who}" + "; ".join([*reach, ", ".join(others)] if others else reach)
     for name, factor in extrapolation.items():
         if not np.isfinite(factor):
             yield f"{who}no run of the table has any {AXIS_NAMES[name]}: their effect is not measured"

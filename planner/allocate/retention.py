@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 REPLAYS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)
 """Shares of general text in the specialist stage that are tried, as far as runs replayed."""
+SURE = 0.95
+"""Probability of keeping a limit for which a tighter one is named."""
 MARGIN = 2e-4
 """In ln L, by which a search keeps a limit more closely than it must: what rounding to whole steps may cost."""
 
@@ -170,6 +172,18 @@ class Retention:
             share, share / (1 - share) * plan.tokens_spec, float(forecast.loss[0]), float(forecast.low[0]), float(forecast.high[0]), before,
             rise_percent, rise_low, rise_high, min(chances), self.limit,
         )  # fmt: skip
+
+    def surer(self, kept: Kept) -> str:
+        """Say what to ask for if the limit is to be kept in nineteen runs of twenty; nothing where it is, or where no limit would do."""
+        if kept.probability >= SURE:
+            return ""
+        parts = []
+        if self.max_rise is not None and np.isfinite(kept.rise_high - kept.rise_low):
+            ask = 100 * self.max_rise - (kept.rise_high - kept.rise_low) / 2
+            parts += [f"--max-general-rise {ask:.2g}%"] if ask > 0 else []
+        if self.max_loss is not None:
+            parts.append(f"--max-general-loss {self.max_loss * sqrt(kept.loss_low / kept.loss_high):.4g}")
+        return f"{' and '.join(parts)} would keep it in {SURE:.0%} of runs" if parts else ""
 
     def refuse(self, plans: Plans) -> None:
         """Say that no plan keeps the limit, and which comes nearest.

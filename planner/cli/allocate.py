@@ -34,7 +34,9 @@ HELP = (
 
 
 def allocate(
-    spec_tokens: Annotated[str | None, typer.Option(help="Distinct specialist tokens that you have, such as 5e9 or 5B; or give --domains.")] = None,
+    spec_tokens: Annotated[
+        str | None, typer.Option(help="Distinct specialist tokens that you have, such as 5e9 or 5B; or give --domains. A law of one stage needs none.")
+    ] = None,
     flops: Annotated[str | None, typer.Option(help='Budget: 1e22, or a GPU time such as "3 GPU-days" with --gpu or --gpu-flops.')] = None,
     gpu_hours: Annotated[float | None, typer.Option(help="Budget in GPU-hours; states --gpu and --mfu too.")] = None,
     gpu_days: Annotated[float | None, typer.Option(help="The same in GPU-days.")] = None,
@@ -95,8 +97,6 @@ def allocate(
 
     if chance is not None and accuracy is None:
         raise InputError("--chance says nothing without --accuracy", remedy="add --accuracy with a table of models, or leave it away")
-    if spec_tokens is None and domains is None:
-        raise InputError("there is no specialist text", remedy="give --spec-tokens for one domain, or --domains for many")
     fixed, between, among = read_sizes(params)
     # Without --hours, --gpus says how many share a model's memory.
     shared = gpus if hours is not None or (gpu_memory is None and not base) else None
@@ -114,12 +114,17 @@ def allocate(
         limits = {
             "flops": budget, "params": fixed, "max_epochs": max_epochs, "general_tokens": general, "params_range": between, "params_among": among,
         }  # fmt: skip
+        replaced = out.exists()
         many = answer_many(domains, case, request_of(domains, limits, others), allow_extrapolation, out)
-        _tell(out, many.warnings, show_domains, many, as_json)
+        _tell(out, replaced, many.warnings, show_domains, many, as_json)
         return
     found = law_file(law)
     apart(out, found, case, out.with_suffix(".png") if figure else None)
-    assert spec_tokens is not None
+    fitted = FittedLaw.load(found)
+    if spec_tokens is None:
+        if fitted.members[0].law.stages == 2:
+            raise InputError("there is no specialist text", remedy="give --spec-tokens for one domain, or --domains for many")
+        spec_tokens = "1"  # a law of one stage knows none, whatever there is
     request = Request(
         budget,
         parse_count(spec_tokens),
@@ -149,7 +154,6 @@ def allocate(
             if value:
                 raise InputError(f"{name} is of a model of one's own", remedy=f"leave {name} away, or --base")
         apart(out, *(item.config for item in bases))
-        fitted = FittedLaw.load(found)
         chosen = allocate_bases(
             fitted,
             request,
@@ -160,8 +164,9 @@ def allocate(
         )
         if chosen.source.get("corpus_path"):
             chosen = replace(chosen, source=_beside(chosen.source, found, out))
+        replaced = out.exists()
         chosen.save(out, {"law": sha256_file(found)})
-        _tell(out, chosen.warnings, show_bases, chosen, as_json)
+        _tell(out, replaced, chosen.warnings, show_bases, chosen, as_json)
         return
     if method is not None or kept_back or lora_rank is not None:
         raise InputError("--method, --lora-rank and --kept-back are of a --base", remedy="add --base, or leave them away")
@@ -174,7 +179,7 @@ def allocate(
     keeping = _general_law(general_law, found, limited)
     apart(out, keeping, accuracy)
     answer = recommend(
-        FittedLaw.load(found),
+        fitted,
         request,
         general=FittedLaw.load(keeping) if keeping else None,
         robust=robust,
@@ -186,8 +191,9 @@ def allocate(
     if accuracy is not None:
         answer = _with_accuracy(answer, accuracy, None if chance is None else parse_share(chance))
         inputs["accuracy"] = sha256_file(accuracy)
+    replaced = out.exists()
     answer.save(out, inputs)
-    _tell(out, answer.warnings, show, answer, as_json)
+    _tell(out, replaced, answer.warnings, show, answer, as_json)
     if further is not None:
         from planner.cli.design import design
 
@@ -208,7 +214,7 @@ def _beside(source: dict[str, Any], law: Path, out: Path) -> dict[str, Any]:
     return {**source, "corpus_path": os.path.relpath(where, place), "law_path": os.path.relpath(law.resolve(), place)}
 
 
-def _tell(out: Path, warnings: Sequence[str], show_one: Callable[[Any], None], answer: Any, as_json: bool) -> None:
+def _tell(out: Path, replaced: bool, warnings: Sequence[str], show_one: Callable[[Any], None], answer: Any, as_json: bool) -> None:
     """Print an answer that was written, and what must be said about it."""
     if as_json:
         from planner.artifacts import read_json
@@ -218,7 +224,7 @@ def _tell(out: Path, warnings: Sequence[str], show_one: Callable[[Any], None], a
         show_one(answer)
     for warning in warnings:
         say(f"warning: {warning}")
-    say(f"written: {out}")
+    say(f"written: {out}" + (", in the place of an older one" if replaced else ""))
 
 
 def _general_law(path: Path | None, law: Path, limited: bool) -> Path | None:

@@ -17,6 +17,8 @@ MOST_NATS = 50.0
 
 def show(answer: Allocation) -> None:
     """Print a recommendation as tables."""
+    from planner.allocate.allocation import KNOWS_NO_TEXT
+
     plan, request = answer.plan, answer.request
     tolerance = f"within {100 * request['tolerance']:.3g} % of the best loss"
     size = [f"{format_count(plan.params_non_embedding)}", f"{format_interval(*answer.params_interval)}", f"{format_interval(*answer.params_within)}"]
@@ -46,21 +48,29 @@ def show(answer: Allocation) -> None:
         rows[-2:-2] = [
             ["forecast general loss [nats/token]", *lost], ["rise by specialising", *rise], ["replayed, of the general tokens", replayed, "", ""],
         ]  # fmt: skip
+        rows.insert(-2, ["the limit is kept with a probability of", f"{general['probability']:.0%}", "", ""])
     if plan.shape:
         rows.insert(1, ["layers × width, heads × head width", _shape(plan), "", ""])
     title = f"Recommended split of {request['flops']:.3g} FLOPs with {format_count(request['unique_spec'])} distinct specialist tokens"
-    table(title, ["", "recommended", "90 % interval", tolerance], rows)
+    alone = any(arm.note == KNOWS_NO_TEXT for arm in answer.arms)
+    if alone:
+        title = f"Recommended size for {request['flops']:.3g} FLOPs"
+        rows = [[row[0].replace("specialist ", ""), *row[1:]] for row in rows if row[0] not in ("share of specialist tokens", "specialist tokens")]
+    caption = "90 % interval: of losses, of one run; of size and share, where the best lies by each refit of the law: it says nothing of other laws"
+    table(title, ["", "recommended", "90 % interval", tolerance], rows, caption=caption)
     arms = []
-    for arm in (*answer.arms, *answer.alternatives):
+    for arm in answer.alternatives if alone else (*answer.arms, *answer.alternatives):
         if arm.plan is None or arm.worse_percent is None or arm.probability is None:
             arms.append([arm.name, arm.note, "", "", "", ""])
         else:
             other = arm.plan
             loss = f"{other.loss:.4g} ({other.loss_low:.4g} to {other.loss_high:.4g})"
-            split = f"{format_count(other.tokens_pt)} + {format_count(other.tokens_spec)}"
+            split = format_count(other.tokens_pt) if alone else f"{format_count(other.tokens_pt)} + {format_count(other.tokens_spec)}"
             arms.append([arm.name, loss, f"{arm.worse_percent:+.2f} %", f"{arm.probability:.0%}", format_count(other.params_non_embedding), split])
-    columns = ["instead", "forecast loss (90 % interval)", "against it", "worse in", "size", "general + specialist"]
-    table("What else the budget could buy", columns, arms, caption="worse in: share of the resamples in which the recommendation is better")
+    columns = ["instead", "forecast loss (90 % interval)", "higher by", "loses in", "size", "tokens" if alone else "general + specialist"]
+    caption = "higher by: than the recommendation; loses in: share of the law's refits that have it behind; what all of them get wrong is not in it"
+    if arms:
+        table("What else the budget could buy", columns, arms, caption=caption)
     for arm in answer.arms:
         if arm.plan is not None and arm.note:
             say(f"{arm.name}: {arm.note}")
@@ -72,10 +82,11 @@ def show(answer: Allocation) -> None:
     outside = {name: factor for name, factor in answer.extrapolation.items() if factor > 1.2}
     inside = "inside what the runs cover" if not outside else "outside the runs: " + ", ".join(f"{name} {factor:.3g}×" for name, factor in outside.items())
     guess = answer.best_guess
-    say(f"{inside}; best guess of the parameters alone: {format_count(guess.params_non_embedding)} at {100 * guess.share_spec:.3g} % specialist")
+    special = "" if alone else f" at {100 * guess.share_spec:.3g} % specialist"
+    say(f"{inside}; best guess of the parameters alone: {format_count(guess.params_non_embedding)}{special}")
     if not outside and answer.regret_90_percent <= 100 * request["tolerance"]:
         say(f"the runs are enough for this decision: in nine worlds of ten it gives away {answer.regret_90_percent:.2g} % or less")
-    elif not answer.source.get("based"):  # no design chooses among checkpoints
+    elif not answer.source.get("based") and not alone:  # no design chooses among checkpoints, or for a law of one stage
         sweep = answer.source.get("sweep", "SWEEP")
         say(
             f"the runs that would say most about it: plan sweep design {sweep} --flops BUDGET --target-flops {request['flops']:.3g} "

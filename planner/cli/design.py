@@ -137,7 +137,8 @@ def design(
         eval_tokens=setting.eval_tokens, notes=notes,
     )  # fmt: skip
     write_text(out, text)
-    say(f"written: {out}; next: plan sweep plan {out.parent}")
+    named = out.name == "sweep.toml"
+    say(f"written: {out}; next: plan sweep plan {out.parent if named else 'FOLDER, with this file in it as sweep.toml'}")
 
 
 def show(answer: NextRuns, target: float, unique: float) -> None:

@@ -60,9 +60,10 @@ def show_domains(answer: DomainsAllocation) -> None:
     """Print the structures, what bound split training would give, and what the domains get in the recommended structure."""
     rows = [_row(structure, structure.name == answer.best) for structure in answer.structures]
     bound = [_row(arm, False) for arm in answer.arms]
-    columns = ["", "weighted loss (90 % interval)", "against it", "worse in", "size", "general + specialist", "general share"]
+    columns = ["", "weighted loss (90 % interval)", "higher by", "loses in", "size", "general + specialist", "general share"]
     title = f"{answer.request['flops']:.3g} FLOPs for {answer.request['domains']} domains: {answer.best} is recommended"
-    table(title, columns, rows, caption="worse in: share of the resamples in which the recommended is better; loss: weighted mean [nats/token]")
+    caption = "higher by: than the recommended; loses in: share of the laws' refits that have it behind; loss: weighted mean [nats/token]"
+    table(title, columns, rows, caption=caption)
     table("Split training bound further (required losses set aside)", columns, bound)
     best = answer.recommended
     order = sorted(best.domains, key=lambda plan: -plan.flops * _special(plan, best))
@@ -85,6 +86,7 @@ def _special(plan: DomainPlan, structure: Structure) -> float:
 
 def _row(structure: Structure, itself: bool) -> list[str]:
     name = structure.name + (" (see the assumption)" if structure.assumption else "")
+    bound = not itself and structure.probability is None
     if structure.loss is None or structure.tokens_general is None:
         return [name, structure.note, "", "", "", "", ""]
     special = sum(plan.tokens_spec for plan in structure.domains)
@@ -92,8 +94,8 @@ def _row(structure: Structure, itself: bool) -> list[str]:
     size = format_count(sizes[0]) if min(sizes) == max(sizes) else f"{format_count(min(sizes))} to {format_count(max(sizes))}"
     return [
         name,
-        f"{structure.loss:.4g} ({structure.loss_low:.4g} to {structure.loss_high:.4g})",
-        "" if itself else f"{structure.worse_percent:+.2f} %",
+        f"at least {structure.loss:.4g}, no forecast" if bound else f"{structure.loss:.4g} ({structure.loss_low:.4g} to {structure.loss_high:.4g})",
+        "" if itself or bound else f"{structure.worse_percent:+.2f} %",
         "" if structure.probability is None else f"{structure.probability:.0%}",
         size,
         f"{format_count(structure.tokens_general)} + {format_count(special)}",

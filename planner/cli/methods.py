@@ -107,7 +107,11 @@ def show(found: list[Crossing]) -> None:
     change_of, better = f"{second} against {first}", f"{second} better"
     columns = ["parameters", "distinct text", "specialist tokens", change_of, "cross at", "90 %", "resamples that cross", better]
     basis = "at equal FLOPs" if found[0].equal_flops else "at equal tokens"
-    table(f"{first} and {second} {basis}, after {format_count(found[0].tokens_pt)} general tokens", columns, rows)
+    caption = (
+        f"{second} against {first}: change of the loss at the least and the most tokens, above 0 where {second} is worse; cross at: specialist tokens; "
+        f"{second} better: share of the resamples, there and there"
+    )
+    table(f"{first} and {second} {basis}, after {format_count(found[0].tokens_pt)} general tokens", columns, rows, caption=caption)
 
 
 def _plain(item: Crossing) -> dict[str, object]:

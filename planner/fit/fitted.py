@@ -127,9 +127,14 @@ class FittedLaw:
         # Beyond a deviation of 5 the interval says "anything"; the cap keeps it finite.
         width = Z * np.minimum(deviation, 5.0)
         high = np.exp(middle + width)
-        if any("E" not in (parameter.name for parameter in member.law.parameters) for member in self.members):
+        if not self.bounded_below:
             high = np.where(distance > 0, np.maximum(high, self.least_loss), high)
         return Forecast(np.exp(middle), np.exp(middle - width), high)
+
+    @property
+    def bounded_below(self) -> bool:
+        """Whether every law has an irreducible loss."""
+        return all("E" in (parameter.name for parameter in member.law.parameters) for member in self.members)
 
     def deviation(self, points: Sequence[Points], distance: Array) -> Array:
         """Return the deviation of ln L of a run at points a distance [log units] outside the support."""

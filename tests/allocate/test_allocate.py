@@ -25,6 +25,8 @@ from planner.recipe import Recipe
 from tests.conftest import true_log_loss
 
 BUDGET = 2e13
+ROOT = np.array([np.sqrt(np.prod(parameter.start)) for parameter in LAWS["root-rote"].parameters])
+"""In the middle of where starts are drawn."""
 
 
 def brute_force(budget: float, unique: float, epochs: float) -> float:
@@ -127,7 +129,7 @@ def test_adapters_in_both_stages_are_counted_in_both(fitted: FittedLaw) -> None:
 
 def test_adapters_in_both_stages_go_with_nothing_else(fitted: FittedLaw) -> None:
     law, request = replace(fitted, source={**fitted.source, "method": "lora-both"}), Request(BUDGET, 2e5)
-    base = [Base.parse("name=a,params=100k,tokens=1M,context=128")]
+    base = [Base.parse("name=a,params=100k,tokens=1M,context=128,vocab=1024")]
     with pytest.raises(InputError, match="lora-both has adapters in two; .*plan launch --base"):
         allocate_bases(law, request, base, Method("lora"))
     with pytest.raises(InputError, match="qlora-both has adapters in two"):
@@ -137,6 +139,14 @@ def test_adapters_in_both_stages_go_with_nothing_else(fitted: FittedLaw) -> None
     general = replace(fitted, members=tuple(replace(member, law=LAWS["rehearsal"]) for member in fitted.members))
     with pytest.raises(InputError, match="--general-law is of runs with method full, .* with lora-both; fit .* --method lora-both"):
         allocate(law, replace(request, max_general_rise=0.1), general=general)
+
+
+def test_an_upper_end_that_stays_at_the_lowest_loss_is_explained(fitted: FittedLaw) -> None:
+    members = tuple(replace(member, law=LAWS["root-rote"], theta=ROOT, resamples=ROOT[None]) for member in fitted.members)
+    law = replace(fitted, members=members, least_loss=20.0)
+    answer = allocate(law, Request(BUDGET, 2e5))
+    assert answer.plan.loss_high == 20.0 and any("the upper end of the interval stays at 20, the lowest loss" in text for text in answer.warnings)
+    assert not any("the upper end" in text for text in allocate(replace(law, least_loss=0.1), Request(BUDGET, 2e5)).warnings)
 
 
 def test_tokens_are_whole_steps(fitted: FittedLaw) -> None:
@@ -158,7 +168,10 @@ def test_too_far_is_refused_with_what_would_mend_it(fitted: FittedLaw) -> None:
     allocate(fitted, Request(90 * largest, 2e6))
     with pytest.raises(DataError, match="compute .*×; the limit is 1000×") as refusal:
         allocate(fitted, Request(2000 * largest, 2e6))
-    assert f"up to about {20 * largest:.1g} FLOPs a run" in (refusal.value.remedy or "")
+    assert f"runs of up to about {2000**0.5 * largest:.1g} FLOPs" in (refusal.value.remedy or "")
+    with pytest.raises(DataError) as refusal:
+        allocate(fitted, Request(1e22, 1e11))
+    assert "up to about 1e+20 FLOPs" in (refusal.value.remedy or "") and "distinct specialist tokens or more" in (refusal.value.remedy or "")
 
 
 def test_too_small_a_budget_is_refused(fitted: FittedLaw) -> None:

@@ -32,7 +32,7 @@ def seven(tmp_path: Path) -> Base:
 
 
 def small(name: str, params: str, tokens: str) -> Base:
-    return Base.parse(f"name={name},params={params},tokens={tokens},context=128")
+    return Base.parse(f"name={name},params={params},tokens={tokens},context=128,vocab=32000")
 
 
 def test_a_checkpoint_is_counted_as_its_makers_and_peft_count_it(seven: Base) -> None:

@@ -50,6 +50,15 @@ def test_a_limit_is_kept_with_the_least_replay(fitted: FittedLaw, general: Fitte
     assert answer.tokens_trunk == pytest.approx(answer.plan.tokens_pt - kept["tokens_replayed"]) and answer.tokens_trunk >= 0
 
 
+def test_a_limit_that_may_be_missed_comes_with_a_surer_one(fitted: FittedLaw, general: FittedLaw) -> None:
+    answer = allocate(fitted, replace(REQUEST, max_general_rise=0.2), general=general)
+    said = next(text for text in answer.warnings if "would keep it in 95% of runs" in text)
+    ask = float(said.split("--max-general-rise ")[1].split("%")[0]) / 100
+    assert answer.general is not None and answer.general["probability"] < 0.95 and 0 < ask < 0.2
+    surer = allocate(fitted, replace(REQUEST, max_general_rise=ask), general=general)
+    assert surer.general is not None and surer.general["rise_high"] < 20.5 < answer.general["rise_high"], "its 90 % interval ends at the limit"
+
+
 def test_tighter_limits_never_help(fitted: FittedLaw, general: FittedLaw) -> None:
     limits = [{}, {"max_general_rise": 0.3}, {"max_general_rise": 0.05}, {"max_general_rise": 0.02}]
     losses = [allocate(fitted, replace(REQUEST, **limit), general=general).plan.loss for limit in limits]

@@ -123,7 +123,7 @@ def test_bad_input_is_one_sentence_with_a_remedy(arguments: list[str], offender:
 
 def test_allocate_a_base(law: Path) -> None:
     paths = ["--law", str(law), "--out", str(law.with_name("bases.json"))]
-    bases = ["--base", "name=short,tokens=1M,params=100k,context=128", "--base", "name=long,tokens=4M,params=100k,context=128"]
+    bases = ["--base", "name=short,tokens=1M,params=100k,context=128,vocab=1024", "--base", "name=long,tokens=4M,params=100k,context=128,vocab=1024"]
     code, out, err = run("allocate", "--flops", "4e12", "--spec-tokens", "200k", *bases, "--method", "qlora", "--gpus", "2", "--gpu-memory", "1", *paths)
     assert code == 0, err
     assert "short" in out and "from scratch" in err and "gains less" in err and "what qlora does to the loss is not measured" in err
@@ -181,7 +181,7 @@ def test_far_extrapolation_is_said_loudly(law: Path) -> None:
     assert code == 2 and not out and "--allow-extrapolation" in err and not law.with_name("a.json").exists()
     code, out, err = run(*arguments, "--allow-extrapolation")
     assert code == 0
-    assert "EXTRAPOLATION" in err and "times the largest run" in err and "run a sweep" in err
+    assert "EXTRAPOLATION" in err and "times the largest run" in err and "train a sweep" in err and "NOT A FORECAST" in err
 
 
 @pytest.mark.parametrize("option", ["--target", "--method"])

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 from planner.cli.main import app
 from planner.fit.fitted import FittedLaw
 
+ROOT = Path(__file__).parents[2]
 GOOD = 'name = "{}"\nunique_tokens = "200k"\n'
 
 
@@ -99,5 +100,5 @@ def test_the_answer_is_not_written_over_what_it_came_from(folder: Path) -> None:
 
 
 def test_no_text_at_all_is_refused() -> None:
-    result = CliRunner().invoke(app, ["allocate", "--flops", "1e13"])
+    result = CliRunner().invoke(app, ["allocate", "--flops", "1e13", "--law", str(ROOT / "sweeps" / "medicine")])
     assert result.exit_code == 2 and "--spec-tokens for one domain, or --domains for many" in result.stderr

@@ -26,10 +26,9 @@ from planner.units import format_count
 MARGINS = (3e-4, 1e-3, 4e-3)
 """Shares by which required losses are tightened in a search, one after the other until whole steps keep them."""
 ASSUMPTION = (
-    "assumption: the text of the other domains counts as general text for each domain, and its order does not matter. No sweep has measured that. "
-    "By it the mix cannot come out behind split training, so its loss is a bound; in the one check that was made the mix missed it by 9 % and came out "
-    "behind. Two stages, a trunk and then one specialist stage that all domains "
-    "share, are this same mix under the laws"
+    "assumption: the text of the other domains counts as general text for each domain, and its order does not matter. The runs of these laws have not "
+    "measured that. By it the mix cannot come out behind split training, so its loss is a bound; in the one check that was made the mix missed it by "
+    "9 % and came out behind. Two stages, a trunk and then one specialist stage that all domains share, are this same mix under the laws"
 )
 UNSPENT = 0.02
 
@@ -99,12 +98,12 @@ def _structure(problem: DomainsProblem, name: str, found: Found | None, look: Ou
     if found is None or look is None:
         note = "the budget is too small for it" if found is None else f"does not reach the max_loss of {_missed(problem, found)}"
         return Structure(name, assumption, None, None, None, None, None, None, None, None, None, (), note)
-    flops, one = found.total_flops, name != INDEPENDENT
+    flops, one, bound = found.total_flops, name != INDEPENDENT, name == MIXED and problem.mix is None
     unspent = 1 - flops / problem.request.flops
     idle = f"{100 * unspent:.0f} % of the budget buys nothing: passes or general text bind"
     return Structure(
         name, assumption, look.loss, look.low, look.high, 100 * (look.loss / best.loss - 1),
-        None if itself else float((look.resamples - best.resamples > 1e-6).mean()),
+        None if itself or bound else float((look.resamples - best.resamples > 1e-6).mean()),
         float(problem.params[found.size[0]]) if one else None, found.tokens_general, flops, found.flops_general / problem.request.flops if one else None,
         describe(problem, found, look.losses), idle if unspent > UNSPENT else "",
     )  # fmt: skip

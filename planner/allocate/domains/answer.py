@@ -62,7 +62,7 @@ class Structure:
     worse_percent: float | None
     """How much higher its loss is than the recommended structure's."""
     probability: float | None
-    """Share of the resamples in which the recommended structure is better; None for itself."""
+    """Share of the resamples in which the recommended structure is better; None for itself, and for a mix whose loss is a bound and no forecast."""
     params_non_embedding: float | None
     """Of the one model or trunk; None where each domain has a size of its own."""
     tokens_general: float | None
