@@ -45,7 +45,8 @@ def check_options(options: Mapping[str, str], ours: Collection[str]) -> None:
     for key, value in options.items():
         if not _KEY.match(key):
             raise InputError(f"--slurm-option {key!r} is no option of sbatch", remedy="write it as sbatch has it, such as account=physics")
-        if key in ours:
+        # sbatch takes the beginning of an option for the whole, and the later of two lines wins.
+        if any(own.startswith(key) for own in ours):
             raise InputError(f"--slurm-option {key}={value} is set by the planner itself", remedy="leave it out")
         wrong = _WRONG.search(value)
         if wrong or not value:

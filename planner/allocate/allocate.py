@@ -125,6 +125,8 @@ def _arm(problem: Problem, name: str, share: float, plan: Plan, mine: Any, sizes
     if share > 0 and problem.one_stage:
         return Arm(name, None, None, None, KNOWS_NO_TEXT)
     plans = problem.split(sizes, share)
+    if share == 1 and problem.needs_trunk:
+        return Arm(name, None, None, None, f"{problem.method.name} adapts a model that has had general text")
     if not len(plans):
         passes = share * min(problem.tokens_at(size, share) for size in sizes) / problem.request.unique_spec
         if passes > problem.max_epochs:

@@ -239,7 +239,7 @@ def _warnings(problem: Problem, bases: Sequence[Base], fitting: Sequence[Base], 
             f"what {method.name} does to the loss is not measured by this law: its cost is counted, its loss is that of training {measured.adapters}; "
             f"a sweep with methods = [..., \"{method.name}\"] measures it, and plan methods sets the two side by side"
         )
-    elif method != measured:
+    elif method != measured and problem.recipe is not None:
         found.append(f"the law was measured with {measured.adapters}; other adapters are counted, {method.adapters}, their loss taken to be the same")
     compute = best.extrapolation["flops"]
     left_over = f"{100 * (1 - best.plan.flops / problem.request.flops):.0f} % of the budget is left over"

@@ -100,7 +100,8 @@ def warnings_of_law(problem: Problem) -> list[str]:
     if problem.method.name != "full":
         stages = "both stages are" if problem.method.both else "the specialist stage is"
         rest = "" if problem.method.both else ", the general one in full"
-        found.append(f"the law is of runs with {problem.method.name}: {stages} counted with {problem.method.adapters}{rest}")
+        counted = f"{stages} counted with {problem.method.adapters}{rest}" if problem.recipe else "FLOPs are 6·N·D, as its table has no recipe"
+        found.append(f"the law is of runs with {problem.method.name}: {counted}")
     if problem.law.source.get("based"):
         found.append("the law is of runs off open checkpoints: its general tokens are those after the checkpoint, and plan launch needs --base")
     for status in dict.fromkeys(member.status for member in problem.law.members if member.status != "converged"):

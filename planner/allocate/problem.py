@@ -71,9 +71,9 @@ class Problem:
         retention = Retention.of(general, request, law.source.get("corpus"))
         if retention is not None:
             ways = [str(one.source.get("method", "full")) for one in (law, retention.law)]
-            if len({Method(way).general.name for way in ways}) > 1:
+            if ways[0] != ways[1]:
                 raise InputError(
-                    f"--general-law is of runs with method {ways[1]}, whose general stage is not that of the law's runs with {ways[0]}",
+                    f"--general-law is of runs with method {ways[1]}, and the law of runs with {ways[0]}, which forget otherwise",
                     remedy=f"fit one with plan fit SWEEP --target general --method {ways[0]}",
                 )
         return cls(law, request, Recipe.from_mapping(recipe) if recipe else None, law.source.get("vocab_size"), retention)
@@ -97,7 +97,12 @@ class Problem:
     def method(self) -> Method:
         """How the runs of the law were trained."""
         name = str(self.law.source.get("method", "full"))
-        return self.recipe.method(name) if self.recipe else Method()
+        return self.recipe.method(name) if self.recipe else Method(name)
+
+    @property
+    def needs_trunk(self) -> bool:
+        """Whether a specialist stage needs something to stand on: adapters on a model that was never trained teach next to nothing."""
+        return self.method.name != "full" and not self.law.source.get("based")
 
     @property
     def min_tokens_per_param(self) -> float:
@@ -250,9 +255,9 @@ class Problem:
         taken = rest[:, :, None] * np.asarray(general)
         taken = np.where(taken >= least, taken, 0.0)
         again = (taken == 0) & (np.cumsum(taken == 0, axis=2) > 1)
-        keep = (((spec == 0) | (spec >= least))[:, :, None]) & ~again & (taken + spec[:, :, None] > 0)
+        keep = (((spec == 0) | (spec >= least))[:, :, None]) & ~again & (taken + (0.0 if self.needs_trunk else spec[:, :, None]) > 0)
         number, amount, share = np.nonzero(keep)
-        alone = np.flatnonzero(((stage <= most) & (most < total / cost) & (most > 0))[:, 0])
+        alone = np.flatnonzero(((stage <= most) & (most < total / cost) & (most > 0))[:, 0] & (not self.needs_trunk))
         return self._make(
             np.concatenate([number, alone]), np.concatenate([taken[number, amount, share], np.zeros(len(alone))]),
             np.concatenate([spec[number, amount], most[alone, 0]]), sizes,
@@ -268,8 +273,8 @@ class Problem:
         """
         least = self.min_tokens_stage if stage else 0.0
         sizes = sizes if stage else tuple(replace(size, spec_cost=1.0) for size in sizes)
-        rows = []
-        for number, size in enumerate(sizes):
+        rows: list[tuple[int, float, float]] = []
+        for number, size in enumerate(sizes if share < 1 or not self.needs_trunk else ()):
             total = self.tokens_at(size, share)
             if share == 1:
                 total = min(total, self.max_tokens_spec)  # what the passes leave over stays unspent

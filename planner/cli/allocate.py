@@ -174,6 +174,8 @@ def allocate(
 
     if next_runs is not None and as_json:
         raise InputError("--next-runs prints a table", remedy="leave it away with --json, and use plan sweep design --json")
+    if next_runs is not None and (what := fitted.source.get("method", "full")) != "full":
+        raise InputError(f"--next-runs under a law of runs with {what}: no design chooses among methods", remedy="leave it away")
     further = None if next_runs is None else parse_flops(next_runs)
     limited = max_general_loss is not None or max_general_rise is not None
     keeping = _general_law(general_law, found, limited)

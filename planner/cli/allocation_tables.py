@@ -86,7 +86,8 @@ def show(answer: Allocation) -> None:
     say(f"{inside}; best guess of the parameters alone: {format_count(guess.params_non_embedding)}{special}")
     if not outside and answer.regret_90_percent <= 100 * request["tolerance"]:
         say(f"the runs are enough for this decision: in nine worlds of ten it gives away {answer.regret_90_percent:.2g} % or less")
-    elif not answer.source.get("based") and not alone:  # no design chooses among checkpoints, or for a law of one stage
+    elif not answer.source.get("based") and answer.source.get("method", "full") == "full" and not alone:
+        # No design chooses among checkpoints or methods, or for a law of one stage.
         sweep = answer.source.get("sweep", "SWEEP")
         say(
             f"the runs that would say most about it: plan sweep design {sweep} --flops BUDGET --target-flops {request['flops']:.3g} "

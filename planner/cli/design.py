@@ -204,6 +204,9 @@ def _setting(
     source: dict[str, Any] = law.source if law else {}
     if source.get("based"):
         raise InputError(f"the law {where} is of runs off checkpoints, and no design chooses among those", remedy="state their cells in sweep.toml")
+    if source.get("method", "full") != "full":
+        what = f"the law {where} is of runs with {source['method']}, and no design chooses among methods"
+        raise InputError(what, remedy="state their cells in sweep.toml")
     if sweep is None and not source.get("recipe"):
         raise InputError("neither a sweep nor a law with a recipe is at hand, so nothing says how to train", remedy="name a sweep with its sweep.toml")
     recipe = sweep.recipe if sweep else Recipe.from_mapping(source["recipe"])

@@ -14,6 +14,7 @@ from planner.fit.early import Early
 from planner.fit.fitted import FittedLaw
 from planner.laws import Points
 from planner.laws.dual import Array
+from planner.method import Method
 from planner.runs import usable
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ def with_early(law: FittedLaw, frame: DataFrame, keep: tuple[str, ...] = (), see
     rows = rows[early(rows) & rows["loss_spec"].notna() & (rows["replay_fraction"].fillna(0) == 0)]
     # The method is that of the specialist stage, which a mixed run does not have.
     without_stage = rows["branch_kind"] == "mixed"
+    if Method(str(law.source.get("method", "full"))).both:  # whose general stage is none of theirs
+        rows, without_stage = rows.iloc[:0], without_stage.iloc[:0]
     rows = rows[without_stage | (rows["method"].astype(object).fillna("full") == law.source.get("method", "full"))]
     mixed = rows[rows["branch_kind"] == "mixed"]
     if any(member.law.stages != 2 or member.law.target != "spec" for member in law.members) or len(mixed) < LEAST_ROWS:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -101,6 +101,8 @@ def prepare(allocation_path: Path, folder: Path, *, corpus: Path | None = None, 
             remedy=f"allocate again with --spec-tokens {available} or less, or build a larger corpus",
         )
     recipe = Recipe.from_mapping(source["recipe"])
+    if planned.adapters is not None:
+        recipe = replace(recipe, lora_rank=planned.adapters[0], lora_targets=planned.adapters[1])
     start = checkpoint_of(planned, allocation_path, base, recipe, opened)
     spec = SweepSpec(
         name=folder.name, folder=folder, corpus=opened.folder.resolve(), domain=domain, grids=(), recipe=recipe,
@@ -112,6 +114,8 @@ def prepare(allocation_path: Path, folder: Path, *, corpus: Path | None = None, 
     shape = start.shape if start else plan.model_shape
     general = allocation.tokens_trunk - planned.sunk
     method = planned.method if special else Method(planned.method).general.name
+    if method != "full" and start is None and general <= 0:
+        raise InputError(f"the plan in {allocation_path} puts {method} on a model that was never trained", remedy="plan with general tokens, or a base")
     cell = Cell(float(shape.params_non_embedding), seed, general, plan.tokens_spec, plan.unique_spec if special else None, replay, method=method)
     steps = recipe.steps(general + plan.tokens_spec)
     tree = build_tree(

@@ -15,7 +15,7 @@ from planner.sbatch import check_options
 from planner.train.full.plan import STOPPED, Settings
 
 FILE = "run.sbatch"
-OURS = ("nodes", "ntasks-per-node", "ntasks", "job-name", "requeue", "signal", "dependency", "chdir")
+OURS = ("array", "nodes", "ntasks-per-node", "ntasks", "job-name", "requeue", "no-requeue", "signal", "dependency", "chdir", "wrap")
 WARNED = 300
 """Seconds before the time limit at which Slurm asks the ranks to save and stop."""
 

@@ -31,6 +31,8 @@ class Planned:
     """General tokens of the plan that a checkpoint has had: they are not trained."""
     method: str = "full"
     """How it is trained."""
+    adapters: tuple[int, tuple[str, ...]] | None = None
+    """Rank and targets that the plan was counted with; None for those of the recipe."""
 
 
 def read_plan(path: Path) -> Planned:
@@ -46,13 +48,14 @@ def read_plan(path: Path) -> Planned:
     with whole(path):
         choice = body["choices"][0]
         check_plan(choice["plan"], "the base's plan")
-        plan, method = Plan(**choice["plan"]), str(body["request"]["method"]["name"])
+        way = body["request"]["method"]
+        plan, method = Plan(**choice["plan"]), Method(str(way["name"]), way["rank"], tuple(way["targets"]))
         one, size = (1.0, 1.0), (plan.params_non_embedding, plan.params_non_embedding)
         allocation = Allocation(
             body["request"], plan, plan, one, size, one, size, 0.0, 0.0, (), choice["extrapolation"], tuple(body["warnings"]), {}, body["source"],
             body["created"],
         )  # fmt: skip
-    return Planned(allocation, plan.tokens_pt, method)
+    return Planned(allocation, plan.tokens_pt, method.name, (method.rank, method.targets) if method.name != "full" else None)
 
 
 def corpus_of(path: Path, source: Mapping[str, Any], corpus: Path | None) -> Corpus:

@@ -93,9 +93,11 @@ class Mix:
     """Windows of several streams, interleaved evenly by their shares."""
 
     def __init__(self, parts: Sequence[tuple[Stream, float]]) -> None:
-        """Prepare a mix of streams, each with its share; the shares add up to 1."""
+        """Prepare a mix of streams, each with its share; the shares add up to 1. Those of none are left out: rounding would give the last one some."""
         left, self._parts = 1.0, []
         for stream, share in parts:
+            if share == 0:
+                continue
             self._parts.append((stream, min(1.0, share / left) if left > 0 else 1.0))
             left -= share
 

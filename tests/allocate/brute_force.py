@@ -7,7 +7,7 @@ import numpy as np
 from planner.allocate.request import Request
 from planner.fit.fitted import FittedLaw
 from planner.laws.dual import Array
-from tests.allocate.problems import LEAST_STAGE, Sizes, allowed_sizes, epochs_allowed, expected, smooth, tokens_of
+from tests.allocate.problems import LEAST_STAGE, Sizes, allowed_sizes, epochs_allowed, expected, method_of, smooth, tokens_of
 
 
 def brute_force(law: FittedLaw, request: Request) -> tuple[float, dict[str, float]]:
@@ -56,6 +56,7 @@ def _grid(law: FittedLaw, request: Request, sizes: Sizes, spec_shares: Array, pt
     grid = np.broadcast_arrays(np.arange(len(total))[:, None, None], spec[:, :, None], pt)
     at, spec, pt = (item.ravel() for item in grid)
     allowed = ((spec == 0) | (spec >= least)) & ((pt == 0) | (pt >= least)) & (pt >= 0) & (pt + spec > 0)
+    allowed &= (pt > 0) | (method_of(law) == "full")  # adapters need a model to stand on
     at, spec, pt = at[allowed], spec[allowed], pt[allowed]
     if not len(at):
         return []

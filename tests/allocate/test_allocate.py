@@ -137,8 +137,17 @@ def test_adapters_in_both_stages_go_with_nothing_else(fitted: FittedLaw) -> None
     with pytest.raises(DataError, match="domain 'a' is of runs with lora-both"):
         DomainsProblem.of(DomainsRequest(BUDGET, (Domain("a", law, 2e5, 1.0),)))
     general = replace(fitted, members=tuple(replace(member, law=LAWS["rehearsal"]) for member in fitted.members))
-    with pytest.raises(InputError, match="--general-law is of runs with method full, .* with lora-both; fit .* --method lora-both"):
+    with pytest.raises(InputError, match="--general-law is of runs with method full, .* with lora-both, which .*; fit .* --method lora-both"):
         allocate(law, replace(request, max_general_rise=0.1), general=general)
+
+
+def test_adapters_are_never_put_on_a_model_without_general_text(fitted: FittedLaw) -> None:
+    law = replace(fitted, source={**fitted.source, "method": "lora"})
+    plentiful = Request(BUDGET, 1e9, max_epochs=50.0)
+    assert allocate(law, plentiful).plan.tokens_pt > 0
+    arm = next(arm for arm in allocate(law, plentiful).arms if arm.name == "specialist only")
+    assert arm.plan is None and "lora adapts a model that has had general text" in arm.note
+    assert next(arm for arm in allocate(fitted, plentiful).arms if arm.name == "specialist only").plan is not None
 
 
 def test_an_upper_end_that_stays_at_the_lowest_loss_is_explained(fitted: FittedLaw) -> None:

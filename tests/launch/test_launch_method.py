@@ -13,6 +13,7 @@ from planner.artifacts import write_artifact
 from planner.corpus.store import Corpus
 from planner.errors import InputError
 from planner.launch.launch import carry_out, prepare
+from planner.method import TARGETS, Method
 from planner.pretrained import Pretrained
 from planner.runs import read_runs
 from planner.sweep import Sweep, run_sweep
@@ -24,7 +25,7 @@ from tests.train.shared import InlineEngine, checkpoint, lay_out
 torch = pytest.importorskip("torch")
 
 
-def specialise_only(folder: Path, corpus: Corpus, base: Path, method: str = "full") -> Path:
+def specialise_only(folder: Path, corpus: Corpus, base: Path, method: str = "full", rank: int = 4, targets: tuple[str, ...] = TARGETS) -> Path:
     """Write an answer of `plan allocate --base`: 300 steps on specialist text, after 2M tokens of somebody else's."""
     shape = Pretrained.open(base).shape
     spec, size = 300 * 64.0, float(shape.params_non_embedding)
@@ -33,7 +34,8 @@ def specialise_only(folder: Path, corpus: Corpus, base: Path, method: str = "ful
     source = {"recipe": recipe, "vocab_size": corpus.vocab_size, "corpus": corpus.fingerprint, "corpus_path": str(corpus.folder), "domain": "mail",
               "eval_tokens": 640}  # fmt: skip
     body = {
-        "request": {"method": {"name": method, "rank": 4}}, "choices": [{"plan": plan.__dict__, "extrapolation": {"flops": 1.0}}], "warnings": [],
+        "request": {"method": {"name": method, "rank": rank, "targets": list(targets)}},
+        "choices": [{"plan": plan.__dict__, "extrapolation": {"flops": 1.0}}], "warnings": [],
         "source": source,
     }  # fmt: skip
     write_artifact(folder / "allocation.json", "bases", 1, body)
@@ -64,6 +66,15 @@ def test_a_specialise_only_plan_starts_from_its_base(tmp_path: Path, corpus: Cor
     assert (tmp_path / "run" / "adapter").is_dir() == (method == "lora")
     assert not list((tmp_path / "run" / "state").glob("*.safetensors"))
     assert verify(tmp_path / "run").measured == row["loss_spec"]
+
+
+def test_adapters_are_those_that_the_plan_was_counted_with(tmp_path: Path, corpus: Corpus) -> None:
+    base = checkpoint(tmp_path / "base", corpus)
+    ready = prepare(specialise_only(tmp_path, corpus, base, "lora", 2, ("q_proj",)), tmp_path / "run", base=base)
+    recipe = ready.run.spec.recipe
+    assert (recipe.lora_rank, recipe.lora_targets) == (2, ("q_proj",))
+    tip = ready.run.tree.tips[0]
+    assert ready.run.tree.flops_of_run(tip) == 300 * recipe.tokens_per_step * Method("lora", 2, ("q_proj",)).flops_per_token(tip.shape, recipe.seq_len)
 
 
 def test_bases_that_the_plan_does_not_start_from_are_refused(tmp_path: Path, corpus: Corpus) -> None:

@@ -54,9 +54,9 @@ def allocate_domains(request: DomainsRequest, *, allow_extrapolation: bool = Fal
     }
     under = {name: mixing if name == MIXED else problem for name in (*searches, UNIFORM, NO_GENERAL)}
     found = {name: _kept(under[name], search) for name, search in searches.items()}
-    able = [name for name in searches if name != MIXED or (mix is not None and all(mix.measured))]
+    able = [name for name, (plan, _) in found.items() if name != MIXED or (mix is not None and plan is not None and mix.covers(plan))]
     if not any(plan is not None and kept for plan, kept in (found[name] for name in able)):
-        nearest = [plan for plan, _ in (found[name] for name in able if name != MIXED) if plan is not None]
+        nearest = [(under[name], plan) for name, (plan, _) in found.items() if name in able and plan is not None]
         if not nearest:
             raise DataError(f"{request.flops:.3g} FLOPs are too few for {problem.count} domains", remedy="give more FLOPs or a smaller --params")
         refuse(problem, nearest)
@@ -77,7 +77,7 @@ def allocate_domains(request: DomainsRequest, *, allow_extrapolation: bool = Fal
         best=best,
         structures=structures,
         arms=bound,
-        warnings=tuple(_warnings(problem, chosen, structures)),
+        warnings=tuple(_warnings(under[best], chosen, structures)),
         sources=_sources(problem),
     )
 
@@ -120,8 +120,9 @@ def _assumption(problem: DomainsProblem) -> str:
     where = "for every domain" if all(mix.measured) else f"for {some}, and taken for the other domains"
     return (
         f"assumption: a token of a domain's own text in the mix counts as {ends[0]} ({ends[1]} to {ends[2]}) of a specialist stage, as runs with up to "
-        f"{mix.greatest:.0%} of early text have measured {where}; the other domains' text counts for nothing. The interval reaches down to what it "
-        "would be if that text counted as general text, and allows for two mixes that were trained and came out 0.7 % below and 5.2 % above such forecasts"
+        f"{mix.greatest:.0%} of early text have measured {where}, and does not carry far beyond that share; the other domains' text counts for nothing. "
+        "The interval reaches down to what it would be if that text counted as general text, and allows for two mixes that were trained and came out "
+        "0.7 % below and 5.2 % above such forecasts"
     )
 
 

@@ -38,6 +38,11 @@ class MixWorth:
     greatest: float
     """Share of early text that runs had at the most."""
 
+    def covers(self, found: Found) -> bool:
+        """Whether every law has measured the worth, and at shares of early text as great as the plan's: it does not carry to greater ones."""
+        special = float(found.tokens_spec.sum())
+        return all(self.measured) and special <= self.greatest * (found.tokens_general + special)
+
     @classmethod
     def of(cls, problem: DomainsProblem) -> MixWorth | None:
         """Collect what the laws have measured; None where no law has."""

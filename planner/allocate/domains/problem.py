@@ -117,8 +117,8 @@ class DomainsProblem:
 
     @property
     def least_stage(self) -> float:
-        """Least tokens of a stage."""
-        return self.problems[0].min_tokens_stage
+        """Least tokens of a stage; a mix has none of their own for its domains."""
+        return 0.0 if self.mix is not None else self.problems[0].min_tokens_stage
 
     @property
     def general_tokens(self) -> float:

@@ -30,12 +30,12 @@ def losses(problem: DomainsProblem, found: Found) -> Array:
     return result
 
 
-def refuse(problem: DomainsProblem, nearest: list[Found]) -> NoReturn:
+def refuse(problem: DomainsProblem, nearest: list[tuple[DomainsProblem, Found]]) -> NoReturn:
     """Say which required loss is out of reach.
 
     Args:
         problem: the domains.
-        nearest: the plans that come closest to the required losses.
+        nearest: the plans that come closest to the required losses, each with the problem that it solves.
 
     Raises:
         DataError: always.
@@ -52,7 +52,7 @@ def refuse(problem: DomainsProblem, nearest: list[Found]) -> NoReturn:
             f"the best is {worst * required:.5g}; {told}",
             remedy="raise its max_loss, give more budget or more of its text",
         )
-    reached = [losses(problem, found) for found in nearest]
+    reached = [losses(under, found) for under, found in nearest]
     number, loss = min(((int((each / problem.max_loss).argmax()), each) for each in reached), key=lambda pair: float((pair[1] / problem.max_loss).max()))
     told = _least(request.flops, lambda flops: _together(replace(request, flops=flops)))
     raise DataError(

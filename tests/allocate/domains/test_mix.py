@@ -18,9 +18,9 @@ BUDGET = 4e13
 UNIQUE = (2e5, 1e6, 5e5)
 
 
-def measured(law: FittedLaw, worth: float, spread: float = 0.1, off: float = 0.5) -> FittedLaw:
+def measured(law: FittedLaw, worth: float, spread: float = 0.1, off: float = 0.5, most: float = 0.95) -> FittedLaw:
     count = sum(len(member.resamples) for member in law.members)
-    return replace(law, early=Early(worth, worth * np.exp(spread * np.random.default_rng(1).normal(size=count)), off, 9, 0.02, 0.3))
+    return replace(law, early=Early(worth, worth * np.exp(spread * np.random.default_rng(1).normal(size=count)), off, 9, 0.02, most))
 
 
 def answer_of(*laws: FittedLaw) -> DomainsAllocation:
@@ -56,6 +56,8 @@ def test_it_is_recommended_only_if_every_law_has_measured_it(fitted: FittedLaw) 
     dear = measured(fitted, 4.0)
     answer = answer_of(dear, dear, dear)
     assert answer.best == MIXED and answer.recommended.probability is None and of(answer, SPLIT).worse_percent > 0
+    little = measured(fitted, 4.0, most=0.1)
+    assert answer_of(little, little, little).best == SPLIT, "a worth does not carry to shares that no run had"
     partly = answer_of(dear, fitted, dear)
     assert partly.best == SPLIT and "for a, c, and taken for the other domains" in of(partly, MIXED).assumption
 
