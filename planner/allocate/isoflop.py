@@ -98,7 +98,8 @@ def _curve(problem: Problem) -> IsoFlop:
 def _sizes(problem: Problem) -> tuple[Size, ...]:
     """List sizes evenly in ln N, with the costs and embeddings that the ladder has about there."""
     flops = problem.request.flops
-    most = math.sqrt(flops / (6 * MIN_TOKENS_PER_PARAMETER))
+    least_cost = 4 if problem.method.both else 6  # FLOPs a weight and token: frozen weights have no gradient of their own
+    most = math.sqrt(flops / (least_cost * MIN_TOKENS_PER_PARAMETER))
     least = most / SPAN
     if problem.recipe is not None:
         least, most = max(least, SMALLEST), min(most, LARGEST)
