@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from planner.fit.diagnosis import Diagnosis, diagnose
-from planner.fit.solver import DELTAS, EARLY_TOLERANCE, TOLERANCE, Solution, solve
+from planner.fit.solver import DELTAS, EARLY_TOLERANCE, TOLERANCE, Solution, objective, solve
 from planner.fit.starts import draw_starts
 from planner.laws import Law, Points
 from planner.laws.dual import Array
@@ -72,9 +72,11 @@ def estimate(
     theta = np.empty((0, len(law.parameters))) if warm is None else warm
     if starts:
         theta = np.vstack([theta, draw_starts(law, points, log_loss, random, starts)])
-    members = np.ones(len(theta), dtype=int)
     solved = len(theta)
     weights = np.ones((1, points.count))
+    value = objective(law, theta, points, log_loss, weights, deltas[0])
+    chosen, members = _met(law, points, log_loss, Solution(theta, value, np.zeros(solved, dtype=bool)), np.ones(solved, dtype=int))
+    theta = theta[chosen]
     for delta in deltas:
         before = np.full(len(theta), np.inf)
         rounds, tolerance = (ROUNDS, TOLERANCE) if delta == DELTAS[-1] else (EARLY_ROUNDS, EARLY_TOLERANCE)
@@ -99,6 +101,8 @@ def estimate(
 
 def _met(law: Law, points: Points, log_loss: Array, found: Solution, members: Any) -> tuple[Any, Any]:
     """Choose one of every group of starts that have met, the best first; return their numbers and how many each stands for."""
+    if len(members) == 1:
+        return np.zeros(1, dtype=int), members
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         forecast = np.nan_to_num(law.log_loss(found.theta, points), nan=1e3, posinf=1e3, neginf=-1e3)
     chosen: list[int] = []
