@@ -19,9 +19,9 @@ DRAWS_A_START = 4
 """Draws of which the best one becomes a start."""
 SCREENING_DELTA = 0.1
 """Huber's δ by which draws are ranked: wide, so that far ones are told apart."""
-APPROACH = 4
+APPROACH = 3
 """Gauss-Newton steps in the exponents."""
-APPROACH_DAMPING = 0.03
+APPROACH_DAMPING = 0.005
 APPROACH_LONGEST = 1.0
 """In the logistic coordinates."""
 _PROJECTIONS = 2
