@@ -62,6 +62,11 @@ class Method:
         return self if self.both else replace(self, name="full")
 
     @property
+    def least_flops(self) -> float:
+        """FLOPs of a token for each non-embedding parameter, at the least: a frozen one has no gradient of its own."""
+        return 6.0 if self.name == "full" else 4.0
+
+    @property
     def packed(self) -> bool:
         """Whether the frozen matrices are packed in 4 bits."""
         return self.name.removesuffix(_BOTH) == "qlora"

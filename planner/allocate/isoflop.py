@@ -98,8 +98,7 @@ def _curve(problem: Problem) -> IsoFlop:
 def _sizes(problem: Problem) -> tuple[Size, ...]:
     """List sizes evenly in ln N, with the costs and embeddings that the ladder has about there."""
     flops = problem.request.flops
-    least_cost = 4 if problem.method.both else 6  # FLOPs a weight and token: frozen weights have no gradient of their own
-    most = math.sqrt(flops / (least_cost * MIN_TOKENS_PER_PARAMETER))
+    most = math.sqrt(flops / (problem.method.general.least_flops * MIN_TOKENS_PER_PARAMETER))
     least = most / SPAN
     if problem.recipe is not None:
         least, most = max(least, SMALLEST), min(most, LARGEST)

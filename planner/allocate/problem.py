@@ -196,8 +196,8 @@ class Problem:
 
     def _range(self) -> tuple[float, float]:
         """Return the least size to search, which does not depend on the budget, and the largest that the budget can train."""
-        cheapest = 4 if self.method.both else 6  # FLOPs of a parameter and token, of frozen ones and of trained ones
-        least, most = self.clipped(0.0), self.clipped(math.sqrt(self.request.flops / (cheapest * self.min_tokens_per_param)))
+        cheapest = self.method.general.least_flops * self.min_tokens_per_param
+        least, most = self.clipped(0.0), self.clipped(math.sqrt(self.request.flops / cheapest))
         if self._trainable(self.size(most), self.min_tokens_per_param):
             return least, most
         # A token costs more than 6·N where there are embeddings and attention, and inference takes its part: the largest size is less.

@@ -41,11 +41,11 @@ def with_early(law: FittedLaw, frame: DataFrame, keep: tuple[str, ...] = (), see
     rows = rows[early(rows) & rows["loss_spec"].notna() & (rows["replay_fraction"].fillna(0) == 0)]
     # The method is that of the specialist stage, which a mixed run does not have.
     without_stage = rows["branch_kind"] == "mixed"
-    if Method(str(law.source.get("method", "full"))).both:  # whose general stage is none of theirs
-        rows, without_stage = rows.iloc[:0], without_stage.iloc[:0]
-    rows = rows[without_stage | (rows["method"].astype(object).fillna("full") == law.source.get("method", "full"))]
+    method = str(law.source.get("method", "full"))
+    rows = rows[without_stage | (rows["method"].astype(object).fillna("full") == method)]
     mixed = rows[rows["branch_kind"] == "mixed"]
-    if any(member.law.stages != 2 or member.law.target != "spec" for member in law.members) or len(mixed) < LEAST_ROWS:
+    another = Method(method).both or any(member.law.stages != 2 or member.law.target != "spec" for member in law.members)
+    if another or len(mixed) < LEAST_ROWS:
         if len(rows):
             warnings.warn(f"{len(rows)} runs with specialist text in their general stage are left out of the fit", PlannerWarning, stacklevel=2)
         return law

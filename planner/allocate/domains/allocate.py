@@ -56,7 +56,7 @@ def allocate_domains(request: DomainsRequest, *, allow_extrapolation: bool = Fal
     found = {name: _kept(under[name], search) for name, search in searches.items()}
     able = [name for name, (plan, _) in found.items() if name != MIXED or (mix is not None and plan is not None and mix.covers(plan))]
     if not any(plan is not None and kept for plan, kept in (found[name] for name in able)):
-        nearest = [(under[name], plan) for name, (plan, _) in found.items() if name in able and plan is not None]
+        nearest = [(under[name], nearby) for name in able if (nearby := found[name][0]) is not None]
         if not nearest:
             raise DataError(f"{request.flops:.3g} FLOPs are too few for {problem.count} domains", remedy="give more FLOPs or a smaller --params")
         refuse(problem, nearest)
