@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -86,7 +86,7 @@ def _rows_of(groups: dict[str, dict[str, Tally]]) -> list[list[str]]:
 
 def _synthetic(tables: int, auto: bool) -> tuple[dict[str, Tally], dict[str, dict[str, Tally]], dict[str, dict[str, Tally]]]:
     """Fit tables of random truths; return tallies of all, by noise, and by law."""
-    places = ("inside", "2x outside")
+    places = ("inside", "2x outside", "2x, no drift")
     every: dict[str, Tally] = {place: Tally() for place in places}
     by_noise = {f"noise {100 * a:.1f} %, trunk {100 * b:.1f} %": {place: Tally() for place in places} for a, b in NOISES}
     by_law = {name: {place: Tally() for place in places} for name in TRUE_LAWS}
@@ -96,12 +96,14 @@ def _synthetic(tables: int, auto: bool) -> tuple[dict[str, Tally], dict[str, dic
         truth = _random_truth(law, random)
         data = synthetic(law, truth, random, noise, trunk)
         fitted = fit(data, "auto" if auto else law.name, resamples=RESAMPLES, seed=number)
-        for place in places:
-            cells = _fresh(law, data, random, outside=place != "inside")
+        for outside in (False, True):
+            cells = _fresh(law, data, random, outside)
             luck = np.hypot(noise, trunk) * random.normal(size=len(cells[0]))
             measured = law.log_loss(truth[None], Points(REFERENCE, *cells))[0] + luck
-            for tally in (every, list(by_noise.values())[NOISES.index((noise, trunk))], by_law[law.name]):
-                tally[place].add(fitted, cells, measured)
+            shown = {"2x outside": fitted, "2x, no drift": replace(fitted, drift=0.0)} if outside else {"inside": fitted}
+            for place, under in shown.items():
+                for tally in (every, list(by_noise.values())[NOISES.index((noise, trunk))], by_law[law.name]):
+                    tally[place].add(under, cells, measured)
     return every, by_noise, by_law
 
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import NoReturn
 
 import numpy as np
 
+from planner.allocate.domains.early import MixWorth
 from planner.allocate.domains.independent import independent
 from planner.allocate.domains.problem import DomainsProblem
 from planner.allocate.domains.request import Domain, DomainsRequest
 from planner.allocate.domains.split import split
-from planner.allocate.domains.stages import Found
+from planner.allocate.domains.stages import MIXED, Found
 from planner.errors import DataError
 from planner.laws.dual import Array
 
@@ -64,16 +65,26 @@ def refuse(problem: DomainsProblem, nearest: list[tuple[DomainsProblem, Found]])
 
 def _alone(request: DomainsRequest, domain: Domain, flops: float) -> float:
     """Return the best loss of one domain that has the budget to itself [nats/token]."""
-    own = DomainsProblem.of(replace(request, flops=flops, domains=(replace(domain, weight=1.0, max_loss=None),)))
-    found = split(own)
-    return float(losses(own, found)[0]) if found else np.inf
+    own = replace(request, flops=flops, domains=(replace(domain, weight=1.0, max_loss=None),))
+    return min((float(losses(under, found)[0]) for under, found in _plans(own, quick=False)), default=np.inf)
 
 
 def _together(request: DomainsRequest) -> bool:
     """Return whether a coarse search reaches all required losses."""
+    return any(bool((losses(under, found) <= under.max_loss).all()) for under, found in _plans(request, quick=True))
+
+
+def _plans(request: DomainsRequest, quick: bool) -> Iterator[tuple[DomainsProblem, Found]]:
+    """Find the plans that could be recommended, each with the problem that it solves."""
     problem = DomainsProblem.of(request)
-    plans = (split(problem, quick=True), independent(problem, quick=True))
-    return any(found is not None and bool((losses(problem, found) <= problem.max_loss).all()) for found in plans)
+    mix = MixWorth.of(problem)
+    mixing = problem if mix is None else replace(problem, mix=mix)
+    plans = [(problem, split(problem, quick=quick))]
+    if problem.count > 1:  # one domain alone is split training off a trunk of its own
+        plans.append((problem, independent(problem, quick=quick)))
+    if mix is not None and (mixed := split(mixing, MIXED, quick=quick)) is not None and mix.covers(mixed):
+        plans.append((mixing, mixed))
+    return ((under, found) for under, found in plans if found is not None)
 
 
 def _least(flops: float, enough: Callable[[float], bool]) -> str:

@@ -11,6 +11,7 @@ from planner.allocate.domains.allocate import allocate_domains
 from planner.allocate.domains.answer import DomainsAllocation, Structure
 from planner.allocate.domains.request import Domain, DomainsRequest
 from planner.allocate.domains.stages import MIXED, SPLIT
+from planner.errors import DataError
 from planner.fit.early import Early
 from planner.fit.fitted import FittedLaw
 
@@ -71,3 +72,20 @@ def test_doubt_about_the_worth_and_runs_off_the_law_widen_the_interval(fitted: F
     sure, unsure, loose = width(0.0, 0.0), width(0.4, 0.0), width(0.0, 4.0)
     assert unsure[0] > sure[0] and unsure[1] > sure[1]
     assert loose[0] > sure[0] and loose[1] > 1.01 * sure[1]
+
+
+def test_the_budget_that_would_do_counts_on_a_mix_that_was_measured(fitted: FittedLaw) -> None:
+    dear = measured(fitted, 4.0, most=1.0)
+    limits = [share * plan.loss for share, plan in zip((1.0, 0.997, 1.0), answer_of(dear, dear, dear).recommended.domains, strict=True)]
+
+    def request(law: FittedLaw, flops: float) -> DomainsRequest:
+        return DomainsRequest(flops, tuple(Domain(name, law, text, max_loss=most) for name, text, most in zip("abc", UNIQUE, limits, strict=True)))
+
+    def told(law: FittedLaw) -> float:
+        with pytest.raises(DataError, match="cannot all be reached .* about .* FLOPs would do") as refusal:
+            allocate_domains(request(law, BUDGET))
+        return float(refusal.value.message.split("about ")[1].split(" FLOPs")[0])
+
+    with_mix = told(dear)
+    assert with_mix < 0.8 * told(fitted), "split training needs far more"
+    assert allocate_domains(request(dear, 1.1 * with_mix), allow_extrapolation=True).best == MIXED
