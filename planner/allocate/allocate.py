@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,8 @@ from planner.allocate.beyond import beyond, refuse_far, tell_far, warnings_of_la
 from planner.allocate.closer import closest, refine
 from planner.allocate.early import mixed_arm
 from planner.allocate.optimum import MOST_RESAMPLES, Search, coarse, interval, joined, profile, search, within
-from planner.allocate.problem import Plans, Problem, Size
+from planner.allocate.plans import Plans, Size, sized
+from planner.allocate.problem import Problem
 from planner.allocate.request import Request
 from planner.allocate.retention import Kept
 from planner.allocate.worth import worths
@@ -26,6 +27,8 @@ ARMS = (("no specialisation", 0.0), ("specialist only", 1.0), ("50/50", 0.5), ("
 """Names and shares of specialist tokens."""
 LARGER = 1.1
 """Factor in size by which the memory is asked whether it binds."""
+OVER = 1e-6
+"""Share by which a plan may pass its budget before that is said."""
 SIMPLER = 0.9
 """Share of the recommendation's size, or text, under which another plan counts as simpler."""
 
@@ -58,6 +61,7 @@ def allocate(
     if not allow_extrapolation:
         refuse_far(law, plan.flops, extrapolation)
     kept = _kept(problem, plan)
+    plan = _priced(problem, plan, kept)
     prices, exchange = worths(problem, everything, mine)
     shares, losses = profile(problem, everything.plans.sizes)
     splits, sizes = everything.plans.share, everything.plans.params
@@ -112,6 +116,14 @@ def _kept(problem: Problem, plan: Plan) -> Kept | None:
     exact = problem.realise(size, plan.tokens_pt, plan.tokens_spec)
     share = float(problem.retention.replay(exact, margin=0.0)[0])
     return problem.retention.tell(plan, share if np.isfinite(share) else problem.retention.replays[-1])
+
+
+def _priced(problem: Problem, plan: Plan, kept: Kept | None) -> Plan:
+    """Count replayed text at the price of the stage that it is in, which under adapters is another one than the general stage's."""
+    if kept is None or plan.shape is None or problem.recipe is None:
+        return plan
+    size = sized(plan.model_shape, problem.recipe.seq_len, problem.method)
+    return replace(plan, flops=plan.flops + (size.spec_cost - 1) * kept.tokens_replayed * size.flops_per_token)
 
 
 def _resampled(problem: Problem, plan: Plan) -> Any:
@@ -219,6 +231,12 @@ def _warnings_of_replay(problem: Problem, plan: Plan, kept: Kept | None) -> list
         found.append(
             "replayed text is assumed to count for the specialist loss like the other general tokens; in the one sweep that measured it the loss came out "
             "0.3 % higher than that with 10 % of replay, 1.1 % with 30 %, 2 % with 50 %"
+        )
+    over = (plan.flops + plan.flops_inference) / problem.request.flops - 1
+    if over > OVER:
+        found.append(
+            f"{100 * over:.2g} % over the budget: the replayed text goes through {problem.method.name}, which for so small a model costs more than "
+            "training all of it"
         )
     support = problem.retention.law.support
     distance = float(support.distance([plan.params_non_embedding], [plan.tokens_pt], [plan.tokens_spec], [plan.unique_spec])[0])

@@ -11,7 +11,9 @@ from planner.allocate.allocation import Allocation
 from planner.allocate.request import Request
 from planner.errors import DataError, InputError
 from planner.fit.fitted import FittedLaw, Member
+from planner.flops import flops_per_token
 from planner.laws import LAWS, Points
+from planner.recipe import Recipe
 from tests.conftest import REFERENCE
 
 TRUTH = {"A": 3.0, "c": 0.9, "α": 0.12, "β": 1.3, "F": 0.4, "s0": 0.005, "k": 2.5, "b": 400.0, "χ": 0.4}
@@ -57,6 +59,18 @@ def test_a_limit_that_may_be_missed_comes_with_a_surer_one(fitted: FittedLaw, ge
     assert answer.general is not None and answer.general["probability"] < 0.95 and 0 < ask < 0.2
     surer = allocate(fitted, replace(REQUEST, max_general_rise=ask), general=general)
     assert surer.general is not None and surer.general["rise_high"] < 20.5 < answer.general["rise_high"], "its 90 % interval ends at the limit"
+
+
+@pytest.mark.parametrize(("params", "budget", "dearer"), [(3e4, 2e12, True), (6e5, 2e13, False)])
+def test_replayed_text_is_priced_as_the_stage_that_it_is_in(fitted: FittedLaw, general: FittedLaw, params: float, budget: float, dearer: bool) -> None:
+    fitted, general = (replace(law, source={**law.source, "method": "lora"}) for law in (fitted, general))
+    answer = allocate(fitted, Request(budget, 2e5, params=params, max_general_rise=0.1), general=general)
+    plan, shape, recipe, kept = answer.plan, answer.plan.model_shape, Recipe(), answer.general
+    assert kept is not None and kept["tokens_replayed"] > 0
+    stage = recipe.method("lora").flops_per_token(shape, recipe.seq_len) * (plan.tokens_spec + kept["tokens_replayed"])
+    assert plan.flops == pytest.approx(stage + flops_per_token(shape, recipe.seq_len) * answer.tokens_trunk)
+    over = [text for text in answer.warnings if "over the budget: the replayed text goes through lora" in text]
+    assert bool(over) == dearer == (plan.flops > budget)
 
 
 def test_tighter_limits_never_help(fitted: FittedLaw, general: FittedLaw) -> None:
