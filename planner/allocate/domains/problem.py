@@ -26,7 +26,7 @@ EVERY = 10**9
 """As a most of resamples: all there are."""
 CHUNK = 24_000
 """Losses evaluated at a time: as many as stay in a core's cache."""
-EVALUATIONS = 2e6
+EVALUATIONS = 6e5
 """Losses that one grid may take: with many domains, fewer resamples are looked at."""
 FEWEST, MOST = 12, 3 * MOST_RESAMPLES
 """Resamples of a law in a grid, of all its members together; forecasts use all."""
