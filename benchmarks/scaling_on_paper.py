@@ -17,6 +17,7 @@ from benchmarks.common import Report
 from planner.flops import flops_per_token
 from planner.ladder import shape_for
 from planner.launch.size import memory, state_bytes
+from planner.method import Method
 from planner.train.order import SHUFFLED_IN_MEMORY, Batches, Stream
 from planner.units import format_bytes, format_count, format_seconds
 
@@ -67,7 +68,7 @@ def main() -> None:
 
     rows = []
     for (ranks, flops), shape, count in runs:
-        need = memory(shape, SEQ_LEN, 1, shards=ranks, precision="bf16", checkpoint_activations=True)
+        need = memory(shape, SEQ_LEN, 1, shards=ranks, precision="bf16", checkpoint_activations=True, method=Method())
         parts = [format_bytes(value) for value in (need.states, need.gathered, need.activations, need.logits, need.total)]
         took = format_seconds(flops / (ranks * told.peak * told.mfu))
         rows.append([f"{ranks} GPUs, {flops:.0e}", format_count(shape.params_total), format_count(count), *parts, took])
@@ -94,7 +95,7 @@ def main() -> None:
 
     rows = []
     for (ranks, flops), shape, _ in runs:
-        size = state_bytes(shape)
+        size = state_bytes(shape, Method())
         between = 1 / (FAILURES * ranks) * 3600
         # What training waits for is the copy to the host; the rest is written beside it.
         waits = size / ranks / told.host
@@ -131,7 +132,7 @@ def main() -> None:
     order(report)
     report.say("\nWhat breaks first:")
     ranks, large = CASES[-1][0], shapes[-1]
-    need = memory(large, SEQ_LEN, 1, shards=ranks, precision="bf16", checkpoint_activations=True)
+    need = memory(large, SEQ_LEN, 1, shards=ranks, precision="bf16", checkpoint_activations=True, method=Method())
     for line in (
         f"- the batch: {ranks} ranks that only share data need {ranks} sequences a step, {format_count(ranks * SEQ_LEN)} tokens; Llama 3 405B was trained",
         "  at 16M (arXiv 2407.21783). Beyond about 1,000 ranks a run needs tensor, context or pipeline parallelism, which this trainer lacks: --export",

@@ -26,11 +26,13 @@ def show_resources(ready: Launch, run: FullRun, ranks: int) -> None:
     from planner.launch.size import memory, state_bytes
 
     told, recipe, shape = run.settings, run.recipe, run.last.segment.shape
+    method = recipe.method(run.last.segment.method)
     share = recipe.batch_sequences // ranks
     micro = told.micro_batch or share
     need = memory(
-        shape, recipe.seq_len, micro, shards=told.shard_ranks or ranks, precision=told.precision, checkpoint_activations=told.checkpoint_activations
-    )
+        shape, recipe.seq_len, micro, shards=told.shard_ranks or ranks, precision=told.precision, checkpoint_activations=told.checkpoint_activations,
+        method=method,
+    )  # fmt: skip
     parts = ", ".join(f"{name} {format_bytes(getattr(need, name))}" for name in ("states", "gathered", "activations", "logits"))
     tree = ready.run.tree
     if told.device == "cpu":
@@ -46,7 +48,7 @@ def show_resources(ready: Launch, run: FullRun, ranks: int) -> None:
         ["batch", f"{recipe.batch_sequences} sequences of {recipe.seq_len}: {ranks} ranks x {passes} passes x up to {micro}"],
         ["memory a rank, about", f"{format_bytes(need.total)}: {parts}"],
         ["the model on the first rank's host, while starting and ending", format_bytes(4.0 * shape.params_total)],
-        ["states on disk", f"{told.keep} of {format_bytes(state_bytes(shape))}, one every {told.save_every} steps"],
+        ["states on disk", f"{told.keep} of {format_bytes(state_bytes(shape, method))}, one every {told.save_every} steps"],
         ["held-out losses on the way", str(len(told.evaluate_at))],
         ["MFU", "not shown without --peak-flops" if told.peak_flops is None else f"against {told.peak_flops:.4g} FLOP/s a rank"],
         ["time, about", time],

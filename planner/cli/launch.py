@@ -60,10 +60,11 @@ def launch(
     """Launch a run."""
     from planner.artifacts import read_json
     from planner.cli.full import carry_on, check_options, show_resources
+    from planner.cli.needs import require_method
     from planner.cli.paths import default_workers
     from planner.launch.export import TARGETS
     from planner.launch.export import export as write_export
-    from planner.launch.full import default_save_every, outcome, settle
+    from planner.launch.full import default_save_every, one_model, outcome, settle
     from planner.launch.launch import prepare
     from planner.launch.runners import check_ranks
     from planner.train.full.plan import Settings
@@ -94,9 +95,12 @@ def launch(
         raise InputError(f"--structure {structure!r} is of a plan for many domains", remedy="leave it away")
     ready = prepare(allocation, folder, corpus=corpus, seed=seed, base=base)
     method = ready.run.cells[0].method
-    if method != "full":
-        _refuse(f"a plan with method {method}", of_full_size)
+    if not one_model(ready):
+        what = f"{method} on packed matrices" if ready.run.spec.recipe.method(method).packed else f"{method} on a trunk that is trained in full"
+        _refuse(f"a plan with method {what}", of_full_size)
         return _by_segments(ready, device, threads or default_workers(), dry_run)
+    if method != "full" and export is not None:
+        raise InputError(f"--export {export} knows no adapters, and the plan is of {method}", remedy="leave it away: plan launch trains it on many ranks")
     settings = Settings(
         device=device,
         threads=threads or (max(1, default_workers() // ranks) if engine == "local" else 1),
@@ -121,6 +125,7 @@ def launch(
     check_options(ready, run, ranks, engine, law=law, per_node=per_node, slurm_options=slurm_option or [])
     if dry_run:
         return
+    require_method(method)
     if outcome(ready) is None or not (ready.checkpoint.exists() or diverged(ready)):
         if not carry_on(ready, run, ranks, engine, address=address, law=law, per_node=per_node, slurm_options=slurm_option or [], submit=submit):
             return

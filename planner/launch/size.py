@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from planner.method import Method
 from planner.shapes import ModelShape
 
 WEIGHT, GRADIENT, MOMENTS = 4, 4, 8
-"""Bytes of a parameter kept on the ranks: fp32 weight, fp32 gradient, AdamW's two fp32 moments."""
+"""Bytes of a parameter kept on the ranks: fp32 weight, and of one that is trained fp32 gradient and AdamW's two fp32 moments."""
 LOGIT_COPIES = 3
 """Logits in fp32, their softmax and their gradient."""
 
@@ -31,7 +32,7 @@ class Memory:
         return self.states + self.gathered + self.activations + self.logits
 
 
-def memory(shape: ModelShape, seq_len: int, micro_batch: int, *, shards: int, precision: str, checkpoint_activations: bool) -> Memory:
+def memory(shape: ModelShape, seq_len: int, micro_batch: int, *, shards: int, precision: str, checkpoint_activations: bool, method: Method) -> Memory:
     """Estimate the memory of a rank.
 
     A layer keeps, for each token, its two normed inputs, queries, keys, values, attention's result, and three of the feed-forward width, about
@@ -45,6 +46,7 @@ def memory(shape: ModelShape, seq_len: int, micro_batch: int, *, shards: int, pr
         shards: ranks over which one copy of the model is sharded.
         precision: "bf16" or "fp32".
         checkpoint_activations: whether layers are computed again.
+        method: in full, or with adapters on weights that are kept as they are.
     """
     width = 2 if precision == "bf16" else 4
     tokens = float(seq_len * micro_batch)
@@ -53,11 +55,12 @@ def memory(shape: ModelShape, seq_len: int, micro_batch: int, *, shards: int, pr
     per_layer = tokens * width * (4 * shape.hidden + 2 * (shape.heads + shape.kv_heads) * shape.head_dim + 4 * shape.intermediate)
     kept = tokens * width * shape.hidden * shape.layers + per_layer if checkpoint_activations else per_layer * shape.layers
     gathered = 0.0 if shards == 1 and precision == "fp32" else width * (2 * layer + shape.params_embedding)
-    return Memory(
-        (WEIGHT + GRADIENT + MOMENTS) * shape.params_total / shards, gathered, kept, LOGIT_COPIES * 4 * tokens * shape.vocab
-    )  # fmt: skip
+    trained = method.trained(shape)
+    frozen = 0 if method.name == "full" else shape.params_total
+    states = WEIGHT * frozen + (WEIGHT + GRADIENT + MOMENTS) * trained
+    return Memory(states / shards, gathered, kept, LOGIT_COPIES * 4 * tokens * shape.vocab)
 
 
-def state_bytes(shape: ModelShape) -> float:
-    """Return the bytes of one saved state, over all ranks: weights and moments."""
-    return float((WEIGHT + MOMENTS) * shape.params_total)
+def state_bytes(shape: ModelShape, method: Method) -> float:
+    """Return the bytes of one saved state, over all ranks: what is trained, and its moments."""
+    return float((WEIGHT + MOMENTS) * method.trained(shape))

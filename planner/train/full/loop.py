@@ -17,7 +17,6 @@ from torch.distributed.tensor import DTensor
 
 from planner.artifacts import read_json, write_text
 from planner.corpus import Corpus
-from planner.flops import flops_per_token
 from planner.train.evaluate import heldout_loss
 from planner.train.full.expect import Course, judge
 from planner.train.full.guards import Span, Watch, batch_number, blamed, merged, step_of
@@ -95,7 +94,8 @@ class Training:
             Diverged: the guards gave up.
             StateError: a state cannot be written or read.
         """
-        per_token = flops_per_token(self.run.last.segment.shape, self.run.recipe.seq_len)
+        tip = self.run.last.segment
+        per_token = self.run.recipe.method(tip.method).flops_per_token(tip.shape, self.run.recipe.seq_len)
         due, save_every = set(self.run.settings.evaluate_at), self.run.settings.save_every
         while self.step < self.run.steps:
             began = time.perf_counter()

@@ -149,16 +149,18 @@ def _train(run: FullRun, folder: Path, ranks: Ranks, stop: Stopper) -> bool:
     if ranks.first:
         state = state_path(folder, job.segment.segment_id)
         save_tensors(state, weights, LoopState(optimiser_steps=steps, seconds=seconds))
-        export_checkpoint(replace(job, state_path=state), corpus, folder / "checkpoint")
+        export_checkpoint(replace(job, state_path=state), corpus, folder / "checkpoint", folder / "adapter")
         state.unlink()
         write_record(job, seconds, losses, status="ok", reason=None)
     return True
 
 
 def gathered(model: torch.nn.Module, ranks: Ranks) -> dict[str, torch.Tensor]:
-    """Collect the whole weights on the first rank's host, a tensor at a time; elsewhere nothing."""
+    """Collect the whole weights that were trained on the first rank's host, a tensor at a time; elsewhere nothing."""
     found: dict[str, torch.Tensor] = {}
     for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
         value = parameter.detach()
         if isinstance(value, DTensor):
             value = value.full_tensor()

@@ -160,9 +160,11 @@ class _Reader(HuggingFaceStorageReader):
 
 
 def tensors_of(model: torch.nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """Name all that a state holds: weights and both moments, as live tensors."""
+    """Name all that a state holds: what is trained and both moments, as live tensors. What lies frozen under adapters is the open checkpoint's."""
     found: dict[str, torch.Tensor] = {}
     for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
         found[f"model.{name}"] = parameter.detach()
         for key in MOMENTS:
             if key in optimiser.state.get(parameter, {}):

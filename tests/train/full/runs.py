@@ -23,6 +23,7 @@ from planner.ladder import shape_for
 from planner.launch.full import course, lay_down, settle
 from planner.launch.launch import Launch, prepare
 from planner.lock import _start
+from planner.pretrained import Pretrained
 from planner.recipe import Recipe
 from planner.train.full.main import train
 from planner.train.full.metrics import read_metrics
@@ -53,12 +54,21 @@ def allocation(corpus: Corpus, recipe: Recipe = RECIPE) -> Allocation:
     return Allocation({}, plan, plan, span, (size, size), span, (size, size), 0.1, 0.2, (), {"flops": 1.0}, (), {"share": [], "loss": []}, source)
 
 
-def lay(folder: Path, corpus: Corpus, ranks: int = 1, settings: Settings = SETTINGS, recipe: Recipe = RECIPE) -> Launch:
+def adapted(corpus: Corpus, base: Path, recipe: Recipe = RECIPE) -> Allocation:
+    """Plan the same steps with one set of adapters on an open checkpoint."""
+    answer, shape = allocation(corpus, recipe), Pretrained.open(base).shape
+    plan = replace(answer.plan, params_non_embedding=float(shape.params_non_embedding), params_total=float(shape.params_total), shape=shape.to_dict())
+    return replace(answer, plan=plan, source={**answer.source, "method": "lora-both", "based": True})
+
+
+def lay(
+    folder: Path, corpus: Corpus, ranks: int = 1, settings: Settings = SETTINGS, recipe: Recipe = RECIPE, base: Path | None = None
+) -> Launch:
     """Lay a run down, or change how it goes on."""
     path = folder.parent / f"{folder.name}.json"
     if not path.exists():
-        allocation(corpus, recipe).save(path, {})
-    ready = prepare(path, folder)
+        (adapted(corpus, base, recipe) if base else allocation(corpus, recipe)).save(path, {})
+    ready = prepare(path, folder, base=base)
     run = settle(ready, ranks, settings)
     lay_down(ready, run, course(ready, run, None))
     return ready

@@ -1,0 +1,146 @@
+"""Adapters on an open checkpoint, trained by one rank and by two: what one trains is what the sweep's loop trains, and a run goes on on any number."""
+# ruff: noqa: E402  (torch is asked for before what needs it is imported)
+
+from __future__ import annotations
+
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("peft", reason="peft is not installed")
+
+from safetensors import safe_open
+from typer.testing import CliRunner
+
+from planner.cli.main import app
+from planner.corpus.store import Corpus
+from planner.engines.local import LocalEngine
+from planner.launch.full import one_model
+from planner.launch.launch import carry_out, prepare
+from planner.launch.size import memory, state_bytes
+from planner.method import Method
+from planner.train.evaluate import heldout_loss
+from planner.train.full.plan import FullRun
+from planner.verify import verify
+from tests.launch.test_launch_method import saved, specialise_only
+from tests.train.full.runs import RECIPE, SETTINGS, adapted, allocation, finish, kill, lay, losses, row, run_here, start, wait_for
+from tests.train.shared import checkpoint
+
+LORA = replace(RECIPE, lora_rank=4, lora_lr_multiplier=0.3)
+"""At a calm rate: at three times of it rounding grows a thousandfold within these steps, by micro-batches on one rank just as by two ranks."""
+CLOSE = 1e-5
+"""Largest difference of a training loss [nats/token] that another order of summation may make over these few steps."""
+
+
+@pytest.fixture(scope="module")
+def base(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return checkpoint(tmp_path_factory.mktemp("open") / "base", corpus)
+
+
+@pytest.fixture(scope="module")
+def one(corpus: Corpus, base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run on one rank, undisturbed."""
+    folder = tmp_path_factory.mktemp("one") / "run"
+    lay(folder, corpus, recipe=LORA, base=base)
+    assert run_here(folder)
+    return folder
+
+
+def largest(first: Path, second: Path) -> float:
+    return max(abs(a - b) for a, b in zip(losses(first), losses(second), strict=True))
+
+
+def test_one_rank_is_the_sweeps_own_loop_to_the_bit(one: Path, corpus: Corpus, base: Path, tmp_path: Path) -> None:
+    adapted(corpus, base, LORA).save(tmp_path / "a.json", {})
+    expected = carry_out(prepare(tmp_path / "a.json", tmp_path / "run", base=base), LocalEngine(1))
+    assert row(one) == {**expected, "sweep": "run"} and expected["method"] == "lora-both"
+
+
+def test_adapters_are_saved_alone_and_the_checkpoint_has_them_merged(one: Path, corpus: Corpus, base: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    loaded = AutoModelForCausalLM.from_pretrained(one / "checkpoint")
+    loss, _ = heldout_loss(loaded, corpus.tokens("mail", "heldout"), RECIPE.seq_len, max_tokens=640, device=torch.device("cpu"))
+    assert loss == pytest.approx(row(one)["loss_spec"], rel=1e-5) == verify(one).measured
+    assert (one / "adapter" / "adapter_model.safetensors").is_file() and not (one / "adapter-trunk").exists(), "the open checkpoint is what they stand on"
+    state = next((one / "states").glob("step-*/*.safetensors"))
+    with safe_open(state, framework="pt") as file:
+        names = list(file.keys())
+    assert names and all("lora_" in name for name in names), "what lies frozen is not saved again"
+
+
+def test_a_run_that_changes_its_ranks_ends_as_an_undisturbed_one(one: Path, corpus: Corpus, base: Path, tmp_path: Path) -> None:
+    """Two ranks that are killed, then one that is stopped, then two that get SIGTERM, then two to the end."""
+    folder = tmp_path / "run"
+    lay(folder, corpus, ranks=2, recipe=LORA, base=base)
+    process = start(folder, {"wait": 0.05})
+    wait_for(folder, process, 17)
+    kill(process)
+    lay(folder, corpus, recipe=LORA, base=base)
+    assert not run_here(folder, stop_at=30)
+    lay(folder, corpus, ranks=2, recipe=LORA, base=base)
+    process = start(folder, {"wait": 0.05})
+    wait_for(folder, process, 47)
+    process.send_signal(signal.SIGTERM)
+    process.wait(timeout=60)
+    lay(folder, corpus, ranks=2, recipe=LORA, base=base)
+    finish(folder, start(folder))
+    assert largest(one, folder) < CLOSE
+    assert row(folder)["loss_spec"] == pytest.approx(row(one)["loss_spec"], abs=CLOSE)
+    assert (folder / "adapter" / "adapter_model.safetensors").is_file()
+
+
+def test_two_ranks_in_bfloat16_with_all_that_saves_memory(one: Path, corpus: Corpus, base: Path, tmp_path: Path) -> None:
+    """On gloo, copies of one rank each: it runs, and ends near the run in fp32; the share of the peak is that of adapters, not of all parameters."""
+    folder = tmp_path / "run"
+    savings = {"precision": "bf16", "checkpoint_activations": True, "micro_batch": 1, "shard_ranks": 1, "peak_flops": 1e12}
+    lay(folder, corpus, ranks=2, recipe=LORA, base=base, settings=replace(SETTINGS, **savings))  # type: ignore[arg-type]
+    finish(folder, start(folder))
+    assert 0 < largest(one, folder) < 0.3
+    from planner.train.full.metrics import read_metrics
+
+    line = [line for line in read_metrics(folder / "metrics.jsonl") if line["kind"] == "step"][-1]
+    shape = FullRun.load(folder).last.segment.shape
+    assert line["mfu"] == pytest.approx(line["tokens_per_second"] * LORA.method("lora").flops_per_token(shape, LORA.seq_len) / 2e12)
+
+
+@pytest.mark.filterwarnings("ignore:.* is realised")  # a small corpus, in whole windows
+def test_the_command_line_gives_ranks_to_adapters_on_a_base(corpus: Corpus, base: Path, tmp_path: Path) -> None:
+    def plan(method: str, *more: str) -> tuple[int, str, str]:
+        path = specialise_only(tmp_path, corpus, base, method)
+        result = CliRunner().invoke(app, ["launch", str(path), "--base", str(base), "--out", str(tmp_path / "run"), *more])
+        return result.exit_code, result.stdout, " ".join(result.stderr.split())
+
+    code, _, said = plan("qlora", "--ranks", "2")
+    assert code == 2 and "qlora on packed matrices is trained by one process, and --ranks would say nothing" in said
+    code, _, said = plan("lora", "--export", "torchtitan")
+    assert code == 2 and "--export torchtitan knows no adapters, and the plan is of lora" in said
+    assert not (tmp_path / "run").exists()
+    code, out, said = plan("lora", "--ranks", "2")
+    assert code == 0 and "2 on cpu, fp32" in out and "specialist loss" in said, said
+    assert (tmp_path / "run" / "adapter").is_dir() and row(tmp_path / "run")["method"] == "lora"
+
+
+def test_which_plans_the_ranks_can_share(corpus: Corpus, base: Path, tmp_path: Path) -> None:
+    """One set of adapters from the first step; neither a trunk in full before them nor packed matrices."""
+    specialised = prepare(specialise_only(tmp_path, corpus, base, "lora"), tmp_path / "run", base=base)
+    assert one_model(specialised)
+    assert not one_model(prepare(specialise_only(tmp_path, corpus, base, "qlora"), tmp_path / "run", base=base))
+    answer = allocation(corpus, replace(RECIPE, lora_rank=1))
+    assert one_model(prepare(saved(answer, tmp_path / "a.json"), tmp_path / "run"))
+    trunk = prepare(saved(replace(answer, source={**answer.source, "method": "lora"}), tmp_path / "b.json"), tmp_path / "run")
+    assert not one_model(trunk)
+
+
+def test_frozen_weights_have_neither_gradients_nor_moments(base: Path) -> None:
+    from planner.pretrained import Pretrained
+
+    shape, way = Pretrained.open(base).shape, Method("lora", 4)
+    full, lora = (
+        memory(shape, 32, 1, shards=2, precision="fp32", checkpoint_activations=False, method=method).states for method in (Method(), way)
+    )
+    assert full == 16 * shape.params_total / 2 and lora == (4 * shape.params_total + 16 * way.trained(shape)) / 2
+    assert state_bytes(shape, Method()) == 12 * shape.params_total and state_bytes(shape, way) == 12 * way.trained(shape)
