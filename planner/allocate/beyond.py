@@ -104,6 +104,8 @@ def warnings_of_law(problem: Problem) -> list[str]:
         found.append(f"the law is of runs with {problem.method.name}: {counted}")
     if problem.law.source.get("based"):
         found.append("the law is of runs off open checkpoints: its general tokens are those after the checkpoint, and plan launch needs --base")
+    if problem.law.unexplained:
+        found.append(problem.law.unexplained)
     for status in dict.fromkeys(member.status for member in problem.law.members if member.status != "converged"):
         names = ", ".join(member.law.name for member in problem.law.members if member.status == status)
         found.append(f"{names}: {status}: {STATUS_ADVICE[status]}")

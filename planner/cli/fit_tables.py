@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from planner.cli.console import say, table
+from planner.errors import PlannerWarning
 from planner.fit.diagnosis import STATUS_ADVICE
 from planner.flags import FLAGS
 from planner.units import format_count
@@ -53,6 +55,8 @@ def show(law: FittedLaw) -> None:
         f"rows {law.source['rows']}; noise of a run {100 * law.noise:.2f} %" + (f" (between seeds {100 * replicate:.2f} %)" if replicate else "")
         + f"; outside the runs the interval widens by {100 * law.drift:.2f} % for each factor of e"
     )  # fmt: skip
+    if law.unexplained:
+        warnings.warn(law.unexplained, PlannerWarning, stacklevel=2)
     say("weights of the resamples: " + law.source["resampling"] + ", by trunk and seed")
     if (early := law.early) is not None:
         low, high = early.interval

@@ -22,6 +22,8 @@ LEVEL = 0.9
 """Probability that an interval is to cover."""
 Z = 1.6448536269514722
 """Normal quantile of (1 + LEVEL) / 2."""
+UNEXPLAINED = 4.0
+"""Residual of a law over the deviation between seeds from which it is said: with three pairs of seeds a right law comes to that once in fifty times."""
 
 
 @dataclass(frozen=True)
@@ -135,6 +137,17 @@ class FittedLaw:
     def bounded_below(self) -> bool:
         """Whether every law has an irreducible loss."""
         return all("E" in (parameter.name for parameter in member.law.parameters) for member in self.members)
+
+    @property
+    def unexplained(self) -> str:
+        """Say that the runs hold something that the law does not describe, where it leaves far more than seeds differ by; else nothing."""
+        seeds = self.source.get("replicate_sd")
+        if not seeds or self.noise < UNEXPLAINED * seeds:
+            return ""
+        return (
+            f"the law leaves {self.noise / seeds:.2g} times what seeds differ by: the runs hold something that it does not describe, such as a skill that "
+            "models learn at once; see which runs lie farthest from it, and measure close to where it is to forecast"
+        )
 
     def deviation(self, points: Sequence[Points], distance: Array) -> Array:
         """Return the deviation of ln L of a run at points a distance [log units] outside the support."""

@@ -8,6 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from planner.allocate.allocate import allocate
+from planner.allocate.request import Request
+from planner.cli.fit_tables import show
 from planner.errors import DataError, InputError, PlannerWarning
 from planner.fit.data import FitData, fit_data
 from planner.fit.estimate import estimate
@@ -182,6 +185,15 @@ def test_a_law_without_an_irreducible_loss_does_not_promise_less_than_was_ever_m
     assert bare.forecast(*far).loss[0] < bare.least_loss <= bare.forecast(*far).high[0]
     assert bare.forecast(*inside).high[0] < 1.1 * bare.forecast(*inside).loss[0]
     assert "E" in {parameter.name for parameter in fitted.members[0].law.parameters}
+
+
+def test_a_law_that_leaves_far_more_than_seeds_differ_by_says_so(fitted: FittedLaw) -> None:
+    few, many = (replace(fitted, source={**fitted.source, "replicate_sd": fitted.noise / ratio}) for ratio in (3.9, 4.1))
+    assert "the law leaves 4.1 times what seeds differ by" in many.unexplained and not few.unexplained
+    assert not replace(fitted, source={**fitted.source, "replicate_sd": None}).unexplained
+    assert many.unexplained in allocate(many, Request(4e12, 2e5)).warnings
+    with pytest.warns(PlannerWarning, match="4.1 times what seeds differ by"):
+        show(many)
 
 
 def test_a_law_that_no_slice_could_test_is_not_chosen() -> None:

@@ -161,6 +161,9 @@ def _warnings(problem: DomainsProblem, chosen: Structure, structures: tuple[Stru
     covered = min(law.support.high["epochs_spec"] for law, _ in problem.groups)
     if request.max_epochs is not None and request.max_epochs > 1.01 * covered:
         yield f"--max-epochs {request.max_epochs:.3g} is beyond the {covered:.3g} that the runs cover"
+    for law, members in problem.groups:
+        if law.unexplained:
+            yield f"domain {request.domains[members[0]].name!r}: {law.unexplained}"
     for status in dict.fromkeys(member.status for law, _ in problem.groups for member in law.members if member.status != "converged"):
         names = ", ".join(dict.fromkeys(member.law.name for law, _ in problem.groups for member in law.members if member.status == status))
         yield f"{names}: {status}: {STATUS_ADVICE[status]}"
