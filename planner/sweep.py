@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from planner.artifacts import read_json, write_text
 from planner.corpus import Corpus
+from planner.design.compiling import key_of, to_compile
 from planner.design.spec import Cell, SweepSpec, read_sweep
 from planner.design.tree import Segment, Tree, build_tree
 from planner.engines.event import Event
@@ -92,7 +93,7 @@ class Sweep:
     def _home(self, segment: Segment) -> Path:
         return self.spec.trunks if self.spec.trunks is not None and segment.shareable else self.folder
 
-    def job(self, segment: Segment, *, device: str = "cpu", threads: int = 1, keep_state: bool = False) -> Job:
+    def job(self, segment: Segment, *, device: str = "cpu", threads: int = 1, keep_state: bool = False, compiled: bool = False) -> Job:
         """Make a segment's job."""
         base = self.spec.pretrained.get(segment.size) if segment.base else None
         about = {"base": base.fingerprint, "base_tokens": self.spec.tokens_of_base(segment.size)} if base else {}
@@ -101,6 +102,7 @@ class Sweep:
         return Job(
             segment, self.spec.recipe, self.folder, parent, self.state_path(segment), self.corpus.folder.resolve(), self.domain, self.spec.eval_tokens,
             self.tree.flops_of_run(segment), labels, self.spec.mixture, device, threads, base.folder if base else None, frozen,
+            compiled,
         )  # fmt: skip
 
 
@@ -158,7 +160,7 @@ def segments_to_train(sweep: Sweep) -> list[Segment]:
 
 
 def run_sweep(
-    sweep: Sweep, engine: Engine, *, device: str = "cpu", threads: int = 1, keep_state: bool = False,
+    sweep: Sweep, engine: Engine, *, device: str = "cpu", threads: int = 1, keep_state: bool = False, compiled: bool | None = None,
     on_event: Callable[[Event], None] | None = None,
 ) -> dict[str, str]:  # fmt: skip
     """Train what is left of a sweep and write its runs table.
@@ -169,11 +171,13 @@ def run_sweep(
         device: "cpu" or "cuda".
         threads: threads a worker may use.
         keep_state: whether to keep the states of endpoints (for saving a model).
+        compiled: whether models go through torch.compile; None for those with which it pays.
         on_event: told of every event.
 
     Returns:
         Message by segment for those that failed (not diverged); the same command tries them again.
     """
+    compile_these = to_compile(sweep.tree, compiled, device)
     with locked(sweep.folder, getattr(engine, "name", type(engine).__name__)):
         check_identity(sweep)
         _mend(sweep)
@@ -189,7 +193,9 @@ def run_sweep(
 
         def next_job() -> Job | None:
             segment = schedule.next()
-            return None if segment is None else sweep.job(segment, device=device, threads=threads, keep_state=keep_state)
+            if segment is None:
+                return None
+            return sweep.job(segment, device=device, threads=threads, keep_state=keep_state, compiled=key_of(segment) in compile_these)
 
         events = engine.run(next_job)
         try:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from planner.allocate.allocation import KNOWS_NO_TEXT, Allocation, Arm, Plan
+from planner.allocate.allocation import KNOWS_NO_TEXT, Allocation, Arm, Plan, behind
 from planner.allocate.beyond import beyond, refuse_far, tell_far, warnings_of_law
 from planner.allocate.closer import closest, refine
 from planner.allocate.early import mixed_arm
@@ -27,6 +27,7 @@ ARMS = (("no specialisation", 0.0), ("specialist only", 1.0), ("50/50", 0.5), ("
 """Names and shares of specialist tokens."""
 LARGER = 1.1
 """Factor in size by which the memory is asked whether it binds."""
+ROUNDING = 1e-9
 OVER = 1e-6
 """Share by which a plan may pass its budget before that is said."""
 SIMPLER = 0.9
@@ -65,7 +66,7 @@ def allocate(
     prices, exchange = worths(problem, everything, mine)
     shares, losses = profile(problem, everything.plans.sizes)
     splits, sizes = everything.plans.share, everything.plans.params
-    arms = [_arm(problem, name, share, plan, mine, everything.plans.sizes) for name, share in ARMS]
+    arms = [_arm(problem, name, share, mine, everything.plans.sizes) for name, share in ARMS]
     return Allocation(
         request={**{key: list(value) if isinstance(value, tuple) else value for key, value in asdict(request).items()}, "max_epochs": problem.max_epochs},
         plan=plan,
@@ -76,7 +77,7 @@ def allocate(
         params_within=within(everything, sizes, request.tolerance),
         regret_expected_percent=float(regret.mean()),
         regret_90_percent=float(np.quantile(regret, LEVEL)),
-        arms=(*arms, mixed_arm(problem, plan, mine, everything.plans.sizes)),
+        arms=(*arms, mixed_arm(problem, mine, everything.plans.sizes)),
         alternatives=tuple(_alternatives(problem, everything, plan, mine)),
         worths=tuple(prices),
         exchange=exchange,
@@ -132,25 +133,24 @@ def _resampled(problem: Problem, plan: Plan) -> Any:
     return problem.law.log_loss_resamples(points, MOST_RESAMPLES)[:, 0]
 
 
-def _arm(problem: Problem, name: str, share: float, plan: Plan, mine: Any, sizes: tuple[Size, ...]) -> Arm:
+def _arm(problem: Problem, name: str, share: float, mine: Any, sizes: tuple[Size, ...]) -> Arm:
     """Find the best plan with a given share of specialist tokens."""
     if share > 0 and problem.one_stage:
         return Arm(name, None, None, None, KNOWS_NO_TEXT)
     plans = problem.split(sizes, share)
+    plans = plans.rows(np.flatnonzero(plans.tokens_pt + plans.tokens_spec >= problem.min_tokens_stage * (1 - ROUNDING)))
     if share == 1 and problem.needs_trunk:
         return Arm(name, None, None, None, f"{problem.method.name} adapts a model that has had general text")
     if not len(plans):
         passes = share * min(problem.tokens_at(size, share) for size in sizes) / problem.request.unique_spec
         if passes > problem.max_epochs:
             return Arm(name, None, None, None, f"would take {passes:.3g} epochs or more; at most {problem.max_epochs:.3g} are allowed")
-        return Arm(name, None, None, None, "its specialist stage would be too short to train")
+        return Arm(name, None, None, None, f"its {'specialist' if share else 'general'} stage would be too short to train")
     found = search(problem, plans)
     if not np.isfinite(found.expected).any():
         return Arm(name, None, None, None, "would exceed the limit on the general loss")
     best = describe(problem, plans, found.best)
-    difference = _resampled(problem, best) - mine
-    # Rounded to steps the recommendation may be the arm itself; equal is not better.
-    return Arm(name, best, 100 * (best.loss / plan.loss - 1), float((difference > 1e-6).mean()))
+    return Arm(name, best, *behind(_resampled(problem, best), mine))
 
 
 def _alternatives(problem: Problem, found: Search, plan: Plan, mine: Any) -> Iterator[Arm]:
@@ -164,7 +164,7 @@ def _alternatives(problem: Problem, found: Search, plan: Plan, mine: Any) -> Ite
         if values[number] > SIMPLER * mine_now or mine_now == 0:
             continue
         other = describe(problem, plans, int(number))
-        yield Arm(name, other, 100 * (other.loss / plan.loss - 1), float((_resampled(problem, other) - mine > 1e-6).mean()))
+        yield Arm(name, other, *behind(_resampled(problem, other), mine))
 
 
 def _warnings(problem: Problem, whole: Search, plan: Plan, extrapolation: dict[str, float]) -> list[str]:
@@ -238,8 +238,6 @@ def _warnings_of_replay(problem: Problem, plan: Plan, kept: Kept | None) -> list
             f"{100 * over:.2g} % over the budget: the replayed text goes through {problem.method.name}, which for so small a model costs more than "
             "training all of it"
         )
-    support = problem.retention.law.support
-    distance = float(support.distance([plan.params_non_embedding], [plan.tokens_pt], [plan.tokens_spec], [plan.unique_spec])[0])
-    if distance > np.log(1.2):
-        found.append(f"extrapolation: the plan lies a factor of {np.exp(distance):.3g} outside the runs of the general law")
+    if kept.extrapolation > 1.2:
+        found.append(f"extrapolation: the plan lies a factor of {kept.extrapolation:.3g} outside the runs of the general law")
     return found

@@ -8,8 +8,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from planner.artifacts import check_numbers, read_artifact, whole, write_artifact
 from planner.errors import InputError
+from planner.laws.dual import Array
 from planner.shapes import ModelShape
 
 KIND = "allocation"
@@ -58,10 +61,17 @@ class Arm:
     plan: Plan | None
     """None where the budget or the passes do not allow it."""
     worse_percent: float | None
-    """How much higher its forecast loss is than the recommendation's."""
+    """How much higher its loss is than the recommendation's, in the mean of ln L over the resamples, which the recommendation is chosen by."""
     probability: float | None
     """Share of the resamples under which the recommendation is better."""
     note: str = ""
+
+
+def behind(theirs: Array, mine: Array) -> tuple[float, float]:
+    """Return by how much a plan is behind the recommendation [% of the loss], and in which share of the resamples, from ln L under each."""
+    difference = theirs - mine
+    # Rounded to steps the recommendation may be the other itself; equal is not better.
+    return 100 * float(np.expm1(difference.mean())) + 0.0, float((difference > 1e-6).mean())
 
 
 @dataclass(frozen=True)
@@ -124,6 +134,13 @@ class Allocation:
     def tokens_trunk(self) -> float:
         """General tokens before the specialist stage."""
         return self.plan.tokens_pt - (float(self.general["tokens_replayed"]) if self.general else 0.0)
+
+    @property
+    def settled(self) -> bool:
+        """Whether the runs are enough: the plan is among them, and hardly a world of the law has it behind."""
+        inside = all(factor <= 1.2 for factor in self.extrapolation.values())
+        within = self.general is None or self.general.get("extrapolation", 1.0) <= 1.2
+        return inside and within and self.regret_90_percent <= 100 * float(self.request["tolerance"])
 
     def save(self, path: Path, inputs: Mapping[str, str]) -> None:
         """Write allocation.json."""

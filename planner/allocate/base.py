@@ -34,6 +34,8 @@ class Base:
     """Tokens a sequence."""
     config: Path | None = None
     """Where its shape was read from."""
+    vocab_assumed: bool = False
+    """Whether nothing was said of its vocabulary."""
 
     def params_total(self, vocab: int | None) -> int:
         """Return its parameters with a tied embedding of the law's vocabulary: a law that counts embeddings has seen no other."""
@@ -77,7 +79,7 @@ class Base:
                 f"--base {text!r}: with a vocabulary of {VOCAB:,}, which is assumed, most of its {shape.params_total:,} parameters would be embeddings",
                 remedy="say its own, such as vocab=1024",
             )
-        return cls(pairs["name"], tokens, shape, False, int(context))
+        return cls(pairs["name"], tokens, shape, False, int(context), vocab_assumed="vocab" not in pairs)
 
 
 _EXAMPLE = "write it as name=llama-2-7b,tokens=2T,params=6.5B; vocab=32000 and context=4096 stand where nothing is said"

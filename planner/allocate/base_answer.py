@@ -41,6 +41,28 @@ class Choice:
 
 
 @dataclass(frozen=True)
+class Way:
+    """The best base specialised by one method with the same budget."""
+
+    method: str
+    chosen: bool
+    """Whether it is the method asked for."""
+    measured: bool
+    """Whether the runs of the law were trained by it; else its tokens are taken to teach as theirs did."""
+    tokens_spec: float
+    epochs_spec: float
+    flops: float
+    trained: int
+    """Parameters that it trains."""
+    bytes_per_gpu: float
+    """Least memory of one GPU."""
+    fits: bool
+    """Whether that is there."""
+    higher_percent: float
+    """By how much the loss is higher than by the method asked for, in the mean of ln L over the resamples [% of it]."""
+
+
+@dataclass(frozen=True)
 class Kept:
     """What it costs to keep a share of the budget back for a later stage, such as instruction tuning."""
 
@@ -68,6 +90,8 @@ class BaseAllocation:
     """A model of one's own for the same FLOPs."""
     worths: tuple[Worth, ...]
     """What more of something would buy, for the best base."""
+    ways: tuple[Way, ...]
+    """What the same budget pays by each method, for the best base."""
     kept: tuple[Kept, ...]
     """What shares kept back would cost, for the best base."""
     warnings: tuple[str, ...]

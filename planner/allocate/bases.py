@@ -9,10 +9,10 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 
 from planner.allocate.allocate import allocate
-from planner.allocate.allocation import Arm, Plan, Worth
-from planner.allocate.base import Base
-from planner.allocate.base_answer import BaseAllocation, Choice, Kept
-from planner.allocate.beyond import TOO_FAR, refuse_far
+from planner.allocate.allocation import Arm, Plan, Worth, behind
+from planner.allocate.base import VOCAB, Base
+from planner.allocate.base_answer import BaseAllocation, Choice, Kept, Way
+from planner.allocate.beyond import AXIS_NAMES, TOO_FAR, refuse_far
 from planner.allocate.optimum import MOST_RESAMPLES
 from planner.allocate.problem import Problem
 from planner.allocate.request import Request
@@ -121,10 +121,11 @@ def allocate_bases(
         },
         choices=tuple(made[number] for number in order),
         longer=_longer(fitting, stages),
-        scratch=_scratch(law, request, made[best].plan, ends[best], allow_extrapolation),
+        scratch=_scratch(law, request, ends[best], allow_extrapolation),
         worths=tuple(_worths(problem, fitting[best], method, ends[best])),
+        ways=tuple(_way(problem, fitting[best], way, method, ends[best]) for way in _ways(problem, method)),
         kept=tuple(_kept(problem, fitting[best], method, ends[best], share) for share in kept_back),
-        warnings=tuple(_warnings(problem, bases, fitting, method, made[best])),
+        warnings=tuple(_warnings(problem, bases, fitting, method, made, made[best])),
         source={key: value for key, value in law.source.items() if key != "runs"},
     )
 
@@ -189,12 +190,16 @@ def _longer(bases: Sequence[Base], stages: Sequence[_Stage]) -> str:
     share = float((gains[0] < gains[1]).mean())
     less, more = (float(gain.mean()) for gain in gains)
     return (
-        f"{bases[long].name} ({ratio[long]:,.0f} general tokens per parameter) gains less from specialising than {bases[short].name} "
-        f"({ratio[short]:,.0f}) in {share:.0%} of the resamples: {less:.2g} against {more:.2g} % of the loss on average"
+        f"{bases[long].name} ({_ratio(ratio[long])} general tokens per parameter) gains less from specialising than {bases[short].name} "
+        f"({_ratio(ratio[short])}) in {share:.0%} of the resamples: {less:.2g} against {more:.2g} % of the loss on average"
     )
 
 
-def _scratch(law: FittedLaw, request: Request, plan: Plan, mine: Array, allow_extrapolation: bool) -> Arm:
+def _ratio(value: float) -> str:
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
+
+
+def _scratch(law: FittedLaw, request: Request, mine: Array, allow_extrapolation: bool) -> Arm:
     """Spend the same FLOPs on a model of one's own."""
     name = "from scratch"
     try:
@@ -203,7 +208,7 @@ def _scratch(law: FittedLaw, request: Request, plan: Plan, mine: Array, allow_ex
         return Arm(name, None, None, None, error.message)
     size = {"non_embedding": [other.params_non_embedding], "total": [other.params_total]}
     theirs = law.log_loss_resamples(law.points(size, [other.tokens_pt], [other.tokens_spec], [other.unique_spec]), MOST_RESAMPLES)[:, 0]
-    return Arm(name, other, 100 * (other.loss / plan.loss - 1), float((theirs > mine).mean()))
+    return Arm(name, other, *behind(theirs, mine))
 
 
 def _worths(problem: Problem, base: Base, method: Method, mine: Array) -> list[Worth]:
@@ -218,6 +223,24 @@ def _worths(problem: Problem, base: Base, method: Method, mine: Array) -> list[W
     return [worth_of(name, mine - stage.resamples[:, stage.best]) for name, stage in stages.items()]
 
 
+def _ways(problem: Problem, method: Method) -> list[Method]:
+    """List the methods to set side by side, the adapters being those asked for, or those of the law's recipe."""
+    adapters = method if method.name != "full" else problem.recipe.method("lora") if problem.recipe and problem.method.name != "full" else Method("lora")
+    return [Method(), replace(adapters, name="lora"), replace(adapters, name="qlora")]
+
+
+def _way(problem: Problem, base: Base, way: Method, chosen: Method, mine: Array) -> Way:
+    """Say what the budget pays of a method's specialist stage, and what that would come to if its tokens taught as those of the law's runs did."""
+    stage = _stage(problem, base, way, problem.request)
+    spec = float(math.floor(stage.tokens[stage.best] + 1e-6))
+    memory, need = problem.request.memory_per_gpu, way.bytes_per_gpu(base.shape, problem.request.gpus, base.context)
+    higher, _ = behind(stage.resamples[:, stage.best], mine)
+    return Way(
+        way.name, way.name == chosen.name, way.name == problem.method.name, spec, spec / problem.request.unique_spec,
+        spec * way.flops_per_token(base.shape, base.context), way.trained(base.shape), need, memory is None or need <= memory, higher,
+    )  # fmt: skip
+
+
 def _kept(problem: Problem, base: Base, method: Method, mine: Array, share: float) -> Kept:
     request = replace(problem.request, flops=(1 - share) * problem.request.flops)
     stage = _stage(problem, base, method, request)
@@ -226,7 +249,7 @@ def _kept(problem: Problem, base: Base, method: Method, mine: Array, share: floa
     return Kept(share, float(math.floor(stage.tokens[stage.best] + 1e-6)), float(higher.mean()), float(low), float(high))
 
 
-def _warnings(problem: Problem, bases: Sequence[Base], fitting: Sequence[Base], method: Method, best: Choice) -> list[str]:
+def _warnings(problem: Problem, bases: Sequence[Base], fitting: Sequence[Base], method: Method, made: Sequence[Choice], best: Choice) -> list[str]:
     found = []
     recipe = problem.law.source.get("domain") or "their own text"
     found.append(
@@ -241,15 +264,16 @@ def _warnings(problem: Problem, bases: Sequence[Base], fitting: Sequence[Base], 
         )
     elif method != measured and problem.recipe is not None:
         found.append(f"the law was measured with {measured.adapters}; other adapters are counted, {method.adapters}, their loss taken to be the same")
-    compute = best.extrapolation["flops"]
     left_over = f"{100 * (1 - best.plan.flops / problem.request.flops):.0f} % of the budget is left over"
-    if compute > 1.2:
-        others = ", ".join(f"{name} {factor:.3g}×" for name, factor in best.extrapolation.items() if name != "flops" and 1.2 < factor < np.inf)
-        found.append(
-            f"EXTRAPOLATION: {best.base} has {compute:.3g} times the compute of the largest run" + (f"; outside the runs by: {others}" if others else "")
-        )
-    if compute > TOO_FAR:
-        found.append("no such distance was ever tested: this is an illustration, not a measured result")
+    far = []
+    for choice in made:
+        outside = [f"{AXIS_NAMES[name]} {factor:.3g}×" for name, factor in choice.extrapolation.items() if 1.2 < factor < np.inf]
+        if outside:
+            found.append(f"EXTRAPOLATION: {choice.base} lies outside the runs by: {', '.join(outside)}")
+        if any(TOO_FAR < factor < np.inf for factor in choice.extrapolation.values()):
+            far.append(choice.base)
+    if far:
+        found.append(f"{', '.join(far)}: no such distance was ever tested; what is said of it, and against it, is an illustration, not a measured result")
     left = [base.name for base in bases if base not in fitting]
     if left:
         found.append(f"too large for the memory given, and left out: {', '.join(left)}")
@@ -258,6 +282,15 @@ def _warnings(problem: Problem, bases: Sequence[Base], fitting: Sequence[Base], 
     inexact = [base.name for base in fitting if not base.exact]
     if inexact:
         found.append(f"{', '.join(inexact)}: the shape is the ladder's for that size and vocabulary; config=FOLDER counts its own FLOPs and memory")
+    assumed = [base.name for base in fitting if base.vocab_assumed]
+    if assumed:
+        found.append(f"{', '.join(assumed)}: a vocabulary of {VOCAB:,} is assumed, and counted in FLOPs and memory; say its own with vocab=")
+    words = sorted({base.shape.vocab for base in fitting})
+    if len(words) > 1:
+        found.append(
+            f"the bases have vocabularies of {', '.join(f'{count:,}' for count in words)} words, so that their own nats/token are different units; "
+            "forecasts are all in those of the law's text"
+        )
     if best.plan.tokens_spec > 0.98 * problem.max_tokens_spec:
         found.append(f"the limit of {problem.max_epochs:.3g} epochs binds: {left_over}")
     elif best.plan.flops < 0.9 * problem.request.flops:

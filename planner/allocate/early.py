@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from planner.allocate.allocation import Arm, Plan
+from planner.allocate.allocation import Arm, Plan, behind
 from planner.allocate.optimum import MOST_RESAMPLES
 from planner.allocate.plans import Plans, Size
 from planner.allocate.problem import Problem
@@ -21,12 +21,11 @@ SHARES = 25
 """Tried between the least and the greatest share that runs had."""
 
 
-def mixed_arm(problem: Problem, plan: Plan, mine: Array, sizes: tuple[Size, ...]) -> Arm:
+def mixed_arm(problem: Problem, mine: Array, sizes: tuple[Size, ...]) -> Arm:
     """Find the best plan with all specialist text inside the general stage.
 
     Args:
         problem: the request.
-        plan: the recommendation.
         mine: ln L of the recommendation under the resamples, shape (resamples,).
         sizes: to choose among.
     """
@@ -43,9 +42,8 @@ def mixed_arm(problem: Problem, plan: Plan, mine: Array, sizes: tuple[Size, ...]
     losses = np.concatenate([problem.law.log_loss(_points(problem, part, early.worth)) for part in parts if len(part)])
     part, number = plans[int(losses.argmin())]
     best = _describe(problem, part, number, early)
-    difference = _resampled(problem, part, number, early) - mine
     note = "an early token is worth {:.2g} ({:.2g} to {:.2g}) of a specialist stage".format(early.worth, *early.interval)
-    return Arm(NAME, best, 100 * (best.loss / plan.loss - 1), float((difference > 1e-6).mean()), note)
+    return Arm(NAME, best, *behind(_resampled(problem, part, number, early), mine), note)
 
 
 def _points(problem: Problem, plans: Plans, worth: float) -> list[Points]:

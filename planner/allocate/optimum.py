@@ -134,7 +134,7 @@ def _coarse(problem: Problem, sizes: tuple[Size, ...], each: bool) -> Search:
     plans = problem.plans(sizes, FRACTIONS, SHORTER) if shorter else plans
     allowed = _allowed(problem, plans)
     if problem.retention is not None and not allowed.any():
-        problem.retention.refuse(plans)
+        problem.retention.refuse(plans, problem.min_tokens_stage)
     plans = plans.rows(allowed)
     plans = plans.rows(_hopeful(problem, plans, each))
     return _evaluated(problem, plans, np.ones(len(plans), dtype=bool))

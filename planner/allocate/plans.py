@@ -64,7 +64,7 @@ class Plans:
         result: Array = (self.tokens_pt + spec_cost * self.tokens_spec) * token
         return result
 
-    def rows(self, chosen: Array) -> Plans:
+    def rows(self, chosen: Any) -> Plans:
         """Return some of the plans, by a mask or by number."""
         every = (self.size, self.params, self.tokens_pt, self.tokens_spec, self.unique_spec)
         size, params, pt, spec, unique = (values[chosen] for values in every)

@@ -28,6 +28,8 @@ COARSEST = 0.17
 """Step in ln N of the first search."""
 FINEST = 2e-4
 """Step in ln N at which hardly a shape is missed."""
+EVERY_SHAPE = 1e-3
+"""Step in ln N at which nearly all shapes are met."""
 BELOW = 100.0
 """How far below the smallest run the search begins."""
 HALVINGS = 30
@@ -160,6 +162,12 @@ class Problem:
         least, most = self.request.params_range or (0.0, math.inf)
         ends = least * (1 - _ROUNDING), most * (1 + _ROUNDING)
         return tuple(size for size in self._sizes(low, high, step) if ends[0] <= size.params_non_embedding <= ends[1])
+
+    def every(self, low: float, high: float) -> tuple[Size, ...]:
+        """List all shapes between two sizes, but for those that only requests within 0.1 % of one size ask for."""
+        assert self.recipe is not None and self.vocab is not None
+        values = np.exp(np.append(np.arange(math.log(low), math.log(high), EVERY_SHAPE), math.log(high)))
+        return tuple(sized(shape, self.recipe.seq_len, self.method) for shape in shapes_at(values, family=self.recipe.family, vocab=self.vocab))
 
     def _sizes(self, low: float, high: float, step: float) -> tuple[Size, ...]:
         # Steps are counted from 1: other requests ask for the same sizes, whose shapes are then known.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from planner.errors import InputError
 from planner.units import format_count
@@ -43,6 +45,19 @@ class Request:
     """Memory of one GPU [bytes], which limits the size; None for no limit."""
     gpus: int = 1
     """GPUs that share a model's states."""
+
+    @classmethod
+    def from_mapping(cls, body: Mapping[str, Any]) -> Request:
+        """Read a request as an answer keeps it.
+
+        Raises:
+            InputError: a key or a value that cannot be.
+        """
+        known: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in body.items()}
+        try:
+            return cls(**known)
+        except TypeError as error:
+            raise InputError(f"no request: {error}", remedy="give an answer of plan allocate for one domain") from error
 
     def __post_init__(self) -> None:
         positive = {

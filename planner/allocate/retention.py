@@ -18,6 +18,7 @@ from planner.errors import DataError, InputError
 from planner.fit.fitted import LEVEL, FittedLaw, Z
 from planner.laws import Points
 from planner.laws.dual import Array
+from planner.units import format_count
 
 if TYPE_CHECKING:
     from planner.allocate.allocation import Plan
@@ -54,6 +55,8 @@ class Kept:
     """That the limit is kept."""
     limit: str
     """In words."""
+    extrapolation: float = 1.0
+    """By what factor the plan lies outside the runs of the general law, on the axis where it lies farthest; 1 is inside."""
 
 
 @dataclass(frozen=True)
@@ -114,11 +117,10 @@ class Retention:
             margin: by how much the limit is to be kept, in ln L.
         """
         result, before = np.full(len(plans), np.nan), self._before(plans)
+
         for share in self.replays:
             rows = np.flatnonzero(np.isnan(result))
-            trunk = _trunk(plans.tokens_pt[rows], plans.tokens_spec[rows], share)
-            fits = (trunk >= least_stage) | ((share == 0) & (trunk == 0))
-            rows = rows[fits]
+            rows = rows[_fits(plans.rows(rows), share, least_stage)]
             if not len(rows):
                 continue
             excess = self._excess(plans.rows(rows), share, before[rows])
@@ -151,6 +153,7 @@ class Retention:
         general, spec, unique = (np.array([value]) for value in (plan.tokens_pt, plan.tokens_spec, plan.unique_spec))
         forecast = self.law.forecast(params, _trunk(general, spec, share), spec, unique, [share])
         points = self._points(params, general, spec, unique, np.array([share]))
+        distance = self.law.support.distance(params["non_embedding"], general, spec, unique)[0]
         before, rise, low, high = inf, inf, inf, inf
         chances = []
         if self.max_loss is not None:
@@ -170,7 +173,7 @@ class Retention:
         rise_percent, rise_low, rise_high = (100 * float(np.expm1(value)) for value in (rise, low, high))
         return Kept(
             share, share / (1 - share) * plan.tokens_spec, float(forecast.loss[0]), float(forecast.low[0]), float(forecast.high[0]), before,
-            rise_percent, rise_low, rise_high, min(chances), self.limit,
+            rise_percent, rise_low, rise_high, min(chances), self.limit, float(np.exp(distance)),
         )  # fmt: skip
 
     def surer(self, kept: Kept) -> str:
@@ -178,27 +181,39 @@ class Retention:
         if kept.probability >= SURE:
             return ""
         parts = []
-        if self.max_rise is not None and np.isfinite(kept.rise_high - kept.rise_low):
+        if self.max_rise is not None and np.isfinite(kept.rise_high - kept.rise_low) and kept.rise_high > 100 * self.max_rise:
             ask = 100 * self.max_rise - (kept.rise_high - kept.rise_low) / 2
             parts += [f"--max-general-rise {ask:.2g}%"] if ask > 0 else []
-        if self.max_loss is not None:
+        if self.max_loss is not None and kept.loss_high > self.max_loss:
             parts.append(f"--max-general-loss {self.max_loss * sqrt(kept.loss_low / kept.loss_high):.4g}")
         return f"{' and '.join(parts)} would keep it in {SURE:.0%} of runs" if parts else ""
 
-    def refuse(self, plans: Plans) -> None:
+    def refuse(self, plans: Plans, least_stage: float) -> None:
         """Say that no plan keeps the limit, and which comes nearest.
+
+        Args:
+            plans: those that the budget and the text allow.
+            least_stage: tokens that a general stage has at the least.
 
         Raises:
             DataError: always.
         """
         before = self._before(plans)
-        least = np.min([self._excess(plans, share, before) for share in self.replays], axis=0)
+        # Only what could be trained: the text that is replayed must be there beside the trunk's.
+        each = [np.where(_fits(plans, share, least_stage), self._excess(plans, share, before), inf) for share in self.replays]
+        least = np.min(each, axis=0)
         if not np.isfinite(least).any():
-            raise DataError(f"no plan of this budget has a general stage to keep {self.limit} with", remedy="give more general text, or more FLOPs")
+            raise DataError(
+                f"no plan of this budget has a general stage to keep {self.limit} with: the most general tokens of one are "
+                f"{format_count(float(plans.tokens_pt.max()))}, and a stage takes {format_count(least_stage)}",
+                remedy="give more general text, or more FLOPs",
+            )
+        share = self.replays[int(np.argmin(np.min(each, axis=1)))]
         nearest = 100 * float(np.expm1(least[np.isfinite(least)].min()))
         raise DataError(
-            f"no plan of this budget keeps {self.limit}: the nearest is {nearest:.3g} % above it, with up to {100 * self.replays[-1]:.3g} % of replay",
-            remedy="relax the limit, give more FLOPs, or measure more replay: the runs of the general law have no more",
+            f"no plan of this budget keeps {self.limit}: the nearest is {max(nearest, 0.0):.2g} % above it, with {100 * share:.3g} % of replay of at most "
+            f"{100 * self.replays[-1]:.3g} %",
+            remedy="relax the limit, give more general text or more FLOPs, or measure more replay: the runs of the general law have no more",
         )
 
     def _points(self, params: Any, general: Array, spec: Array, unique: Array, share: Array) -> tuple[list[Points], list[Points]]:
@@ -206,6 +221,13 @@ class Retention:
         none = np.zeros_like(spec)
         after = self.law.points(params, np.maximum(_trunk(general, spec, share), 0.0), spec, unique, share)
         return after, self.law.points(params, np.where(general > 0, general, 1.0), none, unique, none)
+
+
+def _fits(plans: Plans, share: float, least_stage: float) -> Array:
+    """Tell which plans have enough general text for what is replayed and a stage before it, or no general stage and no replay."""
+    trunk = _trunk(plans.tokens_pt, plans.tokens_spec, share)
+    result: Array = (trunk >= least_stage) | ((share == 0) & (trunk == 0))
+    return result
 
 
 def _trunk(general: Array, spec: Array, share: Any) -> Array:

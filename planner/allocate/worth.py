@@ -97,8 +97,11 @@ def _exchange(request: Request, compute: Array, text: Array) -> str:
     factors = MORE_COMPUTE ** np.minimum(np.maximum(text, 0.0) / np.maximum(compute, LEAST_GAIN), MOST_POWER)
     low, middle, high = (float(value) for value in np.quantile(factors, [(1 - LEVEL) / 2, 0.5, (1 + LEVEL) / 2]))
     amount = format_count(request.unique_spec)
+    if float(text.mean()) < 10 * LEAST_GAIN:  # less than whole steps of training make up
+        return f"another {amount} distinct specialist tokens would buy nothing here"
     if middle > MOST_WORTH:
-        return f"another {amount} distinct specialist tokens are worth more than {MOST_WORTH:.0f} times the compute here"
+        flops = (MOST_WORTH - 1) * request.flops
+        return f"another {amount} distinct specialist tokens are worth more than {flops:.2g} FLOPs here: over {MOST_WORTH:.0f} times the compute"
     flops = request.flops * (middle - 1)
     most = f"{high:.3g}" if high < MOST_POWER else f"over {MOST_POWER:.0f}"
     return (

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from planner.cli.allocation_tables import show
+from planner.cli.allocation_tables import show, wants_runs
 from planner.cli.case import take_case
 from planner.cli.console import give, say
 from planner.cli.sizes import read_sizes
@@ -162,8 +162,7 @@ def allocate(
             kept_back=[parse_share(item) for item in kept_back.split(",")] if kept_back else (),
             allow_extrapolation=allow_extrapolation,
         )
-        if chosen.source.get("corpus_path"):
-            chosen = replace(chosen, source=_beside(chosen.source, found, out))
+        chosen = replace(chosen, source=_beside(chosen.source, found, out))
         replaced = out.exists()
         chosen.save(out, {"law": sha256_file(found)})
         _tell(out, replaced, chosen.warnings, show_bases, chosen, as_json)
@@ -187,8 +186,7 @@ def allocate(
         robust=robust,
         allow_extrapolation=allow_extrapolation,
     )
-    if answer.source.get("corpus_path"):
-        answer = replace(answer, source=_beside(answer.source, found, out))
+    answer = replace(answer, source=_beside(answer.source, found, out, keeping))
     inputs = {"law": sha256_file(found), **({"general_law": sha256_file(keeping)} if keeping else {})}
     if accuracy is not None:
         answer = _with_accuracy(answer, accuracy, None if chance is None else parse_share(chance))
@@ -200,7 +198,9 @@ def allocate(
         from planner.cli.design import design
 
         sweep = str(found.parent) if (found.parent / "sweep.toml").is_file() else None
-        design(sweep, flops=f"{further:.17g}", law=found, target_flops=f"{budget:.17g}", spec_tokens=spec_tokens, dry_run=True)
+        design(sweep, flops=f"{further:.17g}", decision=out, dry_run=True)
+    elif not as_json and wants_runs(answer):
+        say(f"the runs that would say most about this decision: plan sweep design --flops BUDGET --decision {out}")
     if figure:
         from planner.report.plans import split_curve
         from planner.report.style import save
@@ -209,11 +209,15 @@ def allocate(
         say(f"written: {out.with_suffix('.png')}")
 
 
-def _beside(source: dict[str, Any], law: Path, out: Path) -> dict[str, Any]:
-    """Turn the path of the corpus, kept relative to the law, into one relative to the answer, and add that of the law."""
-    where = os.path.normpath(law.resolve().parent / source["corpus_path"])
+def _beside(source: dict[str, Any], law: Path, out: Path, general: Path | None = None) -> dict[str, Any]:
+    """Turn the path of the corpus, kept relative to the law, into one relative to the answer, and add those of the laws."""
     place = out.resolve().parent
-    return {**source, "corpus_path": os.path.relpath(where, place), "law_path": os.path.relpath(law.resolve(), place)}
+    found = {"law_path": os.path.relpath(law.resolve(), place)}
+    if source.get("corpus_path"):
+        found["corpus_path"] = os.path.relpath(os.path.normpath(law.resolve().parent / source["corpus_path"]), place)
+    if general is not None:
+        found["general_law_path"] = os.path.relpath(general.resolve(), place)
+    return {**source, **found}
 
 
 def _tell(out: Path, replaced: bool, warnings: Sequence[str], show_one: Callable[[Any], None], answer: Any, as_json: bool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from planner.allocate.allocation import KNOWS_NO_TEXT
 from planner.cli.console import say, table
 from planner.units import format_count, format_interval
 
@@ -17,8 +18,6 @@ MOST_NATS = 50.0
 
 def show(answer: Allocation) -> None:
     """Print a recommendation as tables."""
-    from planner.allocate.allocation import KNOWS_NO_TEXT
-
     plan, request = answer.plan, answer.request
     tolerance = f"within {100 * request['tolerance']:.3g} % of the best loss"
     size = [f"{format_count(plan.params_non_embedding)}", f"{format_interval(*answer.params_interval)}", f"{format_interval(*answer.params_within)}"]
@@ -66,9 +65,13 @@ def show(answer: Allocation) -> None:
             other = arm.plan
             loss = f"{other.loss:.4g} ({other.loss_low:.4g} to {other.loss_high:.4g})"
             split = format_count(other.tokens_pt) if alone else f"{format_count(other.tokens_pt)} + {format_count(other.tokens_spec)}"
-            arms.append([arm.name, loss, f"{arm.worse_percent:+.2f} %", f"{arm.probability:.0%}", format_count(other.params_non_embedding), split])
+            higher = f"{round(arm.worse_percent, 2) + 0.0:+.2f} %"
+            arms.append([arm.name, loss, higher, f"{arm.probability:.0%}", format_count(other.params_non_embedding), split])
     columns = ["instead", "forecast loss (90 % interval)", "higher by", "loses in", "size", "tokens" if alone else "general + specialist"]
-    caption = "higher by: than the recommendation; loses in: share of the law's refits that have it behind; what all of them get wrong is not in it"
+    caption = (
+        "higher by: than the recommendation, in the mean over the law's refits, by which it is chosen; loses in: share of them that have it behind; "
+        "what all of them get wrong is not in it"
+    )
     if arms:
         table("What else the budget could buy", columns, arms, caption=caption)
     for arm in answer.arms:
@@ -84,15 +87,15 @@ def show(answer: Allocation) -> None:
     guess = answer.best_guess
     special = "" if alone else f" at {100 * guess.share_spec:.3g} % specialist"
     say(f"{inside}; best guess of the parameters alone: {format_count(guess.params_non_embedding)}{special}")
-    if not outside and answer.regret_90_percent <= 100 * request["tolerance"]:
-        say(f"the runs are enough for this decision: in nine worlds of ten it gives away {answer.regret_90_percent:.2g} % or less")
-    elif not answer.source.get("based") and answer.source.get("method", "full") == "full" and not alone:
-        # No design chooses among checkpoints or methods, or for a law of one stage.
-        sweep = answer.source.get("sweep", "SWEEP")
-        say(
-            f"the runs that would say most about it: plan sweep design {sweep} --flops BUDGET --target-flops {request['flops']:.3g} "
-            f"--spec-tokens {format_count(request['unique_spec'])}"
-        )
+    if answer.settled:
+        limit = ", with the limit on the general loss as its law has it" if general else ""
+        say(f"the runs are enough for this decision: in nine worlds of ten it gives away {answer.regret_90_percent:.2g} % or less{limit}")
+
+
+def wants_runs(answer: Allocation) -> bool:
+    """Tell whether there are runs to propose; no design chooses among checkpoints or methods, or for a law of one stage or of a table without a recipe."""
+    source, alone = answer.source, any(arm.note == KNOWS_NO_TEXT for arm in answer.arms)
+    return not (answer.settled or alone or source.get("based") or source.get("method", "full") != "full" or not source.get("recipe"))
 
 
 def _perplexity(loss: float) -> str:

@@ -71,6 +71,14 @@ def show_bases(answer: BaseAllocation) -> None:
         for choice in answer.choices
     ]
     table("What it takes", ["base", "FLOPs", "trained parameters", f"least memory a GPU, {request['gpus']} of them", "perplexity, before to after"], costs)
+    ways = [
+        [("* " if way.chosen else "  ") + way.method, f"{format_count(way.tokens_spec)} = {way.epochs_spec:.3g} epochs", f"{way.flops:.3g}",
+         format_count(way.trained), f"{way.bytes_per_gpu / 1e9:.3g} GB" + ("" if way.fits else ", too much"),
+         f"{round(way.higher_percent, 2) + 0.0:+.2f} %" + ("" if way.measured else ", if its tokens teach as much: not measured")]
+        for way in answer.ways
+    ]  # fmt: skip
+    columns = ["method", "specialist tokens", "FLOPs", "trained parameters", "memory a GPU", "loss higher by"]
+    table(f"{answer.choices[0].base} by each method, same budget", columns, ways, caption="* asked for; higher by: than by that, mean over the resamples")
     bought = [[worth.change, *(hundredths(value) for value in (worth.lower_percent, worth.low, worth.high))] for worth in answer.worths]
     table(
         f"What more would buy {answer.choices[0].base}",

@@ -15,6 +15,7 @@ from planner.errors import DataError, InputError, StateError
 from planner.units import format_count, parse_count, parse_flops
 
 if TYPE_CHECKING:
+    from planner.allocate.request import Request
     from planner.design.spec import SweepSpec
     from planner.fit.fitted import FittedLaw
     from planner.next_runs.candidates import Setting
@@ -26,6 +27,7 @@ HELP = (
     "trained anew: states of earlier sweeps are not counted on.\n\n"
     "Example: plan sweep design --flops 1e14 --spec-tokens 200k --out next/sweep.toml\n\n"
     "Example: plan sweep design mine --prior --flops 1e18 --target-flops 1e21\n\n"
+    "Example: plan sweep design --flops 1e14 --decision allocation.json\n\n"
     "Example: plan sweep design mine --check --target-flops 1e16"
 )
 TARGET_FACTOR = 100.0
@@ -44,6 +46,9 @@ def design(
         str | None, typer.Option(help=f"Budget of the recommendation; {TARGET_FACTOR:g} times the largest run of the law, or here, by default.")
     ] = None,
     spec_tokens: Annotated[str | None, typer.Option(help="Distinct specialist tokens at the target; all of the corpus by default.")] = None,
+    decision: Annotated[
+        Path | None, typer.Option(help="Answer of plan allocate that the runs are for: its law, its budget, its text and all its limits.")
+    ] = None,
     criterion: Annotated[
         str, typer.Option(help="V: contrasts between plans at the target; I: forecasts at the target; D: the law's parameters.")
     ] = "V",
@@ -73,6 +78,13 @@ def design(
 
     share = TRUNK_SHARE if trunk_share is None else trunk_share
     _consistent(prior, law, form, check, name, flops, share)
+    decided, general = None, None
+    if decision is not None:
+        given_too = {"--law": law, "--prior": prior, "--target-flops": target_flops, "--spec-tokens": spec_tokens, "--max-epochs": max_epochs}
+        if doubled := [key for key, value in given_too.items() if value]:
+            raise InputError(f"--decision says what {', '.join(doubled)} says", remedy="give one or the other")
+        decided, law, general = read_decision(decision)
+        max_epochs = decided.max_epochs
     sweep = read_sweep(sweep_folder(name)) if name else None
     if sweep is not None and sweep.bases:
         raise InputError(f"sweep {sweep.name} starts from checkpoints, and no design chooses among those", remedy="state its cells in sweep.toml")
@@ -84,7 +96,10 @@ def design(
     setting, folder, domain = _setting(sweep, fitted, where, corpus, max_epochs, seed)
     laws = [member.law for member in fitted.members] if fitted else [law_named(item) for item in form or FORMS]
     refuse_one_stage(laws)
-    unique = parse_count(spec_tokens) if spec_tokens else setting.unique_available
+    if decided is not None:
+        unique = decided.unique_spec
+    else:
+        unique = parse_count(spec_tokens) if spec_tokens else setting.unique_available
     if check:
         assert sweep is not None
         cells, _ = sweep.cells(setting.vocab, setting.unique_available)
@@ -103,8 +118,10 @@ def design(
         if not dry_run and out.exists():
             raise StateError(f"{out} exists", remedy="name another file with --out, or delete it")
     largest = fitted.support.high["flops"] if fitted else float(given.cost.alone.max())
-    target = parse_flops(target_flops) if target_flops else TARGET_FACTOR * largest
-    stakes = Stakes.of(given, fitted, Request(target, unique), criterion=criterion, share=share, forms=tuple(form or FORMS))
+    if decided is None:
+        decided = Request(parse_flops(target_flops) if target_flops else TARGET_FACTOR * largest, unique)
+    target = decided.flops
+    stakes = Stakes.of(given, fitted, decided, criterion=criterion, share=share, forms=tuple(form or FORMS), general=general)
     with bar("design", 1.0) as shown:
         answer = judge(stakes) if check else design_runs(stakes, budget, fitted=fitted is not None, progress=lambda what, done: shown.update(done, what))
     if as_json:
@@ -113,7 +130,9 @@ def design(
         show(answer, target, unique)
     for warning in answer.warnings:
         say(f"warning: {warning}")
-    if not target_flops:
+    if general is not None:
+        say("the limit on the general loss is taken as its law has it: no design asks what runs would say about that")
+    if not target_flops and decision is None:
         what = "that the law has seen" if fitted else "to choose from"
         say(f"target: {target:.3g} FLOPs, {TARGET_FACTOR:g} times the largest run {what}; change it with --target-flops")
     if fitted is None:
@@ -141,6 +160,32 @@ def design(
     say(f"written: {out}; next: plan sweep plan {out.parent if named else 'FOLDER, with this file in it as sweep.toml'}")
 
 
+def read_decision(path: Path) -> tuple[Request, Path, FittedLaw | None]:
+    """Read what an answer of `plan allocate` was asked, its law's file, and the law of the general loss where that was limited.
+
+    Raises:
+        InputError: another kind of answer, or a law that is no longer there, or has changed.
+    """
+    from planner.allocate.allocation import Allocation
+    from planner.allocate.request import Request
+    from planner.artifacts import read_json, sha256_file
+    from planner.fit.fitted import FittedLaw
+
+    answer = Allocation.load(path)
+    request, made_with = Request.from_mapping(answer.request), read_json(path)["inputs"]
+    limited = request.max_general_loss is not None or request.max_general_rise is not None
+    found = []
+    for key, name in (("law", "law_path"), *((("general_law", "general_law_path"),) if limited else ())):
+        place = answer.source.get(name)
+        where = path.parent / place if place else None
+        if where is None or not where.is_file():
+            raise InputError(f"the {key.replace('_', ' ')} that {path} was made with is not at {where}", remedy="allocate again, and then design")
+        if sha256_file(where) != made_with.get(key):
+            raise InputError(f"{where} has changed since {path} was made with it", remedy="allocate again, and then design")
+        found.append(where)
+    return request, found[0], FittedLaw.load(found[1]) if limited else None
+
+
 def show(answer: NextRuns, target: float, unique: float) -> None:
     """Print a design as tables."""
     rows = []
@@ -162,7 +207,7 @@ def show(answer: NextRuns, target: float, unique: float) -> None:
         [item.name, item.cells, f"{item.flops:.3g}", f"{item.deviation_percent:.3g} %", f"{item.regret_percent:.3g} %"] for item in worths
     ]  # fmt: skip
     caption = (
-        f"recommended before: {format_count(plan['params_non_embedding'])} parameters, {format_count(plan['tokens_pt'])} general + "
+        f"recommended before, by a coarse search: {format_count(plan['params_non_embedding'])} parameters, {format_count(plan['tokens_pt'])} general + "
         f"{format_count(plan['tokens_spec'])} specialist tokens; deviation: of its forecast loss; regret: of the plan chosen after the runs"
     )
     title = f"Recommendation at {target:.3g} FLOPs with {format_count(unique)} distinct specialist tokens"

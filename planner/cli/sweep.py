@@ -77,6 +77,9 @@ def run(
     ] = None,
     device: Device = "cpu",
     checkpoints: Annotated[bool, typer.Option("--checkpoints", help="Save each endpoint as a checkpoint, adapters merged and alone.")] = False,
+    compiled: Annotated[
+        bool | None, typer.Option("--compile/--no-compile", help="torch.compile: on CPUs, for models that train for minutes, unless one is given.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what is left, and what each task would ask for.")] = False,
     engine: Annotated[str, typer.Option(help="Where segments run: local, ray or slurm.")] = "local",
     address: Annotated[str | None, typer.Option(help="Ray cluster, such as auto or 10.0.0.4:6379; by default Ray starts here, on loopback.")] = None,
@@ -109,7 +112,7 @@ def run(
     chosen = where.make()
     with bar("sweep", sum(sweep.tree.cost(segment) for segment in left)) as shown:
         watch = Watch(sweep, shown)
-        failures = run_sweep(sweep, chosen, device=device, keep_state=checkpoints, on_event=watch)
+        failures = run_sweep(sweep, chosen, device=device, keep_state=checkpoints, compiled=compiled, on_event=watch)
     if checkpoints:
         from planner.launch.checkpoints import export_endpoints
 

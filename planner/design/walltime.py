@@ -12,9 +12,14 @@ FLOPS_PER_SECOND = 6.0e10
 """What one thread adds beyond that; both within 6 % of measured speeds from 20k to 640k parameters."""
 
 
+def segment_seconds(tree: Tree, segment: Segment) -> float:
+    """Estimate the time of a segment on one thread [s]."""
+    return segment.steps * STEP_SECONDS + tree.cost(segment) / FLOPS_PER_SECOND
+
+
 def wall_seconds(tree: Tree, segments: Iterable[Segment], workers: int) -> float:
     """Estimate the wall time of segments on several one-thread workers [s]."""
-    seconds = {segment.segment_id: segment.steps * STEP_SECONDS + tree.cost(segment) / FLOPS_PER_SECOND for segment in segments}
+    seconds = {segment.segment_id: segment_seconds(tree, segment) for segment in segments}
     longest: dict[str, float] = {}
     for segment in tree.segments:
         if segment.segment_id in seconds:

@@ -91,7 +91,7 @@ def prepare(allocation_path: Path, folder: Path, *, corpus: Path | None = None, 
     allocation = planned.allocation
     source, plan = allocation.source, allocation.plan
     opened = corpus_of(allocation_path, source, corpus)
-    if plan.shape is None and base is None:
+    if plan.shape is None and base is None and not planned.sunk:
         raise InputError(f"{allocation_path} comes from a table of runs without a recipe", remedy="launch it with the trainer that made those runs")
     domain = opened.specialist(source.get("domain"))
     available = opened.unique_tokens(domain)

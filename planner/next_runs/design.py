@@ -79,21 +79,22 @@ class Stakes:
     @classmethod
     def of(
         cls, given: Candidates, law: FittedLaw | None, request: Request, *, criterion: str = "V", share: float = TRUNK_SHARE,
-        forms: Sequence[str] = FORMS, seed: int = 0,
+        forms: Sequence[str] = FORMS, seed: int = 0, general: FittedLaw | None = None,
     ) -> Stakes:  # fmt: skip
         """Prepare a design.
 
         Args:
             given: the candidate cells.
             law: the fit so far; None to design from the start ranges of `forms`.
-            request: target budget and distinct text.
+            request: target budget, distinct text and limits.
             criterion: "V", "I" or "D", see `target.CRITERIA`.
             share: of the variance of ln L of a run, common to its trunk.
             forms: laws by name, where there is no fit.
             seed: of draws.
+            general: the law of the general loss, where that is limited.
         """
         known = law or prior_law(given, forms, seed)
-        target = Target.of(known, request)
+        target = Target.of(known, request, general)
         every = prior_worlds(known) if law is None else worlds_of(law, given, target.plans)
         information, noise = [], ABSOLUTE * known.noise
         for worlds in every:

@@ -11,7 +11,7 @@ import numpy as np
 
 from planner.allocate.optimum import coarse
 from planner.allocate.problem import Plans, Problem
-from planner.allocate.request import TOLERANCE, Request
+from planner.allocate.request import Request
 from planner.errors import InputError
 from planner.fit.fitted import FittedLaw
 from planner.laws.dual import Array
@@ -42,20 +42,20 @@ class Target:
     """Number of the plan that is recommended now: least expected regret."""
 
     @classmethod
-    def of(cls, law: FittedLaw, request: Request, tolerance: float = TOLERANCE) -> Target:
+    def of(cls, law: FittedLaw, request: Request, general: FittedLaw | None = None) -> Target:
         """Find the region.
 
         Args:
             law: what is known: a fit, or a prior.
-            request: the target budget and distinct text.
-            tolerance: of the loss, under which plans count as equally good.
+            request: the target budget, distinct text and limits; plans within its tolerance of the best count as equally good.
+            general: the law of the general loss, where that is limited.
 
         Raises:
             DataError: the budget allows no plan.
         """
-        found = coarse(Problem.of(law, request))
+        found = coarse(Problem.of(law, request, general))
         least = found.resamples.min(1, keepdims=True)
-        share = (found.resamples <= least + np.log1p(tolerance)).mean(0)
+        share = (found.resamples <= least + np.log1p(request.tolerance)).mean(0)
         kept = np.argsort(-share, kind="stable")[:MOST_PLANS]
         kept = np.sort(np.union1d(kept[share[kept] > 0], [found.best]))
         plans = found.plans

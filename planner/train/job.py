@@ -45,6 +45,8 @@ class Job:
     """Folder of the open checkpoint that the run starts from; None for a fresh model."""
     frozen_state: Path | None = None
     """State of the trunk that lies under the adapters; None in full, and for adapters on an open checkpoint."""
+    compiled: bool = False
+    """Whether steps go through torch.compile, where the worker has a compiler."""
 
     @property
     def record_path(self) -> Path:

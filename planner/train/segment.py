@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 
 from planner.artifacts import write_artifact
 from planner.corpus import Corpus
+from planner.design.compiling import has_compiler
 from planner.design.tree import Segment
 from planner.errors import InputError
 from planner.recipe import Recipe
 from planner.train.checkpoint import LoopState, load_state, read_loop, save_state
 from planner.train.evaluate import domain_loss
 from planner.train.job import Job, Result
+from planner.train.loss import compiled_loss, mean_loss
 from planner.train.model import build_optimiser
 from planner.train.order import IGNORED, Batches, Mix, Stream, mixed_in
 from planner.train.record import write_record
@@ -133,14 +135,16 @@ def _train(
 ) -> None:
     segment, recipe = job.segment, job.recipe
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    loss_of = compiled_loss() if job.compiled and has_compiler() else mean_loss
     model.train()
     for step in range(segment.first_step, segment.last_step):
         for group in optimiser.param_groups:
             group["lr"] = rate_at(segment, recipe, step)
-        inputs, targets = (torch.from_numpy(part).to(device, non_blocking=True) for part in batches.step(step))
+        inputs, targets = batches.step(step)
+        whole = bool((targets != IGNORED).all())
+        given, wanted = (torch.from_numpy(part).to(device, non_blocking=True) for part in (inputs, targets))
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
-            logits = model(input_ids=inputs).logits
-        loss = _mean_loss(logits, targets)
+            loss = loss_of(model, given, wanted, whole)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, recipe.clip_norm, foreach=True)
         optimiser.step()
@@ -149,15 +153,6 @@ def _train(
         _watch(loss.item(), loop, recipe, segment, step)
         if report is not None and (step + 1 - segment.first_step) % REPORT_EVERY == 0:
             report(step + 1 - segment.first_step)
-
-
-def _mean_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Average over the targets that count; a batch without any, of prompts alone, has a loss of zero and no gradient."""
-    count = (targets != IGNORED).sum()
-    flat = logits.reshape(-1, logits.shape[-1]).float(), targets.reshape(-1)
-    if count == targets.numel():
-        return torch.nn.functional.cross_entropy(*flat)
-    return torch.nn.functional.cross_entropy(*flat, ignore_index=IGNORED, reduction="sum") / count.clamp(min=1)
 
 
 def _watch(loss: float, loop: LoopState, recipe: Recipe, segment: Segment, step: int) -> None:

@@ -223,3 +223,19 @@ def test_wrong_values_in_its_file_are_named(fitted: FittedLaw, tmp_path: Path, k
     path.write_text(json.dumps(body))
     with pytest.raises(InputError, match=f"allocation.json holds a value of the wrong kind .*{message}"):
         Allocation.load(path)
+
+
+def test_text_that_cannot_be_used_is_worth_nothing(fitted: FittedLaw) -> None:
+    for request in (Request(BUDGET, 1.0), Request(BUDGET, 2e5, max_epochs=1e-3)):
+        assert allocate(fitted, request).exchange.endswith("distinct specialist tokens would buy nothing here")
+
+
+def test_what_else_is_behind_in_the_mean_that_the_plan_is_chosen_by(fitted: FittedLaw) -> None:
+    for text in (5e4, 4e5, 2e6):
+        answer = allocate(fitted, Request(BUDGET, text))
+        assert all(arm.worse_percent >= -0.01 for arm in (*answer.arms, *answer.alternatives) if arm.worse_percent is not None)
+
+
+def test_a_general_stage_too_short_to_train_is_no_arm(fitted: FittedLaw) -> None:
+    arms = {arm.name: arm for arm in allocate(fitted, Request(BUDGET, 2e6, general_tokens=1.0)).arms}
+    assert arms["no specialisation"].plan is None and "general stage would be too short" in arms["no specialisation"].note

@@ -208,3 +208,29 @@ def test_a_law_of_adapters_is_asked_as_it_was_measured(fitted: FittedLaw) -> Non
     other = " ".join(allocate_bases(law, Request(2e12, 2e6), base, Method("lora", 64)).warnings)
     assert "adapters of rank 4 on" in other and "adapters of rank 64 on" in other
     assert "what full does to the loss is not measured" in " ".join(allocate_bases(law, Request(2e12, 2e6), base, Method()).warnings)
+
+
+def test_every_base_far_from_the_runs_is_named(fitted: FittedLaw) -> None:
+    answer = allocate_bases(fitted, Request(1e12, 1e6), [small("near", "100k", "700k"), small("far", "20k", "60T")], Method(), allow_extrapolation=True)
+    far = [text for text in answer.warnings if text.startswith("EXTRAPOLATION: far lies outside the runs by: ")]
+    assert len(far) == 1 and "general tokens" in far[0]
+    assert any(text.startswith("far: no such distance was ever tested") for text in answer.warnings)
+
+
+def test_methods_stand_side_by_side(fitted: FittedLaw) -> None:
+    base = small("one", "300k", "2M")
+    answer = allocate_bases(fitted, Request(1e12, 1e6, memory_per_gpu=6e7), [base], Method("lora", 4))
+    full, lora, qlora = answer.ways
+    assert [way.method for way in answer.ways] == ["full", "lora", "qlora"]
+    assert [way.measured for way in answer.ways] == [True, False, False] and [way.chosen for way in answer.ways] == [False, True, False]
+    assert (lora.tokens_spec, lora.trained, lora.higher_percent) == (answer.choices[0].plan.tokens_spec, Method("lora", 4).trained(base.shape), 0)
+    assert full.fits == (full.bytes_per_gpu <= 6e7) and lora.fits and qlora.bytes_per_gpu < lora.bytes_per_gpu < full.bytes_per_gpu
+    asked = allocate_bases(fitted, Request(1e12, 1e6), [base], Method()).choices[0].plan
+    assert full.tokens_spec == asked.tokens_spec and full.flops == pytest.approx(asked.flops)
+
+
+def test_vocabularies_that_were_not_said_or_differ_are_told(fitted: FittedLaw) -> None:
+    bases = [Base.parse("name=a,tokens=1T,params=7B"), Base.parse("name=b,tokens=1T,params=7B,vocab=128256")]
+    warnings = allocate_bases(fitted, Request(1e20, 1e9), bases, Method(), allow_extrapolation=True).warnings
+    assert any(text.startswith("a: a vocabulary of 32,000 is assumed") for text in warnings)
+    assert any("vocabularies of 32,000, 128,256 words" in text for text in warnings)

@@ -73,6 +73,22 @@ def test_replayed_text_is_priced_as_the_stage_that_it_is_in(fitted: FittedLaw, g
     assert bool(over) == dearer == (plan.flops > budget)
 
 
+def test_a_refusal_counts_only_what_could_be_trained(fitted: FittedLaw, general: FittedLaw) -> None:
+    """Where the general text is short, shares of replay that it does not hold bring no plan nearer to the limit."""
+    for limit in (1.0, 2.0, 2.5):
+        with pytest.raises(DataError, match=r"the nearest is .* % above it, with .* % of replay of at most 50 %") as refusal:
+            allocate(fitted, replace(REQUEST, unique_spec=2e6, general_tokens=4e5, max_general_loss=limit), general=general)
+        assert float(refusal.value.message.split("nearest is ")[1].split(" %")[0]) >= 0
+    with pytest.raises(DataError, match="the most general tokens of one are 0, and a stage takes 205k"):
+        allocate(fitted, replace(REQUEST, unique_spec=2e6, general_tokens=1e5, max_general_rise=0.1), general=general)
+
+
+def test_only_limits_that_may_be_missed_are_named_surer(fitted: FittedLaw, general: FittedLaw) -> None:
+    answer = allocate(fitted, replace(REQUEST, max_general_rise=0.2, max_general_loss=50.0), general=general)
+    said = next(text for text in answer.warnings if "would keep it in 95% of runs" in text)
+    assert "--max-general-rise" in said and "--max-general-loss" not in said
+
+
 def test_tighter_limits_never_help(fitted: FittedLaw, general: FittedLaw) -> None:
     limits = [{}, {"max_general_rise": 0.3}, {"max_general_rise": 0.05}, {"max_general_rise": 0.02}]
     losses = [allocate(fitted, replace(REQUEST, **limit), general=general).plan.loss for limit in limits]

@@ -52,6 +52,40 @@ def test_the_table_and_the_dry_run(law: list[str], tmp_path: Path) -> None:
     assert not (tmp_path / "x.toml").exists()
 
 
+def test_a_design_for_a_decision_has_all_of_its_limits(fitted: FittedLaw, tmp_path: Path) -> None:
+    """The plan in question is the one that was recommended, not the one that there would be without limits."""
+    fitted.save(tmp_path / "law.json", {})
+    answer = tmp_path / "answers" / "a.json"
+    answer.parent.mkdir()
+    asked = ["allocate", "--law", str(tmp_path / "law.json"), "--flops", "1e14", "--spec-tokens", "200k", "--params", "60k", "--general-tokens", "2M",
+             "--max-epochs", "8", "--out", str(answer)]  # fmt: skip
+    result = CliRunner().invoke(app, asked)
+    assert result.exit_code == 0, result.stderr
+    plan = json.loads(answer.read_text())["plan"]
+    common = ["--flops", "5e12", "--decision", str(answer), "--corpus", str(tmp_path / "corpus"), "--dry-run"]
+    code, text, messages = run(*common, "--json")
+    assert code == 0, messages
+    recommended = json.loads(text)["recommended"]
+    assert recommended["params_non_embedding"] == plan["params_non_embedding"] and recommended["tokens_pt"] <= 2e6
+    assert recommended["tokens_spec"] == pytest.approx(plan["tokens_spec"], rel=0.1)
+    assert max(cell["tokens_spec"] / cell["unique_spec"] for cell in json.loads(text)["cells"] if cell["unique_spec"]) <= 8.2
+    code, _, messages = run(*common, "--target-flops", "1e14", "--spec-tokens", "1M")
+    assert code == 2 and "--decision says what --target-flops, --spec-tokens says" in " ".join(messages.split())
+    (tmp_path / "law.json").write_text((tmp_path / "law.json").read_text() + " ")
+    code, _, messages = run(*common)
+    assert code == 2 and "has changed since" in messages and "allocate again" in " ".join(messages.split())
+
+
+def test_the_hint_of_plan_allocate_runs(fitted: FittedLaw, tmp_path: Path) -> None:
+    fitted.save(tmp_path / "law.json", {})
+    answer = str(tmp_path / "a.json")
+    result = CliRunner().invoke(app, ["allocate", "--law", str(tmp_path / "law.json"), "--flops", "2e15", "--spec-tokens", "200k", "--out", answer])
+    hint = next(line for line in " ".join(result.stderr.split()).split("plan sweep design ")[1:])
+    assert hint.startswith(f"--flops BUDGET --decision {answer}")
+    code, _, messages = run("--flops", "5e12", "--decision", answer, "--corpus", str(tmp_path / "corpus"), "--dry-run")
+    assert code == 0, messages
+
+
 @pytest.fixture
 def sweep(corpus: Corpus, tmp_path: Path) -> Path:
     axes = 'sizes = ["20k", "60k", "180k"]\ntokens_pt = [0, "300k", "1M"]\ntokens_spec = [0, "100k", "300k"]\nunique_spec = ["20k", "60k"]\n'

@@ -182,7 +182,7 @@ def _differences(problem: DomainsProblem) -> Iterator[str]:
     if len({law.source.get("corpus") for law, _ in problem.groups}) > 1:
         yield (
             "the laws come from different corpora: their general text and tokenisers may differ, and nats/token of different tokenisers are different "
-            "units, which the weights should make up for"
+            "units, which the weights should make up for; plan launch cannot train a trunk or a mix of them: for that, sweep all domains on one corpus"
         )
 
 

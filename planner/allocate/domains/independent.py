@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from planner.allocate.domains.problem import DomainsProblem
-from planner.allocate.domains.stages import CLOSER, COARSE, INDEPENDENT, Found, near, whole_steps
+from planner.allocate.domains.stages import CLOSER, COARSE, INDEPENDENT, Found, around, near, whole_steps
 from planner.allocate.domains.waterfill import fill
 from planner.laws.dual import Array
 
@@ -46,8 +46,7 @@ def independent(problem: DomainsProblem, margin: float = 0.0, quick: bool = Fals
         if quick or following is None:
             break
         size = at[rows, node]
-        offsets = following.stride * np.arange(-following.reach, following.reach + 1)
-        sizes = np.clip(size[:, None] + offsets, 0, len(problem.ladder) - 1)
+        sizes = around(problem, size, following)
         factors = np.exp(following.step * np.arange(-following.around, following.around + 1))
         budgets = np.minimum(each[:, None] * factors, flops)
         share = best.tokens_spec / np.minimum(problem.most_spec, best.tokens_pt + best.tokens_spec)

@@ -21,7 +21,7 @@ from planner.fit.fitted import FittedLaw
 from planner.laws.dual import Array
 
 LADDER = 240
-"""Sizes between the least and the largest that are searched."""
+"""Sizes between the least and the largest that are searched, where laws of tables without a recipe leave any size to choose."""
 EVERY = 10**9
 """As a most of resamples: all there are."""
 CHUNK = 24_000
@@ -66,8 +66,7 @@ class DomainsProblem:
         sizes = (first if request.params is not None or request.params_among else widest).sizes()
         if request.params is None and not request.params_among:
             ends = sizes[0].params_non_embedding, sizes[-1].params_non_embedding
-            found = [first.size(float(value)) for value in np.geomspace(*ends, LADDER)]
-            sizes = tuple({size.params_non_embedding: size for size in found}.values())
+            sizes = first.every(*ends) if first.recipe else tuple(first.size(float(value)) for value in np.geomspace(*ends, LADDER))
         return cls(request, problems, tuple(sorted(sizes, key=lambda size: size.params_non_embedding)))
 
     @property
@@ -129,6 +128,14 @@ class DomainsProblem:
     def params(self) -> Array:
         """Non-embedding parameters of the ladder."""
         return np.array([size.params_non_embedding for size in self.ladder], dtype=float)
+
+    def nearest(self, log_params: Array) -> Any:
+        """Return the numbers of the sizes of the ladder nearest to sizes given by their logarithms."""
+        logs = np.log(self.params)
+        above = np.clip(np.searchsorted(logs, log_params), 1, max(1, len(logs) - 1))
+        lower = above - 1
+        upper = np.minimum(above, len(logs) - 1)
+        return np.where(log_params - logs[lower] < logs[upper] - log_params, lower, upper)
 
     @cached_property
     def params_total(self) -> Array:

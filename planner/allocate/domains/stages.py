@@ -20,8 +20,8 @@ WIDE, SPARSE = 14, 5
 class Stage:
     """How close a search looks."""
 
-    stride: int
-    """Steps of the ladder between sizes."""
+    stride: float
+    """Between sizes, in ln N."""
     reach: int
     """Sizes to either side."""
     step: float
@@ -32,8 +32,8 @@ class Stage:
 
 COARSE = Stage(0, 0, 0.0, 0)
 """The whole range."""
-CLOSER = (Stage(2, 12, 0.24, 2), Stage(1, 3, 0.06, 4), Stage(1, 1, 0.012, 4))
-"""The first is wide in sizes: real shapes cost a little more or less for their size than others, so the loss has many shallow hollows along the ladder."""
+CLOSER = (Stage(0.04, 12, 0.24, 2), Stage(0.012, 25, 0.06, 2), Stage(0.006, 3, 0.06, 4), Stage(0.006, 2, 0.012, 4))
+"""The first two are wide in sizes: real shapes cost a little more or less for their size than others, so the loss has many shallow hollows."""
 
 
 @dataclass(frozen=True)
@@ -66,10 +66,15 @@ class Found:
 
 def near(problem: DomainsProblem, middle: int, stage: Stage) -> Any:
     """Return numbers of sizes around one, or over the whole ladder."""
-    last = len(problem.ladder) - 1
-    if not stage.stride:
-        return np.unique(np.linspace(0, last, COARSE_SIZES).round().astype(int))
-    return np.unique(np.clip(middle + stage.stride * np.arange(-stage.reach, stage.reach + 1), 0, last))
+    if stage.stride:
+        return np.unique(around(problem, np.array([middle]), stage))
+    least, most = np.log(problem.params[0]), np.log(problem.params[-1])
+    return np.unique(problem.nearest(np.linspace(least, most, COARSE_SIZES)))
+
+
+def around(problem: DomainsProblem, middle: Any, stage: Stage) -> Any:
+    """Return numbers of sizes around each of several, shape (several, sizes); near the ends of the ladder some come twice."""
+    return problem.nearest(np.log(problem.params[middle])[:, None] + stage.stride * np.arange(-stage.reach, stage.reach + 1))
 
 
 def nodes(problem: DomainsProblem, room: Array, guess: Array | None, stage: Stage) -> Array:

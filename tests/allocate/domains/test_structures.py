@@ -141,3 +141,14 @@ def test_a_budget_that_the_text_cannot_use_still_has_an_answer(fitted: FittedLaw
         found = search(problem)
         assert found is not None and found.total_flops < 0.5 * 2e14, search.__name__
     assert weighted(problem, mixed(problem)) <= weighted(problem, split(problem)) + 1e-3
+
+
+@pytest.mark.parametrize("search", [split, independent])
+def test_narrower_sizes_never_help(fitted: FittedLaw, search) -> None:  # type: ignore[no-untyped-def]
+    """Real shapes cost a little more or less for their size than others: the search must meet the best of them by itself."""
+    free = problem_of(fitted)
+    found = search(free)
+    size, best = float(free.params[found.size].mean()), weighted(free, found)
+    for low, high in ((0.7, 0.85), (0.85, 1.0), (0.98, 1.05), (1.0, 1.2), (1.2, 1.45)):
+        narrow = problem_of(fitted, params_range=(low * size, high * size))
+        assert np.log(best / weighted(narrow, search(narrow))) < 5e-5

@@ -1,0 +1,57 @@
+"""Which models of a sweep go through torch.compile: that costs half a minute a shape, once a machine, and saves a third of every step. Imports no torch.
+
+The choice rests on the whole tree, not on what is left of it: a sweep that was stopped goes on as it began, to the same digits.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import TypeAlias
+
+from planner.design.tree import Segment, Tree
+from planner.design.walltime import segment_seconds
+from planner.errors import MissingDependencyError
+from planner.method import Method
+from planner.shapes import ModelShape
+
+LEAST_SECONDS = 300.0
+"""Time of one thread that all segments of a model take at least, uncompiled, for compiling it to pay even where nothing is cached yet."""
+
+Key: TypeAlias = tuple[ModelShape, str]
+"""What is compiled once: a shape, and the method that says what of it is trained."""
+
+
+def key_of(segment: Segment) -> Key:
+    """Return what a segment trains."""
+    return segment.shape, segment.method
+
+
+def to_compile(tree: Tree, asked: bool | None, device: str) -> frozenset[Key]:
+    """Choose what to compile.
+
+    Args:
+        tree: the whole sweep.
+        asked: True for all, False for nothing; None for what pays, which is known on CPUs only.
+        device: "cpu" or "cuda".
+
+    Raises:
+        MissingDependencyError: compiling is asked for and there is no compiler.
+    """
+    if asked is False or (asked is None and (device != "cpu" or not has_compiler())):
+        return frozenset()
+    if not has_compiler():
+        raise MissingDependencyError(f"torch.compile needs a C++ compiler, and there is no {_name()}", remedy="install one, or use --no-compile")
+    seconds: dict[Key, float] = {}
+    for segment in tree.segments:
+        seconds[key_of(segment)] = seconds.get(key_of(segment), 0.0) + segment_seconds(tree, segment)
+    return frozenset(key for key, time in seconds.items() if (asked or time >= LEAST_SECONDS) and not Method(key[1]).packed)
+
+
+def has_compiler() -> bool:
+    """Tell whether there is the C++ compiler that torch.compile would call."""
+    return shutil.which(_name()) is not None
+
+
+def _name() -> str:
+    return os.environ.get("CXX", "g++")

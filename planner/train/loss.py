@@ -1,0 +1,51 @@
+"""The training loss, as it is or through torch.compile."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, TypeAlias
+
+import torch
+from tqdm import tqdm
+
+from planner.train.order import IGNORED
+
+MODELS = 256
+"""Models that one process may compile, one after the other; torch's own limit is eight, after which it would go on uncompiled."""
+
+Loss: TypeAlias = Callable[[torch.nn.Module, torch.Tensor, torch.Tensor, bool], torch.Tensor]
+
+
+def mean_loss(model: torch.nn.Module, inputs: torch.Tensor, targets: torch.Tensor, whole: bool) -> torch.Tensor:
+    """Average the loss over the targets that count; a batch without any, of prompts alone, has a loss of zero and no gradient.
+
+    Args:
+        model: a causal language model of transformers.
+        inputs: token ids, shape (sequences, tokens).
+        targets: token ids, of the same shape; `order.IGNORED` does not count.
+        whole: whether all of them count.
+    """
+    logits = model(input_ids=inputs).logits
+    flat = logits.reshape(-1, logits.shape[-1]).float(), targets.reshape(-1)
+    if whole:
+        return torch.nn.functional.cross_entropy(*flat)
+    count = (targets != IGNORED).sum()
+    return torch.nn.functional.cross_entropy(*flat, ignore_index=IGNORED, reduction="sum") / count.clamp(min=1)
+
+
+@lru_cache
+def compiled_loss(backend: str = "inductor") -> Loss:
+    """Return `mean_loss` compiled, one function for all models of this process.
+
+    The model is an argument, so that another one of the same shape, the next segment's, is met with what was compiled for the first.
+    """
+    import torch._dynamo.config as tracing
+    import torch._inductor.config as compiling
+
+    tqdm.set_lock(threading.RLock())  # torch's bar would take one that is shared by processes, and a worker that is ended leaves it behind
+    settings: Any = tracing
+    settings.recompile_limit = settings.accumulated_recompile_limit = MODELS
+    compiling.compile_threads = 1  # type: ignore[attr-defined]  # no further processes beside the workers, who fill the cores
+    return torch.compile(mean_loss, backend=backend, dynamic=False)
