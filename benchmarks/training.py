@@ -3,7 +3,8 @@
 Three ways to train the same model (transformers' Qwen3, batch 8x128, vocabulary 1024, AdamW, clipping), each as one process with all cores, which is
 how Trainer and nanoGPT are run, and as one process a core with one thread each, which is how a sweep runs. Ours is `run_segment` itself, as a worker
 of `plan sweep run` calls it. Tokens a second are counted after a warm-up, over all processes. The share is that of the machine's own matrix product:
-fp32, 1024 x 1024, the same threads. FLOPs are exact ones, see planner/flops.py. With --compile the same models once more through torch.compile.
+fp32, 1024 x 1024, the same threads. FLOPs are exact ones, see planner/flops.py. All once more through torch.compile, which a sweep uses for models that
+train for minutes, nanoGPT by default and Trainer on request; what compiling itself takes is told apart.
 
 Needs `pip install accelerate` for Trainer.
 """
@@ -33,38 +34,53 @@ WARM = 20
 RECIPE = Recipe()
 VOCAB = 1024
 RATE = 3e-3
+COMPILED = " compiled"
 
 
 def main() -> None:
     """Run and print, or be one of the processes."""
     if len(sys.argv) > 1 and sys.argv[1] == "process":
         return process(*sys.argv[2:])
-    report = Report(__file__, __doc__, lambda parser: parser.add_argument("--compile", action="store_true", help="torch.compile beside it"))
+    report = Report(__file__, __doc__)
     cores = len(os.sched_getaffinity(0))
     layouts = {"one process": (1, cores), "one a core": (cores, 1)}
-    kinds = ("ours", "trainer", "nanogpt", *(("compiled",) if report.options.compile else ()))
+    kinds = ("ours", "trainer", "nanogpt")
     sizes = SIZES[::2] if report.quick else SIZES
     with tempfile.TemporaryDirectory() as folder:
         corpus = make_text(Path(folder))
         peak = {name: run("peak", 0, corpus, *layout) for name, layout in layouts.items()}
         report.say(f"{cores} cores; fp32 matrix product: {peak['one process'] / 1e9:.0f} GFLOP/s with {cores} threads in one process, "
                    f"{peak['one a core'] / 1e9:.0f} GFLOP/s in {cores} processes of one thread")  # fmt: skip
-        rows = []
+        tables: dict[str, list[list[str]]] = {"": [], COMPILED: []}
+        waits = []
         for size in sizes:
             shape = shape_for(size, family=RECIPE.family, vocab=VOCAB)
             cost = flops_per_token(shape, RECIPE.seq_len)
-            speed = {(kind, name): run(kind, size, corpus, *layout) for kind in kinds for name, layout in layouts.items()}
-            ours = speed["ours", "one a core"]
+            speed = {
+                (kind + way, name): run(kind + way, size, corpus, *layout) for way in tables for kind in kinds for name, layout in layouts.items()
+            }
             usual = speed["trainer", "one process"]
-            best = max(value for (kind, _), value in speed.items() if kind in ("trainer", "nanogpt"))
-            others = [f"{speed[kind, name] / 1e3:.1f}k" for kind in kinds[1:] for name in layouts]
-            ratios = [ours / usual, ours / max(speed["trainer", name] for name in layouts), ours / best]
-            share = f"{100 * ours * cost / peak['one a core']:.0f} %"
-            rows.append([f"{shape.params_non_embedding / 1e3:.0f}k", f"{ours / 1e3:.1f}k", *others, *(f"{ratio:.2f}" for ratio in ratios), share])
+            for way, rows in tables.items():
+                ours = speed["ours" + way, "one a core"]
+                best = max(value for (kind, _), value in speed.items() if not kind.startswith("ours") and (way or COMPILED not in kind))
+                others = [f"{speed[kind + way, name] / 1e3:.1f}k" for kind in kinds[1:] for name in layouts]
+                ratios = [ours / usual, ours / max(speed["trainer" + way, name] for name in layouts), ours / best]
+                share = f"{100 * ours * cost / peak['one a core']:.0f} %"
+                rows.append([f"{shape.params_non_embedding / 1e3:.0f}k", f"{ours / 1e3:.1f}k", *others, *(f"{ratio:.2f}" for ratio in ratios), share])
+            with tempfile.TemporaryDirectory() as cache:
+                os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
+                cold, warm = (run("first step", size, corpus, 1, 1) for _ in range(2))
+                del os.environ["TORCHINDUCTOR_CACHE_DIR"]
+            waits.append([f"{shape.params_non_embedding / 1e3:.0f}k", f"{cold:.1f}", f"{warm:.1f}"])
     columns = ["parameters", "ours", *(f"{kind}, {name}" for kind in kinds[1:] for name in layouts)]
-    report.table("tokens a second, all processes together", [*columns, "ours/Trainer", "ours/its best", "ours/best of all", "of the peak"], rows)
+    more = ["ours/Trainer", "ours/its best", "ours/best of all", "of the peak"]
+    report.table("tokens a second, all processes together", [*columns, *more], tables[""])
     report.say("ours/Trainer: as Trainer is run, one process with all cores; its best: whichever layout")
     report.say("best of all: Trainer and nanoGPT's loop, any layout, torch.compile left aside")
+    report.table("the same, all through torch.compile", [*columns, *more], tables[COMPILED])
+    report.say("ours/Trainer: as Trainer is run, uncompiled; its best: compiled, whichever layout")
+    report.say("best of all: Trainer and nanoGPT's loop, any layout, compiled or not")
+    report.table("seconds of a worker's first step through torch.compile", ["parameters", "nothing cached", "the same in a new process"], waits)
     report.end()
 
 
@@ -94,8 +110,11 @@ def process(kind: str, size: str, corpus: str, threads: str) -> None:
             count += 1
         print(2 * 1024**3 * count / (time.perf_counter() - started))
         return
-    ways = {"ours": ours, "trainer": trainer, "nanogpt": nanogpt, "compiled": compiled}
-    print(ways[kind](float(size), Path(corpus), int(threads)))
+    ways = {"ours": ours, "trainer": trainer, "nanogpt": nanogpt, "first step": first_step}
+    if kind == "first step":
+        print(first_step(float(size)))
+        return
+    print(ways[kind.removesuffix(COMPILED)](float(size), Path(corpus), int(threads), kind.endswith(COMPILED)))
 
 
 def make_text(folder: Path) -> Path:
@@ -115,7 +134,7 @@ def make_text(folder: Path) -> Path:
     return folder
 
 
-def ours(size: float, corpus: Path, threads: int) -> float:
+def ours(size: float, corpus: Path, threads: int, compiled: bool) -> float:
     """Train a segment the way a sweep's worker does."""
     from planner.design.spec import Cell
     from planner.design.tree import build_tree
@@ -126,7 +145,7 @@ def ours(size: float, corpus: Path, threads: int) -> float:
     tune_allocator()
     tokens = 1e5 * RECIPE.tokens_per_step
     segment = build_tree([Cell(size, 0, tokens, tokens, 1e5)], RECIPE, VOCAB).segments[0]
-    job = Job(segment, RECIPE, corpus, None, corpus / "state" / "none.safetensors", corpus, "special", 0, 0.0, {}, threads=threads)
+    job = Job(segment, RECIPE, corpus, None, corpus / "state" / "none.safetensors", corpus, "special", 0, 0.0, {}, threads=threads, compiled=compiled)
     clock = Clock()
     try:
         run_segment(job, report=clock.at)
@@ -164,7 +183,22 @@ def _model(size: float):
     return build_model(shape_for(size, family=RECIPE.family, vocab=VOCAB), RECIPE, 0)
 
 
-def trainer(size: float, corpus: Path, threads: int) -> float:
+def first_step(size: float) -> float:
+    """Return how long the first step through torch.compile takes [s], tracing and compiling with it, less what the second one takes."""
+    import torch
+
+    from planner.train.loss import compiled_loss
+
+    model, words = _model(size), torch.zeros(RECIPE.batch_sequences, RECIPE.seq_len, dtype=torch.int64)
+    took = []
+    for _ in range(2):
+        started = time.perf_counter()
+        compiled_loss()(model, words, words, True).backward()
+        took.append(time.perf_counter() - started)
+    return took[0] - took[1]
+
+
+def trainer(size: float, corpus: Path, threads: int, compiled: bool) -> float:
     """Train with Hugging Face's Trainer, nothing logged, saved or evaluated."""
     import torch
     from transformers import Trainer, TrainerCallback, TrainingArguments
@@ -192,23 +226,14 @@ def trainer(size: float, corpus: Path, threads: int) -> float:
         arguments = TrainingArguments(
             output_dir=folder, per_device_train_batch_size=RECIPE.batch_sequences, max_steps=10**6, learning_rate=RATE, lr_scheduler_type="constant",
             weight_decay=0.1, max_grad_norm=1.0, logging_strategy="no", save_strategy="no", report_to=[], use_cpu=True, disable_tqdm=True,
-            optim="adamw_torch_fused", seed=0,
+            optim="adamw_torch_fused", seed=0, torch_compile=compiled,
         )  # fmt: skip
         Trainer(_model(size), arguments, train_dataset=Windows(), callbacks=[Watch()]).train()
     return clock.speed
 
 
-def nanogpt(size: float, corpus: Path, threads: int) -> float:
+def nanogpt(size: float, corpus: Path, threads: int, compiled: bool) -> float:
     """Train in a loop like nanoGPT's train.py: random windows of a memory map, fused AdamW, clipping, the loss read every ten steps."""
-    return _loop(size, corpus, compiled=False)
-
-
-def compiled(size: float, corpus: Path, threads: int) -> float:
-    """Train in that loop with the model's loss through torch.compile."""
-    return _loop(size, corpus, compiled=True)
-
-
-def _loop(size: float, corpus: Path, *, compiled: bool) -> float:
     import torch
 
     tokens = np.memmap(corpus / "general" / "train.bin", dtype="uint16", mode="r")

@@ -24,12 +24,14 @@ AsJson = Annotated[bool, typer.Option("--json", help="Write JSON.")]
 def plan(name: Name, workers: Workers = None, as_json: AsJson = False) -> None:
     """Show what a sweep would train."""
     from planner.cli.paths import default_workers, sweep_folder
+    from planner.design.compiling import key_of, to_compile
     from planner.design.walltime import wall_seconds
     from planner.sweep import Sweep
 
     sweep = Sweep.open(sweep_folder(name))
     tree, count = sweep.tree, workers or default_workers()
-    seconds = wall_seconds(tree, tree.segments, count)
+    compiled = to_compile(tree, None, "cpu")
+    seconds = wall_seconds(tree, tree.segments, count, lambda segment: key_of(segment) in compiled)
     if as_json:
         give(
             {
@@ -92,6 +94,7 @@ def run(
     from planner.cli.needs import require_method, require_torch
     from planner.cli.paths import sweep_folder
     from planner.cli.progress import Watch
+    from planner.design.compiling import key_of, to_compile
     from planner.design.walltime import wall_seconds
     from planner.sweep import Sweep, run_sweep, segments_to_train
 
@@ -99,7 +102,10 @@ def run(
     sweep = Sweep.open(sweep_folder(name))
     count = where.known_workers
     left = segments_to_train(sweep)
-    time = format_seconds(wall_seconds(sweep.tree, left, count or 1))
+    through = to_compile(sweep.tree, compiled, device)
+    time = format_seconds(wall_seconds(sweep.tree, left, count or 1, lambda segment: key_of(segment) in through))
+    if sizes := sorted({segment.size for segment in left if key_of(segment) in through}):
+        say(f"through torch.compile: {', '.join(format_count(size) for size in sizes)}; compiling takes up to a minute a size, once on a machine")
     say(f"{len(left)} of {len(sweep.tree.segments)} segments to train, about {time} with {f'{count} workers' if count else 'one worker of many'}")
     if dry_run:
         if left:
