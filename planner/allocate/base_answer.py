@@ -38,6 +38,8 @@ class Choice:
     """Least memory of one GPU."""
     extrapolation: dict[str, float]
     """By what factor it lies outside the support on each axis; 1 is inside."""
+    general: dict[str, Any] | None = None
+    """The general loss, where it is limited: the fields of `retention.Kept`; what is replayed is in the plan's `tokens_pt` beside what is sunk."""
 
 
 @dataclass(frozen=True)

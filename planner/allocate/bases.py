@@ -38,6 +38,8 @@ class _Stage:
 
     tokens: Array
     """Shape (amounts,); the first is none."""
+    replay: Array
+    """Share of general text in the stage, of the same shape."""
     resamples: Array
     """ln L, shape (resamples, amounts)."""
 
@@ -52,6 +54,7 @@ def allocate_bases(
     bases: Sequence[Base],
     method: Method | None = None,
     *,
+    general: FittedLaw | None = None,
     kept_back: Sequence[float] = (),
     allow_extrapolation: bool = False,
 ) -> BaseAllocation:
@@ -62,6 +65,7 @@ def allocate_bases(
         request: budget and specialist text; sizes and general tokens are the bases' own.
         bases: the checkpoints.
         method: how the specialist stage is trained; as in the runs of the law by default.
+        general: law of the general loss, where that is limited.
         kept_back: shares of the budget that might be kept back for a later stage.
         allow_extrapolation: whether to answer further than TOO_FAR beyond the runs.
 
@@ -69,7 +73,7 @@ def allocate_bases(
         InputError: a share that is none, no base, two of one name, limits that a base has itself, or a law or a method of adapters in both stages.
         DataError: no base fits, the law is of one stage, or all lie too far beyond the runs.
     """
-    problem = Problem.of(law, replace(request, max_general_loss=None, max_general_rise=None))
+    problem = Problem.of(law, request, general)
     method = method or problem.method
     if problem.method.both or method.both:
         raise InputError(
@@ -81,10 +85,10 @@ def allocate_bases(
     if len({base.name for base in bases}) < len(bases) or not bases:
         raise InputError(f"{len(bases)} bases with {len({base.name for base in bases})} names", remedy="give each --base a name of its own")
     sized = request.params or request.params_range or request.params_among or request.general_tokens or request.inference_tokens
-    if sized or request.max_general_loss is not None or request.max_general_rise is not None:
+    if sized:
         raise InputError(
-            "a base has its own size and general tokens, and neither its inference nor its general loss is forecast",
-            remedy="leave away --params, --general-tokens, --inference-tokens and the limits on the general loss",
+            "a base has its own size and general tokens, and its inference is not counted",
+            remedy="leave away --params, --general-tokens and --inference-tokens",
         )
     for share in kept_back:
         if not 0 < share < 1:
@@ -106,6 +110,13 @@ def allocate_bases(
             remedy=f"give at least {1.005 * needed:.3g}, or context= if its sequences are shorter",
         )
     stages = [_stage(problem, base, method, request) for base in fitting]
+    if not all(np.isfinite(stage.resamples[:, stage.best]).all() for stage in stages):
+        # A limit on the loss itself may be lower than where some base begins.
+        able = [number for number, stage in enumerate(stages) if np.isfinite(stage.resamples[:, stage.best]).all()]
+        if not able:
+            assert problem.retention is not None
+            raise DataError(f"no base keeps {problem.retention.limit}, with or without specialising it", remedy="relax the limit")
+        fitting, stages = [fitting[number] for number in able], [stages[number] for number in able]
     ends = np.stack([stage.resamples[:, stage.best] for stage in stages])
     wins = np.bincount(ends.argmin(0), minlength=len(stages)) / ends.shape[1]
     made = [_choice(problem, base, method, stage, float(win), gpus) for base, stage, win in zip(fitting, stages, wins, strict=True)]
@@ -121,7 +132,7 @@ def allocate_bases(
         },
         choices=tuple(made[number] for number in order),
         longer=_longer(fitting, stages),
-        scratch=_scratch(law, request, ends[best], allow_extrapolation),
+        scratch=_scratch(law, request, general, ends[best], allow_extrapolation),
         worths=tuple(_worths(problem, fitting[best], method, ends[best])),
         ways=tuple(_way(problem, fitting[best], way, method, ends[best]) for way in _ways(problem, method)),
         kept=tuple(_kept(problem, fitting[best], method, ends[best], share) for share in kept_back),
@@ -131,30 +142,44 @@ def allocate_bases(
 
 
 def _stage(problem: Problem, base: Base, method: Method, request: Request) -> _Stage:
-    """Evaluate a base after every amount of specialist text that the budget pays."""
-    most = min(request.flops / method.flops_per_token(base.shape, base.context), problem.max_epochs * request.unique_spec)
-    tokens = np.unique(np.concatenate([[0.0, min(most, request.unique_spec)], most * np.geomspace(LEAST, 1.0, AMOUNTS)]))
-    size = {"non_embedding": base.shape.params_non_embedding, "total": base.params_total(problem.vocab)}
-    points = problem.law.points(size, np.full(len(tokens), base.tokens), tokens, np.full(len(tokens), request.unique_spec))
-    return _Stage(tokens, problem.law.log_loss_resamples(points, MOST_RESAMPLES))
+    """Evaluate a base after every amount of specialist text that the budget pays, with the least replay that keeps a limit on the general loss.
+
+    As for a model of one's own, replayed text is taken to count for the specialist loss like other general text.
+    """
+    paid, keeping = request.flops / method.flops_per_token(base.shape, base.context), problem.retention
+    most = min(paid, problem.max_epochs * request.unique_spec)
+    shares = (0.0,) if keeping is None else keeping.replays
+    ends = [min(most, paid * (1 - share)) for share in shares]  # where the budget binds, with each share of replay
+    tokens = np.unique(np.concatenate([[0.0, min(most, request.unique_spec)], ends, most * np.geomspace(LEAST, 1.0, AMOUNTS)]))
+    count, unique = len(tokens), np.full(len(tokens), request.unique_spec)
+    size = {"non_embedding": np.full(count, float(base.shape.params_non_embedding)), "total": np.full(count, float(base.params_total(problem.vocab)))}
+    trunk, replay = np.full(count, base.tokens), np.zeros(count)
+    if keeping is not None:
+        replay = keeping.replay_after(size, trunk, tokens, unique, paid)
+    shown = np.nan_to_num(replay)
+    points = problem.law.points(size, trunk + shown / (1 - shown) * tokens, tokens, unique)
+    resamples = problem.law.log_loss_resamples(points, MOST_RESAMPLES)
+    resamples[:, np.isnan(replay)] = np.inf
+    return _Stage(tokens, shown, resamples)
 
 
 def _choice(problem: Problem, base: Base, method: Method, stage: _Stage, probability: float, gpus: int) -> Choice:
     shape, law, unique = base.shape, problem.law, problem.request.unique_spec
-    spec = float(math.floor(stage.tokens[stage.best] + 1e-6))
+    spec, share = float(math.floor(stage.tokens[stage.best] + 1e-6)), float(stage.replay[stage.best])
+    replayed = share / (1 - share) * spec
     size = {"non_embedding": [shape.params_non_embedding] * 2, "total": [base.params_total(problem.vocab)] * 2}
-    forecast = law.forecast(size, [base.tokens] * 2, [0.0, spec], [unique] * 2)
-    cost = spec * method.flops_per_token(shape, base.context)
+    forecast = law.forecast(size, [base.tokens, base.tokens + replayed], [0.0, spec], [unique] * 2)
+    cost = (spec + replayed) * method.flops_per_token(shape, base.context)
     plan = Plan(
         shape.params_non_embedding,
         shape.params_total,
-        base.tokens,
+        base.tokens + replayed,
         spec,
         unique,
         spec / unique,
-        spec / (base.tokens + spec),
+        spec / (base.tokens + replayed + spec),
         cost,
-        flops_6nd(shape.params_non_embedding, spec),
+        flops_6nd(shape.params_non_embedding, spec + replayed),
         float(forecast.loss[1]),
         float(forecast.low[1]),
         float(forecast.high[1]),
@@ -177,6 +202,7 @@ def _choice(problem: Problem, base: Base, method: Method, stage: _Stage, probabi
         method.trained(shape),
         method.bytes_per_gpu(shape, gpus, base.context),
         {name: float(value) for name, value in factors.items() if name != "flops_6nd"},
+        asdict(problem.retention.tell(replace(plan, params_total=base.params_total(problem.vocab)), share, base.tokens)) if problem.retention else None,
     )
 
 
@@ -187,6 +213,8 @@ def _longer(bases: Sequence[Base], stages: Sequence[_Stage]) -> str:
     ratio = [base.tokens / base.shape.params_non_embedding for base in bases]
     long, short = int(np.argmax(ratio)), int(np.argmin(ratio))
     gains = [-100 * np.expm1(stages[number].resamples[:, stages[number].best] - stages[number].resamples[:, 0]) for number in (long, short)]
+    if not (gains[0].any() or gains[1].any()):
+        return ""  # a limit on the general loss lets neither be specialised
     share = float((gains[0] < gains[1]).mean())
     less, more = (float(gain.mean()) for gain in gains)
     return (
@@ -199,11 +227,11 @@ def _ratio(value: float) -> str:
     return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
 
 
-def _scratch(law: FittedLaw, request: Request, mine: Array, allow_extrapolation: bool) -> Arm:
+def _scratch(law: FittedLaw, request: Request, general: FittedLaw | None, mine: Array, allow_extrapolation: bool) -> Arm:
     """Spend the same FLOPs on a model of one's own."""
     name = "from scratch"
     try:
-        other = allocate(law, request, allow_extrapolation=allow_extrapolation).plan
+        other = allocate(law, request, general=general, allow_extrapolation=allow_extrapolation).plan
     except PlannerError as error:
         return Arm(name, None, None, None, error.message)
     size = {"non_embedding": [other.params_non_embedding], "total": [other.params_total]}
@@ -232,12 +260,12 @@ def _ways(problem: Problem, method: Method) -> list[Method]:
 def _way(problem: Problem, base: Base, way: Method, chosen: Method, mine: Array) -> Way:
     """Say what the budget pays of a method's specialist stage, and what that would come to if its tokens taught as those of the law's runs did."""
     stage = _stage(problem, base, way, problem.request)
-    spec = float(math.floor(stage.tokens[stage.best] + 1e-6))
+    spec, share = float(math.floor(stage.tokens[stage.best] + 1e-6)), float(stage.replay[stage.best])
     memory, need = problem.request.memory_per_gpu, way.bytes_per_gpu(base.shape, problem.request.gpus, base.context)
     higher, _ = behind(stage.resamples[:, stage.best], mine)
     return Way(
         way.name, way.name == chosen.name, way.name == problem.method.name, spec, spec / problem.request.unique_spec,
-        spec * way.flops_per_token(base.shape, base.context), way.trained(base.shape), need, memory is None or need <= memory, higher,
+        spec / (1 - share) * way.flops_per_token(base.shape, base.context), way.trained(base.shape), need, memory is None or need <= memory, higher,
     )  # fmt: skip
 
 
@@ -274,9 +302,22 @@ def _warnings(problem: Problem, bases: Sequence[Base], fitting: Sequence[Base], 
             far.append(choice.base)
     if far:
         found.append(f"{', '.join(far)}: no such distance was ever tested; what is said of it, and against it, is an illustration, not a measured result")
-    left = [base.name for base in bases if base not in fitting]
-    if left:
-        found.append(f"too large for the memory given, and left out: {', '.join(left)}")
+    memory = problem.request.memory_per_gpu
+    large = [base.name for base in bases if memory is not None and method.bytes_per_gpu(base.shape, problem.request.gpus, base.context) > memory]
+    if large:
+        found.append(f"too large for the memory given, and left out: {', '.join(large)}")
+    lost = [base.name for base in bases if base not in fitting and base.name not in large]
+    if lost and problem.retention is not None:
+        found.append(f"left out, as {problem.retention.limit} is not kept from the start: {', '.join(lost)}")
+    if problem.retention is not None and best.general is not None:
+        names = ", ".join(dict.fromkeys(member.law.name for member in problem.retention.law.members))
+        found.append(f"the general loss is forecast by {names}: the limit is kept with a probability of {best.general['probability']:.0%}")
+        if best.general["extrapolation"] > 1.2:
+            found.append(f"EXTRAPOLATION: {best.base} lies a factor of {best.general['extrapolation']:.3g} outside the runs of the general law")
+        if len(problem.retention.replays) == 1:
+            found.append("no run of the general law replays general text: what replay would keep is not measured, and none is planned")
+        if best.plan.tokens_spec == 0:
+            found.append(f"no amount of specialist text keeps {problem.retention.limit}, so none is planned")
     if any(member.params_kind == "total" for member in problem.law.members) and problem.vocab:
         found.append(f"the law counts embeddings in N: a base counts with those of the law's own vocabulary of {problem.vocab} words, not with its own")
     inexact = [base.name for base in fitting if not base.exact]
@@ -293,6 +334,7 @@ def _warnings(problem: Problem, bases: Sequence[Base], fitting: Sequence[Base], 
         )
     if best.plan.tokens_spec > 0.98 * problem.max_tokens_spec:
         found.append(f"the limit of {problem.max_epochs:.3g} epochs binds: {left_over}")
-    elif best.plan.flops < 0.9 * problem.request.flops:
-        found.append(f"{left_over}: by this law more specialist text would harm")
+    elif best.plan.flops < 0.9 * problem.request.flops and (best.plan.tokens_spec > 0 or problem.retention is None):
+        why = "by this law more specialist text would harm" + (", or pass the limit" if problem.retention is not None else "")
+        found.append(f"{left_over}: {why}")
     return found

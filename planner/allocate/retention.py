@@ -7,6 +7,7 @@ FLOPs of its own. (On the sweep computing/replay the specialist loss comes out 0
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import erf, inf, sqrt
 from typing import TYPE_CHECKING, Any
@@ -127,6 +128,30 @@ class Retention:
             result[rows[excess <= np.where(plans.tokens_spec[rows] > 0, -margin, 1e-9)]] = share
         return result
 
+    def replay_after(self, params: Mapping[str, Any], trunk: Array, spec: Array, unique: Array, most: float) -> Array:
+        """Return the least share of replay with which a stage after a trunk that is there already keeps the limit, not a number where none does.
+
+        Args:
+            params: parameters by convention, each of shape (stages,).
+            trunk: general tokens of the trunk; what is replayed comes on top.
+            spec: specialist tokens of the stage.
+            unique: distinct ones.
+            most: tokens that the stage may have, with what is replayed.
+        """
+        none = np.zeros_like(spec)
+        before = self.law.log_loss(self.law.points(params, trunk, none, unique, none))
+        result = np.full(len(spec), np.nan)
+        for share in self.replays:
+            after = self.law.log_loss(self.law.points(params, trunk, spec, unique, np.full(len(spec), share)))
+            after = np.where(spec > 0, after, before)
+            keeps = spec / (1 - share) <= most * (1 + 1e-9)
+            if self.max_loss is not None:
+                keeps &= after <= np.log(self.max_loss)
+            if self.max_rise is not None:
+                keeps &= after - before <= np.log1p(self.max_rise)
+            result[np.isnan(result) & keeps] = share
+        return result
+
     def _before(self, plans: Plans) -> Array:
         """Forecast ln L of the general loss without a specialist stage; minus infinity without general tokens, over which nothing may rise."""
         if self.max_rise is None:
@@ -147,12 +172,18 @@ class Retention:
             found = np.maximum(found, after - before - np.log1p(self.max_rise))
         return found
 
-    def tell(self, plan: Plan, share: float) -> Kept:
-        """Forecast the general loss of a plan."""
+    def tell(self, plan: Plan, share: float, base: float | None = None) -> Kept:
+        """Forecast the general loss of a plan.
+
+        Args:
+            plan: whose general tokens include what is replayed.
+            share: of replay.
+            base: general tokens that the loss before is of, where a checkpoint has had them; else those of the plan.
+        """
         params = {"non_embedding": np.array([plan.params_non_embedding]), "total": np.array([plan.params_total or np.nan])}
         general, spec, unique = (np.array([value]) for value in (plan.tokens_pt, plan.tokens_spec, plan.unique_spec))
         forecast = self.law.forecast(params, _trunk(general, spec, share), spec, unique, [share])
-        points = self._points(params, general, spec, unique, np.array([share]))
+        points = self._points(params, general, spec, unique, np.array([share]), general if base is None else np.array([base]))
         distance = self.law.support.distance(params["non_embedding"], general, spec, unique)[0]
         before, rise, low, high = inf, inf, inf, inf
         chances = []
@@ -216,11 +247,11 @@ class Retention:
             remedy="relax the limit, give more general text or more FLOPs, or measure more replay: the runs of the general law have no more",
         )
 
-    def _points(self, params: Any, general: Array, spec: Array, unique: Array, share: Array) -> tuple[list[Points], list[Points]]:
+    def _points(self, params: Any, general: Array, spec: Array, unique: Array, share: Array, base: Array) -> tuple[list[Points], list[Points]]:
         """Prepare plans with and without their specialist stage; general tokens of none are read as one."""
         none = np.zeros_like(spec)
         after = self.law.points(params, np.maximum(_trunk(general, spec, share), 0.0), spec, unique, share)
-        return after, self.law.points(params, np.where(general > 0, general, 1.0), none, unique, none)
+        return after, self.law.points(params, np.where(base > 0, base, 1.0), none, unique, none)
 
 
 def _fits(plans: Plans, share: float, least_stage: float) -> Array:

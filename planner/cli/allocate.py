@@ -140,6 +140,8 @@ def allocate(
         max_general_loss=max_general_loss,
         max_general_rise=None if max_general_rise is None else parse_share(max_general_rise),
     )
+    keeping = _general_law(general_law, found, max_general_loss is not None or max_general_rise is not None)
+    apart(out, keeping)
     if base:
         from planner.allocate.base import Base
         from planner.allocate.bases import allocate_bases
@@ -147,8 +149,7 @@ def allocate(
 
         bases = [Base.parse(item) for item in base]
         others = {
-            "--figure": figure, "--accuracy": accuracy, "--max-general-loss": max_general_loss, "--max-general-rise": max_general_rise,
-            "--general-law": general_law, "--next-runs": next_runs, "--best-guess": not robust, "--tolerance": tolerance,
+            "--figure": figure, "--accuracy": accuracy, "--next-runs": next_runs, "--best-guess": not robust, "--tolerance": tolerance,
         }  # fmt: skip
         for name, value in others.items():
             if value:
@@ -159,12 +160,13 @@ def allocate(
             request,
             bases,
             method_of(fitted, method, lora_rank),
+            general=FittedLaw.load(keeping) if keeping else None,
             kept_back=[parse_share(item) for item in kept_back.split(",")] if kept_back else (),
             allow_extrapolation=allow_extrapolation,
         )
-        chosen = replace(chosen, source=_beside(chosen.source, found, out))
+        chosen = replace(chosen, source=_beside(chosen.source, found, out, keeping))
         replaced = out.exists()
-        chosen.save(out, {"law": sha256_file(found)})
+        chosen.save(out, {"law": sha256_file(found), **({"general_law": sha256_file(keeping)} if keeping else {})})
         _tell(out, replaced, chosen.warnings, show_bases, chosen, as_json)
         return
     if method is not None or kept_back or lora_rank is not None:
@@ -176,9 +178,7 @@ def allocate(
     if next_runs is not None and (what := fitted.source.get("method", "full")) != "full":
         raise InputError(f"--next-runs under a law of runs with {what}: no design chooses among methods", remedy="leave it away")
     further = None if next_runs is None else parse_flops(next_runs)
-    limited = max_general_loss is not None or max_general_rise is not None
-    keeping = _general_law(general_law, found, limited)
-    apart(out, keeping, accuracy)
+    apart(out, accuracy)
     answer = recommend(
         fitted,
         request,

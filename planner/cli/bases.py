@@ -43,11 +43,11 @@ def show_bases(answer: BaseAllocation) -> None:
     request, method = answer.request, answer.request["method"]
     rows = []
     for choice in answer.choices:
-        plan = choice.plan
+        plan, replayed = choice.plan, choice.general["tokens_replayed"] if choice.general else 0.0
         rows.append(
             [
                 choice.base,
-                f"{format_count(plan.params_non_embedding)}, {format_count(plan.tokens_pt)}",
+                f"{format_count(plan.params_non_embedding)}, {format_count(plan.tokens_pt - replayed)}",
                 f"{format_count(plan.tokens_spec)} = {plan.epochs_spec:.3g} epochs",
                 f"{choice.loss_before:.4g} ({choice.before_low:.4g} to {choice.before_high:.4g})",
                 f"{plan.loss:.4g} ({plan.loss_low:.4g} to {plan.loss_high:.4g})",
@@ -60,6 +60,15 @@ def show_bases(answer: BaseAllocation) -> None:
     title = f"{'ILLUSTRATION, NOT MEASURED: ' if far else ''}Bases specialised with {given}, {method['name']}"
     columns = ["base", "size, general", "specialist tokens", "forecast loss before", "after (90 % interval)", "lower by [%]", "best in"]
     table(title, columns, rows, caption="before, after: specialist loss [nats/token]; best in: share of the resamples")
+    kept = [
+        [choice.base, f"{general['loss_before']:.4g}", f"{general['loss']:.4g} ({general['loss_low']:.4g} to {general['loss_high']:.4g})",
+         f"{general['rise_percent']:+.3g} % ({general['rise_low']:+.3g} to {general['rise_high']:+.3g})",
+         f"{100 * general['replay_fraction']:.3g} % = {format_count(general['tokens_replayed'])}", f"{general['probability']:.0%}"]
+        for choice in answer.choices if (general := choice.general) is not None
+    ]  # fmt: skip
+    if kept:
+        columns = ["base", "forecast before", "after (90 % interval)", "rise (90 % interval)", "replayed, of the stage", "limit kept in"]
+        table("General loss, and the least replay that keeps its limit", columns, kept, caption="before, after: general loss [nats/token]")
     costs = [
         [
             choice.base,

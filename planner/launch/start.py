@@ -10,7 +10,7 @@ from typing import Any
 from planner.allocate.allocation import Allocation, Plan, check_plan
 from planner.allocate.base_answer import KIND as BASES
 from planner.allocate.base_answer import VERSION as BASES_VERSION
-from planner.artifacts import read_artifact, read_json, whole
+from planner.artifacts import check_numbers, read_artifact, read_json, whole
 from planner.corpus import Corpus
 from planner.errors import InputError
 from planner.method import Method
@@ -53,9 +53,11 @@ def read_plan(path: Path) -> Planned:
         one, size = (1.0, 1.0), (plan.params_non_embedding, plan.params_non_embedding)
         allocation = Allocation(
             body["request"], plan, plan, one, size, one, size, 0.0, 0.0, (), choice["extrapolation"], tuple(body["warnings"]), {}, body["source"],
-            body["created"],
+            body["created"], general=choice.get("general"),
         )  # fmt: skip
-    return Planned(allocation, plan.tokens_pt, method.name, (method.rank, method.targets) if method.name != "full" else None)
+        if allocation.general is not None:
+            check_numbers(allocation.general, ("replay_fraction", "tokens_replayed"), low=0.0, what="the general loss")
+    return Planned(allocation, allocation.tokens_trunk, method.name, (method.rank, method.targets) if method.name != "full" else None)
 
 
 def corpus_of(path: Path, source: Mapping[str, Any], corpus: Path | None) -> Corpus:

@@ -8,6 +8,8 @@ import pytest
 
 from planner.allocate.allocate import allocate
 from planner.allocate.allocation import Allocation
+from planner.allocate.base import Base
+from planner.allocate.bases import allocate_bases
 from planner.allocate.request import Request
 from planner.errors import DataError, InputError
 from planner.fit.fitted import FittedLaw, Member
@@ -151,3 +153,51 @@ def test_the_file_keeps_it(fitted: FittedLaw, general: FittedLaw, tmp_path: Path
     answer.save(tmp_path / "a.json", {})
     again = Allocation.load(tmp_path / "a.json")
     assert again.general == answer.general and again.replay_fraction == answer.replay_fraction > 0
+
+
+@pytest.mark.parametrize("limit", [0.3, 0.1])
+def test_a_base_is_specialised_as_far_as_the_limit_lets_it(fitted: FittedLaw, general: FittedLaw, limit: float) -> None:
+    """Held against every amount of text with every share of replay that the budget pays."""
+    base = Base.parse("name=one,params=100k,tokens=2M,context=128,vocab=1024")
+    request = Request(1.5e12, 1e6, max_general_rise=limit)
+    choice = allocate_bases(fitted, request, [base], general=general).choices[0]
+    kept, plan = choice.general, choice.plan
+    assert kept is not None and 0 < kept["rise_percent"] <= 100 * limit and plan.flops <= 1.5e12 * (1 + 1e-9)
+    assert plan.tokens_pt == pytest.approx(2e6 + kept["tokens_replayed"])
+    replayed = kept["replay_fraction"] / (1 - kept["replay_fraction"]) * plan.tokens_spec
+    assert kept["tokens_replayed"] == pytest.approx(replayed)
+    most = 1.5e12 / flops_per_token(base.shape, 128)
+    assert plan.tokens_spec + replayed <= most * (1 + 1e-9)
+    size = {"non_embedding": [base.shape.params_non_embedding], "total": [base.params_total(1024)]}
+    ends = []
+    for spec in np.geomspace(1e4, most, 300):
+        for share in (0.0, 0.1, 0.5):
+            amount = spec / (1 - share)
+            after, before = (
+                float(general.log_loss(general.points(size, [2e6], [text], [1e6], [part]))[0]) for text, part in ((spec, share), (0.0, 0.0))
+            )
+            if amount <= most and after - before <= np.log1p(limit):
+                points = fitted.points(size, [2e6 + amount - spec], [spec], [1e6])
+                ends.append(float(fitted.log_loss_resamples(points)[:, 0].mean()))
+    mine = fitted.points(size, [plan.tokens_pt], [plan.tokens_spec], [1e6])
+    assert float(fitted.log_loss_resamples(mine)[:, 0].mean()) <= min(ends) + 1e-4
+    free = allocate_bases(fitted, replace(request, max_general_rise=None), [base]).choices[0].plan
+    assert free.loss < plan.loss or limit == 0.3
+
+
+def test_bases_that_keep_no_limit_are_left_out_or_refused(fitted: FittedLaw, general: FittedLaw) -> None:
+    bases = [Base.parse(f"name={name},params=100k,tokens={tokens},context=128,vocab=1024") for name, tokens in (("short", "300k"), ("long", "4M"))]
+    before = [
+        choice.general["loss_before"]
+        for base in bases
+        for choice in allocate_bases(fitted, Request(1e12, 1e6, max_general_loss=50.0), [base], general=general).choices
+        if choice.general
+    ]
+    between = Request(1e12, 1e6, max_general_loss=(before[0] + before[1]) / 2)
+    answer = allocate_bases(fitted, between, bases, general=general)
+    assert [choice.base for choice in answer.choices] == ["long"]
+    assert any("is not kept from the start: short" in text for text in answer.warnings)
+    with pytest.raises(DataError, match="no base keeps a general loss of at most .*, with or without specialising it"):
+        allocate_bases(fitted, replace(between, max_general_loss=0.5 * before[1]), bases, general=general)
+    with pytest.raises(InputError, match="needs a law of it"):
+        allocate_bases(fitted, between, bases)

@@ -127,7 +127,7 @@ def test_allocate_a_base(law: Path) -> None:
     code, out, err = run("allocate", "--flops", "4e12", "--spec-tokens", "200k", *bases, "--method", "qlora", "--gpus", "2", "--gpu-memory", "1", *paths)
     assert code == 0, err
     assert "short" in out and "from scratch" in err and "gains less" in err and "what qlora does to the loss is not measured" in err
-    for option in (["--best-guess"], ["--tolerance", "1%"], ["--max-general-rise", "3%"], ["--lora-rank", "8"], ["--accuracy", "nowhere.csv"]):
+    for option in (["--best-guess"], ["--tolerance", "1%"], ["--lora-rank", "8"], ["--accuracy", "nowhere.csv"]):
         code, out, err = run("allocate", "--flops", "4e12", "--spec-tokens", "200k", *bases, *paths, *option)
         assert code == 2 and not out and option[0] in err
     code, out, _ = run("allocate", "--flops", "4e12", "--spec-tokens", "200k", *bases, *paths, "--json")

@@ -68,6 +68,25 @@ def test_a_specialise_only_plan_starts_from_its_base(tmp_path: Path, corpus: Cor
     assert verify(tmp_path / "run").measured == row["loss_spec"]
 
 
+def test_a_base_is_launched_with_the_replay_of_its_plan(tmp_path: Path, corpus: Corpus) -> None:
+    """A fifth of the stage is general text; none of it counts as tokens that the base has had."""
+    base = checkpoint(tmp_path / "base", corpus)
+    path = specialise_only(tmp_path, corpus, base)
+    body = json.loads(path.read_text())
+    choice = body["choices"][0]
+    replayed = choice["plan"]["tokens_spec"] / 4
+    choice["general"] = {"replay_fraction": 0.2, "tokens_replayed": replayed}
+    choice["plan"]["tokens_pt"] += replayed
+    path.write_text(json.dumps(body))
+    ready = prepare(path, tmp_path / "run", base=base)
+    tip = ready.run.tree.tips[0]
+    assert (tip.replay_fraction, tip.steps_pt, ready.sunk) == (0.2, 0, 2e6)
+    assert tip.last_step == pytest.approx(300 / 0.8, abs=1)
+    realised = {name: (planned, got) for name, planned, got in ready.realised()}
+    assert realised["tokens_pt"][1] == pytest.approx(realised["tokens_pt"][0], rel=1e-4)
+    assert realised["tokens_spec"][1] == pytest.approx(realised["tokens_spec"][0], rel=0.01)
+
+
 def test_adapters_are_those_that_the_plan_was_counted_with(tmp_path: Path, corpus: Corpus) -> None:
     base = checkpoint(tmp_path / "base", corpus)
     ready = prepare(specialise_only(tmp_path, corpus, base, "lora", 2, ("q_proj",)), tmp_path / "run", base=base)
