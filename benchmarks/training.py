@@ -89,9 +89,19 @@ def run(kind: str, size: float, corpus: Path, processes: int, threads: int) -> f
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
     command = [sys.executable, "-m", "benchmarks.training", "process", kind, f"{size:g}", str(corpus), str(threads)]
     quiet = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
-    started = [subprocess.Popen(command, cwd=ROOT, env=environment, **quiet) for _ in range(processes)]
-    outputs = [item.communicate()[0] for item in started]
+    with tempfile.TemporaryDirectory() as meeting:
+        environment |= {"MEETING": meeting, "PROCESSES": str(processes)}
+        started = [subprocess.Popen(command, cwd=ROOT, env=environment, **quiet) for _ in range(processes)]
+        outputs = [item.communicate()[0] for item in started]
     return sum(float(output.split()[-1]) for output in outputs)
+
+
+def meet() -> None:
+    """Wait until all processes of a measurement are warm: while one compiles, the others would measure that."""
+    folder = Path(os.environ["MEETING"])
+    (folder / str(os.getpid())).touch()
+    while len(list(folder.iterdir())) < int(os.environ["PROCESSES"]):
+        time.sleep(0.01)
 
 
 def process(kind: str, size: str, corpus: str, threads: str) -> None:
@@ -170,7 +180,8 @@ class Clock:
         now = time.perf_counter()
         if self._start is None:
             if steps >= WARM:
-                self._start = now, steps
+                meet()
+                self._start = time.perf_counter(), steps
             return
         self.speed = (steps - self._start[1]) * RECIPE.tokens_per_step / (now - self._start[0])
         if now - self._start[0] > SECONDS:
