@@ -20,7 +20,7 @@ def compiler(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def tree() -> Tree:
     """A size that trains for minutes, another for seconds, and packed matrices for minutes."""
-    cells = [Cell(3e5, 0, 1e7, 1e6, 1e6), Cell(2e4, 0, 3e5, 3e5, 1e6), Cell(3e5, 0, 1e7, 4e6, 1e6, method="qlora")]
+    cells = [Cell(3e5, 0, 2e7, 1e6, 1e6), Cell(2e4, 0, 3e5, 3e5, 1e6), Cell(3e5, 0, 2e7, 9e6, 1e6, method="qlora")]
     return build_tree(cells, Recipe(lora_rank=4), 1024)
 
 
