@@ -14,7 +14,7 @@ from planner.allocate.closer import closest, refine
 from planner.allocate.early import mixed_arm
 from planner.allocate.optimum import MOST_RESAMPLES, Search, coarse, interval, joined, profile, search, within
 from planner.allocate.plans import Plans, Size, sized
-from planner.allocate.problem import Problem
+from planner.allocate.problem import ROUNDING, Problem
 from planner.allocate.request import Request
 from planner.allocate.retention import Kept
 from planner.allocate.worth import worths
@@ -27,7 +27,6 @@ ARMS = (("no specialisation", 0.0), ("specialist only", 1.0), ("50/50", 0.5), ("
 """Names and shares of specialist tokens."""
 LARGER = 1.1
 """Factor in size by which the memory is asked whether it binds."""
-ROUNDING = 1e-9
 OVER = 1e-6
 """Share by which a plan may pass its budget before that is said."""
 SIMPLER = 0.9
@@ -62,7 +61,7 @@ def allocate(
     if not allow_extrapolation:
         refuse_far(law, plan.flops, extrapolation)
     kept = _kept(problem, plan)
-    plan = _priced(problem, plan, kept)
+    searched, plan = plan, _priced(problem, plan, kept)
     prices, exchange = worths(problem, everything, mine)
     shares, losses = profile(problem, everything.plans.sizes)
     splits, sizes = everything.plans.share, everything.plans.params
@@ -82,7 +81,7 @@ def allocate(
         worths=tuple(prices),
         exchange=exchange,
         extrapolation=extrapolation,
-        warnings=(*_warnings(problem, whole, plan, extrapolation), *_warnings_of_replay(problem, plan, kept)),
+        warnings=(*_warnings(problem, whole, searched, extrapolation), *_warnings_of_replay(problem, plan, kept)),
         curve={"share": shares.tolist(), "loss": losses.tolist()},
         source={key: value for key, value in law.source.items() if key != "runs"},
         general=asdict(kept) if kept else None,
@@ -233,6 +232,11 @@ def _warnings_of_replay(problem: Problem, plan: Plan, kept: Kept | None) -> list
             "0.3 % higher than that with 10 % of replay, 1.1 % with 30 %, 2 % with 50 %"
         )
     over = (plan.flops + plan.flops_inference) / problem.request.flops - 1
+    if over < -0.02 and problem.method.name != "full" and kept.tokens_replayed:
+        found.append(
+            f"the replayed text goes through {problem.method.name}, which costs less than the general stage that the search counts it in: "
+            f"{-100 * over:.2g} % of the budget is left over"
+        )
     if over > OVER:
         found.append(
             f"{100 * over:.2g} % over the budget: the replayed text goes through {problem.method.name}, which for so small a model costs more than "

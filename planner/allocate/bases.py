@@ -41,7 +41,9 @@ class _Stage:
     replay: Array
     """Share of general text in the stage, of the same shape."""
     resamples: Array
-    """ln L, shape (resamples, amounts)."""
+    """ln L, shape (resamples, amounts); infinite where a limit on the general loss is not kept."""
+    before: Array
+    """ln L of the base as it is, whatever its general loss, shape (resamples,)."""
 
     @property
     def best(self) -> int:
@@ -159,8 +161,9 @@ def _stage(problem: Problem, base: Base, method: Method, request: Request) -> _S
     shown = np.nan_to_num(replay)
     points = problem.law.points(size, trunk + shown / (1 - shown) * tokens, tokens, unique)
     resamples = problem.law.log_loss_resamples(points, MOST_RESAMPLES)
+    before = resamples[:, 0].copy()
     resamples[:, np.isnan(replay)] = np.inf
-    return _Stage(tokens, shown, resamples)
+    return _Stage(tokens, shown, resamples, before)
 
 
 def _choice(problem: Problem, base: Base, method: Method, stage: _Stage, probability: float, gpus: int) -> Choice:
@@ -185,7 +188,7 @@ def _choice(problem: Problem, base: Base, method: Method, stage: _Stage, probabi
         float(forecast.high[1]),
         shape.to_dict() if base.exact else None,
     )
-    gain = -100 * np.expm1(stage.resamples[:, stage.best] - stage.resamples[:, 0])
+    gain = -100 * np.expm1(stage.resamples[:, stage.best] - stage.before)
     low, high = np.quantile(gain, ENDS)
     sunk = base.tokens * flops_per_token(shape, base.context)
     factors = law.support.factors(shape.params_non_embedding, base.tokens, spec, unique, sunk + cost)
@@ -212,7 +215,7 @@ def _longer(bases: Sequence[Base], stages: Sequence[_Stage]) -> str:
         return ""
     ratio = [base.tokens / base.shape.params_non_embedding for base in bases]
     long, short = int(np.argmax(ratio)), int(np.argmin(ratio))
-    gains = [-100 * np.expm1(stages[number].resamples[:, stages[number].best] - stages[number].resamples[:, 0]) for number in (long, short)]
+    gains = [-100 * np.expm1(stages[number].resamples[:, stages[number].best] - stages[number].before) for number in (long, short)]
     if not (gains[0].any() or gains[1].any()):
         return ""  # a limit on the general loss lets neither be specialised
     share = float((gains[0] < gains[1]).mean())
@@ -317,7 +320,9 @@ def _warnings(problem: Problem, bases: Sequence[Base], fitting: Sequence[Base], 
         if len(problem.retention.replays) == 1:
             found.append("no run of the general law replays general text: what replay would keep is not measured, and none is planned")
         if best.plan.tokens_spec == 0:
-            found.append(f"no amount of specialist text keeps {problem.retention.limit}, so none is planned")
+            found.append(
+                f"no amount of specialist text, from {LEAST:.1%} of what budget and passes allow on, keeps {problem.retention.limit}, so none is planned"
+            )
     if any(member.params_kind == "total" for member in problem.law.members) and problem.vocab:
         found.append(f"the law counts embeddings in N: a base counts with those of the law's own vocabulary of {problem.vocab} words, not with its own")
     inexact = [base.name for base in fitting if not base.exact]

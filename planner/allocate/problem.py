@@ -34,7 +34,7 @@ BELOW = 100.0
 """How far below the smallest run the search begins."""
 HALVINGS = 30
 """Of the range, in which the largest size that the budget can train is found."""
-_ROUNDING = 1e-9
+ROUNDING = 1e-9
 """Share by which a limit may be passed where it was met with equality."""
 
 
@@ -160,7 +160,7 @@ class Problem:
     def between(self, low: float, high: float, step: float) -> tuple[Size, ...]:
         """Realise sizes a step in ln N apart and keep, each once, those that the budget can train and that lie in the range asked for."""
         least, most = self.request.params_range or (0.0, math.inf)
-        ends = least * (1 - _ROUNDING), most * (1 + _ROUNDING)
+        ends = least * (1 - ROUNDING), most * (1 + ROUNDING)
         return tuple(size for size in self._sizes(low, high, step) if ends[0] <= size.params_non_embedding <= ends[1])
 
     def every(self, low: float, high: float) -> tuple[Size, ...]:
@@ -200,7 +200,7 @@ class Problem:
         if not self.fits(size):
             return False
         needed = max(tokens_per_param * size.params_non_embedding, self.min_tokens_stage)
-        return self.tokens(size) >= needed * (1 - _ROUNDING)
+        return self.tokens(size) >= needed * (1 - ROUNDING)
 
     def _range(self) -> tuple[float, float]:
         """Return the least size to search, which does not depend on the budget, and the largest that the budget can train."""
@@ -251,7 +251,7 @@ class Problem:
             fractions: of the most specialist tokens that budget and passes allow, each in (0, 1].
             general: of the most general tokens that budget and text allow then, each in [0, 1]; under 1 some of the budget is left over.
         """
-        stage, least = self.min_tokens_stage, self.min_tokens_stage * (1 - _ROUNDING)
+        stage, least = self.min_tokens_stage, self.min_tokens_stage * (1 - ROUNDING)
         general_tokens, unique = self.request.general_tokens or math.inf, float(self.request.unique_spec)
         total, cost = (np.array(values)[:, None] for values in zip(*((self.tokens(size), size.spec_cost) for size in sizes), strict=True))
         most = np.minimum(total / cost, self.max_tokens_spec)
@@ -294,10 +294,10 @@ class Problem:
     def realise(self, size: Size, tokens_pt: float, tokens_spec: float) -> Plans:
         """Round one plan to what will be trained: whole optimiser steps of the recipe, and none that would pass a limit."""
         step = self.recipe.tokens_per_step if self.recipe else 1
-        spec = step * math.floor(tokens_spec / step + _ROUNDING)
+        spec = step * math.floor(tokens_spec / step + ROUNDING)
         # What the specialist stage leaves over is a part of a step, and may make one more of the general stage.
         left = min(tokens_pt + size.spec_cost * (tokens_spec - spec), self.request.general_tokens or math.inf) if tokens_pt > 0 else 0.0
-        pt = step * math.floor(left / step + _ROUNDING)
+        pt = step * math.floor(left / step + ROUNDING)
         return self._make(np.zeros(1, dtype=int), np.array([float(pt)]), np.array([float(spec)]), (size,))
 
     def _make(self, number: Any, pt: Array, spec: Array, sizes: tuple[Size, ...]) -> Plans:

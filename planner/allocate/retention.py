@@ -57,7 +57,7 @@ class Kept:
     limit: str
     """In words."""
     extrapolation: float = 1.0
-    """By what factor the plan lies outside the runs of the general law, on the axis where it lies farthest; 1 is inside."""
+    """By what factor the plan lies outside the runs of the general law, all axes taken together; 1 is inside."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,6 @@ class Retention:
             margin: by how much the limit is to be kept, in ln L.
         """
         result, before = np.full(len(plans), np.nan), self._before(plans)
-
         for share in self.replays:
             rows = np.flatnonzero(np.isnan(result))
             rows = rows[_fits(plans.rows(rows), share, least_stage)]
@@ -197,14 +196,16 @@ class Retention:
             # With the noise of one run: what its trunk was lucky in both losses share.
             ends = np.quantile(spread - spread.mean(), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
             low, high = (rise + sign * float(np.hypot(end, Z * self.law.noise)) for sign, end in zip((-1, 1), ends, strict=True))
-            if self.max_rise is not None:
+            if plan.tokens_spec == 0:  # the same run before and after
+                low = high = rise = 0.0
+            if self.max_rise is not None and plan.tokens_spec > 0:
                 chances.append(_below((np.log1p(self.max_rise) - rise) / max(sqrt(float(spread.var()) + self.law.noise**2), 1e-12)))
         elif self.max_rise is not None:
             chances.append(0.0)
         rise_percent, rise_low, rise_high = (100 * float(np.expm1(value)) for value in (rise, low, high))
         return Kept(
             share, share / (1 - share) * plan.tokens_spec, float(forecast.loss[0]), float(forecast.low[0]), float(forecast.high[0]), before,
-            rise_percent, rise_low, rise_high, min(chances), self.limit, float(np.exp(distance)),
+            rise_percent, rise_low, rise_high, min(chances, default=1.0), self.limit, float(np.exp(distance)),
         )  # fmt: skip
 
     def surer(self, kept: Kept) -> str:

@@ -80,11 +80,10 @@ def design(
     _consistent(prior, law, form, check, name, flops, share)
     decided, general = None, None
     if decision is not None:
-        given_too = {"--law": law, "--prior": prior, "--target-flops": target_flops, "--spec-tokens": spec_tokens, "--max-epochs": max_epochs}
+        given_too = {"--law": law, "--prior": prior, "--target-flops": target_flops, "--spec-tokens": spec_tokens}
         if doubled := [key for key, value in given_too.items() if value]:
             raise InputError(f"--decision says what {', '.join(doubled)} says", remedy="give one or the other")
-        decided, law, general = read_decision(decision)
-        max_epochs = decided.max_epochs
+        decided, law, general = read_decision(decision)  # its limits are the plan's: runs may pass over their text more often, and tell of it
     sweep = read_sweep(sweep_folder(name)) if name else None
     if sweep is not None and sweep.bases:
         raise InputError(f"sweep {sweep.name} starts from checkpoints, and no design chooses among those", remedy="state its cells in sweep.toml")
@@ -177,8 +176,10 @@ def read_decision(path: Path) -> tuple[Request, Path, FittedLaw | None]:
     found = []
     for key, name in (("law", "law_path"), *((("general_law", "general_law_path"),) if limited else ())):
         place = answer.source.get(name)
-        where = path.parent / place if place else None
-        if where is None or not where.is_file():
+        if not place:
+            raise InputError(f"{path} does not say where the {key.replace('_', ' ')} is that it was made with", remedy="allocate again, and then design")
+        where = path.parent / place
+        if not where.is_file():
             raise InputError(f"the {key.replace('_', ' ')} that {path} was made with is not at {where}", remedy="allocate again, and then design")
         if sha256_file(where) != made_with.get(key):
             raise InputError(f"{where} has changed since {path} was made with it", remedy="allocate again, and then design")

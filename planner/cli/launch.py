@@ -95,8 +95,12 @@ def launch(
         raise InputError(f"--structure {structure!r} is of a plan for many domains", remedy="leave it away")
     ready = prepare(allocation, folder, corpus=corpus, seed=seed, base=base)
     method = ready.run.cells[0].method
-    if not one_model(ready):
-        what = f"{method} on packed matrices" if ready.run.spec.recipe.method(method).packed else f"{method} on a trunk that is trained in full"
+    begun = method != "full" and any((folder / "state").glob("*.safetensors"))  # by segments, as all adapters once were
+    if begun or not one_model(ready):
+        packed = ready.run.spec.recipe.method(method).packed
+        packed = ready.run.spec.recipe.method(method).packed
+        why = "on packed matrices" if packed else "begun segment by segment" if begun else "on a trunk that is trained in full"
+        what = f"{method} {why}"
         _refuse(f"a plan with method {what}", of_full_size)
         return _by_segments(ready, device, threads or default_workers(), dry_run)
     if method != "full" and export is not None:
@@ -125,7 +129,8 @@ def launch(
     check_options(ready, run, ranks, engine, law=law, per_node=per_node, slurm_options=slurm_option or [])
     if dry_run:
         return
-    require_method(method)
+    if engine != "slurm":  # which trains elsewhere
+        require_method(method)
     if outcome(ready) is None or not (ready.checkpoint.exists() or diverged(ready)):
         if not carry_on(ready, run, ranks, engine, address=address, law=law, per_node=per_node, slurm_options=slurm_option or [], submit=submit):
             return

@@ -80,7 +80,7 @@ def run(
     device: Device = "cpu",
     checkpoints: Annotated[bool, typer.Option("--checkpoints", help="Save each endpoint as a checkpoint, adapters merged and alone.")] = False,
     compiled: Annotated[
-        bool | None, typer.Option("--compile/--no-compile", help="torch.compile: on CPUs, for models that train for ten minutes and more, unless one is given.")
+        bool | None, typer.Option("--compile/--no-compile", help="torch.compile: on CPUs, for models that train for ten minutes, unless one is given.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what is left, and what each task would ask for.")] = False,
     engine: Annotated[str, typer.Option(help="Where segments run: local, ray or slurm.")] = "local",

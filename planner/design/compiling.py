@@ -1,4 +1,4 @@
-"""Which models of a sweep go through torch.compile: that costs most of a minute a shape, once a machine, and saves a fifth of every step. Imports no torch.
+"""Which models of a sweep go through torch.compile: that costs most of a minute a shape, once, and saves a fifth of every step. Imports no torch.
 
 The choice rests on the whole tree, not on what is left of it: a sweep that was stopped goes on as it began, to the same digits.
 """
@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import sysconfig
+from pathlib import Path
 from typing import TypeAlias
 
 from planner.design.tree import Segment, Tree
@@ -41,7 +43,10 @@ def to_compile(tree: Tree, asked: bool | None, device: str) -> frozenset[Key]:
     if asked is False or (asked is None and (device != "cpu" or not has_compiler())):
         return frozenset()
     if not has_compiler():
-        raise MissingDependencyError(f"torch.compile needs a C++ compiler, and there is no {_name()}", remedy="install one, or use --no-compile")
+        raise MissingDependencyError(
+            f"torch.compile needs a C++ compiler and Python's headers, and there is no {_name()}, or no Python.h",
+            remedy="install them, or use --no-compile",
+        )
     seconds: dict[Key, float] = {}
     for segment in tree.segments:
         seconds[key_of(segment)] = seconds.get(key_of(segment), 0.0) + segment_seconds(tree, segment)
@@ -49,8 +54,8 @@ def to_compile(tree: Tree, asked: bool | None, device: str) -> frozenset[Key]:
 
 
 def has_compiler() -> bool:
-    """Tell whether there is the C++ compiler that torch.compile would call."""
-    return shutil.which(_name()) is not None
+    """Tell whether there are the C++ compiler that torch.compile would call, and Python's headers for it."""
+    return shutil.which(_name()) is not None and (Path(sysconfig.get_path("include")) / "Python.h").is_file()
 
 
 def _name() -> str:

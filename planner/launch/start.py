@@ -47,6 +47,8 @@ def read_plan(path: Path) -> Planned:
     body = read_artifact(path, BASES, BASES_VERSION)
     with whole(path):
         choice = body["choices"][0]
+        if choice["plan"]["tokens_spec"] == 0:
+            raise InputError(f"the plan in {path} trains nothing: its base stays as it is", remedy="allocate with a looser limit, or more specialist text")
         check_plan(choice["plan"], "the base's plan")
         way = body["request"]["method"]
         plan, method = Plan(**choice["plan"]), Method(str(way["name"]), way["rank"], tuple(way["targets"]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, TypeAlias
@@ -10,6 +11,8 @@ from typing import Any, TypeAlias
 import torch
 from tqdm import tqdm
 
+from planner.design.compiling import has_compiler
+from planner.errors import PlannerWarning
 from planner.train.order import IGNORED
 
 MODELS = 256
@@ -35,17 +38,37 @@ def mean_loss(model: torch.nn.Module, inputs: torch.Tensor, targets: torch.Tenso
     return torch.nn.functional.cross_entropy(*flat, ignore_index=IGNORED, reduction="sum") / count.clamp(min=1)
 
 
+def loss_function(compiled: bool) -> Loss:
+    """Return how a segment's loss is computed: through torch.compile where that is asked for and this machine can."""
+    return compiled_loss() if compiled and has_compiler() else mean_loss
+
+
 @lru_cache
 def compiled_loss(backend: str = "inductor") -> Loss:
-    """Return `mean_loss` compiled, one function for all models of this process.
+    """Return `mean_loss` compiled, one function for all models of this process; what cannot be compiled is computed as it is.
 
     The model is an argument, so that another one of the same shape, the next segment's, is met with what was compiled for the first.
     """
     import torch._dynamo.config as tracing
     import torch._inductor.config as compiling
+    from torch._dynamo.exc import TorchDynamoException
 
     tqdm.set_lock(threading.RLock())  # torch's bar would take one that is shared by processes, and a worker that is ended leaves it behind
     settings: Any = tracing
     settings.recompile_limit = settings.accumulated_recompile_limit = MODELS
     compiling.compile_threads = 1  # type: ignore[attr-defined]  # no further processes beside the workers, who fill the cores
-    return torch.compile(mean_loss, backend=backend, dynamic=False)
+    function, broken = torch.compile(mean_loss, backend=backend, dynamic=False), False
+
+    def loss_of(model: torch.nn.Module, inputs: torch.Tensor, targets: torch.Tensor, whole: bool) -> torch.Tensor:
+        nonlocal broken
+        if not broken:
+            try:
+                result: torch.Tensor = function(model, inputs, targets, whole)
+                return result
+            except TorchDynamoException as error:  # a compiler without what it needs, no room for what it writes
+                broken = True
+                first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+                warnings.warn(f"torch.compile fails here, and this worker trains without it: {first}", PlannerWarning, stacklevel=2)
+        return mean_loss(model, inputs, targets, whole)
+
+    return loss_of

@@ -12,14 +12,13 @@ from numpy.typing import NDArray
 
 from planner.artifacts import write_artifact
 from planner.corpus import Corpus
-from planner.design.compiling import has_compiler
 from planner.design.tree import Segment
 from planner.errors import InputError
 from planner.recipe import Recipe
 from planner.train.checkpoint import LoopState, load_state, read_loop, save_state
 from planner.train.evaluate import domain_loss
 from planner.train.job import Job, Result
-from planner.train.loss import compiled_loss, mean_loss
+from planner.train.loss import loss_function
 from planner.train.model import build_optimiser
 from planner.train.order import IGNORED, Batches, Mix, Stream, mixed_in
 from planner.train.record import write_record
@@ -135,7 +134,7 @@ def _train(
 ) -> None:
     segment, recipe = job.segment, job.recipe
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    loss_of = compiled_loss() if job.compiled and has_compiler() else mean_loss
+    loss_of = loss_function(job.compiled)
     model.train()
     for step in range(segment.first_step, segment.last_step):
         for group in optimiser.param_groups:

@@ -41,7 +41,7 @@ def test_it_is_known_to_pay_on_cpus_only(tree: Tree) -> None:
 def test_without_a_compiler_nothing_is_compiled_unless_it_is_asked_for(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
     assert not to_compile(tree, None, "cpu") and not to_compile(tree, False, "cpu")
-    with pytest.raises(MissingDependencyError, match="there is no no-such-compiler; install one, or use --no-compile"):
+    with pytest.raises(MissingDependencyError, match="there is no no-such-compiler, or no Python.h; install them, or use --no-compile"):
         to_compile(tree, True, "cpu")
 
 

@@ -87,6 +87,16 @@ def test_a_base_is_launched_with_the_replay_of_its_plan(tmp_path: Path, corpus: 
     assert realised["tokens_spec"][1] == pytest.approx(realised["tokens_spec"][0], rel=0.01)
 
 
+def test_a_plan_that_trains_nothing_is_refused(tmp_path: Path, corpus: Corpus) -> None:
+    base = checkpoint(tmp_path / "base", corpus)
+    path = specialise_only(tmp_path, corpus, base)
+    body = json.loads(path.read_text())
+    body["choices"][0]["plan"] |= {"tokens_spec": 0.0, "flops": 0.0}
+    path.write_text(json.dumps(body))
+    with pytest.raises(InputError, match="trains nothing: its base stays as it is"):
+        prepare(path, tmp_path / "run", base=base)
+
+
 def test_adapters_are_those_that_the_plan_was_counted_with(tmp_path: Path, corpus: Corpus) -> None:
     base = checkpoint(tmp_path / "base", corpus)
     ready = prepare(specialise_only(tmp_path, corpus, base, "lora", 2, ("q_proj",)), tmp_path / "run", base=base)

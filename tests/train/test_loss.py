@@ -13,13 +13,16 @@ torch = pytest.importorskip("torch")
 from planner.corpus.store import Corpus
 from planner.design.compiling import has_compiler
 from planner.engines.local import LocalEngine
+from planner.errors import PlannerWarning
 from planner.ladder import shape_for
 from planner.recipe import Recipe
 from planner.sweep import Sweep, run_sweep
-from planner.train.loss import compiled_loss, mean_loss
+from planner.train.adapters import adapted
+from planner.train.loss import compiled_loss, loss_function, mean_loss
 from planner.train.model import build_model
 from planner.train.order import IGNORED
 from tests.engines.tiny import lay_out
+from tests.train.shared import InlineEngine
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # dynamo looks at what it traces
@@ -38,6 +41,58 @@ def test_one_compiled_function_serves_several_models() -> None:
             assert values[1].item() == pytest.approx(values[0].item(), abs=1e-6)
             assert all(torch.allclose(*pair, atol=1e-6) for pair in zip(*slopes, strict=True))
     assert values[0].item() == 0 and not any(slope.any() for slope in slopes[0]), "a batch of prompts alone teaches nothing"
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")
+def test_models_under_adapters_are_compiled_too() -> None:
+    pytest.importorskip("peft", reason="peft is not installed")
+    loss_of, words = compiled_loss("aot_eager"), torch.randint(0, 64, (2, 16), generator=torch.Generator().manual_seed(0))
+    recipe = Recipe(seq_len=16, lora_rank=2)
+    model = adapted(build_model(shape_for(1e4, family="qwen3", vocab=64), recipe, seed=0), recipe, "lora", 0)
+    trained = [item for item in model.parameters() if item.requires_grad]
+    values = [each(model, words, words, True) for each in (mean_loss, loss_of)]
+    slopes = [torch.autograd.grad(value, trained) for value in values]
+    assert values[1].item() == pytest.approx(values[0].item(), abs=1e-6)
+    assert any(slope.any() for slope in slopes[0]) and all(torch.allclose(*pair, atol=1e-6) for pair in zip(*slopes, strict=True))
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_segments_are_compiled_where_they_are_told_to(tmp_path: Path, corpus: Corpus, monkeypatch: pytest.MonkeyPatch, asked: bool) -> None:
+    calls = []
+
+    def counted(model, inputs, targets, whole):  # type: ignore[no-untyped-def]
+        calls.append(whole)
+        return mean_loss(model, inputs, targets, whole)
+
+    monkeypatch.setattr("planner.train.loss.compiled_loss", lambda: counted)
+    monkeypatch.setattr("planner.design.compiling.has_compiler", lambda: True)
+    monkeypatch.setattr("planner.train.loss.has_compiler", lambda: True)
+    sweep = Sweep.open(lay_out(tmp_path / "tiny", corpus))
+    assert run_sweep(sweep, InlineEngine(), compiled=asked) == {}
+    assert len(calls) == (sum(segment.steps for segment in sweep.tree.segments) if asked else 0)
+
+
+def test_a_machine_that_cannot_compile_trains_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch._dynamo.exc import TorchDynamoException
+
+    tries = []
+
+    def broken(function, **options):  # type: ignore[no-untyped-def]
+        def fail(*arguments: object) -> None:
+            tries.append(1)
+            raise TorchDynamoException("fatal error: omp.h: No such file")
+
+        return fail
+
+    monkeypatch.setattr(torch, "compile", broken)
+    words = torch.randint(0, 64, (2, 16), generator=torch.Generator().manual_seed(0))
+    model = build_model(shape_for(1e4, family="qwen3", vocab=64), Recipe(seq_len=16), seed=0)
+    loss_of = compiled_loss.__wrapped__()
+    with pytest.warns(PlannerWarning, match="this worker trains without it: fatal error: omp.h"):
+        first = loss_of(model, words, words, True)
+    assert first.item() == loss_of(model, words, words, True).item() == mean_loss(model, words, words, True).item() and len(tries) == 1
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert loss_function(True) is mean_loss
 
 
 @pytest.mark.skipif(not has_compiler(), reason="no C++ compiler for torch.compile")
