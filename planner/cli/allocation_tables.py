@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from planner.allocate.allocation import KNOWS_NO_TEXT
 from planner.cli.console import say, table
 from planner.units import format_count, format_interval
 
@@ -18,6 +17,8 @@ MOST_NATS = 50.0
 
 def show(answer: Allocation) -> None:
     """Print a recommendation as tables."""
+    from planner.allocate.allocation import KNOWS_NO_TEXT
+
     plan, request = answer.plan, answer.request
     tolerance = f"within {100 * request['tolerance']:.3g} % of the best loss"
     size = [f"{format_count(plan.params_non_embedding)}", f"{format_interval(*answer.params_interval)}", f"{format_interval(*answer.params_within)}"]
@@ -94,6 +95,8 @@ def show(answer: Allocation) -> None:
 
 def wants_runs(answer: Allocation) -> bool:
     """Tell whether there are runs to propose; no design chooses among checkpoints or methods, or for a law of one stage or of a table without a recipe."""
+    from planner.allocate.allocation import KNOWS_NO_TEXT
+
     source, alone = answer.source, any(arm.note == KNOWS_NO_TEXT for arm in answer.arms)
     return not (answer.settled or alone or source.get("based") or source.get("method", "full") != "full" or not source.get("recipe"))
 

@@ -63,6 +63,13 @@ def test_planning_never_imports_torch(arguments: list[str]) -> None:
     assert out.strip().endswith("[]")
 
 
+@pytest.mark.parametrize("arguments", [["--help"], ["allocate", "--help"], ["sweep", "run", "--help"]], ids=" ".join)
+def test_help_does_not_wait_for_numpy(arguments: list[str]) -> None:
+    code = f"import sys; from planner.cli.main import app\ntry: app({arguments!r})\nexcept SystemExit: pass\nprint('numpy' in sys.modules)"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.strip().endswith("False")
+
+
 def test_allocate_never_imports_torch(law: Path) -> None:
     arguments = ["allocate", "--flops", "2e13", "--spec-tokens", "200k", "--law", str(law), "--out", str(law.with_name("a.json")), "--figure"]
     code = (
