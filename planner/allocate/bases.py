@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 
 import numpy as np
 
 from planner.allocate.allocate import allocate
 from planner.allocate.allocation import Arm, Plan, Worth, behind
-from planner.allocate.base import VOCAB, Base
+from planner.allocate.base import Base
 from planner.allocate.base_answer import BaseAllocation, Choice, Kept, Way
-from planner.allocate.beyond import AXIS_NAMES, TOO_FAR, refuse_far
+from planner.allocate.base_stage import Stage, stage_of
+from planner.allocate.base_warnings import warnings_of_bases
+from planner.allocate.beyond import refuse_far
 from planner.allocate.optimum import MOST_RESAMPLES
 from planner.allocate.problem import Problem
 from planner.allocate.request import Request
@@ -25,29 +27,7 @@ from planner.laws.dual import Array
 from planner.method import Method
 from planner.units import format_count
 
-AMOUNTS = 160
-"""Amounts of specialist text tried for each base."""
-LEAST = 3e-3
-"""Of the most specialist tokens that budget and passes allow, where the amounts begin."""
 ENDS = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
-
-
-@dataclass(frozen=True)
-class _Stage:
-    """The amounts of specialist text that a base could see, and what the law says of each."""
-
-    tokens: Array
-    """Shape (amounts,); the first is none."""
-    replay: Array
-    """Share of general text in the stage, of the same shape."""
-    resamples: Array
-    """ln L, shape (resamples, amounts); infinite where a limit on the general loss is not kept."""
-    before: Array
-    """ln L of the base as it is, whatever its general loss, shape (resamples,)."""
-
-    @property
-    def best(self) -> int:
-        return int(np.argmin(self.resamples.mean(0)))
 
 
 def allocate_bases(
@@ -111,7 +91,7 @@ def allocate_bases(
             f"{request.flops:.3g} FLOPs do not pay {MIN_STEPS} steps of one sequence of {cheapest.context:,} tokens of {cheapest.name}",
             remedy=f"give at least {1.005 * needed:.3g}, or context= if its sequences are shorter",
         )
-    stages = [_stage(problem, base, method, request) for base in fitting]
+    stages = [stage_of(problem, base, method, request) for base in fitting]
     if not all(np.isfinite(stage.resamples[:, stage.best]).all() for stage in stages):
         # A limit on the loss itself may be lower than where some base begins.
         able = [number for number, stage in enumerate(stages) if np.isfinite(stage.resamples[:, stage.best]).all()]
@@ -138,35 +118,12 @@ def allocate_bases(
         worths=tuple(_worths(problem, fitting[best], method, ends[best])),
         ways=tuple(_way(problem, fitting[best], way, method, ends[best]) for way in _ways(problem, method)),
         kept=tuple(_kept(problem, fitting[best], method, ends[best], share) for share in kept_back),
-        warnings=tuple(_warnings(problem, bases, fitting, method, made, made[best])),
+        warnings=tuple(warnings_of_bases(problem, bases, fitting, method, made, made[best])),
         source={key: value for key, value in law.source.items() if key != "runs"},
     )
 
 
-def _stage(problem: Problem, base: Base, method: Method, request: Request) -> _Stage:
-    """Evaluate a base after every amount of specialist text that the budget pays, with the least replay that keeps a limit on the general loss.
-
-    As for a model of one's own, replayed text is taken to count for the specialist loss like other general text.
-    """
-    paid, keeping = request.flops / method.flops_per_token(base.shape, base.context), problem.retention
-    most = min(paid, problem.max_epochs * request.unique_spec)
-    shares = (0.0,) if keeping is None else keeping.replays
-    ends = [min(most, paid * (1 - share)) for share in shares]  # where the budget binds, with each share of replay
-    tokens = np.unique(np.concatenate([[0.0, min(most, request.unique_spec)], ends, most * np.geomspace(LEAST, 1.0, AMOUNTS)]))
-    count, unique = len(tokens), np.full(len(tokens), request.unique_spec)
-    size = {"non_embedding": np.full(count, float(base.shape.params_non_embedding)), "total": np.full(count, float(base.params_total(problem.vocab)))}
-    trunk, replay = np.full(count, base.tokens), np.zeros(count)
-    if keeping is not None:
-        replay = keeping.replay_after(size, trunk, tokens, unique, paid)
-    shown = np.nan_to_num(replay)
-    points = problem.law.points(size, trunk + shown / (1 - shown) * tokens, tokens, unique)
-    resamples = problem.law.log_loss_resamples(points, MOST_RESAMPLES)
-    before = resamples[:, 0].copy()
-    resamples[:, np.isnan(replay)] = np.inf
-    return _Stage(tokens, shown, resamples, before)
-
-
-def _choice(problem: Problem, base: Base, method: Method, stage: _Stage, probability: float, gpus: int) -> Choice:
+def _choice(problem: Problem, base: Base, method: Method, stage: Stage, probability: float, gpus: int) -> Choice:
     shape, law, unique = base.shape, problem.law, problem.request.unique_spec
     spec, share = float(math.floor(stage.tokens[stage.best] + 1e-6)), float(stage.replay[stage.best])
     replayed = share / (1 - share) * spec
@@ -209,7 +166,7 @@ def _choice(problem: Problem, base: Base, method: Method, stage: _Stage, probabi
     )
 
 
-def _longer(bases: Sequence[Base], stages: Sequence[_Stage]) -> str:
+def _longer(bases: Sequence[Base], stages: Sequence[Stage]) -> str:
     """Say whether the law has the base of more tokens per parameter adapt less, each specialised as far as is best for it."""
     if len(bases) < 2:
         return ""
@@ -250,7 +207,7 @@ def _worths(problem: Problem, base: Base, method: Method, mine: Array) -> list[W
         more: replace(request, unique_spec=MORE_TEXT * request.unique_spec),
         "one more epoch over the specialist text": replace(request, max_epochs=problem.max_epochs + 1),
     }
-    stages = {name: _stage(replace(problem, request=changed), base, method, changed) for name, changed in changes.items()}
+    stages = {name: stage_of(replace(problem, request=changed), base, method, changed) for name, changed in changes.items()}
     return [worth_of(name, mine - stage.resamples[:, stage.best]) for name, stage in stages.items()]
 
 
@@ -262,7 +219,7 @@ def _ways(problem: Problem, method: Method) -> list[Method]:
 
 def _way(problem: Problem, base: Base, way: Method, chosen: Method, mine: Array) -> Way:
     """Say what the budget pays of a method's specialist stage, and what that would come to if its tokens taught as those of the law's runs did."""
-    stage = _stage(problem, base, way, problem.request)
+    stage = stage_of(problem, base, way, problem.request)
     spec, share = float(math.floor(stage.tokens[stage.best] + 1e-6)), float(stage.replay[stage.best])
     memory, need = problem.request.memory_per_gpu, way.bytes_per_gpu(base.shape, problem.request.gpus, base.context)
     higher, _ = behind(stage.resamples[:, stage.best], mine)
@@ -274,72 +231,7 @@ def _way(problem: Problem, base: Base, way: Method, chosen: Method, mine: Array)
 
 def _kept(problem: Problem, base: Base, method: Method, mine: Array, share: float) -> Kept:
     request = replace(problem.request, flops=(1 - share) * problem.request.flops)
-    stage = _stage(problem, base, method, request)
+    stage = stage_of(problem, base, method, request)
     higher = 100 * np.expm1(stage.resamples[:, stage.best] - mine)
     low, high = np.quantile(higher, ENDS)
     return Kept(share, float(math.floor(stage.tokens[stage.best] + 1e-6)), float(higher.mean()), float(low), float(high))
-
-
-def _warnings(problem: Problem, bases: Sequence[Base], fitting: Sequence[Base], method: Method, made: Sequence[Choice], best: Choice) -> list[str]:
-    found = []
-    recipe = problem.law.source.get("domain") or "their own text"
-    found.append(
-        f"the law was measured on small models of one recipe, on {recipe}, specialised from a state before its rate was lowered; a finished checkpoint "
-        "of another recipe and tokenizer was not measured: read the forecasts as what this law implies, not as losses to expect"
-    )
-    measured = problem.method
-    if method.name != measured.name:
-        found.append(
-            f"what {method.name} does to the loss is not measured by this law: its cost is counted, its loss is that of training {measured.adapters}; "
-            f"a sweep with methods = [..., \"{method.name}\"] measures it, and plan methods sets the two side by side"
-        )
-    elif method != measured and problem.recipe is not None:
-        found.append(f"the law was measured with {measured.adapters}; other adapters are counted, {method.adapters}, their loss taken to be the same")
-    left_over = f"{100 * (1 - best.plan.flops / problem.request.flops):.0f} % of the budget is left over"
-    far = []
-    for choice in made:
-        outside = [f"{AXIS_NAMES[name]} {factor:.3g}×" for name, factor in choice.extrapolation.items() if 1.2 < factor < np.inf]
-        if outside:
-            found.append(f"EXTRAPOLATION: {choice.base} lies outside the runs by: {', '.join(outside)}")
-        if any(TOO_FAR < factor < np.inf for factor in choice.extrapolation.values()):
-            far.append(choice.base)
-    if far:
-        found.append(f"{', '.join(far)}: no such distance was ever tested; what is said of it, and against it, is an illustration, not a measured result")
-    memory = problem.request.memory_per_gpu
-    large = [base.name for base in bases if memory is not None and method.bytes_per_gpu(base.shape, problem.request.gpus, base.context) > memory]
-    if large:
-        found.append(f"too large for the memory given, and left out: {', '.join(large)}")
-    lost = [base.name for base in bases if base not in fitting and base.name not in large]
-    if lost and problem.retention is not None:
-        found.append(f"left out, as {problem.retention.limit} is not kept from the start: {', '.join(lost)}")
-    if problem.retention is not None and best.general is not None:
-        names = ", ".join(dict.fromkeys(member.law.name for member in problem.retention.law.members))
-        found.append(f"the general loss is forecast by {names}: the limit is kept with a probability of {best.general['probability']:.0%}")
-        if best.general["extrapolation"] > 1.2:
-            found.append(f"EXTRAPOLATION: {best.base} lies a factor of {best.general['extrapolation']:.3g} outside the runs of the general law")
-        if len(problem.retention.replays) == 1:
-            found.append("no run of the general law replays general text: what replay would keep is not measured, and none is planned")
-        if best.plan.tokens_spec == 0:
-            found.append(
-                f"no amount of specialist text, from {LEAST:.1%} of what budget and passes allow on, keeps {problem.retention.limit}, so none is planned"
-            )
-    if any(member.params_kind == "total" for member in problem.law.members) and problem.vocab:
-        found.append(f"the law counts embeddings in N: a base counts with those of the law's own vocabulary of {problem.vocab} words, not with its own")
-    inexact = [base.name for base in fitting if not base.exact]
-    if inexact:
-        found.append(f"{', '.join(inexact)}: the shape is the ladder's for that size and vocabulary; config=FOLDER counts its own FLOPs and memory")
-    assumed = [base.name for base in fitting if base.vocab_assumed]
-    if assumed:
-        found.append(f"{', '.join(assumed)}: a vocabulary of {VOCAB:,} is assumed, and counted in FLOPs and memory; say its own with vocab=")
-    words = sorted({base.shape.vocab for base in fitting})
-    if len(words) > 1:
-        found.append(
-            f"the bases have vocabularies of {', '.join(f'{count:,}' for count in words)} words, so that their own nats/token are different units; "
-            "forecasts are all in those of the law's text"
-        )
-    if best.plan.tokens_spec > 0.98 * problem.max_tokens_spec:
-        found.append(f"the limit of {problem.max_epochs:.3g} epochs binds: {left_over}")
-    elif best.plan.flops < 0.9 * problem.request.flops and (best.plan.tokens_spec > 0 or problem.retention is None):
-        why = "by this law more specialist text would harm" + (", or pass the limit" if problem.retention is not None else "")
-        found.append(f"{left_over}: {why}")
-    return found

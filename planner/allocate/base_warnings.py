@@ -1,0 +1,91 @@
+"""What must be said beside bases and what they are forecast to come to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from planner.allocate.base import VOCAB, Base
+from planner.allocate.base_answer import Choice
+from planner.allocate.base_stage import LEAST
+from planner.allocate.beyond import AXIS_NAMES, TOO_FAR
+from planner.allocate.problem import Problem
+from planner.method import Method
+
+
+def warnings_of_bases(
+    problem: Problem, bases: Sequence[Base], fitting: Sequence[Base], method: Method, made: Sequence[Choice], best: Choice
+) -> list[str]:
+    """List what must be said.
+
+    Args:
+        problem: the request.
+        bases: all that were given.
+        fitting: those that could be chosen.
+        method: how they are specialised.
+        made: what each of those comes to.
+        best: the one that is recommended.
+    """
+    found = []
+    recipe = problem.law.source.get("domain") or "their own text"
+    found.append(
+        f"the law was measured on small models of one recipe, on {recipe}, specialised from a state before its rate was lowered; a finished checkpoint "
+        "of another recipe and tokenizer was not measured: read the forecasts as what this law implies, not as losses to expect"
+    )
+    measured = problem.method
+    if method.name != measured.name:
+        found.append(
+            f"what {method.name} does to the loss is not measured by this law: its cost is counted, its loss is that of training {measured.adapters}; "
+            f"a sweep with methods = [..., \"{method.name}\"] measures it, and plan methods sets the two side by side"
+        )
+    elif method != measured and problem.recipe is not None:
+        found.append(f"the law was measured with {measured.adapters}; other adapters are counted, {method.adapters}, their loss taken to be the same")
+    left_over = f"{100 * (1 - best.plan.flops / problem.request.flops):.0f} % of the budget is left over"
+    far = []
+    for choice in made:
+        outside = [f"{AXIS_NAMES[name]} {factor:.3g}×" for name, factor in choice.extrapolation.items() if 1.2 < factor < np.inf]
+        if outside:
+            found.append(f"EXTRAPOLATION: {choice.base} lies outside the runs by: {', '.join(outside)}")
+        if any(TOO_FAR < factor < np.inf for factor in choice.extrapolation.values()):
+            far.append(choice.base)
+    if far:
+        found.append(f"{', '.join(far)}: no such distance was ever tested; what is said of it, and against it, is an illustration, not a measured result")
+    memory = problem.request.memory_per_gpu
+    large = [base.name for base in bases if memory is not None and method.bytes_per_gpu(base.shape, problem.request.gpus, base.context) > memory]
+    if large:
+        found.append(f"too large for the memory given, and left out: {', '.join(large)}")
+    lost = [base.name for base in bases if base not in fitting and base.name not in large]
+    if lost and problem.retention is not None:
+        found.append(f"left out, as {problem.retention.limit} is not kept from the start: {', '.join(lost)}")
+    if problem.retention is not None and best.general is not None:
+        names = ", ".join(dict.fromkeys(member.law.name for member in problem.retention.law.members))
+        found.append(f"the general loss is forecast by {names}: the limit is kept with a probability of {best.general['probability']:.0%}")
+        if best.general["extrapolation"] > 1.2:
+            found.append(f"EXTRAPOLATION: {best.base} lies a factor of {best.general['extrapolation']:.3g} outside the runs of the general law")
+        if len(problem.retention.replays) == 1:
+            found.append("no run of the general law replays general text: what replay would keep is not measured, and none is planned")
+        if best.plan.tokens_spec == 0:
+            found.append(
+                f"no amount of specialist text, from {LEAST:.1%} of what budget and passes allow on, keeps {problem.retention.limit}, so none is planned"
+            )
+    if any(member.params_kind == "total" for member in problem.law.members) and problem.vocab:
+        found.append(f"the law counts embeddings in N: a base counts with those of the law's own vocabulary of {problem.vocab} words, not with its own")
+    inexact = [base.name for base in fitting if not base.exact]
+    if inexact:
+        found.append(f"{', '.join(inexact)}: the shape is the ladder's for that size and vocabulary; config=FOLDER counts its own FLOPs and memory")
+    assumed = [base.name for base in fitting if base.vocab_assumed]
+    if assumed:
+        found.append(f"{', '.join(assumed)}: a vocabulary of {VOCAB:,} is assumed, and counted in FLOPs and memory; say its own with vocab=")
+    words = sorted({base.shape.vocab for base in fitting})
+    if len(words) > 1:
+        found.append(
+            f"the bases have vocabularies of {', '.join(f'{count:,}' for count in words)} words, so that their own nats/token are different units; "
+            "forecasts are all in those of the law's text"
+        )
+    if best.plan.tokens_spec > 0.98 * problem.max_tokens_spec:
+        found.append(f"the limit of {problem.max_epochs:.3g} epochs binds: {left_over}")
+    elif best.plan.flops < 0.9 * problem.request.flops and (best.plan.tokens_spec > 0 or problem.retention is None):
+        why = "by this law more specialist text would harm" + (", or pass the limit" if problem.retention is not None else "")
+        found.append(f"{left_over}: {why}")
+    return found
