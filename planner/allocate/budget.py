@@ -27,11 +27,11 @@ class Budget:
     hours: float | None = None
     """Limit in time [hours]."""
 
-    def hours_of_gpu(self) -> float:
-        """Return the GPU-hours that all limits allow together.
+    def hours_of_gpu(self) -> dict[str, float]:
+        """Return the GPU-hours that each limit allows, by the option that sets it; none where there is no limit.
 
         Raises:
-            InputError: a limit is missing its other half, or is not positive; or there is none.
+            InputError: a limit is missing its other half, or is not positive.
         """
         given = {
             "--gpu-hours": self.gpu_hours, "--gpu-days": self.gpu_days, "--usd": self.usd, "--usd-per-gpu-hour": self.usd_per_gpu_hour,
@@ -44,18 +44,16 @@ class Budget:
             if (given[one] is None) != (given[other] is None):
                 there, missing = (one, other) if given[other] is None else (other, one)
                 raise InputError(f"{there} says nothing without {missing}", remedy=f"add {missing}")
-        limits = []
+        limits = {}
         if self.gpu_hours is not None:
-            limits.append(self.gpu_hours)
+            limits["--gpu-hours"] = self.gpu_hours
         if self.gpu_days is not None:
-            limits.append(24 * self.gpu_days)
+            limits["--gpu-days"] = 24 * self.gpu_days
         if self.usd is not None and self.usd_per_gpu_hour is not None:
-            limits.append(self.usd / self.usd_per_gpu_hour)
+            limits["--usd"] = self.usd / self.usd_per_gpu_hour
         if self.gpus is not None and self.hours is not None:
-            limits.append(self.gpus * self.hours)
-        if not limits:
-            raise InputError("no budget is given", remedy="give --flops, --gpu-hours, --gpu-days, --usd with --usd-per-gpu-hour, or --gpus with --hours")
-        return min(limits)
+            limits["--hours"] = self.gpus * self.hours
+        return limits
 
 
 def gpu_flops(gpu: str, mfu: float) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -107,12 +108,13 @@ def allocate(
 
         others = {
             "--spec-tokens": spec_tokens, "--law": law, "--base": base, "--inference-tokens": parse_count(inference_tokens), "--figure": figure,
-            "--gpu-memory": gpu_memory, "--kept-back": kept_back, "--method": method, "--accuracy": accuracy,
+            "--kept-back": kept_back, "--method": method, "--accuracy": accuracy,
             "--max-general-loss": max_general_loss, "--max-general-rise": max_general_rise, "--general-law": general_law,
             "--next-runs": next_runs, "--lora-rank": lora_rank, "--best-guess": not robust, "--tolerance": tolerance,
         }  # fmt: skip
         limits = {
             "flops": budget, "params": fixed, "max_epochs": max_epochs, "general_tokens": general, "params_range": between, "params_among": among,
+            "memory_per_gpu": None if gpu_memory is None else 1e9 * gpu_memory, "gpus": 1 if gpus is None else gpus,
         }  # fmt: skip
         replaced = out.exists()
         many = answer_many(domains, case, request_of(domains, limits, others), allow_extrapolation, out)
@@ -276,13 +278,18 @@ def _throughput(gpu: str | None, mfu: float | None, stated: str | None) -> float
 
 
 def _flops(flops: str | None, budget: Budget, throughput: float | None) -> float:
-    """Return the budget [FLOPs] from whichever way it is given."""
-    timed = [value for value in (budget.gpu_hours, budget.gpu_days, budget.usd, budget.usd_per_gpu_hour, budget.gpus, budget.hours) if value is not None]
-    if flops is not None:
-        if timed:
-            raise InputError("--flops is a budget already", remedy="leave away the limits in time and money, or --flops")
-        return parse_flops(flops, flops_per_gpu_second=throughput)
+    """Return the budget [FLOPs] from whichever ways it is given: the least of them, which is said where there are several."""
     hours = budget.hours_of_gpu()
-    if throughput is None:
-        raise InputError(f"{hours:,.4g} GPU-hours are no FLOPs yet", remedy="add --gpu with --mfu, such as --gpu H100 --mfu 0.4, or --gpu-flops")
-    return hours * 3600 * throughput
+    if hours and throughput is None:
+        least = min(hours.values())
+        raise InputError(f"{least:,.4g} GPU-hours are no FLOPs yet", remedy="add --gpu with --mfu, such as --gpu H100 --mfu 0.4, or --gpu-flops")
+    limits = {name: value * 3600 * (throughput or math.nan) for name, value in hours.items()}
+    if flops is not None:
+        limits["--flops"] = parse_flops(flops, flops_per_gpu_second=throughput)
+    if not limits:
+        raise InputError("no budget is given", remedy="give --flops, --gpu-hours, --gpu-days, --usd with --usd-per-gpu-hour, or --gpus with --hours")
+    binding = min(limits, key=lambda name: limits[name])
+    if len(limits) > 1:
+        others = ", ".join(f"{name} would allow {value:.3g}" for name, value in limits.items() if name != binding)
+        say(f"{binding} binds the budget: {limits[binding]:.3g} FLOPs; {others}")
+    return limits[binding]

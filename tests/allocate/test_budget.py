@@ -6,18 +6,17 @@ from planner.allocate.budget import PEAK_FLOPS, Budget, gpu_flops
 from planner.errors import InputError
 
 
-def test_the_tightest_limit_counts() -> None:
-    assert Budget(gpu_hours=100.0).hours_of_gpu() == 100
-    assert Budget(gpu_days=2.0).hours_of_gpu() == 48
-    assert Budget(usd=500.0, usd_per_gpu_hour=2.5).hours_of_gpu() == 200
-    assert Budget(gpus=8, hours=24.0).hours_of_gpu() == 192
-    assert Budget(gpu_hours=100.0, usd=500.0, usd_per_gpu_hour=2.5, gpus=8, hours=24.0).hours_of_gpu() == 100
+def test_what_each_limit_allows() -> None:
+    assert Budget().hours_of_gpu() == {}
+    assert Budget(gpu_hours=100.0).hours_of_gpu() == {"--gpu-hours": 100}
+    assert Budget(gpu_days=2.0).hours_of_gpu() == {"--gpu-days": 48}
+    every = Budget(gpu_hours=100.0, usd=500.0, usd_per_gpu_hour=2.5, gpus=8, hours=24.0)
+    assert every.hours_of_gpu() == {"--gpu-hours": 100, "--usd": 200, "--hours": 192}
 
 
 @pytest.mark.parametrize(
     ("budget", "message"),
     [
-        (Budget(), "no budget is given"),
         (Budget(usd=100.0), "--usd says nothing without --usd-per-gpu-hour"),
         (Budget(hours=3.0), "--hours says nothing without --gpus"),
         (Budget(gpu_hours=-1.0), "--gpu-hours -1 is not a positive number"),

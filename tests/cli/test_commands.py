@@ -98,7 +98,7 @@ def test_allocate_never_imports_torch(law: Path) -> None:
         (["allocate", "--gpu-hours", "3", "--gpu", "A100", "--spec-tokens", "1M"], "--mfu is missing", "add --mfu"),
         (["allocate", "--gpu-hours", "3", "--gpu", "abacus", "--mfu", "0.4", "--spec-tokens", "1M"], "'abacus'", "H100"),
         (["allocate", "--usd", "100", "--gpu", "A100", "--mfu", "0.4", "--spec-tokens", "1M"], "--usd", "--usd-per-gpu-hour"),
-        (["allocate", "--flops", "1e13", "--usd", "100", "--spec-tokens", "1M"], "--flops is a budget", "leave away"),
+        (["allocate", "--flops", "1e13", "--usd", "100", "--spec-tokens", "1M"], "--usd says nothing", "add --usd-per-gpu-hour"),
         (["allocate", "--flops", "1e13", "--spec-tokens", "1M", "--params", "2M..1M"], "2M..1M", "smaller size first"),
         (["allocate", "--flops", "1e13", "--spec-tokens", "1M", "--params", "1M,x"], "'x'", "write a number"),
         (["allocate", "--flops", "1e13", "--spec-tokens", "1M", "--base", "params=7B"], "lacks name", "name=llama-2-7b"),
@@ -196,3 +196,20 @@ def test_names_that_would_lead_out_of_the_folder_are_refused(option: str, tmp_pa
     (tmp_path / "runs.csv").write_text("a\n")
     code, _, told = run("fit", str(tmp_path / "runs.csv"), option, "../../x")
     assert code == 2 and f"{option} '../../x' is not known" in " ".join(told.split())
+
+
+def test_the_tightest_limit_of_a_budget_counts_and_is_said(law: Path) -> None:
+    common = ["allocate", "--spec-tokens", "200k", "--law", str(law), "--out", str(law.with_name("a.json")), "--json"]
+    rate = ["--gpu-flops", "1e10"]  # FLOPs a second
+    for given, flops, binding in (
+        (["--flops", "4e13", "--gpus", "2", "--hours", "0.5"], 3.6e13, "--hours binds the budget: 3.6e+13 FLOPs; --flops would allow 4e+13"),
+        (["--flops", "2e13", "--gpus", "2", "--hours", "0.5"], 2e13, "--flops binds the budget: 2e+13 FLOPs; --hours would allow 3.6e+13"),
+        (["--usd", "1", "--usd-per-gpu-hour", "2", "--gpus", "1", "--hours", "3"], 1.8e13, "--usd binds the budget: 1.8e+13 FLOPs; --hours would allow"),
+    ):
+        code, out, err = run(*common, *given, *rate)
+        assert code == 0 and binding in " ".join(err.split()), err
+        assert json.loads(out)["request"]["flops"] == pytest.approx(flops)
+    code, _, err = run(*common, "--flops", "4e13", "--gpus", "2", "--hours", "0.5")
+    assert code == 2 and "1 GPU-hours are no FLOPs yet" in err
+    code, _, err = run(*common)
+    assert code == 2 and "no budget is given" in err

@@ -31,6 +31,8 @@ ASSUMPTION = (
     "9 % and came out behind. Two stages, a trunk and then one specialist stage that all domains share, are this same mix under the laws"
 )
 UNSPENT = 0.02
+LARGER = 1.1
+"""Factor in size by which the memory is asked whether it binds."""
 
 
 def allocate_domains(request: DomainsRequest, *, allow_extrapolation: bool = False) -> DomainsAllocation:
@@ -158,6 +160,9 @@ def _warnings(problem: DomainsProblem, chosen: Structure, structures: tuple[Stru
         yield f"the limit of passes binds for {len(full)} of {problem.count} domains, {full[0]} among them: more text or passes might lower their loss"
     if request.params is not None and abs(chosen.domains[0].params_non_embedding / request.params - 1) > 0.05:
         yield f"--params {format_count(request.params)} is realised as {format_count(chosen.domains[0].params_non_embedding)} non-embedding parameters"
+    first = problem.problems[0]
+    if request.memory_per_gpu is not None and not first.fits(first.size(LARGER * max(plan.params_non_embedding for plan in chosen.domains))):
+        yield f"the memory binds, {request.memory_per_gpu / 1e9:.3g} GB on each of {request.gpus} GPUs: larger models might be better"
     covered = min(law.support.high["epochs_spec"] for law, _ in problem.groups)
     if request.max_epochs is not None and request.max_epochs > 1.01 * covered:
         yield f"--max-epochs {request.max_epochs:.3g} is beyond the {covered:.3g} that the runs cover"

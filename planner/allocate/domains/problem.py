@@ -67,6 +67,7 @@ class DomainsProblem:
         if request.params is None and not request.params_among:
             ends = sizes[0].params_non_embedding, sizes[-1].params_non_embedding
             sizes = first.every(*ends) if first.recipe else tuple(first.size(float(value)) for value in np.geomspace(*ends, LADDER))
+            sizes = tuple(size for size in sizes if first.fits(size)) or sizes
         return cls(request, problems, tuple(sorted(sizes, key=lambda size: size.params_non_embedding)))
 
     @property

@@ -68,6 +68,10 @@ class DomainsRequest:
     """Distinct general tokens there are: a model takes each once at most."""
     params_range: tuple[float, float] | None = None
     params_among: tuple[float, ...] = ()
+    memory_per_gpu: float | None = None
+    """Memory of one GPU [bytes], which limits the size of every model; None for no limit."""
+    gpus: int = 1
+    """GPUs that share a model's states."""
 
     def __post_init__(self) -> None:
         names = [domain.name for domain in self.domains]
@@ -79,7 +83,10 @@ class DomainsRequest:
 
     def of(self, domain: Domain) -> Request:
         """Return the request as it would be for one domain alone."""
-        return Request(self.flops, domain.unique_spec, self.params, self.max_epochs, self.general_tokens, self.params_range, self.params_among)
+        return Request(
+            self.flops, domain.unique_spec, self.params, self.max_epochs, self.general_tokens, self.params_range, self.params_among,
+            memory_per_gpu=self.memory_per_gpu, gpus=self.gpus,
+        )  # fmt: skip
 
 
 def read_domains(path: Path) -> tuple[Domain, ...]:

@@ -152,3 +152,16 @@ def test_narrower_sizes_never_help(fitted: FittedLaw, search) -> None:  # type: 
     for low, high in ((0.7, 0.85), (0.85, 1.0), (0.98, 1.05), (1.0, 1.2), (1.2, 1.45)):
         narrow = problem_of(fitted, params_range=(low * size, high * size))
         assert np.log(best / weighted(narrow, search(narrow))) < 5e-5
+
+
+def test_memory_limits_the_size_of_every_model(fitted: FittedLaw) -> None:
+    free = problem_of(fitted)
+    size = float(free.params[split(free).size[0]])  # type: ignore[union-attr]
+    need = free.problems[0].bytes_per_gpu(free.problems[0].size(size))
+    tight = problem_of(fitted, memory_per_gpu=0.7 * need)
+    for search in (split, independent):
+        found = search(tight)
+        assert found is not None and all(tight.problems[0].bytes_per_gpu(tight.ladder[number]) <= 0.7 * need for number in found.size)
+    assert weighted(tight, split(tight)) > weighted(free, split(free))
+    shared = problem_of(fitted, memory_per_gpu=0.7 * need, gpus=8)
+    assert weighted(shared, split(shared)) == pytest.approx(weighted(free, split(free)), rel=1e-9)
