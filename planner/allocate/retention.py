@@ -120,7 +120,7 @@ class Retention:
         result, before = np.full(len(plans), np.nan), self._before(plans)
         for share in self.replays:
             rows = np.flatnonzero(np.isnan(result))
-            rows = rows[_fits(plans.rows(rows), share, least_stage)]
+            rows = rows[_fits(plans.tokens_pt[rows], plans.tokens_spec[rows], share, least_stage)]
             if not len(rows):
                 continue
             excess = self._excess(plans.rows(rows), share, before[rows])
@@ -232,7 +232,7 @@ class Retention:
         """
         before = self._before(plans)
         # Only what could be trained: the text that is replayed must be there beside the trunk's.
-        each = [np.where(_fits(plans, share, least_stage), self._excess(plans, share, before), inf) for share in self.replays]
+        each = [np.where(_fits(plans.tokens_pt, plans.tokens_spec, share, least_stage), self._excess(plans, share, before), inf) for share in self.replays]
         least = np.min(each, axis=0)
         if not np.isfinite(least).any():
             raise DataError(
@@ -255,9 +255,9 @@ class Retention:
         return after, self.law.points(params, np.where(base > 0, base, 1.0), none, unique, none)
 
 
-def _fits(plans: Plans, share: float, least_stage: float) -> Array:
+def _fits(general: Array, spec: Array, share: float, least_stage: float) -> Array:
     """Tell which plans have enough general text for what is replayed and a stage before it, or no general stage and no replay."""
-    trunk = _trunk(plans.tokens_pt, plans.tokens_spec, share)
+    trunk = _trunk(general, spec, share)
     result: Array = (trunk >= least_stage) | ((share == 0) & (trunk == 0))
     return result
 
