@@ -67,7 +67,7 @@ def launch(
     from planner.launch.full import default_save_every, one_model, outcome, settle
     from planner.launch.launch import prepare
     from planner.launch.runners import check_ranks
-    from planner.train.full.plan import Settings
+    from planner.train.full.plan import FILE, Settings
 
     for name, value, known in (("--engine", engine, ENGINES), ("--export", export, (None, *TARGETS))):
         if value not in known:
@@ -95,7 +95,8 @@ def launch(
         raise InputError(f"--structure {structure!r} is of a plan for many domains", remedy="leave it away")
     ready = prepare(allocation, folder, corpus=corpus, seed=seed, base=base)
     method = ready.run.cells[0].method
-    begun = method != "full" and any((folder / "state").glob("*.safetensors"))  # by segments, as all adapters once were
+    # By segments, as all adapters once were; the ranks leave full.json.
+    begun = method != "full" and not (folder / FILE).exists() and any((folder / "state").glob("*.safetensors"))
     if begun or not one_model(ready):
         packed = ready.run.spec.recipe.method(method).packed
         packed = ready.run.spec.recipe.method(method).packed

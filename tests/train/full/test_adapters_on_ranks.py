@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -119,6 +120,12 @@ def test_the_command_line_gives_ranks_to_adapters_on_a_base(corpus: Corpus, base
     code, _, said = plan("lora", "--export", "torchtitan")
     assert code == 2 and "--export torchtitan knows no adapters, and the plan is of lora" in said
     assert not (tmp_path / "run").exists()
+    state = tmp_path / "run" / "state" / "old.safetensors"
+    state.parent.mkdir(parents=True)
+    state.touch()
+    code, _, said = plan("lora", "--ranks", "2")
+    assert code == 2 and "lora begun segment by segment is trained by one process" in said
+    shutil.rmtree(tmp_path / "run")
     code, out, said = plan("lora", "--ranks", "2")
     assert code == 0 and "2 on cpu, fp32" in out and "specialist loss" in said, said
     assert (tmp_path / "run" / "adapter").is_dir() and row(tmp_path / "run")["method"] == "lora"
