@@ -213,9 +213,16 @@ def test_the_end_of_the_driver_loses_nothing(folder: Path, undisturbed: Path, bl
     env = {key: value for key, value in os.environ.items() if key != "RAY_AUTH_MODE"}
     driver = start(folder, "--engine", "ray", "--workers", "2", env={**env, "AWS_SECRET_ACCESS_KEY": SECRET})
     try:
-        wait_for(lambda: states(folder), "a state", 120)
-        family = descendants(driver.pid)
-        addresses = set().union(*(listening(pid) for pid in family))
+        family: dict[int, str] = {}
+        addresses: set[str] = set()
+
+        def ready() -> object:  # what listens is looked at on the way: on a busy machine the sweep would be over before the blow
+            nonlocal family
+            family = descendants(driver.pid)
+            addresses.update(*(listening(pid) for pid in family))
+            return states(folder)
+
+        wait_for(ready, "a state", 120)
         driver.send_signal(blow)
         words = driver.communicate(timeout=60)[1]
     finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -57,16 +58,21 @@ def test_targets_of_prompts_and_of_cut_pairs_are_ignored() -> None:
 
 
 def test_the_loss_is_of_what_counts() -> None:
-    from planner.train.segment import _mean_loss
+    from planner.train.loss import mean_loss
 
     random = torch.Generator().manual_seed(0)
     logits, targets = torch.randn(2, 5, 7, generator=random), torch.randint(0, 7, (2, 5), generator=random)
-    whole = _mean_loss(logits, targets)
+
+    def model(input_ids: torch.Tensor) -> SimpleNamespace:
+        return SimpleNamespace(logits=logits)
+
+    whole = mean_loss(model, targets, targets, True)  # type: ignore[arg-type]
     assert torch.equal(whole, torch.nn.functional.cross_entropy(logits.reshape(-1, 7), targets.reshape(-1)))
     masked = targets.clone()
     masked[0], masked[1, :2] = IGNORED, IGNORED
-    assert _mean_loss(logits, masked) == pytest.approx(torch.nn.functional.cross_entropy(logits[1, 2:], targets[1, 2:]).item(), rel=1e-6)
-    assert _mean_loss(logits, torch.full_like(targets, IGNORED)).item() == 0.0
+    some = mean_loss(model, targets, masked, False)  # type: ignore[arg-type]
+    assert some.item() == pytest.approx(torch.nn.functional.cross_entropy(logits[1, 2:], targets[1, 2:]).item(), rel=1e-6)
+    assert mean_loss(model, targets, torch.full_like(targets, IGNORED), False).item() == 0.0  # type: ignore[arg-type]
 
 
 def test_the_heldout_loss_is_of_each_response_after_its_own_prompt(paired: Corpus) -> None:

@@ -118,27 +118,6 @@ def test_a_torn_state_is_named_with_the_remedy_and_the_one_before_serves(corpus:
     assert read_json(folder / "states" / "latest.json")["step"] == 11
 
 
-def test_adapters_train_and_the_rest_does_not_move(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only what asks for a gradient is trained: here all but the embedding, as a stand-in for adapters."""
-    from planner.train.full import shard
-
-    start_model, frozen = shard.start_model, []
-
-    def partly_frozen(*arguments: object) -> object:
-        model = start_model(*arguments)  # type: ignore[arg-type]
-        model.get_input_embeddings().weight.requires_grad = False
-        frozen.append(model.get_input_embeddings().weight.clone())
-        return model
-
-    monkeypatch.setattr(shard, "start_model", partly_frozen)
-    lay(tmp_path / "run", corpus)
-    assert run_here(tmp_path / "run")
-    from safetensors import safe_open
-
-    with safe_open(tmp_path / "run" / "checkpoint" / "model.safetensors", framework="pt") as file:
-        assert torch.equal(file.get_tensor("model.embed_tokens.weight"), frozen[0])
-
-
 @pytest.mark.parametrize(("world", "remedy"), [(3, "such as 2"), (8, "such as 4")])
 def test_ranks_that_do_not_divide_the_batch_are_refused(world: int, remedy: str) -> None:
     assert [rows_of_rank(4, rank, 2) for rank in range(2)] == [(0, 2), (2, 4)]
