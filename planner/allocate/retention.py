@@ -143,11 +143,7 @@ class Retention:
         for share in self.replays:
             after = self.law.log_loss(self.law.points(params, trunk, spec, unique, np.full(len(spec), share)))
             after = np.where(spec > 0, after, before)
-            keeps = spec / (1 - share) <= most * (1 + 1e-9)
-            if self.max_loss is not None:
-                keeps &= after <= np.log(self.max_loss)
-            if self.max_rise is not None:
-                keeps &= after - before <= np.log1p(self.max_rise)
+            keeps = (spec / (1 - share) <= most * (1 + 1e-9)) & (self._over(after, before) <= 0)
             result[np.isnan(result) & keeps] = share
         return result
 
@@ -164,7 +160,11 @@ class Retention:
         """Return by how much the forecast ln L of plans passes the limit; infinite where there is no base to rise over."""
         trunk = np.maximum(_trunk(plans.tokens_pt, plans.tokens_spec, share), 0.0)
         after = self.law.log_loss(self.law.points(plans.params_by, trunk, plans.tokens_spec, plans.unique_spec, np.full(len(plans), share)))
-        found = np.full(len(plans), -inf)
+        return self._over(after, before)
+
+    def _over(self, after: Array, before: Array) -> Array:
+        """Return by how much ln L after a specialist stage passes the limits, given that before it."""
+        found = np.full(len(after), -inf)
         if self.max_loss is not None:
             found = after - np.log(self.max_loss)
         if self.max_rise is not None:
