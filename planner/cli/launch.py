@@ -99,7 +99,6 @@ def launch(
     begun = method != "full" and not (folder / FILE).exists() and any((folder / "state").glob("*.safetensors"))
     if begun or not one_model(ready):
         packed = ready.run.spec.recipe.method(method).packed
-        packed = ready.run.spec.recipe.method(method).packed
         why = "on packed matrices" if packed else "begun segment by segment" if begun else "on a trunk that is trained in full"
         what = f"{method} {why}"
         _refuse(f"a plan with method {what}", of_full_size)

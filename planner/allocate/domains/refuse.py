@@ -77,13 +77,13 @@ def _together(request: DomainsRequest) -> bool:
 def _plans(request: DomainsRequest, quick: bool) -> Iterator[tuple[DomainsProblem, Found]]:
     """Find the plans that could be recommended, each with the problem that it solves."""
     problem = DomainsProblem.of(request)
-    mix = MixWorth.of(problem)
-    mixing = problem if mix is None else replace(problem, mix=mix)
     plans = [(problem, split(problem, quick=quick))]
     if problem.count > 1:  # one domain alone is split training off a trunk of its own
         plans.append((problem, independent(problem, quick=quick)))
-    if mix is not None and (mixed := split(mixing, MIXED, quick=quick)) is not None and mix.covers(mixed):
-        plans.append((mixing, mixed))
+    if (mix := MixWorth.of(problem)) is not None:
+        mixing = replace(problem, mix=mix)
+        if (mixed := split(mixing, MIXED, quick=quick)) is not None and mix.covers(mixed):
+            plans.append((mixing, mixed))
     return ((under, found) for under, found in plans if found is not None)
 
 
