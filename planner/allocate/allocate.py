@@ -10,9 +10,9 @@ import numpy as np
 
 from planner.allocate.allocation import KNOWS_NO_TEXT, Allocation, Arm, Plan, behind
 from planner.allocate.beyond import beyond, refuse_far, tell_far, warnings_of_law
-from planner.allocate.closer import closest, refine
+from planner.allocate.closer import around_plan, closest
 from planner.allocate.early import mixed_arm
-from planner.allocate.optimum import MOST_RESAMPLES, Search, coarse, interval, joined, profile, search, within
+from planner.allocate.optimum import MOST_RESAMPLES, Search, coarse, guesses, interval, joined, profile, search, within
 from planner.allocate.plans import Plans, Size, sized
 from planner.allocate.problem import ROUNDING, Problem
 from planner.allocate.request import Request
@@ -52,9 +52,9 @@ def allocate(
     whole = coarse(problem)
     close = closest(problem, whole)
     everything = joined(whole, close)
-    guess = refine(problem, everything, everything.best_guess)
-    best_guess = realised(problem, guess, guess.best_guess)
-    plan = realised(problem, close, close.best) if robust else best_guess
+    guessed = around_plan(problem, everything.plans, everything.best_guess)
+    best_guess = realised(problem, guessed, int(np.argmin(guesses(problem, guessed))))
+    plan = realised(problem, close.plans, close.best) if robust else best_guess
     mine = _resampled(problem, plan)
     regret = 100 * np.expm1(np.maximum(mine - everything.resamples.min(1), 0.0))
     extrapolation = beyond(law, plan)
@@ -100,9 +100,8 @@ def describe(problem: Problem, plans: Plans, number: int) -> Plan:
     )  # fmt: skip
 
 
-def realised(problem: Problem, found: Search, number: int) -> Plan:
-    """Write one plan of a search out as it will be trained, in whole optimiser steps."""
-    plans = found.plans
+def realised(problem: Problem, plans: Plans, number: int) -> Plan:
+    """Write one of several plans out as it will be trained, in whole optimiser steps."""
     size = plans.sizes[plans.size[number]]
     exact = problem.realise(size, float(plans.tokens_pt[number]), float(plans.tokens_spec[number]))
     return describe(problem, exact, 0)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from planner.allocate.optimum import Search, search
+from planner.allocate.optimum import Search, leading, search
 from planner.allocate.problem import FINEST, Plans, Problem, Size
 from planner.laws.dual import Array
 
@@ -41,15 +41,16 @@ SMOOTH_ROUNDS = (FIRST, Round(1.03, 0.003, 1.03, 9), Round(1.003, 0.0003, 1.004,
 
 def closest(problem: Problem, whole: Search) -> Search:
     """Search ever more closely around the best places of a coarse search; return the last round around the best."""
-    best: tuple[float, Search] | None = None
+    least, around = np.inf, whole.plans
     for number in _places(whole):
-        found = whole
+        found, plans = whole, whole.plans
         for closely in SHAPE_ROUNDS if problem.recipe else SMOOTH_ROUNDS:
             for _ in range(MOST_MOVES):
                 here, place = float(found.expected[number]), _place(found.plans, number)
-                near = refine(problem, found, number, closely)
-                if near.expected.min() <= here:
-                    found, number = near, near.best
+                nearby = around_plan(problem, found.plans, number, closely)
+                near = leading(problem, nearby)
+                if len(near.plans) and near.expected.min() <= here:
+                    found, number, plans = near, near.best, nearby
                 # A best that lies far off in the round may have a better one beyond.
                 moved = np.abs(_place(found.plans, number) - place)
                 # What is left over of a budget makes the general tokens a place of their own; else they follow from the rest.
@@ -57,10 +58,9 @@ def closest(problem: Problem, whole: Search) -> Search:
                 if moved[0] <= 0.5 * np.log(closely.size_reach) and (texts <= 0.5 * np.log(closely.text_reach)).all():
                     break
         value = float(found.expected[number])
-        if best is None or value < best[0]:
-            best = value, found
-    assert best is not None
-    return best[1]
+        if value < least:
+            least, around = value, plans
+    return whole if around is whole.plans else search(problem, around)
 
 
 def _place(plans: Plans, number: int) -> Array:
@@ -95,7 +95,11 @@ def _valleys(keys: Array, values: Array) -> list[int]:
 
 def refine(problem: Problem, found: Search, number: int, closely: Round = FIRST) -> Search:
     """Search closely around one plan of a search."""
-    plans = found.plans
+    return search(problem, around_plan(problem, found.plans, number, closely))
+
+
+def around_plan(problem: Problem, plans: Plans, number: int, closely: Round = FIRST) -> Plans:
+    """Make the plans close to one of several."""
     size, pt, spec = plans.sizes[plans.size[number]], float(plans.tokens_pt[number]), float(plans.tokens_spec[number])
     near: tuple[Size, ...] = ()
     if problem.request.params is None and not problem.request.params_among:
@@ -108,7 +112,7 @@ def refine(problem: Problem, found: Search, number: int, closely: Round = FIRST)
         fractions = _around(spec / min(total / cost, problem.max_tokens_spec), closely.text_reach, closely.amounts)
     most = min(total - cost * spec, problem.request.general_tokens or np.inf)
     general = _around(pt / most, closely.text_reach, 5) if most > 1e-9 * total and pt < (1 - 1e-9) * most else np.ones(1)
-    return search(problem, problem.plans((size, *others), fractions, general.tolist()))
+    return problem.plans((size, *others), fractions, general.tolist())
 
 
 def _around(share: float, reach: float, count: int) -> Array:

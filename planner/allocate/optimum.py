@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import sqrt
+from typing import Any
 
 import numpy as np
 
@@ -19,6 +21,10 @@ FEW_RESAMPLES = 8
 """Of each member, to see whether general tokens can do harm."""
 SOME_RESAMPLES = 24
 """Of each member, under which plans without hope are told from the others."""
+BEYOND_DOUBT = 6.0
+"""Standard errors by which a plan must be behind under a part of the resamples to be given up."""
+CLOSE_BEHIND = 2e-4
+"""In ln L, on top of those: what a rare resample that is not among that part may make up for."""
 HOPELESS = 0.03
 """In ln L: how far behind the best a plan must lie in all of those worlds, and in their mean, to be given up; twice the tolerance where that is more."""
 NEARLY = 0.01
@@ -57,6 +63,26 @@ def search(problem: Problem, plans: Plans) -> Search:
     return _evaluated(problem, plans, _allowed(problem, plans))
 
 
+def leading(problem: Problem, plans: Plans) -> Search:
+    """Evaluate those of the plans that keep the limit and may be the best; a tenth of them in a close search."""
+    plans = plans.rows(_allowed(problem, plans))
+    plans = plans.rows(_contends(problem, plans, SOME_RESAMPLES, CLOSE_BEHIND)) if len(plans) else plans
+    return _evaluated(problem, plans, np.ones(len(plans), dtype=bool))
+
+
+def guesses(problem: Problem, plans: Plans) -> Array:
+    """Forecast ln L by the fitted parameters alone, infinite for a plan that passes the limit on the general loss."""
+    return np.where(_allowed(problem, plans), problem.law.log_loss(_points(problem, plans)), np.inf)
+
+
+def _contends(problem: Problem, plans: Plans, most: int, near: float) -> Any:
+    """Tell which plans may come that near to the best of the mean, or nearer, by few resamples, each of which is asked of both plans."""
+    some = problem.law.log_loss_resamples(_points(problem, plans), most)
+    behind = some - some[:, [some.mean(0).argmin()]]
+    # Laws differ in their means, too, so that the error is rather more than less than this.
+    return behind.mean(0) <= near + BEYOND_DOUBT * behind.std(0) / sqrt(len(behind))
+
+
 def _evaluated(problem: Problem, plans: Plans, allowed: Array) -> Search:
     """Evaluate the plans that are allowed; the others are infinitely bad."""
     points = _points(problem, plans)
@@ -70,25 +96,29 @@ def _allowed(problem: Problem, plans: Plans) -> Array:
     """Tell which plans keep the limit on the general loss, all of them where there is none."""
     if problem.retention is None:
         return np.ones(len(plans), dtype=bool)
-    result: Array = np.isfinite(problem.retention.replay(plans, problem.min_tokens_stage))
+    result: Array = problem.retention.allows(plans, problem.min_tokens_stage)
     return result
 
 
-def _hopeful(problem: Problem, plans: Plans, each: bool) -> Array:
-    """Tell which plans come near the best of the mean, or `each` of some resample, and keep one of the smallest and of the largest size.
+def _hopeful(problem: Problem, plans: Plans, each: bool) -> Plans:
+    """Choose the plans that come near the best of the mean, or `each` of some resample, and keep one of the smallest and of the largest size.
 
     A compromise may be far from the best in every world that is looked at. By the sizes at the ends it is seen whether the best lies there.
     """
+    near = max(HOPELESS, 2 * problem.request.tolerance) if each else NEARLY
+    ends = (plans.params.min(), plans.params.max())
+    if not each:
+        plans = plans.rows(_contends(problem, plans, FEW_RESAMPLES, near) | np.isin(plans.params, ends))
     some = problem.law.log_loss_resamples(_points(problem, plans), SOME_RESAMPLES)
     mean = some.mean(0)
     behind = mean - mean.min()
     if each:
         behind = np.minimum((some - some.min(1, keepdims=True)).min(0), behind)
-    keep = behind <= (max(HOPELESS, 2 * problem.request.tolerance) if each else NEARLY)
-    for end in (plans.params.min(), plans.params.max()):
+    keep = behind <= near
+    for end in ends:
         rows = np.flatnonzero(plans.params == end)
         keep[rows[behind[rows].argmin()]] = True
-    return keep
+    return plans.rows(keep)
 
 
 def _points(problem: Problem, plans: Plans) -> list[Points]:
@@ -136,7 +166,7 @@ def _coarse(problem: Problem, sizes: tuple[Size, ...], each: bool) -> Search:
     if problem.retention is not None and not allowed.any():
         problem.retention.refuse(plans, problem.min_tokens_stage)
     plans = plans.rows(allowed)
-    plans = plans.rows(_hopeful(problem, plans, each))
+    plans = _hopeful(problem, plans, each)
     return _evaluated(problem, plans, np.ones(len(plans), dtype=bool))
 
 

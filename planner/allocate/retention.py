@@ -7,7 +7,7 @@ FLOPs of its own. (On the sweep computing/replay the specialist loss comes out 0
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import erf, inf, sqrt
 from typing import TYPE_CHECKING, Any
@@ -117,8 +117,17 @@ class Retention:
             least_stage: tokens that a general stage has at the least.
             margin: by how much the limit is to be kept, in ln L.
         """
+        return self._first(plans, self.replays, least_stage, margin)
+
+    def allows(self, plans: Plans, least_stage: float) -> Any:
+        """Tell which plans keep the limit with any share of replay, shape (plans,); arguments as for `replay`."""
+        # With most replay first: where that keeps the limit, as it mostly does, no other share is asked.
+        return np.isfinite(self._first(plans, self.replays[::-1], least_stage, MARGIN))
+
+    def _first(self, plans: Plans, shares: Sequence[float], least_stage: float, margin: float) -> Array:
+        """Return the first of some shares with which each plan keeps the limit, not a number for a plan that cannot."""
         result, before = np.full(len(plans), np.nan), self._before(plans)
-        for share in self.replays:
+        for share in shares:
             rows = np.flatnonzero(np.isnan(result))
             rows = rows[_fits(plans.tokens_pt[rows], plans.tokens_spec[rows], share, least_stage)]
             if not len(rows):

@@ -137,7 +137,7 @@ def _find(problem: Problem) -> Found:
     everything = joined(whole, close)
     found = reduce(joined, [everything, *(refine(problem, whole, number) for number in sorted(near - {whole.best}))])
     values, bounds = bounded(problem, whole, found)
-    plan = realised(problem, close, close.best)
+    plan = realised(problem, close.plans, close.best)
     own, here = found.resamples.argmin(1), len(whole.plans) + close.best
 
     def spread(of: Array) -> tuple[float, float]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from planner.artifacts import read_artifact, whole, write_artifact
 from planner.fit.early import Early
+from planner.fit.memory import keep_memory
 from planner.fit.support import AXES, Support
 from planner.laws import Law, Points, Reference, law_named
 from planner.laws.dual import Array
@@ -112,6 +113,7 @@ class FittedLaw:
             points: where.
             most: resamples of each member, at most.
         """
+        keep_memory()
         return np.concatenate([member.law.log_loss(member.resamples[:most], at) for member, at in zip(self.members, points, strict=True)])
 
     def forecast(

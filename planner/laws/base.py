@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -47,7 +48,7 @@ class Reference:
 
 
 class Points:
-    """Where a law is evaluated: flat arrays of shape (runs,), as ratios to the reference."""
+    """Where a law is evaluated: flat arrays of shape (runs,), as ratios to the reference; each is made when a law first asks for it."""
 
     def __init__(
         self, reference: Reference, params: Any, tokens_pt: Any, tokens_spec: Any, unique_spec: Any, replay_fraction: Any = 0.0
@@ -64,25 +65,90 @@ class Points:
         """
         given = (np.atleast_1d(np.asarray(item, dtype=float)) for item in (params, tokens_pt, tokens_spec, unique_spec, replay_fraction))
         params, pt, spec, unique, replay = np.broadcast_arrays(*given)
+        self._params, self._pt, self._spec, self._tokens, self._scale = params, pt, spec, reference.tokens, reference.params
+        self._unique: Array = np.where(spec > 0, unique, reference.tokens)
         self.replay: Array = replay
-        self.general: Array = (pt + spec * replay / (1 - replay)) / reference.tokens
-        self.log_n: Array = np.log(params / reference.params)
-        self.pt: Array = pt / reference.tokens
-        self.has_pt: Array = (pt > 0).astype(float)
-        self.log_pt: Array = np.log(np.where(pt > 0, pt, reference.tokens) / reference.tokens)
-        self.has_spec: Array = (spec > 0).astype(float)
-        unique = np.where(spec > 0, unique, reference.tokens)
-        self.log_unique: Array = np.log(unique / reference.tokens)
-        self.unique: Array = self.has_spec * unique / reference.tokens
-        self.log_spec: Array = np.log(np.where(spec > 0, spec, reference.tokens) / reference.tokens)
-        self.first: Array = np.minimum(spec, unique) / reference.tokens * self.has_spec
-        self.log_first: Array = np.log(np.where(spec > 0, self.first, 1.0))
-        self.repeats: Array = np.where(spec > unique, spec / unique - 1, 0.0)
-        self.has_repeats: Array = (self.repeats > 0).astype(float)
-        self.log_repeats: Array = np.log(np.where(self.repeats > 0, self.repeats, 1.0))
         self.count = len(params)
-        self.total: Array = self.pt + spec / reference.tokens
-        self.log_total: Array = np.log(np.maximum(self.total, 1e-300))
+
+    @cached_property
+    def general(self) -> Array:
+        """General tokens, those that are replayed included."""
+        return (self._pt + self._spec * self.replay / (1 - self.replay)) / self._tokens
+
+    @cached_property
+    def log_n(self) -> Array:
+        """Of the size."""
+        return np.log(self._params / self._scale)
+
+    @cached_property
+    def pt(self) -> Array:
+        """General tokens."""
+        return self._pt / self._tokens
+
+    @cached_property
+    def has_pt(self) -> Array:
+        """One where there is a general stage, else zero; so below for specialist tokens and for repeats."""
+        return (self._pt > 0).astype(float)
+
+    @cached_property
+    def log_pt(self) -> Array:
+        """Zero where there are none; so for all logarithms below."""
+        return np.log(np.where(self._pt > 0, self._pt, self._tokens) / self._tokens)
+
+    @cached_property
+    def has_spec(self) -> Array:
+        """See `has_pt`."""
+        return (self._spec > 0).astype(float)
+
+    @cached_property
+    def unique(self) -> Array:
+        """Distinct specialist tokens; zero where none are seen."""
+        return self.has_spec * self._unique / self._tokens
+
+    @cached_property
+    def log_unique(self) -> Array:
+        """Of the distinct specialist tokens."""
+        return np.log(self._unique / self._tokens)
+
+    @cached_property
+    def log_spec(self) -> Array:
+        """Of the specialist tokens with repeats."""
+        return np.log(np.where(self._spec > 0, self._spec, self._tokens) / self._tokens)
+
+    @cached_property
+    def first(self) -> Array:
+        """Specialist tokens of the first pass."""
+        return np.minimum(self._spec, self._unique) / self._tokens * self.has_spec
+
+    @cached_property
+    def log_first(self) -> Array:
+        """Of those."""
+        return np.log(np.where(self._spec > 0, self.first, 1.0))
+
+    @cached_property
+    def repeats(self) -> Array:
+        """Passes beyond the first."""
+        return np.where(self._spec > self._unique, self._spec / self._unique - 1, 0.0)
+
+    @cached_property
+    def has_repeats(self) -> Array:
+        """See `has_pt`."""
+        return (self.repeats > 0).astype(float)
+
+    @cached_property
+    def log_repeats(self) -> Array:
+        """Of those passes."""
+        return np.log(np.where(self.repeats > 0, self.repeats, 1.0))
+
+    @cached_property
+    def total(self) -> Array:
+        """General and specialist tokens, repeats included."""
+        return self.pt + self._spec / self._tokens
+
+    @cached_property
+    def log_total(self) -> Array:
+        """Of all tokens."""
+        return np.log(np.maximum(self.total, 1e-300))
 
 
 Formula = Callable[[Mapping[str, Any], Points], Any]

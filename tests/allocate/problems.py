@@ -34,21 +34,22 @@ LOW = {"params": 2e4, "tokens_pt": 3e5, "tokens_spec": 2e5, "unique_spec": 2.5e4
        "flops_6nd": 1.4e11}  # fmt: skip
 
 
-def random_member(law: Law, kind: str, random: np.random.Generator) -> Member:
+def random_member(law: Law, kind: str, random: np.random.Generator, resamples: int = RESAMPLES) -> Member:
     """Draw parameters where starts are drawn from, and resamples around them."""
     scale, low, high = Scale(law), *(np.array([getattr(item, end) for item in law.parameters]) for end in ("low", "high"))
     theta = scale.draw(random, 1)[0]
     # 10 % on a log scale, and 0.05 of an exponent that may be negative: as uncertain as a small sweep leaves them.
     spread = np.array([0.1 if item.logarithmic else 0.05 for item in law.parameters])
-    resamples = np.clip(scale.unnatural(scale.natural(theta[None]) + spread * random.normal(size=(RESAMPLES, len(theta)))), low, high)
-    return Member(law, kind, REFERENCE, theta, resamples, "converged", 1, 1, 1.0, (), (), 0.0)
+    worlds = np.clip(scale.unnatural(scale.natural(theta[None]) + spread * random.normal(size=(resamples, len(theta)))), low, high)
+    return Member(law, kind, REFERENCE, theta, worlds, "converged", 1, 1, 1.0, (), (), 0.0)
 
 
-def random_law(law: Law, random: np.random.Generator) -> FittedLaw:
+def random_law(law: Law, random: np.random.Generator, resamples: int = RESAMPLES) -> FittedLaw:
     """Make a fitted law of one form, sometimes beside a second form; with a recipe, and thus real shapes, or without."""
     forms = [law, TWO_STAGE[int(random.integers(len(TWO_STAGE)))]] if law.stages == 2 and random.random() < 0.2 else [law]
     shapes = random.random() < 0.5
-    members = tuple(random_member(form, str(random.choice(["non_embedding", "total"])) if shapes else "non_embedding", random) for form in forms)
+    kinds = ["non_embedding", "total"]
+    members = tuple(random_member(form, str(random.choice(kinds)) if shapes else kinds[0], random, resamples) for form in forms)
     source = {"recipe": RECIPE.to_dict(), "vocab_size": VOCAB} if shapes else {}
     return FittedLaw(members, 0.005, 0.005, Support(LOW, HIGH, {name: name.startswith("tokens_") for name in HIGH}), 1.0, source=source)
 

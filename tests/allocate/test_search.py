@@ -1,0 +1,61 @@
+"""Short ways of a search, held against the long ones: the same best plan, from fewer forecasts."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from planner.allocate.closer import around_plan
+from planner.allocate.optimum import MOST_RESAMPLES, coarse, guesses, leading, search
+from planner.allocate.problem import Problem
+from planner.allocate.request import Request
+from planner.allocate.retention import Retention
+from planner.errors import DataError
+from planner.fit.fitted import FittedLaw, Member
+from planner.laws import LAWS
+from tests.allocate.problems import REFERENCE, TWO_STAGE, random_law, random_request
+
+FORGETS = {"A": 3.0, "c": 0.9, "α": 0.12, "β": 1.3, "F": 0.4, "s0": 0.005, "k": 2.5, "b": 400.0, "χ": 0.4}
+EACH = 6
+"""Problems of each law."""
+
+
+def limited(law: FittedLaw, rise: float) -> Retention:
+    """Limit the rise of the general loss."""
+    form = LAWS["rehearsal"]
+    theta = np.array([FORGETS[parameter.name] for parameter in form.parameters])
+    member = Member(form, "non_embedding", REFERENCE, theta, theta[None], "converged", 1, 1, 1.0, (), (), 0.0)
+    return Retention(replace(law, members=(member,), source={"replay_fractions": [0.0, 0.5]}), None, rise)
+
+
+@pytest.mark.filterwarnings("ignore::planner.errors.PlannerWarning")
+@pytest.mark.parametrize("name", [law.name for law in TWO_STAGE])
+def test_plans_that_some_resamples_give_up_are_never_the_best(name: str) -> None:
+    given_up = looked_at = 0
+    for number in range(EACH):
+        random = np.random.default_rng([7, *name.encode(), number])
+        law, request = random_law(LAWS[name], random, MOST_RESAMPLES), random_request(random)
+        problem = Problem.of(law, request)
+        problem = problem if number % 2 else replace(problem, retention=limited(law, float(random.uniform(0.02, 0.5))))
+        try:
+            whole = coarse(problem)
+        except DataError:
+            continue
+        plans = around_plan(problem, whole.plans, whole.best)
+        every, some = search(problem, plans), leading(problem, plans)
+        assert (np.argmin(guesses(problem, plans)), guesses(problem, plans).min()) == (every.best_guess, every.guess.min())
+        assert some.expected.min() == pytest.approx(every.expected.min(), rel=1e-9, abs=1e-12)
+        given_up, looked_at = given_up + len(plans) - len(some.plans), looked_at + len(plans)
+    assert given_up > 0.1 * looked_at > 0, "it is to be quicker, too"
+
+
+@pytest.mark.parametrize("rise", [0.01, 0.05, 0.2, 1.0])
+def test_a_limit_is_kept_by_some_share_where_the_least_one_is_found(rise: float) -> None:
+    random = np.random.default_rng(3)
+    law = random_law(LAWS["root-rote"], random)
+    problem = replace(Problem.of(law, Request(1e13, 2e5, params_among=(5e4, 2e5))), retention=limited(law, rise))
+    plans = problem.plans(problem.sizes(), np.linspace(0.02, 1.0, 30), np.linspace(0.0, 1.0, 12).tolist())
+    assert problem.retention is not None
+    found = problem.retention.allows(plans, problem.min_tokens_stage)
+    assert (found == np.isfinite(problem.retention.replay(plans, problem.min_tokens_stage))).all()
+    assert 0 < found.sum() < len(plans) or rise == 1.0
