@@ -23,6 +23,7 @@ from planner.units import format_count
 
 if TYPE_CHECKING:
     from planner.allocate.allocation import Plan
+    from planner.allocate.domains.answer import DomainPlan
     from planner.allocate.request import Request
 
 REPLAYS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)
@@ -136,7 +137,9 @@ class Retention:
             result[rows[excess <= np.where(plans.tokens_spec[rows] > 0, -margin, 1e-9)]] = share
         return result
 
-    def replay_after(self, params: Mapping[str, Any], trunk: Array, spec: Array, unique: Array, most: float) -> Array:
+    def replay_after(
+        self, params: Mapping[str, Any], trunk: Array, spec: Array, unique: Array, most: float, margin: float = 0.0
+    ) -> Array:
         """Return the least share of replay with which a stage after a trunk that is there already keeps the limit, not a number where none does.
 
         Args:
@@ -145,15 +148,18 @@ class Retention:
             spec: specialist tokens of the stage.
             unique: distinct ones.
             most: tokens that the stage may have, with what is replayed.
+            margin: by how much the limit is to be kept, in ln L.
         """
         none = np.zeros_like(spec)
         before = self.law.log_loss(self.law.points(params, trunk, none, unique, none))
         result = np.full(len(spec), np.nan)
         for share in self.replays:
-            after = self.law.log_loss(self.law.points(params, trunk, spec, unique, np.full(len(spec), share)))
-            after = np.where(spec > 0, after, before)
-            keeps = (spec / (1 - share) <= most * (1 + 1e-9)) & (self._over(after, before) <= 0)
-            result[np.isnan(result) & keeps] = share
+            rows = np.flatnonzero(np.isnan(result) & (spec / (1 - share) <= most * (1 + 1e-9)))
+            some = {kind: values[rows] for kind, values in params.items()}
+            after = self.law.log_loss(self.law.points(some, trunk[rows], spec[rows], unique[rows], np.full(len(rows), share)))
+            after = np.where(spec[rows] > 0, after, before[rows])
+            keeps = self._over(after, before[rows]) <= np.where(spec[rows] > 0, -margin, 1e-9)
+            result[rows[keeps]] = share
         return result
 
     def _before(self, plans: Plans) -> Array:
@@ -180,7 +186,7 @@ class Retention:
             found = np.maximum(found, after - before - np.log1p(self.max_rise))
         return found
 
-    def tell(self, plan: Plan, share: float, base: float | None = None) -> Kept:
+    def tell(self, plan: Plan | DomainPlan, share: float, base: float | None = None) -> Kept:
         """Forecast the general loss of a plan.
 
         Args:

@@ -66,7 +66,7 @@ def worths(problem: Problem, found: Search, mine: Array) -> tuple[list[Worth], s
             continue  # the larger request has no plan of the sizes asked for
     rows = [worth_of(name, gain) for name, gain in gains.items()]
     named = list(gains)
-    exchange = _exchange(request, gains[named[0]], gains[named[1]]) if len(named) > 1 and named[1].startswith("twice the specialist") else ""
+    exchange = exchange_of(request.flops, request.unique_spec, gains[named[0]], gains[named[1]]) if len(named) > 1 and named[1].startswith("twice the specialist") else ""
     return rows, exchange
 
 
@@ -90,19 +90,26 @@ def worth_of(name: str, gain: Array) -> Worth:
     return Worth(name, float(lower.mean()), float(low), float(high))
 
 
-def _exchange(request: Request, compute: Array, text: Array) -> str:
-    """Say how much compute would lower the loss as much as twice the text does, at the rate of the first ten per cent."""
+def exchange_of(budget: float, unique_spec: float, compute: Array, text: Array) -> str:
+    """Say how much compute would lower the loss as much as twice the text does, at the rate of the first ten per cent.
+
+    Args:
+        budget: [FLOPs].
+        unique_spec: distinct specialist tokens there are.
+        compute: by how much more compute lowers ln L under each resample, shape (resamples,).
+        text: the same of twice the text.
+    """
     if compute.mean() < LEAST_GAIN:
         return ""
     factors = MORE_COMPUTE ** np.minimum(np.maximum(text, 0.0) / np.maximum(compute, LEAST_GAIN), MOST_POWER)
     low, middle, high = (float(value) for value in np.quantile(factors, [(1 - LEVEL) / 2, 0.5, (1 + LEVEL) / 2]))
-    amount = format_count(request.unique_spec)
+    amount = format_count(unique_spec)
     if float(text.mean()) < 10 * LEAST_GAIN:  # less than whole steps of training make up
         return f"another {amount} distinct specialist tokens would buy nothing here"
     if middle > MOST_WORTH:
-        flops = (MOST_WORTH - 1) * request.flops
+        flops = (MOST_WORTH - 1) * budget
         return f"another {amount} distinct specialist tokens are worth more than {flops:.2g} FLOPs here: over {MOST_WORTH:.0f} times the compute"
-    flops = request.flops * (middle - 1)
+    flops = budget * (middle - 1)
     most = f"{high:.3g}" if high < MOST_POWER else f"over {MOST_POWER:.0f}"
     return (
         f"another {amount} distinct specialist tokens are worth about {flops:.2g} FLOPs here: {middle:.3g} times the compute would lower the loss as much "

@@ -47,7 +47,8 @@ def request_of(path: Path, limits: Mapping[str, Any], others: Mapping[str, Any])
     Raises:
         InputError: one of those is given.
     """
-    from planner.allocate.domains.request import DomainsRequest, read_domains
+    from planner.allocate.domains.read import read_domains
+    from planner.allocate.domains.request import DomainsRequest
 
     for name, value in others.items():
         if value:

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import fields, replace
+from collections.abc import Callable
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 import numpy as np
 
-from planner.allocate.beyond import TOO_FAR, refuse_far, tell_far
+from planner.allocate.beyond import refuse_far
+from planner.allocate.domains import keep
 from planner.allocate.domains.answer import DomainsAllocation, Structure
+from planner.allocate.domains.around import around
 from planner.allocate.domains.early import MixWorth
 from planner.allocate.domains.forecast import Outlook, describe, outlook
 from planner.allocate.domains.independent import independent
 from planner.allocate.domains.mixed import mixed
+from planner.allocate.domains.prices import prices
 from planner.allocate.domains.problem import DomainsProblem
 from planner.allocate.domains.refuse import losses, refuse
 from planner.allocate.domains.request import DomainsRequest
 from planner.allocate.domains.split import NO_GENERAL, UNIFORM, split
 from planner.allocate.domains.stages import INDEPENDENT, MIXED, SPLIT, Found
+from planner.allocate.domains.tell import warnings_of
 from planner.errors import DataError
-from planner.fit.diagnosis import STATUS_ADVICE
-from planner.units import format_count
 
 MARGINS = (3e-4, 1e-3, 4e-3)
 """Shares by which required losses are tightened in a search, one after the other until whole steps keep them."""
@@ -31,83 +33,97 @@ ASSUMPTION = (
     "9 % and came out behind. Two stages, a trunk and then one specialist stage that all domains share, are this same mix under the laws"
 )
 UNSPENT = 0.02
-LARGER = 1.1
-"""Factor in size by which the memory is asked whether it binds."""
+LESS = 1.5e5
+"""Losses that one grid may take in the search of what is only compared with: within 2e-4 in ln L."""
 
 
-def allocate_domains(request: DomainsRequest, *, allow_extrapolation: bool = False) -> DomainsAllocation:
+def allocate_domains(request: DomainsRequest, *, robust: bool = True, allow_extrapolation: bool = False) -> DomainsAllocation:
     """Compare the structures at equal FLOPs.
 
     Args:
         request: budget, domains and limits.
+        robust: whether to recommend the plan of the least mean over the resamples, or what the fitted parameters alone prefer.
         allow_extrapolation: whether to answer further than TOO_FAR beyond the runs.
 
     Raises:
         DataError: the budget allows no plan, a required loss is out of reach, or the best plan lies too far beyond the runs.
     """
-    problem = DomainsProblem.of(request)
+    problem = DomainsProblem.of(request, robust=robust)
     mix = MixWorth.of(problem)
-    mixing = replace(problem, mix=mix)
+    mixing, less = replace(problem, mix=mix), replace(problem, evaluations=LESS)
     searches: dict[str, Callable[[float], Found | None]] = {
         SPLIT: lambda margin: split(problem, margin=margin),
         INDEPENDENT: lambda margin: independent(problem, margin),
         # With a worth of their own text, domains in a mix divide the budget as they do after a trunk.
-        MIXED: lambda margin: mixed(problem, margin) if mix is None else split(mixing, MIXED, margin),
+        MIXED: lambda margin: None if request.limited else mixed(less, margin) if mix is None else split(mixing, MIXED, margin),
     }
     under = {name: mixing if name == MIXED else problem for name in (*searches, UNIFORM, NO_GENERAL)}
-    found = {name: _kept(under[name], search) for name, search in searches.items()}
-    able = [name for name, (plan, _) in found.items() if name != MIXED or (mix is not None and plan is not None and mix.covers(plan))]
-    if not any(plan is not None and kept for plan, kept in (found[name] for name in able)):
-        nearest = [(under[name], nearby) for name in able if (nearby := found[name][0]) is not None]
-        if not nearest:
-            raise DataError(f"{request.flops:.3g} FLOPs are too few for {problem.count} domains", remedy="give more FLOPs or a smaller --params")
-        refuse(problem, nearest)
-    free = replace(problem, request=replace(request, domains=tuple(replace(domain, max_loss=None) for domain in request.domains)))
-    arms = {name: (split(free, name), True) for name in (UNIFORM, NO_GENERAL)}
-    looks = {name: outlook(under[name], plan) for name, (plan, kept) in {**found, **arms}.items() if plan is not None and kept}
+    tried = {name: _tried(under[name], search) for name, search in searches.items()}
+    able = [name for name, (plan, _) in tried.items() if plan is not None and (name != MIXED or (mix is not None and mix.covers(plan)))]
+    if not able and request.limited:
+        keep.refuse(problem)
+    if not able:
+        raise DataError(f"{request.flops:.3g} FLOPs are too few for {problem.count} domains", remedy="give more FLOPs or a smaller --params")
+    if all(tried[name][1] is None for name in able):
+        refuse(problem, [(under[name], plan) for name in able if (plan := tried[name][0]) is not None])
+    domains = tuple(replace(domain, max_loss=None) for domain in request.domains)
+    free = replace(less, request=replace(request, domains=domains, max_general_loss=None, max_general_rise=None))
+    arms: dict[str, tuple[Found | None, float | None]] = {name: (split(free, name), 0.0) for name in (UNIFORM, NO_GENERAL)}
+    every = {**tried, **arms}
+    looks = {name: outlook(under[name], plan) for name, (plan, margin) in every.items() if plan is not None and margin is not None}
     best = min((name for name in able if name in looks), key=lambda name: looks[name].loss)
     structures, bound = (
         tuple(_structure(under[name], name, plan, looks.get(name), looks[best], name == best) for name, (plan, _) in group.items())
-        for group in (found, arms)
+        for group in (tried, arms)
     )
     chosen = next(structure for structure in structures if structure.name == best)
     if not allow_extrapolation:
         for domain, plan in zip(request.domains, chosen.domains, strict=True):
             refuse_far(domain.law, plan.flops_path, plan.extrapolation, f"the best plan of domain {domain.name!r}")
+    found, margin = tried[best]
+    assert found is not None and margin is not None
+    worths, exchange = prices(under[best], found, looks[best].resamples, margin)
     return DomainsAllocation(
         request={**{field.name: getattr(request, field.name) for field in fields(request) if field.name != "domains"}, "domains": problem.count},
         best=best,
         structures=structures,
         arms=bound,
-        warnings=tuple(_warnings(under[best], chosen, structures)),
+        warnings=tuple(warnings_of(under[best], chosen, structures)),
         sources=_sources(problem),
+        around=asdict(around(under[best], found, margin)),
+        worths=tuple(worths),
+        exchange=exchange,
     )
 
 
-def _kept(problem: DomainsProblem, search: Callable[[float], Found | None]) -> tuple[Found | None, bool]:
-    """Search, and say whether the plan keeps the required losses in whole steps."""
+def _tried(problem: DomainsProblem, search: Callable[[float], Found | None]) -> tuple[Found | None, float | None]:
+    """Search; return the plan and the margin with which it keeps the required losses in whole steps, or none of them."""
     found = None
     for margin in MARGINS:
         found = search(margin)
-        if found is None or (losses(problem, found) <= problem.max_loss).all():
-            return found, found is not None
-    return found, False
+        if found is None:
+            return None, None
+        if (losses(problem, found) <= problem.max_loss).all():
+            return found, margin
+    return found, None
 
 
 def _structure(problem: DomainsProblem, name: str, found: Found | None, look: Outlook | None, best: Outlook, itself: bool) -> Structure:
     """Write a structure out, against the recommended one."""
     assumption = _assumption(problem) if name == MIXED else ""
     if found is None or look is None:
-        note = "the budget is too small for it" if found is None else f"does not reach the max_loss of {_missed(problem, found)}"
+        small = "its general loss is not measured" if name == MIXED and problem.request.limited else "the budget is too small for it"
+        note = small if found is None else f"does not reach the max_loss of {_missed(problem, found)}"
         return Structure(name, assumption, None, None, None, None, None, None, None, None, None, (), note)
     flops, one, bound = found.total_flops, name != INDEPENDENT, name == MIXED and problem.mix is None
-    unspent = 1 - flops / problem.request.flops
-    idle = f"{100 * unspent:.0f} % of the budget buys nothing: passes or general text bind"
+    unspent = 1 - found.spent(problem) / problem.request.flops
+    why = ", or the limit on the general loss" if problem.request.limited else ""
+    idle = f"{100 * unspent:.0f} % of the budget buys nothing: passes or general text bind{why}"
     return Structure(
         name, assumption, look.loss, look.low, look.high, 100 * (look.loss / best.loss - 1),
         None if itself or bound else float((look.resamples - best.resamples > 1e-6).mean()),
         float(problem.params[found.size[0]]) if one else None, found.tokens_general, flops, found.flops_general / problem.request.flops if one else None,
-        describe(problem, found, look.losses), idle if unspent > UNSPENT else "",
+        describe(problem, found, look.losses), idle if unspent > UNSPENT else "", found.inference(problem),
     )  # fmt: skip
 
 
@@ -131,64 +147,6 @@ def _assumption(problem: DomainsProblem) -> str:
 def _missed(problem: DomainsProblem, found: Found) -> str:
     number = int((losses(problem, found) / problem.max_loss).argmax())
     return f"domain {problem.request.domains[number].name!r}"
-
-
-def _warnings(problem: DomainsProblem, chosen: Structure, structures: tuple[Structure, ...]) -> Iterator[str]:
-    request = problem.request
-    yield from _differences(problem)
-    for method in sorted({one.method.name for one in problem.problems} - {"full"}):
-        yield f"there is a law of runs with {method}: among many domains every stage is counted as training all parameters, which that stage does not"
-    # Of many domains, the one farthest from the runs of its law speaks for all.
-    factors = [max((value for value in plan.extrapolation.values() if np.isfinite(value)), default=1.0) for plan in chosen.domains]
-    outside, farthest = sum(value > 1.2 for value in factors), int(np.argmax(factors))
-    law = request.domains[farthest].law
-    who = f"domain {chosen.domains[farthest].name!r}, the farthest of {outside} of {problem.count} domains outside the runs: "
-    yield from tell_far(law, request.flops, chosen.domains[farthest].extrapolation, who)
-    for structure in structures:
-        if structure is not chosen and any(value > TOO_FAR for plan in structure.domains for value in plan.extrapolation.values() if np.isfinite(value)):
-            yield f"{structure.name}: more than {TOO_FAR:g}× beyond the runs, so what is said of it is worth nothing"
-    few = [plan.name for plan, most in zip(chosen.domains, problem.most_spec, strict=True) if most < problem.least_stage]
-    if few:
-        shown = ", ".join(few[:5]) + (f" and {len(few) - 5} more" if len(few) > 5 else "")
-        yield f"no specialist stage for {shown}: all passes allowed hold fewer than the {format_count(problem.least_stage)} tokens that a stage takes"
-    bare = [plan.name for plan in chosen.domains if plan.tokens_spec == 0 and plan.name not in few]
-    if bare:
-        shown = ", ".join(bare[:5]) + (f" and {len(bare) - 5} more" if len(bare) > 5 else "")
-        yield f"no specialist stage for {shown}: the {format_count(problem.least_stage)} tokens that a stage takes at least buy more elsewhere, or do harm"
-    full = [plan.name for plan, most in zip(chosen.domains, problem.most_spec, strict=True) if plan.tokens_spec > 0.98 * most]
-    if full:
-        yield f"the limit of passes binds for {len(full)} of {problem.count} domains, {full[0]} among them: more text or passes might lower their loss"
-    if request.params is not None and abs(chosen.domains[0].params_non_embedding / request.params - 1) > 0.05:
-        yield f"--params {format_count(request.params)} is realised as {format_count(chosen.domains[0].params_non_embedding)} non-embedding parameters"
-    first = problem.problems[0]
-    if request.memory_per_gpu is not None and not first.fits(first.size(LARGER * max(plan.params_non_embedding for plan in chosen.domains))):
-        yield f"the memory binds, {request.memory_per_gpu / 1e9:.3g} GB on each of {request.gpus} GPUs: larger models might be better"
-    covered = min(law.support.high["epochs_spec"] for law, _ in problem.groups)
-    if request.max_epochs is not None and request.max_epochs > 1.01 * covered:
-        yield f"--max-epochs {request.max_epochs:.3g} is beyond the {covered:.3g} that the runs cover"
-    for law, members in problem.groups:
-        if law.unexplained:
-            yield f"domain {request.domains[members[0]].name!r}: {law.unexplained}"
-    for status in dict.fromkeys(member.status for law, _ in problem.groups for member in law.members if member.status != "converged"):
-        names = ", ".join(dict.fromkeys(member.law.name for law, _ in problem.groups for member in law.members if member.status == status))
-        yield f"{names}: {status}: {STATUS_ADVICE[status]}"
-
-
-def _differences(problem: DomainsProblem) -> Iterator[str]:
-    """Name what keeps the laws of the domains from being of one trunk."""
-    for what, values in (
-        ("families", {problem.recipe.family for problem in problem.problems if problem.recipe}),
-        ("lengths of a sequence", {problem.recipe.seq_len for problem in problem.problems if problem.recipe}),
-        ("vocabularies", {problem.vocab for problem in problem.problems if problem.vocab}),
-    ):
-        if len(values) > 1:
-            said = " and ".join(str(value) for value in sorted(values, key=str))
-            yield f"the laws were measured with different {what}, {said}: the trunk would be another one, not measured; shapes are the first law's"
-    if len({law.source.get("corpus") for law, _ in problem.groups}) > 1:
-        yield (
-            "the laws come from different corpora: their general text and tokenisers may differ, and nats/token of different tokenisers are different "
-            "units, which the weights should make up for; plan launch cannot train a trunk or a mix of them: for that, sweep all domains on one corpus"
-        )
 
 
 def _sources(problem: DomainsProblem) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from planner.allocate.allocation import check_shape
+from planner.allocate.allocation import Worth, check_shape
 from planner.artifacts import check_numbers, read_artifact, whole, write_artifact
 
 KIND = "domains"
@@ -45,6 +45,19 @@ class DomainPlan:
     extrapolation: dict[str, float]
     """By what factor it lies outside the support of its law on each axis; 1 is inside."""
     shape: dict[str, Any] | None = None
+    params_total: float | None = None
+    general: dict[str, Any] | None = None
+    """The general loss after the specialist stage, where it is limited, with the replay that keeps the limit: fields of `retention.Kept`."""
+
+    @property
+    def tokens_trunk(self) -> float:
+        """General tokens before the specialist stage: without those that are replayed in it."""
+        return self.tokens_pt - (self.general["tokens_replayed"] if self.general else 0.0)
+
+    @property
+    def replay_fraction(self) -> float:
+        """Share of general text in the specialist stage."""
+        return float(self.general["replay_fraction"]) if self.general else 0.0
 
 
 @dataclass(frozen=True)
@@ -73,6 +86,8 @@ class Structure:
     domains: tuple[DomainPlan, ...]
     note: str = ""
     """Why there is no plan, or what must be said of this one."""
+    flops_inference: float = 0.0
+    """What the inference of all models costs over their lives, where that is counted in."""
 
 
 @dataclass(frozen=True)
@@ -84,12 +99,18 @@ class DomainsAllocation:
     """Name of the recommended structure: the best of those that the sweeps measure."""
     structures: tuple[Structure, ...]
     arms: tuple[Structure, ...]
-    """Split training bound further, and without regard to required losses."""
+    """Split training bound further, and without regard to required losses and to limits on the general loss."""
     warnings: tuple[str, ...]
     sources: dict[str, Any] = field(default_factory=dict)
     """By law: its path, sweep, recipe, vocabulary."""
     created: str = ""
     """When it was written [UTC]."""
+    around: dict[str, Any] = field(default_factory=dict)
+    """How sharp the optimum is: fields of `around.Around`."""
+    worths: tuple[Worth, ...] = ()
+    """What more of something would buy."""
+    exchange: str = ""
+    """What the specialist text is worth in compute, in words."""
 
     @property
     def recommended(self) -> Structure:
@@ -121,7 +142,11 @@ class DomainsAllocation:
                 raise ValueError(f"no source for the domain {lost[0]!r}")
             dict(body["request"].items())
             datetime.fromisoformat(body["created"])
-            return cls(body["request"], body["best"], structures, arms, tuple(body["warnings"]), body["sources"], body["created"])
+            worths = tuple(Worth(**item) for item in body.get("worths", []))
+            return cls(
+                body["request"], body["best"], structures, arms, tuple(body["warnings"]), body["sources"], body["created"], body.get("around", {}), worths,
+                body.get("exchange", ""),
+            )  # fmt: skip
 
 
 def _structure(body: Mapping[str, Any]) -> Structure:
@@ -137,4 +162,6 @@ def _structure(body: Mapping[str, Any]) -> Structure:
         check_numbers(item, ("loss_low", "loss_high", "max_loss"), low=0.0, optional=True, what=what)
         check_numbers(item["extrapolation"], item["extrapolation"], optional=True, what=what)
         check_shape(item.get("shape"), what)
+        if item.get("general") is not None:
+            check_numbers(item["general"], ("replay_fraction", "tokens_replayed"), low=0.0, what=f"the general loss of {what}")
     return Structure(**{**body, "domains": tuple(DomainPlan(**item) for item in body["domains"])})

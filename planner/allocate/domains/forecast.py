@@ -7,14 +7,14 @@ domains were off to the same side (sweeps/three/NOTES.md).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
 from planner.allocate.domains.answer import DomainPlan
 from planner.allocate.domains.early import MixDoubt
 from planner.allocate.domains.problem import DomainsProblem
-from planner.allocate.domains.stages import MIXED, Found
+from planner.allocate.domains.stages import INDEPENDENT, MIXED, Found
 from planner.fit.fitted import LEVEL, Z
 from planner.laws.dual import Array
 
@@ -92,11 +92,22 @@ def describe(problem: DomainsProblem, found: Found, losses: Array) -> tuple[Doma
             ends = [float(np.hypot(np.log(end[row] / forecast.loss[row]), wider[number])) for end in (forecast.low, forecast.high)]
             low = min(loss, float(forecast.loss[row] * np.exp(doubt.general[number] - ends[0])))
             high = max(loss, float(forecast.loss[row] * np.exp(ends[1])))
-            plans[number] = DomainPlan(
+            plan = DomainPlan(
                 domain.name, domain.weight, float(params["non_embedding"][row]), float(pt[row]), float(spec[row]), float(unique[row]),
                 float(spec[row] / unique[row]), float(found.flops[number]), float(paths[row]),
                 float(found.flops[number]) / problem.request.flops, loss, low, high, domain.max_loss,
-                {name: float(values[row]) for name, values in factors.items() if name != "flops_6nd"}, shape.to_dict() if shape else None,
+                {name: float(values[row]) for name, values in factors.items() if name != "flops_6nd"}, shape.to_dict() if shape else None, problem.ladder[size[row]].params_total,
             )  # fmt: skip
+            plans[number] = _with_general(problem, found, number, plan)
     assert all(plan is not None for plan in plans)
     return tuple(plan for plan in plans if plan is not None)
+
+
+def _with_general(problem: DomainsProblem, found: Found, number: int, plan: DomainPlan) -> DomainPlan:
+    """Add the general loss after the specialist stage, where it is limited."""
+    retention = problem.problems[number].retention
+    if retention is None or found.replay is None:
+        return plan
+    # A branch may rise over its trunk, a model of its own over itself with the same general tokens.
+    before = None if found.name == INDEPENDENT else found.tokens_general
+    return replace(plan, general=asdict(retention.tell(plan, float(found.replay[number]), before)))

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from planner.allocate.domains.keep import within
 from planner.allocate.domains.problem import DomainsProblem
-from planner.allocate.domains.stages import CLOSER, COARSE, INDEPENDENT, Found, around, near, whole_steps
+from planner.allocate.domains.stages import CLOSER, COARSE, INDEPENDENT, NEARBY, Found, Stage, around, near, whole_steps
 from planner.allocate.domains.waterfill import fill
 from planner.laws.dual import Array
 
@@ -22,20 +23,23 @@ SPLITS = np.concatenate([[0.0], np.geomspace(3e-3, 1.0, 13)])
 ENDS = np.array([0.0, 1.0])
 
 
-def independent(problem: DomainsProblem, margin: float = 0.0, quick: bool = False) -> Found | None:
+def independent(problem: DomainsProblem, margin: float = 0.0, quick: bool = False, start: Found | None = None) -> Found | None:
     """Find the best independent models, or None where the budget is too small for one a domain.
 
     Args:
         problem: the domains.
         margin: by which required losses are tightened.
         quick: whether the coarse search is enough.
+        start: the best models of a request that differs in little, around which to look; None to search the whole range.
     """
     count, flops = problem.count, problem.request.flops
-    budgets = np.tile(_budgets(problem), (count, 1))
-    sizes = np.tile(near(problem, 0, COARSE), (count, 1))
-    splits = np.tile(SPLITS, (count, 1))
     best: Found | None = None
-    for following in (*CLOSER, None):
+    if start is None:
+        budgets, sizes, splits = (np.tile(values, (count, 1)) for values in (_budgets(problem), near(problem, 0, COARSE), SPLITS))
+    else:
+        each = (start.flops + problem.weights * problem.inference[start.size]) * flops / start.spent(problem)
+        budgets, sizes, splits = _around(problem, start, each, NEARBY[0])
+    for following in (*(NEARBY[1:] if start else CLOSER), None):
         value, at, pt, spec = table(problem, budgets, sizes, splits, partial(problem.value, margin=margin), best.plan if best else None)
         filled = fill(budgets[None], value[None], np.array([flops]))
         if not np.isfinite(filled.total[0]):
@@ -45,13 +49,16 @@ def independent(problem: DomainsProblem, margin: float = 0.0, quick: bool = Fals
         best = _found(problem, each, budgets[rows, node], at[rows, node], pt[rows, node], spec[rows, node])
         if quick or following is None:
             break
-        size = at[rows, node]
-        sizes = around(problem, size, following)
-        factors = np.exp(following.step * np.arange(-following.around, following.around + 1))
-        budgets = np.minimum(each[:, None] * factors, flops)
-        share = best.tokens_spec / np.minimum(problem.most_spec, best.tokens_pt + best.tokens_spec)
-        splits = np.sort(np.concatenate([np.tile(ENDS, (count, 1)), np.minimum(share[:, None] * factors, 1.0)], axis=1), axis=1)
+        budgets, sizes, splits = _around(problem, best, each, following)
     return best
+
+
+def _around(problem: DomainsProblem, found: Found, each: Array, stage: Stage) -> tuple[Array, Any, Array]:
+    """Return budgets, sizes and shares of specialist text to look at, each of shape (domains, any), around models that have `each` FLOPs."""
+    factors = np.exp(stage.step * np.arange(-stage.around, stage.around + 1))
+    share = found.tokens_spec / np.minimum(problem.most_spec, found.tokens_pt + found.tokens_spec)
+    splits = np.concatenate([np.tile(ENDS, (problem.count, 1)), np.minimum(share[:, None] * factors, 1.0)], axis=1)
+    return np.minimum(each[:, None] * factors, problem.request.flops), around(problem, found.size, stage), np.sort(splits, axis=1)
 
 
 def table(
@@ -67,7 +74,7 @@ def table(
         value_of: from losses to what is minimised.
         like: of `expected`.
     """
-    total = budgets[:, :, None] / problem.price[sizes][:, None, :]
+    total = problem.tokens_each(budgets[:, :, None], sizes[:, None, :])
     most = np.minimum(problem.most_spec[:, None, None], total)[..., None]
     spec = most * splits[:, None, None, :]
     # A grid of shares misses what one pass and the shortest stage are.
@@ -78,7 +85,10 @@ def table(
     at = np.broadcast_to(sizes[:, None, :, None], spec.shape)
     flat = (problem.count, -1)
     loss = problem.expected(at.reshape(flat), pt.reshape(flat), spec.reshape(flat), like=like)
-    value = value_of(loss).reshape(*budgets.shape, -1)
+    value = value_of(loss)
+    if problem.request.limited:
+        value = np.where(np.isnan(within(problem, *(item.reshape(flat) for item in (at, pt, spec)))), np.inf, value)
+    value = value.reshape(*budgets.shape, -1)
     chosen = value.argmin(-1)[..., None]
     columns = [np.take_along_axis(item.reshape(value.shape), chosen, -1)[..., 0] for item in (value, at, pt, spec)]
     return columns[0], columns[1], columns[2], columns[3]
@@ -86,18 +96,23 @@ def table(
 
 def _budgets(problem: DomainsProblem) -> Array:
     """Return budgets from that of the smallest trainable model to all there is."""
-    least = float((problem.price * np.maximum(problem.least_ratio.min() * problem.params, problem.least_stage)).min())
+    trained = problem.price * np.maximum(problem.least_ratio.min() * problem.params, problem.least_stage)
+    least = float((trained + problem.weights.min() * problem.inference).min())
     flops = problem.request.flops
     return np.geomspace(min(max(least, 1e-3 * flops / problem.count), flops), flops, BUDGETS)
 
 
 def _found(problem: DomainsProblem, each: Array, tabulated: Array, size: Any, pt: Array, spec: Array) -> Found:
     """Bring the splits of the nearest tabulated budgets to the budgets themselves, in whole steps."""
-    total = each / problem.price[size]
+    total, before = problem.tokens_each(each, size), problem.tokens_each(tabulated, size)
     # Specialist text keeps its share of the budget, a stage its least length; the general text takes what is left, where there is any.
-    kept = np.maximum(np.minimum(spec * each / tabulated, problem.most_spec), problem.least_stage)
+    kept = np.maximum(np.minimum(spec * total / np.maximum(before, 1e-300), problem.most_spec), problem.least_stage)
     spec = np.where(spec > 0, np.where(pt > 0, np.minimum(kept, total), np.minimum(total, problem.most_spec)), 0.0)
     spec = whole_steps(problem, spec, total)
     room = np.clip(total - spec, 0.0, problem.general_tokens)
     pt = np.where(pt > 0, whole_steps(problem, room, room), 0.0)
-    return Found(INDEPENDENT, size, pt, spec, float(pt.sum()), problem.price[size] * (pt + spec), 0.0)
+    replay = None
+    if problem.request.limited:
+        replay = within(problem, size[:, None], pt[:, None], spec[:, None], 0.0)[:, 0]
+        spec, replay = np.where(np.isnan(replay), 0.0, spec), np.nan_to_num(replay)  # whole steps may pass the limit by a hair
+    return Found(INDEPENDENT, size, pt, spec, float(pt.sum()), problem.price[size] * (pt + spec), 0.0, replay)

@@ -28,7 +28,7 @@ def mixed(problem: DomainsProblem, margin: float = 0.0) -> Found | None:
             around = part * np.exp(stage.step * np.arange(-stage.around, stage.around + 1))
             parts = np.unique(np.minimum(1.0, PARTS if stage is COARSE else around))
         at = np.repeat(sizes, len(parts))
-        most = np.minimum(problem.request.flops / problem.price[at], problem.general_tokens + problem.most_spec.sum())
+        most = np.minimum(problem.tokens(at), problem.general_tokens + problem.most_spec.sum())
         total = most * np.tile(parts, len(sizes))
         amounts = nodes(problem, total, share, stage)
         loss = problem.expected(at[:, None, None], total[:, None, None] - amounts, amounts, like=best.plan if best else None)

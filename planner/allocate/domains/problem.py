@@ -5,7 +5,7 @@ Arrays of plans have the domains on the last axis but one: shape (..., domains, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -27,7 +27,7 @@ EVERY = 10**9
 CHUNK = 24_000
 """Losses evaluated at a time: as many as stay in a core's cache."""
 EVALUATIONS = 6e5
-"""Losses that one grid may take: with many domains, fewer resamples are looked at."""
+"""Losses that one grid may take, if nothing else is said."""
 FEWEST, MOST = 12, 3 * MOST_RESAMPLES
 """Resamples of a law in a grid, of all its members together; forecasts use all."""
 PENALTY = 1e6
@@ -45,15 +45,23 @@ class DomainsProblem:
     """Sizes to choose among, ascending; their shapes come from the recipe of the first domain's law."""
     mix: MixWorth | None = None
     """Of one model of the whole mix: what each domain's own text in it is worth; None where domains have stages of their own."""
+    robust: bool = True
+    """Whether a search lowers the mean over the resamples, or what the fitted parameters say."""
+    evaluations: float = EVALUATIONS
+    """Losses that one grid may take: with many domains, fewer resamples are looked at."""
 
     @classmethod
-    def of(cls, request: DomainsRequest) -> DomainsProblem:
+    def of(cls, request: DomainsRequest, *, robust: bool = True) -> DomainsProblem:
         """Prepare a request.
+
+        Args:
+            request: the request.
+            robust: whether a search lowers the mean over the resamples, or what the fitted parameters say.
 
         Raises:
             DataError: a law knows no specialist tokens or is of runs with adapters in both stages, or the budget is too small for any size.
         """
-        problems = tuple(Problem.of(domain.law, request.of(domain)) for domain in request.domains)
+        problems = tuple(Problem.of(domain.law, request.of(domain), domain.general_law) for domain in request.domains)
         for domain, problem in zip(request.domains, problems, strict=True):
             if problem.method.both:
                 raise DataError(
@@ -62,13 +70,18 @@ class DomainsProblem:
                 )
             if problem.one_stage:
                 raise DataError(f"the law of domain {domain.name!r} knows no specialist tokens", remedy="give it a law fitted to runs of two stages")
-        first, widest = problems[0], min(problems, key=lambda problem: problem.min_tokens_per_param)
+        # The model that reads least over its life may be the largest.
+        part = min(domain.weight for domain in request.domains if domain.weight > 0) / sum(domain.weight for domain in request.domains)
+        asked = {"inference_tokens": part * request.inference_tokens}
+        first, widest = (
+            replace(one, request=replace(one.request, **asked)) for one in (problems[0], min(problems, key=lambda one: one.min_tokens_per_param))
+        )
         sizes = (first if request.params is not None or request.params_among else widest).sizes()
         if request.params is None and not request.params_among:
             ends = sizes[0].params_non_embedding, sizes[-1].params_non_embedding
             sizes = first.every(*ends) if first.recipe else tuple(first.size(float(value)) for value in np.geomspace(*ends, LADDER))
             sizes = tuple(size for size in sizes if first.fits(size)) or sizes
-        return cls(request, problems, tuple(sorted(sizes, key=lambda size: size.params_non_embedding)))
+        return cls(request, problems, tuple(sorted(sizes, key=lambda size: size.params_non_embedding)), robust=robust)
 
     @property
     def count(self) -> int:
@@ -148,6 +161,23 @@ class DomainsProblem:
         """Training FLOPs of a token, by size of the ladder."""
         return np.array([size.flops_per_token for size in self.ladder])
 
+    @cached_property
+    def inference(self) -> Array:
+        """FLOPs of all inference together, by size of the ladder, where all of it goes through models of that size."""
+        forward = np.array([size.flops_per_token / size.training_over_forward for size in self.ladder])
+        return self.request.inference_tokens * forward
+
+    def tokens(self, size: Any) -> Array:
+        """Return the training tokens that the budget pays where all models are of a size, once inference is paid; none where that takes it all."""
+        result: Array = np.maximum(self.request.flops - self.inference[size], 0.0) / self.price[size]
+        return result
+
+    def tokens_each(self, flops: Array, size: Any) -> Array:
+        """Return the same for every domain's own budget and size, of shape (domains, ...): its part of the inference goes by its weight."""
+        weights = self.weights.reshape(-1, *[1] * (np.ndim(size) - 1))
+        result: Array = np.maximum(flops - weights * self.inference[size], 0.0) / self.price[size]
+        return result
+
     def expected(self, size: Any, tokens_pt: Any, tokens_spec: Any, most: int | None = None, like: tuple[Any, Array, Array] | None = None) -> Array:
         """Return mean losses over resamples [nats/token]; infinite where a plan has too few tokens for its size or its stage.
 
@@ -164,7 +194,7 @@ class DomainsProblem:
         trained = pt + spec >= np.maximum(self.least_ratio[:, None] * self.params[size], self.least_stage) * enough
         stages = ((spec == 0) | (spec >= self.least_stage * enough)) & ((pt == 0) | (pt >= self.least_stage * enough))
         good = trained & stages & (pt >= 0) & (spec >= 0) & (pt + spec > 0)
-        few = most or int(np.clip(EVALUATIONS / max(1, good.sum()), FEWEST, MOST))
+        few = most or int(np.clip(self.evaluations / max(1, good.sum()), FEWEST, MOST))
         out = np.full(size.shape, np.inf)
         for law, members in self.groups:
             here = good[..., members, :]
@@ -189,7 +219,7 @@ class DomainsProblem:
             at = slice(start, start + step)
             params = {"non_embedding": self.params[size[at]], "total": self.params_total[size[at]]}
             points = law.points(params, pt[at], spec[at], unique[at])
-            result[at] = np.exp(law.log_loss_resamples(points, each)).mean(0)
+            result[at] = np.exp(law.log_loss_resamples(points, each)).mean(0) if self.robust else np.exp(law.log_loss(points))
         return result
 
     def resampled(self, size: Any, tokens_pt: Array, tokens_spec: Array) -> list[Array]:

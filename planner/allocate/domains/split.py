@@ -1,14 +1,19 @@
 """Split training (arXiv 2603.19149): one trunk on general text, and from it one branch a domain. It costs c(N)·(D_pt + Σ D_k).
 
-For every size and trunk the amounts D_k separate under a multiplier on FLOPs, so each pair is one problem of `waterfill`.
+For every size and trunk the amounts D_k separate under a multiplier on FLOPs, so each pair is one problem of `waterfill`. Under a limit on the general
+loss a branch is longer by the replay that keeps it, and costs so much more.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 
+from planner.allocate.domains.keep import after
 from planner.allocate.domains.problem import DomainsProblem
-from planner.allocate.domains.stages import CLOSER, COARSE, SPLIT, Found, Stage, near, nodes, whole_steps
+from planner.allocate.domains.stages import CLOSER, COARSE, NEARBY, SPLIT, Found, Stage, near, nodes, whole_steps
 from planner.allocate.domains.waterfill import fill
 from planner.laws.dual import Array
 
@@ -16,9 +21,14 @@ LOGITS = np.linspace(-4.8, 4.8, 13)
 """Of the share of the trunk in all tokens, in a coarse grid; no trunk and nothing but a trunk stand beside them."""
 UNIFORM = "equal specialist compute for every domain"
 NO_GENERAL = "no general text"
+ROUNDS = 2
+"""In which the length of a trunk and the replay after it are brought together."""
 
 
-def split(problem: DomainsProblem, name: str = SPLIT, margin: float = 0.0, quick: bool = False) -> Found | None:
+def split(
+    problem: DomainsProblem, name: str = SPLIT, margin: float = 0.0, quick: bool = False,
+    start: Found | None = None, stages: tuple[Stage, ...] = NEARBY,
+) -> Found | None:  # fmt: skip
     """Find the best split training, or None where the budget allows none.
 
     Args:
@@ -26,31 +36,90 @@ def split(problem: DomainsProblem, name: str = SPLIT, margin: float = 0.0, quick
         name: SPLIT, or what binds it further: UNIFORM or NO_GENERAL; or MIXED, whose stages are one.
         margin: by which required losses are tightened.
         quick: whether the coarse search is enough.
+        start: the best plan of a request that differs in little, around which to look; None to search the whole range.
+        stages: how close to look around it.
     """
     best: Found | None = None
-    size, logit, share, room = 0, 0.0, None, 0.0
-    for stage in (COARSE,) if quick else (COARSE, *CLOSER):
+    size, logit, share = (0, 0.0, None) if start is None else middle(problem, start)
+    for stage in stages if start else (COARSE,) if quick else (COARSE, *CLOSER):
         sizes = near(problem, size, stage)
         shares = _shares(logit, stage) if name != NO_GENERAL else np.zeros(1)
-        at = np.repeat(sizes, len(shares))
-        total = problem.request.flops / problem.price[at]
-        trunk = np.minimum(np.tile(shares, len(sizes)) * total, problem.general_tokens)
-        if name == UNIFORM:
-            amounts = _equal(problem.most_spec, total - trunk)[..., None]
-            amounts = np.where(amounts < problem.least_stage, 0.0, amounts)
-        else:
-            amounts = nodes(problem, total - trunk, share, stage)
-        loss = problem.expected(at[:, None, None], trunk[:, None, None], amounts, like=best.plan if best else None)
-        filled = fill(amounts, problem.value(loss, margin), total - trunk, gap=problem.least_stage > 0)
-        if not np.isfinite(filled.total).any():
+        found = look(problem, name, np.repeat(sizes, len(shares)), np.tile(shares, len(sizes)), share, stage, margin, best)
+        if found is None:
             break
-        row = int(filled.total.argmin())
-        size, room = int(at[row]), float(total[row] - trunk[row])
-        part = np.clip(trunk[row] / total[row], 1e-9, 1 - 1e-9)
-        logit = float(np.clip(np.log(part / (1 - part)), LOGITS[0], LOGITS[-1]))
-        best = _found(problem, name, size, float(trunk[row]), filled.amount[row])
-        share = filled.amount[row] / room if room > 0 else None
+        best = found
+        size, logit, share = middle(problem, best)
     return best
+
+
+def look(
+    problem: DomainsProblem, name: str, at: Any, shares: Array, guess: Array | None, stage: Stage, margin: float, like: Found | None
+) -> Found | None:
+    """Find the best of some sizes and trunks.
+
+    Args:
+        problem: the domains.
+        name: as for `split`.
+        at: numbers of sizes, shape (batch,).
+        shares: of the trunk in all tokens, shape (batch,).
+        guess: as for `nodes`.
+        stage: how close to look.
+        margin: by which required losses are tightened.
+        like: a plan near to these.
+    """
+    divided = divide(problem, name, at, shares, guess, stage, margin, like)
+    if not np.isfinite(divided.value).any():
+        return None
+    row = int(divided.value.argmin())
+    return _found(problem, name, int(at[row]), float(divided.trunk[row]), divided.tokens_spec[row])
+
+
+@dataclass(frozen=True)
+class Divided:
+    """The best division of the branches for each of some sizes and trunks."""
+
+    value: Array
+    """What is minimised; infinite where nothing is allowed, shape (batch,)."""
+    trunk: Array
+    """General tokens, shape (batch,)."""
+    tokens_spec: Array
+    """Shape (batch, domains)."""
+
+
+def divide(
+    problem: DomainsProblem, name: str, at: Any, shares: Array, guess: Array | None, stage: Stage, margin: float, like: Found | None
+) -> Divided:
+    """Divide what each trunk leaves among the domains; as `look`."""
+    total = problem.tokens(at)
+    trunk = np.minimum(shares * total, problem.general_tokens)
+    if name == UNIFORM:
+        amounts = _equal(problem.most_spec, total - trunk)[..., None]
+        amounts = np.where(amounts < problem.least_stage, 0.0, amounts)
+    else:
+        amounts = nodes(problem, total - trunk, guess, stage)
+    stages = amounts
+    if problem.request.limited:
+        with np.errstate(invalid="ignore"):
+            stages = amounts / (1 - after(problem, at[:, None, None], trunk[:, None, None], amounts))
+        stages = np.where(trunk[:, None, None] + stages - amounts <= problem.general_tokens, stages, np.nan)
+    barred, stages = np.isnan(stages), np.where(np.isnan(stages), amounts, stages)
+    loss = problem.expected(at[:, None, None], trunk[:, None, None] + stages - amounts, amounts, like=like.plan if like else None)
+    value = problem.value(np.where(barred, np.inf, loss), margin)
+    if problem.request.limited:  # with its replay, a larger amount may make a shorter stage
+        order = stages.argsort(-1, kind="stable")
+        amounts, stages, value = (np.take_along_axis(item, order, -1) for item in (amounts, stages, value))
+    filled = fill(stages, value, total - trunk, gap=problem.least_stage > 0)
+    spec = _along(stages, amounts, filled.amount) if problem.request.limited else filled.amount
+    return Divided(filled.total, trunk, spec)
+
+
+def middle(problem: DomainsProblem, found: Found) -> tuple[int, float, Array | None]:
+    """Return where the next closer look is: number of the size, logit of the trunk's share, and each domain's part of what the trunk leaves."""
+    size, trunk = int(found.size[0]), found.tokens_general
+    total = float(problem.tokens(size))
+    part = np.clip(trunk / total, 1e-9, 1 - 1e-9)
+    room = total - trunk
+    return size, float(np.clip(np.log(part / (1 - part)), LOGITS[0], LOGITS[-1])), found.tokens_spec / room if room > 0 else None
 
 
 def _shares(logit: float, stage: Stage) -> Array:
@@ -71,12 +140,44 @@ def _equal(most: Array, room: Array) -> Array:
     return np.minimum(most, level[:, None])
 
 
+def _along(stages: Array, amounts: Array, length: Array) -> Array:
+    """Interpolate the specialist tokens of stages of some lengths, of shape (batch, domains), between nodes on the last axis."""
+    node = np.clip((stages <= length[..., None]).sum(-1) - 1, 0, stages.shape[-1] - 2)[..., None]
+    (x0, y0), (x1, y1) = ([np.take_along_axis(item, node + one, -1)[..., 0] for item in (stages, amounts)] for one in (0, 1))
+    result: Array = y0 + np.clip((length - x0) / np.where(x1 > x0, x1 - x0, 1.0), 0.0, 1.0) * (y1 - y0)
+    return result
+
+
 def _found(problem: DomainsProblem, name: str, size: int, trunk: float, amounts: Array) -> Found:
-    """Round to whole steps; the trunk takes what is left over."""
-    price, total = float(problem.price[size]), problem.request.flops / float(problem.price[size])
+    """Round to whole steps; the trunk takes what is left over, unless the limit on the general loss is kept without it only."""
+    total = float(problem.tokens(size))
     spec = whole_steps(problem, amounts, total)
+    if not problem.request.limited:
+        return _made(problem, name, size, _rest(problem, trunk, total - spec.sum()), spec, None)
+    lengths = [_rest(problem, trunk, trunk)]
+    for _ in range(ROUNDS):
+        share = after(problem, size, lengths[0], spec[:, None], 0.0)[:, 0]
+        lengths = [_rest(problem, trunk, total - float((spec / (1 - np.nan_to_num(share))).sum())), *lengths]
+    for length in lengths:
+        share = after(problem, size, length, spec[:, None], 0.0)[:, 0]
+        stages = spec / (1 - share)
+        fits = length + np.nansum(stages) <= total * (1 + 1e-9)
+        if np.isfinite(share).all() and fits and length + (stages - spec).max() <= problem.general_tokens * (1 + 1e-9):
+            return _made(problem, name, size, length, spec, share)
+    # Whole steps pass the limit by a hair: the stages that do are left away.
+    share = after(problem, size, lengths[-1], spec[:, None], 0.0)[:, 0]
+    spec = np.where(np.isfinite(share), spec, 0.0)
+    return _made(problem, name, size, lengths[-1], spec, np.nan_to_num(share))
+
+
+def _rest(problem: DomainsProblem, trunk: float, room: float) -> float:
+    """Return the whole steps of general text that there is room for, if there is a trunk at all."""
     if trunk > 0:
-        trunk = float(np.clip(total - spec.sum(), 0.0, problem.general_tokens))
-    trunk = float(whole_steps(problem, np.array(trunk), min(total - spec.sum(), problem.general_tokens)))
-    numbers, pt = np.full(problem.count, size), np.full(problem.count, trunk)
-    return Found(name, numbers, pt, spec, trunk, price * spec, price * trunk)
+        trunk = float(np.clip(room, 0.0, problem.general_tokens))
+    return float(whole_steps(problem, np.array(trunk), min(room, problem.general_tokens)))
+
+
+def _made(problem: DomainsProblem, name: str, size: int, trunk: float, spec: Array, replay: Array | None) -> Found:
+    price, numbers = float(problem.price[size]), np.full(problem.count, size)
+    stages = spec if replay is None else spec / (1 - replay)
+    return Found(name, numbers, trunk + stages - spec, spec, trunk, price * stages, price * trunk, replay)

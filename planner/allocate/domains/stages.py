@@ -35,6 +35,9 @@ COARSE = Stage(0, 0, 0.0, 0)
 CLOSER = (Stage(0.04, 12, 0.24, 2), Stage(0.012, 25, 0.06, 2), Stage(0.006, 3, 0.06, 4), Stage(0.006, 2, 0.012, 4))
 """The first two are wide in sizes: real shapes cost a little more or less for their size than others, so the loss has many shallow hollows."""
 
+NEARBY = (Stage(0.05, 6, 0.24, 2), Stage(0.012, 6, 0.06, 2))
+"""Around the best plan of a request that differs in little."""
+
 
 @dataclass(frozen=True)
 class Found:
@@ -52,6 +55,8 @@ class Found:
     """What each domain's own training costs: its branch, its model, or its part of the mix."""
     flops_general: float
     """What the trunk, or the general text of the mix, costs."""
+    replay: Array | None = None
+    """Shares of replayed general text in the specialist stages; None for none."""
 
     @property
     def plan(self) -> tuple[Any, Array, Array]:
@@ -59,9 +64,22 @@ class Found:
         return self.size, self.tokens_pt, self.tokens_spec
 
     @property
+    def replayed(self) -> Array:
+        """Tokens of general text within the specialist stages, which `tokens_pt` counts too."""
+        return np.zeros(len(self.tokens_spec)) if self.replay is None else self.tokens_spec * self.replay / (1 - self.replay)
+
+    @property
     def total_flops(self) -> float:
-        """Return the FLOPs of everything."""
+        """Return the FLOPs of all training."""
         return float(self.flops.sum()) + self.flops_general
+
+    def inference(self, problem: DomainsProblem) -> float:
+        """Return the FLOPs of all inference: models of different sizes divide it by weight."""
+        return float((problem.weights * problem.inference[self.size]).sum())
+
+    def spent(self, problem: DomainsProblem) -> float:
+        """Return the FLOPs of training and inference."""
+        return self.total_flops + self.inference(problem)
 
 
 def near(problem: DomainsProblem, middle: int, stage: Stage) -> Any:

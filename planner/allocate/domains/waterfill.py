@@ -14,7 +14,7 @@ import numpy as np
 
 from planner.laws.dual import Array
 
-BISECTIONS = 44
+BISECTIONS = 34
 LEAST_SLOPE = 1e-24
 """Of the steepest slope of a table, where the bisection begins."""
 

@@ -1,0 +1,109 @@
+"""How sharp the optimum of many domains is: plans that are as good, what each resample would rather have, and what the recommendation then gives away."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from planner.allocate.domains.independent import independent
+from planner.allocate.domains.problem import DomainsProblem
+from planner.allocate.domains.refuse import losses
+from planner.allocate.domains.split import divide, middle, split
+from planner.allocate.domains.stages import INDEPENDENT, Found, Stage, near
+from planner.fit.fitted import LEVEL, FittedLaw
+
+MOST_WORLDS, FEWEST_WORLDS, LOOKED_AT = 12, 6, 1200
+"""Resamples whose own best plan is sought, and domains times resamples that are looked at."""
+OWN = (Stage(0.25, 4, 0.5, 2), Stage(0.06, 3, 0.12, 2))
+"""How they are sought, from the recommendation on."""
+WIDE, LOGITS = Stage(0.1, 12, 0.24, 2), np.arange(-2.4, 2.41, 0.3)
+"""Sizes, amounts and, beside the recommendation's, logits of the trunk's share that are looked at for plans as good."""
+EVALUATIONS = 6e4
+"""Losses that one grid may take here."""
+
+
+@dataclass(frozen=True)
+class Around:
+    """What lies around a recommendation."""
+
+    params_within: tuple[float, float] | None
+    """Sizes of plans within the tolerance of the best; None where each domain has a size of its own."""
+    share_within: tuple[float, float] | None
+    """Shares of the trunk in all training tokens, of the same plans."""
+    params_interval: tuple[float, float] | None
+    """90 % interval over the resamples of the best size."""
+    share_interval: tuple[float, float] | None
+    regret_expected_percent: float | None
+    """Mean over the resamples of how much higher the recommendation's weighted loss is than that of the resample's own best plan; None where required
+    losses decide."""
+    regret_90_percent: float | None
+    """What it stays under in 90 % of them."""
+
+
+def around(problem: DomainsProblem, found: Found, margin: float) -> Around:
+    """Look around a recommendation.
+
+    Args:
+        problem: the request under its laws.
+        found: the recommendation.
+        margin: by which required losses were tightened.
+    """
+    problem = replace(problem, evaluations=EVALUATIONS)
+    params_within, share_within = _within(problem, found, margin)
+    regrets, sizes, shares = [], [], []
+    for world in _worlds(problem):
+        search = independent(world, margin, start=found) if found.name == INDEPENDENT else split(world, found.name, margin, start=found, stages=OWN)
+        mine = float(world.weights @ losses(world, found))
+        best = mine if search is None else min(mine, float(world.weights @ losses(world, search)))
+        own = found if search is None else search
+        regrets.append(100 * (mine / best - 1))
+        sizes.append(float(problem.params[own.size[0]]))
+        shares.append(own.tokens_general / float(problem.tokens(own.size[0])))
+    required = bool(np.isfinite(problem.max_loss).any())
+    return Around(
+        params_within, share_within, *((None, None) if found.name == INDEPENDENT else (_interval(sizes), _interval(shares))),
+        None if required else float(np.mean(regrets)), None if required else float(np.quantile(regrets, LEVEL)),
+    )  # fmt: skip
+
+
+def _within(problem: DomainsProblem, found: Found, margin: float) -> tuple[tuple[float, float] | None, tuple[float, float] | None]:
+    """Return the sizes and the trunk's shares of plans that are as good within the tolerance."""
+    if found.name == INDEPENDENT:
+        return None, None
+    size, logit, guess = middle(problem, found)
+    sizes = near(problem, size, WIDE)
+    shares = np.concatenate([[0.0], 1 / (1 + np.exp(-logit - LOGITS)), [1.0]])
+    at, trunk = np.repeat(sizes, len(shares)), np.tile(shares, len(sizes))
+    value = divide(problem, found.name, at, trunk, guess, WIDE, margin, found).value
+    own = float(problem.value(losses(problem, found)[:, None], margin).sum())
+    good = value <= min(own, float(value.min())) * (1 + problem.request.tolerance)
+    good |= (at == size) & (trunk == trunk[np.abs(trunk - found.tokens_general / float(problem.tokens(size))).argmin()])
+    params = problem.params[at[good]]
+    return (float(params.min()), float(params.max())), (float(trunk[good].min()), float(trunk[good].max()))
+
+
+def _worlds(problem: DomainsProblem) -> Iterator[DomainsProblem]:
+    """Put the request under one resample of every law at a time; resamples of different laws are drawn independently, those of one law go together."""
+    count = int(np.clip(LOOKED_AT // problem.count, FEWEST_WORLDS, MOST_WORLDS))
+    random = np.random.default_rng(0)
+    laws = [domain.law for domain in problem.request.domains]
+    drawn = {id(law): _alone(law, count, random) for law, _ in problem.groups}
+    for number in range(count):
+        domains = tuple(
+            replace(domain, law=drawn[id(law)][number]) for domain, law in zip(problem.request.domains, laws, strict=True)
+        )
+        yield replace(problem, request=replace(problem.request, domains=domains), robust=True)
+
+
+def _alone(law: FittedLaw, count: int, random: np.random.Generator) -> list[FittedLaw]:
+    """Draw resamples of a law, each as a law of its own."""
+    numbers = [(member, row) for member in law.members for row in range(len(member.resamples))]
+    chosen = (numbers[int(at)] for at in random.permutation(len(numbers))[:count])
+    return [replace(law, members=(replace(member, resamples=member.resamples[row : row + 1]),)) for member, row in chosen]
+
+
+def _interval(values: list[float]) -> tuple[float, float]:
+    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)

@@ -1,0 +1,99 @@
+"""What more of something would buy for many domains: the best plan of a request with a little more of it, against the recommendation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from planner.allocate.allocation import Worth
+from planner.allocate.domains.forecast import outlook
+from planner.allocate.domains.independent import independent
+from planner.allocate.domains.problem import DomainsProblem
+from planner.allocate.domains.refuse import losses
+from planner.allocate.domains.request import Domain, DomainsRequest
+from planner.allocate.domains.split import split
+from planner.allocate.domains.stages import INDEPENDENT, Found
+from planner.allocate.worth import EASED, MORE_COMPUTE, MORE_TEXT, exchange_of, worth_of
+from planner.laws.dual import Array
+from planner.units import format_count
+
+PRICED = 4
+"""Most domains whose own text is priced: those with the most passes over it for their weight."""
+EVALUATIONS = 6e4
+"""Losses that one grid may take here."""
+BINDS = 0.98
+"""Share of a limit from which it binds."""
+
+
+def prices(problem: DomainsProblem, found: Found, mine: Array, margin: float) -> tuple[list[Worth], str]:
+    """Price changes of a request, in the recommended structure.
+
+    Args:
+        problem: the request under its laws.
+        found: the recommendation.
+        mine: its weighted loss under joint draws of the resamples, as `outlook` gives it.
+        margin: by which required losses were tightened.
+
+    Returns:
+        The changes, and in words what the specialist text is worth in compute.
+    """
+    gains: dict[str, Array] = {}
+    for name, changed, passes in _changes(problem, found):
+        under = _under(problem, changed, passes)
+        best = independent(under, margin, start=found) if found.name == INDEPENDENT else split(under, found.name, margin, start=found)
+        if best is not None:
+            gains[name] = np.log(mine) - np.log(outlook(under, best).resamples)
+    rows, named = [worth_of(name, gain) for name, gain in gains.items()], list(gains)
+    text = exchange_of(problem.request.flops, float(problem.unique.sum()), gains[named[0]], gains[named[1]]) if len(named) > 1 else ""
+    return rows, text
+
+
+def _under(problem: DomainsProblem, request: DomainsRequest, passes: float) -> DomainsProblem:
+    """Put another request under the same laws, for the same sizes, with more passes over every domain's text."""
+    problems = []
+    for one, domain in zip(problem.problems, request.domains, strict=True):
+        asked = replace(request.of(domain), max_epochs=one.max_epochs + passes)
+        limit = one.retention and replace(one.retention, max_loss=asked.max_general_loss, max_rise=asked.max_general_rise)
+        problems.append(replace(one, request=asked, retention=limit))
+    return replace(problem, request=request, problems=tuple(problems), evaluations=EVALUATIONS)
+
+
+def _changes(problem: DomainsProblem, found: Found) -> Iterator[tuple[str, DomainsRequest, float]]:
+    """List what could be more: its name, the request with it, and passes that every domain has more."""
+    request = problem.request
+    yield f"{100 * (MORE_COMPUTE - 1):.0f} % more compute", replace(request, flops=MORE_COMPUTE * request.flops), 0.0
+    more = [replace(domain, unique_spec=MORE_TEXT * domain.unique_spec) for domain in request.domains]
+    total = format_count(float(problem.unique.sum()))
+    yield f"twice the specialist text of every domain ({total} more tokens)", replace(request, domains=tuple(more)), 0.0
+    passes = problem.weights * found.tokens_spec / problem.unique
+    for number in np.argsort(-passes)[:PRICED]:
+        if passes[number] > 0:
+            domain = request.domains[number]
+            yield f"twice the text of {domain.name} ({format_count(domain.unique_spec)} more tokens)", _with(request, int(number), more[number]), 0.0
+    if (found.tokens_spec > BINDS * problem.most_spec).any():
+        beyond = any(one.max_epochs + 1 > one.law.support.high["epochs_spec"] for one in problem.problems)
+        yield "one more epoch over every domain's text" + (", beyond what the runs cover" if beyond else ""), request, 1.0
+    if request.general_tokens and float(found.tokens_pt.max()) > BINDS * request.general_tokens:
+        name = f"twice the general text ({format_count(request.general_tokens)} more tokens)"
+        yield name, replace(request, general_tokens=MORE_TEXT * request.general_tokens), 0.0
+    if request.max_general_rise is not None:
+        eased = request.max_general_rise + EASED
+        name = f"a general loss that may rise {100 * eased:.3g} % instead of {100 * request.max_general_rise:.3g}"
+        yield name, replace(request, max_general_rise=eased), 0.0
+    if request.max_general_loss is not None:
+        looser = request.max_general_loss * (1 + EASED)
+        name = f"a general loss up to {looser:.4g} instead of {request.max_general_loss:.4g}"
+        yield name, replace(request, max_general_loss=looser), 0.0
+    tight = losses(problem, found) / problem.max_loss
+    for number in np.argsort(-tight)[:PRICED]:
+        domain = request.domains[number]
+        if domain.max_loss is not None and tight[number] > BINDS:
+            looser = domain.max_loss * (1 + EASED)
+            yield f"{domain.name} up to {looser:.4g} instead of {domain.max_loss:.4g}", _with(request, int(number), replace(domain, max_loss=looser)), 0.0
+
+
+def _with(request: DomainsRequest, number: int, domain: Domain) -> DomainsRequest:
+    """Put another domain in the place of one."""
+    return replace(request, domains=(*request.domains[:number], domain, *request.domains[number + 1 :]))

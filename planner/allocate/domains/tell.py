@@ -1,0 +1,75 @@
+"""What must be said of a recommendation for many domains."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from planner.allocate.beyond import TOO_FAR, tell_far
+from planner.allocate.domains.answer import Structure
+from planner.allocate.domains.problem import DomainsProblem
+from planner.fit.diagnosis import STATUS_ADVICE
+from planner.units import format_count
+
+LARGER = 1.1
+"""Factor in size by which the memory is asked whether it binds."""
+
+
+def warnings_of(problem: DomainsProblem, chosen: Structure, structures: tuple[Structure, ...]) -> Iterator[str]:
+    """List the warnings."""
+    request = problem.request
+    yield from _differences(problem)
+    for method in sorted({one.method.name for one in problem.problems} - {"full"}):
+        yield f"there is a law of runs with {method}: among many domains every stage is counted as training all parameters, which that stage does not"
+    # Of many domains, the one farthest from the runs of its law speaks for all.
+    factors = [max((value for value in plan.extrapolation.values() if np.isfinite(value)), default=1.0) for plan in chosen.domains]
+    outside, farthest = sum(value > 1.2 for value in factors), int(np.argmax(factors))
+    law = request.domains[farthest].law
+    who = f"domain {chosen.domains[farthest].name!r}, the farthest of {outside} of {problem.count} domains outside the runs: "
+    yield from tell_far(law, request.flops, chosen.domains[farthest].extrapolation, who)
+    for structure in structures:
+        if structure is not chosen and any(value > TOO_FAR for plan in structure.domains for value in plan.extrapolation.values() if np.isfinite(value)):
+            yield f"{structure.name}: more than {TOO_FAR:g}× beyond the runs, so what is said of it is worth nothing"
+    few = [plan.name for plan, most in zip(chosen.domains, problem.most_spec, strict=True) if most < problem.least_stage]
+    if few:
+        shown = ", ".join(few[:5]) + (f" and {len(few) - 5} more" if len(few) > 5 else "")
+        yield f"no specialist stage for {shown}: all passes allowed hold fewer than the {format_count(problem.least_stage)} tokens that a stage takes"
+    bare = [plan.name for plan in chosen.domains if plan.tokens_spec == 0 and plan.name not in few]
+    if bare:
+        shown = ", ".join(bare[:5]) + (f" and {len(bare) - 5} more" if len(bare) > 5 else "")
+        yield f"no specialist stage for {shown}: the {format_count(problem.least_stage)} tokens that a stage takes at least buy more elsewhere, or do harm"
+    full = [plan.name for plan, most in zip(chosen.domains, problem.most_spec, strict=True) if plan.tokens_spec > 0.98 * most]
+    if full:
+        yield f"the limit of passes binds for {len(full)} of {problem.count} domains, {full[0]} among them: more text or passes might lower their loss"
+    if request.params is not None and abs(chosen.domains[0].params_non_embedding / request.params - 1) > 0.05:
+        yield f"--params {format_count(request.params)} is realised as {format_count(chosen.domains[0].params_non_embedding)} non-embedding parameters"
+    first = problem.problems[0]
+    if request.memory_per_gpu is not None and not first.fits(first.size(LARGER * max(plan.params_non_embedding for plan in chosen.domains))):
+        yield f"the memory binds, {request.memory_per_gpu / 1e9:.3g} GB on each of {request.gpus} GPUs: larger models might be better"
+    covered = min(law.support.high["epochs_spec"] for law, _ in problem.groups)
+    if request.max_epochs is not None and request.max_epochs > 1.01 * covered:
+        yield f"--max-epochs {request.max_epochs:.3g} is beyond the {covered:.3g} that the runs cover"
+    for law, members in problem.groups:
+        if law.unexplained:
+            yield f"domain {request.domains[members[0]].name!r}: {law.unexplained}"
+    for status in dict.fromkeys(member.status for law, _ in problem.groups for member in law.members if member.status != "converged"):
+        names = ", ".join(dict.fromkeys(member.law.name for law, _ in problem.groups for member in law.members if member.status == status))
+        yield f"{names}: {status}: {STATUS_ADVICE[status]}"
+
+
+def _differences(problem: DomainsProblem) -> Iterator[str]:
+    """Name what keeps the laws of the domains from being of one trunk."""
+    for what, values in (
+        ("families", {problem.recipe.family for problem in problem.problems if problem.recipe}),
+        ("lengths of a sequence", {problem.recipe.seq_len for problem in problem.problems if problem.recipe}),
+        ("vocabularies", {problem.vocab for problem in problem.problems if problem.vocab}),
+    ):
+        if len(values) > 1:
+            said = " and ".join(str(value) for value in sorted(values, key=str))
+            yield f"the laws were measured with different {what}, {said}: the trunk would be another one, not measured; shapes are the first law's"
+    if len({law.source.get("corpus") for law, _ in problem.groups}) > 1:
+        yield (
+            "the laws come from different corpora: their general text and tokenisers may differ, and nats/token of different tokenisers are different "
+            "units, which the weights should make up for; plan launch cannot train a trunk or a mix of them: for that, sweep all domains on one corpus"
+        )
