@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = (
     ("`plan allocate`: kind `allocation`", "planner/allocate/allocation.py", ("Allocation", "Plan", "Arm", "Worth")),
     ("its field `general`, under a limit on the general loss", "planner/allocate/retention.py", ("Kept",)),
-    ("`plan allocate --base`: kind `bases`", "planner/allocate/base_answer.py", ("BaseAllocation", "Choice", "Way", "Kept")),
+    ("`plan allocate --base`: kind `bases`", "planner/allocate/base_answer.py", ("BaseAllocation", "Choice", "Guess", "Way", "Kept")),
     ("`plan allocate --domains`: kind `domains`", "planner/allocate/domains/answer.py", ("DomainsAllocation", "Structure", "DomainPlan")),
     ("`plan scaling`: kind `scaling`", "planner/allocate/curves.py", ("Scaling", "Curve", "Optimum", "Exponent", "BreakEven")),
 )

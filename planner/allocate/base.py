@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from planner.artifacts import read_json
+from planner.allocate.allocation import check_shape
+from planner.artifacts import check_numbers, read_json
 from planner.errors import InputError
+from planner.flops import forward_flops_per_token
 from planner.ladder import shape_for
 from planner.pretrained import shape_of
 from planner.shapes import ModelShape
@@ -40,6 +44,30 @@ class Base:
     def params_total(self, vocab: int | None) -> int:
         """Return its parameters with a tied embedding of the law's vocabulary: a law that counts embeddings has seen no other."""
         return self.shape.params_non_embedding + (vocab or self.shape.vocab) * self.shape.hidden
+
+    def flops_inference(self, tokens: float) -> float:
+        """Return what reading and writing so many tokens costs [FLOPs]: all weights are needed, whatever was trained of them."""
+        return tokens * forward_flops_per_token(self.shape, self.context)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what is asked of it, for an answer's file; where its shape was read from is left out."""
+        return {
+            "name": self.name, "tokens": self.tokens, "shape": self.shape.to_dict(), "exact": self.exact, "context": self.context,
+            "vocab_assumed": self.vocab_assumed,
+        }  # fmt: skip
+
+    @classmethod
+    def from_dict(cls, body: Mapping[str, Any]) -> Base:
+        """Read what `to_dict` returned; for use inside `artifacts.whole`.
+
+        Raises:
+            KeyError: something is missing.
+            TypeError: a shape that is none.
+            ValueError: a number that no base has.
+        """
+        check_numbers(body, ("tokens", "context"), low=5e-324, what=f"the base {body['name']}")
+        check_shape(body["shape"], f"the base {body['name']}")
+        return cls(**{**body, "shape": ModelShape(**body["shape"])})
 
     @classmethod
     def parse(cls, text: str) -> Base:

@@ -20,7 +20,7 @@ class Choice:
 
     base: str
     plan: Plan
-    """Its FLOPs are those of the specialist stage; `tokens_pt` are sunk."""
+    """Its FLOPs are those of the specialist stage, beside those of inference; `tokens_pt` are sunk."""
     loss_before: float
     """Forecast specialist loss of the base as it is [nats/token]."""
     before_low: float
@@ -40,6 +40,23 @@ class Choice:
     """By what factor it lies outside the support on each axis; 1 is inside."""
     general: dict[str, Any] | None = None
     """The general loss, where it is limited: the fields of `retention.Kept`; what is replayed is in the plan's `tokens_pt` beside what is sunk."""
+    higher_percent: float = 0.0
+    """By how much its loss is higher than the recommended base's, in the mean of ln L over the resamples [% of it]."""
+    as_good: bool = True
+    """Whether that is within the tolerance."""
+    tokens_within: tuple[float, float] | None = None
+    """Range of specialist tokens among all plans of this base whose loss, in the mean over the resamples, is within the tolerance of its best."""
+    epochs_within: tuple[float, float] | None = None
+    cheapest: Plan | None = None
+    """Of those, the plan of the fewest FLOPs."""
+
+
+@dataclass(frozen=True)
+class Guess:
+    """What the fitted parameters alone prefer."""
+
+    base: str
+    plan: Plan
 
 
 @dataclass(frozen=True)
@@ -84,12 +101,13 @@ class BaseAllocation:
     """What `plan allocate --base` answers."""
 
     request: dict[str, Any]
+    """What was asked, with the method and all bases that were given."""
     choices: tuple[Choice, ...]
-    """The best first."""
+    """The best first: in the mean of ln L over the resamples, or by the best guess where that was asked for."""
     longer: str
     """Of the bases with the most and the fewest tokens per parameter: which adapts less, and with what confidence, in words; empty for one base."""
     scratch: Arm
-    """A model of one's own for the same FLOPs."""
+    """A model of one's own for the same FLOPs, its own inference among them."""
     worths: tuple[Worth, ...]
     """What more of something would buy, for the best base."""
     ways: tuple[Way, ...]
@@ -98,6 +116,12 @@ class BaseAllocation:
     """What shares kept back would cost, for the best base."""
     warnings: tuple[str, ...]
     source: dict[str, Any] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+    """Bases that cannot be chosen, by name, and why."""
+    best_guess: Guess | None = None
+    """What the fitted parameters alone prefer, among the same bases."""
+    accuracy: dict[str, Any] | None = None
+    """Forecast accuracy of the recommended plan, as `accuracy.forecast` describes it; None where no table was given."""
 
     def save(self, path: Path, inputs: Mapping[str, str]) -> None:
         """Write the answer."""

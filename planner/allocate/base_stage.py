@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
 from planner.allocate.base import Base
 from planner.allocate.optimum import MOST_RESAMPLES
 from planner.allocate.problem import Problem
-from planner.allocate.request import Request
 from planner.laws.dual import Array
 from planner.method import Method
 
@@ -17,6 +18,8 @@ AMOUNTS = 160
 """Amounts of specialist text tried for each base."""
 LEAST = 3e-3
 """Of the most specialist tokens that budget and passes allow, where the amounts begin."""
+FINER = 33
+"""Amounts between two of those, where the plans within the tolerance begin and end."""
 
 
 @dataclass(frozen=True)
@@ -29,33 +32,81 @@ class Stage:
     """Share of general text in the stage, of the same shape."""
     resamples: Array
     """ln L, shape (resamples, amounts); infinite where a limit on the general loss is not kept."""
+    guess: Array
+    """ln L of the fitted parameters, shape (amounts,); infinite likewise."""
     before: Array
     """ln L of the base as it is, whatever its general loss, shape (resamples,)."""
+    paid: float
+    """Tokens of the stage, replay among them, that the budget pays once inference is paid."""
+    robust: bool
+    """Whether the best is that of the mean over the resamples, or of the fitted parameters alone."""
+
+    @property
+    def expected(self) -> Array:
+        """Mean of ln L over the resamples, shape (amounts,)."""
+        result: Array = self.resamples.mean(0)
+        return result
 
     @property
     def best(self) -> int:
-        """Number of the amount that is best in the mean of ln L."""
-        return int(np.argmin(self.resamples.mean(0)))
+        """Number of the amount that is best."""
+        return int(np.argmin(self.expected)) if self.robust else self.best_guess
+
+    @property
+    def best_guess(self) -> int:
+        """Number of the amount that the fitted parameters prefer."""
+        return int(np.argmin(self.guess))
+
+    @property
+    def end(self) -> Array:
+        """ln L after the best amount, shape (resamples,)."""
+        result: Array = self.resamples[:, self.best]
+        return result
+
+    def amount(self, number: int) -> tuple[float, float]:
+        """Return the specialist tokens of an amount, whole ones, and its share of replay."""
+        return float(math.floor(self.tokens[number] + 1e-6)), float(self.replay[number])
 
 
-def stage_of(problem: Problem, base: Base, method: Method, request: Request) -> Stage:
+def stage_of(problem: Problem, base: Base, method: Method, robust: bool = True) -> Stage:
     """Evaluate a base after every amount of specialist text that the budget pays, with the least replay that keeps a limit on the general loss.
 
-    As for a model of one's own, replayed text is taken to count for the specialist loss like other general text.
+    As for a model of one's own, replayed text is taken to count for the specialist loss like other general text. A budget that does not even pay
+    the inference leaves the base as it is.
     """
-    paid, keeping = request.flops / method.flops_per_token(base.shape, base.context), problem.retention
+    request, keeping = problem.request, problem.retention
+    left = request.flops - base.flops_inference(request.inference_tokens)
+    paid = max(left, 0.0) / method.flops_per_token(base.shape, base.context)
     most = min(paid, problem.max_epochs * request.unique_spec)
     shares = (0.0,) if keeping is None else keeping.replays
     ends = [min(most, paid * (1 - share)) for share in shares]  # where the budget binds, with each share of replay
     tokens = np.unique(np.concatenate([[0.0, min(most, request.unique_spec)], ends, most * np.geomspace(LEAST, 1.0, AMOUNTS)]))
-    count, unique = len(tokens), np.full(len(tokens), request.unique_spec)
+    return _evaluated(problem, base, tokens, paid, robust)
+
+
+def within(problem: Problem, base: Base, stage: Stage) -> Stage:
+    """Return those amounts whose mean of ln L is within the tolerance of the base's best, finer at both ends of their range."""
+    limit = stage.expected.min() + np.log1p(problem.request.tolerance)
+    rows = np.flatnonzero(stage.expected <= limit)
+    number = np.arange(max(rows[0] - 1, 0), min(rows[-1] + 2, len(stage.tokens)))
+    gaps = [pair for pair in pairwise(stage.tokens[number]) if pair[0] < stage.tokens[rows[0]] or pair[1] > stage.tokens[rows[-1]]]
+    fine = _evaluated(problem, base, np.unique(np.concatenate([stage.tokens[rows], *(np.linspace(*gap, FINER) for gap in gaps)])), stage.paid, True)
+    good = fine.expected <= limit
+    return Stage(fine.tokens[good], fine.replay[good], fine.resamples[:, good], fine.guess[good], stage.before, stage.paid, stage.robust)
+
+
+def _evaluated(problem: Problem, base: Base, tokens: Array, paid: float, robust: bool) -> Stage:
+    """Evaluate a base after some amounts of specialist text, shape (amounts,), of which the least may be none."""
+    keeping, law = problem.retention, problem.law
+    tokens = np.union1d([0.0], tokens)
+    count, unique = len(tokens), np.full(len(tokens), float(problem.request.unique_spec))
     size = {"non_embedding": np.full(count, float(base.shape.params_non_embedding)), "total": np.full(count, float(base.params_total(problem.vocab)))}
     trunk, replay = np.full(count, base.tokens), np.zeros(count)
     if keeping is not None:
         replay = keeping.replay_after(size, trunk, tokens, unique, paid)
     shown = np.nan_to_num(replay)
-    points = problem.law.points(size, trunk + shown / (1 - shown) * tokens, tokens, unique)
-    resamples = problem.law.log_loss_resamples(points, MOST_RESAMPLES)
+    points = law.points(size, trunk + shown / (1 - shown) * tokens, tokens, unique)
+    resamples, guess = law.log_loss_resamples(points, MOST_RESAMPLES), law.log_loss(points)
     before = resamples[:, 0].copy()
     resamples[:, np.isnan(replay)] = np.inf
-    return Stage(tokens, shown, resamples, before)
+    return Stage(tokens, shown, resamples, np.where(np.isnan(replay), np.inf, guess), before, paid, robust)

@@ -6,28 +6,27 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from planner.allocate.base import VOCAB, Base
+from planner.allocate.base import VOCAB
+from planner.allocate.base_able import Able, least_tokens
 from planner.allocate.base_answer import Choice
 from planner.allocate.base_stage import LEAST
 from planner.allocate.beyond import AXIS_NAMES, TOO_FAR
 from planner.allocate.problem import Problem
+from planner.design.spec import MIN_STEPS
 from planner.method import Method
 
 
-def warnings_of_bases(
-    problem: Problem, bases: Sequence[Base], fitting: Sequence[Base], method: Method, made: Sequence[Choice], best: Choice
-) -> list[str]:
+def warnings_of_bases(problem: Problem, able: Able, method: Method, made: Sequence[Choice], best: Choice) -> list[str]:
     """List what must be said.
 
     Args:
         problem: the request.
-        bases: all that were given.
-        fitting: those that could be chosen.
+        able: the bases that could be chosen, and those that were left out.
         method: how they are specialised.
-        made: what each of those comes to.
+        made: what each of the first comes to.
         best: the one that is recommended.
     """
-    found = []
+    found, fitting = [], able.bases
     recipe = problem.law.source.get("domain") or "their own text"
     found.append(
         f"the law was measured on small models of one recipe, on {recipe}, specialised from a state before its rate was lowered; a finished checkpoint "
@@ -41,7 +40,8 @@ def warnings_of_bases(
         )
     elif method != measured and problem.recipe is not None:
         found.append(f"the law was measured with {measured.adapters}; other adapters are counted, {method.adapters}, their loss taken to be the same")
-    left_over = f"{100 * (1 - best.plan.flops / problem.request.flops):.0f} % of the budget is left over"
+    spent = best.plan.flops + best.plan.flops_inference
+    left_over = f"{100 * (1 - spent / problem.request.flops):.0f} % of the budget is left over"
     far = []
     for choice in made:
         outside = [f"{AXIS_NAMES[name]} {factor:.3g}×" for name, factor in choice.extrapolation.items() if 1.2 < factor < np.inf]
@@ -51,13 +51,10 @@ def warnings_of_bases(
             far.append(choice.base)
     if far:
         found.append(f"{', '.join(far)}: no such distance was ever tested; what is said of it, and against it, is an illustration, not a measured result")
-    memory = problem.request.memory_per_gpu
-    large = [base.name for base in bases if memory is not None and method.bytes_per_gpu(base.shape, problem.request.gpus, base.context) > memory]
-    if large:
-        found.append(f"too large for the memory given, and left out: {', '.join(large)}")
-    lost = [base.name for base in bases if base not in fitting and base.name not in large]
-    if lost and problem.retention is not None:
-        found.append(f"left out, as {problem.retention.limit} is not kept from the start: {', '.join(lost)}")
+    found += [f"left out: {name}: {why}" for name, why in able.left_out.items()]
+    for base, choice in zip(fitting, made, strict=True):
+        if choice.plan.flops_inference and 0 < choice.plan.tokens_spec < least_tokens(base):
+            found.append(f"{base.name}: what its inference leaves of the budget pays less than {MIN_STEPS} steps of one sequence, too few to train on")
     if problem.retention is not None and best.general is not None:
         names = ", ".join(dict.fromkeys(member.law.name for member in problem.retention.law.members))
         found.append(f"the general loss is forecast by {names}: the limit is kept with a probability of {best.general['probability']:.0%}")
@@ -85,7 +82,7 @@ def warnings_of_bases(
         )
     if best.plan.tokens_spec > 0.98 * problem.max_tokens_spec:
         found.append(f"the limit of {problem.max_epochs:.3g} epochs binds: {left_over}")
-    elif best.plan.flops < 0.9 * problem.request.flops and (best.plan.tokens_spec > 0 or problem.retention is None):
+    elif spent < 0.9 * problem.request.flops and (best.plan.tokens_spec > 0 or problem.retention is None):
         why = "by this law more specialist text would harm" + (", or pass the limit" if problem.retention is not None else "")
         found.append(f"{left_over}: {why}")
     return found

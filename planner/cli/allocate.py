@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from planner.cli.allocation_tables import show, wants_runs
+from planner.cli.answers import accuracy_of, beside, budget_of_runs, design_for, general_law_file, tell
 from planner.cli.case import take_case
-from planner.cli.console import give, say
+from planner.cli.console import say
 from planner.cli.sizes import read_sizes
 from planner.errors import InputError
 from planner.units import parse_count, parse_flops, parse_share
 
 if TYPE_CHECKING:
-    from planner.allocate.allocation import Allocation
     from planner.allocate.budget import Budget
 
 HELP = (
@@ -26,11 +25,13 @@ HELP = (
     "Example: plan allocate --law sweeps/medicine --flops 2e13 --spec-tokens 200k\n\n"
     "Example: plan allocate --law mine --usd 20000 --usd-per-gpu-hour 2.5 --gpu H100 --mfu 0.4 --spec-tokens 5B --general-tokens 300B\n\n"
     "Example: plan allocate --law mine --gpus 64 --hours 72 --gpu A100 --mfu 0.45 --spec-tokens 5B --params 1B..8B --inference-tokens 1T\n\n"
-    "Example: plan allocate --law mine --flops 1e21 --spec-tokens 30B --base name=A,tokens=2T,params=6.5B --base name=B,tokens=15T,params=7B\n\n"
+    "Example: plan allocate --law mine --flops 1e21 --spec-tokens 30B --base name=A,tokens=2T,params=6.5B --base name=B,tokens=15T,params=7B "
+    "--inference-tokens 100B\n\n"
     "Example: plan allocate --case examples/llamat.toml\n\n"
     "Example: plan allocate --flops 2e14 --domains domains.toml\n\n"
     "domains.toml: for each domain a table [[domain]] with name, law (relative to the file; one law = at the top stands for all), unique_tokens = 200k, "
-    "and where wanted weight (1 by default, of its loss in the mean that is minimised) and max_loss (nats/token that it must reach)."
+    "and where wanted weight (1 by default, of its loss in the mean that is minimised), max_loss (nats/token that it must reach) and general_law (of the "
+    "general loss, where a limit is put on it)."
 )
 
 
@@ -52,7 +53,9 @@ def allocate(
     general_tokens: Annotated[str | None, typer.Option(help="Distinct general tokens that you have; as many as needed by default.")] = None,
     params: Annotated[str | None, typer.Option(help="Fix the size [non-embedding parameters] 7B, choose among 1B,3B,8B, or in a range 1B..8B.")] = None,
     max_epochs: Annotated[float | None, typer.Option(help="Most passes over the specialist text; the most that the runs cover by default.")] = None,
-    inference_tokens: Annotated[str, typer.Option(help="Tokens the model will read and write over its life, paid from the budget too.")] = "0",
+    inference_tokens: Annotated[
+        str, typer.Option(help="Tokens the model, or each --base, will read and write over its life, paid from the budget too.")
+    ] = "0",
     max_general_loss: Annotated[float | None, typer.Option(help="Most general loss after specialising [nats/token], by --general-law.")] = None,
     max_general_rise: Annotated[str | None, typer.Option(help="Most rise of the general loss by specialising, such as 3%, by --general-law.")] = None,
     general_law: Annotated[
@@ -107,18 +110,18 @@ def allocate(
         from planner.cli.domains import answer_many, request_of, show_domains
 
         others = {
-            "--spec-tokens": spec_tokens, "--law": law, "--base": base, "--inference-tokens": parse_count(inference_tokens), "--figure": figure,
-            "--kept-back": kept_back, "--method": method, "--accuracy": accuracy,
-            "--max-general-loss": max_general_loss, "--max-general-rise": max_general_rise, "--general-law": general_law,
-            "--next-runs": next_runs, "--lora-rank": lora_rank, "--best-guess": not robust, "--tolerance": tolerance,
+            "--spec-tokens": spec_tokens, "--law": law, "--base": base, "--figure": figure, "--kept-back": kept_back, "--method": method,
+            "--accuracy": accuracy, "--next-runs": next_runs, "--lora-rank": lora_rank,
         }  # fmt: skip
         limits = {
             "flops": budget, "params": fixed, "max_epochs": max_epochs, "general_tokens": general, "params_range": between, "params_among": among,
             "memory_per_gpu": None if gpu_memory is None else 1e9 * gpu_memory, "gpus": 1 if gpus is None else gpus,
+            "inference_tokens": parse_count(inference_tokens), "tolerance": TOLERANCE if tolerance is None else parse_share(tolerance),
+            "max_general_loss": max_general_loss, "max_general_rise": None if max_general_rise is None else parse_share(max_general_rise),
         }  # fmt: skip
         replaced = out.exists()
-        many = answer_many(domains, case, request_of(domains, limits, others), allow_extrapolation, out)
-        _tell(out, replaced, many.warnings, show_domains, many, as_json)
+        many = answer_many(domains, case, request_of(domains, limits, others, general_law), robust, allow_extrapolation, out)
+        tell(out, replaced, many.warnings, show_domains, many, as_json)
         return
     found = law_file(law)
     apart(out, found, case, out.with_suffix(".png") if figure else None)
@@ -142,66 +145,44 @@ def allocate(
         max_general_loss=max_general_loss,
         max_general_rise=None if max_general_rise is None else parse_share(max_general_rise),
     )
-    keeping = _general_law(general_law, found, max_general_loss is not None or max_general_rise is not None)
+    keeping = general_law_file(general_law, found, max_general_loss is not None or max_general_rise is not None)
     apart(out, keeping)
-    if base:
-        from planner.allocate.base import Base
-        from planner.allocate.bases import allocate_bases
-        from planner.cli.bases import method_of, show_bases
-
-        bases = [Base.parse(item) for item in base]
-        others = {
-            "--figure": figure, "--accuracy": accuracy, "--next-runs": next_runs, "--best-guess": not robust, "--tolerance": tolerance,
-        }  # fmt: skip
-        for name, value in others.items():
-            if value:
-                raise InputError(f"{name} is of a model of one's own", remedy=f"leave {name} away, or --base")
-        apart(out, *(item.config for item in bases))
-        chosen = allocate_bases(
-            fitted,
-            request,
-            bases,
-            method_of(fitted, method, lora_rank),
-            general=FittedLaw.load(keeping) if keeping else None,
-            kept_back=[parse_share(item) for item in kept_back.split(",")] if kept_back else (),
-            allow_extrapolation=allow_extrapolation,
-        )
-        chosen = replace(chosen, source=_beside(chosen.source, found, out, keeping))
-        replaced = out.exists()
-        chosen.save(out, {"law": sha256_file(found), **({"general_law": sha256_file(keeping)} if keeping else {})})
-        _tell(out, replaced, chosen.warnings, show_bases, chosen, as_json)
-        return
-    if method is not None or kept_back or lora_rank is not None:
-        raise InputError("--method, --lora-rank and --kept-back are of a --base", remedy="add --base, or leave them away")
-    from planner.allocate.allocate import allocate as recommend
-
-    if next_runs is not None and as_json:
-        raise InputError("--next-runs prints a table", remedy="leave it away with --json, and use plan sweep design --json")
-    if next_runs is not None and (what := fitted.source.get("method", "full")) != "full":
-        raise InputError(f"--next-runs under a law of runs with {what}: no design chooses among methods", remedy="leave it away")
-    further = None if next_runs is None else parse_flops(next_runs)
+    further = budget_of_runs(next_runs, fitted, as_json)
     apart(out, accuracy)
-    answer = recommend(
-        fitted,
-        request,
-        general=FittedLaw.load(keeping) if keeping else None,
-        robust=robust,
-        allow_extrapolation=allow_extrapolation,
-    )
-    answer = replace(answer, source=_beside(answer.source, found, out, keeping))
+    of_general = FittedLaw.load(keeping) if keeping else None
+    answer: Any
+    shown: Callable[[Any], None]
+    if base:
+        from planner.allocate.bases import allocate_bases
+        from planner.cli.base_tables import show_bases
+        from planner.cli.bases import bases_of, method_of, shares_of
+
+        bases = bases_of(base, out)
+        if figure:
+            raise InputError("--figure is of a model of one's own", remedy="leave --figure away, or --base")
+        answer = allocate_bases(
+            fitted, request, bases, method_of(fitted, method, lora_rank), general=of_general, kept_back=shares_of(kept_back), robust=robust,
+            allow_extrapolation=allow_extrapolation,
+        )  # fmt: skip
+        plan, shown = answer.choices[0].plan, show_bases
+    elif method is not None or kept_back or lora_rank is not None:
+        raise InputError("--method, --lora-rank and --kept-back are of a --base", remedy="add --base, or leave them away")
+    else:
+        from planner.allocate.allocate import allocate as recommend
+
+        answer = recommend(fitted, request, general=of_general, robust=robust, allow_extrapolation=allow_extrapolation)
+        plan, shown = answer.plan, show
+    answer = replace(answer, source=beside(answer.source, found, out, keeping))
     inputs = {"law": sha256_file(found), **({"general_law": sha256_file(keeping)} if keeping else {})}
     if accuracy is not None:
-        answer = _with_accuracy(answer, accuracy, None if chance is None else parse_share(chance))
-        inputs["accuracy"] = sha256_file(accuracy)
+        body, more = accuracy_of(plan, accuracy, chance)
+        answer, inputs["accuracy"] = replace(answer, accuracy=body, warnings=(*answer.warnings, *more)), sha256_file(accuracy)
     replaced = out.exists()
     answer.save(out, inputs)
-    _tell(out, replaced, answer.warnings, show, answer, as_json)
+    tell(out, replaced, answer.warnings, shown, answer, as_json)
     if further is not None:
-        from planner.cli.design import design
-
-        sweep = str(found.parent) if (found.parent / "sweep.toml").is_file() else None
-        design(sweep, flops=f"{further:.17g}", decision=out, dry_run=True)
-    elif not as_json and wants_runs(answer):
+        design_for(out, found, further)
+    elif not as_json and not base and wants_runs(answer):
         say(f"the runs that would say most about this decision: plan sweep design --flops BUDGET --decision {out}")
     if figure:
         from planner.report.plans import split_curve
@@ -209,56 +190,6 @@ def allocate(
 
         save(out.with_suffix(".png"), lambda axes: split_curve(axes[0], answer))
         say(f"written: {out.with_suffix('.png')}")
-
-
-def _beside(source: dict[str, Any], law: Path, out: Path, general: Path | None = None) -> dict[str, Any]:
-    """Turn the path of the corpus, kept relative to the law, into one relative to the answer, and add those of the laws."""
-    place = out.resolve().parent
-    found = {"law_path": os.path.relpath(law.resolve(), place)}
-    if source.get("corpus_path"):
-        found["corpus_path"] = os.path.relpath(os.path.normpath(law.resolve().parent / source["corpus_path"]), place)
-    if general is not None:
-        found["general_law_path"] = os.path.relpath(general.resolve(), place)
-    return {**source, **found}
-
-
-def _tell(out: Path, replaced: bool, warnings: Sequence[str], show_one: Callable[[Any], None], answer: Any, as_json: bool) -> None:
-    """Print an answer that was written, and what must be said about it."""
-    if as_json:
-        from planner.artifacts import read_json
-
-        give(read_json(out))
-    else:
-        show_one(answer)
-    for warning in warnings:
-        say(f"warning: {warning}")
-    say(f"written: {out}" + (", in the place of an older one" if replaced else ""))
-
-
-def _general_law(path: Path | None, law: Path, limited: bool) -> Path | None:
-    """Return the file of the general law, where the general loss is limited."""
-    if not limited:
-        if path is not None:
-            raise InputError("--general-law says nothing without a limit", remedy="add --max-general-rise 3% or --max-general-loss")
-        return None
-    if path is None and (beside := law.with_name("law_general.json")).is_file():
-        return beside
-    if path is not None and path.is_dir():
-        path = path / "law_general.json"
-    if path is not None and not path.is_file():
-        raise InputError(f"there is no law {path}", remedy="fit it with plan fit SWEEP --target general, and name its law_general.json")
-    return path
-
-
-def _with_accuracy(answer: Allocation, path: Path, chance: float | None) -> Allocation:
-    """Add the accuracy that a table of models lets the recommendation expect."""
-    from dataclasses import replace
-
-    from planner.allocate.accuracy import forecast, read_table
-    from planner.allocate.sigmoid import fit_sigmoid
-
-    body, warnings = forecast(fit_sigmoid(read_table(path), chance=chance), answer.plan, chance=chance)
-    return replace(answer, accuracy=body, warnings=(*answer.warnings, *warnings))
 
 
 def _throughput(gpu: str | None, mfu: float | None, stated: str | None) -> float | None:

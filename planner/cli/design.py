@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from planner.cli.console import bar, give, say, table
+from planner.cli.decision import read_decision
 from planner.errors import DataError, InputError, StateError
 from planner.units import format_count, parse_count, parse_flops
 
 if TYPE_CHECKING:
-    from planner.allocate.request import Request
     from planner.design.spec import SweepSpec
     from planner.fit.fitted import FittedLaw
     from planner.next_runs.candidates import Setting
@@ -47,7 +47,7 @@ def design(
     ] = None,
     spec_tokens: Annotated[str | None, typer.Option(help="Distinct specialist tokens at the target; all of the corpus by default.")] = None,
     decision: Annotated[
-        Path | None, typer.Option(help="Answer of plan allocate that the runs are for: its law, its budget, its text and all its limits.")
+        Path | None, typer.Option(help="Answer of plan allocate that the runs are for: its law, its budget, its text, all its limits, and its bases.")
     ] = None,
     criterion: Annotated[
         str, typer.Option(help="V: contrasts between plans at the target; I: forecasts at the target; D: the law's parameters.")
@@ -78,12 +78,13 @@ def design(
 
     share = TRUNK_SHARE if trunk_share is None else trunk_share
     _consistent(prior, law, form, check, name, flops, share)
-    decided, general = None, None
+    decided, general, question = None, None, None
     if decision is not None:
         given_too = {"--law": law, "--prior": prior, "--target-flops": target_flops, "--spec-tokens": spec_tokens}
         if doubled := [key for key, value in given_too.items() if value]:
             raise InputError(f"--decision says what {', '.join(doubled)} says", remedy="give one or the other")
-        decided, law, general = read_decision(decision)  # its limits are the plan's: runs may pass over their text more often, and tell of it
+        question = read_decision(decision)  # its limits are the plan's: runs may pass over their text more often, and tell of it
+        decided, law, general = question.request, question.law, question.general
     sweep = read_sweep(sweep_folder(name)) if name else None
     if sweep is not None and sweep.bases:
         raise InputError(f"sweep {sweep.name} starts from checkpoints, and no design chooses among those", remedy="state its cells in sweep.toml")
@@ -120,7 +121,13 @@ def design(
     if decided is None:
         decided = Request(parse_flops(target_flops) if target_flops else TARGET_FACTOR * largest, unique)
     target = decided.flops
-    stakes = Stakes.of(given, fitted, decided, criterion=criterion, share=share, forms=tuple(form or FORMS), general=general)
+    region = None
+    if question is not None and question.bases and fitted is not None:
+        from planner.next_runs.bases import refuse_unreachable, target_of_bases
+
+        region = target_of_bases(fitted, decided, question.bases, question.method, general)
+        refuse_unreachable(region, given, fitted)
+    stakes = Stakes.of(given, fitted, decided, criterion=criterion, share=share, forms=tuple(form or FORMS), general=general, target=region)
     with bar("design", 1.0) as shown:
         answer = judge(stakes) if check else design_runs(stakes, budget, fitted=fitted is not None, progress=lambda what, done: shown.update(done, what))
     if as_json:
@@ -157,34 +164,6 @@ def design(
     write_text(out, text)
     named = out.name == "sweep.toml"
     say(f"written: {out}; next: plan sweep plan {out.parent if named else 'FOLDER, with this file in it as sweep.toml'}")
-
-
-def read_decision(path: Path) -> tuple[Request, Path, FittedLaw | None]:
-    """Read what an answer of `plan allocate` was asked, its law's file, and the law of the general loss where that was limited.
-
-    Raises:
-        InputError: another kind of answer, or a law that is no longer there, or has changed.
-    """
-    from planner.allocate.allocation import Allocation
-    from planner.allocate.request import Request
-    from planner.artifacts import read_json, sha256_file
-    from planner.fit.fitted import FittedLaw
-
-    answer = Allocation.load(path)
-    request, made_with = Request.from_mapping(answer.request), read_json(path)["inputs"]
-    limited = request.max_general_loss is not None or request.max_general_rise is not None
-    found = []
-    for key, name in (("law", "law_path"), *((("general_law", "general_law_path"),) if limited else ())):
-        place = answer.source.get(name)
-        if not place:
-            raise InputError(f"{path} does not say where the {key.replace('_', ' ')} is that it was made with", remedy="allocate again, and then design")
-        where = path.parent / place
-        if not where.is_file():
-            raise InputError(f"the {key.replace('_', ' ')} that {path} was made with is not at {where}", remedy="allocate again, and then design")
-        if sha256_file(where) != made_with.get(key):
-            raise InputError(f"{where} has changed since {path} was made with it", remedy="allocate again, and then design")
-        found.append(where)
-    return request, found[0], FittedLaw.load(found[1]) if limited else None
 
 
 def show(answer: NextRuns, target: float, unique: float) -> None:

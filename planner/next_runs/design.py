@@ -59,7 +59,7 @@ class NextRuns:
     naive: Worth | None
     """Of the naive grid; None where cells are judged and not chosen."""
     recommended: dict[str, float]
-    """The plan at the target as it stands before: params_non_embedding, tokens_pt, tokens_spec, unique_spec, flops."""
+    """The plan at the target as it stands before: params_non_embedding, tokens_pt, tokens_spec, unique_spec, flops; of a base, with its sunk tokens."""
     warnings: tuple[str, ...]
 
 
@@ -79,7 +79,7 @@ class Stakes:
     @classmethod
     def of(
         cls, given: Candidates, law: FittedLaw | None, request: Request, *, criterion: str = "V", share: float = TRUNK_SHARE,
-        forms: Sequence[str] = FORMS, seed: int = 0, general: FittedLaw | None = None,
+        forms: Sequence[str] = FORMS, seed: int = 0, general: FittedLaw | None = None, target: Target | None = None,
     ) -> Stakes:  # fmt: skip
         """Prepare a design.
 
@@ -92,9 +92,10 @@ class Stakes:
             forms: laws by name, where there is no fit.
             seed: of draws.
             general: the law of the general loss, where that is limited.
+            target: plans at the target, where they are known, such as those of bases; found by a search by default.
         """
         known = law or prior_law(given, forms, seed)
-        target = Target.of(known, request, general)
+        target = target or Target.of(known, request, general)
         every = prior_worlds(known) if law is None else worlds_of(law, given, target.plans)
         information, noise = [], ABSOLUTE * known.noise
         for worlds in every:

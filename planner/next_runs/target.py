@@ -54,15 +54,23 @@ class Target:
             DataError: the budget allows no plan.
         """
         found = coarse(Problem.of(law, request, general))
-        least = found.resamples.min(1, keepdims=True)
-        share = (found.resamples <= least + np.log1p(request.tolerance)).mean(0)
+        return cls.among(found.plans, found.resamples, found.best, request.tolerance)
+
+    @classmethod
+    def among(cls, plans: Plans, resamples: Array, best: int, tolerance: float) -> Target:
+        """Take the region from plans that are given.
+
+        Args:
+            plans: all there are to choose among.
+            resamples: their ln L, shape (resamples, plans).
+            best: number of the one that is recommended.
+            tolerance: share of the best loss within which plans count as equally good.
+        """
+        least = resamples.min(1, keepdims=True)
+        share = (resamples <= least + np.log1p(tolerance)).mean(0)
         kept = np.argsort(-share, kind="stable")[:MOST_PLANS]
-        kept = np.sort(np.union1d(kept[share[kept] > 0], [found.best]))
-        plans = found.plans
-        region = Plans(
-            plans.size[kept], plans.params[kept], plans.tokens_pt[kept], plans.tokens_spec[kept], plans.unique_spec[kept], plans.sizes
-        )  # fmt: skip
-        return cls(region, share[kept] / share[kept].sum(), int(np.searchsorted(kept, found.best)))
+        kept = np.sort(np.union1d(kept[share[kept] > 0], [best]))
+        return cls(plans.rows(kept), share[kept] / share[kept].sum(), int(np.searchsorted(kept, best)))
 
     def log_loss(self, worlds: Worlds) -> Array:
         """Return ln L of the plans, shape (worlds, plans)."""

@@ -185,7 +185,7 @@ def test_other_checkpoints_are_refused(tmp_path: Path) -> None:
 
 def test_limits_that_a_base_has_itself_are_refused(fitted: FittedLaw) -> None:
     base = [small("a", "100k", "1M")]
-    for request in (Request(4e11, 2e5, params=1e5), Request(4e11, 2e5, general_tokens=1e6), Request(4e11, 2e5, inference_tokens=1.0)):
+    for request in (Request(4e11, 2e5, params=1e5), Request(4e11, 2e5, general_tokens=1e6), Request(4e11, 2e5, params_among=(1e5,))):
         with pytest.raises(InputError, match="own size"):
             allocate_bases(fitted, request, base, Method())
     with pytest.raises(InputError, match="names"):

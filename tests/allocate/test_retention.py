@@ -79,6 +79,22 @@ def test_replayed_text_is_priced_as_the_stage_that_it_is_in(fitted: FittedLaw, g
     assert bool(over) == dearer == (plan.flops > budget)
 
 
+def test_so_it_is_in_every_plan_of_an_answer(fitted: FittedLaw, general: FittedLaw) -> None:
+    fitted, general = (replace(law, source={**law.source, "method": "lora"}) for law in (fitted, general))
+    limit = 0.1
+    answer = allocate(fitted, Request(2e13, 2e5, max_general_rise=limit), general=general)
+    shares = {}
+    for name, plan in {"guess": answer.best_guess, **{arm.name: arm.plan for arm in (*answer.arms, *answer.alternatives) if arm.plan}}.items():
+        lora, full = (Recipe().method(way).flops_per_token(plan.model_shape, Recipe().seq_len) for way in ("lora", "full"))
+        replayed = (plan.flops - full * plan.tokens_pt - lora * plan.tokens_spec) / (lora - full)
+        assert 0 <= replayed < plan.tokens_pt
+        share = replayed / (replayed + plan.tokens_spec)
+        assert min(abs(share - known) for known in (0.0, 0.1, 0.5)) < 1e-6, "the shares that the general law's runs had"
+        assert not plan.tokens_spec or rise(plan, share) < np.log1p(limit) + 0.005
+        shares[name] = share
+    assert shares["guess"] > 0.05 and sum(share > 0.05 for share in shares.values()) > 1 and shares["no specialisation"] == 0
+
+
 def test_a_refusal_counts_only_what_could_be_trained(fitted: FittedLaw, general: FittedLaw) -> None:
     """Where the general text is short, shares of replay that it does not hold bring no plan nearer to the limit."""
     for limit in (1.0, 2.0, 2.5):
@@ -200,7 +216,8 @@ def test_bases_that_keep_no_limit_are_left_out_or_refused(fitted: FittedLaw, gen
     between = Request(1e12, 1e6, max_general_loss=(before[0] + before[1]) / 2)
     answer = allocate_bases(fitted, between, bases, general=general)
     assert [choice.base for choice in answer.choices] == ["long"]
-    assert any("is not kept from the start: short" in text for text in answer.warnings)
+    assert any(text.startswith("left out: short: a general loss of at most") for text in answer.warnings)
+    assert list(answer.left_out) == ["short"] and "is not kept from the start" in answer.left_out["short"]
     with pytest.raises(DataError, match="no base keeps a general loss of at most .*, with or without specialising it"):
         allocate_bases(fitted, replace(between, max_general_loss=0.5 * before[1]), bases, general=general)
     with pytest.raises(InputError, match="needs a law of it"):

@@ -1,0 +1,106 @@
+"""Which bases a request lets one choose among: those that the memory holds, whose inference the budget pays, and that keep a limit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from planner.allocate.base import Base
+from planner.allocate.base_stage import Stage, stage_of
+from planner.allocate.problem import Problem
+from planner.design.spec import MIN_STEPS
+from planner.errors import DataError
+from planner.method import Method
+from planner.units import format_count
+
+
+@dataclass(frozen=True)
+class Able:
+    """Bases that can be chosen, each with what it comes to."""
+
+    bases: tuple[Base, ...]
+    stages: tuple[Stage, ...]
+    left_out: dict[str, str]
+    """By name of the others: why."""
+
+
+def able(problem: Problem, bases: Sequence[Base], method: Method, robust: bool = True) -> Able:
+    """Leave out what cannot be chosen.
+
+    Args:
+        problem: the request.
+        bases: all that were given, one at least.
+        method: how they are specialised.
+        robust: whether the best amount is that of the mean over the resamples, or of the fitted parameters alone.
+
+    Raises:
+        DataError: none is left.
+    """
+    left_out: dict[str, str] = {}
+    kept = _that_pay(problem, _that_fit(problem, bases, method, left_out), method, left_out)
+    stages = [stage_of(problem, base, method, robust) for base in kept]
+    # A limit on the loss itself may be lower than where some base begins.
+    keeps = [bool(np.isfinite(stage.end).all()) for stage in stages]
+    if not all(keeps):
+        assert problem.retention is not None
+        limit = problem.retention.limit
+        if not any(keeps):
+            raise DataError(f"no base keeps {limit}, with or without specialising it", remedy="relax the limit")
+        left_out |= {base.name: f"{limit} is not kept from the start" for base, good in zip(kept, keeps, strict=True) if not good}
+    pairs = [(base, stage) for base, stage, good in zip(kept, stages, keeps, strict=True) if good]
+    return Able(tuple(base for base, _ in pairs), tuple(stage for _, stage in pairs), left_out)
+
+
+def least_tokens(base: Base) -> int:
+    """Return the tokens of the shortest stage that is more than a transient, of one sequence a step."""
+    return MIN_STEPS * base.context
+
+
+def _that_fit(problem: Problem, bases: Sequence[Base], method: Method, left_out: dict[str, str]) -> list[Base]:
+    """Keep those that the memory holds, and say of the others why not."""
+    gpus, memory = problem.request.gpus, problem.request.memory_per_gpu
+    if memory is None:
+        return list(bases)
+    needed = {base.name: method.bytes_per_gpu(base.shape, gpus, base.context) for base in bases}
+    least = min(needed, key=lambda name: needed[name])
+    if needed[least] > memory:
+        raise DataError(
+            f"{least} needs {needed[least] / 1e9:.3g} GB on each of {gpus} GPUs with --method {method.name}, and they have {memory / 1e9:.3g} GB",
+            remedy="give more --gpus, a smaller base, or --method lora or qlora",
+        )
+    left_out |= {
+        name: f"it needs {count / 1e9:.3g} GB on each of {gpus} GPUs, which have {memory / 1e9:.3g}" for name, count in needed.items() if count > memory
+    }
+    return [base for base in bases if needed[base.name] <= memory]
+
+
+def _that_pay(problem: Problem, bases: Sequence[Base], method: Method, left_out: dict[str, str]) -> list[Base]:
+    """Keep those whose inference the budget pays, and say of the others by how much it does not.
+
+    Raises:
+        DataError: it pays that of none, or no stage of any beside it.
+    """
+    flops, tokens = problem.request.flops, problem.request.inference_tokens
+    inference = {base.name: base.flops_inference(tokens) for base in bases}
+    stage = {base.name: least_tokens(base) * method.flops_per_token(base.shape, base.context) for base in bases}
+    cheapest = min(bases, key=lambda base: inference[base.name] + stage[base.name])
+    remedy = f"give at least {1.005 * (inference[cheapest.name] + stage[cheapest.name]):.3g} FLOPs"
+    if min(inference.values()) > flops:
+        least = min(inference, key=lambda name: inference[name])
+        raise DataError(
+            f"{format_count(tokens)} inference tokens of {least} take {inference[least]:.3g} FLOPs, {inference[least] - flops:.3g} more than the budget "
+            f"of {flops:.3g}" + (", and those of the other bases more still" if len(bases) > 1 else ""),
+            remedy=f"{remedy}, fewer --inference-tokens, or a smaller base",
+        )
+    if flops < inference[cheapest.name] + stage[cheapest.name]:
+        beside = f" beside {inference[cheapest.name]:.3g} FLOPs of its inference" if tokens else ""
+        raise DataError(
+            f"{flops:.3g} FLOPs do not pay {MIN_STEPS} steps of one sequence of {cheapest.context:,} tokens of {cheapest.name}{beside}",
+            remedy=f"{remedy}, or context= if its sequences are shorter",
+        )
+    left_out |= {
+        name: f"its inference takes {cost:.3g} FLOPs, {cost - flops:.3g} more than the budget" for name, cost in inference.items() if cost > flops
+    }
+    return [base for base in bases if inference[base.name] <= flops]

@@ -1,0 +1,112 @@
+"""What stands beside the choice of a base: a model of one's own, what more would buy, other methods, and shares of the budget kept back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from planner.allocate.allocate import allocate
+from planner.allocate.allocation import Arm, Worth, behind
+from planner.allocate.base import Base
+from planner.allocate.base_answer import Kept, Way
+from planner.allocate.base_choice import ENDS
+from planner.allocate.base_stage import Stage, stage_of
+from planner.allocate.optimum import MOST_RESAMPLES
+from planner.allocate.problem import Problem
+from planner.allocate.worth import MORE_COMPUTE, MORE_TEXT, worth_of
+from planner.errors import InputError, PlannerError
+from planner.laws.dual import Array
+from planner.method import Method
+from planner.units import format_count
+
+
+def longer(bases: Sequence[Base], stages: Sequence[Stage]) -> str:
+    """Say whether the law has the base of more tokens per parameter adapt less, each specialised as far as is best for it."""
+    if len(bases) < 2:
+        return ""
+    ratio = [base.tokens / base.shape.params_non_embedding for base in bases]
+    long, short = int(np.argmax(ratio)), int(np.argmin(ratio))
+    gains = [-100 * np.expm1(stages[number].end - stages[number].before) for number in (long, short)]
+    if not (gains[0].any() or gains[1].any()):
+        return ""  # a limit on the general loss lets neither be specialised
+    share = float((gains[0] < gains[1]).mean())
+    less, more = (float(gain.mean()) for gain in gains)
+    return (
+        f"{bases[long].name} ({_ratio(ratio[long])} general tokens per parameter) gains less from specialising than {bases[short].name} "
+        f"({_ratio(ratio[short])}) in {share:.0%} of the resamples: {less:.2g} against {more:.2g} % of the loss on average"
+    )
+
+
+def _ratio(value: float) -> str:
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
+
+
+def scratch(problem: Problem, mine: Array, robust: bool, allow_extrapolation: bool) -> Arm:
+    """Spend the same FLOPs, inference among them, on a model of one's own.
+
+    Args:
+        problem: the request.
+        mine: ln L that the recommended base ends at, shape (resamples,).
+        robust: whether that model's plan is the one of least expected regret, or the best guess.
+        allow_extrapolation: whether to answer further than TOO_FAR beyond the runs.
+    """
+    name, law, general = "from scratch", problem.law, problem.retention.law if problem.retention else None
+    try:
+        other = allocate(law, problem.request, general=general, robust=robust, allow_extrapolation=allow_extrapolation).plan
+    except PlannerError as error:
+        return Arm(name, None, None, None, error.message)
+    size = {"non_embedding": [other.params_non_embedding], "total": [other.params_total]}
+    theirs = law.log_loss_resamples(law.points(size, [other.tokens_pt], [other.tokens_spec], [other.unique_spec]), MOST_RESAMPLES)[:, 0]
+    return Arm(name, other, *behind(theirs, mine))
+
+
+def base_worths(problem: Problem, base: Base, method: Method, stage: Stage) -> list[Worth]:
+    """Price what more compute, text or passes would buy a base."""
+    request = problem.request
+    more = f"twice the specialist text ({format_count(request.unique_spec)} more distinct tokens)"
+    changes = {
+        f"{100 * (MORE_COMPUTE - 1):.0f} % more compute": replace(request, flops=MORE_COMPUTE * request.flops),
+        more: replace(request, unique_spec=MORE_TEXT * request.unique_spec),
+        "one more epoch over the specialist text": replace(request, max_epochs=problem.max_epochs + 1),
+    }
+    stages = {name: stage_of(replace(problem, request=changed), base, method, stage.robust) for name, changed in changes.items()}
+    return [worth_of(name, stage.end - other.end) for name, other in stages.items()]
+
+
+def ways(problem: Problem, base: Base, method: Method, stage: Stage) -> list[Way]:
+    """Set the methods side by side for a base, the adapters being those asked for, or those of the law's recipe."""
+    adapters = method if method.name != "full" else problem.recipe.method("lora") if problem.recipe and problem.method.name != "full" else Method("lora")
+    every = (Method(), replace(adapters, name="lora"), replace(adapters, name="qlora"))
+    return [_way(problem, base, way, method, stage) for way in every]
+
+
+def _way(problem: Problem, base: Base, way: Method, chosen: Method, stage: Stage) -> Way:
+    """Say what the budget pays of a method's specialist stage, and what that would come to if its tokens taught as those of the law's runs did."""
+    other = stage_of(problem, base, way, stage.robust)
+    spec, share = other.amount(other.best)
+    memory, need = problem.request.memory_per_gpu, way.bytes_per_gpu(base.shape, problem.request.gpus, base.context)
+    higher, _ = behind(other.end, stage.end)
+    return Way(
+        way.name, way.name == chosen.name, way.name == problem.method.name, spec, spec / problem.request.unique_spec,
+        spec / (1 - share) * way.flops_per_token(base.shape, base.context), way.trained(base.shape), need, memory is None or need <= memory, higher,
+    )  # fmt: skip
+
+
+def kept_of(problem: Problem, base: Base, method: Method, stage: Stage, share: float) -> Kept:
+    """Price a share of the budget kept back for a later stage of a base.
+
+    Raises:
+        InputError: the rest does not pay its inference.
+    """
+    flops, inference = (1 - share) * problem.request.flops, base.flops_inference(problem.request.inference_tokens)
+    if flops < inference:
+        raise InputError(
+            f"--kept-back {share:g} leaves {flops:.3g} FLOPs, and the inference of {base.name} alone takes {inference:.3g}",
+            remedy=f"keep back less than {1 - inference / problem.request.flops:.2g}, or give fewer --inference-tokens",
+        )
+    other = stage_of(replace(problem, request=replace(problem.request, flops=flops)), base, method, stage.robust)
+    higher = 100 * np.expm1(other.end - stage.end)
+    low, high = np.quantile(higher, ENDS)
+    return Kept(share, other.amount(other.best)[0], float(higher.mean()), float(low), float(high))

@@ -1,0 +1,80 @@
+"""One base, specialised as far as is best for it: its plan, what it gains, and which of its plans are as good."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+
+import numpy as np
+
+from planner.allocate.allocation import Plan, behind
+from planner.allocate.base import Base
+from planner.allocate.base_answer import Choice
+from planner.allocate.base_stage import Stage, within
+from planner.allocate.problem import Problem
+from planner.fit.fitted import LEVEL, Forecast
+from planner.flops import flops_6nd, flops_per_token
+from planner.laws.dual import Array
+from planner.method import Method
+
+ENDS = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
+
+
+def plan_of(problem: Problem, base: Base, method: Method, spec: float, share: float) -> Plan:
+    """Write out a base after so many specialist tokens with a share of replayed general text in their stage, with its forecast."""
+    shape, unique, replayed = base.shape, problem.request.unique_spec, share / (1 - share) * spec
+    forecast = _forecast(problem, base, spec, replayed)
+    return Plan(
+        shape.params_non_embedding, shape.params_total, base.tokens + replayed, spec, unique, spec / unique, spec / (base.tokens + replayed + spec),
+        (spec + replayed) * method.flops_per_token(shape, base.context), flops_6nd(shape.params_non_embedding, spec + replayed),
+        float(forecast.loss[0]), float(forecast.low[0]), float(forecast.high[0]), shape.to_dict() if base.exact else None,
+        base.flops_inference(problem.request.inference_tokens),
+    )  # fmt: skip
+
+
+def choice_of(problem: Problem, base: Base, method: Method, stage: Stage, probability: float, mine: Array) -> Choice:
+    """Describe a base.
+
+    Args:
+        problem: the request.
+        base: the base.
+        method: how it is specialised.
+        stage: what it comes to.
+        probability: share of the resamples in which it ends lowest of all.
+        mine: ln L that the recommended base ends at, shape (resamples,).
+    """
+    shape, law, request = base.shape, problem.law, problem.request
+    spec, share = stage.amount(stage.best)
+    plan, before = plan_of(problem, base, method, spec, share), _forecast(problem, base, 0.0, 0.0)
+    gain = -100 * np.expm1(stage.end - stage.before)
+    low, high = np.quantile(gain, ENDS)
+    sunk = base.tokens * flops_per_token(shape, base.context)
+    factors = law.support.factors(shape.params_non_embedding, base.tokens, spec, request.unique_spec, sunk + plan.flops)
+    counted = replace(plan, params_total=base.params_total(problem.vocab))
+    higher, _ = behind(stage.end, mine)
+    good = within(problem, base, stage)
+    ends = good.amount(0)[0], good.amount(-1)[0]
+    return Choice(
+        base.name,
+        plan,
+        float(before.loss[0]),
+        float(before.low[0]),
+        float(before.high[0]),
+        float(gain.mean()),
+        float(low),
+        float(high),
+        probability,
+        method.trained(shape),
+        method.bytes_per_gpu(shape, request.gpus, base.context),
+        {name: float(value) for name, value in factors.items() if name != "flops_6nd"},
+        asdict(problem.retention.tell(counted, share, base.tokens)) if problem.retention else None,
+        higher,
+        higher <= 100 * request.tolerance,
+        ends,
+        (ends[0] / request.unique_spec, ends[1] / request.unique_spec),
+        plan_of(problem, base, method, *good.amount(int(np.argmin(good.tokens / (1 - good.replay))))),
+    )
+
+
+def _forecast(problem: Problem, base: Base, spec: float, replayed: float) -> Forecast:
+    size = {"non_embedding": [base.shape.params_non_embedding], "total": [base.params_total(problem.vocab)]}
+    return problem.law.forecast(size, [base.tokens + replayed], [spec], [problem.request.unique_spec])

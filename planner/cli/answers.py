@@ -1,0 +1,87 @@
+"""What the answers of `plan allocate` have in common: the laws and tables that they are made with, and how they are told."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from planner.cli.console import give, say
+from planner.errors import InputError
+from planner.units import parse_flops, parse_share
+
+if TYPE_CHECKING:
+    from planner.allocate.allocation import Plan
+    from planner.fit.fitted import FittedLaw
+
+
+def beside(source: dict[str, Any], law: Path, out: Path, general: Path | None = None) -> dict[str, Any]:
+    """Turn the path of the corpus, kept relative to the law, into one relative to the answer, and add those of the laws."""
+    place = out.resolve().parent
+    found = {"law_path": os.path.relpath(law.resolve(), place)}
+    if source.get("corpus_path"):
+        found["corpus_path"] = os.path.relpath(os.path.normpath(law.resolve().parent / source["corpus_path"]), place)
+    if general is not None:
+        found["general_law_path"] = os.path.relpath(general.resolve(), place)
+    return {**source, **found}
+
+
+def tell(out: Path, replaced: bool, warnings: Sequence[str], show_one: Callable[[Any], None], answer: Any, as_json: bool) -> None:
+    """Print an answer that was written, and what must be said about it."""
+    if as_json:
+        from planner.artifacts import read_json
+
+        give(read_json(out))
+    else:
+        show_one(answer)
+    for warning in warnings:
+        say(f"warning: {warning}")
+    say(f"written: {out}" + (", in the place of an older one" if replaced else ""))
+
+
+def general_law_file(path: Path | None, law: Path, limited: bool) -> Path | None:
+    """Return the file of the general law, where the general loss is limited."""
+    if not limited:
+        if path is not None:
+            raise InputError("--general-law says nothing without a limit", remedy="add --max-general-rise 3% or --max-general-loss")
+        return None
+    if path is None and (near := law.with_name("law_general.json")).is_file():
+        return near
+    if path is not None and path.is_dir():
+        path = path / "law_general.json"
+    if path is not None and not path.is_file():
+        raise InputError(f"there is no law {path}", remedy="fit it with plan fit SWEEP --target general, and name its law_general.json")
+    return path
+
+
+def accuracy_of(plan: Plan, path: Path, chance: str | None) -> tuple[dict[str, Any], list[str]]:
+    """Forecast the accuracy that a table of models lets a plan expect, and list what must be said of it."""
+    from planner.allocate.accuracy import forecast, read_table
+    from planner.allocate.sigmoid import fit_sigmoid
+
+    share = None if chance is None else parse_share(chance)
+    return forecast(fit_sigmoid(read_table(path), chance=share), plan, chance=share)
+
+
+def budget_of_runs(next_runs: str | None, law: FittedLaw, as_json: bool) -> float | None:
+    """Read --next-runs [FLOPs], where it is given and a design can be made.
+
+    Raises:
+        InputError: the answer is to be JSON, or the law is of runs with adapters or off checkpoints.
+    """
+    if next_runs is None:
+        return None
+    if as_json:
+        raise InputError("--next-runs prints a table", remedy="leave it away with --json, and use plan sweep design --json")
+    if (what := law.source.get("method", "full")) != "full":
+        raise InputError(f"--next-runs under a law of runs with {what}: no design chooses among methods", remedy="leave it away")
+    return parse_flops(next_runs)
+
+
+def design_for(out: Path, law: Path, flops: float) -> None:
+    """Print the runs that would say most about an answer that was written, for so many FLOPs."""
+    from planner.cli.design import design
+
+    sweep = str(law.parent) if (law.parent / "sweep.toml").is_file() else None
+    design(sweep, flops=f"{flops:.17g}", decision=out, dry_run=True)

@@ -1,0 +1,145 @@
+"""The choice of a base as tables for people."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from planner.cli.allocation_tables import hundredths
+from planner.cli.console import say, table
+from planner.units import format_count
+
+if TYPE_CHECKING:
+    from planner.allocate.base_answer import BaseAllocation
+
+
+def show_bases(answer: BaseAllocation) -> None:
+    """Print the bases, what more would buy, and how far all this is from the runs."""
+    _show_losses(answer)
+    _show_within(answer)
+    _show_costs(answer)
+    _show_changes(answer)
+    if guess := answer.best_guess:
+        plan = guess.plan
+        say(f"best guess of the parameters alone: {guess.base}, {format_count(plan.tokens_spec)} specialist tokens = {plan.epochs_spec:.3g} epochs")
+    scratch = answer.scratch
+    if scratch.plan is None or scratch.worse_percent is None or scratch.probability is None:
+        say(f"from scratch with the same FLOPs: {scratch.note}")
+    else:
+        other = scratch.plan
+        counted = f" and {other.flops_inference:.3g} FLOPs of inference" if other.flops_inference else ""
+        say(
+            f"from scratch with the same FLOPs: {format_count(other.params_non_embedding)} parameters, {format_count(other.tokens_pt)} general + "
+            f"{format_count(other.tokens_spec)} specialist tokens{counted}, loss {other.loss:.4g} ({other.loss_low:.4g} to {other.loss_high:.4g}), "
+            f"{scratch.worse_percent:+.2f} % against the best base in the mean over the resamples, worse in {scratch.probability:.0%} of the resamples"
+        )
+    if answer.longer:
+        say(answer.longer)
+
+
+def _show_losses(answer: BaseAllocation) -> None:
+    """Print each base's losses: of the specialist text, of the general one where that is limited, and the accuracy where a table was given."""
+    from planner.allocate.beyond import TOO_FAR
+
+    request, method = answer.request, answer.request["method"]
+    rows = []
+    for choice in answer.choices:
+        plan, replayed = choice.plan, choice.general["tokens_replayed"] if choice.general else 0.0
+        rows.append(
+            [
+                choice.base,
+                f"{format_count(plan.params_non_embedding)}, {format_count(plan.tokens_pt - replayed)}",
+                f"{format_count(plan.tokens_spec)} = {plan.epochs_spec:.3g} epochs",
+                f"{choice.loss_before:.4g} ({choice.before_low:.4g} to {choice.before_high:.4g})",
+                f"{plan.loss:.4g} ({plan.loss_low:.4g} to {plan.loss_high:.4g})",
+                f"{choice.gain_percent:.3g} ({choice.gain_low + 0.0:.3g} to {choice.gain_high + 0.0:.3g})",
+                f"{choice.probability:.0%}",
+            ]
+        )
+    far = answer.choices[0].extrapolation["flops"] > TOO_FAR
+    given = f"{request['flops']:.3g} FLOPs and {format_count(request['unique_spec'])} distinct specialist tokens"
+    if request["inference_tokens"]:
+        given += f", {format_count(request['inference_tokens'])} tokens of inference"
+    title = f"{'ILLUSTRATION, NOT MEASURED: ' if far else ''}Bases specialised with {given}, {method['name']}"
+    columns = ["base", "size, general", "specialist tokens", "forecast loss before", "after (90 % interval)", "lower by [%]", "best in"]
+    table(title, columns, rows, caption="before, after: specialist loss [nats/token]; best in: share of the resamples")
+    kept = [
+        [choice.base, f"{general['loss_before']:.4g}", f"{general['loss']:.4g} ({general['loss_low']:.4g} to {general['loss_high']:.4g})",
+         f"{general['rise_percent']:+.3g} % ({general['rise_low']:+.3g} to {general['rise_high']:+.3g})",
+         f"{100 * general['replay_fraction']:.3g} % = {format_count(general['tokens_replayed'])}", f"{general['probability']:.0%}"]
+        for choice in answer.choices if (general := choice.general) is not None
+    ]  # fmt: skip
+    if kept:
+        columns = ["base", "forecast before", "after (90 % interval)", "rise (90 % interval)", "replayed, of the stage", "limit kept in"]
+        table("General loss, and the least replay that keeps its limit", columns, kept, caption="before, after: general loss [nats/token]")
+    if found := answer.accuracy:
+        span = f"{100 * found['low']:.3g} to {100 * found['high']:.3g} %"
+        rows = [[answer.choices[0].base, f"{100 * found['accuracy']:.3g} %", span]]
+        table(f"Accuracy, by {found['rows']} models", ["base", "forecast accuracy", "90 % interval"], rows)
+
+
+def _show_within(answer: BaseAllocation) -> None:
+    """Print which plans are as good as each base's best, and which bases as the best of them."""
+    tolerance = f"{100 * answer.request['tolerance']:.3g} %"
+    rows = []
+    for number, choice in enumerate(answer.choices):
+        assert choice.tokens_within is not None and choice.epochs_within is not None and choice.cheapest is not None
+        (least, most), (fewest, passes), cheapest = choice.tokens_within, choice.epochs_within, choice.cheapest
+        rows.append(
+            [
+                choice.base,
+                f"{format_count(least)} to {format_count(most)}",
+                f"{fewest:.3g} to {passes:.3g}",
+                f"{format_count(cheapest.tokens_spec)} tokens, {cheapest.flops:.3g} FLOPs" if cheapest.tokens_spec else "as it is",
+                f"{cheapest.loss:.4g}",
+                "best" if number == 0 else f"{round(choice.higher_percent, 2) + 0.0:+.2f} %" + (", as good" * choice.as_good),
+            ]
+        )
+    columns = ["base", "specialist tokens", "epochs", "cheapest of them", "its forecast loss", "than the best base"]
+    caption = "in the mean over the resamples; than the best base: by how much the loss of the base's own best plan is higher"
+    table(f"Plans within {tolerance} of each base's best", columns, rows, caption=caption)
+
+
+def _show_costs(answer: BaseAllocation) -> None:
+    """Print what each base takes, and what the recommended one takes by each method."""
+    request = answer.request
+    counted = bool(request["inference_tokens"])
+    costs = [
+        [
+            choice.base,
+            f"{choice.plan.flops:.3g}",
+            *([f"{choice.plan.flops_inference:.3g}"] if counted else []),
+            format_count(choice.trained),
+            f"{choice.bytes_per_gpu / 1e9:.3g} GB",
+            f"{math.exp(choice.loss_before):.4g} to {math.exp(choice.plan.loss):.4g}",
+        ]
+        for choice in answer.choices
+    ]
+    columns = ["base", "FLOPs", *(["of inference"] if counted else []), "trained parameters", f"least memory a GPU, {request['gpus']} of them"]
+    table("What it takes", [*columns, "perplexity, before to after"], costs)
+    ways = [
+        [("* " if way.chosen else "  ") + way.method, f"{format_count(way.tokens_spec)} = {way.epochs_spec:.3g} epochs", f"{way.flops:.3g}",
+         format_count(way.trained), f"{way.bytes_per_gpu / 1e9:.3g} GB" + ("" if way.fits else ", too much"),
+         f"{round(way.higher_percent, 2) + 0.0:+.2f} %" + ("" if way.measured else ", if its tokens teach as much: not measured")]
+        for way in answer.ways
+    ]  # fmt: skip
+    columns = ["method", "specialist tokens", "FLOPs", "trained parameters", "memory a GPU", "loss higher by"]
+    table(f"{answer.choices[0].base} by each method, same budget", columns, ways, caption="* asked for; higher by: than by that, mean over the resamples")
+
+
+def _show_changes(answer: BaseAllocation) -> None:
+    """Print what more would buy the recommended base, and what shares kept back would cost."""
+    bought = [[worth.change, *(hundredths(value) for value in (worth.lower_percent, worth.low, worth.high))] for worth in answer.worths]
+    table(
+        f"What more would buy {answer.choices[0].base}",
+        ["", "lower loss by [%]", "from", "to"],
+        bought,
+        caption="from, to: 90 % interval over the resamples",
+    )
+    if answer.kept:
+        shares = [
+            [f"{100 * item.share:.3g} %", format_count(item.tokens_spec), *(hundredths(value) for value in (item.higher_percent, item.low, item.high))]
+            for item in answer.kept
+        ]
+        columns = ["kept back", "specialist tokens left", "specialist loss before it higher by [%]", "from", "to"]
+        table("What a share kept back for a later stage costs", columns, shares, caption="what that stage does with it is not measured by any law here")

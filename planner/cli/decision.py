@@ -1,0 +1,84 @@
+"""`--decision FILE`: what an answer of `plan allocate` was asked, for the runs that would say most about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from planner.errors import InputError
+
+if TYPE_CHECKING:
+    from planner.allocate.base import Base
+    from planner.allocate.request import Request
+    from planner.fit.fitted import FittedLaw
+    from planner.method import Method
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What was asked."""
+
+    request: Request
+    law: Path
+    """Its file."""
+    general: FittedLaw | None
+    """Law of the general loss, where that was limited."""
+    method: Method
+    """How the bases are specialised."""
+    bases: tuple[Base, ...] = ()
+    """To choose among; none for a model of one's own."""
+
+
+def read_decision(path: Path) -> Decision:
+    """Read what an answer of `plan allocate`, for a model of one's own or for bases, was asked.
+
+    Raises:
+        InputError: another kind of answer, or a law that is no longer there, or has changed.
+    """
+    from planner.allocate.allocation import Allocation
+    from planner.allocate.base import Base
+    from planner.allocate.base_answer import KIND, VERSION
+    from planner.allocate.request import Request
+    from planner.artifacts import read_artifact, read_json, whole
+    from planner.fit.fitted import FittedLaw
+    from planner.method import Method
+
+    body = read_json(path)
+    method, bases = Method(), tuple[Base, ...]()
+    if body.get("kind") == KIND:
+        body = read_artifact(path, KIND, VERSION)
+        with whole(path):
+            asked, source, made_with = dict(body["request"]), dict(body["source"]), dict(body["inputs"])
+            way = asked.pop("method")
+            if "bases" not in asked:
+                raise InputError(f"{path} does not say which bases it was asked of: it is of an older version", remedy="allocate again, and then design")
+            bases = tuple(Base.from_dict(item) for item in asked.pop("bases"))
+            method = Method(str(way["name"]), int(way["rank"]), tuple(way["targets"]))
+    else:
+        answer = Allocation.load(path)
+        asked, source, made_with = answer.request, answer.source, body["inputs"]
+    request = Request.from_mapping(asked)
+    limited = request.max_general_loss is not None or request.max_general_rise is not None
+    law = _unchanged(path, "law", source.get("law_path"), made_with)
+    general = FittedLaw.load(_unchanged(path, "general_law", source.get("general_law_path"), made_with)) if limited else None
+    return Decision(request, law, general, method, bases)
+
+
+def _unchanged(path: Path, key: str, place: str | None, made_with: dict[str, Any]) -> Path:
+    """Return the file of a law that an answer was made with.
+
+    Raises:
+        InputError: it is no longer there, or has changed.
+    """
+    from planner.artifacts import sha256_file
+
+    name = key.replace("_", " ")
+    if not place:
+        raise InputError(f"{path} does not say where the {name} is that it was made with", remedy="allocate again, and then design")
+    where = path.parent / place
+    if not where.is_file():
+        raise InputError(f"the {name} that {path} was made with is not at {where}", remedy="allocate again, and then design")
+    if sha256_file(where) != made_with.get(key):
+        raise InputError(f"{where} has changed since {path} was made with it", remedy="allocate again, and then design")
+    return where

@@ -1,0 +1,103 @@
+"""`plan allocate --base` with the options of a model of one's own."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from planner.allocate.sigmoid import curve
+from planner.artifacts import sha256_file
+from planner.cli.main import app
+from planner.fit.fitted import FittedLaw
+
+BASES = [
+    "--base", "name=large,tokens=2M,params=300k,context=128,vocab=1024", "--base", "name=small,tokens=2M,params=60k,context=128,vocab=1024",
+]  # fmt: skip
+
+
+@pytest.fixture
+def law(fitted: FittedLaw, tmp_path: Path) -> Path:
+    path = tmp_path / "law.json"
+    fitted.save(path, {})
+    return path
+
+
+def run(law: Path, *options: str) -> tuple[int, str, str]:
+    arguments = ["allocate", "--flops", "9e11", "--spec-tokens", "200k", *BASES, "--law", str(law), "--out", str(law.with_name("bases.json")), *options]
+    result = CliRunner().invoke(app, arguments)
+    return result.exit_code, result.stdout, result.stderr
+
+
+def test_inference_is_counted_shown_and_refused(law: Path) -> None:
+    code, out, err = run(law, "--inference-tokens", "920k")
+    assert code == 0, err
+    assert "920k tokens of inference" in out and "of inference" in out.split("What it takes")[1] and "FLOPs of inference, loss" in err
+    body = json.loads(law.with_name("bases.json").read_text())
+    assert body["choices"][0]["base"] == "small" and body["request"]["inference_tokens"] == 9.2e5
+    assert all(choice["plan"]["flops"] + choice["plan"]["flops_inference"] <= 9e11 * (1 + 1e-9) for choice in body["choices"])
+    code, out, err = run(law, "--inference-tokens", "2M")
+    assert code == 0 and "warning: left out: large: its inference takes 1.88e+12 FLOPs, 9.77e+11 more than the budget" in err
+    before = law.with_name("bases.json").read_bytes()
+    code, out, err = run(law, "--inference-tokens", "1B")
+    assert code == 2 and not out and err.count("\n") == 1 and "1B inference tokens of small take 2.67e+14 FLOPs" in err and "give at least" in err
+    code, out, err = run(law, "--inference-tokens", "-5")
+    assert code == 2 and not out and err.count("\n") == 1 and "'-5'" in err
+    assert law.with_name("bases.json").read_bytes() == before
+
+
+def test_without_inference_nothing_is_said_of_it(law: Path) -> None:
+    _, out, err = run(law)
+    assert "of inference" not in out + err
+
+
+def test_the_tolerance_is_in_the_table_and_the_file(law: Path) -> None:
+    bodies = {}
+    for tolerance in ("0.2%", "20%"):
+        code, out, err = run(law, "--tolerance", tolerance)
+        assert code == 0, err
+        assert f"Plans within {tolerance.replace('%', ' %')} of each base's best" in out and "cheapest of them" in out
+        assert ("as good" in out) == (tolerance == "20%")
+        bodies[tolerance] = json.loads(law.with_name("bases.json").read_text())
+    narrow, wide = (body["choices"][0] for body in bodies.values())
+    assert narrow["plan"] == wide["plan"] and wide["tokens_within"][0] < narrow["tokens_within"][0] <= narrow["plan"]["tokens_spec"]
+    assert wide["cheapest"]["flops"] < narrow["cheapest"]["flops"]
+    code, out, err = run(law, "--tolerance", "0")
+    assert code == 2 and not out and "a tolerance of 0 is not a share" in err and err.count("\n") == 1
+
+
+def test_the_best_guess_is_said_and_can_be_taken(law: Path) -> None:
+    code, _, err = run(law)
+    assert code == 0 and "best guess of the parameters alone: large, " in err
+    code, out, err = run(law, "--best-guess", "--json")
+    body = json.loads(out)
+    assert code == 0 and body["best_guess"]["plan"] == body["choices"][0]["plan"] and body["best_guess"]["base"] == body["choices"][0]["base"]
+
+
+def test_accuracy_is_that_of_the_recommended_plan(law: Path) -> None:
+    loss = np.linspace(2.0, 5.0, 14)
+    rows = "\n".join(f"{one},{value}" for one, value in zip(loss, curve(np.array([0.25, 0.85, 2.0, 3.0]), loss), strict=True))
+    table = law.with_name("models.csv")
+    table.write_text(f"loss,accuracy\n{rows}\n")
+    code, out, err = run(law, "--accuracy", str(table), "--chance", "0.25")
+    assert code == 0, err
+    body = json.loads(law.with_name("bases.json").read_text())
+    found, plan = body["accuracy"], body["choices"][0]["plan"]
+    assert found["accuracy"] == pytest.approx(float(curve(np.array([0.25, 0.85, 2.0, 3.0]), np.array([plan["loss"]]))[0]), abs=1e-3)
+    assert found["low"] < found["accuracy"] < found["high"] and found["chance_given"]
+    assert "Accuracy, by 14 models" in out and f"{100 * found['accuracy']:.3g} %" in out
+    assert body["inputs"]["accuracy"] == sha256_file(table)
+    code, out, err = run(law, "--chance", "0.25")
+    assert code == 2 and not out and "--chance" in err
+    code, out, err = run(law, "--accuracy", str(table), "--out", str(table))
+    assert code == 2 and not out and "would be written over" in err
+    code, out, err = run(law, "--accuracy", str(table), "--chance", "7")
+    assert code == 2 and not out and "'7'" in err and err.count("\n") == 1
+
+
+def test_next_runs_are_for_the_choice_among_the_bases(law: Path, tmp_path: Path) -> None:
+    code, out, err = run(law, "--next-runs", "1e9")
+    assert code == 2 and "nothing says which corpus the runs train on" in err and law.with_name("bases.json").is_file()  # the answer stands
+    code, out, err = run(law, "--next-runs", "many")
+    assert code == 2 and not out and "'many'" in err and err.count("\n") == 1
