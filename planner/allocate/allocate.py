@@ -53,15 +53,15 @@ def allocate(
     close = closest(problem, whole)
     everything = joined(whole, close)
     guessed = around_plan(problem, everything.plans, everything.best_guess)
-    best_guess = realised(problem, guessed, int(np.argmin(guesses(problem, guessed))))
-    plan = realised(problem, close.plans, close.best) if robust else best_guess
+    guess = realised(problem, guessed, int(np.argmin(guesses(problem, guessed))))
+    plan = realised(problem, close.plans, close.best) if robust else guess
     mine = _resampled(problem, plan)
     regret = 100 * np.expm1(np.maximum(mine - everything.resamples.min(1), 0.0))
     extrapolation = beyond(law, plan)
     if not allow_extrapolation:
         refuse_far(law, plan.flops, extrapolation)
     kept = _kept(problem, plan)
-    searched, plan = plan, _priced(problem, plan, kept)
+    searched, plan = plan, _priced(problem, plan)
     prices, exchange = worths(problem, everything, mine)
     shares, losses = profile(problem, everything.plans.sizes)
     splits, sizes = everything.plans.share, everything.plans.params
@@ -69,7 +69,7 @@ def allocate(
     return Allocation(
         request={**{key: list(value) if isinstance(value, tuple) else value for key, value in asdict(request).items()}, "max_epochs": problem.max_epochs},
         plan=plan,
-        best_guess=best_guess,
+        best_guess=_priced(problem, guess),
         share_interval=interval(everything, splits, LEVEL),
         params_interval=interval(everything, sizes, LEVEL),
         share_within=within(everything, splits, request.tolerance),
@@ -109,20 +109,28 @@ def realised(problem: Problem, plans: Plans, number: int) -> Plan:
 
 def _kept(problem: Problem, plan: Plan) -> Kept | None:
     """Forecast the general loss, where it is limited, with the least replay that keeps the limit."""
+    return None if problem.retention is None else problem.retention.tell(plan, _replay(problem, plan))
+
+
+def _replay(problem: Problem, plan: Plan) -> float:
+    """Return the least share of replay with which a plan keeps the limit on the general loss; where none does, the most that runs had."""
     if problem.retention is None:
-        return None
+        return 0.0
     size = Size(plan.params_non_embedding, plan.params_total, plan.flops / (plan.tokens_pt + plan.tokens_spec), None)
     exact = problem.realise(size, plan.tokens_pt, plan.tokens_spec)
     share = float(problem.retention.replay(exact, margin=0.0)[0])
-    return problem.retention.tell(plan, share if np.isfinite(share) else problem.retention.replays[-1])
+    return share if np.isfinite(share) else problem.retention.replays[-1]
 
 
-def _priced(problem: Problem, plan: Plan, kept: Kept | None) -> Plan:
+def _priced(problem: Problem, plan: Plan) -> Plan:
     """Count replayed text at the price of the stage that it is in, which under adapters is another one than the general stage's."""
-    if kept is None or plan.shape is None or problem.recipe is None:
+    if problem.retention is None or plan.shape is None or problem.recipe is None:
         return plan
     size = sized(plan.model_shape, problem.recipe.seq_len, problem.method)
-    return replace(plan, flops=plan.flops + (size.spec_cost - 1) * kept.tokens_replayed * size.flops_per_token)
+    if size.spec_cost == 1:
+        return plan
+    share = _replay(problem, plan)
+    return replace(plan, flops=plan.flops + (size.spec_cost - 1) * share / (1 - share) * plan.tokens_spec * size.flops_per_token)
 
 
 def _resampled(problem: Problem, plan: Plan) -> Any:
@@ -148,7 +156,7 @@ def _arm(problem: Problem, name: str, share: float, mine: Any, sizes: tuple[Size
     if not np.isfinite(found.expected).any():
         return Arm(name, None, None, None, "would exceed the limit on the general loss")
     best = describe(problem, plans, found.best)
-    return Arm(name, best, *behind(_resampled(problem, best), mine))
+    return Arm(name, _priced(problem, best), *behind(_resampled(problem, best), mine))
 
 
 def _alternatives(problem: Problem, found: Search, plan: Plan, mine: Any) -> Iterator[Arm]:
@@ -162,7 +170,7 @@ def _alternatives(problem: Problem, found: Search, plan: Plan, mine: Any) -> Ite
         if values[number] > SIMPLER * mine_now or mine_now == 0:
             continue
         other = describe(problem, plans, int(number))
-        yield Arm(name, other, *behind(_resampled(problem, other), mine))
+        yield Arm(name, _priced(problem, other), *behind(_resampled(problem, other), mine))
 
 
 def _warnings(problem: Problem, whole: Search, plan: Plan, extrapolation: dict[str, float]) -> list[str]:
