@@ -29,8 +29,8 @@ def longer(bases: Sequence[Base], stages: Sequence[Stage]) -> str:
     ratio = [base.tokens / base.shape.params_non_embedding for base in bases]
     long, short = int(np.argmax(ratio)), int(np.argmin(ratio))
     gains = [-100 * np.expm1(stages[number].end - stages[number].before) for number in (long, short)]
-    if not (gains[0].any() or gains[1].any()):
-        return ""  # a limit on the general loss lets neither be specialised
+    if not (gains[0].any() and gains[1].any()):
+        return ""  # a limit on the general loss, or what inference leaves, lets one of them not be specialised at all
     share = float((gains[0] < gains[1]).mean())
     less, more = (float(gain.mean()) for gain in gains)
     return (

@@ -105,6 +105,14 @@ def test_a_share_kept_back_must_pay_the_inference(fitted: FittedLaw) -> None:
         allocate_bases(fitted, request, [SMALL], Method(), kept_back=(0.9,))
 
 
+def test_a_base_that_only_its_inference_is_paid_of_stays_as_it_is(fitted: FittedLaw) -> None:
+    answer = allocate_bases(fitted, Request(LARGE.flops_inference(1e6), UNIQUE, inference_tokens=1e6), BOTH, Method())
+    large = next(choice for choice in answer.choices if choice.base == "large")
+    assert (large.plan.tokens_spec, large.plan.flops, large.gain_percent, large.tokens_within) == (0, 0, 0, (0, 0))
+    assert large.plan.loss == large.loss_before and large.cheapest == large.plan
+    assert not answer.longer and allocate_bases(fitted, Request(9e11, UNIQUE), BOTH, Method()).longer  # what it would gain is not known from this
+
+
 def test_a_stage_too_short_to_train_is_said(fitted: FittedLaw) -> None:
     flops = 1.0005 * LARGE.flops_inference(1e6)
     answer = allocate_bases(fitted, Request(flops, UNIQUE, inference_tokens=1e6), BOTH, Method())
