@@ -69,18 +69,26 @@ def probe_sweep(sweep: Sweep, probes: Probes, rates: Mapping[float, Sequence[flo
 
 
 def tune_learning_rate(
-    sweep: Sweep, probes: Probes, engine: Engine, *, device: str = "cpu", on_event: Callable[[Event], None] | None = None
+    sweep: Sweep, probes: Probes, engine: Engine, *, device: str = "cpu", compiled: bool | None = None, on_event: Callable[[Event], None] | None = None
 ) -> dict[str, Any]:
     """Train the probes that are not yet on disk, fit the rule, and write tune.json beside sweep.toml; return its body.
 
     A size whose best rate is the least or the greatest tried gets another rate a factor of two beyond, up to `EXTENSIONS` times.
+
+    Args:
+        sweep: whose recipe is tuned.
+        probes: what to probe.
+        engine: where to run.
+        device: "cpu" or "cuda".
+        compiled: whether probes go through torch.compile, as in `run_sweep`.
+        on_event: told of every event.
 
     Raises:
         DataError: a size has no minimum inside the rates that were probed, or too few probes ended.
     """
     rates = {size: sorted(probes.rates) for size in probes.sizes}
     for _ in range(EXTENSIONS + 1):
-        rows = _run_probes(probe_sweep(sweep, probes, rates), engine, device, on_event)
+        rows = _run_probes(probe_sweep(sweep, probes, rates), engine, device, compiled, on_event)
         edges = {size: edge for size in probes.sizes if (edge := _rate_beyond(rows, size, rates[size])) is not None}
         if not edges:
             break
@@ -92,8 +100,10 @@ def tune_learning_rate(
     return body
 
 
-def _run_probes(probe: Sweep, engine: Engine, device: str, on_event: Callable[[Event], None] | None) -> list[dict[str, Any]]:
-    failures = run_sweep(probe, engine, device=device, on_event=on_event)
+def _run_probes(
+    probe: Sweep, engine: Engine, device: str, compiled: bool | None, on_event: Callable[[Event], None] | None
+) -> list[dict[str, Any]]:
+    failures = run_sweep(probe, engine, device=device, compiled=compiled, on_event=on_event)
     if failures:
         name, message = next(iter(failures.items()))
         raise DataError(f"{len(failures)} probes failed, the first {name}: {message.splitlines()[0]}", remedy="run the same command again")

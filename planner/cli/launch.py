@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from planner.cli.compiling import FLAGS, HELP, compiled_among
 from planner.cli.console import bar, give, say, table
 from planner.errors import DataError, InputError, PlannerWarning
 from planner.units import format_count, format_seconds, parse_flops
@@ -44,7 +45,7 @@ def launch(
     address: Annotated[str | None, typer.Option(help="Ray cluster, such as auto or 10.0.0.4:6379; by default Ray starts here, on loopback.")] = None,
     precision: Annotated[str | None, typer.Option(help="fp32 or bf16 (reductions in fp32); bf16 on a GPU by default.")] = None,
     micro_batch: Annotated[int | None, typer.Option(min=1, help="Sequences a rank's forward pass; gradients are added up to the plan's batch.")] = None,
-    compile_layers: Annotated[bool, typer.Option("--compile", help="torch.compile, layer by layer.")] = False,
+    compiled: Annotated[bool | None, typer.Option(FLAGS, help=f"{HELP} Of a run on ranks layer by layer, and only with --compile.")] = None,
     checkpoint_activations: Annotated[bool, typer.Option("--checkpoint-activations", help="Compute layers again in the backward pass.")] = False,
     shard_ranks: Annotated[int | None, typer.Option(min=1, help="Ranks that share one copy of the model; all by default.")] = None,
     save_every: Annotated[int | None, typer.Option(min=1, help="Steps between two states; a twentieth of the run by default, at least 200.")] = None,
@@ -80,7 +81,7 @@ def launch(
         check_ranks(ranks, device, engine)
     folder = out or Path("launches") / allocation.stem
     of_full_size = {
-        "--ranks": ranks > 1, "--engine": engine != "local", "--precision": precision, "--micro-batch": micro_batch, "--compile": compile_layers,
+        "--ranks": ranks > 1, "--engine": engine != "local", "--precision": precision, "--micro-batch": micro_batch,
         "--checkpoint-activations": checkpoint_activations, "--shard-ranks": shard_ranks, "--save-every": save_every, "--peak-flops": peak_flops,
         "--tensorboard": tensorboard, "--wandb": wandb, "--law": law, "--export": export,
     }  # fmt: skip
@@ -90,7 +91,7 @@ def launch(
         from planner.cli.launch_domains import launch_domains
 
         _refuse("a plan for many domains", {**of_full_size, "--base": base})
-        return launch_domains(allocation, folder, structure, corpus, seed, device, threads, dry_run)
+        return launch_domains(allocation, folder, structure, corpus, seed, device, threads, compiled, dry_run)
     if structure is not None:
         raise InputError(f"--structure {structure!r} is of a plan for many domains", remedy="leave it away")
     ready = prepare(allocation, folder, corpus=corpus, seed=seed, base=base)
@@ -102,7 +103,7 @@ def launch(
         why = "on packed matrices" if packed else "begun segment by segment" if begun else "on a trunk that is trained in full"
         what = f"{method} {why}"
         _refuse(f"a plan with method {what}", of_full_size)
-        return _by_segments(ready, device, threads or default_workers(), dry_run)
+        return _by_segments(ready, device, threads or default_workers(), compiled, dry_run)
     if method != "full" and export is not None:
         raise InputError(f"--export {export} knows no adapters, and the plan is of {method}", remedy="leave it away: plan launch trains it on many ranks")
     settings = Settings(
@@ -110,7 +111,7 @@ def launch(
         threads=threads or (max(1, default_workers() // ranks) if engine == "local" else 1),
         precision=precision or ("bf16" if device == "cuda" else "fp32"),
         micro_batch=micro_batch,
-        compile_backend="inductor" if compile_layers else None,
+        compile_backend="inductor" if compiled else None,
         checkpoint_activations=checkpoint_activations,
         shard_ranks=shard_ranks,
         save_every=save_every or default_save_every(ready),
@@ -150,7 +151,7 @@ def _refuse(what: str, options: dict[str, Any]) -> None:
         raise InputError(f"{what} is trained by one process, and {', '.join(given)} would say nothing", remedy="leave that away")
 
 
-def _by_segments(ready: Launch, device: str, threads: int, dry_run: bool) -> None:
+def _by_segments(ready: Launch, device: str, threads: int, compiled: bool | None, dry_run: bool) -> None:
     """Train a plan with adapters in the way of a sweep, segment by segment."""
     from planner.cli.needs import require_method, require_torch
     from planner.cli.progress import Watch
@@ -161,13 +162,15 @@ def _by_segments(ready: Launch, device: str, threads: int, dry_run: bool) -> Non
 
     show_realised(ready)
     tree, left = ready.run.tree, segments_to_train(ready.run)
-    say(f"{len(left)} of {len(tree.segments)} segments to train, about {format_seconds(wall_seconds(tree, left, 1))} on one thread")
+    seconds = wall_seconds(tree, left, 1, compiled_among(tree, left, compiled, device))
+    say(f"{len(left)} of {len(tree.segments)} segments to train, about {format_seconds(seconds)} on one thread")
     if dry_run:
         return
     require_torch()
     require_method(tree.tips[0].method)
     with bar("training", sum(tree.cost(segment) for segment in left)) as shown:
-        _tell(ready, carry_out(ready, LocalEngine(1), device=device, threads=threads, on_event=Watch(ready.run, shown)))
+        watch = Watch(ready.run, shown)
+        _tell(ready, carry_out(ready, LocalEngine(1), device=device, threads=threads, compiled=compiled, on_event=watch))
 
 
 def _tell(ready: Launch, row: dict[str, Any]) -> None:

@@ -5,14 +5,16 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
+from planner.cli.compiling import compiled_among
 from planner.cli.console import bar, give, say, table
 from planner.errors import DataError
 from planner.units import format_count, format_seconds
 
 
 def launch_domains(
-    allocation: Path, folder: Path, structure: str | None, corpus: Path | None, seed: int, device: str, threads: int | None, dry_run: bool
-) -> None:
+    allocation: Path, folder: Path, structure: str | None, corpus: Path | None, seed: int, device: str, threads: int | None, compiled: bool | None,
+    dry_run: bool,
+) -> None:  # fmt: skip
     """Train the trunk and the branches, the models, or the mix."""
     from planner.cli.needs import require_torch
     from planner.cli.paths import default_workers
@@ -34,7 +36,12 @@ def launch_domains(
             if (path := run.state_path(segment)) not in seen:
                 seen.add(path)
                 left.append((name, run, segment))
-    seconds = sum(wall_seconds(run.tree, [segment], 1) for _, run, segment in left)
+    through = {
+        name: compiled_among(run.tree, mine, compiled, device)
+        for name, run in ready.runs.items()
+        if (mine := [segment for owner, _, segment in left if owner == name])
+    }
+    seconds = sum(wall_seconds(run.tree, [segment], 1, through[name]) for name, run, segment in left)
     say(f"{len(left)} segments to train, about {format_seconds(seconds)} on one thread")
     if dry_run:
         return
@@ -53,7 +60,8 @@ def launch_domains(
             if event.kind in ("failed", "worker_died"):
                 shown.line(f"{name} {segment.segment_id}: {event.message.strip().splitlines()[0]}")
 
-        records = carry_out_domains(ready, LocalEngine(1), device=device, threads=threads or default_workers(), on_event=on_event)
+        count = threads or default_workers()
+        records = carry_out_domains(ready, LocalEngine(1), device=device, threads=count, compiled=compiled, on_event=on_event)
     for name, record in records.items():
         if record["row"]["status"] != "ok":
             raise DataError(f"the run of {name} diverged: {record['row']['reason']}", remedy="lower the learning rate in the recipe and sweep again")

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from planner.cli import design
+from planner.cli.compiling import Compiled, compiled_among
 from planner.cli.console import PlanGroup, bar, give, say, table
 from planner.errors import StateError
 from planner.units import format_count, format_seconds, parse_count
@@ -79,9 +80,7 @@ def run(
     ] = None,
     device: Device = "cpu",
     checkpoints: Annotated[bool, typer.Option("--checkpoints", help="Save each endpoint as a checkpoint, adapters merged and alone.")] = False,
-    compiled: Annotated[
-        bool | None, typer.Option("--compile/--no-compile", help="torch.compile: on CPUs, for models that train for ten minutes, unless one is given.")
-    ] = None,
+    compiled: Compiled = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what is left, and what each task would ask for.")] = False,
     engine: Annotated[str, typer.Option(help="Where segments run: local, ray or slurm.")] = "local",
     address: Annotated[str | None, typer.Option(help="Ray cluster, such as auto or 10.0.0.4:6379; by default Ray starts here, on loopback.")] = None,
@@ -94,7 +93,6 @@ def run(
     from planner.cli.needs import require_method, require_torch
     from planner.cli.paths import sweep_folder
     from planner.cli.progress import Watch
-    from planner.design.compiling import key_of, to_compile
     from planner.design.walltime import wall_seconds
     from planner.sweep import Sweep, run_sweep, segments_to_train
 
@@ -102,10 +100,7 @@ def run(
     sweep = Sweep.open(sweep_folder(name))
     count = where.known_workers
     left = segments_to_train(sweep)
-    through = to_compile(sweep.tree, compiled, device)
-    time = format_seconds(wall_seconds(sweep.tree, left, count or 1, lambda segment: key_of(segment) in through))
-    if sizes := sorted({segment.size for segment in left if key_of(segment) in through}):
-        say(f"through torch.compile: {', '.join(format_count(size) for size in sizes)}; compiling takes up to a minute a size, once on a machine")
+    time = format_seconds(wall_seconds(sweep.tree, left, count or 1, compiled_among(sweep.tree, left, compiled, device)))
     say(f"{len(left)} of {len(sweep.tree.segments)} segments to train, about {time} with {f'{count} workers' if count else 'one worker of many'}")
     if dry_run:
         if left:
@@ -162,6 +157,7 @@ def tune_lr(
     tokens_spec: Annotated[str, typer.Option(help="Specialist tokens of a probe.")] = "400k",
     workers: Workers = None,
     device: Device = "cpu",
+    compiled: Compiled = None,
     write: Annotated[bool, typer.Option("--write/--no-write", help="Whether to write the rule into sweep.toml.")] = True,
 ) -> None:
     """Tune the learning rate."""
@@ -171,7 +167,7 @@ def tune_lr(
     from planner.engines.local import LocalEngine
     from planner.report.learning_rates import learning_rates
     from planner.report.style import save
-    from planner.sweep import Sweep
+    from planner.sweep import Sweep, segments_to_train
     from planner.tune import Probes, default_rates, default_sizes, probe_sweep, tune_learning_rate, write_rule
 
     require_torch()
@@ -181,9 +177,11 @@ def tune_lr(
     chosen = _numbers(sizes) or default_sizes([cell.size for cell in sweep.cells], recipe.family, vocab)
     middle = chosen[len(chosen) // 2]
     probes = Probes(chosen, _numbers(rates) or default_rates(recipe.learning_rate(middle)), parse_count(tokens_pt), parse_count(tokens_spec))
-    tree = probe_sweep(sweep, probes, {size: probes.rates for size in probes.sizes}).tree
-    with bar("probes", float(len(tree.segments))) as shown:
-        body = tune_learning_rate(sweep, probes, LocalEngine(workers or default_workers()), device=device, on_event=Watch(sweep, shown))
+    first = probe_sweep(sweep, probes, {size: probes.rates for size in probes.sizes})
+    compiled_among(first.tree, segments_to_train(first), compiled, device)
+    engine = LocalEngine(workers or default_workers())
+    with bar("probes", float(len(first.tree.segments))) as shown:
+        body = tune_learning_rate(sweep, probes, engine, device=device, compiled=compiled, on_event=Watch(sweep, shown))
     rows = []
     for item in body["optima"]:
         low, high = item["basin_1_percent"] or (float("nan"), float("nan"))

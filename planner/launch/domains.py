@@ -105,9 +105,10 @@ def prepare_domains(path: Path, folder: Path, *, structure: str | None = None, c
 
 
 def carry_out_domains(
-    launch: DomainsLaunch, engine: Engine, *, device: str = "cpu", threads: int = 1, on_event: Callable[[Event], None] | None = None
-) -> dict[str, dict[str, Any]]:
-    """Train the runs, or go on with them, and save their checkpoints.
+    launch: DomainsLaunch, engine: Engine, *, device: str = "cpu", threads: int = 1, compiled: bool | None = None,
+    on_event: Callable[[Event], None] | None = None,
+) -> dict[str, dict[str, Any]]:  # fmt: skip
+    """Train the runs, or go on with them, and save their checkpoints; arguments as for `run_sweep`.
 
     Returns:
         Records by domain, or by MIX.
@@ -122,7 +123,7 @@ def carry_out_domains(
     for name, run in launch.runs.items():
         record = record_path(run.folder, run.tree.tips[0].segment_id)
         if not record.exists() or not (run.folder / "checkpoint").exists():
-            failures = run_sweep(run, engine, device=device, threads=threads, keep_state=True, on_event=on_event)
+            failures = run_sweep(run, engine, device=device, threads=threads, keep_state=True, compiled=compiled, on_event=on_event)
             if failures:
                 segment, message = next(iter(failures.items()))
                 raise StateError(f"{name}: segment {segment} failed: {message.strip().splitlines()[0]}", remedy="mend the cause; the same command goes on")

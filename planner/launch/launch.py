@@ -125,8 +125,11 @@ def prepare(allocation_path: Path, folder: Path, *, corpus: Path | None = None, 
     return Launch(allocation, allocation_path, folder, single_run(spec, opened, domain, tree), planned.sunk)
 
 
-def carry_out(launch: Launch, engine: Engine, *, device: str = "cpu", threads: int = 1, on_event: Callable[[Event], None] | None = None) -> dict[str, Any]:
-    """Train the run, or go on with it, and save its checkpoint.
+def carry_out(
+    launch: Launch, engine: Engine, *, device: str = "cpu", threads: int = 1, compiled: bool | None = None,
+    on_event: Callable[[Event], None] | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Train the run, or go on with it, and save its checkpoint; arguments as for `run_sweep`.
 
     Returns:
         The row of the run record.
@@ -136,7 +139,7 @@ def carry_out(launch: Launch, engine: Engine, *, device: str = "cpu", threads: i
     """
     begin(launch)
     if not launch.done or not launch.checkpoint.exists():
-        failures = run_sweep(launch.run, engine, device=device, threads=threads, keep_state=True, on_event=on_event)
+        failures = run_sweep(launch.run, engine, device=device, threads=threads, keep_state=True, compiled=compiled, on_event=on_event)
         if failures:
             name, message = next(iter(failures.items()))
             raise StateError(f"segment {name} failed: {message.strip().splitlines()[0]}", remedy="mend the cause; the same command goes on from here")
