@@ -28,6 +28,9 @@ class DomainOutcome:
     low: float
     high: float
     measured: float
+    general_measured: float | None = None
+    general_forecast: tuple[float, float, float] | None = None
+    """General loss and its interval [nats/token], where the plan was under a limit on it."""
 
     @property
     def inside(self) -> bool:
@@ -79,6 +82,7 @@ def verify_domains(folder: Path) -> DomainsVerification:
         )
     structure = next(item for item in answer.structures if item.name == launch["structure"])
     measured: dict[str, float] = {}
+    lost: dict[str, float] = {}
     for name, run_id in launch["runs"].items():
         record = record_path(folder / name, run_id)
         if not record.exists():
@@ -87,9 +91,13 @@ def verify_domains(folder: Path) -> DomainsVerification:
         if body["row"]["status"] != "ok":
             raise DataError(f"the run of {name} diverged: {body['row']['reason']}", remedy="a diverged run says nothing about the law; mend the recipe")
         measured |= body["loss_by_domain"] if name == MIX else {name: body["row"]["loss_spec"]}
+        lost[name] = body["row"]["loss_general"]
     names = {name: source.get("domain") or name for source in answer.sources.values() for name in source["domains"]}
     domains = tuple(
-        DomainOutcome(plan.name, plan.weight, plan.loss, plan.loss_low, plan.loss_high, measured[names[plan.name] if MIX in launch["runs"] else plan.name])
+        DomainOutcome(
+            plan.name, plan.weight, plan.loss, plan.loss_low, plan.loss_high, measured[names[plan.name] if MIX in launch["runs"] else plan.name],
+            lost.get(plan.name), (plan.general["loss"], plan.general["loss_low"], plan.general["loss_high"]) if plan.general else None,
+        )  # fmt: skip
         for plan in structure.domains
     )
     total = sum(item.weight for item in domains)

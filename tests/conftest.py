@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sysconfig
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from planner.corpus.config import CorpusSettings, Source, TokenizerSettings
 from planner.corpus.store import Corpus
 from planner.fit.data import FitData
 from planner.fit.fit import fit
-from planner.fit.fitted import FittedLaw
+from planner.fit.fitted import FittedLaw, Member
 from planner.laws import LAWS, Points, Reference
 from planner.recipe import Recipe
 
@@ -83,3 +84,16 @@ def synthetic() -> FitData:
 def fitted(synthetic: FitData) -> FittedLaw:
     """The truth's own form fitted to `synthetic`, with the recipe of a sweep."""
     return fit(synthetic, "bounded-penalised", resamples=60, source={"recipe": Recipe().to_dict(), "vocab_size": 1024})
+
+
+GENERAL_TRUTH = {"A": 3.0, "c": 0.9, "α": 0.12, "β": 1.3, "F": 0.4, "s0": 0.005, "k": 2.5, "b": 400.0, "χ": 0.4}
+
+
+@pytest.fixture(scope="session")
+def general(fitted: FittedLaw) -> FittedLaw:
+    """A law of the general loss, `rehearsal`, whose resamples scatter by 1 % of each parameter; its runs replayed up to half."""
+    law = LAWS["rehearsal"]
+    theta = np.array([GENERAL_TRUTH[parameter.name] for parameter in law.parameters])
+    resamples = theta * np.exp(0.01 * np.random.default_rng(0).normal(size=(60, len(theta))))
+    member = Member(law, "non_embedding", REFERENCE, theta, resamples, "converged", 1, 1, 1.0, (), (), 0.0)
+    return replace(fitted, members=(member,), noise=0.01, drift=0.0, source={"replay_fractions": [0.0, 0.1, 0.5]})

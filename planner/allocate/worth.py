@@ -66,8 +66,9 @@ def worths(problem: Problem, found: Search, mine: Array) -> tuple[list[Worth], s
             continue  # the larger request has no plan of the sizes asked for
     rows = [worth_of(name, gain) for name, gain in gains.items()]
     named = list(gains)
-    exchange = exchange_of(request.flops, request.unique_spec, gains[named[0]], gains[named[1]]) if len(named) > 1 and named[1].startswith("twice the specialist") else ""
-    return rows, exchange
+    if len(named) < 2 or not named[1].startswith("twice the specialist"):
+        return rows, ""
+    return rows, exchange_of(request.flops, request.unique_spec, gains[named[0]], gains[named[1]])
 
 
 def _gain(problem: Problem, found: Search, mine: Array) -> Array:

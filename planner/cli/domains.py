@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from planner.cli.allocation_tables import hundredths
 from planner.cli.console import say, table
 from planner.cli.paths import apart
 from planner.errors import InputError
@@ -20,32 +21,33 @@ SHOWN = 12
 """Most domains in a table; the file has all."""
 
 
-def answer_many(path: Path, case: Path | None, request: DomainsRequest, allow_extrapolation: bool, out: Path) -> DomainsAllocation:
+def answer_many(path: Path, case: Path | None, request: DomainsRequest, robust: bool, allow_extrapolation: bool, out: Path) -> DomainsAllocation:
     """Compare the structures, and write the answer, apart from the files it came from, beside their hashes."""
     from planner.allocate.domains.allocate import allocate_domains
     from planner.artifacts import sha256_file
 
-    apart(out, path, case, *(domain.law_path for domain in request.domains))
-    answer = allocate_domains(request, allow_extrapolation=allow_extrapolation)
+    files = dict.fromkeys(place for domain in request.domains for place in (domain.law_path, domain.general_law_path) if place is not None)
+    apart(out, path, case, *files)
+    answer = allocate_domains(request, robust=robust, allow_extrapolation=allow_extrapolation)
     for law, source in answer.sources.items():
         if source.get("corpus_path"):  # kept relative to the answer, so that a project folder can move as a whole
             where = os.path.normpath(Path(law).resolve().parent / source["corpus_path"])
             source["corpus_path"] = os.path.relpath(where, out.resolve().parent)
-    laws = {str(domain.law_path): sha256_file(domain.law_path) for domain in request.domains if domain.law_path is not None}
-    answer.save(out, {"domains": sha256_file(path), **laws})
+    answer.save(out, {"domains": sha256_file(path), **{str(file): sha256_file(file) for file in files}})
     return answer
 
 
-def request_of(path: Path, limits: Mapping[str, Any], others: Mapping[str, Any]) -> DomainsRequest:
+def request_of(path: Path, limits: Mapping[str, Any], others: Mapping[str, Any], general_law: Path | None) -> DomainsRequest:
     """Read a file of domains into a request.
 
     Args:
         path: the file.
         limits: budget and limits, by their names in the request.
         others: options that are of one domain only, with their values.
+        general_law: law of the general loss of every domain that names none.
 
     Raises:
-        InputError: one of those is given.
+        InputError: one of those is given, or a law of the general loss that nothing limits.
     """
     from planner.allocate.domains.read import read_domains
     from planner.allocate.domains.request import DomainsRequest
@@ -54,7 +56,12 @@ def request_of(path: Path, limits: Mapping[str, Any], others: Mapping[str, Any])
         if value:
             why = "says what --domains says: what text there is" if name == "--spec-tokens" else "is of one domain"
             raise InputError(f"{name} {why}", remedy=f"leave {name} away, or --domains")
-    return DomainsRequest(domains=read_domains(path), **limits)
+    limited = limits["max_general_loss"] is not None or limits["max_general_rise"] is not None
+    if general_law is not None and not limited:
+        raise InputError("--general-law says nothing without a limit", remedy="add --max-general-rise 3% or --max-general-loss")
+    if general_law is not None and not general_law.exists():
+        raise InputError(f"there is no law {general_law}", remedy="fit it with plan fit SWEEP --target general, and name its law_general.json")
+    return DomainsRequest(domains=read_domains(path, limited=limited, general_law=general_law), **limits)
 
 
 def show_domains(answer: DomainsAllocation) -> None:
@@ -65,19 +72,66 @@ def show_domains(answer: DomainsAllocation) -> None:
     title = f"{answer.request['flops']:.3g} FLOPs for {answer.request['domains']} domains: {answer.best} is recommended"
     caption = "higher by: than the recommended; loses in: share of the laws' refits that have it behind; loss: weighted mean [nats/token]"
     table(title, columns, rows, caption=caption)
-    table("Split training bound further (required losses set aside)", columns, bound)
+    table("Split training bound further (required losses and limits on the general loss set aside)", columns, bound)
     best = answer.recommended
     order = sorted(best.domains, key=lambda plan: -plan.flops * _special(plan, best))
     names = ["domain", "specialist tokens", "epochs", "loss (90 % interval)", "required", "share of budget", "general tokens", "size", "outside the runs"]
     table(f"What each domain gets by {best.name}", names, [_domain(plan) for plan in order[:SHOWN]])
+    if any(plan.general for plan in order):
+        names = ["domain", "general loss (90 % interval)", "rise", "90 % interval", "replayed", "limit kept in"]
+        table("General loss after the specialist stage", names, [_kept(plan) for plan in order[:SHOWN] if plan.general])
     if len(order) > SHOWN:
         say(f"the {SHOWN} with the most specialist compute are shown; {len(order) - SHOWN} domains are left out here, and the file has all {len(order)}")
+    if answer.worths:
+        bought = [[worth.change, *(hundredths(value) for value in (worth.lower_percent, worth.low, worth.high))] for worth in answer.worths]
+        table("What more would buy", ["", "lower weighted loss by [%]", "from", "to"], bought, caption="from, to: 90 % interval over the resamples")
+    if answer.exchange:
+        say(answer.exchange)
+    for line in _flatness(answer):
+        say(line)
     for structure in answer.structures:
         if structure.assumption:
             say(f"{structure.name}: {structure.assumption}")
     for structure in (*answer.structures, *answer.arms):
         if structure.note and structure.loss is not None:
             say(f"{structure.name}: {structure.note}")
+
+
+def _flatness(answer: DomainsAllocation) -> Iterator[str]:
+    """Say how sharp the optimum is, and what the recommendation gives away."""
+    around, best = answer.around, answer.recommended
+    general = "general text" if best.assumption else "trunks"
+    if around.get("params_within") and around.get("share_within"):
+        params, share = ([around[f"{name}_{kind}"] for kind in ("within", "interval")] for name in ("params", "share"))
+        yield (
+            f"within {100 * answer.request['tolerance']:.3g} % of the best loss: {_counts(params[0])} parameters, "
+            f"{general} of {_percent(share[0])} of the training tokens; 90 % interval of the best by each "
+            f"refit of the laws: {_counts(params[1])}, {_percent(share[1])}"
+        )
+    if around.get("regret_expected_percent") is not None:
+        yield f"regret, expected / 90 %: {around['regret_expected_percent']:.2f} % / {around['regret_90_percent']:.2f} %"
+    if best.flops_inference:
+        yield f"inference takes {best.flops_inference:.3g} FLOPs of the budget"
+
+
+def _percent(span: Sequence[float]) -> str:
+    return f"{100 * span[0]:.3g} to {100 * span[1]:.3g} %"
+
+
+def _counts(span: Sequence[float]) -> str:
+    return f"{format_count(span[0])} to {format_count(span[1])}"
+
+
+def _kept(plan: DomainPlan) -> list[str]:
+    general = plan.general or {}
+    return [
+        plan.name,
+        f"{general['loss']:.4g} ({general['loss_low']:.4g} to {general['loss_high']:.4g})",
+        f"{general['rise_percent']:+.3g} %",
+        f"{general['rise_low']:+.3g} to {general['rise_high']:+.3g} %",
+        f"{100 * general['replay_fraction']:.3g} % of the stage = {format_count(general['tokens_replayed'])}",
+        f"{general['probability']:.0%}",
+    ]
 
 
 def _special(plan: DomainPlan, structure: Structure) -> float:

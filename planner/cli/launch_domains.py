@@ -81,6 +81,9 @@ def verify_domains(folder: Path, as_json: bool) -> None:
         return
     rows = [_row("weighted mean", result.forecast, result.low, result.high, result.measured)]
     rows += [_row(item.name, item.forecast, item.low, item.high, item.measured) for item in result.domains]
+    for item in result.domains:
+        if item.general_forecast is not None and item.general_measured is not None:
+            rows.append(_row(f"general loss after {item.name}", *item.general_forecast, item.general_measured))
     caption = f"forecast made {result.forecast_made}, runs begun {result.run_started}; {result.flops:.3g} FLOPs"
     table(f"{result.structure} in {folder}", ["", "forecast (90 % interval)", "measured", "error", ""], rows, caption=caption)
     if result.assumption:

@@ -63,8 +63,9 @@ class DomainsLaunch:
             per_step = self.runs[MIX if MIX in self.runs else plan.name].spec.recipe.tokens_per_step
             found.append((f"{plan.name}: params_non_embedding", plan.params_non_embedding, float(tip.shape.params_non_embedding)))
             if MIX not in self.runs:
-                found.append((f"{plan.name}: tokens_pt", plan.tokens_pt, float((tip.steps_pt if tip.stage == "special" else tip.last_step) * per_step)))
-                found.append((f"{plan.name}: tokens_spec", plan.tokens_spec, float(tip.last_step * per_step if tip.stage == "special" else 0)))
+                trunk, stage = (tip.steps_pt, tip.last_step) if tip.stage == "special" else (tip.last_step, 0)
+                found.append((f"{plan.name}: tokens_pt", plan.tokens_trunk, float(trunk * per_step)))
+                found.append((f"{plan.name}: tokens_spec", plan.tokens_spec, (1 - plan.replay_fraction) * stage * per_step))
         found.append(("flops", self.structure.flops or 0.0, sum(run.tree.flops(segment) for _, run, segment in self.segments())))
         return found
 
@@ -164,7 +165,9 @@ def _domain(plan: DomainPlan, source: dict[str, Any], corpus: Corpus) -> str:
 def _run(plan: DomainPlan, source: dict[str, Any], corpus: Corpus, folder: Path, trunks: Path | None, seed: int) -> Sweep:
     domain = _domain(plan, source, corpus)
     spec = replace(_spec(source, corpus, domain, folder), trunks=trunks)
-    cell = Cell(plan.params_non_embedding, seed, plan.tokens_pt, plan.tokens_spec, plan.unique_spec if plan.tokens_spec else None)
+    special = plan.tokens_spec > 0
+    replay = plan.replay_fraction if special else 0.0
+    cell = Cell(plan.params_non_embedding, seed, plan.tokens_trunk, plan.tokens_spec, plan.unique_spec if special else None, replay)
     return single_run(spec, corpus, domain, _tree(cell, plan, spec, corpus))
 
 

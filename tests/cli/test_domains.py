@@ -85,11 +85,34 @@ def test_bad_files_get_one_sentence(folder: Path, text: str, offender: str, reme
 
 @pytest.mark.parametrize(
     ("more", "offender"),
-    [(["--spec-tokens", "1M"], "--spec-tokens says what --domains says"), (["--inference-tokens", "1M"], "--inference-tokens is of one domain")],
+    [
+        (["--spec-tokens", "1M"], "--spec-tokens says what --domains says"),
+        (["--accuracy", "table.csv"], "--accuracy is of one domain"),
+        (["--general-law", "laws"], "--general-law says nothing without a limit"),
+        (["--max-general-rise", "3%", "--general-law", "nowhere.json"], "there is no law nowhere.json"),
+        (["--max-general-rise", "3%"], "domain 'a' has no law of the general loss, which is limited"),
+        (["--max-general-rise", "-3%"], "-3%"),
+        (["--inference-tokens", "1000T"], "too few"),
+        (["--tolerance", "2"], "2% if that is meant"),
+    ],
 )
 def test_options_of_one_domain_are_refused(folder: Path, more: list[str], offender: str) -> None:
     code, _, err = run(folder, file_of(GOOD.format("a"), GOOD.format("b")), *more)
-    assert code == 2 and offender in err
+    assert code == 2 and offender in err and err.count("\n") == 1 and not (folder / "a.json").exists()
+
+
+def test_limits_and_prices_are_shown(folder: Path, general: FittedLaw) -> None:
+    general.save(folder / "laws" / "law_general.json", {})
+    rows = (GOOD.format("medicine"), 'name = "law"\nunique_tokens = 1e6\ngeneral_law = "laws"\n')
+    code, out, err = run(folder, file_of(*rows), "--max-general-rise", "10%", "--inference-tokens", "5M", "--tolerance", "1%", "--best-guess")
+    assert code == 0, err
+    for text in ("General loss after the specialist stage", "replayed", "What more would buy", "10 % more compute", "twice the text of law"):
+        assert text in " ".join(out.split()), text
+    for text in ("within 1 % of the best loss:", "regret, expected / 90 %:", "inference takes", "the limit, a rise of the general loss of at most 10 %"):
+        assert text in err, text
+    body = json.loads((folder / "a.json").read_text())
+    assert len(body["inputs"]) == 3 and body["worths"] and body["around"]["regret_90_percent"] >= 0
+    assert body["structures"][0]["domains"][0]["general"]["replay_fraction"] >= 0
 
 
 def test_the_answer_is_not_written_over_what_it_came_from(folder: Path) -> None:

@@ -106,6 +106,27 @@ def test_the_checkpoint_is_the_run_and_the_branches_differ(split: tuple[Path, li
     assert losses["mail"] == pytest.approx(row["loss_spec"], abs=1e-5) and losses["mail"] < losses["parser"] - 0.1
 
 
+def test_replayed_text_is_in_the_branch_and_its_general_loss_is_verified(two: Corpus, tmp_path: Path) -> None:
+    """One branch of 220 specialist steps with 20 % of replay: 275 steps off the trunk of 230."""
+    plain = answer(two)
+    kept = {"replay_fraction": 0.2, "tokens_replayed": 55 * 64.0, "loss": 5.0, "loss_low": 2.0, "loss_high": 8.0}
+    first, second = plain.structures[0].domains
+    replayed = replace(second, tokens_pt=second.tokens_pt + 55 * 64.0, general=kept)
+    structure = replace(plain.structures[0], domains=(first, replayed))
+    replace(plain, structures=(structure, *plain.structures[1:])).save(tmp_path / "a.json", {})
+    ready = prepare_domains(tmp_path / "a.json", tmp_path / "run")
+    realised = {name: (planned, real) for name, planned, real in ready.realised()}
+    assert realised["mail: tokens_pt"] == (230 * 64, 230 * 64) and realised["mail: tokens_spec"] == (220 * 64, pytest.approx(220 * 64))
+    records = carry_out_domains(ready, LocalEngine(1))
+    row = records["mail"]["row"]
+    assert row["replay_fraction"] == 0.2 and row["steps_spec"] == 275 and records["parser"]["row"]["replay_fraction"] == 0.0
+    by = {item.name: item for item in verify_domains(tmp_path / "run").domains}
+    assert by["mail"].general_forecast == (5.0, 2.0, 8.0) and by["mail"].general_measured == row["loss_general"]
+    assert by["parser"].general_forecast is None
+    shown = CliRunner().invoke(app, ["verify", str(tmp_path / "run")])
+    assert "general loss after mail" in shown.stdout and "general loss after parser" not in shown.stdout
+
+
 def test_it_is_verified_by_domain_and_by_weight(split: tuple[Path, list[Event]]) -> None:
     result = verify_domains(split[0])
     by = {item.name: item for item in result.domains}

@@ -78,8 +78,8 @@ def allocate_domains(request: DomainsRequest, *, robust: bool = True, allow_extr
     )
     chosen = next(structure for structure in structures if structure.name == best)
     if not allow_extrapolation:
-        for domain, plan in zip(request.domains, chosen.domains, strict=True):
-            refuse_far(domain.law, plan.flops_path, plan.extrapolation, f"the best plan of domain {domain.name!r}")
+        for domain, part in zip(request.domains, chosen.domains, strict=True):
+            refuse_far(domain.law, part.flops_path, part.extrapolation, f"the best plan of domain {domain.name!r}")
     found, margin = tried[best]
     assert found is not None and margin is not None
     worths, exchange = prices(under[best], found, looks[best].resamples, margin)

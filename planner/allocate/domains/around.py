@@ -62,8 +62,9 @@ def around(problem: DomainsProblem, found: Found, margin: float) -> Around:
         sizes.append(float(problem.params[own.size[0]]))
         shares.append(own.tokens_general / float(problem.tokens(own.size[0])))
     required = bool(np.isfinite(problem.max_loss).any())
+    one = found.name != INDEPENDENT
     return Around(
-        params_within, share_within, *((None, None) if found.name == INDEPENDENT else (_interval(sizes), _interval(shares))),
+        params_within, share_within, _interval(sizes) if one else None, _interval(shares) if one else None,
         None if required else float(np.mean(regrets)), None if required else float(np.quantile(regrets, LEVEL)),
     )  # fmt: skip
 
@@ -91,9 +92,7 @@ def _worlds(problem: DomainsProblem) -> Iterator[DomainsProblem]:
     laws = [domain.law for domain in problem.request.domains]
     drawn = {id(law): _alone(law, count, random) for law, _ in problem.groups}
     for number in range(count):
-        domains = tuple(
-            replace(domain, law=drawn[id(law)][number]) for domain, law in zip(problem.request.domains, laws, strict=True)
-        )
+        domains = tuple(replace(domain, law=drawn[id(law)][number]) for domain, law in zip(problem.request.domains, laws, strict=True))
         yield replace(problem, request=replace(problem.request, domains=domains), robust=True)
 
 

@@ -96,7 +96,8 @@ def describe(problem: DomainsProblem, found: Found, losses: Array) -> tuple[Doma
                 domain.name, domain.weight, float(params["non_embedding"][row]), float(pt[row]), float(spec[row]), float(unique[row]),
                 float(spec[row] / unique[row]), float(found.flops[number]), float(paths[row]),
                 float(found.flops[number]) / problem.request.flops, loss, low, high, domain.max_loss,
-                {name: float(values[row]) for name, values in factors.items() if name != "flops_6nd"}, shape.to_dict() if shape else None, problem.ladder[size[row]].params_total,
+                {name: float(values[row]) for name, values in factors.items() if name != "flops_6nd"}, shape.to_dict() if shape else None,
+                problem.ladder[size[row]].params_total,
             )  # fmt: skip
             plans[number] = _with_general(problem, found, number, plan)
     assert all(plan is not None for plan in plans)

@@ -21,6 +21,8 @@ BUDGETS = 28
 SPLITS = np.concatenate([[0.0], np.geomspace(3e-3, 1.0, 13)])
 """Of the most specialist tokens that a budget and the passes allow, in a coarse grid."""
 ENDS = np.array([0.0, 1.0])
+GENERAL = np.array([1.0, 0.7, 0.45, 0.3, 0.2, 0.12, 0.07, 0.04, 0.02])
+"""Shares of the general text that a budget allows, where a limit on the general loss may be kept with less of it."""
 
 
 def independent(problem: DomainsProblem, margin: float = 0.0, quick: bool = False, start: Found | None = None) -> Found | None:
@@ -35,12 +37,13 @@ def independent(problem: DomainsProblem, margin: float = 0.0, quick: bool = Fals
     count, flops = problem.count, problem.request.flops
     best: Found | None = None
     if start is None:
-        budgets, sizes, splits = (np.tile(values, (count, 1)) for values in (_budgets(problem), near(problem, 0, COARSE), SPLITS))
+        general = GENERAL if problem.request.limited else np.ones(1)
+        budgets, sizes, splits, general = (np.tile(values, (count, 1)) for values in (_budgets(problem), near(problem, 0, COARSE), SPLITS, general))
     else:
         each = (start.flops + problem.weights * problem.inference[start.size]) * flops / start.spent(problem)
-        budgets, sizes, splits = _around(problem, start, each, NEARBY[0])
+        budgets, sizes, splits, general = _around(problem, start, each, NEARBY[0])
     for following in (*(NEARBY[1:] if start else CLOSER), None):
-        value, at, pt, spec = table(problem, budgets, sizes, splits, partial(problem.value, margin=margin), best.plan if best else None)
+        value, at, pt, spec = table(problem, budgets, sizes, splits, general, partial(problem.value, margin=margin), best.plan if best else None)
         filled = fill(budgets[None], value[None], np.array([flops]))
         if not np.isfinite(filled.total[0]):
             break
@@ -49,21 +52,26 @@ def independent(problem: DomainsProblem, margin: float = 0.0, quick: bool = Fals
         best = _found(problem, each, budgets[rows, node], at[rows, node], pt[rows, node], spec[rows, node])
         if quick or following is None:
             break
-        budgets, sizes, splits = _around(problem, best, each, following)
+        budgets, sizes, splits, general = _around(problem, best, each, following)
     return best
 
 
-def _around(problem: DomainsProblem, found: Found, each: Array, stage: Stage) -> tuple[Array, Any, Array]:
-    """Return budgets, sizes and shares of specialist text to look at, each of shape (domains, any), around models that have `each` FLOPs."""
+def _around(problem: DomainsProblem, found: Found, each: Array, stage: Stage) -> tuple[Array, Any, Array, Array]:
+    """Return what to look at around models that have `each` FLOPs: budgets, sizes, shares of specialist and of general text, each (domains, any)."""
     factors = np.exp(stage.step * np.arange(-stage.around, stage.around + 1))
     share = found.tokens_spec / np.minimum(problem.most_spec, found.tokens_pt + found.tokens_spec)
     splits = np.concatenate([np.tile(ENDS, (problem.count, 1)), np.minimum(share[:, None] * factors, 1.0)], axis=1)
-    return np.minimum(each[:, None] * factors, problem.request.flops), around(problem, found.size, stage), np.sort(splits, axis=1)
+    general = np.ones((problem.count, 1))
+    if problem.request.limited:
+        room = np.clip(problem.tokens_each(each, found.size) - found.tokens_spec, 1e-300, problem.general_tokens)
+        general = np.concatenate([general, np.minimum((found.tokens_pt / room)[:, None] * factors, 1.0)], axis=1)
+    return np.minimum(each[:, None] * factors, problem.request.flops), around(problem, found.size, stage), np.sort(splits, axis=1), general
 
 
 def table(
-    problem: DomainsProblem, budgets: Array, sizes: Any, splits: Array, value_of: Callable[[Array], Array], like: tuple[Any, Array, Array] | None
-) -> tuple[Array, Any, Array, Array]:
+    problem: DomainsProblem, budgets: Array, sizes: Any, splits: Array, general: Array, value_of: Callable[[Array], Array],
+    like: tuple[Any, Array, Array] | None,
+) -> tuple[Array, Any, Array, Array]:  # fmt: skip
     """Tabulate the best value of every domain for its budgets, with the size, the general and the specialist tokens that reach it.
 
     Args:
@@ -71,6 +79,7 @@ def table(
         budgets: FLOPs, shape (domains, budgets).
         sizes: numbers of sizes of the ladder, shape (domains, sizes).
         splits: shares of the most specialist tokens, shape (domains, splits).
+        general: shares of the general tokens that are left then, shape (domains, shares).
         value_of: from losses to what is minimised.
         like: of `expected`.
     """
@@ -79,15 +88,14 @@ def table(
     spec = most * splits[:, None, None, :]
     # A grid of shares misses what one pass and the shortest stage are.
     more = [np.minimum(np.broadcast_to(amount, most.shape), most) for amount in (problem.unique[:, None, None, None], np.array(problem.least_stage))]
-    spec = np.concatenate([spec, *more], axis=-1)
-    pt = total[..., None] - spec
-    pt = np.where(pt > 1e-9 * total[..., None], np.minimum(pt, problem.general_tokens), 0.0)
-    at = np.broadcast_to(sizes[:, None, :, None], spec.shape)
-    flat = (problem.count, -1)
-    loss = problem.expected(at.reshape(flat), pt.reshape(flat), spec.reshape(flat), like=like)
-    value = value_of(loss)
+    spec = np.concatenate([spec, *more], axis=-1)[..., None]
+    pt = total[..., None, None] - spec
+    pt = np.where(pt > 1e-9 * total[..., None, None], np.minimum(pt, problem.general_tokens), 0.0) * general[:, None, None, None, :]
+    every = np.broadcast_arrays(sizes[:, None, :, None, None], pt, spec)
+    at, pt, spec = (item.reshape(problem.count, -1) for item in every)
+    value = value_of(problem.expected(at, pt, spec, like=like))
     if problem.request.limited:
-        value = np.where(np.isnan(within(problem, *(item.reshape(flat) for item in (at, pt, spec)))), np.inf, value)
+        value = np.where(np.isnan(within(problem, at, pt, spec)), np.inf, value)
     value = value.reshape(*budgets.shape, -1)
     chosen = value.argmin(-1)[..., None]
     columns = [np.take_along_axis(item.reshape(value.shape), chosen, -1)[..., 0] for item in (value, at, pt, spec)]
@@ -105,11 +113,13 @@ def _budgets(problem: DomainsProblem) -> Array:
 def _found(problem: DomainsProblem, each: Array, tabulated: Array, size: Any, pt: Array, spec: Array) -> Found:
     """Bring the splits of the nearest tabulated budgets to the budgets themselves, in whole steps."""
     total, before = problem.tokens_each(each, size), problem.tokens_each(tabulated, size)
-    # Specialist text keeps its share of the budget, a stage its least length; the general text takes what is left, where there is any.
+    # Specialist text keeps its share of the budget, a stage its least length; the general text takes its share of what is left, where there is any.
+    part = pt / np.clip(before - spec, 1e-300, problem.general_tokens)
     kept = np.maximum(np.minimum(spec * total / np.maximum(before, 1e-300), problem.most_spec), problem.least_stage)
     spec = np.where(spec > 0, np.where(pt > 0, np.minimum(kept, total), np.minimum(total, problem.most_spec)), 0.0)
     spec = whole_steps(problem, spec, total)
     room = np.clip(total - spec, 0.0, problem.general_tokens)
+    room = np.where(part > 1 - 1e-6, room, part * room)
     pt = np.where(pt > 0, whole_steps(problem, room, room), 0.0)
     replay = None
     if problem.request.limited:

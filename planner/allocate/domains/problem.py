@@ -72,9 +72,9 @@ class DomainsProblem:
                 raise DataError(f"the law of domain {domain.name!r} knows no specialist tokens", remedy="give it a law fitted to runs of two stages")
         # The model that reads least over its life may be the largest.
         part = min(domain.weight for domain in request.domains if domain.weight > 0) / sum(domain.weight for domain in request.domains)
-        asked = {"inference_tokens": part * request.inference_tokens}
         first, widest = (
-            replace(one, request=replace(one.request, **asked)) for one in (problems[0], min(problems, key=lambda one: one.min_tokens_per_param))
+            replace(one, request=replace(one.request, inference_tokens=part * request.inference_tokens))
+            for one in (problems[0], min(problems, key=lambda one: one.min_tokens_per_param))
         )
         sizes = (first if request.params is not None or request.params_among else widest).sizes()
         if request.params is None and not request.params_among:

@@ -1,0 +1,124 @@
+"""What lies around a recommendation for many domains, and what more would buy, against searches of their own."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from planner.allocate.domains.allocate import allocate_domains
+from planner.allocate.domains.answer import DomainsAllocation
+from planner.allocate.domains.problem import DomainsProblem
+from planner.allocate.domains.refuse import losses
+from planner.allocate.domains.request import Domain, DomainsRequest
+from planner.allocate.domains.split import split
+from planner.allocate.domains.stages import INDEPENDENT, SPLIT
+from planner.fit.fitted import FittedLaw
+
+BUDGET = 4e13
+
+
+def request(law: FittedLaw, **limits: object) -> DomainsRequest:
+    domains = tuple(Domain(name, law, text, weight) for name, text, weight in zip("abc", (2e5, 1e6, 5e5), (1.0, 2.0, 0.5), strict=True))
+    return replace(DomainsRequest(BUDGET, domains), **limits)  # type: ignore[arg-type]
+
+
+def value(asked: DomainsRequest) -> float:
+    problem = DomainsProblem.of(asked)
+    found = split(problem)
+    assert found is not None
+    return float(problem.weights @ losses(problem, found))
+
+
+@pytest.fixture(scope="module")
+def answer(fitted: FittedLaw) -> DomainsAllocation:
+    found = allocate_domains(request(fitted))
+    assert found.best == SPLIT
+    return found
+
+
+def test_sizes_within_the_tolerance_are_as_good_and_those_outside_are_not(fitted: FittedLaw, answer: DomainsAllocation) -> None:
+    low, high = answer.around["params_within"]
+    assert low < answer.recommended.params_non_embedding < high
+    best = answer.recommended.loss
+    assert best is not None
+    for size in (low, high):
+        assert value(request(fitted, params=size)) <= best * 1.0055
+    for size in (low / 1.3, high * 1.3):
+        assert value(request(fitted, params=size)) > best * 1.004
+    wider = allocate_domains(request(fitted, tolerance=0.02)).around
+    assert wider["params_within"][0] < low and wider["params_within"][1] > high
+    assert wider["share_within"][0] <= answer.around["share_within"][0] and wider["share_within"][1] >= answer.around["share_within"][1]
+
+
+def test_worlds_that_agree_leave_nothing_to_regret(fitted: FittedLaw, answer: DomainsAllocation) -> None:
+    same = replace(fitted, members=tuple(replace(member, resamples=np.tile(member.theta, (20, 1))) for member in fitted.members))
+    around = allocate_domains(request(same)).around
+    assert 0 <= around["regret_90_percent"] < 0.01 and around["params_interval"][0] == around["params_interval"][1]
+    random = np.random.default_rng(0)
+    members = tuple(
+        replace(member, resamples=member.theta * np.exp(0.15 * random.normal(size=(40, len(member.theta))))) for member in fitted.members
+    )
+    unsure = allocate_domains(request(replace(fitted, members=members))).around
+    assert unsure["regret_expected_percent"] > 5 * answer.around["regret_expected_percent"] > 0
+    assert unsure["regret_90_percent"] >= unsure["regret_expected_percent"]
+    assert unsure["params_interval"][0] < unsure["params_interval"][1]
+
+
+def test_prices_are_what_the_changed_requests_bring(fitted: FittedLaw, answer: DomainsAllocation) -> None:
+    asked = request(fitted)
+    text = tuple(replace(domain, unique_spec=2 * domain.unique_spec) for domain in asked.domains)
+    changed = {
+        "10 % more compute": replace(asked, flops=1.1 * BUDGET),
+        "twice the specialist text of every domain (1.7M more tokens)": replace(asked, domains=text),
+        "twice the text of b (1M more tokens)": replace(asked, domains=(asked.domains[0], text[1], asked.domains[2])),
+    }
+    by, base = {worth.change: worth for worth in answer.worths}, value(asked)
+    for name, other in changed.items():
+        assert by[name].lower_percent == pytest.approx(100 * (1 - value(other) / base), rel=0.02, abs=0.03), name
+        assert by[name].low <= by[name].lower_percent <= by[name].high and by[name].lower_percent > 0
+    assert "another 1.7M distinct specialist tokens" in answer.exchange
+
+
+def test_a_required_loss_has_a_price_and_no_regret(fitted: FittedLaw, answer: DomainsAllocation) -> None:
+    asked = request(fitted)
+    tight = replace(asked.domains[0], max_loss=0.985 * answer.recommended.domains[0].loss)
+    bound = allocate_domains(replace(asked, domains=(tight, *asked.domains[1:])))
+    assert bound.around["regret_expected_percent"] is None
+    assert [worth for worth in bound.worths if worth.change.startswith("a up to ")][0].lower_percent > 0
+
+
+def test_limits_that_bind_are_priced(fitted: FittedLaw) -> None:
+    short = allocate_domains(request(fitted, max_epochs=1.0, general_tokens=1e6))
+    names = [worth.change for worth in short.worths]
+    assert "one more epoch over every domain's text" in names and "twice the general text (1M more tokens)" in names
+    assert all(worth.lower_percent > -0.02 for worth in short.worths)
+
+
+def test_models_of_their_own_have_prices_and_regret_too(fitted: FittedLaw) -> None:
+    """Domains that no trunk would serve: one of them has so much text that it needs no other."""
+    domains = (Domain("a", fitted, 5e4, 0.02), Domain("b", fitted, 3e7, 1.0))
+    found = allocate_domains(DomainsRequest(4e12, domains), allow_extrapolation=True)
+    assert found.best == INDEPENDENT
+    assert found.around["params_within"] is None and found.around["regret_expected_percent"] >= 0
+    assert found.worths[0].change == "10 % more compute" and found.worths[0].lower_percent > 0
+
+
+def test_the_best_guess_is_that_of_the_fitted_parameters(fitted: FittedLaw) -> None:
+    members = tuple(replace(member, resamples=member.theta * np.exp(0.3 + 0.0 * member.resamples)) for member in fitted.members)
+    moved = replace(fitted, members=members)  # resamples that all say something else
+    guess, robust = (allocate_domains(request(moved), robust=way).recommended for way in (False, True))
+    plain = allocate_domains(request(fitted), robust=False).recommended
+    assert guess.params_non_embedding == plain.params_non_embedding and guess.tokens_general == plain.tokens_general
+    assert robust.params_non_embedding != guess.params_non_embedding and robust.loss < guess.loss
+
+
+def test_the_file_keeps_them(answer: DomainsAllocation, tmp_path: Path) -> None:
+    answer.save(tmp_path / "a.json", {})
+    again = DomainsAllocation.load(tmp_path / "a.json")
+    assert again.worths == answer.worths and again.exchange == answer.exchange
+    assert {key: value if value is None else np.ravel(value).tolist() for key, value in again.around.items()} == {
+        key: value if value is None else np.ravel(value).tolist() for key, value in answer.around.items()
+    }

@@ -1,0 +1,127 @@
+"""A limit on the general loss of every branch, and inference paid from the budget: by hand, by brute force, and what must hold."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from planner.allocate.allocate import allocate
+from planner.allocate.domains.allocate import allocate_domains
+from planner.allocate.domains.independent import independent
+from planner.allocate.domains.problem import DomainsProblem
+from planner.allocate.domains.refuse import losses
+from planner.allocate.domains.request import Domain, DomainsRequest
+from planner.allocate.domains.split import split
+from planner.allocate.domains.stages import INDEPENDENT, MIXED, SPLIT
+from planner.allocate.request import Request
+from planner.allocate.retention import REPLAYS
+from planner.errors import DataError
+from planner.fit.fitted import FittedLaw
+from planner.laws import LAWS, Points
+from planner.laws.dual import Array
+from tests.conftest import GENERAL_TRUTH, REFERENCE
+
+BUDGET = 4e13
+UNIQUE, WEIGHTS = (2e5, 1e6), (1.0, 2.0)
+
+
+def request(law: FittedLaw, general: FittedLaw | None = None, **limits: object) -> DomainsRequest:
+    domains = (Domain(name, law, text, weight, general_law=general) for name, text, weight in zip("ab", UNIQUE, WEIGHTS, strict=True))
+    return replace(DomainsRequest(BUDGET, tuple(domains)), **limits)  # type: ignore[arg-type]
+
+
+def rise(params: float, trunk: Array, spec: Array, unique: float, share: float) -> Array:
+    """Return the rise in ln L over the trunk, by the formula."""
+    theta = np.array([[GENERAL_TRUTH[parameter.name] for parameter in LAWS["rehearsal"].parameters]])
+    after, before = (LAWS["rehearsal"].log_loss(theta, Points(REFERENCE, params, trunk, *rest))[0] for rest in ((spec, unique, share), (0.0, np.nan)))
+    return np.where(spec > 0, after - before, 0.0)
+
+
+@pytest.mark.parametrize("limit", [0.02, 0.05, 0.15])
+def test_every_branch_keeps_the_limit_with_the_least_replay(fitted: FittedLaw, general: FittedLaw, limit: float) -> None:
+    answer = allocate_domains(request(fitted, general, max_general_rise=limit))
+    by = {structure.name: structure for structure in answer.structures}
+    assert by[MIXED].loss is None and by[MIXED].note == "its general loss is not measured"
+    for structure in (by[SPLIT], by[INDEPENDENT]):
+        assert structure.flops is not None and structure.flops <= BUDGET * (1 + 1e-9)
+        for plan in structure.domains:
+            assert plan.general is not None and plan.general["rise_percent"] <= 100 * limit + 1e-6
+            trunk, spec = np.array([plan.tokens_trunk]), np.array([plan.tokens_spec])
+            before = trunk if structure.name == SPLIT else np.array([plan.tokens_pt])
+            theirs = rise(plan.params_non_embedding, trunk, spec, plan.unique_spec, plan.replay_fraction)[0]
+            if structure.name == SPLIT:
+                assert 100 * np.expm1(theirs) == pytest.approx(plan.general["rise_percent"], abs=1e-6)
+                smaller = [share for share in REPLAYS if share < plan.replay_fraction]
+                assert all(rise(plan.params_non_embedding, before, spec, plan.unique_spec, share)[0] > np.log1p(limit) for share in smaller)
+    assert any("is kept for every domain with a probability of" in text for text in answer.warnings)
+    paid = sum(plan.flops for plan in by[SPLIT].domains) + by[SPLIT].share_general * BUDGET
+    assert paid == pytest.approx(by[SPLIT].flops, rel=1e-9)
+
+
+@pytest.mark.parametrize("limit", [0.03, 0.1])
+def test_no_trunk_and_no_replay_are_better_by_brute_force(fitted: FittedLaw, general: FittedLaw, limit: float) -> None:
+    problem = DomainsProblem.of(request(fitted, general, max_general_rise=limit, params=1.5e5))
+    found = split(problem)
+    assert found is not None
+    mine = float(problem.weights @ losses(problem, found))
+    size, total = int(found.size[0]), float(problem.tokens(found.size[0]))
+    params, best = float(problem.params[size]), np.inf
+    for trunk in np.geomspace(problem.least_stage, 0.98 * total, 60):
+        values, lengths = [], []
+        for number, unique in enumerate(UNIQUE):
+            spec = np.append(0.0, np.geomspace(problem.least_stage, min(total, problem.most_spec[number]), 80))
+            share = np.full(len(spec), np.nan)
+            for replay in REPLAYS:
+                share[np.isnan(share) & (rise(params, np.full(len(spec), trunk), spec, unique, replay) <= np.log1p(limit))] = replay
+            length = spec / (1 - share)
+            pt, at = np.where(np.isnan(length), 0.0, trunk + length - spec), np.zeros((2, len(spec)))
+            at[number] = spec
+            loss = problem.expected(size, np.broadcast_to(pt, at.shape), at, most=1000)[number]
+            values.append(np.where(np.isnan(length), np.inf, problem.weights[number] * loss))
+            lengths.append(length)
+        fits = lengths[0][:, None] + lengths[1][None] + trunk <= total
+        best = min(best, float(np.where(fits, values[0][:, None] + values[1][None], np.inf).min()))
+    assert mine <= best * (1 + 1e-4)
+    assert mine >= best * (1 - 5e-3), "the grid is not that coarse"
+
+
+def test_one_model_of_its_own_is_what_allocate_says_under_a_limit(fitted: FittedLaw, general: FittedLaw) -> None:
+    for limit in (0.03, 0.1):
+        alone = DomainsRequest(BUDGET, (Domain("a", fitted, 2e5, general_law=general),), max_general_rise=limit)
+        problem = DomainsProblem.of(alone)
+        found = independent(problem)
+        plan = allocate(fitted, Request(BUDGET, 2e5, max_general_rise=limit), general=general).plan
+        points = fitted.points({"non_embedding": [plan.params_non_embedding], "total": [plan.params_total]}, [plan.tokens_pt], [plan.tokens_spec], [2e5])
+        assert found is not None
+        assert float(losses(problem, found)[0]) == pytest.approx(float(np.exp(fitted.log_loss_resamples(points)).mean()), rel=1e-3)
+
+
+def test_a_tighter_limit_is_never_better_and_more_inference_neither(fitted: FittedLaw, general: FittedLaw) -> None:
+    free = allocate_domains(request(fitted)).recommended.loss
+    limited = [allocate_domains(request(fitted, general, max_general_rise=limit)).recommended.loss for limit in (5.0, 0.2, 0.05, 0.01)]
+    assert free is not None and limited[0] == pytest.approx(free, rel=1e-4)
+    assert all(tighter >= looser * (1 - 1e-4) for looser, tighter in zip(limited, limited[1:], strict=False)) and limited[-1] > limited[0]
+    read = [allocate_domains(request(fitted, inference_tokens=tokens)).recommended for tokens in (0.0, 3e6, 3e7)]
+    assert read[0].loss < read[1].loss < read[2].loss and read[0].flops_inference == 0.0
+    assert read[2].params_non_embedding < read[0].params_non_embedding, "what is read much is better small"
+
+
+def test_inference_is_paid_at_each_models_own_price(fitted: FittedLaw) -> None:
+    tokens = 2e7
+    problem = DomainsProblem.of(request(fitted, inference_tokens=tokens))
+    for search in (split, independent):
+        found = search(problem)
+        assert found is not None
+        shares = np.array(WEIGHTS) / sum(WEIGHTS)
+        by_hand = sum(share * tokens * problem.ladder[size].flops_per_token / 3 for share, size in zip(shares, found.size, strict=True))
+        assert found.inference(problem) == pytest.approx(by_hand) and by_hand > 0
+        assert 0.98 * BUDGET < found.spent(problem) <= BUDGET * (1 + 1e-9)
+
+
+def test_limits_that_no_plan_keeps_are_refused(fitted: FittedLaw, general: FittedLaw) -> None:
+    with pytest.raises(DataError, match=r"no plan of this budget keeps a general loss of at most 0\.5 .*the best trunk alone.* is forecast to reach"):
+        allocate_domains(request(fitted, general, max_general_loss=0.5))
+    with pytest.raises(DataError, match="too few"):
+        allocate_domains(request(fitted, inference_tokens=1e12))
