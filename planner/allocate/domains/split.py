@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from planner.allocate.domains.keep import after
-from planner.allocate.domains.problem import DomainsProblem
+from planner.allocate.domains.problem import EVERY, DomainsProblem
 from planner.allocate.domains.stages import CLOSER, COARSE, NEARBY, SPLIT, Found, Stage, near, nodes, whole_steps
 from planner.allocate.domains.waterfill import fill
 from planner.laws.dual import Array
@@ -21,6 +21,8 @@ LOGITS = np.linspace(-4.8, 4.8, 13)
 """Of the share of the trunk in all tokens, in a coarse grid; no trunk and nothing but a trunk stand beside them."""
 UNIFORM = "equal specialist compute for every domain"
 NO_GENERAL = "no general text"
+FINALISTS, MOST_FINALISTS = 6, 600
+"""Sizes of a grid that are told apart under all resamples, and most of them times domains."""
 ROUNDS = 2
 """In which the length of a trunk and the replay after it are brought together."""
 
@@ -70,8 +72,19 @@ def look(
     divided = divide(problem, name, at, shares, guess, stage, margin, like)
     if not np.isfinite(divided.value).any():
         return None
-    row = int(divided.value.argmin())
+    row = _best(problem, at, divided, margin)
     return _found(problem, name, int(at[row]), float(divided.trunk[row]), divided.tokens_spec[row])
+
+
+def _best(problem: DomainsProblem, at: Any, divided: Divided, margin: float) -> int:
+    """Choose among the best of each size, the most hopeful under all resamples: under the few of a grid sizes may lie 2e-4 from where they are."""
+    order = divided.value.argsort()
+    order = order[np.sort(np.unique(at[order], return_index=True)[1])][:FINALISTS]
+    order = order[np.isfinite(divided.value[order])]
+    if len(order) == 1 or problem.count * len(order) > MOST_FINALISTS:
+        return int(order[0])
+    loss = problem.expected(at[order], divided.tokens_pt[order].T, divided.tokens_spec[order].T, EVERY)
+    return int(order[problem.value(loss, margin).sum(0).argmin()])
 
 
 @dataclass(frozen=True)
@@ -84,6 +97,8 @@ class Divided:
     """General tokens, shape (batch,)."""
     tokens_spec: Array
     """Shape (batch, domains)."""
+    tokens_pt: Array
+    """General tokens that each domain's model has seen, shape (batch, domains)."""
 
 
 def divide(
@@ -110,7 +125,7 @@ def divide(
         amounts, stages, value = (np.take_along_axis(item, order, -1) for item in (amounts, stages, value))
     filled = fill(stages, value, total - trunk, gap=problem.least_stage > 0)
     spec = _along(stages, amounts, filled.amount) if problem.request.limited else filled.amount
-    return Divided(filled.total, trunk, spec)
+    return Divided(filled.total, trunk, spec, trunk[:, None] + filled.amount - spec)
 
 
 def middle(problem: DomainsProblem, found: Found) -> tuple[int, float, Array | None]:

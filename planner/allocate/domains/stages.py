@@ -21,9 +21,9 @@ class Stage:
     """How close a search looks."""
 
     stride: float
-    """Between sizes, in ln N."""
+    """Between sizes, in ln N, where there are so many."""
     reach: int
-    """Sizes to either side."""
+    """Strides to either side."""
     step: float
     """Between amounts, in log units."""
     around: int
@@ -91,8 +91,16 @@ def near(problem: DomainsProblem, middle: int, stage: Stage) -> Any:
 
 
 def around(problem: DomainsProblem, middle: Any, stage: Stage) -> Any:
-    """Return numbers of sizes around each of several, shape (several, sizes); near the ends of the ladder some come twice."""
-    return problem.nearest(np.log(problem.params[middle])[:, None] + stage.stride * np.arange(-stage.reach, stage.reach + 1))
+    """Return numbers of sizes around each of several, shape (several, sizes): all there are within reach, or so many, evenly; some may come twice.
+
+    Not the nearest to sizes a stride apart: of two shapes of nearly one size the one that costs less would be stepped over.
+    """
+    logs, count = np.log(problem.params), 2 * stage.reach + 1
+    ends = (np.searchsorted(logs, logs[middle] + side * stage.stride * stage.reach * (1 + 1e-9), way) for side, way in ((-1, "left"), (1, "right")))
+    first, last = next(ends), next(ends) - 1
+    rows = np.round(first[:, None] + (last - first)[:, None] * np.linspace(0, 1, count)).astype(int)
+    # Evenly spaced numbers may miss the middle itself.
+    return np.concatenate([rows, np.asarray(middle)[:, None]], axis=1)
 
 
 def nodes(problem: DomainsProblem, room: Array, guess: Array | None, stage: Stage) -> Array:

@@ -164,4 +164,4 @@ def test_memory_limits_the_size_of_every_model(fitted: FittedLaw) -> None:
         assert found is not None and all(tight.problems[0].bytes_per_gpu(tight.ladder[number]) <= 0.7 * need for number in found.size)
     assert weighted(tight, split(tight)) > weighted(free, split(free))
     shared = problem_of(fitted, memory_per_gpu=0.7 * need, gpus=8)
-    assert weighted(shared, split(shared)) == pytest.approx(weighted(free, split(free)), rel=1e-9)
+    assert weighted(shared, split(shared)) == pytest.approx(weighted(free, split(free)), rel=1e-6)
