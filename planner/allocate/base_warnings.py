@@ -53,8 +53,9 @@ def warnings_of_bases(problem: Problem, able: Able, method: Method, made: Sequen
         found.append(f"{', '.join(far)}: no such distance was ever tested; what is said of it, and against it, is an illustration, not a measured result")
     found += [f"left out: {name}: {why}" for name, why in able.left_out.items()]
     for base, choice in zip(fitting, made, strict=True):
-        if choice.plan.flops_inference and 0 < choice.plan.tokens_spec < least_tokens(base):
-            found.append(f"{base.name}: what its inference leaves of the budget pays less than {MIN_STEPS} steps of one sequence, too few to train on")
+        if 0 < choice.plan.tokens_spec < least_tokens(base):
+            pays = "what its inference leaves of the budget" if choice.plan.flops_inference else "its best stage"
+            found.append(f"{base.name}: {pays} is less than {MIN_STEPS} steps of one sequence of {base.context:,} tokens, too few to train on")
     if problem.retention is not None and best.general is not None:
         names = ", ".join(dict.fromkeys(member.law.name for member in problem.retention.law.members))
         found.append(f"the general loss is forecast by {names}: the limit is kept with a probability of {best.general['probability']:.0%}")

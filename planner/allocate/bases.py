@@ -60,7 +60,7 @@ def allocate_bases(
     made = [choice_of(problem, base, method, its, float(win), stage.end) for base, its, win in pairs]
     recommended = made[order[0]]
     if not allow_extrapolation:
-        refuse_far(law, recommended.plan.flops, recommended.extrapolation)
+        refuse_far(law, recommended.plan.flops, recommended.extrapolation, sized=True)
     return BaseAllocation(
         request={
             **{key: list(value) if isinstance(value, tuple) else value for key, value in asdict(request).items()},

@@ -31,8 +31,8 @@ def beyond(law: FittedLaw, plan: Plan) -> dict[str, float]:
     return {name: float(value) for name, value in factors.items() if name != "flops_6nd"}
 
 
-def refuse_far(law: FittedLaw, flops: float, extrapolation: Mapping[str, float], who: str = "the best plan") -> None:
-    """Refuse a plan of some FLOPs further than TOO_FAR beyond the runs on some axis.
+def refuse_far(law: FittedLaw, flops: float, extrapolation: Mapping[str, float], who: str = "the best plan", sized: bool = False) -> None:
+    """Refuse a plan of some FLOPs further than TOO_FAR beyond the runs on some axis; `sized` where its size is that of a checkpoint.
 
     Raises:
         DataError: it is.
@@ -48,7 +48,8 @@ def refuse_far(law: FittedLaw, flops: float, extrapolation: Mapping[str, float],
             remedy += f", on a corpus of {format_count(enough)} distinct specialist tokens or more"
     else:
         sizes = "..".join(format_count(ends["params"]) for ends in (law.support.low, law.support.high))
-        remedy = f"keep the plan nearer to the runs, such as with --params {sizes}, or train runs there"
+        nearer = f"give a --base of {sizes} parameters" if sized else f"keep the plan nearer to the runs, such as with --params {sizes}"
+        remedy = f"{nearer}, or train runs there"
     raise DataError(
         f"{who} lies too far beyond the runs of the law to be recommended: {said}; the limit is {TOO_FAR:g}×, and the largest run had "
         f"{law.support.high['flops']:.3g} FLOPs",

@@ -190,3 +190,16 @@ def test_the_file_has_what_was_asked_of_which_bases(fitted: FittedLaw, tmp_path:
     body = json.loads((tmp_path / "a.json").read_text())
     assert [Base.from_dict(item) for item in body["request"]["bases"]] == list(BOTH)
     assert body["choices"][0]["cheapest"]["flops_inference"] > 0 and body["best_guess"]["base"] in ("large", "small") and body["left_out"] == {}
+
+
+def test_a_stage_of_a_few_steps_is_said_so(fitted: FittedLaw) -> None:
+    said = " ".join(allocate_bases(fitted, Request(9e11, 1e4, max_epochs=1), BOTH).warnings)
+    assert "large: its best stage is less than 200 steps of one sequence of 128 tokens" in said
+    assert "200 steps" not in " ".join(allocate_bases(fitted, Request(9e11, UNIQUE, max_epochs=4), BOTH).warnings)
+
+
+def test_a_base_too_far_from_the_runs_is_not_told_to_choose_params(fitted: FittedLaw) -> None:
+    far = Base.parse("name=far,params=1B,tokens=2M,context=128,vocab=1024")
+    with pytest.raises(DataError, match="too far beyond the runs") as refusal:
+        allocate_bases(fitted, Request(2e14, UNIQUE), [far])
+    assert "--params" not in (refusal.value.remedy or "")
