@@ -97,12 +97,18 @@ def _acquire(path: Path, temporary: Path) -> None:
             if not path.exists() or attempt < ATTEMPTS // 2:  # released in between, or about to be written
                 time.sleep(0.05)
                 continue
-            raise StateError(f"{path} names no holder", remedy=f"if no plan sweep run is at work there, delete {path}") from error
+            raise _nobody(path) from error
+        if holder.get("pid") is None:
+            raise _nobody(path)
         if not gone(holder):
             raise StateError(f"{path.parent} is being run by {describe(holder)}", remedy=_remedy(holder, path))
         if _take_over(path, temporary, holder):
             return
     raise StateError(f"{path.parent} is fought over by several runners", remedy="start one of them only")
+
+
+def _nobody(path: Path) -> StateError:
+    return StateError(f"{path} names no holder", remedy=f"if no plan sweep run is at work there, delete {path}")
 
 
 def _take_over(path: Path, temporary: Path, holder: dict[str, Any]) -> bool:

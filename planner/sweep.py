@@ -178,6 +178,7 @@ def run_sweep(
         Message by segment for those that failed (not diverged); the same command tries them again.
     """
     compile_these = to_compile(sweep.tree, compiled, device)
+    sweep.corpus.check_shards(dict.fromkeys([sweep.corpus.general, sweep.domain, *(part.domain for part in sweep.spec.mixture)]))
     with locked(sweep.folder, getattr(engine, "name", type(engine).__name__)):
         check_identity(sweep)
         _mend(sweep)

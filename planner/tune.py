@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from planner.artifacts import read_json, write_artifact, write_text
-from planner.design.spec import Cell
+from planner.design.spec import MIN_STEPS, Cell
 from planner.design.tree import Segment, Tree, build_tree
 from planner.engines.event import Event
 from planner.errors import DataError, InputError
@@ -21,7 +21,10 @@ from planner.ladder import shape_for
 from planner.recipe import Recipe
 from planner.sweep import Engine, Sweep, run_sweep
 from planner.train.job import record_path
+from planner.units import format_count
 
+MOST_STEPS = 1e9
+"""Of a probe: beyond, a slip of the pen."""
 EXTENSIONS = 3
 """How often the rates of a size are extended where its best one is at an end."""
 
@@ -40,10 +43,16 @@ class Probes:
     """Specialist tokens of a probe."""
 
     def __post_init__(self) -> None:
-        if len(self.sizes) < 2 or len(self.rates) < 3:
-            raise InputError(f"{len(self.sizes)} sizes and {len(self.rates)} rates cannot show a rule", remedy="probe at least 2 sizes and 3 rates")
-        if min(self.rates) <= 0 or max(self.rates) > 1:
-            raise InputError(f"a rate of {min(self.rates):g} to {max(self.rates):g} is outside 0 to 1", remedy="give rates such as 1e-3")
+        for name, values, least in (("size", self.sizes, 2), ("rate", self.rates, 3)):
+            if len(set(values)) < len(values):
+                raise InputError(f"{name}s of {', '.join(f'{value:g}' for value in values)} repeat one", remedy=f"give each {name} once")
+            if len(values) < least:
+                raise InputError(
+                    f"{name}s of {', '.join(f'{value:g}' for value in values)} cannot show a rule", remedy=f"give --{name}s with at least {least} of them"
+                )
+        for rate in self.rates:
+            if not 0 < rate <= 1:
+                raise InputError(f"a rate of {rate:g} is not above 0 and at most 1", remedy="give rates such as 1e-3")
 
 
 def probe_sweep(sweep: Sweep, probes: Probes, rates: Mapping[float, Sequence[float]]) -> Sweep:
@@ -55,6 +64,12 @@ def probe_sweep(sweep: Sweep, probes: Probes, rates: Mapping[float, Sequence[flo
         rates: the rates to try at each size.
     """
     segments: list[Segment] = []
+    steps = sweep.spec.recipe.steps(probes.tokens_pt + probes.tokens_spec)
+    if not MIN_STEPS <= steps <= MOST_STEPS:
+        raise InputError(
+            f"probes of {format_count(probes.tokens_pt)} general and {format_count(probes.tokens_spec)} specialist tokens are {steps:g} steps",
+            remedy=f"give --tokens-pt and --tokens-spec for {MIN_STEPS} to {format_count(MOST_STEPS)} of {sweep.spec.recipe.tokens_per_step} tokens",
+        )
     available = sweep.corpus.unique_tokens(sweep.domain)
     for rate in sorted({rate for tried in rates.values() for rate in tried}):
         cells = [Cell(size, 0, probes.tokens_pt, probes.tokens_spec, available) for size in probes.sizes if rate in rates[size]]

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
-from planner.artifacts import read_artifact, sha256_file, write_artifact
+from planner.artifacts import check_numbers, read_artifact, sha256_file, whole, write_artifact
 from planner.errors import DataError, StateError
 from planner.launch.launch import KIND as LAUNCH
 from planner.launch.launch import VERSION as LAUNCH_VERSION
@@ -50,6 +51,51 @@ class Verification:
         return self.low <= self.measured <= self.high
 
 
+def read_launch(folder: Path, kind: str, version: int, created: str) -> dict[str, Any]:
+    """Read launch.json, and check that the plan beside it is the one that was launched, and older.
+
+    Args:
+        folder: of the launch.
+        kind: of the artefact.
+        version: of its schema.
+        created: when the plan was made, in ISO format.
+
+    Raises:
+        InputError: no launch in the folder, or one that is not whole.
+        StateError: the forecast is younger than the run, or is not the one that it was launched with.
+    """
+    path = folder / "launch.json"
+    launch = read_artifact(path, kind, version)
+    with whole(path):
+        digest, started = launch["inputs"].get("allocation"), datetime.fromisoformat(launch["started"])
+        younger = datetime.fromisoformat(created) >= started
+    if sha256_file(folder / "allocation.json") != digest:
+        what = f"{folder / 'allocation.json'} is not the plan that the run was launched with"
+        raise StateError(what, remedy="restore it; a forecast is not changed afterwards")
+    if younger:
+        raise StateError(
+            f"the forecast was made at {created} and the run began at {launch['started']}: it is younger than the run",
+            remedy="only a forecast made before a run can be held against it",
+        )
+    return launch
+
+
+def read_row(record: Path, what: str) -> dict[str, Any]:
+    """Read the row of a run that has ended well.
+
+    Raises:
+        InputError: a record that is not whole.
+        DataError: the run diverged.
+    """
+    body = read_artifact(record, "run", 1)
+    with whole(record):
+        row: dict[str, Any] = body["row"]
+        status, reason = row["status"], row.get("reason")
+    if status != "ok":
+        raise DataError(f"{what} diverged: {reason}", remedy="a diverged run says nothing about the law; mend the recipe")
+    return row
+
+
 def verify(folder: Path) -> Verification:
     """Compare the run in a launch folder with its forecast, and write verification.json there.
 
@@ -58,22 +104,16 @@ def verify(folder: Path) -> Verification:
         StateError: the forecast is younger than the run, or is not the one it was launched with.
         DataError: the run diverged.
     """
-    launch = read_artifact(folder / "launch.json", LAUNCH, LAUNCH_VERSION)
     path = folder / "allocation.json"
     allocation = read_plan(path).allocation
-    if sha256_file(path) != launch["inputs"].get("allocation"):
-        raise StateError(f"{path} is not the allocation that the run was launched with", remedy="restore it; a forecast is not changed afterwards")
-    if datetime.fromisoformat(allocation.created) >= datetime.fromisoformat(launch["started"]):
-        raise StateError(
-            f"the forecast was made at {allocation.created} and the run began at {launch['started']}: it is younger than the run",
-            remedy="only a forecast made before a run can be held against it",
-        )
-    record = record_path(folder, launch["run_id"])
+    launch = read_launch(folder, LAUNCH, LAUNCH_VERSION, allocation.created)
+    with whole(folder / "launch.json"):
+        record = record_path(folder, launch["run_id"])
     if not record.exists():
         raise StateError(f"the run in {folder} has not ended", remedy="run plan launch again; it goes on from where it is")
-    row = read_artifact(record, "run", 1)["row"]
-    if row["status"] != "ok":
-        raise DataError(f"run {launch['run_id']} diverged: {row['reason']}", remedy="a diverged run says nothing about the law; mend the recipe")
+    row = read_row(record, f"run {launch['run_id']}")
+    with whole(record):
+        check_numbers(row, ("loss_spec", "loss_general", "bpb_spec"), what="the row")
     plan, general = allocation.plan, allocation.general
     result = Verification(
         launch["run_id"], plan.loss, plan.loss_low, plan.loss_high, row["loss_spec"], row["loss_general"], row["bpb_spec"], allocation.created,

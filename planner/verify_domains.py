@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from datetime import datetime
 from pathlib import Path
 
 from planner.allocate.domains.answer import DomainsAllocation
-from planner.artifacts import read_artifact, sha256_file, write_artifact
-from planner.errors import DataError, StateError
+from planner.artifacts import check_numbers, read_artifact, sha256_file, whole, write_artifact
+from planner.errors import StateError
 from planner.launch.domains import KIND as LAUNCH
 from planner.launch.domains import MIX
 from planner.launch.domains import VERSION as LAUNCH_VERSION
 from planner.train.job import record_path
+from planner.verify import read_launch, read_row
 
 KIND = "domains_verification"
 VERSION = 1
@@ -70,39 +70,34 @@ def verify_domains(folder: Path) -> DomainsVerification:
         StateError: a run has not ended, or the forecast is younger than the runs or is not the one that they were launched with.
         DataError: a run diverged.
     """
-    launch = read_artifact(folder / "launch.json", LAUNCH, LAUNCH_VERSION)
     path = folder / "allocation.json"
     answer = DomainsAllocation.load(path)
-    if sha256_file(path) != launch["inputs"].get("allocation"):
-        raise StateError(f"{path} is not the plan that the runs were launched with", remedy="restore it; a forecast is not changed afterwards")
-    if datetime.fromisoformat(answer.created) >= datetime.fromisoformat(launch["started"]):
-        raise StateError(
-            f"the forecast was made at {answer.created} and the runs began at {launch['started']}: it is younger than they",
-            remedy="only a forecast made before a run can be held against it",
-        )
-    structure = next(item for item in answer.structures if item.name == launch["structure"])
+    launch = read_launch(folder, LAUNCH, LAUNCH_VERSION, answer.created)
+    with whole(folder / "launch.json"):
+        structure = {item.name: item for item in answer.structures}[launch["structure"]]
+        flops = float({name: realised for name, _, realised in launch["requested_and_realised"]}["flops"])
+        runs = {str(name): str(run_id) for name, run_id in launch["runs"].items()}
     measured: dict[str, float] = {}
     lost: dict[str, float] = {}
-    for name, run_id in launch["runs"].items():
+    for name, run_id in runs.items():
         record = record_path(folder / name, run_id)
         if not record.exists():
             raise StateError(f"the run of {name} in {folder} has not ended", remedy="run plan launch again; it goes on from where it is")
-        body = read_artifact(record, "run", 1)
-        if body["row"]["status"] != "ok":
-            raise DataError(f"the run of {name} diverged: {body['row']['reason']}", remedy="a diverged run says nothing about the law; mend the recipe")
-        measured |= body["loss_by_domain"] if name == MIX else {name: body["row"]["loss_spec"]}
-        lost[name] = body["row"]["loss_general"]
+        row = read_row(record, f"the run of {name}")
+        with whole(record):
+            check_numbers(row, ("loss_spec", "loss_general"), what="the row")
+            measured |= read_artifact(record, "run", 1)["loss_by_domain"] if name == MIX else {name: row["loss_spec"]}
+        lost[name] = row["loss_general"]
     names = {name: source.get("domain") or name for source in answer.sources.values() for name in source["domains"]}
     domains = tuple(
         DomainOutcome(
-            plan.name, plan.weight, plan.loss, plan.loss_low, plan.loss_high, measured[names[plan.name] if MIX in launch["runs"] else plan.name],
+            plan.name, plan.weight, plan.loss, plan.loss_low, plan.loss_high, measured[names[plan.name] if MIX in runs else plan.name],
             lost.get(plan.name), (plan.general["loss"], plan.general["loss_low"], plan.general["loss_high"]) if plan.general else None,
         )  # fmt: skip
         for plan in structure.domains
     )
     total = sum(item.weight for item in domains)
     assert structure.loss is not None and structure.loss_low is not None and structure.loss_high is not None
-    flops = next(realised for name, _, realised in launch["requested_and_realised"] if name == "flops")
     result = DomainsVerification(
         structure.name, structure.assumption, structure.loss, structure.loss_low, structure.loss_high,
         sum(item.weight * item.measured for item in domains) / total, flops, domains, answer.created, launch["started"],

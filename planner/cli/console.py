@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 import time
@@ -18,6 +19,8 @@ from planner.errors import PlannerError
 from planner.units import format_seconds
 
 INTERRUPTED = 130
+LONGEST_NAME = 200
+"""Characters of a path that are repeated in a message."""
 PLAIN_EVERY = 20.0
 """Seconds between two progress lines where there is no terminal."""
 
@@ -33,9 +36,25 @@ class PlanGroup(TyperGroup):
         except PlannerError as error:
             say(f"error: {error}")
             raise typer.Exit(error.exit_code) from None
+        except (OSError, ValueError) as error:
+            if (told := _of_files(error)) is None:
+                raise
+            say(f"error: {told}")
+            raise typer.Exit(PlannerError.exit_code) from None
         except KeyboardInterrupt:
             say("stopped; what is finished is kept, and the same command goes on from there")
             raise typer.Exit(INTERRUPTED) from None
+
+
+def _of_files(error: OSError | ValueError) -> str | None:
+    """Say what the file system refused, where that is what the error is: a name too long, a folder that may not be read, a full disk."""
+    if isinstance(error, OSError) and error.filename is not None and error.errno != errno.EPIPE:
+        name = str(error.filename)
+        name = name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}…"
+        return f"{name}: {error.strerror}; check the path, its permissions and the room on the disk."
+    if "embedded null" in str(error):
+        return "a path holds a null character; give one without."
+    return None
 
 
 def _show_warning(message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: str | None = None) -> None:

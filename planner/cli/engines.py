@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from planner.cli.console import say, table
+from planner.cli.paths import default_workers
 from planner.errors import InputError
 from planner.units import format_count
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from planner.sweep import Engine, Sweep
 
 ENGINES = ("local", "ray", "slurm")
+MOST_A_CORE = 16
+"""Worker processes of this machine a core; each holds torch and a model."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,9 @@ class Where:
         for option, (present, engines) in given.items():
             if present and self.engine not in engines:
                 raise InputError(f"{option} says nothing with --engine {self.engine}", remedy=f"leave it out, or use --engine {' or '.join(engines)}")
+        most = MOST_A_CORE * default_workers()
+        if self.engine == "local" and (self.workers or 0) > most:
+            raise InputError(f"--workers {self.workers} are more processes than this machine could hold", remedy=f"give {most} at most, or leave it away")
         if self.gpu_memory is not None:
             if self.device == "cpu":
                 raise InputError(f"--gpu-memory {self.gpu_memory} says nothing with --device cpu", remedy="leave it out, or use --device cuda")
@@ -64,8 +70,6 @@ class Where:
     @property
     def known_workers(self) -> int | None:
         """How many segments run side by side, where that is known beforehand."""
-        from planner.cli.paths import default_workers
-
         return None if self.engine == "slurm" or self.address is not None else self.workers or default_workers()
 
     def make(self) -> Engine:
@@ -88,7 +92,6 @@ class Where:
             engine = SlurmEngine(partition=self.partition, options=read_options(self.options, OURS), jobs_at_once=self.workers or JOBS_AT_ONCE)
             require("submitit", "slurm")
             return engine
-        from planner.cli.paths import default_workers
         from planner.engines.local import LocalEngine
 
         return LocalEngine(self.workers or default_workers())

@@ -36,7 +36,7 @@ def launch(
     corpus: Annotated[Path | None, typer.Option(help="The sweep's corpus, where it has moved.")] = None,
     base: Annotated[Path | None, typer.Option(help="Open checkpoint to start from, in safetensors, for plans that start from one.")] = None,
     structure: Annotated[str | None, typer.Option(help="Of a plan for many domains: split, independent or mixed; the recommended one by default.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of initialisation and data order.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**53, help="Seed of initialisation and data order.")] = 0,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of a rank on a CPU; the cores shared out by default.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be trained, and what it takes.")] = False,

@@ -161,16 +161,17 @@ def tune_lr(
     write: Annotated[bool, typer.Option("--write/--no-write", help="Whether to write the rule into sweep.toml.")] = True,
 ) -> None:
     """Tune the learning rate."""
+    from planner.cli.engines import Where
     from planner.cli.needs import require_torch
-    from planner.cli.paths import default_workers, sweep_folder
+    from planner.cli.paths import sweep_folder
     from planner.cli.progress import Watch
-    from planner.engines.local import LocalEngine
     from planner.report.learning_rates import learning_rates
     from planner.report.style import save
     from planner.sweep import Sweep, segments_to_train
     from planner.tune import Probes, default_rates, default_sizes, probe_sweep, tune_learning_rate, write_rule
 
     require_torch()
+    where = Where(workers=workers, device=device)
     folder = sweep_folder(name)
     sweep = Sweep.open(folder)
     recipe, vocab = sweep.spec.recipe, sweep.corpus.vocab_size
@@ -179,9 +180,8 @@ def tune_lr(
     probes = Probes(chosen, _numbers(rates) or default_rates(recipe.learning_rate(middle)), parse_count(tokens_pt), parse_count(tokens_spec))
     first = probe_sweep(sweep, probes, {size: probes.rates for size in probes.sizes})
     compiled_among(first.tree, segments_to_train(first), compiled, device)
-    engine = LocalEngine(workers or default_workers())
     with bar("probes", float(len(first.tree.segments))) as shown:
-        body = tune_learning_rate(sweep, probes, engine, device=device, compiled=compiled, on_event=Watch(sweep, shown))
+        body = tune_learning_rate(sweep, probes, where.make(), device=device, compiled=compiled, on_event=Watch(sweep, shown))
     rows = []
     for item in body["optima"]:
         low, high = item["basin_1_percent"] or (float("nan"), float("nan"))

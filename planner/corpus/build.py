@@ -53,10 +53,10 @@ def build_corpus(settings: CorpusSettings, out: Path, *, force: bool = False, pr
     if out.exists():
         if (out / "corpus.json").is_file() and read_artifact(out / "corpus.json", KIND, VERSION).get("request") == request:
             return Corpus.open(out), False
+        if not out.is_dir() or (any(out.iterdir()) and not (out / "corpus.json").is_file()):
+            raise StateError(f"{out} is no folder that a corpus was built in", remedy="choose another --out; this one is not replaced")
         if not force:
             raise StateError(f"{out} exists and was built from something else", remedy="give --force to replace it, or another --out")
-        if any(out.iterdir()) and not (out / "corpus.json").is_file():
-            raise StateError(f"{out} is a folder that no corpus was built in", remedy="choose another --out; this one is not replaced")
     own = settings.folder / settings.tokenizer.path if settings.tokenizer.path is not None else None
     paired = any(source.kind == "pairs" for source in settings.sources)
     template = ChatTemplate.of(settings.chat_template, own) if paired else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +156,7 @@ def _check(settings: CorpusSettings, path: Path) -> None:
             raise InputError(
                 f"{path}: source {source.path!r} stands for both {' and '.join(sorted(others))}", remedy="give each domain text of its own"
             )
+    whole = ("heldout_tokens_max", "vocab_size", "max_characters")
     for name, value, low, high in (
         ("heldout_fraction", settings.heldout_fraction, 0.001, 0.5),
         ("heldout_tokens_max", settings.heldout_tokens_max, 1024, 10**9),
@@ -164,10 +166,18 @@ def _check(settings: CorpusSettings, path: Path) -> None:
     ):
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
             raise InputError(f"{path}: {name} = {value!r} is not a number from {low} to {high}", remedy="choose a value inside")
+        if name in whole and not isinstance(value, int):
+            raise InputError(f"{path}: {name} = {value!r} is not a whole number", remedy="give one without a point")
+    if not isinstance(settings.near_duplicates, bool):
+        raise InputError(f"{path}: near_duplicates = {settings.near_duplicates!r} is neither true nor false", remedy="give true or false")
+    if settings.tokenizer.path is not None and (not isinstance(settings.tokenizer.path, str) or not settings.tokenizer.path):
+        raise InputError(f"{path}: tokenizer path = {settings.tokenizer.path!r} names no folder", remedy='state path = "FOLDER", or leave it away')
+    if not isinstance(settings.tokenizer.mixture, Mapping):
+        raise InputError(f"{path}: tokenizer mixture = {settings.tokenizer.mixture!r} is not a table", remedy="write mixture = {general = 1, NAME = 2}")
     for name, share in settings.tokenizer.mixture.items():
-        if name not in domains or isinstance(share, bool) or not isinstance(share, (int, float)) or share < 0:
+        if name not in domains or isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share < inf:
             raise InputError(
-                f"{path}: tokenizer mixture holds {name} = {share!r}", remedy=f"give shares for {', '.join(sorted(domains))}, not negative"
+                f"{path}: tokenizer mixture holds {name} = {share!r}", remedy=f"give finite shares for {', '.join(sorted(domains))}, not negative"
             )
     if settings.tokenizer.mixture and sum(settings.tokenizer.mixture.values()) <= 0:
         raise InputError(f"{path}: tokenizer mixture adds up to nothing", remedy="give at least one positive share")

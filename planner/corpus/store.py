@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from planner.artifacts import read_artifact
+from planner.artifacts import check_numbers, read_artifact, whole
 from planner.errors import InputError
 
 KIND = "corpus"
@@ -25,6 +26,8 @@ VERSION = 1
 GENERAL = "general"
 """Name of the general domain."""
 SPLITS = ("train", "heldout")
+DTYPES = ("uint16", "uint32")
+"""Of tokens on disk."""
 
 
 class Corpus:
@@ -46,7 +49,30 @@ class Corpus:
         folder = Path(folder)
         if not (folder / "corpus.json").is_file():
             raise InputError(f"{folder} holds no corpus", remedy="build it with plan corpus build, or name the folder that it wrote")
-        return cls(folder, read_artifact(folder / "corpus.json", KIND, VERSION))
+        account = read_artifact(folder / "corpus.json", KIND, VERSION)
+        with whole(folder / "corpus.json"):
+            check_numbers(account, ("vocab_size",), low=1)
+            if account["dtype"] not in DTYPES or not isinstance(account["fingerprint"], str) or not isinstance(account["token_ids"], dict):
+                raise ValueError(f"dtype = {account['dtype']!r}, fingerprint = {account['fingerprint']!r}, token_ids = {account['token_ids']!r}")
+            if GENERAL not in account["domains"] or len(account["domains"]) < 2:
+                raise ValueError(f"domains = {list(account['domains'])}, which are not the general one and another")
+            for name, entry in account["domains"].items():
+                check_numbers(entry, (f"{what}_{split}" for what in ("documents", "tokens", "bytes") for split in SPLITS), low=0, what=name)
+        return cls(folder, account)
+
+    def check_shards(self, domains: Iterable[str]) -> None:
+        """Check that the tokens of some domains are on disk as the account has them.
+
+        Raises:
+            InputError: a file is missing, or of another length.
+        """
+        for domain in domains:
+            for split in SPLITS:
+                path = self._file(domain, f"{split}.bin")
+                held, stated = path.stat().st_size, int(self._domain(domain)[f"tokens_{split}"]) * np.dtype(self.account["dtype"]).itemsize
+                if held != stated:
+                    remedy = "build the corpus again with plan corpus build --force"
+                    raise InputError(f"corpus file {path} holds {held} bytes, and {self.folder / 'corpus.json'} says {stated}", remedy=remedy)
 
     @property
     def vocab_size(self) -> int:

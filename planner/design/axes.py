@@ -12,6 +12,8 @@ from planner.method import METHODS, Method
 from planner.units import parse_count
 
 AXES = ("sizes", "tokens_pt", "tokens_spec", "unique_spec", "seeds", "replay_fractions", "early_fractions", "methods")
+LARGEST_SEED = 2**53
+"""Up to which a number in a file is the seed that was meant."""
 _SHARES = ("replay_fractions", "early_fractions")
 _CELL_KEYS = {"size", "tokens_pt", "tokens_spec", "unique_spec", "seed", "replay_fraction", "early_fraction", "method"}
 
@@ -45,8 +47,8 @@ def grid_of(table: Mapping[str, Any], where: str, *, based: bool = False) -> Gri
     for key in ("sizes", "unique_spec"):
         if min(axes.get(key, (1,))) <= 0:
             raise InputError(f"{where}: {key} holds {min(axes[key]):g}", remedy="give positive numbers")
-    if not all(value == int(value) for value in axes["seeds"]):
-        raise InputError(f"{where}: seeds = {table['seeds']} are not whole numbers", remedy="give whole numbers")
+    if not all(value == int(value) <= LARGEST_SEED for value in axes["seeds"]):
+        raise InputError(f"{where}: seeds = {table['seeds']} are not whole numbers up to {LARGEST_SEED}", remedy="give whole numbers such as 0")
     for key in _SHARES:
         if max(axes[key]) >= 1:
             raise InputError(f"{where}: {key} holds {max(axes[key]):g}", remedy="give shares from 0 to below 1")
@@ -91,7 +93,7 @@ def cell_of(table: Mapping[str, Any], where: str, *, based: bool = False) -> Cel
     if (size <= 0 and not based) or tokens_pt + tokens_spec <= 0:
         raise InputError(f"{where} has size = {size:g} and {tokens_pt + tokens_spec:g} tokens", remedy="give a positive size and tokens")
     seed, replay, early = (number_of(table.get(key, 0), f"{where}: {key}") for key in ("seed", "replay_fraction", "early_fraction"))
-    if seed != int(seed) or replay >= 1 or early >= 1:
+    if not seed == int(seed) <= LARGEST_SEED or replay >= 1 or early >= 1:
         raise InputError(
             f"{where}: seed = {seed:g}, replay_fraction = {replay:g}, early_fraction = {early:g}", remedy="give a whole seed and shares below 1"
         )

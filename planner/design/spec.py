@@ -194,6 +194,8 @@ def read_sweep(path: Path | str) -> SweepSpec:
     for key, value in numbers.items():
         if value <= 0:
             raise InputError(f"{path}: {key} = {table[key]!r} is not positive", remedy="give a positive number")
+    if (tokens := numbers.get("eval_tokens", 1.0)) != int(tokens):
+        raise InputError(f"{path}: eval_tokens = {table['eval_tokens']!r} is not a whole number", remedy="give a whole number")
     return SweepSpec(
         name=table.get("name", path.resolve().parent.name),
         folder=path.parent,

@@ -75,6 +75,11 @@ def corpus_of(path: Path, source: Mapping[str, Any], corpus: Path | None) -> Cor
     """
     if not source.get("recipe"):
         raise InputError(f"{path} comes from a table of runs without a recipe", remedy="launch it with the trainer that made those runs")
+    with whole(path):
+        check_numbers({"eval_tokens": None, **source}, ("eval_tokens",), low=1.0, optional=True, what="the source")
+        for key, kind in (("recipe", dict), ("corpus_path", str)):
+            if source.get(key) and not isinstance(source[key], kind):
+                raise ValueError(f"{key} = {source[key]!r} of the source")
     where = corpus or (path.parent / source["corpus_path"] if source.get("corpus_path") else None)
     if where is None:
         raise InputError(f"{path} names no corpus", remedy="give --corpus")

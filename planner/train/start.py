@@ -15,6 +15,9 @@ from planner.train.checkpoint import load_weights
 from planner.train.job import Job
 from planner.train.model import build_model
 
+LONGEST = 300
+"""Characters of a message of the library that are repeated."""
+
 
 def start_model(job: Job, corpus: Corpus) -> torch.nn.Module:
     """Return the model of a segment, in fp32 on the CPU, as it is when its run begins.
@@ -59,12 +62,17 @@ def open_checkpoint(folder: Path, shape: ModelShape | None = None) -> torch.nn.M
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # transformers warns of its own deprecations while it loads
-            model: torch.nn.Module = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, local_files_only=True, attn_implementation="sdpa"
-            )
+            model, found = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, local_files_only=True, attn_implementation="sdpa",
+                output_loading_info=True,
+            )  # fmt: skip
     except Exception as error:  # the library raises many kinds
-        first = next(iter(str(error).splitlines()), type(error).__name__)
-        raise InputError(f"checkpoint {folder} cannot be loaded: {first}", remedy="give a folder as save_pretrained writes it, in safetensors") from error
+        told = " ".join(str(error).split()) or type(error).__name__
+        told = told if len(told) <= LONGEST else f"{told[:LONGEST]}…"
+        raise InputError(f"checkpoint {folder} cannot be loaded: {told}", remedy="give a folder as save_pretrained writes it, in safetensors") from error
+    if missing := sorted(found["missing_keys"]):  # which the library would fill with random numbers
+        what = f"{len(missing)} of the weights that its config.json asks for, such as {missing[0]}"
+        raise InputError(f"checkpoint {folder} lacks {what}", remedy="give a folder as save_pretrained writes it, in safetensors")
     model.config.use_cache = False  # training and held-out losses need no cache of keys
     counted = sum(parameter.numel() for parameter in model.parameters())
     if shape is not None and counted != shape.params_total:
