@@ -98,7 +98,8 @@ def format_seconds(seconds: float) -> str:
     if seconds < 48 * 3600:
         hours, rest = divmod(round(seconds / 60), 60)
         return f"{hours} h {rest:02d} min"
-    return f"{seconds / 86400:.1f} days"
+    days = seconds / 86400
+    return f"{days:.1f} days" if days < 1e5 else f"{days:.3g} days"
 
 
 def format_bytes(count: float) -> str:

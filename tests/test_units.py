@@ -3,7 +3,7 @@
 import pytest
 
 from planner.errors import InputError
-from planner.units import format_count, parse_count, parse_flops
+from planner.units import format_count, format_seconds, parse_count, parse_flops
 
 
 @pytest.mark.parametrize(("text", "value"), [("5B", 5e9), ("20k", 2e4), ("1e22", 1e22), ("1,200,000", 1.2e6), (" 1.2M ", 1.2e6), ("3T", 3e12)])
@@ -27,3 +27,7 @@ def test_gpu_time_needs_a_throughput() -> None:
 def test_format_and_parse_agree() -> None:
     for value in (1.23e4, 4.56e6, 7.89e9, 1.5e12):
         assert parse_count(format_count(value)) == pytest.approx(value, rel=5e-3)
+
+
+def test_times_beyond_all_reason_stay_short() -> None:
+    assert format_seconds(86400 * 365.0) == "365.0 days" and format_seconds(1.7e26) == "1.97e+21 days"
