@@ -167,7 +167,9 @@ def _run(plan: DomainPlan, source: dict[str, Any], corpus: Corpus, folder: Path,
     spec = replace(_spec(source, corpus, domain, folder), trunks=trunks)
     special = plan.tokens_spec > 0
     replay = plan.replay_fraction if special else 0.0
-    cell = Cell(plan.params_non_embedding, seed, plan.tokens_trunk, plan.tokens_spec, plan.unique_spec if special else None, replay)
+    method = (source.get("method") or "full") if special else "full"
+    unique = plan.unique_spec if special else None
+    cell = Cell(plan.params_non_embedding, seed, plan.tokens_trunk, plan.tokens_spec, unique, replay, method=method)
     return single_run(spec, corpus, domain, _tree(cell, plan, spec, corpus))
 
 

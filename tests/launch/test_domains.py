@@ -127,6 +127,15 @@ def test_replayed_text_is_in_the_branch_and_its_general_loss_is_verified(two: Co
     assert "general loss after mail" in shown.stdout and "general loss after parser" not in shown.stdout
 
 
+def test_branches_are_trained_as_the_runs_of_their_law(two: Corpus, tmp_path: Path) -> None:
+    plain = answer(two)
+    sources = {name: {**source, "method": "lora" if "mail" in name else "full"} for name, source in plain.sources.items()}
+    replace(plain, sources=sources).save(tmp_path / "a.json", {})
+    records = carry_out_domains(prepare_domains(tmp_path / "a.json", tmp_path / "run"), LocalEngine(1))
+    assert {name: record["row"]["method"] for name, record in records.items()} == {"parser": "full", "mail": "lora"}
+    assert records["mail"]["row"]["loss_spec"] != records["parser"]["row"]["loss_spec"]
+
+
 def test_it_is_verified_by_domain_and_by_weight(split: tuple[Path, list[Event]]) -> None:
     result = verify_domains(split[0])
     by = {item.name: item for item in result.domains}

@@ -33,6 +33,7 @@ ASSUMPTION = (
     "9 % and came out behind. Two stages, a trunk and then one specialist stage that all domains share, are this same mix under the laws"
 )
 UNSPENT = 0.02
+_KEPT = ("sweep", "domain", "recipe", "vocab_size", "corpus", "corpus_path", "eval_tokens", "method")
 LESS = 1.5e5
 """Losses that one grid may take in the search of what is only compared with: within 2e-4 in ln L."""
 
@@ -55,7 +56,7 @@ def allocate_domains(request: DomainsRequest, *, robust: bool = True, allow_extr
         SPLIT: lambda margin: split(problem, margin=margin),
         INDEPENDENT: lambda margin: independent(problem, margin),
         # With a worth of their own text, domains in a mix divide the budget as they do after a trunk.
-        MIXED: lambda margin: None if request.limited else mixed(less, margin) if mix is None else split(mixing, MIXED, margin),
+        MIXED: lambda margin: None if _unmeasured(problem) else mixed(less, margin) if mix is None else split(mixing, MIXED, margin),
     }
     under = {name: mixing if name == MIXED else problem for name in (*searches, UNIFORM, NO_GENERAL)}
     tried = {name: _tried(under[name], search) for name, search in searches.items()}
@@ -112,7 +113,7 @@ def _structure(problem: DomainsProblem, name: str, found: Found | None, look: Ou
     """Write a structure out, against the recommended one."""
     assumption = _assumption(problem) if name == MIXED else ""
     if found is None or look is None:
-        small = "its general loss is not measured" if name == MIXED and problem.request.limited else "the budget is too small for it"
+        small = (_unmeasured(problem) if name == MIXED else "") or "the budget is too small for it"
         note = small if found is None else f"does not reach the max_loss of {_missed(problem, found)}"
         return Structure(name, assumption, None, None, None, None, None, None, None, None, None, (), note)
     flops, one, bound = found.total_flops, name != INDEPENDENT, name == MIXED and problem.mix is None
@@ -125,6 +126,13 @@ def _structure(problem: DomainsProblem, name: str, found: Found | None, look: Ou
         float(problem.params[found.size[0]]) if one else None, found.tokens_general, flops, found.flops_general / problem.request.flops if one else None,
         describe(problem, found, look.losses), idle if unspent > UNSPENT else "", found.inference(problem),
     )  # fmt: skip
+
+
+def _unmeasured(problem: DomainsProblem) -> str:
+    """Say why nothing is known of a mixed model; nothing where something is."""
+    if problem.request.limited:
+        return "its general loss is not measured"
+    return "" if all(one.method.name == "full" for one in problem.problems) else "a mix is trained in full, and there is a law of runs with adapters"
 
 
 def _assumption(problem: DomainsProblem) -> str:
@@ -154,6 +162,6 @@ def _sources(problem: DomainsProblem) -> dict[str, Any]:
     found = {}
     for number, (law, members) in enumerate(problem.groups, 1):
         path = problem.request.domains[members[0]].law_path
-        kept = {key: law.source.get(key) for key in ("sweep", "domain", "recipe", "vocab_size", "corpus", "corpus_path", "eval_tokens")}
+        kept = {key: law.source.get(key) for key in _KEPT}
         found[str(path) if path else f"law {number}"] = {**kept, "domains": [problem.request.domains[member].name for member in members]}
     return found

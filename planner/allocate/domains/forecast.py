@@ -81,7 +81,7 @@ def describe(problem: DomainsProblem, found: Found, losses: Array) -> tuple[Doma
     wider = Z * np.hypot(doubt.worth, doubt.off)
     for law, members in problem.groups:
         size, pt, spec, unique = found.size[members], found.tokens_pt[members], found.tokens_spec[members], problem.unique[members]
-        paths = problem.price[size] * (pt + spec) if found.name != MIXED else np.full(len(members), found.total_flops)
+        paths = found.flops_general + found.flops[members] if found.name != MIXED else np.full(len(members), found.total_flops)
         counted = problem.worth[members] * spec
         params = {"non_embedding": problem.params[size], "total": problem.params_total[size]}
         forecast = law.forecast(params, pt, counted, unique)

@@ -59,11 +59,11 @@ def independent(problem: DomainsProblem, margin: float = 0.0, quick: bool = Fals
 def _around(problem: DomainsProblem, found: Found, each: Array, stage: Stage) -> tuple[Array, Any, Array, Array]:
     """Return what to look at around models that have `each` FLOPs: budgets, sizes, shares of specialist and of general text, each (domains, any)."""
     factors = np.exp(stage.step * np.arange(-stage.around, stage.around + 1))
-    share = found.tokens_spec / np.minimum(problem.most_spec, found.tokens_pt + found.tokens_spec)
+    share = found.tokens_spec / np.minimum(problem.most_spec, found.tokens_pt / _cost(problem, found.size) + found.tokens_spec)
     splits = np.concatenate([np.tile(ENDS, (problem.count, 1)), np.minimum(share[:, None] * factors, 1.0)], axis=1)
     general = np.ones((problem.count, 1))
     if problem.request.limited:
-        room = np.clip(problem.tokens_each(each, found.size) - found.tokens_spec, 1e-300, problem.general_tokens)
+        room = np.clip(problem.tokens_each(each, found.size) - _cost(problem, found.size) * found.tokens_spec, 1e-300, problem.general_tokens)
         general = np.concatenate([general, np.minimum((found.tokens_pt / room)[:, None] * factors, 1.0)], axis=1)
     return np.minimum(each[:, None] * factors, problem.request.flops), around(problem, found.size, stage), np.sort(splits, axis=1), general
 
@@ -83,13 +83,13 @@ def table(
         value_of: from losses to what is minimised.
         like: of `expected`.
     """
-    total = problem.tokens_each(budgets[:, :, None], sizes[:, None, :])
-    most = np.minimum(problem.most_spec[:, None, None], total)[..., None]
+    total, cost = problem.tokens_each(budgets[:, :, None], sizes[:, None, :]), np.take_along_axis(problem.spec_cost, sizes, 1)[:, None, :]
+    most = np.minimum(problem.most_spec[:, None, None], total / cost)[..., None]
     spec = most * splits[:, None, None, :]
     # A grid of shares misses what one pass and the shortest stage are.
     more = [np.minimum(np.broadcast_to(amount, most.shape), most) for amount in (problem.unique[:, None, None, None], np.array(problem.least_stage))]
     spec = np.concatenate([spec, *more], axis=-1)[..., None]
-    pt = total[..., None, None] - spec
+    pt = total[..., None, None] - cost[..., None, None] * spec
     pt = np.where(pt > 1e-9 * total[..., None, None], np.minimum(pt, problem.general_tokens), 0.0) * general[:, None, None, None, :]
     every = np.broadcast_arrays(sizes[:, None, :, None, None], pt, spec)
     at, pt, spec = (item.reshape(problem.count, -1) for item in every)
@@ -112,17 +112,29 @@ def _budgets(problem: DomainsProblem) -> Array:
 
 def _found(problem: DomainsProblem, each: Array, tabulated: Array, size: Any, pt: Array, spec: Array) -> Found:
     """Bring the splits of the nearest tabulated budgets to the budgets themselves, in whole steps."""
-    total, before = problem.tokens_each(each, size), problem.tokens_each(tabulated, size)
+    total, before, cost = problem.tokens_each(each, size), problem.tokens_each(tabulated, size), _cost(problem, size)
     # Specialist text keeps its share of the budget, a stage its least length; the general text takes its share of what is left, where there is any.
-    part = pt / np.clip(before - spec, 1e-300, problem.general_tokens)
+    part = pt / np.clip(before - cost * spec, 1e-300, problem.general_tokens)
     kept = np.maximum(np.minimum(spec * total / np.maximum(before, 1e-300), problem.most_spec), problem.least_stage)
-    spec = np.where(spec > 0, np.where(pt > 0, np.minimum(kept, total), np.minimum(total, problem.most_spec)), 0.0)
-    spec = whole_steps(problem, spec, total)
-    room = np.clip(total - spec, 0.0, problem.general_tokens)
+    spec = np.where(spec > 0, np.where(pt > 0, np.minimum(kept, total / cost), np.minimum(total / cost, problem.most_spec)), 0.0)
+    spec = whole_steps(problem, spec, total, cost)
+    room = np.clip(total - cost * spec, 0.0, problem.general_tokens)
     room = np.where(part > 1 - 1e-6, room, part * room)
     pt = np.where(pt > 0, whole_steps(problem, room, room), 0.0)
-    replay = None
-    if problem.request.limited:
+    if not problem.request.limited:
+        return Found(INDEPENDENT, size, pt, spec, float(pt.sum()), problem.price[size] * (pt + cost * spec), 0.0)
+    # What is replayed counts among the general tokens, and costs what its stage does.
+    for _ in range(2):
         replay = within(problem, size[:, None], pt[:, None], spec[:, None], 0.0)[:, 0]
         spec, replay = np.where(np.isnan(replay), 0.0, spec), np.nan_to_num(replay)  # whole steps may pass the limit by a hair
-    return Found(INDEPENDENT, size, pt, spec, float(pt.sum()), problem.price[size] * (pt + spec), 0.0, replay)
+        replayed = spec * replay / (1 - replay)
+        over = np.maximum(pt + cost * spec + (cost - 1) * replayed - total, 0.0)
+        pt = np.where(over > 1e-9 * total, whole_steps(problem, pt - over, pt - over), pt)
+    flops = problem.price[size] * (pt - replayed + cost * (spec + replayed))
+    return Found(INDEPENDENT, size, pt, spec, float(pt.sum()), flops, 0.0, replay)
+
+
+def _cost(problem: DomainsProblem, size: Any) -> Array:
+    """Return by how much a token of each domain's own stage costs more than a general one at its size."""
+    result: Array = problem.spec_cost[np.arange(problem.count), size]
+    return result

@@ -14,6 +14,7 @@ import numpy as np
 from planner.allocate.domains.early import MixWorth
 from planner.allocate.domains.request import DomainsRequest
 from planner.allocate.optimum import MOST_RESAMPLES
+from planner.allocate.plans import sized
 from planner.allocate.problem import Problem, Size
 from planner.design.spec import MIN_TOKENS_PER_PARAMETER
 from planner.errors import DataError
@@ -162,6 +163,23 @@ class DomainsProblem:
         return np.array([size.flops_per_token for size in self.ladder])
 
     @cached_property
+    def spec_cost(self) -> Array:
+        """FLOPs of a token of a domain's own stage over those of a general one, as the runs of its law were trained, shape (domains, sizes)."""
+        by_way: dict[tuple[Any, int | None], Array] = {}
+        for one in self.problems:
+            way = one.method, one.recipe.seq_len if one.recipe else None
+            if way not in by_way:
+                shapes = [size.shape for size in self.ladder]
+                cost = [sized(shape, way[1], one.method).spec_cost if shape and way[1] else 1.0 for shape in shapes]
+                by_way[way] = np.array(cost if self.mix is None else np.ones(len(cost)))
+        return np.array([by_way[one.method, one.recipe.seq_len if one.recipe else None] for one in self.problems])
+
+    @cached_property
+    def needs_trunk(self) -> Any:
+        """Whether a domain's stage needs a general one to stand on, shape (domains,)."""
+        return np.array([one.needs_trunk for one in self.problems])
+
+    @cached_property
     def inference(self) -> Array:
         """FLOPs of all inference together, by size of the ladder, where all of it goes through models of that size."""
         forward = np.array([size.flops_per_token / size.training_over_forward for size in self.ladder])
@@ -193,6 +211,7 @@ class DomainsProblem:
         enough = 1 - 1e-9
         trained = pt + spec >= np.maximum(self.least_ratio[:, None] * self.params[size], self.least_stage) * enough
         stages = ((spec == 0) | (spec >= self.least_stage * enough)) & ((pt == 0) | (pt >= self.least_stage * enough))
+        stages &= (pt > 0) | np.logical_not(self.needs_trunk)[:, None]
         good = trained & stages & (pt >= 0) & (spec >= 0) & (pt + spec > 0)
         few = most or int(np.clip(self.evaluations / max(1, good.sum()), FEWEST, MOST))
         out = np.full(size.shape, np.inf)

@@ -105,13 +105,14 @@ def divide(
     problem: DomainsProblem, name: str, at: Any, shares: Array, guess: Array | None, stage: Stage, margin: float, like: Found | None
 ) -> Divided:
     """Divide what each trunk leaves among the domains; as `look`."""
-    total = problem.tokens(at)
+    total, cost = problem.tokens(at), problem.spec_cost[:, at].T
     trunk = np.minimum(shares * total, problem.general_tokens)
+    room = total - trunk  # in general tokens, of which those of a branch may cost more or less
     if name == UNIFORM:
-        amounts = _equal(problem.most_spec, total - trunk)[..., None]
-        amounts = np.where(amounts < problem.least_stage, 0.0, amounts)
+        amounts = _equal(problem.most_spec * cost, room) / cost
+        amounts = np.where(amounts < problem.least_stage, 0.0, amounts)[..., None]
     else:
-        amounts = nodes(problem, total - trunk, guess, stage)
+        amounts = nodes(problem, room[:, None] / cost, guess, stage)
     stages = amounts
     if problem.request.limited:
         with np.errstate(invalid="ignore"):
@@ -123,9 +124,10 @@ def divide(
     if problem.request.limited:  # with its replay, a larger amount may make a shorter stage
         order = stages.argsort(-1, kind="stable")
         amounts, stages, value = (np.take_along_axis(item, order, -1) for item in (amounts, stages, value))
-    filled = fill(stages, value, total - trunk, gap=problem.least_stage > 0)
-    spec = _along(stages, amounts, filled.amount) if problem.request.limited else filled.amount
-    return Divided(filled.total, trunk, spec, trunk[:, None] + filled.amount - spec)
+    filled = fill(stages * cost[..., None], value, room, gap=problem.least_stage > 0)
+    lengths = filled.amount / cost
+    spec = _along(stages, amounts, lengths) if problem.request.limited else lengths
+    return Divided(filled.total, trunk, spec, trunk[:, None] + lengths - spec)
 
 
 def middle(problem: DomainsProblem, found: Found) -> tuple[int, float, Array | None]:
@@ -133,8 +135,8 @@ def middle(problem: DomainsProblem, found: Found) -> tuple[int, float, Array | N
     size, trunk = int(found.size[0]), found.tokens_general
     total = float(problem.tokens(size))
     part = np.clip(trunk / total, 1e-9, 1 - 1e-9)
-    room = total - trunk
-    return size, float(np.clip(np.log(part / (1 - part)), LOGITS[0], LOGITS[-1])), found.tokens_spec / room if room > 0 else None
+    room = (total - trunk) / problem.spec_cost[:, size]
+    return size, float(np.clip(np.log(part / (1 - part)), LOGITS[0], LOGITS[-1])), found.tokens_spec / room if total > trunk else None
 
 
 def _shares(logit: float, stage: Stage) -> Array:
@@ -146,10 +148,10 @@ def _shares(logit: float, stage: Stage) -> Array:
 
 
 def _equal(most: Array, room: Array) -> Array:
-    """Give every row the same, or the most that it can take where that is less, so that it adds up to the room, shape (batch, rows)."""
+    """Give every row the same, or the most that it can take where that is less, so that it adds up to the room; most and result (batch, rows)."""
     ascending = np.sort(most)
-    before = np.concatenate([[0.0], np.cumsum(ascending)[:-1]])
-    levels = (room[:, None] - before) / np.arange(len(most), 0, -1)
+    before = np.cumsum(ascending, axis=1) - ascending
+    levels = (room[:, None] - before) / np.arange(most.shape[1], 0, -1)
     enough = levels <= ascending
     level = np.where(enough.any(1), np.take_along_axis(levels, enough.argmax(1)[:, None], 1)[:, 0], np.inf)
     return np.minimum(most, level[:, None])
@@ -165,18 +167,18 @@ def _along(stages: Array, amounts: Array, length: Array) -> Array:
 
 def _found(problem: DomainsProblem, name: str, size: int, trunk: float, amounts: Array) -> Found:
     """Round to whole steps; the trunk takes what is left over, unless the limit on the general loss is kept without it only."""
-    total = float(problem.tokens(size))
-    spec = whole_steps(problem, amounts, total)
+    total, cost = float(problem.tokens(size)), problem.spec_cost[:, size]
+    spec = whole_steps(problem, amounts, total, cost)
     if not problem.request.limited:
-        return _made(problem, name, size, _rest(problem, trunk, total - spec.sum()), spec, None)
+        return _made(problem, name, size, _rest(problem, trunk, total - float((cost * spec).sum())), spec, None)
     lengths = [_rest(problem, trunk, trunk)]
     for _ in range(ROUNDS):
         share = after(problem, size, lengths[0], spec[:, None], 0.0)[:, 0]
-        lengths = [_rest(problem, trunk, total - float((spec / (1 - np.nan_to_num(share))).sum())), *lengths]
+        lengths = [_rest(problem, trunk, total - float((cost * spec / (1 - np.nan_to_num(share))).sum())), *lengths]
     for length in lengths:
         share = after(problem, size, length, spec[:, None], 0.0)[:, 0]
         stages = spec / (1 - share)
-        fits = length + np.nansum(stages) <= total * (1 + 1e-9)
+        fits = length + np.nansum(cost * stages) <= total * (1 + 1e-9)
         if np.isfinite(share).all() and fits and length + (stages - spec).max() <= problem.general_tokens * (1 + 1e-9):
             return _made(problem, name, size, length, spec, share)
     # Whole steps pass the limit by a hair: the stages that do are left away.
@@ -195,4 +197,4 @@ def _rest(problem: DomainsProblem, trunk: float, room: float) -> float:
 def _made(problem: DomainsProblem, name: str, size: int, trunk: float, spec: Array, replay: Array | None) -> Found:
     price, numbers = float(problem.price[size]), np.full(problem.count, size)
     stages = spec if replay is None else spec / (1 - replay)
-    return Found(name, numbers, trunk + stages - spec, spec, trunk, price * stages, price * trunk, replay)
+    return Found(name, numbers, trunk + stages - spec, spec, trunk, price * problem.spec_cost[:, size] * stages, price * trunk, replay)

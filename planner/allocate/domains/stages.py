@@ -96,8 +96,8 @@ def around(problem: DomainsProblem, middle: Any, stage: Stage) -> Any:
     Not the nearest to sizes a stride apart: of two shapes of nearly one size the one that costs less would be stepped over.
     """
     logs, count = np.log(problem.params), 2 * stage.reach + 1
-    ends = (np.searchsorted(logs, logs[middle] + side * stage.stride * stage.reach * (1 + 1e-9), way) for side, way in ((-1, "left"), (1, "right")))
-    first, last = next(ends), next(ends) - 1
+    reach = stage.stride * stage.reach * (1 + 1e-9)
+    first, last = np.searchsorted(logs, logs[middle] - reach, "left"), np.searchsorted(logs, logs[middle] + reach, "right") - 1
     rows = np.round(first[:, None] + (last - first)[:, None] * np.linspace(0, 1, count)).astype(int)
     # Evenly spaced numbers may miss the middle itself.
     return np.concatenate([rows, np.asarray(middle)[:, None]], axis=1)
@@ -108,25 +108,26 @@ def nodes(problem: DomainsProblem, room: Array, guess: Array | None, stage: Stag
 
     Args:
         problem: the domains.
-        room: tokens that there are for all domains together, shape (batch,).
+        room: tokens that there are for all domains together, shape (batch,), or (batch, domains) where they cost each domain otherwise.
         guess: share of them that each domain had in the best plan so far, shape (domains,); None for a coarse grid.
         stage: how close.
     """
-    most = np.minimum(problem.most_spec, room[:, None])[..., None]
+    room = room if room.ndim == 2 else room[:, None]
+    most = np.minimum(problem.most_spec, room)[..., None]
     # Where the laws come from tables without a recipe, a stage may be as short as one likes.
     least = np.minimum(problem.least_stage or 1e-4 * most, most)
     wide = least * (most / np.maximum(least, 1e-300)) ** np.linspace(0, 1, WIDE if guess is None else SPARSE)
     parts = [np.zeros_like(most), wide, np.minimum(problem.unique[:, None], most)]
     if guess is not None:
         factors = np.exp(stage.step * np.arange(-stage.around, stage.around + 1))
-        parts.append(np.clip(room[:, None, None] * guess[:, None] * factors, least, most))
+        parts.append(np.clip(room[..., None] * guess[:, None] * factors, least, most))
     return np.sort(np.concatenate(parts, axis=-1), axis=-1)
 
 
-def whole_steps(problem: DomainsProblem, tokens: Array, room: Array | float) -> Array:
-    """Round tokens to whole optimiser steps of the recipe, down where they would add up to more than the room."""
+def whole_steps(problem: DomainsProblem, tokens: Array, room: Array | float, cost: Array | float = 1.0) -> Array:
+    """Round tokens to whole optimiser steps of the recipe, down where they would add up to more than the room, each counted `cost` times."""
     recipe = problem.problems[0].recipe
     step = float(recipe.tokens_per_step) if recipe else 1.0
     rounded = np.round(tokens / step) * step
-    over = (rounded.sum() if np.ndim(room) == 0 else rounded) > room
+    over = ((cost * rounded).sum() if np.ndim(room) == 0 else cost * rounded) > room
     return np.where(over, np.floor(tokens / step + 1e-9) * step, rounded)

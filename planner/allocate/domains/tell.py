@@ -20,8 +20,13 @@ def warnings_of(problem: DomainsProblem, chosen: Structure, structures: tuple[St
     """List the warnings."""
     request = problem.request
     yield from _differences(problem)
-    for method in sorted({one.method.name for one in problem.problems} - {"full"}):
-        yield f"there is a law of runs with {method}: among many domains every stage is counted as training all parameters, which that stage does not"
+    ways: dict[str, list[str]] = {}
+    for domain, one in zip(request.domains, problem.problems, strict=True):
+        if one.method.name != "full":
+            ways.setdefault(f"{one.method.name}: specialist stages counted with {one.method.adapters}, general ones in full", []).append(domain.name)
+    for way, those in ways.items():
+        shown = ", ".join(those[:5]) + (f" and {len(those) - 5} more" if len(those) > 5 else "")
+        yield f"the law of {shown} is of runs with {way}"
     # Of many domains, the one farthest from the runs of its law speaks for all.
     factors = [max((value for value in plan.extrapolation.values() if np.isfinite(value)), default=1.0) for plan in chosen.domains]
     outside, farthest = sum(value > 1.2 for value in factors), int(np.argmax(factors))
