@@ -14,9 +14,9 @@ from planner.allocate.domains.split import divide, middle, split
 from planner.allocate.domains.stages import INDEPENDENT, Found, Stage, near
 from planner.fit.fitted import LEVEL, FittedLaw
 
-MOST_WORLDS, FEWEST_WORLDS, LOOKED_AT = 12, 6, 1200
+MOST_WORLDS, FEWEST_WORLDS, LOOKED_AT = 12, 6, 800
 """Resamples whose own best plan is sought, and domains times resamples that are looked at."""
-OWN = (Stage(0.25, 4, 0.5, 2), Stage(0.06, 3, 0.12, 2))
+OWN = (Stage(0.25, 3, 0.5, 1), Stage(0.06, 3, 0.15, 2))
 """How they are sought, from the recommendation on."""
 WIDE, LOGITS = Stage(0.1, 12, 0.24, 2), np.arange(-2.4, 2.41, 0.3)
 """Sizes, amounts and, beside the recommendation's, logits of the trunk's share that are looked at for plans as good."""

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from planner.allocate.domains.keep import after
-from planner.allocate.domains.problem import EVERY, DomainsProblem
+from planner.allocate.domains.problem import EVALUATIONS, EVERY, DomainsProblem
 from planner.allocate.domains.stages import CLOSER, COARSE, NEARBY, SPLIT, Found, Stage, near, nodes, whole_steps
 from planner.allocate.domains.waterfill import fill
 from planner.laws.dual import Array
@@ -81,7 +81,7 @@ def _best(problem: DomainsProblem, at: Any, divided: Divided, margin: float) -> 
     order = divided.value.argsort()
     order = order[np.sort(np.unique(at[order], return_index=True)[1])][:FINALISTS]
     order = order[np.isfinite(divided.value[order])]
-    if len(order) == 1 or problem.count * len(order) > MOST_FINALISTS:
+    if len(order) == 1 or problem.count * len(order) > MOST_FINALISTS or problem.evaluations < EVALUATIONS:
         return int(order[0])
     loss = problem.expected(at[order], divided.tokens_pt[order].T, divided.tokens_spec[order].T, EVERY)
     return int(order[problem.value(loss, margin).sum(0).argmin()])

@@ -35,7 +35,7 @@ COARSE = Stage(0, 0, 0.0, 0)
 CLOSER = (Stage(0.04, 12, 0.24, 2), Stage(0.012, 25, 0.06, 2), Stage(0.006, 3, 0.06, 4), Stage(0.006, 2, 0.012, 4))
 """The first two are wide in sizes: real shapes cost a little more or less for their size than others, so the loss has many shallow hollows."""
 
-NEARBY = (Stage(0.05, 6, 0.24, 2), Stage(0.012, 6, 0.06, 2))
+NEARBY = (Stage(0.06, 3, 0.16, 1), Stage(0.02, 3, 0.05, 2))
 """Around the best plan of a request that differs in little."""
 
 
