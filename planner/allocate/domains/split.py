@@ -13,8 +13,9 @@ import numpy as np
 
 from planner.allocate.domains.keep import after
 from planner.allocate.domains.problem import EVALUATIONS, EVERY, DomainsProblem
-from planner.allocate.domains.stages import CLOSER, COARSE, NEARBY, SPLIT, Found, Stage, near, nodes, whole_steps
+from planner.allocate.domains.stages import CLOSER, COARSE, NEARBY, SPLIT, Found, Stage, near, nodes
 from planner.allocate.domains.waterfill import fill
+from planner.allocate.domains.whole import better, cooldown, cooled, realise
 from planner.laws.dual import Array
 
 LOGITS = np.linspace(-4.8, 4.8, 13)
@@ -23,8 +24,8 @@ UNIFORM = "equal specialist compute for every domain"
 NO_GENERAL = "no general text"
 FINALISTS, MOST_FINALISTS = 6, 600
 """Sizes of a grid that are told apart under all resamples, and most of them times domains."""
-ROUNDS = 2
-"""In which the length of a trunk and the replay after it are brought together."""
+LEAST_LOGIT = -9.0
+"""Of a trunk that there is, around which a closer look is."""
 
 
 def split(
@@ -41,17 +42,29 @@ def split(
         start: the best plan of a request that differs in little, around which to look; None to search the whole range.
         stages: how close to look around it.
     """
-    best: Found | None = None
+    best = start
     size, logit, share = (0, 0.0, None) if start is None else middle(problem, start)
     for stage in stages if start else (COARSE,) if quick else (COARSE, *CLOSER):
         sizes = near(problem, size, stage)
-        shares = _shares(logit, stage) if name != NO_GENERAL else np.zeros(1)
-        found = look(problem, name, np.repeat(sizes, len(shares)), np.tile(shares, len(sizes)), share, stage, margin, best)
-        if found is None:
+        at, shares = _trunks(problem, sizes, np.zeros(1) if name == NO_GENERAL else _shares(logit, stage))
+        found = look(problem, name, at, shares, share, stage, margin, best)
+        best = better(problem, best, found, margin)
+        if best is None:
             break
-        best = found
         size, logit, share = middle(problem, best)
     return best
+
+
+def _trunks(problem: DomainsProblem, sizes: Any, shares: Array) -> tuple[Any, Array]:
+    """Cross sizes with shares of the trunk, and with the shortest trunk and all general text there is, where shares may step over them."""
+    at, every = np.repeat(sizes, len(shares)), np.tile(shares, len(sizes))
+    if len(shares) == 1:
+        return at, every
+    total = problem.tokens(sizes)
+    for tokens in (problem.least_stage, problem.general_tokens):
+        inside = (tokens > 0) & (tokens < total)
+        at, every = np.append(at, sizes[inside]), np.append(every, tokens / total[inside])
+    return at, every
 
 
 def look(
@@ -69,11 +82,21 @@ def look(
         margin: by which required losses are tightened.
         like: a plan near to these.
     """
-    divided = divide(problem, name, at, shares, guess, stage, margin, like)
-    if not np.isfinite(divided.value).any():
-        return None
-    row = _best(problem, at, divided, margin)
-    return _found(problem, name, int(at[row]), float(divided.trunk[row]), divided.tokens_spec[row])
+
+
+    def best(bare: bool | None) -> Found | None:
+        divided = divide(problem, name, at, shares, guess, stage, margin, like, bare)
+        if not np.isfinite(divided.value).any():
+            return None
+        row = _best(problem, at, divided, margin)
+        trunk, spec = float(divided.trunk[row]), divided.tokens_spec[row]
+        return realise(problem, name, int(at[row]), trunk, spec, divided.tokens_pt[row] - trunk + spec, margin)
+
+    found = best(None)
+    if found is None or cooled(problem, name, found.tokens_spec) == 1:
+        return found
+    # Some stay without a stage, which takes a cooldown of the trunk: either that is paid from the start, or all have one.
+    return better(problem, found, better(problem, best(True), best(False), margin), margin)
 
 
 def _best(problem: DomainsProblem, at: Any, divided: Divided, margin: float) -> int:
@@ -102,12 +125,20 @@ class Divided:
 
 
 def divide(
-    problem: DomainsProblem, name: str, at: Any, shares: Array, guess: Array | None, stage: Stage, margin: float, like: Found | None
-) -> Divided:
-    """Divide what each trunk leaves among the domains; as `look`."""
+    problem: DomainsProblem, name: str, at: Any, shares: Array, guess: Array | None, stage: Stage, margin: float, like: Found | None,
+    bare: bool | None = None,
+) -> Divided:  # fmt: skip
+    """Divide what each trunk leaves among the domains; as `look`.
+
+    Args:
+        problem, name, at, shares, guess, stage, margin, like: as for `look`.
+        bare: whether the cooldown of the trunk, for domains without a stage, is paid before anything is divided, or no domain may be without one; None
+            to leave it out of account.
+    """
     total, cost = problem.tokens(at), problem.spec_cost[:, at].T
     trunk = np.minimum(shares * total, problem.general_tokens)
-    room = total - trunk  # in general tokens, of which those of a branch may cost more or less
+    # In general tokens, of which those of a branch may cost more or less.
+    room = np.maximum(total - trunk * (1 + cooldown(problem) if bare else 1), 0.0)
     if name == UNIFORM:
         amounts = _equal(problem.most_spec * cost, room) / cost
         amounts = np.where(amounts < problem.least_stage, 0.0, amounts)[..., None]
@@ -120,7 +151,7 @@ def divide(
         stages = np.where(trunk[:, None, None] + stages - amounts <= problem.general_tokens, stages, np.nan)
     barred, stages = np.isnan(stages), np.where(np.isnan(stages), amounts, stages)
     loss = problem.expected(at[:, None, None], trunk[:, None, None] + stages - amounts, amounts, like=like.plan if like else None)
-    value = problem.value(np.where(barred, np.inf, loss), margin)
+    value = problem.value(np.where(barred | (amounts == 0) if bare is False else barred, np.inf, loss), margin)
     if problem.request.limited:  # with its replay, a larger amount may make a shorter stage
         order = stages.argsort(-1, kind="stable")
         amounts, stages, value = (np.take_along_axis(item, order, -1) for item in (amounts, stages, value))
@@ -136,7 +167,8 @@ def middle(problem: DomainsProblem, found: Found) -> tuple[int, float, Array | N
     total = float(problem.tokens(size))
     part = np.clip(trunk / total, 1e-9, 1 - 1e-9)
     room = (total - trunk) / problem.spec_cost[:, size]
-    return size, float(np.clip(np.log(part / (1 - part)), LOGITS[0], LOGITS[-1])), found.tokens_spec / room if total > trunk else None
+    logit = float(np.clip(np.log(part / (1 - part)), LEAST_LOGIT if trunk > 0 else LOGITS[0], LOGITS[-1]))
+    return size, logit, found.tokens_spec / room if total > trunk else None
 
 
 def _shares(logit: float, stage: Stage) -> Array:
@@ -163,38 +195,3 @@ def _along(stages: Array, amounts: Array, length: Array) -> Array:
     (x0, y0), (x1, y1) = ([np.take_along_axis(item, node + one, -1)[..., 0] for item in (stages, amounts)] for one in (0, 1))
     result: Array = y0 + np.clip((length - x0) / np.where(x1 > x0, x1 - x0, 1.0), 0.0, 1.0) * (y1 - y0)
     return result
-
-
-def _found(problem: DomainsProblem, name: str, size: int, trunk: float, amounts: Array) -> Found:
-    """Round to whole steps; the trunk takes what is left over, unless the limit on the general loss is kept without it only."""
-    total, cost = float(problem.tokens(size)), problem.spec_cost[:, size]
-    spec = whole_steps(problem, amounts, total, cost)
-    if not problem.request.limited:
-        return _made(problem, name, size, _rest(problem, trunk, total - float((cost * spec).sum())), spec, None)
-    lengths = [_rest(problem, trunk, trunk)]
-    for _ in range(ROUNDS):
-        share = after(problem, size, lengths[0], spec[:, None], 0.0)[:, 0]
-        lengths = [_rest(problem, trunk, total - float((cost * spec / (1 - np.nan_to_num(share))).sum())), *lengths]
-    for length in lengths:
-        share = after(problem, size, length, spec[:, None], 0.0)[:, 0]
-        stages = spec / (1 - share)
-        fits = length + np.nansum(cost * stages) <= total * (1 + 1e-9)
-        if np.isfinite(share).all() and fits and length + (stages - spec).max() <= problem.general_tokens * (1 + 1e-9):
-            return _made(problem, name, size, length, spec, share)
-    # Whole steps pass the limit by a hair: the stages that do are left away.
-    share = after(problem, size, lengths[-1], spec[:, None], 0.0)[:, 0]
-    spec = np.where(np.isfinite(share), spec, 0.0)
-    return _made(problem, name, size, lengths[-1], spec, np.nan_to_num(share))
-
-
-def _rest(problem: DomainsProblem, trunk: float, room: float) -> float:
-    """Return the whole steps of general text that there is room for, if there is a trunk at all."""
-    if trunk > 0:
-        trunk = float(np.clip(room, 0.0, problem.general_tokens))
-    return float(whole_steps(problem, np.array(trunk), min(room, problem.general_tokens)))
-
-
-def _made(problem: DomainsProblem, name: str, size: int, trunk: float, spec: Array, replay: Array | None) -> Found:
-    price, numbers = float(problem.price[size]), np.full(problem.count, size)
-    stages = spec if replay is None else spec / (1 - replay)
-    return Found(name, numbers, trunk + stages - spec, spec, trunk, price * problem.spec_cost[:, size] * stages, price * trunk, replay)

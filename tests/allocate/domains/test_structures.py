@@ -113,8 +113,17 @@ def test_more_budget_is_never_worse(fitted: FittedLaw, search) -> None:  # type:
     assert (np.diff(found) < 1e-4).all()
 
 
+def test_a_domain_without_a_stage_pays_a_cooldown_of_the_trunk(fitted: FittedLaw) -> None:
+    problem = problem_of(fitted)
+    found = split(problem)
+    assert found is not None and found.tokens_spec[0] == 0 < found.tokens_spec[1]
+    assert found.flops[0] == pytest.approx(0.3 * found.flops_general) and 0.97 * BUDGET < found.total_flops <= BUDGET * (1 + 1e-9)
+    alone = split(problem_of(fitted, (5e4, 5e4)))
+    assert alone is not None and not alone.tokens_spec.any() and not alone.flops.any(), "a trunk that is all there is ends in its cooldown itself"
+
+
 def test_what_binds_split_training_further_costs(fitted: FittedLaw) -> None:
-    problem = problem_of(fitted, weights=(1.0, 4.0, 1.0))
+    problem = problem_of(fitted, (3e5, 6e5, 2e6), weights=(1.0, 4.0, 1.0))
     free, uniform, bare = (split(problem, *name) for name in ((), (UNIFORM,), (NO_GENERAL,)))
     assert uniform is not None and bare is not None
     assert weighted(problem, free) < min(weighted(problem, uniform), weighted(problem, bare))
@@ -164,4 +173,4 @@ def test_memory_limits_the_size_of_every_model(fitted: FittedLaw) -> None:
         assert found is not None and all(tight.problems[0].bytes_per_gpu(tight.ladder[number]) <= 0.7 * need for number in found.size)
     assert weighted(tight, split(tight)) > weighted(free, split(free))
     shared = problem_of(fitted, memory_per_gpu=0.7 * need, gpus=8)
-    assert weighted(shared, split(shared)) == pytest.approx(weighted(free, split(free)), rel=1e-6)
+    assert weighted(shared, split(shared)) == pytest.approx(weighted(free, split(free)), rel=1e-5)

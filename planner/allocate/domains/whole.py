@@ -1,0 +1,125 @@
+"""A plan of split training in whole optimiser steps, within the budget and the limits."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from planner.allocate.domains.keep import after
+from planner.allocate.domains.problem import EVERY, DomainsProblem
+from planner.allocate.domains.stages import MIXED, Found, whole_steps
+from planner.laws.dual import Array
+
+OFFSETS = np.array([0, 1, -1, -2, -4, -8, -16, -32, -64, -128])
+"""Steps by which a branch may be longer or shorter than planned, where its replay goes up in jumps."""
+FEW = 24
+"""Resamples under which they are told apart."""
+ROUNDS = 4
+"""In which a trunk gives up the steps that its branches take more than planned."""
+
+
+def worth(problem: DomainsProblem, found: Found, margin: float) -> float:
+    """Return what a plan comes to under all resamples: what a search minimises; infinite for what cannot be trained."""
+    loss = problem.expected(found.size[:, None], found.tokens_pt[:, None], found.tokens_spec[:, None], EVERY)
+    return float(problem.value(loss, margin).sum())
+
+
+def better(problem: DomainsProblem, first: Found | None, second: Found | None, margin: float) -> Found | None:
+    """Return the better of two plans, the first where they are equal; None where neither can be trained."""
+    values = [np.inf if found is None else worth(problem, found, margin) for found in (first, second)]
+    if not np.isfinite(values).any():
+        return None
+    return second if values[1] < values[0] else first
+
+
+def realise(problem: DomainsProblem, name: str, size: int, trunk: float, spec: Array, stages: Array, margin: float) -> Found | None:
+    """Round a plan; None where nothing near to it keeps the limits.
+
+    Args:
+        problem: the domains.
+        name: of the structure.
+        size: number of the size.
+        trunk: general tokens before the branches.
+        spec: specialist tokens of each domain, shape (domains,).
+        stages: the same with what is replayed.
+        margin: by which required losses are tightened.
+    """
+    total, cost = float(problem.tokens(size)), problem.spec_cost[:, size]
+    if not problem.request.limited:
+        spec = whole_steps(problem, spec, total, cost)
+        length, least = _rest(problem, name, trunk, total - float((cost * spec).sum()), spec), min(problem.least_stage, problem.general_tokens)
+        if 0 < length < least:  # rounding took what the shortest trunk needs: the longest branch gives it back
+            longest, missing = int(spec.argmax()), (least - length) * cooled(problem, name, spec)
+            spec[longest] -= _floor(problem, missing / cost[longest]) + _step(problem)
+            length = _rest(problem, name, trunk, total - float((cost * spec).sum()), spec)
+        return _made(problem, name, size, length, spec, np.zeros(problem.count))
+    length = _floor(problem, max(trunk, problem.least_stage)) if trunk > 0 else 0.0
+    for _ in range(ROUNDS):
+        spec, share = _nearby(problem, size, length, spec, stages, margin)
+        used = float((cost * spec / (1 - share)).sum())
+        over = length * cooled(problem, name, spec) + used - total
+        if np.isnan(share).any() or length <= 0:
+            return None
+        if over <= 1e-9 * total:
+            break
+        length -= _floor(problem, over) + _step(problem)
+        if length < problem.least_stage * (1 - 1e-9):
+            return None
+    else:
+        return None
+    found = _made(problem, name, size, length, spec, share)
+    longer = _rest(problem, name, length, total - used, spec)
+    share = after(problem, size, longer, spec[:, None], 0.0)[:, 0]
+    stages = spec / (1 - share)
+    room = float((cost * stages).sum()) + longer * cooled(problem, name, spec) <= total * (1 + 1e-9)
+    if np.isnan(share).any() or not room or longer + (stages - spec).max() > problem.general_tokens * (1 + 1e-9):
+        return found
+    return better(problem, found, _made(problem, name, size, longer, spec, share), margin)
+
+
+def _nearby(problem: DomainsProblem, size: int, trunk: float, spec: Array, stages: Array, margin: float) -> tuple[Array, Array]:
+    """Choose for every domain the best whole steps near to its own whose stage is hardly longer than planned, with the replay that keeps the limit."""
+    step = _step(problem)
+    near = np.floor(spec / step + 1e-9)[:, None] * step + step * OFFSETS
+    near = np.where((spec[:, None] > 0) & (near >= problem.least_stage * (1 - 1e-9)), np.minimum(near, problem.most_spec[:, None]), 0.0)
+    near = np.concatenate([near, np.zeros((problem.count, 1))], axis=1)
+    share = after(problem, size, trunk, near, 0.0)
+    lengths = near / (1 - share)
+    allowed = (lengths <= stages[:, None] + step) & (trunk + lengths - near <= problem.general_tokens * (1 + 1e-9))
+    lengths = np.where(allowed, lengths, near)
+    loss = problem.expected(size, trunk + lengths - near, near, FEW)
+    chosen = np.where(allowed, problem.value(loss, margin), np.inf).argmin(1)[:, None]
+    return tuple(np.take_along_axis(item, chosen, 1)[:, 0] for item in (near, np.where(allowed, share, np.nan)))  # type: ignore[return-value]
+
+
+def cooldown(problem: DomainsProblem) -> float:
+    """Return the share of a trunk that is trained once more where it ends in a cooldown beside its branches."""
+    recipe = problem.problems[0].recipe
+    return recipe.cooldown_fraction if recipe else 0.0
+
+
+def cooled(problem: DomainsProblem, name: str, spec: Array) -> float:
+    """Return what a trunk costs over its tokens: domains without a stage of their own take it cooled down, which is trained once beside the branches."""
+    return 1.0 + (cooldown(problem) if name != MIXED and (spec == 0).any() and (spec > 0).any() else 0.0)
+
+
+def _rest(problem: DomainsProblem, name: str, trunk: float, room: float, spec: Array) -> float:
+    """Return the whole steps of general text that there is room for, if there is a trunk at all."""
+    return _floor(problem, float(np.clip(room / cooled(problem, name, spec), 0.0, problem.general_tokens))) if trunk > 0 else 0.0
+
+
+def _step(problem: DomainsProblem) -> float:
+    recipe = problem.problems[0].recipe
+    return float(recipe.tokens_per_step) if recipe else 1.0
+
+
+def _floor(problem: DomainsProblem, tokens: float) -> float:
+    step = _step(problem)
+    return float(np.floor(tokens / step + 1e-9) * step)
+
+
+def _made(problem: DomainsProblem, name: str, size: int, trunk: float, spec: Array, replay: Array) -> Found:
+    price, numbers = float(problem.price[size]), np.full(problem.count, size)
+    stages = spec / (1 - replay)
+    flops = price * problem.spec_cost[:, size] * stages
+    flops[spec == 0] += price * trunk * (cooled(problem, name, spec) - 1) / max(1, int((spec == 0).sum()))
+    return Found(name, numbers, trunk + stages - spec, spec, trunk, flops, price * trunk, replay if problem.request.limited else None)
