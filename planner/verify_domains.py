@@ -8,8 +8,8 @@ from pathlib import Path
 from planner.allocate.domains.answer import DomainsAllocation
 from planner.artifacts import check_numbers, read_artifact, sha256_file, whole, write_artifact
 from planner.errors import StateError
+from planner.launch.domains import COOLED, MIX
 from planner.launch.domains import KIND as LAUNCH
-from planner.launch.domains import MIX
 from planner.launch.domains import VERSION as LAUNCH_VERSION
 from planner.train.job import record_path
 from planner.verify import read_launch, read_row
@@ -77,7 +77,8 @@ def verify_domains(folder: Path) -> DomainsVerification:
         structure = {item.name: item for item in answer.structures}[launch["structure"]]
         flops = float({name: realised for name, _, realised in launch["requested_and_realised"]}["flops"])
         runs = {str(name): str(run_id) for name, run_id in launch["runs"].items()}
-    measured: dict[str, float] = {}
+    measured: dict[str, float] = {}  # by domain; of runs that several share, by the domain's name in the corpus
+    shared: dict[str, float] = {}
     lost: dict[str, float] = {}
     for name, run_id in runs.items():
         record = record_path(folder / name, run_id)
@@ -86,13 +87,16 @@ def verify_domains(folder: Path) -> DomainsVerification:
         row = read_row(record, f"the run of {name}")
         with whole(record):
             check_numbers(row, ("loss_spec", "loss_general"), what="the row")
-            measured |= read_artifact(record, "run", 1)["loss_by_domain"] if name == MIX else {name: row["loss_spec"]}
+            if name in (MIX, COOLED):
+                shared |= read_artifact(record, "run", 1)["loss_by_domain"]
+            else:
+                measured[name] = row["loss_spec"]
         lost[name] = row["loss_general"]
     names = {name: source.get("domain") or name for source in answer.sources.values() for name in source["domains"]}
     domains = tuple(
         DomainOutcome(
-            plan.name, plan.weight, plan.loss, plan.loss_low, plan.loss_high, measured[names[plan.name] if MIX in runs else plan.name],
-            lost.get(plan.name), (plan.general["loss"], plan.general["loss_low"], plan.general["loss_high"]) if plan.general else None,
+            plan.name, plan.weight, plan.loss, plan.loss_low, plan.loss_high, measured[plan.name] if plan.name in runs else shared[names[plan.name]],
+            lost.get(plan.name, lost.get(COOLED)), (plan.general["loss"], plan.general["loss_low"], plan.general["loss_high"]) if plan.general else None,
         )  # fmt: skip
         for plan in structure.domains
     )

@@ -29,6 +29,9 @@ def launch_domains(
     for name, planned, real in ready.realised():
         rows.append([name, format_count(planned, 5), format_count(real, 5), f"{real / planned - 1:+.2%}" if planned else ""])
     table(f"{ready.structure.name} in {folder}", ["", "planned", "realised", "change"], rows)
+    _, planned, real = ready.realised()[-1]
+    if planned and real > 1.02 * planned:
+        say(f"warning: these runs take {real:.3g} FLOPs, {real / planned - 1:.0%} more than the {planned:.3g} of the plan")
     # A trunk that domains share is left to train for the first of them only.
     left, seen = [], set()
     for name, run in ready.runs.items():

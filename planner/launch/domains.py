@@ -16,7 +16,7 @@ from planner.corpus import Corpus
 from planner.design.cells import Cell, Part
 from planner.design.segment import Segment
 from planner.design.spec import SweepSpec
-from planner.design.tree import build_tree
+from planner.design.tree import Tree, build_tree
 from planner.engines.event import Event
 from planner.errors import DataError, InputError, StateError
 from planner.launch.launch import STATES
@@ -29,8 +29,8 @@ from planner.units import format_count
 
 KIND = "domains_launch"
 VERSION = 1
-MIX = "mix"
-"""Folder of the one run of a mixed model."""
+MIX, COOLED = "mix", "cooled-trunk"
+"""Folders of the one run of a mixed model, and of the trunk's cooldown for all domains without a stage of their own."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,11 @@ class DomainsLaunch:
     folder: Path
     structure: Structure
     runs: dict[str, Sweep]
-    """By domain, each with one endpoint; a mixed model has just one, named MIX."""
+    """By domain, each with one endpoint; a mixed model has just one, named MIX, and domains without a stage share one, named COOLED."""
+
+    def run_of(self, domain: str) -> Sweep:
+        """Return the run whose end is a domain's model."""
+        return self.runs[next(name for name in (domain, MIX, COOLED) if name in self.runs)]
 
     def segments(self) -> Iterator[tuple[str, Sweep, Segment]]:
         """List what is trained: runs in order, a trunk that they share once."""
@@ -59,8 +63,7 @@ class DomainsLaunch:
         """List quantity, planned and realised value."""
         found = []
         for plan in self.structure.domains:
-            tip = self.runs[MIX if MIX in self.runs else plan.name].tree.tips[0]
-            per_step = self.runs[MIX if MIX in self.runs else plan.name].spec.recipe.tokens_per_step
+            tip, per_step = self.run_of(plan.name).tree.tips[0], self.run_of(plan.name).spec.recipe.tokens_per_step
             found.append((f"{plan.name}: params_non_embedding", plan.params_non_embedding, float(tip.shape.params_non_embedding)))
             if MIX not in self.runs:
                 trunk, stage = (tip.steps_pt, tip.last_step) if tip.stage == "special" else (tip.last_step, 0)
@@ -87,7 +90,7 @@ def prepare_domains(path: Path, folder: Path, *, structure: str | None = None, c
     answer = DomainsAllocation.load(path)
     chosen = _structure(answer, structure)
     for plan in chosen.domains:
-        if Path(plan.name).name != plan.name or plan.name in (MIX, "trunk", "..", "."):
+        if Path(plan.name).name != plan.name or plan.name in (MIX, COOLED, "trunk", "..", "."):
             raise InputError(f"the domain name {plan.name!r} cannot name a folder", remedy="rename it in the file of domains and allocate again")
     of = {name: source for source in answer.sources.values() for name in source["domains"]}
     if chosen.name in (SPLIT, MIXED):
@@ -101,7 +104,17 @@ def prepare_domains(path: Path, folder: Path, *, structure: str | None = None, c
     if chosen.name == MIXED:
         return DomainsLaunch(answer, path, folder, chosen, {MIX: _mixed(chosen, of, folders, folder / MIX, seed)})
     trunks = folder / "trunk" if chosen.name == SPLIT else None
-    runs = {plan.name: _run(plan, of[plan.name], folders[plan.name], folder / plan.name, trunks, seed) for plan in chosen.domains}
+    # Domains without a stage end in one and the same cooldown of the trunk, which each of them is evaluated on.
+    bare = [plan for plan in chosen.domains if chosen.name == SPLIT and plan.tokens_spec == 0]
+    runs = {
+        plan.name: _run(plan, of[plan.name], folders[plan.name], folder / plan.name, trunks, seed, bool(bare))
+        for plan in chosen.domains
+        if len(bare) < 2 or plan.tokens_spec > 0
+    }
+    if len(bare) > 1:
+        names = [_domain(plan, of[plan.name], folders[plan.name]) for plan in bare]
+        parts = tuple(Part(name, 1 / len(bare), plan.unique_spec) for name, plan in zip(names, bare, strict=True))
+        runs[COOLED] = _run(bare[0], of[bare[0].name], folders[bare[0].name], folder / COOLED, trunks, seed, True, parts)
     return DomainsLaunch(answer, path, folder, chosen, runs)
 
 
@@ -162,15 +175,17 @@ def _domain(plan: DomainPlan, source: dict[str, Any], corpus: Corpus) -> str:
     return domain
 
 
-def _run(plan: DomainPlan, source: dict[str, Any], corpus: Corpus, folder: Path, trunks: Path | None, seed: int) -> Sweep:
+def _run(
+    plan: DomainPlan, source: dict[str, Any], corpus: Corpus, folder: Path, trunks: Path | None, seed: int, cooled: bool, parts: tuple[Part, ...] = ()
+) -> Sweep:
     domain = _domain(plan, source, corpus)
-    spec = replace(_spec(source, corpus, domain, folder), trunks=trunks)
+    spec = replace(_spec(source, corpus, domain, folder), trunks=trunks, mixture=parts)
     special = plan.tokens_spec > 0
     replay = plan.replay_fraction if special else 0.0
     method = (source.get("method") or "full") if special else "full"
     unique = plan.unique_spec if special else None
     cell = Cell(plan.params_non_embedding, seed, plan.tokens_trunk, plan.tokens_spec, unique, replay, method=method)
-    return single_run(spec, corpus, domain, _tree(cell, plan, spec, corpus))
+    return single_run(spec, corpus, domain, _tree(cell, plan, spec, corpus, cooled))
 
 
 def _mixed(structure: Structure, of: dict[str, dict[str, Any]], folders: dict[str, Corpus], folder: Path, seed: int) -> Sweep:
@@ -186,11 +201,18 @@ def _mixed(structure: Structure, of: dict[str, dict[str, Any]], folders: dict[st
     return single_run(spec, corpus, parts[0].domain, _tree(cell, used[0], spec, corpus))
 
 
-def _tree(cell: Cell, plan: DomainPlan, spec: SweepSpec, corpus: Corpus) -> Any:
+def _tree(cell: Cell, plan: DomainPlan, spec: SweepSpec, corpus: Corpus, cooled: bool = False) -> Tree:
+    """Arrange one run; `cooled` where its trunk is also cooled down for domains without a stage."""
     # Cut by the trunk alone: domains share its pieces only if they are the same, whatever their branches.
     longest = max(200, spec.recipe.steps(cell.tokens_trunk) // STATES)
     shapes = {cell.size: ModelShape(**plan.shape)} if plan.shape else None
-    return build_tree([cell], spec.recipe, corpus.vocab_size, eval_tokens=spec.eval_tokens, max_segment_steps=longest, shapes=shapes)
+    beside = [Cell(cell.size, cell.seed, cell.tokens_pt, 0.0, None)] if cooled and cell.tokens_spec else []
+    tree = build_tree([cell, *beside], spec.recipe, corpus.vocab_size, eval_tokens=spec.eval_tokens, max_segment_steps=longest, shapes=shapes)
+    by_id = {segment.segment_id: segment for segment in tree.segments}
+    path = [next(segment for segment in tree.segments if segment.cell == cell)]
+    while path[-1].parent_id is not None:
+        path.append(by_id[path[-1].parent_id])
+    return replace(tree, segments=tuple(reversed(path)))
 
 
 def _begin(launch: DomainsLaunch) -> None:

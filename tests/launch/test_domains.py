@@ -20,7 +20,7 @@ from planner.engines.local import LocalEngine
 from planner.errors import InputError, StateError
 from planner.flops import flops_per_token
 from planner.ladder import shape_for
-from planner.launch.domains import MIX, carry_out_domains, prepare_domains
+from planner.launch.domains import COOLED, MIX, carry_out_domains, prepare_domains
 from planner.train.order import Mix, Stream
 from planner.verify_domains import verify_domains
 from tests.conftest import TINY_RECIPE
@@ -134,6 +134,21 @@ def test_branches_are_trained_as_the_runs_of_their_law(two: Corpus, tmp_path: Pa
     records = carry_out_domains(prepare_domains(tmp_path / "a.json", tmp_path / "run"), LocalEngine(1))
     assert {name: record["row"]["method"] for name, record in records.items()} == {"parser": "full", "mail": "lora"}
     assert records["mail"]["row"]["loss_spec"] != records["parser"]["row"]["loss_spec"]
+
+
+def test_domains_without_a_stage_share_one_cooldown_of_the_trunk(two: Corpus, tmp_path: Path) -> None:
+    """Trained once, evaluated on each; its FLOPs are three tenths of the trunk beside it, as the plan counts them."""
+    plain = answer(two)
+    first, second = plain.structures[0].domains
+    trunk = {"tokens_pt": 400 * 64.0, "tokens_spec": 0.0}
+    structure = replace(plain.structures[0], domains=(replace(first, **trunk), replace(second, **trunk)))
+    replace(plain, structures=(structure, *plain.structures[1:])).save(tmp_path / "a.json", {})
+    ready = prepare_domains(tmp_path / "a.json", tmp_path / "run")
+    assert list(ready.runs) == [COOLED] and len(ready.realised()) == 7
+    assert sum(segment.steps for _, _, segment in ready.segments()) == 400
+    record = carry_out_domains(ready, LocalEngine(1))[COOLED]
+    by = {item.name: item.measured for item in verify_domains(tmp_path / "run").domains}
+    assert by == record["loss_by_domain"] and by["parser"] != by["mail"]
 
 
 def test_it_is_verified_by_domain_and_by_weight(split: tuple[Path, list[Event]]) -> None:

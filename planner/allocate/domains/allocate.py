@@ -113,7 +113,7 @@ def _structure(problem: DomainsProblem, name: str, found: Found | None, look: Ou
     """Write a structure out, against the recommended one."""
     assumption = _assumption(problem) if name == MIXED else ""
     if found is None or look is None:
-        small = (_unmeasured(problem) if name == MIXED else "") or "the budget is too small for it"
+        small = (_unmeasured(problem) if name == MIXED else "") or "the budget, or some domain's text, is too small for it"
         note = small if found is None else f"does not reach the max_loss of {_missed(problem, found)}"
         return Structure(name, assumption, None, None, None, None, None, None, None, None, None, (), note)
     flops, one, bound = found.total_flops, name != INDEPENDENT, name == MIXED and problem.mix is None
