@@ -72,7 +72,9 @@ def allocate_domains(request: DomainsRequest, *, robust: bool = True, allow_extr
     arms: dict[str, tuple[Found | None, float | None]] = {name: (split(free, name), 0.0) for name in (UNIFORM, NO_GENERAL)}
     every = {**tried, **arms}
     looks = {name: outlook(under[name], plan) for name, (plan, margin) in every.items() if plan is not None and margin is not None}
-    best = min((name for name in able if name in looks), key=lambda name: float(problem.weights @ losses(under[name], every[name][0])))
+    # By the measure of the searches, which with the best guess is not the mean over the resamples.
+    value = {name: float((problem.weights * losses(under[name], plan)).sum()) for name in able if name in looks and (plan := every[name][0]) is not None}
+    best = min(value, key=lambda name: value[name])
     structures, bound = (
         tuple(_structure(under[name], name, plan, looks.get(name), looks[best], name == best) for name, (plan, _) in group.items())
         for group in (tried, arms)

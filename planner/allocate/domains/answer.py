@@ -144,8 +144,8 @@ class DomainsAllocation:
             datetime.fromisoformat(body["created"])
             worths = tuple(Worth(**item) for item in body.get("worths", []))
             return cls(
-                body["request"], body["best"], structures, arms, tuple(body["warnings"]), body["sources"], body["created"], body.get("around", {}), worths,
-                body.get("exchange", ""),
+                body["request"], body["best"], structures, arms, tuple(body["warnings"]), body["sources"], body["created"],
+                dict(body.get("around", {})), worths, body.get("exchange", ""),
             )  # fmt: skip
 
 
@@ -163,5 +163,8 @@ def _structure(body: Mapping[str, Any]) -> Structure:
         check_numbers(item["extrapolation"], item["extrapolation"], optional=True, what=what)
         check_shape(item.get("shape"), what)
         if item.get("general") is not None:
-            check_numbers(item["general"], ("replay_fraction", "tokens_replayed"), low=0.0, what=f"the general loss of {what}")
+            kept = ("replay_fraction", "tokens_replayed", "loss", "loss_low", "loss_high")
+            check_numbers(item["general"], kept, low=0.0, what=f"the general loss of {what}")
+            if item["general"]["replay_fraction"] >= 1:
+                raise ValueError(f"replay_fraction = {item['general']['replay_fraction']} of {what}")
     return Structure(**{**body, "domains": tuple(DomainPlan(**item) for item in body["domains"])})

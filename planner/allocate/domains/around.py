@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from planner.allocate.domains.independent import independent
 from planner.allocate.domains.problem import DomainsProblem
 from planner.allocate.domains.refuse import losses
-from planner.allocate.domains.split import divide, middle, split
+from planner.allocate.domains.split import divide, middle, split, trunks
 from planner.allocate.domains.stages import INDEPENDENT, Found, Stage, near
+from planner.allocate.domains.whole import worth
 from planner.fit.fitted import LEVEL, FittedLaw
 
 MOST_WORLDS, FEWEST_WORLDS, LOOKED_AT = 12, 6, 800
 """Resamples whose own best plan is sought, and domains times resamples that are looked at."""
-OWN = (Stage(0.25, 3, 0.5, 1), Stage(0.06, 3, 0.15, 2))
+OWN = (Stage(0.25, 3, 0.5, 1), Stage(0.06, 3, 0.15, 2), Stage(0.02, 3, 0.05, 2))
 """How they are sought, from the recommendation on."""
 WIDE, LOGITS = Stage(0.1, 12, 0.24, 2), np.arange(-2.4, 2.41, 0.3)
 """Sizes, amounts and, beside the recommendation's, logits of the trunk's share that are looked at for plans as good."""
@@ -54,15 +56,13 @@ def around(problem: DomainsProblem, found: Found, margin: float) -> Around:
     params_within, share_within = _within(problem, found, margin)
     regrets, sizes, shares = [], [], []
     for world in _worlds(problem):
-        search = independent(world, margin, start=found) if found.name == INDEPENDENT else split(world, found.name, margin, start=found, stages=OWN)
-        mine = float(world.weights @ losses(world, found))
-        best = mine if search is None else min(mine, float(world.weights @ losses(world, search)))
-        own = found if search is None else search
-        regrets.append(100 * (mine / best - 1))
+        # No worse than the recommendation, from which they start.
+        own = independent(world, margin, start=found) if found.name == INDEPENDENT else split(world, found.name, margin, start=found, stages=OWN)
+        assert own is not None
+        regrets.append(100 * float((world.weights @ losses(world, found)) / (world.weights @ losses(world, own)) - 1))
         sizes.append(float(problem.params[own.size[0]]))
-        shares.append(own.tokens_general / float(problem.tokens(own.size[0])))
-    required = bool(np.isfinite(problem.max_loss).any())
-    one = found.name != INDEPENDENT
+        shares.append(_share(own.tokens_general, own.tokens_spec + own.replayed))
+    one, required = found.name != INDEPENDENT, bool(np.isfinite(problem.max_loss).any())
     return Around(
         params_within, share_within, _interval(sizes) if one else None, _interval(shares) if one else None,
         None if required else float(np.mean(regrets)), None if required else float(np.quantile(regrets, LEVEL)),
@@ -70,19 +70,23 @@ def around(problem: DomainsProblem, found: Found, margin: float) -> Around:
 
 
 def _within(problem: DomainsProblem, found: Found, margin: float) -> tuple[tuple[float, float] | None, tuple[float, float] | None]:
-    """Return the sizes and the trunk's shares of plans that are as good within the tolerance."""
+    """Return the sizes and the trunk's shares of plans that are as good within the tolerance, the recommendation among them."""
     if found.name == INDEPENDENT:
         return None, None
     size, logit, guess = middle(problem, found)
-    sizes = near(problem, size, WIDE)
-    shares = np.concatenate([[0.0], 1 / (1 + np.exp(-logit - LOGITS)), [1.0]])
-    at, trunk = np.repeat(sizes, len(shares)), np.tile(shares, len(sizes))
-    value = divide(problem, found.name, at, trunk, guess, WIDE, margin, found).value
-    own = float(problem.value(losses(problem, found)[:, None], margin).sum())
-    good = value <= min(own, float(value.min())) * (1 + problem.request.tolerance)
-    good |= (at == size) & (trunk == trunk[np.abs(trunk - found.tokens_general / float(problem.tokens(size))).argmin()])
-    params = problem.params[at[good]]
-    return (float(params.min()), float(params.max())), (float(trunk[good].min()), float(trunk[good].max()))
+    at, asked = trunks(problem, near(problem, size, WIDE), np.concatenate([[0.0], 1 / (1 + np.exp(-logit - LOGITS)), [1.0]]))
+    divided = divide(problem, found.name, at, asked, guess, WIDE, margin, found)
+    own = worth(problem, found, margin)
+    good = divided.value <= min(own, float(divided.value.min())) * (1 + problem.request.tolerance)
+    share = _share(divided.trunk[good], (divided.tokens_pt - divided.trunk[:, None] + divided.tokens_spec)[good])
+    params = np.append(problem.params[at[good]], problem.params[size])
+    share = np.append(share, _share(found.tokens_general, found.tokens_spec + found.replayed))
+    return (float(params.min()), float(params.max())), (float(share.min()), float(share.max()))
+
+
+def _share(trunk: Any, stages: Any) -> Any:
+    """Return the share of a trunk in all that is trained, with branches of shape (..., domains)."""
+    return trunk / (trunk + stages.sum(-1))
 
 
 def _worlds(problem: DomainsProblem) -> Iterator[DomainsProblem]:

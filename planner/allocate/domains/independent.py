@@ -6,6 +6,7 @@ V_k(F), the best value of domain k for F FLOPs over sizes and splits, is tabulat
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -15,9 +16,16 @@ from planner.allocate.domains.keep import within
 from planner.allocate.domains.problem import DomainsProblem
 from planner.allocate.domains.stages import CLOSER, COARSE, INDEPENDENT, NEARBY, Found, Stage, around, near, whole_steps
 from planner.allocate.domains.waterfill import fill
+from planner.allocate.domains.whole import FEW, OFFSETS, better, step_of
+from planner.allocate.retention import REPLAYS as SHARES
 from planner.laws.dual import Array
 
+REPLAYS = np.array(SHARES)
 BUDGETS = 28
+MANY = 20
+"""Domains from which under a limit every second share of specialist and of general text is left out of the coarse grid."""
+MOST_PLANS = 3_000_000
+"""In one block of a grid."""
 SPLITS = np.concatenate([[0.0], np.geomspace(3e-3, 1.0, 13)])
 """Of the most specialist tokens that a budget and the passes allow, in a coarse grid."""
 ENDS = np.array([0.0, 1.0])
@@ -35,23 +43,28 @@ def independent(problem: DomainsProblem, margin: float = 0.0, quick: bool = Fals
         start: the best models of a request that differs in little, around which to look; None to search the whole range.
     """
     count, flops = problem.count, problem.request.flops
-    best: Found | None = None
+    best = start
     if start is None:
-        general = GENERAL if problem.request.limited else np.ones(1)
-        budgets, sizes, splits, general = (np.tile(values, (count, 1)) for values in (_budgets(problem), near(problem, 0, COARSE), SPLITS, general))
+        thin = 2 if problem.request.limited and count > MANY else 1
+        general = GENERAL[::thin] if problem.request.limited else np.ones(1)
+        grid = _budgets(problem), near(problem, 0, COARSE), SPLITS[::thin], general
+        budgets, sizes, splits, general = (np.tile(values, (count, 1)) for values in grid)
     else:
         each = (start.flops + problem.weights * problem.inference[start.size]) * flops / start.spent(problem)
         budgets, sizes, splits, general = _around(problem, start, each, NEARBY[0])
     for following in (*(NEARBY[1:] if start else CLOSER), None):
-        value, at, pt, spec = table(problem, budgets, sizes, splits, general, partial(problem.value, margin=margin), best.plan if best else None)
+        value, at, pt, spec = _tables(problem, budgets, sizes, splits, general, margin, best.plan if best else None)
         filled = fill(budgets[None], value[None], np.array([flops]))
         if not np.isfinite(filled.total[0]):
             break
         each, rows = filled.amount[0], np.arange(count)
         node = np.abs(np.log(budgets / each[:, None])).argmin(1)
-        best = _found(problem, each, budgets[rows, node], at[rows, node], pt[rows, node], spec[rows, node])
-        if quick or following is None:
+        found = _found(problem, each, budgets[rows, node], at[rows, node], pt[rows, node], spec[rows, node], margin)
+        best = better(problem, best, found, margin)
+        if quick or following is None or best is None:
             break
+        # Around what each domain has in the best so far, whose budgets are its own.
+        each = np.maximum((best.flops + problem.weights * problem.inference[best.size]) * flops / best.spent(problem), 1e-300)
         budgets, sizes, splits, general = _around(problem, best, each, following)
     return best
 
@@ -68,7 +81,20 @@ def _around(problem: DomainsProblem, found: Found, each: Array, stage: Stage) ->
     return np.minimum(each[:, None] * factors, problem.request.flops), around(problem, found.size, stage), np.sort(splits, axis=1), general
 
 
-def table(
+def _tables(
+    problem: DomainsProblem, budgets: Array, sizes: Any, splits: Array, general: Array, margin: float, like: tuple[Any, Array, Array] | None
+) -> tuple[Array, Any, Array, Array]:
+    """Tabulate in blocks of budgets, as `_table`: under a limit a grid of many domains would not fit the memory."""
+    plans = problem.count * sizes.shape[1] * (splits.shape[1] + 2) * (general.shape[1] + (len(REPLAYS) if problem.request.limited else 0))
+    each = int(np.clip(MOST_PLANS // plans, 1, budgets.shape[1]))
+    blocks = [budgets[:, start : start + each] for start in range(0, budgets.shape[1], each)]
+    less = replace(problem, evaluations=problem.evaluations / len(blocks))
+    found = [_table(less, block, sizes, splits, general, partial(problem.value, margin=margin), like) for block in blocks]
+    value, at, pt, spec = (np.concatenate(parts, axis=1) for parts in zip(*found, strict=True))
+    return value, at, pt, spec
+
+
+def _table(
     problem: DomainsProblem, budgets: Array, sizes: Any, splits: Array, general: Array, value_of: Callable[[Array], Array],
     like: tuple[Any, Array, Array] | None,
 ) -> tuple[Array, Any, Array, Array]:  # fmt: skip
@@ -91,6 +117,9 @@ def table(
     spec = np.concatenate([spec, *more], axis=-1)[..., None]
     pt = total[..., None, None] - cost[..., None, None] * spec
     pt = np.where(pt > 1e-9 * total[..., None, None], np.minimum(pt, problem.general_tokens), 0.0) * general[:, None, None, None, :]
+    if problem.request.limited:  # and the shortest general stage, with what each share of replay adds to it
+        replayed = spec * (REPLAYS / (1 - REPLAYS))
+        pt = np.concatenate([pt, np.minimum(problem.least_stage + replayed, pt.max(-1, keepdims=True))], axis=-1)
     every = np.broadcast_arrays(sizes[:, None, :, None, None], pt, spec)
     at, pt, spec = (item.reshape(problem.count, -1) for item in every)
     value = value_of(problem.expected(at, pt, spec, like=like))
@@ -110,7 +139,7 @@ def _budgets(problem: DomainsProblem) -> Array:
     return np.geomspace(min(max(least, 1e-3 * flops / problem.count), flops), flops, BUDGETS)
 
 
-def _found(problem: DomainsProblem, each: Array, tabulated: Array, size: Any, pt: Array, spec: Array) -> Found:
+def _found(problem: DomainsProblem, each: Array, tabulated: Array, size: Any, pt: Array, spec: Array, margin: float) -> Found | None:
     """Bring the splits of the nearest tabulated budgets to the budgets themselves, in whole steps."""
     total, before, cost = problem.tokens_each(each, size), problem.tokens_each(tabulated, size), _cost(problem, size)
     # Specialist text keeps its share of the budget, a stage its least length; the general text takes its share of what is left, where there is any.
@@ -121,17 +150,41 @@ def _found(problem: DomainsProblem, each: Array, tabulated: Array, size: Any, pt
     room = np.clip(total - cost * spec, 0.0, problem.general_tokens)
     room = np.where(part > 1 - 1e-6, room, part * room)
     pt = np.where(pt > 0, whole_steps(problem, room, room), 0.0)
-    if not problem.request.limited:
-        return Found(INDEPENDENT, size, pt, spec, float(pt.sum()), problem.price[size] * (pt + cost * spec), 0.0)
+    if problem.request.limited:
+        return _kept(problem, size, pt, spec, total, margin)
+    return Found(INDEPENDENT, size, pt, spec, float(pt.sum()), problem.price[size] * (pt + cost * spec), 0.0)
+
+
+def _kept(problem: DomainsProblem, size: Any, pt: Array, spec: Array, total: Array, margin: float) -> Found | None:
+    """Choose for every domain the best whole steps near to its plan that keep the limit on the general loss; None where a domain has none.
+
+    Args:
+        problem: the domains.
+        size: numbers of sizes, shape (domains,), like all that follow.
+        pt: general tokens, with those that are replayed.
+        spec: specialist tokens.
+        total: general tokens that each domain's budget pays.
+        margin: by which required losses are tightened.
+    """
+    step, cost = step_of(problem), _cost(problem, size)[:, None]
+    most = np.minimum(total, problem.general_tokens)[:, None]
+    special, general = (item.reshape(-1) for item in np.meshgrid(OFFSETS, OFFSETS[:5]))
+    near = np.where(spec[:, None] > 0, np.floor(spec[:, None] / step + 1e-9) * step + step * special, 0.0)
+    near = np.where(near >= problem.least_stage * (1 - 1e-9), np.minimum(near, problem.most_spec[:, None]), 0.0)
+    whole = np.floor(pt[:, None] / step + 1e-9) * step + step * general
+    # Without a specialist stage all there is may be general.
+    near, whole = np.hstack([near, np.zeros_like(most)]), np.hstack([np.maximum(whole, 0.0), np.floor(most / step + 1e-9) * step])
+    share = within(problem, size[:, None], whole, near, 0.0)
     # What is replayed counts among the general tokens, and costs what its stage does.
-    for _ in range(2):
-        replay = within(problem, size[:, None], pt[:, None], spec[:, None], 0.0)[:, 0]
-        spec, replay = np.where(np.isnan(replay), 0.0, spec), np.nan_to_num(replay)  # whole steps may pass the limit by a hair
-        replayed = spec * replay / (1 - replay)
-        over = np.maximum(pt + cost * spec + (cost - 1) * replayed - total, 0.0)
-        pt = np.where(over > 1e-9 * total, whole_steps(problem, pt - over, pt - over), pt)
-    flops = problem.price[size] * (pt - replayed + cost * (spec + replayed))
-    return Found(INDEPENDENT, size, pt, spec, float(pt.sum()), flops, 0.0, replay)
+    replayed = near * share / (1 - share)
+    used = whole - replayed + cost * (near + replayed)
+    allowed = np.isfinite(share) & (used <= total[:, None] * (1 + 1e-9)) & (whole <= problem.general_tokens * (1 + 1e-9))
+    loss = np.where(allowed, problem.expected(size[:, None], whole, near, FEW), np.inf)
+    chosen = problem.value(loss, margin).argmin(1)[:, None]
+    if not np.isfinite(np.take_along_axis(loss, chosen, 1)).all():
+        return None
+    pt, spec, share, used = (np.take_along_axis(item, chosen, 1)[:, 0] for item in (whole, near, share, used))
+    return Found(INDEPENDENT, size, pt, spec, float(pt.sum()), problem.price[size] * used, 0.0, share)
 
 
 def _cost(problem: DomainsProblem, size: Any) -> Array:

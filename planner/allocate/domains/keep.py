@@ -1,6 +1,6 @@
 """Limits on the general loss of every domain's model after its specialist stage, and the least replay that keeps them.
 
-Replayed text is read once more from the general corpus within a branch: it makes the branch longer, and counts like the trunk's text for the
+Replayed text is general text within a branch, which the trunk has not used up: it makes the branch longer, and counts like the trunk's text for the
 specialist loss (see `planner.allocate.retention`). A model without a specialist stage is its trunk.
 """
 

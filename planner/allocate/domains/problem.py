@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from planner.allocate.domains.early import MixWorth
-from planner.allocate.domains.request import DomainsRequest
+from planner.allocate.domains.request import Domain, DomainsRequest
 from planner.allocate.optimum import MOST_RESAMPLES
 from planner.allocate.plans import sized
 from planner.allocate.problem import Problem, Size
 from planner.design.spec import MIN_TOKENS_PER_PARAMETER
-from planner.errors import DataError
+from planner.errors import DataError, InputError
 from planner.fit.fitted import FittedLaw
 from planner.laws.dual import Array
 
@@ -62,7 +62,7 @@ class DomainsProblem:
         Raises:
             DataError: a law knows no specialist tokens or is of runs with adapters in both stages, or the budget is too small for any size.
         """
-        problems = tuple(Problem.of(domain.law, request.of(domain), domain.general_law) for domain in request.domains)
+        problems = tuple(_problem(request, domain) for domain in request.domains)
         for domain, problem in zip(request.domains, problems, strict=True):
             if problem.method.both:
                 raise DataError(
@@ -261,3 +261,11 @@ class DomainsProblem:
             missed = np.maximum(loss / (self.max_loss[:, None] * (1 - margin)) - 1, 0.0)
         weighted = self.weights[:, None] * np.where(np.isfinite(loss), loss, 0.0)
         return np.where(np.isfinite(loss), weighted + PENALTY * np.where(np.isfinite(missed), missed, 0.0), np.inf)
+
+
+def _problem(request: DomainsRequest, domain: Domain) -> Problem:
+    """Make the problem of one domain; what is wrong with its laws is said with its name."""
+    try:
+        return Problem.of(domain.law, request.of(domain), domain.general_law)
+    except InputError as error:
+        raise InputError(f"domain {domain.name!r}: {error.message.replace('--general-law', 'general_law')}", remedy=error.remedy) from None

@@ -54,7 +54,7 @@ def read_domains(path: Path, *, limited: bool = False, general_law: Path | None 
     found = (_domain(row, number, document.get("law"), path, laws) for number, row in enumerate(rows, 1))
     if not limited:
         return tuple(found)
-    return tuple(_with_general(domain, row, general_law, path, laws) for domain, row in zip(found, rows, strict=True))
+    return tuple(_with_general(domain, general_law, path, laws) for domain in found)
 
 
 def _domain(row: Mapping[str, Any], number: int, default: Any, path: Path, laws: dict[Path, FittedLaw]) -> Domain:
@@ -75,14 +75,15 @@ def _domain(row: Mapping[str, Any], number: int, default: Any, path: Path, laws:
         raise InputError(f"{who}: unique_tokens: {error.message}", remedy=error.remedy) from None
     most = row.get("max_loss")
     most = None if most is None else _number(most, "max_loss", who)
-    return Domain(name, _load(place, laws), unique, _number(row.get("weight", 1.0), "weight", who), most, place)
+    general = _place(row["general_law"], "general_law", path, who) if "general_law" in row else None  # read where a limit asks for it
+    return Domain(name, _load(place, laws), unique, _number(row.get("weight", 1.0), "weight", who), most, place, general_law_path=general)
 
 
-def _with_general(domain: Domain, row: Mapping[str, Any], default: Path | None, path: Path, laws: dict[Path, FittedLaw]) -> Domain:
+def _with_general(domain: Domain, default: Path | None, path: Path, laws: dict[Path, FittedLaw]) -> Domain:
     """Add the law of the general loss."""
     who = f"{path}: domain {domain.name!r}"
-    if "general_law" in row:
-        place = _place(row["general_law"], "general_law", path, who)
+    if domain.general_law_path is not None:
+        place = domain.general_law_path
     elif default is not None:
         place = default / "law_general.json" if default.is_dir() else default
     else:

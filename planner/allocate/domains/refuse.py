@@ -40,11 +40,11 @@ def refuse(problem: DomainsProblem, nearest: list[tuple[DomainsProblem, Found]])
     """
     request = problem.request
     # The loss over the required one, of each domain that would have everything to itself.
-    alone = [(_alone(request, domain, request.flops) / domain.max_loss, domain) for domain in request.domains if domain.max_loss is not None]
+    alone = [(_alone(problem, request, domain, request.flops) / domain.max_loss, domain) for domain in request.domains if domain.max_loss is not None]
     worst, hardest = max(alone, key=lambda pair: pair[0])
     if worst > 1:
         required = float(hardest.max_loss or np.nan)
-        told = _least(request.flops, lambda flops: _alone(request, hardest, flops) <= required)
+        told = _least(request.flops, lambda flops: _alone(problem, request, hardest, flops) <= required)
         raise DataError(
             f"domain {hardest.name!r} cannot reach its max_loss of {required:g} nats/token with {request.flops:.3g} FLOPs, even with all of them: "
             f"the best is {worst * required:.5g}; {told}",
@@ -52,7 +52,7 @@ def refuse(problem: DomainsProblem, nearest: list[tuple[DomainsProblem, Found]])
         )
     reached = [losses(under, found) for under, found in nearest]
     number, loss = min(((int((each / problem.max_loss).argmax()), each) for each in reached), key=lambda pair: float((pair[1] / problem.max_loss).max()))
-    told = _least(request.flops, lambda flops: _together(replace(request, flops=flops)))
+    told = _least(request.flops, lambda flops: _together(problem, replace(request, flops=flops)))
     raise DataError(
         f"the required losses cannot all be reached with {request.flops:.3g} FLOPs: domain {request.domains[number].name!r} comes to "
         f"{loss[number]:.5g} nats/token at best beside the others, and its max_loss is {problem.max_loss[number]:g}; {told}",
@@ -60,20 +60,20 @@ def refuse(problem: DomainsProblem, nearest: list[tuple[DomainsProblem, Found]])
     )
 
 
-def _alone(request: DomainsRequest, domain: Domain, flops: float) -> float:
+def _alone(problem: DomainsProblem, request: DomainsRequest, domain: Domain, flops: float) -> float:
     """Return the best loss of one domain that has the budget to itself [nats/token]."""
     own = replace(request, flops=flops, domains=(replace(domain, weight=1.0, max_loss=None),))
-    return min((float(losses(under, found)[0]) for under, found in _plans(own, quick=False)), default=np.inf)
+    return min((float(losses(under, found)[0]) for under, found in _plans(problem, own, quick=False)), default=np.inf)
 
 
-def _together(request: DomainsRequest) -> bool:
+def _together(problem: DomainsProblem, request: DomainsRequest) -> bool:
     """Return whether a coarse search reaches all required losses."""
-    return any(bool((losses(under, found) <= under.max_loss).all()) for under, found in _plans(request, quick=True))
+    return any(bool((losses(under, found) <= under.max_loss).all()) for under, found in _plans(problem, request, quick=True))
 
 
-def _plans(request: DomainsRequest, quick: bool) -> Iterator[tuple[DomainsProblem, Found]]:
-    """Find the plans that could be recommended, each with the problem that it solves."""
-    problem = DomainsProblem.of(request)
+def _plans(like: DomainsProblem, request: DomainsRequest, quick: bool) -> Iterator[tuple[DomainsProblem, Found]]:
+    """Find the plans that could be recommended, each with the problem that it solves, by the measure of another problem."""
+    problem = DomainsProblem.of(request, robust=like.robust)
     plans = [(problem, split(problem, quick=quick))]
     if problem.count > 1:  # one domain alone is split training off a trunk of its own
         plans.append((problem, independent(problem, quick=quick)))

@@ -46,7 +46,7 @@ def split(
     size, logit, share = (0, 0.0, None) if start is None else middle(problem, start)
     for stage in stages if start else (COARSE,) if quick else (COARSE, *CLOSER):
         sizes = near(problem, size, stage)
-        at, shares = _trunks(problem, sizes, np.zeros(1) if name == NO_GENERAL else _shares(logit, stage))
+        at, shares = trunks(problem, sizes, np.zeros(1) if name == NO_GENERAL else _shares(logit, stage))
         found = look(problem, name, at, shares, share, stage, margin, best)
         best = better(problem, best, found, margin)
         if best is None:
@@ -55,7 +55,7 @@ def split(
     return best
 
 
-def _trunks(problem: DomainsProblem, sizes: Any, shares: Array) -> tuple[Any, Array]:
+def trunks(problem: DomainsProblem, sizes: Any, shares: Array) -> tuple[Any, Array]:
     """Cross sizes with shares of the trunk, and with the shortest trunk and all general text there is, where shares may step over them."""
     at, every = np.repeat(sizes, len(shares)), np.tile(shares, len(sizes))
     if len(shares) == 1:

@@ -40,7 +40,10 @@ def warnings_of(problem: DomainsProblem, chosen: Structure, structures: tuple[St
     if few:
         shown = ", ".join(few[:5]) + (f" and {len(few) - 5} more" if len(few) > 5 else "")
         yield f"no specialist stage for {shown}: all passes allowed hold fewer than the {format_count(problem.least_stage)} tokens that a stage takes"
-    bare = [plan.name for plan in chosen.domains if plan.tokens_spec == 0 and plan.name not in few]
+    idle = [plan.name for plan in chosen.domains if plan.tokens_spec == 0 and plan.weight == 0]
+    if idle:
+        yield f"no specialist stage for {', '.join(idle[:5])}{f' and {len(idle) - 5} more' if len(idle) > 5 else ''}: of weight 0"
+    bare = [plan.name for plan in chosen.domains if plan.tokens_spec == 0 and plan.name not in (*few, *idle)]
     if bare:
         limit = ", or pass the limit on the general loss" if request.limited else ""
         shown = ", ".join(bare[:5]) + (f" and {len(bare) - 5} more" if len(bare) > 5 else "")

@@ -49,7 +49,7 @@ def realise(problem: DomainsProblem, name: str, size: int, trunk: float, spec: A
         length, least = _rest(problem, name, trunk, total - float((cost * spec).sum()), spec), min(problem.least_stage, problem.general_tokens)
         if 0 < length < least:  # rounding took what the shortest trunk needs: the longest branch gives it back
             longest, missing = int(spec.argmax()), (least - length) * cooled(problem, name, spec)
-            spec[longest] -= _floor(problem, missing / cost[longest]) + _step(problem)
+            spec[longest] -= _floor(problem, missing / cost[longest]) + step_of(problem)
             length = _rest(problem, name, trunk, total - float((cost * spec).sum()), spec)
         return _made(problem, name, size, length, spec, np.zeros(problem.count))
     length = _floor(problem, max(trunk, problem.least_stage)) if trunk > 0 else 0.0
@@ -61,7 +61,7 @@ def realise(problem: DomainsProblem, name: str, size: int, trunk: float, spec: A
             return None
         if over <= 1e-9 * total:
             break
-        length -= _floor(problem, over) + _step(problem)
+        length -= _floor(problem, over) + step_of(problem)
         if length < problem.least_stage * (1 - 1e-9):
             return None
     else:
@@ -78,7 +78,7 @@ def realise(problem: DomainsProblem, name: str, size: int, trunk: float, spec: A
 
 def _nearby(problem: DomainsProblem, size: int, trunk: float, spec: Array, stages: Array, margin: float) -> tuple[Array, Array]:
     """Choose for every domain the best whole steps near to its own whose stage is hardly longer than planned, with the replay that keeps the limit."""
-    step = _step(problem)
+    step = step_of(problem)
     near = np.floor(spec / step + 1e-9)[:, None] * step + step * OFFSETS
     near = np.where((spec[:, None] > 0) & (near >= problem.least_stage * (1 - 1e-9)), np.minimum(near, problem.most_spec[:, None]), 0.0)
     near = np.concatenate([near, np.zeros((problem.count, 1))], axis=1)
@@ -107,13 +107,14 @@ def _rest(problem: DomainsProblem, name: str, trunk: float, room: float, spec: A
     return _floor(problem, float(np.clip(room / cooled(problem, name, spec), 0.0, problem.general_tokens))) if trunk > 0 else 0.0
 
 
-def _step(problem: DomainsProblem) -> float:
+def step_of(problem: DomainsProblem) -> float:
+    """Return the tokens of an optimiser step."""
     recipe = problem.problems[0].recipe
     return float(recipe.tokens_per_step) if recipe else 1.0
 
 
 def _floor(problem: DomainsProblem, tokens: float) -> float:
-    step = _step(problem)
+    step = step_of(problem)
     return float(np.floor(tokens / step + 1e-9) * step)
 
 
