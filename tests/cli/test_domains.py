@@ -101,6 +101,15 @@ def test_options_of_one_domain_are_refused(folder: Path, more: list[str], offend
     assert code == 2 and offender in err and err.count("\n") == 1 and not (folder / "a.json").exists()
 
 
+def test_a_law_of_the_general_loss_is_seen_to_without_a_limit_too(folder: Path, general: FittedLaw) -> None:
+    general.save(folder / "laws" / "law_general.json", {})
+    text = file_of(GOOD.format("a"), GOOD.format("b") + 'general_law = "laws/law_general.json"\n')
+    code, _, err = run(folder, text, "--out", str(folder / "laws" / "law_general.json"))
+    assert code == 2 and "would be written over" in err
+    code, _, err = run(folder, file_of(GOOD.format("a"), GOOD.format("b") + 'general_law = "nothere.json"\n'))
+    assert code == 2 and "domain 'b': there is no law" in err
+
+
 def test_limits_and_prices_are_shown(folder: Path, general: FittedLaw) -> None:
     general.save(folder / "laws" / "law_general.json", {})
     rows = (GOOD.format("medicine"), 'name = "law"\nunique_tokens = 1e6\ngeneral_law = "laws"\n')

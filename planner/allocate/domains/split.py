@@ -86,11 +86,12 @@ def look(
 
     def best(bare: bool | None) -> Found | None:
         divided = divide(problem, name, at, shares, guess, stage, margin, like, bare)
-        if not np.isfinite(divided.value).any():
-            return None
-        row = _best(problem, at, divided, margin)
-        trunk, spec = float(divided.trunk[row]), divided.tokens_spec[row]
-        return realise(problem, name, int(at[row]), trunk, spec, divided.tokens_pt[row] - trunk + spec, margin)
+        for row in _order(problem, at, divided, margin):
+            trunk, spec = float(divided.trunk[row]), divided.tokens_spec[row]
+            found = realise(problem, name, int(at[row]), trunk, spec, divided.tokens_pt[row] - trunk + spec, margin)
+            if found is not None:
+                return found
+        return None
 
     found = best(None)
     if found is None or cooled(problem, name, found.tokens_spec) == 1:
@@ -99,15 +100,21 @@ def look(
     return better(problem, found, better(problem, best(True), best(False), margin), margin)
 
 
-def _best(problem: DomainsProblem, at: Any, divided: Divided, margin: float) -> int:
-    """Choose among the best of each size, the most hopeful under all resamples: under the few of a grid sizes may lie 2e-4 from where they are."""
+def _order(problem: DomainsProblem, at: Any, divided: Divided, margin: float) -> Any:
+    """List what to round, the most hopeful first: the best of each size, of which a few under all resamples, then what has no branch or the most trunk.
+
+    Under the few resamples of a grid sizes may lie 2e-4 from where they are; under a limit not every plan has whole steps that keep it.
+    """
     order = divided.value.argsort()
-    order = order[np.sort(np.unique(at[order], return_index=True)[1])][:FINALISTS]
     order = order[np.isfinite(divided.value[order])]
-    if len(order) == 1 or problem.count * len(order) > MOST_FINALISTS or problem.evaluations < EVALUATIONS:
-        return int(order[0])
-    loss = problem.expected(at[order], divided.tokens_pt[order].T, divided.tokens_spec[order].T, EVERY)
-    return int(order[problem.value(loss, margin).sum(0).argmin()])
+    first = order[np.sort(np.unique(at[order], return_index=True)[1])][:FINALISTS]
+    if len(first) > 1 and problem.count * len(first) <= MOST_FINALISTS and problem.evaluations >= EVALUATIONS:
+        loss = problem.expected(at[first], divided.tokens_pt[first].T, divided.tokens_spec[first].T, EVERY)
+        first = first[problem.value(loss, margin).sum(0).argsort()]
+    if not problem.request.limited or not len(order):
+        return first
+    bare = order[(divided.tokens_spec[order] == 0).all(1)][:FINALISTS]
+    return np.concatenate([first, bare, order[divided.trunk[order].argsort()[::-1]][:FINALISTS]])
 
 
 @dataclass(frozen=True)

@@ -122,3 +122,30 @@ def test_the_file_keeps_them(answer: DomainsAllocation, tmp_path: Path) -> None:
     assert {key: value if value is None else np.ravel(value).tolist() for key, value in again.around.items()} == {
         key: value if value is None else np.ravel(value).tolist() for key, value in answer.around.items()
     }
+
+
+def test_nothing_more_makes_it_worse_and_the_plan_is_within_its_own_range(fitted: FittedLaw, general: FittedLaw) -> None:
+    random = np.random.default_rng(4)
+    for number in range(12):
+        text, weights = np.exp(random.uniform(np.log(6e4), np.log(2e6), 3)), random.uniform(0.3, 2, 3)
+        each = zip("abc", text, weights, strict=True)
+        domains = tuple(Domain(name, fitted, float(one), float(weight), general_law=general) for name, one, weight in each)
+        limits = ({}, {"max_general_rise": 0.1}, {"general_tokens": 6e5}, {"max_epochs": 1.5})[number % 4]
+        asked = replace(DomainsRequest(float(np.exp(random.uniform(np.log(4e12), np.log(2e14)))), domains), **limits)  # type: ignore[arg-type]
+        answer = allocate_domains(asked, robust=number % 3 > 0, allow_extrapolation=True)
+        assert all(worth.lower_percent >= -0.02 for worth in answer.worths), (number, answer.worths)
+        around, best = answer.around, answer.recommended
+        assert around["regret_expected_percent"] >= 0
+        if around["share_within"] is not None and best.tokens_general is not None:
+            stages = sum(plan.tokens_spec / (1 - plan.replay_fraction) for plan in best.domains)
+            share = best.tokens_general / (best.tokens_general + stages)
+            assert around["share_within"][0] - 1e-9 <= share <= around["share_within"][1] + 1e-9
+            assert around["params_within"][0] <= best.params_non_embedding <= around["params_within"][1]
+
+
+def test_required_losses_are_kept_by_the_measure_of_the_best_guess(fitted: FittedLaw, answer: DomainsAllocation) -> None:
+    asked = request(fitted)
+    tight = replace(asked.domains[0], max_loss=0.99 * answer.recommended.domains[0].loss)
+    found = allocate_domains(replace(asked, domains=(tight, *asked.domains[1:])), robust=False).recommended.domains[0]
+    size = {"non_embedding": [found.params_non_embedding], "total": [found.params_total]}
+    assert float(np.exp(fitted.log_loss(fitted.points(size, [found.tokens_pt], [found.tokens_spec], [2e5])))[0]) <= tight.max_loss * (1 + 1e-9)

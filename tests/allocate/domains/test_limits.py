@@ -9,6 +9,7 @@ import pytest
 
 from planner.allocate.allocate import allocate
 from planner.allocate.domains.allocate import allocate_domains
+from planner.allocate.domains.forecast import describe
 from planner.allocate.domains.independent import independent
 from planner.allocate.domains.problem import DomainsProblem
 from planner.allocate.domains.refuse import losses
@@ -17,7 +18,7 @@ from planner.allocate.domains.split import split
 from planner.allocate.domains.stages import INDEPENDENT, MIXED, SPLIT
 from planner.allocate.request import Request
 from planner.allocate.retention import REPLAYS
-from planner.errors import DataError
+from planner.errors import DataError, InputError
 from planner.fit.fitted import FittedLaw
 from planner.laws import LAWS, Points
 from planner.laws.dual import Array
@@ -125,3 +126,31 @@ def test_limits_that_no_plan_keeps_are_refused(fitted: FittedLaw, general: Fitte
         allocate_domains(request(fitted, general, max_general_loss=0.5))
     with pytest.raises(DataError, match="too few"):
         allocate_domains(request(fitted, inference_tokens=1e12))
+
+
+def test_more_budget_is_never_worse_under_a_limit(fitted: FittedLaw, general: FittedLaw) -> None:
+    """Whole steps must not drop a stage or a trunk that a hair too little was left for."""
+    for limits in ({"max_general_rise": 0.2}, {"max_general_loss": 3.6}):
+        found = []
+        for flops in np.geomspace(2e12, 4e13, 9):
+            problem = DomainsProblem.of(replace(request(fitted, general, **limits), flops=float(flops)))
+            plans = [search(problem) for search in (split, independent)]
+            found.append([np.inf if plan is None else float(problem.weights @ losses(problem, plan)) for plan in plans])
+            for plan in plans:
+                assert plan is None or plan.spent(problem) <= flops * (1 + 1e-9)
+                for number, structure in enumerate([] if plan is None else describe(problem, plan, losses(problem, plan))):
+                    kept = structure.general
+                    assert kept is not None and kept["loss"] <= limits.get("max_general_loss", np.inf) * (1 + 1e-6), number
+                    assert kept["rise_percent"] <= 100 * limits.get("max_general_rise", np.inf) + 1e-6
+        each = np.array(found).T
+        assert np.isfinite(each[:, -1]).all()
+        for values, slack in zip(each, (1e-4, 2e-3), strict=True):
+            assert all(later <= earlier * (1 + slack) for earlier, later in zip(values, values[1:], strict=False)), values
+
+
+def test_what_is_wrong_with_a_law_of_the_general_loss_names_its_domain(fitted: FittedLaw, general: FittedLaw) -> None:
+    asked = request(fitted, general, max_general_rise=0.1)
+    adapted = replace(general, source={**general.source, "method": "lora"})
+    for wrong, said in ((fitted, "domain 'b': general_law holds"), (adapted, "domain 'b': general_law is of runs")):
+        with pytest.raises(InputError, match=said):
+            DomainsProblem.of(replace(asked, domains=(asked.domains[0], replace(asked.domains[1], general_law=wrong))))
