@@ -43,15 +43,21 @@ def realise(problem: DomainsProblem, name: str, size: int, trunk: float, spec: A
         stages: the same with what is replayed.
         margin: by which required losses are tightened.
     """
+    if problem.request.limited:
+        return _limited(problem, name, size, trunk, spec, stages, margin)
     total, cost = float(problem.tokens(size)), problem.spec_cost[:, size]
-    if not problem.request.limited:
-        spec = whole_steps(problem, spec, total, cost)
-        length, least = _rest(problem, name, trunk, total - float((cost * spec).sum()), spec), min(problem.least_stage, problem.general_tokens)
-        if 0 < length < least:  # rounding took what the shortest trunk needs: the longest branch gives it back
-            longest, missing = int(spec.argmax()), (least - length) * cooled(problem, name, spec)
-            spec[longest] -= _floor(problem, missing / cost[longest]) + step_of(problem)
-            length = _rest(problem, name, trunk, total - float((cost * spec).sum()), spec)
-        return _made(problem, name, size, length, spec, np.zeros(problem.count))
+    spec = whole_steps(problem, spec, total, cost)
+    length, least = _rest(problem, name, trunk, total - float((cost * spec).sum()), spec), min(problem.least_stage, problem.general_tokens)
+    if 0 < length < least:  # rounding took what the shortest trunk needs: the longest branch gives it back
+        longest, missing = int(spec.argmax()), (least - length) * cooled(problem, name, spec)
+        spec[longest] -= _floor(problem, missing / cost[longest]) + step_of(problem)
+        length = _rest(problem, name, trunk, total - float((cost * spec).sum()), spec)
+    return _made(problem, name, size, length, spec, np.zeros(problem.count))
+
+
+def _limited(problem: DomainsProblem, name: str, size: int, trunk: float, spec: Array, stages: Array, margin: float) -> Found | None:
+    """Round under a limit on the general loss: branches near to those planned with the replay that they need, and a trunk as long as that allows."""
+    total, cost = float(problem.tokens(size)), problem.spec_cost[:, size]
     length = _floor(problem, max(trunk, problem.least_stage)) if trunk > 0 else 0.0
     for _ in range(ROUNDS):
         spec, share = _nearby(problem, size, length, spec, stages, margin)
