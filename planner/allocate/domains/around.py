@@ -11,8 +11,8 @@ import numpy as np
 from planner.allocate.domains.independent import independent
 from planner.allocate.domains.problem import DomainsProblem
 from planner.allocate.domains.refuse import losses
-from planner.allocate.domains.split import divide, middle, split, trunks
-from planner.allocate.domains.stages import INDEPENDENT, Found, Stage, near
+from planner.allocate.domains.split import divide, middle, split, trunks, without
+from planner.allocate.domains.stages import INDEPENDENT, MANY, Found, Stage, near
 from planner.allocate.domains.whole import worth
 from planner.fit.fitted import LEVEL, FittedLaw
 
@@ -55,9 +55,10 @@ def around(problem: DomainsProblem, found: Found, margin: float) -> Around:
     problem = replace(problem, evaluations=EVALUATIONS)
     params_within, share_within = _within(problem, found, margin)
     regrets, sizes, shares = [], [], []
+    stages = OWN if problem.count <= MANY else OWN[:2]
     for world in _worlds(problem):
         # No worse than the recommendation, from which they start.
-        own = independent(world, margin, start=found) if found.name == INDEPENDENT else split(world, found.name, margin, start=found, stages=OWN)
+        own = independent(world, margin, start=found) if found.name == INDEPENDENT else split(world, found.name, margin, start=found, stages=stages)
         assert own is not None
         regrets.append(100 * float((world.weights @ losses(world, found)) / (world.weights @ losses(world, own)) - 1))
         sizes.append(float(problem.params[own.size[0]]))
@@ -75,7 +76,7 @@ def _within(problem: DomainsProblem, found: Found, margin: float) -> tuple[tuple
         return None, None
     size, logit, guess = middle(problem, found)
     at, asked = trunks(problem, near(problem, size, WIDE), np.concatenate([[0.0], 1 / (1 + np.exp(-logit - LOGITS)), [1.0]]))
-    divided = divide(problem, found.name, at, asked, guess, WIDE, margin, found)
+    divided = divide(problem, found.name, at, asked, guess, WIDE, margin, found, without(problem, found))
     own = worth(problem, found, margin)
     good = divided.value <= min(own, float(divided.value.min())) * (1 + problem.request.tolerance)
     share = _share(divided.trunk[good], (divided.tokens_pt - divided.trunk[:, None] + divided.tokens_spec)[good])

@@ -14,7 +14,7 @@ import numpy as np
 
 from planner.allocate.domains.keep import within
 from planner.allocate.domains.problem import DomainsProblem
-from planner.allocate.domains.stages import CLOSER, COARSE, INDEPENDENT, NEARBY, Found, Stage, around, near, whole_steps
+from planner.allocate.domains.stages import CLOSER, COARSE, INDEPENDENT, MANY, NEARBY, Found, Stage, around, near, whole_steps
 from planner.allocate.domains.waterfill import fill
 from planner.allocate.domains.whole import FEW, OFFSETS, better, step_of
 from planner.allocate.retention import REPLAYS as SHARES
@@ -22,8 +22,6 @@ from planner.laws.dual import Array
 
 REPLAYS = np.array(SHARES)
 BUDGETS = 28
-MANY = 20
-"""Domains from which under a limit every second share of specialist and of general text is left out of the coarse grid."""
 MOST_PLANS = 3_000_000
 """In one block of a grid."""
 SPLITS = np.concatenate([[0.0], np.geomspace(3e-3, 1.0, 13)])

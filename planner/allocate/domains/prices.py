@@ -14,7 +14,7 @@ from planner.allocate.domains.problem import DomainsProblem
 from planner.allocate.domains.refuse import losses
 from planner.allocate.domains.request import Domain, DomainsRequest
 from planner.allocate.domains.split import split
-from planner.allocate.domains.stages import INDEPENDENT, Found
+from planner.allocate.domains.stages import INDEPENDENT, MANY, Found
 from planner.allocate.worth import EASED, MORE_COMPUTE, MORE_TEXT, exchange_of, worth_of
 from planner.laws.dual import Array
 from planner.units import format_count
@@ -68,7 +68,7 @@ def _changes(problem: DomainsProblem, found: Found) -> Iterator[tuple[str, Domai
     total = format_count(float(problem.unique.sum()))
     yield f"twice the specialist text of every domain ({total} more tokens)", replace(request, domains=tuple(more)), 0.0
     passes = problem.weights * found.tokens_spec / problem.unique
-    for number in np.argsort(-passes)[:PRICED]:
+    for number in np.argsort(-passes)[: PRICED if problem.count <= MANY else PRICED // 2]:
         if passes[number] > 0:
             domain = request.domains[number]
             yield f"twice the text of {domain.name} ({format_count(domain.unique_spec)} more tokens)", _with(request, int(number), more[number]), 0.0

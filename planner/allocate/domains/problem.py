@@ -29,7 +29,7 @@ CHUNK = 24_000
 """Losses evaluated at a time: as many as stay in a core's cache."""
 EVALUATIONS = 6e5
 """Losses that one grid may take, if nothing else is said."""
-FEWEST, MOST = 12, 3 * MOST_RESAMPLES
+FEWEST, MOST = 8, 3 * MOST_RESAMPLES
 """Resamples of a law in a grid, of all its members together; forecasts use all."""
 PENALTY = 1e6
 """Added to the objective for a loss of twice the required one; so steep that a required loss is missed only where it cannot be had."""

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from planner.allocate.domains.keep import after
-from planner.allocate.domains.problem import EVALUATIONS, EVERY, DomainsProblem
-from planner.allocate.domains.stages import CLOSER, COARSE, NEARBY, SPLIT, Found, Stage, near, nodes
+from planner.allocate.domains.problem import EVALUATIONS, EVERY, MOST, DomainsProblem
+from planner.allocate.domains.stages import CLOSER, CLOSER_OF_MANY, COARSE, MANY, MIXED, NEARBY, SPLIT, Found, Stage, near, nodes
 from planner.allocate.domains.waterfill import fill
 from planner.allocate.domains.whole import better, cooldown, cooled, realise
 from planner.laws.dual import Array
@@ -42,12 +42,13 @@ def split(
         start: the best plan of a request that differs in little, around which to look; None to search the whole range.
         stages: how close to look around it.
     """
-    best = start
+    best, bare = start, None if start is None else without(problem, start)
     size, logit, share = (0, 0.0, None) if start is None else middle(problem, start)
-    for stage in stages if start else (COARSE,) if quick else (COARSE, *CLOSER):
+    closer = CLOSER if problem.count <= MANY else CLOSER_OF_MANY
+    for stage in stages if start else (COARSE,) if quick else (COARSE, *closer):
         sizes = near(problem, size, stage)
         at, shares = trunks(problem, sizes, np.zeros(1) if name == NO_GENERAL else _shares(logit, stage))
-        found = look(problem, name, at, shares, share, stage, margin, best)
+        found, bare = look(problem, name, at, shares, share, stage, margin, best, bare)
         best = better(problem, best, found, margin)
         if best is None:
             break
@@ -68,9 +69,9 @@ def trunks(problem: DomainsProblem, sizes: Any, shares: Array) -> tuple[Any, Arr
 
 
 def look(
-    problem: DomainsProblem, name: str, at: Any, shares: Array, guess: Array | None, stage: Stage, margin: float, like: Found | None
-) -> Found | None:
-    """Find the best of some sizes and trunks.
+    problem: DomainsProblem, name: str, at: Any, shares: Array, guess: Array | None, stage: Stage, margin: float, like: Found | None, bare: bool | None
+) -> tuple[Found | None, bool | None]:
+    """Find the best of some sizes and trunks, and say whether domains are without a stage in it, if that had to be asked.
 
     Args:
         problem: the domains.
@@ -81,8 +82,8 @@ def look(
         stage: how close to look.
         margin: by which required losses are tightened.
         like: a plan near to these.
+        bare: as for `divide`.
     """
-
 
     def best(bare: bool | None) -> Found | None:
         divided = divide(problem, name, at, shares, guess, stage, margin, like, bare)
@@ -93,11 +94,17 @@ def look(
                 return found
         return None
 
-    found = best(None)
-    if found is None or cooled(problem, name, found.tokens_spec) == 1:
-        return found
-    # Some stay without a stage, which takes a cooldown of the trunk: either that is paid from the start, or all have one.
-    return better(problem, found, better(problem, best(True), best(False), margin), margin)
+    found = best(bare)
+    if bare is not None or found is None or not without(problem, found):
+        return found, bare
+    # Where some stay without a stage, which takes a cooldown of the trunk, either that is paid from the start, or all have a stage.
+    found = better(problem, found, better(problem, best(True), best(False), margin), margin)
+    return found, found is not None and without(problem, found)
+
+
+def without(problem: DomainsProblem, found: Found) -> bool | None:
+    """Tell whether a plan pays a cooldown of the trunk for domains without a stage; None where such domains would cost nothing."""
+    return cooled(problem, found.name, found.tokens_spec) > 1 if cooldown(problem) and found.name != MIXED else None
 
 
 def _order(problem: DomainsProblem, at: Any, divided: Divided, margin: float) -> Any:
@@ -109,7 +116,8 @@ def _order(problem: DomainsProblem, at: Any, divided: Divided, margin: float) ->
     order = order[np.isfinite(divided.value[order])]
     first = order[np.sort(np.unique(at[order], return_index=True)[1])][:FINALISTS]
     if len(first) > 1 and problem.count * len(first) <= MOST_FINALISTS and problem.evaluations >= EVALUATIONS:
-        loss = problem.expected(at[first], divided.tokens_pt[first].T, divided.tokens_spec[first].T, EVERY)
+        most = EVERY if problem.count <= MANY else MOST
+        loss = problem.expected(at[first], divided.tokens_pt[first].T, divided.tokens_spec[first].T, most)
         first = first[problem.value(loss, margin).sum(0).argsort()]
     if not problem.request.limited or not len(order):
         return first

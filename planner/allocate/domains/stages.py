@@ -35,6 +35,9 @@ COARSE = Stage(0, 0, 0.0, 0)
 CLOSER = (Stage(0.04, 12, 0.24, 2), Stage(0.012, 25, 0.06, 2), Stage(0.006, 3, 0.06, 4), Stage(0.006, 2, 0.012, 4))
 """The first two are wide in sizes: real shapes cost a little more or less for their size than others, so the loss has many shallow hollows."""
 
+MANY = 20
+"""Domains from which on one looks less widely, and not under all resamples."""
+CLOSER_OF_MANY = (CLOSER[0], Stage(0.012, 12, 0.06, 2), *CLOSER[2:])
 NEARBY = (Stage(0.06, 3, 0.16, 1), Stage(0.02, 3, 0.05, 2))
 """Around the best plan of a request that differs in little."""
 
