@@ -23,7 +23,10 @@ from planner.engines.local import LocalEngine
 from planner.runs import read_runs
 from planner.sweep import Sweep, run_sweep
 
-RECORDED = ("medicine", "computing", "nature", "nature/long", "computing/replay", "three/medicine", "three/computing", "three/nature")
+RECORDED = (
+    "medicine", "computing", "nature", "nature/long", "nature/behind", "nature/before", "computing/replay",
+    "three/medicine", "three/computing", "three/nature",
+)  # fmt: skip
 VOCAB, AVAILABLE = 1024, 1e9
 SWEEP = """
 corpus = "corpus"

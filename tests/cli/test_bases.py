@@ -10,18 +10,10 @@ from typer.testing import CliRunner
 from planner.allocate.sigmoid import curve
 from planner.artifacts import sha256_file
 from planner.cli.main import app
-from planner.fit.fitted import FittedLaw
 
 BASES = [
     "--base", "name=large,tokens=2M,params=300k,context=128,vocab=1024", "--base", "name=small,tokens=2M,params=60k,context=128,vocab=1024",
 ]  # fmt: skip
-
-
-@pytest.fixture
-def law(fitted: FittedLaw, tmp_path: Path) -> Path:
-    path = tmp_path / "law.json"
-    fitted.save(path, {})
-    return path
 
 
 def run(law: Path, *options: str) -> tuple[int, str, str]:

@@ -10,19 +10,11 @@ from typer.testing import CliRunner
 
 from planner.artifacts import sha256_file
 from planner.cli.main import app
-from planner.fit.fitted import FittedLaw
 
 COMMANDS = [
     ["corpus", "build"], ["corpus", "inspect"], ["sweep", "plan"], ["sweep", "run"], ["sweep", "status"], ["sweep", "tune-lr"], ["sweep", "design"],
     ["laws"], ["fit"], ["backtest"], ["allocate"], ["scaling"], ["methods"], ["launch"], ["watch"], ["verify"], ["evaluate"], ["demo"],
 ]  # fmt: skip
-
-
-@pytest.fixture
-def law(fitted: FittedLaw, tmp_path: Path) -> Path:
-    path = tmp_path / "law.json"
-    fitted.save(path, {})
-    return path
 
 
 def run(*arguments: str) -> tuple[int, str, str]:
