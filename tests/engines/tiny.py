@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import time
@@ -35,7 +36,12 @@ def lay_out(folder: Path, corpus: Corpus, rate: float = 4e-3) -> Path:
 def start(folder: Path, *options: str, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
     """Run the sweep with the command line, in a process of its own."""
     command = [sys.executable, "-m", "planner.cli.main", "sweep", "run", str(folder), *options]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=env)
+    # Tests that are run in the background ignore Ctrl-C, and so would what they start.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=env)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def wait_for(condition: Callable[[], object], what: str, seconds: float = 60.0) -> None:
