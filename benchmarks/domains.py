@@ -20,6 +20,7 @@ from planner.allocate.domains.refuse import losses
 from planner.allocate.domains.request import Domain, DomainsRequest
 from planner.allocate.domains.split import split
 from planner.allocate.domains.stages import SPLIT, Found
+from planner.allocate.domains.whole import cooldown
 from planner.fit.fitted import FittedLaw
 
 FLOPS = 2e14
@@ -46,6 +47,8 @@ def by_scipy(problem: DomainsProblem, size: int, random: np.random.Generator, st
         low[bare] = high[bare] = 0.0
     if low.sum() > 1:
         return None
+    # Domains without a stage take the trunk cooled down, which is paid beside the branches.
+    again = cooldown(problem) if ours is not None and (ours.tokens_spec == 0).any() else 0.0
 
     def value(parts: np.ndarray) -> float:
         loss = problem.expected(size, parts[0] * total, parts[1:, None] * total, MOST)[:, 0]
@@ -56,10 +59,10 @@ def by_scipy(problem: DomainsProblem, size: int, random: np.random.Generator, st
         start = low + (1 - low.sum()) * random.dirichlet(np.append(float(problem.count), np.ones(problem.count)))
         if ours is not None and warm:
             start = np.append(ours.tokens_pt[0], ours.tokens_spec) / total
-        limit = {"type": "ineq", "fun": lambda parts: 1.0 - parts.sum()}
+        limit = {"type": "ineq", "fun": lambda parts: 1.0 - parts.sum() - again * parts[0]}
         bounds = list(zip(low, high, strict=True))
         found = minimize(value, np.minimum(start, high), method="SLSQP", bounds=bounds, constraints=limit, options={"maxiter": 200, "ftol": 1e-9})
-        if found.fun < least and found.x.sum() <= 1 + 1e-6:
+        if found.fun < least and found.x.sum() + again * found.x[0] <= 1 + 1e-6:
             best, least = found.x, float(found.fun)
     if best is None:
         return None

@@ -16,7 +16,7 @@ from planner.allocate.domains.stages import INDEPENDENT, MANY, Found, Stage, nea
 from planner.allocate.domains.whole import worth
 from planner.fit.fitted import LEVEL, FittedLaw
 
-MOST_WORLDS, FEWEST_WORLDS, LOOKED_AT = 12, 6, 800
+MOST_WORLDS, FEWEST_WORLDS, LOOKED_AT = 12, 6, 600
 """Resamples whose own best plan is sought, and domains times resamples that are looked at."""
 OWN = (Stage(0.25, 3, 0.5, 1), Stage(0.06, 3, 0.15, 2), Stage(0.02, 3, 0.05, 2))
 """How they are sought, from the recommendation on."""

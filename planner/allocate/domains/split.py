@@ -116,7 +116,7 @@ def _order(problem: DomainsProblem, at: Any, divided: Divided, margin: float) ->
     order = order[np.isfinite(divided.value[order])]
     first = order[np.sort(np.unique(at[order], return_index=True)[1])][:FINALISTS]
     if len(first) > 1 and problem.count * len(first) <= MOST_FINALISTS and problem.evaluations >= EVALUATIONS:
-        most = EVERY if problem.count <= MANY else MOST
+        most = EVERY if problem.count <= MANY else MOST // 3
         loss = problem.expected(at[first], divided.tokens_pt[first].T, divided.tokens_spec[first].T, most)
         first = first[problem.value(loss, margin).sum(0).argsort()]
     if not problem.request.limited or not len(order):
@@ -181,9 +181,9 @@ def middle(problem: DomainsProblem, found: Found) -> tuple[int, float, Array | N
     size, trunk = int(found.size[0]), found.tokens_general
     total = float(problem.tokens(size))
     part = np.clip(trunk / total, 1e-9, 1 - 1e-9)
-    room = (total - trunk) / problem.spec_cost[:, size]
+    left = total - trunk * cooled(problem, found.name, found.tokens_spec)
     logit = float(np.clip(np.log(part / (1 - part)), LEAST_LOGIT if trunk > 0 else LOGITS[0], LOGITS[-1]))
-    return size, logit, found.tokens_spec / room if total > trunk else None
+    return size, logit, found.tokens_spec * problem.spec_cost[:, size] / left if left > 0 else None
 
 
 def _shares(logit: float, stage: Stage) -> Array:
