@@ -54,7 +54,7 @@ def allocate(
     params: Annotated[str | None, typer.Option(help="Fix the size [non-embedding parameters] 7B, choose among 1B,3B,8B, or in a range 1B..8B.")] = None,
     max_epochs: Annotated[float | None, typer.Option(help="Most passes over the specialist text; the most that the runs cover by default.")] = None,
     inference_tokens: Annotated[
-        str, typer.Option(help="Tokens the model, or each --base, will read and write over its life, paid from the budget too.")
+        str, typer.Option(help="Tokens the model, each --base, or all --domains together will read and write for life, paid from the budget too.")
     ] = "0",
     max_general_loss: Annotated[float | None, typer.Option(help="Most general loss after specialising [nats/token], by --general-law.")] = None,
     max_general_rise: Annotated[str | None, typer.Option(help="Most rise of the general loss by specialising, such as 3%, by --general-law.")] = None,
