@@ -34,8 +34,8 @@ ASSUMPTION = (
 )
 UNSPENT = 0.02
 _KEPT = ("sweep", "domain", "recipe", "vocab_size", "corpus", "corpus_path", "eval_tokens", "method")
-LESS = 1.5e5
-"""Losses that one grid may take in the search of what is only compared with: within 2e-4 in ln L."""
+LESS = 3e5
+"""Losses that one grid may take in the search of what is only compared with: within 4e-4 in ln L."""
 
 
 def allocate_domains(request: DomainsRequest, *, robust: bool = True, allow_extrapolation: bool = False) -> DomainsAllocation:

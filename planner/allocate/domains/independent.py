@@ -57,6 +57,10 @@ def independent(problem: DomainsProblem, margin: float = 0.0, quick: bool = Fals
             break
         each, rows = filled.amount[0], np.arange(count)
         node = np.abs(np.log(budgets / each[:, None])).argmin(1)
+        # A size of a budget above may have too few tokens with what there is.
+        short = problem.tokens_each(each, at[rows, node]) < problem.least_ratio * problem.params[at[rows, node]]
+        lower = np.maximum(node - 1, 0)
+        node = np.where(short & np.isfinite(value[rows, lower]), lower, node)
         found = _found(problem, each, budgets[rows, node], at[rows, node], pt[rows, node], spec[rows, node], margin)
         best = better(problem, best, found, margin)
         if quick or following is None or best is None:

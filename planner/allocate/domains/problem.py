@@ -31,6 +31,8 @@ EVALUATIONS = 6e5
 """Losses that one grid may take, if nothing else is said."""
 FEWEST, MOST = 8, 3 * MOST_RESAMPLES
 """Resamples of a law in a grid, of all its members together; forecasts use all."""
+ROUNDED = 0.01
+"""Share by which tokens per parameter may stay under the least after rounding to whole steps."""
 PENALTY = 1e6
 """Added to the objective for a loss of twice the required one; so steep that a required loss is missed only where it cannot be had."""
 
@@ -209,7 +211,8 @@ class DomainsProblem:
         """
         size, pt, spec = np.broadcast_arrays(size, np.asarray(tokens_pt, dtype=float), np.asarray(tokens_spec, dtype=float))
         enough = 1 - 1e-9
-        trained = pt + spec >= np.maximum(self.least_ratio[:, None] * self.params[size], self.least_stage) * enough
+        # Whole steps may leave a plan at that end a hair short.
+        trained = pt + spec >= np.maximum((1 - ROUNDED) * self.least_ratio[:, None] * self.params[size], self.least_stage) * enough
         stages = ((spec == 0) | (spec >= self.least_stage * enough)) & ((pt == 0) | (pt >= self.least_stage * enough))
         stages &= (pt > 0) | np.logical_not(self.needs_trunk)[:, None]
         good = trained & stages & (pt >= 0) & (spec >= 0) & (pt + spec > 0)

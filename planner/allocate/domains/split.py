@@ -99,12 +99,14 @@ def look(
         return found, bare
     # Where some stay without a stage, which takes a cooldown of the trunk, either that is paid from the start, or all have a stage.
     found = better(problem, found, better(problem, best(True), best(False), margin), margin)
-    return found, found is not None and without(problem, found)
+    return found, None if found is None else without(problem, found)
 
 
 def without(problem: DomainsProblem, found: Found) -> bool | None:
-    """Tell whether a plan pays a cooldown of the trunk for domains without a stage; None where such domains would cost nothing."""
-    return cooled(problem, found.name, found.tokens_spec) > 1 if cooldown(problem) and found.name != MIXED else None
+    """Tell whether a plan pays a cooldown of the trunk for domains without a stage; None where such domains cost nothing, or it is all trunk."""
+    if found.name == MIXED or not cooldown(problem) or not found.tokens_spec.any():
+        return None
+    return cooled(problem, found.name, found.tokens_spec) > 1
 
 
 def _order(problem: DomainsProblem, at: Any, divided: Divided, margin: float) -> Any:

@@ -32,7 +32,7 @@ class Stage:
 
 COARSE = Stage(0, 0, 0.0, 0)
 """The whole range."""
-CLOSER = (Stage(0.04, 12, 0.24, 2), Stage(0.012, 25, 0.06, 2), Stage(0.006, 3, 0.06, 4), Stage(0.006, 2, 0.012, 4))
+CLOSER = (Stage(0.04, 12, 0.24, 2), Stage(0.012, 40, 0.06, 2), Stage(0.006, 3, 0.06, 4), Stage(0.006, 2, 0.012, 4))
 """The first two are wide in sizes: real shapes cost a little more or less for their size than others, so the loss has many shallow hollows."""
 
 MANY = 20
@@ -98,9 +98,10 @@ def around(problem: DomainsProblem, middle: Any, stage: Stage) -> Any:
 
     Not the nearest to sizes a stride apart: of two shapes of nearly one size the one that costs less would be stepped over.
     """
-    logs, count = np.log(problem.params), 2 * stage.reach + 1
+    logs = np.log(problem.params)
     reach = stage.stride * stage.reach * (1 + 1e-9)
     first, last = np.searchsorted(logs, logs[middle] - reach, "left"), np.searchsorted(logs, logs[middle] + reach, "right") - 1
+    count = min(2 * stage.reach + 1, int((last - first).max()) + 1)
     rows = np.round(first[:, None] + (last - first)[:, None] * np.linspace(0, 1, count)).astype(int)
     # Evenly spaced numbers may miss the middle itself.
     return np.concatenate([rows, np.asarray(middle)[:, None]], axis=1)

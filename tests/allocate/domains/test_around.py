@@ -149,3 +149,15 @@ def test_required_losses_are_kept_by_the_measure_of_the_best_guess(fitted: Fitte
     found = allocate_domains(replace(asked, domains=(tight, *asked.domains[1:])), robust=False).recommended.domains[0]
     size = {"non_embedding": [found.params_non_embedding], "total": [found.params_total]}
     assert float(np.exp(fitted.log_loss(fitted.points(size, [found.tokens_pt], [found.tokens_spec], [2e5])))[0]) <= tight.max_loss * (1 + 1e-9)
+
+
+def test_a_plan_that_is_all_trunk_has_prices_too(fitted: FittedLaw) -> None:
+    """Domains with too little text for a stage: what more compute buys is a longer trunk."""
+    domains = (Domain("a", fitted, 2e4), Domain("b", fitted, 1e4))
+    asked = DomainsRequest(2e13, domains, max_epochs=4.0)
+    answer = allocate_domains(asked)
+    assert answer.best == SPLIT and not any(plan.tokens_spec for plan in answer.recommended.domains)
+    more = allocate_domains(replace(asked, flops=2.2e13)).recommended.loss
+    assert more is not None and answer.recommended.loss is not None
+    expected = 100 * (1 - more / answer.recommended.loss)
+    assert answer.worths[0].lower_percent == pytest.approx(expected, rel=0.05, abs=0.02) and expected > 0.3
