@@ -102,9 +102,9 @@ def _worlds(problem: DomainsProblem) -> Iterator[DomainsProblem]:
 
 
 def _alone(law: FittedLaw, count: int, random: np.random.Generator) -> list[FittedLaw]:
-    """Draw resamples of a law, each as a law of its own."""
+    """Draw resamples of a law, each as a law of its own; some come twice where there are fewer."""
     numbers = [(member, row) for member in law.members for row in range(len(member.resamples))]
-    chosen = (numbers[int(at)] for at in random.permutation(len(numbers))[:count])
+    chosen = (numbers[int(at)] for at in np.resize(random.permutation(len(numbers)), count))
     return [replace(law, members=(replace(member, resamples=member.resamples[row : row + 1]),)) for member, row in chosen]
 
 

@@ -67,6 +67,11 @@ def test_worlds_that_agree_leave_nothing_to_regret(fitted: FittedLaw, answer: Do
     assert unsure["params_interval"][0] < unsure["params_interval"][1]
 
 
+def test_a_law_of_few_resamples_has_regret_too(fitted: FittedLaw) -> None:
+    few = replace(fitted, members=tuple(replace(member, resamples=member.resamples[:5]) for member in fitted.members))
+    assert allocate_domains(request(few)).around["regret_90_percent"] >= 0
+
+
 def test_prices_are_what_the_changed_requests_bring(fitted: FittedLaw, answer: DomainsAllocation) -> None:
     asked = request(fitted)
     text = tuple(replace(domain, unique_spec=2 * domain.unique_spec) for domain in asked.domains)
