@@ -9,11 +9,10 @@ import csv
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from planner.allocate.allocation import Plan
 from planner.allocate.sigmoid import LEAST_ROWS, PARAMETERS, Sigmoid, Table, curve
 from planner.errors import InputError
 from planner.fit.fitted import LEVEL, Z
@@ -21,6 +20,17 @@ from planner.fit.fitted import LEVEL, Z
 COLUMNS = ("loss", "accuracy")
 DRAWS = 6000
 """Of loss, curve and scatter, for the forecast's interval."""
+
+
+class Forecasted(Protocol):
+    """A plan with the forecast of its loss and the 90 % interval [nats/token]."""
+
+    @property
+    def loss(self) -> float: ...
+    @property
+    def loss_low(self) -> float: ...
+    @property
+    def loss_high(self) -> float: ...
 
 
 def read_table(path: Path) -> Table:
@@ -66,7 +76,7 @@ def _number(row: Mapping[str, str | None], name: str, path: Path, number: int) -
     return value
 
 
-def forecast(sigmoid: Sigmoid, plan: Plan, *, chance: float | None = None, seed: int = 0) -> tuple[dict[str, Any], list[str]]:
+def forecast(sigmoid: Sigmoid, plan: Forecasted, *, chance: float | None = None, seed: int = 0) -> tuple[dict[str, Any], list[str]]:
     """Forecast the accuracy of a plan, with its 90 % interval over loss, curve and a model's scatter around it, and what must be said of it.
 
     Keys of the first: accuracy, low and high [shares of 1]; scatter, of a model around the curve; rows and losses (least, greatest) of the table;
@@ -96,7 +106,7 @@ def forecast(sigmoid: Sigmoid, plan: Plan, *, chance: float | None = None, seed:
     return body, _warnings(sigmoid, plan)
 
 
-def _warnings(sigmoid: Sigmoid, plan: Plan) -> list[str]:
+def _warnings(sigmoid: Sigmoid, plan: Forecasted) -> list[str]:
     least, most = sigmoid.losses
     off = max(least - plan.loss, plan.loss - most)
     if off <= 0:

@@ -83,9 +83,9 @@ def fit_sigmoid(table: Table, *, chance: float | None = None, resamples: int = R
     """
     random = np.random.default_rng(seed)
     if chance is not None and not 0 <= chance < 1:
-        raise InputError(f"--chance {chance:g} is not a share from 0 to below 1", remedy="give one, such as 0.25 for four choices")
+        raise InputError(f"chance {chance:g} is not a share from 0 to below 1", remedy="give one, such as 0.25 for four choices")
     if chance is not None and table.accuracy.max() <= chance:
-        raise DataError(f"no accuracy of the table is above chance, {chance:g}", remedy="give models that can do some of it, or another --chance")
+        raise DataError(f"no accuracy of the table is above chance, {chance:g}", remedy="give models that can do some of it, or another chance level")
     _refuse_noise(table, random)
     best = _fit(table, chance, _starts(table))
     rows = len(table.loss)

@@ -26,7 +26,8 @@ def answer_many(path: Path, case: Path | None, request: DomainsRequest, robust: 
     from planner.allocate.domains.allocate import allocate_domains
     from planner.artifacts import sha256_file
 
-    files = dict.fromkeys(place for domain in request.domains for place in (domain.law_path, domain.general_law_path) if place is not None)
+    places = [place for domain in request.domains for place in (domain.law_path, domain.general_law_path, domain.accuracy_path)]
+    files = dict.fromkeys(place for place in places if place is not None)
     apart(out, path, case, *files)
     answer = allocate_domains(request, robust=robust, allow_extrapolation=allow_extrapolation)
     for law, source in answer.sources.items():
@@ -55,7 +56,10 @@ def request_of(path: Path, limits: Mapping[str, Any], others: Mapping[str, Any],
     for name, value in others.items():
         if value:
             why = "says what --domains says: what text there is" if name == "--spec-tokens" else "is of one domain"
-            raise InputError(f"{name} {why}", remedy=f"leave {name} away, or --domains")
+            remedy = f"leave {name} away, or --domains"
+            if name == "--accuracy":
+                remedy = f'write accuracy = "{value}" into its table in {path}, relative to that file'
+            raise InputError(f"{name} {why}", remedy=remedy)
     limited = limits["max_general_loss"] is not None or limits["max_general_rise"] is not None
     if general_law is not None and not limited:
         raise InputError("--general-law says nothing without a limit", remedy="add --max-general-rise 3% or --max-general-loss")
@@ -80,6 +84,9 @@ def show_domains(answer: DomainsAllocation) -> None:
     if any(plan.general for plan in order):
         names = ["domain", "general loss (90 % interval)", "rise", "90 % interval", "replayed", "limit kept in"]
         table("General loss after the specialist stage", names, [_kept(plan) for plan in order[:SHOWN] if plan.general])
+    if any(plan.accuracy for plan in order):
+        names = ["domain", "forecast accuracy", "90 % interval", "by models"]
+        table("Accuracy, by each domain's own table of models", names, [_able(plan) for plan in order[:SHOWN] if plan.accuracy])
     if len(order) > SHOWN:
         say(f"the {SHOWN} with the most specialist compute are shown; {len(order) - SHOWN} domains are left out here, and the file has all {len(order)}")
     if answer.worths:
@@ -132,6 +139,11 @@ def _kept(plan: DomainPlan) -> list[str]:
         f"{100 * general['replay_fraction']:.3g} % of the stage = {format_count(general['tokens_replayed'])}",
         f"{general['probability']:.0%}",
     ]
+
+
+def _able(plan: DomainPlan) -> list[str]:
+    found = plan.accuracy or {}
+    return [plan.name, f"{100 * found['accuracy']:.3g} %", f"{100 * found['low']:.3g} to {100 * found['high']:.3g} %", str(found["rows"])]
 
 
 def _special(plan: DomainPlan, structure: Structure) -> float:

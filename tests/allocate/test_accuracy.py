@@ -92,7 +92,7 @@ def test_a_late_rise_is_no_noise() -> None:
 
 
 def test_chance_must_be_below_the_table() -> None:
-    with pytest.raises(InputError, match="--chance 1.2"):
+    with pytest.raises(InputError, match="chance 1.2"):
         fit_sigmoid(table(10, 0.0, 0), chance=1.2)
     with pytest.raises(DataError, match="above chance, 0.9"):
         fit_sigmoid(table(10, 0.0, 0), chance=0.9)

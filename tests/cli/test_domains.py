@@ -1,11 +1,13 @@
 """`plan allocate --domains`: the good path, many domains, and files that are wrong."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from planner.allocate.domains.answer import DomainsAllocation
 from planner.cli.main import app
 from planner.fit.fitted import FittedLaw
 
@@ -122,6 +124,51 @@ def test_limits_and_prices_are_shown(folder: Path, general: FittedLaw) -> None:
     body = json.loads((folder / "a.json").read_text())
     assert len(body["inputs"]) == 3 and body["worths"] and body["around"]["regret_90_percent"] >= 0
     assert body["structures"][0]["domains"][0]["general"]["replay_fraction"] >= 0
+
+
+def models(path: Path, middle: float) -> str:
+    """Write a table of twelve models of which guessing gets 0.25; return its name as a setting."""
+    losses = [middle - 1.1 + 0.2 * number for number in range(12)]
+    rows = [f"{loss},{0.25 + 0.6 / (1 + math.exp(3 * (loss - middle))) + 0.004 * (-1) ** number}" for number, loss in enumerate(losses)]
+    path.write_text("\n".join(["loss,accuracy", *rows]), encoding="utf-8")
+    return f'accuracy = "{path.name}"\n'
+
+
+def test_accuracy_by_the_tables_of_the_domains(folder: Path) -> None:
+    settings = models(folder / "one.csv", 3.2), models(folder / "two.csv", 7.0)
+    rows = (GOOD.format("a") + settings[0] + "chance = 0.25\n", GOOD.format("b"), GOOD.format("c") + settings[1])
+    code, out, err = run(folder, file_of(*rows))
+    assert code == 0, err
+    answer = DomainsAllocation.load(folder / "a.json")
+    first, bare, far = answer.recommended.domains
+    assert first.accuracy is not None and bare.accuracy is None and far.accuracy is not None
+    expected = 0.25 + 0.6 / (1 + math.exp(3 * (first.loss - 3.2)))
+    assert abs(first.accuracy["accuracy"] - expected) < 0.02 and first.accuracy["low"] < expected < first.accuracy["high"]
+    assert first.accuracy["chance_given"] and not far.accuracy["chance_given"]
+    assert all(plan.accuracy is None for item in answer.structures if item is not answer.recommended for plan in item.domains)
+    assert "Accuracy, by each domain's own table of models" in out and f"{100 * first.accuracy['accuracy']:.3g} %" in out
+    assert "domain 'c': the accuracy is an extrapolation" in err and "domain 'a': the accuracy" not in err
+    assert any(name.endswith("two.csv") for name in json.loads((folder / "a.json").read_text())["inputs"])
+    code, _, err = run(folder, file_of(*rows), "--out", str(folder / "one.csv"))
+    assert code == 2 and "would be written over" in err
+
+
+@pytest.mark.parametrize(
+    ("setting", "offender", "remedy"),
+    [
+        ('accuracy = "none.csv"', "domain 'a': there is no table", "loss and accuracy"),
+        ("accuracy = 3", "accuracy = 3 is not a path", "models.csv"),
+        ("chance = 0.25", "chance = 0.25 says nothing without accuracy", "add accuracy"),
+        ('accuracy = "one.csv"\nchance = 25', "domain 'a': chance 25 is not a share", "0.25"),
+        ('accuracy = "one.csv"\nchance = "some"', "chance = 'some' is not a number", "write a number"),
+        ('accuracy = "laws/law.json"', "has no column loss", "header"),
+    ],
+)
+def test_bad_tables_of_models_get_one_sentence(folder: Path, setting: str, offender: str, remedy: str) -> None:
+    models(folder / "one.csv", 3.2)
+    code, out, err = run(folder, file_of(GOOD.format("a") + setting + "\n", GOOD.format("b")))
+    assert code == 2 and not out and err.count("\n") == 1 and not (folder / "a.json").exists()
+    assert offender in err and remedy in err
 
 
 def test_the_answer_is_not_written_over_what_it_came_from(folder: Path) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from planner.allocate.beyond import refuse_far
 from planner.allocate.domains import keep
+from planner.allocate.domains.able import with_accuracy
 from planner.allocate.domains.answer import DomainsAllocation, Structure
 from planner.allocate.domains.around import around
 from planner.allocate.domains.early import MixWorth
@@ -85,13 +86,15 @@ def allocate_domains(request: DomainsRequest, *, robust: bool = True, allow_extr
             refuse_far(domain.law, part.flops_path, part.extrapolation, f"the best plan of domain {domain.name!r}")
     found, margin = tried[best]
     assert found is not None and margin is not None
+    chosen, unsure = with_accuracy(chosen, request.domains)
+    structures = tuple(chosen if structure.name == best else structure for structure in structures)
     worths, exchange = prices(under[best], found, looks[best].resamples, margin)
     return DomainsAllocation(
         request={**{field.name: getattr(request, field.name) for field in fields(request) if field.name != "domains"}, "domains": problem.count},
         best=best,
         structures=structures,
         arms=bound,
-        warnings=tuple(warnings_of(under[best], chosen, structures)),
+        warnings=(*warnings_of(under[best], chosen, structures), *unsure),
         sources=_sources(problem),
         around=asdict(around(under[best], found, margin)),
         worths=tuple(worths),

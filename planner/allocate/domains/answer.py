@@ -48,6 +48,8 @@ class DomainPlan:
     params_total: float | None = None
     general: dict[str, Any] | None = None
     """The general loss after the specialist stage, where it is limited, with the replay that keeps the limit: fields of `retention.Kept`."""
+    accuracy: dict[str, Any] | None = None
+    """Forecast accuracy with its 90 % interval, as `accuracy.forecast` describes it; None but in the recommended structure of domains with a table."""
 
     @property
     def tokens_trunk(self) -> float:

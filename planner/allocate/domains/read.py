@@ -9,6 +9,8 @@
     weight = 1.0                         # of its loss in the objective; 1 by default
     max_loss = 2.6                       # optional: the loss that it must reach [nats/token]
     general_law = "law_general.json"     # of the general loss, where that is limited; law_general.json beside its law by default
+    accuracy = "my_models.csv"           # optional: models of yours, loss on this domain's text and accuracy on its task, for a forecast of accuracy
+    chance = 0.25                        # optional: accuracy of guessing in that table; fitted by default
 """
 
 from __future__ import annotations
@@ -18,14 +20,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from planner.allocate.accuracy import read_table
 from planner.allocate.domains.request import Domain
+from planner.allocate.sigmoid import Sigmoid, fit_sigmoid
 from planner.artifacts import read_toml
-from planner.errors import InputError
+from planner.errors import InputError, PlannerError
 from planner.fit.fitted import FittedLaw
 from planner.units import parse_count
 
 MOST_DOMAINS = 1000
-_KEYS = ("name", "law", "unique_tokens", "weight", "max_loss", "general_law")
+_KEYS = ("name", "law", "unique_tokens", "weight", "max_loss", "general_law", "accuracy", "chance")
 _FILES = {"law": "law.json", "general_law": "law_general.json"}
 
 
@@ -51,10 +55,11 @@ def read_domains(path: Path, *, limited: bool = False, general_law: Path | None 
             remedy="use --spec-tokens for one domain" if len(rows) == 1 else f"list 2 to {MOST_DOMAINS} [[domain]] tables",
         )
     laws: dict[Path, FittedLaw] = {}
-    found = (_domain(row, number, document.get("law"), path, laws) for number, row in enumerate(rows, 1))
-    if not limited:
-        return tuple(found)
-    return tuple(_with_general(domain, general_law, path, laws) for domain in found)
+    found = [_domain(row, number, document.get("law"), path, laws) for number, row in enumerate(rows, 1)]
+    if limited:
+        found = [_with_general(domain, general_law, path, laws) for domain in found]
+    curves: dict[tuple[Path, float | None], Sigmoid] = {}
+    return tuple(_with_accuracy(domain, row, path, curves) for domain, row in zip(found, rows, strict=True))
 
 
 def _domain(row: Mapping[str, Any], number: int, default: Any, path: Path, laws: dict[Path, FittedLaw]) -> Domain:
@@ -94,6 +99,26 @@ def _with_general(domain: Domain, default: Path | None, path: Path, laws: dict[P
             remedy="fit it with plan fit SWEEP --target general, and name it with general_law or --general-law",
         )
     return replace(domain, general_law=_load(place, laws), general_law_path=place)
+
+
+def _with_accuracy(domain: Domain, row: Mapping[str, Any], path: Path, curves: dict[tuple[Path, float | None], Sigmoid]) -> Domain:
+    """Add the curve from loss to accuracy of a domain that has a table of models; the curve of one table is fitted once."""
+    who = f"{path}: domain {domain.name!r}"
+    if "accuracy" not in row:
+        if "chance" in row:
+            raise InputError(f"{who}: chance = {row['chance']!r} says nothing without accuracy", remedy="add accuracy, a table of models, or delete it")
+        return domain
+    if not isinstance(row["accuracy"], str):
+        raise InputError(f"{who}: accuracy = {row['accuracy']!r} is not a path", remedy='write accuracy = "models.csv", a table of loss and accuracy')
+    place = path.parent / row["accuracy"]
+    chance = _number(row["chance"], "chance", who) if "chance" in row else None
+    key = place.resolve(), chance
+    if key not in curves:
+        try:
+            curves[key] = fit_sigmoid(read_table(place), chance=chance)
+        except PlannerError as error:
+            raise type(error)(f"{who}: {error.message}", remedy=error.remedy) from None
+    return replace(domain, accuracy=curves[key], accuracy_path=place, chance=chance)
 
 
 def _place(written: Any, key: str, path: Path, who: str) -> Path:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from planner.allocate.request import TOLERANCE, Request
+from planner.allocate.sigmoid import Sigmoid
 from planner.errors import InputError
 from planner.fit.fitted import FittedLaw
 
@@ -29,6 +30,11 @@ class Domain:
     general_law: FittedLaw | None = None
     """Of the general loss after its stage, where there is one."""
     general_law_path: Path | None = None
+    accuracy: Sigmoid | None = None
+    """From its loss to accuracy, by a table of models; None where none was given."""
+    accuracy_path: Path | None = None
+    chance: float | None = None
+    """Accuracy of guessing in that table, where it was given and not fitted."""
 
     def __post_init__(self) -> None:
         who = f"domain {self.name!r}"
