@@ -87,7 +87,7 @@ def allocate(
     ] = None,
     domains: Annotated[Path | None, typer.Option(help="A file of 2 to 1000 specialist domains, instead of --spec-tokens; see above.")] = None,
     out: Annotated[Path, typer.Option(help="Where to write the recommendation.")] = Path("allocation.json"),
-    figure: Annotated[bool, typer.Option("--figure/--no-figure", help="Whether to draw the split curve beside it; takes longer than the answer.")] = False,
+    figure: Annotated[bool, typer.Option("--figure/--no-figure", help="Whether to draw the answer beside it; takes longer than the answer.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False,
 ) -> None:
     """Recommend a split."""
@@ -106,11 +106,14 @@ def allocate(
     shared = gpus if hours is not None or (gpu_memory is None and not base) else None
     budget = _flops(flops, Budget(gpu_hours, gpu_days, usd, usd_per_gpu_hour, shared, hours), _throughput(gpu, mfu, gpu_flops))
     general = None if general_tokens is None else parse_count(general_tokens)
+    picture = out.with_suffix(".png") if figure else None
+    if picture is not None:
+        apart(picture, out, domains, accuracy, case)
     if domains is not None:
-        from planner.cli.domains import answer_many, request_of, show_domains
+        from planner.cli.domains import answer_many, draw_domains, request_of, show_domains
 
         others = {
-            "--spec-tokens": spec_tokens, "--law": law, "--base": base, "--figure": figure, "--kept-back": kept_back, "--method": method,
+            "--spec-tokens": spec_tokens, "--law": law, "--base": base, "--kept-back": kept_back, "--method": method,
             "--accuracy": accuracy, "--next-runs": next_runs, "--lora-rank": lora_rank,
         }  # fmt: skip
         limits = {
@@ -122,9 +125,12 @@ def allocate(
         replaced = out.exists()
         many = answer_many(domains, case, request_of(domains, limits, others, general_law), robust, allow_extrapolation, out)
         tell(out, replaced, many.warnings, show_domains, many, as_json)
+        if picture is not None:
+            draw_domains(many, picture)
+            say(f"written: {picture}")
         return
     found = law_file(law)
-    apart(out, found, case, out.with_suffix(".png") if figure else None)
+    apart(out, found, case)
     fitted = FittedLaw.load(found)
     if spec_tokens is None:
         if fitted.members[0].law.stages == 2:
@@ -158,8 +164,6 @@ def allocate(
         from planner.cli.bases import bases_of, method_of, shares_of
 
         bases = bases_of(base, out)
-        if figure:
-            raise InputError("--figure is of a model of one's own", remedy="leave --figure away, or --base")
         answer = allocate_bases(
             fitted, request, bases, method_of(fitted, method, lora_rank), general=of_general, kept_back=shares_of(kept_back), robust=robust,
             allow_extrapolation=allow_extrapolation,
@@ -184,12 +188,18 @@ def allocate(
         design_for(out, found, further)
     elif not as_json and not base and wants_runs(answer):
         say(f"the runs that would say most about this decision: plan sweep design --flops BUDGET --decision {out}")
-    if figure:
-        from planner.report.plans import split_curve
+    if picture is not None:
         from planner.report.style import save
 
-        save(out.with_suffix(".png"), lambda axes: split_curve(axes[0], answer))
-        say(f"written: {out.with_suffix('.png')}")
+        if base:
+            from planner.report.bases import bases as draw_bases
+
+            save(picture, lambda axes: draw_bases(axes, answer), panels=2, width=5.6, height=max(3.4, 0.6 * len(answer.choices)))
+        else:
+            from planner.report.plans import split_curve
+
+            save(picture, lambda axes: split_curve(axes[0], answer))
+        say(f"written: {picture}")
 
 
 def _throughput(gpu: str | None, mfu: float | None, stated: str | None) -> float | None:

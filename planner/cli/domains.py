@@ -38,6 +38,15 @@ def answer_many(path: Path, case: Path | None, request: DomainsRequest, robust: 
     return answer
 
 
+def draw_domains(answer: DomainsAllocation, path: Path) -> None:
+    """Draw the answer."""
+    from planner.report.domains import MOST, domains
+    from planner.report.style import save
+
+    tall = 0.28 * min(MOST + 2, len(answer.recommended.domains))
+    save(path, lambda axes: domains(axes, answer), panels=3, width=5.6, height=max(3.4, tall))
+
+
 def request_of(path: Path, limits: Mapping[str, Any], others: Mapping[str, Any], general_law: Path | None) -> DomainsRequest:
     """Read a file of domains into a request.
 

@@ -21,6 +21,8 @@ COLOURS = ("#0072b2", "#009e73", "#e69f00", "#d55e00", "#56b4e9", "#cc79a7")
 GREY = "#6b6b6b"
 DPI = 150
 MARKERS = "osD^vP"
+Row = tuple[str, float | None, float | None, float | None, str]
+"""Label, value, ends of its interval, and colour."""
 LEGEND: dict[str, Any] = {"frameon": False, "fontsize": 8}
 
 
@@ -100,6 +102,25 @@ def log_counts(axis: Axes, zero: float | None = None) -> None:
     axis.xaxis.set_minor_locator(NullLocator())
     axis.xaxis.set_major_formatter(lambda value, _: "0" if value == zero else format_count(value))
     axis.set_xlim(low, high)
+
+
+def intervals(
+    axis: Axes, rows: Sequence[Row], *, label: str | None = None, lower: float = 0.0
+) -> None:
+    """Draw values with their intervals, one a row from the top.
+
+    Args:
+        axis: where.
+        rows: what is drawn; a value of None leaves the row empty.
+        label: for the legend.
+        lower: by how much of a row they are drawn below its middle.
+    """
+    for number, (_, value, low, high, colour) in enumerate(rows):
+        if value is not None and low is not None and high is not None:
+            axis.errorbar([value], [number + lower], xerr=[[value - low], [high - value]], fmt="o", color=colour, markersize=5, capsize=3, label=label)
+            label = None
+    axis.set_yticks(range(len(rows)), [name for name, *_ in rows], fontsize=8)
+    axis.set_ylim(len(rows) - 0.4, -0.6)
 
 
 def legend_below(axis: Axes, title: str | None = None, columns: int = 2) -> None:

@@ -40,8 +40,9 @@ def test_inference_is_counted_shown_and_refused(law: Path) -> None:
 
 
 def test_without_inference_nothing_is_said_of_it(law: Path) -> None:
-    _, out, err = run(law)
+    _, out, err = run(law, "--figure")
     assert "of inference" not in out + err
+    assert law.with_name("bases.png").read_bytes().startswith(b"\x89PNG") and f"written: {law.with_name('bases.png')}" in err
 
 
 def test_the_tolerance_is_in_the_table_and_the_file(law: Path) -> None:

@@ -43,7 +43,8 @@ def test_the_good_path(folder: Path) -> None:
     body = json.loads((folder / "a.json").read_text())
     assert body["kind"] == "domains" and body["schema_version"] == 1 and len(body["inputs"]) == 2
     assert [plan["name"] for plan in body["structures"][0]["domains"]] == ["medicine", "law"]
-    code, out, _ = run(folder, file_of(*rows), "--json", "--params", "1e5")
+    code, out, _ = run(folder, file_of(*rows), "--json", "--params", "1e5", "--figure")
+    assert (folder / "a.png").read_bytes().startswith(b"\x89PNG")
     assert code == 0
     assert {plan["params_non_embedding"] for structure in json.loads(out)["structures"] for plan in structure["domains"]} == {
         json.loads(out)["structures"][0]["params_non_embedding"]

@@ -6,12 +6,20 @@ from typing import Any
 import numpy as np
 import pytest
 
+from planner.allocate.base import Base
+from planner.allocate.bases import allocate_bases
+from planner.allocate.domains.allocate import allocate_domains
+from planner.allocate.domains.request import Domain, DomainsRequest
 from planner.allocate.isoflop import IsoFlop, iso_flops
+from planner.allocate.request import Request
 from planner.fit.data import FitData
 from planner.fit.fit import fit
 from planner.fit.fitted import FittedLaw
 from planner.fit.profile import Profile, profile
+from planner.method import Method
+from planner.report.bases import bases
 from planner.report.choice import law_scores, profiles, start_agreement
+from planner.report.domains import MOST, domains
 from planner.report.law import size_slices, token_slices
 from planner.report.learning_rates import learning_rates
 from planner.report.plans import iso_flop, iso_flop_shares
@@ -222,3 +230,42 @@ def test_learning_rates_show_probes_that_ended_and_the_rule() -> None:
     assert dotted.get_xdata()[0] == pytest.approx(4e-3 / 2**0.5)
     assert words(axis) == ["20k parameters"]
     assert len(ticks(axis)) >= 2
+
+
+def rows_of(axis: Any) -> list[str]:
+    """List the labels of the vertical axis, from the top."""
+    return [label.get_text() for label in axis.get_yticklabels()]
+
+
+def test_many_domains_show_structures_budget_and_losses(fitted: FittedLaw) -> None:
+    count = MOST + 3
+    many = tuple(Domain(f"d{number}", fitted, 1e5 * (1 + number % 3), max_loss=9.0 if number == 0 else None) for number in range(count))
+    answer = allocate_domains(DomainsRequest(2e14, many), allow_extrapolation=True)
+    axes, render = drawn(3)
+    domains(axes, answer)
+    render()
+    best = answer.recommended
+    assert rows_of(axes[0])[0] == "split training\n(recommended)" and "one mixed model" in rows_of(axes[0])
+    assert words(axes[0]) == ["a bound: at least this, no forecast"]
+    bars = [bar.get_width() for bar in axes[1].patches]
+    assert rows_of(axes[1])[0] == "trunk" and rows_of(axes[1])[-1] == "3 other domains" and len(bars) == MOST + 2
+    assert best.flops is not None and abs(sum(bars) - 100 * best.flops / 2e14) < 1e-6
+    order = sorted(best.domains, key=lambda plan: -plan.flops)
+    assert rows_of(axes[2]) == [plan.name for plan in order[:MOST]] and "3 more not shown" in axes[2].get_title()
+    marks = [float(np.asarray(line.get_xdata())[0]) for line in axes[2].lines if line.get_marker() == "o"]
+    assert marks == pytest.approx([plan.loss for plan in order[:MOST]])
+    if any(plan.name == "d0" for plan in order[:MOST]):
+        assert words(axes[2]) == ["required"]
+
+
+def test_bases_show_losses_before_and_after_and_how_far(fitted: FittedLaw) -> None:
+    both = tuple(Base.parse(f"name={name},tokens=2M,params={size},vocab=1024,context=128") for name, size in (("small", "100k"), ("large", "200k")))
+    answer = allocate_bases(fitted, Request(9e11, 2e5), both, Method())
+    axes, render = drawn(2)
+    bases(axes, answer)
+    render()
+    assert [name.split("\n")[0] for name in rows_of(axes[0])] == [*(choice.base for choice in answer.choices), "a model of one's own"]
+    assert words(axes[0]) == ["as it is", "specialised, or trained for the same FLOPs"]
+    assert [text.get_text() for text in axes[1].texts] == [f"{choice.plan.epochs_spec:.3g} epochs" for choice in answer.choices]
+    low, high = axes[1].get_xlim()
+    assert all(low < choice.plan.tokens_spec < high for choice in answer.choices)

@@ -1,0 +1,56 @@
+"""Which open checkpoint to specialise, and how far."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from planner.allocate.base_answer import BaseAllocation
+from planner.allocate.beyond import TOO_FAR
+from planner.report.style import COLOURS, GREY, Row, intervals, legend_below, log_counts
+from planner.units import format_count
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def bases(axes: Sequence[Axes], answer: BaseAllocation) -> None:
+    """Draw each base's loss before and after its stage beside a model of one's own, and how many specialist tokens are about as good.
+
+    Args:
+        axes: two.
+        answer: the answer.
+    """
+    rows = [(f"{choice.base}\n{format_count(choice.plan.params_non_embedding)}", choice) for choice in answer.choices]
+    before: list[Row] = [(label, choice.loss_before, choice.before_low, choice.before_high, COLOURS[2]) for label, choice in rows]
+    after: list[Row] = [(label, choice.plan.loss, choice.plan.loss_low, choice.plan.loss_high, COLOURS[0]) for label, choice in rows]
+    if (own := answer.scratch.plan) is not None:
+        label = f"a model of one's own\n{format_count(own.params_non_embedding)}"
+        before.append((label, None, None, None, COLOURS[2]))
+        after.append((label, own.loss, own.loss_low, own.loss_high, COLOURS[0]))
+    intervals(axes[0], before, label="as it is", lower=-0.12)
+    intervals(axes[0], after, label="specialised, or trained for the same FLOPs", lower=0.12)
+    legend_below(axes[0])
+    far = answer.choices[0].extrapolation["flops"] > TOO_FAR
+    title = f"{answer.request['flops']:.3g} FLOPs, {answer.request['method']['name']}"
+    axes[0].set_xlabel("specialist loss [nats/token], 90 % interval")
+    axes[0].set_title(f"ILLUSTRATION, NOT MEASURED: {title}" if far else title, fontsize=11)
+    for number, (_, choice) in enumerate(rows):
+        plan, first = choice.plan, number == 0
+        if choice.tokens_within is not None:
+            low, high = (max(tokens, 1.0) for tokens in choice.tokens_within)
+            alike = "about as good" if first else None
+            axes[1].plot([low, high], [number, number], color=GREY, linewidth=5, alpha=0.4, solid_capstyle="butt", label=alike)
+        if plan.tokens_spec > 0:
+            axes[1].plot([plan.tokens_spec], [number], "o", color=COLOURS[0], label="best of this base" if first else None)
+            place: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "fontsize": 8}
+            axes[1].annotate(f"{plan.epochs_spec:.3g} epochs", (plan.tokens_spec, number), (0, 7), **place)
+    axes[1].set_yticks(range(len(rows)), [label for label, _ in rows], fontsize=8)
+    axes[1].set_ylim(len(rows) - 0.4, -0.6)
+    axes[1].set_xscale("log")
+    axes[1].margins(x=0.12)
+    log_counts(axes[1])
+    legend_below(axes[1])
+    within = f"{100 * answer.request['tolerance']:.3g} % of the best loss"
+    axes[1].set_xlabel("specialist tokens, repeats included")
+    axes[1].set_title(f"How far: what is within {within}", fontsize=11)
