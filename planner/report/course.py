@@ -41,5 +41,6 @@ def course(axis: Axes, progress: Progress) -> None:
             axis.axvline(line["step"] * per_step, color=COLOURS[3], linewidth=0.8)
     axis.set_xlim(0, progress.steps * per_step * 1.03)
     axis.xaxis.set_major_formatter(lambda value, _: format_count(value))
-    axis.set(xlabel="tokens", ylabel="held-out specialist loss [nats/token]", title=progress.name)
+    axis.set(xlabel="tokens", ylabel="held-out specialist loss [nats/token]")
+    axis.set_title(progress.name, parse_math=False)
     legend_below(axis)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from planner.allocate.domains.answer import DomainsAllocation, Structure
-from planner.report.style import COLOURS, GREY, Row, intervals, legend_below
+from planner.report.style import COLOURS, GREY, NAMES, Row, intervals, legend_below
 from planner.units import format_count
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def _budget(axis: Axes, answer: DomainsAllocation, parts: Sequence[tuple[str, fl
     if len(parts) > MOST:
         bars.append((f"{len(parts) - MOST} other domains", sum(share for _, share in parts[MOST:]), COLOURS[4]))
     axis.barh(range(len(bars)), [100 * share for _, share, _ in bars], color=[colour for *_, colour in bars], height=0.6)
-    axis.set_yticks(range(len(bars)), [name for name, *_ in bars], fontsize=8)
+    axis.set_yticks(range(len(bars)), [name for name, *_ in bars], **NAMES)
     axis.invert_yaxis()
     axis.grid(axis="y", visible=False)
     axis.set(xlabel="share of the training FLOPs [%]", title=_size(best))

@@ -21,6 +21,8 @@ COLOURS = ("#0072b2", "#009e73", "#e69f00", "#d55e00", "#56b4e9", "#cc79a7")
 GREY = "#6b6b6b"
 DPI = 150
 MARKERS = "osD^vP"
+NAMES: dict[str, Any] = {"fontsize": 8, "parse_math": False}
+"""Of labels that a user wrote, where a dollar is a dollar."""
 Row = tuple[str, float | None, float | None, float | None, str]
 """Label, value, ends of its interval, and colour."""
 LEGEND: dict[str, Any] = {"frameon": False, "fontsize": 8}
@@ -119,7 +121,7 @@ def intervals(
         if value is not None and low is not None and high is not None:
             axis.errorbar([value], [number + lower], xerr=[[value - low], [high - value]], fmt="o", color=colour, markersize=5, capsize=3, label=label)
             label = None
-    axis.set_yticks(range(len(rows)), [name for name, *_ in rows], fontsize=8)
+    axis.set_yticks(range(len(rows)), [name for name, *_ in rows], **NAMES)
     axis.set_ylim(len(rows) - 0.4, -0.6)
 
 

@@ -159,6 +159,7 @@ def test_accuracy_by_the_tables_of_the_domains(folder: Path) -> None:
     [
         ('accuracy = "none.csv"', "domain 'a': there is no table", "loss and accuracy"),
         ("accuracy = 3", "accuracy = 3 is not a path", "models.csv"),
+        ('accuracy = ""', "accuracy = '' is not a path", "models.csv"),
         ("chance = 0.25", "chance = 0.25 says nothing without accuracy", "add accuracy"),
         ('accuracy = "one.csv"\nchance = 25', "domain 'a': chance 25 is not a share", "0.25"),
         ('accuracy = "one.csv"\nchance = "some"', "chance = 'some' is not a number", "write a number"),

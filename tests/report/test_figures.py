@@ -259,7 +259,7 @@ def test_many_domains_show_structures_budget_and_losses(fitted: FittedLaw) -> No
 
 
 def test_bases_show_losses_before_and_after_and_how_far(fitted: FittedLaw) -> None:
-    both = tuple(Base.parse(f"name={name},tokens=2M,params={size},vocab=1024,context=128") for name, size in (("small", "100k"), ("large", "200k")))
+    both = tuple(Base.parse(f"name={name},tokens=2M,params={size},vocab=1024,context=128") for name, size in (("$small^$", "100k"), ("large", "200k")))
     answer = allocate_bases(fitted, Request(9e11, 2e5), both, Method())
     axes, render = drawn(2)
     bases(axes, answer)

@@ -108,7 +108,7 @@ def _with_accuracy(domain: Domain, row: Mapping[str, Any], path: Path, curves: d
         if "chance" in row:
             raise InputError(f"{who}: chance = {row['chance']!r} says nothing without accuracy", remedy="add accuracy, a table of models, or delete it")
         return domain
-    if not isinstance(row["accuracy"], str):
+    if not isinstance(row["accuracy"], str) or not row["accuracy"].strip():
         raise InputError(f"{who}: accuracy = {row['accuracy']!r} is not a path", remedy='write accuracy = "models.csv", a table of loss and accuracy')
     place = path.parent / row["accuracy"]
     chance = _number(row["chance"], "chance", who) if "chance" in row else None
