@@ -38,7 +38,7 @@ def launch(
     structure: Annotated[str | None, typer.Option(help="Of a plan for many domains: split, independent or mixed; the recommended one by default.")] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**53, help="Seed of initialisation and data order.")] = 0,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads of a rank on a CPU; the cores shared out by default.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, max=1024, help="Threads of a rank on a CPU; the cores shared out by default.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be trained, and what it takes.")] = False,
     ranks: Annotated[int, typer.Option(min=1, help="Processes that train the run together, one a GPU. May change when a run goes on.")] = 1,
     engine: Annotated[str, typer.Option(help="Where the ranks run: local, slurm or ray.")] = "local",
@@ -77,6 +77,8 @@ def launch(
         raise InputError("--submit, --slurm-option and --ranks-per-node are Slurm's", remedy="add --engine slurm, or leave them away")
     if engine != "ray" and address is not None:
         raise InputError(f"--address {address} is of Ray", remedy="add --engine ray, or leave it away")
+    if wandb is not None and not wandb.strip():
+        raise InputError(f"--wandb {wandb!r} names no project", remedy="name one, or leave it away")
     if export is None:
         check_ranks(ranks, device, engine)
     folder = out or Path("launches") / allocation.stem

@@ -109,6 +109,7 @@ def test_a_dry_run_says_what_it_takes_and_leaves_nothing(corpus: Corpus, tmp_pat
         (["--micro-batch", "5"], "5 sequences", "--micro-batch 4"),
         (["--shard-ranks", "3"], "3 ranks", "--shard-ranks"),
         (["--peak-flops", "3"], "3", "data sheet"),
+        (["--wandb", ""], "''", "name one"),
         (["--export", "nemo"], "nemo", "torchtitan"),
         (["--submit"], "--submit", "--engine slurm"),
         (["--law", "/nowhere/law.json"], "/nowhere/law.json", "check the path"),
