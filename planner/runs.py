@@ -121,6 +121,8 @@ def read_runs(path: Path | str, mapping: Mapping[str, str] | None = None) -> Dat
                 frame = pd.read_csv(path, index_col=False)
     except (ValueError, OSError, ImportError, pd.errors.ParserWarning) as error:
         raise InputError(f"{path} cannot be read as a table: {str(error).splitlines()[0]}", remedy="give CSV, JSON Lines or parquet") from error
+    if path.suffix not in (".parquet", ".jsonl", ".ndjson"):
+        _each_once(path, {*SCHEMA, *(mapping or {}).values()})
     frame = _rename(frame, mapping or {}, path)
     header = 1 if path.suffix not in (".jsonl", ".ndjson") else 0
     for name in REQUIRED:
@@ -157,6 +159,16 @@ def usable(frame: DataFrame, keep: tuple[str, ...] = ()) -> DataFrame:
             choice = ", ".join(sorted(known)) or "nothing: no run is flagged"
             raise InputError(f"no run has the flag {flag!r}, or it cannot be kept", remedy=f"choose {choice}")
     return frame[flags.map(lambda found: not found - set(keep)).astype(bool)].reset_index(drop=True)
+
+
+def _each_once(path: Path, used: set[str]) -> None:
+    """Refuse a header that has a column twice which is read: pandas would take the first."""
+    import pandas as pd
+
+    names = pd.read_csv(path, header=None, nrows=1, dtype=str).iloc[0].tolist()
+    for name in names:
+        if name in used and names.count(name) > 1:
+            raise InputError(f"{path} has the column {name!r} {names.count(name)} times", remedy="give each column a name of its own")
 
 
 def _rename(frame: DataFrame, mapping: Mapping[str, str], path: Path) -> DataFrame:

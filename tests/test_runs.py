@@ -5,6 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from planner.errors import InputError
 from planner.flags import FLAGS
 from planner.runs import SCHEMA, read_runs, write_runs
 
@@ -75,3 +76,15 @@ def test_a_run_above_the_chord_of_its_neighbours_is_flagged(tmp_path: Path) -> N
     columns = "params_non_embedding,tokens_pt,loss_spec"
     rows = [f"1e5,{d},{loss}" for d, loss in ((1e6, 4.0), (2e6, 3.5), (4e6, 3.4), (8e6, 3.0), (1.6e7, 2.9))]
     assert flags_of(tmp_path, columns, rows) == ["", "", "negative_curvature", "", ""]
+
+
+def test_a_column_that_stands_twice_is_refused_where_it_is_read(tmp_path: Path) -> None:
+    path, names = tmp_path / "runs.csv", {"params_non_embedding": "N", "tokens_pt": "D", "loss_spec": "loss"}
+    path.write_text("N,D,loss,loss\n1e6,1e7,3,2\n", encoding="utf-8")
+    with pytest.raises(InputError, match="the column 'loss' 2 times"):
+        read_runs(path, names)
+    path.write_text("N,D,loss,note,note\n1e6,1e7,3,2,2\n", encoding="utf-8")
+    assert len(read_runs(path, names)) == 1
+    frame = pd.read_csv(path)
+    frame.to_csv(tmp_path / "runs.csv.gz", index=False)
+    assert len(read_runs(tmp_path / "runs.csv.gz", names)) == 1

@@ -19,7 +19,9 @@ AMOUNTS = 160
 LEAST = 3e-3
 """Of the most specialist tokens that budget and passes allow, where the amounts begin."""
 FINER = 33
-"""Amounts between two of those, where the plans within the tolerance begin and end."""
+"""Amounts between two of those, around the best and where the plans within the tolerance begin and end."""
+CLOSER = 2
+"""Looks around the best: a limit on the general loss may end it in the midst of a step."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +82,22 @@ def stage_of(problem: Problem, base: Base, method: Method, robust: bool = True) 
     most = min(paid, problem.max_epochs * request.unique_spec)
     shares = (0.0,) if keeping is None else keeping.replays
     ends = [min(most, paid * (1 - share)) for share in shares]  # where the budget binds, with each share of replay
-    tokens = np.unique(np.concatenate([[0.0, min(most, request.unique_spec)], ends, most * np.geomspace(LEAST, 1.0, AMOUNTS)]))
-    return _evaluated(problem, base, tokens, paid, robust)
+    tokens = np.unique(np.concatenate([[0.0, min(most, request.unique_spec)], ends, _ladder(most)]))
+    found = _evaluated(problem, base, tokens, paid, robust)
+    for _ in range(CLOSER):
+        near = [found.tokens[max(number - 1, 0) : number + 2] for number in (int(found.expected.argmin()), found.best_guess)]
+        finer = [np.linspace(*pair, FINER) for three in near for pair in pairwise(three)]
+        found = _evaluated(problem, base, np.unique(np.concatenate([found.tokens, *finer])), paid, robust)
+    return found
+
+
+def _ladder(most: float) -> Array:
+    """Return amounts up to the most there can be, at places that do not depend on it: a larger budget looks at what a smaller one does."""
+    if most <= 1.0:
+        return np.array([most])
+    step = -math.log(LEAST) / (AMOUNTS - 1)
+    steps = np.arange(math.ceil(math.log(most * LEAST) / step), math.floor(math.log(most) / step) + 1)
+    return np.append(np.exp(step * steps), most)
 
 
 def within(problem: Problem, base: Base, stage: Stage) -> Stage:

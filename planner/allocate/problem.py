@@ -152,8 +152,8 @@ class Problem:
         if found := self.between(least, most, step):
             return found
         if self.request.params_range and (near := self._sizes(least, most, step)):
-            low, high = (format_count(end, 4) for end in self.request.params_range)
-            names = ", ".join(format_count(size.params_non_embedding, 4) for size in near[:3])
+            low, high = (f"{end:,.10g}" for end in self.request.params_range)
+            names = ", ".join(f"{size.params_non_embedding:,.0f}" for size in near[:3])
             raise DataError(f"no model shape has {low} to {high} parameters and fits the budget", remedy=f"widen --params: the nearest has {names}")
         self._refuse(self.size(least), self.min_tokens_per_param)
 
@@ -224,10 +224,10 @@ class Problem:
                 remedy="give more --gpus or a smaller --params",
             )
         inference = self.request.inference_tokens / size.training_over_forward
-        paid = f", {inference * size.flops_per_token:.2g} of them for inference," if inference else ""
+        paid = f", whose inference takes {inference * size.flops_per_token:.3g} FLOPs" if inference else ""
         needed = max(tokens_per_param * size.params_non_embedding, self.min_tokens_stage)
         raise DataError(
-            f"{self.request.flops:.3g} FLOPs{paid} are too few to train {format_count(size.params_non_embedding)} parameters",
+            f"{self.request.flops:.3g} FLOPs are too few to train {format_count(size.params_non_embedding)} parameters{paid}",
             remedy=f"give at least {1.005 * (needed + inference) * size.flops_per_token:.3g} FLOPs or a smaller --params",
         )
 

@@ -108,6 +108,11 @@ def budget_range(
     while least is None and first < last and not all(_possible(law, limits, first, amount) for amount in amounts):
         first *= DEARER_START
     if first >= last:
+        if most is None and least is None:
+            raise InputError(
+                f"what is asked for takes {first:.3g} FLOPs at least, and without --to budgets end at {DEARER:g} times the dearest run, {last:.3g} FLOPs",
+                remedy="give a --to above that, or a smaller --params",
+            )
         raise InputError(f"the range of budgets {first:.3g}..{last:.3g} FLOPs is empty", remedy="give a --to above --from")
     return [float(value) for value in np.geomspace(first, last, points)]
 

@@ -30,8 +30,9 @@ HELP = (
     "Example: plan allocate --case examples/llamat.toml\n\n"
     "Example: plan allocate --flops 2e14 --domains domains.toml\n\n"
     "domains.toml: for each domain a table [[domain]] with name, law (relative to the file; one law = at the top stands for all), unique_tokens = 200k, "
-    "and where wanted weight (1 by default, of its loss in the mean that is minimised), max_loss (nats/token that it must reach) and general_law (of the "
-    "general loss, where a limit is put on it)."
+    "and where wanted weight (1 by default, of its loss in the mean that is minimised), max_loss (nats/token that it must reach), general_law (of the "
+    "general loss, where a limit is put on it), and accuracy (a CSV of your models: loss on this text, accuracy on its task) with chance (of "
+    "guessing in it)."
 )
 
 
@@ -70,7 +71,9 @@ def allocate(
     kept_back: Annotated[
         str | None, typer.Option(help="Shares of the budget, such as 0.1,0.3, kept back for a later stage of a --base: what each costs.")
     ] = None,
-    accuracy: Annotated[Path | None, typer.Option(help="Forecast accuracy by a CSV table of models: loss on the same text, accuracy.")] = None,
+    accuracy: Annotated[
+        Path | None, typer.Option(help="Forecast accuracy by a CSV table of models: loss on the same text, accuracy; of many domains, see above.")
+    ] = None,
     chance: Annotated[str | None, typer.Option(help="Accuracy of guessing in that table, such as 0.25; fitted by default.")] = None,
     robust: Annotated[
         bool, typer.Option("--robust/--best-guess", help="Least expected regret over the resamples, or what the fitted parameters alone prefer.")
@@ -209,13 +212,24 @@ def _throughput(gpu: str | None, mfu: float | None, stated: str | None) -> float
     if stated is not None:
         if gpu is not None or mfu is not None:
             raise InputError("--gpu-flops says what --gpu and --mfu say", remedy="give one or the other")
-        return parse_count(stated)
+        if (rate := parse_count(stated)) <= 0:
+            raise InputError(f"--gpu-flops {stated} is not a positive number", remedy="give what one GPU really does, such as 4e14")
+        return rate
     if gpu is None and mfu is None:
         return None
     if gpu is None or mfu is None:
         missing = "--mfu" if gpu is not None else "--gpu"
         raise InputError(f"{missing} is missing: what a GPU really does is its peak times the share that training reaches", remedy=f"add {missing}")
     return gpu_flops(gpu, mfu)
+
+
+def _is_time(flops: str) -> bool:
+    """Tell whether a budget is GPU time."""
+    try:
+        parse_flops(flops)
+    except InputError:
+        return True
+    return False
 
 
 def _flops(flops: str | None, budget: Budget, throughput: float | None) -> float:
@@ -225,6 +239,9 @@ def _flops(flops: str | None, budget: Budget, throughput: float | None) -> float
         least = min(hours.values())
         raise InputError(f"{least:,.4g} GPU-hours are no FLOPs yet", remedy="add --gpu with --mfu, such as --gpu H100 --mfu 0.4, or --gpu-flops")
     limits = {name: value * 3600 * (throughput or math.nan) for name, value in hours.items()}
+    if flops is not None and not hours and throughput is not None and not _is_time(flops):
+        what = f"--gpu, --mfu and --gpu-flops turn GPU time into FLOPs, and --flops {flops} is no time"
+        raise InputError(what, remedy='leave them away, or give GPU time, such as --gpu-hours 100 or --flops "3 GPU-days"')
     if flops is not None:
         limits["--flops"] = parse_flops(flops, flops_per_gpu_second=throughput)
     if not limits:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -203,3 +204,12 @@ def test_a_base_too_far_from_the_runs_is_not_told_to_choose_params(fitted: Fitte
     with pytest.raises(DataError, match="too far beyond the runs") as refusal:
         allocate_bases(fitted, Request(2e14, UNIQUE), [far])
     assert "--params" not in (refusal.value.remedy or "")
+
+
+def test_under_a_limit_more_budget_never_forecasts_worse(fitted: FittedLaw, general: FittedLaw) -> None:
+    """The amounts that are tried do not move with the budget, and the edge of the limit is found to a thousandth."""
+    losses = []
+    for flops in np.geomspace(4e11, 3e12, 9):
+        request = Request(float(flops), UNIQUE, max_general_rise=0.03)
+        losses.append(allocate_bases(fitted, request, [SMALL], Method(), general=general, allow_extrapolation=True).choices[0].plan.loss)
+    assert all(later <= earlier * (1 + 1e-5) for earlier, later in pairwise(losses)), losses

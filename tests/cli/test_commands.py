@@ -89,6 +89,9 @@ def test_allocate_never_imports_torch(law: Path) -> None:
         (["allocate", "--gpu-hours", "3", "--spec-tokens", "1M"], "3 GPU-hours", "--mfu"),
         (["allocate", "--gpu-hours", "3", "--gpu", "A100", "--spec-tokens", "1M"], "--mfu is missing", "add --mfu"),
         (["allocate", "--gpu-hours", "3", "--gpu", "abacus", "--mfu", "0.4", "--spec-tokens", "1M"], "'abacus'", "H100"),
+        (["allocate", "--flops", "2e13", "--gpu", "A100", "--mfu", "0.4", "--spec-tokens", "1M"], "--flops 2e13 is no time", "--gpu-hours"),
+        (["allocate", "--gpu-hours", "3", "--gpu-flops", "0", "--spec-tokens", "1M"], "--gpu-flops 0 is not", "4e14"),
+        (["allocate", "--flops", "2e13", "--spec-tokens", "1M", "--params", "30001..30002"], "30,001 to 30,002", "widen --params"),
         (["allocate", "--usd", "100", "--gpu", "A100", "--mfu", "0.4", "--spec-tokens", "1M"], "--usd", "--usd-per-gpu-hour"),
         (["allocate", "--flops", "1e13", "--usd", "100", "--spec-tokens", "1M"], "--usd says nothing", "add --usd-per-gpu-hour"),
         (["allocate", "--flops", "1e13", "--spec-tokens", "1M", "--params", "2M..1M"], "2M..1M", "smaller size first"),
@@ -126,7 +129,7 @@ def test_allocate_a_base(law: Path) -> None:
     code, out, err = run("allocate", "--flops", "4e12", "--spec-tokens", "200k", *bases, "--method", "qlora", "--gpus", "2", "--gpu-memory", "1", *paths)
     assert code == 0, err
     assert "short" in out and "from scratch" in err and "gains less" in err and "what qlora does to the loss is not measured" in err
-    for option in (["--figure"], ["--tolerance", "2"], ["--lora-rank", "8"], ["--accuracy", "nowhere.csv"], ["--next-runs", "1e13", "--json"]):
+    for option in (["--tolerance", "2"], ["--lora-rank", "8"], ["--accuracy", "nowhere.csv"], ["--next-runs", "1e13", "--json"]):
         code, out, err = run("allocate", "--flops", "4e12", "--spec-tokens", "200k", *bases, *paths, *option)
         assert code == 2 and not out and (option[0] in err or "'2'" in err or "nowhere.csv" in err) and err.count("\n") == 1
     code, out, _ = run("allocate", "--flops", "4e12", "--spec-tokens", "200k", *bases, *paths, "--json")

@@ -15,6 +15,7 @@ from planner.allocate.domains.refuse import losses
 from planner.allocate.domains.request import Domain, DomainsRequest
 from planner.allocate.domains.split import split
 from planner.allocate.domains.stages import INDEPENDENT, MANY, Found
+from planner.allocate.domains.whole import better
 from planner.allocate.worth import EASED, MORE_COMPUTE, MORE_TEXT, exchange_of, worth_of
 from planner.laws.dual import Array
 from planner.units import format_count
@@ -23,6 +24,10 @@ PRICED = 4
 """Most domains whose own text is priced: those with the most passes over it for their weight."""
 EVALUATIONS = 6e4
 """Losses that one grid may take here."""
+AFRESH = 3e5
+"""The same in a search of the whole range."""
+IDLE = 0.98
+"""Share of the budget under which some of it buys nothing."""
 BINDS = 0.98
 """Share of a limit from which it binds."""
 
@@ -42,12 +47,30 @@ def prices(problem: DomainsProblem, found: Found, mine: Array, margin: float) ->
     gains: dict[str, Array] = {}
     for name, changed, passes in _changes(problem, found):
         under = _under(problem, changed, passes)
-        best = independent(under, margin, start=found) if found.name == INDEPENDENT else split(under, found.name, margin, start=found)
+        best = _search(under, found, margin, found)
+        if _far(problem, changed, found):
+            best = better(under, best, _search(replace(under, evaluations=AFRESH), found, margin, None), margin)
         if best is not None:
             gains[name] = np.log(mine) - np.log(outlook(under, best).resamples)
     rows, named = [worth_of(name, gain) for name, gain in gains.items()], list(gains)
     text = exchange_of(problem.request.flops, float(problem.unique.sum()), gains[named[0]], gains[named[1]]) if len(named) > 1 else ""
     return rows, text
+
+
+def _search(problem: DomainsProblem, like: Found, margin: float, start: Found | None) -> Found | None:
+    """Find the best plan of the recommended structure, around a plan or in the whole range."""
+    return independent(problem, margin, start=start) if like.name == INDEPENDENT else split(problem, like.name, margin, start=start)
+
+
+def _far(problem: DomainsProblem, changed: DomainsRequest, found: Found) -> bool:
+    """Tell whether the best plan of a changed request may lie far from the recommendation, so that the whole range is to be searched too.
+
+    So it may where a domain has no stage and could then have one, where some of the budget buys nothing, and where there is twice the text of all.
+    """
+    if ((found.tokens_spec == 0) & (problem.weights > 0)).any() or found.spent(problem) < IDLE * problem.request.flops:
+        return True
+    more = sum(new.unique_spec > old.unique_spec for new, old in zip(changed.domains, problem.request.domains, strict=True))
+    return problem.count <= MANY and more == problem.count
 
 
 def _under(problem: DomainsProblem, request: DomainsRequest, passes: float) -> DomainsProblem:
@@ -72,7 +95,8 @@ def _changes(problem: DomainsProblem, found: Found) -> Iterator[tuple[str, Domai
         if passes[number] > 0:
             domain = request.domains[number]
             yield f"twice the text of {domain.name} ({format_count(domain.unique_spec)} more tokens)", _with(request, int(number), more[number]), 0.0
-    if (found.tokens_spec > BINDS * problem.most_spec).any():
+    short = (problem.most_spec < problem.least_stage) & (problem.weights > 0)  # all passes together hold less than a stage
+    if (short | (found.tokens_spec > BINDS * problem.most_spec)).any():
         beyond = any(one.max_epochs + 1 > one.law.support.high["epochs_spec"] for one in problem.problems)
         yield "one more epoch over every domain's text" + (", beyond what the runs cover" if beyond else ""), request, 1.0
     if request.general_tokens and float(found.tokens_pt.max()) > BINDS * request.general_tokens:

@@ -79,6 +79,8 @@ class DomainsProblem:
             replace(one, request=replace(one.request, inference_tokens=part * request.inference_tokens))
             for one in (problems[0], min(problems, key=lambda one: one.min_tokens_per_param))
         )
+        if request.inference_tokens:  # that of all models together, at the least size: what the budget must pay in any structure
+            replace(widest, request=replace(widest.request, inference_tokens=request.inference_tokens)).sizes()
         sizes = (first if request.params is not None or request.params_among else widest).sizes()
         if request.params is None and not request.params_among:
             ends = sizes[0].params_non_embedding, sizes[-1].params_non_embedding

@@ -15,6 +15,7 @@ from planner.allocate.domains.refuse import losses
 from planner.allocate.domains.request import Domain, DomainsRequest
 from planner.allocate.domains.split import split
 from planner.allocate.domains.stages import INDEPENDENT, SPLIT
+from planner.errors import DataError
 from planner.fit.fitted import FittedLaw
 
 BUDGET = 4e13
@@ -100,6 +101,28 @@ def test_limits_that_bind_are_priced(fitted: FittedLaw) -> None:
     names = [worth.change for worth in short.worths]
     assert "one more epoch over every domain's text" in names and "twice the general text (1M more tokens)" in names
     assert all(worth.lower_percent > -0.02 for worth in short.worths)
+
+
+def test_text_that_first_makes_a_stage_possible_has_its_price(fitted: FittedLaw) -> None:
+    """One pass over any domain's text is shorter than a stage, twice the text is not: the best plan then lies far from one that is all trunk."""
+    text = 0.75 * DomainsProblem.of(request(fitted)).least_stage
+    asked = DomainsRequest(BUDGET, (Domain("a", fitted, text), Domain("b", fitted, text)), max_epochs=1.0)
+    short = allocate_domains(asked)
+    assert all(plan.tokens_spec == 0 for plan in short.recommended.domains)
+    by = {worth.change.split(" (")[0]: worth.lower_percent for worth in short.worths}
+    more = replace(asked, domains=tuple(replace(domain, unique_spec=2 * domain.unique_spec) for domain in asked.domains))
+    twice, again = "twice the specialist text of every domain", "one more epoch over every domain's text"
+    for name, other in ((twice, more), (again, replace(asked, max_epochs=2.0))):
+        assert by[name] == pytest.approx(100 * (1 - value(other) / value(asked)), rel=0.05) and by[name] > 0.1, name
+    assert "buy nothing" not in short.exchange
+
+
+def test_the_inference_of_all_models_is_refused_with_its_sum(fitted: FittedLaw) -> None:
+    asked = request(fitted, inference_tokens=1e12)
+    with pytest.raises(DataError, match="whose inference takes") as refused:
+        allocate_domains(asked)
+    enough = float(refused.value.remedy.split(" FLOPs")[0].split()[-1])
+    assert allocate_domains(replace(asked, flops=1.01 * enough), allow_extrapolation=True).recommended.loss is not None
 
 
 def test_models_of_their_own_have_prices_and_regret_too(fitted: FittedLaw) -> None:
