@@ -5,7 +5,7 @@ V_k(F), the best value of domain k for F FLOPs over sizes and splits, is tabulat
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from planner.allocate.domains.keep import within
-from planner.allocate.domains.problem import DomainsProblem
+from planner.allocate.domains.problem import MILD, DomainsProblem
 from planner.allocate.domains.stages import CLOSER, COARSE, INDEPENDENT, MANY, NEARBY, Found, Stage, around, near, whole_steps
 from planner.allocate.domains.waterfill import fill
 from planner.allocate.domains.whole import FEW, OFFSETS, better, step_of
@@ -22,6 +22,8 @@ from planner.laws.dual import Array
 
 REPLAYS = np.array(SHARES)
 BUDGETS = 28
+REQUIRED, ROUNDS = 7, 3
+"""Budgets between those to either side of a required loss, and how many times."""
 MOST_PLANS = 3_000_000
 """In one block of a grid."""
 SPLITS = np.concatenate([[0.0], np.geomspace(3e-3, 1.0, 13)])
@@ -41,7 +43,7 @@ def independent(problem: DomainsProblem, margin: float = 0.0, quick: bool = Fals
         start: the best models of a request that differs in little, around which to look; None to search the whole range.
     """
     count, flops = problem.count, problem.request.flops
-    best = start
+    best = kept = start
     if start is None:
         thin = 2 if problem.request.limited and count > MANY else 1
         general = GENERAL[::thin] if problem.request.limited else np.ones(1)
@@ -51,7 +53,15 @@ def independent(problem: DomainsProblem, margin: float = 0.0, quick: bool = Fals
         each = (start.flops + problem.weights * problem.inference[start.size]) * flops / start.spent(problem)
         budgets, sizes, splits, general = _around(problem, start, each, NEARBY[0])
     for following in (*(NEARBY[1:] if start else CLOSER), None):
-        value, at, pt, spec = _tables(problem, budgets, sizes, splits, general, margin, best.plan if best else None)
+        table: Sequence[Any] = _tables(problem, budgets, sizes, splits, general, margin, best.plan if best else None)
+        for _ in range(ROUNDS if np.isfinite(problem.max_loss).any() else 0):
+            more = _required(problem, budgets, table[0], margin)
+            added = _tables(problem, more, sizes, splits, general, margin, best.plan if best else None)
+            order = np.concatenate([budgets, more], axis=1).argsort(1, kind="stable")
+            budgets, *table = (
+                np.take_along_axis(np.concatenate(pair, axis=1), order, 1) for pair in zip((budgets, *table), (more, *added), strict=True)
+            )
+        value, at, pt, spec = table
         filled = fill(budgets[None], value[None], np.array([flops]))
         if not np.isfinite(filled.total[0]):
             break
@@ -62,13 +72,13 @@ def independent(problem: DomainsProblem, margin: float = 0.0, quick: bool = Fals
         lower = np.maximum(node - 1, 0)
         node = np.where(short & np.isfinite(value[rows, lower]), lower, node)
         found = _found(problem, each, budgets[rows, node], at[rows, node], pt[rows, node], spec[rows, node], margin)
-        best = better(problem, best, found, margin)
+        best, kept = better(problem, best, found, margin, MILD), better(problem, kept, found, 0.0)
         if quick or following is None or best is None:
             break
         # Around what each domain has in the best so far, whose budgets are its own.
         each = np.maximum((best.flops + problem.weights * problem.inference[best.size]) * flops / best.spent(problem), 1e-300)
         budgets, sizes, splits, general = _around(problem, best, each, following)
-    return best
+    return better(problem, kept, best, 0.0)
 
 
 def _around(problem: DomainsProblem, found: Found, each: Array, stage: Stage) -> tuple[Array, Any, Array, Array]:
@@ -80,7 +90,10 @@ def _around(problem: DomainsProblem, found: Found, each: Array, stage: Stage) ->
     if problem.request.limited:
         room = np.clip(problem.tokens_each(each, found.size) - _cost(problem, found.size) * found.tokens_spec, 1e-300, problem.general_tokens)
         general = np.concatenate([general, np.minimum((found.tokens_pt / room)[:, None] * factors, 1.0)], axis=1)
-    return np.minimum(each[:, None] * factors, problem.request.flops), around(problem, found.size, stage), np.sort(splits, axis=1), general
+    budgets = np.minimum(each[:, None] * factors, problem.request.flops)
+    if np.isfinite(problem.max_loss).any():  # what the one that requires a loss gives back may be many times what the others have
+        budgets = np.sort(np.concatenate([budgets, np.tile(_budgets(problem)[::3], (problem.count, 1))], axis=1), axis=1)
+    return budgets, around(problem, found.size, stage), np.sort(splits, axis=1), general
 
 
 def _tables(
@@ -94,6 +107,19 @@ def _tables(
     found = [_table(less, block, sizes, splits, general, partial(problem.value, margin=margin), like) for block in blocks]
     value, at, pt, spec = (np.concatenate(parts, axis=1) for parts in zip(*found, strict=True))
     return value, at, pt, spec
+
+
+def _required(problem: DomainsProblem, budgets: Array, value: Array, margin: float) -> Array:
+    """Return budgets between the last that misses each domain's required loss and the first that reaches it, shape (domains, REQUIRED).
+
+    Without them the whole step up to the next budget would be taken from the other domains.
+    """
+    required, rows = np.isfinite(problem.max_loss), np.arange(problem.count)
+    limit = problem.weights * np.where(required, problem.max_loss, 0.0) * (1 - margin)
+    high = (value <= limit[:, None] * (1 + 1e-12)).argmax(1)
+    first, last = (np.log(budgets[rows, np.where((high > 0) & required, number, -1)]) for number in (high - 1, high))
+    result: Array = np.exp(np.linspace(first, last, REQUIRED, axis=1))
+    return result
 
 
 def _table(
@@ -148,7 +174,7 @@ def _found(problem: DomainsProblem, each: Array, tabulated: Array, size: Any, pt
     part = pt / np.clip(before - cost * spec, 1e-300, problem.general_tokens)
     kept = np.maximum(np.minimum(spec * total / np.maximum(before, 1e-300), problem.most_spec), problem.least_stage)
     spec = np.where(spec > 0, np.where(pt > 0, np.minimum(kept, total / cost), np.minimum(total / cost, problem.most_spec)), 0.0)
-    spec = whole_steps(problem, spec, total, cost)
+    spec = whole_steps(problem, spec, total, cost, problem.most_spec)
     room = np.clip(total - cost * spec, 0.0, problem.general_tokens)
     room = np.where(part > 1 - 1e-6, room, part * room)
     pt = np.where(pt > 0, whole_steps(problem, room, room), 0.0)

@@ -44,7 +44,7 @@ def mixed(problem: DomainsProblem, margin: float = 0.0) -> Found | None:
 
 def _found(problem: DomainsProblem, size: int, total: float, amounts: Array) -> Found:
     """Round to whole steps."""
-    price, spec = float(problem.price[size]), whole_steps(problem, amounts, total)
+    price, spec = float(problem.price[size]), whole_steps(problem, amounts, total, most=problem.most_spec)
     room = float(np.clip(total - spec.sum(), 0.0, problem.general_tokens))
     general = float(whole_steps(problem, np.array(room), room))
     return Found(MIXED, np.full(problem.count, size), general + spec.sum() - spec, spec, general, price * spec, price * general)

@@ -65,14 +65,16 @@ def _search(problem: DomainsProblem, like: Found, margin: float, start: Found | 
 def _far(problem: DomainsProblem, changed: DomainsRequest, found: Found) -> bool:
     """Tell whether the best plan of a changed request may lie far from the recommendation, so that the whole range is to be searched too.
 
-    So it may where a domain has no stage and could then have one, where some of the budget buys nothing, and where there is twice the text of all.
+    So it may where a domain has no stage and could then have one, where some of the budget buys nothing, where there is twice the text of all, and
+    where a required loss is looser.
     Of many domains the others hold it where it is, unless none has a stage (100 domains: 0.1 % of the loss at most, for twice the text of all).
     """
     if problem.count > MANY:
         return not found.tokens_spec.any()
     if ((found.tokens_spec == 0) & (problem.weights > 0)).any() or found.spent(problem) < IDLE * problem.request.flops:
         return True
-    return all(new.unique_spec > old.unique_spec for new, old in zip(changed.domains, problem.request.domains, strict=True))
+    both = list(zip(changed.domains, problem.request.domains, strict=True))
+    return all(new.unique_spec > old.unique_spec for new, old in both) or any(new.max_loss != old.max_loss for new, old in both)
 
 
 def _under(problem: DomainsProblem, request: DomainsRequest, passes: float) -> DomainsProblem:

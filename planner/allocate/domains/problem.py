@@ -35,6 +35,8 @@ ROUNDED = 0.01
 """Share by which tokens per parameter may stay under the least after rounding to whole steps."""
 PENALTY = 1e6
 """Added to the objective for a loss of twice the required one; so steep that a required loss is missed only where it cannot be had."""
+MILD = 30.0
+"""The same between the plans that a search passes through, of which one that misses it by little is nearer to the best that keeps it."""
 
 
 @dataclass(frozen=True)
@@ -218,7 +220,7 @@ class DomainsProblem:
         stages = ((spec == 0) | (spec >= self.least_stage * enough)) & ((pt == 0) | (pt >= self.least_stage * enough))
         stages &= (pt > 0) | np.logical_not(self.needs_trunk)[:, None]
         good = trained & stages & (pt >= 0) & (spec >= 0) & (pt + spec > 0)
-        few = most or int(np.clip(self.evaluations / max(1, good.sum()), FEWEST, MOST))
+        few = most or self.few(int(good.sum()))
         out = np.full(size.shape, np.inf)
         for law, members in self.groups:
             here = good[..., members, :]
@@ -234,6 +236,10 @@ class DomainsProblem:
                 ratio = true / shown
             out *= np.where(np.isfinite(ratio), ratio, 1.0)[:, None]
         return out
+
+    def few(self, plans: int) -> int:
+        """Return how many resamples so many plans are forecast under."""
+        return int(np.clip(self.evaluations / max(1, plans), FEWEST, MOST))
 
     def _mean(self, law: FittedLaw, size: Any, pt: Array, spec: Array, unique: Array, most: int) -> Array:
         result = np.empty(len(size))
@@ -255,17 +261,18 @@ class DomainsProblem:
             found.append(np.exp(law.log_loss_resamples(points)))
         return found
 
-    def value(self, loss: Array, margin: float) -> Array:
+    def value(self, loss: Array, margin: float, penalty: float = PENALTY) -> Array:
         """Return what is minimised, by domain: the weighted loss, with a penalty where a required loss is missed.
 
         Args:
             loss: shape (..., domains, plans).
             margin: share of itself by which a required loss is tightened, for what rounding to whole steps gives away.
+            penalty: of missing it, for each share of itself.
         """
         with np.errstate(invalid="ignore"):
             missed = np.maximum(loss / (self.max_loss[:, None] * (1 - margin)) - 1, 0.0)
         weighted = self.weights[:, None] * np.where(np.isfinite(loss), loss, 0.0)
-        return np.where(np.isfinite(loss), weighted + PENALTY * np.where(np.isfinite(missed), missed, 0.0), np.inf)
+        return np.where(np.isfinite(loss), weighted + penalty * np.where(np.isfinite(missed), missed, 0.0), np.inf)
 
 
 def _problem(request: DomainsRequest, domain: Domain) -> Problem:

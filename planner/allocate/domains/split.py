@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from planner.allocate.domains.keep import after
-from planner.allocate.domains.problem import EVALUATIONS, EVERY, MOST, DomainsProblem
+from planner.allocate.domains.problem import EVALUATIONS, EVERY, MILD, MOST, DomainsProblem
 from planner.allocate.domains.stages import CLOSER, CLOSER_OF_MANY, COARSE, MANY, MIXED, NEARBY, SPLIT, Found, Stage, near, nodes
 from planner.allocate.domains.waterfill import fill
 from planner.allocate.domains.whole import better, cooldown, cooled, realise
@@ -24,6 +24,8 @@ UNIFORM = "equal specialist compute for every domain"
 NO_GENERAL = "no general text"
 FINALISTS, MOST_FINALISTS = 6, 600
 """Sizes of a grid that are told apart under all resamples, and most of them times domains."""
+REQUIRED = 2
+"""Nodes added, one after the other, where a domain reaches its required loss."""
 LEAST_LOGIT = -9.0
 """Of a trunk that there is, around which a closer look is."""
 
@@ -42,18 +44,20 @@ def split(
         start: the best plan of a request that differs in little, around which to look; None to search the whole range.
         stages: how close to look around it.
     """
-    best, bare = start, None if start is None else without(problem, start)
+    best, kept, bare = start, start, None if start is None else without(problem, start)
     size, logit, share = (0, 0.0, None) if start is None else middle(problem, start)
     closer = CLOSER if problem.count <= MANY else CLOSER_OF_MANY
-    for stage in stages if start else (COARSE,) if quick else (COARSE, *closer):
+    # Where losses are required, the whole range once more, with what few resamples say brought to what all do.
+    again = (COARSE,) if np.isfinite(problem.max_loss).any() else ()
+    for stage in stages if start else (COARSE,) if quick else (COARSE, *again, *closer):
         sizes = near(problem, size, stage)
         at, shares = trunks(problem, sizes, np.zeros(1) if name == NO_GENERAL else _shares(logit, stage))
-        found, bare = look(problem, name, at, shares, share, stage, margin, best, bare)
-        best = better(problem, best, found, margin)
+        found, bare = look(problem, name, at, shares, share if stage.stride else None, stage, margin, best, bare)
+        best, kept = better(problem, best, found, margin, MILD), better(problem, kept, found, 0.0)
         if best is None:
             break
         size, logit, share = middle(problem, best)
-    return best
+    return better(problem, kept, best, 0.0)
 
 
 def trunks(problem: DomainsProblem, sizes: Any, shares: Array) -> tuple[Any, Array]:
@@ -98,7 +102,7 @@ def look(
     if bare is not None or found is None or not without(problem, found):
         return found, bare
     # Where some stay without a stage, which takes a cooldown of the trunk, either that is paid from the start, or all have a stage.
-    found = better(problem, found, better(problem, best(True), best(False), margin), margin)
+    found = better(problem, found, better(problem, best(True), best(False), margin, MILD), margin, MILD)
     return found, None if found is None else without(problem, found)
 
 
@@ -161,14 +165,27 @@ def divide(
         amounts = np.where(amounts < problem.least_stage, 0.0, amounts)[..., None]
     else:
         amounts = nodes(problem, room[:, None] / cost, guess, stage)
-    stages = amounts
-    if problem.request.limited:
-        with np.errstate(invalid="ignore"):
-            stages = amounts / (1 - after(problem, at[:, None, None], trunk[:, None, None], amounts))
-        stages = np.where(trunk[:, None, None] + stages - amounts <= problem.general_tokens, stages, np.nan)
-    barred, stages = np.isnan(stages), np.where(np.isnan(stages), amounts, stages)
-    loss = problem.expected(at[:, None, None], trunk[:, None, None] + stages - amounts, amounts, like=like.plan if like else None)
-    value = problem.value(np.where(barred | (amounts == 0) if bare is False else barred, np.inf, loss), margin)
+    most = None
+
+    def tried(amounts: Array) -> tuple[Array, Array, Array]:
+        stages = amounts
+        if problem.request.limited:
+            with np.errstate(invalid="ignore"):
+                stages = amounts / (1 - after(problem, at[:, None, None], trunk[:, None, None], amounts))
+            stages = np.where(trunk[:, None, None] + stages - amounts <= problem.general_tokens, stages, np.nan)
+        barred, stages = np.isnan(stages), np.where(np.isnan(stages), amounts, stages)
+        loss = problem.expected(at[:, None, None], trunk[:, None, None] + stages - amounts, amounts, most, like=like.plan if like else None)
+        return amounts, stages, np.where(barred | (amounts == 0) if bare is False else barred, np.inf, loss)
+
+    if np.isfinite(problem.max_loss).any():
+        most = problem.few(amounts.size)  # the same for all nodes
+    amounts, stages, loss = tried(amounts)
+    for _ in range(REQUIRED if np.isfinite(problem.max_loss).any() else 0):
+        added = tried(_reaching(problem, amounts, loss, margin))
+        every = [np.concatenate(pair, axis=-1) for pair in zip((amounts, stages, loss), added, strict=True)]
+        order = every[0].argsort(-1, kind="stable")
+        amounts, stages, loss = (np.take_along_axis(item, order, -1) for item in every)
+    value = problem.value(loss, margin)
     if problem.request.limited:  # with its replay, a larger amount may make a shorter stage
         order = stages.argsort(-1, kind="stable")
         amounts, stages, value = (np.take_along_axis(item, order, -1) for item in (amounts, stages, value))
@@ -176,6 +193,22 @@ def divide(
     lengths = filled.amount / cost
     spec = _along(stages, amounts, lengths) if problem.request.limited else lengths
     return Divided(filled.total, trunk, spec, trunk[:, None] + lengths - spec)
+
+
+def _reaching(problem: DomainsProblem, amounts: Array, loss: Array, margin: float) -> Array:
+    """Return the amounts with which domains just reach their required losses, between the nodes to either side, shape (batch, domains, 1).
+
+    Without them the whole step up to the next node would be taken from the other domains, which then stay without a stage. Losses are convex in the
+    logarithm of the amount, so that what is interpolated reaches the loss. For a domain that requires none it is the last node once more.
+    """
+    limit = (problem.max_loss * (1 - margin))[:, None]
+    high = np.argmax(loss <= limit, axis=-1)[..., None]  # the first that reaches it
+    low = np.maximum(high - 1, 0)
+    (x0, y0), (x1, y1) = ([np.take_along_axis(item, at, -1) for item in (amounts, loss)] for at in (low, high))
+    between = (y0 > limit) & (y1 <= limit) & np.isfinite(y0) & (x0 > 0)
+    with np.errstate(all="ignore"):
+        result: Array = np.where(between, x0 * (x1 / x0) ** np.where(between, (y0 - limit) / (y0 - y1), 0.0), amounts[..., -1:])
+    return result
 
 
 def middle(problem: DomainsProblem, found: Found) -> tuple[int, float, Array | None]:

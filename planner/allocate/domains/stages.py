@@ -128,10 +128,10 @@ def nodes(problem: DomainsProblem, room: Array, guess: Array | None, stage: Stag
     return np.sort(np.concatenate(parts, axis=-1), axis=-1)
 
 
-def whole_steps(problem: DomainsProblem, tokens: Array, room: Array | float, cost: Array | float = 1.0) -> Array:
-    """Round tokens to whole optimiser steps of the recipe, down where they would add up to more than the room, each counted `cost` times."""
+def whole_steps(problem: DomainsProblem, tokens: Array, room: Array | float, cost: Array | float = 1.0, most: Array | float = np.inf) -> Array:
+    """Round tokens to whole optimiser steps, down where they would pass the most, or add up to more than the room, each counted `cost` times."""
     recipe = problem.problems[0].recipe
     step = float(recipe.tokens_per_step) if recipe else 1.0
     rounded = np.round(tokens / step) * step
     over = ((cost * rounded).sum() if np.ndim(room) == 0 else cost * rounded) > room
-    return np.where(over, np.floor(tokens / step + 1e-9) * step, rounded)
+    return np.where(over | (rounded > most * (1 + 1e-9)), np.floor(tokens / step + 1e-9) * step, rounded)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from planner.allocate.domains.keep import after
-from planner.allocate.domains.problem import EVERY, DomainsProblem
+from planner.allocate.domains.problem import EVERY, PENALTY, DomainsProblem
 from planner.allocate.domains.stages import MIXED, Found, whole_steps
 from planner.laws.dual import Array
 
@@ -17,15 +17,15 @@ ROUNDS = 4
 """In which a trunk gives up the steps that its branches take more than planned."""
 
 
-def worth(problem: DomainsProblem, found: Found, margin: float) -> float:
+def worth(problem: DomainsProblem, found: Found, margin: float, penalty: float = PENALTY) -> float:
     """Return what a plan comes to under all resamples: what a search minimises; infinite for what cannot be trained."""
     loss = problem.expected(found.size[:, None], found.tokens_pt[:, None], found.tokens_spec[:, None], EVERY)
-    return float(problem.value(loss, margin).sum())
+    return float(problem.value(loss, margin, penalty).sum())
 
 
-def better(problem: DomainsProblem, first: Found | None, second: Found | None, margin: float) -> Found | None:
+def better(problem: DomainsProblem, first: Found | None, second: Found | None, margin: float, penalty: float = PENALTY) -> Found | None:
     """Return the better of two plans, the first where they are equal; None where neither can be trained."""
-    values = [np.inf if found is None else worth(problem, found, margin) for found in (first, second)]
+    values = [np.inf if found is None else worth(problem, found, margin, penalty) for found in (first, second)]
     if not np.isfinite(values).any():
         return None
     return second if values[1] < values[0] else first
@@ -46,7 +46,7 @@ def realise(problem: DomainsProblem, name: str, size: int, trunk: float, spec: A
     if problem.request.limited:
         return _limited(problem, name, size, trunk, spec, stages, margin)
     total, cost = float(problem.tokens(size)), problem.spec_cost[:, size]
-    spec = whole_steps(problem, spec, total, cost)
+    spec = whole_steps(problem, spec, total, cost, problem.most_spec)
     length, least = _rest(problem, name, trunk, total - float((cost * spec).sum()), spec), min(problem.least_stage, problem.general_tokens)
     if 0 < length < least:  # rounding took what the shortest trunk needs: the longest branch gives it back
         longest, missing = int(spec.argmax()), (least - length) * cooled(problem, name, spec)

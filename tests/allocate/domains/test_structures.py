@@ -1,5 +1,6 @@
 """The structures against `plan allocate` for one domain, against scipy for several, and what must hold for every request."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -174,3 +175,32 @@ def test_memory_limits_the_size_of_every_model(fitted: FittedLaw) -> None:
     assert weighted(tight, split(tight)) > weighted(free, split(free))
     shared = problem_of(fitted, memory_per_gpu=0.7 * need, gpus=8)
     assert weighted(shared, split(shared)) == pytest.approx(weighted(free, split(free)), rel=1e-5)
+
+
+@pytest.mark.parametrize("search", [split, independent])
+@pytest.mark.parametrize("tighter", [0.985, 0.97])
+def test_a_required_loss_takes_no_more_than_it_needs(fitted: FittedLaw, search: Callable[..., Found | None], tighter: float) -> None:
+    """The domain that requires it just reaches it, the others keep what is left, and no narrower range of sizes does much better."""
+    free = search(problem_of(fitted))
+    assert free is not None
+    limit = tighter * float(losses(problem_of(fitted), free)[2])
+    domains = tuple(Domain(f"d{number}", fitted, text, max_loss=limit if number == 2 else None) for number, text in enumerate(UNIQUE))
+    problem = DomainsProblem.of(DomainsRequest(BUDGET, domains))
+    found = search(problem, margin=3e-4)
+    assert found is not None
+    reached = losses(problem, found)
+    assert limit * (1 - 4e-3) < reached[2] <= limit
+    sizes = problem.params[found.size]
+    near = DomainsProblem.of(DomainsRequest(BUDGET, domains, params_range=(0.7 * float(sizes.min()), 1.4 * float(sizes.max()))))
+    closer = search(near, margin=3e-4)
+    assert closer is not None
+    if losses(near, closer)[2] <= limit:
+        assert weighted(problem, found) <= weighted(near, closer) * 1.002
+
+
+@pytest.mark.parametrize("passes", [1.003, 2.5, 3.3])
+def test_passes_stay_within_their_limit_in_whole_steps(fitted: FittedLaw, passes: float) -> None:
+    problem = problem_of(fitted, flops=4e14, max_epochs=passes)
+    for search in (split, independent, mixed):
+        found = search(problem)
+        assert found is not None and (found.tokens_spec <= passes * problem.unique * (1 + 1e-9)).all(), search
