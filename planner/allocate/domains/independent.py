@@ -54,7 +54,7 @@ def independent(problem: DomainsProblem, margin: float = 0.0, quick: bool = Fals
         budgets, sizes, splits, general = _around(problem, start, each, NEARBY[0])
     for following in (*(NEARBY[1:] if start else CLOSER), None):
         table: Sequence[Any] = _tables(problem, budgets, sizes, splits, general, margin, best.plan if best else None)
-        for _ in range(ROUNDS if np.isfinite(problem.max_loss).any() else 0):
+        for _ in range((ROUNDS if count <= MANY else 1) if np.isfinite(problem.max_loss).any() else 0):
             more = _required(problem, budgets, table[0], margin)
             added = _tables(problem, more, sizes, splits, general, margin, best.plan if best else None)
             order = np.concatenate([budgets, more], axis=1).argsort(1, kind="stable")
@@ -91,7 +91,7 @@ def _around(problem: DomainsProblem, found: Found, each: Array, stage: Stage) ->
         room = np.clip(problem.tokens_each(each, found.size) - _cost(problem, found.size) * found.tokens_spec, 1e-300, problem.general_tokens)
         general = np.concatenate([general, np.minimum((found.tokens_pt / room)[:, None] * factors, 1.0)], axis=1)
     budgets = np.minimum(each[:, None] * factors, problem.request.flops)
-    if np.isfinite(problem.max_loss).any():  # what the one that requires a loss gives back may be many times what the others have
+    if np.isfinite(problem.max_loss).any() and problem.count <= MANY:  # what the one that requires a loss gives back may be much for the others
         budgets = np.sort(np.concatenate([budgets, np.tile(_budgets(problem)[::3], (problem.count, 1))], axis=1), axis=1)
     return budgets, around(problem, found.size, stage), np.sort(splits, axis=1), general
 

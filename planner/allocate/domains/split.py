@@ -48,7 +48,7 @@ def split(
     size, logit, share = (0, 0.0, None) if start is None else middle(problem, start)
     closer = CLOSER if problem.count <= MANY else CLOSER_OF_MANY
     # Where losses are required, the whole range once more, with what few resamples say brought to what all do.
-    again = (COARSE,) if np.isfinite(problem.max_loss).any() else ()
+    again = (COARSE,) if np.isfinite(problem.max_loss).any() and problem.count <= MANY else ()
     for stage in stages if start else (COARSE,) if quick else (COARSE, *again, *closer):
         sizes = near(problem, size, stage)
         at, shares = trunks(problem, sizes, np.zeros(1) if name == NO_GENERAL else _shares(logit, stage))
