@@ -20,6 +20,9 @@ except ModuleNotFoundError:  # Python 3.10
 
 from planner.errors import InputError, StateError
 
+LARGEST = 1.7976931348623157e308
+"""The greatest number that a float holds."""
+
 
 def write_bytes(path: Path | str, data: bytes) -> None:
     """Write `data` to `path`, or to what a link there points to, so that a reader, or a crash, sees the old file or the new one and never a part.
@@ -144,8 +147,9 @@ def check_numbers(body: Mapping[str, Any], names: Iterable[str], *, low: float =
         value = body[name]
         if value is None and optional:
             continue
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < low:
-            raise ValueError(f"{name} = {value!r}{what and f' of {what}'}")
+        # Whole numbers are compared as such: one of hundreds of digits is no float.
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not -LARGEST <= value <= LARGEST or value < low:
+            raise ValueError(f"{name} = {repr(value)[:40]}{what and f' of {what}'}")
 
 
 def read_json(path: Path | str) -> dict[str, Any]:

@@ -24,6 +24,8 @@ DIVERGED = ("diverged", "nan", "exploded")
 """Words for a run's status that stand for "ok" and for "diverged"."""
 LARGEST = 1e30
 """Of sizes and tokens: what is larger is a mistake, and its FLOPs would not be a number."""
+LEAST_LOSS = 1e-3
+"""Of losses [nats/token]: what is smaller is a mistake, or in other units."""
 SCHEMA: dict[str, tuple[str, str]] = {
     "run_id": ("text", "name of the endpoint, unique in the table"),
     "trunk_id": ("text", "general run it branches from; rows that share it are resampled together"),
@@ -177,8 +179,9 @@ def _rename(frame: DataFrame, mapping: Mapping[str, str], path: Path) -> DataFra
             raise InputError(f"--map names {name!r}, which is no column of a runs table", remedy=f"use one of {', '.join(SCHEMA)}")
         if column not in frame:
             raise InputError(f"{path} has no column {column!r}", remedy=f"map to one of {', '.join(map(str, frame))}")
-    chosen = {column: name for name, column in mapping.items()}
-    return frame.drop(columns=[name for name in mapping if name in frame and name not in chosen]).rename(columns=chosen)
+    # One column may stand for several, such as all text for distinct text too where none is repeated.
+    found = frame.drop(columns=[name for name in {*mapping, *mapping.values()} if name in frame])
+    return found.assign(**{name: frame[column] for name, column in mapping.items()})
 
 
 def _complete(frame: DataFrame, path: Path) -> DataFrame:
@@ -222,7 +225,7 @@ def _check_ranges(frame: DataFrame, path: Path, header: int) -> None:
     def refuse(where: Any, name: str, what: str) -> None:
         if where.any():
             row = int(where.to_numpy().argmax())
-            raise InputError(f"{path}, row {row + 1 + header}: {name} = {frame[name].iloc[row]} {what}", remedy="mend or delete the row")
+            raise InputError(f"{path}, row {row + 1 + header}: {name} = {frame[name].iloc[row]:.10g} {what}", remedy="mend or delete the row")
 
     import numpy as np
 
@@ -235,8 +238,19 @@ def _check_ranges(frame: DataFrame, path: Path, header: int) -> None:
     for name in ("tokens_pt", "tokens_spec"):
         refuse(frame[name].isna() | (frame[name] < 0), name, "is missing or negative")
     refuse(frame["tokens_pt"] + frame["tokens_spec"] <= 0, "tokens_pt", "with no specialist tokens is no training")
-    refuse((frame["loss_spec"] <= 0) & ok, "loss_spec", "is not positive")
+    for name in ("loss_spec", "loss_general"):
+        refuse((frame[name] <= 0) & ok, name, "is not positive")
+        refuse((frame[name] < LEAST_LOSS) & ok, name, f"is below {LEAST_LOSS:g} nats/token, which no language model reaches")
     refuse(frame["unique_spec"] <= 0, "unique_spec", "is not positive")
+    refuse(frame["unique_spec"] < 1, "unique_spec", "is less than one token")
+    refuse(frame["params_total"] < frame["params_non_embedding"], "params_total", "is less than params_non_embedding")
+    refuse(frame["flops"] <= 0, "flops", "is not positive")
+    for name in ("params_embedding", "steps_pt", "steps_spec", "flops_6nd", "learning_rate", "base_tokens"):
+        refuse(frame[name] < 0, name, "is negative")
+    refuse(frame["vocab_size"] < 1, "vocab_size", "is not positive")
+    for name in ("replay_fraction", "early_fraction"):
+        refuse((frame[name] < 0) | (frame[name] > 1), name, "is not a share from 0 to 1")
+    refuse(frame["replay_fraction"] == 1, "replay_fraction", "leaves the specialist stage no specialist token")
     spec = frame["tokens_spec"] > 0
     lacking = spec & frame["unique_spec"].isna()
     if lacking.any():

@@ -108,12 +108,14 @@ def verify(folder: Path) -> Verification:
     allocation = read_plan(path).allocation
     launch = read_launch(folder, LAUNCH, LAUNCH_VERSION, allocation.created)
     with whole(folder / "launch.json"):
+        if not isinstance(launch["run_id"], str):
+            raise ValueError(f"run_id = {launch['run_id']!r}")
         record = record_path(folder, launch["run_id"])
     if not record.exists():
         raise StateError(f"the run in {folder} has not ended", remedy="run plan launch again; it goes on from where it is")
     row = read_row(record, f"run {launch['run_id']}")
     with whole(record):
-        check_numbers(row, ("loss_spec", "loss_general", "bpb_spec"), what="the row")
+        check_numbers(row, ("loss_spec", "loss_general", "bpb_spec"), low=5e-324, what="the row")
     plan, general = allocation.plan, allocation.general
     result = Verification(
         launch["run_id"], plan.loss, plan.loss_low, plan.loss_high, row["loss_spec"], row["loss_general"], row["bpb_spec"], allocation.created,

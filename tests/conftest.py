@@ -14,7 +14,8 @@ from planner.corpus.config import CorpusSettings, Source, TokenizerSettings
 from planner.corpus.store import Corpus
 from planner.fit.data import FitData
 from planner.fit.fit import fit
-from planner.fit.fitted import FittedLaw, Member
+from planner.fit.fitted import FittedLaw
+from planner.fit.member import Member
 from planner.laws import LAWS, Points, Reference
 from planner.recipe import Recipe
 

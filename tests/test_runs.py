@@ -88,3 +88,34 @@ def test_a_column_that_stands_twice_is_refused_where_it_is_read(tmp_path: Path) 
     frame = pd.read_csv(path)
     frame.to_csv(tmp_path / "runs.csv.gz", index=False)
     assert len(read_runs(tmp_path / "runs.csv.gz", names)) == 1
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "sentence"),
+    [
+        ("params_total", 9e5, "row 2: params_total = 900000 is less than params_non_embedding"),
+        ("replay_fraction", -1, "row 2: replay_fraction = -1 is not a share from 0 to 1"),
+        ("replay_fraction", 1, "row 2: replay_fraction = 1 leaves the specialist stage no specialist token"),
+        ("early_fraction", 1.5, "row 2: early_fraction = 1.5 is not a share from 0 to 1"),
+        ("flops", -1, "row 2: flops = -1 is not positive"),
+        ("loss_general", 0, "row 2: loss_general = 0 is not positive"),
+        ("loss_general", 1e-300, "row 2: loss_general = 1e-300 is below 0.001 nats/token, which no language model reaches"),
+        ("unique_spec", 1e-9, "row 2: unique_spec = 1e-09 is less than one token"),
+        ("steps_pt", -3, "row 2: steps_pt = -3 is negative"),
+    ],
+)
+def test_a_value_that_no_run_has_is_refused_with_its_row(tmp_path: Path, column: str, value: float, sentence: str) -> None:
+    path = tmp_path / "runs.csv"
+    path.write_text(f"params_non_embedding,tokens_pt,loss_spec,{column}\n1e6,1e7,3,{value:g}\n2e6,1e7,2.9,\n", encoding="utf-8")
+    with pytest.raises(InputError) as refusal:
+        read_runs(path)
+    assert sentence in str(refusal.value)
+
+
+def test_one_column_of_theirs_may_be_two_of_ours(tmp_path: Path) -> None:
+    path = tmp_path / "runs.csv"
+    path.write_text("N,D,loss,tokens_pt\n1e6,1e7,3,5\n2e6,2e7,2.9,5\n", encoding="utf-8")
+    named = {"params_non_embedding": "N", "params_total": "N", "tokens_spec": "D", "unique_spec": "D", "loss_spec": "loss", "tokens_pt": "D"}
+    frame = read_runs(path, named)
+    for column, theirs in named.items():
+        assert frame[column].tolist() == pd.read_csv(path)[theirs].tolist(), column

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from planner.allocate.sigmoid import LEAST_ROWS, PARAMETERS, Sigmoid, Table, curve
-from planner.errors import InputError
-from planner.fit.fitted import LEVEL, Z
+from planner.allocate.sigmoid import LEAST_ROWS, PARAMETERS, Sigmoid, Table, curve, fit_sigmoid
+from planner.errors import DataError, InputError
+from planner.fit.level import LEVEL, Z
 
 COLUMNS = ("loss", "accuracy")
 DRAWS = 6000
@@ -43,20 +43,24 @@ def read_table(path: Path) -> Table:
         raise InputError(f"there is no table {path}", remedy="give a CSV file with the columns loss and accuracy")
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.DictReader(file, skipinitialspace=True))
+            lines = [line for line in csv.reader(file, skipinitialspace=True) if line]
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} cannot be read as CSV: {error}", remedy="give UTF-8 text with a header row") from error
-    have = [name for name in rows[0] if name] if rows else []
+    have, rows = ([name.strip() for name in lines[0]], lines[1:]) if lines else ([], [])
     for name in COLUMNS:
-        if rows and name not in have:
-            raise InputError(f"{path} has no column {name}", remedy=f"name a column {name} in its header; it has {', '.join(have)}")
+        if rows and have.count(name) != 1:
+            what = f"the column {name} {have.count(name)} times" if name in have else f"no column {name}"
+            raise InputError(f"{path} has {what}", remedy=f"name one column {name} in its header; it has {', '.join(filter(None, have))}")
+    for number, row in enumerate(rows, start=2):
+        if len(row) > len(have):
+            raise InputError(f"{path}, row {number} has {len(row)} values for {len(have)} columns", remedy="mend the row: numbers take no comma")
     if len(rows) < LEAST_ROWS:
         raise InputError(f"{path} has {len(rows)} rows", remedy=f"give {LEAST_ROWS} models at least, of different losses")
-    loss, accuracy = (np.array([_number(row, name, path, number) for number, row in enumerate(rows, start=2)]) for name in COLUMNS)
+    loss, accuracy = (np.array([_number(row, have.index(name), name, path, number) for number, row in enumerate(rows, start=2)]) for name in COLUMNS)
     if (accuracy > 1).any():
-        row = int((accuracy > 1).argmax())
+        first = int((accuracy > 1).argmax())
         remedy = "give shares of 1, not per cent: divide by 100" if accuracy.max() <= 100 else "give shares of 1"
-        raise InputError(f"{path}, row {row + 2}: accuracy = {accuracy[row]:g} is above 1", remedy=remedy)
+        raise InputError(f"{path}, row {first + 2}: accuracy = {accuracy[first]:g} is above 1", remedy=remedy)
     for name, bad, values in (("loss", loss <= 0, loss), ("accuracy", accuracy < 0, accuracy)):
         if bad.any():
             raise InputError(f"{path}, row {int(bad.argmax()) + 2}: {name} = {values[bad.argmax()]:g} is out of range", remedy="mend or delete the row")
@@ -65,15 +69,33 @@ def read_table(path: Path) -> Table:
     return Table(loss, accuracy)
 
 
-def _number(row: Mapping[str, str | None], name: str, path: Path, number: int) -> float:
-    text = row[name] or ""
+def _number(row: Sequence[str], column: int, name: str, path: Path, number: int) -> float:
+    text = row[column].strip() if column < len(row) else ""
     try:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not math.isfinite(value):
+    if not math.isfinite(value) or "_" in text:  # Python takes 2_1 for 21
         raise InputError(f"{path}, row {number}: {name} = {text!r} is not a number", remedy="mend or delete the row")
     return value
+
+
+def read_curve(path: Path, chance: float | None = None) -> Sigmoid:
+    """Read a table of models, and fit its curve.
+
+    Args:
+        path: the table.
+        chance: accuracy of guessing; fitted by default.
+
+    Raises:
+        DataError: the table does not carry a curve.
+        InputError: no such table, one that cannot be read, or a chance that is no share.
+    """
+    table = read_table(path)
+    try:
+        return fit_sigmoid(table, chance=chance)
+    except DataError as error:
+        raise DataError(f"{path}: {error.message}", remedy=error.remedy) from None
 
 
 def forecast(sigmoid: Sigmoid, plan: Forecasted, *, chance: float | None = None, seed: int = 0) -> tuple[dict[str, Any], list[str]]:

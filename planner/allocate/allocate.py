@@ -19,7 +19,8 @@ from planner.allocate.request import Request
 from planner.allocate.retention import Kept
 from planner.allocate.worth import worths
 from planner.design.spec import MIN_STEPS
-from planner.fit.fitted import LEVEL, FittedLaw
+from planner.fit.fitted import FittedLaw
+from planner.fit.level import LEVEL
 from planner.flops import flops_6nd
 from planner.units import format_count
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -163,7 +164,9 @@ class Allocation:
                 check_numbers(arm["plan"] or {}, sorted(set(arm["plan"] or {}) - {"shape"}), optional=True, what=f"the arm {arm['name']}")
                 check_numbers(arm, ("worse_percent", "probability"), optional=True, what=f"the arm {arm['name']}")
             if body.get("general") is not None:
-                check_numbers(body["general"], ("replay_fraction", "tokens_replayed"), low=0.0, what="the general loss")
+                check_numbers(body["general"], ("replay_fraction", "tokens_replayed", "loss"), low=0.0, what="the general loss")
+                check_numbers(body["general"], ("loss_low", "loss_high"), low=0.0, optional=True, what="the general loss")
+                check_interval(body["general"], "the general loss")
             check_numbers(body, ("regret_expected_percent", "regret_90_percent"), optional=True)
             check_numbers(body["extrapolation"], body["extrapolation"], optional=True, what="the extrapolation")
             for key in ("request", "source", "curve"):
@@ -194,9 +197,20 @@ def check_plan(body: Mapping[str, Any], what: str) -> None:
     check_numbers(body, ("params_non_embedding", "flops", "flops_6nd", "loss"), low=5e-324, what=what)
     check_numbers(body, ("tokens_pt", "tokens_spec", "unique_spec", "epochs_spec", "share_spec"), low=0.0, what=what)
     check_numbers(body, ("params_total", "loss_low", "loss_high"), low=0.0, optional=True, what=what)
+    check_interval(body, what)
     if body["tokens_pt"] + body["tokens_spec"] <= 0 or body["share_spec"] > 1:
         raise ValueError(f"{body['tokens_pt']:g} and {body['tokens_spec']:g} tokens, a share of {body['share_spec']:g}, of {what}")
     check_shape(body.get("shape"), what)
+
+
+def check_interval(body: Mapping[str, Any], what: str) -> None:
+    """Check that a forecast loss that was read lies in its interval; for use inside `whole`.
+
+    Raises:
+        ValueError: it does not.
+    """
+    if not (body["loss_low"] or 0.0) <= body["loss"] <= (math.inf if body["loss_high"] is None else body["loss_high"]):
+        raise ValueError(f"a loss of {body['loss']:g} from {body['loss_low']} to {body['loss_high']}, of {what}")
 
 
 def check_shape(body: Mapping[str, Any] | None, what: str) -> None:

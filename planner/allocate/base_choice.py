@@ -11,7 +11,8 @@ from planner.allocate.base import Base
 from planner.allocate.base_answer import Choice
 from planner.allocate.base_stage import Stage, within
 from planner.allocate.problem import Problem
-from planner.fit.fitted import LEVEL, Forecast
+from planner.fit.fitted import Forecast
+from planner.fit.level import LEVEL
 from planner.flops import flops_6nd, flops_per_token
 from planner.laws.dual import Array
 from planner.method import Method

@@ -59,7 +59,7 @@ def refuse_far(law: FittedLaw, flops: float, extrapolation: Mapping[str, float],
 
 def advised(law: FittedLaw, flops: float) -> float:
     """Return the FLOPs of the dearest run of a sweep to make first: half way in its logarithm, or nearer."""
-    return max(flops / ADVISED, (flops * law.support.high["flops"]) ** 0.5)
+    return max(flops / ADVISED, flops**0.5 * law.support.high["flops"] ** 0.5)
 
 
 def tell_far(law: FittedLaw, flops: float, extrapolation: Mapping[str, float], who: str = "") -> Iterator[str]:

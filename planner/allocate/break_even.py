@@ -8,7 +8,7 @@ from itertools import combinations
 import numpy as np
 
 from planner.allocate.curves import BreakEven
-from planner.fit.fitted import LEVEL
+from planner.fit.level import LEVEL
 from planner.laws.dual import Array
 
 

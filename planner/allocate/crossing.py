@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from planner.errors import DataError, InputError
-from planner.fit.fitted import LEVEL, FittedLaw
+from planner.fit.fitted import FittedLaw
+from planner.fit.level import LEVEL
 from planner.laws.dual import Array
 from planner.recipe import Recipe
 from planner.shapes import ModelShape

@@ -11,7 +11,7 @@ from planner.allocate.optimum import MOST_RESAMPLES
 from planner.allocate.plans import Plans, Size
 from planner.allocate.problem import Problem
 from planner.fit.early import Early
-from planner.fit.fitted import Z
+from planner.fit.level import Z
 from planner.flops import flops_6nd
 from planner.laws import Points
 from planner.laws.dual import Array

@@ -11,7 +11,7 @@ import numpy as np
 from planner.allocate.curves import Exponent
 from planner.allocate.optimum import Search
 from planner.allocate.problem import Problem
-from planner.fit.fitted import LEVEL
+from planner.fit.level import LEVEL
 from planner.laws.dual import Array
 
 QUANTITIES = ("params_non_embedding", "tokens_pt", "tokens_spec")

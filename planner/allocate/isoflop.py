@@ -15,7 +15,8 @@ from planner.allocate.problem import Problem, Size
 from planner.allocate.request import Request
 from planner.design.spec import MIN_TOKENS_PER_PARAMETER
 from planner.errors import DataError
-from planner.fit.fitted import LEVEL, FittedLaw
+from planner.fit.fitted import FittedLaw
+from planner.fit.level import LEVEL
 from planner.ladder import LARGEST, SMALLEST
 from planner.laws.dual import Array
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from planner.artifacts import check_numbers
 from planner.errors import InputError
 from planner.units import format_count
 
@@ -50,14 +51,21 @@ class Request:
     def from_mapping(cls, body: Mapping[str, Any]) -> Request:
         """Read a request as an answer keeps it.
 
+        For use inside `artifacts.whole`.
+
         Raises:
-            InputError: a key or a value that cannot be.
+            InputError: a value that no request has.
+            TypeError: a key that is not known.
+            ValueError: what is no number.
         """
         known: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in body.items()}
-        try:
-            return cls(**known)
-        except TypeError as error:
-            raise InputError(f"no request: {error}", remedy="give an answer of plan allocate for one domain") from error
+        for key, value in known.items():
+            several = key in ("params_range", "params_among") and value is not None
+            for number in tuple(value) if several else (value,):
+                check_numbers({key: number}, [key], optional=not several, what="the request")
+        if known.get("params_range") is not None and len(known["params_range"]) != 2:
+            raise ValueError(f"params_range = {known['params_range']!r} of the request")
+        return cls(**known)
 
     def __post_init__(self) -> None:
         positive = {

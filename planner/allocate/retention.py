@@ -16,7 +16,8 @@ import numpy as np
 
 from planner.allocate.plans import Plans
 from planner.errors import DataError, InputError
-from planner.fit.fitted import LEVEL, FittedLaw, Z
+from planner.fit.fitted import FittedLaw
+from planner.fit.level import LEVEL, Z
 from planner.laws import Points
 from planner.laws.dual import Array
 from planner.units import format_count

@@ -18,7 +18,8 @@ from planner.allocate.optimum import coarse, interval, joined
 from planner.allocate.problem import Problem
 from planner.allocate.request import Request
 from planner.errors import DataError, InputError
-from planner.fit.fitted import LEVEL, FittedLaw
+from planner.fit.fitted import FittedLaw
+from planner.fit.level import LEVEL
 from planner.laws.dual import Array
 from planner.units import format_count
 

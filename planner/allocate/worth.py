@@ -13,7 +13,7 @@ from planner.allocate.problem import Problem
 from planner.allocate.request import Request
 from planner.allocate.retention import Retention
 from planner.errors import DataError
-from planner.fit.fitted import LEVEL
+from planner.fit.level import LEVEL
 from planner.laws.dual import Array
 from planner.units import format_count
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from planner.cli.allocation_tables import show, wants_runs
-from planner.cli.answers import accuracy_of, beside, budget_of_runs, design_for, general_law_file, tell
+from planner.cli.answers import ANSWERS, accuracy_of, beside, budget_of_runs, design_for, general_law_file, tell
 from planner.cli.case import take_case
 from planner.cli.console import say
 from planner.cli.sizes import read_sizes
@@ -99,7 +99,7 @@ def allocate(
     from planner.allocate.budget import Budget
     from planner.allocate.request import TOLERANCE, Request
     from planner.artifacts import sha256_file
-    from planner.cli.paths import apart, law_file
+    from planner.cli.paths import apart, law_file, replaceable
     from planner.fit.fitted import FittedLaw
 
     if chance is not None and accuracy is None:
@@ -112,12 +112,13 @@ def allocate(
     picture = out.with_suffix(".png") if figure else None
     if picture is not None:
         apart(picture, out, domains, accuracy, case)
+        replaceable(picture)
     if domains is not None:
-        from planner.cli.domains import answer_many, draw_domains, request_of, show_domains
+        from planner.cli.domains import answer_many, draw_domains, request_of, runs_for, show_domains
 
         others = {
             "--spec-tokens": spec_tokens, "--law": law, "--base": base, "--kept-back": kept_back, "--method": method,
-            "--accuracy": accuracy, "--next-runs": next_runs, "--lora-rank": lora_rank,
+            "--accuracy": accuracy, "--lora-rank": lora_rank,
         }  # fmt: skip
         limits = {
             "flops": budget, "params": fixed, "max_epochs": max_epochs, "general_tokens": general, "params_range": between, "params_among": among,
@@ -125,9 +126,15 @@ def allocate(
             "inference_tokens": parse_count(inference_tokens), "tolerance": TOLERANCE if tolerance is None else parse_share(tolerance),
             "max_general_loss": max_general_loss, "max_general_rise": None if max_general_rise is None else parse_share(max_general_rise),
         }  # fmt: skip
+        asked = request_of(domains, limits, others, general_law)
+        further = budget_of_runs(next_runs, (domain.law for domain in asked.domains), as_json)
+        if further is not None and any(domain.max_loss is not None for domain in asked.domains):
+            raise InputError("--next-runs says what knowing a law would save, and here required losses decide", remedy="leave it or max_loss away")
         replaced = out.exists()
-        many = answer_many(domains, case, request_of(domains, limits, others, general_law), robust, allow_extrapolation, out)
+        many = answer_many(domains, case, asked, robust, allow_extrapolation, out, further is not None)
         tell(out, replaced, many.warnings, show_domains, many, as_json)
+        if further is not None:
+            runs_for(many, asked, further)
         if picture is not None:
             draw_domains(many, picture)
             say(f"written: {picture}")
@@ -156,8 +163,9 @@ def allocate(
     )
     keeping = general_law_file(general_law, found, max_general_loss is not None or max_general_rise is not None)
     apart(out, keeping)
-    further = budget_of_runs(next_runs, fitted, as_json)
+    further = budget_of_runs(next_runs, [fitted], as_json)
     apart(out, accuracy)
+    replaceable(out, *ANSWERS)
     of_general = FittedLaw.load(keeping) if keeping else None
     answer: Any
     shown: Callable[[Any], None]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,9 @@ from planner.units import parse_flops, parse_share
 if TYPE_CHECKING:
     from planner.allocate.allocation import Plan
     from planner.fit.fitted import FittedLaw
+
+ANSWERS = ("allocation", "bases", "domains")
+"""Kinds of the artefacts that `plan allocate` writes; each may stand in the place of another."""
 
 
 def beside(source: dict[str, Any], law: Path, out: Path, general: Path | None = None) -> dict[str, Any]:
@@ -57,24 +60,23 @@ def general_law_file(path: Path | None, law: Path, limited: bool) -> Path | None
 
 def accuracy_of(plan: Plan, path: Path, chance: str | None) -> tuple[dict[str, Any], list[str]]:
     """Forecast the accuracy that a table of models lets a plan expect, and list what must be said of it."""
-    from planner.allocate.accuracy import forecast, read_table
-    from planner.allocate.sigmoid import fit_sigmoid
+    from planner.allocate.accuracy import forecast, read_curve
 
     share = None if chance is None else parse_share(chance)
-    return forecast(fit_sigmoid(read_table(path), chance=share), plan, chance=share)
+    return forecast(read_curve(path, share), plan, chance=share)
 
 
-def budget_of_runs(next_runs: str | None, law: FittedLaw, as_json: bool) -> float | None:
+def budget_of_runs(next_runs: str | None, laws: Iterable[FittedLaw], as_json: bool) -> float | None:
     """Read --next-runs [FLOPs], where it is given and a design can be made.
 
     Raises:
-        InputError: the answer is to be JSON, or the law is of runs with adapters or off checkpoints.
+        InputError: the answer is to be JSON, or a law is of runs with adapters.
     """
     if next_runs is None:
         return None
     if as_json:
         raise InputError("--next-runs prints a table", remedy="leave it away with --json, and use plan sweep design --json")
-    if (what := law.source.get("method", "full")) != "full":
+    if (what := next((name for law in laws if (name := law.source.get("method", "full")) != "full"), None)) is not None:
         raise InputError(f"--next-runs under a law of runs with {what}: no design chooses among methods", remedy="leave it away")
     return parse_flops(next_runs)
 

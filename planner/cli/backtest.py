@@ -10,7 +10,7 @@ import typer
 from planner.cli.console import bar, give, say, table
 from planner.cli.fit import column_mapping
 from planner.errors import InputError
-from planner.units import format_count, parse_flops
+from planner.units import GROUPED, format_count, parse_flops
 
 if TYPE_CHECKING:
     from planner.backtest import Backtest
@@ -39,14 +39,15 @@ def backtest(
 ) -> None:
     """Replay history."""
     from planner.artifacts import read_json, sha256_file
+    from planner.backtest import KIND
     from planner.backtest import backtest as replay
-    from planner.cli.paths import apart, runs_files
+    from planner.cli.paths import apart, replaceable, runs_files
     from planner.fit.data import PARAMS_KINDS
     from planner.runs import read_runs
 
     if params_kind not in (*PARAMS_KINDS, "auto"):
         raise InputError(f"--params-kind {params_kind!r} is not known", remedy=f"choose one of {', '.join(PARAMS_KINDS)}, auto")
-    limits = [parse_flops(text) for text in cutoffs.split(",")] if cutoffs else []
+    limits = [parse_flops(text) for text in ([cutoffs] if GROUPED.match(cutoffs) else cutoffs.split(","))] if cutoffs else []
     tables = runs_files(path)
     if out and len(tables) > 1:
         raise InputError(f"--out names one file, and {path} holds {len(tables)} runs tables", remedy="name one table, or leave --out away")
@@ -55,6 +56,10 @@ def backtest(
     for runs in tables:
         target = out or runs.with_name("backtest.json")
         apart(target, runs)
+        replaceable(target, KIND)
+        picture = target.parent / "figures" / f"{target.stem}.png"
+        if figures:
+            replaceable(picture)
         frame = read_runs(runs, column_mapping(mapping or []))
         with bar(f"backtest of {runs}", 1.0) as shown:
             result = replay(
@@ -66,8 +71,8 @@ def backtest(
         if figures:
             from planner.report.backtest import page
 
-            written.append(target.parent / "figures" / f"{target.stem}.png")
-            page(written[1], result)
+            written.append(picture)
+            page(picture, result)
         if as_json:
             documents.append(read_json(target))
         else:

@@ -7,12 +7,14 @@ from typing import Any
 
 import typer
 
-from planner.artifacts import read_toml
+from planner.artifacts import LARGEST, read_toml
 from planner.cli.console import say
 from planner.errors import InputError
 
 PATHS = ("law", "general_law", "domains", "accuracy")
 """Options that name a file; a relative one is looked for beside the case."""
+TOLD = ("title", "known", "asks", "note")
+"""What a case says beside its options."""
 
 
 def _beside(case: Path, text: str) -> str:
@@ -25,28 +27,65 @@ def take_case(context: typer.Context, path: Path | None) -> Path | None:
     """Make the options of a case the defaults of the command, so that those on the command line go before them.
 
     Raises:
-        InputError: no such file, or an option that the command does not have.
+        InputError: no such file, an option that the command does not have or that is given twice, or a value of another kind.
     """
     if path is None:
         return None
     body = read_toml(path)
+    if unknown := sorted(set(body) - {"options", *TOLD}):
+        raise InputError(f"{path} has {unknown[0]!r}, which is no part of a case", remedy=f"use only options, {', '.join(TOLD)}")
     options = body.get("options")
     if not isinstance(options, dict):
         raise InputError(f"{path} has no table [options]", remedy="write the options there, such as flops = 1e21")
-    known = {parameter.name: parameter for parameter in context.command.params if parameter.name not in (None, "case", "help")}
+    # By the word of the command line, such as json, and not by what it is called inside.
+    known = {option.lstrip("-").replace("-", "_"): parameter for parameter in context.command.params for option in parameter.opts}
+    known = {word: parameter for word, parameter in known.items() if word not in ("case", "help")}
     found: dict[str, Any] = {}
     for key, value in options.items():
-        name = key.replace("-", "_")
-        if name not in known:
-            raise InputError(f"{path}: {key!r} is no option of plan {context.info_name}", remedy=f"choose among {', '.join(sorted(filter(None, known)))}")
-        if getattr(known[name], "multiple", False) and not isinstance(value, list):
-            value = [value]
-        if isinstance(value, dict) or (isinstance(value, list) and not getattr(known[name], "multiple", False)):
-            raise InputError(f"{path}: {key} = {value!r} is not one value", remedy="write one value, or several for an option that is repeatable")
-        items = [_beside(path, str(item)) for item in value] if isinstance(value, list) else value
-        found[name] = str(path.parent / str(items)) if name in PATHS else items
+        parameter = known.get(key.replace("-", "_"))
+        if parameter is None:
+            raise InputError(f"{path}: {key!r} is no option of plan {context.info_name}", remedy=f"choose among {', '.join(sorted(known))}")
+        name = str(parameter.name)
+        if name in found:
+            raise InputError(f"{path}: {key!r} is given twice", remedy="write it once, with _ or with - between its words")
+        several = getattr(parameter, "multiple", False)
+        items = value if several and isinstance(value, list) else [value]
+        for item in items:
+            _check(path, key, item, parameter)
+        if several:
+            found[name] = [_beside(path, str(item)) for item in items]
+        else:
+            found[name] = str(path.parent / value) if name in PATHS else value
     context.default_map = found
-    for key in ("title", "known", "asks", "note"):
+    for key in TOLD:
         if key in body:
             say(f"{key}: {' '.join(str(body[key]).split())}" if key != "title" else str(body[key]))
     return path
+
+
+def _check(path: Path, key: str, value: Any, parameter: Any) -> None:
+    """Refuse a value of another kind than the option takes: what reads the command line would read a number as text, or true as 1.
+
+    Raises:
+        InputError: it is.
+    """
+    kind = parameter.type.name  # int or integer, by the version of typer
+    if parameter.is_flag:
+        right, remedy = isinstance(value, bool), "write true or false"
+    elif kind in ("path", "file"):
+        right, remedy = isinstance(value, str), "write a path, in quotation marks"
+    elif isinstance(value, (list, dict)):
+        right, remedy = False, "write one value, or several for an option that is repeatable"
+    elif kind.startswith("int"):
+        right, remedy = type(value) is int, "write a whole number"
+    elif kind.startswith("float"):
+        right, remedy = _is_number(value), "write a number"
+    else:  # a count, with or without a unit
+        right, remedy = isinstance(value, str) or _is_number(value), "write a number, or text"
+    if not right:
+        raise InputError(f"{path}: {key} = {repr(value)[:40]} is not what the option takes", remedy=remedy)
+
+
+def _is_number(value: Any) -> bool:
+    """Tell whether a value is a finite number; a whole one of hundreds of digits is no float."""
+    return type(value) in (int, float) and -LARGEST <= value <= LARGEST

@@ -46,19 +46,20 @@ def read_decision(path: Path) -> Decision:
 
     body = read_json(path)
     method, bases = Method(), tuple[Base, ...]()
-    if body.get("kind") == KIND:
+    of_bases = body.get("kind") == KIND
+    if of_bases:
         body = read_artifact(path, KIND, VERSION)
-        with whole(path):
-            asked, source, made_with = dict(body["request"]), dict(body["source"]), dict(body["inputs"])
+    else:
+        Allocation.load(path)  # which checks it
+    with whole(path):
+        asked, source, made_with = dict(body["request"]), dict(body["source"]), dict(body["inputs"])
+        if of_bases:
             way = asked.pop("method")
             if "bases" not in asked:
                 raise InputError(f"{path} does not say which bases it was asked of: it is of an older version", remedy="allocate again, and then design")
             bases = tuple(Base.from_dict(item) for item in asked.pop("bases"))
             method = Method(str(way["name"]), int(way["rank"]), tuple(way["targets"]))
-    else:
-        answer = Allocation.load(path)
-        asked, source, made_with = answer.request, answer.source, body["inputs"]
-    request = Request.from_mapping(asked)
+        request = Request.from_mapping(asked)
     limited = request.max_general_loss is not None or request.max_general_rise is not None
     law = _unchanged(path, "law", source.get("law_path"), made_with)
     general = FittedLaw.load(_unchanged(path, "general_law", source.get("general_law_path"), made_with)) if limited else None

@@ -12,6 +12,7 @@ import typer
 
 from planner.cli.console import bar, give, say, table
 from planner.cli.decision import read_decision
+from planner.cli.sizes import read_counts
 from planner.errors import DataError, InputError, StateError
 from planner.units import format_count, parse_count, parse_flops
 
@@ -59,7 +60,7 @@ def design(
     unique_spec: Annotated[str | None, typer.Option(help="Distinct specialist tokens to choose from.")] = None,
     max_epochs: Annotated[float | None, typer.Option(help="Most passes over the specialist text; the sweep's or the law's own by default.")] = None,
     corpus: Annotated[Path | None, typer.Option(help="Corpus folder, where neither a sweep nor the law leads to it.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the runs; beside a law one more than the sweep's, so that no trunk is a copy.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the runs; beside a law one more than the sweep's, so that no trunk is a copy.")] = None,
     check: Annotated[bool, typer.Option("--check", help="Judge the sweep's own cells as they stand, and choose none.")] = False,
     out: Annotated[Path, typer.Option(help="Where to write the design.")] = Path("next/sweep.toml"),
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Write nothing.")] = False,
@@ -112,7 +113,7 @@ def design(
         assert flops is not None
         budget = parse_flops(flops)
         axes = {"sizes": sizes, "tokens_pt": tokens_pt, "tokens_spec": tokens_spec, "unique_spec": unique_spec}
-        chosen = {key: [parse_count(item) for item in text.split(",")] if text else None for key, text in axes.items()}
+        chosen = {key: [*read_counts(text)] if text else None for key, text in axes.items()}
         given = affordable(setting, budget, laws, fitted is not None, unique_target=unique, **chosen)
         given = without_overfitted(given, fitted) if fitted else given
         if not dry_run and out.exists():

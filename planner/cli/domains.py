@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from planner.cli.allocation_tables import hundredths
-from planner.cli.console import say, table
-from planner.cli.paths import apart
+from planner.cli.answers import ANSWERS
+from planner.cli.console import bar, say, table
+from planner.cli.paths import apart, replaceable
 from planner.errors import InputError
 from planner.units import format_count
 
@@ -21,7 +23,9 @@ SHOWN = 12
 """Most domains in a table; the file has all."""
 
 
-def answer_many(path: Path, case: Path | None, request: DomainsRequest, robust: bool, allow_extrapolation: bool, out: Path) -> DomainsAllocation:
+def answer_many(
+    path: Path, case: Path | None, request: DomainsRequest, robust: bool, allow_extrapolation: bool, out: Path, ask_laws: bool = False
+) -> DomainsAllocation:
     """Compare the structures, and write the answer, apart from the files it came from, beside their hashes."""
     from planner.allocate.domains.allocate import allocate_domains
     from planner.artifacts import sha256_file
@@ -29,13 +33,42 @@ def answer_many(path: Path, case: Path | None, request: DomainsRequest, robust: 
     places = [place for domain in request.domains for place in (domain.law_path, domain.general_law_path, domain.accuracy_path)]
     files = dict.fromkeys(place for place in places if place is not None)
     apart(out, path, case, *files)
-    answer = allocate_domains(request, robust=robust, allow_extrapolation=allow_extrapolation)
+    replaceable(out, *ANSWERS)
+    with bar("what each law is worth", 1.0) if ask_laws else nullcontext() as shown:
+        told = (lambda share: shown.update(share, "domains")) if shown is not None else (lambda share: None)
+        answer = allocate_domains(request, robust=robust, allow_extrapolation=allow_extrapolation, ask_laws=ask_laws, progress=told)
     for law, source in answer.sources.items():
         if source.get("corpus_path"):  # kept relative to the answer, so that a project folder can move as a whole
             where = os.path.normpath(Path(law).resolve().parent / source["corpus_path"])
             source["corpus_path"] = os.path.relpath(where, out.resolve().parent)
     answer.save(out, {"domains": sha256_file(path), **{str(file): sha256_file(file) for file in files}})
     return answer
+
+
+def runs_for(answer: DomainsAllocation, request: DomainsRequest, flops: float) -> None:
+    """Print what each law is worth, and for so many FLOPs the runs that would say most about the recommendation for the domain whose law is worth most."""
+    from planner.cli.design import design
+
+    first, total = answer.knowing[0], len({id(domain.law) for domain in request.domains})
+    rows = [[_listed(item.domains), f"{item.saved_percent:.3f} %", f"{item.most_percent:.3f} %"] for item in answer.knowing]
+    table("How much lower the weighted loss would be if one law were known", ["law of", "expected", "at most"], rows)
+    say("the other laws stay as unsure as they are; no runs for a law save more than that, as far as its form holds")
+    if total > len(rows):
+        say(f"{total - len(rows)} laws, of domains with fewer FLOPs, were not asked")
+    if answer.settled:
+        say(f"the runs are enough: inside them, the plan gives away {answer.around['regret_90_percent']:.2g} % at most in nine worlds of ten")
+    domain = next(domain for domain in request.domains if domain.name == first.domains[0])
+    part = next(plan for plan in answer.recommended.domains if plan.name == domain.name)
+    say(f"the runs for the law of {_listed(first.domains)}, as if {domain.name!r} alone had the {part.flops_path:.3g} FLOPs that its model costs:")
+    assert domain.law_path is not None
+    sweep = str(domain.law_path.parent) if (domain.law_path.parent / "sweep.toml").is_file() else None
+    design(
+        sweep, flops=f"{flops:.17g}", law=domain.law_path, target_flops=f"{part.flops_path:.17g}", spec_tokens=f"{domain.unique_spec:.17g}", dry_run=True
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def draw_domains(answer: DomainsAllocation, path: Path) -> None:

@@ -39,8 +39,9 @@ def evaluate(
     """Evaluate a checkpoint."""
     from planner.artifacts import read_json
     from planner.cli.needs import require_torch
+    from planner.cli.paths import replaceable
     from planner.corpus import Corpus
-    from planner.evaluation import add_to_table, check_table, checkpoint_in, save
+    from planner.evaluation import KIND, add_to_table, check_table, checkpoint_in, save
     from planner.evaluation import evaluate as measure
 
     require_torch()
@@ -51,6 +52,8 @@ def evaluate(
         raise InputError(f"--table {to_table} takes loss and accuracy, and there would be no {lacks}", remedy="give --corpus and --tasks")
     if to_table is not None:
         check_table(to_table)
+    place = out or checkpoint / "evaluation.json"
+    replaceable(place, KIND)
     check_device(device)
     wanted = _tasks(tasks, tasks_folder)
     if corpus is None and not wanted:
@@ -59,7 +62,6 @@ def evaluate(
     options: dict[str, Any] = {"seq_len": seq_len, "max_tokens": eval_tokens, "few_shot": few_shot, "limit": limit, "device": device}
     mine = measure(checkpoint_in(checkpoint), text, domain, wanted, **options)
     other = measure(checkpoint_in(base), text, domain, wanted, **options) if base is not None else None
-    place = out or checkpoint / "evaluation.json"
     save(place, mine, other, text, checkpoint if (checkpoint / "launch.json").is_file() else None)
     if as_json:
         give(read_json(place))

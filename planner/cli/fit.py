@@ -48,10 +48,11 @@ def fit(
     """Fit a law."""
     from planner.artifacts import read_json, sha256_file
     from planner.cli.fit_tables import show, show_profiles
-    from planner.cli.paths import apart, runs_files
+    from planner.cli.paths import apart, replaceable, runs_files
     from planner.fit.data import PARAMS_KINDS, TARGETS, fit_data
     from planner.fit.fit import fit as fit_law
     from planner.fit.fit_early import with_early
+    from planner.fit.fitted import KIND
     from planner.method import METHODS
     from planner.runs import read_runs
 
@@ -69,6 +70,9 @@ def fit(
             parts = [part for part, usual in ((target, "spec"), (method, "full")) if part != usual]
             place = out or runs.with_name("_".join(["law", *parts]) + ".json")
             apart(place, runs)
+            replaceable(place, KIND)
+            for picture in ("law.png", "holdout.png") if figures else ():
+                replaceable(place.parent / "figures" / picture)
             frame = read_runs(runs, column_mapping(mapping or []))
             data = fit_data(frame, keep=tuple(keep or ()), target=target, method=method)
             kinds = tuple(data.params_by) if params_kind == "auto" else (params_kind,)

@@ -13,7 +13,8 @@ from planner.units import format_count
 
 if TYPE_CHECKING:
     from planner.fit.data import FitData
-    from planner.fit.fitted import FittedLaw, Member
+    from planner.fit.fitted import FittedLaw
+    from planner.fit.member import Member
 
 
 def show(law: FittedLaw) -> None:

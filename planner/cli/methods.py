@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from planner.cli.console import give, say, table
+from planner.cli.sizes import read_counts
 from planner.errors import DataError, InputError
 from planner.units import format_count, parse_count
 
@@ -37,10 +38,13 @@ def methods(
 ) -> None:
     """Compare two methods."""
     from planner.allocate.crossing import crossing
+    from planner.cli.paths import replaceable
     from planner.fit.fitted import FittedLaw
     from planner.ladder import shape_for
     from planner.recipe import Recipe
 
+    if figure is not None:
+        replaceable(figure)
     laws = FittedLaw.load(law), FittedLaw.load(other)
     low, high = laws[0].support.low, laws[0].support.high
     source = laws[0].source
@@ -48,9 +52,9 @@ def methods(
         raise InputError(f"the law {law} knows no recipe", remedy="fit it to the runs.csv of a sweep")
     recipe = Recipe.from_mapping(source["recipe"])
     middle = (low["params"] * high["params"]) ** 0.5
-    sizes = [parse_count(item) for item in params.split(",")] if params else [low["params"], middle, high["params"]]
+    sizes = [*read_counts(params)] if params else [low["params"], middle, high["params"]]
     before = parse_count(general_tokens) if general_tokens else high["tokens_pt"]
-    texts = [parse_count(item) for item in spec_tokens.split(",")] if spec_tokens else sorted({low["unique_spec"], high["unique_spec"]})
+    texts = [*read_counts(spec_tokens)] if spec_tokens else sorted({low["unique_spec"], high["unique_spec"]})
     found = []
     for size in sizes:
         shape = shape_for(size, family=recipe.family, vocab=source["vocab_size"])

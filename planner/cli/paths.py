@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from planner.errors import InputError
@@ -63,6 +64,32 @@ def apart(out: Path, *others: Path | None) -> None:
     for other in others:
         if other is not None and os.path.realpath(out) == os.path.realpath(other):
             raise InputError(f"{out} would be written over {other}", remedy="name another file with --out")
+
+
+def replaceable(out: Path, *kinds: str) -> None:
+    """Refuse to write an answer over a file that holds something else, or where no file can be.
+
+    Args:
+        out: the file to write.
+        kinds: of the artefacts that it may replace; for a picture none.
+
+    Raises:
+        InputError: it is.
+    """
+    if blocking := next((parent for parent in out.parents if parent.exists() and not parent.is_dir()), None):
+        raise InputError(f"{out} cannot be written: {blocking} is a file", remedy="name another place with --out")
+    if not out.is_file():
+        return
+    with out.open("rb") as file:
+        start = file.read(200)
+    if not start:
+        return
+    found = re.search(rb'^\s*\{\s*"kind":\s*"(\w+)"', start)  # as every artefact begins
+    if kinds and not (found and found[1].decode() in kinds):
+        what = f"the {found[1].decode()} that another command wrote" if found else "something that no command like this wrote"
+        raise InputError(f"{out} holds {what}, and would be overwritten", remedy="name another file with --out, or move it away first")
+    if not kinds and not start.startswith(b"\x89PNG"):
+        raise InputError(f"{out} is no PNG picture, and would be overwritten", remedy="name another file, or move it away first")
 
 
 def default_workers() -> int:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from planner.cli.console import give, say, table
-from planner.cli.sizes import read_sizes
+from planner.cli.sizes import read_counts, read_sizes
 from planner.units import format_count, format_interval, parse_count, parse_flops
 
 if TYPE_CHECKING:
@@ -39,16 +39,22 @@ def scaling(
     as_json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False,
 ) -> None:
     """Follow the best plan along budgets."""
+    from planner.allocate.curves import KIND
     from planner.allocate.request import Request
     from planner.allocate.scaling import budget_range
     from planner.allocate.scaling import scaling as follow
     from planner.artifacts import read_json, sha256_file
-    from planner.cli.paths import law_file
+    from planner.cli.paths import apart, law_file, replaceable
     from planner.fit.fitted import FittedLaw
 
-    found = law_file(law)
+    found, picture = law_file(law), out.with_suffix(".png")
+    apart(out, found)
+    replaceable(out, KIND)
+    if figure:
+        apart(picture, out)
+        replaceable(picture)
     fitted = FittedLaw.load(found)
-    amounts = [parse_count(item) for item in spec_tokens.split(",")]
+    amounts = read_counts(spec_tokens)
     first, last = (parse_flops(value) if value else None for value in (least, most))
     fixed, between, among = read_sizes(params)
     general = parse_count(general_tokens) if general_tokens else None
@@ -68,8 +74,8 @@ def scaling(
         from planner.report.scaling import draw
         from planner.report.style import save
 
-        save(out.with_suffix(".png"), lambda axes: draw(axes, answer), panels=2, height=4.8)
-        say(f"written: {out.with_suffix('.png')}")
+        save(picture, lambda axes: draw(axes, answer), panels=2, height=4.8)
+        say(f"written: {picture}")
 
 
 def show(answer: Scaling) -> None:

@@ -5,6 +5,11 @@ from __future__ import annotations
 from planner.units import GROUPED, parse_count
 
 
+def read_counts(text: str) -> tuple[float, ...]:
+    """Read counts with commas between, or one with commas between its thousands."""
+    return (parse_count(text),) if GROUPED.match(text) else tuple(parse_count(item) for item in text.split(","))
+
+
 def read_sizes(text: str | None) -> tuple[float | None, tuple[float, float] | None, tuple[float, ...]]:
     """Read --params: a size, a range or a list."""
     if text is None:
@@ -12,6 +17,5 @@ def read_sizes(text: str | None) -> tuple[float | None, tuple[float, float] | No
     if ".." in text:
         low, _, high = text.partition("..")
         return None, (parse_count(low), parse_count(high)), ()
-    several = "," in text and not GROUPED.match(text)
-    among = tuple(parse_count(item) for item in text.split(",")) if several else ()
-    return (None, None, among) if among else (parse_count(text), None, ())
+    found = read_counts(text)
+    return (None, None, found) if len(found) > 1 else (found[0], None, ())

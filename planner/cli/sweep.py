@@ -10,6 +10,7 @@ import typer
 from planner.cli import design
 from planner.cli.compiling import Compiled, compiled_among
 from planner.cli.console import PlanGroup, bar, give, say, table
+from planner.cli.sizes import read_counts
 from planner.errors import StateError
 from planner.units import format_count, format_seconds, parse_count
 
@@ -201,4 +202,4 @@ app.command("design", help=design.HELP)(design.design)
 
 
 def _numbers(text: str | None) -> tuple[float, ...] | None:
-    return tuple(parse_count(item) for item in text.split(",")) if text else None
+    return read_counts(text) if text else None

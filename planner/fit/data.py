@@ -123,6 +123,8 @@ def fit_data(frame: DataFrame, keep: tuple[str, ...] = (), target: str = "spec",
     rows = usable(frame, keep)
     rows = rows[rows[TARGETS[target]].notna() & ~early(rows)].reset_index(drop=True)
     rows = of_method(rows, method)
+    if rows.empty and (frame["status"] == "diverged").all():
+        raise DataError(f"all {len(frame)} runs diverged, and none has a loss to fit", remedy="mend the recipe, the learning rate first, and run again")
     if rows.empty:
         raise DataError(f"none of {len(frame)} runs has a {TARGETS[target]} and no flag", remedy="see the flags column, and take rows in with --keep FLAG")
     one_recipe(rows)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from planner.artifacts import check_numbers
 from planner.laws.dual import Array
 
 
@@ -47,5 +48,16 @@ class Early:
 
     @classmethod
     def from_dict(cls, body: Mapping[str, Any]) -> Early:
-        """Read what `to_dict` returned."""
-        return cls(**{**body, "resamples": np.array(body["resamples"], dtype=float)})
+        """Read what `to_dict` returned; for use inside `artifacts.whole`.
+
+        Raises:
+            KeyError: something is missing.
+            TypeError: a key that is not known.
+            ValueError: a value that no fit has.
+        """
+        check_numbers(body, ("worth", "off_percent", "rows", "low", "high"), low=0.0, what="the early text")
+        check_numbers(body, ("stages_off_percent",), low=0.0, optional=True, what="the early text")
+        resamples = np.array(body["resamples"], dtype=float)
+        if not (resamples.ndim == 1 and (resamples >= 0).all() and np.isfinite(resamples).all()):
+            raise ValueError("resamples of the early text")
+        return cls(**{**body, "resamples": resamples})

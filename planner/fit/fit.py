@@ -11,15 +11,16 @@ import numpy as np
 
 from planner.errors import DataError, InputError, PlannerWarning
 from planner.fit.data import FitData
-from planner.fit.fitted import FittedLaw, Member
+from planner.fit.fitted import FittedLaw
 from planner.fit.holdout import mean_absolute_percent, slices
 from planner.fit.identify import check, reason_against
+from planner.fit.member import Member
 from planner.fit.profile import ridge
 from planner.fit.resample import draw_weights, fit_weighted, scheme_for
 from planner.fit.select import Progress, Score, candidates, choose, score_laws
 from planner.fit.share import shared
 from planner.fit.support import Support
-from planner.laws import Law, Reference, law_named
+from planner.laws import Law, Reference, law_named, laws_named
 from planner.laws.dual import Array
 
 RESAMPLES = 400
@@ -51,12 +52,12 @@ def fit(
 
     Raises:
         DataError: the runs cannot carry the law.
-        InputError: no such law or scheme.
+        InputError: no such law or scheme, or a law named twice.
     """
     tell = progress or (lambda what, share: None)
     check(data)
     tables = [data.under(kind) for kind in params_kinds or data.params_by]
-    laws = candidates(data) if law == "auto" else [_suited(law_named(name.strip()), data) for name in law.split(",")]
+    laws = candidates(data) if law == "auto" else [_suited(item, data) for item in laws_named(law)]
     names = [law.name for law in laws]
     aside = pool.submit(_forecast_largest, tables, names, seed) if pool is not None and largest else None
     scores = score_laws(tables, laws, seed, lambda name, share: tell(f"fitting {name}", (0.4 if aside is None else 0.7) * share))

@@ -2,57 +2,26 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from planner.artifacts import read_artifact, whole, write_artifact
+from planner.artifacts import check_numbers, read_artifact, whole, write_artifact
 from planner.fit.early import Early
+from planner.fit.level import LEVEL, Z
+from planner.fit.member import Member
 from planner.fit.memory import keep_memory
-from planner.fit.support import AXES, Support
-from planner.laws import Law, Points, Reference, law_named
+from planner.fit.support import Support
+from planner.laws import Points
 from planner.laws.dual import Array
 
 KIND = "law"
 VERSION = 2
-LEVEL = 0.9
-"""Probability that an interval is to cover."""
-Z = 1.6448536269514722
-"""Normal quantile of (1 + LEVEL) / 2."""
 UNEXPLAINED = 4.0
 """Residual of a law over the deviation between seeds from which it is said: with three pairs of seeds a right law comes to that once in fifty times."""
-
-
-@dataclass(frozen=True)
-class Member:
-    """One of the laws that forecast together."""
-
-    law: Law
-    params_kind: str
-    """What its N is: "non_embedding" or "total"."""
-    reference: Reference
-    theta: Array
-    """Shape (parameters,)."""
-    resamples: Array
-    """Shape (resamples, parameters)."""
-    status: str
-    """Key of `diagnosis.STATUS_ADVICE`."""
-    starts: int
-    starts_agree: int
-    condition: float
-    at_bound: tuple[str, ...]
-    ridge: tuple[str, ...]
-    """Parameters that can double or halve at next to no cost, the others making up for it."""
-    objective: float
-
-    def interval(self, number: int) -> tuple[float, float]:
-        """Return a parameter's interval over the resamples."""
-        low, high = np.quantile(self.resamples[:, number], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-        return float(low), float(high)
 
 
 @dataclass(frozen=True)
@@ -162,35 +131,13 @@ class FittedLaw:
 
     def save(self, path: Path, inputs: Mapping[str, str]) -> None:
         """Write law.json."""
-        members = [
-            {
-                "law": member.law.name,
-                "formula": member.law.formula,
-                "params_kind": member.params_kind,
-                "reference": {"params": member.reference.params, "tokens": member.reference.tokens},
-                "parameters": {
-                    parameter.name: {"value": value, "interval": member.interval(number), "unit": parameter.unit}
-                    for number, (parameter, value) in enumerate(zip(member.law.parameters, member.theta, strict=True))
-                },
-                "status": member.status,
-                "starts": member.starts,
-                "starts_agree": member.starts_agree,
-                "condition": member.condition,
-                "at_bound": member.at_bound,
-                "ridge": member.ridge,
-                "objective": member.objective,
-                "theta": member.theta,
-                "resamples": [[float(f"{value:.9g}") for value in row] for row in member.resamples],
-            }
-            for member in self.members
-        ]
         body = {
-            "members": members,
+            "members": [member.to_dict() for member in self.members],
             "level": LEVEL,
             "noise": self.noise,
             "drift": self.drift,
             "least_loss": self.least_loss,
-            "support": {"low": self.support.low, "high": self.support.high, "zero": self.support.zero},
+            "support": asdict(self.support),
             "scores": self.scores,
             "holdout": self.holdout,
             "source": self.source,
@@ -208,30 +155,27 @@ class FittedLaw:
         """
         body = read_artifact(path, KIND, VERSION)
         with whole(path):
-            members = tuple(_member(item) for item in body["members"])
-            low, high = ({name: float(body["support"][key][name]) for name in AXES} for key in ("low", "high"))
-            support = Support(low, high, {name: bool(body["support"]["zero"][name]) for name in AXES})
-            source = body["source"]
-            if not members or not isinstance(source, dict) or not isinstance(source.get("recipe") or {}, dict):
-                raise ValueError("no law in it, or a source that is none")
-            if source.get("vocab_size") is not None and not int(source["vocab_size"]) > 0:
-                raise ValueError("a vocabulary of no words")
-            noise, drift = float(body["noise"]), float(body["drift"])
+            members = tuple(Member.from_dict(item) for item in body["members"])
+            if not members:
+                raise ValueError("no law in it")
+            check_numbers(body, ("noise", "drift"), low=0.0)
+            check_numbers(body, ("least_loss",), low=5e-324)
+            source = dict(body["source"])
+            _check_source(source)
             early = Early.from_dict(body["early"]) if body.get("early") else None
             if early is not None and len(early.resamples) != sum(len(member.resamples) for member in members):
                 raise ValueError("a worth of early text that does not go with its resamples")
-            return cls(members, noise, drift, support, float(body["least_loss"]), body["scores"], body["holdout"], source, early)
+            return cls(
+                members, body["noise"], body["drift"], Support.from_dict(body["support"]), body["least_loss"], list(body["scores"]),
+                dict(body["holdout"]), source, early,
+            )  # fmt: skip
 
 
-def _member(item: Mapping[str, Any]) -> Member:
-    law = law_named(item["law"])
-    theta, resamples = np.array(item["theta"], dtype=float), np.array(item["resamples"], dtype=float)
-    if not (np.isfinite(theta).all() and np.isfinite(resamples).all()):
-        raise ValueError(f"{law.name} has a parameter that is no number")
-    if theta.shape != (len(law.parameters),) or resamples.shape[1:] != theta.shape or not len(resamples):
-        raise ValueError(f"{law.name} takes {len(law.parameters)} parameters")
-    condition = item["condition"] if item["condition"] is not None else math.inf
-    return Member(
-        law, item["params_kind"], Reference(**item["reference"]), theta, resamples, item["status"], item["starts"], item["starts_agree"], condition,
-        tuple(item["at_bound"]), tuple(item["ridge"]), item["objective"],
-    )  # fmt: skip
+def _check_source(body: Mapping[str, Any]) -> None:
+    """Check what later stages read of where the runs are from; for use inside `whole`."""
+    for name, kind in (("recipe", dict), ("corpus_path", str), ("method", str), ("domain", str), ("sweep", str)):
+        if body.get(name) is not None and not isinstance(body[name], kind):
+            raise ValueError(f"{name} = {body[name]!r} of the source")
+    for name, least in (("vocab_size", 1), ("eval_tokens", 1), ("bytes_per_token", 5e-324), ("replicate_sd", 0.0)):
+        if name in body:
+            check_numbers(body, (name,), low=least, optional=True, what="the source")

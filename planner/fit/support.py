@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from planner.artifacts import check_numbers
 from planner.fit.data import FitData
 from planner.laws.dual import Array
 
@@ -36,6 +37,22 @@ class Support:
             low[name], high[name] = (float(positive.min()), float(positive.max())) if len(positive) else (0.0, 0.0)
             zero[name] = bool((values <= 0).any())
         return cls(low, high, zero)
+
+    @classmethod
+    def from_dict(cls, body: Mapping[str, Any]) -> Support:
+        """Read the fields; for use inside `artifacts.whole`.
+
+        Raises:
+            KeyError: one is missing.
+            TypeError: a value of another kind.
+            ValueError: a least value above the greatest, or one that is none.
+        """
+        for end in ("low", "high"):
+            check_numbers(body[end], AXES, low=0.0, what=f"the support's {end}")
+        for name in AXES:
+            if body["low"][name] > body["high"][name] or not isinstance(body["zero"][name], bool):
+                raise ValueError(f"{name} = {body['low'][name]!r} to {body['high'][name]!r}, zero {body['zero'][name]!r}, of the support")
+        return cls(*({name: body[key][name] for name in AXES} for key in ("low", "high", "zero")))
 
     def factors(self, params: Any, tokens_pt: Any, tokens_spec: Any, unique_spec: Any, flops: Any = None) -> dict[str, Array]:
         """Return by what factor points lie outside on each axis: 1 inside, 3 for three times the most or a third of the least.

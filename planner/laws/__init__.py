@@ -61,4 +61,13 @@ def law_named(name: str) -> Law:
     return LAWS[name]
 
 
-__all__ = ["LAWS", "Law", "Parameter", "Points", "Reference", "law_named"]
+def laws_named(text: str) -> list[Law]:
+    """Return the laws of a list with commas; raise InputError when one is unknown, or named twice."""
+    names = [name.strip() for name in text.split(",")]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"the law {name} is named {names.count(name)} times", remedy="name it once")
+    return [law_named(name) for name in names]
+
+
+__all__ = ["LAWS", "Law", "Parameter", "Points", "Reference", "law_named", "laws_named"]

@@ -20,7 +20,8 @@ import numpy as np
 from planner.allocate.problem import Plans
 from planner.errors import DataError
 from planner.fit.data import FitData
-from planner.fit.fitted import FittedLaw, Member
+from planner.fit.fitted import FittedLaw
+from planner.fit.member import Member
 from planner.fit.support import Support
 from planner.laws import Law, Points, Reference, law_named
 from planner.laws.dual import Array

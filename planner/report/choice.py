@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from planner.fit.fitted import FittedLaw, Member
+from planner.fit.fitted import FittedLaw
+from planner.fit.member import Member
 from planner.fit.profile import Profile
 from planner.report.style import COLOURS, GREY, LEGEND
 

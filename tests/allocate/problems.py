@@ -9,7 +9,8 @@ import numpy as np
 
 from planner.allocate.allocation import Plan
 from planner.allocate.request import Request
-from planner.fit.fitted import FittedLaw, Member
+from planner.fit.fitted import FittedLaw
+from planner.fit.member import Member
 from planner.fit.scale import Scale
 from planner.fit.support import Support
 from planner.flops import flops_per_token

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from planner.allocate.accuracy import forecast, read_table
+from planner.allocate.accuracy import forecast, read_curve, read_table
 from planner.allocate.allocation import Plan
 from planner.allocate.sigmoid import Sigmoid, Table, curve, fit_sigmoid
 from planner.errors import DataError, InputError
@@ -122,6 +122,9 @@ def test_columns_come_in_any_order(tmp_path: Path) -> None:
         ([*GOOD[:4], ("x", 0.6)], "accuracy,model,loss", "row 6: loss = 'x' is not a number", "mend"),
         ([*GOOD[:4], ("", 0.6)], "accuracy,model,loss", "loss = '' is not a number", "mend"),
         ([*GOOD[:4], (2.7, 0.5)], "accuracy,model,loss", "4 distinct losses", "5 different losses"),
+        ([*GOOD[:4], (2.4, "0.6_6")], "accuracy,model,loss", "row 6: accuracy = '0.6_6' is not a number", "mend"),
+        ([*GOOD[:4], ("2,4", 0.66)], "accuracy,model,loss", "row 6 has 4 values for 3 columns", "numbers take no comma"),
+        (GOOD, "accuracy,loss,loss", "has the column loss 2 times", "name one column loss"),
     ],
 )
 def test_bad_tables_are_refused(tmp_path: Path, rows: list[tuple[object, object]], header: str, message: str, remedy: str) -> None:
@@ -133,3 +136,9 @@ def test_bad_tables_are_refused(tmp_path: Path, rows: list[tuple[object, object]
 def test_a_missing_table_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there is no table"):
         read_table(tmp_path / "none.csv")
+
+
+def test_a_table_that_carries_no_curve_is_named(tmp_path: Path) -> None:
+    path = written(tmp_path / "t.csv", [(loss, 0.9 - accuracy) for loss, accuracy in GOOD])
+    with pytest.raises(DataError, match=r"t\.csv: accuracy does not fall with loss"):
+        read_curve(path)

@@ -13,7 +13,8 @@ from planner.allocate.bases import allocate_bases
 from planner.allocate.request import Request
 from planner.allocate.retention import REPLAYS
 from planner.errors import DataError, InputError
-from planner.fit.fitted import FittedLaw, Member
+from planner.fit.fitted import FittedLaw
+from planner.fit.member import Member
 from planner.flops import flops_per_token
 from planner.laws import LAWS, Points
 from planner.recipe import Recipe

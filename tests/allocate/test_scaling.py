@@ -13,7 +13,8 @@ from planner.allocate.exponents import slopes
 from planner.allocate.request import Request
 from planner.allocate.scaling import budget_range, scaling
 from planner.errors import DataError, InputError
-from planner.fit.fitted import FittedLaw, Member
+from planner.fit.fitted import FittedLaw
+from planner.fit.member import Member
 from planner.fit.support import AXES, Support
 from planner.laws import LAWS, Reference
 from planner.laws.base import Law, Points, exponent

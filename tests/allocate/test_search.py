@@ -11,7 +11,8 @@ from planner.allocate.problem import Problem
 from planner.allocate.request import Request
 from planner.allocate.retention import Retention
 from planner.errors import DataError
-from planner.fit.fitted import FittedLaw, Member
+from planner.fit.fitted import FittedLaw
+from planner.fit.member import Member
 from planner.laws import LAWS
 from tests.allocate.problems import REFERENCE, TWO_STAGE, random_law, random_request
 

@@ -175,3 +175,27 @@ def test_a_checkpoint_that_lacks_weights_is_not_filled_with_random_ones(tmp_path
     (folder / "config.json").write_text(json.dumps(settings | {"num_hidden_layers": 3}))
     refused("of the weights that its config.json asks for, such as model.layers.2.", "evaluate", folder, "--corpus", corpus.folder)
     assert not (folder / "evaluation.json").exists()
+
+
+@pytest.mark.parametrize("command", ["fit", "backtest"])
+def test_a_law_is_named_once(command: str) -> None:
+    refused("the law root-rote is named 2 times; name it once", command, "sweeps/medicine", "--law", "root-rote, root-rote")
+
+
+def test_runs_that_all_diverged_are_not_offered_flags(tmp_path: Path) -> None:
+    rows = "".join(f"{size}e5,1e6,,diverged\n" for size in (1, 2, 4, 8, 16))
+    (tmp_path / "runs.csv").write_text(f"params_non_embedding,tokens_pt,loss_spec,status\n{rows}")
+    assert "--keep" not in refused("all 5 runs diverged, and none has a loss to fit", "fit", tmp_path / "runs.csv")
+
+
+def test_commas_between_thousands_are_no_list(law: Path, tmp_path: Path) -> None:
+    code, out, words = run("scaling", "--law", str(law), "--spec-tokens", "200,000", "--points", "3", "--out", str(tmp_path / "s.json"), "--json")
+    assert code == 0 and json.loads(out)["request"]["amounts"] == [200000], words
+    asked = ("sweep", "design", "--flops", "1e13", "--law", str(law), "--corpus", "none", "--dry-run", "--sizes", "30,000")
+    assert "it has 1 distinct model sizes (29.9k)" in run(*asked)[2]
+    refused("1e+12", "backtest", "sweeps/medicine", "--law", "gap-competing", "--cutoffs", "1,000,000,000,000,000,000", "--out", tmp_path / "b.json")
+
+
+def test_a_seed_below_zero(law: Path) -> None:
+    code, _, words = run("sweep", "design", "--flops", "1e12", "--law", str(law), "--seed", "-1")
+    assert code == 2 and "-1" in words and "Traceback" not in words

@@ -183,3 +183,16 @@ def test_the_answer_is_not_written_over_what_it_came_from(folder: Path) -> None:
 def test_no_text_at_all_is_refused() -> None:
     result = CliRunner().invoke(app, ["allocate", "--flops", "1e13", "--law", str(ROOT / "sweeps" / "medicine")])
     assert result.exit_code == 2 and "--spec-tokens for one domain, or --domains for many" in result.stderr
+
+
+def test_next_runs_ask_the_laws_and_design_for_the_one_that_is_worth_most(folder: Path) -> None:
+    text = file_of(GOOD.format("a"), GOOD.format("b"))
+    code, out, err = run(folder, text, "--next-runs", "2e13")
+    # The law knows no corpus here, so the design is refused; what the laws are worth has been said, and the answer is whole.
+    assert code == 2 and "nothing says which corpus the runs train on" in err
+    assert "if one law were known" in " ".join(out.split()) and "the runs for the law of a, b, as if 'a' alone had the" in err
+    assert json.loads((folder / "a.json").read_text())["knowing"][0]["domains"] == ["a", "b"]
+    code, _, err = run(folder, file_of(GOOD.format("a") + "max_loss = 9.0\n", GOOD.format("b")), "--next-runs", "2e13")
+    assert code == 2 and "here required losses decide; leave it or max_loss away" in err
+    code, _, err = run(folder, text, "--next-runs", "2e13", "--json")
+    assert code == 2 and "--next-runs prints a table" in err

@@ -16,6 +16,7 @@ from planner.allocate.domains.around import around
 from planner.allocate.domains.early import MixWorth
 from planner.allocate.domains.forecast import Outlook, describe, outlook
 from planner.allocate.domains.independent import independent
+from planner.allocate.domains.knowing import knowing
 from planner.allocate.domains.mixed import mixed
 from planner.allocate.domains.prices import prices
 from planner.allocate.domains.problem import DomainsProblem
@@ -39,13 +40,18 @@ LESS = 3e5
 """Losses that one grid may take in the search of what is only compared with: within 4e-4 in ln L."""
 
 
-def allocate_domains(request: DomainsRequest, *, robust: bool = True, allow_extrapolation: bool = False) -> DomainsAllocation:
+def allocate_domains(
+    request: DomainsRequest, *, robust: bool = True, allow_extrapolation: bool = False, ask_laws: bool = False,
+    progress: Callable[[float], None] = lambda share: None,
+) -> DomainsAllocation:  # fmt: skip
     """Compare the structures at equal FLOPs.
 
     Args:
         request: budget, domains and limits.
         robust: whether to recommend the plan of the least mean over the resamples, or what the fitted parameters alone prefer.
         allow_extrapolation: whether to answer further than TOO_FAR beyond the runs.
+        ask_laws: whether to ask what knowing each law would be worth, which takes as long again for every law.
+        progress: told the share of that.
 
     Raises:
         DataError: the budget allows no plan, a required loss is out of reach, or the best plan lies too far beyond the runs.
@@ -99,6 +105,7 @@ def allocate_domains(request: DomainsRequest, *, robust: bool = True, allow_extr
         around=asdict(around(under[best], found, margin)),
         worths=tuple(worths),
         exchange=exchange,
+        knowing=knowing(under[best], found, margin, progress) if ask_laws else (),
     )
 
 

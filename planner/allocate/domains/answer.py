@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from planner.allocate.allocation import Worth, check_shape
+from planner.allocate.allocation import Worth, check_interval, check_shape
 from planner.artifacts import check_numbers, read_artifact, whole, write_artifact
 
 KIND = "domains"
@@ -93,6 +93,18 @@ class Structure:
 
 
 @dataclass(frozen=True)
+class Knowing:
+    """What the law of some domains is worth to the decision."""
+
+    domains: tuple[str, ...]
+    """That share the law; the first has the most FLOPs of them."""
+    saved_percent: float
+    """By how much the weighted loss would be lower, mean over the law's resamples [% of it]: no runs for it can save more."""
+    most_percent: float
+    """The same of the resample with the most."""
+
+
+@dataclass(frozen=True)
 class DomainsAllocation:
     """The structures at equal FLOPs."""
 
@@ -113,11 +125,20 @@ class DomainsAllocation:
     """What more of something would buy."""
     exchange: str = ""
     """What the specialist text is worth in compute, in words."""
+    knowing: tuple[Knowing, ...] = ()
+    """What knowing each law would be worth, the most first, where that was asked."""
 
     @property
     def recommended(self) -> Structure:
         """Return the best structure."""
         return next(structure for structure in self.structures if structure.name == self.best)
+
+    @property
+    def settled(self) -> bool:
+        """Whether the runs are enough: all plans are among them, and hardly a world of the laws has them behind."""
+        inside = all(factor <= 1.2 for plan in self.recommended.domains for factor in plan.extrapolation.values())
+        regret = self.around.get("regret_90_percent")
+        return inside and regret is not None and regret <= 100 * float(self.request["tolerance"])
 
     def save(self, path: Path, inputs: Mapping[str, str]) -> None:
         """Write the file."""
@@ -148,6 +169,7 @@ class DomainsAllocation:
             return cls(
                 body["request"], body["best"], structures, arms, tuple(body["warnings"]), body["sources"], body["created"],
                 dict(body.get("around", {})), worths, body.get("exchange", ""),
+                tuple(Knowing(**{**item, "domains": tuple(item["domains"])}) for item in body.get("knowing", [])),
             )  # fmt: skip
 
 
@@ -162,6 +184,7 @@ def _structure(body: Mapping[str, Any]) -> Structure:
         check_numbers(item, ("params_non_embedding", "loss"), low=5e-324, what=what)
         check_numbers(item, ("weight", "tokens_pt", "tokens_spec", "unique_spec", "epochs_spec", "flops", "flops_path", "share_flops"), low=0.0, what=what)
         check_numbers(item, ("loss_low", "loss_high", "max_loss"), low=0.0, optional=True, what=what)
+        check_interval(item, what)
         check_numbers(item["extrapolation"], item["extrapolation"], optional=True, what=what)
         check_shape(item.get("shape"), what)
         if item.get("general") is not None:

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from planner.allocate.domains.independent import independent
 from planner.allocate.domains.problem import DomainsProblem
-from planner.allocate.domains.refuse import losses
-from planner.allocate.domains.split import divide, middle, split, trunks, without
-from planner.allocate.domains.stages import INDEPENDENT, MANY, Found, Stage, near
+from planner.allocate.domains.split import divide, middle, trunks, without
+from planner.allocate.domains.stages import INDEPENDENT, Found, Stage, near
 from planner.allocate.domains.whole import worth
-from planner.fit.fitted import LEVEL, FittedLaw
+from planner.allocate.domains.worlds import best_in, worlds
+from planner.fit.level import LEVEL
 
-MOST_WORLDS, FEWEST_WORLDS, LOOKED_AT = 12, 6, 600
-"""Resamples whose own best plan is sought, and domains times resamples that are looked at."""
-OWN = (Stage(0.25, 3, 0.5, 1), Stage(0.06, 3, 0.15, 2), Stage(0.02, 3, 0.05, 2))
-"""How they are sought, from the recommendation on."""
 WIDE, LOGITS = Stage(0.1, 12, 0.24, 2), np.arange(-2.4, 2.41, 0.3)
 """Sizes, amounts and, beside the recommendation's, logits of the trunk's share that are looked at for plans as good."""
 EVALUATIONS = 6e4
@@ -55,12 +49,9 @@ def around(problem: DomainsProblem, found: Found, margin: float) -> Around:
     problem = replace(problem, evaluations=EVALUATIONS)
     params_within, share_within = _within(problem, found, margin)
     regrets, sizes, shares = [], [], []
-    stages = OWN if problem.count <= MANY else OWN[:2]
-    for world in _worlds(problem):
-        # No worse than the recommendation, from which they start.
-        own = independent(world, margin, start=found) if found.name == INDEPENDENT else split(world, found.name, margin, start=found, stages=stages)
-        assert own is not None
-        regrets.append(100 * float((world.weights @ losses(world, found)) / (world.weights @ losses(world, own)) - 1))
+    for world in worlds(problem):
+        own, regret = best_in(world, found, margin)
+        regrets.append(regret)
         sizes.append(float(problem.params[own.size[0]]))
         shares.append(_share(own.tokens_general, own.tokens_spec + own.replayed))
     one, required = found.name != INDEPENDENT, bool(np.isfinite(problem.max_loss).any())
@@ -88,24 +79,6 @@ def _within(problem: DomainsProblem, found: Found, margin: float) -> tuple[tuple
 def _share(trunk: Any, stages: Any) -> Any:
     """Return the share of a trunk in all that is trained, with branches of shape (..., domains)."""
     return trunk / (trunk + stages.sum(-1))
-
-
-def _worlds(problem: DomainsProblem) -> Iterator[DomainsProblem]:
-    """Put the request under one resample of every law at a time; resamples of different laws are drawn independently, those of one law go together."""
-    count = int(np.clip(LOOKED_AT // problem.count, FEWEST_WORLDS, MOST_WORLDS))
-    random = np.random.default_rng(0)
-    laws = [domain.law for domain in problem.request.domains]
-    drawn = {id(law): _alone(law, count, random) for law, _ in problem.groups}
-    for number in range(count):
-        domains = tuple(replace(domain, law=drawn[id(law)][number]) for domain, law in zip(problem.request.domains, laws, strict=True))
-        yield replace(problem, request=replace(problem.request, domains=domains), robust=True)
-
-
-def _alone(law: FittedLaw, count: int, random: np.random.Generator) -> list[FittedLaw]:
-    """Draw resamples of a law, each as a law of its own; some come twice where there are fewer."""
-    numbers = [(member, row) for member in law.members for row in range(len(member.resamples))]
-    chosen = (numbers[int(at)] for at in np.resize(random.permutation(len(numbers)), count))
-    return [replace(law, members=(replace(member, resamples=member.resamples[row : row + 1]),)) for member, row in chosen]
 
 
 def _interval(values: list[float]) -> tuple[float, float]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from planner.fit.fitted import Z
+from planner.fit.level import Z
 from planner.laws.dual import Array
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from planner.allocate.domains.answer import DomainPlan
 from planner.allocate.domains.early import MixDoubt
 from planner.allocate.domains.problem import DomainsProblem
 from planner.allocate.domains.stages import INDEPENDENT, MIXED, Found
-from planner.fit.fitted import LEVEL, Z
+from planner.fit.level import LEVEL, Z
 from planner.laws.dual import Array
 
 DRAWS = 4000

@@ -20,9 +20,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from planner.allocate.accuracy import read_table
+from planner.allocate.accuracy import read_curve
 from planner.allocate.domains.request import Domain
-from planner.allocate.sigmoid import Sigmoid, fit_sigmoid
+from planner.allocate.sigmoid import Sigmoid
 from planner.artifacts import read_toml
 from planner.errors import InputError, PlannerError
 from planner.fit.fitted import FittedLaw
@@ -115,7 +115,7 @@ def _with_accuracy(domain: Domain, row: Mapping[str, Any], path: Path, curves: d
     key = place.resolve(), chance
     if key not in curves:
         try:
-            curves[key] = fit_sigmoid(read_table(place), chance=chance)
+            curves[key] = read_curve(place, chance)
         except PlannerError as error:
             raise type(error)(f"{who}: {error.message}", remedy=error.remedy) from None
     return replace(domain, accuracy=curves[key], accuracy_path=place, chance=chance)
@@ -144,9 +144,12 @@ def _load(place: Path, laws: dict[Path, FittedLaw]) -> FittedLaw:
 
 
 def _number(value: Any, name: str, who: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise InputError(f"{who}: {name} = {value!r} is not a number", remedy="write a number")
-    return float(value)
+    try:
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise ValueError
+        return float(value)
+    except (ValueError, OverflowError):  # a whole number of hundreds of digits is no float
+        raise InputError(f"{who}: {name} = {repr(value)[:40]} is not a number", remedy="write a number") from None
 
 
 def _only(table: Mapping[str, Any], known: tuple[str, ...], who: str) -> None:

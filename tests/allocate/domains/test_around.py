@@ -10,11 +10,12 @@ import pytest
 
 from planner.allocate.domains.allocate import allocate_domains
 from planner.allocate.domains.answer import DomainsAllocation
-from planner.allocate.domains.problem import DomainsProblem
+from planner.allocate.domains.problem import EVERY, DomainsProblem
 from planner.allocate.domains.refuse import losses
 from planner.allocate.domains.request import Domain, DomainsRequest
 from planner.allocate.domains.split import split
 from planner.allocate.domains.stages import INDEPENDENT, SPLIT
+from planner.allocate.domains.worlds import worlds
 from planner.errors import DataError
 from planner.fit.fitted import FittedLaw
 
@@ -189,3 +190,38 @@ def test_a_plan_that_is_all_trunk_has_prices_too(fitted: FittedLaw) -> None:
     assert more is not None and answer.recommended.loss is not None
     expected = 100 * (1 - more / answer.recommended.loss)
     assert answer.worths[0].lower_percent == pytest.approx(expected, rel=0.05, abs=0.02) and expected > 0.3
+
+
+def scattered(law: FittedLaw, by: float) -> FittedLaw:
+    """Give a law resamples that differ from what was fitted by some share."""
+    random = np.random.default_rng(3)
+    shapes = [(24, len(member.theta)) for member in law.members]
+    drawn = [member.theta * np.exp(by * random.normal(size=shape)) for member, shape in zip(law.members, shapes, strict=True)]
+    return replace(law, members=tuple(replace(member, resamples=rows) for member, rows in zip(law.members, drawn, strict=True)))
+
+
+def test_a_law_that_is_known_saves_nothing_and_an_unsure_one_what_its_worlds_own_plans_save(fitted: FittedLaw) -> None:
+    sure, unsure, little = (scattered(fitted, by) for by in (0.0, 0.15, 0.01))
+    asked = request(fitted)
+    asked = replace(asked, domains=tuple(replace(domain, law=law) for domain, law in zip(asked.domains, (sure, unsure, little), strict=True)))
+    answer = allocate_domains(asked, ask_laws=True)
+    assert answer.best == SPLIT
+    by_name = {item.domains: item for item in answer.knowing}
+    assert [*by_name][0] == ("b",) and by_name["a",].most_percent < 0.01
+    assert by_name["b",].most_percent > by_name["b",].saved_percent > 10 * by_name["c",].saved_percent
+    problem, plan = DomainsProblem.of(asked), answer.recommended
+    at = problem.nearest(np.log([item.params_non_embedding for item in plan.domains]))[:, None]
+    tokens = [np.array([[getattr(item, key)] for item in plan.domains]) for key in ("tokens_pt", "tokens_spec")]
+    saved = []
+    for world in worlds(problem, unsure):
+        assert [domain.law is law for domain, law in zip(world.request.domains, (sure, unsure, little), strict=True)] == [True, False, True]
+        own = split(world)
+        assert own is not None
+        mine = world.expected(at, *tokens, EVERY)
+        saved.append(100 * float(world.weights @ mine[:, 0] / (world.weights @ losses(world, own)) - 1))
+    assert by_name["b",].saved_percent == pytest.approx(np.mean(saved), rel=0.15)
+
+
+def test_laws_that_domains_share_are_asked_once(fitted: FittedLaw) -> None:
+    (item,) = allocate_domains(request(fitted), ask_laws=True).knowing
+    assert sorted(item.domains) == ["a", "b", "c"] and 0 <= item.saved_percent <= item.most_percent

@@ -1,0 +1,99 @@
+"""One of the laws that forecast together, as it was fitted."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from planner.artifacts import check_numbers
+from planner.fit.data import PARAMS_KINDS
+from planner.fit.diagnosis import STATUS_ADVICE
+from planner.fit.level import LEVEL
+from planner.laws import Law, Reference, law_named
+from planner.laws.dual import Array
+
+
+@dataclass(frozen=True)
+class Member:
+    """One of the laws that forecast together."""
+
+    law: Law
+    params_kind: str
+    """What its N is: "non_embedding" or "total"."""
+    reference: Reference
+    theta: Array
+    """Shape (parameters,)."""
+    resamples: Array
+    """Shape (resamples, parameters)."""
+    status: str
+    """Key of `diagnosis.STATUS_ADVICE`."""
+    starts: int
+    starts_agree: int
+    condition: float
+    at_bound: tuple[str, ...]
+    ridge: tuple[str, ...]
+    """Parameters that can double or halve at next to no cost, the others making up for it."""
+    objective: float
+
+    def interval(self, number: int) -> tuple[float, float]:
+        """Return a parameter's interval over the resamples."""
+        low, high = np.quantile(self.resamples[:, number], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+        return float(low), float(high)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain data, with the formula and an interval of each parameter for people."""
+        return {
+            "law": self.law.name,
+            "formula": self.law.formula,
+            "params_kind": self.params_kind,
+            "reference": {"params": self.reference.params, "tokens": self.reference.tokens},
+            "parameters": {
+                parameter.name: {"value": value, "interval": self.interval(number), "unit": parameter.unit}
+                for number, (parameter, value) in enumerate(zip(self.law.parameters, self.theta, strict=True))
+            },
+            "status": self.status,
+            "starts": self.starts,
+            "starts_agree": self.starts_agree,
+            "condition": self.condition,
+            "at_bound": self.at_bound,
+            "ridge": self.ridge,
+            "objective": self.objective,
+            "theta": self.theta,
+            "resamples": [[float(f"{value:.9g}") for value in row] for row in self.resamples],
+        }
+
+    @classmethod
+    def from_dict(cls, item: Mapping[str, Any]) -> Member:
+        """Read what `to_dict` returned; for use inside `artifacts.whole`.
+
+        Raises:
+            InputError: a law that is not known.
+            KeyError: something is missing.
+            TypeError: a value of another kind.
+            ValueError: a value that no fit has.
+        """
+        law = law_named(item["law"])
+        if item["params_kind"] not in PARAMS_KINDS:
+            raise ValueError(f"params_kind = {item['params_kind']!r}")
+        if item["status"] not in STATUS_ADVICE:
+            raise ValueError(f"status = {item['status']!r}")
+        check_numbers(item["reference"], ("params", "tokens"), low=5e-324, what=f"the reference of {law.name}")
+        check_numbers(item, ("starts", "starts_agree", "objective"), low=0.0, what=law.name)
+        check_numbers(item, ("condition",), optional=True, what=law.name)
+        theta, resamples = np.array(item["theta"], dtype=float), np.array(item["resamples"], dtype=float)
+        if theta.shape != (len(law.parameters),) or resamples.shape[1:] != theta.shape or not len(resamples):
+            raise ValueError(f"{law.name} takes {len(law.parameters)} parameters")
+        for number, parameter in enumerate(law.parameters):
+            slack = 1e-6 * max(abs(parameter.low), abs(parameter.high))  # resamples are written to nine digits
+            values = np.append(resamples[:, number], theta[number])
+            if not ((values >= parameter.low - slack) & (values <= parameter.high + slack)).all():  # nor is what is no number
+                raise ValueError(f"{parameter.name} of {law.name} is not from {parameter.low:g} to {parameter.high:g}")
+        condition = item["condition"] if item["condition"] is not None else math.inf
+        return cls(
+            law, item["params_kind"], Reference(**item["reference"]), theta, resamples, item["status"], item["starts"], item["starts_agree"], condition,
+            tuple(item["at_bound"]), tuple(item["ridge"]), item["objective"],
+        )  # fmt: skip
