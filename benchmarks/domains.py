@@ -16,7 +16,6 @@ from scipy.optimize import minimize
 from benchmarks.common import ROOT, Report
 from planner.allocate.domains.allocate import allocate_domains
 from planner.allocate.domains.problem import MOST, DomainsProblem
-from planner.allocate.domains.refuse import losses
 from planner.allocate.domains.request import Domain, DomainsRequest
 from planner.allocate.domains.split import split
 from planner.allocate.domains.stages import SPLIT, Found
@@ -92,7 +91,7 @@ def main() -> None:
     used = time.process_time()
     split(problem)
     used = time.process_time() - used
-    mine = float(problem.weights @ losses(problem, ours))
+    mine = float(problem.weights @ problem.losses(ours))
     best = int(ours.size[0])
     grid = np.linspace(0.3, 1, SIZES) * (len(problem.ladder) - 1)
     sizes = [best] if report.quick else np.unique(np.append(grid.astype(int), best))
@@ -102,13 +101,13 @@ def main() -> None:
         found = by_scipy(problem, int(size), random, STARTS)
         seconds = time.process_time() - seconds
         spent += seconds
-        loss = "-" if found is None else f"{float(problem.weights @ losses(problem, found)) - mine:+.6f}"
+        loss = "-" if found is None else f"{float(problem.weights @ problem.losses(found)) - mine:+.6f}"
         lines.append([f"{problem.params[size]:.4g}", loss, f"{seconds:.2f}"])
     for name, starts, warm in (("told our stages", STARTS, False), ("told our stages, from ours", 1, True)):
         seconds = time.process_time()
         found = by_scipy(problem, best, random, starts, ours, warm)
         seconds = time.process_time() - seconds
-        loss = "-" if found is None else f"{float(problem.weights @ losses(problem, found)) - mine:+.6f}"
+        loss = "-" if found is None else f"{float(problem.weights @ problem.losses(found)) - mine:+.6f}"
         lines.append([f"{problem.params[best]:.4g}, {name}", loss, f"{seconds:.2f}"])
     report.table(f"10 domains, SLSQP with {STARTS} starts a size", ["size", "weighted loss above ours", "CPU-s"], lines)
     bare = int((ours.tokens_spec == 0).sum())

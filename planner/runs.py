@@ -242,7 +242,8 @@ def _check_ranges(frame: DataFrame, path: Path, header: int) -> None:
         refuse((frame[name] <= 0) & ok, name, "is not positive")
         refuse((frame[name] < LEAST_LOSS) & ok, name, f"is below {LEAST_LOSS:g} nats/token, which no language model reaches")
     refuse(frame["unique_spec"] <= 0, "unique_spec", "is not positive")
-    refuse(frame["unique_spec"] < 1, "unique_spec", "is less than one token")
+    for name in ("params_non_embedding", "tokens_pt", "tokens_spec", "unique_spec"):
+        refuse((frame[name] > 0) & (frame[name] < 1), name, "is less than one; columns are in single parameters and tokens, not in millions or billions")
     refuse(frame["params_total"] < frame["params_non_embedding"], "params_total", "is less than params_non_embedding")
     refuse(frame["flops"] <= 0, "flops", "is not positive")
     for name in ("params_embedding", "steps_pt", "steps_spec", "flops_6nd", "learning_rate", "base_tokens"):

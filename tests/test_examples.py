@@ -60,7 +60,7 @@ def test_kale_prices_the_share_of_instruction_tuning(tmp_path: Path) -> None:
     [
         ("title = 'x'", "no table"),
         ("[options]\nbudget = 3", "'budget' is no option"),
-        ("[options]\nflops = [1, 2]", "not one value"),
+        ("[options]\nflops = [1, 2]", "flops = [1, 2] is not what the option takes; write one value"),
         ("[options]\nflops = 'much'\nspec_tokens = 3", "'much'"),
         ("[options", "case.toml"),
     ],

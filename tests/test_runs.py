@@ -100,7 +100,7 @@ def test_a_column_that_stands_twice_is_refused_where_it_is_read(tmp_path: Path) 
         ("flops", -1, "row 2: flops = -1 is not positive"),
         ("loss_general", 0, "row 2: loss_general = 0 is not positive"),
         ("loss_general", 1e-300, "row 2: loss_general = 1e-300 is below 0.001 nats/token, which no language model reaches"),
-        ("unique_spec", 1e-9, "row 2: unique_spec = 1e-09 is less than one token"),
+        ("unique_spec", 1e-9, "row 2: unique_spec = 1e-09 is less than one; columns are in single parameters and tokens"),
         ("steps_pt", -3, "row 2: steps_pt = -3 is negative"),
     ],
 )

@@ -157,7 +157,7 @@ def test_one_epoch_only_is_warned_of(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ("1e5,1e6,0,,-3", "row 3: loss_spec = -3.0 is not positive"),
+        ("1e5,1e6,0,,-3", "row 3: loss_spec = -3 is not positive"),
         ("0,1e6,0,,3", "row 3: params_non_embedding"),
         ("1e5,x,0,,3", "row 3: tokens_pt = 'x'"),
     ],

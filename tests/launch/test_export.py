@@ -22,6 +22,7 @@ from planner.launch.launch import Launch, prepare
 
 pytest.importorskip("torch")
 
+from tests.launch.test_launch import KEPT
 from tests.launch.test_launch_method import specialise_only
 from tests.train.full.runs import GENERAL, RECIPE, SPECIAL, STEPS, allocation
 from tests.train.shared import checkpoint
@@ -125,7 +126,7 @@ def test_the_constants_are_those_of_transformers() -> None:
 
 
 def test_export_says_what_was_forecast_and_replayed(corpus: Corpus, tmp_path: Path) -> None:
-    body = replace(allocation(corpus), general={"replay_fraction": 0.25, "tokens_replayed": 320.0})
+    body = replace(allocation(corpus), general={**KEPT, "replay_fraction": 0.25, "tokens_replayed": 320.0})
     body.save(tmp_path / "a.json", {})
     ready = prepare(tmp_path / "a.json", tmp_path / "run")
     text = export(ready, "torchtitan", ready.folder, 1, 4).read_text()

@@ -19,6 +19,9 @@ from tests.conftest import TINY_RECIPE
 
 pytest.importorskip("torch")
 
+KEPT = {"loss": 3.0, "loss_low": 2.9, "loss_high": 3.1}
+"""Of a plan under a limit on the general loss."""
+
 
 def allocation(corpus: Corpus) -> Allocation:
     """A plan of 250 general and 210 specialist steps for a model of 10k parameters."""
@@ -49,7 +52,7 @@ def launched(tmp_path_factory: pytest.TempPathFactory, corpus: Corpus) -> Path:
 
 def test_replay_is_laid_out_inside_the_specialist_stage(corpus: Corpus, tmp_path: Path) -> None:
     """A fifth of the stage is general text, taken from the plan's general tokens: 52.5 of 250 steps."""
-    replayed = replace(allocation(corpus), general={"replay_fraction": 0.2, "tokens_replayed": 0.25 * 210 * 64.0})
+    replayed = replace(allocation(corpus), general={**KEPT, "replay_fraction": 0.2, "tokens_replayed": 0.25 * 210 * 64.0})
     replayed.save(tmp_path / "allocation.json", {})
     ready = prepare(tmp_path / "allocation.json", tmp_path / "run")
     cell, tip = ready.run.cells[0], ready.run.tree.tips[0]

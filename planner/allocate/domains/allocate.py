@@ -20,7 +20,7 @@ from planner.allocate.domains.knowing import knowing
 from planner.allocate.domains.mixed import mixed
 from planner.allocate.domains.prices import prices
 from planner.allocate.domains.problem import DomainsProblem
-from planner.allocate.domains.refuse import losses, refuse
+from planner.allocate.domains.refuse import refuse
 from planner.allocate.domains.request import DomainsRequest
 from planner.allocate.domains.split import NO_GENERAL, UNIFORM, split
 from planner.allocate.domains.stages import INDEPENDENT, MIXED, SPLIT, Found
@@ -80,7 +80,7 @@ def allocate_domains(
     every = {**tried, **arms}
     looks = {name: outlook(under[name], plan) for name, (plan, margin) in every.items() if plan is not None and margin is not None}
     # By the measure of the searches, which with the best guess is not the mean over the resamples.
-    value = {name: float((problem.weights * losses(under[name], plan)).sum()) for name in able if name in looks and (plan := every[name][0]) is not None}
+    value = {name: float((problem.weights * under[name].losses(plan)).sum()) for name in able if name in looks and (plan := every[name][0]) is not None}
     best = min(value, key=lambda name: value[name])
     structures, bound = (
         tuple(_structure(under[name], name, plan, looks.get(name), looks[best], name == best) for name, (plan, _) in group.items())
@@ -116,7 +116,7 @@ def _tried(problem: DomainsProblem, search: Callable[[float], Found | None]) -> 
         found = search(margin)
         if found is None:
             return None, None
-        if (losses(problem, found) <= problem.max_loss).all():
+        if (problem.losses(found) <= problem.max_loss).all():
             return found, margin
     return found, None
 
@@ -165,7 +165,7 @@ def _assumption(problem: DomainsProblem) -> str:
 
 
 def _missed(problem: DomainsProblem, found: Found) -> str:
-    number = int((losses(problem, found) / problem.max_loss).argmax())
+    number = int((problem.losses(found) / problem.max_loss).argmax())
     return f"domain {problem.request.domains[number].name!r}"
 
 

@@ -53,10 +53,10 @@ def independent(problem: DomainsProblem, margin: float = 0.0, quick: bool = Fals
         each = (start.flops + problem.weights * problem.inference[start.size]) * flops / start.spent(problem)
         budgets, sizes, splits, general = _around(problem, start, each, NEARBY[0])
     for following in (*(NEARBY[1:] if start else CLOSER), None):
-        table: Sequence[Any] = _tables(problem, budgets, sizes, splits, general, margin, best.plan if best else None)
+        table: Sequence[Any] = _tables(problem, budgets, sizes, splits, general, margin, best)
         for _ in range((ROUNDS if count <= MANY else 1) if np.isfinite(problem.max_loss).any() else 0):
             more = _required(problem, budgets, table[0], margin)
-            added = _tables(problem, more, sizes, splits, general, margin, best.plan if best else None)
+            added = _tables(problem, more, sizes, splits, general, margin, best)
             order = np.concatenate([budgets, more], axis=1).argsort(1, kind="stable")
             budgets, *table = (
                 np.take_along_axis(np.concatenate(pair, axis=1), order, 1) for pair in zip((budgets, *table), (more, *added), strict=True)
@@ -97,7 +97,7 @@ def _around(problem: DomainsProblem, found: Found, each: Array, stage: Stage) ->
 
 
 def _tables(
-    problem: DomainsProblem, budgets: Array, sizes: Any, splits: Array, general: Array, margin: float, like: tuple[Any, Array, Array] | None
+    problem: DomainsProblem, budgets: Array, sizes: Any, splits: Array, general: Array, margin: float, like: Found | None
 ) -> tuple[Array, Any, Array, Array]:
     """Tabulate in blocks of budgets, as `_table`: under a limit a grid of many domains would not fit the memory."""
     plans = problem.count * sizes.shape[1] * (splits.shape[1] + 2) * (general.shape[1] + (len(REPLAYS) if problem.request.limited else 0))
@@ -124,7 +124,7 @@ def _required(problem: DomainsProblem, budgets: Array, value: Array, margin: flo
 
 def _table(
     problem: DomainsProblem, budgets: Array, sizes: Any, splits: Array, general: Array, value_of: Callable[[Array], Array],
-    like: tuple[Any, Array, Array] | None,
+    like: Found | None,
 ) -> tuple[Array, Any, Array, Array]:  # fmt: skip
     """Tabulate the best value of every domain for its budgets, with the size, the general and the specialist tokens that reach it.
 

@@ -31,7 +31,7 @@ def mixed(problem: DomainsProblem, margin: float = 0.0) -> Found | None:
         most = np.minimum(problem.tokens(at), problem.general_tokens + problem.most_spec.sum())
         total = most * np.tile(parts, len(sizes))
         amounts = nodes(problem, total, share, stage)
-        loss = problem.expected(at[:, None, None], total[:, None, None] - amounts, amounts, like=best.plan if best else None)
+        loss = problem.expected(at[:, None, None], total[:, None, None] - amounts, amounts, like=best)
         filled = fill(amounts, problem.value(loss, margin), total, gap=problem.least_stage > 0)
         value = np.where(total - filled.amount.sum(-1) <= problem.general_tokens * (1 + 1e-9), filled.total, np.inf)
         if not np.isfinite(value).any():

@@ -11,7 +11,6 @@ from planner.allocate.allocation import Worth
 from planner.allocate.domains.forecast import outlook
 from planner.allocate.domains.independent import independent
 from planner.allocate.domains.problem import DomainsProblem
-from planner.allocate.domains.refuse import losses
 from planner.allocate.domains.request import Domain, DomainsRequest
 from planner.allocate.domains.split import split
 from planner.allocate.domains.stages import INDEPENDENT, MANY, Found
@@ -114,7 +113,7 @@ def _changes(problem: DomainsProblem, found: Found) -> Iterator[tuple[str, Domai
         looser = request.max_general_loss * (1 + EASED)
         name = f"a general loss up to {looser:.4g} instead of {request.max_general_loss:.4g}"
         yield name, replace(request, max_general_loss=looser), 0.0
-    tight = losses(problem, found) / problem.max_loss
+    tight = problem.losses(found) / problem.max_loss
     for number in np.argsort(-tight)[:PRICED]:
         domain = request.domains[number]
         if domain.max_loss is not None and tight[number] > BINDS:

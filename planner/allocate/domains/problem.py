@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,6 +20,9 @@ from planner.design.spec import MIN_TOKENS_PER_PARAMETER
 from planner.errors import DataError, InputError
 from planner.fit.fitted import FittedLaw
 from planner.laws.dual import Array
+
+if TYPE_CHECKING:
+    from planner.allocate.domains.stages import Found
 
 LADDER = 240
 """Sizes between the least and the largest that are searched, where laws of tables without a recipe leave any size to choose."""
@@ -202,7 +205,7 @@ class DomainsProblem:
         result: Array = np.maximum(flops - weights * self.inference[size], 0.0) / self.price[size]
         return result
 
-    def expected(self, size: Any, tokens_pt: Any, tokens_spec: Any, most: int | None = None, like: tuple[Any, Array, Array] | None = None) -> Array:
+    def expected(self, size: Any, tokens_pt: Any, tokens_spec: Any, most: int | None = None, like: Found | None = None) -> Array:
         """Return mean losses over resamples [nats/token]; infinite where a plan has too few tokens for its size or its stage.
 
         Args:
@@ -210,8 +213,7 @@ class DomainsProblem:
             tokens_pt: general tokens.
             tokens_spec: specialist tokens with repeats.
             most: resamples of a law, of all its members together; None for as many as the plans allow.
-            like: size, general and specialist tokens of one plan a domain near to these, each of shape (domains,): the means over few resamples are
-                brought to what they are over all there.
+            like: a plan near to these: the means over few resamples are brought to what they are over all there.
         """
         size, pt, spec = np.broadcast_arrays(size, np.asarray(tokens_pt, dtype=float), np.asarray(tokens_spec, dtype=float))
         enough = 1 - 1e-9
@@ -230,12 +232,24 @@ class DomainsProblem:
             block[here] = self._mean(law, at, general, worth * special, unique, few)
             out[..., members, :] = block
         if like is not None:
-            near, general, special = (item[:, None] for item in like)
-            shown, true = (self.expected(near, general, special, number)[:, 0] for number in (few, EVERY))
+            near, general, special = (item[:, None] for item in like.plan)
+            shown = self.expected(near, general, special, few)[:, 0]
             with np.errstate(invalid="ignore"):
-                ratio = true / shown
+                ratio = self.losses(like) / shown
             out *= np.where(np.isfinite(ratio), ratio, 1.0)[:, None]
         return out
+
+    def losses(self, found: Found) -> Array:
+        """Return the losses of a plan that its search lowers [nats/token], shape (domains,): means over all resamples, or of the fitted parameters."""
+        if id(found) not in self._measured:
+            size, general, special = (item[:, None] for item in found.plan)
+            self._measured[id(found)] = found, self.expected(size, general, special, EVERY)[:, 0]
+        return self._measured[id(found)][1]
+
+    @cached_property
+    def _measured(self) -> dict[int, tuple[Found, Array]]:
+        """Losses of the plans that were asked for, which are asked for again and again; each with its plan, so that its identity stays its own."""
+        return {}
 
     def few(self, plans: int) -> int:
         """Return how many resamples so many plans are forecast under."""

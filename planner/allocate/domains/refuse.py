@@ -10,22 +10,16 @@ import numpy as np
 
 from planner.allocate.domains.early import MixWorth
 from planner.allocate.domains.independent import independent
-from planner.allocate.domains.problem import EVERY, DomainsProblem
+from planner.allocate.domains.problem import DomainsProblem
 from planner.allocate.domains.request import Domain, DomainsRequest
 from planner.allocate.domains.split import split
 from planner.allocate.domains.stages import MIXED, Found
 from planner.errors import DataError
-from planner.laws.dual import Array
 
 MOST_BUDGET = 1000.0
 """Factor in budget up to which is searched."""
 BISECTIONS = 7
 """So that a budget is told to about 5 %."""
-
-
-def losses(problem: DomainsProblem, found: Found) -> Array:
-    """Return the losses of a plan that its search lowers [nats/token], shape (domains,): means over the resamples, or of the fitted parameters."""
-    return problem.expected(found.size[:, None], found.tokens_pt[:, None], found.tokens_spec[:, None], EVERY)[:, 0]
 
 
 def refuse(problem: DomainsProblem, nearest: list[tuple[DomainsProblem, Found]]) -> NoReturn:
@@ -50,7 +44,7 @@ def refuse(problem: DomainsProblem, nearest: list[tuple[DomainsProblem, Found]])
             f"the best is {worst * required:.5g}; {told}",
             remedy="raise its max_loss, give more budget or more of its text",
         )
-    reached = [losses(under, found) for under, found in nearest]
+    reached = [under.losses(found) for under, found in nearest]
     number, loss = min(((int((each / problem.max_loss).argmax()), each) for each in reached), key=lambda pair: float((pair[1] / problem.max_loss).max()))
     told = _least(request.flops, lambda flops: _together(problem, replace(request, flops=flops)))
     raise DataError(
@@ -63,12 +57,12 @@ def refuse(problem: DomainsProblem, nearest: list[tuple[DomainsProblem, Found]])
 def _alone(problem: DomainsProblem, request: DomainsRequest, domain: Domain, flops: float) -> float:
     """Return the best loss of one domain that has the budget to itself [nats/token]."""
     own = replace(request, flops=flops, domains=(replace(domain, weight=1.0, max_loss=None),))
-    return min((float(losses(under, found)[0]) for under, found in _plans(problem, own, quick=False)), default=np.inf)
+    return min((float(under.losses(found)[0]) for under, found in _plans(problem, own, quick=False)), default=np.inf)
 
 
 def _together(problem: DomainsProblem, request: DomainsRequest) -> bool:
     """Return whether a coarse search reaches all required losses."""
-    return any(bool((losses(under, found) <= under.max_loss).all()) for under, found in _plans(problem, request, quick=True))
+    return any(bool((under.losses(found) <= under.max_loss).all()) for under, found in _plans(problem, request, quick=True))
 
 
 def _plans(like: DomainsProblem, request: DomainsRequest, quick: bool) -> Iterator[tuple[DomainsProblem, Found]]:

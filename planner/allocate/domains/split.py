@@ -174,7 +174,7 @@ def divide(
                 stages = amounts / (1 - after(problem, at[:, None, None], trunk[:, None, None], amounts))
             stages = np.where(trunk[:, None, None] + stages - amounts <= problem.general_tokens, stages, np.nan)
         barred, stages = np.isnan(stages), np.where(np.isnan(stages), amounts, stages)
-        loss = problem.expected(at[:, None, None], trunk[:, None, None] + stages - amounts, amounts, most, like=like.plan if like else None)
+        loss = problem.expected(at[:, None, None], trunk[:, None, None] + stages - amounts, amounts, most, like=like)
         return amounts, stages, np.where(barred | (amounts == 0) if bare is False else barred, np.inf, loss)
 
     if np.isfinite(problem.max_loss).any():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from planner.allocate.domains.keep import after
-from planner.allocate.domains.problem import EVERY, PENALTY, DomainsProblem
+from planner.allocate.domains.problem import PENALTY, DomainsProblem
 from planner.allocate.domains.stages import MIXED, Found, whole_steps
 from planner.laws.dual import Array
 
@@ -19,8 +19,7 @@ ROUNDS = 4
 
 def worth(problem: DomainsProblem, found: Found, margin: float, penalty: float = PENALTY) -> float:
     """Return what a plan comes to under all resamples: what a search minimises; infinite for what cannot be trained."""
-    loss = problem.expected(found.size[:, None], found.tokens_pt[:, None], found.tokens_spec[:, None], EVERY)
-    return float(problem.value(loss, margin, penalty).sum())
+    return float(problem.value(problem.losses(found)[:, None], margin, penalty).sum())
 
 
 def better(problem: DomainsProblem, first: Found | None, second: Found | None, margin: float, penalty: float = PENALTY) -> Found | None:

@@ -9,7 +9,6 @@ import numpy as np
 
 from planner.allocate.domains.independent import independent
 from planner.allocate.domains.problem import DomainsProblem
-from planner.allocate.domains.refuse import losses
 from planner.allocate.domains.split import split
 from planner.allocate.domains.stages import INDEPENDENT, MANY, Found, Stage
 from planner.fit.fitted import FittedLaw
@@ -40,7 +39,7 @@ def best_in(world: DomainsProblem, found: Found, margin: float) -> tuple[Found, 
     stages = OWN if world.count <= MANY else OWN[:2]
     own = independent(world, margin, start=found) if found.name == INDEPENDENT else split(world, found.name, margin, start=found, stages=stages)
     assert own is not None
-    return own, 100 * float((world.weights @ losses(world, found)) / (world.weights @ losses(world, own)) - 1)
+    return own, 100 * float((world.weights @ world.losses(found)) / (world.weights @ world.losses(own)) - 1)
 
 
 def _alone(law: FittedLaw, count: int, random: np.random.Generator) -> list[FittedLaw]:

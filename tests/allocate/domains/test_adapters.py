@@ -10,7 +10,6 @@ import pytest
 from planner.allocate.domains.allocate import allocate_domains
 from planner.allocate.domains.independent import independent
 from planner.allocate.domains.problem import DomainsProblem
-from planner.allocate.domains.refuse import losses
 from planner.allocate.domains.request import Domain, DomainsRequest
 from planner.allocate.domains.split import split
 from planner.allocate.domains.stages import MIXED, SPLIT
@@ -54,7 +53,7 @@ def test_no_other_division_is_better_by_brute_force(fitted: FittedLaw) -> None:
     problem = DomainsProblem.of(DomainsRequest(2e12, domains, params=2.5e4))
     found = split(problem)
     assert found is not None
-    mine, size, total = float(problem.weights @ losses(problem, found)), int(found.size[0]), float(problem.tokens(found.size[0]))
+    mine, size, total = float(problem.weights @ problem.losses(found)), int(found.size[0]), float(problem.tokens(found.size[0]))
     shape, best = problem.ladder[size].shape, np.inf
     assert shape is not None
     cost = np.array([Method("lora").flops_per_token(shape, 128) / flops_per_token(shape, 128), 1.0])

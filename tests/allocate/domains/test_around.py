@@ -11,7 +11,6 @@ import pytest
 from planner.allocate.domains.allocate import allocate_domains
 from planner.allocate.domains.answer import DomainsAllocation
 from planner.allocate.domains.problem import EVERY, DomainsProblem
-from planner.allocate.domains.refuse import losses
 from planner.allocate.domains.request import Domain, DomainsRequest
 from planner.allocate.domains.split import split
 from planner.allocate.domains.stages import INDEPENDENT, SPLIT
@@ -31,7 +30,7 @@ def value(asked: DomainsRequest) -> float:
     problem = DomainsProblem.of(asked)
     found = split(problem)
     assert found is not None
-    return float(problem.weights @ losses(problem, found))
+    return float(problem.weights @ problem.losses(found))
 
 
 @pytest.fixture(scope="module")
@@ -218,7 +217,7 @@ def test_a_law_that_is_known_saves_nothing_and_an_unsure_one_what_its_worlds_own
         own = split(world)
         assert own is not None
         mine = world.expected(at, *tokens, EVERY)
-        saved.append(100 * float(world.weights @ mine[:, 0] / (world.weights @ losses(world, own)) - 1))
+        saved.append(100 * float(world.weights @ mine[:, 0] / (world.weights @ world.losses(own)) - 1))
     assert by_name["b",].saved_percent == pytest.approx(np.mean(saved), rel=0.15)
 
 

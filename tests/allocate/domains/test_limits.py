@@ -12,7 +12,6 @@ from planner.allocate.domains.allocate import allocate_domains
 from planner.allocate.domains.forecast import describe
 from planner.allocate.domains.independent import independent
 from planner.allocate.domains.problem import DomainsProblem
-from planner.allocate.domains.refuse import losses
 from planner.allocate.domains.request import Domain, DomainsRequest
 from planner.allocate.domains.split import split
 from planner.allocate.domains.stages import INDEPENDENT, MIXED, SPLIT
@@ -66,7 +65,7 @@ def test_no_trunk_and_no_replay_are_better_by_brute_force(fitted: FittedLaw, gen
     problem = DomainsProblem.of(request(fitted, general, max_general_rise=limit, params=1.5e5))
     found = split(problem)
     assert found is not None
-    mine = float(problem.weights @ losses(problem, found))
+    mine = float(problem.weights @ problem.losses(found))
     size, total = int(found.size[0]), float(problem.tokens(found.size[0]))
     params, best = float(problem.params[size]), np.inf
     for trunk in np.geomspace(problem.least_stage, 0.98 * total, 60):
@@ -96,7 +95,7 @@ def test_one_model_of_its_own_is_what_allocate_says_under_a_limit(fitted: Fitted
         plan = allocate(fitted, Request(BUDGET, 2e5, max_general_rise=limit), general=general).plan
         points = fitted.points({"non_embedding": [plan.params_non_embedding], "total": [plan.params_total]}, [plan.tokens_pt], [plan.tokens_spec], [2e5])
         assert found is not None
-        assert float(losses(problem, found)[0]) == pytest.approx(float(np.exp(fitted.log_loss_resamples(points)).mean()), rel=1e-3)
+        assert float(problem.losses(found)[0]) == pytest.approx(float(np.exp(fitted.log_loss_resamples(points)).mean()), rel=1e-3)
 
 
 def test_a_tighter_limit_is_never_better_and_more_inference_neither(fitted: FittedLaw, general: FittedLaw) -> None:
@@ -135,10 +134,10 @@ def test_more_budget_is_never_worse_under_a_limit(fitted: FittedLaw, general: Fi
         for flops in np.geomspace(2e12, 4e13, 9):
             problem = DomainsProblem.of(replace(request(fitted, general, **limits), flops=float(flops)))
             plans = [search(problem) for search in (split, independent)]
-            found.append([np.inf if plan is None else float(problem.weights @ losses(problem, plan)) for plan in plans])
+            found.append([np.inf if plan is None else float(problem.weights @ problem.losses(plan)) for plan in plans])
             for plan in plans:
                 assert plan is None or plan.spent(problem) <= flops * (1 + 1e-9)
-                for number, structure in enumerate([] if plan is None else describe(problem, plan, losses(problem, plan))):
+                for number, structure in enumerate([] if plan is None else describe(problem, plan, problem.losses(plan))):
                     kept = structure.general
                     assert kept is not None and kept["loss"] <= limits.get("max_general_loss", np.inf) * (1 + 1e-6), number
                     assert kept["rise_percent"] <= 100 * limits.get("max_general_rise", np.inf) + 1e-6

@@ -12,7 +12,6 @@ from planner.allocate.allocate import allocate
 from planner.allocate.domains.independent import independent
 from planner.allocate.domains.mixed import mixed
 from planner.allocate.domains.problem import DomainsProblem
-from planner.allocate.domains.refuse import losses
 from planner.allocate.domains.request import Domain, DomainsRequest
 from planner.allocate.domains.split import NO_GENERAL, UNIFORM, split
 from planner.allocate.domains.stages import Found
@@ -32,7 +31,7 @@ def problem_of(law: FittedLaw, unique: tuple[float, ...] = UNIQUE, weights: tupl
 
 def weighted(problem: DomainsProblem, found: Found | None) -> float:
     assert found is not None
-    return float(problem.weights @ losses(problem, found))
+    return float(problem.weights @ problem.losses(found))
 
 
 @pytest.mark.parametrize("unique", [5e4, 1e6])
@@ -45,7 +44,7 @@ def test_one_domain_is_what_allocate_says(fitted: FittedLaw, unique: float, limi
     for search in (split, independent, mixed):
         found = search(problem)
         assert found is not None
-        ours = float(np.log(losses(problem, found)[0]))
+        ours = float(np.log(problem.losses(found)[0]))
         assert ours == pytest.approx(theirs, abs=1e-3), search.__name__
         assert found.total_flops <= BUDGET * (1 + 1e-9)
 
@@ -185,18 +184,18 @@ def test_a_required_loss_takes_no_more_than_it_needs(fitted: FittedLaw, search: 
     """The domain that requires it just reaches it, the others keep what is left, and no narrower range of sizes does much better."""
     free = search(problem_of(fitted))
     assert free is not None
-    limit = tighter * float(losses(problem_of(fitted), free)[2])
+    limit = tighter * float(problem_of(fitted).losses(free)[2])
     domains = tuple(Domain(f"d{number}", fitted, text, max_loss=limit if number == 2 else None) for number, text in enumerate(UNIQUE))
     problem = DomainsProblem.of(DomainsRequest(BUDGET, domains))
     found = search(problem, margin=3e-4)
     assert found is not None
-    reached = losses(problem, found)
+    reached = problem.losses(found)
     assert limit * (1 - 4e-3) < reached[2] <= limit
     sizes = problem.params[found.size]
     near = DomainsProblem.of(DomainsRequest(BUDGET, domains, params_range=(0.7 * float(sizes.min()), 1.4 * float(sizes.max()))))
     closer = search(near, margin=3e-4)
     assert closer is not None
-    if losses(near, closer)[2] <= limit:
+    if near.losses(closer)[2] <= limit:
         assert weighted(problem, found) <= weighted(near, closer) * 1.002
 
 
@@ -233,5 +232,5 @@ def test_a_required_loss_of_recorded_laws_leaves_the_others_their_stages(
     trunks = problem.price[at] * np.array(general)
     assert cost.sum() + (trunks[0] if search is split else trunks.sum()) <= 1.02 * flops and by_hand[0] <= medicine * 1.002
     found = search(problem, margin=3e-4)
-    assert found is not None and losses(problem, found)[0] <= medicine
+    assert found is not None and problem.losses(found)[0] <= medicine
     assert weighted(problem, found) <= float(problem.weights @ by_hand) * 1.01
