@@ -82,10 +82,10 @@ def test_the_budget_that_would_do_counts_on_a_mix_that_was_measured(fitted: Fitt
         return DomainsRequest(flops, tuple(Domain(name, law, text, max_loss=most) for name, text, most in zip("abc", UNIQUE, limits, strict=True)))
 
     def told(law: FittedLaw) -> float:
-        with pytest.raises(DataError, match="cannot all be reached .* about .* FLOPs would do") as refusal:
+        with pytest.raises(DataError, match="cannot all be reached .* about .* FLOPs for all domains would do") as refusal:
             allocate_domains(request(law, BUDGET))
         return float(refusal.value.message.split("about ")[1].split(" FLOPs")[0])
 
     with_mix = told(dear)
     assert with_mix < 0.8 * told(fitted), "split training needs far more"
-    assert allocate_domains(request(dear, 1.1 * with_mix), allow_extrapolation=True).best == MIXED
+    assert allocate_domains(request(dear, 1.05 * with_mix), allow_extrapolation=True).best == MIXED
