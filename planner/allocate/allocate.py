@@ -10,9 +10,9 @@ import numpy as np
 
 from planner.allocate.allocation import KNOWS_NO_TEXT, Allocation, Arm, Plan, behind
 from planner.allocate.beyond import beyond, refuse_far, tell_far, warnings_of_law
-from planner.allocate.closer import around_plan, closest
+from planner.allocate.closer import around_plan, closest, spread
 from planner.allocate.early import mixed_arm
-from planner.allocate.optimum import MOST_RESAMPLES, Search, coarse, guesses, interval, joined, profile, search, within
+from planner.allocate.optimum import MOST_RESAMPLES, Search, coarse, guesses, interval, profile, search, within
 from planner.allocate.plans import Plans, Size, sized
 from planner.allocate.problem import ROUNDING, Problem
 from planner.allocate.request import Request
@@ -52,7 +52,7 @@ def allocate(
     problem = Problem.of(law, request, general)
     whole = coarse(problem)
     close = closest(problem, whole)
-    everything = joined(whole, close)
+    everything = spread(problem, whole, close)
     guessed = around_plan(problem, everything.plans, everything.best_guess)
     guess = realised(problem, guessed, int(np.argmin(guesses(problem, guessed))))
     plan = realised(problem, close.plans, close.best) if robust else guess

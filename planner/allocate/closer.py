@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from planner.allocate.optimum import Search, leading, search
+from planner.allocate.optimum import Search, joined, leading, search
 from planner.allocate.problem import FINEST, Plans, Problem, Size
 from planner.laws.dual import Array
 
@@ -14,6 +14,10 @@ MOST_MOVES = 4
 """Of a round whose best lies far from where it began."""
 LEFT_OVER = 0.98
 """Share of the budget under which a plan leaves some of it over."""
+ENDS, BEYOND = (0.03, 0.97), 1.2
+"""Quantiles of the resamples' own best sizes and amounts between which, and a factor beyond, those are looked for."""
+SIZES, AMOUNTS = 60, 31
+"""How many there."""
 MARGIN = 0.005
 """In ln L: how far behind the best a place of the coarse search may lie and yet be searched closely."""
 
@@ -91,6 +95,29 @@ def _valleys(keys: Array, values: Array) -> list[int]:
     firsts = order[np.unique(keys[order], return_index=True)[1]]
     floor = np.concatenate([[np.inf], values[firsts], [np.inf]])
     return [int(row) for row in firsts[(floor[1:-1] < floor[:-2]) & (floor[1:-1] < floor[2:])]]
+
+
+def spread(problem: Problem, whole: Search, close: Search) -> Search:
+    """Join two searches with plans among which every resample finds its own best: about the best of all, and then over the range of the resamples' own.
+
+    The last rounds of a close search hold hardly another size, and a coarse one has wide steps, so that an interval from them alone would be either.
+    """
+    found = joined(joined(whole, close), search(problem, around_plan(problem, close.plans, close.best)))
+    plans, own = found.plans, found.resamples.argmin(1)
+    sizes = tuple(plans.sizes[number] for number in np.unique(plans.size[own]))
+    if problem.request.params is None and not problem.request.params_among:
+        low, high = (problem.clipped(float(end)) for end in np.quantile(plans.params[own], ENDS) * (1 / BEYOND, BEYOND))
+        sizes = problem.between(low, high, max(FINEST, float(np.log(high / low)) / SIZES)) or sizes
+    total, cost = (np.array([value(plans.sizes[number]) for number in plans.size[own]]) for value in (problem.tokens, lambda size: size.spec_cost))
+    part = plans.tokens_spec[own] / np.minimum(total / cost, problem.max_tokens_spec)
+    low, high = np.quantile(part[part > 0], ENDS) if (part > 0).any() else (1.0, 1.0)
+    fractions = np.unique(np.minimum(1.0, np.geomspace(low / BEYOND, high * BEYOND, AMOUNTS)))
+    left = total - cost * plans.tokens_spec[own]
+    most = np.minimum(left, problem.request.general_tokens or np.inf)
+    general = np.clip(plans.tokens_pt[own] / np.where(most > 1e-9 * total, most, np.inf), 0.0, 1.0)
+    shorter = np.quantile(general[general > 0], (0.0, 0.25, 0.5, 0.75)) if (general > 0).any() else ()
+    nearby = problem.plans(sizes, fractions, np.unique([*(share for share in shorter if share < 1 - 1e-9), 1.0]).tolist())
+    return joined(found, search(problem, nearby)) if len(nearby) else found
 
 
 def refine(problem: Problem, found: Search, number: int, closely: Round = FIRST) -> Search:

@@ -11,7 +11,7 @@ import numpy as np
 from planner.allocate.allocate import realised
 from planner.allocate.beyond import FAR, TOO_FAR, beyond, refuse_far, warnings_of_law
 from planner.allocate.break_even import break_evens
-from planner.allocate.closer import closest, refine
+from planner.allocate.closer import closest, refine, spread
 from planner.allocate.curves import NEAR, Curve, Exponent, Optimum, Scaling
 from planner.allocate.exponents import AT, bounded, exponents
 from planner.allocate.optimum import coarse, interval, joined
@@ -140,19 +140,19 @@ def _find(problem: Problem) -> Found:
     for along in (whole.plans.params, whole.plans.tokens_spec):
         order = chosen[np.argsort(along[chosen], kind="stable")]
         near |= {int(order[round(quantile * (len(order) - 1))]) for quantile in ANCHORS}
-    everything = joined(whole, close)
+    everything = spread(problem, whole, close)
     found = reduce(joined, [everything, *(refine(problem, whole, number) for number in sorted(near - {whole.best}))])
     values, bounds = bounded(problem, whole, found)
     plan = realised(problem, close.plans, close.best)
     own, here = found.resamples.argmin(1), len(whole.plans) + close.best
 
-    def spread(of: Array) -> tuple[float, float]:
+    def span(of: Array) -> tuple[float, float]:
         # Of the plans that `plan allocate` searches, so that both say the same.
         return interval(everything, of[: len(everything.plans)], LEVEL)
 
     plans = found.plans
     optimum = Optimum(
-        plan, spread(plans.params), spread(plans.tokens_pt), spread(plans.tokens_spec), spread(plans.tokens_spec / plans.unique_spec),
+        plan, span(plans.params), span(plans.tokens_pt), span(plans.tokens_spec), span(plans.tokens_spec / plans.unique_spec),
         beyond(problem.law, plan), tuple(name for name, where in bounds.items() if where[here]),
     )  # fmt: skip
     # The finer search for all that is compared with the resamples' own plans, which are found in it.

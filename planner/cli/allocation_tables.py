@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from planner.cli.console import say, table
+from planner.cli.console import say
+from planner.cli.tables import table
 from planner.units import format_count, format_interval
 
 if TYPE_CHECKING:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from planner.cli.console import bar, give, say, table
+from planner.cli.console import bar, give, say
 from planner.cli.fit import column_mapping
+from planner.cli.tables import table
 from planner.errors import InputError
 from planner.units import GROUPED, format_count, parse_flops
 

@@ -6,7 +6,8 @@ import math
 from typing import TYPE_CHECKING
 
 from planner.cli.allocation_tables import hundredths
-from planner.cli.console import say, table
+from planner.cli.console import say
+from planner.cli.tables import table
 from planner.units import format_count
 
 if TYPE_CHECKING:

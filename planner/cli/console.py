@@ -7,7 +7,7 @@ import json
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -69,21 +69,6 @@ def say(text: str) -> None:
 def give(value: Any) -> None:
     """Write a result for programs."""
     print(json.dumps(plain(value), indent=1, allow_nan=False, ensure_ascii=False), flush=True)
-
-
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, caption: str | None = None) -> None:
-    """Write a table for people to stdout; the first column is text, the rest are aligned right."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    drawn = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", caption=caption, caption_justify="left", pad_edge=False, title_style="bold")
-    for number, name in enumerate(columns):
-        drawn.add_column(name, justify="left" if number == 0 else "right", no_wrap=number == 0)
-    for row in rows:
-        drawn.add_row(*(str(item) for item in row))
-    width = None if sys.stdout.isatty() else 160
-    Console(width=width, highlight=False, markup=False).print(drawn)
 
 
 class Bar:

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from planner.cli.console import PlanGroup, bar, give, say, table
+from planner.cli.console import PlanGroup, bar, give, say
+from planner.cli.tables import table
 from planner.units import format_count
 
 app = typer.Typer(cls=PlanGroup, no_args_is_help=True, help="Build a corpus of a general and specialist domains, and look into one.")

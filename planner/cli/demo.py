@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from planner.cli.console import say, table
+from planner.cli.console import say
+from planner.cli.tables import table
 from planner.units import format_count, format_seconds
 
 HELP = (

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from planner.cli.console import bar, give, say, table
+from planner.cli.console import bar, give, say
 from planner.cli.decision import read_decision
 from planner.cli.sizes import read_counts
+from planner.cli.tables import table
 from planner.errors import DataError, InputError, StateError
 from planner.units import format_count, parse_count, parse_flops
 

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from planner.cli.allocation_tables import hundredths
 from planner.cli.answers import ANSWERS
-from planner.cli.console import bar, say, table
+from planner.cli.console import bar, say
 from planner.cli.paths import apart, replaceable
+from planner.cli.tables import table
 from planner.errors import InputError
 from planner.units import format_count
 

@@ -6,8 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from planner.cli.console import say, table
+from planner.cli.console import say
 from planner.cli.paths import default_workers
+from planner.cli.tables import table
 from planner.errors import InputError
 from planner.units import format_count
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from planner.cli.console import give, say, table
+from planner.cli.console import give, say
+from planner.cli.tables import table
 from planner.errors import InputError
 
 if TYPE_CHECKING:

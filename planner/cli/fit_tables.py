@@ -5,7 +5,8 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from planner.cli.console import say, table
+from planner.cli.console import say
+from planner.cli.tables import table
 from planner.errors import PlannerWarning
 from planner.fit.diagnosis import STATUS_ADVICE
 from planner.flags import FLAGS

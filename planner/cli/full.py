@@ -6,8 +6,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from planner.cli.console import Bar, bar, say, table
+from planner.cli.console import Bar, bar, say
 from planner.cli.needs import require_torch
+from planner.cli.tables import table
 from planner.units import format_bytes, format_count, format_seconds
 
 if TYPE_CHECKING:

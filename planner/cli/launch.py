@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from planner.cli.compiling import FLAGS, HELP, compiled_among
-from planner.cli.console import bar, give, say, table
+from planner.cli.console import bar, give, say
+from planner.cli.tables import table
 from planner.errors import DataError, InputError, PlannerWarning
 from planner.units import format_count, format_seconds, parse_flops
 

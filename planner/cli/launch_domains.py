@@ -6,7 +6,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from planner.cli.compiling import compiled_among
-from planner.cli.console import bar, give, say, table
+from planner.cli.console import bar, give, say
+from planner.cli.tables import table
 from planner.errors import DataError
 from planner.units import format_count, format_seconds
 

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from planner.cli.console import give, say, table
+from planner.cli.console import give, say
 from planner.cli.sizes import read_counts
+from planner.cli.tables import table
 from planner.errors import DataError, InputError
 from planner.units import format_count, parse_count
 

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from planner.cli.console import give, say, table
+from planner.cli.console import give, say
 from planner.cli.sizes import read_counts, read_sizes
+from planner.cli.tables import table
 from planner.units import format_count, format_interval, parse_count, parse_flops
 
 if TYPE_CHECKING:

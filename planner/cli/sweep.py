@@ -9,8 +9,9 @@ import typer
 
 from planner.cli import design
 from planner.cli.compiling import Compiled, compiled_among
-from planner.cli.console import PlanGroup, bar, give, say, table
+from planner.cli.console import PlanGroup, bar, give, say
 from planner.cli.sizes import read_counts
+from planner.cli.tables import table
 from planner.errors import StateError
 from planner.units import format_count, format_seconds, parse_count
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from planner.cli.console import give, say, table
+from planner.cli.console import give, say
+from planner.cli.tables import table
 from planner.units import format_count, format_seconds
 
 if TYPE_CHECKING:

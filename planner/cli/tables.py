@@ -1,0 +1,69 @@
+"""Tables for people, as wide as the terminal: what does not fit beside goes below, and no number is cut."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+PIPED = 160
+"""Columns of text where there is no terminal."""
+WRAPPED = 26
+"""Characters from which a cell is a sentence, which may be broken between words; what is shorter is a number or an interval and stays whole."""
+LEAST_NAME = 22
+"""Characters that the first column keeps, if it has so many, before columns go below."""
+GAP, EDGES = 3, 2
+"""Between columns, and at both ends of a row together."""
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, caption: str | None = None) -> None:
+    """Write a table to stdout; the first column is text, the rest are aligned right.
+
+    Columns that do not fit beside each other follow in a table of their own, below, with the first column once more.
+    """
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(width=None if sys.stdout.isatty() else PIPED, highlight=False, markup=False)
+    cells = [[str(item) for item in row] for row in rows]
+    needed = [_needed(name, [row[number] for row in cells]) for number, name in enumerate(columns)]
+    needed[0] = min(needed[0], max(LEAST_NAME, _longest_word(columns[0], [row[0] for row in cells])))
+    console.print(title, style="bold")
+    natural = [max(len(text) for text in (name, *(row[number] for row in cells))) for number, name in enumerate(columns)]
+    for group in _groups(needed, console.width - EDGES):
+        drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        left = console.width - EDGES - sum(needed[at] + GAP for at in (0, *group)) + GAP
+        for at in (0, *group):
+            # What is left over goes to those that would take more, the names first; rich's own division may cut what is needed.
+            more = max(0, min(natural[at] - needed[at], left))
+            left -= more
+            drawn.add_column(columns[at], justify="right" if at else "left", width=needed[at] + more, overflow="fold")
+        for row in cells:
+            drawn.add_row(row[0], *(row[at] for at in group))
+        console.print(drawn)
+    if caption:
+        console.print(caption, style="italic")
+
+
+def _needed(name: str, cells: list[str]) -> int:
+    """Return the characters that a column cannot do without."""
+    whole = [len(cell) for cell in cells if len(cell) < WRAPPED]
+    return max([*whole, _longest_word(name, [cell for cell in cells if len(cell) >= WRAPPED])])
+
+
+def _longest_word(name: str, cells: list[str]) -> int:
+    return max((len(word) for text in (name, *cells) for word in text.split()), default=1)
+
+
+def _groups(needed: list[int], width: int) -> list[list[int]]:
+    """Part the columns after the first so that each part fits beside the first, if it can."""
+    groups: list[list[int]] = [[]]
+    used = needed[0]
+    for number, wide in enumerate(needed[1:], 1):
+        if groups[-1] and used + GAP + wide > width:
+            groups.append([])
+            used = needed[0]
+        groups[-1].append(number)
+        used += GAP + wide
+    return groups

@@ -1,0 +1,35 @@
+"""Tables on terminals of any width: nothing is cut, and no number is broken."""
+
+from __future__ import annotations
+
+import pytest
+
+from planner.cli import tables
+
+COLUMNS = ["", "forecast loss (90 % interval)", "higher by", "size", "general + specialist", "note"]
+ROWS = [
+    ["no specialisation at all, whatever it costs", "5.067 (4.811 to 5.336)", "+122.96 %", "788k", "4.92M + 0", ""],
+    ["50/50", "2.272 (2.158 to 2.467)", "+0.24 %", "954k", "2.02M + 2.02M", "not measured: no run of the table has any of it"],
+]
+
+
+@pytest.mark.parametrize("width", [52, 60, 80, 100, 160])
+def test_every_number_is_whole_at_any_width(width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(tables, "PIPED", width)
+    tables.table("What else the budget could buy", COLUMNS, ROWS, caption="higher by: than the recommendation, in the mean")
+    text = capsys.readouterr().out
+    assert max(len(line) for line in text.splitlines()) <= width and "…" not in text
+    for cell in ("5.067 (4.811 to 5.336)", "2.272 (2.158 to 2.467)", "+122.96 %", "+0.24 %", "788k", "954k", "4.92M + 0", "2.02M + 2.02M"):
+        assert cell in text, cell
+    words = text.split()
+    for word in ("whatever", "measured:", "recommendation,", "interval)", "specialist"):
+        assert word in words, word
+
+
+def test_what_fits_is_one_table_and_what_does_not_goes_below(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    counts = {}
+    for width in (60, 100, 160):
+        monkeypatch.setattr(tables, "PIPED", width)
+        tables.table("title", COLUMNS, ROWS)
+        counts[width] = sum("50/50" in line for line in capsys.readouterr().out.splitlines())
+    assert counts[160] == 1 and counts[60] > counts[100] >= 1
