@@ -80,6 +80,7 @@ class Recipe:
             if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)) or not math.isfinite(value):
                 kind = "a whole number" if whole else "a number"
                 raise InputError(f"recipe: {field.name} = {value!r} is not {kind}", remedy=f"give {kind}")
+            object.__setattr__(self, field.name, value if whole else float(value))  # 1 and 1.0 are one recipe, and have one fingerprint
         if not isinstance(self.lora_targets, (list, tuple)) or not all(isinstance(target, str) for target in self.lora_targets):
             raise InputError(f"recipe: lora_targets = {self.lora_targets!r} is not a list of names", remedy=f"choose among {', '.join(TARGETS)}")
         object.__setattr__(self, "lora_targets", tuple(self.lora_targets))
