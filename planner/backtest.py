@@ -17,6 +17,7 @@ from planner.errors import DataError, InputError
 from planner.fit.data import FitData, early, fit_data, of_method
 from planner.fit.fit import RESAMPLES, Progress, fit
 from planner.fit.fitted import FittedLaw
+from planner.flags import judge_alone
 from planner.laws.dual import Array
 from planner.runs import usable
 
@@ -206,7 +207,8 @@ def backtest(
     skipped: list[Skipped] = []
     for number, limit in enumerate(limits, 1):
         try:
-            done.append(_replay(rows, data, limit, partial(fit_rows, number=number, which=f"below {limit:.3g} FLOPs"), hindsight))
+            fit_below = partial(fit_rows, number=number, which=f"below {limit:.3g} FLOPs")
+            done.append(_replay(partial(_known, frame, keep), data, limit, fit_below, hindsight))
         except DataError as error:
             skipped.append(Skipped(limit, int((data.flops <= limit).sum()), error.message))
     if not done:
@@ -239,7 +241,16 @@ def _expected(law: FittedLaw, data: FitData) -> Array:
     return result
 
 
-def _replay(rows: DataFrame, data: FitData, limit: float, fit_rows: Callable[[FitData], FittedLaw], hindsight: Array) -> Cutoff:
+def _known(frame: DataFrame, keep: tuple[str, ...], most: float) -> FitData:
+    """Return the runs of at most so many FLOPs as they were known then: not even what flags them comes from a run above."""
+    flops = frame["flops"].fillna(6.0 * frame["params_non_embedding"] * (frame["tokens_pt"] + frame["tokens_spec"]))
+    rows = judge_alone(frame[flops <= most])
+    held = {flag for text in rows["flags"] for flag in text.split(";")}
+    rows = of_method(usable(rows, tuple(flag for flag in keep if flag in held)).assign(flags=""), "full")
+    return fit_data(rows[~early(rows)].reset_index(drop=True))
+
+
+def _replay(known: Callable[[float], FitData], data: FitData, limit: float, fit_rows: Callable[[FitData], FittedLaw], hindsight: Array) -> Cutoff:
     """Fit the rows up to a limit and hold the forecasts of the others against their outcomes."""
     cheap = data.flops <= limit
     above = data.rows(~cheap)
@@ -250,7 +261,7 @@ def _replay(rows: DataFrame, data: FitData, limit: float, fit_rows: Callable[[Fi
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         # From the table again, and not a part of what was read from all of it: nothing of the runs above may enter, their noise included.
-        below = fit_data(rows[cheap].reset_index(drop=True))
+        below = known(limit)
         if data.two_stage and not below.two_stage:
             raise DataError("the runs below are of one stage, those above of two", remedy="raise the cut-off")
         fitted = fit_rows(below)

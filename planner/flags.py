@@ -5,6 +5,7 @@ Every rule needs only the table: what a run did against itself with fewer tokens
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -18,6 +19,10 @@ OFF_RATE = 1.01
 WORSE = 1.03
 BENT = 1.02
 ONE_PASS = 1.05
+BEYOND_NOISE, LEAST_CHORDS = 5.0, 8
+"""Deviations from the chords that the table's own noise makes, beyond which a run stands out, and the chords that tell what it is."""
+ALIKE = ("recipe", "vocab_size", "base", "method")
+"""Columns in which runs that are compared agree."""
 
 FLAGS = {
     "unfinished": "its status is neither ok nor diverged, such as crashed or running: the loss may not be that of its tokens",
@@ -25,11 +30,22 @@ FLAGS = {
     "short_stage": f"a run or a specialist stage under {MIN_STEPS} optimiser steps: a transient of the optimiser",
     "under_2_tokens_per_parameter": "fewer than 2 tokens per non-embedding parameter: a transient of the optimiser",
     "mostly_warmup": f"fewer steps than {WARMUP_MULTIPLE} times the recipe's warm-up: a transient of the schedule",
+    "copy": "an earlier row once more, the same in every number: it would count twice",
     "overfitted": f"loss over {OVERFITTED:g} times that of the same run with fewer passes: past any use, and no law need follow it there",
     "off_learning_rate": f"the same run at another learning rate reached a loss lower by a factor of {OFF_RATE:g} or more",
-    "larger_but_worse": f"loss over {WORSE:g} times that of a smaller model on the same fresh tokens: its learning rate was not near its best",
-    "negative_curvature": f"loss over {BENT:g} times the chord between fewer and more tokens, where every law of one stage is convex: a bad run",
+    "larger_but_worse": f"loss over {WORSE:g} times that of a smaller model on the same fresh tokens, and beyond the noise: its rate was not near its best",
+    "negative_curvature": f"loss over {BENT:g} times the chord between fewer and more tokens, where laws of one stage are convex, and beyond the noise: a bad run",
 }
+
+
+COMPARED = ("copy", "overfitted", "off_learning_rate", "larger_but_worse", "negative_curvature")
+"""Flags by what other runs did."""
+
+
+def judge_alone(frame: DataFrame) -> DataFrame:
+    """Judge the rows of a part of a table by each other only, as if the runs outside it had not been made."""
+    flags = frame["flags"].map(lambda text: ";".join(item for item in str(text).split(";") if item not in COMPARED))
+    return flag_runs(frame.assign(flags=flags).reset_index(drop=True))
 
 
 def flag_runs(frame: DataFrame) -> DataFrame:
@@ -44,15 +60,18 @@ def flag_runs(frame: DataFrame) -> DataFrame:
         "short_stage": known & ((steps < MIN_STEPS) | ((spec > 0) & (spec < MIN_STEPS))),
         # An open checkpoint has had its tokens before.
         "under_2_tokens_per_parameter": (tokens < MIN_TOKENS_PER_PARAMETER * frame["params_non_embedding"]) & (frame["branch_kind"] != "annealed"),
-        "overfitted": _overfitted(frame),
+        "copy": _copies(frame),
     }
+    finished = ~(rules["unfinished"] | rules["diverged"])
+    rules["overfitted"] = _overfitted(frame, finished)
     # A transient is no measure of its neighbours: the rules that compare runs look at the ones left.
     warming = frame["flags"].map(lambda text: "mostly_warmup" in str(text))
-    sound = ~(rules["unfinished"] | rules["diverged"] | rules["short_stage"] | rules["under_2_tokens_per_parameter"] | warming)
+    sound = finished & ~(rules["short_stage"] | rules["under_2_tokens_per_parameter"] | rules["copy"] | warming)
     rules["off_learning_rate"] = _off_learning_rate(frame, sound)
     sound &= ~rules["off_learning_rate"]
-    rules["larger_but_worse"] = _larger_but_worse(frame, sound)
-    rules["negative_curvature"] = _negative_curvature(frame, sound & ~rules["larger_but_worse"])
+    noise = _noise(frame, sound)
+    rules["larger_but_worse"] = _larger_but_worse(frame, sound, noise)
+    rules["negative_curvature"] = _negative_curvature(frame, sound & ~rules["larger_but_worse"], noise)
     flags = []
     for row in range(len(frame)):
         old = frame["flags"].iloc[row]
@@ -62,11 +81,17 @@ def flag_runs(frame: DataFrame) -> DataFrame:
     return frame.assign(flags=flags)
 
 
-def _overfitted(frame: DataFrame) -> Series[bool]:
+def _copies(frame: DataFrame) -> Series[bool]:
+    """Find rows that are an earlier one once more, but for what they are called."""
+    compared = frame.drop(columns=["run_id", "trunk_id", "sweep", "flags", "reason", "status"])
+    return compared.duplicated() & frame["loss_spec"].notna()
+
+
+def _overfitted(frame: DataFrame, finished: Series[bool]) -> Series[bool]:
     """Find runs whose loss is well above that of the same run with fewer specialist tokens."""
     found = _none(frame)
-    ended = frame[(frame["tokens_spec"] > 0) & frame["loss_spec"].notna() & frame["unique_spec"].notna()].sort_values("tokens_spec")
-    for _, group in ended.groupby(["params_non_embedding", "seed", "tokens_pt", "unique_spec", "replay_fraction", "method"], dropna=False):
+    ended = frame[finished & (frame["tokens_spec"] > 0) & frame["unique_spec"].notna()].sort_values("tokens_spec")
+    for _, group in ended.groupby([*ALIKE, "params_non_embedding", "seed", "tokens_pt", "unique_spec", "replay_fraction"], dropna=False):
         found[group.index] = group["loss_spec"] > OVERFITTED * group["loss_spec"].cummin()
     return found
 
@@ -74,38 +99,53 @@ def _overfitted(frame: DataFrame) -> Series[bool]:
 def _off_learning_rate(frame: DataFrame, sound: Series[bool]) -> Series[bool]:
     """Find runs that differ from a better one in the learning rate only."""
     found = _none(frame)
-    names = ["params_non_embedding", "seed", "tokens_pt", "tokens_spec", "unique_spec", "replay_fraction", "method"]
+    # The rate is part of a recipe's fingerprint only by its rule: tables of probes have one recipe each.
+    names = [*ALIKE[1:], "params_non_embedding", "seed", "tokens_pt", "tokens_spec", "unique_spec", "replay_fraction"]
     for _, group in frame[sound & frame["learning_rate"].notna()].groupby(names, dropna=False):
         if group["learning_rate"].nunique() > 1:
             found[group.index] = group["loss_spec"] > OFF_RATE * group["loss_spec"].min()
     return found
 
 
-def _larger_but_worse(frame: DataFrame, sound: Series[bool]) -> Series[bool]:
+def _larger_but_worse(frame: DataFrame, sound: Series[bool], noise: float) -> Series[bool]:
     """Find runs on fresh text that a smaller model beats on the same tokens; where text repeats, larger models may well be worse."""
     found = _none(frame)
     fresh = frame[sound & (frame["epochs_spec"].fillna(0) < ONE_PASS)].sort_values("params_non_embedding")
-    for _, group in fresh.groupby(["tokens_pt", "tokens_spec", "method"], dropna=False):
+    for _, group in fresh.groupby([*ALIKE, "tokens_pt", "tokens_spec"], dropna=False):
         # The least loss of strictly smaller models: equal sizes, which are other seeds, are not compared.
         least = group.groupby("params_non_embedding")["loss_spec"].min().cummin().shift()
-        found[group.index] = group["loss_spec"].to_numpy() > WORSE * least.reindex(group["params_non_embedding"]).fillna(float("inf")).to_numpy()
+        beaten = least.reindex(group["params_non_embedding"]).fillna(float("inf")).to_numpy()
+        found[group.index] = group["loss_spec"].to_numpy() > max(WORSE, 1 + BEYOND_NOISE * noise) * beaten
     return found
 
 
-def _negative_curvature(frame: DataFrame, sound: Series[bool]) -> Series[bool]:
-    """Find runs of one stage above the chord, in the logarithm of tokens, between the same model's with fewer and with more."""
+def _negative_curvature(frame: DataFrame, sound: Series[bool], noise: float) -> Series[bool]:
+    """Find runs of one stage well above the chord between the same model's with fewer and with more tokens."""
+    return _above_chord(frame, sound) > max(math.log(BENT), BEYOND_NOISE * noise)
+
+
+def _noise(frame: DataFrame, sound: Series[bool]) -> float:
+    """Return the deviation of ln L from the chords between neighbours, which the noise of runs makes; 0 where there are too few to tell."""
+    above = _above_chord(frame, sound).dropna()
+    if len(above) < LEAST_CHORDS:
+        return 0.0
+    return 1.4826 * float((above - above.median()).abs().median())
+
+
+def _above_chord(frame: DataFrame, sound: Series[bool]) -> Series[float]:
+    """Return how far runs of one stage lie above the chord, in the logarithm of tokens, between the same model's next ones, in ln L; NaN at the ends."""
     import numpy as np
 
-    found = _none(frame)
+    found = _none(frame).astype(float) * math.nan
     one_stage = ((frame["tokens_spec"] == 0) & (frame["tokens_spec"].max() == 0)) | ((frame["tokens_pt"] == 0) & (frame["epochs_spec"] < ONE_PASS))
     rows = frame[sound & one_stage].assign(_tokens=frame["tokens_pt"] + frame["tokens_spec"]).sort_values("_tokens")
-    for _, group in rows.groupby(["params_non_embedding", "seed", "method"], dropna=False):
+    for _, group in rows.groupby([*ALIKE, "params_non_embedding", "seed"], dropna=False):
         series = group.drop_duplicates("_tokens")
         if len(series) < 3:
             continue
         x, loss = np.log(series["_tokens"].to_numpy(float)), series["loss_spec"].to_numpy(float)
         share = (x[1:-1] - x[:-2]) / (x[2:] - x[:-2])
-        found[series.index[1:-1]] = loss[1:-1] > BENT * ((1 - share) * loss[:-2] + share * loss[2:])
+        found[series.index[1:-1]] = np.log(loss[1:-1] / ((1 - share) * loss[:-2] + share * loss[2:]))
     return found
 
 

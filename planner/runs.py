@@ -26,6 +26,8 @@ LARGEST = 1e30
 """Of sizes and tokens: what is larger is a mistake, and its FLOPs would not be a number."""
 LEAST_LOSS = 1e-3
 """Of losses [nats/token]: what is smaller is a mistake, or in other units."""
+CONTRADICTS = 1.1
+"""Factor between the passes that a table names and those that follow from its tokens, from which one of them is wrong."""
 SCHEMA: dict[str, tuple[str, str]] = {
     "run_id": ("text", "name of the endpoint, unique in the table"),
     "trunk_id": ("text", "general run it branches from; rows that share it are resampled together"),
@@ -252,7 +254,13 @@ def _check_ranges(frame: DataFrame, path: Path, header: int) -> None:
     for name in ("replay_fraction", "early_fraction"):
         refuse((frame[name] < 0) | (frame[name] > 1), name, "is not a share from 0 to 1")
     refuse(frame["replay_fraction"] == 1, "replay_fraction", "leaves the specialist stage no specialist token")
-    spec = frame["tokens_spec"] > 0
+    spec, passes = frame["tokens_spec"] > 0, frame["epochs_spec"]
+    refuse(passes < 0, "epochs_spec", "is negative")
+    refuse(spec & (passes == 0), "epochs_spec", "with specialist tokens is no number of passes")
+    follows = spec & frame["unique_spec"].isna() & passes.notna()
+    frame.loc[follows, "unique_spec"] = frame.loc[follows, "tokens_spec"] / frame.loc[follows, "epochs_spec"]
+    ratio = frame["tokens_spec"] / frame["unique_spec"] / passes
+    refuse(spec & ((ratio > CONTRADICTS) | (ratio < 1 / CONTRADICTS)), "epochs_spec", "contradicts tokens_spec / unique_spec")
     lacking = spec & frame["unique_spec"].isna()
     if lacking.any():
         frame.loc[lacking, "unique_spec"] = frame.loc[lacking, "tokens_spec"]
@@ -263,12 +271,19 @@ def _check_ranges(frame: DataFrame, path: Path, header: int) -> None:
 
 
 def one_recipe(frame: DataFrame) -> None:
-    """Refuse a table that mixes recipes or corpora.
+    """Refuse a table that mixes recipes, corpora or tokenizers, or runs off checkpoints with others.
 
     Raises:
-        DataError: more than one fingerprint stands in the column recipe or corpus.
+        DataError: it does.
     """
     for column in ("recipe", "corpus"):
         found = sorted(set(frame[column].dropna().astype(str)) - {""})
         if len(found) > 1:
             raise DataError(f"the runs mix {len(found)} fingerprints of {column}: {', '.join(found)}", remedy="fit one sweep at a time")
+    sizes = sorted(set(frame["vocab_size"].dropna()))
+    if len(sizes) > 1:
+        said = ", ".join(f"{size:g}" for size in sizes)
+        raise DataError(f"the runs mix vocabularies of {said} words, whose losses per token are different units", remedy="fit those of one tokenizer")
+    based = frame["base"].fillna("").astype(str).str.strip() != ""
+    if based.any() and not based.all():
+        raise DataError(f"{int(based.sum())} of {len(based)} runs start from a checkpoint, the others from nothing", remedy="fit one kind at a time")

@@ -17,6 +17,7 @@ from planner.runs import read_runs
 from tests.conftest import LAW
 
 TRUE = LAW.name
+pytestmark = pytest.mark.filterwarnings("ignore:no size has two trunks")
 
 
 def as_table(data: FitData, folder: Path) -> pd.DataFrame:

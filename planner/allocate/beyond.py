@@ -90,6 +90,14 @@ def tell_far(law: FittedLaw, flops: float, extrapolation: Mapping[str, float], w
             yield f"{who}no run of the table has any {AXIS_NAMES[name]}: their effect is not measured"
 
 
+def tell_unmeasured(law: FittedLaw, who: str = "") -> Iterator[str]:
+    """Say which parameters of a law nothing is known of."""
+    for member in law.members:
+        if member.unmeasured:
+            named = ", ".join(member.unmeasured)
+            yield f"{who}{member.law.name}: no run says anything of {named}, and a forecast that takes it is as wide as what it may be"
+
+
 def warnings_of_law(problem: Problem) -> list[str]:
     """List what must be said of the law under a request, whatever the plan."""
     found = []
@@ -107,6 +115,7 @@ def warnings_of_law(problem: Problem) -> list[str]:
         found.append("the law is of runs off open checkpoints: its general tokens are those after the checkpoint, and plan launch needs --base")
     if problem.law.unexplained:
         found.append(problem.law.unexplained)
+    found += tell_unmeasured(problem.law)
     for status in dict.fromkeys(member.status for member in problem.law.members if member.status != "converged"):
         names = ", ".join(member.law.name for member in problem.law.members if member.status == status)
         found.append(f"{names}: {status}: {STATUS_ADVICE[status]}")

@@ -109,7 +109,7 @@ def spread(problem: Problem, whole: Search, close: Search) -> Search:
         low, high = (problem.clipped(float(end)) for end in np.quantile(plans.params[own], ENDS) * (1 / BEYOND, BEYOND))
         sizes = problem.between(low, high, max(FINEST, float(np.log(high / low)) / SIZES)) or sizes
     total, cost = (np.array([value(plans.sizes[number]) for number in plans.size[own]]) for value in (problem.tokens, lambda size: size.spec_cost))
-    part = plans.tokens_spec[own] / np.minimum(total / cost, problem.max_tokens_spec)
+    part = plans.tokens_spec[own] / np.maximum(np.minimum(total / cost, problem.max_tokens_spec), 1e-300)
     low, high = np.quantile(part[part > 0], ENDS) if (part > 0).any() else (1.0, 1.0)
     fractions = np.unique(np.minimum(1.0, np.geomspace(low / BEYOND, high * BEYOND, AMOUNTS)))
     left = total - cost * plans.tokens_spec[own]

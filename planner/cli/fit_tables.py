@@ -24,7 +24,8 @@ def show(law: FittedLaw) -> None:
         rows: list[list[Any]] = []
         for number, (parameter, value) in enumerate(zip(member.law.parameters, member.theta, strict=True)):
             low, high = member.interval(number)
-            notes = [note for note, names in (("at its bound", member.at_bound), ("on a ridge", member.ridge)) if parameter.name in names]
+            kinds = (("not measured", member.unmeasured), ("at its bound", member.at_bound), ("on a ridge", member.ridge))
+            notes = [note for note, names in kinds if parameter.name in names]
             rows.append([parameter.name, f"{value:.4g}", f"{low:.3g} to {high:.3g}", parameter.unit, ", ".join(notes)])
         caption = (
             f"{member.law.formula}\n{member.status}: {STATUS_ADVICE[member.status]}; "
@@ -70,10 +71,11 @@ def show(law: FittedLaw) -> None:
     if farthest := law.source.get("farthest"):
         say("runs farthest from the law: " + ", ".join(f"{run['run_id']} {run['off_percent']:+.1f} %" for run in farthest))
     for flag, count in law.source.get("flagged", {}).items():
-        say(f"kept out of the fit: {count} runs flagged {flag} ({FLAGS.get(flag, 'named in the table')})")
+        kept = flag in law.source.get("kept_flags", [])
+        say(f"{'taken in all the same' if kept else 'kept out of the fit'}: {count} runs flagged {flag} ({FLAGS.get(flag, 'named in the table')})")
     least, most = law.support.low, law.support.high
-    axes = [f"{name} {format_count(least[name])} to {format_count(most[name])}" for name in least if most[name] and name != "flops_6nd"]
-    say(f"support: {'; '.join(axes)}")
+    axes = [f"{name} {format_count(least[name])} to {format_count(most[name])}" for name in least if most[name] and not name.startswith("flops")]
+    say(f"support: {'; '.join(axes)}; flops {least['flops']:.3g} to {most['flops']:.3g}")
 
 
 def show_profiles(law: FittedLaw, data: FitData) -> None:

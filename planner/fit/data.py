@@ -175,7 +175,7 @@ def early(frame: DataFrame) -> Series:
 def _replicate_sd(rows: DataFrame, log_loss: Array) -> float | None:
     """Pool the deviation of ln L over groups that differ in the seed only."""
     # Distinct tokens are whole documents, so equal caps give equal counts.
-    names = ["params_non_embedding", "tokens_pt", "tokens_spec", "unique_spec", "recipe"]
+    names = ["params_non_embedding", "tokens_pt", "tokens_spec", "unique_spec", "replay_fraction", "learning_rate", "recipe"]
     groups = rows.assign(_log=log_loss).groupby(names, dropna=False)
     total = freedom = 0.0
     for _, group in groups:

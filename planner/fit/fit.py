@@ -11,6 +11,7 @@ import numpy as np
 
 from planner.errors import DataError, InputError, PlannerWarning
 from planner.fit.data import FitData
+from planner.fit.diagnosis import WILD, wild
 from planner.fit.fitted import FittedLaw
 from planner.fit.holdout import mean_absolute_percent, slices
 from planner.fit.identify import check, reason_against
@@ -20,6 +21,7 @@ from planner.fit.resample import draw_weights, fit_weighted, scheme_for
 from planner.fit.select import Progress, Score, candidates, choose, score_laws
 from planner.fit.share import shared
 from planner.fit.support import Support
+from planner.fit.unmeasured import opened, unmeasured
 from planner.laws import Law, Reference, law_named, laws_named
 from planner.laws.dual import Array
 
@@ -73,7 +75,7 @@ def fit(
     spread = shared(pool, _resampled, parts, lambda share: tell("resampling by trunk", 0.7 + 0.25 * share))
     draws = [np.concatenate(spread[number : number + len(pieces)]) for number in range(0, len(spread), len(pieces))]
     ridges = shared(pool, _ridge, tasks, lambda share: tell("ridges", 0.95 + 0.05 * share))
-    members = [_member(*found) for found in zip(chosen, draws, ridges, strict=True)]
+    members = [_member(*found, data, seed) for found in zip(chosen, draws, ridges, strict=True)]
     if aside is not None:
         holdout = aside.result()
     elif largest:
@@ -84,7 +86,8 @@ def fit(
     drift = float(np.mean([score.drift for score in chosen]))
     about = {"rows": data.count, "replicate_sd": data.replicate_sd, "target": data.target, "resampling": scheme, **(source or {})}
     table = [_row(score, score in chosen) for score in scores]
-    fitted = FittedLaw(tuple(members), noise, drift, Support.of(data), float(np.exp(data.log_loss.min())), table, holdout, about)
+    sound = data.rows(~_wild(chosen, data))
+    fitted = FittedLaw(tuple(members), noise, drift, Support.of(sound), float(np.exp(sound.log_loss.min())), table, holdout, about)
     about["farthest"] = _farthest(fitted, data)
     return fitted
 
@@ -101,11 +104,15 @@ def _ridge(name: str, reference: Reference, theta: Array, data: FitData) -> tupl
     return ridge(law, data.points(reference), data.log_loss, theta)
 
 
-def _member(score: Score, draws: Array, on_ridge: tuple[str, ...]) -> Member:
+def _member(score: Score, draws: Array, on_ridge: tuple[str, ...], data: FitData, seed: int) -> Member:
     found = score.estimate
+    which = unmeasured(found.law, data.under(score.params_kind).points(score.reference), found.theta)
+    theta, draws = opened(found.law, which, found.theta, draws, np.random.default_rng([seed, 4])) if which.any() else (found.theta, draws)
+    names = tuple(parameter.name for parameter, nothing in zip(found.law.parameters, which, strict=True) if nothing)
     return Member(
-        found.law, score.params_kind, score.reference, found.theta, draws, found.status, found.starts, found.starts_agree,
-        found.diagnosis.condition, found.diagnosis.at_bound, on_ridge, found.objective,
+        found.law, score.params_kind, score.reference, theta, draws, found.status, found.starts, found.starts_agree, found.diagnosis.condition,
+        tuple(name for name in found.diagnosis.at_bound if name not in names), tuple(name for name in on_ridge if name not in names), found.objective,
+        names,
     )  # fmt: skip
 
 
@@ -124,6 +131,22 @@ def _suited(law: Law, data: FitData) -> Law:
     if reason := reason_against(law, data):
         raise DataError(f"the runs cannot carry the law {law.name}: it has {reason}", remedy="choose a simpler law, or --law auto")
     return law
+
+
+def _wild(chosen: Sequence[Score], data: FitData) -> Any:
+    """Tell which runs are likely mistakes by every law, and name them: a fit hardly follows them, and they count neither as noise nor as support."""
+    found = np.ones(data.count, dtype=bool)
+    for score in chosen:
+        law, points = score.estimate.law, data.under(score.params_kind).points(score.reference)
+        residual = data.log_loss - law.log_loss(score.estimate.theta[None], points)[0]
+        found &= wild(residual)
+    for row in np.flatnonzero(found):
+        warnings.warn(
+            f"{data.run_ids[row]} lies {100 * np.expm1(residual[row]):+.3g} % off the law, over {WILD:g} times as far as most runs: is it a mistake? "
+            "It is left out of the noise and the support; mend or delete it, and fit again",
+            PlannerWarning, stacklevel=3,
+        )  # fmt: skip
+    return found
 
 
 def _farthest(law: FittedLaw, data: FitData) -> list[dict[str, Any]]:

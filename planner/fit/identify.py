@@ -18,6 +18,8 @@ MIN_ROWS = 8
 ROWS_PER_PARAMETER = 2.0
 DECADE = 9.0
 """Sizes that span less are warned of; realised shapes miss a round decade by a little."""
+TRUNK = 3
+"""Runs off one trunk from which its luck shows in a fit."""
 SAME = 0.05
 """Spread of a logarithm under which values count as one."""
 
@@ -41,14 +43,16 @@ def check(data: FitData) -> None:
         _check_one_stage(data)
     if data.repeats or data.two_stage:
         _check_repetition(data)
+    _check_trunks(data)
 
 
 def levels(values: Array) -> Array:
-    """Return distinct positive values, those within 5 % of each other counted once."""
+    """Return distinct positive values, those within 5 % above one counted with it."""
     ordered = np.unique(values[values > 0])
-    if not len(ordered):
-        return ordered
-    starts = np.append(True, np.diff(np.log(ordered)) > SAME)
+    starts, at = [], 0
+    while at < len(ordered):  # not each against its neighbour, by which a table without a grid would be one chain
+        starts.append(at)
+        at = int(np.searchsorted(ordered, ordered[at] * np.exp(SAME), side="right"))
     return ordered[starts]
 
 
@@ -102,6 +106,17 @@ def _check_repetition(data: FitData) -> None:
         _warn("no run repeats its specialist text: what more than one epoch does is not measured")
     elif len(levels(data.unique_spec[data.tokens_spec > 0])) < 2:
         _warn("all runs have one amount of distinct specialist text: epochs and specialist tokens cannot be told apart")
+
+
+def _check_trunks(data: FitData) -> None:
+    rows = np.unique(data.cluster, return_counts=True)[1][data.cluster]
+    sizes, trunks = (values[rows >= TRUNK] for values in (data.params_by["non_embedding"], data.cluster))
+    pairs = np.unique(np.stack([sizes, trunks]), axis=1)
+    if data.replicate_sd is None and len(levels(sizes)) > 1 and len(pairs[0]) == len(np.unique(pairs[0])):
+        _warn(
+            "no size has two trunks, and no seed is repeated: what trunks differ by is not measured, and is in no interval; "
+            "repeat the trunk of one size with two more seeds"
+        )
 
 
 def _warn(text: str) -> None:

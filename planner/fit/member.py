@@ -38,6 +38,8 @@ class Member:
     ridge: tuple[str, ...]
     """Parameters that can double or halve at next to no cost, the others making up for it."""
     objective: float
+    unmeasured: tuple[str, ...] = ()
+    """Parameters that no row says anything of: the middle of their range, and any value of it in the resamples."""
 
     def interval(self, number: int) -> tuple[float, float]:
         """Return a parameter's interval over the resamples."""
@@ -62,6 +64,7 @@ class Member:
             "at_bound": self.at_bound,
             "ridge": self.ridge,
             "objective": self.objective,
+            **({"unmeasured": self.unmeasured} if self.unmeasured else {}),
             "theta": self.theta,
             "resamples": [[float(f"{value:.9g}") for value in row] for row in self.resamples],
         }
@@ -95,5 +98,5 @@ class Member:
         condition = item["condition"] if item["condition"] is not None else math.inf
         return cls(
             law, item["params_kind"], Reference(**item["reference"]), theta, resamples, item["status"], item["starts"], item["starts_agree"], condition,
-            tuple(item["at_bound"]), tuple(item["ridge"]), item["objective"],
+            tuple(item["at_bound"]), tuple(item["ridge"]), item["objective"], tuple(item.get("unmeasured", ())),
         )  # fmt: skip

@@ -10,6 +10,7 @@ import numpy as np
 
 from planner.errors import DataError
 from planner.fit.data import FitData
+from planner.fit.diagnosis import wild
 from planner.fit.estimate import Estimate, estimate
 from planner.fit.holdout import Slice, mean_absolute_percent, slices
 from planner.fit.identify import MIN_ROWS, ROWS_PER_PARAMETER, reason_against
@@ -177,6 +178,7 @@ def _fair(pieces: Sequence[Slice], count: int, laws: Sequence[Law]) -> list[Slic
 def _residual(data: FitData, whole: Estimate) -> Score:
     law = whole.law
     residual = data.log_loss - law.log_loss(whole.theta[None], data.points(data.reference))[0]
+    residual = np.where(wild(residual), 0.0, residual)
     deviation = float(np.sqrt((residual**2).sum() / max(1, data.count - len(law.parameters))))
     return Score(data.params_kind, data.reference, whole, 100 * deviation, {}, deviation)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from planner.allocate.beyond import TOO_FAR, tell_far
+from planner.allocate.beyond import TOO_FAR, tell_far, tell_unmeasured
 from planner.allocate.domains.answer import Structure
 from planner.allocate.domains.problem import DomainsProblem
 from planner.fit.diagnosis import STATUS_ADVICE
@@ -62,6 +62,7 @@ def warnings_of(problem: DomainsProblem, chosen: Structure, structures: tuple[St
     if request.max_epochs is not None and request.max_epochs > 1.01 * covered:
         yield f"--max-epochs {request.max_epochs:.3g} is beyond the {covered:.3g} that the runs cover"
     for law, members in problem.groups:
+        yield from tell_unmeasured(law, f"domain {request.domains[members[0]].name!r}: ")
         if law.unexplained:
             yield f"domain {request.domains[members[0]].name!r}: {law.unexplained}"
     for status in dict.fromkeys(member.status for law, _ in problem.groups for member in law.members if member.status != "converged"):
