@@ -33,8 +33,8 @@ FLAGS = {
     "copy": "an earlier row once more, the same in every number: it would count twice",
     "overfitted": f"loss over {OVERFITTED:g} times that of the same run with fewer passes: past any use, and no law need follow it there",
     "off_learning_rate": f"the same run at another learning rate reached a loss lower by a factor of {OFF_RATE:g} or more",
-    "larger_but_worse": f"loss over {WORSE:g} times that of a smaller model on the same fresh tokens, and beyond the noise: its rate was not near its best",
-    "negative_curvature": f"loss over {BENT:g} times the chord between fewer and more tokens, where laws of one stage are convex, and beyond the noise: a bad run",
+    "larger_but_worse": f"loss over {WORSE:g} times that of a smaller model on the same fresh tokens, beyond the noise: its rate was not near its best",
+    "negative_curvature": f"loss over {BENT:g} times the chord between fewer and more tokens, beyond the noise, where laws are convex: a bad run",
 }
 
 

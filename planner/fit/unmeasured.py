@@ -1,0 +1,41 @@
+"""Parameters that no row says anything of, such as what repetition does where no run repeats: a fit would leave them where its start was."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from planner.fit.scale import Scale
+from planner.laws import Law, Points
+from planner.laws.dual import Array
+
+
+def unmeasured(law: Law, points: Points, theta: Array) -> Array:
+    """Tell which parameters change the forecast of no row, shape (parameters,).
+
+    Args:
+        law: the law.
+        points: the rows.
+        theta: a solution, shape (parameters,).
+    """
+    with np.errstate(all="ignore"):  # an absurd row makes an infinite slope
+        slopes = law.log_loss_and_slopes(theta[None], points)[1][0]
+    return np.logical_not((slopes != 0).any(1))
+
+
+def opened(law: Law, which: Array, theta: Array, resamples: Array, random: np.random.Generator) -> tuple[Array, Array]:
+    """Put parameters that are not measured in the middle of the range that starts are drawn from, and in the resamples anywhere in it.
+
+    Args:
+        law: the law.
+        which: of its parameters, shape (parameters,).
+        theta: the solution, shape (parameters,).
+        resamples: shape (resamples, parameters).
+        random: source of chance.
+
+    Returns:
+        The solution and the resamples so changed.
+    """
+    scale = Scale(law)
+    low, high = (scale.natural(np.array([parameter.start[end] for parameter in law.parameters])) for end in (0, 1))
+    drawn = scale.unnatural(low + (high - low) * random.uniform(size=resamples.shape))
+    return np.where(which, scale.unnatural(0.5 * (low + high)), theta), np.where(which, drawn, resamples)
