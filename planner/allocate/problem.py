@@ -26,6 +26,8 @@ SIZES = 48
 """To search at least, where a range is narrow."""
 COARSEST = 0.17
 """Step in ln N of the first search."""
+SHORT_RUNS = "under_2_tokens_per_parameter"
+"""Flag of runs with fewer tokens per parameter."""
 FINEST = 2e-4
 """Step in ln N at which hardly a shape is missed."""
 EVERY_SHAPE = 1e-3
@@ -109,7 +111,13 @@ class Problem:
     @property
     def min_tokens_per_param(self) -> float:
         """Least tokens per parameter of a size that is searched: what the runs cover, since the law has not seen shorter ones."""
-        return max(MIN_TOKENS_PER_PARAMETER, self.law.support.low["tokens_per_param"])
+        return max(self.shortest, self.law.support.low["tokens_per_param"])
+
+    @property
+    def shortest(self) -> float:
+        """Least tokens per parameter of a size that is asked for: a transient of the optimiser, unless runs with fewer were taken into the fit."""
+        kept = SHORT_RUNS in self.law.source.get("kept_flags", ())
+        return min(MIN_TOKENS_PER_PARAMETER, self.law.support.low["tokens_per_param"]) if kept else MIN_TOKENS_PER_PARAMETER
 
     @property
     def min_tokens_stage(self) -> float:
@@ -145,8 +153,8 @@ class Problem:
         asked = (self.request.params,) if self.request.params is not None else self.request.params_among
         if asked:
             sizes = [self.size(params) for params in asked]
-            trainable = tuple(size for size in sizes if self._trainable(size, MIN_TOKENS_PER_PARAMETER))
-            return trainable or self._refuse(min(sizes, key=lambda size: size.params_non_embedding), MIN_TOKENS_PER_PARAMETER)
+            trainable = tuple(size for size in sizes if self._trainable(size, self.shortest))
+            return trainable or self._refuse(min(sizes, key=lambda size: size.params_non_embedding), self.shortest)
         least, most = self._range()
         step = max(min(COARSEST, math.log(most / least) / SIZES), FINEST)
         if found := self.between(least, most, step):

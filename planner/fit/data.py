@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -126,7 +127,11 @@ def fit_data(frame: DataFrame, keep: tuple[str, ...] = (), target: str = "spec",
     if rows.empty and (frame["status"] == "diverged").all():
         raise DataError(f"all {len(frame)} runs diverged, and none has a loss to fit", remedy="mend the recipe, the learning rate first, and run again")
     if rows.empty:
-        raise DataError(f"none of {len(frame)} runs has a {TARGETS[target]} and no flag", remedy="see the flags column, and take rows in with --keep FLAG")
+        counts = Counter(flag for text in frame["flags"] for flag in str(text).split(";") if flag)
+        said = ", ".join(f"{count} {flag}" for flag, count in counts.most_common()) or "none is flagged"
+        flag = next(iter(name for name, _ in counts.most_common() if name != "diverged"), None)
+        remedy = f"take rows in with --keep {flag} where they are sound all the same" if flag else f"give rows with a {TARGETS[target]}"
+        raise DataError(f"none of {len(frame)} runs has a {TARGETS[target]} and no flag: {said}", remedy=remedy)
     one_recipe(rows)
     if (rows["branch_kind"] == "annealed").any() and (rows["branch_kind"] == "stable").any():
         raise DataError("the runs mix branches off annealed and off stable models", remedy="fit one kind at a time")

@@ -16,7 +16,6 @@ from planner.allocate.domains.request import Domain, DomainsRequest
 from planner.allocate.optimum import MOST_RESAMPLES
 from planner.allocate.plans import sized
 from planner.allocate.problem import Problem, Size
-from planner.design.spec import MIN_TOKENS_PER_PARAMETER
 from planner.errors import DataError, InputError
 from planner.fit.fitted import FittedLaw
 from planner.laws.dual import Array
@@ -136,7 +135,7 @@ class DomainsProblem:
     def least_ratio(self) -> Array:
         """Least tokens per parameter of what a domain's model has seen, shape (domains,), as for one domain alone."""
         asked = self.request.params is not None or bool(self.request.params_among)
-        return np.array([MIN_TOKENS_PER_PARAMETER if asked else problem.min_tokens_per_param for problem in self.problems])
+        return np.array([problem.shortest if asked else problem.min_tokens_per_param for problem in self.problems])
 
     @property
     def least_stage(self) -> float:
