@@ -49,14 +49,14 @@ def allocate(
     Raises:
         DataError: the budget allows no plan, or the best one lies too far beyond the runs.
     """
-    problem = Problem.of(law, request, general)
+    problem = Problem.of(law, request, general, robust=robust)
     whole = coarse(problem)
     close = closest(problem, whole)
     everything = spread(problem, whole, close)
     guessed = around_plan(problem, everything.plans, everything.best_guess)
-    guess = realised(problem, guessed, int(np.argmin(guesses(problem, guessed))))
+    guess = realised(replace(problem, robust=False), guessed, int(np.argmin(guesses(problem, guessed))))
     plan = realised(problem, close.plans, close.best) if robust else guess
-    mine = _resampled(problem, plan)
+    mine, every = _resampled(problem, plan, MOST_RESAMPLES), _resampled(problem, plan)
     regret = 100 * np.expm1(np.maximum(mine - everything.resamples.min(1), 0.0))
     extrapolation = beyond(law, plan)
     if not allow_extrapolation:
@@ -66,7 +66,7 @@ def allocate(
     prices, exchange = worths(problem, everything, mine)
     shares, losses = profile(problem, everything.plans.sizes)
     splits, sizes = everything.plans.share, everything.plans.params
-    arms = [_arm(problem, name, share, mine, everything.plans.sizes) for name, share in ARMS]
+    arms = [_arm(problem, name, share, every, everything.plans.sizes) for name, share in ARMS]
     return Allocation(
         request={**{key: list(value) if isinstance(value, tuple) else value for key, value in asdict(request).items()}, "max_epochs": problem.max_epochs},
         plan=plan,
@@ -77,8 +77,8 @@ def allocate(
         params_within=within(everything, sizes, request.tolerance),
         regret_expected_percent=float(regret.mean()),
         regret_90_percent=float(np.quantile(regret, LEVEL)),
-        arms=(*arms, mixed_arm(problem, mine, everything.plans.sizes)),
-        alternatives=tuple(_alternatives(problem, everything, plan, mine)),
+        arms=(*arms, mixed_arm(problem, every, everything.plans.sizes)),
+        alternatives=tuple(_alternatives(problem, everything, plan, every)),
         worths=tuple(prices),
         exchange=exchange,
         extrapolation=extrapolation,
@@ -93,7 +93,8 @@ def describe(problem: Problem, plans: Plans, number: int) -> Plan:
     """Write one plan out, with its forecast."""
     size = plans.sizes[plans.size[number]]
     pt, spec, unique = (float(values[number]) for values in (plans.tokens_pt, plans.tokens_spec, plans.unique_spec))
-    forecast = problem.law.forecast({"non_embedding": [size.params_non_embedding], "total": [size.params_total]}, [pt], [spec], [unique])
+    params = {"non_embedding": [size.params_non_embedding], "total": [size.params_total]}
+    forecast = problem.law.forecast(params, [pt], [spec], [unique], mean=problem.robust)
     return Plan(
         size.params_non_embedding, size.params_total, pt, spec, unique, spec / unique, spec / (pt + spec), float(plans.flops[number]),
         flops_6nd(size.params_non_embedding, pt + spec), float(forecast.loss[0]), float(forecast.low[0]), float(forecast.high[0]),
@@ -134,10 +135,10 @@ def _priced(problem: Problem, plan: Plan) -> Plan:
     return replace(plan, flops=plan.flops + (size.spec_cost - 1) * share / (1 - share) * plan.tokens_spec * size.flops_per_token)
 
 
-def _resampled(problem: Problem, plan: Plan) -> Any:
+def _resampled(problem: Problem, plan: Plan, most: int | None = None) -> Any:
     params = {"non_embedding": [plan.params_non_embedding], "total": [plan.params_total]}
     points = problem.law.points(params, [plan.tokens_pt], [plan.tokens_spec], [plan.unique_spec])
-    return problem.law.log_loss_resamples(points, MOST_RESAMPLES)[:, 0]
+    return problem.law.log_loss_resamples(points, most)[:, 0]
 
 
 def _arm(problem: Problem, name: str, share: float, mine: Any, sizes: tuple[Size, ...]) -> Arm:

@@ -78,4 +78,4 @@ def choice_of(problem: Problem, base: Base, method: Method, stage: Stage, probab
 
 def _forecast(problem: Problem, base: Base, spec: float, replayed: float) -> Forecast:
     size = {"non_embedding": [base.shape.params_non_embedding], "total": [base.params_total(problem.vocab)]}
-    return problem.law.forecast(size, [base.tokens + replayed], [spec], [problem.request.unique_spec])
+    return problem.law.forecast(size, [base.tokens + replayed], [spec], [problem.request.unique_spec], mean=problem.robust)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 
@@ -48,7 +48,7 @@ def allocate_bases(
         InputError: a share that is none, no base, two of one name, limits that a base has itself, or a law or a method of adapters in both stages.
         DataError: no base fits, the law is of one stage, or all lie too far beyond the runs.
     """
-    problem = Problem.of(law, request, general)
+    problem = Problem.of(law, request, general, robust=robust)
     method = method or problem.method
     _consistent(problem, bases, method, kept_back)
     found = able(problem, bases, method, robust)
@@ -85,7 +85,7 @@ def _best_guess(problem: Problem, found: Able, method: Method) -> Guess:
     """Choose by the fitted parameters alone."""
     number = int(np.argmin([stage.guess.min() for stage in found.stages]))
     base, stage = found.bases[number], found.stages[number]
-    return Guess(base.name, plan_of(problem, base, method, *stage.amount(stage.best_guess)))
+    return Guess(base.name, plan_of(replace(problem, robust=False), base, method, *stage.amount(stage.best_guess)))
 
 
 def _consistent(problem: Problem, bases: Sequence[Base], method: Method, kept_back: Sequence[float]) -> None:

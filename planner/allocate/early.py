@@ -7,7 +7,6 @@ from dataclasses import replace
 import numpy as np
 
 from planner.allocate.allocation import Arm, Plan, behind
-from planner.allocate.optimum import MOST_RESAMPLES
 from planner.allocate.plans import Plans, Size
 from planner.allocate.problem import Problem
 from planner.fit.early import Early
@@ -55,11 +54,11 @@ def _one(plans: Plans, number: int, spec: Array) -> Plans:
     return replace(plans.rows(np.full(len(spec), number)), tokens_spec=spec)
 
 
-def _resampled(problem: Problem, plans: Plans, number: int, early: Early, most: int = MOST_RESAMPLES) -> Array:
+def _resampled(problem: Problem, plans: Plans, number: int, early: Early) -> Array:
     """Return ln L of one plan, each resample with its own worth, shape (resamples of all members,)."""
     found, first = [], 0
     for member, law in enumerate(problem.law.members):
-        count = min(most, len(law.resamples))
+        count = len(law.resamples)
         many = _one(plans, number, early.resamples[first : first + count] * plans.tokens_spec[number])
         points = problem.law.points(many.params_by, many.tokens_pt, many.tokens_spec, many.unique_spec)[member]
         found.append(np.diagonal(law.law.log_loss(law.resamples[:count], points)))
@@ -72,11 +71,12 @@ def _describe(problem: Problem, plans: Plans, number: int, early: Early) -> Plan
     pt, spec, unique = (float(values[number]) for values in (plans.tokens_pt, plans.tokens_spec, plans.unique_spec))
     worth = np.array([early.worth * spec])
     points = problem.law.points(_one(plans, number, worth).params_by, [pt], worth, [unique])
-    middle = float(problem.law.log_loss(points)[0])
+    own = _resampled(problem, plans, number, early)
+    middle = float(own.mean() if problem.robust else problem.law.log_loss(points)[0])
     distance = problem.law.support.distance([size.params_non_embedding], [pt], worth, [unique])
-    spread = float(((_resampled(problem, plans, number, early, 10**9) - middle) ** 2).mean())
+    spread = float(((own - middle) ** 2).mean())
     known = float(((problem.law.log_loss_resamples(points)[:, 0] - middle) ** 2).mean())
-    deviation = problem.law.deviation(points, distance)[0] ** 2 - known + spread + (early.off_percent / 100) ** 2
+    deviation = problem.law.deviation(points, distance, np.array([middle]))[0] ** 2 - known + spread + (early.off_percent / 100) ** 2
     width = Z * min(float(np.sqrt(deviation)), 5.0)
     return Plan(
         size.params_non_embedding, size.params_total, pt, spec, unique, spec / unique, spec / (pt + spec), float(plans.flops[number]),

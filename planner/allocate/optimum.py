@@ -214,6 +214,7 @@ def profile(problem: Problem, sizes: tuple[Size, ...], count: int = 41) -> tuple
     plans = Plans(size, params, pt, spec, unique, sizes)
     allowed = _allowed(problem, plans)
     least = np.full(count, np.inf)
-    np.minimum.at(least, number[allowed], problem.law.log_loss(_points(problem, plans.rows(allowed))))
+    expected = problem.law.log_loss_resamples(_points(problem, plans.rows(allowed)), MOST_RESAMPLES).mean(0)
+    np.minimum.at(least, number[allowed], expected)
     found = np.isfinite(least)
     return shares[found], np.exp(least[found])

@@ -50,9 +50,11 @@ class Problem:
     vocab: int | None
     retention: Retention | None = None
     """What the general loss may come to."""
+    robust: bool = True
+    """Whether losses are forecast by the mean over the resamples, or by what the fitted parameters say."""
 
     @classmethod
-    def of(cls, law: FittedLaw, request: Request, general: FittedLaw | None = None) -> Problem:
+    def of(cls, law: FittedLaw, request: Request, general: FittedLaw | None = None, *, robust: bool = True) -> Problem:
         """Make a problem; recipe and vocabulary are those that the law was measured with, `general` is the law of the general loss, if one is needed."""
         for member in law.members:
             if member.law.target != "spec":
@@ -80,7 +82,7 @@ class Problem:
                     f"--general-law is of runs with method {ways[1]}, and the law of runs with {ways[0]}, which forget otherwise",
                     remedy=f"fit one with plan fit SWEEP --target general --method {ways[0]}",
                 )
-        return cls(law, request, Recipe.from_mapping(recipe) if recipe else None, law.source.get("vocab_size"), retention)
+        return cls(law, request, Recipe.from_mapping(recipe) if recipe else None, law.source.get("vocab_size"), retention, robust)
 
     @property
     def max_tokens_spec(self) -> float:

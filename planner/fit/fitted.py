@@ -86,17 +86,25 @@ class FittedLaw:
         return np.concatenate([member.law.log_loss(member.resamples[:most], at) for member, at in zip(self.members, points, strict=True)])
 
     def forecast(
-        self, params: Mapping[str, Any], tokens_pt: Any, tokens_spec: Any, unique_spec: Any, replay_fraction: Any = None
+        self, params: Mapping[str, Any], tokens_pt: Any, tokens_spec: Any, unique_spec: Any, replay_fraction: Any = None, *, mean: bool = False
     ) -> Forecast:
         """Forecast the loss that one more run would have, with the interval that it falls in nine times of ten.
 
         The interval holds the resamples of all members, the noise of a run, and the drift outside the support. A law without an irreducible loss
         cannot know where the loss stops falling: outside the support the upper end of its interval stays at the lowest loss that was measured.
+
+        Args:
+            params: parameters by convention, as for `points`.
+            tokens_pt: general tokens.
+            tokens_spec: specialist tokens with repeats.
+            unique_spec: distinct specialist tokens.
+            replay_fraction: share of general tokens in the specialist stage; None for none.
+            mean: whether to forecast the mean of ln L over the resamples, which plans are chosen by, instead of what the fitted parameters say.
         """
         points = self.points(params, tokens_pt, tokens_spec, unique_spec, replay_fraction)
-        middle = self.log_loss(points)
+        middle = self.log_loss_resamples(points).mean(0) if mean else self.log_loss(points)
         distance = self.support.distance(params["non_embedding"], tokens_pt, tokens_spec, unique_spec)
-        deviation = self.deviation(points, distance)
+        deviation = self.deviation(points, distance, middle)
         # Beyond a deviation of 5 the interval says "anything"; the cap keeps it finite.
         width = Z * np.minimum(deviation, 5.0)
         high = np.exp(middle + width)
@@ -120,10 +128,9 @@ class FittedLaw:
             "models learn at once; see which runs lie farthest from it, and measure close to where it is to forecast"
         )
 
-    def deviation(self, points: Sequence[Points], distance: Array) -> Array:
-        """Return the deviation of ln L of a run at points a distance [log units] outside the support."""
-        resamples = self.log_loss_resamples(points)
-        spread = ((resamples - self.log_loss(points)) ** 2).mean(0)
+    def deviation(self, points: Sequence[Points], distance: Array, middle: Array) -> Array:
+        """Return the deviation from a forecast of ln L of a run at points a distance [log units] outside the support."""
+        spread = ((self.log_loss_resamples(points) - middle) ** 2).mean(0)
         with np.errstate(invalid="ignore"):
             drift = np.where(distance > 0, self.drift * distance, 0.0)
         result: Array = np.sqrt(spread + self.noise**2 + drift**2)

@@ -122,7 +122,7 @@ def course(launch: Launch, run: FullRun, law: FittedLaw | None) -> Course:
         "non_embedding": np.full(len(at), plan.params_non_embedding), "total": np.full(len(at), _params_total(launch, law)),
     }  # fmt: skip
     unique = np.full(len(at), plan.unique_spec if plan.unique_spec > 0 else np.nan)
-    found = law.forecast(params, launch.sunk + np.minimum(tokens, trunk) + replay * stage, (1 - replay) * stage, unique, replay)
+    found = law.forecast(params, launch.sunk + np.minimum(tokens, trunk) + replay * stage, (1 - replay) * stage, unique, replay, mean=True)
     points = [Expected(*row) for row in zip(at, tokens.tolist(), found.loss.tolist(), found.low.tolist(), found.high.tolist(), strict=True)]
     return Course((*points, end), "the law that the plan was made with")
 

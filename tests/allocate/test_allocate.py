@@ -17,9 +17,11 @@ from planner.allocate.domains.request import Domain, DomainsRequest
 from planner.allocate.request import Request
 from planner.errors import DataError, InputError
 from planner.fit.fitted import FittedLaw
+from planner.fit.member import Member
+from planner.fit.support import Support
 from planner.flops import flops_per_token
 from planner.ladder import shape_for
-from planner.laws import LAWS
+from planner.laws import LAWS, Reference
 from planner.method import Method
 from planner.recipe import Recipe
 from tests.conftest import true_log_loss
@@ -239,3 +241,32 @@ def test_what_else_is_behind_in_the_mean_that_the_plan_is_chosen_by(fitted: Fitt
 def test_a_general_stage_too_short_to_train_is_no_arm(fitted: FittedLaw) -> None:
     arms = {arm.name: arm for arm in allocate(fitted, Request(BUDGET, 2e6, general_tokens=1.0)).arms}
     assert arms["no specialisation"].plan is None and "general stage would be too short" in arms["no specialisation"].note
+
+
+def test_the_losses_that_are_shown_are_those_that_the_plans_are_ranked_by(fitted: FittedLaw) -> None:
+    unsure = replace(fitted, members=tuple(replace(one, theta=one.theta * 1.05) for one in fitted.members))  # parameters off from their resamples
+    answer = allocate(unsure, Request(1e12, 2e5))
+    for arm in (*answer.arms, *answer.alternatives):
+        if arm.plan is not None and arm.worse_percent is not None:
+            assert arm.worse_percent == pytest.approx(100 * (arm.plan.loss / answer.plan.loss - 1), abs=1e-6), arm.name
+            assert arm.plan.loss_low < arm.plan.loss < arm.plan.loss_high
+    points = unsure.points({"non_embedding": [answer.plan.params_non_embedding]}, [answer.plan.tokens_pt], [answer.plan.tokens_spec], [2e5])
+    guess = allocate(unsure, Request(1e12, 2e5), robust=False).plan
+    assert answer.plan.loss == pytest.approx(float(np.exp(unsure.log_loss_resamples(points).mean())))
+    points = unsure.points({"non_embedding": [guess.params_non_embedding]}, [guess.tokens_pt], [guess.tokens_spec], [2e5])
+    assert guess.loss == pytest.approx(float(np.exp(unsure.log_loss(points)[0])))
+
+
+def test_intervals_are_of_the_resamples_own_best_plans() -> None:
+    law = LAWS["chinchilla"]
+    theta = np.array([1.7, 0.6, 0.5, 0.34, 0.28])[[["E", "A", "B", "α", "β"].index(parameter.name) for parameter in law.parameters]]
+    drawn = theta * np.exp(0.02 * np.random.default_rng(1).normal(size=(100, 5)))
+    member = Member(law, "non_embedding", Reference(1e8, 1e10), theta, drawn, "converged", 1, 1, 1.0, (), (), 0.0)
+    box = {"params": (1e7, 1e10), "tokens_pt": (1e9, 1e12), "tokens_spec": (0.0, 0.0), "unique_spec": (0.0, 0.0), "epochs_spec": (0.0, 0.0),
+           "tokens_per_param": (5.0, 200.0), "flops": (1e17, 1e22), "flops_6nd": (1e17, 1e22)}  # fmt: skip
+    support = Support(*({name: ends[number] for name, ends in box.items()} for number in (0, 1)), dict.fromkeys(box, True))
+    answer = allocate(FittedLaw((member,), 0.003, 0.0, support, 2.0), Request(1e21, 1.0))
+    of = {parameter.name: drawn[:, number] for number, parameter in enumerate(law.parameters)}
+    # Where the slopes of A·(N/N0)^−α and B·(C/(6·N·D0))^−β in ln N are equal.
+    own = (np.log(of["α"] * of["A"] / (of["β"] * of["B"])) + of["α"] * np.log(1e8) + of["β"] * np.log(1e21 / 6 / 1e10)) / (of["α"] + of["β"])
+    assert np.log(answer.params_interval) == pytest.approx(np.quantile(own, [0.05, 0.95]), abs=0.02)

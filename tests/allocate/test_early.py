@@ -37,8 +37,8 @@ def test_its_plan_is_of_the_budget_and_its_interval_widens_with_the_worth(fitted
     # By hand: the law with half as many tokens of a specialist stage.
     plan = found.plan
     points = fitted.points({"non_embedding": [plan.params_non_embedding], "total": [plan.params_total]}, [plan.tokens_pt], [0.5 * plan.tokens_spec], [2e5])
-    assert plan.loss == pytest.approx(float(np.exp(fitted.log_loss(points)[0])), rel=1e-9)
-    assert found.worse_percent == pytest.approx(100 * (plan.loss / answer.plan.loss - 1), abs=0.05)  # the mean over the resamples is near
+    assert plan.loss == pytest.approx(float(np.exp(fitted.log_loss_resamples(points).mean())), rel=2e-4)  # worths scatter
+    assert found.worse_percent == pytest.approx(100 * (plan.loss / answer.plan.loss - 1), abs=1e-6)
 
 
 def test_a_worth_of_little_makes_it_worse_and_of_much_better(fitted: FittedLaw) -> None:
