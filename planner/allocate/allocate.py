@@ -11,6 +11,7 @@ import numpy as np
 from planner.allocate.allocation import KNOWS_NO_TEXT, Allocation, Arm, Plan, behind
 from planner.allocate.beyond import beyond, refuse_far, tell_far, warnings_of_law
 from planner.allocate.closer import around_plan, closest, spread
+from planner.allocate.dominated import better_in_both
 from planner.allocate.early import mixed_arm
 from planner.allocate.optimum import MOST_RESAMPLES, Search, coarse, guesses, interval, profile, search, within
 from planner.allocate.plans import Plans, Size, sized
@@ -82,7 +83,7 @@ def allocate(
         worths=tuple(prices),
         exchange=exchange,
         extrapolation=extrapolation,
-        warnings=(*_warnings(problem, whole, searched, extrapolation), *_warnings_of_replay(problem, plan, kept)),
+        warnings=(*_warnings(problem, whole, searched, extrapolation), *_warnings_of_replay(problem, plan, kept, float(every.mean()))),
         curve={"share": shares.tolist(), "loss": losses.tolist()},
         source={key: value for key, value in law.source.items() if key != "runs"},
         general=asdict(kept) if kept else None,
@@ -226,13 +227,16 @@ def _warnings(problem: Problem, whole: Search, plan: Plan, extrapolation: dict[s
     return found
 
 
-def _warnings_of_replay(problem: Problem, plan: Plan, kept: Kept | None) -> list[str]:
+def _warnings_of_replay(problem: Problem, plan: Plan, kept: Kept | None, mine: float) -> list[str]:
     if problem.retention is None or kept is None:
         return []
     names = ", ".join(dict.fromkeys(member.law.name for member in problem.retention.law.members))
-    surer = problem.retention.surer(kept)
+    both = better_in_both(problem, plan, kept, mine)
+    # A tighter limit is no advice where a looser one would be better in everything.
+    surer = "" if both else problem.retention.surer(kept)
     found = [f"the general loss is forecast by {names}, whose runs lie {100 * problem.retention.law.noise:.2g} % around it: the limit is kept with a "
              f"probability of {kept.probability:.0%}" + (f"; {surer}" if surer else "")]  # fmt: skip
+    found += [both] if both else []
     if len(problem.retention.replays) == 1:
         found.append("no run of the general law replays general text: what replay would keep is not measured, and none is planned")
     elif kept.replay_fraction:

@@ -138,6 +138,14 @@ class Retention:
             result[rows[excess <= np.where(plans.tokens_spec[rows] > 0, -margin, 1e-9)]] = share
         return result
 
+    def losses(self, plans: Plans, share: float, least_stage: float) -> tuple[Array, Array]:
+        """Forecast ln L of the general loss after a specialist stage with some replay, and before it; not a number where that cannot be trained."""
+        none = np.zeros(len(plans))
+        trunk = np.maximum(_trunk(plans.tokens_pt, plans.tokens_spec, share), 0.0)
+        after = self.law.log_loss(self.law.points(plans.params_by, trunk, plans.tokens_spec, plans.unique_spec, np.full(len(plans), share)))
+        before = self.law.log_loss(self.law.points(plans.params_by, np.maximum(plans.tokens_pt, 1.0), none, plans.unique_spec, none))
+        return np.where(_fits(plans.tokens_pt, plans.tokens_spec, share, least_stage), after, np.nan), before
+
     def replay_after(
         self, params: Mapping[str, Any], trunk: Array, spec: Array, unique: Array, most: float, margin: float = 0.0
     ) -> Array:

@@ -19,6 +19,7 @@ from planner.units import parse_count, parse_flops, parse_share
 
 if TYPE_CHECKING:
     from planner.allocate.budget import Budget
+    from planner.fit.fitted import FittedLaw
 
 HELP = (
     "Recommend how to split a budget: size, general tokens, specialist tokens, epochs, and the loss to expect.\n\n"
@@ -200,17 +201,28 @@ def allocate(
     elif not as_json and not base and wants_runs(answer):
         say(f"the runs that would say most about this decision: plan sweep design --flops BUDGET --decision {out}")
     if picture is not None:
-        from planner.report.style import save
-
-        if base:
-            from planner.report.bases import bases as draw_bases
-
-            save(picture, lambda axes: draw_bases(axes, answer), panels=2, width=5.6, height=max(3.4, 0.6 * len(answer.choices)))
-        else:
-            from planner.report.plans import split_curve
-
-            save(picture, lambda axes: split_curve(axes[0], answer))
+        _draw(picture, answer, fitted, bool(base))
         say(f"written: {picture}")
+
+
+def _draw(picture: Path, answer: Any, law: FittedLaw, bases: bool) -> None:
+    """Draw an answer: of bases before and after; of one model the loss by split, or by size under a law that knows no split."""
+    from planner.report.style import save
+
+    if bases:
+        from planner.report.bases import bases as draw_bases
+
+        save(picture, lambda axes: draw_bases(axes, answer), panels=2, width=5.6, height=max(3.4, 0.6 * len(answer.choices)))
+    elif law.members[0].law.stages == 1:
+        from planner.allocate.isoflop import iso_flops
+        from planner.report.plans import iso_flop
+
+        curves = iso_flops(law, [answer.request["flops"]], 1.0)
+        save(picture, lambda axes: iso_flop(axes[0], curves))
+    else:
+        from planner.report.plans import split_curve
+
+        save(picture, lambda axes: split_curve(axes[0], answer))
 
 
 def _throughput(gpu: str | None, mfu: float | None, stated: str | None) -> float | None:

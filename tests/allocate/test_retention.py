@@ -1,5 +1,6 @@
 """Limits on the general loss: kept, by the least replay that the law of the general loss asks for, or refused."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from tests.conftest import REFERENCE
 TRUTH = {"A": 3.0, "c": 0.9, "α": 0.12, "β": 1.3, "F": 0.4, "s0": 0.005, "k": 2.5, "b": 400.0, "χ": 0.4}
 LAW = LAWS["rehearsal"]
 REQUEST = Request(2e13, 2e5)
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -251,3 +253,18 @@ def test_a_part_of_the_budget_that_adapters_save_on_replay_is_said(fitted: Fitte
     left = 1 - answer.plan.flops / 1.5e13
     said = [text for text in answer.warnings if "which costs less than the general stage that the search counts it in" in text]
     assert bool(said) == (left > 0.02)
+
+
+def test_a_tight_rise_that_makes_the_model_worse_at_everything_is_said() -> None:
+    law, general = (FittedLaw.load(ROOT / "sweeps/computing" / name) for name in ("law.json", "replay/law_general.json"))
+    request = Request(1e13, 2e5, max_general_rise=0.01)
+    tight = allocate(law, request, general=general)
+    (said,) = [text for text in tight.warnings if "would leave both losses lower" in text]
+    assert not any("--max-general-rise" in text for text in tight.warnings), "no still tighter limit is advised"
+    rise = float(re.findall(r"rises ([\d.]+) %", said)[0]) / 100
+    loose = allocate(law, replace(request, max_general_rise=1.05 * rise), general=general)
+    assert tight.general is not None and loose.general is not None
+    assert loose.plan.loss < tight.plan.loss and loose.general["loss"] < tight.general["loss"]
+    assert not any("would leave both losses lower" in text for text in loose.warnings)
+    by_loss = allocate(law, replace(request, max_general_rise=None, max_general_loss=3.6), general=general)
+    assert not any("both losses" in text for text in by_loss.warnings)

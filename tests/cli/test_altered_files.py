@@ -145,3 +145,16 @@ def test_what_the_planner_writes_may_be_replaced(law: Path) -> None:
     whole = FittedLaw.load(law)
     whole.save(law, {})
     assert FittedLaw.load(law).members[0].theta.tolist() == whole.members[0].theta.tolist()
+
+
+def test_the_figure_of_a_law_of_one_stage_is_drawn_by_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from planner.report import plans
+
+    table = ["params_non_embedding,tokens_pt,loss_spec"]
+    table += [f"{n:g},{n * r:g},{1.7 + 400 / n**0.34 + 400 / (n * r) ** 0.28}" for n in (1e7, 3e7, 1e8, 3e8, 1e9) for r in (5, 20, 80)]
+    (tmp_path / "runs.csv").write_text("\n".join(table))
+    assert run("fit", str(tmp_path / "runs.csv"), "--law", "chinchilla", "--no-figures")[0] == 0
+    drawn: list[object] = []
+    monkeypatch.setattr(plans, "iso_flop", lambda axis, curves: drawn.extend(curves))
+    code, _, words = run("allocate", "--law", str(tmp_path), "--flops", "1e20", "--figure", "--out", str(tmp_path / "a.json"))
+    assert code == 0 and [curve.flops for curve in drawn] == [1e20] and (tmp_path / "a.png").is_file(), words

@@ -1,0 +1,49 @@
+"""Under a limit on the rise of the general loss: whether a plan outside it would be better in both losses.
+
+The rise is over what the same model was before its specialist stage, so that a trunk that knows less has less to lose: a tight limit may be kept by a
+model that is worse at everything.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from planner.allocate.allocation import Plan
+from planner.allocate.optimum import coarse
+from planner.allocate.problem import Problem
+from planner.allocate.retention import Kept
+
+CLEARLY = 2e-3
+"""In ln L of each loss, by which another plan must be better to be worth a word."""
+
+
+def better_in_both(problem: Problem, plan: Plan, kept: Kept, mine: float) -> str:
+    """Say which limit would leave both losses lower; nothing where none does, or the rise is not limited.
+
+    Args:
+        problem: the request, under a limit.
+        plan: the recommendation.
+        kept: its general loss.
+        mine: its ln L, mean over the resamples.
+    """
+    retention = problem.retention
+    if retention is None or problem.request.max_general_rise is None or plan.tokens_spec == 0:
+        return ""
+    free = replace(problem, request=replace(problem.request, max_general_rise=None, max_general_loss=None), retention=None)
+    found = coarse(free)
+    special = np.flatnonzero((found.expected < mine - CLEARLY) & (found.plans.tokens_spec > 0) & (found.plans.tokens_pt > 0))
+    best, said = np.log(kept.loss) - CLEARLY, ""
+    for share in retention.replays:
+        plans = found.plans.rows(special)
+        after, before = retention.losses(plans, share, problem.min_tokens_stage)
+        if len(after) and np.nanmin(after, initial=np.inf) < best:
+            row = int(np.nanargmin(after))
+            best, rise = float(after[row]), 100 * float(np.expm1(after[row] - before[row]))
+            said = (
+                f"a general loss that rises {rise:.2g} % would leave both losses lower: {np.exp(after[row]):.4g} general instead of {kept.loss:.4g}, "
+                f"{np.exp(found.expected[special[row]]):.4g} specialist instead of {np.exp(mine):.4g}. The rise is over what the same model was before: a "
+                "trunk that knows less has less to lose, and a limit on the loss itself (--max-general-loss) rewards none"
+            )
+    return said
