@@ -26,6 +26,8 @@ LARGEST = 1e30
 """Of sizes and tokens: what is larger is a mistake, and its FLOPs would not be a number."""
 LEAST_LOSS = 1e-3
 """Of losses [nats/token]: what is smaller is a mistake, or in other units."""
+MOST_TOKENS_PER_PARAMETER = 1_000_000
+"""Of a run: what has more has its columns in different units."""
 CONTRADICTS = 1.1
 """Factor between the passes that a table names and those that follow from its tokens, from which one of them is wrong."""
 SCHEMA: dict[str, tuple[str, str]] = {
@@ -190,7 +192,7 @@ def _complete(frame: DataFrame, path: Path) -> DataFrame:
     """Fill columns that a foreign table lacks with what follows from the others, or with nothing."""
     frame = frame.copy()
     for name in ("tokens_pt", "tokens_spec"):
-        if name not in frame:
+        if name not in frame or frame[name].map(lambda value: value is None or value != value or str(value).strip() == "").all():
             frame[name] = 0.0
     for name, (unit, _) in SCHEMA.items():
         if name not in frame:
@@ -240,6 +242,8 @@ def _check_ranges(frame: DataFrame, path: Path, header: int) -> None:
     for name in ("tokens_pt", "tokens_spec"):
         refuse(frame[name].isna() | (frame[name] < 0), name, "is missing or negative")
     refuse(frame["tokens_pt"] + frame["tokens_spec"] <= 0, "tokens_pt", "with no specialist tokens is no training")
+    lavish = (frame["tokens_pt"] + frame["tokens_spec"]) / frame["params_non_embedding"] > MOST_TOKENS_PER_PARAMETER
+    refuse(lavish, "params_non_embedding", f"has over {MOST_TOKENS_PER_PARAMETER:,.0f} tokens for each: is it in millions, and the tokens not?")
     for name in ("loss_spec", "loss_general"):
         refuse((frame[name] <= 0) & ok, name, "is not positive")
         refuse((frame[name] < LEAST_LOSS) & ok, name, f"is below {LEAST_LOSS:g} nats/token, which no language model reaches")

@@ -102,6 +102,7 @@ def test_a_column_that_stands_twice_is_refused_where_it_is_read(tmp_path: Path) 
         ("loss_general", 1e-300, "row 2: loss_general = 1e-300 is below 0.001 nats/token, which no language model reaches"),
         ("unique_spec", 1e-9, "row 2: unique_spec = 1e-09 is less than one; columns are in single parameters and tokens"),
         ("steps_pt", -3, "row 2: steps_pt = -3 is negative"),
+        ("tokens_spec", 1e14, "row 2: params_non_embedding = 1000000 has over 1,000,000 tokens for each: is it in millions"),
     ],
 )
 def test_a_value_that_no_run_has_is_refused_with_its_row(tmp_path: Path, column: str, value: float, sentence: str) -> None:
@@ -119,3 +120,12 @@ def test_one_column_of_theirs_may_be_two_of_ours(tmp_path: Path) -> None:
     frame = read_runs(path, named)
     for column, theirs in named.items():
         assert frame[column].tolist() == pd.read_csv(path)[theirs].tolist(), column
+
+
+def test_an_empty_column_of_tokens_is_zero(tmp_path: Path) -> None:
+    path = tmp_path / "runs.csv"
+    path.write_text("params_non_embedding,tokens_pt,tokens_spec,loss_spec\n1e6,1e7,,3\n2e6,2e7,,2.9\n", encoding="utf-8")
+    assert read_runs(path)["tokens_spec"].tolist() == [0.0, 0.0]
+    path.write_text("params_non_embedding,tokens_pt,tokens_spec,loss_spec\n1e6,1e7,,3\n2e6,2e7,1e6,2.9\n", encoding="utf-8")
+    with pytest.raises(InputError, match="row 2: tokens_spec = nan is missing or negative"):
+        read_runs(path)

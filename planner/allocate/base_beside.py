@@ -35,7 +35,7 @@ def longer(bases: Sequence[Base], stages: Sequence[Stage]) -> str:
     less, more = (float(gain.mean()) for gain in gains)
     return (
         f"{bases[long].name} ({_ratio(ratio[long])} general tokens per parameter) gains less from specialising than {bases[short].name} "
-        f"({_ratio(ratio[short])}) in {share:.0%} of the resamples: {less:.2g} against {more:.2g} % of the loss on average"
+        f"({_ratio(ratio[short])}) in {share:.0%} of the resamples: {less:.3g} against {more:.3g} % of the loss on average"
     )
 
 

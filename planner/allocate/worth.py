@@ -26,6 +26,8 @@ LEAST_GAIN = 1e-6
 MOST_WORTH = 10.0
 """Factor in compute up to which text is said to be worth compute: the rate is that of ten per cent more."""
 MOST_POWER = 1000.0
+LEAST_WORTH = 0.005
+"""Share of the compute under which text is worth none."""
 
 
 def worths(problem: Problem, found: Search, mine: Array) -> tuple[list[Worth], str]:
@@ -105,7 +107,7 @@ def exchange_of(budget: float, unique_spec: float, compute: Array, text: Array) 
     factors = MORE_COMPUTE ** np.minimum(np.maximum(text, 0.0) / np.maximum(compute, LEAST_GAIN), MOST_POWER)
     low, middle, high = (float(value) for value in np.quantile(factors, [(1 - LEVEL) / 2, 0.5, (1 + LEVEL) / 2]))
     amount = format_count(unique_spec)
-    if float(text.mean()) < 10 * LEAST_GAIN:  # less than whole steps of training make up
+    if float(text.mean()) < 10 * LEAST_GAIN or middle < 1 + LEAST_WORTH:  # less than whole steps of training make up
         return f"another {amount} distinct specialist tokens would buy nothing here"
     if middle > MOST_WORTH:
         flops = (MOST_WORTH - 1) * budget

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -199,7 +200,7 @@ def allocate(
     if further is not None:
         design_for(out, found, further)
     elif not as_json and not base and wants_runs(answer):
-        say(f"the runs that would say most about this decision: plan sweep design --flops BUDGET --decision {out}")
+        say(f"the runs that would say most about this decision: plan sweep design --flops BUDGET --decision {shlex.quote(str(out))}")
     if picture is not None:
         _draw(picture, answer, fitted, bool(base))
         say(f"written: {picture}")

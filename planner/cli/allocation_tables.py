@@ -85,7 +85,9 @@ def show(answer: Allocation) -> None:
     if answer.exchange:
         say(answer.exchange)
     outside = {name: factor for name, factor in answer.extrapolation.items() if factor > 1.2}
-    inside = "inside what the runs cover" if not outside else "outside the runs: " + ", ".join(f"{name} {factor:.3g}×" for name, factor in outside.items())
+    beyond_general = (answer.general or {}).get("extrapolation", 1.0) > 1.2
+    within = "inside what the runs of the specialist loss cover" if beyond_general else "inside what the runs cover"
+    inside = within if not outside else "outside the runs: " + ", ".join(f"{name} {factor:.3g}×" for name, factor in outside.items())
     guess = answer.best_guess
     special = "" if alone else f" at {100 * guess.share_spec:.3g} % specialist"
     say(f"{inside}; best guess of the parameters alone: {format_count(guess.params_non_embedding)}{special}")

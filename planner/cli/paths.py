@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from pathlib import Path
 
 from planner.errors import InputError
 
 SWEEPS = Path("sweeps")
+TABLES = (".csv", ".jsonl", ".ndjson", ".parquet")
+"""Ends of the names of runs tables."""
 
 
 def sweep_folder(name: str) -> Path:
@@ -46,6 +49,8 @@ def runs_files(path: Path) -> list[Path]:
 
 def law_file(path: Path | None) -> Path:
     """Return the law that a path means; by default the one under sweeps/."""
+    if path is not None and path.suffix in TABLES and path.exists():
+        raise InputError(f"{path} is a table of runs, not a law", remedy=f"fit one with plan fit {shlex.quote(str(path))}, and name its law.json")
     if path is not None and path.is_file():
         return path
     if path is None and Path("law.json").is_file():

@@ -125,6 +125,8 @@ def not_separated(given: Candidates, worlds: Worlds, noise: float, share: float)
 
 
 def _named(names: Sequence[str], wanted: Sequence[str]) -> str:
-    """Join the parameters that a law has of some."""
-    found = [name for name in wanted if name in names] or list(wanted)
+    """Join the parameters that a law has of some; a law that calls them otherwise has terms of the two stages all the same."""
+    found = [name for name in wanted if name in names]
+    if not found:
+        return "what the two stages do"
     return f"{', '.join(found[:-1])} and {found[-1]}" if len(found) > 1 else found[0]

@@ -200,3 +200,14 @@ def test_commas_between_thousands_are_no_list(law: Path, tmp_path: Path) -> None
 def test_a_seed_below_zero(law: Path) -> None:
     code, _, words = run("sweep", "design", "--flops", "1e12", "--law", str(law), "--seed", "-1")
     assert code == 2 and "-1" in words and "Traceback" not in words
+
+
+def test_a_table_is_no_law(tmp_path: Path) -> None:
+    (tmp_path / "my runs.csv").write_text("a,b\n1,2\n")
+    refused("is a table of runs, not a law; fit one with plan fit '", "allocate", "--law", tmp_path / "my runs.csv", "--flops", "1e12", "--spec-tokens", "1M")
+
+
+def test_the_command_that_is_advised_can_be_pasted(law: Path, tmp_path: Path) -> None:
+    place = tmp_path / "an answer.json"
+    _, _, words = run("allocate", "--law", str(law), "--flops", "2e13", "--spec-tokens", "200k", "--out", str(place))
+    assert f"--decision '{place}'" in words
