@@ -102,7 +102,6 @@ def test_a_column_that_stands_twice_is_refused_where_it_is_read(tmp_path: Path) 
         ("loss_general", 1e-300, "row 2: loss_general = 1e-300 is below 0.001 nats/token, which no language model reaches"),
         ("unique_spec", 1e-9, "row 2: unique_spec = 1e-09 is less than one; columns are in single parameters and tokens"),
         ("steps_pt", -3, "row 2: steps_pt = -3 is negative"),
-        ("tokens_spec", 1e14, "row 2: params_non_embedding = 1000000 has over 1,000,000 tokens for each: is it in millions"),
     ],
 )
 def test_a_value_that_no_run_has_is_refused_with_its_row(tmp_path: Path, column: str, value: float, sentence: str) -> None:
@@ -120,6 +119,13 @@ def test_one_column_of_theirs_may_be_two_of_ours(tmp_path: Path) -> None:
     frame = read_runs(path, named)
     for column, theirs in named.items():
         assert frame[column].tolist() == pd.read_csv(path)[theirs].tolist(), column
+
+
+def test_sizes_in_millions_beside_whole_tokens_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "runs.csv"
+    path.write_text("params_non_embedding,tokens_pt,loss_spec\n70,1.4e9,3\n160,3.2e9,2.9\n", encoding="utf-8")
+    with pytest.raises(InputError, match="row 2: params_non_embedding = 70 has over 1,000,000 tokens for each: is it in millions"):
+        read_runs(path)
 
 
 def test_an_empty_column_of_tokens_is_zero(tmp_path: Path) -> None:

@@ -204,7 +204,8 @@ def test_a_seed_below_zero(law: Path) -> None:
 
 def test_a_table_is_no_law(tmp_path: Path) -> None:
     (tmp_path / "my runs.csv").write_text("a,b\n1,2\n")
-    refused("is a table of runs, not a law; fit one with plan fit '", "allocate", "--law", tmp_path / "my runs.csv", "--flops", "1e12", "--spec-tokens", "1M")
+    asked = ("allocate", "--flops", "1e12", "--spec-tokens", "1M", "--law")
+    refused("is a table of runs, not a law; fit one with plan fit '", *asked, tmp_path / "my runs.csv")
 
 
 def test_the_command_that_is_advised_can_be_pasted(law: Path, tmp_path: Path) -> None:
