@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from planner.allocate.allocation import KNOWS_NO_TEXT, Allocation, Arm, Plan, behind
+from planner.allocate.allocation import KNOWS_NO_TEXT, PASSES, Allocation, Arm, Plan, behind
 from planner.allocate.beyond import beyond, refuse_far, tell_far, warnings_of_law
 from planner.allocate.closer import around_plan, closest, spread
 from planner.allocate.dominated import better_in_both
@@ -20,6 +20,7 @@ from planner.allocate.request import Request
 from planner.allocate.retention import Kept
 from planner.allocate.worth import worths
 from planner.design.spec import MIN_STEPS
+from planner.errors import DataError
 from planner.fit.fitted import FittedLaw
 from planner.fit.level import LEVEL
 from planner.flops import flops_6nd
@@ -67,7 +68,12 @@ def allocate(
     prices, exchange = worths(problem, everything, mine)
     shares, losses = profile(problem, everything.plans.sizes)
     splits, sizes = everything.plans.share, everything.plans.params
-    arms = [_arm(problem, name, share, every, everything.plans.sizes) for name, share in ARMS]
+    if problem.one_corpus:
+        arms = [_passes(problem, name, most, every) for name, most in PASSES.items()]
+    else:
+        arms = [_arm(problem, name, share, every, everything.plans.sizes) for name, share in ARMS]
+        arms.append(mixed_arm(problem, every, everything.plans.sizes))
+    epochs = everything.plans.tokens_spec / everything.plans.unique_spec
     return Allocation(
         request={**{key: list(value) if isinstance(value, tuple) else value for key, value in asdict(request).items()}, "max_epochs": problem.max_epochs},
         plan=plan,
@@ -78,7 +84,7 @@ def allocate(
         params_within=within(everything, sizes, request.tolerance),
         regret_expected_percent=float(regret.mean()),
         regret_90_percent=float(np.quantile(regret, LEVEL)),
-        arms=(*arms, mixed_arm(problem, every, everything.plans.sizes)),
+        arms=tuple(arms),
         alternatives=tuple(_alternatives(problem, everything, plan, every)),
         worths=tuple(prices),
         exchange=exchange,
@@ -87,6 +93,9 @@ def allocate(
         curve={"share": shares.tolist(), "loss": losses.tolist()},
         source={key: value for key, value in law.source.items() if key != "runs"},
         general=asdict(kept) if kept else None,
+        tokens_pt_interval=interval(everything, everything.plans.tokens_pt, LEVEL),
+        epochs_interval=interval(everything, epochs, LEVEL),
+        epochs_within=within(everything, epochs, request.tolerance),
     )
 
 
@@ -162,6 +171,19 @@ def _arm(problem: Problem, name: str, share: float, mine: Any, sizes: tuple[Size
     return Arm(name, _priced(problem, best), *behind(_resampled(problem, best), mine))
 
 
+def _passes(problem: Problem, name: str, most: float, mine: Any) -> Arm:
+    """Find the best plan of at most some passes over the one corpus."""
+    if most > problem.max_epochs:
+        return Arm(name, None, None, None, f"more than the {problem.max_epochs:.3g} that are allowed")
+    fewer = replace(problem, request=replace(problem.request, max_epochs=most))
+    try:
+        found = closest(fewer, coarse(fewer))
+    except DataError as error:
+        return Arm(name, None, None, None, error.message)
+    best = realised(fewer, found.plans, found.best)
+    return Arm(name, best, *behind(_resampled(problem, best), mine))
+
+
 def _alternatives(problem: Problem, found: Search, plan: Plan, mine: Any) -> Iterator[Arm]:
     """Find, among the plans that are as good, the smallest model and the fewest passes; such as are hardly simpler are left out."""
     plans = found.plans
@@ -203,7 +225,11 @@ def _warnings(problem: Problem, whole: Search, plan: Plan, extrapolation: dict[s
     if spent < 0.98 * request.flops:
         left = 1 - spent / request.flops
         tokens = (plan.tokens_pt + plan.tokens_spec) * (request.flops - spent) / plan.flops
-        if request.general_tokens and plan.tokens_pt > 0.98 * request.general_tokens:
+        if problem.one_corpus:
+            bound = plan.tokens_spec > 0.98 * problem.max_tokens_spec
+            passes = f"{problem.max_epochs:.3g} passes"
+            why = ["", f"buys nothing: no more than {passes} are allowed" if bound else "is left over: further passes are forecast to harm"]
+        elif request.general_tokens and plan.tokens_pt > 0.98 * request.general_tokens:
             why = ["the general text binds: ", "buys nothing, since the law knows no second pass over it"]
         elif plan.tokens_pt == 0 and (request.general_tokens or np.inf) < problem.min_tokens_stage:
             why = ["", f"is left over: the general text is too little for a stage of {MIN_STEPS} steps, and more of the other is forecast to harm"]

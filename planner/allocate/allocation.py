@@ -20,6 +20,8 @@ KIND = "allocation"
 VERSION = 1
 KNOWS_NO_TEXT = "the law knows no specialist tokens"
 """Note of arms under a law of one stage."""
+PASSES = {"one pass": 1.0, "four passes": 4.0}
+"""Arms under a law of one corpus and its repeats; four passes are what arXiv 2305.16264 found nearly as good as fresh text."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,12 @@ class Allocation:
     """The general loss, where it is limited: the fields of `retention.Kept`."""
     accuracy: dict[str, Any] | None = None
     """Forecast accuracy on a benchmark with its 90 % interval, as `accuracy.forecast` describes it; None where no table was given."""
+    tokens_pt_interval: tuple[float, float] | None = None
+    """90 % interval over the resamples of the general tokens of each resample's own best plan; None in answers of older versions, as below."""
+    epochs_interval: tuple[float, float] | None = None
+    """The same of the passes over the specialist text."""
+    epochs_within: tuple[float, float] | None = None
+    """Range of passes among all plans whose loss is within the tolerance of the best."""
 
     @property
     def replay_fraction(self) -> float:
@@ -135,6 +143,11 @@ class Allocation:
     def tokens_trunk(self) -> float:
         """General tokens before the specialist stage."""
         return self.plan.tokens_pt - (float(self.general["tokens_replayed"]) if self.general else 0.0)
+
+    @property
+    def one_corpus(self) -> bool:
+        """Whether it is under a law of one corpus and its repeats, so that all its text is the specialist one."""
+        return any(arm.name in PASSES for arm in self.arms)
 
     @property
     def settled(self) -> bool:
@@ -175,7 +188,11 @@ class Allocation:
             arms, alternatives = (tuple(_arm(arm) for arm in body.get(key, ())) for key in ("arms", "alternatives"))
             plan, guess = _plan(body["plan"]), _plan(body["best_guess"])
             assert plan is not None and guess is not None
-            pairs = {key: (body[key][0], body[key][1]) for key in ("share_interval", "params_interval", "share_within", "params_within")}
+            spans = ("tokens_pt_interval", "epochs_interval", "epochs_within")
+            given = [key for key in spans if body.get(key) is not None]
+            pairs = {key: (body[key][0], body[key][1]) for key in ("share_interval", "params_interval", "share_within", "params_within", *given)}
+            for key, ends in pairs.items():
+                check_numbers(dict(zip((f"{key} from", f"{key} to"), ends, strict=True)), (f"{key} from", f"{key} to"), low=0.0)
             return cls(
                 request=body["request"], plan=plan, best_guess=guess, **pairs, regret_expected_percent=body["regret_expected_percent"],
                 regret_90_percent=body["regret_90_percent"], arms=arms, alternatives=alternatives,

@@ -100,7 +100,7 @@ def _consistent(problem: Problem, bases: Sequence[Base], method: Method, kept_ba
             f"a --base is specialised in one stage, and {(problem.method if problem.method.both else method).name} has adapters in two",
             remedy="under a law of such runs leave --base away and give the checkpoint to plan launch --base; else choose --method lora or qlora",
         )
-    if problem.one_stage:
+    if problem.one_stage or problem.one_corpus:
         raise DataError("the law was fitted to runs of one stage and says nothing of specialising a base", remedy="give a law of two stages")
     if len({base.name for base in bases}) < len(bases) or not bases:
         raise InputError(f"{len(bases)} bases with {len({base.name for base in bases})} names", remedy="give each --base a name of its own")

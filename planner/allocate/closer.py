@@ -113,7 +113,7 @@ def spread(problem: Problem, whole: Search, close: Search) -> Search:
     low, high = np.quantile(part[part > 0], ENDS) if (part > 0).any() else (1.0, 1.0)
     fractions = np.unique(np.minimum(1.0, np.geomspace(low / BEYOND, high * BEYOND, AMOUNTS)))
     left = total - cost * plans.tokens_spec[own]
-    most = np.minimum(left, problem.request.general_tokens or np.inf)
+    most = np.minimum(left, problem.general_tokens)
     general = np.clip(plans.tokens_pt[own] / np.where(most > 1e-9 * total, most, np.inf), 0.0, 1.0)
     shorter = np.quantile(general[general > 0], (0.0, 0.25, 0.5, 0.75)) if (general > 0).any() else ()
     nearby = problem.plans(sizes, fractions, np.unique([*(share for share in shorter if share < 1 - 1e-9), 1.0]).tolist())
@@ -137,7 +137,7 @@ def around_plan(problem: Problem, plans: Plans, number: int, closely: Round = FI
     fractions = np.array([1.0])
     if spec > 0:
         fractions = _around(spec / min(total / cost, problem.max_tokens_spec), closely.text_reach, closely.amounts)
-    most = min(total - cost * spec, problem.request.general_tokens or np.inf)
+    most = min(total - cost * spec, problem.general_tokens)
     general = _around(pt / most, closely.text_reach, 5) if most > 1e-9 * total and pt < (1 - 1e-9) * most else np.ones(1)
     return problem.plans((size, *others), fractions, general.tolist())
 

@@ -59,13 +59,14 @@ class Problem:
         for member in law.members:
             if member.law.target != "spec":
                 raise InputError(f"the law {member.law.name} is of the {member.law.target} loss", remedy="give a law of the specialist loss")
-            if member.law.repeats:
-                raise InputError(
-                    f"the law {member.law.name} is of one corpus and its repeats, and knows no general stage",
-                    remedy="give a law of two stages, or of one without repeats",
-                )
+        one_corpus = law.members[0].law.repeats
+        if one_corpus and request.general_tokens is not None:
+            raise InputError(
+                f"the law {law.members[0].law.name} is of one corpus and its repeats, and knows no general text",
+                remedy="leave --general-tokens away: --spec-tokens says what the corpus has",
+            )
         recipe = law.source.get("recipe")
-        if law.members[0].law.stages == 1 and not law.support.high["tokens_pt"]:
+        if law.members[0].law.stages == 1 and not one_corpus and not law.support.high["tokens_pt"]:
             raise InputError(
                 "the law is of runs with specialist tokens only, and says nothing of a general stage",
                 remedy="give a law of two stages, or call those tokens tokens_pt when fitting one of a single stage",
@@ -92,7 +93,17 @@ class Problem:
     @property
     def one_stage(self) -> bool:
         """Whether the law knows only sizes and tokens."""
-        return self.law.members[0].law.stages == 1
+        return self.law.members[0].law.stages == 1 and not self.one_corpus
+
+    @property
+    def one_corpus(self) -> bool:
+        """Whether the law is of one corpus and its repeats: no general stage, and the specialist text is all there is."""
+        return self.law.members[0].law.repeats
+
+    @property
+    def general_tokens(self) -> float:
+        """Most general tokens."""
+        return 0.0 if self.one_corpus else self.request.general_tokens or math.inf
 
     @property
     def max_epochs(self) -> float:
@@ -143,8 +154,7 @@ class Problem:
 
     def tokens_at(self, size: Size, share: float) -> float:
         """Return the training tokens of a size at a share of specialist tokens, which the general text may limit further."""
-        general = self.request.general_tokens or math.inf
-        return min(self.tokens(size) / (1 - share + size.spec_cost * share), general / (1 - share) if share < 1 else math.inf)
+        return min(self.tokens(size) / (1 - share + size.spec_cost * share), self.general_tokens / (1 - share) if share < 1 else math.inf)
 
     def sizes(self) -> tuple[Size, ...]:
         """List the sizes to search: those asked for, or a ladder down from where tokens per parameter would be too few.
@@ -243,7 +253,7 @@ class Problem:
 
     def refuse_text(self) -> NoReturn:
         """Say that there is too little text for any stage."""
-        general, special = (format_count(tokens) for tokens in (self.request.general_tokens or math.inf, self.max_tokens_spec))
+        general, special = (format_count(tokens) for tokens in (self.general_tokens, self.max_tokens_spec))
         raise DataError(
             f"{general} general tokens, and {special} specialist ones with repeats, are each too few for a stage of {MIN_STEPS} steps, "
             f"{format_count(self.min_tokens_stage)} tokens",
@@ -262,7 +272,7 @@ class Problem:
             general: of the most general tokens that budget and text allow then, each in [0, 1]; under 1 some of the budget is left over.
         """
         stage, least = self.min_tokens_stage, self.min_tokens_stage * (1 - ROUNDING)
-        general_tokens, unique = self.request.general_tokens or math.inf, float(self.request.unique_spec)
+        general_tokens, unique = self.general_tokens, float(self.request.unique_spec)
         total, cost = (np.array(values)[:, None] for values in zip(*((self.tokens(size), size.spec_cost) for size in sizes), strict=True))
         most = np.minimum(total / cost, self.max_tokens_spec)
         ends = np.hstack([np.full_like(total, stage), (total - stage) / cost, np.full_like(total, unique), (total - general_tokens) / cost])
@@ -306,7 +316,7 @@ class Problem:
         step = self.recipe.tokens_per_step if self.recipe else 1
         spec = step * math.floor(tokens_spec / step + ROUNDING)
         # What the specialist stage leaves over is a part of a step, and may make one more of the general stage.
-        left = min(tokens_pt + size.spec_cost * (tokens_spec - spec), self.request.general_tokens or math.inf) if tokens_pt > 0 else 0.0
+        left = min(tokens_pt + size.spec_cost * (tokens_spec - spec), self.general_tokens) if tokens_pt > 0 else 0.0
         pt = step * math.floor(left / step + ROUNDING)
         return self._make(np.zeros(1, dtype=int), np.array([float(pt)]), np.array([float(spec)]), (size,))
 

@@ -145,6 +145,8 @@ def allocate(
     apart(out, found, case)
     fitted = FittedLaw.load(found)
     if spec_tokens is None:
+        if fitted.members[0].law.repeats:
+            raise InputError("the law is of one corpus and its repeats", remedy="give --spec-tokens: the distinct tokens that the corpus has")
         if fitted.members[0].law.stages == 2:
             raise InputError("there is no specialist text", remedy="give --spec-tokens for one domain, or --domains for many")
         spec_tokens = "1"  # a law of one stage knows none, whatever there is
@@ -218,7 +220,7 @@ def _draw(picture: Path, answer: Any, law: FittedLaw, bases: bool) -> None:
         from planner.allocate.isoflop import iso_flops
         from planner.report.plans import iso_flop
 
-        curves = iso_flops(law, [answer.request["flops"]], 1.0)
+        curves = iso_flops(law, [answer.request["flops"]], answer.plan.unique_spec)
         save(picture, lambda axes: iso_flop(axes[0], curves))
     else:
         from planner.report.plans import split_curve

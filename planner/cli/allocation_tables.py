@@ -27,8 +27,8 @@ def show(answer: Allocation) -> None:
     rows = [
         ["non-embedding parameters", *size],
         ["share of specialist tokens", *share],
-        ["general tokens", format_count(plan.tokens_pt), "", ""],
-        ["specialist tokens", f"{format_count(plan.tokens_spec)} = {plan.epochs_spec:.3g} epochs", "", ""],
+        ["general tokens", format_count(plan.tokens_pt), *_spans(answer.tokens_pt_interval)],
+        ["specialist tokens", f"{format_count(plan.tokens_spec)} = {plan.epochs_spec:.3g} epochs", *_passes(answer)],
         ["forecast specialist loss [nats/token]", f"{plan.loss:.4g}", f"{plan.loss_low:.4g} to {plan.loss_high:.4g}", ""],
         ["perplexity", f"{_perplexity(plan.loss)}", f"{_perplexity(plan.loss_low)} to {_perplexity(plan.loss_high)}", ""],
         ["FLOPs (6·N·D)", f"{plan.flops:.3g} ({plan.flops_6nd:.3g})", "", ""],
@@ -57,7 +57,10 @@ def show(answer: Allocation) -> None:
     if alone:
         title = f"Recommended size for {request['flops']:.3g} FLOPs"
         rows = [[row[0].replace("specialist ", ""), *row[1:]] for row in rows if row[0] not in ("share of specialist tokens", "specialist tokens")]
-    caption = "90 % interval: of losses, of one run; of size and share, where the best lies by each refit of the law: it says nothing of other laws"
+    if answer.one_corpus:
+        title = f"Recommended size and passes for {request['flops']:.3g} FLOPs over {format_count(request['unique_spec'])} distinct tokens"
+        rows = [[row[0].replace("specialist ", ""), *row[1:]] for row in rows if row[0] not in ("share of specialist tokens", "general tokens")]
+    caption = "90 % interval: of losses, of one run; of sizes and amounts, where the best lies by each refit of the law: it says nothing of other laws"
     table(title, ["", "recommended", "90 % interval", tolerance], rows, caption=caption)
     arms = []
     for arm in answer.alternatives if alone else (*answer.arms, *answer.alternatives):
@@ -66,10 +69,11 @@ def show(answer: Allocation) -> None:
         else:
             other = arm.plan
             loss = f"{other.loss:.4g} ({other.loss_low:.4g} to {other.loss_high:.4g})"
-            split = format_count(other.tokens_pt) if alone else f"{format_count(other.tokens_pt)} + {format_count(other.tokens_spec)}"
+            parts = [other.tokens_pt, other.tokens_spec][answer.one_corpus : 1 if alone else 2]
+            split = " + ".join(format_count(part) for part in parts)
             higher = f"{round(arm.worse_percent, 2) + 0.0:+.2f} %"
             arms.append([arm.name, loss, higher, f"{arm.probability:.0%}", format_count(other.params_non_embedding), split])
-    columns = ["instead", "forecast loss (90 % interval)", "higher by", "loses in", "size", "tokens" if alone else "general + specialist"]
+    columns = ["instead", "forecast loss (90 % interval)", "higher by", "loses in", "size", "tokens" if alone or answer.one_corpus else "general + specialist"]
     caption = (
         "higher by: than the recommendation, in the mean over the law's refits, by which it is chosen; loses in: share of them that have it behind; "
         "what all of them get wrong is not in it"
@@ -89,7 +93,7 @@ def show(answer: Allocation) -> None:
     within = "inside what the runs of the specialist loss cover" if beyond_general else "inside what the runs cover"
     inside = within if not outside else "outside the runs: " + ", ".join(f"{name} {factor:.3g}×" for name, factor in outside.items())
     guess = answer.best_guess
-    special = "" if alone else f" at {100 * guess.share_spec:.3g} % specialist"
+    special = "" if alone else f" in {guess.epochs_spec:.3g} epochs" if answer.one_corpus else f" at {100 * guess.share_spec:.3g} % specialist"
     say(f"{inside}; best guess of the parameters alone: {format_count(guess.params_non_embedding)}{special}")
     if answer.settled:
         limit = ", with the limit on the general loss as its law has it" if general else ""
@@ -111,6 +115,14 @@ def _perplexity(loss: float) -> str:
 def hundredths(value: float) -> str:
     """Write per cent to the hundredth, with no minus before a zero."""
     return f"{round(value, 2) + 0.0:.2f}"
+
+
+def _spans(interval: tuple[float, float] | None) -> list[str]:
+    return ["" if interval is None else format_interval(*interval), ""]
+
+
+def _passes(answer: Allocation) -> list[str]:
+    return ["" if span is None else f"{span[0]:.3g} to {span[1]:.3g} epochs" for span in (answer.epochs_interval, answer.epochs_within)]
 
 
 def _percent(span: tuple[float, float]) -> str:

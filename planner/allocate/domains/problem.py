@@ -75,8 +75,8 @@ class DomainsProblem:
                     f"the law of domain {domain.name!r} is of runs with {problem.method.name}, which a trunk of many domains cannot have",
                     remedy="give it a law of runs whose general stage is in full",
                 )
-            if problem.one_stage:
-                raise DataError(f"the law of domain {domain.name!r} knows no specialist tokens", remedy="give it a law fitted to runs of two stages")
+            if problem.one_stage or problem.one_corpus:
+                raise DataError(f"the law of domain {domain.name!r} knows no specialist stage", remedy="give it a law fitted to runs of two stages")
         # The model that reads least over its life may be the largest.
         part = min(domain.weight for domain in request.domains if domain.weight > 0) / sum(domain.weight for domain in request.domains)
         first, widest = (
