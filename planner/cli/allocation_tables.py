@@ -73,7 +73,8 @@ def show(answer: Allocation) -> None:
             split = " + ".join(format_count(part) for part in parts)
             higher = f"{round(arm.worse_percent, 2) + 0.0:+.2f} %"
             arms.append([arm.name, loss, higher, f"{arm.probability:.0%}", format_count(other.params_non_embedding), split])
-    columns = ["instead", "forecast loss (90 % interval)", "higher by", "loses in", "size", "tokens" if alone or answer.one_corpus else "general + specialist"]
+    tokens = "tokens" if alone or answer.one_corpus else "general + specialist"
+    columns = ["instead", "forecast loss (90 % interval)", "higher by", "loses in", "size", tokens]
     caption = (
         "higher by: than the recommendation, in the mean over the law's refits, by which it is chosen; loses in: share of them that have it behind; "
         "what all of them get wrong is not in it"
