@@ -22,6 +22,8 @@ HELP = (
 )
 MOST_PAIRS = 6
 """Pairs of amounts in the printed table; more are in the file."""
+FORM = 0.01
+"""Width of an exponent's interval under which it is the formula that sets it: runs never tell one so well."""
 SYMBOLS = {"params_non_embedding": "N", "tokens_pt": "D_pt", "tokens_spec": "D_spec"}
 
 
@@ -96,8 +98,13 @@ def show(answer: Scaling) -> None:
                 rows.append([name, "none", "fewer than 3 budgets not at a limit", "", where, f"{item.resamples_share:.0%}"])
             else:
                 span = f"{item.low:.3f} to {item.high:.3f}"
+                if item.low is not None and item.high is not None and item.high - item.low < FORM:
+                    span += ", by the law's form"
                 rows.append([name, f"{item.value:.3f}", span, f"{item.off_percent:.1f} %", where, f"{item.resamples_share:.0%}"])
-    about = "off: of the plans from the power law, large where it bends; budgets: at which it is at no limit; resamples: that have a slope"
+    about = (
+        "off: of the plans from the power law, large where it bends; budgets: at which it is at no limit; resamples: that have a slope; by the law's "
+        "form: no refit has another exponent, since the formula leaves none open, and the runs have not measured it"
+    )
     table("Exponents of the best plan", ["", "exponent", "90 % interval", "off", "budgets", "resamples"], rows, caption=about)
     if answer.break_evens:
         _show_break_evens(answer)
