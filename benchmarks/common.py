@@ -160,7 +160,8 @@ def cells_of(law: Law) -> tuple[Array, Array, Array, Array]:
 
 
 def synthetic(
-    law: Law, truth: Array, random: np.random.Generator, noise: float, trunk: float = 0.0, cells: tuple[Array, ...] | None = None
+    law: Law, truth: Array, random: np.random.Generator, noise: float, trunk: float = 0.0, cells: tuple[Array, ...] | None = None,
+    seeds: int = 0,
 ) -> FitData:  # fmt: skip
     """Sample a table of known truth.
 
@@ -171,13 +172,28 @@ def synthetic(
         noise: deviation of ln L of a run.
         trunk: deviation that all runs off one trunk share; a run from scratch is a trunk of its own.
         cells: N, D_pt, D_spec, U; the law's own layout by default.
+        seeds: 0 for a trunk at each D_pt; else one trunk a size, from which all its runs branch, and so many of the middle size.
     """
     n, pt, spec, unique = cells_of(law) if cells is None else cells
-    keys = np.where((pt > 0) & (law.stages == 2), n * 1e3 + np.log1p(pt), -1.0 - np.arange(len(n)))
+    seed = np.zeros(len(n))
+    if seeds > 1:
+        middle = n == np.unique(n)[len(np.unique(n)) // 2]
+        again = np.concatenate([np.arange(len(n)), *(np.flatnonzero(middle) for _ in range(seeds - 1))])
+        n, pt, spec, unique = (values[again] for values in (n, pt, spec, unique))
+        seed = np.concatenate([seed, *(np.full(int(middle.sum()), number) for number in range(1, seeds))])
+    if seeds:
+        keys = n * 1e3 + seed
+    else:
+        keys = np.where((pt > 0) & (law.stages == 2), n * 1e3 + np.log1p(pt), -1.0 - np.arange(len(n)))
     cluster = np.unique(keys, return_inverse=True)[1]
     shared = trunk * random.normal(size=cluster.max() + 1)[cluster]
     log_loss = law.log_loss(truth[None], Points(REFERENCE, n, pt, spec, unique))[0] + shared + noise * random.normal(size=len(n))
-    return FitData([str(k) for k in range(len(n))], {"non_embedding": n}, pt, spec, unique, log_loss, 6 * n * (pt + spec), cluster, None)
+    between = None
+    if seeds > 1:
+        same = np.unique(np.stack([n, pt, spec, np.nan_to_num(unique)]), axis=1, return_inverse=True)[1].ravel()
+        groups = [log_loss[same == group] for group in np.unique(same) if (same == group).sum() > 1]
+        between = float(np.sqrt(sum(group.var() * len(group) for group in groups) / sum(len(group) - 1 for group in groups)))
+    return FitData([str(k) for k in range(len(n))], {"non_embedding": n}, pt, spec, unique, log_loss, 6 * n * (pt + spec), cluster, between)
 
 
 __all__ = ["LAWS", "LBFGS", "REFERENCE", "Report", "cells_of", "chinchilla_rows", "cpu", "objective_for_scipy", "synthetic", "table", "truth_of"]

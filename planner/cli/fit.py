@@ -28,6 +28,9 @@ HELP = (
     "Example: plan fit my_runs.csv --map params_non_embedding=N --map tokens_pt=D --map loss_spec=loss"
 )
 
+MANY = 0.15
+"""Share of the runs with one flag from which that is said."""
+
 
 def fit(
     path: Annotated[Path, typer.Argument(help="A sweep's folder, the folder sweeps/, or a table of runs (CSV, JSON Lines, parquet).")],
@@ -53,6 +56,7 @@ def fit(
     from planner.fit.fit import fit as fit_law
     from planner.fit.fit_early import with_early
     from planner.fit.fitted import KIND
+    from planner.flags import COMPARED
     from planner.method import METHODS
     from planner.runs import read_runs
 
@@ -79,6 +83,10 @@ def fit(
             if not set(kinds) <= set(data.params_by):
                 raise InputError(f"the column {PARAMS_KINDS[params_kind]} is missing or has gaps", remedy="fill it, or choose the other --params-kind")
             shares = sorted({round(float(share), 6) for share in data.replay_fraction}) if data.replay_fraction is not None else []
+            for flag, count in _flag_counts(frame).items():
+                if flag in COMPARED and flag not in (keep or ()) and count > MANY * len(frame):
+                    what = f"{count} of {len(frame)} runs are flagged {flag} and kept out: so many are hardly single bad runs"
+                    say(f"warning: {what}; look at them, or take them in with --keep {flag}")
             about = {"replay_fractions": shares, "runs": runs.name, "flagged": _flag_counts(frame), "kept_flags": keep or []}
             about |= {"method": method} if method != "full" else {}
             source = {**law_source(runs, frame, place), **_bytes_per_token(frame), **about}

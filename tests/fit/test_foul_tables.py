@@ -18,6 +18,7 @@ from planner.fit.identify import check, levels
 from planner.fit.profile import profile
 from planner.flags import judge_alone
 from planner.runs import read_runs
+from tests.cli.test_commands import run
 
 SIZES, RATIOS = np.geomspace(1e7, 1e9, 5), (5, 10, 20, 40, 80)
 
@@ -177,3 +178,11 @@ def test_no_run_below_a_cut_off_is_flagged_by_what_is_above_it(tmp_path: Path) -
     with pytest.warns(PlannerWarning, match="is it a mistake"):  # by all runs, the one above is
         (cutoff,) = backtest(table, "chinchilla", cutoffs=[limit], resamples=20).cutoffs
     assert cutoff.rows_below == int((frame["flops"] <= limit).sum())
+
+
+def test_a_flag_that_takes_many_runs_is_said(tmp_path: Path) -> None:
+    frame = grid(0.002)
+    frame["loss_spec"] = frame["loss_spec"] * (frame["params_non_embedding"] / 1e7) ** 0.06  # larger models are worse, as where rates were not tuned
+    frame.to_csv(tmp_path / "runs.csv", index=False)
+    words = run("fit", str(tmp_path / "runs.csv"), "--law", "chinchilla", "--no-figures", "--bootstrap", "20")[2]
+    assert "of 25 runs are flagged larger_but_worse and kept out: so many are hardly single bad runs" in words
