@@ -181,8 +181,10 @@ def test_no_run_below_a_cut_off_is_flagged_by_what_is_above_it(tmp_path: Path) -
 
 
 def test_a_flag_that_takes_many_runs_is_said(tmp_path: Path) -> None:
-    frame = grid(0.002)
-    frame["loss_spec"] = frame["loss_spec"] * (frame["params_non_embedding"] / 1e7) ** 0.06  # larger models are worse, as where rates were not tuned
+    frame = grid(0.002).assign(tokens_pt=np.tile([2e9, 5e9, 1e10, 2e10, 5e10], 5))
+    # Larger models are worse, as where their rates were never tuned.
+    sizes = frame["params_non_embedding"].to_numpy()
+    frame["loss_spec"] = truth(sizes, frame["tokens_pt"].to_numpy()) * (sizes / 1e7) ** 0.15
     frame.to_csv(tmp_path / "runs.csv", index=False)
     words = run("fit", str(tmp_path / "runs.csv"), "--law", "chinchilla", "--no-figures", "--bootstrap", "20")[2]
     assert "of 25 runs are flagged larger_but_worse and kept out: so many are hardly single bad runs" in words
