@@ -1,0 +1,123 @@
+"""What must be said of a recommendation for one model."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from planner.allocate.allocation import Plan
+from planner.allocate.beyond import tell_far, warnings_of_law
+from planner.allocate.dominated import better_in_both
+from planner.allocate.optimum import Search
+from planner.allocate.problem import Problem
+from planner.allocate.retention import Kept
+from planner.design.spec import MIN_STEPS
+from planner.units import format_count
+
+LARGER = 1.1
+"""Factor in size by which the memory is asked whether it binds."""
+OVER = 1e-6
+"""Share by which a plan may pass its budget before that is said."""
+
+
+def warnings_of(problem: Problem, whole: Search, plan: Plan, extrapolation: dict[str, float]) -> list[str]:
+    """List what must be said of a plan and its distance from the runs.
+
+    Args:
+        problem: the request under its law.
+        whole: the coarse search.
+        plan: the recommendation.
+        extrapolation: by what factor it lies outside the runs, by axis.
+    """
+    request = problem.request
+    found = warnings_of_law(problem)
+    found += tell_far(problem.law, request.flops, extrapolation)
+    least = problem.law.least_loss
+    if not problem.law.bounded_below and plan.loss_high == least and plan.loss < least:
+        found.append(
+            f"the upper end of the interval stays at {least:.4g}, the lowest loss that any run reached: the law has no irreducible loss and cannot know "
+            f"where the loss stops falling; by its spread alone it would be {plan.loss**2 / plan.loss_low:.4g}"
+        )
+    if request.params is not None and abs(plan.params_non_embedding / request.params - 1) > 0.05:
+        found.append(f"--params {format_count(request.params)} is realised as {format_count(plan.params_non_embedding)} non-embedding parameters")
+    left_out = len(request.params_among) - len(whole.plans.sizes)
+    if left_out > 0:
+        found.append(f"{left_out} of the {len(request.params_among)} sizes of --params are too large for the budget, or the memory, and were left out")
+    memory, free = request.memory_per_gpu, request.params is None and not request.params_among
+    if memory is not None and free and not problem.fits(problem.size(LARGER * plan.params_non_embedding)):
+        found.append(f"the memory binds, {memory / 1e9:.3g} GB on each of {request.gpus} GPUs: a larger model might be better")
+    if plan.tokens_spec == 0 and 0 < problem.max_tokens_spec < problem.min_tokens_stage:
+        found.append(
+            f"the specialist text is left unused: {problem.max_epochs:.3g} passes over it are {format_count(problem.max_tokens_spec)} tokens, and a "
+            f"stage of {MIN_STEPS} steps takes {format_count(problem.min_tokens_stage)}; more passes (--max-epochs) or smaller batches would use it"
+        )
+    spent = plan.flops + plan.flops_inference
+    if spent < 0.98 * request.flops:
+        left = 1 - spent / request.flops
+        tokens = (plan.tokens_pt + plan.tokens_spec) * (request.flops - spent) / plan.flops
+        if problem.one_corpus:
+            bound = plan.tokens_spec > 0.98 * problem.max_tokens_spec
+            passes = f"{problem.max_epochs:.3g} passes"
+            why = ["", f"buys nothing: no more than {passes} are allowed" if bound else "is left over: further passes are forecast to harm"]
+        elif request.general_tokens and plan.tokens_pt > 0.98 * request.general_tokens:
+            why = ["the general text binds: ", "buys nothing, since the law knows no second pass over it"]
+        elif plan.tokens_pt == 0 and (request.general_tokens or np.inf) < problem.min_tokens_stage:
+            why = ["", f"is left over: the general text is too little for a stage of {MIN_STEPS} steps, and more of the other is forecast to harm"]
+        elif problem.retention is not None:
+            why = ["", "is left over: after more general tokens there would be more to lose, and the limit on the general loss binds"]
+        elif plan.tokens_pt == 0 and tokens < 1.01 * problem.min_tokens_stage:
+            why = ["", f"is left over: it is too little for a general stage of {MIN_STEPS} steps, and nothing else is forecast to be better"]
+        else:
+            why = ["", "is left over: the law forecasts that more general tokens would raise the loss, which runs should confirm first"]
+        found.append(f"{why[0]}{100 * left:.0f} % of the budget {why[1]}")
+    if plan.tokens_spec > 0.98 * problem.max_tokens_spec and plan.tokens_pt > 0:
+        found.append(f"the limit of {problem.max_epochs:.3g} epochs binds: more specialist text, or more passes, might lower the loss")
+    chosen = request.params is not None or request.params_range or request.params_among or request.memory_per_gpu is not None
+    if not chosen and len({size.params_non_embedding for size in whole.plans.sizes}) > 2:
+        ends = (min(whole.plans.params), max(whole.plans.params))
+        if whole.plans.params[whole.best] in ends:
+            found.append(
+                f"the best size is at an end of the sizes searched, {format_count(ends[0])} to {format_count(ends[1])}, the largest being bounded by the "
+                f"{problem.min_tokens_per_param:.2g} tokens per parameter that the runs cover at least: the law sees no optimum inside"
+            )
+    return found
+
+
+def warnings_of_replay(problem: Problem, plan: Plan, kept: Kept | None, mine: float) -> list[str]:
+    """List what must be said of the general loss of a plan, where it is limited.
+
+    Args:
+        problem: the request under its laws.
+        plan: the recommendation.
+        kept: its general loss.
+        mine: its ln L of the specialist loss, mean over the resamples.
+    """
+    if problem.retention is None or kept is None:
+        return []
+    names = ", ".join(dict.fromkeys(member.law.name for member in problem.retention.law.members))
+    both = better_in_both(problem, plan, kept, mine)
+    # A tighter limit is no advice where a looser one would be better in everything.
+    surer = "" if both else problem.retention.surer(kept)
+    found = [f"the general loss is forecast by {names}, whose runs lie {100 * problem.retention.law.noise:.2g} % around it: the limit is kept with a "
+             f"probability of {kept.probability:.0%}" + (f"; {surer}" if surer else "")]  # fmt: skip
+    found += [both] if both else []
+    if len(problem.retention.replays) == 1:
+        found.append("no run of the general law replays general text: what replay would keep is not measured, and none is planned")
+    elif kept.replay_fraction:
+        found.append(
+            "replayed text is assumed to count for the specialist loss like the other general tokens; in the one sweep that measured it the loss came out "
+            "0.3 % higher than that with 10 % of replay, 1.1 % with 30 %, 2 % with 50 %"
+        )
+    over = (plan.flops + plan.flops_inference) / problem.request.flops - 1
+    if over < -0.02 and problem.method.name != "full" and kept.tokens_replayed:
+        found.append(
+            f"the replayed text goes through {problem.method.name}, which costs less than the general stage that the search counts it in: "
+            f"{-100 * over:.2g} % of the budget is left over"
+        )
+    if over > OVER:
+        found.append(
+            f"{100 * over:.2g} % over the budget: the replayed text goes through {problem.method.name}, which for so small a model costs more than "
+            "training all of it"
+        )
+    if kept.extrapolation > 1.2:
+        found.append(f"extrapolation: the plan lies a factor of {kept.extrapolation:.3g} outside the runs of the general law")
+    return found
