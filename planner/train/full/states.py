@@ -27,6 +27,8 @@ from planner.train.full.mesh import Ranks
 from planner.train.full.plan import STATES_FOLDER
 
 LOOP = "loop.json"
+FILES = "files"
+"""Key in it of the name and size [bytes] of every file of the state; states of earlier versions lack it."""
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
@@ -96,7 +98,7 @@ class States:
         if self._ranks.first:
             path = self._path(step)
             part = path.with_suffix(".part")
-            write_text(part / LOOP, json.dumps(self._loop) + "\n")
+            write_text(part / LOOP, json.dumps({**self._loop, FILES: _sizes(part)}) + "\n")
             shutil.rmtree(path, ignore_errors=True)
             os.replace(part, path)
             write_text(self._folder / "latest.json", json.dumps({"step": step}) + "\n")
@@ -123,11 +125,12 @@ class States:
         """Read a state into tensors that any number of ranks share; return the loop's own numbers.
 
         Raises:
-            StateError: it is torn, or of another shape.
+            StateError: it is torn, lacks a file, or is of another shape.
         """
         path = self._path(step)
         try:
-            dcp.load(dict(tensors), storage_reader=_Reader(path, self._ranks), process_group=self._ranks.cpu_group, no_dist=self._ranks.mesh is None)
+            reader = _Reader(path, self._ranks, tensors)
+            dcp.load(dict(tensors), storage_reader=reader, process_group=self._ranks.cpu_group, no_dist=self._ranks.mesh is None)
             return read_json(path / LOOP)
         except StateError:
             raise
@@ -139,24 +142,53 @@ class States:
         return self._folder / f"step-{step:09d}"
 
 
+def _sizes(folder: Path) -> dict[str, int]:
+    """Return the size of each of a state's files [bytes]."""
+    return {file.name: file.stat().st_size for file in sorted(folder.glob("*.safetensors"))}
+
+
 def _last_line(error: BaseException) -> str:
     """Return what went wrong without torch's traceback around it; torch's own kind of exception is not an Exception."""
     return (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
 
 
 class _Reader(HuggingFaceStorageReader):
-    """Reads the headers once, on the first rank: each of W ranks would otherwise open all W files. Refuses what lies outside the folder."""
+    """Reads the headers once, on the first rank: each of W ranks would otherwise open all W files. Refuses what lies outside the folder.
 
-    def __init__(self, folder: Path, ranks: Ranks) -> None:
+    torch takes a tensor for whole whose pieces are not all there, and leaves the rest of it as it was; so they are counted here.
+    """
+
+    def __init__(self, folder: Path, ranks: Ranks, tensors: Mapping[str, torch.Tensor]) -> None:
         super().__init__(str(folder))
-        self._ranks = ranks
         for item in folder.iterdir():
             if item.is_symlink() or not (item.name == LOOP or item.suffix == ".safetensors"):
                 raise StateError(f"{item} is not part of a state", remedy="delete it")
+        found, wrong = ranks.told(self._look(folder, tensors) if ranks.first else None)
+        if wrong is not None:
+            raise ValueError(wrong)
+        self._found = found
 
     def read_metadata(self) -> Any:
         """Return where each piece of each tensor lies."""
-        return self._ranks.told(super().read_metadata() if self._ranks.first else None)
+        return self._found
+
+    def _look(self, folder: Path, tensors: Mapping[str, torch.Tensor]) -> tuple[Any, str | None]:
+        """Read the headers; return them, and what is wrong, which the other ranks must hear too."""
+        try:
+            held = _sizes(folder)
+            listed = read_json(folder / LOOP).get(FILES, held)
+            for name in sorted({*listed, *held}):
+                if listed.get(name) != held.get(name):
+                    return None, f"{name} holds {held[name]} bytes, not {listed.get(name, 'any')}" if name in held else f"{name} is missing"
+            found = super().read_metadata()
+        except Exception as error:
+            return None, _last_line(error)
+        for name, tensor in tensors.items():
+            pieces = found.state_dict_metadata.get(name)
+            values = sum(piece.sizes.numel() for piece in pieces.chunks) if pieces is not None else 0
+            if values < tensor.numel():
+                return None, f"{values} of the {tensor.numel()} values of {name} are there"
+        return found, None
 
 
 def tensors_of(model: torch.nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
