@@ -107,7 +107,7 @@ def prepare(allocation_path: Path, folder: Path, *, corpus: Path | None = None, 
     spec = SweepSpec(
         name=folder.name, folder=folder, corpus=opened.folder.resolve(), domain=domain, grids=(), recipe=recipe,
         eval_tokens=int(source.get("eval_tokens") or 65536),
-        bases=(start.folder,) if start else (), base_tokens=(planned.sunk,) if start and planned.sunk else (),
+        bases=(start.folder.absolute(),) if start else (), base_tokens=(planned.sunk,) if start and planned.sunk else (),
     )  # fmt: skip
     special = plan.tokens_spec > 0
     replay = allocation.replay_fraction if special else 0.0

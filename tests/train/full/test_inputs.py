@@ -1,0 +1,36 @@
+"""What a start of the ranks reads and where it writes: the launch folder it is given, and the corpus and checkpoint that the run was begun with."""
+# ruff: noqa: E402  (torch is asked for before what needs it is imported)
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch")
+
+from planner.corpus.store import Corpus
+from tests.train.full.runs import RECIPE, lay, row, run_here
+from tests.train.shared import checkpoint
+
+
+def test_a_run_writes_into_the_folder_it_is_given_wherever_it_runs(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Laid down by relative names; its ranks start in another folder, and go on in a copy."""
+    pytest.importorskip("peft", reason="peft is not installed")
+    here, elsewhere = tmp_path / "here", tmp_path / "elsewhere"
+    here.mkdir()
+    elsewhere.mkdir()
+    checkpoint(here / "base", corpus)
+    monkeypatch.chdir(here)
+    lay(Path("run"), corpus, recipe=replace(RECIPE, lora_rank=4), base=Path("base"))
+    monkeypatch.chdir(elsewhere)
+    assert not run_here(here / "run", stop_at=20)
+    copy = tmp_path / "copied" / "run"
+    shutil.copytree(here / "run", copy)
+    for folder in (copy, here / "run"):
+        assert run_here(folder)
+        assert row(folder)["status"] == "ok" and (folder / "checkpoint" / "config.json").is_file() and (folder / "adapter").is_dir()
+        assert not list(elsewhere.iterdir())
+        assert folder != copy or not (here / "run" / "records").exists()
