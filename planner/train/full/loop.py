@@ -17,6 +17,7 @@ from torch.distributed.tensor import DTensor
 
 from planner.artifacts import read_json, write_text
 from planner.corpus import Corpus
+from planner.errors import StateError
 from planner.train.evaluate import heldout_loss
 from planner.train.full.expect import Course, judge
 from planner.train.full.guards import Span, Watch, batch_number, blamed, merged, step_of
@@ -25,6 +26,7 @@ from planner.train.full.metrics import FILE, Metrics, read_metrics
 from planner.train.full.plan import STATES_FOLDER, FullRun, rows_of_rank
 from planner.train.full.shard import build
 from planner.train.full.states import States, start_moments, tensors_of
+from planner.train.job import Job
 from planner.train.model import build_optimiser
 from planner.train.segment import Diverged, open_batches, rate_at
 
@@ -65,10 +67,14 @@ class Training:
             folder: the launch folder.
             ranks: who takes part.
             stop: asked after every step whether to stop; one rank's yes stops all.
+
+        Raises:
+            InputError: see `open_corpus`.
+            StateError: the corpus is another one than the plan's, or a state cannot be written or read.
         """
         self.run, self.folder, self.ranks, self._stop = run, folder, ranks, stop
         self.rows = rows_of_rank(run.recipe.batch_sequences, ranks.rank, ranks.world)
-        self.corpus = Corpus.open(run.stages[0].corpus)
+        self.corpus = open_corpus(run.last)
         self.batches = [open_batches(job, self.corpus) for job in run.stages]
         self.model = build(run.stages[0], self.corpus, ranks, run.settings)
         self.model.train()
@@ -224,6 +230,22 @@ class Training:
     def _write(self, kind: str, **values: Any) -> None:
         if self.metrics is not None:
             self.metrics.write(kind, self.step, **values)
+
+
+def open_corpus(job: Job) -> Corpus:
+    """Open the corpus of a run, which may have changed on disk since the run was laid down or last stopped.
+
+    Raises:
+        InputError: it is missing, or its files are not as long as its account says.
+        StateError: it is another one than that of the plan.
+    """
+    corpus, planned = Corpus.open(job.corpus), job.labels["corpus"]
+    if corpus.fingerprint != planned:
+        raise StateError(
+            f"corpus {corpus.folder} has fingerprint {corpus.fingerprint}, the run was begun on {planned}", remedy="restore it; a forecast holds for no other"
+        )
+    corpus.check_shards(dict.fromkeys([corpus.general, job.domain, *(part.domain for part in job.mixture)]))
+    return corpus
 
 
 def batch_loss(model: torch.nn.Module, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

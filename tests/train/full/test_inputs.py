@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,9 @@ import pytest
 
 pytest.importorskip("torch")
 
+from planner.artifacts import read_json
 from planner.corpus.store import Corpus
+from planner.errors import InputError, StateError
 from tests.train.full.runs import RECIPE, lay, row, run_here
 from tests.train.shared import checkpoint
 
@@ -34,3 +37,24 @@ def test_a_run_writes_into_the_folder_it_is_given_wherever_it_runs(corpus: Corpu
         assert row(folder)["status"] == "ok" and (folder / "checkpoint" / "config.json").is_file() and (folder / "adapter").is_dir()
         assert not list(elsewhere.iterdir())
         assert folder != copy or not (here / "run" / "records").exists()
+
+
+def test_a_corpus_that_has_changed_is_refused_at_the_next_start(corpus: Corpus, tmp_path: Path) -> None:
+    own = Corpus.open(shutil.copytree(corpus.folder, tmp_path / "corpus"))
+    folder = tmp_path / "run"
+    lay(folder, own)
+    assert not run_here(folder, stop_at=5)
+    metrics = (folder / "metrics.jsonl").read_bytes()
+    tokens = own.folder / "mail" / "train.bin"
+    whole = tokens.read_bytes()
+    tokens.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match=f"mail/train.bin holds {len(whole) // 2} bytes, and .* says {len(whole)}"):
+        run_here(folder)
+    tokens.write_bytes(whole)
+    account = read_json(own.folder / "corpus.json")
+    (own.folder / "corpus.json").write_text(json.dumps({**account, "fingerprint": "rebuilt"}))
+    with pytest.raises(StateError, match=f"has fingerprint rebuilt, the run was begun on {corpus.fingerprint}; restore it"):
+        run_here(folder)
+    assert (folder / "metrics.jsonl").read_bytes() == metrics
+    (own.folder / "corpus.json").write_text(json.dumps(account))
+    assert not run_here(folder, stop_at=8)
