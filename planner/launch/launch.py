@@ -52,6 +52,11 @@ class Launch:
         return self.folder / "checkpoint"
 
     @property
+    def base_fingerprint(self) -> str | None:
+        """Fingerprint of the open checkpoint that it starts from, if it starts from one."""
+        return next((base.fingerprint for base in self.run.spec.pretrained.values()), None)
+
+    @property
     def done(self) -> bool:
         """Whether the run has ended and its record stands."""
         return record_path(self.folder, self.name).exists()
@@ -169,9 +174,9 @@ def begin(launch: Launch) -> None:
     """Put down which forecast the run is to be held against, once, before the first step.
 
     Raises:
-        StateError: the folder holds something else.
+        StateError: the folder holds something else, or a run off another open checkpoint.
     """
-    digest = sha256_file(launch.allocation_path)
+    digest, base = sha256_file(launch.allocation_path), launch.base_fingerprint
     path = launch.folder / "launch.json"
     if path.exists():
         before = read_artifact(path, KIND, VERSION)
@@ -179,6 +184,10 @@ def begin(launch: Launch) -> None:
             raise StateError(f"{launch.folder} holds the run {before['run_id']}, not {launch.name}", remedy="give its --seed, or another --out")
         if before["inputs"].get("allocation") != digest:
             raise StateError(f"{launch.folder} holds the run of another allocation", remedy="give another --out, or delete that folder")
+        begun_on = before["inputs"].get("base", base)  # launches of earlier versions do not say
+        if begun_on != base:
+            what = f"the run in {launch.folder} was begun on base {begun_on}, now it is {base or 'none'}"
+            raise StateError(what, remedy="restore that base, or give another --out")
         return
     if launch.folder.exists() and not all(_ours(item, digest) for item in launch.folder.iterdir()):
         raise StateError(f"{launch.folder} is not empty and holds no launch", remedy="give another --out")
@@ -191,6 +200,6 @@ def begin(launch: Launch) -> None:
         "forecast": {"loss": launch.allocation.plan.loss, "low": launch.allocation.plan.loss_low, "high": launch.allocation.plan.loss_high},
     }
     try:
-        write_artifact(path, KIND, VERSION, body, {"allocation": digest})
+        write_artifact(path, KIND, VERSION, body, {"allocation": digest, **({"base": base} if base else {})})
     except OSError as error:
         raise PlannerError(f"{path} cannot be written: {error.strerror}", remedy="check the disk and its permissions") from error

@@ -241,9 +241,8 @@ def open_corpus(job: Job) -> Corpus:
     """
     corpus, planned = Corpus.open(job.corpus), job.labels["corpus"]
     if corpus.fingerprint != planned:
-        raise StateError(
-            f"corpus {corpus.folder} has fingerprint {corpus.fingerprint}, the run was begun on {planned}", remedy="restore it; a forecast holds for no other"
-        )
+        what = f"corpus {corpus.folder} has fingerprint {corpus.fingerprint}, the run was begun on {planned}"
+        raise StateError(what, remedy="restore it; a forecast holds for no other")
     corpus.check_shards(dict.fromkeys([corpus.general, job.domain, *(part.domain for part in job.mixture)]))
     return corpus
 

@@ -24,6 +24,7 @@ from torch.distributed.tensor import DTensor
 
 from planner.artifacts import write_text
 from planner.errors import PlannerError, StateError
+from planner.pretrained import Pretrained
 from planner.train.allocator import tune_allocator
 from planner.train.checkpoint import LoopState, save_tensors
 from planner.train.export import export_checkpoint
@@ -31,7 +32,7 @@ from planner.train.full.held import held, start_name
 from planner.train.full.loop import Training
 from planner.train.full.mesh import Ranks, join, leave
 from planner.train.full.plan import FAILURE_FILE, STOP_FILE, STOPPED, FullRun
-from planner.train.job import state_path
+from planner.train.job import Job, state_path
 from planner.train.record import write_record
 from planner.train.segment import Diverged, evaluate
 
@@ -105,7 +106,7 @@ def train(folder: Path, stop: Stopper, *, slurm: bool = False, start: str | None
         start: name of a start that starts lost ranks again; by default it is read from the environment.
 
     Raises:
-        PlannerError: see `Training` and `join`; or ranks of another start train there.
+        PlannerError: see `Training`, `join` and `check_base`; or ranks of another start train there.
     """
     run = FullRun.load(folder)
     tune_allocator()
@@ -118,12 +119,28 @@ def train(folder: Path, stop: Stopper, *, slurm: bool = False, start: str | None
             try:
                 name = start or start_name(os.environ, slurm=slurm)
                 held_until_end.enter_context(held(folder, name, restarts=slurm or start is not None))
-            except StateError as error:
-                refusal = (error.message, error.remedy)
+                check_base(run.last)
+            except PlannerError as error:
+                refusal = error
         refusal = ranks.told(refusal)  # the others must not wait for a first rank that has left
         if refusal is not None:
-            raise StateError(refusal[0], remedy=refusal[1])
+            raise refusal
         return _train(run, folder, ranks, stop)
+
+
+def check_base(job: Job) -> None:
+    """Refuse an open checkpoint that is not the one that the run was begun on: its files may have been replaced since.
+
+    Raises:
+        InputError: there is none any more.
+        StateError: it is another one.
+    """
+    if job.base is None:
+        return
+    found, begun_on = Pretrained.open(job.base).fingerprint, job.labels["base"]
+    if found != begun_on:
+        what = f"base {job.base} has fingerprint {found}, the run was begun on {begun_on}"
+        raise StateError(what, remedy="restore it, or begin anew with another --out")
 
 
 def _train(run: FullRun, folder: Path, ranks: Ranks, stop: Stopper) -> bool:

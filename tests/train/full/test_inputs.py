@@ -58,3 +58,31 @@ def test_a_corpus_that_has_changed_is_refused_at_the_next_start(corpus: Corpus, 
     assert (folder / "metrics.jsonl").read_bytes() == metrics
     (own.folder / "corpus.json").write_text(json.dumps(account))
     assert not run_here(folder, stop_at=8)
+
+
+def other(base: Path) -> None:
+    """Put other weights of the same shape into a checkpoint's folder."""
+    from safetensors.torch import load_file, save_file
+
+    path = base / "model.safetensors"
+    save_file({name: tensor + 0.01 for name, tensor in load_file(path).items()}, path, metadata={"format": "pt"})
+
+
+def test_adapters_do_not_go_on_over_another_base(corpus: Corpus, tmp_path: Path) -> None:
+    pytest.importorskip("peft", reason="peft is not installed")
+    recipe, folder = replace(RECIPE, lora_rank=4), tmp_path / "run"
+    base = checkpoint(tmp_path / "base", corpus)
+    second = Path(shutil.copytree(base, tmp_path / "second"))
+    other(second)
+    lay(folder, corpus, recipe=recipe, base=base)
+    assert not run_here(folder, stop_at=5)
+    full = (folder / "full.json").read_bytes()
+    with pytest.raises(StateError, match="was begun on base [0-9a-f]{16}, now it is [0-9a-f]{16}; restore that base"):
+        lay(folder, corpus, recipe=recipe, base=second)
+    assert (folder / "full.json").read_bytes() == full
+    moved = Path(shutil.copytree(base, tmp_path / "moved"))
+    lay(folder, corpus, recipe=recipe, base=moved)  # the same one, elsewhere
+    assert not run_here(folder, stop_at=8)
+    other(moved)
+    with pytest.raises(StateError, match="base .*moved has fingerprint .* the run was begun on"):
+        run_here(folder)
