@@ -17,15 +17,16 @@ from typer.testing import CliRunner
 pytest.importorskip("torch")
 
 from planner.artifacts import read_json, write_artifact
+from planner.cli.console import INTERRUPTED
 from planner.cli.full import check_options
 from planner.cli.main import app
 from planner.corpus.store import Corpus
 from planner.errors import InputError, MissingDependencyError
-from planner.launch import slurm
+from planner.launch import runners, slurm
 from planner.launch.full import settle
 from planner.launch.launch import prepare
 from planner.launch.runners import LOG, failure
-from planner.train.full.plan import FAILURE_FILE, STOPPED, Settings
+from planner.train.full.plan import FAILURE_FILE, STOP_FILE, STOPPED, Settings
 from tests.train.full.runs import STEPS, allocation, lay, losses, row, run_here
 
 
@@ -211,6 +212,21 @@ def test_a_rank_that_fails_is_one_sentence(launched: tuple[Path, str], corpus: C
     file.write_bytes(b"torn")
     code, _, said = plan("launch", tmp_path / "a.json", "--out", tmp_path / "a", "--threads", 1)
     assert code == 2 and "step-000000003 cannot be read" in said and "goes on from the state before" in said
+
+
+def test_a_stop_file_ends_a_launch_as_ctrl_c_does(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file is there before the ranks are, which stop after their first step."""
+    folder, command = tmp_path / "run", runners.command
+
+    def stopped(where: Path, ranks: int) -> list[str]:
+        (where / STOP_FILE).touch()
+        return command(where, ranks)
+
+    allocation(corpus).save(tmp_path / "a.json", {})
+    monkeypatch.setattr(runners, "command", stopped)
+    code, _, said = plan("launch", tmp_path / "a.json", "--out", folder, "--threads", 1)
+    assert code == INTERRUPTED and said.strip().endswith("stopped; what is finished is kept, and the same command goes on from there")
+    assert 0 < read_json(folder / "states" / "latest.json")["step"] < STEPS and not (folder / STOP_FILE).exists()
 
 
 @pytest.mark.skipif(find_spec("ray") is None, reason="ray is not installed")
