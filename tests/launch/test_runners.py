@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -26,6 +27,7 @@ from planner.launch import runners, slurm
 from planner.launch.full import settle
 from planner.launch.launch import prepare
 from planner.launch.runners import LOG, failure
+from planner.train.full.main import Stopper, main
 from planner.train.full.plan import FAILURE_FILE, STOP_FILE, STOPPED, Settings
 from tests.train.full.runs import STEPS, allocation, lay, losses, row, run_here
 
@@ -188,6 +190,21 @@ def test_ranks_of_srun_are_read_from_its_variables() -> None:
     assert join(Settings(), {"SLURM_PROCID": "1", "SLURM_NTASKS": "4", "SLURM_LOCALID": "1"}).world == 1
     with pytest.raises(InputError, match="srun"):
         join(Settings(), {}, slurm=True)
+
+
+def test_a_signal_puts_a_job_of_slurm_back_into_the_queue_and_a_stop_file_ends_it(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "run"
+    lay(folder, corpus)
+    for name, value in {"PROCID": 0, "NTASKS": 1, "LOCALID": 0, "JOB_ID": 7, "STEP_ID": 0}.items():
+        monkeypatch.setenv(f"SLURM_{name}", str(value))
+    arguments = [str(folder), "--slurm"]
+    monkeypatch.setattr(Stopper, "listen", lambda self: self._hear(signal.SIGUSR1, None))
+    assert main(arguments) == STOPPED
+    monkeypatch.setattr(Stopper, "listen", lambda self: None)
+    (folder / STOP_FILE).touch()
+    assert main(arguments) == 0 and not (folder / STOP_FILE).exists() and not (folder / "records").exists()
+    assert read_json(folder / "states" / "latest.json")["step"] == 2  # a step at each start
+    assert main(arguments) == 0 and row(folder)["status"] == "ok"
 
 
 def test_without_slurm_the_file_is_left_for_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

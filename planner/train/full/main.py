@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from enum import Enum
 from pathlib import Path
 from types import FrameType
 
@@ -42,6 +43,17 @@ LOOK_EVERY = 1.0
 """Seconds between two looks for the stop file, which may lie on a slow file system."""
 FAILED = 2
 """Exit code after an error that the user can mend."""
+
+
+class Ending(Enum):
+    """How a rank has ended."""
+
+    DONE = "done"
+    """The run has its record."""
+    STOPPED = "stopped"
+    """It was asked to by a signal, with a state saved: under Slurm it goes on by itself."""
+    STOPPED_BY_FILE = "stopped by file"
+    """It was asked to by the stop file, with a state saved: it goes on when somebody starts it."""
 
 
 class Stopper:
@@ -78,7 +90,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     stop = Stopper(told.folder / STOP_FILE)
     stop.listen()
     try:
-        return 0 if run_rank(told.folder, stop, slurm=told.slurm) or not told.slurm else STOPPED
+        ended = run_rank(told.folder, stop, slurm=told.slurm)
+        return STOPPED if told.slurm and ended is Ending.STOPPED else 0
     except PlannerError as error:
         logging.error("error: %s", error)
         return FAILED
@@ -87,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
-def run_rank(folder: Path, stop: Stopper, *, slurm: bool = False, start: str | None = None) -> bool:
+def run_rank(folder: Path, stop: Stopper, *, slurm: bool = False, start: str | None = None) -> Ending:
     """Do what `train` does, and leave what went wrong where the process that started the ranks finds it."""
     try:
         return train(folder, stop, slurm=slurm, start=start)
@@ -96,8 +109,8 @@ def run_rank(folder: Path, stop: Stopper, *, slurm: bool = False, start: str | N
         raise
 
 
-def train(folder: Path, stop: Stopper, *, slurm: bool = False, start: str | None = None) -> bool:
-    """Train the run in a launch folder on this rank, to its record and checkpoint; return False where it was stopped before.
+def train(folder: Path, stop: Stopper, *, slurm: bool = False, start: str | None = None) -> Ending:
+    """Train the run in a launch folder on this rank, to its record and checkpoint, or until it is asked to stop.
 
     Args:
         folder: the launch folder.
@@ -143,21 +156,22 @@ def check_base(job: Job) -> None:
         raise StateError(what, remedy="restore it, or begin anew with another --out")
 
 
-def _train(run: FullRun, folder: Path, ranks: Ranks, stop: Stopper) -> bool:
+def _train(run: FullRun, folder: Path, ranks: Ranks, stop: Stopper) -> Ending:
     training = Training(run, folder, ranks, stop=stop)
     job = run.last
     try:
         if not training.go():
             training.close()
+            by_file = taken(folder / STOP_FILE, ranks)
             leave()  # an interpreter that ends with process groups open may abort, and Slurm's file would not see a saved state
-            return False
+            return Ending.STOPPED_BY_FILE if by_file else Ending.STOPPED
         losses = evaluate(job, training.corpus, training.model, ranks.device)
     except Diverged as error:
         training.close()
         leave()
         if ranks.first:
             write_record(job, training.seconds, {}, status="diverged", reason=str(error))
-        return True
+        return Ending.DONE
     training.close()
     weights = gathered(training.model, ranks)
     corpus, seconds, steps = training.corpus, training.seconds, training.step
@@ -169,7 +183,15 @@ def _train(run: FullRun, folder: Path, ranks: Ranks, stop: Stopper) -> bool:
         export_checkpoint(replace(job, state_path=state), corpus, folder / "checkpoint", folder / "adapter")
         state.unlink()
         write_record(job, seconds, losses, status="ok", reason=None)
-    return True
+    return Ending.DONE
+
+
+def taken(stop: Path, ranks: Ranks) -> bool:
+    """Tell whether any rank sees the stop file, and take it away: it has been obeyed, and the next start must not stop at once."""
+    seen = ranks.total(float(stop.exists()))[0] > 0  # on a network file system one rank may see it before another
+    if seen and ranks.first:
+        stop.unlink(missing_ok=True)
+    return seen
 
 
 def gathered(model: torch.nn.Module, ranks: Ranks) -> dict[str, torch.Tensor]:

@@ -18,10 +18,10 @@ VERSION = 1
 FILE = "full.json"
 PRECISIONS = ("fp32", "bf16")
 STOPPED = 75
-"""Exit code under Slurm of a run that was asked to stop and has saved its state (EX_TEMPFAIL): the job is put back into the queue."""
+"""Exit code under Slurm of a run that a signal asked to stop and that has saved its state (EX_TEMPFAIL): the job is put back into the queue."""
 
 STOP_FILE = "stop"
-"""A file of this name in the launch folder stops the run as SIGTERM does: for where no signal reaches the ranks."""
+"""A file of this name in the launch folder has the run save a state and end, for where no signal reaches the ranks; a job of Slurm is not put back."""
 STATES_FOLDER = "states"
 """Where saved states lie in the launch folder, and the lock of the rank that writes them."""
 FAILURE_FILE = "failure.txt"
