@@ -9,8 +9,10 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
@@ -22,7 +24,7 @@ from planner.cli.console import INTERRUPTED
 from planner.cli.full import check_options
 from planner.cli.main import app
 from planner.corpus.store import Corpus
-from planner.errors import InputError, MissingDependencyError
+from planner.errors import InputError, MissingDependencyError, PlannerWarning
 from planner.launch import runners, slurm
 from planner.launch.full import settle
 from planner.launch.launch import prepare
@@ -106,6 +108,8 @@ def test_a_dry_run_says_what_it_takes_and_leaves_nothing(corpus: Corpus, tmp_pat
     [
         (["--ranks", "3", "--engine", "slurm"], "4 sequences", "such as 2"),
         (["--ranks", "512", "--engine", "local"], "512 ranks", "--ranks"),
+        (["--ranks", "512", "--engine", "ray"], "512 ranks", "--ranks"),
+        (["--engine", "ray", "--threads", "1000"], "1000 threads", "--threads"),
         (["--engine", "kubernetes"], "kubernetes", "local, slurm, ray"),
         (["--precision", "fp8"], "fp8", "bf16"),
         (["--device", "tpu"], "tpu", "cpu or cuda"),
@@ -244,6 +248,30 @@ def test_a_stop_file_ends_a_launch_as_ctrl_c_does(corpus: Corpus, tmp_path: Path
     code, _, said = plan("launch", tmp_path / "a.json", "--out", folder, "--threads", 1)
     assert code == INTERRUPTED and said.strip().endswith("stopped; what is finished is kept, and the same command goes on from there")
     assert 0 < read_json(folder / "states" / "latest.json")["step"] < STEPS and not (folder / STOP_FILE).exists()
+
+
+def test_ranks_that_ray_has_no_room_for_are_refused_here_and_said_of_a_cluster() -> None:
+    with pytest.raises(InputError, match="4 ranks take 4 GPUs, and Ray has 0 on this machine"):
+        runners._check_resources({"CPU": 8.0}, 4, {"CPU": 1.0, "GPU": 1.0}, None)
+    with pytest.warns(PlannerWarning, match="4 ranks take 16 CPUs, and Ray has 8 at auto: .* until more nodes join"):
+        runners._check_resources({"CPU": 8.0}, 4, {"CPU": 4.0}, "auto")
+    runners._check_resources({"CPU": 8.0}, 4, {"CPU": 2.0}, None)
+
+
+def test_a_second_ctrl_c_does_not_wait_for_ranks_on_ray(tmp_path: Path) -> None:
+    """As while Ray waits for room, where no rank would ever see the stop file."""
+    never, pressed = threading.Event(), []
+
+    def press() -> None:
+        assert len(pressed) < 2, "it waits on"
+        pressed.append((tmp_path / STOP_FILE).exists())
+        raise KeyboardInterrupt
+
+    try:
+        assert runners._fit(SimpleNamespace(fit=never.wait), tmp_path, press) == (True, None)
+    finally:
+        never.set()
+    assert pressed == [False, True] and not (tmp_path / STOP_FILE).exists()
 
 
 @pytest.mark.skipif(find_spec("ray") is None, reason="ray is not installed")
