@@ -201,11 +201,12 @@ class Training:
         target = self.ranks.told(self._state_before(self.run.offsets[stage] + min(within, step_of(span[0], spans))) if self.ranks.first else None)
         if target > self.run.offsets[stage]:  # no state is that old any more: what was trained on before it stays
             span = (max(span[0], batch_number(target - self.run.offsets[stage], spans)), span[1])
+        # The states go first: killed in between, the run meets the same trouble again. The other way it would go on after batches that count as left out.
+        self.states.drop_after(target)
         self.guarded.left_out[stage] = merged([*spans, span])
         self.guarded.rollbacks += 1
         if self.ranks.first:
             self.guarded.save(self.folder)
-        self.states.drop_after(target)
         self._write("event", what="rollback", to=target, left_out=list(span), stage=self.run.stages[stage].segment.stage, reason=f"{what} {where}")
         self._load(target)
         if self.metrics is not None:

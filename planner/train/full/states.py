@@ -26,6 +26,7 @@ from planner.errors import StateError
 from planner.train.full.mesh import Ranks
 from planner.train.full.plan import STATES_FOLDER
 
+LATEST = "latest.json"
 LOOP = "loop.json"
 FILES = "files"
 """Key in it of the name and size [bytes] of every file of the state; states of earlier versions lack it."""
@@ -49,6 +50,8 @@ class States:
             self._folder.mkdir(parents=True, exist_ok=True)
             for part in self._folder.glob("*.part"):
                 shutil.rmtree(part, ignore_errors=True)
+            if (self._folder / LATEST).exists():  # later ones a rollback had yet to delete; once the latest is past them they would count again
+                self._delete_after(self._latest())
 
     def save(self, step: int, tensors: Mapping[str, torch.Tensor], loop: Mapping[str, Any], *, wait: bool = False) -> None:
         """Save a state while training goes on; what is saved is copied first.
@@ -101,25 +104,21 @@ class States:
             write_text(part / LOOP, json.dumps({**self._loop, FILES: _sizes(part)}) + "\n")
             shutil.rmtree(path, ignore_errors=True)
             os.replace(part, path)
-            write_text(self._folder / "latest.json", json.dumps({"step": step}) + "\n")
+            write_text(self._folder / LATEST, json.dumps({"step": step}) + "\n")
             for old in self.steps()[: -self._keep]:
                 shutil.rmtree(self._path(old), ignore_errors=True)
 
     def steps(self) -> list[int]:
         """List the steps of the whole states on disk, the latest last."""
-        latest = self._folder / "latest.json"
-        newest = int(read_json(latest)["step"]) if latest.exists() else -1
-        found = [int(path.name.removeprefix("step-")) for path in self._folder.glob("step-*") if (path / LOOP).is_file()]
-        return sorted(step for step in found if step <= newest)
+        newest = self._latest()
+        return sorted(step for step, path in self._folders() if step <= newest and (path / LOOP).is_file())
 
     def drop_after(self, step: int) -> None:
         """Forget the states after one to which the run is rolled back."""
         self.finish()
         if self._ranks.first:
-            later = [other for other in self.steps() if other > step]
-            write_text(self._folder / "latest.json", json.dumps({"step": step}) + "\n")
-            for other in later:
-                shutil.rmtree(self._path(other), ignore_errors=True)
+            write_text(self._folder / LATEST, json.dumps({"step": step}) + "\n")
+            self._delete_after(step)
 
     def load(self, step: int, tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
         """Read a state into tensors that any number of ranks share; return the loop's own numbers.
@@ -137,6 +136,21 @@ class States:
         except (Exception, CheckpointException) as error:
             remedy = f"delete {path}; the same command goes on from the state before"
             raise StateError(f"state {path} cannot be read: {_last_line(error)}", remedy=remedy) from error
+
+    def _latest(self) -> int:
+        """Return the step of the latest state, -1 where there is none."""
+        path = self._folder / LATEST
+        return int(read_json(path)["step"]) if path.exists() else -1
+
+    def _folders(self) -> list[tuple[int, Path]]:
+        """List the folders of states that are not being written, with their steps."""
+        found = ((path.name.removeprefix("step-"), path) for path in self._folder.glob("step-*"))
+        return [(int(step), path) for step, path in found if step.isdecimal()]
+
+    def _delete_after(self, step: int) -> None:
+        for other, path in self._folders():
+            if other > step:
+                shutil.rmtree(path, ignore_errors=True)
 
     def _path(self, step: int) -> Path:
         return self._folder / f"step-{step:09d}"
