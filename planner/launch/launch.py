@@ -10,7 +10,7 @@ from typing import Any
 
 from planner import lock
 from planner.allocate.allocation import Allocation
-from planner.artifacts import read_artifact, sha256_file, write_artifact, write_bytes
+from planner.artifacts import read_artifact, sha256_file, whole, write_artifact, write_bytes
 from planner.design.spec import Cell, SweepSpec
 from planner.design.tree import build_tree
 from planner.engines.event import Event
@@ -170,11 +170,31 @@ def _ours(item: Path, digest: str) -> bool:
     return item.name.startswith((lock.NAME, f".{lock.NAME}.", f".{COPY}.", ".launch.json.")) or (item.name == COPY and sha256_file(item) == digest)
 
 
+def start_after(created: str, path: Path) -> str:
+    """Return the time at which a run begins: now, which must be after its forecast was made, or the two could not be compared in the end.
+
+    Args:
+        created: when the forecast was made, in ISO format.
+        path: its file.
+
+    Raises:
+        InputError: no time.
+        StateError: it is stamped later than now.
+    """
+    now = datetime.now(timezone.utc)
+    with whole(path):
+        later = datetime.fromisoformat(created) >= now
+    if later:
+        what = f"the forecast in {path} was made at {created}, and the clock here is at {now.isoformat(timespec='microseconds')}"
+        raise StateError(what, remedy="set this machine's clock right, or that of the one that planned and allocate again")
+    return now.isoformat(timespec="microseconds")
+
+
 def begin(launch: Launch) -> None:
     """Put down which forecast the run is to be held against, once, before the first step.
 
     Raises:
-        StateError: the folder holds something else, or a run off another open checkpoint.
+        StateError: the folder holds something else, or a run off another open checkpoint; or the forecast is stamped later than now.
     """
     digest, base = sha256_file(launch.allocation_path), launch.base_fingerprint
     path = launch.folder / "launch.json"
@@ -191,11 +211,12 @@ def begin(launch: Launch) -> None:
         return
     if launch.folder.exists() and not all(_ours(item, digest) for item in launch.folder.iterdir()):
         raise StateError(f"{launch.folder} is not empty and holds no launch", remedy="give another --out")
+    started = start_after(launch.allocation.created, launch.allocation_path)
     launch.folder.mkdir(parents=True, exist_ok=True)
     write_bytes(launch.folder / COPY, launch.allocation_path.read_bytes())
     body = {
         "run_id": launch.name,
-        "started": datetime.now(timezone.utc).isoformat(timespec="microseconds"),
+        "started": started,
         "requested_and_realised": launch.realised(),
         "forecast": {"loss": launch.allocation.plan.loss, "low": launch.allocation.plan.loss_low, "high": launch.allocation.plan.loss_high},
     }
