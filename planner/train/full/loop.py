@@ -6,6 +6,7 @@ On one rank without micro-batches it is `planner.train.segment` to the bit.
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -113,7 +114,7 @@ class Training:
             loss, norm, asked = self._step(stage, number, rate)
             trouble = self.watch.see(loss, norm)
             if trouble is not None:
-                self._roll_back(stage, within, number, trouble, loss)
+                self._roll_back(stage, within, number, trouble, loss, norm)
                 continue
             self.step += 1
             took = time.perf_counter() - began
@@ -187,10 +188,12 @@ class Training:
             if verdict is not None:
                 self._write("event", what="forecast", outside=verdict.outside, reason=verdict.text)
 
-    def _roll_back(self, stage: int, within: int, number: int, trouble: str, loss: float) -> None:
+    def _roll_back(self, stage: int, within: int, number: int, trouble: str, loss: float, norm: float) -> None:
         """Go back to before the batches that are to blame, and leave them out."""
-        spike = f"the smoothed training loss is over {self.run.recipe.spike_factor:g} times its best"
-        what = f"the training loss is {loss}" if trouble == "not_finite" else spike
+        if trouble == "spike":
+            what = f"the smoothed training loss is over {self.run.recipe.spike_factor:g} times its best"
+        else:
+            what = f"the gradient's norm is {norm}" if math.isfinite(loss) else f"the training loss is {loss}"
         where = f"at step {within + 1} of the {self.run.stages[stage].segment.stage} stage"
         if self.guarded.rollbacks >= self.run.settings.most_rollbacks:
             self._write("event", what="diverged", reason=f"{what} {where}")

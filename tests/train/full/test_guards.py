@@ -15,7 +15,7 @@ pytest.importorskip("torch")
 
 from planner.corpus.store import Corpus
 from planner.train.full.guards import SPIKE_BATCHES, Watch, batch_number, blamed, merged, step_of
-from planner.train.full.loop import Guarded
+from planner.train.full.loop import Guarded, Training
 from planner.train.full.metrics import Metrics, read_metrics
 from planner.train.full.states import States
 from tests.train.full.faults import install
@@ -131,6 +131,19 @@ def test_a_run_that_keeps_going_wrong_is_given_up_as_diverged(corpus: Corpus, tm
     assert found["status"] == "diverged" and found["loss_spec"] is None
     assert "nan at step 13 of the general stage, after 2 rollbacks" in found["reason"]
     assert len(rollbacks(folder)) == 2
+
+
+def test_a_gradient_that_is_no_number_is_named_as_such(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    step = Training._step
+
+    def spoilt(self: Training, stage: int, number: int, rate: float) -> tuple[float, float, bool]:
+        loss, norm, asked = step(self, stage, number, rate)
+        return loss, math.nan if number == 2 else norm, asked
+
+    monkeypatch.setattr(Training, "_step", spoilt)
+    lay(tmp_path / "run", corpus, settings=replace(SETTINGS, most_rollbacks=0))
+    assert run_here(tmp_path / "run")
+    assert row(tmp_path / "run")["reason"] == "the gradient's norm is nan at step 3 of the general stage, after 0 rollbacks"
 
 
 def test_what_is_left_out_outlives_a_stop(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
