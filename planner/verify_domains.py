@@ -11,7 +11,7 @@ from planner.errors import StateError
 from planner.launch.domains import COOLED, MIX
 from planner.launch.domains import KIND as LAUNCH
 from planner.launch.domains import VERSION as LAUNCH_VERSION
-from planner.train.job import record_path
+from planner.train.job import named, record_path
 from planner.verify import read_launch, read_row
 
 KIND = "domains_verification"
@@ -81,7 +81,7 @@ def verify_domains(folder: Path) -> DomainsVerification:
     shared: dict[str, float] = {}
     lost: dict[str, float] = {}
     for name, run_id in runs.items():
-        record = record_path(folder / name, run_id)
+        record = record_path(folder / named(name, folder), run_id)
         if not record.exists():
             raise StateError(f"the run of {name} in {folder} has not ended", remedy="run plan launch again; it goes on from where it is")
         row = read_row(record, f"the run of {name}")

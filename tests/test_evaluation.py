@@ -189,6 +189,17 @@ def test_it_goes_into_the_record_of_a_launch(tmp_path: Path) -> None:
         checkpoint_in(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["../../victim/records/r", "/tmp/r", "..", "", 5])
+def test_a_record_outside_the_launch_is_not_written(tmp_path: Path, name: object) -> None:
+    mine = Evaluated(tmp_path / "checkpoint", {"loss_spec": 2.0}, {})
+    write_artifact(record_path(tmp_path / "victim", "r"), "run", 1, {"row": {"status": "ok"}})
+    before = record_path(tmp_path / "victim", "r").read_bytes()
+    write_artifact(tmp_path / "launch" / "launch.json", "launch", 1, {"run_id": name})
+    with pytest.raises(InputError, match=f"a run named {name!r} cannot lie in .*launch; restore"):
+        save(tmp_path / "launch" / "evaluation.json", mine, None, None, tmp_path / "launch")
+    assert record_path(tmp_path / "victim", "r").read_bytes() == before
+
+
 def test_the_table_is_what_allocate_reads(tmp_path: Path) -> None:
     from planner.allocate.accuracy import read_table
 

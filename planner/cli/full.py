@@ -85,7 +85,7 @@ def carry_on(
         KeyboardInterrupt: it was asked to stop; a state is saved.
     """
     from planner.launch import slurm
-    from planner.launch.full import course, lay_down, saved_step
+    from planner.launch.full import course, lay_down, outcome, saved_step
     from planner.launch.runners import run_local, run_ray
     from planner.lock import locked
     from planner.train.full.held import check_free
@@ -110,6 +110,8 @@ def carry_on(
                 run_ray(ready.folder.resolve(), ranks, run.settings, address=address, tick=follow)
             else:
                 run_local(ready.folder, ranks, run.settings, tick=follow)
+    if outcome(ready) is None:  # a stop file, or a signal to a rank: this process was not asked
+        raise KeyboardInterrupt
     return True
 
 

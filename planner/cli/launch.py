@@ -81,7 +81,7 @@ def launch(
     if wandb is not None and not wandb.strip():
         raise InputError(f"--wandb {wandb!r} names no project", remedy="name one, or leave it away")
     if export is None:
-        check_ranks(ranks, device, engine)
+        check_ranks(ranks, device, engine, threads=threads or 1, address=address)
     folder = out or Path("launches") / allocation.stem
     of_full_size = {
         "--ranks": ranks > 1, "--engine": engine != "local", "--precision": precision, "--micro-batch": micro_batch,

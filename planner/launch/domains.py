@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from planner.design.spec import SweepSpec
 from planner.design.tree import Tree, build_tree
 from planner.engines.event import Event
 from planner.errors import DataError, InputError, StateError
-from planner.launch.launch import STATES
+from planner.launch.launch import STATES, start_after
 from planner.launch.start import corpus_of
 from planner.recipe import Recipe
 from planner.shapes import ModelShape
@@ -228,12 +227,13 @@ def _begin(launch: DomainsLaunch) -> None:
     begun = copy.is_file() and sha256_file(copy) == digest  # killed before launch.json stood
     if launch.folder.exists() and any(item != copy or not begun for item in launch.folder.iterdir()):
         raise StateError(f"{launch.folder} is not empty and holds no launch", remedy="give another --out")
+    started = start_after(launch.answer.created, launch.path)
     launch.folder.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(launch.path, copy)
     body = {
         "structure": launch.structure.name,
         "runs": runs,
-        "started": datetime.now(timezone.utc).isoformat(timespec="microseconds"),
+        "started": started,
         "requested_and_realised": launch.realised(),
     }
     write_artifact(path, KIND, VERSION, body, {"allocation": digest})

@@ -10,7 +10,7 @@ from typing import Any
 
 from planner import lock
 from planner.allocate.allocation import Allocation
-from planner.artifacts import read_artifact, sha256_file, write_artifact, write_bytes
+from planner.artifacts import read_artifact, sha256_file, whole, write_artifact, write_bytes
 from planner.design.spec import Cell, SweepSpec
 from planner.design.tree import build_tree
 from planner.engines.event import Event
@@ -50,6 +50,11 @@ class Launch:
     def checkpoint(self) -> Path:
         """Where the Hugging Face checkpoint goes."""
         return self.folder / "checkpoint"
+
+    @property
+    def base_fingerprint(self) -> str | None:
+        """Fingerprint of the open checkpoint that it starts from, if it starts from one."""
+        return next((base.fingerprint for base in self.run.spec.pretrained.values()), None)
 
     @property
     def done(self) -> bool:
@@ -107,7 +112,7 @@ def prepare(allocation_path: Path, folder: Path, *, corpus: Path | None = None, 
     spec = SweepSpec(
         name=folder.name, folder=folder, corpus=opened.folder.resolve(), domain=domain, grids=(), recipe=recipe,
         eval_tokens=int(source.get("eval_tokens") or 65536),
-        bases=(start.folder,) if start else (), base_tokens=(planned.sunk,) if start and planned.sunk else (),
+        bases=(start.folder.absolute(),) if start else (), base_tokens=(planned.sunk,) if start and planned.sunk else (),
     )  # fmt: skip
     special = plan.tokens_spec > 0
     replay = allocation.replay_fraction if special else 0.0
@@ -165,13 +170,33 @@ def _ours(item: Path, digest: str) -> bool:
     return item.name.startswith((lock.NAME, f".{lock.NAME}.", f".{COPY}.", ".launch.json.")) or (item.name == COPY and sha256_file(item) == digest)
 
 
+def start_after(created: str, path: Path) -> str:
+    """Return the time at which a run begins: now, which must be after its forecast was made, or the two could not be compared in the end.
+
+    Args:
+        created: when the forecast was made, in ISO format.
+        path: its file.
+
+    Raises:
+        InputError: no time.
+        StateError: it is stamped later than now.
+    """
+    now = datetime.now(timezone.utc)
+    with whole(path):
+        later = datetime.fromisoformat(created) >= now
+    if later:
+        what = f"the forecast in {path} was made at {created}, and the clock here is at {now.isoformat(timespec='microseconds')}"
+        raise StateError(what, remedy="set this machine's clock right, or that of the one that planned and allocate again")
+    return now.isoformat(timespec="microseconds")
+
+
 def begin(launch: Launch) -> None:
     """Put down which forecast the run is to be held against, once, before the first step.
 
     Raises:
-        StateError: the folder holds something else.
+        StateError: the folder holds something else, or a run off another open checkpoint; or the forecast is stamped later than now.
     """
-    digest = sha256_file(launch.allocation_path)
+    digest, base = sha256_file(launch.allocation_path), launch.base_fingerprint
     path = launch.folder / "launch.json"
     if path.exists():
         before = read_artifact(path, KIND, VERSION)
@@ -179,18 +204,23 @@ def begin(launch: Launch) -> None:
             raise StateError(f"{launch.folder} holds the run {before['run_id']}, not {launch.name}", remedy="give its --seed, or another --out")
         if before["inputs"].get("allocation") != digest:
             raise StateError(f"{launch.folder} holds the run of another allocation", remedy="give another --out, or delete that folder")
+        begun_on = before["inputs"].get("base", base)  # launches of earlier versions do not say
+        if begun_on != base:
+            what = f"the run in {launch.folder} was begun on base {begun_on}, now it is {base or 'none'}"
+            raise StateError(what, remedy="restore that base, or give another --out")
         return
     if launch.folder.exists() and not all(_ours(item, digest) for item in launch.folder.iterdir()):
         raise StateError(f"{launch.folder} is not empty and holds no launch", remedy="give another --out")
+    started = start_after(launch.allocation.created, launch.allocation_path)
     launch.folder.mkdir(parents=True, exist_ok=True)
     write_bytes(launch.folder / COPY, launch.allocation_path.read_bytes())
     body = {
         "run_id": launch.name,
-        "started": datetime.now(timezone.utc).isoformat(timespec="microseconds"),
+        "started": started,
         "requested_and_realised": launch.realised(),
         "forecast": {"loss": launch.allocation.plan.loss, "low": launch.allocation.plan.loss_low, "high": launch.allocation.plan.loss_high},
     }
     try:
-        write_artifact(path, KIND, VERSION, body, {"allocation": digest})
+        write_artifact(path, KIND, VERSION, body, {"allocation": digest, **({"base": base} if base else {})})
     except OSError as error:
         raise PlannerError(f"{path} cannot be written: {error.strerror}", remedy="check the disk and its permissions") from error

@@ -9,14 +9,15 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from planner.engines.ray import connected
-from planner.errors import InputError, MissingDependencyError, StateError
+from planner.errors import InputError, MissingDependencyError, PlannerWarning, StateError
 from planner.train.full.plan import FAILURE_FILE, STOP_FILE, Settings
 
 LOG = "log.txt"
@@ -81,9 +82,10 @@ def run_ray(folder: Path, ranks: int, settings: Settings, *, address: str | None
     Raises:
         MissingDependencyError: Ray is not installed.
         KeyboardInterrupt: it was asked to stop, and has.
+        InputError: this machine has not what the ranks ask for.
         PlannerError: a rank failed more than `FAILURES` times.
     """
-    with connected(address):
+    with connected(address) as ray:
         try:
             from ray.train import FailureConfig, RunConfig, ScalingConfig
             from ray.train.torch import TorchConfig, TorchTrainer
@@ -92,6 +94,7 @@ def run_ray(folder: Path, ranks: int, settings: Settings, *, address: str | None
             raise MissingDependencyError(f"Ray cannot train here: {error}", remedy=remedy) from error
         cuda = settings.device == "cuda"
         resources = {"CPU": float(1 if cuda else settings.threads), **({"GPU": 1.0} if cuda else {})}
+        _check_resources(ray.cluster_resources(), ranks, resources, address)
         trainer = TorchTrainer(
             _ray_rank,
             train_loop_config={"folder": str(folder), "start": f"ray, run {secrets.token_hex(4)}"},
@@ -106,8 +109,31 @@ def run_ray(folder: Path, ranks: int, settings: Settings, *, address: str | None
         raise failure(folder, f"Ray gave up: {str(failed).strip().splitlines()[-1]}") from failed
 
 
+def _check_resources(have: Mapping[str, float], ranks: int, each: Mapping[str, float], address: str | None) -> None:
+    """Refuse, or on a cluster that may yet grow say, that the ranks do not fit: Ray starts none of them before there is room for all.
+
+    Args:
+        have: what Ray has in all.
+        ranks: processes.
+        each: what one of them takes.
+        address: of a cluster; None for this machine.
+
+    Raises:
+        InputError: they do not fit on this machine.
+    """
+    for name, amount in each.items():
+        if ranks * amount > have.get(name, 0.0):
+            what = f"{ranks} ranks take {ranks * amount:g} {name}s, and Ray has {have.get(name, 0.0):g}"
+            if address is None:
+                raise InputError(f"{what} on this machine", remedy="give fewer --ranks or --threads, or the --address of a cluster")
+            warnings.warn(f"{what} at {address}: nothing is trained until more nodes join; Ctrl-C twice ends the wait", PlannerWarning, stacklevel=3)
+
+
 def _fit(trainer: Any, folder: Path, tick: Callable[[], None]) -> tuple[bool, Exception | None]:
-    """Let Ray train in a thread, so that Ctrl-C reaches the ranks as a wish to stop and not as an exception inside Ray; return it, and what failed."""
+    """Let Ray train in a thread, so that Ctrl-C reaches the ranks as a wish to stop and not as an exception inside Ray; return it, and what failed.
+
+    A second Ctrl-C does not wait for them; they end with the connection.
+    """
     ended, errors, asked = threading.Event(), [], False
 
     def fit() -> None:
@@ -125,6 +151,8 @@ def _fit(trainer: Any, folder: Path, tick: Callable[[], None]) -> tuple[bool, Ex
                 ended.wait(POLL)
                 tick()
             except KeyboardInterrupt:
+                if asked:
+                    break
                 asked = True
                 (folder / STOP_FILE).touch()
     (folder / STOP_FILE).unlink(missing_ok=True)
@@ -149,15 +177,28 @@ def failure(folder: Path, otherwise: str) -> StateError:
     return StateError(f"{otherwise}: {last.strip()}", remedy=f"see {folder / LOG}; the same command goes on from the latest state")
 
 
-def check_ranks(ranks: int, device: str, engine: str) -> None:
+def check_ranks(ranks: int, device: str, engine: str, *, threads: int = 1, address: str | None = None) -> None:
     """Refuse more ranks on this machine than it has cores.
+
+    Args:
+        ranks: processes.
+        device: "cpu" or "cuda".
+        engine: "local", "slurm" or "ray".
+        threads: cores that Ray sets aside for each.
+        address: of a cluster of Ray, which is not this machine.
 
     Raises:
         InputError: there are not as many.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if engine == "local" and device == "cpu" and ranks > cores:
+    here = engine == "local" or (engine == "ray" and address is None)
+    if not here or device != "cpu":
+        return
+    if ranks > cores:
         raise InputError(f"{ranks} ranks on a CPU with {cores} cores would wait for each other", remedy=f"give --ranks {cores} or less")
+    if engine == "ray" and ranks * threads > cores:
+        remedy = f"give --threads {cores // ranks} or fewer ranks"
+        raise InputError(f"{ranks} ranks of {threads} threads each are more than the {cores} cores that Ray has to give", remedy=remedy)
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from planner.errors import InputError
 from planner.launch.domains import KIND as DOMAINS
 from planner.launch.launch import KIND, VERSION
 from planner.train.full.expect import Course
-from planner.train.full.metrics import FILE, read_metrics
+from planner.train.full.metrics import FILE, parse, read_metrics
 from planner.train.full.plan import FILE as FULL
 from planner.train.full.plan import FullRun
 from planner.train.job import record_path
@@ -83,7 +82,7 @@ class Tail:
             data = file.read()
         whole = data[: data.rfind(b"\n") + 1]
         self._at += len(whole)
-        return [json.loads(line) for line in whole.splitlines()]
+        return parse(whole)
 
 
 def watch(folder: Path) -> Progress:

@@ -8,6 +8,7 @@ from typing import Any
 
 from planner.design.cells import Part
 from planner.design.segment import Segment
+from planner.errors import InputError
 from planner.recipe import Recipe
 
 
@@ -74,15 +75,38 @@ class Result:
 
 
 def record_path(folder: Path, segment_id: str) -> Path:
-    """Return where an endpoint's record is kept."""
-    return folder / "records" / f"{segment_id}.json"
+    """Return where an endpoint's record is kept.
+
+    Raises:
+        InputError: see `named`.
+    """
+    return folder / "records" / f"{named(segment_id, folder)}.json"
 
 
 def state_path(folder: Path, segment_id: str) -> Path:
-    """Return where a segment's last state is kept."""
-    return folder / "state" / f"{segment_id}.safetensors"
+    """Return where a segment's last state is kept.
+
+    Raises:
+        InputError: see `named`.
+    """
+    return folder / "state" / f"{named(segment_id, folder)}.safetensors"
 
 
 def diverged_path(folder: Path, segment_id: str) -> Path:
-    """Return where it is noted that a segment without an endpoint diverged."""
-    return folder / "state" / f"{segment_id}.diverged.json"
+    """Return where it is noted that a segment without an endpoint diverged.
+
+    Raises:
+        InputError: see `named`.
+    """
+    return folder / "state" / f"{named(segment_id, folder)}.diverged.json"
+
+
+def named(name: str, folder: Path) -> str:
+    """Return the name of a segment or a run, which may be read from a file and must not lead out of the folder.
+
+    Raises:
+        InputError: it is no plain name.
+    """
+    if not isinstance(name, str) or name in ("", ".", "..") or Path(name).name != name:
+        raise InputError(f"a run named {name!r} cannot lie in {folder}", remedy="restore the file that names it as the planner wrote it")
+    return name

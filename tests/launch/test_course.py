@@ -22,7 +22,7 @@ from planner.launch.full import course, find_law, settle
 from planner.launch.launch import Launch, prepare
 from planner.launch.watch import Tail
 from planner.train.full.expect import LEAST_POINTS, Course, Expected, evaluation_steps, extrapolate, judge
-from planner.train.full.metrics import Metrics
+from planner.train.full.metrics import Metrics, read_metrics
 from planner.train.full.plan import Settings
 from tests.launch.test_launch_method import specialise_only
 from tests.train.full.runs import GENERAL, STEPS, allocation
@@ -148,6 +148,20 @@ def test_evaluations_on_the_way_cost_little(corpus: Corpus, tmp_path: Path) -> N
         cost = len(run.settings.evaluate_at) * eval_tokens / 3
         assert cost <= 0.05 * run.steps * run.recipe.tokens_per_step + 3 * eval_tokens / 3  # three in the cooldown at least, if any
     assert run.settings.evaluate_at == ()
+
+
+@pytest.mark.parametrize("damage", [b"\x00\xff{}", b'{"kind": "st', b"[" * 100_000, b"7", b'{"kind": "step"}', b""])
+def test_a_damaged_line_costs_that_line_only(tmp_path: Path, damage: bytes) -> None:
+    path = tmp_path / "metrics.jsonl"
+    metrics = Metrics(tmp_path, Settings(), "run", resumed_at=0)
+    for step in range(1, 6):
+        metrics.write("step", step, loss=4.0)
+    metrics.close()
+    lines = path.read_bytes().splitlines()
+    path.write_bytes(b"\n".join([*lines[:2], damage, *lines[3:], b""]))
+    assert [line["step"] for line in Tail(path).new()] == [1, 2, 4, 5]
+    Metrics(tmp_path, Settings(), "run", resumed_at=4).close()
+    assert [line["step"] for line in read_metrics(path)] == [1, 2, 4]
 
 
 def test_a_follower_reads_on_after_a_rollback_and_not_half_a_line(tmp_path: Path) -> None:

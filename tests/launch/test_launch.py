@@ -1,7 +1,9 @@
 """An allocation carried out on real text, its checkpoint loaded, its outcome held against the forecast."""
 
 import json
+import re
 from dataclasses import replace
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
@@ -133,6 +135,20 @@ def test_a_changed_forecast_is_refused(launched: Path) -> None:
             carry_out(prepare(path, launched), LocalEngine(1))
     finally:
         path.write_text(whole)
+
+
+def test_a_plan_that_is_stamped_later_than_now_is_refused_before_it_is_trained(corpus: Corpus, tmp_path: Path) -> None:
+    allocation(corpus).save(tmp_path / "a.json", {})
+    body = read_json(tmp_path / "a.json")
+    for ahead in (timedelta(minutes=2), timedelta(minutes=-2)):
+        created = (datetime.now(timezone.utc) + ahead).isoformat()
+        (tmp_path / "a.json").write_text(json.dumps({**body, "created": created}))
+        ready = prepare(tmp_path / "a.json", tmp_path / "run")
+        if ahead > timedelta(0):
+            with pytest.raises(StateError, match=f"was made at {re.escape(created)}, and the clock here is at .*; set this machine's clock"):
+                begin(ready)
+            assert not (tmp_path / "run").exists()
+    begin(ready)
 
 
 def test_a_start_killed_before_its_launch_json_goes_on(corpus: Corpus, tmp_path: Path) -> None:

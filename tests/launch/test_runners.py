@@ -6,10 +6,13 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import threading
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
@@ -17,15 +20,17 @@ from typer.testing import CliRunner
 pytest.importorskip("torch")
 
 from planner.artifacts import read_json, write_artifact
+from planner.cli.console import INTERRUPTED
 from planner.cli.full import check_options
 from planner.cli.main import app
 from planner.corpus.store import Corpus
-from planner.errors import InputError, MissingDependencyError
-from planner.launch import slurm
+from planner.errors import InputError, MissingDependencyError, PlannerWarning
+from planner.launch import runners, slurm
 from planner.launch.full import settle
 from planner.launch.launch import prepare
 from planner.launch.runners import LOG, failure
-from planner.train.full.plan import FAILURE_FILE, STOPPED, Settings
+from planner.train.full.main import Stopper, main
+from planner.train.full.plan import FAILURE_FILE, STOP_FILE, STOPPED, Settings
 from tests.train.full.runs import STEPS, allocation, lay, losses, row, run_here
 
 
@@ -103,6 +108,8 @@ def test_a_dry_run_says_what_it_takes_and_leaves_nothing(corpus: Corpus, tmp_pat
     [
         (["--ranks", "3", "--engine", "slurm"], "4 sequences", "such as 2"),
         (["--ranks", "512", "--engine", "local"], "512 ranks", "--ranks"),
+        (["--ranks", "512", "--engine", "ray"], "512 ranks", "--ranks"),
+        (["--engine", "ray", "--threads", "1000"], "1000 threads", "--threads"),
         (["--engine", "kubernetes"], "kubernetes", "local, slurm, ray"),
         (["--precision", "fp8"], "fp8", "bf16"),
         (["--device", "tpu"], "tpu", "cpu or cuda"),
@@ -189,6 +196,21 @@ def test_ranks_of_srun_are_read_from_its_variables() -> None:
         join(Settings(), {}, slurm=True)
 
 
+def test_a_signal_puts_a_job_of_slurm_back_into_the_queue_and_a_stop_file_ends_it(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "run"
+    lay(folder, corpus)
+    for name, value in {"PROCID": 0, "NTASKS": 1, "LOCALID": 0, "JOB_ID": 7, "STEP_ID": 0}.items():
+        monkeypatch.setenv(f"SLURM_{name}", str(value))
+    arguments = [str(folder), "--slurm"]
+    monkeypatch.setattr(Stopper, "listen", lambda self: self._hear(signal.SIGUSR1, None))
+    assert main(arguments) == STOPPED
+    monkeypatch.setattr(Stopper, "listen", lambda self: None)
+    (folder / STOP_FILE).touch()
+    assert main(arguments) == 0 and not (folder / STOP_FILE).exists() and not (folder / "records").exists()
+    assert read_json(folder / "states" / "latest.json")["step"] == 2  # a step at each start
+    assert main(arguments) == 0 and row(folder)["status"] == "ok"
+
+
 def test_without_slurm_the_file_is_left_for_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(MissingDependencyError, match="sbatch"):
@@ -211,6 +233,45 @@ def test_a_rank_that_fails_is_one_sentence(launched: tuple[Path, str], corpus: C
     file.write_bytes(b"torn")
     code, _, said = plan("launch", tmp_path / "a.json", "--out", tmp_path / "a", "--threads", 1)
     assert code == 2 and "step-000000003 cannot be read" in said and "goes on from the state before" in said
+
+
+def test_a_stop_file_ends_a_launch_as_ctrl_c_does(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file is there before the ranks are, which stop after their first step."""
+    folder, command = tmp_path / "run", runners.command
+
+    def stopped(where: Path, ranks: int) -> list[str]:
+        (where / STOP_FILE).touch()
+        return command(where, ranks)
+
+    allocation(corpus).save(tmp_path / "a.json", {})
+    monkeypatch.setattr(runners, "command", stopped)
+    code, _, said = plan("launch", tmp_path / "a.json", "--out", folder, "--threads", 1)
+    assert code == INTERRUPTED and said.strip().endswith("stopped; what is finished is kept, and the same command goes on from there")
+    assert 0 < read_json(folder / "states" / "latest.json")["step"] < STEPS and not (folder / STOP_FILE).exists()
+
+
+def test_ranks_that_ray_has_no_room_for_are_refused_here_and_said_of_a_cluster() -> None:
+    with pytest.raises(InputError, match="4 ranks take 4 GPUs, and Ray has 0 on this machine"):
+        runners._check_resources({"CPU": 8.0}, 4, {"CPU": 1.0, "GPU": 1.0}, None)
+    with pytest.warns(PlannerWarning, match="4 ranks take 16 CPUs, and Ray has 8 at auto: .* until more nodes join"):
+        runners._check_resources({"CPU": 8.0}, 4, {"CPU": 4.0}, "auto")
+    runners._check_resources({"CPU": 8.0}, 4, {"CPU": 2.0}, None)
+
+
+def test_a_second_ctrl_c_does_not_wait_for_ranks_on_ray(tmp_path: Path) -> None:
+    """As while Ray waits for room, where no rank would ever see the stop file."""
+    never, pressed = threading.Event(), []
+
+    def press() -> None:
+        assert len(pressed) < 2, "it waits on"
+        pressed.append((tmp_path / STOP_FILE).exists())
+        raise KeyboardInterrupt
+
+    try:
+        assert runners._fit(SimpleNamespace(fit=never.wait), tmp_path, press) == (True, None)
+    finally:
+        never.set()
+    assert pressed == [False, True] and not (tmp_path / STOP_FILE).exists()
 
 
 @pytest.mark.skipif(find_spec("ray") is None, reason="ray is not installed")

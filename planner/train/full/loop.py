@@ -6,6 +6,7 @@ On one rank without micro-batches it is `planner.train.segment` to the bit.
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from torch.distributed.tensor import DTensor
 
 from planner.artifacts import read_json, write_text
 from planner.corpus import Corpus
+from planner.errors import StateError
 from planner.train.evaluate import heldout_loss
 from planner.train.full.expect import Course, judge
 from planner.train.full.guards import Span, Watch, batch_number, blamed, merged, step_of
@@ -25,6 +27,7 @@ from planner.train.full.metrics import FILE, Metrics, read_metrics
 from planner.train.full.plan import STATES_FOLDER, FullRun, rows_of_rank
 from planner.train.full.shard import build
 from planner.train.full.states import States, start_moments, tensors_of
+from planner.train.job import Job
 from planner.train.model import build_optimiser
 from planner.train.segment import Diverged, open_batches, rate_at
 
@@ -65,10 +68,14 @@ class Training:
             folder: the launch folder.
             ranks: who takes part.
             stop: asked after every step whether to stop; one rank's yes stops all.
+
+        Raises:
+            InputError: see `open_corpus`.
+            StateError: the corpus is another one than the plan's, or a state cannot be written or read.
         """
         self.run, self.folder, self.ranks, self._stop = run, folder, ranks, stop
         self.rows = rows_of_rank(run.recipe.batch_sequences, ranks.rank, ranks.world)
-        self.corpus = Corpus.open(run.stages[0].corpus)
+        self.corpus = open_corpus(run.last)
         self.batches = [open_batches(job, self.corpus) for job in run.stages]
         self.model = build(run.stages[0], self.corpus, ranks, run.settings)
         self.model.train()
@@ -107,7 +114,7 @@ class Training:
             loss, norm, asked = self._step(stage, number, rate)
             trouble = self.watch.see(loss, norm)
             if trouble is not None:
-                self._roll_back(stage, within, number, trouble, loss)
+                self._roll_back(stage, within, number, trouble, loss, norm)
                 continue
             self.step += 1
             took = time.perf_counter() - began
@@ -181,10 +188,12 @@ class Training:
             if verdict is not None:
                 self._write("event", what="forecast", outside=verdict.outside, reason=verdict.text)
 
-    def _roll_back(self, stage: int, within: int, number: int, trouble: str, loss: float) -> None:
+    def _roll_back(self, stage: int, within: int, number: int, trouble: str, loss: float, norm: float) -> None:
         """Go back to before the batches that are to blame, and leave them out."""
-        spike = f"the smoothed training loss is over {self.run.recipe.spike_factor:g} times its best"
-        what = f"the training loss is {loss}" if trouble == "not_finite" else spike
+        if trouble == "spike":
+            what = f"the smoothed training loss is over {self.run.recipe.spike_factor:g} times its best"
+        else:
+            what = f"the gradient's norm is {norm}" if math.isfinite(loss) else f"the training loss is {loss}"
         where = f"at step {within + 1} of the {self.run.stages[stage].segment.stage} stage"
         if self.guarded.rollbacks >= self.run.settings.most_rollbacks:
             self._write("event", what="diverged", reason=f"{what} {where}")
@@ -195,11 +204,12 @@ class Training:
         target = self.ranks.told(self._state_before(self.run.offsets[stage] + min(within, step_of(span[0], spans))) if self.ranks.first else None)
         if target > self.run.offsets[stage]:  # no state is that old any more: what was trained on before it stays
             span = (max(span[0], batch_number(target - self.run.offsets[stage], spans)), span[1])
+        # The states go first: killed in between, the run meets the same trouble again. The other way it would go on after batches that count as left out.
+        self.states.drop_after(target)
         self.guarded.left_out[stage] = merged([*spans, span])
         self.guarded.rollbacks += 1
         if self.ranks.first:
             self.guarded.save(self.folder)
-        self.states.drop_after(target)
         self._write("event", what="rollback", to=target, left_out=list(span), stage=self.run.stages[stage].segment.stage, reason=f"{what} {where}")
         self._load(target)
         if self.metrics is not None:
@@ -224,6 +234,21 @@ class Training:
     def _write(self, kind: str, **values: Any) -> None:
         if self.metrics is not None:
             self.metrics.write(kind, self.step, **values)
+
+
+def open_corpus(job: Job) -> Corpus:
+    """Open the corpus of a run, which may have changed on disk since the run was laid down or last stopped.
+
+    Raises:
+        InputError: it is missing, or its files are not as long as its account says.
+        StateError: it is another one than that of the plan.
+    """
+    corpus, planned = Corpus.open(job.corpus), job.labels["corpus"]
+    if corpus.fingerprint != planned:
+        what = f"corpus {corpus.folder} has fingerprint {corpus.fingerprint}, the run was begun on {planned}"
+        raise StateError(what, remedy="restore it; a forecast holds for no other")
+    corpus.check_shards(dict.fromkeys([corpus.general, job.domain, *(part.domain for part in job.mixture)]))
+    return corpus
 
 
 def batch_loss(model: torch.nn.Module, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from enum import Enum
 from pathlib import Path
 from types import FrameType
 
@@ -24,6 +25,7 @@ from torch.distributed.tensor import DTensor
 
 from planner.artifacts import write_text
 from planner.errors import PlannerError, StateError
+from planner.pretrained import Pretrained
 from planner.train.allocator import tune_allocator
 from planner.train.checkpoint import LoopState, save_tensors
 from planner.train.export import export_checkpoint
@@ -31,7 +33,7 @@ from planner.train.full.held import held, start_name
 from planner.train.full.loop import Training
 from planner.train.full.mesh import Ranks, join, leave
 from planner.train.full.plan import FAILURE_FILE, STOP_FILE, STOPPED, FullRun
-from planner.train.job import state_path
+from planner.train.job import Job, state_path
 from planner.train.record import write_record
 from planner.train.segment import Diverged, evaluate
 
@@ -41,6 +43,17 @@ LOOK_EVERY = 1.0
 """Seconds between two looks for the stop file, which may lie on a slow file system."""
 FAILED = 2
 """Exit code after an error that the user can mend."""
+
+
+class Ending(Enum):
+    """How a rank has ended."""
+
+    DONE = "done"
+    """The run has its record."""
+    STOPPED = "stopped"
+    """It was asked to by a signal, with a state saved: under Slurm it goes on by itself."""
+    STOPPED_BY_FILE = "stopped by file"
+    """It was asked to by the stop file, with a state saved: it goes on when somebody starts it."""
 
 
 class Stopper:
@@ -77,7 +90,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     stop = Stopper(told.folder / STOP_FILE)
     stop.listen()
     try:
-        return 0 if run_rank(told.folder, stop, slurm=told.slurm) or not told.slurm else STOPPED
+        ended = run_rank(told.folder, stop, slurm=told.slurm)
+        return STOPPED if told.slurm and ended is Ending.STOPPED else 0
     except PlannerError as error:
         logging.error("error: %s", error)
         return FAILED
@@ -86,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
-def run_rank(folder: Path, stop: Stopper, *, slurm: bool = False, start: str | None = None) -> bool:
+def run_rank(folder: Path, stop: Stopper, *, slurm: bool = False, start: str | None = None) -> Ending:
     """Do what `train` does, and leave what went wrong where the process that started the ranks finds it."""
     try:
         return train(folder, stop, slurm=slurm, start=start)
@@ -95,8 +109,8 @@ def run_rank(folder: Path, stop: Stopper, *, slurm: bool = False, start: str | N
         raise
 
 
-def train(folder: Path, stop: Stopper, *, slurm: bool = False, start: str | None = None) -> bool:
-    """Train the run in a launch folder on this rank, to its record and checkpoint; return False where it was stopped before.
+def train(folder: Path, stop: Stopper, *, slurm: bool = False, start: str | None = None) -> Ending:
+    """Train the run in a launch folder on this rank, to its record and checkpoint, or until it is asked to stop.
 
     Args:
         folder: the launch folder.
@@ -105,7 +119,7 @@ def train(folder: Path, stop: Stopper, *, slurm: bool = False, start: str | None
         start: name of a start that starts lost ranks again; by default it is read from the environment.
 
     Raises:
-        PlannerError: see `Training` and `join`; or ranks of another start train there.
+        PlannerError: see `Training`, `join` and `check_base`; or ranks of another start train there.
     """
     run = FullRun.load(folder)
     tune_allocator()
@@ -118,29 +132,46 @@ def train(folder: Path, stop: Stopper, *, slurm: bool = False, start: str | None
             try:
                 name = start or start_name(os.environ, slurm=slurm)
                 held_until_end.enter_context(held(folder, name, restarts=slurm or start is not None))
-            except StateError as error:
-                refusal = (error.message, error.remedy)
+                check_base(run.last)
+            except PlannerError as error:
+                refusal = error
         refusal = ranks.told(refusal)  # the others must not wait for a first rank that has left
         if refusal is not None:
-            raise StateError(refusal[0], remedy=refusal[1])
+            raise refusal
         return _train(run, folder, ranks, stop)
 
 
-def _train(run: FullRun, folder: Path, ranks: Ranks, stop: Stopper) -> bool:
+def check_base(job: Job) -> None:
+    """Refuse an open checkpoint that is not the one that the run was begun on: its files may have been replaced since.
+
+    Raises:
+        InputError: there is none any more.
+        StateError: it is another one.
+    """
+    if job.base is None:
+        return
+    found, begun_on = Pretrained.open(job.base).fingerprint, job.labels["base"]
+    if found != begun_on:
+        what = f"base {job.base} has fingerprint {found}, the run was begun on {begun_on}"
+        raise StateError(what, remedy="restore it, or begin anew with another --out")
+
+
+def _train(run: FullRun, folder: Path, ranks: Ranks, stop: Stopper) -> Ending:
     training = Training(run, folder, ranks, stop=stop)
     job = run.last
     try:
         if not training.go():
             training.close()
+            by_file = taken(folder / STOP_FILE, ranks)
             leave()  # an interpreter that ends with process groups open may abort, and Slurm's file would not see a saved state
-            return False
+            return Ending.STOPPED_BY_FILE if by_file else Ending.STOPPED
         losses = evaluate(job, training.corpus, training.model, ranks.device)
     except Diverged as error:
         training.close()
         leave()
         if ranks.first:
             write_record(job, training.seconds, {}, status="diverged", reason=str(error))
-        return True
+        return Ending.DONE
     training.close()
     weights = gathered(training.model, ranks)
     corpus, seconds, steps = training.corpus, training.seconds, training.step
@@ -152,7 +183,15 @@ def _train(run: FullRun, folder: Path, ranks: Ranks, stop: Stopper) -> bool:
         export_checkpoint(replace(job, state_path=state), corpus, folder / "checkpoint", folder / "adapter")
         state.unlink()
         write_record(job, seconds, losses, status="ok", reason=None)
-    return True
+    return Ending.DONE
+
+
+def taken(stop: Path, ranks: Ranks) -> bool:
+    """Tell whether any rank sees the stop file, and take it away: it has been obeyed, and the next start must not stop at once."""
+    seen = ranks.total(float(stop.exists()))[0] > 0  # on a network file system one rank may see it before another
+    if seen and ranks.first:
+        stop.unlink(missing_ok=True)
+    return seen
 
 
 def gathered(model: torch.nn.Module, ranks: Ranks) -> dict[str, torch.Tensor]:

@@ -47,7 +47,7 @@ class Metrics:
         self.rewind(resumed_at)
 
     def rewind(self, step: int) -> None:
-        """Drop the lines of steps after `step`; events stay."""
+        """Drop the lines of steps after `step`, and damaged ones; events stay."""
         if self._file is not None:
             self._file.close()
         if self._path.exists():
@@ -90,14 +90,20 @@ class Metrics:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Read the lines of a metrics file; a last line that a kill cut short is left out."""
-    found: list[dict[str, Any]] = []
-    if path.exists():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                found.append(json.loads(line))
-            except json.JSONDecodeError:
-                break
+    """Read the lines of a metrics file; damaged ones, such as a last line that a kill cut short, are left out."""
+    return parse(path.read_bytes()) if path.exists() else []
+
+
+def parse(data: bytes) -> list[dict[str, Any]]:
+    """Read the lines of a piece of a metrics file, without those that are damaged."""
+    found = []
+    for text in data.split(b"\n"):
+        try:
+            line = json.loads(text)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(line, dict) and isinstance(line.get("kind"), str) and isinstance(line.get("step"), int):
+            found.append(line)
     return found
 
 

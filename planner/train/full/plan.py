@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import types
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
@@ -11,17 +11,17 @@ from planner.artifacts import read_artifact, whole, write_artifact
 from planner.design.tree import Segment
 from planner.errors import InputError
 from planner.recipe import Recipe
-from planner.train.job import Job
+from planner.train.job import Job, state_path
 
 KIND = "full_run"
 VERSION = 1
 FILE = "full.json"
 PRECISIONS = ("fp32", "bf16")
 STOPPED = 75
-"""Exit code under Slurm of a run that was asked to stop and has saved its state (EX_TEMPFAIL): the job is put back into the queue."""
+"""Exit code under Slurm of a run that a signal asked to stop and that has saved its state (EX_TEMPFAIL): the job is put back into the queue."""
 
 STOP_FILE = "stop"
-"""A file of this name in the launch folder stops the run as SIGTERM does: for where no signal reaches the ranks."""
+"""A file of this name in the launch folder has the run save a state and end, for where no signal reaches the ranks; a job of Slurm is not put back."""
 STATES_FOLDER = "states"
 """Where saved states lie in the launch folder, and the lock of the rank that writes them."""
 FAILURE_FILE = "failure.txt"
@@ -129,14 +129,15 @@ class FullRun:
 
     @classmethod
     def load(cls, folder: Path) -> FullRun:
-        """Read what `save` wrote.
+        """Read what `save` wrote, as a run in this folder: what it was called where it was laid down does not count, nor does the working directory.
 
         Raises:
             InputError: no run is laid down there, or a value of the wrong kind.
         """
         body = read_artifact(folder / FILE, KIND, VERSION)
         with whole(folder / FILE):
-            return cls(tuple(_revive(Job, stage) for stage in body["stages"]), _revive(Settings, body["settings"]))
+            stages = tuple(_revive(Job, stage) for stage in body["stages"])
+            return cls(tuple(_placed(stage, folder.resolve()) for stage in stages), _revive(Settings, body["settings"]))
 
 
 def rows_of_rank(batch: int, rank: int, world: int) -> tuple[int, int]:
@@ -154,6 +155,11 @@ def rows_of_rank(batch: int, rank: int, world: int) -> tuple[int, int]:
         )
     share = batch // world
     return rank * share, (rank + 1) * share
+
+
+def _placed(job: Job, folder: Path) -> Job:
+    """Return a stage whose outcome goes into a launch folder."""
+    return replace(job, folder=folder, state_path=state_path(folder, job.segment.segment_id))
 
 
 def _revive(kind: Any, value: Any) -> Any:

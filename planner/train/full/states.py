@@ -26,7 +26,10 @@ from planner.errors import StateError
 from planner.train.full.mesh import Ranks
 from planner.train.full.plan import STATES_FOLDER
 
+LATEST = "latest.json"
 LOOP = "loop.json"
+FILES = "files"
+"""Key in it of the name and size [bytes] of every file of the state; states of earlier versions lack it."""
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
@@ -47,6 +50,8 @@ class States:
             self._folder.mkdir(parents=True, exist_ok=True)
             for part in self._folder.glob("*.part"):
                 shutil.rmtree(part, ignore_errors=True)
+            if (self._folder / LATEST).exists():  # later ones a rollback had yet to delete; once the latest is past them they would count again
+                self._delete_after(self._latest())
 
     def save(self, step: int, tensors: Mapping[str, torch.Tensor], loop: Mapping[str, Any], *, wait: bool = False) -> None:
         """Save a state while training goes on; what is saved is copied first.
@@ -96,38 +101,35 @@ class States:
         if self._ranks.first:
             path = self._path(step)
             part = path.with_suffix(".part")
-            write_text(part / LOOP, json.dumps(self._loop) + "\n")
+            write_text(part / LOOP, json.dumps({**self._loop, FILES: _sizes(part)}) + "\n")
             shutil.rmtree(path, ignore_errors=True)
             os.replace(part, path)
-            write_text(self._folder / "latest.json", json.dumps({"step": step}) + "\n")
+            write_text(self._folder / LATEST, json.dumps({"step": step}) + "\n")
             for old in self.steps()[: -self._keep]:
                 shutil.rmtree(self._path(old), ignore_errors=True)
 
     def steps(self) -> list[int]:
         """List the steps of the whole states on disk, the latest last."""
-        latest = self._folder / "latest.json"
-        newest = int(read_json(latest)["step"]) if latest.exists() else -1
-        found = [int(path.name.removeprefix("step-")) for path in self._folder.glob("step-*") if (path / LOOP).is_file()]
-        return sorted(step for step in found if step <= newest)
+        newest = self._latest()
+        return sorted(step for step, path in self._folders() if step <= newest and (path / LOOP).is_file())
 
     def drop_after(self, step: int) -> None:
         """Forget the states after one to which the run is rolled back."""
         self.finish()
         if self._ranks.first:
-            later = [other for other in self.steps() if other > step]
-            write_text(self._folder / "latest.json", json.dumps({"step": step}) + "\n")
-            for other in later:
-                shutil.rmtree(self._path(other), ignore_errors=True)
+            write_text(self._folder / LATEST, json.dumps({"step": step}) + "\n")
+            self._delete_after(step)
 
     def load(self, step: int, tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
         """Read a state into tensors that any number of ranks share; return the loop's own numbers.
 
         Raises:
-            StateError: it is torn, or of another shape.
+            StateError: it is torn, lacks a file, or is of another shape.
         """
         path = self._path(step)
         try:
-            dcp.load(dict(tensors), storage_reader=_Reader(path, self._ranks), process_group=self._ranks.cpu_group, no_dist=self._ranks.mesh is None)
+            reader = _Reader(path, self._ranks, tensors)
+            dcp.load(dict(tensors), storage_reader=reader, process_group=self._ranks.cpu_group, no_dist=self._ranks.mesh is None)
             return read_json(path / LOOP)
         except StateError:
             raise
@@ -135,8 +137,28 @@ class States:
             remedy = f"delete {path}; the same command goes on from the state before"
             raise StateError(f"state {path} cannot be read: {_last_line(error)}", remedy=remedy) from error
 
+    def _latest(self) -> int:
+        """Return the step of the latest state, -1 where there is none."""
+        path = self._folder / LATEST
+        return int(read_json(path)["step"]) if path.exists() else -1
+
+    def _folders(self) -> list[tuple[int, Path]]:
+        """List the folders of states that are not being written, with their steps."""
+        found = ((path.name.removeprefix("step-"), path) for path in self._folder.glob("step-*"))
+        return [(int(step), path) for step, path in found if step.isdecimal()]
+
+    def _delete_after(self, step: int) -> None:
+        for other, path in self._folders():
+            if other > step:
+                shutil.rmtree(path, ignore_errors=True)
+
     def _path(self, step: int) -> Path:
         return self._folder / f"step-{step:09d}"
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    """Return the size of each of a state's files [bytes]."""
+    return {file.name: file.stat().st_size for file in sorted(folder.glob("*.safetensors"))}
 
 
 def _last_line(error: BaseException) -> str:
@@ -145,18 +167,42 @@ def _last_line(error: BaseException) -> str:
 
 
 class _Reader(HuggingFaceStorageReader):
-    """Reads the headers once, on the first rank: each of W ranks would otherwise open all W files. Refuses what lies outside the folder."""
+    """Reads the headers once, on the first rank: each of W ranks would otherwise open all W files. Refuses what lies outside the folder.
 
-    def __init__(self, folder: Path, ranks: Ranks) -> None:
+    torch takes a tensor for whole whose pieces are not all there, and leaves the rest of it as it was; so they are counted here.
+    """
+
+    def __init__(self, folder: Path, ranks: Ranks, tensors: Mapping[str, torch.Tensor]) -> None:
         super().__init__(str(folder))
-        self._ranks = ranks
         for item in folder.iterdir():
             if item.is_symlink() or not (item.name == LOOP or item.suffix == ".safetensors"):
                 raise StateError(f"{item} is not part of a state", remedy="delete it")
+        found, wrong = ranks.told(self._look(folder, tensors) if ranks.first else None)
+        if wrong is not None:
+            raise ValueError(wrong)
+        self._found = found
 
     def read_metadata(self) -> Any:
         """Return where each piece of each tensor lies."""
-        return self._ranks.told(super().read_metadata() if self._ranks.first else None)
+        return self._found
+
+    def _look(self, folder: Path, tensors: Mapping[str, torch.Tensor]) -> tuple[Any, str | None]:
+        """Read the headers; return them, and what is wrong, which the other ranks must hear too."""
+        try:
+            held = _sizes(folder)
+            listed = read_json(folder / LOOP).get(FILES, held)
+            for name in sorted({*listed, *held}):
+                if listed.get(name) != held.get(name):
+                    return None, f"{name} holds {held[name]} bytes, not {listed.get(name, 'any')}" if name in held else f"{name} is missing"
+            found = super().read_metadata()
+        except Exception as error:
+            return None, _last_line(error)
+        for name, tensor in tensors.items():
+            pieces = found.state_dict_metadata.get(name)
+            values = sum(piece.sizes.numel() for piece in pieces.chunks) if pieces is not None else 0
+            if values < tensor.numel():
+                return None, f"{values} of the {tensor.numel()} values of {name} are there"
+        return found, None
 
 
 def tensors_of(model: torch.nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, torch.Tensor]:

@@ -25,7 +25,7 @@ from planner.launch.launch import Launch, prepare
 from planner.lock import _start
 from planner.pretrained import Pretrained
 from planner.recipe import Recipe
-from planner.train.full.main import train
+from planner.train.full.main import Ending, train
 from planner.train.full.metrics import read_metrics
 from planner.train.full.plan import Settings
 from tests.conftest import TINY_RECIPE
@@ -78,7 +78,7 @@ def run_here(folder: Path, *, stop_at: int | None = None) -> bool:
     """Run the one rank in this process, to the end or until a step is done."""
     before = torch.get_num_threads()
     try:
-        return train(folder, lambda: stop_at is not None and at(folder) >= stop_at - 1)  # type: ignore[arg-type]
+        return train(folder, lambda: stop_at is not None and at(folder) >= stop_at - 1) is Ending.DONE  # type: ignore[arg-type]
     finally:
         torch.set_num_threads(before)
 

@@ -15,9 +15,11 @@ pytest.importorskip("torch")
 
 from planner.corpus.store import Corpus
 from planner.train.full.guards import SPIKE_BATCHES, Watch, batch_number, blamed, merged, step_of
-from planner.train.full.metrics import read_metrics
+from planner.train.full.loop import Guarded, Training
+from planner.train.full.metrics import Metrics, read_metrics
+from planner.train.full.states import States
 from tests.train.full.faults import install
-from tests.train.full.runs import GENERAL, SETTINGS, STEPS, finish, lay, losses, row, run_here, start, steps_of
+from tests.train.full.runs import GENERAL, SETTINGS, STEPS, at, finish, lay, losses, row, run_here, start, steps_of
 
 spans = st.lists(st.tuples(st.integers(0, 50), st.integers(1, 9)).map(lambda item: (item[0], item[0] + item[1])), max_size=5).map(merged)
 
@@ -131,6 +133,19 @@ def test_a_run_that_keeps_going_wrong_is_given_up_as_diverged(corpus: Corpus, tm
     assert len(rollbacks(folder)) == 2
 
 
+def test_a_gradient_that_is_no_number_is_named_as_such(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    step = Training._step
+
+    def spoilt(self: Training, stage: int, number: int, rate: float) -> tuple[float, float, bool]:
+        loss, norm, asked = step(self, stage, number, rate)
+        return loss, math.nan if number == 2 else norm, asked
+
+    monkeypatch.setattr(Training, "_step", spoilt)
+    lay(tmp_path / "run", corpus, settings=replace(SETTINGS, most_rollbacks=0))
+    assert run_here(tmp_path / "run")
+    assert row(tmp_path / "run")["reason"] == "the gradient's norm is nan at step 3 of the general stage, after 0 rollbacks"
+
+
 def test_what_is_left_out_outlives_a_stop(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "run"
     install({"factors": NAN[:1]}, monkeypatch.setattr)
@@ -140,3 +155,51 @@ def test_what_is_left_out_outlives_a_stop(corpus: Corpus, tmp_path: Path, monkey
     monkeypatch.undo()
     assert run_here(folder)
     assert 23 not in [line["batch"] for line in steps_of(folder).values() if line["stage"] == "general"]
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing of the trainer catches it."""
+
+
+@pytest.fixture(scope="module")
+def spiked(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was stopped at step 27, then met a spike, and was left to roll back."""
+    folder = tmp_path_factory.mktemp("spiked") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        install(SPIKE, patch.setattr)
+        lay(folder, corpus, settings=replace(SETTINGS, keep=4))
+        assert not run_here(folder, stop_at=27) and run_here(folder)
+    return folder
+
+
+SPIKE = {"factors": [[0, 33, 40.0]]}
+CUTS = [(States, "drop_after"), (States, "_delete_after"), (Guarded, "save"), (Metrics, "rewind")]
+"""What a rollback calls, in turn; each is where it may be killed."""
+
+
+@pytest.mark.filterwarnings("ignore:unclosed file", "ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize(("kind", "name"), CUTS, ids=[name for _, name in CUTS])
+def test_a_run_that_is_killed_within_a_rollback_goes_on_as_if_it_had_not_been(
+    spiked: Path, corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type, name: str
+) -> None:
+    folder = tmp_path / "run"
+    install(SPIKE, monkeypatch.setattr)
+    lay(folder, corpus, settings=replace(SETTINGS, keep=4))
+    assert not run_here(folder, stop_at=27)
+    whole, metrics = getattr(kind, name), folder / "metrics.jsonl"
+
+    def killed(*arguments: object, **options: object) -> object:
+        if at(folder) < 33:  # opening the states and the metrics calls some of them too
+            return whole(*arguments, **options)
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(kind, name, killed)
+        run_here(folder)
+    assert at(folder) == 33 and metrics.exists()
+    if name != "drop_after":  # the states after the one that it goes back to are gone, or go now
+        assert not run_here(folder, stop_at=12)
+        assert sorted(path.name for path in (folder / "states").glob("step-*")) == ["step-000000010", "step-000000012"]
+    assert run_here(folder)
+    assert losses(folder) == losses(spiked)
+    assert [line["batch"] for line in steps_of(folder).values()] == [line["batch"] for line in steps_of(spiked).values()]

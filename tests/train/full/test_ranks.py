@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import signal
 from pathlib import Path
 
@@ -12,6 +14,7 @@ pytest.importorskip("torch")
 
 from planner.artifacts import read_json
 from planner.corpus.store import Corpus
+from planner.errors import StateError
 from planner.train.full.metrics import read_metrics
 from tests.train.full.runs import GENERAL, STEPS, at, finish, kill, lay, losses, row, run_here, start, steps_of, wait_for
 
@@ -107,6 +110,29 @@ def test_states_are_safetensors_of_every_rank_and_the_oldest_go(two: Path, one: 
     assert [name.split("-")[0] for name in files] == ["loop.json", "shard", "shard"]
     assert len([name for name in (one / "states" / "step-000000072").iterdir() if name.suffix == ".safetensors"]) == 1
     assert not list(two.rglob("*.part")) and not list(two.rglob("*.distcp")) and not list(two.rglob(".metadata"))
+
+
+@pytest.mark.parametrize("listed", [True, False], ids=["as saved", "by an earlier version"])
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_state_that_lacks_the_file_of_a_rank_is_refused(two: Path, tmp_path: Path, rank: int, listed: bool) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(two, folder)
+    state = folder / "states" / f"step-{STEPS:09d}"
+    if not listed:
+        loop = read_json(state / "loop.json")
+        assert set(loop.pop("files")) == {file.name for file in state.glob("*.safetensors")}
+        (state / "loop.json").write_text(json.dumps(loop))
+    sorted(state.glob("*.safetensors"))[rank].unlink()
+    with pytest.raises(StateError, match=f"step-{STEPS:09d} cannot be read: .*{'is missing' if listed else 'values of'}.*delete"):
+        run_here(folder)
+
+
+def test_a_state_of_an_earlier_version_is_read(two: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(two, folder)
+    path = folder / "states" / f"step-{STEPS:09d}" / "loop.json"
+    path.write_text(json.dumps({key: value for key, value in read_json(path).items() if key != "files"}))
+    assert run_here(folder)
 
 
 def test_a_finished_run_is_not_trained_again(two: Path, corpus: Corpus) -> None:
