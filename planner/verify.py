@@ -108,8 +108,6 @@ def verify(folder: Path) -> Verification:
     allocation = read_plan(path).allocation
     launch = read_launch(folder, LAUNCH, LAUNCH_VERSION, allocation.created)
     with whole(folder / "launch.json"):
-        if not isinstance(launch["run_id"], str):
-            raise ValueError(f"run_id = {launch['run_id']!r}")
         record = record_path(folder, launch["run_id"])
     if not record.exists():
         raise StateError(f"the run in {folder} has not ended", remedy="run plan launch again; it goes on from where it is")

@@ -107,7 +107,7 @@ def test_a_record_of_a_launch(tmp_path: Path, corpus: Corpus, change: dict[str, 
     body = {"run_id": "r", "started": "2999-01-01T00:00:00+00:00"}
     inputs = {"allocation": sha256_file(tmp_path / "allocation.json")}
     write_artifact(tmp_path / "launch.json", "launch", 1, {**body, "run_id": 5}, inputs)
-    refused("run_id = 5", "verify", tmp_path)
+    refused("a run named 5 cannot lie in", "verify", tmp_path)
     write_artifact(tmp_path / "launch.json", "launch", 1, body, inputs)
     row = {"status": "ok", "loss_spec": 2.0, "loss_general": 3.0, "bpb_spec": 1.0, **change}
     write_artifact(tmp_path / "records" / "r.json", "run", 1, {"row": row})
