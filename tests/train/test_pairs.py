@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,29 +9,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from planner.corpus.build import build_corpus
-from planner.corpus.config import Source
 from planner.corpus.store import Corpus
 from planner.runs import read_runs
 from planner.sweep import Sweep, run_sweep
 from planner.train.order import IGNORED, Batches, Stream
-from tests.conftest import settings
-from tests.train.shared import InlineEngine, lay_out
+from tests.train.shared import WORDS, InlineEngine, lay_out, paired_corpus
 
 torch = pytest.importorskip("torch")
-
-TEMPLATE = "{% for m in messages %}{{ m.role[0] }}:{{ m.content }}\n{% endfor %}{% if add_generation_prompt %}a:{% endif %}"
 
 
 @pytest.fixture(scope="module")
 def paired(text_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    folder = tmp_path_factory.mktemp("pairs")
-    words = [f"{first}{second}" for first in "bcdfghklmn" for second in ("ard", "ole", "ine", "ust", "ewt", "ock", "ift", "ane", "umb", "orn")]
-    lines = [{"prompt": f"say {word} {number}", "response": f"{word} {word}"} for word in words for number in range(8)]
-    (folder / "pairs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    stated = settings(text_folder)
-    sources = (stated.sources[0], Source("asked", "pairs", str(folder / "pairs.jsonl")))
-    return build_corpus(replace(stated, sources=sources, near_duplicates=False, chat_template=TEMPLATE), folder / "corpus")[0]
+    pairs = [(f"say {word} {number}", f"{word} {word}") for word in WORDS for number in range(8)]
+    return paired_corpus(text_folder, tmp_path_factory.mktemp("pairs"), pairs, "asked")
 
 
 def test_targets_of_prompts_and_of_cut_pairs_are_ignored() -> None:

@@ -17,7 +17,7 @@ from torch.distributed.tensor import DTensor
 
 from planner.artifacts import read_json, write_text
 from planner.corpus import Corpus
-from planner.train.evaluate import heldout_loss
+from planner.train.evaluate import domain_loss
 from planner.train.full.expect import Course, judge
 from planner.train.full.guards import Span, Watch, batch_number, blamed, merged, step_of
 from planner.train.full.mesh import Ranks
@@ -166,8 +166,8 @@ class Training:
         """Measure the held-out specialist loss on the way and hold it against the forecast."""
         job = self.run.last
         # Every rank evaluates the same windows: little work, and the shards are gathered in step.
-        loss, _ = heldout_loss(
-            self.model, self.corpus.tokens(job.domain, "heldout"), self.run.recipe.seq_len, max_tokens=job.eval_tokens, device=self.ranks.device
+        loss, _ = domain_loss(
+            self.model, self.corpus, job.domain, self.run.recipe.seq_len, max_tokens=job.eval_tokens, device=self.ranks.device
         )
         segment = self.run.stages[stage].segment
         cooling = segment.cooldown_from is not None and within >= segment.cooldown_from
