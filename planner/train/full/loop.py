@@ -138,8 +138,12 @@ class Training:
         if self.metrics is not None:
             self.metrics.close()
 
-    def _step(self, stage: int, number: int, rate: float) -> tuple[float, float, bool]:
-        """Take an optimiser step on a batch; return its loss over all ranks, the gradient's norm, and whether any rank was asked to stop."""
+    def _step(self, stage: int, number: int, rate: float) -> tuple[float | None, float, bool]:
+        """Take an optimiser step on a batch.
+
+        Returns:
+            Its loss over all ranks, None where no target counts; the gradient's norm; whether any rank was asked to stop.
+        """
         recipe, world = self.run.recipe, self.ranks.world
         for group in self.optimiser.param_groups:
             group["lr"] = rate
@@ -160,7 +164,8 @@ class Training:
         torch.nn.utils.clip_grads_with_norm_(self.trained, recipe.clip_norm, norm, foreach=True)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
-        return self.ranks.total(float(total))[0], float(norm), asked > 0
+        loss_step = self.ranks.total(float(total))[0]
+        return loss_step if count else None, float(norm), asked > 0
 
     def _evaluate(self, stage: int, within: int, rate: float) -> None:
         """Measure the held-out specialist loss on the way and hold it against the forecast."""
@@ -181,7 +186,7 @@ class Training:
             if verdict is not None:
                 self._write("event", what="forecast", outside=verdict.outside, reason=verdict.text)
 
-    def _roll_back(self, stage: int, within: int, number: int, trouble: str, loss: float) -> None:
+    def _roll_back(self, stage: int, within: int, number: int, trouble: str, loss: float | None) -> None:
         """Go back to before the batches that are to blame, and leave them out."""
         spike = f"the smoothed training loss is over {self.run.recipe.spike_factor:g} times its best"
         what = f"the training loss is {loss}" if trouble == "not_finite" else spike

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,12 +11,18 @@ import pytest
 
 pytest.importorskip("torch")
 
-from planner.launch.full import lay_down
+from planner.cli.watch import show_progress
+from planner.corpus.store import Corpus
+from planner.launch.full import course, lay_down, settle
+from planner.launch.launch import Launch, carry_out, prepare
+from planner.launch.watch import watch
 from planner.train.full.expect import Course
 from planner.train.full.metrics import read_metrics
 from planner.train.full.plan import FullRun
-from tests.train.full.runs import STEPS, lay, row, run_here
-from tests.train.shared import WORDS, paired_corpus
+from planner.train.order import IGNORED
+from planner.train.segment import open_batches
+from tests.train.full.runs import GENERAL, RECIPE, SETTINGS, STEPS, allocation, lay, row, run_here, steps_of
+from tests.train.shared import WORDS, InlineEngine, paired_corpus
 
 
 def test_the_loss_on_the_way_is_that_of_the_record(text_folder: Path, tmp_path: Path) -> None:
@@ -29,3 +36,37 @@ def test_the_loss_on_the_way_is_that_of_the_record(text_folder: Path, tmp_path: 
     assert run_here(folder)
     (measured,) = (line["loss_spec"] for line in read_metrics(folder / "metrics.jsonl") if line["kind"] == "evaluation")
     assert measured == row(folder)["loss_spec"]
+
+
+def of_long_prompts(text_folder: Path, folder: Path) -> Corpus:
+    """Build a corpus in which nine prompts of ten pass the window, so that many a batch has no target."""
+    draw = random.Random(0)
+    asked = [" ".join(draw.choices(WORDS, k=2 if draw.random() < 0.1 else 60)) for _ in range(8 * len(WORDS))]
+    pairs = [(f"{passage} say {word}", word) for passage, word in zip(asked, 8 * WORDS, strict=True)]
+    return paired_corpus(text_folder, folder, pairs, "mail")
+
+
+def begins_without_targets(ready: Launch) -> bool:
+    """Tell whether the first batch of pairs is of prompts alone, and a later one is not."""
+    batches = open_batches(ready.run.job(ready.run.tree.tips[0]), ready.run.corpus)
+    counts = [int((batches.step(step)[1] != IGNORED).sum()) for step in range(8)]
+    return counts[0] == 0 and any(counts)
+
+
+def test_batches_of_prompts_alone_are_no_divergence(text_folder: Path, tmp_path: Path) -> None:
+    """Their loss is of nothing: taken in as zero, any loss after them would be a spike. In the full-size trainer and in the sweep's loop."""
+    recipe, plan = replace(RECIPE, batch_sequences=2), tmp_path / "allocation.json"
+    allocation(of_long_prompts(text_folder, tmp_path), recipe).save(plan, {})
+    seed = next(seed for seed in range(50) if begins_without_targets(prepare(plan, tmp_path / "run", seed=seed)))
+    ready = prepare(plan, tmp_path / "run", seed=seed)
+    run = settle(ready, 1, SETTINGS)
+    lay_down(ready, run, course(ready, run, None))
+    assert not run_here(ready.folder, stop_at=GENERAL + 1)
+    first = steps_of(ready.folder)[GENERAL + 1]
+    assert first["loss"] is None and first["loss_smooth"] is None
+    show_progress(watch(ready.folder))
+    assert run_here(ready.folder)
+    assert not [line for line in read_metrics(ready.folder / "metrics.jsonl") if line.get("what") in ("rollback", "diverged")]
+    swept = carry_out(prepare(plan, tmp_path / "swept", seed=seed), InlineEngine())
+    assert row(ready.folder)["status"] == swept["status"] == "ok"
+    assert row(ready.folder)["loss_spec"] == swept["loss_spec"]
