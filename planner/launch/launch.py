@@ -84,7 +84,8 @@ def prepare(allocation_path: Path, folder: Path, *, corpus: Path | None = None, 
         base: folder of the open checkpoint to start from, for plans that do.
 
     Raises:
-        InputError: the law behind the allocation knows no recipe, the corpus is missing or another one, or the base is not the plan's.
+        InputError: the law behind the allocation knows no recipe, the corpus is missing, another one or without held-out losses, or the base is not
+            the plan's.
         DataError: the corpus has fewer distinct specialist tokens than the plan counts on.
     """
     planned = read_plan(allocation_path)
@@ -122,7 +123,9 @@ def prepare(allocation_path: Path, folder: Path, *, corpus: Path | None = None, 
         [cell], recipe, opened.vocab_size, eval_tokens=spec.eval_tokens, max_segment_steps=max(200, steps // STATES),
         shapes={cell.size: shape}, base=start is not None,
     )  # fmt: skip
-    return Launch(allocation, allocation_path, folder, single_run(spec, opened, domain, tree), planned.sunk)
+    run = single_run(spec, opened, domain, tree)
+    opened.check_heldout(run.domains, recipe.seq_len)
+    return Launch(allocation, allocation_path, folder, run, planned.sunk)
 
 
 def carry_out(

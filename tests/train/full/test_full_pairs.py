@@ -13,6 +13,7 @@ pytest.importorskip("torch")
 
 from planner.cli.watch import show_progress
 from planner.corpus.store import Corpus
+from planner.errors import InputError
 from planner.launch.full import course, lay_down, settle
 from planner.launch.launch import Launch, carry_out, prepare
 from planner.launch.watch import watch
@@ -70,3 +71,10 @@ def test_batches_of_prompts_alone_are_no_divergence(text_folder: Path, tmp_path:
     swept = carry_out(prepare(plan, tmp_path / "swept", seed=seed), InlineEngine())
     assert row(ready.folder)["status"] == swept["status"] == "ok"
     assert row(ready.folder)["loss_spec"] == swept["loss_spec"]
+
+
+def test_a_launch_that_could_not_be_evaluated_is_refused_before_it_begins(text_folder: Path, tmp_path: Path) -> None:
+    corpus = of_long_prompts(text_folder, tmp_path)
+    allocation(corpus, replace(RECIPE, seq_len=4)).save(tmp_path / "allocation.json", {})
+    with pytest.raises(InputError, match=r"prompts of mail pass the window of 4 tokens, the shortest with \d+: .*; raise seq_len to \d+ or more"):
+        prepare(tmp_path / "allocation.json", tmp_path / "run")
