@@ -143,9 +143,12 @@ def megatron(launch: Launch, ranks: int, micro_batch: int) -> str:
         ("--min-lr", 0.0, "recipe: the cooldown ends at zero"),
         ("--lr-decay-style", "WSD", "recipe: warm-up, constant, cooldown"),
         ("--lr-wsd-decay-style", "minus_sqrt", "recipe: 1 - sqrt"),
-        ("--lr-warmup-iters", steps.warmup, "recipe.warmup_steps"),
+        # Megatron's rate of step k, from 0, is init + (lr - init) x k / iters; the recipe's is lr x (k + 1) / warmup_steps.
+        ("--lr-warmup-init", tip.learning_rate / max(1, steps.warmup), "--lr / recipe.warmup_steps: the first step's rate, as in the recipe"),
+        ("--lr-warmup-iters", max(0, steps.warmup - 1), "recipe.warmup_steps, less the first step"),
         ("--lr-decay-iters", steps.total, "(plan.tokens_pt + plan.tokens_spec) / (recipe.seq_len x recipe.batch_sequences)"),
         ("--lr-wsd-decay-iters", steps.cooldown, "recipe.cooldown_fraction of the last stage"),
+        ("--override-opt-param-scheduler", None, "the calls differ in --train-iters, and the schedule of a checkpoint must be the call's otherwise"),
         ("--weight-decay", recipe.weight_decay, "recipe.weight_decay"),
         ("--adam-beta1", recipe.beta1, "recipe.beta1"),
         ("--adam-beta2", recipe.beta2, "recipe.beta2"),

@@ -18,10 +18,12 @@ from planner.allocate.allocation import Allocation
 from planner.corpus.store import Corpus
 from planner.errors import InputError
 from planner.launch.export import NORM_EPSILON, ROPE_THETA, export
+from planner.launch.full import stages
 from planner.launch.launch import Launch, prepare
 
 pytest.importorskip("torch")
 
+from planner.train.segment import rate_at
 from tests.launch.test_launch import KEPT
 from tests.launch.test_launch_method import specialise_only
 from tests.train.full.runs import GENERAL, RECIPE, SPECIAL, STEPS, allocation
@@ -31,6 +33,12 @@ from tests.train.shared import checkpoint
 def planned(corpus: Corpus, folder: Path, **change: Any) -> Launch:
     allocation(corpus, replace(RECIPE, **change)).save(folder / "allocation.json", {})
     return prepare(folder / "allocation.json", folder / "the run's; $(touch pwned)", seed=3)
+
+
+def rates(ready: Launch) -> list[float]:
+    """List the rates of all steps of both stages, as our own trainer has them."""
+    jobs = stages(ready, device="cpu", threads=1)
+    return [rate_at(job.segment, ready.run.spec.recipe, step) for job in jobs for step in range(job.segment.last_step)]
 
 
 def assigned(text: str) -> dict[str, Any]:
@@ -70,19 +78,14 @@ def test_torchtitans_rate_is_the_recipes_at_every_step(corpus: Corpus, tmp_path:
     """Its schedule, as its lr_scheduler.py computes it from the exported numbers, against ours."""
     ready = planned(corpus, tmp_path)
     numbers = assigned(export(ready, "torchtitan", ready.folder, 1, 4).read_text())
-    from planner.launch.full import stages
-    from planner.train.segment import rate_at
-
-    jobs = stages(ready, device="cpu", threads=1)
     total, warmup = numbers["TOTAL_STEPS"], numbers["WARMUP_STEPS"]
     decay = round(total * (numbers["COOLDOWN_STEPS"] / total))
     stable = total + 1 - warmup - decay
-    for step in range(total):
+    for step, ours in enumerate(rates(ready)):
         factor = (step + 1) / warmup if step < warmup else 1.0
         if step >= warmup + stable:
             factor = 1 - math.sqrt((step + 1 - warmup - stable) / decay)
-        job, within = (jobs[0], step) if step < GENERAL else (jobs[1], step - GENERAL)
-        assert numbers["LEARNING_RATE"] * factor == pytest.approx(rate_at(job.segment, RECIPE, within), rel=1e-12), step
+        assert numbers["LEARNING_RATE"] * factor == pytest.approx(ours, rel=1e-12), step
 
 
 def test_megatrons_arguments_are_the_plans(corpus: Corpus, tmp_path: Path) -> None:
@@ -102,7 +105,7 @@ def test_megatrons_arguments_are_the_plans(corpus: Corpus, tmp_path: Path) -> No
         "--num-layers": shape.layers, "--hidden-size": shape.hidden, "--ffn-hidden-size": shape.intermediate, "--num-attention-heads": shape.heads,
         "--num-query-groups": shape.kv_heads, "--kv-channels": shape.head_dim, "--vocab-size": shape.vocab, "--seq-length": recipe.seq_len,
         "--global-batch-size": recipe.batch_sequences, "--micro-batch-size": 2, "--lr": recipe.learning_rate(plan.params_non_embedding),
-        "--lr-warmup-iters": recipe.warmup_steps, "--lr-decay-iters": STEPS, "--lr-wsd-decay-iters": round(recipe.cooldown_fraction * SPECIAL),
+        "--lr-warmup-iters": recipe.warmup_steps - 1, "--lr-decay-iters": STEPS, "--lr-wsd-decay-iters": round(recipe.cooldown_fraction * SPECIAL),
         "--weight-decay": 0.07, "--adam-beta1": recipe.beta1, "--adam-beta2": recipe.beta2, "--adam-eps": recipe.epsilon, "--clip-grad": recipe.clip_norm,
         "--init-method-std": 1 / math.sqrt(shape.hidden), "--nproc-per-node": 2, "--seed": 4, "--rotary-base": ROPE_THETA, "--norm-epsilon": NORM_EPSILON,
     }  # fmt: skip
@@ -113,6 +116,25 @@ def test_megatrons_arguments_are_the_plans(corpus: Corpus, tmp_path: Path) -> No
     assert first["--lr-wsd-decay-style"] == "minus_sqrt" and "--qk-layernorm" in first and "--untie-embeddings-and-output-weights" not in first
     arguments = [line for line in path.read_text().splitlines() if re.match(r" {4}--", line) and "stage" not in line and "train-iters" not in line]
     assert len(arguments) > 30 and all("  # " in line for line in arguments)
+
+
+@pytest.mark.parametrize("warmup", [0, 1, 10])
+def test_megatrons_rate_is_the_recipes_at_every_step(corpus: Corpus, tmp_path: Path, warmup: int) -> None:
+    """Its schedule, as its optimizer_param_scheduler.py computes it from the arguments, against ours; the second call takes the first one's state."""
+    ready = planned(corpus, tmp_path, warmup_steps=warmup)
+    text = export(ready, "megatron", ready.folder, 1, 4).read_text()
+    given = {key: float(value) for key, value in re.findall(r"^ {4}--(lr[a-z-]*|min-lr) ([\d.e-]+)", text, re.MULTILINE)}
+    top, low, first, total = given["lr"], given["lr-warmup-init"], given["lr-warmup-iters"], given["lr-decay-iters"]
+    assert low <= top and first < total  # else Megatron stops
+    for step, ours in enumerate(rates(ready)):
+        past = step - (total - given["lr-wsd-decay-iters"])
+        if first > 0 and step <= first:
+            theirs = low + (top - low) * step / first
+        else:
+            theirs = top if past <= 0 else top * (1 - math.sqrt(past / given["lr-wsd-decay-iters"]))
+        assert theirs == pytest.approx(ours, rel=1e-12), step
+    # It computes wd_incr_steps from --train-iters, and refuses a checkpoint in which it differs, but with this.
+    assert re.search(r"^ {4}--override-opt-param-scheduler  # ", text, re.MULTILINE) and not re.search("^ {4}--use-checkpoint-opt", text, re.MULTILINE)
 
 
 def test_the_constants_are_those_of_transformers() -> None:
