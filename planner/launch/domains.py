@@ -20,7 +20,7 @@ from planner.design.tree import Tree, build_tree
 from planner.engines.event import Event
 from planner.errors import DataError, InputError, StateError
 from planner.launch.launch import STATES
-from planner.launch.start import corpus_of
+from planner.launch.start import corpus_of, warn_of_cut_warmups
 from planner.recipe import Recipe
 from planner.shapes import ModelShape
 from planner.sweep import Engine, Sweep, run_sweep, single_run
@@ -104,6 +104,7 @@ def prepare_domains(path: Path, folder: Path, *, structure: str | None = None, c
     runs = _runs(chosen, of, folders, folder, seed)
     for run in runs.values():
         run.corpus.check_heldout(run.domains, run.spec.recipe.seq_len)
+    warn_of_cut_warmups(run.tree for run in runs.values())
     return DomainsLaunch(answer, path, folder, chosen, runs)
 
 

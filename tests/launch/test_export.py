@@ -16,7 +16,7 @@ import pytest
 
 from planner.allocate.allocation import Allocation
 from planner.corpus.store import Corpus
-from planner.errors import InputError
+from planner.errors import InputError, PlannerWarning
 from planner.launch.export import NORM_EPSILON, ROPE_THETA, export
 from planner.launch.full import stages
 from planner.launch.launch import Launch, prepare
@@ -74,9 +74,10 @@ def test_torchtitans_numbers_are_the_plans(corpus: Corpus, tmp_path: Path, famil
     assert set(numbers) <= used  # no number is written down and then not used
 
 
-def test_torchtitans_rate_is_the_recipes_at_every_step(corpus: Corpus, tmp_path: Path) -> None:
+@pytest.mark.parametrize("length", [0, 1, 10, GENERAL])
+def test_torchtitans_rate_is_the_recipes_at_every_step(corpus: Corpus, tmp_path: Path, length: int) -> None:
     """Its schedule, as its lr_scheduler.py computes it from the exported numbers, against ours."""
-    ready = planned(corpus, tmp_path)
+    ready = planned(corpus, tmp_path, warmup_steps=length)
     numbers = assigned(export(ready, "torchtitan", ready.folder, 1, 4).read_text())
     total, warmup = numbers["TOTAL_STEPS"], numbers["WARMUP_STEPS"]
     decay = round(total * (numbers["COOLDOWN_STEPS"] / total))
@@ -118,7 +119,7 @@ def test_megatrons_arguments_are_the_plans(corpus: Corpus, tmp_path: Path) -> No
     assert len(arguments) > 30 and all("  # " in line for line in arguments)
 
 
-@pytest.mark.parametrize("warmup", [0, 1, 10])
+@pytest.mark.parametrize("warmup", [0, 1, 10, GENERAL])
 def test_megatrons_rate_is_the_recipes_at_every_step(corpus: Corpus, tmp_path: Path, warmup: int) -> None:
     """Its schedule, as its optimizer_param_scheduler.py computes it from the arguments, against ours; the second call takes the first one's state."""
     ready = planned(corpus, tmp_path, warmup_steps=warmup)
@@ -170,6 +171,29 @@ def test_what_the_other_trainer_would_train_otherwise_is_refused(corpus: Corpus,
     with pytest.raises(InputError, match=f"starts from the open checkpoint {base}"):
         export(based, "torchtitan", tmp_path / "run", 1, 2)
     assert not list(tmp_path.glob("*torchtitan*")) and not list(tmp_path.glob("*.sh"))
+
+
+@pytest.mark.parametrize("target", ["torchtitan", "megatron"])
+def test_a_warmup_that_the_other_trainer_would_go_on_with_is_refused(corpus: Corpus, tmp_path: Path, target: str) -> None:
+    """Where it ends in the last general step both still agree; a run of specialist text alone may warm up until its cooldown."""
+    whole = planned(corpus, tmp_path, warmup_steps=GENERAL)
+    assert export(whole, target, whole.folder, 1, 4).exists() and rates(whole)[GENERAL - 1] == rates(whole)[GENERAL]
+    with pytest.warns(PlannerWarning, match="ends after 40 of 80 warm-up steps: the rate jumps from 0.5 of its peak to the peak where the specialist"):
+        cut = planned(corpus, tmp_path, warmup_steps=2 * GENERAL)
+    assert rates(cut)[GENERAL] == 2 * rates(cut)[GENERAL - 1]
+    with pytest.raises(InputError, match=f"warmup_steps = 80 is more than the 40 steps of the general stage, and {target} would go on warming up"):
+        export(cut, target, tmp_path / "cut", 1, 4)
+    constant = SPECIAL - round(RECIPE.cooldown_fraction * SPECIAL)
+    for warmup in (constant, constant + 1):
+        body = allocation(corpus, replace(RECIPE, warmup_steps=warmup))
+        replace(body, plan=replace(body.plan, tokens_pt=0.0)).save(tmp_path / "a.json", {})
+        alone = prepare(tmp_path / "a.json", tmp_path / "alone")
+        if warmup == constant:
+            assert export(alone, target, tmp_path / "alone", 1, 4).exists()
+            continue
+        with pytest.raises(InputError, match=f"= {warmup} is more than the {constant} steps before the cooldown, and {target} would train at other rates"):
+            export(alone, target, tmp_path / "met", 1, 4)
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(("cut", "met"))]
 
 
 def test_a_run_of_specialist_text_alone_has_the_specialists_rate(corpus: Corpus, tmp_path: Path) -> None:
