@@ -79,7 +79,7 @@ def evaluate(
         device: "cpu" or "cuda".
 
     Raises:
-        InputError: a checkpoint or a device that cannot be used, or a corpus of another tokenizer.
+        InputError: a checkpoint or a device that cannot be used, or a corpus of another tokenizer or without held-out losses.
     """
     from planner.train.harness import check_device, run_tasks
 
@@ -91,7 +91,9 @@ def evaluate(
         opened = Pretrained.open(checkpoint)
         window = seq_len or min(SEQ_LEN, opened.context)
         opened.check_corpus(corpus.tokenizer_path, corpus.vocab_size, window)
-        found = heldout_losses(checkpoint, corpus, corpus.specialist(domain), window, max_tokens=max_tokens, device=device)
+        special = corpus.specialist(domain)
+        corpus.check_heldout([corpus.general, special], window)
+        found = heldout_losses(checkpoint, corpus, special, window, max_tokens=max_tokens, device=device)
         losses = {f"perplexity_{key.removeprefix('loss_')}": math.exp(value) for key, value in found.items() if key.startswith("loss_")} | found
     results: dict[str, dict[str, float]] = {}
     if tasks:

@@ -73,6 +73,11 @@ class Sweep:
         """Folder of records and states."""
         return self.spec.folder
 
+    @property
+    def domains(self) -> list[str]:
+        """Names of the domains that it reads: the general one, and the specialist one or those of its mix."""
+        return list(dict.fromkeys([self.corpus.general, self.domain, *(part.domain for part in self.spec.mixture)]))
+
     @cached_property
     def labels(self) -> dict[str, str]:
         """What every record says of where it is from."""
@@ -176,9 +181,13 @@ def run_sweep(
 
     Returns:
         Message by segment for those that failed (not diverged); the same command tries them again.
+
+    Raises:
+        InputError: see `Corpus.check_shards` and `Corpus.check_heldout`.
     """
     compile_these = to_compile(sweep.tree, compiled, device)
-    sweep.corpus.check_shards(dict.fromkeys([sweep.corpus.general, sweep.domain, *(part.domain for part in sweep.spec.mixture)]))
+    sweep.corpus.check_shards(sweep.domains)
+    sweep.corpus.check_heldout(sweep.domains, sweep.spec.recipe.seq_len)
     with locked(sweep.folder, getattr(engine, "name", type(engine).__name__)):
         check_identity(sweep)
         _mend(sweep)

@@ -143,5 +143,6 @@ class Follow:
                 self._shown.line(f"{mark}step {line['step']}: {line['reason']}")
         if last is not None:
             mfu = "" if last["mfu"] is None else f", MFU {last['mfu']:.1%}"
-            note = f"loss {last['loss_smooth']:.3f}, {format_count(last['tokens_per_second'])} tokens/s{mfu}"
+            loss = "" if last["loss_smooth"] is None else f"loss {last['loss_smooth']:.3f}, "  # a stage's first batches may be of prompts alone
+            note = f"{loss}{format_count(last['tokens_per_second'])} tokens/s{mfu}"
             self._shown.update(max(0, last["step"] - self._first), note)

@@ -54,8 +54,9 @@ def show_progress(progress: Progress) -> None:
     caption = "not begun"
     if last is not None and speed is not None:
         mfu = "" if speed[1] is None else f", MFU {speed[1]:.1%}"
+        loss = "" if last["loss_smooth"] is None else f"training loss {last['loss_smooth']:.4f}, "  # a stage's first batches may be of prompts alone
         caption = (
-            f"step {last['step']} of {progress.steps}, training loss {last['loss_smooth']:.4f}, {format_count(speed[0])} tokens/s{mfu}, "
+            f"step {last['step']} of {progress.steps}, {loss}{format_count(speed[0])} tokens/s{mfu}, "
             f"{format_seconds(last['seconds_left'])} left; the forecast is for cooling down at that step"
         )
     columns = ["step", "tokens", "rate / peak", "measured [nats/token]", "forecast", "90 % interval"]

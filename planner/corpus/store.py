@@ -74,6 +74,34 @@ class Corpus:
                     remedy = "build the corpus again with plan corpus build --force"
                     raise InputError(f"corpus file {path} holds {held} bytes, and {self.folder / 'corpus.json'} says {stated}", remedy=remedy)
 
+    def check_heldout(self, domains: Iterable[str], seq_len: int) -> None:
+        """Check that some domains have held-out losses: a window of text, or of pairs a response that begins within one.
+
+        Args:
+            domains: to be evaluated on.
+            seq_len: window [tokens].
+
+        Raises:
+            InputError: one has none.
+        """
+        for domain in domains:
+            mask, held = self.mask(domain, "heldout"), int(self._domain(domain)["tokens_heldout"])
+            if mask is None:
+                if held <= seq_len:
+                    remedy = f"lower seq_len to {held - 1} or less, or build the corpus with more held-out text"
+                    raise InputError(f"the held-out text of {domain} has {held} tokens, and a window of {seq_len} needs {seq_len + 1}", remedy=remedy)
+                continue
+            starts, counted = self.offsets(domain, "heldout")[:-1], np.flatnonzero(mask)
+            places = counted - starts[np.searchsorted(starts, counted, side="right") - 1]
+            later = places[places > 0]  # a pair's first token follows nothing
+            if not later.size:
+                remedy = "build the corpus with pairs whose responses are not empty"
+                raise InputError(f"no held-out token of {domain} is of a response", remedy=remedy)
+            if (shortest := int(later.min())) > seq_len:
+                remedy = f"raise seq_len to {shortest} or more, or build the corpus with shorter prompts"
+                what = f"all held-out prompts of {domain} pass the window of {seq_len} tokens, the shortest with {shortest}"
+                raise InputError(f"{what}: there is no response to take a loss of", remedy=remedy)
+
     @property
     def vocab_size(self) -> int:
         """Rows of the embedding table that a model of this corpus needs."""

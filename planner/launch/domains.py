@@ -19,7 +19,7 @@ from planner.design.tree import Tree, build_tree
 from planner.engines.event import Event
 from planner.errors import DataError, InputError, StateError
 from planner.launch.launch import STATES, start_after
-from planner.launch.start import corpus_of
+from planner.launch.start import corpus_of, warn_of_cut_warmups
 from planner.recipe import Recipe
 from planner.shapes import ModelShape
 from planner.sweep import Engine, Sweep, run_sweep, single_run
@@ -83,7 +83,7 @@ def prepare_domains(path: Path, folder: Path, *, structure: str | None = None, c
         seed: seed of initialisation and data order.
 
     Raises:
-        InputError: no such structure, or a law that knows no recipe, or a corpus that is missing or another one.
+        InputError: no such structure, or a law that knows no recipe, or a corpus that is missing, another one or without held-out losses.
         DataError: the corpus has too few distinct specialist tokens.
     """
     answer = DomainsAllocation.load(path)
@@ -100,20 +100,10 @@ def prepare_domains(path: Path, folder: Path, *, structure: str | None = None, c
                     remedy="sweep the domains on one corpus with one recipe (see trunks in sweeps/README.md), or --structure independent",
                 )
     folders = {name: corpus_of(path, source, corpus) for name, source in of.items()}
-    if chosen.name == MIXED:
-        return DomainsLaunch(answer, path, folder, chosen, {MIX: _mixed(chosen, of, folders, folder / MIX, seed)})
-    trunks = folder / "trunk" if chosen.name == SPLIT else None
-    # Domains without a stage end in one and the same cooldown of the trunk, which each of them is evaluated on.
-    bare = [plan for plan in chosen.domains if chosen.name == SPLIT and plan.tokens_spec == 0]
-    runs = {
-        plan.name: _run(plan, of[plan.name], folders[plan.name], folder / plan.name, trunks, seed, bool(bare))
-        for plan in chosen.domains
-        if len(bare) < 2 or plan.tokens_spec > 0
-    }
-    if len(bare) > 1:
-        names = [_domain(plan, of[plan.name], folders[plan.name]) for plan in bare]
-        parts = tuple(Part(name, 1 / len(bare), plan.unique_spec) for name, plan in zip(names, bare, strict=True))
-        runs[COOLED] = _run(bare[0], of[bare[0].name], folders[bare[0].name], folder / COOLED, trunks, seed, True, parts)
+    runs = _runs(chosen, of, folders, folder, seed)
+    for run in runs.values():
+        run.corpus.check_heldout(run.domains, run.spec.recipe.seq_len)
+    warn_of_cut_warmups(run.tree for run in runs.values())
     return DomainsLaunch(answer, path, folder, chosen, runs)
 
 
@@ -172,6 +162,25 @@ def _domain(plan: DomainPlan, source: dict[str, Any], corpus: Corpus) -> str:
             remedy="lower its unique_tokens and allocate again, or build a larger corpus",
         )
     return domain
+
+
+def _runs(chosen: Structure, of: dict[str, dict[str, Any]], folders: dict[str, Corpus], folder: Path, seed: int) -> dict[str, Sweep]:
+    """Lay out the runs of a structure, by domain, or by MIX and COOLED."""
+    if chosen.name == MIXED:
+        return {MIX: _mixed(chosen, of, folders, folder / MIX, seed)}
+    trunks = folder / "trunk" if chosen.name == SPLIT else None
+    # Domains without a stage end in one and the same cooldown of the trunk, which each of them is evaluated on.
+    bare = [plan for plan in chosen.domains if chosen.name == SPLIT and plan.tokens_spec == 0]
+    runs = {
+        plan.name: _run(plan, of[plan.name], folders[plan.name], folder / plan.name, trunks, seed, bool(bare))
+        for plan in chosen.domains
+        if len(bare) < 2 or plan.tokens_spec > 0
+    }
+    if len(bare) > 1:
+        names = [_domain(plan, of[plan.name], folders[plan.name]) for plan in bare]
+        parts = tuple(Part(name, 1 / len(bare), plan.unique_spec) for name, plan in zip(names, bare, strict=True))
+        runs[COOLED] = _run(bare[0], of[bare[0].name], folders[bare[0].name], folder / COOLED, trunks, seed, True, parts)
+    return runs
 
 
 def _run(

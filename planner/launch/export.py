@@ -89,12 +89,33 @@ def _check(launch: Launch, target: str, ranks: int, micro_batch: int) -> None:
             "from the first one's checkpoint",
             remedy="leave --export away and train it with plan launch, or plan with a recipe in which it is 1",
         )
+    _check_warmup(launch, target)
     passes = ranks * micro_batch
     if recipe.batch_sequences % passes:
         raise InputError(
             f"{ranks} ranks x a micro-batch of {micro_batch} sequences do not divide the batch of {recipe.batch_sequences}",
             remedy=f"give --micro-batch {math.gcd(micro_batch, recipe.batch_sequences // ranks)}",
         )
+
+
+def _check_warmup(launch: Launch, target: str) -> None:
+    """Refuse a warm-up that ends with the general stage or runs into the cooldown: both trainers know one schedule over both stages.
+
+    Raises:
+        InputError: the other trainer's rates would not be the recipe's.
+    """
+    steps = Schedule.of(launch)
+    constant = steps.total - steps.cooldown
+    if 0 < steps.general < min(steps.warmup, steps.total):
+        what = f"the {steps.general} steps of the general stage, and {target} would go on warming up where the recipe is at its peak"
+    elif steps.warmup > constant:
+        what = f"the {constant} steps before the cooldown, and {target} would train at other rates from there on"
+    else:
+        return
+    raise InputError(
+        f"recipe.warmup_steps = {steps.warmup} is more than {what}",
+        remedy="leave --export away and train it with plan launch, or plan with a recipe of a shorter warm-up",
+    )
 
 
 def _rate_source(launch: Launch) -> str:
@@ -143,9 +164,12 @@ def megatron(launch: Launch, ranks: int, micro_batch: int) -> str:
         ("--min-lr", 0.0, "recipe: the cooldown ends at zero"),
         ("--lr-decay-style", "WSD", "recipe: warm-up, constant, cooldown"),
         ("--lr-wsd-decay-style", "minus_sqrt", "recipe: 1 - sqrt"),
-        ("--lr-warmup-iters", steps.warmup, "recipe.warmup_steps"),
+        # Megatron's rate of step k, from 0, is init + (lr - init) x k / iters; the recipe's is lr x (k + 1) / warmup_steps.
+        ("--lr-warmup-init", tip.learning_rate / max(1, steps.warmup), "--lr / recipe.warmup_steps: the first step's rate, as in the recipe"),
+        ("--lr-warmup-iters", max(0, steps.warmup - 1), "recipe.warmup_steps, less the first step"),
         ("--lr-decay-iters", steps.total, "(plan.tokens_pt + plan.tokens_spec) / (recipe.seq_len x recipe.batch_sequences)"),
         ("--lr-wsd-decay-iters", steps.cooldown, "recipe.cooldown_fraction of the last stage"),
+        ("--override-opt-param-scheduler", None, "the calls differ in --train-iters, and the schedule of a checkpoint must be the call's otherwise"),
         ("--weight-decay", recipe.weight_decay, "recipe.weight_decay"),
         ("--adam-beta1", recipe.beta1, "recipe.beta1"),
         ("--adam-beta2", recipe.beta2, "recipe.beta2"),

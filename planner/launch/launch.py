@@ -15,7 +15,7 @@ from planner.design.spec import Cell, SweepSpec
 from planner.design.tree import build_tree
 from planner.engines.event import Event
 from planner.errors import DataError, InputError, PlannerError, StateError
-from planner.launch.start import checkpoint_of, corpus_of, read_plan
+from planner.launch.start import checkpoint_of, corpus_of, read_plan, warn_of_cut_warmups
 from planner.method import Method
 from planner.recipe import Recipe
 from planner.sweep import Engine, Sweep, run_sweep, single_run
@@ -89,7 +89,8 @@ def prepare(allocation_path: Path, folder: Path, *, corpus: Path | None = None, 
         base: folder of the open checkpoint to start from, for plans that do.
 
     Raises:
-        InputError: the law behind the allocation knows no recipe, the corpus is missing or another one, or the base is not the plan's.
+        InputError: the law behind the allocation knows no recipe, the corpus is missing, another one or without held-out losses, or the base is not
+            the plan's.
         DataError: the corpus has fewer distinct specialist tokens than the plan counts on.
     """
     planned = read_plan(allocation_path)
@@ -127,7 +128,10 @@ def prepare(allocation_path: Path, folder: Path, *, corpus: Path | None = None, 
         [cell], recipe, opened.vocab_size, eval_tokens=spec.eval_tokens, max_segment_steps=max(200, steps // STATES),
         shapes={cell.size: shape}, base=start is not None,
     )  # fmt: skip
-    return Launch(allocation, allocation_path, folder, single_run(spec, opened, domain, tree), planned.sunk)
+    run = single_run(spec, opened, domain, tree)
+    opened.check_heldout(run.domains, recipe.seq_len)
+    warn_of_cut_warmups([tree])
+    return Launch(allocation, allocation_path, folder, run, planned.sunk)
 
 
 def carry_out(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from planner.allocate.base_answer import KIND as BASES
 from planner.allocate.base_answer import VERSION as BASES_VERSION
 from planner.artifacts import check_numbers, read_artifact, read_json, whole
 from planner.corpus import Corpus
-from planner.errors import InputError
+from planner.design.tree import Tree
+from planner.errors import InputError, PlannerWarning
 from planner.method import Method
 from planner.pretrained import Pretrained
 from planner.recipe import Recipe
@@ -128,3 +130,14 @@ def checkpoint_of(planned: Planned, path: Path, base: Path | None, recipe: Recip
     return found
 
 
+def warn_of_cut_warmups(trees: Iterable[Tree]) -> None:
+    """Warn where a general stage ends within its warm-up: the specialist stage has none of its own and begins at the peak rate."""
+    found = {}
+    for tree in trees:
+        tip = tree.tips[0]
+        warmup = tree.recipe.rewarm_steps if tip.rewarms else tree.recipe.warmup_steps
+        if tip.stage == "special" and not tip.warmup and tip.steps_pt < warmup:
+            found[tip.steps_pt] = warmup
+    for steps, warmup in found.items():
+        jump = f"the rate jumps from {steps / warmup:.2g} of its peak to the peak where the specialist stage begins"
+        warnings.warn(f"the general stage ends after {steps} of {warmup} warm-up steps: {jump}", PlannerWarning, stacklevel=3)

@@ -149,7 +149,8 @@ def _train(
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
         loop.optimiser_steps += 1
-        _watch(loss.item(), loop, recipe, segment, step)
+        if whole or (targets != IGNORED).any():  # a batch of prompts alone has a loss of nothing, and the average is of what was learnt
+            _watch(loss.item(), loop, recipe, segment, step)
         if report is not None and (step + 1 - segment.first_step) % REPORT_EVERY == 0:
             report(step + 1 - segment.first_step)
 

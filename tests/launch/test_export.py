@@ -16,12 +16,14 @@ import pytest
 
 from planner.allocate.allocation import Allocation
 from planner.corpus.store import Corpus
-from planner.errors import InputError
+from planner.errors import InputError, PlannerWarning
 from planner.launch.export import NORM_EPSILON, ROPE_THETA, export
+from planner.launch.full import stages
 from planner.launch.launch import Launch, prepare
 
 pytest.importorskip("torch")
 
+from planner.train.segment import rate_at
 from tests.launch.test_launch import KEPT
 from tests.launch.test_launch_method import specialise_only
 from tests.train.full.runs import GENERAL, RECIPE, SPECIAL, STEPS, allocation
@@ -31,6 +33,12 @@ from tests.train.shared import checkpoint
 def planned(corpus: Corpus, folder: Path, **change: Any) -> Launch:
     allocation(corpus, replace(RECIPE, **change)).save(folder / "allocation.json", {})
     return prepare(folder / "allocation.json", folder / "the run's; $(touch pwned)", seed=3)
+
+
+def rates(ready: Launch) -> list[float]:
+    """List the rates of all steps of both stages, as our own trainer has them."""
+    jobs = stages(ready, device="cpu", threads=1)
+    return [rate_at(job.segment, ready.run.spec.recipe, step) for job in jobs for step in range(job.segment.last_step)]
 
 
 def assigned(text: str) -> dict[str, Any]:
@@ -66,23 +74,19 @@ def test_torchtitans_numbers_are_the_plans(corpus: Corpus, tmp_path: Path, famil
     assert set(numbers) <= used  # no number is written down and then not used
 
 
-def test_torchtitans_rate_is_the_recipes_at_every_step(corpus: Corpus, tmp_path: Path) -> None:
+@pytest.mark.parametrize("length", [0, 1, 10, GENERAL])
+def test_torchtitans_rate_is_the_recipes_at_every_step(corpus: Corpus, tmp_path: Path, length: int) -> None:
     """Its schedule, as its lr_scheduler.py computes it from the exported numbers, against ours."""
-    ready = planned(corpus, tmp_path)
+    ready = planned(corpus, tmp_path, warmup_steps=length)
     numbers = assigned(export(ready, "torchtitan", ready.folder, 1, 4).read_text())
-    from planner.launch.full import stages
-    from planner.train.segment import rate_at
-
-    jobs = stages(ready, device="cpu", threads=1)
     total, warmup = numbers["TOTAL_STEPS"], numbers["WARMUP_STEPS"]
     decay = round(total * (numbers["COOLDOWN_STEPS"] / total))
     stable = total + 1 - warmup - decay
-    for step in range(total):
+    for step, ours in enumerate(rates(ready)):
         factor = (step + 1) / warmup if step < warmup else 1.0
         if step >= warmup + stable:
             factor = 1 - math.sqrt((step + 1 - warmup - stable) / decay)
-        job, within = (jobs[0], step) if step < GENERAL else (jobs[1], step - GENERAL)
-        assert numbers["LEARNING_RATE"] * factor == pytest.approx(rate_at(job.segment, RECIPE, within), rel=1e-12), step
+        assert numbers["LEARNING_RATE"] * factor == pytest.approx(ours, rel=1e-12), step
 
 
 def test_megatrons_arguments_are_the_plans(corpus: Corpus, tmp_path: Path) -> None:
@@ -102,7 +106,7 @@ def test_megatrons_arguments_are_the_plans(corpus: Corpus, tmp_path: Path) -> No
         "--num-layers": shape.layers, "--hidden-size": shape.hidden, "--ffn-hidden-size": shape.intermediate, "--num-attention-heads": shape.heads,
         "--num-query-groups": shape.kv_heads, "--kv-channels": shape.head_dim, "--vocab-size": shape.vocab, "--seq-length": recipe.seq_len,
         "--global-batch-size": recipe.batch_sequences, "--micro-batch-size": 2, "--lr": recipe.learning_rate(plan.params_non_embedding),
-        "--lr-warmup-iters": recipe.warmup_steps, "--lr-decay-iters": STEPS, "--lr-wsd-decay-iters": round(recipe.cooldown_fraction * SPECIAL),
+        "--lr-warmup-iters": recipe.warmup_steps - 1, "--lr-decay-iters": STEPS, "--lr-wsd-decay-iters": round(recipe.cooldown_fraction * SPECIAL),
         "--weight-decay": 0.07, "--adam-beta1": recipe.beta1, "--adam-beta2": recipe.beta2, "--adam-eps": recipe.epsilon, "--clip-grad": recipe.clip_norm,
         "--init-method-std": 1 / math.sqrt(shape.hidden), "--nproc-per-node": 2, "--seed": 4, "--rotary-base": ROPE_THETA, "--norm-epsilon": NORM_EPSILON,
     }  # fmt: skip
@@ -113,6 +117,25 @@ def test_megatrons_arguments_are_the_plans(corpus: Corpus, tmp_path: Path) -> No
     assert first["--lr-wsd-decay-style"] == "minus_sqrt" and "--qk-layernorm" in first and "--untie-embeddings-and-output-weights" not in first
     arguments = [line for line in path.read_text().splitlines() if re.match(r" {4}--", line) and "stage" not in line and "train-iters" not in line]
     assert len(arguments) > 30 and all("  # " in line for line in arguments)
+
+
+@pytest.mark.parametrize("warmup", [0, 1, 10, GENERAL])
+def test_megatrons_rate_is_the_recipes_at_every_step(corpus: Corpus, tmp_path: Path, warmup: int) -> None:
+    """Its schedule, as its optimizer_param_scheduler.py computes it from the arguments, against ours; the second call takes the first one's state."""
+    ready = planned(corpus, tmp_path, warmup_steps=warmup)
+    text = export(ready, "megatron", ready.folder, 1, 4).read_text()
+    given = {key: float(value) for key, value in re.findall(r"^ {4}--(lr[a-z-]*|min-lr) ([\d.e-]+)", text, re.MULTILINE)}
+    top, low, first, total = given["lr"], given["lr-warmup-init"], given["lr-warmup-iters"], given["lr-decay-iters"]
+    assert low <= top and first < total  # else Megatron stops
+    for step, ours in enumerate(rates(ready)):
+        past = step - (total - given["lr-wsd-decay-iters"])
+        if first > 0 and step <= first:
+            theirs = low + (top - low) * step / first
+        else:
+            theirs = top if past <= 0 else top * (1 - math.sqrt(past / given["lr-wsd-decay-iters"]))
+        assert theirs == pytest.approx(ours, rel=1e-12), step
+    # It computes wd_incr_steps from --train-iters, and refuses a checkpoint in which it differs, but with this.
+    assert re.search(r"^ {4}--override-opt-param-scheduler  # ", text, re.MULTILINE) and not re.search("^ {4}--use-checkpoint-opt", text, re.MULTILINE)
 
 
 def test_the_constants_are_those_of_transformers() -> None:
@@ -148,6 +171,29 @@ def test_what_the_other_trainer_would_train_otherwise_is_refused(corpus: Corpus,
     with pytest.raises(InputError, match=f"starts from the open checkpoint {base}"):
         export(based, "torchtitan", tmp_path / "run", 1, 2)
     assert not list(tmp_path.glob("*torchtitan*")) and not list(tmp_path.glob("*.sh"))
+
+
+@pytest.mark.parametrize("target", ["torchtitan", "megatron"])
+def test_a_warmup_that_the_other_trainer_would_go_on_with_is_refused(corpus: Corpus, tmp_path: Path, target: str) -> None:
+    """Where it ends in the last general step both still agree; a run of specialist text alone may warm up until its cooldown."""
+    whole = planned(corpus, tmp_path, warmup_steps=GENERAL)
+    assert export(whole, target, whole.folder, 1, 4).exists() and rates(whole)[GENERAL - 1] == rates(whole)[GENERAL]
+    with pytest.warns(PlannerWarning, match="ends after 40 of 80 warm-up steps: the rate jumps from 0.5 of its peak to the peak where the specialist"):
+        cut = planned(corpus, tmp_path, warmup_steps=2 * GENERAL)
+    assert rates(cut)[GENERAL] == 2 * rates(cut)[GENERAL - 1]
+    with pytest.raises(InputError, match=f"warmup_steps = 80 is more than the 40 steps of the general stage, and {target} would go on warming up"):
+        export(cut, target, tmp_path / "cut", 1, 4)
+    constant = SPECIAL - round(RECIPE.cooldown_fraction * SPECIAL)
+    for warmup in (constant, constant + 1):
+        body = allocation(corpus, replace(RECIPE, warmup_steps=warmup))
+        replace(body, plan=replace(body.plan, tokens_pt=0.0)).save(tmp_path / "a.json", {})
+        alone = prepare(tmp_path / "a.json", tmp_path / "alone")
+        if warmup == constant:
+            assert export(alone, target, tmp_path / "alone", 1, 4).exists()
+            continue
+        with pytest.raises(InputError, match=f"= {warmup} is more than the {constant} steps before the cooldown, and {target} would train at other rates"):
+            export(alone, target, tmp_path / "met", 1, 4)
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(("cut", "met"))]
 
 
 def test_a_run_of_specialist_text_alone_has_the_specialists_rate(corpus: Corpus, tmp_path: Path) -> None:

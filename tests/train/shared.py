@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from planner.corpus.build import build_corpus
+from planner.corpus.config import Source
 from planner.corpus.store import Corpus
 from planner.engines.local import Event
 from planner.train.job import Job
+from tests.conftest import settings
 
 RECIPE = """
 [recipe]
@@ -19,6 +24,8 @@ warmup_steps = 20
 lr_coefficient = 4e-3
 lora_rank = 4
 """
+TEMPLATE = "{% for m in messages %}{{ m.role[0] }}:{{ m.content }}\n{% endfor %}{% if add_generation_prompt %}a:{% endif %}"
+WORDS = [f"{first}{second}" for first in "bcdfghklmn" for second in ("ard", "ole", "ine", "ust", "ewt", "ock", "ift", "ane", "umb", "orn")]
 COMMON = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48, "max_position_embeddings": 64}
 
 
@@ -51,6 +58,15 @@ def checkpoint(folder: Path, corpus: Corpus, kind: str = "llama", **settings: An
     for file in corpus.tokenizer_path.iterdir():
         shutil.copy2(file, folder / file.name)
     return folder
+
+
+def paired_corpus(text_folder: Path, folder: Path, pairs: Sequence[tuple[str, str]], name: str) -> Corpus:
+    """Build a corpus of the general text and a domain of pairs of prompt and response."""
+    lines = [{"prompt": prompt, "response": response} for prompt, response in pairs]
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    stated = settings(text_folder)
+    sources = (stated.sources[0], Source(name, "pairs", str(folder / "pairs.jsonl")))
+    return build_corpus(replace(stated, sources=sources, near_duplicates=False, chat_template=TEMPLATE), folder / "corpus")[0]
 
 
 def lay_out(folder: Path, corpus: Corpus, text: str, recipe: str = RECIPE) -> Path:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,29 +9,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from planner.corpus.build import build_corpus
-from planner.corpus.config import Source
 from planner.corpus.store import Corpus
+from planner.errors import InputError
 from planner.runs import read_runs
 from planner.sweep import Sweep, run_sweep
 from planner.train.order import IGNORED, Batches, Stream
-from tests.conftest import settings
-from tests.train.shared import InlineEngine, lay_out
+from tests.train.shared import WORDS, InlineEngine, lay_out, paired_corpus
 
 torch = pytest.importorskip("torch")
-
-TEMPLATE = "{% for m in messages %}{{ m.role[0] }}:{{ m.content }}\n{% endfor %}{% if add_generation_prompt %}a:{% endif %}"
 
 
 @pytest.fixture(scope="module")
 def paired(text_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    folder = tmp_path_factory.mktemp("pairs")
-    words = [f"{first}{second}" for first in "bcdfghklmn" for second in ("ard", "ole", "ine", "ust", "ewt", "ock", "ift", "ane", "umb", "orn")]
-    lines = [{"prompt": f"say {word} {number}", "response": f"{word} {word}"} for word in words for number in range(8)]
-    (folder / "pairs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    stated = settings(text_folder)
-    sources = (stated.sources[0], Source("asked", "pairs", str(folder / "pairs.jsonl")))
-    return build_corpus(replace(stated, sources=sources, near_duplicates=False, chat_template=TEMPLATE), folder / "corpus")[0]
+    pairs = [(f"say {word} {number}", f"{word} {word}") for word in WORDS for number in range(8)]
+    return paired_corpus(text_folder, tmp_path_factory.mktemp("pairs"), pairs, "asked")
 
 
 def test_targets_of_prompts_and_of_cut_pairs_are_ignored() -> None:
@@ -96,6 +85,26 @@ def test_the_heldout_loss_is_of_each_response_after_its_own_prompt(paired: Corpu
     assert count == seen and loss == pytest.approx(total / seen, rel=1e-5)
     few, counted = pairs_loss(model, tokens, mask, offsets, 32, max_tokens=20, device=torch.device("cpu"), batch=2)
     assert 20 <= counted < 60 and few == pytest.approx(loss, rel=0.2)
+
+
+def test_a_window_that_no_heldout_response_is_within_is_refused_before_training(paired: Corpus, tmp_path: Path) -> None:
+    """With the length of the shortest prompt, at which a response is within; so is a text that is shorter than a window."""
+    mask, offsets = paired.mask("asked", "heldout"), paired.offsets("asked", "heldout")
+    assert mask is not None
+    shortest = min(int(np.flatnonzero(mask[start:stop])[0]) for start, stop in zip(offsets[:-1], offsets[1:], strict=True))
+    paired.check_heldout(["asked"], shortest)
+    refused = f"prompts of asked pass the window of {shortest - 1} tokens, the shortest with {shortest}.*; raise seq_len to {shortest} or more"
+    with pytest.raises(InputError, match=refused):
+        paired.check_heldout(["general", "asked"], shortest - 1)
+    text = 'sizes = ["10k"]\ntokens_pt = ["21k"]\ntokens_spec = ["27k"]\nunique_spec = ["all"]\n'
+    engine = InlineEngine()
+    with pytest.raises(InputError, match="raise seq_len"):
+        run_sweep(Sweep.open(lay_out(tmp_path, paired, text, "[recipe]\nseq_len = 2\nwarmup_steps = 20\n")), engine)
+    assert engine.trained == [] and not (tmp_path / "records").exists()
+    held = len(paired.tokens("general", "heldout"))
+    paired.check_heldout(["general"], held - 1)
+    with pytest.raises(InputError, match=f"the held-out text of general has {held} tokens, and a window of {held} needs {held + 1}; lower seq_len"):
+        paired.check_heldout(["general"], held)
 
 
 def test_a_stage_of_pairs_teaches_the_responses(paired: Corpus, tmp_path: Path) -> None:

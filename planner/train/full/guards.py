@@ -31,10 +31,12 @@ class Watch:
     best: float | None = None
     """Least value it has had in this stage."""
 
-    def see(self, loss: float, grad_norm: float) -> str | None:
-        """Take a step's loss in; return what is wrong, if anything: "not_finite" or "spike"."""
-        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+    def see(self, loss: float | None, grad_norm: float) -> str | None:
+        """Take a step's loss in, None where no target of its batch counts; return what is wrong, if anything: "not_finite" or "spike"."""
+        if not (math.isfinite(loss or 0.0) and math.isfinite(grad_norm)):
             return "not_finite"
+        if loss is None:
+            return None
         self.smooth = loss if self.smooth is None else SMOOTHING * self.smooth + (1 - SMOOTHING) * loss
         self.best = self.smooth if self.best is None else min(self.smooth, self.best)
         return "spike" if self.smooth > self.spike_factor * self.best else None

@@ -19,7 +19,7 @@ from torch.distributed.tensor import DTensor
 from planner.artifacts import read_json, write_text
 from planner.corpus import Corpus
 from planner.errors import StateError
-from planner.train.evaluate import heldout_loss
+from planner.train.evaluate import domain_loss
 from planner.train.full.expect import Course, judge
 from planner.train.full.guards import Span, Watch, batch_number, blamed, merged, step_of
 from planner.train.full.mesh import Ranks
@@ -145,8 +145,12 @@ class Training:
         if self.metrics is not None:
             self.metrics.close()
 
-    def _step(self, stage: int, number: int, rate: float) -> tuple[float, float, bool]:
-        """Take an optimiser step on a batch; return its loss over all ranks, the gradient's norm, and whether any rank was asked to stop."""
+    def _step(self, stage: int, number: int, rate: float) -> tuple[float | None, float, bool]:
+        """Take an optimiser step on a batch.
+
+        Returns:
+            Its loss over all ranks, None where no target counts; the gradient's norm; whether any rank was asked to stop.
+        """
         recipe, world = self.run.recipe, self.ranks.world
         for group in self.optimiser.param_groups:
             group["lr"] = rate
@@ -167,14 +171,15 @@ class Training:
         torch.nn.utils.clip_grads_with_norm_(self.trained, recipe.clip_norm, norm, foreach=True)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
-        return self.ranks.total(float(total))[0], float(norm), asked > 0
+        loss_step = self.ranks.total(float(total))[0]
+        return loss_step if count else None, float(norm), asked > 0
 
     def _evaluate(self, stage: int, within: int, rate: float) -> None:
         """Measure the held-out specialist loss on the way and hold it against the forecast."""
         job = self.run.last
         # Every rank evaluates the same windows: little work, and the shards are gathered in step.
-        loss, _ = heldout_loss(
-            self.model, self.corpus.tokens(job.domain, "heldout"), self.run.recipe.seq_len, max_tokens=job.eval_tokens, device=self.ranks.device
+        loss, _ = domain_loss(
+            self.model, self.corpus, job.domain, self.run.recipe.seq_len, max_tokens=job.eval_tokens, device=self.ranks.device
         )
         segment = self.run.stages[stage].segment
         cooling = segment.cooldown_from is not None and within >= segment.cooldown_from
@@ -188,12 +193,12 @@ class Training:
             if verdict is not None:
                 self._write("event", what="forecast", outside=verdict.outside, reason=verdict.text)
 
-    def _roll_back(self, stage: int, within: int, number: int, trouble: str, loss: float, norm: float) -> None:
+    def _roll_back(self, stage: int, within: int, number: int, trouble: str, loss: float | None, norm: float) -> None:
         """Go back to before the batches that are to blame, and leave them out."""
         if trouble == "spike":
             what = f"the smoothed training loss is over {self.run.recipe.spike_factor:g} times its best"
         else:
-            what = f"the gradient's norm is {norm}" if math.isfinite(loss) else f"the training loss is {loss}"
+            what = f"the gradient's norm is {norm}" if loss is None or math.isfinite(loss) else f"the training loss is {loss}"
         where = f"at step {within + 1} of the {self.run.stages[stage].segment.stage} stage"
         if self.guarded.rollbacks >= self.run.settings.most_rollbacks:
             self._write("event", what="diverged", reason=f"{what} {where}")

@@ -69,6 +69,14 @@ def test_what_is_no_number_is_noticed_and_leaves_the_average_alone(loss: float, 
     assert watch.see(loss, norm) == "not_finite" and (watch.smooth, watch.best) == (3.0, 2.9)
 
 
+def test_a_batch_without_targets_leaves_the_average_alone() -> None:
+    watch = Watch(1.6)
+    assert [watch.see(loss, 1.0) for loss in (None, 4.0, None, None, 3.9)] == [None] * 5
+    plain = Watch(1.6)
+    assert [plain.see(loss, 1.0) for loss in (4.0, 3.9)] == [None] * 2 and watch == plain
+    assert watch.see(None, math.nan) == "not_finite"
+
+
 def rollbacks(folder: Path) -> list[dict[str, object]]:
     return [line for line in read_metrics(folder / "metrics.jsonl") if line["kind"] == "event" and line["what"] == "rollback"]
 
