@@ -52,7 +52,7 @@ def test_the_forecast_along_a_run_is_the_laws(corpus: Corpus, fitted: FittedLaw,
     for point in found.points[:-1]:
         pt, spec = min(point.step, GENERAL) * per_step, max(0, point.step - GENERAL) * per_step
         size = {"non_embedding": np.array([plan.params_non_embedding]), "total": np.array([plan.params_total])}
-        direct = law.forecast(size, np.array([pt]), np.array([spec]), np.array([plan.unique_spec]))
+        direct = law.forecast(size, np.array([pt]), np.array([spec]), np.array([plan.unique_spec]), mean=True)
         assert point.tokens == pt + spec and point.loss == pytest.approx(float(direct.loss[0])) and point.high == pytest.approx(float(direct.high[0]))
         assert math.isfinite(point.loss)
     found.save(tmp_path)
@@ -69,7 +69,8 @@ def test_the_forecast_along_a_run_off_a_base_joins_the_plans_end(corpus: Corpus,
     base = Base.parse(f"name=b,tokens={plan['tokens_pt']:.0f},config={folder}")
     assert base.params_total(1024) != plan["params_total"]
     end = law.forecast(  # as planner.allocate.bases has it
-        {"non_embedding": [plan["params_non_embedding"]], "total": [base.params_total(1024)]}, [base.tokens], [plan["tokens_spec"]], [plan["unique_spec"]]
+        {"non_embedding": [plan["params_non_embedding"]], "total": [base.params_total(1024)]}, [base.tokens], [plan["tokens_spec"]], [plan["unique_spec"]],
+        mean=True,
     )  # fmt: skip
     plan.update(loss=float(end.loss[0]), loss_low=float(end.low[0]), loss_high=float(end.high[0]))
     path.write_text(json.dumps(body))
