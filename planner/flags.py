@@ -60,9 +60,9 @@ def flag_runs(frame: DataFrame) -> DataFrame:
         "short_stage": known & ((steps < MIN_STEPS) | ((spec > 0) & (spec < MIN_STEPS))),
         # An open checkpoint has had its tokens before.
         "under_2_tokens_per_parameter": (tokens < MIN_TOKENS_PER_PARAMETER * frame["params_non_embedding"]) & (frame["branch_kind"] != "annealed"),
-        "copy": _copies(frame),
     }
     finished = ~(rules["unfinished"] | rules["diverged"])
+    rules["copy"] = _copies(frame, finished)
     rules["overfitted"] = _overfitted(frame, finished)
     # A transient is no measure of its neighbours: the rules that compare runs look at the ones left.
     warming = frame["flags"].map(lambda text: "mostly_warmup" in str(text))
@@ -81,10 +81,12 @@ def flag_runs(frame: DataFrame) -> DataFrame:
     return frame.assign(flags=flags)
 
 
-def _copies(frame: DataFrame) -> Series[bool]:
-    """Find rows that are an earlier one once more, but for what they are called."""
-    compared = frame.drop(columns=["run_id", "trunk_id", "sweep", "flags", "reason", "status"])
-    return compared.duplicated() & frame["loss_spec"].notna()
+def _copies(frame: DataFrame, finished: Series[bool]) -> Series[bool]:
+    """Find rows that are an earlier finished one once more, but for what they are called."""
+    found = _none(frame)
+    compared = frame[finished].drop(columns=["run_id", "trunk_id", "sweep", "flags", "reason", "status"])
+    found[compared.index] = compared.duplicated()
+    return found
 
 
 def _overfitted(frame: DataFrame, finished: Series[bool]) -> Series[bool]:

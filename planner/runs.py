@@ -28,8 +28,12 @@ LEAST_LOSS = 1e-3
 """Of losses [nats/token]: what is smaller is a mistake, or in other units."""
 MOST_TOKENS_PER_PARAMETER = 1_000_000
 """Of a run: what has more has its columns in different units."""
+PADDED = 1.05
+"""Factor up to which vocabularies may be one whose table is padded to a round number."""
 CONTRADICTS = 1.1
 """Factor between the passes that a table names and those that follow from its tokens, from which one of them is wrong."""
+ROUNDED = 0.51
+"""Passes by which both may differ all the same."""
 SCHEMA: dict[str, tuple[str, str]] = {
     "run_id": ("text", "name of the endpoint, unique in the table"),
     "trunk_id": ("text", "general run it branches from; rows that share it are resampled together"),
@@ -119,6 +123,9 @@ def read_runs(path: Path | str, mapping: Mapping[str, str] | None = None) -> Dat
     try:
         if path.suffix == ".parquet":
             frame = pd.read_parquet(path)
+            # Nullable columns have a missing value of their own, which is neither true nor false.
+            nullable = [name for name, kind in frame.dtypes.items() if pd.api.types.is_extension_array_dtype(kind)]
+            frame[nullable] = frame[nullable].astype(object).where(frame[nullable].notna(), math.nan)
         elif path.suffix in (".jsonl", ".ndjson"):
             frame = pd.read_json(path, lines=True)
         else:
@@ -244,9 +251,9 @@ def _check_ranges(frame: DataFrame, path: Path, header: int) -> None:
     refuse(frame["tokens_pt"] + frame["tokens_spec"] <= 0, "tokens_pt", "with no specialist tokens is no training")
     lavish = (frame["tokens_pt"] + frame["tokens_spec"]) / frame["params_non_embedding"] > MOST_TOKENS_PER_PARAMETER
     refuse(lavish, "params_non_embedding", f"has over {MOST_TOKENS_PER_PARAMETER:,.0f} tokens for each: is it in millions, and the tokens not?")
-    for name in ("loss_spec", "loss_general"):
-        refuse((frame[name] <= 0) & ok, name, "is not positive")
-        refuse((frame[name] < LEAST_LOSS) & ok, name, f"is below {LEAST_LOSS:g} nats/token, which no language model reaches")
+    for name, counted in (("loss_spec", ok), ("loss_general", frame["status"] == "ok")):
+        refuse((frame[name] <= 0) & counted, name, "is not positive")
+        refuse((frame[name] < LEAST_LOSS) & counted, name, f"is below {LEAST_LOSS:g} nats/token, which no language model reaches")
     refuse(frame["unique_spec"] <= 0, "unique_spec", "is not positive")
     for name in ("params_non_embedding", "tokens_pt", "tokens_spec", "unique_spec"):
         refuse((frame[name] > 0) & (frame[name] < 1), name, "is less than one; columns are in single parameters and tokens, not in millions or billions")
@@ -264,7 +271,8 @@ def _check_ranges(frame: DataFrame, path: Path, header: int) -> None:
     follows = spec & frame["unique_spec"].isna() & passes.notna()
     frame.loc[follows, "unique_spec"] = frame.loc[follows, "tokens_spec"] / frame.loc[follows, "epochs_spec"]
     ratio = frame["tokens_spec"] / frame["unique_spec"] / passes
-    refuse(spec & ((ratio > CONTRADICTS) | (ratio < 1 / CONTRADICTS)), "epochs_spec", "contradicts tokens_spec / unique_spec")
+    apart = (frame["tokens_spec"] / frame["unique_spec"] - passes).abs() > ROUNDED  # whole passes may be written for a part of one
+    refuse(spec & apart & ((ratio > CONTRADICTS) | (ratio < 1 / CONTRADICTS)), "epochs_spec", "contradicts tokens_spec / unique_spec")
     lacking = spec & frame["unique_spec"].isna()
     if lacking.any():
         frame.loc[lacking, "unique_spec"] = frame.loc[lacking, "tokens_spec"]
@@ -285,7 +293,7 @@ def one_recipe(frame: DataFrame) -> None:
         if len(found) > 1:
             raise DataError(f"the runs mix {len(found)} fingerprints of {column}: {', '.join(found)}", remedy="fit one sweep at a time")
     sizes = sorted(set(frame["vocab_size"].dropna()))
-    if len(sizes) > 1:
+    if len(sizes) > 1 and sizes[-1] > PADDED * sizes[0]:
         said = ", ".join(f"{size:g}" for size in sizes)
         raise DataError(f"the runs mix vocabularies of {said} words, whose losses per token are different units", remedy="fit those of one tokenizer")
     based = frame["base"].fillna("").astype(str).str.strip() != ""

@@ -22,8 +22,8 @@ HELP = (
 )
 MOST_PAIRS = 6
 """Pairs of amounts in the printed table; more are in the file."""
-FORM = 0.01
-"""Width of an exponent's interval under which it is the formula that sets it: runs never tell one so well."""
+FORM = 1e-3
+"""Width of an exponent's interval under which it is the formula that sets it: all refits agree to rounding."""
 SYMBOLS = {"params_non_embedding": "N", "tokens_pt": "D_pt", "tokens_spec": "D_spec"}
 
 

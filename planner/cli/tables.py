@@ -17,7 +17,7 @@ GAP, EDGES = 3, 2
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, caption: str | None = None) -> None:
-    """Write a table to stdout; the first column is text, the rest are aligned right.
+    """Write a table to stdout; the first column is text, the rest are aligned right, and short rows end in nothing.
 
     Columns that do not fit beside each other follow in a table of their own, below, with the first column once more.
     """
@@ -26,7 +26,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, 
     from rich.table import Table
 
     console = Console(width=None if sys.stdout.isatty() else PIPED, highlight=False, markup=False)
-    cells = [[str(item) for item in row] for row in rows]
+    cells = [[*(str(item) for item in row), *[""] * (len(columns) - len(row))] for row in rows]
     needed = [_needed(name, [row[number] for row in cells]) for number, name in enumerate(columns)]
     needed[0] = min(needed[0], max(LEAST_NAME, _longest_word(columns[0], [row[0] for row in cells])))
     console.print(title, style="bold")

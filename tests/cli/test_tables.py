@@ -33,3 +33,8 @@ def test_what_fits_is_one_table_and_what_does_not_goes_below(monkeypatch: pytest
         tables.table("title", COLUMNS, ROWS)
         counts[width] = sum("50/50" in line for line in capsys.readouterr().out.splitlines())
     assert counts[160] == 1 and counts[60] > counts[100] >= 1
+
+
+def test_short_rows_end_in_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    tables.table("title", ["a", "b", "c"], [["x", "1"], ["y", "2", "3"]])
+    assert "x   1" in capsys.readouterr().out

@@ -188,3 +188,23 @@ def test_a_flag_that_takes_many_runs_is_said(tmp_path: Path) -> None:
     frame.to_csv(tmp_path / "runs.csv", index=False)
     words = run("fit", str(tmp_path / "runs.csv"), "--law", "chinchilla", "--no-figures", "--bootstrap", "20")[2]
     assert "of 25 runs are flagged larger_but_worse and kept out: so many are hardly single bad runs" in words
+
+
+def test_a_vocabulary_padded_by_size_is_one(tmp_path: Path) -> None:
+    sizes = grid(0.003)["params_non_embedding"]
+    table = read(grid(0.003).assign(vocab_size=np.where(sizes > 1e8, 50688, 50304)), tmp_path)
+    assert fit_data(table).count == 25
+
+
+def test_a_resumed_run_is_no_copy_of_the_crashed_one(tmp_path: Path) -> None:
+    frame = grid(0.003).assign(status="ok")
+    table = read(pd.concat([frame.iloc[:1].assign(status="crashed"), frame]), tmp_path)
+    assert table["flags"].tolist() == ["unfinished", *[""] * 25]
+
+
+def test_whole_passes_for_a_part_of_one_and_nullable_columns(tmp_path: Path) -> None:
+    columns = {"params_non_embedding": [1e6, 2e6], "tokens_pt": [1e7, 1e7], "tokens_spec": [1.3e6, 2e6], "unique_spec": [1e6, 2e6], "epochs_spec": [1, 1]}
+    frame = pd.DataFrame({**columns, "loss_spec": [3.0, 2.9], "status": ["ok", None]})
+    assert read(frame, tmp_path)["epochs_spec"].tolist() == [1.3, 1.0]
+    frame.convert_dtypes().to_parquet(tmp_path / "runs.parquet")
+    assert read_runs(tmp_path / "runs.parquet")["unique_spec"].tolist() == [1e6, 2e6]
