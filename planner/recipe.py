@@ -72,6 +72,7 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.family not in FAMILIES:
             raise InputError(f"recipe: family = {self.family!r} is not known", remedy=f"choose one of {', '.join(FAMILIES)}")
+        written = asdict(self)
         for field in fields(self):
             value = getattr(self, field.name)
             if field.name in ("family", "lora_targets"):
@@ -84,6 +85,7 @@ class Recipe:
         if not isinstance(self.lora_targets, (list, tuple)) or not all(isinstance(target, str) for target in self.lora_targets):
             raise InputError(f"recipe: lora_targets = {self.lora_targets!r} is not a list of names", remedy=f"choose among {', '.join(TARGETS)}")
         object.__setattr__(self, "lora_targets", tuple(self.lora_targets))
+        object.__setattr__(self, "_written", {**written, "lora_targets": self.lora_targets})
         self.method("lora")  # refuses a rank and targets that there are not
         positive = ("seq_len", "batch_sequences", "lr_coefficient", "lr_reference_params", "clip_norm", "epsilon", "init_scale")
         for name in (*positive, "special_lr_multiplier", "lora_alpha", "lora_lr_multiplier"):
@@ -121,9 +123,16 @@ class Recipe:
 
         Settings that came later count where they differ from their defaults only, so that recorded sweeps keep the fingerprint they were made with.
         """
+        return self._hash(asdict(self))
+
+    @property
+    def earlier_fingerprint(self) -> str:
+        """Hash the settings as they were written, 1 apart from 1.0, as versions before did: what such a one has begun goes on."""
+        return self._hash(self._written)  # type: ignore[attr-defined]
+
+    def _hash(self, settings: dict[str, Any]) -> str:
         added = {field.name: field.default for field in fields(self) if field.name in _ADDED}
-        settings = {key: value for key, value in asdict(self).items() if key not in added or value != added[key]}
-        return sha256_json(settings)[:16]
+        return sha256_json({key: value for key, value in settings.items() if key not in added or value != added[key]})[:16]
 
     @property
     def tokens_per_step(self) -> int:

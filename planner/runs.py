@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from planner.artifacts import read_artifact, write_text
 from planner.errors import DataError, InputError, PlannerWarning
 from planner.flags import WARMUP_MULTIPLE, flag_runs
+from planner.recipe import Recipe
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -88,6 +89,7 @@ def compile_runs(records: list[Path]) -> DataFrame:
         record = read_artifact(path, "run", RECORD_VERSION)
         row = record["row"]
         row.setdefault("method", "full")
+        row["recipe"] = Recipe.from_mapping(record["recipe"]).fingerprint  # records of earlier versions may tell 1 from 1.0
         warmup = record["recipe"]["rewarm_steps" if row.get("base") else "warmup_steps"]
         if (row["steps_pt"] or 0) + (row["steps_spec"] or 0) < WARMUP_MULTIPLE * warmup:
             row["flags"] = "mostly_warmup"

@@ -132,18 +132,19 @@ def check_identity(sweep: Sweep) -> None:
     """
     bases = ", ".join(base.fingerprint for _, base in sorted(sweep.spec.pretrained.items()))
     shared = {"recipe": sweep.spec.recipe.fingerprint, "corpus": sweep.corpus.fingerprint, "base": bases}
-    _same_identity(sweep.folder, {**shared, "domain": sweep.domain, "eval_tokens": sweep.spec.eval_tokens})
+    earlier = sweep.spec.recipe.earlier_fingerprint
+    _same_identity(sweep.folder, {**shared, "domain": sweep.domain, "eval_tokens": sweep.spec.eval_tokens}, earlier)
     if sweep.spec.trunks is not None:
-        _same_identity(sweep.spec.trunks, shared)
+        _same_identity(sweep.spec.trunks, shared, earlier)
 
 
-def _same_identity(folder: Path, identity: dict[str, Any]) -> None:
+def _same_identity(folder: Path, identity: dict[str, Any], earlier: str) -> None:
     before = read_identity(folder)
     if before is None:
         write_text(folder / "state" / "identity.json", json.dumps(identity, indent=1) + "\n")
         return
     for key, value in identity.items():
-        if before.get(key, "") != value:
+        if before.get(key, "") != value and (key, before.get(key)) != ("recipe", earlier):
             raise StateError(
                 f"the runs in {folder} were made with {key} {before.get(key, '') or 'none'}, now it is {value or 'none'}",
                 remedy=f"restore it, or delete {folder}/records and {folder}/state to begin anew",

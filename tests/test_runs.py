@@ -7,6 +7,7 @@ import pytest
 
 from planner.errors import InputError
 from planner.flags import FLAGS
+from planner.recipe import Recipe
 from planner.runs import SCHEMA, read_runs, write_runs
 
 ROOT = Path(__file__).parents[1]
@@ -135,3 +136,9 @@ def test_an_empty_column_of_tokens_is_zero(tmp_path: Path) -> None:
     path.write_text("params_non_embedding,tokens_pt,tokens_spec,loss_spec\n1e6,1e7,,3\n2e6,2e7,1e6,2.9\n", encoding="utf-8")
     with pytest.raises(InputError, match="row 2: tokens_spec = nan is missing or negative"):
         read_runs(path)
+
+
+def test_a_recipe_is_one_whether_its_numbers_are_whole_or_not() -> None:
+    whole, written = Recipe.from_mapping({"clip_norm": 1, "lr_reference_params": 100000}), Recipe.from_mapping({"clip_norm": 1.0})
+    assert whole == written and whole.fingerprint == written.fingerprint == written.earlier_fingerprint == Recipe().fingerprint
+    assert whole.earlier_fingerprint == "0ac1e7dfecc46e5b", "as the version that told them apart had it"
