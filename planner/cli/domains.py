@@ -60,7 +60,8 @@ def runs_for(answer: DomainsAllocation, request: DomainsRequest, flops: float) -
         say(f"the runs are enough: inside them, the plan gives away {answer.around['regret_90_percent']:.2g} % at most in nine worlds of ten")
     domain = next(domain for domain in request.domains if domain.name == first.domains[0])
     part = next(plan for plan in answer.recommended.domains if plan.name == domain.name)
-    say(f"the runs for the law of {_listed(first.domains)}, as if {domain.name!r} alone had the {part.flops_path:.3g} FLOPs that its model costs, under no other limit:")
+    of = f"the runs for the law of {_listed(first.domains)}, as if {domain.name!r} alone had the {part.flops_path:.3g} FLOPs that its model costs"
+    say(f"{of}, under no other limit:")
     assert domain.law_path is not None
     sweep = str(domain.law_path.parent) if (domain.law_path.parent / "sweep.toml").is_file() else None
     design(
