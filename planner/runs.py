@@ -192,6 +192,10 @@ def _rename(frame: DataFrame, mapping: Mapping[str, str], path: Path) -> DataFra
             raise InputError(f"--map names {name!r}, which is no column of a runs table", remedy=f"use one of {', '.join(SCHEMA)}")
         if column not in frame:
             raise InputError(f"{path} has no column {column!r}", remedy=f"map to one of {', '.join(map(str, frame))}")
+    for name, column in mapping.items():
+        if column in SCHEMA and column not in mapping:
+            what = f"{path}: the column {column} is read as {name} only"
+            warnings.warn(f"{what}; add --map {column}={column} if it is both", PlannerWarning, stacklevel=4)
     # One column may stand for several, such as all text for distinct text too where none is repeated; under its own name it stays where that is mapped.
     found = frame.drop(columns=[name for name in {*mapping, *mapping.values()} if name in frame])
     return found.assign(**{name: frame[column] for name, column in mapping.items()})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 
 from planner.errors import InputError
 
@@ -109,6 +110,11 @@ def format_bytes(count: float) -> str:
             return f"{count:.3g} {unit}"
         count /= 1000
     return f"{count:.3g} PB"
+
+
+def format_names(names: Sequence[str], most: int = 5) -> str:
+    """Write some names and how many more there are: a, b, c, d, e and 3 more."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def format_interval(low: float, high: float, digits: int = 3) -> str:

@@ -43,7 +43,7 @@ def better_in_both(problem: Problem, plan: Plan, kept: Kept, mine: float) -> str
             best, rise = float(after[row]), 100 * float(np.expm1(after[row] - before[row]))
             said = (
                 f"a general loss that rises {rise:.2g} % would leave both losses lower: {np.exp(after[row]):.4g} general instead of {kept.loss:.4g}, "
-                f"{np.exp(found.expected[special[row]]):.4g} specialist instead of {np.exp(mine):.4g}. The rise is over what the same model was before: a "
-                "trunk that knows less has less to lose, and a limit on the loss itself (--max-general-loss) rewards none"
+                f"{np.exp(found.expected[special[row]]):.4g} specialist instead of {np.exp(mine):.4g}, means over the refits. The rise is over what the "
+                "same model was before: a trunk that knows less has less to lose, and a limit on the loss itself (--max-general-loss) rewards none"
             )
     return said

@@ -14,7 +14,7 @@ from planner.cli.console import bar, say
 from planner.cli.paths import apart, replaceable
 from planner.cli.tables import table
 from planner.errors import InputError
-from planner.units import format_count
+from planner.units import format_count, format_names
 
 if TYPE_CHECKING:
     from planner.allocate.domains.answer import DomainPlan, DomainsAllocation, Structure
@@ -51,7 +51,7 @@ def runs_for(answer: DomainsAllocation, request: DomainsRequest, flops: float) -
     from planner.cli.design import design
 
     first, total = answer.knowing[0], len({id(domain.law) for domain in request.domains})
-    rows = [[_listed(item.domains), f"{item.saved_percent:.3f} %", f"{item.most_percent:.3f} %"] for item in answer.knowing]
+    rows = [[format_names(item.domains), f"{item.saved_percent:.3f} %", f"{item.most_percent:.3f} %"] for item in answer.knowing]
     table("How much lower the weighted loss would be if one law were known", ["law of", "expected", "at most"], rows)
     say("the other laws stay as unsure as they are; no runs for a law save more than that, as far as its form holds")
     if total > len(rows):
@@ -60,17 +60,13 @@ def runs_for(answer: DomainsAllocation, request: DomainsRequest, flops: float) -
         say(f"the runs are enough: inside them, the plan gives away {answer.around['regret_90_percent']:.2g} % at most in nine worlds of ten")
     domain = next(domain for domain in request.domains if domain.name == first.domains[0])
     part = next(plan for plan in answer.recommended.domains if plan.name == domain.name)
-    of = f"the runs for the law of {_listed(first.domains)}, as if {domain.name!r} alone had the {part.flops_path:.3g} FLOPs that its model costs"
+    of = f"the runs for the law of {format_names(first.domains)}, as if {domain.name!r} alone had the {part.flops_path:.3g} FLOPs that its model costs"
     say(f"{of}, under no other limit:")
     assert domain.law_path is not None
     sweep = str(domain.law_path.parent) if (domain.law_path.parent / "sweep.toml").is_file() else None
     design(
         sweep, flops=f"{flops:.17g}", law=domain.law_path, target_flops=f"{part.flops_path:.17g}", spec_tokens=f"{domain.unique_spec:.17g}", dry_run=True
     )
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def draw_domains(answer: DomainsAllocation, path: Path) -> None:

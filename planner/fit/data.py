@@ -129,7 +129,8 @@ def fit_data(frame: DataFrame, keep: tuple[str, ...] = (), target: str = "spec",
     if rows.empty:
         counts = Counter(flag for text in frame["flags"] for flag in str(text).split(";") if flag)
         said = ", ".join(f"{count} {flag}" for flag, count in counts.most_common()) or "none is flagged"
-        flag = next(iter(name for name, _ in counts.most_common() if name != "diverged"), None)
+        held = {flag for text in frame["flags"][frame[TARGETS[target]].notna()] for flag in str(text).split(";")}
+        flag = next((name for name, _ in counts.most_common() if name != "diverged" and name in held), None)
         remedy = f"take rows in with --keep {flag} where they are sound all the same" if flag else f"give rows with a {TARGETS[target]}"
         raise DataError(f"none of {len(frame)} runs has a {TARGETS[target]} and no flag: {said}", remedy=remedy)
     one_recipe(rows)

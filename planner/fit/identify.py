@@ -114,9 +114,8 @@ def _check_trunks(data: FitData) -> None:
     pairs = np.unique(np.stack([sizes, trunks]), axis=1)
     if data.replicate_sd is None and len(levels(sizes)) > 1 and len(pairs[0]) == len(np.unique(pairs[0])):
         _warn(
-            "no size has two trunks with three runs or more, and seeds are repeated too seldom: what trunks differ by is not measured, "
-            "and is in no interval; "
-            "repeat the trunk of one size with two more seeds"
+            "no size has two trunks with three runs or more, and seeds are repeated too seldom: what trunks differ by is not measured, and is in no "
+            "interval; repeat the trunk of one size with two more seeds"
         )
 
 

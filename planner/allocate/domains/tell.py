@@ -10,7 +10,7 @@ from planner.allocate.beyond import TOO_FAR, tell_far, tell_unmeasured
 from planner.allocate.domains.answer import Structure
 from planner.allocate.domains.problem import DomainsProblem
 from planner.fit.diagnosis import STATUS_ADVICE
-from planner.units import format_count
+from planner.units import format_count, format_names
 
 LARGER = 1.1
 """Factor in size by which the memory is asked whether it binds."""
@@ -25,8 +25,7 @@ def warnings_of(problem: DomainsProblem, chosen: Structure, structures: tuple[St
         if one.method.name != "full":
             ways.setdefault(f"{one.method.name}: specialist stages counted with {one.method.adapters}, general ones in full", []).append(domain.name)
     for way, those in ways.items():
-        shown = ", ".join(those[:5]) + (f" and {len(those) - 5} more" if len(those) > 5 else "")
-        yield f"the law of {shown} is of runs with {way}"
+        yield f"the law of {format_names(those)} is of runs with {way}"
     # Of many domains, the one farthest from the runs of its law speaks for all.
     factors = [max((value for value in plan.extrapolation.values() if np.isfinite(value)), default=1.0) for plan in chosen.domains]
     outside, farthest = sum(value > 1.2 for value in factors), int(np.argmax(factors))
@@ -38,17 +37,16 @@ def warnings_of(problem: DomainsProblem, chosen: Structure, structures: tuple[St
             yield f"{structure.name}: more than {TOO_FAR:g}× beyond the runs, so what is said of it is worth nothing"
     few = [plan.name for plan, most in zip(chosen.domains, problem.most_spec, strict=True) if most < problem.least_stage]
     if few:
-        shown = ", ".join(few[:5]) + (f" and {len(few) - 5} more" if len(few) > 5 else "")
-        yield f"no specialist stage for {shown}: all passes allowed hold fewer than the {format_count(problem.least_stage)} tokens that a stage takes"
+        least = format_count(problem.least_stage)
+        yield f"no specialist stage for {format_names(few)}: all passes allowed hold fewer than the {least} tokens that a stage takes"
     idle = [plan.name for plan in chosen.domains if plan.tokens_spec == 0 and plan.weight == 0]
     if idle:
-        yield f"no specialist stage for {', '.join(idle[:5])}{f' and {len(idle) - 5} more' if len(idle) > 5 else ''}: of weight 0"
+        yield f"no specialist stage for {format_names(idle)}: of weight 0"
     bare = [plan.name for plan in chosen.domains if plan.tokens_spec == 0 and plan.name not in (*few, *idle)]
     if bare:
         limit = ", or pass the limit on the general loss" if request.limited else ""
-        shown = ", ".join(bare[:5]) + (f" and {len(bare) - 5} more" if len(bare) > 5 else "")
         least = format_count(problem.least_stage)
-        yield f"no specialist stage for {shown}: the {least} tokens that a stage takes at least buy more elsewhere, or do harm{limit}"
+        yield f"no specialist stage for {format_names(bare)}: the {least} tokens that a stage takes at least buy more elsewhere, or do harm{limit}"
     full = [plan.name for plan, most in zip(chosen.domains, problem.most_spec, strict=True) if plan.tokens_spec > 0.98 * most]
     if full:
         yield f"the limit of passes binds for {len(full)} of {problem.count} domains, {full[0]} among them: more text or passes might lower their loss"
