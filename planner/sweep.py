@@ -311,7 +311,7 @@ def _not_here(sweep: Sweep, finished: list[Segment]) -> dict[str, str]:
 
 
 def _tidy(sweep: Sweep, keep_state: bool) -> None:
-    """Delete states that nothing needs, and halves of files, of workers that were killed or came back after they were given up."""
+    """Delete states that nothing needs, and halves of files, of a runner or workers that were killed, or that came back after they were given up."""
     needed = {name for segment in segments_to_train(sweep) for name in segment.needs}
     present = _names(sweep.folder / "state")
     for segment in sweep.tree.segments:
@@ -320,6 +320,7 @@ def _tidy(sweep: Sweep, keep_state: bool) -> None:
             _drop_state(sweep, segment, keep_state)
     own = [segment for segment in sweep.tree.segments if not sweep.shares(segment)]  # of shared trunks another sweep may be writing one
     files = [path for segment in own for path in (sweep.state_path(segment), record_path(sweep.folder, segment.segment_id))]
+    files += [sweep.folder / "runs.csv", *(sweep.folder / "state" / name for name in ("live.json", "identity.json"))]  # the runner's own
     known = {f".{path.name}" for path in files}
     for folder in {path.parent for path in files}:
         for name in _names(folder):

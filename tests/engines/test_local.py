@@ -71,6 +71,17 @@ def test_torn_files_are_set_aside_and_trained_again(undisturbed: Path, tmp_path:
     assert_whole(folder, undisturbed)
 
 
+def test_halves_of_files_of_a_killed_runner_do_not_stay(undisturbed: Path, tmp_path: Path) -> None:
+    folder = copy(undisturbed, tmp_path / "tiny")
+    halves = [folder / ".runs.csv.x1y2", folder / "state" / ".live.json.a8b9", folder / "state" / ".identity.json.c0d1"]
+    mine = folder / ".my-notes.txt"
+    for path in (*halves, mine):
+        path.write_text("{")
+    assert run_sweep(Sweep.open(folder), LocalEngine(1)) == {}
+    assert not any(path.exists() for path in halves) and mine.exists()
+    assert_whole(folder, undisturbed)
+
+
 def test_a_second_runner_is_refused_and_the_first_goes_on(undisturbed: Path, tmp_path: Path, corpus: Corpus) -> None:
     folder = lay_out(tmp_path / "tiny", corpus)
     first = start(folder, "--workers", "2")
