@@ -36,7 +36,7 @@ def main() -> None:
         limit = ["--general-law", f"{computing}/replay/law_general.json", "--max-general-rise", "10%"]
         domains = ["--domains", str(ROOT / "sweeps" / "three" / "domains.toml")]
         several = 2 if report.quick else 5
-        fit = ["fit", medicine, "--law", "auto", "--bootstrap", "1000", "--out", f"{folder}/law2.json"]
+        fit = ["--law", "auto", "--bootstrap", "1000", "--out", f"{folder}/law2.json"]
         commands = [
             ("python -c pass", None, several),
             ("plan --help", ["--help"], several),
@@ -44,8 +44,9 @@ def main() -> None:
             ("plan allocate --flops 2e13 --spec-tokens 200k", [*allocate, str(law)], several),
             ("the same under --max-general-rise 10%, with replay", [*allocate, f"{computing}/law.json", *limit], several),
             ("plan allocate --domains sweeps/three/domains.toml", ["allocate", "--flops", "2e13", *domains, "--out", f"{folder}/domains.json"], several),
-            ("plan fit sweeps/medicine --law auto --bootstrap 1000", fit, 1 if report.quick else 3),
         ]
+        for name in ("medicine", "nature", "computing"):
+            commands.append((f"plan fit sweeps/{name} --law auto --bootstrap 1000", ["fit", str(ROOT / "sweeps" / name), *fit], 1 if report.quick else 3))
         rows = []
         for name, arguments, times in commands:
             found = [_run(arguments) for _ in range(times)]

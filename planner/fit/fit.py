@@ -27,7 +27,7 @@ from planner.laws.dual import Array
 
 RESAMPLES = 400
 """Resamples of each member by default."""
-PIECE = 500
+PIECE = 250
 """Resamples of one law done at a time, at least: the slowest few of a piece are solved almost alone."""
 WORST = 5
 """Runs farthest from the law that are named."""

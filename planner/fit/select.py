@@ -24,6 +24,8 @@ from planner.laws.dual import Array
 NEAR_EQUAL = 1.25
 """Laws whose mean held-out error is within this factor of the least, or within its noise, are not told apart: the best of many is a little lucky."""
 MOST_MEMBERS = 3
+SAME_LAW = 1e-3
+"""Mean difference in ln L beyond the runs under which two laws are one, such as a law with a floor that the fit puts at nothing and the one without."""
 BEYOND = 2.0
 """Factor in size and in tokens beyond the dearest runs at which near-equal laws are asked how far they disagree."""
 HOPELESS = 1.8
@@ -112,8 +114,8 @@ def choose(scores: Sequence[Score], data: FitData) -> list[Score]:
 
     A law stands beside the best one when its mean held-out error is within a quarter of it, or exceeds it by less than the standard error of the
     difference over the slices. Of many such, the simplest is kept, and then those that disagree most with the ones kept about runs of twice the
-    size and tokens of the dearest: which of them holds beyond the runs is not known, and their difference belongs in the interval. They may stand
-    under different conventions of N.
+    size and tokens of the dearest: which of them holds beyond the runs is not known, and their difference belongs in the interval. One that says
+    there what a kept one says is left: it would count that one twice. They may stand under different conventions of N.
 
     Args:
         scores: the best first.
@@ -127,8 +129,11 @@ def choose(scores: Sequence[Score], data: FitData) -> list[Score]:
     forecast = [_beyond(score, data) for score in alike]
     kept = [0]
     while len(kept) < min(MOST_MEMBERS, len(alike)):
-        rest = [number for number in range(len(alike)) if number not in kept]
-        kept.append(max(rest, key=lambda number: min(float(np.abs(forecast[number] - forecast[other]).mean()) for other in kept)))
+        apart = np.nan_to_num([min(float(np.abs(item - forecast[other]).mean()) for other in kept) for item in forecast])
+        farthest = int(apart.argmax())
+        if apart[farthest] < SAME_LAW:
+            break
+        kept.append(farthest)
     return sorted((alike[number] for number in kept), key=_simplicity)
 
 

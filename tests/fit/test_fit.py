@@ -18,7 +18,7 @@ from planner.fit.fit import fit
 from planner.fit.fitted import FittedLaw
 from planner.fit.holdout import slices
 from planner.fit.identify import check
-from planner.fit.select import score_laws
+from planner.fit.select import choose, score_laws
 from planner.fit.support import Support
 from planner.laws import LAWS, Points, Reference
 from planner.runs import read_runs
@@ -211,3 +211,11 @@ def test_a_law_that_was_never_held_against_a_slice_is_warned_of(tmp_path: Path) 
     data = fit_data(read_runs(table(tmp_path, rows)))
     with pytest.warns(PlannerWarning, match="no error beyond the runs was measured"):
         fit(data, "chinchilla", resamples=20)
+
+
+def test_a_law_that_says_what_another_says_is_not_counted_twice() -> None:
+    data = fit_data(read_runs(Path(__file__).parents[2] / "sweeps" / "nature" / "runs.csv")).under("total")
+    scores = score_laws([data], [LAWS[name] for name in ("ceiling-near-rote", "floor-near-rote", "ceiling-rote")])
+    floor = next(score for score in scores if score.estimate.law.name == "floor-near-rote")
+    assert floor.estimate.status == "at_bound" and floor.mean == pytest.approx(scores[0].mean, rel=0.01)  # its floor is at nothing
+    assert [score.estimate.law.name for score in choose(scores, data)] == ["ceiling-rote", "ceiling-near-rote"]
