@@ -70,17 +70,12 @@ def budget_of_runs(next_runs: str | None, laws: Iterable[FittedLaw], as_json: bo
     """Read --next-runs [FLOPs], where it is given and a design can be made.
 
     Raises:
-        InputError: the answer is to be JSON, or a law is of one stage, of a table without a recipe, or of runs with adapters.
+        InputError: the answer is to be JSON, or a law is of runs with adapters.
     """
     if next_runs is None:
         return None
     if as_json:
         raise InputError("--next-runs prints a table", remedy="leave it away with --json, and use plan sweep design --json")
-    laws = list(laws)
-    if any(law.members[0].law.stages == 1 for law in laws):
-        raise InputError("--next-runs under a law of one stage: no design chooses its runs", remedy="leave it away: any grid of sizes and tokens will do")
-    if not all(law.source.get("recipe") for law in laws):
-        raise InputError("--next-runs under a law whose table names no recipe: nothing says how the runs would be trained", remedy="leave it away")
     if (what := next((name for law in laws if (name := law.source.get("method", "full")) != "full"), None)) is not None:
         raise InputError(f"--next-runs under a law of runs with {what}: no design chooses among methods", remedy="leave it away")
     return parse_flops(next_runs)

@@ -36,6 +36,8 @@ TARGET_FACTOR = 100.0
 """Of the default target: times the largest run that the law has seen, or that --flops could pay where nothing is fitted."""
 EPOCHS = 16.0
 """Most passes, where neither the sweep nor a law says."""
+BARE = 1
+"""Vocabulary of what a table without a recipe tells of: its N leaves embedding and output out, and so do costs."""
 
 
 def design(
@@ -73,7 +75,7 @@ def design(
     from planner.design.spec import read_sweep
     from planner.fit.fitted import FittedLaw
     from planner.laws import law_named
-    from planner.next_runs.belief import FORMS, refuse_one_stage
+    from planner.next_runs.belief import FORMS, stages_of
     from planner.next_runs.candidates import long_enough
     from planner.next_runs.design import Stakes, affordable, design_runs, judge, without_overfitted
     from planner.next_runs.information import TRUNK_SHARE
@@ -95,9 +97,11 @@ def design(
         beside = sweep.folder / "law.json" if sweep else None
         where = law_file(beside if law is None and beside is not None and beside.is_file() else law)
     fitted = FittedLaw.load(where) if where else None
-    setting, folder, domain = _setting(sweep, fitted, where, corpus, max_epochs, seed)
     laws = [member.law for member in fitted.members] if fitted else [law_named(item) for item in form or FORMS]
-    refuse_one_stage(laws)
+    stages = stages_of(laws)
+    setting, folder, domain = _setting(sweep, fitted, where, corpus, max_epochs, seed, stages)
+    if folder is None and not (dry_run or check):
+        raise InputError("nothing says which corpus the runs train on", remedy="name a sweep, give --corpus FOLDER, or only look with --dry-run")
     if decided is not None:
         unique = decided.unique_spec
     else:
@@ -135,7 +139,7 @@ def design(
     if as_json:
         give({**asdict(answer), "criterion": criterion, "candidates": len(given), "target_flops": target, "unique_spec": unique, "trunk_share": share})
     else:
-        show(answer, target, unique)
+        show(answer, target, unique, setting.general, setting.special)
     for warning in answer.warnings:
         say(f"warning: {warning}")
     if general is not None:
@@ -153,9 +157,11 @@ def design(
     from planner.artifacts import write_text
     from planner.next_runs.write import sweep_toml
 
+    assert folder is not None
+    text_there_is = f" with {format_count(unique)} distinct specialist tokens" if setting.special else ""
     notes = [
         f"Designed by plan sweep design: {answer.design.cells} endpoints, {answer.design.flops:.4g} FLOPs as a tree,",
-        f"for a recommendation at {target:.3g} FLOPs with {format_count(unique)} distinct specialist tokens (criterion {criterion}, "
+        f"for a recommendation at {target:.3g} FLOPs{text_there_is} (criterion {criterion}, "
         + (f"beside the runs of {where})." if where else "nothing fitted)."),
     ]
     place = os.path.relpath(folder.resolve(), out.resolve().parent)
@@ -168,32 +174,45 @@ def design(
     say(f"written: {out}; next: plan sweep plan {out.parent if named else 'FOLDER, with this file in it as sweep.toml'}")
 
 
-def show(answer: NextRuns, target: float, unique: float) -> None:
-    """Print a design as tables."""
+def show(answer: NextRuns, target: float, unique: float, general: bool = True, special: bool = True) -> None:
+    """Print a design as tables.
+
+    Args:
+        answer: the design.
+        target: FLOPs of the recommendation.
+        unique: distinct specialist tokens at the target.
+        general: whether runs have a general stage.
+        special: whether they have a specialist stage.
+    """
     rows = []
     for size, cost in answer.flops_by_size.items():
         cells = [cell for cell in answer.cells if cell.size == size]
         epochs = [cell.tokens_spec / cell.unique_spec for cell in cells if cell.unique_spec]
         distinct = len({cell.unique_spec for cell in cells if cell.unique_spec})
-        zero_shot, scratch = sum(cell.tokens_spec == 0 for cell in cells), sum(cell.tokens_pt == 0 for cell in cells)
-        general, special = (max(getattr(cell, key) for cell in cells) for key in ("tokens_pt", "tokens_spec"))
-        row = [format_count(size), len(cells), zero_shot, scratch, format_count(general), format_count(special), distinct]
-        rows.append([*row, f"{max(epochs, default=0):.3g}", f"{cost:.2e}"])
+        row = {"size": format_count(size), "endpoints": len(cells)}
+        if general and special:
+            row |= {"zero-shot": sum(cell.tokens_spec == 0 for cell in cells), "from scratch": sum(cell.tokens_pt == 0 for cell in cells)}
+        row |= {"most general": format_count(max(cell.tokens_pt for cell in cells))} if general else {}
+        if special:
+            row |= {"most specialist": format_count(max(cell.tokens_spec for cell in cells)), "distinct texts": distinct}
+            row |= {"most epochs": f"{max(epochs, default=0):.3g}"}
+        rows.append(row | {"FLOPs": f"{cost:.2e}"})
     ratio = answer.flops_alone / answer.design.flops
     caption = f"{answer.design.flops:.4g} FLOPs as a tree; {answer.flops_alone:.3g} if every cell were trained from scratch ({ratio:.1f} times as many)"
-    columns = ["size", "endpoints", "zero-shot", "from scratch", "most general", "most specialist", "distinct texts", "most epochs", "FLOPs"]
-    table(f"Design: {len(answer.cells)} endpoints", columns, rows, caption=caption)
+    table(f"Design: {len(answer.cells)} endpoints", list(rows[0]), [list(row.values()) for row in rows], caption=caption)
     plan = answer.recommended
     worths = [item for item in (answer.before, answer.design, answer.naive) if item is not None]
-    rows = [
+    lines = [
         [item.name, item.cells, f"{item.flops:.3g}", f"{item.deviation_percent:.3g} %", f"{item.regret_percent:.3g} %"] for item in worths
     ]  # fmt: skip
+    stages = [("tokens_pt", "general")] * general + [("tokens_spec", "specialist")] * special
+    parts = [f"{format_count(plan[key])} {name}" for key, name in stages]
     caption = (
-        f"recommended before, by a coarse search: {format_count(plan['params_non_embedding'])} parameters, {format_count(plan['tokens_pt'])} general + "
-        f"{format_count(plan['tokens_spec'])} specialist tokens; deviation: of its forecast loss; regret: of the plan chosen after the runs"
+        f"recommended before, by a coarse search: {format_count(plan['params_non_embedding'])} parameters, {' + '.join(parts)} tokens; "
+        "deviation: of its forecast loss; regret: of the plan chosen after the runs"
     )
-    title = f"Recommendation at {target:.3g} FLOPs with {format_count(unique)} distinct specialist tokens"
-    table(title, ["runs", "endpoints", "FLOPs", "expected deviation", "expected regret"], rows, caption=caption)
+    title = f"Recommendation at {target:.3g} FLOPs" + (f" with {format_count(unique)} distinct specialist tokens" if special else "")
+    table(title, ["runs", "endpoints", "FLOPs", "expected deviation", "expected regret"], lines, caption=caption)
 
 
 def _consistent(prior: bool, law: Path | None, form: list[str] | None, check: bool, name: str | None, flops: str | None, share: float) -> None:
@@ -216,12 +235,13 @@ def _consistent(prior: bool, law: Path | None, form: list[str] | None, check: bo
 
 
 def _setting(
-    sweep: SweepSpec | None, law: FittedLaw | None, where: Path | None, corpus: Path | None, max_epochs: float | None, seed: int | None
-) -> tuple[Setting, Path, str | None]:
-    """Gather recipe, corpus and limits from a sweep, a law and the options; return them with the corpus folder and the domain.
+    sweep: SweepSpec | None, law: FittedLaw | None, where: Path | None, corpus: Path | None, max_epochs: float | None, seed: int | None,
+    stages: tuple[bool, bool],
+) -> tuple[Setting, Path | None, str | None]:  # fmt: skip
+    """Gather recipe, corpus and limits from a sweep, a law and the options; return them with the corpus folder, where one is known, and the domain.
 
     Raises:
-        InputError: no recipe, no corpus, or a law of runs off open checkpoints.
+        InputError: nothing says how to train, or the law is of runs off open checkpoints.
         DataError: the sweep's recipe is another than the law's.
     """
     from planner.corpus import Corpus
@@ -234,25 +254,30 @@ def _setting(
     if source.get("method", "full") != "full":
         what = f"the law {where} is of runs with {source['method']}, and no design chooses among methods"
         raise InputError(what, remedy="state their cells in sweep.toml")
+    if sweep is None and law is None:
+        raise InputError("neither a sweep nor a law is at hand, so nothing says how to train", remedy="name a sweep with its sweep.toml")
+    recipe = sweep.recipe if sweep else Recipe.from_mapping(source.get("recipe") or {})
     if sweep is None and not source.get("recipe"):
-        raise InputError("neither a sweep nor a law with a recipe is at hand, so nothing says how to train", remedy="name a sweep with its sweep.toml")
-    recipe = sweep.recipe if sweep else Recipe.from_mapping(source["recipe"])
+        say("the law's table names no recipe: the runs are those of the default one, trunks shared; its batches and warm-up say how long they must be")
     if source.get("recipe") and Recipe.from_mapping(source["recipe"]).fingerprint != recipe.fingerprint:
         what = f"the sweep's recipe is not that of the law {where}, and runs of two recipes are never fitted together"
         raise DataError(what, remedy="use one recipe, or --prior")
     folder = corpus or (sweep.corpus if sweep else None)
     if folder is None and where is not None and source.get("corpus_path"):
         folder = Path(os.path.normpath(where.resolve().parent / source["corpus_path"]))
-    if folder is None:
-        raise InputError("nothing says which corpus the runs train on", remedy="name a sweep, or give --corpus FOLDER")
     domain = sweep.domain if sweep else source.get("domain")
-    if (folder / "corpus.json").is_file() or law is None:
+    if folder is not None and ((folder / "corpus.json").is_file() or law is None):
         opened = Corpus.open(folder)
         domain = opened.specialist(domain)
         vocab, unique = opened.vocab_size, float(opened.unique_tokens(domain))
     else:
-        vocab, unique = int(source["vocab_size"]), law.support.high["unique_spec"]
-        say(f"{folder} holds no corpus: the law's vocabulary and its {format_count(unique)} distinct specialist tokens are taken")
+        assert law is not None  # a sweep has a corpus
+        vocab, unique = int(source.get("vocab_size") or BARE), law.support.high["unique_spec"]
+        known = f"its {format_count(unique)} distinct specialist tokens" if stages[1] else ""
+        if folder is not None:
+            say(f"{folder} holds no corpus: the law's vocabulary {f'and {known} are' if known else 'is'} taken")
+        elif known:
+            say(f"no corpus is named: the runs of the law say what text there is, {known}")
     epochs = sweep.max_epochs if sweep and math.isfinite(sweep.max_epochs) else law.support.high["epochs_spec"] if law else EPOCHS
     if max_epochs is not None:
         epochs = max_epochs
@@ -261,4 +286,4 @@ def _setting(
     used = [cell.seed for cell in sweep.listed] + [number for grid in sweep.grids for number in grid.seeds] if sweep else [0]
     chosen = seed if seed is not None else max(used) + 1 if law else 0
     eval_tokens = sweep.eval_tokens if sweep else int(source.get("eval_tokens", 65536))
-    return Setting(recipe, vocab, unique, max(1.0, epochs), eval_tokens, chosen), folder, domain
+    return Setting(recipe, vocab, unique, max(1.0, epochs), eval_tokens, chosen, *stages), folder, domain

@@ -106,18 +106,20 @@ def _covariance(slopes: Array, spread: Array) -> Array:
     return result
 
 
-def refuse_one_stage(laws: Iterable[Law]) -> None:
-    """Refuse laws for which no tree of two stages can be designed.
+def stages_of(laws: Iterable[Law]) -> tuple[bool, bool]:
+    """Tell whether the runs that laws are to be fitted to have a general stage, and whether they have a specialist one.
 
     Raises:
-        DataError: a law of one stage, or not of the specialist loss.
+        DataError: a law of another loss than the specialist one, or laws of different stages.
     """
+    found: dict[tuple[bool, bool], str] = {}
     for law in laws:
-        if law.stages != 2 or law.target != "spec":
-            raise DataError(
-                f"the law {law.name} is not of the specialist loss after two stages, so no tree can be designed for it",
-                remedy="take a law of two stages (plan laws)",
-            )
+        if law.target != "spec":
+            raise DataError(f"the law {law.name} is of the {law.target} loss, and no design asks about that", remedy="take a law of the specialist loss")
+        found[(law.stages == 2 or not law.repeats, law.stages == 2 or law.repeats)] = law.name
+    if len(found) > 1:
+        raise DataError(f"the laws {' and '.join(found.values())} are of runs of different stages", remedy="take laws of the same stages (plan laws)")
+    return next(iter(found))
 
 
 def prior_law(given: Candidates, forms: Sequence[str] = FORMS, seed: int = 0) -> FittedLaw:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from planner.design.spec import MIN_STEPS, Cell, Grid, SweepSpec
+from planner.design.spec import MIN_STEPS, MIN_TOKENS_PER_PARAMETER, Cell, Grid, SweepSpec
 from planner.errors import DataError, InputError, PlannerWarning
 from planner.flags import WARMUP_MULTIPLE
 from planner.flops import flops_per_token
@@ -35,6 +35,8 @@ SIZE_SPAN = 32.0
 """From the largest size that is tried down to the smallest."""
 LEVELS = {"sizes": 7, "tokens_pt": 6, "tokens_spec": 6, "unique_spec": 5}
 """Values of each axis, its zero left out."""
+ONE_STAGE = 12
+"""Values of tokens where runs have one stage, and fewer axes are crossed."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,10 @@ class Setting:
     """Held-out tokens a domain evaluated at each endpoint."""
     seed: int = 0
     """Seed of the runs."""
+    general: bool = True
+    """Whether runs have a general stage; under a law of one corpus and its repeats they have none."""
+    special: bool = True
+    """Whether runs have a specialist stage; under a law of sizes and tokens alone they have none."""
 
     @property
     def least_steps(self) -> int:
@@ -143,11 +149,18 @@ def candidates(
     chosen_sizes = list(sizes) if sizes else _sizes(setting, dearest)
     middle = float(np.exp(np.log(chosen_sizes).mean()))
     most = max(dearest / setting.flops_per_token(middle), 2 * setting.least_tokens)
-    general = list(tokens_pt) if tokens_pt else [0.0, *_spread(0.5 * setting.least_tokens, most, LEVELS["tokens_pt"], step)]
     passes = setting.max_epochs * setting.unique_available
-    shortest = max(MIN_STEPS * step, 0.1 * setting.least_tokens)
-    special = list(tokens_spec) if tokens_spec else [0.0, *_spread(shortest, min(most, passes), LEVELS["tokens_spec"], step)]
-    distinct = list(unique_spec) if unique_spec else _distinct(setting, special, unique_target)
+    whole = max(setting.least_tokens, MIN_TOKENS_PER_PARAMETER * min(chosen_sizes))
+    if setting.general and setting.special:  # either stage may be much shorter than the run
+        shortest = max(MIN_STEPS * step, 0.1 * whole)
+        general = [0.0, *_spread(0.5 * whole, most, LEVELS["tokens_pt"], step)]
+        special = [0.0, *_spread(shortest, min(most, passes), LEVELS["tokens_spec"], step)]
+    else:
+        general = _spread(whole, most, ONE_STAGE, step) if setting.general else [0.0]
+        special = _spread(whole, min(most, passes), ONE_STAGE, step) if setting.special else [0.0]
+    general = list(tokens_pt) if tokens_pt and setting.general else general
+    special = list(tokens_spec) if tokens_spec and setting.special else special
+    distinct = list(unique_spec) if unique_spec else _distinct(setting, special, unique_target) if setting.special else [unique_target]
     grid = Grid(tuple(chosen_sizes), tuple(general), tuple(special), tuple(distinct), (setting.seed,))
     name = "next"
     spec = SweepSpec(name, Path(), Path(), None, (grid,), setting.recipe, max_flops_per_run=dearest, max_epochs=setting.max_epochs)

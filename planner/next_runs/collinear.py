@@ -72,6 +72,10 @@ def against_axes(given: Candidates, law: Law) -> tuple[str, str] | None:
     if np.ptp(ratio) < SAME:
         lost = _named(names, ("A", "α", "B", "β"))
         return f"every run has {np.exp(ratio.mean()):.3g} tokens per parameter, so {lost} cannot be separated", "vary the ratio"
+    if law.stages == 1:
+        if len(levels(general + special)) < MIN_TOKENS:
+            return f"it has fewer than {MIN_TOKENS} token counts, so {_named(names, ('E', 'B', 'β'))} cannot be separated", "vary the tokens"
+        return _against_repetition(general, special, unique, names)
     specialised = special > 0
     if specialised.any() and (general[specialised] > 0).all():
         share = np.log(special[specialised] / general[specialised])

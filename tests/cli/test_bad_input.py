@@ -212,25 +212,3 @@ def test_the_command_that_is_advised_can_be_pasted(law: Path, tmp_path: Path) ->
     place = tmp_path / "an answer.json"
     _, _, words = run("allocate", "--law", str(law), "--flops", "2e13", "--spec-tokens", "200k", "--out", str(place))
     assert f"--decision '{place}'" in words
-
-
-@pytest.mark.filterwarnings("ignore::planner.errors.PlannerWarning")
-@pytest.mark.parametrize(
-    ("columns", "options", "sentence"),
-    [
-        ("params_non_embedding,tokens_pt,loss_spec", "--flops 1e20", "--next-runs under a law of one stage: no design chooses its runs"),
-        ("params_non_embedding,tokens_pt,tokens_spec,loss_spec", "--flops 1e17 --spec-tokens 1B", "a law whose table names no recipe"),
-    ],
-)
-def test_next_runs_that_cannot_be_designed_are_refused_before_the_answer(tmp_path: Path, columns: str, options: str, sentence: str) -> None:
-    rows = [columns]
-    for n in (1e7, 3e7, 1e8, 3e8):
-        for r in (5, 10, 20, 80):
-            loss = 1.7 + 400 / n**0.34 + 400 / (n * r) ** 0.28
-            special = (0, 1, 3, 10) if "tokens_spec" in columns else (0,)
-            rows += [",".join(f"{value:g}" for value in (n, n * r, n * s, loss - 0.1 * s**0.3) if value or len(special) > 1) for s in special]
-    (tmp_path / "runs.csv").write_text("\n".join(rows))
-    law = "chinchilla" if "tokens_spec" not in columns else "gap-saturating"
-    assert run("fit", str(tmp_path / "runs.csv"), "--law", law, "--no-figures", "--bootstrap", "20")[0] == 0
-    refused(sentence, "allocate", "--law", tmp_path, *options.split(), "--next-runs", "1e19", "--out", tmp_path / "a.json")
-    assert not (tmp_path / "a.json").exists()
