@@ -105,6 +105,10 @@ class Scaling:
     created: str = ""
     """When it was written [UTC]."""
 
+    def takes(self, tokens: str) -> bool:
+        """Tell whether a plan, or the best of a resample, has any of "tokens_pt" or "tokens_spec": a law of one stage knows no others."""
+        return any(getattr(item, f"{tokens}_interval")[1] > 0 or getattr(item.plan, tokens) > 0 for curve in self.curves for item in curve.optima)
+
     def save(self, path: Path, inputs: Mapping[str, str]) -> None:
         """Write scaling.json."""
         body = asdict(self)

@@ -80,7 +80,7 @@ def bounded(problem: Problem, whole: Search, found: Search) -> tuple[Array, dict
         "most epochs": (plans.tokens_spec > (1 - AT) * problem.max_tokens_spec) & (not problem.one_stage),
         "shortest stage": (plans.tokens_spec > 0) & (plans.tokens_spec < (1 + AT) * problem.min_tokens_stage),
         "all general text": plans.tokens_pt > (1 - AT) * (problem.request.general_tokens or math.inf),
-        "specialist only": plans.tokens_pt == 0,
+        "specialist only": (plans.tokens_pt == 0) & (not problem.one_corpus),
         "general only": (plans.tokens_spec == 0) & (not problem.one_stage),
     }
     at_end = bounds["smallest size"] | bounds["largest size"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +11,7 @@ import typer
 from planner.cli.console import give, say
 from planner.cli.sizes import read_counts, read_sizes
 from planner.cli.tables import table
+from planner.errors import InputError
 from planner.units import format_count, format_interval, parse_count, parse_flops
 
 if TYPE_CHECKING:
@@ -28,7 +30,9 @@ SYMBOLS = {"params_non_embedding": "N", "tokens_pt": "D_pt", "tokens_spec": "D_s
 
 
 def scaling(
-    spec_tokens: Annotated[str, typer.Option(help="Distinct specialist tokens, one amount or several: 50k,200k,1M.")],
+    spec_tokens: Annotated[
+        str | None, typer.Option(help="Distinct specialist tokens, one amount or several: 50k,200k,1M; a law of one stage needs none.")
+    ] = None,
     least: Annotated[str | None, typer.Option("--from", help="First budget [FLOPs]; about the cheapest run of the law by default.")] = None,
     most: Annotated[str | None, typer.Option("--to", help="Last budget [FLOPs]; 10 times the dearest run of the law by default.")] = None,
     points: Annotated[int, typer.Option(help="Budgets, evenly in the logarithm.")] = 9,
@@ -57,7 +61,9 @@ def scaling(
         apart(picture, out)
         replaceable(picture)
     fitted = FittedLaw.load(found)
-    amounts = read_counts(spec_tokens)
+    if spec_tokens is None and (fitted.members[0].law.stages == 2 or fitted.members[0].law.repeats):
+        raise InputError("there is no specialist text", remedy="give --spec-tokens, one amount or several")
+    amounts = read_counts(spec_tokens or "1")  # a law of one stage knows none, whatever there is
     first, last = (parse_flops(value) if value else None for value in (least, most))
     fixed, between, among = read_sizes(params)
     general = parse_count(general_tokens) if general_tokens else None
@@ -84,15 +90,19 @@ def scaling(
 def show(answer: Scaling) -> None:
     """Print the curves as tables."""
     budgets = answer.request["budgets"]
-    columns = ["budget", "loss [nats/token]", "N", "general tokens", "specialist tokens", "epochs", "at a limit", "beyond"]
+    general, special = answer.takes("tokens_pt"), answer.takes("tokens_spec")
+    taken = ["tokens_pt"] * general + ["tokens_spec"] * special
     for curve in answer.curves:
-        rows = [[f"{flops:.3g}", *_optimum(item)] for flops, item in zip(budgets, curve.optima, strict=True)]
+        found = [{"budget": f"{flops:.3g}", **_optimum(item, taken)} for flops, item in zip(budgets, curve.optima, strict=True)]
+        columns, rows = list(found[0]), [list(row.values()) for row in found]
         about = "90 % intervals: of the loss, for one run; of the plan, each resample's own best. beyond: how far outside the runs, on the farthest axis"
-        table(f"Best plans with {format_count(curve.unique_spec)} distinct specialist tokens", columns, rows, caption=about)
+        table("Best plans" + (f" with {format_count(curve.unique_spec)} distinct specialist tokens" if special else ""), columns, rows, caption=about)
     rows = []
     for curve in answer.curves:
         for item in curve.exponents:
-            name = f"{format_count(curve.unique_spec)}: d ln {SYMBOLS[item.quantity]} / d ln C"
+            if item.quantity not in ["params_non_embedding", *taken]:
+                continue
+            name = f"{format_count(curve.unique_spec)}: " * special + f"d ln {SYMBOLS[item.quantity]} / d ln C"
             where = f"{item.budgets} of {len(budgets)}"
             if item.value is None:
                 rows.append([name, "none", "fewer than 3 budgets not at a limit", "", where, f"{item.resamples_share:.0%}"])
@@ -110,19 +120,21 @@ def show(answer: Scaling) -> None:
         _show_break_evens(answer)
 
 
-def _optimum(item: Optimum) -> list[str]:
+def _optimum(item: Optimum, taken: Sequence[str]) -> dict[str, str]:
+    """Write a plan, the tokens that any plan has among its columns."""
     plan = item.plan
     known = {name: factor for name, factor in item.extrapolation.items() if factor > 1}
     farthest = max(known, key=lambda name: known[name]) if known else ""
-    return [
-        f"{plan.loss:.3f} [{plan.loss_low:.3f}, {plan.loss_high:.3f}]",
-        f"{format_count(plan.params_non_embedding)} {format_interval(*item.params_interval)}",
-        f"{format_count(plan.tokens_pt)} {format_interval(*item.tokens_pt_interval)}",
-        f"{format_count(plan.tokens_spec)} {format_interval(*item.tokens_spec_interval)}",
-        f"{plan.epochs_spec:.2g} [{item.epochs_interval[0]:.2g}, {item.epochs_interval[1]:.2g}]",
-        ", ".join(item.limits),
-        "" if item.inside else f"{known[farthest]:.2g}×",
-    ]
+    row = {
+        "loss [nats/token]": f"{plan.loss:.3f} [{plan.loss_low:.3f}, {plan.loss_high:.3f}]",
+        "N": f"{format_count(plan.params_non_embedding)} {format_interval(*item.params_interval)}",
+    }
+    for name, title in (("tokens_pt", "general tokens"), ("tokens_spec", "specialist tokens")):
+        if name in taken:
+            row[title] = f"{format_count(getattr(plan, name))} {format_interval(*getattr(item, f'{name}_interval'))}"
+    if "tokens_spec" in taken:
+        row["epochs"] = f"{plan.epochs_spec:.2g} [{item.epochs_interval[0]:.2g}, {item.epochs_interval[1]:.2g}]"
+    return row | {"at a limit": ", ".join(item.limits), "beyond": "" if item.inside else f"{known[farthest]:.2g}×"}
 
 
 def _show_break_evens(answer: Scaling) -> None:

@@ -27,23 +27,22 @@ STRAIGHT = 15.0
 def draw(axes: Sequence[Axes], scaling: Scaling) -> None:
     """Draw loss against budget for each amount of text, and the plan against budget for the amount in the middle."""
     losses(axes[0], scaling)
-    plans(axes[1], scaling.curves[(len(scaling.curves) - 1) // 2], scaling.request["budgets"])
+    plans(axes[1], scaling.curves[(len(scaling.curves) - 1) // 2], scaling.request["budgets"], scaling.takes("tokens_spec"))
 
 
 def losses(axis: Axes, scaling: Scaling) -> None:
     """Draw the forecast loss of the best plan against the budget, a curve an amount of text; dashed outside the runs."""
-    budgets = scaling.request["budgets"]
+    budgets, special = scaling.request["budgets"], scaling.takes("tokens_spec")
     for colour, curve in zip(shades(len(scaling.curves)), scaling.curves, strict=True):
         low, high = ([getattr(item.plan, end) for item in curve.optima] for end in ("loss_low", "loss_high"))
         axis.fill_between(budgets, low, high, color=colour, alpha=0.13, linewidth=0)
-        _line(axis, budgets, [item.plan.loss for item in curve.optima], curve.optima, colour, format_count(curve.unique_spec))
-    special = any(item.plan.tokens_spec > 0 for curve in scaling.curves for item in curve.optima)
-    of = "specialist loss" if special else "loss"
-    legend = "distinct specialist tokens; band: 90 %, one run"
-    _finish(axis, f"{of} [nats/token]", "Loss of the best plan", legend, min(5, len(scaling.curves) + 1))
+        label = format_count(curve.unique_spec) if special else "best plan"
+        _line(axis, budgets, [item.plan.loss for item in curve.optima], curve.optima, colour, label)
+    legend = "distinct specialist tokens; band: 90 %, one run" if special else "band: 90 %, one run"
+    _finish(axis, f"{'specialist loss' if special else 'loss'} [nats/token]", "Loss of the best plan", legend, min(5, len(scaling.curves) + 1))
 
 
-def plans(axis: Axes, curve: Curve, budgets: Sequence[float]) -> None:
+def plans(axis: Axes, curve: Curve, budgets: Sequence[float], special: bool = True) -> None:
     """Draw size and tokens of the best plan against the budget; dashed outside the runs, broken where there are none."""
     axis.set_yscale("log")
     slopes = {item.quantity: item for item in curve.exponents}
@@ -58,7 +57,7 @@ def plans(axis: Axes, curve: Curve, budgets: Sequence[float]) -> None:
         if slope.value is not None and slope.off_percent is not None and slope.off_percent <= STRAIGHT:
             label += rf" $\propto C^{{{slope.value:.2f}}}$ [{slope.low:.2f}, {slope.high:.2f}]".replace("[-", "[−").replace(" -", " −")
         _line(axis, budgets, values, curve.optima, colour, label)
-    title = f"Best plan with {format_count(curve.unique_spec)} distinct specialist tokens"
+    title = f"Best plan with {format_count(curve.unique_spec)} distinct specialist tokens" if special else "Best plan"
     _finish(axis, "parameters or tokens", title, "band, brackets: 90 % over the resamples", 1)
     axis.yaxis.set_major_formatter(lambda value, _: format_count(value))
 

@@ -47,6 +47,7 @@ def test_curves_are_printed_and_written(law: Path) -> None:
         (["--spec-tokens", "200k", "--from", "1e8"], "too few", "give at least"),
         (["--spec-tokens", "200k", "--points", "1"], "1 points", "leave --points away"),
         (["--spec-tokens", "0"], "spec-tokens of 0", "positive"),
+        ([], "there is no specialist text", "give --spec-tokens"),
         (["--spec-tokens", "200k", "--params", "2M..1M"], "2M..1M", "smaller size first"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -108,3 +109,23 @@ def test_scipy_is_imported_for_accuracy_alone(law: Path) -> None:
         )
         out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
         assert out.strip().endswith("[]")
+
+
+@pytest.mark.filterwarnings("ignore::planner.errors.PlannerWarning")
+@pytest.mark.parametrize(
+    ("columns", "law", "shown", "not_shown"),
+    [
+        ("params_non_embedding,tokens_pt,loss_spec", "chinchilla", "d ln D_pt", ["specialist", "epochs", "D_spec"]),
+        ("params_non_embedding,tokens_spec,loss_spec", "data-constrained", "d ln D_spec", ["general", "D_pt", "specialist only"]),
+    ],
+)
+def test_a_law_of_one_stage_is_shown_with_the_tokens_that_it_knows(tmp_path: Path, columns: str, law: str, shown: str, not_shown: list[str]) -> None:
+    sizes, tokens = (1e7, 3e7, 1e8, 3e8, 1e9), (2e9, 6e9, 2e10, 6e10)
+    rows = [f"{n:g},{d:g},{1.7 + 400 / n**0.34 + 400 / d**0.28}" for n in sizes for d in tokens]
+    (tmp_path / "runs.csv").write_text("\n".join([columns, *rows]))
+    assert run("fit", str(tmp_path / "runs.csv"), "--law", law, "--no-figures", "--bootstrap", "20")[0] == 0
+    text = ["--spec-tokens", "5B"] if law == "data-constrained" else []
+    code, words, err = run("scaling", "--law", str(tmp_path), *text, "--points", "4", "--out", str(tmp_path / "s.json"), "--figure")
+    assert code == 0, err
+    tables = words[: words.index("off: of the plans")]
+    assert shown in tables and not any(item in tables.replace("distinct specialist", "").replace("specialist tokens", "") for item in not_shown)
