@@ -61,18 +61,23 @@ class Corpus:
         return cls(folder, account)
 
     def check_shards(self, domains: Iterable[str]) -> None:
-        """Check that the tokens of some domains are on disk as the account has them.
+        """Check that the tokens of some domains, and of pairs their masks, are on disk as the account has them.
 
         Raises:
             InputError: a file is missing, or of another length.
         """
         for domain in domains:
             for split in SPLITS:
-                path = self._file(domain, f"{split}.bin")
-                held, stated = path.stat().st_size, int(self._domain(domain)[f"tokens_{split}"]) * np.dtype(self.account["dtype"]).itemsize
-                if held != stated:
-                    remedy = "build the corpus again with plan corpus build --force"
-                    raise InputError(f"corpus file {path} holds {held} bytes, and {self.folder / 'corpus.json'} says {stated}", remedy=remedy)
+                tokens = int(self._domain(domain)[f"tokens_{split}"])
+                widths = {f"{split}.bin": np.dtype(self.account["dtype"]).itemsize}
+                if f"targets_{split}" in self._domain(domain):
+                    widths[f"{split}.mask.bin"] = 1
+                for name, width in widths.items():
+                    path = self._file(domain, name)
+                    if (held := path.stat().st_size) != tokens * width:
+                        remedy = "build the corpus again with plan corpus build --force"
+                        what = f"corpus file {path} holds {held} bytes, and {self.folder / 'corpus.json'} says {tokens * width}"
+                        raise InputError(what, remedy=remedy)
 
     def check_heldout(self, domains: Iterable[str], seq_len: int) -> None:
         """Check that some domains have held-out losses: a window of text, or of pairs a response that begins within one.

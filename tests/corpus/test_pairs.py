@@ -90,6 +90,18 @@ def test_only_responses_count(paired: Corpus) -> None:
     assert (paired.tokenizer_path / "chat_template.jinja").read_text() == CHATML
 
 
+def test_a_mask_that_was_cut_is_noticed(paired: Corpus) -> None:
+    paired.check_shards(["general", "asked"])
+    mask = paired.folder / "asked" / "train.mask.bin"
+    whole = mask.read_bytes()
+    mask.write_bytes(whole[:-5])
+    try:
+        with pytest.raises(InputError, match=rf"train.mask.bin holds {len(whole) - 5} bytes, and .* says {len(whole)}"):
+            paired.check_shards(["general", "asked"])
+    finally:
+        mask.write_bytes(whole)
+
+
 def test_messages_and_templates_of_fields(text_folder: Path, tmp_path: Path) -> None:
     from planner.corpus.sources import read_pairs
 
