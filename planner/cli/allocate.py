@@ -200,7 +200,7 @@ def allocate(
     answer.save(out, inputs)
     tell(out, replaced, answer.warnings, shown, answer, as_json)
     if further is not None:
-        design_for(out, found, further)
+        design_for(out, further)
     elif not as_json and not base and wants_runs(answer):
         say(f"the runs that would say most about this decision: plan sweep design --flops BUDGET --decision {shlex.quote(str(out))}")
     if picture is not None:

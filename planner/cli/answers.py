@@ -81,9 +81,9 @@ def budget_of_runs(next_runs: str | None, laws: Iterable[FittedLaw], as_json: bo
     return parse_flops(next_runs)
 
 
-def design_for(out: Path, law: Path, flops: float) -> None:
+def design_for(out: Path, flops: float) -> None:
     """Print the runs that would say most about an answer that was written, for so many FLOPs."""
-    from planner.cli.design import design
+    from planner.cli.decision import read_decision
+    from planner.cli.design import tell_runs
 
-    sweep = str(law.parent) if (law.parent / "sweep.toml").is_file() else None
-    design(sweep, flops=f"{flops:.17g}", decision=out, dry_run=True)
+    tell_runs(read_decision(out), flops)

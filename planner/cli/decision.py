@@ -24,8 +24,8 @@ class Decision:
     """Its file."""
     general: FittedLaw | None
     """Law of the general loss, where that was limited."""
-    method: Method
-    """How the bases are specialised."""
+    method: Method | None = None
+    """How the bases are specialised, where there are any."""
     bases: tuple[Base, ...] = ()
     """To choose among; none for a model of one's own."""
 

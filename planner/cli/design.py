@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from planner.cli.console import bar, give, say
-from planner.cli.decision import read_decision
+from planner.cli.decision import Decision, read_decision
 from planner.cli.sizes import read_counts
 from planner.cli.tables import table
 from planner.errors import DataError, InputError, StateError
@@ -70,6 +71,38 @@ def design(
     as_json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False,
 ) -> None:
     """Design the next runs."""
+    from planner.next_runs.information import TRUNK_SHARE
+
+    share = TRUNK_SHARE if trunk_share is None else trunk_share
+    _consistent(prior, law, form, check, name, flops, share)
+    question = None
+    if decision is not None:
+        given_too = {"--law": law, "--prior": prior, "--target-flops": target_flops, "--spec-tokens": spec_tokens}
+        if doubled := [key for key, value in given_too.items() if value]:
+            raise InputError(f"--decision says what {', '.join(doubled)} says", remedy="give one or the other")
+        question = read_decision(decision)
+    _design(
+        name, flops, question, law=law, prior=prior, form=form, target_flops=target_flops, spec_tokens=spec_tokens, criterion=criterion, share=share,
+        axes={"sizes": sizes, "tokens_pt": tokens_pt, "tokens_spec": tokens_spec, "unique_spec": unique_spec}, max_epochs=max_epochs, corpus=corpus,
+        seed=seed, check=check, out=out, dry_run=dry_run, as_json=as_json,
+    )  # fmt: skip
+
+
+def tell_runs(question: Decision, flops: float) -> None:
+    """Print the runs that would say most about a decision, for so many FLOPs."""
+    from planner.next_runs.information import TRUNK_SHARE
+
+    sweep = str(question.law.parent) if (question.law.parent / "sweep.toml").is_file() else None
+    _design(sweep, f"{flops:.17g}", question, share=TRUNK_SHARE, dry_run=True)
+
+
+def _design(
+    name: str | None, flops: str | None, question: Decision | None, *, share: float, law: Path | None = None, prior: bool = False,
+    form: Sequence[str] | None = None, target_flops: str | None = None, spec_tokens: str | None = None, criterion: str = "V",
+    axes: Mapping[str, str | None] | None = None, max_epochs: float | None = None, corpus: Path | None = None, seed: int | None = None,
+    check: bool = False, out: Path = Path("next/sweep.toml"), dry_run: bool = False, as_json: bool = False,
+) -> None:  # fmt: skip
+    """Design, print and write, as the options of `design` say, for a question where there is one."""
     from planner.allocate.request import Request
     from planner.cli.paths import law_file, sweep_folder
     from planner.design.spec import read_sweep
@@ -78,17 +111,10 @@ def design(
     from planner.next_runs.belief import FORMS, stages_of
     from planner.next_runs.candidates import long_enough
     from planner.next_runs.design import Stakes, affordable, design_runs, judge, without_overfitted
-    from planner.next_runs.information import TRUNK_SHARE
 
-    share = TRUNK_SHARE if trunk_share is None else trunk_share
-    _consistent(prior, law, form, check, name, flops, share)
-    decided, general, question = None, None, None
-    if decision is not None:
-        given_too = {"--law": law, "--prior": prior, "--target-flops": target_flops, "--spec-tokens": spec_tokens}
-        if doubled := [key for key, value in given_too.items() if value]:
-            raise InputError(f"--decision says what {', '.join(doubled)} says", remedy="give one or the other")
-        question = read_decision(decision)  # its limits are the plan's: runs may pass over their text more often, and tell of it
-        decided, law, general = question.request, question.law, question.general
+    # The limits of a question are the plan's: runs may pass over their text more often, and tell of it.
+    decided, general = (question.request, question.general) if question else (None, None)
+    law = question.law if question else law
     sweep = read_sweep(sweep_folder(name)) if name else None
     if sweep is not None and sweep.bases:
         raise InputError(f"sweep {sweep.name} starts from checkpoints, and no design chooses among those", remedy="state its cells in sweep.toml")
@@ -117,8 +143,7 @@ def design(
     else:
         assert flops is not None
         budget = parse_flops(flops)
-        axes = {"sizes": sizes, "tokens_pt": tokens_pt, "tokens_spec": tokens_spec, "unique_spec": unique_spec}
-        chosen = {key: [*read_counts(text)] if text else None for key, text in axes.items()}
+        chosen = {key: [*read_counts(text)] if text else None for key, text in (axes or {}).items()}
         given = affordable(setting, budget, laws, fitted is not None, unique_target=unique, **chosen)
         given = without_overfitted(given, fitted) if fitted else given
         if not dry_run and out.exists():
@@ -128,7 +153,7 @@ def design(
         decided = Request(parse_flops(target_flops) if target_flops else TARGET_FACTOR * largest, unique)
     target = decided.flops
     region = None
-    if question is not None and question.bases and fitted is not None:
+    if question is not None and question.bases and question.method is not None and fitted is not None:
         from planner.next_runs.bases import refuse_unreachable, target_of_bases
 
         region = target_of_bases(fitted, decided, question.bases, question.method, general)
@@ -144,7 +169,7 @@ def design(
         say(f"warning: {warning}")
     if general is not None:
         say("the limit on the general loss is taken as its law has it: no design asks what runs would say about that")
-    if not target_flops and decision is None:
+    if not target_flops and question is None:
         what = "that the law has seen" if fitted else "to choose from"
         say(f"target: {target:.3g} FLOPs, {TARGET_FACTOR:g} times the largest run {what}; change it with --target-flops")
     if fitted is None:

@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 
 SHOWN = 12
 """Most domains in a table; the file has all."""
+LIMITS = (
+    "params", "max_epochs", "general_tokens", "params_range", "params_among", "memory_per_gpu", "gpus", "max_general_loss", "max_general_rise",
+    "tolerance",
+)  # fmt: skip
+"""Of a request for many domains, those that hold for one of them alone."""
 
 
 def answer_many(
@@ -48,7 +53,9 @@ def answer_many(
 
 def runs_for(answer: DomainsAllocation, request: DomainsRequest, flops: float) -> None:
     """Print what each law is worth, and for so many FLOPs the runs that would say most about the recommendation for the domain whose law is worth most."""
-    from planner.cli.design import design
+    from planner.allocate.request import Request
+    from planner.cli.decision import Decision
+    from planner.cli.design import tell_runs
 
     first, total = answer.knowing[0], len({id(domain.law) for domain in request.domains})
     rows = [[format_names(item.domains), f"{item.saved_percent:.3f} %", f"{item.most_percent:.3f} %"] for item in answer.knowing]
@@ -61,12 +68,12 @@ def runs_for(answer: DomainsAllocation, request: DomainsRequest, flops: float) -
     domain = next(domain for domain in request.domains if domain.name == first.domains[0])
     part = next(plan for plan in answer.recommended.domains if plan.name == domain.name)
     of = f"the runs for the law of {format_names(first.domains)}, as if {domain.name!r} alone had the {part.flops_path:.3g} FLOPs that its model costs"
-    say(f"{of}, under no other limit:")
+    say(f"{of}, under the limits of the request:")
     assert domain.law_path is not None
-    sweep = str(domain.law_path.parent) if (domain.law_path.parent / "sweep.toml").is_file() else None
-    design(
-        sweep, flops=f"{flops:.17g}", law=domain.law_path, target_flops=f"{part.flops_path:.17g}", spec_tokens=f"{domain.unique_spec:.17g}", dry_run=True
-    )
+    limits = {key: getattr(request, key) for key in LIMITS}
+    limited = request.max_general_loss is not None or request.max_general_rise is not None
+    asked = Request(part.flops_path, domain.unique_spec, **limits)
+    tell_runs(Decision(asked, domain.law_path, domain.general_law if limited else None), flops)
 
 
 def draw_domains(answer: DomainsAllocation, path: Path) -> None:

@@ -187,10 +187,12 @@ def test_no_text_at_all_is_refused() -> None:
 
 def test_next_runs_ask_the_laws_and_design_for_the_one_that_is_worth_most(folder: Path) -> None:
     text = file_of(GOOD.format("a"), GOOD.format("b"))
-    code, out, err = run(folder, text, "--next-runs", "2e13")
-    # The law knows no corpus here, so the design is refused; what the laws are worth has been said, and the answer is whole.
-    assert code == 2 and "nothing says which corpus the runs train on" in err
-    assert "if one law were known" in " ".join(out.split()) and "the runs for the law of a, b, as if 'a' alone had the" in err
+    code, out, err = run(folder, text, "--next-runs", "2e13", "--params", "60k..90k", "--max-epochs", "2")
+    assert code == 0 and "no corpus is named" in err
+    words = " ".join(out.split())
+    assert "if one law were known" in words and "the runs for the law of a, b, as if 'a' alone had the" in err and "this design" in words
+    size = float(words.split("by a coarse search: ")[1].split("k parameters")[0])
+    assert 60 <= size <= 90  # under the limits of the request
     assert json.loads((folder / "a.json").read_text())["knowing"][0]["domains"] == ["a", "b"]
     code, _, err = run(folder, file_of(GOOD.format("a") + "max_loss = 9.0\n", GOOD.format("b")), "--next-runs", "2e13")
     assert code == 2 and "here required losses decide; leave it or max_loss away" in err
