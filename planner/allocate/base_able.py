@@ -94,6 +94,12 @@ def _that_pay(problem: Problem, bases: Sequence[Base], method: Method, left_out:
             f"of {flops:.3g}" + (", and those of the other bases more still" if len(bases) > 1 else ""),
             remedy=f"{remedy}, fewer --inference-tokens, or a smaller base",
         )
+    within = problem.request.training_flops
+    if within is not None and within < min(stage.values()):
+        raise DataError(
+            f"{within:.3g} FLOPs in the time there is do not pay {MIN_STEPS} steps of any base",
+            remedy=f"give time for {1.005 * min(stage.values()):.3g} FLOPs, by --hours or --gpus",
+        )
     if flops < inference[cheapest.name] + stage[cheapest.name]:
         beside = f" beside {inference[cheapest.name]:.3g} FLOPs of its inference" if tokens else ""
         raise DataError(

@@ -77,7 +77,7 @@ def stage_of(problem: Problem, base: Base, method: Method, robust: bool = True) 
     the inference leaves the base as it is.
     """
     request, keeping = problem.request, problem.retention
-    left = request.flops - base.flops_inference(request.inference_tokens)
+    left = request.paid(base.flops_inference(request.inference_tokens))
     paid = max(left, 0.0) / method.flops_per_token(base.shape, base.context)
     most = min(paid, problem.max_epochs * request.unique_spec)
     shares = (0.0,) if keeping is None else keeping.replays

@@ -83,6 +83,8 @@ def bounded(problem: Problem, whole: Search, found: Search) -> tuple[Array, dict
         "specialist only": (plans.tokens_pt == 0) & (not problem.one_corpus),
         "general only": (plans.tokens_spec == 0) & (not problem.one_stage),
     }
+    floor = np.array([problem.at_floor(size) for size in plans.sizes])[plans.size]
+    bounds["largest size"] |= floor
     at_end = bounds["smallest size"] | bounds["largest size"]
     free = (
         (plans.params, ~at_end & (not fixed)),

@@ -38,6 +38,8 @@ HALVINGS = 30
 """Of the range, in which the largest size that the budget can train is found."""
 ROUNDING = 1e-9
 """Share by which a limit may be passed where it was met with equality."""
+AT_FLOOR = 1.1
+"""Factor above the least tokens per parameter within which a size stands at them: real shapes leave gaps."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,8 @@ class Problem:
     """What the general loss may come to."""
     robust: bool = True
     """Whether losses are forecast by the mean over the resamples, or by what the fitted parameters say."""
+    beyond: bool = False
+    """Whether to search sizes that the budget gives fewer tokens per parameter than any run had."""
 
     @classmethod
     def of(cls, law: FittedLaw, request: Request, general: FittedLaw | None = None, *, robust: bool = True) -> Problem:
@@ -106,6 +110,11 @@ class Problem:
         return 0.0 if self.one_corpus else self.request.general_tokens or math.inf
 
     @property
+    def text(self) -> float:
+        """Most tokens of any kind that a model can be trained on."""
+        return self.general_tokens + self.max_tokens_spec
+
+    @property
     def max_epochs(self) -> float:
         """Most passes."""
         return self.request.max_epochs or max(1.0, self.law.support.high["epochs_spec"])
@@ -124,13 +133,18 @@ class Problem:
     @property
     def min_tokens_per_param(self) -> float:
         """Least tokens per parameter of a size that is searched: what the runs cover, since the law has not seen shorter ones."""
-        return max(self.shortest, self.law.support.low["tokens_per_param"])
+        return self.shortest if self.beyond else max(self.shortest, self.law.support.low["tokens_per_param"])
 
     @property
     def shortest(self) -> float:
         """Least tokens per parameter of a size that is asked for: a transient of the optimiser, unless runs with fewer were taken into the fit."""
         kept = SHORT_RUNS in self.law.source.get("kept_flags", ())
         return min(MIN_TOKENS_PER_PARAMETER, self.law.support.low["tokens_per_param"]) if kept else MIN_TOKENS_PER_PARAMETER
+
+    def at_floor(self, size: Size) -> bool:
+        """Tell whether a size of a search is as large as the tokens per parameter of the runs let it be."""
+        searched = self.request.params is None and not self.request.params_among
+        return searched and self.tokens(size) < AT_FLOOR * self.min_tokens_per_param * size.params_non_embedding
 
     @property
     def min_tokens_stage(self) -> float:
@@ -150,7 +164,8 @@ class Problem:
 
         A specialist token takes the place of `spec_cost` of them.
         """
-        return self.request.flops / size.flops_per_token - self.request.inference_tokens / size.training_over_forward
+        inference = self.request.inference_tokens / size.training_over_forward * size.flops_per_token
+        return self.request.paid(inference) / size.flops_per_token
 
     def tokens_at(self, size: Size, share: float) -> float:
         """Return the training tokens of a size at a share of specialist tokens, which the general text may limit further."""
@@ -220,7 +235,7 @@ class Problem:
         if not self.fits(size):
             return False
         needed = max(tokens_per_param * size.params_non_embedding, self.min_tokens_stage)
-        return self.tokens(size) >= needed * (1 - ROUNDING)
+        return self.tokens(size) >= needed * (1 - ROUNDING) and self.text >= self.shortest * size.params_non_embedding * (1 - ROUNDING)
 
     def _range(self) -> tuple[float, float]:
         """Return the least size to search, which does not depend on the budget, and the largest that the budget can train."""
@@ -243,9 +258,20 @@ class Problem:
                 f"and they have {(self.request.memory_per_gpu or 0.0) / 1e9:.3g} GB",
                 remedy="give more --gpus or a smaller --params",
             )
+        if self.text < (wanted := self.shortest * size.params_non_embedding):
+            raise DataError(
+                f"the text there is makes {format_count(self.text)} tokens with its passes, too few for {format_count(size.params_non_embedding)} "
+                f"parameters, which take {self.shortest:g} each at least",
+                remedy=f"give {format_count(wanted)} tokens, by --general-tokens, --spec-tokens or --max-epochs, or a smaller --params",
+            )
         inference = self.request.inference_tokens / size.training_over_forward
         paid = f", whose inference takes {inference * size.flops_per_token:.3g} FLOPs" if inference else ""
         needed = max(tokens_per_param * size.params_non_embedding, self.min_tokens_stage)
+        if (self.request.training_flops or math.inf) < needed * size.flops_per_token:
+            raise DataError(
+                f"{self.request.training_flops:.3g} FLOPs in the time there is are too few to train {format_count(size.params_non_embedding)} parameters",
+                remedy=f"give time for {1.005 * needed * size.flops_per_token:.3g} FLOPs, by --hours or --gpus, or a smaller --params",
+            )
         raise DataError(
             f"{self.request.flops:.3g} FLOPs are too few to train {format_count(size.params_non_embedding)} parameters{paid}",
             remedy=f"give at least {1.005 * (needed + inference) * size.flops_per_token:.3g} FLOPs or a smaller --params",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from planner.artifacts import check_numbers
@@ -35,7 +35,8 @@ class Request:
     """Sizes to choose among; empty for all."""
     inference_tokens: float = 0.0
     """Tokens that the model will read and write over its life, whose forward passes the budget pays too."""
-
+    training_flops: float | None = None
+    """Most that training may take of the budget, such as what the GPUs do in the time there is [FLOPs]; None for all that inference leaves."""
     max_general_loss: float | None = None
     """Most general loss after specialising [nats/token]."""
     max_general_rise: float | None = None
@@ -71,7 +72,7 @@ class Request:
         positive = {
             "a budget": self.flops, "spec-tokens": self.unique_spec, "params": self.params, "max-epochs": self.max_epochs,
             "general-tokens": self.general_tokens, "gpu-memory": self.memory_per_gpu, "gpus": self.gpus,
-            "max-general-loss": self.max_general_loss,
+            "max-general-loss": self.max_general_loss, "training-flops": self.training_flops,
         }  # fmt: skip
         for name, value in positive.items():
             if value is not None and not (math.isfinite(value) and value > 0):
@@ -90,3 +91,11 @@ class Request:
             raise InputError(f"the range of sizes {low}..{high} is empty", remedy="write the smaller size first")
         if sum((self.params is not None, self.params_range is not None, bool(self.params_among))) > 1:
             raise InputError("a fixed size, a range and a list of sizes exclude each other", remedy="give one of them")
+
+    def paid(self, inference: float = 0.0) -> float:
+        """Return what training may take beside so many FLOPs of inference [FLOPs]; negative where those take more than all."""
+        return min(self.flops - inference, self.training_flops or math.inf)
+
+    def times(self, factor: float) -> Request:
+        """Return the same request with so many times the compute, in all and for training."""
+        return replace(self, flops=factor * self.flops, training_flops=factor * self.training_flops if self.training_flops else None)

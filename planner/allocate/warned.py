@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from planner.allocate.allocation import Plan
 from planner.allocate.beyond import tell_far, warnings_of_law
 from planner.allocate.dominated import better_in_both
-from planner.allocate.optimum import Search
-from planner.allocate.problem import Problem
+from planner.allocate.optimum import Search, coarse
+from planner.allocate.problem import AT_FLOOR, Problem
 from planner.allocate.retention import Kept
 from planner.design.spec import MIN_STEPS
 from planner.units import format_count
 
 LARGER = 1.1
 """Factor in size by which the memory is asked whether it binds."""
+LOWER = 0.05
+"""By how much a loss beyond the runs must be lower to be told of [%]."""
 OVER = 1e-6
 """Share by which a plan may pass its budget before that is said."""
 
@@ -54,7 +58,9 @@ def warnings_of(problem: Problem, whole: Search, plan: Plan, extrapolation: dict
     if spent < 0.98 * request.flops:
         left = 1 - spent / request.flops
         tokens = (plan.tokens_pt + plan.tokens_spec) * (request.flops - spent) / plan.flops
-        if problem.one_corpus:
+        if (request.training_flops or np.inf) < 1.02 * plan.flops:
+            why = ["", "is left over: the time that training may take binds, and not the budget"]
+        elif problem.one_corpus:
             bound = plan.tokens_spec > 0.98 * problem.max_tokens_spec
             passes = f"{problem.max_epochs:.3g} passes"
             why = ["", f"buys nothing: no more than {passes} are allowed" if bound else "is left over: further passes are forecast to harm"]
@@ -72,14 +78,31 @@ def warnings_of(problem: Problem, whole: Search, plan: Plan, extrapolation: dict
     if plan.tokens_spec > 0.98 * problem.max_tokens_spec and plan.tokens_pt > 0:
         found.append(f"the limit of {problem.max_epochs:.3g} epochs binds: more specialist text, or more passes, might lower the loss")
     chosen = request.params is not None or request.params_range or request.params_among or request.memory_per_gpu is not None
-    if not chosen and len({size.params_non_embedding for size in whole.plans.sizes}) > 2:
-        ends = (min(whole.plans.params), max(whole.plans.params))
-        if whole.plans.params[whole.best] in ends:
-            found.append(
-                f"the best size is at an end of the sizes searched, {format_count(ends[0])} to {format_count(ends[1])}, the largest being bounded by the "
-                f"{problem.min_tokens_per_param:.2g} tokens per parameter that the runs cover at least: the law sees no optimum inside"
-            )
+    ends = (min(whole.plans.params), max(whole.plans.params))
+    if problem.at_floor(whole.plans.sizes[whole.plans.size[whole.best]]):
+        found.append(_bounded(problem, whole))
+    elif problem.text < AT_FLOOR * problem.shortest * plan.params_non_embedding and not request.params:
+        found.append(
+            f"the text bounds the size: with its passes it makes {format_count(problem.text)} tokens, and no size is searched that has fewer than "
+            f"{problem.shortest:g} a parameter"
+        )
+    elif not chosen and len({size.params_non_embedding for size in whole.plans.sizes}) > 2 and whole.plans.params[whole.best] in ends:
+        found.append(
+            f"the best size is at an end of the sizes searched, {format_count(ends[0])} to {format_count(ends[1])}: the law sees no optimum inside"
+        )
     return found
+
+
+def _bounded(problem: Problem, whole: Search) -> str:
+    """Say that the tokens per parameter of the runs bound the size, and what the law says beyond them."""
+    found = coarse(replace(problem, beyond=True))
+    lower = -100 * np.expm1(float(found.expected[found.best] - whole.expected[whole.best]))
+    size = format_count(float(found.plans.params[found.best]))
+    further = f"; beyond them the law goes on to {size}, {lower:.2g} % lower, which --params {size} asks for" if lower >= LOWER else ""
+    return (
+        f"the size is bounded by the {problem.min_tokens_per_param:.2g} tokens per parameter that the runs have at least, and so are its interval and the "
+        f"regret{further}"
+    )
 
 
 def warnings_of_replay(problem: Problem, plan: Plan, kept: Kept | None, mine: float) -> list[str]:

@@ -26,7 +26,9 @@ HELP = (
     "Recommend how to split a budget: size, general tokens, specialist tokens, epochs, and the loss to expect.\n\n"
     "Example: plan allocate --law sweeps/medicine --flops 2e13 --spec-tokens 200k\n\n"
     "Example: plan allocate --law mine --usd 20000 --usd-per-gpu-hour 2.5 --gpu H100 --mfu 0.4 --spec-tokens 5B --general-tokens 300B\n\n"
-    "Example: plan allocate --law mine --gpus 64 --hours 72 --gpu A100 --mfu 0.45 --spec-tokens 5B --params 1B..8B --inference-tokens 1T\n\n"
+    "Example: plan allocate --law mine --gpus 64 --hours 72 --gpu A100 --mfu 0.45 --spec-tokens 5B --params 1B..8B\n\n"
+    "Example: plan allocate --law mine --usd 50000 --usd-per-gpu-hour 2 --gpu A100 --mfu 0.45 --spec-tokens 5B --inference-tokens 1T --gpus 64 "
+    "--hours 72\n\n"
     "Example: plan allocate --law mine --flops 1e21 --spec-tokens 30B --base name=A,tokens=2T,params=6.5B --base name=B,tokens=15T,params=7B "
     "--inference-tokens 100B\n\n"
     "Example: plan allocate --case examples/llamat.toml\n\n"
@@ -48,7 +50,7 @@ def allocate(
     usd: Annotated[float | None, typer.Option(help="Budget in dollars, with --usd-per-gpu-hour.")] = None,
     usd_per_gpu_hour: Annotated[float | None, typer.Option(help="Price of one GPU for an hour.")] = None,
     gpus: Annotated[int | None, typer.Option(help="GPUs there are, with --hours.")] = None,
-    hours: Annotated[float | None, typer.Option(help="Longest time that the run may take on --gpus.")] = None,
+    hours: Annotated[float | None, typer.Option(help="Longest time that the run may take on --gpus; it limits training, and no inference.")] = None,
     gpu: Annotated[str | None, typer.Option(help="Kind of GPU, such as A100 or H100.")] = None,
     mfu: Annotated[float | None, typer.Option(help="Share of its peak that your training reaches, such as 0.4.")] = None,
     gpu_flops: Annotated[str | None, typer.Option(help="Instead of --gpu and --mfu: FLOPs one GPU really does in a second.")] = None,
@@ -109,12 +111,15 @@ def allocate(
     fixed, between, among = read_sizes(params)
     # Without --hours, --gpus says how many share a model's memory.
     shared = gpus if hours is not None or (gpu_memory is None and not base) else None
-    budget = _flops(flops, Budget(gpu_hours, gpu_days, usd, usd_per_gpu_hour, shared, hours), _throughput(gpu, mfu, gpu_flops))
+    served = parse_count(inference_tokens)
+    budget, within = _flops(flops, Budget(gpu_hours, gpu_days, usd, usd_per_gpu_hour, shared, hours), _throughput(gpu, mfu, gpu_flops), served > 0)
     general = None if general_tokens is None else parse_count(general_tokens)
     picture = out.with_suffix(".png") if figure else None
     if picture is not None:
         apart(picture, out, domains, accuracy, case)
         replaceable(picture)
+    if domains is not None and within is not None:
+        raise InputError("--hours beside --inference-tokens is of one model, and --domains has several", remedy="leave one of the three away")
     if domains is not None:
         from planner.cli.domains import answer_many, draw_domains, request_of, runs_for, show_domains
 
@@ -125,7 +130,7 @@ def allocate(
         limits = {
             "flops": budget, "params": fixed, "max_epochs": max_epochs, "general_tokens": general, "params_range": between, "params_among": among,
             "memory_per_gpu": None if gpu_memory is None else 1e9 * gpu_memory, "gpus": 1 if gpus is None else gpus,
-            "inference_tokens": parse_count(inference_tokens), "tolerance": TOLERANCE if tolerance is None else parse_share(tolerance),
+            "inference_tokens": served, "tolerance": TOLERANCE if tolerance is None else parse_share(tolerance),
             "max_general_loss": max_general_loss, "max_general_rise": None if max_general_rise is None else parse_share(max_general_rise),
         }  # fmt: skip
         asked = request_of(domains, limits, others, general_law)
@@ -158,7 +163,8 @@ def allocate(
         params_among=among,
         max_epochs=max_epochs,
         general_tokens=general,
-        inference_tokens=parse_count(inference_tokens),
+        inference_tokens=served,
+        training_flops=within,
         tolerance=TOLERANCE if tolerance is None else parse_share(tolerance),
         memory_per_gpu=None if gpu_memory is None else 1e9 * gpu_memory,
         gpus=1 if gpus is None else gpus,
@@ -255,8 +261,11 @@ def _is_time(flops: str) -> bool:
     return False
 
 
-def _flops(flops: str | None, budget: Budget, throughput: float | None) -> float:
-    """Return the budget [FLOPs] from whichever ways it is given: the least of them, which is said where there are several."""
+def _flops(flops: str | None, budget: Budget, throughput: float | None, serves: bool) -> tuple[float, float | None]:
+    """Return the budget [FLOPs] from whichever ways it is given: the least of them, which is said where there are several.
+
+    Where inference is paid too, the time of the run limits training alone, and is returned beside the budget.
+    """
     hours = budget.hours_of_gpu()
     if hours and throughput is None:
         least = min(hours.values())
@@ -269,8 +278,14 @@ def _flops(flops: str | None, budget: Budget, throughput: float | None) -> float
         limits["--flops"] = parse_flops(flops, flops_per_gpu_second=throughput)
     if not limits:
         raise InputError("no budget is given", remedy="give --flops, --gpu-hours, --gpu-days, --usd with --usd-per-gpu-hour, or --gpus with --hours")
+    within = limits.pop("--hours", None) if serves else None
+    if not limits:
+        what = "--hours limits the run, and --inference-tokens are paid after it from a budget"
+        raise InputError(what, remedy="give that too: --flops, --gpu-hours or --usd with --usd-per-gpu-hour")
     binding = min(limits, key=lambda name: limits[name])
+    if within is not None:
+        say(f"--hours leaves training {within:.3g} FLOPs, whatever the budget")
     if len(limits) > 1:
         others = ", ".join(f"{name} would allow {value:.3g}" for name, value in limits.items() if name != binding)
         say(f"{binding} binds the budget: {limits[binding]:.3g} FLOPs; {others}")
-    return limits[binding]
+    return limits[binding], within

@@ -138,7 +138,11 @@ def allowed_sizes(law: FittedLaw, request: Request) -> Sizes:
         sizes = ladder(method_of(law)) if shapes else smooth(np.geomspace(low, min(most, high), 250))
         sizes = sizes.where((sizes.params >= low * (1 - 1e-9)) & (sizes.params <= high * (1 + 1e-9)))
     ratio = 2.0 if asked else LOW["tokens_per_param"]
-    return sizes.where(tokens_of(request, sizes) >= np.maximum(ratio * sizes.params, LEAST_STAGE if shapes else 0.0))
+    # And no size has more than half a parameter for each token that the text makes.
+    special = epochs_allowed(law, request) * request.unique_spec if law.members[0].law.stages == 2 else 0.0
+    text = (request.general_tokens or np.inf) + special
+    least = np.maximum(ratio * sizes.params, LEAST_STAGE if shapes else 0.0)
+    return sizes.where((tokens_of(request, sizes) >= least) & (text >= 2.0 * sizes.params))
 
 
 def expected(law: FittedLaw, params: Array, total: Array, pt: Array, spec: Array, unique: float) -> Array:

@@ -1,14 +1,21 @@
 """Limits of text, size and inference: each is kept, costs something, and is refused where nothing satisfies it."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from planner.allocate.allocate import allocate
 from planner.allocate.problem import Problem
 from planner.allocate.request import Request
+from planner.allocate.scaling import scaling
 from planner.errors import DataError, InputError
+from planner.fit.data import FitData
+from planner.fit.fit import fit
 from planner.fit.fitted import FittedLaw
 from planner.flops import forward_flops_per_token
+from planner.laws import LAWS, Points, Reference
+from planner.units import parse_count
 
 BUDGET, UNIQUE = 2e13, 2e5
 
@@ -52,6 +59,46 @@ def test_inference_is_paid_from_the_budget_and_asks_for_a_smaller_model(fitted: 
     assert served.params_non_embedding < free.params_non_embedding and served.loss > free.loss
     with pytest.raises(DataError, match="are too few to train .* whose inference takes"):
         allocate(fitted, Request(BUDGET, UNIQUE, params=3e5, inference_tokens=1e9))
+
+
+def test_time_limits_training_and_no_inference(fitted: FittedLaw) -> None:
+    free = allocate(fitted, Request(BUDGET, UNIQUE)).plan
+    within = Request(10 * BUDGET, UNIQUE, inference_tokens=1e7, training_flops=BUDGET)
+    answer = allocate(fitted, within)
+    assert answer.plan.params_non_embedding == free.params_non_embedding and answer.plan.loss == pytest.approx(free.loss, rel=1e-6)
+    assert answer.plan.flops <= BUDGET * (1 + 1e-9) and answer.plan.flops_inference > 0
+    assert any("the time that training may take binds" in text for text in answer.warnings)
+    assert within.times(2).paid() == 2 * BUDGET and Request(BUDGET, UNIQUE, training_flops=9e99).paid(0.3 * BUDGET) == 0.7 * BUDGET
+    with pytest.raises(DataError, match="in the time there is are too few to train"):
+        allocate(fitted, Request(BUDGET, UNIQUE, params=3e5, training_flops=1e10))
+
+
+def test_a_size_that_the_tokens_per_parameter_of_the_runs_bound_is_told() -> None:
+    """The law's own optimum has fewer tokens per parameter than any run: the interval of a point and the regret of nothing are the bound's."""
+    n, ratio = (axis.ravel() for axis in np.meshgrid(np.geomspace(1e7, 3e8, 5), [20.0, 40.0, 80.0, 160.0]))
+    law, nothing = LAWS["chinchilla"], np.zeros(20)
+    points = Points(Reference(1e8, 1e10), n, n * ratio, 0.0, np.nan)
+    loss = law.log_loss(np.array([[1.5, 0.9, 0.3, 0.36, 0.36]]), points)[0] + 0.003 * np.random.default_rng(0).normal(size=20)
+    data = FitData([str(k) for k in range(20)], {"non_embedding": n}, n * ratio, nothing, nothing + np.nan, loss, 6 * n * n * ratio, np.arange(20), None)
+    fitted = fit(data, "chinchilla", resamples=60, largest=False)
+    for limits in ({}, {"params_range": (1e7, 1e10)}):
+        answer = allocate(fitted, Request(1e19, 1.0, **limits))
+        told = next(text for text in answer.warnings if "tokens per parameter that the runs have at least" in text)
+        assert answer.plan.tokens_pt / answer.plan.params_non_embedding == pytest.approx(20, rel=0.1)
+        size = parse_count(told.split("which --params ")[1].split(" ")[0])
+        beyond = allocate(fitted, Request(1e19, 1.0, params=size)).plan
+        assert beyond.loss == pytest.approx(answer.plan.loss * (1 - float(told.split(" % lower")[0].split()[-1]) / 100), rel=1e-3)
+    curves = scaling(fitted, [1e18, 1e19, 1e20], [1.0]).curves
+    assert all(item.limits == ("largest size",) for item in curves[0].optima) and curves[0].exponents[0].value is None
+
+
+def test_a_model_has_no_more_parameters_than_its_text_can_train(fitted: FittedLaw) -> None:
+    request = Request(1e16, 1e5, general_tokens=1e6, max_epochs=4)
+    answer = allocate(fitted, request, allow_extrapolation=True)
+    assert answer.plan.params_non_embedding <= 1.4e6 / 2
+    assert any("the text bounds the size: with its passes it makes 1.4M tokens" in text for text in answer.warnings)
+    with pytest.raises(DataError, match="makes 1.4M tokens with its passes, too few for .*M parameters"):
+        allocate(fitted, replace(request, params=3e6), allow_extrapolation=True)
 
 
 @pytest.mark.parametrize(

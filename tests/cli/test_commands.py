@@ -87,6 +87,8 @@ def test_allocate_never_imports_torch(law: Path) -> None:
         (["allocate", "--flops", "1e12", "--spec-tokens", "1M", "--params", "1B"], "1e+12 FLOPs", "smaller --params"),
         (["allocate", "--spec-tokens", "1M"], "no budget", "--gpu-hours"),
         (["allocate", "--gpu-hours", "3", "--spec-tokens", "1M"], "3 GPU-hours", "--mfu"),
+        (["allocate", "--gpus", "1", "--hours", "3", "--gpu-flops", "1e9", "--inference-tokens", "1M", "--spec-tokens", "1M"], "--hours limits the run",
+         "--usd-per-gpu-hour"),
         (["allocate", "--gpu-hours", "3", "--gpu", "A100", "--spec-tokens", "1M"], "--mfu is missing", "add --mfu"),
         (["allocate", "--gpu-hours", "3", "--gpu", "abacus", "--mfu", "0.4", "--spec-tokens", "1M"], "'abacus'", "H100"),
         (["allocate", "--flops", "2e13", "--gpu", "A100", "--mfu", "0.4", "--spec-tokens", "1M"], "--flops 2e13 is no time", "--gpu-hours"),

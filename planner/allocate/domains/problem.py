@@ -79,8 +79,9 @@ class DomainsProblem:
                 raise DataError(f"the law of domain {domain.name!r} knows no specialist stage", remedy="give it a law fitted to runs of two stages")
         # The model that reads least over its life may be the largest.
         part = min(domain.weight for domain in request.domains if domain.weight > 0) / sum(domain.weight for domain in request.domains)
+        text = sum(domain.unique_spec for domain in request.domains)  # a mixed model has that of all
         first, widest = (
-            replace(one, request=replace(one.request, inference_tokens=part * request.inference_tokens))
+            replace(one, request=replace(one.request, inference_tokens=part * request.inference_tokens, unique_spec=text))
             for one in (problems[0], min(problems, key=lambda one: one.min_tokens_per_param))
         )
         if request.inference_tokens:  # that of all models together, at the least size: what the budget must pay in any structure
