@@ -30,8 +30,7 @@ def show(law: FittedLaw) -> None:
         caption = (
             f"{member.law.formula}\n{member.status}: {STATUS_ADVICE[member.status]}; "
             f"{member.starts_agree} of {member.starts} starts agree; condition {member.condition:.1e}; "
-            f"N: {member.params_kind} parameters, N0 = {format_count(member.reference.params)}, D0 = {format_count(member.reference.tokens)}"
-            + _raw(member)
+            f"N: {member.params_kind} parameters, {_units(member)}"
         )
         with_others = f", 1 of {len(law.members)} that forecast together" if len(law.members) > 1 else ""
         table(f"Law {member.law.name}{with_others}", ["parameter", "value", "90 % interval", "unit", ""], rows, caption=caption)
@@ -93,9 +92,13 @@ def show_profiles(law: FittedLaw, data: FitData) -> None:
         table(f"Profiles of {member.law.name}", ["parameter", "value", "90 % by profile", "90 % by resamples"], rows, caption=caption)
 
 
-def _raw(member: Member) -> str:
-    """Write amplitudes as they are without N0 and D0, where the law's term is a plain power."""
-    value = dict(zip((parameter.name for parameter in member.law.parameters), member.theta, strict=True))
+def _units(member: Member) -> str:
+    """Write the references, and amplitudes as they are without them where the law's term is a plain power."""
     base = {"N": member.reference.params, "D": member.reference.tokens}
+    units = {f"{name}0": count for name, count in base.items()}
+    if member.law.stages == 2 or member.law.repeats:
+        units["S0"] = member.reference.special or member.reference.tokens
+    value = dict(zip((parameter.name for parameter in member.law.parameters), member.theta, strict=True))
     found = [f"{name} = {value[name] * base[axis] ** value[power]:.4g}" for name, (axis, power) in member.law.plain.items()]
-    return f"; without N0 and D0: {', '.join(found)}" if found else ""
+    raw = f"; without N0 and D0: {', '.join(found)}" if found else ""
+    return ", ".join(f"{name} = {format_count(count)}" for name, count in units.items()) + raw

@@ -16,7 +16,7 @@ from planner.fit.fitted import FittedLaw
 from planner.fit.holdout import mean_absolute_percent, slices
 from planner.fit.identify import check, reason_against
 from planner.fit.member import Member
-from planner.fit.profile import ridge
+from planner.fit.profile import along, ridge
 from planner.fit.resample import draw_weights, fit_weighted, scheme_for
 from planner.fit.select import Progress, Score, candidates, choose, score_laws
 from planner.fit.share import shared
@@ -71,11 +71,11 @@ def fit(
     weights = draw_weights(data.cluster, resamples, scheme, np.random.default_rng([seed, 1]))
     pieces = np.array_split(weights, max(1, len(weights) // PIECE))
     tasks = [(score.estimate.law.name, score.reference, score.estimate.theta, data.under(score.params_kind)) for score in chosen]
-    parts = [(*task, piece) for task in tasks for piece in pieces]
-    spread = shared(pool, _resampled, parts, lambda share: tell("resampling by trunk", 0.7 + 0.25 * share))
+    ridges = shared(pool, _ridge, tasks, lambda share: tell("ridges", 0.7 + 0.05 * share))
+    parts = [(name, reference, starts, rows, piece) for (name, reference, _, rows), (_, starts) in zip(tasks, ridges, strict=True) for piece in pieces]
+    spread = shared(pool, _resampled, parts, lambda share: tell("resampling by trunk", 0.75 + 0.25 * share))
     draws = [np.concatenate(spread[number : number + len(pieces)]) for number in range(0, len(spread), len(pieces))]
-    ridges = shared(pool, _ridge, tasks, lambda share: tell("ridges", 0.95 + 0.05 * share))
-    members = [_member(*found, data, seed) for found in zip(chosen, draws, ridges, strict=True)]
+    members = [_member(score, found, names, data, seed) for score, found, (names, _) in zip(chosen, draws, ridges, strict=True)]
     if aside is not None:
         holdout = aside.result()
     elif largest:
@@ -92,16 +92,17 @@ def fit(
     return fitted
 
 
-def _resampled(name: str, reference: Reference, theta: Array, data: FitData, weights: Array) -> Array:
+def _resampled(name: str, reference: Reference, starts: Array, data: FitData, weights: Array) -> Array:
     """Fit a law again under every row of weights; return the parameters. Takes and gives what a process can send."""
     law = law_named(name)
-    return fit_weighted(law, data.points(reference), data.log_loss, weights, theta[None])[0]
+    return fit_weighted(law, data.points(reference), data.log_loss, weights, starts, each=True)[0]
 
 
-def _ridge(name: str, reference: Reference, theta: Array, data: FitData) -> tuple[str, ...]:
-    """Name the parameters on a ridge. Takes and gives what a process can send."""
-    law = law_named(name)
-    return ridge(law, data.points(reference), data.log_loss, theta)
+def _ridge(name: str, reference: Reference, theta: Array, data: FitData) -> tuple[tuple[str, ...], Array]:
+    """Name the parameters on a ridge, and find where resamples are to start along it. Takes and gives what a process can send."""
+    law, points = law_named(name), data.points(reference)
+    names = ridge(law, points, data.log_loss, theta)
+    return names, along(law, points, data.log_loss, theta, names)
 
 
 def _member(score: Score, draws: Array, on_ridge: tuple[str, ...], data: FitData, seed: int) -> Member:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -52,7 +52,7 @@ class Member:
             "law": self.law.name,
             "formula": self.law.formula,
             "params_kind": self.params_kind,
-            "reference": {"params": self.reference.params, "tokens": self.reference.tokens},
+            "reference": {key: value for key, value in asdict(self.reference).items() if value is not None},
             "parameters": {
                 parameter.name: {"value": value, "interval": self.interval(number), "unit": parameter.unit}
                 for number, (parameter, value) in enumerate(zip(self.law.parameters, self.theta, strict=True))
@@ -84,7 +84,7 @@ class Member:
             raise ValueError(f"params_kind = {item['params_kind']!r}")
         if item["status"] not in STATUS_ADVICE:
             raise ValueError(f"status = {item['status']!r}")
-        check_numbers(item["reference"], ("params", "tokens"), low=5e-324, what=f"the reference of {law.name}")
+        check_numbers(item["reference"], ("params", "tokens", *({"special"} & set(item["reference"]))), low=5e-324, what=f"the reference of {law.name}")
         check_numbers(item, ("starts", "starts_agree", "objective"), low=0.0, what=law.name)
         check_numbers(item, ("condition",), optional=True, what=law.name)
         theta, resamples = np.array(item["theta"], dtype=float), np.array(item["resamples"], dtype=float)

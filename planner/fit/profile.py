@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from planner.fit.diagnosis import ILL_CONDITIONED, diagnose
 from planner.fit.solver import DELTA, DELTAS, solve
 from planner.laws import Law, Points
 from planner.laws.dual import Array
@@ -24,6 +25,10 @@ REACH = np.array([0.02, 0.05, 0.1, 0.2, 0.35, 0.55, 0.8, 1.2, 1.8, 2.6, 4.0, 6.5
 STEPS = 60
 TOLERANCE = 1e-8
 RIDGE = float(np.log(2.0))
+FLAT = 0.5
+"""Excess of the objective, in units of the 90 % threshold, up to which a place on a ridge is as good a start of resamples as the best one."""
+PLACES = 13
+"""Values of each parameter on a flat ridge that are tried, from one bound to the other."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,31 @@ def ridge(law: Law, points: Points, log_loss: Array, theta: Array) -> tuple[str,
     return tuple(law.parameters[number].name for number, value in zip(chosen, values, strict=True) if value.min() < threshold)
 
 
+def along(law: Law, points: Points, log_loss: Array, theta: Array, names: Sequence[str]) -> Array:
+    """Find solutions all along a ridge, where it is flat: resamples that all begin at one of them would end there and say nothing of the rest.
+
+    Args:
+        law: the law.
+        points: the runs, n of them.
+        log_loss: ln L, shape (n,).
+        theta: the best parameters, shape (parameters,).
+        names: parameters on the ridge.
+
+    Returns:
+        Parameters, shape (places, parameters), the best first; it alone where the runs tell the parameters apart.
+    """
+    if diagnose(law, points, theta, True).condition <= ILL_CONDITIONED or not names:
+        return theta[None]
+    chosen = [number for number, parameter in enumerate(law.parameters) if parameter.name in names]
+    grids = [_grid(law, n, 1.0, np.log(np.geomspace(law.parameters[n].low, law.parameters[n].high, PLACES))) for n in chosen]
+    starts, held = _starts(theta, chosen, grids)
+    weights = np.ones((1, points.count))
+    found = solve(law, points, log_loss, starts, weights, deltas=DELTAS[1:], iterations=STEPS, tolerance=TOLERANCE, fixed=held)
+    least = solve(law, points, log_loss, theta[None], weights, deltas=DELTAS[-1:], iterations=STEPS).objective[0]
+    flat = found.objective - least < FLAT * _threshold(law, points, log_loss, theta)
+    return np.vstack([theta, found.theta[flat]])
+
+
 def _grid(law: Law, number: int, value: float, reach: Array) -> Array:
     parameter = law.parameters[number]
     grid = value * np.exp(reach) if parameter.logarithmic else value + 0.1 * reach * (parameter.high - parameter.low)
@@ -91,15 +121,8 @@ def _held(
     law: Law, points: Points, log_loss: Array, theta: Array, chosen: Sequence[int], grids: Sequence[Array], neighbours: bool = False
 ) -> list[Array]:
     """Return the objective over its least with each chosen parameter held at each of its values."""
-    starts, fixed = [], []
-    for number, grid in zip(chosen, grids, strict=True):
-        for value in grid:
-            start, held = theta.copy(), np.zeros(len(theta), dtype=bool)
-            start[number], held[number] = value, True
-            starts.append(start)
-            fixed.append(held)
+    start, held = _starts(theta, chosen, grids)
     weights = np.ones((1, points.count))
-    start, held = np.array(starts), np.array(fixed)
     first = solve(law, points, log_loss, start, weights, deltas=DELTAS[1:], iterations=STEPS, tolerance=TOLERANCE, fixed=held)
     value = first.objective
     # Once more from what the neighbours on either side found: a held value may have stopped in a side valley.
@@ -110,6 +133,18 @@ def _held(
     least = solve(law, points, log_loss, theta[None], weights, deltas=DELTAS[-1:], iterations=STEPS).objective[0]
     ends = np.cumsum([len(grid) for grid in grids])[:-1]
     return list(np.split(np.maximum(value - min(least, value.min()), 0.0), ends))
+
+
+def _starts(theta: Array, chosen: Sequence[int], grids: Sequence[Array]) -> tuple[Array, Array]:
+    """Put each chosen parameter at each of its values; return parameters and which of them is held, each of shape (values, parameters)."""
+    starts, fixed = [], []
+    for number, grid in zip(chosen, grids, strict=True):
+        for value in grid:
+            start, held = theta.copy(), np.zeros(len(theta), dtype=bool)
+            start[number], held[number] = value, True
+            starts.append(start)
+            fixed.append(held)
+    return np.array(starts), np.array(fixed)
 
 
 def _threshold(law: Law, points: Points, log_loss: Array, theta: Array) -> float:

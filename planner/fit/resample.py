@@ -67,7 +67,7 @@ def draw_weights(cluster: Any, count: int, scheme: str, random: np.random.Genera
 
 
 def fit_weighted(
-    law: Law, points: Points, log_loss: Array, weights: Array, warm: Array, *, deltas: tuple[float, ...] = DELTAS[1:]
+    law: Law, points: Points, log_loss: Array, weights: Array, warm: Array, *, deltas: tuple[float, ...] = DELTAS[1:], each: bool = False
 ) -> tuple[Array, Array]:
     """Fit a law under every row of weights.
 
@@ -76,16 +76,18 @@ def fit_weighted(
         points: n runs.
         log_loss: ln L, shape (n,).
         weights: shape (problems, n).
-        warm: solutions on all rows, shape (any, parameters): each problem starts from each.
+        warm: solutions on all rows, shape (any, parameters): each problem starts from each of them.
         deltas: Huber's δ, largest first. From a solution on all rows the last one alone nearly always leads to the same place; the one before it
             costs a little and finds a better one for some of a law with a ridge.
+        each: whether each problem starts from one of them alone, by turns: where they are as good as each other, all along a flat ridge.
 
     Returns:
         Parameters, shape (problems, parameters), and objectives, shape (problems,).
     """
-    count, several = len(weights), len(warm)
+    count, several = len(weights), 1 if each else len(warm)
     repeated = np.repeat(weights, several, axis=0)
-    near = solve(law, points, log_loss, np.tile(warm, (count, 1)), repeated, deltas=deltas, iterations=STEPS, tolerance=TOLERANCE)
+    starts = warm[np.arange(count) % len(warm)] if each else np.tile(warm, (count, 1))
+    near = solve(law, points, log_loss, starts, repeated, deltas=deltas, iterations=STEPS, tolerance=TOLERANCE)
     solution = solve(law, points, log_loss, near.theta, repeated, deltas=deltas[-1:], iterations=EXACT_STEPS, tolerance=EXACT_TOLERANCE, exact=True)
     value = solution.objective.reshape(count, several)
     best, every = value.argmin(1), np.arange(count)

@@ -2,7 +2,8 @@
 
 Legend for this package: N non-embedding parameters, D tokens, U distinct tokens, L loss, E its irreducible part. Sizes and
 tokens enter as ratios to a reference (N0, D0) that is stored with the fit, so an amplitude is what its term adds at the
-reference, in nats/token, and parameters of one law are of like magnitude.
+reference, in nats/token, and parameters of one law are of like magnitude. Specialist tokens that are far scarcer than general ones
+have a reference S0 of their own, else offsets and starts that fit one table would be out of reach in another.
 """
 
 from __future__ import annotations
@@ -45,6 +46,8 @@ class Reference:
     """N0 [parameters]."""
     tokens: float
     """D0 [tokens]."""
+    special: float | None = None
+    """S0, the unit of specialist tokens S and U [tokens]; None where it is D0."""
 
 
 class Points:
@@ -56,7 +59,7 @@ class Points:
         """Prepare points.
 
         Args:
-            reference: N0 and D0.
+            reference: N0, D0 and S0.
             params: N, shape (runs,).
             tokens_pt: general tokens, zero allowed.
             tokens_spec: specialist tokens with repeats, zero allowed.
@@ -66,7 +69,10 @@ class Points:
         given = (np.atleast_1d(np.asarray(item, dtype=float)) for item in (params, tokens_pt, tokens_spec, unique_spec, replay_fraction))
         params, pt, spec, unique, replay = np.broadcast_arrays(*given)
         self._params, self._pt, self._spec, self._tokens, self._scale = params, pt, spec, reference.tokens, reference.params
-        self._unique: Array = np.where(spec > 0, unique, reference.tokens)
+        self._special = reference.special or reference.tokens
+        self._unique: Array = np.where(spec > 0, unique, self._special)
+        self.special: float = self._special / self._tokens
+        """S0/D0: what turns specialist tokens into the unit of all others."""
         self.replay: Array = replay
         self.count = len(params)
 
@@ -103,22 +109,22 @@ class Points:
     @cached_property
     def unique(self) -> Array:
         """Distinct specialist tokens; zero where none are seen."""
-        return self.has_spec * self._unique / self._tokens
+        return self.has_spec * self._unique / self._special
 
     @cached_property
     def log_unique(self) -> Array:
         """Of the distinct specialist tokens."""
-        return np.log(self._unique / self._tokens)
+        return np.log(self._unique / self._special)
 
     @cached_property
     def log_spec(self) -> Array:
         """Of the specialist tokens with repeats."""
-        return np.log(np.where(self._spec > 0, self._spec, self._tokens) / self._tokens)
+        return np.log(np.where(self._spec > 0, self._spec, self._special) / self._special)
 
     @cached_property
     def first(self) -> Array:
         """Specialist tokens of the first pass."""
-        return np.minimum(self._spec, self._unique) / self._tokens * self.has_spec
+        return np.minimum(self._spec, self._unique) / self._special * self.has_spec
 
     @cached_property
     def log_first(self) -> Array:

@@ -8,7 +8,7 @@ From x to the loss: *root*, L = √x, so that a gain counts for less where the l
 with a bound (form after arXiv 2605.09189) and a parameter more. *ceiling-two* has Kaplan's two exponents, A·((N0/N)^(α/β) + b·D0/D)^β.
 
 *rote*: text learnt by heart sets a floor to the loss that hardly depends on the model: x becomes (x^q + P^q·O)^(1/q),
-O = R^0.75·(U/D0)^−1.75, R = D_spec/U − 1 (this project's own: competing harm with its exponents fixed). The exponents of O are what two
+O = R^0.75·(U/S0)^−1.75, R = D_spec/U − 1 (this project's own: competing harm with its exponents fixed). The exponents of O are what two
 recorded sweeps agree on; left free, runs with few passes do not determine them, and forecasts of many passes go astray.
 
 With these laws N is best counted with embeddings. All fall with N, D_pt and U everywhere; in D_spec they turn where harm begins. Small
@@ -28,7 +28,7 @@ from planner.laws.repetition import SATURATING, Repetition
 
 _PASSES, _DISTINCT = 0.75, 1.75
 _LEAST = 1e-3
-"""Added to the tokens, in units of D0, so that an untrained model's loss is finite."""
+"""Added to the tokens, in units of S0, so that an untrained model's loss is finite."""
 
 
 def _seen(p: Mapping[str, Any], x: Points) -> Any:
@@ -46,14 +46,14 @@ ROTE = Repetition(
     (Parameter("P", 1e-4, 50.0, (0.3, 6.0), "nats/token"), Parameter("q", 1.0, 20.0, (3.0, 10.0), "exponent")),
     _seen,
     _rote,
-    f"S = D_spec, and x becomes (x^q + P^q·R^{_PASSES:g}·(U/D0)^−{_DISTINCT:g})^(1/q), R = D_spec/U − 1",
+    f"S = D_spec, and x becomes (x^q + P^q·R^{_PASSES:g}·(U/S0)^−{_DISTINCT:g})^(1/q), R = D_spec/U − 1",
 )
 
 
 def _joint(repetition: Repetition, ceiling: bool, near: bool, two: bool = False, floor: bool = False) -> Law:
     def loss(p: Mapping[str, Any], x: Points) -> Any:
         seen = repetition.effective(p, x)
-        tokens = x.pt + seen + _LEAST
+        tokens = x.pt + (seen + _LEAST) * x.special
         small = exp(-x.log_n * (p["α"] / p["β"])) if two else exp(-x.log_n)
         joint = p["A"] * exp((p["β"] if two else p["α"]) * log(small + p["b"] / tokens))
         closing = 1.0 + seen / p["s0"] + (x.pt / p["p0"] if near else 0.0)
@@ -79,7 +79,7 @@ def _joint(repetition: Repetition, ceiling: bool, near: bool, two: bool = False,
         parameters = tuple(replace(item, unit="(nats/token)²") if item.unit == "nats/token" else item for item in parameters)
     return Law(
         f"{'floor' if floor else 'ceiling' if ceiling else 'root'}{'-two' if two else ''}{'-near' if near else ''}-{repetition.name}",
-        f"{form}, x = A·{term} + G·(1 + S/s0{' + D_pt/p0' if near else ''})^−α, D = D_pt + S, S in units of D0; "
+        f"{form}, x = A·{term} + G·(1 + S/s0{' + D_pt/p0' if near else ''})^−α, D = D_pt + S, S in units of S0; "
         + repetition.formula,
         parameters,
         loss,

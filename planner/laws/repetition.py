@@ -2,7 +2,7 @@
 
 R = D_spec/U − 1 passes beyond the first. *saturating*: S = U·(1 + R*·(1 − exp(−R/R*))) (arXiv 2305.16264); loss cannot rise.
 *penalised*: S = D_spec, and the loss gains
-O = P·R^δ·(N/N0)^κ·(U/D0)^−λ (after arXiv 2605.01640, with exponents of their own for N and U), so that it rises when passes are many.
+O = P·R^δ·(N/N0)^κ·(U/S0)^−λ (after arXiv 2605.01640, with exponents of their own for N and U), so that it rises when passes are many.
 *competing*: the same O, joined to the rest x of the reducible loss as (x^q + O^q)^(1/q): where a model has learnt the text by heart,
 what came before hardly matters. On the recorded sweep R* of a penalised law always ran to infinity, so those two do without it.
 """
@@ -26,7 +26,7 @@ class Repetition:
     parameters: tuple[Parameter, ...]
     """What it adds to the law's parameters."""
     effective: Callable[[Mapping[str, Any], Points], Any]
-    """Effective specialist tokens S/D0."""
+    """Effective specialist tokens S/S0."""
     harm: Callable[[Mapping[str, Any], Points, Any], Any]
     """From the reducible loss without harm [nats/token] to that with it."""
     formula: str
@@ -37,7 +37,7 @@ _HALF = Parameter("R*", 0.2, 2000.0, (1.0, 30.0), "passes")
 
 
 def saturate(points: Points, half: Any) -> Any:
-    """Return the effective tokens, in units of D0, with `half` passes of repeats worth as much as fresh text at most."""
+    """Return the effective tokens, in units of S0, with `half` passes of repeats worth as much as fresh text at most."""
     return points.first + points.unique * half * (1.0 - exp(-points.repeats / half))
 
 
@@ -76,7 +76,7 @@ def _overfit(amplitude: tuple[float, float, float], exponent: tuple[float, float
     )
 
 
-_O = "P·R^δ·(N/N0)^κ_P·(U/D0)^−λ_P"
+_O = "P·R^δ·(N/N0)^κ_P·(U/S0)^−λ_P"
 SATURATING = Repetition("saturating", (_HALF,), _fixed, _harmless, "S = U·(1 + R*·(1 − e^(−R/R*))), R = D_spec/U − 1")
 PENALISED = Repetition("penalised", _overfit((1e-8, 1e-4, 0.03), (0.6, 1.5), True), _seen, _penalty, f"S = D_spec, and + {_O}, R = D_spec/U − 1")
 COMPETING = Repetition(

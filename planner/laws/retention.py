@@ -16,12 +16,13 @@ _REPLAY = Parameter("b", 0.1, 1e5, (10.0, 1000.0), "ratio")
 
 def _forgetting(p: Mapping[str, Any], x: Points) -> Any:
     learnt = p["A"] * exp(-x.log_n * p["α"]) + p["B"] * exp(-p["β"] * log(x.general + p["d0"]))
-    lost = p["φ"] * x.log_spec - p["ψ"] * (x.log_n + log(1.0 + x.replay * p["b"])) - p["ω"] * log(x.general + p["d0"])
+    kept = x.log_n + (log(1.0 + x.replay * p["b"]) if "b" in p else 0.0)
+    lost = p["φ"] * x.log_spec - p["ψ"] * kept - p["ω"] * log(x.general + p["d0"])
     return p["E"] + learnt + x.has_spec * p["F"] * exp(lost)
 
 
 def _rehearsal(p: Mapping[str, Any], x: Points) -> Any:
-    learnt = p["A"] * exp(p["α"] * log(exp(-x.log_n) + p["c"] * exp(-p["β"] * log(x.general + p["k"] * x.first))))
+    learnt = p["A"] * exp(p["α"] * log(exp(-x.log_n) + p["c"] * exp(-p["β"] * log(x.general + p["k"] * x.special * x.first))))
     kept = exp(-p["χ"] * log(1.0 + p["b"] * (x.general - x.pt))) if "b" in p else 1.0
     return learnt + p["F"] * log(1.0 + x.has_spec * exp(x.log_spec) / p["s0"]) * kept
 
@@ -32,22 +33,31 @@ def _mixture(p: Mapping[str, Any], x: Points) -> Any:
 
 
 LAWS = (
-    Law(
-        "forgetting",
-        "E + A·(N/N0)^−α + B·(G + d0)^−β + F·(D_spec/D0)^φ·((1 + b·r)·N/N0)^−ψ·(G + d0)^−ω, G = (D_pt + replayed tokens)/D0",
-        (irreducible(), amplitude("A"), amplitude("B"), exponent("α"), exponent("β"), Parameter("d0", 1e-4, 10.0, (0.01, 1.0), "ratio"))
-        + (amplitude("F"), Parameter("φ", 0.0, 2.0, (0.1, 0.6), "exponent", logarithmic=False))
-        + (Parameter("ψ", -1.0, 2.0, (0.0, 0.5), "exponent", logarithmic=False), _REPLAY)
-        + (Parameter("ω", -1.0, 2.0, (-0.1, 0.4), "exponent", logarithmic=False),),
-        _forgetting,
-        "after arXiv 2502.06042, with an offset for runs from scratch and a factor for the length of the general stage",
-        "what specialising costs in general loss, and how much replay keeps it",
-        target="general",
+    *(
+        Law(
+            name,
+            f"E + A·(N/N0)^−α + B·(G + d0)^−β + F·(D_spec/S0)^φ·({size})^−ψ·(G + d0)^−ω, G = {general}/D0",
+            (irreducible(), amplitude("A"), amplitude("B"), exponent("α"), exponent("β"), Parameter("d0", 1e-4, 10.0, (0.01, 1.0), "ratio"))
+            + (amplitude("F"), Parameter("φ", 0.0, 2.0, (0.1, 0.6), "exponent", logarithmic=False))
+            + (Parameter("ψ", -1.0, 2.0, (0.0, 0.5), "exponent", logarithmic=False), *kept)
+            + (Parameter("ω", -1.0, 2.0, (-0.1, 0.4), "exponent", logarithmic=False),),
+            _forgetting,
+            "after arXiv 2502.06042, with an offset for runs from scratch and a factor for the length of the general stage",
+            use,
+            target="general",
+        )
+        for name, size, general, kept, use in (
+            (
+                "forgetting", "(1 + b·r)·N/N0", "(D_pt + replayed tokens)", (_REPLAY,),
+                "what specialising costs in general loss, and how much replay keeps it",
+            ),
+            ("forgetting-alone", "N/N0", "D_pt", (), "what specialising costs in general loss, which has a floor, where no run replays general text"),
+        )
     ),
     *(
         Law(
             name,
-            f"A·((N/N0)^−1 + c·G^−β)^α + F·ln(1 + D_spec/(s0·D0)){factor}, G = (D_pt{replayed} + k·min(U, D_spec))/D0{meaning}",
+            f"A·((N/N0)^−1 + c·G^−β)^α + F·ln(1 + D_spec/(s0·S0)){factor}, G = (D_pt{replayed} + k·min(U, D_spec))/D0{meaning}",
             (
                 amplitude("A"), Parameter("c", 1e-4, 1e3, (0.05, 3.0), "ratio"), exponent("α"), exponent("β"), amplitude("F"),
                 Parameter("s0", 1e-5, 10.0, (1e-3, 0.1), "ratio"), Parameter("k", 1e-4, 10.0, (0.01, 3.0), "ratio"), *kept,

@@ -33,7 +33,7 @@ def _transfer(repetition: Repetition, sized: bool) -> Law:
     joint = f"{_JOINT}·(N/N0)^η" if sized else _JOINT
     return Law(
         f"transfer{'-size' if sized else ''}-{repetition.name}",
-        f"E + A·(N/N0)^−α + B·({joint})^−β, S in units of D0; {repetition.formula}",
+        f"E + A·(N/N0)^−α + B·({joint})^−β, S in units of S0; {repetition.formula}",
         (irreducible(), amplitude("A"), amplitude("B"), exponent("α"), exponent("β"), _KAPPA, _RHO) + ((_ETA,) if sized else ()) + repetition.parameters,
         loss,
         "after arXiv 2102.01293",

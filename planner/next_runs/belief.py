@@ -137,7 +137,7 @@ def prior_law(given: Candidates, forms: Sequence[str] = FORMS, seed: int = 0) ->
     general, special, unique = given.tokens
     params = given.params_by["non_embedding"]
     data = FitData([""] * len(given), given.params_by, general, special, unique, np.zeros(len(given)), given.cost.alone, given.group, None)
-    reference = Reference(float(np.exp(np.log(params).mean())), float(np.exp(np.log(general + special).mean())))
+    reference = data.reference
     random = np.random.default_rng(seed)
     members = []
     for name in forms:
