@@ -13,6 +13,8 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from pkgutil import iter_modules
 
+import numpy as np
+
 from planner.errors import InputError
 from planner.laws.base import Law, Parameter, Points, Reference
 
@@ -38,7 +40,20 @@ def _from_file(path: Path) -> tuple[Law, ...]:
         raise InputError(f"{path}, which {VARIABLE} names, cannot be read as laws: {error}", remedy="mend the file") from error
     if not all(isinstance(law, Law) for law in laws):
         raise InputError(f"{path}: LAWS holds something that is no Law", remedy="fill it with planner.laws.Law")
+    for law in laws:
+        _try(law, path)
     return laws
+
+
+def _try(law: Law, path: Path) -> None:
+    """Evaluate a law that somebody added with its derivatives, at the middle of its starts and one run."""
+    theta = np.array([[0.5 * (parameter.start[0] + parameter.start[1]) for parameter in law.parameters]])
+    try:
+        with np.errstate(all="ignore"):
+            law.log_loss_and_slopes(theta, Points(Reference(1.0, 1.0), [2.0], [2.0], [2.0], [1.0]))
+    except Exception as error:  # whatever somebody's formula raises
+        remedy = "compute with +, -, *, / and the functions of planner.laws.dual, such as exp and log, which know derivatives"
+        raise InputError(f"{path}: the formula of the law {law.name!r} fails: {type(error).__name__}: {error}", remedy=remedy) from error
 
 
 def _registered() -> dict[str, Law]:

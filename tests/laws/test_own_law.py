@@ -46,7 +46,21 @@ def test_the_law_of_the_docs_is_listed_fitted_and_found_again(own: Path, tmp_pat
     assert plan(*asked, "--params=1M..10M", laws=own, folder=tmp_path).returncode == 0
 
 
-@pytest.mark.parametrize(("text", "message"), [("LAWS = 3", "cannot be read as laws"), ("LAWS = (1,)", "no Law"), ("1/0", "division by zero")])
+NUMPY = """import numpy as np
+from planner.laws.base import Law, exponent
+LAWS = (Law("mine", "e^(−α·ln N)", (exponent("α"),), lambda p, x: np.exp(-x.log_n * p["α"]), "here", "never", stages=1),)
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("LAWS = 3", "cannot be read as laws"),
+        ("LAWS = (1,)", "no Law"),
+        ("1/0", "division by zero"),
+        (NUMPY, "the formula of the law 'mine' fails"),
+    ],
+)
 def test_a_broken_file_is_one_sentence(text: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "bad.py"
     path.write_text(text)
