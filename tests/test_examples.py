@@ -32,6 +32,8 @@ def test_llamat_compares_two_bases(tmp_path: Path) -> None:
     assert {choice["base"] for choice in answer["choices"]} == {"LLaMA-2-7B", "LLaMA-3-8B"}
     assert all(choice["plan"]["flops"] <= 1.3e21 * (1 + 1e-6) for choice in answer["choices"])
     assert answer["longer"].startswith("LLaMA-3-8B") and "of the resamples" in answer["longer"]
+    assert "ι over 0" in answer["longer"] and "which the runs do not determine" in err
+    assert "FROM SCRATCH IS FORECAST BETTER" in err and "regret, expected / 90 %" in out
     refused = CliRunner().invoke(app, ["allocate", "--case", str(ROOT / "examples" / "llamat.toml"), "--no-allow-extrapolation"])
     assert refused.exit_code == 2 and "too far beyond the runs" in refused.stderr
 

@@ -10,13 +10,14 @@ import numpy as np
 
 from planner.allocate.allocation import KNOWS_NO_TEXT, PASSES, Allocation, Arm, Plan, behind
 from planner.allocate.beyond import beyond, refuse_far
-from planner.allocate.closer import around_plan, closest, spread
+from planner.allocate.closer import closest, closest_guess, spread
 from planner.allocate.early import mixed_arm
-from planner.allocate.optimum import MOST_RESAMPLES, Search, coarse, guesses, interval, profile, search, within
+from planner.allocate.optimum import MOST_RESAMPLES, Search, coarse, interval, profile, within
 from planner.allocate.plans import Plans, Size, sized
-from planner.allocate.problem import ROUNDING, Problem
+from planner.allocate.problem import Problem
 from planner.allocate.request import Request
 from planner.allocate.retention import Kept
+from planner.allocate.split_arm import closest_split, why_none
 from planner.allocate.warned import warnings_of, warnings_of_replay
 from planner.allocate.worth import worths
 from planner.errors import DataError
@@ -28,6 +29,8 @@ ARMS = (("no specialisation", 0.0), ("specialist only", 1.0), ("50/50", 0.5), ("
 """Names and shares of specialist tokens."""
 SIMPLER = 0.9
 """Share of the recommendation's size, or text, under which another plan counts as simpler."""
+AT_ONCE = 16
+"""Plans whose losses under all resamples are looked at together."""
 
 
 def allocate(
@@ -49,8 +52,7 @@ def allocate(
     whole = coarse(problem)
     close = closest(problem, whole)
     everything = spread(problem, whole, close)
-    guessed = around_plan(problem, everything.plans, everything.best_guess)
-    guess = realised(replace(problem, robust=False), guessed, int(np.argmin(guesses(problem, guessed))))
+    guess = realised(replace(problem, robust=False), *closest_guess(problem, whole))
     plan = realised(problem, close.plans, close.best) if robust else guess
     mine, every = _resampled(problem, plan, MOST_RESAMPLES), _resampled(problem, plan)
     regret = 100 * np.expm1(np.maximum(mine - everything.resamples.min(1), 0.0))
@@ -60,13 +62,14 @@ def allocate(
     kept = _kept(problem, plan)
     searched, plan = plan, _priced(problem, plan)
     prices, exchange = worths(problem, everything, mine)
-    shares, losses = profile(problem, everything.plans.sizes)
+    candidates = tuple(dict.fromkeys(everything.plans.sizes))
+    shares, losses = profile(problem, candidates)
     splits, sizes = everything.plans.share, everything.plans.params
     if problem.one_corpus:
         arms = [_passes(problem, name, most, every) for name, most in PASSES.items()]
     else:
-        arms = [_arm(problem, name, share, every, everything.plans.sizes) for name, share in ARMS]
-        arms.append(mixed_arm(problem, every, everything.plans.sizes))
+        arms = [_arm(problem, name, share, every, candidates) for name, share in ARMS]
+        arms.append(mixed_arm(problem, every, candidates))
     epochs = everything.plans.tokens_spec / everything.plans.unique_spec
     return Allocation(
         request={**{key: list(value) if isinstance(value, tuple) else value for key, value in asdict(request).items()}, "max_epochs": problem.max_epochs},
@@ -93,6 +96,19 @@ def allocate(
     )
 
 
+def best_plan(problem: Problem) -> Plan:
+    """Recommend a plan as `allocate` does, with nothing beside it.
+
+    Raises:
+        DataError: the budget allows no plan.
+    """
+    whole = coarse(problem)
+    if not problem.robust:
+        return _priced(problem, realised(problem, *closest_guess(problem, whole)))
+    close = closest(problem, whole)
+    return _priced(problem, realised(problem, close.plans, close.best))
+
+
 def describe(problem: Problem, plans: Plans, number: int) -> Plan:
     """Write one plan out, with its forecast."""
     size = plans.sizes[plans.size[number]]
@@ -102,7 +118,7 @@ def describe(problem: Problem, plans: Plans, number: int) -> Plan:
     return Plan(
         size.params_non_embedding, size.params_total, pt, spec, unique, spec / unique, spec / (pt + spec), float(plans.flops[number]),
         flops_6nd(size.params_non_embedding, pt + spec), float(forecast.loss[0]), float(forecast.low[0]), float(forecast.high[0]),
-        size.shape.to_dict() if size.shape else None, problem.request.inference_tokens * size.flops_per_token / size.training_over_forward,
+        size.shape.to_dict() if size.shape else None, size.flops_inference(problem.request.inference_tokens),
     )  # fmt: skip
 
 
@@ -149,19 +165,14 @@ def _arm(problem: Problem, name: str, share: float, mine: Any, sizes: tuple[Size
     """Find the best plan with a given share of specialist tokens."""
     if share > 0 and problem.one_stage:
         return Arm(name, None, None, None, KNOWS_NO_TEXT)
-    plans = problem.split(sizes, share)
-    plans = plans.rows(np.flatnonzero(plans.tokens_pt + plans.tokens_spec >= problem.min_tokens_stage * (1 - ROUNDING)))
     if share == 1 and problem.needs_trunk:
         return Arm(name, None, None, None, f"{problem.method.name} adapts a model that has had general text")
-    if not len(plans):
-        passes = share * min(problem.tokens_at(size, share) for size in sizes) / problem.request.unique_spec
-        if passes > problem.max_epochs:
-            return Arm(name, None, None, None, f"would take {passes:.3g} epochs or more; at most {problem.max_epochs:.3g} are allowed")
-        return Arm(name, None, None, None, f"its {'specialist' if share else 'general'} stage would be too short to train")
-    found = search(problem, plans)
+    found = closest_split(problem, share, sizes)
+    if found is None:
+        return Arm(name, None, None, None, why_none(problem, share, sizes))
     if not np.isfinite(found.expected).any():
         return Arm(name, None, None, None, "would exceed the limit on the general loss")
-    best = describe(problem, plans, found.best)
+    best = describe(problem, found.plans, found.best)
     return Arm(name, _priced(problem, best), *behind(_resampled(problem, best), mine))
 
 
@@ -185,8 +196,21 @@ def _alternatives(problem: Problem, found: Search, plan: Plan, mine: Any) -> Ite
     for name, values, mine_now in (
         ("smallest model", plans.params, plan.params_non_embedding), ("least specialist text seen", plans.tokens_spec, plan.tokens_spec),
     ):  # fmt: skip
-        number = good[values[good].argmin()]
-        if values[number] > SIMPLER * mine_now or mine_now == 0:
-            continue
-        other = describe(problem, plans, int(number))
-        yield Arm(name, _priced(problem, other), *behind(_resampled(problem, other), mine))
+        rows = good[values[good] <= SIMPLER * mine_now] if mine_now > 0 else good[:0]
+        ordered = rows[np.lexsort((found.expected[rows], values[rows]))]
+        number = _first_as_good(problem, plans, ordered, float(mine.mean()))
+        if number is not None:
+            other = describe(problem, plans, number)
+            yield Arm(name, _priced(problem, other), *behind(_resampled(problem, other), mine))
+
+
+def _first_as_good(problem: Problem, plans: Plans, ordered: Any, mine: float) -> int | None:
+    """Return the first of some plans that is within the tolerance under all resamples, by which it is shown, and not only under those of the search."""
+    for start in range(0, len(ordered), AT_ONCE):
+        some = ordered[start : start + AT_ONCE]
+        rows = plans.rows(some)
+        points = problem.law.points(rows.params_by, rows.tokens_pt, rows.tokens_spec, rows.unique_spec)
+        as_good = problem.law.log_loss_resamples(points).mean(0) <= mine + np.log1p(problem.request.tolerance)
+        if as_good.any():
+            return int(some[as_good.argmax()])
+    return None

@@ -49,6 +49,11 @@ class Choice:
     epochs_within: tuple[float, float] | None = None
     cheapest: Plan | None = None
     """Of those, the plan of the fewest FLOPs."""
+    regret_expected_percent: float | None = None
+    """By how much its loss is higher than that of each resample's own best base after its best amount, mean over the resamples [% of it]; None in
+    answers of older versions."""
+    regret_90_percent: float | None = None
+    """What that is at most in nine resamples of ten."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +110,8 @@ class BaseAllocation:
     choices: tuple[Choice, ...]
     """The best first: in the mean of ln L over the resamples, or by the best guess where that was asked for."""
     longer: str
-    """Of the bases with the most and the fewest tokens per parameter: which adapts less, and with what confidence, in words; empty for one base."""
+    """Of the bases with the most and the fewest tokens per parameter: which gains less, in what share of the resamples, and whether an interaction of
+    general and specialist tokens is known to be why, in words; empty for one base."""
     scratch: Arm
     """A model of one's own for the same FLOPs, its own inference among them."""
     worths: tuple[Worth, ...]

@@ -2,59 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from planner.allocate.allocate import allocate
+from planner.allocate.allocate import best_plan
 from planner.allocate.allocation import Arm, Worth, behind
 from planner.allocate.base import Base
 from planner.allocate.base_answer import Kept, Way
 from planner.allocate.base_choice import ENDS
 from planner.allocate.base_stage import Stage, stage_of
+from planner.allocate.beyond import beyond, refuse_far
+from planner.allocate.exchange import MORE_COMPUTE
 from planner.allocate.optimum import MOST_RESAMPLES
 from planner.allocate.problem import Problem
-from planner.allocate.worth import MORE_COMPUTE, MORE_TEXT, worth_of
+from planner.allocate.worth import MORE_TEXT, worth_of
 from planner.errors import InputError, PlannerError
 from planner.laws.dual import Array
 from planner.method import Method
 from planner.units import format_count
 
 
-def longer(bases: Sequence[Base], stages: Sequence[Stage]) -> str:
-    """Say whether the law has the base of more tokens per parameter adapt less, each specialised as far as is best for it."""
-    if len(bases) < 2:
-        return ""
-    ratio = [base.tokens / base.shape.params_non_embedding for base in bases]
-    long, short = int(np.argmax(ratio)), int(np.argmin(ratio))
-    gains = [-100 * np.expm1(stages[number].end - stages[number].before) for number in (long, short)]
-    if not (gains[0].any() and gains[1].any()):
-        return ""  # a limit on the general loss, or what inference leaves, lets one of them not be specialised at all
-    share = float((gains[0] < gains[1]).mean())
-    less, more = (float(gain.mean()) for gain in gains)
-    return (
-        f"{bases[long].name} ({_ratio(ratio[long])} general tokens per parameter) gains less from specialising than {bases[short].name} "
-        f"({_ratio(ratio[short])}) in {share:.0%} of the resamples: {less:.3g} against {more:.3g} % of the loss on average"
-    )
-
-
-def _ratio(value: float) -> str:
-    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
-
-
-def scratch(problem: Problem, mine: Array, robust: bool, allow_extrapolation: bool) -> Arm:
+def scratch(problem: Problem, mine: Array, allow_extrapolation: bool) -> Arm:
     """Spend the same FLOPs, inference among them, on a model of one's own.
 
     Args:
         problem: the request.
         mine: ln L that the recommended base ends at, shape (resamples,).
-        robust: whether that model's plan is the one of least expected regret, or the best guess.
         allow_extrapolation: whether to answer further than TOO_FAR beyond the runs.
     """
-    name, law, general = "from scratch", problem.law, problem.retention.law if problem.retention else None
+    name, law = "from scratch", problem.law
     try:
-        other = allocate(law, problem.request, general=general, robust=robust, allow_extrapolation=allow_extrapolation).plan
+        other = best_plan(problem)
+        if not allow_extrapolation:
+            refuse_far(law, other.flops, beyond(law, other))
     except PlannerError as error:
         return Arm(name, None, None, None, error.message)
     size = {"non_embedding": [other.params_non_embedding], "total": [other.params_total]}

@@ -32,7 +32,7 @@ def plan_of(problem: Problem, base: Base, method: Method, spec: float, share: fl
     )  # fmt: skip
 
 
-def choice_of(problem: Problem, base: Base, method: Method, stage: Stage, probability: float, mine: Array) -> Choice:
+def choice_of(problem: Problem, base: Base, method: Method, stage: Stage, probability: float, mine: Array, own: Array) -> Choice:
     """Describe a base.
 
     Args:
@@ -42,6 +42,7 @@ def choice_of(problem: Problem, base: Base, method: Method, stage: Stage, probab
         stage: what it comes to.
         probability: share of the resamples in which it ends lowest of all.
         mine: ln L that the recommended base ends at, shape (resamples,).
+        own: ln L of each resample's own best base after its best amount, of the same shape.
     """
     shape, law, request = base.shape, problem.law, problem.request
     spec, share = stage.amount(stage.best)
@@ -52,6 +53,7 @@ def choice_of(problem: Problem, base: Base, method: Method, stage: Stage, probab
     factors = law.support.factors(shape.params_non_embedding, base.tokens, spec, request.unique_spec, sunk + plan.flops)
     counted = replace(plan, params_total=base.params_total(problem.vocab))
     higher, _ = behind(stage.end, mine)
+    regret = 100 * np.expm1(np.maximum(stage.end - own, 0.0))
     good = within(problem, base, stage)
     ends = good.amount(0)[0], good.amount(-1)[0]
     return Choice(
@@ -73,6 +75,8 @@ def choice_of(problem: Problem, base: Base, method: Method, stage: Stage, probab
         ends,
         (ends[0] / request.unique_spec, ends[1] / request.unique_spec),
         plan_of(problem, base, method, *good.amount(int(np.argmin(good.tokens / (1 - good.replay))))),
+        float(regret.mean()),
+        float(np.quantile(regret, LEVEL)),
     )
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from planner.allocate.allocation import Arm
 from planner.allocate.base import VOCAB
 from planner.allocate.base_able import Able, least_tokens
 from planner.allocate.base_answer import Choice
@@ -15,8 +16,15 @@ from planner.allocate.problem import Problem
 from planner.design.spec import MIN_STEPS
 from planner.method import Method
 
+LEAST_LOWER = 0.01
+"""Per cent of the loss by which a model of one's own must be lower to be told of."""
+FEWER = 0.98
+"""Share of a base's general tokens that tells whether they do harm."""
+HARMED = 0.05
+"""Share of the resamples by which they must, to be told of."""
 
-def warnings_of_bases(problem: Problem, able: Able, method: Method, made: Sequence[Choice], best: Choice) -> list[str]:
+
+def warnings_of_bases(problem: Problem, able: Able, method: Method, made: Sequence[Choice], best: Choice, alone: Arm) -> list[str]:
     """List what must be said.
 
     Args:
@@ -25,8 +33,9 @@ def warnings_of_bases(problem: Problem, able: Able, method: Method, made: Sequen
         method: how they are specialised.
         made: what each of the first comes to.
         best: the one that is recommended.
+        alone: a model of one's own for the same FLOPs.
     """
-    found, fitting = [], able.bases
+    found, fitting = [*_better_alone(problem, best, alone), *_harmed(problem, able, best)], able.bases
     recipe = problem.law.source.get("domain") or "their own text"
     found.append(
         f"the law was measured on small models of one recipe, on {recipe}, specialised from a state before its rate was lowered; a finished checkpoint "
@@ -87,3 +96,31 @@ def warnings_of_bases(problem: Problem, able: Able, method: Method, made: Sequen
         why = "by this law more of the specialist text would harm" + (", or pass the limit" if problem.retention is not None else "")
         found.append(f"{left_over}: {why}")
     return found
+
+
+def _better_alone(problem: Problem, best: Choice, alone: Arm) -> Iterator[str]:
+    """Say by how much a model of one's own is forecast lower than the best base, by what bases are chosen by."""
+    if alone.plan is None or alone.worse_percent is None or alone.probability is None:
+        return
+    lower, by = -alone.worse_percent, "in the mean over the resamples"
+    if not problem.robust:
+        lower, by = 100 * (1 - alone.plan.loss / best.plan.loss), "by the fitted parameters"
+    if lower >= LEAST_LOWER:
+        yield (
+            f"FROM SCRATCH IS FORECAST BETTER: for the same FLOPs a loss {lower:.3g} % lower than that of {best.base}, the best base, {by}, by which "
+            f"bases are chosen, and lower in {1 - alone.probability:.0%} of the resamples; {best.base} is recommended as the best of the bases alone"
+        )
+
+
+def _harmed(problem: Problem, able: Able, best: Choice) -> Iterator[str]:
+    """Say in what share of the resamples the best base would end lower with fewer general tokens."""
+    base = next(base for base in able.bases if base.name == best.base)
+    size = {"non_embedding": [float(base.shape.params_non_embedding)] * 2, "total": [float(base.params_total(problem.vocab))] * 2}
+    fewer = np.array([best.plan.tokens_pt, best.plan.tokens_pt - (1 - FEWER) * base.tokens])
+    ends = problem.law.log_loss_resamples(problem.law.points(size, fewer, [best.plan.tokens_spec] * 2, [best.plan.unique_spec] * 2))
+    share = float((ends[:, 1] < ends[:, 0] - 1e-9).mean())
+    if share >= HARMED:
+        yield (
+            f"in {share:.0%} of the resamples the general tokens of {base.name} do harm after so many specialist ones: with fewer it would end lower, so "
+            "that this law is not sure that such a base is worth more than one trained for less"
+        )

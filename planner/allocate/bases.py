@@ -10,8 +10,9 @@ import numpy as np
 from planner.allocate.base import Base
 from planner.allocate.base_able import Able, able
 from planner.allocate.base_answer import BaseAllocation, Guess
-from planner.allocate.base_beside import base_worths, kept_of, longer, scratch, ways
+from planner.allocate.base_beside import base_worths, kept_of, scratch, ways
 from planner.allocate.base_choice import choice_of, plan_of
+from planner.allocate.base_longer import longer
 from planner.allocate.base_warnings import warnings_of_bases
 from planner.allocate.beyond import refuse_far
 from planner.allocate.problem import Problem
@@ -57,10 +58,12 @@ def allocate_bases(
     order = np.argsort(ends.mean(1) if robust else [stage.guess.min() for stage in found.stages], kind="stable")
     best, stage = found.bases[order[0]], found.stages[order[0]]
     pairs = zip(found.bases, found.stages, wins, strict=True)
-    made = [choice_of(problem, base, method, its, float(win), stage.end) for base, its, win in pairs]
+    own = np.min([its.resamples.min(1) for its in found.stages], axis=0)
+    made = [choice_of(problem, base, method, its, float(win), stage.end, own) for base, its, win in pairs]
     recommended = made[order[0]]
     if not allow_extrapolation:
         refuse_far(law, recommended.plan.flops, recommended.extrapolation, sized=True)
+    alone = scratch(problem, stage.end, allow_extrapolation)
     return BaseAllocation(
         request={
             **{key: list(value) if isinstance(value, tuple) else value for key, value in asdict(request).items()},
@@ -69,12 +72,12 @@ def allocate_bases(
             "bases": [base.to_dict() for base in bases],
         },
         choices=tuple(made[number] for number in order),
-        longer=longer(found.bases, found.stages),
-        scratch=scratch(problem, stage.end, robust, allow_extrapolation),
+        longer=longer(law, found.bases, found.stages),
+        scratch=alone,
         worths=tuple(base_worths(problem, best, method, stage)),
         ways=tuple(ways(problem, best, method, stage)),
         kept=tuple(kept_of(problem, best, method, stage, share) for share in kept_back),
-        warnings=tuple(warnings_of_bases(problem, found, method, made, recommended)),
+        warnings=tuple(warnings_of_bases(problem, found, method, made, recommended, alone)),
         source={key: value for key, value in law.source.items() if key != "runs"},
         left_out=found.left_out,
         best_guess=_best_guess(problem, found, method),

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from planner.allocate.optimum import Search, joined, leading, search
-from planner.allocate.problem import FINEST, Plans, Problem, Size
+from planner.allocate.optimum import Search, guesses, joined, leading, search
+from planner.allocate.problem import EVERY_SHAPE, FINEST, Plans, Problem, Size
 from planner.laws.dual import Array
 
 MOST_MOVES = 4
@@ -39,6 +39,8 @@ class Round:
 FIRST = Round(1.6, 0.023, 1.25, 31)
 SHAPE_ROUNDS = (FIRST, Round(1.7, FINEST, 1.03, 5), Round(1.05, FINEST, 1.006, 9))
 """The second meets every shape near the best: some cost less for their size than others, and are worth a step aside."""
+GUESS_ROUNDS = (FIRST, Round(1.7, EVERY_SHAPE, 1.03, 5), SHAPE_ROUNDS[2])
+"""Of what the fitted parameters alone prefer, which costs little but the shapes."""
 SMOOTH_ROUNDS = (FIRST, Round(1.03, 0.003, 1.03, 9), Round(1.003, 0.0003, 1.004, 9))
 """For sizes that have no shapes, which may be anything."""
 
@@ -55,16 +57,38 @@ def closest(problem: Problem, whole: Search) -> Search:
                 near = leading(problem, nearby)
                 if len(near.plans) and near.expected.min() <= here:
                     found, number, plans = near, near.best, nearby
-                # A best that lies far off in the round may have a better one beyond.
-                moved = np.abs(_place(found.plans, number) - place)
-                # What is left over of a budget makes the general tokens a place of their own; else they follow from the rest.
-                texts = moved[1:] if found.plans.flops[number] < LEFT_OVER * problem.request.flops else moved[1:2]
-                if moved[0] <= 0.5 * np.log(closely.size_reach) and (texts <= 0.5 * np.log(closely.text_reach)).all():
+                if _stays(problem, found.plans, number, place, closely):
                     break
         value = float(found.expected[number])
         if value < least:
             least, around = value, plans
     return whole if around is whole.plans else search(problem, around)
+
+
+def closest_guess(problem: Problem, whole: Search) -> tuple[Plans, int]:
+    """Search as closely for the plan that the fitted parameters alone prefer; return plans and its number among them."""
+    least, chosen = np.inf, (whole.plans, whole.best_guess)
+    for start in _places(replace(whole, expected=whole.guess)):
+        plans, number, value = whole.plans, start, float(whole.guess[start])
+        for closely in GUESS_ROUNDS if problem.recipe else SMOOTH_ROUNDS:
+            for _ in range(MOST_MOVES):
+                place, nearby = _place(plans, number), around_plan(problem, plans, number, closely)
+                values = guesses(problem, nearby)
+                if values.min() <= value:
+                    plans, number, value = nearby, int(values.argmin()), float(values.min())
+                if _stays(problem, plans, number, place, closely):
+                    break
+        if value < least:
+            least, chosen = value, (plans, number)
+    return chosen
+
+
+def _stays(problem: Problem, plans: Plans, number: int, place: Array, closely: Round) -> bool:
+    """Tell whether the best of a round lies near to where it began; one that lies far off may have a better one beyond."""
+    moved = np.abs(_place(plans, number) - place)
+    # What is left over of a budget makes the general tokens a place of their own; else they follow from the rest.
+    texts = moved[1:] if plans.flops[number] < LEFT_OVER * problem.request.flops else moved[1:2]
+    return bool(moved[0] <= 0.5 * np.log(closely.size_reach) and (texts <= 0.5 * np.log(closely.text_reach)).all())
 
 
 def _place(plans: Plans, number: int) -> Array:

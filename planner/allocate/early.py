@@ -81,5 +81,5 @@ def _describe(problem: Problem, plans: Plans, number: int, early: Early) -> Plan
     return Plan(
         size.params_non_embedding, size.params_total, pt, spec, unique, spec / unique, spec / (pt + spec), float(plans.flops[number]),
         flops_6nd(size.params_non_embedding, pt + spec), float(np.exp(middle)), float(np.exp(middle - width)), float(np.exp(middle + width)),
-        size.shape.to_dict() if size.shape else None, 0.0,
+        size.shape.to_dict() if size.shape else None, size.flops_inference(problem.request.inference_tokens),
     )  # fmt: skip

@@ -125,13 +125,17 @@ def _points(problem: Problem, plans: Plans) -> list[Points]:
     return problem.law.points(plans.params_by, plans.tokens_pt, plans.tokens_spec, plans.unique_spec)
 
 
-def coarse(problem: Problem) -> Search:
+def coarse(problem: Problem, *, each: bool = True) -> Search:
     """Search the whole range; where general tokens can do harm, or a limit on the general loss hold a shorter trunk too, plans that leave some out.
+
+    Args:
+        problem: the request.
+        each: whether to keep what may be best by some resample, rather than by their mean alone.
 
     Raises:
         DataError: the budget is too small for any size, or the text for any stage.
     """
-    return _coarse(problem, problem.sizes(), each=True)
+    return _coarse(problem, problem.sizes(), each)
 
 
 def coarse_near(problem: Problem, other: Search) -> Search:

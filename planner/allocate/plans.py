@@ -31,6 +31,10 @@ class Size:
     training_over_forward: float = TRAINING_OVER_FORWARD
     """FLOPs of a general token over those of a token that the trained model reads or writes, which needs all weights whatever was trained."""
 
+    def flops_inference(self, tokens: float) -> float:
+        """Return what reading and writing so many tokens costs [FLOPs]."""
+        return tokens * self.flops_per_token / self.training_over_forward
+
 
 @dataclass(frozen=True)
 class Plans:

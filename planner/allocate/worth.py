@@ -7,8 +7,10 @@ from dataclasses import replace
 import numpy as np
 
 from planner.allocate.allocation import Worth
-from planner.allocate.closer import closest
-from planner.allocate.optimum import Search, coarse_near
+from planner.allocate.beyond import TOO_FAR
+from planner.allocate.closer import around_plan, closest, closest_guess
+from planner.allocate.exchange import MORE_COMPUTE, exchange_of
+from planner.allocate.optimum import Search, coarse, coarse_near, leading, search
 from planner.allocate.problem import Problem
 from planner.allocate.request import Request
 from planner.allocate.retention import Retention
@@ -17,17 +19,9 @@ from planner.fit.level import LEVEL
 from planner.laws.dual import Array
 from planner.units import format_count
 
-MORE_COMPUTE = 1.1
 MORE_TEXT = 2.0
 EASED = 0.01
 """Of the general loss, by which a limit on it is relaxed."""
-LEAST_GAIN = 1e-6
-"""Gain in ln L under which more compute buys nothing to compare with."""
-MOST_WORTH = 10.0
-"""Factor in compute up to which text is said to be worth compute: the rate is that of ten per cent more."""
-MOST_POWER = 1000.0
-LEAST_WORTH = 0.005
-"""Share of the compute under which text is worth none."""
 
 
 def worths(problem: Problem, found: Search, mine: Array) -> tuple[list[Worth], str]:
@@ -63,21 +57,47 @@ def worths(problem: Problem, found: Search, mine: Array) -> tuple[list[Worth], s
     for name, changed in changes:
         try:
             general = problem.retention.law if problem.retention else None
-            gains[name] = _gain(replace(problem, request=changed, retention=Retention.of(general, changed)), found, mine)
+            gains[name] = mine - _best(replace(problem, request=changed, retention=Retention.of(general, changed)), found)
         except DataError:
             continue  # the larger request has no plan of the sizes asked for
     rows = [worth_of(name, gain) for name, gain in gains.items()]
     named = list(gains)
     if len(named) < 2 or not named[1].startswith("twice the specialist"):
         return rows, ""
-    return rows, exchange_of(request.flops, request.unique_spec, gains[named[0]], gains[named[1]])
+
+    def gain(factor: float) -> Array:
+        more = replace(request, flops=factor * request.flops)
+        return mine - _nearly_best(replace(problem, request=more))
+
+    most = TOO_FAR * problem.law.support.high["flops"] / request.flops
+    return rows, exchange_of(request.flops, request.unique_spec, gains[named[0]], gains[named[1]], gain, most)
 
 
-def _gain(problem: Problem, found: Search, mine: Array) -> Array:
-    """Return by how much ln L of the changed request's best plan is lower, under each resample."""
-    whole = coarse_near(problem, found)
-    best = closest(problem, whole)
-    result: Array = mine - best.resamples[:, best.best]
+def _best(problem: Problem, found: Search) -> Array:
+    """Return ln L of the best plan of a changed request under each resample: of the kind that the recommendation is, robust or the best guess."""
+    if not problem.robust:
+        return _best_guess(problem)
+    best = closest(problem, coarse_near(problem, found))
+    result: Array = best.resamples[:, best.best]
+    return result
+
+
+def _nearly_best(problem: Problem) -> Array:
+    """Return the same of a request that differs in more, to a part in ten thousand, from a search of the whole range and one look closer."""
+    if not problem.robust:
+        return _best_guess(problem)
+    whole = coarse(problem, each=False)
+    close = leading(problem, around_plan(problem, whole.plans, whole.best))
+    best = close if len(close.plans) else whole
+    result: Array = best.resamples[:, best.best]
+    return result
+
+
+def _best_guess(problem: Problem) -> Array:
+    plans, number = closest_guess(problem, coarse(problem))
+    size = plans.sizes[plans.size[number]]
+    exact = problem.realise(size, float(plans.tokens_pt[number]), float(plans.tokens_spec[number]))  # as the recommendation is
+    result: Array = search(problem, exact).resamples[:, 0]
     return result
 
 
@@ -91,30 +111,3 @@ def worth_of(name: str, gain: Array) -> Worth:
     lower = -100 * np.expm1(-gain)
     low, high = np.quantile(lower, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Worth(name, float(lower.mean()), float(low), float(high))
-
-
-def exchange_of(budget: float, unique_spec: float, compute: Array, text: Array) -> str:
-    """Say how much compute would lower the loss as much as twice the text does, at the rate of the first ten per cent.
-
-    Args:
-        budget: [FLOPs].
-        unique_spec: distinct specialist tokens there are.
-        compute: by how much more compute lowers ln L under each resample, shape (resamples,).
-        text: the same of twice the text.
-    """
-    if compute.mean() < LEAST_GAIN:
-        return ""
-    factors = MORE_COMPUTE ** np.minimum(np.maximum(text, 0.0) / np.maximum(compute, LEAST_GAIN), MOST_POWER)
-    low, middle, high = (float(value) for value in np.quantile(factors, [(1 - LEVEL) / 2, 0.5, (1 + LEVEL) / 2]))
-    amount = format_count(unique_spec)
-    if float(text.mean()) < 10 * LEAST_GAIN or middle < 1 + LEAST_WORTH:  # less than whole steps of training make up
-        return f"another {amount} distinct specialist tokens would buy nothing here"
-    if middle > MOST_WORTH:
-        flops = (MOST_WORTH - 1) * budget
-        return f"another {amount} distinct specialist tokens are worth more than {flops:.2g} FLOPs here: over {MOST_WORTH:.0f} times the compute"
-    flops = budget * (middle - 1)
-    most = f"{high:.3g}" if high < MOST_POWER else f"over {MOST_POWER:.0f}"
-    return (
-        f"another {amount} distinct specialist tokens are worth about {flops:.2g} FLOPs here: {middle:.3g} times the compute would lower the loss as much "
-        f"(90 % interval {low:.3g} to {most} times, at the rate of the first {100 * (MORE_COMPUTE - 1):.0f} %)"
-    )

@@ -85,6 +85,7 @@ def _show_within(answer: BaseAllocation) -> None:
     rows = []
     for number, choice in enumerate(answer.choices):
         assert choice.tokens_within is not None and choice.epochs_within is not None and choice.cheapest is not None
+        assert choice.regret_expected_percent is not None and choice.regret_90_percent is not None
         (least, most), (fewest, passes), cheapest = choice.tokens_within, choice.epochs_within, choice.cheapest
         rows.append(
             [
@@ -94,10 +95,14 @@ def _show_within(answer: BaseAllocation) -> None:
                 f"{format_count(cheapest.tokens_spec)} tokens, {cheapest.flops:.3g} FLOPs" if cheapest.tokens_spec else "as it is",
                 f"{cheapest.loss:.4g}",
                 "best" if number == 0 else f"{round(choice.higher_percent, 2) + 0.0:+.2f} %" + (", as good" * choice.as_good),
+                f"{choice.regret_expected_percent:.2f} % / {choice.regret_90_percent:.2f} %",
             ]
         )
-    columns = ["base", "specialist tokens", "epochs", "cheapest of them", "its forecast loss", "than the best base"]
-    caption = "in the mean over the resamples; than the best base: by how much the loss of the base's own best plan is higher"
+    columns = ["base", "specialist tokens", "epochs", "cheapest of them", "its forecast loss", "than the best base", "regret, expected / 90 %"]
+    caption = (
+        "in the mean over the resamples; than the best base: by how much the loss of the base's own best plan is higher; regret: the same than each "
+        "resample's own best base and amount"
+    )
     table(f"Plans within {tolerance} of each base's best", columns, rows, caption=caption)
 
 

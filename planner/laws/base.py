@@ -185,6 +185,8 @@ class Law:
     """Which loss it is for: "spec", on held-out specialist text, or "general"."""
     plain: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     """Amplitudes of plain powers: their axis, "N" or "D", and the name of the exponent; to write them without N0 and D0."""
+    interaction: str = ""
+    """Name of the parameter that is over zero where a specialist token buys less the longer the general stage was; none where the form fixes that."""
 
     def log_loss(self, theta: Array, points: Points) -> Array:
         """Forecast ln L, shape (problems, runs), at parameters of shape (problems, parameters)."""

@@ -67,6 +67,7 @@ def _interaction(repetition: Repetition) -> Law:
         loss,
         "after arXiv 2510.06548, with offsets and a term for size",
         "a specialist token buys less the longer the general stage was",
+        interaction="ι",
     )
 
 

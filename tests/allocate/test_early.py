@@ -10,6 +10,7 @@ from planner.allocate.early import NAME
 from planner.allocate.request import Request
 from planner.fit.early import Early
 from planner.fit.fitted import FittedLaw
+from planner.flops import forward_flops_per_token
 
 REQUEST = Request(flops=2e13, unique_spec=2e5)
 
@@ -46,6 +47,13 @@ def test_a_worth_of_little_makes_it_worse_and_of_much_better(fitted: FittedLaw) 
     losses = [item.plan.loss for item in worse if item.plan]
     assert losses == sorted(losses, reverse=True) and len(losses) == 3
     assert worse[0].probability == 1.0 and worse[0].worse_percent > worse[1].worse_percent
+
+
+def test_its_inference_is_written_beside_its_training(fitted: FittedLaw) -> None:
+    request = replace(REQUEST, inference_tokens=2e6)
+    plan = next(item for item in allocate(measured(fitted, 0.5), request).arms if item.name == NAME).plan
+    assert plan is not None and plan.flops + plan.flops_inference == pytest.approx(REQUEST.flops, rel=1e-6)
+    assert plan.flops_inference == pytest.approx(2e6 * forward_flops_per_token(plan.model_shape, 128))
 
 
 def test_passes_limit_it(fitted: FittedLaw) -> None:

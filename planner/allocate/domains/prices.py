@@ -15,7 +15,8 @@ from planner.allocate.domains.request import Domain, DomainsRequest
 from planner.allocate.domains.split import split
 from planner.allocate.domains.stages import INDEPENDENT, MANY, Found
 from planner.allocate.domains.whole import better
-from planner.allocate.worth import EASED, MORE_COMPUTE, MORE_TEXT, exchange_of, worth_of
+from planner.allocate.exchange import MORE_COMPUTE, exchange_of
+from planner.allocate.worth import EASED, MORE_TEXT, worth_of
 from planner.laws.dual import Array
 from planner.units import format_count
 

@@ -1,0 +1,131 @@
+"""What specialist text is worth in compute: how many times the compute would lower the loss as much as twice the text does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from planner.errors import DataError
+from planner.fit.level import LEVEL
+from planner.laws.dual import Array
+from planner.units import format_count
+
+MORE_COMPUTE = 1.1
+"""Factor whose gain gives the rate."""
+LEAST_GAIN = 1e-6
+"""Gain in ln L under which more compute buys nothing to compare with."""
+LEAST_WORTH = 0.005
+"""Share of the compute under which text is worth none."""
+AT_RATE = 1.5
+"""Factor in compute up to which the rate holds; further on each per cent of compute buys less than the one before."""
+MOST_WORTH = 10.0
+"""Factor beyond which a rate alone says no more."""
+MOST_POWER = 1000.0
+"""Of the factor that gives the rate."""
+SEARCHES = 5
+"""At most."""
+CLOSE = 0.01
+"""In ln C, to which the factor is found."""
+LEAST_SLOPE = 1e-6
+"""Gain in ln L for a unit of ln C under which a resample is taken to gain nothing more."""
+
+
+def exchange_of(
+    budget: float, unique_spec: float, compute: Array, text: Array, gain: Callable[[float], Array] | None = None, most: float = 1.0
+) -> str:
+    """Say how much compute would lower the loss as much as twice the text does.
+
+    Args:
+        budget: [FLOPs].
+        unique_spec: distinct specialist tokens there are.
+        compute: by how much MORE_COMPUTE lowers ln L under each resample, shape (resamples,).
+        text: the same of twice the text.
+        gain: the same of a factor in compute, where that can be searched; else a large factor is told as the least that it is, by the rate.
+        most: factor up to which it is searched.
+    """
+    if compute.mean() < LEAST_GAIN:
+        return ""
+    rates = MORE_COMPUTE ** np.minimum(np.maximum(text, 0.0) / np.maximum(compute, LEAST_GAIN), MOST_POWER)
+    low, middle, high = (float(value) for value in np.quantile(rates, _ENDS))
+    start = f"another {format_count(unique_spec)} distinct specialist tokens"
+    if float(text.mean()) < 10 * LEAST_GAIN or middle < 1 + LEAST_WORTH:  # less than whole steps of training make up
+        return f"{start} would buy nothing here"
+    at_rate = f"at the rate of the first {100 * (MORE_COMPUTE - 1):.0f} %"
+    if middle <= AT_RATE:
+        return f"{start} are worth about {budget * (middle - 1):.2g} FLOPs here: {_as_much(middle, low, high)[:-1]}, {at_rate})"
+    if gain is not None and most > middle:
+        factor, low, high = _searched(compute, text, middle, gain, most)
+        if factor is not None:
+            return f"{start} are worth about {budget * (factor - 1):.2g} FLOPs here: {_as_much(factor, low, high, most)}"
+        return f"{start} are worth more than {budget * (low - 1):.2g} FLOPs here: {low:.3g} times the compute would not lower the loss as much"
+    least = min(middle, MOST_WORTH)
+    over = "over " if middle > MOST_WORTH else ""
+    return (
+        f"{start} are worth at least {budget * (least - 1):.2g} FLOPs here: {over}{least:.3g} times the compute would lower the loss as much "
+        f"{at_rate}, and further on compute buys less"
+    )
+
+
+_ENDS = ((1 - LEVEL) / 2, 0.5, (1 + LEVEL) / 2)
+
+
+def _as_much(factor: float, low: float, high: float, most: float = MORE_COMPUTE**MOST_POWER) -> str:
+    ends = f"{low:.3g} to {high:.3g} times" if high < most else f"{low:.3g} to over {most:.3g} times"
+    return f"{factor:.3g} times the compute would lower the loss as much (90 % interval {ends})"
+
+
+def _searched(
+    compute: Array, text: Array, first: float, gain: Callable[[float], Array], most: float
+) -> tuple[float | None, float, float]:
+    """Search for the factor in compute whose gain is that of the text, in the mean over the resamples.
+
+    Args:
+        compute: gain in ln L of MORE_COMPUTE under each resample, shape (resamples,).
+        text: that of the text, of the same shape.
+        first: factor to begin with.
+        gain: that of a factor, as a function of it.
+        most: factor to end at.
+
+    Returns:
+        The factor, and its interval over the resamples; where there is none so far, None and the largest factor that does less.
+    """
+    target, end = float(text.mean()), float(np.log(most))
+    tried: list[tuple[float, Array]] = [(0.0, np.zeros_like(text)), (float(np.log(MORE_COMPUTE)), compute)]
+    below, above, at = float(np.log(MORE_COMPUTE)), end, float(np.log(first))
+    for _ in range(SEARCHES):
+        try:
+            tried.append((at, gain(float(np.exp(at)))))
+        except DataError:  # no plan of the sizes asked for, or none that keeps a limit
+            return None, max(first, float(np.exp(below))), np.inf
+        reached = float(tried[-1][1].mean()) >= target
+        if at >= end and not reached:
+            return None, most, np.inf
+        below, above = (below, at) if reached else (at, above)
+        at = min(max(_aim(tried, target), below), above)
+        if abs(at - tried[-1][0]) < CLOSE:
+            break
+    factors = np.exp(np.minimum(_each(tried, text, at), end))
+    low, _, high = (float(value) for value in np.quantile(factors, _ENDS))
+    return float(np.exp(at)), low, high
+
+
+def _aim(tried: Sequence[tuple[float, Array]], target: float) -> float:
+    """Return the ln C at which the mean gain would be the target, by the three places tried nearest to it."""
+    places = sorted(((float(gain.mean()), at) for at, gain in tried), key=lambda pair: abs(pair[0] - target))[:3]
+    gains, ats = (np.array(column) for column in zip(*places, strict=True))
+    if (np.abs(np.subtract.outer(gains, gains)[np.triu_indices(len(gains), 1)]) < LEAST_GAIN).any():
+        return float("inf")  # compute buys nothing more
+    aimed = 0.0
+    for number, at in enumerate(ats):
+        others = np.delete(gains, number)
+        aimed += at * float(np.prod((target - others) / (gains[number] - others)))
+    return aimed
+
+
+def _each(tried: Sequence[tuple[float, Array]], text: Array, at: float) -> Any:
+    """Return the ln C at which each resample gains what it does by the text, along its line through the two places tried nearest to that of the mean."""
+    (near, gained), (other, there) = sorted(tried, key=lambda pair: abs(pair[0] - at))[:2]
+    slope = (gained - there) / (near - other)
+    return np.where(slope > LEAST_SLOPE, near + (text - gained) / np.maximum(slope, LEAST_SLOPE), np.where(text > gained, np.inf, near))

@@ -1,0 +1,101 @@
+"""The best plan of one share of specialist tokens, at its own best size, and why there may be none."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from planner.allocate.optimum import Search, joined, leading, search
+from planner.allocate.plans import Plans, Size
+from planner.allocate.problem import EVERY_SHAPE, FINEST, ROUNDING, Problem
+from planner.units import format_count
+
+ASIDE = 1.7
+"""Factor in size about the best shape within which every shape is looked at: some cost less for their size than others."""
+CLOSER = 12
+"""Steps between the neighbours of the best size in a closer round, of sizes that may be anything."""
+ROUNDS = 5
+"""Of those."""
+HALVINGS = 40
+"""Of a step of the ladder, in which the size is found from which on the passes suffice."""
+
+
+def closest_split(problem: Problem, share: float, sizes: tuple[Size, ...]) -> Search | None:
+    """Search ever more closely around the best size for a share of specialist tokens.
+
+    Args:
+        problem: the request.
+        share: of specialist tokens in all tokens.
+        sizes: to begin with.
+
+    Returns:
+        The plans, of which some may pass a limit on the general loss; None where none can be trained.
+    """
+    chosen = problem.request.params is not None or bool(problem.request.params_among)
+    plans = _long_enough(problem, problem.split(sizes if chosen else (*sizes, *_at_the_passes(problem, share, sizes)), share))
+    if not len(plans):
+        return None
+    found = search(problem, plans)
+    if chosen or not np.isfinite(found.expected).any():
+        return found
+    if problem.recipe is not None:
+        low, high = (problem.clipped(float(found.plans.params[found.best]) * factor) for factor in (1 / ASIDE, ASIDE))
+        return _with(problem, found, share, problem.between(low, high, EVERY_SHAPE))
+    known = np.unique([size.params_non_embedding for size in (*sizes, *plans.sizes)])
+    for _ in range(ROUNDS):
+        at = int(np.searchsorted(known, found.plans.params[found.best]))
+        low, high = float(known[max(at - 1, 0)]), float(known[min(at + 1, len(known) - 1)])
+        nearby = problem.between(low, high, max(FINEST, math.log(high / low) / CLOSER))
+        known = np.unique([*known, *(size.params_non_embedding for size in nearby)])
+        found = _with(problem, found, share, nearby)
+    return found
+
+
+def _with(problem: Problem, found: Search, share: float, sizes: tuple[Size, ...]) -> Search:
+    """Join a search with what is best of other sizes."""
+    plans = _long_enough(problem, problem.split(sizes, share))
+    near = leading(problem, plans) if len(plans) else None
+    return joined(found, near) if near is not None and len(near.plans) else found
+
+
+def _long_enough(problem: Problem, plans: Plans) -> Plans:
+    return plans.rows(np.flatnonzero(plans.tokens_pt + plans.tokens_spec >= problem.min_tokens_stage * (1 - ROUNDING)))
+
+
+def _at_the_passes(problem: Problem, share: float, sizes: tuple[Size, ...]) -> tuple[Size, ...]:
+    """Return the size at which a share takes all passes that are allowed, or the shapes about it: the larger ones take fewer."""
+    if share in (0.0, 1.0):
+        return ()
+    ordered = sorted(sizes, key=lambda size: size.params_non_embedding)
+    within = [share * problem.tokens_at(size, share) <= problem.max_tokens_spec for size in ordered]
+    if all(within) or not within[-1]:
+        return ()
+    first = within.index(True)
+    low, high = (ordered[max(number, 0)].params_non_embedding for number in (first - 1, first))
+    if problem.recipe is not None:
+        return problem.between(low, high, EVERY_SHAPE)
+    for _ in range(HALVINGS):
+        middle = math.sqrt(low * high)
+        enough = share * problem.tokens_at(problem.size(middle), share) <= problem.max_tokens_spec
+        low, high = (low, middle) if enough else (middle, high)
+    return problem.between(high, high, FINEST)
+
+
+def why_none(problem: Problem, share: float, sizes: tuple[Size, ...]) -> str:
+    """Say why no plan of a share of specialist tokens can be trained."""
+    unique, least = float(problem.request.unique_spec), problem.min_tokens_stage
+    kind = "specialist" if share else "general"
+    if share == 1:
+        # What the passes leave over may stay unspent: only a stage of fewer tokens than can be trained is out of the question.
+        if max(problem.tokens_at(size, share) for size in sizes) >= least:
+            needed = math.ceil(100 * least / unique) / 100
+            return (
+                f"{problem.max_epochs:.3g} epochs, {format_count(problem.max_tokens_spec)} tokens, would be a {kind} stage too short to train; "
+                f"{needed:g} would do"
+            )
+    elif share > 0:
+        epochs = share * min(problem.tokens_at(size, share) for size in sizes) / unique
+        if epochs > problem.max_epochs:
+            return f"would take {epochs:.3g} epochs or more; at most {problem.max_epochs:.3g} are allowed"
+    return f"its {kind} stage would be too short to train"

@@ -1,0 +1,87 @@
+"""Arms at their own best sizes and with their true reasons, against brute force; alternatives that are as good as they are shown."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from planner.allocate.allocate import allocate
+from planner.allocate.allocation import Arm
+from planner.allocate.request import Request
+from planner.fit.fitted import FittedLaw
+from planner.fit.member import Member
+from planner.fit.support import Support
+from planner.flops import flops_per_token
+from planner.ladder import shapes_at
+from planner.laws import LAWS, Reference
+from planner.recipe import Recipe
+
+SWEEPS = Path(__file__).parents[2] / "sweeps"
+THETA = np.array([1.21, 0.966, 3.525, 0.33, 0.282, 0.223, 0.121, 0.0031, 5.96])
+"""E, A, B, α, β, γ, d0, s0 and R of a multiplicative law, from a table of larger models."""
+
+
+@pytest.fixture(scope="module")
+def table() -> FittedLaw:
+    """A law from a table without a recipe, so that sizes may be anything."""
+    law = LAWS["multiplicative-saturating"]
+    resamples = THETA * np.exp(0.01 * np.random.default_rng(0).normal(size=(40, len(THETA))))
+    low = {"params": 5e6, "tokens_pt": 3e8, "tokens_spec": 1e7, "unique_spec": 1e7, "epochs_spec": 0.5, "tokens_per_param": 2.0, "flops": 3e14}
+    high = {"params": 5e8, "tokens_pt": 1e10, "tokens_spec": 8e8, "unique_spec": 1e8, "epochs_spec": 8.0, "tokens_per_param": 2160.0, "flops": 1.3e19}
+    zero = dict.fromkeys([*low, "flops_6nd"], False)
+    support = Support({**low, "flops_6nd": 3e14}, {**high, "flops_6nd": 1.3e19}, zero)
+    member = Member(law, "non_embedding", Reference(5e7, 1e9), THETA, resamples, "converged", 1, 1, 1.0, (), (), 0.0)
+    return FittedLaw((member,), 0.005, 0.01, support, 1.0)
+
+
+def arm(law: FittedLaw, request: Request, name: str) -> Arm:
+    return next(arm for arm in allocate(law, request).arms if arm.name == name)
+
+
+@pytest.mark.parametrize(("flops", "unique"), [(1e19, 3.4e7), (1e19, 2.6e7), (3e19, 5e7)])
+def test_an_arm_is_at_its_best_size_where_passes_bind(table: FittedLaw, flops: float, unique: float) -> None:
+    found = arm(table, Request(flops, unique), "90/10").plan
+    assert found is not None
+    least = flops / 6 / (8 * unique / 0.1)  # the size at which a tenth of the tokens are eight passes
+    sizes = least * np.geomspace(1, 3, 2000)
+    tokens = flops / 6 / sizes
+    each = table.log_loss_resamples(table.points({"non_embedding": sizes}, 0.9 * tokens, 0.1 * tokens, np.full(2000, unique))).mean(0)
+    assert np.log(found.loss) == pytest.approx(each.min(), abs=2e-6)
+    assert found.params_non_embedding == pytest.approx(sizes[each.argmin()], rel=0.01) and found.epochs_spec <= 8 * (1 + 1e-9)
+
+
+@pytest.mark.parametrize(("name", "share", "unique"), [("90/10", 0.1, 1e5), ("90/10", 0.1, 4e4), ("50/50", 0.5, 2.5e5), ("no specialisation", 0.0, 1e5)])
+def test_an_arm_is_the_best_of_all_shapes(fitted: FittedLaw, name: str, share: float, unique: float) -> None:
+    found, recipe = arm(fitted, Request(2e13, unique, max_epochs=7.0), name).plan, Recipe()
+    shapes = shapes_at(np.geomspace(3e4, 2e6, 20000), family=recipe.family, vocab=1024)
+    tokens = np.array([2e13 / flops_per_token(shape, recipe.seq_len) for shape in shapes])
+    sizes = np.array([float(shape.params_non_embedding) for shape in shapes])
+    least = 204_800 if share else 0  # a stage of 200 steps
+    may = (least <= share * tokens) & (share * tokens <= 7 * unique) & (tokens >= 2 * sizes)
+    points = fitted.points({"non_embedding": sizes[may]}, (1 - share) * tokens[may], share * tokens[may], np.full(may.sum(), unique))
+    best = float(fitted.log_loss_resamples(points).mean(0).min())
+    assert found is not None and np.log(found.loss) == pytest.approx(best, abs=2e-5)
+
+
+def test_sizes_that_were_asked_for_are_kept(table: FittedLaw) -> None:
+    found = arm(table, Request(1e19, 3.4e7, params_among=(7e8, 9e8)), "90/10").plan
+    assert found is not None and found.params_non_embedding in (7e8, 9e8)
+
+
+def test_a_stage_that_its_passes_make_too_short_says_how_many_would_do(fitted: FittedLaw) -> None:
+    request = Request(2e13, 5e4, general_tokens=3e5, max_epochs=2.0)
+    note = arm(fitted, request, "specialist only").note
+    assert note.startswith("2 epochs, 100k tokens, would be a specialist stage too short to train; ")
+    enough = float(note.split("; ")[1].split(" would do")[0])
+    assert arm(fitted, replace(request, max_epochs=enough), "specialist only").plan is not None
+    assert arm(fitted, replace(request, max_epochs=enough - 0.1), "specialist only").plan is None
+    mixed = arm(fitted, request, "50/50").note
+    assert mixed.startswith("would take ")  # a share of a budget that is spent whole does take more
+
+
+@pytest.mark.parametrize(("sweep", "flops", "unique"), [("nature", 1e15, 4e5), ("nature", 1e12, 4e5)])
+def test_alternatives_are_within_the_tolerance_as_they_are_shown(sweep: str, flops: float, unique: float) -> None:
+    answer = allocate(FittedLaw.load(SWEEPS / sweep / "law.json"), Request(flops, unique))
+    assert len(answer.alternatives) == 2
+    assert all(other.worse_percent is not None and other.worse_percent <= 0.5 for other in answer.alternatives)

@@ -1,0 +1,114 @@
+"""What more would buy: by the best guess too, and what text is worth in compute against a search of its own."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from planner.allocate.allocate import allocate
+from planner.allocate.closer import closest
+from planner.allocate.exchange import exchange_of
+from planner.allocate.optimum import MOST_RESAMPLES, coarse
+from planner.allocate.problem import Problem
+from planner.allocate.request import Request
+from planner.errors import DataError
+from planner.fit.fitted import FittedLaw
+from planner.laws.dual import Array
+
+SWEEPS = Path(__file__).parents[2] / "sweeps"
+
+
+@pytest.fixture(scope="module")
+def medicine() -> FittedLaw:
+    return FittedLaw.load(SWEEPS / "medicine" / "law.json")
+
+
+def test_a_guess_is_priced_against_a_guess() -> None:
+    """By least expected regret the larger request would do better even where it is the same: that is the price of guessing, and of nothing more."""
+    law, request = FittedLaw.load(SWEEPS / "nature" / "law.json"), Request(3e16, 1e7)
+    answer = allocate(law, request, robust=False, allow_extrapolation=True)
+    epochs = float(answer.request["max_epochs"]) + 1
+    changes = {
+        "10 % more": replace(request, flops=1.1 * request.flops), "twice": replace(request, unique_spec=2e7),
+        "one more": replace(request, max_epochs=epochs),
+    }  # fmt: skip
+
+    def resampled(asked: Request) -> Array:
+        plan = allocate(law, asked, robust=False, allow_extrapolation=True).plan
+        size = {"non_embedding": [plan.params_non_embedding], "total": [plan.params_total]}
+        return law.log_loss_resamples(law.points(size, [plan.tokens_pt], [plan.tokens_spec], [plan.unique_spec]), MOST_RESAMPLES)[:, 0]
+
+    mine = resampled(request)
+    assert len(answer.worths) == 3
+    for worth in answer.worths:
+        asked = next(asked for name, asked in changes.items() if worth.change.startswith(name))
+        lower = -100 * np.expm1(resampled(asked) - mine)
+        assert worth.lower_percent == pytest.approx(lower.mean(), abs=0.01) and worth.high == pytest.approx(np.quantile(lower, 0.95), abs=0.05)
+
+
+def _factor(text: str) -> tuple[float, float, float]:
+    middle = float(text.split("FLOPs here: ")[1].split(" times")[0])
+    low, high = text.split("90 % interval ")[1].split(" times")[0].split(" to ")
+    return middle, float(low), float(high)
+
+
+def test_text_of_great_worth_is_searched_for(medicine: FittedLaw) -> None:
+    """Against closely searched plans of larger and larger budgets, among which the loss with twice the text is looked up, resample by resample."""
+    flops, unique = 2e13, 4e5
+    answer = allocate(medicine, Request(flops, unique))
+    factor, low, high = _factor(answer.exchange)
+
+    def best(request: Request) -> Array:
+        problem = Problem.of(medicine, request)
+        found = closest(problem, coarse(problem))
+        return found.resamples[:, found.best]
+
+    factors = np.geomspace(1, 16, 21)
+    curves = np.array([best(Request(flops * value, unique)) for value in factors])
+    target = best(Request(flops, 2 * unique))
+    mean = np.exp(np.interp(-target.mean(), -curves.mean(1), np.log(factors)))
+    each = [np.interp(-target[number], -curves[:, number], np.log(factors)) for number in range(len(target))]
+    assert factor == pytest.approx(mean, rel=0.02) and 7 < mean < 8.5
+    assert np.log([low, high]) == pytest.approx(np.quantile(each, (0.05, 0.95)), abs=0.06)
+    assert "rate" not in answer.exchange
+
+
+def test_a_small_worth_is_told_by_the_rate(medicine: FittedLaw) -> None:
+    said = allocate(medicine, Request(1e12, 4e5)).exchange
+    assert _factor(said)[0] <= 1.5 and "at the rate of the first 10 %" in said
+
+
+RESAMPLES = np.linspace(-0.1, 0.1, 21)
+COMPUTE = 0.3 * (1 - 1.1**-0.1) * (1 + RESAMPLES)
+TEXT = 0.06 * (1 + RESAMPLES)
+
+
+def saturating(factor: float) -> Array:
+    """Return the gain of compute that falls off as a power: that of TEXT is reached at (1 − 0.2)^−10 = 9.31 times, at the rate at 8.17."""
+    return 0.3 * (1 - factor**-0.1) * (1 + RESAMPLES)
+
+
+def test_an_exchange_by_hand() -> None:
+    said = exchange_of(1e13, 4e5, COMPUTE, TEXT, saturating, 1e4)
+    assert _factor(said)[0] == pytest.approx(0.8**-10, rel=0.02)
+    said = exchange_of(1e13, 4e5, COMPUTE, TEXT, saturating, 9.0)
+    assert "are worth more than 8e+13 FLOPs here: 9 times the compute would not lower the loss as much" in said
+    for gain, most in ((None, 1.0), (saturating, 2.0)):
+        said = exchange_of(1e13, 4e5, COMPUTE, TEXT, gain, most)
+        assert "are worth at least" in said and "at the rate of the first 10 %, and further on compute buys less" in said
+    over = exchange_of(1e13, 4e5, COMPUTE, 3 * TEXT)
+    assert "are worth at least 9e+13 FLOPs here: over 10 times the compute" in over
+
+
+def test_compute_that_buys_no_more_ends_the_search() -> None:
+    def flat(factor: float) -> Array:
+        return np.minimum(saturating(factor), 0.03)
+
+    said = exchange_of(1e13, 4e5, COMPUTE, TEXT, flat, 1e4)
+    assert "are worth more than 1e+17 FLOPs here: 1e+04 times the compute would not" in said
+
+    def refused(factor: float) -> Array:
+        raise DataError("no plan", remedy="")
+
+    assert "would not lower the loss as much" in exchange_of(1e13, 4e5, COMPUTE, TEXT, refused, 1e4)
