@@ -36,7 +36,7 @@ def worths(problem: Problem, found: Search, mine: Array) -> tuple[list[Worth], s
         The changes, and in words what the specialist text is worth in compute.
     """
     request, plans = problem.request, found.plans
-    changes: list[tuple[str, Request]] = [(f"{100 * (MORE_COMPUTE - 1):.0f} % more compute", replace(request, flops=MORE_COMPUTE * request.flops))]
+    changes: list[tuple[str, Request]] = [(f"{100 * (MORE_COMPUTE - 1):.0f} % more compute", request.times(MORE_COMPUTE))]
     if not problem.one_stage:
         amount = f"{format_count(request.unique_spec)} more distinct specialist tokens"
         changes.append((f"twice the specialist text ({amount})", replace(request, unique_spec=MORE_TEXT * request.unique_spec)))
@@ -66,7 +66,7 @@ def worths(problem: Problem, found: Search, mine: Array) -> tuple[list[Worth], s
         return rows, ""
 
     def gain(factor: float) -> Array:
-        more = replace(request, flops=factor * request.flops)
+        more = request.times(factor)
         return mine - _nearly_best(replace(problem, request=more))
 
     most = TOO_FAR * problem.law.support.high["flops"] / request.flops
