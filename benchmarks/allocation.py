@@ -93,7 +93,7 @@ def _own_best_limited(problem: Problem, near: float) -> tuple[Array, int, int]:
     plans, chosen = found.plans, np.flatnonzero(np.isfinite(found.expected) & (found.expected <= found.expected.min() + near))
     params = {kind: values[chosen] for kind, values in plans.params_by.items()}
     points = problem.law.points(params, plans.tokens_pt[chosen], plans.tokens_spec[chosen], plans.unique_spec[chosen])
-    return problem.law.log_loss_resamples(points).min(1), len(plans), len(chosen)
+    return (problem.law.log_loss_resamples(points) + plans.added[chosen]).min(1), len(plans), len(chosen)
 
 
 def _thirds(law: FittedLaw) -> FittedLaw:

@@ -15,8 +15,8 @@ from planner.allocate.early import mixed_arm
 from planner.allocate.optimum import MOST_RESAMPLES, Search, coarse, interval, profile, within
 from planner.allocate.plans import Plans, Size, sized
 from planner.allocate.problem import Problem
+from planner.allocate.replay_cost import cost, dearer
 from planner.allocate.request import Request
-from planner.allocate.retention import Kept
 from planner.allocate.split_arm import closest_split, why_none
 from planner.allocate.warned import warnings_of, warnings_of_replay
 from planner.allocate.worth import worths
@@ -59,7 +59,7 @@ def allocate(
     extrapolation = beyond(law, plan)
     if not allow_extrapolation:
         refuse_far(law, plan.flops, extrapolation)
-    kept = _kept(problem, plan)
+    kept = None if problem.retention is None else problem.retention.tell(plan, plan.replay_fraction)
     searched, plan = plan, _priced(problem, plan)
     prices, exchange = worths(problem, everything, mine)
     candidates = tuple(dict.fromkeys(everything.plans.sizes))
@@ -110,15 +110,15 @@ def best_plan(problem: Problem) -> Plan:
 
 
 def describe(problem: Problem, plans: Plans, number: int) -> Plan:
-    """Write one plan out, with its forecast."""
-    size = plans.sizes[plans.size[number]]
+    """Write one plan out, with its forecast, and with the least replay that keeps a limit on the general loss."""
+    size, share = plans.sizes[plans.size[number]], _replay(problem, plans.rows([number]))
     pt, spec, unique = (float(values[number]) for values in (plans.tokens_pt, plans.tokens_spec, plans.unique_spec))
     params = {"non_embedding": [size.params_non_embedding], "total": [size.params_total]}
-    forecast = problem.law.forecast(params, [pt], [spec], [unique], mean=problem.robust)
+    forecast = dearer(problem.law.forecast(params, [pt], [spec], [unique], mean=problem.robust), cost(share))
     return Plan(
         size.params_non_embedding, size.params_total, pt, spec, unique, spec / unique, spec / (pt + spec), float(plans.flops[number]),
         flops_6nd(size.params_non_embedding, pt + spec), float(forecast.loss[0]), float(forecast.low[0]), float(forecast.high[0]),
-        size.shape.to_dict() if size.shape else None, size.flops_inference(problem.request.inference_tokens),
+        size.shape.to_dict() if size.shape else None, size.flops_inference(problem.request.inference_tokens), share,
     )  # fmt: skip
 
 
@@ -129,18 +129,11 @@ def realised(problem: Problem, plans: Plans, number: int) -> Plan:
     return describe(problem, exact, 0)
 
 
-def _kept(problem: Problem, plan: Plan) -> Kept | None:
-    """Forecast the general loss, where it is limited, with the least replay that keeps the limit."""
-    return None if problem.retention is None else problem.retention.tell(plan, _replay(problem, plan))
-
-
-def _replay(problem: Problem, plan: Plan) -> float:
-    """Return the least share of replay with which a plan keeps the limit on the general loss; where none does, the most that runs had."""
+def _replay(problem: Problem, plan: Plans) -> float:
+    """Return the least share of replay with which the one plan keeps the limit on the general loss; where none does, the most that runs had."""
     if problem.retention is None:
         return 0.0
-    size = Size(plan.params_non_embedding, plan.params_total, plan.flops / (plan.tokens_pt + plan.tokens_spec), None)
-    exact = problem.realise(size, plan.tokens_pt, plan.tokens_spec)
-    share = float(problem.retention.replay(exact, margin=0.0)[0])
+    share = float(problem.retention.replay(plan, margin=0.0)[0])
     return share if np.isfinite(share) else problem.retention.replays[-1]
 
 
@@ -151,14 +144,15 @@ def _priced(problem: Problem, plan: Plan) -> Plan:
     size = sized(plan.model_shape, problem.recipe.seq_len, problem.method)
     if size.spec_cost == 1:
         return plan
-    share = _replay(problem, plan)
+    share = plan.replay_fraction
     return replace(plan, flops=plan.flops + (size.spec_cost - 1) * share / (1 - share) * plan.tokens_spec * size.flops_per_token)
 
 
 def _resampled(problem: Problem, plan: Plan, most: int | None = None) -> Any:
+    """Return ln L of a plan under each resample, with what replay costs, shape (resamples,)."""
     params = {"non_embedding": [plan.params_non_embedding], "total": [plan.params_total]}
     points = problem.law.points(params, [plan.tokens_pt], [plan.tokens_spec], [plan.unique_spec])
-    return problem.law.log_loss_resamples(points, most)[:, 0]
+    return problem.law.log_loss_resamples(points, most)[:, 0] + cost(plan.replay_fraction)
 
 
 def _arm(problem: Problem, name: str, share: float, mine: Any, sizes: tuple[Size, ...]) -> Arm:

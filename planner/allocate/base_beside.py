@@ -16,7 +16,8 @@ from planner.allocate.beyond import beyond, refuse_far
 from planner.allocate.exchange import MORE_COMPUTE
 from planner.allocate.optimum import MOST_RESAMPLES
 from planner.allocate.problem import Problem
-from planner.allocate.worth import MORE_TEXT, worth_of
+from planner.allocate.replay_cost import cost
+from planner.allocate.worth import MORE_TEXT, eased, under, worth_of
 from planner.errors import InputError, PlannerError
 from planner.laws.dual import Array
 from planner.method import Method
@@ -40,19 +41,20 @@ def scratch(problem: Problem, mine: Array, allow_extrapolation: bool) -> Arm:
         return Arm(name, None, None, None, error.message)
     size = {"non_embedding": [other.params_non_embedding], "total": [other.params_total]}
     theirs = law.log_loss_resamples(law.points(size, [other.tokens_pt], [other.tokens_spec], [other.unique_spec]), MOST_RESAMPLES)[:, 0]
-    return Arm(name, other, *behind(theirs, mine))
+    return Arm(name, other, *behind(theirs + cost(other.replay_fraction), mine))
 
 
 def base_worths(problem: Problem, base: Base, method: Method, stage: Stage) -> list[Worth]:
-    """Price what more compute, text or passes would buy a base."""
+    """Price what more compute, text or passes, or a looser limit on the general loss, would buy a base."""
     request = problem.request
     more = f"twice the specialist text ({format_count(request.unique_spec)} more distinct tokens)"
     changes = {
         f"{100 * (MORE_COMPUTE - 1):.0f} % more compute": request.times(MORE_COMPUTE),
         more: replace(request, unique_spec=MORE_TEXT * request.unique_spec),
         "one more epoch over the specialist text": replace(request, max_epochs=problem.max_epochs + 1),
+        **dict(eased(request)),
     }
-    stages = {name: stage_of(replace(problem, request=changed), base, method, stage.robust) for name, changed in changes.items()}
+    stages = {name: stage_of(under(problem, changed), base, method, stage.robust) for name, changed in changes.items()}
     return [worth_of(name, stage.end - other.end) for name, other in stages.items()]
 
 

@@ -11,6 +11,7 @@ from planner.allocate.base import Base
 from planner.allocate.base_answer import Choice
 from planner.allocate.base_stage import Stage, within
 from planner.allocate.problem import Problem
+from planner.allocate.replay_cost import cost_on_top, dearer
 from planner.fit.fitted import Forecast
 from planner.fit.level import LEVEL
 from planner.flops import flops_6nd, flops_per_token
@@ -23,12 +24,12 @@ ENDS = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
 def plan_of(problem: Problem, base: Base, method: Method, spec: float, share: float) -> Plan:
     """Write out a base after so many specialist tokens with a share of replayed general text in their stage, with its forecast."""
     shape, unique, replayed = base.shape, problem.request.unique_spec, share / (1 - share) * spec
-    forecast = _forecast(problem, base, spec, replayed)
+    forecast = _forecast(problem, base, spec, share)
     return Plan(
         shape.params_non_embedding, shape.params_total, base.tokens + replayed, spec, unique, spec / unique, spec / (base.tokens + replayed + spec),
         (spec + replayed) * method.flops_per_token(shape, base.context), flops_6nd(shape.params_non_embedding, spec + replayed),
         float(forecast.loss[0]), float(forecast.low[0]), float(forecast.high[0]), shape.to_dict() if base.exact else None,
-        base.flops_inference(problem.request.inference_tokens),
+        base.flops_inference(problem.request.inference_tokens), share,
     )  # fmt: skip
 
 
@@ -80,6 +81,11 @@ def choice_of(problem: Problem, base: Base, method: Method, stage: Stage, probab
     )
 
 
-def _forecast(problem: Problem, base: Base, spec: float, replayed: float) -> Forecast:
+def _forecast(problem: Problem, base: Base, spec: float, share: float) -> Forecast:
+    """Forecast the specialist loss after a stage with a share of replayed text."""
     size = {"non_embedding": [base.shape.params_non_embedding], "total": [base.params_total(problem.vocab)]}
-    return problem.law.forecast(size, [base.tokens + replayed], [spec], [problem.request.unique_spec], mean=problem.robust)
+    unique = [problem.request.unique_spec]
+    with_it, bare = (
+        problem.law.forecast(size, [base.tokens + replayed], [spec], unique, mean=problem.robust) for replayed in (share / (1 - share) * spec, 0.0)
+    )
+    return dearer(with_it, cost_on_top(np.array([share]), np.log(with_it.loss), np.log(bare.loss)))

@@ -11,6 +11,7 @@ import numpy as np
 from planner.allocate.base import Base
 from planner.allocate.optimum import MOST_RESAMPLES
 from planner.allocate.problem import Problem
+from planner.allocate.replay_cost import cost_on_top
 from planner.laws.dual import Array
 from planner.method import Method
 
@@ -33,7 +34,7 @@ class Stage:
     replay: Array
     """Share of general text in the stage, of the same shape."""
     resamples: Array
-    """ln L, shape (resamples, amounts); infinite where a limit on the general loss is not kept."""
+    """ln L with what replay costs, shape (resamples, amounts); infinite where a limit on the general loss is not kept."""
     guess: Array
     """ln L of the fitted parameters, shape (amounts,); infinite likewise."""
     before: Array
@@ -73,8 +74,7 @@ class Stage:
 def stage_of(problem: Problem, base: Base, method: Method, robust: bool = True) -> Stage:
     """Evaluate a base after every amount of specialist text that the budget pays, with the least replay that keeps a limit on the general loss.
 
-    As for a model of one's own, replayed text is taken to count for the specialist loss like other general text. A budget that does not even pay
-    the inference leaves the base as it is.
+    A budget that does not even pay the inference leaves the base as it is.
     """
     request, keeping = problem.request, problem.retention
     left = request.paid(base.flops_inference(request.inference_tokens))
@@ -120,9 +120,12 @@ def _evaluated(problem: Problem, base: Base, tokens: Array, paid: float, robust:
     trunk, replay = np.full(count, base.tokens), np.zeros(count)
     if keeping is not None:
         replay = keeping.replay_after(size, trunk, tokens, unique, paid)
-    shown = np.nan_to_num(replay)
+    keeps, shown = np.isfinite(replay), np.nan_to_num(replay)
     points = law.points(size, trunk + shown / (1 - shown) * tokens, tokens, unique)
     resamples, guess = law.log_loss_resamples(points, MOST_RESAMPLES), law.log_loss(points)
     before = resamples[:, 0].copy()
-    resamples[:, np.isnan(replay)] = np.inf
-    return Stage(tokens, shown, resamples, np.where(np.isnan(replay), np.inf, guess), before, paid, robust)
+    if shown.any():
+        bare = law.points(size, trunk, tokens, unique)
+        resamples += cost_on_top(shown, resamples.mean(0), law.log_loss_resamples(bare, MOST_RESAMPLES).mean(0))
+        guess = guess + cost_on_top(shown, guess, law.log_loss(bare))
+    return Stage(tokens, shown, np.where(keeps, resamples, np.inf), np.where(keeps, guess, np.inf), before, paid, robust)

@@ -13,6 +13,7 @@ from planner.allocate.base_answer import Choice
 from planner.allocate.base_stage import LEAST
 from planner.allocate.beyond import AXIS_NAMES, TOO_FAR
 from planner.allocate.problem import Problem
+from planner.allocate.replay_cost import said_of
 from planner.design.spec import MIN_STEPS
 from planner.method import Method
 
@@ -72,6 +73,8 @@ def warnings_of_bases(problem: Problem, able: Able, method: Method, made: Sequen
             found.append(f"EXTRAPOLATION: {best.base} lies a factor of {best.general['extrapolation']:.3g} outside the runs of the general law")
         if len(problem.retention.replays) == 1:
             found.append("no run of the general law replays general text: what replay would keep is not measured, and none is planned")
+        if shares := [choice.plan.replay_fraction for choice in made if choice.plan.replay_fraction]:
+            found.append(f"{said_of(shares)}; what it replays lowers the forecast of a base by no more than that")
         if best.plan.tokens_spec == 0:
             found.append(
                 f"no amount of specialist text, from {LEAST:.1%} of what budget and passes allow on, keeps {problem.retention.limit}, so none is planned"

@@ -13,6 +13,7 @@ import numpy as np
 from planner.allocate.allocation import Plan
 from planner.allocate.optimum import coarse
 from planner.allocate.problem import Problem
+from planner.allocate.replay_cost import cost
 from planner.allocate.retention import Kept
 
 CLEARLY = 2e-3
@@ -33,9 +34,11 @@ def better_in_both(problem: Problem, plan: Plan, kept: Kept, mine: float) -> str
         return ""
     free = replace(problem, request=replace(problem.request, max_general_rise=None, max_general_loss=None), retention=None)
     found = coarse(free)
-    special = np.flatnonzero((found.expected < mine - CLEARLY) & (found.plans.tokens_spec > 0) & (found.plans.tokens_pt > 0))
+    two_stage = (found.plans.tokens_spec > 0) & (found.plans.tokens_pt > 0)
     best, said = np.log(kept.loss) - CLEARLY, ""
     for share in retention.replays:
+        expected = found.expected + cost(share)
+        special = np.flatnonzero(two_stage & (expected < mine - CLEARLY))
         plans = found.plans.rows(special)
         after, before = retention.losses(plans, share, problem.min_tokens_stage)
         if len(after) and np.nanmin(after, initial=np.inf) < best:
@@ -43,7 +46,7 @@ def better_in_both(problem: Problem, plan: Plan, kept: Kept, mine: float) -> str
             best, rise = float(after[row]), 100 * float(np.expm1(after[row] - before[row]))
             said = (
                 f"a general loss that rises {rise:.2g} % would leave both losses lower: {np.exp(after[row]):.4g} general instead of {kept.loss:.4g}, "
-                f"{np.exp(found.expected[special[row]]):.4g} specialist instead of {np.exp(mine):.4g}, means over the refits. The rise is over what the "
+                f"{np.exp(expected[special[row]]):.4g} specialist instead of {np.exp(mine):.4g}, means over the refits. The rise is over what the "
                 "same model was before: a trunk that knows less has less to lose, and a limit on the loss itself (--max-general-loss) rewards none"
             )
     return said

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import sqrt
 from typing import Any
 
@@ -45,7 +45,7 @@ class Search:
     guess: Array
     """ln L of the fitted parameters, shape (plans,)."""
     resamples: Array
-    """ln L, shape (resamples, plans); infinite, here and above, for a plan that passes the limit on the general loss."""
+    """ln L with what replay costs, shape (resamples, plans); infinite, here and above, for a plan that passes the limit on the general loss."""
 
     @property
     def best(self) -> int:
@@ -59,45 +59,49 @@ class Search:
 
 
 def search(problem: Problem, plans: Plans) -> Search:
-    """Evaluate plans under every resample."""
-    return _evaluated(problem, plans, _allowed(problem, plans))
+    """Evaluate plans under every resample, each with the least replay that keeps the limit on the general loss."""
+    return _evaluated(problem, _replaying(problem, plans))
 
 
 def leading(problem: Problem, plans: Plans) -> Search:
     """Evaluate those of the plans that keep the limit and may be the best; a tenth of them in a close search."""
-    plans = plans.rows(_allowed(problem, plans))
-    plans = plans.rows(_contends(problem, plans, SOME_RESAMPLES, CLOSE_BEHIND)) if len(plans) else plans
-    return _evaluated(problem, plans, np.ones(len(plans), dtype=bool))
+    plans = _keeping(problem, plans)
+    return _evaluated(problem, plans.rows(_contends(problem, plans, SOME_RESAMPLES, CLOSE_BEHIND)) if len(plans) else plans)
 
 
 def guesses(problem: Problem, plans: Plans) -> Array:
     """Forecast ln L by the fitted parameters alone, infinite for a plan that passes the limit on the general loss."""
-    return np.where(_allowed(problem, plans), problem.law.log_loss(_points(problem, plans)), np.inf)
+    plans = _replaying(problem, plans)
+    result: Array = problem.law.log_loss(_points(problem, plans)) + plans.added
+    return result
 
 
 def _contends(problem: Problem, plans: Plans, most: int, near: float) -> Any:
     """Tell which plans may come that near to the best of the mean, or nearer, by few resamples, each of which is asked of both plans."""
-    some = problem.law.log_loss_resamples(_points(problem, plans), most)
+    some = problem.law.log_loss_resamples(_points(problem, plans), most) + plans.added
     behind = some - some[:, [some.mean(0).argmin()]]
     # Laws differ in their means, too, so that the error is rather more than less than this.
     return behind.mean(0) <= near + BEYOND_DOUBT * behind.std(0) / sqrt(len(behind))
 
 
-def _evaluated(problem: Problem, plans: Plans, allowed: Array) -> Search:
-    """Evaluate the plans that are allowed; the others are infinitely bad."""
+def _evaluated(problem: Problem, plans: Plans) -> Search:
+    """Evaluate plans whose replay is known; those that pass the limit are infinitely bad."""
     points = _points(problem, plans)
     resamples, guess = problem.law.log_loss_resamples(points, MOST_RESAMPLES), problem.law.log_loss(points)
-    if not allowed.all():
-        resamples[:, np.logical_not(allowed)], guess = np.inf, np.where(allowed, guess, np.inf)
+    if plans.replay is not None:
+        resamples, guess = resamples + plans.added, guess + plans.added
     return Search(plans, resamples.mean(0), guess, resamples)
 
 
-def _allowed(problem: Problem, plans: Plans) -> Array:
-    """Tell which plans keep the limit on the general loss, all of them where there is none."""
-    if problem.retention is None:
-        return np.ones(len(plans), dtype=bool)
-    result: Array = problem.retention.allows(plans, problem.min_tokens_stage)
-    return result
+def _replaying(problem: Problem, plans: Plans) -> Plans:
+    """Give plans the least replay that keeps the limit on the general loss, where there is one."""
+    return plans if problem.retention is None else replace(plans, replay=problem.retention.replay(plans, problem.min_tokens_stage))
+
+
+def _keeping(problem: Problem, plans: Plans) -> Plans:
+    """Return those plans that keep the limit, with their replay; all of them where there is none."""
+    plans = _replaying(problem, plans)
+    return plans if plans.replay is None else plans.rows(np.flatnonzero(np.isfinite(plans.replay)))
 
 
 def _hopeful(problem: Problem, plans: Plans, each: bool) -> Plans:
@@ -109,7 +113,7 @@ def _hopeful(problem: Problem, plans: Plans, each: bool) -> Plans:
     ends = (plans.params.min(), plans.params.max())
     if not each:
         plans = plans.rows(_contends(problem, plans, FEW_RESAMPLES, near) | np.isin(plans.params, ends))
-    some = problem.law.log_loss_resamples(_points(problem, plans), SOME_RESAMPLES)
+    some = problem.law.log_loss_resamples(_points(problem, plans), SOME_RESAMPLES) + plans.added
     mean = some.mean(0)
     behind = mean - mean.min()
     if each:
@@ -166,12 +170,10 @@ def _coarse(problem: Problem, sizes: tuple[Size, ...], each: bool) -> Search:
         problem.refuse_text()
     shorter = problem.retention is not None or _general_harms(problem, plans)
     plans = problem.plans(sizes, FRACTIONS, SHORTER) if shorter else plans
-    allowed = _allowed(problem, plans)
-    if problem.retention is not None and not allowed.any():
+    kept = _keeping(problem, plans)
+    if problem.retention is not None and not len(kept):
         problem.retention.refuse(plans, problem.min_tokens_stage)
-    plans = plans.rows(allowed)
-    plans = _hopeful(problem, plans, each)
-    return _evaluated(problem, plans, np.ones(len(plans), dtype=bool))
+    return _evaluated(problem, _hopeful(problem, kept, each))
 
 
 def _general_harms(problem: Problem, plans: Plans) -> bool:
@@ -188,6 +190,7 @@ def joined(first: Search, second: Search) -> Search:
     plans = Plans(
         np.concatenate([a.size, b.size + len(a.sizes)]), np.concatenate([a.params, b.params]), np.concatenate([a.tokens_pt, b.tokens_pt]),
         np.concatenate([a.tokens_spec, b.tokens_spec]), np.concatenate([a.unique_spec, b.unique_spec]), a.sizes + b.sizes,
+        None if a.replay is None or b.replay is None else np.concatenate([a.replay, b.replay]),
     )  # fmt: skip
     pairs = ((first.expected, second.expected), (first.guess, second.guess))
     expected, guess = (np.concatenate(pair) for pair in pairs)
@@ -215,11 +218,10 @@ def profile(problem: Problem, sizes: tuple[Size, ...], count: int = 41) -> tuple
     size, params, pt, spec, unique = (
         np.concatenate([getattr(part, name) for part in parts]) for name in ("size", "params", "tokens_pt", "tokens_spec", "unique_spec")
     )
-    plans = Plans(size, params, pt, spec, unique, sizes)
-    allowed = _allowed(problem, plans)
+    plans = _replaying(problem, Plans(size, params, pt, spec, unique, sizes))
     least = np.full(count, np.inf)
-    points = _points(problem, plans.rows(allowed))
+    points = _points(problem, plans)
     expected = problem.law.log_loss_resamples(points, MOST_RESAMPLES).mean(0) if problem.robust else problem.law.log_loss(points)
-    np.minimum.at(least, number[allowed], expected)
+    np.minimum.at(least, number, expected + plans.added)
     found = np.isfinite(least)
     return shares[found], np.exp(least[found])

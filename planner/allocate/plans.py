@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from planner.allocate.replay_cost import cost
 from planner.flops import TRAINING_OVER_FORWARD
 from planner.ladder import shape_for
 from planner.laws.dual import Array
@@ -48,6 +49,13 @@ class Plans:
     tokens_spec: Array
     unique_spec: Array
     sizes: tuple[Size, ...]
+    replay: Array | None = None
+    """Share of general text in the specialist stage; not a number for a plan that no share lets keep the limit on the general loss, None for no limit."""
+
+    @property
+    def added(self) -> Array:
+        """What replay adds to ln L; infinite for a plan that passes the limit."""
+        return np.zeros(len(self)) if self.replay is None else np.nan_to_num(cost(self.replay), nan=np.inf)
 
     @property
     def share(self) -> Array:
@@ -72,7 +80,7 @@ class Plans:
         """Return some of the plans, by a mask or by number."""
         every = (self.size, self.params, self.tokens_pt, self.tokens_spec, self.unique_spec)
         size, params, pt, spec, unique = (values[chosen] for values in every)
-        return Plans(size, params, pt, spec, unique, self.sizes)
+        return Plans(size, params, pt, spec, unique, self.sizes, None if self.replay is None else self.replay[chosen])
 
     def __len__(self) -> int:
         return len(self.params)

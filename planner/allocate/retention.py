@@ -1,19 +1,20 @@
 """What specialising may cost in general loss, and the share of replayed general text that keeps it.
 
 A limit is on the forecast general loss itself, or on its rise over that of the same model after the same general tokens and no specialist ones.
-Replayed text is taken from the plan's general tokens: for the specialist loss it is assumed to count like the rest of them, so that replay costs no
-FLOPs of its own. (On the sweep computing/replay the specialist loss comes out 0.3 % higher at most up to 10 % of replay, 1.1 % at 30 %, 2 % at 50 %.)
+Replayed text is taken from the plan's general tokens, so that it costs no FLOPs of its own; what it costs the specialist loss is in `replay_cost`, and is
+why a plan has the least of it that keeps the limit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import erf, inf, sqrt
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from planner.allocate.least_share import PARTS, least_share
 from planner.allocate.plans import Plans
 from planner.errors import DataError, InputError
 from planner.fit.fitted import FittedLaw
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from planner.allocate.request import Request
 
 REPLAYS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)
-"""Shares of general text in the specialist stage that are tried, as far as runs replayed."""
+"""Shares of general text in the specialist stage that are tried, as far as runs replayed; between them the least that keeps a limit is looked for."""
 SURE = 0.95
 """Probability of keeping a limit for which a tighter one is named."""
 MARGIN = 2e-4
@@ -101,8 +102,8 @@ class Retention:
     @property
     def replays(self) -> tuple[float, ...]:
         """Shares of replay that the runs of the law cover."""
-        most = max(self.law.source.get("replay_fractions") or [0.0])
-        return tuple(share for share in REPLAYS if share <= most + 1e-9)
+        most = float(np.floor(max(self.law.source.get("replay_fractions") or [0.0]) * PARTS + 1e-9)) / PARTS
+        return (*(share for share in REPLAYS if share < most), most)
 
     @property
     def limit(self) -> str:
@@ -111,32 +112,21 @@ class Retention:
         parts += [f"a rise of the general loss of at most {100 * self.max_rise:.3g} %"] if self.max_rise is not None else []
         return " and ".join(parts)
 
-    def replay(self, plans: Plans, least_stage: float = 0.0, margin: float = MARGIN) -> Array:
+    def replay(self, plans: Plans, least_stage: float = 0.0, margin: float = MARGIN, closely: bool = True) -> Array:
         """Return the least share of replay with which each plan keeps the limit, not a number for a plan that cannot, shape (plans,).
 
         Args:
             plans: whose general tokens include what is replayed.
             least_stage: tokens that a general stage has at the least.
             margin: by how much the limit is to be kept, in ln L.
+            closely: whether to look between the shares of REPLAYS.
         """
-        return self._first(plans, self.replays, least_stage, margin)
-
-    def allows(self, plans: Plans, least_stage: float) -> Any:
-        """Tell which plans keep the limit with any share of replay, shape (plans,); arguments as for `replay`."""
-        # With most replay first: where that keeps the limit, as it mostly does, no other share is asked.
-        return np.isfinite(self._first(plans, self.replays[::-1], least_stage, MARGIN))
-
-    def _first(self, plans: Plans, shares: Sequence[float], least_stage: float, margin: float) -> Array:
-        """Return the first of some shares with which each plan keeps the limit, not a number for a plan that cannot."""
-        result, before = np.full(len(plans), np.nan), self._before(plans)
-        for share in shares:
-            rows = np.flatnonzero(np.isnan(result))
-            rows = rows[_fits(plans.tokens_pt[rows], plans.tokens_spec[rows], share, least_stage)]
-            if not len(rows):
-                continue
-            excess = self._excess(plans.rows(rows), share, before[rows])
-            result[rows[excess <= np.where(plans.tokens_spec[rows] > 0, -margin, 1e-9)]] = share
-        return result
+        with np.errstate(divide="ignore", invalid="ignore"):
+            spare = (plans.tokens_pt - least_stage) / plans.tokens_spec  # of general tokens for each specialist one
+            most = np.where((plans.tokens_pt == 0) | (plans.tokens_spec == 0), 0.0, np.where(spare < np.inf, spare / (1 + spare), 1.0))
+        most = np.where((plans.tokens_pt > 0) & (plans.tokens_pt < least_stage), -1.0, most)
+        before, kept = self._before(plans), np.where(plans.tokens_spec > 0, -margin, 1e-9)
+        return least_share(lambda rows, share: self._excess(plans.rows(rows), share, before[rows]) - kept[rows], self.replays, most, closely)
 
     def losses(self, plans: Plans, share: float, least_stage: float) -> tuple[Array, Array]:
         """Forecast ln L of the general loss after a specialist stage with some replay, and before it; not a number where that cannot be trained."""
@@ -160,16 +150,14 @@ class Retention:
             margin: by how much the limit is to be kept, in ln L.
         """
         none = np.zeros_like(spec)
-        before = self.law.log_loss(self.law.points(params, trunk, none, unique, none))
-        result = np.full(len(spec), np.nan)
-        for share in self.replays:
-            rows = np.flatnonzero(np.isnan(result) & (spec / (1 - share) <= most * (1 + 1e-9)))
+        before, kept = self.law.log_loss(self.law.points(params, trunk, none, unique, none)), np.where(spec > 0, -margin, 1e-9)
+
+        def over(rows: Any, share: Array) -> Array:
             some = {kind: values[rows] for kind, values in params.items()}
-            after = self.law.log_loss(self.law.points(some, trunk[rows], spec[rows], unique[rows], np.full(len(rows), share)))
-            after = np.where(spec[rows] > 0, after, before[rows])
-            keeps = self._over(after, before[rows]) <= np.where(spec[rows] > 0, -margin, 1e-9)
-            result[rows[keeps]] = share
-        return result
+            after = self.law.log_loss(self.law.points(some, trunk[rows], spec[rows], unique[rows], share))
+            return self._over(np.where(spec[rows] > 0, after, before[rows]), before[rows]) - kept[rows]
+
+        return least_share(over, self.replays, np.where(spec > 0, 1 - spec / (most * (1 + 1e-9)), 0.0))
 
     def _before(self, plans: Plans) -> Array:
         """Forecast ln L of the general loss without a specialist stage; minus infinity without general tokens, over which nothing may rise."""
@@ -180,10 +168,10 @@ class Retention:
         result: Array = self.law.log_loss(self.law.points(plans.params_by, general, none, plans.unique_spec, none))
         return np.where(plans.tokens_pt > 0, result, -inf)
 
-    def _excess(self, plans: Plans, share: float, before: Array) -> Array:
+    def _excess(self, plans: Plans, share: Any, before: Array) -> Array:
         """Return by how much the forecast ln L of plans passes the limit; infinite where there is no base to rise over."""
         trunk = np.maximum(_trunk(plans.tokens_pt, plans.tokens_spec, share), 0.0)
-        after = self.law.log_loss(self.law.points(plans.params_by, trunk, plans.tokens_spec, plans.unique_spec, np.full(len(plans), share)))
+        after = self.law.log_loss(self.law.points(plans.params_by, trunk, plans.tokens_spec, plans.unique_spec, np.broadcast_to(share, len(plans))))
         return self._over(after, before)
 
     def _over(self, after: Array, before: Array) -> Array:

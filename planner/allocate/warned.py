@@ -11,6 +11,7 @@ from planner.allocate.beyond import tell_far, warnings_of_law
 from planner.allocate.dominated import better_in_both
 from planner.allocate.optimum import Search, coarse
 from planner.allocate.problem import AT_FLOOR, Problem
+from planner.allocate.replay_cost import said_of
 from planner.allocate.retention import Kept
 from planner.design.spec import MIN_STEPS
 from planner.units import format_count
@@ -126,10 +127,7 @@ def warnings_of_replay(problem: Problem, plan: Plan, kept: Kept | None, mine: fl
     if len(problem.retention.replays) == 1:
         found.append("no run of the general law replays general text: what replay would keep is not measured, and none is planned")
     elif kept.replay_fraction:
-        found.append(
-            "replayed text is assumed to count for the specialist loss like the other general tokens; in the one sweep that measured it the loss came out "
-            "0.3 % higher than that with 10 % of replay, 1.1 % with 30 %, 2 % with 50 %"
-        )
+        found.append(said_of([kept.replay_fraction]))
     over = (plan.flops + plan.flops_inference) / problem.request.flops - 1
     if over < -0.02 and problem.method.name != "full" and kept.tokens_replayed:
         found.append(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 
 from planner.allocate.allocation import Worth
 from planner.allocate.beyond import TOO_FAR
 from planner.allocate.closer import around_plan, closest, closest_guess
+from planner.allocate.domains.request import DomainsRequest
 from planner.allocate.exchange import MORE_COMPUTE, exchange_of
 from planner.allocate.optimum import Search, coarse, coarse_near, leading, search
 from planner.allocate.problem import Problem
@@ -19,6 +21,7 @@ from planner.fit.level import LEVEL
 from planner.laws.dual import Array
 from planner.units import format_count
 
+Limited = TypeVar("Limited", Request, DomainsRequest)
 MORE_TEXT = 2.0
 EASED = 0.01
 """Of the general loss, by which a limit on it is relaxed."""
@@ -46,18 +49,11 @@ def worths(problem: Problem, found: Search, mine: Array) -> tuple[list[Worth], s
     if request.general_tokens and float(plans.tokens_pt[found.best]) > 0.9 * request.general_tokens:
         more = f"twice the general text ({format_count(request.general_tokens)} more tokens)"
         changes.append((more, replace(request, general_tokens=MORE_TEXT * request.general_tokens)))
-    if request.max_general_rise is not None:
-        eased = request.max_general_rise + EASED
-        name = f"a general loss that may rise {100 * eased:.3g} % instead of {100 * request.max_general_rise:.3g}"
-        changes.append((name, replace(request, max_general_rise=eased)))
-    elif request.max_general_loss is not None:
-        looser = request.max_general_loss * (1 + EASED)
-        changes.append((f"a general loss up to {looser:.4g} instead of {request.max_general_loss:.4g}", replace(request, max_general_loss=looser)))
+    changes += eased(request)
     gains: dict[str, Array] = {}
     for name, changed in changes:
         try:
-            general = problem.retention.law if problem.retention else None
-            gains[name] = mine - _best(replace(problem, request=changed, retention=Retention.of(general, changed)), found)
+            gains[name] = mine - _best(under(problem, changed), found)
         except DataError:
             continue  # the larger request has no plan of the sizes asked for
     rows = [worth_of(name, gain) for name, gain in gains.items()]
@@ -99,6 +95,26 @@ def _best_guess(problem: Problem) -> Array:
     exact = problem.realise(size, float(plans.tokens_pt[number]), float(plans.tokens_spec[number]))  # as the recommendation is
     result: Array = search(problem, exact).resamples[:, 0]
     return result
+
+
+def eased(request: Limited) -> list[tuple[str, Limited]]:
+    """Ease each limit on the general loss by a hundredth of it, and both together where there are two, since either may bind."""
+    rise, loss = request.max_general_rise, request.max_general_loss
+    found: list[tuple[str, Limited]] = []
+    if rise is not None:
+        name = f"a general loss that may rise {100 * (rise + EASED):.3g} % instead of {100 * rise:.3g}"
+        found.append((name, replace(request, max_general_rise=rise + EASED)))
+    if loss is not None:
+        looser = loss * (1 + EASED)
+        found.append((f"a general loss up to {looser:.4g} instead of {loss:.4g}", replace(request, max_general_loss=looser)))
+        if rise is not None:
+            found.append(("both of these together", replace(request, max_general_loss=looser, max_general_rise=rise + EASED)))
+    return found
+
+
+def under(problem: Problem, request: Request) -> Problem:
+    """Put a changed request in the place of a problem's own, with its limit on the general loss."""
+    return replace(problem, request=request, retention=Retention.of(problem.retention.law if problem.retention else None, request))
 
 
 def worth_of(name: str, gain: Array) -> Worth:

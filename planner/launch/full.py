@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from planner.allocate.base import VOCAB, Base
+from planner.allocate.replay_cost import cost, cost_on_top, dearer
 from planner.artifacts import read_artifact, read_json, sha256_file
 from planner.errors import InputError, PlannerWarning
 from planner.fit.fitted import FittedLaw
@@ -122,7 +123,11 @@ def course(launch: Launch, run: FullRun, law: FittedLaw | None) -> Course:
         "non_embedding": np.full(len(at), plan.params_non_embedding), "total": np.full(len(at), _params_total(launch, law)),
     }  # fmt: skip
     unique = np.full(len(at), plan.unique_spec if plan.unique_spec > 0 else np.nan)
-    found = law.forecast(params, launch.sunk + np.minimum(tokens, trunk) + replay * stage, (1 - replay) * stage, unique, replay, mean=True)
+    before, spec = launch.sunk + np.minimum(tokens, trunk), (1 - replay) * stage
+    found = law.forecast(params, before + replay * stage, spec, unique, mean=True)
+    if plan.replay_fraction:  # a plan of a version that counted nothing for it has none here
+        bare = law.forecast(params, before, spec, unique, mean=True)
+        found = dearer(found, cost_on_top(replay, np.log(found.loss), np.log(bare.loss)) if launch.sunk else cost(replay))
     points = [Expected(*row) for row in zip(at, tokens.tolist(), found.loss.tolist(), found.low.tolist(), found.high.tolist(), strict=True)]
     return Course((*points, end), "the law that the plan was made with")
 

@@ -41,7 +41,7 @@ def target_of_bases(law: FittedLaw, request: Request, bases: Sequence[Base], met
     spec, replay = (np.concatenate([getattr(stage, name) for stage in found.stages]) for name in ("tokens", "replay"))
     sunk = np.array([base.tokens for base in found.bases], dtype=float)[number]
     params = np.array([size.params_non_embedding for size in sizes], dtype=float)[number]
-    plans = Plans(number, params, sunk + replay / (1 - replay) * spec, spec, np.full(len(spec), float(request.unique_spec)), sizes)
+    plans = Plans(number, params, sunk + replay / (1 - replay) * spec, spec, np.full(len(spec), float(request.unique_spec)), sizes, replay)
     resamples = np.concatenate([stage.resamples for stage in found.stages], axis=1)
     return Target.among(plans, resamples, int(np.argmin(resamples.mean(0))), request.tolerance)
 

@@ -73,9 +73,9 @@ class Target:
         return cls(plans.rows(kept), share[kept] / share[kept].sum(), int(np.searchsorted(kept, best)))
 
     def log_loss(self, worlds: Worlds) -> Array:
-        """Return ln L of the plans, shape (worlds, plans)."""
+        """Return ln L of the plans, with what replay costs, shape (worlds, plans)."""
         plans = self.plans
-        return worlds.log_loss(worlds.points(plans.params_by, plans.tokens_pt, plans.tokens_spec, plans.unique_spec))
+        return worlds.log_loss(worlds.points(plans.params_by, plans.tokens_pt, plans.tokens_spec, plans.unique_spec)) + plans.added
 
     def slopes(self, worlds: Worlds) -> Array:
         """Return the slopes of ln L of the plans, shape (worlds, plans, parameters)."""

@@ -12,7 +12,6 @@ from planner.allocate.allocation import Allocation
 from planner.allocate.base import Base
 from planner.allocate.bases import allocate_bases
 from planner.allocate.request import Request
-from planner.allocate.retention import REPLAYS
 from planner.errors import DataError, InputError
 from planner.fit.fitted import FittedLaw
 from planner.fit.member import Member
@@ -57,7 +56,8 @@ def test_a_limit_is_kept_with_the_least_replay(fitted: FittedLaw, general: Fitte
         assert kept["rise_low"] < kept["rise_percent"] < kept["rise_high"]
     else:
         assert kept["rise_low"] == kept["rise_high"] == 0
-    smaller = [share for share in (0.0, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5) if share < kept["replay_fraction"]]
+    assert answer.plan.replay_fraction == kept["replay_fraction"] < 0.5 and (kept["replay_fraction"] > 0 or not answer.plan.tokens_spec)
+    smaller = np.arange(round(1000 * kept["replay_fraction"])) / 1000
     assert all(np.expm1(rise(answer.plan, share)) > limit * 0.98 for share in smaller)
     assert answer.tokens_trunk == pytest.approx(answer.plan.tokens_pt - kept["tokens_replayed"]) and answer.tokens_trunk >= 0
 
@@ -93,7 +93,7 @@ def test_so_it_is_in_every_plan_of_an_answer(fitted: FittedLaw, general: FittedL
         replayed = (plan.flops - full * plan.tokens_pt - lora * plan.tokens_spec) / (lora - full)
         assert -1e-6 * plan.tokens_pt <= replayed < plan.tokens_pt
         share = replayed / max(replayed + plan.tokens_spec, 1.0)
-        assert min(abs(share - known) for known in REPLAYS) < 1e-6
+        assert share == pytest.approx(plan.replay_fraction, abs=1e-6)
         assert not plan.tokens_spec or rise(plan, share) < np.log1p(limit) + 0.005
         shares[name] = share
     assert shares["guess"] > 0.05 and sum(share > 0.05 for share in shares.values()) > 1 and shares["no specialisation"] == 0

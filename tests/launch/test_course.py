@@ -14,6 +14,7 @@ import pytest
 pytest.importorskip("torch")
 
 from planner.allocate.base import Base
+from planner.allocate.replay_cost import cost
 from planner.artifacts import sha256_file
 from planner.corpus.store import Corpus
 from planner.errors import InputError, PlannerWarning
@@ -80,6 +81,26 @@ def test_the_forecast_along_a_run_off_a_base_joins_the_plans_end(corpus: Corpus,
     before, last = course(ready, run, law).points
     assert (last.loss, last.high) == (plan["loss"], plan["loss_high"])
     assert before.loss == pytest.approx(last.loss, rel=1e-3) and before.high == pytest.approx(last.high, rel=1e-3)
+
+
+def test_what_replay_costs_is_in_the_forecast_along_the_run(corpus: Corpus, fitted: FittedLaw, tmp_path: Path) -> None:
+    """As it is in the plan's own; on top of a base what is replayed makes up for the cost and no more."""
+    ready = with_law(corpus, fitted, tmp_path)
+    run, plan = settle(ready, 1, Settings()), ready.allocation.plan
+    at = (*(step for step in run.settings.evaluate_at if step <= GENERAL), STEPS - 1)
+    run = replace(run, settings=replace(run.settings, evaluate_at=at))
+    kept = {"replay_fraction": 0.3, "tokens_replayed": 1.0}
+
+    def of(share: float, sunk: float = 0.0) -> Course:
+        body = replace(ready.allocation, plan=replace(plan, replay_fraction=share), general=kept)
+        return course(replace(ready, allocation=body, sunk=sunk), run, fitted)
+
+    free, paid = of(0.0).points, of(0.3).points
+    for before, after in zip(free[:-1], paid[:-1], strict=True):
+        added = float(cost(0.3)) if before.step > GENERAL else 0.0
+        assert after.loss == pytest.approx(before.loss * math.exp(added)) and after.low <= before.loss
+    assert paid[-2].step > GENERAL and paid[-2].high / paid[-2].loss > free[-2].high / free[-2].loss
+    assert of(0.3, 1e4).points[-2].loss >= of(0.0, 1e4).points[-2].loss * math.exp(float(cost(0.3))) * (1 - 1e-9)
 
 
 def test_another_law_is_refused_or_left_out(corpus: Corpus, fitted: FittedLaw, tmp_path: Path) -> None:

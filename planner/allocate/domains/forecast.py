@@ -15,6 +15,7 @@ from planner.allocate.domains.answer import DomainPlan
 from planner.allocate.domains.early import MixDoubt
 from planner.allocate.domains.problem import DomainsProblem
 from planner.allocate.domains.stages import INDEPENDENT, MIXED, Found
+from planner.allocate.replay_cost import cost, dearer
 from planner.fit.level import LEVEL, Z
 from planner.laws.dual import Array
 
@@ -45,8 +46,9 @@ def outlook(problem: DomainsProblem, found: Found) -> Outlook:
     random = np.random.default_rng(SEED)
     losses, runs = np.empty(problem.count), 0.0
     joint, alone, drift = np.zeros(DRAWS), 0.0, 0.0
+    replay = cost(found.shares)
     spec, doubt = problem.worth * found.tokens_spec, MixDoubt.of(problem, found)
-    for (law, members), values in zip(problem.groups, problem.resampled(found.size, found.tokens_pt, found.tokens_spec), strict=True):
+    for (law, members), values in zip(problem.groups, problem.resampled(found), strict=True):
         losses[members] = values.mean(0)
         weighted = values @ problem.weights[members]
         # Whole rounds over the resamples, so that means over the draws are means over the resamples but for the last round.
@@ -63,7 +65,8 @@ def outlook(problem: DomainsProblem, found: Found) -> Outlook:
     if problem.mix is not None:
         common = random.normal(size=DRAWS)
         joint += float((weighted * doubt.worth).sum()) * (common - common.mean())
-    spread = joint + np.sqrt(runs + drift**2) * random.normal(size=DRAWS)
+    # What replay costs was measured once, and is as wrong for all domains; all of it is half the interval's width, as in `replay_cost`.
+    spread = joint + np.sqrt(runs + drift**2 + (float((weighted * replay).sum()) / Z) ** 2) * random.normal(size=DRAWS)
     low, high = np.quantile(spread, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Outlook(losses, joint, float(low + (weighted * np.expm1(doubt.general)).sum()), float(high))
 
@@ -84,7 +87,7 @@ def describe(problem: DomainsProblem, found: Found, losses: Array) -> tuple[Doma
         paths = found.flops_general + found.flops[members] if found.name != MIXED else np.full(len(members), found.total_flops)
         counted = problem.worth[members] * spec
         params = {"non_embedding": problem.params[size], "total": problem.params_total[size]}
-        forecast = law.forecast(params, pt, counted, unique)
+        forecast = dearer(law.forecast(params, pt, counted, unique), cost(found.shares[members]))
         factors = law.support.factors(problem.params[size], pt, counted, unique, paths)
         for row, number in enumerate(members):
             domain, shape = problem.request.domains[number], problem.ladder[size[row]].shape

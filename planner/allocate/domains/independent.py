@@ -17,6 +17,7 @@ from planner.allocate.domains.problem import MILD, DomainsProblem
 from planner.allocate.domains.stages import CLOSER, COARSE, INDEPENDENT, MANY, NEARBY, Found, Stage, around, near, whole_steps
 from planner.allocate.domains.waterfill import fill
 from planner.allocate.domains.whole import FEW, OFFSETS, better, step_of
+from planner.allocate.replay_cost import cost
 from planner.allocate.retention import REPLAYS as SHARES
 from planner.laws.dual import Array
 
@@ -150,13 +151,25 @@ def _table(
         pt = np.concatenate([pt, np.minimum(problem.least_stage + replayed, pt.max(-1, keepdims=True))], axis=-1)
     every = np.broadcast_arrays(sizes[:, None, :, None, None], pt, spec)
     at, pt, spec = (item.reshape(problem.count, -1) for item in every)
-    value = value_of(problem.expected(at, pt, spec, like=like))
+    loss = problem.expected(at, pt, spec, like=like)
     if problem.request.limited:
-        value = np.where(np.isnan(within(problem, at, pt, spec)), np.inf, value)
-    value = value.reshape(*budgets.shape, -1)
+        loss = _dearer(problem, at, pt, spec, loss, lambda loss: value_of(loss).reshape(*budgets.shape, -1))
+    value = value_of(loss).reshape(*budgets.shape, -1)
     chosen = value.argmin(-1)[..., None]
     columns = [np.take_along_axis(item.reshape(value.shape), chosen, -1)[..., 0] for item in (value, at, pt, spec)]
     return columns[0], columns[1], columns[2], columns[3]
+
+
+def _dearer(problem: DomainsProblem, at: Any, pt: Array, spec: Array, loss: Array, value_of: Callable[[Array], Array]) -> Array:
+    """Raise the losses of plans by what the replay costs that keeps the limit, infinite where none does, shape (domains, plans).
+
+    The least replay is looked for closely only where a plan may then be the best of its domain and budget, which it cannot where it is behind without any.
+    `value_of` has the plans of one domain and budget on its last axis.
+    """
+    rough = within(problem, at, pt, spec, asked=np.isfinite(loss), closely=False)
+    dear = loss * np.exp(np.nan_to_num(cost(rough), nan=np.inf))
+    near = (value_of(loss) <= value_of(dear).min(-1, keepdims=True)).reshape(loss.shape) & np.isfinite(rough)
+    return np.where(near, loss * np.exp(cost(within(problem, at, pt, spec, asked=near))), dear)
 
 
 def _budgets(problem: DomainsProblem) -> Array:
@@ -207,7 +220,7 @@ def _kept(problem: DomainsProblem, size: Any, pt: Array, spec: Array, total: Arr
     replayed = near * share / (1 - share)
     used = whole - replayed + cost * (near + replayed)
     allowed = np.isfinite(share) & (used <= total[:, None] * (1 + 1e-9)) & (whole <= problem.general_tokens * (1 + 1e-9))
-    loss = np.where(allowed, problem.expected(size[:, None], whole, near, FEW), np.inf)
+    loss = problem.expected(size[:, None], whole, near, FEW, replay=np.where(allowed, share, np.nan))
     chosen = problem.value(loss, margin).argmin(1)[:, None]
     if not np.isfinite(np.take_along_axis(loss, chosen, 1)).all():
         return None

@@ -1,7 +1,7 @@
 """Limits on the general loss of every domain's model after its specialist stage, and the least replay that keeps them.
 
-Replayed text is general text within a branch, which the trunk has not used up: it makes the branch longer, and counts like the trunk's text for the
-specialist loss (see `planner.allocate.retention`). A model without a specialist stage is its trunk.
+Replayed text is general text within a branch, which the trunk has not used up: it makes the branch longer, counts like the trunk's text for the
+specialist loss, and costs it what `planner.allocate.replay_cost` says. A model without a specialist stage is its trunk.
 """
 
 from __future__ import annotations
@@ -51,16 +51,25 @@ def after(problem: DomainsProblem, size: Any, trunk: Any, spec: Array, margin: f
     return result
 
 
-def within(problem: DomainsProblem, size: Any, general: Array, spec: Array, margin: float = MARGIN) -> Array:
-    """Return the same for models of their own, whose general tokens include what is replayed; arrays have shape (domains, plans)."""
+def within(
+    problem: DomainsProblem, size: Any, general: Array, spec: Array, margin: float = MARGIN, asked: Any = True, closely: bool = True
+) -> Array:
+    """Return the same for models of their own, whose general tokens include what is replayed; arrays have shape (domains, plans).
+
+    Args:
+        problem, size, spec, margin: as for `after`.
+        general: tokens.
+        asked: of which plans; of the others nothing is said.
+        closely: whether to look between the shares that are tried.
+    """
     result = np.zeros(spec.shape)
     for retention, members in groups(problem):
-        at, pt, special = (np.broadcast_to(item, spec.shape)[members].reshape(-1) for item in (size, general, spec))
+        at, pt, special, ask = (np.broadcast_to(item, spec.shape)[members].reshape(-1) for item in (size, general, spec, asked))
         unique = np.broadcast_to(problem.unique[:, None], spec.shape)[members].reshape(-1)
         share = np.full(len(at), np.nan)
-        some = pt > 0
+        some = np.flatnonzero((pt > 0) & ask)
         plans = Plans(at[some], problem.params[at[some]], pt[some], special[some], unique[some], problem.ladder)
-        share[some] = retention.replay(plans, problem.least_stage, margin)
+        share[some] = retention.replay(plans, problem.least_stage, margin, closely)
         result[members] = share.reshape(len(members), -1)
     return result
 

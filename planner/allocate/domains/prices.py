@@ -16,7 +16,7 @@ from planner.allocate.domains.split import split
 from planner.allocate.domains.stages import INDEPENDENT, MANY, Found
 from planner.allocate.domains.whole import better
 from planner.allocate.exchange import MORE_COMPUTE, exchange_of
-from planner.allocate.worth import EASED, MORE_TEXT, worth_of
+from planner.allocate.worth import EASED, MORE_TEXT, eased, worth_of
 from planner.laws.dual import Array
 from planner.units import format_count
 
@@ -106,14 +106,8 @@ def _changes(problem: DomainsProblem, found: Found) -> Iterator[tuple[str, Domai
     if request.general_tokens and float(found.tokens_pt.max()) > BINDS * request.general_tokens:
         name = f"twice the general text ({format_count(request.general_tokens)} more tokens)"
         yield name, replace(request, general_tokens=MORE_TEXT * request.general_tokens), 0.0
-    if request.max_general_rise is not None:
-        eased = request.max_general_rise + EASED
-        name = f"a general loss that may rise {100 * eased:.3g} % instead of {100 * request.max_general_rise:.3g}"
-        yield name, replace(request, max_general_rise=eased), 0.0
-    if request.max_general_loss is not None:
-        looser = request.max_general_loss * (1 + EASED)
-        name = f"a general loss up to {looser:.4g} instead of {request.max_general_loss:.4g}"
-        yield name, replace(request, max_general_loss=looser), 0.0
+    for name, less in eased(request):
+        yield name, less, 0.0
     tight = problem.losses(found) / problem.max_loss
     for number in np.argsort(-tight)[:PRICED]:
         domain = request.domains[number]

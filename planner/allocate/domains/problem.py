@@ -16,6 +16,7 @@ from planner.allocate.domains.request import Domain, DomainsRequest
 from planner.allocate.optimum import MOST_RESAMPLES
 from planner.allocate.plans import sized
 from planner.allocate.problem import Problem, Size
+from planner.allocate.replay_cost import cost
 from planner.errors import DataError, InputError
 from planner.fit.fitted import FittedLaw
 from planner.laws.dual import Array
@@ -205,8 +206,10 @@ class DomainsProblem:
         result: Array = np.maximum(flops - weights * self.inference[size], 0.0) / self.price[size]
         return result
 
-    def expected(self, size: Any, tokens_pt: Any, tokens_spec: Any, most: int | None = None, like: Found | None = None) -> Array:
-        """Return mean losses over resamples [nats/token]; infinite where a plan has too few tokens for its size or its stage.
+    def expected(
+        self, size: Any, tokens_pt: Any, tokens_spec: Any, most: int | None = None, like: Found | None = None, replay: Any = 0.0
+    ) -> Array:
+        """Return mean losses over resamples [nats/token]; infinite where a plan has too few tokens for its size or its stage, or does not keep a limit.
 
         Args:
             size: numbers of sizes of the ladder; like the tokens, broadcast to shape (..., domains, plans).
@@ -214,26 +217,27 @@ class DomainsProblem:
             tokens_spec: specialist tokens with repeats.
             most: resamples of a law, of all its members together; None for as many as the plans allow.
             like: a plan near to these: the means over few resamples are brought to what they are over all there.
+            replay: share of general text in the specialist stage, which adds what it costs; not a number where no share keeps the limit.
         """
-        size, pt, spec = np.broadcast_arrays(size, np.asarray(tokens_pt, dtype=float), np.asarray(tokens_spec, dtype=float))
+        size, pt, spec, replay = np.broadcast_arrays(size, *(np.asarray(item, dtype=float) for item in (tokens_pt, tokens_spec, replay)))
         enough = 1 - 1e-9
         # Whole steps may leave a plan at that end a hair short.
         trained = pt + spec >= np.maximum((1 - ROUNDED) * self.least_ratio[:, None] * self.params[size], self.least_stage) * enough
         stages = ((spec == 0) | (spec >= self.least_stage * enough)) & ((pt == 0) | (pt >= self.least_stage * enough))
         stages &= (pt > 0) | np.logical_not(self.needs_trunk)[:, None]
-        good = trained & stages & (pt >= 0) & (spec >= 0) & (pt + spec > 0)
+        good = trained & stages & (pt >= 0) & (spec >= 0) & (pt + spec > 0) & np.isfinite(replay)
         few = most or self.few(int(good.sum()))
         out = np.full(size.shape, np.inf)
         for law, members in self.groups:
             here = good[..., members, :]
             unique, worth = (np.broadcast_to(item[members][:, None], here.shape)[here] for item in (self.unique, self.worth))
             block = np.full(here.shape, np.inf)
-            at, general, special = (item[..., members, :][here] for item in (size, pt, spec))
-            block[here] = self._mean(law, at, general, worth * special, unique, few)
+            at, general, special, share = (item[..., members, :][here] for item in (size, pt, spec, replay))
+            block[here] = self._mean(law, at, general, worth * special, unique, few) * np.exp(cost(share))
             out[..., members, :] = block
         if like is not None:
-            near, general, special = (item[:, None] for item in like.plan)
-            shown = self.expected(near, general, special, few)[:, 0]
+            near, general, special, share = (item[:, None] for item in like.plan)
+            shown = self.expected(near, general, special, few, replay=share)[:, 0]
             with np.errstate(invalid="ignore"):
                 ratio = self.losses(like) / shown
             out *= np.where(np.isfinite(ratio), ratio, 1.0)[:, None]
@@ -242,8 +246,8 @@ class DomainsProblem:
     def losses(self, found: Found) -> Array:
         """Return the losses of a plan that its search lowers [nats/token], shape (domains,): means over all resamples, or of the fitted parameters."""
         if id(found) not in self._measured:
-            size, general, special = (item[:, None] for item in found.plan)
-            self._measured[id(found)] = found, self.expected(size, general, special, EVERY)[:, 0]
+            size, general, special, share = (item[:, None] for item in found.plan)
+            self._measured[id(found)] = found, self.expected(size, general, special, EVERY, replay=share)[:, 0]
         return self._measured[id(found)][1]
 
     @cached_property
@@ -266,14 +270,14 @@ class DomainsProblem:
             result[at] = np.exp(law.log_loss_resamples(points, each)).mean(0) if self.robust else np.exp(law.log_loss(points))
         return result
 
-    def resampled(self, size: Any, tokens_pt: Array, tokens_spec: Array) -> list[Array]:
-        """Return the losses of one plan a domain under all resamples [nats/token], for each law an array of shape (resamples, its domains)."""
-        found = []
+    def resampled(self, found: Found) -> list[Array]:
+        """Return the losses of a plan under all resamples [nats/token], for each law an array of shape (resamples, its domains)."""
+        losses, (size, pt, spec, share) = [], found.plan
         for law, members in self.groups:
             params = {"non_embedding": self.params[size[members]], "total": self.params_total[size[members]]}
-            points = law.points(params, tokens_pt[members], (self.worth * tokens_spec)[members], self.unique[members])
-            found.append(np.exp(law.log_loss_resamples(points)))
-        return found
+            points = law.points(params, pt[members], (self.worth * spec)[members], self.unique[members])
+            losses.append(np.exp(law.log_loss_resamples(points) + cost(share[members])))
+        return losses
 
     def value(self, loss: Array, margin: float, penalty: float = PENALTY) -> Array:
         """Return what is minimised, by domain: the weighted loss, with a penalty where a required loss is missed.

@@ -123,12 +123,18 @@ def _order(problem: DomainsProblem, at: Any, divided: Divided, margin: float) ->
     first = order[np.sort(np.unique(at[order], return_index=True)[1])][:FINALISTS]
     if len(first) > 1 and problem.count * len(first) <= MOST_FINALISTS and problem.evaluations >= EVALUATIONS:
         most = EVERY if problem.count <= MANY else MOST // 3
-        loss = problem.expected(at[first], divided.tokens_pt[first].T, divided.tokens_spec[first].T, most)
+        loss = problem.expected(at[first], divided.tokens_pt[first].T, divided.tokens_spec[first].T, most, replay=_shares_of(divided)[first].T)
         first = first[problem.value(loss, margin).sum(0).argsort()]
     if not problem.request.limited or not len(order):
         return first
     bare = order[(divided.tokens_spec[order] == 0).all(1)][:FINALISTS]
     return np.concatenate([first, bare, order[divided.trunk[order].argsort()[::-1]][:FINALISTS]])
+
+
+def _shares_of(divided: Divided) -> Array:
+    """Return the shares of replay in the branches, shape (batch, domains)."""
+    replayed = divided.tokens_pt - divided.trunk[:, None]
+    return replayed / np.maximum(replayed + divided.tokens_spec, 1e-300)
 
 
 @dataclass(frozen=True)
@@ -168,14 +174,13 @@ def divide(
     most = None
 
     def tried(amounts: Array) -> tuple[Array, Array, Array]:
-        stages = amounts
+        share = np.zeros(amounts.shape)
         if problem.request.limited:
-            with np.errstate(invalid="ignore"):
-                stages = amounts / (1 - after(problem, at[:, None, None], trunk[:, None, None], amounts))
-            stages = np.where(trunk[:, None, None] + stages - amounts <= problem.general_tokens, stages, np.nan)
-        barred, stages = np.isnan(stages), np.where(np.isnan(stages), amounts, stages)
-        loss = problem.expected(at[:, None, None], trunk[:, None, None] + stages - amounts, amounts, most, like=like)
-        return amounts, stages, np.where(barred | (amounts == 0) if bare is False else barred, np.inf, loss)
+            share = after(problem, at[:, None, None], trunk[:, None, None], amounts)
+            share[trunk[:, None, None] + share / (1 - share) * amounts > problem.general_tokens] = np.nan
+        stages = amounts / (1 - np.nan_to_num(share))
+        loss = problem.expected(at[:, None, None], trunk[:, None, None] + stages - amounts, amounts, most, like, share)
+        return amounts, stages, np.where(amounts == 0, np.inf, loss) if bare is False else loss
 
     if np.isfinite(problem.max_loss).any():
         most = problem.few(amounts.size)  # the same for all nodes

@@ -62,14 +62,19 @@ class Found:
     """Shares of replayed general text in the specialist stages; None for none."""
 
     @property
-    def plan(self) -> tuple[Any, Array, Array]:
-        """Return what the losses depend on: sizes, general and specialist tokens."""
-        return self.size, self.tokens_pt, self.tokens_spec
+    def plan(self) -> tuple[Any, Array, Array, Array]:
+        """Return what the losses depend on: sizes, general and specialist tokens, shares of replay."""
+        return self.size, self.tokens_pt, self.tokens_spec, self.shares
+
+    @property
+    def shares(self) -> Array:
+        """Return shares of replay, none where nothing is replayed."""
+        return np.zeros(len(self.tokens_spec)) if self.replay is None else self.replay
 
     @property
     def replayed(self) -> Array:
         """Tokens of general text within the specialist stages, which `tokens_pt` counts too."""
-        return np.zeros(len(self.tokens_spec)) if self.replay is None else self.tokens_spec * self.replay / (1 - self.replay)
+        return self.tokens_spec * self.shares / (1 - self.shares)
 
     @property
     def total_flops(self) -> float:

@@ -9,6 +9,7 @@ import numpy as np
 from planner.allocate.beyond import TOO_FAR, tell_far, tell_unmeasured
 from planner.allocate.domains.answer import Structure
 from planner.allocate.domains.problem import DomainsProblem
+from planner.allocate.replay_cost import said_of
 from planner.fit.diagnosis import STATUS_ADVICE
 from planner.units import format_count, format_names
 
@@ -77,11 +78,8 @@ def _of_the_limit(problem: DomainsProblem, chosen: Structure) -> Iterator[str]:
     yield f"the limit, {general['limit']}, is kept for every domain with a probability of {general['probability']:.0%} or more: least for {plan.name!r}"
     if not all(len(one.retention.replays) > 1 for one in problem.problems if one.retention):
         yield "no run of a general law replays general text: what replay would keep is not measured there, and none is planned"
-    if any(kept["replay_fraction"] for _, kept in stages):
-        yield (
-            "replayed text is assumed to count for the specialist loss like the other general tokens; in the one sweep that measured it the loss came out "
-            "0.3 % higher than that with 10 % of replay, 1.1 % with 30 %, 2 % with 50 %"
-        )
+    if shares := [plan.replay_fraction for plan, _ in stages if plan.replay_fraction]:
+        yield said_of(shares)
     plan, general = max(stages, key=lambda pair: float(pair[1].get("extrapolation", 1.0)))
     if general["extrapolation"] > 1.2:
         yield f"extrapolation: domain {plan.name!r} lies a factor of {general['extrapolation']:.3g} outside the runs of its general law"

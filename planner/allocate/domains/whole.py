@@ -90,10 +90,10 @@ def _nearby(problem: DomainsProblem, size: int, trunk: float, spec: Array, stage
     share = after(problem, size, trunk, near, 0.0)
     lengths = near / (1 - share)
     allowed = (lengths <= stages[:, None] + step) & (trunk + lengths - near <= problem.general_tokens * (1 + 1e-9))
-    lengths = np.where(allowed, lengths, near)
-    loss = problem.expected(size, trunk + lengths - near, near, FEW)
-    chosen = np.where(allowed, problem.value(loss, margin), np.inf).argmin(1)[:, None]
-    return tuple(np.take_along_axis(item, chosen, 1)[:, 0] for item in (near, np.where(allowed, share, np.nan)))  # type: ignore[return-value]
+    share, lengths = np.where(allowed, share, np.nan), np.where(allowed, lengths, near)
+    loss = problem.expected(size, trunk + lengths - near, near, FEW, replay=share)
+    chosen = problem.value(loss, margin).argmin(1)[:, None]
+    return tuple(np.take_along_axis(item, chosen, 1)[:, 0] for item in (near, share))  # type: ignore[return-value]
 
 
 def cooldown(problem: DomainsProblem) -> float:
