@@ -22,6 +22,8 @@ TRUNK = 3
 """Runs off one trunk from which its luck shows in a fit."""
 SAME = 0.05
 """Spread of a logarithm under which values count as one."""
+NEARLY = 0.2
+"""Spread of a logarithm under which what it says rests on too little to be trusted."""
 
 
 def check(data: FitData) -> None:
@@ -102,8 +104,14 @@ def _check_two_stages(data: FitData) -> None:
 
 
 def _check_repetition(data: FitData) -> None:
+    passes = data.epochs[data.tokens_spec > 0]
     if data.epochs.max() < 1 + SAME:
         _warn("no run repeats its specialist text: what more than one epoch does is not measured")
+    elif passes.min() > 1 + SAME and np.ptp(np.log(passes)) < NEARLY:
+        _warn(
+            f"every run with specialist text makes {np.median(passes):.2g} passes over it: what repeated text is worth beside fresh text is not "
+            "measured, and a forecast of fewer or more passes is a guess; train some runs with one pass"
+        )
     elif len(levels(data.unique_spec[data.tokens_spec > 0])) < 2:
         _warn("all runs have one amount of distinct specialist text: epochs and specialist tokens cannot be told apart")
 

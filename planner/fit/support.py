@@ -10,6 +10,7 @@ import numpy as np
 
 from planner.artifacts import check_numbers
 from planner.fit.data import FitData
+from planner.fit.identify import SAME
 from planner.laws.dual import Array
 
 AXES = ("params", "tokens_pt", "tokens_spec", "unique_spec", "epochs_spec", "tokens_per_param", "flops", "flops_6nd")
@@ -87,8 +88,11 @@ class Support:
         low, high, zero = self.low[name], self.high[name], self.zero[name]
         if high == 0:
             return np.where(value > 0, np.inf, 1.0)
-        # One pass is where repetition begins: fewer than the least number of epochs is no new ground, nor is less than the least
-        # FLOPs or distinct tokens where the other axes are inside.
-        under = 1.0 if zero or name in ("epochs_spec", "flops", "flops_6nd") else low / np.where(value > 0, value, np.inf)
+        # Less than the least FLOPs or distinct tokens is no new ground where the other axes are inside. Nor are fewer epochs where a run had one pass
+        # or less, which is where repetition begins; where every run repeats its text, what one pass gives is not known, whatever runs without any say.
+        if name == "epochs_spec":
+            under = low / np.maximum(value, 1.0) if low > 1 + SAME else 1.0
+        else:
+            under = 1.0 if zero or name in ("flops", "flops_6nd") else low / np.where(value > 0, value, np.inf)
         under = np.where(value > 0, under, 1.0 if zero or name in ("tokens_pt", "tokens_spec", "unique_spec", "epochs_spec") else np.inf)
         return np.maximum(1.0, np.maximum(value / high, under))

@@ -119,6 +119,16 @@ def test_support_tells_how_far(synthetic: FitData) -> None:
     assert support.distance([1e5], [1e5], [3e5], [1e5])[0] == 0  # between zero, which was trained, and the least tokens_pt
 
 
+def test_fewer_passes_than_any_run_made_are_new_ground_down_to_one(synthetic: FitData) -> None:
+    repeated = synthetic.rows((synthetic.epochs == 0) | (synthetic.epochs == 4.0))
+    support = Support.of(repeated)
+    assert support.low["epochs_spec"] == 4.0 and support.zero["epochs_spec"]  # runs without specialist text say nothing of one pass
+    found = support.factors(8e4, 9e5, 2e5, 2e5 / np.array([0.5, 1.0, 2.0, 4.0, 8.0]))["epochs_spec"]
+    assert list(found) == pytest.approx([4.0, 4.0, 2.0, 1.0, 2.0])
+    assert support.distance(8e4, 9e5, 5e4, 5e4) == pytest.approx(np.log(4))
+    assert (Support.of(synthetic).factors(8e4, 9e5, 2e5, 2e5 / np.array([0.1, 0.5, 1.0]))["epochs_spec"] == 1.0).all()
+
+
 def test_the_convention_of_n_changes_nothing_where_both_are_proportional(synthetic: FitData) -> None:
     both = replace(synthetic, params_by={"non_embedding": synthetic.params, "total": 3 * synthetic.params})
     scores = score_laws([both, both.under("total")], [LAWS["bounded-penalised"]])

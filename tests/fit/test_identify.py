@@ -74,6 +74,14 @@ def test_warnings(data: FitData, message: str) -> None:
         check(data)
 
 
+@pytest.mark.parametrize("passes", [3.0, 16.0])
+def test_the_same_passes_in_every_run_are_warned_of(passes: float) -> None:
+    data = table(SIZES, TOKENS, SPECIAL, TEXT)
+    scatter = np.exp(0.01 * np.random.default_rng(0).normal(size=data.count))
+    with pytest.warns(PlannerWarning, match=f"makes {passes:.2g} passes over it"):
+        check(replace(data, unique_spec=data.tokens_spec / passes * scatter))
+
+
 def test_laws_that_the_rows_cannot_carry_are_no_candidates() -> None:
     fresh, one_text, small = table(SIZES, TOKENS, SPECIAL, [1e7]), table(SIZES, TOKENS, SPECIAL, [1e5]), table(SIZES[:3], TOKENS[:2], SPECIAL[:3], [1e5])
     penalised = LAWS["transfer-penalised"]
