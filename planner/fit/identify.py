@@ -24,6 +24,8 @@ SAME = 0.05
 """Spread of a logarithm under which values count as one."""
 NEARLY = 0.2
 """Spread of a logarithm under which what it says rests on too little to be trusted."""
+MIDDLE = (0.1, 0.9)
+"""Quantiles between which that spread is taken, so that a few runs elsewhere do not hide it."""
 
 
 def check(data: FitData) -> None:
@@ -56,6 +58,11 @@ def levels(values: Array) -> Array:
         starts.append(at)
         at = int(np.searchsorted(ordered, ordered[at] * np.exp(SAME), side="right"))
     return ordered[starts]
+
+
+def nearly_one(values: Array) -> bool:
+    """Tell whether all but a few of some positive values are nearly the same."""
+    return len(values) > 0 and float(np.ptp(np.quantile(np.log(values), MIDDLE))) < NEARLY
 
 
 def reason_against(law: Law, data: FitData) -> str | None:
@@ -95,6 +102,12 @@ def _check_two_stages(data: FitData) -> None:
             raise DataError(f"the runs have one value of {name} beside {'zero' if zero.any() else 'none'}", remedy="vary both stages")
         if count < MIN_TOKENS:
             _warn(f"the runs have {count} values of {name}: its exponent and its offset cannot both be determined")
+    per_param = (data.tokens_pt / data.params_by["non_embedding"])[data.tokens_pt > 0]
+    if nearly_one(per_param):
+        _warn(
+            f"nearly every run has {np.median(per_param):.2g} general tokens per parameter: what size does and what general tokens do is hardly told "
+            "apart, and forecasts of other ratios are guesses; train some runs with half and with twice as many"
+        )
     both = (data.tokens_pt > 0) & (data.tokens_spec > 0)
     if both.sum() == (data.tokens_spec > 0).sum() and np.ptp(np.log(data.tokens_spec[both] / data.tokens_pt[both])) < SAME:
         share = float((data.tokens_spec[both] / data.tokens_pt[both]).mean())

@@ -74,6 +74,16 @@ def test_warnings(data: FitData, message: str) -> None:
         check(data)
 
 
+@pytest.mark.parametrize("off", [0, 2])
+def test_general_tokens_in_step_with_size_are_warned_of(off: int) -> None:
+    """A run or two on another ratio do not hide it."""
+    data = table(SIZES, TOKENS[1:], SPECIAL, TEXT)
+    tied = 20 * data.params * np.exp(0.03 * np.random.default_rng(0).normal(size=data.count))
+    tied[:off] *= 4
+    with pytest.warns(PlannerWarning, match="nearly every run has 20 general tokens per parameter"):
+        check(replace(data, tokens_pt=tied))
+
+
 @pytest.mark.parametrize("passes", [3.0, 16.0])
 def test_the_same_passes_in_every_run_are_warned_of(passes: float) -> None:
     data = table(SIZES, TOKENS, SPECIAL, TEXT)
