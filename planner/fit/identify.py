@@ -102,18 +102,41 @@ def _check_two_stages(data: FitData) -> None:
             raise DataError(f"the runs have one value of {name} beside {'zero' if zero.any() else 'none'}", remedy="vary both stages")
         if count < MIN_TOKENS:
             _warn(f"the runs have {count} values of {name}: its exponent and its offset cannot both be determined")
-    per_param = (data.tokens_pt / data.params_by["non_embedding"])[data.tokens_pt > 0]
-    if nearly_one(per_param):
-        _warn(
-            f"nearly every run has {np.median(per_param):.2g} general tokens per parameter: what size does and what general tokens do is hardly told "
-            "apart, and forecasts of other ratios are guesses; train some runs with half and with twice as many"
-        )
+    params = data.params_by["non_embedding"]
     both = (data.tokens_pt > 0) & (data.tokens_spec > 0)
-    if both.sum() == (data.tokens_spec > 0).sum() and np.ptp(np.log(data.tokens_spec[both] / data.tokens_pt[both])) < SAME:
-        share = float((data.tokens_spec[both] / data.tokens_pt[both]).mean())
+    share = data.tokens_spec[both] / data.tokens_pt[both]
+    if both.all() and np.ptp(np.log(share)) < SAME:
         raise DataError(
-            f"every run has the same tokens_spec / tokens_pt ({share:.3g}), so their effects cannot be told apart", remedy="vary the ratio"
+            f"every run has the same tokens_spec / tokens_pt ({share.mean():.3g}), so their effects cannot be told apart",
+            remedy="vary the ratio, or add runs without specialist tokens",
         )
+    for text in hardly_apart(params, data.tokens_pt, data.tokens_spec):
+        _warn(text)
+
+
+def hardly_apart(params: Array, general: Array, special: Array) -> list[str]:
+    """Say which effects runs of two stages hardly tell apart.
+
+    Args:
+        params: non-embedding parameters, shape (runs,).
+        general: general tokens, shape (runs,).
+        special: specialist tokens, shape (runs,).
+    """
+    found = []
+    ratio = (general / params)[general > 0]
+    if nearly_one(ratio):
+        found.append(
+            f"nearly every run has {np.median(ratio):.2g} general tokens per parameter: what size does and what general tokens do is hardly told apart, "
+            "and forecasts of other ratios are guesses; train some runs with half and with twice as many"
+        )
+    both = (general > 0) & (special > 0)
+    share = special[both] / general[both]
+    if nearly_one(share):
+        found.append(
+            f"nearly every run with both stages has tokens_spec / tokens_pt = {np.median(share):.2g}: what the stages do together is hardly told apart, "
+            "and forecasts of other splits are guesses; vary the ratio"
+        )
+    return found
 
 
 def _check_repetition(data: FitData) -> None:
