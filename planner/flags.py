@@ -40,6 +40,14 @@ FLAGS = {
 
 COMPARED = ("copy", "overfitted", "off_learning_rate", "larger_but_worse", "negative_curvature")
 """Flags by what other runs did."""
+JUDGED = ("overfitted", "larger_but_worse", "negative_curvature")
+"""Flags by a loss that is worse than that of other runs. To leave such a run out of what forecasts are held against would be to choose by the outcome.
+A run at another learning rate is another recipe, and a copy is no run."""
+
+
+def judged_only(frame: DataFrame) -> Series[bool]:
+    """Tell which rows are flagged for their loss against that of other runs, and for nothing else."""
+    return frame["flags"].map(lambda text: (found := set(str(text).split(";")) - {""}) != set() and found <= set(JUDGED)).astype(bool)
 
 
 def judge_alone(frame: DataFrame) -> DataFrame:
