@@ -17,7 +17,7 @@ from planner.errors import DataError, InputError
 from planner.fit.data import FitData, early, fit_data, of_method
 from planner.fit.fit import RESAMPLES, Progress, fit
 from planner.fit.fitted import FittedLaw
-from planner.flags import judge_alone
+from planner.flags import judge_alone, judged_only
 from planner.laws.dual import Array
 from planner.runs import usable
 
@@ -46,6 +46,8 @@ class Outcome:
     low: float
     high: float
     measured: float
+    flags: str = ""
+    """Why a fit would leave it out, by its loss against that of other runs: it was a choice all the same, so it counts here."""
 
     @property
     def error_percent(self) -> float:
@@ -85,6 +87,11 @@ class Cutoff:
         return float(np.mean([item.inside for item in self.outcomes]))
 
     @property
+    def flagged(self) -> int:
+        """Number of runs above that a fit would leave out by their loss."""
+        return sum(bool(item.flags) for item in self.outcomes)
+
+    @property
     def errors_percent(self) -> Array:
         """Forecast minus outcome in per cent of the outcome, shape (runs above,)."""
         return np.array([item.error_percent for item in self.outcomes])
@@ -104,9 +111,12 @@ class Cutoff:
     def summary(self) -> dict[str, Any]:
         """Return the row of the table, for programs."""
         errors = np.abs(self.errors_percent)
+        sound = errors[[not item.flags for item in self.outcomes]]
         return {
             "factor": self.factor,
             "rows_above": len(self.outcomes),
+            "rows_flagged": self.flagged,
+            "unflagged_mean_absolute_percent": float(sound.mean()) if len(sound) else None,
             "mean_absolute_percent": float(errors.mean()),
             "median_absolute_percent": float(np.median(errors)),
             "worst_percent": float(errors.max()),
@@ -169,6 +179,9 @@ def backtest(
 ) -> Backtest:  # fmt: skip
     """Replay a runs table at compute cut-offs.
 
+    What is fitted is without flags, as for `fit`. Above a cut-off runs that are flagged for their loss against that of others count too: whoever chose
+    one would have had to live with it. Those that diverged, were too short or ran at another learning rate count nowhere.
+
     Args:
         frame: a runs table as `read_runs` returns it.
         law: name of a law, or "auto" to choose at each cut-off by what lies below it, as for `fit`.
@@ -183,9 +196,11 @@ def backtest(
         DataError: the runs cannot carry a fit at any cut-off.
         InputError: no such law, flag or convention of N.
     """
-    rows = of_method(usable(frame, keep).assign(flags=""), "full")
-    rows = rows[~early(rows)].reset_index(drop=True)  # as fit_data leaves them out, so that rows and arrays stay side by side
-    data = fit_data(rows)
+    data = fit_data(_plain(usable(frame, keep)))
+    choices = frame.assign(flags=frame["flags"].map(lambda text: ";".join(item for item in str(text).split(";") if item not in keep)))
+    judged = judged_only(choices)
+    flags = dict(zip(choices["run_id"].astype(str)[judged], choices["flags"][judged], strict=True))
+    everything = fit_data(_plain(usable(choices.assign(flags=choices["flags"].mask(judged, "")))))
     known = set(data.params_by)
     if not set(params_kinds) <= known:
         lacking = ", ".join(sorted(set(params_kinds) - known))
@@ -202,13 +217,13 @@ def backtest(
             progress=lambda what, share: tell(f"{which}: {what}", (number + share) / steps),
         )  # fmt: skip
 
-    hindsight = _expected(fit_rows(data, 0, "all runs"), data)
+    hindsight = _expected(fit_rows(data, 0, "all runs"), everything)
     done: list[Cutoff] = []
     skipped: list[Skipped] = []
     for number, limit in enumerate(limits, 1):
         try:
             fit_below = partial(fit_rows, number=number, which=f"below {limit:.3g} FLOPs")
-            done.append(_replay(partial(_known, frame, keep), data, limit, fit_below, hindsight))
+            done.append(_replay(partial(_known, frame, keep), everything, limit, fit_below, hindsight, flags))
         except DataError as error:
             skipped.append(Skipped(limit, int((data.flops <= limit).sum()), error.message))
     if not done:
@@ -246,12 +261,19 @@ def _known(frame: DataFrame, keep: tuple[str, ...], most: float) -> FitData:
     flops = frame["flops"].fillna(6.0 * frame["params_non_embedding"] * (frame["tokens_pt"] + frame["tokens_spec"]))
     rows = judge_alone(frame[flops <= most])
     held = {flag for text in rows["flags"] for flag in text.split(";")}
-    rows = of_method(usable(rows, tuple(flag for flag in keep if flag in held)).assign(flags=""), "full")
-    return fit_data(rows[~early(rows)].reset_index(drop=True))
+    return fit_data(_plain(usable(rows, tuple(flag for flag in keep if flag in held))))
 
 
-def _replay(known: Callable[[float], FitData], data: FitData, limit: float, fit_rows: Callable[[FitData], FittedLaw], hindsight: Array) -> Cutoff:
-    """Fit the rows up to a limit and hold the forecasts of the others against their outcomes."""
+def _plain(rows: DataFrame) -> DataFrame:
+    """Return the runs in full that mix nothing into their general stage, without flags."""
+    rows = of_method(rows.assign(flags=""), "full")
+    return rows[~early(rows)].reset_index(drop=True)  # as fit_data leaves them out, so that rows and arrays stay side by side
+
+
+def _replay(
+    known: Callable[[float], FitData], data: FitData, limit: float, fit_rows: Callable[[FitData], FittedLaw], hindsight: Array, flags: Mapping[str, str]
+) -> Cutoff:  # fmt: skip
+    """Fit the rows up to a limit and hold the forecasts of the others, flagged by their loss or not, against their outcomes."""
     cheap = data.flops <= limit
     above = data.rows(~cheap)
     if above.count < LEAST_ABOVE:
@@ -267,10 +289,11 @@ def _replay(known: Callable[[float], FitData], data: FitData, limit: float, fit_
         fitted = fit_rows(below)
         forecast = fitted.forecast(above.params_by, above.tokens_pt, above.tokens_spec, above.unique_spec)
     measured, factor = np.exp(above.log_loss), above.flops / below.flops.max()
-    outcomes = [
-        Outcome(above.run_ids[row], *(float(values[row]) for values in (factor, forecast.loss, forecast.low, forecast.high, measured)))
-        for row in np.argsort(factor, kind="stable")
-    ]
+    columns = (factor, forecast.loss, forecast.low, forecast.high, measured)
+    outcomes = []
+    for row in np.argsort(factor, kind="stable"):
+        far, middle, low, high, found = (float(values[row]) for values in columns)
+        outcomes.append(Outcome(above.run_ids[row], far, middle, low, high, found, flags.get(above.run_ids[row], "")))
     decisions = decide(above, {PLAN: _expected(fitted, above), HINDSIGHT: hindsight[~cheap]}, below)
     laws = tuple(f"{member.law.name} ({member.params_kind})" for member in fitted.members)
     return Cutoff(limit, below.count, laws, tuple(outcomes), decisions, tuple(sorted({str(item.message) for item in caught})))

@@ -20,7 +20,9 @@ WORSE = 1.03
 BENT = 1.02
 ONE_PASS = 1.05
 BEYOND_NOISE, LEAST_CHORDS = 5.0, 8
-"""Deviations from the chords that the table's own noise makes, beyond which a run stands out, and the chords that tell what it is."""
+"""Deviations that the table's own noise makes, beyond which a run stands out, and the chords or repeated seeds that tell what it is."""
+FEW_PASSES = 4.05
+"""Passes up to which repeated text hardly harms (arXiv 2305.16264), so that the loss is smooth in the size."""
 ALIKE = ("recipe", "vocab_size", "base", "method")
 """Columns in which runs that are compared agree."""
 
@@ -31,7 +33,7 @@ FLAGS = {
     "under_2_tokens_per_parameter": "fewer than 2 tokens per non-embedding parameter: a transient of the optimiser",
     "mostly_warmup": f"fewer steps than {WARMUP_MULTIPLE} times the recipe's warm-up: a transient of the schedule",
     "copy": "an earlier row once more, the same in every number: it would count twice",
-    "overfitted": f"loss over {OVERFITTED:g} times that of the same run with fewer passes: past any use, and no law need follow it there",
+    "overfitted": f"loss over {OVERFITTED:g} times that of the same run with fewer passes, beyond the noise: past any use, no law need follow it",
     "off_learning_rate": f"the same run at another learning rate reached a loss lower by a factor of {OFF_RATE:g} or more",
     "larger_but_worse": f"loss over {WORSE:g} times that of a smaller model on the same fresh tokens, beyond the noise: its rate was not near its best",
     "negative_curvature": f"loss over {BENT:g} times the chord between fewer and more tokens, beyond the noise, where laws are convex: a bad run",
@@ -40,6 +42,14 @@ FLAGS = {
 
 COMPARED = ("copy", "overfitted", "off_learning_rate", "larger_but_worse", "negative_curvature")
 """Flags by what other runs did."""
+JUDGED = ("overfitted", "larger_but_worse", "negative_curvature")
+"""Flags by a loss that is worse than that of other runs. To leave such a run out of what forecasts are held against would be to choose by the outcome.
+A run at another learning rate is another recipe, and a copy is no run."""
+
+
+def judged_only(frame: DataFrame) -> Series[bool]:
+    """Tell which rows are flagged for their loss against that of other runs, and for nothing else."""
+    return frame["flags"].map(lambda text: (found := set(str(text).split(";")) - {""}) != set() and found <= set(JUDGED)).astype(bool)
 
 
 def judge_alone(frame: DataFrame) -> DataFrame:
@@ -63,13 +73,14 @@ def flag_runs(frame: DataFrame) -> DataFrame:
     }
     finished = ~(rules["unfinished"] | rules["diverged"])
     rules["copy"] = _copies(frame, finished)
-    rules["overfitted"] = _overfitted(frame, finished)
+    rules["overfitted"] = _none(frame)  # its place among the names
     # A transient is no measure of its neighbours: the rules that compare runs look at the ones left.
     warming = frame["flags"].map(lambda text: "mostly_warmup" in str(text))
     sound = finished & ~(rules["short_stage"] | rules["under_2_tokens_per_parameter"] | rules["copy"] | warming)
     rules["off_learning_rate"] = _off_learning_rate(frame, sound)
     sound &= ~rules["off_learning_rate"]
     noise = _noise(frame, sound)
+    rules["overfitted"] = _overfitted(frame, finished, noise)
     rules["larger_but_worse"] = _larger_but_worse(frame, sound, noise)
     rules["negative_curvature"] = _negative_curvature(frame, sound & ~rules["larger_but_worse"], noise)
     flags = []
@@ -89,12 +100,12 @@ def _copies(frame: DataFrame, finished: Series[bool]) -> Series[bool]:
     return found
 
 
-def _overfitted(frame: DataFrame, finished: Series[bool]) -> Series[bool]:
+def _overfitted(frame: DataFrame, finished: Series[bool], noise: float) -> Series[bool]:
     """Find runs whose loss is well above that of the same run with fewer specialist tokens."""
     found = _none(frame)
     ended = frame[finished & (frame["tokens_spec"] > 0) & frame["unique_spec"].notna()].sort_values("tokens_spec")
     for _, group in ended.groupby([*ALIKE, "params_non_embedding", "seed", "tokens_pt", "unique_spec", "replay_fraction"], dropna=False):
-        found[group.index] = group["loss_spec"] > OVERFITTED * group["loss_spec"].cummin()
+        found[group.index] = group["loss_spec"] > max(OVERFITTED, 1 + BEYOND_NOISE * noise) * group["loss_spec"].cummin()
     return found
 
 
@@ -127,11 +138,49 @@ def _negative_curvature(frame: DataFrame, sound: Series[bool], noise: float) -> 
 
 
 def _noise(frame: DataFrame, sound: Series[bool]) -> float:
-    """Return the deviation of ln L from the chords between neighbours, which the noise of runs makes; 0 where there are too few to tell."""
+    """Return the deviation of ln L that the noise of runs makes; 0 where there is too little to tell.
+
+    Of one stage it is that from the chords between neighbours in tokens. Where these are too few, as in tables of two stages, it is that between seeds,
+    and where seeds are too seldom repeated, that from the chords between neighbours in size.
+    """
     above = _above_chord(frame, sound).dropna()
-    if len(above) < LEAST_CHORDS:
+    if len(above) >= LEAST_CHORDS:
+        return 1.4826 * float((above - above.median()).abs().median())
+    if not (frame["tokens_pt"] > 0).any() or not (frame["tokens_spec"] > 0).any():
         return 0.0
-    return 1.4826 * float((above - above.median()).abs().median())
+    for found in (_between_seeds(frame, sound), _between_sizes(frame, sound)):
+        if len(found) >= LEAST_CHORDS:
+            return 1.4826 * float((found - found.median()).abs().median())
+    return 0.0
+
+
+def _between_seeds(frame: DataFrame, sound: Series[bool]) -> Series[float]:
+    """Return how far runs lie from the mean of those that differ in the seed only, in ln L, as one run lies from the truth; one fewer of each group."""
+    import numpy as np
+
+    cell = [*ALIKE, "params_non_embedding", "tokens_pt", "tokens_spec", "unique_spec", "replay_fraction", "learning_rate"]
+    found = _none(frame).astype(float) * math.nan
+    for _, group in frame[sound].groupby(cell, dropna=False):
+        if group["seed"].nunique() > 1:
+            off = np.log(group["loss_spec"]) - np.log(group["loss_spec"]).mean()
+            found[group.index[1:]] = off[1:] * math.sqrt(len(group) / (len(group) - 1))
+    return found.dropna()
+
+
+def _between_sizes(frame: DataFrame, sound: Series[bool]) -> Series[float]:
+    """Return how far runs with few passes lie from the chord between the next sizes on the same tokens, in ln L, as one run lies from the truth."""
+    import numpy as np
+
+    cell = [*ALIKE, "seed", "tokens_pt", "tokens_spec", "unique_spec", "replay_fraction"]
+    found = _none(frame).astype(float) * math.nan
+    for _, group in frame[sound & (frame["epochs_spec"].fillna(0) <= FEW_PASSES)].groupby(cell, dropna=False):
+        series = group.drop_duplicates("params_non_embedding").sort_values("params_non_embedding")
+        if len(series) >= 3:
+            x, loss = (np.log(series[name].to_numpy(float)) for name in ("params_non_embedding", "loss_spec"))
+            share = (x[1:-1] - x[:-2]) / (x[2:] - x[:-2])
+            off = loss[1:-1] - (1 - share) * loss[:-2] - share * loss[2:]
+            found[series.index[1:-1]] = off / np.sqrt(1 + share**2 + (1 - share) ** 2)
+    return found.dropna()
 
 
 def _above_chord(frame: DataFrame, sound: Series[bool]) -> Series[float]:

@@ -72,11 +72,12 @@ def test_the_true_law_is_followed_at_hardly_any_cost(replayed: Backtest) -> None
 
 
 def test_every_run_above_is_forecast_once_and_every_decision_is_among_them(replayed: Backtest, frame: pd.DataFrame) -> None:
-    rows = frame[frame["flags"] == ""]
+    rows = frame[frame["flags"].isin(["", "overfitted"])]
     for item in replayed.cutoffs:
         above = rows[rows["flops"] > item.flops]
         assert sorted(one.run_id for one in item.outcomes) == sorted(above["run_id"])
-        assert item.rows_below + len(above) == len(rows)
+        flags = above.set_index("run_id")["flags"]
+        assert all(one.flags == flags[one.run_id] for one in item.outcomes) and item.flagged == (flags != "").sum() > 0
         losses = above.set_index("run_id")["loss_spec"]
         for decision in item.decisions:
             chosen = losses[list(decision.runs)]
@@ -167,6 +168,25 @@ def test_keep_takes_flagged_rows_in(isoflop: pd.DataFrame) -> None:
     flagged = flag_runs(isoflop.assign(flags=["mine" if k % 7 == 0 else "" for k in range(len(isoflop))]))
     without, within = (backtest(flagged, "chinchilla", cutoffs=[2e19], keep=keep, resamples=20).cutoffs[0] for keep in ((), ("mine",)))
     assert within.rows_below == without.rows_below + 3 and len(within.outcomes) == len(without.outcomes) + 3
+
+
+def test_what_a_run_came_to_keeps_it_in_and_how_it_was_made_keeps_it_out(isoflop: pd.DataFrame) -> None:
+    """To leave out what turned out badly would be to choose by the outcome: a run that the plan takes costs what it costs."""
+    limit, high = 2e19, 6 * isoflop["params_non_embedding"] * isoflop["tokens_pt"] > 2e19
+    plain = backtest(isoflop, "chinchilla", cutoffs=[limit], resamples=20).cutoffs[0]
+    chosen = {one.chosen for one in plain.decisions}
+    bad = isoflop["run_id"].isin(chosen)
+    assert plain.regret_percent[PLAN] == 0 and plain.flagged == 0 and (bad & high).any()
+    worse = isoflop.assign(loss_spec=isoflop["loss_spec"].where(~bad, 1.1 * isoflop["loss_spec"]))
+    for flag, counts in (("larger_but_worse", True), ("overfitted", True), ("short_stage", False), ("overfitted;mostly_warmup", False)):
+        found = backtest(worse.assign(flags=worse["flags"].mask(bad, flag)), "chinchilla", cutoffs=[limit], resamples=20).cutoffs[0]
+        assert len(found.outcomes) == len(plain.outcomes) - (0 if counts else len(chosen))
+        assert found.flagged == (len(chosen) if counts else 0)
+        assert (found.regret_percent[PLAN] > 5) == counts
+        sound = found.summary()["unflagged_mean_absolute_percent"]
+        assert (found.summary()["mean_absolute_percent"] > sound + 1) == counts
+    lost = worse.assign(flags=worse["flags"].mask(bad, "diverged"), status=worse["status"].mask(bad, "diverged"), loss_spec=worse["loss_spec"].mask(bad))
+    assert len(backtest(lost, "chinchilla", cutoffs=[limit], resamples=20).cutoffs[0].outcomes) == len(plain.outcomes) - len(chosen)
 
 
 def test_round_trip(replayed: Backtest, tmp_path: Path) -> None:

@@ -152,3 +152,30 @@ def test_text_too_short_for_a_stage_is_said_to_be_unused(fitted: FittedLaw, tmp_
     code, err = run("allocate", "--flops", "2e13", "--spec-tokens", "1k", "--law", law, "--out", tmp_path / "a.json")
     assert code == 0 and "the specialist text is left unused" in err and "--max-epochs" in err
     assert np.isclose(json.loads((tmp_path / "a.json").read_text())["plan"]["tokens_spec"], 0)
+
+
+def test_branches_without_a_named_trunk_are_one_trunk(tmp_path: Path) -> None:
+    """By size, general tokens and seed, as tables of ours name them; a table of one stage and runs from scratch stay apart."""
+    head = "params_non_embedding,tokens_pt,tokens_spec,unique_spec,seed,loss_spec"
+    lines = [
+        f"{n},{pt},{spec},{spec / 2 if spec else ''},{seed},{3 + 0.1 * k}" for k, n in enumerate((100000, 300000, 1000000))
+        for pt in (0, 4000000, 8000000) for seed in (0, 1) for spec in (0, 2000000, 4000000) if pt + spec > 0
+    ]  # fmt: skip
+    path = write(tmp_path / "runs.csv", head, lines)
+    data = fit_data(read_runs(path))
+    trunk = data.tokens_pt > 0
+    assert data.guessed_trunks and len(set(data.cluster[trunk])) == 12 and len(set(data.cluster[~trunk])) == (~trunk).sum() == 12
+    assert not set(data.cluster[trunk]) & set(data.cluster[~trunk])
+    named = [f"{line},{'scratch' + str(k) if line.split(',')[1] == '0' else '-'.join(line.split(',')[:2])}" for k, line in enumerate(lines)]
+    told = fit_data(read_runs(write(tmp_path / "named.csv", f"{head},trunk_id", named)))
+    assert list(told.cluster) == list(data.cluster) and not told.guessed_trunks
+    general = fit_data(read_runs(write(tmp_path / "general.csv", HEAD, [*rows(), *rows()])), keep=("copy",))
+    assert len(set(general.cluster)) == 24 and not general.guessed_trunks
+
+
+@pytest.mark.filterwarnings("default")
+def test_guessed_trunks_are_told(tmp_path: Path) -> None:
+    frame = read_runs(Path(__file__).parents[1] / "sweeps" / "nature" / "runs.csv")
+    path = tmp_path / "bare.csv"
+    frame.drop(columns=["trunk_id", "flags"]).to_csv(path, index=False)
+    assert "the table names no trunk_id" in run("fit", path, "--law", "root-rote", "--resamples", 20, "--no-figures")[1]

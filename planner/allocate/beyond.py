@@ -11,6 +11,7 @@ from planner.allocate.problem import Problem
 from planner.errors import DataError
 from planner.fit.diagnosis import STATUS_ADVICE
 from planner.fit.fitted import FittedLaw
+from planner.fit.support import RAY
 from planner.units import format_count
 
 FAR = 10.0
@@ -22,6 +23,7 @@ ADVISED = 100.0
 AXIS_NAMES = {
     "params": "model size", "tokens_pt": "general tokens", "tokens_spec": "specialist tokens", "unique_spec": "distinct specialist tokens",
     "epochs_spec": "epochs", "tokens_per_param": "tokens per parameter", "flops": "compute",
+    RAY: "general tokens per parameter",
 }  # fmt: skip
 
 
@@ -85,6 +87,13 @@ def tell_far(law: FittedLaw, flops: float, extrapolation: Mapping[str, float], w
     elif others or compute > 1.2:
         reach = [f"compute {compute:.3g}× the largest run"] if compute > 1.2 else []
         yield f"extrapolation: {who}" + "; ".join([*reach, ", ".join(others)] if others else reach)
+    if extrapolation.get(RAY, 1.0) > 1.2:
+        least, most = law.support.low[RAY], law.support.high[RAY]
+        amount = f"{least:.2g}" if most < 1.1 * least else f"{least:.2g} to {most:.2g}"
+        yield (
+            f"{who}the runs of the law have {amount} general tokens per parameter, so it hardly tells what size does from what general tokens do: "
+            "a plan with another ratio is a guess"
+        )
     for name, factor in extrapolation.items():
         if not np.isfinite(factor):
             yield f"{who}no run of the table has any {AXIS_NAMES[name]}: their effect is not measured"

@@ -112,6 +112,11 @@ def show(result: Backtest) -> None:
     )
     table("Fitted to the runs up to a cut-off, held against those above", columns, rows, caption=caption)
     for item in result.cutoffs:
+        if item.flagged:
+            sound = item.summary()["unflagged_mean_absolute_percent"]
+            count = "1 run is" if item.flagged == 1 else f"{item.flagged} runs are"
+            without = "" if sound is None else f"; without them the error is {sound:.2f} %"
+            say(f"above {item.flops:.3g} FLOPs: {count} flagged for their loss, which no choice could know, and counted here{without}")
         say(f"below {item.flops:.3g} FLOPs: {', '.join(item.laws)}" + "".join(f"; {note}" for note in item.notes))
     for gap in result.skipped:
         say(f"not replayed: {gap.flops:.3g} FLOPs with {format_count(gap.rows_below)} runs below: {gap.reason}")

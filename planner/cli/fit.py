@@ -87,8 +87,10 @@ def fit(
                 if flag in COMPARED and flag not in (keep or ()) and count > MANY * len(frame):
                     what = f"{count} of {len(frame)} runs are flagged {flag} and kept out: so many are hardly single bad runs"
                     say(f"warning: {what}; look at them, or take them in with --keep {flag}")
-            about = {"replay_fractions": shares, "runs": runs.name, "flagged": _flag_counts(frame), "kept_flags": keep or []}
+            about: dict[str, Any] = {"replay_fractions": shares, "runs": runs.name, "flagged": _flag_counts(frame), "kept_flags": keep or []}
             about |= {"method": method} if method != "full" else {}
+            if data.guessed_trunks:
+                about["guessed_trunks"] = True
             source = {**law_source(runs, frame, place), **_bytes_per_token(frame), **about}
             with bar(f"fit of {runs}", 1.0) as shown:
                 fitted = fit_law(

@@ -59,7 +59,8 @@ def show(law: FittedLaw) -> None:
     )  # fmt: skip
     if law.unexplained:
         warnings.warn(law.unexplained, PlannerWarning, stacklevel=2)
-    say("weights of the resamples: " + law.source["resampling"] + ", by trunk and seed")
+    guessed = "; the table names no trunk_id: runs of one size, tokens_pt and seed are taken to branch off one" if law.source.get("guessed_trunks") else ""
+    say("weights of the resamples: " + law.source["resampling"] + ", by trunk and seed" + guessed)
     if (early := law.early) is not None:
         low, high = early.interval
         after = "" if early.stages_off_percent is None else f"; with a specialist stage after it, not fitted, {early.stages_off_percent:.2g} %"

@@ -48,6 +48,8 @@ class FitData:
     """Which loss it is, a key of `TARGETS`."""
     replay_fraction: Array | None = None
     """Share of general tokens in the specialist stage; None where no run replays."""
+    guessed_trunks: bool = False
+    """Whether rows of two stages name no trunk, and those of one size, general tokens and seed count as branches of one."""
 
     @property
     def params(self) -> Array:
@@ -146,16 +148,33 @@ def fit_data(frame: DataFrame, keep: tuple[str, ...] = (), target: str = "spec",
                         remedy="fit the rows with replay_fraction 0, or the general loss with --target general")  # fmt: skip
     known = {kind: rows[column].to_numpy(float) for kind, column in PARAMS_KINDS.items() if not rows[column].isna().any()}
     pt, spec = rows["tokens_pt"].to_numpy(float), rows["tokens_spec"].to_numpy(float)
-    trunk = rows["trunk_id"].map(lambda name: "" if pd.isna(name) else str(name))
-    # A seed that is missing is written out: joined as it is it would make the key missing, and such rows one trunk.
-    seed = rows["seed"].map(lambda value: "" if pd.isna(value) else str(value))
-    keys = (trunk + "|" + seed).where(trunk != "", rows["run_id"].astype(str))
+    keys, guessed = _trunks(rows)
     flops = rows["flops"].fillna(6.0 * rows["params_non_embedding"] * (pt + spec)).to_numpy(float)
     log_loss = np.log(rows[TARGETS[target]].to_numpy(float))
     return FitData(
         list(rows["run_id"].astype(str)), known, pt, spec, rows["unique_spec"].to_numpy(float), log_loss, flops, pd.factorize(keys)[0],
         _replicate_sd(rows, log_loss), target=target, replay_fraction=replay if (replay > 0).any() else None,
+        guessed_trunks=guessed,
     )  # fmt: skip
+
+
+def _trunks(rows: DataFrame) -> tuple[Series, bool]:
+    """Name the trunk and seed of each row, and tell whether some are guessed.
+
+    Rows that name no trunk are taken to branch off one where they agree in size, general tokens and seed and some of them have a specialist stage: taken
+    as independent, they would make intervals too narrow by the luck that they share. Rows of one stage are trunks of their own.
+    """
+    import pandas as pd
+
+    trunk = rows["trunk_id"].map(lambda name: "" if pd.isna(name) else str(name))
+    # A seed that is missing is written out: joined as it is it would make the key missing, and such rows one trunk.
+    seed = rows["seed"].map(lambda value: "" if pd.isna(value) else str(value))
+    cell = rows["params_non_embedding"].map(repr) + "|" + rows["tokens_pt"].map(repr) + "|" + seed
+    unnamed = (trunk == "") & (rows["tokens_pt"] > 0)
+    branching = set(cell[unnamed & (rows["tokens_spec"] > 0)])
+    shared = unnamed & cell.isin(branching)
+    keys = (trunk + "|" + seed).where(trunk != "", rows["run_id"].astype(str)).mask(shared, "of|" + cell)
+    return keys, bool(cell[shared].duplicated().any())
 
 
 def of_method(frame: DataFrame, method: str) -> DataFrame:

@@ -22,6 +22,10 @@ TRUNK = 3
 """Runs off one trunk from which its luck shows in a fit."""
 SAME = 0.05
 """Spread of a logarithm under which values count as one."""
+NEARLY = 0.2
+"""Spread of a logarithm under which what it says rests on too little to be trusted."""
+MIDDLE = (0.1, 0.9)
+"""Quantiles between which that spread is taken, so that a few runs elsewhere do not hide it."""
 
 
 def check(data: FitData) -> None:
@@ -54,6 +58,11 @@ def levels(values: Array) -> Array:
         starts.append(at)
         at = int(np.searchsorted(ordered, ordered[at] * np.exp(SAME), side="right"))
     return ordered[starts]
+
+
+def nearly_one(values: Array) -> bool:
+    """Tell whether all but a few of some positive values are nearly the same."""
+    return len(values) > 0 and float(np.ptp(np.quantile(np.log(values), MIDDLE))) < NEARLY
 
 
 def reason_against(law: Law, data: FitData) -> str | None:
@@ -93,17 +102,52 @@ def _check_two_stages(data: FitData) -> None:
             raise DataError(f"the runs have one value of {name} beside {'zero' if zero.any() else 'none'}", remedy="vary both stages")
         if count < MIN_TOKENS:
             _warn(f"the runs have {count} values of {name}: its exponent and its offset cannot both be determined")
+    params = data.params_by["non_embedding"]
     both = (data.tokens_pt > 0) & (data.tokens_spec > 0)
-    if both.sum() == (data.tokens_spec > 0).sum() and np.ptp(np.log(data.tokens_spec[both] / data.tokens_pt[both])) < SAME:
-        share = float((data.tokens_spec[both] / data.tokens_pt[both]).mean())
+    share = data.tokens_spec[both] / data.tokens_pt[both]
+    if both.all() and np.ptp(np.log(share)) < SAME:
         raise DataError(
-            f"every run has the same tokens_spec / tokens_pt ({share:.3g}), so their effects cannot be told apart", remedy="vary the ratio"
+            f"every run has the same tokens_spec / tokens_pt ({share.mean():.3g}), so their effects cannot be told apart",
+            remedy="vary the ratio, or add runs without specialist tokens",
         )
+    for text in hardly_apart(params, data.tokens_pt, data.tokens_spec):
+        _warn(text)
+
+
+def hardly_apart(params: Array, general: Array, special: Array) -> list[str]:
+    """Say which effects runs of two stages hardly tell apart.
+
+    Args:
+        params: non-embedding parameters, shape (runs,).
+        general: general tokens, shape (runs,).
+        special: specialist tokens, shape (runs,).
+    """
+    found = []
+    ratio = (general / params)[general > 0]
+    if nearly_one(ratio):
+        found.append(
+            f"nearly every run has {np.median(ratio):.2g} general tokens per parameter: what size does and what general tokens do is hardly told apart, "
+            "and forecasts of other ratios are guesses; train some runs with half and with twice as many"
+        )
+    both = (general > 0) & (special > 0)
+    share = special[both] / general[both]
+    if nearly_one(share):
+        found.append(
+            f"nearly every run with both stages has tokens_spec / tokens_pt = {np.median(share):.2g}: what the stages do together is hardly told apart, "
+            "and forecasts of other splits are guesses; vary the ratio"
+        )
+    return found
 
 
 def _check_repetition(data: FitData) -> None:
+    passes = data.epochs[data.tokens_spec > 0]
     if data.epochs.max() < 1 + SAME:
         _warn("no run repeats its specialist text: what more than one epoch does is not measured")
+    elif passes.min() > 1 + SAME and np.ptp(np.log(passes)) < NEARLY:
+        _warn(
+            f"every run with specialist text makes {np.median(passes):.2g} passes over it: what repeated text is worth beside fresh text is not "
+            "measured, and a forecast of fewer or more passes is a guess; train some runs with one pass"
+        )
     elif len(levels(data.unique_spec[data.tokens_spec > 0])) < 2:
         _warn("all runs have one amount of distinct specialist text: epochs and specialist tokens cannot be told apart")
 

@@ -10,9 +10,12 @@ import numpy as np
 
 from planner.artifacts import check_numbers
 from planner.fit.data import FitData
+from planner.fit.identify import SAME, nearly_one
 from planner.laws.dual import Array
 
 AXES = ("params", "tokens_pt", "tokens_spec", "unique_spec", "epochs_spec", "tokens_per_param", "flops", "flops_6nd")
+RAY = "pt_per_param"
+"""An axis only of runs whose general tokens follow their size: their box on the others is one line through it."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,9 @@ class Support:
             positive = values[values > 0]
             low[name], high[name] = (float(positive.min()), float(positive.max())) if len(positive) else (0.0, 0.0)
             zero[name] = bool((values <= 0).any())
+        ray = (data.tokens_pt / params)[data.tokens_pt > 0]
+        if nearly_one(ray):
+            low[RAY], high[RAY], zero[RAY] = float(ray.min()), float(ray.max()), zero["tokens_pt"]
         return cls(low, high, zero)
 
     @classmethod
@@ -47,12 +53,13 @@ class Support:
             TypeError: a value of another kind.
             ValueError: a least value above the greatest, or one that is none.
         """
+        axes = (*AXES, RAY) if RAY in body["low"] else AXES
         for end in ("low", "high"):
-            check_numbers(body[end], AXES, low=0.0, what=f"the support's {end}")
-        for name in AXES:
+            check_numbers(body[end], axes, low=0.0, what=f"the support's {end}")
+        for name in axes:
             if body["low"][name] > body["high"][name] or not isinstance(body["zero"][name], bool):
                 raise ValueError(f"{name} = {body['low'][name]!r} to {body['high'][name]!r}, zero {body['zero'][name]!r}, of the support")
-        return cls(*({name: body[key][name] for name in AXES} for key in ("low", "high", "zero")))
+        return cls(*({name: body[key][name] for name in axes} for key in ("low", "high", "zero")))
 
     def factors(self, params: Any, tokens_pt: Any, tokens_spec: Any, unique_spec: Any, flops: Any = None) -> dict[str, Array]:
         """Return by what factor points lie outside on each axis: 1 inside, 3 for three times the most or a third of the least.
@@ -66,6 +73,8 @@ class Support:
         values = {"params": params, "tokens_pt": pt, "tokens_spec": spec, "unique_spec": distinct, "epochs_spec": epochs}
         values["tokens_per_param"] = (pt + spec) / params
         values["flops_6nd"] = 6 * params * (pt + spec)
+        if RAY in self.low:
+            values[RAY] = pt / params
         if flops is not None:
             values["flops"] = np.broadcast_to(np.asarray(flops, dtype=float), params.shape)
         return {name: self._factor(name, value) for name, value in values.items()}
@@ -73,22 +82,27 @@ class Support:
     def distance(self, params: Any, tokens_pt: Any, tokens_spec: Any, unique_spec: Any) -> Array:
         """Return how far outside the runs a point lies, in log units.
 
-        The larger of two: the distance from the box of the axes (specialist tokens, seen and distinct, count as one), and the factor
-        in 6·N·D. A sweep under a FLOP limit has no run that is large in size and tokens at once: a point may lie inside the box on
-        every axis and still be new ground.
+        The largest of three: the distance from the box of the axes (specialist tokens, seen and distinct, count as one), the factor
+        in 6·N·D, and where the general tokens of the runs follow their size, the factor in their ratio. A sweep under a FLOP limit has
+        no run that is large in size and tokens at once: a point may lie inside the box on every axis and still be new ground.
         """
         logs = {name: np.log(factor) for name, factor in self.factors(params, tokens_pt, tokens_spec, unique_spec).items()}
         text = np.maximum(logs["tokens_spec"], logs["unique_spec"])
         box = np.sqrt(logs["params"] ** 2 + logs["tokens_pt"] ** 2 + text**2 + logs["epochs_spec"] ** 2)
         result: Array = np.maximum(box, logs["flops_6nd"])
+        if RAY in logs:
+            result = np.maximum(result, logs[RAY])
         return result
 
     def _factor(self, name: str, value: Array) -> Array:
         low, high, zero = self.low[name], self.high[name], self.zero[name]
         if high == 0:
             return np.where(value > 0, np.inf, 1.0)
-        # One pass is where repetition begins: fewer than the least number of epochs is no new ground, nor is less than the least
-        # FLOPs or distinct tokens where the other axes are inside.
-        under = 1.0 if zero or name in ("epochs_spec", "flops", "flops_6nd") else low / np.where(value > 0, value, np.inf)
-        under = np.where(value > 0, under, 1.0 if zero or name in ("tokens_pt", "tokens_spec", "unique_spec", "epochs_spec") else np.inf)
+        # Less than the least FLOPs or distinct tokens is no new ground where the other axes are inside. Nor are fewer epochs where a run had one pass
+        # or less, which is where repetition begins; where every run repeats its text, what one pass gives is not known, whatever runs without any say.
+        if name == "epochs_spec":
+            under = low / np.maximum(value, 1.0) if low > 1 + SAME else 1.0
+        else:
+            under = 1.0 if zero or name in ("flops", "flops_6nd") else low / np.where(value > 0, value, np.inf)
+        under = np.where(value > 0, under, 1.0 if zero or name in ("tokens_pt", "tokens_spec", "unique_spec", "epochs_spec", RAY) else np.inf)
         return np.maximum(1.0, np.maximum(value / high, under))

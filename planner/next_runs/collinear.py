@@ -76,12 +76,9 @@ def against_axes(given: Candidates, law: Law) -> tuple[str, str] | None:
         if len(levels(general + special)) < MIN_TOKENS:
             return f"it has fewer than {MIN_TOKENS} token counts, so {_named(names, ('E', 'B', 'β'))} cannot be separated", "vary the tokens"
         return _against_repetition(general, special, unique, names)
-    specialised = special > 0
-    if specialised.any() and (general[specialised] > 0).all():
-        share = np.log(special[specialised] / general[specialised])
-        if np.ptp(share) < SAME:
-            lost = _named(names, ("β", "κ", "ρ", "γ"))
-            return f"every specialised run has tokens_spec / tokens_pt = {np.exp(share.mean()):.3g}, so {lost} cannot be separated", "vary the ratio"
+    if (general > 0).all() and (special > 0).all() and np.ptp(np.log(special / general)) < SAME:
+        lost = _named(names, ("β", "κ", "ρ", "γ"))
+        return f"every run has tokens_spec / tokens_pt = {(special / general).mean():.3g}, so {lost} cannot be separated", "vary the ratio"
     for name, values, wanted in (("tokens_pt", general, ("B", "β", "κ", "ρ")), ("tokens_spec", special, ("β", "κ", "G", "s0", "γ"))):
         positive = levels(values)
         if len(positive) < 2 or len(positive) + bool((values == 0).any()) < MIN_TOKENS:

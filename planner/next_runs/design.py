@@ -13,7 +13,7 @@ from planner.allocate.request import Request
 from planner.design.spec import Cell
 from planner.errors import DataError
 from planner.fit.fitted import FittedLaw
-from planner.fit.identify import ROWS_PER_PARAMETER
+from planner.fit.identify import ROWS_PER_PARAMETER, hardly_apart
 from planner.flags import OVERFITTED
 from planner.laws import Law
 from planner.laws.dual import Array
@@ -210,6 +210,7 @@ def design_runs(stakes: Stakes, flops: float, *, fitted: bool, progress: Progres
             what = f"the best {len(chosen)} runs for {flops:.3g} FLOPs are fewer than the {most} that a fit of the law needs"
             raise DataError(what, remedy=f"give about {flops * most / len(chosen):.1e} FLOPs, or name a --form with fewer parameters")
         refuse_collinear(chosen, stakes.every, stakes.noise, stakes.share)
+        warnings += _weak(stakes, chosen)
     naive = naive_grid(given, flops, stakes.information)
     return _report(stakes, found.chosen, stakes.worth("naive grid", naive.chosen), warnings)
 
@@ -221,7 +222,13 @@ def judge(stakes: Stakes) -> NextRuns:
         DataError: the cells cannot carry the law.
     """
     refuse_collinear(stakes.given, stakes.every, stakes.noise, stakes.share)
-    return _report(stakes, np.ones(len(stakes.given), dtype=bool), None, [])
+    return _report(stakes, np.ones(len(stakes.given), dtype=bool), None, _weak(stakes, stakes.given))
+
+
+def _weak(stakes: Stakes, given: Candidates) -> list[str]:
+    """Say which effects a design of two stages would hardly tell apart."""
+    two_stage = any(worlds.law.stages == 2 for worlds in stakes.every)
+    return hardly_apart(given.params_by["non_embedding"], *given.tokens[:2]) if two_stage else []
 
 
 def _report(stakes: Stakes, chosen: Any, naive: Worth | None, warnings: Sequence[str]) -> NextRuns:

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from planner.allocate.allocate import allocate
+from planner.allocate.beyond import AXIS_NAMES, tell_far
 from planner.allocate.request import Request
 from planner.cli.fit_tables import show
 from planner.errors import DataError, InputError, PlannerWarning
@@ -117,6 +118,33 @@ def test_support_tells_how_far(synthetic: FitData) -> None:
     assert support.distance([3.2e6], [4.5e7], [0.0], [np.nan])[0] == pytest.approx(np.log(3.2e6 * 4.5e7 / most))
     assert support.distance([3.2e6], [4e6], [0.0], [np.nan])[0] == pytest.approx(np.log(10))
     assert support.distance([1e5], [1e5], [3e5], [1e5])[0] == 0  # between zero, which was trained, and the least tokens_pt
+
+
+def test_fewer_passes_than_any_run_made_are_new_ground_down_to_one(synthetic: FitData) -> None:
+    repeated = synthetic.rows((synthetic.epochs == 0) | (synthetic.epochs == 4.0))
+    support = Support.of(repeated)
+    assert support.low["epochs_spec"] == 4.0 and support.zero["epochs_spec"]  # runs without specialist text say nothing of one pass
+    found = support.factors(8e4, 9e5, 2e5, 2e5 / np.array([0.5, 1.0, 2.0, 4.0, 8.0]))["epochs_spec"]
+    assert list(found) == pytest.approx([4.0, 4.0, 2.0, 1.0, 2.0])
+    assert support.distance(8e4, 9e5, 5e4, 5e4) == pytest.approx(np.log(4))
+    assert (Support.of(synthetic).factors(8e4, 9e5, 2e5, 2e5 / np.array([0.1, 0.5, 1.0]))["epochs_spec"] == 1.0).all()
+
+
+def test_off_the_ray_of_tied_general_tokens_is_new_ground(synthetic: FitData, fitted: FittedLaw, tmp_path: Path) -> None:
+    """Where general tokens follow the size, another ratio is outside though size and tokens are each inside; elsewhere there is no such axis."""
+    tied = replace(synthetic, tokens_pt=20 * synthetic.params)
+    support = Support.of(tied)
+    assert support.distance(8e4, 20 * 8e4 * np.array([0.5, 1.0, 2.0]), 4e5, 2e5) == pytest.approx([np.log(2), 0.0, np.log(2)], abs=1e-9)
+    assert Support.of(synthetic).distance(8e4, 20 * 8e4 * np.array([0.5, 1.0, 2.0]), 4e5, 2e5) == pytest.approx(0.0)
+    law = replace(fitted, support=support)
+    law.save(tmp_path / "law.json", {})
+    assert FittedLaw.load(tmp_path / "law.json").support == support
+    for on, ratio in ((True, 20.0), (False, 5.0)):
+        factors = law.support.factors(8e4, ratio * 8e4, 4e5, 2e5, 1e12)
+        said = list(tell_far(law, 1e12, {name: float(factor) for name, factor in factors.items() if name in AXIS_NAMES}))
+        assert any("have 20 general tokens per parameter" in text for text in said) != on
+    off = allocate(law, Request(1.2e12, 1e5, params=4e4, max_epochs=4.0))
+    assert off.extrapolation["pt_per_param"] > 2 and not off.settled and any("have 20 general tokens per parameter" in text for text in off.warnings)
 
 
 def test_the_convention_of_n_changes_nothing_where_both_are_proportional(synthetic: FitData) -> None:

@@ -208,3 +208,22 @@ def test_whole_passes_for_a_part_of_one_and_nullable_columns(tmp_path: Path) -> 
     assert read(frame, tmp_path)["epochs_spec"].tolist() == [1.3, 1.0]
     frame.convert_dtypes().to_parquet(tmp_path / "runs.parquet")
     assert read_runs(tmp_path / "runs.parquet")["unique_spec"].tolist() == [1e6, 2e6]
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_noise_of_two_stages_flags_no_run_and_a_ruined_one_stands_out(seeds: int, tmp_path: Path) -> None:
+    """Noise of 2 % makes many differences of 3 %: it is read from seeds, or from neighbours in size."""
+    random = np.random.default_rng(1)
+    cells = [
+        {"params_non_embedding": n, "tokens_pt": pt, "tokens_spec": u * passes, "unique_spec": u, "seed": seed, "trunk_id": f"{n}-{pt}",
+         "loss_spec": 1.6 + 0.9 * (n / 1e7) ** -0.25 + 1.5 * (1 + pt / 1e8) ** -0.25 * (1 + u * (2 - 1 / passes) / 1e7) ** -0.2}
+        for n in 1e6 * 1.3 ** np.arange(8) for pt in (2e7, 1e8, 5e8) for u in (2e6, 1e7) for passes in (1, 3, 10, 30) for seed in range(seeds)
+    ]  # fmt: skip
+    frame = pd.DataFrame(cells)
+    noisy = frame.assign(loss_spec=frame["loss_spec"] * np.exp(0.02 * random.normal(size=len(frame))))
+    assert not (read(noisy, tmp_path)["flags"] != "").any()
+    ruined = frame["tokens_spec"].eq(3e8) & frame["tokens_pt"].eq(5e8) & frame["params_non_embedding"].eq(1e6)
+    worse = read(noisy.assign(loss_spec=noisy["loss_spec"].where(~ruined, 1.3 * noisy["loss_spec"])), tmp_path)
+    assert (worse["flags"].eq("overfitted") == ruined).all()
+    quiet = read(frame.assign(loss_spec=frame["loss_spec"].where(~ruined, 1.05 * frame["loss_spec"])), tmp_path)
+    assert (quiet["flags"].eq("overfitted") == ruined).all(), "without noise as much less counts"

@@ -74,6 +74,44 @@ def test_warnings(data: FitData, message: str) -> None:
         check(data)
 
 
+@pytest.mark.parametrize("alone", ["tokens_pt", "tokens_spec"])
+def test_runs_of_one_stage_alone_tell_the_effects_of_one_ratio_apart(alone: str) -> None:
+    """So such a table is warned of, not refused."""
+    data = table(SIZES, TOKENS[1:], [0.0, 1e5], TEXT)
+    lone, tied = data.tokens_spec == 0, 0.1 * data.tokens_pt
+    if alone == "tokens_pt":
+        rows = replace(data, tokens_spec=np.where(lone, 0.0, tied))
+    else:
+        rows = replace(data, tokens_pt=np.where(lone, 0.0, data.tokens_pt), tokens_spec=tied, unique_spec=np.where(lone, 1e5, data.unique_spec))
+    with pytest.warns(PlannerWarning, match="nearly every run with both stages has tokens_spec / tokens_pt = 0.1:"):
+        check(rows)
+
+
+def test_nearly_one_ratio_is_warned_of() -> None:
+    data = table(SIZES, TOKENS[1:], [1e5], TEXT)
+    jitter = np.exp(0.04 * np.random.default_rng(0).normal(size=data.count))
+    with pytest.warns(PlannerWarning, match="nearly every run with both stages has tokens_spec / tokens_pt = 0.(1|099):"):
+        check(replace(data, tokens_spec=0.1 * data.tokens_pt * jitter))
+
+
+@pytest.mark.parametrize("off", [0, 2])
+def test_general_tokens_in_step_with_size_are_warned_of(off: int) -> None:
+    """A run or two on another ratio do not hide it."""
+    data = table(SIZES, TOKENS[1:], SPECIAL, TEXT)
+    tied = 20 * data.params * np.exp(0.03 * np.random.default_rng(0).normal(size=data.count))
+    tied[:off] *= 4
+    with pytest.warns(PlannerWarning, match="nearly every run has 20 general tokens per parameter"):
+        check(replace(data, tokens_pt=tied))
+
+
+@pytest.mark.parametrize("passes", [3.0, 16.0])
+def test_the_same_passes_in_every_run_are_warned_of(passes: float) -> None:
+    data = table(SIZES, TOKENS, SPECIAL, TEXT)
+    scatter = np.exp(0.01 * np.random.default_rng(0).normal(size=data.count))
+    with pytest.warns(PlannerWarning, match=f"makes {passes:.2g} passes over it"):
+        check(replace(data, unique_spec=data.tokens_spec / passes * scatter))
+
+
 def test_laws_that_the_rows_cannot_carry_are_no_candidates() -> None:
     fresh, one_text, small = table(SIZES, TOKENS, SPECIAL, [1e7]), table(SIZES, TOKENS, SPECIAL, [1e5]), table(SIZES[:3], TOKENS[:2], SPECIAL[:3], [1e5])
     penalised = LAWS["transfer-penalised"]

@@ -113,6 +113,15 @@ def test_collinear_designs_are_refused_with_the_reason(fitted: FittedLaw, cells:
         judge(Stakes.of(Candidates(tuple(cells), SETTING), fitted, REQUEST))
 
 
+def test_one_ratio_beside_runs_of_one_stage_is_a_design_with_a_warning(fitted: FittedLaw) -> None:
+    cells = [Cell(n, 0, pt, 0.5 * pt, unique) for n in SIZES for pt in (1.1e6, 2.2e6, 4.4e6) for unique in (5e4, 2e5)]
+    cells += cross(SIZES, (1.1e6, 2.2e6, 4.4e6), (0.0,), (1e5,))
+    found = judge(Stakes.of(Candidates(tuple(cells), SETTING), fitted, REQUEST))
+    assert any("tokens_spec / tokens_pt = 0.5" in text for text in found.warnings)
+    crossed = [cell for cell in cross(SIZES, GENERAL, (0.0, *SPECIAL), UNIQUE) if cell.tokens_pt + cell.tokens_spec > 0]
+    assert not judge(Stakes.of(Candidates(tuple(crossed), SETTING), fitted, REQUEST)).warnings
+
+
 def test_the_rank_names_what_no_rule_saw(fitted: FittedLaw) -> None:
     """Size and general tokens in step: each has three values, and together they are one axis."""
     every = prior_worlds(prior_law(Candidates(tuple(GOOD), SETTING), ("transfer-size-penalised",)))
