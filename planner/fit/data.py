@@ -24,6 +24,8 @@ SCARCE = 0.01
 """Specialist tokens over all, geometric means, under which they have a unit of their own; in recorded sweeps it is 0.03 to 0.4."""
 PARAMS_KINDS = {"non_embedding": "params_non_embedding", "total": "params_total"}
 """What N may be, and the column it is read from; the first is what people are told."""
+
+
 @dataclass(frozen=True)
 class FitData:
     """The rows of a fit; every array has shape (runs,)."""
