@@ -165,7 +165,7 @@ def _train(run: FullRun, folder: Path, ranks: Ranks, stop: Stopper) -> Ending:
             by_file = taken(folder / STOP_FILE, ranks)
             leave()  # an interpreter that ends with process groups open may abort, and Slurm's file would not see a saved state
             return Ending.STOPPED_BY_FILE if by_file else Ending.STOPPED
-        losses = evaluate(job, training.corpus, training.model, ranks.device)
+        losses = evaluate(job, training.corpus, training.model, ranks.device, run.settings.micro_batch)
     except Diverged as error:
         training.close()
         leave()
