@@ -91,7 +91,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     stop.listen()
     try:
         ended = run_rank(told.folder, stop, slurm=told.slurm)
-        return STOPPED if told.slurm and ended is Ending.STOPPED else 0
+        if not (told.slurm and ended is Ending.STOPPED):
+            return 0
+        # The first rank to end with this code has srun send SIGTERM to the others. One that died of it, on its way out, would hide the code from
+        # Slurm's file, and Python gives up its own handlers before the process ends, but not this one.
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+        return STOPPED
     except PlannerError as error:
         logging.error("error: %s", error)
         return FAILED
