@@ -157,14 +157,15 @@ def test_nothing_from_names_or_options_reaches_the_shell(tmp_path: Path) -> None
     tools.mkdir()
     note = f'open({str(tmp_path)!r} + "/" + os.path.basename(sys.argv[0]), "a").write(json.dumps(sys.argv[1:]) + "\\n")'
     stub = f"#!{sys.executable}\nimport json, os, sys\n{note}\n"
-    (tools / "srun").write_text(stub + f"sys.exit({STOPPED})\n")
-    (tools / "scontrol").write_text(stub + 'print("node1\\nnode2")\n')
+    (tools / "srun").write_text(stub + f"print(os.environ['MASTER_ADDR'])\nsys.exit({STOPPED})\n")
+    # So many that a reader of the first line alone would have it fail.
+    (tools / "scontrol").write_text(stub + 'if sys.argv[1] == "show":\n    print("\\n".join(f"node{n}" for n in range(1, 20_000)))\n')
     for tool in tools.iterdir():
         tool.chmod(0o755)
     environment = {"PATH": f"{tools}:{os.environ['PATH']}", "SLURM_JOB_ID": "77", "SLURM_JOB_NODELIST": "node[1-2]"}
     (tmp_path / "cwd").mkdir()
     done = subprocess.run(["bash", str(path)], cwd=tmp_path / "cwd", env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == STOPPED, done.stderr
+    assert done.returncode == STOPPED and done.stdout == "node1\n", done.stderr
     started = json.loads((tmp_path / "srun").read_text())
     assert started == ["--kill-on-bad-exit=1", "--cpus-per-task=1", python, "-m", "planner.train.full", str(folder), "--slurm"]
     asked = [json.loads(line) for line in (tmp_path / "scontrol").read_text().splitlines()]
