@@ -293,7 +293,9 @@ def _skip_descendants(sweep: Sweep, segment: Segment, reason: str) -> list[str]:
 def _drop_state(sweep: Sweep, segment: Segment, keep_state: bool) -> None:
     """Delete a state that nothing left needs; a shared trunk's stays, for the other sweeps, and so does what lies under adapters that are kept."""
     path, name = sweep.state_path(segment), segment.segment_id
-    kept = keep_state and any(user.cell is not None and user.frozen_id == name for user in sweep.tree.users.get(name, []))
+    adapted = [user for user in sweep.tree.users.get(name, []) if user.cell is not None and user.frozen_id == name]
+    # States of endpoints that an earlier run has kept wait for their export, though this run keeps none.
+    kept = any(keep_state or sweep.state_path(user).exists() for user in adapted)
     if not kept and not sweep.shares(segment):
         path.unlink(missing_ok=True)
 

@@ -116,10 +116,12 @@ def run(
     with bar("sweep", sum(sweep.tree.cost(segment) for segment in left)) as shown:
         watch = Watch(sweep, shown)
         failures = run_sweep(sweep, chosen, device=device, keep_state=checkpoints, compiled=compiled, on_event=watch)
+    unread: dict[str, StateError] = {}
     if checkpoints:
         from planner.launch.checkpoints import export_endpoints
 
-        for place in export_endpoints(sweep):
+        written, unread = export_endpoints(sweep)
+        for place in written:
             say(f"checkpoint: {place}")
     if left and count:
         say(f"{format_seconds(watch.seconds)} with {count} workers, busy {watch.utilisation(count):.0%} of the time")
@@ -128,6 +130,9 @@ def run(
         first, message = next(iter(failures.items()))
         cause = message.strip().splitlines()[0]
         raise StateError(f"{len(failures)} segments failed, the first {first}: {cause}", remedy="mend the cause and run the same command again")
+    if unread:
+        lost, error = next(iter(unread.items()))
+        raise StateError(f"{len(unread)} endpoints have no checkpoint, the first {lost}: {error.message}", remedy=error.remedy)
 
 
 @app.command("status", help="Tell how far a sweep is.\n\nExample: plan sweep status medicine")

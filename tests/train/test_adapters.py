@@ -114,6 +114,28 @@ def test_a_stop_between_stem_and_tip_changes_nothing(swept: Sweep, tmp_path: Pat
 
 
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # peft asks transformers for it
+def test_checkpoints_of_a_sweep_that_was_finished_without_them(tmp_path: Path, corpus: Corpus) -> None:
+    """What lies under adapters that were kept stays, and an endpoint that cannot be read does not cost the others."""
+    from planner.launch.checkpoints import export_endpoints
+
+    sweep = Sweep.open(lay_out(tmp_path, corpus, SWEEP))
+    assert run_sweep(sweep, InlineEngine(), keep_state=True) == {}
+    assert run_sweep(Sweep.open(tmp_path), InlineEngine()) == {}, "after a kill, and without --checkpoints"
+    whole = {tip.segment_id: tip for tip in sweep.tree.tips}
+    torn = next(name for name, tip in whole.items() if tip.method == "lora")
+    content = sweep.state_path(whole[torn]).read_bytes()
+    sweep.state_path(whole[torn]).write_bytes(content[:100])
+    found, failed = export_endpoints(sweep)
+    assert len(found) == 4 and list(failed) == [torn] and f"records/{torn}.json" in str(failed[torn].remedy)
+    frozen = sweep.tree.by_id[str(whole[torn].frozen_id)]
+    assert sweep.state_path(frozen).exists(), "still needed"
+    sweep.state_path(whole[torn]).write_bytes(content)
+    found, failed = export_endpoints(sweep)
+    assert len(found) == 5 and not failed
+    assert not list((tmp_path / "state").glob("*.safetensors"))
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # peft asks transformers for it
 @pytest.mark.parametrize("method", ["lora", "qlora"])
 @pytest.mark.parametrize(("based", "general"), [(False, "13.5k"), (True, 0), (True, "5k")])
 def test_the_merged_checkpoint_is_the_model_that_was_measured(tmp_path: Path, corpus: Corpus, method: str, based: bool, general: object) -> None:
