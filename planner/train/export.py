@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from planner.corpus import Corpus
+from planner.pretrained import Pretrained
 from planner.train.adapters import merged, save_adapters
 from planner.train.checkpoint import load_state
 from planner.train.job import Job
@@ -54,7 +55,8 @@ def export_checkpoint(job: Job, corpus: Corpus, out: Path, adapters: Path | None
 def _save(model: torch.nn.Module, job: Job, corpus: Corpus, out: Path) -> None:
     saved: Any = model
     if job.base is not None:
-        saved.config.use_cache = True  # off while it was trained
+        saved.config.use_cache = True  # off while it was trained, as dropout was
+        saved.config.attention_dropout = Pretrained.open(job.base).config.get("attention_dropout", 0.0)
     with _whole(out) as folder:
         saved.save_pretrained(folder)
         for file in corpus.tokenizer_path.iterdir():

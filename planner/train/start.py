@@ -46,7 +46,7 @@ def frozen_model(job: Job, corpus: Corpus) -> torch.nn.Module:
 
 
 def open_checkpoint(folder: Path, shape: ModelShape | None = None) -> torch.nn.Module:
-    """Load a checkpoint that `AutoModelForCausalLM` loads, in fp32 on the CPU; from safetensors only, and without code of its own.
+    """Load a checkpoint that `AutoModelForCausalLM` loads, in fp32 on the CPU, without dropout; from safetensors only, and without code of its own.
 
     Args:
         folder: of the checkpoint.
@@ -64,7 +64,7 @@ def open_checkpoint(folder: Path, shape: ModelShape | None = None) -> torch.nn.M
             warnings.simplefilter("ignore")  # transformers warns of its own deprecations while it loads
             model, found = AutoModelForCausalLM.from_pretrained(
                 folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, local_files_only=True, attn_implementation="sdpa",
-                output_loading_info=True,
+                attention_dropout=0.0, output_loading_info=True,  # the recipe has no dropout, and it would draw from no seed
             )  # fmt: skip
     except Exception as error:  # the library raises many kinds
         told = " ".join(str(error).split()) or type(error).__name__

@@ -149,7 +149,7 @@ def test_the_merged_checkpoint_is_the_model_that_was_measured(tmp_path: Path, co
 
     cell = f'tokens_spec = "13.5k", unique_spec = "5k", method = "{method}"'
     if based:
-        checkpoint(tmp_path / "base", corpus)
+        checkpoint(tmp_path / "base", corpus, attention_dropout=0.3)
         stage = f'"{general}"' if general else "0"
         text = f'base = "base"\ncell = [{{tokens_pt = {stage}, {cell}}}]'
     else:
@@ -169,6 +169,7 @@ def test_the_merged_checkpoint_is_the_model_that_was_measured(tmp_path: Path, co
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
     assert type(merged).__name__.endswith("ForCausalLM") and not [name for name, _ in merged.named_parameters() if "lora" in name]
     assert loss(merged) == pytest.approx(row["loss_spec"], rel=1e-5)
+    assert merged.config.attention_dropout == (0.3 if based else 0.0), "left as the base has it, for whoever trains on"
     named = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["base_model_name_or_path"]
     assert named == ("base" if based and not general else "adapter-trunk")
     under = AutoModelForCausalLM.from_pretrained(tmp_path / named)
