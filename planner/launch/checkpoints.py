@@ -7,6 +7,7 @@ from pathlib import Path
 
 from planner.artifacts import read_artifact
 from planner.errors import PlannerWarning, StateError
+from planner.lock import locked
 from planner.runs import RECORD_VERSION
 from planner.sweep import Sweep
 from planner.train.job import record_path
@@ -17,7 +18,15 @@ def export_endpoints(sweep: Sweep) -> tuple[list[Path], dict[str, StateError]]:
 
     Returns:
         The checkpoints' folders, also those that were there; and by endpoint, why it has none where a state cannot be read.
+
+    Raises:
+        StateError: another process runs the sweep.
     """
+    with locked(sweep.folder, "checkpoints"):
+        return _export(sweep)
+
+
+def _export(sweep: Sweep) -> tuple[list[Path], dict[str, StateError]]:
     from planner.train.export import export_checkpoint
 
     found: list[Path] = []
@@ -46,5 +55,5 @@ def export_endpoints(sweep: Sweep) -> tuple[list[Path], dict[str, StateError]]:
         if state is not None and state.is_relative_to(sweep.folder):
             state.unlink(missing_ok=True)
     if lacking:
-        warnings.warn(f"{lacking} endpoints were trained without --checkpoints and left no state: they have none", PlannerWarning, stacklevel=2)
+        warnings.warn(f"{lacking} endpoints were trained without --checkpoints and left no state: they have none", PlannerWarning, stacklevel=3)
     return found, failed

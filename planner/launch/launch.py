@@ -160,10 +160,12 @@ def carry_out(
 
 def save_checkpoint(run: Sweep, row: dict[str, Any], out: Path) -> None:
     """Save the checkpoint of a run that has ended well, its adapters beside it, once, and let its states go."""
-    if row["status"] == "ok" and not out.exists():
-        from planner.train.export import export_checkpoint
+    if row["status"] != "ok" or out.exists():
+        return
+    from planner.train.export import export_checkpoint
 
-        job = run.job(run.tree.tips[0])
+    job = run.job(run.tree.tips[0])
+    with lock.locked(run.folder, "checkpoint"):
         export_checkpoint(job, run.corpus, out, out.with_name("adapter"))
         for state in (job.state_path, job.frozen_state):
             if state is not None:

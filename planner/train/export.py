@@ -24,7 +24,7 @@ TRUNK = "{}-trunk"
 
 
 def export_checkpoint(job: Job, corpus: Corpus, out: Path, adapters: Path | None = None) -> None:
-    """Write a checkpoint folder, whole or not at all.
+    """Write a checkpoint folder, whole or not at all; the caller holds the lock of the run's folder, and halves of others before it go.
 
     Args:
         job: the run's last segment, whose state is on disk.
@@ -65,9 +65,12 @@ def _save(model: torch.nn.Module, job: Job, corpus: Corpus, out: Path) -> None:
 
 @contextmanager
 def _whole(out: Path) -> Iterator[Path]:
-    """Give a folder to write that takes its place when it is whole."""
+    """Give a folder to write that takes its place when it is whole; what writers that were killed have left of it goes, under the caller's lock."""
     temporary = out.with_name(f".{out.name}.{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
+    for left in out.parent.iterdir():
+        name, _, number = left.name.rpartition(".")
+        if name == f".{out.name}" and number.isdecimal():
+            shutil.rmtree(left, ignore_errors=True)
     try:
         yield temporary
         shutil.rmtree(out, ignore_errors=True)

@@ -9,6 +9,7 @@ import torch
 
 from planner.corpus import Corpus
 from planner.errors import InputError
+from planner.pretrained import refuse_adapters
 from planner.shapes import ModelShape
 from planner.train.adapters import adapted
 from planner.train.checkpoint import load_weights
@@ -53,10 +54,12 @@ def open_checkpoint(folder: Path, shape: ModelShape | None = None) -> torch.nn.M
         shape: the shape that its FLOPs were counted with; its parameters must add up to that of the model.
 
     Raises:
-        InputError: it cannot be loaded, or has other parameters than its shape.
+        InputError: it cannot be loaded, adapters lie beside it, or it has other parameters than its shape.
     """
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
+
+    refuse_adapters(folder)
 
     logging.disable_progress_bar()
     try:

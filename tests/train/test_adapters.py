@@ -130,8 +130,10 @@ def test_checkpoints_of_a_sweep_that_was_finished_without_them(tmp_path: Path, c
     frozen = sweep.tree.by_id[str(whole[torn].frozen_id)]
     assert sweep.state_path(frozen).exists(), "still needed"
     sweep.state_path(whole[torn]).write_bytes(content)
+    left = tmp_path / "checkpoints" / f".{torn}.4711"  # of an export that was killed
+    left.mkdir()
     found, failed = export_endpoints(sweep)
-    assert len(found) == 5 and not failed
+    assert len(found) == 5 and not failed and not left.exists()
     assert not list((tmp_path / "state").glob("*.safetensors"))
 
 

@@ -48,6 +48,8 @@ def test_other_architectures_are_refused_by_name(tmp_path: Path, corpus: Corpus)
 
 
 def test_only_plain_safetensors_are_read(tmp_path: Path, corpus: Corpus) -> None:
+    from planner.train.start import open_checkpoint
+
     folder = checkpoint(tmp_path / "base", corpus)
     weights = folder / "model.safetensors"
     index = folder / "model.safetensors.index.json"
@@ -68,6 +70,10 @@ def test_only_plain_safetensors_are_read(tmp_path: Path, corpus: Corpus) -> None
     (folder / "config.json").write_text(json.dumps({**config, "quantization_config": {"bits": 4}}))
     with pytest.raises(InputError, match="quantization_config"):
         Pretrained.open(folder)
+    (folder / "adapter_config.json").write_text("{}")
+    for reads in (Pretrained.open, open_checkpoint):
+        with pytest.raises(InputError, match="holds adapters beside a model .*; move them"):
+            reads(folder)
 
 
 @pytest.mark.parametrize("stated", ["abc", 2.5, 0, [64]])
