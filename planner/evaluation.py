@@ -8,14 +8,15 @@ from __future__ import annotations
 import csv
 import io
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from planner.artifacts import read_artifact, write_artifact, write_text
+from planner.artifacts import read_artifact, read_json, whole, write_artifact, write_text
 from planner.corpus import Corpus
-from planner.errors import InputError
+from planner.errors import InputError, PlannerWarning
 from planner.pretrained import Pretrained
 from planner.runs import RECORD_VERSION
 
@@ -23,9 +24,13 @@ KIND = "evaluation"
 VERSION = 1
 SEQ_LEN = 1024
 """Tokens of a window of held-out text, where the checkpoint allows so many and nothing else is said."""
+EVAL_TOKENS = 65536
+"""Held-out tokens a domain, at most, where nothing else is said."""
 ACCURACIES = ("acc_norm", "acc", "exact_match")
 """Metrics that count as accuracy, the first that a task has."""
 TABLE = ("model", "task", "metric", "loss", "accuracy")
+FINGERPRINT = "fingerprint"
+"""Last column, of the checkpoint; tables of earlier versions lack it."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,12 @@ class Evaluated:
     """loss, perplexity and bpb, each with _spec and _general; empty without a corpus."""
     tasks: dict[str, dict[str, float]]
     """Metrics by task."""
+    seq_len: int | None = None
+    """Window of the losses [tokens]."""
+    eval_tokens: int | None = None
+    """Held-out tokens a domain, at most."""
+    fingerprint: str = ""
+    """Of the checkpoint, where it was measured on a corpus."""
 
     @property
     def accuracies(self) -> dict[str, tuple[str, float]]:
@@ -61,9 +72,57 @@ def checkpoint_in(folder: Path) -> Path:
     raise InputError(f"{folder} holds no checkpoint", remedy="name a folder with config.json and safetensors, or one of plan launch that has ended")
 
 
+def name_of(folder: Path) -> str:
+    """Return what a checkpoint is called in a table: its folder, or that of its launch, whose own is always called checkpoint."""
+    place = folder.resolve()
+    return place.parent.name if (place.parent / "launch.json").is_file() and place.name == "checkpoint" else place.name
+
+
+def windows(checkpoint: Path, base: Path | None, seq_len: int | None = None, max_tokens: int | None = None) -> tuple[int, int]:
+    """Settle on which windows of held-out text a checkpoint and its base are both measured; on others their losses are not to be compared.
+
+    Args:
+        checkpoint: its folder; of a launch or of a sweep's endpoint the record says what its loss was measured on.
+        base: folder of what it is compared with, if anything.
+        seq_len: window, where one is asked for [tokens].
+        max_tokens: held-out tokens a domain, where a number is asked for.
+
+    Returns:
+        Window and held-out tokens; where none was asked for, a window that both allow.
+
+    Raises:
+        InputError: a checkpoint that cannot be used, or a damaged record.
+    """
+    recorded = _recorded(checkpoint)
+    contexts = [Pretrained.open(folder).context for folder in (checkpoint, base) if folder is not None]
+    return seq_len or min(recorded[0] or SEQ_LEN, *contexts), max_tokens or recorded[1] or EVAL_TOKENS
+
+
+def _recorded(checkpoint: Path) -> tuple[int | None, int | None]:
+    """Return window and held-out tokens of the record of the run that left a checkpoint, where there is one."""
+    from planner.train.job import record_path
+
+    place = checkpoint.resolve()
+    path, source = place.parent / "no record", {}
+    if place.name == "checkpoint" and (launch := place.parent / "launch.json").is_file():
+        with whole(launch):
+            path = record_path(place.parent, read_json(launch)["run_id"])
+        if (plan := place.parent / "allocation.json").is_file():
+            with whole(plan):
+                source = dict(read_json(plan).get("source") or {})
+    elif place.parent.name == "checkpoints":
+        path = record_path(place.parents[1], place.name)
+    if not path.is_file():
+        return None, None
+    record = read_artifact(path, "run", RECORD_VERSION)
+    with whole(path):
+        tokens = record.get("eval_tokens") or source.get("eval_tokens")  # records of earlier versions do not say
+        return int(record["recipe"]["seq_len"]), None if tokens is None else int(tokens)
+
+
 def evaluate(
     checkpoint: Path, corpus: Corpus | None, domain: str | None, tasks: Sequence[str | dict[str, Any]], *, seq_len: int | None = None,
-    max_tokens: int = 65536, few_shot: int | None = None, limit: int | None = None, device: str = "cpu",
+    max_tokens: int = EVAL_TOKENS, few_shot: int | None = None, limit: int | None = None, device: str = "cpu",
 ) -> Evaluated:  # fmt: skip
     """Evaluate one checkpoint.
 
@@ -85,6 +144,7 @@ def evaluate(
 
     check_device(device)
     losses: dict[str, float] = {}
+    about: dict[str, Any] = {}
     if corpus is not None:
         from planner.train.perplexity import heldout_losses
 
@@ -94,11 +154,12 @@ def evaluate(
         special = corpus.specialist(domain)
         corpus.check_heldout([corpus.general, special], window)
         found = heldout_losses(checkpoint, corpus, special, window, max_tokens=max_tokens, device=device)
+        about = {"seq_len": window, "eval_tokens": max_tokens, "fingerprint": opened.fingerprint}
         losses = {f"perplexity_{key.removeprefix('loss_')}": math.exp(value) for key, value in found.items() if key.startswith("loss_")} | found
     results: dict[str, dict[str, float]] = {}
     if tasks:
         results = run_tasks(checkpoint, tasks, few_shot=few_shot, limit=limit, device=device)
-    return Evaluated(checkpoint, losses, results)
+    return Evaluated(checkpoint, losses, results, **about)
 
 
 def against(mine: Evaluated, base: Evaluated) -> dict[str, float]:
@@ -121,7 +182,8 @@ def save(out: Path, mine: Evaluated, base: Evaluated | None, corpus: Corpus | No
         InputError: the launch has no record.
     """
     body: dict[str, Any] = {
-        "checkpoint": mine.folder.name, "corpus": None if corpus is None else corpus.fingerprint, "losses": mine.losses, "tasks": mine.tasks,
+        "checkpoint": mine.folder.name, "corpus": None if corpus is None else corpus.fingerprint, "seq_len": mine.seq_len,
+        "eval_tokens": mine.eval_tokens, "losses": mine.losses, "tasks": mine.tasks,
         "base": None if base is None else {"name": base.folder.name, "losses": base.losses, "tasks": base.tasks},
         "change": None if base is None else against(mine, base),
     }  # fmt: skip
@@ -167,6 +229,8 @@ def _read_table(path: Path) -> list[dict[str, Any]]:
 def add_to_table(path: Path, evaluated: Mapping[str, Evaluated]) -> int:
     """Add models to a table of loss and accuracy for `plan allocate --accuracy`; a row of the same model and task is replaced.
 
+    Another checkpoint of a name that is there already gets its fingerprint after its name, with a warning.
+
     Args:
         path: CSV file, new or with these columns.
         evaluated: by the name of the model.
@@ -183,10 +247,17 @@ def add_to_table(path: Path, evaluated: Mapping[str, Evaluated]) -> int:
     for name, one in evaluated.items():
         if not one.losses or not one.accuracies:
             raise InputError(f"{name} has no {'held-out loss' if not one.losses else 'accuracy'} to write into {path}", remedy="give --corpus and --tasks")
+        there = {row.get(FINGERPRINT) or "" for (model, _), row in rows.items() if model == name} - {""}
+        if one.fingerprint and there - {one.fingerprint}:
+            longer = f"{name}-{one.fingerprint[:8]}"
+            what = f"{path} has rows of another checkpoint called {name}: those of {one.folder} are called {longer}; delete the others if out of date"
+            warnings.warn(what, PlannerWarning, stacklevel=2)
+            name = longer
         for task, (metric, value) in one.accuracies.items():
-            rows[name, task] = {"model": name, "task": task, "metric": metric, "loss": one.losses["loss_spec"], "accuracy": value}
+            row = {"model": name, "task": task, "metric": metric, "loss": one.losses["loss_spec"], "accuracy": value, FINGERPRINT: one.fingerprint}
+            rows[name, task] = row
     text = io.StringIO()
-    writer = csv.DictWriter(text, TABLE, lineterminator="\n", extrasaction="ignore")
+    writer = csv.DictWriter(text, (*TABLE, FINGERPRINT), lineterminator="\n", extrasaction="ignore", restval="")
     writer.writeheader()
     writer.writerows(rows.values())
     write_text(path, text.getvalue())

@@ -34,11 +34,12 @@ class Pretrained:
         """Open a checkpoint's folder.
 
         Raises:
-            InputError: a folder without configuration or safetensors, an architecture without a shape here, or a quantised checkpoint.
+            InputError: a folder without configuration or safetensors, an architecture without a shape here, a quantised one, or adapters beside it.
         """
         found = cls(Path(folder))
         if not (found.folder / "config.json").is_file():
             raise InputError(f"base {folder} has no config.json", remedy="name a folder that AutoModelForCausalLM.from_pretrained loads")
+        refuse_adapters(found.folder)
         assert found.shape and found.files and found.context  # each refuses what cannot be used
         return found
 
@@ -130,6 +131,17 @@ class Pretrained:
         if seq_len > self.context:
             longest = self.context
             raise InputError(f"seq_len = {seq_len} is longer than the {longest} positions of base {self.folder}", remedy="lower seq_len in the recipe")
+
+
+def refuse_adapters(folder: Path) -> None:
+    """Refuse a model with adapters beside it, which transformers would put on it without a word.
+
+    Raises:
+        InputError: there are some.
+    """
+    if (folder / "adapter_config.json").is_file():
+        what = f"{folder} holds adapters beside a model (adapter_config.json)"
+        raise InputError(what, remedy="move them to a folder of their own, or name that of the merged model")
 
 
 def same_tokenizer(one: Path, other: Path) -> bool:

@@ -133,9 +133,24 @@ def check_identity(sweep: Sweep) -> None:
     bases = ", ".join(base.fingerprint for _, base in sorted(sweep.spec.pretrained.items()))
     shared = {"recipe": sweep.spec.recipe.fingerprint, "corpus": sweep.corpus.fingerprint, "base": bases}
     earlier = sweep.spec.recipe.earlier_fingerprint
+    if read_identity(sweep.folder) is None:
+        _same_records(sweep, earlier)
     _same_identity(sweep.folder, {**shared, "domain": sweep.domain, "eval_tokens": sweep.spec.eval_tokens}, earlier)
     if sweep.spec.trunks is not None:
         _same_identity(sweep.spec.trunks, shared, earlier)
+
+
+def _same_records(sweep: Sweep, earlier: str) -> None:
+    """Hold the records themselves against recipe and corpus, where the note of what they were made with is gone with the states."""
+    present = _names(sweep.folder / "records")
+    for path in (record_path(sweep.folder, tip.segment_id) for tip in sweep.tree.tips):
+        row = (read_record(path) or {}).get("row", {}) if path.name in present else {}
+        for key, value in (("recipe", sweep.spec.recipe.fingerprint), ("corpus", sweep.corpus.fingerprint)):
+            if row.get(key, value) not in (value, earlier if key == "recipe" else value):
+                raise StateError(
+                    f"the run {row.get('run_id')} in {sweep.folder} was made with {key} {row[key]}, now it is {value}",
+                    remedy=f"restore it, or delete {sweep.folder}/records to begin anew",
+                )
 
 
 def _same_identity(folder: Path, identity: dict[str, Any], earlier: str) -> None:
@@ -293,7 +308,9 @@ def _skip_descendants(sweep: Sweep, segment: Segment, reason: str) -> list[str]:
 def _drop_state(sweep: Sweep, segment: Segment, keep_state: bool) -> None:
     """Delete a state that nothing left needs; a shared trunk's stays, for the other sweeps, and so does what lies under adapters that are kept."""
     path, name = sweep.state_path(segment), segment.segment_id
-    kept = keep_state and any(user.cell is not None and user.frozen_id == name for user in sweep.tree.users.get(name, []))
+    adapted = [user for user in sweep.tree.users.get(name, []) if user.cell is not None and user.frozen_id == name]
+    # States of endpoints that an earlier run has kept wait for their export, though this run keeps none.
+    kept = any(keep_state or sweep.state_path(user).exists() for user in adapted)
     if not kept and not sweep.shares(segment):
         path.unlink(missing_ok=True)
 

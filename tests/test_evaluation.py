@@ -5,14 +5,15 @@ from __future__ import annotations
 import csv
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
 
 from planner.artifacts import read_json, write_artifact
 from planner.corpus.store import Corpus
-from planner.errors import InputError
-from planner.evaluation import Evaluated, add_to_table, against, checkpoint_in, evaluate, save
+from planner.errors import InputError, PlannerWarning
+from planner.evaluation import Evaluated, add_to_table, against, checkpoint_in, evaluate, name_of, save, windows
 from planner.train.job import record_path
 
 pytest.importorskip("torch")
@@ -216,4 +217,52 @@ def test_the_table_is_what_allocate_reads(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="has not the columns"):
         add_to_table(tmp_path / "other.csv", {"model5": one})
     with path.open() as file:
-        assert next(csv.reader(file)) == ["model", "task", "metric", "loss", "accuracy"]
+        assert next(csv.reader(file)) == ["model", "task", "metric", "loss", "accuracy", "fingerprint"]
+
+
+def test_another_checkpoint_of_the_same_name_has_rows_of_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "accuracy.csv"
+    path.write_text("model,task,metric,loss,accuracy\nold,t,acc,4.0,0.2\n")  # of an earlier version
+
+    def one(loss: float, fingerprint: str) -> dict[str, Evaluated]:
+        return {"model": Evaluated(tmp_path, {"loss_spec": loss}, {"t": {"acc": 0.5}}, 32, 640, fingerprint)}
+
+    assert add_to_table(path, one(3.0, "aaaa")) == 2 and add_to_table(path, one(2.9, "aaaa")) == 2
+    for loss in (2.0, 1.9):
+        with pytest.warns(PlannerWarning, match="has rows of another checkpoint called model: .* are called model-bbbbbbbb"):
+            assert add_to_table(path, one(loss, "bbbbbbbbbb")) == 3
+    with path.open() as file:
+        assert [(row["model"], row["loss"]) for row in csv.DictReader(file)] == [("old", "4.0"), ("model", "2.9"), ("model-bbbbbbbb", "1.9")]
+    (tmp_path / "first" / "checkpoint").mkdir(parents=True)
+    assert name_of(tmp_path / "first" / "checkpoint") == "checkpoint"
+    (tmp_path / "first" / "launch.json").touch()
+    assert name_of(tmp_path / "first" / "checkpoint") == "first" and name_of(tmp_path / "first") == "first"
+
+
+def test_both_checkpoints_are_measured_on_the_same_windows(models: tuple[Path, Path], corpus: Corpus, tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from planner.cli.main import app
+    from tests.train.shared import checkpoint
+
+    short = checkpoint(tmp_path / "short", corpus, max_position_embeddings=48)
+    assert windows(models[0], None) == (64, 65536) and windows(models[0], short) == windows(short, models[0]) == (48, 65536)
+    assert windows(models[0], short, 16, 100) == (16, 100)
+    place = tmp_path / "sweep" / "checkpoints" / "run"
+    shutil.copytree(models[1], place)
+    assert windows(place, None) == (64, 65536), "no record"
+    record = {"row": {}, "recipe": {"seq_len": 32}}
+    write_artifact(record_path(tmp_path / "sweep", "run"), "run", 1, {**record, "eval_tokens": 640})
+    assert windows(place, models[0]) == (32, 640)
+    launch = tmp_path / "launch"
+    shutil.copytree(models[1], launch / "checkpoint")
+    write_artifact(launch / "launch.json", "launch", 1, {"run_id": "r"})
+    write_artifact(record_path(launch, "r"), "run", 1, record)  # as earlier versions wrote it
+    (launch / "allocation.json").write_text(json.dumps({"source": {"eval_tokens": 500}}))
+    assert windows(checkpoint_in(launch), models[0]) == (32, 500)
+    options = ["evaluate", str(models[1]), "--corpus", str(corpus.folder), "--base", str(short), "--eval-tokens", "640", "--out", str(tmp_path / "e.json")]
+    result = CliRunner().invoke(app, options)
+    assert result.exit_code == 0, result.output
+    body, alone = read_json(tmp_path / "e.json"), evaluate(short, corpus, None, [], seq_len=48, max_tokens=640)
+    assert (body["seq_len"], body["eval_tokens"]) == (48, 640) and body["base"]["losses"]["loss_spec"] == pytest.approx(alone.losses["loss_spec"])
+    assert body["losses"] == pytest.approx(evaluate(models[1], corpus, None, [], seq_len=48, max_tokens=640).losses)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from planner.engines.event import Event
 from planner.engines.local import LocalEngine
 from planner.errors import StateError
 from planner.runs import read_runs
-from planner.sweep import Sweep, locked, run_sweep, sweep_status
+from planner.sweep import Sweep, check_identity, locked, run_sweep, sweep_status
 from tests.engines.tiny import lay_out
 
 pytest.importorskip("torch")
@@ -99,8 +100,16 @@ def test_another_recipe_is_not_mixed_in(undisturbed: Path) -> None:
         (undisturbed / "sweep.toml").write_text(text.replace("warmup_steps = 20", "warmup_steps = 30"))
         with pytest.raises(StateError, match="recipe"):
             run_sweep(Sweep.open(undisturbed), LocalEngine(1))
+        (undisturbed / "state").rename(undisturbed / "kept")  # the records say it too
+        with pytest.raises(StateError, match=r"the run \S+ in .* was made with recipe .*; restore it, or delete .*records"):
+            run_sweep(Sweep.open(undisturbed), LocalEngine(1))
+        (undisturbed / "sweep.toml").write_text(text)
+        check_identity(Sweep.open(undisturbed))
     finally:
         (undisturbed / "sweep.toml").write_text(text)
+        if (undisturbed / "kept").exists():
+            shutil.rmtree(undisturbed / "state", ignore_errors=True)
+            (undisturbed / "kept").rename(undisturbed / "state")
 
 
 def test_a_second_runner_is_refused(tmp_path: Path) -> None:

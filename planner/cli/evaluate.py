@@ -30,8 +30,8 @@ def evaluate(
     tasks_folder: Annotated[Path | None, typer.Option(help="Folder with task files and their data; needs no network.")] = None,
     few_shot: Annotated[int | None, typer.Option(min=0, help="Examples before each question; the task's own number by default.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Questions of each task, at most.")] = None,
-    seq_len: Annotated[int | None, typer.Option(min=8, help="Window of held-out text in tokens; 1024, or what the checkpoint allows.")] = None,
-    eval_tokens: Annotated[int, typer.Option(min=1, help="Held-out tokens a domain, at most.")] = 65536,
+    seq_len: Annotated[int | None, typer.Option(min=8, help="Window of held-out text in tokens; its record's, or 1024, where both allow it.")] = None,
+    eval_tokens: Annotated[int | None, typer.Option(min=1, help="Held-out tokens a domain, at most; its record's, or 65536.")] = None,
     to_table: Annotated[Path | None, typer.Option("--table", help="CSV of loss and accuracy to add the models to, for plan allocate --accuracy.")] = None,
     out: Annotated[Path | None, typer.Option(help="Where to write; evaluation.json in the folder named by default.")] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
@@ -42,7 +42,7 @@ def evaluate(
     from planner.cli.needs import require_torch
     from planner.cli.paths import replaceable
     from planner.corpus import Corpus
-    from planner.evaluation import KIND, add_to_table, check_table, checkpoint_in, save
+    from planner.evaluation import KIND, add_to_table, check_table, checkpoint_in, name_of, save, windows
     from planner.evaluation import evaluate as measure
 
     require_torch()
@@ -60,9 +60,12 @@ def evaluate(
     if corpus is None and not wanted:
         raise InputError("there is nothing to evaluate on", remedy="give --corpus, --tasks or both")
     text = Corpus.open(corpus) if corpus is not None else None
-    options: dict[str, Any] = {"seq_len": seq_len, "max_tokens": eval_tokens, "few_shot": few_shot, "limit": limit, "device": device}
-    mine = measure(checkpoint_in(checkpoint), text, domain, wanted, **options)
-    other = measure(checkpoint_in(base), text, domain, wanted, **options) if base is not None else None
+    options: dict[str, Any] = {"few_shot": few_shot, "limit": limit, "device": device}
+    found, before = checkpoint_in(checkpoint), checkpoint_in(base) if base is not None else None
+    if text is not None:
+        options["seq_len"], options["max_tokens"] = windows(found, before, seq_len, eval_tokens)
+    mine = measure(found, text, domain, wanted, **options)
+    other = measure(before, text, domain, wanted, **options) if before is not None else None
     save(place, mine, other, text, checkpoint if (checkpoint / "launch.json").is_file() else None)
     if as_json:
         give(read_json(place))
@@ -70,9 +73,10 @@ def evaluate(
         show(mine, other)
     say(f"written: {place}")
     if to_table is not None:
-        assert base is None or other is not None
-        named = {checkpoint.resolve().name: mine} | ({base.resolve().name: other} if base is not None and other is not None else {})
-        say(f"written: {to_table}, {add_to_table(to_table, named)} rows")
+        rows = 0
+        for one in (mine, other):
+            rows = rows if one is None else add_to_table(to_table, {name_of(one.folder): one})
+        say(f"written: {to_table}, {rows} rows")
 
 
 def show(mine: Evaluated, base: Evaluated | None) -> None:
@@ -89,7 +93,8 @@ def show(mine: Evaluated, base: Evaluated | None) -> None:
         error = mine.tasks[task].get(f"{metric}_stderr")
         shown = f"{value:.3f}" + (f" ± {error:.3f}" if error else "")
         rows.append([f"{task} ({metric})", "" if before is None else f"{before:.3f}", shown, "" if before is None else f"{value - before:+.3f}"])
-    table(f"Checkpoint {mine.folder}", ["", "base", "checkpoint", "change"], rows)
+    where = "" if mine.seq_len is None else f", windows of {mine.seq_len} tokens"
+    table(f"Checkpoint {mine.folder}{where}", ["", "base", "checkpoint", "change"], rows)
 
 
 def _tasks(names: str | None, folder: Path | None) -> list[str | dict[str, Any]]:

@@ -32,9 +32,10 @@ def show_resources(ready: Launch, run: FullRun, ranks: int) -> None:
     micro = told.micro_batch or share
     need = memory(
         shape, recipe.seq_len, micro, shards=told.shard_ranks or ranks, precision=told.precision, checkpoint_activations=told.checkpoint_activations,
-        method=method,
+        method=method, bounded=told.micro_batch is not None,
     )  # fmt: skip
-    parts = ", ".join(f"{name} {format_bytes(getattr(need, name))}" for name in ("states", "gathered", "activations", "logits"))
+    names = ("states", "gathered", *(("activations", "logits") if need.activations + need.logits >= need.heldout else ("heldout",)))
+    parts = ", ".join(f"{name} {format_bytes(getattr(need, name))}".replace("heldout", "held-out text") for name in names)
     tree = ready.run.tree
     if told.device == "cpu":
         time = f"{format_seconds(wall_seconds(tree, tree.segments, 1))} on one thread"

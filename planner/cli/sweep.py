@@ -29,9 +29,11 @@ def plan(name: Name, workers: Workers = None, as_json: AsJson = False) -> None:
     from planner.cli.paths import default_workers, sweep_folder
     from planner.design.compiling import key_of, to_compile
     from planner.design.walltime import wall_seconds
+    from planner.launch.start import warn_of_scarce_text
     from planner.sweep import Sweep
 
     sweep = Sweep.open(sweep_folder(name))
+    warn_of_scarce_text([sweep])
     tree, count = sweep.tree, workers or default_workers()
     compiled = to_compile(tree, None, "cpu")
     seconds = wall_seconds(tree, tree.segments, count, lambda segment: key_of(segment) in compiled)
@@ -96,10 +98,12 @@ def run(
     from planner.cli.paths import sweep_folder
     from planner.cli.progress import Watch
     from planner.design.walltime import wall_seconds
+    from planner.launch.start import warn_of_scarce_text
     from planner.sweep import Sweep, run_sweep, segments_to_train
 
     where = Where(engine, workers, address, gpu_memory, partition, tuple(slurm_option or ()), device)
     sweep = Sweep.open(sweep_folder(name))
+    warn_of_scarce_text([sweep])
     count = where.known_workers
     left = segments_to_train(sweep)
     time = format_seconds(wall_seconds(sweep.tree, left, count or 1, compiled_among(sweep.tree, left, compiled, device)))
@@ -116,10 +120,12 @@ def run(
     with bar("sweep", sum(sweep.tree.cost(segment) for segment in left)) as shown:
         watch = Watch(sweep, shown)
         failures = run_sweep(sweep, chosen, device=device, keep_state=checkpoints, compiled=compiled, on_event=watch)
+    unread: dict[str, StateError] = {}
     if checkpoints:
         from planner.launch.checkpoints import export_endpoints
 
-        for place in export_endpoints(sweep):
+        written, unread = export_endpoints(sweep)
+        for place in written:
             say(f"checkpoint: {place}")
     if left and count:
         say(f"{format_seconds(watch.seconds)} with {count} workers, busy {watch.utilisation(count):.0%} of the time")
@@ -128,6 +134,9 @@ def run(
         first, message = next(iter(failures.items()))
         cause = message.strip().splitlines()[0]
         raise StateError(f"{len(failures)} segments failed, the first {first}: {cause}", remedy="mend the cause and run the same command again")
+    if unread:
+        lost, error = next(iter(unread.items()))
+        raise StateError(f"{len(unread)} endpoints have no checkpoint, the first {lost}: {error.message}", remedy=error.remedy)
 
 
 @app.command("status", help="Tell how far a sweep is.\n\nExample: plan sweep status medicine")

@@ -65,7 +65,7 @@ def write_shard(
 
 
 def target_mask(document: Document, offsets: Sequence[tuple[int, int]], count: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Mark the tokens that reach into a response, and the end token; of plain text all.
+    """Mark the tokens that reach into a response, and the end token after one; of plain text all.
 
     Args:
         document: with its spans.
@@ -79,4 +79,6 @@ def target_mask(document: Document, offsets: Sequence[tuple[int, int]], count: i
     if document.spans is not None:
         for number, (start, stop) in enumerate(offsets):
             mask[number] = any(start < last and stop > first for first, last in document.spans)
+        # The end token closes what stands before it: a response, or the turn of a user, which is none of the model's.
+        mask[len(offsets) :] = any(last >= len(document.text) for _, last in document.spans)
     return mask

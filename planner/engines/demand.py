@@ -1,7 +1,8 @@
 """What a segment asks of a machine: processors, memory, and a share of a GPU, so that several small models are packed on one.
 
 The memory is an estimate from the shape: weights, gradients and both Adam moments in fp32 (16 bytes a parameter), what the
-backward pass keeps of every layer, the logits and their gradients, and what a process holds before it has a model.
+backward pass keeps of every layer, the logits and their gradients, and what a process holds before it has a model; or, where that is
+more, what the forward passes over held-out text take at the end.
 It is an upper one at the sizes of a sweep: a segment that gets less than it needs dies, one that gets more only waits.
 """
 
@@ -14,6 +15,7 @@ from planner.errors import InputError
 from planner.recipe import Recipe
 from planner.shapes import ModelShape
 from planner.train.job import Job
+from planner.train.rows import evaluation_bytes, rows_at_once
 
 BYTES_PER_PARAMETER = 16
 """Weights, gradients and two moments in fp32."""
@@ -63,7 +65,11 @@ def demand_of(job: Job, gpu_memory: float | None = None) -> Demand:
     Raises:
         InputError: the model does not fit the GPU.
     """
-    need = training_bytes(job.segment.shape, job.recipe)
+    shape, recipe = job.segment.shape, job.recipe
+    need = training_bytes(shape, recipe)
+    if job.segment.cell is not None:  # endpoints alone are evaluated; the gradients are gone by then, and what the allocator keeps of them may not be
+        rows = rows_at_once(recipe.seq_len, shape.vocab)
+        need = max(need, PROCESS_BYTES + BYTES_PER_PARAMETER * shape.params_total + evaluation_bytes(shape, recipe.seq_len, rows))
     if job.device == "cpu":
         return Demand(job.threads, 0.0, need)
     if gpu_memory is None:

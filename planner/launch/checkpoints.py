@@ -6,24 +6,32 @@ import warnings
 from pathlib import Path
 
 from planner.artifacts import read_artifact
-from planner.errors import PlannerWarning
+from planner.errors import PlannerWarning, StateError
+from planner.lock import locked
 from planner.runs import RECORD_VERSION
 from planner.sweep import Sweep
 from planner.train.job import record_path
 
 
-def export_endpoints(sweep: Sweep) -> list[Path]:
+def export_endpoints(sweep: Sweep) -> tuple[list[Path], dict[str, StateError]]:
     """Write a checkpoint for each endpoint of a sweep that has ended and has none yet; what is no longer needed of the states goes.
 
     Returns:
-        The checkpoints' folders, also those that were there.
+        The checkpoints' folders, also those that were there; and by endpoint, why it has none where a state cannot be read.
 
     Raises:
-        StateError: a state cannot be read.
+        StateError: another process runs the sweep.
     """
+    with locked(sweep.folder, "checkpoints"):
+        return _export(sweep)
+
+
+def _export(sweep: Sweep) -> tuple[list[Path], dict[str, StateError]]:
     from planner.train.export import export_checkpoint
 
-    found, lacking, used = [], 0, set()
+    found: list[Path] = []
+    failed: dict[str, StateError] = {}
+    lacking, used = 0, set()
     for tip in sweep.tree.tips:
         out, job = sweep.folder / "checkpoints" / tip.segment_id, sweep.job(tip)
         record = record_path(sweep.folder, tip.segment_id)
@@ -32,7 +40,12 @@ def export_endpoints(sweep: Sweep) -> list[Path]:
                 lacking += 1
                 continue
             out.parent.mkdir(exist_ok=True)
-            export_checkpoint(job, sweep.corpus, out, out.parent.with_name("adapters") / tip.segment_id)
+            try:
+                export_checkpoint(job, sweep.corpus, out, out.parent.with_name("adapters") / tip.segment_id)
+            except StateError as error:
+                remedy = f"delete {record} and {job.state_path}; the same command then trains it again"
+                failed[tip.segment_id] = StateError(error.message, remedy=remedy)
+                continue
             job.state_path.unlink()
             used.add(job.frozen_state)
         if out.exists():
@@ -42,5 +55,5 @@ def export_endpoints(sweep: Sweep) -> list[Path]:
         if state is not None and state.is_relative_to(sweep.folder):
             state.unlink(missing_ok=True)
     if lacking:
-        warnings.warn(f"{lacking} endpoints were trained without --checkpoints and left no state: they have none", PlannerWarning, stacklevel=2)
-    return found
+        warnings.warn(f"{lacking} endpoints were trained without --checkpoints and left no state: they have none", PlannerWarning, stacklevel=3)
+    return found, failed

@@ -19,7 +19,7 @@ from planner.design.tree import Tree, build_tree
 from planner.engines.event import Event
 from planner.errors import DataError, InputError, StateError
 from planner.launch.launch import STATES, start_after
-from planner.launch.start import corpus_of, warn_of_cut_warmups
+from planner.launch.start import corpus_of, warn_of_cut_warmups, warn_of_scarce_text
 from planner.recipe import Recipe
 from planner.shapes import ModelShape
 from planner.sweep import Engine, Sweep, run_sweep, single_run
@@ -104,6 +104,7 @@ def prepare_domains(path: Path, folder: Path, *, structure: str | None = None, c
     for run in runs.values():
         run.corpus.check_heldout(run.domains, run.spec.recipe.seq_len)
     warn_of_cut_warmups(run.tree for run in runs.values())
+    warn_of_scarce_text(runs.values())
     return DomainsLaunch(answer, path, folder, chosen, runs)
 
 

@@ -185,7 +185,7 @@ def megatron(launch: Launch, ranks: int, micro_batch: int) -> str:
         calls.append(f'stage {steps.total} "$SPECIALIST_DATA"  # specialist text, to the end: plan.tokens_spec and what is replayed')
     return _MEGATRON.substitute(
         head=_head(launch, "#"), ranks=ranks, model=_arguments(model), training=_arguments(training), calls="\n".join(calls),
-        general_steps=steps.general, batch=recipe.batch_sequences,
+        general_steps=steps.general, batch=recipe.batch_sequences, untied="" if shape.tied else _UNTIED,
     )  # fmt: skip
 
 
@@ -239,11 +239,12 @@ def _arguments(rows: Sequence[tuple[str, object, str]]) -> str:
     return "\n".join(f"    {key}{'' if value is None else ' ' + shlex.quote(str(value))}  # {source}" for key, value, source in rows)
 
 
+_UNTIED = "\n# The output layer has a matrix of its own, and Megatron decays it like the others; the recipe spares it."
 _MEGATRON = Template("""\
 #!/bin/bash
 # Written by plan launch --export megatron.
 $head
-# Megatron draws all matrices with one deviation, here that of hidden-size inputs; the recipe draws each with its own fan-in.
+# Megatron draws all matrices with one deviation, here that of hidden-size inputs; the recipe draws each with its own fan-in.$untied
 set -euo pipefail
 GENERAL_DATA="$${GENERAL_DATA:?prefix of the general text in Megatron's format}"
 SPECIALIST_DATA="$${SPECIALIST_DATA:?prefix of the specialist text in Megatron's format}"

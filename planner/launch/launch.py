@@ -15,7 +15,7 @@ from planner.design.spec import Cell, SweepSpec
 from planner.design.tree import build_tree
 from planner.engines.event import Event
 from planner.errors import DataError, InputError, PlannerError, StateError
-from planner.launch.start import checkpoint_of, corpus_of, read_plan, warn_of_cut_warmups
+from planner.launch.start import checkpoint_of, corpus_of, read_plan, warn_of_cut_warmups, warn_of_scarce_text
 from planner.method import Method
 from planner.recipe import Recipe
 from planner.sweep import Engine, Sweep, run_sweep, single_run
@@ -131,6 +131,7 @@ def prepare(allocation_path: Path, folder: Path, *, corpus: Path | None = None, 
     run = single_run(spec, opened, domain, tree)
     opened.check_heldout(run.domains, recipe.seq_len)
     warn_of_cut_warmups([tree])
+    warn_of_scarce_text([run])
     return Launch(allocation, allocation_path, folder, run, planned.sunk)
 
 
@@ -159,10 +160,12 @@ def carry_out(
 
 def save_checkpoint(run: Sweep, row: dict[str, Any], out: Path) -> None:
     """Save the checkpoint of a run that has ended well, its adapters beside it, once, and let its states go."""
-    if row["status"] == "ok" and not out.exists():
-        from planner.train.export import export_checkpoint
+    if row["status"] != "ok" or out.exists():
+        return
+    from planner.train.export import export_checkpoint
 
-        job = run.job(run.tree.tips[0])
+    job = run.job(run.tree.tips[0])
+    with lock.locked(run.folder, "checkpoint"):
         export_checkpoint(job, run.corpus, out, out.with_name("adapter"))
         for state in (job.state_path, job.frozen_state):
             if state is not None:

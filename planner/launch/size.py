@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from planner.method import Method
 from planner.shapes import ModelShape
+from planner.train.rows import evaluation_bytes, rows_at_once
 
 WEIGHT, GRADIENT, MOMENTS = 4, 4, 8
 """Bytes of a parameter kept on the ranks: fp32 weight, and of one that is trained fp32 gradient and AdamW's two fp32 moments."""
@@ -25,14 +26,19 @@ class Memory:
     """Kept for the backward pass of a micro-batch."""
     logits: float
     """Logits and what the loss makes of them."""
+    heldout: float
+    """A forward pass over held-out text, when nothing is kept for a backward pass."""
 
     @property
     def total(self) -> float:
-        """Sum of all, without what the allocator and the libraries take."""
-        return self.states + self.gathered + self.activations + self.logits
+        """Sum of what is there at once, without what the allocator and the libraries take."""
+        return self.states + self.gathered + max(self.activations + self.logits, self.heldout)
 
 
-def memory(shape: ModelShape, seq_len: int, micro_batch: int, *, shards: int, precision: str, checkpoint_activations: bool, method: Method) -> Memory:
+def memory(
+    shape: ModelShape, seq_len: int, micro_batch: int, *, shards: int, precision: str, checkpoint_activations: bool, method: Method,
+    bounded: bool = True,
+) -> Memory:  # fmt: skip
     """Estimate the memory of a rank.
 
     A layer keeps, for each token, its two normed inputs, queries, keys, values, attention's result, and three of the feed-forward width, about
@@ -47,6 +53,7 @@ def memory(shape: ModelShape, seq_len: int, micro_batch: int, *, shards: int, pr
         precision: "bf16" or "fp32".
         checkpoint_activations: whether layers are computed again.
         method: in full, or with adapters on weights that are kept as they are.
+        bounded: whether held-out losses are measured in micro-batches too, as they are where the run states one.
     """
     width = 2 if precision == "bf16" else 4
     tokens = float(seq_len * micro_batch)
@@ -58,7 +65,8 @@ def memory(shape: ModelShape, seq_len: int, micro_batch: int, *, shards: int, pr
     trained = method.trained(shape)
     frozen = 0 if method.name == "full" else shape.params_total
     states = WEIGHT * frozen + (WEIGHT + GRADIENT + MOMENTS) * trained
-    return Memory(states / shards, gathered, kept, LOGIT_COPIES * 4 * tokens * shape.vocab)
+    heldout = evaluation_bytes(shape, seq_len, rows_at_once(seq_len, shape.vocab, micro_batch if bounded else None), width=width)
+    return Memory(states / shards, gathered, kept, LOGIT_COPIES * 4 * tokens * shape.vocab, heldout)
 
 
 def state_bytes(shape: ModelShape, method: Method) -> float:

@@ -64,7 +64,8 @@ def render(job: Job) -> str:
         "",
         "set -euo pipefail",
         "# One task a rank. They meet at the first node; what to train stands in the launch folder.",
-        'MASTER_ADDR="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)"',
+        'HOSTS="$(scontrol show hostnames "$SLURM_JOB_NODELIST")"',  # no head: of many nodes scontrol would write into a closed pipe, and fail
+        "MASTER_ADDR=\"${HOSTS%%$'\\n'*}\"",
         "MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000))",
         "export MASTER_ADDR MASTER_PORT",
         f"export OMP_NUM_THREADS={job.settings.threads} TOKENIZERS_PARALLELISM=false",

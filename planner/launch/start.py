@@ -18,10 +18,13 @@ from planner.errors import InputError, PlannerWarning
 from planner.method import Method
 from planner.pretrained import Pretrained
 from planner.recipe import Recipe
+from planner.sweep import Sweep
 from planner.units import format_count
 
 NEAR = 0.05
 """Share by which a checkpoint's size may miss that of the plan."""
+SCARCE = 50
+"""Windows of distinct text below which what windows leave out is more than some per cent of it."""
 
 
 @dataclass(frozen=True)
@@ -141,3 +144,19 @@ def warn_of_cut_warmups(trees: Iterable[Tree]) -> None:
     for steps, warmup in found.items():
         jump = f"the rate jumps from {steps / warmup:.2g} of its peak to the peak where the specialist stage begins"
         warnings.warn(f"the general stage ends after {steps} of {warmup} warm-up steps: {jump}", PlannerWarning, stacklevel=3)
+
+
+def warn_of_scarce_text(runs: Iterable[Sweep]) -> None:
+    """Warn where specialist text is so short that what its windows leave out counts: less than one of them a pass, and its very end for good."""
+    found: dict[tuple[str, int], int] = {}
+    for run in runs:
+        for unique in sorted({tip.unique_spec for tip in run.tree.tips if tip.unique_spec}):
+            for domain, asked in [(part.domain, part.unique_spec) for part in run.spec.mixture] or [(run.domain, unique)]:
+                size, seq_len = int(run.corpus.subset(domain, asked).size), run.spec.recipe.seq_len
+                if size < SCARCE * seq_len:
+                    found[domain, seq_len] = min(size, found.get((domain, seq_len), size))
+    for (domain, seq_len), size in found.items():
+        once = max(0, size - seq_len) // seq_len * seq_len
+        lost = f"a pass trains on {once} of {size} distinct tokens of {domain}, and never on the last {size % seq_len}"
+        what = f"{lost}: they are few against seq_len = {seq_len}, so distinct tokens are overstated and the passes over them understated"
+        warnings.warn(f"{what}; give {SCARCE * seq_len} or more, or lower seq_len", PlannerWarning, stacklevel=3)

@@ -78,7 +78,7 @@ def load_state(path: Path, model: torch.nn.Module, optimiser: torch.optim.Optimi
                     parameter.copy_(file.get_tensor(f"model.{name}"))
                     if f"exp_avg.{name}" in names:
                         optimiser.state[parameter] = {
-                            "step": torch.tensor(float(loop.optimiser_steps)),
+                            "step": torch.tensor(float(loop.optimiser_steps), device=parameter.device),  # a fused AdamW takes it nowhere else
                             "exp_avg": file.get_tensor(f"exp_avg.{name}").to(parameter.device),
                             "exp_avg_sq": file.get_tensor(f"exp_avg_sq.{name}").to(parameter.device),
                         }

@@ -2,31 +2,43 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from planner.corpus import Corpus
 from planner.train.order import IGNORED
+from planner.train.rows import MOST_ROWS, rows_at_once
 
 
 def domain_loss(
-    model: torch.nn.Module, corpus: Corpus, domain: str, seq_len: int, *, max_tokens: int, device: torch.device
+    model: torch.nn.Module, corpus: Corpus, domain: str, seq_len: int, *, max_tokens: int, device: torch.device, most_rows: int | None = None
 ) -> tuple[float, int]:
     """Average the loss over a domain's held-out text; of pairs over their responses, each after its own prompt.
+
+    Args:
+        model: a causal language model.
+        corpus: where the text is.
+        domain: of it.
+        seq_len: window [tokens].
+        max_tokens: predictions to average over, at most.
+        device: where the model is.
+        most_rows: rows of a forward pass, at most; None for what `rows_at_once` says. What is averaged over does not depend on it.
 
     Returns:
         Mean loss [nats/token], and over how many predictions.
     """
     tokens, mask = corpus.tokens(domain, "heldout"), corpus.mask(domain, "heldout")
     if mask is None:
-        return heldout_loss(model, tokens, seq_len, max_tokens=max_tokens, device=device)
-    return pairs_loss(model, tokens, mask, corpus.offsets(domain, "heldout"), seq_len, max_tokens=max_tokens, device=device)
+        return heldout_loss(model, tokens, seq_len, max_tokens=max_tokens, device=device, most_rows=most_rows)
+    return pairs_loss(model, tokens, mask, corpus.offsets(domain, "heldout"), seq_len, max_tokens=max_tokens, device=device, most_rows=most_rows)
 
 
 @torch.no_grad()  # type: ignore[untyped-decorator]
 def heldout_loss(
-    model: torch.nn.Module, tokens: NDArray[np.unsignedinteger], seq_len: int, *, max_tokens: int, device: torch.device, batch: int = 32
+    model: torch.nn.Module, tokens: NDArray[np.unsignedinteger], seq_len: int, *, max_tokens: int, device: torch.device, most_rows: int | None = None
 ) -> tuple[float, int]:
     """Average the loss over the first windows of a held-out text.
 
@@ -36,7 +48,7 @@ def heldout_loss(
         seq_len: window [tokens].
         max_tokens: predictions to average over, at most.
         device: where the model is.
-        batch: windows a forward pass.
+        most_rows: windows of a forward pass, at most; None for what `rows_at_once` says.
 
     Returns:
         Mean loss [nats/token], and over how many predictions.
@@ -44,9 +56,9 @@ def heldout_loss(
     windows = min((len(tokens) - 1) // seq_len, max(1, max_tokens // seq_len))
     assert windows > 0, len(tokens)
     model.eval()
-    total = 0.0
-    for first in range(0, windows, batch):
-        rows = [tokens[k * seq_len : k * seq_len + seq_len + 1].astype(np.int64) for k in range(first, min(first + batch, windows))]
+    total, size = 0.0, rows_at_once(seq_len, _vocab(model), most_rows)
+    for first in range(0, windows, size):
+        rows = [tokens[k * seq_len : k * seq_len + seq_len + 1].astype(np.int64) for k in range(first, min(first + size, windows))]
         block = torch.from_numpy(np.stack(rows)).to(device)
         logits = model(input_ids=block[:, :-1]).logits.float()
         total += torch.nn.functional.cross_entropy(logits.reshape(-1, logits.shape[-1]), block[:, 1:].reshape(-1), reduction="sum").item()
@@ -57,7 +69,7 @@ def heldout_loss(
 @torch.no_grad()  # type: ignore[untyped-decorator]
 def pairs_loss(
     model: torch.nn.Module, tokens: NDArray[np.unsignedinteger], mask: NDArray[np.uint8], offsets: NDArray[np.int64], seq_len: int, *, max_tokens: int,
-    device: torch.device, batch: int = 32,
+    device: torch.device, most_rows: int | None = None, group: int = MOST_ROWS,
 ) -> tuple[float, int]:  # fmt: skip
     """Average the loss over the responses of the first pairs, a pair a row; what passes `seq_len` is cut off.
 
@@ -67,30 +79,39 @@ def pairs_loss(
         mask: 1 where losses are of the token, shape (tokens,).
         offsets: borders of the pairs, shape (pairs + 1,).
         seq_len: of the longest row [tokens].
-        max_tokens: predictions to average over; the pair that reaches it is the last.
+        max_tokens: predictions to average over; the group of pairs that reaches it is the last.
         device: where the model is.
-        batch: rows a forward pass.
+        most_rows: rows of a forward pass, at most; None for what `rows_at_once` says.
+        group: pairs that are averaged over together or not at all, however many fit a forward pass.
 
     Returns:
         Mean loss [nats/token], and over how many predictions.
     """
     model.eval()
-    total, count = 0.0, 0
-    for first in range(0, len(offsets) - 1, batch):
-        borders = offsets[first : first + batch + 1]
-        ends = np.minimum(borders[1:], borders[:-1] + seq_len + 1)
-        width = int((ends - borders[:-1]).max())
-        block = np.zeros((len(ends), width), dtype=np.int64)
-        targets = np.full((len(ends), width), IGNORED, dtype=np.int64)
-        for row, (start, stop) in enumerate(zip(borders[:-1], ends, strict=True)):
-            block[row, : stop - start] = tokens[start:stop]
-            targets[row, : stop - start] = np.where(mask[start:stop] > 0, block[row, : stop - start], IGNORED)
-        logits = model(input_ids=torch.from_numpy(block[:, :-1]).to(device)).logits.float()
-        wanted = torch.from_numpy(targets[:, 1:]).to(device)
-        total += torch.nn.functional.cross_entropy(logits.reshape(-1, logits.shape[-1]), wanted.reshape(-1), ignore_index=IGNORED, reduction="sum").item()
-        count += int((targets[:, 1:] != IGNORED).sum())
+    total, count, size = 0.0, 0, rows_at_once(seq_len, _vocab(model), most_rows)
+    for begin in range(0, len(offsets) - 1, group):
+        for first in range(begin, min(begin + group, len(offsets) - 1), size):
+            borders = offsets[first : min(first + size, begin + group) + 1]
+            ends = np.minimum(borders[1:], borders[:-1] + seq_len + 1)
+            width = int((ends - borders[:-1]).max())
+            if width < 2:  # pairs of one token have nothing to predict
+                continue
+            block = np.zeros((len(ends), width), dtype=np.int64)
+            targets = np.full((len(ends), width), IGNORED, dtype=np.int64)
+            for row, (start, stop) in enumerate(zip(borders[:-1], ends, strict=True)):
+                block[row, : stop - start] = tokens[start:stop]
+                targets[row, : stop - start] = np.where(mask[start:stop] > 0, block[row, : stop - start], IGNORED)
+            logits = model(input_ids=torch.from_numpy(block[:, :-1]).to(device)).logits.float()
+            wanted = torch.from_numpy(targets[:, 1:]).to(device).reshape(-1)
+            total += torch.nn.functional.cross_entropy(logits.reshape(-1, logits.shape[-1]), wanted, ignore_index=IGNORED, reduction="sum").item()
+            count += int((targets[:, 1:] != IGNORED).sum())
         if count >= max_tokens:
             break
     model.train()
     assert count > 0, len(offsets)
     return total / count, count
+
+
+def _vocab(model: torch.nn.Module) -> int:
+    known: Any = model
+    return int(known.config.vocab_size)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from planner.corpus import Corpus
+from planner.pretrained import Pretrained
 from planner.train.adapters import merged, save_adapters
 from planner.train.checkpoint import load_state
 from planner.train.job import Job
@@ -19,17 +20,17 @@ from planner.train.model import build_optimiser
 from planner.train.start import frozen_model, start_model
 
 TRUNK = "{}-trunk"
-"""Folder beside that of the adapters with the model they stand on, where that is not an open checkpoint."""
+"""Folder beside that of the adapters with the model they stand on, where that is not the open checkpoint itself."""
 
 
 def export_checkpoint(job: Job, corpus: Corpus, out: Path, adapters: Path | None = None) -> None:
-    """Write a checkpoint folder, whole or not at all.
+    """Write a checkpoint folder, whole or not at all; the caller holds the lock of the run's folder, and halves of others before it go.
 
     Args:
         job: the run's last segment, whose state is on disk.
         corpus: for the tokenizer.
         out: folder to write.
-        adapters: folder for the adapters alone, where the run trained any; what they stand on goes beside it unless it is an open checkpoint.
+        adapters: folder for the adapters alone, where the run trained any; what they stand on goes beside it unless it is the open checkpoint as it was.
 
     Raises:
         StateError: the state cannot be read.
@@ -44,18 +45,18 @@ def export_checkpoint(job: Job, corpus: Corpus, out: Path, adapters: Path | None
             trunk = TRUNK.format(adapters.name)
             adapters.parent.mkdir(exist_ok=True)
             with _whole(adapters) as folder:
-                save_adapters(model, folder, job.base.name if job.base else trunk)
-            if job.base is None:
-                _save(frozen_model(job, corpus), corpus, adapters.with_name(trunk))
+                save_adapters(model, folder, job.base.name if job.base is not None and job.frozen_state is None else trunk)
+            if job.base is None or job.frozen_state is not None:  # a general stage in full may lie between the checkpoint and the adapters
+                _save(frozen_model(job, corpus), job, corpus, adapters.with_name(trunk))
         model = merged(model)
-    if job.base is not None:
-        plain: Any = model
-        plain.config.use_cache = True  # off while it was trained
-    _save(model, corpus, out)
+    _save(model, job, corpus, out)
 
 
-def _save(model: torch.nn.Module, corpus: Corpus, out: Path) -> None:
+def _save(model: torch.nn.Module, job: Job, corpus: Corpus, out: Path) -> None:
     saved: Any = model
+    if job.base is not None:
+        saved.config.use_cache = True  # off while it was trained, as dropout was
+        saved.config.attention_dropout = Pretrained.open(job.base).config.get("attention_dropout", 0.0)
     with _whole(out) as folder:
         saved.save_pretrained(folder)
         for file in corpus.tokenizer_path.iterdir():
@@ -64,9 +65,12 @@ def _save(model: torch.nn.Module, corpus: Corpus, out: Path) -> None:
 
 @contextmanager
 def _whole(out: Path) -> Iterator[Path]:
-    """Give a folder to write that takes its place when it is whole."""
+    """Give a folder to write that takes its place when it is whole; what writers that were killed have left of it goes, under the caller's lock."""
     temporary = out.with_name(f".{out.name}.{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
+    for left in out.parent.iterdir():
+        name, _, number = left.name.rpartition(".")
+        if name == f".{out.name}" and number.isdecimal():
+            shutil.rmtree(left, ignore_errors=True)
     try:
         yield temporary
         shutil.rmtree(out, ignore_errors=True)

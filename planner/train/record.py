@@ -78,4 +78,4 @@ def record_body(job: Job, seconds: float | None, losses: dict[str, float], *, st
     }
     by_domain = {part.domain: losses[f"loss_{part.domain}"] for part in job.mixture if losses}
     mix = {"loss_by_domain": by_domain} if by_domain else {}
-    return {**mix, "row": row, "shape": segment.shape.to_dict(), "recipe": recipe.to_dict(), "wall_seconds": seconds}
+    return {**mix, "row": row, "shape": segment.shape.to_dict(), "recipe": recipe.to_dict(), "eval_tokens": job.eval_tokens, "wall_seconds": seconds}

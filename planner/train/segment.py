@@ -168,8 +168,15 @@ def _watch(loss: float, loop: LoopState, recipe: Recipe, segment: Segment, step:
         )
 
 
-def evaluate(job: Job, corpus: Corpus, model: torch.nn.Module, device: torch.device) -> dict[str, float]:
+def evaluate(job: Job, corpus: Corpus, model: torch.nn.Module, device: torch.device, most_rows: int | None = None) -> dict[str, float]:
     """Measure the held-out losses of the specialist and the general text, and of each part of a mix by its name; bits a byte too.
+
+    Args:
+        job: what was trained.
+        corpus: its corpus.
+        model: the trained model.
+        device: where it is.
+        most_rows: see `domain_loss`.
 
     Raises:
         Diverged: one is no number.
@@ -177,7 +184,7 @@ def evaluate(job: Job, corpus: Corpus, model: torch.nn.Module, device: torch.dev
     domains = {"spec": job.domain, "general": corpus.general, **{part.domain: part.domain for part in job.mixture}}
     found: dict[str, float] = {}
     for key, domain in domains.items():
-        loss, _ = domain_loss(model, corpus, domain, job.recipe.seq_len, max_tokens=job.eval_tokens, device=device)
+        loss, _ = domain_loss(model, corpus, domain, job.recipe.seq_len, max_tokens=job.eval_tokens, device=device, most_rows=most_rows)
         if not math.isfinite(loss):
             raise Diverged(f"the held-out loss on {domain} is {loss}")
         found[f"loss_{key}"] = loss

@@ -9,6 +9,7 @@ import torch
 
 from planner.corpus import Corpus
 from planner.errors import InputError
+from planner.pretrained import refuse_adapters
 from planner.shapes import ModelShape
 from planner.train.adapters import adapted
 from planner.train.checkpoint import load_weights
@@ -46,17 +47,19 @@ def frozen_model(job: Job, corpus: Corpus) -> torch.nn.Module:
 
 
 def open_checkpoint(folder: Path, shape: ModelShape | None = None) -> torch.nn.Module:
-    """Load a checkpoint that `AutoModelForCausalLM` loads, in fp32 on the CPU; from safetensors only, and without code of its own.
+    """Load a checkpoint that `AutoModelForCausalLM` loads, in fp32 on the CPU, without dropout; from safetensors only, and without code of its own.
 
     Args:
         folder: of the checkpoint.
         shape: the shape that its FLOPs were counted with; its parameters must add up to that of the model.
 
     Raises:
-        InputError: it cannot be loaded, or has other parameters than its shape.
+        InputError: it cannot be loaded, adapters lie beside it, or it has other parameters than its shape.
     """
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
+
+    refuse_adapters(folder)
 
     logging.disable_progress_bar()
     try:
@@ -64,7 +67,7 @@ def open_checkpoint(folder: Path, shape: ModelShape | None = None) -> torch.nn.M
             warnings.simplefilter("ignore")  # transformers warns of its own deprecations while it loads
             model, found = AutoModelForCausalLM.from_pretrained(
                 folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, local_files_only=True, attn_implementation="sdpa",
-                output_loading_info=True,
+                attention_dropout=0.0, output_loading_info=True,  # the recipe has no dropout, and it would draw from no seed
             )  # fmt: skip
     except Exception as error:  # the library raises many kinds
         told = " ".join(str(error).split()) or type(error).__name__

@@ -90,6 +90,17 @@ def test_only_responses_count(paired: Corpus) -> None:
     assert (paired.tokenizer_path / "chat_template.jinja").read_text() == CHATML
 
 
+@pytest.mark.parametrize("talk", [TALK, [*TALK, {"role": "user", "content": "Thanks"}]])
+def test_the_end_token_counts_where_it_closes_a_response(talk: list[dict[str, str]]) -> None:
+    from planner.corpus.duplicates import make_document
+    from planner.corpus.shards import target_mask
+
+    rendered = ChatTemplate(CHATML, {}).render(talk)
+    offsets = [(place, place + 1) for place in range(len(rendered.text))]
+    mask = target_mask(make_document(rendered.text, "x", 0.0, rendered.spans), offsets, len(offsets) + 1)
+    assert mask[-1] == mask[-2] == (talk is TALK) and mask.sum() > 20
+
+
 def test_a_mask_that_was_cut_is_noticed(paired: Corpus) -> None:
     paired.check_shards(["general", "asked"])
     mask = paired.folder / "asked" / "train.mask.bin"

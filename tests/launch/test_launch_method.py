@@ -157,3 +157,24 @@ def saved(answer: Allocation, path: Path) -> Path:
     answer.save(path, {})
     assert json.loads(path.read_text())["kind"] == "allocation"
     return path
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # peft asks transformers for it
+def test_adapters_after_a_general_stage_off_a_base_name_what_they_stand_on(tmp_path: Path, corpus: Corpus) -> None:
+    peft = pytest.importorskip("peft", reason="peft is not installed")
+    from transformers import AutoModelForCausalLM
+
+    from planner.train.evaluate import heldout_loss
+
+    base, recipe = checkpoint(tmp_path / "base", corpus), replace(TINY_RECIPE, lora_rank=4)
+    answer, shape = allocation(corpus), Pretrained.open(base).shape
+    sizes = {"params_non_embedding": float(shape.params_non_embedding), "params_total": float(shape.params_total)}
+    source = {**answer.source, "recipe": recipe.to_dict(), "method": "lora", "based": True}
+    path = saved(replace(answer, plan=replace(answer.plan, **sizes, shape=shape.to_dict()), source=source), tmp_path / "a.json")
+    ready = prepare(path, tmp_path / "run", base=base)
+    row = carry_out(ready, InlineEngine())
+    named = json.loads((tmp_path / "run" / "adapter" / "adapter_config.json").read_text())["base_model_name_or_path"]
+    model = peft.PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tmp_path / "run" / named), tmp_path / "run" / "adapter")
+    loss, _ = heldout_loss(model, corpus.tokens("mail", "heldout"), recipe.seq_len, max_tokens=ready.run.spec.eval_tokens, device=torch.device("cpu"))
+    assert loss == pytest.approx(row["loss_spec"], rel=1e-5)
+    assert not list((tmp_path / "run" / "state").glob("*.safetensors")), "the trunk stands in a folder of its own by now"

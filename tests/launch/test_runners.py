@@ -29,9 +29,9 @@ from planner.launch import runners, slurm
 from planner.launch.full import settle
 from planner.launch.launch import prepare
 from planner.launch.runners import LOG, failure
-from planner.train.full.main import Stopper, main
+from planner.train.full.main import SIGNALS, Stopper, main
 from planner.train.full.plan import FAILURE_FILE, STOP_FILE, STOPPED, Settings
-from tests.train.full.runs import STEPS, allocation, lay, losses, row, run_here
+from tests.train.full.runs import ROOT, STEPS, allocation, lay, losses, row, run_here
 
 
 def plan(*arguments: object) -> tuple[int, str, str]:
@@ -157,14 +157,15 @@ def test_nothing_from_names_or_options_reaches_the_shell(tmp_path: Path) -> None
     tools.mkdir()
     note = f'open({str(tmp_path)!r} + "/" + os.path.basename(sys.argv[0]), "a").write(json.dumps(sys.argv[1:]) + "\\n")'
     stub = f"#!{sys.executable}\nimport json, os, sys\n{note}\n"
-    (tools / "srun").write_text(stub + f"sys.exit({STOPPED})\n")
-    (tools / "scontrol").write_text(stub + 'print("node1\\nnode2")\n')
+    (tools / "srun").write_text(stub + f"print(os.environ['MASTER_ADDR'])\nsys.exit({STOPPED})\n")
+    # So many that a reader of the first line alone would have it fail.
+    (tools / "scontrol").write_text(stub + 'if sys.argv[1] == "show":\n    print("\\n".join(f"node{n}" for n in range(1, 20_000)))\n')
     for tool in tools.iterdir():
         tool.chmod(0o755)
     environment = {"PATH": f"{tools}:{os.environ['PATH']}", "SLURM_JOB_ID": "77", "SLURM_JOB_NODELIST": "node[1-2]"}
     (tmp_path / "cwd").mkdir()
     done = subprocess.run(["bash", str(path)], cwd=tmp_path / "cwd", env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == STOPPED, done.stderr
+    assert done.returncode == STOPPED and done.stdout == "node1\n", done.stderr
     started = json.loads((tmp_path / "srun").read_text())
     assert started == ["--kill-on-bad-exit=1", "--cpus-per-task=1", python, "-m", "planner.train.full", str(folder), "--slurm"]
     asked = [json.loads(line) for line in (tmp_path / "scontrol").read_text().splitlines()]
@@ -203,12 +204,34 @@ def test_a_signal_puts_a_job_of_slurm_back_into_the_queue_and_a_stop_file_ends_i
         monkeypatch.setenv(f"SLURM_{name}", str(value))
     arguments = [str(folder), "--slurm"]
     monkeypatch.setattr(Stopper, "listen", lambda self: self._hear(signal.SIGUSR1, None))
-    assert main(arguments) == STOPPED
+    set_to: dict[int, object] = {}
+    monkeypatch.setattr(signal, "signal", set_to.__setitem__)
+    assert main(arguments) == STOPPED and set_to == dict.fromkeys(SIGNALS, signal.SIG_IGN)
     monkeypatch.setattr(Stopper, "listen", lambda self: None)
     (folder / STOP_FILE).touch()
     assert main(arguments) == 0 and not (folder / STOP_FILE).exists() and not (folder / "records").exists()
     assert read_json(folder / "states" / "latest.json")["step"] == 2  # a step at each start
     assert main(arguments) == 0 and row(folder)["status"] == "ok"
+
+
+DYING = """
+import os, signal, sys
+from planner.train.full import main
+
+class Last:
+    def __del__(self, kill=os.kill, process=os.getpid(), number=signal.SIGTERM):
+        kill(process, number)
+
+main.run_rank = lambda *_, **__: main.Ending.STOPPED
+last = Last()  # goes with the modules, after Python has given up its handlers of signals
+sys.exit(main.main([".", "--slurm"]))
+"""
+
+
+def test_a_stopped_rank_does_not_die_of_the_signal_that_the_first_to_end_brings_about() -> None:
+    """srun --kill-on-bad-exit sends it to those that are still on their way out, and its exit code would be the signal's: no requeue."""
+    done = subprocess.run([sys.executable, "-c", DYING], env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False)
+    assert done.returncode == STOPPED, (done.returncode, done.stderr)
 
 
 def test_without_slurm_the_file_is_left_for_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -113,9 +114,33 @@ def test_a_stop_between_stem_and_tip_changes_nothing(swept: Sweep, tmp_path: Pat
 
 
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # peft asks transformers for it
+def test_checkpoints_of_a_sweep_that_was_finished_without_them(tmp_path: Path, corpus: Corpus) -> None:
+    """What lies under adapters that were kept stays, and an endpoint that cannot be read does not cost the others."""
+    from planner.launch.checkpoints import export_endpoints
+
+    sweep = Sweep.open(lay_out(tmp_path, corpus, SWEEP))
+    assert run_sweep(sweep, InlineEngine(), keep_state=True) == {}
+    assert run_sweep(Sweep.open(tmp_path), InlineEngine()) == {}, "after a kill, and without --checkpoints"
+    whole = {tip.segment_id: tip for tip in sweep.tree.tips}
+    torn = next(name for name, tip in whole.items() if tip.method == "lora")
+    content = sweep.state_path(whole[torn]).read_bytes()
+    sweep.state_path(whole[torn]).write_bytes(content[:100])
+    found, failed = export_endpoints(sweep)
+    assert len(found) == 4 and list(failed) == [torn] and f"records/{torn}.json" in str(failed[torn].remedy)
+    frozen = sweep.tree.by_id[str(whole[torn].frozen_id)]
+    assert sweep.state_path(frozen).exists(), "still needed"
+    sweep.state_path(whole[torn]).write_bytes(content)
+    left = tmp_path / "checkpoints" / f".{torn}.4711"  # of an export that was killed
+    left.mkdir()
+    found, failed = export_endpoints(sweep)
+    assert len(found) == 5 and not failed and not left.exists()
+    assert not list((tmp_path / "state").glob("*.safetensors"))
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # peft asks transformers for it
 @pytest.mark.parametrize("method", ["lora", "qlora"])
-@pytest.mark.parametrize("based", [False, True])
-def test_the_merged_checkpoint_is_the_model_that_was_measured(tmp_path: Path, corpus: Corpus, method: str, based: bool) -> None:
+@pytest.mark.parametrize(("based", "general"), [(False, "13.5k"), (True, 0), (True, "5k")])
+def test_the_merged_checkpoint_is_the_model_that_was_measured(tmp_path: Path, corpus: Corpus, method: str, based: bool, general: object) -> None:
     if method == "qlora":
         pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
     from peft import PeftModel
@@ -126,8 +151,9 @@ def test_the_merged_checkpoint_is_the_model_that_was_measured(tmp_path: Path, co
 
     cell = f'tokens_spec = "13.5k", unique_spec = "5k", method = "{method}"'
     if based:
-        checkpoint(tmp_path / "base", corpus)
-        text = f'base = "base"\ncell = [{{tokens_pt = 0, {cell}}}]'
+        checkpoint(tmp_path / "base", corpus, attention_dropout=0.3)
+        stage = f'"{general}"' if general else "0"
+        text = f'base = "base"\ncell = [{{tokens_pt = {stage}, {cell}}}]'
     else:
         text = f'cell = [{{size = "10k", tokens_pt = "13.5k", {cell}}}]'
     sweep = Sweep.open(lay_out(tmp_path / "sweep", corpus, text.replace('"base"', '"../base"')))
@@ -145,10 +171,15 @@ def test_the_merged_checkpoint_is_the_model_that_was_measured(tmp_path: Path, co
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
     assert type(merged).__name__.endswith("ForCausalLM") and not [name for name, _ in merged.named_parameters() if "lora" in name]
     assert loss(merged) == pytest.approx(row["loss_spec"], rel=1e-5)
-    if method == "lora":
-        under = AutoModelForCausalLM.from_pretrained(tmp_path / ("base" if based else "adapter-trunk"))
-        assert abs(loss(under) - row["loss_spec"]) > 1e-4, "the adapters do something"
-        assert loss(PeftModel.from_pretrained(under, tmp_path / "adapter")) == pytest.approx(row["loss_spec"], rel=1e-5)
+    assert merged.config.attention_dropout == (0.3 if based else 0.0), "left as the base has it, for whoever trains on"
+    named = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["base_model_name_or_path"]
+    assert named == ("base" if based and not general else "adapter-trunk")
+    under = AutoModelForCausalLM.from_pretrained(tmp_path / named)
+    assert under.config.use_cache == based, "as the checkpoint that it came from"
+    assert abs(loss(under) - row["loss_spec"]) > 1e-4, "the adapters do something"
+    # QLoRA's were trained on matrices of 4 bits, and these have all.
+    near = {"rel": 1e-5} if method == "lora" else {"abs": 2e-2}
+    assert loss(PeftModel.from_pretrained(under, tmp_path / "adapter")) == pytest.approx(row["loss_spec"], **near)
     assert not list((tmp_path / "adapter").glob("*.bin")) and (tmp_path / "adapter" / "adapter_model.safetensors").is_file()
 
 

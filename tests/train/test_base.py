@@ -32,11 +32,13 @@ def test_the_shape_of_a_family_counts_its_parameters(tmp_path: Path, corpus: Cor
 
     from planner.train.start import open_checkpoint
 
-    base = Pretrained.open(checkpoint(tmp_path / kind, corpus, kind, tie_word_embeddings=tied))
+    base = Pretrained.open(checkpoint(tmp_path / kind, corpus, kind, tie_word_embeddings=tied, attention_dropout=0.3))
     model = open_checkpoint(base.folder, base.shape)
     assert sum(parameter.numel() for parameter in model.parameters()) == base.shape.params_total
     ids = torch.arange(12)[None]
-    assert torch.equal(model(input_ids=ids).logits, AutoModelForCausalLM.from_pretrained(base.folder)(input_ids=ids).logits)
+    plain = AutoModelForCausalLM.from_pretrained(base.folder)
+    assert plain.config.attention_dropout == 0.3 and not plain.training
+    assert torch.equal(model.train()(input_ids=ids).logits, plain(input_ids=ids).logits), "dropout would draw from no seed"
 
 
 def test_other_architectures_are_refused_by_name(tmp_path: Path, corpus: Corpus) -> None:
@@ -46,6 +48,8 @@ def test_other_architectures_are_refused_by_name(tmp_path: Path, corpus: Corpus)
 
 
 def test_only_plain_safetensors_are_read(tmp_path: Path, corpus: Corpus) -> None:
+    from planner.train.start import open_checkpoint
+
     folder = checkpoint(tmp_path / "base", corpus)
     weights = folder / "model.safetensors"
     index = folder / "model.safetensors.index.json"
@@ -66,6 +70,10 @@ def test_only_plain_safetensors_are_read(tmp_path: Path, corpus: Corpus) -> None
     (folder / "config.json").write_text(json.dumps({**config, "quantization_config": {"bits": 4}}))
     with pytest.raises(InputError, match="quantization_config"):
         Pretrained.open(folder)
+    (folder / "adapter_config.json").write_text("{}")
+    for reads in (Pretrained.open, open_checkpoint):
+        with pytest.raises(InputError, match="holds adapters beside a model .*; move them"):
+            reads(folder)
 
 
 @pytest.mark.parametrize("stated", ["abc", 2.5, 0, [64]])

@@ -83,7 +83,7 @@ def test_the_heldout_loss_is_of_each_response_after_its_own_prompt(paired: Corpu
             keep = torch.from_numpy(np.asarray(mask[start + 1 : stop]).astype(bool))
             total, seen = total + each[keep].sum().item(), seen + int(keep.sum())
     assert count == seen and loss == pytest.approx(total / seen, rel=1e-5)
-    few, counted = pairs_loss(model, tokens, mask, offsets, 32, max_tokens=20, device=torch.device("cpu"), batch=2)
+    few, counted = pairs_loss(model, tokens, mask, offsets, 32, max_tokens=20, device=torch.device("cpu"), group=2)
     assert 20 <= counted < 60 and few == pytest.approx(loss, rel=0.2)
 
 

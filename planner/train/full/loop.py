@@ -104,6 +104,8 @@ class Training:
         tip = self.run.last.segment
         per_token = self.run.recipe.method(tip.method).flops_per_token(tip.shape, self.run.recipe.seq_len)
         due, save_every = set(self.run.settings.evaluate_at), self.run.settings.save_every
+        if self.step in due and not self.ranks.told(self._evaluated() if self.ranks.first else None):
+            self._evaluate()  # it was saved before it was measured, and stopped or killed in between
         while self.step < self.run.steps:
             began = time.perf_counter()
             stage, within = self.run.at(self.step)
@@ -127,15 +129,15 @@ class Training:
                 mfu=None if peak is None else speed * per_token / (peak * self.ranks.world),
                 seconds=self.seconds, seconds_left=self.seconds / self.step * (self.run.steps - self.step),
             )  # fmt: skip
-            if self.step in due:
-                self._evaluate(stage, within, rate)
+            if asked or self.step % save_every == 0 or self.step == self.run.steps:
+                # Before the evaluation, which would otherwise cost these steps if it failed.
+                self._save(wait=asked or self.step == self.run.steps or self.step in due)
+            if self.step in due and not asked:  # asked to stop, it is measured when the run goes on
+                self._evaluate()
             self.states.poll()
             if asked:
-                self._save(wait=True)
                 self._write("event", what="stopped", reason="asked to stop; the same command goes on from here")
                 return False
-            if self.step % save_every == 0 or self.step == self.run.steps:
-                self._save(wait=self.step == self.run.steps)
         return True
 
     def close(self) -> None:
@@ -174,24 +176,28 @@ class Training:
         loss_step = self.ranks.total(float(total))[0]
         return loss_step if count else None, float(norm), asked > 0
 
-    def _evaluate(self, stage: int, within: int, rate: float) -> None:
-        """Measure the held-out specialist loss on the way and hold it against the forecast."""
-        job = self.run.last
+    def _evaluate(self) -> None:
+        """Measure the held-out specialist loss after the last step and hold it against the forecast."""
+        job, (stage, within) = self.run.last, self.run.at(self.step - 1)
         # Every rank evaluates the same windows: little work, and the shards are gathered in step.
         loss, _ = domain_loss(
-            self.model, self.corpus, job.domain, self.run.recipe.seq_len, max_tokens=job.eval_tokens, device=self.ranks.device
-        )
+            self.model, self.corpus, job.domain, self.run.recipe.seq_len, max_tokens=job.eval_tokens, device=self.ranks.device,
+            most_rows=self.run.settings.micro_batch,
+        )  # fmt: skip
         segment = self.run.stages[stage].segment
         cooling = segment.cooldown_from is not None and within >= segment.cooldown_from
-        self._write(
-            "evaluation", loss_spec=loss, rate_share=rate / segment.learning_rate if cooling else 1.0, tokens=self.step * self.run.recipe.tokens_per_step
-        )
+        share = rate_at(segment, self.run.recipe, within) / segment.learning_rate if cooling else 1.0
+        self._write("evaluation", loss_spec=loss, rate_share=share, tokens=self.step * self.run.recipe.tokens_per_step)
         if self.course is not None and self.metrics is not None:
             lines = [line for line in read_metrics(self.folder / FILE) if line["kind"] == "evaluation"]
             measured = [(line["step"], line["loss_spec"], line["rate_share"]) for line in lines]
             verdict = judge(self.course, measured, self.run.offsets[-2])
             if verdict is not None:
                 self._write("event", what="forecast", outside=verdict.outside, reason=verdict.text)
+
+    def _evaluated(self) -> bool:
+        """Tell whether the loss after the last step stands in the metrics; only the first rank knows."""
+        return any(line["kind"] == "evaluation" and line["step"] == self.step for line in read_metrics(self.folder / FILE))
 
     def _roll_back(self, stage: int, within: int, number: int, trouble: str, loss: float | None, norm: float) -> None:
         """Go back to before the batches that are to blame, and leave them out."""

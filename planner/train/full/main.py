@@ -91,7 +91,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     stop.listen()
     try:
         ended = run_rank(told.folder, stop, slurm=told.slurm)
-        return STOPPED if told.slurm and ended is Ending.STOPPED else 0
+        if not (told.slurm and ended is Ending.STOPPED):
+            return 0
+        # The first rank to end with this code has srun send SIGTERM to the others. One that died of it, on its way out, would hide the code from
+        # Slurm's file, and Python gives up its own handlers before the process ends, but not this one.
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+        return STOPPED
     except PlannerError as error:
         logging.error("error: %s", error)
         return FAILED
@@ -165,7 +171,7 @@ def _train(run: FullRun, folder: Path, ranks: Ranks, stop: Stopper) -> Ending:
             by_file = taken(folder / STOP_FILE, ranks)
             leave()  # an interpreter that ends with process groups open may abort, and Slurm's file would not see a saved state
             return Ending.STOPPED_BY_FILE if by_file else Ending.STOPPED
-        losses = evaluate(job, training.corpus, training.model, ranks.device)
+        losses = evaluate(job, training.corpus, training.model, ranks.device, run.settings.micro_batch)
     except Diverged as error:
         training.close()
         leave()

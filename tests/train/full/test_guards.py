@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 pytest.importorskip("torch")
 
 from planner.corpus.store import Corpus
+from planner.launch.full import saved_step
 from planner.train.full.guards import SPIKE_BATCHES, Watch, batch_number, blamed, merged, step_of
 from planner.train.full.loop import Guarded, Training
 from planner.train.full.metrics import Metrics, read_metrics
+from planner.train.full.plan import FullRun
 from planner.train.full.states import States
 from tests.train.full.faults import install
 from tests.train.full.runs import GENERAL, SETTINGS, STEPS, at, finish, lay, losses, row, run_here, start, steps_of
@@ -211,3 +213,35 @@ def test_a_run_that_is_killed_within_a_rollback_goes_on_as_if_it_had_not_been(
     assert run_here(folder)
     assert losses(folder) == losses(spiked)
     assert [line["batch"] for line in steps_of(folder).values()] == [line["batch"] for line in steps_of(spiked).values()]
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the metrics of a run that died are not closed
+def test_a_state_is_saved_before_its_loss_is_measured(tmp_path: Path, corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An evaluation that cannot be done, for want of memory say, must not cost the steps before it at every restart."""
+    from planner.train.full import loop
+
+    asked: list[int | None] = []
+    measure = loop.domain_loss
+
+    def watched(*arguments: object, most_rows: int | None, **options: object) -> tuple[float, int]:
+        asked.append(most_rows)
+        return measure(*arguments, most_rows=most_rows, **options)  # type: ignore[arg-type]
+
+    def no_room(*_: object, **__: object) -> tuple[float, int]:
+        raise MemoryError("no room")
+
+    for name in ("whole", "cut"):
+        lay(tmp_path / name, corpus, settings=replace(SETTINGS, micro_batch=2))
+        run = FullRun.load(tmp_path / name)
+        replace(run, settings=replace(run.settings, evaluate_at=(20, 30))).save(tmp_path / name)
+    monkeypatch.setattr(loop, "domain_loss", no_room)
+    with pytest.raises(MemoryError):
+        run_here(tmp_path / "cut")
+    assert saved_step(tmp_path / "cut") == 20
+    monkeypatch.setattr(loop, "domain_loss", watched)
+    assert not run_here(tmp_path / "cut", stop_at=30), "stopped where a loss is due, it is measured afterwards"
+    for name in ("cut", "whole"):
+        assert run_here(tmp_path / name)
+    lines = [[line for line in read_metrics(tmp_path / name / "metrics.jsonl") if line["kind"] == "evaluation"] for name in ("whole", "cut")]
+    assert [line["step"] for line in lines[0]] == [20, 30] and lines[0] == lines[1]
+    assert losses(tmp_path / "whole") == losses(tmp_path / "cut") and row(tmp_path / "whole")["loss_spec"] == row(tmp_path / "cut")["loss_spec"]
+    assert set(asked) == {2}, "no more rows than a micro-batch has"

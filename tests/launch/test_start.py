@@ -1,0 +1,39 @@
+"""What is warned of when a sweep or a launch is planned."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from planner.cli.main import app
+from planner.corpus.store import Corpus
+from planner.errors import PlannerWarning
+from planner.launch.launch import prepare
+from planner.train.order import Stream
+from tests.train.full.runs import RECIPE, allocation
+from tests.train.shared import lay_out
+
+
+def test_text_that_is_short_against_the_windows_is_warned_of(corpus: Corpus, tmp_path: Path) -> None:
+    allocation(corpus, replace(RECIPE, seq_len=128)).save(tmp_path / "allocation.json", {})
+    pool = corpus.subset("mail", 3000)
+    stream = Stream(pool, 128, 0, "mail")
+    once, lost = stream.windows * 128, pool.size % 128
+    found = f"a pass trains on {once} of {pool.size} distinct tokens of mail, and never on the last {lost}: they are few against seq_len = 128"
+    with pytest.warns(PlannerWarning, match=f"{found}.*; give 6400 or more, or lower seq_len"):
+        prepare(tmp_path / "allocation.json", tmp_path / "run")
+    allocation(corpus, RECIPE).save(tmp_path / "short.json", {})
+    prepare(tmp_path / "short.json", tmp_path / "other")  # 93 windows at least: no word
+
+
+def test_a_sweep_says_it_when_it_is_planned(corpus: Corpus, tmp_path: Path) -> None:
+    text = 'sizes = ["10k"]\ntokens_pt = ["21k"]\ntokens_spec = ["13.5k"]\nunique_spec = ["{}"]'
+    for unique, said in (("1k", True), ("5k", False)):
+        with warnings.catch_warnings():
+            warnings.simplefilter("default")
+            result = CliRunner().invoke(app, ["sweep", "plan", str(lay_out(tmp_path / unique, corpus, text.format(unique)))])
+        assert result.exit_code == 0 and ("distinct tokens are overstated" in " ".join(result.stderr.split())) == said, result.stderr
