@@ -73,9 +73,9 @@ def checkpoint_in(folder: Path) -> Path:
 
 
 def name_of(folder: Path) -> str:
-    """Return what a checkpoint is called in a table: its folder, or that of its launch, whose own is always called checkpoint."""
+    """Return what a checkpoint is called in a table: its folder, or the one above, such as a launch's, where that is just called checkpoint."""
     place = folder.resolve()
-    return place.parent.name if (place.parent / "launch.json").is_file() and place.name == "checkpoint" else place.name
+    return place.parent.name if place.name == "checkpoint" else place.name
 
 
 def windows(checkpoint: Path, base: Path | None, seq_len: int | None = None, max_tokens: int | None = None) -> tuple[int, int]:
@@ -110,6 +110,8 @@ def _recorded(checkpoint: Path) -> tuple[int | None, int | None]:
         if (plan := place.parent / "allocation.json").is_file():
             with whole(plan):
                 source = dict(read_json(plan).get("source") or {})
+    elif place.name == "checkpoint" and len(records := list((place.parent / "records").glob("*.json"))) == 1:
+        path = records[0]  # a domain's run inside the launch of several
     elif place.parent.name == "checkpoints":
         path = record_path(place.parents[1], place.name)
     if not path.is_file():

@@ -233,9 +233,6 @@ def test_another_checkpoint_of_the_same_name_has_rows_of_its_own(tmp_path: Path)
             assert add_to_table(path, one(loss, "bbbbbbbbbb")) == 3
     with path.open() as file:
         assert [(row["model"], row["loss"]) for row in csv.DictReader(file)] == [("old", "4.0"), ("model", "2.9"), ("model-bbbbbbbb", "1.9")]
-    (tmp_path / "first" / "checkpoint").mkdir(parents=True)
-    assert name_of(tmp_path / "first" / "checkpoint") == "checkpoint"
-    (tmp_path / "first" / "launch.json").touch()
     assert name_of(tmp_path / "first" / "checkpoint") == "first" and name_of(tmp_path / "first") == "first"
 
 
@@ -260,6 +257,9 @@ def test_both_checkpoints_are_measured_on_the_same_windows(models: tuple[Path, P
     write_artifact(record_path(launch, "r"), "run", 1, record)  # as earlier versions wrote it
     (launch / "allocation.json").write_text(json.dumps({"source": {"eval_tokens": 500}}))
     assert windows(checkpoint_in(launch), models[0]) == (32, 500)
+    (launch / "launch.json").unlink()  # that of several domains lies above
+    write_artifact(record_path(launch, "r"), "run", 1, {**record, "eval_tokens": 300})
+    assert windows(checkpoint_in(launch), models[0]) == (32, 300)
     options = ["evaluate", str(models[1]), "--corpus", str(corpus.folder), "--base", str(short), "--eval-tokens", "640", "--out", str(tmp_path / "e.json")]
     result = CliRunner().invoke(app, options)
     assert result.exit_code == 0, result.output
