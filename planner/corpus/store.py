@@ -163,9 +163,12 @@ class Corpus:
 
     def subset(self, domain: str, unique_tokens: float) -> NDArray[np.unsignedinteger]:
         """Map the first whole documents with at least `unique_tokens` training tokens together; smaller subsets lie inside larger ones."""
+        return self.tokens(domain, "train")[: self.subset_tokens(domain, unique_tokens)]
+
+    def subset_tokens(self, domain: str, unique_tokens: float) -> int:
+        """Count the tokens of a subset; the borders of the documents say it."""
         offsets = self._train_offsets[domain]
-        end = int(offsets[min(int(np.searchsorted(offsets, unique_tokens)), len(offsets) - 1)])
-        return self.tokens(domain, "train")[:end]
+        return int(offsets[min(int(np.searchsorted(offsets, unique_tokens)), len(offsets) - 1)])
 
     def unique_tokens(self, domain: str) -> int:
         """Count the distinct training tokens of a domain."""

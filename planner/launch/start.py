@@ -152,7 +152,10 @@ def warn_of_scarce_text(runs: Iterable[Sweep]) -> None:
     for run in runs:
         for unique in sorted({tip.unique_spec for tip in run.tree.tips if tip.unique_spec}):
             for domain, asked in [(part.domain, part.unique_spec) for part in run.spec.mixture] or [(run.domain, unique)]:
-                size, seq_len = int(run.corpus.subset(domain, asked).size), run.spec.recipe.seq_len
+                try:
+                    size, seq_len = run.corpus.subset_tokens(domain, asked), run.spec.recipe.seq_len
+                except InputError:  # a plan needs no shards; what lacks them is told when it is to be trained
+                    continue
                 if size < SCARCE * seq_len:
                     found[domain, seq_len] = min(size, found.get((domain, seq_len), size))
     for (domain, seq_len), size in found.items():
