@@ -14,7 +14,7 @@ import numpy as np
 from planner.artifacts import read_artifact, whole, write_artifact
 from planner.decisions import HINDSIGHT, PLAN, Decision, decide
 from planner.errors import DataError, InputError
-from planner.fit.data import FitData, early, fit_data, of_method
+from planner.fit.data import PARAMS_KINDS, FitData, early, fit_data, of_method
 from planner.fit.fit import RESAMPLES, Progress, fit
 from planner.fit.fitted import FittedLaw
 from planner.flags import judge_alone, judged_only
@@ -198,7 +198,8 @@ def backtest(
     """
     data = fit_data(_plain(usable(frame, keep)))
     choices = frame.assign(flags=frame["flags"].map(lambda text: ";".join(item for item in str(text).split(";") if item not in keep)))
-    judged = judged_only(choices)
+    # A judged run that lacks a column of the others cannot be forecast as they are.
+    judged = judged_only(choices) & choices[[PARAMS_KINDS[kind] for kind in data.params_by]].notna().all(axis=1)
     flags = dict(zip(choices["run_id"].astype(str)[judged], choices["flags"][judged], strict=True))
     everything = fit_data(_plain(usable(choices.assign(flags=choices["flags"].mask(judged, "")))))
     known = set(data.params_by)

@@ -215,3 +215,12 @@ def test_the_figure_draws_with_and_without_decisions(replayed: Backtest, tmp_pat
     for number, result in enumerate((replayed, bare)):
         page(tmp_path / f"{number}.png", result)
         assert (tmp_path / f"{number}.png").stat().st_size > 20_000
+
+
+def test_a_judged_run_that_lacks_a_column_is_left_out_of_the_errors(tmp_path: Path) -> None:
+    frame = read_runs(Path(__file__).parents[1] / "sweeps" / "medicine" / "runs.csv")
+    first = frame.index[frame["flags"] == "overfitted"][0]
+    frame.loc[first, "params_total"] = np.nan
+    found = backtest(frame, "transfer-saturating", cutoffs=[1.18e12], resamples=20)
+    assert frame.loc[first, "run_id"] not in {item.run_id for item in found.cutoffs[0].outcomes}
+    assert found.cutoffs[0].flagged > 0

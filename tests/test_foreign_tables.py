@@ -178,4 +178,4 @@ def test_guessed_trunks_are_told(tmp_path: Path) -> None:
     frame = read_runs(Path(__file__).parents[1] / "sweeps" / "nature" / "runs.csv")
     path = tmp_path / "bare.csv"
     frame.drop(columns=["trunk_id", "flags"]).to_csv(path, index=False)
-    assert "the table names no trunk_id" in run("fit", path, "--law", "root-rote", "--resamples", 20, "--no-figures")[1]
+    assert "runs without a trunk_id of one size" in run("fit", path, "--law", "root-rote", "--resamples", 20, "--no-figures")[1]

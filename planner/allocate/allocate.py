@@ -204,7 +204,7 @@ def _first_as_good(problem: Problem, plans: Plans, ordered: Any, mine: float) ->
         some = ordered[start : start + AT_ONCE]
         rows = plans.rows(some)
         points = problem.law.points(rows.params_by, rows.tokens_pt, rows.tokens_spec, rows.unique_spec)
-        as_good = problem.law.log_loss_resamples(points).mean(0) <= mine + np.log1p(problem.request.tolerance)
+        as_good = problem.law.log_loss_resamples(points).mean(0) + rows.added <= mine + np.log1p(problem.request.tolerance)
         if as_good.any():
             return int(some[as_good.argmax()])
     return None

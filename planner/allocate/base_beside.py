@@ -89,7 +89,7 @@ def kept_of(problem: Problem, base: Base, method: Method, stage: Stage, share: f
             f"--kept-back {share:g} leaves {flops:.3g} FLOPs, and the inference of {base.name} alone takes {inference:.3g}",
             remedy=f"keep back less than {1 - inference / problem.request.flops:.2g}, or give fewer --inference-tokens",
         )
-    other = stage_of(replace(problem, request=problem.request.times(1 - share)), base, method, stage.robust)
+    other = stage_of(replace(problem, request=replace(problem.request, flops=flops)), base, method, stage.robust)
     higher = 100 * np.expm1(other.end - stage.end)
     low, high = np.quantile(higher, ENDS)
     return Kept(share, other.amount(other.best)[0], float(higher.mean()), float(low), float(high))

@@ -95,6 +95,8 @@ def warnings_of_bases(problem: Problem, able: Able, method: Method, made: Sequen
         )
     if best.plan.tokens_spec > 0.98 * problem.max_tokens_spec:
         found.append(f"the limit of {problem.max_epochs:.3g} epochs binds: {left_over}")
+    elif spent < 0.9 * problem.request.flops and (problem.request.training_flops or np.inf) < 1.02 * best.plan.flops:
+        found.append(f"{left_over}: the time that training may take binds, and not the budget")
     elif spent < 0.9 * problem.request.flops and (best.plan.tokens_spec > 0 or problem.retention is None):
         why = "by this law more of the specialist text would harm" + (", or pass the limit" if problem.retention is not None else "")
         found.append(f"{left_over}: {why}")

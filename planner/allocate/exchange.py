@@ -24,6 +24,8 @@ MOST_WORTH = 10.0
 """Factor beyond which a rate alone says no more."""
 MOST_POWER = 1000.0
 """Of the factor that gives the rate."""
+FARTHEST = 1000.0
+"""Factor beyond which no end of an interval is told."""
 SEARCHES = 5
 """At most."""
 CLOSE = 0.01
@@ -71,7 +73,7 @@ def exchange_of(
 _ENDS = ((1 - LEVEL) / 2, 0.5, (1 + LEVEL) / 2)
 
 
-def _as_much(factor: float, low: float, high: float, most: float = MORE_COMPUTE**MOST_POWER) -> str:
+def _as_much(factor: float, low: float, high: float, most: float = FARTHEST) -> str:
     ends = f"{low:.3g} to {high:.3g} times" if high < most else f"{low:.3g} to over {most:.3g} times"
     return f"{factor:.3g} times the compute would lower the loss as much (90 % interval {ends})"
 

@@ -38,8 +38,8 @@ HALVINGS = 30
 """Of the range, in which the largest size that the budget can train is found."""
 ROUNDING = 1e-9
 """Share by which a limit may be passed where it was met with equality."""
-AT_FLOOR = 1.1
-"""Factor above the least tokens per parameter within which a size stands at them: real shapes leave gaps."""
+AT_FLOOR, SMOOTH_FLOOR = 1.1, 1.005
+"""Factor above the least tokens per parameter within which a size stands at them: real shapes leave gaps, and sizes that may be anything do not."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,8 @@ class Problem:
     def at_floor(self, size: Size) -> bool:
         """Tell whether a size of a search is as large as the tokens per parameter of the runs let it be."""
         searched = self.request.params is None and not self.request.params_among
-        return searched and self.tokens(size) < AT_FLOOR * self.min_tokens_per_param * size.params_non_embedding
+        factor = AT_FLOOR if self.recipe else SMOOTH_FLOOR
+        return searched and self.tokens(size) < factor * self.min_tokens_per_param * size.params_non_embedding
 
     @property
     def min_tokens_stage(self) -> float:

@@ -182,7 +182,8 @@ def _warnings(law: FittedLaw, curves: Sequence[Curve], budgets: Sequence[float],
         if unused := sum(item.plan.flops < (1 - AT) * flops for item, flops in zip(curve.optima, budgets, strict=True)):
             idle.append(f"{unused} {where}")
     if at_end:
-        found.append(f"no optimum inside: the best size is at an end of the sizes searched at {', '.join(at_end)}")
+        where = "at an end of the sizes searched, or at the fewest tokens per parameter that the runs have,"
+        found.append(f"no optimum inside: the best size is {where} at {', '.join(at_end)}")
     if idle and general:
         found.append(f"the general text binds, and part of the budget buys nothing, at {', '.join(idle)}")
     return found

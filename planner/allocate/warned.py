@@ -81,7 +81,7 @@ def warnings_of(problem: Problem, whole: Search, plan: Plan, extrapolation: dict
     chosen = request.params is not None or request.params_range or request.params_among or request.memory_per_gpu is not None
     ends = (min(whole.plans.params), max(whole.plans.params))
     if problem.at_floor(whole.plans.sizes[whole.plans.size[whole.best]]):
-        found.append(_bounded(problem, whole))
+        found += _bounded(problem, whole)
     elif problem.text < AT_FLOOR * problem.shortest * plan.params_non_embedding and not request.params:
         found.append(
             f"the text bounds the size: with its passes it makes {format_count(problem.text)} tokens, and no size is searched that has fewer than "
@@ -94,16 +94,18 @@ def warnings_of(problem: Problem, whole: Search, plan: Plan, extrapolation: dict
     return found
 
 
-def _bounded(problem: Problem, whole: Search) -> str:
-    """Say that the tokens per parameter of the runs bound the size, and what the law says beyond them."""
+def _bounded(problem: Problem, whole: Search) -> list[str]:
+    """Say that the tokens per parameter of the runs bound the size, and what the law says beyond them; nothing where it has no larger size there."""
     found = coarse(replace(problem, beyond=True))
+    if found.plans.params[found.best] <= whole.plans.params[whole.best]:
+        return []
     lower = -100 * np.expm1(float(found.expected[found.best] - whole.expected[whole.best]))
     size = format_count(float(found.plans.params[found.best]))
     further = f"; beyond them the law goes on to {size}, {lower:.2g} % lower, which --params {size} asks for" if lower >= LOWER else ""
-    return (
+    return [
         f"the size is bounded by the {problem.min_tokens_per_param:.2g} tokens per parameter that the runs have at least, and so are its interval and the "
         f"regret{further}"
-    )
+    ]
 
 
 def warnings_of_replay(problem: Problem, plan: Plan, kept: Kept | None, mine: float) -> list[str]:

@@ -91,9 +91,7 @@ def _nearly_best(problem: Problem) -> Array:
 
 def _best_guess(problem: Problem) -> Array:
     plans, number = closest_guess(problem, coarse(problem))
-    size = plans.sizes[plans.size[number]]
-    exact = problem.realise(size, float(plans.tokens_pt[number]), float(plans.tokens_spec[number]))  # as the recommendation is
-    result: Array = search(problem, exact).resamples[:, 0]
+    result: Array = search(problem, plans.rows([number])).resamples[:, 0]
     return result
 
 

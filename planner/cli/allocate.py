@@ -283,7 +283,7 @@ def _flops(flops: str | None, budget: Budget, throughput: float | None, serves: 
         what = "--hours limits the run, and --inference-tokens are paid after it from a budget"
         raise InputError(what, remedy="give that too: --flops, --gpu-hours or --usd with --usd-per-gpu-hour")
     binding = min(limits, key=lambda name: limits[name])
-    if within is not None:
+    if within is not None and within < limits[binding]:
         say(f"--hours leaves training {within:.3g} FLOPs, whatever the budget")
     if len(limits) > 1:
         others = ", ".join(f"{name} would allow {value:.3g}" for name, value in limits.items() if name != binding)

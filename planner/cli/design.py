@@ -131,7 +131,7 @@ def _design(
     if decided is not None:
         unique = decided.unique_spec
     else:
-        unique = parse_count(spec_tokens) if spec_tokens else setting.unique_available
+        unique = parse_count(spec_tokens) if spec_tokens else setting.unique_available if setting.special else 1.0
     if check:
         assert sweep is not None
         cells, _ = sweep.cells(setting.vocab, setting.unique_available)

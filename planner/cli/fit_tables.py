@@ -59,7 +59,7 @@ def show(law: FittedLaw) -> None:
     )  # fmt: skip
     if law.unexplained:
         warnings.warn(law.unexplained, PlannerWarning, stacklevel=2)
-    guessed = "; the table names no trunk_id: runs of one size, tokens_pt and seed are taken to branch off one" if law.source.get("guessed_trunks") else ""
+    guessed = "; runs without a trunk_id of one size, tokens_pt and seed are taken to branch off one" if law.source.get("guessed_trunks") else ""
     say("weights of the resamples: " + law.source["resampling"] + ", by trunk and seed" + guessed)
     if (early := law.early) is not None:
         low, high = early.interval

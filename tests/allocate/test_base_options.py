@@ -213,3 +213,12 @@ def test_under_a_limit_more_budget_never_forecasts_worse(fitted: FittedLaw, gene
         request = Request(float(flops), UNIQUE, max_general_rise=0.03)
         losses.append(allocate_bases(fitted, request, [SMALL], Method(), general=general, allow_extrapolation=True).choices[0].plan.loss)
     assert all(later <= earlier * (1 + 1e-5) for earlier, later in pairwise(losses)), losses
+
+
+def test_time_that_binds_a_base_is_told_and_what_is_kept_back_does_not_take_it(fitted: FittedLaw) -> None:
+    free = allocate_bases(fitted, Request(9e11, UNIQUE), [SMALL], Method()).choices[0].plan
+    within = Request(9e13, UNIQUE, inference_tokens=1e5, training_flops=0.3 * free.flops)
+    answer = allocate_bases(fitted, within, [SMALL], Method(), kept_back=(0.3,))
+    assert answer.choices[0].plan.flops == pytest.approx(0.3 * free.flops, rel=0.02)
+    assert any("the time that training may take binds" in text for text in answer.warnings)
+    assert answer.kept[0].higher_percent == pytest.approx(0.0, abs=1e-6)

@@ -88,6 +88,10 @@ def test_a_size_that_the_tokens_per_parameter_of_the_runs_bound_is_told() -> Non
         size = parse_count(told.split("which --params ")[1].split(" ")[0])
         beyond = allocate(fitted, Request(1e19, 1.0, params=size)).plan
         assert beyond.loss == pytest.approx(answer.plan.loss * (1 - float(told.split(" % lower")[0].split()[-1]) / 100), rel=1e-3)
+    # The runs of another table have fewer tokens per parameter than the best plan: nothing is bounded, however near.
+    low = dict(fitted.support.low) | {"tokens_per_param": 0.97 * beyond.tokens_pt / beyond.params_non_embedding}
+    inside = allocate(replace(fitted, support=replace(fitted.support, low=low)), Request(1e19, 1.0))
+    assert not any("tokens per parameter that the runs have" in text for text in inside.warnings)
     curves = scaling(fitted, [1e18, 1e19, 1e20], [1.0]).curves
     assert all(item.limits == ("largest size",) for item in curves[0].optima) and curves[0].exponents[0].value is None
 

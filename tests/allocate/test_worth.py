@@ -112,3 +112,13 @@ def test_compute_that_buys_no_more_ends_the_search() -> None:
         raise DataError("no plan", remedy="")
 
     assert "would not lower the loss as much" in exchange_of(1e13, 4e5, COMPUTE, TEXT, refused, 1e4)
+
+
+def test_a_looser_limit_has_a_price_for_a_guess_too() -> None:
+    """A plan rounded to whole steps may miss the limit by a hair, which made the price minus infinity."""
+    folder = SWEEPS / "computing"
+    law, general = (FittedLaw.load(folder / name) for name in ("law.json", "replay/law_general.json"))
+    request = Request(8e13, 2e5, max_general_rise=0.05)
+    answer = allocate(law, request, general=general, robust=False, allow_extrapolation=True)
+    eased = next(row for row in answer.worths if "may rise 6 % instead of 5" in row.change)
+    assert np.isfinite([eased.lower_percent, eased.low, eased.high]).all() and eased.lower_percent > -0.05

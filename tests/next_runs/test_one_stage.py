@@ -104,6 +104,9 @@ def test_a_table_without_a_recipe_is_told_what_to_run(tmp_path: Path, columns: s
     assert shown.replace("1.28T ", "") in table_of_runs and not_shown not in table_of_runs
     before, design = (float(words.split(f" {name} ")[1].split()[2]) for name in ("before", "this design"))
     assert design < before
+    if "tokens_spec" not in columns:  # a law that knows no specialist text needs to be told of none
+        result = invoke(app, ["sweep", "design", "--law", str(tmp_path), "--flops", "3e19", "--dry-run"])
+        assert result.exit_code == 0, result.stderr
     designed = ["sweep", "design", "--law", str(tmp_path), "--flops", "3e19", "--out", str(tmp_path / "next.toml")]
     result = invoke(app, designed)
     assert result.exit_code == 2 and "--corpus FOLDER" in result.stderr and not (tmp_path / "next.toml").exists()

@@ -9,6 +9,7 @@ import numpy as np
 from planner.allocate.beyond import TOO_FAR, tell_far, tell_unmeasured
 from planner.allocate.domains.answer import Structure
 from planner.allocate.domains.problem import DomainsProblem
+from planner.allocate.problem import AT_FLOOR
 from planner.allocate.replay_cost import said_of
 from planner.fit.diagnosis import STATUS_ADVICE
 from planner.units import format_count, format_names
@@ -36,6 +37,15 @@ def warnings_of(problem: DomainsProblem, chosen: Structure, structures: tuple[St
     for structure in structures:
         if structure is not chosen and any(value > TOO_FAR for plan in structure.domains for value in plan.extrapolation.values() if np.isfinite(value)):
             yield f"{structure.name}: more than {TOO_FAR:g}× beyond the runs, so what is said of it is worth nothing"
+    bounded = [
+        plan.name for plan, least in zip(chosen.domains, problem.least_ratio, strict=True)
+        if request.params is None and not request.params_among and plan.tokens_pt + plan.tokens_spec < AT_FLOOR * least * plan.params_non_embedding
+    ]  # fmt: skip
+    if bounded:
+        yield (
+            f"the size of the models of {format_names(bounded)} is bounded by the tokens per parameter that the runs of the law have at least, and so are "
+            "its interval and the regret; beyond them larger models may be forecast better (--params asks for one)"
+        )
     few = [plan.name for plan, most in zip(chosen.domains, problem.most_spec, strict=True) if most < problem.least_stage]
     if few:
         least = format_count(problem.least_stage)
