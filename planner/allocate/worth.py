@@ -66,7 +66,9 @@ def worths(problem: Problem, found: Search, mine: Array) -> tuple[list[Worth], s
         return mine - _nearly_best(replace(problem, request=more))
 
     most = TOO_FAR * problem.law.support.high["flops"] / request.flops
-    return rows, exchange_of(request.flops, request.unique_spec, gains[named[0]], gains[named[1]], gain, most)
+    # Under a limit on the general loss a search asks for the replay of every plan, a third of a second for one sentence: the rate does there.
+    search_it = gain if problem.retention is None else None
+    return rows, exchange_of(request.flops, request.unique_spec, gains[named[0]], gains[named[1]], search_it, most)
 
 
 def _best(problem: Problem, found: Search) -> Array:
