@@ -165,8 +165,7 @@ class Problem:
 
         A specialist token takes the place of `spec_cost` of them.
         """
-        inference = self.request.inference_tokens / size.training_over_forward * size.flops_per_token
-        return self.request.paid(inference) / size.flops_per_token
+        return self.request.paid(size.flops_inference(self.request.inference_tokens)) / size.flops_per_token
 
     def tokens_at(self, size: Size, share: float) -> float:
         """Return the training tokens of a size at a share of specialist tokens, which the general text may limit further."""
@@ -265,17 +264,17 @@ class Problem:
                 f"parameters, which take {self.shortest:g} each at least",
                 remedy=f"give {format_count(wanted)} tokens, by --general-tokens, --spec-tokens or --max-epochs, or a smaller --params",
             )
-        inference = self.request.inference_tokens / size.training_over_forward
-        paid = f", whose inference takes {inference * size.flops_per_token:.3g} FLOPs" if inference else ""
-        needed = max(tokens_per_param * size.params_non_embedding, self.min_tokens_stage)
-        if (self.request.training_flops or math.inf) < needed * size.flops_per_token:
+        inference = size.flops_inference(self.request.inference_tokens)
+        paid = f", whose inference takes {inference:.3g} FLOPs" if inference else ""
+        needed = max(tokens_per_param * size.params_non_embedding, self.min_tokens_stage) * size.flops_per_token
+        if (self.request.training_flops or math.inf) < needed:
             raise DataError(
                 f"{self.request.training_flops:.3g} FLOPs in the time there is are too few to train {format_count(size.params_non_embedding)} parameters",
-                remedy=f"give time for {1.005 * needed * size.flops_per_token:.3g} FLOPs, by --hours or --gpus, or a smaller --params",
+                remedy=f"give time for {1.005 * needed:.3g} FLOPs, by --hours or --gpus, or a smaller --params",
             )
         raise DataError(
             f"{self.request.flops:.3g} FLOPs are too few to train {format_count(size.params_non_embedding)} parameters{paid}",
-            remedy=f"give at least {1.005 * (needed + inference) * size.flops_per_token:.3g} FLOPs or a smaller --params",
+            remedy=f"give at least {1.005 * (needed + inference):.3g} FLOPs or a smaller --params",
         )
 
     def refuse_text(self) -> NoReturn:

@@ -62,13 +62,12 @@ def worths(problem: Problem, found: Search, mine: Array) -> tuple[list[Worth], s
         return rows, ""
 
     def gain(factor: float) -> Array:
-        more = request.times(factor)
-        return mine - _nearly_best(replace(problem, request=more))
+        return mine - _nearly_best(replace(problem, request=request.times(factor)))
 
     most = TOO_FAR * problem.law.support.high["flops"] / request.flops
     # Under a limit on the general loss a search asks for the replay of every plan, a third of a second for one sentence: the rate does there.
-    search_it = gain if problem.retention is None else None
-    return rows, exchange_of(request.flops, request.unique_spec, gains[named[0]], gains[named[1]], search_it, most)
+    searched = gain if problem.retention is None else None
+    return rows, exchange_of(request.flops, request.unique_spec, gains[named[0]], gains[named[1]], searched, most)
 
 
 def _best(problem: Problem, found: Search) -> Array:

@@ -97,7 +97,7 @@ def _units(member: Member) -> str:
     """Write the references, and amplitudes as they are without them where the law's term is a plain power."""
     base = {"N": member.reference.params, "D": member.reference.tokens}
     units = {f"{name}0": count for name, count in base.items()}
-    if member.law.stages == 2 or member.law.repeats:
+    if member.law.knows_special:
         units["S0"] = member.reference.special or member.reference.tokens
     value = dict(zip((parameter.name for parameter in member.law.parameters), member.theta, strict=True))
     found = [f"{name} = {value[name] * base[axis] ** value[power]:.4g}" for name, (axis, power) in member.law.plain.items()]

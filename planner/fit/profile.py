@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from planner.fit.diagnosis import ILL_CONDITIONED, diagnose
-from planner.fit.solver import DELTA, DELTAS, solve
+from planner.fit.solver import DELTA, DELTAS, Solution, solve
 from planner.laws import Law, Points
 from planner.laws.dual import Array
 
@@ -100,10 +100,7 @@ def along(law: Law, points: Points, log_loss: Array, theta: Array, names: Sequen
         return theta[None]
     chosen = [number for number, parameter in enumerate(law.parameters) if parameter.name in names]
     grids = [_grid(law, n, 1.0, np.log(np.geomspace(law.parameters[n].low, law.parameters[n].high, PLACES))) for n in chosen]
-    starts, held = _starts(theta, chosen, grids)
-    weights = np.ones((1, points.count))
-    found = solve(law, points, log_loss, starts, weights, deltas=DELTAS[1:], iterations=STEPS, tolerance=TOLERANCE, fixed=held)
-    least = solve(law, points, log_loss, theta[None], weights, deltas=DELTAS[-1:], iterations=STEPS).objective[0]
+    found, least = _pinned(law, points, log_loss, theta, *_starts(theta, chosen, grids))
     flat = found.objective - least < FLAT * _threshold(law, points, log_loss, theta)
     return np.vstack([theta, found.theta[flat]])
 
@@ -122,17 +119,22 @@ def _held(
 ) -> list[Array]:
     """Return the objective over its least with each chosen parameter held at each of its values."""
     start, held = _starts(theta, chosen, grids)
-    weights = np.ones((1, points.count))
-    first = solve(law, points, log_loss, start, weights, deltas=DELTAS[1:], iterations=STEPS, tolerance=TOLERANCE, fixed=held)
-    value = first.objective
+    first, least = _pinned(law, points, log_loss, theta, start, held)
+    value, weights = first.objective, np.ones((1, points.count))
     # Once more from what the neighbours on either side found: a held value may have stopped in a side valley.
     for shift in (1, -1) if neighbours else ():
         near = np.where(held, start, np.roll(first.theta, shift, axis=0))
         again = solve(law, points, log_loss, near, weights, deltas=DELTAS[-1:], iterations=STEPS, tolerance=TOLERANCE, fixed=held)
         value = np.minimum(value, again.objective)
-    least = solve(law, points, log_loss, theta[None], weights, deltas=DELTAS[-1:], iterations=STEPS).objective[0]
     ends = np.cumsum([len(grid) for grid in grids])[:-1]
     return list(np.split(np.maximum(value - min(least, value.min()), 0.0), ends))
+
+
+def _pinned(law: Law, points: Points, log_loss: Array, theta: Array, start: Array, held: Array) -> tuple[Solution, float]:
+    """Fit with some parameters held at their start, one problem a row; return the solutions, and the objective with none held."""
+    weights = np.ones((1, points.count))
+    found = solve(law, points, log_loss, start, weights, deltas=DELTAS[1:], iterations=STEPS, tolerance=TOLERANCE, fixed=held)
+    return found, float(solve(law, points, log_loss, theta[None], weights, deltas=DELTAS[-1:], iterations=STEPS).objective[0])
 
 
 def _starts(theta: Array, chosen: Sequence[int], grids: Sequence[Array]) -> tuple[Array, Array]:

@@ -188,6 +188,16 @@ class Law:
     interaction: str = ""
     """Name of the parameter that is over zero where a specialist token buys less the longer the general stage was; none where the form fixes that."""
 
+    @property
+    def knows_general(self) -> bool:
+        """Whether it knows general tokens: all laws but those of one corpus and its repeats."""
+        return self.stages == 2 or not self.repeats
+
+    @property
+    def knows_special(self) -> bool:
+        """Whether it knows specialist tokens, distinct ones and passes: all laws but those of sizes and tokens alone."""
+        return self.stages == 2 or self.repeats
+
     def log_loss(self, theta: Array, points: Points) -> Array:
         """Forecast ln L, shape (problems, runs), at parameters of shape (problems, parameters)."""
         named = {parameter.name: theta[:, number : number + 1] for number, parameter in enumerate(self.parameters)}

@@ -116,7 +116,7 @@ def stages_of(laws: Iterable[Law]) -> tuple[bool, bool]:
     for law in laws:
         if law.target != "spec":
             raise DataError(f"the law {law.name} is of the {law.target} loss, and no design asks about that", remedy="take a law of the specialist loss")
-        found[(law.stages == 2 or not law.repeats, law.stages == 2 or law.repeats)] = law.name
+        found[law.knows_general, law.knows_special] = law.name
     if len(found) > 1:
         raise DataError(f"the laws {' and '.join(found.values())} are of runs of different stages", remedy="take laws of the same stages (plan laws)")
     return next(iter(found))
