@@ -34,7 +34,7 @@ EVERY_SHAPE = 1e-3
 """Step in ln N at which nearly all shapes are met."""
 BELOW = 100.0
 """How far below the smallest run the search begins."""
-HALVINGS = 30
+HALVINGS = 18
 """Of the range, in which the largest size that the budget can train is found."""
 ROUNDING = 1e-9
 """Share by which a limit may be passed where it was met with equality."""

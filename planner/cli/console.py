@@ -46,6 +46,14 @@ class PlanGroup(TyperGroup):
             raise typer.Exit(INTERRUPTED) from None
 
 
+def application(words: str | None = None, cls: type[PlanGroup] = PlanGroup) -> typer.Typer:
+    """Return a group of commands, or one command, that looks as all others do."""
+    return typer.Typer(
+        cls=cls, help=words, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )  # fmt: skip
+
+
 def _of_files(error: OSError | ValueError) -> str | None:
     """Say what the file system refused, where that is what the error is: a name too long, a folder that may not be read, a full disk."""
     if isinstance(error, OSError) and error.filename is not None and error.errno != errno.EPIPE:

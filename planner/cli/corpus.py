@@ -7,11 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
-from planner.cli.console import PlanGroup, bar, give, say
+from planner.cli.console import application, bar, give, say
 from planner.cli.tables import table
 from planner.units import format_count
 
-app = typer.Typer(cls=PlanGroup, no_args_is_help=True, help="Build a corpus of a general and specialist domains, and look into one.")
+app = application("Build a corpus of a general and specialist domains, and look into one.")
 
 
 @app.command("build", help="Build a corpus from corpus.toml.\n\nExample: plan corpus build sweeps/medicine/corpus.toml --out sweeps/medicine/corpus")

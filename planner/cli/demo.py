@@ -29,7 +29,7 @@ def demo(
 ) -> None:
     """Run the demo."""
     from planner.artifacts import write_text
-    from planner.cli import allocate, corpus, fit, launch, sweep
+    from planner.cli import allocate, corpus, fit, launch, sweep, verify
     from planner.cli.needs import require_torch
     from planner.sweep import Sweep
 
@@ -55,7 +55,7 @@ def demo(
     _stage("5 of 6: launch — train the recommended run")
     launch.launch(allocation, out / "launch", corpus=None, seed=0, device="cpu", threads=None, dry_run=False)
     _stage("6 of 6: verify — hold it against the forecast")
-    launch.verify(out / "launch", as_json=False)
+    verify.verify(out / "launch", as_json=False)
     _summary(out)
     say(f"the demo took {format_seconds(time.monotonic() - started)}; figures: {', '.join(str(path) for path in sorted(out.rglob('*.png')))}")
 

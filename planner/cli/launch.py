@@ -1,31 +1,29 @@
-"""`plan launch` and `plan verify`."""
+"""`plan launch`."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from planner.cli.compiling import FLAGS, HELP, compiled_among
-from planner.cli.console import bar, give, say
+from planner.cli import compiling
+from planner.cli.compiling import FLAGS, compiled_among
+from planner.cli.console import bar, say
 from planner.cli.tables import table
 from planner.errors import DataError, InputError, PlannerWarning
 from planner.units import format_count, format_seconds, parse_flops
 
 if TYPE_CHECKING:
     from planner.launch.launch import Launch
-    from planner.verify import Verification
 
-LAUNCH_HELP = (
+HELP = (
     "Train the recommended run with the sweep's own recipe; after a stop the same command goes on.\n\n"
     "Example: plan launch allocation.json --dry-run\n\nExample: plan launch allocation.json --out launches/first\n\n"
     "Example: plan launch allocation.json --ranks 8 --device cuda --compile --peak-flops 989e12\n\n"
     "Example: plan launch allocation.json --ranks 64 --device cuda --engine slurm --slurm-option partition=gpu --slurm-option time=24:00:00\n\n"
     "Example: plan launch allocation.json --export torchtitan"
 )
-VERIFY_HELP = "Hold a launched run's outcome against the forecast made before it.\n\nExample: plan verify launches/first"
 FAR_FROM_PLAN = 0.05
 ENGINES = ("local", "slurm", "ray")
 RANKS_PER_NODE = 8
@@ -46,7 +44,7 @@ def launch(
     address: Annotated[str | None, typer.Option(help="Ray cluster, such as auto or 10.0.0.4:6379; by default Ray starts here, on loopback.")] = None,
     precision: Annotated[str | None, typer.Option(help="fp32 or bf16 (reductions in fp32); bf16 on a GPU by default.")] = None,
     micro_batch: Annotated[int | None, typer.Option(min=1, help="Sequences a rank's forward pass; gradients are added up to the plan's batch.")] = None,
-    compiled: Annotated[bool | None, typer.Option(FLAGS, help=f"{HELP} Of a run on ranks layer by layer, and only with --compile.")] = None,
+    compiled: Annotated[bool | None, typer.Option(FLAGS, help=f"{compiling.HELP} Of a run on ranks layer by layer, and only with --compile.")] = None,
     checkpoint_activations: Annotated[bool, typer.Option("--checkpoint-activations", help="Compute layers again in the backward pass.")] = False,
     shard_ranks: Annotated[int | None, typer.Option(min=1, help="Ranks that share one copy of the model; all by default.")] = None,
     save_every: Annotated[int | None, typer.Option(min=1, help="Steps between two states; a twentieth of the run by default, at least 200.")] = None,
@@ -196,29 +194,6 @@ def diverged(ready: Launch) -> bool:
     return row is not None and row["status"] != "ok"
 
 
-def verify(
-    folder: Annotated[Path, typer.Argument(help="Folder of the launched run.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False,
-) -> None:
-    """Verify a run."""
-    from planner.artifacts import read_json
-    from planner.report.plans import verification
-    from planner.report.style import save
-    from planner.verify import verify as compare
-
-    if read_json(folder / "launch.json").get("kind") == "domains_launch":
-        from planner.cli.launch_domains import verify_domains
-
-        return verify_domains(folder, as_json)
-    result = compare(folder)
-    if as_json:
-        give({**asdict(result), "error": result.error, "error_percent": result.error_percent, "inside": result.inside})
-    else:
-        show_verification(result)
-    save(folder / "verification.png", lambda axes: verification(axes[0], result), width=4.6)
-    say(f"written: {folder / 'verification.json'}, {folder / 'verification.png'}")
-
-
 def show_realised(ready: Launch) -> None:
     """Print requested against realised values."""
     import warnings
@@ -233,20 +208,3 @@ def show_realised(ready: Launch) -> None:
     shape = tip.shape
     caption = f"{shape.family}, {shape.layers} layers, width {shape.hidden}, learning rate {tip.learning_rate:.3g}, seed {tip.seed}"
     table(f"Run in {ready.folder}", ["", "planned", "realised", "change"], rows, caption=caption)
-
-
-def show_verification(result: Verification) -> None:
-    """Print forecast and outcome."""
-    rows = [
-        ["forecast [nats/token]", f"{result.forecast:.4f}", f"{result.low:.4f} to {result.high:.4f}"],
-        ["measured [nats/token]", f"{result.measured:.4f}", "inside" if result.inside else "OUTSIDE"],
-        ["error", f"{result.error:+.4f} nats", f"{result.error_percent:+.2f} %"],
-    ]
-    if result.general_forecast is not None:
-        forecast, low, high = result.general_forecast
-        rows += [
-            ["general loss, forecast [nats/token]", f"{forecast:.4f}", f"{low:.4f} to {high:.4f}"],
-            ["general loss, measured [nats/token]", f"{result.loss_general:.4f}", "inside" if low <= result.loss_general <= high else "OUTSIDE"],
-        ]
-    caption = f"forecast made {result.forecast_made}, run begun {result.run_started}"
-    table(f"Run {result.run_id}", ["specialist loss", "", "90 % interval"], rows, caption=caption)

@@ -2,34 +2,54 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from typing import Any
+
 import typer
 
-from planner.cli import allocate, backtest, corpus, demo, evaluate, fit, launch, laws, methods, scaling, sweep, watch
-from planner.cli.console import PlanGroup
+from planner.cli.console import PlanGroup, application
 
-app = typer.Typer(
-    cls=PlanGroup,
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    help="Measure small runs, fit one law, split a big training budget well, and check afterwards that the forecast came true.\n\n"
+COMMANDS = ("corpus", "sweep", "laws", "fit", "backtest", "allocate", "scaling", "methods", "launch", "watch", "verify", "evaluate", "demo")
+"""Each is a module of its name, with an `app` of several commands or one function of its name and its HELP."""
+
+
+class _Modules(Mapping[str, Any]):
+    """Commands by name; each module is read when its command is called or told of: reading all would be a sixth of what `plan allocate` takes."""
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in COMMANDS:
+            raise KeyError(name)
+        module = import_module(f"planner.cli.{name}")
+        if hasattr(module, "app"):
+            return typer.main.get_command(module.app)
+        alone = application()
+        alone.command(name, help=module.HELP)(getattr(module, name))
+        return typer.main.get_command(alone)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(COMMANDS)
+
+    def __len__(self) -> int:
+        return len(COMMANDS)
+
+
+class _Commands(PlanGroup):
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        self.commands: Any = _Modules()
+
+
+app = application(
+    "Measure small runs, fit one law, split a big training budget well, and check afterwards that the forecast came true.\n\n"
     "corpus → sweep → fit → allocate → launch → verify; each stage leaves a file that the next one reads.",
+    cls=_Commands,
 )
-app.add_typer(corpus.app, name="corpus")
-app.add_typer(sweep.app, name="sweep")
-app.command("laws", help=laws.HELP)(laws.laws)
-app.command("fit", help=fit.HELP)(fit.fit)
-app.command("backtest", help=backtest.HELP)(backtest.backtest)
-app.command("allocate", help=allocate.HELP)(allocate.allocate)
-app.command("scaling", help=scaling.HELP)(scaling.scaling)
-app.command("methods", help=methods.HELP)(methods.methods)
-app.command("launch", help=launch.LAUNCH_HELP)(launch.launch)
-app.command("watch", help=watch.HELP)(watch.watch)
-app.command("verify", help=launch.VERIFY_HELP)(launch.verify)
-app.command("evaluate", help=evaluate.HELP)(evaluate.evaluate)
-app.command("demo", help=demo.HELP)(demo.demo)
+
+
+@app.callback()
+def _none() -> None:
+    """Take no options before the command."""
 
 
 def main() -> None:

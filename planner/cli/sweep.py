@@ -9,13 +9,13 @@ import typer
 
 from planner.cli import design
 from planner.cli.compiling import Compiled, compiled_among
-from planner.cli.console import PlanGroup, bar, give, say
+from planner.cli.console import application, bar, give, say
 from planner.cli.sizes import read_counts
 from planner.cli.tables import table
 from planner.errors import StateError
 from planner.units import format_count, format_seconds, parse_count
 
-app = typer.Typer(cls=PlanGroup, no_args_is_help=True, help="Train small models over sizes, general tokens, specialist tokens and distinct text.")
+app = application("Train small models over sizes, general tokens, specialist tokens and distinct text.")
 
 Name = Annotated[str, typer.Argument(help="Folder of the sweep, or its name under sweeps/.")]
 Workers = Annotated[int | None, typer.Option(min=1, help="One-thread worker processes; one a core by default.")]
