@@ -8,13 +8,13 @@ from collections.abc import Sequence
 
 from planner.errors import InputError
 
-_SUFFIXES = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12, "p": 1e15, "e": 1e18}
+_SUFFIXES = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12, "p": 1e15, "e": 1e18, "z": 1e21, "y": 1e24}
 _NUMBER = r"([+-]?(?:\d{1,3}(?:,\d{3})+(?:\.\d*)?|\d[\d_]*\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)"
 GROUPED = re.compile(r"^\s*\d{1,3}(,\d{3})+\s*$")
 """One number with commas between its thousands."""
 _COUNT = re.compile(rf"^\s*{_NUMBER}\s*([kKmMbBgGtT]?)\s*$")
-_FLOPS = re.compile(rf"^\s*{_NUMBER}\s*([kKmMgGtTpPeE]?)\s*(?:FLOPS?|flops?|FLOP|flop)?\s*$")
-_GPU_TIME = re.compile(rf"^\s*{_NUMBER}\s*(?:GPU|gpu)[-\s]?(second|minute|hour|day|week|month|year)s?\s*$")
+_FLOPS = re.compile(rf"^\s*{_NUMBER}\s*([kmgtpezy]?)\s*(?:flops?)?\s*$", re.IGNORECASE)
+_GPU_TIME = re.compile(rf"^\s*{_NUMBER}\s*gpu[-\s]?(second|minute|hour|day|week|month|year)s?\s*$", re.IGNORECASE)
 _SECONDS = {"second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86400.0, "week": 604800.0, "month": 2629800.0, "year": 31557600.0}
 
 
@@ -64,7 +64,7 @@ def parse_flops(text: str | float, *, flops_per_gpu_second: float | None = None)
             )
         if not (math.isfinite(flops_per_gpu_second) and flops_per_gpu_second > 0):
             raise InputError(f"a throughput of {flops_per_gpu_second} FLOP/s is not positive", remedy="give a number such as 4e14")
-        value = float(time[1].replace("_", "").replace(",", "")) * _SECONDS[time[2]] * flops_per_gpu_second
+        value = float(time[1].replace("_", "").replace(",", "")) * _SECONDS[time[2].lower()] * flops_per_gpu_second
     else:
         match = _FLOPS.match(str(text))
         if not match:

@@ -24,6 +24,14 @@ def test_gpu_time_needs_a_throughput() -> None:
         parse_flops("3 GPU-days")
 
 
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1e22 FLOPs", 1e22), ("1E22 FLOPS", 1e22), ("3 EFLOPs", 3e18), ("3EFLOP", 3e18), ("20 ZFLOPs", 2e22), ("10 YFLOP", 1e25), ("2 GPU-Hours", 7.2e15)],
+)
+def test_reads_budgets_as_people_write_them(text: str, value: float) -> None:
+    assert parse_flops(text, flops_per_gpu_second=1e12) == pytest.approx(value, rel=1e-12)
+
+
 def test_format_and_parse_agree() -> None:
     for value in (1.23e4, 4.56e6, 7.89e9, 1.5e12):
         assert parse_count(format_count(value)) == pytest.approx(value, rel=5e-3)
