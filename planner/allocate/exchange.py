@@ -105,7 +105,7 @@ def _searched(
         if at >= end and not reached:
             return None, most, np.inf
         below, above = (below, at) if reached else (at, above)
-        at = min(max(_aim(tried, target), below), above)
+        at = _between(tried, below, above, _aim(tried, target), target)
         if abs(at - tried[-1][0]) < CLOSE:
             break
     factors = np.exp(np.minimum(_each(tried, text, at), end))
@@ -124,6 +124,16 @@ def _aim(tried: Sequence[tuple[float, Array]], target: float) -> float:
         others = np.delete(gains, number)
         aimed += at * float(np.prod((target - others) / (gains[number] - others)))
     return aimed
+
+
+def _between(tried: Sequence[tuple[float, Array]], below: float, above: float, aimed: float, target: float) -> float:
+    """Return where to try next: where was aimed, or, where that is not between the places about the target, on the line from one to the other."""
+    if below < aimed < above:
+        return aimed
+    gains = {at: float(gain.mean()) for at, gain in tried}
+    if above not in gains:
+        return above if aimed >= above else (below + above) / 2
+    return below + (above - below) * (target - gains[below]) / (gains[above] - gains[below])
 
 
 def _each(tried: Sequence[tuple[float, Array]], text: Array, at: float) -> Any:

@@ -101,6 +101,14 @@ def test_an_exchange_by_hand() -> None:
     assert "are worth at least 9e+13 FLOPs here: over 10 times the compute" in over
 
 
+def test_text_is_worth_what_a_search_says_where_inference_takes_most(medicine: FittedLaw) -> None:
+    request = Request(2e13, 2e5, inference_tokens=1e8)
+    factor, low, high = _factor(allocate(medicine, request).exchange)
+    more = allocate(medicine, replace(request, flops=factor * request.flops)).plan.loss
+    assert more == pytest.approx(allocate(medicine, replace(request, unique_spec=4e5)).plan.loss, rel=2e-3)
+    assert 1.3 < low <= factor <= high < 1.6
+
+
 def test_compute_that_buys_no_more_ends_the_search() -> None:
     def flat(factor: float) -> Array:
         return np.minimum(saturating(factor), 0.03)
