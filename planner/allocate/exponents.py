@@ -84,7 +84,7 @@ def bounded(problem: Problem, whole: Search, found: Search) -> tuple[Array, dict
         "general only": (plans.tokens_spec == 0) & (not problem.one_stage),
     }
     floor = np.array([problem.at_floor(size) for size in plans.sizes])[plans.size]
-    bounds["largest size"] |= floor
+    bounds["largest size"] |= floor | ((plans.tokens_pt + plans.tokens_spec < (1 + AT) * problem.shortest * plans.params) & (not fixed))
     at_end = bounds["smallest size"] | bounds["largest size"]
     free = (
         (plans.params, ~at_end & (not fixed)),

@@ -85,7 +85,7 @@ def _curve(problem: Problem) -> IsoFlop:
     flops, unique = problem.request.flops, problem.request.unique_spec
     plans = problem.plans(_sizes(problem), FRACTIONS)
     found = search(problem, plans)
-    of_size = [np.flatnonzero(plans.size == number) for number in range(len(plans.sizes))]
+    of_size = [np.flatnonzero(plans.size == number) for number in np.unique(plans.size)]
     best = np.array([rows[found.expected[rows].argmin()] for rows in of_size])
     low, high = np.exp(np.quantile(found.resamples[:, best], [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0))
     params, spec = plans.params[best], plans.tokens_spec[best]

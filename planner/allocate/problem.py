@@ -278,8 +278,14 @@ class Problem:
         )
 
     def refuse_text(self) -> NoReturn:
-        """Say that there is too little text for any stage."""
+        """Say that there is too little text for any stage, or with what is too short for one for any size."""
         general, special = (format_count(tokens) for tokens in (self.general_tokens, self.max_tokens_spec))
+        if max(self.general_tokens, self.max_tokens_spec) >= self.min_tokens_stage:
+            raise DataError(
+                f"of {general} general tokens, and {special} specialist ones with repeats, what makes stages of {MIN_STEPS} steps, "
+                f"{format_count(self.min_tokens_stage)} tokens, is fewer than {self.shortest:g} a parameter for every size",
+                remedy="give more text, a larger --max-epochs or a smaller --params",
+            )
         raise DataError(
             f"{general} general tokens, and {special} specialist ones with repeats, are each too few for a stage of {MIN_STEPS} steps, "
             f"{format_count(self.min_tokens_stage)} tokens",
@@ -290,7 +296,8 @@ class Problem:
         """Cross sizes with amounts of specialist text and of general text.
 
         Of specialist text they take fractions of what they could, none, and what a grid misses: one pass, the shortest stage, all but the shortest
-        general stage, and what is left where the general text is used up.
+        general stage, what is left where the general text is used up, and what makes that enough. None has fewer tokens for each parameter than
+        `shortest`, though budget and passes would allow it more.
 
         Args:
             sizes: the sizes.
@@ -301,7 +308,8 @@ class Problem:
         general_tokens, unique = self.general_tokens, float(self.request.unique_spec)
         total, cost = (np.array(values)[:, None] for values in zip(*((self.tokens(size), size.spec_cost) for size in sizes), strict=True))
         most = np.minimum(total / cost, self.max_tokens_spec)
-        ends = np.hstack([np.full_like(total, stage), (total - stage) / cost, np.full_like(total, unique), (total - general_tokens) / cost])
+        fewest = self.shortest * np.array([[size.params_non_embedding] for size in sizes]) - general_tokens
+        ends = np.hstack([np.full_like(total, stage), (total - stage) / cost, np.full_like(total, unique), (total - general_tokens) / cost, fewest])
         spec = np.hstack([np.zeros_like(total), fractions * most, np.where((ends > 0) & (ends < most), ends, np.nan)])
         left = total - cost * spec
         rest = np.where(left > 1e-9 * total, np.minimum(left, general_tokens), 0.0)
@@ -312,10 +320,15 @@ class Problem:
         keep = (((spec == 0) | (spec >= least))[:, :, None]) & ~again & (taken + (0.0 if self.needs_trunk else spec[:, :, None]) > 0)
         number, amount, share = np.nonzero(keep)
         alone = np.flatnonzero(((stage <= most) & (most < total / cost) & (most > 0))[:, 0] & (not self.needs_trunk))
-        return self._make(
+        made = self._make(
             np.concatenate([number, alone]), np.concatenate([taken[number, amount, share], np.zeros(len(alone))]),
             np.concatenate([spec[number, amount], most[alone, 0]]), sizes,
         )  # fmt: skip
+        return made.rows(self.enough(made))
+
+    def enough(self, plans: Plans) -> Any:
+        """Tell which plans have as many tokens for each parameter as a plan has at least."""
+        return plans.tokens_pt + plans.tokens_spec >= self.shortest * plans.params * (1 - ROUNDING)
 
     def split(self, sizes: tuple[Size, ...], share: float, *, stage: bool = True) -> Plans:
         """Return the plans with one share of specialist tokens; sizes for which it would take too many passes are left out.
@@ -335,7 +348,8 @@ class Problem:
             if total > 0 and share * total <= self.max_tokens_spec and (share == 0 or share * total >= least):
                 rows.append((number, (1 - share) * total, share * total))
         at, pt, spec = np.array(rows, dtype=float).reshape(-1, 3).T
-        return self._make(at.astype(int), pt, spec, sizes)
+        made = self._make(at.astype(int), pt, spec, sizes)
+        return made.rows(self.enough(made))
 
     def realise(self, size: Size, tokens_pt: float, tokens_spec: float) -> Plans:
         """Round one plan to what will be trained: whole optimiser steps of the recipe, and none that would pass a limit."""

@@ -8,7 +8,7 @@ import numpy as np
 
 from planner.allocate.optimum import Search, joined, leading, search
 from planner.allocate.plans import Plans, Size
-from planner.allocate.problem import EVERY_SHAPE, FINEST, ROUNDING, Problem
+from planner.allocate.problem import COARSEST, EVERY_SHAPE, FINEST, ROUNDING, Problem
 from planner.units import format_count
 
 ASIDE = 1.7
@@ -33,7 +33,8 @@ def closest_split(problem: Problem, share: float, sizes: tuple[Size, ...]) -> Se
         The plans, of which some may pass a limit on the general loss; None where none can be trained.
     """
     chosen = problem.request.params is not None or bool(problem.request.params_among)
-    plans = _long_enough(problem, problem.split(sizes if chosen else (*sizes, *_at_the_passes(problem, share, sizes)), share))
+    tried = sizes if chosen else (*sizes, *_at_the_passes(problem, share, sizes), *_of_the_text(problem, share, sizes))
+    plans = _long_enough(problem, problem.split(tried, share))
     if not len(plans):
         return None
     found = search(problem, plans)
@@ -82,6 +83,15 @@ def _at_the_passes(problem: Problem, share: float, sizes: tuple[Size, ...]) -> t
     return problem.between(high, high, FINEST)
 
 
+def _of_the_text(problem: Problem, share: float, sizes: tuple[Size, ...]) -> tuple[Size, ...]:
+    """Return sizes up to the largest that the text of a share gives enough tokens, where that is not the largest there is."""
+    text = problem.max_tokens_spec if share == 1 else problem.general_tokens / (1 - share)
+    most = text / problem.shortest
+    if most >= max(size.params_non_embedding for size in sizes):
+        return ()
+    return problem.between(problem.clipped(0.0), problem.clipped(most), COARSEST)
+
+
 def why_none(problem: Problem, share: float, sizes: tuple[Size, ...]) -> str:
     """Say why no plan of a share of specialist tokens can be trained."""
     unique, least = float(problem.request.unique_spec), problem.min_tokens_stage
@@ -89,13 +99,15 @@ def why_none(problem: Problem, share: float, sizes: tuple[Size, ...]) -> str:
     if share == 1:
         # What the passes leave over may stay unspent: only a stage of fewer tokens than can be trained is out of the question.
         if max(problem.tokens_at(size, share) for size in sizes) >= least:
-            needed = math.ceil(100 * least / unique) / 100
-            return (
-                f"{problem.max_epochs:.3g} epochs, {format_count(problem.max_tokens_spec)} tokens, would be a {kind} stage too short to train; "
-                f"{needed:g} would do"
-            )
+            too = f"a {kind} stage too short to train" if problem.max_tokens_spec < least else f"fewer than {problem.shortest:g} a parameter"
+            needed = math.ceil(100 * max(least, problem.shortest * min(size.params_non_embedding for size in sizes)) / unique) / 100
+            return f"{problem.max_epochs:.3g} epochs, {format_count(problem.max_tokens_spec)} tokens, would be {too}; {needed:g} would do"
     elif share > 0:
         epochs = share * min(problem.tokens_at(size, share) for size in sizes) / unique
         if epochs > problem.max_epochs:
             return f"would take {epochs:.3g} epochs or more; at most {problem.max_epochs:.3g} are allowed"
+    tokens = [problem.tokens_at(size, share) for size in sizes]
+    few = all(total < problem.shortest * size.params_non_embedding for total, size in zip(tokens, sizes, strict=True))
+    if few and max(tokens) * min(part for part in (share, 1 - share) if part) >= least:
+        return f"its text would be fewer than {problem.shortest:g} tokens a parameter"
     return f"its {kind} stage would be too short to train"

@@ -82,9 +82,11 @@ def warnings_of(problem: Problem, whole: Search, plan: Plan, extrapolation: dict
     ends = (min(whole.plans.params), max(whole.plans.params))
     if problem.at_floor(whole.plans.sizes[whole.plans.size[whole.best]]):
         found += _bounded(problem, whole)
-    elif problem.text < AT_FLOOR * problem.shortest * plan.params_non_embedding and not request.params:
+    elif (seen := plan.tokens_pt + plan.tokens_spec) < AT_FLOOR * problem.shortest * plan.params_non_embedding and not request.params:
+        text = format_count(problem.text)
+        taken = "" if seen > 0.99 * problem.text else f", of which the plan takes {format_count(seen)}"
         found.append(
-            f"the text bounds the size: with its passes it makes {format_count(problem.text)} tokens, and no size is searched that has fewer than "
+            f"the text bounds the size: with its passes it makes {text} tokens{taken}, and no plan is searched that has fewer than "
             f"{problem.shortest:g} a parameter"
         )
     elif not chosen and len({size.params_non_embedding for size in whole.plans.sizes}) > 2 and whole.plans.params[whole.best] in ends:

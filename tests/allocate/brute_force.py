@@ -50,12 +50,14 @@ def _grid(law: FittedLaw, request: Request, sizes: Sizes, spec_shares: Array, pt
         spec = np.concatenate([spec, np.minimum(request.unique_spec, most)[:, None], np.minimum(least, most)[:, None]], axis=1)
         # General text at its limits: all of it, or its shortest stage.
         edges = np.clip((total[:, None] - np.array([request.general_tokens or 0.0, least])) / cost[:, None], 0.0, most[:, None])
-        spec = np.concatenate([spec, edges], axis=1)
+        fewest = np.clip(2.0 * sizes.params - (request.general_tokens or np.inf), 0.0, most)[:, None]  # with all of the general text just enough
+        spec = np.concatenate([spec, edges, fewest], axis=1)
     rest = np.minimum(total[:, None] - cost[:, None] * spec, request.general_tokens or np.inf)
     pt = rest[:, :, None] * pt_shares
     grid = np.broadcast_arrays(np.arange(len(total))[:, None, None], spec[:, :, None], pt)
     at, spec, pt = (item.ravel() for item in grid)
     allowed = ((spec == 0) | (spec >= least)) & ((pt == 0) | (pt >= least)) & (pt >= 0) & (pt + spec > 0)
+    allowed &= pt + spec >= 2.0 * sizes.params[at] * (1 - 1e-9)
     allowed &= (pt > 0) | (method_of(law) == "full")  # adapters need a model to stand on
     at, spec, pt = at[allowed], spec[allowed], pt[allowed]
     if not len(at):

@@ -138,7 +138,7 @@ def allowed_sizes(law: FittedLaw, request: Request) -> Sizes:
         sizes = ladder(method_of(law)) if shapes else smooth(np.geomspace(low, min(most, high), 250))
         sizes = sizes.where((sizes.params >= low * (1 - 1e-9)) & (sizes.params <= high * (1 + 1e-9)))
     ratio = 2.0 if asked else LOW["tokens_per_param"]
-    # And no size has more than half a parameter for each token that the text makes.
+    # And no size has more than half a parameter for each token that the text makes, nor any plan for each that it takes.
     special = epochs_allowed(law, request) * request.unique_spec if law.members[0].law.stages == 2 else 0.0
     text = (request.general_tokens or np.inf) + special
     least = np.maximum(ratio * sizes.params, LEAST_STAGE if shapes else 0.0)
@@ -178,6 +178,7 @@ def violations(law: FittedLaw, request: Request, params: float, flops_per_token:
         "epochs": spec > epochs_allowed(law, request) * request.unique_spec * (1 + 1e-9), "range": not low * (1 - 1e-9) <= params <= high * (1 + 1e-9),
         "sizes asked for": bool(asked) and min(abs(params / size - 1) for size in asked) > (0.05 if law.source else 1e-9),
         "tokens per parameter": affordable < (2.0 if asked else LOW["tokens_per_param"]) * params * (1 - 1e-9),
+        "tokens taken per parameter": pt + spec < 2.0 * params - (2 * STEP if law.source else 2),
         "shortest stage": bool(law.source) and min(tokens for tokens in (pt, spec) if tokens) < LEAST_STAGE * (1 - 1e-9), "nothing": pt + spec <= 0,
     }  # fmt: skip
     return [name for name, passed in limits.items() if passed]

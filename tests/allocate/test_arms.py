@@ -69,6 +69,21 @@ def test_sizes_that_were_asked_for_are_kept(table: FittedLaw) -> None:
     assert found is not None and found.params_non_embedding in (7e8, 9e8)
 
 
+def test_specialist_text_alone_trains_no_size_that_is_too_large_for_it(fitted: FittedLaw) -> None:
+    request = Request(2e15, 5e4, max_epochs=8.0)
+    found = arm(fitted, request, "specialist only").plan
+    shapes = shapes_at(np.geomspace(1e4, 2e5, 5000), family=Recipe().family, vocab=1024)
+    sizes = np.array([float(shape.params_non_embedding) for shape in shapes])
+    sizes = sizes[sizes <= 2e5]  # eight passes are two tokens for each parameter
+    points = fitted.points({"non_embedding": sizes}, 0 * sizes, 4e5 + 0 * sizes, 5e4 + 0 * sizes)
+    assert found is not None and found.tokens_spec >= 2 * found.params_non_embedding * (1 - 0.01)
+    assert np.log(found.loss) == pytest.approx(float(fitted.log_loss_resamples(points).mean(0).min()), abs=2e-4)
+    note = arm(fitted, replace(request, params=1e6), "specialist only").note
+    assert note.startswith("8 epochs, 400k tokens, would be fewer than 2 a parameter; ")
+    enough = float(note.split("; ")[1].split(" would do")[0])
+    assert arm(fitted, replace(request, params=1e6, max_epochs=enough), "specialist only").plan is not None
+
+
 def test_a_stage_that_its_passes_make_too_short_says_how_many_would_do(fitted: FittedLaw) -> None:
     request = Request(2e13, 5e4, general_tokens=3e5, max_epochs=2.0)
     note = arm(fitted, request, "specialist only").note

@@ -70,6 +70,18 @@ def test_more_compute_and_text_never_forecast_worse(law: FittedLaw) -> None:
     assert few.plan.epochs_spec <= 2 * (1 + 1e-9) and few.plan.loss >= losses[0]
 
 
+def test_a_plan_of_few_passes_has_no_size_that_they_cannot_train(law: FittedLaw) -> None:
+    """Where repeats do harm and the budget is ample, a law has ever larger models see the text once: no run had so few tokens for each parameter."""
+    answer = allocate(law, Request(1e24, 1e9), allow_extrapolation=True)
+    plans = [answer.plan, answer.best_guess, *(one.plan for one in (*answer.arms, *answer.alternatives))]
+    assert all(plan is not None and plan.tokens_spec >= (2 - 1e-6) * plan.params_non_embedding for plan in plans)
+    n, passes = (values.ravel() for values in np.meshgrid(np.geomspace(1e7, 2e10, 400), np.geomspace(0.05, law.support.high["epochs_spec"], 400)))
+    good = passes * 1e9 >= 2 * n
+    assert np.log(answer.plan.loss) <= expected(law, n[good], 1e9 * passes[good], 1e9).min() + 1e-4
+    curve = scaling(law, [1e23, 1e24], [1e9], allow_extrapolation=True).curves[0]
+    assert all(item.limits == ("largest size",) for item in curve.optima) == any("the text bounds the size" in text for text in answer.warnings)
+
+
 def test_the_file_and_the_curves_hold_it(law: FittedLaw, tmp_path: Path) -> None:
     answer = allocate(law, Request(BUDGET, UNIQUE))
     answer.save(tmp_path / "a.json", {})
