@@ -68,7 +68,7 @@ def _that_fit(problem: Problem, bases: Sequence[Base], method: Method, left_out:
     if needed[least] > memory:
         raise DataError(
             f"{least} needs {needed[least] / 1e9:.3g} GB on each of {gpus} GPUs with --method {method.name}, and they have {memory / 1e9:.3g} GB",
-            remedy="give more --gpus, a smaller base, or --method lora or qlora",
+            remedy="give more --gpus or a smaller base" if method.packed else "give more --gpus, a smaller base, or --method lora or qlora",
         )
     left_out |= {
         name: f"it needs {count / 1e9:.3g} GB on each of {gpus} GPUs, which have {memory / 1e9:.3g}" for name, count in needed.items() if count > memory

@@ -113,7 +113,7 @@ class BaseAllocation:
     """Of the bases with the most and the fewest tokens per parameter: which gains less, in what share of the resamples, and whether an interaction of
     general and specialist tokens is known to be why, in words; empty for one base."""
     scratch: Arm
-    """A model of one's own for the same FLOPs, its own inference among them."""
+    """A model of one's own with the same budget, its own inference paid from it; a base may leave some of that over."""
     worths: tuple[Worth, ...]
     """What more of something would buy, for the best base."""
     ways: tuple[Way, ...]

@@ -111,8 +111,10 @@ def _better_alone(problem: Problem, best: Choice, alone: Arm) -> Iterator[str]:
     if not problem.robust:
         lower, by = 100 * (1 - alone.plan.loss / best.plan.loss), "by the fitted parameters"
     if lower >= LEAST_LOWER:
+        theirs, mine = (plan.flops + plan.flops_inference for plan in (alone.plan, best.plan))
+        spent = "for the same FLOPs" if theirs < 1.02 * mine else f"for {theirs:.3g} FLOPs, where the base takes {mine:.3g} of the budget,"
         yield (
-            f"FROM SCRATCH IS FORECAST BETTER: for the same FLOPs a loss {lower:.3g} % lower than that of {best.base}, the best base, {by}, by which "
+            f"FROM SCRATCH IS FORECAST BETTER: {spent} a loss {lower:.3g} % lower than that of {best.base}, the best base, {by}, by which "
             f"bases are chosen, and lower in {1 - alone.probability:.0%} of the resamples; {best.base} is recommended as the best of the bases alone"
         )
 

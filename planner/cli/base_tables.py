@@ -25,12 +25,12 @@ def show_bases(answer: BaseAllocation) -> None:
         say(f"best guess of the parameters alone: {guess.base}, {format_count(plan.tokens_spec)} specialist tokens = {plan.epochs_spec:.3g} epochs")
     scratch = answer.scratch
     if scratch.plan is None or scratch.worse_percent is None or scratch.probability is None:
-        say(f"from scratch with the same FLOPs: {scratch.note}")
+        say(f"from scratch with the same budget: {scratch.note}")
     else:
         other = scratch.plan
-        counted = f" and {other.flops_inference:.3g} FLOPs of inference" if other.flops_inference else ""
+        counted = f", {other.flops:.3g} FLOPs" + (f" and {other.flops_inference:.3g} FLOPs of inference" if other.flops_inference else "")
         say(
-            f"from scratch with the same FLOPs: {format_count(other.params_non_embedding)} parameters, {format_count(other.tokens_pt)} general + "
+            f"from scratch with the same budget: {format_count(other.params_non_embedding)} parameters, {format_count(other.tokens_pt)} general + "
             f"{format_count(other.tokens_spec)} specialist tokens{counted}, loss {other.loss:.4g} ({other.loss_low:.4g} to {other.loss_high:.4g}), "
             f"{scratch.worse_percent:+.2f} % against the best base in the mean over the resamples, worse in {scratch.probability:.0%} of the resamples"
         )

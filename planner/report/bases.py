@@ -29,7 +29,7 @@ def bases(axes: Sequence[Axes], answer: BaseAllocation) -> None:
         before.append((label, None, None, None, COLOURS[2]))
         after.append((label, own.loss, own.loss_low, own.loss_high, COLOURS[0]))
     intervals(axes[0], before, label="as it is", lower=-0.12)
-    intervals(axes[0], after, label="specialised, or trained for the same FLOPs", lower=0.12)
+    intervals(axes[0], after, label="specialised, or trained with the same budget", lower=0.12)
     legend_below(axes[0])
     far = answer.choices[0].extrapolation["flops"] > TOO_FAR
     title = f"{answer.request['flops']:.3g} FLOPs, {answer.request['method']['name']}"

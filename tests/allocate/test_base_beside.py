@@ -68,6 +68,13 @@ def test_from_scratch_that_is_forecast_better_is_warned_of() -> None:
         lower = -answer.scratch.worse_percent if robust else 100 * (1 - answer.scratch.plan.loss / answer.choices[0].plan.loss)
         assert len(warned) == 1 and f"a loss {lower:.3g} % lower than that of A" in warned[0] and "lower in 100% of the resamples" in warned[0]
         assert 15 < lower < 17
+    # Two passes are cheap for so small a base, which a model of one's own is not.
+    rich = allocate_bases(medicine, Request(4e13, 3e5, max_epochs=2.0), [small])
+    spent, own = rich.choices[0].plan.flops, rich.scratch.plan
+    assert own is not None and own.flops > 10 * spent
+    assert any(f"for {own.flops:.3g} FLOPs, where the base takes {spent:.3g} of the budget" in text for text in rich.warnings)
+    equal = allocate_bases(medicine, Request(4e11, 3e5), [small])
+    assert all("for the same FLOPs" in text for text in equal.warnings if "SCRATCH" in text)
     large = Base.parse("name=B,tokens=4M,params=300k,vocab=1024,context=128")
     answer = allocate_bases(medicine, Request(1e12, 3e5), [large])
     assert answer.scratch.worse_percent is not None and answer.scratch.worse_percent > 0

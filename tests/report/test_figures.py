@@ -265,7 +265,7 @@ def test_bases_show_losses_before_and_after_and_how_far(fitted: FittedLaw) -> No
     bases(axes, answer)
     render()
     assert [name.split("\n")[0] for name in rows_of(axes[0])] == [*(choice.base for choice in answer.choices), "a model of one's own"]
-    assert words(axes[0]) == ["as it is", "specialised, or trained for the same FLOPs"]
+    assert words(axes[0]) == ["as it is", "specialised, or trained with the same budget"]
     assert [text.get_text() for text in axes[1].texts] == [f"{choice.plan.epochs_spec:.3g} epochs" for choice in answer.choices]
     low, high = axes[1].get_xlim()
     assert all(low < choice.plan.tokens_spec < high for choice in answer.choices)
