@@ -80,6 +80,7 @@ def warnings_of(problem: Problem, whole: Search, plan: Plan, extrapolation: dict
         found.append(f"the limit of {problem.max_epochs:.3g} epochs binds: more specialist text, or more passes, might lower the loss")
     chosen = request.params is not None or request.params_range or request.params_among or request.memory_per_gpu is not None
     ends = (min(whole.plans.params), max(whole.plans.params))
+    at_end = bool(np.isclose(ends, plan.params_non_embedding, rtol=1e-6).any())
     if problem.at_floor(whole.plans.sizes[whole.plans.size[whole.best]]):
         found += _bounded(problem, whole)
     elif (seen := plan.tokens_pt + plan.tokens_spec) < AT_FLOOR * problem.shortest * plan.params_non_embedding and not request.params:
@@ -89,7 +90,7 @@ def warnings_of(problem: Problem, whole: Search, plan: Plan, extrapolation: dict
             f"the text bounds the size: with its passes it makes {text} tokens{taken}, and no plan is searched that has fewer than "
             f"{problem.shortest:g} a parameter"
         )
-    elif not chosen and len({size.params_non_embedding for size in whole.plans.sizes}) > 2 and whole.plans.params[whole.best] in ends:
+    elif not chosen and len({size.params_non_embedding for size in whole.plans.sizes}) > 2 and at_end:
         found.append(
             f"the best size is at an end of the sizes searched, {format_count(ends[0])} to {format_count(ends[1])}: the law sees no optimum inside"
         )

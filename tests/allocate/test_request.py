@@ -1,6 +1,7 @@
 """Limits of text, size and inference: each is kept, costs something, and is refused where nothing satisfies it."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from planner.flops import forward_flops_per_token
 from planner.laws import LAWS, Points, Reference
 from planner.units import parse_count
 
+ROOT = Path(__file__).parents[2]
 BUDGET, UNIQUE = 2e13, 2e5
 
 
@@ -94,6 +96,14 @@ def test_a_size_that_the_tokens_per_parameter_of_the_runs_bound_is_told() -> Non
     assert not any("tokens per parameter that the runs have" in text for text in inside.warnings)
     curves = scaling(fitted, [1e18, 1e19, 1e20], [1.0]).curves
     assert all(item.limits == ("largest size",) for item in curves[0].optima) and curves[0].exponents[0].value is None
+
+
+def test_an_end_of_a_coarse_search_is_none_where_the_best_lies_elsewhere() -> None:
+    """Where inference takes nearly all of a budget, a closer search finds the best beside the largest size that the coarse one could train."""
+    medicine = FittedLaw.load(ROOT / "sweeps" / "medicine" / "law.json")
+    for tokens in (1.5e8, 2.2e8):
+        warnings = allocate(medicine, Request(BUDGET, UNIQUE, inference_tokens=tokens)).warnings
+        assert not any("at an end of the sizes searched" in text for text in warnings)
 
 
 def test_a_model_has_no_more_parameters_than_its_text_can_train(fitted: FittedLaw) -> None:
