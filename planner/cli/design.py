@@ -144,7 +144,9 @@ def _design(
         assert flops is not None
         budget = parse_flops(flops)
         chosen = {key: [*read_counts(text)] if text else None for key, text in (axes or {}).items()}
-        given = affordable(setting, budget, laws, fitted is not None, unique_target=unique, **chosen)
+        # Small runs are cheap, and tell of a large one only as far as the law's form holds, which is what larger ones would show.
+        middle = math.sqrt(fitted.support.low["params"] * fitted.support.high["params"]) if fitted else 0.0
+        given = affordable(setting, budget, laws, fitted is not None, unique_target=unique, smallest=middle, **chosen)
         given = without_overfitted(given, fitted) if fitted else given
         if not dry_run and out.exists():
             raise StateError(f"{out} exists", remedy="name another file with --out, or delete it")
