@@ -121,7 +121,7 @@ def show_domains(answer: DomainsAllocation) -> None:
     bound = [_row(arm, False) for arm in answer.arms]
     columns = ["", "weighted loss (90 % interval)", "higher by", "loses in", "size", "general + specialist", "general share"]
     title = f"{answer.request['flops']:.3g} FLOPs for {answer.request['domains']} domains: {answer.best} is recommended"
-    caption = "higher by: than the recommended; loses in: share of the laws' refits that have it behind; loss: weighted mean [nats/token]"
+    caption = "higher by: than the recommended; loses in: share of the laws' refits in which it is worse; loss: weighted mean [nats/token]"
     table(title, columns, rows, caption=caption)
     table("Split training bound further (required losses and limits on the general loss set aside)", columns, bound)
     best = answer.recommended
