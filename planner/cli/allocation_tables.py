@@ -98,7 +98,7 @@ def show(answer: Allocation) -> None:
     say(f"{inside}; best guess of the parameters alone: {format_count(guess.params_non_embedding)}{special}")
     if answer.settled:
         limit = ", with the limit on the general loss as its law has it" if general else ""
-        say(f"the runs are enough for this decision: in nine worlds of ten it gives away {answer.regret_90_percent:.2g} % or less{limit}")
+        say(f"the runs are enough for this decision: in nine resamples of ten it gives away {answer.regret_90_percent:.2g} % or less{limit}")
 
 
 def wants_runs(answer: Allocation) -> bool:
