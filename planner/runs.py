@@ -171,8 +171,8 @@ def usable(frame: DataFrame, keep: tuple[str, ...] = ()) -> DataFrame:
     known = set().union(*flags) - {"diverged"}
     for flag in keep:
         if flag not in known:
-            choice = ", ".join(sorted(known)) or "nothing: no run is flagged"
-            raise InputError(f"no run has the flag {flag!r}, or it cannot be kept", remedy=f"choose {choice}")
+            remedy = f"choose {', '.join(sorted(known))}" if known else "leave --keep away: no run has a flag that can be kept"
+            raise InputError(f"no run has the flag {flag!r}, or it cannot be kept", remedy=remedy)
     return frame[flags.map(lambda found: not found - set(keep)).astype(bool)].reset_index(drop=True)
 
 
