@@ -171,8 +171,8 @@ def usable(frame: DataFrame, keep: tuple[str, ...] = ()) -> DataFrame:
     known = set().union(*flags) - {"diverged"}
     for flag in keep:
         if flag not in known:
-            choice = ", ".join(sorted(known)) or "nothing: no run is flagged"
-            raise InputError(f"no run has the flag {flag!r}, or it cannot be kept", remedy=f"choose {choice}")
+            remedy = f"choose {', '.join(sorted(known))}" if known else "leave --keep away: no run has a flag that can be kept"
+            raise InputError(f"no run has the flag {flag!r}, or it cannot be kept", remedy=remedy)
     return frame[flags.map(lambda found: not found - set(keep)).astype(bool)].reset_index(drop=True)
 
 
@@ -302,6 +302,6 @@ def one_recipe(frame: DataFrame) -> None:
     if len(sizes) > 1 and sizes[-1] > PADDED * sizes[0]:
         said = ", ".join(f"{size:g}" for size in sizes)
         raise DataError(f"the runs mix vocabularies of {said} words, whose losses per token are different units", remedy="fit those of one tokenizer")
-    based = frame["base"].fillna("").astype(str).str.strip() != ""
+    based = frame["base"].astype(object).fillna("").astype(str).str.strip() != ""
     if based.any() and not based.all():
         raise DataError(f"{int(based.sum())} of {len(based)} runs start from a checkpoint, the others from nothing", remedy="fit one kind at a time")

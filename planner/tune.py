@@ -68,7 +68,7 @@ def probe_sweep(sweep: Sweep, probes: Probes, rates: Mapping[float, Sequence[flo
     if not MIN_STEPS <= steps <= MOST_STEPS:
         raise InputError(
             f"probes of {format_count(probes.tokens_pt)} general and {format_count(probes.tokens_spec)} specialist tokens are {steps:g} steps",
-            remedy=f"give --tokens-pt and --tokens-spec for {MIN_STEPS} to {format_count(MOST_STEPS)} of {sweep.spec.recipe.tokens_per_step} tokens",
+            remedy=f"give --tokens-pt and --tokens-spec for {MIN_STEPS} to {format_count(MOST_STEPS)} steps of {sweep.spec.recipe.tokens_per_step} tokens",
         )
     available = sweep.corpus.unique_tokens(sweep.domain)
     for rate in sorted({rate for tried in rates.values() for rate in tried}):

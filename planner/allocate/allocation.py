@@ -31,21 +31,26 @@ class Plan:
     params_non_embedding: float
     params_total: float | None
     tokens_pt: float
+    """General tokens before the specialist stage."""
     tokens_spec: float
     """Specialist tokens, repeats included."""
     unique_spec: float
+    """Distinct specialist tokens."""
     epochs_spec: float
+    """Passes over them."""
     share_spec: float
     """Share of specialist tokens in all tokens."""
     flops: float
+    """Exact for the shape; 6·N·D where the law's table names no recipe."""
     flops_6nd: float
+    """6·N·D with non-embedding parameters, for comparison."""
     loss: float
     """Forecast [nats/token]."""
     loss_low: float
     loss_high: float
     """90 % interval of one run."""
     shape: dict[str, Any] | None = None
-
+    """Layers, width, heads and vocabulary; None where the law's table names no recipe."""
     flops_inference: float = 0.0
     """What its inference over its life costs, where that is counted in."""
     replay_fraction: float = 0.0
@@ -97,19 +102,25 @@ class Allocation:
     """What `plan allocate` answers."""
 
     request: dict[str, Any]
+    """What was asked, with the defaults that were taken."""
     plan: Plan
     """Least expected regret over the resamples, or the best guess where that was asked for; rounded to what will be trained."""
     best_guess: Plan
     """What the fitted parameters alone prefer."""
     share_interval: tuple[float, float]
+    """90 % interval over the resamples of the share of specialist tokens in each resample's own best plan."""
     params_interval: tuple[float, float]
+    """The same of the non-embedding parameters."""
     share_within: tuple[float, float]
     """Range of shares among all plans whose loss is within the tolerance of the best."""
     params_within: tuple[float, float]
+    """The same of the non-embedding parameters."""
     regret_expected_percent: float
     """Mean over resamples of what the plan gives away against the resample's own best."""
     regret_90_percent: float
+    """What it gives away in nine resamples of ten at most."""
     arms: tuple[Arm, ...]
+    """Other ways to spend the budget, such as specialist text alone."""
     extrapolation: dict[str, float]
     """By what factor the plan lies outside the support on each axis; 1 is inside."""
     warnings: tuple[str, ...]

@@ -60,7 +60,7 @@ def show(answer: Allocation) -> None:
     if answer.one_corpus:
         title = f"Recommended size and passes for {request['flops']:.3g} FLOPs over {format_count(request['unique_spec'])} distinct tokens"
         rows = [[row[0].replace("specialist ", ""), *row[1:]] for row in rows if row[0] not in ("share of specialist tokens", "general tokens")]
-    caption = "90 % interval: of losses, of one run; of sizes and amounts, where the best lies by each refit of the law: it says nothing of other laws"
+    caption = "90 % interval: of a loss, for one run; of a size or an amount, of the best plan of each refit; laws that were not chosen are not in it"
     table(title, ["", "recommended", "90 % interval", tolerance], rows, caption=caption)
     arms = []
     for arm in answer.alternatives if alone else (*answer.arms, *answer.alternatives):
@@ -76,8 +76,8 @@ def show(answer: Allocation) -> None:
     tokens = "tokens" if alone or answer.one_corpus else "general + specialist"
     columns = ["instead", "forecast loss (90 % interval)", "higher by", "loses in", "size", tokens]
     caption = (
-        "higher by: than the recommendation, in the mean over the law's refits, by which it is chosen; loses in: share of them that have it behind; "
-        "what all of them get wrong is not in it"
+        "higher by: than the recommendation, in the mean over the law's refits, by which that is chosen; loses in: share of the refits in which it is "
+        "worse than the recommendation; an error that all refits share is in neither"
     )
     if arms:
         table("What else the budget could buy", columns, arms, caption=caption)
@@ -98,7 +98,7 @@ def show(answer: Allocation) -> None:
     say(f"{inside}; best guess of the parameters alone: {format_count(guess.params_non_embedding)}{special}")
     if answer.settled:
         limit = ", with the limit on the general loss as its law has it" if general else ""
-        say(f"the runs are enough for this decision: in nine worlds of ten it gives away {answer.regret_90_percent:.2g} % or less{limit}")
+        say(f"the runs are enough for this decision: in nine resamples of ten it gives away {answer.regret_90_percent:.2g} % or less{limit}")
 
 
 def wants_runs(answer: Allocation) -> bool:

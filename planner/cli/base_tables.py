@@ -100,8 +100,8 @@ def _show_within(answer: BaseAllocation) -> None:
         )
     columns = ["base", "specialist tokens", "epochs", "cheapest of them", "its forecast loss", "than the best base", "regret, expected / 90 %"]
     caption = (
-        "in the mean over the resamples; than the best base: by how much the loss of the base's own best plan is higher; regret: the same than each "
-        "resample's own best base and amount"
+        "means over the resamples; than the best base: by how much the loss of this base's best plan is higher; regret: by how much it is higher than "
+        "that of each resample's own best base and amount"
     )
     table(f"Plans within {tolerance} of each base's best", columns, rows, caption=caption)
 
@@ -130,7 +130,8 @@ def _show_costs(answer: BaseAllocation) -> None:
         for way in answer.ways
     ]  # fmt: skip
     columns = ["method", "specialist tokens", "FLOPs", "trained parameters", "memory a GPU", "loss higher by"]
-    table(f"{answer.choices[0].base} by each method, same budget", columns, ways, caption="* asked for; higher by: than by that, mean over the resamples")
+    caption = "* the method asked for; higher by: than with that one, mean over the resamples"
+    table(f"{answer.choices[0].base} by each method, same budget", columns, ways, caption=caption)
 
 
 def _show_changes(answer: BaseAllocation) -> None:

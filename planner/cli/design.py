@@ -28,7 +28,7 @@ HELP = (
     "Choose the next runs: the tree of cells that most reduces the uncertainty of the recommendation at a target budget.\n\n"
     "With a fit (law.json) the new runs are chosen to add to its rows; with --prior, nothing fitted yet, from the laws' start ranges. All trunks are\n"
     "trained anew: states of earlier sweeps are not counted on.\n\n"
-    "Example: plan sweep design --flops 1e14 --spec-tokens 200k --out next/sweep.toml\n\n"
+    "Example: plan sweep design medicine --flops 1e14 --spec-tokens 200k --out next/sweep.toml\n\n"
     "Example: plan sweep design mine --prior --flops 1e18 --target-flops 1e21\n\n"
     "Example: plan sweep design --flops 1e14 --decision allocation.json\n\n"
     "Example: plan sweep design mine --check --target-flops 1e16"

@@ -64,7 +64,7 @@ def runs_for(answer: DomainsAllocation, request: DomainsRequest, flops: float) -
     if total > len(rows):
         say(f"{total - len(rows)} laws, of domains with fewer FLOPs, were not asked")
     if answer.settled:
-        say(f"the runs are enough: inside them, the plan gives away {answer.around['regret_90_percent']:.2g} % at most in nine worlds of ten")
+        say(f"the runs are enough: inside them, the plan gives away {answer.around['regret_90_percent']:.2g} % at most in nine resamples of ten")
     domain = next(domain for domain in request.domains if domain.name == first.domains[0])
     part = next(plan for plan in answer.recommended.domains if plan.name == domain.name)
     of = f"the runs for the law of {format_names(first.domains)}, as if {domain.name!r} alone had the {part.flops_path:.3g} FLOPs that its model costs"
@@ -121,7 +121,7 @@ def show_domains(answer: DomainsAllocation) -> None:
     bound = [_row(arm, False) for arm in answer.arms]
     columns = ["", "weighted loss (90 % interval)", "higher by", "loses in", "size", "general + specialist", "general share"]
     title = f"{answer.request['flops']:.3g} FLOPs for {answer.request['domains']} domains: {answer.best} is recommended"
-    caption = "higher by: than the recommended; loses in: share of the laws' refits that have it behind; loss: weighted mean [nats/token]"
+    caption = "higher by: than the recommended; loses in: share of the laws' refits in which it is worse; loss: weighted mean [nats/token]"
     table(title, columns, rows, caption=caption)
     table("Split training bound further (required losses and limits on the general loss set aside)", columns, bound)
     best = answer.recommended

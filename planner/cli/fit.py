@@ -24,7 +24,7 @@ HELP = (
     "Example: plan fit sweeps/\n\n"
     "Example: plan fit sweeps/medicine --law auto --bootstrap 1000 --profile\n\n"
     "Example: plan fit sweeps/medicine --target general\n\n"
-    "Example: plan fit sweeps/computing/lora --method lora\n\n"
+    "Example: plan fit sweeps/medicine/lora --method lora\n\n"
     "Example: plan fit my_runs.csv --map params_non_embedding=N --map tokens_pt=D --map loss_spec=loss"
 )
 
