@@ -73,7 +73,6 @@ SCHEMA: dict[str, tuple[str, str]] = {
 """Column: unit, meaning."""
 
 REQUIRED = ("params_non_embedding", "loss_spec")
-TEXTS = tuple(name for name, (unit, _) in SCHEMA.items() if unit == "text")
 
 
 def compile_runs(records: list[Path]) -> DataFrame:
