@@ -75,8 +75,8 @@ def allocate(
         request={**{key: list(value) if isinstance(value, tuple) else value for key, value in asdict(request).items()}, "max_epochs": problem.max_epochs},
         plan=plan,
         best_guess=_priced(problem, guess),
-        share_interval=interval(everything, splits, LEVEL),
-        params_interval=interval(everything, sizes, LEVEL),
+        share_interval=interval(everything, splits),
+        params_interval=interval(everything, sizes),
         share_within=within(everything, splits, request.tolerance),
         params_within=within(everything, sizes, request.tolerance),
         regret_expected_percent=float(regret.mean()),
@@ -90,8 +90,8 @@ def allocate(
         curve={"share": shares.tolist(), "loss": losses.tolist()},
         source={key: value for key, value in law.source.items() if key != "runs"},
         general=asdict(kept) if kept else None,
-        tokens_pt_interval=interval(everything, everything.plans.tokens_pt, LEVEL),
-        epochs_interval=interval(everything, epochs, LEVEL),
+        tokens_pt_interval=interval(everything, everything.plans.tokens_pt),
+        epochs_interval=interval(everything, epochs),
         epochs_within=within(everything, epochs, request.tolerance),
     )
 

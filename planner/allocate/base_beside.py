@@ -10,7 +10,6 @@ from planner.allocate.allocate import best_plan
 from planner.allocate.allocation import Arm, Worth, behind
 from planner.allocate.base import Base
 from planner.allocate.base_answer import Kept, Way
-from planner.allocate.base_choice import ENDS
 from planner.allocate.base_stage import Stage, stage_of
 from planner.allocate.beyond import beyond, refuse_far
 from planner.allocate.exchange import MORE_COMPUTE
@@ -19,6 +18,7 @@ from planner.allocate.problem import Problem
 from planner.allocate.replay_cost import cost
 from planner.allocate.worth import MORE_TEXT, eased, under, worth_of
 from planner.errors import InputError, PlannerError
+from planner.fit.level import interval_of
 from planner.laws.dual import Array
 from planner.method import Method
 from planner.units import format_count
@@ -91,5 +91,4 @@ def kept_of(problem: Problem, base: Base, method: Method, stage: Stage, share: f
         )
     other = stage_of(replace(problem, request=replace(problem.request, flops=flops)), base, method, stage.robust)
     higher = 100 * np.expm1(other.end - stage.end)
-    low, high = np.quantile(higher, ENDS)
-    return Kept(share, other.amount(other.best)[0], float(higher.mean()), float(low), float(high))
+    return Kept(share, other.amount(other.best)[0], float(higher.mean()), *interval_of(higher))

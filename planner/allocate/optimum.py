@@ -10,6 +10,7 @@ import numpy as np
 
 from planner.allocate.problem import Plans, Problem, Size
 from planner.errors import DataError
+from planner.fit.level import interval_of
 from planner.laws import Points
 from planner.laws.dual import Array
 
@@ -197,11 +198,9 @@ def joined(first: Search, second: Search) -> Search:
     return Search(plans, expected, guess, np.concatenate([first.resamples, second.resamples], axis=1))
 
 
-def interval(found: Search, values: Array, level: float) -> tuple[float, float]:
-    """Return the interval over resamples of a quantity of each resample's own best plan."""
-    chosen = values[found.resamples.argmin(1)]
-    low, high = np.quantile(chosen, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+def interval(found: Search, values: Array) -> tuple[float, float]:
+    """Return the 90 % interval over resamples of a quantity of each resample's own best plan."""
+    return interval_of(values[found.resamples.argmin(1)])
 
 
 def within(found: Search, values: Array, tolerance: float) -> tuple[float, float]:

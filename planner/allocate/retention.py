@@ -18,7 +18,7 @@ from planner.allocate.least_share import PARTS, least_share
 from planner.allocate.plans import Plans
 from planner.errors import DataError, InputError
 from planner.fit.fitted import FittedLaw
-from planner.fit.level import LEVEL, Z
+from planner.fit.level import ENDS, Z
 from planner.laws import Points
 from planner.laws.dual import Array
 from planner.units import format_count
@@ -206,7 +206,7 @@ class Retention:
             spread = np.subtract(*(self.law.log_loss_resamples(at)[:, 0] for at in points))
             before, rise = float(np.exp(base)), float(after - base)
             # With the noise of one run: what its trunk was lucky in both losses share.
-            ends = np.quantile(spread - spread.mean(), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+            ends = np.quantile(spread - spread.mean(), ENDS)
             low, high = (rise + sign * float(np.hypot(end, Z * self.law.noise)) for sign, end in zip((-1, 1), ends, strict=True))
             if plan.tokens_spec == 0:  # the same run before and after
                 low = high = rise = 0.0

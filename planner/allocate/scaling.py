@@ -19,7 +19,7 @@ from planner.allocate.problem import Problem
 from planner.allocate.request import Request
 from planner.errors import DataError, InputError
 from planner.fit.fitted import FittedLaw
-from planner.fit.level import LEVEL
+from planner.fit.level import ENDS
 from planner.laws.dual import Array
 from planner.units import format_count
 
@@ -29,7 +29,7 @@ DEARER = 10.0
 """Factor beyond the dearest run at which a range ends by default."""
 DEARER_START = 1.25
 """Factor by which a default range begins later, as often as its first budget allows no plan."""
-ANCHORS = ((1 - LEVEL) / 2, 0.5, (1 + LEVEL) / 2)
+ANCHORS = (ENDS[0], 0.5, ENDS[1])
 """Quantiles of the resamples' own best plans, by size and by specialist tokens, around which the search is refined too: the coarse grain would
 otherwise show in their slopes."""
 
@@ -148,7 +148,7 @@ def _find(problem: Problem) -> Found:
 
     def span(of: Array) -> tuple[float, float]:
         # Of the plans that `plan allocate` searches, so that both say the same.
-        return interval(everything, of[: len(everything.plans)], LEVEL)
+        return interval(everything, of[: len(everything.plans)])
 
     plans = found.plans
     optimum = Optimum(

@@ -17,7 +17,7 @@ from planner.allocate.problem import Problem
 from planner.allocate.request import Request
 from planner.allocate.retention import Retention
 from planner.errors import DataError
-from planner.fit.level import LEVEL
+from planner.fit.level import interval_of
 from planner.laws.dual import Array
 from planner.units import format_count
 
@@ -124,5 +124,4 @@ def worth_of(name: str, gain: Array) -> Worth:
         gain: by how much it lowers ln L under each resample, shape (resamples,).
     """
     lower = -100 * np.expm1(-gain)
-    low, high = np.quantile(lower, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Worth(name, float(lower.mean()), float(low), float(high))
+    return Worth(name, float(lower.mean()), *interval_of(lower))

@@ -16,7 +16,7 @@ from planner.allocate.domains.early import MixDoubt
 from planner.allocate.domains.problem import DomainsProblem
 from planner.allocate.domains.stages import INDEPENDENT, MIXED, Found
 from planner.allocate.replay_cost import cost, dearer
-from planner.fit.level import LEVEL, Z
+from planner.fit.level import Z, interval_of
 from planner.laws.dual import Array
 
 DRAWS = 4000
@@ -67,8 +67,8 @@ def outlook(problem: DomainsProblem, found: Found) -> Outlook:
         joint += float((weighted * doubt.worth).sum()) * (common - common.mean())
     # What replay costs was measured once, and is as wrong for all domains; all of it is half the interval's width, as in `replay_cost`.
     spread = joint + np.sqrt(runs + drift**2 + (float((weighted * replay).sum()) / Z) ** 2) * random.normal(size=DRAWS)
-    low, high = np.quantile(spread, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Outlook(losses, joint, float(low + (weighted * np.expm1(doubt.general)).sum()), float(high))
+    low, high = interval_of(spread)
+    return Outlook(losses, joint, float(low + (weighted * np.expm1(doubt.general)).sum()), high)
 
 
 def describe(problem: DomainsProblem, found: Found, losses: Array) -> tuple[DomainPlan, ...]:
