@@ -71,7 +71,7 @@ class FittedLaw:
 
     def log_loss(self, points: Sequence[Points]) -> Array:
         """Forecast ln L, shape (points,)."""
-        each = [member.law.log_loss(member.theta[None], at)[0] for member, at in zip(self.members, points, strict=True)]
+        each = [member.log_loss(at) for member, at in zip(self.members, points, strict=True)]
         result: Array = np.mean(each, axis=0)
         return result
 

@@ -146,7 +146,7 @@ def _beyond(score: Score, data: FitData) -> Array:
     dear = data.under(score.params_kind).rows(data.flops >= np.quantile(data.flops, 0.75))
     replay = 0.0 if dear.replay_fraction is None else dear.replay_fraction
     tokens = (BEYOND * dear.tokens_pt, BEYOND * dear.tokens_spec, BEYOND * dear.unique_spec)
-    return score.estimate.law.log_loss(score.estimate.theta[None], Points(score.reference, BEYOND * dear.params, *tokens, replay))[0]
+    return score.estimate.log_loss(Points(score.reference, BEYOND * dear.params, *tokens, replay))
 
 
 def _noise(score: Score, best: Score) -> float:
@@ -181,10 +181,9 @@ def _fair(pieces: Sequence[Slice], count: int, laws: Sequence[Law]) -> list[Slic
 
 
 def _residual(data: FitData, whole: Estimate) -> Score:
-    law = whole.law
-    residual = data.log_loss - law.log_loss(whole.theta[None], data.points(data.reference))[0]
+    residual = data.log_loss - whole.log_loss(data.points(data.reference))
     residual = np.where(wild(residual), 0.0, residual)
-    deviation = float(np.sqrt((residual**2).sum() / max(1, data.count - len(law.parameters))))
+    deviation = float(np.sqrt((residual**2).sum() / max(1, data.count - len(whole.law.parameters))))
     return Score(data.params_kind, data.reference, whole, 100 * deviation, {}, deviation)
 
 
