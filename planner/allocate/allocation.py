@@ -13,6 +13,7 @@ import numpy as np
 
 from planner.artifacts import check_numbers, read_artifact, whole, write_artifact
 from planner.errors import InputError
+from planner.fit.support import NEAR
 from planner.laws.dual import Array
 from planner.shapes import ModelShape
 
@@ -50,6 +51,11 @@ class Plan:
     """What its inference over its life costs, where that is counted in."""
     replay_fraction: float = 0.0
     """Share of replayed general text in the specialist stage, where the general loss is limited; what it costs is in the loss."""
+
+    @property
+    def params_by(self) -> dict[str, Array]:
+        """Parameters under each convention, each of shape (1,)."""
+        return {"non_embedding": np.array([self.params_non_embedding]), "total": np.array([self.params_total or np.nan])}
 
     @property
     def model_shape(self) -> ModelShape:
@@ -154,8 +160,8 @@ class Allocation:
     @property
     def settled(self) -> bool:
         """Whether the runs are enough: the plan is among them, and hardly a world of the law has it behind."""
-        inside = all(factor <= 1.2 for factor in self.extrapolation.values())
-        within = self.general is None or self.general.get("extrapolation", 1.0) <= 1.2
+        inside = all(factor <= NEAR for factor in self.extrapolation.values())
+        within = self.general is None or self.general.get("extrapolation", 1.0) <= NEAR
         return inside and within and self.regret_90_percent <= 100 * float(self.request["tolerance"])
 
     def save(self, path: Path, inputs: Mapping[str, str]) -> None:

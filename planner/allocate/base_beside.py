@@ -12,10 +12,10 @@ from planner.allocate.base import Base
 from planner.allocate.base_answer import Kept, Way
 from planner.allocate.base_stage import Stage, stage_of
 from planner.allocate.beyond import beyond, refuse_far
+from planner.allocate.describe import resampled
 from planner.allocate.exchange import MORE_COMPUTE
 from planner.allocate.optimum import MOST_RESAMPLES
 from planner.allocate.problem import Problem
-from planner.allocate.replay_cost import cost
 from planner.allocate.worth import MORE_TEXT, eased, under, worth_of
 from planner.errors import InputError, PlannerError
 from planner.fit.level import interval_of
@@ -32,16 +32,14 @@ def scratch(problem: Problem, mine: Array, allow_extrapolation: bool) -> Arm:
         mine: ln L that the recommended base ends at, shape (resamples,).
         allow_extrapolation: whether to answer further than TOO_FAR beyond the runs.
     """
-    name, law = "from scratch", problem.law
+    name = "from scratch"
     try:
         other = best_plan(problem)
         if not allow_extrapolation:
-            refuse_far(law, other.flops, beyond(law, other))
+            refuse_far(problem.law, other.flops, beyond(problem.law, other))
     except PlannerError as error:
         return Arm(name, None, None, None, error.message)
-    size = {"non_embedding": [other.params_non_embedding], "total": [other.params_total]}
-    theirs = law.log_loss_resamples(law.points(size, [other.tokens_pt], [other.tokens_spec], [other.unique_spec]), MOST_RESAMPLES)[:, 0]
-    return Arm(name, other, *behind(theirs + cost(other.replay_fraction), mine))
+    return Arm(name, other, *behind(resampled(problem, other, MOST_RESAMPLES), mine))
 
 
 def base_worths(problem: Problem, base: Base, method: Method, stage: Stage) -> list[Worth]:

@@ -79,8 +79,7 @@ def choice_of(problem: Problem, base: Base, method: Method, stage: Stage, probab
 
 def _forecast(problem: Problem, base: Base, spec: float, share: float) -> Forecast:
     """Forecast the specialist loss after a stage with a share of replayed text."""
-    size = {"non_embedding": [base.shape.params_non_embedding], "total": [base.params_total(problem.vocab)]}
-    unique = [problem.request.unique_spec]
+    size, unique = base.params_by(problem.vocab), [problem.request.unique_spec]
     with_it, bare = (
         problem.law.forecast(size, [base.tokens + replayed], [spec], unique, mean=problem.robust) for replayed in (share / (1 - share) * spec, 0.0)
     )

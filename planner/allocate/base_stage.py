@@ -116,7 +116,7 @@ def _evaluated(problem: Problem, base: Base, tokens: Array, paid: float, robust:
     keeping, law = problem.retention, problem.law
     tokens = np.union1d([0.0], tokens)
     count, unique = len(tokens), np.full(len(tokens), float(problem.request.unique_spec))
-    size = {"non_embedding": np.full(count, float(base.shape.params_non_embedding)), "total": np.full(count, float(base.params_total(problem.vocab)))}
+    size = base.params_by(problem.vocab, count)
     trunk, replay = np.full(count, base.tokens), np.zeros(count)
     if keeping is not None:
         replay = keeping.replay_after(size, trunk, tokens, unique, paid)

@@ -15,6 +15,7 @@ from planner.allocate.beyond import AXIS_NAMES, TOO_FAR
 from planner.allocate.problem import Problem
 from planner.allocate.replay_cost import said_of
 from planner.design.spec import MIN_STEPS
+from planner.fit.support import NEAR
 from planner.method import Method
 
 LEAST_LOWER = 0.01
@@ -54,7 +55,7 @@ def warnings_of_bases(problem: Problem, able: Able, method: Method, made: Sequen
     left_over = f"{100 * (1 - spent / problem.request.flops):.0f} % of the budget is left over"
     far = []
     for choice in made:
-        outside = [f"{AXIS_NAMES[name]} {factor:.3g}×" for name, factor in choice.extrapolation.items() if 1.2 < factor < np.inf]
+        outside = [f"{AXIS_NAMES[name]} {factor:.3g}×" for name, factor in choice.extrapolation.items() if NEAR < factor < np.inf]
         if outside:
             found.append(f"EXTRAPOLATION: {choice.base} lies outside the runs by: {', '.join(outside)}")
         if any(TOO_FAR < factor < np.inf for factor in choice.extrapolation.values()):
@@ -69,7 +70,7 @@ def warnings_of_bases(problem: Problem, able: Able, method: Method, made: Sequen
     if problem.retention is not None and best.general is not None:
         names = ", ".join(dict.fromkeys(member.law.name for member in problem.retention.law.members))
         found.append(f"the general loss is forecast by {names}: the limit is kept with a probability of {best.general['probability']:.0%}")
-        if best.general["extrapolation"] > 1.2:
+        if best.general["extrapolation"] > NEAR:
             found.append(f"EXTRAPOLATION: {best.base} lies a factor of {best.general['extrapolation']:.3g} outside the runs of the general law")
         if len(problem.retention.replays) == 1:
             found.append("no run of the general law replays general text: what replay would keep is not measured, and none is planned")
@@ -120,9 +121,9 @@ def _better_alone(problem: Problem, best: Choice, alone: Arm) -> Iterator[str]:
 def _harmed(problem: Problem, able: Able, best: Choice) -> Iterator[str]:
     """Say in what share of the resamples the best base would end lower with fewer general tokens."""
     base = next(base for base in able.bases if base.name == best.base)
-    size = {"non_embedding": [float(base.shape.params_non_embedding)] * 2, "total": [float(base.params_total(problem.vocab))] * 2}
     fewer = np.array([best.plan.tokens_pt, best.plan.tokens_pt - (1 - FEWER) * base.tokens])
-    ends = problem.law.log_loss_resamples(problem.law.points(size, fewer, [best.plan.tokens_spec] * 2, [best.plan.unique_spec] * 2))
+    points = problem.law.points(base.params_by(problem.vocab), fewer, best.plan.tokens_spec, best.plan.unique_spec)
+    ends = problem.law.log_loss_resamples(points)
     share = float((ends[:, 1] < ends[:, 0] - 1e-9).mean())
     if share >= HARMED:
         yield (

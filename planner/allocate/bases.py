@@ -66,7 +66,7 @@ def allocate_bases(
     alone = scratch(problem, stage.end, allow_extrapolation)
     return BaseAllocation(
         request={
-            **{key: list(value) if isinstance(value, tuple) else value for key, value in asdict(request).items()},
+            **request.to_dict(),
             "max_epochs": problem.max_epochs,
             "method": asdict(method),
             "bases": [base.to_dict() for base in bases],
@@ -78,7 +78,7 @@ def allocate_bases(
         ways=tuple(ways(problem, best, method, stage)),
         kept=tuple(kept_of(problem, best, method, stage, share) for share in kept_back),
         warnings=tuple(warnings_of_bases(problem, found, method, made, recommended, alone)),
-        source={key: value for key, value in law.source.items() if key != "runs"},
+        source=law.origin,
         left_out=found.left_out,
         best_guess=_best_guess(problem, found, method),
     )

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from planner.allocate.curves import NEAR
 from planner.allocate.optimum import interval, search
 from planner.allocate.problem import Problem, Size
 from planner.allocate.request import Request
@@ -17,6 +16,7 @@ from planner.design.spec import MIN_TOKENS_PER_PARAMETER
 from planner.errors import DataError
 from planner.fit.fitted import FittedLaw
 from planner.fit.level import ENDS
+from planner.fit.support import NEAR
 from planner.ladder import LARGEST, SMALLEST
 from planner.laws.dual import Array
 

@@ -85,7 +85,7 @@ class Retention:
         Raises:
             InputError: a limit without a law of the general loss, or with one of another corpus.
         """
-        if request.max_general_loss is None and request.max_general_rise is None:
+        if not request.limited:
             return None
         if law is None:
             raise InputError(
@@ -191,7 +191,7 @@ class Retention:
             share: of replay.
             base: general tokens that the loss before is of, where a checkpoint has had them; else those of the plan.
         """
-        params = {"non_embedding": np.array([plan.params_non_embedding]), "total": np.array([plan.params_total or np.nan])}
+        params = plan.params_by
         general, spec, unique = (np.array([value]) for value in (plan.tokens_pt, plan.tokens_spec, plan.unique_spec))
         forecast = self.law.forecast(params, _trunk(general, spec, share), spec, unique, [share])
         points = self._points(params, general, spec, unique, np.array([share]), general if base is None else np.array([base]))

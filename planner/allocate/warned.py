@@ -14,6 +14,7 @@ from planner.allocate.problem import AT_FLOOR, Problem
 from planner.allocate.replay_cost import said_of
 from planner.allocate.retention import Kept
 from planner.design.spec import MIN_STEPS
+from planner.fit.support import NEAR
 from planner.units import format_count
 
 LARGER = 1.1
@@ -141,6 +142,6 @@ def warnings_of_replay(problem: Problem, plan: Plan, kept: Kept | None, mine: fl
             f"{100 * over:.2g} % over the budget: the replayed text goes through {problem.method.name}, which for so small a model costs more than "
             "training all of it"
         )
-    if kept.extrapolation > 1.2:
+    if kept.extrapolation > NEAR:
         found.append(f"extrapolation: the plan lies a factor of {kept.extrapolation:.3g} outside the runs of the general law")
     return found

@@ -19,6 +19,7 @@ MOST_NATS = 50.0
 def show(answer: Allocation) -> None:
     """Print a recommendation as tables."""
     from planner.allocate.allocation import KNOWS_NO_TEXT
+    from planner.fit.support import NEAR
 
     plan, request = answer.plan, answer.request
     tolerance = f"within {100 * request['tolerance']:.3g} % of the best loss"
@@ -89,8 +90,8 @@ def show(answer: Allocation) -> None:
         table("What more would buy", ["", "lower loss by [%]", "from", "to"], bought, caption="from, to: 90 % interval over the resamples")
     if answer.exchange:
         say(answer.exchange)
-    outside = {name: factor for name, factor in answer.extrapolation.items() if factor > 1.2}
-    beyond_general = (answer.general or {}).get("extrapolation", 1.0) > 1.2
+    outside = {name: factor for name, factor in answer.extrapolation.items() if factor > NEAR}
+    beyond_general = (answer.general or {}).get("extrapolation", 1.0) > NEAR
     within = "inside what the runs of the specialist loss cover" if beyond_general else "inside what the runs cover"
     inside = within if not outside else "outside the runs: " + ", ".join(f"{name} {factor:.3g}×" for name, factor in outside.items())
     guess = answer.best_guess

@@ -219,8 +219,9 @@ def _row(structure: Structure, itself: bool) -> list[str]:
 
 def _domain(plan: DomainPlan) -> list[str]:
     from planner.allocate.beyond import AXIS_NAMES
+    from planner.fit.support import NEAR
 
-    far = {name: factor for name, factor in plan.extrapolation.items() if factor > 1.2}
+    far = {name: factor for name, factor in plan.extrapolation.items() if factor > NEAR}
     most = max(far, key=lambda name: far[name], default=None)
     return [
         plan.name,

@@ -80,6 +80,8 @@ def _near(laws: tuple[FittedLaw, FittedLaw], shape: ModelShape, recipe: Recipe, 
         DataError: too far to say anything.
     """
     from planner.allocate.beyond import AXIS_NAMES, TOO_FAR
+    from planner.fit.support import NEAR
+
     factors: dict[str, float] = {}
     for law in laws:
         general = recipe.method(str(law.source.get("method", "full"))).general
@@ -87,7 +89,7 @@ def _near(laws: tuple[FittedLaw, FittedLaw], shape: ModelShape, recipe: Recipe, 
         for name, value in law.support.factors(shape.params_non_embedding, before, spec, unique, flops).items():
             if name in AXIS_NAMES:
                 factors[name] = max(factors.get(name, 1.0), float(value))
-    outside = {name: factor for name, factor in factors.items() if factor > 1.2}
+    outside = {name: factor for name, factor in factors.items() if factor > NEAR}
     if not outside:
         return
     who = f"{format_count(shape.params_non_embedding)} parameters with {format_count(unique)} distinct tokens"

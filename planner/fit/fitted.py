@@ -54,6 +54,11 @@ class FittedLaw:
     early: Early | None = None
     """What specialist text inside the general stage is worth; None where no run measures it."""
 
+    @property
+    def origin(self) -> dict[str, Any]:
+        """Where the runs are from, as answers keep it: without the name of their table, which is beside the law."""
+        return {key: value for key, value in self.source.items() if key != "runs"}
+
     def points(
         self, params: Mapping[str, Any], tokens_pt: Any, tokens_spec: Any, unique_spec: Any, replay_fraction: Any = None
     ) -> list[Points]:

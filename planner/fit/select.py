@@ -17,7 +17,7 @@ from planner.fit.identify import MIN_ROWS, ROWS_PER_PARAMETER, reason_against
 from planner.fit.resample import fit_weighted
 from planner.fit.solver import DELTAS
 from planner.fit.starts import draw_starts
-from planner.fit.support import Support
+from planner.fit.support import NEAR, Support
 from planner.laws import LAWS, Law, Points, Reference
 from planner.laws.dual import Array
 
@@ -215,7 +215,7 @@ def _hold_out(data: FitData, score: Score, pieces: Sequence[Slice], seed: int) -
 
 def _rate(beyond: Array, distance: Array) -> float:
     """Return how fast forecasts went astray, as a deviation of ln L for each log unit outside the support."""
-    outside = distance > np.log(1.2)
+    outside = distance > np.log(NEAR)
     if not outside.any():
         return 0.0
     # Means of squares, not of roots: noise in single rows would look like drift.
