@@ -44,13 +44,13 @@ def scratch(problem: Problem, mine: Array, allow_extrapolation: bool) -> Arm:
 
 def base_worths(problem: Problem, base: Base, method: Method, stage: Stage) -> list[Worth]:
     """Price what more compute, text or passes, or a looser limit on the general loss, would buy a base."""
-    request = problem.request
+    request, limits = problem.request, (problem.request.max_general_rise, problem.request.max_general_loss)
     more = f"twice the specialist text ({format_count(request.unique_spec)} more distinct tokens)"
     changes = {
         f"{100 * (MORE_COMPUTE - 1):.0f} % more compute": request.times(MORE_COMPUTE),
         more: replace(request, unique_spec=MORE_TEXT * request.unique_spec),
         "one more epoch over the specialist text": replace(request, max_epochs=problem.max_epochs + 1),
-        **dict(eased(request)),
+        **{name: replace(request, max_general_rise=rise, max_general_loss=loss) for name, rise, loss in eased(*limits)},
     }
     stages = {name: stage_of(under(problem, changed), base, method, stage.robust) for name, changed in changes.items()}
     return [worth_of(name, stage.end - other.end) for name, other in stages.items()]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from planner.allocate.domains.answer import DomainPlan, DomainsAllocation, Structure
-from planner.allocate.domains.stages import MIXED, SPLIT
+from planner.allocate.domains.found import MIXED, SPLIT
 from planner.artifacts import read_artifact, sha256_file, write_artifact
 from planner.corpus import Corpus
 from planner.design.cells import Cell, Part

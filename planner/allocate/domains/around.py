@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from planner.allocate.domains.found import INDEPENDENT, Found
 from planner.allocate.domains.problem import DomainsProblem
 from planner.allocate.domains.split import divide, middle, trunks, without
-from planner.allocate.domains.stages import INDEPENDENT, Found, Stage, near
+from planner.allocate.domains.stages import Stage, near
 from planner.allocate.domains.whole import worth
 from planner.allocate.domains.worlds import best_in, worlds
 from planner.fit.level import LEVEL, interval_of
