@@ -52,7 +52,7 @@ def base_worths(problem: Problem, base: Base, method: Method, stage: Stage) -> l
         "one more epoch over the specialist text": replace(request, max_epochs=problem.max_epochs + 1),
         **{name: replace(request, max_general_rise=rise, max_general_loss=loss) for name, rise, loss in eased(*limits)},
     }
-    stages = {name: stage_of(under(problem, changed), base, method, stage.robust) for name, changed in changes.items()}
+    stages = {name: stage_of(under(problem, changed), base, method) for name, changed in changes.items()}
     return [worth_of(name, stage.end - other.end) for name, other in stages.items()]
 
 
@@ -65,7 +65,7 @@ def ways(problem: Problem, base: Base, method: Method, stage: Stage) -> list[Way
 
 def _way(problem: Problem, base: Base, way: Method, chosen: Method, stage: Stage) -> Way:
     """Say what the budget pays of a method's specialist stage, and what that would come to if its tokens taught as those of the law's runs did."""
-    other = stage_of(problem, base, way, stage.robust)
+    other = stage_of(problem, base, way)
     spec, share = other.amount(other.best)
     memory, need = problem.request.memory_per_gpu, way.bytes_per_gpu(base.shape, problem.request.gpus, base.context)
     higher, _ = behind(other.end, stage.end)
@@ -87,6 +87,6 @@ def kept_of(problem: Problem, base: Base, method: Method, stage: Stage, share: f
             f"--kept-back {share:g} leaves {flops:.3g} FLOPs, and the inference of {base.name} alone takes {inference:.3g}",
             remedy=f"keep back less than {1 - inference / problem.request.flops:.2g}, or give fewer --inference-tokens",
         )
-    other = stage_of(replace(problem, request=replace(problem.request, flops=flops)), base, method, stage.robust)
+    other = stage_of(replace(problem, request=replace(problem.request, flops=flops)), base, method)
     higher = 100 * np.expm1(other.end - stage.end)
     return Kept(share, other.amount(other.best)[0], float(higher.mean()), *interval_of(higher))

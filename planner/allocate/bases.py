@@ -52,7 +52,7 @@ def allocate_bases(
     problem = Problem.of(law, request, general, robust=robust)
     method = method or problem.method
     _consistent(problem, bases, method, kept_back)
-    found = able(problem, bases, method, robust)
+    found = able(problem, bases, method)
     ends = np.stack([stage.end for stage in found.stages])
     wins = np.bincount(ends.argmin(0), minlength=len(ends)) / ends.shape[1]
     order = np.argsort(ends.mean(1) if robust else [stage.guess.min() for stage in found.stages], kind="stable")
