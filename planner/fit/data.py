@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from planner.errors import DataError, InputError
+from planner.flags import flag_counts
 from planner.laws import Law, Points, Reference
 from planner.laws.dual import Array
 from planner.method import METHODS, Method
@@ -135,7 +135,7 @@ def fit_data(frame: DataFrame, keep: tuple[str, ...] = (), target: str = "spec",
     if rows.empty and (frame["status"] == "diverged").all():
         raise DataError(f"all {len(frame)} runs diverged, and none has a loss to fit", remedy="mend the recipe, the learning rate first, and run again")
     if rows.empty:
-        counts = Counter(flag for text in frame["flags"] for flag in str(text).split(";") if flag)
+        counts = flag_counts(frame)
         said = ", ".join(f"{count} {flag}" for flag, count in counts.most_common()) or "none is flagged"
         held = {flag for text in frame["flags"][frame[TARGETS[target]].notna()] for flag in str(text).split(";")}
         flag = next((name for name, _ in counts.most_common() if name != "diverged" and name in held), None)
