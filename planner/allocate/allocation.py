@@ -153,6 +153,11 @@ class Allocation:
         return self.plan.tokens_pt - (float(self.general["tokens_replayed"]) if self.general else 0.0)
 
     @property
+    def one_stage(self) -> bool:
+        """Whether it is under a law of sizes and tokens alone."""
+        return any(arm.note == KNOWS_NO_TEXT for arm in self.arms)
+
+    @property
     def one_corpus(self) -> bool:
         """Whether it is under a law of one corpus and its repeats, so that all its text is the specialist one."""
         return any(arm.name in PASSES for arm in self.arms)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -65,7 +66,7 @@ def methods(
             _near(laws, shape, recipe, before, most, unique)
             found.append(crossing(*laws, shape, tokens_pt=before, unique_spec=unique, least=least, most=most, equal_flops=equal_flops))
     if as_json:
-        give([_plain(item) for item in found])
+        give([asdict(item) for item in found])
     else:
         show(found)
     if figure is not None:
@@ -119,12 +120,6 @@ def show(found: list[Crossing]) -> None:
         f"{second} better: share of the resamples, there and there"
     )
     table(f"{first} and {second} {basis}, after {format_count(found[0].tokens_pt)} general tokens", columns, rows, caption=caption)
-
-
-def _plain(item: Crossing) -> dict[str, object]:
-    from dataclasses import asdict
-
-    return asdict(item)
 
 
 def _draw(path: Path, found: list[Crossing], laws: tuple[Path, Path]) -> None:
