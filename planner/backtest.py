@@ -15,8 +15,9 @@ from planner.artifacts import read_artifact, whole, write_artifact
 from planner.decisions import HINDSIGHT, PLAN, Decision, decide
 from planner.errors import DataError, InputError
 from planner.fit.data import PARAMS_KINDS, FitData, early, fit_data, of_method
-from planner.fit.fit import RESAMPLES, Progress, fit
+from planner.fit.fit import RESAMPLES, fit
 from planner.fit.fitted import FittedLaw
+from planner.fit.select import Progress
 from planner.flags import judge_alone, judged_only
 from planner.laws.dual import Array
 from planner.runs import usable

@@ -9,11 +9,11 @@ import math
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from planner.design.spec import MIN_STEPS, MIN_TOKENS_PER_PARAMETER
+
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
 
-MIN_STEPS = 200
-MIN_TOKENS_PER_PARAMETER = 2.0
 WARMUP_MULTIPLE = 10
 OVERFITTED = 1.03
 OFF_RATE = 1.01

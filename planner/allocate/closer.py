@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from planner.allocate.optimum import Search, guesses, joined, leading, search
-from planner.allocate.problem import EVERY_SHAPE, FINEST, Plans, Problem, Size
+from planner.allocate.plans import Plans, Size
+from planner.allocate.problem import EVERY_SHAPE, FINEST, Problem
 from planner.laws.dual import Array
 
 MOST_MOVES = 4

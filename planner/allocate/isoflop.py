@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from planner.allocate.optimum import interval, search
-from planner.allocate.problem import Problem, Size
+from planner.allocate.plans import Size
+from planner.allocate.problem import Problem
 from planner.allocate.request import Request
 from planner.design.spec import MIN_TOKENS_PER_PARAMETER
 from planner.errors import DataError

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from planner.allocate.problem import Plans, Problem, Size
+from planner.allocate.plans import Plans, Size
+from planner.allocate.problem import Problem
 from planner.errors import DataError
 from planner.fit.level import interval_of
 from planner.laws.dual import Array

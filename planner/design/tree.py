@@ -24,8 +24,6 @@ from planner.ladder import shape_for
 from planner.recipe import Recipe
 from planner.shapes import ModelShape
 
-__all__ = ["Segment", "Tree", "build_tree", "cooldown_steps"]
-
 EVALUATION_SHARE = 1 / 3
 """Cost of evaluating a token against training on it: the forward pass only."""
 

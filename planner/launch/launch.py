@@ -11,7 +11,8 @@ from typing import Any
 from planner import lock
 from planner.allocate.allocation import Allocation
 from planner.artifacts import read_artifact, sha256_file, whole, write_artifact, write_bytes
-from planner.design.spec import Cell, SweepSpec
+from planner.design.cells import Cell
+from planner.design.spec import SweepSpec
 from planner.design.tree import build_tree
 from planner.engines.event import Event
 from planner.errors import DataError, InputError, PlannerError, StateError

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from planner.allocate.problem import Plans
+from planner.allocate.plans import Plans
 from planner.errors import DataError
 from planner.fit.data import FitData
 from planner.fit.fitted import FittedLaw

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from planner.design.spec import Cell
+from planner.design.cells import Cell
 from planner.fit.select import Progress
 from planner.laws.dual import Array
 from planner.next_runs.candidates import Candidates

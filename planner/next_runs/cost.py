@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from planner.design.spec import Cell
+from planner.design.cells import Cell
 from planner.design.tree import EVALUATION_SHARE, cooldown_steps
 from planner.flops import flops_per_token
 from planner.ladder import shape_for

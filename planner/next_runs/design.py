@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from planner.allocate.request import Request
-from planner.design.spec import Cell
+from planner.design.cells import Cell
 from planner.errors import DataError
 from planner.fit.fitted import FittedLaw
 from planner.fit.identify import ROWS_PER_PARAMETER, hardly_apart

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from planner.allocate.optimum import coarse
-from planner.allocate.problem import Plans, Problem
+from planner.allocate.plans import Plans
+from planner.allocate.problem import Problem
 from planner.allocate.request import Request
 from planner.errors import InputError
 from planner.fit.fitted import FittedLaw

@@ -15,8 +15,8 @@ from planner.allocate.domains.early import MixWorth
 from planner.allocate.domains.found import Found
 from planner.allocate.domains.request import Domain, DomainsRequest
 from planner.allocate.optimum import MOST_RESAMPLES
-from planner.allocate.plans import sized
-from planner.allocate.problem import Problem, Size
+from planner.allocate.plans import Size, sized
+from planner.allocate.problem import Problem
 from planner.allocate.replay_cost import cost
 from planner.errors import DataError, InputError
 from planner.fit.fitted import FittedLaw
