@@ -12,6 +12,8 @@ from planner.shapes import ModelShape
 
 TRAINING_OVER_FORWARD = 3.0
 """FLOPs of a training token over those of a token that is only read or written."""
+FORWARD_SHARE = 1 / TRAINING_OVER_FORWARD
+"""The reverse, such as of a token that is evaluated over one that is trained on."""
 
 
 def forward_flops_per_token(shape: ModelShape, seq_len: int) -> float:

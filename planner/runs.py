@@ -85,7 +85,7 @@ def compile_runs(records: list[Path]) -> DataFrame:
 
     rows = []
     for path in records:
-        record = read_artifact(path, "run", RECORD_VERSION)
+        record = read_run(path)
         row = record["row"]
         row.setdefault("method", "full")
         row["recipe"] = Recipe.from_mapping(record["recipe"]).fingerprint  # records of earlier versions may tell 1 from 1.0
@@ -96,6 +96,15 @@ def compile_runs(records: list[Path]) -> DataFrame:
     frame = pd.DataFrame(rows, columns=list(SCHEMA))
     order = ["params_non_embedding", "seed", "tokens_pt", "unique_spec", "tokens_spec", "run_id"]
     return flag_runs(frame.sort_values(order, na_position="first", ignore_index=True))
+
+
+def read_run(path: Path) -> dict[str, Any]:
+    """Read the record of a run that has ended.
+
+    Raises:
+        InputError: no such file, a torn one, or another kind of file.
+    """
+    return read_artifact(path, "run", RECORD_VERSION)
 
 
 def write_runs(path: Path, frame: DataFrame) -> None:
