@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 from planner.artifacts import read_artifact, write_text
 from planner.errors import DataError, InputError, PlannerWarning
 from planner.flags import WARMUP_MULTIPLE, flag_runs
+from planner.flops import flops_6nd
 from planner.recipe import Recipe
 
 if TYPE_CHECKING:
-    from pandas import DataFrame
+    from pandas import DataFrame, Series
 
 RECORD_VERSION = 1
 ENDED = ("", "ok", "done", "finished", "completed", "complete", "success", "succeeded")
@@ -163,6 +164,12 @@ def read_runs(path: Path | str, mapping: Mapping[str, str] | None = None) -> Dat
             frame[name] = _numbers(frame, name, path, header)
     _check_ranges(frame, path, header)
     return flag_runs(frame[list(SCHEMA)])
+
+
+def flops_of(frame: DataFrame) -> Series[float]:
+    """Return the FLOPs of each run: exact where the table has them, else 6·N·D."""
+    found: Series[float] = frame["flops"].fillna(flops_6nd(frame["params_non_embedding"], frame["tokens_pt"] + frame["tokens_spec"]))
+    return found
 
 
 def usable(frame: DataFrame, keep: tuple[str, ...] = ()) -> DataFrame:
