@@ -19,8 +19,6 @@ MOST_NATS = 50.0
 
 def show(answer: Allocation) -> None:
     """Print a recommendation as tables."""
-    from planner.fit.support import NEAR
-
     plan, request = answer.plan, answer.request
     tolerance = f"within {100 * request['tolerance']:.3g} % of the best loss"
     size = [f"{format_count(plan.params_non_embedding)}", f"{format_interval(*answer.params_interval)}", f"{format_interval(*answer.params_within)}"]
@@ -63,6 +61,35 @@ def show(answer: Allocation) -> None:
         rows = [[row[0].replace("specialist ", ""), *row[1:]] for row in rows if row[0] not in ("share of specialist tokens", "general tokens")]
     caption = "90 % interval: of losses, of one run; of sizes and amounts, where the best lies by each refit of the law: it says nothing of other laws"
     table(title, ["", "recommended", "90 % interval", tolerance], rows, caption=caption)
+    _show_arms(answer)
+    for arm in answer.arms:
+        if arm.plan is not None and arm.note:
+            say(f"{arm.name}: {arm.note}")
+    show_worths("What more would buy", answer.worths)
+    if answer.exchange:
+        say(answer.exchange)
+    _show_standing(answer)
+
+
+def _show_standing(answer: Allocation) -> None:
+    """Say how the recommendation stands to the runs, to the best guess, and whether more runs are needed."""
+    from planner.fit.support import NEAR
+
+    outside = {name: factor for name, factor in answer.extrapolation.items() if factor > NEAR}
+    beyond_general = (answer.general or {}).get("extrapolation", 1.0) > NEAR
+    within = "inside what the runs of the specialist loss cover" if beyond_general else "inside what the runs cover"
+    inside = within if not outside else "outside the runs: " + ", ".join(f"{name} {factor:.3g}×" for name, factor in outside.items())
+    guess = answer.best_guess
+    special = "" if answer.one_stage else f" in {guess.epochs_spec:.3g} epochs" if answer.one_corpus else f" at {100 * guess.share_spec:.3g} % specialist"
+    say(f"{inside}; best guess of the parameters alone: {format_count(guess.params_non_embedding)}{special}")
+    if answer.settled:
+        limit = ", with the limit on the general loss as its law has it" if answer.general else ""
+        say(f"the runs are enough for this decision: in nine worlds of ten it gives away {answer.regret_90_percent:.2g} % or less{limit}")
+
+
+def _show_arms(answer: Allocation) -> None:
+    """Print what else the budget could buy."""
+    alone = answer.one_stage
     arms = []
     for arm in answer.alternatives if alone else (*answer.arms, *answer.alternatives):
         if arm.plan is None or arm.worse_percent is None or arm.probability is None:
@@ -82,22 +109,6 @@ def show(answer: Allocation) -> None:
     )
     if arms:
         table("What else the budget could buy", columns, arms, caption=caption)
-    for arm in answer.arms:
-        if arm.plan is not None and arm.note:
-            say(f"{arm.name}: {arm.note}")
-    show_worths("What more would buy", answer.worths)
-    if answer.exchange:
-        say(answer.exchange)
-    outside = {name: factor for name, factor in answer.extrapolation.items() if factor > NEAR}
-    beyond_general = (answer.general or {}).get("extrapolation", 1.0) > NEAR
-    within = "inside what the runs of the specialist loss cover" if beyond_general else "inside what the runs cover"
-    inside = within if not outside else "outside the runs: " + ", ".join(f"{name} {factor:.3g}×" for name, factor in outside.items())
-    guess = answer.best_guess
-    special = "" if alone else f" in {guess.epochs_spec:.3g} epochs" if answer.one_corpus else f" at {100 * guess.share_spec:.3g} % specialist"
-    say(f"{inside}; best guess of the parameters alone: {format_count(guess.params_non_embedding)}{special}")
-    if answer.settled:
-        limit = ", with the limit on the general loss as its law has it" if general else ""
-        say(f"the runs are enough for this decision: in nine worlds of ten it gives away {answer.regret_90_percent:.2g} % or less{limit}")
 
 
 def wants_runs(answer: Allocation) -> bool:

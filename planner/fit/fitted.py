@@ -55,6 +55,11 @@ class FittedLaw:
     """What specialist text inside the general stage is worth; None where no run measures it."""
 
     @property
+    def names(self) -> str:
+        """Names of its laws, joined by commas."""
+        return ", ".join(dict.fromkeys(member.law.name for member in self.members))
+
+    @property
     def origin(self) -> dict[str, Any]:
         """Where the runs are from, as answers keep it: without the name of their table, which is beside the law."""
         return {key: value for key, value in self.source.items() if key != "runs"}
