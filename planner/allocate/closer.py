@@ -127,7 +127,7 @@ def spread(problem: Problem, whole: Search, close: Search) -> Search:
 
     The last rounds of a close search hold hardly another size, and a coarse one has wide steps, so that an interval from them alone would be either.
     """
-    found = joined(joined(whole, close), search(problem, around_plan(problem, close.plans, close.best)))
+    found = joined(joined(whole, close), refine(problem, close, close.best))
     plans, own = found.plans, found.resamples.argmin(1)
     sizes = tuple(plans.sizes[number] for number in np.unique(plans.size[own]))
     if problem.request.params is None and not problem.request.params_among:
