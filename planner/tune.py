@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 
 from planner.artifacts import read_json, write_artifact, write_text
-from planner.design.spec import MIN_STEPS, Cell
-from planner.design.tree import Segment, Tree, build_tree
+from planner.design.cells import Cell
+from planner.design.segment import Segment
+from planner.design.spec import MIN_STEPS
+from planner.design.tree import Tree, build_tree
 from planner.engines.event import Event
 from planner.errors import DataError, InputError
 from planner.ladder import shape_for

@@ -13,6 +13,7 @@ import numpy as np
 
 from planner.artifacts import check_numbers, read_artifact, whole, write_artifact
 from planner.errors import InputError
+from planner.fit.support import NEAR
 from planner.laws.dual import Array
 from planner.shapes import ModelShape
 
@@ -55,6 +56,11 @@ class Plan:
     """What its inference over its life costs, where that is counted in."""
     replay_fraction: float = 0.0
     """Share of replayed general text in the specialist stage, where the general loss is limited; what it costs is in the loss."""
+
+    @property
+    def params_by(self) -> dict[str, Array]:
+        """Parameters under each convention, each of shape (1,)."""
+        return {"non_embedding": np.array([self.params_non_embedding]), "total": np.array([self.params_total or np.nan])}
 
     @property
     def model_shape(self) -> ModelShape:
@@ -158,6 +164,11 @@ class Allocation:
         return self.plan.tokens_pt - (float(self.general["tokens_replayed"]) if self.general else 0.0)
 
     @property
+    def one_stage(self) -> bool:
+        """Whether it is under a law of sizes and tokens alone."""
+        return any(arm.note == KNOWS_NO_TEXT for arm in self.arms)
+
+    @property
     def one_corpus(self) -> bool:
         """Whether it is under a law of one corpus and its repeats, so that all its text is the specialist one."""
         return any(arm.name in PASSES for arm in self.arms)
@@ -165,8 +176,8 @@ class Allocation:
     @property
     def settled(self) -> bool:
         """Whether the runs are enough: the plan is among them, and hardly a world of the law has it behind."""
-        inside = all(factor <= 1.2 for factor in self.extrapolation.values())
-        within = self.general is None or self.general.get("extrapolation", 1.0) <= 1.2
+        inside = all(factor <= NEAR for factor in self.extrapolation.values())
+        within = self.general is None or self.general.get("extrapolation", 1.0) <= NEAR
         return inside and within and self.regret_90_percent <= 100 * float(self.request["tolerance"])
 
     def save(self, path: Path, inputs: Mapping[str, str]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from planner.cli.allocation_tables import hundredths
+from planner.cli.allocation_tables import hundredths, show_worths
 from planner.cli.console import say
 from planner.cli.tables import table
 from planner.units import format_count
@@ -136,13 +136,7 @@ def _show_costs(answer: BaseAllocation) -> None:
 
 def _show_changes(answer: BaseAllocation) -> None:
     """Print what more would buy the recommended base, and what shares kept back would cost."""
-    bought = [[worth.change, *(hundredths(value) for value in (worth.lower_percent, worth.low, worth.high))] for worth in answer.worths]
-    table(
-        f"What more would buy {answer.choices[0].base}",
-        ["", "lower loss by [%]", "from", "to"],
-        bought,
-        caption="from, to: 90 % interval over the resamples",
-    )
+    show_worths(f"What more would buy {answer.choices[0].base}", answer.worths)
     if answer.kept:
         shares = [
             [f"{100 * item.share:.3g} %", format_count(item.tokens_spec), *(hundredths(value) for value in (item.higher_percent, item.low, item.high))]

@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from planner.design.spec import MIN_STEPS, MIN_TOKENS_PER_PARAMETER, Cell, Grid, SweepSpec
+from planner.design.cells import Cell, Grid
+from planner.design.spec import MIN_STEPS, MIN_TOKENS_PER_PARAMETER, SweepSpec
 from planner.errors import DataError, InputError, PlannerWarning
 from planner.flags import WARMUP_MULTIPLE
 from planner.flops import flops_per_token
