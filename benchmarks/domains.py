@@ -15,10 +15,10 @@ from scipy.optimize import minimize
 
 from benchmarks.common import ROOT, Report
 from planner.allocate.domains.allocate import allocate_domains
+from planner.allocate.domains.found import SPLIT, Found
 from planner.allocate.domains.problem import MOST, DomainsProblem
 from planner.allocate.domains.request import Domain, DomainsRequest
 from planner.allocate.domains.split import split
-from planner.allocate.domains.stages import SPLIT, Found
 from planner.allocate.domains.whole import cooldown
 from planner.fit.fitted import FittedLaw
 

@@ -19,8 +19,9 @@ from typing import Any
 
 from benchmarks.common import Report
 from planner.cli.paths import default_workers
-from planner.design.spec import Cell
-from planner.design.tree import Segment, Tree, build_tree
+from planner.design.cells import Cell
+from planner.design.segment import Segment
+from planner.design.tree import Tree, build_tree
 from planner.engines.event import Event
 from planner.recipe import Recipe
 from planner.schedule import Schedule

@@ -19,7 +19,8 @@ import numpy as np
 
 from benchmarks.common import LAWS, ROOT, Report
 from planner.allocate.optimum import FRACTIONS
-from planner.allocate.problem import Plans, Problem
+from planner.allocate.plans import Plans
+from planner.allocate.problem import Problem
 from planner.allocate.request import Request
 from planner.errors import PlannerWarning
 from planner.fit.data import FitData, fit_data

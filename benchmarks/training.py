@@ -146,7 +146,7 @@ def make_text(folder: Path) -> Path:
 
 def ours(size: float, corpus: Path, threads: int, compiled: bool) -> float:
     """Train a segment the way a sweep's worker does."""
-    from planner.design.spec import Cell
+    from planner.design.cells import Cell
     from planner.design.tree import build_tree
     from planner.train.allocator import tune_allocator
     from planner.train.job import Job

@@ -15,11 +15,12 @@ from planner.artifacts import read_artifact, whole, write_artifact
 from planner.decisions import HINDSIGHT, PLAN, Decision, decide
 from planner.errors import DataError, InputError
 from planner.fit.data import PARAMS_KINDS, FitData, early, fit_data, of_method
-from planner.fit.fit import RESAMPLES, Progress, fit
+from planner.fit.fit import RESAMPLES, fit
 from planner.fit.fitted import FittedLaw
+from planner.fit.select import Progress
 from planner.flags import judge_alone, judged_only
 from planner.laws.dual import Array
-from planner.runs import usable
+from planner.runs import flops_of, usable
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -259,8 +260,7 @@ def _expected(law: FittedLaw, data: FitData) -> Array:
 
 def _known(frame: DataFrame, keep: tuple[str, ...], most: float) -> FitData:
     """Return the runs of at most so many FLOPs as they were known then: not even what flags them comes from a run above."""
-    flops = frame["flops"].fillna(6.0 * frame["params_non_embedding"] * (frame["tokens_pt"] + frame["tokens_spec"]))
-    rows = judge_alone(frame[flops <= most])
+    rows = judge_alone(frame[flops_of(frame) <= most])
     held = {flag for text in rows["flags"] for flag in text.split(";")}
     return fit_data(_plain(usable(rows, tuple(flag for flag in keep if flag in held))))
 

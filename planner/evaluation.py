@@ -18,7 +18,7 @@ from planner.artifacts import read_artifact, read_json, whole, write_artifact, w
 from planner.corpus import Corpus
 from planner.errors import InputError, PlannerWarning
 from planner.pretrained import Pretrained
-from planner.runs import RECORD_VERSION
+from planner.runs import RECORD_VERSION, read_run
 
 KIND = "evaluation"
 VERSION = 1
@@ -116,7 +116,7 @@ def _recorded(checkpoint: Path) -> tuple[int | None, int | None]:
         path = record_path(place.parents[1], place.name)
     if not path.is_file():
         return None, None
-    record = read_artifact(path, "run", RECORD_VERSION)
+    record = read_run(path)
     with whole(path):
         tokens = record.get("eval_tokens") or source.get("eval_tokens")  # records of earlier versions do not say
         return int(record["recipe"]["seq_len"]), None if tokens is None else int(tokens)
@@ -200,7 +200,7 @@ def _into_record(launch: Path, body: Mapping[str, Any]) -> None:
     from planner.train.job import record_path
 
     path = record_path(launch, read_artifact(launch / "launch.json", LAUNCH, LAUNCH_VERSION)["run_id"])
-    record = read_artifact(path, "run", RECORD_VERSION)
+    record = read_run(path)
     inputs = record.pop("inputs")
     for key in ("kind", "schema_version", "created"):
         record.pop(key)

@@ -6,13 +6,14 @@ Every rule needs only the table: what a run did against itself with fewer tokens
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import TYPE_CHECKING, Any
+
+from planner.design.spec import MIN_STEPS, MIN_TOKENS_PER_PARAMETER
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
 
-MIN_STEPS = 200
-MIN_TOKENS_PER_PARAMETER = 2.0
 WARMUP_MULTIPLE = 10
 OVERFITTED = 1.03
 OFF_RATE = 1.01
@@ -50,6 +51,11 @@ A run at another learning rate is another recipe, and a copy is no run."""
 def judged_only(frame: DataFrame) -> Series[bool]:
     """Tell which rows are flagged for their loss against that of other runs, and for nothing else."""
     return frame["flags"].map(lambda text: (found := set(str(text).split(";")) - {""}) != set() and found <= set(JUDGED)).astype(bool)
+
+
+def flag_counts(frame: DataFrame) -> Counter[str]:
+    """Count the rows with each flag."""
+    return Counter(flag for text in frame["flags"] for flag in str(text).split(";") if flag)
 
 
 def judge_alone(frame: DataFrame) -> DataFrame:

@@ -8,10 +8,14 @@ three times. Left out: norms, softmax, rotary embedding, the embedding look-up, 
 
 from __future__ import annotations
 
+from typing import Any
+
 from planner.shapes import ModelShape
 
 TRAINING_OVER_FORWARD = 3.0
 """FLOPs of a training token over those of a token that is only read or written."""
+FORWARD_SHARE = 1 / TRAINING_OVER_FORWARD
+"""The reverse, such as of a token that is evaluated over one that is trained on."""
 
 
 def forward_flops_per_token(shape: ModelShape, seq_len: int) -> float:
@@ -27,6 +31,6 @@ def flops_per_token(shape: ModelShape, seq_len: int) -> float:
     return TRAINING_OVER_FORWARD * forward_flops_per_token(shape, seq_len)
 
 
-def flops_6nd(params: float, tokens: float) -> float:
+def flops_6nd(params: Any, tokens: Any) -> Any:
     """Return the usual estimate 6·N·D (arXiv 2001.08361)."""
     return 6.0 * params * tokens

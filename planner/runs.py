@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 from planner.artifacts import read_artifact, write_text
 from planner.errors import DataError, InputError, PlannerWarning
 from planner.flags import WARMUP_MULTIPLE, flag_runs
+from planner.flops import flops_6nd
 from planner.recipe import Recipe
 
 if TYPE_CHECKING:
-    from pandas import DataFrame
+    from pandas import DataFrame, Series
 
 RECORD_VERSION = 1
 ENDED = ("", "ok", "done", "finished", "completed", "complete", "success", "succeeded")
@@ -73,7 +74,6 @@ SCHEMA: dict[str, tuple[str, str]] = {
 """Column: unit, meaning."""
 
 REQUIRED = ("params_non_embedding", "loss_spec")
-TEXTS = tuple(name for name, (unit, _) in SCHEMA.items() if unit == "text")
 
 
 def compile_runs(records: list[Path]) -> DataFrame:
@@ -86,7 +86,7 @@ def compile_runs(records: list[Path]) -> DataFrame:
 
     rows = []
     for path in records:
-        record = read_artifact(path, "run", RECORD_VERSION)
+        record = read_run(path)
         row = record["row"]
         row.setdefault("method", "full")
         row["recipe"] = Recipe.from_mapping(record["recipe"]).fingerprint  # records of earlier versions may tell 1 from 1.0
@@ -97,6 +97,15 @@ def compile_runs(records: list[Path]) -> DataFrame:
     frame = pd.DataFrame(rows, columns=list(SCHEMA))
     order = ["params_non_embedding", "seed", "tokens_pt", "unique_spec", "tokens_spec", "run_id"]
     return flag_runs(frame.sort_values(order, na_position="first", ignore_index=True))
+
+
+def read_run(path: Path) -> dict[str, Any]:
+    """Read the record of a run that has ended.
+
+    Raises:
+        InputError: no such file, a torn one, or another kind of file.
+    """
+    return read_artifact(path, "run", RECORD_VERSION)
 
 
 def write_runs(path: Path, frame: DataFrame) -> None:
@@ -157,6 +166,12 @@ def read_runs(path: Path | str, mapping: Mapping[str, str] | None = None) -> Dat
     return flag_runs(frame[list(SCHEMA)])
 
 
+def flops_of(frame: DataFrame) -> Series[float]:
+    """Return the FLOPs of each run: exact where the table has them, else 6·N·D."""
+    found: Series[float] = frame["flops"].fillna(flops_6nd(frame["params_non_embedding"], frame["tokens_pt"] + frame["tokens_spec"]))
+    return found
+
+
 def usable(frame: DataFrame, keep: tuple[str, ...] = ()) -> DataFrame:
     """Return the rows without a flag.
 
@@ -171,8 +186,8 @@ def usable(frame: DataFrame, keep: tuple[str, ...] = ()) -> DataFrame:
     known = set().union(*flags) - {"diverged"}
     for flag in keep:
         if flag not in known:
-            choice = ", ".join(sorted(known)) or "nothing: no run is flagged"
-            raise InputError(f"no run has the flag {flag!r}, or it cannot be kept", remedy=f"choose {choice}")
+            remedy = f"choose {', '.join(sorted(known))}" if known else "leave --keep away: no run has a flag that can be kept"
+            raise InputError(f"no run has the flag {flag!r}, or it cannot be kept", remedy=remedy)
     return frame[flags.map(lambda found: not found - set(keep)).astype(bool)].reset_index(drop=True)
 
 
@@ -302,6 +317,6 @@ def one_recipe(frame: DataFrame) -> None:
     if len(sizes) > 1 and sizes[-1] > PADDED * sizes[0]:
         said = ", ".join(f"{size:g}" for size in sizes)
         raise DataError(f"the runs mix vocabularies of {said} words, whose losses per token are different units", remedy="fit those of one tokenizer")
-    based = frame["base"].fillna("").astype(str).str.strip() != ""
+    based = frame["base"].astype(object).fillna("").astype(str).str.strip() != ""
     if based.any() and not based.all():
         raise DataError(f"{int(based.sum())} of {len(based)} runs start from a checkpoint, the others from nothing", remedy="fit one kind at a time")

@@ -6,7 +6,8 @@ import heapq
 from collections.abc import Collection
 from itertools import count
 
-from planner.design.tree import Segment, Tree
+from planner.design.segment import Segment
+from planner.design.tree import Tree
 
 
 class Schedule:

@@ -9,16 +9,18 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from planner.artifacts import read_json, write_text
 from planner.corpus import Corpus
+from planner.design.cells import Cell
 from planner.design.compiling import key_of, to_compile
-from planner.design.spec import Cell, SweepSpec, read_sweep
-from planner.design.tree import Segment, Tree, build_tree
+from planner.design.segment import Segment
+from planner.design.spec import SweepSpec, read_sweep
+from planner.design.tree import Tree, build_tree
 from planner.engines.event import Event
 from planner.errors import PlannerWarning, StateError
 from planner.live import read_live
@@ -348,4 +350,4 @@ def _tidy(sweep: Sweep, keep_state: bool) -> None:
 def single_run(spec: SweepSpec, corpus: Corpus, domain: str, tree: Tree) -> Sweep:
     """Make a sweep of a tree given from elsewhere, such as one launched run."""
     cells = tuple(tip.cell for tip in tree.tips if tip.cell is not None)
-    return Sweep(replace(spec), corpus, domain, cells, {}, tree)
+    return Sweep(spec, corpus, domain, cells, {}, tree)

@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 
 from planner.artifacts import read_json, write_artifact, write_text
-from planner.design.spec import MIN_STEPS, Cell
-from planner.design.tree import Segment, Tree, build_tree
+from planner.design.cells import Cell
+from planner.design.segment import Segment
+from planner.design.spec import MIN_STEPS
+from planner.design.tree import Tree, build_tree
 from planner.engines.event import Event
 from planner.errors import DataError, InputError
 from planner.ladder import shape_for
@@ -68,7 +70,7 @@ def probe_sweep(sweep: Sweep, probes: Probes, rates: Mapping[float, Sequence[flo
     if not MIN_STEPS <= steps <= MOST_STEPS:
         raise InputError(
             f"probes of {format_count(probes.tokens_pt)} general and {format_count(probes.tokens_spec)} specialist tokens are {steps:g} steps",
-            remedy=f"give --tokens-pt and --tokens-spec for {MIN_STEPS} to {format_count(MOST_STEPS)} of {sweep.spec.recipe.tokens_per_step} tokens",
+            remedy=f"give --tokens-pt and --tokens-spec for {MIN_STEPS} to {format_count(MOST_STEPS)} steps of {sweep.spec.recipe.tokens_per_step} tokens",
         )
     available = sweep.corpus.unique_tokens(sweep.domain)
     for rate in sorted({rate for tried in rates.values() for rate in tried}):

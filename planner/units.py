@@ -27,7 +27,7 @@ def parse_count(text: str | float) -> float:
     match = _COUNT.match(str(text))
     if not match:
         raise InputError(f"{text!r} is not a count", remedy="write a number such as 5e9, 5B, 20k or 1.2M")
-    return _finite(text, float(match[1].replace("_", "").replace(",", "")) * _SUFFIXES[match[2].lower()])
+    return _finite(text, _number(match) * _SUFFIXES[match[2].lower()])
 
 
 def parse_share(text: str | float) -> float:
@@ -39,7 +39,7 @@ def parse_share(text: str | float) -> float:
     match = re.match(rf"^\s*{_NUMBER}\s*(%?)\s*$", str(text))
     if not match:
         raise InputError(f"{text!r} is not a share", remedy="write one such as 0.03 or 3%")
-    value = _finite(text, float(match[1].replace("_", "").replace(",", "")) / (100 if match[2] else 1))
+    value = _finite(text, _number(match) / (100 if match[2] else 1))
     if value > 1 and not match[2]:
         raise InputError(f"{text!r} is over the whole", remedy=f"write {text}% if that is meant")
     return value
@@ -64,12 +64,12 @@ def parse_flops(text: str | float, *, flops_per_gpu_second: float | None = None)
             )
         if not (math.isfinite(flops_per_gpu_second) and flops_per_gpu_second > 0):
             raise InputError(f"a throughput of {flops_per_gpu_second} FLOP/s is not positive", remedy="give a number such as 4e14")
-        value = float(time[1].replace("_", "").replace(",", "")) * _SECONDS[time[2].lower()] * flops_per_gpu_second
+        value = _number(time) * _SECONDS[time[2].lower()] * flops_per_gpu_second
     else:
         match = _FLOPS.match(str(text))
         if not match:
             raise InputError(f"{text!r} is not a budget", remedy='write FLOPs such as 1e22, or a GPU time such as "3 GPU-days" with --gpu-flops')
-        value = float(match[1].replace("_", "").replace(",", "")) * _SUFFIXES[match[2].lower()]
+        value = _number(match) * _SUFFIXES[match[2].lower()]
     if _finite(text, value) == 0:
         raise InputError(f"the budget {text!r} is zero", remedy="give a positive budget")
     return value
@@ -84,8 +84,6 @@ def format_count(value: float, digits: int = 3) -> str:
             if value / unit >= 10**5:
                 break
             return f"{value / unit:.{digits}g}{suffix}" if abs(value) / unit < 999.5 else f"{value / unit:,.0f}{suffix}"
-    if abs(value) >= 1e15:
-        return f"{value:.{digits}g}"
     return f"{value:.{digits}g}"
 
 
@@ -120,6 +118,10 @@ def format_names(names: Sequence[str], most: int = 5) -> str:
 def format_interval(low: float, high: float, digits: int = 3) -> str:
     """Write an interval of counts: [1.2M, 3.4M]."""
     return f"[{format_count(low, digits)}, {format_count(high, digits)}]"
+
+
+def _number(match: re.Match[str]) -> float:
+    return float(match[1].replace("_", "").replace(",", ""))
 
 
 def _finite(text: str | float, value: float) -> float:

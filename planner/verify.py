@@ -12,6 +12,7 @@ from planner.errors import DataError, StateError
 from planner.launch.launch import KIND as LAUNCH
 from planner.launch.launch import VERSION as LAUNCH_VERSION
 from planner.launch.start import read_plan
+from planner.runs import read_run
 from planner.train.job import record_path
 
 KIND = "verification"
@@ -87,7 +88,7 @@ def read_row(record: Path, what: str) -> dict[str, Any]:
         InputError: a record that is not whole.
         DataError: the run diverged.
     """
-    body = read_artifact(record, "run", 1)
+    body = read_run(record)
     with whole(record):
         row: dict[str, Any] = body["row"]
         status, reason = row["status"], row.get("reason")

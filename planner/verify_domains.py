@@ -6,11 +6,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from planner.allocate.domains.answer import DomainsAllocation
-from planner.artifacts import check_numbers, read_artifact, sha256_file, whole, write_artifact
+from planner.artifacts import check_numbers, sha256_file, whole, write_artifact
 from planner.errors import StateError
 from planner.launch.domains import COOLED, MIX
 from planner.launch.domains import KIND as LAUNCH
 from planner.launch.domains import VERSION as LAUNCH_VERSION
+from planner.runs import read_run
 from planner.train.job import named, record_path
 from planner.verify import read_launch, read_row
 
@@ -88,7 +89,7 @@ def verify_domains(folder: Path) -> DomainsVerification:
         with whole(record):
             check_numbers(row, ("loss_spec", "loss_general"), low=5e-324, what="the row")
             if name in (MIX, COOLED):
-                shared |= read_artifact(record, "run", 1)["loss_by_domain"]
+                shared |= read_run(record)["loss_by_domain"]
             else:
                 measured[name] = row["loss_spec"]
         lost[name] = row["loss_general"]

@@ -51,7 +51,10 @@ def main(folder: Path) -> None:
         axes[0].plot([answer.plan.share_spec], [outcome.measured], "*", color="black", markersize=11, label="recommended run, trained")
         axes[0].set_ylim(0.98 * best, 1.01 * max(special["loss_spec"].max(), answer.plan.loss))
         axes[0].set_title(f"{answer.request['flops']:.3g} FLOPs, 4× the largest run of the law: regret {100 * regret / best:.2f} %")
-        axes[0].legend(frameon=False, fontsize=8)
+        off = runs[runs["loss_spec"] > axes[0].get_ylim()[1]]
+        beyond = [f"{share:.0%} specialist tokens, loss {loss:.2f}" for share, loss in zip(off["share"], off["loss_spec"], strict=True)]
+        legend_below(axes[0], f"above the axis: {'; '.join(beyond)}" if beyond else None)
+        axes[0].set_xlabel("share of specialist tokens in all tokens")
         span = np.array([special["loss_spec"].min() * 0.99, special["loss_spec"].max() * 1.01])
         axes[1].plot(span, span, color="#6b6b6b", linewidth=1)
         for colour, (size, group) in zip(COLOURS[3:], special.groupby("params_non_embedding"), strict=False):

@@ -8,7 +8,7 @@ import pytest
 from planner.errors import InputError
 from planner.flags import FLAGS
 from planner.recipe import Recipe
-from planner.runs import SCHEMA, read_runs, write_runs
+from planner.runs import SCHEMA, one_recipe, read_runs, write_runs
 
 ROOT = Path(__file__).parents[1]
 
@@ -142,3 +142,9 @@ def test_a_recipe_is_one_whether_its_numbers_are_whole_or_not() -> None:
     whole, written = Recipe.from_mapping({"clip_norm": 1, "lr_reference_params": 100000}), Recipe.from_mapping({"clip_norm": 1.0})
     assert whole == written and whole.fingerprint == written.fingerprint == written.earlier_fingerprint == Recipe().fingerprint
     assert whole.earlier_fingerprint == "0ac1e7dfecc46e5b", "as the version that told them apart had it"
+
+
+def test_an_empty_column_of_numbers_names_no_checkpoint() -> None:
+    """A column that no row fills is read as numbers; pandas warns where words are filled into it, and warnings are errors here."""
+    frame = read_runs(ROOT / "sweeps" / "medicine" / "runs.csv")
+    one_recipe(frame.assign(base=float("nan")))

@@ -4,8 +4,9 @@ import random
 import time
 from dataclasses import replace
 
-from planner.design.spec import Cell
-from planner.design.tree import Segment, Tree, build_tree
+from planner.design.cells import Cell
+from planner.design.segment import Segment
+from planner.design.tree import Tree, build_tree
 from planner.recipe import Recipe
 from planner.schedule import Schedule
 

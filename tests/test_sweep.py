@@ -16,8 +16,9 @@ from planner.corpus.store import Corpus
 from planner.engines.event import Event
 from planner.engines.local import LocalEngine
 from planner.errors import StateError
+from planner.lock import locked
 from planner.runs import read_runs
-from planner.sweep import Sweep, check_identity, locked, run_sweep, sweep_status
+from planner.sweep import Sweep, check_identity, run_sweep, sweep_status
 from tests.engines.tiny import lay_out
 
 pytest.importorskip("torch")

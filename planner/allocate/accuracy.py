@@ -15,7 +15,7 @@ import numpy as np
 
 from planner.allocate.sigmoid import LEAST_ROWS, PARAMETERS, Sigmoid, Table, curve, fit_sigmoid
 from planner.errors import DataError, InputError
-from planner.fit.level import LEVEL, Z
+from planner.fit.level import ENDS, Z, interval_of
 
 COLUMNS = ("loss", "accuracy")
 DRAWS = 6000
@@ -117,11 +117,10 @@ def forecast(sigmoid: Sigmoid, plan: Forecasted, *, chance: float | None = None,
     loss = plan.loss * np.exp(normal * deviation)
     drawn = curve(sigmoid.resamples[random.integers(0, len(sigmoid.resamples), DRAWS)], loss)
     drawn = np.clip(drawn + sigmoid.scatter * random.standard_t(sigmoid.degrees, DRAWS), 0, 1)
-    tails = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
-    low, high = np.quantile(drawn, tails)
-    ends = np.quantile(sigmoid.resamples, tails, axis=0).T
+    low, high = interval_of(drawn)
+    ends = np.quantile(sigmoid.resamples, ENDS, axis=0).T
     body = {
-        "accuracy": float(sigmoid.at(plan.loss)), "low": float(low), "high": float(high), "scatter": sigmoid.scatter,
+        "accuracy": float(sigmoid.at(plan.loss)), "low": low, "high": high, "scatter": sigmoid.scatter,
         "rows": sigmoid.rows, "losses": list(sigmoid.losses), "curve": dict(zip(PARAMETERS, sigmoid.parameters.tolist(), strict=True)),
         "curve_intervals": dict(zip(PARAMETERS, ends.tolist(), strict=True)), "chance_given": chance is not None,
     }  # fmt: skip

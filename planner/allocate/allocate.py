@@ -11,11 +11,11 @@ import numpy as np
 from planner.allocate.allocation import KNOWS_NO_TEXT, PASSES, Allocation, Arm, Plan, behind
 from planner.allocate.beyond import beyond, refuse_far
 from planner.allocate.closer import closest, closest_guess, spread
+from planner.allocate.describe import describe, priced, realised, resampled
 from planner.allocate.early import mixed_arm
 from planner.allocate.optimum import MOST_RESAMPLES, Search, coarse, interval, profile, within
-from planner.allocate.plans import Plans, Size, sized
+from planner.allocate.plans import Plans, Size
 from planner.allocate.problem import Problem
-from planner.allocate.replay_cost import cost, dearer
 from planner.allocate.request import Request
 from planner.allocate.split_arm import closest_split, why_none
 from planner.allocate.warned import warnings_of, warnings_of_replay
@@ -23,7 +23,6 @@ from planner.allocate.worth import worths
 from planner.errors import DataError
 from planner.fit.fitted import FittedLaw
 from planner.fit.level import LEVEL
-from planner.flops import flops_6nd
 
 ARMS = (("no specialisation", 0.0), ("specialist only", 1.0), ("50/50", 0.5), ("90/10", 0.1))
 """Names and shares of specialist tokens."""
@@ -54,13 +53,13 @@ def allocate(
     everything = spread(problem, whole, close)
     guess = realised(replace(problem, robust=False), *closest_guess(problem, whole))
     plan = realised(problem, close.plans, close.best) if robust else guess
-    mine, every = _resampled(problem, plan, MOST_RESAMPLES), _resampled(problem, plan)
+    mine, every = resampled(problem, plan, MOST_RESAMPLES), resampled(problem, plan)
     regret = 100 * np.expm1(np.maximum(mine - everything.resamples.min(1), 0.0))
     extrapolation = beyond(law, plan)
     if not allow_extrapolation:
         refuse_far(law, plan.flops, extrapolation)
     kept = None if problem.retention is None else problem.retention.tell(plan, plan.replay_fraction)
-    searched, plan = plan, _priced(problem, plan)
+    searched, plan = plan, priced(problem, plan)
     prices, exchange = worths(problem, everything, mine)
     candidates = tuple(dict.fromkeys(everything.plans.sizes))
     shares, losses = profile(problem, candidates)
@@ -72,11 +71,11 @@ def allocate(
         arms.append(mixed_arm(problem, every, candidates))
     epochs = everything.plans.tokens_spec / everything.plans.unique_spec
     return Allocation(
-        request={**{key: list(value) if isinstance(value, tuple) else value for key, value in asdict(request).items()}, "max_epochs": problem.max_epochs},
+        request={**request.to_dict(), "max_epochs": problem.max_epochs},
         plan=plan,
-        best_guess=_priced(problem, guess),
-        share_interval=interval(everything, splits, LEVEL),
-        params_interval=interval(everything, sizes, LEVEL),
+        best_guess=priced(problem, guess),
+        share_interval=interval(everything, splits),
+        params_interval=interval(everything, sizes),
         share_within=within(everything, splits, request.tolerance),
         params_within=within(everything, sizes, request.tolerance),
         regret_expected_percent=float(regret.mean()),
@@ -88,10 +87,10 @@ def allocate(
         extrapolation=extrapolation,
         warnings=(*warnings_of(problem, whole, searched, extrapolation), *warnings_of_replay(problem, plan, kept, float(every.mean()))),
         curve={"share": shares.tolist(), "loss": losses.tolist()},
-        source={key: value for key, value in law.source.items() if key != "runs"},
+        source=law.origin,
         general=asdict(kept) if kept else None,
-        tokens_pt_interval=interval(everything, everything.plans.tokens_pt, LEVEL),
-        epochs_interval=interval(everything, epochs, LEVEL),
+        tokens_pt_interval=interval(everything, everything.plans.tokens_pt),
+        epochs_interval=interval(everything, epochs),
         epochs_within=within(everything, epochs, request.tolerance),
     )
 
@@ -104,55 +103,9 @@ def best_plan(problem: Problem) -> Plan:
     """
     whole = coarse(problem)
     if not problem.robust:
-        return _priced(problem, realised(problem, *closest_guess(problem, whole)))
+        return priced(problem, realised(problem, *closest_guess(problem, whole)))
     close = closest(problem, whole)
-    return _priced(problem, realised(problem, close.plans, close.best))
-
-
-def describe(problem: Problem, plans: Plans, number: int) -> Plan:
-    """Write one plan out, with its forecast, and with the least replay that keeps a limit on the general loss."""
-    size, share = plans.sizes[plans.size[number]], _replay(problem, plans.rows([number]))
-    pt, spec, unique = (float(values[number]) for values in (plans.tokens_pt, plans.tokens_spec, plans.unique_spec))
-    params = {"non_embedding": [size.params_non_embedding], "total": [size.params_total]}
-    forecast = dearer(problem.law.forecast(params, [pt], [spec], [unique], mean=problem.robust), cost(share))
-    return Plan(
-        size.params_non_embedding, size.params_total, pt, spec, unique, spec / unique, spec / (pt + spec), float(plans.flops[number]),
-        flops_6nd(size.params_non_embedding, pt + spec), float(forecast.loss[0]), float(forecast.low[0]), float(forecast.high[0]),
-        size.shape.to_dict() if size.shape else None, size.flops_inference(problem.request.inference_tokens), share,
-    )  # fmt: skip
-
-
-def realised(problem: Problem, plans: Plans, number: int) -> Plan:
-    """Write one of several plans out as it will be trained, in whole optimiser steps."""
-    size = plans.sizes[plans.size[number]]
-    exact = problem.realise(size, float(plans.tokens_pt[number]), float(plans.tokens_spec[number]))
-    return describe(problem, exact, 0)
-
-
-def _replay(problem: Problem, plan: Plans) -> float:
-    """Return the least share of replay with which the one plan keeps the limit on the general loss; where none does, the most that runs had."""
-    if problem.retention is None:
-        return 0.0
-    share = float(problem.retention.replay(plan, margin=0.0)[0])
-    return share if np.isfinite(share) else problem.retention.replays[-1]
-
-
-def _priced(problem: Problem, plan: Plan) -> Plan:
-    """Count replayed text at the price of the stage that it is in, which under adapters is another one than the general stage's."""
-    if problem.retention is None or plan.shape is None or problem.recipe is None:
-        return plan
-    size = sized(plan.model_shape, problem.recipe.seq_len, problem.method)
-    if size.spec_cost == 1:
-        return plan
-    share = plan.replay_fraction
-    return replace(plan, flops=plan.flops + (size.spec_cost - 1) * share / (1 - share) * plan.tokens_spec * size.flops_per_token)
-
-
-def _resampled(problem: Problem, plan: Plan, most: int | None = None) -> Any:
-    """Return ln L of a plan under each resample, with what replay costs, shape (resamples,)."""
-    params = {"non_embedding": [plan.params_non_embedding], "total": [plan.params_total]}
-    points = problem.law.points(params, [plan.tokens_pt], [plan.tokens_spec], [plan.unique_spec])
-    return problem.law.log_loss_resamples(points, most)[:, 0] + cost(plan.replay_fraction)
+    return priced(problem, realised(problem, close.plans, close.best))
 
 
 def _arm(problem: Problem, name: str, share: float, mine: Any, sizes: tuple[Size, ...]) -> Arm:
@@ -167,7 +120,7 @@ def _arm(problem: Problem, name: str, share: float, mine: Any, sizes: tuple[Size
     if not np.isfinite(found.expected).any():
         return Arm(name, None, None, None, "would exceed the limit on the general loss")
     best = describe(problem, found.plans, found.best)
-    return Arm(name, _priced(problem, best), *behind(_resampled(problem, best), mine))
+    return Arm(name, priced(problem, best), *behind(resampled(problem, best), mine))
 
 
 def _passes(problem: Problem, name: str, most: float, mine: Any) -> Arm:
@@ -180,7 +133,7 @@ def _passes(problem: Problem, name: str, most: float, mine: Any) -> Arm:
     except DataError as error:
         return Arm(name, None, None, None, error.message)
     best = realised(fewer, found.plans, found.best)
-    return Arm(name, best, *behind(_resampled(problem, best), mine))
+    return Arm(name, best, *behind(resampled(problem, best), mine))
 
 
 def _alternatives(problem: Problem, found: Search, plan: Plan, mine: Any) -> Iterator[Arm]:
@@ -195,7 +148,7 @@ def _alternatives(problem: Problem, found: Search, plan: Plan, mine: Any) -> Ite
         number = _first_as_good(problem, plans, ordered, float(mine.mean()))
         if number is not None:
             other = describe(problem, plans, number)
-            yield Arm(name, _priced(problem, other), *behind(_resampled(problem, other), mine))
+            yield Arm(name, priced(problem, other), *behind(resampled(problem, other), mine))
 
 
 def _first_as_good(problem: Problem, plans: Plans, ordered: Any, mine: float) -> int | None:
@@ -203,8 +156,7 @@ def _first_as_good(problem: Problem, plans: Plans, ordered: Any, mine: float) ->
     for start in range(0, len(ordered), AT_ONCE):
         some = ordered[start : start + AT_ONCE]
         rows = plans.rows(some)
-        points = problem.law.points(rows.params_by, rows.tokens_pt, rows.tokens_spec, rows.unique_spec)
-        as_good = problem.law.log_loss_resamples(points).mean(0) + rows.added <= mine + np.log1p(problem.request.tolerance)
+        as_good = problem.law.log_loss_resamples(problem.points(rows)).mean(0) + rows.added <= mine + np.log1p(problem.request.tolerance)
         if as_good.any():
             return int(some[as_good.argmax()])
     return None

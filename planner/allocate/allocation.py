@@ -13,6 +13,7 @@ import numpy as np
 
 from planner.artifacts import check_numbers, read_artifact, whole, write_artifact
 from planner.errors import InputError
+from planner.fit.support import NEAR
 from planner.laws.dual import Array
 from planner.shapes import ModelShape
 
@@ -31,25 +32,35 @@ class Plan:
     params_non_embedding: float
     params_total: float | None
     tokens_pt: float
+    """General tokens before the specialist stage."""
     tokens_spec: float
     """Specialist tokens, repeats included."""
     unique_spec: float
+    """Distinct specialist tokens."""
     epochs_spec: float
+    """Passes over them."""
     share_spec: float
     """Share of specialist tokens in all tokens."""
     flops: float
+    """Exact for the shape; 6·N·D where the law's table names no recipe."""
     flops_6nd: float
+    """6·N·D with non-embedding parameters, for comparison."""
     loss: float
     """Forecast [nats/token]."""
     loss_low: float
     loss_high: float
     """90 % interval of one run."""
     shape: dict[str, Any] | None = None
-
+    """Layers, width, heads and vocabulary; None where the law's table names no recipe."""
     flops_inference: float = 0.0
     """What its inference over its life costs, where that is counted in."""
     replay_fraction: float = 0.0
     """Share of replayed general text in the specialist stage, where the general loss is limited; what it costs is in the loss."""
+
+    @property
+    def params_by(self) -> dict[str, Array]:
+        """Parameters under each convention, each of shape (1,)."""
+        return {"non_embedding": np.array([self.params_non_embedding]), "total": np.array([self.params_total or np.nan])}
 
     @property
     def model_shape(self) -> ModelShape:
@@ -97,19 +108,25 @@ class Allocation:
     """What `plan allocate` answers."""
 
     request: dict[str, Any]
+    """What was asked, with the defaults that were taken."""
     plan: Plan
     """Least expected regret over the resamples, or the best guess where that was asked for; rounded to what will be trained."""
     best_guess: Plan
     """What the fitted parameters alone prefer."""
     share_interval: tuple[float, float]
+    """90 % interval over the resamples of the share of specialist tokens in each resample's own best plan."""
     params_interval: tuple[float, float]
+    """The same of the non-embedding parameters."""
     share_within: tuple[float, float]
     """Range of shares among all plans whose loss is within the tolerance of the best."""
     params_within: tuple[float, float]
+    """The same of the non-embedding parameters."""
     regret_expected_percent: float
     """Mean over resamples of what the plan gives away against the resample's own best."""
     regret_90_percent: float
+    """What it gives away in nine resamples of ten at most."""
     arms: tuple[Arm, ...]
+    """Other ways to spend the budget, such as specialist text alone."""
     extrapolation: dict[str, float]
     """By what factor the plan lies outside the support on each axis; 1 is inside."""
     warnings: tuple[str, ...]
@@ -147,6 +164,11 @@ class Allocation:
         return self.plan.tokens_pt - (float(self.general["tokens_replayed"]) if self.general else 0.0)
 
     @property
+    def one_stage(self) -> bool:
+        """Whether it is under a law of sizes and tokens alone."""
+        return any(arm.note == KNOWS_NO_TEXT for arm in self.arms)
+
+    @property
     def one_corpus(self) -> bool:
         """Whether it is under a law of one corpus and its repeats, so that all its text is the specialist one."""
         return any(arm.name in PASSES for arm in self.arms)
@@ -154,8 +176,8 @@ class Allocation:
     @property
     def settled(self) -> bool:
         """Whether the runs are enough: the plan is among them, and hardly a world of the law has it behind."""
-        inside = all(factor <= 1.2 for factor in self.extrapolation.values())
-        within = self.general is None or self.general.get("extrapolation", 1.0) <= 1.2
+        inside = all(factor <= NEAR for factor in self.extrapolation.values())
+        within = self.general is None or self.general.get("extrapolation", 1.0) <= NEAR
         return inside and within and self.regret_90_percent <= 100 * float(self.request["tolerance"])
 
     def save(self, path: Path, inputs: Mapping[str, str]) -> None:

@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from planner.allocate.allocation import check_shape
 from planner.artifacts import check_numbers, read_json
 from planner.errors import InputError
 from planner.flops import forward_flops_per_token
 from planner.ladder import shape_for
+from planner.laws.dual import Array
 from planner.pretrained import shape_of
 from planner.shapes import ModelShape
 from planner.units import parse_count
@@ -44,6 +47,11 @@ class Base:
     def params_total(self, vocab: int | None) -> int:
         """Return its parameters with a tied embedding of the law's vocabulary: a law that counts embeddings has seen no other."""
         return self.shape.params_non_embedding + (vocab or self.shape.vocab) * self.shape.hidden
+
+    def params_by(self, vocab: int | None, count: int = 1) -> dict[str, Array]:
+        """Return its parameters under each convention, so many times over."""
+        values = {"non_embedding": self.shape.params_non_embedding, "total": self.params_total(vocab)}
+        return {kind: np.full(count, float(value)) for kind, value in values.items()}
 
     def flops_inference(self, tokens: float) -> float:
         """Return what reading and writing so many tokens costs [FLOPs]: all weights are needed, whatever was trained of them."""

@@ -26,21 +26,20 @@ class Able:
     """By name of the others: why."""
 
 
-def able(problem: Problem, bases: Sequence[Base], method: Method, robust: bool = True) -> Able:
+def able(problem: Problem, bases: Sequence[Base], method: Method) -> Able:
     """Leave out what cannot be chosen.
 
     Args:
         problem: the request.
         bases: all that were given, one at least.
         method: how they are specialised.
-        robust: whether the best amount is that of the mean over the resamples, or of the fitted parameters alone.
 
     Raises:
         DataError: none is left.
     """
     left_out: dict[str, str] = {}
     kept = _that_pay(problem, _that_fit(problem, bases, method, left_out), method, left_out)
-    stages = [stage_of(problem, base, method, robust) for base in kept]
+    stages = [stage_of(problem, base, method) for base in kept]
     # A limit on the loss itself may be lower than where some base begins.
     keeps = [bool(np.isfinite(stage.end).all()) for stage in stages]
     if not all(keeps):

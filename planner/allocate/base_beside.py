@@ -10,15 +10,15 @@ from planner.allocate.allocate import best_plan
 from planner.allocate.allocation import Arm, Worth, behind
 from planner.allocate.base import Base
 from planner.allocate.base_answer import Kept, Way
-from planner.allocate.base_choice import ENDS
 from planner.allocate.base_stage import Stage, stage_of
 from planner.allocate.beyond import beyond, refuse_far
+from planner.allocate.describe import resampled
 from planner.allocate.exchange import MORE_COMPUTE
 from planner.allocate.optimum import MOST_RESAMPLES
 from planner.allocate.problem import Problem
-from planner.allocate.replay_cost import cost
 from planner.allocate.worth import MORE_TEXT, eased, under, worth_of
 from planner.errors import InputError, PlannerError
+from planner.fit.level import interval_of
 from planner.laws.dual import Array
 from planner.method import Method
 from planner.units import format_count
@@ -32,29 +32,27 @@ def scratch(problem: Problem, mine: Array, allow_extrapolation: bool) -> Arm:
         mine: ln L that the recommended base ends at, shape (resamples,).
         allow_extrapolation: whether to answer further than TOO_FAR beyond the runs.
     """
-    name, law = "from scratch", problem.law
+    name = "from scratch"
     try:
         other = best_plan(problem)
         if not allow_extrapolation:
-            refuse_far(law, other.flops, beyond(law, other))
+            refuse_far(problem.law, other.flops, beyond(problem.law, other))
     except PlannerError as error:
         return Arm(name, None, None, None, error.message)
-    size = {"non_embedding": [other.params_non_embedding], "total": [other.params_total]}
-    theirs = law.log_loss_resamples(law.points(size, [other.tokens_pt], [other.tokens_spec], [other.unique_spec]), MOST_RESAMPLES)[:, 0]
-    return Arm(name, other, *behind(theirs + cost(other.replay_fraction), mine))
+    return Arm(name, other, *behind(resampled(problem, other, MOST_RESAMPLES), mine))
 
 
 def base_worths(problem: Problem, base: Base, method: Method, stage: Stage) -> list[Worth]:
     """Price what more compute, text or passes, or a looser limit on the general loss, would buy a base."""
-    request = problem.request
+    request, limits = problem.request, (problem.request.max_general_rise, problem.request.max_general_loss)
     more = f"twice the specialist text ({format_count(request.unique_spec)} more distinct tokens)"
     changes = {
         f"{100 * (MORE_COMPUTE - 1):.0f} % more compute": request.times(MORE_COMPUTE),
         more: replace(request, unique_spec=MORE_TEXT * request.unique_spec),
         "one more epoch over the specialist text": replace(request, max_epochs=problem.max_epochs + 1),
-        **dict(eased(request)),
+        **{name: replace(request, max_general_rise=rise, max_general_loss=loss) for name, rise, loss in eased(*limits)},
     }
-    stages = {name: stage_of(under(problem, changed), base, method, stage.robust) for name, changed in changes.items()}
+    stages = {name: stage_of(under(problem, changed), base, method) for name, changed in changes.items()}
     return [worth_of(name, stage.end - other.end) for name, other in stages.items()]
 
 
@@ -67,7 +65,7 @@ def ways(problem: Problem, base: Base, method: Method, stage: Stage) -> list[Way
 
 def _way(problem: Problem, base: Base, way: Method, chosen: Method, stage: Stage) -> Way:
     """Say what the budget pays of a method's specialist stage, and what that would come to if its tokens taught as those of the law's runs did."""
-    other = stage_of(problem, base, way, stage.robust)
+    other = stage_of(problem, base, way)
     spec, share = other.amount(other.best)
     memory, need = problem.request.memory_per_gpu, way.bytes_per_gpu(base.shape, problem.request.gpus, base.context)
     higher, _ = behind(other.end, stage.end)
@@ -89,7 +87,6 @@ def kept_of(problem: Problem, base: Base, method: Method, stage: Stage, share: f
             f"--kept-back {share:g} leaves {flops:.3g} FLOPs, and the inference of {base.name} alone takes {inference:.3g}",
             remedy=f"keep back less than {1 - inference / problem.request.flops:.2g}, or give fewer --inference-tokens",
         )
-    other = stage_of(replace(problem, request=replace(problem.request, flops=flops)), base, method, stage.robust)
+    other = stage_of(replace(problem, request=replace(problem.request, flops=flops)), base, method)
     higher = 100 * np.expm1(other.end - stage.end)
-    low, high = np.quantile(higher, ENDS)
-    return Kept(share, other.amount(other.best)[0], float(higher.mean()), float(low), float(high))
+    return Kept(share, other.amount(other.best)[0], float(higher.mean()), *interval_of(higher))

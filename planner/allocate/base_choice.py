@@ -13,12 +13,10 @@ from planner.allocate.base_stage import Stage, within
 from planner.allocate.problem import Problem
 from planner.allocate.replay_cost import cost_on_top, dearer
 from planner.fit.fitted import Forecast
-from planner.fit.level import LEVEL
+from planner.fit.level import LEVEL, interval_of
 from planner.flops import flops_6nd, flops_per_token
 from planner.laws.dual import Array
 from planner.method import Method
-
-ENDS = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
 
 
 def plan_of(problem: Problem, base: Base, method: Method, spec: float, share: float) -> Plan:
@@ -49,7 +47,6 @@ def choice_of(problem: Problem, base: Base, method: Method, stage: Stage, probab
     spec, share = stage.amount(stage.best)
     plan, before = plan_of(problem, base, method, spec, share), _forecast(problem, base, 0.0, 0.0)
     gain = -100 * np.expm1(stage.end - stage.before)
-    low, high = np.quantile(gain, ENDS)
     sunk = base.tokens * flops_per_token(shape, base.context)
     factors = law.support.factors(shape.params_non_embedding, base.tokens, spec, request.unique_spec, sunk + plan.flops)
     counted = replace(plan, params_total=base.params_total(problem.vocab))
@@ -64,8 +61,7 @@ def choice_of(problem: Problem, base: Base, method: Method, stage: Stage, probab
         float(before.low[0]),
         float(before.high[0]),
         float(gain.mean()),
-        float(low),
-        float(high),
+        *interval_of(gain),
         probability,
         method.trained(shape),
         method.bytes_per_gpu(shape, request.gpus, base.context),
@@ -83,8 +79,7 @@ def choice_of(problem: Problem, base: Base, method: Method, stage: Stage, probab
 
 def _forecast(problem: Problem, base: Base, spec: float, share: float) -> Forecast:
     """Forecast the specialist loss after a stage with a share of replayed text."""
-    size = {"non_embedding": [base.shape.params_non_embedding], "total": [base.params_total(problem.vocab)]}
-    unique = [problem.request.unique_spec]
+    size, unique = base.params_by(problem.vocab), [problem.request.unique_spec]
     with_it, bare = (
         problem.law.forecast(size, [base.tokens + replayed], [spec], unique, mean=problem.robust) for replayed in (share / (1 - share) * spec, 0.0)
     )

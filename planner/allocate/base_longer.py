@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from planner.allocate.base import Base
-from planner.allocate.base_choice import ENDS
 from planner.allocate.base_stage import Stage
 from planner.fit.fitted import FittedLaw
+from planner.fit.level import interval_of
 
 
 def longer(law: FittedLaw, bases: Sequence[Base], stages: Sequence[Stage]) -> str:
@@ -48,7 +48,7 @@ def interaction(law: FittedLaw) -> str:
     if not found:
         return "The law has no parameter for an interaction of general and specialist tokens: what it says of them here is its form, which no run decided"
     values = np.concatenate([each for _, each in found])
-    low, high = np.quantile(values, ENDS)
+    low, high = interval_of(values)
     known = "which the runs do not determine" if low < 0 < high else "which the runs determine"
     which = "" if len(found) == len(law.members) else f" by the {len(found)} of {len(law.members)} laws that have one"
     return (

@@ -71,7 +71,7 @@ class Stage:
         return float(math.floor(self.tokens[number] + 1e-6)), float(self.replay[number])
 
 
-def stage_of(problem: Problem, base: Base, method: Method, robust: bool = True) -> Stage:
+def stage_of(problem: Problem, base: Base, method: Method) -> Stage:
     """Evaluate a base after every amount of specialist text that the budget pays, with the least replay that keeps a limit on the general loss.
 
     A budget that does not even pay the inference leaves the base as it is.
@@ -83,11 +83,11 @@ def stage_of(problem: Problem, base: Base, method: Method, robust: bool = True) 
     shares = (0.0,) if keeping is None else keeping.replays
     ends = [min(most, paid * (1 - share)) for share in shares]  # where the budget binds, with each share of replay
     tokens = np.unique(np.concatenate([[0.0, min(most, request.unique_spec)], ends, _ladder(most)]))
-    found = _evaluated(problem, base, tokens, paid, robust)
+    found = _evaluated(problem, base, tokens, paid)
     for _ in range(CLOSER):
         near = [found.tokens[max(number - 1, 0) : number + 2] for number in (int(found.expected.argmin()), found.best_guess)]
         finer = [np.linspace(*pair, FINER) for three in near for pair in pairwise(three)]
-        found = _evaluated(problem, base, np.unique(np.concatenate([found.tokens, *finer])), paid, robust)
+        found = _evaluated(problem, base, np.unique(np.concatenate([found.tokens, *finer])), paid)
     return found
 
 
@@ -106,17 +106,17 @@ def within(problem: Problem, base: Base, stage: Stage) -> Stage:
     rows = np.flatnonzero(stage.expected <= limit)
     number = np.arange(max(rows[0] - 1, 0), min(rows[-1] + 2, len(stage.tokens)))
     gaps = [pair for pair in pairwise(stage.tokens[number]) if pair[0] < stage.tokens[rows[0]] or pair[1] > stage.tokens[rows[-1]]]
-    fine = _evaluated(problem, base, np.unique(np.concatenate([stage.tokens[rows], *(np.linspace(*gap, FINER) for gap in gaps)])), stage.paid, True)
+    fine = _evaluated(problem, base, np.unique(np.concatenate([stage.tokens[rows], *(np.linspace(*gap, FINER) for gap in gaps)])), stage.paid)
     good = fine.expected <= limit
     return Stage(fine.tokens[good], fine.replay[good], fine.resamples[:, good], fine.guess[good], stage.before, stage.paid, stage.robust)
 
 
-def _evaluated(problem: Problem, base: Base, tokens: Array, paid: float, robust: bool) -> Stage:
+def _evaluated(problem: Problem, base: Base, tokens: Array, paid: float) -> Stage:
     """Evaluate a base after some amounts of specialist text, shape (amounts,), of which the least may be none."""
     keeping, law = problem.retention, problem.law
     tokens = np.union1d([0.0], tokens)
     count, unique = len(tokens), np.full(len(tokens), float(problem.request.unique_spec))
-    size = {"non_embedding": np.full(count, float(base.shape.params_non_embedding)), "total": np.full(count, float(base.params_total(problem.vocab)))}
+    size = base.params_by(problem.vocab, count)
     trunk, replay = np.full(count, base.tokens), np.zeros(count)
     if keeping is not None:
         replay = keeping.replay_after(size, trunk, tokens, unique, paid)
@@ -128,4 +128,4 @@ def _evaluated(problem: Problem, base: Base, tokens: Array, paid: float, robust:
         bare = law.points(size, trunk, tokens, unique)
         resamples += cost_on_top(shown, resamples.mean(0), law.log_loss_resamples(bare, MOST_RESAMPLES).mean(0))
         guess = guess + cost_on_top(shown, guess, law.log_loss(bare))
-    return Stage(tokens, shown, np.where(keeps, resamples, np.inf), np.where(keeps, guess, np.inf), before, paid, robust)
+    return Stage(tokens, shown, np.where(keeps, resamples, np.inf), np.where(keeps, guess, np.inf), before, paid, problem.robust)

@@ -13,8 +13,9 @@ from planner.allocate.base_answer import Choice
 from planner.allocate.base_stage import LEAST
 from planner.allocate.beyond import AXIS_NAMES, TOO_FAR
 from planner.allocate.problem import Problem
-from planner.allocate.replay_cost import said_of
+from planner.allocate.replay_cost import NO_REPLAY, said_of
 from planner.design.spec import MIN_STEPS
+from planner.fit.support import NEAR
 from planner.method import Method
 
 LEAST_LOWER = 0.01
@@ -54,7 +55,7 @@ def warnings_of_bases(problem: Problem, able: Able, method: Method, made: Sequen
     left_over = f"{100 * (1 - spent / problem.request.flops):.0f} % of the budget is left over"
     far = []
     for choice in made:
-        outside = [f"{AXIS_NAMES[name]} {factor:.3g}×" for name, factor in choice.extrapolation.items() if 1.2 < factor < np.inf]
+        outside = [f"{AXIS_NAMES[name]} {factor:.3g}×" for name, factor in choice.extrapolation.items() if NEAR < factor < np.inf]
         if outside:
             found.append(f"EXTRAPOLATION: {choice.base} lies outside the runs by: {', '.join(outside)}")
         if any(TOO_FAR < factor < np.inf for factor in choice.extrapolation.values()):
@@ -66,19 +67,7 @@ def warnings_of_bases(problem: Problem, able: Able, method: Method, made: Sequen
         if 0 < choice.plan.tokens_spec < least_tokens(base):
             pays = "what its inference leaves of the budget" if choice.plan.flops_inference else "its best stage"
             found.append(f"{base.name}: {pays} is less than {MIN_STEPS} steps of one sequence of {base.context:,} tokens, too few to train on")
-    if problem.retention is not None and best.general is not None:
-        names = ", ".join(dict.fromkeys(member.law.name for member in problem.retention.law.members))
-        found.append(f"the general loss is forecast by {names}: the limit is kept with a probability of {best.general['probability']:.0%}")
-        if best.general["extrapolation"] > 1.2:
-            found.append(f"EXTRAPOLATION: {best.base} lies a factor of {best.general['extrapolation']:.3g} outside the runs of the general law")
-        if len(problem.retention.replays) == 1:
-            found.append("no run of the general law replays general text: what replay would keep is not measured, and none is planned")
-        if shares := [choice.plan.replay_fraction for choice in made if choice.plan.replay_fraction]:
-            found.append(f"{said_of(shares)}; what it replays lowers the forecast of a base by no more than that")
-        if best.plan.tokens_spec == 0:
-            found.append(
-                f"no amount of specialist text, from {LEAST:.1%} of what budget and passes allow on, keeps {problem.retention.limit}, so none is planned"
-            )
+    found += _of_the_limit(problem, made, best)
     if any(member.params_kind == "total" for member in problem.law.members) and problem.vocab:
         found.append(f"the law counts embeddings in N: a base counts with those of the law's own vocabulary of {problem.vocab} words, not with its own")
     inexact = [base.name for base in fitting if not base.exact]
@@ -122,12 +111,27 @@ def _better_alone(problem: Problem, best: Choice, alone: Arm) -> Iterator[str]:
 def _harmed(problem: Problem, able: Able, best: Choice) -> Iterator[str]:
     """Say in what share of the resamples the best base would end lower with fewer general tokens."""
     base = next(base for base in able.bases if base.name == best.base)
-    size = {"non_embedding": [float(base.shape.params_non_embedding)] * 2, "total": [float(base.params_total(problem.vocab))] * 2}
     fewer = np.array([best.plan.tokens_pt, best.plan.tokens_pt - (1 - FEWER) * base.tokens])
-    ends = problem.law.log_loss_resamples(problem.law.points(size, fewer, [best.plan.tokens_spec] * 2, [best.plan.unique_spec] * 2))
+    points = problem.law.points(base.params_by(problem.vocab), fewer, best.plan.tokens_spec, best.plan.unique_spec)
+    ends = problem.law.log_loss_resamples(points)
     share = float((ends[:, 1] < ends[:, 0] - 1e-9).mean())
     if share >= HARMED:
         yield (
             f"in {share:.0%} of the resamples the general tokens of {base.name} do harm after so many specialist ones: with fewer it would end lower, so "
             "that this law is not sure that such a base is worth more than one trained for less"
         )
+
+
+def _of_the_limit(problem: Problem, made: Sequence[Choice], best: Choice) -> Iterator[str]:
+    """Say how surely the limit on the general loss is kept, where there is one, and what is not measured of it."""
+    if problem.retention is None or best.general is None:
+        return
+    yield f"the general loss is forecast by {problem.retention.law.names}: the limit is kept with a probability of {best.general['probability']:.0%}"
+    if best.general["extrapolation"] > NEAR:
+        yield f"EXTRAPOLATION: {best.base} lies a factor of {best.general['extrapolation']:.3g} outside the runs of the general law"
+    if len(problem.retention.replays) == 1:
+        yield NO_REPLAY
+    if shares := [choice.plan.replay_fraction for choice in made if choice.plan.replay_fraction]:
+        yield f"{said_of(shares)}; what it replays lowers the forecast of a base by no more than that"
+    if best.plan.tokens_spec == 0:
+        yield f"no amount of specialist text, from {LEAST:.1%} of what budget and passes allow on, keeps {problem.retention.limit}, so none is planned"

@@ -52,7 +52,7 @@ def allocate_bases(
     problem = Problem.of(law, request, general, robust=robust)
     method = method or problem.method
     _consistent(problem, bases, method, kept_back)
-    found = able(problem, bases, method, robust)
+    found = able(problem, bases, method)
     ends = np.stack([stage.end for stage in found.stages])
     wins = np.bincount(ends.argmin(0), minlength=len(ends)) / ends.shape[1]
     order = np.argsort(ends.mean(1) if robust else [stage.guess.min() for stage in found.stages], kind="stable")
@@ -66,7 +66,7 @@ def allocate_bases(
     alone = scratch(problem, stage.end, allow_extrapolation)
     return BaseAllocation(
         request={
-            **{key: list(value) if isinstance(value, tuple) else value for key, value in asdict(request).items()},
+            **request.to_dict(),
             "max_epochs": problem.max_epochs,
             "method": asdict(method),
             "bases": [base.to_dict() for base in bases],
@@ -78,7 +78,7 @@ def allocate_bases(
         ways=tuple(ways(problem, best, method, stage)),
         kept=tuple(kept_of(problem, best, method, stage, share) for share in kept_back),
         warnings=tuple(warnings_of_bases(problem, found, method, made, recommended, alone)),
-        source={key: value for key, value in law.source.items() if key != "runs"},
+        source=law.origin,
         left_out=found.left_out,
         best_guess=_best_guess(problem, found, method),
     )

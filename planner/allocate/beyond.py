@@ -11,7 +11,7 @@ from planner.allocate.problem import Problem
 from planner.errors import DataError
 from planner.fit.diagnosis import STATUS_ADVICE
 from planner.fit.fitted import FittedLaw
-from planner.fit.support import RAY
+from planner.fit.support import NEAR, RAY
 from planner.units import format_count
 
 FAR = 10.0
@@ -74,7 +74,7 @@ def tell_far(law: FittedLaw, flops: float, extrapolation: Mapping[str, float], w
         who: whose plan, where there are several, such as "domain 'medicine': ".
     """
     compute = extrapolation["flops"]
-    others = [f"{AXIS_NAMES[name]} {factor:.3g}×" for name, factor in extrapolation.items() if factor > 1.2 and name != "flops" and np.isfinite(factor)]
+    others = [f"{AXIS_NAMES[name]} {factor:.3g}×" for name, factor in extrapolation.items() if factor > NEAR and name != "flops" and np.isfinite(factor)]
     if compute > FAR:
         yield (
             f"EXTRAPOLATION: {who}this plan costs {compute:.3g} times the largest run that the law has seen ({law.support.high['flops']:.3g} FLOPs)"
@@ -84,10 +84,10 @@ def tell_far(law: FittedLaw, flops: float, extrapolation: Mapping[str, float], w
         if compute > TOO_FAR:
             floor = "" if law.bounded_below else "the law has no irreducible loss, so what it says here falls to anything; "
             yield f"NOT A FORECAST: {who}{floor}no distance like this was ever tested"
-    elif others or compute > 1.2:
-        reach = [f"compute {compute:.3g}× the largest run"] if compute > 1.2 else []
+    elif others or compute > NEAR:
+        reach = [f"compute {compute:.3g}× the largest run"] if compute > NEAR else []
         yield f"extrapolation: {who}" + "; ".join([*reach, ", ".join(others)] if others else reach)
-    if extrapolation.get(RAY, 1.0) > 1.2:
+    if extrapolation.get(RAY, 1.0) > NEAR:
         least, most = law.support.low[RAY], law.support.high[RAY]
         amount = f"{least:.2g}" if most < 1.1 * least else f"{least:.2g} to {most:.2g}"
         yield (

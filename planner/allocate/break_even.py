@@ -8,7 +8,7 @@ from itertools import combinations
 import numpy as np
 
 from planner.allocate.curves import BreakEven
-from planner.fit.level import LEVEL
+from planner.fit.level import ENDS
 from planner.laws.dual import Array
 
 
@@ -27,7 +27,7 @@ def break_evens(amounts: Sequence[float], budgets: Sequence[float], expected: Se
         middle = factors(log_flops, np.array(expected[less]), np.array(expected[more]))
         each = np.array([factors(log_flops, own[less][:, number], own[more][:, number]) for number in range(own[less].shape[1])])
         # Without interpolation between resamples, since some are infinite.
-        low, high = np.quantile(each, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0, method="inverted_cdf")
+        low, high = np.quantile(each, ENDS, axis=0, method="inverted_cdf")
         for at, flops in enumerate(budgets[:-1]):
             never = float(np.isinf(each[:, at]).mean())
             rows.append(BreakEven(amounts[less], amounts[more], flops, _known(middle[at]), _known(low[at]), _known(high[at]), never, budgets[-1] / flops))

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from planner.allocate.optimum import Search, guesses, joined, leading, search
-from planner.allocate.problem import EVERY_SHAPE, FINEST, Plans, Problem, Size
+from planner.allocate.plans import Plans, Size
+from planner.allocate.problem import EVERY_SHAPE, FINEST, Problem
 from planner.laws.dual import Array
 
 MOST_MOVES = 4
@@ -126,7 +127,7 @@ def spread(problem: Problem, whole: Search, close: Search) -> Search:
 
     The last rounds of a close search hold hardly another size, and a coarse one has wide steps, so that an interval from them alone would be either.
     """
-    found = joined(joined(whole, close), search(problem, around_plan(problem, close.plans, close.best)))
+    found = joined(joined(whole, close), refine(problem, close, close.best))
     plans, own = found.plans, found.resamples.argmin(1)
     sizes = tuple(plans.sizes[number] for number in np.unique(plans.size[own]))
     if problem.request.params is None and not problem.request.params_among:

@@ -8,7 +8,7 @@ import numpy as np
 
 from planner.errors import DataError, InputError
 from planner.fit.fitted import FittedLaw
-from planner.fit.level import LEVEL
+from planner.fit.level import interval_of
 from planner.laws.dual import Array
 from planner.recipe import Recipe
 from planner.shapes import ModelShape
@@ -96,7 +96,7 @@ def crossing(
     # Resample k of one table says nothing of resample k of the other: the second is taken in another order.
     difference = draws[1][:count][np.random.default_rng(0).permutation(count)] - draws[0][:count]
     found = [value for row in difference if (value := _zero(tokens, row)) is not None]
-    low, high = np.quantile(found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) if 2 * len(found) >= count else (None, None)
+    low, high = interval_of(found) if 2 * len(found) >= count else (None, None)
     return Crossing(
         names, shape.params_non_embedding, tokens_pt, unique_spec, tokens, theirs, np.array(losses), (difference < 0).mean(0),
         _zero(tokens, np.log(losses[1][0]) - np.log(losses[0][0])), low, high, len(found) / count, equal_flops,

@@ -9,11 +9,10 @@ from typing import Any
 
 from planner.allocate.allocation import Plan
 from planner.artifacts import read_artifact, whole, write_artifact
+from planner.fit.support import NEAR
 
 KIND = "scaling"
 VERSION = 1
-NEAR = 1.2
-"""Factor outside the runs, on any axis, up to which a plan counts as inside."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from planner.errors import DataError
-from planner.fit.level import LEVEL
+from planner.fit.level import ENDS
 from planner.laws.dual import Array
 from planner.units import format_count
 
@@ -26,6 +26,8 @@ MOST_POWER = 1000.0
 """Of the factor that gives the rate."""
 FARTHEST = 1000.0
 """Factor beyond which no end of an interval is told."""
+WITH_MEDIAN = (ENDS[0], 0.5, ENDS[1])
+"""Quantiles of an interval, with the median between."""
 SEARCHES = 5
 """At most."""
 CLOSE = 0.01
@@ -50,7 +52,7 @@ def exchange_of(
     if compute.mean() < LEAST_GAIN:
         return ""
     rates = MORE_COMPUTE ** np.minimum(np.maximum(text, 0.0) / np.maximum(compute, LEAST_GAIN), MOST_POWER)
-    low, middle, high = (float(value) for value in np.quantile(rates, _ENDS))
+    low, middle, high = (float(value) for value in np.quantile(rates, WITH_MEDIAN))
     start = f"another {format_count(unique_spec)} distinct specialist tokens"
     if float(text.mean()) < 10 * LEAST_GAIN or middle < 1 + LEAST_WORTH:  # less than whole steps of training make up
         return f"{start} would buy nothing here"
@@ -68,9 +70,6 @@ def exchange_of(
         f"{start} are worth at least {budget * (least - 1):.2g} FLOPs here: {over}{least:.3g} times the compute would lower the loss as much "
         f"{at_rate}, and further on compute buys less"
     )
-
-
-_ENDS = ((1 - LEVEL) / 2, 0.5, (1 + LEVEL) / 2)
 
 
 def _as_much(factor: float, low: float, high: float, most: float = FARTHEST) -> str:
@@ -109,7 +108,7 @@ def _searched(
         if abs(at - tried[-1][0]) < CLOSE:
             break
     factors = np.exp(np.minimum(_each(tried, text, at), end))
-    low, _, high = (float(value) for value in np.quantile(factors, _ENDS))
+    low, _, high = (float(value) for value in np.quantile(factors, WITH_MEDIAN))
     return float(np.exp(at)), low, high
 
 

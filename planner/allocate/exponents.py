@@ -11,7 +11,7 @@ import numpy as np
 from planner.allocate.curves import Exponent
 from planner.allocate.optimum import Search
 from planner.allocate.problem import Problem
-from planner.fit.level import LEVEL
+from planner.fit.level import interval_of
 from planner.laws.dual import Array
 
 QUANTITIES = ("params_non_embedding", "tokens_pt", "tokens_spec")
@@ -38,8 +38,7 @@ def exponents(budgets: Sequence[float], best: Array, own: Array) -> tuple[Expone
         known = theirs[np.isfinite(theirs)]
         count, share = int(np.isfinite(best[:, number]).sum()), len(known) / len(theirs)
         if np.isfinite(value) and share >= LEAST_SHARE:
-            low, high = np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-            each.append(Exponent(name, float(value), float(low), float(high), float(100 * np.expm1(off)), count, share))
+            each.append(Exponent(name, float(value), *interval_of(known), float(100 * np.expm1(off)), count, share))
         else:
             each.append(Exponent(name, None, None, None, None, count, share))  # never a value without its interval
     return tuple(each)

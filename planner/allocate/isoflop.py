@@ -9,14 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from planner.allocate.curves import NEAR
 from planner.allocate.optimum import interval, search
-from planner.allocate.problem import Problem, Size
+from planner.allocate.plans import Size
+from planner.allocate.problem import Problem
 from planner.allocate.request import Request
 from planner.design.spec import MIN_TOKENS_PER_PARAMETER
 from planner.errors import DataError
 from planner.fit.fitted import FittedLaw
-from planner.fit.level import LEVEL
+from planner.fit.level import ENDS
+from planner.fit.support import NEAR
 from planner.ladder import LARGEST, SMALLEST
 from planner.laws.dual import Array
 
@@ -87,12 +88,12 @@ def _curve(problem: Problem) -> IsoFlop:
     found = search(problem, plans)
     of_size = [np.flatnonzero(plans.size == number) for number in np.unique(plans.size)]
     best = np.array([rows[found.expected[rows].argmin()] for rows in of_size])
-    low, high = np.exp(np.quantile(found.resamples[:, best], [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0))
+    low, high = np.exp(np.quantile(found.resamples[:, best], ENDS, axis=0))
     params, spec = plans.params[best], plans.tokens_spec[best]
     factors = problem.law.support.factors(params, plans.tokens_pt[best], spec, plans.unique_spec[best], plans.flops[best])
     inside = np.max(list(factors.values()), axis=0) <= NEAR
     return IsoFlop(
-        flops, unique, params, np.exp(found.expected[best]), low, high, plans.share[best], spec / unique, inside, interval(found, plans.params, LEVEL)
+        flops, unique, params, np.exp(found.expected[best]), low, high, plans.share[best], spec / unique, inside, interval(found, plans.params)
     )
 
 

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from planner.allocate.problem import Plans, Problem, Size
+from planner.allocate.plans import Plans, Size
+from planner.allocate.problem import Problem
 from planner.errors import DataError
-from planner.laws import Points
+from planner.fit.level import interval_of
 from planner.laws.dual import Array
 
 FRACTIONS = np.unique(np.concatenate([np.geomspace(2e-3, 1.0, 24), np.linspace(0.05, 1.0, 24)]))
@@ -33,6 +34,10 @@ WIDER = 1.5
 """Factor in size beyond those."""
 MOST_RESAMPLES = 120
 """Of each member, in a search; forecasts use all."""
+
+
+SHARES = 41
+"""Of specialist tokens, in a profile."""
 
 
 @dataclass(frozen=True)
@@ -72,13 +77,13 @@ def leading(problem: Problem, plans: Plans) -> Search:
 def guesses(problem: Problem, plans: Plans) -> Array:
     """Forecast ln L by the fitted parameters alone, infinite for a plan that passes the limit on the general loss."""
     plans = _replaying(problem, plans)
-    result: Array = problem.law.log_loss(_points(problem, plans)) + plans.added
+    result: Array = problem.law.log_loss(problem.points(plans)) + plans.added
     return result
 
 
 def _contends(problem: Problem, plans: Plans, most: int, near: float) -> Any:
     """Tell which plans may come that near to the best of the mean, or nearer, by few resamples, each of which is asked of both plans."""
-    some = problem.law.log_loss_resamples(_points(problem, plans), most) + plans.added
+    some = problem.law.log_loss_resamples(problem.points(plans), most) + plans.added
     behind = some - some[:, [some.mean(0).argmin()]]
     # Laws differ in their means, too, so that the error is rather more than less than this.
     return behind.mean(0) <= near + BEYOND_DOUBT * behind.std(0) / sqrt(len(behind))
@@ -86,7 +91,7 @@ def _contends(problem: Problem, plans: Plans, most: int, near: float) -> Any:
 
 def _evaluated(problem: Problem, plans: Plans) -> Search:
     """Evaluate plans whose replay is known; those that pass the limit are infinitely bad."""
-    points = _points(problem, plans)
+    points = problem.points(plans)
     resamples, guess = problem.law.log_loss_resamples(points, MOST_RESAMPLES), problem.law.log_loss(points)
     if plans.replay is not None:
         resamples, guess = resamples + plans.added, guess + plans.added
@@ -113,7 +118,7 @@ def _hopeful(problem: Problem, plans: Plans, each: bool) -> Plans:
     ends = (plans.params.min(), plans.params.max())
     if not each:
         plans = plans.rows(_contends(problem, plans, FEW_RESAMPLES, near) | np.isin(plans.params, ends))
-    some = problem.law.log_loss_resamples(_points(problem, plans), SOME_RESAMPLES) + plans.added
+    some = problem.law.log_loss_resamples(problem.points(plans), SOME_RESAMPLES) + plans.added
     mean = some.mean(0)
     behind = mean - mean.min()
     if each:
@@ -123,10 +128,6 @@ def _hopeful(problem: Problem, plans: Plans, each: bool) -> Plans:
         rows = np.flatnonzero(plans.params == end)
         keep[rows[behind[rows].argmin()]] = True
     return plans.rows(keep)
-
-
-def _points(problem: Problem, plans: Plans) -> list[Points]:
-    return problem.law.points(plans.params_by, plans.tokens_pt, plans.tokens_spec, plans.unique_spec)
 
 
 def coarse(problem: Problem, *, each: bool = True) -> Search:
@@ -177,9 +178,7 @@ def _coarse(problem: Problem, sizes: tuple[Size, ...], each: bool) -> Search:
 
 
 def _general_harms(problem: Problem, plans: Plans) -> bool:
-    both = (
-        problem.law.points(plans.params_by, factor * plans.tokens_pt, plans.tokens_spec, plans.unique_spec) for factor in (1.0, 0.98)
-    )  # fmt: skip
+    both = (problem.points(replace(plans, tokens_pt=factor * plans.tokens_pt)) for factor in (1.0, 0.98))
     all_of_it, less = (problem.law.log_loss_resamples(points, FEW_RESAMPLES).mean(0) for points in both)
     return bool((less < all_of_it - 1e-9).any())
 
@@ -197,11 +196,9 @@ def joined(first: Search, second: Search) -> Search:
     return Search(plans, expected, guess, np.concatenate([first.resamples, second.resamples], axis=1))
 
 
-def interval(found: Search, values: Array, level: float) -> tuple[float, float]:
-    """Return the interval over resamples of a quantity of each resample's own best plan."""
-    chosen = values[found.resamples.argmin(1)]
-    low, high = np.quantile(chosen, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+def interval(found: Search, values: Array) -> tuple[float, float]:
+    """Return the 90 % interval over resamples of a quantity of each resample's own best plan."""
+    return interval_of(values[found.resamples.argmin(1)])
 
 
 def within(found: Search, values: Array, tolerance: float) -> tuple[float, float]:
@@ -210,17 +207,17 @@ def within(found: Search, values: Array, tolerance: float) -> tuple[float, float
     return float(values[good].min()), float(values[good].max())
 
 
-def profile(problem: Problem, sizes: tuple[Size, ...], count: int = 41) -> tuple[Array, Array]:
+def profile(problem: Problem, sizes: tuple[Size, ...]) -> tuple[Array, Array]:
     """Return the best loss for each share of specialist tokens that is possible: shares and losses, for a figure."""
-    shares = np.linspace(0, 1, count)
+    shares = np.linspace(0, 1, SHARES)
     parts = [problem.split(sizes, float(share)) for share in shares]
-    number = np.repeat(np.arange(count), [len(part) for part in parts])
+    number = np.repeat(np.arange(SHARES), [len(part) for part in parts])
     size, params, pt, spec, unique = (
         np.concatenate([getattr(part, name) for part in parts]) for name in ("size", "params", "tokens_pt", "tokens_spec", "unique_spec")
     )
     plans = _replaying(problem, Plans(size, params, pt, spec, unique, sizes))
-    least = np.full(count, np.inf)
-    points = _points(problem, plans)
+    least = np.full(SHARES, np.inf)
+    points = problem.points(plans)
     expected = problem.law.log_loss_resamples(points, MOST_RESAMPLES).mean(0) if problem.robust else problem.law.log_loss(points)
     np.minimum.at(least, number, expected + plans.added)
     found = np.isfinite(least)

@@ -17,6 +17,7 @@ from planner.design.spec import MIN_STEPS, MIN_TOKENS_PER_PARAMETER
 from planner.errors import DataError, InputError
 from planner.fit.fitted import FittedLaw
 from planner.ladder import LARGEST, SMALLEST, shapes_at
+from planner.laws import Points
 from planner.laws.dual import Array
 from planner.method import TRAINED_BYTES, Method
 from planner.recipe import Recipe
@@ -350,6 +351,10 @@ class Problem:
         at, pt, spec = np.array(rows, dtype=float).reshape(-1, 3).T
         made = self._make(at.astype(int), pt, spec, sizes)
         return made.rows(self.enough(made))
+
+    def points(self, plans: Plans) -> list[Points]:
+        """Prepare plans as points of the law, for each member."""
+        return self.law.points(plans.params_by, plans.tokens_pt, plans.tokens_spec, plans.unique_spec)
 
     def realise(self, size: Size, tokens_pt: float, tokens_spec: float) -> Plans:
         """Round one plan to what will be trained: whole optimiser steps of the recipe, and none that would pass a limit."""

@@ -21,6 +21,7 @@ SHARES = (0.0, 0.1, 0.3, 0.5)
 """Of general text in the specialist stage."""
 COSTS = (0.0, 0.0014, 0.0076, 0.023)
 """Mean of ln L measured there, less what the law of `computing` says with replayed text counted as general text."""
+NO_REPLAY = "no run of the general law replays general text: what replay would keep is not measured, and none is planned"
 
 
 def cost(share: Any) -> Array:

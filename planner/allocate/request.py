@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from planner.artifacts import check_numbers
@@ -67,6 +67,15 @@ class Request:
         if known.get("params_range") is not None and len(known["params_range"]) != 2:
             raise ValueError(f"params_range = {known['params_range']!r} of the request")
         return cls(**known)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as an answer keeps them."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+    @property
+    def limited(self) -> bool:
+        """Whether the general loss is limited."""
+        return self.max_general_loss is not None or self.max_general_rise is not None
 
     def __post_init__(self) -> None:
         positive = {

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import erf, inf, sqrt
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from planner.allocate.least_share import PARTS, least_share
 from planner.allocate.plans import Plans
 from planner.errors import DataError, InputError
 from planner.fit.fitted import FittedLaw
-from planner.fit.level import LEVEL, Z
+from planner.fit.level import ENDS, Z
 from planner.laws import Points
 from planner.laws.dual import Array
 from planner.units import format_count
@@ -85,7 +85,7 @@ class Retention:
         Raises:
             InputError: a limit without a law of the general loss, or with one of another corpus.
         """
-        if request.max_general_loss is None and request.max_general_rise is None:
+        if not request.limited:
             return None
         if law is None:
             raise InputError(
@@ -130,10 +130,8 @@ class Retention:
 
     def losses(self, plans: Plans, share: float, least_stage: float) -> tuple[Array, Array]:
         """Forecast ln L of the general loss after a specialist stage with some replay, and before it; not a number where that cannot be trained."""
-        none = np.zeros(len(plans))
-        trunk = np.maximum(_trunk(plans.tokens_pt, plans.tokens_spec, share), 0.0)
-        after = self.law.log_loss(self.law.points(plans.params_by, trunk, plans.tokens_spec, plans.unique_spec, np.full(len(plans), share)))
-        before = self.law.log_loss(self.law.points(plans.params_by, np.maximum(plans.tokens_pt, 1.0), none, plans.unique_spec, none))
+        after = self.law.log_loss(self._after(plans.params_by, plans.tokens_pt, plans.tokens_spec, plans.unique_spec, share))
+        before = self.law.log_loss(self._bare(plans.params_by, plans.tokens_pt, plans.unique_spec))
         return np.where(_fits(plans.tokens_pt, plans.tokens_spec, share, least_stage), after, np.nan), before
 
     def replay_after(
@@ -149,8 +147,7 @@ class Retention:
             most: tokens that the stage may have, with what is replayed.
             margin: by how much the limit is to be kept, in ln L.
         """
-        none = np.zeros_like(spec)
-        before, kept = self.law.log_loss(self.law.points(params, trunk, none, unique, none)), np.where(spec > 0, -margin, 1e-9)
+        before, kept = self.law.log_loss(self._bare(params, trunk, unique)), np.where(spec > 0, -margin, 1e-9)
 
         def over(rows: Any, share: Array) -> Array:
             some = {kind: values[rows] for kind, values in params.items()}
@@ -163,16 +160,11 @@ class Retention:
         """Forecast ln L of the general loss without a specialist stage; minus infinity without general tokens, over which nothing may rise."""
         if self.max_rise is None:
             return np.zeros(len(plans))
-        none = np.zeros(len(plans))
-        general = np.where(plans.tokens_pt > 0, plans.tokens_pt, 1.0)
-        result: Array = self.law.log_loss(self.law.points(plans.params_by, general, none, plans.unique_spec, none))
-        return np.where(plans.tokens_pt > 0, result, -inf)
+        return np.where(plans.tokens_pt > 0, self.law.log_loss(self._bare(plans.params_by, plans.tokens_pt, plans.unique_spec)), -inf)
 
     def _excess(self, plans: Plans, share: Any, before: Array) -> Array:
         """Return by how much the forecast ln L of plans passes the limit; infinite where there is no base to rise over."""
-        trunk = np.maximum(_trunk(plans.tokens_pt, plans.tokens_spec, share), 0.0)
-        after = self.law.log_loss(self.law.points(plans.params_by, trunk, plans.tokens_spec, plans.unique_spec, np.broadcast_to(share, len(plans))))
-        return self._over(after, before)
+        return self._over(self.law.log_loss(self._after(plans.params_by, plans.tokens_pt, plans.tokens_spec, plans.unique_spec, share)), before)
 
     def _over(self, after: Array, before: Array) -> Array:
         """Return by how much ln L after a specialist stage passes the limits, given that before it."""
@@ -191,10 +183,10 @@ class Retention:
             share: of replay.
             base: general tokens that the loss before is of, where a checkpoint has had them; else those of the plan.
         """
-        params = {"non_embedding": np.array([plan.params_non_embedding]), "total": np.array([plan.params_total or np.nan])}
+        params = plan.params_by
         general, spec, unique = (np.array([value]) for value in (plan.tokens_pt, plan.tokens_spec, plan.unique_spec))
         forecast = self.law.forecast(params, _trunk(general, spec, share), spec, unique, [share])
-        points = self._points(params, general, spec, unique, np.array([share]), general if base is None else np.array([base]))
+        points = self._after(params, general, spec, unique, share), self._bare(params, general if base is None else np.array([base]), unique)
         distance = self.law.support.distance(params["non_embedding"], general, spec, unique)[0]
         before, rise, low, high = inf, inf, inf, inf
         chances = []
@@ -206,7 +198,7 @@ class Retention:
             spread = np.subtract(*(self.law.log_loss_resamples(at)[:, 0] for at in points))
             before, rise = float(np.exp(base)), float(after - base)
             # With the noise of one run: what its trunk was lucky in both losses share.
-            ends = np.quantile(spread - spread.mean(), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+            ends = np.quantile(spread - spread.mean(), ENDS)
             low, high = (rise + sign * float(np.hypot(end, Z * self.law.noise)) for sign, end in zip((-1, 1), ends, strict=True))
             if plan.tokens_spec == 0:  # the same run before and after
                 low = high = rise = 0.0
@@ -232,7 +224,7 @@ class Retention:
             parts.append(f"--max-general-loss {self.max_loss * sqrt(kept.loss_low / kept.loss_high):.4g}")
         return f"{' and '.join(parts)} would keep it in {SURE:.0%} of runs" if parts else ""
 
-    def refuse(self, plans: Plans, least_stage: float) -> None:
+    def refuse(self, plans: Plans, least_stage: float) -> NoReturn:
         """Say that no plan keeps the limit, and which comes nearest.
 
         Args:
@@ -260,11 +252,13 @@ class Retention:
             remedy="relax the limit, give more general text or more FLOPs, or measure more replay: the runs of the general law have no more",
         )
 
-    def _points(self, params: Any, general: Array, spec: Array, unique: Array, share: Array, base: Array) -> tuple[list[Points], list[Points]]:
-        """Prepare plans with and without their specialist stage; general tokens of none are read as one."""
-        none = np.zeros_like(spec)
-        after = self.law.points(params, np.maximum(_trunk(general, spec, share), 0.0), spec, unique, share)
-        return after, self.law.points(params, np.where(base > 0, base, 1.0), none, unique, none)
+    def _after(self, params: Mapping[str, Any], general: Array, spec: Array, unique: Array, share: Any) -> list[Points]:
+        """Prepare models after their specialist stage, whose general tokens include what is replayed."""
+        return self.law.points(params, np.maximum(_trunk(general, spec, share), 0.0), spec, unique, share)
+
+    def _bare(self, params: Mapping[str, Any], general: Array, unique: Array) -> list[Points]:
+        """Prepare them without a specialist stage; general tokens of none are read as one."""
+        return self.law.points(params, np.where(general > 0, general, 1.0), 0.0, unique, 0.0)
 
 
 def _fits(general: Array, spec: Array, share: float, least_stage: float) -> Array:

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import reduce
 
 import numpy as np
 
-from planner.allocate.allocate import realised
 from planner.allocate.beyond import FAR, TOO_FAR, beyond, refuse_far, warnings_of_law
 from planner.allocate.break_even import break_evens
 from planner.allocate.closer import closest, refine, spread
-from planner.allocate.curves import NEAR, Curve, Exponent, Optimum, Scaling
+from planner.allocate.curves import Curve, Exponent, Optimum, Scaling
+from planner.allocate.describe import realised
 from planner.allocate.exponents import AT, bounded, exponents
 from planner.allocate.optimum import coarse, interval, joined
 from planner.allocate.problem import Problem
 from planner.allocate.request import Request
 from planner.errors import DataError, InputError
 from planner.fit.fitted import FittedLaw
-from planner.fit.level import LEVEL
+from planner.fit.level import ENDS
+from planner.fit.support import NEAR
 from planner.laws.dual import Array
 from planner.units import format_count
 
@@ -29,7 +30,7 @@ DEARER = 10.0
 """Factor beyond the dearest run at which a range ends by default."""
 DEARER_START = 1.25
 """Factor by which a default range begins later, as often as its first budget allows no plan."""
-ANCHORS = ((1 - LEVEL) / 2, 0.5, (1 + LEVEL) / 2)
+ANCHORS = (ENDS[0], 0.5, ENDS[1])
 """Quantiles of the resamples' own best plans, by size and by specialist tokens, around which the search is refined too: the coarse grain would
 otherwise show in their slopes."""
 
@@ -76,13 +77,13 @@ def scaling(
             refuse_far(law, found.optimum.plan.flops, found.optimum.extrapolation)
     curves = tuple(Curve(amount, tuple(found.optimum for found in row), _exponents(flops, row)) for amount, row in zip(unique, rows, strict=True))
     pairs = break_evens(unique, flops, [[found.expected for found in row] for row in rows], [np.array([found.own for found in row]) for row in rows])
-    kept = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(limits).items() if key not in ("flops", "unique_spec")}
+    kept = {key: value for key, value in limits.to_dict().items() if key not in ("flops", "unique_spec")}
     return Scaling(
         request={**kept, "max_epochs": problems[0][0].max_epochs, "budgets": flops, "amounts": unique},
         curves=curves,
         break_evens=tuple(pairs),
         warnings=tuple([*warnings_of_law(problems[0][0]), *_warnings(law, curves, flops, bool(limits.general_tokens))]),
-        source={key: value for key, value in law.source.items() if key != "runs"},
+        source=law.origin,
     )
 
 
@@ -148,7 +149,7 @@ def _find(problem: Problem) -> Found:
 
     def span(of: Array) -> tuple[float, float]:
         # Of the plans that `plan allocate` searches, so that both say the same.
-        return interval(everything, of[: len(everything.plans)], LEVEL)
+        return interval(everything, of[: len(everything.plans)])
 
     plans = found.plans
     optimum = Optimum(
@@ -169,7 +170,7 @@ def _warnings(law: FittedLaw, curves: Sequence[Curve], budgets: Sequence[float],
             f"{word}: {outside} of {len(curves[0].optima)} budgets are beyond the largest run ({law.support.high['flops']:.3g} FLOPs), the last "
             f"{dearest:.3g}× ({TOO_FAR:g}× is the limit); there, curves and exponents are what the law says, not what was measured"
         )
-    if outside and any("E" not in (parameter.name for parameter in member.law.parameters) for member in law.members):
+    if outside and not law.bounded_below:
         found.append(
             f"not every law here has an irreducible loss: outside the runs the upper end of a loss stays at {law.least_loss:.4g} nats/token, the lowest "
             "that was measured, or above"

@@ -11,9 +11,10 @@ from planner.allocate.beyond import tell_far, warnings_of_law
 from planner.allocate.dominated import better_in_both
 from planner.allocate.optimum import Search, coarse
 from planner.allocate.problem import AT_FLOOR, Problem
-from planner.allocate.replay_cost import said_of
+from planner.allocate.replay_cost import NO_REPLAY, said_of
 from planner.allocate.retention import Kept
 from planner.design.spec import MIN_STEPS
+from planner.fit.support import NEAR
 from planner.units import format_count
 
 LARGER = 1.1
@@ -55,27 +56,7 @@ def warnings_of(problem: Problem, whole: Search, plan: Plan, extrapolation: dict
             f"the specialist text is left unused: {problem.max_epochs:.3g} passes over it are {format_count(problem.max_tokens_spec)} tokens, and a "
             f"stage of {MIN_STEPS} steps takes {format_count(problem.min_tokens_stage)}; more passes (--max-epochs) or smaller batches would use it"
         )
-    spent = plan.flops + plan.flops_inference
-    if spent < 0.98 * request.flops:
-        left = 1 - spent / request.flops
-        tokens = (plan.tokens_pt + plan.tokens_spec) * (request.flops - spent) / plan.flops
-        if (request.training_flops or np.inf) < 1.02 * plan.flops:
-            why = ["", "is left over: the time that training may take binds, and not the budget"]
-        elif problem.one_corpus:
-            bound = plan.tokens_spec > 0.98 * problem.max_tokens_spec
-            passes = f"{problem.max_epochs:.3g} passes"
-            why = ["", f"buys nothing: no more than {passes} are allowed" if bound else "is left over: further passes are forecast to harm"]
-        elif request.general_tokens and plan.tokens_pt > 0.98 * request.general_tokens:
-            why = ["the general text binds: ", "buys nothing, since the law knows no second pass over it"]
-        elif plan.tokens_pt == 0 and (request.general_tokens or np.inf) < problem.min_tokens_stage:
-            why = ["", f"is left over: the general text is too little for a stage of {MIN_STEPS} steps, and more of the other is forecast to harm"]
-        elif problem.retention is not None:
-            why = ["", "is left over: after more general tokens there would be more to lose, and the limit on the general loss binds"]
-        elif plan.tokens_pt == 0 and tokens < 1.01 * problem.min_tokens_stage:
-            why = ["", f"is left over: it is too little for a general stage of {MIN_STEPS} steps, and nothing else is forecast to be better"]
-        else:
-            why = ["", "is left over: the law forecasts that more general tokens would raise the loss, which runs should confirm first"]
-        found.append(f"{why[0]}{100 * left:.0f} % of the budget {why[1]}")
+    found += _left_over(problem, plan)
     if plan.tokens_spec > 0.98 * problem.max_tokens_spec and plan.tokens_pt > 0:
         found.append(f"the limit of {problem.max_epochs:.3g} epochs binds: more specialist text, or more passes, might lower the loss")
     chosen = request.params is not None or request.params_range or request.params_among or request.memory_per_gpu is not None
@@ -95,6 +76,32 @@ def warnings_of(problem: Problem, whole: Search, plan: Plan, extrapolation: dict
             f"the best size is at an end of the sizes searched, {format_count(ends[0])} to {format_count(ends[1])}: the law sees no optimum inside"
         )
     return found
+
+
+def _left_over(problem: Problem, plan: Plan) -> list[str]:
+    """Say how much of the budget is not spent, where that is more than whole steps leave, and why."""
+    request, spent = problem.request, plan.flops + plan.flops_inference
+    if spent >= 0.98 * request.flops:
+        return []
+    left, before = f"{100 * (1 - spent / request.flops):.0f} % of the budget", ""
+    tokens = (plan.tokens_pt + plan.tokens_spec) * (request.flops - spent) / plan.flops
+    if (request.training_flops or np.inf) < 1.02 * plan.flops:
+        why = "is left over: the time that training may take binds, and not the budget"
+    elif problem.one_corpus:
+        bound = plan.tokens_spec > 0.98 * problem.max_tokens_spec
+        passes = f"{problem.max_epochs:.3g} passes"
+        why = f"buys nothing: no more than {passes} are allowed" if bound else "is left over: further passes are forecast to harm"
+    elif request.general_tokens and plan.tokens_pt > 0.98 * request.general_tokens:
+        before, why = "the general text binds: ", "buys nothing, since the law knows no second pass over it"
+    elif plan.tokens_pt == 0 and (request.general_tokens or np.inf) < problem.min_tokens_stage:
+        why = f"is left over: the general text is too little for a stage of {MIN_STEPS} steps, and more of the other is forecast to harm"
+    elif problem.retention is not None:
+        why = "is left over: after more general tokens there would be more to lose, and the limit on the general loss binds"
+    elif plan.tokens_pt == 0 and tokens < 1.01 * problem.min_tokens_stage:
+        why = f"is left over: it is too little for a general stage of {MIN_STEPS} steps, and nothing else is forecast to be better"
+    else:
+        why = "is left over: the law forecasts that more general tokens would raise the loss, which runs should confirm first"
+    return [f"{before}{left} {why}"]
 
 
 def _bounded(problem: Problem, whole: Search) -> list[str]:
@@ -122,15 +129,17 @@ def warnings_of_replay(problem: Problem, plan: Plan, kept: Kept | None, mine: fl
     """
     if problem.retention is None or kept is None:
         return []
-    names = ", ".join(dict.fromkeys(member.law.name for member in problem.retention.law.members))
     both = better_in_both(problem, plan, kept, mine)
     # A tighter limit is no advice where a looser one would be better in everything.
     surer = "" if both else problem.retention.surer(kept)
-    found = [f"the general loss is forecast by {names}, whose runs lie {100 * problem.retention.law.noise:.2g} % around it: the limit is kept with a "
-             f"probability of {kept.probability:.0%}" + (f"; {surer}" if surer else "")]  # fmt: skip
+    law = problem.retention.law
+    found = [
+        f"the general loss is forecast by {law.names}, whose runs lie {100 * law.noise:.2g} % around it: the limit is kept with a "
+        f"probability of {kept.probability:.0%}" + (f"; {surer}" if surer else "")
+    ]
     found += [both] if both else []
     if len(problem.retention.replays) == 1:
-        found.append("no run of the general law replays general text: what replay would keep is not measured, and none is planned")
+        found.append(NO_REPLAY)
     elif kept.replay_fraction:
         found.append(said_of([kept.replay_fraction]))
     over = (plan.flops + plan.flops_inference) / problem.request.flops - 1
@@ -144,6 +153,6 @@ def warnings_of_replay(problem: Problem, plan: Plan, kept: Kept | None, mine: fl
             f"{100 * over:.2g} % over the budget: the replayed text goes through {problem.method.name}, which for so small a model costs more than "
             "training all of it"
         )
-    if kept.extrapolation > 1.2:
+    if kept.extrapolation > NEAR:
         found.append(f"extrapolation: the plan lies a factor of {kept.extrapolation:.3g} outside the runs of the general law")
     return found

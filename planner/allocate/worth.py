@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import TypeVar
 
 import numpy as np
 
 from planner.allocate.allocation import Worth
 from planner.allocate.beyond import TOO_FAR
 from planner.allocate.closer import around_plan, closest, closest_guess
-from planner.allocate.domains.request import DomainsRequest
 from planner.allocate.exchange import MORE_COMPUTE, exchange_of
 from planner.allocate.optimum import Search, coarse, coarse_near, leading, search
 from planner.allocate.problem import Problem
 from planner.allocate.request import Request
 from planner.allocate.retention import Retention
 from planner.errors import DataError
-from planner.fit.level import LEVEL
+from planner.fit.level import interval_of
 from planner.laws.dual import Array
 from planner.units import format_count
 
-Limited = TypeVar("Limited", Request, DomainsRequest)
 MORE_TEXT = 2.0
 EASED = 0.01
 """Of the general loss, by which a limit on it is relaxed."""
@@ -49,7 +47,8 @@ def worths(problem: Problem, found: Search, mine: Array) -> tuple[list[Worth], s
     if request.general_tokens and float(plans.tokens_pt[found.best]) > 0.9 * request.general_tokens:
         more = f"twice the general text ({format_count(request.general_tokens)} more tokens)"
         changes.append((more, replace(request, general_tokens=MORE_TEXT * request.general_tokens)))
-    changes += eased(request)
+    limits = request.max_general_rise, request.max_general_loss
+    changes += [(name, replace(request, max_general_rise=rise, max_general_loss=loss)) for name, rise, loss in eased(*limits)]
     gains: dict[str, Array] = {}
     for name, changed in changes:
         try:
@@ -96,19 +95,22 @@ def _best_guess(problem: Problem) -> Array:
     return result
 
 
-def eased(request: Limited) -> list[tuple[str, Limited]]:
-    """Ease each limit on the general loss by a hundredth of it, and both together where there are two, since either may bind."""
-    rise, loss = request.max_general_rise, request.max_general_loss
-    found: list[tuple[str, Limited]] = []
+def eased(rise: float | None, loss: float | None) -> Iterator[tuple[str, float | None, float | None]]:
+    """Ease each limit on the general loss by a hundredth of it, and both together where there are two, since either may bind.
+
+    Args:
+        rise: limit on its rise, as a share.
+        loss: limit on itself [nats/token].
+
+    Yields:
+        What is eased, and both limits then.
+    """
     if rise is not None:
-        name = f"a general loss that may rise {100 * (rise + EASED):.3g} % instead of {100 * rise:.3g}"
-        found.append((name, replace(request, max_general_rise=rise + EASED)))
+        yield f"a general loss that may rise {100 * (rise + EASED):.3g} % instead of {100 * rise:.3g}", rise + EASED, loss
     if loss is not None:
-        looser = loss * (1 + EASED)
-        found.append((f"a general loss up to {looser:.4g} instead of {loss:.4g}", replace(request, max_general_loss=looser)))
-        if rise is not None:
-            found.append(("both of these together", replace(request, max_general_loss=looser, max_general_rise=rise + EASED)))
-    return found
+        yield f"a general loss up to {loss * (1 + EASED):.4g} instead of {loss:.4g}", rise, loss * (1 + EASED)
+    if rise is not None and loss is not None:
+        yield "both of these together", rise + EASED, loss * (1 + EASED)
 
 
 def under(problem: Problem, request: Request) -> Problem:
@@ -124,5 +126,4 @@ def worth_of(name: str, gain: Array) -> Worth:
         gain: by how much it lowers ln L under each resample, shape (resamples,).
     """
     lower = -100 * np.expm1(-gain)
-    low, high = np.quantile(lower, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Worth(name, float(lower.mean()), float(low), float(high))
+    return Worth(name, float(lower.mean()), *interval_of(lower))

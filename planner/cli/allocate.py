@@ -113,7 +113,13 @@ def allocate(
     shared = gpus if hours is not None or (gpu_memory is None and not base) else None
     served = parse_count(inference_tokens)
     budget, within = _flops(flops, Budget(gpu_hours, gpu_days, usd, usd_per_gpu_hour, shared, hours), _throughput(gpu, mfu, gpu_flops), served > 0)
-    general = None if general_tokens is None else parse_count(general_tokens)
+    limits: dict[str, Any] = {
+        "flops": budget, "params": fixed, "params_range": between, "params_among": among, "max_epochs": max_epochs,
+        "general_tokens": None if general_tokens is None else parse_count(general_tokens), "inference_tokens": served,
+        "tolerance": TOLERANCE if tolerance is None else parse_share(tolerance),
+        "memory_per_gpu": None if gpu_memory is None else 1e9 * gpu_memory, "gpus": 1 if gpus is None else gpus,
+        "max_general_loss": max_general_loss, "max_general_rise": None if max_general_rise is None else parse_share(max_general_rise),
+    }  # fmt: skip
     picture = out.with_suffix(".png") if figure else None
     if picture is not None:
         apart(picture, out, domains, accuracy, case)
@@ -126,12 +132,6 @@ def allocate(
         others = {
             "--spec-tokens": spec_tokens, "--law": law, "--base": base, "--kept-back": kept_back, "--method": method,
             "--accuracy": accuracy, "--lora-rank": lora_rank,
-        }  # fmt: skip
-        limits = {
-            "flops": budget, "params": fixed, "max_epochs": max_epochs, "general_tokens": general, "params_range": between, "params_among": among,
-            "memory_per_gpu": None if gpu_memory is None else 1e9 * gpu_memory, "gpus": 1 if gpus is None else gpus,
-            "inference_tokens": served, "tolerance": TOLERANCE if tolerance is None else parse_share(tolerance),
-            "max_general_loss": max_general_loss, "max_general_rise": None if max_general_rise is None else parse_share(max_general_rise),
         }  # fmt: skip
         asked = request_of(domains, limits, others, general_law)
         further = budget_of_runs(next_runs, (domain.law for domain in asked.domains), as_json)
@@ -155,23 +155,8 @@ def allocate(
         if fitted.members[0].law.stages == 2:
             raise InputError("there is no specialist text", remedy="give --spec-tokens for one domain, or --domains for many")
         spec_tokens = "1"  # a law of one stage knows none, whatever there is
-    request = Request(
-        budget,
-        parse_count(spec_tokens),
-        params=fixed,
-        params_range=between,
-        params_among=among,
-        max_epochs=max_epochs,
-        general_tokens=general,
-        inference_tokens=served,
-        training_flops=within,
-        tolerance=TOLERANCE if tolerance is None else parse_share(tolerance),
-        memory_per_gpu=None if gpu_memory is None else 1e9 * gpu_memory,
-        gpus=1 if gpus is None else gpus,
-        max_general_loss=max_general_loss,
-        max_general_rise=None if max_general_rise is None else parse_share(max_general_rise),
-    )
-    keeping = general_law_file(general_law, found, max_general_loss is not None or max_general_rise is not None)
+    request = Request(unique_spec=parse_count(spec_tokens), training_flops=within, **limits)
+    keeping = general_law_file(general_law, found, request.limited)
     apart(out, keeping)
     further = budget_of_runs(next_runs, [fitted], as_json)
     apart(out, accuracy)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from planner.cli.console import say
@@ -10,7 +11,7 @@ from planner.cli.tables import table
 from planner.units import format_count, format_interval
 
 if TYPE_CHECKING:
-    from planner.allocate.allocation import Allocation, Plan
+    from planner.allocate.allocation import Allocation, Plan, Worth
 
 MOST_NATS = 50.0
 """Beyond it a perplexity says no more than that it is beyond counting."""
@@ -18,12 +19,10 @@ MOST_NATS = 50.0
 
 def show(answer: Allocation) -> None:
     """Print a recommendation as tables."""
-    from planner.allocate.allocation import KNOWS_NO_TEXT
-
     plan, request = answer.plan, answer.request
     tolerance = f"within {100 * request['tolerance']:.3g} % of the best loss"
     size = [f"{format_count(plan.params_non_embedding)}", f"{format_interval(*answer.params_interval)}", f"{format_interval(*answer.params_within)}"]
-    share = [f"{100 * plan.share_spec:.3g} %", _percent(answer.share_interval), _percent(answer.share_within)]
+    share = [f"{100 * plan.share_spec:.3g} %", percent(answer.share_interval), percent(answer.share_within)]
     rows = [
         ["non-embedding parameters", *size],
         ["share of specialist tokens", *share],
@@ -53,15 +52,44 @@ def show(answer: Allocation) -> None:
     if plan.shape:
         rows.insert(1, ["layers × width, heads × head width", _shape(plan), "", ""])
     title = f"Recommended split of {request['flops']:.3g} FLOPs with {format_count(request['unique_spec'])} distinct specialist tokens"
-    alone = any(arm.note == KNOWS_NO_TEXT for arm in answer.arms)
+    alone = answer.one_stage
     if alone:
         title = f"Recommended size for {request['flops']:.3g} FLOPs"
         rows = [[row[0].replace("specialist ", ""), *row[1:]] for row in rows if row[0] not in ("share of specialist tokens", "specialist tokens")]
     if answer.one_corpus:
         title = f"Recommended size and passes for {request['flops']:.3g} FLOPs over {format_count(request['unique_spec'])} distinct tokens"
         rows = [[row[0].replace("specialist ", ""), *row[1:]] for row in rows if row[0] not in ("share of specialist tokens", "general tokens")]
-    caption = "90 % interval: of losses, of one run; of sizes and amounts, where the best lies by each refit of the law: it says nothing of other laws"
+    caption = "90 % interval: of a loss, for one run; of a size or an amount, of the best plan of each refit; laws that were not chosen are not in it"
     table(title, ["", "recommended", "90 % interval", tolerance], rows, caption=caption)
+    _show_arms(answer)
+    for arm in answer.arms:
+        if arm.plan is not None and arm.note:
+            say(f"{arm.name}: {arm.note}")
+    show_worths("What more would buy", answer.worths)
+    if answer.exchange:
+        say(answer.exchange)
+    _show_standing(answer)
+
+
+def _show_standing(answer: Allocation) -> None:
+    """Say how the recommendation stands to the runs, to the best guess, and whether more runs are needed."""
+    from planner.fit.support import NEAR
+
+    outside = {name: factor for name, factor in answer.extrapolation.items() if factor > NEAR}
+    beyond_general = (answer.general or {}).get("extrapolation", 1.0) > NEAR
+    within = "inside what the runs of the specialist loss cover" if beyond_general else "inside what the runs cover"
+    inside = within if not outside else "outside the runs: " + ", ".join(f"{name} {factor:.3g}×" for name, factor in outside.items())
+    guess = answer.best_guess
+    special = "" if answer.one_stage else f" in {guess.epochs_spec:.3g} epochs" if answer.one_corpus else f" at {100 * guess.share_spec:.3g} % specialist"
+    say(f"{inside}; best guess of the parameters alone: {format_count(guess.params_non_embedding)}{special}")
+    if answer.settled:
+        limit = ", with the limit on the general loss as its law has it" if answer.general else ""
+        say(f"the runs are enough for this decision: in nine resamples of ten it gives away {answer.regret_90_percent:.2g} % or less{limit}")
+
+
+def _show_arms(answer: Allocation) -> None:
+    """Print what else the budget could buy."""
+    alone = answer.one_stage
     arms = []
     for arm in answer.alternatives if alone else (*answer.arms, *answer.alternatives):
         if arm.plan is None or arm.worse_percent is None or arm.probability is None:
@@ -76,37 +104,24 @@ def show(answer: Allocation) -> None:
     tokens = "tokens" if alone or answer.one_corpus else "general + specialist"
     columns = ["instead", "forecast loss (90 % interval)", "higher by", "loses in", "size", tokens]
     caption = (
-        "higher by: than the recommendation, in the mean over the law's refits, by which it is chosen; loses in: share of them that have it behind; "
-        "what all of them get wrong is not in it"
+        "higher by: than the recommendation, in the mean over the law's refits, by which that is chosen; loses in: share of the refits in which it is "
+        "worse than the recommendation; an error that all refits share is in neither"
     )
     if arms:
         table("What else the budget could buy", columns, arms, caption=caption)
-    for arm in answer.arms:
-        if arm.plan is not None and arm.note:
-            say(f"{arm.name}: {arm.note}")
-    if answer.worths:
-        bought = [[worth.change, *(hundredths(value) for value in (worth.lower_percent, worth.low, worth.high))] for worth in answer.worths]
-        table("What more would buy", ["", "lower loss by [%]", "from", "to"], bought, caption="from, to: 90 % interval over the resamples")
-    if answer.exchange:
-        say(answer.exchange)
-    outside = {name: factor for name, factor in answer.extrapolation.items() if factor > 1.2}
-    beyond_general = (answer.general or {}).get("extrapolation", 1.0) > 1.2
-    within = "inside what the runs of the specialist loss cover" if beyond_general else "inside what the runs cover"
-    inside = within if not outside else "outside the runs: " + ", ".join(f"{name} {factor:.3g}×" for name, factor in outside.items())
-    guess = answer.best_guess
-    special = "" if alone else f" in {guess.epochs_spec:.3g} epochs" if answer.one_corpus else f" at {100 * guess.share_spec:.3g} % specialist"
-    say(f"{inside}; best guess of the parameters alone: {format_count(guess.params_non_embedding)}{special}")
-    if answer.settled:
-        limit = ", with the limit on the general loss as its law has it" if general else ""
-        say(f"the runs are enough for this decision: in nine worlds of ten it gives away {answer.regret_90_percent:.2g} % or less{limit}")
 
 
 def wants_runs(answer: Allocation) -> bool:
     """Tell whether there are runs to propose; no design chooses among checkpoints or methods, or for a law of one stage or of a table without a recipe."""
-    from planner.allocate.allocation import KNOWS_NO_TEXT
+    source = answer.source
+    return not (answer.settled or answer.one_stage or source.get("based") or source.get("method", "full") != "full" or not source.get("recipe"))
 
-    source, alone = answer.source, any(arm.note == KNOWS_NO_TEXT for arm in answer.arms)
-    return not (answer.settled or alone or source.get("based") or source.get("method", "full") != "full" or not source.get("recipe"))
+
+def show_worths(title: str, worths: Sequence[Worth], gain: str = "lower loss by [%]") -> None:
+    """Print what more of something would buy, where that was asked."""
+    if worths:
+        bought = [[worth.change, *(hundredths(value) for value in (worth.lower_percent, worth.low, worth.high))] for worth in worths]
+        table(title, ["", gain, "from", "to"], bought, caption="from, to: 90 % interval over the resamples")
 
 
 def _perplexity(loss: float) -> str:
@@ -126,7 +141,8 @@ def _passes(answer: Allocation) -> list[str]:
     return ["" if span is None else f"{span[0]:.3g} to {span[1]:.3g} epochs" for span in (answer.epochs_interval, answer.epochs_within)]
 
 
-def _percent(span: tuple[float, float]) -> str:
+def percent(span: Sequence[float]) -> str:
+    """Write an interval of shares in per cent."""
     return f"{100 * span[0]:.3g} to {100 * span[1]:.3g} %"
 
 

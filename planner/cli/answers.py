@@ -43,11 +43,20 @@ def tell(out: Path, replaced: bool, warnings: Sequence[str], show_one: Callable[
     say(f"written: {out}" + (", in the place of an older one" if replaced else ""))
 
 
+def refuse_idle(general_law: Path | None) -> None:
+    """Refuse a law of the general loss where that is not limited.
+
+    Raises:
+        InputError: there is one.
+    """
+    if general_law is not None:
+        raise InputError("--general-law says nothing without a limit", remedy="add --max-general-rise 3% or --max-general-loss")
+
+
 def general_law_file(path: Path | None, law: Path, limited: bool) -> Path | None:
     """Return the file of the general law, where the general loss is limited."""
     if not limited:
-        if path is not None:
-            raise InputError("--general-law says nothing without a limit", remedy="add --max-general-rise 3% or --max-general-loss")
+        refuse_idle(path)
         return None
     if path is None and (near := law.with_name("law_general.json")).is_file():
         return near

@@ -101,7 +101,8 @@ def show(result: Backtest) -> None:
             [f"{item.flops:.3g}", item.rows_below, found["rows_above"], factor, *errors, f"{found['bias_percent']:+.2f}", f"{item.coverage:.0%}",
              len(item.decisions), *regrets]
         )  # fmt: skip
-    columns = ["FLOPs", "below", "above", "up to", "error %", "worst", "bias", "inside", "choices", PLAN, "its worst", *rules]
+    columns = ["FLOPs", "below", "above", "up to", "error %", "worst", "bias", "inside", "choices", PLAN, "its worst"]
+    columns += [way.replace("special text", "specialist text") for way in rules]
     noise = "no seeds are repeated, so what part of it is noise is not known" if result.seed_percent is None else (
         f"between seeds the loss deviates by {result.seed_percent:.2f} %, and a regret of that size is none"
     )  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from planner.cli.allocation_tables import hundredths
+from planner.cli.allocation_tables import hundredths, show_worths
 from planner.cli.console import say
 from planner.cli.tables import table
 from planner.units import format_count
@@ -100,8 +100,8 @@ def _show_within(answer: BaseAllocation) -> None:
         )
     columns = ["base", "specialist tokens", "epochs", "cheapest of them", "its forecast loss", "than the best base", "regret, expected / 90 %"]
     caption = (
-        "in the mean over the resamples; than the best base: by how much the loss of the base's own best plan is higher; regret: the same than each "
-        "resample's own best base and amount"
+        "means over the resamples; than the best base: by how much the loss of this base's best plan is higher; regret: by how much it is higher than "
+        "that of each resample's own best base and amount"
     )
     table(f"Plans within {tolerance} of each base's best", columns, rows, caption=caption)
 
@@ -130,18 +130,13 @@ def _show_costs(answer: BaseAllocation) -> None:
         for way in answer.ways
     ]  # fmt: skip
     columns = ["method", "specialist tokens", "FLOPs", "trained parameters", "memory a GPU", "loss higher by"]
-    table(f"{answer.choices[0].base} by each method, same budget", columns, ways, caption="* asked for; higher by: than by that, mean over the resamples")
+    caption = "* the method asked for; higher by: than with that one, mean over the resamples"
+    table(f"{answer.choices[0].base} by each method, same budget", columns, ways, caption=caption)
 
 
 def _show_changes(answer: BaseAllocation) -> None:
     """Print what more would buy the recommended base, and what shares kept back would cost."""
-    bought = [[worth.change, *(hundredths(value) for value in (worth.lower_percent, worth.low, worth.high))] for worth in answer.worths]
-    table(
-        f"What more would buy {answer.choices[0].base}",
-        ["", "lower loss by [%]", "from", "to"],
-        bought,
-        caption="from, to: 90 % interval over the resamples",
-    )
+    show_worths(f"What more would buy {answer.choices[0].base}", answer.worths)
     if answer.kept:
         shares = [
             [f"{100 * item.share:.3g} %", format_count(item.tokens_spec), *(hundredths(value) for value in (item.higher_percent, item.low, item.high))]

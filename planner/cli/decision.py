@@ -60,9 +60,8 @@ def read_decision(path: Path) -> Decision:
             bases = tuple(Base.from_dict(item) for item in asked.pop("bases"))
             method = Method(str(way["name"]), int(way["rank"]), tuple(way["targets"]))
         request = Request.from_mapping(asked)
-    limited = request.max_general_loss is not None or request.max_general_rise is not None
     law = _unchanged(path, "law", source.get("law_path"), made_with)
-    general = FittedLaw.load(_unchanged(path, "general_law", source.get("general_law_path"), made_with)) if limited else None
+    general = FittedLaw.load(_unchanged(path, "general_law", source.get("general_law_path"), made_with)) if request.limited else None
     return Decision(request, law, general, method, bases)
 
 

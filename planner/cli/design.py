@@ -28,7 +28,7 @@ HELP = (
     "Choose the next runs: the tree of cells that most reduces the uncertainty of the recommendation at a target budget.\n\n"
     "With a fit (law.json) the new runs are chosen to add to its rows; with --prior, nothing fitted yet, from the laws' start ranges. All trunks are\n"
     "trained anew: states of earlier sweeps are not counted on.\n\n"
-    "Example: plan sweep design --flops 1e14 --spec-tokens 200k --out next/sweep.toml\n\n"
+    "Example: plan sweep design medicine --flops 1e14 --spec-tokens 200k --out next/sweep.toml\n\n"
     "Example: plan sweep design mine --prior --flops 1e18 --target-flops 1e21\n\n"
     "Example: plan sweep design --flops 1e14 --decision allocation.json\n\n"
     "Example: plan sweep design mine --check --target-flops 1e16"
@@ -144,7 +144,9 @@ def _design(
         assert flops is not None
         budget = parse_flops(flops)
         chosen = {key: [*read_counts(text)] if text else None for key, text in (axes or {}).items()}
-        given = affordable(setting, budget, laws, fitted is not None, unique_target=unique, **chosen)
+        # Small runs are cheap, and tell of a large one only as far as the law's form holds, which is what larger ones would show.
+        middle = math.sqrt(fitted.support.low["params"] * fitted.support.high["params"]) if fitted else 0.0
+        given = affordable(setting, budget, laws, fitted is not None, unique_target=unique, smallest=middle, **chosen)
         given = without_overfitted(given, fitted) if fitted else given
         if not dry_run and out.exists():
             raise StateError(f"{out} exists", remedy="name another file with --out, or delete it")

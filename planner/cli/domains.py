@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from planner.cli.allocation_tables import hundredths
-from planner.cli.answers import ANSWERS
+from planner.cli.allocation_tables import percent, show_worths
+from planner.cli.answers import ANSWERS, refuse_idle
 from planner.cli.console import bar, say
 from planner.cli.paths import apart, replaceable
 from planner.cli.tables import table
@@ -22,11 +23,6 @@ if TYPE_CHECKING:
 
 SHOWN = 12
 """Most domains in a table; the file has all."""
-LIMITS = (
-    "params", "max_epochs", "general_tokens", "params_range", "params_among", "memory_per_gpu", "gpus", "max_general_loss", "max_general_rise",
-    "tolerance",
-)  # fmt: skip
-"""Of a request for many domains, those that hold for one of them alone."""
 
 
 def answer_many(
@@ -53,7 +49,6 @@ def answer_many(
 
 def runs_for(answer: DomainsAllocation, request: DomainsRequest, flops: float) -> None:
     """Print what each law is worth, and for so many FLOPs the runs that would say most about the recommendation for the domain whose law is worth most."""
-    from planner.allocate.request import Request
     from planner.cli.decision import Decision
     from planner.cli.design import tell_runs
 
@@ -64,16 +59,14 @@ def runs_for(answer: DomainsAllocation, request: DomainsRequest, flops: float) -
     if total > len(rows):
         say(f"{total - len(rows)} laws, of domains with fewer FLOPs, were not asked")
     if answer.settled:
-        say(f"the runs are enough: inside them, the plan gives away {answer.around['regret_90_percent']:.2g} % at most in nine worlds of ten")
+        say(f"the runs are enough: inside them, the plan gives away {answer.around['regret_90_percent']:.2g} % at most in nine resamples of ten")
     domain = next(domain for domain in request.domains if domain.name == first.domains[0])
     part = next(plan for plan in answer.recommended.domains if plan.name == domain.name)
     of = f"the runs for the law of {format_names(first.domains)}, as if {domain.name!r} alone had the {part.flops_path:.3g} FLOPs that its model costs"
     say(f"{of}, under the limits of the request:")
     assert domain.law_path is not None
-    limits = {key: getattr(request, key) for key in LIMITS}
-    limited = request.max_general_loss is not None or request.max_general_rise is not None
-    asked = Request(part.flops_path, domain.unique_spec, **limits)
-    tell_runs(Decision(asked, domain.law_path, domain.general_law if limited else None), flops)
+    asked = replace(request.of(domain), flops=part.flops_path, inference_tokens=0.0)
+    tell_runs(Decision(asked, domain.law_path, domain.general_law if request.limited else None), flops)
 
 
 def draw_domains(answer: DomainsAllocation, path: Path) -> None:
@@ -108,8 +101,8 @@ def request_of(path: Path, limits: Mapping[str, Any], others: Mapping[str, Any],
                 remedy = f'write accuracy = "{value}" into its table in {path}, relative to that file'
             raise InputError(f"{name} {why}", remedy=remedy)
     limited = limits["max_general_loss"] is not None or limits["max_general_rise"] is not None
-    if general_law is not None and not limited:
-        raise InputError("--general-law says nothing without a limit", remedy="add --max-general-rise 3% or --max-general-loss")
+    if not limited:
+        refuse_idle(general_law)
     if general_law is not None and not general_law.exists():
         raise InputError(f"there is no law {general_law}", remedy="fit it with plan fit SWEEP --target general, and name its law_general.json")
     return DomainsRequest(domains=read_domains(path, limited=limited, general_law=general_law), **limits)
@@ -121,7 +114,7 @@ def show_domains(answer: DomainsAllocation) -> None:
     bound = [_row(arm, False) for arm in answer.arms]
     columns = ["", "weighted loss (90 % interval)", "higher by", "loses in", "size", "general + specialist", "general share"]
     title = f"{answer.request['flops']:.3g} FLOPs for {answer.request['domains']} domains: {answer.best} is recommended"
-    caption = "higher by: than the recommended; loses in: share of the laws' refits that have it behind; loss: weighted mean [nats/token]"
+    caption = "higher by: than the recommended; loses in: share of the laws' refits in which it is worse; loss: weighted mean [nats/token]"
     table(title, columns, rows, caption=caption)
     table("Split training bound further (required losses and limits on the general loss set aside)", columns, bound)
     best = answer.recommended
@@ -136,9 +129,7 @@ def show_domains(answer: DomainsAllocation) -> None:
         table("Accuracy, by each domain's own table of models", names, [_able(plan) for plan in order[:SHOWN] if plan.accuracy])
     if len(order) > SHOWN:
         say(f"the {SHOWN} with the most specialist compute are shown; {len(order) - SHOWN} domains are left out here, and the file has all {len(order)}")
-    if answer.worths:
-        bought = [[worth.change, *(hundredths(value) for value in (worth.lower_percent, worth.low, worth.high))] for worth in answer.worths]
-        table("What more would buy", ["", "lower weighted loss by [%]", "from", "to"], bought, caption="from, to: 90 % interval over the resamples")
+    show_worths("What more would buy", answer.worths, "lower weighted loss by [%]")
     if answer.exchange:
         say(answer.exchange)
     for line in _flatness(answer):
@@ -159,17 +150,13 @@ def _flatness(answer: DomainsAllocation) -> Iterator[str]:
         params, share = ([around[f"{name}_{kind}"] for kind in ("within", "interval")] for name in ("params", "share"))
         yield (
             f"within {100 * answer.request['tolerance']:.3g} % of the best loss: {_counts(params[0])} parameters, "
-            f"{general} of {_percent(share[0])} of the training tokens; 90 % interval of the best by each "
-            f"refit of the laws: {_counts(params[1])}, {_percent(share[1])}"
+            f"{general} of {percent(share[0])} of the training tokens; 90 % interval of the best by each "
+            f"refit of the laws: {_counts(params[1])}, {percent(share[1])}"
         )
     if around.get("regret_expected_percent") is not None:
         yield f"regret, expected / 90 %: {around['regret_expected_percent']:.2f} % / {around['regret_90_percent']:.2f} %"
     if best.flops_inference:
         yield f"inference takes {best.flops_inference:.3g} FLOPs of the budget"
-
-
-def _percent(span: Sequence[float]) -> str:
-    return f"{100 * span[0]:.3g} to {100 * span[1]:.3g} %"
 
 
 def _counts(span: Sequence[float]) -> str:
@@ -219,8 +206,9 @@ def _row(structure: Structure, itself: bool) -> list[str]:
 
 def _domain(plan: DomainPlan) -> list[str]:
     from planner.allocate.beyond import AXIS_NAMES
+    from planner.fit.support import NEAR
 
-    far = {name: factor for name, factor in plan.extrapolation.items() if factor > 1.2}
+    far = {name: factor for name, factor in plan.extrapolation.items() if factor > NEAR}
     most = max(far, key=lambda name: far[name], default=None)
     return [
         plan.name,

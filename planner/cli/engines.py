@@ -13,7 +13,7 @@ from planner.errors import InputError
 from planner.units import format_count
 
 if TYPE_CHECKING:
-    from planner.design.tree import Segment
+    from planner.design.segment import Segment
     from planner.sweep import Engine, Sweep
 
 ENGINES = ("local", "ray", "slurm")

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
-import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from planner.cli.console import bar, give, say
 from planner.cli.helpers import helpers
-from planner.errors import InputError, StateError
+from planner.errors import InputError
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor, Future
@@ -24,7 +22,7 @@ HELP = (
     "Example: plan fit sweeps/\n\n"
     "Example: plan fit sweeps/medicine --law auto --bootstrap 1000 --profile\n\n"
     "Example: plan fit sweeps/medicine --target general\n\n"
-    "Example: plan fit sweeps/computing/lora --method lora\n\n"
+    "Example: plan fit sweeps/medicine/lora --method lora\n\n"
     "Example: plan fit my_runs.csv --map params_non_embedding=N --map tokens_pt=D --map loss_spec=loss"
 )
 
@@ -56,7 +54,8 @@ def fit(
     from planner.fit.fit import fit as fit_law
     from planner.fit.fit_early import with_early
     from planner.fit.fitted import KIND
-    from planner.flags import COMPARED
+    from planner.fit.source import source_of
+    from planner.flags import COMPARED, flag_counts
     from planner.method import METHODS
     from planner.runs import read_runs
 
@@ -82,16 +81,11 @@ def fit(
             kinds = tuple(data.params_by) if params_kind == "auto" else (params_kind,)
             if not set(kinds) <= set(data.params_by):
                 raise InputError(f"the column {PARAMS_KINDS[params_kind]} is missing or has gaps", remedy="fill it, or choose the other --params-kind")
-            shares = sorted({round(float(share), 6) for share in data.replay_fraction}) if data.replay_fraction is not None else []
-            for flag, count in _flag_counts(frame).items():
+            for flag, count in flag_counts(frame).items():
                 if flag in COMPARED and flag not in (keep or ()) and count > MANY * len(frame):
                     what = f"{count} of {len(frame)} runs are flagged {flag} and kept out: so many are hardly single bad runs"
                     say(f"warning: {what}; look at them, or take them in with --keep {flag}")
-            about: dict[str, Any] = {"replay_fractions": shares, "runs": runs.name, "flagged": _flag_counts(frame), "kept_flags": keep or []}
-            about |= {"method": method} if method != "full" else {}
-            if data.guessed_trunks:
-                about["guessed_trunks"] = True
-            source = {**law_source(runs, frame, place), **_bytes_per_token(frame), **about}
+            source = source_of(runs, frame, data, place, method=method, keep=keep or ())
             with bar(f"fit of {runs}", 1.0) as shown:
                 fitted = fit_law(
                     data, law, params_kinds=kinds, resamples=resamples, scheme=resampling, seed=seed, source=source, progress=shown.tell, pool=pool,
@@ -128,46 +122,6 @@ def column_mapping(pairs: list[str]) -> dict[str, str]:
             raise InputError(f"--map names {ours} twice", remedy="name it once")
         found[ours] = theirs
     return found
-
-
-def law_source(runs: Path, frame: Any, target: Path) -> dict[str, Any]:
-    """Tell where runs are from, so that the law can be allocated and launched with the sweep's own recipe."""
-    if not (runs.parent / "sweep.toml").is_file() or runs.name != "runs.csv":
-        return {}
-    from planner.design.spec import read_sweep
-
-    spec = read_sweep(runs.parent)
-    recipes = set(frame["recipe"].dropna())
-    if recipes != {spec.recipe.fingerprint}:
-        raise StateError(
-            f"{runs} was made with recipe {', '.join(sorted(recipes))}, and sweep.toml beside it states {spec.recipe.fingerprint}",
-            remedy="restore sweep.toml's [recipe], or run the sweep again",
-        )
-    vocabularies = frame["vocab_size"].dropna().unique()
-    return {
-        "sweep": spec.name,
-        "recipe": spec.recipe.to_dict(),
-        "vocab_size": int(vocabularies[0]) if len(vocabularies) == 1 else None,
-        "corpus": str(frame["corpus"].iloc[0]),
-        "corpus_path": os.path.relpath(spec.corpus, target.resolve().parent),
-        "domain": spec.domain,
-        "eval_tokens": spec.eval_tokens,
-        **({"based": True} if spec.bases else {}),
-    }
-
-
-def _bytes_per_token(frame: Any) -> dict[str, float]:
-    """Return bytes a token of the held-out specialist text, by which a loss becomes bits a byte; nothing where tables differ or do not say."""
-    ratios = (frame["loss_spec"] / (frame["bpb_spec"] * math.log(2))).dropna()
-    return {"bytes_per_token": float(ratios.median())} if len(ratios) and ratios.max() < 1.01 * ratios.min() else {}
-
-
-def _flag_counts(frame: Any) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for flags in frame["flags"]:
-        for flag in filter(None, str(flags).split(";")):
-            counts[flag] = counts.get(flag, 0) + 1
-    return counts
 
 
 def _draw(law: FittedLaw, data: FitData, place: Path, pool: Executor | None) -> tuple[list[Path], Future[None] | None]:

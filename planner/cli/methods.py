@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -65,7 +66,7 @@ def methods(
             _near(laws, shape, recipe, before, most, unique)
             found.append(crossing(*laws, shape, tokens_pt=before, unique_spec=unique, least=least, most=most, equal_flops=equal_flops))
     if as_json:
-        give([_plain(item) for item in found])
+        give([asdict(item) for item in found])
     else:
         show(found)
     if figure is not None:
@@ -80,6 +81,8 @@ def _near(laws: tuple[FittedLaw, FittedLaw], shape: ModelShape, recipe: Recipe, 
         DataError: too far to say anything.
     """
     from planner.allocate.beyond import AXIS_NAMES, TOO_FAR
+    from planner.fit.support import NEAR
+
     factors: dict[str, float] = {}
     for law in laws:
         general = recipe.method(str(law.source.get("method", "full"))).general
@@ -87,7 +90,7 @@ def _near(laws: tuple[FittedLaw, FittedLaw], shape: ModelShape, recipe: Recipe, 
         for name, value in law.support.factors(shape.params_non_embedding, before, spec, unique, flops).items():
             if name in AXIS_NAMES:
                 factors[name] = max(factors.get(name, 1.0), float(value))
-    outside = {name: factor for name, factor in factors.items() if factor > 1.2}
+    outside = {name: factor for name, factor in factors.items() if factor > NEAR}
     if not outside:
         return
     who = f"{format_count(shape.params_non_embedding)} parameters with {format_count(unique)} distinct tokens"
@@ -117,12 +120,6 @@ def show(found: list[Crossing]) -> None:
         f"{second} better: share of the resamples, there and there"
     )
     table(f"{first} and {second} {basis}, after {format_count(found[0].tokens_pt)} general tokens", columns, rows, caption=caption)
-
-
-def _plain(item: Crossing) -> dict[str, object]:
-    from dataclasses import asdict
-
-    return asdict(item)
 
 
 def _draw(path: Path, found: list[Crossing], laws: tuple[Path, Path]) -> None:

@@ -112,9 +112,11 @@ def show(answer: Scaling) -> None:
                     span += ", by the law's form"
                 rows.append([name, f"{item.value:.3f}", span, f"{item.off_percent:.1f} %", where, f"{item.resamples_share:.0%}"])
     about = (
-        "off: of the plans from the power law, large where it bends; budgets: at which it is at no limit; resamples: that have a slope; by the law's "
-        "form: no refit has another exponent, since the formula leaves none open, and the runs have not measured it"
+        "off: distance of the plans from the power law, root mean square, large where it bends; budgets: those at which the quantity is at no limit; "
+        "resamples: those that have a slope"
     )
+    if any("form" in row[2] for row in rows):
+        about += "; by the law's form: the formula leaves this exponent no freedom, so that no refit has another and the runs have not measured it"
     table("Exponents of the best plan", ["", "exponent", "90 % interval", "off", "budgets", "resamples"], rows, caption=about)
     if answer.break_evens:
         _show_break_evens(answer)

@@ -69,7 +69,7 @@ def plan(name: Name, workers: Workers = None, as_json: AsJson = False) -> None:
         say(f"left out: {number} cells {reason}")
     ratio = tree.flops_cell_by_cell / tree.flops_total
     say(f"FLOPs: {tree.flops_total:.3g} as a tree; {tree.flops_cell_by_cell:.3g} if every cell were trained from scratch ({ratio:.1f} times as many)")
-    say(f"expected time: {format_seconds(seconds)} with {count} workers on a machine like that of the measured speeds (planner/design/walltime.py)")
+    say(f"expected time: {format_seconds(seconds)} with {_workers(count)} on a machine like that of the measured speeds (planner/design/walltime.py)")
 
 
 @app.command(
@@ -107,7 +107,7 @@ def run(
     count = where.known_workers
     left = segments_to_train(sweep)
     time = format_seconds(wall_seconds(sweep.tree, left, count or 1, compiled_among(sweep.tree, left, compiled, device)))
-    say(f"{len(left)} of {len(sweep.tree.segments)} segments to train, about {time} with {f'{count} workers' if count else 'one worker of many'}")
+    say(f"{len(left)} of {len(sweep.tree.segments)} segments to train, about {time} with {_workers(count) if count else 'one worker of many'}")
     if dry_run:
         if left:
             show_demands(sweep, left, where)
@@ -128,7 +128,7 @@ def run(
         for place in written:
             say(f"checkpoint: {place}")
     if left and count:
-        say(f"{format_seconds(watch.seconds)} with {count} workers, busy {watch.utilisation(count):.0%} of the time")
+        say(f"{format_seconds(watch.seconds)} with {_workers(count)}, busy {watch.utilisation(count):.0%} of the time")
     say(f"runs: {sweep.folder / 'runs.csv'}")
     if failures:
         first, message = next(iter(failures.items()))
@@ -213,3 +213,7 @@ app.command("design", help=design.HELP)(design.design)
 
 def _numbers(text: str | None) -> tuple[float, ...] | None:
     return read_counts(text) if text else None
+
+
+def _workers(count: int) -> str:
+    return f"{count} worker{'s' * (count != 1)}"

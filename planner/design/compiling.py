@@ -11,7 +11,8 @@ import sysconfig
 from pathlib import Path
 from typing import TypeAlias
 
-from planner.design.tree import Segment, Tree
+from planner.design.segment import Segment
+from planner.design.tree import Tree
 from planner.design.walltime import segment_seconds
 from planner.errors import MissingDependencyError
 from planner.method import Method

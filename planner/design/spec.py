@@ -27,8 +27,6 @@ from planner.recipe import Recipe
 from planner.shapes import ModelShape
 from planner.units import format_count
 
-__all__ = ["MIN_STEPS", "MIN_TOKENS_PER_PARAMETER", "Cell", "Grid", "SweepSpec", "read_sweep"]
-
 MIN_STEPS = 200
 """Endpoints and specialist stages shorter than this are transients of the optimiser, not points of a law."""
 MIN_TOKENS_PER_PARAMETER = 2.0

@@ -19,15 +19,10 @@ from typing import Any
 from planner.design.cells import Cell
 from planner.design.segment import Segment
 from planner.errors import InputError
-from planner.flops import flops_per_token
+from planner.flops import FORWARD_SHARE, flops_per_token
 from planner.ladder import shape_for
 from planner.recipe import Recipe
 from planner.shapes import ModelShape
-
-__all__ = ["Segment", "Tree", "build_tree", "cooldown_steps"]
-
-EVALUATION_SHARE = 1 / 3
-"""Cost of evaluating a token against training on it: the forward pass only."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +70,7 @@ class Tree:
 
     def cost(self, segment: Segment) -> float:
         """Count a segment's FLOPs with its evaluation, which is what it takes to run."""
-        evaluation = 2 * self.eval_tokens * EVALUATION_SHARE if segment.cell is not None else 0
+        evaluation = 2 * self.eval_tokens * FORWARD_SHARE if segment.cell is not None else 0
         return self.flops(segment) + evaluation * flops_per_token(segment.shape, self.recipe.seq_len)
 
     @property

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from planner.design.tree import Segment, Tree
+from planner.design.segment import Segment
+from planner.design.tree import Tree
 
 STEP_SECONDS = 0.0139
 """Time of a step that does not depend on the model: one thread of a 2-core cloud machine, torch 2.13, batch 8×128."""

@@ -54,8 +54,8 @@ class Pace:
 
     poll: float = 5.0
     """Between two looks at the folder."""
-    ask: float = 60.0
-    """Between two questions to Slurm."""
+    ask: float = 30.0
+    """Between two questions to Slurm, at most."""
     grace: float = 60.0
     """How long the outcome of a job that has ended may take to appear on the shared folder."""
 
@@ -94,6 +94,9 @@ class SlurmEngine:
             Events. Closing the iterator, as Ctrl-C does, cancels the jobs.
         """
         submitit = import_submitit()
+        from planner.engines.slurm_queue import QueueWatcher
+
+        submitit.SlurmJob.watcher = QueueWatcher(self._pace.ask)
         running: dict[str, _Batch] = {}
         again: list[tuple[float, Job]] = []
         deaths = Deaths()
@@ -121,7 +124,7 @@ class SlurmEngine:
                 if self._cluster != "debug":
                     time.sleep(self._pace.poll)
                 for name, batch in list(running.items()):
-                    for event in batch.look(self._pace):
+                    for event in batch.look(self._pace.grace):
                         if event.kind == "lost":
                             event = deaths.another(batch.job, "batch job", event.message)
                             if event.kind == "worker_died":
@@ -189,17 +192,13 @@ class _Batch:
         self.note, self.outcome = folder / f"{name}.job.json", folder / f"{name}.outcome.json"
         self._notes = Notes(job.folder)
         self._started = False
-        self._asked = time.monotonic()
         self._silent_since: float | None = None
 
-    def look(self, pace: Pace) -> Iterator[Event]:
-        """Tell what is new; "lost" if the job has ended without an outcome."""
+    def look(self, grace: float) -> Iterator[Event]:
+        """Tell what is new; "lost" if the job has ended without an outcome, which may take some seconds of grace to appear."""
         now = time.monotonic()
         name = self.job.segment.segment_id
-        force = now - self._asked > pace.ask
-        if force:
-            self._asked = now
-        ended = self.handle.done(force_check=force)
+        ended = self.handle.done()
         if not self._started and (ended or self.handle.state.upper() not in WAITING):
             self._started = True
             yield Event("started", self.job)
@@ -209,7 +208,7 @@ class _Batch:
             yield self._event(read_json(self.outcome))
         elif ended or self.handle.state.upper().startswith("PREEMPTED"):  # a preempted job that is queued again leaves that state
             self._silent_since = self._silent_since or now
-            if now - self._silent_since >= pace.grace:
+            if now - self._silent_since >= grace:
                 self.cancel()
                 yield Event("lost", self.job, message=f"{self.handle.state.lower()}; log: {self.handle.paths.stderr}")
         else:

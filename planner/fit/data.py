@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -10,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from planner.errors import DataError, InputError
+from planner.flags import flag_counts
 from planner.laws import Law, Points, Reference
 from planner.laws.dual import Array
 from planner.method import METHODS, Method
-from planner.runs import one_recipe, usable
+from planner.runs import flops_of, one_recipe, usable
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
@@ -135,7 +135,7 @@ def fit_data(frame: DataFrame, keep: tuple[str, ...] = (), target: str = "spec",
     if rows.empty and (frame["status"] == "diverged").all():
         raise DataError(f"all {len(frame)} runs diverged, and none has a loss to fit", remedy="mend the recipe, the learning rate first, and run again")
     if rows.empty:
-        counts = Counter(flag for text in frame["flags"] for flag in str(text).split(";") if flag)
+        counts = flag_counts(frame)
         said = ", ".join(f"{count} {flag}" for flag, count in counts.most_common()) or "none is flagged"
         held = {flag for text in frame["flags"][frame[TARGETS[target]].notna()] for flag in str(text).split(";")}
         flag = next((name for name, _ in counts.most_common() if name != "diverged" and name in held), None)
@@ -151,11 +151,10 @@ def fit_data(frame: DataFrame, keep: tuple[str, ...] = (), target: str = "spec",
     known = {kind: rows[column].to_numpy(float) for kind, column in PARAMS_KINDS.items() if not rows[column].isna().any()}
     pt, spec = rows["tokens_pt"].to_numpy(float), rows["tokens_spec"].to_numpy(float)
     keys, guessed = _trunks(rows)
-    flops = rows["flops"].fillna(6.0 * rows["params_non_embedding"] * (pt + spec)).to_numpy(float)
     log_loss = np.log(rows[TARGETS[target]].to_numpy(float))
     return FitData(
-        list(rows["run_id"].astype(str)), known, pt, spec, rows["unique_spec"].to_numpy(float), log_loss, flops, pd.factorize(keys)[0],
-        _replicate_sd(rows, log_loss), target=target, replay_fraction=replay if (replay > 0).any() else None,
+        list(rows["run_id"].astype(str)), known, pt, spec, rows["unique_spec"].to_numpy(float), log_loss, flops_of(rows).to_numpy(float),
+        pd.factorize(keys)[0], _replicate_sd(rows, log_loss), target=target, replay_fraction=replay if (replay > 0).any() else None,
         guessed_trunks=guessed,
     )  # fmt: skip
 

@@ -51,7 +51,7 @@ def diagnose(law: Law, points: Points, theta: Array, finished: bool) -> Diagnosi
     at_bound = tuple(p.name for p, where in zip(law.parameters, share, strict=True) if not EDGE < where < 1 - EDGE)
     with np.errstate(all="ignore"):  # an absurd row makes an infinite slope, and the condition number says so
         slopes = law.log_loss_and_slopes(theta[None], points)[1]
-    natural = slopes[0] * np.where([p.logarithmic for p in law.parameters], theta, 1.0)[:, None]
+    natural = slopes[0] * scale.steepness(theta)[:, None]
     length = np.sqrt((natural**2).sum(1))
     condition = float("inf")
     if (length > 0).all() and np.isfinite(length).all():

@@ -48,6 +48,10 @@ class Estimate:
     diagnosis: Diagnosis
     """Status, conditioning and bounds."""
 
+    def log_loss(self, points: Points) -> Array:
+        """Forecast ln L, shape (points,)."""
+        return self.law.log_loss(self.theta[None], points)[0]
+
     @property
     def status(self) -> str:
         """Return the key of `diagnosis.STATUS_ADVICE`."""

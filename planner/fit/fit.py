@@ -138,8 +138,7 @@ def _wild(chosen: Sequence[Score], data: FitData) -> Any:
     """Tell which runs are likely mistakes by every law, and name them: a fit hardly follows them, and they count neither as noise nor as support."""
     found = np.ones(data.count, dtype=bool)
     for score in chosen:
-        law, points = score.estimate.law, data.under(score.params_kind).points(score.reference)
-        residual = data.log_loss - law.log_loss(score.estimate.theta[None], points)[0]
+        residual = data.log_loss - score.estimate.log_loss(data.under(score.params_kind).points(score.reference))
         found &= wild(residual)
     for row in np.flatnonzero(found):
         warnings.warn(
@@ -168,10 +167,7 @@ def _forecast_largest(tables: Sequence[FitData], names: Sequence[str], seed: int
         return {}
     chosen: list[Score] = choose(score_laws(rest, within, seed, progress), rest[0])
     out = tables[0].rows(piece.held)
-    forecasts = [
-        score.estimate.law.log_loss(score.estimate.theta[None], out.under(score.params_kind).points(score.reference))[0] for score in chosen
-    ]
-    forecast = np.mean(forecasts, axis=0)
+    forecast = np.mean([score.estimate.log_loss(out.under(score.params_kind).points(score.reference)) for score in chosen], axis=0)
     error = np.exp(forecast - out.log_loss) - 1
     return {
         "laws": [f"{score.estimate.law.name} ({score.params_kind})" for score in chosen],

@@ -42,24 +42,24 @@ def with_early(law: FittedLaw, frame: DataFrame, keep: tuple[str, ...] = (), see
     # The method is that of the specialist stage, which a mixed run does not have.
     without_stage = rows["branch_kind"] == "mixed"
     method = str(law.source.get("method", "full"))
+    mixed = rows[without_stage]
     rows = rows[without_stage | (rows["method"].astype(object).fillna("full") == method)]
-    mixed = rows[rows["branch_kind"] == "mixed"]
     another = Method(method).both or any(member.law.stages != 2 or member.law.target != "spec" for member in law.members)
     if another or len(mixed) < LEAST_ROWS:
         if len(rows):
             warnings.warn(f"{len(rows)} runs with specialist text in their general stage are left out of the fit", PlannerWarning, stacklevel=2)
         return law
-    measured, at = np.log(mixed["loss_spec"].to_numpy(float)), _Rows(law, mixed)
+    at = _Rows(law, mixed)
     # A trunk is one run here, so runs are drawn one by one, with smooth weights as few are.
     random = np.random.default_rng([seed, 2])
     values, points = [], []
     for number, member in enumerate(law.members):
         grid = at.grid(number)
         weights = random.exponential(size=(len(member.resamples), len(mixed)))
-        values.append(_least(member.law.log_loss(member.resamples, grid), measured, weights))
-        points.append(float(_least(member.law.log_loss(member.theta[None], grid), measured, np.ones((1, len(mixed))))[0]))
+        values.append(_least(member.law.log_loss(member.resamples, grid), at.measured, weights))
+        points.append(float(_least(member.log_loss(grid)[None], at.measured, np.ones((1, len(mixed))))[0]))
     worth, shares = float(np.mean(points)), mixed["early_fraction"]
-    off = _off(at, worth, measured)
+    off = at.off_percent(worth)
     if not WORTHS[1] < worth < WORTHS[-2] or off > max(FARTHEST, 400 * law.noise):
         warnings.warn(
             f"no worth of early specialist text describes the {len(mixed)} runs that have it: at the best they lie {off:.2g} % around the law",
@@ -75,6 +75,8 @@ class _Rows:
 
     def __init__(self, law: FittedLaw, rows: DataFrame) -> None:
         self._law = law
+        self.measured = np.log(rows["loss_spec"].to_numpy(float))
+        """ln L, shape (rows,)."""
         share = rows["early_fraction"].to_numpy(float)
         self._pt, self._unique = rows["tokens_pt"].to_numpy(float), rows["unique_spec"].to_numpy(float)
         self._early = self._pt * share / (1 - share)
@@ -82,9 +84,10 @@ class _Rows:
         self._late[rows["branch_kind"] == "mixed"] = 0.0
         self._params = {kind: rows[column].to_numpy(float) for kind, column in PARAMS_KINDS.items()}
 
-    def points(self, worth: float) -> list[Points]:
-        """Prepare them at one worth, for each member."""
-        return self._law.points(self._params, self._pt, self._late + worth * self._early, self._unique)
+    def off_percent(self, worth: float) -> float:
+        """Return the root mean square distance from the law at one worth [% of the loss]."""
+        points = self._law.points(self._params, self._pt, self._late + worth * self._early, self._unique)
+        return 100 * float(np.sqrt(((self._law.log_loss(points) - self.measured) ** 2).mean()))
 
     def grid(self, member: int) -> Points:
         """Prepare them at all worths for one member, the worths on the outer axis."""
@@ -108,10 +111,6 @@ def _least(forecast: Array, measured: Array, weights: Array) -> Array:
     return result
 
 
-def _off(at: _Rows, worth: float, measured: Array) -> float:
-    return 100 * float(np.sqrt(((at._law.log_loss(at.points(worth)) - measured) ** 2).mean()))
-
-
 def _off_stages(law: FittedLaw, rows: DataFrame, worth: float) -> float | None:
     stages = rows[rows["branch_kind"] != "mixed"]
-    return _off(_Rows(law, stages), worth, np.log(stages["loss_spec"].to_numpy(float))) if len(stages) else None
+    return _Rows(law, stages).off_percent(worth) if len(stages) else None

@@ -54,6 +54,16 @@ class FittedLaw:
     early: Early | None = None
     """What specialist text inside the general stage is worth; None where no run measures it."""
 
+    @property
+    def names(self) -> str:
+        """Names of its laws, joined by commas."""
+        return ", ".join(dict.fromkeys(member.law.name for member in self.members))
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """Where the runs are from, as answers keep it: without the name of their table, which is beside the law."""
+        return {key: value for key, value in self.source.items() if key != "runs"}
+
     def points(
         self, params: Mapping[str, Any], tokens_pt: Any, tokens_spec: Any, unique_spec: Any, replay_fraction: Any = None
     ) -> list[Points]:
@@ -71,7 +81,7 @@ class FittedLaw:
 
     def log_loss(self, points: Sequence[Points]) -> Array:
         """Forecast ln L, shape (points,)."""
-        each = [member.law.log_loss(member.theta[None], at)[0] for member, at in zip(self.members, points, strict=True)]
+        each = [member.log_loss(at) for member, at in zip(self.members, points, strict=True)]
         result: Array = np.mean(each, axis=0)
         return result
 

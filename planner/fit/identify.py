@@ -14,6 +14,7 @@ from planner.laws.dual import Array
 MIN_SIZES = 3
 """A size term has an amplitude and an exponent, and E is the third unknown."""
 MIN_TOKENS = 3
+"""Values of general and of specialist tokens, zero among them: an amplitude, an exponent and an offset or factor."""
 MIN_ROWS = 8
 ROWS_PER_PARAMETER = 2.0
 DECADE = 9.0

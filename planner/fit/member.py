@@ -12,8 +12,8 @@ import numpy as np
 from planner.artifacts import check_numbers
 from planner.fit.data import PARAMS_KINDS
 from planner.fit.diagnosis import STATUS_ADVICE
-from planner.fit.level import LEVEL
-from planner.laws import Law, Reference, law_named
+from planner.fit.level import interval_of
+from planner.laws import Law, Points, Reference, law_named
 from planner.laws.dual import Array
 
 
@@ -41,10 +41,13 @@ class Member:
     unmeasured: tuple[str, ...] = ()
     """Parameters that no row says anything of: the middle of their range, and any value of it in the resamples."""
 
+    def log_loss(self, points: Points) -> Array:
+        """Forecast ln L, shape (points,)."""
+        return self.law.log_loss(self.theta[None], points)[0]
+
     def interval(self, number: int) -> tuple[float, float]:
         """Return a parameter's interval over the resamples."""
-        low, high = np.quantile(self.resamples[:, number], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-        return float(low), float(high)
+        return interval_of(self.resamples[:, number])
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as plain data, with the formula and an interval of each parameter for people."""

@@ -35,6 +35,10 @@ class Scale:
             return np.exp(inner)
         return np.where(self._log, np.exp(np.where(self._log, inner, 0.0)), inner)
 
+    def steepness(self, theta: Array) -> Array:
+        """Return the derivatives of parameters by their natural coordinates."""
+        return np.where(self._log, theta, 1.0)
+
     def share(self, theta: Array) -> Array:
         """Return where parameters stand between their bounds, 0 to 1."""
         result: Array = (self.natural(theta) - self._low) / self._width
@@ -64,6 +68,17 @@ class Scale:
         """Draw starts from the law's start ranges, shape (count, parameters)."""
         low, high = self._starts
         return self.unnatural(low + (high - low) * random.random((count, len(low))))
+
+    @property
+    def middle(self) -> Array:
+        """Middle of the start ranges."""
+        return self.unnatural(0.5 * (self._starts[0] + self._starts[1]))
+
+    @property
+    def deviation(self) -> Array:
+        """Deviation of a draw from the start ranges, in natural coordinates."""
+        result: Array = (self._starts[1] - self._starts[0]) / np.sqrt(12)
+        return result
 
 
 def _logistic(free: Array) -> Array:

@@ -17,7 +17,7 @@ from planner.fit.identify import MIN_ROWS, ROWS_PER_PARAMETER, reason_against
 from planner.fit.resample import fit_weighted
 from planner.fit.solver import DELTAS
 from planner.fit.starts import draw_starts
-from planner.fit.support import Support
+from planner.fit.support import NEAR, Support
 from planner.laws import LAWS, Law, Points, Reference
 from planner.laws.dual import Array
 
@@ -146,7 +146,7 @@ def _beyond(score: Score, data: FitData) -> Array:
     dear = data.under(score.params_kind).rows(data.flops >= np.quantile(data.flops, 0.75))
     replay = 0.0 if dear.replay_fraction is None else dear.replay_fraction
     tokens = (BEYOND * dear.tokens_pt, BEYOND * dear.tokens_spec, BEYOND * dear.unique_spec)
-    return score.estimate.law.log_loss(score.estimate.theta[None], Points(score.reference, BEYOND * dear.params, *tokens, replay))[0]
+    return score.estimate.log_loss(Points(score.reference, BEYOND * dear.params, *tokens, replay))
 
 
 def _noise(score: Score, best: Score) -> float:
@@ -181,10 +181,9 @@ def _fair(pieces: Sequence[Slice], count: int, laws: Sequence[Law]) -> list[Slic
 
 
 def _residual(data: FitData, whole: Estimate) -> Score:
-    law = whole.law
-    residual = data.log_loss - law.log_loss(whole.theta[None], data.points(data.reference))[0]
+    residual = data.log_loss - whole.log_loss(data.points(data.reference))
     residual = np.where(wild(residual), 0.0, residual)
-    deviation = float(np.sqrt((residual**2).sum() / max(1, data.count - len(law.parameters))))
+    deviation = float(np.sqrt((residual**2).sum() / max(1, data.count - len(whole.law.parameters))))
     return Score(data.params_kind, data.reference, whole, 100 * deviation, {}, deviation)
 
 
@@ -216,7 +215,7 @@ def _hold_out(data: FitData, score: Score, pieces: Sequence[Slice], seed: int) -
 
 def _rate(beyond: Array, distance: Array) -> float:
     """Return how fast forecasts went astray, as a deviation of ln L for each log unit outside the support."""
-    outside = distance > np.log(1.2)
+    outside = distance > np.log(NEAR)
     if not outside.any():
         return 0.0
     # Means of squares, not of roots: noise in single rows would look like drift.

@@ -14,6 +14,8 @@ from planner.fit.identify import SAME, nearly_one
 from planner.laws.dual import Array
 
 AXES = ("params", "tokens_pt", "tokens_spec", "unique_spec", "epochs_spec", "tokens_per_param", "flops", "flops_6nd")
+NEAR = 1.2
+"""Factor outside the box, on any axis, up to which a plan counts as inside."""
 RAY = "pt_per_param"
 """An axis only of runs whose general tokens follow their size: their box on the others is one line through it."""
 

@@ -36,6 +36,4 @@ def opened(law: Law, which: Array, theta: Array, resamples: Array, random: np.ra
         The solution and the resamples so changed.
     """
     scale = Scale(law)
-    low, high = (scale.natural(np.array([parameter.start[end] for parameter in law.parameters])) for end in (0, 1))
-    drawn = scale.unnatural(low + (high - low) * random.uniform(size=resamples.shape))
-    return np.where(which, scale.unnatural(0.5 * (low + high)), theta), np.where(which, drawn, resamples)
+    return np.where(which, scale.middle, theta), np.where(which, scale.draw(random, len(resamples)), resamples)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 
-from planner.artifacts import read_artifact
 from planner.errors import PlannerWarning, StateError
 from planner.lock import locked
-from planner.runs import RECORD_VERSION
+from planner.runs import read_run
 from planner.sweep import Sweep
 from planner.train.job import record_path
 
@@ -35,7 +34,7 @@ def _export(sweep: Sweep) -> tuple[list[Path], dict[str, StateError]]:
     for tip in sweep.tree.tips:
         out, job = sweep.folder / "checkpoints" / tip.segment_id, sweep.job(tip)
         record = record_path(sweep.folder, tip.segment_id)
-        if not out.exists() and record.exists() and read_artifact(record, "run", RECORD_VERSION)["row"]["status"] == "ok":
+        if not out.exists() and record.exists() and read_run(record)["row"]["status"] == "ok":
             if not job.state_path.exists():
                 lacking += 1
                 continue

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from planner.allocate.domains.answer import DomainPlan, DomainsAllocation, Structure
-from planner.allocate.domains.stages import MIXED, SPLIT
+from planner.allocate.domains.found import MIXED, SPLIT
 from planner.artifacts import read_artifact, sha256_file, write_artifact
 from planner.corpus import Corpus
 from planner.design.cells import Cell, Part
@@ -18,9 +18,10 @@ from planner.design.spec import SweepSpec
 from planner.design.tree import Tree, build_tree
 from planner.engines.event import Event
 from planner.errors import DataError, InputError, StateError
-from planner.launch.launch import STATES, start_after
+from planner.launch.launch import start_after, steps_between_states
 from planner.launch.start import corpus_of, warn_of_cut_warmups, warn_of_scarce_text
 from planner.recipe import Recipe
+from planner.runs import read_run
 from planner.shapes import ModelShape
 from planner.sweep import Engine, Sweep, run_sweep, single_run
 from planner.train.job import record_path
@@ -131,7 +132,7 @@ def carry_out_domains(
             if failures:
                 segment, message = next(iter(failures.items()))
                 raise StateError(f"{name}: segment {segment} failed: {message.strip().splitlines()[0]}", remedy="mend the cause; the same command goes on")
-        records[name] = read_artifact(record, "run", 1)
+        records[name] = read_run(record)
         save_checkpoint(run, records[name]["row"], run.folder / "checkpoint")
     if launch.structure.name == SPLIT:
         shutil.rmtree(launch.folder / "trunk" / "state", ignore_errors=True)
@@ -213,7 +214,7 @@ def _mixed(structure: Structure, of: dict[str, dict[str, Any]], folders: dict[st
 def _tree(cell: Cell, plan: DomainPlan, spec: SweepSpec, corpus: Corpus, cooled: bool = False) -> Tree:
     """Arrange one run; `cooled` where its trunk is also cooled down for domains without a stage."""
     # Cut by the trunk alone: domains share its pieces only if they are the same, whatever their branches.
-    longest = max(200, spec.recipe.steps(cell.tokens_trunk) // STATES)
+    longest = steps_between_states(spec.recipe.steps(cell.tokens_trunk))
     shapes = {cell.size: ModelShape(**plan.shape)} if plan.shape else None
     beside = [Cell(cell.size, cell.seed, cell.tokens_pt, 0.0, None)] if cooled and cell.tokens_spec else []
     tree = build_tree([cell, *beside], spec.recipe, corpus.vocab_size, eval_tokens=spec.eval_tokens, max_segment_steps=longest, shapes=shapes)

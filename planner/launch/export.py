@@ -15,7 +15,7 @@ from pathlib import Path
 from string import Template
 
 from planner.artifacts import write_text
-from planner.design.tree import Segment
+from planner.design.segment import Segment
 from planner.errors import InputError
 from planner.launch.launch import Launch
 from planner.shapes import ModelShape

@@ -12,26 +12,22 @@ import numpy as np
 
 from planner.allocate.base import VOCAB, Base
 from planner.allocate.replay_cost import cost, cost_on_top, dearer
-from planner.artifacts import read_artifact, read_json, sha256_file
+from planner.artifacts import read_json, sha256_file
 from planner.errors import InputError, PlannerWarning
 from planner.fit.fitted import FittedLaw
+from planner.flops import FORWARD_SHARE
 from planner.ladder import shape_for
-from planner.launch.launch import Launch, begin
+from planner.launch.launch import Launch, begin, steps_between_states
+from planner.runs import read_run
 from planner.train.full.expect import Course, Expected, evaluation_steps
 from planner.train.full.plan import FAILURE_FILE, STATES_FOLDER, STOP_FILE, FullRun, Settings, rows_of_rank
 from planner.train.job import record_path
 
-STATES = 20
-"""A run saves about this many states, so that a kill costs a twentieth of it at most."""
-LEAST_STEPS = 200
-"""Steps between two states, at least."""
 MICRO_TOKENS = 16384
 """Tokens of a GPU's micro-batch, at most, where none is asked for."""
 EVALUATION_SHARE = 0.05
 """Share of the run's compute that evaluations on the way may take."""
 MOST_EVALUATIONS = 40
-FORWARD_SHARE = 1 / 3
-"""Cost of reading a held-out token against training on one."""
 
 
 def stages(launch: Launch, *, device: str, threads: int) -> tuple[Any, ...]:
@@ -80,7 +76,7 @@ def default_save_every(launch: Launch) -> int:
     """Return the steps between two states where none are asked for."""
     tip = launch.run.tree.tips[0]
     steps = tip.last_step + (tip.steps_pt if tip.stage == "special" else 0)
-    return max(LEAST_STEPS, steps // STATES)
+    return steps_between_states(steps)
 
 
 def find_law(launch: Launch, law: Path | None) -> FittedLaw | None:
@@ -166,4 +162,4 @@ def saved_step(folder: Path) -> int:
 def outcome(launch: Launch) -> dict[str, Any] | None:
     """Return the row of the run's record, if it has ended."""
     path = record_path(launch.folder, launch.name)
-    return dict(read_artifact(path, "run", 1)["row"]) if path.exists() else None
+    return dict(read_run(path)["row"]) if path.exists() else None

@@ -11,13 +11,15 @@ from typing import Any
 from planner import lock
 from planner.allocate.allocation import Allocation
 from planner.artifacts import read_artifact, sha256_file, whole, write_artifact, write_bytes
-from planner.design.spec import Cell, SweepSpec
+from planner.design.cells import Cell
+from planner.design.spec import SweepSpec
 from planner.design.tree import build_tree
 from planner.engines.event import Event
 from planner.errors import DataError, InputError, PlannerError, StateError
 from planner.launch.start import checkpoint_of, corpus_of, read_plan, warn_of_cut_warmups, warn_of_scarce_text
 from planner.method import Method
 from planner.recipe import Recipe
+from planner.runs import read_run
 from planner.sweep import Engine, Sweep, run_sweep, single_run
 from planner.train.job import record_path
 from planner.units import format_count
@@ -27,7 +29,9 @@ VERSION = 1
 COPY = "allocation.json"
 """The plan as it was when the run began."""
 STATES = 20
-"""A run is cut into about this many segments, so that a kill costs a twentieth of it at most."""
+"""A run leaves about this many states on its way, so that a kill costs a twentieth of it at most."""
+LEAST_STEPS = 200
+"""Steps between two states, at least."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,11 @@ class Launch:
         ]
 
 
+def steps_between_states(steps: int) -> int:
+    """Return how many of its steps a run takes between two states."""
+    return max(LEAST_STEPS, steps // STATES)
+
+
 def prepare(allocation_path: Path, folder: Path, *, corpus: Path | None = None, seed: int = 0, base: Path | None = None) -> Launch:
     """Read an allocation and lay its run out.
 
@@ -125,7 +134,7 @@ def prepare(allocation_path: Path, folder: Path, *, corpus: Path | None = None, 
     cell = Cell(float(shape.params_non_embedding), seed, general, plan.tokens_spec, plan.unique_spec if special else None, replay, method=method)
     steps = recipe.steps(general + plan.tokens_spec)
     tree = build_tree(
-        [cell], recipe, opened.vocab_size, eval_tokens=spec.eval_tokens, max_segment_steps=max(200, steps // STATES),
+        [cell], recipe, opened.vocab_size, eval_tokens=spec.eval_tokens, max_segment_steps=steps_between_states(steps),
         shapes={cell.size: shape}, base=start is not None,
     )  # fmt: skip
     run = single_run(spec, opened, domain, tree)
@@ -153,7 +162,7 @@ def carry_out(
         if failures:
             name, message = next(iter(failures.items()))
             raise StateError(f"segment {name} failed: {message.strip().splitlines()[0]}", remedy="mend the cause; the same command goes on from here")
-    row: dict[str, Any] = read_artifact(record_path(launch.folder, launch.name), "run", 1)["row"]
+    row: dict[str, Any] = read_run(record_path(launch.folder, launch.name))["row"]
     save_checkpoint(launch.run, row, launch.checkpoint)
     return row
 

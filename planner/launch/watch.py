@@ -11,6 +11,7 @@ from planner.artifacts import read_artifact, read_json
 from planner.errors import InputError
 from planner.launch.domains import KIND as DOMAINS
 from planner.launch.launch import KIND, VERSION
+from planner.runs import read_run
 from planner.train.full.expect import Course
 from planner.train.full.metrics import FILE, parse, read_metrics
 from planner.train.full.plan import FILE as FULL
@@ -103,7 +104,7 @@ def watch(folder: Path) -> Progress:
     name = read_artifact(folder / "launch.json", KIND, VERSION)["run_id"]
     run = FullRun.load(folder)
     record = record_path(folder, name)
-    outcome = dict(read_artifact(record, "run", 1)["row"]) if record.exists() else None
+    outcome = dict(read_run(record)["row"]) if record.exists() else None
     return Progress(
         name, run.steps, run.cooldown_from, run.recipe.tokens_per_step, Course.load(folder), tuple(read_metrics(folder / FILE)), outcome
     )  # fmt: skip

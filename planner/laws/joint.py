@@ -24,15 +24,11 @@ from typing import Any
 
 from planner.laws.base import Law, Parameter, Points, amplitude, exponent, irreducible
 from planner.laws.dual import exp, log, softplus
-from planner.laws.repetition import SATURATING, Repetition
+from planner.laws.repetition import SATURATING, Repetition, seen
 
 _PASSES, _DISTINCT = 0.75, 1.75
 _LEAST = 1e-3
 """Added to the tokens, in units of S0, so that an untrained model's loss is finite."""
-
-
-def _seen(p: Mapping[str, Any], x: Points) -> Any:
-    return x.first + x.unique * x.repeats
 
 
 def _rote(p: Mapping[str, Any], x: Points, reducible: Any) -> Any:
@@ -44,7 +40,7 @@ def _rote(p: Mapping[str, Any], x: Points, reducible: Any) -> Any:
 ROTE = Repetition(
     "rote",
     (Parameter("P", 1e-4, 50.0, (0.3, 6.0), "nats/token"), Parameter("q", 1.0, 20.0, (3.0, 10.0), "exponent")),
-    _seen,
+    seen,
     _rote,
     f"S = D_spec, and x becomes (x^q + P^q·R^{_PASSES:g}·(U/S0)^−{_DISTINCT:g})^(1/q), R = D_spec/U − 1",
 )
@@ -52,11 +48,11 @@ ROTE = Repetition(
 
 def _joint(repetition: Repetition, ceiling: bool, near: bool, two: bool = False, floor: bool = False) -> Law:
     def loss(p: Mapping[str, Any], x: Points) -> Any:
-        seen = repetition.effective(p, x)
-        tokens = x.pt + (seen + _LEAST) * x.special
+        special = repetition.effective(p, x)
+        tokens = x.pt + (special + _LEAST) * x.special
         small = exp(-x.log_n * (p["α"] / p["β"])) if two else exp(-x.log_n)
         joint = p["A"] * exp((p["β"] if two else p["α"]) * log(small + p["b"] / tokens))
-        closing = 1.0 + seen / p["s0"] + (x.pt / p["p0"] if near else 0.0)
+        closing = 1.0 + special / p["s0"] + (x.pt / p["p0"] if near else 0.0)
         reached = log(repetition.harm(p, x, joint + p["G"] * exp(-p["α"] * log(closing))))
         if not ceiling:
             return exp(0.5 * reached)

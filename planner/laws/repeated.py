@@ -40,7 +40,7 @@ LAWS = (
     ),
     Law(
         "repetition-penalty",
-        f"E + A·(N/N0)^−α + B·(D/D0)^−β, {PENALISED.formula.split(', and ')[1]}",
+        f"E + A·(N/N0)^−α + B·(D/D0)^−β {PENALISED.formula.split(', and ')[1]}",
         (irreducible(), amplitude("A"), amplitude("B"), exponent("α"), exponent("β"), *PENALISED.parameters),
         _penalised,
         "after arXiv 2605.01640, with exponents of their own for N and U",

@@ -45,7 +45,8 @@ def _fixed(p: Mapping[str, Any], x: Points) -> Any:
     return saturate(x, p["R*"])
 
 
-def _seen(p: Mapping[str, Any], x: Points) -> Any:
+def seen(p: Mapping[str, Any], x: Points) -> Any:
+    """Return all specialist tokens, in units of S0: repeats count as fresh text does."""
     return x.first + x.unique * x.repeats
 
 
@@ -78,11 +79,11 @@ def _overfit(amplitude: tuple[float, float, float], exponent: tuple[float, float
 
 _O = "P·R^δ·(N/N0)^κ_P·(U/S0)^−λ_P"
 SATURATING = Repetition("saturating", (_HALF,), _fixed, _harmless, "S = U·(1 + R*·(1 − e^(−R/R*))), R = D_spec/U − 1")
-PENALISED = Repetition("penalised", _overfit((1e-8, 1e-4, 0.03), (0.6, 1.5), True), _seen, _penalty, f"S = D_spec, and + {_O}, R = D_spec/U − 1")
+PENALISED = Repetition("penalised", _overfit((1e-8, 1e-4, 0.03), (0.6, 1.5), True), seen, _penalty, f"S = D_spec, and + {_O}, R = D_spec/U − 1")
 COMPETING = Repetition(
     "competing",
     (*_overfit((1e-6, 1e-3, 0.8), (0.2, 1.5), False), Parameter("q", 0.3, 12.0, (1.0, 5.0), "exponent")),
-    _seen,
+    seen,
     _compete,
     f"S = D_spec, and the reducible loss x becomes (x^q + ({_O})^q)^(1/q), R = D_spec/U − 1",
 )

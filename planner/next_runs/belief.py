@@ -17,11 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from planner.allocate.problem import Plans
+from planner.allocate.plans import Plans
 from planner.errors import DataError
 from planner.fit.data import FitData
 from planner.fit.fitted import FittedLaw
 from planner.fit.member import Member
+from planner.fit.scale import Scale
 from planner.fit.support import Support
 from planner.laws import Law, Points, Reference, law_named
 from planner.laws.dual import Array
@@ -67,8 +68,7 @@ class Worlds:
     def slopes(self, points: Points) -> Array:
         """Return the derivatives of ln L by the scaled coordinates, shape (worlds, points, parameters)."""
         slopes = self.law.log_loss_and_slopes(self.theta, points)[1]
-        logarithmic = np.array([parameter.logarithmic for parameter in self.law.parameters])
-        chain = np.where(logarithmic, self.theta, 1.0) * self.scale
+        chain = Scale(self.law).steepness(self.theta) * self.scale
         return np.ascontiguousarray((slopes * chain[:, :, None]).transpose(0, 2, 1))
 
 
@@ -86,7 +86,7 @@ def worlds_of(law: FittedLaw, given: Candidates, plans: Plans) -> tuple[Worlds, 
     found = []
     for member, points in zip(law.members, law.points(params, *tokens), strict=True):
         chosen = member.resamples[np.linspace(0, len(member.resamples) - 1, WORLDS - 1).round().astype(int)]
-        theta, scale = np.vstack([member.theta, chosen]), start_deviation(member.law)
+        theta, scale = np.vstack([member.theta, chosen]), Scale(member.law).deviation
         bare = Worlds(member.law, member.params_kind, member.reference, theta, scale, np.zeros((len(theta), len(scale), len(scale))))
         forecasts = member.law.log_loss(member.resamples, points)
         found.append(replace(bare, covariance=_covariance(bare.slopes(points), forecasts - forecasts.mean(0))))
@@ -142,15 +142,16 @@ def prior_law(given: Candidates, forms: Sequence[str] = FORMS, seed: int = 0) ->
     members = []
     for name in forms:
         law = law_named(name)
+        scale = Scale(law)
         points = Points(reference, params, general, special, unique)
-        theta = _draw(law, random, 40 * DRAWS)
+        theta = scale.draw(random, 40 * DRAWS)
         with np.errstate(over="ignore", invalid="ignore"):
             loss = law.log_loss(theta, points)
         sensible = np.isfinite(loss).all(1) & (loss.max(1) < np.log(np.log(setting.vocab))) & (loss.min(1) > np.log(0.3))
         if sensible.sum() < DRAWS:
             raise DataError(f"the start ranges of {name} make no sense on these cells", remedy="name another form with --form")
         theta = theta[sensible][:DRAWS]
-        middle = theta[np.argmin((natural(law, theta) ** 2).sum(1))]
+        middle = theta[np.argmin((scale.natural(theta) ** 2).sum(1))]
         members.append(
             Member(
                 law=law, params_kind="non_embedding", reference=reference, theta=middle, resamples=theta, status="converged", starts=0, starts_agree=0,
@@ -165,29 +166,7 @@ def prior_worlds(law: FittedLaw) -> tuple[Worlds, ...]:
     """Take worlds from a law that `prior_law` made: several draws, each with the whole spread of the start ranges around it."""
     found = []
     for member in law.members:
-        scale = start_deviation(member.law)
+        scale = Scale(member.law).deviation
         every = np.tile(np.eye(len(scale)), (PRIOR_WORLDS, 1, 1))
         found.append(Worlds(member.law, member.params_kind, member.reference, member.resamples[:PRIOR_WORLDS], scale, every))
     return tuple(found)
-
-
-def natural(law: Law, theta: Array) -> Array:
-    """Take logarithms of the logarithmic parameters, shape (vectors, parameters)."""
-    logarithmic = np.array([parameter.logarithmic for parameter in law.parameters])
-    result: Array = np.where(logarithmic, np.log(np.where(logarithmic, theta, 1.0)), theta)
-    return result
-
-
-def start_deviation(law: Law) -> Array:
-    """Return the deviation of a uniform draw from each start range, in natural coordinates, shape (parameters,)."""
-    ends = natural(law, np.array([parameter.start for parameter in law.parameters]).T)
-    result: Array = (ends[1] - ends[0]) / np.sqrt(12)
-    return result
-
-
-def _draw(law: Law, random: np.random.Generator, count: int) -> Array:
-    low, high = natural(law, np.array([parameter.start for parameter in law.parameters]).T)
-    inner = low + (high - low) * random.random((count, len(low)))
-    logarithmic = np.array([parameter.logarithmic for parameter in law.parameters])
-    result: Array = np.where(logarithmic, np.exp(np.where(logarithmic, inner, 0.0)), inner)
-    return result

@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from planner.design.spec import MIN_STEPS, MIN_TOKENS_PER_PARAMETER, Cell, Grid, SweepSpec
+from planner.design.cells import Cell, Grid
+from planner.design.spec import MIN_STEPS, MIN_TOKENS_PER_PARAMETER, SweepSpec
 from planner.errors import DataError, InputError, PlannerWarning
 from planner.flags import WARMUP_MULTIPLE
 from planner.flops import flops_per_token
@@ -124,8 +125,8 @@ class Candidates:
 
 
 def candidates(
-    setting: Setting, flops: float, *, unique_target: float, sizes: Sequence[float] | None = None, tokens_pt: Sequence[float] | None = None,
-    tokens_spec: Sequence[float] | None = None, unique_spec: Sequence[float] | None = None,
+    setting: Setting, flops: float, *, unique_target: float, smallest: float = 0.0, sizes: Sequence[float] | None = None,
+    tokens_pt: Sequence[float] | None = None, tokens_spec: Sequence[float] | None = None, unique_spec: Sequence[float] | None = None,
 ) -> Candidates:  # fmt: skip
     """Cross the axes and keep the cells that the rules of a sweep and the budget allow.
 
@@ -133,6 +134,7 @@ def candidates(
         setting: recipe, corpus and limits.
         flops: the budget; no single run may take more than `DEAREST` of it.
         unique_target: distinct specialist tokens of the target; one of the values tried, where the corpus has as many.
+        smallest: least size to try by default, where the budget pays one twice as large [non-embedding parameters].
         sizes: non-embedding parameters to try, by default spread below the largest that the budget pays.
         tokens_pt: general tokens to try.
         tokens_spec: specialist tokens to try.
@@ -146,7 +148,7 @@ def candidates(
     if least > dearest:
         raise DataError(f"{flops:.3g} FLOPs pay no tree of runs that a fit could use", remedy=f"give at least {least / DEAREST:.2g} FLOPs")
     step = setting.recipe.tokens_per_step
-    chosen_sizes = list(sizes) if sizes else _sizes(setting, dearest)
+    chosen_sizes = list(sizes) if sizes else _sizes(setting, dearest, smallest)
     middle = float(np.exp(np.log(chosen_sizes).mean()))
     most = max(dearest / setting.flops_per_token(middle), 2 * setting.least_tokens)
     passes = setting.max_epochs * setting.unique_available
@@ -187,14 +189,15 @@ def long_enough(cells: Sequence[Cell], setting: Setting) -> Candidates:
     return Candidates(kept, setting)
 
 
-def _sizes(setting: Setting, dearest: float) -> list[float]:
+def _sizes(setting: Setting, dearest: float, smallest: float) -> list[float]:
     """Spread sizes below the largest that one run pays for at a sensible number of tokens per parameter, those that the ladder meets well."""
     tried = np.geomspace(1.02 * SMALLEST, LARGEST, 400)
     tokens = np.maximum(TOKENS_PER_PARAMETER * tried, setting.least_tokens)
     affordable = [size for size, count in zip(tried, tokens, strict=True) if count * setting.flops_per_token(float(size)) <= dearest]
     largest = max(affordable, default=1.02 * SMALLEST)
     found: dict[ModelShape, float] = {}
-    for size in np.geomspace(max(largest / SIZE_SPAN, 1.02 * SMALLEST), largest, LEVELS["sizes"]):
+    least = max(largest / SIZE_SPAN, min(smallest, largest / 2), 1.02 * SMALLEST)
+    for size in np.geomspace(least, largest, LEVELS["sizes"]):
         rounded = max(float(f"{size:.2g}"), SMALLEST)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", PlannerWarning)

@@ -8,13 +8,14 @@ bound on the distance from the best set is known; the tests hold it against all 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from planner.design.spec import Cell
+from planner.design.cells import Cell
+from planner.fit.select import Progress
 from planner.laws.dual import Array
 from planner.next_runs.candidates import Candidates
 from planner.next_runs.cost import TreeCost
@@ -27,8 +28,6 @@ LEAST_GAIN = 1e-4
 """By which an exchange must lower the criterion (the logarithm of a variance) to stay."""
 GRID_VALUES = (3, 4, 5)
 """Values an axis of the naive grids that are tried."""
-
-Progress = Callable[[str, float], None]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from planner.errors import DataError
-from planner.fit.identify import SAME, levels
+from planner.fit.identify import MIN_SIZES, MIN_TOKENS, SAME, levels
 from planner.laws import Law
 from planner.laws.dual import Array
 from planner.next_runs.belief import Worlds
@@ -18,17 +18,13 @@ from planner.next_runs.candidates import Candidates
 from planner.next_runs.information import fisher
 from planner.units import format_count
 
-MIN_SIZES = 3
-"""A size term has an amplitude and an exponent, and E is the third unknown."""
-MIN_TOKENS = 3
-"""Values of general and of specialist tokens, zero among them: an amplitude, an exponent and an offset or factor."""
 SINGULAR = 1e-8
 """Least eigenvalue of the information, its columns scaled to unit length, under which a direction of the parameters counts as not measured. Grids in
 which one axis follows another have 1e-8 and less (rounding leaves 1e-15), crossed ones of a few dozen cells 1e-7 and more."""
 _NAMED = 0.3
 """Weight in a direction from which a parameter is named."""
-_REPETITION = {"R*", "P", "δ", "q", "ν", "μ", "κ_P", "λ_P"}
-_DISTINCT = {"μ", "λ_P"}
+_REPETITION = {"R*", "P", "δ", "q", "κ_P", "λ_P"}
+_DISTINCT = {"λ_P"}
 _PENALTY = {"P", "δ"}
 
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from planner.design.spec import Cell
-from planner.design.tree import EVALUATION_SHARE, cooldown_steps
-from planner.flops import flops_per_token
+from planner.design.cells import Cell
+from planner.design.tree import cooldown_steps
+from planner.flops import FORWARD_SHARE, flops_per_token
 from planner.ladder import shape_for
 from planner.laws.dual import Array
 from planner.recipe import Recipe
@@ -50,7 +50,7 @@ class TreeCost:
                 self.need[number], self.stop[number] = general, special - self.tip[number]
         self.per_step: Array = token * recipe.tokens_per_step
         """FLOPs of an optimiser step of each cell's size, shape (n,)."""
-        self._evaluation = 2 * eval_tokens * EVALUATION_SHARE * token
+        self._evaluation = 2 * eval_tokens * FORWARD_SHARE * token
         self.alone: Array = self.per_step * (self.need + self.stop + self.tip) + self._evaluation
         """FLOPs of each cell trained by itself, evaluation included, shape (n,)."""
 

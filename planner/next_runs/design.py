@@ -10,16 +10,17 @@ from typing import Any
 import numpy as np
 
 from planner.allocate.request import Request
-from planner.design.spec import Cell
+from planner.design.cells import Cell
 from planner.errors import DataError
 from planner.fit.fitted import FittedLaw
 from planner.fit.identify import ROWS_PER_PARAMETER, hardly_apart
+from planner.fit.select import Progress
 from planner.flags import OVERFITTED
 from planner.laws import Law
 from planner.laws.dual import Array
 from planner.next_runs.belief import FORMS, Worlds, prior_law, prior_worlds, worlds_of
 from planner.next_runs.candidates import Candidates, Setting, candidates
-from planner.next_runs.choose import Progress, cheapest_first, choose, naive_grid
+from planner.next_runs.choose import cheapest_first, choose, naive_grid
 from planner.next_runs.collinear import against_axes, refuse_collinear
 from planner.next_runs.information import ABSOLUTE, TRUNK_SHARE, Information, mean_criterion
 from planner.next_runs.target import Target, deviation, expected_regret

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from planner.allocate.optimum import coarse
-from planner.allocate.problem import Plans, Problem
+from planner.allocate.plans import Plans
+from planner.allocate.problem import Problem
 from planner.allocate.request import Request
 from planner.errors import InputError
 from planner.fit.fitted import FittedLaw
+from planner.laws import Points
 from planner.laws.dual import Array
 from planner.next_runs.belief import Worlds
 
@@ -74,13 +76,15 @@ class Target:
 
     def log_loss(self, worlds: Worlds) -> Array:
         """Return ln L of the plans, with what replay costs, shape (worlds, plans)."""
-        plans = self.plans
-        return worlds.log_loss(worlds.points(plans.params_by, plans.tokens_pt, plans.tokens_spec, plans.unique_spec)) + plans.added
+        return worlds.log_loss(self._points(worlds)) + self.plans.added
 
     def slopes(self, worlds: Worlds) -> Array:
         """Return the slopes of ln L of the plans, shape (worlds, plans, parameters)."""
+        return worlds.slopes(self._points(worlds))
+
+    def _points(self, worlds: Worlds) -> Points:
         plans = self.plans
-        return worlds.slopes(worlds.points(plans.params_by, plans.tokens_pt, plans.tokens_spec, plans.unique_spec))
+        return worlds.points(plans.params_by, plans.tokens_pt, plans.tokens_spec, plans.unique_spec)
 
     def weight(self, slopes: Array, criterion: str) -> Array | None:
         """Return Σ w·l·lᵀ over what a criterion counts, shape (worlds, parameters, parameters); None for the determinant.

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from planner.design.spec import Cell
+from planner.design.cells import Cell
 from planner.recipe import Recipe
 
 

@@ -63,7 +63,7 @@ def regrets(axis: Axes, result: Backtest) -> None:
     for number, way in enumerate(ways):
         at = [place + width * (number + 0.5) - BARS / 2 for place in range(len(decided))]
         mean = [item.regret_percent[way] for item in decided]
-        axis.bar(at, mean, width * 0.9, color=WAYS[way], label=way)
+        axis.bar(at, mean, width * 0.9, color=WAYS[way], label=way.replace("special text", "specialist text"))
         axis.plot(at, [item.worst_regret_percent[way] for item in decided], "_", color=WAYS[way], markersize=10, markeredgewidth=2)
         if way == PLAN:
             for place, value in zip(at, mean, strict=True):

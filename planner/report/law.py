@@ -14,6 +14,7 @@ from planner.units import format_count
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+BANDS: dict[str, Any] = {"title": "bands: 90 %, one run", "title_fontsize": 8}
 HIGHEST = 1.15
 """Multiple of the highest loss measured up to which slices by tokens are drawn."""
 
@@ -34,7 +35,7 @@ def size_slices(axis: Axes, law: FittedLaw, data: FitData) -> None:
         axis.plot(data.params[rows], np.exp(data.log_loss[rows]), marker, color=colour, markersize=4, label=label)
     log_counts(axis)
     axis.set(xlabel=f"{_kind(data)} parameters N", ylabel=_loss(data), title="Loss by size; general + specialist tokens")
-    axis.legend(**LEGEND)
+    axis.legend(**LEGEND, **BANDS)
 
 
 def token_slices(axis: Axes, law: FittedLaw, data: FitData, params: float | None = None) -> None:
@@ -67,7 +68,7 @@ def token_slices(axis: Axes, law: FittedLaw, data: FitData, params: float | None
         xlabel="specialist tokens seen, repeats included", ylabel=_loss(data),
         title=f"Repetition: {format_count(size)} parameters" + (f" after {format_count(amount)} general tokens" if amount else ""),
     )  # fmt: skip
-    axis.legend(**LEGEND)
+    axis.legend(**LEGEND, **BANDS)
 
 
 def _band(axis: Axes, law: FittedLaw, data: FitData, params: Any, pt: Any, spec: Any, unique: Any, colour: Any, along: str = "params") -> None:

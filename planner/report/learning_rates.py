@@ -10,7 +10,7 @@ from planner.units import format_count
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-TICKS = [1e-3 * 2**power for power in range(-10, 8)]
+TICKS = [step * 10.0**power for power in range(-7, 1) for step in (1, 2, 5)]
 
 
 def learning_rates(axis: Axes, tuning: dict[str, Any]) -> None:
@@ -27,6 +27,6 @@ def learning_rates(axis: Axes, tuning: dict[str, Any]) -> None:
     low, high = axis.get_xlim()
     axis.set_xticks([tick for tick in TICKS if low <= tick <= high])
     axis.set_xticks([], minor=True)
-    axis.xaxis.set_major_formatter(lambda value, _: f"{value:.2g}")
+    axis.xaxis.set_major_formatter(lambda value, _: f"{value:.0e}".replace("e-0", "e-"))
     axis.set(xlabel="peak learning rate", ylabel="specialist loss [nats/token]", title="Learning-rate basins; dotted: the rate of the rule")
     legend_below(axis, columns=3)

@@ -40,10 +40,8 @@ def methods(axis: Axes, found: Crossing, runs: Sequence[FitData]) -> None:
         axis.axvline(found.crossing, color=COLOURS[3], linewidth=1, linestyle=":", label=f"cross at {format_count(found.crossing)}")
     log_counts(axis)
     equal = ", at equal FLOPs" if found.equal_flops else ""
-    axis.set(
-        xlabel=f"specialist tokens of {found.names[0]}, repeats included{equal}", ylabel="specialist loss [nats/token]",
-        title=", ".join(f"{format_count(value)} {what}" for value, what in (
-            (found.params_non_embedding, "parameters"), (found.tokens_pt, "general"), (found.unique_spec, "distinct"),
-        )),
-    )  # fmt: skip
-    axis.legend(**LEGEND)
+    of = f" of {found.names[0]}" if found.equal_flops else ""
+    axis.set(xlabel=f"specialist tokens{of}, repeats included{equal}", ylabel="specialist loss [nats/token]")
+    size, general, text = (format_count(value) for value in (found.params_non_embedding, found.tokens_pt, found.unique_spec))
+    axis.set_title(f"{size} parameters, {general} general tokens,\n{text} distinct specialist tokens", fontsize=10)
+    axis.legend(**LEGEND, title="bands: 90 %, one run", title_fontsize=8)

@@ -111,5 +111,5 @@ def verification(axis: Axes, result: Verification) -> None:
     axis.axhspan(result.low, result.high, color=COLOURS[0], alpha=0.1)
     axis.set_xticks([0, 1], ["forecast, 90 % interval", "measured"])
     axis.set_xlim(-0.6, 1.6)
-    where = "inside" if result.inside else "OUTSIDE"
-    axis.set(ylabel="specialist loss [nats/token]", title=f"Outcome {where} the interval; error {result.error_percent:+.2f} %")
+    where, way = "inside" if result.inside else "OUTSIDE", "high" if result.error > 0 else "low"
+    axis.set(ylabel="specialist loss [nats/token]", title=f"Outcome {where} the interval;\nforecast {abs(result.error_percent):.2f} % too {way}")

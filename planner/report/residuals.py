@@ -8,7 +8,7 @@ import numpy as np
 
 from planner.fit.data import FitData
 from planner.fit.fitted import FittedLaw
-from planner.report.style import COLOURS, GREY, LEGEND, colour_bar, log_counts
+from planner.report.style import COLOURS, GREY, LEGEND, colour_bar, legend_below, log_counts
 from planner.units import format_count
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def residuals(axis: Axes, law: FittedLaw, data: FitData, along: str) -> None:
         axis.plot(np.exp(np.log(x[near]).mean()), off[near].mean(), "_", color="black", markersize=15, markeredgewidth=2, label=label)
     log_counts(axis, zero)
     axis.set(xlabel=ALONG[along], ylabel="measured minus law [% of the law]", title=f"Residuals by {ALONG[along].split(':')[0].split(',')[0]}")
-    axis.legend(**LEGEND)
+    legend_below(axis, columns=3)
 
 
 def holdout(axis: Axes, law: FittedLaw) -> None:

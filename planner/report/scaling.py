@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from planner.allocate.curves import Curve, Optimum, Scaling
-from planner.report.style import COLOURS, GREY, legend_below, log_counts, shades
+from planner.report.style import COLOURS, GREY, count_ticks, legend_below, log_counts, shades
 from planner.units import format_count
 
 if TYPE_CHECKING:
@@ -59,6 +59,8 @@ def plans(axis: Axes, curve: Curve, budgets: Sequence[float], special: bool = Tr
         _line(axis, budgets, values, curve.optima, colour, label)
     title = f"Best plan with {format_count(curve.unique_spec)} distinct specialist tokens" if special else "Best plan"
     _finish(axis, "parameters or tokens", title, "band, brackets: 90 % over the resamples", 1)
+    axis.set_yticks(count_ticks(*axis.get_ylim()))
+    axis.set_yticks([], minor=True)
     axis.yaxis.set_major_formatter(lambda value, _: format_count(value))
 
 

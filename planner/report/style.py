@@ -20,6 +20,8 @@ COLOURS = ("#0072b2", "#009e73", "#e69f00", "#d55e00", "#56b4e9", "#cc79a7")
 """For kinds; told apart by the colour-blind too (Okabe & Ito 2008). The first is the plan's, the second is good, the third marks, the fourth is bad."""
 GREY = "#6b6b6b"
 DPI = 150
+FEWEST = 3
+"""Labels that an axis of counts has, where its range allows that many."""
 MARKERS = "osD^vP"
 NAMES: dict[str, Any] = {"fontsize": 8, "parse_math": False}
 """Of labels that a user wrote, where a dollar is a dollar."""
@@ -86,20 +88,31 @@ def save(
     write_bytes(path, buffer.getvalue())
 
 
+def count_ticks(low: float, high: float) -> list[float]:
+    """Return where a log axis of counts is labelled: at 1, 2 and 5 times each power of ten, over many decades at the powers, within one more densely."""
+    from matplotlib.ticker import AutoLocator
+
+    steps = ((1.0, 2.0, 5.0), (1.0, 2.0, 3.0, 4.0, 6.0, 8.0))
+    for subs in steps if high < 300 * low else ((1.0,), *steps):
+        powers = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
+        ticks = [tick for power in powers for sub in subs if low <= (tick := sub * 10.0**power) <= high]
+        if len(ticks) >= FEWEST:
+            return ticks
+    return [float(tick) for tick in AutoLocator().tick_values(low, high) if low <= tick <= high]
+
+
 def log_counts(axis: Axes, zero: float | None = None) -> None:
-    """Make the horizontal axis one of counts on a log scale, labelled at 1, 2 and 5 times each power of ten, over many decades at the powers.
+    """Make the horizontal axis one of counts on a log scale.
 
     Args:
         axis: whose limits are known, so after drawing.
         zero: where on it zero is drawn, and labelled so, if anywhere.
     """
-    from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
+    from matplotlib.ticker import FixedLocator, NullLocator
 
     axis.set_xscale("log")
     low, high = axis.get_xlim()
-    ticks = [tick for tick in LogLocator(subs=(1.0, 2.0, 5.0) if high < 300 * low else (1.0,)).tick_values(low, high) if low <= tick <= high]
-    if zero is not None:
-        ticks = [zero, *(tick for tick in ticks if tick > 1.5 * zero)]
+    ticks = count_ticks(low, high) if zero is None else [zero, *count_ticks(1.5 * zero, high)]
     axis.xaxis.set_major_locator(FixedLocator(ticks))
     axis.xaxis.set_minor_locator(NullLocator())
     axis.xaxis.set_major_formatter(lambda value, _: "0" if value == zero else format_count(value))

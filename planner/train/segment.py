@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from planner.artifacts import write_artifact
 from planner.corpus import Corpus
-from planner.design.tree import Segment
+from planner.design.segment import Segment
 from planner.errors import InputError
 from planner.recipe import Recipe
 from planner.train.checkpoint import LoopState, load_state, read_loop, save_state

@@ -127,5 +127,5 @@ def test_a_law_of_one_stage_is_shown_with_the_tokens_that_it_knows(tmp_path: Pat
     text = ["--spec-tokens", "5B"] if law == "data-constrained" else []
     code, words, err = run("scaling", "--law", str(tmp_path), *text, "--points", "4", "--out", str(tmp_path / "s.json"), "--figure")
     assert code == 0, err
-    tables = words[: words.index("off: of the plans")]
+    tables = words[: words.index("off: distance of the plans")]
     assert shown in tables and not any(item in tables.replace("distinct specialist", "").replace("specialist tokens", "") for item in not_shown)

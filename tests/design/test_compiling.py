@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from planner.design.cells import Cell
 from planner.design.compiling import LEAST_SECONDS, key_of, to_compile
-from planner.design.spec import Cell
 from planner.design.tree import Tree, build_tree
 from planner.design.walltime import COMPILED, segment_seconds, wall_seconds
 from planner.errors import MissingDependencyError

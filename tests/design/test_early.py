@@ -2,7 +2,8 @@
 
 import pytest
 
-from planner.design.spec import Cell, Grid, read_sweep
+from planner.design.cells import Cell, Grid
+from planner.design.spec import read_sweep
 from planner.design.tree import build_tree
 from planner.errors import InputError
 from planner.recipe import Recipe

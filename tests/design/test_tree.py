@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from planner.design.spec import Cell
+from planner.design.cells import Cell
 from planner.design.tree import build_tree
 from planner.errors import InputError
 from planner.recipe import Recipe

@@ -1,4 +1,4 @@
-"""Slurm's commands on one machine, for tests: sbatch, srun, sacct and scancel as scripts that keep their jobs in a folder.
+"""Slurm's commands on one machine, for tests: sbatch, srun, squeue and scancel as scripts that keep their jobs in a folder.
 
 sbatch runs the batch script with bash in the background, as slurmd would. `doom` makes jobs end as jobs of a cluster do.
 """
@@ -16,7 +16,7 @@ def install(folder: Path) -> dict[str, str]:
     """Write the commands; return the environment in which they are found."""
     (folder / "bin").mkdir(parents=True)
     (folder / "jobs").mkdir()
-    for name in ("sbatch", "srun", "sacct", "scancel"):
+    for name in ("sbatch", "srun", "squeue", "scancel"):
         script = folder / "bin" / name
         script.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{Path(__file__).resolve()}" {name} "{folder}" "$@"\n')
         script.chmod(0o755)
@@ -29,7 +29,7 @@ def jobs(folder: Path) -> list[int]:
 
 
 def doom(folder: Path, number: int, state: str) -> None:
-    """End a job as a cluster may: NODE_FAIL, PREEMPTED, OUT_OF_MEMORY."""
+    """End a job as a cluster may: NODE_FAIL, PREEMPTED, OUT_OF_MEMORY, or GONE, of which nothing is known any more."""
     (folder / "jobs" / f"{number}.state").write_text(state)
     _kill(folder, number)
 
@@ -73,25 +73,25 @@ def srun(folder: Path, arguments: list[str]) -> None:
     os.execvp(arguments[0], arguments)
 
 
-def sacct(folder: Path, arguments: list[str]) -> None:
+def squeue(folder: Path, arguments: list[str]) -> None:
     """Tell the state of jobs."""
-    print("JobID|State|NodeList")
-    for number in [arguments[at + 1] for at, item in enumerate(arguments) if item == "-j"]:
+    for number in jobs(folder):
         said, code = folder / "jobs" / f"{number}.state", folder / "jobs" / f"{number}.code"
         if said.exists():
             state = said.read_text()
         else:
             state = "RUNNING" if not code.exists() else "COMPLETED" if code.read_text().strip() == "0" else "FAILED"
-        print(f"{number}|{state}|here")
+        if state != "GONE":
+            print(f"{number}|{state}")
 
 
 def scancel(folder: Path, arguments: list[str]) -> None:
     """Cancel a job."""
     said = folder / "jobs" / f"{arguments[0]}.state"
     if not said.exists():
-        said.write_text("CANCELLED by 0")
+        said.write_text("CANCELLED")
     _kill(folder, int(arguments[0]))
 
 
 if __name__ == "__main__":
-    {"sbatch": sbatch, "srun": srun, "sacct": sacct, "scancel": scancel}[sys.argv[1]](Path(sys.argv[2]), sys.argv[3:])
+    {"sbatch": sbatch, "srun": srun, "squeue": squeue, "scancel": scancel}[sys.argv[1]](Path(sys.argv[2]), sys.argv[3:])

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from planner.design.spec import Cell
+from planner.design.cells import Cell
 from planner.design.tree import build_tree
 from planner.engines.demand import BYTES_PER_PARAMETER, MOST_ON_ONE_GPU, PROCESS_BYTES, demand_of, training_bytes
 from planner.errors import InputError

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from planner.allocate.domains.answer import DomainPlan, DomainsAllocation, Structure
-from planner.allocate.domains.stages import INDEPENDENT, MIXED, SPLIT
+from planner.allocate.domains.found import INDEPENDENT, MIXED, SPLIT
 from planner.artifacts import read_json
 from planner.cli.main import app
 from planner.corpus.build import build_corpus

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from planner.allocate.request import Request
-from planner.design.spec import Cell
+from planner.design.cells import Cell
 from planner.errors import DataError, InputError
 from planner.fit.fitted import FittedLaw
 from planner.laws import LAWS

@@ -52,6 +52,20 @@ def test_the_table_and_the_dry_run(law: list[str], tmp_path: Path) -> None:
     assert not (tmp_path / "x.toml").exists()
 
 
+def test_runs_beside_a_law_are_no_smaller_than_the_middle_of_its_own(law: list[str], fitted: FittedLaw, tmp_path: Path) -> None:
+    """Cheap small runs would lower the uncertainty most, if the law's form holds down to them and up to the target: nobody knows that."""
+    sizes = fitted.support
+    middle = math.sqrt(sizes.low["params"] * sizes.high["params"])
+    code, text, messages = run(*law, "--flops", "5e13", "--dry-run", "--json")
+    assert code == 0, messages
+    assert min(cell["size"] for cell in json.loads(text)["cells"]) > 0.97 * middle
+    # A budget that pays no run twice as large is spent on what it pays; and who names sizes gets those.
+    code, text, messages = run(*law, "--flops", "1.5e12", "--dry-run", "--json")
+    assert code == 0 and max(cell["size"] for cell in json.loads(text)["cells"]) < 2 * middle, messages
+    code, text, messages = run(*law, "--flops", "5e13", "--sizes", "20k,40k,320k", "--dry-run", "--json")
+    assert code == 0 and {cell["size"] for cell in json.loads(text)["cells"]} <= {2e4, 4e4, 3.2e5}, messages
+
+
 def test_a_design_for_a_decision_has_all_of_its_limits(fitted: FittedLaw, tmp_path: Path) -> None:
     """The plan in question is the one that was recommended, not the one that there would be without limits."""
     fitted.save(tmp_path / "law.json", {})

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from planner.design.spec import Cell, read_sweep
+from planner.design.cells import Cell
+from planner.design.spec import read_sweep
 from planner.errors import InputError
 from planner.next_runs.candidates import candidates
 from planner.next_runs.write import sweep_toml

@@ -12,7 +12,7 @@ from typing import Any
 from planner.corpus.build import build_corpus
 from planner.corpus.config import Source
 from planner.corpus.store import Corpus
-from planner.engines.local import Event
+from planner.engines.event import Event
 from planner.train.job import Job
 from tests.conftest import settings
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from planner.corpus.store import Corpus
-from planner.design.spec import Cell
+from planner.design.cells import Cell
 from planner.design.tree import build_tree
 from planner.engines.demand import demand_of, training_bytes
 from planner.ladder import shape_for

@@ -10,11 +10,12 @@ import numpy as np
 
 from planner.allocate.beyond import refuse_far
 from planner.allocate.domains import keep
-from planner.allocate.domains.able import with_accuracy
+from planner.allocate.domains.accuracy import with_accuracy
 from planner.allocate.domains.answer import DomainsAllocation, Structure
 from planner.allocate.domains.around import around
 from planner.allocate.domains.early import MixWorth
 from planner.allocate.domains.forecast import Outlook, describe, outlook
+from planner.allocate.domains.found import INDEPENDENT, MIXED, SPLIT, Found
 from planner.allocate.domains.independent import independent
 from planner.allocate.domains.knowing import knowing
 from planner.allocate.domains.mixed import mixed
@@ -23,7 +24,6 @@ from planner.allocate.domains.problem import DomainsProblem
 from planner.allocate.domains.refuse import refuse
 from planner.allocate.domains.request import DomainsRequest
 from planner.allocate.domains.split import NO_GENERAL, UNIFORM, split
-from planner.allocate.domains.stages import INDEPENDENT, MIXED, SPLIT, Found
 from planner.allocate.domains.tell import warnings_of
 from planner.errors import DataError
 
@@ -57,7 +57,7 @@ def allocate_domains(
         DataError: the budget allows no plan, a required loss is out of reach, or the best plan lies too far beyond the runs.
     """
     problem = DomainsProblem.of(request, robust=robust)
-    mix = MixWorth.of(problem)
+    mix = MixWorth.of(request.domains)
     mixing, less = replace(problem, mix=mix), replace(problem, evaluations=LESS)
     searches: dict[str, Callable[[float], Found | None]] = {
         SPLIT: lambda margin: split(problem, margin=margin),
@@ -129,14 +129,14 @@ def _structure(problem: DomainsProblem, name: str, found: Found | None, look: Ou
         note = small if found is None else f"does not reach the max_loss of {_missed(problem, found)}"
         return Structure(name, assumption, None, None, None, None, None, None, None, None, None, (), note)
     flops, one, bound = found.total_flops, name != INDEPENDENT, name == MIXED and problem.mix is None
-    unspent = 1 - found.spent(problem) / problem.request.flops
+    unspent = 1 - problem.spent(found) / problem.request.flops
     why = ", or the limit on the general loss" if problem.request.limited else ""
     idle = f"{100 * unspent:.0f} % of the budget buys nothing: passes or general text bind{why}"
     return Structure(
         name, assumption, look.loss, look.low, look.high, 100 * (look.loss / best.loss - 1),
         None if itself or bound else float((look.resamples - best.resamples > 1e-6).mean()),
         float(problem.params[found.size[0]]) if one else None, found.tokens_general, flops, found.flops_general / problem.request.flops if one else None,
-        describe(problem, found, look.losses), idle if unspent > UNSPENT else "", found.inference(problem),
+        describe(problem, found, look.losses), idle if unspent > UNSPENT else "", problem.inference_of(found),
     )  # fmt: skip
 
 

@@ -8,8 +8,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from planner.allocate.allocation import Worth, check_interval, check_shape
 from planner.artifacts import check_numbers, read_artifact, whole, write_artifact
+from planner.fit.support import NEAR
+from planner.laws.dual import Array
 
 KIND = "domains"
 VERSION = 1
@@ -50,6 +54,11 @@ class DomainPlan:
     """The general loss after the specialist stage, where it is limited, with the replay that keeps the limit: fields of `retention.Kept`."""
     accuracy: dict[str, Any] | None = None
     """Forecast accuracy with its 90 % interval, as `accuracy.forecast` describes it; None but in the recommended structure of domains with a table."""
+
+    @property
+    def params_by(self) -> dict[str, Array]:
+        """Parameters under each convention, each of shape (1,)."""
+        return {"non_embedding": np.array([self.params_non_embedding]), "total": np.array([self.params_total or np.nan])}
 
     @property
     def tokens_trunk(self) -> float:
@@ -136,7 +145,7 @@ class DomainsAllocation:
     @property
     def settled(self) -> bool:
         """Whether the runs are enough: all plans are among them, and hardly a world of the laws has them behind."""
-        inside = all(factor <= 1.2 for plan in self.recommended.domains for factor in plan.extrapolation.values())
+        inside = all(factor <= NEAR for plan in self.recommended.domains for factor in plan.extrapolation.values())
         regret = self.around.get("regret_90_percent")
         return inside and regret is not None and regret <= 100 * float(self.request["tolerance"])
 

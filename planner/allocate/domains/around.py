@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from planner.allocate.domains.found import INDEPENDENT, Found
 from planner.allocate.domains.problem import DomainsProblem
 from planner.allocate.domains.split import divide, middle, trunks, without
-from planner.allocate.domains.stages import INDEPENDENT, Found, Stage, near
+from planner.allocate.domains.stages import Stage, near
 from planner.allocate.domains.whole import worth
 from planner.allocate.domains.worlds import best_in, worlds
-from planner.fit.level import LEVEL
+from planner.fit.level import LEVEL, interval_of
 
 WIDE, LOGITS = Stage(0.1, 12, 0.24, 2), np.arange(-2.4, 2.41, 0.3)
 """Sizes, amounts and, beside the recommendation's, logits of the trunk's share that are looked at for plans as good."""
@@ -56,7 +57,7 @@ def around(problem: DomainsProblem, found: Found, margin: float) -> Around:
         shares.append(_share(own.tokens_general, own.tokens_spec + own.replayed))
     one, required = found.name != INDEPENDENT, bool(np.isfinite(problem.max_loss).any())
     return Around(
-        params_within, share_within, _interval(sizes) if one else None, _interval(shares) if one else None,
+        params_within, share_within, interval_of(sizes) if one else None, interval_of(shares) if one else None,
         None if required else float(np.mean(regrets)), None if required else float(np.quantile(regrets, LEVEL)),
     )  # fmt: skip
 
@@ -79,8 +80,3 @@ def _within(problem: DomainsProblem, found: Found, margin: float) -> tuple[tuple
 def _share(trunk: Any, stages: Any) -> Any:
     """Return the share of a trunk in all that is trained, with branches of shape (..., domains)."""
     return trunk / (trunk + stages.sum(-1))
-
-
-def _interval(values: list[float]) -> tuple[float, float]:
-    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)

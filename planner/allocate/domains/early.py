@@ -6,21 +6,14 @@ text counts for nothing in the forecast; what it would be if that text counted a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from planner.fit.level import Z
+from planner.allocate.domains.found import Found
+from planner.allocate.domains.request import Domain
 from planner.laws.dual import Array
-
-if TYPE_CHECKING:
-    from planner.allocate.domains.problem import DomainsProblem
-    from planner.allocate.domains.stages import Found
-
-
-SEVERAL = 0.04
-"""How far two mixes of three domains came out from such forecasts, in ln L, root mean square (0.7 and 5.2 %: sweeps/three/NOTES.md)."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +37,9 @@ class MixWorth:
         return all(self.measured) and special <= self.greatest * (found.tokens_general + special)
 
     @classmethod
-    def of(cls, problem: DomainsProblem) -> MixWorth | None:
+    def of(cls, domains: Sequence[Domain]) -> MixWorth | None:
         """Collect what the laws have measured; None where no law has."""
-        laws = [domain.law.early for domain in problem.request.domains]
+        laws = [domain.law.early for domain in domains]
         known = [early for early in laws if early is not None]
         if not known:
             return None
@@ -55,35 +48,3 @@ class MixWorth:
         rows = np.array([others if early is None else (early.worth, *early.interval, early.off_percent) for early in laws])
         greatest = max(early.high for early in known)
         return cls(rows[:, 0], rows[:, 1], rows[:, 2], rows[:, 3] / 100, tuple(early is not None for early in laws), greatest)
-
-
-@dataclass(frozen=True)
-class MixDoubt:
-    """What a mix leaves open beyond what its laws do, in ln L; arrays have shape (domains,)."""
-
-    worth: Array
-    """Standard deviation by the worth, and by what mixing several domains does beside it: all domains go together."""
-    off: Array
-    """Standard deviation of a run about its law."""
-    general: Array
-    """Change if the other domains' text counted as general text; 0 where that would not lower the loss."""
-
-    @classmethod
-    def of(cls, problem: DomainsProblem, found: Found) -> MixDoubt:
-        """Measure it at one plan; nothing where nothing is mixed."""
-        mix, none = problem.mix, np.zeros(problem.count)
-        if mix is None:
-            return cls(none, none, none)
-
-        def log_loss(worth: Array, pt: Array) -> Array:
-            result = np.empty(problem.count)
-            for law, members in problem.groups:
-                params = {"non_embedding": problem.params[found.size[members]], "total": problem.params_total[found.size[members]]}
-                spec = (worth * found.tokens_spec)[members]
-                result[members] = law.log_loss(law.points(params, pt[members], spec, problem.unique[members]))
-            return result
-
-        others = found.tokens_pt + found.tokens_spec.sum() - found.tokens_spec
-        worth = np.hypot((log_loss(mix.high, found.tokens_pt) - log_loss(mix.low, found.tokens_pt)) / (2 * Z), SEVERAL)
-        general = np.minimum(log_loss(mix.value, others) - log_loss(mix.value, found.tokens_pt), 0.0)
-        return cls(worth, mix.off, general)

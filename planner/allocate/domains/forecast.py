@@ -12,15 +12,47 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 
 from planner.allocate.domains.answer import DomainPlan
-from planner.allocate.domains.early import MixDoubt
+from planner.allocate.domains.found import INDEPENDENT, MIXED, Found
 from planner.allocate.domains.problem import DomainsProblem
-from planner.allocate.domains.stages import INDEPENDENT, MIXED, Found
 from planner.allocate.replay_cost import cost, dearer
-from planner.fit.level import LEVEL, Z
+from planner.fit.level import Z, interval_of
 from planner.laws.dual import Array
 
 DRAWS = 4000
 SEED = 0
+SEVERAL = 0.04
+"""How far two mixes of three domains came out from such forecasts, in ln L, root mean square (0.7 and 5.2 %: sweeps/three/NOTES.md)."""
+
+
+@dataclass(frozen=True)
+class MixDoubt:
+    """What a mix leaves open beyond what its laws do, in ln L; arrays have shape (domains,)."""
+
+    worth: Array
+    """Standard deviation by the worth, and by what mixing several domains does beside it: all domains go together."""
+    off: Array
+    """Standard deviation of a run about its law."""
+    general: Array
+    """Change if the other domains' text counted as general text; 0 where that would not lower the loss."""
+
+    @classmethod
+    def of(cls, problem: DomainsProblem, found: Found) -> MixDoubt:
+        """Measure it at one plan; nothing where nothing is mixed."""
+        mix, none = problem.mix, np.zeros(problem.count)
+        if mix is None:
+            return cls(none, none, none)
+
+        def log_loss(worth: Array, pt: Array) -> Array:
+            result = np.empty(problem.count)
+            for law, members in problem.groups:
+                spec = (worth * found.tokens_spec)[members]
+                result[members] = law.log_loss(law.points(problem.params_by(found.size[members]), pt[members], spec, problem.unique[members]))
+            return result
+
+        others = found.tokens_pt + found.tokens_spec.sum() - found.tokens_spec
+        worth = np.hypot((log_loss(mix.high, found.tokens_pt) - log_loss(mix.low, found.tokens_pt)) / (2 * Z), SEVERAL)
+        general = np.minimum(log_loss(mix.value, others) - log_loss(mix.value, found.tokens_pt), 0.0)
+        return cls(worth, mix.off, general)
 
 
 @dataclass(frozen=True)
@@ -67,8 +99,8 @@ def outlook(problem: DomainsProblem, found: Found) -> Outlook:
         joint += float((weighted * doubt.worth).sum()) * (common - common.mean())
     # What replay costs was measured once, and is as wrong for all domains; all of it is half the interval's width, as in `replay_cost`.
     spread = joint + np.sqrt(runs + drift**2 + (float((weighted * replay).sum()) / Z) ** 2) * random.normal(size=DRAWS)
-    low, high = np.quantile(spread, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Outlook(losses, joint, float(low + (weighted * np.expm1(doubt.general)).sum()), float(high))
+    low, high = interval_of(spread)
+    return Outlook(losses, joint, float(low + (weighted * np.expm1(doubt.general)).sum()), high)
 
 
 def describe(problem: DomainsProblem, found: Found, losses: Array) -> tuple[DomainPlan, ...]:
@@ -86,7 +118,7 @@ def describe(problem: DomainsProblem, found: Found, losses: Array) -> tuple[Doma
         size, pt, spec, unique = found.size[members], found.tokens_pt[members], found.tokens_spec[members], problem.unique[members]
         paths = found.flops_general + found.flops[members] if found.name != MIXED else np.full(len(members), found.total_flops)
         counted = problem.worth[members] * spec
-        params = {"non_embedding": problem.params[size], "total": problem.params_total[size]}
+        params = problem.params_by(size)
         forecast = dearer(law.forecast(params, pt, counted, unique), cost(found.shares[members]))
         factors = law.support.factors(problem.params[size], pt, counted, unique, paths)
         for row, number in enumerate(members):

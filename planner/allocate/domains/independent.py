@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from planner.allocate.domains.found import INDEPENDENT, Found
 from planner.allocate.domains.keep import within
 from planner.allocate.domains.problem import MILD, DomainsProblem
-from planner.allocate.domains.stages import CLOSER, COARSE, INDEPENDENT, MANY, NEARBY, Found, Stage, around, near, whole_steps
+from planner.allocate.domains.stages import CLOSER, COARSE, MANY, NEARBY, Stage, around, near, whole_steps
 from planner.allocate.domains.waterfill import fill
-from planner.allocate.domains.whole import FEW, OFFSETS, better, step_of
+from planner.allocate.domains.whole import FEW, OFFSETS, better
 from planner.allocate.replay_cost import cost
 from planner.allocate.retention import REPLAYS as SHARES
 from planner.laws.dual import Array
@@ -51,8 +52,7 @@ def independent(problem: DomainsProblem, margin: float = 0.0, quick: bool = Fals
         grid = _budgets(problem), near(problem, 0, COARSE), SPLITS[::thin], general
         budgets, sizes, splits, general = (np.tile(values, (count, 1)) for values in grid)
     else:
-        each = (start.flops + problem.weights * problem.inference[start.size]) * flops / start.spent(problem)
-        budgets, sizes, splits, general = _around(problem, start, each, NEARBY[0])
+        budgets, sizes, splits, general = _around(problem, start, _own(problem, start), NEARBY[0])
     for following in (*(NEARBY[1:] if start else CLOSER), None):
         table: Sequence[Any] = _tables(problem, budgets, sizes, splits, general, margin, best)
         for _ in range((ROUNDS if count <= MANY else 1) if np.isfinite(problem.max_loss).any() else 0):
@@ -77,9 +77,14 @@ def independent(problem: DomainsProblem, margin: float = 0.0, quick: bool = Fals
         if quick or following is None or best is None:
             break
         # Around what each domain has in the best so far, whose budgets are its own.
-        each = np.maximum((best.flops + problem.weights * problem.inference[best.size]) * flops / best.spent(problem), 1e-300)
-        budgets, sizes, splits, general = _around(problem, best, each, following)
+        budgets, sizes, splits, general = _around(problem, best, np.maximum(_own(problem, best), 1e-300), following)
     return better(problem, kept, best, 0.0)
+
+
+def _own(problem: DomainsProblem, found: Found) -> Array:
+    """Return what each domain's model costs with its inference, brought to the whole budget."""
+    result: Array = (found.flops + problem.weights * problem.inference[found.size]) * problem.request.flops / problem.spent(found)
+    return result
 
 
 def _around(problem: DomainsProblem, found: Found, each: Array, stage: Stage) -> tuple[Array, Any, Array, Array]:
@@ -207,14 +212,14 @@ def _kept(problem: DomainsProblem, size: Any, pt: Array, spec: Array, total: Arr
         total: general tokens that each domain's budget pays.
         margin: by which required losses are tightened.
     """
-    step, cost = step_of(problem), _cost(problem, size)[:, None]
+    step, cost = problem.step, _cost(problem, size)[:, None]
     most = np.minimum(total, problem.general_tokens)[:, None]
     special, general = (item.reshape(-1) for item in np.meshgrid(OFFSETS, OFFSETS[:5]))
-    near = np.where(spec[:, None] > 0, np.floor(spec[:, None] / step + 1e-9) * step + step * special, 0.0)
+    near = np.where(spec[:, None] > 0, problem.whole(spec[:, None]) + step * special, 0.0)
     near = np.where(near >= problem.least_stage * (1 - 1e-9), np.minimum(near, problem.most_spec[:, None]), 0.0)
-    whole = np.floor(pt[:, None] / step + 1e-9) * step + step * general
+    whole = problem.whole(pt[:, None]) + step * general
     # Without a specialist stage all there is may be general.
-    near, whole = np.hstack([near, np.zeros_like(most)]), np.hstack([np.maximum(whole, 0.0), np.floor(most / step + 1e-9) * step])
+    near, whole = np.hstack([near, np.zeros_like(most)]), np.hstack([np.maximum(whole, 0.0), problem.whole(most)])
     share = within(problem, size[:, None], whole, near, 0.0)
     # What is replayed counts among the general tokens, and costs what its stage does.
     replayed = near * share / (1 - share)

@@ -45,8 +45,7 @@ def after(problem: DomainsProblem, size: Any, trunk: Any, spec: Array, margin: f
         unique = np.broadcast_to(problem.unique[members][:, None], spec[..., members, :].shape).reshape(-1)
         share = np.full(len(at), np.nan)
         some = np.flatnonzero((general >= problem.least_stage * (1 - 1e-9)) & (general > 0))  # without a trunk there is nothing to keep
-        params = {"non_embedding": problem.params[at[some]], "total": problem.params_total[at[some]]}
-        share[some] = retention.replay_after(params, general[some], special[some], unique[some], np.inf, margin)
+        share[some] = retention.replay_after(problem.params_by(at[some]), general[some], special[some], unique[some], np.inf, margin)
         result[..., members, :] = share.reshape(spec[..., members, :].shape)
     return result
 
@@ -89,9 +88,8 @@ def refuse(problem: DomainsProblem) -> NoReturn:
     size, trunk = size[enough], trunk[enough]
     losses = []
     for one, _ in groups(problem):
-        params = {"non_embedding": problem.params[size], "total": problem.params_total[size]}
         none = np.zeros(len(size))
-        losses.append(float(np.exp(one.law.log_loss(one.law.points(params, trunk, none, np.ones(len(size)), none))).min()))
+        losses.append(float(np.exp(one.law.log_loss(one.law.points(problem.params_by(size), trunk, none, np.ones(len(size)), none))).min()))
     raise DataError(
         f"no plan of this budget keeps {retention.limit}: the best trunk alone, without a specialist stage, is forecast to reach {max(losses):.4g}",
         remedy="relax the limit, give more general text or more FLOPs, or measure more replay",

@@ -9,8 +9,8 @@ import numpy as np
 
 from planner.allocate.domains.answer import Knowing
 from planner.allocate.domains.around import EVALUATIONS
+from planner.allocate.domains.found import Found
 from planner.allocate.domains.problem import DomainsProblem
-from planner.allocate.domains.stages import Found
 from planner.allocate.domains.worlds import best_in, worlds
 
 MOST_LAWS = 20

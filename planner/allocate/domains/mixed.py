@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from planner.allocate.domains.found import MIXED, Found
 from planner.allocate.domains.problem import DomainsProblem
-from planner.allocate.domains.stages import CLOSER, COARSE, MIXED, Found, near, nodes, whole_steps
+from planner.allocate.domains.stages import CLOSER, COARSE, near, nodes, whole_steps
 from planner.allocate.domains.waterfill import fill
 from planner.laws.dual import Array
 

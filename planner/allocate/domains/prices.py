@@ -9,11 +9,12 @@ import numpy as np
 
 from planner.allocate.allocation import Worth
 from planner.allocate.domains.forecast import outlook
+from planner.allocate.domains.found import INDEPENDENT, Found
 from planner.allocate.domains.independent import independent
 from planner.allocate.domains.problem import DomainsProblem
 from planner.allocate.domains.request import Domain, DomainsRequest
 from planner.allocate.domains.split import split
-from planner.allocate.domains.stages import INDEPENDENT, MANY, Found
+from planner.allocate.domains.stages import MANY
 from planner.allocate.domains.whole import better
 from planner.allocate.exchange import MORE_COMPUTE, exchange_of
 from planner.allocate.worth import EASED, MORE_TEXT, eased, worth_of
@@ -71,7 +72,7 @@ def _far(problem: DomainsProblem, changed: DomainsRequest, found: Found) -> bool
     """
     if problem.count > MANY:
         return not found.tokens_spec.any()
-    if ((found.tokens_spec == 0) & (problem.weights > 0)).any() or found.spent(problem) < IDLE * problem.request.flops:
+    if ((found.tokens_spec == 0) & (problem.weights > 0)).any() or problem.spent(found) < IDLE * problem.request.flops:
         return True
     both = list(zip(changed.domains, problem.request.domains, strict=True))
     return all(new.unique_spec > old.unique_spec for new, old in both) or any(new.max_loss != old.max_loss for new, old in both)
@@ -106,8 +107,8 @@ def _changes(problem: DomainsProblem, found: Found) -> Iterator[tuple[str, Domai
     if request.general_tokens and float(found.tokens_pt.max()) > BINDS * request.general_tokens:
         name = f"twice the general text ({format_count(request.general_tokens)} more tokens)"
         yield name, replace(request, general_tokens=MORE_TEXT * request.general_tokens), 0.0
-    for name, less in eased(request):
-        yield name, less, 0.0
+    for name, rise, loss in eased(request.max_general_rise, request.max_general_loss):
+        yield name, replace(request, max_general_rise=rise, max_general_loss=loss), 0.0
     tight = problem.losses(found) / problem.max_loss
     for number in np.argsort(-tight)[:PRICED]:
         domain = request.domains[number]

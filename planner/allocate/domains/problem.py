@@ -7,22 +7,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from planner.allocate.domains.early import MixWorth
+from planner.allocate.domains.found import Found
 from planner.allocate.domains.request import Domain, DomainsRequest
 from planner.allocate.optimum import MOST_RESAMPLES
-from planner.allocate.plans import sized
-from planner.allocate.problem import Problem, Size
+from planner.allocate.plans import Size, sized
+from planner.allocate.problem import Problem
 from planner.allocate.replay_cost import cost
 from planner.errors import DataError, InputError
 from planner.fit.fitted import FittedLaw
 from planner.laws.dual import Array
-
-if TYPE_CHECKING:
-    from planner.allocate.domains.stages import Found
 
 LADDER = 240
 """Sizes between the least and the largest that are searched, where laws of tables without a recipe leave any size to choose."""
@@ -184,6 +182,16 @@ class DomainsProblem:
                 by_way[way] = np.array(cost if self.mix is None else np.ones(len(cost)))
         return np.array([by_way[one.method, one.recipe.seq_len if one.recipe else None] for one in self.problems])
 
+    @property
+    def step(self) -> float:
+        """Tokens of an optimiser step."""
+        recipe = self.problems[0].recipe
+        return float(recipe.tokens_per_step) if recipe else 1.0
+
+    def whole(self, tokens: Any) -> Any:
+        """Round tokens down to whole optimiser steps."""
+        return np.floor(tokens / self.step + 1e-9) * self.step
+
     @cached_property
     def needs_trunk(self) -> Any:
         """Whether a domain's stage needs a general one to stand on, shape (domains,)."""
@@ -194,6 +202,18 @@ class DomainsProblem:
         """FLOPs of all inference together, by size of the ladder, where all of it goes through models of that size."""
         forward = np.array([size.flops_per_token / size.training_over_forward for size in self.ladder])
         return self.request.inference_tokens * forward
+
+    def inference_of(self, found: Found) -> float:
+        """Return the FLOPs of all inference of a plan: models of different sizes divide it by weight."""
+        return float((self.weights * self.inference[found.size]).sum())
+
+    def spent(self, found: Found) -> float:
+        """Return the FLOPs of training and inference of a plan."""
+        return found.total_flops + self.inference_of(found)
+
+    def params_by(self, size: Any) -> dict[str, Array]:
+        """Return parameters under each convention, of numbers of sizes of the ladder."""
+        return {"non_embedding": self.params[size], "total": self.params_total[size]}
 
     def tokens(self, size: Any) -> Array:
         """Return the training tokens that the budget pays where all models are of a size, once inference is paid; none where that takes it all."""
@@ -265,8 +285,7 @@ class DomainsProblem:
         step = max(1, CHUNK // min(most, sum(len(member.resamples) for member in law.members)))
         for start in range(0, len(size), step):
             at = slice(start, start + step)
-            params = {"non_embedding": self.params[size[at]], "total": self.params_total[size[at]]}
-            points = law.points(params, pt[at], spec[at], unique[at])
+            points = law.points(self.params_by(size[at]), pt[at], spec[at], unique[at])
             result[at] = np.exp(law.log_loss_resamples(points, each)).mean(0) if self.robust else np.exp(law.log_loss(points))
         return result
 
@@ -274,8 +293,7 @@ class DomainsProblem:
         """Return the losses of a plan under all resamples [nats/token], for each law an array of shape (resamples, its domains)."""
         losses, (size, pt, spec, share) = [], found.plan
         for law, members in self.groups:
-            params = {"non_embedding": self.params[size[members]], "total": self.params_total[size[members]]}
-            points = law.points(params, pt[members], (self.worth * spec)[members], self.unique[members])
+            points = law.points(self.params_by(size[members]), pt[members], (self.worth * spec)[members], self.unique[members])
             losses.append(np.exp(law.log_loss_resamples(points) + cost(share[members])))
         return losses
 

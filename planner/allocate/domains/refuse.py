@@ -9,11 +9,12 @@ from typing import NoReturn
 import numpy as np
 
 from planner.allocate.domains.early import MixWorth
+from planner.allocate.domains.found import MIXED, Found
 from planner.allocate.domains.independent import independent
 from planner.allocate.domains.problem import DomainsProblem
 from planner.allocate.domains.request import Domain, DomainsRequest
 from planner.allocate.domains.split import split
-from planner.allocate.domains.stages import MANY, MIXED, Found
+from planner.allocate.domains.stages import MANY
 from planner.errors import DataError
 
 MOST_BUDGET = 1000.0
@@ -69,7 +70,7 @@ def _plans(like: DomainsProblem, request: DomainsRequest, quick: bool) -> Iterat
     # One domain alone is split training off a trunk of its own.
     if problem.count > 1 and (found := independent(problem, quick=quick)) is not None:
         yield problem, found
-    if (mix := MixWorth.of(problem)) is not None:
+    if (mix := MixWorth.of(request.domains)) is not None:
         mixing = replace(problem, mix=mix)
         if (found := split(mixing, MIXED, quick=quick)) is not None and mix.covers(found):
             yield mixing, found

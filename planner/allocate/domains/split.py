@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from planner.allocate.domains.found import MIXED, SPLIT, Found
 from planner.allocate.domains.keep import after
 from planner.allocate.domains.problem import EVALUATIONS, EVERY, MILD, MOST, DomainsProblem
-from planner.allocate.domains.stages import CLOSER, CLOSER_OF_MANY, COARSE, MANY, MIXED, NEARBY, SPLIT, Found, Stage, near, nodes
+from planner.allocate.domains.stages import CLOSER, CLOSER_OF_MANY, COARSE, MANY, NEARBY, Stage, near, nodes
 from planner.allocate.domains.waterfill import fill
 from planner.allocate.domains.whole import better, cooldown, cooled, realise
 from planner.laws.dual import Array

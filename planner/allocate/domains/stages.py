@@ -1,4 +1,4 @@
-"""What the searches of all structures share: ever closer grids around the best plan so far, and the plan that a search ends in."""
+"""What the searches of all structures share: ever closer grids around the best plan so far."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import numpy as np
 from planner.allocate.domains.problem import DomainsProblem
 from planner.laws.dual import Array
 
-SPLIT, INDEPENDENT, MIXED = "split training", "independent models", "one mixed model"
 COARSE_SIZES = 24
 WIDE, SPARSE = 14, 5
 """Amounts of specialist text between the shortest stage and the most: of a coarse grid, and of closer ones, for domains that leave theirs."""
@@ -40,54 +39,6 @@ MANY = 20
 CLOSER_OF_MANY = (CLOSER[0], Stage(0.012, 12, 0.06, 2), *CLOSER[2:])
 NEARBY = (Stage(0.06, 3, 0.16, 1), Stage(0.02, 3, 0.05, 2))
 """Around the best plan of a request that differs in little."""
-
-
-@dataclass(frozen=True)
-class Found:
-    """One way to spend the budget, as a search ends in it; arrays have shape (domains,)."""
-
-    name: str
-    size: Any
-    """Numbers of sizes of the ladder."""
-    tokens_pt: Array
-    """General tokens that the domain's model has seen; in a mixed model, all that count as such."""
-    tokens_spec: Array
-    tokens_general: float
-    """General tokens of the trunk or of the mixed model; of all models together where each has its own."""
-    flops: Array
-    """What each domain's own training costs: its branch, its model, or its part of the mix."""
-    flops_general: float
-    """What the trunk, or the general text of the mix, costs."""
-    replay: Array | None = None
-    """Shares of replayed general text in the specialist stages; None for none."""
-
-    @property
-    def plan(self) -> tuple[Any, Array, Array, Array]:
-        """Return what the losses depend on: sizes, general and specialist tokens, shares of replay."""
-        return self.size, self.tokens_pt, self.tokens_spec, self.shares
-
-    @property
-    def shares(self) -> Array:
-        """Return shares of replay, none where nothing is replayed."""
-        return np.zeros(len(self.tokens_spec)) if self.replay is None else self.replay
-
-    @property
-    def replayed(self) -> Array:
-        """Tokens of general text within the specialist stages, which `tokens_pt` counts too."""
-        return self.tokens_spec * self.shares / (1 - self.shares)
-
-    @property
-    def total_flops(self) -> float:
-        """Return the FLOPs of all training."""
-        return float(self.flops.sum()) + self.flops_general
-
-    def inference(self, problem: DomainsProblem) -> float:
-        """Return the FLOPs of all inference: models of different sizes divide it by weight."""
-        return float((problem.weights * problem.inference[self.size]).sum())
-
-    def spent(self, problem: DomainsProblem) -> float:
-        """Return the FLOPs of training and inference."""
-        return self.total_flops + self.inference(problem)
 
 
 def near(problem: DomainsProblem, middle: int, stage: Stage) -> Any:
@@ -135,8 +86,6 @@ def nodes(problem: DomainsProblem, room: Array, guess: Array | None, stage: Stag
 
 def whole_steps(problem: DomainsProblem, tokens: Array, room: Array | float, cost: Array | float = 1.0, most: Array | float = np.inf) -> Array:
     """Round tokens to whole optimiser steps, down where they would pass the most, or add up to more than the room, each counted `cost` times."""
-    recipe = problem.problems[0].recipe
-    step = float(recipe.tokens_per_step) if recipe else 1.0
-    rounded = np.round(tokens / step) * step
+    rounded = np.round(tokens / problem.step) * problem.step
     over = ((cost * rounded).sum() if np.ndim(room) == 0 else cost * rounded) > room
-    return np.where(over | (rounded > most * (1 + 1e-9)), np.floor(tokens / step + 1e-9) * step, rounded)
+    return np.where(over | (rounded > most * (1 + 1e-9)), problem.whole(tokens), rounded)

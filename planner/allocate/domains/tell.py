@@ -12,6 +12,7 @@ from planner.allocate.domains.problem import DomainsProblem
 from planner.allocate.problem import AT_FLOOR
 from planner.allocate.replay_cost import said_of
 from planner.fit.diagnosis import STATUS_ADVICE
+from planner.fit.support import NEAR
 from planner.units import format_count, format_names
 
 LARGER = 1.1
@@ -30,7 +31,7 @@ def warnings_of(problem: DomainsProblem, chosen: Structure, structures: tuple[St
         yield f"the law of {format_names(those)} is of runs with {way}"
     # Of many domains, the one farthest from the runs of its law speaks for all.
     factors = [max((value for value in plan.extrapolation.values() if np.isfinite(value)), default=1.0) for plan in chosen.domains]
-    outside, farthest = sum(value > 1.2 for value in factors), int(np.argmax(factors))
+    outside, farthest = sum(value > NEAR for value in factors), int(np.argmax(factors))
     law = request.domains[farthest].law
     who = f"domain {chosen.domains[farthest].name!r}, the farthest of {outside} of {problem.count} domains outside the runs: "
     yield from tell_far(law, request.flops, chosen.domains[farthest].extrapolation, who)
@@ -91,7 +92,7 @@ def _of_the_limit(problem: DomainsProblem, chosen: Structure) -> Iterator[str]:
     if shares := [plan.replay_fraction for plan, _ in stages if plan.replay_fraction]:
         yield said_of(shares)
     plan, general = max(stages, key=lambda pair: float(pair[1].get("extrapolation", 1.0)))
-    if general["extrapolation"] > 1.2:
+    if general["extrapolation"] > NEAR:
         yield f"extrapolation: domain {plan.name!r} lies a factor of {general['extrapolation']:.3g} outside the runs of its general law"
 
 

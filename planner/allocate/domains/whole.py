@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from planner.allocate.domains.found import MIXED, Found
 from planner.allocate.domains.keep import after
 from planner.allocate.domains.problem import PENALTY, DomainsProblem
-from planner.allocate.domains.stages import MIXED, Found, whole_steps
+from planner.allocate.domains.stages import whole_steps
 from planner.laws.dual import Array
 
 OFFSETS = np.array([0, 1, -1, -2, -4, -8, -16, -32, -64, -128])
@@ -49,7 +50,7 @@ def realise(problem: DomainsProblem, name: str, size: int, trunk: float, spec: A
     length, least = _rest(problem, name, trunk, total - float((cost * spec).sum()), spec), min(problem.least_stage, problem.general_tokens)
     if 0 < length < least:  # rounding took what the shortest trunk needs: the longest branch gives it back
         longest, missing = int(spec.argmax()), (least - length) * cooled(problem, name, spec)
-        spec[longest] -= _floor(problem, missing / cost[longest]) + step_of(problem)
+        spec[longest] -= problem.whole(missing / cost[longest]) + problem.step
         length = _rest(problem, name, trunk, total - float((cost * spec).sum()), spec)
     return _made(problem, name, size, length, spec, np.zeros(problem.count))
 
@@ -57,7 +58,7 @@ def realise(problem: DomainsProblem, name: str, size: int, trunk: float, spec: A
 def _limited(problem: DomainsProblem, name: str, size: int, trunk: float, spec: Array, stages: Array, margin: float) -> Found | None:
     """Round under a limit on the general loss: branches near to those planned with the replay that they need, and a trunk as long as that allows."""
     total, cost = float(problem.tokens(size)), problem.spec_cost[:, size]
-    length = _floor(problem, max(trunk, problem.least_stage)) if trunk > 0 else 0.0
+    length = problem.whole(max(trunk, problem.least_stage)) if trunk > 0 else 0.0
     for _ in range(ROUNDS):
         spec, share = _nearby(problem, size, length, spec, stages, margin)
         used = float((cost * spec / (1 - share)).sum())
@@ -66,7 +67,7 @@ def _limited(problem: DomainsProblem, name: str, size: int, trunk: float, spec: 
             return None
         if over <= 1e-9 * total:
             break
-        length -= _floor(problem, over) + step_of(problem)
+        length -= problem.whole(over) + problem.step
         if length < problem.least_stage * (1 - 1e-9):
             return None
     else:
@@ -83,13 +84,12 @@ def _limited(problem: DomainsProblem, name: str, size: int, trunk: float, spec: 
 
 def _nearby(problem: DomainsProblem, size: int, trunk: float, spec: Array, stages: Array, margin: float) -> tuple[Array, Array]:
     """Choose for every domain the best whole steps near to its own whose stage is hardly longer than planned, with the replay that keeps the limit."""
-    step = step_of(problem)
-    near = np.floor(spec / step + 1e-9)[:, None] * step + step * OFFSETS
+    near = problem.whole(spec)[:, None] + problem.step * OFFSETS
     near = np.where((spec[:, None] > 0) & (near >= problem.least_stage * (1 - 1e-9)), np.minimum(near, problem.most_spec[:, None]), 0.0)
     near = np.concatenate([near, np.zeros((problem.count, 1))], axis=1)
     share = after(problem, size, trunk, near, 0.0)
     lengths = near / (1 - share)
-    allowed = (lengths <= stages[:, None] + step) & (trunk + lengths - near <= problem.general_tokens * (1 + 1e-9))
+    allowed = (lengths <= stages[:, None] + problem.step) & (trunk + lengths - near <= problem.general_tokens * (1 + 1e-9))
     share, lengths = np.where(allowed, share, np.nan), np.where(allowed, lengths, near)
     loss = problem.expected(size, trunk + lengths - near, near, FEW, replay=share)
     chosen = problem.value(loss, margin).argmin(1)[:, None]
@@ -109,18 +109,7 @@ def cooled(problem: DomainsProblem, name: str, spec: Array) -> float:
 
 def _rest(problem: DomainsProblem, name: str, trunk: float, room: float, spec: Array) -> float:
     """Return the whole steps of general text that there is room for, if there is a trunk at all."""
-    return _floor(problem, float(np.clip(room / cooled(problem, name, spec), 0.0, problem.general_tokens))) if trunk > 0 else 0.0
-
-
-def step_of(problem: DomainsProblem) -> float:
-    """Return the tokens of an optimiser step."""
-    recipe = problem.problems[0].recipe
-    return float(recipe.tokens_per_step) if recipe else 1.0
-
-
-def _floor(problem: DomainsProblem, tokens: float) -> float:
-    step = step_of(problem)
-    return float(np.floor(tokens / step + 1e-9) * step)
+    return problem.whole(float(np.clip(room / cooled(problem, name, spec), 0.0, problem.general_tokens))) if trunk > 0 else 0.0
 
 
 def _made(problem: DomainsProblem, name: str, size: int, trunk: float, spec: Array, replay: Array) -> Found:

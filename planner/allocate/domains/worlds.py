@@ -7,10 +7,11 @@ from dataclasses import replace
 
 import numpy as np
 
+from planner.allocate.domains.found import INDEPENDENT, Found
 from planner.allocate.domains.independent import independent
 from planner.allocate.domains.problem import DomainsProblem
 from planner.allocate.domains.split import split
-from planner.allocate.domains.stages import INDEPENDENT, MANY, Found, Stage
+from planner.allocate.domains.stages import MANY, Stage
 from planner.fit.fitted import FittedLaw
 
 MOST_WORLDS, FEWEST_WORLDS, LOOKED_AT = 12, 6, 600

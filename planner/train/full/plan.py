@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from planner.artifacts import read_artifact, whole, write_artifact
-from planner.design.tree import Segment
+from planner.design.segment import Segment
 from planner.errors import InputError
 from planner.recipe import Recipe
 from planner.train.job import Job, state_path

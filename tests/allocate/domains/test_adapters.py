@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from planner.allocate.domains.allocate import allocate_domains
+from planner.allocate.domains.found import MIXED, SPLIT
 from planner.allocate.domains.independent import independent
 from planner.allocate.domains.problem import DomainsProblem
 from planner.allocate.domains.request import Domain, DomainsRequest
 from planner.allocate.domains.split import split
-from planner.allocate.domains.stages import MIXED, SPLIT
 from planner.fit.fitted import FittedLaw
 from planner.flops import flops_per_token
 from planner.method import Method

@@ -11,10 +11,10 @@ import pytest
 from planner.allocate.domains.allocate import allocate_domains
 from planner.allocate.domains.answer import DomainsAllocation
 from planner.allocate.domains.forecast import outlook
+from planner.allocate.domains.found import INDEPENDENT, MIXED, SPLIT
 from planner.allocate.domains.problem import DomainsProblem
 from planner.allocate.domains.request import Domain, DomainsRequest
 from planner.allocate.domains.split import split
-from planner.allocate.domains.stages import INDEPENDENT, MIXED, SPLIT
 from planner.errors import DataError, InputError
 from planner.fit.fitted import FittedLaw
 

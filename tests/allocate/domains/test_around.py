@@ -10,10 +10,10 @@ import pytest
 
 from planner.allocate.domains.allocate import allocate_domains
 from planner.allocate.domains.answer import DomainsAllocation
+from planner.allocate.domains.found import INDEPENDENT, SPLIT
 from planner.allocate.domains.problem import EVERY, DomainsProblem
 from planner.allocate.domains.request import Domain, DomainsRequest
 from planner.allocate.domains.split import split
-from planner.allocate.domains.stages import INDEPENDENT, SPLIT
 from planner.allocate.domains.worlds import worlds
 from planner.errors import DataError
 from planner.fit.fitted import FittedLaw

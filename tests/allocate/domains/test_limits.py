@@ -10,11 +10,11 @@ import pytest
 from planner.allocate.allocate import allocate
 from planner.allocate.domains.allocate import allocate_domains
 from planner.allocate.domains.forecast import describe
+from planner.allocate.domains.found import INDEPENDENT, MIXED, SPLIT
 from planner.allocate.domains.independent import independent
 from planner.allocate.domains.problem import DomainsProblem
 from planner.allocate.domains.request import Domain, DomainsRequest
 from planner.allocate.domains.split import split
-from planner.allocate.domains.stages import INDEPENDENT, MIXED, SPLIT
 from planner.allocate.replay_cost import cost
 from planner.allocate.request import Request
 from planner.errors import DataError, InputError
@@ -118,8 +118,8 @@ def test_inference_is_paid_at_each_models_own_price(fitted: FittedLaw) -> None:
         assert found is not None
         shares = np.array(WEIGHTS) / sum(WEIGHTS)
         by_hand = sum(share * tokens * problem.ladder[size].flops_per_token / 3 for share, size in zip(shares, found.size, strict=True))
-        assert found.inference(problem) == pytest.approx(by_hand) and by_hand > 0
-        assert 0.98 * BUDGET < found.spent(problem) <= BUDGET * (1 + 1e-9)
+        assert problem.inference_of(found) == pytest.approx(by_hand) and by_hand > 0
+        assert 0.98 * BUDGET < problem.spent(found) <= BUDGET * (1 + 1e-9)
 
 
 def test_limits_that_no_plan_keeps_are_refused(fitted: FittedLaw, general: FittedLaw) -> None:
@@ -138,7 +138,7 @@ def test_more_budget_is_never_worse_under_a_limit(fitted: FittedLaw, general: Fi
             plans = [search(problem) for search in (split, independent)]
             found.append([np.inf if plan is None else float(problem.weights @ problem.losses(plan)) for plan in plans])
             for plan in plans:
-                assert plan is None or plan.spent(problem) <= flops * (1 + 1e-9)
+                assert plan is None or problem.spent(plan) <= flops * (1 + 1e-9)
                 for number, structure in enumerate([] if plan is None else describe(problem, plan, problem.losses(plan))):
                     kept = structure.general
                     assert kept is not None and kept["loss"] <= limits.get("max_general_loss", np.inf) * (1 + 1e-6), number

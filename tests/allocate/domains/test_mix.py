@@ -9,8 +9,8 @@ import pytest
 
 from planner.allocate.domains.allocate import allocate_domains
 from planner.allocate.domains.answer import DomainsAllocation, Structure
+from planner.allocate.domains.found import MIXED, SPLIT
 from planner.allocate.domains.request import Domain, DomainsRequest
-from planner.allocate.domains.stages import MIXED, SPLIT
 from planner.errors import DataError
 from planner.fit.early import Early
 from planner.fit.fitted import FittedLaw

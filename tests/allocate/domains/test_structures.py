@@ -9,12 +9,12 @@ import pytest
 from scipy.optimize import minimize
 
 from planner.allocate.allocate import allocate
+from planner.allocate.domains.found import Found
 from planner.allocate.domains.independent import independent
 from planner.allocate.domains.mixed import mixed
 from planner.allocate.domains.problem import DomainsProblem
 from planner.allocate.domains.request import Domain, DomainsRequest
 from planner.allocate.domains.split import NO_GENERAL, UNIFORM, split
-from planner.allocate.domains.stages import Found
 from planner.allocate.request import Request
 from planner.fit.fitted import FittedLaw
 

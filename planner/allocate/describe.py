@@ -1,0 +1,71 @@
+"""Plans written out: with the loss to expect, the replay that keeps a limit, and in whole optimiser steps."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from planner.allocate.allocation import Plan
+from planner.allocate.plans import Plans, sized
+from planner.allocate.problem import Problem
+from planner.allocate.replay_cost import cost, dearer
+from planner.fit.fitted import Forecast
+from planner.flops import flops_6nd
+from planner.laws.dual import Array
+
+
+def written(problem: Problem, one: Plans, forecast: Forecast, replay: float = 0.0) -> Plan:
+    """Write out the one plan there is, with a forecast of its loss and a share of replay."""
+    size = one.sizes[one.size[0]]
+    pt, spec, unique = (float(values[0]) for values in (one.tokens_pt, one.tokens_spec, one.unique_spec))
+    return Plan(
+        size.params_non_embedding, size.params_total, pt, spec, unique, spec / unique, spec / (pt + spec), float(one.flops[0]),
+        flops_6nd(size.params_non_embedding, pt + spec), float(forecast.loss[0]), float(forecast.low[0]), float(forecast.high[0]),
+        size.shape.to_dict() if size.shape else None, size.flops_inference(problem.request.inference_tokens), replay,
+    )  # fmt: skip
+
+
+def describe(problem: Problem, plans: Plans, number: int) -> Plan:
+    """Write one of several plans out, with its forecast, and with the least replay that keeps a limit on the general loss."""
+    one = plans.rows([number])
+    share = _replay(problem, one)
+    forecast = problem.law.forecast(one.params_by, one.tokens_pt, one.tokens_spec, one.unique_spec, mean=problem.robust)
+    return written(problem, one, dearer(forecast, cost(share)), share)
+
+
+def realised(problem: Problem, plans: Plans, number: int) -> Plan:
+    """Write one of several plans out as it will be trained, in whole optimiser steps."""
+    size = plans.sizes[plans.size[number]]
+    return describe(problem, problem.realise(size, float(plans.tokens_pt[number]), float(plans.tokens_spec[number])), 0)
+
+
+def priced(problem: Problem, plan: Plan) -> Plan:
+    """Count replayed text at the price of the stage that it is in, which under adapters is another one than the general stage's."""
+    if problem.retention is None or plan.shape is None or problem.recipe is None:
+        return plan
+    size = sized(plan.model_shape, problem.recipe.seq_len, problem.method)
+    if size.spec_cost == 1:
+        return plan
+    share = plan.replay_fraction
+    return replace(plan, flops=plan.flops + (size.spec_cost - 1) * share / (1 - share) * plan.tokens_spec * size.flops_per_token)
+
+
+def resampled(problem: Problem, plan: Plan, most: int | None = None) -> Array:
+    """Return ln L of a plan under each resample, with what replay costs, shape (resamples,).
+
+    Args:
+        problem: the request under its law.
+        plan: the plan.
+        most: resamples of each member, at most.
+    """
+    points = problem.law.points(plan.params_by, plan.tokens_pt, plan.tokens_spec, plan.unique_spec)
+    return problem.law.log_loss_resamples(points, most)[:, 0] + cost(plan.replay_fraction)
+
+
+def _replay(problem: Problem, one: Plans) -> float:
+    """Return the least share of replay with which the one plan keeps the limit on the general loss; where none does, the most that runs had."""
+    if problem.retention is None:
+        return 0.0
+    share = float(problem.retention.replay(one, margin=0.0)[0])
+    return share if np.isfinite(share) else problem.retention.replays[-1]

@@ -1,0 +1,52 @@
+"""The plan that a search for many domains ends in, and the names of the structures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from planner.laws.dual import Array
+
+SPLIT, INDEPENDENT, MIXED = "split training", "independent models", "one mixed model"
+
+
+@dataclass(frozen=True)
+class Found:
+    """One way to spend the budget, as a search ends in it; arrays have shape (domains,)."""
+
+    name: str
+    size: Any
+    """Numbers of sizes of the ladder."""
+    tokens_pt: Array
+    """General tokens that the domain's model has seen; in a mixed model, all that count as such."""
+    tokens_spec: Array
+    tokens_general: float
+    """General tokens of the trunk or of the mixed model; of all models together where each has its own."""
+    flops: Array
+    """What each domain's own training costs: its branch, its model, or its part of the mix."""
+    flops_general: float
+    """What the trunk, or the general text of the mix, costs."""
+    replay: Array | None = None
+    """Shares of replayed general text in the specialist stages; None for none."""
+
+    @property
+    def plan(self) -> tuple[Any, Array, Array, Array]:
+        """Return what the losses depend on: sizes, general and specialist tokens, shares of replay."""
+        return self.size, self.tokens_pt, self.tokens_spec, self.shares
+
+    @property
+    def shares(self) -> Array:
+        """Return shares of replay, none where nothing is replayed."""
+        return np.zeros(len(self.tokens_spec)) if self.replay is None else self.replay
+
+    @property
+    def replayed(self) -> Array:
+        """Tokens of general text within the specialist stages, which `tokens_pt` counts too."""
+        return self.tokens_spec * self.shares / (1 - self.shares)
+
+    @property
+    def total_flops(self) -> float:
+        """Return the FLOPs of all training."""
+        return float(self.flops.sum()) + self.flops_general

@@ -1,0 +1,71 @@
+"""Where the runs of a law are from, as its file keeps it for the stages after."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from planner.design.spec import read_sweep
+from planner.errors import StateError
+from planner.fit.data import FitData
+from planner.flags import flag_counts
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+
+def source_of(runs: Path, frame: DataFrame, data: FitData, place: Path, *, method: str = "full", keep: Sequence[str] = ()) -> dict[str, Any]:
+    """Tell where runs are from, so that the law can be allocated and launched with the sweep's own recipe.
+
+    Args:
+        runs: the runs table.
+        frame: what it holds.
+        data: the rows of the fit.
+        place: where the law will be written; the corpus is kept relative to it.
+        method: how the runs were trained.
+        keep: flags that did not keep a row out.
+
+    Raises:
+        StateError: the sweep beside the table has another recipe.
+    """
+    return {
+        **(_sweep(runs, frame, place) if (runs.parent / "sweep.toml").is_file() and runs.name == "runs.csv" else {}),
+        **_bytes_per_token(frame),
+        "replay_fractions": [] if data.replay_fraction is None else sorted({round(float(share), 6) for share in data.replay_fraction}),
+        "runs": runs.name,
+        "flagged": flag_counts(frame),
+        "kept_flags": list(keep),
+        **({"method": method} if method != "full" else {}),
+        **({"guessed_trunks": True} if data.guessed_trunks else {}),
+    }
+
+
+def _sweep(runs: Path, frame: DataFrame, place: Path) -> dict[str, Any]:
+    """Tell what the sweep beside a table is."""
+    spec = read_sweep(runs.parent)
+    recipes = set(frame["recipe"].dropna())
+    if recipes != {spec.recipe.fingerprint}:
+        raise StateError(
+            f"{runs} was made with recipe {', '.join(sorted(recipes))}, and sweep.toml beside it states {spec.recipe.fingerprint}",
+            remedy="restore sweep.toml's [recipe], or run the sweep again",
+        )
+    vocabularies = frame["vocab_size"].dropna().unique()
+    return {
+        "sweep": spec.name,
+        "recipe": spec.recipe.to_dict(),
+        "vocab_size": int(vocabularies[0]) if len(vocabularies) == 1 else None,
+        "corpus": str(frame["corpus"].iloc[0]),
+        "corpus_path": os.path.relpath(spec.corpus, place.resolve().parent),
+        "domain": spec.domain,
+        "eval_tokens": spec.eval_tokens,
+        **({"based": True} if spec.bases else {}),
+    }
+
+
+def _bytes_per_token(frame: DataFrame) -> dict[str, float]:
+    """Return bytes a token of the held-out specialist text, by which a loss becomes bits a byte; nothing where tables differ or do not say."""
+    ratios = (frame["loss_spec"] / (frame["bpb_spec"] * math.log(2))).dropna()
+    return {"bytes_per_token": float(ratios.median())} if len(ratios) and ratios.max() < 1.01 * ratios.min() else {}
