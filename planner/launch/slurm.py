@@ -12,7 +12,7 @@ from pathlib import Path
 from planner.artifacts import write_text
 from planner.errors import InputError, MissingDependencyError, StateError
 from planner.sbatch import check_options
-from planner.train.full.plan import STOPPED, Settings
+from planner.train.full.plan import FAILURE_FILE, STATES_FOLDER, STOPPED, Settings
 
 FILE = "run.sbatch"
 OURS = ("array", "nodes", "ntasks-per-node", "ntasks", "job-name", "requeue", "no-requeue", "signal", "dependency", "chdir", "wrap")
@@ -69,11 +69,17 @@ def render(job: Job) -> str:
         "MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000))",
         "export MASTER_ADDR MASTER_PORT",
         f"export OMP_NUM_THREADS={job.settings.threads} TOKENIZERS_PARALLELISM=false",
+        f"FAILURE={shlex.quote(str(job.folder / FAILURE_FILE))}",
+        f"latest() {{ cat {shlex.quote(str(job.folder / STATES_FOLDER / 'latest.json'))} 2>/dev/null || true; }}",
         "",
+        'BEFORE="$(latest)"',
         "code=0",
         f"srun --kill-on-bad-exit=1 --cpus-per-task={cpus} {shlex.join([job.python, '-m', 'planner.train.full', str(job.folder), '--slurm'])} || code=$?",
         f"# {WARNED} seconds before the time limit the ranks save a state and end with {STOPPED}: back into the queue, to go on from it.",
-        f'if [ "$code" -eq {STOPPED} ]; then scontrol requeue "$SLURM_JOB_ID"; fi',
+        "# So too where a rank or its node was lost, if a state was saved since the start; what a rank refused to do would be refused again.",
+        f'if [ "$code" -eq {STOPPED} ] || {{ [ "$code" -ne 0 ] && [ ! -e "$FAILURE" ] && [ "$(latest)" != "$BEFORE" ]; }}; then',
+        '  scontrol requeue "$SLURM_JOB_ID"',
+        "fi",
         'exit "$code"',
         "",
     ]

@@ -173,6 +173,29 @@ def test_nothing_from_names_or_options_reaches_the_shell(tmp_path: Path) -> None
     assert not list(tmp_path.rglob("pwned"))
 
 
+@pytest.mark.parametrize(
+    ("left_behind", "code", "again"),
+    [("", STOPPED, True), ("states/latest.json", 1, True), ("states/latest.json", 137, True), ("", 1, False), ("states/latest.json", 0, False)],
+)
+@pytest.mark.parametrize("refused", [False, True])
+def test_a_lost_rank_is_started_again_where_a_state_was_saved(tmp_path: Path, left_behind: str, code: int, again: bool, refused: bool) -> None:
+    """Slurm puts a job back by itself only where it sees the node die, and the ranks that are left mostly end sooner."""
+    folder, tools = tmp_path / "a run", tmp_path / "bin"
+    (folder / "states").mkdir(parents=True)
+    tools.mkdir()
+    (folder / "states" / "latest.json").write_text('{"step": 10}')
+    marks = [*([left_behind] if left_behind else []), *(["failure.txt"] if refused else [])]
+    (tools / "srun").write_text("#!/bin/sh\n" + "".join(f"echo more >> '{folder}/{name}'\n" for name in marks) + f"exit {code}\n")
+    (tools / "scontrol").write_text(f"#!/bin/sh\necho $1 >> {tmp_path}/asked\n")
+    for tool in tools.iterdir():
+        tool.chmod(0o755)
+    path = slurm.write(slurm.Job(folder, sys.executable, 2, 1, Settings()))
+    environment = {"PATH": f"{tools}:{os.environ['PATH']}", "SLURM_JOB_ID": "77", "SLURM_JOB_NODELIST": "node[1-2]"}
+    assert subprocess.run(["bash", str(path)], env=environment, capture_output=True, check=False).returncode == code
+    asked = (tmp_path / "asked").read_text().split()
+    assert asked == ["show", *(["requeue"] if again and (code == STOPPED or not refused) else [])]
+
+
 def test_no_secret_is_written_down(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("WANDB_API_KEY", "HF_TOKEN", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "verysecret")
