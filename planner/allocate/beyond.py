@@ -12,6 +12,7 @@ from planner.errors import DataError
 from planner.fit.diagnosis import STATUS_ADVICE
 from planner.fit.fitted import FittedLaw
 from planner.fit.support import NEAR, RAY
+from planner.laws import law_named
 from planner.units import format_count
 
 FAR = 10.0
@@ -20,6 +21,8 @@ TOO_FAR = 1000.0
 """Factor from which there is no answer unless extrapolation is asked for."""
 ADVISED = 100.0
 """Factor in compute between the budget and the dearest run of a sweep that is advised for it, at most."""
+RIVAL = 2.0
+"""Multiple of the least held-out error up to which another law is named beside those that were chosen."""
 AXIS_NAMES = {
     "params": "model size", "tokens_pt": "general tokens", "tokens_spec": "specialist tokens", "unique_spec": "distinct specialist tokens",
     "epochs_spec": "epochs", "tokens_per_param": "tokens per parameter", "flops": "compute",
@@ -105,6 +108,24 @@ def tell_unmeasured(law: FittedLaw, who: str = "") -> Iterator[str]:
         if member.unmeasured:
             named = ", ".join(member.unmeasured)
             yield f"{who}{member.law.name}: no run says anything of {named}, and a forecast that takes it is as wide as what it may be"
+
+
+def tell_tied(law: FittedLaw) -> Iterator[str]:
+    """Say that the growth of the best size is the formula's and not the runs', where it is, and which law leaves it to the runs."""
+    if not all(member.law.tied for member in law.members):
+        return
+    said = (
+        f"{law.names}: by the formula alone the best size grows as the square root of the compute; its interval has no other growth in it, and no run has "
+        "tested that so far out"
+    )
+    tried = [row for row in law.scores if row["mean"] is not None]
+    other = next((row for row in tried if not law_named(row["law"]).tied and row["mean"] < RIVAL * tried[0]["mean"]), None)
+    if other is not None:
+        said += (
+            f". {other['law']} leaves it to the runs, and forecasts what it has not seen within {other['mean']:.2g} % where {tried[0]['law']} is within "
+            f"{tried[0]['mean']:.2g} %: ask it too, with plan fit --law {other['law']} --out another file"
+        )
+    yield said
 
 
 def warnings_of_law(problem: Problem) -> list[str]:

@@ -187,6 +187,8 @@ class Law:
     """Amplitudes of plain powers: their axis, "N" or "D", and the name of the exponent; to write them without N0 and D0."""
     interaction: str = ""
     """Name of the parameter that is over zero where a specialist token buys less the longer the general stage was; none where the form fixes that."""
+    tied: bool = False
+    """Whether size and tokens have one exponent, so that the best size grows as the square root of the compute whatever the runs say."""
 
     @property
     def knows_general(self) -> bool:

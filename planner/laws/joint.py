@@ -81,6 +81,7 @@ def _joint(repetition: Repetition, ceiling: bool, near: bool, two: bool = False,
         loss,
         "size and tokens after arXiv 2001.08361, the ceiling after 2605.09189; this project's own gap between the domains and harm of repetition",
         "models of very different size and training length" + (", and general text that also teaches the domain" if near else ""),
+        tied=not two,
     )
 
 

@@ -53,5 +53,6 @@ LAWS = (
         "after arXiv 2403.08540: one exponent, so that loss falls alike with compute at every ratio of tokens to parameters",
         "runs of one stage trained far past the compute-optimal ratio, too few for two exponents",
         stages=1,
+        tied=True,
     ),
 )

@@ -4,6 +4,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -172,6 +173,23 @@ def test_extrapolation_is_told(fitted: FittedLaw) -> None:
     assert far.extrapolation["flops"] > 1e8
     assert any("EXTRAPOLATION" in text for text in far.warnings)
     assert far.plan.loss_high / far.plan.loss_low > 1.3 > near.plan.loss_high / near.plan.loss_low
+
+
+def test_a_growth_of_the_size_that_the_formula_sets_is_told_far_out(fitted: FittedLaw) -> None:
+    """Its interval is the runs' only where some law leaves it to them."""
+    members = tuple(replace(member, law=LAWS["root-rote"], theta=ROOT, resamples=ROOT[None]) for member in fitted.members)
+    scores: list[dict[str, Any]] = [{"law": "root-rote", "mean": 0.5}, {"law": "ceiling-rote", "mean": 0.6}, {"law": "gap-penalised", "mean": 0.8}]
+    tied = replace(fitted, members=members, scores=scores)
+    far = Request(50 * fitted.support.high["flops"], 2e6)
+
+    def told(law: FittedLaw, request: Request) -> list[str]:
+        return [text for text in allocate(law, request).warnings if "square root of the compute" in text]
+
+    (said,) = told(tied, far)
+    assert "gap-penalised leaves it to the runs" in said and "0.8 %" in said and "0.5 %" in said
+    (alone,) = told(replace(tied, scores=[*scores[:2], {"law": "gap-penalised", "mean": 1.1}]), far)
+    assert "leaves it to the runs" not in alone
+    assert not told(tied, Request(5 * fitted.support.high["flops"], 2e5)) and not told(tied, replace(far, params=5e5)) and not told(fitted, far)
 
 
 def test_too_far_is_refused_with_what_would_mend_it(fitted: FittedLaw) -> None:
