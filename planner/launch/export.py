@@ -1,7 +1,7 @@
 """The planned run as a configuration for another trainer: torchtitan or Megatron-LM. Every number says where it comes from.
 
-The keys are those of both projects' main branches of August 2026. torchtitan's configurations are Python functions there (`config_registry` modules); only
-numbers, and strings as Python writes them, are put into one. Megatron's are arguments in a shell script, quoted.
+The keys are those of torchtitan 0.3.0 and of Megatron's main branch of August 2026. torchtitan's configurations are Python functions (`config_registry`
+modules); only numbers, and strings as Python writes them, are put into one. Megatron's are arguments in a shell script, quoted.
 """
 
 from __future__ import annotations
@@ -278,7 +278,7 @@ _FAMILY = {
     },
 }  # fmt: skip
 _TORCHTITAN = Template('''\
-"""Written by plan launch --export torchtitan. Needs torchtitan's main branch of August 2026 or one that agrees with it.
+"""Written by plan launch --export torchtitan. For torchtitan 0.3.0: other releases and its main branch name things otherwise.
 
     torchrun ... -m torchtitan.train --module THIS_MODULE --config general_stage
     torchrun ... -m torchtitan.train --module THIS_MODULE --config specialist_stage    # the same dump folder: goes on from the checkpoint
@@ -290,13 +290,12 @@ $head
 from functools import partial
 
 from torch import nn
-from torchtitan.components.checkpointer import CheckpointManager
-from torchtitan.components.data import ConcatThenSplitPackingConfig, GrainDataLoader
+from torchtitan.components.checkpoint import CheckpointManager
 from torchtitan.components.loss import ChunkedLossWrapper, CrossEntropyLoss
 from torchtitan.components.optimizer import LRSchedulersContainer, OptimizersContainer, ParamGroupConfig
 from torchtitan.config import DebugConfig, TrainingConfig
 from torchtitan.distributed.pipeline_parallel import pipeline_llm
-from torchtitan.hf_datasets.text_datasets import DATASETS
+from torchtitan.hf_datasets.text_datasets import HuggingFaceTextDataLoader
 from torchtitan.models.$family.model import $decoder, $block
 from torchtitan.models.$family.parallelize import $parallelize
 from torchtitan.models.$family.state_dict_adapter import $adapter
@@ -331,7 +330,7 @@ def _layer():
         attention=make_gqa_config(
             dim=HIDDEN, n_heads=HEADS, n_kv_heads=KV_HEADS, head_dim=HEAD_DIM, wqkv_param_init=_matrix(HIDDEN),
             wo_param_init=_matrix(HEADS * HEAD_DIM, residual), inner_attention=get_attention_config("flex"), qk_norm=$qk_norm,
-            rope=$rope.Config(dim=HEAD_DIM, max_context_length=SEQ_LEN, theta=ROPE_THETA),
+            rope=$rope.Config(dim=HEAD_DIM, max_seq_len=SEQ_LEN, theta=ROPE_THETA),
         ),
         feed_forward=feed_forward,
     )
@@ -360,15 +359,14 @@ def _stage(text, steps):
         model_spec=_model(),
         hf_assets_path=TOKENIZER,
         loss=ChunkedLossWrapper.Config(loss_fn=CrossEntropyLoss.Config(global_vocab_size=VOCAB)),
-        dataloader=GrainDataLoader.Config(dataset=ConcatThenSplitPackingConfig(dataset=DATASETS[text])),
+        dataloader=HuggingFaceTextDataLoader.Config(dataset=text),
         # Embeddings, output and norms are not decayed.
         optimizer=OptimizersContainer.Config(param_groups=[_adamw("tok_embeddings|lm_head|norm", 0.0), _adamw(".*", WEIGHT_DECAY)]),
         lr_scheduler=LRSchedulersContainer.Config(
             warmup_steps=WARMUP_STEPS, total_steps=TOTAL_STEPS, decay_ratio=COOLDOWN_STEPS / TOTAL_STEPS, decay_type="sqrt", min_lr_factor=0.0
         ),
         training=TrainingConfig(
-            num_tokens_per_microbatch_per_dp_rank=MICRO_BATCH * SEQ_LEN, num_tokens_per_train_step=BATCH_SEQUENCES * SEQ_LEN,
-            max_context_length=SEQ_LEN, max_norm=CLIP_NORM, steps=steps,
+            local_batch_size=MICRO_BATCH, global_batch_size=BATCH_SEQUENCES, seq_len=SEQ_LEN, max_norm=CLIP_NORM, steps=steps,
         ),
         checkpoint=CheckpointManager.Config(enable=True, interval=1000, last_save_model_only=False),
         debug=DebugConfig(seed=SEED),
