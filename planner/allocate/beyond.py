@@ -12,7 +12,7 @@ from planner.errors import DataError
 from planner.fit.diagnosis import STATUS_ADVICE
 from planner.fit.fitted import FittedLaw
 from planner.fit.support import NEAR, RAY
-from planner.laws import law_named
+from planner.laws import LAWS
 from planner.units import format_count
 
 FAR = 10.0
@@ -118,12 +118,14 @@ def tell_tied(law: FittedLaw) -> Iterator[str]:
         f"{law.names}: by the formula alone the best size grows as the square root of the compute; its interval has no other growth in it, and no run has "
         "tested that so far out"
     )
-    tried = [row for row in law.scores if row["mean"] is not None]
-    other = next((row for row in tried if not law_named(row["law"]).tied and row["mean"] < RIVAL * tried[0]["mean"]), None)
-    if other is not None:
+    # The best of those tried need not be among those chosen, nor all of them be laws that are known here.
+    tried, chosen = [row for row in law.scores if row["mean"] is not None], {member.law.name for member in law.members}
+    best = next((row for row in tried if row["law"] in chosen), None)
+    free = [row for row in tried if row["law"] in LAWS and not LAWS[row["law"]].tied]
+    if best is not None and free and free[0]["mean"] < RIVAL * best["mean"]:
         said += (
-            f". {other['law']} leaves it to the runs, and forecasts what it has not seen within {other['mean']:.2g} % where {tried[0]['law']} is within "
-            f"{tried[0]['mean']:.2g} %: ask it too, with plan fit --law {other['law']} --out another file"
+            f". {free[0]['law']} leaves it to the runs, and forecasts what it has not seen within {free[0]['mean']:.2g} % where {best['law']} is within "
+            f"{best['mean']:.2g} %: ask it too, with plan fit --law {free[0]['law']} --out another file"
         )
     yield said
 

@@ -37,8 +37,9 @@ LEAST_SLOPE = 1e-6
 
 
 def exchange_of(
-    budget: float, unique_spec: float, compute: Array, text: Array, gain: Callable[[float], Array] | None = None, most: float = 1.0
-) -> str:
+    budget: float, unique_spec: float, compute: Array, text: Array, gain: Callable[[float], Array] | None = None, most: float = 1.0,
+    rounding: float = 0.0,
+) -> str:  # fmt: skip
     """Say how much compute would lower the loss as much as twice the text does.
 
     Args:
@@ -48,13 +49,14 @@ def exchange_of(
         text: the same of twice the text.
         gain: the same of a factor in compute, where that can be searched; else a large factor is told as the least that it is, by the rate.
         most: factor up to which it is searched.
+        rounding: what whole steps of training take from the plan that these are gains over, in ln L: nothing else may be behind them.
     """
     if compute.mean() < LEAST_GAIN:
         return ""
     rates = MORE_COMPUTE ** np.minimum(np.maximum(text, 0.0) / np.maximum(compute, LEAST_GAIN), MOST_POWER)
     low, middle, high = (float(value) for value in np.quantile(rates, WITH_MEDIAN))
     start = f"another {format_count(unique_spec)} distinct specialist tokens"
-    if float(text.mean()) < 10 * LEAST_GAIN or middle < 1 + LEAST_WORTH:  # less than whole steps of training make up
+    if float(text.mean()) < rounding + 10 * LEAST_GAIN or middle < 1 + LEAST_WORTH:
         return f"{start} would buy nothing here"
     at_rate = f"at the rate of the first {100 * (MORE_COMPUTE - 1):.0f} %"
     if middle <= AT_RATE:

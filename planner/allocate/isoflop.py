@@ -100,12 +100,12 @@ def _curve(problem: Problem) -> IsoFlop:
 def _sizes(problem: Problem) -> tuple[Size, ...]:
     """List sizes evenly in ln N, with the costs and embeddings that the ladder has about there."""
     flops = problem.request.flops
-    most = math.sqrt(flops / (problem.method.general.least_flops * MIN_TOKENS_PER_PARAMETER))
+    most = min(math.sqrt(flops / (problem.method.general.least_flops * MIN_TOKENS_PER_PARAMETER)), problem.text / problem.shortest)
     least = most / SPAN
     if problem.recipe is not None:
         least, most = max(least, SMALLEST), min(most, LARGEST)
     if most <= least:
-        raise DataError(f"{flops:.3g} FLOPs are too few for the smallest model", remedy="give a larger budget")
+        raise DataError(f"{flops:.3g} FLOPs, or the text, are too few for the smallest model", remedy="give a larger budget or more text")
     params = np.geomspace(least, most, SIZES)
     if problem.recipe is None:
         return tuple(Size(float(value), None, 6.0 * value, None) for value in params)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import cache
 from importlib import import_module
 from typing import Any
 
@@ -14,18 +15,23 @@ COMMANDS = ("corpus", "sweep", "laws", "fit", "backtest", "allocate", "scaling",
 """Each is a module of its name, with an `app` of several commands or one function of its name and its HELP."""
 
 
+@cache
+def _command(name: str) -> Any:
+    module = import_module(f"planner.cli.{name}")
+    if hasattr(module, "app"):
+        return typer.main.get_command(module.app)
+    alone = application()
+    alone.command(name, help=module.HELP)(getattr(module, name))
+    return typer.main.get_command(alone)
+
+
 class _Modules(Mapping[str, Any]):
     """Commands by name; each module is read when its command is called or told of: reading all would be a sixth of what `plan allocate` takes."""
 
     def __getitem__(self, name: str) -> Any:
         if name not in COMMANDS:
             raise KeyError(name)
-        module = import_module(f"planner.cli.{name}")
-        if hasattr(module, "app"):
-            return typer.main.get_command(module.app)
-        alone = application()
-        alone.command(name, help=module.HELP)(getattr(module, name))
-        return typer.main.get_command(alone)
+        return _command(name)
 
     def __iter__(self) -> Iterator[str]:
         return iter(COMMANDS)

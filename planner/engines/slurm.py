@@ -36,7 +36,7 @@ RETRY_AFTER = 10.0
 """Seconds before a submission that Slurm refused is tried again."""
 OURS = ("array", "chdir", "cpus-per-task", "error", "job-name", "nodes", "ntasks", "ntasks-per-node", "open-mode", "output", "signal", "wrap")
 """Options that the engine sets itself."""
-WAITING = ("PENDING", "UNKNOWN", "READY", "REQUEUED", "QUEUED")
+WAITING = ("PENDING", "CONFIGURING", "UNKNOWN", "READY", "REQUEUED", "QUEUED")
 
 
 def serve(job: Job, outcome: str, runner: Runner = train) -> None:

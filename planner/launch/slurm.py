@@ -72,6 +72,7 @@ def render(job: Job) -> str:
         f"FAILURE={shlex.quote(str(job.folder / FAILURE_FILE))}",
         f"latest() {{ cat {shlex.quote(str(job.folder / STATES_FOLDER / 'latest.json'))} 2>/dev/null || true; }}",
         "",
+        'rm -f "$FAILURE"',  # of an earlier start
         'BEFORE="$(latest)"',
         "code=0",
         f"srun --kill-on-bad-exit=1 --cpus-per-task={cpus} {shlex.join([job.python, '-m', 'planner.train.full', str(job.folder), '--slurm'])} || code=$?",

@@ -189,6 +189,10 @@ def test_a_growth_of_the_size_that_the_formula_sets_is_told_far_out(fitted: Fitt
     assert "gap-penalised leaves it to the runs" in said and "0.8 %" in said and "0.5 %" in said
     (alone,) = told(replace(tied, scores=[*scores[:2], {"law": "gap-penalised", "mean": 1.1}]), far)
     assert "leaves it to the runs" not in alone
+    # A law is held against those that answer, whichever was the best of all, and one that is not known here is not advised.
+    beside = [{"law": "somebody's own", "mean": 0.1}, {"law": "gap-penalised", "mean": 0.45}, *scores[:2]]
+    (said,) = told(replace(tied, scores=beside), far)
+    assert "gap-penalised leaves it to the runs, and forecasts what it has not seen within 0.45 % where root-rote is within 0.5 %" in said
     assert not told(tied, Request(5 * fitted.support.high["flops"], 2e5)) and not told(tied, replace(far, params=5e5)) and not told(fitted, far)
 
 

@@ -13,6 +13,7 @@ from planner.allocate.allocation import Allocation
 from planner.allocate.bases import allocate_bases
 from planner.allocate.domains.problem import DomainsProblem
 from planner.allocate.domains.request import Domain, DomainsRequest
+from planner.allocate.isoflop import iso_flops
 from planner.allocate.request import Request
 from planner.allocate.scaling import scaling
 from planner.errors import DataError, InputError
@@ -78,6 +79,9 @@ def test_a_plan_of_few_passes_has_no_size_that_they_cannot_train(law: FittedLaw)
     n, passes = (values.ravel() for values in np.meshgrid(np.geomspace(1e7, 2e10, 400), np.geomspace(0.05, law.support.high["epochs_spec"], 400)))
     good = passes * 1e9 >= 2 * n
     assert np.log(answer.plan.loss) <= expected(law, n[good], 1e9 * passes[good], 1e9).min() + 1e-4
+    (sizes,) = iso_flops(law, [1e24], 1e3)  # which a figure of the answer is drawn from
+    most = 1e3 * law.support.high["epochs_spec"] / 2
+    assert len(sizes.params) > 10 and sizes.params.max() == pytest.approx(most) and np.isfinite(sizes.loss).all()
     curve = scaling(law, [1e23, 1e24], [1e9], allow_extrapolation=True).curves[0]
     assert all(item.limits == ("largest size",) for item in curve.optima) == any("the text bounds the size" in text for text in answer.warnings)
 

@@ -101,6 +101,13 @@ def test_an_exchange_by_hand() -> None:
     assert "are worth at least 9e+13 FLOPs here: over 10 times the compute" in over
 
 
+def test_what_whole_steps_take_is_no_gain_by_text(medicine: FittedLaw) -> None:
+    """Twice so little text makes no stage, and the general text binds: all that either gains is the part of a step that the plan leaves over."""
+    answer = allocate(medicine, Request(2e13, 5e3, general_tokens=5e5))
+    assert 1e-3 < answer.worths[1].lower_percent < 1e-2
+    assert answer.exchange == "another 5k distinct specialist tokens would buy nothing here"
+
+
 def test_text_is_worth_what_a_search_says_where_inference_takes_most(medicine: FittedLaw) -> None:
     request = Request(2e13, 2e5, inference_tokens=1e8)
     factor, low, high = _factor(allocate(medicine, request).exchange)

@@ -4,8 +4,10 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from planner.artifacts import sha256_file
@@ -210,3 +212,9 @@ def test_the_tightest_limit_of_a_budget_counts_and_is_said(law: Path) -> None:
     assert code == 2 and "1 GPU-hours are no FLOPs yet" in err
     code, _, err = run(*common)
     assert code == 2 and "no budget is given" in err
+
+
+def test_a_command_is_made_once() -> None:
+    """Help asks for each command twice, to name it and to tell of it; making all again would be a fifth of what it takes."""
+    found = cast(Any, get_command(app)).commands
+    assert found["laws"] is found["laws"] and "lawz" not in found and len(found) == len(list(found))

@@ -10,13 +10,14 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from planner.corpus.store import Corpus
 from planner.engines.event import MAX_DEATHS, Event
-from planner.engines.slurm import Pace, SlurmEngine
+from planner.engines.slurm import Pace, SlurmEngine, _Batch
 from planner.errors import InputError, StateError
 from planner.sweep import Sweep, run_sweep
 from planner.train.job import Job, Result
@@ -89,6 +90,13 @@ def test_jobs_run_with_submitits_own_executors(folder: Path, cluster: str) -> No
     events = run_all(jobs_of(folder, 2), engine)
     assert sorted(event.kind for event in events) == ["finished", "finished", "started", "started"]
     assert {event.result.reason for event in events if event.result is not None} == {"1"} or cluster == "debug"
+
+
+@pytest.mark.parametrize(("state", "begun"), [("PENDING", False), ("CONFIGURING", False), ("RUNNING", True)])
+def test_a_job_whose_nodes_are_made_ready_has_not_begun(slurm: Path, folder: Path, state: str, begun: bool) -> None:
+    batch = _Batch(jobs_of(folder, 1)[0], folder)
+    batch.handle = SimpleNamespace(done=lambda: False, state=state)
+    assert [event.kind for event in batch.look(1.0)] == (["started"] if begun else [])
 
 
 @pytest.mark.parametrize(("state", "dooms"), [("NODE_FAIL", 1), ("PREEMPTED", 1), ("GONE", 1), ("OUT_OF_MEMORY", MAX_DEATHS)])

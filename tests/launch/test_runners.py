@@ -184,6 +184,7 @@ def test_a_lost_rank_is_started_again_where_a_state_was_saved(tmp_path: Path, le
     (folder / "states").mkdir(parents=True)
     tools.mkdir()
     (folder / "states" / "latest.json").write_text('{"step": 10}')
+    (folder / "failure.txt").write_text("an earlier start was refused, by hand handed in again\n")
     marks = [*([left_behind] if left_behind else []), *(["failure.txt"] if refused else [])]
     (tools / "srun").write_text("#!/bin/sh\n" + "".join(f"echo more >> '{folder}/{name}'\n" for name in marks) + f"exit {code}\n")
     (tools / "scontrol").write_text(f"#!/bin/sh\necho $1 >> {tmp_path}/asked\n")
