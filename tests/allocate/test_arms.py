@@ -51,6 +51,17 @@ def test_an_arm_is_at_its_best_size_where_passes_bind(table: FittedLaw, flops: f
     assert found.params_non_embedding == pytest.approx(sizes[each.argmin()], rel=0.01) and found.epochs_spec <= 8 * (1 + 1e-9)
 
 
+def test_an_arm_is_at_its_best_size_where_the_text_binds(table: FittedLaw) -> None:
+    """General text that is short bounds the size well below what the budget pays for."""
+    general, share, flops, unique = 1e8, 0.1, 1e19, 2e8
+    found = arm(table, Request(flops, unique, general_tokens=general), "90/10").plan
+    most = general / (1 - share) / 2.0
+    sizes = np.geomspace(most / 30, most, 4001)
+    tokens = np.minimum(flops / (6 * sizes), general / (1 - share))
+    points = table.points({"non_embedding": sizes}, (1 - share) * tokens, share * tokens, np.full_like(sizes, unique))
+    assert found is not None and np.log(found.loss) - table.log_loss_resamples(points).mean(0).min() < 1e-9
+
+
 @pytest.mark.parametrize(("name", "share", "unique"), [("90/10", 0.1, 1e5), ("90/10", 0.1, 4e4), ("50/50", 0.5, 2.5e5), ("no specialisation", 0.0, 1e5)])
 def test_an_arm_is_the_best_of_all_shapes(fitted: FittedLaw, name: str, share: float, unique: float) -> None:
     found, recipe = arm(fitted, Request(2e13, unique, max_epochs=7.0), name).plan, Recipe()
