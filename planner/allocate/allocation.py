@@ -32,7 +32,7 @@ class Plan:
     params_non_embedding: float
     params_total: float | None
     tokens_pt: float
-    """General tokens before the specialist stage."""
+    """General tokens, those that are replayed in the specialist stage among them."""
     tokens_spec: float
     """Specialist tokens, repeats included."""
     unique_spec: float

@@ -109,7 +109,7 @@ def _design(
     from planner.fit.fitted import FittedLaw
     from planner.laws import law_named
     from planner.next_runs.belief import FORMS, stages_of
-    from planner.next_runs.candidates import long_enough
+    from planner.next_runs.candidates import least_size, long_enough
     from planner.next_runs.design import Stakes, affordable, design_runs, judge, without_overfitted
 
     # The limits of a question are the plan's: runs may pass over their text more often, and tell of it.
@@ -144,9 +144,8 @@ def _design(
         assert flops is not None
         budget = parse_flops(flops)
         chosen = {key: [*read_counts(text)] if text else None for key, text in (axes or {}).items()}
-        # Small runs are cheap, and tell of a large one only as far as the law's form holds, which is what larger ones would show.
-        middle = math.sqrt(fitted.support.low["params"] * fitted.support.high["params"]) if fitted else 0.0
-        given = affordable(setting, budget, laws, fitted is not None, unique_target=unique, smallest=middle, **chosen)
+        smallest = least_size(fitted) if fitted else 0.0
+        given = affordable(setting, budget, laws, fitted is not None, unique_target=unique, smallest=smallest, **chosen)
         given = without_overfitted(given, fitted) if fitted else given
         if not dry_run and out.exists():
             raise StateError(f"{out} exists", remedy="name another file with --out, or delete it")

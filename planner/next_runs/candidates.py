@@ -19,6 +19,7 @@ import numpy as np
 from planner.design.cells import Cell, Grid
 from planner.design.spec import MIN_STEPS, MIN_TOKENS_PER_PARAMETER, SweepSpec
 from planner.errors import DataError, InputError, PlannerWarning
+from planner.fit.fitted import FittedLaw
 from planner.flags import WARMUP_MULTIPLE
 from planner.flops import flops_per_token
 from planner.ladder import LARGEST, SMALLEST, TOLERANCE, shape_for
@@ -172,6 +173,14 @@ def candidates(
         what = f"no candidate can be trained for {flops:.3g} FLOPs: {error.message}"
         raise DataError(what, remedy="give more FLOPs, or smaller sizes and tokens") from error
     return long_enough(cells, setting)
+
+
+def least_size(law: FittedLaw) -> float:
+    """Return the least size of runs that are to stand beside those of a law: the geometric middle of theirs.
+
+    Smaller ones are cheap, and tell of a large model only as far as the law's form holds, which is what larger ones would show.
+    """
+    return math.sqrt(law.support.low["params"] * law.support.high["params"])
 
 
 def long_enough(cells: Sequence[Cell], setting: Setting) -> Candidates:
