@@ -13,12 +13,12 @@ from planner.allocate.beyond import beyond, refuse_far
 from planner.allocate.closer import closest, closest_guess, spread
 from planner.allocate.describe import describe, priced, realised, resampled
 from planner.allocate.early import mixed_arm
-from planner.allocate.optimum import MOST_RESAMPLES, Search, coarse, interval, profile, within
+from planner.allocate.optimum import MOST_RESAMPLES, Search, coarse, interval, profile, reaching, within
 from planner.allocate.plans import Plans, Size
 from planner.allocate.problem import Problem
 from planner.allocate.request import Request
 from planner.allocate.split_arm import closest_split, why_none
-from planner.allocate.warned import warnings_of, warnings_of_replay
+from planner.allocate.warned import warnings_of, warnings_of_compromise, warnings_of_replay
 from planner.allocate.worth import worths
 from planner.errors import DataError
 from planner.fit.fitted import FittedLaw
@@ -63,21 +63,26 @@ def allocate(
     prices, exchange = worths(problem, everything, mine)
     candidates = tuple(dict.fromkeys(everything.plans.sizes))
     shares, losses = profile(problem, candidates)
-    splits, sizes = everything.plans.share, everything.plans.params
+    found = everything.plans
+    values = {
+        "params": (found.params, searched.params_non_embedding), "share": (found.share, searched.share_spec),
+        "tokens_pt": (found.tokens_pt, searched.tokens_pt), "epochs": (found.tokens_spec / found.unique_spec, searched.epochs_spec),
+    }  # fmt: skip
+    own = {name: reaching(interval(everything, of), mine) for name, (of, mine) in values.items()}
+    as_good = {name: reaching(within(everything, of, request.tolerance), mine) for name, (of, mine) in values.items()}
     if problem.one_corpus:
         arms = [_passes(problem, name, most, every) for name, most in PASSES.items()]
     else:
         arms = [_arm(problem, name, share, every, candidates) for name, share in ARMS]
         arms.append(mixed_arm(problem, every, candidates))
-    epochs = everything.plans.tokens_spec / everything.plans.unique_spec
     return Allocation(
         request={**request.to_dict(), "max_epochs": problem.max_epochs},
         plan=plan,
         best_guess=priced(problem, guess),
-        share_interval=interval(everything, splits),
-        params_interval=interval(everything, sizes),
-        share_within=within(everything, splits, request.tolerance),
-        params_within=within(everything, sizes, request.tolerance),
+        share_interval=own["share"],
+        params_interval=own["params"],
+        share_within=as_good["share"],
+        params_within=as_good["params"],
         regret_expected_percent=float(regret.mean()),
         regret_90_percent=float(np.quantile(regret, LEVEL)),
         arms=tuple(arms),
@@ -85,13 +90,16 @@ def allocate(
         worths=tuple(prices),
         exchange=exchange,
         extrapolation=extrapolation,
-        warnings=(*warnings_of(problem, whole, searched, extrapolation), *warnings_of_replay(problem, plan, kept, float(every.mean()))),
+        warnings=(
+            *warnings_of(problem, whole, searched, extrapolation), *warnings_of_compromise(problem, searched, own),
+            *warnings_of_replay(problem, plan, kept, float(every.mean())),
+        ),
         curve={"share": shares.tolist(), "loss": losses.tolist()},
         source=law.origin,
         general=asdict(kept) if kept else None,
-        tokens_pt_interval=interval(everything, everything.plans.tokens_pt),
-        epochs_interval=interval(everything, epochs),
-        epochs_within=within(everything, epochs, request.tolerance),
+        tokens_pt_interval=own["tokens_pt"],
+        epochs_interval=own["epochs"],
+        epochs_within=as_good["epochs"],
     )
 
 

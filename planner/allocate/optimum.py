@@ -32,6 +32,8 @@ NEARLY = 0.01
 """In ln L: sizes this near the best are searched again where a request changes a little."""
 WIDER = 1.5
 """Factor in size beyond those."""
+ROUNDING = 0.01
+"""Share by which whole steps may change an amount."""
 MOST_RESAMPLES = 120
 """Of each member, in a search; forecasts use all."""
 
@@ -205,6 +207,12 @@ def within(found: Search, values: Array, tolerance: float) -> tuple[float, float
     """Return the range of a quantity over all plans within a tolerance of the best."""
     good = found.expected <= found.expected.min() + np.log1p(tolerance)
     return float(values[good].min()), float(values[good].max())
+
+
+def reaching(ends: tuple[float, float], value: float) -> tuple[float, float]:
+    """Widen an interval of plans as they were searched to the recommended one, where only its rounding to whole steps put it outside."""
+    low, high = ends
+    return (value if low * (1 - ROUNDING) <= value < low else low), (value if high < value <= high * (1 + ROUNDING) else high)
 
 
 def profile(problem: Problem, sizes: tuple[Size, ...]) -> tuple[Array, Array]:

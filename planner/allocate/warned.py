@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -78,6 +79,28 @@ def warnings_of(problem: Problem, whole: Search, plan: Plan, extrapolation: dict
             f"the best size is at an end of the sizes searched, {format_count(ends[0])} to {format_count(ends[1])}: the law sees no optimum inside"
         )
     return found
+
+
+def warnings_of_compromise(problem: Problem, plan: Plan, own: Mapping[str, tuple[float, float]]) -> list[str]:
+    """Say what of a recommendation no refit would choose for itself.
+
+    Args:
+        problem: the request under its law.
+        plan: the recommendation.
+        own: 90 % intervals of each refit's own best plan: "params", "share" and "epochs".
+    """
+    size = format_count(plan.params_non_embedding)
+    asked: list[tuple[str, float, str, Callable[[float], str]]] = [("params", plan.params_non_embedding, f"the size of {size} lies", format_count)]
+    if problem.one_corpus:
+        asked.append(("epochs", plan.epochs_spec, f"{plan.epochs_spec:.3g} epochs lie", "{:.3g}".format))
+    elif not problem.one_stage:
+        asked.append(("share", plan.share_spec, f"the share of {100 * plan.share_spec:.3g} % lies", lambda value: f"{100 * value:.3g} %"))
+    why = "a compromise between refits that disagree, of the least loss in their mean" if problem.robust else "the fitted parameters' own choice"
+    return [
+        f"{said} outside {written(own[name][0])} to {written(own[name][1])}, where the refits' own best lie: {why}"
+        for name, value, said, written in asked
+        if not own[name][0] <= value <= own[name][1]
+    ]
 
 
 def _left_over(problem: Problem, plan: Plan) -> list[str]:

@@ -15,6 +15,7 @@ from planner.allocate.base import Base
 from planner.allocate.bases import allocate_bases
 from planner.allocate.domains.problem import DomainsProblem
 from planner.allocate.domains.request import Domain, DomainsRequest
+from planner.allocate.optimum import reaching
 from planner.allocate.request import Request
 from planner.errors import DataError, InputError
 from planner.fit.fitted import FittedLaw
@@ -292,3 +293,8 @@ def test_intervals_are_of_the_resamples_own_best_plans() -> None:
     # Where the slopes of A·(N/N0)^−α and B·(C/(6·N·D0))^−β in ln N are equal.
     own = (np.log(of["α"] * of["A"] / (of["β"] * of["B"])) + of["α"] * np.log(1e8) + of["β"] * np.log(1e21 / 6 / 1e10)) / (of["α"] + of["β"])
     assert np.log(answer.params_interval) == pytest.approx(np.quantile(own, [0.05, 0.95]), abs=0.02)
+
+
+def test_rounding_to_steps_leaves_no_recommendation_outside_its_interval() -> None:
+    assert reaching((1.0, 2.0), 0.995) == (0.995, 2.0) and reaching((1.0, 2.0), 2.01) == (1.0, 2.01)
+    assert reaching((1.0, 2.0), 0.9) == reaching((1.0, 2.0), 1.5) == reaching((1.0, 2.0), 2.1) == (1.0, 2.0)

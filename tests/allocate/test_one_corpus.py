@@ -30,14 +30,18 @@ UNIQUE, BUDGET = 5e9, 1e21
 @pytest.fixture(scope="module")
 def law() -> FittedLaw:
     """A law fitted to runs of one corpus whose truth is in the middle of where its starts are drawn, with 0.3 % of noise."""
+    return fit(runs(), LAW.name, resamples=60, largest=False)
+
+
+def runs() -> FitData:
+    """The runs."""
     theta = np.array([[np.sqrt(np.prod(parameter.start)) if parameter.logarithmic else np.mean(parameter.start) for parameter in LAW.parameters]])
     grid = [(n, k * u, u) for n in (2e7, 1e8, 5e8, 2e9) for u in (1e9, 5e9, 2e10) for k in (0.5, 1.0, 3.0, 8.0, 20.0) if k * u >= 4 * n]
     n, spec, unique = (np.array(column) for column in zip(*grid, strict=True))
     noise = 0.003 * np.random.default_rng(0).normal(size=len(n))
     log_loss = LAW.log_loss(theta, Points(REFERENCE, n, 0 * n, spec, unique))[0] + noise
     ids = [str(number) for number in range(len(n))]
-    data = FitData(ids, {"non_embedding": n}, 0 * n, spec, unique, log_loss, 6 * n * spec, np.arange(len(n)), None)
-    return fit(data, LAW.name, resamples=60, largest=False)
+    return FitData(ids, {"non_embedding": n}, 0 * n, spec, unique, log_loss, 6 * n * spec, np.arange(len(n)), None)
 
 
 def expected(law: FittedLaw, n: np.ndarray, spec: np.ndarray, unique: float = UNIQUE) -> np.ndarray:
@@ -103,3 +107,15 @@ def test_what_needs_a_general_stage_is_refused(law: FittedLaw, fitted: FittedLaw
     with pytest.raises(DataError, match="says nothing of specialising a base"):
         allocate_bases(law, Request(BUDGET, UNIQUE), [small("a", "1B", "1T")])
     assert not allocate(fitted, replace(Request(1e13, 2e5))).one_corpus
+
+
+@pytest.mark.filterwarnings("ignore:.*off the law")
+def test_a_compromise_that_no_refit_would_choose_is_said(law: FittedLaw) -> None:
+    """Laws that disagree may be best served by a size that is best for neither."""
+    other = fit(runs(), "data-constrained", resamples=60, largest=False)
+    both = replace(law, members=law.members + other.members)
+    for unique, said in ((1e9, True), (2e10, False)):
+        answer = allocate(both, Request(3e20, unique))
+        low, high = answer.params_interval
+        assert (low <= answer.plan.params_non_embedding <= high) != said
+        assert any("the size of 635M lies outside 1.12B to 2.46B, where the refits' own best lie" in text for text in answer.warnings) == said
