@@ -80,9 +80,17 @@ class Method:
         """Count the parameters that are trained."""
         if self.name == "full":
             return shape.params_total
-        query, key, hidden = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim, shape.hidden
+        return self.rank * shape.layers * sum(shape.hidden + end for end in self._ends(shape))
+
+    def under(self, shape: ModelShape) -> int:
+        """Count the parameters of the matrices that adapters sit on; none in full."""
+        return 0 if self.name == "full" else shape.layers * sum(shape.hidden * end for end in self._ends(shape))
+
+    def _ends(self, shape: ModelShape) -> list[int]:
+        """Return the side of each adapted matrix that is not the model's width."""
+        query, key = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
         ends = {"q_proj": query, "k_proj": key, "v_proj": key, "o_proj": query}
-        return self.rank * shape.layers * sum(hidden + ends.get(target, shape.intermediate) for target in self.targets)
+        return [ends.get(target, shape.intermediate) for target in self.targets]
 
     def flops_per_token(self, shape: ModelShape, seq_len: int) -> float:
         """Count the training FLOPs of one token in a sequence of `seq_len` tokens."""
@@ -103,9 +111,7 @@ class Method:
         if self.name == "full":
             states = TRAINED_BYTES * trained
         else:
-            groups = shape.parameter_groups
-            packed = groups["attention"] + groups["feed_forward"]
-            frozen = NF4_BYTES * packed if self.packed else HALF_BYTES * packed
-            states = frozen + HALF_BYTES * (shape.params_total - packed) + TRAINED_BYTES * trained
+            packed = self.under(shape) if self.packed else 0
+            states = NF4_BYTES * packed + HALF_BYTES * (shape.params_total - packed) + TRAINED_BYTES * trained
         kept = seq_len * (shape.hidden * (HALF_BYTES * shape.layers + LAYER_BYTES) + LOGIT_BYTES * shape.vocab)
         return states / gpus + kept

@@ -27,13 +27,17 @@ def show_resources(ready: Launch, run: FullRun, ranks: int) -> None:
     from planner.launch.size import memory, state_bytes
 
     told, recipe, shape = run.settings, run.recipe, run.last.segment.shape
-    method = recipe.method(run.last.segment.method)
+    methods = [recipe.method(job.segment.method) for job in run.stages]  # a trunk in full, then perhaps adapters on it
     share = recipe.batch_sequences // ranks
     micro = told.micro_batch or share
-    need = memory(
-        shape, recipe.seq_len, micro, shards=told.shard_ranks or ranks, precision=told.precision, checkpoint_activations=told.checkpoint_activations,
-        method=method, bounded=told.micro_batch is not None,
-    )  # fmt: skip
+    needs = [
+        memory(
+            shape, recipe.seq_len, micro, shards=told.shard_ranks or ranks, precision=told.precision, checkpoint_activations=told.checkpoint_activations,
+            method=method, bounded=told.micro_batch is not None,
+        )
+        for method in methods
+    ]  # fmt: skip
+    need, state = max(needs, key=lambda each: each.total), max(state_bytes(shape, method) for method in methods)
     names = ("states", "gathered", *(("activations", "logits") if need.activations + need.logits >= need.heldout else ("heldout",)))
     parts = ", ".join(f"{name} {format_bytes(getattr(need, name))}".replace("heldout", "held-out text") for name in names)
     tree = ready.run.tree
@@ -50,7 +54,7 @@ def show_resources(ready: Launch, run: FullRun, ranks: int) -> None:
         ["batch", f"{recipe.batch_sequences} sequences of {recipe.seq_len}: {ranks} ranks x {passes} passes x up to {micro}"],
         ["memory a rank, about", f"{format_bytes(need.total)}: {parts}"],
         ["the model on the first rank's host, while starting and ending", format_bytes(4.0 * shape.params_total)],
-        ["states on disk", f"{told.keep} of {format_bytes(state_bytes(shape, method))}, one every {told.save_every} steps"],
+        ["states on disk", f"{told.keep} of {format_bytes(state)}, one every {told.save_every} steps"],
         ["held-out losses on the way", str(len(told.evaluate_at))],
         ["MFU", "not shown without --peak-flops" if told.peak_flops is None else f"against {told.peak_flops:.4g} FLOP/s a rank"],
         ["time, about", time],

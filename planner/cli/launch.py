@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from planner.cli import compiling
-from planner.cli.compiling import FLAGS, compiled_among
-from planner.cli.console import bar, say
+from planner.cli.compiling import FLAGS
+from planner.cli.console import say
 from planner.cli.tables import table
 from planner.errors import DataError, InputError, PlannerWarning
-from planner.units import format_count, format_seconds, parse_flops
+from planner.units import format_count, parse_flops
 
 if TYPE_CHECKING:
     from planner.launch.launch import Launch
@@ -64,10 +64,10 @@ def launch(
     from planner.cli.paths import default_workers
     from planner.launch.export import TARGETS
     from planner.launch.export import export as write_export
-    from planner.launch.full import default_save_every, one_model, outcome, settle
+    from planner.launch.full import default_save_every, outcome, settle
     from planner.launch.launch import prepare
     from planner.launch.runners import check_ranks
-    from planner.train.full.plan import FILE, Settings
+    from planner.train.full.plan import Settings
 
     for name, value, known in (("--engine", engine, ENGINES), ("--export", export, (None, *TARGETS))):
         if value not in known:
@@ -97,14 +97,8 @@ def launch(
         raise InputError(f"--structure {structure!r} is of a plan for many domains", remedy="leave it away")
     ready = prepare(allocation, folder, corpus=corpus, seed=seed, base=base)
     method = ready.run.cells[0].method
-    # By segments, as all adapters once were; the ranks leave full.json.
-    begun = method != "full" and not (folder / FILE).exists() and any((folder / "state").glob("*.safetensors"))
-    if begun or not one_model(ready):
-        packed = ready.run.spec.recipe.method(method).packed
-        why = "on packed matrices" if packed else "begun segment by segment" if begun else "on a trunk that is trained in full"
-        what = f"{method} {why}"
-        _refuse(f"a plan with method {what}", of_full_size)
-        return _by_segments(ready, device, threads or default_workers(), compiled, dry_run)
+    if compiled and ready.run.spec.recipe.method(method).packed:
+        raise InputError(f"--compile: {method} works on packed matrices, which are not compiled", remedy="leave it away")
     if method != "full" and export is not None:
         raise InputError(f"--export {export} knows no adapters, and the plan is of {method}", remedy="leave it away: plan launch trains it on many ranks")
     settings = Settings(
@@ -150,28 +144,6 @@ def _refuse(what: str, options: dict[str, Any]) -> None:
     given = [name for name, value in options.items() if value]
     if given:
         raise InputError(f"{what} is trained by one process, and {', '.join(given)} would say nothing", remedy="leave that away")
-
-
-def _by_segments(ready: Launch, device: str, threads: int, compiled: bool | None, dry_run: bool) -> None:
-    """Train a plan with adapters in the way of a sweep, segment by segment."""
-    from planner.cli.needs import require_method, require_torch
-    from planner.cli.progress import Watch
-    from planner.design.walltime import wall_seconds
-    from planner.engines.local import LocalEngine
-    from planner.launch.launch import carry_out
-    from planner.sweep import segments_to_train
-
-    show_realised(ready)
-    tree, left = ready.run.tree, segments_to_train(ready.run)
-    seconds = wall_seconds(tree, left, 1, compiled_among(tree, left, compiled, device))
-    say(f"{len(left)} of {len(tree.segments)} segments to train, about {format_seconds(seconds)} on one thread")
-    if dry_run:
-        return
-    require_torch()
-    require_method(tree.tips[0].method)
-    with bar("training", sum(tree.cost(segment) for segment in left)) as shown:
-        watch = Watch(ready.run, shown)
-        _tell(ready, carry_out(ready, LocalEngine(1), device=device, threads=threads, compiled=compiled, on_event=watch))
 
 
 def _tell(ready: Launch, row: dict[str, Any]) -> None:

@@ -36,12 +36,6 @@ def stages(launch: Launch, *, device: str, threads: int) -> tuple[Any, ...]:
     return tuple(launch.run.job(replace(segment, first_step=0, parent_id=None), device=device, threads=threads) for segment in last.values())
 
 
-def one_model(launch: Launch) -> bool:
-    """Tell whether the ranks can share the run: the model is the same from the first step to the last, in full or under adapters that are not packed."""
-    tip = launch.run.tree.tips[0]
-    return all(segment.method == tip.method for segment in launch.run.tree.segments) and not launch.run.spec.recipe.method(tip.method).packed
-
-
 def settle(launch: Launch, ranks: int, settings: Settings) -> FullRun:
     """Fill in what was left open: micro-batch, evaluations on the way.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from planner.method import Method
+from planner.method import NF4_BYTES, Method
 from planner.shapes import ModelShape
 from planner.train.rows import evaluation_bytes, rows_at_once
 
@@ -19,7 +19,7 @@ class Memory:
     """Bytes on one rank."""
 
     states: float
-    """Shards of weights, gradients and moments."""
+    """Shards of weights, gradients and moments, and packed matrices whole."""
     gathered: float
     """Layers gathered whole: the one that is computed, the next one on its way, and the embedding."""
     activations: float
@@ -63,10 +63,11 @@ def memory(
     kept = tokens * width * shape.hidden * shape.layers + per_layer if checkpoint_activations else per_layer * shape.layers
     gathered = 0.0 if shards == 1 and precision == "fp32" else width * (2 * layer + shape.params_embedding)
     trained = method.trained(shape)
-    frozen = 0 if method.name == "full" else shape.params_total
-    states = WEIGHT * frozen + (WEIGHT + GRADIENT + MOMENTS) * trained
+    packed = method.under(shape) if method.packed else 0
+    frozen = 0 if method.name == "full" else shape.params_total - packed
+    states = (WEIGHT * frozen + (WEIGHT + GRADIENT + MOMENTS) * trained) / shards + NF4_BYTES * packed
     heldout = evaluation_bytes(shape, seq_len, rows_at_once(seq_len, shape.vocab, micro_batch if bounded else None), width=width)
-    return Memory(states / shards, gathered, kept, LOGIT_COPIES * 4 * tokens * shape.vocab, heldout)
+    return Memory(states, gathered, kept, LOGIT_COPIES * 4 * tokens * shape.vocab, heldout)
 
 
 def state_bytes(shape: ModelShape, method: Method) -> float:

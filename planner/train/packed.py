@@ -34,6 +34,31 @@ def pack(model: torch.nn.Module, targets: Sequence[str]) -> None:
             model.set_submodule(name, packed.to("cpu"))
 
 
+def packed_weights(model: torch.nn.Module) -> set[torch.nn.Parameter]:
+    """Return the packed matrices of a model."""
+    return {item for item in model.parameters() if getattr(item, "quant_state", None) is not None}
+
+
+def constants(weight: torch.nn.Parameter) -> dict[str, Any]:
+    """Return what a packed matrix is unpacked with, as tensors that can be sent."""
+    state: Any = weight
+    found: dict[str, Any] = state.quant_state.as_dict(packed=True)
+    return found
+
+
+def packed_again(values: torch.Tensor, stated: dict[str, Any]) -> torch.nn.Parameter:
+    """Make a packed matrix of its 4-bit values, on the device that it will be on, and its `constants`."""
+    weight: torch.nn.Parameter = _bitsandbytes().nn.Params4bit.from_prequantized(values, stated, device=values.device)
+    return weight
+
+
+def multiply_in(model: torch.nn.Module, dtype: torch.dtype) -> None:
+    """State in which precision packed layers multiply what they have unpacked."""
+    for layer in model.modules():
+        if getattr(getattr(layer, "weight", None), "quant_state", None) is not None:
+            layer.compute_dtype = dtype  # type: ignore[assignment]
+
+
 def unpack(model: torch.nn.Module) -> None:
     """Replace packed layers under adapters by plain ones of the same matrices; without any nothing happens."""
     for layer in model.modules():

@@ -19,13 +19,14 @@ from torch.distributed.tensor import DTensor
 from planner.artifacts import read_json, write_text
 from planner.corpus import Corpus
 from planner.errors import StateError
+from planner.train.checkpoint import LoopState, save_tensors
 from planner.train.evaluate import domain_loss
 from planner.train.full.expect import Course, judge
 from planner.train.full.guards import Span, Watch, batch_number, blamed, merged, step_of
 from planner.train.full.mesh import Ranks
 from planner.train.full.metrics import FILE, Metrics, read_metrics
 from planner.train.full.plan import STATES_FOLDER, FullRun, rows_of_rank
-from planner.train.full.shard import build
+from planner.train.full.shard import build, gathered
 from planner.train.full.states import States, start_moments, tensors_of
 from planner.train.job import Job
 from planner.train.model import build_optimiser
@@ -77,22 +78,44 @@ class Training:
         self.rows = rows_of_rank(run.recipe.batch_sequences, ranks.rank, ranks.world)
         self.corpus = open_corpus(run.last)
         self.batches = [open_batches(job, self.corpus) for job in run.stages]
-        self.model = build(run.stages[0], self.corpus, ranks, run.settings)
-        self.model.train()
-        self.trained = [item for item in self.model.parameters() if item.requires_grad]
-        self.optimiser = build_optimiser(self.model, run.recipe, run.stages[0].segment.learning_rate)
-        start_moments(self.optimiser)
         self.states = States(folder, ranks, run.settings.keep)
         self.guarded: Guarded = ranks.told(Guarded.load(folder) if ranks.first else None)
         self.watch = Watch(run.recipe.spike_factor)
         self.step, self.seconds = 0, 0.0
         found = ranks.told(self.states.steps() if ranks.first else None)
+        self._open(run.model_of(found[-1] if found else 0))
         if found:
             self._load(found[-1])
         else:
             self._save(wait=True)  # a rollback may have to go back to the very beginning
         self.metrics = Metrics(folder, run.settings, run.last.segment.segment_id, resumed_at=self.step) if ranks.first else None
         self.course = Course.load(folder) if ranks.first else None
+
+    def _open(self, stage: int) -> None:
+        """Build the model that is trained from a stage on, and its optimiser."""
+        job = self.run.stages[stage]
+        self.began_at = self.run.offsets[stage]
+        self.model = build(job, self.corpus, self.ranks, self.run.settings)
+        self.model.train()
+        self.trained = [item for item in self.model.parameters() if item.requires_grad]
+        self.optimiser = build_optimiser(self.model, self.run.recipe, job.segment.learning_rate)
+        start_moments(self.optimiser)
+
+    def _follow(self) -> bool:
+        """Put adapters on the trunk where the next step is the first under them; return whether it is.
+
+        The trunk's weights go into a file of their own, from which every later start builds: states hold adapters alone from here on.
+        """
+        stage = self.run.model_of(self.step)
+        if self.run.offsets[stage] == self.began_at:
+            return False
+        weights, trunk = gathered(self.model, self.ranks), self.run.stages[stage].frozen_state
+        assert trunk is not None
+        if self.ranks.first:
+            save_tensors(trunk, weights, LoopState(optimiser_steps=self.step - self.began_at, seconds=self.seconds))
+        del self.model, self.trained, self.optimiser, weights  # both models at once would take the room of two
+        self._open(stage)
+        return True
 
     def go(self) -> bool:
         """Train to the end, or until asked to stop; return whether the end was reached.
@@ -101,8 +124,7 @@ class Training:
             Diverged: the guards gave up.
             StateError: a state cannot be written or read.
         """
-        tip = self.run.last.segment
-        per_token = self.run.recipe.method(tip.method).flops_per_token(tip.shape, self.run.recipe.seq_len)
+        per_token = [self.run.recipe.method(job.segment.method).flops_per_token(job.segment.shape, self.run.recipe.seq_len) for job in self.run.stages]
         due, save_every = set(self.run.settings.evaluate_at), self.run.settings.save_every
         if self.step in due and not self.ranks.told(self._evaluated() if self.ranks.first else None):
             self._evaluate()  # it was saved before it was measured, and stopped or killed in between
@@ -126,12 +148,13 @@ class Training:
             self._write(
                 "step", stage=self.run.stages[stage].segment.stage, batch=number, loss=loss, loss_smooth=self.watch.smooth, learning_rate=rate,
                 grad_norm=norm, tokens=self.step * self.run.recipe.tokens_per_step, tokens_per_second=speed,
-                mfu=None if peak is None else speed * per_token / (peak * self.ranks.world),
+                mfu=None if peak is None else speed * per_token[stage] / (peak * self.ranks.world),
                 seconds=self.seconds, seconds_left=self.seconds / self.step * (self.run.steps - self.step),
             )  # fmt: skip
-            if asked or self.step % save_every == 0 or self.step == self.run.steps:
+            follows = self._follow()
+            if asked or follows or self.step % save_every == 0 or self.step == self.run.steps:
                 # Before the evaluation, which would otherwise cost these steps if it failed.
-                self._save(wait=asked or self.step == self.run.steps or self.step in due)
+                self._save(wait=asked or follows or self.step == self.run.steps or self.step in due)
             if self.step in due and not asked:  # asked to stop, it is measured when the run goes on
                 self._evaluate()
             self.states.poll()
@@ -237,7 +260,7 @@ class Training:
 
     def _load(self, step: int) -> None:
         loop = self.states.load(step, tensors_of(self.model, self.optimiser))
-        start_moments(self.optimiser, step)
+        start_moments(self.optimiser, step - self.began_at)
         self.optimiser.zero_grad(set_to_none=True)
         self.step, self.seconds = int(loop["step"]), float(loop["seconds"])
         self.watch.smooth, self.watch.best = loop["smooth"], loop["best"]

@@ -21,7 +21,6 @@ from pathlib import Path
 from types import FrameType
 
 import torch
-from torch.distributed.tensor import DTensor
 
 from planner.artifacts import write_text
 from planner.errors import PlannerError, StateError
@@ -33,6 +32,7 @@ from planner.train.full.held import held, start_name
 from planner.train.full.loop import Training
 from planner.train.full.mesh import Ranks, join, leave
 from planner.train.full.plan import FAILURE_FILE, STOP_FILE, STOPPED, FullRun
+from planner.train.full.shard import gathered
 from planner.train.job import Job, state_path
 from planner.train.record import write_record
 from planner.train.segment import Diverged, evaluate
@@ -189,6 +189,8 @@ def _train(run: FullRun, folder: Path, ranks: Ranks, stop: Stopper) -> Ending:
         export_checkpoint(replace(job, state_path=state), corpus, folder / "checkpoint", folder / "adapter")
         state.unlink()
         write_record(job, seconds, losses, status="ok", reason=None)
+        if job.frozen_state is not None:  # until the record stands the same command may have to build on it again
+            job.frozen_state.unlink(missing_ok=True)
     return Ending.DONE
 
 
@@ -198,17 +200,3 @@ def taken(stop: Path, ranks: Ranks) -> bool:
     if seen and ranks.first:
         stop.unlink(missing_ok=True)
     return seen
-
-
-def gathered(model: torch.nn.Module, ranks: Ranks) -> dict[str, torch.Tensor]:
-    """Collect the whole weights that were trained on the first rank's host, a tensor at a time; elsewhere nothing."""
-    found: dict[str, torch.Tensor] = {}
-    for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        value = parameter.detach()
-        if isinstance(value, DTensor):
-            value = value.full_tensor()
-        if ranks.first:
-            found[f"model.{name}"] = value.cpu().contiguous()
-    return found

@@ -117,6 +117,11 @@ class FullRun:
                 return stage, step - first
         raise AssertionError(step)
 
+    def model_of(self, step: int) -> int:
+        """Return the stage with which the model that step `step` trains begins: adapters on a trunk begin one, and a state of the last step is theirs."""
+        stage, _ = self.at(min(step, self.steps - 1))
+        return stage if self.stages[stage].frozen_state is not None else 0
+
     @property
     def cooldown_from(self) -> int:
         """Step of the run at which its cooldown begins."""
@@ -158,8 +163,11 @@ def rows_of_rank(batch: int, rank: int, world: int) -> tuple[int, int]:
 
 
 def _placed(job: Job, folder: Path) -> Job:
-    """Return a stage whose outcome goes into a launch folder."""
-    return replace(job, folder=folder, state_path=state_path(folder, job.segment.segment_id))
+    """Return a stage whose outcome goes into a launch folder, and whose trunk lies there."""
+    trunk = job.segment.frozen_id
+    return replace(
+        job, folder=folder, state_path=state_path(folder, job.segment.segment_id), frozen_state=None if trunk is None else state_path(folder, trunk)
+    )
 
 
 def _revive(kind: Any, value: Any) -> Any:

@@ -1,7 +1,8 @@
 """The model over the ranks: FSDP2 layer by layer, mixed precision, activations computed again, torch.compile.
 
 Only the first rank ever holds the whole model, on the host, where `start_model` draws or reads it; the others get one layer at a time and
-keep their shard. So a model may be as large as one host's memory, with any number of ranks on a host.
+keep their shard. So a model may be as large as one host's memory, with any number of ranks on a host. Matrices packed in 4 bits stay whole on every
+rank: they have no gradient, and a shard of one could not be unpacked.
 Ref: arXiv 2304.11277 (FSDP), arXiv 2410.06511 (the order: activations, compile, sharding).
 """
 
@@ -10,17 +11,20 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Iterable
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
 
 from planner.corpus import Corpus
 from planner.train.full.mesh import Ranks
 from planner.train.full.plan import Settings
 from planner.train.job import Job
+from planner.train.packed import constants, multiply_in, packed_again, packed_weights
 from planner.train.start import start_model
 
 
@@ -51,12 +55,25 @@ def build(job: Job, corpus: Corpus, ranks: Ranks, settings: Settings) -> nn.Modu
     dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
     filler = _Filler(model, whole, ranks)
-    for layer in layers:
-        filler.fill(layer)
-        fully_shard(layer, mesh=ranks.mesh, mp_policy=policy)
-    filler.fill(model)
-    fully_shard(model, mesh=ranks.mesh, mp_policy=policy)
+    for module in (*layers, model):
+        filler.fill(module)
+        fully_shard(module, mesh=ranks.mesh, mp_policy=policy, ignored_params=packed_weights(module))
+    multiply_in(model, dtype)
     return model
+
+
+def gathered(model: nn.Module, ranks: Ranks) -> dict[str, torch.Tensor]:
+    """Collect the whole weights that were trained on the first rank's host, a tensor at a time; elsewhere nothing."""
+    found: dict[str, torch.Tensor] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        value = parameter.detach()
+        if isinstance(value, DTensor):
+            value = value.full_tensor()
+        if ranks.first:
+            found[f"model.{name}"] = value.cpu().contiguous()
+    return found
 
 
 def decoder_layers(model: nn.Module, count: int) -> list[nn.Module]:
@@ -68,8 +85,12 @@ def decoder_layers(model: nn.Module, count: int) -> list[nn.Module]:
 
 def _skeleton(model: nn.Module) -> nn.Module:
     """Copy a model without the values of its parameters; what is tied stays tied, and buffers are kept."""
-    memo = {id(item): nn.Parameter(torch.empty_like(item, device="meta"), requires_grad=item.requires_grad) for item in model.parameters()}
-    return copy.deepcopy(model, memo)  # type: ignore[arg-type]
+    memo: dict[int, Any] = {
+        id(item): nn.Parameter(torch.empty(item.shape, dtype=item.dtype, device="meta"), requires_grad=item.requires_grad) for item in model.parameters()
+    }
+    for item in packed_weights(model):  # its layer holds its constants too
+        memo[id(cast(Any, item).quant_state)] = None
+    return copy.deepcopy(model, memo)
 
 
 class _Filler:
@@ -90,12 +111,19 @@ class _Filler:
 
     def _filled(self, item: nn.Parameter) -> nn.Parameter:
         if id(item) not in self._done:
+            stated = None
             if self._ranks.first:
-                value = self._values.pop(self._names[id(item)]).detach().to(self._ranks.device)
+                given = self._values.pop(self._names[id(item)])
+                if item.dtype == torch.uint8:
+                    stated = constants(given)
+                value = given.data.to(self._ranks.device)
             else:
                 value = torch.empty(item.shape, dtype=item.dtype, device=self._ranks.device)
             dist.broadcast(value, src=0)
-            self._done[id(item)] = nn.Parameter(value, requires_grad=item.requires_grad)
+            if item.dtype == torch.uint8:
+                self._done[id(item)] = packed_again(value, self._ranks.told(stated))
+            else:
+                self._done[id(item)] = nn.Parameter(value, requires_grad=item.requires_grad)
         return self._done[id(item)]
 
 

@@ -54,20 +54,23 @@ def allocation(corpus: Corpus, recipe: Recipe = RECIPE) -> Allocation:
     return Allocation({}, plan, plan, span, (size, size), span, (size, size), 0.1, 0.2, (), {"flops": 1.0}, (), {"share": [], "loss": []}, source)
 
 
-def adapted(corpus: Corpus, base: Path, recipe: Recipe = RECIPE) -> Allocation:
+def adapted(corpus: Corpus, base: Path, recipe: Recipe = RECIPE, method: str = "lora-both") -> Allocation:
     """Plan the same steps with one set of adapters on an open checkpoint."""
     answer, shape = allocation(corpus, recipe), Pretrained.open(base).shape
     plan = replace(answer.plan, params_non_embedding=float(shape.params_non_embedding), params_total=float(shape.params_total), shape=shape.to_dict())
-    return replace(answer, plan=plan, source={**answer.source, "method": "lora-both", "based": True})
+    return replace(answer, plan=plan, source={**answer.source, "method": method, "based": True})
 
 
 def lay(
-    folder: Path, corpus: Corpus, ranks: int = 1, settings: Settings = SETTINGS, recipe: Recipe = RECIPE, base: Path | None = None
-) -> Launch:
-    """Lay a run down, or change how it goes on."""
+    folder: Path, corpus: Corpus, ranks: int = 1, settings: Settings = SETTINGS, recipe: Recipe = RECIPE, base: Path | None = None,
+    method: str | None = None,
+) -> Launch:  # fmt: skip
+    """Lay a run down, or change how it goes on: in full by default, and on a base under one set of adapters."""
     path = folder.parent / f"{folder.name}.json"
     if not path.exists():
-        (adapted(corpus, base, recipe) if base else allocation(corpus, recipe)).save(path, {})
+        fresh = allocation(corpus, recipe)
+        answer = adapted(corpus, base, recipe, method or "lora-both") if base else replace(fresh, source={**fresh.source, "method": method or "full"})
+        answer.save(path, {})
     ready = prepare(path, folder, base=base)
     run = settle(ready, ranks, settings)
     lay_down(ready, run, course(ready, run, None))
