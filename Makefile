@@ -17,7 +17,7 @@ demo: .venv-demo/ready
 test: .venv-test/ready
 	.venv-test/bin/ruff check .
 	.venv-test/bin/mypy
-	OMP_NUM_THREADS=1 .venv-test/bin/python -m pytest
+	OMP_NUM_THREADS=1 .venv-test/bin/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
 .venv-test/ready: pyproject.toml
 	$(PYTHON) -m venv .venv-test

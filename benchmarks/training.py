@@ -138,7 +138,7 @@ def make_text(folder: Path) -> Path:
         for split in ("train", "heldout"):
             random.integers(0, VOCAB, 200_000).astype("uint16").tofile(folder / domain / f"{split}.bin")
             np.save(folder / domain / f"{split}.offsets.npy", np.arange(0, 200_001, 100))
-    entry = {"tokens_train": 200_000, "tokens_heldout": 200_000, "bytes_train": 400_000, "bytes_heldout": 400_000}
+    entry = {f"{what}_{split}": count for what, count in (("documents", 2000), ("tokens", 200_000), ("bytes", 400_000)) for split in ("train", "heldout")}
     body = {"fingerprint": "0", "vocab_size": VOCAB, "dtype": "uint16", "token_ids": {}, "domains": {"general": entry, "special": entry}}
     write_artifact(folder / "corpus.json", KIND, VERSION, body)
     return folder

@@ -224,7 +224,7 @@ def test_the_end_of_the_driver_loses_nothing(folder: Path, undisturbed: Path, bl
 
         wait_for(ready, "a state", 120)
         driver.send_signal(blow)
-        words = driver.communicate(timeout=60)[1]
+        words = driver.communicate(timeout=180)[1]
     finally:
         driver.kill()
         driver.wait()
@@ -245,7 +245,7 @@ def test_the_end_of_the_driver_loses_nothing(folder: Path, undisturbed: Path, bl
 )
 def test_a_cluster_that_is_not_there(folder: Path, address: str, sentence: str) -> None:
     runner = start(folder, "--engine", "ray", "--address", address)
-    words = runner.communicate(timeout=60)[1]
+    words = runner.communicate(timeout=180)[1]
     assert runner.returncode == 2 and sentence in words and "Traceback" not in words
 
 

@@ -44,7 +44,7 @@ def start(folder: Path, *options: str, env: dict[str, str] | None = None) -> sub
         signal.signal(signal.SIGINT, before)
 
 
-def wait_for(condition: Callable[[], object], what: str, seconds: float = 60.0) -> None:
+def wait_for(condition: Callable[[], object], what: str, seconds: float = 180.0) -> None:
     """Wait until something is so."""
     deadline = time.monotonic() + seconds
     while not condition():

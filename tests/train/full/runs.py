@@ -97,7 +97,7 @@ def start(folder: Path, faults: dict[str, Any] | None = None, ranks: int = 2) ->
 
 def finish(folder: Path, process: subprocess.Popen[bytes]) -> None:
     """Wait for ranks that must end well."""
-    assert process.wait(timeout=150) == 0, (folder / "log.txt").read_text()[-3000:]
+    assert process.wait(timeout=300) == 0, (folder / "log.txt").read_text()[-3000:]
 
 
 def at(folder: Path) -> int:
@@ -108,7 +108,7 @@ def at(folder: Path) -> int:
 
 def wait_for(folder: Path, process: subprocess.Popen[bytes], step: int) -> None:
     """Wait until ranks have done a step."""
-    ends = time.monotonic() + 120
+    ends = time.monotonic() + 300
     while at(folder) < step:
         assert process.poll() is None and time.monotonic() < ends, (folder / "log.txt").read_text()[-3000:]
         time.sleep(0.05)

@@ -84,7 +84,7 @@ def test_a_run_that_changes_its_ranks_ends_as_an_undisturbed_one(one: Path, corp
     process = start(folder, {"wait": 0.05})
     wait_for(folder, process, 47)
     process.send_signal(signal.SIGTERM)
-    process.wait(timeout=60)
+    process.wait(timeout=180)
     lay(folder, corpus, ranks=2, recipe=LORA, base=base)
     finish(folder, start(folder))
     assert largest(one, folder) < CLOSE

@@ -49,7 +49,7 @@ def test_ranks_started_by_hand_are_not_joined_by_a_second_launch(corpus: Corpus,
         assert (folder / "full.json").read_bytes() == laid
     finally:
         (folder / "stop").touch()
-        assert ranks.wait(timeout=60) == 0
+        assert ranks.wait(timeout=180) == 0
     assert holder_of(folder / STATES_FOLDER) is None
 
 
