@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from planner.allocate.optimum import interval, search
+from planner.allocate.optimum import crossed, interval, search
 from planner.allocate.plans import Size
 from planner.allocate.problem import Problem
 from planner.allocate.request import Request
-from planner.design.spec import MIN_TOKENS_PER_PARAMETER
 from planner.errors import DataError
 from planner.fit.fitted import FittedLaw
 from planner.fit.level import ENDS
 from planner.fit.support import NEAR
-from planner.ladder import LARGEST, SMALLEST
 from planner.laws.dual import Array
 
 SIZES = 90
@@ -53,7 +50,7 @@ class IsoFlop:
     """Share of specialist tokens in all tokens."""
     epochs_spec: Array
     inside: Any
-    """Whether the runs cover it on every axis, compute included; boolean."""
+    """Whether the runs cover it on every axis, compute and the least tokens per parameter included; boolean."""
     params_interval: tuple[float, float]
     """90 % interval of the best size over resamples, each with its own best split."""
 
@@ -69,7 +66,7 @@ class IsoFlop:
 
 
 def iso_flops(law: FittedLaw, budgets: Sequence[float], unique_spec: float) -> list[IsoFlop]:
-    """Find the best split at each size for several budgets.
+    """Find the best split at each size for several budgets without other limits.
 
     Args:
         law: the fitted law.
@@ -79,33 +76,43 @@ def iso_flops(law: FittedLaw, budgets: Sequence[float], unique_spec: float) -> l
     Raises:
         DataError: a budget is too small for any size.
     """
-    return [_curve(Problem.of(law, Request(flops, unique_spec))) for flops in budgets]
+    return [iso_flop(Problem.of(law, Request(flops, unique_spec))) for flops in budgets]
 
 
-def _curve(problem: Problem) -> IsoFlop:
+def iso_flop(problem: Problem) -> IsoFlop:
+    """Find the best split at each size that a request allows, whatever sizes it asks for.
+
+    Raises:
+        DataError: budget, text, memory or the limit on the general loss allow no size.
+    """
     flops, unique = problem.request.flops, problem.request.unique_spec
-    plans = problem.plans(_sizes(problem), FRACTIONS)
+    plans = crossed(problem, _sizes(problem), FRACTIONS)
+    if not len(plans):
+        problem.refuse_text()
     found = search(problem, plans)
+    expected = found.expected if problem.robust else found.guess
     of_size = [np.flatnonzero(plans.size == number) for number in np.unique(plans.size)]
-    best = np.array([rows[found.expected[rows].argmin()] for rows in of_size])
+    best = np.array([rows[expected[rows].argmin()] for rows in of_size])
+    best = best[np.isfinite(expected[best])]
+    if not len(best) and problem.retention is not None:
+        problem.retention.refuse(plans, problem.min_tokens_stage)
     low, high = np.exp(np.quantile(found.resamples[:, best], ENDS, axis=0))
     params, spec = plans.params[best], plans.tokens_spec[best]
     factors = problem.law.support.factors(params, plans.tokens_pt[best], spec, plans.unique_spec[best], plans.flops[best])
-    inside = np.max(list(factors.values()), axis=0) <= NEAR
-    return IsoFlop(
-        flops, unique, params, np.exp(found.expected[best]), low, high, plans.share[best], spec / unique, inside, interval(found, plans.params)
-    )
+    covered = [problem.trainable(plans.sizes[number], problem.min_tokens_per_param) for number in plans.size[best]]
+    inside = (np.max(list(factors.values()), axis=0) <= NEAR) & covered
+    return IsoFlop(flops, unique, params, np.exp(expected[best]), low, high, plans.share[best], spec / unique, inside, interval(found, plans.params))
 
 
 def _sizes(problem: Problem) -> tuple[Size, ...]:
     """List sizes evenly in ln N, with the costs and embeddings that the ladder has about there."""
-    flops = problem.request.flops
-    most = min(math.sqrt(flops / (problem.method.general.least_flops * MIN_TOKENS_PER_PARAMETER)), problem.text / problem.shortest)
-    least = most / SPAN
-    if problem.recipe is not None:
-        least, most = max(least, SMALLEST), min(most, LARGEST)
+    request = problem.request
+    asked = (*(request.params_range or ()), *request.params_among, *([request.params] if request.params else []))
+    free = replace(problem, beyond=True, request=replace(request, params=None, params_range=None, params_among=()))
+    smallest, most = free.size_range()
+    least = max(min([most / SPAN, *asked]), smallest)
     if most <= least:
-        raise DataError(f"{flops:.3g} FLOPs, or the text, are too few for the smallest model", remedy="give a larger budget or more text")
+        raise DataError(f"{request.flops:.3g} FLOPs, or the text, are too few for the smallest model", remedy="give a larger budget or more text")
     params = np.geomspace(least, most, SIZES)
     if problem.recipe is None:
         return tuple(Size(float(value), None, 6.0 * value, None) for value in params)
@@ -121,7 +128,7 @@ def _sizes(problem: Problem) -> tuple[Size, ...]:
     spec_cost = smooth([size.spec_cost for size in ladder])
     columns = zip(params, total, cost, spec_cost, strict=True)
     sizes = [Size(float(size), float(whole), float(token), None, float(spec)) for size, whole, token, spec in columns]
-    kept = [size for size in sizes if flops / size.flops_per_token >= max(MIN_TOKENS_PER_PARAMETER * size.params_non_embedding, problem.min_tokens_stage)]
+    kept = [size for size in sizes if problem.trainable(size, problem.shortest)]
     if not kept:
-        raise DataError(f"{flops:.3g} FLOPs are too few for any model of the recipe", remedy="give a larger budget")
+        raise DataError(f"{request.flops:.3g} FLOPs are too few for any model of the recipe", remedy="give a larger budget")
     return tuple(kept)

@@ -168,15 +168,20 @@ def coarse_near(problem: Problem, other: Search) -> Search:
 
 
 def _coarse(problem: Problem, sizes: tuple[Size, ...], each: bool) -> Search:
-    plans = problem.plans(sizes, FRACTIONS)
+    plans = crossed(problem, sizes, FRACTIONS)
     if not len(plans):
         problem.refuse_text()
-    shorter = problem.retention is not None or _general_harms(problem, plans)
-    plans = problem.plans(sizes, FRACTIONS, SHORTER) if shorter else plans
     kept = _keeping(problem, plans)
     if problem.retention is not None and not len(kept):
         problem.retention.refuse(plans, problem.min_tokens_stage)
     return _evaluated(problem, _hopeful(problem, kept, each))
+
+
+def crossed(problem: Problem, sizes: tuple[Size, ...], fractions: Array) -> Plans:
+    """Cross sizes with amounts of text, and where that may be better, of general text with less than could be taken."""
+    plans = problem.plans(sizes, fractions)
+    shorter = len(plans) and (problem.retention is not None or _general_harms(problem, plans))
+    return problem.plans(sizes, fractions, SHORTER) if shorter else plans
 
 
 def _general_harms(problem: Problem, plans: Plans) -> bool:

@@ -181,9 +181,9 @@ class Problem:
         asked = (self.request.params,) if self.request.params is not None else self.request.params_among
         if asked:
             sizes = [self.size(params) for params in asked]
-            trainable = tuple(size for size in sizes if self._trainable(size, self.shortest))
+            trainable = tuple(size for size in sizes if self.trainable(size, self.shortest))
             return trainable or self._refuse(min(sizes, key=lambda size: size.params_non_embedding), self.shortest)
-        least, most = self._range()
+        least, most = self.size_range()
         step = max(min(COARSEST, math.log(most / least) / SIZES), FINEST)
         if found := self.between(least, most, step):
             return found
@@ -213,7 +213,7 @@ class Problem:
             sizes = [self.size(value) for value in dict.fromkeys(values.tolist())]
         else:
             sizes = [sized(shape, self.recipe.seq_len, self.method) for shape in shapes_at(values, family=self.recipe.family, vocab=self.vocab)]
-        return tuple(size for size in sizes if self._trainable(size, self.min_tokens_per_param))
+        return tuple(size for size in sizes if self.trainable(size, self.min_tokens_per_param))
 
     def clipped(self, params_non_embedding: float) -> float:
         """Bring a size into the range to search: that asked for, or from far below the runs, on the ladder of shapes."""
@@ -232,23 +232,24 @@ class Problem:
             return TRAINED_BYTES * size.params_non_embedding / self.request.gpus
         return self.method.general.bytes_per_gpu(size.shape, self.request.gpus, self.recipe.seq_len)
 
-    def _trainable(self, size: Size, tokens_per_param: float) -> bool:
+    def trainable(self, size: Size, tokens_per_param: float) -> bool:
+        """Tell whether memory, budget and text allow a size with so many tokens for each parameter."""
         if not self.fits(size):
             return False
         needed = max(tokens_per_param * size.params_non_embedding, self.min_tokens_stage)
         return self.tokens(size) >= needed * (1 - ROUNDING) and self.text >= self.shortest * size.params_non_embedding * (1 - ROUNDING)
 
-    def _range(self) -> tuple[float, float]:
+    def size_range(self) -> tuple[float, float]:
         """Return the least size to search, which does not depend on the budget, and the largest that the budget can train."""
         cheapest = self.method.general.least_flops * self.min_tokens_per_param
         least, most = self.clipped(0.0), self.clipped(math.sqrt(self.request.flops / cheapest))
-        if self._trainable(self.size(most), self.min_tokens_per_param):
+        if self.trainable(self.size(most), self.min_tokens_per_param):
             return least, most
         # A token costs more than 6·N where there are embeddings and attention, and inference takes its part: the largest size is less.
         low, high = least, most
         for _ in range(HALVINGS):
             middle = math.sqrt(low * high)
-            low, high = (middle, high) if self._trainable(self.size(middle), self.min_tokens_per_param) else (low, middle)
+            low, high = (middle, high) if self.trainable(self.size(middle), self.min_tokens_per_param) else (low, middle)
         return least, low
 
     def _refuse(self, size: Size, tokens_per_param: float) -> NoReturn:

@@ -195,11 +195,11 @@ def allocate(
     elif not as_json and not base and wants_runs(answer):
         say(f"the runs that would say most about this decision: plan sweep design --flops BUDGET --decision {shlex.quote(str(out))}")
     if picture is not None:
-        _draw(picture, answer, fitted, bool(base))
+        _draw(picture, answer, fitted, of_general, robust, bool(base))
         say(f"written: {picture}")
 
 
-def _draw(picture: Path, answer: Any, law: FittedLaw, bases: bool) -> None:
+def _draw(picture: Path, answer: Any, law: FittedLaw, general: FittedLaw | None, robust: bool, bases: bool) -> None:
     """Draw an answer: of bases before and after; of one model the loss by split, or by size under a law that knows no split."""
     from planner.report.style import save
 
@@ -208,11 +208,13 @@ def _draw(picture: Path, answer: Any, law: FittedLaw, bases: bool) -> None:
 
         save(picture, lambda axes: draw_bases(axes, answer), panels=2, width=5.6, height=max(3.4, 0.6 * len(answer.choices)))
     elif law.members[0].law.stages == 1:
-        from planner.allocate.isoflop import iso_flops
-        from planner.report.plans import iso_flop
+        from planner.allocate.isoflop import iso_flop
+        from planner.allocate.problem import Problem
+        from planner.allocate.request import Request
+        from planner.report.plans import size_curve
 
-        curves = iso_flops(law, [answer.request["flops"]], answer.plan.unique_spec)
-        save(picture, lambda axes: iso_flop(axes[0], curves))
+        curve = iso_flop(Problem.of(law, Request.from_mapping(answer.request), general, robust=robust))
+        save(picture, lambda axes: size_curve(axes[0], answer, curve))
     else:
         from planner.report.plans import split_curve
 

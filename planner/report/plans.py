@@ -23,6 +23,8 @@ SAME_BUDGET = 1.1
 """Runs whose FLOPs are within this factor of a budget are drawn with its curve."""
 HIGHEST = 1.3
 """Curves are drawn up to this multiple of the highest of their minima."""
+MARGIN = 0.05
+"""Of the range of the losses, free above and below them."""
 OPTIMUM: dict[str, Any] = {"markeredgecolor": "black", "markersize": 7}
 
 
@@ -76,6 +78,35 @@ def iso_flop_shares(axis: Axes, curves: Sequence[IsoFlop]) -> None:
     axis.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     axis.set(xlabel="non-embedding parameters N", ylabel="share of specialist tokens in all tokens", title="Best split at each size")
     legend_below(axis, "budget: split at its least loss")
+
+
+def size_curve(axis: Axes, allocation: Allocation, curve: IsoFlop) -> None:
+    """Draw the best forecast loss by size under the limits of a request, the recommendation, and the sizes that were asked for.
+
+    Args:
+        axis: where.
+        allocation: the recommendation, under a law that knows no split.
+        curve: of its budget, its text and its limits.
+    """
+    plan, request = allocation.plan, allocation.request
+    axis.plot(curve.params, np.where(curve.inside, curve.loss, np.nan), "-", color=COLOURS[0], label="best loss at each size")
+    axis.plot(curve.params, curve.loss, ":", color=COLOURS[0], label="the same, outside the runs")
+    axis.fill_between(curve.params, curve.low, curve.high, color=COLOURS[0], alpha=0.13, linewidth=0, label="90 % interval of the law")
+    low, high = allocation.params_within
+    if low < high:
+        axis.axvspan(low, high, color=COLOURS[1], alpha=0.15, linewidth=0, label=f"within {100 * request.get('tolerance', TOLERANCE):.3g} % of the best")
+    ends = [request["params"]] if request.get("params") else request.get("params_range") or request.get("params_among") or []
+    for number, size in enumerate(ends):
+        axis.axvline(size, linestyle="--", linewidth=0.9, color=GREY, label=None if number else f"size{'s' * (len(ends) > 1)} asked for")
+    label = f"recommendation, 90 % interval of one run: {format_count(plan.params_non_embedding)}"
+    error = [[plan.loss - plan.loss_low], [plan.loss_high - plan.loss]]
+    axis.errorbar([plan.params_non_embedding], [plan.loss], error, fmt="o", color=COLOURS[2], capsize=4, label=label)
+    low, high = min(curve.low.min(), plan.loss_low), max(min(curve.high.max(), HIGHEST * plan.loss), plan.loss_high)
+    axis.set_ylim(low - MARGIN * (high - low), high + MARGIN * (high - low))
+    log_counts(axis)
+    text = f", {format_count(plan.unique_spec)} distinct tokens" if allocation.one_corpus else ""
+    axis.set(xlabel="non-embedding parameters N", ylabel="loss [nats/token]", title=f"Best loss at each size, {request['flops']:.3g} FLOPs{text}")
+    legend_below(axis)
 
 
 def split_curve(axis: Axes, allocation: Allocation, measured: Sequence[tuple[float, float]] = ()) -> None:

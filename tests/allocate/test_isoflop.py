@@ -1,13 +1,19 @@
-"""Iso-FLOP curves against brute force, their intervals, and where they end."""
+"""Iso-FLOP curves against brute force and against the answers whose figures they are, their intervals, and where they end."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from planner.allocate.isoflop import IsoFlop, iso_flops
+from planner.allocate.allocate import allocate
+from planner.allocate.isoflop import IsoFlop, iso_flop, iso_flops
+from planner.allocate.problem import Problem
 from planner.errors import DataError
 from planner.fit.fitted import FittedLaw
 from planner.flops import flops_per_token
 from planner.ladder import shape_for
+from planner.laws import LAWS
+from tests.allocate.problems import ONE_STAGE, random_law, random_request
 from tests.conftest import true_log_loss
 
 BUDGETS = [1e12, 3e12, 1.2e13]
@@ -50,3 +56,24 @@ def test_curves_tell_where_the_runs_end(curves: list[IsoFlop], fitted: FittedLaw
 def test_a_tiny_budget_is_refused(fitted: FittedLaw) -> None:
     with pytest.raises(DataError, match="too few"):
         iso_flops(fitted, [1e6], UNIQUE)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2, *range(4, 12)])  # the memory of the third holds no size that it asks for
+def test_the_recommendation_lies_on_the_curve_of_its_limits(seed: int) -> None:
+    random = np.random.default_rng([7, seed])
+    repeats = seed % 2 == 1
+    law = random_law(LAWS["repetition-penalty"] if repeats else ONE_STAGE[0], random)
+    request = random_request(random)
+    request = replace(request, general_tokens=None if repeats else request.general_tokens, memory_per_gpu=8e6 if seed % 3 == 0 else None)
+    request = replace(request, training_flops=0.4 * request.flops if seed % 4 == 0 else None)
+    robust = seed % 5 > 0
+    plan = allocate(law, request, robust=robust, allow_extrapolation=True).plan
+    curve = iso_flop(Problem.of(law, request, robust=robust))
+    assert curve.params.min() <= plan.params_non_embedding * 1.001 and plan.params_non_embedding <= curve.params.max() * 1.05
+    here = np.exp(np.interp(np.log(plan.params_non_embedding), np.log(curve.params), np.log(curve.loss)))
+    # Real shapes scatter about the curve, in cost and in embeddings.
+    assert plan.loss == pytest.approx(here, rel=0.02 if law.source else 2e-3)
+    if not law.source and not (request.params or request.params_range or request.params_among):
+        searched = max(size.params_non_embedding for size in Problem.of(law, request).sizes())
+        assert plan.loss <= curve.loss[curve.params <= searched].min() * (1 + 1e-4)
+        assert not curve.inside[curve.params > 1.001 * searched].any()

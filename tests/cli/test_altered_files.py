@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from planner.allocate.allocation import Allocation
+from planner.allocate.isoflop import IsoFlop
 from planner.corpus.store import Corpus
 from planner.fit.fitted import FittedLaw
 from tests.cli.test_bad_input import refused
@@ -154,7 +156,12 @@ def test_the_figure_of_a_law_of_one_stage_is_drawn_by_size(tmp_path: Path, monke
     table += [f"{n:g},{n * r:g},{1.7 + 400 / n**0.34 + 400 / (n * r) ** 0.28}" for n in (1e7, 3e7, 1e8, 3e8, 1e9) for r in (5, 20, 80)]
     (tmp_path / "runs.csv").write_text("\n".join(table))
     assert run("fit", str(tmp_path / "runs.csv"), "--law", "chinchilla", "--no-figures")[0] == 0
-    drawn: list[object] = []
-    monkeypatch.setattr(plans, "iso_flop", lambda axis, curves: drawn.extend(curves))
-    code, _, words = run("allocate", "--law", str(tmp_path), "--flops", "1e20", "--figure", "--out", str(tmp_path / "a.json"))
-    assert code == 0 and [curve.flops for curve in drawn] == [1e20] and (tmp_path / "a.png").is_file(), words
+    drawn: list[tuple[Allocation, IsoFlop]] = []
+    monkeypatch.setattr(plans, "size_curve", lambda axis, answer, curve: drawn.append((answer, curve)))
+    asked = ("allocate", "--law", str(tmp_path), "--flops", "1e20", "--figure", "--out", str(tmp_path / "a.json"))
+    for limits in ((), ("--inference-tokens", "20B"), ("--general-tokens", "15B")):
+        code, _, words = run(*asked, *limits)
+        assert code == 0 and (tmp_path / "a.png").is_file(), words
+        answer, curve = drawn.pop()
+        assert curve.flops == 1e20 and curve.params[curve.best] == pytest.approx(answer.plan.params_non_embedding, rel=0.05)
+        assert curve.loss.min() == pytest.approx(answer.plan.loss, rel=1e-3)

@@ -6,11 +6,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from planner.allocate.allocate import allocate
 from planner.allocate.base import Base
 from planner.allocate.bases import allocate_bases
 from planner.allocate.domains.allocate import allocate_domains
 from planner.allocate.domains.request import Domain, DomainsRequest
 from planner.allocate.isoflop import IsoFlop, iso_flops
+from planner.allocate.isoflop import iso_flop as iso_flop_of
+from planner.allocate.problem import Problem
 from planner.allocate.request import Request
 from planner.fit.data import FitData
 from planner.fit.fit import fit
@@ -22,9 +25,10 @@ from planner.report.choice import law_scores, profiles, start_agreement
 from planner.report.domains import MOST, domains
 from planner.report.law import size_slices, token_slices
 from planner.report.learning_rates import learning_rates
-from planner.report.plans import iso_flop, iso_flop_shares
+from planner.report.plans import iso_flop, iso_flop_shares, size_curve
 from planner.report.residuals import ALONG, forecasts, holdout, residuals
 from planner.report.style import log_counts, sheet
+from planner.units import format_count
 
 BUDGETS = [1e12, 4e12]
 
@@ -203,6 +207,19 @@ def test_iso_flop_curves_mark_their_optimum(fitted: FittedLaw, synthetic: FitDat
     for curve in curves:
         crosses = [line for line in axes[0].lines if line.get_marker() == "x" and len(line.get_xdata())]
         assert crosses, curve.flops
+
+
+def test_the_curve_of_sizes_marks_the_recommendation_and_what_was_asked_for(chinchilla: FittedLaw) -> None:
+    for number, asked in enumerate(({"params": 1e8}, {"params_range": (5e7, 1e8)}, {"params_among": (5e7, 1e8, 2e8)}, {"general_tokens": 1e10})):
+        request = Request(1e19, 1.0, **asked)
+        answer = allocate(chinchilla, request)
+        axis, render = drawn()
+        size_curve(axis, answer, iso_flop_of(Problem.of(chinchilla, request)))
+        render()
+        marked = [line for line in axis.lines if line.get_marker() == "o"]
+        assert [(float(line.get_xdata()[0]), float(line.get_ydata()[0])) for line in marked] == [(answer.plan.params_non_embedding, answer.plan.loss)]
+        assert sum(line.get_linestyle() == "--" for line in axis.lines) == (1, 2, 3, 0)[number]
+        assert "specialist" not in axis.get_title() + axis.get_ylabel() and format_count(answer.plan.params_non_embedding) in words(axis)[-1]
 
 
 def test_an_optimum_at_the_end_is_none() -> None:
