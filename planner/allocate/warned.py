@@ -22,6 +22,8 @@ LARGER = 1.1
 """Factor in size by which the memory is asked whether it binds."""
 LOWER = 0.05
 """By how much a loss beyond the runs must be lower to be told of [%]."""
+TAKEN = 0.98
+"""Share of what there is from which on it counts as taken whole."""
 OVER = 1e-6
 """Share by which a plan may pass its budget before that is said."""
 
@@ -60,7 +62,7 @@ def warnings_of(problem: Problem, whole: Search, plan: Plan, extrapolation: dict
             f"stage of {MIN_STEPS} steps takes {format_count(problem.min_tokens_stage)}; more passes (--max-epochs) or smaller batches would use it"
         )
     found += _left_over(problem, plan)
-    if plan.tokens_spec > 0.98 * problem.max_tokens_spec and plan.tokens_pt > 0:
+    if plan.tokens_spec > TAKEN * problem.max_tokens_spec and plan.tokens_pt > 0:
         found.append(f"the limit of {problem.max_epochs:.3g} epochs binds: more specialist text, or more passes, might lower the loss")
     chosen = request.params is not None or request.params_range or request.params_among or request.memory_per_gpu is not None
     ends = (min(whole.plans.params), max(whole.plans.params))
@@ -68,17 +70,25 @@ def warnings_of(problem: Problem, whole: Search, plan: Plan, extrapolation: dict
     if problem.at_floor(whole.plans.sizes[whole.plans.size[whole.best]]):
         found += _bounded(problem, whole)
     elif (seen := plan.tokens_pt + plan.tokens_spec) < AT_FLOOR * problem.shortest * plan.params_non_embedding and not request.params:
-        text = format_count(problem.text)
-        taken = "" if seen > 0.99 * problem.text else f", of which the plan takes {format_count(seen)}"
-        found.append(
-            f"the text bounds the size: with its passes it makes {text} tokens{taken}, and no plan is searched that has fewer than "
-            f"{problem.shortest:g} a parameter"
-        )
+        found.append(_short(problem, plan, seen))
     elif not chosen and len({size.params_non_embedding for size in whole.plans.sizes}) > 2 and at_end:
         found.append(
             f"the best size is at an end of the sizes searched, {format_count(ends[0])} to {format_count(ends[1])}: the law sees no optimum inside"
         )
     return found
+
+
+def _short(problem: Problem, plan: Plan, seen: float) -> str:
+    """Say of a plan of hardly more tokens than its size must have whether it is the text that there is no more of."""
+    usable = problem.general_tokens if problem.general_tokens >= problem.min_tokens_stage else 0.0
+    if plan.tokens_pt < TAKEN * usable:
+        ratio = seen / plan.params_non_embedding
+        return f"the size is bounded by the {problem.shortest:g} tokens for each parameter that every plan has at least: this one has {ratio:.3g}"
+    taken = "" if seen > 0.99 * problem.text else f", of which the plan takes {format_count(seen)}"
+    return (
+        f"the text bounds the size: with its passes it makes {format_count(problem.text)} tokens{taken}, and no plan is searched that has fewer than "
+        f"{problem.shortest:g} a parameter"
+    )
 
 
 def warnings_of_compromise(problem: Problem, plan: Plan, own: Mapping[str, tuple[float, float]]) -> list[str]:
@@ -113,10 +123,10 @@ def _left_over(problem: Problem, plan: Plan) -> list[str]:
     if (request.training_flops or np.inf) < 1.02 * plan.flops:
         why = "is left over: the time that training may take binds, and not the budget"
     elif problem.one_corpus:
-        bound = plan.tokens_spec > 0.98 * problem.max_tokens_spec
+        bound = plan.tokens_spec > TAKEN * problem.max_tokens_spec
         passes = f"{problem.max_epochs:.3g} passes"
         why = f"buys nothing: no more than {passes} are allowed" if bound else "is left over: further passes are forecast to harm"
-    elif request.general_tokens and plan.tokens_pt > 0.98 * request.general_tokens:
+    elif request.general_tokens and plan.tokens_pt > TAKEN * request.general_tokens:
         before, why = "the general text binds: ", "buys nothing, since the law knows no second pass over it"
     elif plan.tokens_pt == 0 and (request.general_tokens or np.inf) < problem.min_tokens_stage:
         why = f"is left over: the general text is too little for a stage of {MIN_STEPS} steps, and more of the other is forecast to harm"

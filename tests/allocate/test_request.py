@@ -115,6 +115,18 @@ def test_a_model_has_no_more_parameters_than_its_text_can_train(fitted: FittedLa
         allocate(fitted, replace(request, params=3e6), allow_extrapolation=True)
 
 
+@pytest.mark.parametrize("general_tokens", [None, 1e12])
+def test_text_that_is_left_over_bounds_nothing(general_tokens: float | None) -> None:
+    """Under a limit on the general loss a larger model after fewer tokens has less to lose, down to the fewest that a plan may have."""
+    computing = ROOT / "sweeps" / "computing"
+    law, general = FittedLaw.load(computing / "law.json"), FittedLaw.load(computing / "replay" / "law_general.json")
+    answer = allocate(law, Request(1e14, 2e5, general_tokens=general_tokens, max_general_rise=0.05), general=general)
+    plan = answer.plan
+    assert plan.tokens_pt + plan.tokens_spec < 2.2 * plan.params_non_embedding
+    assert not any("the text bounds" in text for text in answer.warnings)
+    assert any("the size is bounded by the 2 tokens for each parameter" in text for text in answer.warnings)
+
+
 @pytest.mark.parametrize(
     ("request_of", "message"),
     [
