@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,8 @@ from planner.allocate.allocation import KNOWS_NO_TEXT, PASSES, Allocation, Arm, 
 from planner.allocate.beyond import beyond, refuse_far
 from planner.allocate.closer import closest, closest_guess, spread
 from planner.allocate.describe import describe, priced, realised, resampled
-from planner.allocate.early import mixed_arm
-from planner.allocate.optimum import MOST_RESAMPLES, Search, coarse, interval, profile, reaching, within
+from planner.allocate.early import Held, mixed_arm, warnings_of_mixed
+from planner.allocate.optimum import MOST_RESAMPLES, Search, coarse, interval, profile, reaching, search, within
 from planner.allocate.plans import Plans, Size
 from planner.allocate.problem import Problem
 from planner.allocate.request import Request
@@ -51,9 +52,13 @@ def allocate(
     whole = coarse(problem)
     close = closest(problem, whole)
     everything = spread(problem, whole, close)
-    guess = realised(replace(problem, robust=False), *closest_guess(problem, whole))
+    guessed = closest_guess(problem, whole)
+    guess = realised(replace(problem, robust=False), *guessed)
     plan = realised(problem, close.plans, close.best) if robust else guess
     mine, every = resampled(problem, plan, MOST_RESAMPLES), resampled(problem, plan)
+    exact = close.plans.rows([close.best]) if robust else search(problem, guessed[0].rows([guessed[1]])).plans
+    rounding = float((every - problem.law.log_loss_resamples(problem.points(exact))[:, 0]).mean() - exact.added[0])
+    held = partial(behind, mine=every, rounding=max(0.0, rounding))
     regret = 100 * np.expm1(np.maximum(mine - everything.resamples.min(1), 0.0))
     extrapolation = beyond(law, plan)
     if not allow_extrapolation:
@@ -71,10 +76,10 @@ def allocate(
     own = {name: reaching(interval(everything, of), mine) for name, (of, mine) in values.items()}
     as_good = {name: reaching(within(everything, of, request.tolerance), mine) for name, (of, mine) in values.items()}
     if problem.one_corpus:
-        arms = [_passes(problem, name, most, every) for name, most in PASSES.items()]
+        arms = [_passes(problem, name, most, held) for name, most in PASSES.items()]
     else:
-        arms = [_arm(problem, name, share, every, candidates) for name, share in ARMS]
-        arms.append(mixed_arm(problem, every, candidates))
+        arms = [_arm(problem, name, share, held, candidates) for name, share in ARMS]
+        arms.append(mixed_arm(problem, held, candidates))
     return Allocation(
         request={**request.to_dict(), "max_epochs": problem.max_epochs},
         plan=plan,
@@ -86,13 +91,13 @@ def allocate(
         regret_expected_percent=float(regret.mean()),
         regret_90_percent=float(np.quantile(regret, LEVEL)),
         arms=tuple(arms),
-        alternatives=tuple(_alternatives(problem, everything, plan, every)),
+        alternatives=tuple(_alternatives(problem, everything, plan, float(every.mean()), held)),
         worths=tuple(prices),
         exchange=exchange,
         extrapolation=extrapolation,
         warnings=(
             *warnings_of(problem, whole, searched, extrapolation), *warnings_of_compromise(problem, searched, own),
-            *warnings_of_replay(problem, plan, kept, float(every.mean())),
+            *warnings_of_replay(problem, plan, kept, float(every.mean())), *warnings_of_mixed(law, arms[-1]),
         ),
         curve={"share": shares.tolist(), "loss": losses.tolist()},
         source=law.origin,
@@ -116,7 +121,7 @@ def best_plan(problem: Problem) -> Plan:
     return priced(problem, realised(problem, close.plans, close.best))
 
 
-def _arm(problem: Problem, name: str, share: float, mine: Any, sizes: tuple[Size, ...]) -> Arm:
+def _arm(problem: Problem, name: str, share: float, held: Held, sizes: tuple[Size, ...]) -> Arm:
     """Find the best plan with a given share of specialist tokens."""
     if share > 0 and problem.one_stage:
         return Arm(name, None, None, None, KNOWS_NO_TEXT)
@@ -128,10 +133,10 @@ def _arm(problem: Problem, name: str, share: float, mine: Any, sizes: tuple[Size
     if not np.isfinite(found.expected).any():
         return Arm(name, None, None, None, "would exceed the limit on the general loss")
     best = describe(problem, found.plans, found.best)
-    return Arm(name, priced(problem, best), *behind(resampled(problem, best), mine))
+    return Arm(name, priced(problem, best), *held(resampled(problem, best)))
 
 
-def _passes(problem: Problem, name: str, most: float, mine: Any) -> Arm:
+def _passes(problem: Problem, name: str, most: float, held: Held) -> Arm:
     """Find the best plan of at most some passes over the one corpus."""
     if most > problem.max_epochs:
         return Arm(name, None, None, None, f"more than the {problem.max_epochs:.3g} that are allowed")
@@ -141,10 +146,10 @@ def _passes(problem: Problem, name: str, most: float, mine: Any) -> Arm:
     except DataError as error:
         return Arm(name, None, None, None, error.message)
     best = realised(fewer, found.plans, found.best)
-    return Arm(name, best, *behind(resampled(problem, best), mine))
+    return Arm(name, best, *held(resampled(problem, best)))
 
 
-def _alternatives(problem: Problem, found: Search, plan: Plan, mine: Any) -> Iterator[Arm]:
+def _alternatives(problem: Problem, found: Search, plan: Plan, mine: float, held: Held) -> Iterator[Arm]:
     """Find, among the plans that are as good, the smallest model and the fewest passes; such as are hardly simpler are left out."""
     plans = found.plans
     good = np.flatnonzero(found.expected <= found.expected.min() + np.log1p(problem.request.tolerance))
@@ -153,10 +158,10 @@ def _alternatives(problem: Problem, found: Search, plan: Plan, mine: Any) -> Ite
     ):  # fmt: skip
         rows = good[values[good] <= SIMPLER * mine_now] if mine_now > 0 else good[:0]
         ordered = rows[np.lexsort((found.expected[rows], values[rows]))]
-        number = _first_as_good(problem, plans, ordered, float(mine.mean()))
+        number = _first_as_good(problem, plans, ordered, mine)
         if number is not None:
             other = describe(problem, plans, number)
-            yield Arm(name, priced(problem, other), *behind(resampled(problem, other), mine))
+            yield Arm(name, priced(problem, other), *held(resampled(problem, other)))
 
 
 def _first_as_good(problem: Problem, plans: Plans, ordered: Any, mine: float) -> int | None:

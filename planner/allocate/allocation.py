@@ -77,17 +77,26 @@ class Arm:
     plan: Plan | None
     """None where the budget or the passes do not allow it."""
     worse_percent: float | None
-    """How much higher its loss is than the recommendation's, in the mean of ln L over the resamples, which the recommendation is chosen by."""
+    """How much higher its loss is than the recommendation's, in the mean of ln L over the resamples, which the recommendation is chosen by; 0 where it is
+    lower by no more than whole steps cost the recommendation."""
     probability: float | None
     """Share of the resamples under which the recommendation is better."""
     note: str = ""
 
 
-def behind(theirs: Array, mine: Array) -> tuple[float, float]:
-    """Return by how much a plan is behind the recommendation [% of the loss], and in which share of the resamples, from ln L under each."""
+def behind(theirs: Array, mine: Array, rounding: float = 0.0) -> tuple[float, float]:
+    """Return by how much a plan is behind the recommendation [% of the loss], and in which share of the resamples, from ln L under each.
+
+    Args:
+        theirs: of the plan, shape (resamples,).
+        mine: of the recommendation, of the same shape.
+        rounding: what whole steps cost the recommendation in the mean; a plan that is better by no more than that is not better.
+    """
     difference = theirs - mine
+    mean = float(difference.mean())
+    mean = min(mean + rounding, 0.0) if mean < 0 else mean
     # Rounded to steps the recommendation may be the other itself; equal is not better.
-    return 100 * float(np.expm1(difference.mean())) + 0.0, float((difference > 1e-6).mean())
+    return 100 * float(np.expm1(mean)) + 0.0, float((difference > 1e-6).mean())
 
 
 @dataclass(frozen=True)

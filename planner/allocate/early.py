@@ -2,31 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 
-from planner.allocate.allocation import Arm, Plan, behind
+from planner.allocate.allocation import Arm, Plan
 from planner.allocate.describe import written
 from planner.allocate.plans import Plans, Size
 from planner.allocate.problem import Problem
 from planner.fit.early import Early
-from planner.fit.fitted import Forecast
+from planner.fit.fitted import FittedLaw, Forecast
 from planner.fit.level import Z
 from planner.laws import Points
 from planner.laws.dual import Array
+from planner.units import format_count
 
+Held = Callable[[Array], tuple[float, float]]
+"""Returns from ln L of a plan under each resample how far it is behind the recommendation, as `allocation.behind` does."""
 NAME = "mixed in from the start"
 SHARES = 25
 """Tried between the least and the greatest share that runs had."""
 
 
-def mixed_arm(problem: Problem, mine: Array, sizes: tuple[Size, ...]) -> Arm:
+def mixed_arm(problem: Problem, held: Held, sizes: tuple[Size, ...]) -> Arm:
     """Find the best plan with all specialist text inside the general stage.
 
     Args:
         problem: the request.
-        mine: ln L of the recommendation under the resamples, shape (resamples,).
+        held: holds ln L of a plan under the resamples, shape (resamples,), against the recommendation.
         sizes: to choose among.
     """
     early = problem.law.early
@@ -44,7 +48,21 @@ def mixed_arm(problem: Problem, mine: Array, sizes: tuple[Size, ...]) -> Arm:
     one = part.rows([number])
     best = _describe(problem, one, early)
     note = "an early token is worth {:.2g} ({:.2g} to {:.2g}) of a specialist stage".format(early.worth, *early.interval)
-    return Arm(NAME, best, *behind(_resampled(problem, one, early), mine), note)
+    return Arm(NAME, best, *held(_resampled(problem, one, early)), note)
+
+
+def warnings_of_mixed(law: FittedLaw, arm: Arm) -> list[str]:
+    """Say why the arm is not recommended where it is forecast better than the recommendation, and how to decide."""
+    better = -round(arm.worse_percent or 0.0, 2)
+    if arm.name != NAME or arm.plan is None or arm.probability is None or law.early is None or better <= 0:
+        return []
+    plan, early = arm.plan, law.early
+    return [
+        f"{NAME} is forecast {better:.2f} % lower than the recommendation, in {1 - arm.probability:.0%} of the refits, and is not recommended, since one "
+        f"number forecasts it, fitted to {early.rows} runs that lie {early.off_percent:.2g} % around the law, and plan launch trains no early text: to "
+        f'decide, train both as cells of a sweep, this one with tokens_pt = "{format_count(plan.tokens_pt)}", tokens_spec = 0 and '
+        f"early_fraction = {plan.share_spec:.3g}"
+    ]
 
 
 def _counted(problem: Problem, plans: Plans, worth: float) -> list[Points]:

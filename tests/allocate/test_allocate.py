@@ -271,7 +271,8 @@ def test_the_losses_that_are_shown_are_those_that_the_plans_are_ranked_by(fitted
     answer = allocate(unsure, Request(1e12, 2e5))
     for arm in (*answer.arms, *answer.alternatives):
         if arm.plan is not None and arm.worse_percent is not None:
-            assert arm.worse_percent == pytest.approx(100 * (arm.plan.loss / answer.plan.loss - 1), abs=1e-6), arm.name
+            # What is better by the recommendation's whole steps alone is not better.
+            assert arm.worse_percent == pytest.approx(max(100 * (arm.plan.loss / answer.plan.loss - 1), 0), abs=1e-6), arm.name
             assert arm.plan.loss_low < arm.plan.loss < arm.plan.loss_high
     points = unsure.points({"non_embedding": [answer.plan.params_non_embedding]}, [answer.plan.tokens_pt], [answer.plan.tokens_spec], [2e5])
     guess = allocate(unsure, Request(1e12, 2e5), robust=False).plan

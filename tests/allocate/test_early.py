@@ -49,6 +49,15 @@ def test_a_worth_of_little_makes_it_worse_and_of_much_better(fitted: FittedLaw) 
     assert worse[0].probability == 1.0 and worse[0].worse_percent > worse[1].worse_percent
 
 
+def test_what_is_better_than_the_recommendation_is_told_with_why_it_is_not_recommended(fitted: FittedLaw) -> None:
+    for worth, told in ((0.05, False), (5.0, True)):
+        answer, found = arm(measured(fitted, worth))
+        said = [text for text in answer.warnings if text.startswith(NAME)]
+        assert len(said) == told == (found.worse_percent < 0)
+    assert f"is forecast {-found.worse_percent:.2f} % lower than the recommendation, in {1 - found.probability:.0%} of the refits" in said[0]
+    assert "fitted to 9 runs" in said[0] and f"early_fraction = {found.plan.share_spec:.3g}" in said[0]
+
+
 def test_its_inference_is_written_beside_its_training(fitted: FittedLaw) -> None:
     request = replace(REQUEST, inference_tokens=2e6)
     plan = next(item for item in allocate(measured(fitted, 0.5), request).arms if item.name == NAME).plan
