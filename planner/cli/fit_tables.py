@@ -41,7 +41,8 @@ def show(law: FittedLaw) -> None:
          f"{score['mean']:.2f}" if score["held"] else "", score["status"]]
         for score in law.scores[:12]
     ]  # fmt: skip
-    caption = "mean absolute error in % of the loss where a slice is left out and forecast; * chosen" + (
+    untried = "; one without was not tried, and may fit better than its few starts" if any(not score["held"] for score in law.scores[:12]) else ""
+    caption = f"mean absolute error in % of the loss where a slice is left out and forecast; * chosen{untried}" + (
         f"; {len(law.scores) - 12} worse laws not shown (law.json has them)" if len(law.scores) > 12 else ""
     )
     table("Laws by held-out error", ["law", "N", "parameters", "fit", *names, "mean", "status"], rows, caption=caption)

@@ -9,7 +9,7 @@ import numpy as np
 
 from planner.fit.diagnosis import Diagnosis, diagnose
 from planner.fit.solver import DELTAS, EARLY_TOLERANCE, TOLERANCE, Solution, objective, solve
-from planner.fit.starts import draw_starts
+from planner.fit.starts import DRAWS_A_START, draw_starts
 from planner.laws import Law, Points
 from planner.laws.dual import Array
 
@@ -60,7 +60,7 @@ class Estimate:
 
 def estimate(
     law: Law, points: Points, log_loss: Array, random: np.random.Generator, *, starts: int = STARTS, warm: Array | None = None,
-    deltas: tuple[float, ...] = DELTAS,
+    deltas: tuple[float, ...] = DELTAS, draws: int = DRAWS_A_START,
 ) -> Estimate:  # fmt: skip
     """Fit a law.
 
@@ -72,10 +72,11 @@ def estimate(
         starts: drawn starts to solve.
         warm: further starts, shape (any, parameters).
         deltas: Huber's δ, largest first; the last is the objective's.
+        draws: of which the best one becomes a start.
     """
     theta = np.empty((0, len(law.parameters))) if warm is None else warm
     if starts:
-        theta = np.vstack([theta, draw_starts(law, points, log_loss, random, starts)])
+        theta = np.vstack([theta, draw_starts(law, points, log_loss, random, starts, draws)])
     solved = len(theta)
     weights = np.ones((1, points.count))
     value = objective(law, theta, points, log_loss, weights, deltas[0])

@@ -21,6 +21,8 @@ DECADE = 9.0
 """Sizes that span less are warned of; realised shapes miss a round decade by a little."""
 TRUNK = 3
 """Runs off one trunk from which its luck shows in a fit."""
+SAME_LOSS = 1e-6
+"""Spread of ln L under which all losses are one."""
 SAME = 0.05
 """Spread of a logarithm under which values count as one."""
 NEARLY = 0.2
@@ -37,6 +39,8 @@ def check(data: FitData) -> None:
     """
     if data.count < MIN_ROWS:
         raise DataError(f"only {data.count} runs can be used for a fit (the rest are flagged or have no loss)", remedy=f"train at least {MIN_ROWS}")
+    if np.ptp(data.log_loss) < SAME_LOSS:
+        raise DataError(f"all losses are {np.exp(data.log_loss[0]):.4g}, and there is nothing to learn a law from", remedy="check the column of losses")
     sizes = levels(data.params_by["non_embedding"])
     if len(sizes) < MIN_SIZES:
         raise DataError(f"the runs have {len(sizes)} distinct model sizes, and a law in size needs {MIN_SIZES}", remedy="train more sizes, best five")
