@@ -14,7 +14,7 @@ from planner.fit.data import FitData
 from planner.fit.diagnosis import WILD
 from planner.fit.fitted import FittedLaw
 from planner.fit.holdout import mean_absolute_percent, slices
-from planner.fit.identify import check, reason_against
+from planner.fit.identify import check, check_losses, reason_against
 from planner.fit.member import Member
 from planner.fit.profile import along, ridge
 from planner.fit.resample import draw_weights, fit_weighted, scheme_for
@@ -64,6 +64,7 @@ def fit(
     check(data)
     tables = [data.under(kind) for kind in params_kinds or data.params_by]
     laws = candidates(data) if law == "auto" else [_suited(item, data) for item in laws_named(law)]
+    check_losses(data)
     names = [law.name for law in laws]
     aside = pool.submit(_forecast_largest, tables, names, seed) if pool is not None and largest else None
     scores = score_laws(tables, laws, seed, lambda name, share: tell(f"fitting {name}", (0.4 if aside is None else 0.7) * share))

@@ -39,8 +39,6 @@ def check(data: FitData) -> None:
     """
     if data.count < MIN_ROWS:
         raise DataError(f"only {data.count} runs can be used for a fit (the rest are flagged or have no loss)", remedy=f"train at least {MIN_ROWS}")
-    if np.ptp(data.log_loss) < SAME_LOSS:
-        raise DataError(f"all losses are {np.exp(data.log_loss[0]):.4g}, and there is nothing to learn a law from", remedy="check the column of losses")
     sizes = levels(data.params_by["non_embedding"])
     if len(sizes) < MIN_SIZES:
         raise DataError(f"the runs have {len(sizes)} distinct model sizes, and a law in size needs {MIN_SIZES}", remedy="train more sizes, best five")
@@ -53,6 +51,16 @@ def check(data: FitData) -> None:
     if data.repeats or data.two_stage:
         _check_repetition(data)
     _check_trunks(data)
+
+
+def check_losses(data: FitData) -> None:
+    """Refuse losses that are all the same.
+
+    Raises:
+        DataError: they are.
+    """
+    if np.ptp(data.log_loss) < SAME_LOSS:
+        raise DataError(f"all losses are {np.exp(data.log_loss[0]):.4g}, and there is nothing to learn a law from", remedy="check the column of losses")
 
 
 def levels(values: Array) -> Array:
