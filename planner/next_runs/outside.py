@@ -22,8 +22,8 @@ from planner.next_runs.target import Target
 from planner.units import format_count
 
 TOO_SMALL = 10.0
-"""Factor below the law's smallest run from which runs tell nothing of the law. Of Chinchilla's runs, those 8 to 12 times smaller than the smallest that
-was fitted lie 2 % (fitted from 0.59B) and 14 % (from 1.3B) off the law, where the noise of a run is 0.5 %; of `medicine`, those 4 times smaller 5 to 18 %."""
+"""Factor below the law's smallest run from which a design is refused. Of Chinchilla's runs, those 8 to 12 times smaller than the smallest that was fitted
+lie 2 % (fitted from 0.59B) and 14 % (from 1.3B) off the law, where the noise of a run is 0.5 %; of `medicine`, those 4 times smaller 5 to 18 %."""
 MARGIN = 1.2
 """Of the budget that is named as enough, for shapes that do not meet their size and for rounding."""
 
