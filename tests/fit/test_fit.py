@@ -20,7 +20,7 @@ from planner.fit.fitted import FittedLaw
 from planner.fit.holdout import slices
 from planner.fit.identify import check
 from planner.fit.select import choose, score_laws
-from planner.fit.support import Support
+from planner.fit.support import RAY, Support
 from planner.laws import LAWS, Points, Reference
 from planner.runs import read_runs
 from tests.conftest import TRUTH, true_log_loss
@@ -118,6 +118,17 @@ def test_support_tells_how_far(synthetic: FitData) -> None:
     assert support.distance([3.2e6], [4.5e7], [0.0], [np.nan])[0] == pytest.approx(np.log(3.2e6 * 4.5e7 / most))
     assert support.distance([3.2e6], [4e6], [0.0], [np.nan])[0] == pytest.approx(np.log(10))
     assert support.distance([1e5], [1e5], [3e5], [1e5])[0] == 0  # between zero, which was trained, and the least tokens_pt
+
+
+def test_the_box_of_two_tables_is_that_of_their_rows_together(synthetic: FitData) -> None:
+    random = np.random.default_rng(0)
+    for _ in range(20):
+        first = (synthetic.params < random.choice([3e4, 1e5, 2e5])) ^ (random.random(synthetic.count) < 0.05)
+        assert Support.of(synthetic.rows(first)).joined(Support.of(synthetic.rows(~first))) == Support.of(synthetic)
+    tied = replace(synthetic, tokens_pt=20 * synthetic.params)
+    small = tied.params < 1e5
+    assert Support.of(tied.rows(small)).joined(Support.of(tied.rows(~small))) == Support.of(tied)
+    assert RAY in Support.of(tied).low and RAY not in Support.of(tied).joined(Support.of(synthetic)).low
 
 
 def test_fewer_passes_than_any_run_made_are_new_ground_down_to_one(synthetic: FitData) -> None:
