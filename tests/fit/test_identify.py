@@ -122,6 +122,7 @@ def test_laws_that_the_rows_cannot_carry_are_no_candidates() -> None:
     assert penalised not in candidates(fresh) and LAWS["transfer-saturating"] in candidates(fresh)
 
 
+@pytest.mark.filterwarnings("ignore:the law leaves")  # and rightly: one of one stage fits runs of two badly
 def test_a_law_of_another_kind_of_table_is_refused(synthetic: FitData) -> None:
     with pytest.raises(InputError, match="general loss"):
         fit(synthetic, "forgetting")
