@@ -19,6 +19,8 @@ MIN_ROWS = 8
 ROWS_PER_PARAMETER = 2.0
 DECADE = 9.0
 """Sizes that span less are warned of; realised shapes miss a round decade by a little."""
+MANY_PASSES = 100.0
+"""Of half of the runs: hardly anybody makes as many."""
 TRUNK = 3
 """Runs off one trunk from which its luck shows in a fit."""
 SAME_LOSS = 1e-6
@@ -154,6 +156,8 @@ def hardly_apart(params: Array, general: Array, special: Array) -> list[str]:
 
 def _check_repetition(data: FitData) -> None:
     passes = data.epochs[data.tokens_spec > 0]
+    if np.median(passes) > MANY_PASSES:
+        _warn(f"half of the runs make over {np.median(passes):.3g} passes over their specialist text: is unique_spec in another unit than tokens_spec?")
     if data.epochs.max() < 1 + SAME:
         _warn("no run repeats its specialist text: what more than one epoch does is not measured")
     elif passes.min() > 1 + SAME and np.ptp(np.log(passes)) < NEARLY:

@@ -169,6 +169,25 @@ def test_losses_in_other_runs_rows_are_said_to_teach_nothing(tmp_path: Path, see
     assert any("sizes and tokens hardly say what the loss is" in str(item.message) for item in caught) == warned
 
 
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"loss_spec": lambda frame: np.exp(3 * frame["loss_spec"])}, "are these perplexities"),
+        ({"tokens_pt": lambda frame: frame["tokens_pt"] / 1e3}, "give tokens in single"),
+    ],
+)
+def test_columns_in_another_unit_are_asked_about(tmp_path: Path, change: dict[str, object], named: str) -> None:
+    with pytest.raises((InputError, DataError), match=named):
+        fit_data(read(grid(0.003).assign(**change), tmp_path))  # type: ignore[arg-type]
+
+
+def test_distinct_text_in_another_unit_is_asked_about(tmp_path: Path) -> None:
+    n, spec = (values.ravel() for values in np.meshgrid(SIZES, np.geomspace(1e9, 1e11, 6)))
+    frame = pd.DataFrame({"params_non_embedding": n, "tokens_spec": spec, "unique_spec": spec / np.resize([1, 4], len(spec)) / 1e3, "loss_spec": truth(n, spec)})
+    with pytest.warns(PlannerWarning, match="is unique_spec in another unit than tokens_spec"):
+        check(fit_data(read(frame, tmp_path).assign(flags="")))
+
+
 def test_losses_that_are_all_the_same_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="all losses are 3, and there is nothing to learn a law from"):
         fit(fit_data(read(grid(0.0).assign(loss_spec=3.0), tmp_path)), resamples=20)
