@@ -183,7 +183,8 @@ def test_columns_in_another_unit_are_asked_about(tmp_path: Path, change: dict[st
 
 def test_distinct_text_in_another_unit_is_asked_about(tmp_path: Path) -> None:
     n, spec = (values.ravel() for values in np.meshgrid(SIZES, np.geomspace(1e9, 1e11, 6)))
-    frame = pd.DataFrame({"params_non_embedding": n, "tokens_spec": spec, "unique_spec": spec / np.resize([1, 4], len(spec)) / 1e3, "loss_spec": truth(n, spec)})
+    thousands = spec / np.resize([1, 4], len(spec)) / 1e3
+    frame = pd.DataFrame({"params_non_embedding": n, "tokens_spec": spec, "unique_spec": thousands, "loss_spec": truth(n, spec)})
     with pytest.warns(PlannerWarning, match="is unique_spec in another unit than tokens_spec"):
         check(fit_data(read(frame, tmp_path).assign(flags="")))
 
