@@ -124,7 +124,7 @@ def _show_within(answer: BaseAllocation) -> None:
             ]
         )
     columns = [
-        "base", "90 % interval of the best", "specialist tokens within", "epochs within", "cheapest of them", "its FLOPs", "its loss",
+        "base", "90 % interval", "tokens within", "epochs within", "cheapest of them", "its FLOPs", "its loss",
         "than the best base", "regret, expected / 90 %",
     ]  # fmt: skip
     caption = (
