@@ -13,6 +13,9 @@ from planner.units import format_count, format_interval
 if TYPE_CHECKING:
     from planner.allocate.base_answer import BaseAllocation
 
+NEGLIGIBLE = 0.005
+"""Per cent of the loss under which a regret is told as nothing."""
+
 
 def show_bases(answer: BaseAllocation) -> None:
     """Print the bases, what more would buy, and how far all this is from the runs."""
@@ -54,10 +57,12 @@ def _show_standing(answer: BaseAllocation) -> None:
         say(answer.exchange)
     if answer.settled:
         best = answer.choices[0]
+        assert best.regret_90_percent is not None
+        given = f"{best.regret_90_percent:.2g} % or less" if best.regret_90_percent >= NEGLIGIBLE else "nothing"
         limit = ", with the limit on the general loss as its law has it" if best.general else ""
         say(
             "the runs are enough for this choice of base and amount, as far as a base is what they trained: in nine resamples of ten it gives away "
-            f"{best.regret_90_percent:.2g} % or less{limit}"
+            f"{given}{limit}"
         )
 
 
