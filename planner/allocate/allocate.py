@@ -18,7 +18,7 @@ from planner.allocate.plans import Plans, Size
 from planner.allocate.problem import Problem
 from planner.allocate.request import Request
 from planner.allocate.split_arm import closest_split, why_none
-from planner.allocate.warned import warnings_of, warnings_of_compromise, warnings_of_replay
+from planner.allocate.warned import warnings_of, warnings_of_arms, warnings_of_compromise, warnings_of_replay
 from planner.allocate.worth import worths
 from planner.errors import DataError
 from planner.fit.fitted import FittedLaw
@@ -91,7 +91,7 @@ def allocate(
         exchange=exchange,
         extrapolation=extrapolation,
         warnings=(
-            *warnings_of(problem, whole, searched, extrapolation), *warnings_of_compromise(problem, searched, own),
+            *warnings_of(problem, whole, searched, extrapolation), *warnings_of_compromise(problem, searched, own), *warnings_of_arms(arms),
             *warnings_of_replay(problem, plan, kept, float(every.mean())),
         ),
         curve={"share": shares.tolist(), "loss": losses.tolist()},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,8 @@ from planner.laws.dual import Array
 SIZES = 90
 SPAN = 100.0
 """Factor of sizes that a curve covers, down from where tokens per parameter would be too few for any law."""
+STEP = 1.1
+"""Between sizes that are tried for the largest that the budget pays."""
 LADDER = 48
 """Shapes from which costs and embeddings between them are smoothed."""
 DEGREE = 3
@@ -68,18 +70,20 @@ class IsoFlop:
         return self.best in (0, len(self.params) - 1)
 
 
-def iso_flops(law: FittedLaw, budgets: Sequence[float], unique_spec: float) -> list[IsoFlop]:
+def iso_flops(law: FittedLaw, budgets: Sequence[float], unique_spec: float, limits: Request | None = None) -> list[IsoFlop]:
     """Find the best split at each size for several budgets.
 
     Args:
         law: the fitted law.
-        budgets: training budgets [FLOPs].
+        budgets: budgets [FLOPs].
         unique_spec: distinct specialist tokens there are.
+        limits: text, passes, time and inference, which hold at every size; its own budget and text do not count, nor what it says of sizes.
 
     Raises:
         DataError: a budget is too small for any size.
     """
-    return [_curve(Problem.of(law, Request(flops, unique_spec))) for flops in budgets]
+    of_text = replace(limits or Request(1.0, unique_spec), unique_spec=unique_spec, params=None, params_range=None, params_among=(), memory_per_gpu=None)
+    return [_curve(Problem.of(law, replace(of_text, flops=flops))) for flops in budgets]
 
 
 def _curve(problem: Problem) -> IsoFlop:
@@ -101,6 +105,8 @@ def _sizes(problem: Problem) -> tuple[Size, ...]:
     """List sizes evenly in ln N, with the costs and embeddings that the ladder has about there."""
     flops = problem.request.flops
     most = min(math.sqrt(flops / (problem.method.general.least_flops * MIN_TOKENS_PER_PARAMETER)), problem.text / problem.shortest)
+    while most > SMALLEST and not _payable(problem, problem.size(most)):  # time binds, or inference takes its part
+        most /= STEP
     least = most / SPAN
     if problem.recipe is not None:
         least, most = max(least, SMALLEST), min(most, LARGEST)
@@ -108,7 +114,7 @@ def _sizes(problem: Problem) -> tuple[Size, ...]:
         raise DataError(f"{flops:.3g} FLOPs, or the text, are too few for the smallest model", remedy="give a larger budget or more text")
     params = np.geomspace(least, most, SIZES)
     if problem.recipe is None:
-        return tuple(Size(float(value), None, 6.0 * value, None) for value in params)
+        return tuple(size for value in params if _payable(problem, size := Size(float(value), None, 6.0 * value, None)))
     ladder = [problem.size(float(value)) for value in np.geomspace(least, most, LADDER)]
     log_known = np.log([size.params_non_embedding for size in ladder])
     middle = log_known.mean()
@@ -121,7 +127,12 @@ def _sizes(problem: Problem) -> tuple[Size, ...]:
     spec_cost = smooth([size.spec_cost for size in ladder])
     columns = zip(params, total, cost, spec_cost, strict=True)
     sizes = [Size(float(size), float(whole), float(token), None, float(spec)) for size, whole, token, spec in columns]
-    kept = [size for size in sizes if flops / size.flops_per_token >= max(MIN_TOKENS_PER_PARAMETER * size.params_non_embedding, problem.min_tokens_stage)]
+    kept = [size for size in sizes if _payable(problem, size)]
     if not kept:
         raise DataError(f"{flops:.3g} FLOPs are too few for any model of the recipe", remedy="give a larger budget")
     return tuple(kept)
+
+
+def _payable(problem: Problem, size: Size) -> bool:
+    """Tell whether the budget pays so few tokens of a size as any law could speak of."""
+    return problem.tokens(size) >= max(MIN_TOKENS_PER_PARAMETER * size.params_non_embedding, problem.min_tokens_stage) * (1 - 1e-9)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from planner.allocate.allocation import Plan
+from planner.allocate.allocation import Arm, Plan
 from planner.allocate.beyond import FAR, tell_far, tell_tied, warnings_of_law
 from planner.allocate.dominated import better_in_both
 from planner.allocate.optimum import Search, coarse
@@ -21,7 +21,7 @@ from planner.units import format_count
 LARGER = 1.1
 """Factor in size by which the memory is asked whether it binds."""
 LOWER = 0.05
-"""By how much a loss beyond the runs must be lower to be told of [%]."""
+"""By how much another loss must be lower to be told of [%]."""
 OVER = 1e-6
 """Share by which a plan may pass its budget before that is said."""
 
@@ -67,7 +67,10 @@ def warnings_of(problem: Problem, whole: Search, plan: Plan, extrapolation: dict
     at_end = bool(np.isclose(ends, plan.params_non_embedding, rtol=1e-6).any())
     if problem.at_floor(whole.plans.sizes[whole.plans.size[whole.best]]):
         found += _bounded(problem, whole)
-    elif (seen := plan.tokens_pt + plan.tokens_spec) < AT_FLOOR * problem.shortest * plan.params_non_embedding and not request.params:
+    elif (
+        not request.params and np.isfinite(problem.text)
+        and (seen := plan.tokens_pt + plan.tokens_spec) < AT_FLOOR * problem.shortest * plan.params_non_embedding
+    ):  # fmt: skip
         text = format_count(problem.text)
         taken = "" if seen > 0.99 * problem.text else f", of which the plan takes {format_count(seen)}"
         found.append(
@@ -79,6 +82,17 @@ def warnings_of(problem: Problem, whole: Search, plan: Plan, extrapolation: dict
             f"the best size is at an end of the sizes searched, {format_count(ends[0])} to {format_count(ends[1])}: the law sees no optimum inside"
         )
     return found
+
+
+def warnings_of_arms(arms: Sequence[Arm]) -> list[str]:
+    """Say which other way of spending the budget is forecast better than the recommendation: specialist text mixed in from the start may be."""
+    return [
+        f"{arm.name.upper()} IS FORECAST BETTER: a loss {-arm.worse_percent:.2g} % lower than the recommendation's, lower in {1 - arm.probability:.0%} of "
+        "the refits. It is not recommended, since its worth rests on the few runs with early text, and plan launch trains no such plan; try both ways "
+        "at a tenth of the budget first (early_fractions in sweep.toml)"
+        for arm in arms
+        if arm.worse_percent is not None and arm.probability is not None and arm.worse_percent < -LOWER and arm.probability < 0.5
+    ]
 
 
 def warnings_of_compromise(problem: Problem, plan: Plan, own: Mapping[str, tuple[float, float]]) -> list[str]:

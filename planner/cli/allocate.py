@@ -20,6 +20,7 @@ from planner.units import parse_count, parse_flops, parse_share
 
 if TYPE_CHECKING:
     from planner.allocate.budget import Budget
+    from planner.allocate.request import Request
     from planner.fit.fitted import FittedLaw
 
 HELP = (
@@ -195,11 +196,11 @@ def allocate(
     elif not as_json and (wants_runs_of_bases(answer) if base else wants_runs(answer)):
         say(f"the runs that would say most about this decision: plan sweep design --flops BUDGET --decision {shlex.quote(str(out))}")
     if picture is not None:
-        _draw(picture, answer, fitted, bool(base))
+        _draw(picture, answer, fitted, request, bool(base))
         say(f"written: {picture}")
 
 
-def _draw(picture: Path, answer: Any, law: FittedLaw, bases: bool) -> None:
+def _draw(picture: Path, answer: Any, law: FittedLaw, request: Request, bases: bool) -> None:
     """Draw an answer: of bases before and after; of one model the loss by split, or by size under a law that knows no split."""
     from planner.report.style import save
 
@@ -209,10 +210,10 @@ def _draw(picture: Path, answer: Any, law: FittedLaw, bases: bool) -> None:
         save(picture, lambda axes: draw_bases(axes, answer), panels=2, width=5.6, height=max(3.4, 0.6 * len(answer.choices)))
     elif law.members[0].law.stages == 1:
         from planner.allocate.isoflop import iso_flops
-        from planner.report.plans import iso_flop
+        from planner.report.plans import size_curve
 
-        curves = iso_flops(law, [answer.request["flops"]], answer.plan.unique_spec)
-        save(picture, lambda axes: iso_flop(axes[0], curves))
+        (curve,) = iso_flops(law, [request.flops], request.unique_spec, request)
+        save(picture, lambda axes: size_curve(axes[0], answer, curve))
     else:
         from planner.report.plans import split_curve
 

@@ -60,6 +60,29 @@ def iso_flop(axis: Axes, curves: Sequence[IsoFlop], data: FitData | None = None)
     legend_below(axis, "budget: best size [90 % interval]; dotted: outside the runs")
 
 
+def size_curve(axis: Axes, allocation: Allocation, curve: IsoFlop) -> None:
+    """Draw the best forecast loss by size under the limits of a request, and the recommendation; dotted outside the runs.
+
+    Args:
+        axis: where.
+        allocation: the recommendation.
+        curve: of its budget and its limits.
+    """
+    plan = allocation.plan
+    axis.plot(curve.params, curve.loss, ":", color=COLOURS[0], linewidth=1.4)
+    axis.plot(curve.params, np.where(curve.inside, curve.loss, np.nan), "-", color=COLOURS[0], label="best loss at each size")
+    tolerance = allocation.request.get("tolerance", TOLERANCE)
+    axis.axvspan(*allocation.params_within, color=COLOURS[1], alpha=0.15, label=f"within {100 * tolerance:.3g} % of the best")
+    error = [[plan.loss - plan.loss_low], [plan.loss_high - plan.loss]]
+    said = f"recommendation, {format_count(plan.params_non_embedding)}, 90 % interval"
+    axis.errorbar([plan.params_non_embedding], [plan.loss], error, fmt="o", color=COLOURS[2], capsize=4, label=said)
+    axis.set_ylim(0.99 * min(plan.loss_low, curve.loss.min()), max(plan.loss_high, HIGHEST * plan.loss) * 1.01)
+    log_counts(axis)
+    text = f", {format_count(plan.unique_spec)} distinct tokens" if allocation.one_corpus else ""
+    axis.set(xlabel="non-embedding parameters N", ylabel="loss [nats/token]", title=f"{allocation.request['flops']:.3g} FLOPs{text}")
+    legend_below(axis, "dotted: outside the runs")
+
+
 def iso_flop_shares(axis: Axes, curves: Sequence[IsoFlop]) -> None:
     """Draw the best share of specialist tokens at each size for several budgets; dotted outside the runs."""
     for number, (colour, curve) in enumerate(zip(shades(len(curves)), curves, strict=True)):

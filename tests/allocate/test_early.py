@@ -61,3 +61,10 @@ def test_passes_limit_it(fitted: FittedLaw) -> None:
     answer = allocate(law, replace(REQUEST, max_epochs=2.0))
     plan = next(item for item in answer.arms if item.name == NAME).plan
     assert plan is not None and plan.epochs_spec <= 2.0 + 1e-9
+
+
+def test_what_is_forecast_better_than_the_recommendation_is_said(fitted: FittedLaw) -> None:
+    for worth, said in ((0.05, False), (5.0, True)):
+        answer, found = arm(measured(fitted, worth))
+        assert found.worse_percent is not None and (found.worse_percent < 0) == said
+        assert any("MIXED IN FROM THE START IS FORECAST BETTER" in text for text in answer.warnings) == said

@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
+from planner.allocate.allocate import allocate
 from planner.allocate.isoflop import IsoFlop, iso_flops
+from planner.allocate.request import Request
 from planner.errors import DataError
 from planner.fit.fitted import FittedLaw
 from planner.flops import flops_per_token
@@ -50,3 +52,14 @@ def test_curves_tell_where_the_runs_end(curves: list[IsoFlop], fitted: FittedLaw
 def test_a_tiny_budget_is_refused(fitted: FittedLaw) -> None:
     with pytest.raises(DataError, match="too few"):
         iso_flops(fitted, [1e6], UNIQUE)
+
+
+def test_a_curve_keeps_the_limits_of_a_request(fitted: FittedLaw) -> None:
+    """The figure of an answer is drawn from it; its least loss is the answer's, whatever binds."""
+    free = iso_flops(fitted, [1.2e13], UNIQUE)[0]
+    for limits in ({"general_tokens": 2e6}, {"inference_tokens": 1e7}, {"max_epochs": 1.0}, {"training_flops": 3e12}):
+        request = Request(1.2e13, UNIQUE, **limits)  # type: ignore[arg-type]
+        (curve,), plan = iso_flops(fitted, [1.2e13], UNIQUE, request), allocate(fitted, request).plan
+        near = np.abs(np.log(curve.params / plan.params_non_embedding)).argmin()
+        assert curve.loss[near] == pytest.approx(plan.loss, rel=0.01) and curve.loss.min() > 0.995 * plan.loss
+        assert curve.loss.min() > free.loss.min()
