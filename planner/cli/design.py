@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from planner.next_runs.design import NextRuns
     from planner.next_runs.outside import Outside
 
+NOTHING = 0.005
+"""Expected regret [% of the loss] that is nothing in a table."""
+IDLE = "no run would change this decision: over the refits it gives nothing away already"
 HELP = (
     "Choose the next runs: the tree of cells that most reduces the uncertainty of the recommendation at a target budget.\n\n"
     "With a fit (law.json) the new runs are chosen to add to its rows; with --prior, nothing fitted yet, from the laws' start ranges. All trunks are\n"
@@ -169,7 +172,8 @@ def _design(
         runs = Candidates(answer.cells, setting)
         refuse_too_small(fitted, runs, spread=not check and not (axes or {}).get("sizes"))
         outside = Outside.of(fitted, runs, stakes.target)
-        answer = replace(answer, warnings=(*answer.warnings, *outside.warnings()))
+        idle = [f"{IDLE}; these runs would narrow the forecast alone"] if answer.before and answer.before.regret_percent < NOTHING else []
+        answer = replace(answer, warnings=(*answer.warnings, *idle, *outside.warnings()))
     if as_json:
         leaning = {"outside": asdict(outside)} if outside else {}
         told = {"criterion": criterion, "candidates": len(given), "target_flops": target, "unique_spec": unique, "trunk_share": share}

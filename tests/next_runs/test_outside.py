@@ -117,3 +117,12 @@ def test_the_drift_is_told_by_the_design_and_by_plan_allocate(large: Path) -> No
     Path(answer).unlink()
     code, _, err = run(*asked, "--next-runs", "1e14")
     assert code == 2 and "below the law's smallest" in err and Path(answer).is_file()
+
+
+def test_runs_that_would_change_nothing_are_said_to(fitted: FittedLaw, tmp_path: Path) -> None:
+    """Size, text and passes leave one plan: no refit would choose another."""
+    fitted.save(tmp_path / "law.json", {})
+    law, budget = ["--law", str(tmp_path / "law.json"), "--flops", "2e13", "--spec-tokens", "200k"], ["--next-runs", "5e12"]
+    for bound, said in ((["--params", "200k", "--general-tokens", "500k", "--max-epochs", "1"], True), ([], False)):
+        result = CliRunner().invoke(app, ["allocate", *law, *bound, *budget, "--out", str(tmp_path / "a.json")])
+        assert result.exit_code == 0 and ("no run would change this decision" in " ".join(result.stderr.split())) == said, result.stderr
