@@ -136,7 +136,7 @@ def show_domains(answer: DomainsAllocation) -> None:
     for line in _flatness(answer):
         say(line)
     for structure in answer.structures:
-        if structure.assumption:
+        if structure.assumption and structure.loss is not None:
             say(f"{structure.name}: {structure.assumption}")
     for structure in (*answer.structures, *answer.arms):
         if structure.note and structure.loss is not None:
