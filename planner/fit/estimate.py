@@ -26,6 +26,8 @@ POLISH = 12
 """Steps with the law's exact second derivatives for the solution that is kept."""
 PATIENCE = 3.0
 """A start is left behind that at its latest pace would take more rounds than this to reach the best."""
+ROUNDING = 1e-12
+"""Residual of ln L [root mean square] under which a law meets all runs, and no step gains more than rounding."""
 WARM = 4
 """Solutions kept as starts for other fits of the same law."""
 
@@ -100,7 +102,7 @@ def estimate(
         last = solve(law, points, log_loss, theta[:1], weights, deltas=deltas[-1:], iterations=POLISH, exact=True)
         theta[0], value[0], ended = last.theta[0], last.objective[0], ended or bool(last.finished[0])
     agree = int(members[value <= value[0] * (1 + AGREEMENT) + 1e-300].sum())
-    diagnosis = diagnose(law, points, theta[0], ended)
+    diagnosis = diagnose(law, points, theta[0], ended or bool(value[0] < 0.5 * points.count * ROUNDING**2))
     return Estimate(law, theta[0], float(value[0]), solved, agree, theta[:WARM], diagnosis)
 
 

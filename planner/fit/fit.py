@@ -195,7 +195,9 @@ def _forecast_largest(tables: Sequence[FitData], names: Sequence[str], seed: int
     return {
         "laws": [f"{score.estimate.law.name} ({score.params_kind})" for score in chosen],
         "params": float(out.params.max()),
+        "params_least": float(out.params.min()),
         "factor": piece.factor,
+        "factor_most": float(out.params.max() / rest[0].params.max()),
         "run_ids": out.run_ids,
         "forecast": np.exp(forecast),
         "measured": np.exp(out.log_loss),

@@ -43,7 +43,8 @@ def check(data: FitData) -> None:
         raise DataError(f"only {data.count} runs can be used for a fit (the rest are flagged or have no loss)", remedy=f"train at least {MIN_ROWS}")
     sizes = levels(data.params_by["non_embedding"])
     if len(sizes) < MIN_SIZES:
-        raise DataError(f"the runs have {len(sizes)} distinct model sizes, and a law in size needs {MIN_SIZES}", remedy="train more sizes, best five")
+        many = "sizes" if len(sizes) != 1 else "size"
+        raise DataError(f"the runs have {len(sizes)} distinct model {many}, and a law in size needs {MIN_SIZES}", remedy="train more sizes, best five")
     if sizes[-1] / sizes[0] < DECADE:
         _warn(f"model sizes span a factor of only {sizes[-1] / sizes[0]:.1f}, under a decade: the size exponent is poorly determined")
     if data.two_stage:
@@ -101,7 +102,8 @@ def _check_one_stage(data: FitData) -> None:
     tokens = data.tokens_pt + data.tokens_spec
     found = len(levels(tokens))
     if found < MIN_TOKENS:
-        raise DataError(f"the runs have {found} distinct token counts, and a law in tokens needs {MIN_TOKENS}", remedy="vary the tokens, best five values")
+        many = "counts" if found != 1 else "count"
+        raise DataError(f"the runs have {found} distinct token {many}, and a law in tokens needs {MIN_TOKENS}", remedy="vary the tokens, best five values")
     ratio = np.log(tokens / data.params_by["non_embedding"])
     if np.ptp(ratio) < SAME:
         raise DataError(
@@ -114,7 +116,8 @@ def _check_two_stages(data: FitData) -> None:
     for name, found, zero in (("tokens_pt", general, data.tokens_pt == 0), ("tokens_spec", special, data.tokens_spec == 0)):
         count = len(found) + bool(zero.any())
         if len(found) < 2 and count < 3:
-            raise DataError(f"the runs have one value of {name} beside {'zero' if zero.any() else 'none'}", remedy="vary both stages")
+            values = "no value" if not len(found) else "one value"
+            raise DataError(f"the runs have {values} of {name}" + (" other than zero" if zero.any() else ""), remedy="vary both stages")
         if count < MIN_TOKENS:
             _warn(f"the runs have {count} values of {name}: its exponent and its offset cannot both be determined")
     params = data.params_by["non_embedding"]
