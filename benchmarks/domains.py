@@ -83,6 +83,7 @@ def main() -> None:
         rows.append([count, f"{asked.flops:.0e}", f"{used:.2f}", f"{wall:.2f}", *found])
     report.say("the time target is 5 s for 100 domains, all structures and arms together, the reading of the laws aside")
     columns = ["domains", "FLOPs", "CPU-s", "wall s", "split", "independent", "mixed (assumed)", "equal parts", "no general text"]
+    columns += ["no specialisation", "50/50", "90/10"]
     report.table("Weighted loss by structure [nats/token]", columns, rows)
     problem = DomainsProblem.of(request(10, FLOPS))
     random = np.random.default_rng(1)

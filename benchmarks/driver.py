@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from benchmarks.common import Report
@@ -53,7 +54,8 @@ class NoOp:
 
 def job_of(tree: Tree, segment: Segment, folder: Path) -> Job:
     """Make a job as `Sweep.job` does."""
-    return Job(segment, tree.recipe, folder, folder, "special", 0, tree.flops_of_run(segment), {"sweep": "benchmark", "corpus": "none"})
+    state, labels = folder / "state" / f"{segment.segment_id}.safetensors", {"sweep": "benchmark", "corpus": "none"}
+    return Job(segment, tree.recipe, folder, None, state, folder, "special", 0, tree.flops_of_run(segment), labels)
 
 
 def many_trunks(count: int) -> Tree:
@@ -125,15 +127,13 @@ def whole_loop(count: int) -> tuple[float, int]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
 
-        class Stand:
-            """What `run_sweep` asks of a sweep."""
-
-            def __init__(self) -> None:
-                self.tree, self.folder = tree, folder
-
-            def job(self, segment: Segment, **_: Any) -> Job:
-                return job_of(tree, segment, folder)
-
+        spec: Any = SimpleNamespace(
+            folder=folder, trunks=None, name="benchmark", recipe=tree.recipe, mixture=(), pretrained={}, eval_tokens=0, bases={}
+        )
+        corpus: Any = SimpleNamespace(
+            folder=folder, fingerprint="none", general="general", check_shards=lambda domains: None, check_heldout=lambda domains, seq_len: None
+        )
+        sweep = module.Sweep(spec, corpus, "special", (), {}, tree)
         kept = module.check_identity, module.segments_to_train, module._mend, module._tidy, module.write_table, module._not_here
         finished = 0
 
@@ -142,11 +142,11 @@ def whole_loop(count: int) -> tuple[float, int]:
             finished += event.kind == "finished"
 
         try:
-            module.check_identity = module._mend = module._tidy = module.write_table = lambda sweep: None  # type: ignore[assignment,misc]
+            module.check_identity = module._mend = module._tidy = module.write_table = lambda *_: None  # type: ignore[assignment,misc]
             module.segments_to_train = lambda sweep: list(tree.segments)
             module._not_here = lambda sweep, names: {}
             start = time.process_time()
-            module.run_sweep(Stand(), NoOp(), on_event=count_finished)  # type: ignore[arg-type]
+            module.run_sweep(sweep, NoOp(), on_event=count_finished)
             return time.process_time() - start, finished
         finally:
             module.check_identity, module.segments_to_train, module._mend, module._tidy, module.write_table, module._not_here = kept

@@ -37,14 +37,15 @@ FLAGS = {
     "overfitted": f"loss over {OVERFITTED:g} times that of the same run with fewer passes, beyond the noise: past any use, no law need follow it",
     "off_learning_rate": f"the same run at another learning rate reached a loss lower by a factor of {OFF_RATE:g} or more",
     "larger_but_worse": f"loss over {WORSE:g} times that of a smaller model on the same fresh tokens, beyond the noise: its rate was not near its best",
+    "smaller_but_better": f"larger models on the same fresh tokens have losses over {WORSE:g} times its own, beyond the noise: a wrong loss or size",
     "negative_curvature": f"loss over {BENT:g} times the chord between fewer and more tokens, beyond the noise, where laws are convex: a bad run",
 }
 
 
-COMPARED = ("copy", "overfitted", "off_learning_rate", "larger_but_worse", "negative_curvature")
+COMPARED = ("copy", "overfitted", "off_learning_rate", "larger_but_worse", "smaller_but_better", "negative_curvature")
 """Flags by what other runs did."""
-JUDGED = ("overfitted", "larger_but_worse", "negative_curvature")
-"""Flags by a loss that is worse than that of other runs. To leave such a run out of what forecasts are held against would be to choose by the outcome.
+JUDGED = ("overfitted", "larger_but_worse", "smaller_but_better", "negative_curvature")
+"""Flags by a loss that is not what those of other runs say. To leave such a run out of what forecasts are held against would be to choose by the outcome.
 A run at another learning rate is another recipe, and a copy is no run."""
 
 
@@ -87,8 +88,8 @@ def flag_runs(frame: DataFrame) -> DataFrame:
     sound &= ~rules["off_learning_rate"]
     noise = _noise(frame, sound)
     rules["overfitted"] = _overfitted(frame, finished, noise)
-    rules["larger_but_worse"] = _larger_but_worse(frame, sound, noise)
-    rules["negative_curvature"] = _negative_curvature(frame, sound & ~rules["larger_but_worse"], noise)
+    rules["larger_but_worse"], rules["smaller_but_better"] = _against_size(frame, sound, noise)
+    rules["negative_curvature"] = _negative_curvature(frame, sound & ~rules["larger_but_worse"] & ~rules["smaller_but_better"], noise)
     flags = []
     for row in range(len(frame)):
         old = frame["flags"].iloc[row]
@@ -126,16 +127,49 @@ def _off_learning_rate(frame: DataFrame, sound: Series[bool]) -> Series[bool]:
     return found
 
 
-def _larger_but_worse(frame: DataFrame, sound: Series[bool], noise: float) -> Series[bool]:
-    """Find runs on fresh text that a smaller model beats on the same tokens; where text repeats, larger models may well be worse."""
-    found = _none(frame)
-    fresh = frame[sound & (frame["epochs_spec"].fillna(0) < ONE_PASS)].sort_values("params_non_embedding")
+def _against_size(frame: DataFrame, sound: Series[bool], noise: float) -> tuple[Series[bool], Series[bool]]:
+    """Find runs on fresh text that a smaller model beats on the same tokens, and such as beat larger ones; where text repeats, larger models may be worse.
+
+    Of a larger run and a smaller one that beats it either may be off. Blamed is the one that stands out against more others: a single loss that is far
+    too low would otherwise have every larger run thrown out, and stay. Of two that stand out against as many it is the one that lies farther off the
+    line through the sizes next to it; where there are too few for one, the larger, whose rate is harder to tune.
+
+    Returns:
+        Those that are larger and worse, and those that are smaller and better.
+    """
+    import numpy as np
+
+    worse, better = _none(frame), _none(frame)
+    fresh = frame[sound & (frame["epochs_spec"].fillna(0) < ONE_PASS)]
     for _, group in fresh.groupby([*ALIKE, "tokens_pt", "tokens_spec"], dropna=False):
-        # The least loss of strictly smaller models: equal sizes, which are other seeds, are not compared.
-        least = group.groupby("params_non_embedding")["loss_spec"].min().cummin().shift()
-        beaten = least.reindex(group["params_non_embedding"]).fillna(float("inf")).to_numpy()
-        found[group.index] = group["loss_spec"].to_numpy() > max(WORSE, 1 + BEYOND_NOISE * noise) * beaten
-    return found
+        size, loss = group["params_non_embedding"].to_numpy(), group["loss_spec"].to_numpy()
+        blamed = np.zeros(len(size), dtype=bool)
+        # Equal sizes, which are other seeds, are not compared. Shape (smaller, larger).
+        against = (size[:, None] < size[None]) & (loss[None] > max(WORSE, 1 + BEYOND_NOISE * noise) * loss[:, None])
+        while against.any():
+            beats, beaten = against.sum(1), against.sum(0)
+            small, large = int(beats.argmax()), int(beaten.argmax())
+            low = int(beats[small]) - int(beaten[large])
+            if low == 0:
+                rest = ~blamed & (np.arange(len(size)) != small) & (np.arange(len(size)) != large)
+                off = [_off_line(np.log(size), np.log(loss), row, rest) for row in (small, large)]
+                low = 1 if off[0] > off[1] else -1
+            row = small if low > 0 else large
+            (better if low > 0 else worse)[group.index[row]] = blamed[row] = True
+            against[row] = against[:, row] = False
+    return worse, better
+
+
+def _off_line(at: Any, values: Any, row: int, rest: Any) -> float:
+    """Return how far a row lies off the line through the two nearest places among the rest; 0 where there are none."""
+    import numpy as np
+
+    places = np.unique(at[rest])
+    if len(places) < 2:
+        return 0.0
+    near = np.sort(places[np.argsort(np.abs(places - at[row]))[:2]])
+    low, high = (values[rest & (at == place)].mean() for place in near)
+    return abs(float(values[row] - low - (high - low) * (at[row] - near[0]) / (near[1] - near[0])))
 
 
 def _negative_curvature(frame: DataFrame, sound: Series[bool], noise: float) -> Series[bool]:

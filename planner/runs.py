@@ -28,6 +28,8 @@ LARGEST = 1e30
 """Of sizes and tokens: what is larger is a mistake, and its FLOPs would not be a number."""
 LEAST_LOSS = 1e-3
 """Of losses [nats/token]: what is smaller is a mistake, or in other units."""
+MOST_LOSS = 30.0
+"""Of most losses [nats/token]: a guess among all words of any tokenizer does better."""
 MOST_TOKENS_PER_PARAMETER = 1_000_000
 """Of a run: what has more has its columns in different units."""
 PADDED = 1.05
@@ -274,6 +276,8 @@ def _check_ranges(frame: DataFrame, path: Path, header: int) -> None:
     refuse(lavish, "params_non_embedding", f"has over {MOST_TOKENS_PER_PARAMETER:,.0f} tokens for each: is it in millions, and the tokens not?")
     for name, counted in (("loss_spec", ok), ("loss_general", frame["status"] == "ok")):
         refuse((frame[name] <= 0) & counted, name, "is not positive")
+        if (frame[name][counted] > MOST_LOSS).mean() > 0.5:
+            refuse((frame[name] > MOST_LOSS) & counted, name, f"is, as most are, above {MOST_LOSS:g} nats/token: are these perplexities, or per cent?")
         refuse((frame[name] < LEAST_LOSS) & counted, name, f"is below {LEAST_LOSS:g} nats/token, which no language model reaches")
     refuse(frame["unique_spec"] <= 0, "unique_spec", "is not positive")
     for name in ("params_non_embedding", "tokens_pt", "tokens_spec", "unique_spec"):

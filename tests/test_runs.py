@@ -73,6 +73,18 @@ def test_a_larger_model_that_is_worse_on_fresh_text_is_flagged(tmp_path: Path) -
     assert flags_of(tmp_path, columns, fresh + repeated) == ["", "", "larger_but_worse", "", ""]
 
 
+@pytest.mark.parametrize(
+    ("row", "factor", "flagged"),
+    [(1, 0.7, {1: "smaller_but_better"}), (2, 0.93, {2: "smaller_but_better"}), (3, 1.1, {3: "larger_but_worse"})],
+)
+def test_one_bad_run_has_no_sound_one_thrown_out(tmp_path: Path, row: int, factor: float, flagged: dict[int, str]) -> None:
+    """A loss that is too low is below those of larger models; they are not worse for that."""
+    sizes = [1e5, 2e5, 4e5, 8e5, 1.6e6]
+    losses = [4.0 * (size / 1e5) ** -0.06 * (factor if number == row else 1.0) for number, size in enumerate(sizes)]
+    rows = [f"{size},1e7,{loss}" for size, loss in zip(sizes, losses, strict=True)]
+    assert flags_of(tmp_path, "params_non_embedding,tokens_pt,loss_spec", rows) == [flagged.get(number, "") for number in range(5)]
+
+
 def test_a_run_above_the_chord_of_its_neighbours_is_flagged(tmp_path: Path) -> None:
     columns = "params_non_embedding,tokens_pt,loss_spec"
     rows = [f"1e5,{d},{loss}" for d, loss in ((1e6, 4.0), (2e6, 3.5), (4e6, 3.4), (8e6, 3.0), (1.6e7, 2.9))]

@@ -9,6 +9,7 @@ from typing import Any
 
 from planner.allocate.allocation import Arm, Plan, Worth
 from planner.artifacts import write_artifact
+from planner.fit.support import NEAR
 
 KIND = "bases"
 VERSION = 1
@@ -54,6 +55,10 @@ class Choice:
     answers of older versions."""
     regret_90_percent: float | None = None
     """What that is at most in nine resamples of ten."""
+    tokens_interval: tuple[float, float] | None = None
+    """90 % interval over the resamples of the specialist tokens that are best for this base by each resample; None in answers of older versions."""
+    epochs_interval: tuple[float, float] | None = None
+    """The same of the passes."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +104,8 @@ class Kept:
     low: float
     high: float
     """90 % interval over the resamples."""
+    note: str = ""
+    """What else than the budget keeps the amount down, such as the most replay that runs had."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +135,22 @@ class BaseAllocation:
     """What the fitted parameters alone prefer, among the same bases."""
     accuracy: dict[str, Any] | None = None
     """Forecast accuracy of the recommended plan, as `accuracy.forecast` describes it; None where no table was given."""
+    exchange: str = ""
+    """What the specialist text is worth in compute for the recommended base, in words."""
+
+    @property
+    def measured(self) -> bool:
+        """Whether the runs of the law were trained by the method asked for."""
+        return any(way.chosen and way.measured for way in self.ways)
+
+    @property
+    def settled(self) -> bool:
+        """Whether the runs are enough for the choice of base and amount: both are among them, and hardly a world of the law has them behind."""
+        best = self.choices[0]
+        inside = all(factor <= NEAR for factor in best.extrapolation.values())
+        within = best.general is None or best.general["extrapolation"] <= NEAR
+        regret = best.regret_90_percent
+        return inside and within and self.measured and regret is not None and regret <= 100 * float(self.request["tolerance"])
 
     def save(self, path: Path, inputs: Mapping[str, str]) -> None:
         """Write the answer."""

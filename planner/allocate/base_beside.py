@@ -10,11 +10,10 @@ from planner.allocate.allocate import best_plan
 from planner.allocate.allocation import Arm, Worth, behind
 from planner.allocate.base import Base
 from planner.allocate.base_answer import Kept, Way
-from planner.allocate.base_stage import Stage, stage_of
+from planner.allocate.base_stage import Stage, capped, stage_of
 from planner.allocate.beyond import beyond, refuse_far
 from planner.allocate.describe import resampled
 from planner.allocate.exchange import MORE_COMPUTE
-from planner.allocate.optimum import MOST_RESAMPLES
 from planner.allocate.problem import Problem
 from planner.allocate.worth import MORE_TEXT, eased, under, worth_of
 from planner.errors import InputError, PlannerError
@@ -39,7 +38,7 @@ def scratch(problem: Problem, mine: Array, allow_extrapolation: bool) -> Arm:
             refuse_far(problem.law, other.flops, beyond(problem.law, other))
     except PlannerError as error:
         return Arm(name, None, None, None, error.message)
-    return Arm(name, other, *behind(resampled(problem, other, MOST_RESAMPLES), mine))
+    return Arm(name, other, *behind(resampled(problem, other), mine))
 
 
 def base_worths(problem: Problem, base: Base, method: Method, stage: Stage) -> list[Worth]:
@@ -89,4 +88,4 @@ def kept_of(problem: Problem, base: Base, method: Method, stage: Stage, share: f
         )
     other = stage_of(replace(problem, request=replace(problem.request, flops=flops)), base, method)
     higher = 100 * np.expm1(other.end - stage.end)
-    return Kept(share, other.amount(other.best)[0], float(higher.mean()), *interval_of(higher))
+    return Kept(share, other.amount(other.best)[0], float(higher.mean()), *interval_of(higher), capped(problem, other))

@@ -10,6 +10,7 @@ from planner.allocate.allocation import Plan, behind
 from planner.allocate.base import Base
 from planner.allocate.base_answer import Choice
 from planner.allocate.base_stage import Stage, within
+from planner.allocate.optimum import reaching
 from planner.allocate.problem import Problem
 from planner.allocate.replay_cost import cost_on_top, dearer
 from planner.fit.fitted import Forecast
@@ -40,8 +41,8 @@ def choice_of(problem: Problem, base: Base, method: Method, stage: Stage, probab
         method: how it is specialised.
         stage: what it comes to.
         probability: share of the resamples in which it ends lowest of all.
-        mine: ln L that the recommended base ends at, shape (resamples,).
-        own: ln L of each resample's own best base after its best amount, of the same shape.
+        mine: ln L that the recommended base ends at, shape (all resamples,).
+        own: ln L of each resample's own best base after its best amount, shape (resamples of a search,).
     """
     shape, law, request = base.shape, problem.law, problem.request
     spec, share = stage.amount(stage.best)
@@ -51,7 +52,8 @@ def choice_of(problem: Problem, base: Base, method: Method, stage: Stage, probab
     factors = law.support.factors(shape.params_non_embedding, base.tokens, spec, request.unique_spec, sunk + plan.flops)
     counted = replace(plan, params_total=base.params_total(problem.vocab))
     higher, _ = behind(stage.end, mine)
-    regret = 100 * np.expm1(np.maximum(stage.end - own, 0.0))
+    regret = 100 * np.expm1(np.maximum(stage.resamples[:, stage.best] - own, 0.0))
+    own_amounts = reaching(interval_of(np.floor(stage.tokens[stage.resamples.argmin(1)])), spec)
     good = within(problem, base, stage)
     ends = good.amount(0)[0], good.amount(-1)[0]
     return Choice(
@@ -74,6 +76,8 @@ def choice_of(problem: Problem, base: Base, method: Method, stage: Stage, probab
         plan_of(problem, base, method, *good.amount(int(np.argmin(good.tokens / (1 - good.replay))))),
         float(regret.mean()),
         float(np.quantile(regret, LEVEL)),
+        own_amounts,
+        (own_amounts[0] / request.unique_spec, own_amounts[1] / request.unique_spec),
     )
 
 

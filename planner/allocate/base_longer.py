@@ -11,6 +11,9 @@ from planner.allocate.base_stage import Stage
 from planner.fit.fitted import FittedLaw
 from planner.fit.level import interval_of
 
+LEAST_LOWER = 0.05
+"""Share of the resamples in which it starts lower, from which that may be why it gains less."""
+
 
 def longer(law: FittedLaw, bases: Sequence[Base], stages: Sequence[Stage]) -> str:
     """Say whether the law has the base of more tokens per parameter gain less, each specialised as far as is best for it, and by what.
@@ -27,10 +30,11 @@ def longer(law: FittedLaw, bases: Sequence[Base], stages: Sequence[Stage]) -> st
     share = float((gains[0] < gains[1]).mean())
     lower = float((stages[long].before < stages[short].before).mean())
     less, more = (float(gain.mean()) for gain in gains)
+    start = f" It starts lower in {lower:.0%} of them, and a lower start alone leaves less to gain." if lower >= LEAST_LOWER else ""
     return (
         f"{bases[long].name} ({_ratio(ratio[long])} general tokens per parameter) gains less from specialising than {bases[short].name} "
-        f"({_ratio(ratio[short])}) in {share:.0%} of the resamples: {less:.3g} against {more:.3g} % of the loss on average. It starts lower in "
-        f"{lower:.0%} of them, and a lower start alone leaves less to gain. {interaction(law)}"
+        f"({_ratio(ratio[short])}) in {share:.0%} of the resamples: {less:.3g} against {more:.3g} % of the loss on average.{start} "
+        f"{interaction(law)}"
     )
 
 

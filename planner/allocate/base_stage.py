@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from itertools import pairwise
 
 import numpy as np
@@ -21,28 +22,24 @@ LEAST = 3e-3
 """Of the most specialist tokens that budget and passes allow, where the amounts begin."""
 FINER = 33
 """Amounts between two of those, around the best and where the plans within the tolerance begin and end."""
+AROUND = 2e-3
+"""In ln L, by which some of the resamples may be off about which amounts are within the tolerance under all."""
 CLOSER = 2
 """Looks around the best: a limit on the general loss may end it in the midst of a step."""
 
 
 @dataclass(frozen=True)
-class Stage:
-    """The amounts of specialist text that a base could see, and what the law says of each."""
+class Amounts:
+    """Amounts of specialist text that a base could see, and what the law says of each."""
 
     tokens: Array
-    """Shape (amounts,); the first is none."""
+    """Shape (amounts,)."""
     replay: Array
     """Share of general text in the stage, of the same shape."""
     resamples: Array
     """ln L with what replay costs, shape (resamples, amounts); infinite where a limit on the general loss is not kept."""
     guess: Array
     """ln L of the fitted parameters, shape (amounts,); infinite likewise."""
-    before: Array
-    """ln L of the base as it is, whatever its general loss, shape (resamples,)."""
-    paid: float
-    """Tokens of the stage, replay among them, that the budget pays once inference is paid."""
-    robust: bool
-    """Whether the best is that of the mean over the resamples, or of the fitted parameters alone."""
 
     @property
     def expected(self) -> Array:
@@ -50,25 +47,28 @@ class Stage:
         result: Array = self.resamples.mean(0)
         return result
 
-    @property
-    def best(self) -> int:
-        """Number of the amount that is best."""
-        return int(np.argmin(self.expected)) if self.robust else self.best_guess
+    def amount(self, number: int) -> tuple[float, float]:
+        """Return the specialist tokens of an amount, whole ones, and its share of replay."""
+        return _whole(self.tokens[number]), float(self.replay[number])
+
+
+@dataclass(frozen=True)
+class Stage(Amounts):
+    """What a search for the best amount has looked at, of which the first is none, under some of the resamples, and its result under all of them."""
+
+    before: Array
+    """ln L of the base as it is, whatever its general loss, shape (all resamples,)."""
+    end: Array
+    """ln L after the best amount, of the same shape; infinite where no amount keeps a limit on the general loss."""
+    paid: float
+    """Tokens of the stage, replay among them, that the budget pays once inference is paid."""
+    best: int
+    """Number of the best amount, by the mean over the resamples, or by the fitted parameters alone where those decide."""
 
     @property
     def best_guess(self) -> int:
         """Number of the amount that the fitted parameters prefer."""
         return int(np.argmin(self.guess))
-
-    @property
-    def end(self) -> Array:
-        """ln L after the best amount, shape (resamples,)."""
-        result: Array = self.resamples[:, self.best]
-        return result
-
-    def amount(self, number: int) -> tuple[float, float]:
-        """Return the specialist tokens of an amount, whole ones, and its share of replay."""
-        return float(math.floor(self.tokens[number] + 1e-6)), float(self.replay[number])
 
 
 def stage_of(problem: Problem, base: Base, method: Method) -> Stage:
@@ -83,12 +83,16 @@ def stage_of(problem: Problem, base: Base, method: Method) -> Stage:
     shares = (0.0,) if keeping is None else keeping.replays
     ends = [min(most, paid * (1 - share)) for share in shares]  # where the budget binds, with each share of replay
     tokens = np.unique(np.concatenate([[0.0, min(most, request.unique_spec)], ends, _ladder(most)]))
-    found = _evaluated(problem, base, tokens, paid)
+    found = evaluated(problem, base, tokens, paid, MOST_RESAMPLES)
     for _ in range(CLOSER):
-        near = [found.tokens[max(number - 1, 0) : number + 2] for number in (int(found.expected.argmin()), found.best_guess)]
-        finer = [np.linspace(*pair, FINER) for three in near for pair in pairwise(three)]
-        found = _evaluated(problem, base, np.unique(np.concatenate([found.tokens, *finer])), paid)
-    return found
+        near = [found.tokens[max(number - 1, 0) : number + 2] for number in (int(found.expected.argmin()), int(found.guess.argmin()))]
+        finer = np.concatenate([found.tokens[:0], *(np.linspace(*pair, FINER) for three in near for pair in pairwise(three))])
+        found = _joined(found, evaluated(problem, base, np.setdiff1d(finer, found.tokens), paid, MOST_RESAMPLES))
+    best = int(np.argmin(found.expected if problem.robust else found.guess))
+    spec, share = found.amount(best)
+    told, _ = _log_losses(problem, base, np.array([0.0, spec]), np.array([0.0, share]), None)
+    end = told[:, 1] if np.isfinite(found.guess[best]) else np.full(len(told), np.inf)
+    return Stage(found.tokens, found.replay, found.resamples, found.guess, told[:, 0], end, paid, best)
 
 
 def _ladder(most: float) -> Array:
@@ -100,32 +104,68 @@ def _ladder(most: float) -> Array:
     return np.append(np.exp(step * steps), most)
 
 
-def within(problem: Problem, base: Base, stage: Stage) -> Stage:
-    """Return those amounts whose mean of ln L is within the tolerance of the base's best, finer at both ends of their range."""
-    limit = stage.expected.min() + np.log1p(problem.request.tolerance)
-    rows = np.flatnonzero(stage.expected <= limit)
-    number = np.arange(max(rows[0] - 1, 0), min(rows[-1] + 2, len(stage.tokens)))
-    gaps = [pair for pair in pairwise(stage.tokens[number]) if pair[0] < stage.tokens[rows[0]] or pair[1] > stage.tokens[rows[-1]]]
-    fine = _evaluated(problem, base, np.unique(np.concatenate([stage.tokens[rows], *(np.linspace(*gap, FINER) for gap in gaps)])), stage.paid)
-    good = fine.expected <= limit
-    return Stage(fine.tokens[good], fine.replay[good], fine.resamples[:, good], fine.guess[good], stage.before, stage.paid, stage.robust)
+def capped(problem: Problem, stage: Stage) -> str:
+    """Say that the most replay of the runs keeps the best amount down, where it does, and not the budget or the text."""
+    keeping, more = problem.retention, stage.tokens > stage.tokens[stage.best]
+    if keeping is None or not more.any() or np.isfinite(stage.guess[more]).any():
+        return ""
+    most = keeping.replays[-1]
+    if most == 0 or float(stage.tokens[more].min()) > stage.paid * (1 - most):
+        return ""
+    return f"any more that the budget pays would need over {100 * most:.3g} % of replay in its stage, the most that the runs of the general law had"
 
 
-def _evaluated(problem: Problem, base: Base, tokens: Array, paid: float) -> Stage:
-    """Evaluate a base after some amounts of specialist text, shape (amounts,), of which the least may be none."""
-    keeping, law = problem.retention, problem.law
-    tokens = np.union1d([0.0], tokens)
-    count, unique = len(tokens), np.full(len(tokens), float(problem.request.unique_spec))
-    size = base.params_by(problem.vocab, count)
-    trunk, replay = np.full(count, base.tokens), np.zeros(count)
+def within(problem: Problem, base: Base, stage: Stage) -> Amounts:
+    """Return those amounts whose mean of ln L over all resamples is within the tolerance of the base's best, finer at both ends of their range."""
+    best, tolerance = int(stage.expected.argmin()), np.log1p(problem.request.tolerance)
+    near = np.flatnonzero(stage.expected <= stage.expected[best] + tolerance + AROUND)
+    low, high = stage.tokens[max(near[0] - 1, 0)], stage.tokens[min(near[-1] + 1, len(stage.tokens) - 1)]
+    middle = _whole(stage.tokens[best])
+    found = evaluated(problem, base, _whole_between(low, high, [middle]), stage.paid, None)
+    limit = found.expected[found.tokens == middle][0] + tolerance
+    rows = np.flatnonzero(found.expected <= limit)
+    number = np.arange(max(rows[0] - 1, 0), min(rows[-1] + 2, len(found.tokens)))
+    gaps = [pair for pair in pairwise(found.tokens[number]) if pair[0] < found.tokens[rows[0]] or pair[1] > found.tokens[rows[-1]]]
+    finer = np.concatenate([found.tokens[:0], *(_whole_between(*gap) for gap in gaps)])
+    found = _joined(found, evaluated(problem, base, np.setdiff1d(finer, found.tokens), stage.paid, None))
+    good = found.expected <= limit
+    return Amounts(found.tokens[good], found.replay[good], found.resamples[:, good], found.guess[good])
+
+
+def _whole(tokens: float) -> float:
+    return float(math.floor(tokens + 1e-6))
+
+
+def _whole_between(low: float, high: float, others: Sequence[float] = ()) -> Array:
+    """Return whole tokens from one amount to another, and others with them, each once."""
+    return np.unique(np.append(np.floor(np.linspace(low, high, FINER) + 1e-6), others))
+
+
+def _joined(first: Amounts, second: Amounts) -> Amounts:
+    """Put amounts together, ascending."""
+    order = np.argsort(np.concatenate([first.tokens, second.tokens]))
+    pairs = ((getattr(first, field.name), getattr(second, field.name)) for field in fields(Amounts))
+    return Amounts(*(np.concatenate(pair, axis=-1)[..., order] for pair in pairs))
+
+
+def evaluated(problem: Problem, base: Base, tokens: Array, paid: float, most: int | None) -> Amounts:
+    """Evaluate a base after some amounts of specialist text, shape (amounts,), under so many resamples of each member, or all."""
+    keeping, replay = problem.retention, np.zeros(len(tokens))
     if keeping is not None:
-        replay = keeping.replay_after(size, trunk, tokens, unique, paid)
+        size, trunk = base.params_by(problem.vocab, len(tokens)), np.full(len(tokens), base.tokens)
+        replay = keeping.replay_after(size, trunk, tokens, np.full(len(tokens), float(problem.request.unique_spec)), paid)
     keeps, shown = np.isfinite(replay), np.nan_to_num(replay)
-    points = law.points(size, trunk + shown / (1 - shown) * tokens, tokens, unique)
-    resamples, guess = law.log_loss_resamples(points, MOST_RESAMPLES), law.log_loss(points)
-    before = resamples[:, 0].copy()
-    if shown.any():
-        bare = law.points(size, trunk, tokens, unique)
-        resamples += cost_on_top(shown, resamples.mean(0), law.log_loss_resamples(bare, MOST_RESAMPLES).mean(0))
-        guess = guess + cost_on_top(shown, guess, law.log_loss(bare))
-    return Stage(tokens, shown, np.where(keeps, resamples, np.inf), np.where(keeps, guess, np.inf), before, paid, problem.robust)
+    resamples, guess = _log_losses(problem, base, tokens, shown, most)
+    return Amounts(tokens, shown, np.where(keeps, resamples, np.inf), np.where(keeps, guess, np.inf))
+
+
+def _log_losses(problem: Problem, base: Base, tokens: Array, share: Array, most: int | None) -> tuple[Array, Array]:
+    """Return ln L after stages with shares of replayed text: under the resamples, shape (resamples, amounts), and by the fitted parameters."""
+    law, size, unique = problem.law, base.params_by(problem.vocab, len(tokens)), np.full(len(tokens), float(problem.request.unique_spec))
+    points = law.points(size, base.tokens + share / (1 - share) * tokens, tokens, unique)
+    resamples, guess = law.log_loss_resamples(points, most), law.log_loss(points)
+    if share.any():
+        bare = law.points(size, np.full(len(tokens), base.tokens), tokens, unique)
+        resamples += cost_on_top(share, resamples.mean(0), law.log_loss_resamples(bare, most).mean(0))
+        guess = guess + cost_on_top(share, guess, law.log_loss(bare))
+    return resamples, guess

@@ -10,13 +10,14 @@ from planner.allocate.allocation import Arm
 from planner.allocate.base import VOCAB
 from planner.allocate.base_able import Able, least_tokens
 from planner.allocate.base_answer import Choice
-from planner.allocate.base_stage import LEAST
+from planner.allocate.base_stage import LEAST, capped
 from planner.allocate.beyond import AXIS_NAMES, TOO_FAR
 from planner.allocate.problem import Problem
 from planner.allocate.replay_cost import NO_REPLAY, said_of
 from planner.design.spec import MIN_STEPS
 from planner.fit.support import NEAR
 from planner.method import Method
+from planner.units import format_count
 
 LEAST_LOWER = 0.01
 """Per cent of the loss by which a model of one's own must be lower to be told of."""
@@ -67,7 +68,7 @@ def warnings_of_bases(problem: Problem, able: Able, method: Method, made: Sequen
         if 0 < choice.plan.tokens_spec < least_tokens(base):
             pays = "what its inference leaves of the budget" if choice.plan.flops_inference else "its best stage"
             found.append(f"{base.name}: {pays} is less than {MIN_STEPS} steps of one sequence of {base.context:,} tokens, too few to train on")
-    found += _of_the_limit(problem, made, best)
+    found += [*_compromise(problem, best), *_of_the_limit(problem, able, made, best)]
     if any(member.params_kind == "total" for member in problem.law.members) and problem.vocab:
         found.append(f"the law counts embeddings in N: a base counts with those of the law's own vocabulary of {problem.vocab} words, not with its own")
     inexact = [base.name for base in fitting if not base.exact]
@@ -122,7 +123,17 @@ def _harmed(problem: Problem, able: Able, best: Choice) -> Iterator[str]:
         )
 
 
-def _of_the_limit(problem: Problem, made: Sequence[Choice], best: Choice) -> Iterator[str]:
+def _compromise(problem: Problem, best: Choice) -> Iterator[str]:
+    """Say that no refit would choose the amount for itself, where none would."""
+    assert best.tokens_interval is not None
+    low, high = best.tokens_interval
+    if not low <= best.plan.tokens_spec <= high:
+        why = "a compromise between refits that disagree, of the least loss in their mean" if problem.robust else "the fitted parameters' own choice"
+        amount, ends = format_count(best.plan.tokens_spec), f"{format_count(low)} to {format_count(high)}"
+        yield f"{best.base}: {amount} specialist tokens lie outside {ends}, where the refits' own best lie: {why}"
+
+
+def _of_the_limit(problem: Problem, able: Able, made: Sequence[Choice], best: Choice) -> Iterator[str]:
     """Say how surely the limit on the general loss is kept, where there is one, and what is not measured of it."""
     if problem.retention is None or best.general is None:
         return
@@ -133,5 +144,8 @@ def _of_the_limit(problem: Problem, made: Sequence[Choice], best: Choice) -> Ite
         yield NO_REPLAY
     if shares := [choice.plan.replay_fraction for choice in made if choice.plan.replay_fraction]:
         yield f"{said_of(shares)}; what it replays lowers the forecast of a base by no more than that"
+    for base, stage, choice in zip(able.bases, able.stages, made, strict=True):
+        if said := capped(problem, stage):
+            yield f"{base.name}: {format_count(choice.plan.tokens_spec)} specialist tokens, since {said}"
     if best.plan.tokens_spec == 0:
         yield f"no amount of specialist text, from {LEAST:.1%} of what budget and passes allow on, keeps {problem.retention.limit}, so none is planned"

@@ -12,6 +12,7 @@ from planner.allocate.base_able import Able, able
 from planner.allocate.base_answer import BaseAllocation, Guess
 from planner.allocate.base_beside import base_worths, kept_of, scratch, ways
 from planner.allocate.base_choice import choice_of, plan_of
+from planner.allocate.base_exchange import base_exchange
 from planner.allocate.base_longer import longer
 from planner.allocate.base_warnings import warnings_of_bases
 from planner.allocate.beyond import refuse_far
@@ -81,6 +82,7 @@ def allocate_bases(
         source=law.origin,
         left_out=found.left_out,
         best_guess=_best_guess(problem, found, method),
+        exchange=base_exchange(problem, best, method, stage),
     )
 
 

@@ -70,8 +70,9 @@ def iso_flops(law: FittedLaw, budgets: Sequence[float], unique_spec: float) -> l
 
     Args:
         law: the fitted law.
-        budgets: training budgets [FLOPs].
+        budgets: budgets [FLOPs].
         unique_spec: distinct specialist tokens there are.
+        limits: text, passes, time and inference, which hold at every size; its own budget and text do not count, nor what it says of sizes.
 
     Raises:
         DataError: a budget is too small for any size.

@@ -166,7 +166,7 @@ def allocate(
     shown: Callable[[Any], None]
     if base:
         from planner.allocate.bases import allocate_bases
-        from planner.cli.base_tables import show_bases
+        from planner.cli.base_tables import show_bases, wants_runs_of_bases
         from planner.cli.bases import bases_of, method_of, shares_of
 
         bases = bases_of(base, out)
@@ -192,7 +192,7 @@ def allocate(
     tell(out, replaced, answer.warnings, shown, answer, as_json)
     if further is not None:
         design_for(out, further)
-    elif not as_json and not base and wants_runs(answer):
+    elif not as_json and (wants_runs_of_bases(answer) if base else wants_runs(answer)):
         say(f"the runs that would say most about this decision: plan sweep design --flops BUDGET --decision {shlex.quote(str(out))}")
     if picture is not None:
         _draw(picture, answer, fitted, of_general, robust, bool(base))

@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING
 from planner.cli.allocation_tables import hundredths, show_worths
 from planner.cli.console import say
 from planner.cli.tables import table
-from planner.units import format_count
+from planner.units import format_count, format_interval
 
 if TYPE_CHECKING:
     from planner.allocate.base_answer import BaseAllocation
+
+NEGLIGIBLE = 0.005
+"""Per cent of the loss under which a regret is told as nothing."""
 
 
 def show_bases(answer: BaseAllocation) -> None:
@@ -28,7 +31,8 @@ def show_bases(answer: BaseAllocation) -> None:
         say(f"from scratch with the same budget: {scratch.note}")
     else:
         other = scratch.plan
-        counted = f", {other.flops:.3g} FLOPs" + (f" and {other.flops_inference:.3g} FLOPs of inference" if other.flops_inference else "")
+        counted = f", {other.flops:.3g} FLOPs ({other.flops_6nd:.3g} by 6·N·D)"
+        counted += f" and {other.flops_inference:.3g} FLOPs of inference" if other.flops_inference else ""
         say(
             f"from scratch with the same budget: {format_count(other.params_non_embedding)} parameters, {format_count(other.tokens_pt)} general + "
             f"{format_count(other.tokens_spec)} specialist tokens{counted}, loss {other.loss:.4g} ({other.loss_low:.4g} to {other.loss_high:.4g}), "
@@ -36,6 +40,30 @@ def show_bases(answer: BaseAllocation) -> None:
         )
     if answer.longer:
         say(answer.longer)
+    _show_standing(answer)
+
+
+def wants_runs_of_bases(answer: BaseAllocation) -> bool:
+    """Tell whether there are runs to propose: for bases within reach of such runs, under a law of runs from scratch that were trained in full."""
+    from planner.allocate.beyond import TOO_FAR
+
+    source, near = answer.source, all(factor <= TOO_FAR for choice in answer.choices for factor in choice.extrapolation.values() if factor < math.inf)
+    return near and not answer.settled and answer.measured and bool(source.get("recipe")) and source.get("method", "full") == "full"
+
+
+def _show_standing(answer: BaseAllocation) -> None:
+    """Say what the text is worth, and whether more runs are needed."""
+    if answer.exchange:
+        say(answer.exchange)
+    if answer.settled:
+        best = answer.choices[0]
+        assert best.regret_90_percent is not None
+        given = f"{best.regret_90_percent:.2g} % or less" if best.regret_90_percent >= NEGLIGIBLE else "nothing"
+        limit = ", with the limit on the general loss as its law has it" if best.general else ""
+        say(
+            "the runs are enough for this choice of base and amount, as far as a base is what they trained: in nine resamples of ten it gives away "
+            f"{given}{limit}"
+        )
 
 
 def _show_losses(answer: BaseAllocation) -> None:
@@ -85,23 +113,29 @@ def _show_within(answer: BaseAllocation) -> None:
     rows = []
     for number, choice in enumerate(answer.choices):
         assert choice.tokens_within is not None and choice.epochs_within is not None and choice.cheapest is not None
-        assert choice.regret_expected_percent is not None and choice.regret_90_percent is not None
+        assert choice.regret_expected_percent is not None and choice.regret_90_percent is not None and choice.tokens_interval is not None
         (least, most), (fewest, passes), cheapest = choice.tokens_within, choice.epochs_within, choice.cheapest
         rows.append(
             [
                 choice.base,
-                f"{format_count(least)} to {format_count(most)}",
+                format_interval(*choice.tokens_interval),
+                format_interval(least, most),
                 f"{fewest:.3g} to {passes:.3g}",
-                f"{format_count(cheapest.tokens_spec)} tokens, {cheapest.flops:.3g} FLOPs" if cheapest.tokens_spec else "as it is",
+                format_count(cheapest.tokens_spec) if cheapest.tokens_spec else "none",
+                f"{cheapest.flops:.3g}",
                 f"{cheapest.loss:.4g}",
                 "best" if number == 0 else f"{round(choice.higher_percent, 2) + 0.0:+.2f} %" + (", as good" * choice.as_good),
                 f"{choice.regret_expected_percent:.2f} % / {choice.regret_90_percent:.2f} %",
             ]
         )
-    columns = ["base", "specialist tokens", "epochs", "cheapest of them", "its forecast loss", "than the best base", "regret, expected / 90 %"]
+    columns = [
+        "base", "90 % interval", "tokens within", "epochs within", "cheapest of them", "its FLOPs", "its loss",
+        "than the best base", "regret, expected / 90 %",
+    ]  # fmt: skip
     caption = (
-        "means over the resamples; than the best base: by how much the loss of this base's best plan is higher; regret: by how much it is higher than "
-        "that of each resample's own best base and amount"
+        "90 % interval: specialist tokens that each refit of the law finds best; within, cheapest: by the mean over the refits; than the best base: by "
+        "how much the loss of this base's best plan is higher; "
+        "regret: by how much it is higher than that of each resample's own best base and amount"
     )
     table(f"Plans within {tolerance} of each base's best", columns, rows, caption=caption)
 
@@ -113,7 +147,7 @@ def _show_costs(answer: BaseAllocation) -> None:
     costs = [
         [
             choice.base,
-            f"{choice.plan.flops:.3g}",
+            f"{choice.plan.flops:.3g} ({choice.plan.flops_6nd:.3g})",
             *([f"{choice.plan.flops_inference:.3g}"] if counted else []),
             format_count(choice.trained),
             f"{choice.bytes_per_gpu / 1e9:.3g} GB",
@@ -121,16 +155,18 @@ def _show_costs(answer: BaseAllocation) -> None:
         ]
         for choice in answer.choices
     ]
-    columns = ["base", "FLOPs", *(["of inference"] if counted else []), "trained parameters", f"least memory a GPU, {request['gpus']} of them"]
+    columns = ["base", "FLOPs (6·N·D)", *(["of inference"] if counted else []), "trained parameters", f"least memory a GPU, {request['gpus']} of them"]
     table("What it takes", [*columns, "perplexity, before to after"], costs)
     ways = [
         [("* " if way.chosen else "  ") + way.method, f"{format_count(way.tokens_spec)} = {way.epochs_spec:.3g} epochs", f"{way.flops:.3g}",
          format_count(way.trained), f"{way.bytes_per_gpu / 1e9:.3g} GB" + ("" if way.fits else ", too much"),
-         f"{round(way.higher_percent, 2) + 0.0:+.2f} %" + ("" if way.measured else ", if its tokens teach as much: not measured")]
+         f"{round(way.higher_percent, 2) + 0.0:+.2f} %", "yes" if way.measured else "no"]
         for way in answer.ways
     ]  # fmt: skip
-    columns = ["method", "specialist tokens", "FLOPs", "trained parameters", "memory a GPU", "loss higher by"]
+    columns = ["method", "specialist tokens", "FLOPs", "trained parameters", "memory a GPU", "loss higher by", "measured"]
     caption = "* the method asked for; higher by: than with that one, mean over the resamples"
+    if not all(way.measured for way in answer.ways):
+        caption += "; not measured: as if a token taught as much as in the law's runs"
     table(f"{answer.choices[0].base} by each method, same budget", columns, ways, caption=caption)
 
 
@@ -144,3 +180,6 @@ def _show_changes(answer: BaseAllocation) -> None:
         ]
         columns = ["kept back", "specialist tokens left", "specialist loss before it higher by [%]", "from", "to"]
         table("What a share kept back for a later stage costs", columns, shares, caption="what that stage does with it is not measured by any law here")
+        for item in answer.kept:
+            if item.note:
+                say(f"{100 * item.share:.3g} % kept back: {format_count(item.tokens_spec)} specialist tokens, since {item.note}")

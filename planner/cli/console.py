@@ -19,6 +19,8 @@ from planner.errors import PlannerError
 from planner.units import format_seconds
 
 INTERRUPTED = 130
+RESUMED = ("run", "tune-lr", "launch", "demo")
+"""Commands that keep what they have done when they are stopped."""
 LONGEST_NAME = 200
 """Characters of a path that are repeated in a message."""
 PLAIN_EVERY = 20.0
@@ -42,7 +44,8 @@ class PlanGroup(TyperGroup):
             say(f"error: {told}")
             raise typer.Exit(PlannerError.exit_code) from None
         except KeyboardInterrupt:
-            say("stopped; what is finished is kept, and the same command goes on from there")
+            resumes = ctx.invoked_subcommand in RESUMED
+            say("stopped; what is finished is kept, and the same command goes on from there" if resumes else "stopped; no file is left half-written")
             raise typer.Exit(INTERRUPTED) from None
 
 

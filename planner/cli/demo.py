@@ -24,6 +24,7 @@ BUDGET_FACTOR = 3.0
 
 
 def demo(
+    context: typer.Context,
     out: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")] = Path("demo-out"),
     workers: Annotated[int | None, typer.Option(min=1, help="Worker processes of the sweep; one a core by default.")] = None,
 ) -> None:
@@ -45,7 +46,7 @@ def demo(
     sweep.run(str(out), workers)
     _stage("3 of 6: fit — the law of the loss, with intervals")
     law = out / "law.json"
-    fit.fit(out, law="auto", mapping=None, params_kind="auto", keep=None, resamples=200, seed=0, out=law, figures=True, as_json=False)
+    fit.fit(context, out, law="auto", mapping=None, params_kind="auto", keep=None, resamples=200, seed=0, out=law, figures=True, as_json=False)
     opened = Sweep.open(out)
     budget = BUDGET_FACTOR * max(opened.tree.flops_of_run(tip) for tip in opened.tree.tips)
     _stage(f"4 of 6: allocate — split {budget:.2e} FLOPs, {BUDGET_FACTOR:g} times the sweep's largest run, with {UNIQUE_SPEC} distinct specialist tokens")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,7 +23,11 @@ if TYPE_CHECKING:
     from planner.fit.fitted import FittedLaw
     from planner.next_runs.candidates import Setting
     from planner.next_runs.design import NextRuns
+    from planner.next_runs.outside import Outside
 
+NOTHING = 0.005
+"""Expected regret [% of the loss] that is nothing in a table."""
+IDLE = "no run would change this decision: over the refits it gives nothing away already"
 HELP = (
     "Choose the next runs: the tree of cells that most reduces the uncertainty of the recommendation at a target budget.\n\n"
     "With a fit (law.json) the new runs are chosen to add to its rows; with --prior, nothing fitted yet, from the laws' start ranges. All trunks are\n"
@@ -109,8 +113,9 @@ def _design(
     from planner.fit.fitted import FittedLaw
     from planner.laws import law_named
     from planner.next_runs.belief import FORMS, stages_of
-    from planner.next_runs.candidates import least_size, long_enough
+    from planner.next_runs.candidates import Candidates, least_size, long_enough
     from planner.next_runs.design import Stakes, affordable, design_runs, judge, without_overfitted
+    from planner.next_runs.outside import Outside, refuse_too_small
 
     # The limits of a question are the plan's: runs may pass over their text more often, and tell of it.
     decided, general = (question.request, question.general) if question else (None, None)
@@ -162,10 +167,19 @@ def _design(
     stakes = Stakes.of(given, fitted, decided, criterion=criterion, share=share, forms=tuple(form or FORMS), general=general, target=region)
     with bar("design", 1.0) as shown:
         answer = judge(stakes) if check else design_runs(stakes, budget, fitted=fitted is not None, progress=lambda what, done: shown.update(done, what))
+    outside = None
+    if fitted is not None:
+        runs = Candidates(answer.cells, setting)
+        refuse_too_small(fitted, runs, spread=not check and not (axes or {}).get("sizes"))
+        outside = Outside.of(fitted, runs, stakes.target)
+        idle = [f"{IDLE}; these runs would narrow the forecast alone"] if answer.before and answer.before.regret_percent < NOTHING else []
+        answer = replace(answer, warnings=(*answer.warnings, *idle, *outside.warnings()))
     if as_json:
-        give({**asdict(answer), "criterion": criterion, "candidates": len(given), "target_flops": target, "unique_spec": unique, "trunk_share": share})
+        leaning = {"outside": asdict(outside)} if outside else {}
+        told = {"criterion": criterion, "candidates": len(given), "target_flops": target, "unique_spec": unique, "trunk_share": share}
+        give({**asdict(answer), **leaning, **told})
     else:
-        show(answer, target, unique, setting.general, setting.special)
+        show(answer, target, unique, setting.general, setting.special, outside)
     for warning in answer.warnings:
         say(f"warning: {warning}")
     if general is not None:
@@ -200,7 +214,7 @@ def _design(
     say(f"written: {out}; next: plan sweep plan {out.parent if named else 'FOLDER, with this file in it as sweep.toml'}")
 
 
-def show(answer: NextRuns, target: float, unique: float, general: bool = True, special: bool = True) -> None:
+def show(answer: NextRuns, target: float, unique: float, general: bool = True, special: bool = True, outside: Outside | None = None) -> None:
     """Print a design as tables.
 
     Args:
@@ -209,6 +223,7 @@ def show(answer: NextRuns, target: float, unique: float, general: bool = True, s
         unique: distinct specialist tokens at the target.
         general: whether runs have a general stage.
         special: whether they have a specialist stage.
+        outside: how far it leans on the form of its law, where there is one.
     """
     rows = []
     for size, cost in answer.flops_by_size.items():
@@ -237,6 +252,8 @@ def show(answer: NextRuns, target: float, unique: float, general: bool = True, s
         f"recommended before, by a coarse search: {format_count(plan['params_non_embedding'])} parameters, {' + '.join(parts)} tokens; "
         "deviation: of its forecast loss; regret: of the plan chosen after the runs"
     )
+    if outside is not None:
+        caption += f"; both of the law's parameters alone, the drift of its form left out, with which the forecast there is {outside.forecast}"
     title = f"Recommendation at {target:.3g} FLOPs" + (f" with {format_count(unique)} distinct specialist tokens" if special else "")
     table(title, ["runs", "endpoints", "FLOPs", "expected deviation", "expected regret"], lines, caption=caption)
 

@@ -112,11 +112,12 @@ def show_domains(answer: DomainsAllocation) -> None:
     """Print the structures, what bound split training would give, and what the domains get in the recommended structure."""
     rows = [_row(structure, structure.name == answer.best) for structure in answer.structures]
     bound = [_row(arm, False) for arm in answer.arms]
-    columns = ["", "weighted loss (90 % interval)", "higher by", "loses in", "size", "general + specialist", "general share"]
+    columns = ["", "weighted loss (90 % interval)", "higher by", "loses in", "size", "general + specialist", "general share", "FLOPs (6·N·D)"]
     title = f"{answer.request['flops']:.3g} FLOPs for {answer.request['domains']} domains: {answer.best} is recommended"
     caption = "higher by: than the recommended; loses in: share of the laws' refits in which it is worse; loss: weighted mean [nats/token]"
     table(title, columns, rows, caption=caption)
-    table("Split training bound further (required losses and limits on the general loss set aside)", columns, bound)
+    caption = "no specialisation: the trunk alone for all; 50/50, 90/10: half, a tenth of all tokens are specialist, divided as in the recommended plan"
+    table("Split training bound further (required losses and limits on the general loss set aside)", columns, bound, caption=caption)
     best = answer.recommended
     order = sorted(best.domains, key=lambda plan: -plan.flops * _special(plan, best))
     names = ["domain", "specialist tokens", "epochs", "loss (90 % interval)", "required", "share of budget", "general tokens", "size", "outside the runs"]
@@ -135,7 +136,7 @@ def show_domains(answer: DomainsAllocation) -> None:
     for line in _flatness(answer):
         say(line)
     for structure in answer.structures:
-        if structure.assumption:
+        if structure.assumption and structure.loss is not None:
             say(f"{structure.name}: {structure.assumption}")
     for structure in (*answer.structures, *answer.arms):
         if structure.note and structure.loss is not None:
@@ -189,7 +190,7 @@ def _row(structure: Structure, itself: bool) -> list[str]:
     name = structure.name + (" (see the assumption)" if structure.assumption else "")
     bound = not itself and structure.probability is None
     if structure.loss is None or structure.tokens_general is None:
-        return [name, structure.note, "", "", "", "", ""]
+        return [name, structure.note]
     special = sum(plan.tokens_spec for plan in structure.domains)
     sizes = [plan.params_non_embedding for plan in structure.domains]
     size = format_count(sizes[0]) if min(sizes) == max(sizes) else f"{format_count(min(sizes))} to {format_count(max(sizes))}"
@@ -201,6 +202,7 @@ def _row(structure: Structure, itself: bool) -> list[str]:
         size,
         f"{format_count(structure.tokens_general)} + {format_count(special)}",
         "" if structure.share_general is None else f"{100 * structure.share_general:.3g} %",
+        f"{structure.flops:.3g}" + ("" if structure.flops_6nd is None else f" ({structure.flops_6nd:.3g})"),
     ]
 
 

@@ -31,6 +31,7 @@ MANY = 0.15
 
 
 def fit(
+    context: typer.Context,
     path: Annotated[Path, typer.Argument(help="A sweep's folder, the folder sweeps/, or a table of runs (CSV, JSON Lines, parquet).")],
     law: Annotated[str, typer.Option(help="A law by name (plan laws), several joined by commas, or auto: the best by held-out error.")] = "auto",
     target: Annotated[str, typer.Option(help="Which held-out loss: spec, or general, for what is forgotten.")] = "spec",
@@ -68,7 +69,10 @@ def fit(
     if out and len(tables) > 1:
         raise InputError(f"--out names one file, and {path} holds {len(tables)} runs tables", remedy="name one table, or leave --out away")
     documents = []
-    with helpers(drawing=figures) as pool:
+    if figures and (target != "spec" or method != "full"):
+        figures = False
+        say("no figures: they are drawn of the specialist loss in full training only")
+    with helpers(context, drawing=figures) as pool:
         for runs in tables:
             parts = [part for part, usual in ((target, "spec"), (method, "full")) if part != usual]
             place = out or runs.with_name("_".join(["law", *parts]) + ".json")
@@ -92,7 +96,7 @@ def fit(
                 )  # fmt: skip
             fitted = with_early(fitted, frame, tuple(keep or ()), seed)
             fitted.save(place, {"runs": sha256_file(runs)})
-            drawn, drawing = _draw(fitted, data, place, pool) if figures and target == "spec" and method == "full" else ([], None)
+            drawn, drawing = _draw(fitted, data, place, pool) if figures else ([], None)
             if as_json:
                 documents.append(read_json(place))
             else:

@@ -9,6 +9,7 @@ from planner.cli.console import say
 from planner.cli.tables import table
 from planner.errors import PlannerWarning
 from planner.fit.diagnosis import STATUS_ADVICE
+from planner.fit.holdout import sizes_held
 from planner.flags import FLAGS
 from planner.units import format_count
 
@@ -41,15 +42,20 @@ def show(law: FittedLaw) -> None:
          f"{score['mean']:.2f}" if score["held"] else "", score["status"]]
         for score in law.scores[:12]
     ]  # fmt: skip
-    caption = "mean absolute error in % of the loss where a slice is left out and forecast; * chosen" + (
+    untried = "; one without was not tried, and may fit better than its few starts" if any(not score["held"] for score in law.scores[:12]) else ""
+    caption = f"mean absolute error in % of the loss where a slice is left out and forecast; * chosen{untried}" + (
         f"; {len(law.scores) - 12} worse laws not shown (law.json has them)" if len(law.scores) > 12 else ""
     )
     table("Laws by held-out error", ["law", "N", "parameters", "fit", *names, "mean", "status"], rows, caption=caption)
     if law.holdout:
-        found = law.holdout
+        found, sizes = law.holdout, sizes_held(law.holdout)
+        if len(sizes) == 1:
+            which, them = f"largest size ({format_count(sizes[0])}, {found['factor']:.2g}× the next)", "it"
+        else:
+            ends = " to ".join(map(format_count, sizes))
+            which, them = f"the largest sizes ({ends}, up to {found['factor_most']:.2g}× the largest fitted)", "them"
         say(
-            f"largest size ({format_count(found['params'])}, {found['factor']:.2g}× the next), chosen and fitted without it: "
-            f"{found['mean_absolute_percent']:.2f} % mean absolute error on {found['rows']} runs, "
+            f"{which}, chosen and fitted without {them}: {found['mean_absolute_percent']:.2f} % mean absolute error on {found['rows']} runs, "
             f"bias {found['bias_percent']:+.2f} %, worst {found['worst_percent']:.1f} %"
         )
     replicate = law.source.get("replicate_sd")
@@ -90,7 +96,8 @@ def show_profiles(law: FittedLaw, data: FitData) -> None:
             low, high = member.interval(number)
             rows.append([found.name, f"{member.theta[number]:.4g}", " to ".join(ends), f"{low:.3g} to {high:.3g}"])
         caption = "rows taken as independent in the profile; the resamples keep those of a trunk together. open: the runs give no end inside the bounds"
-        table(f"Profiles of {member.law.name}", ["parameter", "value", "90 % by profile", "90 % by resamples"], rows, caption=caption)
+        title = f"Profiles of {member.law.name} (N: {member.params_kind} parameters)"
+        table(title, ["parameter", "value", "90 % by profile", "90 % by resamples"], rows, caption=caption)
 
 
 def _units(member: Member) -> str:

@@ -6,6 +6,9 @@ import multiprocessing
 from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
+from functools import partial
+
+import typer
 
 from planner.cli.paths import default_workers
 
@@ -22,20 +25,23 @@ def _begin(drawing: bool) -> None:
 
 
 @contextmanager
-def helpers(drawing: bool = False) -> Iterator[Executor | None]:
+def helpers(context: typer.Context, drawing: bool = False) -> Iterator[Executor | None]:
     """Give processes beside this one, or None on a machine with one core. They are started fresh, since a fork beside threads may hang.
 
     Args:
+        context: of the command.
         drawing: whether they will draw.
     """
     count = min(default_workers() - 1, MOST)
     if count < 1:
         yield None
         return
-    with ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn")) as pool:
-        pool.submit(_begin, drawing)
-        try:
-            yield pool
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    pool = ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn"))
+    pool.submit(_begin, drawing)
+    try:
+        yield pool
+    except BaseException:
+        # They are waited for when the error has been told: at the interpreter's own exit they may be told to end while they do.
+        context.find_root().call_on_close(partial(pool.shutdown, cancel_futures=True))
+        raise
+    pool.shutdown()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from planner.cli import compiling
-from planner.cli.compiling import FLAGS
+from planner.cli.compiling import FLAGS, compiled_among
 from planner.cli.console import say
 from planner.cli.tables import table
 from planner.errors import DataError, InputError, PlannerWarning
@@ -97,8 +97,8 @@ def launch(
         raise InputError(f"--structure {structure!r} is of a plan for many domains", remedy="leave it away")
     ready = prepare(allocation, folder, corpus=corpus, seed=seed, base=base)
     method = ready.run.cells[0].method
-    if compiled and ready.run.spec.recipe.method(method).packed:
-        raise InputError(f"--compile: {method} works on packed matrices, which are not compiled", remedy="leave it away")
+    if compiled and engine == "local":  # elsewhere other machines compile
+        compiled_among(ready.run.tree, ready.run.tree.segments, compiled, device)
     if method != "full" and export is not None:
         raise InputError(f"--export {export} knows no adapters, and the plan is of {method}", remedy="leave it away: plan launch trains it on many ranks")
     settings = Settings(

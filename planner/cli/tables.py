@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -53,7 +54,8 @@ def _needed(name: str, cells: list[str]) -> int:
 
 
 def _longest_word(name: str, cells: list[str]) -> int:
-    return max((len(word) for text in (name, *cells) for word in text.split()), default=1)
+    # A mark before a name, or the two spaces in its place, is not parted from it.
+    return max((len(word) for text in (name, *cells) for word in re.findall(r"(?:^[* ] )?\S+", text)), default=1)
 
 
 def _groups(needed: list[int], width: int) -> list[list[int]]:

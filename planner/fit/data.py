@@ -140,6 +140,8 @@ def fit_data(frame: DataFrame, keep: tuple[str, ...] = (), target: str = "spec",
         held = {flag for text in frame["flags"][frame[TARGETS[target]].notna()] for flag in str(text).split(";")}
         flag = next((name for name, _ in counts.most_common() if name != "diverged" and name in held), None)
         remedy = f"take rows in with --keep {flag} where they are sound all the same" if flag else f"give rows with a {TARGETS[target]}"
+        if flag == "under_2_tokens_per_parameter":
+            remedy = f"give tokens in single ones, if they are in thousands or millions, or {remedy}"
         raise DataError(f"none of {len(frame)} runs has a {TARGETS[target]} and no flag: {said}", remedy=remedy)
     one_recipe(rows)
     if (rows["branch_kind"] == "annealed").any() and (rows["branch_kind"] == "stable").any():

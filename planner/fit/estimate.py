@@ -9,7 +9,7 @@ import numpy as np
 
 from planner.fit.diagnosis import Diagnosis, diagnose
 from planner.fit.solver import DELTAS, EARLY_TOLERANCE, TOLERANCE, Solution, objective, solve
-from planner.fit.starts import draw_starts
+from planner.fit.starts import DRAWS_A_START, draw_starts
 from planner.laws import Law, Points
 from planner.laws.dual import Array
 
@@ -26,6 +26,8 @@ POLISH = 12
 """Steps with the law's exact second derivatives for the solution that is kept."""
 PATIENCE = 3.0
 """A start is left behind that at its latest pace would take more rounds than this to reach the best."""
+ROUNDING = 1e-12
+"""Residual of ln L [root mean square] under which a law meets all runs, and no step gains more than rounding."""
 WARM = 4
 """Solutions kept as starts for other fits of the same law."""
 
@@ -60,7 +62,7 @@ class Estimate:
 
 def estimate(
     law: Law, points: Points, log_loss: Array, random: np.random.Generator, *, starts: int = STARTS, warm: Array | None = None,
-    deltas: tuple[float, ...] = DELTAS,
+    deltas: tuple[float, ...] = DELTAS, draws: int = DRAWS_A_START,
 ) -> Estimate:  # fmt: skip
     """Fit a law.
 
@@ -72,10 +74,11 @@ def estimate(
         starts: drawn starts to solve.
         warm: further starts, shape (any, parameters).
         deltas: Huber's δ, largest first; the last is the objective's.
+        draws: of which the best one becomes a start.
     """
     theta = np.empty((0, len(law.parameters))) if warm is None else warm
     if starts:
-        theta = np.vstack([theta, draw_starts(law, points, log_loss, random, starts)])
+        theta = np.vstack([theta, draw_starts(law, points, log_loss, random, starts, draws)])
     solved = len(theta)
     weights = np.ones((1, points.count))
     value = objective(law, theta, points, log_loss, weights, deltas[0])
@@ -99,7 +102,7 @@ def estimate(
         last = solve(law, points, log_loss, theta[:1], weights, deltas=deltas[-1:], iterations=POLISH, exact=True)
         theta[0], value[0], ended = last.theta[0], last.objective[0], ended or bool(last.finished[0])
     agree = int(members[value <= value[0] * (1 + AGREEMENT) + 1e-300].sum())
-    diagnosis = diagnose(law, points, theta[0], ended)
+    diagnosis = diagnose(law, points, theta[0], ended or bool(value[0] < 0.5 * points.count * ROUNDING**2))
     return Estimate(law, theta[0], float(value[0]), solved, agree, theta[:WARM], diagnosis)
 
 

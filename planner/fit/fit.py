@@ -11,14 +11,14 @@ import numpy as np
 
 from planner.errors import DataError, InputError, PlannerWarning
 from planner.fit.data import FitData
-from planner.fit.diagnosis import WILD, wild
+from planner.fit.diagnosis import WILD
 from planner.fit.fitted import FittedLaw
 from planner.fit.holdout import mean_absolute_percent, slices
-from planner.fit.identify import check, reason_against
+from planner.fit.identify import check, check_losses, reason_against
 from planner.fit.member import Member
 from planner.fit.profile import along, ridge
 from planner.fit.resample import draw_weights, fit_weighted, scheme_for
-from planner.fit.select import Progress, Score, candidates, choose, score_laws
+from planner.fit.select import Progress, Score, candidates, choose, mistakes, score_laws
 from planner.fit.share import shared
 from planner.fit.support import Support
 from planner.fit.unmeasured import opened, unmeasured
@@ -31,6 +31,10 @@ PIECE = 250
 """Resamples of one law done at a time, at least: the slowest few of a piece are solved almost alone."""
 WORST = 5
 """Runs farthest from the law that are named."""
+UNEXPLAINED = 0.7
+"""Share of the deviation of ln L that a law leaves, from which it says hardly more than the mean: half of the variance."""
+OFF_NOISE, OFF_LEAST = 3.0, 2.0
+"""Deviations of runs, and per cent of the loss, beyond both of which the largest size is off the forecast of the others, and that is said."""
 
 
 def fit(
@@ -60,6 +64,7 @@ def fit(
     check(data)
     tables = [data.under(kind) for kind in params_kinds or data.params_by]
     laws = candidates(data) if law == "auto" else [_suited(item, data) for item in laws_named(law)]
+    check_losses(data)
     names = [law.name for law in laws]
     aside = pool.submit(_forecast_largest, tables, names, seed) if pool is not None and largest else None
     scores = score_laws(tables, laws, seed, lambda name, share: tell(f"fitting {name}", (0.4 if aside is None else 0.7) * share))
@@ -86,7 +91,11 @@ def fit(
     drift = float(np.mean([score.drift for score in chosen]))
     about = {"rows": data.count, "replicate_sd": data.replicate_sd, "target": data.target, "resampling": scheme, **(source or {})}
     table = [_row(score, score in chosen) for score in scores]
-    sound = data.rows(~_wild(chosen, data))
+    unusual = mistakes(chosen, {table.params_kind: table for table in tables})
+    _warn_of(unusual, chosen, data)
+    holdout = _without(holdout, [name for name, off in zip(data.run_ids, unusual, strict=True) if off])
+    sound = data.rows(~unusual)
+    _check_learnt(chosen, sound, holdout)
     fitted = FittedLaw(tuple(members), noise, drift, Support.of(sound), float(np.exp(sound.log_loss.min())), table, holdout, about)
     about["farthest"] = _farthest(fitted, data)
     return fitted
@@ -134,19 +143,34 @@ def _suited(law: Law, data: FitData) -> Law:
     return law
 
 
-def _wild(chosen: Sequence[Score], data: FitData) -> Any:
-    """Tell which runs are likely mistakes by every law, and name them: a fit hardly follows them, and they count neither as noise nor as support."""
-    found = np.ones(data.count, dtype=bool)
-    for score in chosen:
-        residual = data.log_loss - score.estimate.log_loss(data.under(score.params_kind).points(score.reference))
-        found &= wild(residual)
-    for row in np.flatnonzero(found):
+def _warn_of(unusual: Any, chosen: Sequence[Score], data: FitData) -> None:
+    """Name the runs that are likely mistakes: a fit hardly follows them, and they count neither as noise nor as support."""
+    table = data.under(chosen[0].params_kind)
+    residual = table.log_loss - chosen[0].estimate.log_loss(table.points(chosen[0].reference))
+    for row in np.flatnonzero(unusual):
         warnings.warn(
             f"{data.run_ids[row]} lies {100 * np.expm1(residual[row]):+.3g} % off the law, over {WILD:g} times as far as most runs: is it a mistake? "
-            "It is left out of the noise and the support; mend or delete it, and fit again",
+            "It is left out of the noise, the held-out errors and the support; mend or delete it, and fit again",
             PlannerWarning, stacklevel=3,
         )  # fmt: skip
-    return found
+
+
+def _check_learnt(chosen: Sequence[Score], sound: FitData, holdout: dict[str, Any]) -> None:
+    """Warn where a law says hardly more than the mean of the losses, and where the largest size is far off what the others say of it."""
+    left, spread = float(np.mean([score.rms_percent for score in chosen])), 100 * float(sound.log_loss.std())
+    if left > UNEXPLAINED * spread:
+        warnings.warn(
+            f"the law leaves {left:.2g} % where the losses vary by {spread:.2g} %: sizes and tokens hardly say what the loss is, and a plan "
+            "from this is a guess; check that every loss stands in its own run's row",
+            PlannerWarning, stacklevel=3,
+        )  # fmt: skip
+    if holdout and abs(off := holdout["bias_percent"]) > max(OFF_NOISE * left, OFF_LEAST):
+        said = f"{abs(off):.2g} % {'above' if off < 0 else 'below'} what the smaller ones forecast, where runs scatter by {left:.2g} %"
+        warnings.warn(
+            f"the losses of the largest size lie {said}: either it was trained less well, as with a learning rate far from its best, or the law does not "
+            "hold there, and then not beyond; compare with plan sweep tune-lr, or with another seed",
+            PlannerWarning, stacklevel=3,
+        )  # fmt: skip
 
 
 def _farthest(law: FittedLaw, data: FitData) -> list[dict[str, Any]]:
@@ -168,16 +192,32 @@ def _forecast_largest(tables: Sequence[FitData], names: Sequence[str], seed: int
     chosen: list[Score] = choose(score_laws(rest, within, seed, progress), rest[0])
     out = tables[0].rows(piece.held)
     forecast = np.mean([score.estimate.log_loss(out.under(score.params_kind).points(score.reference)) for score in chosen], axis=0)
-    error = np.exp(forecast - out.log_loss) - 1
     return {
         "laws": [f"{score.estimate.law.name} ({score.params_kind})" for score in chosen],
         "params": float(out.params.max()),
+        "params_least": float(out.params.min()),
         "factor": piece.factor,
-        "rows": out.count,
+        "factor_most": float(out.params.max() / rest[0].params.max()),
         "run_ids": out.run_ids,
         "forecast": np.exp(forecast),
         "measured": np.exp(out.log_loss),
-        "mean_absolute_percent": mean_absolute_percent(forecast, out.log_loss),
+    }
+
+
+def _without(holdout: dict[str, Any], mistaken: Sequence[str]) -> dict[str, Any]:
+    """Sum up how the forecast of the largest size did, but for runs that are likely mistakes; nothing where no other is left."""
+    kept = np.array([name not in mistaken for name in holdout.get("run_ids", ())], dtype=bool)
+    if not kept.any():
+        return {}
+    forecast, measured = holdout["forecast"][kept], holdout["measured"][kept]
+    error = forecast / measured - 1
+    return {
+        **holdout,
+        "rows": len(error),
+        "run_ids": [name for name, good in zip(holdout["run_ids"], kept, strict=True) if good],
+        "forecast": forecast,
+        "measured": measured,
+        "mean_absolute_percent": mean_absolute_percent(np.log(forecast), np.log(measured)),
         "bias_percent": float(100 * error.mean()),
         "worst_percent": float(100 * np.abs(error).max()),
     }

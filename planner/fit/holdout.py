@@ -5,13 +5,14 @@ Rolling origins: on each axis the highest level is left out, then the two highes
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from planner.fit.data import FitData
-from planner.fit.identify import MIN_SIZES, levels
+from planner.fit.identify import MIN_SIZES, SAME, levels
 from planner.laws.dual import Array
 
 LEAST_HELD = 4
@@ -78,6 +79,16 @@ def _top(name: str, values: Array, share: float, below: float) -> tuple[Slice | 
                 return None, below
             return Slice(name, held, float(level / rest.max())), float(level)
     return None, below
+
+
+def sizes_held(found: Mapping[str, Any]) -> tuple[float, ...]:
+    """Return the size that a law was not fitted to and forecast, or the least and the largest of several.
+
+    Args:
+        found: `FittedLaw.holdout`.
+    """
+    least, most = found.get("params_least", found["params"]), found["params"]
+    return (most,) if least * np.exp(SAME) > most else (least, most)
 
 
 def mean_absolute_percent(forecast: Array, log_loss: Array) -> float:

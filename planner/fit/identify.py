@@ -19,8 +19,12 @@ MIN_ROWS = 8
 ROWS_PER_PARAMETER = 2.0
 DECADE = 9.0
 """Sizes that span less are warned of; realised shapes miss a round decade by a little."""
+MANY_PASSES = 100.0
+"""Of half of the runs: hardly anybody makes as many."""
 TRUNK = 3
 """Runs off one trunk from which its luck shows in a fit."""
+SAME_LOSS = 1e-6
+"""Spread of ln L under which all losses are one."""
 SAME = 0.05
 """Spread of a logarithm under which values count as one."""
 NEARLY = 0.2
@@ -39,7 +43,8 @@ def check(data: FitData) -> None:
         raise DataError(f"only {data.count} runs can be used for a fit (the rest are flagged or have no loss)", remedy=f"train at least {MIN_ROWS}")
     sizes = levels(data.params_by["non_embedding"])
     if len(sizes) < MIN_SIZES:
-        raise DataError(f"the runs have {len(sizes)} distinct model sizes, and a law in size needs {MIN_SIZES}", remedy="train more sizes, best five")
+        many = "sizes" if len(sizes) != 1 else "size"
+        raise DataError(f"the runs have {len(sizes)} distinct model {many}, and a law in size needs {MIN_SIZES}", remedy="train more sizes, best five")
     if sizes[-1] / sizes[0] < DECADE:
         _warn(f"model sizes span a factor of only {sizes[-1] / sizes[0]:.1f}, under a decade: the size exponent is poorly determined")
     if data.two_stage:
@@ -49,6 +54,16 @@ def check(data: FitData) -> None:
     if data.repeats or data.two_stage:
         _check_repetition(data)
     _check_trunks(data)
+
+
+def check_losses(data: FitData) -> None:
+    """Refuse losses that are all the same.
+
+    Raises:
+        DataError: they are.
+    """
+    if np.ptp(data.log_loss) < SAME_LOSS:
+        raise DataError(f"all losses are {np.exp(data.log_loss[0]):.4g}, and there is nothing to learn a law from", remedy="check the column of losses")
 
 
 def levels(values: Array) -> Array:
@@ -87,7 +102,8 @@ def _check_one_stage(data: FitData) -> None:
     tokens = data.tokens_pt + data.tokens_spec
     found = len(levels(tokens))
     if found < MIN_TOKENS:
-        raise DataError(f"the runs have {found} distinct token counts, and a law in tokens needs {MIN_TOKENS}", remedy="vary the tokens, best five values")
+        many = "counts" if found != 1 else "count"
+        raise DataError(f"the runs have {found} distinct token {many}, and a law in tokens needs {MIN_TOKENS}", remedy="vary the tokens, best five values")
     ratio = np.log(tokens / data.params_by["non_embedding"])
     if np.ptp(ratio) < SAME:
         raise DataError(
@@ -100,7 +116,8 @@ def _check_two_stages(data: FitData) -> None:
     for name, found, zero in (("tokens_pt", general, data.tokens_pt == 0), ("tokens_spec", special, data.tokens_spec == 0)):
         count = len(found) + bool(zero.any())
         if len(found) < 2 and count < 3:
-            raise DataError(f"the runs have one value of {name} beside {'zero' if zero.any() else 'none'}", remedy="vary both stages")
+            values = "no value" if not len(found) else "one value"
+            raise DataError(f"the runs have {values} of {name}" + (" other than zero" if zero.any() else ""), remedy="vary both stages")
         if count < MIN_TOKENS:
             _warn(f"the runs have {count} values of {name}: its exponent and its offset cannot both be determined")
     params = data.params_by["non_embedding"]
@@ -142,6 +159,8 @@ def hardly_apart(params: Array, general: Array, special: Array) -> list[str]:
 
 def _check_repetition(data: FitData) -> None:
     passes = data.epochs[data.tokens_spec > 0]
+    if np.median(passes) > MANY_PASSES:
+        _warn(f"half of the runs make over {np.median(passes):.3g} passes over their specialist text: is unique_spec in another unit than tokens_spec?")
     if data.epochs.max() < 1 + SAME:
         _warn("no run repeats its specialist text: what more than one epoch does is not measured")
     elif passes.min() > 1 + SAME and np.ptp(np.log(passes)) < NEARLY:

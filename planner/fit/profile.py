@@ -22,6 +22,12 @@ CHI2_90 = 2.7055434540954146
 """0.9 quantile of χ² with one degree of freedom."""
 REACH = np.array([0.02, 0.05, 0.1, 0.2, 0.35, 0.55, 0.8, 1.2, 1.8, 2.6, 4.0, 6.5])
 """Steps of the profile on either side, in logarithms of the parameter (a tenth of it for one that is not on a log scale)."""
+NEAR = np.array([0.25, 0.5, 0.75, 0.9, 1.05, 1.25, 1.6, 2.0])
+"""Where a side is profiled again: shares of the way from the best value to where the excess seems to pass 1."""
+APART = 0.3
+"""Difference of √excess between the values on either side of that place, above which a side is profiled again."""
+AGAIN = 4
+"""Times at most; a parameter known to far less than the least step of `REACH` takes more than one."""
 STEPS = 60
 TOLERANCE = 1e-8
 RIDGE = float(np.log(2.0))
@@ -59,18 +65,24 @@ def profile(law: Law, points: Points, log_loss: Array, theta: Array, names: Sequ
         names: which parameters; all by default.
     """
     chosen = [number for number, parameter in enumerate(law.parameters) if not names or parameter.name in names]
-    grids = [_grid(law, number, theta[number], np.concatenate([-REACH[::-1], REACH])) for number in chosen]
-    values = _held(law, points, log_loss, theta, chosen, grids, neighbours=True)
     threshold = _threshold(law, points, log_loss, theta)
+    grids, excess, solved = [theta[[number]] for number in chosen], [np.zeros(1) for _ in chosen], [theta[None] for _ in chosen]
+    new = [_grid(law, number, theta[number], np.concatenate([-REACH[::-1], REACH])) for number in chosen]
+    for _ in range(1 + AGAIN):
+        near = [solution[np.abs(grid[:, None] - more).argmin(0)] for solution, grid, more in zip(solved, grids, new, strict=True)]
+        for place, (value, solution) in enumerate(zip(*_held(law, points, log_loss, theta, chosen, new, near), strict=True)):
+            grids[place], first = np.unique(np.append(grids[place], new[place]), return_index=True)
+            excess[place] = np.append(excess[place], value / threshold)[first]
+            solved[place] = np.append(solved[place], solution, axis=0)[first]
+        new = [_nearer(grid, over - over.min()) for grid, over in zip(grids, excess, strict=True)]
+        if not any(map(len, new)):
+            break
     found = []
-    for number, grid, value in zip(chosen, grids, values, strict=True):
-        grid, value = np.append(grid, theta[number]), np.append(value, 0.0)
-        order = np.argsort(grid)
-        grid, excess = grid[order], value[order] / threshold
-        at = int(np.argmin(np.abs(grid - theta[number])))
-        low, open_low = _crossing(grid[at::-1], excess[at::-1], law.parameters[number].low)
-        high, open_high = _crossing(grid[at:], excess[at:], law.parameters[number].high)
-        found.append(Profile(law.parameters[number].name, grid, excess, low, high, open_low, open_high))
+    for number, grid, over in zip(chosen, grids, excess, strict=True):
+        parameter, over = law.parameters[number], over - over.min()
+        low, high = (_crossing(*side) for side in _sides(grid, over))
+        ends = parameter.low if low is None else low, parameter.high if high is None else high
+        found.append(Profile(parameter.name, grid, over, *ends, low is None, high is None))
     return found
 
 
@@ -79,7 +91,8 @@ def ridge(law: Law, points: Points, log_loss: Array, theta: Array) -> tuple[str,
     chosen = [number for number, parameter in enumerate(law.parameters) if parameter.logarithmic]
     grids = [_grid(law, number, theta[number], np.array([-RIDGE, RIDGE])) for number in chosen]
     threshold = _threshold(law, points, log_loss, theta)
-    values = _held(law, points, log_loss, theta, chosen, grids)
+    found, least = _pinned(law, points, log_loss, theta, *_starts([theta] * len(chosen), chosen, grids))
+    values = np.split(found.objective - min(least, found.objective.min()), len(chosen))
     return tuple(law.parameters[number].name for number, value in zip(chosen, values, strict=True) if value.min() < threshold)
 
 
@@ -100,7 +113,7 @@ def along(law: Law, points: Points, log_loss: Array, theta: Array, names: Sequen
         return theta[None]
     chosen = [number for number, parameter in enumerate(law.parameters) if parameter.name in names]
     grids = [_grid(law, n, 1.0, np.log(np.geomspace(law.parameters[n].low, law.parameters[n].high, PLACES))) for n in chosen]
-    found, least = _pinned(law, points, log_loss, theta, *_starts(theta, chosen, grids))
+    found, least = _pinned(law, points, log_loss, theta, *_starts([theta] * len(chosen), chosen, grids))
     flat = found.objective - least < FLAT * _threshold(law, points, log_loss, theta)
     return np.vstack([theta, found.theta[flat]])
 
@@ -115,19 +128,20 @@ def _grid(law: Law, number: int, value: float, reach: Array) -> Array:
 
 
 def _held(
-    law: Law, points: Points, log_loss: Array, theta: Array, chosen: Sequence[int], grids: Sequence[Array], neighbours: bool = False
-) -> list[Array]:
-    """Return the objective over its least with each chosen parameter held at each of its values."""
-    start, held = _starts(theta, chosen, grids)
-    first, least = _pinned(law, points, log_loss, theta, start, held)
-    value, weights = first.objective, np.ones((1, points.count))
+    law: Law, points: Points, log_loss: Array, theta: Array, chosen: Sequence[int], grids: Sequence[Array], near: Sequence[Array]
+) -> tuple[list[Array], list[Array]]:
+    """Return the objective, less that with none held, with each chosen parameter held at each of its values, and the parameters there."""
+    start, held = _starts(near, chosen, grids)
+    best, least = _pinned(law, points, log_loss, theta, start, held)
+    value, solved, weights = best.objective, best.theta, np.ones((1, points.count))
     # Once more from what the neighbours on either side found: a held value may have stopped in a side valley.
-    for shift in (1, -1) if neighbours else ():
-        near = np.where(held, start, np.roll(first.theta, shift, axis=0))
-        again = solve(law, points, log_loss, near, weights, deltas=DELTAS[-1:], iterations=STEPS, tolerance=TOLERANCE, fixed=held)
+    for shift in (1, -1):
+        beside = np.where(held, start, np.roll(solved, shift, axis=0))
+        again = solve(law, points, log_loss, beside, weights, deltas=DELTAS[-1:], iterations=STEPS, tolerance=TOLERANCE, fixed=held)
+        solved = np.where((again.objective < value)[:, None], again.theta, solved)
         value = np.minimum(value, again.objective)
     ends = np.cumsum([len(grid) for grid in grids])[:-1]
-    return list(np.split(np.maximum(value - min(least, value.min()), 0.0), ends))
+    return np.split(value - least, ends), np.split(solved, ends)
 
 
 def _pinned(law: Law, points: Points, log_loss: Array, theta: Array, start: Array, held: Array) -> tuple[Solution, float]:
@@ -137,16 +151,19 @@ def _pinned(law: Law, points: Points, log_loss: Array, theta: Array, start: Arra
     return found, float(solve(law, points, log_loss, theta[None], weights, deltas=DELTAS[-1:], iterations=STEPS).objective[0])
 
 
-def _starts(theta: Array, chosen: Sequence[int], grids: Sequence[Array]) -> tuple[Array, Array]:
-    """Put each chosen parameter at each of its values; return parameters and which of them is held, each of shape (values, parameters)."""
+def _starts(near: Sequence[Array], chosen: Sequence[int], grids: Sequence[Array]) -> tuple[Array, Array]:
+    """Put each chosen parameter at each of its values, the others where they are in `near`, of shape (parameters,) or (values, parameters).
+
+    Returns:
+        Parameters, and which of them is held, each of shape (all values, parameters).
+    """
     starts, fixed = [], []
-    for number, grid in zip(chosen, grids, strict=True):
-        for value in grid:
-            start, held = theta.copy(), np.zeros(len(theta), dtype=bool)
-            start[number], held[number] = value, True
-            starts.append(start)
-            fixed.append(held)
-    return np.array(starts), np.array(fixed)
+    for number, grid, others in zip(chosen, grids, near, strict=True):
+        start = np.array(np.broadcast_to(others, (len(grid), others.shape[-1])))
+        start[:, number] = grid
+        starts.append(start)
+        fixed.append(np.tile(np.arange(start.shape[1]) == number, (len(grid), 1)))
+    return np.vstack(starts), np.vstack(fixed)
 
 
 def _threshold(law: Law, points: Points, log_loss: Array, theta: Array) -> float:
@@ -159,11 +176,27 @@ def _threshold(law: Law, points: Points, log_loss: Array, theta: Array) -> float
     return float(0.5 * CHI2_90 * (np.minimum(size, DELTA) ** 2).mean() / max(inside, 1.0 / points.count))
 
 
-def _crossing(grid: Array, excess: Array, bound: float) -> tuple[float, bool]:
-    """Interpolate where the excess first passes 1, walking away from the best value; the bound where it never does."""
+def _sides(grid: Array, excess: Array) -> list[tuple[Array, Array]]:
+    """Part a profile into what lies below its best value and what lies above, both walking away from it."""
+    at = int(np.argmin(excess))
+    return [(grid[at::-1], excess[at::-1]), (grid[at:], excess[at:])]
+
+
+def _crossing(grid: Array, excess: Array) -> float | None:
+    """Find where the excess first passes 1, between values by its root, which is straight where the objective is a parabola; None where it never does."""
     over = np.flatnonzero(excess > 1)
     if not len(over):
-        return bound, True
-    at = int(over[0])
-    share = (1 - excess[at - 1]) / (excess[at] - excess[at - 1])
-    return float(grid[at - 1] + share * (grid[at] - grid[at - 1])), False
+        return None
+    at, root = int(over[0]), np.sqrt(excess)
+    share = (1 - root[at - 1]) / (root[at] - root[at - 1])
+    return float(grid[at - 1] + share * (grid[at] - grid[at - 1]))
+
+
+def _nearer(grid: Array, excess: Array) -> Array:
+    """Choose values about where the excess passes 1, on the sides where those known lie too far apart to say where."""
+    found = [np.empty(0)]
+    for values, over in _sides(grid, excess):
+        end, at = _crossing(values, over), int(np.argmax(over > 1))
+        if end is not None and np.sqrt(over[at]) - np.sqrt(over[at - 1]) > APART:
+            found.append(values[0] + NEAR * (end - values[0]))
+    return np.clip(np.concatenate(found), grid[0], grid[-1])

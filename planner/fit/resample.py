@@ -37,8 +37,8 @@ def scheme_for(sizes: Array, cluster: Any) -> str:
     """
     pairs = np.unique(np.stack([np.round(np.log(sizes), 2), cluster]), axis=1)
     trunks = np.unique(pairs[0], return_counts=True)[1]
-    # A table without a grid has a size a row; then a size that is missed has neighbours.
-    gridless = len(trunks) > 0.3 * len(sizes)
+    # A table without a grid has a size a row; then a size that is missed has neighbours. Where rows are many they lie closer than the rounding.
+    gridless = len(trunks) > 0.3 * len(sizes) or len(np.unique(sizes)) > 0.9 * len(sizes)
     return "multinomial" if gridless or trunks.min() >= TRUNKS_A_SIZE else "fractional"
 
 

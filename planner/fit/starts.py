@@ -27,14 +27,14 @@ APPROACH_LONGEST = 1.0
 _PROJECTIONS = 2
 
 
-def draw_starts(law: Law, points: Points, log_loss: Array, random: np.random.Generator, count: int) -> Array:
-    """Draw starts, shape (count, parameters); each is the best of its group, so that they are good and still differ."""
+def draw_starts(law: Law, points: Points, log_loss: Array, random: np.random.Generator, count: int, draws: int = DRAWS_A_START) -> Array:
+    """Draw starts, shape (count, parameters); each is the best of a group of `draws`, so that they are good and still differ."""
     scale = Scale(law)
-    drawn = project(law, scale, points, log_loss, scale.draw(random, count * DRAWS_A_START))
+    drawn = project(law, scale, points, log_loss, scale.draw(random, count * draws))
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         total = huber(log_loss - law.log_loss(drawn, points), SCREENING_DELTA).sum(1)
-    total = np.where(np.isfinite(total), total, np.inf).reshape(count, DRAWS_A_START)
-    return _approach(law, scale, points, log_loss, drawn.reshape(count, DRAWS_A_START, -1)[np.arange(count), total.argmin(1)])
+    total = np.where(np.isfinite(total), total, np.inf).reshape(count, draws)
+    return _approach(law, scale, points, log_loss, drawn.reshape(count, draws, -1)[np.arange(count), total.argmin(1)])
 
 
 def _approach(law: Law, scale: Scale, points: Points, log_loss: Array, theta: Array) -> Array:

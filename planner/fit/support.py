@@ -63,6 +63,13 @@ class Support:
                 raise ValueError(f"{name} = {body['low'][name]!r} to {body['high'][name]!r}, zero {body['zero'][name]!r}, of the support")
         return cls(*({name: body[key][name] for name in axes} for key in ("low", "high", "zero")))
 
+    def joined(self, other: Support) -> Support:
+        """Return the box of two tables together."""
+        names = [*AXES, RAY] if RAY in self.low and RAY in other.low else AXES
+        low = {name: min((end for end in (self.low[name], other.low[name]) if end > 0), default=0.0) for name in names}
+        high = {name: max(self.high[name], other.high[name]) for name in names}
+        return Support(low, high, {name: self.zero[name] or other.zero[name] for name in names})
+
     def factors(self, params: Any, tokens_pt: Any, tokens_spec: Any, unique_spec: Any, flops: Any = None) -> dict[str, Array]:
         """Return by what factor points lie outside on each axis: 1 inside, 3 for three times the most or a third of the least.
 

@@ -19,7 +19,6 @@ import numpy as np
 
 from planner.allocate.plans import Plans
 from planner.errors import DataError
-from planner.fit.data import FitData
 from planner.fit.fitted import FittedLaw
 from planner.fit.member import Member
 from planner.fit.scale import Scale
@@ -136,7 +135,7 @@ def prior_law(given: Candidates, forms: Sequence[str] = FORMS, seed: int = 0) ->
     setting = given.setting
     general, special, unique = given.tokens
     params = given.params_by["non_embedding"]
-    data = FitData([""] * len(given), given.params_by, general, special, unique, np.zeros(len(given)), given.cost.alone, given.group, None)
+    data = given.rows
     reference = data.reference
     random = np.random.default_rng(seed)
     members = []

@@ -19,6 +19,7 @@ import numpy as np
 from planner.design.cells import Cell, Grid
 from planner.design.spec import MIN_STEPS, MIN_TOKENS_PER_PARAMETER, SweepSpec
 from planner.errors import DataError, InputError, PlannerWarning
+from planner.fit.data import FitData
 from planner.fit.fitted import FittedLaw
 from planner.flags import WARMUP_MULTIPLE
 from planner.flops import flops_per_token
@@ -119,6 +120,11 @@ class Candidates:
         keys = [(cell.size, cell.seed, None if cell.tokens_pt else cell.unique_spec) for cell in self.cells]
         number = {key: place for place, key in enumerate(dict.fromkeys(keys))}
         return np.array([number[key] for key in keys], dtype=int)
+
+    @property
+    def rows(self) -> FitData:
+        """Return the cells as rows of a table, their losses left at nothing."""
+        return FitData([""] * len(self), self.params_by, *self.tokens, np.zeros(len(self)), self.cost.alone, self.group, None)
 
     def subset(self, chosen: Any) -> Candidates:
         """Return the cells of a boolean mask."""

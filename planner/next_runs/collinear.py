@@ -63,7 +63,8 @@ def against_axes(given: Candidates, law: Law) -> tuple[str, str] | None:
     if len(sizes) < MIN_SIZES:
         found = ", ".join(format_count(value) for value in sizes)
         lost = _named(names, ("E", "A", "α", "η"))
-        return f"it has {len(sizes)} distinct model sizes ({found}), so {lost} cannot be separated", f"take at least {MIN_SIZES} sizes, best five"
+        many = "sizes" if len(sizes) != 1 else "size"
+        return f"it has {len(sizes)} distinct model {many} ({found}), so {lost} cannot be separated", f"take at least {MIN_SIZES} sizes, best five"
     ratio = np.log((general + special) / params)
     if np.ptp(ratio) < SAME:
         lost = _named(names, ("A", "α", "B", "β"))
@@ -78,10 +79,9 @@ def against_axes(given: Candidates, law: Law) -> tuple[str, str] | None:
     for name, values, wanted in (("tokens_pt", general, ("B", "β", "κ", "ρ")), ("tokens_spec", special, ("β", "κ", "G", "s0", "γ"))):
         positive = levels(values)
         if len(positive) < 2 or len(positive) + bool((values == 0).any()) < MIN_TOKENS:
-            zero = " beside zero" if (values == 0).any() else ""
-            text = ", ".join(format_count(value) for value in positive) or "none"
+            text = ", ".join([*(["zero"] if (values == 0).any() else []), *(format_count(value) for value in positive)])
             remedy = f"take zero and two values of {name} at least, or three"
-            return f"it has only {text}{zero} for {name}, so {_named(names, wanted)} cannot be separated", remedy
+            return f"it has only {text} for {name}, so {_named(names, wanted)} cannot be separated", remedy
     return _against_repetition(general, special, unique, names)
 
 

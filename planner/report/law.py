@@ -8,26 +8,50 @@ import numpy as np
 
 from planner.fit.data import FitData
 from planner.fit.fitted import FittedLaw
-from planner.report.style import COLOURS, LEGEND, MARKERS, log_counts, shades, spread
+from planner.report.style import COLOURS, MARKERS, legend_below, log_counts, shades, spread
 from planner.units import format_count
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-BANDS: dict[str, Any] = {"title": "bands: 90 %, one run", "title_fontsize": 8}
+BANDS = "bands: 90 %, one run"
 HIGHEST = 1.15
 """Multiple of the highest loss measured up to which slices by tokens are drawn."""
 
 
-def size_slices(axis: Axes, law: FittedLaw, data: FitData) -> None:
-    """Draw loss by model size with the law's band, for the cells that most sizes share."""
-    cells: dict[tuple[float, float, float], list[int]] = {}
+def cells(data: FitData) -> dict[tuple[float, float, float], list[int]]:
+    """Return the runs of each mixture of text that most sizes share, by general, specialist and distinct tokens; none of a table without a grid."""
+    found: dict[tuple[float, float, float], list[int]] = {}
     for row in range(data.count):
         unique = float(np.round(np.nan_to_num(data.unique_spec[row]), -3))
-        cells.setdefault((float(data.tokens_pt[row]), float(data.tokens_spec[row]), unique), []).append(row)
-    shared = [key for key, rows in cells.items() if len(np.unique(data.params[rows])) >= min(4, len(np.unique(data.params)))]
+        found.setdefault((float(data.tokens_pt[row]), float(data.tokens_spec[row]), unique), []).append(row)
+    return {key: rows for key, rows in found.items() if len(np.unique(data.params[rows])) >= min(4, len(np.unique(data.params)))}
+
+
+def runs_of_a_size(data: FitData, params: float | None = None) -> tuple[float, float, Any]:
+    """Choose the runs that differ by specialist text alone.
+
+    Args:
+        data: the runs.
+        params: the size, or one near it; the one with most runs by default.
+
+    Returns:
+        The size, the general tokens that most of its runs share, and which runs have both and specialist tokens, shape (runs,).
+    """
+    sizes = np.unique(data.params)
+    counts = [(data.params == size).sum() for size in sizes]
+    size = sizes[int(np.argmax(counts) if params is None else np.argmin(np.abs(np.log(sizes / params))))]
+    at = data.params == size
+    general = np.unique(data.tokens_pt[at & (data.tokens_pt > 0) & (data.tokens_spec > 0)])
+    amount = max(general, key=lambda value: int((at & (data.tokens_pt == value)).sum())) if len(general) else 0.0
+    return float(size), float(amount), at & (data.tokens_pt == amount) & (data.tokens_spec > 0)
+
+
+def size_slices(axis: Axes, law: FittedLaw, data: FitData) -> None:
+    """Draw loss by model size with the law's band, for the `cells` that most sizes share."""
+    shared = cells(data)
     for colour, marker, key in zip(COLOURS, MARKERS, spread(sorted(shared), 5), strict=False):
-        rows = np.array(cells[key])
+        rows = np.array(shared[key])
         pt, spec, unique = key
         sizes = np.geomspace(data.params.min(), data.params.max(), 60)
         _band(axis, law, data, sizes, pt, spec, float(np.nanmax(np.append(data.unique_spec[rows], 1.0))), colour)
@@ -35,7 +59,7 @@ def size_slices(axis: Axes, law: FittedLaw, data: FitData) -> None:
         axis.plot(data.params[rows], np.exp(data.log_loss[rows]), marker, color=colour, markersize=4, label=label)
     log_counts(axis)
     axis.set(xlabel=f"{_kind(data)} parameters N", ylabel=_loss(data), title="Loss by size; general + specialist tokens")
-    axis.legend(**LEGEND, **BANDS)
+    legend_below(axis, BANDS)
 
 
 def token_slices(axis: Axes, law: FittedLaw, data: FitData, params: float | None = None) -> None:
@@ -47,13 +71,7 @@ def token_slices(axis: Axes, law: FittedLaw, data: FitData, params: float | None
         data: the runs.
         params: the size, or one near it; the one with most runs by default.
     """
-    sizes = np.unique(data.params)
-    counts = [(data.params == size).sum() for size in sizes]
-    size = sizes[int(np.argmax(counts) if params is None else np.argmin(np.abs(np.log(sizes / params))))]
-    at = data.params == size
-    general = np.unique(data.tokens_pt[at & (data.tokens_pt > 0) & (data.tokens_spec > 0)])
-    amount = max(general, key=lambda value: int((at & (data.tokens_pt == value)).sum())) if len(general) else 0.0
-    rows = at & (data.tokens_pt == amount) & (data.tokens_spec > 0)
+    size, amount, rows = runs_of_a_size(data, params)
     amounts = spread(list(np.unique(data.unique_spec[rows])), 6)
     for number, (colour, unique) in enumerate(zip(shades(len(amounts)), amounts, strict=True)):
         chosen = np.flatnonzero(rows & (data.unique_spec == unique))
@@ -68,7 +86,7 @@ def token_slices(axis: Axes, law: FittedLaw, data: FitData, params: float | None
         xlabel="specialist tokens seen, repeats included", ylabel=_loss(data),
         title=f"Repetition: {format_count(size)} parameters" + (f" after {format_count(amount)} general tokens" if amount else ""),
     )  # fmt: skip
-    axis.legend(**LEGEND, **BANDS)
+    legend_below(axis, BANDS, columns=3)
 
 
 def _band(axis: Axes, law: FittedLaw, data: FitData, params: Any, pt: Any, spec: Any, unique: Any, colour: Any, along: str = "params") -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from planner.fit.data import FitData
 from planner.fit.fitted import FittedLaw
+from planner.fit.holdout import sizes_held
+from planner.laws.dual import Array
 from planner.report.style import COLOURS, GREY, LEGEND, colour_bar, legend_below, log_counts
 from planner.units import format_count
 
@@ -21,6 +23,8 @@ ALONG = {
 """What residuals can be drawn against."""
 APART = 1.25
 """Runs share a mean where no gap of this factor parts them."""
+SPAN = 2.0
+"""And where they lie within this factor, as those of a table without a grid do not."""
 JITTER = 0.012
 """How far points are moved, as a share of the axis."""
 
@@ -63,9 +67,7 @@ def residuals(axis: Axes, law: FittedLaw, data: FitData, along: str) -> None:
     if shown.any():
         drawn = axis.scatter(aside[shown], off[shown], s=16, c=colours[shown], cmap="viridis", norm=LogNorm(), alpha=0.85, linewidth=0)
         colour_bar(axis, drawn, colours[shown], ALONG["tokens_spec" if data.tokens_spec.any() else "tokens_pt"] if along == "params" else ALONG["params"])
-    order = np.argsort(x)
-    groups = np.split(order, np.flatnonzero(np.diff(np.log(x[order])) > np.log(APART)) + 1)
-    for number, near in enumerate(groups):
+    for number, near in enumerate(_groups(x)):
         label = "mean of the runs around" if number == 0 else None
         axis.plot(np.exp(np.log(x[near]).mean()), off[near].mean(), "_", color="black", markersize=15, markeredgewidth=2, label=label)
     log_counts(axis, zero)
@@ -73,8 +75,17 @@ def residuals(axis: Axes, law: FittedLaw, data: FitData, along: str) -> None:
     legend_below(axis, columns=3)
 
 
+def _groups(x: Array) -> list[Any]:
+    """Part runs, by their places on an axis, into those that share a mean; return the numbers of each group's."""
+    order = np.argsort(x)
+    height = np.log(x[order])
+    gap = np.append(True, np.diff(height) > np.log(APART))
+    part = np.floor((height - height[gap][np.cumsum(gap) - 1]) / np.log(SPAN))
+    return np.split(order, np.flatnonzero(gap[1:] | (np.diff(part) > 0)) + 1)
+
+
 def holdout(axis: Axes, law: FittedLaw) -> None:
-    """Draw forecast against measured loss of the largest size, which the law had not seen."""
+    """Draw forecast against measured loss of the largest size, or of several, which the law had not seen."""
     found = law.holdout
     measured, forecast = np.array(found["measured"]), np.array(found["forecast"])
     span = [min(measured.min(), forecast.min()) * 0.99, max(measured.max(), forecast.max()) * 1.01]
@@ -83,6 +94,6 @@ def holdout(axis: Axes, law: FittedLaw) -> None:
     axis.plot(measured, forecast, "o", color=COLOURS[0], markersize=4)
     axis.set(
         xlabel="measured [nats/token]", ylabel="forecast [nats/token]",
-        title=f"{format_count(found['params'])} parameters, unseen: {found['mean_absolute_percent']:.2f} % mean error",
+        title=f"{' to '.join(map(format_count, sizes_held(found)))} parameters, unseen: {found['mean_absolute_percent']:.2f} % mean error",
     )  # fmt: skip
     axis.legend(**LEGEND)

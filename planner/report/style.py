@@ -22,6 +22,8 @@ GREY = "#6b6b6b"
 DPI = 150
 FEWEST = 3
 """Labels that an axis of counts has, where its range allows that many."""
+MOST = 10
+"""Values of a table with a grid that a scale of colours is labelled at."""
 MARKERS = "osD^vP"
 NAMES: dict[str, Any] = {"fontsize": 8, "parse_math": False}
 """Of labels that a user wrote, where a dollar is a dollar."""
@@ -144,12 +146,14 @@ def legend_below(axis: Axes, title: str | None = None, columns: int = 2) -> None
 
 
 def colour_bar(axis: Axes, drawn: Any, values: Any, label: str) -> None:
-    """Add the scale of colours on which counts were drawn, labelled at those of the values that lie apart."""
+    """Add the scale of colours on which counts were drawn, labelled at those of the values that lie apart, or at round ones where these are many."""
     assert axis.figure is not None
     levels: list[float] = []
     for value in np.unique(values):
         if not levels or value > 1.4 * levels[-1]:
             levels.append(float(value))
+    if len(levels) > MOST:
+        levels = count_ticks(levels[0], levels[-1])
     bar = axis.figure.colorbar(drawn, ax=axis, label=label, ticks=levels)
     bar.ax.minorticks_off()
     bar.ax.yaxis.set_major_formatter(lambda value, _: format_count(value))

@@ -8,6 +8,7 @@ import pytest
 from planner.allocate.allocate import allocate
 from planner.allocate.isoflop import IsoFlop, iso_flop, iso_flops
 from planner.allocate.problem import Problem
+from planner.allocate.request import Request
 from planner.errors import DataError
 from planner.fit.fitted import FittedLaw
 from planner.flops import flops_per_token
@@ -77,3 +78,14 @@ def test_the_recommendation_lies_on_the_curve_of_its_limits(seed: int) -> None:
         searched = max(size.params_non_embedding for size in Problem.of(law, request).sizes())
         assert plan.loss <= curve.loss[curve.params <= searched].min() * (1 + 1e-4)
         assert not curve.inside[curve.params > 1.001 * searched].any()
+
+
+def test_a_curve_keeps_the_limits_of_a_request(fitted: FittedLaw) -> None:
+    """The figure of an answer is drawn from it; its least loss is the answer's, whatever binds."""
+    free = iso_flops(fitted, [1.2e13], UNIQUE)[0]
+    for limits in ({"general_tokens": 2e6}, {"inference_tokens": 1e7}, {"max_epochs": 1.0}, {"training_flops": 3e12}):
+        request = Request(1.2e13, UNIQUE, **limits)  # type: ignore[arg-type]
+        curve, plan = iso_flop(Problem.of(fitted, request)), allocate(fitted, request).plan
+        near = np.abs(np.log(curve.params / plan.params_non_embedding)).argmin()
+        assert curve.loss[near] == pytest.approx(plan.loss, rel=0.01) and curve.loss.min() > 0.995 * plan.loss
+        assert curve.loss.min() > free.loss.min()

@@ -192,7 +192,7 @@ def test_commas_between_thousands_are_no_list(law: Path, tmp_path: Path) -> None
     code, out, words = run("scaling", "--law", str(law), "--spec-tokens", "200,000", "--points", "3", "--out", str(tmp_path / "s.json"), "--json")
     assert code == 0 and json.loads(out)["request"]["amounts"] == [200000], words
     asked = ("sweep", "design", "--flops", "1e13", "--law", str(law), "--corpus", "none", "--dry-run", "--sizes", "30,000")
-    assert "it has 1 distinct model sizes (29.9k)" in run(*asked)[2]
+    assert "it has 1 distinct model size (29.9k)" in run(*asked)[2]
     asked = ("backtest", "sweeps/medicine", "--law", "gap-competing", "--out", str(tmp_path / "b.json"), "--cutoffs")
     refused("(1e+18 FLOPs: 0 runs lie above", *asked, "1,000,000,000,000,000,000")
 

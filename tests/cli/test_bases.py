@@ -1,6 +1,7 @@
 """`plan allocate --base` with the options of a model of one's own."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -94,3 +95,46 @@ def test_next_runs_are_for_the_choice_among_the_bases(law: Path, tmp_path: Path)
     assert code == 2 and "too few for a tree of runs" in " ".join(err.split()) and law.with_name("bases.json").is_file()  # the answer stands
     code, out, err = run(law, "--next-runs", "many")
     assert code == 2 and not out and "'many'" in err and err.count("\n") == 1
+
+
+SWEEPS = Path(__file__).parents[2] / "sweeps"
+
+
+def allocated(sweep: str, folder: Path, *options: str) -> tuple[str, str]:
+    arguments = ["allocate", "--law", str(SWEEPS / sweep / "law.json"), "--spec-tokens", "300k", "--out", str(folder / "bases.json"), *options]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.stderr
+    return result.stdout, result.stderr
+
+
+def test_the_answer_says_whether_the_runs_are_enough_or_what_to_run(tmp_path: Path) -> None:
+    near = ("--base", "name=A,tokens=2M,params=100k,context=128,vocab=1024", "--base", "name=B,tokens=2M,params=50k,context=128,vocab=1024")
+    _, err = allocated("medicine", tmp_path, "--flops", "1e12", *near)
+    assert "the runs are enough for this choice of base and amount" in err and "it gives away nothing" in err and "sweep design" not in err
+    _, err = allocated("medicine", tmp_path, "--flops", "4e13", *near)
+    assert "the runs are enough" not in err and f"plan sweep design --flops BUDGET --decision {tmp_path / 'bases.json'}" in err
+    _, err = allocated("medicine", tmp_path, "--flops", "1e12", "--method", "lora", *near)
+    assert "the runs are enough" not in err and "sweep design" not in err  # no design here says what a method does
+    far = ("--base", "name=A,tokens=2T,params=6.5B", "--allow-extrapolation")
+    _, err = allocated("medicine", tmp_path, "--flops", "1e21", *far)
+    assert "the runs are enough" not in err and "sweep design" not in err
+
+
+def test_flops_stand_beside_6nd_and_every_method_has_one_line(tmp_path: Path) -> None:
+    out, err = allocated("medicine", tmp_path, "--flops", "4e12", "--base", "name=A,tokens=2M,params=300k,context=128,vocab=1024")
+    plan = json.loads((tmp_path / "bases.json").read_text())["choices"][0]["plan"]
+    assert plan["flops_6nd"] == pytest.approx(6 * plan["params_non_embedding"] * plan["tokens_spec"]) and f"4e+12 ({plan['flops_6nd']:.3g})" in out
+    assert "by 6·N·D)" in err and "distinct specialist tokens are worth" in err
+    for method, measured in (("full", "yes"), ("lora", "no"), ("qlora", "no")):
+        assert re.search(rf"^ [ *]+ {method} .*[+-]\d+\.\d\d % +{measured} *$", out, re.MULTILINE), method
+    assert "not measured: as if a token taught as much" in out
+    assert json.loads((tmp_path / "bases.json").read_text())["choices"][0]["tokens_interval"][1] == plan["tokens_spec"]
+
+
+def test_a_share_kept_back_says_where_replay_holds_it_down(tmp_path: Path) -> None:
+    general = str(SWEEPS / "computing" / "replay" / "law_general.json")
+    base = ("--base", "name=A,tokens=2M,params=300k,context=128,vocab=1024")
+    limit = ("--max-general-rise", "5%", "--general-law", general)
+    _, err = allocated("computing", tmp_path, "--flops", "2e12", *limit, *base, "--kept-back", "0.3,0.5")
+    assert "50 % kept back: 14.7k specialist tokens, since any more that the budget pays would need over 50 % of replay" in err
+    assert "30 % kept back" not in err

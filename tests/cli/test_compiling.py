@@ -1,4 +1,4 @@
-"""`--compile/--no-compile` means the same wherever a command trains segment by segment."""
+"""`--compile/--no-compile` means the same wherever a command trains."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def domains(folder: Path, corpus: Corpus) -> list[str]:
     return ["launch", str(folder / "a.json"), "--out", str(folder / "run"), "--structure", "independent"]
 
 
-@pytest.mark.parametrize("command", [sweep_of, probes, adapters, domains])
+@pytest.mark.parametrize("command", [sweep_of, probes, domains])
 @pytest.mark.parametrize("asked", [True, False, None])
 def test_segments_are_compiled_as_it_is_asked_for(
     tmp_path: Path, corpus: Corpus, command: Callable[[Path, Corpus], list[str]], asked: bool | None
@@ -91,6 +91,11 @@ def test_without_a_compiler_it_is_refused_before_anything_starts(
     code, out, words = run(*arguments, "--compile")
     assert code == 2 and NOTHING in words and words.count("error:") == 1
     assert not list(tmp_path.rglob("records")) and not (tmp_path / "run").exists()
+
+
+def test_a_launch_says_that_it_is_compiled(tmp_path: Path, corpus: Corpus) -> None:
+    arguments = [*adapters(tmp_path, corpus), "--dry-run"]
+    assert TOLD in run(*arguments, "--compile")[2] and TOLD not in run(*arguments)[2]
 
 
 def test_packed_matrices_are_not_compiled_and_that_is_said(tmp_path: Path, corpus: Corpus) -> None:

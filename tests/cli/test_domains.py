@@ -37,10 +37,12 @@ def test_the_good_path(folder: Path) -> None:
     rows = (GOOD.format("medicine") + "max_loss = 9.0\nweight = 2\n", 'name = "law"\nunique_tokens = 1e6\nlaw = "laws"\n')
     code, out, err = run(folder, file_of(*rows))
     assert code == 0, err
-    for text in ("split training", "independent models", "one mixed model (see the assumption", "equal specialist compute", "no general text", "medicine"):
+    for text in ("split training", "independent models", "one mixed model (see the assumption", "equal specialist compute", "no general text", "medicine",
+                 "no specialisation", "50/50", "90/10", "FLOPs (6·N·D)"):  # fmt: skip
         assert text in " ".join(out.split()), text
     assert "assumption: the text of the other domains counts as general text" in err
     body = json.loads((folder / "a.json").read_text())
+    assert all(f"({item['flops_6nd']:.3g})" in out for item in (*body["structures"], *body["arms"]) if item["loss"])
     assert body["kind"] == "domains" and body["schema_version"] == 1 and len(body["inputs"]) == 2
     assert [plan["name"] for plan in body["structures"][0]["domains"]] == ["medicine", "law"]
     code, out, _ = run(folder, file_of(*rows), "--json", "--params", "1e5", "--figure")

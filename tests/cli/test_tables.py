@@ -35,6 +35,15 @@ def test_what_fits_is_one_table_and_what_does_not_goes_below(monkeypatch: pytest
     assert counts[160] == 1 and counts[60] > counts[100] >= 1
 
 
+@pytest.mark.parametrize("mark", ["* ", "  "])
+def test_a_marked_name_is_whole(mark: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    name = "multiplicative-penalised"
+    for width in range(50, 130, 3):
+        monkeypatch.setattr(tables, "PIPED", width)
+        tables.table("laws", ["law", *(f"number {number}" for number in range(9))], [[mark + name, *["0.50"] * 9]])
+        assert f" {mark}{name} " in capsys.readouterr().out, width
+
+
 def test_short_rows_end_in_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     tables.table("title", ["a", "b", "c"], [["x", "1"], ["y", "2", "3"]])
     assert "x   1" in capsys.readouterr().out

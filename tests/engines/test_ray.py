@@ -222,7 +222,7 @@ def test_the_end_of_the_driver_loses_nothing(folder: Path, undisturbed: Path, bl
             addresses.update(*(listening(pid) for pid in family))
             return states(folder)
 
-        wait_for(ready, "a state", 120)
+        wait_for(ready, "a state", 300)
         driver.send_signal(blow)
         words = driver.communicate(timeout=180)[1]
     finally:

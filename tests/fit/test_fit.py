@@ -17,10 +17,10 @@ from planner.fit.data import FitData, fit_data
 from planner.fit.estimate import estimate
 from planner.fit.fit import fit
 from planner.fit.fitted import FittedLaw
-from planner.fit.holdout import slices
+from planner.fit.holdout import sizes_held, slices
 from planner.fit.identify import check
 from planner.fit.select import choose, score_laws
-from planner.fit.support import Support
+from planner.fit.support import RAY, Support
 from planner.laws import LAWS, Points, Reference
 from planner.runs import read_runs
 from tests.conftest import TRUTH, true_log_loss
@@ -60,6 +60,16 @@ def test_agrees_with_scipy(synthetic: FitData) -> None:
     start = scale.to_free(found.theta[None])[0]
     other = min(minimize(loss, start + shift, method="L-BFGS-B", options={"maxiter": 3000}).fun for shift in (0.0, 0.1, -0.1))
     assert found.objective <= other * (1 + 1e-4)
+
+
+def test_a_law_that_meets_all_runs_has_converged(synthetic: FitData) -> None:
+    """Its objective is all rounding, of which no step gains."""
+    law = LAWS["bounded-saturating"]
+    points = synthetic.points(synthetic.reference)
+    truth = estimate(law, points, synthetic.log_loss, np.random.default_rng(0), starts=6).theta
+    for seed in range(4):
+        found = estimate(law, points, law.log_loss(truth[None], points)[0], np.random.default_rng(seed), starts=6)
+        assert found.objective < 1e-24 and found.status == "converged", seed
 
 
 def test_auto_finds_a_law_that_forecasts_beyond(synthetic: FitData) -> None:
@@ -108,6 +118,19 @@ def test_slices_hold_the_largest_and_never_too_much(synthetic: FitData) -> None:
     assert found["largest params"].factor == pytest.approx(2.0)
 
 
+def test_sizes_that_are_held_out_together_are_all_named(synthetic: FitData, fitted: FittedLaw) -> None:
+    (size,) = sizes_held(fitted.holdout)
+    assert size == synthetic.params.max() and len(sizes_held({"params": 2.0})) == 1, "files of before hold the largest alone"
+    random = np.random.default_rng(0)
+    n, d = np.exp(random.uniform(np.log(1e7), np.log(1e9), 80)), np.exp(random.uniform(np.log(1e9), np.log(1e11), 80))
+    log_loss = np.log(1.7 + 400 / n**0.34 + 410 / d**0.28) + 0.002 * random.normal(size=80)
+    data = FitData([str(k) for k in range(80)], {"non_embedding": n}, d, np.zeros(80), np.full(80, np.nan), log_loss, 6 * n * d, np.arange(80), None)
+    found = fit(data, "chinchilla", resamples=20).holdout
+    rest = sorted(n)[: -found["rows"]]
+    assert sizes_held(found) == (sorted(n)[-found["rows"]], max(n))
+    assert found["factor_most"] == pytest.approx(max(n) / max(rest))
+
+
 def test_support_tells_how_far(synthetic: FitData) -> None:
     support = Support.of(synthetic)
     factors = support.factors([3.2e6], [4.5e7], [0.0], [np.nan], [1e15])
@@ -118,6 +141,17 @@ def test_support_tells_how_far(synthetic: FitData) -> None:
     assert support.distance([3.2e6], [4.5e7], [0.0], [np.nan])[0] == pytest.approx(np.log(3.2e6 * 4.5e7 / most))
     assert support.distance([3.2e6], [4e6], [0.0], [np.nan])[0] == pytest.approx(np.log(10))
     assert support.distance([1e5], [1e5], [3e5], [1e5])[0] == 0  # between zero, which was trained, and the least tokens_pt
+
+
+def test_the_box_of_two_tables_is_that_of_their_rows_together(synthetic: FitData) -> None:
+    random = np.random.default_rng(0)
+    for _ in range(20):
+        first = (synthetic.params < random.choice([3e4, 1e5, 2e5])) ^ (random.random(synthetic.count) < 0.05)
+        assert Support.of(synthetic.rows(first)).joined(Support.of(synthetic.rows(~first))) == Support.of(synthetic)
+    tied = replace(synthetic, tokens_pt=20 * synthetic.params)
+    small = tied.params < 1e5
+    assert Support.of(tied.rows(small)).joined(Support.of(tied.rows(~small))) == Support.of(tied)
+    assert RAY in Support.of(tied).low and RAY not in Support.of(tied).joined(Support.of(synthetic)).low
 
 
 def test_fewer_passes_than_any_run_made_are_new_ground_down_to_one(synthetic: FitData) -> None:
@@ -165,7 +199,7 @@ def table(tmp_path: Path, rows: list[str]) -> Path:
     ("rows", "message"),
     [
         (["1e5,1e6,0,,3.0"], "only 1 runs"),
-        ([f"1e5,{k}e6,0,,3.0" for k in range(1, 12)], "1 distinct model sizes"),
+        ([f"1e5,{k}e6,0,,3.0" for k in range(1, 12)], "1 distinct model size"),
         ([f"{n},{d},{d / 2},1e9,3.0" for n in ("1e5", "3e5", "1e6") for d in (2e6, 3e6, 4e6, 5e6)], "same tokens_spec / tokens_pt"),
         ([f"{n},{d},1e6,1e9,3.0" for n in ("1e5", "3e5", "1e6") for d in (2e6, 3e6, 4e6, 5e6)], "one value"),
     ],

@@ -145,6 +145,67 @@ def test_a_slip_of_a_digit_is_named_and_moves_neither_support_nor_noise(tmp_path
     assert after.noise < 1.5 * before.noise and after.drift > 0
 
 
+def test_a_slip_of_a_digit_makes_no_forecast_look_worse(tmp_path: Path) -> None:
+    """A run that is named as a likely mistake counts neither in held-out errors, nor in the drift, nor in what the largest size was forecast to."""
+    sound = grid(0.003, sizes=np.geomspace(1e7, 1e9, 7), ratios=np.geomspace(5, 80, 6))
+    clean = fit(fit_data(read(sound, tmp_path)), "chinchilla", resamples=60)
+    for row, factor in ((25, 2.0), (len(sound) - 1, 0.6)):
+        foul = sound.copy()
+        foul.loc[row, "loss_spec"] *= factor
+        with pytest.warns(PlannerWarning, match=f"row{row + 2} lies .* is it a mistake"):
+            law = fit(fit_data(read(foul, tmp_path).assign(flags="")), "chinchilla", resamples=60)
+        assert law.drift < clean.drift + 0.005 and law.scores[0]["mean"] < 1.5 * clean.scores[0]["mean"]
+        assert law.holdout["worst_percent"] < 2 and f"row{row + 2}" not in law.holdout["run_ids"]
+
+
+@pytest.mark.parametrize(("seed", "warned"), [(None, False), (1, True)])
+def test_losses_in_other_runs_rows_are_said_to_teach_nothing(tmp_path: Path, seed: int | None, warned: bool) -> None:
+    frame = grid(0.003)
+    if seed is not None:
+        frame["loss_spec"] = np.random.default_rng(seed).permutation(frame["loss_spec"])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", PlannerWarning)
+        fit(fit_data(read(frame, tmp_path).assign(flags="")), "chinchilla", resamples=60, largest=False)
+    assert any("sizes and tokens hardly say what the loss is" in str(item.message) for item in caught) == warned
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"loss_spec": lambda frame: np.exp(3 * frame["loss_spec"])}, "are these perplexities"),
+        ({"tokens_pt": lambda frame: frame["tokens_pt"] / 1e3}, "give tokens in single"),
+    ],
+)
+def test_columns_in_another_unit_are_asked_about(tmp_path: Path, change: dict[str, object], named: str) -> None:
+    with pytest.raises((InputError, DataError), match=named):
+        fit_data(read(grid(0.003).assign(**change), tmp_path))  # type: ignore[arg-type]
+
+
+def test_distinct_text_in_another_unit_is_asked_about(tmp_path: Path) -> None:
+    n, spec = (values.ravel() for values in np.meshgrid(SIZES, np.geomspace(1e9, 1e11, 6)))
+    thousands = spec / np.resize([1, 4], len(spec)) / 1e3
+    frame = pd.DataFrame({"params_non_embedding": n, "tokens_spec": spec, "unique_spec": thousands, "loss_spec": truth(n, spec)})
+    with pytest.warns(PlannerWarning, match="is unique_spec in another unit than tokens_spec"):
+        check(fit_data(read(frame, tmp_path).assign(flags="")))
+
+
+def test_losses_that_are_all_the_same_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="all losses are 3, and there is nothing to learn a law from"):
+        fit(fit_data(read(grid(0.0).assign(loss_spec=3.0), tmp_path)), resamples=20)
+
+
+@pytest.mark.parametrize(("factor", "said"), [(1.0, None), (1.06, "above"), (0.94, "below")])
+def test_a_largest_size_that_is_off_is_said(tmp_path: Path, factor: float, said: str | None) -> None:
+    """Trained with a rate that does not suit it, for instance: its runs agree with each other and not with the smaller ones."""
+    frame = grid(0.004, sizes=np.geomspace(1e7, 1e9, 7))
+    frame.loc[frame["params_non_embedding"] == frame["params_non_embedding"].max(), "loss_spec"] *= factor
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", PlannerWarning)
+        fit(fit_data(read(frame, tmp_path).assign(flags="")), "chinchilla", resamples=60)
+    found = [str(item.message) for item in caught if "the losses of the largest size lie" in str(item.message)]
+    assert [f" % {said} what the smaller ones forecast" in text for text in found] == ([True] if said else [])
+
+
 def test_the_luck_of_single_trunks_is_said_to_be_unmeasured(tmp_path: Path) -> None:
     trunks = [f"t{number // 5}" for number in range(25)]
     with pytest.warns(PlannerWarning, match="what trunks differ by is not measured"):

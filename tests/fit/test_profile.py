@@ -1,7 +1,9 @@
 """Profiles: their intervals hold the truth about as often as they say, and ridges are named."""
 
 import numpy as np
+import pytest
 
+import planner.fit.profile as profile_module
 from planner.fit.estimate import estimate
 from planner.fit.profile import profile, ridge
 from planner.laws import LAWS, Points, Reference
@@ -24,6 +26,35 @@ def test_intervals_cover_the_truth() -> None:
         held += [item.low <= value <= item.high for item, value in zip(profile(law, points, log_loss, found.theta), TRUTH, strict=True)]
     # 200 intervals of 90 %; those of one table go together, so the band is wide.
     assert 0.80 <= np.mean(held) <= 0.98
+
+
+@pytest.mark.parametrize("noise", [5e-4, 1e-4])
+def test_intervals_cover_the_truth_at_low_noise(noise: float) -> None:
+    """Where each parameter is known to far under the least step of the grid; they held a third of it with straight lines between its values."""
+    law, held = LAWS["chinchilla"], []
+    for seed in range(12):
+        random = np.random.default_rng(seed)
+        points, log_loss = runs(60, random)
+        log_loss = log_loss + noise * random.normal(size=points.count)
+        found = estimate(law, points, log_loss, random, starts=0, warm=TRUTH[None])
+        held += [item.low <= value <= item.high for item, value in zip(profile(law, points, log_loss, found.theta), TRUTH, strict=True)]
+    assert 0.75 <= np.mean(held) < 1
+
+
+@pytest.mark.parametrize("noise", [2e-4, 5e-3])
+def test_ends_are_those_of_a_fine_grid(noise: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(4)
+    law, (points, log_loss) = LAWS["chinchilla"], runs(60, random)
+    log_loss = log_loss + noise * random.normal(size=points.count)
+    found = estimate(law, points, log_loss, random, starts=0, warm=TRUTH[None])
+    items = profile(law, points, log_loss, found.theta)
+    monkeypatch.setattr(profile_module, "REACH", np.geomspace(1e-4, 6.5, 150))
+    monkeypatch.setattr(profile_module, "AGAIN", 0)
+    for item, fine in zip(items, profile(law, points, log_loss, found.theta), strict=True):
+        assert (item.open_low, item.open_high) == (fine.open_low, fine.open_high)
+        assert max(abs(item.low - fine.low), abs(item.high - fine.high)) < 0.03 * (fine.high - fine.low), item.name
+        inside = item.excess[(item.value >= item.low) & (item.value <= item.high)]
+        assert (inside <= 1).all() and len(inside) >= 5, "too few values to see a parabola by"
 
 
 def test_the_excess_grows_away_from_the_best_value() -> None:

@@ -96,7 +96,7 @@ GOOD = cross(SIZES, GENERAL, SPECIAL, UNIQUE)
 @pytest.mark.parametrize(
     ("cells", "reason"),
     [
-        (cross(SIZES[:1], GENERAL, SPECIAL, UNIQUE), "1 distinct model sizes"),
+        (cross(SIZES[:1], GENERAL, SPECIAL, UNIQUE), "1 distinct model size"),
         ([Cell(n, 0, pt, 0.5 * pt, 0.1 * pt) for n in SIZES for pt in GENERAL[1:]], "tokens_spec / tokens_pt = 0.5"),
         ([Cell(n, 0, 10 * n, 20 * n, 5 * n) for n in (1e5, 3.2e5, 1e6)], "29.9 tokens per parameter"),
         (cross(SIZES, GENERAL[1:2], SPECIAL, UNIQUE), "only 1.1M for tokens_pt"),

@@ -129,6 +129,7 @@ def test_a_design_from_a_prior_and_a_check(sweep: Path) -> None:
     assert code == 0, messages
     answer = json.loads(text)
     assert math.isfinite(answer["design"]["regret_percent"]) and answer["design"]["criterion"] < answer["naive"]["criterion"]
+    assert "outside" not in answer and "law's parameters alone" not in messages, "nothing is fitted, so nothing lies outside"
     planned = CliRunner().invoke(app, ["sweep", "plan", str(out.parent), "--json"])
     assert planned.exit_code == 0
     assert json.loads(planned.stdout)["flops"] == pytest.approx(answer["design"]["flops"])
@@ -137,14 +138,14 @@ def test_a_design_from_a_prior_and_a_check(sweep: Path) -> None:
     assert "this design" in text
     (sweep / "sweep.toml").write_text((sweep / "sweep.toml").read_text().replace('["20k", "60k", "180k"]', '["60k"]'))
     code, _, messages = run(*arguments, "--check")
-    assert code == 2 and "1 distinct model sizes" in messages
+    assert code == 2 and "1 distinct model size" in messages
 
 
 @pytest.mark.parametrize(
     ("arguments", "offender", "remedy"),
     [
         (["--flops", "1e6"], "too few for a tree", "give at least"),
-        (["--flops", "5e12", "--sizes", "80k"], "1 distinct model sizes", "at least 3 sizes"),
+        (["--flops", "5e12", "--sizes", "80k"], "1 distinct model size", "at least 3 sizes"),
         (["--flops", "5e12", "--criterion", "A"], "'A'", "V, I, D"),
         (["--flops", "5e12", "--prior"], "exclude each other", "leave one out"),
         (["--flops", "5e12", "--form", "chinchilla"], "--form chinchilla", "--prior"),

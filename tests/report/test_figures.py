@@ -1,6 +1,7 @@
 """Figures draw what they are given, say what they draw, and stand tables of one stage and single runs."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,13 +21,14 @@ from planner.fit.fit import fit
 from planner.fit.fitted import FittedLaw
 from planner.fit.profile import Profile, profile
 from planner.method import Method
+from planner.report import fit_page
 from planner.report.bases import bases
 from planner.report.choice import law_scores, profiles, start_agreement
 from planner.report.domains import MOST, domains
 from planner.report.law import size_slices, token_slices
 from planner.report.learning_rates import learning_rates
 from planner.report.plans import iso_flop, iso_flop_shares, size_curve
-from planner.report.residuals import ALONG, forecasts, holdout, residuals
+from planner.report.residuals import ALONG, _groups, forecasts, holdout, residuals
 from planner.report.style import log_counts, sheet
 from planner.units import format_count
 
@@ -102,6 +104,25 @@ def test_residuals_are_measured_minus_law(fitted: FittedLaw, synthetic: FitData,
     assert ("0" in ticks(axis)) == bool((getattr(synthetic, along) == 0).any())
 
 
+def test_a_table_without_a_grid_has_no_empty_panel(fitted: FittedLaw, synthetic: FitData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fitted.save(tmp_path / "law.json", {})
+    moved = np.exp(np.random.default_rng(0).uniform(0, 0.5, (3, synthetic.count)))
+    n, pt, spec = (values * factor for values, factor in zip((synthetic.params, synthetic.tokens_pt, synthetic.tokens_spec), moved, strict=True))
+    for data, slices in ((synthetic, True), (replace(synthetic, params_by={"non_embedding": n}, tokens_pt=pt, tokens_spec=spec), False)):
+        pages: list[Any] = []
+        monkeypatch.setattr(fit_page, "save", lambda path, draw, panels, width, pages=pages: (pages.extend(sheet(panels)[1]), draw(pages)))
+        fit_page.slices_page(tmp_path / "law.json", data, tmp_path / "law.png")
+        assert len(pages) == 3 and all(len(axis.lines) > 1 or axis.collections for axis in pages)
+        assert slices == pages[1].get_title().startswith("Repetition") == pages[0].get_title().startswith("Loss by size")
+
+
+def test_means_are_of_runs_that_lie_together() -> None:
+    assert [len(group) for group in _groups(np.repeat([1.0, 1.01, 2.0, 8.0], 5))] == [10, 5, 5]
+    values = np.random.default_rng(0).permutation(np.geomspace(1, 1000, 5000))
+    groups = _groups(values)
+    assert len(groups) == 10 and sum(map(len, groups)) == 5000 and all(np.ptp(np.log(values[group])) < np.log(2.0) for group in groups)
+
+
 def test_residuals_show_the_sign(fitted: FittedLaw, synthetic: FitData) -> None:
     axis, _ = drawn()
     worse = replace(synthetic, log_loss=synthetic.log_loss + np.log(1.1))
@@ -138,6 +159,12 @@ def test_unseen_runs_are_drawn(fitted: FittedLaw) -> None:
     render()
     assert f"{fitted.holdout['mean_absolute_percent']:.2f} %" in axis.get_title()
     assert len(axis.lines[-1].get_xdata()) == fitted.holdout["rows"]
+
+
+def test_the_title_names_all_sizes_that_were_unseen(fitted: FittedLaw) -> None:
+    axis, _ = drawn()
+    holdout(axis, replace(fitted, holdout={**fitted.holdout, "params": 12.6e9, "params_least": 6.8e9}))
+    assert axis.get_title().startswith("6.8B to 12.6B parameters, unseen")
 
 
 def test_scores_name_laws_that_were_tried_and_mark_the_chosen() -> None:

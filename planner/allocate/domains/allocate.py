@@ -23,9 +23,11 @@ from planner.allocate.domains.prices import prices
 from planner.allocate.domains.problem import DomainsProblem
 from planner.allocate.domains.refuse import refuse
 from planner.allocate.domains.request import DomainsRequest
+from planner.allocate.domains.shares import SHARES, of_share
 from planner.allocate.domains.split import NO_GENERAL, UNIFORM, split
 from planner.allocate.domains.tell import warnings_of
 from planner.errors import DataError
+from planner.flops import flops_6nd
 
 MARGINS = (3e-4, 1e-3, 4e-3)
 """Shares by which required losses are tightened in a search, one after the other until whole steps keep them."""
@@ -65,7 +67,7 @@ def allocate_domains(
         # With a worth of their own text, domains in a mix divide the budget as they do after a trunk.
         MIXED: lambda margin: None if _unmeasured(problem) else mixed(less, margin) if mix is None else split(mixing, MIXED, margin),
     }
-    under = {name: mixing if name == MIXED else problem for name in (*searches, UNIFORM, NO_GENERAL)}
+    under = {name: mixing if name == MIXED else problem for name in searches}
     tried = {name: _tried(under[name], search) for name, search in searches.items()}
     able = [name for name, (plan, _) in tried.items() if plan is not None and (name != MIXED or (mix is not None and mix.covers(plan)))]
     if not able and request.limited:
@@ -74,24 +76,24 @@ def allocate_domains(
         raise DataError(f"{request.flops:.3g} FLOPs are too few for {problem.count} domains", remedy="give more FLOPs or a smaller --params")
     if all(tried[name][1] is None for name in able):
         refuse(problem, [(under[name], plan) for name in able if (plan := tried[name][0]) is not None])
+    looks = {name: outlook(under[name], plan) for name, (plan, margin) in tried.items() if plan is not None and margin is not None}
+    # By the measure of the searches, which with the best guess is not the mean over the resamples.
+    value = {name: float((problem.weights * under[name].losses(plan)).sum()) for name in able if name in looks and (plan := tried[name][0]) is not None}
+    best = min(value, key=lambda name: value[name])
+    found, margin = tried[best]
+    assert found is not None and margin is not None
     domains = tuple(replace(domain, max_loss=None) for domain in request.domains)
     free = replace(less, request=replace(request, domains=domains, max_general_loss=None, max_general_rise=None))
-    arms: dict[str, tuple[Found | None, float | None]] = {name: (split(free, name), 0.0) for name in (UNIFORM, NO_GENERAL)}
-    every = {**tried, **arms}
-    looks = {name: outlook(under[name], plan) for name, (plan, margin) in every.items() if plan is not None and margin is not None}
-    # By the measure of the searches, which with the best guess is not the mean over the resamples.
-    value = {name: float((problem.weights * under[name].losses(plan)).sum()) for name in able if name in looks and (plan := every[name][0]) is not None}
-    best = min(value, key=lambda name: value[name])
+    arms = {name: split(free, name) for name in (UNIFORM, NO_GENERAL)} | {name: of_share(free, name, found) for name in SHARES}
+    looks |= {name: outlook(problem, plan) for name, plan in arms.items() if plan is not None}
     structures, bound = (
-        tuple(_structure(under[name], name, plan, looks.get(name), looks[best], name == best) for name, (plan, _) in group.items())
-        for group in (tried, arms)
+        tuple(_structure(under.get(name, problem), name, plan, looks.get(name), looks[best], name == best) for name, plan in group.items())
+        for group in ({name: plan for name, (plan, _) in tried.items()}, arms)
     )
     chosen = next(structure for structure in structures if structure.name == best)
     if not allow_extrapolation:
         for domain, part in zip(request.domains, chosen.domains, strict=True):
             refuse_far(domain.law, part.flops_path, part.extrapolation, f"the best plan of domain {domain.name!r}")
-    found, margin = tried[best]
-    assert found is not None and margin is not None
     chosen, unsure = with_accuracy(chosen, request.domains)
     structures = tuple(chosen if structure.name == best else structure for structure in structures)
     worths, exchange = prices(under[best], found, looks[best].resamples, margin)
@@ -132,11 +134,13 @@ def _structure(problem: DomainsProblem, name: str, found: Found | None, look: Ou
     unspent = 1 - problem.spent(found) / problem.request.flops
     why = ", or the limit on the general loss" if problem.request.limited else ""
     idle = f"{100 * unspent:.0f} % of the budget buys nothing: passes or general text bind{why}"
+    plans = describe(problem, found, look.losses)
+    general = flops_6nd(float(problem.params[found.size[0]]), found.tokens_general) if one else 0.0
     return Structure(
         name, assumption, look.loss, look.low, look.high, 100 * (look.loss / best.loss - 1),
         None if itself or bound else float((look.resamples - best.resamples > 1e-6).mean()),
         float(problem.params[found.size[0]]) if one else None, found.tokens_general, flops, found.flops_general / problem.request.flops if one else None,
-        describe(problem, found, look.losses), idle if unspent > UNSPENT else "", problem.inference_of(found),
+        plans, idle if unspent > UNSPENT else "", problem.inference_of(found), general + sum(plan.flops_6nd or 0.0 for plan in plans),
     )  # fmt: skip
 
 

@@ -54,6 +54,8 @@ class DomainPlan:
     """The general loss after the specialist stage, where it is limited, with the replay that keeps the limit: fields of `retention.Kept`."""
     accuracy: dict[str, Any] | None = None
     """Forecast accuracy with its 90 % interval, as `accuracy.forecast` describes it; None but in the recommended structure of domains with a table."""
+    flops_6nd: float | None = None
+    """6·N·D of what `flops` pays, with non-embedding parameters, for comparison; None in answers of older versions."""
 
     @property
     def params_by(self) -> dict[str, Array]:
@@ -99,6 +101,8 @@ class Structure:
     """Why there is no plan, or what must be said of this one."""
     flops_inference: float = 0.0
     """What the inference of all models costs over their lives, where that is counted in."""
+    flops_6nd: float | None = None
+    """6·N·D of all that is trained, trunk and branches, with non-embedding parameters, for comparison; None in answers of older versions."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +126,8 @@ class DomainsAllocation:
     """Name of the recommended structure: the best of those that the sweeps measure."""
     structures: tuple[Structure, ...]
     arms: tuple[Structure, ...]
-    """Split training bound further, and without regard to required losses and to limits on the general loss."""
+    """Split training bound further, without regard to required losses and to limits on the general loss: equal branches, no general text, no specialist
+    tokens, and half or a tenth of all tokens, divided as the recommended plan divides them."""
     warnings: tuple[str, ...]
     sources: dict[str, Any] = field(default_factory=dict)
     """By law: its path, sweep, recipe, vocabulary."""
@@ -186,6 +191,8 @@ def _structure(body: Mapping[str, Any]) -> Structure:
     numbers = ("loss", "loss_low", "loss_high", "params_non_embedding", "tokens_general", "flops", "share_general")
     check_numbers(body, numbers, low=0.0, optional=True, what=body["name"])
     check_numbers(body, ("worse_percent", "probability"), optional=True, what=body["name"])
+    for one in (body, *body["domains"]):
+        check_numbers({"flops_6nd": one.get("flops_6nd")}, ("flops_6nd",), low=0.0, optional=True, what=f"6·N·D of {body['name']}")
     for item in body["domains"]:
         what = f"the domain {item['name']} of {body['name']}"
         if not isinstance(item["name"], str):

@@ -16,6 +16,7 @@ from planner.allocate.domains.found import INDEPENDENT, MIXED, Found
 from planner.allocate.domains.problem import DomainsProblem
 from planner.allocate.replay_cost import cost, dearer
 from planner.fit.level import Z, interval_of
+from planner.flops import flops_6nd
 from planner.laws.dual import Array
 
 DRAWS = 4000
@@ -114,6 +115,7 @@ def describe(problem: DomainsProblem, found: Found, losses: Array) -> tuple[Doma
     plans: list[DomainPlan | None] = [None] * problem.count
     doubt = MixDoubt.of(problem, found)
     wider = Z * np.hypot(doubt.worth, doubt.off)
+    counts = flops_6nd(problem.params[found.size], found.tokens_of(problem.price[found.size]))
     for law, members in problem.groups:
         size, pt, spec, unique = found.size[members], found.tokens_pt[members], found.tokens_spec[members], problem.unique[members]
         paths = found.flops_general + found.flops[members] if found.name != MIXED else np.full(len(members), found.total_flops)
@@ -132,7 +134,7 @@ def describe(problem: DomainsProblem, found: Found, losses: Array) -> tuple[Doma
                 float(spec[row] / unique[row]), float(found.flops[number]), float(paths[row]),
                 float(found.flops[number]) / problem.request.flops, loss, low, high, domain.max_loss,
                 {name: float(values[row]) for name, values in factors.items() if name != "flops_6nd"}, shape.to_dict() if shape else None,
-                problem.ladder[size[row]].params_total,
+                problem.ladder[size[row]].params_total, flops_6nd=float(counts[number]),
             )  # fmt: skip
             plans[number] = _with_general(problem, found, number, plan)
     assert all(plan is not None for plan in plans)

@@ -46,6 +46,16 @@ class Found:
         """Tokens of general text within the specialist stages, which `tokens_pt` counts too."""
         return self.tokens_spec * self.shares / (1 - self.shares)
 
+    def tokens_of(self, price: Array) -> Array:
+        """Return the tokens that each domain's own FLOPs pay: of its branch, its model or its part of a mix, or of a cooldown of the trunk.
+
+        Args:
+            price: training FLOPs of a general token, shape (domains,).
+        """
+        if self.name == INDEPENDENT:
+            return self.tokens_pt + self.tokens_spec
+        return np.where(self.tokens_spec > 0, self.tokens_spec + self.replayed, self.flops / price)
+
     @property
     def total_flops(self) -> float:
         """Return the FLOPs of all training."""

@@ -44,12 +44,13 @@ def build(job: Job, corpus: Corpus, ranks: Ranks, settings: Settings) -> nn.Modu
     else:
         model = ranks.told(_skeleton(whole) if whole is not None else None)
     layers = decoder_layers(model, job.segment.shape.layers)
+    backend = None if job.recipe.method(job.segment.method).packed else settings.compile_backend
     for layer in layers:
         if settings.checkpoint_activations:
             # Inside the layer's own call, so that FSDP's hooks stay outside: a layer is gathered once in the backward pass, then computed again.
             layer.forward = functools.partial(checkpoint, layer.forward, use_reentrant=False)
-        if settings.compile_backend is not None:
-            layer.compile(backend=settings.compile_backend)
+        if backend is not None:
+            layer.compile(backend=backend)
     if ranks.mesh is None:
         return model
     dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32

@@ -113,8 +113,6 @@ def test_the_command_line_gives_ranks_to_adapters_on_a_base(corpus: Corpus, base
         result = CliRunner().invoke(app, ["launch", str(path), "--base", str(base), "--out", str(tmp_path / "run"), *more])
         return result.exit_code, result.stdout, " ".join(result.stderr.split())
 
-    code, _, said = plan("qlora", "--compile")
-    assert code == 2 and "qlora works on packed matrices, which are not compiled; leave it away" in said
     code, _, said = plan("lora", "--export", "torchtitan")
     assert code == 2 and "--export torchtitan knows no adapters, and the plan is of lora" in said
     assert not (tmp_path / "run").exists()

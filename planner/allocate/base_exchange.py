@@ -1,0 +1,96 @@
+"""What the specialist text is worth in compute for a base: the budget whose best amount ends as low as twice the text does at this one.
+
+For one base amounts differ in nothing but their cost, so that one walk along them is the search of the budget.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from planner.allocate.base import Base
+from planner.allocate.base_stage import LEAST, Stage, evaluated, stage_of
+from planner.allocate.problem import Problem
+from planner.allocate.worth import MORE_TEXT, under
+from planner.fit.level import interval_of
+from planner.laws.dual import Array
+from planner.method import Method
+from planner.units import format_count
+
+MOST = 100.0
+"""Factor in compute to which the walk goes; further on no more is told."""
+AMOUNTS = 60
+"""On the walk, between which the compute is interpolated."""
+LEAST_GAIN = 1e-5
+"""In ln L, under which more text buys nothing."""
+LEAST_WORTH = 1.005
+"""Times the compute under which it is worth nothing."""
+
+
+def base_exchange(problem: Problem, base: Base, method: Method, stage: Stage) -> str:
+    """Say how much compute would lower a base's loss as much as twice its specialist text does.
+
+    Args:
+        problem: the request.
+        base: the base.
+        method: how it is specialised.
+        stage: what it comes to.
+    """
+    request = problem.request
+    start = f"another {format_count(request.unique_spec)} distinct specialist tokens"
+    text = stage_of(under(problem, replace(request, unique_spec=MORE_TEXT * request.unique_spec)), base, method)
+    if float((stage.end - text.end).mean()) < LEAST_GAIN:
+        return f"{start} would buy {base.name} nothing here"
+    factors, ends = _walk(problem, base, method, stage)
+    reached = np.flatnonzero(ends.mean(0) <= text.end.mean())
+    if not len(reached):
+        return f"{start} are worth more than any compute to {base.name} here: {_why_none(problem, base, factors, ends)}"
+    factor = float(_crossing(factors, ends.mean(0)[None], text.end.mean()[None])[0])
+    low, high = interval_of(_crossing(factors, ends, text.end))
+    if factor < LEAST_WORTH:
+        return f"{start} would buy {base.name} nothing here"
+    most = "over " if high >= factors[-1] * (1 - 1e-9) else ""
+    ends_said = f"90 % interval {low:.3g} to {most}{high:.3g} times"
+    worth = f"{start} are worth about {request.flops * (factor - 1):.2g} FLOPs to {base.name} here"
+    return f"{worth}: {factor:.3g} times the compute would lower its loss as much ({ends_said})"
+
+
+def _walk(problem: Problem, base: Base, method: Method, stage: Stage) -> tuple[Array, Array]:
+    """Walk along budgets: factors in compute, shape (budgets,), and ln L after the best amount that each pays, shape (all resamples, budgets)."""
+    request, inference = problem.request, base.flops_inference(problem.request.inference_tokens)
+    price = method.flops_per_token(base.shape, base.context)
+    paid = request.times(MOST).paid(inference) / price
+    most = min(paid, problem.max_epochs * request.unique_spec)
+    now = float(stage.tokens[stage.best])
+    seen = evaluated(problem, base, np.unique(np.append(np.geomspace(max(now, LEAST * most), max(most, now), AMOUNTS), now)), paid, None)
+    cost = price * seen.tokens / (1 - seen.replay)
+    factors = np.maximum((cost + inference) / request.flops, cost / (request.training_flops or np.inf))
+    kept = np.flatnonzero(np.isfinite(seen.guess))
+    order = kept[np.argsort(factors[kept])]
+    expected = seen.expected[order]
+    # A larger budget may leave some of itself over, and never does worse.
+    best = np.maximum.accumulate(np.where(expected <= np.minimum.accumulate(expected), np.arange(len(order)), 0))
+    return np.maximum(factors[order], 1.0), seen.resamples[:, order][:, best]
+
+
+def _crossing(factors: Array, ends: Array, wanted: Array) -> Array:
+    """Return the factor at which each row of ln L, shape (rows, budgets), is as low as wanted, shape (rows,); the last where it never is."""
+    low = ends <= wanted[:, None]
+    at = np.where(low.any(1), low.argmax(1), len(factors) - 1)
+    before, rows = np.maximum(at - 1, 0), np.arange(len(ends))
+    above, below, logs = ends[rows, before], ends[rows, at], np.log(factors)
+    between = low.any(1) & (above > wanted) & (above > below)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share = np.where(between, (above - wanted) / np.where(between, above - below, 1.0), 1.0)
+    result: Array = np.exp(logs[before] + share * (logs[at] - logs[before]))
+    return result
+
+
+def _why_none(problem: Problem, base: Base, factors: Array, ends: Array) -> str:
+    """Say why no budget on the walk reaches as low."""
+    if factors[-1] > 0.98 * MOST:
+        return f"{MOST:g} times as much would not lower its loss as much"
+    if ends.shape[1] < 2 or (ends[:, -1] < ends[:, -2]).any():
+        return f"no more than {problem.max_epochs:.3g} passes over the text there is are allowed"
+    return "more passes over the text there is would harm" + (", or pass the limit" if problem.retention is not None else "")

@@ -1,0 +1,33 @@
+"""`plan fit`: what it says of what it does not do, and how it ends."""
+
+import multiprocessing
+from pathlib import Path
+
+import pytest
+
+from planner.cli import helpers
+from tests.cli.test_commands import run
+
+REPLAY = Path(__file__).parents[2] / "sweeps" / "computing" / "replay" / "runs.csv"
+
+
+@pytest.mark.filterwarnings("ignore::planner.errors.PlannerWarning")
+def test_a_law_of_the_general_loss_says_its_conventions_and_that_nothing_is_drawn(tmp_path: Path) -> None:
+    table = tmp_path / "runs.csv"
+    table.write_bytes(REPLAY.read_bytes())
+    asked = ["fit", str(table), "--target", "general", "--law", "rehearsal", "--bootstrap", "20"]
+    code, out, err = run(*asked, "--profile")
+    assert code == 0 and "no figures" in err and not (tmp_path / "figures").exists()
+    titles = [line for line in out.splitlines() if line.startswith("Profiles of")]
+    assert len(set(titles)) == len(titles) > 0 and all(title.endswith(("(N: total parameters)", "(N: non_embedding parameters)")) for title in titles)
+    assert "no figures" not in run(*asked, "--no-figures")[2]
+
+
+def test_a_refusal_waits_for_its_helpers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else they end while the interpreter does, which now and then wrote an OSError of a closed pipe under the sentence."""
+    monkeypatch.setattr(helpers, "default_workers", lambda: 2)
+    table = tmp_path / "runs.csv"
+    table.write_text("params_non_embedding,tokens_pt,loss_spec\n1e5,1e6,3.0\n")
+    code, _, err = run("fit", str(table), "--no-figures")
+    assert code == 2 and "only 1 runs" in err
+    assert not multiprocessing.active_children()
