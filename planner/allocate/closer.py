@@ -19,8 +19,14 @@ ENDS, BEYOND = (0.03, 0.97), 1.2
 """Quantiles of the resamples' own best sizes and amounts between which, and a factor beyond, those are looked for."""
 SIZES, AMOUNTS = 60, 31
 """How many there."""
+QUARTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Of the general tokens of those that leave some out."""
+REPLAY_STEP = 0.05
+"""Between shares of replay that are told apart: where its cost bends there may be a valley of its own."""
 MARGIN = 0.005
 """In ln L: how far behind the best a place of the coarse search may lie and yet be searched closely."""
+BEHIND = 2e-3
+"""The same after the first round."""
 
 
 @dataclass(frozen=True)
@@ -48,22 +54,41 @@ SMOOTH_ROUNDS = (FIRST, Round(1.03, 0.003, 1.03, 9), Round(1.003, 0.0003, 1.004,
 
 def closest(problem: Problem, whole: Search) -> Search:
     """Search ever more closely around the best places of a coarse search; return the last round around the best."""
+    first, *rounds = SHAPE_ROUNDS if problem.recipe else SMOOTH_ROUNDS
     least, around = np.inf, whole.plans
-    for number in _places(whole):
-        found, plans = whole, whole.plans
-        for closely in SHAPE_ROUNDS if problem.recipe else SMOOTH_ROUNDS:
-            for _ in range(MOST_MOVES):
-                here, place = float(found.expected[number]), _place(found.plans, number)
-                nearby = around_plan(problem, found.plans, number, closely)
-                near = leading(problem, nearby)
-                if len(near.plans) and near.expected.min() <= here:
-                    found, number, plans = near, near.best, nearby
-                if _stays(problem, found.plans, number, place, closely):
-                    break
+    for found, number, plans in _apart([_moved(problem, whole, number, whole.plans, first) for number in _places(whole)]):
+        for closely in rounds:
+            found, number, plans = _moved(problem, found, number, plans, closely)
         value = float(found.expected[number])
         if value < least:
             least, around = value, plans
     return whole if around is whole.plans else search(problem, around)
+
+
+def _moved(problem: Problem, found: Search, number: int, plans: Plans, closely: Round) -> tuple[Search, int, Plans]:
+    """Search around a plan, and around what is better than it; return a search, the number of the best in it, and what was searched."""
+    for _ in range(MOST_MOVES):
+        here, place = float(found.expected[number]), _place(found.plans, number)
+        nearby = around_plan(problem, found.plans, number, closely)
+        near = leading(problem, nearby)
+        if len(near.plans) and near.expected.min() <= here:
+            found, number, plans = near, near.best, nearby
+        if _stays(problem, found.plans, number, place, closely):
+            break
+    return found, number, plans
+
+
+def _apart(ends: list[tuple[Search, int, Plans]]) -> list[tuple[Search, int, Plans]]:
+    """Leave out, of where first rounds ended, what is far behind the best or close to a better one."""
+    ordered = sorted(ends, key=lambda end: float(end[0].expected[end[1]]))
+    kept: list[tuple[Search, int, Plans]] = []
+    for found, number, plans in ordered:
+        place = _place(found.plans, number)
+        near = any(float(np.abs(place - _place(other.plans, at)).max()) < np.log(FIRST.text_reach) / 2 for other, at, _ in kept)
+        behind = float(found.expected[number] - ordered[0][0].expected[ordered[0][1]])
+        if not near and behind <= BEHIND:
+            kept.append((found, number, plans))
+    return kept
 
 
 def closest_guess(problem: Problem, whole: Search) -> tuple[Plans, int]:
@@ -73,8 +98,8 @@ def closest_guess(problem: Problem, whole: Search) -> tuple[Plans, int]:
         plans, number, value = whole.plans, start, float(whole.guess[start])
         for closely in GUESS_ROUNDS if problem.recipe else SMOOTH_ROUNDS:
             for _ in range(MOST_MOVES):
-                place, nearby = _place(plans, number), around_plan(problem, plans, number, closely)
-                values = guesses(problem, nearby)
+                place = _place(plans, number)
+                nearby, values = guesses(problem, around_plan(problem, plans, number, closely))
                 if values.min() <= value:
                     plans, number, value = nearby, int(values.argmin()), float(values.min())
                 if _stays(problem, plans, number, place, closely):
@@ -105,6 +130,7 @@ def _places(whole: Search) -> list[int]:
     alone = np.flatnonzero(plans.tokens_pt == 0)
     candidates = [int(values.argmin()), *_valleys(size, values), *_valleys(np.round(text / step), values)]
     candidates += [int(alone[values[alone].argmin()])] if len(alone) else []
+    candidates += _valleys(np.round(plans.replay / REPLAY_STEP), values) if plans.replay is not None else []
     found: list[int] = []
     for number in sorted(candidates, key=lambda number: float(values[number])):
         near = [other for other in found if abs(size[number] - size[other]) < np.log(FIRST.size_reach) and abs(text[number] - text[other]) < step]
@@ -137,11 +163,10 @@ def spread(problem: Problem, whole: Search, close: Search) -> Search:
     part = plans.tokens_spec[own] / np.maximum(np.minimum(total / cost, problem.max_tokens_spec), 1e-300)
     low, high = np.quantile(part[part > 0], ENDS) if (part > 0).any() else (1.0, 1.0)
     fractions = np.unique(np.minimum(1.0, np.geomspace(low / BEYOND, high * BEYOND, AMOUNTS)))
-    left = total - cost * plans.tokens_spec[own]
-    most = np.minimum(left, problem.general_tokens)
-    general = np.clip(plans.tokens_pt[own] / np.where(most > 1e-9 * total, most, np.inf), 0.0, 1.0)
-    shorter = np.quantile(general[general > 0], (0.0, 0.25, 0.5, 0.75)) if (general > 0).any() else ()
-    nearby = problem.plans(sizes, fractions, np.unique([*(share for share in shorter if share < 1 - 1e-9), 1.0]).tolist())
+    most = np.minimum(total - cost * plans.tokens_spec[own], problem.general_tokens)
+    shorter = plans.tokens_pt[own][(plans.tokens_pt[own] > 0) & (plans.tokens_pt[own] < (1 - 1e-9) * most)]
+    general = np.unique(np.quantile(shorter, QUARTILES)) if len(shorter) else ()
+    nearby = problem.plans(sizes, fractions, [*general, np.inf])
     return joined(found, search(problem, nearby)) if len(nearby) else found
 
 
@@ -161,12 +186,14 @@ def around_plan(problem: Problem, plans: Plans, number: int, closely: Round = FI
     total, cost = problem.tokens(size), size.spec_cost
     fractions = np.array([1.0])
     if spec > 0:
-        fractions = _around(spec / min(total / cost, problem.max_tokens_spec), closely.text_reach, closely.amounts)
+        fractions = np.unique(np.minimum(1.0, _around(spec / min(total / cost, problem.max_tokens_spec), closely.text_reach, closely.amounts)))
     most = min(total - cost * spec, problem.general_tokens)
-    general = _around(pt / most, closely.text_reach, 5) if most > 1e-9 * total and pt < (1 - 1e-9) * most else np.ones(1)
+    general = np.array([np.inf])
+    if most > 1e-9 * total and pt < (1 - 1e-9) * most:
+        general = _around(pt, closely.text_reach, 5)
     return problem.plans((size, *others), fractions, general.tolist())
 
 
-def _around(share: float, reach: float, count: int) -> Array:
-    result: Array = np.unique(np.minimum(1.0, share * np.geomspace(1 / reach, reach, count)))
+def _around(middle: float, reach: float, count: int) -> Array:
+    result: Array = middle * np.geomspace(1 / reach, reach, count)
     return result
