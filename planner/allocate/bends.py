@@ -12,12 +12,12 @@ from planner.allocate.plans import Plans
 from planner.allocate.replay_cost import SHARES
 from planner.allocate.retention import Retention
 
-HALVINGS = 7
+HALVINGS = 5
 """Of the step between two plans of a grid, in ln of the general tokens."""
 
 
 def bends(retention: Retention, plans: Plans, least_stage: float) -> Plans:
-    """Return, between neighbours of one size and amount of specialist text, the plan with the most general tokens that each such share lets keep the limit.
+    """Return, between neighbours of one size and amount of specialist text, the plans with the most general tokens that such shares let keep the limit.
 
     Args:
         retention: the limit.
@@ -32,13 +32,13 @@ def bends(retention: Retention, plans: Plans, least_stage: float) -> Plans:
     found = []
     for share in sorted({most, *(share for share in SHARES if share < most)}):
         with np.errstate(invalid="ignore"):
-            between = neighbours & (plans.replay[lower] <= share) & ~(plans.replay[upper] <= share)
-        found.append((lower[between], upper[between], np.full(int(between.sum()), share)))
-    lower, upper, share = (np.concatenate(column) for column in zip(*found, strict=True))
-    least, high = plans.tokens_pt[lower], plans.tokens_pt[upper]
-    low, made = least, plans.rows(lower)
+            between = np.flatnonzero(neighbours & (plans.replay[lower] <= share) & ~(plans.replay[upper] <= share))
+        found.append((between, np.full(len(between), share)))
+    rows, shares = (np.concatenate(column) for column in zip(*found, strict=True))
+    made, high = plans.rows(lower[rows]), plans.tokens_pt[upper[rows]]
+    low = made.tokens_pt
     for _ in range(HALVINGS):
         middle = np.sqrt(low * high)
-        keeps = retention.keeps(made.with_general(middle), share, least_stage)
+        keeps = retention.keeps(made.with_general(middle), shares, least_stage)
         low, high = np.where(keeps, middle, low), np.where(keeps, high, middle)
-    return made.with_general(low, share).rows(np.flatnonzero(low > least))
+    return made.with_general(low, shares).rows(np.flatnonzero(low > made.tokens_pt))

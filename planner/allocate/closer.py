@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from planner.allocate.optimum import Search, guesses, joined, leading, search
+from planner.allocate.optimum import Search, bent, guesses, joined, leading, search
 from planner.allocate.plans import Plans, Size
 from planner.allocate.problem import EVERY_SHAPE, FINEST, Problem
 from planner.laws.dual import Array
@@ -23,9 +24,11 @@ QUARTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Of the general tokens of those that leave some out."""
 REPLAY_STEP = 0.05
 """Between shares of replay that are told apart: where its cost bends there may be a valley of its own."""
+GENERAL, FEWER = 5, 15
+"""Amounts of general text to look at where a plan leaves some out, and the most of specialist text then."""
 MARGIN = 0.005
 """In ln L: how far behind the best a place of the coarse search may lie and yet be searched closely."""
-BEHIND = 2e-3
+BEHIND = 1e-3
 """The same after the first round."""
 
 
@@ -52,61 +55,76 @@ SMOOTH_ROUNDS = (FIRST, Round(1.03, 0.003, 1.03, 9), Round(1.003, 0.0003, 1.004,
 """For sizes that have no shapes, which may be anything."""
 
 
-def closest(problem: Problem, whole: Search) -> Search:
-    """Search ever more closely around the best places of a coarse search; return the last round around the best."""
-    first, *rounds = SHAPE_ROUNDS if problem.recipe else SMOOTH_ROUNDS
-    least, around = np.inf, whole.plans
-    for found, number, plans in _apart([_moved(problem, whole, number, whole.plans, first) for number in _places(whole)]):
-        for closely in rounds:
-            found, number, plans = _moved(problem, found, number, plans, closely)
-        value = float(found.expected[number])
-        if value < least:
-            least, around = value, plans
-    return whole if around is whole.plans else search(problem, around)
+@dataclass(frozen=True)
+class _End:
+    """Where a close search is: the best plan so far, and what it was found among."""
+
+    value: float
+    plans: Plans
+    number: int
+    nearby: Plans
+
+    @property
+    def place(self) -> Array:
+        return _place(self.plans, self.number)
 
 
-def _moved(problem: Problem, found: Search, number: int, plans: Plans, closely: Round) -> tuple[Search, int, Plans]:
-    """Search around a plan, and around what is better than it; return a search, the number of the best in it, and what was searched."""
-    for _ in range(MOST_MOVES):
-        here, place = float(found.expected[number]), _place(found.plans, number)
-        nearby = around_plan(problem, found.plans, number, closely)
-        near = leading(problem, nearby)
-        if len(near.plans) and near.expected.min() <= here:
-            found, number, plans = near, near.best, nearby
-        if _stays(problem, found.plans, number, place, closely):
-            break
-    return found, number, plans
+Look = Callable[[Plans], tuple[Plans, Array]]
+"""From plans to those of them that may be the best, and what each is worth."""
 
 
-def _apart(ends: list[tuple[Search, int, Plans]]) -> list[tuple[Search, int, Plans]]:
-    """Leave out, of where first rounds ended, what is far behind the best or close to a better one."""
-    ordered = sorted(ends, key=lambda end: float(end[0].expected[end[1]]))
-    kept: list[tuple[Search, int, Plans]] = []
-    for found, number, plans in ordered:
-        place = _place(found.plans, number)
-        near = any(float(np.abs(place - _place(other.plans, at)).max()) < np.log(FIRST.text_reach) / 2 for other, at, _ in kept)
-        behind = float(found.expected[number] - ordered[0][0].expected[ordered[0][1]])
-        if not near and behind <= BEHIND:
-            kept.append((found, number, plans))
-    return kept
+def closest(problem: Problem, whole: Search, most: int | None = None) -> Search:
+    """Search ever more closely around the best places of a coarse search; return the last round around the best.
+
+    Args:
+        problem: the request.
+        whole: the coarse search.
+        most: places that are searched further than by the first round; None for all that are apart and near the best.
+    """
+
+    def look(plans: Plans) -> tuple[Plans, Array]:
+        found = leading(problem, plans)
+        return found.plans, found.expected
+
+    end = _closest(problem, whole, SHAPE_ROUNDS if problem.recipe else SMOOTH_ROUNDS, look, most)
+    return whole if end.nearby is whole.plans else search(problem, end.nearby)
 
 
 def closest_guess(problem: Problem, whole: Search) -> tuple[Plans, int]:
     """Search as closely for the plan that the fitted parameters alone prefer; return plans and its number among them."""
-    least, chosen = np.inf, (whole.plans, whole.best_guess)
-    for start in _places(replace(whole, expected=whole.guess)):
-        plans, number, value = whole.plans, start, float(whole.guess[start])
-        for closely in GUESS_ROUNDS if problem.recipe else SMOOTH_ROUNDS:
-            for _ in range(MOST_MOVES):
-                place = _place(plans, number)
-                nearby, values = guesses(problem, around_plan(problem, plans, number, closely))
-                if values.min() <= value:
-                    plans, number, value = nearby, int(values.argmin()), float(values.min())
-                if _stays(problem, plans, number, place, closely):
-                    break
-        if value < least:
-            least, chosen = value, (plans, number)
-    return chosen
+    whole = replace(whole, expected=whole.guess)
+    end = _closest(problem, whole, GUESS_ROUNDS if problem.recipe else SMOOTH_ROUNDS, lambda plans: (plans, guesses(problem, plans)), None)
+    return end.plans, end.number
+
+
+def _closest(problem: Problem, whole: Search, rounds: tuple[Round, ...], look: Look, most: int | None) -> _End:
+    ends = [_End(float(whole.expected[number]), whole.plans, number, whole.plans) for number in _places(whole)]
+    ends = _apart([_moved(problem, end, rounds[0], look) for end in ends])[:most]
+    for closely in rounds[1:]:
+        ends = [_moved(problem, end, closely, look) for end in ends]
+    return min(ends, key=lambda end: end.value)
+
+
+def _moved(problem: Problem, end: _End, closely: Round, look: Look) -> _End:
+    """Search around a plan, and around what is better than it."""
+    for _ in range(MOST_MOVES):
+        place, nearby = end.place, around_plan(problem, end.plans, end.number, closely)
+        plans, values = look(nearby)
+        if len(plans) and values.min() <= end.value:
+            end = _End(float(values.min()), plans, int(values.argmin()), nearby)
+        if _stays(problem, end.plans, end.number, place, closely):
+            break
+    return end
+
+
+def _apart(ends: list[_End]) -> list[_End]:
+    """Leave out, of where first rounds ended, what is far behind the best or close to a better one."""
+    kept: list[_End] = []
+    for end in sorted(ends, key=lambda end: end.value):
+        near = any(float(np.abs(end.place - other.place).max()) < np.log(FIRST.text_reach) / 2 for other in kept)
+        if not kept or (end.value <= kept[0].value + BEHIND and not near):
+            kept.append(end)
+    return kept
 
 
 def _stays(problem: Problem, plans: Plans, number: int, place: Array, closely: Round) -> bool:
@@ -184,14 +202,14 @@ def around_plan(problem: Problem, plans: Plans, number: int, closely: Round = FI
         near = problem.between(*ends, closely.size_step)
     others = tuple(item for item in near if item != size)
     total, cost = problem.tokens(size), size.spec_cost
-    fractions = np.array([1.0])
-    if spec > 0:
-        fractions = np.unique(np.minimum(1.0, _around(spec / min(total / cost, problem.max_tokens_spec), closely.text_reach, closely.amounts)))
     most = min(total - cost * spec, problem.general_tokens)
-    general = np.array([np.inf])
+    fractions, general, amounts = np.array([1.0]), np.array([np.inf]), closely.amounts
     if most > 1e-9 * total and pt < (1 - 1e-9) * most:
-        general = _around(pt, closely.text_reach, 5)
-    return problem.plans((size, *others), fractions, general.tolist())
+        general = _around(pt, closely.text_reach, GENERAL)
+        amounts = min(amounts, FEWER)
+    if spec > 0:
+        fractions = np.unique(np.minimum(1.0, _around(spec / min(total / cost, problem.max_tokens_spec), closely.text_reach, amounts)))
+    return bent(problem, problem.plans((size, *others), fractions, general.tolist()))
 
 
 def _around(middle: float, reach: float, count: int) -> Array:

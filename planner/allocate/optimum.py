@@ -20,8 +20,8 @@ FRACTIONS = np.unique(np.concatenate([np.geomspace(2e-3, 1.0, 24), np.linspace(0
 SHORTER = 2.0
 """Factor between general tokens, up from the shortest stage, that are tried under a law by which they can do harm, or a limit on the general loss that
 fewer may keep: amounts and no shares, so that a larger budget finds again what a smaller one does."""
-OCTAVES = 16
-"""Down from the most, where a stage may be as short as one likes."""
+OCTAVES = 9
+"""Down from the most of the largest size, where a stage may be as short as one likes."""
 FEW_RESAMPLES = 8
 """Of each member, to see whether general tokens can do harm."""
 SOME_RESAMPLES = 24
@@ -71,7 +71,7 @@ class Search:
 
 def search(problem: Problem, plans: Plans) -> Search:
     """Evaluate plans under every resample, each with the least replay that keeps the limit on the general loss."""
-    return _evaluated(problem, _bent(problem, plans))
+    return _evaluated(problem, _replaying(problem, plans))
 
 
 def leading(problem: Problem, plans: Plans) -> Search:
@@ -80,10 +80,11 @@ def leading(problem: Problem, plans: Plans) -> Search:
     return _evaluated(problem, plans.rows(_contends(problem, plans, SOME_RESAMPLES, CLOSE_BEHIND)) if len(plans) else plans)
 
 
-def guesses(problem: Problem, plans: Plans) -> tuple[Plans, Array]:
-    """Forecast ln L by the fitted parameters alone, infinite for a plan that passes the limit on the general loss; return the plans as `search` has them."""
-    plans = _bent(problem, plans)
-    return plans, problem.law.log_loss(problem.points(plans)) + plans.added
+def guesses(problem: Problem, plans: Plans) -> Array:
+    """Forecast ln L by the fitted parameters alone, infinite for a plan that passes the limit on the general loss."""
+    plans = _replaying(problem, plans)
+    result: Array = problem.law.log_loss(problem.points(plans)) + plans.added
+    return result
 
 
 def _contends(problem: Problem, plans: Plans, most: int, near: float) -> Any:
@@ -103,24 +104,26 @@ def _evaluated(problem: Problem, plans: Plans) -> Search:
     return Search(plans, resamples.mean(0), guess, resamples)
 
 
+def bent(problem: Problem, plans: Plans) -> Plans:
+    """Give plans of a grid their replay where the general loss is limited, and add those between them at which what it costs bends."""
+    if problem.retention is None:
+        return plans
+    plans = _replaying(problem, plans)
+    added = bends(problem.retention, plans, problem.min_tokens_stage)
+    return plans.beside(added.rows(problem.enough(added)))
+
+
 def _replaying(problem: Problem, plans: Plans) -> Plans:
-    """Give plans the least replay that keeps the limit on the general loss, where there is one."""
-    return plans if problem.retention is None else replace(plans, replay=problem.retention.replay(plans, problem.min_tokens_stage))
+    """Give plans the least replay that keeps the limit on the general loss, where there is one, and they have none yet."""
+    if problem.retention is None or plans.replay is not None:
+        return plans
+    return replace(plans, replay=problem.retention.replay(plans, problem.min_tokens_stage))
 
 
 def _keeping(problem: Problem, plans: Plans) -> Plans:
     """Return those plans that keep the limit, with their replay; all of them where there is none."""
-    plans = _bent(problem, plans)
-    return plans if plans.replay is None else plans.rows(np.flatnonzero(np.isfinite(plans.replay)))
-
-
-def _bent(problem: Problem, plans: Plans) -> Plans:
-    """Give plans their replay, and add those between them at which what it costs bends."""
     plans = _replaying(problem, plans)
-    if problem.retention is None:
-        return plans
-    added = bends(problem.retention, plans, problem.min_tokens_stage)
-    return plans.beside(added.rows(problem.enough(added)))
+    return plans if plans.replay is None else plans.rows(np.flatnonzero(np.isfinite(plans.replay)))
 
 
 def _hopeful(problem: Problem, plans: Plans, each: bool) -> Plans:
@@ -185,7 +188,7 @@ def _coarse(problem: Problem, sizes: tuple[Size, ...], each: bool) -> Search:
         problem.refuse_text()
     shorter = problem.retention is not None or _general_harms(problem, plans)
     plans = problem.plans(sizes, FRACTIONS, _amounts(problem, sizes)) if shorter else plans
-    kept = _keeping(problem, plans)
+    kept = _keeping(problem, bent(problem, plans))
     if problem.retention is not None and not len(kept):
         problem.retention.refuse(plans, problem.min_tokens_stage)
     return _evaluated(problem, _hopeful(problem, kept, each))
@@ -193,8 +196,8 @@ def _coarse(problem: Problem, sizes: tuple[Size, ...], each: bool) -> Search:
 
 def _amounts(problem: Problem, sizes: tuple[Size, ...]) -> list[float]:
     """List the general tokens to try: none, the shortest stage, more by a factor each, and all there are."""
-    most = min(max(problem.tokens(size) for size in sizes), problem.general_tokens)
-    least = problem.min_tokens_stage or 2.0 ** (np.floor(np.log2(most)) - OCTAVES)
+    total = [problem.tokens(size) for size in sizes]
+    least, most = problem.min_tokens_stage or 2.0 ** (np.floor(np.log2(min(total))) - OCTAVES), min(max(total), problem.general_tokens)
     return [0.0, *np.exp(np.arange(np.log(least), np.log(most), np.log(SHORTER))), np.inf]
 
 

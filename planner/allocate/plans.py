@@ -88,9 +88,10 @@ class Plans:
 
     def beside(self, other: Plans) -> Plans:
         """Return these plans and then others of the same sizes."""
-        both = {name: np.concatenate([getattr(self, name), getattr(other, name)]) for name in ("size", "params", "tokens_pt", "tokens_spec", "unique_spec")}
+        pairs = [(getattr(self, name), getattr(other, name)) for name in ("size", "params", "tokens_pt", "tokens_spec", "unique_spec")]
+        size, params, pt, spec, unique = (np.concatenate(pair) for pair in pairs)
         replay = None if self.replay is None or other.replay is None else np.concatenate([self.replay, other.replay])
-        return replace(self, **both, replay=replay)
+        return Plans(size, params, pt, spec, unique, self.sizes, replay)
 
     def __len__(self) -> int:
         return len(self.params)

@@ -74,7 +74,7 @@ def _best(problem: Problem, found: Search) -> Array:
     """Return ln L of the best plan of a changed request under each resample: of the kind that the recommendation is, robust or the best guess."""
     if not problem.robust:
         return _best_guess(problem)
-    best = closest(problem, coarse_near(problem, found))
+    best = closest(problem, coarse_near(problem, found), 1)
     result: Array = best.resamples[:, best.best]
     return result
 
