@@ -79,10 +79,10 @@ def brute_force(law: FittedLaw, general: FittedLaw, flops: float, rise: float) -
             continue
         place = rows[:, own[values[own].argmin()]]
         for reach in (0.15, 0.15, 0.06, 0.06, 0.025, 0.025, 0.01, 0.01, 0.004, 0.0015):
-            near = [place[axis] * np.exp(np.linspace(-reach, reach, count)) for axis, count in ((1, 11), (2, 21))]
+            spec, pt = (place[axis] * np.exp(np.linspace(-reach, reach, count)) for axis, count in ((1, 11), (2, 21)))
             every = sizes.params[np.abs(np.log(sizes.params / place[0])) < max(reach, 0.04)]
             around = np.unique(np.clip([share, *(place[3] + reach / 3 * np.linspace(-1, 1, 5))], 0.0, shares[-1]))
-            found, worth = grid(every[:: max(1, len(every) // 30)], *near, around)
+            found, worth = grid(every[:: max(1, len(every) // 30)], spec, pt, around)
             if len(worth):
                 place = found[:, worth.argmin()]
         size = next(number for number, params in enumerate(sizes.params) if params == place[0])
