@@ -66,6 +66,7 @@ class _End:
 
     @property
     def place(self) -> Array:
+        """Where that plan stands."""
         return _place(self.plans, self.number)
 
 
@@ -98,6 +99,7 @@ def closest_guess(problem: Problem, whole: Search) -> tuple[Plans, int]:
 
 
 def _closest(problem: Problem, whole: Search, rounds: tuple[Round, ...], look: Look, most: int | None) -> _End:
+    """Search around all places by the first round, and by the others around those that are then apart and near the best, so many at most."""
     ends = [_End(float(whole.expected[number]), whole.plans, number, whole.plans) for number in _places(whole)]
     ends = _apart([_moved(problem, end, rounds[0], look) for end in ends])[:most]
     for closely in rounds[1:]:
@@ -204,8 +206,10 @@ def around_plan(problem: Problem, plans: Plans, number: int, closely: Round = FI
     total, cost = problem.tokens(size), size.spec_cost
     most = min(total - cost * spec, problem.general_tokens)
     fractions, general, amounts = np.array([1.0]), np.array([np.inf]), closely.amounts
-    if most > 1e-9 * total and pt < (1 - 1e-9) * most:
-        general = _around(pt, closely.text_reach, GENERAL)
+    # Between a limit on the general loss and one on its rise there may be room for a few amounts only, fewer than the budget pays for other sizes.
+    between = problem.request.max_general_loss is not None and problem.request.max_general_rise is not None
+    if most > 1e-9 * total and (between or pt < (1 - 1e-9) * most):
+        general = np.append(_around(pt, closely.text_reach, GENERAL), np.inf if between else [])
         amounts = min(amounts, FEWER)
     if spec > 0:
         fractions = np.unique(np.minimum(1.0, _around(spec / min(total / cost, problem.max_tokens_spec), closely.text_reach, amounts)))

@@ -17,7 +17,7 @@ from planner.laws.dual import Array
 
 FRACTIONS = np.unique(np.concatenate([np.geomspace(2e-3, 1.0, 24), np.linspace(0.05, 1.0, 24)]))
 """Of the most specialist tokens possible; finer where they are few."""
-SHORTER = 2.0
+SHORTER = 2**0.5
 """Factor between general tokens, up from the shortest stage, that are tried under a law by which they can do harm, or a limit on the general loss that
 fewer may keep: amounts and no shares, so that a larger budget finds again what a smaller one does."""
 OCTAVES = 9

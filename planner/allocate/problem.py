@@ -27,8 +27,8 @@ SIZES = 48
 """To search at least, where a range is narrow."""
 COARSEST = 0.17
 """Step in ln N of the first search."""
-WHOLE = 0.125
-"""The same under a limit on the general loss, or a half or a quarter of it and so on."""
+LIMITED = 0.125
+"""The same under a limit on the general loss, halved where a range is narrow."""
 SHORT_RUNS = "under_2_tokens_per_parameter"
 """Flag of runs with fewer tokens per parameter."""
 FINEST = 2e-4
@@ -188,7 +188,7 @@ class Problem:
         least, most = self._range()
         step = max(min(COARSEST, math.log(most / least) / SIZES), FINEST)
         if self.retention is not None:  # sizes that a larger budget finds again, since some of it may be left over
-            step = WHOLE * 2.0 ** min(math.ceil(math.log2(step / WHOLE)), 0)
+            step = LIMITED * 2.0 ** min(math.ceil(math.log2(step / LIMITED)), 0)
         if found := self.between(least, most, step):
             return found
         if self.request.params_range and (near := self._sizes(least, most, step)):

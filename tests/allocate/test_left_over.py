@@ -44,6 +44,13 @@ def test_more_budget_and_looser_limits_are_never_worse(laws: tuple[FittedLaw, Fi
     assert np.diff(losses, axis=1).max() < 0, "a looser limit"
 
 
+def test_between_two_limits_more_budget_is_never_worse(laws: tuple[FittedLaw, FittedLaw]) -> None:
+    """There only a few amounts of general text keep both."""
+    budgets = np.geomspace(1.2e13, 1e14, 6)
+    found = [best(laws, replace(REQUEST, flops=float(flops), max_general_rise=0.05, max_general_loss=3.3)) for flops in budgets]
+    assert np.diff([search.expected.min() for search in found]).max() < 1e-4
+
+
 @pytest.mark.parametrize(("flops", "rise"), [(1e14, 0.05), (7.6e13, 0.02), (1e13, 0.1), (3e15, 0.08)])
 def test_no_plan_by_brute_force_is_better(laws: tuple[FittedLaw, FittedLaw], flops: float, rise: float) -> None:
     mine = float(best(laws, replace(REQUEST, flops=flops, max_general_rise=rise)).expected.min())
