@@ -66,7 +66,7 @@ def worths(problem: Problem, found: Search, mine: Array) -> tuple[list[Worth], s
     most = TOO_FAR * problem.law.support.high["flops"] / request.flops
     # Under a limit on the general loss a search asks for the replay of every plan, a third of a second for one sentence: the rate does there.
     searched = gain if problem.retention is None else None
-    rounding = float((mine - found.resamples[:, found.best]).mean()) if problem.robust else 0.0
+    rounding = max(float((mine - found.resamples[:, found.best]).mean()), 0.0) if problem.robust else 0.0
     return rows, exchange_of(request.flops, request.unique_spec, gains[named[0]], gains[named[1]], searched, most, rounding)
 
 

@@ -104,3 +104,4 @@ def test_no_price_is_below_nothing(laws: tuple[FittedLaw, FittedLaw], flops: flo
     assert all(worth.lower_percent >= 0 for worth in answer.worths)
     (text,) = [worth.lower_percent for worth in answer.worths if "twice the specialist" in worth.change]
     assert text > 5 and "nothing here" not in answer.exchange
+    assert ("10 % more compute hardly at all" in answer.exchange) == (flops < 5e15), "where budget is left over"
