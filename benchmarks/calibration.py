@@ -4,8 +4,9 @@ Synthetic: many truths of several laws (parameters drawn around a base), several
 trunk share; a table is fitted, and fresh runs on fresh trunks are forecast, inside the support and at twice its largest value on one axis.
 Once the law is given, once it is chosen ("auto"). Real: rows of public tables and of the recorded sweep are held out and forecast.
 
-half-width: of the interval, in per cent of the loss. z: root mean square of error over the interval's own deviation, 1 if it is right; over 1 the
-interval is too narrow. Coverage is of rows, and rows of one table share its luck: its standard error is over tables.
+half-width: of the interval, in per cent of the loss. bias: forecast less measured, as everywhere else, so above zero where forecasts are too
+high. z: root mean square of error over the interval's own deviation, 1 if it is right; over 1 the interval is too narrow. Coverage is of rows,
+and rows of one table share its luck: its standard error is over tables.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class Tally:
     def add(self, law: FittedLaw, cells: tuple[Array, ...], log_loss: Array, params_by: dict[str, Array] | None = None) -> None:
         """Forecast runs and compare."""
         found = law.forecast(params_by or {"non_embedding": cells[0]}, *cells[1:])
-        self.error.append(log_loss - np.log(found.loss))
+        self.error.append(np.log(found.loss) - log_loss)
         self.width.append(np.log(found.high / found.low) / 2)
 
     def row(self) -> list[str]:

@@ -106,7 +106,7 @@ class Worth:
     change: str
     """In words, such as "10 % more compute"."""
     lower_percent: float
-    """By how much the loss would be lower, mean over the resamples [% of it]."""
+    """By how much the loss would be lower, by the mean of ln L over the resamples [% of it]."""
     low: float
     high: float
     """90 % interval over the resamples."""

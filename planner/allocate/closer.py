@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from planner.allocate.optimum import Search, guesses, joined, leading, search
+from planner.allocate.optimum import Search, bent, guesses, joined, leading, search
 from planner.allocate.plans import Plans, Size
 from planner.allocate.problem import EVERY_SHAPE, FINEST, Problem
 from planner.laws.dual import Array
@@ -19,8 +20,16 @@ ENDS, BEYOND = (0.03, 0.97), 1.2
 """Quantiles of the resamples' own best sizes and amounts between which, and a factor beyond, those are looked for."""
 SIZES, AMOUNTS = 60, 31
 """How many there."""
+QUARTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Of the general tokens of those that leave some out."""
+REPLAY_STEP = 0.05
+"""Between shares of replay that are told apart: where its cost bends there may be a valley of its own."""
+GENERAL, FEWER = 5, 15
+"""Amounts of general text to look at where a plan leaves some out, and the most of specialist text then."""
 MARGIN = 0.005
 """In ln L: how far behind the best a place of the coarse search may lie and yet be searched closely."""
+BEHIND = 1e-3
+"""The same after the first round."""
 
 
 @dataclass(frozen=True)
@@ -46,42 +55,78 @@ SMOOTH_ROUNDS = (FIRST, Round(1.03, 0.003, 1.03, 9), Round(1.003, 0.0003, 1.004,
 """For sizes that have no shapes, which may be anything."""
 
 
-def closest(problem: Problem, whole: Search) -> Search:
-    """Search ever more closely around the best places of a coarse search; return the last round around the best."""
-    least, around = np.inf, whole.plans
-    for number in _places(whole):
-        found, plans = whole, whole.plans
-        for closely in SHAPE_ROUNDS if problem.recipe else SMOOTH_ROUNDS:
-            for _ in range(MOST_MOVES):
-                here, place = float(found.expected[number]), _place(found.plans, number)
-                nearby = around_plan(problem, found.plans, number, closely)
-                near = leading(problem, nearby)
-                if len(near.plans) and near.expected.min() <= here:
-                    found, number, plans = near, near.best, nearby
-                if _stays(problem, found.plans, number, place, closely):
-                    break
-        value = float(found.expected[number])
-        if value < least:
-            least, around = value, plans
-    return whole if around is whole.plans else search(problem, around)
+@dataclass(frozen=True)
+class _End:
+    """Where a close search is: the best plan so far, and what it was found among."""
+
+    value: float
+    plans: Plans
+    number: int
+    nearby: Plans
+
+    @property
+    def place(self) -> Array:
+        """Where that plan stands."""
+        return _place(self.plans, self.number)
+
+
+Look = Callable[[Plans], tuple[Plans, Array]]
+"""From plans to those of them that may be the best, and what each is worth."""
+
+
+def closest(problem: Problem, whole: Search, most: int | None = None) -> Search:
+    """Search ever more closely around the best places of a coarse search; return the last round around the best.
+
+    Args:
+        problem: the request.
+        whole: the coarse search.
+        most: places that are searched further than by the first round; None for all that are apart and near the best.
+    """
+
+    def look(plans: Plans) -> tuple[Plans, Array]:
+        found = leading(problem, plans)
+        return found.plans, found.expected
+
+    end = _closest(problem, whole, SHAPE_ROUNDS if problem.recipe else SMOOTH_ROUNDS, look, most)
+    return whole if end.nearby is whole.plans else search(problem, end.nearby)
 
 
 def closest_guess(problem: Problem, whole: Search) -> tuple[Plans, int]:
     """Search as closely for the plan that the fitted parameters alone prefer; return plans and its number among them."""
-    least, chosen = np.inf, (whole.plans, whole.best_guess)
-    for start in _places(replace(whole, expected=whole.guess)):
-        plans, number, value = whole.plans, start, float(whole.guess[start])
-        for closely in GUESS_ROUNDS if problem.recipe else SMOOTH_ROUNDS:
-            for _ in range(MOST_MOVES):
-                place, nearby = _place(plans, number), around_plan(problem, plans, number, closely)
-                values = guesses(problem, nearby)
-                if values.min() <= value:
-                    plans, number, value = nearby, int(values.argmin()), float(values.min())
-                if _stays(problem, plans, number, place, closely):
-                    break
-        if value < least:
-            least, chosen = value, (plans, number)
-    return chosen
+    whole = replace(whole, expected=whole.guess)
+    end = _closest(problem, whole, GUESS_ROUNDS if problem.recipe else SMOOTH_ROUNDS, lambda plans: (plans, guesses(problem, plans)), None)
+    return end.plans, end.number
+
+
+def _closest(problem: Problem, whole: Search, rounds: tuple[Round, ...], look: Look, most: int | None) -> _End:
+    """Search around all places by the first round, and by the others around those that are then apart and near the best, so many at most."""
+    ends = [_End(float(whole.expected[number]), whole.plans, number, whole.plans) for number in _places(whole)]
+    ends = _apart([_moved(problem, end, rounds[0], look) for end in ends])[:most]
+    for closely in rounds[1:]:
+        ends = [_moved(problem, end, closely, look) for end in ends]
+    return min(ends, key=lambda end: end.value)
+
+
+def _moved(problem: Problem, end: _End, closely: Round, look: Look) -> _End:
+    """Search around a plan, and around what is better than it."""
+    for _ in range(MOST_MOVES):
+        place, nearby = end.place, around_plan(problem, end.plans, end.number, closely)
+        plans, values = look(nearby)
+        if len(plans) and values.min() <= end.value:
+            end = _End(float(values.min()), plans, int(values.argmin()), nearby)
+        if _stays(problem, end.plans, end.number, place, closely):
+            break
+    return end
+
+
+def _apart(ends: list[_End]) -> list[_End]:
+    """Leave out, of where first rounds ended, what is far behind the best or close to a better one."""
+    kept: list[_End] = []
+    for end in sorted(ends, key=lambda end: end.value):
+        near = any(float(np.abs(end.place - other.place).max()) < np.log(FIRST.text_reach) / 2 for other in kept)
+        if not kept or (end.value <= kept[0].value + BEHIND and not near):
+            kept.append(end)
+    return kept
 
 
 def _stays(problem: Problem, plans: Plans, number: int, place: Array, closely: Round) -> bool:
@@ -105,6 +150,7 @@ def _places(whole: Search) -> list[int]:
     alone = np.flatnonzero(plans.tokens_pt == 0)
     candidates = [int(values.argmin()), *_valleys(size, values), *_valleys(np.round(text / step), values)]
     candidates += [int(alone[values[alone].argmin()])] if len(alone) else []
+    candidates += _valleys(np.round(plans.replay / REPLAY_STEP), values) if plans.replay is not None else []
     found: list[int] = []
     for number in sorted(candidates, key=lambda number: float(values[number])):
         near = [other for other in found if abs(size[number] - size[other]) < np.log(FIRST.size_reach) and abs(text[number] - text[other]) < step]
@@ -137,11 +183,10 @@ def spread(problem: Problem, whole: Search, close: Search) -> Search:
     part = plans.tokens_spec[own] / np.maximum(np.minimum(total / cost, problem.max_tokens_spec), 1e-300)
     low, high = np.quantile(part[part > 0], ENDS) if (part > 0).any() else (1.0, 1.0)
     fractions = np.unique(np.minimum(1.0, np.geomspace(low / BEYOND, high * BEYOND, AMOUNTS)))
-    left = total - cost * plans.tokens_spec[own]
-    most = np.minimum(left, problem.general_tokens)
-    general = np.clip(plans.tokens_pt[own] / np.where(most > 1e-9 * total, most, np.inf), 0.0, 1.0)
-    shorter = np.quantile(general[general > 0], (0.0, 0.25, 0.5, 0.75)) if (general > 0).any() else ()
-    nearby = problem.plans(sizes, fractions, np.unique([*(share for share in shorter if share < 1 - 1e-9), 1.0]).tolist())
+    most = np.minimum(total - cost * plans.tokens_spec[own], problem.general_tokens)
+    shorter = plans.tokens_pt[own][(plans.tokens_pt[own] > 0) & (plans.tokens_pt[own] < (1 - 1e-9) * most)]
+    general = np.unique(np.quantile(shorter, QUARTILES)) if len(shorter) else ()
+    nearby = problem.plans(sizes, fractions, [*general, np.inf])
     return joined(found, search(problem, nearby)) if len(nearby) else found
 
 
@@ -159,14 +204,18 @@ def around_plan(problem: Problem, plans: Plans, number: int, closely: Round = FI
         near = problem.between(*ends, closely.size_step)
     others = tuple(item for item in near if item != size)
     total, cost = problem.tokens(size), size.spec_cost
-    fractions = np.array([1.0])
-    if spec > 0:
-        fractions = _around(spec / min(total / cost, problem.max_tokens_spec), closely.text_reach, closely.amounts)
     most = min(total - cost * spec, problem.general_tokens)
-    general = _around(pt / most, closely.text_reach, 5) if most > 1e-9 * total and pt < (1 - 1e-9) * most else np.ones(1)
-    return problem.plans((size, *others), fractions, general.tolist())
+    fractions, general, amounts = np.array([1.0]), np.array([np.inf]), closely.amounts
+    # Between a limit on the general loss and one on its rise there may be room for a few amounts only, fewer than the budget pays for other sizes.
+    between = problem.request.max_general_loss is not None and problem.request.max_general_rise is not None
+    if most > 1e-9 * total and (between or pt < (1 - 1e-9) * most):
+        general = np.append(_around(pt, closely.text_reach, GENERAL), np.inf if between else [])
+        amounts = min(amounts, FEWER)
+    if spec > 0:
+        fractions = np.unique(np.minimum(1.0, _around(spec / min(total / cost, problem.max_tokens_spec), closely.text_reach, amounts)))
+    return bent(problem, problem.plans((size, *others), fractions, general.tolist()))
 
 
-def _around(share: float, reach: float, count: int) -> Array:
-    result: Array = np.unique(np.minimum(1.0, share * np.geomspace(1 / reach, reach, count)))
+def _around(middle: float, reach: float, count: int) -> Array:
+    result: Array = middle * np.geomspace(1 / reach, reach, count)
     return result

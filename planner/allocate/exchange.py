@@ -17,7 +17,9 @@ MORE_COMPUTE = 1.1
 LEAST_GAIN = 1e-6
 """Gain in ln L under which more compute buys nothing to compare with."""
 LEAST_WORTH = 0.005
-"""Share of the compute under which text is worth none."""
+"""Share of the compute under which text is worth next to none."""
+NOTHING = 5e-5
+"""Share of the loss that a table of per cents shows as nothing."""
 AT_RATE = 1.5
 """Factor in compute up to which the rate holds; further on each per cent of compute buys less than the one before."""
 MOST_WORTH = 10.0
@@ -26,8 +28,6 @@ MOST_POWER = 1000.0
 """Of the factor that gives the rate."""
 FARTHEST = 1000.0
 """Factor beyond which no end of an interval is told."""
-WITH_MEDIAN = (ENDS[0], 0.5, ENDS[1])
-"""Quantiles of an interval, with the median between."""
 SEARCHES = 5
 """At most."""
 CLOSE = 0.01
@@ -50,28 +50,40 @@ def exchange_of(
         gain: the same of a factor in compute, where that can be searched; else a large factor is told as the least that it is, by the rate.
         most: factor up to which it is searched.
         rounding: what whole steps of training take from the plan that these are gains over, in ln L: nothing else may be behind them.
+
+    Returns:
+        A sentence.
     """
-    if compute.mean() < LEAST_GAIN:
-        return ""
-    rates = MORE_COMPUTE ** np.minimum(np.maximum(text, 0.0) / np.maximum(compute, LEAST_GAIN), MOST_POWER)
-    low, middle, high = (float(value) for value in np.quantile(rates, WITH_MEDIAN))
     start = f"another {format_count(unique_spec)} distinct specialist tokens"
-    if float(text.mean()) < rounding + 10 * LEAST_GAIN or middle < 1 + LEAST_WORTH:
+    by_text, by_compute = text - rounding, compute - rounding
+    if by_text.mean() < 10 * LEAST_GAIN or -np.expm1(-text.mean()) < NOTHING:
         return f"{start} would buy nothing here"
+    if by_compute.mean() < (NOTHING if gain is None else LEAST_GAIN):
+        lower = -100 * float(np.expm1(-text.mean()))
+        return f"{start} would lower the loss by {lower:.2g} %, and {100 * (MORE_COMPUTE - 1):.0f} % more compute hardly at all"
+    middle = float(_rates(by_text.mean(), by_compute.mean()))
+    low, high = (float(value) for value in np.quantile(_rates(by_text, by_compute), ENDS))
+    low, high = min(low, middle), max(high, middle)
+    if middle < 1 + LEAST_WORTH:
+        return f"{start} would buy next to nothing here"
     at_rate = f"at the rate of the first {100 * (MORE_COMPUTE - 1):.0f} %"
     if middle <= AT_RATE:
         return f"{start} are worth about {budget * (middle - 1):.2g} FLOPs here: {_as_much(middle, low, high)[:-1]}, {at_rate})"
-    if gain is not None and most > middle:
-        factor, low, high = _searched(compute, text, middle, gain, most)
+    if gain is not None and most > MORE_COMPUTE:
+        factor, low, high = _searched(compute, text, min(middle, most), gain, most)
         if factor is not None:
             return f"{start} are worth about {budget * (factor - 1):.2g} FLOPs here: {_as_much(factor, low, high, most)}"
         return f"{start} are worth more than {budget * (low - 1):.2g} FLOPs here: {low:.3g} times the compute would not lower the loss as much"
     least = min(middle, MOST_WORTH)
-    over = "over " if middle > MOST_WORTH else ""
     return (
-        f"{start} are worth at least {budget * (least - 1):.2g} FLOPs here: {over}{least:.3g} times the compute would lower the loss as much "
-        f"{at_rate}, and further on compute buys less"
+        f"{start} are worth at least {budget * (least - 1):.2g} FLOPs here: {least:.3g} times the compute would lower the loss no more {at_rate}, "
+        "and further on compute buys less"
     )
+
+
+def _rates(text: Any, compute: Any) -> Any:
+    """Return the factors in compute whose gain is that of the text, at the rate of MORE_COMPUTE."""
+    return MORE_COMPUTE ** np.minimum(np.maximum(text, 0.0) / np.maximum(compute, LEAST_GAIN), MOST_POWER)
 
 
 def _as_much(factor: float, low: float, high: float, most: float = FARTHEST) -> str:
@@ -110,7 +122,7 @@ def _searched(
         if abs(at - tried[-1][0]) < CLOSE:
             break
     factors = np.exp(np.minimum(_each(tried, text, at), end))
-    low, _, high = (float(value) for value in np.quantile(factors, WITH_MEDIAN))
+    low, high = (float(value) for value in np.quantile(factors, ENDS))
     return float(np.exp(at)), low, high
 
 

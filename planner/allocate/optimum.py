@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from planner.allocate.bends import bends
 from planner.allocate.plans import Plans, Size
 from planner.allocate.problem import Problem
 from planner.errors import DataError
@@ -16,8 +17,11 @@ from planner.laws.dual import Array
 
 FRACTIONS = np.unique(np.concatenate([np.geomspace(2e-3, 1.0, 24), np.linspace(0.05, 1.0, 24)]))
 """Of the most specialist tokens possible; finer where they are few."""
-SHORTER = (1.0, 0.85, 0.7, 0.58, 0.48, 0.4, 0.32, 0.25, 0.18, 0.12, 0.08, 0.05, 0.03, 0.015, 0.007, 0.003, 0.0)
-"""Shares of the general tokens that could be taken, tried under a law by which they can do harm, or a limit on the general loss that fewer may keep."""
+SHORTER = 2**0.5
+"""Factor between general tokens, up from the shortest stage, that are tried under a law by which they can do harm, or a limit on the general loss that
+fewer may keep: amounts and no shares, so that a larger budget finds again what a smaller one does."""
+OCTAVES = 9
+"""Down from the most of the largest size, where a stage may be as short as one likes."""
 FEW_RESAMPLES = 8
 """Of each member, to see whether general tokens can do harm."""
 SOME_RESAMPLES = 24
@@ -100,9 +104,20 @@ def _evaluated(problem: Problem, plans: Plans) -> Search:
     return Search(plans, resamples.mean(0), guess, resamples)
 
 
+def bent(problem: Problem, plans: Plans) -> Plans:
+    """Give plans of a grid their replay where the general loss is limited, and add those between them at which what it costs bends."""
+    if problem.retention is None:
+        return plans
+    plans = _replaying(problem, plans)
+    added = bends(problem.retention, plans, problem.min_tokens_stage)
+    return plans.beside(added.rows(problem.enough(added)))
+
+
 def _replaying(problem: Problem, plans: Plans) -> Plans:
-    """Give plans the least replay that keeps the limit on the general loss, where there is one."""
-    return plans if problem.retention is None else replace(plans, replay=problem.retention.replay(plans, problem.min_tokens_stage))
+    """Give plans the least replay that keeps the limit on the general loss, where there is one, and they have none yet."""
+    if problem.retention is None or plans.replay is not None:
+        return plans
+    return replace(plans, replay=problem.retention.replay(plans, problem.min_tokens_stage))
 
 
 def _keeping(problem: Problem, plans: Plans) -> Plans:
@@ -171,17 +186,24 @@ def _coarse(problem: Problem, sizes: tuple[Size, ...], each: bool) -> Search:
     plans = crossed(problem, sizes, FRACTIONS)
     if not len(plans):
         problem.refuse_text()
-    kept = _keeping(problem, plans)
+    kept = _keeping(problem, bent(problem, plans))
     if problem.retention is not None and not len(kept):
         problem.retention.refuse(plans, problem.min_tokens_stage)
     return _evaluated(problem, _hopeful(problem, kept, each))
 
 
 def crossed(problem: Problem, sizes: tuple[Size, ...], fractions: Array) -> Plans:
-    """Cross sizes with amounts of text, and where that may be better, of general text with less than could be taken."""
+    """Cross sizes with amounts of text, and where that may be better, with less general text than could be taken."""
     plans = problem.plans(sizes, fractions)
     shorter = len(plans) and (problem.retention is not None or _general_harms(problem, plans))
-    return problem.plans(sizes, fractions, SHORTER) if shorter else plans
+    return problem.plans(sizes, fractions, _amounts(problem, sizes)) if shorter else plans
+
+
+def _amounts(problem: Problem, sizes: tuple[Size, ...]) -> list[float]:
+    """List the general tokens to try: none, the shortest stage, more by a factor each, and all there are."""
+    total = [problem.tokens(size) for size in sizes]
+    least, most = problem.min_tokens_stage or 2.0 ** (np.floor(np.log2(min(total))) - OCTAVES), min(max(total), problem.general_tokens)
+    return [0.0, *np.exp(np.arange(np.log(least), np.log(most), np.log(SHORTER))), np.inf]
 
 
 def _general_harms(problem: Problem, plans: Plans) -> bool:

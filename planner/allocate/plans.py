@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -81,6 +81,17 @@ class Plans:
         every = (self.size, self.params, self.tokens_pt, self.tokens_spec, self.unique_spec)
         size, params, pt, spec, unique = (values[chosen] for values in every)
         return Plans(size, params, pt, spec, unique, self.sizes, None if self.replay is None else self.replay[chosen])
+
+    def with_general(self, tokens_pt: Array, replay: Array | None = None) -> Plans:
+        """Return the same plans with other general tokens, and other shares of replay."""
+        return replace(self, tokens_pt=tokens_pt, replay=replay)
+
+    def beside(self, other: Plans) -> Plans:
+        """Return these plans and then others of the same sizes."""
+        pairs = [(getattr(self, name), getattr(other, name)) for name in ("size", "params", "tokens_pt", "tokens_spec", "unique_spec")]
+        size, params, pt, spec, unique = (np.concatenate(pair) for pair in pairs)
+        replay = None if self.replay is None or other.replay is None else np.concatenate([self.replay, other.replay])
+        return Plans(size, params, pt, spec, unique, self.sizes, replay)
 
     def __len__(self) -> int:
         return len(self.params)

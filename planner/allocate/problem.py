@@ -27,6 +27,8 @@ SIZES = 48
 """To search at least, where a range is narrow."""
 COARSEST = 0.17
 """Step in ln N of the first search."""
+LIMITED = 0.125
+"""The same under a limit on the general loss, halved where a range is narrow."""
 SHORT_RUNS = "under_2_tokens_per_parameter"
 """Flag of runs with fewer tokens per parameter."""
 FINEST = 2e-4
@@ -185,6 +187,8 @@ class Problem:
             return trainable or self._refuse(min(sizes, key=lambda size: size.params_non_embedding), self.shortest)
         least, most = self.size_range()
         step = max(min(COARSEST, math.log(most / least) / SIZES), FINEST)
+        if self.retention is not None:  # sizes that a larger budget finds again, since some of it may be left over
+            step = LIMITED * 2.0 ** min(math.ceil(math.log2(step / LIMITED)), 0)
         if found := self.between(least, most, step):
             return found
         if self.request.params_range and (near := self._sizes(least, most, step)):
@@ -294,7 +298,7 @@ class Problem:
             remedy="give more text or a larger --max-epochs",
         )
 
-    def plans(self, sizes: tuple[Size, ...], fractions: Array, general: Sequence[float] = (1.0,)) -> Plans:
+    def plans(self, sizes: tuple[Size, ...], fractions: Array, general: Sequence[float] = (math.inf,)) -> Plans:
         """Cross sizes with amounts of specialist text and of general text.
 
         Of specialist text they take fractions of what they could, none, and what a grid misses: one pass, the shortest stage, all but the shortest
@@ -304,27 +308,33 @@ class Problem:
         Args:
             sizes: the sizes.
             fractions: of the most specialist tokens that budget and passes allow, each in (0, 1].
-            general: of the most general tokens that budget and text allow then, each in [0, 1]; under 1 some of the budget is left over.
+            general: tokens, ascending; all that budget and text allow then where those are fewer. With less than that some of the budget is left over.
         """
         stage, least = self.min_tokens_stage, self.min_tokens_stage * (1 - ROUNDING)
         general_tokens, unique = self.general_tokens, float(self.request.unique_spec)
         total, cost = (np.array(values)[:, None] for values in zip(*((self.tokens(size), size.spec_cost) for size in sizes), strict=True))
         most = np.minimum(total / cost, self.max_tokens_spec)
-        fewest = self.shortest * np.array([[size.params_non_embedding] for size in sizes]) - general_tokens
-        ends = np.hstack([np.full_like(total, stage), (total - stage) / cost, np.full_like(total, unique), (total - general_tokens) / cost, fewest])
-        spec = np.hstack([np.zeros_like(total), fractions * most, np.where((ends > 0) & (ends < most), ends, np.nan)])
+        enough = self.shortest * np.array([[size.params_non_embedding] for size in sizes])
+        ends = [np.full_like(total, stage), (total - stage) / cost, np.full_like(total, unique), (total - general_tokens) / cost, enough - general_tokens]
+        edges = np.hstack(ends)
+        spec = np.hstack([np.zeros_like(total), fractions * most, np.where((edges > 0) & (edges < most), edges, np.nan)])
         left = total - cost * spec
         rest = np.where(left > 1e-9 * total, np.minimum(left, general_tokens), 0.0)
-        # What is too short for a stage of its own is left over; where several shares are, that is one plan.
-        taken = rest[:, :, None] * np.asarray(general)
+        # What is too short for a stage of its own is left over; where several amounts are, or are more than there is, that is one plan.
+        taken = np.minimum(rest[:, :, None], np.asarray(general))
         taken = np.where(taken >= least, taken, 0.0)
-        again = (taken == 0) & (np.cumsum(taken == 0, axis=2) > 1)
+        again = np.diff(taken, axis=2, prepend=-1.0) == 0
         keep = (((spec == 0) | (spec >= least))[:, :, None]) & ~again & (taken + (0.0 if self.needs_trunk else spec[:, :, None]) > 0)
         number, amount, share = np.nonzero(keep)
         alone = np.flatnonzero(((stage <= most) & (most < total / cost) & (most > 0))[:, 0] & (not self.needs_trunk))
+        # With less general text than there could be, as much specialist text as makes that enough.
+        every = np.broadcast_to(np.asarray(general), (len(sizes), len(general)))
+        missing = enough - every
+        inside = (every >= least) & (every > 0) & (every < np.minimum(total, general_tokens)) & (missing >= least) & (missing < most)
+        floor = np.nonzero(inside & (np.where(inside, every, 0.0) + cost * missing < total))
         made = self._make(
-            np.concatenate([number, alone]), np.concatenate([taken[number, amount, share], np.zeros(len(alone))]),
-            np.concatenate([spec[number, amount], most[alone, 0]]), sizes,
+            np.concatenate([number, alone, floor[0]]), np.concatenate([taken[number, amount, share], np.zeros(len(alone)), every[floor]]),
+            np.concatenate([spec[number, amount], most[alone, 0], missing[floor]]), sizes,
         )  # fmt: skip
         return made.rows(self.enough(made))
 

@@ -128,6 +128,11 @@ class Retention:
         before, kept = self._before(plans), np.where(plans.tokens_spec > 0, -margin, 1e-9)
         return least_share(lambda rows, share: self._excess(plans.rows(rows), share, before[rows]) - kept[rows], self.replays, most, closely)
 
+    def keeps(self, plans: Plans, share: Array, least_stage: float) -> Any:
+        """Tell which plans keep the limit, by MARGIN, with a share of replay each, and have a general stage beside it."""
+        fits = _trunk(plans.tokens_pt, plans.tokens_spec, share) >= least_stage
+        return fits & (self._excess(plans, share, self._before(plans)) <= -MARGIN)
+
     def losses(self, plans: Plans, share: float, least_stage: float) -> tuple[Array, Array]:
         """Forecast ln L of the general loss after a specialist stage with some replay, and before it; not a number where that cannot be trained."""
         after = self.law.log_loss(self._after(plans.params_by, plans.tokens_pt, plans.tokens_spec, plans.unique_spec, share))

@@ -52,7 +52,7 @@ def worths(problem: Problem, found: Search, mine: Array) -> tuple[list[Worth], s
     gains: dict[str, Array] = {}
     for name, changed in changes:
         try:
-            gains[name] = mine - _best(under(problem, changed), found)
+            gains[name] = mine - _best(under(problem, changed), found, mine)
         except DataError:
             continue  # the larger request has no plan of the sizes asked for
     rows = [worth_of(name, gain) for name, gain in gains.items()]
@@ -66,17 +66,17 @@ def worths(problem: Problem, found: Search, mine: Array) -> tuple[list[Worth], s
     most = TOO_FAR * problem.law.support.high["flops"] / request.flops
     # Under a limit on the general loss a search asks for the replay of every plan, a third of a second for one sentence: the rate does there.
     searched = gain if problem.retention is None else None
-    rounding = float((mine - found.resamples[:, found.best]).mean()) if problem.robust else 0.0
+    rounding = max(float((mine - found.resamples[:, found.best]).mean()), 0.0) if problem.robust else 0.0
     return rows, exchange_of(request.flops, request.unique_spec, gains[named[0]], gains[named[1]], searched, most, rounding)
 
 
-def _best(problem: Problem, found: Search) -> Array:
+def _best(problem: Problem, found: Search, mine: Array) -> Array:
     """Return ln L of the best plan of a changed request under each resample: of the kind that the recommendation is, robust or the best guess."""
     if not problem.robust:
         return _best_guess(problem)
-    best = closest(problem, coarse_near(problem, found))
-    result: Array = best.resamples[:, best.best]
-    return result
+    best = closest(problem, coarse_near(problem, found), 1)
+    # More of anything still pays for the recommendation, which a search of so few places may miss.
+    return min((best.resamples[:, best.best], found.resamples[:, found.best], mine), key=lambda losses: float(losses.mean()))
 
 
 def _nearly_best(problem: Problem) -> Array:
@@ -126,5 +126,5 @@ def worth_of(name: str, gain: Array) -> Worth:
         name: of the change.
         gain: by how much it lowers ln L under each resample, shape (resamples,).
     """
-    lower = -100 * np.expm1(-gain)
-    return Worth(name, float(lower.mean()), *interval_of(lower))
+    # By the mean of ln L, which is what a search lowers: where resamples lie far apart, their mean in per cent may have the other sign.
+    return Worth(name, -100 * float(np.expm1(-gain.mean())), *interval_of(-100 * np.expm1(-gain)))

@@ -56,7 +56,7 @@ def test_the_least_share_is_that_of_every_share_in_turn(rise: float) -> None:
     random = np.random.default_rng(3)
     law = random_law(LAWS["root-rote"], random)
     problem = replace(Problem.of(law, Request(1e13, 2e5, params_among=(5e4, 2e5))), retention=limited(law, rise))
-    plans = problem.plans(problem.sizes(), np.linspace(0.02, 1.0, 30), np.linspace(0.0, 1.0, 12).tolist())
+    plans = problem.plans(problem.sizes(), np.linspace(0.02, 1.0, 30), [0.0, *np.geomspace(2.2e5, 1e8, 30)])
     keeping, least = problem.retention, problem.min_tokens_stage
     assert keeping is not None
     found, rough = keeping.replay(plans, least), keeping.replay(plans, least, closely=False)

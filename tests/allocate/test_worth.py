@@ -44,7 +44,8 @@ def test_a_guess_is_priced_against_a_guess() -> None:
     for worth in answer.worths:
         asked = next(asked for name, asked in changes.items() if worth.change.startswith(name))
         lower = -100 * np.expm1(resampled(asked) - mine)
-        assert worth.lower_percent == pytest.approx(lower.mean(), abs=0.01) and worth.high == pytest.approx(np.quantile(lower, 0.95), abs=0.05)
+        mean = -100 * np.expm1(np.log1p(-lower / 100).mean())
+        assert worth.lower_percent == pytest.approx(mean, abs=0.01) and worth.high == pytest.approx(np.quantile(lower, 0.95), abs=0.05)
 
 
 def _factor(text: str) -> tuple[float, float, float]:
@@ -94,11 +95,30 @@ def test_an_exchange_by_hand() -> None:
     assert _factor(said)[0] == pytest.approx(0.8**-10, rel=0.02)
     said = exchange_of(1e13, 4e5, COMPUTE, TEXT, saturating, 9.0)
     assert "are worth more than 8e+13 FLOPs here: 9 times the compute would not lower the loss as much" in said
-    for gain, most in ((None, 1.0), (saturating, 2.0)):
-        said = exchange_of(1e13, 4e5, COMPUTE, TEXT, gain, most)
-        assert "are worth at least" in said and "at the rate of the first 10 %, and further on compute buys less" in said
-    over = exchange_of(1e13, 4e5, COMPUTE, 3 * TEXT)
-    assert "are worth at least 9e+13 FLOPs here: over 10 times the compute" in over
+    said = exchange_of(1e13, 4e5, COMPUTE, TEXT, saturating, 2.0)
+    assert "are worth more than 1e+13 FLOPs here: 2 times the compute would not lower the loss as much" in said, "the rate alone would say 8 times"
+    said = exchange_of(1e13, 4e5, COMPUTE, TEXT)
+    assert "are worth at least" in said and "would lower the loss no more at the rate of the first 10 %, and further on compute buys less" in said
+    assert "are worth at least 9e+13 FLOPs here: 10 times the compute" in exchange_of(1e13, 4e5, COMPUTE, 3 * TEXT)
+    said = exchange_of(1e13, 4e5, 0.0 * COMPUTE + 1e-4, TEXT, saturating, 1e4, 1e-4)
+    assert "would lower the loss by 5.8 %, and 10 % more compute hardly at all" in said, "what whole steps take is no gain by compute either"
+
+
+def test_no_compute_is_said_to_buy_what_none_does(medicine: FittedLaw) -> None:
+    """For one small size all compute there is buys less than twice the text does."""
+    request = Request(2e13, 2e5, params=1e5)
+    answer = allocate(medicine, request)
+    factor = float(answer.exchange.split("FLOPs here: ")[1].split(" times")[0])
+    assert "times the compute would not lower the loss as much" in answer.exchange and factor > 100
+    more = allocate(medicine, replace(request, flops=factor * request.flops), allow_extrapolation=True).plan.loss
+    assert answer.worths[1].lower_percent > 10 * 100 * (1 - more / answer.plan.loss) > 0
+
+
+def test_little_is_not_called_nothing() -> None:
+    """Nothing is what the table beside it shows as nothing."""
+    law = FittedLaw.load(SWEEPS / "medicine" / "lora" / "law_lora.json")
+    answer = allocate(law, Request(3.3e12, 5.5e5))
+    assert 0.005 < answer.worths[1].lower_percent < 0.1 and answer.exchange.endswith("would buy next to nothing here")
 
 
 def test_what_whole_steps_take_is_no_gain_by_text(medicine: FittedLaw) -> None:

@@ -18,6 +18,7 @@ from planner.allocate.domains.forecast import Outlook, describe, outlook
 from planner.allocate.domains.found import INDEPENDENT, MIXED, SPLIT, Found
 from planner.allocate.domains.independent import independent
 from planner.allocate.domains.knowing import knowing
+from planner.allocate.domains.left_over import with_less
 from planner.allocate.domains.mixed import mixed
 from planner.allocate.domains.prices import prices
 from planner.allocate.domains.problem import DomainsProblem
@@ -62,8 +63,8 @@ def allocate_domains(
     mix = MixWorth.of(request.domains)
     mixing, less = replace(problem, mix=mix), replace(problem, evaluations=LESS)
     searches: dict[str, Callable[[float], Found | None]] = {
-        SPLIT: lambda margin: split(problem, margin=margin),
-        INDEPENDENT: lambda margin: independent(problem, margin),
+        SPLIT: lambda margin: with_less(problem, lambda less, margin: split(less, margin=margin), margin),
+        INDEPENDENT: lambda margin: with_less(problem, independent, margin),
         # With a worth of their own text, domains in a mix divide the budget as they do after a trunk.
         MIXED: lambda margin: None if _unmeasured(problem) else mixed(less, margin) if mix is None else split(mixing, MIXED, margin),
     }

@@ -1,0 +1,55 @@
+"""Where a limit on the general loss leaves some of the budget over: what a smaller budget buys is a plan of the larger one too.
+
+The grids of a search reach over all that a budget pays, so that they are coarse where the best plan takes a small part of it. The smaller budgets are
+counted from one FLOP in fixed steps: whatever the request, the same one is searched, and the same plan found in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from planner.allocate.domains.found import Found
+from planner.allocate.domains.problem import DomainsProblem
+from planner.allocate.domains.whole import better
+
+IDLE = 0.98
+"""Share of the budget under which some of it is left over."""
+STEP, ROOM = 1.2, 1.02
+"""Factor between smaller budgets, and from what a plan takes to the least of them that is searched for a better one."""
+MOST = 3
+"""Smaller budgets that are searched, one after the other."""
+
+
+def with_less(problem: DomainsProblem, search: Callable[[DomainsProblem, float], Found | None], margin: float) -> Found | None:
+    """Search a request, and smaller budgets as long as some is left over under a limit; return the best plan, None where there is none.
+
+    Args:
+        problem: the request under its laws.
+        search: for the best plan of such a request with required losses tightened by a margin.
+        margin: by which they are.
+    """
+    best = found = search(problem, margin)
+    less = problem
+    for _ in range(MOST):
+        if found is None or not problem.request.limited:
+            break
+        flops = STEP ** np.ceil(np.log(ROOM * problem.spent(found)) / np.log(STEP))
+        if flops > IDLE * less.request.flops:
+            break
+        less = _under(problem, float(flops))
+        found = search(less, margin)
+        best = better(problem, best, found, margin)
+    return best
+
+
+def _under(problem: DomainsProblem, flops: float) -> DomainsProblem:
+    """Return a request with a smaller budget, and of its ladder the sizes that this can train."""
+    less = replace(problem, request=replace(problem.request, flops=flops))
+    sizes = np.arange(len(problem.ladder))
+    trained = np.maximum(problem.least_ratio.min() * problem.params, problem.least_stage)
+    if problem.request.params is not None or problem.request.params_among:
+        return less
+    return replace(less, ladder=problem.ladder[: int(sizes[less.tokens(sizes) >= trained].max(initial=0)) + 1])
