@@ -21,6 +21,8 @@ KIND = "allocation"
 VERSION = 1
 KNOWS_NO_TEXT = "the law knows no specialist tokens"
 """Note of arms under a law of one stage."""
+NOTHING = 0.01
+"""Expected regret of a recommendation [% of the loss] under which no further runs are worth their FLOPs."""
 PASSES = {"one pass": 1.0, "four passes": 4.0}
 """Arms under a law of one corpus and its repeats; four passes are what arXiv 2305.16264 found nearly as good as fresh text."""
 

@@ -112,8 +112,12 @@ def _show_arms(answer: Allocation) -> None:
 
 
 def wants_runs(answer: Allocation) -> bool:
-    """Tell whether there are runs to propose; no design chooses among checkpoints or methods, or for a law of one stage or of a table without a recipe."""
+    """Tell whether there are runs to propose: where the refits disagree, and no law of one stage, of checkpoints or methods, or without a recipe."""
+    from planner.allocate.allocation import NOTHING
+
     source = answer.source
+    if answer.regret_expected_percent < NOTHING:
+        return False
     return not (answer.settled or answer.one_stage or source.get("based") or source.get("method", "full") != "full" or not source.get("recipe"))
 
 

@@ -44,9 +44,13 @@ def show_bases(answer: BaseAllocation) -> None:
 
 
 def wants_runs_of_bases(answer: BaseAllocation) -> bool:
-    """Tell whether there are runs to propose: for bases within reach of such runs, under a law of runs from scratch that were trained in full."""
+    """Tell whether there are runs to propose: where refits disagree, for bases within reach of runs, under a law of runs from scratch trained in full."""
+    from planner.allocate.allocation import NOTHING
     from planner.allocate.beyond import TOO_FAR
 
+    regret = answer.choices[0].regret_expected_percent
+    if regret is not None and regret < NOTHING:
+        return False
     source, near = answer.source, all(factor <= TOO_FAR for choice in answer.choices for factor in choice.extrapolation.values() if factor < math.inf)
     return near and not answer.settled and answer.measured and bool(source.get("recipe")) and source.get("method", "full") == "full"
 

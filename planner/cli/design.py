@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     from planner.next_runs.design import NextRuns
     from planner.next_runs.outside import Outside
 
-NOTHING = 0.005
-"""Expected regret [% of the loss] that is nothing in a table."""
-IDLE = "no run would change this decision: over the refits it gives nothing away already"
 HELP = (
     "Choose the next runs: the tree of cells that most reduces the uncertainty of the recommendation at a target budget.\n\n"
     "With a fit (law.json) the new runs are chosen to add to its rows; with --prior, nothing fitted yet, from the laws' start ranges. All trunks are\n"
@@ -92,21 +89,28 @@ def design(
     )  # fmt: skip
 
 
-def tell_runs(question: Decision, flops: float) -> None:
-    """Print the runs that would say most about a decision, for so many FLOPs."""
+def tell_runs(question: Decision, flops: float, *, whatever: bool = False) -> None:
+    """Print the runs that would say most about a decision, for so many FLOPs.
+
+    Args:
+        question: the decision.
+        flops: of the runs.
+        whatever: whether to propose runs that would not change the decision too, where they are to serve another one.
+    """
     from planner.next_runs.information import TRUNK_SHARE
 
     sweep = str(question.law.parent) if (question.law.parent / "sweep.toml").is_file() else None
-    _design(sweep, f"{flops:.17g}", question, share=TRUNK_SHARE, dry_run=True)
+    _design(sweep, f"{flops:.17g}", question, share=TRUNK_SHARE, dry_run=True, whatever=whatever)
 
 
 def _design(
     name: str | None, flops: str | None, question: Decision | None, *, share: float, law: Path | None = None, prior: bool = False,
     form: Sequence[str] | None = None, target_flops: str | None = None, spec_tokens: str | None = None, criterion: str = "V",
     axes: Mapping[str, str | None] | None = None, max_epochs: float | None = None, corpus: Path | None = None, seed: int | None = None,
-    check: bool = False, out: Path = Path("next/sweep.toml"), dry_run: bool = False, as_json: bool = False,
+    check: bool = False, out: Path = Path("next/sweep.toml"), dry_run: bool = False, as_json: bool = False, whatever: bool = False,
 ) -> None:  # fmt: skip
     """Design, print and write, as the options of `design` say, for a question where there is one."""
+    from planner.allocate.allocation import NOTHING
     from planner.allocate.request import Request
     from planner.cli.paths import law_file, sweep_folder
     from planner.design.spec import read_sweep
@@ -114,7 +118,7 @@ def _design(
     from planner.laws import law_named
     from planner.next_runs.belief import FORMS, stages_of
     from planner.next_runs.candidates import Candidates, least_size, long_enough
-    from planner.next_runs.design import Stakes, affordable, design_runs, judge, without_overfitted
+    from planner.next_runs.design import Stakes, affordable, design_runs, judge, no_runs, without_overfitted
     from planner.next_runs.outside import Outside, refuse_too_small
 
     # The limits of a question are the plan's: runs may pass over their text more often, and tell of it.
@@ -165,6 +169,13 @@ def _design(
         region = target_of_bases(fitted, decided, question.bases, question.method, general)
         refuse_unreachable(region, given, fitted)
     stakes = Stakes.of(given, fitted, decided, criterion=criterion, share=share, forms=tuple(form or FORMS), general=general, target=region)
+    told = {"criterion": criterion, "candidates": len(given), "target_flops": target, "unique_spec": unique, "trunk_share": share}
+    if question is not None and criterion == "V" and not whatever and (none := no_runs(stakes)) is not None:
+        if as_json:
+            give({**asdict(none), **told})
+        for why in none.warnings:
+            say(why)
+        return
     with bar("design", 1.0) as shown:
         answer = judge(stakes) if check else design_runs(stakes, budget, fitted=fitted is not None, progress=lambda what, done: shown.update(done, what))
     outside = None
@@ -172,11 +183,10 @@ def _design(
         runs = Candidates(answer.cells, setting)
         refuse_too_small(fitted, runs, spread=not check and not (axes or {}).get("sizes"))
         outside = Outside.of(fitted, runs, stakes.target)
-        idle = [f"{IDLE}; these runs would narrow the forecast alone"] if answer.before and answer.before.regret_percent < NOTHING else []
+        idle = ["no run would change this decision: these runs would narrow its forecast alone"] if answer.before.regret_percent < NOTHING else []
         answer = replace(answer, warnings=(*answer.warnings, *idle, *outside.warnings()))
     if as_json:
         leaning = {"outside": asdict(outside)} if outside else {}
-        told = {"criterion": criterion, "candidates": len(given), "target_flops": target, "unique_spec": unique, "trunk_share": share}
         give({**asdict(answer), **leaning, **told})
     else:
         show(answer, target, unique, setting.general, setting.special, outside)

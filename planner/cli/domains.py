@@ -49,6 +49,7 @@ def answer_many(
 
 def runs_for(answer: DomainsAllocation, request: DomainsRequest, flops: float) -> None:
     """Print what each law is worth, and for so many FLOPs the runs that would say most about the recommendation for the domain whose law is worth most."""
+    from planner.allocate.allocation import NOTHING
     from planner.cli.decision import Decision
     from planner.cli.design import tell_runs
 
@@ -60,13 +61,16 @@ def runs_for(answer: DomainsAllocation, request: DomainsRequest, flops: float) -
         say(f"{total - len(rows)} laws, of domains with fewer FLOPs, were not asked")
     if answer.settled:
         say(f"the runs are enough: inside them, the plan gives away {answer.around['regret_90_percent']:.2g} % at most in nine resamples of ten")
+    if first.saved_percent < NOTHING:
+        say("no run would change this decision: knowing a law would save next to nothing, and no runs are proposed")
+        return
     domain = next(domain for domain in request.domains if domain.name == first.domains[0])
     part = next(plan for plan in answer.recommended.domains if plan.name == domain.name)
     of = f"the runs for the law of {format_names(first.domains)}, as if {domain.name!r} alone had the {part.flops_path:.3g} FLOPs that its model costs"
     say(f"{of}, under the limits of the request:")
     assert domain.law_path is not None
     asked = replace(request.of(domain), flops=part.flops_path, inference_tokens=0.0)
-    tell_runs(Decision(asked, domain.law_path, domain.general_law if request.limited else None), flops)
+    tell_runs(Decision(asked, domain.law_path, domain.general_law if request.limited else None), flops, whatever=True)
 
 
 def draw_domains(answer: DomainsAllocation, path: Path) -> None:

@@ -20,7 +20,8 @@ GAP, EDGES = 3, 2
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, caption: str | None = None) -> None:
     """Write a table to stdout; the first column is text, the rest are aligned right, and short rows end in nothing.
 
-    Columns that do not fit beside each other follow in a table of their own, below, with the first column once more.
+    Columns that do not fit beside each other follow in a table of their own, below, with the first column once more, and without the rows that are empty
+    in it.
     """
     from rich import box
     from rich.console import Console
@@ -32,7 +33,8 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, 
     needed[0] = min(needed[0], max(LEAST_NAME, _longest_word(columns[0], [row[0] for row in cells])))
     console.print(title, style="bold")
     natural = [max(len(text) for text in (name, *(row[number] for row in cells))) for number, name in enumerate(columns)]
-    for group in _groups(needed, console.width - EDGES):
+    groups = _groups(needed, console.width - EDGES)
+    for group in groups:
         drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False)
         left = console.width - EDGES - sum(needed[at] + GAP for at in (0, *group)) + GAP
         for at in (0, *group):
@@ -40,9 +42,12 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, 
             more = max(0, min(natural[at] - needed[at], left))
             left -= more
             drawn.add_column(columns[at], justify="right" if at else "left", width=needed[at] + more, overflow="fold")
+        below = group is not groups[0]
         for row in cells:
-            drawn.add_row(row[0], *(row[at] for at in group))
-        console.print(drawn)
+            if not below or any(row[at] for at in group):
+                drawn.add_row(row[0], *(row[at] for at in group))
+        if drawn.row_count or not below:
+            console.print(drawn)
     if caption:
         console.print(caption, style="italic")
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from planner.allocate.allocation import NOTHING
 from planner.allocate.request import Request
 from planner.design.cells import Cell
 from planner.errors import DataError
@@ -214,6 +215,20 @@ def design_runs(stakes: Stakes, flops: float, *, fitted: bool, progress: Progres
         warnings += _weak(stakes, chosen)
     naive = naive_grid(given, flops, stakes.information)
     return _report(stakes, found.chosen, stakes.worth("naive grid", naive.chosen), warnings)
+
+
+def no_runs(stakes: Stakes) -> NextRuns | None:
+    """Return a design of no runs where what is recommended now gives next to nothing away, so that none could save more; None where some may."""
+    nothing = np.zeros(len(stakes.given), dtype=bool)
+    before = stakes.worth("before", nothing)
+    if before.regret_percent >= NOTHING:
+        return None
+    why = (
+        f"no run would change this decision, as far as the law's form holds: over its refits the plan gives away {before.regret_percent:.2g} % on average "
+        f"already, and no runs are proposed; those that would narrow its forecast, of a deviation of {before.deviation_percent:.2g} % now, are chosen by "
+        "plan sweep design --criterion I"
+    )
+    return _report(stakes, nothing, None, [why])
 
 
 def judge(stakes: Stakes) -> NextRuns:

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from planner.allocate.domains.answer import DomainsAllocation
 from planner.cli.main import app
 from planner.fit.fitted import FittedLaw
+from tests.next_runs.shared import unsure
 
 ROOT = Path(__file__).parents[2]
 GOOD = 'name = "{}"\nunique_tokens = "200k"\n'
@@ -187,8 +188,11 @@ def test_no_text_at_all_is_refused() -> None:
     assert result.exit_code == 2 and "--spec-tokens for one domain, or --domains for many" in result.stderr
 
 
-def test_next_runs_ask_the_laws_and_design_for_the_one_that_is_worth_most(folder: Path) -> None:
+def test_next_runs_ask_the_laws_and_design_for_the_one_that_is_worth_most(fitted: FittedLaw, folder: Path) -> None:
     text = file_of(GOOD.format("a"), GOOD.format("b"))
+    code, out, err = run(folder, text, "--next-runs", "2e13", "--params", "60k..90k", "--max-epochs", "2")
+    assert code == 0 and "no run would change this decision" in err and "Design: " not in out  # all refits of so sure a law agree
+    unsure(fitted, 6.0).save(folder / "laws" / "law.json", {})
     code, out, err = run(folder, text, "--next-runs", "2e13", "--params", "60k..90k", "--max-epochs", "2")
     assert code == 0 and "no corpus is named" in err
     words = " ".join(out.split())

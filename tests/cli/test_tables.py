@@ -44,6 +44,18 @@ def test_a_marked_name_is_whole(mark: str, monkeypatch: pytest.MonkeyPatch, caps
         assert f" {mark}{name} " in capsys.readouterr().out, width
 
 
+@pytest.mark.parametrize("width", [52, 60, 80, 160])
+def test_a_part_below_has_no_empty_rows(width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [["size", "788k", "[700k, 800k]", "[600k, 900k]"], ["loss [nats/token]", "2.272", "2.158 to 2.467"], ["FLOPs of training", "1e13"], ["none"]]
+    monkeypatch.setattr(tables, "PIPED", width)
+    tables.table("title", ["", "recommended", "90 % interval", "within 0.5 % of the best loss"], rows)
+    lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    parts = sum("───" in line for line in lines)
+    assert sum(line.startswith(" size") for line in lines) == parts and sum(line.startswith(" none") for line in lines) == 1
+    assert sum(line.startswith(" FLOPs of") for line in lines) == 1 and (parts > 1) == (width < 80)
+    assert all(any(text in line for line in lines) for row in rows for text in row)
+
+
 def test_short_rows_end_in_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     tables.table("title", ["a", "b", "c"], [["x", "1"], ["y", "2", "3"]])
     assert "x   1" in capsys.readouterr().out

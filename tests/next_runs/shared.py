@@ -1,10 +1,14 @@
-"""What the tests of this folder share: a setting, and a law that is linear in two parameters."""
+"""What the tests of this folder share: a setting, a law that is linear in two parameters, and one that is less sure than its runs make it."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from planner.fit.fitted import FittedLaw
+from planner.fit.member import Member
+from planner.fit.scale import Scale
 from planner.laws import Law, Parameter
 from planner.laws.base import Points
 from planner.laws.dual import exp
@@ -25,3 +29,15 @@ LINE = Law(
     tuple(Parameter(name, -50.0, 50.0, (0.0, float(UNIFORM)), "exponent", logarithmic=False) for name in "ab"), _line, "this test", "this test",
 )  # fmt: skip
 """ln L is a straight line in ln N, so everything has a closed form."""
+
+
+def unsure(law: FittedLaw, times: float) -> FittedLaw:
+    """Spread the resamples of a law so many times as far around its parameters, so that they disagree about what is best."""
+
+    def wider(member: Member) -> Member:
+        scale, (low, high) = Scale(member.law), np.array([(item.low, item.high) for item in member.law.parameters]).T
+        middle = scale.natural(member.theta[None])
+        apart = scale.unnatural(middle + times * (scale.natural(member.resamples) - middle))
+        return replace(member, resamples=np.clip(apart, low, high))
+
+    return replace(law, members=tuple(map(wider, law.members)))

@@ -78,7 +78,7 @@ def table(path: Path, columns: str) -> Path:
                 cases = [(n, d * p, d, 1.7 + size + 410 / (d * (1 + 6 * (1 - np.exp(-(p - 1) / 6)))) ** 0.28) for p in (1, 4, 12)]
             else:
                 cases = [(n, d, s, min(s, 1e9), 1.7 + size + 410 / (0.1 * d + s) ** 0.28) for s in (1e8, 1e9, 1e10)]
-            lines += [",".join(f"{value:.7g}" for value in (*case[:-1], case[-1] * np.exp(0.004 * random.normal()))) for case in cases]
+            lines += [",".join(f"{value:.7g}" for value in (*case[:-1], case[-1] * np.exp(0.02 * random.normal()))) for case in cases]
     path.write_text("\n".join(lines) + "\n")
     return path
 

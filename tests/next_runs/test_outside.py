@@ -119,10 +119,21 @@ def test_the_drift_is_told_by_the_design_and_by_plan_allocate(large: Path) -> No
     assert code == 2 and "below the law's smallest" in err and Path(answer).is_file()
 
 
-def test_runs_that_would_change_nothing_are_said_to(fitted: FittedLaw, tmp_path: Path) -> None:
-    """Size, text and passes leave one plan: no refit would choose another."""
+def test_runs_that_would_change_nothing_are_not_proposed(fitted: FittedLaw, tmp_path: Path) -> None:
+    """Size, text and passes leave one plan: no refit would choose another, and none is proposed."""
     fitted.save(tmp_path / "law.json", {})
+    answer = str(tmp_path / "a.json")
     law, budget = ["--law", str(tmp_path / "law.json"), "--flops", "2e13", "--spec-tokens", "200k"], ["--next-runs", "5e12"]
-    for bound, said in ((["--params", "200k", "--general-tokens", "500k", "--max-epochs", "1"], True), ([], False)):
-        result = CliRunner().invoke(app, ["allocate", *law, *bound, *budget, "--out", str(tmp_path / "a.json")])
-        assert result.exit_code == 0 and ("no run would change this decision" in " ".join(result.stderr.split())) == said, result.stderr
+    design = ["sweep", "design", "--decision", answer, "--flops", "5e12", "--dry-run"]
+    for bound, idle in ((["--params", "200k", "--general-tokens", "500k", "--max-epochs", "1"], True), ([], False)):
+        code, out, err = run("allocate", *law, *bound, *budget, "--out", answer)
+        assert code == 0 and ("no run would change this decision" in err) == idle == ("Design: " not in out), err
+        code, out, err = run(*design, "--json")
+        found = json.loads(out)
+        assert code == 0 and ("no run would change this decision" in err) == idle == (not found["cells"])
+        assert found["before"]["regret_percent"] < 0.01 or not idle
+        assert found["design"]["flops"] <= 5e12 and (found["naive"] is None) == idle
+        # What narrows the forecast, or the parameters, is another question.
+        assert json.loads(run(*design, "--json", "--criterion", "I")[1])["cells"]
+        # Nothing leads to a design that has nothing to say.
+        assert ("plan sweep design --flops BUDGET" in run("allocate", *law, *bound, "--out", answer)[2]) != idle
