@@ -194,7 +194,7 @@ def _row(structure: Structure, itself: bool) -> list[str]:
     name = structure.name + (" (see the assumption)" if structure.assumption else "")
     bound = not itself and structure.probability is None
     if structure.loss is None or structure.tokens_general is None:
-        return [name, structure.note]
+        return [structure.name, structure.note]  # left out, and its assumption is not told
     special = sum(plan.tokens_spec for plan in structure.domains)
     sizes = [plan.params_non_embedding for plan in structure.domains]
     size = format_count(sizes[0]) if min(sizes) == max(sizes) else f"{format_count(min(sizes))} to {format_count(max(sizes))}"

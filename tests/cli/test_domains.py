@@ -125,6 +125,7 @@ def test_limits_and_prices_are_shown(folder: Path, general: FittedLaw) -> None:
         assert text in " ".join(out.split()), text
     for text in ("within 1 % of the best loss:", "regret, expected / 90 %:", "inference takes", "the limit, a rise of the general loss of at most 10 %"):
         assert text in err, text
+    assert "one mixed model" in out and "assumption" not in out + err  # the mix is left out, and so is what it would rest on
     body = json.loads((folder / "a.json").read_text())
     assert len(body["inputs"]) == 3 and body["worths"] and body["around"]["regret_90_percent"] >= 0
     assert body["structures"][0]["domains"][0]["general"]["replay_fraction"] >= 0
