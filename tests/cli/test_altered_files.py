@@ -155,6 +155,6 @@ def test_the_figure_of_a_law_of_one_stage_is_drawn_by_size(tmp_path: Path, monke
     (tmp_path / "runs.csv").write_text("\n".join(table))
     assert run("fit", str(tmp_path / "runs.csv"), "--law", "chinchilla", "--no-figures")[0] == 0
     drawn: list[object] = []
-    monkeypatch.setattr(plans, "iso_flop", lambda axis, curves: drawn.extend(curves))
+    monkeypatch.setattr(plans, "size_curve", lambda axis, answer, curve: drawn.append(curve))
     code, _, words = run("allocate", "--law", str(tmp_path), "--flops", "1e20", "--figure", "--out", str(tmp_path / "a.json"))
     assert code == 0 and [curve.flops for curve in drawn] == [1e20] and (tmp_path / "a.png").is_file(), words
