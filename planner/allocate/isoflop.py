@@ -66,13 +66,12 @@ class IsoFlop:
 
 
 def iso_flops(law: FittedLaw, budgets: Sequence[float], unique_spec: float) -> list[IsoFlop]:
-    """Find the best split at each size for several budgets without other limits.
+    """Find the best split at each size for several budgets, with no other limits.
 
     Args:
         law: the fitted law.
         budgets: budgets [FLOPs].
         unique_spec: distinct specialist tokens there are.
-        limits: text, passes, time and inference, which hold at every size; its own budget and text do not count, nor what it says of sizes.
 
     Raises:
         DataError: a budget is too small for any size.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -14,14 +13,11 @@ from planner.artifacts import read_artifact, sha256_file, whole, write_artifact,
 from planner.design.cells import Cell
 from planner.design.spec import SweepSpec
 from planner.design.tree import build_tree
-from planner.engines.event import Event
 from planner.errors import DataError, InputError, PlannerError, StateError
 from planner.launch.start import checkpoint_of, corpus_of, read_plan, warn_of_cut_warmups, warn_of_scarce_text
 from planner.method import Method
 from planner.recipe import Recipe
-from planner.runs import read_run
-from planner.sweep import Engine, Sweep, run_sweep, single_run
-from planner.train.job import record_path
+from planner.sweep import Sweep, single_run
 from planner.units import format_count
 
 KIND = "launch"
@@ -59,11 +55,6 @@ class Launch:
     def base_fingerprint(self) -> str | None:
         """Fingerprint of the open checkpoint that it starts from, if it starts from one."""
         return next((base.fingerprint for base in self.run.spec.pretrained.values()), None)
-
-    @property
-    def done(self) -> bool:
-        """Whether the run has ended and its record stands."""
-        return record_path(self.folder, self.name).exists()
 
     def realised(self) -> list[tuple[str, float, float]]:
         """List quantity, planned and realised value."""
@@ -142,29 +133,6 @@ def prepare(allocation_path: Path, folder: Path, *, corpus: Path | None = None, 
     warn_of_cut_warmups([tree])
     warn_of_scarce_text([run])
     return Launch(allocation, allocation_path, folder, run, planned.sunk)
-
-
-def carry_out(
-    launch: Launch, engine: Engine, *, device: str = "cpu", threads: int = 1, compiled: bool | None = None,
-    on_event: Callable[[Event], None] | None = None,
-) -> dict[str, Any]:  # fmt: skip
-    """Train the run, or go on with it, and save its checkpoint; arguments as for `run_sweep`.
-
-    Returns:
-        The row of the run record.
-
-    Raises:
-        StateError: the folder holds a run of another allocation, or a segment failed.
-    """
-    begin(launch)
-    if not launch.done or not launch.checkpoint.exists():
-        failures = run_sweep(launch.run, engine, device=device, threads=threads, keep_state=True, compiled=compiled, on_event=on_event)
-        if failures:
-            name, message = next(iter(failures.items()))
-            raise StateError(f"segment {name} failed: {message.strip().splitlines()[0]}", remedy="mend the cause; the same command goes on from here")
-    row: dict[str, Any] = read_run(record_path(launch.folder, launch.name))["row"]
-    save_checkpoint(launch.run, row, launch.checkpoint)
-    return row
 
 
 def save_checkpoint(run: Sweep, row: dict[str, Any], out: Path) -> None:

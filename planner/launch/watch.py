@@ -96,7 +96,7 @@ def watch(folder: Path) -> Progress:
         raise InputError(f"{folder} holds no launch", remedy="name the folder of a run that plan launch began")
     several = read_json(folder / "launch.json").get("kind") == DOMAINS
     if several or not (folder / FULL).exists():
-        what = "a launch of many domains" if several else "a run that was carried out segment by segment"
+        what = "a launch of many domains" if several else "a run that was not laid down for ranks"
         raise InputError(
             f"{folder} holds {what} and no curve to watch",
             remedy="see the bar of plan launch itself; the same command shows it again, and once it has ended plan verify holds it against the forecast",

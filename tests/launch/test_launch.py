@@ -15,9 +15,11 @@ from planner.engines.local import LocalEngine
 from planner.errors import DataError, InputError, StateError
 from planner.flops import flops_per_token
 from planner.ladder import shape_for
-from planner.launch.launch import begin, carry_out, prepare
+from planner.launch.launch import begin, prepare
 from planner.verify import verify
+from tests.cli.test_commands import run
 from tests.conftest import TINY_RECIPE
+from tests.launch.segments import carry_out
 
 pytest.importorskip("torch")
 
@@ -46,7 +48,7 @@ def launched(tmp_path_factory: pytest.TempPathFactory, corpus: Corpus) -> Path:
     folder = tmp_path_factory.mktemp("launch")
     allocation(corpus).save(folder / "allocation.json", {})
     ready = prepare(folder / "allocation.json", folder / "run")
-    row = carry_out(ready, LocalEngine(1))
+    row = carry_out(ready)
     assert row["status"] == "ok" and row["tokens_pt"] == 16000 and row["tokens_spec"] == 13440
     assert row["flops"] == pytest.approx(ready.allocation.plan.flops)
     return folder / "run"
@@ -92,14 +94,11 @@ def test_the_run_ends_where_the_sweeps_cell_ends(launched: Path, corpus: Corpus,
 
 
 def test_launching_again_trains_nothing(launched: Path) -> None:
-    class NoEngine:
-        def run(self, next_job: object) -> object:
-            raise AssertionError("trained again")
-
     record = next((launched / "records").iterdir())
     before = record.read_bytes()
-    row = carry_out(prepare(launched / "allocation.json", launched), NoEngine())  # type: ignore[arg-type]
-    assert row == json.loads(before)["row"] and record.read_bytes() == before
+    code, _, words = run("launch", str(launched / "allocation.json"), "--out", str(launched))
+    assert code == 0 and f"{json.loads(before)['row']['loss_spec']:.4f}" in words and record.read_bytes() == before
+    assert not (launched / "full.json").exists(), "nothing was laid down"
 
 
 def test_verify_holds_the_outcome_against_the_forecast(launched: Path) -> None:
@@ -132,7 +131,7 @@ def test_a_changed_forecast_is_refused(launched: Path) -> None:
         with pytest.raises(StateError, match="launched with"):
             verify(launched)
         with pytest.raises(StateError, match="another allocation"):
-            carry_out(prepare(path, launched), LocalEngine(1))
+            begin(prepare(path, launched))
     finally:
         path.write_text(whole)
 

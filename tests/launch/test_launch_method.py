@@ -12,13 +12,14 @@ from planner.allocate.allocation import Allocation, Plan
 from planner.artifacts import write_artifact
 from planner.corpus.store import Corpus
 from planner.errors import InputError
-from planner.launch.launch import carry_out, prepare
+from planner.launch.launch import prepare
 from planner.method import TARGETS, Method
 from planner.pretrained import Pretrained
 from planner.runs import read_runs
 from planner.sweep import Sweep, run_sweep
 from planner.verify import verify
 from tests.conftest import TINY_RECIPE
+from tests.launch.segments import carry_out
 from tests.launch.test_launch import allocation
 from tests.train.shared import InlineEngine, checkpoint, lay_out
 

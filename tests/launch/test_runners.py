@@ -71,7 +71,7 @@ def test_watch_shows_measured_beside_forecast(launched: tuple[Path, str]) -> Non
     assert plan("watch", folder.parent)[0] == 2
 
 
-@pytest.mark.parametrize(("kind", "named"), [("launch", "segment by segment"), ("domains_launch", "many domains")])
+@pytest.mark.parametrize(("kind", "named"), [("launch", "not laid down"), ("domains_launch", "many domains")])
 def test_a_launch_without_a_curve_says_so(tmp_path: Path, kind: str, named: str) -> None:
     write_artifact(tmp_path / "launch.json", kind, 1, {"run_id": "a"})
     code, _, said = plan("watch", tmp_path)

@@ -19,12 +19,12 @@ from typer.testing import CliRunner
 
 from planner.cli.main import app
 from planner.corpus.store import Corpus
-from planner.engines.local import LocalEngine
-from planner.launch.launch import carry_out, prepare
+from planner.launch.launch import prepare
 from planner.train.evaluate import heldout_loss
 from planner.train.full.loop import Training
 from planner.train.full.metrics import read_metrics
 from planner.train.full.plan import FullRun
+from tests.launch.segments import carry_out
 from tests.train.full.faults import install
 from tests.train.full.runs import GENERAL, RECIPE, SETTINGS, STEPS, allocation, finish, kill, lay, losses, row, run_here, start, steps_of, wait_for
 
@@ -54,7 +54,7 @@ def trunks(folder: Path) -> list[Path]:
 def test_one_rank_is_the_sweeps_own_loop_to_the_bit(one: Path, corpus: Corpus, tmp_path: Path) -> None:
     answer = allocation(corpus, RANK_ONE)
     replace(answer, source={**answer.source, "method": "lora"}).save(tmp_path / "a.json", {})
-    expected = carry_out(prepare(tmp_path / "a.json", tmp_path / "run"), LocalEngine(1))
+    expected = carry_out(prepare(tmp_path / "a.json", tmp_path / "run"))
     assert row(one) == {**expected, "sweep": "run"} and expected["method"] == "lora"
 
 

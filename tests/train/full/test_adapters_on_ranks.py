@@ -17,13 +17,13 @@ from typer.testing import CliRunner
 
 from planner.cli.main import app
 from planner.corpus.store import Corpus
-from planner.engines.local import LocalEngine
-from planner.launch.launch import carry_out, prepare
+from planner.launch.launch import prepare
 from planner.launch.size import memory, state_bytes
 from planner.method import Method
 from planner.train.evaluate import heldout_loss
 from planner.train.full.plan import FullRun
 from planner.verify import verify
+from tests.launch.segments import carry_out
 from tests.launch.test_launch_method import specialise_only
 from tests.train.full.runs import RECIPE, SETTINGS, adapted, finish, kill, lay, losses, row, run_here, start, wait_for
 from tests.train.shared import checkpoint
@@ -54,7 +54,7 @@ def largest(first: Path, second: Path) -> float:
 
 def test_one_rank_is_the_sweeps_own_loop_to_the_bit(one: Path, corpus: Corpus, base: Path, tmp_path: Path) -> None:
     adapted(corpus, base, LORA).save(tmp_path / "a.json", {})
-    expected = carry_out(prepare(tmp_path / "a.json", tmp_path / "run", base=base), LocalEngine(1))
+    expected = carry_out(prepare(tmp_path / "a.json", tmp_path / "run", base=base))
     assert row(one) == {**expected, "sweep": "run"} and expected["method"] == "lora-both"
 
 
@@ -128,7 +128,7 @@ def test_packed_matrices_on_two_ranks_train_as_on_one(corpus: Corpus, base: Path
     for folder, stop in ((alone, None), (changed, 20)):
         lay(folder, corpus, recipe=LORA, base=base, method="qlora-both")
         assert run_here(folder, stop_at=stop) == (stop is None)
-    expected = carry_out(prepare(tmp_path / "alone.json", tmp_path / "run", base=base), LocalEngine(1))
+    expected = carry_out(prepare(tmp_path / "alone.json", tmp_path / "run", base=base))
     assert row(alone) == {**expected, "sweep": "alone"} and expected["method"] == "qlora-both"
     lay(changed, corpus, ranks=2, recipe=LORA, base=base)
     finish(changed, start(changed))

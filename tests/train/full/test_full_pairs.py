@@ -15,13 +15,14 @@ from planner.cli.watch import show_progress
 from planner.corpus.store import Corpus
 from planner.errors import InputError
 from planner.launch.full import course, lay_down, settle
-from planner.launch.launch import Launch, carry_out, prepare
+from planner.launch.launch import Launch, prepare
 from planner.launch.watch import watch
 from planner.train.full.expect import Course
 from planner.train.full.metrics import read_metrics
 from planner.train.full.plan import FullRun
 from planner.train.order import IGNORED
 from planner.train.segment import open_batches
+from tests.launch.segments import carry_out
 from tests.train.full.runs import GENERAL, RECIPE, SETTINGS, STEPS, allocation, lay, row, run_here, steps_of
 from tests.train.shared import WORDS, InlineEngine, paired_corpus
 

@@ -16,6 +16,7 @@ from planner.artifacts import read_json
 from planner.corpus.store import Corpus
 from planner.errors import StateError
 from planner.train.full.metrics import read_metrics
+from tests.launch.segments import carry_out
 from tests.train.full.runs import GENERAL, STEPS, at, finish, kill, lay, losses, row, run_here, start, steps_of, wait_for
 
 CLOSE = 1e-5
@@ -73,12 +74,10 @@ def largest(first: list[float], second: list[float]) -> float:
 
 
 def test_one_rank_is_the_sweeps_own_loop_to_the_bit(one: Path, corpus: Corpus, tmp_path: Path) -> None:
-    from planner.engines.local import LocalEngine
-    from planner.launch.launch import carry_out
     from tests.train.full.runs import allocation, prepare
 
     allocation(corpus).save(tmp_path / "a.json", {})
-    expected = carry_out(prepare(tmp_path / "a.json", tmp_path / "run"), LocalEngine(1))
+    expected = carry_out(prepare(tmp_path / "a.json", tmp_path / "run"))
     assert row(one) == {**expected, "sweep": "run"}
 
 
