@@ -93,6 +93,7 @@ def test_the_run_ends_where_the_sweeps_cell_ends(launched: Path, corpus: Corpus,
     assert rows[0] == rows[1]
 
 
+@pytest.mark.filterwarnings("ignore:.* is realised")  # a small corpus, in whole windows
 def test_launching_again_trains_nothing(launched: Path) -> None:
     record = next((launched / "records").iterdir())
     before = record.read_bytes()

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -20,10 +19,13 @@ from typer.testing import CliRunner
 from planner.cli.main import app
 from planner.corpus.store import Corpus
 from planner.launch.launch import prepare
+from planner.launch.size import state_bytes
+from planner.method import Method
 from planner.train.evaluate import heldout_loss
 from planner.train.full.loop import Training
 from planner.train.full.metrics import read_metrics
 from planner.train.full.plan import FullRun
+from planner.units import format_bytes
 from tests.launch.segments import carry_out
 from tests.train.full.faults import install
 from tests.train.full.runs import GENERAL, RECIPE, SETTINGS, STEPS, allocation, finish, kill, lay, losses, row, run_here, start, steps_of, wait_for
@@ -147,9 +149,11 @@ def test_a_run_goes_on_where_its_folder_was_moved_to(one: Path, corpus: Corpus, 
 
 
 @pytest.mark.filterwarnings("ignore:.* is realised")  # a small corpus, in whole windows
-def test_the_command_line_gives_ranks_to_them(corpus: Corpus, tmp_path: Path) -> None:
+def test_the_command_line_gives_ranks_to_them(one: Path, corpus: Corpus, tmp_path: Path) -> None:
     answer = allocation(corpus, RANK_ONE)
     replace(answer, source={**answer.source, "method": "lora"}).save(tmp_path / "a.json", {})
-    result = CliRunner().invoke(app, ["launch", str(tmp_path / "a.json"), "--out", str(tmp_path / "run"), "--ranks", "2"])
-    assert result.exit_code == 0 and "specialist loss" in result.stderr, result.stderr
-    assert (tmp_path / "run" / "adapter").is_dir() and json.loads((tmp_path / "run" / "full.json").read_text())["stages"][1]["frozen_state"]
+    result = CliRunner().invoke(app, ["launch", str(tmp_path / "a.json"), "--out", str(tmp_path / "run"), "--ranks", "2", "--dry-run"])
+    shape = FullRun.load(one).last.segment.shape
+    assert result.exit_code == 0 and "2 on cpu, fp32" in result.stdout, result.stderr
+    whole = format_bytes(state_bytes(shape, Method()))
+    assert f"3 of {whole}" in result.stdout, "the largest state, that of the trunk, is what the disk must hold"
