@@ -27,8 +27,8 @@ from planner.laws.dual import Array
 
 RESAMPLES = 400
 """Resamples of each member by default."""
-PIECE = 250
-"""Resamples of one law done at a time, at least: the slowest few of a piece are solved almost alone."""
+PIECE = 500
+"""Resamples of one law done at a time, at least, where there are several laws: the slowest few of a piece are solved almost alone."""
 WORST = 5
 """Runs farthest from the law that are named."""
 UNEXPLAINED = 0.7
@@ -74,7 +74,7 @@ def fit(
     scheme = scheme_for(data.params, data.cluster) if scheme == "auto" else scheme
     # The same weights for every member, so that resample k is one world.
     weights = draw_weights(data.cluster, resamples, scheme, np.random.default_rng([seed, 1]))
-    pieces = np.array_split(weights, max(1, len(weights) // PIECE))
+    pieces = np.array_split(weights, max(len(weights) // PIECE, 2 if len(chosen) == 1 else 1))
     tasks = [(score.estimate.law.name, score.reference, score.estimate.theta, data.under(score.params_kind)) for score in chosen]
     ridges = shared(pool, _ridge, tasks, lambda share: tell("ridges", 0.7 + 0.05 * share))
     parts = [(name, reference, starts, rows, piece) for (name, reference, _, rows), (_, starts) in zip(tasks, ridges, strict=True) for piece in pieces]

@@ -52,11 +52,11 @@ class Scale:
 
     def to_theta(self, free: Array) -> Array:
         """Map coordinates to parameters."""
-        return self.unnatural(self._low + self._width * _logistic(free))
+        return self.unnatural(self._low + self._width * logistic(free))
 
     def bend(self, free: Array) -> tuple[Array, Array, Array]:
         """Map coordinates to parameters, with the parameters' first and second derivatives by them."""
-        share = _logistic(free)
+        share = logistic(free)
         theta = self.unnatural(self._low + self._width * share)
         first = self._width * share * (1 - share)
         second = first * (1 - 2 * share)
@@ -81,5 +81,6 @@ class Scale:
         return result
 
 
-def _logistic(free: Array) -> Array:
+def logistic(free: Array) -> Array:
+    """Map coordinates to shares of the range between the bounds."""
     return 1 / (1 + np.exp(-np.minimum(np.maximum(free, -40.0), 40.0)))

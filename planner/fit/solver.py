@@ -4,18 +4,19 @@ Each problem minimises Σ w·Huber_δ(ln L − ln L̂), summed, never averaged (
 starts end in a poor minimum. A step solves (H + λM)·d = −g. H has the curvature of the rows inside δ, and with `exact` the law's second
 derivatives too; M is the reweighted least-squares matrix, whose own step always descends and which takes over as λ grows. Second derivatives save
 no step on the way, since nearly all rows are outside δ and pull by their sign alone, and cost as much as all the rest: they are for the last steps of a
-solution that is kept. Bounds are kept by a logistic map.
+solution that is kept. Bounds are kept by a logistic map. It bends valleys that lead to a bound, along which a step in its coordinates hardly
+comes forward; so the last steps are also tried straight in the parameters (or their logarithms), up to short of the bounds.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 
 from planner.fit.memory import keep_memory
-from planner.fit.scale import Scale
+from planner.fit.scale import Scale, logistic
 from planner.laws import Law, Points
 from planner.laws.dual import Array
 
@@ -36,7 +37,11 @@ KEPT = 0.3
 DAMPINGS = (0.1, 6.0, 60.0, 1000.0)
 LENGTHS = (0.5, 0.2, 0.05)
 """What else is tried: multiples of the damping, shares of the step."""
-BATCH = 100000
+SURE = 2
+"""Exact steps after which straight ones are tried beside them: most problems are at their end by then."""
+TOWARDS = 0.9
+"""Share of the way to a bound that a straight step goes at most."""
+BATCH = 200000
 """Problems × runs × parameters worked on at once: what stays in a core's cache."""
 
 
@@ -48,7 +53,7 @@ class Solution:
     """Parameters, shape (problems, parameters)."""
     objective: Array
     """Σ w·Huber, shape (problems,)."""
-    finished: Array
+    finished: Any
     """Whether each problem stopped by itself, shape (problems,)."""
 
 
@@ -228,6 +233,13 @@ class _Batch:
             step[number], tried[number], chosen[number] = (items[best, every][won] for items in (steps, values, after))
             stuck = poor[tried[poor] >= state.value[poor]]
             chosen[stuck] = np.maximum(damping[stuck], 1e-4) * DAMPINGS[-1] * 8
+        late = (state.steps >= SURE).nonzero()[0] if self.exact else ()
+        if len(late):
+            straight = _straight(state.take(late))
+            values = self._values(state.number[late], state.stage[late], state.here[late] + straight)
+            won = values < tried[late]
+            number = late[won]
+            step[number], tried[number], chosen[number] = straight[won], values[won], np.minimum(chosen[number], damping[number])
         return step, tried, chosen
 
     def _delta(self, stage: Any) -> Array:
@@ -290,4 +302,18 @@ def _step(state: _State, damping: Array) -> Array:
         step[uphill] = -np.linalg.solve(safe, state.gradient[uphill, :, None])[:, :, 0] / (1 + damping[uphill, None])
     longest = np.abs(step).max(1, keepdims=True)
     result: Array = np.where(np.isfinite(step), step, 0.0) * np.minimum(1.0, LONGEST_STEP / np.maximum(longest, 1e-300))
+    return result
+
+
+def _straight(state: _State) -> Array:
+    """Solve for the Newton step in the coordinates that the logistic map bounds, and go it up to short of the bounds."""
+    share = logistic(state.here)
+    curvature = state.curvature.copy()
+    np.einsum("kii->ki", curvature)[...] -= state.gradient * (1 - 2 * share)  # what the map itself bends
+    slope = share * (1 - share)
+    move = slope * _step(replace(state, curvature=curvature), np.zeros(len(share)))
+    room = np.where(move > 0, 1 - share, share)
+    part = np.minimum(1.0, TOWARDS / np.maximum((np.abs(move) / np.maximum(room, 1e-300)).max(1, keepdims=True), 1e-300))
+    there = np.clip(share + part * move, 1e-15, 1 - 1e-15)
+    result: Array = np.log(there / (1 - there)) - state.here
     return result

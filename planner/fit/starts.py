@@ -13,7 +13,7 @@ import numpy as np
 from planner.fit.scale import Scale
 from planner.fit.solver import huber
 from planner.laws import Law, Points
-from planner.laws.dual import Array
+from planner.laws.dual import Array, derivatives
 
 DRAWS_A_START = 4
 """Draws of which the best one becomes a start."""
@@ -81,9 +81,10 @@ def project(law: Law, scale: Scale, points: Points, log_loss: Array, theta: Arra
     loss = np.exp(log_loss)
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         trace = law.traced(theta, points)
+        by = derivatives(trace, 1.0)
         columns = np.empty((len(theta), len(linear), points.count))
         for place, number in enumerate(linear):
-            columns[:, place] = trace.by.get(number, 0.0)
+            columns[:, place] = by.get(number, 0.0)
         # What the amplitudes do not carry; zero for a law that is a sum of them.
         rest = trace.value - np.einsum("kl,kln->kn", theta[:, linear], columns)
         columns /= loss

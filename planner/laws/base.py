@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from planner.laws.dual import Array, Dual, curvature
+from planner.laws.dual import Array, Dual, curvature, derivatives
 
 
 @dataclass(frozen=True)
@@ -208,7 +208,7 @@ class Law:
 
     def traced(self, theta: Array, points: Points) -> Dual:
         """Forecast L as a dual, from which slopes and curvature follow."""
-        named = {parameter.name: Dual(theta[:, number : number + 1], {number: 1.0}) for number, parameter in enumerate(self.parameters)}
+        named = {parameter.name: Dual.parameter(theta[:, number : number + 1], number) for number, parameter in enumerate(self.parameters)}
         result: Dual = self.loss(named, points)
         return result
 
@@ -221,11 +221,11 @@ class Law:
         """Forecast ln L and its derivatives (into `out` where given), with the trace of L that `log_curvature` takes."""
         trace = self.traced(theta, points)
         shape = (len(theta), points.count)
-        share = _full(1.0 / trace.value, shape)
-        slopes = np.empty((shape[0], len(self.parameters), shape[1])) if out is None else out
+        by = derivatives(trace, 1.0 / trace.value)
+        found = np.empty((shape[0], len(self.parameters), shape[1])) if out is None else out
         for number in range(len(self.parameters)):
-            np.multiply(trace.by.get(number, 0.0), share, out=slopes[:, number])
-        return _full(np.log(trace.value), shape), slopes, trace
+            found[:, number] = by.get(number, 0.0)
+        return _full(np.log(trace.value), shape), found, trace
 
     def log_curvature(self, trace: Dual, slopes: Array, weights: Array) -> Array:
         """Sum the weighted second derivatives of ln L over the runs.

@@ -1,13 +1,15 @@
 """Exact first and second derivatives, so that a law is written once, as its formula.
 
-A `Dual` holds values and their derivatives by each parameter that they depend on (forward accumulation), and remembers what it was
-made from. `curvature` walks back over that and sums weighted second derivatives over the runs: every operation that is not linear
-adds the products of its operands' first derivatives, which are at hand. No array of all second derivatives is ever formed.
-`exp`, `log` and the other functions here take duals and plain arrays alike: one formula serves the solver and forecasts.
+A `Dual` holds values, and remembers what it was made from and how fast it changes with each of that. `derivatives` walks back over this and gives
+every run's derivatives by all parameters at the cost of a few values. `curvature` walks back too and sums weighted second derivatives over the
+runs: every operation that is not linear adds the products of its operands' first derivatives, which are made when they are asked for. No
+array of all second derivatives is ever formed. `exp`, `log` and the other functions here take duals and plain arrays alike: one formula serves
+the solver and forecasts.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import count
 from typing import Any, TypeAlias
 
@@ -15,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array: TypeAlias = NDArray[np.float64]
+Bend: TypeAlias = Callable[[], Any]
+"""Makes second derivatives: few steps of a fit need them."""
 
 _number = count()
 _STACKED = 4
@@ -22,35 +26,49 @@ _STACKED = 4
 
 
 class Dual:
-    """Values, shape (problems, runs) or (problems, 1), with derivatives by parameter number, each of a shape that broadcasts to them."""
+    """Values, shape (problems, runs) or (problems, 1), and what they were made from."""
 
-    __slots__ = ("value", "by", "parents", "bends", "number")
+    __slots__ = ("value", "parents", "bends", "number", "_by")
     __array_ufunc__ = None  # so that array * dual comes here
 
     def __init__(
-        self, value: Any, by: dict[int, Any], parents: tuple[tuple[Dual, Any], ...] = (), bends: tuple[tuple[Dual, Dual, Any], ...] = ()
+        self, value: Any, parents: tuple[tuple[Dual, Any], ...], bends: tuple[tuple[Dual, Dual, Bend | None], ...] = (), by: dict[int, Any] | None = None
     ) -> None:
         """Make a dual.
 
         Args:
             value: the values.
-            by: derivatives by parameter.
             parents: what it was made from, with the derivative by each; None stands for 1.
-            bends: pairs of parents with the second derivative by the two of them.
+            bends: pairs of parents with the second derivative by the two of them; None stands for 1.
+            by: derivatives by parameter number where they are known; else they follow from the parents'.
         """
         self.value = value
-        self.by = by
         self.parents = parents
         self.bends = bends
         self.number = next(_number)
+        self._by = by
+
+    @classmethod
+    def parameter(cls, value: Any, number: int) -> Dual:
+        """Make the dual of a parameter itself, its values of shape (problems, 1)."""
+        return cls(value, (), by={number: 1.0})
+
+    @property
+    def by(self) -> dict[int, Any]:
+        """Derivatives by parameter number, each of a shape that broadcasts to the values."""
+        if self._by is None:
+            by: dict[int, Any] = {}
+            for parent, slope in self.parents:
+                for key, inner in parent.by.items():
+                    passed = inner if slope is None else inner * slope
+                    by[key] = by[key] + passed if key in by else passed
+            self._by = by
+        return self._by
 
     def __add__(self, other: Any) -> Dual:
         if not isinstance(other, Dual):
-            return Dual(self.value + other, self.by, ((self, None),))
-        by = dict(self.by)
-        for key, slope in other.by.items():
-            by[key] = by[key] + slope if key in by else slope
-        return Dual(self.value + other.value, by, ((self, None), (other, None)))
+            return Dual(self.value + other, ((self, None),))
+        return Dual(self.value + other.value, ((self, None), (other, None)))
 
     __radd__ = __add__
 
@@ -58,18 +76,17 @@ class Dual:
         return self * -1.0
 
     def __sub__(self, other: Any) -> Dual:
-        return self + (-other)
+        if not isinstance(other, Dual):
+            return Dual(self.value - other, ((self, None),))
+        return Dual(self.value - other.value, ((self, None), (other, -1.0)))
 
     def __rsub__(self, other: Any) -> Dual:
-        return -self + other
+        return Dual(other - self.value, ((self, -1.0),))
 
     def __mul__(self, other: Any) -> Dual:
         if not isinstance(other, Dual):
-            return Dual(self.value * other, {key: slope * other for key, slope in self.by.items()}, ((self, other),))
-        by = {key: slope * other.value for key, slope in self.by.items()}
-        for key, slope in other.by.items():
-            by[key] = by[key] + slope * self.value if key in by else slope * self.value
-        return Dual(self.value * other.value, by, ((self, other.value), (other, self.value)), ((self, other, None),))
+            return Dual(self.value * other, ((self, other),))
+        return Dual(self.value * other.value, ((self, other.value), (other, self.value)), ((self, other, None),))
 
     __rmul__ = __mul__
 
@@ -80,9 +97,9 @@ class Dual:
         return reciprocal(self) * other
 
 
-def unary(x: Dual, value: Any, slope: Any, bend: Any) -> Dual:
-    """Make a function of one dual from its values and its first and second derivatives there."""
-    return Dual(value, {key: inner * slope for key, inner in x.by.items()}, ((x, slope),), ((x, x, bend),))
+def unary(x: Dual, value: Any, slope: Any, bend: Bend) -> Dual:
+    """Make a function of one dual from its values, its first derivatives there, and what makes the second ones."""
+    return Dual(value, ((x, slope),), ((x, x, bend),))
 
 
 def exp(x: Any) -> Any:
@@ -90,7 +107,7 @@ def exp(x: Any) -> Any:
     if not isinstance(x, Dual):
         return np.exp(x)
     value = np.exp(x.value)
-    return unary(x, value, value, value)
+    return unary(x, value, value, lambda: value)
 
 
 def log(x: Any) -> Any:
@@ -98,7 +115,7 @@ def log(x: Any) -> Any:
     if not isinstance(x, Dual):
         return np.log(x)
     slope = 1.0 / x.value
-    return unary(x, np.log(x.value), slope, -slope * slope)
+    return unary(x, np.log(x.value), slope, lambda: -slope * slope)
 
 
 def softplus(x: Any) -> Any:
@@ -110,7 +127,7 @@ def softplus(x: Any) -> Any:
         return value
     other = 1.0 / (1.0 + small)
     share = np.where(at >= 0, other, small * other)
-    return unary(x, value, share, share * (1.0 - share))
+    return unary(x, value, share, lambda: share * (1.0 - share))
 
 
 def reciprocal(x: Any) -> Any:
@@ -119,7 +136,7 @@ def reciprocal(x: Any) -> Any:
         return 1.0 / x
     value = 1.0 / x.value
     square = value * value
-    return unary(x, value, -square, 2.0 * square * value)
+    return unary(x, value, -square, lambda: 2.0 * square * value)
 
 
 def minimum(x: Any, limit: Any) -> Any:
@@ -129,6 +146,29 @@ def minimum(x: Any, limit: Any) -> Any:
     first, second = (item.value if isinstance(item, Dual) else item for item in (x, limit))
     inside = (first <= second).astype(float)
     return x * inside + limit * (1.0 - inside)
+
+
+def derivatives(output: Dual, seed: Any) -> dict[int, Any]:
+    """Give first derivatives by parameter number.
+
+    Args:
+        output: values of shape (problems, runs).
+        seed: what they are multiplied with, of a shape that broadcasts to the values.
+
+    Returns:
+        seed · ∂output/∂θ_k by k, each of a shape that broadcasts to the values.
+    """
+    found: dict[int, Any] = {}
+    waiting: dict[int, tuple[Dual, Any]] = {output.number: (output, seed)}
+    while waiting:
+        node, adjoint = waiting.pop(max(waiting))
+        if not node.parents:
+            found.update((key, adjoint) for key in node.by)
+        for parent, slope in node.parents:
+            passed = adjoint if slope is None else adjoint * slope
+            known = waiting.get(parent.number)
+            waiting[parent.number] = (parent, passed if known is None else known[1] + passed)
+    return found
 
 
 def curvature(output: Dual, weights: Array, parameters: int) -> Array:
@@ -147,7 +187,7 @@ def curvature(output: Dual, weights: Array, parameters: int) -> Array:
     while waiting:
         node, adjoint = waiting.pop(max(waiting))
         for first, second, bend in node.bends:
-            weight = adjoint if bend is None else adjoint * bend
+            weight = adjoint if bend is None else adjoint * bend()
             if first is second:
                 _add_square(total, first.by, weight)
             else:
