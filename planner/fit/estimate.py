@@ -19,7 +19,7 @@ AGREEMENT = 1e-3
 """Relative excess of the objective under which a start agrees with the best."""
 SAME = 0.3
 """Two starts whose forecasts differ everywhere by less than this share of the best one's median residual have met, and go on as one."""
-EARLY_ROUNDS = (8, 8, 8)
+EARLY_ROUNDS = (4, 4, 8, 8)
 ROUNDS = (8, 8, 16, 32, 64, 128)
 """Solver steps of each round, with each early δ and with the last; after a round starts that have met are made one."""
 POLISH = 12
@@ -88,7 +88,8 @@ def estimate(
         before = np.full(len(theta), np.inf)
         rounds, tolerance = (ROUNDS, TOLERANCE) if delta == DELTAS[-1] else (EARLY_ROUNDS, EARLY_TOLERANCE)
         for steps in rounds:
-            found = solve(law, points, log_loss, theta, weights, deltas=(delta,), iterations=steps, tolerance=tolerance)
+            exact = delta == DELTAS[-1] and len(theta) == 1
+            found = solve(law, points, log_loss, theta, weights, deltas=(delta,), iterations=steps, tolerance=tolerance, exact=exact)
             chosen, stands = _met(law, points, log_loss, found, members)
             value = found.objective[chosen]
             hopeful = value - value[0] <= PATIENCE * (before[chosen] - value)
