@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from planner.allocate.few import refuse_text
 from planner.allocate.optimum import crossed, interval, search
 from planner.allocate.plans import Size
 from planner.allocate.problem import Problem
@@ -88,7 +89,7 @@ def iso_flop(problem: Problem) -> IsoFlop:
     flops, unique = problem.request.flops, problem.request.unique_spec
     plans = crossed(problem, _sizes(problem), FRACTIONS)
     if not len(plans):
-        problem.refuse_text()
+        refuse_text(problem)
     found = search(problem, plans)
     expected = found.expected if problem.robust else found.guess
     of_size = [np.flatnonzero(plans.size == number) for number in np.unique(plans.size)]

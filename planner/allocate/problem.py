@@ -6,10 +6,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
+from planner.allocate.few import refuse_size
 from planner.allocate.plans import Plans, Size, shaped, sized
 from planner.allocate.request import Request
 from planner.allocate.retention import Retention
@@ -21,7 +22,6 @@ from planner.laws import Points
 from planner.laws.dual import Array
 from planner.method import TRAINED_BYTES, Method
 from planner.recipe import Recipe
-from planner.units import format_count
 
 SIZES = 48
 """To search at least, where a range is narrow."""
@@ -184,7 +184,7 @@ class Problem:
         if asked:
             sizes = [self.size(params) for params in asked]
             trainable = tuple(size for size in sizes if self.trainable(size, self.shortest))
-            return trainable or self._refuse(min(sizes, key=lambda size: size.params_non_embedding), self.shortest)
+            return trainable or refuse_size(self, min(sizes, key=lambda size: size.params_non_embedding), self.shortest)
         least, most = self.size_range()
         step = max(min(COARSEST, math.log(most / least) / SIZES), FINEST)
         if self.retention is not None:  # sizes that a larger budget finds again, since some of it may be left over
@@ -195,7 +195,7 @@ class Problem:
             low, high = (f"{end:,.10g}" for end in self.request.params_range)
             names = ", ".join(f"{size.params_non_embedding:,.0f}" for size in near[:3])
             raise DataError(f"no model shape has {low} to {high} parameters and fits the budget", remedy=f"widen --params: the nearest has {names}")
-        self._refuse(self.size(least), self.min_tokens_per_param)
+        refuse_size(self, self.size(least), self.min_tokens_per_param)
 
     def between(self, low: float, high: float, step: float) -> tuple[Size, ...]:
         """Realise sizes a step in ln N apart and keep, each once, those that the budget can train and that lie in the range asked for."""
@@ -255,48 +255,6 @@ class Problem:
             middle = math.sqrt(low * high)
             low, high = (middle, high) if self.trainable(self.size(middle), self.min_tokens_per_param) else (low, middle)
         return least, low
-
-    def _refuse(self, size: Size, tokens_per_param: float) -> NoReturn:
-        """Say that the budget, or the memory, is too small for a size, the smallest there is, and what would do."""
-        if not self.fits(size):
-            raise DataError(
-                f"{format_count(size.params_non_embedding)} parameters take {self.bytes_per_gpu(size) / 1e9:.3g} GB of each of {self.request.gpus} GPUs, "
-                f"and they have {(self.request.memory_per_gpu or 0.0) / 1e9:.3g} GB",
-                remedy="give more --gpus or a smaller --params",
-            )
-        if self.text < (wanted := self.shortest * size.params_non_embedding):
-            raise DataError(
-                f"the text there is makes {format_count(self.text)} tokens with its passes, too few for {format_count(size.params_non_embedding)} "
-                f"parameters, which take {self.shortest:g} each at least",
-                remedy=f"give {format_count(wanted)} tokens, by --general-tokens, --spec-tokens or --max-epochs, or a smaller --params",
-            )
-        inference = size.flops_inference(self.request.inference_tokens)
-        paid = f", whose inference takes {inference:.3g} FLOPs" if inference else ""
-        needed = max(tokens_per_param * size.params_non_embedding, self.min_tokens_stage) * size.flops_per_token
-        if (self.request.training_flops or math.inf) < needed:
-            raise DataError(
-                f"{self.request.training_flops:.3g} FLOPs in the time there is are too few to train {format_count(size.params_non_embedding)} parameters",
-                remedy=f"give time for {1.005 * needed:.3g} FLOPs, by --hours or --gpus, or a smaller --params",
-            )
-        raise DataError(
-            f"{self.request.flops:.3g} FLOPs are too few to train {format_count(size.params_non_embedding)} parameters{paid}",
-            remedy=f"give at least {1.005 * (needed + inference):.3g} FLOPs or a smaller --params",
-        )
-
-    def refuse_text(self) -> NoReturn:
-        """Say that there is too little text for any stage, or with what is too short for one for any size."""
-        general, special = (format_count(tokens) for tokens in (self.general_tokens, self.max_tokens_spec))
-        if max(self.general_tokens, self.max_tokens_spec) >= self.min_tokens_stage:
-            raise DataError(
-                f"of {general} general tokens, and {special} specialist ones with repeats, what makes stages of {MIN_STEPS} steps, "
-                f"{format_count(self.min_tokens_stage)} tokens, is fewer than {self.shortest:g} a parameter for every size",
-                remedy="give more text, a larger --max-epochs or a smaller --params",
-            )
-        raise DataError(
-            f"{general} general tokens, and {special} specialist ones with repeats, are each too few for a stage of {MIN_STEPS} steps, "
-            f"{format_count(self.min_tokens_stage)} tokens",
-            remedy="give more text or a larger --max-epochs",
-        )
 
     def plans(self, sizes: tuple[Size, ...], fractions: Array, general: Sequence[float] = (math.inf,)) -> Plans:
         """Cross sizes with amounts of specialist text and of general text.
