@@ -208,7 +208,7 @@ class _Batch:
     def _search(self, state: _State) -> tuple[Array, Array, Array]:
         """Choose a step for each problem; return the steps, the objectives they lead to, and the next dampings.
 
-        The damped Newton step is taken where it keeps its promise, else the best of several dampings and lengths: values alone cost a tenth of
+        The damped Newton step is taken where it keeps its promise, else the best of several dampings and lengths: values alone cost a third of
         what derivatives cost, so trying many steps from one place beats moving badly.
         """
         damping = state.damping
