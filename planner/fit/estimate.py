@@ -19,7 +19,7 @@ AGREEMENT = 1e-3
 """Relative excess of the objective under which a start agrees with the best."""
 SAME = 0.3
 """Two starts whose forecasts differ everywhere by less than this share of the best one's median residual have met, and go on as one."""
-EARLY_ROUNDS = (4, 4, 8, 8)
+EARLY_ROUNDS = (8, 8, 8)
 ROUNDS = (8, 8, 16, 32, 64, 128)
 """Solver steps of each round, with each early δ and with the last; after a round starts that have met are made one."""
 POLISH = 12

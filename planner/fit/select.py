@@ -32,7 +32,7 @@ HOPELESS = 1.8
 """Laws whose residual is over this multiple of the least are not tried on the slices."""
 MOST_TRIED = 6
 """Laws that are, at most, each under a convention of N: those of the least residual, parameters counted."""
-SCREENING_STARTS = 6
+SCREENING_STARTS = 10
 SECOND_LOOK, SECOND_DRAWS = 2.0, 16
 """Laws whose best start stands alone, so that a better one may have been missed, are started anew where their residual is within this multiple of the
 least; and how many draws each of these starts is the best of."""
