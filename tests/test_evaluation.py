@@ -103,6 +103,19 @@ def test_a_task_file_runs_without_a_network(models: tuple[Path, Path], tasks: Pa
         run_tasks(models[1], [{**task, "output_type": "no_such_type"}])
 
 
+@pytest.mark.parametrize(("content", "message"), [(None, "has no tokenizer.json"), ('{"model', "the tokenizer of checkpoint .* cannot be read")])
+def test_tasks_need_a_tokenizer(models: tuple[Path, Path], tmp_path: Path, content: str | None, message: str) -> None:
+    """An empty one would score something all the same."""
+    from planner.train.harness import _tokenizer
+
+    folder = tmp_path / "copy"
+    shutil.copytree(models[1], folder, ignore=shutil.ignore_patterns("tok*", "special*"))
+    if content is not None:
+        (folder / "tokenizer.json").write_text(content)
+    with pytest.raises(InputError, match=message):
+        _tokenizer(folder)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
