@@ -47,7 +47,7 @@ class Schedule:
         return cls(launch.run.spec.recipe.warmup_steps, general, general + (tip.last_step if special else 0), tip.cooldown_to - tip.cooldown_from)
 
 
-def export(launch: Launch, target: str, out: Path, ranks: int, micro_batch: int) -> Path:
+def export(launch: Launch, target: str, out: Path, ranks: int, micro_batch: int, *, dry_run: bool = False) -> Path:
     """Write the configuration.
 
     Args:
@@ -56,6 +56,7 @@ def export(launch: Launch, target: str, out: Path, ranks: int, micro_batch: int)
         out: launch folder; the file lies beside it.
         ranks: data-parallel ranks.
         micro_batch: sequences a rank's forward pass.
+        dry_run: whether to leave nothing, and only refuse what cannot be.
 
     Returns:
         The file.
@@ -65,12 +66,10 @@ def export(launch: Launch, target: str, out: Path, ranks: int, micro_batch: int)
     """
     _check(launch, target, ranks, micro_batch)
     name = re.sub(r"\W", "_", out.name)
-    if target == "torchtitan":
-        path = out.parent / f"{name}_torchtitan.py"
-        write_text(path, torchtitan(launch, micro_batch))
-    else:
-        path = out.parent / f"{name}_megatron.sh"
-        write_text(path, megatron(launch, ranks, micro_batch))
+    path = out.parent / f"{name}_{'torchtitan.py' if target == 'torchtitan' else 'megatron.sh'}"
+    text = torchtitan(launch, micro_batch) if target == "torchtitan" else megatron(launch, ranks, micro_batch)
+    if not dry_run:
+        write_text(path, text)
     return path
 
 

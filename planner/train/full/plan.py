@@ -22,6 +22,8 @@ STOPPED = 75
 
 STOP_FILE = "stop"
 """A file of this name in the launch folder has the run save a state and end, for where no signal reaches the ranks; a job of Slurm is not put back."""
+RUNNER = "PLANNER_RUNNER"
+"""Variable that names to the ranks the process of `plan launch` on this machine, as `lock.this_process` does: torchrun outlives it when it is killed."""
 STATES_FOLDER = "states"
 """Where saved states lie in the launch folder, and the lock of the rank that writes them."""
 FAILURE_FILE = "failure.txt"
