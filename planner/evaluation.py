@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from planner.artifacts import read_artifact, read_json, whole, write_artifact, write_text
+from planner.artifacts import read_json, whole, write_artifact, write_text
 from planner.corpus import Corpus
 from planner.errors import InputError, PlannerWarning
 from planner.pretrained import Pretrained
 from planner.runs import RECORD_VERSION, read_run
+from planner.train.job import record_path
 
 KIND = "evaluation"
 VERSION = 1
@@ -51,13 +52,19 @@ class Evaluated:
 
     @property
     def accuracies(self) -> dict[str, tuple[str, float]]:
-        """Map tasks to the metric that counts as accuracy, and its value."""
+        """Map tasks to the metric that counts as accuracy, and its value; of several filters of the answers the first ("exact_match,strict-match")."""
         found = {}
         for task, values in self.tasks.items():
-            metric = next((name for name in ACCURACIES if name in values), None)
+            metric = next((key for name in ACCURACIES for key in values if key.partition(",")[0] == name), None)
             if metric is not None:
                 found[task] = metric, values[metric]
         return found
+
+
+def error_of(metric: str) -> str:
+    """Return the key under which the harness has the standard error of a metric."""
+    name, comma, which = metric.partition(",")
+    return f"{name}_stderr{comma}{which}"
 
 
 def checkpoint_in(folder: Path) -> Path:
@@ -98,24 +105,33 @@ def windows(checkpoint: Path, base: Path | None, seq_len: int | None = None, max
     return seq_len or min(recorded[0] or SEQ_LEN, *contexts), max_tokens or recorded[1] or EVAL_TOKENS
 
 
-def _recorded(checkpoint: Path) -> tuple[int | None, int | None]:
-    """Return window and held-out tokens of the record of the run that left a checkpoint, where there is one."""
-    from planner.train.job import record_path
+def record_of(checkpoint: Path) -> Path | None:
+    """Return the record of the run that left a checkpoint: a launch, one of the runs of a launch of several domains, or a sweep's endpoint.
 
+    Raises:
+        InputError: a launch that names no run of its own.
+    """
     place = checkpoint.resolve()
-    path, source = place.parent / "no record", {}
+    path = None
     if place.name == "checkpoint" and (launch := place.parent / "launch.json").is_file():
         with whole(launch):
             path = record_path(place.parent, read_json(launch)["run_id"])
-        if (plan := place.parent / "allocation.json").is_file():
-            with whole(plan):
-                source = dict(read_json(plan).get("source") or {})
     elif place.name == "checkpoint" and len(records := list((place.parent / "records").glob("*.json"))) == 1:
         path = records[0]  # a domain's run inside the launch of several
     elif place.parent.name == "checkpoints":
         path = record_path(place.parents[1], place.name)
-    if not path.is_file():
+    return path if path is not None and path.is_file() else None
+
+
+def _recorded(checkpoint: Path) -> tuple[int | None, int | None]:
+    """Return window and held-out tokens of the record of the run that left a checkpoint, where there is one."""
+    path, source = record_of(checkpoint), {}
+    if path is None:
         return None, None
+    plan = checkpoint.resolve().parent / "allocation.json"
+    if plan.is_file():
+        with whole(plan):
+            source = dict(read_json(plan).get("source") or {})
     record = read_run(path)
     with whole(path):
         tokens = record.get("eval_tokens") or source.get("eval_tokens")  # records of earlier versions do not say
@@ -177,12 +193,8 @@ def against(mine: Evaluated, base: Evaluated) -> dict[str, float]:
     return change
 
 
-def save(out: Path, mine: Evaluated, base: Evaluated | None, corpus: Corpus | None, launch: Path | None) -> None:
-    """Write evaluation.json, and the same into the record of a launched run.
-
-    Raises:
-        InputError: the launch has no record.
-    """
+def save(out: Path, mine: Evaluated, base: Evaluated | None, corpus: Corpus | None, record: Path | None) -> None:
+    """Write evaluation.json, and the same into the record of the run that left the checkpoint, where there is one."""
     body: dict[str, Any] = {
         "checkpoint": mine.folder.name, "corpus": None if corpus is None else corpus.fingerprint, "seq_len": mine.seq_len,
         "eval_tokens": mine.eval_tokens, "losses": mine.losses, "tasks": mine.tasks,
@@ -190,16 +202,11 @@ def save(out: Path, mine: Evaluated, base: Evaluated | None, corpus: Corpus | No
         "change": None if base is None else against(mine, base),
     }  # fmt: skip
     write_artifact(out, KIND, VERSION, body)
-    if launch is not None:
-        _into_record(launch, body)
+    if record is not None:
+        _into_record(record, body)
 
 
-def _into_record(launch: Path, body: Mapping[str, Any]) -> None:
-    from planner.launch.launch import KIND as LAUNCH
-    from planner.launch.launch import VERSION as LAUNCH_VERSION
-    from planner.train.job import record_path
-
-    path = record_path(launch, read_artifact(launch / "launch.json", LAUNCH, LAUNCH_VERSION)["run_id"])
+def _into_record(path: Path, body: Mapping[str, Any]) -> None:
     record = read_run(path)
     inputs = record.pop("inputs")
     for key in ("kind", "schema_version", "created"):

@@ -34,12 +34,13 @@ class Pretrained:
         """Open a checkpoint's folder.
 
         Raises:
-            InputError: a folder without configuration or safetensors, an architecture without a shape here, a quantised one, or adapters beside it.
+            InputError: a folder without configuration or safetensors, an architecture without a shape here, a quantised one, adapters beside it, or code.
         """
         found = cls(Path(folder))
         if not (found.folder / "config.json").is_file():
             raise InputError(f"base {folder} has no config.json", remedy="name a folder that AutoModelForCausalLM.from_pretrained loads")
         refuse_adapters(found.folder)
+        refuse_code(found.folder)
         assert found.shape and found.files and found.context  # each refuses what cannot be used
         return found
 
@@ -142,6 +143,18 @@ def refuse_adapters(folder: Path) -> None:
     if (folder / "adapter_config.json").is_file():
         what = f"{folder} holds adapters beside a model (adapter_config.json)"
         raise InputError(what, remedy="move them to a folder of their own, or name that of the merged model")
+
+
+def refuse_code(folder: Path) -> None:
+    """Refuse a model whose configuration names code of its own: without it transformers would take the family's for it without a word.
+
+    Raises:
+        InputError: it names some.
+    """
+    where = folder / "config.json"
+    if named := read_json(where).get("auto_map") if where.is_file() else None:
+        what = f"{where} names code of the checkpoint's own (auto_map = {named!r}), which is never run"
+        raise InputError(what, remedy="give a checkpoint of a plain family; if this is one, take auto_map out of a copy")
 
 
 def same_tokenizer(one: Path, other: Path) -> bool:

@@ -13,7 +13,7 @@ import pytest
 from planner.artifacts import read_json, write_artifact
 from planner.corpus.store import Corpus
 from planner.errors import InputError, PlannerWarning
-from planner.evaluation import Evaluated, add_to_table, against, checkpoint_in, evaluate, name_of, save, windows
+from planner.evaluation import Evaluated, add_to_table, against, checkpoint_in, error_of, evaluate, name_of, record_of, save, windows
 from planner.train.job import record_path
 
 pytest.importorskip("torch")
@@ -103,6 +103,19 @@ def test_a_task_file_runs_without_a_network(models: tuple[Path, Path], tasks: Pa
         run_tasks(models[1], [{**task, "output_type": "no_such_type"}])
 
 
+@pytest.mark.parametrize(("content", "message"), [(None, "has no tokenizer.json"), ('{"model', "the tokenizer of checkpoint .* cannot be read")])
+def test_tasks_need_a_tokenizer(models: tuple[Path, Path], tmp_path: Path, content: str | None, message: str) -> None:
+    """An empty one would score something all the same."""
+    from planner.train.harness import _tokenizer
+
+    folder = tmp_path / "copy"
+    shutil.copytree(models[1], folder, ignore=shutil.ignore_patterns("tok*", "special*"))
+    if content is not None:
+        (folder / "tokenizer.json").write_text(content)
+    with pytest.raises(InputError, match=message):
+        _tokenizer(folder)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -181,7 +194,8 @@ def test_it_goes_into_the_record_of_a_launch(tmp_path: Path) -> None:
     write_artifact(tmp_path / "launch.json", "launch", 1, {"run_id": "r"})
     write_artifact(record_path(tmp_path, "r"), "run", 1, {"row": {"loss_spec": 3.0}}, {"a": "b"})
     mine, base = Evaluated(tmp_path, {"perplexity_spec": 9.0}, {"t": {"acc": 0.5}}), Evaluated(tmp_path, {"perplexity_spec": 12.0}, {"t": {"acc": 0.3}})
-    save(tmp_path / "evaluation.json", mine, base, None, tmp_path)
+    (tmp_path / "checkpoint").mkdir()
+    save(tmp_path / "evaluation.json", mine, base, None, record_of(tmp_path / "checkpoint"))
     record = read_json(record_path(tmp_path, "r"))
     assert record["row"] == {"loss_spec": 3.0} and record["inputs"] == {"a": "b"}
     assert record["evaluation"]["change"] == {"perplexity_spec_percent": pytest.approx(-25.0), "t_acc": pytest.approx(0.2)}
@@ -192,13 +206,19 @@ def test_it_goes_into_the_record_of_a_launch(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["../../victim/records/r", "/tmp/r", "..", "", 5])
 def test_a_record_outside_the_launch_is_not_written(tmp_path: Path, name: object) -> None:
-    mine = Evaluated(tmp_path / "checkpoint", {"loss_spec": 2.0}, {})
     write_artifact(record_path(tmp_path / "victim", "r"), "run", 1, {"row": {"status": "ok"}})
-    before = record_path(tmp_path / "victim", "r").read_bytes()
     write_artifact(tmp_path / "launch" / "launch.json", "launch", 1, {"run_id": name})
     with pytest.raises(InputError, match=f"a run named {name!r} cannot lie in .*launch; restore"):
-        save(tmp_path / "launch" / "evaluation.json", mine, None, None, tmp_path / "launch")
-    assert record_path(tmp_path / "victim", "r").read_bytes() == before
+        record_of(tmp_path / "launch" / "checkpoint")
+
+
+def test_a_filtered_metric_is_an_accuracy_too(tmp_path: Path) -> None:
+    """As of tasks that generate, such as gsm8k: the harness names the filter of the answers after the metric."""
+    values = {"sample_len": 9.0, "exact_match,strict-match": 0.25, "exact_match_stderr,strict-match": 0.1, "exact_match,flexible-extract": 0.5}
+    mine, base = (Evaluated(tmp_path, {"loss_spec": 2.0}, {"t": {**values, "exact_match,strict-match": value}}) for value in (0.75, 0.25))
+    assert mine.accuracies == {"t": ("exact_match,strict-match", 0.75)} and mine.tasks["t"][error_of("exact_match,strict-match")] == 0.1
+    assert against(mine, base) == {"t_exact_match,strict-match": 0.5}
+    assert add_to_table(tmp_path / "accuracy.csv", {"model": mine}) == 1 and error_of("acc") == "acc_stderr"
 
 
 def test_the_table_is_what_allocate_reads(tmp_path: Path) -> None:
@@ -251,6 +271,8 @@ def test_both_checkpoints_are_measured_on_the_same_windows(models: tuple[Path, P
     record = {"row": {}, "recipe": {"seq_len": 32}}
     write_artifact(record_path(tmp_path / "sweep", "run"), "run", 1, {**record, "eval_tokens": 640})
     assert windows(place, models[0]) == (32, 640)
+    measured = CliRunner().invoke(app, ["evaluate", str(place), "--corpus", str(corpus.folder)])
+    assert measured.exit_code == 0 and read_json(record_path(tmp_path / "sweep", "run"))["evaluation"]["eval_tokens"] == 640
     launch = tmp_path / "launch"
     shutil.copytree(models[1], launch / "checkpoint")
     write_artifact(launch / "launch.json", "launch", 1, {"run_id": "r"})

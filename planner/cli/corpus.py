@@ -18,7 +18,7 @@ app = application("Build a corpus of a general and specialist domains, and look 
 def build(
     settings: Annotated[Path, typer.Argument(help="corpus.toml, or the folder that holds it.")],
     out: Annotated[Path | None, typer.Option(help="Folder to write; 'corpus' beside corpus.toml by default.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace a corpus that was built from something else.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Build it again, in the place of a corpus that was built from something else too.")] = False,
 ) -> None:
     """Build a corpus."""
     from planner.corpus.build import build_corpus

@@ -42,7 +42,7 @@ def evaluate(
     from planner.cli.needs import require_torch
     from planner.cli.paths import replaceable
     from planner.corpus import Corpus
-    from planner.evaluation import KIND, add_to_table, check_table, checkpoint_in, name_of, save, windows
+    from planner.evaluation import KIND, add_to_table, check_table, checkpoint_in, name_of, record_of, save, windows
     from planner.evaluation import evaluate as measure
 
     require_torch()
@@ -66,7 +66,7 @@ def evaluate(
         options["seq_len"], options["max_tokens"] = windows(found, before, seq_len, eval_tokens)
     mine = measure(found, text, domain, wanted, **options)
     other = measure(before, text, domain, wanted, **options) if before is not None else None
-    save(place, mine, other, text, checkpoint if (checkpoint / "launch.json").is_file() else None)
+    save(place, mine, other, text, record_of(found))
     if as_json:
         give(read_json(place))
     else:
@@ -81,6 +81,8 @@ def evaluate(
 
 def show(mine: Evaluated, base: Evaluated | None) -> None:
     """Print a checkpoint beside its base."""
+    from planner.evaluation import error_of
+
     rows = []
     for key in sorted(mine.losses, key=lambda name: (name.endswith("general"), name.split("_")[0] != "perplexity", name)):
         what, _, which = key.partition("_")
@@ -90,7 +92,7 @@ def show(mine: Evaluated, base: Evaluated | None) -> None:
         rows.append([f"{'specialist' if which == 'spec' else 'general'} {unit}", "" if old is None else f"{old:.4g}", f"{mine.losses[key]:.4g}", change])
     for task, (metric, value) in mine.accuracies.items():
         before = base.tasks.get(task, {}).get(metric) if base else None
-        error = mine.tasks[task].get(f"{metric}_stderr")
+        error = mine.tasks[task].get(error_of(metric))
         shown = f"{value:.3f}" + (f" ± {error:.3f}" if error else "")
         rows.append([f"{task} ({metric})", "" if before is None else f"{before:.3f}", shown, "" if before is None else f"{value - before:+.3f}"])
     where = "" if mine.seq_len is None else f", windows of {mine.seq_len} tokens"

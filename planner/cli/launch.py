@@ -117,8 +117,8 @@ def launch(
     run = settle(ready, ranks, settings)
     show_realised(ready)
     if export is not None:
-        path = write_export(ready, export, folder, ranks, run.settings.micro_batch or run.recipe.batch_sequences // ranks)
-        say(f"written: {path}")
+        path = write_export(ready, export, folder, ranks, run.settings.micro_batch or run.recipe.batch_sequences // ranks, dry_run=dry_run)
+        say(f"{'would be written' if dry_run else 'written'}: {path}")
         return
     show_resources(ready, run, ranks)
     per_node = ranks_per_node or min(ranks, RANKS_PER_NODE)

@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 
 from planner.artifacts import read_artifact, sha256_file, sha256_json, write_artifact
+from planner.corpus.chat import FILE as TEMPLATE
 from planner.corpus.chat import ChatTemplate
 from planner.corpus.config import CorpusSettings
 from planner.corpus.duplicates import Document, contaminated, drop_exact, drop_near, make_document
 from planner.corpus.shards import write_shard
 from planner.corpus.sources import matches, read_documents, read_pairs
 from planner.corpus.store import GENERAL, KIND, SPLITS, VERSION, Corpus
-from planner.corpus.tokenizer import copy_tokenizer, open_tokenizer, train_tokenizer
+from planner.corpus.tokenizer import FILES, copy_tokenizer, open_tokenizer, train_tokenizer
 from planner.errors import InputError, StateError
 
 SMALLEST_SPLIT = {"train": 8 * 129, "heldout": 2 * 129}
@@ -38,7 +39,7 @@ def build_corpus(settings: CorpusSettings, out: Path, *, force: bool = False, pr
     Args:
         settings: what to build.
         out: folder to write; made whole or not at all.
-        force: whether to replace a corpus built from other settings.
+        force: whether to build it again, in the place of one built from other settings too.
         progress: told of the steps.
 
     Returns:
@@ -51,7 +52,8 @@ def build_corpus(settings: CorpusSettings, out: Path, *, force: bool = False, pr
     tell = progress or (lambda what, share: None)
     request = sha256_json(_request(settings))
     if out.exists():
-        if (out / "corpus.json").is_file() and read_artifact(out / "corpus.json", KIND, VERSION).get("request") == request:
+        there = (out / "corpus.json").is_file() and not force and read_artifact(out / "corpus.json", KIND, VERSION).get("request") == request
+        if there and not _other_tokenizer(settings, out):
             return Corpus.open(out), False
         if not out.is_dir() or (any(out.iterdir()) and not (out / "corpus.json").is_file()):
             raise StateError(f"{out} is no folder that a corpus was built in", remedy="choose another --out; this one is not replaced")
@@ -88,6 +90,15 @@ def _request(settings: CorpusSettings) -> dict[str, Any]:
             files = [item for path in matches(source, settings.folder) for item in (sorted(path.rglob("*")) if path.is_dir() else [path])]
             stamps += [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
     return {"settings": table, "files": stamps, "version": VERSION}
+
+
+def _other_tokenizer(settings: CorpusSettings, out: Path) -> bool:
+    """Tell whether the tokenizer that the corpus took is no longer the one in the folder that it is to be taken from."""
+    if settings.tokenizer.path is None:
+        return False
+    origin, own = settings.folder / settings.tokenizer.path, out / "tokenizer"
+    names = [name for name in FILES if (origin / name).is_file() and (name != TEMPLATE or settings.chat_template is None)]
+    return any(not (own / name).is_file() or (own / name).read_bytes() != (origin / name).read_bytes() for name in names)
 
 
 def _gather(settings: CorpusSettings, tell: Progress, template: ChatTemplate | None) -> tuple[list[Document], dict[str, dict[str, Any]]]:

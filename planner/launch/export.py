@@ -47,7 +47,7 @@ class Schedule:
         return cls(launch.run.spec.recipe.warmup_steps, general, general + (tip.last_step if special else 0), tip.cooldown_to - tip.cooldown_from)
 
 
-def export(launch: Launch, target: str, out: Path, ranks: int, micro_batch: int) -> Path:
+def export(launch: Launch, target: str, out: Path, ranks: int, micro_batch: int, *, dry_run: bool = False) -> Path:
     """Write the configuration.
 
     Args:
@@ -56,6 +56,7 @@ def export(launch: Launch, target: str, out: Path, ranks: int, micro_batch: int)
         out: launch folder; the file lies beside it.
         ranks: data-parallel ranks.
         micro_batch: sequences a rank's forward pass.
+        dry_run: whether to leave nothing, and only refuse what cannot be.
 
     Returns:
         The file.
@@ -65,12 +66,10 @@ def export(launch: Launch, target: str, out: Path, ranks: int, micro_batch: int)
     """
     _check(launch, target, ranks, micro_batch)
     name = re.sub(r"\W", "_", out.name)
-    if target == "torchtitan":
-        path = out.parent / f"{name}_torchtitan.py"
-        write_text(path, torchtitan(launch, micro_batch))
-    else:
-        path = out.parent / f"{name}_megatron.sh"
-        write_text(path, megatron(launch, ranks, micro_batch))
+    path = out.parent / f"{name}_{'torchtitan.py' if target == 'torchtitan' else 'megatron.sh'}"
+    text = torchtitan(launch, micro_batch) if target == "torchtitan" else megatron(launch, ranks, micro_batch)
+    if not dry_run:
+        write_text(path, text)
     return path
 
 
@@ -178,13 +177,15 @@ def megatron(launch: Launch, ranks: int, micro_batch: int) -> str:
         ("--bf16", None, "--precision"),
         ("--use-distributed-optimizer", None, "sharded moments, as here"),
     ]
-    calls = []
+    calls, data = [], []
     if steps.general:
         calls.append(f'stage {steps.general} "$GENERAL_DATA"  # general text: plan.tokens_pt, less what is replayed')
+        data.append(_DATA.format("GENERAL", "general"))
     if steps.total > steps.general:
         calls.append(f'stage {steps.total} "$SPECIALIST_DATA"  # specialist text, to the end: plan.tokens_spec and what is replayed')
+        data.append(_DATA.format("SPECIALIST", "specialist"))
     return _MEGATRON.substitute(
-        head=_head(launch, "#"), ranks=ranks, model=_arguments(model), training=_arguments(training), calls="\n".join(calls),
+        head=_head(launch, "#"), ranks=ranks, model=_arguments(model), training=_arguments(training), calls="\n".join(calls), data="\n".join(data),
         general_steps=steps.general, batch=recipe.batch_sequences, untied="" if shape.tied else _UNTIED,
     )  # fmt: skip
 
@@ -214,7 +215,11 @@ def torchtitan(launch: Launch, micro_batch: int) -> str:
         "TOKENIZER": (str(launch.run.corpus.tokenizer_path.resolve()), "source.corpus_path"),
     }
     numbers = "\n".join(f"{key} = {value!r}  # {source}" for key, (value, source) in values.items())
-    return _TORCHTITAN.substitute(head=_head(launch, "#"), numbers=numbers, **_FAMILY[tip.shape.family])
+    there = {"general": steps.general > 0, "specialist": steps.total > steps.general}
+    return _TORCHTITAN.substitute(
+        head=_head(launch, "#"), numbers=numbers, use="".join(_USE[name] for name in there if there[name]),
+        stages="".join(_STAGES[name] for name in there if there[name]), **_FAMILY[tip.shape.family],
+    )  # fmt: skip
 
 
 def _shape_numbers(shape: ModelShape) -> dict[str, int]:
@@ -240,14 +245,15 @@ def _arguments(rows: Sequence[tuple[str, object, str]]) -> str:
 
 
 _UNTIED = "\n# The output layer has a matrix of its own, and Megatron decays it like the others; the recipe spares it."
+# No apostrophe: bash would read on to the next one, over the checks between.
+_DATA = '{0}_DATA="${{{0}_DATA:?prefix of the {1} text as Megatron stores it}}"'
 _MEGATRON = Template("""\
 #!/bin/bash
 # Written by plan launch --export megatron.
 $head
 # Megatron draws all matrices with one deviation, here that of hidden-size inputs; the recipe draws each with its own fan-in.$untied
 set -euo pipefail
-GENERAL_DATA="$${GENERAL_DATA:?prefix of the general text in Megatron's format}"
-SPECIALIST_DATA="$${SPECIALIST_DATA:?prefix of the specialist text in Megatron's format}"
+$data
 CHECKPOINTS="$${CHECKPOINTS:?folder for checkpoints}"
 RANKS=$ranks  # --ranks; the product of data-parallel ranks and micro-batch divides the global batch of $batch
 
@@ -280,10 +286,8 @@ _FAMILY = {
 _TORCHTITAN = Template('''\
 """Written by plan launch --export torchtitan. For torchtitan 0.3.0: other releases and its main branch name things otherwise.
 
-    torchrun ... -m torchtitan.train --module THIS_MODULE --config general_stage
-    torchrun ... -m torchtitan.train --module THIS_MODULE --config specialist_stage    # the same dump folder: goes on from the checkpoint
-
-Register the two texts in torchtitan's DATASETS under the names below.
+$use
+Register the texts in torchtitan's DATASETS under the names below.
 """
 $head
 
@@ -371,14 +375,22 @@ def _stage(text, steps):
         checkpoint=CheckpointManager.Config(enable=True, interval=1000, last_save_model_only=False),
         debug=DebugConfig(seed=SEED),
     )
-
+$stages''')
+_USE = {
+    "general": "    torchrun ... -m torchtitan.train --module THIS_MODULE --config general_stage\n",
+    "specialist": "    torchrun ... -m torchtitan.train --module THIS_MODULE --config specialist_stage    # goes on from the checkpoint in its folder\n",
+}
+_STAGES = {
+    "general": '''
 
 def general_stage():
-    """General text at a constant rate."""
+    """General text, the first steps of the schedule."""
     return _stage(GENERAL_TEXT, GENERAL_STEPS)
-
+''',
+    "specialist": '''
 
 def specialist_stage():
     """Specialist text, with the cooldown that ends the run."""
     return _stage(SPECIALIST_TEXT, TOTAL_STEPS)
-''')
+''',
+}

@@ -20,7 +20,7 @@ from planner.ladder import shape_for
 from planner.launch.launch import Launch, begin, steps_between_states
 from planner.runs import read_run
 from planner.train.full.expect import Course, Expected, evaluation_steps
-from planner.train.full.plan import FAILURE_FILE, STATES_FOLDER, STOP_FILE, FullRun, Settings, rows_of_rank
+from planner.train.full.plan import FAILURE_FILE, STOP_FILE, FullRun, Settings, latest_step, rows_of_rank
 from planner.train.job import record_path
 
 MICRO_TOKENS = 16384
@@ -149,8 +149,7 @@ def lay_down(launch: Launch, run: FullRun, along: Course) -> None:
 
 def saved_step(folder: Path) -> int:
     """Return the step of the latest state, 0 where there is none."""
-    path = folder / STATES_FOLDER / "latest.json"
-    return int(read_json(path)["step"]) if path.exists() else 0
+    return max(0, latest_step(folder))
 
 
 def outcome(launch: Launch) -> dict[str, Any] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import signal
@@ -18,7 +19,8 @@ from typing import Any
 
 from planner.engines.ray import connected
 from planner.errors import InputError, MissingDependencyError, PlannerWarning, StateError
-from planner.train.full.plan import FAILURE_FILE, STOP_FILE, Settings
+from planner.lock import this_process
+from planner.train.full.plan import FAILURE_FILE, RUNNER, STOP_FILE, Settings
 
 LOG = "log.txt"
 POLL = 0.3
@@ -48,7 +50,9 @@ def run_local(folder: Path, ranks: int, settings: Settings, *, tick: Callable[[]
         KeyboardInterrupt: it was asked to stop, and has.
         StateError: a rank failed, or ranks of another start train there.
     """
-    environment = {**os.environ, "OMP_NUM_THREADS": str(settings.threads), "TOKENIZERS_PARALLELISM": "false"}
+    environment = {
+        **os.environ, "OMP_NUM_THREADS": str(settings.threads), "TOKENIZERS_PARALLELISM": "false", RUNNER: json.dumps(this_process()),
+    }  # fmt: skip
     stop, asked = folder / STOP_FILE, 0
     with (folder / LOG).open("ab") as log, _sigterm_interrupts():
         process = subprocess.Popen(command(folder, ranks), stdout=log, stderr=log, env=environment, start_new_session=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 from planner.artifacts import write_text
 from planner.errors import InputError, MissingDependencyError, StateError
 from planner.sbatch import check_options
-from planner.train.full.plan import FAILURE_FILE, STATES_FOLDER, STOPPED, Settings
+from planner.train.full.plan import FAILURE_FILE, LATEST, STATES_FOLDER, STOPPED, Settings
 
 FILE = "run.sbatch"
 OURS = ("array", "nodes", "ntasks-per-node", "ntasks", "job-name", "requeue", "no-requeue", "signal", "dependency", "chdir", "wrap")
@@ -70,7 +70,7 @@ def render(job: Job) -> str:
         "export MASTER_ADDR MASTER_PORT",
         f"export OMP_NUM_THREADS={job.settings.threads} TOKENIZERS_PARALLELISM=false",
         f"FAILURE={shlex.quote(str(job.folder / FAILURE_FILE))}",
-        f"latest() {{ cat {shlex.quote(str(job.folder / STATES_FOLDER / 'latest.json'))} 2>/dev/null || true; }}",
+        f"latest() {{ cat {shlex.quote(str(job.folder / STATES_FOLDER / LATEST))} 2>/dev/null || true; }}",
         "",
         'rm -f "$FAILURE"',  # of an earlier start
         'BEFORE="$(latest)"',

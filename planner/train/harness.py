@@ -117,7 +117,7 @@ def run_tasks(
 
     Raises:
         MissingDependencyError: lm-evaluation-harness is not installed.
-        InputError: a task that it does not know or cannot run.
+        InputError: a task that it does not know or cannot run, or a checkpoint without its tokenizer.
     """
     try:
         import lm_eval
@@ -126,13 +126,11 @@ def run_tasks(
     except ModuleNotFoundError as error:
         what = f"{error.name} is not installed, which tasks need"
         raise MissingDependencyError(what, remedy="pip install 'compute-allocation-planner[eval]'") from error
-    from transformers import AutoTokenizer
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the libraries' own deprecations
-        tokenizer = AutoTokenizer.from_pretrained(checkpoint, trust_remote_code=False, local_files_only=True)
-        model = HFLM(pretrained=open_checkpoint(checkpoint).to(device), tokenizer=tokenizer, batch_size=batch, device=device)
+        model = HFLM(pretrained=open_checkpoint(checkpoint).to(device), tokenizer=_tokenizer(checkpoint), batch_size=batch, device=device)
         try:
             # Reading the harness's thousands of own tasks takes a minute, and only names are looked up in them.
             manager = TaskManager(include_defaults=any(isinstance(task, str) for task in tasks))
@@ -143,6 +141,23 @@ def run_tasks(
             first = next(iter(str(error).splitlines()), "") or type(error).__name__
             raise InputError(f"lm-evaluation-harness cannot run the tasks: {first}", remedy="check the names and the task files") from error
     return {str(name): _metrics(values) for name, values in (answer or {}).get("results", {}).items()}
+
+
+def _tokenizer(checkpoint: Path) -> Any:
+    """Open a checkpoint's tokenizer; without its files transformers would make an empty one, which scores something all the same.
+
+    Raises:
+        InputError: there is none, or it cannot be read.
+    """
+    from transformers import AutoTokenizer
+
+    if not (checkpoint / "tokenizer.json").is_file():
+        raise InputError(f"checkpoint {checkpoint} has no tokenizer.json", remedy="copy its tokenizer's files beside the weights")
+    try:
+        return AutoTokenizer.from_pretrained(checkpoint, trust_remote_code=False, local_files_only=True)
+    except Exception as error:  # the library raises many kinds
+        first = next(iter(str(error).splitlines()), "") or type(error).__name__
+        raise InputError(f"the tokenizer of checkpoint {checkpoint} cannot be read: {first}", remedy="copy its files anew") from error
 
 
 def _metrics(values: Mapping[str, Any]) -> dict[str, float]:

@@ -9,7 +9,7 @@ import torch
 
 from planner.corpus import Corpus
 from planner.errors import InputError
-from planner.pretrained import refuse_adapters
+from planner.pretrained import refuse_adapters, refuse_code
 from planner.shapes import ModelShape
 from planner.train.adapters import adapted
 from planner.train.checkpoint import load_weights
@@ -54,13 +54,13 @@ def open_checkpoint(folder: Path, shape: ModelShape | None = None) -> torch.nn.M
         shape: the shape that its FLOPs were counted with; its parameters must add up to that of the model.
 
     Raises:
-        InputError: it cannot be loaded, adapters lie beside it, or it has other parameters than its shape.
+        InputError: it cannot be loaded, adapters or code of its own lie beside it, or it has other parameters than its shape.
     """
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     refuse_adapters(folder)
-
+    refuse_code(folder)
     logging.disable_progress_bar()
     try:
         with warnings.catch_warnings():

@@ -1,5 +1,8 @@
 """Corpora of text that comes with Python: what is built, and what is refused."""
 
+import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +11,7 @@ import pytest
 from planner.corpus.build import build_corpus
 from planner.corpus.config import CorpusSettings, Source, TokenizerSettings
 from planner.corpus.store import Corpus
-from planner.errors import InputError
+from planner.errors import InputError, StateError
 from tests.conftest import settings
 
 
@@ -40,6 +43,32 @@ def test_building_again_gives_the_same_corpus(corpus: Corpus, text_folder: Path,
     again, new = build_corpus(settings(text_folder), tmp_path / "corpus")
     assert new and again.fingerprint == corpus.fingerprint
     assert not build_corpus(settings(text_folder), tmp_path / "corpus")[1]
+
+
+def test_a_damaged_corpus_is_built_again_by_force(text_folder: Path, tmp_path: Path) -> None:
+    """As the refusal of a damaged corpus advises; the settings are the same."""
+    corpus, _ = build_corpus(settings(text_folder), tmp_path / "corpus")
+    shard = corpus.folder / "mail" / "train.bin"
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:-10])
+    with pytest.raises(InputError, match="build the corpus again with plan corpus build --force"):
+        corpus.check_shards(["mail"])
+    assert build_corpus(settings(text_folder), corpus.folder, force=True)[1] and shard.read_bytes() == whole
+
+
+def test_a_tokenizer_that_has_changed_where_it_is_from_is_another_request(corpus: Corpus, text_folder: Path, tmp_path: Path) -> None:
+    """As where another checkpoint has taken the place of the base that the corpus is for."""
+    origin = tmp_path / "base"
+    shutil.copytree(corpus.tokenizer_path, origin)
+    wanted = replace(settings(text_folder), tokenizer=TokenizerSettings(path=str(origin)))
+    before, new = build_corpus(wanted, tmp_path / "corpus")
+    assert new and not build_corpus(wanted, tmp_path / "corpus")[1]
+    body = json.loads((origin / "tokenizer.json").read_text())
+    body["model"]["merges"] = body["model"]["merges"][:-1]
+    (origin / "tokenizer.json").write_text(json.dumps(body))
+    with pytest.raises(StateError, match="was built from something else; give --force"):
+        build_corpus(wanted, tmp_path / "corpus")
+    assert build_corpus(wanted, tmp_path / "corpus", force=True)[0].fingerprint != before.fingerprint
 
 
 def write(folder: Path, name: str, texts: list[bytes]) -> None:

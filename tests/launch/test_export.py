@@ -216,3 +216,27 @@ def test_a_run_of_specialist_text_alone_has_the_specialists_rate(corpus: Corpus,
     text = export(ready, "torchtitan", ready.folder, 1, 4).read_text()
     assert assigned(text)["LEARNING_RATE"] == 0.5 * RECIPE.learning_rate(body.plan.params_non_embedding)
     assert "plan.params_non_embedding x special_lr_multiplier" in text
+
+
+def test_only_the_stages_and_texts_that_there_are_are_asked_for(corpus: Corpus, tmp_path: Path) -> None:
+    """Before the first step: a text that is missing must not be noticed when the other one has been trained on."""
+    whole = allocation(corpus).plan
+    (tmp_path / "torchrun").write_text('#!/bin/bash\ntouch "$(dirname "$0")/trained"\n')
+    (tmp_path / "torchrun").chmod(0o755)
+    for needed, plan in {
+        ("general", "specialist"): whole, ("general",): replace(whole, tokens_spec=0.0), ("specialist",): replace(whole, tokens_pt=0.0)
+    }.items():  # fmt: skip
+        replace(allocation(corpus), plan=plan).save(tmp_path / "a.json", {})
+        ready = prepare(tmp_path / "a.json", tmp_path / "run")
+        text = export(ready, "torchtitan", ready.folder, 1, 4).read_text()
+        assert tuple(name for name in ("general", "specialist") if f"def {name}_stage" in text and f"--config {name}_stage" in text) == needed
+        assert text.count("_stage():") == text.count("--config") == len(needed) and ast.parse(text)
+        script = export(ready, "megatron", ready.folder, 1, 4)
+        given = {"CHECKPOINTS": "c", **{f"{name.upper()}_DATA": "d" for name in needed}}
+        for lacking in given:
+            there = {key: value for key, value in given.items() if key != lacking}
+            done = subprocess.run(["bash", str(script)], env={"PATH": f"{tmp_path}:/usr/bin:/bin", **there}, capture_output=True, text=True, check=False)
+            assert done.returncode and not (tmp_path / "trained").exists(), lacking
+            assert len(done.stderr.splitlines()) == 1 and f" {lacking}: " in done.stderr
+        subprocess.run(["bash", str(script)], env={"PATH": f"{tmp_path}:/usr/bin:/bin", **given}, check=True)
+        (tmp_path / "trained").unlink()

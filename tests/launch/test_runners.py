@@ -30,7 +30,7 @@ from planner.launch.full import settle
 from planner.launch.launch import prepare
 from planner.launch.runners import LOG, failure
 from planner.train.full.main import SIGNALS, Stopper, main
-from planner.train.full.plan import FAILURE_FILE, STOP_FILE, STOPPED, Settings
+from planner.train.full.plan import FAILURE_FILE, RUNNER, STOP_FILE, STOPPED, Settings
 from tests.train.full.runs import ROOT, STEPS, allocation, lay, losses, row, run_here
 
 
@@ -101,6 +101,8 @@ def test_a_dry_run_says_what_it_takes_and_leaves_nothing(corpus: Corpus, tmp_pat
     text = " ".join(out.split())
     for part in ("2 on cpu, fp32", "2 ranks x 2 passes x up to 1", "states 120 kB", "3 of 180 kB", "not shown without --peak-flops"):
         assert part in text, (part, text)
+    code, _, said = plan("launch", tmp_path / "a.json", "--out", tmp_path / "run", "--export", "megatron", "--dry-run")
+    assert code == 0 and f"would be written: {tmp_path / 'run_megatron.sh'}" in said and [item.name for item in tmp_path.iterdir()] == ["a.json"]
 
 
 @pytest.mark.parametrize(
@@ -295,6 +297,21 @@ def test_a_stop_file_ends_a_launch_as_ctrl_c_does(corpus: Corpus, tmp_path: Path
     code, _, said = plan("launch", tmp_path / "a.json", "--out", folder, "--threads", 1)
     assert code == INTERRUPTED and said.strip().endswith("stopped; what is finished is kept, and the same command goes on from there")
     assert 0 < read_json(folder / "states" / "latest.json")["step"] < STEPS and not (folder / STOP_FILE).exists()
+
+
+def test_ranks_stop_when_the_command_above_torchrun_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their parent is torchrun, which outlives it: the rank here has this test as parent throughout."""
+    ran = tmp_path / "told"
+    monkeypatch.setattr(runners, "command", lambda *_: [sys.executable, "-c", f"import os; open({str(ran)!r}, 'w').write(os.environ[{RUNNER!r}])"])
+    runners.run_local(tmp_path, 2, Settings(), tick=lambda: None)
+    assert json.loads(ran.read_text())["pid"] == os.getpid()
+    monkeypatch.setattr("planner.train.full.main.LOOK_EVERY", -1.0)
+    monkeypatch.setenv(RUNNER, ran.read_text())
+    assert not Stopper(tmp_path / STOP_FILE)()
+    say = "import json; from planner.lock import this_process; print(json.dumps(this_process()))"
+    done = subprocess.run([sys.executable, "-c", say], env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True)
+    monkeypatch.setenv(RUNNER, done.stdout)
+    assert Stopper(tmp_path / STOP_FILE)()
 
 
 def test_ranks_that_ray_has_no_room_for_are_refused_here_and_said_of_a_cluster() -> None:

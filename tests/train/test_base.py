@@ -76,6 +76,22 @@ def test_only_plain_safetensors_are_read(tmp_path: Path, corpus: Corpus) -> None
             reads(folder)
 
 
+@pytest.mark.parametrize("kind", ["qwen3", "own"])
+def test_code_of_a_checkpoint_is_not_run_and_the_checkpoint_refused(tmp_path: Path, corpus: Corpus, kind: str) -> None:
+    """Of a family that is known too: as that family's model it would be another one."""
+    from planner.train.start import open_checkpoint
+
+    folder = checkpoint(tmp_path / "base", corpus, "qwen3")
+    path = folder / "config.json"
+    (folder / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    stated = {"auto_map": {"AutoConfig": "own.Config", "AutoModelForCausalLM": "own.Model"}, "model_type": kind}
+    path.write_text(json.dumps({**json.loads(path.read_text()), **stated}))
+    for reads in (Pretrained.open, open_checkpoint):
+        with pytest.raises(InputError, match="names code of the checkpoint's own .*, which is never run; give"):
+            reads(folder)
+    assert not (tmp_path / "ran").exists()
+
+
 @pytest.mark.parametrize("stated", ["abc", 2.5, 0, [64]])
 def test_a_context_that_is_no_number_is_refused(tmp_path: Path, corpus: Corpus, stated: object) -> None:
     path = checkpoint(tmp_path / "base", corpus) / "config.json"

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch.distributed.tensor import DTensor
 
-from planner.artifacts import read_json, write_text
+from planner.artifacts import read_json, whole, write_text
 from planner.corpus import Corpus
 from planner.errors import StateError
 from planner.train.checkpoint import LoopState, save_tensors
@@ -50,12 +50,17 @@ class Guarded:
 
     @classmethod
     def load(cls, folder: Path) -> Guarded:
-        """Read it."""
+        """Read it.
+
+        Raises:
+            InputError: it is torn.
+        """
         path = folder / STATES_FOLDER / "guards.json"
         if not path.exists():
             return cls()
         body = read_json(path)
-        return cls(int(body["rollbacks"]), {int(key): [(first, end) for first, end in spans] for key, spans in body["left_out"].items()})
+        with whole(path):
+            return cls(int(body["rollbacks"]), {int(key): [(first, end) for first, end in spans] for key, spans in body["left_out"].items()})
 
 
 class Training:

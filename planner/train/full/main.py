@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import os
 import signal
@@ -24,6 +25,7 @@ import torch
 
 from planner.artifacts import write_text
 from planner.errors import PlannerError, StateError
+from planner.lock import gone
 from planner.pretrained import Pretrained
 from planner.train.allocator import tune_allocator
 from planner.train.checkpoint import LoopState, save_tensors
@@ -31,7 +33,7 @@ from planner.train.export import export_checkpoint
 from planner.train.full.held import held, start_name
 from planner.train.full.loop import Training
 from planner.train.full.mesh import Ranks, join, leave
-from planner.train.full.plan import FAILURE_FILE, STOP_FILE, STOPPED, FullRun
+from planner.train.full.plan import FAILURE_FILE, RUNNER, STOP_FILE, STOPPED, FullRun
 from planner.train.full.shard import gathered
 from planner.train.job import Job, state_path
 from planner.train.record import write_record
@@ -57,11 +59,12 @@ class Ending(Enum):
 
 
 class Stopper:
-    """Whether this rank is to stop: by a signal, by the stop file, or because the process that started it is gone."""
+    """Whether this rank is to stop: by a signal, by the stop file, or because the process that started it, or `plan launch` above that, is gone."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._asked, self._looked = path, False, 0.0
         self._parent = os.getppid()
+        self._runner = json.loads(os.environ.get(RUNNER, "null"))
 
     def listen(self) -> None:
         """Take signals from now on; only a process's main thread can."""
@@ -73,7 +76,8 @@ class Stopper:
         if not self._asked and time.monotonic() - self._looked > LOOK_EVERY:
             self._looked = time.monotonic()
             # A rank whose starter was killed must not train on beside the one that the next command starts.
-            self._asked = self._path.exists() or os.getppid() != self._parent
+            alone = os.getppid() != self._parent or (self._runner is not None and gone(self._runner))
+            self._asked = self._path.exists() or alone
         return self._asked
 
     def _hear(self, number: int, frame: FrameType | None) -> None:

@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from planner.artifacts import read_artifact, whole, write_artifact
+from planner.artifacts import read_artifact, read_json, whole, write_artifact
 from planner.design.segment import Segment
-from planner.errors import InputError
+from planner.errors import InputError, StateError
 from planner.recipe import Recipe
 from planner.train.job import Job, state_path
 
@@ -22,8 +22,12 @@ STOPPED = 75
 
 STOP_FILE = "stop"
 """A file of this name in the launch folder has the run save a state and end, for where no signal reaches the ranks; a job of Slurm is not put back."""
+RUNNER = "PLANNER_RUNNER"
+"""Variable that names to the ranks the process of `plan launch` on this machine, as `lock.this_process` does: torchrun outlives it when it is killed."""
 STATES_FOLDER = "states"
 """Where saved states lie in the launch folder, and the lock of the rank that writes them."""
+LATEST = "latest.json"
+"""File in it that names the step of the latest state."""
 FAILURE_FILE = "failure.txt"
 """Where a rank leaves what went wrong and the remedy, a line each, for the process that started it."""
 
@@ -143,6 +147,29 @@ class FullRun:
         with whole(folder / FILE):
             stages = tuple(_revive(Job, stage) for stage in body["stages"])
             return cls(tuple(_placed(stage, folder.resolve()) for stage in stages), _revive(Settings, body["settings"]))
+
+
+def latest_step(folder: Path) -> int:
+    """Return the step of the latest state in a launch folder, -1 where none was saved.
+
+    Raises:
+        StateError: the file that names it is torn, or is gone while there are states: beginning anew would cost them.
+    """
+    path = folder / STATES_FOLDER / LATEST
+    remedy = f"write {{\"step\": N}} into {path}, N being that of the last of the folders step-N beside it"
+    if not path.exists():
+        if any(state.name.removeprefix("step-").strip("0").isdecimal() for state in path.parent.glob("step-*")):  # that of step 0 is there before the file
+            raise StateError(f"{path} is gone, and states lie beside it", remedy=remedy)
+        return -1
+    try:
+        step = read_json(path).get("step")
+    except InputError as error:
+        if isinstance(error.__cause__, OSError):
+            raise
+        step = None
+    if isinstance(step, bool) or not isinstance(step, int) or step < 0:
+        raise StateError(f"{path} is torn", remedy=remedy)
+    return step
 
 
 def rows_of_rank(batch: int, rank: int, world: int) -> tuple[int, int]:

@@ -24,9 +24,8 @@ from torch.distributed.checkpoint.api import CheckpointException
 from planner.artifacts import read_json, write_text
 from planner.errors import StateError
 from planner.train.full.mesh import Ranks
-from planner.train.full.plan import STATES_FOLDER
+from planner.train.full.plan import LATEST, STATES_FOLDER, latest_step
 
-LATEST = "latest.json"
 LOOP = "loop.json"
 FILES = "files"
 """Key in it of the name and size [bytes] of every file of the state; states of earlier versions lack it."""
@@ -138,9 +137,7 @@ class States:
             raise StateError(f"state {path} cannot be read: {_last_line(error)}", remedy=remedy) from error
 
     def _latest(self) -> int:
-        """Return the step of the latest state, -1 where there is none."""
-        path = self._folder / LATEST
-        return int(read_json(path)["step"]) if path.exists() else -1
+        return latest_step(self._folder.parent)
 
     def _folders(self) -> list[tuple[int, Path]]:
         """List the folders of states that are not being written, with their steps."""

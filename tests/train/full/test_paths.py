@@ -15,7 +15,10 @@ torch = pytest.importorskip("torch")
 from planner.artifacts import read_json
 from planner.corpus.store import Corpus
 from planner.errors import InputError, MissingDependencyError, StateError
-from planner.train.full.plan import FullRun, Settings, rows_of_rank
+from planner.launch.full import saved_step
+from planner.train.full.mesh import Ranks
+from planner.train.full.plan import FullRun, Settings, latest_step, rows_of_rank
+from planner.train.full.states import States
 from tests.train.full.runs import SETTINGS, STEPS, finish, lay, losses, row, run_here, start, steps_of
 
 
@@ -116,6 +119,23 @@ def test_a_torn_state_is_named_with_the_remedy_and_the_one_before_serves(corpus:
         path.unlink() if path.is_file() else path.rmdir()
     assert not run_here(folder, stop_at=11)
     assert read_json(folder / "states" / "latest.json")["step"] == 11
+
+
+@pytest.mark.parametrize("content", [None, "{", "{}", '{"step": "12"}', '{"step": null}', '{"step": -3}', "[]"])
+def test_states_without_the_file_that_names_the_latest_are_not_begun_anew(tmp_path: Path, content: str | None) -> None:
+    """The command, which reads it first, and the ranks: a run from step 0 on would delete them."""
+    assert latest_step(tmp_path) == -1 and saved_step(tmp_path) == 0
+    states = tmp_path / "states"
+    (states / "step-000000000").mkdir(parents=True)  # a kill before the file was first written leaves that
+    assert saved_step(tmp_path) == 0
+    (states / "step-000000012").mkdir()
+    if content is not None:
+        (states / "latest.json").write_text(content)
+    for reads in (lambda: saved_step(tmp_path), States(tmp_path, Ranks(1, 2, torch.device("cpu"), None), 3).steps):
+        with pytest.raises(StateError, match=r'latest.json is (gone|torn).*; write \{"step": N\} into .*latest.json, N being that of the last'):
+            reads()
+    (states / "latest.json").write_text('{"step": 12}')
+    assert saved_step(tmp_path) == 12
 
 
 @pytest.mark.parametrize(("world", "remedy"), [(3, "such as 2"), (8, "such as 4")])
