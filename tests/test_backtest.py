@@ -158,6 +158,12 @@ def test_a_law_with_too_many_parameters_is_refused(frame: pd.DataFrame) -> None:
         backtest(few, TRUE, resamples=20)
 
 
+def test_a_table_without_a_run_to_fit_is_told_what_flags_them(isoflop: pd.DataFrame) -> None:
+    flagged = isoflop.assign(flags="under_2_tokens_per_parameter")
+    with pytest.raises(DataError, match=f"none of {len(flagged)} runs .* {len(flagged)} under_2_tokens_per_parameter"):
+        backtest(flagged, "chinchilla", resamples=20)
+
+
 def test_the_table_is_not_changed(isoflop: pd.DataFrame) -> None:
     kept = isoflop.copy()
     backtest(isoflop, "chinchilla", cutoffs=[1e20], resamples=20)
