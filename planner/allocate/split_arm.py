@@ -10,7 +10,7 @@ from planner.allocate.optimum import MOST_RESAMPLES, Search, joined, leading, re
 from planner.allocate.plans import Plans, Size
 from planner.allocate.problem import COARSEST, EVERY_SHAPE, FINEST, ROUNDING, Problem
 from planner.laws.dual import Array
-from planner.units import format_count
+from planner.units import format_count, format_number
 
 ASIDE = 1.7
 """Factor in size about the best shape within which every shape is looked at: some cost less for their size than others."""
@@ -128,7 +128,7 @@ def why_none(problem: Problem, share: float, sizes: tuple[Size, ...]) -> str:
     elif share > 0:
         epochs = share * min(problem.tokens_at(size, share) for size in sizes) / unique
         if epochs > problem.max_epochs:
-            return f"would take {epochs:.3g} epochs or more; at most {problem.max_epochs:.3g} are allowed"
+            return f"would take {format_number(epochs)} epochs or more; at most {problem.max_epochs:.3g} are allowed"
     tokens = [problem.tokens_at(size, share) for size in sizes]
     few = all(total < problem.shortest * size.params_non_embedding for total, size in zip(tokens, sizes, strict=True))
     if few and max(tokens) * min(part for part in (share, 1 - share) if part) >= least:

@@ -15,7 +15,7 @@ from planner.cli.console import bar, say
 from planner.cli.paths import apart, replaceable
 from planner.cli.tables import table
 from planner.errors import InputError
-from planner.units import format_count, format_names
+from planner.units import format_count, format_names, format_number
 
 if TYPE_CHECKING:
     from planner.allocate.domains.answer import DomainPlan, DomainsAllocation, Structure
@@ -225,5 +225,5 @@ def _domain(plan: DomainPlan) -> list[str]:
         f"{100 * plan.share_flops:.3g} %",
         format_count(plan.tokens_pt),
         format_count(plan.params_non_embedding),
-        "no" if most is None else f"{AXIS_NAMES[most]} {far[most]:.3g}×",
+        "no" if most is None else f"{AXIS_NAMES[most]} {format_number(far[most])}×",
     ]
