@@ -135,6 +135,9 @@ def show_domains(answer: DomainsAllocation) -> None:
     if len(order) > SHOWN:
         say(f"the {SHOWN} with the most specialist compute are shown; {len(order) - SHOWN} domains are left out here, and the file has all {len(order)}")
     show_worths("What more would buy", answer.worths, "lower weighted loss by [%]")
+    priced = sum(worth.change.startswith("twice the text of ") for worth in answer.worths)
+    if 0 < priced < len(order):
+        say(f"more text is priced for {priced} of {len(order)} domains, those with the most passes over theirs")
     if answer.exchange:
         say(answer.exchange)
     for line in _flatness(answer):
