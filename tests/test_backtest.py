@@ -223,6 +223,21 @@ def test_the_figure_draws_with_and_without_decisions(replayed: Backtest, tmp_pat
         assert (tmp_path / f"{number}.png").stat().st_size > 20_000
 
 
+def test_forecasts_gone_wild_do_not_press_the_others_into_a_line(replayed: Backtest) -> None:
+    from dataclasses import replace
+
+    from matplotlib.figure import Figure
+
+    from planner.report.backtest import errors
+
+    first = replayed.cutoffs[0]
+    wild = replace(first, outcomes=(replace(first.outcomes[0], forecast=9 * first.outcomes[0].measured), *first.outcomes[1:]))
+    for item, scale in ((first, "linear"), (wild, "symlog")):
+        axis = Figure().subplots()
+        errors(axis, replace(replayed, cutoffs=(item,)))
+        assert axis.get_yscale() == scale
+
+
 def test_a_judged_run_that_lacks_a_column_is_left_out_of_the_errors(tmp_path: Path) -> None:
     frame = read_runs(Path(__file__).parents[1] / "sweeps" / "medicine" / "runs.csv")
     first = frame.index[frame["flags"] == "overfitted"][0]
