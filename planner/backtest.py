@@ -197,7 +197,8 @@ def backtest(
         DataError: the runs cannot carry a fit at any cut-off.
         InputError: no such law, flag or convention of N.
     """
-    data = fit_data(_plain(usable(frame, keep)))
+    rows = _plain(usable(frame, keep))
+    data = fit_data(frame, keep) if rows.empty else fit_data(rows)  # the first says what flags them all
     choices = frame.assign(flags=frame["flags"].map(lambda text: ";".join(item for item in str(text).split(";") if item not in keep)))
     # A judged run that lacks a column of the others cannot be forecast as they are.
     judged = judged_only(choices) & choices[[PARAMS_KINDS[kind] for kind in data.params_by]].notna().all(axis=1)

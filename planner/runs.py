@@ -16,6 +16,7 @@ from planner.errors import DataError, InputError, PlannerWarning
 from planner.flags import WARMUP_MULTIPLE, flag_runs
 from planner.flops import flops_6nd
 from planner.recipe import Recipe
+from planner.tabular import LINES, columns_of, numbers, read_frame
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
@@ -28,8 +29,8 @@ LARGEST = 1e30
 """Of sizes and tokens: what is larger is a mistake, and its FLOPs would not be a number."""
 LEAST_LOSS = 1e-3
 """Of losses [nats/token]: what is smaller is a mistake, or in other units."""
-MOST_LOSS = 30.0
-"""Of most losses [nats/token]: a guess among all words of any tokenizer does better."""
+MOST_LOSS = 13.0
+"""Of most losses [nats/token]: a guess among all words of any tokenizer, some 400,000 of them, does better."""
 MOST_TOKENS_PER_PARAMETER = 1_000_000
 """Of a run: what has more has its columns in different units."""
 PADDED = 1.05
@@ -75,6 +76,8 @@ SCHEMA: dict[str, tuple[str, str]] = {
 }
 """Column: unit, meaning."""
 
+COUNTS = ("count", "parameters", "tokens", "steps", "FLOPs")
+"""Units of what may be written as 30B or 1,200,000."""
 REQUIRED = ("params_non_embedding", "loss_spec")
 
 
@@ -128,35 +131,18 @@ def read_runs(path: Path | str, mapping: Mapping[str, str] | None = None) -> Dat
     Raises:
         InputError: a missing column, or a value out of range, with its row as counted in the file (the header is row 1).
     """
-    import pandas as pd
-
     path = Path(path)
     if not path.is_file():
         raise InputError(f"there is no runs table {path}", remedy="check the path, or run plan sweep run")
-    try:
-        if path.suffix == ".parquet":
-            frame = pd.read_parquet(path)
-            # Nullable columns have a missing value of their own, which is neither true nor false.
-            nullable = [name for name, kind in frame.dtypes.items() if pd.api.types.is_extension_array_dtype(kind)]
-            frame[nullable] = frame[nullable].astype(object).where(frame[nullable].notna(), math.nan)
-        elif path.suffix in (".jsonl", ".ndjson"):
-            frame = pd.read_json(path, lines=True)
-        else:
-            with warnings.catch_warnings():
-                warnings.simplefilter("error", pd.errors.ParserWarning)  # rows longer than the header would be cut short
-                frame = pd.read_csv(path, index_col=False)
-    except (ValueError, OSError, ImportError, pd.errors.ParserWarning) as error:
-        raise InputError(f"{path} cannot be read as a table: {str(error).splitlines()[0]}", remedy="give CSV, JSON Lines or parquet") from error
-    if path.suffix not in (".parquet", ".jsonl", ".ndjson"):
-        _each_once(path, {*SCHEMA, *(mapping or {}).values()})
-    frame = _rename(frame, mapping or {}, path)
-    header = 1 if path.suffix not in (".jsonl", ".ndjson") else 0
+    mapping = {ours: theirs.strip() for ours, theirs in (mapping or {}).items()}
+    frame = _rename(read_frame(path, {*SCHEMA, *mapping.values()}), mapping, path)
+    header = 1 if path.suffix not in LINES else 0
     for name in REQUIRED:
         if name not in frame:
-            raise InputError(f"{path} has no column {name}", remedy=f"name the file's own with --map {name}=COLUMN; it has {', '.join(map(str, frame))}")
+            raise InputError(f"{path} has no column {name}", remedy=f"name the file's own with --map {name}=COLUMN; it has {columns_of(frame)}")
     if "tokens_pt" not in frame and "tokens_spec" not in frame:
         raise InputError(
-            f"{path} has neither tokens_pt nor tokens_spec", remedy=f"name the file's own with --map tokens_pt=COLUMN; it has {', '.join(map(str, frame))}"
+            f"{path} has neither tokens_pt nor tokens_spec", remedy=f"name the file's own with --map tokens_pt=COLUMN; it has {columns_of(frame)}"
         )
     if frame.empty:
         raise InputError(f"{path} has no rows", remedy="give a table with runs")
@@ -193,22 +179,12 @@ def usable(frame: DataFrame, keep: tuple[str, ...] = ()) -> DataFrame:
     return frame[flags.map(lambda found: not found - set(keep)).astype(bool)].reset_index(drop=True)
 
 
-def _each_once(path: Path, used: set[str]) -> None:
-    """Refuse a header that has a column twice which is read: pandas would take the first."""
-    import pandas as pd
-
-    names = pd.read_csv(path, header=None, nrows=1, dtype=str).iloc[0].tolist()
-    for name in names:
-        if name in used and names.count(name) > 1:
-            raise InputError(f"{path} has the column {name!r} {names.count(name)} times", remedy="give each column a name of its own")
-
-
 def _rename(frame: DataFrame, mapping: Mapping[str, str], path: Path) -> DataFrame:
     for name, column in mapping.items():
         if name not in SCHEMA:
             raise InputError(f"--map names {name!r}, which is no column of a runs table", remedy=f"use one of {', '.join(SCHEMA)}")
         if column not in frame:
-            raise InputError(f"{path} has no column {column!r}", remedy=f"map to one of {', '.join(map(str, frame))}")
+            raise InputError(f"{path} has no column {column!r}", remedy=f"map to one of {columns_of(frame)}")
     for name, column in mapping.items():
         if column in SCHEMA and column not in mapping:
             what = f"{path}: the column {column} is read as {name} only"
@@ -245,13 +221,13 @@ def _status(word: Any) -> str:
 
 
 def _numbers(frame: DataFrame, name: str, path: Path, header: int) -> Any:
-    import pandas as pd
-
-    values = pd.to_numeric(frame[name], errors="coerce")
+    counts = SCHEMA[name][0] in COUNTS
+    values = numbers(frame[name], counts=counts)
     bad = values.isna() & frame[name].notna() & (frame[name].astype(str).str.strip() != "")
     if bad.any():
         row = int(bad.to_numpy().argmax())
-        raise InputError(f"{path}, row {row + 1 + header}: {name} = {frame[name].iloc[row]!r} is not a number", remedy="mend the row")
+        remedy = "write one such as 30000000000, 3e10 or 30B" if counts else "mend the row"
+        raise InputError(f"{path}, row {row + 1 + header}: {name} = {frame[name].iloc[row]!r} is not a number", remedy=remedy)
     return values
 
 

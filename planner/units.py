@@ -87,6 +87,17 @@ def format_count(value: float, digits: int = 3) -> str:
     return f"{value:.{digits}g}"
 
 
+def format_number(value: float, digits: int = 3) -> str:
+    """Write a number for people, without a power of ten below a million: 0.0123, 66.4, 1,930, 2.05e+09."""
+    rounded = float(f"{value:.{digits}g}")
+    return f"{rounded:,.0f}" if 10**digits <= abs(rounded) < 10**6 else f"{value:.{digits}g}"
+
+
+def format_part(share: float) -> str:
+    """Write a share of a whole, and what is missing where that is next to nothing: 33 %, all but 0.067 %."""
+    return f"{100 * share:.0f} %" if share < 0.995 else "all" if share >= 1 else f"all but {100 * (1 - share):.2g} %"
+
+
 def format_seconds(seconds: float) -> str:
     """Write a time for people: 45 s, 6 min 36 s, 3 h 05 min, 2.4 days."""
     if seconds < 59.5:

@@ -158,6 +158,12 @@ def test_a_law_with_too_many_parameters_is_refused(frame: pd.DataFrame) -> None:
         backtest(few, TRUE, resamples=20)
 
 
+def test_a_table_without_a_run_to_fit_is_told_what_flags_them(isoflop: pd.DataFrame) -> None:
+    flagged = isoflop.assign(flags="under_2_tokens_per_parameter")
+    with pytest.raises(DataError, match=f"none of {len(flagged)} runs .* {len(flagged)} under_2_tokens_per_parameter"):
+        backtest(flagged, "chinchilla", resamples=20)
+
+
 def test_the_table_is_not_changed(isoflop: pd.DataFrame) -> None:
     kept = isoflop.copy()
     backtest(isoflop, "chinchilla", cutoffs=[1e20], resamples=20)
@@ -215,6 +221,21 @@ def test_the_figure_draws_with_and_without_decisions(replayed: Backtest, tmp_pat
     for number, result in enumerate((replayed, bare)):
         page(tmp_path / f"{number}.png", result)
         assert (tmp_path / f"{number}.png").stat().st_size > 20_000
+
+
+def test_forecasts_gone_wild_do_not_press_the_others_into_a_line(replayed: Backtest) -> None:
+    from dataclasses import replace
+
+    from matplotlib.figure import Figure
+
+    from planner.report.backtest import errors
+
+    first = replayed.cutoffs[0]
+    wild = replace(first, outcomes=(replace(first.outcomes[0], forecast=9 * first.outcomes[0].measured), *first.outcomes[1:]))
+    for item, scale in ((first, "linear"), (wild, "symlog")):
+        axis = Figure().subplots()
+        errors(axis, replace(replayed, cutoffs=(item,)))
+        assert axis.get_yscale() == scale
 
 
 def test_a_judged_run_that_lacks_a_column_is_left_out_of_the_errors(tmp_path: Path) -> None:

@@ -179,3 +179,37 @@ def test_guessed_trunks_are_told(tmp_path: Path) -> None:
     path = tmp_path / "bare.csv"
     frame.drop(columns=["trunk_id", "flags"]).to_csv(path, index=False)
     assert "runs without a trunk_id of one size" in run("fit", path, "--law", "root-rote", "--resamples", 20, "--no-figures")[1]
+
+
+def test_counts_are_read_as_people_write_them(tmp_path: Path) -> None:
+    plainly = read_runs(write(tmp_path / "plain.csv", HEAD, ["2000000,30000000000,2.5", "1200000,5e8,3.1"]))
+    for head, lines in (
+        (HEAD, ["2M,30B,2.5", '"1,200,000",500M,3.1']),
+        (" params_non_embedding , tokens_pt,loss_spec ", ["2e6,30 B,2.5", '"1,200,000","500,000,000",3.1']),
+    ):
+        found = read_runs(write(tmp_path / "people.csv", head, lines))
+        assert (found[HEAD.split(",")] == plainly[HEAD.split(",")]).all(axis=None)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("runs.csv", f"{HEAD}\n2e6,30 billion,2.5\n", "tokens_pt = '30 billion' is not a number; write one such as 30000000000, 3e10 or 30B"),
+        ("runs.csv", f'{HEAD}\n2e6,30B,"2,5"\n', "loss_spec = '2,5' is not a number; mend the row"),
+        ("runs.csv", HEAD.replace(",", ";") + "\n2e6;3e10;2,5\n", "semicolons between its columns .*; save it with commas"),
+        ("runs.tsv", HEAD.replace(",", "\t") + "\n2e6\t3e10\t2.5\n", "tabs between its columns .*; save it with commas"),
+        ("runs.xlsx", "PK\x03\x04", "is a spreadsheet, which is not read; save it as CSV"),
+        ("runs.json", json.dumps([{"loss_spec": 2.5}] * 9), "is one JSON document, which is not read; write JSON Lines"),
+        ("runs.csv", ",".join(f"column_{number}" for number in range(90)) + "\n1\n", r"column_39 and 50 more\.$"),
+    ],
+)
+def test_a_table_of_another_kind_is_refused_by_what_it_is(name: str, text: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(InputError, match=said):
+        read_runs(tmp_path / name)
+
+
+def test_perplexities_are_taken_for_no_losses(tmp_path: Path) -> None:
+    lines = [",".join([*row.split(",")[:2], str(np.exp(float(row.split(",")[2])))]) for row in rows()]
+    with pytest.raises(InputError, match="are these perplexities"):
+        read_runs(write(tmp_path / "runs.csv", HEAD, lines))

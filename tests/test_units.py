@@ -3,7 +3,7 @@
 import pytest
 
 from planner.errors import InputError
-from planner.units import format_count, format_seconds, parse_count, parse_flops
+from planner.units import format_count, format_number, format_part, format_seconds, parse_count, parse_flops
 
 
 @pytest.mark.parametrize(("text", "value"), [("5B", 5e9), ("20k", 2e4), ("1e22", 1e22), ("1,200,000", 1.2e6), (" 1.2M ", 1.2e6), ("3T", 3e12)])
@@ -39,3 +39,13 @@ def test_format_and_parse_agree() -> None:
 
 def test_times_beyond_all_reason_stay_short() -> None:
     assert format_seconds(86400 * 365.0) == "365.0 days" and format_seconds(1.7e26) == "1.97e+21 days"
+
+
+def test_numbers_are_written_without_powers_below_a_million() -> None:
+    found = [format_number(value) for value in (0.01234, 66.43, 999.6, 1930.0, 876123.0, 2.05e9)]
+    assert found == ["0.0123", "66.4", "1,000", "1,930", "876,000", "2.05e+09"]
+    assert [format_number(value, 2) for value in (5.64, 99.7, 114.0, 1040.0)] == ["5.6", "100", "110", "1,000"]
+
+
+def test_what_is_nearly_all_is_not_rounded_to_it() -> None:
+    assert [format_part(share) for share in (0.33, 0.994, 0.99933, 1.0)] == ["33 %", "99 %", "all but 0.067 %", "all"]

@@ -14,11 +14,11 @@ from planner.allocate.beyond import beyond, refuse_far
 from planner.allocate.closer import closest, closest_guess, spread
 from planner.allocate.describe import describe, priced, realised, resampled
 from planner.allocate.early import Held, mixed_arm, warnings_of_mixed
-from planner.allocate.optimum import MOST_RESAMPLES, Search, coarse, interval, profile, reaching, search, within
+from planner.allocate.optimum import MOST_RESAMPLES, Search, coarse, interval, reaching, search, within
 from planner.allocate.plans import Plans, Size
 from planner.allocate.problem import Problem
 from planner.allocate.request import Request
-from planner.allocate.split_arm import closest_split, why_none
+from planner.allocate.split_arm import closest_split, profile, why_none
 from planner.allocate.warned import warnings_of, warnings_of_compromise, warnings_of_replay
 from planner.allocate.worth import worths
 from planner.errors import DataError

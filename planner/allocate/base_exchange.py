@@ -16,7 +16,7 @@ from planner.allocate.worth import MORE_TEXT, under
 from planner.fit.level import interval_of
 from planner.laws.dual import Array
 from planner.method import Method
-from planner.units import format_count
+from planner.units import format_count, format_number
 
 MOST = 100.0
 """Factor in compute to which the walk goes; further on no more is told."""
@@ -51,9 +51,9 @@ def base_exchange(problem: Problem, base: Base, method: Method, stage: Stage) ->
     if factor < LEAST_WORTH:
         return f"{start} would buy {base.name} nothing here"
     most = "over " if high >= factors[-1] * (1 - 1e-9) else ""
-    ends_said = f"90 % interval {low:.3g} to {most}{high:.3g} times"
+    ends_said = f"90 % interval {format_number(low)} to {most}{format_number(high)} times"
     worth = f"{start} are worth about {request.flops * (factor - 1):.2g} FLOPs to {base.name} here"
-    return f"{worth}: {factor:.3g} times the compute would lower its loss as much ({ends_said})"
+    return f"{worth}: {format_number(factor)} times the compute would lower its loss as much ({ends_said})"
 
 
 def _walk(problem: Problem, base: Base, method: Method, stage: Stage) -> tuple[Array, Array]:

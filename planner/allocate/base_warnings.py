@@ -17,7 +17,7 @@ from planner.allocate.replay_cost import NO_REPLAY, said_of
 from planner.design.spec import MIN_STEPS
 from planner.fit.support import NEAR
 from planner.method import Method
-from planner.units import format_count
+from planner.units import format_count, format_number, format_part
 
 LEAST_LOWER = 0.01
 """Per cent of the loss by which a model of one's own must be lower to be told of."""
@@ -53,10 +53,10 @@ def warnings_of_bases(problem: Problem, able: Able, method: Method, made: Sequen
     elif method != measured and problem.recipe is not None:
         found.append(f"the law was measured with {measured.adapters}; other adapters are counted, {method.adapters}, their loss taken to be the same")
     spent = best.plan.flops + best.plan.flops_inference
-    left_over = f"{100 * (1 - spent / problem.request.flops):.0f} % of the budget is left over"
+    left_over = f"{format_part(1 - spent / problem.request.flops)} of the budget is left over"
     far = []
     for choice in made:
-        outside = [f"{AXIS_NAMES[name]} {factor:.3g}×" for name, factor in choice.extrapolation.items() if NEAR < factor < np.inf]
+        outside = [f"{AXIS_NAMES[name]} {format_number(factor)}×" for name, factor in choice.extrapolation.items() if NEAR < factor < np.inf]
         if outside:
             found.append(f"EXTRAPOLATION: {choice.base} lies outside the runs by: {', '.join(outside)}")
         if any(TOO_FAR < factor < np.inf for factor in choice.extrapolation.values()):

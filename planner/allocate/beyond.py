@@ -13,7 +13,7 @@ from planner.fit.diagnosis import STATUS_ADVICE
 from planner.fit.fitted import FittedLaw
 from planner.fit.support import NEAR, RAY
 from planner.laws import LAWS
-from planner.units import format_count
+from planner.units import format_count, format_number
 
 FAR = 10.0
 """Factor beyond the support from which a forecast is an extrapolation to be warned of loudly."""
@@ -45,7 +45,7 @@ def refuse_far(law: FittedLaw, flops: float, extrapolation: Mapping[str, float],
     far = {name: factor for name, factor in extrapolation.items() if np.isfinite(factor) and factor > TOO_FAR}
     if not far:
         return
-    said = ", ".join(f"{AXIS_NAMES[name]} {factor:.3g}×" for name, factor in sorted(far.items(), key=lambda item: -item[1]))
+    said = ", ".join(f"{AXIS_NAMES[name]} {format_number(factor)}×" for name, factor in sorted(far.items(), key=lambda item: -item[1]))
     if "flops" in far:
         remedy = f"train a sweep with runs of up to about {advised(law, flops):.1g} FLOPs (plan sweep design chooses them)"
         if "unique_spec" in far:
@@ -77,7 +77,8 @@ def tell_far(law: FittedLaw, flops: float, extrapolation: Mapping[str, float], w
         who: whose plan, where there are several, such as "domain 'medicine': ".
     """
     compute = extrapolation["flops"]
-    others = [f"{AXIS_NAMES[name]} {factor:.3g}×" for name, factor in extrapolation.items() if factor > NEAR and name != "flops" and np.isfinite(factor)]
+    outside = {name: factor for name, factor in extrapolation.items() if factor > NEAR and name != "flops" and np.isfinite(factor)}
+    others = [f"{AXIS_NAMES[name]} {format_number(factor)}×" for name, factor in outside.items()]
     if compute > FAR:
         yield (
             f"EXTRAPOLATION: {who}this plan costs {compute:.3g} times the largest run that the law has seen ({law.support.high['flops']:.3g} FLOPs)"
@@ -88,7 +89,7 @@ def tell_far(law: FittedLaw, flops: float, extrapolation: Mapping[str, float], w
             floor = "" if law.bounded_below else "the law has no irreducible loss, so what it says here falls to anything; "
             yield f"NOT A FORECAST: {who}{floor}no distance like this was ever tested"
     elif others or compute > NEAR:
-        reach = [f"compute {compute:.3g}× the largest run"] if compute > NEAR else []
+        reach = [f"compute {format_number(compute)}× the largest run"] if compute > NEAR else []
         yield f"extrapolation: {who}" + "; ".join([*reach, ", ".join(others)] if others else reach)
     if extrapolation.get(RAY, 1.0) > NEAR:
         least, most = law.support.low[RAY], law.support.high[RAY]

@@ -30,7 +30,7 @@ class Optimum:
     extrapolation: dict[str, float]
     """By what factor the plan lies outside the support on each axis; 1 is inside, None (infinity) where no run has any of it."""
     limits: tuple[str, ...]
-    """Ends of the search that the plan stands at, such as "most epochs"; empty for an optimum inside."""
+    """Ends of the search that the plan stands at, such as "most epochs" or "budget left over"; empty for an optimum inside."""
 
     @property
     def inside(self) -> bool:

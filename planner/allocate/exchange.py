@@ -10,7 +10,7 @@ import numpy as np
 from planner.errors import DataError
 from planner.fit.level import ENDS
 from planner.laws.dual import Array
-from planner.units import format_count
+from planner.units import format_count, format_number
 
 MORE_COMPUTE = 1.1
 """Factor whose gain gives the rate."""
@@ -73,11 +73,11 @@ def exchange_of(
         factor, low, high = _searched(compute, text, min(middle, most), gain, most)
         if factor is not None:
             return f"{start} are worth about {budget * (factor - 1):.2g} FLOPs here: {_as_much(factor, low, high, most)}"
-        return f"{start} are worth more than {budget * (low - 1):.2g} FLOPs here: {low:.3g} times the compute would not lower the loss as much"
+        return f"{start} are worth more than {budget * (low - 1):.2g} FLOPs here: {format_number(low)} times the compute would not lower the loss as much"
     least = min(middle, MOST_WORTH)
     return (
-        f"{start} are worth at least {budget * (least - 1):.2g} FLOPs here: {least:.3g} times the compute would lower the loss no more {at_rate}, "
-        "and further on compute buys less"
+        f"{start} are worth at least {budget * (least - 1):.2g} FLOPs here: {format_number(least)} times the compute would lower the loss no more "
+        f"{at_rate}, and further on compute buys less"
     )
 
 
@@ -87,8 +87,8 @@ def _rates(text: Any, compute: Any) -> Any:
 
 
 def _as_much(factor: float, low: float, high: float, most: float = FARTHEST) -> str:
-    ends = f"{low:.3g} to {high:.3g} times" if high < most else f"{low:.3g} to over {most:.3g} times"
-    return f"{factor:.3g} times the compute would lower the loss as much (90 % interval {ends})"
+    ends = f"{format_number(low)} to {format_number(high)} times" if high < most else f"{format_number(low)} to over {format_number(most)} times"
+    return f"{format_number(factor)} times the compute would lower the loss as much (90 % interval {ends})"
 
 
 def _searched(

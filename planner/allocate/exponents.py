@@ -81,13 +81,15 @@ def bounded(problem: Problem, whole: Search, found: Search) -> tuple[Array, dict
         "all general text": plans.tokens_pt > (1 - AT) * (problem.request.general_tokens or math.inf),
         "specialist only": (plans.tokens_pt == 0) & (not problem.one_corpus),
         "general only": (plans.tokens_spec == 0) & (not problem.one_stage),
+        "budget left over": plans.flops < (1 - AT) * problem.request.flops,
     }
     floor = np.array([problem.at_floor(size) for size in plans.sizes])[plans.size]
     bounds["largest size"] |= floor | ((plans.tokens_pt + plans.tokens_spec < (1 + AT) * problem.shortest * plans.params) & (not fixed))
     at_end = bounds["smallest size"] | bounds["largest size"]
+    spent = ~bounds["budget left over"]  # what a part of the budget buys is no function of all of it
     free = (
-        (plans.params, ~at_end & (not fixed)),
-        (plans.tokens_pt, ~at_end & ~bounds["all general text"] & (plans.tokens_pt > 0)),
-        (plans.tokens_spec, ~at_end & ~bounds["most epochs"] & ~bounds["shortest stage"] & (plans.tokens_spec > 0)),
+        (plans.params, spent & ~at_end & (not fixed)),
+        (plans.tokens_pt, spent & ~at_end & ~bounds["all general text"] & (plans.tokens_pt > 0)),
+        (plans.tokens_spec, spent & ~at_end & ~bounds["most epochs"] & ~bounds["shortest stage"] & (plans.tokens_spec > 0)),
     )
     return np.array([np.where(inside, values, np.nan) for values, inside in free]), bounds

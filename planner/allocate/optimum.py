@@ -43,10 +43,6 @@ MOST_RESAMPLES = 120
 """Of each member, in a search; forecasts use all."""
 
 
-SHARES = 41
-"""Of specialist tokens, in a profile."""
-
-
 @dataclass(frozen=True)
 class Search:
     """What the law says of a set of plans."""
@@ -72,7 +68,7 @@ class Search:
 
 def search(problem: Problem, plans: Plans) -> Search:
     """Evaluate plans under every resample, each with the least replay that keeps the limit on the general loss."""
-    return _evaluated(problem, _replaying(problem, plans))
+    return _evaluated(problem, replaying(problem, plans))
 
 
 def leading(problem: Problem, plans: Plans) -> Search:
@@ -83,7 +79,7 @@ def leading(problem: Problem, plans: Plans) -> Search:
 
 def guesses(problem: Problem, plans: Plans) -> Array:
     """Forecast ln L by the fitted parameters alone, infinite for a plan that passes the limit on the general loss."""
-    plans = _replaying(problem, plans)
+    plans = replaying(problem, plans)
     result: Array = problem.law.log_loss(problem.points(plans)) + plans.added
     return result
 
@@ -109,12 +105,12 @@ def bent(problem: Problem, plans: Plans) -> Plans:
     """Give plans of a grid their replay where the general loss is limited, and add those between them at which what it costs bends."""
     if problem.retention is None:
         return plans
-    plans = _replaying(problem, plans)
+    plans = replaying(problem, plans)
     added = bends(problem.retention, plans, problem.min_tokens_stage)
     return plans.beside(added.rows(problem.enough(added)))
 
 
-def _replaying(problem: Problem, plans: Plans) -> Plans:
+def replaying(problem: Problem, plans: Plans) -> Plans:
     """Give plans the least replay that keeps the limit on the general loss, where there is one, and they have none yet."""
     if problem.retention is None or plans.replay is not None:
         return plans
@@ -123,7 +119,7 @@ def _replaying(problem: Problem, plans: Plans) -> Plans:
 
 def _keeping(problem: Problem, plans: Plans) -> Plans:
     """Return those plans that keep the limit, with their replay; all of them where there is none."""
-    plans = _replaying(problem, plans)
+    plans = replaying(problem, plans)
     return plans if plans.replay is None else plans.rows(np.flatnonzero(np.isfinite(plans.replay)))
 
 
@@ -241,20 +237,3 @@ def reaching(ends: tuple[float, float], value: float) -> tuple[float, float]:
     """Widen an interval of plans as they were searched to the recommended one, where only its rounding to whole steps put it outside."""
     low, high = ends
     return (value if low * (1 - ROUNDING) <= value < low else low), (value if high < value <= high * (1 + ROUNDING) else high)
-
-
-def profile(problem: Problem, sizes: tuple[Size, ...]) -> tuple[Array, Array]:
-    """Return the best loss for each share of specialist tokens that is possible: shares and losses, for a figure."""
-    shares = np.linspace(0, 1, SHARES)
-    parts = [problem.split(sizes, float(share)) for share in shares]
-    number = np.repeat(np.arange(SHARES), [len(part) for part in parts])
-    size, params, pt, spec, unique = (
-        np.concatenate([getattr(part, name) for part in parts]) for name in ("size", "params", "tokens_pt", "tokens_spec", "unique_spec")
-    )
-    plans = _replaying(problem, Plans(size, params, pt, spec, unique, sizes))
-    least = np.full(SHARES, np.inf)
-    points = problem.points(plans)
-    expected = problem.law.log_loss_resamples(points, MOST_RESAMPLES).mean(0) if problem.robust else problem.law.log_loss(points)
-    np.minimum.at(least, number, expected + plans.added)
-    found = np.isfinite(least)
-    return shares[found], np.exp(least[found])

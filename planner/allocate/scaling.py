@@ -185,6 +185,7 @@ def _warnings(law: FittedLaw, curves: Sequence[Curve], budgets: Sequence[float],
     if at_end:
         where = "at an end of the sizes searched, or at the fewest tokens per parameter that the runs have,"
         found.append(f"no optimum inside: the best size is {where} at {', '.join(at_end)}")
-    if idle and general:
-        found.append(f"the general text binds, and part of the budget buys nothing, at {', '.join(idle)}")
+    if idle:
+        why = "the general text binds, and" if general else "no further passes are allowed, or they are forecast to harm, and"
+        found.append(f"{why} part of the budget buys nothing, at {', '.join(idle)}")
     return found

@@ -1,4 +1,4 @@
-"""The best plan of one share of specialist tokens, at its own best size, and why there may be none."""
+"""The best plan of a share of specialist tokens, of one or of all, at its own best size, and why there may be none."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import math
 
 import numpy as np
 
-from planner.allocate.optimum import Search, joined, leading, search
+from planner.allocate.optimum import MOST_RESAMPLES, Search, joined, leading, replaying, search
 from planner.allocate.plans import Plans, Size
 from planner.allocate.problem import COARSEST, EVERY_SHAPE, FINEST, ROUNDING, Problem
-from planner.units import format_count
+from planner.laws.dual import Array
+from planner.units import format_count, format_number
 
 ASIDE = 1.7
 """Factor in size about the best shape within which every shape is looked at: some cost less for their size than others."""
@@ -19,6 +20,8 @@ ROUNDS = 5
 """Of those."""
 HALVINGS = 40
 """Of a step of the ladder, in which the size is found from which on the passes suffice."""
+SHARES = 41
+"""Of specialist tokens, in a profile."""
 
 
 def closest_split(problem: Problem, share: float, sizes: tuple[Size, ...]) -> Search | None:
@@ -51,6 +54,26 @@ def closest_split(problem: Problem, share: float, sizes: tuple[Size, ...]) -> Se
         known = np.unique([*known, *(size.params_non_embedding for size in nearby)])
         found = _with(problem, found, share, nearby)
     return found
+
+
+def profile(problem: Problem, sizes: tuple[Size, ...]) -> tuple[Array, Array]:
+    """Return the best loss for each share of specialist tokens that is possible: shares and losses, for a figure."""
+    shares = np.linspace(0, 1, SHARES)
+    if problem.request.params is None and not problem.request.params_among:
+        # Far from the recommended share the passes may bind, and then the best size is where they do, and none of those searched.
+        sizes = tuple(dict.fromkeys((*sizes, *(size for share in shares for size in _at_the_passes(problem, float(share), sizes)))))
+    parts = [problem.split(sizes, float(share)) for share in shares]
+    number = np.repeat(np.arange(SHARES), [len(part) for part in parts])
+    size, params, pt, spec, unique = (
+        np.concatenate([getattr(part, name) for part in parts]) for name in ("size", "params", "tokens_pt", "tokens_spec", "unique_spec")
+    )
+    plans = replaying(problem, Plans(size, params, pt, spec, unique, sizes))
+    least = np.full(SHARES, np.inf)
+    points = problem.points(plans)
+    expected = problem.law.log_loss_resamples(points, MOST_RESAMPLES).mean(0) if problem.robust else problem.law.log_loss(points)
+    np.minimum.at(least, number, expected + plans.added)
+    found = np.isfinite(least)
+    return shares[found], np.exp(least[found])
 
 
 def _with(problem: Problem, found: Search, share: float, sizes: tuple[Size, ...]) -> Search:
@@ -105,7 +128,7 @@ def why_none(problem: Problem, share: float, sizes: tuple[Size, ...]) -> str:
     elif share > 0:
         epochs = share * min(problem.tokens_at(size, share) for size in sizes) / unique
         if epochs > problem.max_epochs:
-            return f"would take {epochs:.3g} epochs or more; at most {problem.max_epochs:.3g} are allowed"
+            return f"would take {format_number(epochs)} epochs or more; at most {problem.max_epochs:.3g} are allowed"
     tokens = [problem.tokens_at(size, share) for size in sizes]
     few = all(total < problem.shortest * size.params_non_embedding for total, size in zip(tokens, sizes, strict=True))
     if few and max(tokens) * min(part for part in (share, 1 - share) if part) >= least:

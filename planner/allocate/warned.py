@@ -16,7 +16,7 @@ from planner.allocate.replay_cost import NO_REPLAY, said_of
 from planner.allocate.retention import Kept
 from planner.design.spec import MIN_STEPS
 from planner.fit.support import NEAR
-from planner.units import format_count
+from planner.units import format_count, format_number, format_part
 
 LARGER = 1.1
 """Factor in size by which the memory is asked whether it binds."""
@@ -102,7 +102,7 @@ def warnings_of_compromise(problem: Problem, plan: Plan, own: Mapping[str, tuple
     size = format_count(plan.params_non_embedding)
     asked: list[tuple[str, float, str, Callable[[float], str]]] = [("params", plan.params_non_embedding, f"the size of {size} lies", format_count)]
     if problem.one_corpus:
-        asked.append(("epochs", plan.epochs_spec, f"{plan.epochs_spec:.3g} epochs lie", "{:.3g}".format))
+        asked.append(("epochs", plan.epochs_spec, f"{format_number(plan.epochs_spec)} epochs lie", format_number))
     elif not problem.one_stage:
         asked.append(("share", plan.share_spec, f"the share of {100 * plan.share_spec:.3g} % lies", lambda value: f"{100 * value:.3g} %"))
     why = "a compromise between refits that disagree, of the least loss in their mean" if problem.robust else "the fitted parameters' own choice"
@@ -118,7 +118,7 @@ def _left_over(problem: Problem, plan: Plan) -> list[str]:
     request, spent = problem.request, plan.flops + plan.flops_inference
     if spent >= 0.98 * request.flops:
         return []
-    left, before = f"{100 * (1 - spent / request.flops):.0f} % of the budget", ""
+    left, before = f"{format_part(1 - spent / request.flops)} of the budget", ""
     tokens = (plan.tokens_pt + plan.tokens_spec) * (request.flops - spent) / plan.flops
     if (request.training_flops or np.inf) < 1.02 * plan.flops:
         why = "is left over: the time that training may take binds, and not the budget"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from planner.cli.console import say
 from planner.cli.tables import table
-from planner.units import format_count, format_interval
+from planner.units import format_count, format_interval, format_number
 
 if TYPE_CHECKING:
     from planner.allocate.allocation import Allocation, Plan, Worth
@@ -27,7 +27,7 @@ def show(answer: Allocation) -> None:
         ["non-embedding parameters", *size],
         ["share of specialist tokens", *share],
         ["general tokens", format_count(plan.tokens_pt), *_spans(answer.tokens_pt_interval)],
-        ["specialist tokens", f"{format_count(plan.tokens_spec)} = {plan.epochs_spec:.3g} epochs", *_passes(answer)],
+        ["specialist tokens", f"{format_count(plan.tokens_spec)} = {format_number(plan.epochs_spec)} epochs", *_passes(answer)],
         ["forecast specialist loss [nats/token]", f"{plan.loss:.4g}", f"{plan.loss_low:.4g} to {plan.loss_high:.4g}", ""],
         ["perplexity", f"{_perplexity(plan.loss)}", f"{_perplexity(plan.loss_low)} to {_perplexity(plan.loss_high)}", ""],
         ["FLOPs (6·N·D)", f"{plan.flops:.3g} ({plan.flops_6nd:.3g})", "", ""],
@@ -78,9 +78,10 @@ def _show_standing(answer: Allocation) -> None:
     outside = {name: factor for name, factor in answer.extrapolation.items() if factor > NEAR}
     beyond_general = (answer.general or {}).get("extrapolation", 1.0) > NEAR
     within = "inside what the runs of the specialist loss cover" if beyond_general else "inside what the runs cover"
-    inside = within if not outside else "outside the runs: " + ", ".join(f"{name} {factor:.3g}×" for name, factor in outside.items())
+    inside = within if not outside else "outside the runs: " + ", ".join(f"{name} {format_number(factor)}×" for name, factor in outside.items())
     guess = answer.best_guess
-    special = "" if answer.one_stage else f" in {guess.epochs_spec:.3g} epochs" if answer.one_corpus else f" at {100 * guess.share_spec:.3g} % specialist"
+    split = f" in {format_number(guess.epochs_spec)} epochs" if answer.one_corpus else f" at {100 * guess.share_spec:.3g} % specialist"
+    special = "" if answer.one_stage else split
     say(f"{inside}; best guess of the parameters alone: {format_count(guess.params_non_embedding)}{special}")
     if answer.settled:
         limit = ", with the limit on the general loss as its law has it" if answer.general else ""
@@ -142,7 +143,8 @@ def _spans(interval: tuple[float, float] | None) -> list[str]:
 
 
 def _passes(answer: Allocation) -> list[str]:
-    return ["" if span is None else f"{span[0]:.3g} to {span[1]:.3g} epochs" for span in (answer.epochs_interval, answer.epochs_within)]
+    spans = (answer.epochs_interval, answer.epochs_within)
+    return ["" if span is None else f"{' to '.join(map(format_number, span))} epochs" for span in spans]
 
 
 def percent(span: Sequence[float]) -> str:

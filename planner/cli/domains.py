@@ -15,7 +15,7 @@ from planner.cli.console import bar, say
 from planner.cli.paths import apart, replaceable
 from planner.cli.tables import table
 from planner.errors import InputError
-from planner.units import format_count, format_names
+from planner.units import format_count, format_names, format_number
 
 if TYPE_CHECKING:
     from planner.allocate.domains.answer import DomainPlan, DomainsAllocation, Structure
@@ -135,6 +135,9 @@ def show_domains(answer: DomainsAllocation) -> None:
     if len(order) > SHOWN:
         say(f"the {SHOWN} with the most specialist compute are shown; {len(order) - SHOWN} domains are left out here, and the file has all {len(order)}")
     show_worths("What more would buy", answer.worths, "lower weighted loss by [%]")
+    priced = sum(worth.change.startswith("twice the text of ") for worth in answer.worths)
+    if 0 < priced < len(order):
+        say(f"more text is priced for {priced} of {len(order)} domains, those with the most passes over theirs")
     if answer.exchange:
         say(answer.exchange)
     for line in _flatness(answer):
@@ -225,5 +228,5 @@ def _domain(plan: DomainPlan) -> list[str]:
         f"{100 * plan.share_flops:.3g} %",
         format_count(plan.tokens_pt),
         format_count(plan.params_non_embedding),
-        "no" if most is None else f"{AXIS_NAMES[most]} {far[most]:.3g}×",
+        "no" if most is None else f"{AXIS_NAMES[most]} {format_number(far[most])}×",
     ]

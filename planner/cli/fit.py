@@ -78,8 +78,8 @@ def fit(
             place = out or runs.with_name("_".join(["law", *parts]) + ".json")
             apart(place, runs)
             replaceable(place, KIND)
-            for picture in ("law.png", "holdout.png") if figures else ():
-                replaceable(place.parent / "figures" / picture)
+            for picture in _pictures(place) if figures else ():
+                replaceable(picture)
             frame = read_runs(runs, column_mapping(mapping or []))
             data = fit_data(frame, keep=tuple(keep or ()), target=target, method=method)
             kinds = tuple(data.params_by) if params_kind == "auto" else (params_kind,)
@@ -132,12 +132,18 @@ def _draw(law: FittedLaw, data: FitData, place: Path, pool: Executor | None) -> 
     """Draw the figures, the dearer one in another process where there is one; return their paths and what is still being drawn."""
     from planner.report.fit_page import holdout_page, slices_page
 
-    drawn, drawing = [place.parent / "figures" / "law.png"], None
+    (slices, unseen), drawing = _pictures(place), None
     if pool is not None:
-        drawing = pool.submit(slices_page, place, data, drawn[0])
+        drawing = pool.submit(slices_page, place, data, slices)
     else:
-        slices_page(place, data, drawn[0])
-    if law.holdout:
-        drawn.append(drawn[0].with_name("holdout.png"))
-        holdout_page(law, drawn[1])
-    return drawn, drawing
+        slices_page(place, data, slices)
+    if not law.holdout:
+        return [slices], drawing
+    holdout_page(law, unseen)
+    return [slices, unseen], drawing
+
+
+def _pictures(place: Path) -> tuple[Path, Path]:
+    """Return where the figures of a law file go; those of a second law beside law.json have its name, and leave those of the first."""
+    folder, other = place.parent / "figures", "" if place.stem == "law" else f"_{place.stem}"
+    return folder / f"law{other}.png", folder / f"holdout{other}.png"

@@ -38,15 +38,15 @@ def show(law: FittedLaw) -> None:
     names = list(dict.fromkeys(name for score in law.scores for name in score["held"]))
     rows = [
         [("* " if score["chosen"] else "  ") + score["law"], score["params_kind"], score["parameters"], f"{score['rms_percent']:.2f}",
-         *(f"{score['held'][name]:.2f}" if name in score["held"] else "" for name in names),
-         f"{score['mean']:.2f}" if score["held"] else "", score["status"]]
+         f"{score['mean']:.2f}" if score["held"] else "", score["status"],
+         *(f"{score['held'][name]:.2f}" if name in score["held"] else "" for name in names)]
         for score in law.scores[:12]
     ]  # fmt: skip
     untried = "; one without was not tried, and may fit better than its few starts" if any(not score["held"] for score in law.scores[:12]) else ""
     caption = f"mean absolute error in % of the loss where a slice is left out and forecast; * chosen{untried}" + (
         f"; {len(law.scores) - 12} worse laws not shown (law.json has them)" if len(law.scores) > 12 else ""
     )
-    table("Laws by held-out error", ["law", "N", "parameters", "fit", *names, "mean", "status"], rows, caption=caption)
+    table("Laws by held-out error", ["law", "N", "parameters", "fit", "mean", "status", *names], rows, caption=caption)
     if law.holdout:
         found, sizes = law.holdout, sizes_held(law.holdout)
         if len(sizes) == 1:

@@ -12,7 +12,7 @@ from planner.cli.console import give, say
 from planner.cli.sizes import read_counts, read_sizes
 from planner.cli.tables import table
 from planner.errors import InputError
-from planner.units import format_count, format_interval, parse_count, parse_flops
+from planner.units import format_count, format_interval, format_number, parse_count, parse_flops
 
 if TYPE_CHECKING:
     from planner.allocate.curves import BreakEven, Optimum, Scaling
@@ -135,8 +135,8 @@ def _optimum(item: Optimum, taken: Sequence[str]) -> dict[str, str]:
         if name in taken:
             row[title] = f"{format_count(getattr(plan, name))} {format_interval(*getattr(item, f'{name}_interval'))}"
     if "tokens_spec" in taken:
-        row["epochs"] = f"{plan.epochs_spec:.2g} [{item.epochs_interval[0]:.2g}, {item.epochs_interval[1]:.2g}]"
-    return row | {"at a limit": ", ".join(item.limits), "beyond": "" if item.inside else f"{known[farthest]:.2g}×"}
+        row["epochs"] = "{} [{}, {}]".format(*(format_number(value, 2) for value in (plan.epochs_spec, *item.epochs_interval)))
+    return row | {"at a limit": ", ".join(item.limits), "beyond": "" if item.inside else f"{format_number(known[farthest], 2)}×"}
 
 
 def _show_break_evens(answer: Scaling) -> None:
@@ -153,8 +153,8 @@ def _show_break_evens(answer: Scaling) -> None:
 
 
 def _factor(item: BreakEven) -> str:
-    over = f">{item.most:.3g}"
+    over = f">{format_number(item.most)}"
     if item.low is None:
         return f"{over}×, never"
-    low, high = (over if value is None else f"{value:.3g}" for value in (item.low, item.high))
-    return f"{over if item.factor is None else f'{item.factor:.3g}'}× [{low}, {high}]"
+    low, high = (over if value is None else format_number(value) for value in (item.low, item.high))
+    return f"{over if item.factor is None else format_number(item.factor)}× [{low}, {high}]"

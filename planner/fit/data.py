@@ -141,7 +141,7 @@ def fit_data(frame: DataFrame, keep: tuple[str, ...] = (), target: str = "spec",
         flag = next((name for name, _ in counts.most_common() if name != "diverged" and name in held), None)
         remedy = f"take rows in with --keep {flag} where they are sound all the same" if flag else f"give rows with a {TARGETS[target]}"
         if flag == "under_2_tokens_per_parameter":
-            remedy = f"give tokens in single ones, if they are in thousands or millions, or {remedy}"
+            remedy = f"write tokens out, or as 30B, if they are in thousands, millions or billions, or {remedy}"
         raise DataError(f"none of {len(frame)} runs has a {TARGETS[target]} and no flag: {said}", remedy=remedy)
     one_recipe(rows)
     if (rows["branch_kind"] == "annealed").any() and (rows["branch_kind"] == "stable").any():

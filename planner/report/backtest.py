@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from planner.backtest import Backtest
 from planner.decisions import ANY, COPY, HINDSIGHT, LARGEST, MOST_SPECIALIST, PLAN
 from planner.report.style import COLOURS, GREY, MARKERS, save
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
 
 WAYS = {PLAN: COLOURS[0], HINDSIGHT: "#9fb0d8", ANY: "#b9b9b9", LARGEST: COLOURS[1], MOST_SPECIALIST: COLOURS[2], COPY: COLOURS[5]}
 """Who chooses, and its colour."""
+WILD, PLAIN = 100.0, 10.0
+"""Error from which the vertical axis is linear only near zero, and as far as that [%]."""
 BARS = 0.84
 """Width of a cut-off's bars together."""
 TICKS, FINE_TICKS = (1, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1000, 3000, 10000), (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10)
@@ -42,6 +46,10 @@ def errors(axis: Axes, result: Backtest) -> None:
         label = f"{item.flops:.3g} ({item.rows_below} runs): {item.coverage:.0%} of {len(item.outcomes)} inside"
         axis.scatter([], [], s=18, marker=marker, color=colour, label=label)
     axis.axhline(0, color=GREY, linewidth=1)
+    errors_percent = np.abs([one.error_percent for item in result.cutoffs for one in item.outcomes])
+    if errors_percent.max() > WILD:
+        axis.set_yscale("symlog", linthresh=PLAIN)  # else a few forecasts gone wild would press all others into one line
+        axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axis.set_xscale("log")
     most = max(item.factor for item in result.cutoffs)
     axis.set_xticks([tick for tick in (TICKS if most > 10 else FINE_TICKS) if tick <= 1.05 * most], minor=False)

@@ -51,6 +51,14 @@ def test_an_arm_is_at_its_best_size_where_passes_bind(table: FittedLaw, flops: f
     assert found.params_non_embedding == pytest.approx(sizes[each.argmin()], rel=0.01) and found.epochs_spec <= 8 * (1 + 1e-9)
 
 
+def test_the_curve_over_shares_is_smooth_where_passes_bind(table: FittedLaw) -> None:
+    """Its sizes are those of the recommendation, none of which is the best of a share whose passes bind: it would go up and down."""
+    answer = allocate(table, Request(1e18, 2e7))
+    shares, losses = (np.array(answer.curve[name])[1:-1] for name in ("share", "loss"))
+    turns = np.flatnonzero(np.diff(np.sign(np.diff(np.log(losses)))))
+    assert len(turns) <= 1, list(zip(shares, losses, strict=True))
+
+
 def test_an_arm_is_at_its_best_size_where_the_text_binds(table: FittedLaw) -> None:
     """General text that is short bounds the size well below what the budget pays for."""
     general, share, flops, unique = 1e8, 0.1, 1e19, 2e8

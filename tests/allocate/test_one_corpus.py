@@ -119,3 +119,13 @@ def test_a_compromise_that_no_refit_would_choose_is_said(law: FittedLaw) -> None
         low, high = answer.params_interval
         assert (low <= answer.plan.params_non_embedding <= high) != said
         assert any("the size of 635M lies outside 1.12B to 2.46B, where the refits' own best lie" in text for text in answer.warnings) == said
+
+
+def test_a_budget_that_is_not_spent_bounds_no_exponent(law: FittedLaw) -> None:
+    budgets = [1e19, 1e20, 1e21, 1e24, 1e25]
+    answer = scaling(law, budgets, [1e9], allow_extrapolation=True)
+    optima = answer.curves[0].optima
+    idle = [item.plan.flops < 0.98 * flops for item, flops in zip(optima, budgets, strict=True)]
+    assert [("budget left over" in item.limits) for item in optima] == idle and idle[-1] and not idle[0]
+    assert answer.curves[0].exponents[0].budgets <= idle.count(False)
+    assert any("part of the budget buys nothing" in text and f"{sum(idle)} of 5 budgets with 1B" in text for text in answer.warnings)

@@ -14,10 +14,11 @@ from planner.allocate.allocate import allocate
 from planner.allocate.base import Base
 from planner.allocate.base_stage import stage_of
 from planner.allocate.bases import allocate_bases
-from planner.allocate.optimum import coarse, guesses, profile, search
+from planner.allocate.optimum import coarse, guesses, search
 from planner.allocate.problem import Problem
 from planner.allocate.replay_cost import COSTS, SHARES, cost, cost_on_top, dearer
 from planner.allocate.request import Request
+from planner.allocate.split_arm import profile
 from planner.fit.fitted import FittedLaw, Forecast
 from planner.method import Method
 from planner.next_runs.target import Target

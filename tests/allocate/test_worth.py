@@ -141,7 +141,7 @@ def test_compute_that_buys_no_more_ends_the_search() -> None:
         return np.minimum(saturating(factor), 0.03)
 
     said = exchange_of(1e13, 4e5, COMPUTE, TEXT, flat, 1e4)
-    assert "are worth more than 1e+17 FLOPs here: 1e+04 times the compute would not" in said
+    assert "are worth more than 1e+17 FLOPs here: 10,000 times the compute would not" in said
 
     def refused(factor: float) -> Array:
         raise DataError("no plan", remedy="")

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,15 @@ def test_of_many_domains_some_are_shown_and_all_are_kept(folder: Path) -> None:
     assert sum(f"domain-{number:02}" in out for number in range(15)) == 12
     assert "3 domains are left out here, and the file has all 15" in err
     assert len(json.loads((folder / "a.json").read_text())["structures"][0]["domains"]) == 15
+
+
+def test_whose_text_is_priced_and_whose_law_is_warned_of_is_said(folder: Path) -> None:
+    wide = FittedLaw.load(folder / "laws" / "law.json")
+    replace(wide, source={**wide.source, "replicate_sd": wide.noise / 9}).save(folder / "laws" / "law.json", {})
+    code, out, err = run(folder, file_of(*(GOOD.format(f"domain-{number}") for number in range(6))), flops="4e13")
+    assert code == 0, err
+    assert out.count("twice the text of domain-") == 4 and "more text is priced for 4 of 6 domains" in err
+    assert "domains 'domain-0', 'domain-1' and 4 more: the law leaves 9 times what seeds differ by" in err
 
 
 @pytest.mark.parametrize(

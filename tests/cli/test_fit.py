@@ -31,3 +31,15 @@ def test_a_refusal_waits_for_its_helpers(tmp_path: Path, monkeypatch: pytest.Mon
     code, _, err = run("fit", str(table), "--no-figures")
     assert code == 2 and "only 1 runs" in err
     assert not multiprocessing.active_children()
+
+
+@pytest.mark.filterwarnings("ignore::planner.errors.PlannerWarning")
+def test_the_figures_of_a_second_law_leave_those_of_the_first(tmp_path: Path) -> None:
+    table = tmp_path / "runs.csv"
+    grid = [(n, d) for n in (1e6, 3e6, 1e7, 3e7) for d in (1e8, 4e8, 16e8)]
+    lines = [f"{n:.0f},{d:.0f},{1.7 + 400 / n**0.34 + 410 / d**0.28:.6f}" for n, d in grid]
+    table.write_text("\n".join(["params_non_embedding,tokens_pt,loss_spec", *lines]) + "\n")
+    for name in ("law", "second"):
+        code, _, err = run("fit", str(table), "--law", "chinchilla", "--bootstrap", "20", "--out", str(tmp_path / f"{name}.json"))
+        assert code == 0, err
+    assert {"law.png", "law_second.png"} <= {path.name for path in (tmp_path / "figures").iterdir()}

@@ -173,7 +173,7 @@ def test_losses_in_other_runs_rows_are_said_to_teach_nothing(tmp_path: Path, see
     ("change", "named"),
     [
         ({"loss_spec": lambda frame: np.exp(3 * frame["loss_spec"])}, "are these perplexities"),
-        ({"tokens_pt": lambda frame: frame["tokens_pt"] / 1e3}, "give tokens in single"),
+        ({"tokens_pt": lambda frame: frame["tokens_pt"] / 1e3}, "write tokens out, or as 30B"),
     ],
 )
 def test_columns_in_another_unit_are_asked_about(tmp_path: Path, change: dict[str, object], named: str) -> None:

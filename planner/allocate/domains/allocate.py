@@ -29,6 +29,7 @@ from planner.allocate.domains.split import NO_GENERAL, UNIFORM, split
 from planner.allocate.domains.tell import warnings_of
 from planner.errors import DataError
 from planner.flops import flops_6nd
+from planner.units import format_part
 
 MARGINS = (3e-4, 1e-3, 4e-3)
 """Shares by which required losses are tightened in a search, one after the other until whole steps keep them."""
@@ -134,7 +135,7 @@ def _structure(problem: DomainsProblem, name: str, found: Found | None, look: Ou
     flops, one, bound = found.total_flops, name != INDEPENDENT, name == MIXED and problem.mix is None
     unspent = 1 - problem.spent(found) / problem.request.flops
     why = ", or the limit on the general loss" if problem.request.limited else ""
-    idle = f"{100 * unspent:.0f} % of the budget buys nothing: passes or general text bind{why}"
+    idle = f"{format_part(unspent)} of the budget buys nothing: passes or general text bind{why}"
     plans = describe(problem, found, look.losses)
     general = flops_6nd(float(problem.params[found.size[0]]), found.tokens_general) if one else 0.0
     return Structure(

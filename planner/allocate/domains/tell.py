@@ -15,6 +15,8 @@ from planner.fit.diagnosis import STATUS_ADVICE
 from planner.fit.support import NEAR
 from planner.units import format_count, format_names
 
+NAMED = 2
+"""Domains of one law that a warning names."""
 LARGER = 1.1
 """Factor in size by which the memory is asked whether it binds."""
 
@@ -72,9 +74,10 @@ def warnings_of(problem: DomainsProblem, chosen: Structure, structures: tuple[St
     if request.max_epochs is not None and request.max_epochs > 1.01 * covered:
         yield f"--max-epochs {request.max_epochs:.3g} is beyond the {covered:.3g} that the runs cover"
     for law, members in problem.groups:
-        yield from tell_unmeasured(law, f"domain {request.domains[members[0]].name!r}: ")
+        who = f"domain{'s' * (len(members) > 1)} {format_names([repr(request.domains[number].name) for number in members], NAMED)}"
+        yield from tell_unmeasured(law, f"{who}: ")
         if law.unexplained:
-            yield f"domain {request.domains[members[0]].name!r}: {law.unexplained}"
+            yield f"{who}: {law.unexplained}"
     for status in dict.fromkeys(member.status for law, _ in problem.groups for member in law.members if member.status != "converged"):
         names = ", ".join(dict.fromkeys(member.law.name for law, _ in problem.groups for member in law.members if member.status == status))
         yield f"{names}: {status}: {STATUS_ADVICE[status]}"

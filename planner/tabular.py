@@ -1,0 +1,90 @@
+"""Tables as people keep them: a file to a frame, columns by their names, and counts as they are written in cells."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from planner.errors import InputError
+from planner.units import format_names, parse_count
+
+if TYPE_CHECKING:
+    from pandas import DataFrame, Series
+
+LINES = (".jsonl", ".ndjson")
+OTHERS = {
+    **dict.fromkeys((".xlsx", ".xlsm", ".xls", ".ods", ".numbers"), ("a spreadsheet", "save it as CSV, one sheet with its header in the first row")),
+    ".json": ("one JSON document", "write JSON Lines, an object a line, in a file named .jsonl"),
+}
+"""Endings of files that would be read as CSV, and are none: what they are, and what to do."""
+SEPARATORS = {";": "semicolons", "\t": "tabs"}
+MOST_NAMES, LONGEST_NAME = 40, 60
+"""Columns that a message names, and characters of each."""
+
+
+def read_frame(path: Path, used: set[str]) -> DataFrame:
+    """Read CSV, JSON Lines or parquet.
+
+    Args:
+        path: the file.
+        used: columns that will be read.
+
+    Raises:
+        InputError: another kind of file, or a column that is read twice in the header.
+    """
+    import pandas as pd
+
+    if path.suffix.lower() in OTHERS:
+        what, remedy = OTHERS[path.suffix.lower()]
+        raise InputError(f"{path} is {what}, which is not read", remedy=remedy)
+    try:
+        if path.suffix == ".parquet":
+            frame = pd.read_parquet(path)
+            # Nullable columns have a missing value of their own, which is neither true nor false.
+            nullable = [name for name, kind in frame.dtypes.items() if pd.api.types.is_extension_array_dtype(kind)]
+            frame[nullable] = frame[nullable].astype(object).where(frame[nullable].notna(), math.nan)
+        elif path.suffix in LINES:
+            frame = pd.read_json(path, lines=True)
+        else:
+            _check_header(path, used)
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", pd.errors.ParserWarning)  # rows longer than the header would be cut short
+                frame = pd.read_csv(path, index_col=False)
+    except (ValueError, OSError, ImportError, pd.errors.ParserWarning) as error:
+        raise InputError(f"{path} cannot be read as a table: {str(error).splitlines()[0]}", remedy="give CSV, JSON Lines or parquet") from error
+    return frame.rename(columns=lambda name: str(name).strip())
+
+
+def columns_of(frame: DataFrame) -> str:
+    """Name the columns of a table for a message, which a file that is none would fill with anything."""
+    return format_names([name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}…" for name in map(str, frame)], MOST_NAMES)
+
+
+def numbers(column: Series[Any], *, counts: bool) -> Series[float]:
+    """Read cells as numbers, NaN where one is empty or none; of counts also "30B" and "1,200,000", as the command line reads them."""
+    import pandas as pd
+
+    values = pd.to_numeric(column, errors="coerce")
+    if counts and pd.api.types.is_string_dtype(column):
+        for place in (values.isna() & column.notna()).to_numpy().nonzero()[0]:
+            try:
+                values.iloc[place] = parse_count(column.iloc[place])
+            except InputError:
+                continue
+    return values
+
+
+def _check_header(path: Path, used: set[str]) -> None:
+    """Refuse columns that no commas separate, and a name that is read and stands there twice: pandas would take the first."""
+    import pandas as pd
+
+    names = [str(name).strip() for name in pd.read_csv(path, header=None, nrows=1, dtype=str).iloc[0].tolist()]
+    for mark, said in SEPARATORS.items():
+        if len(names) == 1 and mark in names[0]:
+            remedy = "save it with commas between the columns, and points, not commas, within numbers"
+            raise InputError(f"{path} has {said} between its columns ({names[0][:LONGEST_NAME]!r})", remedy=remedy)
+    for name in names:
+        if name in used and names.count(name) > 1:
+            raise InputError(f"{path} has the column {name!r} {names.count(name)} times", remedy="give each column a name of its own")
