@@ -8,13 +8,14 @@ import numpy as np
 
 from planner.fit.data import FitData
 from planner.fit.fitted import FittedLaw
+from planner.fit.support import NEAR
 from planner.report.style import COLOURS, MARKERS, legend_below, log_counts, shades, spread
 from planner.units import format_count
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-BANDS = "bands: 90 %, one run"
+BANDS = "bands: 90 %, one run; dashed: outside the runs"
 HIGHEST = 1.15
 """Multiple of the highest loss measured up to which slices by tokens are drawn."""
 
@@ -55,7 +56,8 @@ def size_slices(axis: Axes, law: FittedLaw, data: FitData) -> None:
         pt, spec, unique = key
         sizes = np.geomspace(data.params.min(), data.params.max(), 60)
         _band(axis, law, data, sizes, pt, spec, float(np.nanmax(np.append(data.unique_spec[rows], 1.0))), colour)
-        label = f"{format_count(pt)} + {format_count(spec)}" + (f" ({spec / unique:.2g} epochs)" if unique else "")
+        passes = f"{spec / unique:.2g}" if unique else ""
+        label = f"{format_count(pt)} + {format_count(spec)}" + (f" ({passes} epoch{'s' * (passes != '1')})" if passes else "")
         axis.plot(data.params[rows], np.exp(data.log_loss[rows]), marker, color=colour, markersize=4, label=label)
     log_counts(axis)
     axis.set(xlabel=f"{_kind(data)} parameters N", ylabel=_loss(data), title="Loss by size; general + specialist tokens")
@@ -96,7 +98,9 @@ def _band(axis: Axes, law: FittedLaw, data: FitData, params: Any, pt: Any, spec:
     by = {kind: np.exp(np.interp(np.log(arrays[0]), np.log(known[order]), np.log(values[order]))) for kind, values in data.params_by.items()}
     forecast = law.forecast(by, *arrays[1:])
     x = arrays[0] if along == "params" else arrays[2]
-    axis.plot(x, forecast.loss, color=colour, linewidth=1.3)
+    inside = law.support.distance(by["non_embedding"], *arrays[1:]) <= np.log(NEAR)
+    axis.plot(x, forecast.loss, "--", color=colour, linewidth=0.9)
+    axis.plot(x, np.where(inside, forecast.loss, np.nan), color=colour, linewidth=1.3)
     axis.fill_between(x, forecast.low, forecast.high, color=colour, alpha=0.12, linewidth=0)
 
 

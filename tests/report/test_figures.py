@@ -90,6 +90,18 @@ def test_slices_show_every_run_of_a_slice(fitted: FittedLaw, synthetic: FitData)
     assert "nats/token" in axes[1].get_ylabel() and axes[1].get_xlabel()
 
 
+def test_a_slice_is_dashed_where_it_leaves_the_runs(fitted: FittedLaw, synthetic: FitData) -> None:
+    axis, render = drawn()
+    token_slices(axis, fitted, synthetic, params=1.1e5)
+    render()
+    dashed, solid = ([line for line in axis.lines if line.get_linestyle() == style and line.get_marker() == "None"] for style in ("--", "-"))
+    passes = fitted.support.high["epochs_spec"]
+    for (whole, inside), unique in zip(zip(dashed, solid, strict=True), np.unique(synthetic.unique_spec[synthetic.tokens_spec > 0]), strict=True):
+        beyond = np.asarray(whole.get_xdata(), dtype=float) > 1.5 * passes * unique
+        assert np.isfinite(whole.get_ydata()).all() and np.isnan(np.asarray(inside.get_ydata(), dtype=float)[beyond]).all()
+    assert any(np.isfinite(line.get_ydata()).any() for line in solid) and any(np.isnan(line.get_ydata()).any() for line in solid)
+
+
 @pytest.mark.parametrize("along", ALONG)
 def test_residuals_are_measured_minus_law(fitted: FittedLaw, synthetic: FitData, along: str) -> None:
     axis, render = drawn()
