@@ -61,7 +61,7 @@ def test_it_holds_no_formula_and_no_output(path: Path) -> None:
 def test_it_runs_from_top_to_bottom(path: Path, tmp_path: Path) -> None:
     # Only recorded files: states, text and corpora stay where they are.
     for file in (ROOT / "sweeps").rglob("*"):
-        if file.name in ("runs.csv", "law.json"):
+        if file.name in ("runs.csv", "law.json", "backtest.json"):
             copy = tmp_path / file.relative_to(ROOT)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, copy)
