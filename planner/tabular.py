@@ -54,7 +54,9 @@ def read_frame(path: Path, used: set[str]) -> DataFrame:
                 frame = pd.read_csv(path, index_col=False)
     except (ValueError, OSError, ImportError, pd.errors.ParserWarning) as error:
         raise InputError(f"{path} cannot be read as a table: {str(error).splitlines()[0]}", remedy="give CSV, JSON Lines or parquet") from error
-    return frame.rename(columns=lambda name: str(name).strip())
+    frame = frame.rename(columns=lambda name: str(name).strip())
+    _check_names(path, list(frame), used)
+    return frame
 
 
 def columns_of(frame: DataFrame) -> str:
@@ -67,10 +69,13 @@ def numbers(column: Series[Any], *, counts: bool) -> Series[float]:
     import pandas as pd
 
     values = pd.to_numeric(column, errors="coerce")
-    if counts and pd.api.types.is_string_dtype(column):
-        for place in (values.isna() & column.notna()).to_numpy().nonzero()[0]:
+    if not counts or pd.api.types.is_numeric_dtype(column):
+        return values
+    values = values.astype(float)
+    for place in (values.isna() & column.notna()).to_numpy().nonzero()[0]:
+        if isinstance(cell := column.iloc[place], str):
             try:
-                values.iloc[place] = parse_count(column.iloc[place])
+                values.iloc[place] = parse_count(cell)
             except InputError:
                 continue
     return values
@@ -85,6 +90,10 @@ def _check_header(path: Path, used: set[str]) -> None:
         if len(names) == 1 and mark in names[0]:
             remedy = "save it with commas between the columns, and points, not commas, within numbers"
             raise InputError(f"{path} has {said} between its columns ({names[0][:LONGEST_NAME]!r})", remedy=remedy)
+    _check_names(path, names, used)
+
+
+def _check_names(path: Path, names: list[str], used: set[str]) -> None:
     for name in names:
         if name in used and names.count(name) > 1:
             raise InputError(f"{path} has the column {name!r} {names.count(name)} times", remedy="give each column a name of its own")

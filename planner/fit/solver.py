@@ -294,14 +294,23 @@ def _step(state: _State, damping: Array) -> Array:
     ridge = 1e-6 * diagonal + 1e-12 * diagonal.max(1, keepdims=True) + 1e-300
     matrix = state.curvature + damping[:, None, None] * state.majorant
     np.einsum("kii->ki", matrix)[...] += (damping[:, None] + 1e-7) * ridge
-    step = -np.linalg.solve(matrix, state.gradient[:, :, None])[:, :, 0]
+    step = -_solved(matrix, state.gradient)
     uphill = (~((step * state.gradient).sum(1) < 0)).nonzero()[0]
     if len(uphill):
         safe = state.majorant[uphill]
         np.einsum("kii->ki", safe)[...] += ridge[uphill]
-        step[uphill] = -np.linalg.solve(safe, state.gradient[uphill, :, None])[:, :, 0] / (1 + damping[uphill, None])
+        step[uphill] = -_solved(safe, state.gradient[uphill]) / (1 + damping[uphill, None])
     longest = np.abs(step).max(1, keepdims=True)
     result: Array = np.where(np.isfinite(step), step, 0.0) * np.minimum(1.0, LONGEST_STEP / np.maximum(longest, 1e-300))
+    return result
+
+
+def _solved(matrix: Array, right: Array) -> Array:
+    try:
+        found: Any = np.linalg.solve(matrix, right[:, :, None])
+    except np.linalg.LinAlgError:  # one of them is singular to the last bit, and would cost all others their step
+        found = np.linalg.pinv(np.nan_to_num(matrix), hermitian=True) @ right[:, :, None]
+    result: Array = found[:, :, 0]
     return result
 
 

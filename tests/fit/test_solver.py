@@ -7,7 +7,7 @@ from scipy.optimize import least_squares, minimize
 from planner.fit.data import FitData
 from planner.fit.estimate import estimate
 from planner.fit.scale import Scale
-from planner.fit.solver import DELTA, huber, objective, solve
+from planner.fit.solver import DELTA, _solved, huber, objective, solve
 from planner.laws import LAWS, Points, Reference
 
 SURFACES = {"symmetric": (1.0, 0.5, 0.5, 0.3, 0.3), "chinchilla": (1.8172, 0.3577, 0.4564, 0.3478, 0.3658), "lopsided": (0.5, 1.5, 0.05, 0.1, 0.8)}
@@ -107,3 +107,10 @@ def test_what_is_fixed_stays(synthetic: FitData) -> None:
     assert found.theta[0, 3] == pytest.approx(start[0, 3], rel=1e-6)
     at_start = objective(law, start, points, synthetic.log_loss, np.ones((1, points.count)))[0]
     assert best.objective < found.objective[0] < at_start
+
+
+def test_a_singular_problem_does_not_cost_the_others_their_step() -> None:
+    matrix, right = np.stack([np.ones((2, 2)), np.diag([2.0, 4.0])]), np.array([[1.0, 1.0], [2.0, 2.0]])
+    with pytest.raises(np.linalg.LinAlgError):
+        np.linalg.solve(matrix, right[:, :, None])
+    np.testing.assert_allclose(_solved(matrix, right), [[0.5, 0.5], [1.0, 0.5]])

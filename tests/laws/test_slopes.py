@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from planner.fit.scale import Scale
-from planner.laws import LAWS, Points, Reference
+from planner.laws import LAWS, Law, Parameter, Points, Reference
+from planner.laws.dual import curvature
 
 
 @pytest.fixture
@@ -78,3 +79,12 @@ def test_parameters_marked_linear_are() -> None:
                 rise = law.traced(more, points).value - trace.value
                 slope = np.broadcast_to(theta[:, number : number + 1] * trace.by.get(number, 0.0), rise.shape)
                 np.testing.assert_allclose(rise, 0.7 * slope, rtol=1e-9, atol=1e-12, err_msg=name)
+
+
+def test_a_square_bends_as_a_square() -> None:
+    """Of a parameter and of what was made from it; both operands are one and the same."""
+    parameters = tuple(Parameter(name, 0.1, 9.0, (0.5, 2.0), "ratio") for name in "ab")
+    law = Law("square", "", parameters, lambda p, x: p["a"] * p["a"] + (y := p["b"] * x.pt) * y + 1.0, "", "")
+    theta, points = np.array([[1.3, 0.7]]), Points(Reference(1.0, 1.0), [1.0, 1.0], [2.0, 3.0], [0.0, 0.0], [1.0, 1.0])
+    trace, weights = law.traced(theta, points), np.array([[1.0, 0.5]])
+    np.testing.assert_allclose(curvature(trace, weights, 2)[0], np.diag([2 * 1.5, 2 * (4.0 + 0.5 * 9.0)]))

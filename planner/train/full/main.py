@@ -20,6 +20,7 @@ from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import torch
 
@@ -58,13 +59,22 @@ class Ending(Enum):
     """It was asked to by the stop file, with a state saved: it goes on when somebody starts it."""
 
 
+def _runner() -> dict[str, Any] | None:
+    """Read which process of `plan launch` started torchrun; None where nothing sound says so."""
+    try:
+        found = json.loads(os.environ.get(RUNNER, "null"))
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
 class Stopper:
     """Whether this rank is to stop: by a signal, by the stop file, or because the process that started it, or `plan launch` above that, is gone."""
 
     def __init__(self, path: Path) -> None:
-        self._path, self._asked, self._looked = path, False, 0.0
+        self._path, self._asked, self._looked, self._missed = path, False, 0.0, 0
         self._parent = os.getppid()
-        self._runner = json.loads(os.environ.get(RUNNER, "null"))
+        self._runner = _runner()
 
     def listen(self) -> None:
         """Take signals from now on; only a process's main thread can."""
@@ -75,9 +85,10 @@ class Stopper:
         """Tell."""
         if not self._asked and time.monotonic() - self._looked > LOOK_EVERY:
             self._looked = time.monotonic()
-            # A rank whose starter was killed must not train on beside the one that the next command starts.
-            alone = os.getppid() != self._parent or (self._runner is not None and gone(self._runner))
-            self._asked = self._path.exists() or alone
+            # A rank whose starter was killed must not train on beside the one that the next command starts. The command above torchrun
+            # is to be missed twice in a row: one look may fail, and would end a run of days.
+            self._missed = self._missed + 1 if self._runner is not None and gone(self._runner) else 0
+            self._asked = self._path.exists() or os.getppid() != self._parent or self._missed > 1
         return self._asked
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
