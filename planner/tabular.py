@@ -82,7 +82,7 @@ def numbers(column: Series[Any], *, counts: bool) -> Series[float]:
 
 
 def _check_header(path: Path, used: set[str]) -> None:
-    """Refuse columns that no commas separate, and a name that is read and stands there twice: pandas would take the first."""
+    """Refuse columns that no commas separate, and names that stand there twice, of which pandas would take the first."""
     import pandas as pd
 
     names = [str(name).strip() for name in pd.read_csv(path, header=None, nrows=1, dtype=str).iloc[0].tolist()]
@@ -94,6 +94,7 @@ def _check_header(path: Path, used: set[str]) -> None:
 
 
 def _check_names(path: Path, names: list[str], used: set[str]) -> None:
+    """Refuse a name that is read and stands there twice."""
     for name in names:
         if name in used and names.count(name) > 1:
             raise InputError(f"{path} has the column {name!r} {names.count(name)} times", remedy="give each column a name of its own")

@@ -52,7 +52,7 @@ def allocate(
     gpus: Annotated[int | None, typer.Option(help="GPUs there are, with --hours.")] = None,
     hours: Annotated[float | None, typer.Option(help="Longest time that the run may take on --gpus; it limits training, and no inference.")] = None,
     gpu: Annotated[str | None, typer.Option(help="Kind of GPU, such as A100 or H100.")] = None,
-    mfu: Annotated[float | None, typer.Option(help="Share of its peak that your training reaches, such as 0.4.")] = None,
+    mfu: Annotated[str | None, typer.Option(help="Share of its peak that your training reaches, such as 0.4 or 40%.")] = None,
     gpu_flops: Annotated[str | None, typer.Option(help="Instead of --gpu and --mfu: FLOPs one GPU really does in a second.")] = None,
     law: Annotated[Path | None, typer.Option(help="law.json or its folder; by default the one here, or the only one under sweeps/.")] = None,
     general_tokens: Annotated[str | None, typer.Option(help="Distinct general tokens that you have; as many as needed by default.")] = None,
@@ -221,7 +221,7 @@ def _draw(picture: Path, answer: Any, law: FittedLaw, general: FittedLaw | None,
         save(picture, lambda axes: split_curve(axes[0], answer))
 
 
-def _throughput(gpu: str | None, mfu: float | None, stated: str | None) -> float | None:
+def _throughput(gpu: str | None, mfu: str | None, stated: str | None) -> float | None:
     """Return what one GPU really does [FLOP/s]; None where nothing is said of it."""
     from planner.allocate.budget import gpu_flops
 
@@ -236,7 +236,7 @@ def _throughput(gpu: str | None, mfu: float | None, stated: str | None) -> float
     if gpu is None or mfu is None:
         missing = "--mfu" if gpu is not None else "--gpu"
         raise InputError(f"{missing} is missing: what a GPU really does is its peak times the share that training reaches", remedy=f"add {missing}")
-    return gpu_flops(gpu, mfu)
+    return gpu_flops(gpu, parse_share(mfu))
 
 
 def _is_time(flops: str) -> bool:

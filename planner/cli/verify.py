@@ -22,12 +22,13 @@ def verify(
     as_json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False,
 ) -> None:
     """Verify a run."""
-    from planner.artifacts import read_json
+    from planner.launch.domains import KIND as DOMAINS
+    from planner.launch.launch import kind_of
     from planner.report.plans import verification
     from planner.report.style import save
     from planner.verify import verify as compare
 
-    if read_json(folder / "launch.json").get("kind") == "domains_launch":
+    if kind_of(folder) == DOMAINS:
         from planner.cli.launch_domains import verify_domains
 
         return verify_domains(folder, as_json)

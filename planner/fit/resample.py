@@ -90,13 +90,13 @@ def fit_weighted(
     repeated = np.repeat(weights, several, axis=0)
     starts = warm[np.arange(count) % len(warm)] if each else np.tile(warm, (count, 1))
     near = solve(law, points, log_loss, starts, repeated, deltas=deltas, iterations=STEPS, tolerance=TOLERANCE)
-    theta, value, every = near.theta.copy(), near.objective.copy(), np.arange(count)
-    least = value.reshape(count, several).min(1)
-    kept = ~near.finished & (value <= (1 + HOPEFUL) * np.repeat(least, several))
-    kept[every * several + value.reshape(count, several).argmin(1)] = True
+    theta, value, first = near.theta, near.objective, np.arange(count) * several
+    best = first + value.reshape(count, several).argmin(1)
+    kept = ~near.finished & (value <= (1 + HOPEFUL) * np.repeat(value[best], several))
+    kept[best] = True
     last = solve(
         law, points, log_loss, theta[kept], repeated[kept], deltas=deltas[-1:], iterations=EXACT_STEPS, tolerance=EXACT_TOLERANCE, exact=True
     )
     theta[kept], value[kept] = last.theta, last.objective
-    best = every * several + value.reshape(count, several).argmin(1)
+    best = first + value.reshape(count, several).argmin(1)
     return theta[best], value[best]

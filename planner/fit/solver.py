@@ -3,7 +3,7 @@
 Each problem minimises Σ w·Huber_δ(ln L − ln L̂), summed, never averaged (arXiv 2404.10102), δ lowered in steps so that fewer
 starts end in a poor minimum. A step solves (H + λM)·d = −g. H has the curvature of the rows inside δ, and with `exact` the law's second
 derivatives too; M is the reweighted least-squares matrix, whose own step always descends and which takes over as λ grows. Second derivatives save
-no step on the way, since nearly all rows are outside δ and pull by their sign alone, and cost as much as all the rest: they are for the last steps of a
+no step on the way, since nearly all rows are outside δ and pull by their sign alone, and cost more than all the rest: they are for the last steps of a
 solution that is kept. Bounds are kept by a logistic map. It bends valleys that lead to a bound, along which a step in its coordinates hardly
 comes forward; so the last steps are also tried straight in the parameters (or their logarithms), up to short of the bounds.
 """
@@ -306,6 +306,7 @@ def _step(state: _State, damping: Array) -> Array:
 
 
 def _solved(matrix: Array, right: Array) -> Array:
+    """Solve each problem's equations, shapes (problems, parameters, parameters) and (problems, parameters)."""
     try:
         found: Any = np.linalg.solve(matrix, right[:, :, None])
     except np.linalg.LinAlgError:  # one of them is singular to the last bit, and would cost all others their step

@@ -9,7 +9,7 @@ from typing import Any
 
 from planner import lock
 from planner.allocate.allocation import Allocation
-from planner.artifacts import read_artifact, sha256_file, whole, write_artifact, write_bytes
+from planner.artifacts import read_artifact, read_json, sha256_file, whole, write_artifact, write_bytes
 from planner.design.cells import Cell
 from planner.design.spec import SweepSpec
 from planner.design.tree import build_tree
@@ -133,6 +133,17 @@ def prepare(allocation_path: Path, folder: Path, *, corpus: Path | None = None, 
     warn_of_cut_warmups([tree])
     warn_of_scarce_text([run])
     return Launch(allocation, allocation_path, folder, run, planned.sunk)
+
+
+def kind_of(folder: Path) -> str:
+    """Return of what kind the launch in a folder is, one run or many domains.
+
+    Raises:
+        InputError: it holds none.
+    """
+    if not (folder / "launch.json").is_file():
+        raise InputError(f"{folder} holds no launch", remedy="check the path: name the folder of a run that plan launch began")
+    return str(read_json(folder / "launch.json").get("kind"))
 
 
 def save_checkpoint(run: Sweep, row: dict[str, Any], out: Path) -> None:

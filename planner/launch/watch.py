@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from planner.artifacts import read_artifact, read_json
+from planner.artifacts import read_artifact
 from planner.errors import InputError
 from planner.launch.domains import KIND as DOMAINS
-from planner.launch.launch import KIND, VERSION
+from planner.launch.launch import KIND, VERSION, kind_of
 from planner.runs import read_run
 from planner.train.full.expect import Course
 from planner.train.full.metrics import FILE, parse, read_metrics
@@ -92,9 +92,7 @@ def watch(folder: Path) -> Progress:
     Raises:
         InputError: no run was laid down in the folder.
     """
-    if not (folder / "launch.json").exists():
-        raise InputError(f"{folder} holds no launch", remedy="name the folder of a run that plan launch began")
-    several = read_json(folder / "launch.json").get("kind") == DOMAINS
+    several = kind_of(folder) == DOMAINS
     if several or not (folder / FULL).exists():
         what = "a launch of many domains" if several else "a run that was not laid down for ranks"
         raise InputError(
