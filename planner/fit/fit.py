@@ -14,7 +14,8 @@ from planner.fit.data import FitData
 from planner.fit.diagnosis import WILD
 from planner.fit.fitted import FittedLaw
 from planner.fit.holdout import mean_absolute_percent, slices
-from planner.fit.identify import check, check_losses, reason_against
+from planner.fit.identify import check, check_losses, reason_against, trunks_alone
+from planner.fit.luck import deviation_on_a_trunk
 from planner.fit.member import Member
 from planner.fit.profile import along, ridge
 from planner.fit.resample import draw_weights, fit_weighted, scheme_for
@@ -87,7 +88,7 @@ def fit(
         holdout = _forecast_largest(tables, names, seed, lambda name, share: tell(f"without the largest size: {name}", share))
     else:
         holdout = {}
-    noise = max(float(np.mean([score.rms_percent for score in chosen])) / 100, data.replicate_sd or 0.0)
+    noise = max(float(np.mean([score.rms_percent for score in chosen])) / 100, data.replicate_sd or 0.0, _luck(chosen, data))
     drift = float(np.mean([score.drift for score in chosen]))
     about = {"rows": data.count, "replicate_sd": data.replicate_sd, "target": data.target, "resampling": scheme, **(source or {})}
     table = [_row(score, score in chosen) for score in scores]
@@ -112,6 +113,18 @@ def _ridge(name: str, reference: Reference, theta: Array, data: FitData) -> tupl
     law, points = law_named(name), data.points(reference)
     names = ridge(law, points, data.log_loss, theta)
     return names, along(law, points, data.log_loss, theta, names)
+
+
+def _luck(chosen: Sequence[Score], data: FitData) -> float:
+    """Return what runs on trunks of their own differ by, where the residual cannot tell: each size's one trunk has pulled the fit its way."""
+    if not trunks_alone(data):
+        return 0.0
+    each = []
+    for score in chosen:
+        table = data.under(score.params_kind)
+        points = table.points(score.reference)
+        each.append(deviation_on_a_trunk(score.estimate.law, points, score.estimate.theta, data.log_loss, data.cluster))
+    return float(np.mean(each))
 
 
 def _member(score: Score, draws: Array, on_ridge: tuple[str, ...], data: FitData, seed: int) -> Member:

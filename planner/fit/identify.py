@@ -172,14 +172,19 @@ def _check_repetition(data: FitData) -> None:
         _warn("all runs have one amount of distinct specialist text: epochs and specialist tokens cannot be told apart")
 
 
-def _check_trunks(data: FitData) -> None:
+def trunks_alone(data: FitData) -> bool:
+    """Tell whether nothing measures what trunks differ by: no size has two with three runs or more, and seeds are repeated too seldom."""
     rows = np.unique(data.cluster, return_counts=True)[1][data.cluster]
     sizes, trunks = (values[rows >= TRUNK] for values in (data.params_by["non_embedding"], data.cluster))
     pairs = np.unique(np.stack([sizes, trunks]), axis=1)
-    if data.replicate_sd is None and len(levels(sizes)) > 1 and len(pairs[0]) == len(np.unique(pairs[0])):
+    return data.replicate_sd is None and len(levels(sizes)) > 1 and len(pairs[0]) == len(np.unique(pairs[0]))
+
+
+def _check_trunks(data: FitData) -> None:
+    if trunks_alone(data):
         _warn(
-            "no size has two trunks with three runs or more, and seeds are repeated too seldom: what trunks differ by is not measured, and is in no "
-            "interval; repeat the trunk of one size with two more seeds"
+            "no size has two trunks with three runs or more, and seeds are repeated too seldom: what trunks differ by is not measured, only guessed "
+            "from how far the sizes lie off the law; repeat the trunk of one size with two more seeds"
         )
 
 
