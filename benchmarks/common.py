@@ -46,6 +46,7 @@ class Report:
         threads = os.environ.get("OMP_NUM_THREADS")
         command = f"{f'OMP_NUM_THREADS={threads} ' if threads else ''}python -m benchmarks.{self.name} {' '.join(given)}".rstrip()
         self._lines = [f"$ {command}"]
+        self._speed = _microseconds()
         self._start = time.process_time()
 
     def say(self, text: str = "") -> None:
@@ -66,13 +67,25 @@ class Report:
                 self.say("  ".join("-" * width for width in widths))
 
     def end(self) -> None:
-        """Say what the benchmark itself took, and write the file."""
+        """Say what the benchmark itself took and how fast the machine was, which differs by half between days, and write the file."""
+        taken = time.process_time() - self._start
         self.say()
-        self.say(f"(the whole benchmark: {time.process_time() - self._start:.0f} CPU-s in this process)")
+        speeds = f"exp of 20,000 numbers took {self._speed:.0f} µs before, {_microseconds():.0f} after"
+        self.say(f"(the whole benchmark: {taken:.0f} CPU-s in this process; {speeds})")
         if self.options.out:
             self.options.out.parent.mkdir(parents=True, exist_ok=True)
             self.options.out.write_text("\n".join(self._lines) + "\n", encoding="utf-8")
             print(f"written: {self.options.out}", file=sys.stderr)
+
+
+def _microseconds() -> float:
+    """Time a piece of numpy's work on one core, the median of many, so that records of different days can be held against each other."""
+    values, taken = np.linspace(-1, 1, 20_000), []
+    for _ in range(1000):
+        start = time.perf_counter()
+        np.exp(values)
+        taken.append(time.perf_counter() - start)
+    return 1e6 * float(np.median(taken))
 
 
 def table(name: str) -> pd.DataFrame:
