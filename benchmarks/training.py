@@ -6,6 +6,8 @@ of `plan sweep run` calls it. Tokens a second are counted after a warm-up, over 
 fp32, 1024 x 1024, the same threads. FLOPs are exact ones, see planner/flops.py. All once more through torch.compile, which a sweep uses for models that
 train for minutes, nanoGPT by default and Trainer on request; what compiling itself takes is told apart.
 
+--contest: only the closest of these, in turns and several times, since single measurements a minute apart differ by as much as the ways do.
+
 Needs `pip install accelerate` for Trainer.
 """
 
@@ -17,6 +19,7 @@ import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +34,8 @@ SECONDS = 6.0
 """Of each measurement, about."""
 WARM = 20
 """Steps before the clock starts."""
+TURNS = 6
+"""Measurements of each in a contest."""
 RECIPE = Recipe()
 VOCAB = 1024
 RATE = 3e-3
@@ -41,13 +46,16 @@ def main() -> None:
     """Run and print, or be one of the processes."""
     if len(sys.argv) > 1 and sys.argv[1] == "process":
         return process(*sys.argv[2:])
-    report = Report(__file__, __doc__)
+    report = Report(__file__, __doc__, lambda parser: parser.add_argument("--contest", action="store_true", help="only the closest, in turns"))
     cores = len(os.sched_getaffinity(0))
     layouts = {"one process": (1, cores), "one a core": (cores, 1)}
     kinds = ("ours", "trainer", "nanogpt")
     sizes = SIZES[::2] if report.quick else SIZES
     with tempfile.TemporaryDirectory() as folder:
         corpus = make_text(Path(folder))
+        if report.options.contest:
+            contest(report, sizes, corpus, cores)
+            return report.end()
         peak = {name: run("peak", 0, corpus, *layout) for name, layout in layouts.items()}
         report.say(f"{cores} cores; fp32 matrix product: {peak['one process'] / 1e9:.0f} GFLOP/s with {cores} threads in one process, "
                    f"{peak['one a core'] / 1e9:.0f} GFLOP/s in {cores} processes of one thread")  # fmt: skip
@@ -82,6 +90,23 @@ def main() -> None:
     report.say("best of all: Trainer and nanoGPT's loop, any layout, compiled or not")
     report.table("seconds of a worker's first step through torch.compile", ["parameters", "nothing cached", "the same in a new process"], waits)
     report.end()
+
+
+def contest(report: Report, sizes: Sequence[float], corpus: Path, cores: int) -> None:
+    """Measure ours, nanoGPT's loop and Trainer in turns; each ratio is of two measurements next to each other."""
+    ways = {"ours": ("ours" + COMPILED, cores, 1), "nanogpt": ("nanogpt" + COMPILED, cores, 1), "trainer": ("trainer", 1, cores)}
+    rows = []
+    for size in sizes:
+        for kind in ("ours", "nanogpt"):
+            run(kind + COMPILED, size, corpus, 1, 1)  # what it compiles is cached from here on
+        turns = [[run(kind, size, corpus, *layout) for kind, *layout in ways.values()] for _ in range(2 if report.quick else TURNS)]
+        speeds = [f"{np.median(speed) / 1e3:.1f}k" for speed in zip(*turns, strict=True)]
+        ratios = [[turn[0] / turn[at] for turn in turns] for at in (1, 2)]
+        shown = [f"{np.median(ratio):.2f} ({min(ratio):.2f} to {max(ratio):.2f})" for ratio in ratios]
+        params = shape_for(size, family=RECIPE.family, vocab=VOCAB).params_non_embedding
+        rows.append([f"{params / 1e3:.0f}k", *speeds, *shown])
+    title = f"tokens a second, median of {len(turns)} turns: ours and nanoGPT's loop compiled, one process a core; Trainer as it is run, one process"
+    report.table(title, ["parameters", *ways, "ours/nanogpt (least to most)", "ours/trainer (least to most)"], rows)
 
 
 def run(kind: str, size: float, corpus: Path, processes: int, threads: int) -> float:
