@@ -87,9 +87,9 @@ def estimate(
     for delta in deltas:
         before = np.full(len(theta), np.inf)
         rounds, tolerance = (ROUNDS, TOLERANCE) if delta == DELTAS[-1] else (EARLY_ROUNDS, EARLY_TOLERANCE)
-        for steps in rounds:
-            exact = delta == DELTAS[-1] and len(theta) == 1
-            found = solve(law, points, log_loss, theta, weights, deltas=(delta,), iterations=steps, tolerance=tolerance, exact=exact)
+        for number, steps in enumerate(rounds):
+            exact, afar = delta == DELTAS[-1] and len(theta) == 1, delta == DELTAS[0] and not number
+            found = solve(law, points, log_loss, theta, weights, deltas=(delta,), iterations=steps, tolerance=tolerance, exact=exact, afar=afar)
             chosen, stands = _met(law, points, log_loss, found, members)
             value = found.objective[chosen]
             hopeful = value - value[0] <= PATIENCE * (before[chosen] - value)

@@ -44,6 +44,10 @@ class Scale:
         result: Array = (self.natural(theta) - self._low) / self._width
         return result
 
+    def inside(self, theta: Array, margin: float) -> Array:
+        """Bring parameters into their range, a share of it from its bounds."""
+        return self.unnatural(self._low + self._width * np.clip(self.share(theta), margin, 1 - margin))
+
     def to_free(self, theta: Array) -> Array:
         """Map parameters to unbounded coordinates."""
         share = np.clip(self.share(theta), INSIDE, 1 - INSIDE)

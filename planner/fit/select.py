@@ -14,9 +14,10 @@ from planner.fit.diagnosis import wild
 from planner.fit.estimate import Estimate, estimate
 from planner.fit.holdout import Slice, mean_absolute_percent, slices
 from planner.fit.identify import MIN_ROWS, ROWS_PER_PARAMETER, reason_against
+from planner.fit.kin import kin_starts
 from planner.fit.resample import fit_weighted
 from planner.fit.solver import DELTAS
-from planner.fit.starts import draw_starts
+from planner.fit.starts import DRAWS_A_START, draw_starts
 from planner.fit.support import NEAR, Support
 from planner.laws import LAWS, Law, Points, Reference
 from planner.laws.dual import Array
@@ -32,7 +33,8 @@ HOPELESS = 1.8
 """Laws whose residual is over this multiple of the least are not tried on the slices."""
 MOST_TRIED = 6
 """Laws that are, at most, each under a convention of N: those of the least residual, parameters counted."""
-SCREENING_STARTS = 10
+SCREENING_STARTS = 4
+"""Beside those from kin."""
 SECOND_LOOK, SECOND_DRAWS = 2.0, 16
 """Laws whose best start stands alone, so that a better one may have been missed, are started anew where their residual is within this multiple of the
 least; and how many draws each of these starts is the best of."""
@@ -89,16 +91,8 @@ def score_laws(tables: Sequence[FitData], laws: Sequence[Law], seed: int = 0, pr
         progress: told of the steps.
     """
     tell = progress or (lambda what, share: None)
-    first: list[Score] = []
-    for data in tables:
-        for number, law in enumerate(laws):
-            tell(law.name, 0.4 * (len(first) + 1) / (len(tables) * len(laws) + 1))
-            random = np.random.default_rng([seed, number])
-            quick = estimate(law, data.points(data.reference), data.log_loss, random, starts=SCREENING_STARTS, deltas=DELTAS[:1])
-            first.append(_residual(data, quick))
     by_kind = {data.params_kind: data for data in tables}
-    least = min(score.rms_percent for score in first)
-    first = [_second_look(score, by_kind[score.params_kind], least, [seed, 3, number]) for number, score in enumerate(first)]
+    first = _screen(tables, laws, seed, lambda name, share: tell(name, 0.4 * share))
     pieces = slices(tables[0])
     promising = _promising(first, tables[0].count, _testable(laws, pieces, tables[0].count))
     pieces = _fair(pieces, tables[0].count, [first[number].estimate.law for number in promising])
@@ -116,16 +110,31 @@ def score_laws(tables: Sequence[FitData], laws: Sequence[Law], seed: int = 0, pr
     return sorted(scores, key=lambda score: (score.mean, _cost(score, tables[0].count)))
 
 
-def _second_look(score: Score, data: FitData, least: float, seed: Sequence[int]) -> Score:
-    """Start a law anew that its few starts may have missed; one on which they agree, or that cannot be among the best, stays as it is."""
-    known = score.estimate
-    if known.starts_agree > 1 or score.rms_percent > SECOND_LOOK * least:
-        return score
-    again = estimate(
-        known.law, data.points(data.reference), data.log_loss, np.random.default_rng(seed), starts=SCREENING_STARTS, warm=known.solutions,
-        deltas=DELTAS[:1], draws=SECOND_DRAWS,
-    )  # fmt: skip
-    return _residual(data, again)
+def _screen(tables: Sequence[FitData], laws: Sequence[Law], seed: int, tell: Progress) -> list[Score]:
+    """Fit every law roughly to all rows, under each convention of N; one that its starts may have missed is then started anew.
+
+    That is one whose best start stands alone, unless it cannot be among the best.
+    """
+    found: list[Score] = []
+    wanted = [(data, law) for data in tables for law in laws]
+    for number, (data, law) in enumerate(wanted):
+        tell(law.name, (number + 1) / (len(wanted) + 1))
+        found.append(_roughly(data, law, found, np.random.default_rng([seed, number % len(laws)]), DRAWS_A_START))
+    least = min(score.rms_percent for score in found)
+    for number, (data, law) in enumerate(wanted):
+        known = found[number]
+        if known.estimate.starts_agree == 1 and known.rms_percent <= SECOND_LOOK * least:
+            found[number] = _roughly(data, law, found, np.random.default_rng([seed, 3, number]), SECOND_DRAWS, known.estimate.solutions)
+    return found
+
+
+def _roughly(data: FitData, law: Law, found: Sequence[Score], random: np.random.Generator, draws: int, warm: Array | None = None) -> Score:
+    points = data.points(data.reference)
+    others = [score.estimate for score in found if (score.params_kind == data.params_kind) != (score.estimate.law is law)]
+    kin = kin_starts(law, others, points, data.log_loss, random)
+    starts = kin if warm is None else np.vstack([warm, kin])
+    quick = estimate(law, points, data.log_loss, random, starts=SCREENING_STARTS, warm=starts, deltas=DELTAS[:1], draws=draws)
+    return _residual(data, quick)
 
 
 def mistakes(scores: Sequence[Score], tables: Mapping[str, FitData]) -> Any:

@@ -37,6 +37,9 @@ KEPT = 0.3
 DAMPINGS = (0.1, 6.0, 60.0, 1000.0)
 LENGTHS = (0.5, 0.2, 0.05)
 """What else is tried: multiples of the damping, shares of the step."""
+LEANING = (0.01, 0.1)
+"""And from afar Marquardt's steps (1963, doi 10.1137/0111030), by the majorant with so much more of its diagonal: all others run along a bent valley and up
+its side. Later they cost more than they gain."""
 SURE = 2
 """Exact steps after which straight ones are tried beside them: most problems are at their end by then."""
 TOWARDS = 0.9
@@ -78,7 +81,7 @@ def _total(law: Law, theta: Array, points: Points, log_loss: Array, weights: Arr
 
 def solve(
     law: Law, points: Points, log_loss: Array, starts: Array, weights: Array, *, deltas: tuple[float, ...] = DELTAS,
-    iterations: int = 200, tolerance: float = TOLERANCE, fixed: Array | None = None, exact: bool = False,
+    iterations: int = 200, tolerance: float = TOLERANCE, fixed: Array | None = None, exact: bool = False, afar: bool = False,
 ) -> Solution:  # fmt: skip
     """Solve a batch of problems.
 
@@ -93,6 +96,7 @@ def solve(
         tolerance: relative gain of a step under which a problem is done.
         fixed: which parameters of which problem keep their start, shape (problems, parameters).
         exact: whether steps use the law's second derivatives.
+        afar: whether starts may be far from any valley's floor.
     """
     keep_memory()
     scale = Scale(law)
@@ -100,7 +104,7 @@ def solve(
     moves = None if fixed is None else 1.0 - fixed
     size = max(1, min(len(free), BATCH // (points.count * free.shape[1])))
     work = np.empty((2, size, free.shape[1], points.count))
-    batch = _Batch(law, scale, points, log_loss, weights, moves, deltas, iterations, tolerance, exact, work)
+    batch = _Batch(law, scale, points, log_loss, weights, moves, deltas, iterations, tolerance, exact, afar, work)
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # a wild step is answered by the next one
         value, finished = batch.solve(free)
     return Solution(scale.to_theta(free), value, finished)
@@ -151,6 +155,7 @@ class _Batch:
     iterations: int
     tolerance: float
     exact: bool
+    afar: bool
     work: Array
     """Room for the slopes and what is made of them, shape (2, active at most, parameters, runs): arrays of this size are dear to get anew."""
 
@@ -223,10 +228,13 @@ class _Batch:
             base = np.maximum(damping[poor], 1e-4)
             dampings = np.concatenate([base * factor for factor in DAMPINGS])
             several = [_step(state.take(np.tile(poor, len(DAMPINGS))), dampings), *(step[poor] * length for length in LENGTHS)]
-            steps, again = np.concatenate(several), np.tile(poor, len(DAMPINGS) + len(LENGTHS))
+            if self.afar:
+                several += [_leaning(state, poor, share) for share in LEANING]
+            steps = np.concatenate(several)
+            again = np.tile(poor, len(steps) // len(poor))
             values = self._values(state.number[again], state.stage[again], state.here[again] + steps).reshape(-1, len(poor))
             steps = steps.reshape(len(values), len(poor), -1)
-            after = np.concatenate([dampings, np.tile(base * 2, len(LENGTHS))]).reshape(len(values), len(poor))
+            after = np.concatenate([dampings, np.tile(base * 2, len(values) - len(DAMPINGS))]).reshape(len(values), len(poor))
             best, every = values.argmin(0), np.arange(len(poor))
             won = values[best, every] < tried[poor]
             number = poor[won]
@@ -300,6 +308,10 @@ def _step(state: _State, damping: Array) -> Array:
         safe = state.majorant[uphill]
         np.einsum("kii->ki", safe)[...] += ridge[uphill]
         step[uphill] = -_solved(safe, state.gradient[uphill]) / (1 + damping[uphill, None])
+    return _capped(step)
+
+
+def _capped(step: Array) -> Array:
     longest = np.abs(step).max(1, keepdims=True)
     result: Array = np.where(np.isfinite(step), step, 0.0) * np.minimum(1.0, LONGEST_STEP / np.maximum(longest, 1e-300))
     return result
@@ -313,6 +325,15 @@ def _solved(matrix: Array, right: Array) -> Array:
         found = np.linalg.pinv(np.nan_to_num(matrix), hermitian=True) @ right[:, :, None]
     result: Array = found[:, :, 0]
     return result
+
+
+def _leaning(state: _State, which: Any, share: float) -> Array:
+    """Solve for the step of some problems by the majorant and a share of its diagonal."""
+    matrix = state.majorant[which]
+    diagonal = np.einsum("kii->ki", matrix)
+    diagonal *= 1 + share
+    diagonal += 1e-12 * diagonal.max(1, keepdims=True) + 1e-300
+    return _capped(-_solved(matrix, state.gradient[which]))
 
 
 def _straight(state: _State) -> Array:
