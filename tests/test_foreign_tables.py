@@ -83,6 +83,8 @@ def test_flops_in_another_unit_are_refused(tmp_path: Path) -> None:
     lines = [f"{row},{6 * float(row.split(',')[0]) * float(row.split(',')[1]) / 1e18:g}" for row in rows()]
     with pytest.raises(InputError, match="row 2: flops = .* off 6·N·D: is it in another unit"):
         read_runs(write(tmp_path / "runs.csv", f"{HEAD},flops", lines))
+    stopped = [f"{row},diverged,1e6" if number == 3 else f"{row},ok," for number, row in enumerate(rows())]
+    assert read_runs(write(tmp_path / "runs.csv", f"{HEAD},status,flops", stopped))["flops"].notna().sum() == 1
 
 
 def test_a_method_is_read_as_people_write_it_and_one_that_is_not_known_is_told_of(tmp_path: Path) -> None:
