@@ -241,6 +241,10 @@ def _check_ranges(frame: DataFrame, path: Path, header: int) -> None:
 
     import numpy as np
 
+    spec, passes = frame["tokens_spec"] > 0, frame["epochs_spec"]
+    follows = spec & frame["unique_spec"].isna() & (passes > 0)
+    with np.errstate(over="ignore"):  # what follows is held against the same limits as what is written
+        frame.loc[follows, "unique_spec"] = frame.loc[follows, "tokens_spec"] / frame.loc[follows, "epochs_spec"]
     for name, (unit, _) in SCHEMA.items():
         if unit != "text":
             refuse(np.isinf(frame[name]), name, "is not finite")
@@ -257,7 +261,6 @@ def _check_ranges(frame: DataFrame, path: Path, header: int) -> None:
         if (frame[name][counted] > MOST_LOSS).mean() > 0.5:
             refuse((frame[name] > MOST_LOSS) & counted, name, f"is, as most are, above {MOST_LOSS:g} nats/token: are these perplexities, or per cent?")
         refuse((frame[name] < LEAST_LOSS) & counted, name, f"is below {LEAST_LOSS:g} nats/token, which no language model reaches")
-    spec, passes = frame["tokens_spec"] > 0, frame["epochs_spec"]
     frame.loc[~spec & (frame["unique_spec"] == 0), "unique_spec"] = math.nan
     refuse(frame["unique_spec"] <= 0, "unique_spec", "is not positive")
     for name in ("params_non_embedding", "tokens_pt", "tokens_spec", "unique_spec"):
@@ -275,8 +278,6 @@ def _check_ranges(frame: DataFrame, path: Path, header: int) -> None:
     refuse(frame["replay_fraction"] == 1, "replay_fraction", "leaves the specialist stage no specialist token")
     refuse(passes < 0, "epochs_spec", "is negative")
     refuse(spec & (passes == 0), "epochs_spec", "with specialist tokens is no number of passes")
-    follows = spec & frame["unique_spec"].isna() & passes.notna()
-    frame.loc[follows, "unique_spec"] = frame.loc[follows, "tokens_spec"] / frame.loc[follows, "epochs_spec"]
     ratio = frame["tokens_spec"] / frame["unique_spec"] / passes
     apart = (frame["tokens_spec"] / frame["unique_spec"] - passes).abs() > ROUNDED  # whole passes may be written for a part of one
     refuse(spec & apart & ((ratio > CONTRADICTS) | (ratio < 1 / CONTRADICTS)), "epochs_spec", "contradicts tokens_spec / unique_spec")

@@ -79,6 +79,12 @@ def test_no_distinct_tokens_are_no_mistake_where_there_are_no_specialist_tokens(
         read_runs(write(tmp_path / "runs.csv", f"{HEAD},tokens_spec,unique_spec", lines))
 
 
+@pytest.mark.parametrize(("passes", "message"), [(1e-100, "larger than any run"), (1e9, "less than one")])
+def test_distinct_tokens_that_follow_from_passes_keep_the_same_limits(tmp_path: Path, passes: float, message: str) -> None:
+    with pytest.raises(InputError, match=f"row 2: unique_spec = .* is {message}"):
+        read_runs(write(tmp_path / "runs.csv", f"{HEAD},tokens_spec,epochs_spec", [f"{row},1e8,{passes}" for row in rows()]))
+
+
 def test_flops_in_another_unit_are_refused(tmp_path: Path) -> None:
     lines = [f"{row},{6 * float(row.split(',')[0]) * float(row.split(',')[1]) / 1e18:g}" for row in rows()]
     with pytest.raises(InputError, match="row 2: flops = .* off 6·N·D: is it in another unit"):
