@@ -33,6 +33,8 @@ MOST_LOSS = 13.0
 """Of most losses [nats/token]: a guess among all words of any tokenizer, some 400,000 of them, does better."""
 MOST_TOKENS_PER_PARAMETER = 1_000_000
 """Of a run: what has more has its columns in different units."""
+OFF_6ND = 1000.0
+"""Factor between a run's FLOPs and 6·N·D, from which they are in another unit: what tiny models and adapters do to it stays under 30."""
 PADDED = 1.05
 """Factor up to which vocabularies may be one whose table is padded to a round number."""
 CONTRADICTS = 1.1
@@ -136,7 +138,7 @@ def read_runs(path: Path | str, mapping: Mapping[str, str] | None = None) -> Dat
         raise InputError(f"there is no runs table {path}", remedy="check the path, or run plan sweep run")
     mapping = {ours: theirs.strip() for ours, theirs in (mapping or {}).items()}
     frame = _rename(read_frame(path, {*SCHEMA, *mapping.values()}), mapping, path)
-    header = 1 if path.suffix not in LINES else 0
+    header = 1 if path.suffix.lower() not in LINES else 0
     for name in REQUIRED:
         if name not in frame:
             raise InputError(f"{path} has no column {name}", remedy=f"name the file's own with --map {name}=COLUMN; it has {columns_of(frame)}")
@@ -204,7 +206,7 @@ def _complete(frame: DataFrame, path: Path) -> DataFrame:
         if name not in frame:
             frame[name] = "" if unit == "text" else math.nan
     frame["status"] = frame["status"].map(_status)
-    frame["method"] = [str(name) if isinstance(name, str) and name.strip() else "full" for name in frame["method"]]
+    frame["method"] = [name.strip().lower() if isinstance(name, str) and name.strip() else "full" for name in frame["method"]]
     # A run without a name is called by its row.
     unnamed = [name is None or name != name or not str(name).strip() for name in frame["run_id"]]
     frame["run_id"] = [f"row{number + 2}" if none else name for number, (name, none) in enumerate(zip(frame["run_id"], unnamed, strict=True))]
@@ -239,6 +241,10 @@ def _check_ranges(frame: DataFrame, path: Path, header: int) -> None:
 
     import numpy as np
 
+    spec, passes = frame["tokens_spec"] > 0, frame["epochs_spec"]
+    follows = spec & frame["unique_spec"].isna() & (passes > 0)
+    with np.errstate(over="ignore"):  # what follows is held against the same limits as what is written
+        frame.loc[follows, "unique_spec"] = frame.loc[follows, "tokens_spec"] / frame.loc[follows, "epochs_spec"]
     for name, (unit, _) in SCHEMA.items():
         if unit != "text":
             refuse(np.isinf(frame[name]), name, "is not finite")
@@ -255,22 +261,23 @@ def _check_ranges(frame: DataFrame, path: Path, header: int) -> None:
         if (frame[name][counted] > MOST_LOSS).mean() > 0.5:
             refuse((frame[name] > MOST_LOSS) & counted, name, f"is, as most are, above {MOST_LOSS:g} nats/token: are these perplexities, or per cent?")
         refuse((frame[name] < LEAST_LOSS) & counted, name, f"is below {LEAST_LOSS:g} nats/token, which no language model reaches")
+    frame.loc[~spec & (frame["unique_spec"] == 0), "unique_spec"] = math.nan
     refuse(frame["unique_spec"] <= 0, "unique_spec", "is not positive")
     for name in ("params_non_embedding", "tokens_pt", "tokens_spec", "unique_spec"):
         refuse((frame[name] > 0) & (frame[name] < 1), name, "is less than one; columns are in single parameters and tokens, not in millions or billions")
     refuse(frame["params_total"] < frame["params_non_embedding"], "params_total", "is less than params_non_embedding")
     refuse(frame["flops"] <= 0, "flops", "is not positive")
+    usual = frame["flops"] / flops_6nd(frame["params_non_embedding"], frame["tokens_pt"] + frame["tokens_spec"])
+    whole = frame["status"] == "ok"  # others may have stopped long before their tokens
+    refuse(whole & ((usual > OFF_6ND) | (usual < 1 / OFF_6ND)), "flops", f"is over {OFF_6ND:,.0f} times off 6·N·D: is it in another unit?")
     for name in ("params_embedding", "steps_pt", "steps_spec", "flops_6nd", "learning_rate", "base_tokens"):
         refuse(frame[name] < 0, name, "is negative")
     refuse(frame["vocab_size"] < 1, "vocab_size", "is not positive")
     for name in ("replay_fraction", "early_fraction"):
         refuse((frame[name] < 0) | (frame[name] > 1), name, "is not a share from 0 to 1")
     refuse(frame["replay_fraction"] == 1, "replay_fraction", "leaves the specialist stage no specialist token")
-    spec, passes = frame["tokens_spec"] > 0, frame["epochs_spec"]
     refuse(passes < 0, "epochs_spec", "is negative")
     refuse(spec & (passes == 0), "epochs_spec", "with specialist tokens is no number of passes")
-    follows = spec & frame["unique_spec"].isna() & passes.notna()
-    frame.loc[follows, "unique_spec"] = frame.loc[follows, "tokens_spec"] / frame.loc[follows, "epochs_spec"]
     ratio = frame["tokens_spec"] / frame["unique_spec"] / passes
     apart = (frame["tokens_spec"] / frame["unique_spec"] - passes).abs() > ROUNDED  # whole passes may be written for a part of one
     refuse(spec & apart & ((ratio > CONTRADICTS) | (ratio < 1 / CONTRADICTS)), "epochs_spec", "contradicts tokens_spec / unique_spec")

@@ -36,16 +36,17 @@ def read_frame(path: Path, used: set[str]) -> DataFrame:
     """
     import pandas as pd
 
-    if path.suffix.lower() in OTHERS:
-        what, remedy = OTHERS[path.suffix.lower()]
+    kind = path.suffix.lower()
+    if kind in OTHERS:
+        what, remedy = OTHERS[kind]
         raise InputError(f"{path} is {what}, which is not read", remedy=remedy)
     try:
-        if path.suffix == ".parquet":
+        if kind == ".parquet":
             frame = pd.read_parquet(path)
             # Nullable columns have a missing value of their own, which is neither true nor false.
-            nullable = [name for name, kind in frame.dtypes.items() if pd.api.types.is_extension_array_dtype(kind)]
+            nullable = [name for name, dtype in frame.dtypes.items() if pd.api.types.is_extension_array_dtype(dtype)]
             frame[nullable] = frame[nullable].astype(object).where(frame[nullable].notna(), math.nan)
-        elif path.suffix in LINES:
+        elif kind in LINES:
             frame = pd.read_json(path, lines=True)
         else:
             _check_header(path, used)
@@ -69,6 +70,8 @@ def numbers(column: Series[Any], *, counts: bool) -> Series[float]:
     import pandas as pd
 
     values = pd.to_numeric(column, errors="coerce")
+    # What parquet keeps in 16 or 32 bits would run over where it is multiplied.
+    values = values.astype("int64" if values.dtype.kind in "bi" else float)
     if not counts or pd.api.types.is_numeric_dtype(column):
         return values
     values = values.astype(float)

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from planner.cli.main import app
-from planner.errors import DataError, InputError
+from planner.errors import DataError, InputError, PlannerWarning
 from planner.fit.data import fit_data
 from planner.fit.fitted import FittedLaw
 from planner.runs import read_runs
@@ -55,6 +55,54 @@ def test_trunks_without_seeds_stay_apart(tmp_path: Path) -> None:
     lines = [f"{row},t{number // 3},{'' if number > 5 else 1}" for number, row in enumerate(rows())]
     data = fit_data(read_runs(write(tmp_path / "runs.csv", f"{HEAD},trunk_id,seed", lines)))
     assert list(data.cluster) == [number // 3 for number in range(12)]
+
+
+def test_endings_in_capitals_and_numbers_of_few_bits_are_read_as_what_they_are(tmp_path: Path) -> None:
+    plain = read_runs(write(tmp_path / "runs.csv", HEAD, rows()))
+    few = {"params_non_embedding": "float32", "tokens_pt": "int32", "loss_spec": "float16"}
+    small = plain[HEAD.split(",")].astype(few).assign(tokens_spec=np.int32(2**31 - 1))
+    small.to_parquet(tmp_path / "RUNS.PARQUET")
+    small.to_json(tmp_path / "RUNS.JSONL", orient="records", lines=True)
+    for name in ("RUNS.PARQUET", "RUNS.JSONL"):
+        with pytest.warns(PlannerWarning, match="seen once"):
+            found = read_runs(tmp_path / name)
+        np.testing.assert_allclose(found["loss_spec"], plain["loss_spec"], rtol=1e-3)
+        assert list(fit_data(found).tokens_spec + fit_data(found).tokens_pt) == list(plain["tokens_pt"] + 2.0**31 - 1)
+
+
+def test_no_distinct_tokens_are_no_mistake_where_there_are_no_specialist_tokens(tmp_path: Path) -> None:
+    special = [",0,0" if number < 6 else ",1e8,1e8" for number in range(12)]
+    lines = [row + more for row, more in zip(rows(), special, strict=True)]
+    assert read_runs(write(tmp_path / "runs.csv", f"{HEAD},tokens_spec,unique_spec", lines))["unique_spec"].isna().sum() == 6
+    lines[7] = f"{rows()[7]},1e8,0"
+    with pytest.raises(InputError, match="row 9: unique_spec = 0 is not positive"):
+        read_runs(write(tmp_path / "runs.csv", f"{HEAD},tokens_spec,unique_spec", lines))
+
+
+@pytest.mark.parametrize(("passes", "message"), [(1e-100, "larger than any run"), (1e9, "less than one")])
+def test_distinct_tokens_that_follow_from_passes_keep_the_same_limits(tmp_path: Path, passes: float, message: str) -> None:
+    with pytest.raises(InputError, match=f"row 2: unique_spec = .* is {message}"):
+        read_runs(write(tmp_path / "runs.csv", f"{HEAD},tokens_spec,epochs_spec", [f"{row},1e8,{passes}" for row in rows()]))
+
+
+def test_flops_in_another_unit_are_refused(tmp_path: Path) -> None:
+    lines = [f"{row},{6 * float(row.split(',')[0]) * float(row.split(',')[1]) / 1e18:g}" for row in rows()]
+    with pytest.raises(InputError, match="row 2: flops = .* off 6·N·D: is it in another unit"):
+        read_runs(write(tmp_path / "runs.csv", f"{HEAD},flops", lines))
+    stopped = [f"{row},diverged,1e6" if number == 3 else f"{row},ok," for number, row in enumerate(rows())]
+    assert read_runs(write(tmp_path / "runs.csv", f"{HEAD},status,flops", stopped))["flops"].notna().sum() == 1
+
+
+def test_a_method_is_read_as_people_write_it_and_one_that_is_not_known_is_told_of(tmp_path: Path) -> None:
+    head = f"{HEAD},tokens_spec,unique_spec,method"
+    assert fit_data(read_runs(write(tmp_path / "runs.csv", head, [f"{row},1e8,1e8, Full" for row in rows()]))).count == 12
+    with pytest.raises(DataError, match="there are sft; name it in the table as one of full, lora"):
+        fit_data(read_runs(write(tmp_path / "runs.csv", head, [f"{row},1e8,1e8,SFT" for row in rows()])))
+
+
+def test_a_table_of_early_text_alone_is_refused_for_that(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"all 12 runs .* specialist text in their general stage"):
+        fit_data(read_runs(write(tmp_path / "runs.csv", f"{HEAD},early_fraction", [f"{row},0.1" for row in rows()])))
 
 
 def test_what_is_larger_than_any_run_is_refused(tmp_path: Path) -> None:

@@ -36,6 +36,8 @@ HELP = (
 )
 TARGET_FACTOR = 100.0
 """Of the default target: times the largest run that the law has seen, or that --flops could pay where nothing is fitted."""
+LEAST_REGRET = 0.001
+"""Least regret that is written out [% of the loss]."""
 EPOCHS = 16.0
 """Most passes, where neither the sweep nor a law says."""
 BARE = 1
@@ -253,9 +255,7 @@ def show(answer: NextRuns, target: float, unique: float, general: bool = True, s
     table(f"Design: {len(answer.cells)} endpoints", list(rows[0]), [list(row.values()) for row in rows], caption=caption)
     plan = answer.recommended
     worths = [item for item in (answer.before, answer.design, answer.naive) if item is not None]
-    lines = [
-        [item.name, item.cells, f"{item.flops:.3g}", f"{item.deviation_percent:.3g} %", f"{item.regret_percent:.3g} %"] for item in worths
-    ]  # fmt: skip
+    lines = [[item.name, item.cells, f"{item.flops:.3g}", f"{item.deviation_percent:.3g} %", _regret(item.regret_percent)] for item in worths]
     stages = [("tokens_pt", "general")] * general + [("tokens_spec", "specialist")] * special
     parts = [f"{format_count(plan[key])} {name}" for key, name in stages]
     caption = (
@@ -266,6 +266,11 @@ def show(answer: NextRuns, target: float, unique: float, general: bool = True, s
         caption += f"; both of the law's parameters alone, the drift of its form left out, with which the forecast there is {outside.forecast}"
     title = f"Recommendation at {target:.3g} FLOPs" + (f" with {format_count(unique)} distinct specialist tokens" if special else "")
     table(title, ["runs", "endpoints", "FLOPs", "expected deviation", "expected regret"], lines, caption=caption)
+
+
+def _regret(percent: float) -> str:
+    """Write a regret; what the draws behind it leave of one that is nothing is no number to read."""
+    return f"{percent:.3g} %" if percent >= LEAST_REGRET else f"under {LEAST_REGRET:g} %"
 
 
 def _consistent(prior: bool, law: Path | None, form: list[str] | None, check: bool, name: str | None, flops: str | None, share: float) -> None:

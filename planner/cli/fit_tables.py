@@ -78,7 +78,8 @@ def show(law: FittedLaw) -> None:
         say("runs farthest from the law: " + ", ".join(f"{run['run_id']} {run['off_percent']:+.1f} %" for run in farthest))
     for flag, count in law.source.get("flagged", {}).items():
         kept = flag in law.source.get("kept_flags", [])
-        say(f"{'taken in all the same' if kept else 'kept out of the fit'}: {count} runs flagged {flag} ({FLAGS.get(flag, 'named in the table')})")
+        runs = f"{count} run{'s' if count > 1 else ''} flagged {flag}"
+        say(f"{'taken in all the same' if kept else 'kept out of the fit'}: {runs} ({FLAGS.get(flag, 'named in the table')})")
     least, most = law.support.low, law.support.high
     axes = [f"{name} {format_count(least[name])} to {format_count(most[name])}" for name in least if most[name] and not name.startswith("flops")]
     say(f"support: {'; '.join(axes)}; flops {least['flops']:.3g} to {most['flops']:.3g}")

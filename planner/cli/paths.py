@@ -49,7 +49,7 @@ def runs_files(path: Path) -> list[Path]:
 
 def law_file(path: Path | None) -> Path:
     """Return the law that a path means; by default the one under sweeps/."""
-    if path is not None and path.suffix in TABLES and path.exists():
+    if path is not None and path.suffix.lower() in TABLES and path.exists():
         raise InputError(f"{path} is a table of runs, not a law", remedy=f"fit one with plan fit {shlex.quote(str(path))}, and name its law.json")
     if path is not None and path.is_file():
         return path

@@ -130,7 +130,11 @@ def fit_data(frame: DataFrame, keep: tuple[str, ...] = (), target: str = "spec",
     if target not in TARGETS:
         raise InputError(f"--target {target!r} is not a loss of the table", remedy=f"choose one of {', '.join(TARGETS)}")
     rows = usable(frame, keep)
-    rows = rows[rows[TARGETS[target]].notna() & ~early(rows)].reset_index(drop=True)
+    rows = rows[rows[TARGETS[target]].notna()]
+    if len(rows) and early(rows).all():
+        what = f"all {len(rows)} runs without a flag have specialist text in their general stage (early_fraction), and no law is fitted to such alone"
+        raise DataError(what, remedy="train some without, or leave early_fraction empty where it is another thing")
+    rows = rows[~early(rows)].reset_index(drop=True)
     rows = of_method(rows, method)
     if rows.empty and (frame["status"] == "diverged").all():
         raise DataError(f"all {len(frame)} runs diverged, and none has a loss to fit", remedy="mend the recipe, the learning rate first, and run again")
@@ -195,7 +199,9 @@ def of_method(frame: DataFrame, method: str) -> DataFrame:
     kept = frame[(names == method) | (~special & (general == Method(method).general.name))].reset_index(drop=True)
     found, stage = (sorted(set(names[special])), "specialist") if special.any() else (sorted(set(general)), "general")
     if len(frame) and (kept.empty or (special.any() and method not in found)):
-        raise DataError(f"no run trained its {stage} stage with method {method}; there are {', '.join(found)}", remedy=f"fit with --method {found[0]}")
+        known = next((name for name in found if name in METHODS), None)
+        remedy = f"fit with --method {known}" if known else f"name it in the table as one of {', '.join(METHODS)}"
+        raise DataError(f"no run trained its {stage} stage with method {method}; there are {', '.join(found)}", remedy=remedy)
     return kept
 
 

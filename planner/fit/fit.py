@@ -14,7 +14,7 @@ from planner.fit.data import FitData
 from planner.fit.diagnosis import WILD
 from planner.fit.fitted import FittedLaw
 from planner.fit.holdout import mean_absolute_percent, slices
-from planner.fit.identify import check, check_losses, reason_against, trunks_alone
+from planner.fit.identify import check, check_losses, numberless, reason_against, trunks_alone
 from planner.fit.luck import deviation_on_a_trunk
 from planner.fit.member import Member
 from planner.fit.profile import along, ridge
@@ -151,6 +151,9 @@ def _suited(law: Law, data: FitData) -> Law:
         warnings.warn(f"the law {law.name} is blind to the difference between general and specialist tokens", PlannerWarning, stacklevel=3)
     elif law.stages == 1 and data.repeats and not law.repeats:
         warnings.warn(f"the law {law.name} takes repeated text for fresh", PlannerWarning, stacklevel=3)
+    if (run := numberless(law, data)) is not None:
+        remedy = "mend its formula: the logarithm of nothing is none, such as of general tokens where there are none"
+        raise InputError(f"the law {law.name} gives no number for the run {run}", remedy=remedy)
     if reason := reason_against(law, data):
         raise DataError(f"the runs cannot carry the law {law.name}: it has {reason}", remedy="choose a simpler law, or --law auto")
     return law

@@ -8,6 +8,7 @@ import numpy as np
 
 from planner.errors import DataError, PlannerWarning
 from planner.fit.data import FitData
+from planner.fit.scale import Scale
 from planner.laws import Law
 from planner.laws.dual import Array
 
@@ -23,6 +24,8 @@ MANY_PASSES = 100.0
 """Of half of the runs: hardly anybody makes as many."""
 TRUNK = 3
 """Runs off one trunk from which its luck shows in a fit."""
+TRIED = 16
+"""Draws of a law's starts, of which one at least is to give a number for every run."""
 SAME_LOSS = 1e-6
 """Spread of ln L under which all losses are one."""
 SAME = 0.05
@@ -96,6 +99,14 @@ def reason_against(law: Law, data: FitData) -> str | None:
         if not names & {"b", "ε"} and data.replay_fraction is not None:
             return "no effect of replay, and runs replay general text"
     return None
+
+
+def numberless(law: Law, data: FitData) -> str | None:
+    """Name a run for which a law gives no number wherever it starts, as somebody's own may where tokens are zero; None where it gives one for all."""
+    theta = Scale(law).draw(np.random.default_rng(0), TRIED)
+    with np.errstate(all="ignore"):
+        sound = np.isfinite(law.log_loss(theta, data.points(data.reference)))
+    return None if sound.all(1).any() else data.run_ids[int(sound.sum(0).argmin())]
 
 
 def _check_one_stage(data: FitData) -> None:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from planner.errors import DataError
+from planner.errors import DataError, PlannerWarning
 from planner.fit.data import FitData
 from planner.fit.diagnosis import wild
 from planner.fit.estimate import Estimate, estimate
 from planner.fit.holdout import Slice, mean_absolute_percent, slices
-from planner.fit.identify import MIN_ROWS, ROWS_PER_PARAMETER, reason_against
+from planner.fit.identify import MIN_ROWS, ROWS_PER_PARAMETER, numberless, reason_against
 from planner.fit.kin import kin_starts
 from planner.fit.resample import fit_weighted
 from planner.fit.solver import DELTAS
@@ -71,7 +72,12 @@ def candidates(data: FitData) -> list[Law]:
     Raises:
         DataError: none; the message says why of the simplest.
     """
-    suited = [law for law in LAWS.values() if data.suits(law)]
+    suited = []
+    for law in filter(data.suits, LAWS.values()):
+        if (run := numberless(law, data)) is None:
+            suited.append(law)
+        else:
+            warnings.warn(f"the law {law.name} gives no number for the run {run}, and is not tried: mend its formula", PlannerWarning, stacklevel=3)
     found = [law for law in suited if reason_against(law, data) is None]
     if not found:
         simplest = min(suited, key=lambda law: len(law.parameters))

@@ -38,8 +38,8 @@ DAMPINGS = (0.1, 6.0, 60.0, 1000.0)
 LENGTHS = (0.5, 0.2, 0.05)
 """What else is tried: multiples of the damping, shares of the step."""
 LEANING = (0.01, 0.1)
-"""And from afar Marquardt's steps (1963, doi 10.1137/0111030), by the majorant with so much more of its diagonal: all others run along a bent valley and up
-its side. Later they cost more than they gain."""
+"""And from afar Marquardt's steps (1963, doi 10.1137/0111030), by the majorant with so much more of its diagonal: all others run along a bent valley and
+up its side. Later they cost more than they gain."""
 SURE = 2
 """Exact steps after which straight ones are tried beside them: most problems are at their end by then."""
 TOWARDS = 0.9

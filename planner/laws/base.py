@@ -37,6 +37,13 @@ class Parameter:
     linear: bool = False
     """Whether the loss, harm by repetition aside, is linear in it once the parameters that are not so marked are fixed: starts solve for it."""
 
+    def __post_init__(self) -> None:
+        least, most = self.start
+        if not self.low <= least < most <= self.high:
+            raise ValueError(f"{self.name} starts from {least:g} to {most:g}, which is no range between its bounds, {self.low:g} and {self.high:g}")
+        if self.logarithmic and self.low <= 0:
+            raise ValueError(f"{self.name} may be {self.low:g}, and is searched on a log scale; set logarithmic=False")
+
 
 @dataclass(frozen=True)
 class Reference:
@@ -189,6 +196,13 @@ class Law:
     """Name of the parameter that is over zero where a specialist token buys less the longer the general stage was; none where the form fixes that."""
     tied: bool = False
     """Whether size and tokens have one exponent, so that the best size grows as the square root of the compute whatever the runs say."""
+
+    def __post_init__(self) -> None:
+        names = [parameter.name for parameter in self.parameters]
+        if len(set(names)) < len(names):
+            raise ValueError(f"the law {self.name} has two parameters of one name: {', '.join(names)}")
+        if self.stages not in (1, 2) or self.target not in ("spec", "general"):
+            raise ValueError(f"the law {self.name} is of {self.stages} stages and the {self.target} loss: stages are 1 or 2, the loss spec or general")
 
     @property
     def knows_general(self) -> bool:

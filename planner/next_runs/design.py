@@ -224,7 +224,7 @@ def no_runs(stakes: Stakes) -> NextRuns | None:
     if before.regret_percent >= NOTHING:
         return None
     why = (
-        f"no run would change this decision, as far as the law's form holds: over its refits the plan gives away {before.regret_percent:.2g} % on average "
+        f"no run would change this decision, as far as the law's form holds: over its refits the plan gives away less than {NOTHING:g} % on average "
         f"already, and no runs are proposed; those that would narrow its forecast, of a deviation of {before.deviation_percent:.2g} % now, are chosen by "
         "plan sweep design --criterion I"
     )

@@ -51,6 +51,11 @@ from planner.laws.base import Law, exponent
 LAWS = (Law("mine", "e^(−α·ln N)", (exponent("α"),), lambda p, x: np.exp(-x.log_n * p["α"]), "here", "never", stages=1),)
 """
 
+MADE = """from planner.laws.base import Law, Parameter, exponent, irreducible
+from planner.laws.dual import log
+LAWS = (Law("mine", "E + α·ln(ln N)", ({parameters}), lambda p, x: p["E"] + p["α"] * log(x.log_n), "here", "never", stages=1, target="{target}"),)
+"""
+
 
 @pytest.mark.parametrize(
     ("text", "message"),
@@ -59,6 +64,10 @@ LAWS = (Law("mine", "e^(−α·ln N)", (exponent("α"),), lambda p, x: np.exp(-x
         ("LAWS = (1,)", "no Law"),
         ("1/0", "division by zero"),
         (NUMPY, "the formula of the law 'mine' fails"),
+        (MADE.format(parameters='Parameter("E", 1, 2, (3, 4), ""), exponent("α")', target="spec"), "no range between its bounds"),
+        (MADE.format(parameters='Parameter("E", 0, 2, (1, 2), ""), exponent("α")', target="spec"), "logarithmic=False"),
+        (MADE.format(parameters='irreducible(), irreducible(), exponent("α")', target="spec"), "two parameters of one name"),
+        (MADE.format(parameters='irreducible(), exponent("α")', target="both"), "the loss spec or general"),
     ],
 )
 def test_a_broken_file_is_one_sentence(text: str, message: str, tmp_path: Path) -> None:
@@ -66,3 +75,14 @@ def test_a_broken_file_is_one_sentence(text: str, message: str, tmp_path: Path) 
     path.write_text(text)
     result = plan("laws", laws=path, folder=tmp_path)
     assert result.returncode == 2 and message in result.stderr and "Traceback" not in result.stderr
+
+
+def test_a_law_without_a_number_for_some_run_is_named_and_no_other_is_harmed(own: Path, tmp_path: Path) -> None:
+    own.write_text(MADE.format(parameters='irreducible(), exponent("α")', target="spec"), encoding="utf-8")
+    names = [f"--map={ours}={theirs}" for ours, theirs in (("params_non_embedding", "N"), ("tokens_pt", "D"), ("loss_spec", "loss"))]
+    fit = ("fit", "theirs.csv", *names, "--no-figures", "--bootstrap=20")
+    refused = plan(*fit, "--law=mine", laws=own, folder=tmp_path)
+    said = "the law mine gives no number for the run row"  # the logarithm of ln N/N0 is none below N0
+    assert refused.returncode == 2 and said in refused.stderr and "Traceback" not in refused.stderr
+    others = plan(*fit, laws=own, folder=tmp_path)
+    assert others.returncode == 0 and others.stderr.count(said) == 1, others.stderr

@@ -7,7 +7,9 @@ import pytest
 from typer.testing import CliRunner
 
 from planner.allocate.request import Request
+from planner.cli.design import show
 from planner.cli.main import app
+from planner.design.cells import Cell
 from planner.errors import DataError
 from planner.fit.data import FitData
 from planner.fit.estimate import estimate
@@ -16,7 +18,7 @@ from planner.laws import LAWS, Points, Reference
 from planner.next_runs.belief import stages_of
 from planner.next_runs.candidates import Candidates, Setting
 from planner.next_runs.choose import naive_grid
-from planner.next_runs.design import Stakes, affordable, design_runs
+from planner.next_runs.design import NextRuns, Stakes, Worth, affordable, design_runs
 from planner.recipe import Recipe
 
 LAW = LAWS["chinchilla"]
@@ -110,6 +112,15 @@ def test_a_table_without_a_recipe_is_told_what_to_run(tmp_path: Path, columns: s
     designed = ["sweep", "design", "--law", str(tmp_path), "--flops", "3e19", "--out", str(tmp_path / "next.toml")]
     result = invoke(app, designed)
     assert result.exit_code == 2 and "--corpus FOLDER" in result.stderr and not (tmp_path / "next.toml").exists()
+
+
+def test_a_regret_that_is_nothing_is_not_written_out(capsys: pytest.CaptureFixture[str]) -> None:
+    """All refits of a law with one exponent take the same plan but for the last digits."""
+    before, design = (Worth(name, cells, 1e19 * cells, 0.6, 3e-9, 0.0) for name, cells in (("before", 0), ("this design", 1)))
+    plan = {"params_non_embedding": 1e10, "tokens_pt": 1e11}
+    show(NextRuns((Cell(1e8, 0, 1e9, 0.0, None),), 1e19, {1e8: 1e19}, before, design, None, plan, ()), 1e23, 1.0, special=False)
+    written = capsys.readouterr().out
+    assert written.count("under 0.001 %") == 2 and "3e-09" not in written
 
 
 def test_stages_of_laws() -> None:
