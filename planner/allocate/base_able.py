@@ -13,7 +13,7 @@ from planner.allocate.problem import Problem
 from planner.design.spec import MIN_STEPS
 from planner.errors import DataError
 from planner.method import Method
-from planner.units import format_count
+from planner.units import format_bytes, format_count
 
 
 @dataclass(frozen=True)
@@ -66,11 +66,11 @@ def _that_fit(problem: Problem, bases: Sequence[Base], method: Method, left_out:
     least = min(needed, key=lambda name: needed[name])
     if needed[least] > memory:
         raise DataError(
-            f"{least} needs {needed[least] / 1e9:.3g} GB on each of {gpus} GPUs with --method {method.name}, and they have {memory / 1e9:.3g} GB",
+            f"{least} needs {format_bytes(needed[least])} on each of {gpus} GPUs with --method {method.name}, and they have {format_bytes(memory)}",
             remedy="give more --gpus or a smaller base" if method.packed else "give more --gpus, a smaller base, or --method lora or qlora",
         )
     left_out |= {
-        name: f"it needs {count / 1e9:.3g} GB on each of {gpus} GPUs, which have {memory / 1e9:.3g}" for name, count in needed.items() if count > memory
+        name: f"it needs {format_bytes(count)} on each of {gpus} GPUs, which have {format_bytes(memory)}" for name, count in needed.items() if count > memory
     }
     return [base for base in bases if needed[base.name] <= memory]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from planner.cli.allocation_tables import hundredths, show_worths
 from planner.cli.console import say
 from planner.cli.tables import table
-from planner.units import format_count, format_interval
+from planner.units import format_bytes, format_count, format_interval
 
 if TYPE_CHECKING:
     from planner.allocate.base_answer import BaseAllocation
@@ -154,7 +154,7 @@ def _show_costs(answer: BaseAllocation) -> None:
             f"{choice.plan.flops:.3g} ({choice.plan.flops_6nd:.3g})",
             *([f"{choice.plan.flops_inference:.3g}"] if counted else []),
             format_count(choice.trained),
-            f"{choice.bytes_per_gpu / 1e9:.3g} GB",
+            format_bytes(choice.bytes_per_gpu),
             f"{math.exp(choice.loss_before):.4g} to {math.exp(choice.plan.loss):.4g}",
         ]
         for choice in answer.choices
@@ -163,7 +163,7 @@ def _show_costs(answer: BaseAllocation) -> None:
     table("What it takes", [*columns, "perplexity, before to after"], costs)
     ways = [
         [("* " if way.chosen else "  ") + way.method, f"{format_count(way.tokens_spec)} = {way.epochs_spec:.3g} epochs", f"{way.flops:.3g}",
-         format_count(way.trained), f"{way.bytes_per_gpu / 1e9:.3g} GB" + ("" if way.fits else ", too much"),
+         format_count(way.trained), format_bytes(way.bytes_per_gpu) + ("" if way.fits else ", too much"),
          f"{round(way.higher_percent, 2) + 0.0:+.2f} %", "yes" if way.measured else "no"]
         for way in answer.ways
     ]  # fmt: skip

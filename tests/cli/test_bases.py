@@ -40,6 +40,13 @@ def test_inference_is_counted_shown_and_refused(law: Path) -> None:
     assert law.with_name("bases.json").read_bytes() == before
 
 
+def test_memory_has_the_unit_of_a_small_model(law: Path) -> None:
+    code, out, err = run(law)
+    assert code == 0 and " MB" in out.split("What it takes")[1] and " GB" not in out, err
+    code, _, err = run(law, "--gpu-memory", "0.001")
+    assert code == 2 and " GB" not in err and "they have 1 MB" in err
+
+
 def test_without_inference_nothing_is_said_of_it(law: Path) -> None:
     _, out, err = run(law, "--figure")
     assert "of inference" not in out + err
