@@ -29,7 +29,7 @@ def show(answer: Allocation) -> None:
         ["general tokens", format_count(plan.tokens_pt), *_spans(answer.tokens_pt_interval)],
         ["specialist tokens", f"{format_count(plan.tokens_spec)} = {format_number(plan.epochs_spec)} epochs", *_passes(answer)],
         ["forecast specialist loss [nats/token]", f"{plan.loss:.4g}", f"{plan.loss_low:.4g} to {plan.loss_high:.4g}", ""],
-        ["perplexity", f"{_perplexity(plan.loss)}", f"{_perplexity(plan.loss_low)} to {_perplexity(plan.loss_high)}", ""],
+        ["perplexity", f"{perplexity(plan.loss)}", f"{perplexity(plan.loss_low)} to {perplexity(plan.loss_high)}", ""],
         ["FLOPs (6·N·D)", f"{plan.flops:.3g} ({plan.flops_6nd:.3g})", "", ""],
         ["regret, expected / 90 %", f"{answer.regret_expected_percent:.2f} % / {answer.regret_90_percent:.2f} %", "", ""],
     ]
@@ -129,7 +129,8 @@ def show_worths(title: str, worths: Sequence[Worth], gain: str = "lower loss by 
         table(title, ["", gain, "from", "to"], bought, caption="from, to: 90 % interval over the resamples")
 
 
-def _perplexity(loss: float) -> str:
+def perplexity(loss: float) -> str:
+    """Write the perplexity of a loss [nats/token]."""
     return f"{math.exp(loss):.4g}" if loss < MOST_NATS else f"over {math.exp(MOST_NATS):.2g}"
 
 
