@@ -69,9 +69,8 @@ def _that_fit(problem: Problem, bases: Sequence[Base], method: Method, left_out:
             f"{least} needs {format_bytes(needed[least])} on each of {gpus} GPUs with --method {method.name}, and they have {format_bytes(memory)}",
             remedy="give more --gpus or a smaller base" if method.packed else "give more --gpus, a smaller base, or --method lora or qlora",
         )
-    left_out |= {
-        name: f"it needs {format_bytes(count)} on each of {gpus} GPUs, which have {format_bytes(memory)}" for name, count in needed.items() if count > memory
-    }
+    there = f"on each of {gpus} GPUs, which have {format_bytes(memory)}"
+    left_out |= {name: f"it needs {format_bytes(count)} {there}" for name, count in needed.items() if count > memory}
     return [base for base in bases if needed[base.name] <= memory]
 
 
