@@ -146,3 +146,12 @@ def test_bad_domains_are_refused(fitted: FittedLaw) -> None:
         Domain("a", fitted, 1e5, 1.0, 0.0)
     with pytest.raises(InputError, match="every domain has a weight of 0"):
         DomainsRequest(BUDGET, tuple(replace(domain, weight=0.0) for domain in domains(fitted)))
+
+
+@pytest.mark.filterwarnings("ignore::planner.errors.PlannerWarning")
+def test_sizes_are_all_of_a_range_and_none_beside_it(fitted: FittedLaw) -> None:
+    """A size asked for at an end may be realised beyond it, and a shape inside be the nearest to sizes outside alone."""
+    for low, high in ((1.5e5, 2.2e5), (2.0e5, 2.178e5)):
+        problem = DomainsProblem.of(DomainsRequest(BUDGET, domains(fitted), params_range=(low, high)))
+        found = [size.params_non_embedding for size in problem.ladder]
+        assert low <= min(found) and max(found) <= high and 217_120 in found
