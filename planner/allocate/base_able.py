@@ -13,7 +13,7 @@ from planner.allocate.problem import Problem
 from planner.design.spec import MIN_STEPS
 from planner.errors import DataError
 from planner.method import Method
-from planner.units import format_bytes, format_count
+from planner.units import format_bytes, format_count, format_number
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,14 @@ def able(problem: Problem, bases: Sequence[Base], method: Method) -> Able:
     if not all(keeps):
         assert problem.retention is not None
         limit = problem.retention.limit
+        above = [100 * float(problem.retention.passed_by(base.params_by(problem.vocab), np.array([base.tokens]))[0]) for base in kept]
         if not any(keeps):
-            raise DataError(f"no base keeps {limit}, with or without specialising it", remedy="relax the limit")
-        left_out |= {base.name: f"{limit} is not kept from the start" for base, good in zip(kept, keeps, strict=True) if not good}
+            nearest = f"the nearest as it is, {kept[int(np.argmin(above))].name}, is {format_number(min(above), 2)} % above it"
+            raise DataError(f"no base keeps {limit}, with or without specialising it: {nearest}", remedy="relax the limit")
+        left_out |= {
+            base.name: f"{limit} is not kept from the start: as it is, it is {format_number(most, 2)} % above it"
+            for base, good, most in zip(kept, keeps, above, strict=True) if not good
+        }  # fmt: skip
     pairs = [(base, stage) for base, stage, good in zip(kept, stages, keeps, strict=True) if good]
     return Able(tuple(base for base, _ in pairs), tuple(stage for _, stage in pairs), left_out)
 
