@@ -24,10 +24,11 @@ def refuse_size(problem: Problem, size: Size, tokens_per_param: float) -> NoRetu
             remedy="give more --gpus or a smaller --params",
         )
     if problem.text < (wanted := problem.shortest * size.params_non_embedding):
+        enough = format_count(max(wanted, problem.min_tokens_stage))
         raise DataError(
             f"the text there is makes {format_count(problem.text)} tokens with its passes, too few for {format_count(size.params_non_embedding)} "
             f"parameters, which take {problem.shortest:g} each at least",
-            remedy=f"give {format_count(wanted)} tokens, by --general-tokens, --spec-tokens or --max-epochs, or a smaller --params",
+            remedy=f"give {enough} tokens, by --general-tokens, --spec-tokens or --max-epochs, or a smaller --params",
         )
     inference = size.flops_inference(request.inference_tokens)
     paid = f", whose inference takes {inference:.3g} FLOPs" if inference else ""

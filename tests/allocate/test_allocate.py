@@ -215,6 +215,14 @@ def test_too_small_a_budget_is_refused(fitted: FittedLaw) -> None:
         allocate(fitted, Request(1e12, 2e5, params=1e9))
 
 
+def test_the_text_that_is_asked_for_makes_a_stage_too(fitted: FittedLaw) -> None:
+    short = Request(2e12, 2e5, max_epochs=1e-4, general_tokens=1e3)
+    with pytest.raises(DataError, match="give 205k tokens, by --general-tokens"):
+        allocate(fitted, short)
+    assert allocate(fitted, replace(short, general_tokens=2.05e5)).plan.tokens_pt > 0
+
+
+
 def test_the_allocation_survives_its_file(fitted: FittedLaw, tmp_path: Path) -> None:
     answer = allocate(fitted, Request(BUDGET, 2e5))
     path = tmp_path / "allocation.json"
