@@ -73,12 +73,13 @@ def show(answer: Allocation) -> None:
 
 def _show_standing(answer: Allocation) -> None:
     """Say how the recommendation stands to the runs, to the best guess, and whether more runs are needed."""
+    from planner.allocate.beyond import outside
     from planner.fit.support import NEAR
 
-    outside = {name: factor for name, factor in answer.extrapolation.items() if factor > NEAR}
+    where = outside(answer.extrapolation)
     beyond_general = (answer.general or {}).get("extrapolation", 1.0) > NEAR
     within = "inside what the runs of the specialist loss cover" if beyond_general else "inside what the runs cover"
-    inside = within if not outside else "outside the runs: " + ", ".join(f"{name} {format_number(factor)}×" for name, factor in outside.items())
+    inside = f"outside the runs: {where}" if where else within
     guess = answer.best_guess
     split = f" in {format_number(guess.epochs_spec)} epochs" if answer.one_corpus else f" at {100 * guess.share_spec:.3g} % specialist"
     special = "" if answer.one_stage else split

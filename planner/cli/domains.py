@@ -15,7 +15,7 @@ from planner.cli.console import bar, say
 from planner.cli.paths import apart, replaceable
 from planner.cli.tables import table
 from planner.errors import InputError
-from planner.units import format_count, format_names, format_number
+from planner.units import format_count, format_names
 
 if TYPE_CHECKING:
     from planner.allocate.domains.answer import DomainPlan, DomainsAllocation, Structure
@@ -79,7 +79,7 @@ def draw_domains(answer: DomainsAllocation, path: Path) -> None:
     from planner.report.style import save
 
     tall = 0.28 * min(MOST + 2, len(answer.recommended.domains))
-    save(path, lambda axes: domains(axes, answer), panels=3, width=5.6, height=max(3.4, tall))
+    save(path, lambda axes: domains(axes, answer), panels=3, width=5.6, height=max(4.2, tall))
 
 
 def request_of(path: Path, limits: Mapping[str, Any], others: Mapping[str, Any], general_law: Path | None) -> DomainsRequest:
@@ -214,11 +214,9 @@ def _row(structure: Structure, itself: bool) -> list[str]:
 
 
 def _domain(plan: DomainPlan) -> list[str]:
-    from planner.allocate.beyond import AXIS_NAMES
-    from planner.fit.support import NEAR
+    from planner.allocate.beyond import outside
 
-    far = {name: factor for name, factor in plan.extrapolation.items() if factor > NEAR}
-    most = max(far, key=lambda name: far[name], default=None)
+    most = max(plan.extrapolation, key=lambda name: plan.extrapolation[name])
     return [
         plan.name,
         format_count(plan.tokens_spec),
@@ -228,5 +226,5 @@ def _domain(plan: DomainPlan) -> list[str]:
         f"{100 * plan.share_flops:.3g} %",
         format_count(plan.tokens_pt),
         format_count(plan.params_non_embedding),
-        "no" if most is None else f"{AXIS_NAMES[most]} {format_number(far[most])}×",
+        outside({most: plan.extrapolation[most]}) or "no",
     ]
