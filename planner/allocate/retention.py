@@ -256,9 +256,9 @@ class Retention:
                 remedy="give more general text, or more FLOPs",
             )
         share = self.replays[int(np.argmin(np.min(each, axis=1)))]
-        nearest = 100 * float(np.expm1(least[np.isfinite(least)].min()))
+        nearest = format_number(100 * max(0.0, float(np.expm1(least[np.isfinite(least)].min()))), 2)
         raise DataError(
-            f"no plan of this budget keeps {self.limit}: the nearest is {format_number(max(nearest, 0.0), 2)} % above it, with {100 * share:.3g} % of replay of at most "
+            f"no plan of this budget keeps {self.limit}: the nearest is {nearest} % above it, with {100 * share:.3g} % of replay of at most "
             f"{100 * self.replays[-1]:.3g} %",
             remedy="relax the limit, give more general text or more FLOPs, or measure more replay: the runs of the general law have no more",
         )
