@@ -114,10 +114,13 @@ def request_of(path: Path, limits: Mapping[str, Any], others: Mapping[str, Any],
 
 def show_domains(answer: DomainsAllocation) -> None:
     """Print the structures, what bound split training would give, and what the domains get in the recommended structure."""
+    from planner.allocate.domains.found import INDEPENDENT
+
     rows = [_row(structure, structure.name == answer.best) for structure in answer.structures]
     bound = [_row(arm, False) for arm in answer.arms]
     columns = ["", "weighted loss (90 % interval)", "higher by", "loses in", "size", "general + specialist", "general share", "FLOPs (6·N·D)"]
-    title = f"{answer.request['flops']:.3g} FLOPs for {answer.request['domains']} domains: {answer.best} is recommended"
+    verb = "are" if answer.best == INDEPENDENT else "is"
+    title = f"{answer.request['flops']:.3g} FLOPs for {answer.request['domains']} domains: {answer.best} {verb} recommended"
     caption = "higher by: than the recommended; loses in: share of the laws' refits in which it is worse; loss: weighted mean [nats/token]"
     table(title, columns, rows, caption=caption)
     caption = "no specialisation: the trunk alone for all; 50/50, 90/10: half, a tenth of all tokens are specialist, divided as in the recommended plan"
