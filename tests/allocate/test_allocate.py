@@ -98,7 +98,7 @@ def test_memory_limits_the_size_and_is_named(fitted: FittedLaw) -> None:
     assert any("the memory binds" in warning for warning in small.warnings)
     shared = allocate(fitted, Request(BUDGET, 2e5, memory_per_gpu=4e6, gpus=8))
     assert shared.plan.params_non_embedding > small.plan.params_non_embedding
-    with pytest.raises(DataError, match="GB of each of 1 GPUs"):
+    with pytest.raises(DataError, match="MB of each of 1 GPUs, and they have 100 kB"):
         allocate(fitted, Request(BUDGET, 2e5, memory_per_gpu=1e5))
 
 
