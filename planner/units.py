@@ -115,7 +115,7 @@ def format_seconds(seconds: float) -> str:
 def format_bytes(count: float) -> str:
     """Write a number of bytes in decimal units, such as "1.2 GB"."""
     for unit in ("B", "kB", "MB", "GB", "TB"):
-        if count < 1000:
+        if count < 999.5:  # what rounds to a thousand is one of the next
             return f"{count:.3g} {unit}"
         count /= 1000
     return f"{count:.3g} PB"

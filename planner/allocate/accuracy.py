@@ -71,8 +71,9 @@ def read_table(path: Path) -> Table:
 
 def _number(row: Sequence[str], column: int, name: str, path: Path, number: int) -> float:
     text = row[column].strip() if column < len(row) else ""
+    percent = name == "accuracy" and text.endswith("%")
     try:
-        value = float(text)
+        value = float(text[:-1]) / 100 if percent else float(text)
     except ValueError:
         value = math.nan
     if not math.isfinite(value) or "_" in text:  # Python takes 2_1 for 21

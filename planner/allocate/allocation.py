@@ -232,8 +232,8 @@ class Allocation:
                 request=body["request"], plan=plan, best_guess=guess, **pairs, regret_expected_percent=body["regret_expected_percent"],
                 regret_90_percent=body["regret_90_percent"], arms=arms, alternatives=alternatives,
                 worths=tuple(Worth(**worth) for worth in body.get("worths", ())), exchange=body.get("exchange", ""),
-                extrapolation=body["extrapolation"], warnings=tuple(body["warnings"]),
-                curve=body["curve"], source=body["source"], created=body["created"], accuracy=body.get("accuracy"),
+                extrapolation={name: math.inf if factor is None else factor for name, factor in body["extrapolation"].items()},
+                warnings=tuple(body["warnings"]), curve=body["curve"], source=body["source"], created=body["created"], accuracy=body.get("accuracy"),
                 general=body.get("general"),
             )  # fmt: skip
 

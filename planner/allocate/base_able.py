@@ -13,7 +13,7 @@ from planner.allocate.problem import Problem
 from planner.design.spec import MIN_STEPS
 from planner.errors import DataError
 from planner.method import Method
-from planner.units import format_count
+from planner.units import format_bytes, format_count, format_number
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,14 @@ def able(problem: Problem, bases: Sequence[Base], method: Method) -> Able:
     if not all(keeps):
         assert problem.retention is not None
         limit = problem.retention.limit
+        above = [100 * float(problem.retention.passed_by(base.params_by(problem.vocab), np.array([base.tokens]))[0]) for base in kept]
         if not any(keeps):
-            raise DataError(f"no base keeps {limit}, with or without specialising it", remedy="relax the limit")
-        left_out |= {base.name: f"{limit} is not kept from the start" for base, good in zip(kept, keeps, strict=True) if not good}
+            nearest = f"the nearest as it is, {kept[int(np.argmin(above))].name}, is {format_number(min(above), 2)} % above it"
+            raise DataError(f"no base keeps {limit}, with or without specialising it: {nearest}", remedy="relax the limit")
+        left_out |= {
+            base.name: f"{limit} is not kept from the start: as it is, it is {format_number(most, 2)} % above it"
+            for base, good, most in zip(kept, keeps, above, strict=True) if not good
+        }  # fmt: skip
     pairs = [(base, stage) for base, stage, good in zip(kept, stages, keeps, strict=True) if good]
     return Able(tuple(base for base, _ in pairs), tuple(stage for _, stage in pairs), left_out)
 
@@ -66,12 +71,11 @@ def _that_fit(problem: Problem, bases: Sequence[Base], method: Method, left_out:
     least = min(needed, key=lambda name: needed[name])
     if needed[least] > memory:
         raise DataError(
-            f"{least} needs {needed[least] / 1e9:.3g} GB on each of {gpus} GPUs with --method {method.name}, and they have {memory / 1e9:.3g} GB",
+            f"{least} needs {format_bytes(needed[least])} on each of {gpus} GPUs with --method {method.name}, and they have {format_bytes(memory)}",
             remedy="give more --gpus or a smaller base" if method.packed else "give more --gpus, a smaller base, or --method lora or qlora",
         )
-    left_out |= {
-        name: f"it needs {count / 1e9:.3g} GB on each of {gpus} GPUs, which have {memory / 1e9:.3g}" for name, count in needed.items() if count > memory
-    }
+    there = f"on each of {gpus} GPUs, which have {format_bytes(memory)}"
+    left_out |= {name: f"it needs {format_bytes(count)} {there}" for name, count in needed.items() if count > memory}
     return [base for base in bases if needed[base.name] <= memory]
 
 

@@ -11,13 +11,13 @@ from planner.allocate.base import VOCAB
 from planner.allocate.base_able import Able, least_tokens
 from planner.allocate.base_answer import Choice
 from planner.allocate.base_stage import LEAST, capped
-from planner.allocate.beyond import AXIS_NAMES, TOO_FAR
+from planner.allocate.beyond import TOO_FAR, outside
 from planner.allocate.problem import Problem
 from planner.allocate.replay_cost import NO_REPLAY, said_of
 from planner.design.spec import MIN_STEPS
 from planner.fit.support import NEAR
 from planner.method import Method
-from planner.units import format_count, format_number, format_part
+from planner.units import format_count, format_part
 
 LEAST_LOWER = 0.01
 """Per cent of the loss by which a model of one's own must be lower to be told of."""
@@ -56,9 +56,8 @@ def warnings_of_bases(problem: Problem, able: Able, method: Method, made: Sequen
     left_over = f"{format_part(1 - spent / problem.request.flops)} of the budget is left over"
     far = []
     for choice in made:
-        outside = [f"{AXIS_NAMES[name]} {format_number(factor)}×" for name, factor in choice.extrapolation.items() if NEAR < factor < np.inf]
-        if outside:
-            found.append(f"EXTRAPOLATION: {choice.base} lies outside the runs by: {', '.join(outside)}")
+        if where := outside(choice.extrapolation):
+            found.append(f"EXTRAPOLATION: {choice.base} lies outside the runs by: {where}")
         if any(TOO_FAR < factor < np.inf for factor in choice.extrapolation.values()):
             far.append(choice.base)
     if far:

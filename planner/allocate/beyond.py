@@ -36,6 +36,12 @@ def beyond(law: FittedLaw, plan: Plan) -> dict[str, float]:
     return {name: float(value) for name, value in factors.items() if name != "flops_6nd"}
 
 
+def outside(extrapolation: Mapping[str, float]) -> str:
+    """Say on which axes a plan lies outside the runs, and by what factors; nothing where it lies inside."""
+    found = {AXIS_NAMES[name]: factor for name, factor in extrapolation.items() if factor > NEAR}
+    return ", ".join(f"{name} {format_number(factor)}×" if factor < np.inf else f"{name}, of which no run has any" for name, factor in found.items())
+
+
 def refuse_far(law: FittedLaw, flops: float, extrapolation: Mapping[str, float], who: str = "the best plan", sized: bool = False) -> None:
     """Refuse a plan of some FLOPs further than TOO_FAR beyond the runs on some axis; `sized` where its size is that of a checkpoint.
 

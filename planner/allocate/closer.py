@@ -44,10 +44,12 @@ class Round:
     """Factor in specialist tokens to either side, and in general ones where the plan leaves some out."""
     amounts: int
     """Of specialist text, evenly in its logarithm."""
+    farther: tuple[float, ...] = ()
+    """Factors in specialist tokens at which to look beside those: a size far from the plan's may want another share of what it could see."""
 
 
 FIRST = Round(1.6, 0.023, 1.25, 31)
-SHAPE_ROUNDS = (FIRST, Round(1.7, FINEST, 1.03, 5), Round(1.05, FINEST, 1.006, 9))
+SHAPE_ROUNDS = (FIRST, Round(1.7, FINEST, 1.03, 5, (1 / 1.2, 1 / 1.1, 1.1, 1.2)), Round(1.05, FINEST, 1.006, 9))
 """The second meets every shape near the best: some cost less for their size than others, and are worth a step aside."""
 GUESS_ROUNDS = (FIRST, Round(1.7, EVERY_SHAPE, 1.03, 5), SHAPE_ROUNDS[2])
 """Of what the fitted parameters alone prefer, which costs little but the shapes."""
@@ -212,7 +214,8 @@ def around_plan(problem: Problem, plans: Plans, number: int, closely: Round = FI
         general = np.append(_around(pt, closely.text_reach, GENERAL), np.inf if between else [])
         amounts = min(amounts, FEWER)
     if spec > 0:
-        fractions = np.unique(np.minimum(1.0, _around(spec / min(total / cost, problem.max_tokens_spec), closely.text_reach, amounts)))
+        factors = np.append(_around(1.0, closely.text_reach, amounts), closely.farther)
+        fractions = np.unique(np.minimum(1.0, spec / min(total / cost, problem.max_tokens_spec) * factors))
     return bent(problem, problem.plans((size, *others), fractions, general.tolist()))
 
 

@@ -76,8 +76,8 @@ def exchange_of(
         return f"{start} are worth more than {budget * (low - 1):.2g} FLOPs here: {format_number(low)} times the compute would not lower the loss as much"
     least = min(middle, MOST_WORTH)
     return (
-        f"{start} are worth at least {budget * (least - 1):.2g} FLOPs here: {format_number(least)} times the compute would lower the loss no more "
-        f"{at_rate}, and further on compute buys less"
+        f"{start} are worth at least {budget * (least - 1):.2g} FLOPs here: it takes {format_number(least)} times the compute or more to lower the loss "
+        f"as much, {at_rate} (90 % interval {_ends(low, high)}), and further on compute buys less"
     )
 
 
@@ -87,8 +87,13 @@ def _rates(text: Any, compute: Any) -> Any:
 
 
 def _as_much(factor: float, low: float, high: float, most: float = FARTHEST) -> str:
-    ends = f"{format_number(low)} to {format_number(high)} times" if high < most else f"{format_number(low)} to over {format_number(most)} times"
-    return f"{format_number(factor)} times the compute would lower the loss as much (90 % interval {ends})"
+    return f"{format_number(factor)} times the compute would lower the loss as much (90 % interval {_ends(low, high, most)})"
+
+
+def _ends(low: float, high: float, most: float = FARTHEST) -> str:
+    if low >= most:
+        return f"over {format_number(most)} times"
+    return f"{format_number(low)} to {format_number(high)} times" if high < most else f"{format_number(low)} to over {format_number(most)} times"
 
 
 def _searched(

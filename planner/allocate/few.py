@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NoReturn
 from planner.allocate.plans import Size
 from planner.design.spec import MIN_STEPS
 from planner.errors import DataError
-from planner.units import format_count
+from planner.units import format_bytes, format_count
 
 if TYPE_CHECKING:
     from planner.allocate.problem import Problem
@@ -19,15 +19,16 @@ def refuse_size(problem: Problem, size: Size, tokens_per_param: float) -> NoRetu
     request = problem.request
     if not problem.fits(size):
         raise DataError(
-            f"{format_count(size.params_non_embedding)} parameters take {problem.bytes_per_gpu(size) / 1e9:.3g} GB of each of {request.gpus} GPUs, "
-            f"and they have {(request.memory_per_gpu or 0.0) / 1e9:.3g} GB",
+            f"{format_count(size.params_non_embedding)} parameters take {format_bytes(problem.bytes_per_gpu(size))} of each of {request.gpus} GPUs, "
+            f"and they have {format_bytes(request.memory_per_gpu or 0.0)}",
             remedy="give more --gpus or a smaller --params",
         )
     if problem.text < (wanted := problem.shortest * size.params_non_embedding):
+        enough = format_count(max(wanted, problem.min_tokens_stage))
         raise DataError(
             f"the text there is makes {format_count(problem.text)} tokens with its passes, too few for {format_count(size.params_non_embedding)} "
             f"parameters, which take {problem.shortest:g} each at least",
-            remedy=f"give {format_count(wanted)} tokens, by --general-tokens, --spec-tokens or --max-epochs, or a smaller --params",
+            remedy=f"give {enough} tokens, by --general-tokens, --spec-tokens or --max-epochs, or a smaller --params",
         )
     inference = size.flops_inference(request.inference_tokens)
     paid = f", whose inference takes {inference:.3g} FLOPs" if inference else ""

@@ -35,6 +35,8 @@ FINEST = 2e-4
 """Step in ln N at which hardly a shape is missed."""
 EVERY_SHAPE = 1e-3
 """Step in ln N at which nearly all shapes are met."""
+ASIDE = 1.06
+"""Factor beyond the ends of a range up to which sizes are asked for: the shape nearest to one of them may be up to 5 % off, and in the range."""
 BELOW = 100.0
 """How far below the smallest run the search begins."""
 HALVINGS = 18
@@ -192,9 +194,13 @@ class Problem:
         if found := self.between(least, most, step):
             return found
         if self.request.params_range and (near := self._sizes(least, most, step)):
-            low, high = (f"{end:,.10g}" for end in self.request.params_range)
-            names = ", ".join(f"{size.params_non_embedding:,.0f}" for size in near[:3])
-            raise DataError(f"no model shape has {low} to {high} parameters and fits the budget", remedy=f"widen --params: the nearest has {names}")
+            low, high = self.request.params_range
+            names = [f"{size.params_non_embedding:,.0f}" for size in near if size.params_non_embedding < low][-1:]
+            names += [f"{size.params_non_embedding:,.0f}" for size in near if size.params_non_embedding > high][:1]
+            raise DataError(
+                f"no model shape has {low:,.10g} to {high:,.10g} parameters and fits the budget",
+                remedy=f"widen --params: the nearest {'has' if len(names) == 1 else 'have'} {' and '.join(names)}",
+            )
         refuse_size(self, self.size(least), self.min_tokens_per_param)
 
     def between(self, low: float, high: float, step: float) -> tuple[Size, ...]:
@@ -206,13 +212,19 @@ class Problem:
     def every(self, low: float, high: float) -> tuple[Size, ...]:
         """List all shapes between two sizes, but for those that only requests within 0.1 % of one size ask for."""
         assert self.recipe is not None and self.vocab is not None
-        values = np.exp(np.append(np.arange(math.log(low), math.log(high), EVERY_SHAPE), math.log(high)))
-        return tuple(sized(shape, self.recipe.seq_len, self.method) for shape in shapes_at(values, family=self.recipe.family, vocab=self.vocab))
+        first, last = math.log(max(low / ASIDE, SMALLEST)), math.log(min(high * ASIDE, LARGEST))
+        values = np.exp(np.append(np.arange(first, last, EVERY_SHAPE), last))
+        shapes = (shape for shape in shapes_at(values, family=self.recipe.family, vocab=self.vocab) if low <= shape.params_non_embedding <= high)
+        return tuple(sized(shape, self.recipe.seq_len, self.method) for shape in shapes)
 
     def _sizes(self, low: float, high: float, step: float) -> tuple[Size, ...]:
+        ends = self.clipped(0.0), self.clipped(math.inf)
+        if self.recipe is not None and self.request.params_range:
+            low, high = (low / ASIDE if low <= ends[0] else low), (high * ASIDE if high >= ends[1] else high)
+            ends = max(ends[0] / ASIDE, SMALLEST), min(ends[1] * ASIDE, LARGEST)
         # Steps are counted from 1: other requests ask for the same sizes, whose shapes are then known.
         steps = step * np.arange(math.ceil(math.log(low) / step), math.floor(math.log(high) / step) + 1)
-        values = np.clip([low, *np.exp(steps), high], self.clipped(0.0), self.clipped(math.inf))
+        values = np.clip([low, *np.exp(steps), high], *ends)
         if self.recipe is None or self.vocab is None:
             sizes = [self.size(value) for value in dict.fromkeys(values.tolist())]
         else:
@@ -269,7 +281,8 @@ class Problem:
             general: tokens, ascending; all that budget and text allow then where those are fewer. With less than that some of the budget is left over.
         """
         stage, least = self.min_tokens_stage, self.min_tokens_stage * (1 - ROUNDING)
-        general_tokens, unique = self.general_tokens, float(self.request.unique_spec)
+        # What is too little for a stage is as good as none.
+        general_tokens, unique = self.general_tokens if self.general_tokens >= least else 0.0, float(self.request.unique_spec)
         total, cost = (np.array(values)[:, None] for values in zip(*((self.tokens(size), size.spec_cost) for size in sizes), strict=True))
         most = np.minimum(total / cost, self.max_tokens_spec)
         enough = self.shortest * np.array([[size.params_non_embedding] for size in sizes])

@@ -21,7 +21,7 @@ from planner.fit.fitted import FittedLaw
 from planner.fit.level import ENDS, Z
 from planner.laws import Points
 from planner.laws.dual import Array
-from planner.units import format_count
+from planner.units import format_count, format_number
 
 if TYPE_CHECKING:
     from planner.allocate.allocation import Plan
@@ -161,6 +161,12 @@ class Retention:
 
         return least_share(over, self.replays, np.where(spec > 0, 1 - spec / (most * (1 + 1e-9)), 0.0))
 
+    def passed_by(self, params: Mapping[str, Any], trunk: Array) -> Array:
+        """Return by what share of the limit on it the general loss of checkpoints as they are passes that, shape (checkpoints,)."""
+        assert self.max_loss is not None
+        result: Array = np.expm1(self.law.log_loss(self._bare(params, trunk, np.ones(len(trunk)))) - np.log(self.max_loss))
+        return result
+
     def _before(self, plans: Plans) -> Array:
         """Forecast ln L of the general loss without a specialist stage; minus infinity without general tokens, over which nothing may rise."""
         if self.max_rise is None:
@@ -250,9 +256,9 @@ class Retention:
                 remedy="give more general text, or more FLOPs",
             )
         share = self.replays[int(np.argmin(np.min(each, axis=1)))]
-        nearest = 100 * float(np.expm1(least[np.isfinite(least)].min()))
+        nearest = format_number(100 * max(0.0, float(np.expm1(least[np.isfinite(least)].min()))), 2)
         raise DataError(
-            f"no plan of this budget keeps {self.limit}: the nearest is {max(nearest, 0.0):.2g} % above it, with {100 * share:.3g} % of replay of at most "
+            f"no plan of this budget keeps {self.limit}: the nearest is {nearest} % above it, with {100 * share:.3g} % of replay of at most "
             f"{100 * self.replays[-1]:.3g} %",
             remedy="relax the limit, give more general text or more FLOPs, or measure more replay: the runs of the general law have no more",
         )

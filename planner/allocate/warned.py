@@ -16,7 +16,7 @@ from planner.allocate.replay_cost import NO_REPLAY, said_of
 from planner.allocate.retention import Kept
 from planner.design.spec import MIN_STEPS
 from planner.fit.support import NEAR
-from planner.units import format_count, format_number, format_part
+from planner.units import format_bytes, format_count, format_number, format_part
 
 LARGER = 1.1
 """Factor in size by which the memory is asked whether it binds."""
@@ -55,7 +55,7 @@ def warnings_of(problem: Problem, whole: Search, plan: Plan, extrapolation: dict
         found.append(f"{left_out} of the {len(request.params_among)} sizes of --params are too large for the budget, or the memory, and were left out")
     memory, free = request.memory_per_gpu, request.params is None and not request.params_among
     if memory is not None and free and not problem.fits(problem.size(LARGER * plan.params_non_embedding)):
-        found.append(f"the memory binds, {memory / 1e9:.3g} GB on each of {request.gpus} GPUs: a larger model might be better")
+        found.append(f"the memory binds, {format_bytes(memory)} on each of {request.gpus} GPUs: a larger model might be better")
     if plan.tokens_spec == 0 and 0 < problem.max_tokens_spec < problem.min_tokens_stage:
         found.append(
             f"the specialist text is left unused: {problem.max_epochs:.3g} passes over it are {format_count(problem.max_tokens_spec)} tokens, and a "

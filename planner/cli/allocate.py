@@ -206,7 +206,7 @@ def _draw(picture: Path, answer: Any, law: FittedLaw, general: FittedLaw | None,
     if bases:
         from planner.report.bases import bases as draw_bases
 
-        save(picture, lambda axes: draw_bases(axes, answer), panels=2, width=5.6, height=max(3.4, 0.6 * len(answer.choices)))
+        save(picture, lambda axes: draw_bases(axes, answer), panels=2, width=5.6, height=max(4.2, 0.6 * len(answer.choices)))
     elif law.members[0].law.stages == 1:
         from planner.allocate.isoflop import iso_flop
         from planner.allocate.problem import Problem

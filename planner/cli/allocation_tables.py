@@ -29,7 +29,7 @@ def show(answer: Allocation) -> None:
         ["general tokens", format_count(plan.tokens_pt), *_spans(answer.tokens_pt_interval)],
         ["specialist tokens", f"{format_count(plan.tokens_spec)} = {format_number(plan.epochs_spec)} epochs", *_passes(answer)],
         ["forecast specialist loss [nats/token]", f"{plan.loss:.4g}", f"{plan.loss_low:.4g} to {plan.loss_high:.4g}", ""],
-        ["perplexity", f"{_perplexity(plan.loss)}", f"{_perplexity(plan.loss_low)} to {_perplexity(plan.loss_high)}", ""],
+        ["perplexity", f"{perplexity(plan.loss)}", f"{perplexity(plan.loss_low)} to {perplexity(plan.loss_high)}", ""],
         ["FLOPs (6·N·D)", f"{plan.flops:.3g} ({plan.flops_6nd:.3g})", "", ""],
         ["regret, expected / 90 %", f"{answer.regret_expected_percent:.2f} % / {answer.regret_90_percent:.2f} %", "", ""],
     ]
@@ -73,12 +73,13 @@ def show(answer: Allocation) -> None:
 
 def _show_standing(answer: Allocation) -> None:
     """Say how the recommendation stands to the runs, to the best guess, and whether more runs are needed."""
+    from planner.allocate.beyond import outside
     from planner.fit.support import NEAR
 
-    outside = {name: factor for name, factor in answer.extrapolation.items() if factor > NEAR}
+    where = outside(answer.extrapolation)
     beyond_general = (answer.general or {}).get("extrapolation", 1.0) > NEAR
     within = "inside what the runs of the specialist loss cover" if beyond_general else "inside what the runs cover"
-    inside = within if not outside else "outside the runs: " + ", ".join(f"{name} {format_number(factor)}×" for name, factor in outside.items())
+    inside = f"outside the runs: {where}" if where else within
     guess = answer.best_guess
     split = f" in {format_number(guess.epochs_spec)} epochs" if answer.one_corpus else f" at {100 * guess.share_spec:.3g} % specialist"
     special = "" if answer.one_stage else split
@@ -129,7 +130,8 @@ def show_worths(title: str, worths: Sequence[Worth], gain: str = "lower loss by 
         table(title, ["", gain, "from", "to"], bought, caption="from, to: 90 % interval over the resamples")
 
 
-def _perplexity(loss: float) -> str:
+def perplexity(loss: float) -> str:
+    """Write the perplexity of a loss [nats/token]."""
     return f"{math.exp(loss):.4g}" if loss < MOST_NATS else f"over {math.exp(MOST_NATS):.2g}"
 
 

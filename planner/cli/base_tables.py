@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from planner.cli.allocation_tables import hundredths, show_worths
+from planner.cli.allocation_tables import hundredths, perplexity, show_worths
 from planner.cli.console import say
 from planner.cli.tables import table
-from planner.units import format_count, format_interval
+from planner.units import format_bytes, format_count, format_interval
 
 if TYPE_CHECKING:
     from planner.allocate.base_answer import BaseAllocation
@@ -20,6 +21,7 @@ NEGLIGIBLE = 0.005
 def show_bases(answer: BaseAllocation) -> None:
     """Print the bases, what more would buy, and how far all this is from the runs."""
     _show_losses(answer)
+    _show_felt(answer)
     _show_within(answer)
     _show_costs(answer)
     _show_changes(answer)
@@ -111,6 +113,23 @@ def _show_losses(answer: BaseAllocation) -> None:
         table(f"Accuracy, by {found['rows']} models", ["base", "forecast accuracy", "90 % interval"], rows)
 
 
+def _show_felt(answer: BaseAllocation) -> None:
+    """Print what the losses are in perplexity, and in bits per byte where the law's text has a known number of bytes a token."""
+    rows = [[choice.base] for choice in answer.choices]
+    columns = ["base", "perplexity before (90 % interval)", "after (90 % interval)"]
+    losses = [
+        ((choice.loss_before, choice.before_low, choice.before_high), (choice.plan.loss, choice.plan.loss_low, choice.plan.loss_high))
+        for choice in answer.choices
+    ]
+    units: list[Callable[[float], str]] = [perplexity]
+    if bytes_per_token := answer.source.get("bytes_per_token"):
+        columns += ["bits per byte before (90 % interval)", "after (90 % interval)"]
+        units.append(lambda loss: f"{loss / (bytes_per_token * math.log(2)):.4g}")
+    for row, pair in zip(rows, losses, strict=True):
+        row += [f"{unit(loss)} ({unit(low)} to {unit(high)})" for unit in units for loss, low, high in pair]
+    table("What that is in perplexity" + " and bits per byte" * (len(units) > 1), columns, rows)
+
+
 def _show_within(answer: BaseAllocation) -> None:
     """Print which plans are as good as each base's best, and which bases as the best of them."""
     tolerance = f"{100 * answer.request['tolerance']:.3g} %"
@@ -154,16 +173,15 @@ def _show_costs(answer: BaseAllocation) -> None:
             f"{choice.plan.flops:.3g} ({choice.plan.flops_6nd:.3g})",
             *([f"{choice.plan.flops_inference:.3g}"] if counted else []),
             format_count(choice.trained),
-            f"{choice.bytes_per_gpu / 1e9:.3g} GB",
-            f"{math.exp(choice.loss_before):.4g} to {math.exp(choice.plan.loss):.4g}",
+            format_bytes(choice.bytes_per_gpu),
         ]
         for choice in answer.choices
     ]
     columns = ["base", "FLOPs (6·N·D)", *(["of inference"] if counted else []), "trained parameters", f"least memory a GPU, {request['gpus']} of them"]
-    table("What it takes", [*columns, "perplexity, before to after"], costs)
+    table("What it takes", columns, costs)
     ways = [
         [("* " if way.chosen else "  ") + way.method, f"{format_count(way.tokens_spec)} = {way.epochs_spec:.3g} epochs", f"{way.flops:.3g}",
-         format_count(way.trained), f"{way.bytes_per_gpu / 1e9:.3g} GB" + ("" if way.fits else ", too much"),
+         format_count(way.trained), format_bytes(way.bytes_per_gpu) + ("" if way.fits else ", too much"),
          f"{round(way.higher_percent, 2) + 0.0:+.2f} %", "yes" if way.measured else "no"]
         for way in answer.ways
     ]  # fmt: skip

@@ -15,7 +15,7 @@ from planner.cli.console import bar, say
 from planner.cli.paths import apart, replaceable
 from planner.cli.tables import table
 from planner.errors import InputError
-from planner.units import format_count, format_names, format_number
+from planner.units import format_count, format_names
 
 if TYPE_CHECKING:
     from planner.allocate.domains.answer import DomainPlan, DomainsAllocation, Structure
@@ -79,7 +79,7 @@ def draw_domains(answer: DomainsAllocation, path: Path) -> None:
     from planner.report.style import save
 
     tall = 0.28 * min(MOST + 2, len(answer.recommended.domains))
-    save(path, lambda axes: domains(axes, answer), panels=3, width=5.6, height=max(3.4, tall))
+    save(path, lambda axes: domains(axes, answer), panels=3, width=5.6, height=max(4.2, tall))
 
 
 def request_of(path: Path, limits: Mapping[str, Any], others: Mapping[str, Any], general_law: Path | None) -> DomainsRequest:
@@ -114,10 +114,13 @@ def request_of(path: Path, limits: Mapping[str, Any], others: Mapping[str, Any],
 
 def show_domains(answer: DomainsAllocation) -> None:
     """Print the structures, what bound split training would give, and what the domains get in the recommended structure."""
+    from planner.allocate.domains.found import INDEPENDENT
+
     rows = [_row(structure, structure.name == answer.best) for structure in answer.structures]
     bound = [_row(arm, False) for arm in answer.arms]
     columns = ["", "weighted loss (90 % interval)", "higher by", "loses in", "size", "general + specialist", "general share", "FLOPs (6·N·D)"]
-    title = f"{answer.request['flops']:.3g} FLOPs for {answer.request['domains']} domains: {answer.best} is recommended"
+    verb = "are" if answer.best == INDEPENDENT else "is"
+    title = f"{answer.request['flops']:.3g} FLOPs for {answer.request['domains']} domains: {answer.best} {verb} recommended"
     caption = "higher by: than the recommended; loses in: share of the laws' refits in which it is worse; loss: weighted mean [nats/token]"
     table(title, columns, rows, caption=caption)
     caption = "no specialisation: the trunk alone for all; 50/50, 90/10: half, a tenth of all tokens are specialist, divided as in the recommended plan"
@@ -214,11 +217,9 @@ def _row(structure: Structure, itself: bool) -> list[str]:
 
 
 def _domain(plan: DomainPlan) -> list[str]:
-    from planner.allocate.beyond import AXIS_NAMES
-    from planner.fit.support import NEAR
+    from planner.allocate.beyond import outside
 
-    far = {name: factor for name, factor in plan.extrapolation.items() if factor > NEAR}
-    most = max(far, key=lambda name: far[name], default=None)
+    most = max(plan.extrapolation, key=lambda name: plan.extrapolation[name])
     return [
         plan.name,
         format_count(plan.tokens_spec),
@@ -228,5 +229,5 @@ def _domain(plan: DomainPlan) -> list[str]:
         f"{100 * plan.share_flops:.3g} %",
         format_count(plan.tokens_pt),
         format_count(plan.params_non_embedding),
-        "no" if most is None else f"{AXIS_NAMES[most]} {format_number(far[most])}×",
+        outside({most: plan.extrapolation[most]}) or "no",
     ]

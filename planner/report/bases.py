@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from planner.allocate.base_answer import BaseAllocation
 from planner.allocate.beyond import TOO_FAR
-from planner.report.style import COLOURS, GREY, NAMES, Row, intervals, legend_below, log_counts
+from planner.report.plans import standing
+from planner.report.style import COLOURS, GREY, NAMES, Row, intervals, legend_below, log_counts, titled
 from planner.units import format_count
 
 if TYPE_CHECKING:
@@ -31,10 +32,12 @@ def bases(axes: Sequence[Axes], answer: BaseAllocation) -> None:
     intervals(axes[0], before, label="as it is", lower=-0.12)
     intervals(axes[0], after, label="specialised, or trained with the same budget", lower=0.12)
     legend_below(axes[0])
-    far = answer.choices[0].extrapolation["flops"] > TOO_FAR
+    best = answer.choices[0]
+    far = best.extrapolation["flops"] > TOO_FAR
     title = f"{answer.request['flops']:.3g} FLOPs, {answer.request['method']['name']}"
     axes[0].set_xlabel("specialist loss [nats/token], 90 % interval")
-    axes[0].set_title(f"ILLUSTRATION, NOT MEASURED: {title}" if far else title, fontsize=11)
+    said = [f"{best.base}: {line}" for line in standing(best.extrapolation, best.general)]
+    titled(axes[0], f"ILLUSTRATION, NOT MEASURED: {title}" if far else title, said)
     for number, (_, choice) in enumerate(rows):
         plan, first = choice.plan, number == 0
         if choice.tokens_within is not None:

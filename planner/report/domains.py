@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from planner.allocate.domains.answer import DomainsAllocation, Structure
-from planner.report.style import COLOURS, GREY, NAMES, Row, intervals, legend_below
+from planner.report.plans import standing
+from planner.report.style import COLOURS, GREY, NAMES, Row, intervals, legend_below, titled
 from planner.units import format_count
 
 if TYPE_CHECKING:
@@ -35,7 +36,10 @@ def domains(axes: Sequence[Axes], answer: DomainsAllocation) -> None:
         legend_below(axes[2])
     rest = len(order) - len(shown)
     more = f"; {rest} more not shown" if rest else ""
-    axes[2].set(xlabel="specialist loss [nats/token], 90 % interval", title=f"Domains by {best.name}{more}")
+    axes[2].set_xlabel("specialist loss [nats/token], 90 % interval")
+    farthest = max(order, key=lambda plan: max(plan.extrapolation.values()))
+    said = [f"{farthest.name}, the farthest: {line}" for line in standing(farthest.extrapolation, farthest.general)]
+    titled(axes[2], f"Domains by {best.name}{more}", said)
 
 
 def _structures(axis: Axes, answer: DomainsAllocation) -> None:

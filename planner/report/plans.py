@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from planner.allocate.allocation import Allocation
+from planner.allocate.beyond import TOO_FAR, outside
 from planner.allocate.isoflop import IsoFlop
 from planner.allocate.request import TOLERANCE
 from planner.decisions import with_text
 from planner.fit.data import FitData
-from planner.report.style import COLOURS, GREY, LEGEND, MARKERS, legend_below, log_counts, shades
+from planner.fit.support import NEAR
+from planner.report.style import COLOURS, GREY, LEGEND, MARKERS, legend_below, log_counts, shades, titled
 from planner.units import format_count, format_interval
 from planner.verify import Verification
 
@@ -105,7 +107,8 @@ def size_curve(axis: Axes, allocation: Allocation, curve: IsoFlop) -> None:
     axis.set_ylim(low - MARGIN * (high - low), high + MARGIN * (high - low))
     log_counts(axis)
     text = f", {format_count(plan.unique_spec)} distinct tokens" if allocation.one_corpus else ""
-    axis.set(xlabel="non-embedding parameters N", ylabel="loss [nats/token]", title=f"Best loss at each size, {request['flops']:.3g} FLOPs{text}")
+    axis.set(xlabel="non-embedding parameters N", ylabel="loss [nats/token]")
+    titled(axis, f"Best loss at each size, {request['flops']:.3g} FLOPs{text}", standing(allocation.extrapolation, allocation.general))
     legend_below(axis)
 
 
@@ -127,12 +130,29 @@ def split_curve(axis: Axes, allocation: Allocation, measured: Sequence[tuple[flo
         axis.plot(*zip(*measured, strict=True), "x", color=COLOURS[3], label="trained")
     low = min([*allocation.curve["loss"], plan.loss_low])
     near = [plan.loss, *(loss for loss in allocation.curve["loss"] if loss < 1.25 * plan.loss)]
-    axis.set_ylim(low * 0.99, max(max(near), plan.loss_high) * 1.01)
-    axis.set(
-        xlabel="share of specialist tokens", ylabel="specialist loss [nats/token]",
-        title=f"{plan.flops:.3g} FLOPs, {format_count(plan.unique_spec)} distinct specialist tokens",
-    )  # fmt: skip
+    high = max(max(near), plan.loss_high)
+    axis.set_ylim(low - MARGIN * (high - low), high + MARGIN * (high - low))
+    axis.set(xlabel="share of specialist tokens", ylabel="specialist loss [nats/token]")
+    title = f"{plan.flops:.3g} FLOPs, {format_count(plan.unique_spec)} distinct specialist tokens"
+    titled(axis, title, standing(allocation.extrapolation, allocation.general))
     axis.legend(**LEGEND)
+
+
+def standing(extrapolation: Mapping[str, float], general: Mapping[str, Any] | None) -> list[str]:
+    """Say how far outside the runs a plan lies, and which limit on the general loss it is to keep.
+
+    Args:
+        extrapolation: by what factor it lies outside, by axis.
+        general: its general loss, where that is limited: fields of `retention.Kept`.
+    """
+    lines = []
+    if where := outside(extrapolation):
+        lines.append(f"{'NOT A FORECAST, ' if extrapolation['flops'] > TOO_FAR else ''}outside the runs: {where}")
+    if general:
+        far = f", {general['extrapolation']:.3g}× outside the runs of its law" if general["extrapolation"] > NEAR else ""
+        kept = f"kept with a probability of {general['probability']:.0%}, by {100 * general['replay_fraction']:.3g} % of replay"
+        lines.append(f"{general['limit']}: {kept}{far}")
+    return lines
 
 
 def verification(axis: Axes, result: Verification) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +21,8 @@ COLOURS = ("#0072b2", "#009e73", "#e69f00", "#d55e00", "#56b4e9", "#cc79a7")
 """For kinds; told apart by the colour-blind too (Okabe & Ito 2008). The first is the plan's, the second is good, the third marks, the fourth is bad."""
 GREY = "#6b6b6b"
 DPI = 150
+LINE = 76
+"""Characters of small letters that go over a panel."""
 FEWEST = 3
 """Labels that an axis of counts has, where its range allows that many."""
 MOST = 10
@@ -143,6 +146,13 @@ def intervals(
 def legend_below(axis: Axes, title: str | None = None, columns: int = 2) -> None:
     """Put the legend under the axis, where it covers nothing."""
     axis.legend(**LEGEND, title=title, title_fontsize=8, ncols=columns, loc="upper center", bbox_to_anchor=(0.5, -0.15))
+
+
+def titled(axis: Axes, title: str, lines: Sequence[str]) -> None:
+    """Give axes a title, and below it in small letters what must be said beside what they show."""
+    broken = [part for line in lines for part in wrap(line, LINE)]
+    axis.set_title(title, fontsize=11, pad=6 + 12 * len(broken))
+    axis.text(0.5, 1.015, "\n".join(broken), transform=axis.transAxes, ha="center", va="bottom", **NAMES)
 
 
 def colour_bar(axis: Axes, drawn: Any, values: Any, label: str) -> None:

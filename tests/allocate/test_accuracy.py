@@ -133,6 +133,16 @@ def test_bad_tables_are_refused(tmp_path: Path, rows: list[tuple[object, object]
     assert message in str(refusal.value) and remedy in refusal.value.remedy
 
 
+def test_accuracies_in_per_cent_are_read_where_they_say_so(tmp_path: Path) -> None:
+    """As --chance 25% is."""
+    path = tmp_path / "models.csv"
+    path.write_text("loss,accuracy\n" + "\n".join(f"{loss},{100 * accuracy:g}%" for loss, accuracy in GOOD))
+    assert read_table(path).accuracy == pytest.approx([accuracy for _, accuracy in GOOD], rel=1e-9)
+    path.write_text(path.read_text().replace("2.4,", "2.4%,"))
+    with pytest.raises(InputError, match="loss = '2.4%' is not a number"):
+        read_table(path)
+
+
 def test_a_missing_table_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there is no table"):
         read_table(tmp_path / "none.csv")

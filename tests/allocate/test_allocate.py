@@ -98,7 +98,7 @@ def test_memory_limits_the_size_and_is_named(fitted: FittedLaw) -> None:
     assert any("the memory binds" in warning for warning in small.warnings)
     shared = allocate(fitted, Request(BUDGET, 2e5, memory_per_gpu=4e6, gpus=8))
     assert shared.plan.params_non_embedding > small.plan.params_non_embedding
-    with pytest.raises(DataError, match="GB of each of 1 GPUs"):
+    with pytest.raises(DataError, match="MB of each of 1 GPUs, and they have 100 kB"):
         allocate(fitted, Request(BUDGET, 2e5, memory_per_gpu=1e5))
 
 
@@ -213,6 +213,14 @@ def test_too_small_a_budget_is_refused(fitted: FittedLaw) -> None:
         allocate(fitted, Request(1e8, 2e5))
     with pytest.raises(DataError, match="--params"):
         allocate(fitted, Request(1e12, 2e5, params=1e9))
+
+
+def test_the_text_that_is_asked_for_makes_a_stage_too(fitted: FittedLaw) -> None:
+    short = Request(2e12, 2e5, max_epochs=1e-4, general_tokens=1e3)
+    with pytest.raises(DataError, match="give 205k tokens, by --general-tokens"):
+        allocate(fitted, short)
+    assert allocate(fitted, replace(short, general_tokens=2.05e5)).plan.tokens_pt > 0
+
 
 
 def test_the_allocation_survives_its_file(fitted: FittedLaw, tmp_path: Path) -> None:

@@ -123,7 +123,7 @@ def test_what_does_not_fit_is_left_out_or_refused(fitted: FittedLaw) -> None:
     between = (Method().bytes_per_gpu(bases[0].shape, 1, 128) + Method().bytes_per_gpu(bases[1].shape, 1, 128)) / 2
     answer = allocate_bases(fitted, Request(4e11, 2e5, memory_per_gpu=between), bases, Method())
     assert [choice.base for choice in answer.choices] == ["b"] and any("left out: a" in warning for warning in answer.warnings)
-    with pytest.raises(DataError, match="b needs .* GB on each of 1 GPUs"):
+    with pytest.raises(DataError, match="b needs .* MB on each of 1 GPUs"):
         allocate_bases(fitted, Request(4e11, 2e5, memory_per_gpu=1e3), bases, Method())
 
 

@@ -221,8 +221,9 @@ def test_bases_that_keep_no_limit_are_left_out_or_refused(fitted: FittedLaw, gen
     answer = allocate_bases(fitted, between, bases, general=general)
     assert [choice.base for choice in answer.choices] == ["long"]
     assert any(text.startswith("left out: short: a general loss of at most") for text in answer.warnings)
-    assert list(answer.left_out) == ["short"] and "is not kept from the start" in answer.left_out["short"]
-    with pytest.raises(DataError, match="no base keeps a general loss of at most .*, with or without specialising it"):
+    above = 100 * (2 * before[0] / sum(before) - 1)
+    assert list(answer.left_out) == ["short"] and f"is not kept from the start: as it is, it is {above:.2g} % above it" in answer.left_out["short"]
+    with pytest.raises(DataError, match="no base keeps a general loss of .*, with or without specialising it: the nearest as it is, long, is 100 "):
         allocate_bases(fitted, replace(between, max_general_loss=0.5 * before[1]), bases, general=general)
     with pytest.raises(InputError, match="needs a law of it"):
         allocate_bases(fitted, between, bases)

@@ -1,11 +1,12 @@
 """Short ways of a search, held against the long ones: the same best plan, from fewer forecasts."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from planner.allocate.closer import around_plan
+from planner.allocate.closer import around_plan, closest
 from planner.allocate.optimum import MOST_RESAMPLES, coarse, guesses, leading, search
 from planner.allocate.problem import Problem
 from planner.allocate.request import Request
@@ -17,6 +18,8 @@ from planner.laws import LAWS
 from tests.allocate.problems import REFERENCE, TWO_STAGE, random_law, random_request
 
 FORGETS = {"A": 3.0, "c": 0.9, "α": 0.12, "β": 1.3, "F": 0.4, "s0": 0.005, "k": 2.5, "b": 400.0, "χ": 0.4}
+SWEEPS = Path(__file__).parents[2] / "sweeps"
+COMPUTING, NATURE = (FittedLaw.load(SWEEPS / name / "law.json") for name in ("computing", "nature"))
 EACH = 6
 """Problems of each law."""
 
@@ -71,3 +74,37 @@ def test_the_least_share_is_that_of_every_share_in_turn(rise: float) -> None:
     assert found[kept] == pytest.approx(every[kept], abs=1e-9)
     assert (np.isfinite(every) & ~kept).mean() < 0.01, "plans that only shares between those that are tried let keep the limit are few"
     assert ((found[kept] > 0) & (found[kept] < 0.5)).any() or rise == 1.0
+
+
+@pytest.mark.parametrize("aside", [1.0, 1.0005])
+def test_a_shape_is_found_in_any_range_that_it_lies_in(aside: float) -> None:
+    """Though sizes outside the range are what it is the nearest shape to, as with 217,120 parameters."""
+    free = Problem.of(NATURE, Request(1e13, 2e5))
+    for size in free.every(1.8e5, 2.3e5):
+        among = (size.params_non_embedding / aside - 0.5, size.params_non_embedding * aside + 0.5)
+        assert size in Problem.of(NATURE, Request(1e13, 2e5, params_range=among)).sizes()
+    with pytest.raises(DataError, match="the nearest have 215,696 and 217,120"):
+        Problem.of(NATURE, Request(1e13, 2e5, params_range=(216_000.0, 217_000.0))).sizes()
+
+
+def expected(problem: Problem, size: float, spec: float) -> float:
+    """Return the mean of ln L of a plan that spends the rest on general text."""
+    assert problem.recipe is not None and problem.vocab is not None
+    shape = problem.size(size)
+    if shape.params_non_embedding != size:
+        shape = next(one for one in problem.every(size, size))
+    plans = problem.plans((shape,), np.array([spec / min(problem.tokens(shape), problem.max_tokens_spec)]))
+    rows = np.flatnonzero(np.isclose(plans.tokens_spec, spec, rtol=1e-9))
+    return float(search(problem, plans.rows(rows)).expected.min())
+
+
+def test_a_cheap_shape_far_from_the_best_size_is_found_with_a_share_of_its_own() -> None:
+    """It sees a sixth more tokens than the best of the others, and wants as many specialist ones."""
+    problem = Problem.of(NATURE, Request(1.7556e13, 221_187.0, inference_tokens=150_978.0, training_flops=7.6389e12))
+    assert closest(problem, coarse(problem)).expected.min() <= expected(problem, 217_120, 1_765_098.0) + 1e-6
+
+
+def test_general_text_too_short_for_a_stage_moves_no_bound() -> None:
+    """The most parameters for a text are those that have two tokens each, of the specialist text alone."""
+    problem = Problem.of(COMPUTING, Request(4.2947e12, 30_854.0, general_tokens=167_418.0, inference_tokens=4.8756e6))
+    assert closest(problem, coarse(problem)).expected.min() <= expected(problem, 181_136, 362_272.0) + 1e-6

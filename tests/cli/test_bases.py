@@ -40,6 +40,27 @@ def test_inference_is_counted_shown_and_refused(law: Path) -> None:
     assert law.with_name("bases.json").read_bytes() == before
 
 
+def test_memory_has_the_unit_of_a_small_model(law: Path) -> None:
+    code, out, err = run(law)
+    assert code == 0 and " MB" in out.split("What it takes")[1] and " GB" not in out, err
+    code, _, err = run(law, "--gpu-memory", "0.001")
+    assert code == 2 and " GB" not in err and "they have 1 MB" in err
+
+
+def test_perplexity_and_bits_per_byte_have_intervals(law: Path) -> None:
+    body = json.loads(law.read_text())
+    body["source"]["bytes_per_token"] = 2.5
+    law.write_text(json.dumps(body))
+    code, out, err = run(law)
+    assert code == 0, err
+    told = " ".join(out.split("What that is in perplexity and bits per byte")[1].split("Plans within")[0].split())
+    for choice in json.loads(law.with_name("bases.json").read_text())["choices"]:
+        plan = choice["plan"]
+        for ends in ([choice["loss_before"], choice["before_low"], choice["before_high"]], [plan["loss"], plan["loss_low"], plan["loss_high"]]):
+            for value, low, high in (np.exp(ends), np.array(ends) / 2.5 / np.log(2)):
+                assert f"{value:.4g} ({low:.4g} to {high:.4g})" in told
+
+
 def test_without_inference_nothing_is_said_of_it(law: Path) -> None:
     _, out, err = run(law, "--figure")
     assert "of inference" not in out + err

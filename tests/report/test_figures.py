@@ -10,6 +10,7 @@ import pytest
 from planner.allocate.allocate import allocate
 from planner.allocate.base import Base
 from planner.allocate.bases import allocate_bases
+from planner.allocate.beyond import outside
 from planner.allocate.domains.allocate import allocate_domains
 from planner.allocate.domains.request import Domain, DomainsRequest
 from planner.allocate.isoflop import IsoFlop, iso_flops
@@ -27,12 +28,13 @@ from planner.report.choice import law_scores, profiles, start_agreement
 from planner.report.domains import MOST, domains
 from planner.report.law import size_slices, token_slices
 from planner.report.learning_rates import learning_rates
-from planner.report.plans import iso_flop, iso_flop_shares, size_curve
+from planner.report.plans import iso_flop, iso_flop_shares, size_curve, split_curve
 from planner.report.residuals import ALONG, _groups, forecasts, holdout, residuals
 from planner.report.style import log_counts, sheet
 from planner.units import format_count
 
 BUDGETS = [1e12, 4e12]
+SWEEPS = Path(__file__).parents[2] / "sweeps"
 
 
 @pytest.fixture(scope="module")
@@ -259,6 +261,40 @@ def test_the_curve_of_sizes_marks_the_recommendation_and_what_was_asked_for(chin
         assert [(float(line.get_xdata()[0]), float(line.get_ydata()[0])) for line in marked] == [(answer.plan.params_non_embedding, answer.plan.loss)]
         assert sum(line.get_linestyle() == "--" for line in axis.lines) == (1, 2, 3, 0)[number]
         assert "specialist" not in axis.get_title() + axis.get_ylabel() and format_count(answer.plan.params_non_embedding) in words(axis)[-1]
+
+
+def over(axis: Any) -> str:
+    """Return what stands in small letters over axes, on one line."""
+    return " ".join(text.get_text() for text in axis.texts).replace("\n", " ")
+
+
+def test_the_curve_of_splits_says_how_far_out_the_plan_is_and_what_limit_it_keeps() -> None:
+    law, general = (FittedLaw.load(SWEEPS / "computing" / name) for name in ("law.json", "replay/law_general.json"))
+    answer = allocate(law, Request(3e13, 2e5, max_general_rise=0.1), general=general)
+    axis, render = drawn()
+    split_curve(axis, answer)
+    render()
+    assert answer.general is not None
+    assert over(axis).startswith(f"outside the runs: {outside(answer.extrapolation)} a rise of the general loss of at most 10 %: kept with a probability")
+    assert f"{answer.general['extrapolation']:.3g}× outside the runs of its law" in over(axis)
+    low, high = axis.get_ylim()
+    assert low < answer.plan.loss_low < answer.plan.loss_high < high
+    near, _ = drawn()
+    split_curve(near, allocate(law, Request(3e12, 2e5)))
+    assert not over(near)
+
+
+def test_far_out_is_no_forecast_in_any_figure(chinchilla: FittedLaw, fitted: FittedLaw) -> None:
+    request = Request(1e26, 1.0)
+    axis, _ = drawn()
+    size_curve(axis, allocate(chinchilla, request, allow_extrapolation=True), iso_flop_of(Problem.of(chinchilla, request)))
+    axes, _ = drawn(2)
+    base = Base.parse("name=A,tokens=2T,params=7B")
+    bases(axes, allocate_bases(fitted, Request(1e20, 1e9), [base], allow_extrapolation=True))
+    three, _ = drawn(3)
+    domains(three, allocate_domains(DomainsRequest(1e19, (Domain("a", fitted, 1e8), Domain("b", fitted, 1e9))), allow_extrapolation=True))
+    for one in (axis, axes[0], three[2]):
+        assert "NOT A FORECAST, outside the runs: " in over(one)
 
 
 def test_an_optimum_at_the_end_is_none() -> None:

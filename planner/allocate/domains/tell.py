@@ -13,7 +13,7 @@ from planner.allocate.problem import AT_FLOOR
 from planner.allocate.replay_cost import said_of
 from planner.fit.diagnosis import STATUS_ADVICE
 from planner.fit.support import NEAR
-from planner.units import format_count, format_names
+from planner.units import format_bytes, format_count, format_names
 
 NAMED = 2
 """Domains of one law that a warning names."""
@@ -68,7 +68,7 @@ def warnings_of(problem: DomainsProblem, chosen: Structure, structures: tuple[St
         yield f"--params {format_count(request.params)} is realised as {format_count(chosen.domains[0].params_non_embedding)} non-embedding parameters"
     first = problem.problems[0]
     if request.memory_per_gpu is not None and not first.fits(first.size(LARGER * max(plan.params_non_embedding for plan in chosen.domains))):
-        yield f"the memory binds, {request.memory_per_gpu / 1e9:.3g} GB on each of {request.gpus} GPUs: larger models might be better"
+        yield f"the memory binds, {format_bytes(request.memory_per_gpu)} on each of {request.gpus} GPUs: larger models might be better"
     yield from _of_the_limit(problem, chosen)
     covered = min(law.support.high["epochs_spec"] for law, _ in problem.groups)
     if request.max_epochs is not None and request.max_epochs > 1.01 * covered:

@@ -146,3 +146,25 @@ def test_bad_domains_are_refused(fitted: FittedLaw) -> None:
         Domain("a", fitted, 1e5, 1.0, 0.0)
     with pytest.raises(InputError, match="every domain has a weight of 0"):
         DomainsRequest(BUDGET, tuple(replace(domain, weight=0.0) for domain in domains(fitted)))
+
+
+def test_the_budget_that_a_refusal_names_does_where_a_coarse_search_misses_by_a_hair() -> None:
+    """A domain that counts for nothing and must reach a loss gets just what that takes; the coarse search ended 3e-4 above it at any budget."""
+    law = FittedLaw.load(Path(__file__).parents[3] / "sweeps" / "medicine" / "law.json")
+    asked = DomainsRequest(6e12, (Domain("a", law, 2e5, max_loss=2.7), Domain("b", law, 2e9, weight=0.0, max_loss=2.3)))
+    with pytest.raises(DataError, match="about .* FLOPs for all domains would do") as refusal:
+        allocate_domains(asked)
+    told = float(refusal.value.message.split("about ")[1].split(" FLOPs")[0])
+    assert 9e12 < told < 9.6e12
+    enough = DomainsProblem.of(replace(asked, flops=1.02 * told))
+    found = split(enough)
+    assert found is not None and (enough.losses(found) <= enough.max_loss).all()
+
+
+@pytest.mark.filterwarnings("ignore::planner.errors.PlannerWarning")
+def test_sizes_are_all_of_a_range_and_none_beside_it(fitted: FittedLaw) -> None:
+    """A size asked for at an end may be realised beyond it, and a shape inside be the nearest to sizes outside alone."""
+    for low, high in ((1.5e5, 2.2e5), (2.0e5, 2.178e5)):
+        problem = DomainsProblem.of(DomainsRequest(BUDGET, domains(fitted), params_range=(low, high)))
+        found = [size.params_non_embedding for size in problem.ladder]
+        assert low <= min(found) and max(found) <= high and 217_120 in found
