@@ -156,7 +156,7 @@ def _write(
     tell("counting contamination", 0.0)
     spoilt = contaminated(documents)
     tokenizer, end = open_tokenizer(folder / "tokenizer")
-    vocab = max(tokenizer.get_vocab_size(), end + 1)
+    vocab = max(tokenizer.get_vocab().values()) + 1  # not their count: numbers may be left out
     dtype = np.dtype("uint16" if vocab < 2**16 else "uint32")
     masked = {source.domain for source in settings.sources if source.kind == "pairs"}
     hashes = {"tokenizer": sha256_file(folder / "tokenizer" / "tokenizer.json")}

@@ -71,6 +71,39 @@ def test_a_tokenizer_that_has_changed_where_it_is_from_is_another_request(corpus
     assert build_corpus(wanted, tmp_path / "corpus", force=True)[0].fingerprint != before.fingerprint
 
 
+def test_a_tokenizer_that_was_saved_cutting_and_filling_up_encodes_whole_documents(corpus: Corpus, text_folder: Path, tmp_path: Path) -> None:
+    """transformers saves how its last call cut texts, and how it padded them."""
+    origin = shutil.copytree(corpus.tokenizer_path, tmp_path / "base")
+    body = json.loads((origin / "tokenizer.json").read_text())
+    body["truncation"] = {"direction": "Right", "max_length": 16, "strategy": "LongestFirst", "stride": 0}
+    body["padding"] = {"strategy": {"Fixed": 16}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0, "pad_type_id": 0, "pad_token": "!"}
+    (origin / "tokenizer.json").write_text(json.dumps(body))
+    built, _ = build_corpus(replace(settings(text_folder), tokenizer=TokenizerSettings(path=str(origin))), tmp_path / "corpus")
+    for domain in ("general", "mail"):
+        assert np.array_equal(built.tokens(domain, "train"), corpus.tokens(domain, "train"))
+
+
+def test_a_tokenizer_may_leave_numbers_out(corpus: Corpus, text_folder: Path, tmp_path: Path) -> None:
+    """A model of the corpus needs a row for the largest of them, which is more than there are."""
+    origin = shutil.copytree(corpus.tokenizer_path, tmp_path / "base")
+    body = json.loads((origin / "tokenizer.json").read_text())
+    last = max(body["model"]["vocab"], key=body["model"]["vocab"].get)
+    body["model"]["vocab"][last] = 500
+    (origin / "tokenizer.json").write_text(json.dumps(body))
+    built, _ = build_corpus(replace(settings(text_folder), tokenizer=TokenizerSettings(path=str(origin))), tmp_path / "corpus")
+    assert built.tokens("general", "train").max() == 500 and built.vocab_size == 501
+
+
+def test_a_corpus_may_lie_behind_a_link(text_folder: Path, tmp_path: Path) -> None:
+    """As on a larger disk: an empty folder is built in, the link stays, and force replaces what it points to."""
+    (tmp_path / "disk").mkdir()
+    link = tmp_path / "corpus"
+    link.symlink_to("disk")
+    for force in (False, True):
+        assert build_corpus(settings(text_folder), link, force=force)[1]
+        assert link.is_symlink() and Corpus.open(tmp_path / "disk").fingerprint == Corpus.open(link).fingerprint
+
+
 def write(folder: Path, name: str, texts: list[bytes]) -> None:
     (folder / name).mkdir(parents=True)
     for number, text in enumerate(texts):
