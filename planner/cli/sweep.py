@@ -192,9 +192,10 @@ def tune_lr(
     middle = chosen[len(chosen) // 2]
     probes = Probes(chosen, _numbers(rates) or default_rates(recipe.learning_rate(middle)), parse_count(tokens_pt), parse_count(tokens_spec))
     first = probe_sweep(sweep, probes, {size: probes.rates for size in probes.sizes})
-    compiled_among(first.tree, segments_to_train(first), compiled, device)
-    with bar("probes", float(len(first.tree.segments))) as shown:
-        body = tune_learning_rate(sweep, probes, where.make(), device=device, compiled=compiled, on_event=Watch(sweep, shown))
+    left = segments_to_train(first)
+    compiled_among(first.tree, left, compiled, device)
+    with bar("probes", sum(first.tree.cost(segment) for segment in left)) as shown:
+        body = tune_learning_rate(sweep, probes, where.make(), device=device, compiled=compiled, on_event=Watch(first, shown))
     rows = []
     for item in body["optima"]:
         low, high = item["basin_1_percent"] or (float("nan"), float("nan"))
@@ -203,7 +204,7 @@ def tune_lr(
     table("Learning-rate optima", ["parameters", "best rate", "loses 1 %", "off the rule"], rows)
     save(folder / "figures" / "learning_rates.png", lambda axes: learning_rates(axes[0], body))
     rule = body["rule"]
-    say(f"rule: rate = {rule['lr_coefficient']:g} · (N / {rule['lr_reference_params']:g})^-{rule['lr_exponent']:g}")
+    say(f"rule: rate = {rule['lr_coefficient']:g} · (N / {rule['lr_reference_params']:g})^{-rule['lr_exponent']:g}")
     say(f"written: {folder / 'tune.json'}, {folder / 'figures' / 'learning_rates.png'}")
     if write:
         write_rule(folder / "sweep.toml", body)
