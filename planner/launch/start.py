@@ -23,8 +23,8 @@ from planner.units import format_count
 
 NEAR = 0.05
 """Share by which a checkpoint's size may miss that of the plan."""
-FAR = 0.05
-"""Share by which distinct text may miss what was asked for before it is said."""
+FAR = 0.2
+"""Share by which distinct text may pass what a sweep asks for before it is said; its table has what it is."""
 SCARCE = 50
 """Windows of distinct text below which what windows leave out is more than some per cent of it."""
 
