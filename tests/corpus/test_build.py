@@ -56,6 +56,17 @@ def test_a_damaged_corpus_is_built_again_by_force(text_folder: Path, tmp_path: P
     assert build_corpus(settings(text_folder), corpus.folder, force=True)[1] and shard.read_bytes() == whole
 
 
+def test_an_account_whose_domain_lies_elsewhere_is_refused(corpus: Corpus, tmp_path: Path) -> None:
+    inside = shutil.copytree(corpus.folder, tmp_path / "corpus")
+    shutil.copytree(corpus.folder / "mail", tmp_path / "mail")
+    body = json.loads((inside / "corpus.json").read_text())
+    for name in ("../mail", str(tmp_path / "mail"), ".."):
+        domains = {"general": body["domains"]["general"], name: body["domains"]["mail"]}
+        (inside / "corpus.json").write_text(json.dumps({**body, "domains": domains}))
+        with pytest.raises(InputError, match="names no folder"):
+            Corpus.open(inside)
+
+
 def test_a_tokenizer_that_has_changed_where_it_is_from_is_another_request(corpus: Corpus, text_folder: Path, tmp_path: Path) -> None:
     """As where another checkpoint has taken the place of the base that the corpus is for."""
     origin = tmp_path / "base"
