@@ -29,11 +29,13 @@ def plan(name: Name, workers: Workers = None, as_json: AsJson = False) -> None:
     from planner.cli.paths import default_workers, sweep_folder
     from planner.design.compiling import key_of, to_compile
     from planner.design.walltime import wall_seconds
-    from planner.launch.start import warn_of_scarce_text, warn_of_whole_documents
+    from planner.launch.start import repeated_general_text, warn_of_scarce_text, warn_of_whole_documents
     from planner.sweep import Sweep
 
     sweep = Sweep.open(sweep_folder(name))
     warn_of_scarce_text([sweep])
+    if repeats := repeated_general_text([sweep]):
+        say(f"warning: {repeats}")
     warn_of_whole_documents(sweep)
     tree, count = sweep.tree, workers or default_workers()
     compiled = to_compile(tree, None, "cpu")
@@ -99,12 +101,14 @@ def run(
     from planner.cli.paths import sweep_folder
     from planner.cli.progress import Watch
     from planner.design.walltime import wall_seconds
-    from planner.launch.start import warn_of_scarce_text, warn_of_whole_documents
+    from planner.launch.start import repeated_general_text, warn_of_scarce_text, warn_of_whole_documents
     from planner.sweep import Sweep, run_sweep, segments_to_train
 
     where = Where(engine, workers, address, gpu_memory, partition, tuple(slurm_option or ()), device)
     sweep = Sweep.open(sweep_folder(name))
     warn_of_scarce_text([sweep])
+    if repeats := repeated_general_text([sweep]):
+        say(f"warning: {repeats}")
     warn_of_whole_documents(sweep)
     count = where.known_workers
     left = segments_to_train(sweep)

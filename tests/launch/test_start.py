@@ -57,3 +57,24 @@ def test_caps_that_whole_documents_make_others_are_said(corpus: Corpus, tmp_path
             result = CliRunner().invoke(app, ["sweep", "plan", str(lay_out(tmp_path / str(caps[0]), corpus, text.format(caps)))])
         words = " ".join(result.stderr.split())
         assert result.exit_code == 0 and (said in words if said else "whole documents" not in words), result.stderr
+
+
+def test_general_text_that_is_repeated_is_said(corpus: Corpus, tmp_path: Path) -> None:
+    """As the law counts general tokens: replayed ones with them, early specialist text not."""
+    held = corpus.unique_tokens("general")
+    text = 'sizes = ["10k"]\ntokens_pt = [{}]\ntokens_spec = ["13.5k"]\nunique_spec = ["5k"]\n{}'
+    for name, (tokens, added, said) in {
+        "once": (held - 64, "", None),
+        "twice": (2 * held, "", f"{format_count(2 * held // 64 * 64)} general tokens are 2 passes over the corpus's {format_count(held)};"),
+        "early": (held - 64, "early_fractions = [0.2]", None),
+        "replayed": (held - 64, "replay_fractions = [0.6]", " general tokens are 1.1 passes over"),
+    }.items():
+        result = CliRunner().invoke(app, ["sweep", "plan", str(lay_out(tmp_path / name, corpus, text.format(tokens, added)))])
+        words = " ".join(result.stderr.split())
+        assert result.exit_code == 0 and (said in words if said else "laws take them for fresh" not in words), result.stderr
+    plan = allocation(corpus, RECIPE)
+    a_token = plan.plan.flops / (plan.plan.tokens_pt + plan.plan.tokens_spec)
+    more = replace(plan.plan, tokens_pt=2.0 * held, flops=a_token * (2 * held + plan.plan.tokens_spec))
+    replace(plan, plan=more).save(tmp_path / "a.json", {})
+    result = CliRunner().invoke(app, ["launch", str(tmp_path / "a.json"), "--out", str(tmp_path / "run"), "--dry-run"])
+    assert result.exit_code == 0 and "general tokens are 2 passes over" in " ".join(result.stderr.split()), result.stderr
