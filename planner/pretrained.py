@@ -53,10 +53,11 @@ class Pretrained:
     def shape(self) -> ModelShape:
         """Return its shape."""
         where = self.folder / "config.json"
+        found = shape_of(self.config, where)  # first: another family may state by default what these do not
         for key in ("quantization_config", "attention_bias", "mlp_bias"):
             if self.config.get(key):
                 raise InputError(f"{where} states {key} = {self.config[key]!r}, which is not supported", remedy="give a plain checkpoint")
-        return shape_of(self.config, where)
+        return found
 
     @property
     def context(self) -> int:

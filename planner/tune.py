@@ -5,6 +5,7 @@ After arXiv 2503.04715 (optimal rate a power law in N and D); the D-exponent is 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from planner.design.segment import Segment
 from planner.design.spec import MIN_STEPS
 from planner.design.tree import Tree, build_tree
 from planner.engines.event import Event
-from planner.errors import DataError, InputError
+from planner.errors import DataError, InputError, PlannerWarning
 from planner.ladder import shape_for
 from planner.recipe import Recipe
 from planner.sweep import Engine, Sweep, run_sweep
@@ -52,6 +53,8 @@ class Probes:
                 raise InputError(
                     f"{name}s of {', '.join(f'{value:g}' for value in values)} cannot show a rule", remedy=f"give --{name}s with at least {least} of them"
                 )
+        if len({f"{rate:.3g}" for rate in self.rates}) < len(self.rates):  # the names of probes keep as many digits
+            raise InputError(f"rates of {', '.join(map(str, self.rates))} are the same to three digits", remedy="give rates that are farther apart")
         for rate in self.rates:
             if not 0 < rate <= 1:
                 raise InputError(f"a rate of {rate:g} is not above 0 and at most 1", remedy="give rates such as 1e-3")
@@ -82,6 +85,10 @@ def probe_sweep(sweep: Sweep, probes: Probes, rates: Mapping[float, Sequence[flo
     neutral = replace(sweep.spec.recipe, lr_coefficient=Recipe.lr_coefficient, lr_exponent=Recipe.lr_exponent)
     spec = replace(sweep.spec, folder=sweep.folder / "tune", name=f"{sweep.spec.name}-tune", recipe=neutral)
     tree = Tree(tuple(segments), spec.recipe, spec.eval_tokens)
+    models = {tip.size: tip.shape.params_non_embedding for tip in tree.tips}
+    if len(set(models.values())) < len(models):
+        same = ", ".join(f"{format_count(size)} is {format_count(params, 4)}" for size, params in models.items())
+        raise InputError(f"two of the sizes are one model: {same} parameters", remedy="give --sizes that are farther apart")
     return Sweep(spec, sweep.corpus, sweep.domain, tuple(tip.cell for tip in tree.tips if tip.cell), {}, tree)
 
 
@@ -101,7 +108,7 @@ def tune_learning_rate(
         on_event: told of every event.
 
     Raises:
-        DataError: a size has no minimum inside the rates that were probed, or too few probes ended.
+        DataError: see `fit_rule`; or probes failed.
     """
     rates = {size: sorted(probes.rates) for size in probes.sizes}
     for _ in range(EXTENSIONS + 1):
@@ -154,6 +161,9 @@ def fit_rule(rows: Sequence[dict[str, Any]], reference: float) -> dict[str, Any]
 
     Returns:
         probes, optima (with the rates that lose 1 %: the basin) and rule, with residuals in per cent.
+
+    Raises:
+        DataError: no size has its minimum inside the rates that were probed, too few probes ended, or no recipe may have such a rule.
     """
     optima = []
     for size in sorted({row["params_non_embedding"] for row in rows}):
@@ -177,19 +187,28 @@ def fit_rule(rows: Sequence[dict[str, Any]], reference: float) -> dict[str, Any]
         )
     if not any(item["inside"] for item in optima):
         raise DataError("no size has its best rate inside the rates probed", remedy="widen --rates")
+    for item in optima:
+        if not item["inside"]:
+            what = f"no minimum lies inside the rates probed at {format_count(item['params_non_embedding'])} parameters"
+            warnings.warn(f"{what}: the rule goes by {item['learning_rate']:.3g}, the best one tried; widen --rates", PlannerWarning, stacklevel=2)
     n = np.log([item["params_non_embedding"] / reference for item in optima])
     r = np.log([item["learning_rate"] for item in optima])
     slope, constant = np.polyfit(n, r, 1)
     residuals = np.exp(r - (constant + slope * n)) - 1
     for item, residual in zip(optima, residuals, strict=True):
         item["residual_percent"] = float(100 * residual)
+    rule = {"lr_coefficient": float(f"{np.exp(constant):.3g}"), "lr_exponent": float(f"{-slope:.3g}"), "lr_reference_params": reference}
+    try:
+        Recipe.from_mapping(rule)
+    except InputError as error:  # written into sweep.toml, it would keep the sweep from being opened
+        raise DataError(f"the optima make a rule that is none: {error.message}", remedy="probe sizes that are farther apart, with more tokens") from error
     return {
         "probes": [
             {"params_non_embedding": row["params_non_embedding"], "learning_rate": row["learning_rate"], "loss": row["loss_spec"],
              "diverged": row["status"] != "ok"} for row in rows
         ],
         "optima": optima,
-        "rule": {"lr_coefficient": float(f"{np.exp(constant):.3g}"), "lr_exponent": float(f"{-slope:.3g}"), "lr_reference_params": reference},
+        "rule": rule,
     }  # fmt: skip
 
 

@@ -170,6 +170,10 @@ def show_realised(ready: Launch) -> None:
     """Print requested against realised values."""
     import warnings
 
+    from planner.launch.start import repeated_general_text
+
+    if repeats := repeated_general_text([ready.run]):
+        say(f"warning: {repeats}")
     rows = []
     for name, planned, realised in ready.realised():
         change = realised / planned - 1 if planned else 0.0

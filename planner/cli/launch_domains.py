@@ -23,6 +23,7 @@ def launch_domains(
     from planner.engines.event import Event
     from planner.engines.local import LocalEngine
     from planner.launch.domains import carry_out_domains, prepare_domains
+    from planner.launch.start import repeated_general_text
     from planner.sweep import segments_to_train
 
     ready = prepare_domains(allocation, folder, structure=structure, corpus=corpus, seed=seed)
@@ -33,6 +34,8 @@ def launch_domains(
     _, planned, real = ready.realised()[-1]
     if planned and real > 1.02 * planned:
         say(f"warning: these runs take {real:.3g} FLOPs, {real / planned - 1:.0%} more than the {planned:.3g} of the plan")
+    if repeats := repeated_general_text(ready.runs.values()):
+        say(f"warning: {repeats}")
     # A trunk that domains share is left to train for the first of them only.
     left, seen = [], set()
     for name, run in ready.runs.items():

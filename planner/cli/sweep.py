@@ -29,11 +29,14 @@ def plan(name: Name, workers: Workers = None, as_json: AsJson = False) -> None:
     from planner.cli.paths import default_workers, sweep_folder
     from planner.design.compiling import key_of, to_compile
     from planner.design.walltime import wall_seconds
-    from planner.launch.start import warn_of_scarce_text
+    from planner.launch.start import repeated_general_text, warn_of_scarce_text, warn_of_whole_documents
     from planner.sweep import Sweep
 
     sweep = Sweep.open(sweep_folder(name))
     warn_of_scarce_text([sweep])
+    if repeats := repeated_general_text([sweep]):
+        say(f"warning: {repeats}")
+    warn_of_whole_documents(sweep)
     tree, count = sweep.tree, workers or default_workers()
     compiled = to_compile(tree, None, "cpu")
     seconds = wall_seconds(tree, tree.segments, count, lambda segment: key_of(segment) in compiled)
@@ -98,12 +101,15 @@ def run(
     from planner.cli.paths import sweep_folder
     from planner.cli.progress import Watch
     from planner.design.walltime import wall_seconds
-    from planner.launch.start import warn_of_scarce_text
+    from planner.launch.start import repeated_general_text, warn_of_scarce_text, warn_of_whole_documents
     from planner.sweep import Sweep, run_sweep, segments_to_train
 
     where = Where(engine, workers, address, gpu_memory, partition, tuple(slurm_option or ()), device)
     sweep = Sweep.open(sweep_folder(name))
     warn_of_scarce_text([sweep])
+    if repeats := repeated_general_text([sweep]):
+        say(f"warning: {repeats}")
+    warn_of_whole_documents(sweep)
     count = where.known_workers
     left = segments_to_train(sweep)
     time = format_seconds(wall_seconds(sweep.tree, left, count or 1, compiled_among(sweep.tree, left, compiled, device)))
@@ -190,9 +196,10 @@ def tune_lr(
     middle = chosen[len(chosen) // 2]
     probes = Probes(chosen, _numbers(rates) or default_rates(recipe.learning_rate(middle)), parse_count(tokens_pt), parse_count(tokens_spec))
     first = probe_sweep(sweep, probes, {size: probes.rates for size in probes.sizes})
-    compiled_among(first.tree, segments_to_train(first), compiled, device)
-    with bar("probes", float(len(first.tree.segments))) as shown:
-        body = tune_learning_rate(sweep, probes, where.make(), device=device, compiled=compiled, on_event=Watch(sweep, shown))
+    left = segments_to_train(first)
+    compiled_among(first.tree, left, compiled, device)
+    with bar("probes", sum(first.tree.cost(segment) for segment in left)) as shown:
+        body = tune_learning_rate(sweep, probes, where.make(), device=device, compiled=compiled, on_event=Watch(first, shown))
     rows = []
     for item in body["optima"]:
         low, high = item["basin_1_percent"] or (float("nan"), float("nan"))
@@ -201,7 +208,7 @@ def tune_lr(
     table("Learning-rate optima", ["parameters", "best rate", "loses 1 %", "off the rule"], rows)
     save(folder / "figures" / "learning_rates.png", lambda axes: learning_rates(axes[0], body))
     rule = body["rule"]
-    say(f"rule: rate = {rule['lr_coefficient']:g} · (N / {rule['lr_reference_params']:g})^-{rule['lr_exponent']:g}")
+    say(f"rule: rate = {rule['lr_coefficient']:g} · (N / {rule['lr_reference_params']:g})^{-rule['lr_exponent']:g}")
     say(f"written: {folder / 'tune.json'}, {folder / 'figures' / 'learning_rates.png'}")
     if write:
         write_rule(folder / "sweep.toml", body)

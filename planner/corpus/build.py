@@ -51,11 +51,12 @@ def build_corpus(settings: CorpusSettings, out: Path, *, force: bool = False, pr
     """
     tell = progress or (lambda what, share: None)
     request = sha256_json(_request(settings))
-    if out.exists():
+    out = out.resolve() if out.is_symlink() else out  # the link stays, and what it points to is written
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
         there = (out / "corpus.json").is_file() and not force and read_artifact(out / "corpus.json", KIND, VERSION).get("request") == request
         if there and not _other_tokenizer(settings, out):
             return Corpus.open(out), False
-        if not out.is_dir() or (any(out.iterdir()) and not (out / "corpus.json").is_file()):
+        if not (out / "corpus.json").is_file():
             raise StateError(f"{out} is no folder that a corpus was built in", remedy="choose another --out; this one is not replaced")
         if not force:
             raise StateError(f"{out} exists and was built from something else", remedy="give --force to replace it, or another --out")
@@ -156,7 +157,7 @@ def _write(
     tell("counting contamination", 0.0)
     spoilt = contaminated(documents)
     tokenizer, end = open_tokenizer(folder / "tokenizer")
-    vocab = max(tokenizer.get_vocab_size(), end + 1)
+    vocab = max(tokenizer.get_vocab().values()) + 1  # not their count: numbers may be left out
     dtype = np.dtype("uint16" if vocab < 2**16 else "uint32")
     masked = {source.domain for source in settings.sources if source.kind == "pairs"}
     hashes = {"tokenizer": sha256_file(folder / "tokenizer" / "tokenizer.json")}

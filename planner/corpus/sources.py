@@ -116,8 +116,9 @@ def source_files(source: Source, root: Path) -> list[Path]:
     path = root / source.path
     files = matches(source, root)
     if path.is_dir():
-        patterns = {"txt": "**/*.txt", "jsonl": "**/*.jsonl*", "pairs": "**/*.jsonl*", "parquet": "**/*.parquet", "dataset": "**/*.arrow"}
-        files = sorted(item for item in path.glob(patterns.get(source.kind, "**/*")) if item.is_file())
+        patterns = {"txt": ("*.txt", "*.txt.gz", "*.txt.zst"), "jsonl": ("*.jsonl*",), "parquet": ("*.parquet",), "dataset": ("*.arrow",)}
+        patterns["pairs"] = patterns["jsonl"]
+        files = sorted(item for pattern in patterns.get(source.kind, ("*",)) for item in path.rglob(pattern) if item.is_file())
     elif not files and not any(sign in source.path for sign in "*?["):
         raise InputError(f"source {path} does not exist", remedy="check the path in corpus.toml")
     if not files:
@@ -217,7 +218,10 @@ def _decode(path: Path) -> str:
 
 def _json(text: str, where: str) -> Any:
     try:
-        return json.loads(text)
+        document = json.loads(text)
+        if "\\ud" in text.lower():  # half of a character that takes two, such as an emoji that was cut, is JSON and no text
+            json.dumps(document, ensure_ascii=False).encode()
+        return document
     except json.JSONDecodeError as error:
         raise InputError(f"{where} is not JSON: {error.msg}", remedy="mend it or leave it out") from error
     except (RecursionError, ValueError) as error:

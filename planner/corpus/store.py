@@ -57,6 +57,8 @@ class Corpus:
             if GENERAL not in account["domains"] or len(account["domains"]) < 2:
                 raise ValueError(f"domains = {list(account['domains'])}, which are not the general one and another")
             for name, entry in account["domains"].items():
+                if name in ("", ".", "..") or Path(name).name != name:  # a file may not lead out of the folder
+                    raise ValueError(f"a domain {name!r}, which names no folder")
                 check_numbers(entry, (f"{what}_{split}" for what in ("documents", "tokens", "bytes") for split in SPLITS), low=0, what=name)
         return cls(folder, account)
 

@@ -81,12 +81,15 @@ def copy_tokenizer(origin: Path, folder: Path) -> None:
 
 
 def open_tokenizer(folder: Path) -> tuple[Any, int]:
-    """Open a saved tokenizer; return it and the id of its end-of-text token."""
+    """Open a saved tokenizer, to encode whole documents; return it and the id of its end-of-text token."""
     tokenizers = _library()
     try:
         tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
     except Exception as error:  # the library raises bare Exception for a malformed file
         raise InputError(f"{folder / 'tokenizer.json'} cannot be read: {error}", remedy="give another tokenizer") from error
+    # transformers saves with a tokenizer how its last texts were cut and filled up; documents are neither.
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
     config = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
     named = config.get("eos_token")
     name = named.get("content") if isinstance(named, dict) else named

@@ -53,7 +53,7 @@ def run_local(folder: Path, ranks: int, settings: Settings, *, tick: Callable[[]
     environment = {
         **os.environ, "OMP_NUM_THREADS": str(settings.threads), "TOKENIZERS_PARALLELISM": "false", RUNNER: json.dumps(this_process()),
     }  # fmt: skip
-    stop, asked = folder / STOP_FILE, 0
+    stop, asked, logged = folder / STOP_FILE, 0, _logged(folder)
     with (folder / LOG).open("ab") as log, _sigterm_interrupts():
         process = subprocess.Popen(command(folder, ranks), stdout=log, stderr=log, env=environment, start_new_session=True)
         while process.poll() is None:
@@ -70,7 +70,7 @@ def run_local(folder: Path, ranks: int, settings: Settings, *, tick: Callable[[]
     if asked:
         raise KeyboardInterrupt
     if process.returncode:
-        raise failure(folder, f"the ranks ended with exit code {process.returncode}")
+        raise failure(folder, f"the ranks ended with exit code {process.returncode}", logged)
 
 
 def run_ray(folder: Path, ranks: int, settings: Settings, *, address: str | None, tick: Callable[[], None]) -> None:
@@ -106,11 +106,12 @@ def run_ray(folder: Path, ranks: int, settings: Settings, *, address: str | None
             scaling_config=ScalingConfig(num_workers=ranks, use_gpu=cuda, resources_per_worker=resources),
             run_config=RunConfig(name="ray", storage_path=str(folder.resolve()), failure_config=FailureConfig(max_failures=FAILURES)),
         )
+        logged = _logged(folder)
         asked, failed = _fit(trainer, folder, tick)
     if asked:
         raise KeyboardInterrupt
     if failed is not None:
-        raise failure(folder, f"Ray gave up: {str(failed).strip().splitlines()[-1]}") from failed
+        raise failure(folder, f"Ray gave up: {str(failed).strip().splitlines()[-1]}", logged) from failed
 
 
 def _check_resources(have: Mapping[str, float], ranks: int, each: Mapping[str, float], address: str | None) -> None:
@@ -170,15 +171,22 @@ def _ray_rank(config: dict[str, Any]) -> None:
     run_rank(folder, Stopper(folder / STOP_FILE), start=config["start"])
 
 
-def failure(folder: Path, otherwise: str) -> StateError:
-    """Return what went wrong, as a rank left it, or what its log ends with."""
+def _logged(folder: Path) -> int:
+    """Return the length of the log so far [bytes]: what earlier starts wrote is not of the next one."""
+    path = folder / LOG
+    return path.stat().st_size if path.exists() else 0
+
+
+def failure(folder: Path, otherwise: str, logged: int = 0) -> StateError:
+    """Return what went wrong, as a rank left it, or what its log ends with, after the first `logged` bytes."""
     path = folder / FAILURE_FILE
     if path.exists():
         message, _, remedy = path.read_text(encoding="utf-8").strip().partition("\n")
         return StateError(message, remedy=remedy)
-    lines = (folder / LOG).read_text(encoding="utf-8", errors="replace").strip().splitlines() if (folder / LOG).exists() else []
-    last = next((line for line in reversed(lines) if "Error" in line), lines[-1] if lines else "")
-    return StateError(f"{otherwise}: {last.strip()}", remedy=f"see {folder / LOG}; the same command goes on from the latest state")
+    lines = (folder / LOG).read_bytes()[logged:].decode(errors="replace").strip().splitlines() if (folder / LOG).exists() else []
+    last = next((line for line in reversed(lines) if "Error" in line), lines[-1] if lines else "").strip()
+    said = f"{otherwise}: {last}" if last else otherwise  # a rank that was killed says nothing
+    return StateError(said, remedy=f"see {folder / LOG}; the same command goes on from the latest state")
 
 
 def check_ranks(ranks: int, device: str, engine: str, *, threads: int = 1, address: str | None = None) -> None:

@@ -23,6 +23,10 @@ from planner.units import format_count
 
 NEAR = 0.05
 """Share by which a checkpoint's size may miss that of the plan."""
+FAR = 0.2
+"""Share by which distinct text may pass what a sweep asks for before it is said; its table has what it is."""
+ONCE = 1.01
+"""Passes over the general text that count as one."""
 SCARCE = 50
 """Windows of distinct text below which what windows leave out is more than some per cent of it."""
 
@@ -163,3 +167,38 @@ def warn_of_scarce_text(runs: Iterable[Sweep]) -> None:
         lost = f"a pass trains on {once} of {size} distinct tokens of {domain}, and never on the last {size % seq_len}"
         what = f"{lost}: they are few against seq_len = {seq_len}, so distinct tokens are overstated and the passes over them understated"
         warnings.warn(f"{what}; give {SCARCE * seq_len} or more, or lower seq_len", PlannerWarning, stacklevel=3)
+
+
+def repeated_general_text(runs: Iterable[Sweep]) -> str | None:
+    """Say by how much a run has more general tokens than its corpus: it repeats them, and laws take general tokens for fresh ones."""
+    passes, most, held = ONCE, 0.0, 0
+    for run in runs:
+        available = run.corpus.unique_tokens(run.corpus.general)
+        for tip in run.tree.tips:
+            stage = tip.last_step if tip.stage == "special" else 0
+            trunk = tip.steps_pt if stage else tip.last_step
+            general = run.spec.recipe.tokens_per_step * (trunk * (1 - tip.early_fraction) + stage * tip.replay_fraction)
+            if general > passes * available:
+                passes, most, held = general / available, general, available
+    if not held:
+        return None
+    what = f"up to {format_count(most)} general tokens are {passes:.2g} passes over the corpus's {format_count(held)}; laws take them for fresh ones"
+    return f"{what}: give more general text, or fewer general tokens (tokens_pt, --general-tokens)"
+
+
+def warn_of_whole_documents(sweep: Sweep) -> None:
+    """Warn where caps on distinct text become others, or one and the same: it is taken in whole documents, and some are long."""
+    found: dict[int, list[float]] = {}
+    for cap in sorted({tip.unique_spec for tip in sweep.tree.tips if tip.unique_spec}):
+        try:
+            found.setdefault(sweep.corpus.subset_tokens(sweep.domain, cap), []).append(cap)
+        except InputError:  # what lacks shards is told when it is to be trained
+            return
+    said = []
+    for size, caps in found.items():
+        twice = ": the same runs, trained once for each" if len(caps) > 1 else ""
+        if twice or abs(size / caps[0] - 1) > FAR:
+            said.append(f"{' and '.join(map(format_count, caps))} {'become' if twice else 'becomes'} {format_count(size)}{twice}")
+    if said:
+        what = f"distinct text of {sweep.domain} is taken in whole documents, so {'; '.join(said)}"
+        warnings.warn(f"{what}; state unique_spec as they are, or cut the documents", PlannerWarning, stacklevel=3)

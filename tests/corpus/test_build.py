@@ -56,6 +56,17 @@ def test_a_damaged_corpus_is_built_again_by_force(text_folder: Path, tmp_path: P
     assert build_corpus(settings(text_folder), corpus.folder, force=True)[1] and shard.read_bytes() == whole
 
 
+def test_an_account_whose_domain_lies_elsewhere_is_refused(corpus: Corpus, tmp_path: Path) -> None:
+    inside = shutil.copytree(corpus.folder, tmp_path / "corpus")
+    shutil.copytree(corpus.folder / "mail", tmp_path / "mail")
+    body = json.loads((inside / "corpus.json").read_text())
+    for name in ("../mail", str(tmp_path / "mail"), ".."):
+        domains = {"general": body["domains"]["general"], name: body["domains"]["mail"]}
+        (inside / "corpus.json").write_text(json.dumps({**body, "domains": domains}))
+        with pytest.raises(InputError, match="names no folder"):
+            Corpus.open(inside)
+
+
 def test_a_tokenizer_that_has_changed_where_it_is_from_is_another_request(corpus: Corpus, text_folder: Path, tmp_path: Path) -> None:
     """As where another checkpoint has taken the place of the base that the corpus is for."""
     origin = tmp_path / "base"
@@ -69,6 +80,39 @@ def test_a_tokenizer_that_has_changed_where_it_is_from_is_another_request(corpus
     with pytest.raises(StateError, match="was built from something else; give --force"):
         build_corpus(wanted, tmp_path / "corpus")
     assert build_corpus(wanted, tmp_path / "corpus", force=True)[0].fingerprint != before.fingerprint
+
+
+def test_a_tokenizer_that_was_saved_cutting_and_filling_up_encodes_whole_documents(corpus: Corpus, text_folder: Path, tmp_path: Path) -> None:
+    """transformers saves how its last call cut texts, and how it padded them."""
+    origin = shutil.copytree(corpus.tokenizer_path, tmp_path / "base")
+    body = json.loads((origin / "tokenizer.json").read_text())
+    body["truncation"] = {"direction": "Right", "max_length": 16, "strategy": "LongestFirst", "stride": 0}
+    body["padding"] = {"strategy": {"Fixed": 16}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0, "pad_type_id": 0, "pad_token": "!"}
+    (origin / "tokenizer.json").write_text(json.dumps(body))
+    built, _ = build_corpus(replace(settings(text_folder), tokenizer=TokenizerSettings(path=str(origin))), tmp_path / "corpus")
+    for domain in ("general", "mail"):
+        assert np.array_equal(built.tokens(domain, "train"), corpus.tokens(domain, "train"))
+
+
+def test_a_tokenizer_may_leave_numbers_out(corpus: Corpus, text_folder: Path, tmp_path: Path) -> None:
+    """A model of the corpus needs a row for the largest of them, which is more than there are."""
+    origin = shutil.copytree(corpus.tokenizer_path, tmp_path / "base")
+    body = json.loads((origin / "tokenizer.json").read_text())
+    last = max(body["model"]["vocab"], key=body["model"]["vocab"].get)
+    body["model"]["vocab"][last] = 500
+    (origin / "tokenizer.json").write_text(json.dumps(body))
+    built, _ = build_corpus(replace(settings(text_folder), tokenizer=TokenizerSettings(path=str(origin))), tmp_path / "corpus")
+    assert built.tokens("general", "train").max() == 500 and built.vocab_size == 501
+
+
+def test_a_corpus_may_lie_behind_a_link(text_folder: Path, tmp_path: Path) -> None:
+    """As on a larger disk: an empty folder is built in, the link stays, and force replaces what it points to."""
+    (tmp_path / "disk").mkdir()
+    link = tmp_path / "corpus"
+    link.symlink_to("disk")
+    for force in (False, True):
+        assert build_corpus(settings(text_folder), link, force=force)[1]
+        assert link.is_symlink() and Corpus.open(tmp_path / "disk").fingerprint == Corpus.open(link).fingerprint
 
 
 def write(folder: Path, name: str, texts: list[bytes]) -> None:

@@ -43,6 +43,13 @@ def test_every_kind_gives_its_documents(kind: str, tmp_path: Path) -> None:
     assert list(read_documents(lay_out(kind, tmp_path), tmp_path)) == TEXTS
 
 
+def test_packed_texts_of_a_folder_count_beside_plain_ones(tmp_path: Path) -> None:
+    source = lay_out("txt", tmp_path)
+    (tmp_path / "2.txt").rename(tmp_path / "left.text")
+    (tmp_path / "2.txt.gz").write_bytes(gzip.compress(TEXTS[2].encode()))
+    assert list(read_documents(source, tmp_path)) == TEXTS
+
+
 def test_text_inside_an_installed_package() -> None:
     source = Source("general", "package", "numpy/**/*.pyi", package=f"numpy=={metadata.version('numpy')}")
     assert any("def " in text for text in read_documents(source, Path()))
@@ -59,7 +66,13 @@ def test_a_template_joins_fields_and_skips_gaps(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [('{"text": "a"}\nnot json\n', "line 2"), ('{"body": "a"}\n', "no field 'text'"), ('{"text": 3}\n', "not a text"), ("", "holds no text")],
+    [
+        ('{"text": "a"}\nnot json\n', "line 2"),
+        ('{"body": "a"}\n', "no field 'text'"),
+        ('{"text": 3}\n', "not a text"),
+        ('{"text": "whole \\ud83d\\ude00"}\n{"text": "cut \\ud83d"}\n', "line 2 cannot be read as JSON: .*surrogates"),
+        ("", "holds no text"),
+    ],
 )
 def test_bad_records_are_named(content: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text(content)

@@ -269,6 +269,8 @@ def test_without_slurm_the_file_is_left_for_where_it_is(tmp_path: Path, monkeypa
 def test_what_a_rank_met_is_handed_on(tmp_path: Path) -> None:
     (tmp_path / LOG).write_text("starting\nRuntimeError: out of memory\nchild failed\n")
     assert "out of memory" in str(failure(tmp_path, "the ranks ended")) and LOG in str(failure(tmp_path, "the ranks ended"))
+    killed = str(failure(tmp_path, "the ranks ended with exit code -9", (tmp_path / LOG).stat().st_size))
+    assert killed.startswith("the ranks ended with exit code -9; see"), "the error is of an earlier start"
     (tmp_path / FAILURE_FILE).write_text("the state is torn\ndelete it\n")
     assert str(failure(tmp_path, "the ranks ended")) == "the state is torn; delete it."
 

@@ -41,9 +41,11 @@ def test_the_shape_of_a_family_counts_its_parameters(tmp_path: Path, corpus: Cor
     assert torch.equal(model.train()(input_ids=ids).logits, plain(input_ids=ids).logits), "dropout would draw from no seed"
 
 
-def test_other_architectures_are_refused_by_name(tmp_path: Path, corpus: Corpus) -> None:
-    folder = checkpoint(tmp_path / "gpt2", corpus, "gpt2", n_embd=32, n_layer=2, n_head=2, n_positions=64)
-    with pytest.raises(InputError, match="'gpt2' has no shape here.*give one of llama, mistral, qwen3, qwen2"):
+@pytest.mark.parametrize(("kind", "sizes"), [("gpt2", {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 64}), ("gpt_neox", {})])
+def test_other_architectures_are_refused_by_name(tmp_path: Path, corpus: Corpus, kind: str, sizes: dict[str, int]) -> None:
+    """Also one with biases, which other families have as a setting."""
+    folder = checkpoint(tmp_path / "other", corpus, kind, **sizes)
+    with pytest.raises(InputError, match=f"'{kind}' has no shape here.*give one of llama, mistral, qwen3, qwen2"):
         Pretrained.open(folder)
 
 
