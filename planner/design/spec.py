@@ -17,8 +17,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from planner.artifacts import read_toml
-from planner.design.axes import AXES, cell_of, grid_of, known_keys, number_of
+from planner.artifacts import known_keys, read_toml
+from planner.design.axes import AXES, cell_of, grid_of, number_of
 from planner.design.cells import Cell, Grid, Part
 from planner.errors import InputError
 from planner.ladder import shape_for
