@@ -90,7 +90,7 @@ def run(
     address: Annotated[str | None, typer.Option(help="Ray cluster, such as auto or 10.0.0.4:6379; by default Ray starts here, on loopback.")] = None,
     gpu_memory: Annotated[float | None, typer.Option(help="Memory of one GPU [GB]: small models then share one. With ray and cuda.")] = None,
     partition: Annotated[str | None, typer.Option(help="Slurm partition.")] = None,
-    slurm_option: Annotated[list[str] | None, typer.Option(help="Option of sbatch as key=value, such as account=physics; repeatable.")] = None,
+    slurm_option: Annotated[list[str] | None, typer.Option(help="Slurm: an option of sbatch as KEY=VALUE, such as account=physics; repeatable.")] = None,
 ) -> None:
     """Run a sweep."""
     from planner.cli.engines import Where, show_demands
