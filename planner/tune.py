@@ -64,6 +64,9 @@ def probe_sweep(sweep: Sweep, probes: Probes, rates: Mapping[float, Sequence[flo
         sweep: the sweep whose recipe is tuned.
         probes: token counts of a probe.
         rates: the rates to try at each size.
+
+    Raises:
+        InputError: the probes are too short or too long.
     """
     segments: list[Segment] = []
     steps = sweep.spec.recipe.steps(probes.tokens_pt + probes.tokens_spec)
@@ -154,6 +157,9 @@ def fit_rule(rows: Sequence[dict[str, Any]], reference: float) -> dict[str, Any]
 
     Returns:
         probes, optima (with the rates that lose 1 %: the basin) and rule, with residuals in per cent.
+
+    Raises:
+        DataError: too few probes of a size ended without diverging, or no size has its best rate inside those probed.
     """
     optima = []
     for size in sorted({row["params_non_embedding"] for row in rows}):

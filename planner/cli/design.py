@@ -45,7 +45,7 @@ BARE = 1
 def design(
     name: Annotated[str | None, typer.Argument(metavar="[SWEEP]", help="Sweep whose recipe and corpus are taken; by default the law's.")] = None,
     flops: Annotated[str | None, typer.Option(help="Budget of the runs, their shared trunks counted once, such as 1e18.")] = None,
-    law: Annotated[Path | None, typer.Option(help="law.json or its folder; by default the sweep's, or the one under sweeps/.")] = None,
+    law: Annotated[Path | None, typer.Option(help="law.json or its folder; by default the sweep's, the one here, or the only one under sweeps/.")] = None,
     prior: Annotated[bool, typer.Option("--prior", help="Design from the start ranges of --form, nothing fitted.")] = False,
     form: Annotated[list[str] | None, typer.Option(help="With --prior: a law by name (plan laws); repeatable.")] = None,
     target_flops: Annotated[

@@ -100,6 +100,9 @@ class SweepSpec:
 
         Returns:
             The cells, with every cap made a number, and a count of the cells left out by reason.
+
+        Raises:
+            InputError: a cell asks for more than the corpus has, or means no one base; or none can be trained.
         """
         kept: dict[Cell, None] = {}
         left_out: Counter[str] = Counter()
