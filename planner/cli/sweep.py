@@ -195,8 +195,8 @@ def tune_lr(
         body = tune_learning_rate(sweep, probes, where.make(), device=device, compiled=compiled, on_event=Watch(sweep, shown))
     rows = []
     for item in body["optima"]:
-        low, high = item["basin_1_percent"] or (float("nan"), float("nan"))
-        size, basin = format_count(item["params_non_embedding"]), f"{low:.1e} to {high:.1e}"
+        size, rates_1_percent = format_count(item["params_non_embedding"]), item["basin_1_percent"]
+        basin = "{:.1e} to {:.1e}".format(*rates_1_percent) if rates_1_percent else "none"
         rows.append([size, f"{item['learning_rate']:.2e}", basin, f"{item['residual_percent']:+.1f} %"])
     table("Learning-rate optima", ["parameters", "best rate", "loses 1 %", "off the rule"], rows)
     save(folder / "figures" / "learning_rates.png", lambda axes: learning_rates(axes[0], body))
