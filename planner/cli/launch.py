@@ -71,7 +71,7 @@ def launch(
 
     for name, value, known in (("--engine", engine, ENGINES), ("--export", export, (None, *TARGETS))):
         if value not in known:
-            raise InputError(f"{name} {value} is not known", remedy=f"choose one of {', '.join(item for item in known if item)}")
+            raise InputError(f"{name} {value!r} is not known", remedy=f"choose one of {', '.join(item for item in known if item)}")
     if engine != "slurm" and (submit or slurm_option or ranks_per_node):
         raise InputError("--submit, --slurm-option and --ranks-per-node are Slurm's", remedy="add --engine slurm, or leave them away")
     if engine != "ray" and address is not None:
