@@ -152,8 +152,24 @@ def check_numbers(body: Mapping[str, Any], names: Iterable[str], *, low: float =
             raise ValueError(f"{name} = {repr(value)[:40]}{what and f' of {what}'}")
 
 
+def known_keys(table: Mapping[str, Any], known: Iterable[str], where: str) -> None:
+    """Refuse a key that there is not.
+
+    Raises:
+        InputError: it names the key and what there is.
+    """
+    names = sorted(known)
+    for key in table:
+        if key not in names:
+            raise InputError(f"{where}: there is no setting {key!r}", remedy=f"use only {', '.join(names)}")
+
+
 def read_json(path: Path | str) -> dict[str, Any]:
-    """Read a JSON object; raise InputError when there is none."""
+    """Read a JSON object.
+
+    Raises:
+        InputError: there is no such file, or it holds none.
+    """
     text = _read_text(path)
     try:
         document = json.loads(text)
@@ -169,7 +185,11 @@ def read_json(path: Path | str) -> dict[str, Any]:
 
 
 def read_toml(path: Path | str) -> dict[str, Any]:
-    """Read a TOML file; raise InputError when there is none or it cannot be parsed."""
+    """Read a TOML file.
+
+    Raises:
+        InputError: there is none, or it cannot be parsed.
+    """
     text = _read_text(path)
     try:
         return tomllib.loads(text)

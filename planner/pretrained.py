@@ -51,7 +51,11 @@ class Pretrained:
 
     @cached_property
     def shape(self) -> ModelShape:
-        """Return its shape."""
+        """Return its shape.
+
+        Raises:
+            InputError: its configuration is of no shape that is known here.
+        """
         where = self.folder / "config.json"
         found = shape_of(self.config, where)  # first: another family may state by default what these do not
         for key in ("quantization_config", "attention_bias", "mlp_bias"):

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from planner.artifacts import sha256_json
+from planner.artifacts import known_keys, sha256_json
 from planner.errors import InputError
 from planner.method import TARGETS, Method
 from planner.shapes import FAMILIES
@@ -106,11 +106,12 @@ class Recipe:
 
     @classmethod
     def from_mapping(cls, table: Mapping[str, Any]) -> Recipe:
-        """Build a recipe from a TOML or JSON table; an unknown key is an error, a missing one takes its default."""
-        known = [field.name for field in fields(cls)]
-        for key in table:
-            if key not in known:
-                raise InputError(f"recipe: there is no setting {key!r}", remedy=f"use only {', '.join(known)}")
+        """Build a recipe from a TOML or JSON table; a missing key takes its default.
+
+        Raises:
+            InputError: a key is unknown, or a value cannot be.
+        """
+        known_keys(table, (field.name for field in fields(cls)), "recipe")
         return cls(**table)
 
     def to_dict(self) -> dict[str, Any]:

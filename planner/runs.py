@@ -148,7 +148,7 @@ def read_runs(path: Path | str, mapping: Mapping[str, str] | None = None) -> Dat
         )
     if frame.empty:
         raise InputError(f"{path} has no rows", remedy="give a table with runs")
-    frame = _complete(frame, path)
+    frame = _complete(frame, path, header)
     for name, (unit, _) in SCHEMA.items():
         if unit != "text":
             frame[name] = _numbers(frame, name, path, header)
@@ -196,7 +196,7 @@ def _rename(frame: DataFrame, mapping: Mapping[str, str], path: Path) -> DataFra
     return found.assign(**{name: frame[column] for name, column in mapping.items()})
 
 
-def _complete(frame: DataFrame, path: Path) -> DataFrame:
+def _complete(frame: DataFrame, path: Path, header: int) -> DataFrame:
     """Fill columns that a foreign table lacks with what follows from the others, or with nothing."""
     frame = frame.copy()
     for name in ("tokens_pt", "tokens_spec"):
@@ -207,9 +207,9 @@ def _complete(frame: DataFrame, path: Path) -> DataFrame:
             frame[name] = "" if unit == "text" else math.nan
     frame["status"] = frame["status"].map(_status)
     frame["method"] = [name.strip().lower() if isinstance(name, str) and name.strip() else "full" for name in frame["method"]]
-    # A run without a name is called by its row.
+    # A run without a name is called by its row, counted as in messages.
     unnamed = [name is None or name != name or not str(name).strip() for name in frame["run_id"]]
-    frame["run_id"] = [f"row{number + 2}" if none else name for number, (name, none) in enumerate(zip(frame["run_id"], unnamed, strict=True))]
+    frame["run_id"] = [f"row{number + 1 + header}" if none else name for number, (name, none) in enumerate(zip(frame["run_id"], unnamed, strict=True))]
     duplicated = frame["run_id"][frame["run_id"].duplicated()]
     if len(duplicated):
         raise InputError(f"{path} has the run_id {duplicated.iloc[0]!r} twice", remedy="make run ids unique")

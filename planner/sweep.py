@@ -262,7 +262,11 @@ def write_table(sweep: Sweep) -> DataFrame:
 
 
 def sweep_status(sweep: Sweep) -> SweepStatus:
-    """Count endpoints by what became of them."""
+    """Count endpoints by what became of them.
+
+    Raises:
+        StateError: a record cannot be read.
+    """
     done = diverged = 0
     for tip in sweep.tree.tips:
         path = record_path(sweep.folder, tip.segment_id)

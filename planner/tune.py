@@ -67,6 +67,9 @@ def probe_sweep(sweep: Sweep, probes: Probes, rates: Mapping[float, Sequence[flo
         sweep: the sweep whose recipe is tuned.
         probes: token counts of a probe.
         rates: the rates to try at each size.
+
+    Raises:
+        InputError: the probes are too short or too long.
     """
     segments: list[Segment] = []
     steps = sweep.spec.recipe.steps(probes.tokens_pt + probes.tokens_spec)

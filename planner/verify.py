@@ -101,8 +101,8 @@ def verify(folder: Path) -> Verification:
     """Compare the run in a launch folder with its forecast, and write verification.json there.
 
     Raises:
-        InputError: no launch in the folder, or the run has not ended.
-        StateError: the forecast is younger than the run, or is not the one it was launched with.
+        InputError: no launch in the folder.
+        StateError: the run has not ended, or the forecast is younger than it, or is not the one it was launched with.
         DataError: the run diverged.
     """
     path = folder / "allocation.json"

@@ -244,6 +244,7 @@ def test_counts_beside_numbers_are_read_in_json_lines(tmp_path: Path) -> None:
         '{"params_non_embedding": "2M", "tokens_pt": 3e10, "loss_spec": 2.5}\n{"params_non_embedding": 1200000, "tokens_pt": "500M", "loss_spec": 3.1}\n'
     )
     found = read_runs(tmp_path / "runs.jsonl")
+    assert found["run_id"][0] == "row1", "the row of messages: there is no header"
     assert found["params_non_embedding"].tolist() == [2e6, 1.2e6] and found["tokens_pt"].tolist() == [3e10, 5e8]
     (tmp_path / "runs.jsonl").write_text('{"params_non_embedding": 2e6, "tokens_pt": 3e10, " tokens_pt": 2e10, "loss_spec": 2.5}\n')
     with pytest.raises(InputError, match="has the column 'tokens_pt' 2 times"):

@@ -15,7 +15,11 @@ if TYPE_CHECKING:
 
 
 def refuse_size(problem: Problem, size: Size, tokens_per_param: float) -> NoReturn:
-    """Say that the budget, or the memory, is too small for a size, the smallest there is, and what would do."""
+    """Say that the budget, or the memory, is too small for a size, the smallest there is, and what would do.
+
+    Raises:
+        DataError: always.
+    """
     request = problem.request
     if not problem.fits(size):
         raise DataError(
@@ -45,7 +49,11 @@ def refuse_size(problem: Problem, size: Size, tokens_per_param: float) -> NoRetu
 
 
 def refuse_text(problem: Problem) -> NoReturn:
-    """Say that there is too little text for any stage, or with what is too short for one for any size."""
+    """Say that there is too little text for any stage, or with what is too short for one for any size.
+
+    Raises:
+        DataError: always.
+    """
     general, special = (format_count(tokens) for tokens in (problem.general_tokens, problem.max_tokens_spec))
     if max(problem.general_tokens, problem.max_tokens_spec) >= problem.min_tokens_stage:
         raise DataError(

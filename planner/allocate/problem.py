@@ -64,7 +64,11 @@ class Problem:
 
     @classmethod
     def of(cls, law: FittedLaw, request: Request, general: FittedLaw | None = None, *, robust: bool = True) -> Problem:
-        """Make a problem; recipe and vocabulary are those that the law was measured with, `general` is the law of the general loss, if one is needed."""
+        """Make a problem; recipe and vocabulary are those that the law was measured with, `general` is the law of the general loss, if one is needed.
+
+        Raises:
+            InputError: the laws are not of such losses or methods, or the request has a limit that they know nothing of.
+        """
         for member in law.members:
             if member.law.target != "spec":
                 raise InputError(f"the law {member.law.name} is of the {member.law.target} loss", remedy="give a law of the specialist loss")

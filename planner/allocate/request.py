@@ -80,7 +80,8 @@ class Request:
     def __post_init__(self) -> None:
         positive = {
             "a budget": self.flops, "spec-tokens": self.unique_spec, "params": self.params, "max-epochs": self.max_epochs,
-            "general-tokens": self.general_tokens, "gpu-memory": self.memory_per_gpu, "gpus": self.gpus,
+            "general-tokens": self.general_tokens, "gpus": self.gpus,
+            "gpu-memory [GB]": None if self.memory_per_gpu is None else self.memory_per_gpu / 1e9,
             "max-general-loss": self.max_general_loss, "training-flops": self.training_flops,
         }  # fmt: skip
         for name, value in positive.items():

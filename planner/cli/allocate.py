@@ -45,7 +45,7 @@ def allocate(
         str | None, typer.Option(help="Distinct specialist tokens that you have, such as 5e9 or 5B; or give --domains. A law of one stage needs none.")
     ] = None,
     flops: Annotated[str | None, typer.Option(help='Budget: 1e22, or a GPU time such as "3 GPU-days" with --gpu or --gpu-flops.')] = None,
-    gpu_hours: Annotated[float | None, typer.Option(help="Budget in GPU-hours; states --gpu and --mfu too.")] = None,
+    gpu_hours: Annotated[float | None, typer.Option(help="Budget in GPU-hours, with --gpu and --mfu, or --gpu-flops.")] = None,
     gpu_days: Annotated[float | None, typer.Option(help="The same in GPU-days.")] = None,
     usd: Annotated[float | None, typer.Option(help="Budget in dollars, with --usd-per-gpu-hour.")] = None,
     usd_per_gpu_hour: Annotated[float | None, typer.Option(help="Price of one GPU for an hour.")] = None,

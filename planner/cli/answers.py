@@ -54,7 +54,11 @@ def refuse_idle(general_law: Path | None) -> None:
 
 
 def general_law_file(path: Path | None, law: Path, limited: bool) -> Path | None:
-    """Return the file of the general law, where the general loss is limited."""
+    """Return the file of the general law, where the general loss is limited.
+
+    Raises:
+        InputError: there is none, or one is named without a limit.
+    """
     if not limited:
         refuse_idle(path)
         return None

@@ -13,8 +13,8 @@ import typer
 
 from planner.cli.console import bar, give, say
 from planner.cli.decision import Decision, read_decision
+from planner.cli.design_tables import show
 from planner.cli.sizes import read_counts
-from planner.cli.tables import table
 from planner.errors import DataError, InputError, StateError
 from planner.units import format_count, parse_count, parse_flops
 
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from planner.design.spec import SweepSpec
     from planner.fit.fitted import FittedLaw
     from planner.next_runs.candidates import Setting
-    from planner.next_runs.design import NextRuns
-    from planner.next_runs.outside import Outside
 
 HELP = (
     "Choose the next runs: the tree of cells that most reduces the uncertainty of the recommendation at a target budget.\n\n"
@@ -36,8 +34,6 @@ HELP = (
 )
 TARGET_FACTOR = 100.0
 """Of the default target: times the largest run that the law has seen, or that --flops could pay where nothing is fitted."""
-LEAST_REGRET = 0.001
-"""Least regret that is written out [% of the loss]."""
 EPOCHS = 16.0
 """Most passes, where neither the sweep nor a law says."""
 BARE = 1
@@ -47,7 +43,7 @@ BARE = 1
 def design(
     name: Annotated[str | None, typer.Argument(metavar="[SWEEP]", help="Sweep whose recipe and corpus are taken; by default the law's.")] = None,
     flops: Annotated[str | None, typer.Option(help="Budget of the runs, their shared trunks counted once, such as 1e18.")] = None,
-    law: Annotated[Path | None, typer.Option(help="law.json or its folder; by default the sweep's, or the one under sweeps/.")] = None,
+    law: Annotated[Path | None, typer.Option(help="law.json or its folder; by default the sweep's, the one here, or the only one under sweeps/.")] = None,
     prior: Annotated[bool, typer.Option("--prior", help="Design from the start ranges of --form, nothing fitted.")] = False,
     form: Annotated[list[str] | None, typer.Option(help="With --prior: a law by name (plan laws); repeatable.")] = None,
     target_flops: Annotated[
@@ -224,53 +220,6 @@ def _design(
     write_text(out, text)
     named = out.name == "sweep.toml"
     say(f"written: {out}; next: plan sweep plan {out.parent if named else 'FOLDER, with this file in it as sweep.toml'}")
-
-
-def show(answer: NextRuns, target: float, unique: float, general: bool = True, special: bool = True, outside: Outside | None = None) -> None:
-    """Print a design as tables.
-
-    Args:
-        answer: the design.
-        target: FLOPs of the recommendation.
-        unique: distinct specialist tokens at the target.
-        general: whether runs have a general stage.
-        special: whether they have a specialist stage.
-        outside: how far it leans on the form of its law, where there is one.
-    """
-    rows = []
-    for size, cost in answer.flops_by_size.items():
-        cells = [cell for cell in answer.cells if cell.size == size]
-        epochs = [cell.tokens_spec / cell.unique_spec for cell in cells if cell.unique_spec]
-        distinct = len({cell.unique_spec for cell in cells if cell.unique_spec})
-        row = {"size": format_count(size), "endpoints": len(cells)}
-        if general and special:
-            row |= {"zero-shot": sum(cell.tokens_spec == 0 for cell in cells), "from scratch": sum(cell.tokens_pt == 0 for cell in cells)}
-        row |= {"most general": format_count(max(cell.tokens_pt for cell in cells))} if general else {}
-        if special:
-            row |= {"most specialist": format_count(max(cell.tokens_spec for cell in cells)), "distinct texts": distinct}
-            row |= {"most epochs": f"{max(epochs, default=0):.3g}"}
-        rows.append(row | {"FLOPs": f"{cost:.2e}"})
-    ratio = answer.flops_alone / answer.design.flops
-    caption = f"{answer.design.flops:.4g} FLOPs as a tree; {answer.flops_alone:.3g} if every cell were trained from scratch ({ratio:.1f} times as many)"
-    table(f"Design: {len(answer.cells)} endpoints", list(rows[0]), [list(row.values()) for row in rows], caption=caption)
-    plan = answer.recommended
-    worths = [item for item in (answer.before, answer.design, answer.naive) if item is not None]
-    lines = [[item.name, item.cells, f"{item.flops:.3g}", f"{item.deviation_percent:.3g} %", _regret(item.regret_percent)] for item in worths]
-    stages = [("tokens_pt", "general")] * general + [("tokens_spec", "specialist")] * special
-    parts = [f"{format_count(plan[key])} {name}" for key, name in stages]
-    caption = (
-        f"recommended before, by a coarse search: {format_count(plan['params_non_embedding'])} parameters, {' + '.join(parts)} tokens; "
-        "deviation: of its forecast loss; regret: of the plan chosen after the runs"
-    )
-    if outside is not None:
-        caption += f"; both of the law's parameters alone, the drift of its form left out, with which the forecast there is {outside.forecast}"
-    title = f"Recommendation at {target:.3g} FLOPs" + (f" with {format_count(unique)} distinct specialist tokens" if special else "")
-    table(title, ["runs", "endpoints", "FLOPs", "expected deviation", "expected regret"], lines, caption=caption)
-
-
-def _regret(percent: float) -> str:
-    """Write a regret; what the draws behind it leave of one that is nothing is no number to read."""
-    return f"{percent:.3g} %" if percent >= LEAST_REGRET else f"under {LEAST_REGRET:g} %"
 
 
 def _consistent(prior: bool, law: Path | None, form: list[str] | None, check: bool, name: str | None, flops: str | None, share: float) -> None:

@@ -54,7 +54,7 @@ def launch(
     law: Annotated[Path | None, typer.Option(help="The plan's law, where it has moved; for the forecast along the run.")] = None,
     export: Annotated[str | None, typer.Option(help="Only write the run's configuration for torchtitan or megatron.")] = None,
     ranks_per_node: Annotated[int | None, typer.Option(min=1, help="Slurm: ranks a node; 8, or all of fewer.")] = None,
-    slurm_option: Annotated[list[str] | None, typer.Option(help="Slurm: an option of sbatch as KEY=VALUE; may be repeated.")] = None,
+    slurm_option: Annotated[list[str] | None, typer.Option(help="Slurm: an option of sbatch as KEY=VALUE; repeatable.")] = None,
     submit: Annotated[bool, typer.Option("--submit", help="Slurm: hand the file in.")] = False,
 ) -> None:
     """Launch a run."""
@@ -71,7 +71,7 @@ def launch(
 
     for name, value, known in (("--engine", engine, ENGINES), ("--export", export, (None, *TARGETS))):
         if value not in known:
-            raise InputError(f"{name} {value} is not known", remedy=f"choose one of {', '.join(item for item in known if item)}")
+            raise InputError(f"{name} {value!r} is not known", remedy=f"choose one of {', '.join(item for item in known if item)}")
     if engine != "slurm" and (submit or slurm_option or ranks_per_node):
         raise InputError("--submit, --slurm-option and --ranks-per-node are Slurm's", remedy="add --engine slurm, or leave them away")
     if engine != "ray" and address is not None:

@@ -71,6 +71,8 @@ def methods(
         show(found)
     if figure is not None:
         _draw(figure, found, (law, other))
+        if len(found) > MOST_PANELS:
+            say(f"warning: the figure has the first {MOST_PANELS} of {len(found)} comparisons; choose by --params and --spec-tokens")
         say(f"written: {figure}")
 
 

@@ -15,7 +15,11 @@ TABLES = (".csv", ".jsonl", ".ndjson", ".parquet")
 
 
 def sweep_folder(name: str) -> Path:
-    """Return the folder of a sweep given by folder, by its sweep.toml, or by its name under sweeps/."""
+    """Return the folder of a sweep given by folder, by its sweep.toml, or by its name under sweeps/.
+
+    Raises:
+        InputError: there is none.
+    """
     for path in (Path(name), SWEEPS / name):
         if path.is_file():
             return path.parent
@@ -25,7 +29,11 @@ def sweep_folder(name: str) -> Path:
 
 
 def only_file(folder: Path, name: str, remedy: str) -> Path:
-    """Return the file of that name in a folder or in its one sub-folder that has it."""
+    """Return the file of that name in a folder or in its one sub-folder that has it.
+
+    Raises:
+        InputError: there is none, or several.
+    """
     if (folder / name).is_file():
         return folder / name
     found = sorted(folder.glob(f"*/{name}")) if folder.is_dir() else []
@@ -37,7 +45,11 @@ def only_file(folder: Path, name: str, remedy: str) -> Path:
 
 
 def runs_files(path: Path) -> list[Path]:
-    """Return the runs tables that a path means: the file itself, that of a sweep's folder, or those of all sweeps in a folder."""
+    """Return the runs tables that a path means: the file itself, that of a sweep's folder, or those of all sweeps in a folder.
+
+    Raises:
+        InputError: there is none.
+    """
     if path.is_dir() and not (path / "runs.csv").is_file() and (found := sorted(path.glob("*/runs.csv"))):
         return found
     if path.is_file():
@@ -48,7 +60,11 @@ def runs_files(path: Path) -> list[Path]:
 
 
 def law_file(path: Path | None) -> Path:
-    """Return the law that a path means; by default the one under sweeps/."""
+    """Return the law that a path means; by default the one here, or the only one under sweeps/.
+
+    Raises:
+        InputError: there is none, several, or a table of runs.
+    """
     if path is not None and path.suffix.lower() in TABLES and path.exists():
         raise InputError(f"{path} is a table of runs, not a law", remedy=f"fit one with plan fit {shlex.quote(str(path))}, and name its law.json")
     if path is not None and path.is_file():

@@ -36,7 +36,7 @@ def scaling(
     least: Annotated[str | None, typer.Option("--from", help="First budget [FLOPs]; about the cheapest run of the law by default.")] = None,
     most: Annotated[str | None, typer.Option("--to", help="Last budget [FLOPs]; 10 times the dearest run of the law by default.")] = None,
     points: Annotated[int, typer.Option(help="Budgets, evenly in the logarithm.")] = 9,
-    law: Annotated[Path | None, typer.Option(help="law.json or its folder; the one under sweeps/ by default.")] = None,
+    law: Annotated[Path | None, typer.Option(help="law.json or its folder; by default the one here, or the only one under sweeps/.")] = None,
     general_tokens: Annotated[str | None, typer.Option(help="Distinct general tokens that you have; as many as needed by default.")] = None,
     params: Annotated[str | None, typer.Option(help="Fix the size [non-embedding parameters] 7B, choose among 1B,3B,8B, or in a range 1B..8B.")] = None,
     max_epochs: Annotated[float | None, typer.Option(help="Most passes over the specialist text; the most that the runs cover by default.")] = None,

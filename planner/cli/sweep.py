@@ -93,7 +93,7 @@ def run(
     address: Annotated[str | None, typer.Option(help="Ray cluster, such as auto or 10.0.0.4:6379; by default Ray starts here, on loopback.")] = None,
     gpu_memory: Annotated[float | None, typer.Option(help="Memory of one GPU [GB]: small models then share one. With ray and cuda.")] = None,
     partition: Annotated[str | None, typer.Option(help="Slurm partition.")] = None,
-    slurm_option: Annotated[list[str] | None, typer.Option(help="Option of sbatch as key=value, such as account=physics; repeatable.")] = None,
+    slurm_option: Annotated[list[str] | None, typer.Option(help="Slurm: an option of sbatch as KEY=VALUE, such as account=physics; repeatable.")] = None,
 ) -> None:
     """Run a sweep."""
     from planner.cli.engines import Where, show_demands
@@ -202,8 +202,8 @@ def tune_lr(
         body = tune_learning_rate(sweep, probes, where.make(), device=device, compiled=compiled, on_event=Watch(first, shown))
     rows = []
     for item in body["optima"]:
-        low, high = item["basin_1_percent"] or (float("nan"), float("nan"))
-        size, basin = format_count(item["params_non_embedding"]), f"{low:.1e} to {high:.1e}"
+        size, rates_1_percent = format_count(item["params_non_embedding"]), item["basin_1_percent"]
+        basin = "{:.1e} to {:.1e}".format(*rates_1_percent) if rates_1_percent else "none"
         rows.append([size, f"{item['learning_rate']:.2e}", basin, f"{item['residual_percent']:+.1f} %"])
     table("Learning-rate optima", ["parameters", "best rate", "loses 1 %", "off the rule"], rows)
     save(folder / "figures" / "learning_rates.png", lambda axes: learning_rates(axes[0], body))

@@ -43,6 +43,7 @@ class ChatTemplate:
 
         Raises:
             InputError: the template is malformed.
+            MissingDependencyError: jinja2 is not installed.
         """
         try:
             from jinja2 import TemplateError

@@ -8,7 +8,7 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-from planner.artifacts import read_toml
+from planner.artifacts import known_keys, read_toml
 from planner.corpus.store import GENERAL
 from planner.errors import InputError
 
@@ -115,26 +115,26 @@ def read_settings(path: Path | str) -> CorpusSettings:
     if path.is_dir():
         path = path / "corpus.toml"
     table = read_toml(path)
-    _known(table, {"source", "tokenizer", "split", "duplicates", "chat"}, str(path))
+    known_keys(table, {"source", "tokenizer", "split", "duplicates", "chat"}, str(path))
     sources = table.get("source", [])
     if not isinstance(sources, list) or not all(isinstance(item, dict) for item in sources):
         raise InputError(f"{path}: source is not a list of tables", remedy="write each source as [[source]]")
     names = {item.name for item in fields(Source)}
     built = []
     for number, item in enumerate(sources, 1):
-        _known(item, names, f"{path}: source {number}")
+        known_keys(item, names, f"{path}: source {number}")
         for key in ("domain", "kind", "path"):
             if key not in item:
                 raise InputError(f"{path}: source {number} has no {key}", remedy=f"state {key}")
         built.append(Source(**item))
     tokenizer = _table(table, "tokenizer", path)
-    _known(tokenizer, {item.name for item in fields(TokenizerSettings)}, f"{path}: tokenizer")
+    known_keys(tokenizer, {item.name for item in fields(TokenizerSettings)}, f"{path}: tokenizer")
     split = _table(table, "split", path)
-    _known(split, {"heldout_fraction", "heldout_tokens_max"}, f"{path}: split")
+    known_keys(split, {"heldout_fraction", "heldout_tokens_max"}, f"{path}: split")
     duplicates = _table(table, "duplicates", path)
-    _known(duplicates, {"near_duplicates", "near_duplicate_threshold"}, f"{path}: duplicates")
+    known_keys(duplicates, {"near_duplicates", "near_duplicate_threshold"}, f"{path}: duplicates")
     chat = _table(table, "chat", path)
-    _known(chat, {"template"}, f"{path}: chat")
+    known_keys(chat, {"template"}, f"{path}: chat")
     template = chat.get("template")
     if template is not None and (not isinstance(template, str) or not template):
         raise InputError(f"{path}: chat template = {template!r} is not a text", remedy="give a Jinja template, as chat_template of a tokenizer")
@@ -188,9 +188,3 @@ def _table(table: Mapping[str, Any], key: str, path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise InputError(f"{path}: {key} is not a table", remedy=f"write it as [{key}]")
     return value
-
-
-def _known(table: Mapping[str, Any], known: set[str], where: str) -> None:
-    for key in table:
-        if key not in known:
-            raise InputError(f"{where}: there is no setting {key!r}", remedy=f"use only {', '.join(sorted(known))}")

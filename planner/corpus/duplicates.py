@@ -73,6 +73,9 @@ def drop_near(
         documents: no exact copies among them.
         threshold: estimated Jaccard similarity of word 5-grams.
         progress: called with documents done and their total.
+
+    Raises:
+        MissingDependencyError: datasketch is not installed.
     """
     try:
         from datasketch import MinHash, MinHashLSH

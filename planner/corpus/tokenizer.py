@@ -81,7 +81,11 @@ def copy_tokenizer(origin: Path, folder: Path) -> None:
 
 
 def open_tokenizer(folder: Path) -> tuple[Any, int]:
-    """Open a saved tokenizer, to encode whole documents; return it and the id of its end-of-text token."""
+    """Open a saved tokenizer, to encode whole documents; return it and the id of its end-of-text token.
+
+    Raises:
+        InputError: it cannot be read, or names no such token.
+    """
     tokenizers = _library()
     try:
         tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))

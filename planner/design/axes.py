@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from planner.artifacts import known_keys
 from planner.design.cells import Cell, Grid
 from planner.errors import InputError
 from planner.method import METHODS, Method
@@ -126,14 +127,3 @@ def number_of(value: Any, where: str) -> float:
         return parse_count(str(value))
     except InputError as error:
         raise InputError(f"{where}: {error.message}", remedy=error.remedy) from error
-
-
-def known_keys(table: Mapping[str, Any], known: set[str], where: str) -> None:
-    """Refuse a key that there is not.
-
-    Raises:
-        InputError: it names the key and what there is.
-    """
-    for key in table:
-        if key not in known:
-            raise InputError(f"{where}: there is no setting {key!r}", remedy=f"use only {', '.join(sorted(known))}")

@@ -17,8 +17,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from planner.artifacts import read_toml
-from planner.design.axes import AXES, cell_of, grid_of, known_keys, number_of
+from planner.artifacts import known_keys, read_toml
+from planner.design.axes import AXES, cell_of, grid_of, number_of
 from planner.design.cells import Cell, Grid, Part
 from planner.errors import InputError
 from planner.ladder import shape_for
@@ -100,6 +100,9 @@ class SweepSpec:
 
         Returns:
             The cells, with every cap made a number, and a count of the cells left out by reason.
+
+        Raises:
+            InputError: a cell asks for more than the corpus has, or means no one base; or none can be trained.
         """
         kept: dict[Cell, None] = {}
         left_out: Counter[str] = Counter()

@@ -70,14 +70,22 @@ LAWS: dict[str, Law] = _registered()
 
 
 def law_named(name: str) -> Law:
-    """Return a law by name; raise InputError when there is none."""
+    """Return a law by name.
+
+    Raises:
+        InputError: there is none.
+    """
     if name not in LAWS:
         raise InputError(f"there is no law {name!r}", remedy=f"choose one of {', '.join(LAWS)}, or name the file that holds it in {VARIABLE}")
     return LAWS[name]
 
 
 def laws_named(text: str) -> list[Law]:
-    """Return the laws of a list with commas; raise InputError when one is unknown, or named twice."""
+    """Return the laws of a list with commas.
+
+    Raises:
+        InputError: one is unknown, or named twice.
+    """
     names = [name.strip() for name in text.split(",")]
     for name in names:
         if names.count(name) > 1:

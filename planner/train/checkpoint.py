@@ -49,7 +49,11 @@ def save_state(path: Path, model: torch.nn.Module, optimiser: torch.optim.Optimi
 
 
 def save_tensors(path: Path, tensors: dict[str, torch.Tensor], state: LoopState) -> None:
-    """Write a state given by its tensors, named as `save_state` names them, atomically."""
+    """Write a state given by its tensors, named as `save_state` names them, atomically.
+
+    Raises:
+        StateError: it cannot be written.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")  # two machines may have the same process id
     try:

@@ -174,3 +174,8 @@ def least(law: FittedLaw, request: Request) -> float:
     whole = coarse(problem)
     close = refine(problem, whole, whole.best)
     return float(min(whole.expected.min(), close.expected.min()))
+
+
+def test_memory_that_cannot_be_is_told_in_its_unit() -> None:
+    with pytest.raises(InputError, match=r"gpu-memory \[GB\] of -80 is not a positive number"):
+        Request(BUDGET, UNIQUE, memory_per_gpu=-80e9)

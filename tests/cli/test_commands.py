@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from planner.artifacts import sha256_file
 from planner.cli.main import app
 
+ROOT = Path(__file__).parents[2]
 COMMANDS = [
     ["corpus", "build"], ["corpus", "inspect"], ["sweep", "plan"], ["sweep", "run"], ["sweep", "status"], ["sweep", "tune-lr"], ["sweep", "design"],
     ["laws"], ["fit"], ["backtest"], ["allocate"], ["scaling"], ["methods"], ["launch"], ["watch"], ["verify"], ["evaluate"], ["demo"],
@@ -44,17 +45,34 @@ def test_the_list_of_commands_is_whole() -> None:
     assert sorted(found) == sorted(COMMANDS)
 
 
+ALLOCATE = ["allocate", "--law", str(ROOT / "sweeps" / "medicine"), "--flops", "2e13", "--spec-tokens", "200k", "--figure", "--next-runs", "5e13"]
+
+
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["laws", "--json"], ["fit", "nowhere.csv"], ["backtest", "nowhere.csv"], ["sweep", "plan", "nowhere"]], ids=" ".join
-)
-def test_planning_never_imports_torch(arguments: list[str]) -> None:
+    "arguments",
+    [
+        ["--help"], ["laws", "--json"], ["fit", "nowhere.csv"], ["backtest", "nowhere.csv"], ["sweep", "plan", "nowhere"], ALLOCATE,
+        ["allocate", "--domains", str(ROOT / "sweeps" / "three" / "domains.toml"), "--flops", "2e13"],
+    ],
+    ids=lambda arguments: " ".join(arguments[:2]),
+)  # fmt: skip
+def test_planning_never_imports_torch(arguments: list[str], tmp_path: Path) -> None:
     code = (
         "import sys; from planner.cli.main import app\n"
-        f"try: app({arguments!r})\nexcept SystemExit: pass\n"
+        f"try: app({arguments!r})\nexcept SystemExit as end: print('code', end.code)\n"
         "print(sorted({'torch', 'transformers', 'matplotlib.pyplot'} & set(sys.modules)))"
     )
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path).stdout
     assert out.strip().endswith("[]")
+    assert f"code {2 if 'nowhere' in ' '.join(arguments) else 0}" in out
+
+
+def test_comparisons_that_a_figure_has_no_room_for_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("planner.cli.methods.MOST_PANELS", 1)
+    laws = [str(ROOT / "sweeps" / "medicine" / "lora" / name) for name in ("law.json", "law_lora.json")]
+    code, _, err = run("methods", *laws, "--params", "55k", "--spec-tokens", "50k,200k", "--figure", str(tmp_path / "methods.png"))
+    assert code == 0 and (tmp_path / "methods.png").is_file()
+    assert "the figure has the first 1 of 2 comparisons" in err
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["allocate", "--help"], ["sweep", "run", "--help"]], ids=" ".join)

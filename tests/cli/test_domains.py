@@ -86,7 +86,7 @@ def test_whose_text_is_priced_and_whose_law_is_warned_of_is_said(folder: Path) -
         (file_of(*(GOOD.format(name) + "weight = 0\n" for name in "ab")), "every domain has a weight of 0", "positive weight"),
         (file_of(GOOD.format("a"), GOOD.format("b") + "weight = -1\n"), "domain 'b': a weight of -1", "positive number"),
         (file_of(GOOD.format("a"), GOOD.format("b") + 'weight = "much"\n'), "weight = 'much' is not a number", "write a number"),
-        (file_of(GOOD.format("a"), GOOD.format("b") + "tokens = 3\n"), "a setting 'tokens' that is not known", "unique_tokens"),
+        (file_of(GOOD.format("a"), GOOD.format("b") + "tokens = 3\n"), "there is no setting 'tokens'", "unique_tokens"),
         (file_of("unique_tokens = 3\n", GOOD.format("b")), "domain 1 has no name", "add name"),
         ("domain = 3", "not a list of tables", "[[domain]]"),
         (file_of(GOOD.format("a"), GOOD.format("b") + "max_loss = 0.2\n"), "domain 'b' cannot reach its max_loss of 0.2", "raise its max_loss"),

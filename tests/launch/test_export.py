@@ -17,7 +17,8 @@ import pytest
 from planner.allocate.allocation import Allocation
 from planner.corpus.store import Corpus
 from planner.errors import InputError, PlannerWarning
-from planner.launch.export import NORM_EPSILON, ROPE_THETA, export
+from planner.launch.export import export
+from planner.launch.export_common import NORM_EPSILON, ROPE_THETA
 from planner.launch.full import stages
 from planner.launch.launch import Launch, prepare
 

@@ -23,7 +23,7 @@ from typing import Any
 from planner.allocate.accuracy import read_curve
 from planner.allocate.domains.request import Domain
 from planner.allocate.sigmoid import Sigmoid
-from planner.artifacts import read_toml
+from planner.artifacts import known_keys, read_toml
 from planner.errors import InputError, PlannerError
 from planner.fit.fitted import FittedLaw
 from planner.units import parse_count
@@ -45,7 +45,7 @@ def read_domains(path: Path, *, limited: bool = False, general_law: Path | None 
         InputError: no such file, fewer than two domains or too many, an unknown key, or a value that cannot be used.
     """
     document = read_toml(path)
-    _only(document, ("law", "domain"), str(path))
+    known_keys(document, ("law", "domain"), str(path))
     rows = document.get("domain", [])
     if not isinstance(rows, list) or not all(isinstance(row, Mapping) for row in rows):
         raise InputError(f"{path}: domain is not a list of tables", remedy="begin each domain with [[domain]]")
@@ -67,7 +67,7 @@ def _domain(row: Mapping[str, Any], number: int, default: Any, path: Path, laws:
     if not isinstance(name, str) or not name.strip():
         raise InputError(f"{path}: domain {number} has no name", remedy='add name = "..."')
     who = f"{path}: domain {name!r}"
-    _only(row, _KEYS, who)
+    known_keys(row, _KEYS, who)
     if "unique_tokens" not in row:
         raise InputError(f"{who} has no unique_tokens", remedy='add unique_tokens = "200k", its distinct specialist tokens')
     written = row.get("law", default)
@@ -150,9 +150,3 @@ def _number(value: Any, name: str, who: str) -> float:
         return float(value)
     except (ValueError, OverflowError):  # a whole number of hundreds of digits is no float
         raise InputError(f"{who}: {name} = {repr(value)[:40]} is not a number", remedy="write a number") from None
-
-
-def _only(table: Mapping[str, Any], known: tuple[str, ...], who: str) -> None:
-    for key in table:
-        if key not in known:
-            raise InputError(f"{who} has a setting {key!r} that is not known", remedy=f"use only {', '.join(known)}")

@@ -1,0 +1,54 @@
+"""What both other trainers are told of the planned run: its schedule, where its rate is from, and what does not carry over."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from planner.design.segment import Segment
+from planner.launch.launch import Launch
+
+ROPE_THETA = 10000.0
+"""Base of the rotary embedding and epsilon of the norms in transformers' configurations of both families; a test compares them."""
+NORM_EPSILON = 1e-6
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Steps of the run over both stages."""
+
+    warmup: int
+    general: int
+    """Steps of general text; 0 for a run from scratch on specialist text."""
+    total: int
+    cooldown: int
+    """Steps of the cooldown that ends the run."""
+
+    @classmethod
+    def of(cls, launch: Launch) -> Schedule:
+        """Read it off the run's tree."""
+        tip: Segment = launch.run.tree.tips[0]
+        special = tip.stage == "special"
+        general = tip.steps_pt if special else tip.last_step
+        assert tip.cooldown_from is not None and tip.cooldown_to is not None
+        return cls(launch.run.spec.recipe.warmup_steps, general, general + (tip.last_step if special else 0), tip.cooldown_to - tip.cooldown_from)
+
+
+def rate_source(launch: Launch) -> str:
+    """Say where the rate comes from; the rates of the stages are the same, or there is one stage."""
+    recipe, special = launch.run.spec.recipe, launch.run.tree.tips[0].stage == "special"
+    multiplied = " x special_lr_multiplier" if special and recipe.special_lr_multiplier != 1 else ""
+    return f"recipe.lr_coefficient, lr_exponent and lr_reference_params at plan.params_non_embedding{multiplied}"
+
+
+def head(launch: Launch, mark: str) -> str:
+    """Say what was planned, and what the other trainer does otherwise, in lines that begin with `mark`."""
+    plan, recipe = launch.allocation.plan, launch.run.spec.recipe
+    replay = launch.allocation.replay_fraction
+    lines = [
+        f"Forecast of this plan: {plan.loss:.6g} nats/token, {plan.loss_low:.6g} to {plan.loss_high:.6g}, on the held-out text of its own corpus.",
+        "It holds for the recipe of the sweep. Not carried over: the order of the data, the held-out split, and how documents are cut into sequences.",
+        *([f"Mix {replay:.6g} of general text into the specialist stage (general.replay_fraction)."] if replay else []),
+        "Comments name fields of allocation.json; those of recipe stand in its source.",
+        f"Recipe {recipe.fingerprint}.",
+    ]
+    return "\n".join(f"{mark} {line}" for line in lines)
