@@ -28,6 +28,8 @@ PATIENCE = 3.0
 """A start is left behind that at its latest pace would take more rounds than this to reach the best."""
 ROUNDING = 1e-12
 """Residual of ln L [root mean square] under which a law meets all runs, and no step gains more than rounding."""
+FEW = 16
+"""Starts up to which none is given up at its first poor step; of more some will do, at two thirds of the time."""
 WARM = 4
 """Solutions kept as starts for other fits of the same law."""
 
@@ -88,7 +90,7 @@ def estimate(
         before = np.full(len(theta), np.inf)
         rounds, tolerance = (ROUNDS, TOLERANCE) if delta == DELTAS[-1] else (EARLY_ROUNDS, EARLY_TOLERANCE)
         for number, steps in enumerate(rounds):
-            exact, afar = delta == DELTAS[-1] and len(theta) == 1, delta == DELTAS[0] and not number
+            exact, afar = delta == DELTAS[-1] and len(theta) == 1, delta == DELTAS[0] and not number and solved <= FEW
             found = solve(law, points, log_loss, theta, weights, deltas=(delta,), iterations=steps, tolerance=tolerance, exact=exact, afar=afar)
             chosen, stands = _met(law, points, log_loss, found, members)
             value = found.objective[chosen]
