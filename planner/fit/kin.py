@@ -47,6 +47,8 @@ def kin_starts(law: Law, found: Iterable[Estimate], points: Points, log_loss: Ar
     for start, (_, values) in zip(starts, related, strict=True):
         if IRREDUCIBLE in names and IRREDUCIBLE not in values:
             start[names.index(IRREDUCIBLE)] = FLOOR * np.exp(log_loss.min())
-        for number, name in enumerate(names):
-            start[number] = values.get(name, start[number])
+        for number, parameter in enumerate(law.parameters):
+            value = values.get(parameter.name, np.nan)
+            if parameter.low <= value <= parameter.high:  # what is out of range means something else here
+                start[number] = value
     return Scale(law).inside(starts, MARGIN)

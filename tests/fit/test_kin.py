@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -46,3 +47,14 @@ def test_what_kin_know_is_taken_and_the_rest_is_drawn() -> None:
     assert share.min() > 0.99 * MARGIN and share.max() < 1 - 0.99 * MARGIN
     assert len(kin_starts(law, known * 5, points, data.log_loss, np.random.default_rng(0))) == MOST
     assert not len(kin_starts(law, known[2:], points, data.log_loss, np.random.default_rng(0)))
+
+
+def test_a_value_out_of_range_is_not_taken() -> None:
+    """A law of one's own may have a parameter of the same name that may be negative, where another takes its logarithm."""
+    data = fit_data(read_runs(SWEEPS / "medicine" / "runs.csv"))
+    points = data.points(data.reference)
+    known = estimate(law_named("root-rote"), points, data.log_loss, np.random.default_rng(0), starts=4)
+    odd = replace(known, theta=np.where(np.arange(len(known.theta)) == 0, -1.0, known.theta))
+    starts = kin_starts(law_named("ceiling-rote"), [odd], points, data.log_loss, np.random.default_rng(0))
+    assert np.isfinite(starts).all() and starts[0, 0] > 0
+    assert starts[0, 1:3] == pytest.approx(known.theta[1:3])
