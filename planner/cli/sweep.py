@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,6 +15,9 @@ from planner.cli.tables import table
 from planner.errors import StateError
 from planner.units import format_count, format_seconds, parse_count
 
+if TYPE_CHECKING:
+    from planner.sweep import Sweep
+
 app = application("Train small models over sizes, general tokens, specialist tokens and distinct text.")
 
 Name = Annotated[str, typer.Argument(help="Folder of the sweep, or its name under sweeps/.")]
@@ -23,12 +26,9 @@ Device = Annotated[str, typer.Option(help="cpu or cuda.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON.")]
 
 
-@app.command("plan", help="Show the tree of a sweep, its FLOPs and its expected time; trains nothing.\n\nExample: plan sweep plan medicine")
-def plan(name: Name, workers: Workers = None, as_json: AsJson = False) -> None:
-    """Show what a sweep would train."""
-    from planner.cli.paths import default_workers, sweep_folder
-    from planner.design.compiling import key_of, to_compile
-    from planner.design.walltime import wall_seconds
+def _opened(name: str) -> Sweep:
+    """Open a sweep, and say where its text is less than it asks for, or cut otherwise."""
+    from planner.cli.paths import sweep_folder
     from planner.launch.start import repeated_general_text, warn_of_scarce_text, warn_of_whole_documents
     from planner.sweep import Sweep
 
@@ -37,6 +37,17 @@ def plan(name: Name, workers: Workers = None, as_json: AsJson = False) -> None:
     if repeats := repeated_general_text([sweep]):
         say(f"warning: {repeats}")
     warn_of_whole_documents(sweep)
+    return sweep
+
+
+@app.command("plan", help="Show the tree of a sweep, its FLOPs and its expected time; trains nothing.\n\nExample: plan sweep plan medicine")
+def plan(name: Name, workers: Workers = None, as_json: AsJson = False) -> None:
+    """Show what a sweep would train."""
+    from planner.cli.paths import default_workers
+    from planner.design.compiling import key_of, to_compile
+    from planner.design.walltime import wall_seconds
+
+    sweep = _opened(name)
     tree, count = sweep.tree, workers or default_workers()
     compiled = to_compile(tree, None, "cpu")
     seconds = wall_seconds(tree, tree.segments, count, lambda segment: key_of(segment) in compiled)
@@ -98,18 +109,12 @@ def run(
     """Run a sweep."""
     from planner.cli.engines import Where, show_demands
     from planner.cli.needs import require_method, require_torch
-    from planner.cli.paths import sweep_folder
     from planner.cli.progress import Watch
     from planner.design.walltime import wall_seconds
-    from planner.launch.start import repeated_general_text, warn_of_scarce_text, warn_of_whole_documents
-    from planner.sweep import Sweep, run_sweep, segments_to_train
+    from planner.sweep import run_sweep, segments_to_train
 
     where = Where(engine, workers, address, gpu_memory, partition, tuple(slurm_option or ()), device)
-    sweep = Sweep.open(sweep_folder(name))
-    warn_of_scarce_text([sweep])
-    if repeats := repeated_general_text([sweep]):
-        say(f"warning: {repeats}")
-    warn_of_whole_documents(sweep)
+    sweep = _opened(name)
     count = where.known_workers
     left = segments_to_train(sweep)
     time = format_seconds(wall_seconds(sweep.tree, left, count or 1, compiled_among(sweep.tree, left, compiled, device)))
