@@ -24,6 +24,7 @@ MANY_PASSES = 100.0
 """Of half of the runs: hardly anybody makes as many."""
 TRUNK = 3
 """Runs off one trunk from which its luck shows in a fit."""
+MANY_TRUNKS = 100
 TRIED = 16
 """Draws of a law's starts, of which one at least is to give a number for every run."""
 SAME_LOSS = 1e-6
@@ -184,11 +185,15 @@ def _check_repetition(data: FitData) -> None:
 
 
 def trunks_alone(data: FitData) -> bool:
-    """Tell whether nothing measures what trunks differ by: no size has two with three runs or more, and seeds are repeated too seldom."""
+    """Tell whether nothing measures what trunks differ by: no size has two with three runs or more, and seeds are repeated too seldom.
+
+    Of many sizes, a trunk each, a law follows next to nothing of their luck, and its residual holds it.
+    """
     rows = np.unique(data.cluster, return_counts=True)[1][data.cluster]
     sizes, trunks = (values[rows >= TRUNK] for values in (data.params_by["non_embedding"], data.cluster))
     pairs = np.unique(np.stack([sizes, trunks]), axis=1)
-    return data.replicate_sd is None and len(levels(sizes)) > 1 and len(pairs[0]) == len(np.unique(pairs[0]))
+    few = len(levels(sizes)) > 1 and len(pairs[0]) < MANY_TRUNKS
+    return data.replicate_sd is None and few and len(pairs[0]) == len(np.unique(pairs[0]))
 
 
 def _check_trunks(data: FitData) -> None:

@@ -19,6 +19,10 @@ RATIOS = np.concatenate([[0.0], np.geomspace(1e-3, 100, 120)])
 RANK = 1e-7
 """Singular values below this share of the largest are of parameters that say the same."""
 
+SEEN = 1.0
+"""Length of what the parameters leave of trunks, from which their luck shows in it as much as a run's noise does; by less it would be guessed from
+nothing, as with three sizes for three parameters of size."""
+
 
 def deviation_on_a_trunk(law: Law, points: Points, theta: Array, log_loss: Array, cluster: Any) -> float:
     """Return the deviation of ln L of a run on a trunk of its own; 0 where the parameters leave nothing to measure it by.
@@ -39,6 +43,7 @@ def deviation_on_a_trunk(law: Law, points: Points, theta: Array, log_loss: Array
     explained = _span(slopes / np.maximum(np.sqrt((slopes**2).sum(0)), 1e-300))[0]
     off = residual[sound] - explained @ (explained.T @ residual[sound])
     axes, length = _span(trunks - explained @ (explained.T @ trunks))
+    axes, length = axes[:, length > SEEN], length[length > SEEN]
     freedom = len(off) - explained.shape[1]
     if freedom < 1:
         return 0.0

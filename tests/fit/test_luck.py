@@ -8,8 +8,10 @@ import numpy as np
 import pandas as pd
 
 from planner.fit.data import fit_data
+from planner.fit.identify import trunks_alone
 from planner.fit.luck import deviation_on_a_trunk
-from planner.laws import law_named
+from planner.fit.scale import Scale
+from planner.laws import Points, Reference, law_named
 from tests.fit.test_foul_tables import SIZES, fitted_to, grid, read
 
 RATIOS = np.geomspace(5, 80, 8)
@@ -37,6 +39,19 @@ def test_single_trunks_do_not_hide_their_luck(tmp_path: Path) -> None:
     assert 0.9 < np.mean(found) / (RUN**2 + TRUNK**2) < 1.3, "a residual per degree of freedom holds 0.65 of it"
 
 
+def test_luck_is_not_guessed_where_parameters_of_size_take_it_all() -> None:
+    """Three sizes, two exponents and an amplitude that move with them: what is left of trunks is next to nothing, and was blown up tenfold."""
+    law, random, found = law_named("transfer-size-saturating"), np.random.default_rng(1), []
+    cells = [(n, special, min(special, distinct)) for n in np.geomspace(2e5, 5e6, 3) for special in (1e5, 4e5, 1.6e6) for distinct in (5e4, 4e5)]
+    size, special, distinct = np.array(cells).T
+    points, cluster = Points(Reference(1e6, 2e7, 4e6), size, 20 * size, special, distinct), np.unique(size, return_inverse=True)[1]
+    for _ in range(60):
+        theta = Scale(law).draw(random, 1)[0]
+        log_loss = law.log_loss(theta[None], points)[0] + RUN * random.normal(size=len(size))
+        found.append(deviation_on_a_trunk(law, points, theta, log_loss, cluster) / RUN)
+    assert max(found) < 3 and 0.8 < np.mean(found) < 1.2
+
+
 def test_the_noise_of_a_law_holds_it_where_nothing_measures_it(tmp_path: Path) -> None:
     data = fit_data(read(one_trunk_a_size(0), tmp_path))
     law = fitted_to(read(one_trunk_a_size(0), tmp_path))
@@ -52,3 +67,12 @@ def test_a_table_that_parameters_exhaust_says_nothing(tmp_path: Path) -> None:
     data = fit_data(read(grid(RUN, trunk_id="t", seed=0), tmp_path)).rows(np.isin(np.arange(25), (0, 4, 11, 17, 20)))
     law, points = law_named("chinchilla"), data.points(data.reference)
     assert deviation_on_a_trunk(law, points, np.array([1.7, 0.5, 0.5, 0.3, 0.3]), data.log_loss, data.cluster) == 0.0
+
+
+def test_of_many_sizes_the_residual_holds_the_luck(tmp_path: Path) -> None:
+    few, many = (
+        grid(RUN, sizes=np.geomspace(1e7, 1e9, count), ratios=(5, 20, 80), trunk_id=[f"t{number // 3}" for number in range(3 * count)], seed=0)
+        for count in (20, 120)
+    )
+    assert trunks_alone(fit_data(read(few, tmp_path)))
+    assert not trunks_alone(fit_data(read(many, tmp_path)))
