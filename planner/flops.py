@@ -20,10 +20,8 @@ FORWARD_SHARE = 1 / TRAINING_OVER_FORWARD
 
 def forward_flops_per_token(shape: ModelShape, seq_len: int) -> float:
     """Count the forward FLOPs of one token in a sequence of `seq_len` tokens."""
-    groups = shape.parameter_groups
-    matrices = groups["attention"] + groups["feed_forward"] + shape.vocab * shape.hidden
     attention = 2 * seq_len * shape.heads * shape.head_dim * shape.layers
-    return 2.0 * (matrices + attention)
+    return 2.0 * (shape.matrices + attention)
 
 
 def flops_per_token(shape: ModelShape, seq_len: int) -> float:

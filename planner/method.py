@@ -19,7 +19,7 @@ METHODS = ("full", "lora", "qlora", "lora-both", "qlora-both")
 _BOTH = "-both"
 """Ending of the names of methods that adapt both stages."""
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-"""Matrices of a layer that adapters can sit on, as transformers names them."""
+"""Matrices of a layer that adapters sit on, as transformers names them; said of a family that names them otherwise, all of its own."""
 TRAINED_BYTES = 16.0
 """Of a trained parameter: bfloat16 weight and gradient, float32 master copy and two moments of Adam (arXiv 1910.02054)."""
 HALF_BYTES = 2.0
@@ -48,8 +48,8 @@ class Method:
             raise InputError(f"method {self.name!r} is not known", remedy=f"choose one of {', '.join(METHODS)}")
         if self.rank < 1:
             raise InputError(f"a rank of {self.rank} adapts nothing", remedy="give a whole number from 1, such as 16")
-        if not self.targets or not set(self.targets) <= set(TARGETS) or len(set(self.targets)) < len(self.targets):
-            raise InputError(f"targets {', '.join(map(str, self.targets)) or 'none'} of adapters", remedy=f"choose among {', '.join(TARGETS)}, each once")
+        if not self.targets or not all(map(str.isidentifier, self.targets)) or len(set(self.targets)) < len(self.targets):
+            raise InputError(f"targets {', '.join(self.targets) or 'none'} of adapters", remedy=f"choose among {', '.join(TARGETS)}, each once")
 
     @property
     def both(self) -> bool:
@@ -76,30 +76,38 @@ class Method:
         """Say what adapters there are, in words."""
         return "all parameters" if self.name == "full" else f"adapters of rank {self.rank} on {', '.join(self.targets)}"
 
+    def targets_in(self, shape: ModelShape) -> tuple[str, ...]:
+        """Return the matrices of a shape that the adapters sit on; none in full.
+
+        Raises:
+            InputError: a target that it has not.
+        """
+        layers = shape.linear_layers
+        if self.name == "full":
+            return ()
+        if shape.counted is not None and self.targets == TARGETS:
+            return tuple(layers)
+        if missing := [target for target in self.targets if target not in layers]:
+            what = f"a model of type {shape.family} has no matrix {missing[0]} for adapters to sit on"
+            raise InputError(what, remedy=f"choose lora_targets among {', '.join(layers)}")
+        return self.targets
+
     def trained(self, shape: ModelShape) -> int:
         """Count the parameters that are trained."""
         if self.name == "full":
             return shape.params_total
-        return self.rank * shape.layers * sum(shape.hidden + end for end in self._ends(shape))
+        return self.rank * sum(shape.linear_layers[target][1] for target in self.targets_in(shape))
 
     def under(self, shape: ModelShape) -> int:
         """Count the parameters of the matrices that adapters sit on; none in full."""
-        return 0 if self.name == "full" else shape.layers * sum(shape.hidden * end for end in self._ends(shape))
-
-    def _ends(self, shape: ModelShape) -> list[int]:
-        """Return the side of each adapted matrix that is not the model's width."""
-        query, key = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-        ends = {"q_proj": query, "k_proj": key, "v_proj": key, "o_proj": query}
-        return [ends.get(target, shape.intermediate) for target in self.targets]
+        return sum(shape.linear_layers[target][0] for target in self.targets_in(shape))
 
     def flops_per_token(self, shape: ModelShape, seq_len: int) -> float:
         """Count the training FLOPs of one token in a sequence of `seq_len` tokens."""
         full = flops_per_token(shape, seq_len)
         if self.name == "full":
             return full
-        groups = shape.parameter_groups
-        frozen = groups["attention"] + groups["feed_forward"] + shape.vocab * shape.hidden
-        return full - 2.0 * frozen + 6.0 * self.trained(shape)
+        return full - 2.0 * shape.matrices + 6.0 * self.trained(shape)
 
     def bytes_per_gpu(self, shape: ModelShape, gpus: int, seq_len: int) -> float:
         """Return the least memory that one GPU of several needs [bytes].

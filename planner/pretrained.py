@@ -1,4 +1,6 @@
-"""An open checkpoint on disk: its shape, its weights' fingerprint, and whether its tokenizer is a corpus's. Imports no torch.
+"""An open checkpoint on disk: its shape, its weights' fingerprint, and whether its tokenizer is a corpus's.
+
+Imports no torch, but for families that have no formula here: their models are built without values to be counted.
 
 A checkpoint is a folder that `AutoModelForCausalLM.from_pretrained` loads: config.json, weights in safetensors, a fast tokenizer. Weights in other
 formats are refused, since those can run code when they are read; so is a model that brings its own code.
@@ -14,11 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from planner.artifacts import read_json
+from planner.counted import counted_shape, read_config
 from planner.errors import InputError
 from planner.shapes import OPEN_FAMILIES, ModelShape
 
 SAMPLE = 1 << 20
 """Bytes at the beginning, in the middle and at the end of a weight file that its fingerprint covers: reading 15 GB for each start would be slow."""
+_BIASES = ("attention_bias", "mlp_bias")
+"""Settings of the families with a formula that it does not count."""
 _TOKENIZER_PARTS = ("model", "added_tokens", "normalizer", "pre_tokenizer")
 
 
@@ -34,7 +39,7 @@ class Pretrained:
         """Open a checkpoint's folder.
 
         Raises:
-            InputError: a folder without configuration or safetensors, an architecture without a shape here, a quantised one, adapters beside it, or code.
+            InputError: a folder without configuration or safetensors, a model that cannot be counted, a quantised one, adapters beside it, or code.
         """
         found = cls(Path(folder))
         if not (found.folder / "config.json").is_file():
@@ -54,16 +59,11 @@ class Pretrained:
         """Return its shape.
 
         Raises:
-            InputError: its configuration is of no shape that is known here.
+            InputError: its weights are quantised, its configuration is incomplete, or its model cannot be counted.
         """
-        where = self.folder / "config.json"
-        found = shape_of(self.config, where)  # first: another family may state by default what these do not
-        for key in ("quantization_config", "attention_bias", "mlp_bias"):
-            if self.config.get(key):
-                raise InputError(f"{where} states {key} = {self.config[key]!r}, which is not supported", remedy="give a plain checkpoint")
-        return found
+        return shape_in(self.folder / "config.json")
 
-    @property
+    @cached_property
     def context(self) -> int:
         """Return the longest sequence it is made for [tokens].
 
@@ -71,6 +71,9 @@ class Pretrained:
             InputError: its configuration states no number of them.
         """
         stated = self.config.get("max_position_embeddings")
+        if stated is None and self.shape.counted is not None:  # a family may call it otherwise, or have a default
+            config = read_config(self.folder / "config.json").get_text_config()
+            stated = getattr(config, "max_position_embeddings", None) or getattr(config, "max_seq_len", None)
         if stated is None:
             return 2**31
         if isinstance(stated, bool) or not isinstance(stated, int) or stated < 1:
@@ -157,7 +160,12 @@ def refuse_code(folder: Path) -> None:
         InputError: it names some.
     """
     where = folder / "config.json"
-    if named := read_json(where).get("auto_map") if where.is_file() else None:
+    if where.is_file():
+        _refuse_code_in(read_json(where), where)
+
+
+def _refuse_code_in(config: Mapping[str, Any], where: Path) -> None:
+    if named := config.get("auto_map"):
         what = f"{where} names code of the checkpoint's own (auto_map = {named!r}), which is never run"
         raise InputError(what, remedy="give a checkpoint of a plain family; if this is one, take auto_map out of a copy")
 
@@ -178,25 +186,28 @@ def same_tokenizer(one: Path, other: Path) -> bool:
     return all(first.get(part) == second.get(part) for part in _TOKENIZER_PARTS)
 
 
-def shape_of(config: Mapping[str, Any], where: Path) -> ModelShape:
-    """Read a shape from the configuration of a Hugging Face checkpoint.
+def shape_in(where: Path) -> ModelShape:
+    """Read a shape from a checkpoint's configuration; its weights need not be there.
 
     Args:
-        config: the content of its config.json.
-        where: the file, for messages.
+        where: its config.json.
 
     Raises:
-        InputError: an architecture that has no shape here, or a missing number.
+        InputError: the weights are quantised, the configuration is incomplete or names code, or it is of a model that cannot be counted.
+        MissingDependencyError: a family without a formula here, and torch or transformers is not installed.
     """
-    kind = str(config.get("model_type"))
-    if kind not in OPEN_FAMILIES:
-        raise InputError(
-            f"{where}: a checkpoint of type {kind!r} has no shape here, so its FLOPs cannot be counted", remedy=f"give one of {', '.join(OPEN_FAMILIES)}"
-        )
+    config = read_json(where)
+    if config.get("quantization_config"):
+        what = f"{where} states quantization_config = {config['quantization_config']!r}, which is not supported"
+        raise InputError(what, remedy="give a plain checkpoint")
+    family = OPEN_FAMILIES.get(str(config.get("model_type")))
+    if family is None or any(config.get(key) for key in _BIASES):
+        _refuse_code_in(config, where)
+        return counted_shape(where)
     try:
         heads, hidden = int(config["num_attention_heads"]), int(config["hidden_size"])
         return ModelShape(
-            OPEN_FAMILIES[kind],
+            family,
             int(config["num_hidden_layers"]),
             hidden,
             heads,

@@ -1,11 +1,12 @@
 """A decoder's shape and its parameters, group by group.
 
 The families are those of Hugging Face transformers: "llama" (Mistral's too), "qwen3" (Llama with RMS norms on queries and keys), and for open
-checkpoints "qwen2" (Llama with biases on queries, keys and values).
+checkpoints "qwen2" (Llama with biases on queries, keys and values). An open checkpoint of any other family is counted module by module instead.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,11 +19,34 @@ OPEN_FAMILIES = {"llama": "llama", "mistral": "llama", "qwen3": "qwen3", "qwen2"
 
 
 @dataclass(frozen=True)
+class Counted:
+    """What the modules of a model hold whose family has no formula here."""
+
+    params_total: int
+    """All parameters, a tied table once."""
+    params_embedding: int
+    """Of the embeddings, those of positions too, and of an output layer of its own."""
+    matrices: int
+    """Weights that a token is multiplied by, the output layer's included; of experts those that a token is sent to."""
+    layers: tuple[tuple[str, int, int], ...]
+    """Linear layers by their last name, over the whole model: their weights, and the sum of their widths in and out."""
+    idle: int = 0
+    """Weights of experts that a token is not sent to."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "layers", tuple((str(name), weights, sides) for name, weights, sides in self.layers))
+        numbers = [self.params_total, self.params_embedding, self.matrices, self.idle, *(number for layer in self.layers for number in layer[1:])]
+        for number in numbers:
+            if type(number) is not int or number < 0:
+                raise InputError(f"{number!r} in the counted parameters of a model shape", remedy="give a whole number from 0")
+
+
+@dataclass(frozen=True)
 class ModelShape:
     """Shape of one decoder-only transformer."""
 
     family: str
-    """"qwen3", "llama" or "qwen2"."""
+    """"qwen3", "llama" or "qwen2"; where its modules are counted, the `model_type` of its checkpoint."""
     layers: int
     """Number of decoder blocks."""
     hidden: int
@@ -39,9 +63,13 @@ class ModelShape:
     """Rows of the embedding table."""
     tied: bool = True
     """Whether the output layer shares the embedding table."""
+    counted: Counted | None = None
+    """What its modules hold, where its family has no formula here; its `intermediate` is then its widest layer, and says what memory it needs."""
 
     def __post_init__(self) -> None:
-        if self.family not in OPEN_FAMILIES.values():
+        if isinstance(self.counted, Mapping):  # read from a file
+            object.__setattr__(self, "counted", Counted(**self.counted))
+        if self.counted is None and self.family not in OPEN_FAMILIES.values():
             raise InputError(f"model family {self.family!r} is not known", remedy=f"choose one of {', '.join(FAMILIES)}")
         for name in ("layers", "hidden", "heads", "kv_heads", "head_dim", "intermediate", "vocab"):
             if getattr(self, name) < 1:
@@ -52,6 +80,8 @@ class ModelShape:
     @property
     def parameter_groups(self) -> dict[str, int]:
         """Count the parameters of each group; the groups add up to `params_total`."""
+        if self.counted is not None:
+            return {"embedding": self.counted.params_embedding, "layers": self.counted.params_total - self.counted.params_embedding}
         query = self.hidden * self.heads * self.head_dim
         key = self.hidden * self.kv_heads * self.head_dim
         groups = {
@@ -69,7 +99,7 @@ class ModelShape:
     def params_embedding(self) -> int:
         """Count embedding and untied output parameters."""
         groups = self.parameter_groups
-        return groups["embedding"] + groups["output"]
+        return groups["embedding"] + groups.get("output", 0)
 
     @property
     def params_total(self) -> int:
@@ -81,6 +111,26 @@ class ModelShape:
         """Count all but embedding and output."""
         return self.params_total - self.params_embedding
 
+    @property
+    def matrices(self) -> int:
+        """Count the weights that a token is multiplied by: all but embedding, norms and biases, and the output layer, tied or not."""
+        if self.counted is not None:
+            return self.counted.matrices
+        groups = self.parameter_groups
+        return groups["attention"] + groups["feed_forward"] + self.vocab * self.hidden
+
+    @property
+    def linear_layers(self) -> dict[str, tuple[int, int]]:
+        """Map the last names of the layers' matrices, as transformers has them, to their weights and the sum of their widths, over all layers."""
+        if self.counted is not None:
+            return {name: (weights, sides) for name, weights, sides in self.counted.layers}
+        query, key = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        ends = {"q_proj": query, "k_proj": key, "v_proj": key, "o_proj": query, **dict.fromkeys(("gate_proj", "up_proj", "down_proj"), self.intermediate)}
+        return {name: (self.layers * self.hidden * end, self.layers * (self.hidden + end)) for name, end in ends.items()}
+
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as a plain dictionary."""
-        return asdict(self)
+        """Return the fields as a plain dictionary; `counted` is left out where there is nothing in it."""
+        body = asdict(self)
+        if self.counted is None:
+            del body["counted"]
+        return body

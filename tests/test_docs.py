@@ -1,20 +1,34 @@
-"""The documented schema of the answers is the one in use, and links in the docs lead somewhere."""
+"""The pages made from the code are up to date and whole, and links in the docs lead somewhere."""
 
 import importlib.util
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
+from planner.corpus.config import Source, TokenizerSettings
+from planner.design import axes, spec
+from planner.recipe import Recipe
+
 ROOT = Path(__file__).parents[1]
 
 
-def test_the_schema_of_the_answers_is_up_to_date() -> None:
-    spec = importlib.util.spec_from_file_location("make_answers", ROOT / "docs" / "make_answers.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    assert (ROOT / "docs" / "answers.md").read_text(encoding="utf-8") == module.page(), "run python docs/make_answers.py"
+def test_pages_made_from_the_code_are_up_to_date() -> None:
+    found = importlib.util.spec_from_file_location("make_pages", ROOT / "docs" / "make_pages.py")
+    assert found is not None and found.loader is not None
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    for name, text in (("answers", module.answers()), ("settings", module.settings())):
+        assert (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8") == text, "run python docs/make_pages.py"
+
+
+def test_every_setting_that_is_read_is_on_its_page() -> None:
+    told = set(re.findall(r"^\| `(\w+)` ", (ROOT / "docs" / "settings.md").read_text(encoding="utf-8"), re.M))
+    read = (spec._KEYS - {"grid", "cell", "recipe"}) | set(axes.AXES) | axes._CELL_KEYS | {item.name for item in fields(Recipe)}
+    assert told == read | {item.name for group in (Source, TokenizerSettings) for item in fields(group)} | {
+        "heldout_fraction", "heldout_tokens_max", "near_duplicates", "near_duplicate_threshold", "template",
+    }  # fmt: skip
 
 
 PAGES = sorted([ROOT / "README.md", *(path for folder in ("docs", "sweeps", "examples") for path in (ROOT / folder).glob("**/*.md"))])

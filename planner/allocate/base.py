@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from planner.allocate.allocation import check_shape
-from planner.artifacts import check_numbers, read_json
+from planner.artifacts import check_numbers
 from planner.errors import InputError
 from planner.flops import forward_flops_per_token
 from planner.ladder import shape_for
 from planner.laws.dual import Array
-from planner.pretrained import shape_of
+from planner.pretrained import shape_in
 from planner.shapes import ModelShape
 from planner.units import parse_count
 
@@ -108,7 +108,7 @@ class Base:
         if "config" in pairs:
             path = Path(pairs["config"])
             path = path / "config.json" if path.is_dir() else path
-            return cls(pairs["name"], tokens, shape_of(read_json(path), path), True, int(context), path)
+            return cls(pairs["name"], tokens, shape_in(path), True, int(context), path)
         shape = shape_for(parse_count(pairs["params"]), family="llama", vocab=int(vocab))
         if "vocab" not in pairs and shape.params_total > 2 * shape.params_non_embedding:
             raise InputError(

@@ -13,7 +13,7 @@ class Cell:
     """One endpoint to train."""
 
     size: float
-    """Requested non-embedding parameters; those of the base where there is one."""
+    """Requested non-embedding parameters; those of the base where there is one, and left out then if it is the only one."""
     seed: int
     """Seed of initialisation and data order."""
     tokens_pt: float
@@ -21,13 +21,13 @@ class Cell:
     tokens_spec: float
     """Specialist tokens of the specialist stage requested, repeats included."""
     unique_spec: float | None
-    """Cap on distinct specialist tokens; infinity for all there are, None where no stage has any."""
+    """Cap on distinct specialist tokens; infinity ("all" in a file) for all there are, None (left out) where no stage has any."""
     replay_fraction: float = 0.0
     """Share of general tokens inside the specialist stage."""
     early_fraction: float = 0.0
     """Share of specialist tokens inside the general stage; `tokens_pt` counts the general ones only."""
     method: str = "full"
-    """How it is trained, a name of `method.METHODS`; without a specialist stage how the general one is."""
+    """How it is trained: "full", "lora", "qlora"; off a base also "lora-both", "qlora-both"; without a specialist stage how the general one is."""
 
     @property
     def tokens_trunk(self) -> float:
@@ -62,13 +62,21 @@ class Grid:
     """Axes to be crossed."""
 
     sizes: tuple[float, ...]
+    """Non-embedding parameters; left out where there is a base, which has its own."""
     tokens_pt: tuple[float, ...]
+    """General tokens; 0 for none."""
     tokens_spec: tuple[float, ...]
+    """Tokens of the specialist stage, repeats included; 0 for none."""
     unique_spec: tuple[float, ...]
+    """Caps on distinct specialist tokens; "all" for all that the corpus has."""
     seeds: tuple[int, ...] = (0,)
+    """Seeds of initialisation and data order."""
     replay_fractions: tuple[float, ...] = (0.0,)
+    """Shares of general tokens inside the specialist stage."""
     early_fractions: tuple[float, ...] = (0.0,)
+    """Shares of specialist tokens inside the general stage."""
     methods: tuple[str, ...] = ("full",)
+    """How the runs are trained: "full", "lora", "qlora"; off a base also "lora-both", "qlora-both"."""
 
     def cells(self) -> list[Cell]:
         """Cross the axes; of the caps that the tokens do not fill, keep the smallest, since the rest train the same run."""

@@ -48,7 +48,7 @@ class SweepSpec:
     corpus: Path
     """Corpus folder."""
     domain: str | None
-    """Specialist domain; None when the corpus has just one."""
+    """Specialist domain; None (left out) when the corpus has just one."""
     grids: tuple[Grid, ...]
     """Grids whose cells are united."""
     recipe: Recipe
@@ -64,7 +64,7 @@ class SweepSpec:
     mixture: tuple[Part, ...] = ()
     """Where the specialist text is a mix of several domains: its parts; each is evaluated on."""
     trunks: Path | None = None
-    """Folder of the trunks' states where several sweeps of one corpus and recipe share them; None for a sweep with its own."""
+    """Folder of the trunks' states where several sweeps of one corpus and recipe share them; None (left out) for a sweep with its own."""
     bases: tuple[Path, ...] = ()
     """Folders of open checkpoints that runs start from, each of another size; none where they start from fresh models."""
     base_tokens: tuple[float, ...] = ()

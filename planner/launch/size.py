@@ -57,8 +57,7 @@ def memory(
     """
     width = 2 if precision == "bf16" else 4
     tokens = float(seq_len * micro_batch)
-    groups = shape.parameter_groups
-    layer = (groups["attention"] + groups["feed_forward"] + groups["norms"] + groups["query_key_norms"]) / shape.layers
+    layer = shape.params_non_embedding / shape.layers
     per_layer = tokens * width * (4 * shape.hidden + 2 * (shape.heads + shape.kv_heads) * shape.head_dim + 4 * shape.intermediate)
     kept = tokens * width * shape.hidden * shape.layers + per_layer if checkpoint_activations else per_layer * shape.layers
     gathered = 0.0 if shards == 1 and precision == "fp32" else width * (2 * layer + shape.params_embedding)

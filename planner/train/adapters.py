@@ -14,27 +14,32 @@ import torch
 
 from planner.errors import MissingDependencyError
 from planner.recipe import Recipe
+from planner.shapes import ModelShape
 
 
-def adapted(model: torch.nn.Module, recipe: Recipe, method: str, seed: int) -> torch.nn.Module:
+def adapted(model: torch.nn.Module, shape: ModelShape, recipe: Recipe, method: str, seed: int) -> torch.nn.Module:
     """Freeze a model and put the recipe's adapters on it; the same seed gives the same adapters on every machine.
 
     Args:
         model: a causal language model of transformers.
+        shape: of the model.
         recipe: for rank, alpha and targets.
         method: a name of `method.METHODS` that is not "full".
         seed: of the adapters' first matrices; the second ones are zero, so that the model is unchanged at first.
 
     Raises:
         MissingDependencyError: peft, or for packed matrices bitsandbytes, is not installed.
+        InputError: targets that the model has not, or that cannot be packed.
     """
     peft = _peft()
-    if recipe.method(method).packed:
+    way = recipe.method(method)
+    targets = way.targets_in(shape)
+    if way.packed:
         from planner.train.packed import pack
 
-        pack(model, recipe.lora_targets)
+        pack(model, targets)
     config = peft.LoraConfig(
-        r=recipe.lora_rank, lora_alpha=recipe.lora_alpha, target_modules=list(recipe.lora_targets), lora_dropout=0.0, bias="none", task_type="CAUSAL_LM"
+        r=recipe.lora_rank, lora_alpha=recipe.lora_alpha, target_modules=list(targets), lora_dropout=0.0, bias="none", task_type="CAUSAL_LM"
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of libraries' own deprecations

@@ -12,12 +12,12 @@ from typing import Any
 import torch
 
 from planner.corpus import Corpus
-from planner.pretrained import Pretrained
+from planner.counted import read_config
 from planner.train.adapters import merged, save_adapters
 from planner.train.checkpoint import load_state
 from planner.train.job import Job
 from planner.train.model import build_optimiser
-from planner.train.start import frozen_model, start_model
+from planner.train.start import dropouts, frozen_model, start_model
 
 TRUNK = "{}-trunk"
 """Folder beside that of the adapters with the model they stand on, where that is not the open checkpoint itself."""
@@ -56,7 +56,8 @@ def _save(model: torch.nn.Module, job: Job, corpus: Corpus, out: Path) -> None:
     saved: Any = model
     if job.base is not None:
         saved.config.use_cache = True  # off while it was trained, as dropout was
-        saved.config.attention_dropout = Pretrained.open(job.base).config.get("attention_dropout", 0.0)
+        for name, share in dropouts(read_config(job.base / "config.json")).items():
+            setattr(saved.config, name, share)
     with _whole(out) as folder:
         saved.save_pretrained(folder)
         for file in corpus.tokenizer_path.iterdir():

@@ -16,7 +16,6 @@ from planner.recipe import Recipe
 from planner.shapes import ModelShape
 
 RESIDUAL_WRITERS = ("o_proj.weight", "down_proj.weight")
-UNDECAYED = ("embed_tokens", "lm_head", "lora_")
 
 
 def build_config(shape: ModelShape, seq_len: int, *, token_ids: dict[str, int] | None = None) -> Any:
@@ -87,12 +86,15 @@ def initialise(model: torch.nn.Module, shape: ModelShape, scale: float, seed: in
 
 
 def build_optimiser(model: torch.nn.Module, recipe: Recipe, learning_rate: float) -> torch.optim.AdamW:
-    """Return AdamW over what is trained, with decay on matrices only; the embedding, the norms and adapters are not decayed."""
+    """Return AdamW over what is trained, with decay on matrices only; embeddings, the output layer, norms, biases and adapters are not decayed."""
+    whole: Any = model
+    tables = [module for module in model.modules() if isinstance(module, torch.nn.Embedding)]
+    bare = {id(module.weight) for module in (*tables, whole.get_output_embeddings()) if module is not None}
     decayed: list[torch.nn.Parameter] = []
     kept: list[torch.nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            (kept if parameter.ndim == 1 or any(part in name for part in UNDECAYED) else decayed).append(parameter)
+            (kept if parameter.ndim == 1 or id(parameter) in bare or "lora_" in name else decayed).append(parameter)
     both = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": kept, "weight_decay": 0.0}]
     groups = [group for group in both if group["params"]]
     return torch.optim.AdamW(groups, lr=learning_rate, betas=(recipe.beta1, recipe.beta2), eps=recipe.epsilon, fused=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from planner.errors import MissingDependencyError
+from planner.errors import InputError, MissingDependencyError
 
 
 def pack(model: torch.nn.Module, targets: Sequence[str]) -> None:
@@ -19,10 +19,14 @@ def pack(model: torch.nn.Module, targets: Sequence[str]) -> None:
 
     Raises:
         MissingDependencyError: bitsandbytes is not installed.
+        InputError: a layer of those names that cannot be packed.
     """
     library = _bitsandbytes()
     for name, layer in list(model.named_modules()):
-        if isinstance(layer, torch.nn.Linear) and name.rpartition(".")[2] in targets:
+        if name.rpartition(".")[2] in targets:
+            if not isinstance(layer, torch.nn.Linear):
+                what = f"{name} is a {type(layer).__name__}, and QLoRA packs linear layers only"
+                raise InputError(what, remedy="choose other lora_targets, or train with full or lora")
             packed = library.nn.Linear4bit(
                 layer.in_features, layer.out_features, bias=layer.bias is not None, compute_dtype=torch.float32, compress_statistics=True, quant_type="nf4"
             )

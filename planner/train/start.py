@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from planner.corpus import Corpus
+from planner.counted import one_line, read_config
 from planner.errors import InputError
 from planner.pretrained import refuse_adapters, refuse_code
 from planner.shapes import ModelShape
@@ -16,8 +18,8 @@ from planner.train.checkpoint import load_weights
 from planner.train.job import Job
 from planner.train.model import build_model
 
-LONGEST = 300
-"""Characters of a message of the library that are repeated."""
+_DROPS = ("drop", "jitter")
+"""Parts of the names that configurations have for what is drawn while training."""
 
 
 def start_model(job: Job, corpus: Corpus) -> torch.nn.Module:
@@ -31,7 +33,7 @@ def start_model(job: Job, corpus: Corpus) -> torch.nn.Module:
     """
     segment = job.segment
     model = frozen_model(job, corpus)
-    return model if segment.method == "full" else adapted(model, job.recipe, segment.method, segment.seed)
+    return model if segment.method == "full" else adapted(model, segment.shape, job.recipe, segment.method, segment.seed)
 
 
 def frozen_model(job: Job, corpus: Corpus) -> torch.nn.Module:
@@ -62,17 +64,18 @@ def open_checkpoint(folder: Path, shape: ModelShape | None = None) -> torch.nn.M
     refuse_adapters(folder)
     refuse_code(folder)
     logging.disable_progress_bar()
+    config = read_config(folder / "config.json")
+    for name in dropouts(config):
+        setattr(config, name, 0.0)  # the recipe has no dropout, and it would draw from no seed
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # transformers warns of its own deprecations while it loads
             model, found = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, local_files_only=True, attn_implementation="sdpa",
-                attention_dropout=0.0, output_loading_info=True,  # the recipe has no dropout, and it would draw from no seed
-            )  # fmt: skip
+                folder, config=config, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, local_files_only=True, output_loading_info=True
+            )
     except Exception as error:  # the library raises many kinds
-        told = " ".join(str(error).split()) or type(error).__name__
-        told = told if len(told) <= LONGEST else f"{told[:LONGEST]}…"
-        raise InputError(f"checkpoint {folder} cannot be loaded: {told}", remedy="give a folder as save_pretrained writes it, in safetensors") from error
+        what = f"checkpoint {folder} cannot be loaded: {one_line(error)}"
+        raise InputError(what, remedy="give a folder as save_pretrained writes it, in safetensors") from error
     if missing := sorted(found["missing_keys"]):  # which the library would fill with random numbers
         what = f"{len(missing)} of the weights that its config.json asks for, such as {missing[0]}"
         raise InputError(f"checkpoint {folder} lacks {what}", remedy="give a folder as save_pretrained writes it, in safetensors")
@@ -83,3 +86,9 @@ def open_checkpoint(folder: Path, shape: ModelShape | None = None) -> torch.nn.M
             f"checkpoint {folder} has {counted} parameters and its config.json makes {shape.params_total}", remedy="give a plain checkpoint of its family"
         )
     return model
+
+
+def dropouts(config: Any) -> dict[str, float]:
+    """Return a configuration's shares of what is dropped or jittered while training, by the names that its family has for them."""
+    stated = {key: value for key, value in vars(config).items() if isinstance(value, float) and not key.startswith("_")}
+    return {key: value for key, value in stated.items() if any(part in key for part in _DROPS)}

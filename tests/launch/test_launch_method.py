@@ -43,15 +43,15 @@ def specialise_only(folder: Path, corpus: Corpus, base: Path, method: str = "ful
     return folder / "allocation.json"
 
 
-@pytest.mark.parametrize("method", ["full", "lora"])
-def test_a_specialise_only_plan_starts_from_its_base(tmp_path: Path, corpus: Corpus, method: str) -> None:
+@pytest.mark.parametrize(("kind", "method"), [("llama", "full"), ("llama", "lora"), ("gpt2", "full"), ("gpt_neox", "lora")])
+def test_a_specialise_only_plan_starts_from_its_base(tmp_path: Path, corpus: Corpus, kind: str, method: str) -> None:
     if method == "lora":
         pytest.importorskip("peft", reason="peft is not installed")
     from transformers import AutoModelForCausalLM
 
     from planner.train.evaluate import heldout_loss
 
-    base = checkpoint(tmp_path / "base", corpus)
+    base = checkpoint(tmp_path / "base", corpus, kind)
     path = specialise_only(tmp_path, corpus, base, method)
     with pytest.raises(InputError, match="starts from an open checkpoint; name its folder with --base"):
         prepare(path, tmp_path / "run")

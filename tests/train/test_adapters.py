@@ -34,7 +34,7 @@ def built(recipe: Recipe, method: str, family: str = "qwen3", size: float = 2e4)
     from planner.train.model import build_model
 
     shape = shape_for(size, family=family, vocab=300)
-    return shape, build_model(shape, recipe, 0), adapted(build_model(shape, recipe, 0), recipe, method, 0)
+    return shape, build_model(shape, recipe, 0), adapted(build_model(shape, recipe, 0), shape, recipe, method, 0)
 
 
 @pytest.mark.parametrize("targets", [("q_proj", "v_proj"), Recipe().lora_targets])

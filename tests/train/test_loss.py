@@ -48,7 +48,8 @@ def test_models_under_adapters_are_compiled_too() -> None:
     pytest.importorskip("peft", reason="peft is not installed")
     loss_of, words = compiled_loss("aot_eager"), torch.randint(0, 64, (2, 16), generator=torch.Generator().manual_seed(0))
     recipe = Recipe(seq_len=16, lora_rank=2)
-    model = adapted(build_model(shape_for(1e4, family="qwen3", vocab=64), recipe, seed=0), recipe, "lora", 0)
+    shape = shape_for(1e4, family="qwen3", vocab=64)
+    model = adapted(build_model(shape, recipe, seed=0), shape, recipe, "lora", 0)
     trained = [item for item in model.parameters() if item.requires_grad]
     values = [each(model, words, words, True) for each in (mean_loss, loss_of)]
     slopes = [torch.autograd.grad(value, trained) for value in values]

@@ -1,0 +1,139 @@
+"""The shape of a checkpoint whose family has no formula here: its model is built without values, and its modules are counted.
+
+What can be counted is a decoder of attention and linear layers, mixtures of experts among them; a recurrence or a convolution costs more than its
+weights say, and is refused. Imports torch only where a model is to be counted.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from pathlib import Path
+from typing import Any
+
+from planner.errors import InputError, MissingDependencyError
+from planner.shapes import Counted, ModelShape
+
+_CHOSEN = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_k")
+"""Names that configurations have for the experts a token is sent to."""
+
+
+def read_config(where: Path) -> Any:
+    """Read a checkpoint's config.json, with its family's own defaults, and without code of the checkpoint's.
+
+    Raises:
+        InputError: the library knows no such family, or the numbers do not fit each other.
+        MissingDependencyError: transformers is not installed.
+    """
+    try:
+        from transformers import AutoConfig
+        from transformers.utils import logging
+    except ModuleNotFoundError as error:
+        what = f"transformers, which knows what {where} makes, is not installed"
+        raise MissingDependencyError(what, remedy="pip install 'compute-allocation-planner[train]'") from error
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()  # it warns of special tokens, which a corpus has its own of
+    try:
+        return AutoConfig.from_pretrained(where, trust_remote_code=False, local_files_only=True)
+    except Exception as error:  # the library raises many kinds
+        raise InputError(f"{where} cannot be read: {one_line(error)}", remedy="give a folder as save_pretrained writes it") from error
+    finally:
+        logging.set_verbosity(before)
+
+
+def counted_shape(where: Path) -> ModelShape:
+    """Count the modules of the model that a checkpoint's config.json makes; its weights are not read.
+
+    Raises:
+        InputError: no causal language model, or one with modules whose FLOPs cannot be counted.
+        MissingDependencyError: torch or transformers is not installed.
+    """
+    config = read_config(where)
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    try:
+        with warnings.catch_warnings(), torch.device("meta"):
+            warnings.simplefilter("ignore")  # of the library's own deprecations
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    except Exception as error:
+        what = f"{where} makes no causal language model: {one_line(error)}"
+        raise InputError(what, remedy="give a checkpoint that AutoModelForCausalLM loads") from error
+    text = config.get_text_config()
+    heads, hidden, layers = (getattr(text, name, None) for name in ("num_attention_heads", "hidden_size", "num_hidden_layers"))
+    if not isinstance(heads, int) or not isinstance(hidden, int) or not isinstance(layers, int):
+        raise _uncountable(where, config, "it states no attention heads, width or layers")
+    counted, widest = _count(model, _chosen(text), where, config)
+    kv_heads = getattr(text, "num_key_value_heads", None)
+    output = model.get_output_embeddings()
+    tied = output is not None and output.weight is model.get_input_embeddings().weight
+    return ModelShape(
+        str(config.model_type), layers, hidden, heads, kv_heads if isinstance(kv_heads, int) and kv_heads > 0 and heads % kv_heads == 0 else heads,
+        _head_dim(text, hidden // heads), widest, int(text.vocab_size), tied, counted,
+    )  # fmt: skip
+
+
+def one_line(error: Exception, longest: int = 300) -> str:
+    """Return a library's message on one line, cut where it goes on for too long."""
+    told = " ".join(str(error).split()) or type(error).__name__
+    return told if len(told) <= longest else f"{told[:longest]}…"
+
+
+def _count(model: Any, chosen: int | None, where: Path, config: Any) -> tuple[Counted, int]:
+    """Count parameters by what they do; return them, and the width of the widest layer."""
+    from torch import nn
+
+    output = model.get_output_embeddings()
+    seen: set[int] = set()
+    total = embedding = matrices = idle = widest = 0
+    layers: dict[str, tuple[int, int]] = {}
+    for name, module in model.named_modules():
+        for parameter in module._parameters.values():
+            if parameter is None:
+                continue
+            fresh, size = id(parameter) not in seen, parameter.numel()
+            seen.add(id(parameter))
+            total += size * fresh
+            kind = type(module).__name__
+            if isinstance(module, nn.Embedding):
+                embedding += size * fresh
+            elif parameter.ndim == 1 or "Experts" in kind and parameter.ndim == 2:  # norms, biases
+                continue
+            elif module is output:
+                embedding += size * fresh
+                matrices += size
+            elif parameter.ndim == 2 and (isinstance(module, nn.Linear) or kind == "Conv1D" or kind.endswith("Router")):  # Conv1D: GPT-2's linear layer
+                matrices += size
+                widest = max(widest, *parameter.shape)
+                if not kind.endswith("Router"):
+                    weights, sides = layers.get(last := name.rpartition(".")[2], (0, 0))
+                    layers[last] = weights + size, sides + sum(parameter.shape)
+            elif parameter.ndim == 3 and "Experts" in kind:
+                if chosen is None:
+                    raise _uncountable(where, config, f"it states none of {', '.join(_CHOSEN)}, the experts that a token is sent to")
+                used = size // parameter.shape[0] * min(chosen, parameter.shape[0])
+                matrices += used
+                idle += size - used
+                widest = max(widest, *parameter.shape[1:])
+            else:
+                raise _uncountable(where, config, f"{name} is a {kind}")
+    return Counted(total, embedding, matrices, tuple((name, *numbers) for name, numbers in layers.items()), idle), widest
+
+
+def _chosen(text: Any) -> int | None:
+    found = (getattr(text, name, None) for name in _CHOSEN)
+    return next((value for value in found if isinstance(value, int) and value > 0), None)
+
+
+def _head_dim(text: Any, usual: int) -> int:
+    """Return the width of a head; where keys and values have their own (latent attention, arXiv 2405.04434) their mean, which costs the same."""
+    keys, values = (getattr(text, name, None) for name in ("qk_head_dim", "v_head_dim"))
+    if isinstance(keys, int) and isinstance(values, int):
+        return math.ceil((keys + values) / 2)
+    stated = getattr(text, "head_dim", None)
+    return stated if isinstance(stated, int) and stated > 0 else usual
+
+
+def _uncountable(where: Path, config: Any, why: str) -> InputError:
+    what = f"{where}: the FLOPs of a checkpoint of type {config.model_type!r} cannot be counted: {why}"
+    return InputError(what, remedy="give a decoder of attention and linear layers, such as a Llama, Qwen, Mistral, Gemma, OLMo, Pythia or GPT-2")
