@@ -12,6 +12,7 @@ from planner.allocate.bases import allocate_bases
 from planner.allocate.request import Request
 from planner.errors import DataError, InputError
 from planner.fit.fitted import FittedLaw
+from planner.flops import flops_per_token
 from planner.method import Method
 from tests.conftest import true_log_loss
 
@@ -172,7 +173,7 @@ def test_bad_bases_are_one_sentence(text: str) -> None:
 
 def test_other_checkpoints_are_refused(tmp_path: Path) -> None:
     for body in (
-        {**LLAMA_2_7B, "model_type": "gpt2"},
+        {**LLAMA_2_7B, "model_type": "t5"},
         {key: value for key, value in LLAMA_2_7B.items() if key != "hidden_size"},
         {**LLAMA_2_7B, "hidden_size": None},
         {**LLAMA_2_7B, "num_attention_heads": 0},
@@ -181,6 +182,25 @@ def test_other_checkpoints_are_refused(tmp_path: Path) -> None:
         (tmp_path / "config.json").write_text(json.dumps(body))
         with pytest.raises(InputError):
             Base.parse(f"name=a,tokens=2T,config={tmp_path}")
+
+
+def test_bases_of_other_families_are_counted_and_idle_experts_told_of(fitted: FittedLaw, tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 1024, "max_position_embeddings": 128}
+    experts = {"intermediate_size": 96, "num_key_value_heads": 2, "num_local_experts": 4, "num_experts_per_tok": 2}
+    bases = []
+    for kind, more in (("gpt2", {}), ("mixtral", experts)):
+        (tmp_path / f"{kind}.json").write_text(json.dumps({"model_type": kind, **sizes, **more}))
+        bases.append(Base.parse(f"name={kind},tokens=2M,context=128,config={tmp_path / kind}.json"))
+    assert bases[0].shape.params_non_embedding == 2 * (12 * 64**2 + 13 * 64) + 2 * 64  # arXiv 2001.08361's 12·layers·width², biases and norms
+    idle = 2 * 3 * 64 * 96 * 2
+    assert flops_per_token(bases[1].shape, 128) == pytest.approx(6 * (bases[1].shape.params_non_embedding - idle + 1024 * 64 + 2 * 128 * 64 * 2), rel=0.01)
+    answer = allocate_bases(fitted, Request(4e11, 2e5), bases, Method())
+    said = [text for text in answer.warnings if "is not sent to" in text]
+    assert len(said) == 1 and said[0].startswith(f"mixtral: a token is not sent to {100 * idle / bases[1].shape.params_non_embedding:.0f} %")
+    assert {choice.base for choice in answer.choices} == {"gpt2", "mixtral"}
+    for base in bases:
+        assert Base.from_dict(json.loads(json.dumps(base.to_dict()))) == replace(base, config=None)
 
 
 def test_limits_that_a_base_has_itself_are_refused(fitted: FittedLaw) -> None:
