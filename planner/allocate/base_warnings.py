@@ -73,10 +73,10 @@ def warnings_of_bases(problem: Problem, able: Able, method: Method, made: Sequen
     inexact = [base.name for base in fitting if not base.exact]
     if inexact:
         found.append(f"{', '.join(inexact)}: the shape is the ladder's for that size and vocabulary; config=FOLDER counts its own FLOPs and memory")
-    experts = [base for base in fitting if base.shape.counted is not None and base.shape.counted.idle]
-    for base in experts:
-        idle = format_part(base.shape.counted.idle / base.shape.params_non_embedding) if base.shape.counted else ""
-        found.append(f"{base.name}: a token is not sent to {idle} of its non-embedding parameters, which cost no FLOPs and count in N; no law here has seen experts")
+    for base in fitting:
+        if base.shape.counted is not None and base.shape.counted.idle:
+            idle = f"{format_part(base.shape.counted.idle / base.shape.params_non_embedding)} of its non-embedding parameters"
+            found.append(f"{base.name}: a token is not sent to {idle}, which cost no FLOPs and count in N; no law here has seen experts")
     assumed = [base.name for base in fitting if base.vocab_assumed]
     if assumed:
         found.append(f"{', '.join(assumed)}: a vocabulary of {VOCAB:,} is assumed, and counted in FLOPs and memory; say its own with vocab=")
