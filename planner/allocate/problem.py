@@ -327,15 +327,12 @@ class Problem:
         """
         least = self.min_tokens_stage if stage else 0.0
         sizes = sizes if stage else tuple(replace(size, spec_cost=1.0) for size in sizes)
-        rows: list[tuple[int, float, float]] = []
-        for number, size in enumerate(sizes if share < 1 or not self.needs_trunk else ()):
-            total = self.tokens_at(size, share)
-            if share == 1:
-                total = min(total, self.max_tokens_spec)  # what the passes leave over stays unspent
-            if total > 0 and share * total <= self.max_tokens_spec and (share == 0 or share * total >= least):
-                rows.append((number, (1 - share) * total, share * total))
-        at, pt, spec = np.array(rows, dtype=float).reshape(-1, 3).T
-        made = self._make(at.astype(int), pt, spec, sizes)
+        total = np.array([self.tokens_at(size, share) for size in sizes])
+        if share == 1:
+            total = np.minimum(total, self.max_tokens_spec)  # what the passes leave over stays unspent
+        trained = (total > 0) & (share * total <= self.max_tokens_spec) & ((share == 0) | (share * total >= least)) & (share < 1 or not self.needs_trunk)
+        number = np.flatnonzero(trained)
+        made = self._make(number, (1 - share) * total[number], share * total[number], sizes)
         return made.rows(self.enough(made))
 
     def points(self, plans: Plans) -> list[Points]:
