@@ -1,7 +1,7 @@
 """The shape of a checkpoint whose family has no formula here: its model is built without values, and its modules are counted.
 
 What can be counted is a decoder of attention and linear layers, mixtures of experts among them; a recurrence or a convolution costs more than its
-weights say, and is refused. Imports torch only where a model is to be counted.
+weights say, and is refused, as is what attends to an encoder, or sees what it is to foretell. Imports torch only where a model is to be counted.
 """
 
 from __future__ import annotations
@@ -16,6 +16,15 @@ from planner.shapes import Counted, ModelShape
 
 _CHOSEN = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_k")
 """Names that configurations have for the experts a token is sent to."""
+_EXPERTS = {"gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"}
+"""Last names of layers that peft takes for the experts' own in a mixture, and puts other adapters on: those are left without."""
+_UNLIKE = {"xlstm": "it is a recurrence", "llama4_text": "all its experts are multiplied by every token"}
+"""Families whose modules do not tell what they cost."""
+_LAYERS = {"full_attention", "sliding_attention", "chunked_attention"}
+_PARTS = ("encoder_attn", "cross_attn", "crossattention", "vision", "indexer")
+"""Of the names of modules that attend to something else, or decide what is attended to at a cost of its own."""
+_GLANCE = 12
+"""Tokens on which a loaded model is tried."""
 
 
 def read_config(where: Path) -> Any:
@@ -56,21 +65,65 @@ def counted_shape(where: Path) -> ModelShape:
         with warnings.catch_warnings(), torch.device("meta"):
             warnings.simplefilter("ignore")  # of the library's own deprecations
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    except Exception as error:
-        what = f"{where} makes no causal language model: {one_line(error)}"
-        raise InputError(what, remedy="give a checkpoint that AutoModelForCausalLM loads") from error
-    text = config.get_text_config()
-    heads, hidden, layers = (getattr(text, name, None) for name in ("num_attention_heads", "hidden_size", "num_hidden_layers"))
-    if not isinstance(heads, int) or not isinstance(hidden, int) or not isinstance(layers, int):
+        _refuse_unlike(model, config, where)
+        return _shape(model, config, where)
+    except InputError:
+        raise
+    except Exception as error:  # the library raises many kinds
+        what = f"{where} makes no causal language model that can be counted: {one_line(error)}"
+        raise InputError(what, remedy="give a checkpoint that AutoModelForCausalLM loads, of text alone") from error
+
+
+def _refuse_unlike(model: Any, config: Any, where: Path) -> None:
+    """Refuse what is built of the same modules and costs otherwise, or sees what it is to foretell."""
+    kind = str(config.model_type)
+    if kind in _UNLIKE:
+        raise _uncountable(where, config, _UNLIKE[kind])
+    if config.get_text_config() is not config:
+        raise _uncountable(where, config, "it reads more than text")
+    if getattr(config, "is_encoder_decoder", False) or getattr(config, "add_cross_attention", False):
+        raise _uncountable(where, config, "it attends to an encoder")
+    if getattr(config, "is_decoder", None) is False and not kind.startswith("gpt_neox"):  # which is one all the same
+        raise _uncountable(where, config, "it is no decoder: is_decoder = false")
+    if unknown := set(getattr(config, "layer_types", None) or ()) - _LAYERS:
+        raise _uncountable(where, config, f"it has layers of type {', '.join(sorted(unknown))}")
+    for name, _ in model.named_modules():
+        if any(part in name.lower() for part in _PARTS):
+            raise _uncountable(where, config, f"it has {name}")
+
+
+def _shape(model: Any, config: Any, where: Path) -> ModelShape:
+    heads, hidden, layers = (_whole(config, name) for name in ("num_attention_heads", "hidden_size", "num_hidden_layers"))
+    if not heads or not hidden or not layers:
         raise _uncountable(where, config, "it states no attention heads, width or layers")
-    counted, widest = _count(model, _chosen(text), where, config)
-    kv_heads = getattr(text, "num_key_value_heads", None)
+    counted, widest = _count(model, _chosen(config), where, config)
+    kv_heads = _whole(config, "num_key_value_heads")
     output = model.get_output_embeddings()
     tied = output is not None and output.weight is model.get_input_embeddings().weight
     return ModelShape(
-        str(config.model_type), layers, hidden, heads, kv_heads if isinstance(kv_heads, int) and kv_heads > 0 and heads % kv_heads == 0 else heads,
-        _head_dim(text, hidden // heads), widest, int(text.vocab_size), tied, counted,
+        str(config.model_type), layers, hidden, heads, kv_heads if kv_heads and heads % kv_heads == 0 else heads,
+        _head_dim(config, hidden // heads), widest, int(config.vocab_size), tied, counted,
     )  # fmt: skip
+
+
+def refuse_foresight(model: Any, where: Path) -> None:
+    """Refuse a loaded model whose outputs change with later tokens: its losses would mean nothing.
+
+    Raises:
+        InputError: they do, or it cannot be run on a few tokens.
+    """
+    import torch
+
+    words = torch.arange(_GLANCE)[None] % int(model.config.vocab_size)
+    other = words.clone()
+    other[0, -1] = (other[0, -1] + 1) % int(model.config.vocab_size)
+    try:
+        with torch.no_grad():
+            first, second = (model(input_ids=item, use_cache=False).logits[0, :-1] for item in (words, other))
+    except Exception as error:
+        raise InputError(f"checkpoint {where} cannot be run on text alone: {one_line(error)}", remedy="give a decoder of text") from error
+    if not torch.allclose(first, second, rtol=1e-3, atol=1e-4 * float(first.abs().max())):
+        raise InputError(f"checkpoint {where} sees later tokens: it is no decoder", remedy="give one whose outputs depend on earlier tokens alone")
 
 
 def one_line(error: Exception, longest: int = 300) -> str:
@@ -79,7 +132,7 @@ def one_line(error: Exception, longest: int = 300) -> str:
     return told if len(told) <= longest else f"{told[:longest]}…"
 
 
-def _count(model: Any, chosen: int | None, where: Path, config: Any) -> tuple[Counted, int]:
+def _count(model: Any, chosen: int, where: Path, config: Any) -> tuple[Counted, int]:
     """Count parameters by what they do; return them, and the width of the widest layer."""
     from torch import nn
 
@@ -87,6 +140,7 @@ def _count(model: Any, chosen: int | None, where: Path, config: Any) -> tuple[Co
     seen: set[int] = set()
     total = embedding = matrices = idle = widest = 0
     layers: dict[str, tuple[int, int]] = {}
+    transposed: dict[str, None] = {}
     for name, module in model.named_modules():
         for parameter in module._parameters.values():
             if parameter is None:
@@ -105,11 +159,13 @@ def _count(model: Any, chosen: int | None, where: Path, config: Any) -> tuple[Co
             elif parameter.ndim == 2 and (isinstance(module, nn.Linear) or kind == "Conv1D" or kind.endswith("Router")):  # Conv1D: GPT-2's linear layer
                 matrices += size
                 widest = max(widest, *parameter.shape)
+                if kind == "Conv1D":
+                    transposed[name.rpartition(".")[2]] = None
                 if not kind.endswith("Router"):
                     weights, sides = layers.get(last := name.rpartition(".")[2], (0, 0))
                     layers[last] = weights + size, sides + sum(parameter.shape)
             elif parameter.ndim == 3 and "Experts" in kind:
-                if chosen is None:
+                if not chosen:
                     raise _uncountable(where, config, f"it states none of {', '.join(_CHOSEN)}, the experts that a token is sent to")
                 used = size // parameter.shape[0] * min(chosen, parameter.shape[0])
                 matrices += used
@@ -117,21 +173,26 @@ def _count(model: Any, chosen: int | None, where: Path, config: Any) -> tuple[Co
                 widest = max(widest, *parameter.shape[1:])
             else:
                 raise _uncountable(where, config, f"{name} is a {kind}")
-    return Counted(total, embedding, matrices, tuple((name, *numbers) for name, numbers in layers.items()), idle), widest
+    if idle:
+        layers = {name: numbers for name, numbers in layers.items() if name not in _EXPERTS}
+    return Counted(total, embedding, matrices, tuple((name, *numbers) for name, numbers in layers.items()), idle, tuple(transposed)), widest
 
 
-def _chosen(text: Any) -> int | None:
-    found = (getattr(text, name, None) for name in _CHOSEN)
-    return next((value for value in found if isinstance(value, int) and value > 0), None)
+def _whole(config: Any, name: str) -> int:
+    """Return a positive number of a configuration; 0 where it states none."""
+    stated = getattr(config, name, None)
+    return stated if isinstance(stated, int) and stated > 0 else 0
 
 
-def _head_dim(text: Any, usual: int) -> int:
+def _chosen(config: Any) -> int:
+    """Return how many experts a token is sent to; 0 where that is not said."""
+    return next(filter(None, (_whole(config, name) for name in _CHOSEN)), 0)
+
+
+def _head_dim(config: Any, usual: int) -> int:
     """Return the width of a head; where keys and values have their own (latent attention, arXiv 2405.04434) their mean, which costs the same."""
-    keys, values = (getattr(text, name, None) for name in ("qk_head_dim", "v_head_dim"))
-    if isinstance(keys, int) and isinstance(values, int):
-        return math.ceil((keys + values) / 2)
-    stated = getattr(text, "head_dim", None)
-    return stated if isinstance(stated, int) and stated > 0 else usual
+    keys, values = _whole(config, "qk_head_dim"), _whole(config, "v_head_dim")
+    return math.ceil((keys + values) / 2) if keys and values else _whole(config, "head_dim") or usual
 
 
 def _uncountable(where: Path, config: Any, why: str) -> InputError:

@@ -80,17 +80,27 @@ class Method:
         """Return the matrices of a shape that the adapters sit on; none in full.
 
         Raises:
-            InputError: a target that it has not.
+            InputError: a target that it has not, or that cannot be packed.
         """
         layers = shape.linear_layers
         if self.name == "full":
             return ()
-        if shape.counted is not None and self.targets == TARGETS:
-            return tuple(layers)
-        if missing := [target for target in self.targets if target not in layers]:
+        targets = tuple(layers) if shape.counted is not None and self.targets == TARGETS else self.targets
+        if missing := [target for target in targets if target not in layers]:
             what = f"a model of type {shape.family} has no matrix {missing[0]} for adapters to sit on"
             raise InputError(what, remedy=f"choose lora_targets among {', '.join(layers)}")
-        return self.targets
+        if self.packed and shape.counted is not None and (held := [target for target in targets if target in shape.counted.transposed]):
+            what = f"{held[0]} of a model of type {shape.family} is kept transposed, and QLoRA packs linear layers only"
+            raise InputError(what, remedy="train with full or lora, or choose other lora_targets")
+        return targets
+
+    def fits(self, shape: ModelShape) -> bool:
+        """Tell whether a shape can be trained so."""
+        try:
+            self.targets_in(shape)
+        except InputError:
+            return False
+        return True
 
     def trained(self, shape: ModelShape) -> int:
         """Count the parameters that are trained."""

@@ -24,6 +24,8 @@ SAMPLE = 1 << 20
 """Bytes at the beginning, in the middle and at the end of a weight file that its fingerprint covers: reading 15 GB for each start would be slow."""
 _BIASES = ("attention_bias", "mlp_bias")
 """Settings of the families with a formula that it does not count."""
+_STATED = {"mistral": ("num_key_value_heads",), "qwen2": ("num_key_value_heads",), "qwen3": ("num_key_value_heads", "head_dim")}
+"""What their defaults are is for transformers to know, where it is not stated."""
 _TOKENIZER_PARTS = ("model", "added_tokens", "normalizer", "pre_tokenizer")
 
 
@@ -70,16 +72,7 @@ class Pretrained:
         Raises:
             InputError: its configuration states no number of them.
         """
-        stated = self.config.get("max_position_embeddings")
-        if stated is None and self.shape.counted is not None:  # a family may call it otherwise, or have a default
-            config = read_config(self.folder / "config.json").get_text_config()
-            stated = getattr(config, "max_position_embeddings", None) or getattr(config, "max_seq_len", None)
-        if stated is None:
-            return 2**31
-        if isinstance(stated, bool) or not isinstance(stated, int) or stated < 1:
-            what = f"{self.folder / 'config.json'} states max_position_embeddings = {stated!r}"
-            raise InputError(what, remedy="give a whole number of tokens, as the checkpoint was saved with")
-        return stated
+        return context_in(self.folder / "config.json", self.shape)
 
     @cached_property
     def files(self) -> list[Path]:
@@ -200,8 +193,9 @@ def shape_in(where: Path) -> ModelShape:
     if config.get("quantization_config"):
         what = f"{where} states quantization_config = {config['quantization_config']!r}, which is not supported"
         raise InputError(what, remedy="give a plain checkpoint")
-    family = OPEN_FAMILIES.get(str(config.get("model_type")))
-    if family is None or any(config.get(key) for key in _BIASES):
+    kind = str(config.get("model_type"))
+    family, unsaid = OPEN_FAMILIES.get(kind), [key for key in _STATED.get(kind, ()) if config.get(key) is None]
+    if family is None or unsaid or any(config.get(key) for key in _BIASES):
         _refuse_code_in(config, where)
         return counted_shape(where)
     try:
@@ -219,3 +213,20 @@ def shape_in(where: Path) -> ModelShape:
         )
     except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         raise InputError(f"{where}: {error} is missing or no number in a checkpoint's configuration", remedy="give a complete config.json") from error
+
+
+def context_in(where: Path, shape: ModelShape) -> int:
+    """Return the longest sequence that a checkpoint is made for [tokens], 2^31 where its configuration states none.
+
+    Raises:
+        InputError: it states something else than a number of tokens.
+    """
+    stated = read_json(where).get("max_position_embeddings")
+    if stated is None and shape.counted is not None:  # a family may call it otherwise, or have a default
+        config = read_config(where)
+        stated = getattr(config, "max_position_embeddings", None) or getattr(config, "max_seq_len", None)
+    if stated is None:
+        return 2**31
+    if isinstance(stated, bool) or not isinstance(stated, int) or stated < 1:
+        raise InputError(f"{where} states max_position_embeddings = {stated!r}", remedy="give a whole number of tokens, as the checkpoint was saved with")
+    return stated

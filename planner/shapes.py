@@ -16,6 +16,7 @@ FAMILIES = ("qwen3", "llama")
 """Families that a sweep can train from scratch."""
 OPEN_FAMILIES = {"llama": "llama", "mistral": "llama", "qwen3": "qwen3", "qwen2": "qwen2"}
 """Families by the `model_type` of an open checkpoint's config.json."""
+MOST_PARAMETERS = 10**15
 
 
 @dataclass(frozen=True)
@@ -32,13 +33,19 @@ class Counted:
     """Linear layers by their last name, over the whole model: their weights, and the sum of their widths in and out."""
     idle: int = 0
     """Weights of experts that a token is not sent to."""
+    transposed: tuple[str, ...] = ()
+    """Names of the layers among those that are kept transposed, as GPT-2's are, and cannot be packed in 4 bits."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", tuple((str(name), weights, sides) for name, weights, sides in self.layers))
+        object.__setattr__(self, "transposed", tuple(self.transposed))
         numbers = [self.params_total, self.params_embedding, self.matrices, self.idle, *(number for layer in self.layers for number in layer[1:])]
         for number in numbers:
-            if type(number) is not int or number < 0:
+            if type(number) is not int or not 0 <= number < MOST_PARAMETERS:
                 raise InputError(f"{number!r} in the counted parameters of a model shape", remedy="give a whole number from 0")
+        names = [layer[0] for layer in self.layers]
+        if not 0 < self.matrices or self.params_embedding + self.idle >= self.params_total or len(set(names)) < len(names):
+            raise InputError(f"counted parameters of a model shape that do not add up: {asdict(self)}", remedy="plan again")
 
 
 @dataclass(frozen=True)
@@ -69,6 +76,8 @@ class ModelShape:
     def __post_init__(self) -> None:
         if isinstance(self.counted, Mapping):  # read from a file
             object.__setattr__(self, "counted", Counted(**self.counted))
+        if not isinstance(self.counted, Counted | None):
+            raise InputError(f"counted = {self.counted!r} in a model shape", remedy="leave it away, or plan again")
         if self.counted is None and self.family not in OPEN_FAMILIES.values():
             raise InputError(f"model family {self.family!r} is not known", remedy=f"choose one of {', '.join(FAMILIES)}")
         for name in ("layers", "hidden", "heads", "kv_heads", "head_dim", "intermediate", "vocab"):

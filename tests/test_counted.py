@@ -87,18 +87,98 @@ def test_adapters_sit_on_the_familys_own_matrices(tmp_path: Path, corpus: Corpus
     wrapped = adapted(open_checkpoint(base.folder), base.shape, recipe, "lora", 0)
     trained = sum(parameter.numel() for parameter in wrapped.parameters() if parameter.requires_grad)
     assert trained == recipe.method("lora").trained(base.shape)
+    with pytest.raises(InputError, match="c_attn of a model of type gpt2 is kept transposed"):
+        Method("qlora").trained(base.shape)
     with pytest.raises(InputError, match="type gpt2 has no matrix q_proj for adapters.*choose lora_targets among c_attn, c_proj, c_fc"):
         Method("lora", 4, ("q_proj",)).trained(base.shape)
 
 
-@pytest.mark.parametrize(("kind", "why"), [("mamba", "no attention heads"), ("jamba", "is a JambaMambaMixer|is a Conv1d")])
-def test_recurrences_are_refused(tmp_path: Path, corpus: Corpus, kind: str, why: str) -> None:
+def test_what_the_library_fills_in_is_counted_and_not_guessed(tmp_path: Path, corpus: Corpus) -> None:
+    from planner.train.start import open_checkpoint
+
+    folder = checkpoint(tmp_path / "base", corpus, "qwen3")
+    config = json.loads((folder / "config.json").read_text())
+    assert Pretrained.open(folder).shape.counted is None
+    del config["head_dim"]  # the library takes 128 then
+    (folder / "config.json").write_text(json.dumps(config))
+    assert Pretrained.open(folder).shape.head_dim == 128
+    with pytest.raises(InputError, match="cannot be loaded"):
+        open_checkpoint(folder)
+
+
+def test_a_model_that_sees_later_tokens_is_refused_when_it_is_loaded(tmp_path: Path, corpus: Corpus) -> None:
+    from planner.counted import refuse_foresight
+
+    class Foreseeing(torch.nn.Module):
+        config = type("Config", (), {"vocab_size": 64})()
+
+        def forward(self, input_ids: Any, use_cache: bool) -> Any:
+            return type("Output", (), {"logits": torch.nn.functional.one_hot(input_ids.flip(1), 64).float()})()
+
+    with pytest.raises(InputError, match="sees later tokens"):
+        refuse_foresight(Foreseeing(), tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["deepseek_v3", "glm4_moe"])
+def test_adapters_of_experts_are_those_that_were_counted(tmp_path: Path, corpus: Corpus, kind: str) -> None:
+    """Named gate_proj, peft would put others on these families, and leave packed matrices without any."""
+    pytest.importorskip("bitsandbytes")
+    from planner.train.adapters import adapted, merged
+    from planner.train.start import open_checkpoint
+
+    latent = {"qk_nope_head_dim": 16, "qk_rope_head_dim": 16, "v_head_dim": 16, "kv_lora_rank": 16, "q_lora_rank": 16}
+    shape = latent if kind == "deepseek_v3" else {"head_dim": 32}
+    experts = {"n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1}
+    sizes = {"hidden_size": 64, "intermediate_size": 64, "num_key_value_heads": 2}
+    base = Pretrained.open(checkpoint(tmp_path / "base", corpus, kind, **sizes, **shape, **experts))
+    recipe = Recipe(seq_len=32, lora_rank=4)
+    assert not {"gate_proj", "up_proj", "down_proj"} & set(recipe.method("lora").targets_in(base.shape))
+    wrapped = adapted(open_checkpoint(base.folder, base.shape), base.shape, recipe, "qlora", 0)
+    assert sum(item.numel() for item in wrapped.parameters() if item.requires_grad) == recipe.method("qlora").trained(base.shape)
+    plain = merged(wrapped)
+    assert not any(item.dtype == torch.uint8 for item in plain.parameters()) and set(plain.state_dict()) == set(open_checkpoint(base.folder).state_dict())
+
+
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [
+        ("mamba", "layers of type linear_attention"),
+        ("jamba", "layers of type linear_attention"),
+        ("rwkv", "is a RwkvSelfAttention"),
+        ("xlstm", "a recurrence"),
+        ("bert", "no decoder"),
+        ("bart", "encoder_attn"),
+        ("fuyu", "more than text"),
+        ("minimax", "layers of type linear_attention"),
+        ("deepseek_v32", "layers of type indexed_attention"),
+    ],
+)
+def test_what_costs_otherwise_or_is_no_decoder_is_refused(tmp_path: Path, kind: str, why: str) -> None:
     folder = tmp_path / "base"
     folder.mkdir()
-    (folder / "config.json").write_text(json.dumps({"model_type": kind, "hidden_size": 32, "num_hidden_layers": 2, "vocab_size": 64}))
+    sizes = {"hidden_size": 48, "d_model": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 64, "num_key_value_heads": 4}
+    (folder / "config.json").write_text(json.dumps({"model_type": kind, **sizes}))
     (folder / "model.safetensors").touch()
     with pytest.raises(InputError, match=f"of type '{kind}' cannot be counted: .*({why})"):
         Pretrained.open(folder)
     (folder / "config.json").write_text(json.dumps({"model_type": "nothing known"}))
     with pytest.raises(InputError, match="cannot be read"):
         Pretrained.open(folder)
+
+
+COUNTS = {"params_total": 1000, "params_embedding": 10, "matrices": 900, "layers": [["a", 1, 1]], "idle": 0}
+
+
+@pytest.mark.parametrize(
+    "counted",
+    [
+        *("x", [1], False, {}, {"params_total": 10}),
+        *({**COUNTS, **change} for change in ({"params_embedding": 10**6}, {"idle": 10**6}, {"matrices": 10**400}, {"matrices": 0})),
+        {**COUNTS, "layers": [["a", 1, 1], ["a", 1, 1]]},
+    ],
+)
+def test_counts_that_are_none_are_refused(counted: Any) -> None:
+    shape = {"family": "gpt2", "layers": 2, "hidden": 8, "heads": 2, "kv_heads": 2, "head_dim": 4, "intermediate": 8, "vocab": 16, "tied": True}
+    assert ModelShape(**shape, counted=COUNTS).params_non_embedding == 990
+    with pytest.raises((InputError, TypeError)):
+        ModelShape(**shape, counted=counted)

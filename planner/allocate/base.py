@@ -15,13 +15,13 @@ from planner.errors import InputError
 from planner.flops import forward_flops_per_token
 from planner.ladder import shape_for
 from planner.laws.dual import Array
-from planner.pretrained import shape_in
+from planner.pretrained import context_in, shape_in
 from planner.shapes import ModelShape
 from planner.units import parse_count
 
 KEYS = ("name", "tokens", "params", "vocab", "config", "context")
 CONTEXT = 4096
-"""Tokens a sequence, where nothing is said."""
+"""Tokens a sequence, where nothing is said and the checkpoint has as many positions."""
 VOCAB = 32000
 """Of the ladder's shape, where nothing is said: that of LLaMA and its kin."""
 
@@ -108,7 +108,10 @@ class Base:
         if "config" in pairs:
             path = Path(pairs["config"])
             path = path / "config.json" if path.is_dir() else path
-            return cls(pairs["name"], tokens, shape_in(path), True, int(context), path)
+            shape = shape_in(path)
+            if "context" in pairs and context > (longest := context_in(path, shape)):
+                raise InputError(f"--base {text!r}: context = {context:g} is longer than its {longest} positions", remedy="leave it away, or lower it")
+            return cls(pairs["name"], tokens, shape, True, int(context) if "context" in pairs else min(CONTEXT, context_in(path, shape)), path)
         shape = shape_for(parse_count(pairs["params"]), family="llama", vocab=int(vocab))
         if "vocab" not in pairs and shape.params_total > 2 * shape.params_non_embedding:
             raise InputError(

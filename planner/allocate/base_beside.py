@@ -59,7 +59,7 @@ def ways(problem: Problem, base: Base, method: Method, stage: Stage) -> list[Way
     """Set the methods side by side for a base, the adapters being those asked for, or those of the law's recipe."""
     adapters = method if method.name != "full" else problem.recipe.method("lora") if problem.recipe and problem.method.name != "full" else Method("lora")
     every = (Method(), replace(adapters, name="lora"), replace(adapters, name="qlora"))
-    return [_way(problem, base, way, method, stage) for way in every]
+    return [_way(problem, base, way, method, stage) for way in every if way.fits(base.shape)]
 
 
 def _way(problem: Problem, base: Base, way: Method, chosen: Method, stage: Stage) -> Way:

@@ -119,6 +119,9 @@ def checkpoint_of(planned: Planned, path: Path, base: Path | None, recipe: Recip
     if base is None:
         if needed:
             raise InputError(f"the plan in {path} starts from an open checkpoint", remedy="name its folder with --base")
+        if plan.shape is not None and plan.model_shape.counted is not None:
+            what = f"the plan in {path} has a shape of type {plan.model_shape.family}, which no fresh model is made of"
+            raise InputError(what, remedy="name its checkpoint's folder with --base")
         return None
     if not needed and plan.tokens_pt > 0:
         raise InputError(

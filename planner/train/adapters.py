@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from transformers.pytorch_utils import Conv1D
 
-from planner.errors import MissingDependencyError
+from planner.errors import InputError, MissingDependencyError
 from planner.recipe import Recipe
 from planner.shapes import ModelShape
 
@@ -38,12 +40,18 @@ def adapted(model: torch.nn.Module, shape: ModelShape, recipe: Recipe, method: s
         from planner.train.packed import pack
 
         pack(model, targets)
+    # By their whole names in another family: of some the library has other targets than the last names say.
+    named = list(targets) if shape.counted is None else _places(model, targets)
     config = peft.LoraConfig(
-        r=recipe.lora_rank, lora_alpha=recipe.lora_alpha, target_modules=list(targets), lora_dropout=0.0, bias="none", task_type="CAUSAL_LM"
+        r=recipe.lora_rank, lora_alpha=recipe.lora_alpha, target_modules=named, lora_dropout=0.0, bias="none", task_type="CAUSAL_LM"
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of libraries' own deprecations
         wrapped: torch.nn.Module = peft.get_peft_model(model, config)
+    trained, planned = sum(item.numel() for item in wrapped.parameters() if item.requires_grad), way.trained(shape)
+    if trained != planned:
+        what = f"{way.adapters} have {trained} parameters on a model of type {shape.family}, and {planned} were planned"
+        raise InputError(what, remedy="choose other lora_targets, or train with full")
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in wrapped.named_parameters():
@@ -51,6 +59,14 @@ def adapted(model: torch.nn.Module, shape: ModelShape, recipe: Recipe, method: s
                 bound = 1 / math.sqrt(parameter.shape[1])
                 parameter.copy_((2 * torch.rand(parameter.shape, generator=generator) - 1) * bound)
     return wrapped
+
+
+def _places(model: torch.nn.Module, targets: Sequence[str]) -> list[str]:
+    """List the layers of a model with these last names, but for its output."""
+    whole: Any = model
+    output, kinds = whole.get_output_embeddings(), (torch.nn.Linear, Conv1D)
+    found = ((name, layer) for name, layer in model.named_modules() if isinstance(layer, kinds) and layer is not output)
+    return [name for name, _ in found if name.rpartition(".")[2] in targets]
 
 
 def merged(wrapped: torch.nn.Module) -> torch.nn.Module:

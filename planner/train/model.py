@@ -94,7 +94,7 @@ def build_optimiser(model: torch.nn.Module, recipe: Recipe, learning_rate: float
     kept: list[torch.nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            (kept if parameter.ndim == 1 or id(parameter) in bare or "lora_" in name else decayed).append(parameter)
+            (kept if parameter.ndim == 1 or name.endswith("bias") or id(parameter) in bare or "lora_" in name else decayed).append(parameter)
     both = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": kept, "weight_decay": 0.0}]
     groups = [group for group in both if group["params"]]
     return torch.optim.AdamW(groups, lr=learning_rate, betas=(recipe.beta1, recipe.beta2), eps=recipe.epsilon, fused=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from planner.errors import InputError, MissingDependencyError
+from planner.errors import MissingDependencyError
 
 
 def pack(model: torch.nn.Module, targets: Sequence[str]) -> None:
@@ -19,14 +19,10 @@ def pack(model: torch.nn.Module, targets: Sequence[str]) -> None:
 
     Raises:
         MissingDependencyError: bitsandbytes is not installed.
-        InputError: a layer of those names that cannot be packed.
     """
     library = _bitsandbytes()
     for name, layer in list(model.named_modules()):
-        if name.rpartition(".")[2] in targets:
-            if not isinstance(layer, torch.nn.Linear):
-                what = f"{name} is a {type(layer).__name__}, and QLoRA packs linear layers only"
-                raise InputError(what, remedy="choose other lora_targets, or train with full or lora")
+        if isinstance(layer, torch.nn.Linear) and name.rpartition(".")[2] in targets:
             packed = library.nn.Linear4bit(
                 layer.in_features, layer.out_features, bias=layer.bias is not None, compute_dtype=torch.float32, compress_statistics=True, quant_type="nf4"
             )
@@ -64,18 +60,18 @@ def multiply_in(model: torch.nn.Module, dtype: torch.dtype) -> None:
 
 
 def unpack(model: torch.nn.Module) -> None:
-    """Replace packed layers under adapters by plain ones of the same matrices; without any nothing happens."""
-    for layer in model.modules():
-        under: Any = getattr(layer, "base_layer", None)
-        state = getattr(getattr(under, "weight", None), "quant_state", None)
-        if state is None:
+    """Replace packed layers by plain ones of the same matrices; without any nothing happens."""
+    for name, layer in list(model.named_modules()):
+        packed: Any = layer
+        state = getattr(getattr(layer, "weight", None), "quant_state", None)
+        if state is None or hasattr(layer, "base_layer"):  # an adapter shows the weight under it as its own
             continue
-        plain = torch.nn.Linear(under.in_features, under.out_features, bias=under.bias is not None)
+        plain = torch.nn.Linear(packed.in_features, packed.out_features, bias=packed.bias is not None)
         with torch.no_grad():
-            plain.weight.copy_(_bitsandbytes().functional.dequantize_4bit(under.weight.data, state))
-            if under.bias is not None:
-                plain.bias.copy_(under.bias)
-        layer.base_layer = plain
+            plain.weight.copy_(_bitsandbytes().functional.dequantize_4bit(packed.weight.data, state))
+            if packed.bias is not None:
+                plain.bias.copy_(packed.bias)
+        model.set_submodule(name, plain)
 
 
 def _bitsandbytes() -> Any:

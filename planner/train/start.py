@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from planner.corpus import Corpus
-from planner.counted import one_line, read_config
+from planner.counted import one_line, read_config, refuse_foresight
 from planner.errors import InputError
 from planner.pretrained import refuse_adapters, refuse_code
 from planner.shapes import ModelShape
@@ -79,6 +79,8 @@ def open_checkpoint(folder: Path, shape: ModelShape | None = None) -> torch.nn.M
     if missing := sorted(found["missing_keys"]):  # which the library would fill with random numbers
         what = f"{len(missing)} of the weights that its config.json asks for, such as {missing[0]}"
         raise InputError(f"checkpoint {folder} lacks {what}", remedy="give a folder as save_pretrained writes it, in safetensors")
+    if shape is not None and shape.counted is not None:
+        refuse_foresight(model, folder)
     model.config.use_cache = False  # training and held-out losses need no cache of keys
     counted = sum(parameter.numel() for parameter in model.parameters())
     if shape is not None and counted != shape.params_total:

@@ -193,6 +193,9 @@ def test_bases_of_other_families_are_counted_and_idle_experts_told_of(fitted: Fi
         (tmp_path / f"{kind}.json").write_text(json.dumps({"model_type": kind, **sizes, **more}))
         bases.append(Base.parse(f"name={kind},tokens=2M,context=128,config={tmp_path / kind}.json"))
     assert bases[0].shape.params_non_embedding == 2 * (12 * 64**2 + 13 * 64) + 2 * 64  # arXiv 2001.08361's 12·layers·width², biases and norms
+    assert Base.parse(f"name=a,tokens=2M,config={tmp_path / 'gpt2'}.json").context == 128, "no more than it has positions"
+    with pytest.raises(InputError, match="context = 129 is longer than its 128 positions"):
+        Base.parse(f"name=a,tokens=2M,context=129,config={tmp_path / 'gpt2'}.json")
     idle = 2 * 3 * 64 * 96 * 2
     assert flops_per_token(bases[1].shape, 128) == pytest.approx(6 * (bases[1].shape.params_non_embedding - idle + 1024 * 64 + 2 * 128 * 64 * 2), rel=0.01)
     answer = allocate_bases(fitted, Request(4e11, 2e5), bases, Method())
