@@ -13,6 +13,7 @@ Needs `pip install accelerate` for Trainer.
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
 import sys
@@ -46,7 +47,7 @@ def main() -> None:
     """Run and print, or be one of the processes."""
     if len(sys.argv) > 1 and sys.argv[1] == "process":
         return process(*sys.argv[2:])
-    report = Report(__file__, __doc__, lambda parser: parser.add_argument("--contest", action="store_true", help="only the closest, in turns"))
+    report = Report(__file__, __doc__, options)
     cores = len(os.sched_getaffinity(0))
     layouts = {"one process": (1, cores), "one a core": (cores, 1)}
     kinds = ("ours", "trainer", "nanogpt")
@@ -92,6 +93,12 @@ def main() -> None:
     report.end()
 
 
+def options(parser: argparse.ArgumentParser) -> None:
+    """Add this benchmark's own."""
+    parser.add_argument("--contest", action="store_true", help="only the closest, in turns")
+    parser.add_argument("--turns", type=int, default=TURNS, help="measurements of each in a contest; six take 26 minutes")
+
+
 def contest(report: Report, sizes: Sequence[float], corpus: Path, cores: int) -> None:
     """Measure ours, nanoGPT's loop and Trainer in turns; each ratio is of two measurements next to each other."""
     ways = {"ours": ("ours" + COMPILED, cores, 1), "nanogpt": ("nanogpt" + COMPILED, cores, 1), "trainer": ("trainer", 1, cores)}
@@ -99,7 +106,7 @@ def contest(report: Report, sizes: Sequence[float], corpus: Path, cores: int) ->
     for size in sizes:
         for kind in ("ours", "nanogpt"):
             run(kind + COMPILED, size, corpus, 1, 1)  # what it compiles is cached from here on
-        turns = [[run(kind, size, corpus, *layout) for kind, *layout in ways.values()] for _ in range(2 if report.quick else TURNS)]
+        turns = [[run(kind, size, corpus, *layout) for kind, *layout in ways.values()] for _ in range(report.options.turns)]
         speeds = [f"{np.median(speed) / 1e3:.1f}k" for speed in zip(*turns, strict=True)]
         ratios = [[turn[0] / turn[at] for turn in turns] for at in (1, 2)]
         shown = [f"{np.median(ratio):.2f} ({min(ratio):.2f} to {max(ratio):.2f})" for ratio in ratios]
