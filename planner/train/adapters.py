@@ -40,7 +40,7 @@ def adapted(model: torch.nn.Module, shape: ModelShape, recipe: Recipe, method: s
         from planner.train.packed import pack
 
         pack(model, targets)
-    # By their whole names in another family: of some the library has other targets than the last names say.
+    # By their whole names in another family, where a last name may be a number.
     named = list(targets) if shape.counted is None else _places(model, targets)
     config = peft.LoraConfig(
         r=recipe.lora_rank, lora_alpha=recipe.lora_alpha, target_modules=named, lora_dropout=0.0, bias="none", task_type="CAUSAL_LM"
