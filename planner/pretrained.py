@@ -52,11 +52,6 @@ class Pretrained:
         return found
 
     @cached_property
-    def config(self) -> dict[str, Any]:
-        """Read its config.json."""
-        return read_json(self.folder / "config.json")
-
-    @cached_property
     def shape(self) -> ModelShape:
         """Return its shape.
 

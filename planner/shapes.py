@@ -17,6 +17,7 @@ FAMILIES = ("qwen3", "llama")
 OPEN_FAMILIES = {"llama": "llama", "mistral": "llama", "qwen3": "qwen3", "qwen2": "qwen2"}
 """Families by the `model_type` of an open checkpoint's config.json."""
 MOST_PARAMETERS = 10**15
+"""Under which numbers in a file can be counts of a model's."""
 
 
 @dataclass(frozen=True)

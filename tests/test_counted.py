@@ -107,7 +107,7 @@ def test_what_the_library_fills_in_is_counted_and_not_guessed(tmp_path: Path, co
 
 
 def test_a_model_that_sees_later_tokens_is_refused_when_it_is_loaded(tmp_path: Path, corpus: Corpus) -> None:
-    from planner.counted import refuse_foresight
+    from planner.train.start import refuse_foresight
 
     class Foreseeing(torch.nn.Module):
         config = type("Config", (), {"vocab_size": 64})()
@@ -147,7 +147,8 @@ def test_adapters_of_experts_are_those_that_were_counted(tmp_path: Path, corpus:
         ("rwkv", "is a RwkvSelfAttention"),
         ("xlstm", "a recurrence"),
         ("bert", "no decoder"),
-        ("bart", "encoder_attn"),
+        ("bart", "no decoder"),
+        ("trocr", "encoder_attn"),
         ("fuyu", "more than text"),
         ("minimax", "layers of type linear_attention"),
         ("deepseek_v32", "layers of type indexed_attention"),
@@ -157,7 +158,8 @@ def test_what_costs_otherwise_or_is_no_decoder_is_refused(tmp_path: Path, kind: 
     folder = tmp_path / "base"
     folder.mkdir()
     sizes = {"hidden_size": 48, "d_model": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 64, "num_key_value_heads": 4}
-    (folder / "config.json").write_text(json.dumps({"model_type": kind, **sizes}))
+    decoder = {"is_decoder": True} if kind == "trocr" else {}
+    (folder / "config.json").write_text(json.dumps({"model_type": kind, **sizes, **decoder}))
     (folder / "model.safetensors").touch()
     with pytest.raises(InputError, match=f"of type '{kind}' cannot be counted: .*({why})"):
         Pretrained.open(folder)

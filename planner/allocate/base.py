@@ -109,9 +109,10 @@ class Base:
             path = Path(pairs["config"])
             path = path / "config.json" if path.is_dir() else path
             shape = shape_in(path)
-            if "context" in pairs and context > (longest := context_in(path, shape)):
+            longest = context_in(path, shape)
+            if "context" in pairs and context > longest:
                 raise InputError(f"--base {text!r}: context = {context:g} is longer than its {longest} positions", remedy="leave it away, or lower it")
-            return cls(pairs["name"], tokens, shape, True, int(context) if "context" in pairs else min(CONTEXT, context_in(path, shape)), path)
+            return cls(pairs["name"], tokens, shape, True, min(int(context), longest), path)
         shape = shape_for(parse_count(pairs["params"]), family="llama", vocab=int(vocab))
         if "vocab" not in pairs and shape.params_total > 2 * shape.params_non_embedding:
             raise InputError(

@@ -55,11 +55,9 @@ class _Ends:
 
     def between(self, rows: Any, *, by_line: bool) -> Any:
         """Choose a part between the ends of each row, where they leave any."""
-        low, high = self.fails[rows], self.keeps[rows]
-        middle = (low + high) // 2
-        if not by_line:
-            return middle
-        with np.errstate(invalid="ignore"):
-            way = self._above[rows] / (self._above[rows] - self._below[rows])
-        met = np.ceil(low + np.where(np.isfinite(way), way, 0.5) * (high - low)).astype(int)
-        return np.where(np.isfinite(way), np.clip(met, low + 1, high - 1), middle)
+        low, high, way = self.fails[rows], self.keeps[rows], np.full(len(rows), 0.5)
+        if by_line:
+            with np.errstate(invalid="ignore"):
+                way = self._above[rows] / (self._above[rows] - self._below[rows])
+            way = np.where(np.isfinite(way), way, 0.5)
+        return np.clip(np.ceil(low + way * (high - low)).astype(int), low + 1, high - 1)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from planner.corpus import Corpus
-from planner.counted import one_line, read_config, refuse_foresight
+from planner.counted import one_line, read_config
 from planner.errors import InputError
 from planner.pretrained import refuse_adapters, refuse_code
 from planner.shapes import ModelShape
@@ -20,6 +20,8 @@ from planner.train.model import build_model
 
 _DROPS = ("drop", "jitter")
 """Parts of the names that configurations have for what is drawn while training."""
+_GLANCE = 12
+"""Tokens on which a loaded model is tried."""
 
 
 def start_model(job: Job, corpus: Corpus) -> torch.nn.Module:
@@ -88,6 +90,26 @@ def open_checkpoint(folder: Path, shape: ModelShape | None = None) -> torch.nn.M
             f"checkpoint {folder} has {counted} parameters and its config.json makes {shape.params_total}", remedy="give a plain checkpoint of its family"
         )
     return model
+
+
+def refuse_foresight(model: torch.nn.Module, where: Path) -> None:
+    """Refuse a loaded model whose outputs change with later tokens: its losses would mean nothing.
+
+    Raises:
+        InputError: they do, or it cannot be run on a few tokens.
+    """
+    decoder: Any = model
+    count = int(decoder.config.vocab_size)
+    words = torch.arange(_GLANCE)[None] % count
+    other = words.clone()
+    other[0, -1] = (other[0, -1] + 1) % count
+    try:
+        with torch.no_grad():
+            first, second = (decoder(input_ids=item, use_cache=False).logits[0, :-1] for item in (words, other))
+    except Exception as error:
+        raise InputError(f"checkpoint {where} cannot be run on text alone: {one_line(error)}", remedy="give a decoder of text") from error
+    if not torch.allclose(first, second, rtol=1e-3, atol=1e-4 * float(first.abs().max())):
+        raise InputError(f"checkpoint {where} sees later tokens: it is no decoder", remedy="give one whose outputs depend on earlier tokens alone")
 
 
 def dropouts(config: Any) -> dict[str, float]:
