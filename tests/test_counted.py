@@ -147,7 +147,7 @@ def test_adapters_of_experts_are_those_that_were_counted(tmp_path: Path, corpus:
         ("rwkv", "is a RwkvSelfAttention"),
         ("xlstm", "a recurrence"),
         ("bert", "no decoder"),
-        ("bart", "no decoder"),
+        ("bart", "attends to an encoder"),
         ("trocr", "encoder_attn"),
         ("fuyu", "more than text"),
         ("minimax", "layers of type linear_attention"),
