@@ -6,12 +6,14 @@ import math
 from dataclasses import dataclass
 
 from planner.errors import InputError
+from planner.units import parse_flops
 
 PEAK_FLOPS = {
     "V100": 125e12, "A100": 312e12, "A10G": 70e12, "L4": 121e12, "L40S": 362e12, "RTX3090": 71e12, "RTX4090": 165e12, "A6000": 155e12,
     "H100": 989e12, "H100-PCIe": 756e12, "H200": 989e12, "GH200": 989e12, "B200": 2250e12, "MI250X": 383e12, "MI300X": 1307e12,
 }  # fmt: skip
 """Dense bfloat16 (V100: float16) peak of one GPU [FLOP/s], without sparsity, as its maker states it."""
+_KNOWN = {name.lower(): peak for name, peak in PEAK_FLOPS.items()}
 
 
 @dataclass(frozen=True)
@@ -66,9 +68,23 @@ def gpu_flops(gpu: str, mfu: float) -> float:
     Raises:
         InputError: an unknown GPU, or a share that is none.
     """
-    known = {name.lower(): peak for name, peak in PEAK_FLOPS.items()}
-    if gpu.lower() not in known:
+    if gpu.lower() not in _KNOWN:
         raise InputError(f"the peak of {gpu!r} is not known", remedy=f"choose one of {', '.join(PEAK_FLOPS)}, or state --gpu-flops")
     if not 0 < mfu <= 1:
         raise InputError(f"--mfu {mfu:g} is not a share of the peak", remedy="give a number over 0 and up to 1, such as 0.4")
-    return known[gpu.lower()] * mfu
+    return _KNOWN[gpu.lower()] * mfu
+
+
+def peak_flops(told: str) -> float:
+    """Return a device's peak [FLOP/s] from the name of a GPU, in any case, or from the number itself.
+
+    Raises:
+        InputError: neither.
+    """
+    if told.lower() in _KNOWN:
+        return _KNOWN[told.lower()]
+    try:
+        return parse_flops(told)
+    except InputError as error:
+        remedy = f"give its data sheet's value, such as 989e12, or one of {', '.join(PEAK_FLOPS)}"
+        raise InputError(f"--peak-flops {told!r} is neither a GPU that is known nor FLOP/s", remedy=remedy) from error

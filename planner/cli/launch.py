@@ -12,7 +12,7 @@ from planner.cli.compiling import FLAGS, compiled_among
 from planner.cli.console import say
 from planner.cli.tables import table
 from planner.errors import DataError, InputError, PlannerWarning
-from planner.units import format_count, parse_flops
+from planner.units import format_count
 
 if TYPE_CHECKING:
     from planner.launch.launch import Launch
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 HELP = (
     "Train the recommended run with the sweep's own recipe; after a stop the same command goes on.\n\n"
     "Example: plan launch allocation.json --dry-run\n\nExample: plan launch allocation.json --out launches/first\n\n"
-    "Example: plan launch allocation.json --ranks 8 --device cuda --compile --peak-flops 989e12\n\n"
+    "Example: plan launch allocation.json --ranks 8 --device cuda --compile --peak-flops H100\n\n"
     "Example: plan launch allocation.json --ranks 64 --device cuda --engine slurm --slurm-option partition=gpu --slurm-option time=24:00:00\n\n"
     "Example: plan launch allocation.json --export torchtitan"
 )
@@ -48,7 +48,7 @@ def launch(
     checkpoint_activations: Annotated[bool, typer.Option("--checkpoint-activations", help="Compute layers again in the backward pass.")] = False,
     shard_ranks: Annotated[int | None, typer.Option(min=1, help="Ranks that share one copy of the model; all by default.")] = None,
     save_every: Annotated[int | None, typer.Option(min=1, help="Steps between two states; a twentieth of the run by default, at least 200.")] = None,
-    peak_flops: Annotated[str | None, typer.Option(help="Peak FLOP/s of one rank's device, from its data sheet; MFU needs it.")] = None,
+    peak_flops: Annotated[str | None, typer.Option(help="Peak of one rank's device, for MFU: a GPU such as H100, or FLOP/s.")] = None,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard events beside metrics.jsonl.")] = False,
     wandb: Annotated[str | None, typer.Option(help="Project of Weights & Biases to log to.")] = None,
     law: Annotated[Path | None, typer.Option(help="The plan's law, where it has moved; for the forecast along the run.")] = None,
@@ -58,6 +58,7 @@ def launch(
     submit: Annotated[bool, typer.Option("--submit", help="Slurm: hand the file in.")] = False,
 ) -> None:
     """Launch a run."""
+    from planner.allocate.budget import peak_flops as peak_of
     from planner.artifacts import read_json
     from planner.cli.full import carry_on, check_options, show_resources
     from planner.cli.needs import require_method
@@ -110,7 +111,7 @@ def launch(
         checkpoint_activations=checkpoint_activations,
         shard_ranks=shard_ranks,
         save_every=save_every or default_save_every(ready),
-        peak_flops=None if peak_flops is None else parse_flops(peak_flops),
+        peak_flops=None if peak_flops is None else peak_of(peak_flops),
         tensorboard=tensorboard,
         wandb=wandb,
     )

@@ -2,7 +2,7 @@
 
 import pytest
 
-from planner.allocate.budget import PEAK_FLOPS, Budget, gpu_flops
+from planner.allocate.budget import PEAK_FLOPS, Budget, gpu_flops, peak_flops
 from planner.errors import InputError
 
 
@@ -36,3 +36,10 @@ def test_a_gpu_does_its_peak_times_the_share() -> None:
         with pytest.raises(InputError, match="--mfu"):
             gpu_flops("A100", share)
     assert all(1e13 < peak < 1e16 for peak in PEAK_FLOPS.values())
+
+
+def test_a_peak_is_a_gpu_or_a_number() -> None:
+    assert peak_flops("h100") == PEAK_FLOPS["H100"] == 989e12
+    assert peak_flops("312e12") == 312e12
+    with pytest.raises(InputError, match="'TPU9'"):
+        peak_flops("TPU9")
