@@ -29,7 +29,8 @@ def plan(*arguments: object) -> None:
     """Run one command of the planner."""
     words = [str(argument) for argument in arguments]
     print("plan", shlex.join(words), flush=True)
-    subprocess.run([sys.executable, "-m", "planner.cli.main", *words], check=True)
+    if code := subprocess.run([sys.executable, "-m", "planner.cli.main", *words], check=False).returncode:
+        sys.exit(code)
 
 
 def bases(folder: Path) -> list[Path]:
