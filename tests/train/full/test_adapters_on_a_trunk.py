@@ -92,9 +92,9 @@ def test_ranks_that_change_before_and_after_the_trunks_end_change_nothing(one: P
 
 
 def test_two_ranks_change_the_model_in_step(one: Path, corpus: Corpus, tmp_path: Path) -> None:
-    """In bfloat16 with all that saves memory; the share of the peak is of what each stage computes."""
+    """In bfloat16 with all that saves memory, copies of one rank each; the share of the peak is of what each stage computes."""
     folder = tmp_path / "run"
-    lay_lora(folder, corpus, ranks=2, precision="bf16", checkpoint_activations=True, micro_batch=1, peak_flops=1e12)
+    lay_lora(folder, corpus, ranks=2, precision="bf16", checkpoint_activations=True, micro_batch=1, shard_ranks=1, peak_flops=1e12)
     run = FullRun.load(folder)
     replace(run, settings=replace(run.settings, evaluate_at=(GENERAL, STEPS - 4))).save(folder)
     finish(folder, start(folder))
