@@ -55,6 +55,7 @@ def fit(
     from planner.fit.fit import fit as fit_law
     from planner.fit.fit_early import with_early
     from planner.fit.fitted import KIND
+    from planner.fit.resample import SCHEMES
     from planner.fit.source import source_of
     from planner.flags import COMPARED, flag_counts
     from planner.method import METHODS
@@ -62,7 +63,8 @@ def fit(
 
     if params_kind not in (*PARAMS_KINDS, "auto"):
         raise InputError(f"--params-kind {params_kind!r} is not known", remedy=f"choose one of {', '.join(PARAMS_KINDS)}, auto")
-    for option, value, known in (("target", target, TARGETS), ("method", method, METHODS)):  # both become part of a file's name
+    # Target and method become part of a file's name, and a slip in the last would else be told after all laws are scored.
+    for option, value, known in (("target", target, TARGETS), ("method", method, METHODS), ("resampling", resampling, SCHEMES)):
         if value not in known:
             raise InputError(f"--{option} {value!r} is not known", remedy=f"choose one of {', '.join(known)}")
     tables = runs_files(path)

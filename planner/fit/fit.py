@@ -18,8 +18,8 @@ from planner.fit.identify import check, check_losses, numberless, reason_against
 from planner.fit.luck import deviation_on_a_trunk
 from planner.fit.member import Member
 from planner.fit.profile import along, ridge
-from planner.fit.resample import draw_weights, fit_weighted, scheme_for
-from planner.fit.select import Progress, Score, candidates, choose, mistakes, score_laws
+from planner.fit.resample import check_scheme, draw_weights, fit_weighted, scheme_for
+from planner.fit.select import Progress, Score, candidates, check_suited, choose, mistakes, score_laws
 from planner.fit.share import shared
 from planner.fit.support import Support
 from planner.fit.unmeasured import opened, unmeasured
@@ -62,6 +62,7 @@ def fit(
         InputError: no such law or scheme, or a law named twice.
     """
     tell = progress or (lambda what, share: None)
+    check_scheme(scheme)
     check(data)
     tables = [data.under(kind) for kind in params_kinds or data.params_by]
     laws = candidates(data) if law == "auto" else [_suited(item, data) for item in laws_named(law)]
@@ -141,10 +142,11 @@ def _member(score: Score, draws: Array, on_ridge: tuple[str, ...], data: FitData
 
 def _suited(law: Law, data: FitData) -> Law:
     """Refuse a law that was asked for by name and does not fit the table; warn where it ignores something."""
+    check_suited(data)
+    if law.stages == 2 and not data.two_stage:  # before the loss: no other --target would help
+        raise DataError(f"the law {law.name} is of two stages, and the runs have one", remedy="choose a law of one stage: plan laws")
     if law.target != data.target:
         raise InputError(f"the law {law.name} is of the {law.target} loss", remedy=f"fit it with --target {law.target}")
-    if law.stages == 2 and not data.two_stage:
-        raise DataError(f"the law {law.name} is of two stages, and the runs have one", remedy="choose a law of one stage: plan laws")
     if law.repeats and not data.repeats:
         raise DataError(f"the law {law.name} is of one corpus and its repeats, and the runs have general tokens too", remedy="choose another: plan laws")
     if law.stages == 1 and data.two_stage:

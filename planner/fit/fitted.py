@@ -125,7 +125,7 @@ class FittedLaw:
     @property
     def bounded_below(self) -> bool:
         """Whether every law has an irreducible loss."""
-        return all("E" in (parameter.name for parameter in member.law.parameters) for member in self.members)
+        return all(member.law.has_irreducible for member in self.members)
 
     @property
     def unexplained(self) -> str:

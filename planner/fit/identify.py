@@ -89,15 +89,14 @@ def reason_against(law: Law, data: FitData) -> str | None:
     """Say why these rows cannot carry a law, or None."""
     if data.count < ROWS_PER_PARAMETER * len(law.parameters):
         return f"{data.count} runs for {len(law.parameters)} parameters; {round(ROWS_PER_PARAMETER * len(law.parameters))} are the least"
-    names = {parameter.name for parameter in law.parameters}
-    if names & {"P", "δ"} and len(levels(data.epochs[data.epochs > 1 + SAME])) < 2:
+    if "passes" in law.needs and len(levels(data.epochs[data.epochs > 1 + SAME])) < 2:
         return "a penalty that grows with passes, and the runs have fewer than two numbers of passes above one"
-    if data.two_stage and names & {"λ_P"} and len(levels(data.unique_spec[data.epochs > 1 + SAME])) < 2:
+    if data.two_stage and "distinct" in law.needs and len(levels(data.unique_spec[data.epochs > 1 + SAME])) < 2:
         return "an exponent of the distinct tokens, and runs with repeats have one amount of them"
     if law.target == "general":
-        if names & {"b", "ε"} and data.replay_fraction is None:
+        if "replay" in law.needs and data.replay_fraction is None:
             return "an effect of replay, and no run replays general text"
-        if not names & {"b", "ε"} and data.replay_fraction is not None:
+        if "replay" not in law.needs and data.replay_fraction is not None:
             return "no effect of replay, and runs replay general text"
     return None
 

@@ -20,7 +20,6 @@ SHARED = 0.5
 """Share of a law's parameters that a kin knows by name."""
 MOST = 4
 """Kin that are asked, those of the least objective."""
-IRREDUCIBLE = "E"
 FLOOR = 0.03
 """Irreducible loss beside what kin without one have found, as a share of the least loss measured: they fit with none."""
 MARGIN = 1e-3
@@ -44,9 +43,10 @@ def kin_starts(law: Law, found: Iterable[Estimate], points: Points, log_loss: Ar
     if not related:
         return np.empty((0, len(names)))
     starts = draw_starts(law, points, log_loss, random, len(related), draws=1)
-    for start, (_, values) in zip(starts, related, strict=True):
-        if IRREDUCIBLE in names and IRREDUCIBLE not in values:
-            start[names.index(IRREDUCIBLE)] = FLOOR * np.exp(log_loss.min())
+    floor = [parameter.irreducible for parameter in law.parameters]
+    for start, (kin, values) in zip(starts, related, strict=True):
+        if not kin.law.has_irreducible:
+            start[floor] = FLOOR * np.exp(log_loss.min())
         for number, parameter in enumerate(law.parameters):
             value = values.get(parameter.name, np.nan)
             if parameter.low <= value <= parameter.high:  # what is out of range means something else here

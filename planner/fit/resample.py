@@ -7,6 +7,7 @@ independent exponential weights of mean 1 (*fractional*, arXiv 1808.08199), whic
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,16 @@ EXACT_STEPS = 100
 EXACT_TOLERANCE = 1e-9
 HOPEFUL = 0.1
 """Of several starts of one problem the best goes on with second derivatives, and those not at an end that are within this share of its objective."""
+
+
+def check_scheme(scheme: str, known: Sequence[str] = SCHEMES) -> None:
+    """Refuse a scheme that is none of some.
+
+    Raises:
+        InputError: it is none.
+    """
+    if scheme not in known:
+        raise InputError(f"there is no resampling scheme {scheme!r}", remedy=f"choose one of {', '.join(known)}")
 
 
 def scheme_for(sizes: Array, cluster: Any) -> str:
@@ -56,14 +67,13 @@ def draw_weights(cluster: Any, count: int, scheme: str, random: np.random.Genera
     Raises:
         InputError: another scheme.
     """
+    check_scheme(scheme, SCHEMES[1:])
     trunks = int(cluster.max()) + 1
     if scheme == "multinomial":
         draws = random.multinomial(trunks, np.full(trunks, 1 / trunks), size=count).astype(float)
-    elif scheme == "fractional":
+    else:
         draws = random.exponential(size=(count, trunks))
         draws /= draws.mean(1, keepdims=True)
-    else:
-        raise InputError(f"there is no resampling scheme {scheme!r}", remedy=f"choose one of {', '.join(SCHEMES)}")
     weights: Array = draws[:, cluster]
     return weights
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from planner.errors import DataError, PlannerWarning
-from planner.fit.data import FitData
+from planner.fit.data import TARGETS, FitData
 from planner.fit.diagnosis import wild
 from planner.fit.estimate import Estimate, estimate
 from planner.fit.holdout import Slice, mean_absolute_percent, slices
@@ -72,6 +72,7 @@ def candidates(data: FitData) -> list[Law]:
     Raises:
         DataError: none; the message says why of the simplest.
     """
+    check_suited(data)
     suited = []
     for law in filter(data.suits, LAWS.values()):
         if (run := numberless(law, data)) is None:
@@ -79,12 +80,27 @@ def candidates(data: FitData) -> list[Law]:
         else:
             warnings.warn(f"the law {law.name} gives no number for the run {run}, and is not tried: mend its formula", PlannerWarning, stacklevel=3)
     found = [law for law in suited if reason_against(law, data) is None]
+    if not suited:
+        raise DataError("no law of this kind of table gives a number for every run", remedy="mend the formulas")
     if not found:
         simplest = min(suited, key=lambda law: len(law.parameters))
         raise DataError(
             f"these runs cannot carry any law: {simplest.name} would need {reason_against(simplest, data)}", remedy="train more runs, over more values"
         )
     return found
+
+
+def check_suited(data: FitData) -> None:
+    """Refuse a table of a kind that no law is of.
+
+    Raises:
+        DataError: it is of one stage, and the laws of its loss are of two.
+    """
+    if not any(map(data.suits, LAWS.values())):
+        raise DataError(
+            f"the runs have one stage, and no law of the {data.target} loss is of one",
+            remedy=f"fit that loss as the one of the only stage there is: --map loss_spec={TARGETS[data.target]} instead of --target {data.target}",
+        )
 
 
 def score_laws(tables: Sequence[FitData], laws: Sequence[Law], seed: int = 0, progress: Progress | None = None) -> list[Score]:

@@ -17,6 +17,9 @@ import numpy as np
 
 from planner.laws.dual import Array, Dual, curvature, derivatives
 
+NEEDS = ("", "repeats", "passes", "distinct", "replay")
+"""What a parameter may need of the runs; see `Parameter.needs`."""
+
 
 @dataclass(frozen=True)
 class Parameter:
@@ -36,8 +39,15 @@ class Parameter:
     """Whether it is searched on a log scale; not so where it may be zero or negative."""
     linear: bool = False
     """Whether the loss, harm by repetition aside, is linear in it once the parameters that are not so marked are fixed: starts solve for it."""
+    needs: str = ""
+    """What runs must have beside sizes and tokens to measure it: "repeats", specialist text that repeats; "passes", two numbers of passes above one;
+    "distinct", repeats of two amounts of distinct text; "replay", general text in the specialist stage; "" for nothing more."""
+    irreducible: bool = False
+    """Whether it is the loss that no size and no number of tokens goes below."""
 
     def __post_init__(self) -> None:
+        if self.needs not in NEEDS:
+            raise ValueError(f"{self.name} needs {self.needs!r}, which is none of {', '.join(NEEDS[1:])}; leave it empty for nothing")
         least, most = self.start
         if not self.low <= least < most <= self.high:
             raise ValueError(f"{self.name} starts from {least:g} to {most:g}, which is no range between its bounds, {self.low:g} and {self.high:g}")
@@ -205,6 +215,16 @@ class Law:
             raise ValueError(f"the law {self.name} is of {self.stages} stages and the {self.target} loss: stages are 1 or 2, the loss spec or general")
 
     @property
+    def needs(self) -> set[str]:
+        """What its parameters need of the runs."""
+        return {parameter.needs for parameter in self.parameters}
+
+    @property
+    def has_irreducible(self) -> bool:
+        """Whether it has an irreducible loss."""
+        return any(parameter.irreducible for parameter in self.parameters)
+
+    @property
     def knows_general(self) -> bool:
         """Whether it knows general tokens: all laws but those of one corpus and its repeats."""
         return self.stages == 2 or not self.repeats
@@ -262,7 +282,7 @@ def _full(values: Array, shape: tuple[int, int]) -> Array:
 
 def irreducible() -> Parameter:
     """Describe E."""
-    return Parameter("E", 1e-3, 20.0, (0.2, 2.5), "nats/token", linear=True)
+    return Parameter("E", 1e-3, 20.0, (0.2, 2.5), "nats/token", linear=True, irreducible=True)
 
 
 def amplitude(name: str, linear: bool = True) -> Parameter:

@@ -39,7 +39,10 @@ def _rote(p: Mapping[str, Any], x: Points, reducible: Any) -> Any:
 
 ROTE = Repetition(
     "rote",
-    (Parameter("P", 1e-4, 50.0, (0.3, 6.0), "nats/token"), Parameter("q", 1.0, 20.0, (3.0, 10.0), "exponent")),
+    (
+        Parameter("P", 1e-4, 50.0, (0.3, 6.0), "nats/token", needs="passes"),
+        Parameter("q", 1.0, 20.0, (3.0, 10.0), "exponent", needs="repeats"),
+    ),
     seen,
     _rote,
     f"S = D_spec, and x becomes (x^q + P^q·R^{_PASSES:g}·(U/S0)^−{_DISTINCT:g})^(1/q), R = D_spec/U − 1",

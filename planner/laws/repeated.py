@@ -9,7 +9,7 @@ from planner.laws.base import Law, Parameter, Points, amplitude, exponent, irred
 from planner.laws.dual import exp, log, minimum
 from planner.laws.repetition import PENALISED, saturate
 
-_HALF_D = Parameter("R_D*", 0.2, 5000.0, (2.0, 60.0), "passes")
+_HALF_D = Parameter("R_D*", 0.2, 5000.0, (2.0, 60.0), "passes", needs="repeats")
 _HALF_N = Parameter("R_N*", 0.05, 5000.0, (1.0, 30.0), "ratio")
 
 

@@ -33,7 +33,7 @@ class Repetition:
     """For people."""
 
 
-_HALF = Parameter("R*", 0.2, 2000.0, (1.0, 30.0), "passes")
+_HALF = Parameter("R*", 0.2, 2000.0, (1.0, 30.0), "passes", needs="repeats")
 
 
 def saturate(points: Points, half: Any) -> Any:
@@ -70,10 +70,10 @@ def _compete(p: Mapping[str, Any], x: Points, reducible: Any) -> Any:
 def _overfit(amplitude: tuple[float, float, float], exponent: tuple[float, float], linear: bool) -> tuple[Parameter, ...]:
     low, *start = amplitude
     return (
-        Parameter("P", low, 3.0, (start[0], start[1]), "nats/token", linear=linear),
-        Parameter("δ", 0.05, 4.0, exponent, "exponent"),
-        Parameter("κ_P", 0.0, 3.0, (0.0, 1.0), "exponent", logarithmic=False),
-        Parameter("λ_P", -0.5, 3.0, (0.1, 1.2), "exponent", logarithmic=False),
+        Parameter("P", low, 3.0, (start[0], start[1]), "nats/token", linear=linear, needs="passes"),
+        Parameter("δ", 0.05, 4.0, exponent, "exponent", needs="passes"),
+        Parameter("κ_P", 0.0, 3.0, (0.0, 1.0), "exponent", logarithmic=False, needs="repeats"),
+        Parameter("λ_P", -0.5, 3.0, (0.1, 1.2), "exponent", logarithmic=False, needs="distinct"),
     )
 
 
@@ -82,7 +82,7 @@ SATURATING = Repetition("saturating", (_HALF,), _fixed, _harmless, "S = U·(1 + 
 PENALISED = Repetition("penalised", _overfit((1e-8, 1e-4, 0.03), (0.6, 1.5), True), seen, _penalty, f"S = D_spec, and + {_O}, R = D_spec/U − 1")
 COMPETING = Repetition(
     "competing",
-    (*_overfit((1e-6, 1e-3, 0.8), (0.2, 1.5), False), Parameter("q", 0.3, 12.0, (1.0, 5.0), "exponent")),
+    (*_overfit((1e-6, 1e-3, 0.8), (0.2, 1.5), False), Parameter("q", 0.3, 12.0, (1.0, 5.0), "exponent", needs="repeats")),
     seen,
     _compete,
     f"S = D_spec, and the reducible loss x becomes (x^q + ({_O})^q)^(1/q), R = D_spec/U − 1",

@@ -11,7 +11,7 @@ from typing import Any
 from planner.laws.base import Law, Parameter, Points, amplitude, exponent, irreducible
 from planner.laws.dual import exp, log
 
-_REPLAY = Parameter("b", 0.1, 1e5, (10.0, 1000.0), "ratio")
+_REPLAY = Parameter("b", 0.1, 1e5, (10.0, 1000.0), "ratio", needs="replay")
 
 
 def _forgetting(p: Mapping[str, Any], x: Points) -> Any:
@@ -79,7 +79,8 @@ LAWS = (
         "mixture-share",
         "E + A·(N/N0)^−α + B·(r + ε)^η·(D/D0)^−β + C·(r + ε)^−γ, r the share of general text",
         (irreducible(), amplitude("A"), amplitude("B"), amplitude("C"), exponent("α"), exponent("β"), exponent("γ"))
-        + (Parameter("η", -1.0, 2.0, (0.0, 0.6), "exponent", logarithmic=False), Parameter("ε", 1e-4, 1.0, (0.003, 0.1), "share")),
+        + (Parameter("η", -1.0, 2.0, (0.0, 0.6), "exponent", logarithmic=False),)
+        + (Parameter("ε", 1e-4, 1.0, (0.003, 0.1), "share", needs="replay"),),
         _mixture,
         "after arXiv 2406.01375 (D-CPT), which fits it apart for the general and for the specialist loss",
         "one base, continued on mixtures of several shares",

@@ -23,9 +23,8 @@ SINGULAR = 1e-8
 which one axis follows another have 1e-8 and less (rounding leaves 1e-15), crossed ones of a few dozen cells 1e-7 and more."""
 _NAMED = 0.3
 """Weight in a direction from which a parameter is named."""
-_REPETITION = {"R*", "P", "δ", "q", "κ_P", "λ_P"}
-_DISTINCT = {"λ_P"}
-_PENALTY = {"P", "δ"}
+_REPETITION = ("repeats", "passes", "distinct")
+"""Needs of parameters that only repeated text measures."""
 
 
 def refuse_collinear(given: Candidates, every: Sequence[Worlds], noise: float, share: float) -> None:
@@ -72,7 +71,7 @@ def against_axes(given: Candidates, law: Law) -> tuple[str, str] | None:
     if law.stages == 1:
         if len(levels(general + special)) < MIN_TOKENS:
             return f"it has fewer than {MIN_TOKENS} token counts, so {_named(names, ('E', 'B', 'β'))} cannot be separated", "vary the tokens"
-        return _against_repetition(general, special, unique, names)
+        return _against_repetition(general, special, unique, law)
     if (general > 0).all() and (special > 0).all() and np.ptp(np.log(special / general)) < SAME:
         lost = _named(names, ("β", "κ", "ρ", "γ"))
         return f"every run has tokens_spec / tokens_pt = {(special / general).mean():.3g}, so {lost} cannot be separated", "vary the ratio"
@@ -82,11 +81,11 @@ def against_axes(given: Candidates, law: Law) -> tuple[str, str] | None:
             text = ", ".join([*(["zero"] if (values == 0).any() else []), *(format_count(value) for value in positive)])
             remedy = f"take zero and two values of {name} at least, or three"
             return f"it has only {text} for {name}, so {_named(names, wanted)} cannot be separated", remedy
-    return _against_repetition(general, special, unique, names)
+    return _against_repetition(general, special, unique, law)
 
 
-def _against_repetition(general: Array, special: Array, unique: Array, names: Sequence[str]) -> tuple[str, str] | None:
-    concerned = [name for name in names if name in _REPETITION]
+def _against_repetition(general: Array, special: Array, unique: Array, law: Law) -> tuple[str, str] | None:
+    concerned = [parameter.name for parameter in law.parameters if parameter.needs in _REPETITION]
     if not concerned:
         return None
     with np.errstate(invalid="ignore"):
@@ -95,9 +94,9 @@ def _against_repetition(general: Array, special: Array, unique: Array, names: Se
     lost = " and ".join([", ".join(concerned[:-1]), concerned[-1]] if len(concerned) > 1 else concerned)
     if not len(passes):
         return f"no run repeats its specialist text, so {lost} cannot be measured", "take unique_spec below tokens_spec in some runs"
-    if len(passes) < 2 and _PENALTY & set(concerned):
+    if len(passes) < 2 and "passes" in law.needs:
         return f"all runs with repeats have {passes[0]:.3g} epochs, so {lost} cannot be separated", "vary the epochs above one"
-    if len(levels(unique[epochs > 1 + SAME])) < 2 and _DISTINCT & set(concerned):
+    if len(levels(unique[epochs > 1 + SAME])) < 2 and "distinct" in law.needs:
         amount = format_count(float(unique[epochs > 1 + SAME][0]))
         return f"all runs with repeats have {amount} distinct specialist tokens, so {lost} cannot be separated", "vary unique_spec among runs with repeats"
     return None

@@ -211,8 +211,8 @@ def test_far_extrapolation_is_said_loudly(law: Path) -> None:
     assert "EXTRAPOLATION" in err and "times the largest run" in err and "train a sweep" in err and "NOT A FORECAST" in err
 
 
-@pytest.mark.parametrize("option", ["--target", "--method"])
-def test_names_that_would_lead_out_of_the_folder_are_refused(option: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("option", ["--target", "--method", "--resampling"])
+def test_a_slip_in_an_option_is_refused_before_the_table_is_read(option: str, tmp_path: Path) -> None:
     (tmp_path / "runs.csv").write_text("a\n")
     code, _, told = run("fit", str(tmp_path / "runs.csv"), option, "../../x")
     assert code == 2 and f"{option} '../../x' is not known" in " ".join(told.split())

@@ -11,7 +11,9 @@ from planner.fit.data import FitData
 from planner.fit.fit import fit
 from planner.fit.identify import check, reason_against
 from planner.fit.select import candidates
-from planner.laws import LAWS
+from planner.laws import LAWS, Law
+from planner.laws.base import exponent
+from planner.laws.dual import log
 
 
 def table(params: list[float], pt: list[float], spec: list[float], unique: list[float]) -> FitData:
@@ -121,6 +123,29 @@ def test_laws_that_the_rows_cannot_carry_are_no_candidates() -> None:
     assert "parameters" in str(reason_against(penalised, small))
     assert reason_against(penalised, table(SIZES, TOKENS, SPECIAL, TEXT)) is None
     assert penalised not in candidates(fresh) and LAWS["transfer-saturating"] in candidates(fresh)
+
+
+def test_the_general_loss_of_one_stage_is_refused_alike_whatever_the_law() -> None:
+    """Two refusals once sent in a circle, from forgetting to a law of one stage and from there to another loss."""
+    data = replace(table(SIZES, [1e6, 3e6, 9e6, 3e7], [0.0], [1.0]), target="general")
+    for law in ("auto", "forgetting", "chinchilla"):
+        with pytest.raises(DataError, match="the runs have one stage, and no law of the general loss is of one; .* --map loss_spec=loss_general instead"):
+            fit(data, law, resamples=20)
+    with pytest.raises(DataError, match="forgetting is of two stages, and the runs have one"):
+        fit(replace(data, target="spec"), "forgetting", resamples=20)
+
+
+def test_where_no_law_gives_a_number_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = Law("mine", "ln(ln N)^α", (exponent("α"),), lambda p, x: log(x.log_n) * p["α"], "here", "never", stages=1, target="general")
+    monkeypatch.setattr("planner.fit.select.LAWS", {"mine": mine})
+    data = replace(table(SIZES, [1e6, 3e6, 9e6, 3e7], [0.0], [1.0]), target="general")
+    with pytest.warns(PlannerWarning, match="mine gives no number"), pytest.raises(DataError, match="no law of this kind of table gives a number"):
+        candidates(data)
+
+
+def test_a_wrong_scheme_of_resampling_is_refused_before_any_work() -> None:
+    with pytest.raises(InputError, match="no resampling scheme 'bayes'; choose one of auto, multinomial, fractional"):
+        fit(table(SIZES[:1], TOKENS, SPECIAL, TEXT), scheme="bayes")  # a table that carries no law
 
 
 @pytest.mark.filterwarnings("ignore:the law leaves")  # and rightly: one of one stage fits runs of two badly
