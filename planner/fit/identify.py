@@ -25,6 +25,8 @@ MANY_PASSES = 100.0
 TRUNK = 3
 """Runs off one trunk from which its luck shows in a fit."""
 MANY_TRUNKS = 100
+FEW_TRUNKS = 8
+"""Trunks in all under which the spread of their resamples is known to no better than a fourth or so."""
 TRIED = 16
 """Draws of a law's starts, of which one at least is to give a number for every run."""
 SAME_LOSS = 1e-6
@@ -197,6 +199,12 @@ def trunks_alone(data: FitData) -> bool:
 
 
 def _check_trunks(data: FitData) -> None:
+    trunks = len(np.unique(data.cluster))
+    if trunks < FEW_TRUNKS:
+        _warn(
+            f"all {data.count} runs branch off {trunks} trunks: intervals and regrets rest on so few, and may well be too narrow; train more trunks, or "
+            "where these runs did not share any, leave trunk_id empty or name them apart"
+        )
     if trunks_alone(data):
         _warn(
             "no size has two trunks with three runs or more, and seeds are repeated too seldom: what trunks differ by is not measured, only guessed "
