@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from planner.allocate.allocation import KNOWS_NO_TEXT, PASSES, Allocation, Arm, Plan, behind
-from planner.allocate.beyond import beyond, refuse_far
+from planner.allocate.beyond import beyond, refuse_far, tell_never
 from planner.allocate.closer import closest, closest_guess, spread
 from planner.allocate.describe import describe, priced, realised, resampled
 from planner.allocate.early import Held, mixed_arm, warnings_of_mixed
@@ -133,7 +133,7 @@ def _arm(problem: Problem, name: str, share: float, held: Held, sizes: tuple[Siz
     if not np.isfinite(found.expected).any():
         return Arm(name, None, None, None, "would exceed the limit on the general loss")
     best = describe(problem, found.plans, found.best)
-    return Arm(name, priced(problem, best), *held(resampled(problem, best)))
+    return Arm(name, priced(problem, best), *held(resampled(problem, best)), "; ".join(tell_never(problem.law, beyond(problem.law, best))))
 
 
 def _passes(problem: Problem, name: str, most: float, held: Held) -> Arm:
@@ -161,7 +161,8 @@ def _alternatives(problem: Problem, found: Search, plan: Plan, mine: float, held
         number = _first_as_good(problem, plans, ordered, mine)
         if number is not None:
             other = describe(problem, plans, number)
-            yield Arm(name, priced(problem, other), *held(resampled(problem, other)))
+            note = "; ".join(tell_never(problem.law, beyond(problem.law, other)))
+            yield Arm(name, priced(problem, other), *held(resampled(problem, other)), note)
 
 
 def _first_as_good(problem: Problem, plans: Plans, ordered: Any, mine: float) -> int | None:

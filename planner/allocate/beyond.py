@@ -38,8 +38,15 @@ def beyond(law: FittedLaw, plan: Plan) -> dict[str, float]:
 
 def outside(extrapolation: Mapping[str, float]) -> str:
     """Say on which axes a plan lies outside the runs, and by what factors; nothing where it lies inside."""
-    found = {AXIS_NAMES[name]: factor for name, factor in extrapolation.items() if factor > NEAR}
-    return ", ".join(f"{name} {format_number(factor)}×" if factor < np.inf else f"{name}, of which no run has any" for name, factor in found.items())
+    found = {name: factor for name, factor in extrapolation.items() if factor > NEAR}
+    return ", ".join(f"{AXIS_NAMES[name]} {format_number(factor)}×" if factor < np.inf else _never(name) for name, factor in found.items())
+
+
+def _never(axis: str) -> str:
+    """Say what an infinite factor on an axis means: a plan without tokens that every run has, or with what no run has."""
+    # A law of two stages is of runs with both kinds of tokens, and one of a single stage plans no others.
+    none = axis in ("tokens_pt", "tokens_spec")
+    return f"no {AXIS_NAMES[axis]}, of which every run has some" if none else f"{AXIS_NAMES[axis]}, of which no run has any"
 
 
 def refuse_far(law: FittedLaw, flops: float, extrapolation: Mapping[str, float], who: str = "the best plan", sized: bool = False) -> None:
@@ -104,9 +111,15 @@ def tell_far(law: FittedLaw, flops: float, extrapolation: Mapping[str, float], w
             f"{who}the runs of the law have {amount} general tokens per parameter, so it hardly tells what size does from what general tokens do: "
             "a plan with another ratio is a guess"
         )
+
+
+def tell_never(law: FittedLaw, extrapolation: Mapping[str, float]) -> Iterator[str]:
+    """Say which tokens a plan has and no run, or every run and not the plan."""
     for name, factor in extrapolation.items():
-        if not np.isfinite(factor):
-            yield f"{who}no run of the table has any {AXIS_NAMES[name]}: their effect is not measured"
+        if np.isinf(factor) and law.support.high[name] > 0:
+            yield f"every run of the table has {AXIS_NAMES[name]}: what going without them does is not measured"
+        elif np.isinf(factor):
+            yield f"no run of the table has any {AXIS_NAMES[name]}: their effect is not measured"
 
 
 def tell_unmeasured(law: FittedLaw, who: str = "") -> Iterator[str]:

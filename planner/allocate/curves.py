@@ -28,7 +28,8 @@ class Optimum:
     """Repeats included."""
     epochs_interval: tuple[float, float]
     extrapolation: dict[str, float]
-    """By what factor the plan lies outside the support on each axis; 1 is inside, None (infinity) where no run has any of it."""
+    """By what factor the plan lies outside the support on each axis; 1 is inside, None (infinity) where it has some and no run has, or none and every
+    run has."""
     limits: tuple[str, ...]
     """Ends of the search that the plan stands at, such as "most epochs" or "budget left over"; empty for an optimum inside."""
 

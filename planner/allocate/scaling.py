@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 
 import numpy as np
 
-from planner.allocate.beyond import FAR, TOO_FAR, beyond, refuse_far, warnings_of_law
+from planner.allocate.beyond import FAR, TOO_FAR, beyond, refuse_far, tell_never, warnings_of_law
 from planner.allocate.break_even import break_evens
 from planner.allocate.closer import closest, refine, spread
 from planner.allocate.curves import Curve, Exponent, Optimum, Scaling
@@ -175,6 +176,8 @@ def _warnings(law: FittedLaw, curves: Sequence[Curve], budgets: Sequence[float],
             f"not every law here has an irreducible loss: outside the runs the upper end of a loss stays at {law.least_loss:.4g} nats/token, the lowest "
             "that was measured, or above"
         )
+    never = Counter(text for curve in curves for item in curve.optima for text in tell_never(law, item.extrapolation))
+    found += [f"{count} of {len(curves) * len(curves[0].optima)} plans: {text}" for text, count in never.items()]
     at_end, idle = [], []
     for curve in curves:
         where = f"of {len(budgets)} budgets with {format_count(curve.unique_spec)}"

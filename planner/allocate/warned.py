@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from planner.allocate.allocation import Plan
-from planner.allocate.beyond import FAR, tell_far, tell_tied, warnings_of_law
+from planner.allocate.beyond import FAR, tell_far, tell_never, tell_tied, warnings_of_law
 from planner.allocate.dominated import better_in_both
 from planner.allocate.optimum import Search, coarse
 from planner.allocate.problem import AT_FLOOR, Problem
@@ -39,7 +39,7 @@ def warnings_of(problem: Problem, whole: Search, plan: Plan, extrapolation: dict
     """
     request = problem.request
     found = warnings_of_law(problem)
-    found += tell_far(problem.law, request.flops, extrapolation)
+    found += [*tell_far(problem.law, request.flops, extrapolation), *tell_never(problem.law, extrapolation)]
     if extrapolation["flops"] > FAR and request.params is None:
         found += tell_tied(problem.law)
     least = problem.law.least_loss

@@ -82,8 +82,7 @@ def _near(laws: tuple[FittedLaw, FittedLaw], shape: ModelShape, recipe: Recipe, 
     Raises:
         DataError: too far to say anything.
     """
-    from planner.allocate.beyond import AXIS_NAMES, TOO_FAR
-    from planner.fit.support import NEAR
+    from planner.allocate.beyond import AXIS_NAMES, TOO_FAR, outside
 
     factors: dict[str, float] = {}
     for law in laws:
@@ -92,12 +91,11 @@ def _near(laws: tuple[FittedLaw, FittedLaw], shape: ModelShape, recipe: Recipe, 
         for name, value in law.support.factors(shape.params_non_embedding, before, spec, unique, flops).items():
             if name in AXIS_NAMES:
                 factors[name] = max(factors.get(name, 1.0), float(value))
-    outside = {name: factor for name, factor in factors.items() if factor > NEAR}
-    if not outside:
+    said = outside(factors)
+    if not said:
         return
     who = f"{format_count(shape.params_non_embedding)} parameters with {format_count(unique)} distinct tokens"
-    said = ", ".join(f"{AXIS_NAMES[name]} {factor:.3g}×" for name, factor in outside.items())
-    if max(outside.values()) > TOO_FAR:
+    if max(factors.values()) > TOO_FAR:
         raise DataError(f"{who} lie too far beyond the runs to be compared: {said}; the limit is {TOO_FAR:g}×", remedy="stay nearer, or train runs there")
     say(f"warning: extrapolation: {who}: {said}")
 

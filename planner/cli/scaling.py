@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -127,6 +128,8 @@ def _optimum(item: Optimum, taken: Sequence[str]) -> dict[str, str]:
     plan = item.plan
     known = {name: factor for name, factor in item.extrapolation.items() if factor > 1}
     farthest = max(known, key=lambda name: known[name]) if known else ""
+    # Infinite where it has no tokens of a kind that every run has, which the warnings say.
+    far = f"{format_number(known[farthest], 2)}×" if farthest and known[farthest] < math.inf else "anything"
     row = {
         "loss [nats/token]": f"{plan.loss:.3f} [{plan.loss_low:.3f}, {plan.loss_high:.3f}]",
         "N": f"{format_count(plan.params_non_embedding)} {format_interval(*item.params_interval)}",
@@ -136,7 +139,7 @@ def _optimum(item: Optimum, taken: Sequence[str]) -> dict[str, str]:
             row[title] = f"{format_count(getattr(plan, name))} {format_interval(*getattr(item, f'{name}_interval'))}"
     if "tokens_spec" in taken:
         row["epochs"] = "{} [{}, {}]".format(*(format_number(value, 2) for value in (plan.epochs_spec, *item.epochs_interval)))
-    return row | {"at a limit": ", ".join(item.limits), "beyond": "" if item.inside else f"{format_number(known[farthest], 2)}×"}
+    return row | {"at a limit": ", ".join(item.limits), "beyond": "" if item.inside else far}
 
 
 def _show_break_evens(answer: Scaling) -> None:

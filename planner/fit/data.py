@@ -166,8 +166,9 @@ def fit_data(frame: DataFrame, keep: tuple[str, ...] = (), target: str = "spec",
 
 
 def _trunks(rows: DataFrame) -> tuple[Series, bool]:
-    """Name the trunk and seed of each row, and tell whether some are guessed.
+    """Name the trunk, size and seed of each row, and tell whether some are guessed.
 
+    A trunk has one size: where a table gives all its rows one name, such as that of a branch, they are a trunk a size at the least.
     Rows that name no trunk are taken to branch off one where they agree in size, general tokens and seed and some of them have a specialist stage: taken
     as independent, they would make intervals too narrow by the luck that they share. Rows of one stage are trunks of their own.
     """
@@ -176,11 +177,12 @@ def _trunks(rows: DataFrame) -> tuple[Series, bool]:
     trunk = rows["trunk_id"].map(lambda name: "" if pd.isna(name) else str(name))
     # A seed that is missing is written out: joined as it is it would make the key missing, and such rows one trunk.
     seed = rows["seed"].map(lambda value: "" if pd.isna(value) else str(value))
-    cell = rows["params_non_embedding"].map(repr) + "|" + rows["tokens_pt"].map(repr) + "|" + seed
+    size = rows["params_non_embedding"].map(repr)
+    cell = size + "|" + rows["tokens_pt"].map(repr) + "|" + seed
     unnamed = (trunk == "") & (rows["tokens_pt"] > 0)
     branching = set(cell[unnamed & (rows["tokens_spec"] > 0)])
     shared = unnamed & cell.isin(branching)
-    keys = (trunk + "|" + seed).where(trunk != "", rows["run_id"].astype(str)).mask(shared, "of|" + cell)
+    keys = (trunk + "|" + size + "|" + seed).where(trunk != "", rows["run_id"].astype(str)).mask(shared, "of|" + cell)
     return keys, bool(cell[shared].duplicated().any())
 
 

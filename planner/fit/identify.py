@@ -25,6 +25,8 @@ MANY_PASSES = 100.0
 TRUNK = 3
 """Runs off one trunk from which its luck shows in a fit."""
 MANY_TRUNKS = 100
+FEW_TRUNKS = 8
+"""Trunks in all under which the spread of their resamples is known to no better than a fourth or so."""
 TRIED = 16
 """Draws of a law's starts, of which one at least is to give a number for every run."""
 SAME_LOSS = 1e-6
@@ -33,6 +35,10 @@ SAME = 0.05
 """Spread of a logarithm under which values count as one."""
 NEARLY = 0.2
 """Spread of a logarithm under which what it says rests on too little to be trusted."""
+NEAR_RATIO = 0.35
+"""The same of the tokens per parameter of one stage: a scatter of 10 % around one ratio tells no more of them than none."""
+ONE_BUDGET = float(np.log(2))
+"""The same of the FLOPs, under which all runs lie along one curve of equal compute."""
 MIDDLE = (0.1, 0.9)
 """Quantiles between which that spread is taken, so that a few runs elsewhere do not hide it."""
 
@@ -80,9 +86,9 @@ def levels(values: Array) -> Array:
     return ordered[starts]
 
 
-def nearly_one(values: Array) -> bool:
-    """Tell whether all but a few of some positive values are nearly the same."""
-    return len(values) > 0 and float(np.ptp(np.quantile(np.log(values), MIDDLE))) < NEARLY
+def nearly_one(values: Array, spread: float = NEARLY) -> bool:
+    """Tell whether all but a few of some positive values are nearly the same: their logarithms within a spread."""
+    return len(values) > 0 and float(np.ptp(np.quantile(np.log(values), MIDDLE))) < spread
 
 
 def reason_against(law: Law, data: FitData) -> str | None:
@@ -119,6 +125,16 @@ def _check_one_stage(data: FitData) -> None:
     if np.ptp(ratio) < SAME:
         raise DataError(
             f"every run has the same tokens per parameter ({np.exp(ratio.mean()):.3g}), so size and tokens cannot be told apart", remedy="vary the ratio"
+        )
+    if nearly_one(np.exp(ratio), NEAR_RATIO):
+        _warn(
+            f"nearly every run has {np.exp(np.median(ratio)):.2g} tokens per parameter: what size does and what tokens do is hardly told apart, and "
+            "forecasts of other ratios are guesses; train some runs with half and with twice as many"
+        )
+    if nearly_one(data.flops, ONE_BUDGET):
+        _warn(
+            f"nearly every run costs {np.median(data.flops):.2g} FLOPs: what size and tokens do is told only where one grows as the other falls, and "
+            "forecasts of other budgets are guesses; train some runs with a fourth and with four times as many"
         )
 
 
@@ -196,6 +212,12 @@ def trunks_alone(data: FitData) -> bool:
 
 
 def _check_trunks(data: FitData) -> None:
+    trunks = len(np.unique(data.cluster))
+    if trunks < FEW_TRUNKS:
+        _warn(
+            f"all {data.count} runs branch off {trunks} trunks: intervals and regrets rest on so few, and may well be too narrow; train more trunks, or "
+            "where these runs did not share any, leave trunk_id empty or name them apart"
+        )
     if trunks_alone(data):
         _warn(
             "no size has two trunks with three runs or more, and seeds are repeated too seldom: what trunks differ by is not measured, only guessed "

@@ -27,7 +27,7 @@ class Support:
     low: Mapping[str, float]
     high: Mapping[str, float]
     zero: Mapping[str, bool]
-    """Whether runs with zero were trained, so that what lies between zero and the least value is inside."""
+    """Whether runs with zero were trained, so that what lies between zero and the least value is inside; else zero is new ground."""
 
     @classmethod
     def of(cls, data: FitData) -> Support:
@@ -73,7 +73,8 @@ class Support:
     def factors(self, params: Any, tokens_pt: Any, tokens_spec: Any, unique_spec: Any, flops: Any = None) -> dict[str, Array]:
         """Return by what factor points lie outside on each axis: 1 inside, 3 for three times the most or a third of the least.
 
-        Distinct text counts as far as it is seen. An axis that no run has (specialist tokens in a table of one stage) gives infinity.
+        Distinct text counts as far as it is seen. An axis that no run has (specialist tokens in a table of one stage) gives infinity, and so does a point
+        without the general, or the specialist, tokens that every run has.
         """
         params, pt, spec, unique = np.broadcast_arrays(*(np.asarray(item, dtype=float) for item in (params, tokens_pt, tokens_spec, unique_spec)))
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -93,9 +94,12 @@ class Support:
 
         The largest of three: the distance from the box of the axes (specialist tokens, seen and distinct, count as one), the factor
         in 6·N·D, and where the general tokens of the runs follow their size, the factor in their ratio. A sweep under a FLOP limit has
-        no run that is large in size and tokens at once: a point may lie inside the box on every axis and still be new ground.
+        no run that is large in size and tokens at once: a point may lie inside the box on every axis and still be new ground. No tokens of a kind
+        that every run has count as one, so that the distance is a number.
         """
         logs = {name: np.log(factor) for name, factor in self.factors(params, tokens_pt, tokens_spec, unique_spec).items()}
+        for name, tokens in (("tokens_pt", tokens_pt), ("tokens_spec", tokens_spec)):
+            logs[name] = np.where(np.asarray(tokens) > 0, logs[name], np.minimum(logs[name], np.log(max(self.low[name], 1.0))))
         text = np.maximum(logs["tokens_spec"], logs["unique_spec"])
         box = np.sqrt(logs["params"] ** 2 + logs["tokens_pt"] ** 2 + text**2 + logs["epochs_spec"] ** 2)
         result: Array = np.maximum(box, logs["flops_6nd"])
@@ -113,5 +117,6 @@ class Support:
             under = low / np.maximum(value, 1.0) if low > 1 + SAME else 1.0
         else:
             under = 1.0 if zero or name in ("flops", "flops_6nd") else low / np.where(value > 0, value, np.inf)
-        under = np.where(value > 0, under, 1.0 if zero or name in ("tokens_pt", "tokens_spec", "unique_spec", "epochs_spec", RAY) else np.inf)
+        # Where there is no specialist text at all, its tokens say so.
+        under = np.where(value > 0, under, 1.0 if zero or name in ("unique_spec", "epochs_spec", RAY) else np.inf)
         return np.maximum(1.0, np.maximum(value / high, under))

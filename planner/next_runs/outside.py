@@ -96,7 +96,8 @@ class Outside:
             )
         if self.runs_outside:
             said = [
-                f"{AXIS_NAMES[name]} {factor:.3g}× {where}" if np.isfinite(factor) else f"{AXIS_NAMES[name]}, of which those have none"
+                f"{AXIS_NAMES[name]} {factor:.3g}× {where}" if np.isfinite(factor)
+                else f"{AXIS_NAMES[name]}, of which those have none" if where == "above" else f"no {AXIS_NAMES[name]}, of which all of those have some"
                 for where, factors in (("below", self.below), ("above", self.above)) for name, factor in factors.items() if factor > NEAR
             ]  # fmt: skip
             drift = f"by {self.runs_drift_percent:.2g} %" if np.isfinite(self.runs_drift_percent) else "by anything"

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from planner.allocate.allocate import allocate
-from planner.allocate.allocation import Arm, behind
+from planner.allocate.allocation import Allocation, Arm, behind
+from planner.allocate.beyond import outside
 from planner.allocate.request import Request
 from planner.fit.fitted import FittedLaw
 from planner.fit.member import Member
@@ -86,6 +87,23 @@ def test_an_arm_is_the_best_of_all_shapes(fitted: FittedLaw, name: str, share: f
 def test_sizes_that_were_asked_for_are_kept(table: FittedLaw) -> None:
     found = arm(table, Request(1e19, 3.4e7, params_among=(7e8, 9e8)), "90/10").plan
     assert found is not None and found.params_non_embedding in (7e8, 9e8)
+
+
+def test_an_arm_without_what_every_run_has_says_so(fitted: FittedLaw, tmp_path: Path) -> None:
+    zero = {**fitted.support.zero, "tokens_pt": False, "tokens_spec": False}
+    law, request = replace(fitted, support=replace(fitted.support, zero=zero)), Request(3e12, 2e5)
+    for name, tokens in (("specialist only", "general"), ("no specialisation", "specialist")):
+        (found, before), said = (arm(one, request, name) for one in (law, fitted)), f"every run of the table has {tokens} tokens: what going without them"
+        assert found.note.startswith(said) and not before.note
+        assert found.plan is not None and before.plan is not None and found.plan.loss == before.plan.loss
+        assert before.plan.loss_high / before.plan.loss_low < found.plan.loss_high / found.plan.loss_low < np.inf
+    assert not arm(law, request, "50/50").note
+    answer = allocate(law, replace(request, general_tokens=1e3))  # too few for a stage: the plan itself has none
+    assert answer.plan.tokens_pt == 0 and answer.extrapolation["tokens_pt"] == np.inf and not answer.settled
+    assert any(text.startswith("every run of the table has general tokens") for text in answer.warnings)
+    assert "no general tokens, of which every run has some" in outside(answer.extrapolation)
+    answer.save(tmp_path / "allocation.json", {})
+    assert Allocation.load(tmp_path / "allocation.json").extrapolation == answer.extrapolation
 
 
 def test_specialist_text_alone_trains_no_size_that_is_too_large_for_it(fitted: FittedLaw) -> None:

@@ -154,6 +154,16 @@ def test_the_box_of_two_tables_is_that_of_their_rows_together(synthetic: FitData
     assert RAY in Support.of(tied).low and RAY not in Support.of(tied).joined(Support.of(synthetic)).low
 
 
+def test_none_of_what_every_run_has_is_outside(synthetic: FitData) -> None:
+    """Not inside, as if runs without it had been trained; no nearer than one token is."""
+    support = Support.of(synthetic.rows((synthetic.tokens_pt > 0) & (synthetic.tokens_spec > 0)))
+    for axis, none, one in (("tokens_pt", (0.0, 4e5), (1.0, 4e5)), ("tokens_spec", (9e5, 0.0), (9e5, 1.0))):
+        assert support.factors(8e4, *none, 2e5)[axis] == np.inf and Support.of(synthetic).factors(8e4, *none, 2e5)[axis] == 1
+        far = np.log(support.low[axis])
+        assert far <= support.distance(8e4, *none, 2e5) < np.inf and far <= support.distance(8e4, *one, 2e5) < 3 * far
+        assert Support.of(synthetic).distance(8e4, *none, 2e5) == 0
+
+
 def test_fewer_passes_than_any_run_made_are_new_ground_down_to_one(synthetic: FitData) -> None:
     repeated = synthetic.rows((synthetic.epochs == 0) | (synthetic.epochs == 4.0))
     support = Support.of(repeated)

@@ -214,6 +214,18 @@ def test_the_luck_of_single_trunks_is_said_to_be_unmeasured(tmp_path: Path) -> N
     check(fit_data(read(twice, tmp_path)))
 
 
+@pytest.mark.filterwarnings("ignore:no size has two trunks")
+def test_one_name_for_all_trunks_leaves_intervals_a_width(tmp_path: Path) -> None:
+    """With one cluster every resample is the table itself: each size is a trunk at the least, and that so few are left is said."""
+    frame = read(grid(0.005, trunk_id="main", seed=0), tmp_path)
+    data = fit_data(frame)
+    assert len(np.unique(data.cluster)) == len(SIZES)
+    with pytest.warns(PlannerWarning, match=f"all 25 runs branch off {len(SIZES)} trunks: intervals and regrets rest on so few"):
+        check(data)
+    member = fitted_to(frame).members[0]
+    assert (np.std(member.resamples, axis=0) > 1e-3 * np.abs(member.theta)).all()
+
+
 def test_profiles_of_small_tables_hold_the_truth(tmp_path: Path) -> None:
     inside = []
     for seed in range(12):

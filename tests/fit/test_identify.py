@@ -107,6 +107,27 @@ def test_general_tokens_in_step_with_size_are_warned_of(off: int) -> None:
         check(replace(data, tokens_pt=tied))
 
 
+@pytest.mark.parametrize("scatter", [0.03, 0.1])
+def test_tokens_of_one_stage_nearly_in_step_with_size_are_warned_of(scatter: float) -> None:
+    data = table(list(np.geomspace(1e7, 1e9, 24)), [1e9], [0.0], [1.0])
+    tied = 20 * data.params * np.exp(scatter * np.random.default_rng(1).normal(size=data.count))
+    with pytest.warns(PlannerWarning, match="nearly every run has (19|20|21) tokens per parameter: what size does and what tokens do"):
+        check(replace(data, tokens_pt=tied, flops=6 * data.params * tied))
+
+
+def test_runs_of_one_budget_are_warned_of() -> None:
+    """Along one curve of equal compute, but for two runs."""
+    data = table(list(np.geomspace(1e7, 1e9, 24)), [1e9], [0.0], [1.0])
+    flops = 1e18 * np.exp(0.1 * np.random.default_rng(0).normal(size=data.count))
+    flops[:2] *= 8
+    with pytest.warns(PlannerWarning, match="nearly every run costs (1|1.1|9.[0-9])e.1[78] FLOPs"):
+        check(replace(data, tokens_pt=flops / 6 / data.params, flops=flops))
+
+
+def test_a_grid_of_one_stage_passes_in_silence() -> None:
+    check(table([1e7, 1e8, 1e9], [5e9, 1e10, 2e10], [0.0], [1.0]))
+
+
 @pytest.mark.parametrize("passes", [3.0, 16.0])
 def test_the_same_passes_in_every_run_are_warned_of(passes: float) -> None:
     data = table(SIZES, TOKENS, SPECIAL, TEXT)

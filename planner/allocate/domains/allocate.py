@@ -26,7 +26,7 @@ from planner.allocate.domains.refuse import refuse
 from planner.allocate.domains.request import DomainsRequest
 from planner.allocate.domains.shares import SHARES, of_share
 from planner.allocate.domains.split import NO_GENERAL, UNIFORM, split
-from planner.allocate.domains.tell import warnings_of
+from planner.allocate.domains.tell import tell_never_of, warnings_of
 from planner.errors import DataError
 from planner.flops import flops_6nd
 from planner.units import format_part
@@ -138,11 +138,14 @@ def _structure(problem: DomainsProblem, name: str, found: Found | None, look: Ou
     idle = f"{format_part(unspent)} of the budget buys nothing: passes or general text bind{why}"
     plans = describe(problem, found, look.losses)
     general = flops_6nd(float(problem.params[found.size[0]]), found.tokens_general) if one else 0.0
+    # What is said of the recommended one is among the warnings.
+    never = () if itself else tell_never_of(problem.request.domains, plans)
+    notes = "; ".join([*([idle] if unspent > UNSPENT else []), *never])
     return Structure(
         name, assumption, look.loss, look.low, look.high, 100 * (look.loss / best.loss - 1),
         None if itself or bound else float((look.resamples - best.resamples > 1e-6).mean()),
         float(problem.params[found.size[0]]) if one else None, found.tokens_general, flops, found.flops_general / problem.request.flops if one else None,
-        plans, idle if unspent > UNSPENT else "", problem.inference_of(found), general + sum(plan.flops_6nd or 0.0 for plan in plans),
+        plans, notes, problem.inference_of(found), general + sum(plan.flops_6nd or 0.0 for plan in plans),
     )  # fmt: skip
 
 

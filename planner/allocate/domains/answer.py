@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -47,7 +48,8 @@ class DomainPlan:
     max_loss: float | None
     """Required loss [nats/token]."""
     extrapolation: dict[str, float]
-    """By what factor it lies outside the support of its law on each axis; 1 is inside."""
+    """By what factor it lies outside the support of its law on each axis; 1 is inside, None (infinity) where it has some and no run has, or none and every
+    run has."""
     shape: dict[str, Any] | None = None
     params_total: float | None = None
     general: dict[str, Any] | None = None
@@ -208,4 +210,5 @@ def _structure(body: Mapping[str, Any]) -> Structure:
             check_numbers(item["general"], kept, low=0.0, what=f"the general loss of {what}")
             if item["general"]["replay_fraction"] >= 1:
                 raise ValueError(f"replay_fraction = {item['general']['replay_fraction']} of {what}")
-    return Structure(**{**body, "domains": tuple(DomainPlan(**item) for item in body["domains"])})
+    plans = [{**item, "extrapolation": {name: math.inf if to is None else to for name, to in item["extrapolation"].items()}} for item in body["domains"]]
+    return Structure(**{**body, "domains": tuple(DomainPlan(**plan) for plan in plans)})

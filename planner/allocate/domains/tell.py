@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from planner.allocate.beyond import TOO_FAR, tell_far, tell_unmeasured
-from planner.allocate.domains.answer import Structure
+from planner.allocate.beyond import TOO_FAR, tell_far, tell_never, tell_unmeasured
+from planner.allocate.domains.answer import DomainPlan, Structure
 from planner.allocate.domains.problem import DomainsProblem
+from planner.allocate.domains.request import Domain
 from planner.allocate.problem import AT_FLOOR
 from planner.allocate.replay_cost import said_of
 from planner.fit.diagnosis import STATUS_ADVICE
@@ -37,6 +38,7 @@ def warnings_of(problem: DomainsProblem, chosen: Structure, structures: tuple[St
     law = request.domains[farthest].law
     who = f"domain {chosen.domains[farthest].name!r}, the farthest of {outside} of {problem.count} domains outside the runs: "
     yield from tell_far(law, request.flops, chosen.domains[farthest].extrapolation, who)
+    yield from tell_never_of(request.domains, chosen.domains)
     for structure in structures:
         if structure is not chosen and any(value > TOO_FAR for plan in structure.domains for value in plan.extrapolation.values() if np.isfinite(value)):
             yield f"{structure.name}: more than {TOO_FAR:g}× beyond the runs, so what is said of it is worth nothing"
@@ -81,6 +83,16 @@ def warnings_of(problem: DomainsProblem, chosen: Structure, structures: tuple[St
     for status in dict.fromkeys(member.status for law, _ in problem.groups for member in law.members if member.status != "converged"):
         names = ", ".join(dict.fromkeys(member.law.name for law, _ in problem.groups for member in law.members if member.status == status))
         yield f"{names}: {status}: {STATUS_ADVICE[status]}"
+
+
+def tell_never_of(domains: Sequence[Domain], plans: Sequence[DomainPlan]) -> Iterator[str]:
+    """Say of which domains a structure has tokens that no run has, or none that every run has; a sentence of each kind."""
+    found: dict[str, list[str]] = {}
+    for domain, plan in zip(domains, plans, strict=True):
+        for text in tell_never(domain.law, plan.extrapolation):
+            found.setdefault(text, []).append(domain.name)
+    for text, names in found.items():
+        yield f"{format_names(names)}: {text}"
 
 
 def _of_the_limit(problem: DomainsProblem, chosen: Structure) -> Iterator[str]:

@@ -14,7 +14,7 @@ from planner.allocate.domains.forecast import outlook
 from planner.allocate.domains.found import INDEPENDENT, MIXED, SPLIT
 from planner.allocate.domains.problem import DomainsProblem
 from planner.allocate.domains.request import Domain, DomainsRequest
-from planner.allocate.domains.split import split
+from planner.allocate.domains.split import NO_GENERAL, split
 from planner.errors import DataError, InputError
 from planner.fit.fitted import FittedLaw
 
@@ -54,6 +54,17 @@ def test_resamples_of_one_law_go_together_and_of_two_do_not(fitted: FittedLaw) -
     together, apart = (outlook(problem, found).resamples for problem in (one, two))
     assert together.mean() == pytest.approx(apart.mean(), rel=1e-6)
     assert apart.std() == pytest.approx(together.std() / np.sqrt(2), rel=0.1)
+
+
+def test_structures_without_what_every_run_has_say_so(fitted: FittedLaw, tmp_path: Path) -> None:
+    law = replace(fitted, support=replace(fitted.support, zero={**fitted.support.zero, "tokens_pt": False}))
+    answer = allocate_domains(DomainsRequest(BUDGET, domains(law)))
+    bare = next(arm for arm in answer.arms if arm.name == NO_GENERAL)
+    assert "a, b, c: every run of the table has general tokens: what going without them does is not measured" in bare.note
+    assert not answer.recommended.note
+    answer.save(tmp_path / "domains.json", {})
+    again = next(arm for arm in DomainsAllocation.load(tmp_path / "domains.json").arms if arm.name == NO_GENERAL)
+    assert again.domains[0].extrapolation["tokens_pt"] == math.inf
 
 
 def test_required_losses_are_kept_and_cost(fitted: FittedLaw) -> None:
