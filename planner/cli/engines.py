@@ -28,7 +28,7 @@ class Where:
     engine: str = "local"
     """One of `ENGINES`."""
     workers: int | None = None
-    """local: processes; ray on this machine: processors; slurm: jobs at once."""
+    """local: processes, by default one a core or, on cuda, one a GPU; ray on this machine: processors; slurm: jobs at once."""
     address: str | None = None
     """Ray cluster."""
     gpu_memory: float | None = None
@@ -71,7 +71,16 @@ class Where:
     @property
     def known_workers(self) -> int | None:
         """How many segments run side by side, where that is known beforehand."""
-        return None if self.engine == "slurm" or self.address is not None else self.workers or default_workers()
+        if self.engine == "slurm" or self.address is not None:
+            return None
+        return self.workers or (max(1, len(self.gpus)) if self.engine == "local" and self.device == "cuda" else default_workers())
+
+    @property
+    def gpus(self) -> tuple[str, ...]:
+        """GPUs that local workers are spread over, one each unless there are more workers."""
+        from planner.train.gpus import visible_gpus
+
+        return visible_gpus() if self.device == "cuda" else ()
 
     def make(self) -> Engine:
         """Make the engine.
@@ -95,7 +104,7 @@ class Where:
             return engine
         from planner.engines.local import LocalEngine
 
-        return LocalEngine(self.workers or default_workers())
+        return LocalEngine(self.known_workers or 1, self.gpus)
 
 
 def show_demands(sweep: Sweep, left: list[Segment], where: Where) -> None:

@@ -94,7 +94,8 @@ def plan(name: Name, workers: Workers = None, as_json: AsJson = False) -> None:
 def run(
     name: Name,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="One-thread worker processes, one a core by default; with slurm, jobs queued at once, 64 by default.")
+        int | None,
+        typer.Option(min=1, help="One-thread worker processes, one a core by default, with cuda one a GPU; with slurm, jobs queued, 64 by default."),
     ] = None,
     device: Device = "cpu",
     checkpoints: Annotated[bool, typer.Option("--checkpoints", help="Save each endpoint as a checkpoint, adapters merged and alone.")] = False,

@@ -1,8 +1,7 @@
 """What a segment asks of a machine: processors, memory, and a share of a GPU, so that several small models are packed on one.
 
-The memory is an estimate from the shape: weights, gradients and both Adam moments in fp32 (16 bytes a parameter), what the
-backward pass keeps of every layer, the logits and their gradients, and what a process holds before it has a model; or, where that is
-more, what the forward passes over held-out text take at the end.
+The memory is that of training it, in as many passes a step as it takes to fit (`planner.train.passes`), or, where that is more, what
+the forward passes over held-out text take at the end.
 It is an upper one at the sizes of a sweep: a segment that gets less than it needs dies, one that gets more only waits.
 """
 
@@ -12,19 +11,16 @@ import math
 from dataclasses import dataclass
 
 from planner.errors import InputError
-from planner.recipe import Recipe
-from planner.shapes import ModelShape
 from planner.train.job import Job
+from planner.train.passes import FROZEN_BYTES, PROCESS_BYTES, STATE_BYTES, rows_of_pass, state_bytes, training_bytes
 from planner.train.rows import evaluation_bytes, rows_at_once
 
-BYTES_PER_PARAMETER = 16
-"""Weights, gradients and two moments in fp32."""
-BYTES_PER_LOGIT = 20
-"""Logits, their fp32 copy, the log-probabilities and two gradients."""
-PROCESS_BYTES = 1.0e9
-"""A process with torch and transformers loaded: 0.7 GB resident on a CPU, a CUDA context of 0.5 GB and its workspaces on a GPU."""
 SHARE_STEP = 0.01
 """Shares of a GPU are rounded up to this, since Ray counts in ten-thousandths and sums of rounded shares must fit."""
+HOST_BYTES_BESIDE_A_GPU = 8.0e9
+"""Host memory of a process that trains on a GPU, at least [bytes]."""
+HOST_MARGIN = 1.3
+"""Over what weights and states take on the host, for the process."""
 MOST_ON_ONE_GPU = 16
 """Processes on one GPU, at most: they share its time, and each is a context to switch to."""
 
@@ -41,20 +37,6 @@ class Demand:
     """Memory, of the GPU if it trains on one and of the host otherwise [bytes]."""
 
 
-def training_bytes(shape: ModelShape, recipe: Recipe) -> float:
-    """Estimate the memory that training a shape takes [bytes], its process included.
-
-    Of each layer the backward pass keeps, in values a token: the residual stream at six places, what enters and leaves attention
-    (queries and keys also before their norms and rotations), and five widths of the gated feed-forward.
-    """
-    tokens = recipe.tokens_per_step
-    attention = 4 * shape.heads * shape.head_dim + 6 * shape.kv_heads * shape.head_dim
-    kept = shape.layers * (8 * shape.hidden + attention + 5 * shape.intermediate) + 4 * shape.hidden
-    scores = shape.layers * shape.heads * recipe.seq_len  # kept only where there is no fused attention
-    values = tokens * (kept + scores) * 4
-    return PROCESS_BYTES + BYTES_PER_PARAMETER * shape.params_total + values + tokens * shape.vocab * BYTES_PER_LOGIT
-
-
 def demand_of(job: Job, gpu_memory: float | None = None) -> Demand:
     """State what a job asks for.
 
@@ -63,14 +45,16 @@ def demand_of(job: Job, gpu_memory: float | None = None) -> Demand:
         gpu_memory: memory of one GPU [bytes]; where it is not stated every segment gets a GPU of its own.
 
     Raises:
-        InputError: the model does not fit the GPU.
+        InputError: the model does not fit the GPU, with one sequence a pass.
     """
-    shape, recipe = job.segment.shape, job.recipe
-    need = training_bytes(shape, recipe)
+    shape, recipe, method = job.segment.shape, job.recipe, job.segment.method
+    rows = rows_of_pass(shape, recipe, method=method, device=job.device, memory=gpu_memory)
+    need = training_bytes(shape, recipe, method=method, device=job.device, rows=rows)
     if job.segment.cell is not None:  # endpoints alone are evaluated; the gradients are gone by then, and what the allocator keeps of them may not be
-        rows = rows_at_once(recipe.seq_len, shape.vocab)
-        need = max(need, PROCESS_BYTES + BYTES_PER_PARAMETER * shape.params_total + evaluation_bytes(shape, recipe.seq_len, rows))
+        heldout = evaluation_bytes(shape, recipe.seq_len, rows_at_once(recipe.seq_len, shape.vocab))
+        need = max(need, PROCESS_BYTES + state_bytes(shape, recipe.method(method), job.device) + heldout)
     if job.device == "cpu":
+        need = max(need, PROCESS_BYTES + FROZEN_BYTES * shape.params_total)  # as it is loaded, before matrices are packed
         return Demand(job.threads, 0.0, need)
     if gpu_memory is None:
         return Demand(job.threads, 1.0, need)
@@ -81,3 +65,9 @@ def demand_of(job: Job, gpu_memory: float | None = None) -> Demand:
         )
     share = max(need / gpu_memory, 1 / MOST_ON_ONE_GPU)
     return Demand(job.threads, min(1.0, math.ceil(share / SHARE_STEP - 1e-9) * SHARE_STEP), need)
+
+
+def host_bytes(job: Job) -> float:
+    """Estimate the host memory that a job on a GPU needs [bytes]: a model is made or loaded there in fp32, and a state goes through it to the disk."""
+    shape, method = job.segment.shape, job.recipe.method(job.segment.method)
+    return max(HOST_BYTES_BESIDE_A_GPU, HOST_MARGIN * max(FROZEN_BYTES * shape.params_total, STATE_BYTES * method.trained(shape)))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -20,8 +21,21 @@ class LocalEngine:
 
     name = "local"
 
-    def __init__(self, workers: int) -> None:
-        self._workers = workers
+    def __init__(self, workers: int, gpus: Sequence[str] = ()) -> None:
+        """Choose the workers.
+
+        Args:
+            workers: processes.
+            gpus: GPUs, as CUDA_VISIBLE_DEVICES names them, that they are spread over; none for workers that see what this process sees.
+        """
+        self._workers, self._gpus = workers, tuple(gpus)
+
+    def places(self) -> list[tuple[str | None, int]]:
+        """Return the GPU of each worker, and how many workers have it."""
+        if not self._gpus:
+            return [(None, 1)] * self._workers
+        chosen = [self._gpus[number % len(self._gpus)] for number in range(self._workers)]
+        return [(gpu, chosen.count(gpu)) for gpu in chosen]
 
     def run(self, next_job: Callable[[], Job | None]) -> Iterator[Event]:
         """Run jobs until `next_job` returns None while no worker is busy.
@@ -33,7 +47,7 @@ class LocalEngine:
             Events, in the order in which they arrive. Closing the iterator ends the workers.
         """
         context = multiprocessing.get_context("spawn")
-        pool = [_Worker(context) for _ in range(self._workers)]
+        pool = [_Worker(context, gpu, sharers) for gpu, sharers in self.places()]
         deaths = Deaths()
         try:
             while True:
@@ -72,25 +86,27 @@ class LocalEngine:
 
 
 class _Worker:
-    def __init__(self, context: Any) -> None:
-        self._context = context
+    def __init__(self, context: Any, gpu: str | None = None, sharers: int = 1) -> None:
+        self._context, self._gpu, self._sharers = context, gpu, sharers
         self.job: Job | None = None
         self._spawn()
 
     def _spawn(self) -> None:
         self.pipe, other = self._context.Pipe()
-        with one_thread():
+        # Before it starts: CUDA reads it once, and the first of the visible GPUs is the one that a segment trains on.
+        with one_thread({} if self._gpu is None else {"CUDA_VISIBLE_DEVICES": self._gpu}):
             self.process = self._context.Process(target=_work, args=(other, os.getpid()), daemon=True)
             self.process.start()
         other.close()
 
     def start(self, job: Job) -> None:
         self.job = job
+        told = replace(job, gpu_sharers=self._sharers)
         try:
-            self.pipe.send(job)
+            self.pipe.send(told)
         except (BrokenPipeError, OSError):  # it died while idle
             self.replace()
-            self.pipe.send(job)
+            self.pipe.send(told)
 
     def replace(self) -> None:
         self.end()

@@ -14,6 +14,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -160,7 +161,8 @@ class _Run:
 
     def __init__(self, ray: Any, next_job: Callable[[], Job | None], gpu_memory: float | None, runner: Runner) -> None:
         self._ray, self._next_job, self._gpu_memory, self._runner = ray, next_job, gpu_memory, runner
-        # A process that held a GPU is not used again: its context and cached memory would count against its successors.
+        # A process that held a GPU is not used again: its context and cached memory would count against its successors, and CUDA stays on the
+        # GPU that it began with, while Ray may give the next task another.
         self._on_cpu = ray.remote(max_retries=0)(work)
         self._on_gpu = ray.remote(max_retries=0, max_calls=1)(work)
         self._tasks: dict[Any, tuple[Job, Demand]] = {}
@@ -205,7 +207,8 @@ class _Run:
         options: dict[str, Any] = {"num_cpus": demand.cpus, "num_gpus": demand.gpus, "name": job.segment.segment_id}
         if not demand.gpus:
             options["memory"] = demand.memory
-        reference = task.options(**options, runtime_env={"env_vars": ONE_THREAD}).remote(settle(job), self._runner)
+        told = replace(job, gpu_memory=self._gpu_memory)  # for which the demand was counted: it cuts the batch into the same passes
+        reference = task.options(**options, runtime_env={"env_vars": ONE_THREAD}).remote(settle(told), self._runner)
         self._tasks[reference] = (job, demand)
         self._queued["CPU"] += demand.cpus
         self._queued["GPU"] += demand.gpus

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from planner.artifacts import read_json, write_text
-from planner.engines.demand import demand_of
+from planner.engines.demand import demand_of, host_bytes
 from planner.engines.event import Deaths, Event
 from planner.engines.worker import ONE_THREAD, Notes, Runner, one_thread, settle, train, work
 from planner.errors import InputError, MissingDependencyError, PlannerError, StateError
@@ -30,8 +30,6 @@ JOBS_AT_ONCE = 64
 """Jobs queued or running, by default: sites limit how many one user may submit."""
 MINUTES = 240
 """Time limit of a job, by default; segments of a sweep take minutes."""
-HOST_GB_BESIDE_A_GPU = 8
-"""Host memory asked for beside a GPU [GB]."""
 RETRY_AFTER = 10.0
 """Seconds before a submission that Slurm refused is tried again."""
 OURS = ("array", "chdir", "cpus-per-task", "error", "job-name", "nodes", "ntasks", "ntasks-per-node", "open-mode", "output", "signal", "wrap")
@@ -171,7 +169,7 @@ class SlurmEngine:
         demand, options = demand_of(job), dict(self._options)
         chosen: dict[str, Any] = {"name": job.segment.segment_id, "cpus_per_task": demand.cpus, "timeout_min": self._minutes}
         if not {"mem", "mem-per-cpu", "mem-per-gpu"} & set(options):
-            chosen["mem_gb"] = HOST_GB_BESIDE_A_GPU if demand.gpus else ceil(demand.memory / 1e9) + 1
+            chosen["mem_gb"] = ceil(host_bytes(job) / 1e9) if demand.gpus else ceil(demand.memory / 1e9) + 1
         if demand.gpus and not {"gres", "gpus", "gpus-per-task", "gpus-per-node"} & set(options):
             chosen["gpus_per_node"] = ceil(demand.gpus)
         exports = [f"export {key}={value}" for key, value in ONE_THREAD.items()]

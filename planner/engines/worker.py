@@ -6,7 +6,7 @@ import os
 import secrets
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
@@ -25,10 +25,11 @@ Runner = Callable[[Job, Report], Result]
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """Give the processes that are started inside the variables that must be there before numpy or torch load."""
-    before = {key: os.environ.get(key) for key in ONE_THREAD}
-    os.environ.update(ONE_THREAD)
+def one_thread(more: Mapping[str, str] | None = None) -> Iterator[None]:
+    """Give the processes that are started inside the variables that must be there before numpy or torch load, and more of them."""
+    given = {**ONE_THREAD, **(more or {})}
+    before = {key: os.environ.get(key) for key in given}
+    os.environ.update(given)
     try:
         yield
     finally:

@@ -48,6 +48,10 @@ class Job:
     """State of the trunk that lies under the adapters; None in full, and for adapters on an open checkpoint."""
     compiled: bool = False
     """Whether steps go through torch.compile, where the worker has a compiler."""
+    gpu_memory: float | None = None
+    """Memory of a GPU that the batch is cut into passes for [bytes]; None for what the GPU has."""
+    gpu_sharers: int = 1
+    """Workers that share what the GPU has."""
 
     @property
     def record_path(self) -> Path:

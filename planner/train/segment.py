@@ -18,9 +18,10 @@ from planner.recipe import Recipe
 from planner.train.checkpoint import LoopState, load_state, read_loop, save_state
 from planner.train.evaluate import domain_loss
 from planner.train.job import Job, Result
-from planner.train.loss import loss_function
+from planner.train.loss import Loss, loss_function
 from planner.train.model import build_optimiser
 from planner.train.order import IGNORED, Batches, Mix, Stream, mixed_in
+from planner.train.passes import GPU_SHARE, rows_of_pass
 from planner.train.record import write_record
 from planner.train.start import start_model
 
@@ -134,25 +135,48 @@ def _train(
 ) -> None:
     segment, recipe = job.segment, job.recipe
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    loss_of = loss_function(job.compiled)
+    loss_of, rows = loss_function(job.compiled), _rows(job, device)
     model.train()
     for step in range(segment.first_step, segment.last_step):
         for group in optimiser.param_groups:
             group["lr"] = rate_at(segment, recipe, step)
         inputs, targets = batches.step(step)
-        whole = bool((targets != IGNORED).all())
-        given, wanted = (torch.from_numpy(part).to(device, non_blocking=True) for part in (inputs, targets))
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
-            loss = loss_of(model, given, wanted, whole)
-        loss.backward()
+        loss = backward(loss_of, model, inputs, targets, device, rows)
         torch.nn.utils.clip_grad_norm_(parameters, recipe.clip_norm, foreach=True)
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
         loop.optimiser_steps += 1
-        if whole or (targets != IGNORED).any():  # a batch of prompts alone has a loss of nothing, and the average is of what was learnt
+        if (targets != IGNORED).any():  # a batch of prompts alone has a loss of nothing, and the average is of what was learnt
             _watch(loss.item(), loop, recipe, segment, step)
         if report is not None and (step + 1 - segment.first_step) % REPORT_EVERY == 0:
             report(step + 1 - segment.first_step)
+
+
+def backward(
+    loss_of: Loss, model: torch.nn.Module, inputs: NDArray[np.int64], targets: NDArray[np.int64], device: torch.device, rows: int
+) -> torch.Tensor:  # fmt: skip
+    """Add up the gradients of a batch in passes of some rows; return its mean loss over all targets that count."""
+    counts = targets != IGNORED
+    whole, counted = bool(counts.all()), max(1, int(counts.sum()))
+    total: torch.Tensor | None = None
+    for first in range(0, len(inputs), rows):
+        given, wanted = (torch.from_numpy(part[first : first + rows]).to(device, non_blocking=True) for part in (inputs, targets))
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
+            loss = loss_of(model, given, wanted, whole)
+        if rows < len(inputs):  # each is a mean over its own targets; that of a single pass stays as it is, to the last bit
+            loss = loss * (int(counts[first : first + rows].sum()) / counted)
+        loss.backward()  # type: ignore[no-untyped-call]
+        total = loss.detach() if total is None else total + loss.detach()
+    assert total is not None
+    return total
+
+
+def _rows(job: Job, device: torch.device) -> int:
+    """Return the sequences of a pass that fit the memory that the job may use."""
+    memory = job.gpu_memory
+    if device.type == "cuda" and memory is None:
+        memory = GPU_SHARE * torch.cuda.mem_get_info()[1] / job.gpu_sharers
+    return rows_of_pass(job.segment.shape, job.recipe, method=job.segment.method, device=device.type, memory=memory)
 
 
 def _watch(loss: float, loop: LoopState, recipe: Recipe, segment: Segment, step: int) -> None:
@@ -198,5 +222,3 @@ def _device(name: str) -> torch.device:
     if name not in ("cpu", "cuda"):
         raise InputError(f"device {name!r} is not known", remedy="choose cpu or cuda")
     return torch.device(name)
-
-

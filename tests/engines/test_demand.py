@@ -7,11 +7,12 @@ import pytest
 
 from planner.design.cells import Cell
 from planner.design.tree import build_tree
-from planner.engines.demand import BYTES_PER_PARAMETER, MOST_ON_ONE_GPU, PROCESS_BYTES, demand_of, training_bytes
+from planner.engines.demand import MOST_ON_ONE_GPU, demand_of, host_bytes
 from planner.errors import InputError
 from planner.ladder import shape_for
 from planner.recipe import Recipe
 from planner.train.job import Job
+from planner.train.passes import BYTES_PER_PARAMETER, PROCESS_BYTES, training_bytes
 
 
 def job(size: float, **changes: object) -> Job:
@@ -65,3 +66,39 @@ def test_shares_follow_memory_and_never_overfill() -> None:
 def test_a_model_that_does_not_fit_is_refused() -> None:
     with pytest.raises(InputError, match=r"n5e09.*needs about .* GB, and a GPU has 40 GB"):
         demand_of(job(5e9, device="cuda"), 40e9)
+
+
+def with_method(method: str, size: float = 1e8, **changes: object) -> Job:
+    plain = job(size, **changes)
+    return replace(plain, segment=replace(plain.segment, method=method))
+
+
+def test_adapters_ask_for_what_they_keep() -> None:
+    """Frozen weights have no gradients and no moments; packed ones are half a byte each, once they are loaded."""
+    need = {method: demand_of(with_method(method, device="cuda"), 80e9).memory for method in ("full", "lora", "qlora")}
+    params = with_method("full").segment.shape.params_total
+    assert need["qlora"] < need["lora"] < need["full"] and need["full"] - need["lora"] > 10 * params
+    assert demand_of(with_method("qlora", 1e9)).memory >= 4e9, "on a CPU it is loaded in fp32 before it is packed"
+
+
+def test_attention_on_a_gpu_keeps_no_scores() -> None:
+    big = job(1e6, recipe=Recipe(seq_len=4096, batch_sequences=2))
+    shape = big.segment.shape
+    host, gpu = demand_of(big).memory, demand_of(replace(big, device="cuda")).memory
+    scores = 4 * 2 * 4096 * 4096 * shape.layers * shape.heads
+    assert host - gpu == pytest.approx(scores - 2 * shape.params_total), "but autocast's copies of the weights"
+
+
+def test_a_large_batch_is_cut_into_passes_and_not_refused() -> None:
+    large = job(1e6, device="cuda", recipe=Recipe(seq_len=2048, batch_sequences=256))
+    whole = demand_of(large, 1000e9)
+    cut = demand_of(large, 24e9)
+    assert whole.memory > 24e9 >= cut.memory and 0.5 < cut.gpus <= 1
+    assert demand_of(replace(large, device="cpu")).memory < 6e9
+
+
+def test_the_host_has_room_for_the_model_and_for_its_state() -> None:
+    params = with_method("full", 5e9).segment.shape.params_total
+    assert host_bytes(with_method("full", 1e6)) == 8e9
+    assert host_bytes(with_method("lora", 5e9)) == pytest.approx(1.3 * 4 * params)
+    assert host_bytes(with_method("full", 5e9)) == pytest.approx(1.3 * 12 * params)

@@ -8,6 +8,7 @@ import pickletools
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +20,7 @@ from planner.corpus.store import Corpus
 from planner.engines.event import MAX_DEATHS, Event
 from planner.engines.slurm import Pace, SlurmEngine, _Batch
 from planner.errors import InputError, StateError
+from planner.ladder import shape_for
 from planner.sweep import Sweep, run_sweep
 from planner.train.job import Job, Result
 from tests.engines import fake_slurm
@@ -195,6 +197,16 @@ def test_a_folder_that_a_shell_would_read_is_refused(slurm: Path, tmp_path: Path
     spaced = lay_out(tmp_path / "a folder; with, signs & spaces", corpus)
     events = run_all(jobs_of(spaced, 1), SlurmEngine(pace=QUICK, runner=runners()["quick"]))
     assert events[-1].kind == "finished"
+
+
+def test_host_memory_beside_a_gpu_follows_the_model(slurm: Path, folder: Path) -> None:
+    """Weights are loaded in fp32 on the host; 8 GB are enough for small ones."""
+    import submitit
+
+    small = replace(jobs_of(folder, 1)[0], device="cuda")
+    large = replace(small, segment=replace(small.segment, shape=shape_for(4e9, family="qwen3", vocab=32_000), method="lora"))
+    asked = [SlurmEngine(pace=QUICK)._executor(submitit, folder, job)._executor.parameters["mem"] for job in (small, large)]
+    assert asked[0] == "8GB" and int(asked[1].removesuffix("GB")) == pytest.approx(1.3 * 4 * 4.1, abs=1)
 
 
 def test_what_submitit_pickles_is_plain(slurm: Path, folder: Path) -> None:
