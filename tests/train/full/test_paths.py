@@ -7,6 +7,7 @@ import math
 import pickle
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,8 +19,10 @@ from planner.errors import InputError, MissingDependencyError, StateError
 from planner.launch.full import saved_step
 from planner.train.full.mesh import Ranks
 from planner.train.full.plan import FullRun, Settings, latest_step, rows_of_rank
+from planner.train.full.shard import build
 from planner.train.full.states import States
 from tests.train.full.runs import SETTINGS, STEPS, finish, lay, losses, row, run_here, start, steps_of
+from tests.train.shared import checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +48,33 @@ def test_how_a_step_is_computed_does_not_change_it(plain: Path, corpus: Corpus, 
     lay(tmp_path / "run", corpus, settings=replace(SETTINGS, **change))
     assert run_here(tmp_path / "run")
     assert largest(plain, tmp_path / "run") <= close
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")
+@pytest.mark.parametrize("again", [False, True], ids=["activations kept", "activations computed again"])
+def test_all_of_twelve_layers_are_compiled_once(corpus: Corpus, tmp_path: Path, again: bool) -> None:
+    """More layers than torch compiles variants of one function: it would go on without, and says so only in its counters."""
+    from torch._dynamo.utils import counters
+
+    graphs, runs = [0], [0]
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        graphs[0] += 1
+
+        def run(*arguments: Any) -> Any:
+            runs[0] += 1
+            return graph.forward(*arguments)
+
+        return run
+
+    ready = lay(tmp_path / "run", corpus, base=checkpoint(tmp_path / "base", corpus, num_hidden_layers=12), method="full")
+    torch._dynamo.reset()
+    counters.clear()
+    settings = replace(SETTINGS, compile_backend=backend, checkpoint_activations=again)  # type: ignore[arg-type]
+    model = build(FullRun.load(ready.folder).stages[0], corpus, Ranks(0, 1, torch.device("cpu"), None), settings)
+    model(input_ids=torch.arange(8)[None]).logits.sum().backward()
+    assert (graphs, runs) == ([1], [12])
+    assert not counters["recompile_limit"] and not counters["graph_break"]
 
 
 def test_two_ranks_in_bfloat16_with_all_that_saves_memory(plain: Path, corpus: Corpus, tmp_path: Path) -> None:
