@@ -5,6 +5,7 @@ On one rank without micro-batches it is `planner.train.segment` to the bit.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import time
@@ -15,6 +16,7 @@ from typing import Any
 
 import torch
 from torch.distributed.tensor import DTensor
+from torch.utils.checkpoint import checkpoint
 
 from planner.artifacts import read_json, whole, write_text
 from planner.corpus import Corpus
@@ -30,10 +32,9 @@ from planner.train.full.shard import build, gathered
 from planner.train.full.states import States, start_moments, tensors_of
 from planner.train.job import Job
 from planner.train.model import build_optimiser
+from planner.train.order import IGNORED
+from planner.train.rows import logits_at_once
 from planner.train.segment import Diverged, open_batches, rate_at
-
-IGNORED = -100
-"""Target that does not count."""
 
 
 @dataclass
@@ -291,6 +292,30 @@ def open_corpus(job: Job) -> Corpus:
 
 
 def batch_loss(model: torch.nn.Module, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Return the summed loss of the targets that count."""
-    logits = model(input_ids=inputs).logits
-    return torch.nn.functional.cross_entropy(logits.reshape(-1, logits.shape[-1]).float(), targets.reshape(-1), reduction="sum", ignore_index=IGNORED)
+    """Return the summed loss of the targets that count; where all logits would take too much, over a part of the tokens after the other."""
+    known: Any = model
+    wanted, tokens = targets.reshape(-1), logits_at_once(known.config.model_type, known.config.vocab_size)
+    if tokens is None or len(wanted) <= tokens:
+        return _summed(model(input_ids=inputs).logits, wanted)
+    head = known.get_output_embeddings()
+    # In the head's own call: FSDP keeps its weights gathered only within the model's, and until its backward pass is over.
+    head.forward = functools.partial(_loss_in_parts, head.forward, wanted, tokens)
+    try:
+        loss: torch.Tensor = model(input_ids=inputs).logits
+        return loss
+    finally:
+        del head.forward  # the class's is seen again
+
+
+def _loss_in_parts(head: Callable[[torch.Tensor], torch.Tensor], wanted: torch.Tensor, tokens: int, hidden: torch.Tensor) -> torch.Tensor:
+    """Return what `batch_loss` does; the logits of a part are let go, and computed again in the backward pass."""
+
+    def part_loss(part: torch.Tensor, its: torch.Tensor) -> torch.Tensor:
+        return _summed(head(part), its)
+
+    parts = zip(hidden.flatten(0, -2).split(tokens), wanted.split(tokens), strict=True)
+    return torch.stack([checkpoint(part_loss, *both, use_reentrant=False, preserve_rng_state=False) for both in parts]).sum()
+
+
+def _summed(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.cross_entropy(logits.reshape(-1, logits.shape[-1]).float(), wanted, reduction="sum", ignore_index=IGNORED)
