@@ -87,7 +87,7 @@ class Training:
         self.states = States(folder, ranks, run.settings.keep)
         self.guarded: Guarded = ranks.told(Guarded.load(folder) if ranks.first else None)
         self.watch = Watch(run.recipe.spike_factor)
-        self.step, self.seconds = 0, 0.0
+        self.step, self.seconds, self._saved = 0, 0.0, time.monotonic()
         found = ranks.told(self.states.steps() if ranks.first else None)
         self._open(run.model_of(found[-1] if found else 0))
         if found:
@@ -141,7 +141,7 @@ class Training:
                 self.watch.begin_stage()
             number = batch_number(within, self.guarded.left_out.get(stage, []))
             rate = rate_at(self.run.stages[stage].segment, self.run.recipe, within)
-            loss, norm, asked = self._step(stage, number, rate)
+            loss, norm, asked, late = self._step(stage, number, rate)
             trouble = self.watch.see(loss, norm)
             if trouble is not None:
                 self._roll_back(stage, within, number, trouble, loss, norm)
@@ -158,7 +158,7 @@ class Training:
                 seconds=self.seconds, seconds_left=self.seconds / self.step * (self.run.steps - self.step),
             )  # fmt: skip
             follows = self._follow()
-            if asked or follows or self.step % save_every == 0 or self.step == self.run.steps:
+            if asked or late or follows or self.step % save_every == 0 or self.step == self.run.steps:
                 # Before the evaluation, which would otherwise cost these steps if it failed.
                 self._save(wait=asked or follows or self.step == self.run.steps or self.step in due)
             if self.step in due and not asked:  # asked to stop, it is measured when the run goes on
@@ -176,18 +176,20 @@ class Training:
         if self.metrics is not None:
             self.metrics.close()
 
-    def _step(self, stage: int, number: int, rate: float) -> tuple[float | None, float, bool]:
+    def _step(self, stage: int, number: int, rate: float) -> tuple[float | None, float, bool, bool]:
         """Take an optimiser step on a batch.
 
         Returns:
-            Its loss over all ranks, None where no target counts; the gradient's norm; whether any rank was asked to stop.
+            Its loss over all ranks, None where no target counts; the gradient's norm; whether any rank was asked to stop; whether a state is due by
+            the first rank's clock.
         """
         recipe, world = self.run.recipe, self.ranks.world
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         first = number * recipe.batch_sequences
         inputs, targets = (torch.from_numpy(part) for part in self.batches[stage].rows(first + self.rows[0], first + self.rows[1]))
-        count, asked = self.ranks.total(float((targets != IGNORED).sum()), float(self._stop()))
+        late = self.ranks.first and time.monotonic() - self._saved > 60 * self.run.settings.save_minutes
+        count, asked, due = self.ranks.total(float((targets != IGNORED).sum()), float(self._stop()), float(late))
         total = torch.zeros((), dtype=torch.float64, device=self.ranks.device)
         size = self.run.settings.micro_batch or len(inputs)
         for at in range(0, len(inputs), size):
@@ -203,7 +205,7 @@ class Training:
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         loss_step = self.ranks.total(float(total))[0]
-        return loss_step if count else None, float(norm), asked > 0
+        return loss_step if count else None, float(norm), asked > 0, due > 0
 
     def _evaluate(self) -> None:
         """Measure the held-out specialist loss after the last step and hold it against the forecast."""
@@ -263,6 +265,7 @@ class Training:
     def _save(self, *, wait: bool = False) -> None:
         loop = {"step": self.step, "seconds": self.seconds, "smooth": self.watch.smooth, "best": self.watch.best}
         self.states.save(self.step, tensors_of(self.model, self.optimiser), loop, wait=wait)
+        self._saved = time.monotonic()
 
     def _load(self, step: int) -> None:
         loop = self.states.load(step, tensors_of(self.model, self.optimiser))

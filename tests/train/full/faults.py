@@ -28,7 +28,7 @@ def install(faults: dict[str, Any], patch: Callable[[object, str, object], None]
     factors = {(stage, number): float(factor) for stage, number, factor in faults.get(FACTORS, [])}
     now = [0, 0]
 
-    def step_with_faults(self: loop.Training, stage: int, number: int, rate: float) -> tuple[float | None, float, bool]:
+    def step_with_faults(self: loop.Training, stage: int, number: int, rate: float) -> tuple[float | None, float, bool, bool]:
         now[:] = stage, number
         time.sleep(faults.get(WAIT, 0.0))
         return step(self, stage, number, rate)

@@ -21,7 +21,7 @@ from planner.train.full.mesh import Ranks
 from planner.train.full.plan import FullRun, Settings, latest_step, rows_of_rank
 from planner.train.full.shard import build
 from planner.train.full.states import States
-from tests.train.full.runs import SETTINGS, STEPS, finish, lay, losses, row, run_here, start, steps_of
+from tests.train.full.runs import SETTINGS, STEPS, finish, kill, lay, losses, row, run_here, start, steps_of, wait_for
 from tests.train.shared import checkpoint
 
 
@@ -116,6 +116,22 @@ def test_losses_on_the_way_are_measured_where_they_were_asked_for(plain: Path) -
     assert STEPS not in run.settings.evaluate_at
 
 
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_states_are_saved_by_the_clock_too(corpus: Corpus, tmp_path: Path, ranks: int) -> None:
+    """All ranks save after the same step, though each has a clock of its own: after every step here, whatever the steps between two states."""
+    folder = tmp_path / "run"
+    lay(folder, corpus, ranks, replace(SETTINGS, save_every=1000, save_minutes=1e-9))
+    if ranks == 1:
+        assert not run_here(folder, stop_at=12)
+    else:
+        process = start(folder, {"wait": 0.02})
+        wait_for(folder, process, 12)
+        kill(process)
+    last = latest_step(folder)
+    assert 10 <= last < STEPS
+    assert all((folder / "states" / f"step-{step:09d}" / "loop.json").exists() for step in (last - 2, last - 1, last))
+
+
 def test_a_pickle_in_a_state_is_not_opened(corpus: Corpus, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     lay(folder, corpus)
@@ -177,7 +193,16 @@ def test_ranks_that_do_not_divide_the_batch_are_refused(world: int, remedy: str)
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("device", "tpu"), ("precision", "fp8"), ("micro_batch", 0), ("save_every", -1), ("keep", 1), ("peak_flops", 3.0), ("peak_flops", math.inf)],
+    [
+        ("device", "tpu"),
+        ("precision", "fp8"),
+        ("micro_batch", 0),
+        ("save_every", -1),
+        ("save_minutes", 0.0),
+        ("keep", 1),
+        ("peak_flops", 3.0),
+        ("peak_flops", math.inf),
+    ],
 )
 def test_settings_that_cannot_be_are_refused(field: str, value: object) -> None:
     with pytest.raises(InputError):
