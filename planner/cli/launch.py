@@ -48,6 +48,7 @@ def launch(
     checkpoint_activations: Annotated[bool, typer.Option("--checkpoint-activations", help="Compute layers again in the backward pass.")] = False,
     shard_ranks: Annotated[int | None, typer.Option(min=1, help="Ranks that share one copy of the model; all by default.")] = None,
     save_every: Annotated[int | None, typer.Option(min=1, help="Steps between two states; a twentieth of the run by default, at least 200.")] = None,
+    save_minutes: Annotated[float | None, typer.Option(min=0.1, help="Minutes after which a state is saved all the same; 30 by default.")] = None,
     peak_flops: Annotated[str | None, typer.Option(help="Peak of one rank's device, for MFU: a GPU such as H100, or FLOP/s.")] = None,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard events beside metrics.jsonl.")] = False,
     wandb: Annotated[str | None, typer.Option(help="Project of Weights & Biases to log to.")] = None,
@@ -84,8 +85,8 @@ def launch(
     folder = out or Path("launches") / allocation.stem
     of_full_size = {
         "--ranks": ranks > 1, "--engine": engine != "local", "--precision": precision, "--micro-batch": micro_batch,
-        "--checkpoint-activations": checkpoint_activations, "--shard-ranks": shard_ranks, "--save-every": save_every, "--peak-flops": peak_flops,
-        "--tensorboard": tensorboard, "--wandb": wandb, "--law": law, "--export": export,
+        "--checkpoint-activations": checkpoint_activations, "--shard-ranks": shard_ranks, "--save-every": save_every,
+        "--save-minutes": save_minutes, "--peak-flops": peak_flops, "--tensorboard": tensorboard, "--wandb": wandb, "--law": law, "--export": export,
     }  # fmt: skip
     if device not in ("cpu", "cuda"):
         raise InputError(f"--device {device!r} is not known", remedy="choose cpu or cuda")
@@ -111,6 +112,7 @@ def launch(
         checkpoint_activations=checkpoint_activations,
         shard_ranks=shard_ranks,
         save_every=save_every or default_save_every(ready),
+        save_minutes=save_minutes or Settings.save_minutes,
         peak_flops=None if peak_flops is None else peak_of(peak_flops),
         tensorboard=tensorboard,
         wandb=wandb,

@@ -61,7 +61,8 @@ def settle(launch: Launch, ranks: int, settings: Settings) -> FullRun:
     if settings.micro_batch is None and settings.device == "cuda":
         settings = replace(settings, micro_batch=max(1, min(end - first, MICRO_TOKENS // recipe.seq_len)))
     run = FullRun(stages(launch, device=settings.device, threads=settings.threads), settings)
-    affordable = EVALUATION_SHARE * run.steps * recipe.tokens_per_step / (FORWARD_SHARE * launch.run.spec.eval_tokens)
+    # Every rank evaluates all of it.
+    affordable = EVALUATION_SHARE * run.steps * recipe.tokens_per_step / (FORWARD_SHARE * launch.run.spec.eval_tokens * ranks)
     count = min(MOST_EVALUATIONS, int(affordable))
     return replace(run, settings=replace(settings, evaluate_at=evaluation_steps(run.steps, run.cooldown_from, count)))
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from planner.method import NF4_BYTES, Method
 from planner.shapes import ModelShape
-from planner.train.rows import evaluation_bytes, rows_at_once
+from planner.train.rows import evaluation_bytes, logits_at_once, rows_at_once
 
 WEIGHT, GRADIENT, MOMENTS = 4, 4, 8
 """Bytes of a parameter kept on the ranks: fp32 weight, and of one that is trained fp32 gradient and AdamW's two fp32 moments."""
@@ -66,7 +66,8 @@ def memory(
     frozen = 0 if method.name == "full" else shape.params_total - packed
     states = (WEIGHT * frozen + (WEIGHT + GRADIENT + MOMENTS) * trained) / shards + NF4_BYTES * packed
     heldout = evaluation_bytes(shape, seq_len, rows_at_once(seq_len, shape.vocab, micro_batch if bounded else None), width=width)
-    return Memory(states, gathered, kept, LOGIT_COPIES * 4 * tokens * shape.vocab, heldout)
+    at_once = min(tokens, logits_at_once(shape.family, shape.vocab) or tokens)
+    return Memory(states, gathered, kept, LOGIT_COPIES * 4 * at_once * shape.vocab, heldout)
 
 
 def state_bytes(shape: ModelShape, method: Method) -> float:

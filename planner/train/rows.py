@@ -1,4 +1,4 @@
-"""How many rows of held-out text go through a model at once, and what that takes beside its weights. Imports no torch."""
+"""How many rows of held-out text go through a model at once, and of how many tokens logits are there at once. Imports no torch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ MOST_TOKENS = 16384
 BYTES_PER_LOGIT = 10
 """A logit in bf16, in fp32, and its log-probability; a model in fp32 has 8."""
 LOGITS_BYTES = 1e9
-"""What the logits of a forward pass may take [bytes]; of a single row they take what they do."""
+"""What the logits of a forward pass may take [bytes]; of a single row of held-out text they take what they do."""
+PLAIN_HEADS = ("llama", "mistral", "qwen2", "qwen3")
+"""Model types whose logits are what the output layer returns; others may scale or cap them after it, and have them of all tokens at once."""
 
 
 def rows_at_once(seq_len: int, vocab: int, most: int | None = None) -> int:
@@ -24,6 +26,16 @@ def rows_at_once(seq_len: int, vocab: int, most: int | None = None) -> int:
     """
     fitting = min(MOST_ROWS, MOST_TOKENS // seq_len, int(LOGITS_BYTES // (BYTES_PER_LOGIT * seq_len * vocab)))
     return max(1, fitting if most is None else min(fitting, most))
+
+
+def logits_at_once(kind: str, vocab: int) -> int | None:
+    """Return of how many tokens a pass in training has the logits at once; None for all of them, as in families that change them afterwards.
+
+    Args:
+        kind: the model's type.
+        vocab: rows of the output layer.
+    """
+    return max(1, int(LOGITS_BYTES // (4 * vocab))) if kind in PLAIN_HEADS else None
 
 
 def evaluation_bytes(shape: ModelShape, seq_len: int, rows: int, *, width: int = 4) -> float:

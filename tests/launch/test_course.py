@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -164,12 +165,17 @@ def test_losses_are_measured_before_and_in_the_cooldown(steps: int, start: int, 
 def test_evaluations_on_the_way_cost_little(corpus: Corpus, tmp_path: Path) -> None:
     allocation(corpus).save(tmp_path / "a.json", {})
     ready = prepare(tmp_path / "a.json", tmp_path / "run")
-    for eval_tokens in (64, 640, 6400):
+    counts = {}
+    for eval_tokens, ranks in product((64, 640, 6400), (1, 2, 4)):
         spec = replace(ready.run.spec, eval_tokens=eval_tokens)
-        run = settle(replace(ready, run=replace(ready.run, spec=spec)), 1, Settings())
-        cost = len(run.settings.evaluate_at) * eval_tokens / 3
-        assert cost <= 0.05 * run.steps * run.recipe.tokens_per_step + 3 * eval_tokens / 3  # three in the cooldown at least, if any
-    assert run.settings.evaluate_at == ()
+        run = settle(replace(ready, run=replace(ready.run, spec=spec)), ranks, Settings())
+        once = ranks * eval_tokens / 3  # every rank measures all of it
+        counts[eval_tokens, ranks] = len(run.settings.evaluate_at)
+        cost = counts[eval_tokens, ranks] * once
+        assert cost <= 0.05 * run.steps * run.recipe.tokens_per_step + 3 * once  # three in the cooldown at least, if any
+    assert counts[64, 1] > counts[64, 4] > 0 == counts[6400, 1]
+    affordable = 0.05 * run.steps * run.recipe.tokens_per_step
+    assert counts[64, 4] <= affordable / (4 * 64 / 3) < counts[64, 1]
 
 
 @pytest.mark.parametrize("damage", [b"\x00\xff{}", b'{"kind": "st', b"[" * 100_000, b"7", b'{"kind": "step"}', b""])

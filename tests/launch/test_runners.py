@@ -223,6 +223,21 @@ def test_ranks_of_srun_are_read_from_its_variables() -> None:
         join(Settings(), {}, slurm=True)
 
 
+def test_a_rank_that_sees_its_own_gpu_alone_takes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from planner.train.full.mesh import join
+
+    taken: list[int] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    for visible in (1, 4):
+        monkeypatch.setattr(torch.cuda, "device_count", lambda visible=visible: visible)
+        found = join(Settings(device="cuda", threads=1), {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "3"})
+        assert found.device == torch.device("cuda", taken[-1])
+    assert taken == [0, 3]
+
+
 def test_a_signal_puts_a_job_of_slurm_back_into_the_queue_and_a_stop_file_ends_it(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "run"
     lay(folder, corpus)

@@ -5,6 +5,7 @@ On one rank without micro-batches it is `planner.train.segment` to the bit.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import time
@@ -15,6 +16,7 @@ from typing import Any
 
 import torch
 from torch.distributed.tensor import DTensor
+from torch.utils.checkpoint import checkpoint
 
 from planner.artifacts import read_json, whole, write_text
 from planner.corpus import Corpus
@@ -30,10 +32,9 @@ from planner.train.full.shard import build, gathered
 from planner.train.full.states import States, start_moments, tensors_of
 from planner.train.job import Job
 from planner.train.model import build_optimiser
+from planner.train.order import IGNORED
+from planner.train.rows import logits_at_once
 from planner.train.segment import Diverged, open_batches, rate_at
-
-IGNORED = -100
-"""Target that does not count."""
 
 
 @dataclass
@@ -86,7 +87,7 @@ class Training:
         self.states = States(folder, ranks, run.settings.keep)
         self.guarded: Guarded = ranks.told(Guarded.load(folder) if ranks.first else None)
         self.watch = Watch(run.recipe.spike_factor)
-        self.step, self.seconds = 0, 0.0
+        self.step, self.seconds, self._saved = 0, 0.0, time.monotonic()
         found = ranks.told(self.states.steps() if ranks.first else None)
         self._open(run.model_of(found[-1] if found else 0))
         if found:
@@ -140,7 +141,7 @@ class Training:
                 self.watch.begin_stage()
             number = batch_number(within, self.guarded.left_out.get(stage, []))
             rate = rate_at(self.run.stages[stage].segment, self.run.recipe, within)
-            loss, norm, asked = self._step(stage, number, rate)
+            loss, norm, asked, late = self._step(stage, number, rate)
             trouble = self.watch.see(loss, norm)
             if trouble is not None:
                 self._roll_back(stage, within, number, trouble, loss, norm)
@@ -157,7 +158,7 @@ class Training:
                 seconds=self.seconds, seconds_left=self.seconds / self.step * (self.run.steps - self.step),
             )  # fmt: skip
             follows = self._follow()
-            if asked or follows or self.step % save_every == 0 or self.step == self.run.steps:
+            if asked or late or follows or self.step % save_every == 0 or self.step == self.run.steps:
                 # Before the evaluation, which would otherwise cost these steps if it failed.
                 self._save(wait=asked or follows or self.step == self.run.steps or self.step in due)
             if self.step in due and not asked:  # asked to stop, it is measured when the run goes on
@@ -175,18 +176,20 @@ class Training:
         if self.metrics is not None:
             self.metrics.close()
 
-    def _step(self, stage: int, number: int, rate: float) -> tuple[float | None, float, bool]:
+    def _step(self, stage: int, number: int, rate: float) -> tuple[float | None, float, bool, bool]:
         """Take an optimiser step on a batch.
 
         Returns:
-            Its loss over all ranks, None where no target counts; the gradient's norm; whether any rank was asked to stop.
+            Its loss over all ranks, None where no target counts; the gradient's norm; whether any rank was asked to stop; whether a state is due by
+            the first rank's clock.
         """
         recipe, world = self.run.recipe, self.ranks.world
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         first = number * recipe.batch_sequences
         inputs, targets = (torch.from_numpy(part) for part in self.batches[stage].rows(first + self.rows[0], first + self.rows[1]))
-        count, asked = self.ranks.total(float((targets != IGNORED).sum()), float(self._stop()))
+        late = self.ranks.first and time.monotonic() - self._saved > 60 * self.run.settings.save_minutes
+        count, asked, due = self.ranks.total(float((targets != IGNORED).sum()), float(self._stop()), float(late))
         total = torch.zeros((), dtype=torch.float64, device=self.ranks.device)
         size = self.run.settings.micro_batch or len(inputs)
         for at in range(0, len(inputs), size):
@@ -202,7 +205,7 @@ class Training:
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         loss_step = self.ranks.total(float(total))[0]
-        return loss_step if count else None, float(norm), asked > 0
+        return loss_step if count else None, float(norm), asked > 0, due > 0
 
     def _evaluate(self) -> None:
         """Measure the held-out specialist loss after the last step and hold it against the forecast."""
@@ -262,6 +265,7 @@ class Training:
     def _save(self, *, wait: bool = False) -> None:
         loop = {"step": self.step, "seconds": self.seconds, "smooth": self.watch.smooth, "best": self.watch.best}
         self.states.save(self.step, tensors_of(self.model, self.optimiser), loop, wait=wait)
+        self._saved = time.monotonic()
 
     def _load(self, step: int) -> None:
         loop = self.states.load(step, tensors_of(self.model, self.optimiser))
@@ -291,6 +295,30 @@ def open_corpus(job: Job) -> Corpus:
 
 
 def batch_loss(model: torch.nn.Module, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Return the summed loss of the targets that count."""
-    logits = model(input_ids=inputs).logits
-    return torch.nn.functional.cross_entropy(logits.reshape(-1, logits.shape[-1]).float(), targets.reshape(-1), reduction="sum", ignore_index=IGNORED)
+    """Return the summed loss of the targets that count; where all logits would take too much, over a part of the tokens after the other."""
+    known: Any = model
+    wanted, tokens = targets.reshape(-1), logits_at_once(known.config.model_type, known.config.vocab_size)
+    if tokens is None or len(wanted) <= tokens:
+        return _summed(model(input_ids=inputs).logits, wanted)
+    head = known.get_output_embeddings()
+    # In the head's own call: FSDP keeps its weights gathered only within the model's, and until its backward pass is over.
+    head.forward = functools.partial(_loss_in_parts, head.forward, wanted, tokens)
+    try:
+        loss: torch.Tensor = model(input_ids=inputs).logits
+        return loss
+    finally:
+        del head.forward  # the class's is seen again
+
+
+def _loss_in_parts(head: Callable[[torch.Tensor], torch.Tensor], wanted: torch.Tensor, tokens: int, hidden: torch.Tensor) -> torch.Tensor:
+    """Return what `batch_loss` does; the logits of a part are let go, and computed again in the backward pass."""
+
+    def part_loss(part: torch.Tensor, its: torch.Tensor) -> torch.Tensor:
+        return _summed(head(part), its)
+
+    parts = zip(hidden.flatten(0, -2).split(tokens), wanted.split(tokens), strict=True)
+    return torch.stack([checkpoint(part_loss, *both, use_reentrant=False, preserve_rng_state=False) for both in parts]).sum()
+
+
+def _summed(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.cross_entropy(logits.reshape(-1, logits.shape[-1]).float(), wanted, reduction="sum", ignore_index=IGNORED)

@@ -75,6 +75,7 @@ def join(settings: Settings, environment: Mapping[str, str], *, slurm: bool = Fa
     if cuda and not torch.cuda.is_available():
         raise InputError("device cuda was asked for and torch sees no GPU", remedy="leave --device out to train on the CPU")
     if cuda:
+        local %= torch.cuda.device_count()  # Slurm may show each task its own GPU alone
         torch.cuda.set_device(local)
     device = torch.device("cuda", local) if cuda else torch.device("cpu")
     if world == 1 and settings.precision == "fp32":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import types
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
@@ -51,7 +52,9 @@ class Settings:
     shard_ranks: int | None = None
     """Ranks over which one copy of the model is sharded; None for all of them. With fewer, copies are kept (HSDP)."""
     save_every: int = 1000
-    """Steps between two saved states."""
+    """Steps between two saved states, at most."""
+    save_minutes: float = 30.0
+    """Minutes between two saved states, about and at most: a step may take minutes."""
     keep: int = 3
     """Saved states that are kept."""
     evaluate_at: tuple[int, ...] = ()
@@ -74,6 +77,8 @@ class Settings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{name} = {value} is not positive", remedy="give a positive whole number")
+        if not 0 < self.save_minutes < math.inf:
+            raise InputError(f"save_minutes = {self.save_minutes:g} is not positive", remedy="give a positive number")
         if self.keep < 2:
             raise InputError(f"keep = {self.keep} leaves no state to roll back to", remedy="keep two states or more")
         if self.peak_flops is not None and not 1e6 < self.peak_flops < 1e18:

@@ -9,8 +9,7 @@ Ref: arXiv 2304.11277 (FSDP), arXiv 2410.06511 (the order: activations, compile,
 from __future__ import annotations
 
 import copy
-import functools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 import torch
@@ -48,7 +47,7 @@ def build(job: Job, corpus: Corpus, ranks: Ranks, settings: Settings) -> nn.Modu
     for layer in layers:
         if settings.checkpoint_activations:
             # Inside the layer's own call, so that FSDP's hooks stay outside: a layer is gathered once in the backward pass, then computed again.
-            layer.forward = functools.partial(checkpoint, layer.forward, use_reentrant=False)
+            layer.forward = _computed_again(layer.forward)
         if backend is not None:
             layer.compile(backend=backend)
     if ranks.mesh is None:
@@ -82,6 +81,16 @@ def decoder_layers(model: nn.Module, count: int) -> list[nn.Module]:
     found = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module) == count]
     assert found, "a decoder has a list of its layers"
     return list(found[0])
+
+
+def _computed_again(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap a layer's forward so that its activations are computed again in the backward pass."""
+
+    # A function of our own, since torch.compile looks into it: of torch's own `checkpoint` in its place it would compile nothing, without a word.
+    def again(*arguments: Any, **named: Any) -> Any:
+        return checkpoint(forward, *arguments, use_reentrant=False, **named)
+
+    return again
 
 
 def _skeleton(model: nn.Module) -> nn.Module:

@@ -146,9 +146,9 @@ def test_a_run_that_keeps_going_wrong_is_given_up_as_diverged(corpus: Corpus, tm
 def test_a_gradient_that_is_no_number_is_named_as_such(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     step = Training._step
 
-    def spoilt(self: Training, stage: int, number: int, rate: float) -> tuple[float, float, bool]:
-        loss, norm, asked = step(self, stage, number, rate)
-        return loss, math.nan if number == 2 else norm, asked
+    def spoilt(self: Training, stage: int, number: int, rate: float) -> tuple[float | None, float, bool, bool]:
+        loss, norm, *asked = step(self, stage, number, rate)
+        return loss, math.nan if number == 2 else norm, *asked
 
     monkeypatch.setattr(Training, "_step", spoilt)
     lay(tmp_path / "run", corpus, settings=replace(SETTINGS, most_rollbacks=0))

@@ -7,6 +7,7 @@ import math
 import pickle
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,8 +19,10 @@ from planner.errors import InputError, MissingDependencyError, StateError
 from planner.launch.full import saved_step
 from planner.train.full.mesh import Ranks
 from planner.train.full.plan import FullRun, Settings, latest_step, rows_of_rank
+from planner.train.full.shard import build
 from planner.train.full.states import States
-from tests.train.full.runs import SETTINGS, STEPS, finish, lay, losses, row, run_here, start, steps_of
+from tests.train.full.runs import SETTINGS, STEPS, finish, kill, lay, losses, row, run_here, start, steps_of, wait_for
+from tests.train.shared import checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +48,33 @@ def test_how_a_step_is_computed_does_not_change_it(plain: Path, corpus: Corpus, 
     lay(tmp_path / "run", corpus, settings=replace(SETTINGS, **change))
     assert run_here(tmp_path / "run")
     assert largest(plain, tmp_path / "run") <= close
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")
+@pytest.mark.parametrize("again", [False, True], ids=["activations kept", "activations computed again"])
+def test_all_of_twelve_layers_are_compiled_once(corpus: Corpus, tmp_path: Path, again: bool) -> None:
+    """More layers than torch compiles variants of one function: it would go on without, and says so only in its counters."""
+    from torch._dynamo.utils import counters
+
+    graphs, runs = [0], [0]
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        graphs[0] += 1
+
+        def run(*arguments: Any) -> Any:
+            runs[0] += 1
+            return graph.forward(*arguments)
+
+        return run
+
+    ready = lay(tmp_path / "run", corpus, base=checkpoint(tmp_path / "base", corpus, num_hidden_layers=12), method="full")
+    torch._dynamo.reset()
+    counters.clear()
+    settings = replace(SETTINGS, compile_backend=backend, checkpoint_activations=again)  # type: ignore[arg-type]
+    model = build(FullRun.load(ready.folder).stages[0], corpus, Ranks(0, 1, torch.device("cpu"), None), settings)
+    model(input_ids=torch.arange(8)[None]).logits.sum().backward()
+    assert (graphs, runs) == ([1], [12])
+    assert not counters["recompile_limit"] and not counters["graph_break"]
 
 
 def test_two_ranks_in_bfloat16_with_all_that_saves_memory(plain: Path, corpus: Corpus, tmp_path: Path) -> None:
@@ -84,6 +114,22 @@ def test_losses_on_the_way_are_measured_where_they_were_asked_for(plain: Path) -
     for line in lines:
         assert (line["rate_share"] < 1) == (line["step"] > run.cooldown_from)
     assert STEPS not in run.settings.evaluate_at
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_states_are_saved_by_the_clock_too(corpus: Corpus, tmp_path: Path, ranks: int) -> None:
+    """All ranks save after the same step, though each has a clock of its own: after every step here, whatever the steps between two states."""
+    folder = tmp_path / "run"
+    lay(folder, corpus, ranks, replace(SETTINGS, save_every=1000, save_minutes=1e-9))
+    if ranks == 1:
+        assert not run_here(folder, stop_at=12)
+    else:
+        process = start(folder, {"wait": 0.02})
+        wait_for(folder, process, 12)
+        kill(process)
+    last = latest_step(folder)
+    assert 10 <= last < STEPS
+    assert all((folder / "states" / f"step-{step:09d}" / "loop.json").exists() for step in (last - 2, last - 1, last))
 
 
 def test_a_pickle_in_a_state_is_not_opened(corpus: Corpus, tmp_path: Path) -> None:
@@ -147,7 +193,16 @@ def test_ranks_that_do_not_divide_the_batch_are_refused(world: int, remedy: str)
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("device", "tpu"), ("precision", "fp8"), ("micro_batch", 0), ("save_every", -1), ("keep", 1), ("peak_flops", 3.0), ("peak_flops", math.inf)],
+    [
+        ("device", "tpu"),
+        ("precision", "fp8"),
+        ("micro_batch", 0),
+        ("save_every", -1),
+        ("save_minutes", 0.0),
+        ("keep", 1),
+        ("peak_flops", 3.0),
+        ("peak_flops", math.inf),
+    ],
 )
 def test_settings_that_cannot_be_are_refused(field: str, value: object) -> None:
     with pytest.raises(InputError):

@@ -87,6 +87,16 @@ def test_two_ranks_have_the_losses_of_one(one: Path, two: Path) -> None:
     assert (two / "checkpoint" / "model.safetensors").exists()
 
 
+def test_two_ranks_compute_the_loss_in_parts(two: Path, corpus: Corpus, tmp_path: Path) -> None:
+    """FSDP keeps the output layer gathered for all of them, and adds their gradients up."""
+    folder = tmp_path / "run"
+    lay(folder, corpus, ranks=2)
+    finish(folder, start(folder, {"logits": 4 * corpus.vocab_size * 10}))  # ten tokens a part, and a rank's 64 do not divide by that
+    whole, parts = steps_of(two)[1], steps_of(folder)[1]
+    assert parts["loss"] == pytest.approx(whole["loss"], abs=1e-6) and parts["grad_norm"] == pytest.approx(whole["grad_norm"], abs=1e-6)
+    assert 0 < largest(losses(two), losses(folder)) < CLOSE
+
+
 def test_every_rank_sees_its_part_of_one_order(one: Path, two: Path) -> None:
     assert [line["batch"] for line in steps_of(two).values()] == [line["batch"] for line in steps_of(one).values()]
     assert [line["batch"] for line in steps_of(one).values()][GENERAL - 1 : GENERAL + 1] == [GENERAL - 1, 0]
