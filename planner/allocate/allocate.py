@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from planner.allocate.allocation import KNOWS_NO_TEXT, PASSES, Allocation, Arm, Plan, behind
-from planner.allocate.beyond import beyond, refuse_far, tell_never
+from planner.allocate.beyond import beyond, refuse_far, refuse_far_general, tell_never
 from planner.allocate.closer import closest, closest_guess, spread
 from planner.allocate.describe import describe, priced, realised, resampled
 from planner.allocate.early import Held, mixed_arm, warnings_of_mixed
@@ -63,6 +63,7 @@ def allocate(
     extrapolation = beyond(law, plan)
     if not allow_extrapolation:
         refuse_far(law, plan.flops, extrapolation)
+        refuse_far_general(problem.retention, plan, plan.flops)
     kept = None if problem.retention is None else problem.retention.tell(plan, plan.replay_fraction)
     searched, plan = plan, priced(problem, plan)
     prices, exchange = worths(problem, everything, mine)

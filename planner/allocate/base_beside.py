@@ -11,7 +11,7 @@ from planner.allocate.allocation import Arm, Worth, behind
 from planner.allocate.base import Base
 from planner.allocate.base_answer import Kept, Way
 from planner.allocate.base_stage import Stage, capped, stage_of
-from planner.allocate.beyond import beyond, refuse_far
+from planner.allocate.beyond import beyond, refuse_far, refuse_far_general
 from planner.allocate.describe import resampled
 from planner.allocate.exchange import MORE_COMPUTE
 from planner.allocate.problem import Problem
@@ -36,6 +36,7 @@ def scratch(problem: Problem, mine: Array, allow_extrapolation: bool) -> Arm:
         other = best_plan(problem)
         if not allow_extrapolation:
             refuse_far(problem.law, other.flops, beyond(problem.law, other))
+            refuse_far_general(problem.retention, other, other.flops)
     except PlannerError as error:
         return Arm(name, None, None, None, error.message)
     return Arm(name, other, *behind(resampled(problem, other), mine))

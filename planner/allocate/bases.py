@@ -15,11 +15,12 @@ from planner.allocate.base_choice import choice_of, plan_of
 from planner.allocate.base_exchange import base_exchange
 from planner.allocate.base_longer import longer
 from planner.allocate.base_warnings import warnings_of_bases
-from planner.allocate.beyond import refuse_far
+from planner.allocate.beyond import refuse_far, refuse_far_general
 from planner.allocate.problem import Problem
 from planner.allocate.request import Request
 from planner.errors import DataError, InputError
 from planner.fit.fitted import FittedLaw
+from planner.flops import flops_per_token
 from planner.method import Method
 
 
@@ -64,6 +65,8 @@ def allocate_bases(
     recommended = made[order[0]]
     if not allow_extrapolation:
         refuse_far(law, recommended.plan.flops, recommended.extrapolation, sized=True)
+        sunk, counted = best.tokens * flops_per_token(best.shape, best.context), replace(recommended.plan, tokens_pt=best.tokens)
+        refuse_far_general(problem.retention, counted, sunk + counted.flops, sized=True)
     alone = scratch(problem, stage.end, allow_extrapolation)
     return BaseAllocation(
         request={

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from planner.allocate.allocation import Plan
 from planner.allocate.problem import Problem
+from planner.allocate.retention import Retention
 from planner.errors import DataError
 from planner.fit.diagnosis import STATUS_ADVICE
 from planner.fit.fitted import FittedLaw
 from planner.fit.support import NEAR, RAY
 from planner.laws import LAWS
 from planner.units import format_count, format_number
+
+if TYPE_CHECKING:
+    from planner.allocate.domains.answer import DomainPlan
 
 FAR = 10.0
 """Factor beyond the support from which a forecast is an extrapolation to be warned of loudly."""
@@ -30,9 +35,10 @@ AXIS_NAMES = {
 }  # fmt: skip
 
 
-def beyond(law: FittedLaw, plan: Plan) -> dict[str, float]:
-    """Return by what factor a plan lies outside the runs on each axis; 1 is inside."""
-    factors = law.support.factors(plan.params_non_embedding, plan.tokens_pt, plan.tokens_spec, plan.unique_spec, plan.flops)
+def beyond(law: FittedLaw, plan: Plan | DomainPlan, flops: float | None = None) -> dict[str, float]:
+    """Return by what factor a plan lies outside the runs on each axis; 1 is inside. Its own FLOPs count where no others are given."""
+    flops = plan.flops if flops is None else flops
+    factors = law.support.factors(plan.params_non_embedding, plan.tokens_pt, plan.tokens_spec, plan.unique_spec, flops)
     return {name: float(value) for name, value in factors.items() if name != "flops_6nd"}
 
 
@@ -49,8 +55,18 @@ def _never(axis: str) -> str:
     return f"no {AXIS_NAMES[axis]}, of which every run has some" if none else f"{AXIS_NAMES[axis]}, of which no run has any"
 
 
-def refuse_far(law: FittedLaw, flops: float, extrapolation: Mapping[str, float], who: str = "the best plan", sized: bool = False) -> None:
-    """Refuse a plan of some FLOPs further than TOO_FAR beyond the runs on some axis; `sized` where its size is that of a checkpoint.
+def refuse_far(
+    law: FittedLaw, flops: float, extrapolation: Mapping[str, float], who: str = "the best plan", sized: bool = False, called: str = "the law",
+) -> None:  # fmt: skip
+    """Refuse a plan of some FLOPs further than TOO_FAR beyond the runs on some axis.
+
+    Args:
+        law: whose runs.
+        flops: of the plan.
+        extrapolation: factor by axis.
+        who: whose plan.
+        sized: whether its size is that of a checkpoint.
+        called: the law in words.
 
     Raises:
         DataError: it is.
@@ -69,10 +85,22 @@ def refuse_far(law: FittedLaw, flops: float, extrapolation: Mapping[str, float],
         nearer = f"give a --base of {sizes} parameters" if sized else f"keep the plan nearer to the runs, such as with --params {sizes}"
         remedy = f"{nearer}, or train runs there"
     raise DataError(
-        f"{who} lies too far beyond the runs of the law to be recommended: {said}; the limit is {TOO_FAR:g}×, and the largest run had "
+        f"{who} lies too far beyond the runs of {called} to be recommended: {said}; the limit is {TOO_FAR:g}×, and the largest run had "
         f"{law.support.high['flops']:.3g} FLOPs",
         remedy=f"{remedy}; --allow-extrapolation shows the answer all the same",
     )
+
+
+def refuse_far_general(
+    retention: Retention | None, plan: Plan | DomainPlan, flops: float, who: str = "the best plan", sized: bool = False,
+) -> None:  # fmt: skip
+    """Refuse a plan whose general loss is limited as far beyond the runs of the general law.
+
+    Raises:
+        DataError: it is.
+    """
+    if retention is not None:
+        refuse_far(retention.law, flops, beyond(retention.law, plan, flops), who, sized, "the general law")
 
 
 def advised(law: FittedLaw, flops: float) -> float:

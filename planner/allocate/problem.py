@@ -317,22 +317,24 @@ class Problem:
         """Tell which plans have as many tokens for each parameter as a plan has at least."""
         return plans.tokens_pt + plans.tokens_spec >= self.shortest * plans.params * (1 - ROUNDING)
 
-    def split(self, sizes: tuple[Size, ...], share: float, *, stage: bool = True) -> Plans:
+    def split(self, sizes: tuple[Size, ...], share: float, *, stage: bool = True, alone: Sequence[float] = (math.inf,)) -> Plans:
         """Return the plans with one share of specialist tokens; sizes for which it would take too many passes are left out.
 
         Args:
             sizes: the sizes.
             share: of specialist tokens in all tokens.
             stage: whether those are a stage of their own, which is not too short to train; else they cost what general ones do.
+            alone: amounts of specialist tokens without general ones, ascending; all that budget and passes allow where those are fewer.
         """
         least = self.min_tokens_stage if stage else 0.0
         sizes = sizes if stage else tuple(replace(size, spec_cost=1.0) for size in sizes)
-        total = np.array([self.tokens_at(size, share) for size in sizes])
-        if share == 1:
-            total = np.minimum(total, self.max_tokens_spec)  # what the passes leave over stays unspent
+        total = np.array([[self.tokens_at(size, share)] for size in sizes])
+        if share == 1:  # what the passes, or a smaller amount, leave over stays unspent
+            total = np.minimum(np.minimum(total, self.max_tokens_spec), np.asarray(alone))
         trained = (total > 0) & (share * total <= self.max_tokens_spec) & ((share == 0) | (share * total >= least)) & (share < 1 or not self.needs_trunk)
-        number = np.flatnonzero(trained)
-        made = self._make(number, (1 - share) * total[number], share * total[number], sizes)
+        number, amount = np.nonzero(trained & (np.diff(total, axis=1, prepend=-1.0) != 0))
+        taken = total[number, amount]
+        made = self._make(number, (1 - share) * taken, share * taken, sizes)
         return made.rows(self.enough(made))
 
     def points(self, plans: Plans) -> list[Points]:

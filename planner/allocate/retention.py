@@ -54,7 +54,7 @@ class Kept:
     """Of the forecast loss over `loss_before`."""
     rise_low: float
     rise_high: float
-    """90 % interval over the resamples and the noise of a run."""
+    """90 % interval over the resamples, the noise of a run, and the drift outside the runs of the general law."""
     probability: float
     """That the limit is kept."""
     limit: str
@@ -208,13 +208,15 @@ class Retention:
             after, base = (self.law.log_loss(at)[0] for at in points)
             spread = np.subtract(*(self.law.log_loss_resamples(at)[:, 0] for at in points))
             before, rise = float(np.exp(base)), float(after - base)
-            # With the noise of one run: what its trunk was lucky in both losses share.
+            # With the noise of one run: what its trunk was lucky in both losses share. The drift they need not share: no run tells a rise so far out.
+            # As in a forecast, a deviation of 5 says "anything".
+            off = float(np.fmin(np.hypot(self.law.noise, self.law.drift * distance if distance > 0 else 0.0), 5.0))
             ends = np.quantile(spread - spread.mean(), ENDS)
-            low, high = (rise + sign * float(np.hypot(end, Z * self.law.noise)) for sign, end in zip((-1, 1), ends, strict=True))
+            low, high = (rise + sign * float(np.hypot(end, Z * off)) for sign, end in zip((-1, 1), ends, strict=True))
             if plan.tokens_spec == 0:  # the same run before and after
                 low = high = rise = 0.0
             if self.max_rise is not None and plan.tokens_spec > 0:
-                chances.append(_below((np.log1p(self.max_rise) - rise) / max(sqrt(float(spread.var()) + self.law.noise**2), 1e-12)))
+                chances.append(_below((np.log1p(self.max_rise) - rise) / max(sqrt(float(spread.var()) + off**2), 1e-12)))
         elif self.max_rise is not None:
             chances.append(0.0)
         rise_percent, rise_low, rise_high = (100 * float(np.expm1(value)) for value in (rise, low, high))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from planner.allocate.optimum import MOST_RESAMPLES, Search, joined, leading, replaying, search
+from planner.allocate.optimum import FEW_RESAMPLES, MOST_RESAMPLES, Search, joined, leading, replaying, search
 from planner.allocate.plans import Plans, Size
 from planner.allocate.problem import COARSEST, EVERY_SHAPE, FINEST, ROUNDING, Problem
 from planner.laws.dual import Array
@@ -22,6 +24,12 @@ HALVINGS = 40
 """Of a step of the ladder, in which the size is found from which on the passes suffice."""
 SHARES = 41
 """Of specialist tokens, in a profile."""
+FEWER = 1.2
+"""Factor between amounts of specialist text alone, where less of it may be better than all."""
+AMOUNTS = 7
+"""Of it, around the best so far."""
+EVERYTHING = (math.inf,)
+"""The amount of it that is all that budget and passes allow."""
 
 
 def closest_split(problem: Problem, share: float, sizes: tuple[Size, ...]) -> Search | None:
@@ -37,22 +45,34 @@ def closest_split(problem: Problem, share: float, sizes: tuple[Size, ...]) -> Se
     """
     chosen = problem.request.params is not None or bool(problem.request.params_among)
     tried = sizes if chosen else (*sizes, *_at_the_passes(problem, share, sizes), *_of_the_text(problem, share, sizes))
-    plans = _long_enough(problem, problem.split(tried, share))
+    alone = _alone(problem, tried) if share == 1 else EVERYTHING
+    plans = _long_enough(problem, problem.split(tried, share, alone=alone))
     if not len(plans):
         return None
     found = search(problem, plans)
-    if chosen or not np.isfinite(found.expected).any():
+    if not np.isfinite(found.expected).any():
         return found
+    if not chosen:
+        found = _closest_size(problem, share, found, sizes, several=len(alone) > 1)
+    if len(alone) > 1:
+        best = found.plans.sizes[found.plans.size[found.best]]
+        for reach in (FEWER, FEWER ** (1 / AMOUNTS)):
+            found = _with(problem, found, share, (best,), _about(found, reach))
+    return found
+
+
+def _closest_size(problem: Problem, share: float, found: Search, sizes: tuple[Size, ...], several: bool) -> Search:
+    """Join a search of a share with what is near its best size, and where several amounts of specialist text alone were tried, near its amount."""
     if problem.recipe is not None:
         low, high = (problem.clipped(float(found.plans.params[found.best]) * factor) for factor in (1 / ASIDE, ASIDE))
-        return _with(problem, found, share, problem.between(low, high, EVERY_SHAPE))
-    known = np.unique([size.params_non_embedding for size in (*sizes, *plans.sizes)])
-    for _ in range(ROUNDS):
+        return _with(problem, found, share, problem.between(low, high, EVERY_SHAPE), _about(found, FEWER) if several else EVERYTHING)
+    known = np.unique([size.params_non_embedding for size in (*sizes, *found.plans.sizes)])
+    for number in range(ROUNDS):
         at = int(np.searchsorted(known, found.plans.params[found.best]))
         low, high = float(known[max(at - 1, 0)]), float(known[min(at + 1, len(known) - 1)])
         nearby = problem.between(low, high, max(FINEST, math.log(high / low) / CLOSER))
         known = np.unique([*known, *(size.params_non_embedding for size in nearby)])
-        found = _with(problem, found, share, nearby)
+        found = _with(problem, found, share, nearby, _about(found, FEWER**0.5**number) if several else EVERYTHING)
     return found
 
 
@@ -62,7 +82,7 @@ def profile(problem: Problem, sizes: tuple[Size, ...]) -> tuple[Array, Array]:
     if problem.request.params is None and not problem.request.params_among:
         # Far from the recommended share the passes may bind, and then the best size is where they do, and none of those searched.
         sizes = tuple(dict.fromkeys((*sizes, *(size for share in shares for size in _at_the_passes(problem, float(share), sizes)))))
-    parts = [problem.split(sizes, float(share)) for share in shares]
+    parts = [problem.split(sizes, float(share), alone=_alone(problem, sizes) if share == 1 else EVERYTHING) for share in shares]
     number = np.repeat(np.arange(SHARES), [len(part) for part in parts])
     size, params, pt, spec, unique = (
         np.concatenate([getattr(part, name) for part in parts]) for name in ("size", "params", "tokens_pt", "tokens_spec", "unique_spec")
@@ -76,9 +96,29 @@ def profile(problem: Problem, sizes: tuple[Size, ...]) -> tuple[Array, Array]:
     return shares[found], np.exp(least[found])
 
 
-def _with(problem: Problem, found: Search, share: float, sizes: tuple[Size, ...]) -> Search:
-    """Join a search with what is best of other sizes."""
-    plans = _long_enough(problem, problem.split(sizes, share))
+def _alone(problem: Problem, sizes: tuple[Size, ...]) -> Sequence[float]:
+    """List amounts of specialist text to try without general text: one pass, more by a factor each, and all, where less than all may be better."""
+    plans = problem.split(sizes, 1.0)
+    least, most = max(problem.min_tokens_stage, min(problem.request.unique_spec, problem.max_tokens_spec)), problem.max_tokens_spec
+    if not len(plans) or (problem.retention is None and not _repeats_harm(problem, plans)):
+        return EVERYTHING
+    return [*np.exp(np.arange(math.log(least), math.log(most), math.log(FEWER))), math.inf]
+
+
+def _repeats_harm(problem: Problem, plans: Plans) -> bool:
+    both = (problem.points(replace(plans, tokens_spec=factor * plans.tokens_spec)) for factor in (1.0, 0.98))
+    all_of_it, less = (problem.law.log_loss_resamples(points, FEW_RESAMPLES).mean(0) for points in both)
+    return bool((less < all_of_it - 1e-9).any())
+
+
+def _about(found: Search, reach: float) -> Sequence[float]:
+    """List amounts of specialist text around that of the best plan, which is one without general text."""
+    return list(float(found.plans.tokens_spec[found.best]) * np.geomspace(1 / reach, reach, AMOUNTS))
+
+
+def _with(problem: Problem, found: Search, share: float, sizes: tuple[Size, ...], alone: Sequence[float] = EVERYTHING) -> Search:
+    """Join a search with what is best of other sizes, and other amounts where there is no general text."""
+    plans = _long_enough(problem, problem.split(sizes, share, alone=alone))
     near = leading(problem, plans) if len(plans) else None
     return joined(found, near) if near is not None and len(near.plans) else found
 

@@ -9,6 +9,7 @@ import pytest
 from planner.allocate.allocate import allocate
 from planner.allocate.allocation import Allocation, Arm, behind
 from planner.allocate.beyond import outside
+from planner.allocate.problem import Problem
 from planner.allocate.request import Request
 from planner.fit.fitted import FittedLaw
 from planner.fit.member import Member
@@ -119,6 +120,25 @@ def test_specialist_text_alone_trains_no_size_that_is_too_large_for_it(fitted: F
     assert note.startswith("8 epochs, 400k tokens, would be fewer than 2 a parameter; ")
     enough = float(note.split("; ")[1].split(" would do")[0])
     assert arm(fitted, replace(request, params=1e6, max_epochs=enough), "specialist only").plan is not None
+
+
+@pytest.mark.parametrize(("flops", "params_among"), [(2e13, ()), (4.49e13, ()), (2e13, (3e5, 8e5))])
+def test_specialist_text_alone_is_passed_over_no_more_often_than_helps(flops: float, params_among: tuple[float, ...]) -> None:
+    law, request = FittedLaw.load(SWEEPS / "medicine" / "law.json"), Request(flops, 2e5, params_among=params_among)
+    found = arm(law, request, "specialist only").plan
+    problem = Problem.of(law, request)
+    sizes = problem.sizes() if params_among else problem.every(2e5, 2e6)
+    some = tuple(size for size in sizes if problem.trainable(size, problem.min_tokens_per_param))
+    points = problem.points(problem.split(some, 1.0, alone=tuple(2e5 * np.linspace(5, 15, 41))))
+    assert found is not None and np.log(found.loss) < float(law.log_loss_resamples(points).mean(0).min()) + 1e-4
+    assert found.epochs_spec < 14, "budget and passes allow 15"
+
+
+def test_a_recommendation_of_specialist_text_alone_is_that_arm() -> None:
+    answer = allocate(FittedLaw.load(SWEEPS / "medicine" / "law.json"), Request(2e13, 2e5, general_tokens=1e5))
+    alone = next(arm for arm in answer.arms if arm.name == "specialist only")
+    assert answer.plan.tokens_pt == 0 and alone.worse_percent == pytest.approx(0, abs=0.01)
+    assert answer.curve["loss"][-1] == pytest.approx(answer.plan.loss, rel=1e-3)
 
 
 def test_a_stage_that_its_passes_make_too_short_says_how_many_would_do(fitted: FittedLaw) -> None:

@@ -11,9 +11,13 @@ from planner.allocate.allocate import allocate
 from planner.allocate.allocation import Allocation
 from planner.allocate.base import Base
 from planner.allocate.bases import allocate_bases
+from planner.allocate.domains.allocate import allocate_domains
+from planner.allocate.domains.request import Domain, DomainsRequest
 from planner.allocate.request import Request
+from planner.allocate.retention import Kept, Retention
 from planner.errors import DataError, InputError
 from planner.fit.fitted import FittedLaw
+from planner.fit.level import Z
 from planner.fit.member import Member
 from planner.flops import flops_per_token
 from planner.laws import LAWS, Points
@@ -254,6 +258,40 @@ def test_a_part_of_the_budget_that_adapters_save_on_replay_is_said(fitted: Fitte
     left = 1 - answer.plan.flops / 1.5e13
     said = [text for text in answer.warnings if "which costs less than the general stage that the search counts it in" in text]
     assert bool(said) == (left > 0.02)
+
+
+def test_the_interval_of_a_rise_drifts_outside_the_runs_of_the_general_law(fitted: FittedLaw, general: FittedLaw) -> None:
+    wide = replace(general.support, low=dict.fromkeys(general.support.low, 1e-9), high=dict.fromkeys(general.support.high, 1e30))
+    drifting = replace(general, drift=0.02, support=wide)
+    request = replace(REQUEST, max_general_rise=0.2)
+    plan = allocate(fitted, request, general=general).plan
+
+    def told(law: FittedLaw) -> Kept:
+        retention = Retention.of(law, request)
+        assert retention is not None
+        return retention.tell(plan, 0.0)
+
+    support = replace(wide, high={**wide.high, "params": plan.params_non_embedding / 20})
+    inside, outside, without = told(drifting), told(replace(drifting, support=support)), told(replace(general, support=support))
+    assert inside.extrapolation == 1 and (inside.rise_low, inside.rise_high) == (without.rise_low, without.rise_high)
+    near, far = (np.log1p(kept.rise_high / 100) - np.log1p(kept.rise_percent / 100) for kept in (without, outside))
+    assert np.sqrt(far**2 - near**2) == pytest.approx(Z * 0.02 * np.log(outside.extrapolation)) and outside.extrapolation == pytest.approx(20)
+    assert outside.rise_percent == without.rise_percent and abs(outside.probability - 0.5) < abs(without.probability - 0.5)
+
+
+def test_a_plan_too_far_beyond_the_runs_of_the_general_law_is_refused(fitted: FittedLaw, general: FittedLaw) -> None:
+    support, plan = general.support, allocate(fitted, replace(REQUEST, max_general_rise=0.2), general=general).plan
+    low = replace(general, support=replace(support, high={**support.high, "flops": plan.flops / 1100}))
+    base = Base.parse("name=A,tokens=20M,params=200k,vocab=1024,context=128")
+    request = replace(REQUEST, max_general_rise=0.2)
+    with pytest.raises(DataError, match=r"beyond the runs of the general law to be recommended: compute 1,\d\d\d×"):
+        allocate(fitted, request, general=low)
+    assert allocate(fitted, request, general=low, allow_extrapolation=True).general is not None
+    with pytest.raises(DataError, match="beyond the runs of the general law to be recommended"):
+        allocate_bases(fitted, request, [base], general=low)
+    domains = DomainsRequest(REQUEST.flops, (Domain("a", fitted, 2e5, general_law=low), Domain("b", fitted, 2e5, general_law=low)), max_general_rise=0.2)
+    with pytest.raises(DataError, match="the best plan of domain 'a' lies too far beyond the runs of the general law"):
+        allocate_domains(domains)
 
 
 def test_a_tight_rise_that_makes_the_model_worse_at_everything_is_said() -> None:

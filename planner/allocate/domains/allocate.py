@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from planner.allocate.beyond import refuse_far
+from planner.allocate.beyond import refuse_far, refuse_far_general
 from planner.allocate.domains import keep
 from planner.allocate.domains.accuracy import with_accuracy
 from planner.allocate.domains.answer import DomainsAllocation, Structure
@@ -94,8 +94,10 @@ def allocate_domains(
     )
     chosen = next(structure for structure in structures if structure.name == best)
     if not allow_extrapolation:
-        for domain, part in zip(request.domains, chosen.domains, strict=True):
-            refuse_far(domain.law, part.flops_path, part.extrapolation, f"the best plan of domain {domain.name!r}")
+        for domain, part, own in zip(request.domains, chosen.domains, problem.problems, strict=True):
+            who = f"the best plan of domain {domain.name!r}"
+            refuse_far(domain.law, part.flops_path, part.extrapolation, who)
+            refuse_far_general(own.retention, part, part.flops_path, who)
     chosen, unsure = with_accuracy(chosen, request.domains)
     structures = tuple(chosen if structure.name == best else structure for structure in structures)
     worths, exchange = prices(under[best], found, looks[best].resamples, margin)
