@@ -137,6 +137,8 @@ class BaseAllocation:
     """Forecast accuracy of the recommended plan, as `accuracy.forecast` describes it; None where no table was given."""
     exchange: str = ""
     """What the specialist text is worth in compute for the recommended base, in words."""
+    cost: dict[str, Any] | None = None
+    """What the recommended base's plan takes: the fields of `budget.Cost`; None where no speed of a GPU was stated, or of older versions."""
 
     @property
     def measured(self) -> bool:

@@ -16,6 +16,7 @@ from planner.allocate.base_exchange import base_exchange
 from planner.allocate.base_longer import longer
 from planner.allocate.base_warnings import warnings_of_bases
 from planner.allocate.beyond import refuse_far
+from planner.allocate.budget import cost_of
 from planner.allocate.problem import Problem
 from planner.allocate.request import Request
 from planner.errors import DataError, InputError
@@ -83,6 +84,7 @@ def allocate_bases(
         left_out=found.left_out,
         best_guess=_best_guess(problem, found, method),
         exchange=base_exchange(problem, best, method, stage),
+        cost=cost_of(request, recommended.plan.flops, recommended.plan.flops_inference),
     )
 
 

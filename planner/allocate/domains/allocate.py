@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from planner.allocate.beyond import refuse_far
+from planner.allocate.budget import cost_of
 from planner.allocate.domains import keep
 from planner.allocate.domains.accuracy import with_accuracy
 from planner.allocate.domains.answer import DomainsAllocation, Structure
@@ -110,6 +111,7 @@ def allocate_domains(
         worths=tuple(worths),
         exchange=exchange,
         knowing=knowing(under[best], found, margin, progress) if ask_laws else (),
+        cost=cost_of(request, found.total_flops, chosen.flops_inference),
     )
 
 
