@@ -77,7 +77,7 @@ class Way:
     chosen: bool
     """Whether it is the method asked for."""
     measured: bool
-    """Whether the runs of the law were trained by it; else its tokens are taken to teach as theirs did."""
+    """Whether runs of a law were trained by it; else its tokens are those of the law that is asked, and what they teach is not known."""
     tokens_spec: float
     epochs_spec: float
     flops: float
@@ -87,8 +87,16 @@ class Way:
     """Least memory of one GPU."""
     fits: bool
     """Whether that is there."""
-    higher_percent: float
-    """By how much the loss is higher than by the method asked for, in the mean of ln L over the resamples [% of it]."""
+    higher_percent: float | None
+    """By how much the loss is higher than by the method asked for, in the means of ln L over each law's resamples [% of it]; None unless runs were trained
+    by both."""
+    loss: float | None = None
+    """Forecast by the law of its own runs [nats/token]; None where there is none, and in answers of older versions."""
+    loss_low: float | None = None
+    loss_high: float | None = None
+    """90 % interval of one run."""
+    other_law: bool = False
+    """Whether that is another law than the one asked, which lay beside it."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +151,7 @@ class BaseAllocation:
     @property
     def measured(self) -> bool:
         """Whether the runs of the law were trained by the method asked for."""
-        return any(way.chosen and way.measured for way in self.ways)
+        return any(way.chosen and way.measured and not way.other_law for way in self.ways)
 
     @property
     def settled(self) -> bool:

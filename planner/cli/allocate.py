@@ -167,17 +167,21 @@ def allocate(
     of_general = FittedLaw.load(keeping) if keeping else None
     answer: Any
     shown: Callable[[Any], None]
+    more_inputs: dict[str, str] = {}
     if base:
         from planner.allocate.bases import allocate_bases
         from planner.cli.base_tables import show_bases, wants_runs_of_bases
-        from planner.cli.bases import bases_of, method_of, shares_of
+        from planner.cli.bases import bases_of, laws_beside, method_of, shares_of
 
         bases = bases_of(base, out)
+        by_method = laws_beside(found, fitted)
+        apart(out, *by_method)
         answer = allocate_bases(
-            fitted, request, bases, method_of(fitted, method, lora_rank), general=of_general, kept_back=shares_of(kept_back), robust=robust,
-            allow_extrapolation=allow_extrapolation,
+            fitted, request, bases, method_of(fitted, method, lora_rank), general=of_general, kept_back=shares_of(kept_back),
+            others=tuple(by_method.values()), robust=robust, allow_extrapolation=allow_extrapolation,
         )  # fmt: skip
         plan, shown = answer.choices[0].plan, show_bases
+        more_inputs = {f"law_{other.source.get('method', 'full')}": sha256_file(path) for path, other in by_method.items()}
     elif method is not None or kept_back or lora_rank is not None:
         raise InputError("--method, --lora-rank and --kept-back are of a --base", remedy="add --base, or leave them away")
     else:
@@ -186,7 +190,7 @@ def allocate(
         answer = recommend(fitted, request, general=of_general, robust=robust, allow_extrapolation=allow_extrapolation)
         plan, shown = answer.plan, show
     answer = replace(answer, source=beside(answer.source, found, out, keeping))
-    inputs = {"law": sha256_file(found), **({"general_law": sha256_file(keeping)} if keeping else {})}
+    inputs = {"law": sha256_file(found), **({"general_law": sha256_file(keeping)} if keeping else {}), **more_inputs}
     if accuracy is not None:
         body, more = accuracy_of(plan, accuracy, chance)
         answer, inputs["accuracy"] = replace(answer, accuracy=body, warnings=(*answer.warnings, *more)), sha256_file(accuracy)
