@@ -27,7 +27,7 @@ from planner.allocate.domains.refuse import refuse
 from planner.allocate.domains.request import DomainsRequest
 from planner.allocate.domains.shares import SHARES, of_share
 from planner.allocate.domains.split import NO_GENERAL, UNIFORM, split
-from planner.allocate.domains.tell import warnings_of
+from planner.allocate.domains.tell import warnings_of, warnings_of_mix
 from planner.errors import DataError
 from planner.flops import flops_6nd
 from planner.units import format_part
@@ -105,7 +105,7 @@ def allocate_domains(
         best=best,
         structures=structures,
         arms=bound,
-        warnings=(*warnings_of(under[best], chosen, structures), *unsure),
+        warnings=(*warnings_of_mix(mix, chosen, structures), *warnings_of(under[best], chosen, structures), *unsure),
         sources=_sources(problem),
         around=asdict(around(under[best], found, margin)),
         worths=tuple(worths),
