@@ -11,6 +11,7 @@ import numpy as np
 
 from planner.allocate.allocation import KNOWS_NO_TEXT, PASSES, Allocation, Arm, Plan, behind
 from planner.allocate.beyond import beyond, refuse_far, refuse_far_general, tell_never
+from planner.allocate.budget import cost_of
 from planner.allocate.closer import closest, closest_guess, spread
 from planner.allocate.describe import describe, priced, realised, resampled
 from planner.allocate.early import Held, mixed_arm, warnings_of_mixed
@@ -106,6 +107,7 @@ def allocate(
         tokens_pt_interval=own["tokens_pt"],
         epochs_interval=own["epochs"],
         epochs_within=as_good["epochs"],
+        cost=cost_of(request, plan.flops, plan.flops_inference),
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from planner.allocate.budget import check_cost
 from planner.artifacts import check_numbers, read_artifact, whole, write_artifact
 from planner.errors import InputError
 from planner.fit.support import NEAR
@@ -164,6 +165,8 @@ class Allocation:
     """The same of the passes over the specialist text."""
     epochs_within: tuple[float, float] | None = None
     """Range of passes among all plans whose loss is within the tolerance of the best."""
+    cost: dict[str, Any] | None = None
+    """What the plan takes: the fields of `budget.Cost`; None where no speed of a GPU was stated, or of older versions."""
 
     @property
     def replay_fraction(self) -> float:
@@ -218,6 +221,7 @@ class Allocation:
                 check_interval(body["general"], "the general loss")
             check_numbers(body, ("regret_expected_percent", "regret_90_percent"), optional=True)
             check_numbers(body["extrapolation"], body["extrapolation"], optional=True, what="the extrapolation")
+            check_cost(body.get("cost"))
             for key in ("request", "source", "curve"):
                 dict(body[key].items())
             datetime.fromisoformat(body["created"])
@@ -235,7 +239,7 @@ class Allocation:
                 worths=tuple(Worth(**worth) for worth in body.get("worths", ())), exchange=body.get("exchange", ""),
                 extrapolation={name: math.inf if factor is None else factor for name, factor in body["extrapolation"].items()},
                 warnings=tuple(body["warnings"]), curve=body["curve"], source=body["source"], created=body["created"], accuracy=body.get("accuracy"),
-                general=body.get("general"),
+                general=body.get("general"), cost=body.get("cost"),
             )  # fmt: skip
 
 

@@ -78,7 +78,7 @@ class Way:
     chosen: bool
     """Whether it is the method asked for."""
     measured: bool
-    """Whether the runs of the law were trained by it; else its tokens are taken to teach as theirs did."""
+    """Whether runs of a law were trained by it; else its tokens are those of the law that is asked, and what they teach is not known."""
     tokens_spec: float
     epochs_spec: float
     flops: float
@@ -88,8 +88,16 @@ class Way:
     """Least memory of one GPU."""
     fits: bool
     """Whether that is there."""
-    higher_percent: float
-    """By how much the loss is higher than by the method asked for, in the mean of ln L over the resamples [% of it]."""
+    higher_percent: float | None
+    """By how much the loss is higher than by the method asked for, in the means of ln L over each law's resamples [% of it]; None unless runs were trained
+    by both."""
+    loss: float | None = None
+    """Forecast by the law of its own runs [nats/token]; None where there is none, and in answers of older versions."""
+    loss_low: float | None = None
+    loss_high: float | None = None
+    """90 % interval of one run."""
+    other_law: bool = False
+    """Whether that is another law than the one asked, which lay beside it."""
 
 
 @dataclass(frozen=True)
@@ -138,11 +146,13 @@ class BaseAllocation:
     """Forecast accuracy of the recommended plan, as `accuracy.forecast` describes it; None where no table was given."""
     exchange: str = ""
     """What the specialist text is worth in compute for the recommended base, in words."""
+    cost: dict[str, Any] | None = None
+    """What the recommended base's plan takes: the fields of `budget.Cost`; None where no speed of a GPU was stated, or of older versions."""
 
     @property
     def measured(self) -> bool:
         """Whether the runs of the law were trained by the method asked for."""
-        return any(way.chosen and way.measured for way in self.ways)
+        return any(way.chosen and way.measured and not way.other_law for way in self.ways)
 
     @property
     def settled(self) -> bool:

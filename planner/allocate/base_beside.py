@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 
 import numpy as np
 
@@ -10,17 +12,22 @@ from planner.allocate.allocate import best_plan
 from planner.allocate.allocation import Arm, Worth, behind
 from planner.allocate.base import Base
 from planner.allocate.base_answer import Kept, Way
+from planner.allocate.base_choice import plan_of, reach
 from planner.allocate.base_stage import Stage, capped, stage_of
-from planner.allocate.beyond import beyond, refuse_far, refuse_far_general
+from planner.allocate.beyond import TOO_FAR, beyond, refuse_far, refuse_far_general
 from planner.allocate.describe import resampled
 from planner.allocate.exchange import MORE_COMPUTE
 from planner.allocate.problem import Problem
 from planner.allocate.worth import MORE_TEXT, eased, under, worth_of
 from planner.errors import InputError, PlannerError
+from planner.fit.fitted import FittedLaw
 from planner.fit.level import interval_of
 from planner.laws.dual import Array
 from planner.method import Method
 from planner.units import format_count
+
+LEAST_LOWER = 0.01
+"""Per cent of the loss by which a method must be lower to be told of."""
 
 
 def scratch(problem: Problem, mine: Array, allow_extrapolation: bool) -> Arm:
@@ -56,23 +63,63 @@ def base_worths(problem: Problem, base: Base, method: Method, stage: Stage) -> l
     return [worth_of(name, stage.end - other.end) for name, other in stages.items()]
 
 
-def ways(problem: Problem, base: Base, method: Method, stage: Stage) -> list[Way]:
-    """Set the methods side by side for a base, the adapters being those asked for, or those of the law's recipe."""
+def other_laws(problem: Problem, laws: Iterable[FittedLaw]) -> dict[str, Problem]:
+    """Put a request under laws of runs by other methods, by the method's name; none under a limit on the general loss, which each would need a law of."""
+    if problem.request.limited:
+        return {}
+    found = [Problem.of(law, problem.request, robust=problem.robust) for law in laws]
+    of_two = [other for other in found if not (other.method.both or other.one_stage or other.one_corpus)]
+    return {other.method.name: other for other in of_two if other.method.name != problem.method.name}
+
+
+def ways(problem: Problem, base: Base, method: Method, stage: Stage, others: Mapping[str, Problem] = MappingProxyType({})) -> list[Way]:
+    """Set the methods side by side for a base, the adapters being those asked for, or those of the recipe of the law that measures them.
+
+    Args:
+        problem: the request.
+        base: the base.
+        method: how it is specialised.
+        stage: what it comes to by that.
+        others: the request under laws of runs by other methods, by their names.
+    """
     adapters = method if method.name != "full" else problem.recipe.method("lora") if problem.recipe and problem.method.name != "full" else Method("lora")
-    every = (Method(), replace(adapters, name="lora"), replace(adapters, name="qlora"))
-    return [_way(problem, base, way, method, stage) for way in every if way.fits(base.shape)]
+    every: tuple[Method, ...] = (Method(), replace(adapters, name="lora"), replace(adapters, name="qlora"))
+    # The forecast of the method asked for is that of the law asked, whatever lies beside it.
+    own = {way.name: others[way.name] for way in every if way.name in others and way.name != method.name}
+    every = tuple(own[way.name].method if way.name in own else way for way in every)
+    return [_way(own.get(way.name, problem), base, way, method, stage, problem) for way in every if way.fits(base.shape)]
 
 
-def _way(problem: Problem, base: Base, way: Method, chosen: Method, stage: Stage) -> Way:
-    """Say what the budget pays of a method's specialist stage, and what that would come to if its tokens taught as those of the law's runs did."""
+def _way(problem: Problem, base: Base, way: Method, chosen: Method, stage: Stage, asked: Problem) -> Way:
+    """Say what the budget pays of a method's specialist stage, and what it comes to if runs of the law were trained by it, and lie within reach."""
     other = stage_of(problem, base, way)
     spec, share = other.amount(other.best)
     memory, need = problem.request.memory_per_gpu, way.bytes_per_gpu(base.shape, problem.request.gpus, base.context)
-    higher, _ = behind(other.end, stage.end)
+    plan, measured, higher = plan_of(problem, base, way, spec, share), way.name == problem.method.name, None
+    if problem is not asked:
+        measured = all(factor <= TOO_FAR for factor in reach(problem, base, plan).values() if np.isfinite(factor))
+    if measured and chosen.name == asked.method.name:
+        higher = 100 * float(np.expm1(other.end.mean() - stage.end.mean()))
     return Way(
-        way.name, way.name == chosen.name, way.name == problem.method.name, spec, spec / problem.request.unique_spec,
-        spec / (1 - share) * way.flops_per_token(base.shape, base.context), way.trained(base.shape), need, memory is None or need <= memory, higher,
+        way.name, way.name == chosen.name, measured, spec, spec / problem.request.unique_spec, plan.flops, way.trained(base.shape), need,
+        memory is None or need <= memory, higher,
+        plan.loss if measured else None, plan.loss_low if measured else None, plan.loss_high if measured else None, problem is not asked,
     )  # fmt: skip
+
+
+def warnings_of_ways(ways: Sequence[Way], base: Base, others: Mapping[str, Problem]) -> Iterator[str]:
+    """Say which method is forecast best, where another than the one asked for is, by runs of its own and where the memory holds it."""
+    mine = next(way for way in ways if way.chosen)
+    if not mine.measured and mine.method in others:
+        yield f"a law of runs with {mine.method} lies beside the law: given as --law, it forecasts what {mine.method} does"
+    better = [way for way in ways if way.higher_percent is not None and way.higher_percent < -LEAST_LOWER and way.fits]
+    if better:
+        best = min(better, key=lambda way: way.higher_percent or 0.0)
+        losses = " against ".join(f"{way.loss:.4g} ({way.loss_low:.4g} to {way.loss_high:.4g})" for way in (best, mine))
+        yield (
+            f"{best.method} is forecast {-(best.higher_percent or 0.0):.3g} % lower than {mine.method} for {base.name} with the same budget, {losses}, "
+            f"each by the law of its own runs: given as --law, that of runs with {best.method} recommends it"
+        )
 
 
 def kept_of(problem: Problem, base: Base, method: Method, stage: Stage, share: float) -> Kept:

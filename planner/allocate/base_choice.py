@@ -44,12 +44,10 @@ def choice_of(problem: Problem, base: Base, method: Method, stage: Stage, probab
         mine: ln L that the recommended base ends at, shape (all resamples,).
         own: ln L of each resample's own best base after its best amount, shape (resamples of a search,).
     """
-    shape, law, request = base.shape, problem.law, problem.request
+    shape, request = base.shape, problem.request
     spec, share = stage.amount(stage.best)
     plan, before = plan_of(problem, base, method, spec, share), _forecast(problem, base, 0.0, 0.0)
     gain = -100 * np.expm1(stage.end - stage.before)
-    sunk = base.tokens * flops_per_token(shape, base.context)
-    factors = law.support.factors(shape.params_non_embedding, base.tokens, spec, request.unique_spec, sunk + plan.flops)
     counted = replace(plan, params_total=base.params_total(problem.vocab))
     higher, _ = behind(stage.end, mine)
     regret = 100 * np.expm1(np.maximum(stage.resamples[:, stage.best] - own, 0.0))
@@ -67,7 +65,7 @@ def choice_of(problem: Problem, base: Base, method: Method, stage: Stage, probab
         probability,
         method.trained(shape),
         method.bytes_per_gpu(shape, request.gpus, base.context),
-        {name: float(value) for name, value in factors.items() if name != "flops_6nd"},
+        reach(problem, base, plan),
         asdict(problem.retention.tell(counted, share, base.tokens)) if problem.retention else None,
         higher,
         higher <= 100 * request.tolerance,
@@ -79,6 +77,13 @@ def choice_of(problem: Problem, base: Base, method: Method, stage: Stage, probab
         own_amounts,
         (own_amounts[0] / request.unique_spec, own_amounts[1] / request.unique_spec),
     )
+
+
+def reach(problem: Problem, base: Base, plan: Plan) -> dict[str, float]:
+    """Return by what factor a base's plan lies outside the runs of the law on each axis, what was spent on the base before counted in; 1 is inside."""
+    spent = base.tokens * flops_per_token(base.shape, base.context) + plan.flops
+    factors = problem.law.support.factors(base.shape.params_non_embedding, base.tokens, plan.tokens_spec, plan.unique_spec, spent)
+    return {name: float(value) for name, value in factors.items() if name != "flops_6nd"}
 
 
 def _forecast(problem: Problem, base: Base, spec: float, share: float) -> Forecast:

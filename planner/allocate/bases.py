@@ -10,12 +10,13 @@ import numpy as np
 from planner.allocate.base import Base
 from planner.allocate.base_able import Able, able
 from planner.allocate.base_answer import BaseAllocation, Guess
-from planner.allocate.base_beside import base_worths, kept_of, scratch, ways
+from planner.allocate.base_beside import base_worths, kept_of, other_laws, scratch, warnings_of_ways, ways
 from planner.allocate.base_choice import choice_of, plan_of
 from planner.allocate.base_exchange import base_exchange
 from planner.allocate.base_longer import longer
 from planner.allocate.base_warnings import warnings_of_bases
 from planner.allocate.beyond import refuse_far, refuse_far_general
+from planner.allocate.budget import cost_of
 from planner.allocate.problem import Problem
 from planner.allocate.request import Request
 from planner.errors import DataError, InputError
@@ -32,6 +33,7 @@ def allocate_bases(
     *,
     general: FittedLaw | None = None,
     kept_back: Sequence[float] = (),
+    others: Sequence[FittedLaw] = (),
     robust: bool = True,
     allow_extrapolation: bool = False,
 ) -> BaseAllocation:
@@ -44,6 +46,7 @@ def allocate_bases(
         method: how the specialist stage is trained; as in the runs of the law by default.
         general: law of the general loss, where that is limited.
         kept_back: shares of the budget that might be kept back for a later stage.
+        others: laws of runs by other methods, which those are forecast by beside the one that is asked.
         robust: whether to recommend what is best in the mean over the resamples, rather than the best guess of the fitted parameters.
         allow_extrapolation: whether to answer further than TOO_FAR beyond the runs.
 
@@ -68,6 +71,8 @@ def allocate_bases(
         sunk, counted = best.tokens * flops_per_token(best.shape, best.context), replace(recommended.plan, tokens_pt=best.tokens)
         refuse_far_general(problem.retention, counted, sunk + counted.flops, sized=True)
     alone = scratch(problem, stage.end, allow_extrapolation)
+    by_others = other_laws(problem, others)
+    every = ways(problem, best, method, stage, by_others)
     return BaseAllocation(
         request={
             **request.to_dict(),
@@ -79,13 +84,14 @@ def allocate_bases(
         longer=longer(law, found.bases, found.stages),
         scratch=alone,
         worths=tuple(base_worths(problem, best, method, stage)),
-        ways=tuple(ways(problem, best, method, stage)),
+        ways=tuple(every),
         kept=tuple(kept_of(problem, best, method, stage, share) for share in kept_back),
-        warnings=tuple(warnings_of_bases(problem, found, method, made, recommended, alone)),
+        warnings=(*warnings_of_ways(every, best, by_others), *warnings_of_bases(problem, found, method, made, recommended, alone)),
         source=law.origin,
         left_out=found.left_out,
         best_guess=_best_guess(problem, found, method),
         exchange=base_exchange(problem, best, method, stage),
+        cost=cost_of(request, recommended.plan.flops, recommended.plan.flops_inference),
     )
 
 

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
+from planner.artifacts import check_numbers
 from planner.errors import InputError
-from planner.units import parse_flops
+from planner.units import format_number, format_seconds, parse_flops
+
+if TYPE_CHECKING:
+    from planner.allocate.domains.request import DomainsRequest
+    from planner.allocate.request import Request
 
 PEAK_FLOPS = {
     "V100": 125e12, "A100": 312e12, "A10G": 70e12, "L4": 121e12, "L40S": 362e12, "RTX3090": 71e12, "RTX4090": 165e12, "A6000": 155e12,
@@ -56,6 +63,55 @@ class Budget:
         if self.gpus is not None and self.hours is not None:
             limits["--hours"] = self.gpus * self.hours
         return limits
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a plan takes, where the speed of a GPU was stated."""
+
+    gpu_hours: float
+    """Of training."""
+    gpu_hours_inference: float
+    """Of its inference, where that is counted in, at the speed of training, which writing one token after another does not reach."""
+    hours: float
+    """Of training on the GPUs of the request, all of them busy until its end."""
+    usd: float | None
+    """Of training and inference together; None where no price was stated."""
+
+
+def cost_of(request: Request | DomainsRequest, training: float, inference: float) -> dict[str, Any] | None:
+    """Return the fields of a plan's `Cost` by its FLOPs; None where the request does not say what a GPU does."""
+    if request.flops_per_gpu_second is None:
+        return None
+    trained, served = (flops / request.flops_per_gpu_second / 3600 for flops in (training, inference))
+    price = request.usd_per_gpu_hour
+    return asdict(Cost(trained, served, trained / request.gpus, None if price is None else price * (trained + served)))
+
+
+def check_cost(body: Mapping[str, Any] | None) -> None:
+    """Check a cost that was read; for use inside `artifacts.whole`.
+
+    Raises:
+        KeyError: a number is missing.
+        ValueError: a number that no cost is.
+    """
+    if body is not None:
+        check_numbers(body, ("gpu_hours", "gpu_hours_inference", "hours"), low=0.0, what="the cost")
+        check_numbers(body, ("usd",), low=0.0, optional=True, what="the cost")
+
+
+def say_cost(cost: Mapping[str, Any] | None, gpus: float) -> str:
+    """Say what a plan takes; nothing where that is not known."""
+    if cost is None:
+        return ""
+    served = cost["gpu_hours_inference"]
+    parts = [f"{format_number(cost['gpu_hours'])} GPU-hours of training"]
+    slower = "counted at the speed of training, which writing one token after another does not reach"
+    parts += [f"{format_number(served)} of inference ({slower})"] if served else []
+    of = "" if cost["usd"] is None else f"; {format_number(cost['usd'])} dollars" + (" together" if served else "")
+    seconds = 3600 * cost["hours"]
+    time = format_seconds(seconds) if seconds >= 1 else f"{format_number(seconds)} s"
+    return f"cost: {' and '.join(parts)}; training takes {time} on {gpus} GPU{'s' * (gpus > 1)}{of}"
 
 
 def gpu_flops(gpu: str, mfu: float) -> float:

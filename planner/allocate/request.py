@@ -47,6 +47,10 @@ class Request:
     """Memory of one GPU [bytes], which limits the size; None for no limit."""
     gpus: int = 1
     """GPUs that share a model's states."""
+    flops_per_gpu_second: float | None = None
+    """What one GPU really does in training [FLOP/s], which the cost of a plan is counted by; None where nothing was said of it."""
+    usd_per_gpu_hour: float | None = None
+    """Price of one GPU for an hour."""
 
     @classmethod
     def from_mapping(cls, body: Mapping[str, Any]) -> Request:
@@ -83,6 +87,7 @@ class Request:
             "general-tokens": self.general_tokens, "gpus": self.gpus,
             "gpu-memory [GB]": None if self.memory_per_gpu is None else self.memory_per_gpu / 1e9,
             "max-general-loss": self.max_general_loss, "training-flops": self.training_flops,
+            "gpu-flops": self.flops_per_gpu_second, "usd-per-gpu-hour": self.usd_per_gpu_hour,
         }  # fmt: skip
         for name, value in positive.items():
             if value is not None and not (math.isfinite(value) and value > 0):

@@ -48,8 +48,8 @@ def allocate(
     gpu_hours: Annotated[float | None, typer.Option(help="Budget in GPU-hours, with --gpu and --mfu, or --gpu-flops.")] = None,
     gpu_days: Annotated[float | None, typer.Option(help="The same in GPU-days.")] = None,
     usd: Annotated[float | None, typer.Option(help="Budget in dollars, with --usd-per-gpu-hour.")] = None,
-    usd_per_gpu_hour: Annotated[float | None, typer.Option(help="Price of one GPU for an hour.")] = None,
-    gpus: Annotated[int | None, typer.Option(help="GPUs there are, with --hours.")] = None,
+    usd_per_gpu_hour: Annotated[float | None, typer.Option(help="Price of one GPU for an hour, which the plan's cost is told by too.")] = None,
+    gpus: Annotated[int | None, typer.Option(help="GPUs there are, with --hours; how many share a model's memory, and the work.")] = None,
     hours: Annotated[float | None, typer.Option(help="Longest time that the run may take on --gpus; it limits training, and no inference.")] = None,
     gpu: Annotated[str | None, typer.Option(help="Kind of GPU, such as A100 or H100.")] = None,
     mfu: Annotated[str | None, typer.Option(help="Share of its peak that your training reaches, such as 0.4 or 40%.")] = None,
@@ -109,14 +109,17 @@ def allocate(
     if chance is not None and accuracy is None:
         raise InputError("--chance says nothing without --accuracy", remedy="add --accuracy with a table of models, or leave it away")
     fixed, between, among = read_sizes(params)
-    # Without --hours, --gpus says how many share a model's memory.
-    shared = gpus if hours is not None or (gpu_memory is None and not base) else None
+    speed = _throughput(gpu, mfu, gpu_flops)
+    # Without --hours, --gpus says how many share a model's memory, and the work; a price without --usd says what the plan costs.
+    shared = gpus if hours is not None or (gpu_memory is None and not base and speed is None) else None
+    price = usd_per_gpu_hour if usd is not None or speed is None else None
     served = parse_count(inference_tokens)
-    budget, within = _flops(flops, Budget(gpu_hours, gpu_days, usd, usd_per_gpu_hour, shared, hours), _throughput(gpu, mfu, gpu_flops), served > 0)
+    budget, within = _flops(flops, Budget(gpu_hours, gpu_days, usd, price, shared, hours), speed, served > 0)
     limits: dict[str, Any] = {
         "flops": budget, "params": fixed, "params_range": between, "params_among": among, "max_epochs": max_epochs,
         "general_tokens": None if general_tokens is None else parse_count(general_tokens), "inference_tokens": served,
         "tolerance": TOLERANCE if tolerance is None else parse_share(tolerance),
+        "flops_per_gpu_second": speed, "usd_per_gpu_hour": usd_per_gpu_hour,
         "memory_per_gpu": None if gpu_memory is None else 1e9 * gpu_memory, "gpus": 1 if gpus is None else gpus,
         "max_general_loss": max_general_loss, "max_general_rise": None if max_general_rise is None else parse_share(max_general_rise),
     }  # fmt: skip
@@ -164,17 +167,21 @@ def allocate(
     of_general = FittedLaw.load(keeping) if keeping else None
     answer: Any
     shown: Callable[[Any], None]
+    more_inputs: dict[str, str] = {}
     if base:
         from planner.allocate.bases import allocate_bases
         from planner.cli.base_tables import show_bases, wants_runs_of_bases
-        from planner.cli.bases import bases_of, method_of, shares_of
+        from planner.cli.bases import bases_of, laws_beside, method_of, shares_of
 
         bases = bases_of(base, out)
+        by_method = laws_beside(found, fitted)
+        apart(out, *by_method)
         answer = allocate_bases(
-            fitted, request, bases, method_of(fitted, method, lora_rank), general=of_general, kept_back=shares_of(kept_back), robust=robust,
-            allow_extrapolation=allow_extrapolation,
+            fitted, request, bases, method_of(fitted, method, lora_rank), general=of_general, kept_back=shares_of(kept_back),
+            others=tuple(by_method.values()), robust=robust, allow_extrapolation=allow_extrapolation,
         )  # fmt: skip
         plan, shown = answer.choices[0].plan, show_bases
+        more_inputs = {f"law_{other.source.get('method', 'full')}": sha256_file(path) for path, other in by_method.items()}
     elif method is not None or kept_back or lora_rank is not None:
         raise InputError("--method, --lora-rank and --kept-back are of a --base", remedy="add --base, or leave them away")
     else:
@@ -183,7 +190,7 @@ def allocate(
         answer = recommend(fitted, request, general=of_general, robust=robust, allow_extrapolation=allow_extrapolation)
         plan, shown = answer.plan, show
     answer = replace(answer, source=beside(answer.source, found, out, keeping))
-    inputs = {"law": sha256_file(found), **({"general_law": sha256_file(keeping)} if keeping else {})}
+    inputs = {"law": sha256_file(found), **({"general_law": sha256_file(keeping)} if keeping else {}), **more_inputs}
     if accuracy is not None:
         body, more = accuracy_of(plan, accuracy, chance)
         answer, inputs["accuracy"] = replace(answer, accuracy=body, warnings=(*answer.warnings, *more)), sha256_file(accuracy)

@@ -32,12 +32,16 @@ def beside(source: dict[str, Any], law: Path, out: Path, general: Path | None = 
 
 def tell(out: Path, replaced: bool, warnings: Sequence[str], show_one: Callable[[Any], None], answer: Any, as_json: bool) -> None:
     """Print an answer that was written, and what must be said about it."""
+    from planner.allocate.budget import say_cost
+
     if as_json:
         from planner.artifacts import read_json
 
         give(read_json(out))
     else:
         show_one(answer)
+        if line := say_cost(answer.cost, answer.request["gpus"]):
+            say(line)
     for warning in warnings:
         say(f"warning: {warning}")
     say(f"written: {out}" + (", in the place of an older one" if replaced else ""))

@@ -182,13 +182,17 @@ def _show_costs(answer: BaseAllocation) -> None:
     ways = [
         [("* " if way.chosen else "  ") + way.method, f"{format_count(way.tokens_spec)} = {way.epochs_spec:.3g} epochs", f"{way.flops:.3g}",
          format_count(way.trained), format_bytes(way.bytes_per_gpu) + ("" if way.fits else ", too much"),
-         f"{round(way.higher_percent, 2) + 0.0:+.2f} %", "yes" if way.measured else "no"]
+         "" if way.loss is None else f"{way.loss:.4g} ({way.loss_low:.4g} to {way.loss_high:.4g})",
+         "" if way.higher_percent is None else f"{round(way.higher_percent, 2) + 0.0:+.2f} %",
+         "no" if not way.measured else "by another law" if way.other_law else "yes"]
         for way in answer.ways
     ]  # fmt: skip
-    columns = ["method", "specialist tokens", "FLOPs", "trained parameters", "memory a GPU", "loss higher by", "measured"]
-    caption = "* the method asked for; higher by: than with that one, mean over the resamples"
+    columns = ["method", "specialist tokens", "FLOPs", "trained parameters", "memory a GPU", "forecast loss (90 % interval)", "higher by", "measured"]
+    caption = "* the method asked for; higher by: than with that one, in the means over each law's resamples"
     if not all(way.measured for way in answer.ways):
-        caption += "; not measured: as if a token taught as much as in the law's runs"
+        caption += "; not measured: what its tokens would teach is not known"
+    if any(way.other_law for way in answer.ways):
+        caption += "; by another law: of runs with that method, beside the law that was asked"
     table(f"{answer.choices[0].base} by each method, same budget", columns, ways, caption=caption)
 
 

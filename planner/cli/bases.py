@@ -36,6 +36,15 @@ def method_of(law: FittedLaw, name: str | None, rank: int | None) -> Method:
     return method if rank is None else replace(method, rank=rank)
 
 
+def laws_beside(path: Path, law: FittedLaw) -> dict[Path, FittedLaw]:
+    """Read the laws of other methods that lie beside a law, of the same text, under the names that plan fit gives them."""
+    from planner.fit.fitted import FittedLaw
+
+    near = (path.with_name(name) for name in ("law.json", "law_lora.json", "law_qlora.json"))
+    found = {one: FittedLaw.load(one) for one in near if one.is_file() and one.resolve() != path.resolve()}
+    return {one: other for one, other in found.items() if all(other.source.get(key) == law.source.get(key) for key in ("corpus", "domain", "target"))}
+
+
 def shares_of(text: str | None) -> list[float]:
     """Read --kept-back, such as 0.1,0.3."""
     return [parse_share(item) for item in text.split(",")] if text else []

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from planner.allocate.base import Base
+from planner.allocate.base_beside import other_laws
 from planner.allocate.bases import allocate_bases
+from planner.allocate.problem import Problem
 from planner.allocate.request import Request
 from planner.errors import DataError, InputError
 from planner.fit.fitted import FittedLaw
@@ -246,10 +248,38 @@ def test_methods_stand_side_by_side(fitted: FittedLaw) -> None:
     full, lora, qlora = answer.ways
     assert [way.method for way in answer.ways] == ["full", "lora", "qlora"]
     assert [way.measured for way in answer.ways] == [True, False, False] and [way.chosen for way in answer.ways] == [False, True, False]
-    assert (lora.tokens_spec, lora.trained, lora.higher_percent) == (answer.choices[0].plan.tokens_spec, Method("lora", 4).trained(base.shape), 0)
+    assert (lora.tokens_spec, lora.trained) == (answer.choices[0].plan.tokens_spec, Method("lora", 4).trained(base.shape))
+    assert all(way.higher_percent is None for way in answer.ways) and lora.loss is None and qlora.loss is None and full.loss is not None
     assert full.fits == (full.bytes_per_gpu <= 6e7) and lora.fits and qlora.bytes_per_gpu < lora.bytes_per_gpu < full.bytes_per_gpu
     asked = allocate_bases(fitted, Request(1e12, 1e6), [base], Method()).choices[0].plan
     assert full.tokens_spec == asked.tokens_spec and full.flops == pytest.approx(asked.flops)
+
+
+def test_other_methods_are_forecast_by_laws_of_their_own(fitted: FittedLaw) -> None:
+    member, base = fitted.members[0], small("one", "300k", "2M")
+    number = [parameter.name for parameter in member.law.parameters].index("E")
+    dearer = replace(member, theta=member.theta.copy(), resamples=member.resamples.copy())
+    for values in (dearer.theta, dearer.resamples):
+        values[..., number] *= 1.5
+    source = {**fitted.source, "method": "lora", "recipe": {**fitted.source["recipe"], "lora_rank": 4}}
+    lora = replace(fitted, members=(dearer,), source=source)
+    asked, request = allocate_bases(fitted, Request(1e12, 1e6), [base], others=[lora]), Request(1e12, 1e6)
+    own = allocate_bases(lora, request, [base], others=[fitted])
+    full, adapted, packed = asked.ways
+    plan, theirs = asked.choices[0].plan, own.choices[0].plan
+    assert (adapted.loss, adapted.loss_low, adapted.loss_high) == (theirs.loss, theirs.loss_low, theirs.loss_high)
+    assert (full.loss, full.higher_percent, full.other_law) == (plan.loss, 0, False) and packed.higher_percent is None
+    assert adapted.other_law and adapted.measured and adapted.trained == Method("lora", 4).trained(base.shape)
+    assert adapted.higher_percent == pytest.approx(100 * (theirs.loss / plan.loss - 1), abs=0.1) and adapted.higher_percent > 5
+    assert not any("lower than full" in text for text in asked.warnings)
+    said = next(text for text in own.warnings if text.startswith("full is forecast "))
+    assert f"{plan.loss:.4g} ({plan.loss_low:.4g} to {plan.loss_high:.4g}) against {theirs.loss:.4g}" in said
+    wished = allocate_bases(fitted, request, [base], Method("lora", 4), others=[lora])
+    assert any("a law of runs with lora lies beside" in text for text in wished.warnings) and not wished.measured
+    # A limit on the general loss would need a law of it for every method.
+    assert other_laws(Problem.of(fitted, request), [lora]).keys() == {"lora"}
+    limited = replace(Problem.of(fitted, request), request=replace(request, max_general_rise=0.05))
+    assert other_laws(limited, [lora]) == {}
 
 
 def test_vocabularies_that_were_not_said_or_differ_are_told(fitted: FittedLaw) -> None:

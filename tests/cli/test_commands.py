@@ -10,6 +10,7 @@ import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
 
+from planner.allocate.allocation import Allocation
 from planner.artifacts import sha256_file
 from planner.cli.main import app
 
@@ -200,6 +201,35 @@ def test_time_and_money_are_budgets(law: Path) -> None:
     answer = json.loads(out)
     assert answer["request"]["flops"] == pytest.approx(2 * 1e-5 * 3600 * 989e12 * 0.25)
     assert 29e3 < answer["plan"]["params_non_embedding"] < 103e3
+
+
+def test_what_a_plan_takes_is_told_in_the_units_of_its_budget(law: Path) -> None:
+    out_file = law.with_name("c.json")
+    common = ["--spec-tokens", "200k", "--law", str(law), "--out", str(out_file), "--gpu-flops", "1e10", "--usd-per-gpu-hour", "2", "--gpus", "2"]
+    base = ["--base", "name=A,tokens=1M,params=100k,vocab=1024,context=128"]
+    domains = law.with_name("domains.toml")
+    domains.write_text("".join(f'[[domain]]\nname = "{name}"\nlaw = "{law.name}"\nunique_tokens = 200000\n' for name in "ab"))
+    many = ["--domains", str(domains), *common[4:]]
+    asked = (common, ["--inference-tokens", "2M", *common], [*common, *base], many)
+    for arguments in (["--usd", "2", *each] for each in asked):
+        code, out, err = run("allocate", *arguments)
+        assert code == 0, err
+        answer = json.loads(out_file.read_text())
+        one = answer["structures"][0] if "structures" in answer else answer.get("plan") or answer["choices"][0]["plan"]
+        one = next((item for item in answer.get("structures", []) if item["name"] == answer["best"]), one)
+        cost, served = answer["cost"], "--inference-tokens" in arguments
+        assert cost["gpu_hours"] == pytest.approx(one["flops"] / 1e10 / 3600) and cost["hours"] == pytest.approx(cost["gpu_hours"] / 2)
+        assert cost["gpu_hours_inference"] == pytest.approx(one["flops_inference"] / 1e10 / 3600) and (cost["gpu_hours_inference"] > 0) == served
+        assert cost["usd"] == pytest.approx(2 * (cost["gpu_hours"] + cost["gpu_hours_inference"])) and cost["usd"] <= 2.01
+        said = " ".join((out + err).split())
+        assert "GPU-hours of training" in said and "on 2 GPUs" in said and "dollars" in said and ("at the speed of training" in said) == served
+        assert answer["request"]["flops_per_gpu_second"] == 1e10 and answer["request"]["usd_per_gpu_hour"] == 2
+    code, out, err = run("allocate", "--flops", "2e13", *common[:6])
+    answer = json.loads(out_file.read_text())
+    assert code == 0 and answer["cost"] is None and "GPU-hours" not in out + err
+    del answer["cost"], answer["request"]["flops_per_gpu_second"], answer["request"]["usd_per_gpu_hour"]  # as older versions wrote it
+    out_file.write_text(json.dumps(answer))
+    assert Allocation.load(out_file).cost is None
 
 
 def test_far_extrapolation_is_said_loudly(law: Path) -> None:

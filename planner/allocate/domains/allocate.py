@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from planner.allocate.beyond import refuse_far, refuse_far_general
+from planner.allocate.budget import cost_of
 from planner.allocate.domains import keep
 from planner.allocate.domains.accuracy import with_accuracy
 from planner.allocate.domains.answer import DomainsAllocation, Structure
@@ -26,7 +27,7 @@ from planner.allocate.domains.refuse import refuse
 from planner.allocate.domains.request import DomainsRequest
 from planner.allocate.domains.shares import SHARES, of_share
 from planner.allocate.domains.split import NO_GENERAL, UNIFORM, split
-from planner.allocate.domains.tell import tell_never_of, warnings_of
+from planner.allocate.domains.tell import tell_never_of, warnings_of, warnings_of_mix
 from planner.errors import DataError
 from planner.flops import flops_6nd
 from planner.units import format_part
@@ -106,12 +107,13 @@ def allocate_domains(
         best=best,
         structures=structures,
         arms=bound,
-        warnings=(*warnings_of(under[best], chosen, structures), *unsure),
+        warnings=(*warnings_of_mix(mix, chosen, structures), *warnings_of(under[best], chosen, structures), *unsure),
         sources=_sources(problem),
         around=asdict(around(under[best], found, margin)),
         worths=tuple(worths),
         exchange=exchange,
         knowing=knowing(under[best], found, margin, progress) if ask_laws else (),
+        cost=cost_of(request, found.total_flops, chosen.flops_inference),
     )
 
 

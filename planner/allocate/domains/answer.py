@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from planner.allocate.allocation import Worth, check_interval, check_shape
+from planner.allocate.budget import check_cost
 from planner.artifacts import check_numbers, read_artifact, whole, write_artifact
 from planner.fit.support import NEAR
 from planner.laws.dual import Array
@@ -143,6 +144,8 @@ class DomainsAllocation:
     """What the specialist text is worth in compute, in words."""
     knowing: tuple[Knowing, ...] = ()
     """What knowing each law would be worth, the most first, where that was asked."""
+    cost: dict[str, Any] | None = None
+    """What the recommended structure takes: the fields of `budget.Cost`; None where no speed of a GPU was stated, or of older versions."""
 
     @property
     def recommended(self) -> Structure:
@@ -182,10 +185,12 @@ class DomainsAllocation:
             dict(body["request"].items())
             datetime.fromisoformat(body["created"])
             worths = tuple(Worth(**item) for item in body.get("worths", []))
+            check_cost(body.get("cost"))
             return cls(
                 body["request"], body["best"], structures, arms, tuple(body["warnings"]), body["sources"], body["created"],
                 dict(body.get("around", {})), worths, body.get("exchange", ""),
                 tuple(Knowing(**{**item, "domains": tuple(item["domains"])}) for item in body.get("knowing", [])),
+                body.get("cost"),
             )  # fmt: skip
 
 

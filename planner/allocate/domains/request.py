@@ -72,6 +72,10 @@ class DomainsRequest:
     """Most rise of it over the general loss of the trunk, or of the same model before, as a share."""
     tolerance: float = TOLERANCE
     """Share of the best weighted loss within which plans count as equally good."""
+    flops_per_gpu_second: float | None = None
+    """What one GPU really does in training [FLOP/s], which the cost of a plan is counted by; None where nothing was said of it."""
+    usd_per_gpu_hour: float | None = None
+    """Price of one GPU for an hour."""
 
     def __post_init__(self) -> None:
         names = [domain.name for domain in self.domains]
@@ -94,4 +98,5 @@ class DomainsRequest:
             self.flops, domain.unique_spec, self.params, self.max_epochs, self.general_tokens, self.params_range, self.params_among,
             inference_tokens=part * self.inference_tokens, max_general_loss=self.max_general_loss, max_general_rise=self.max_general_rise,
             tolerance=self.tolerance, memory_per_gpu=self.memory_per_gpu, gpus=self.gpus,
+            flops_per_gpu_second=self.flops_per_gpu_second, usd_per_gpu_hour=self.usd_per_gpu_hour,
         )  # fmt: skip

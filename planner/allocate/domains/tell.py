@@ -8,6 +8,8 @@ import numpy as np
 
 from planner.allocate.beyond import TOO_FAR, tell_far, tell_never, tell_unmeasured
 from planner.allocate.domains.answer import DomainPlan, Structure
+from planner.allocate.domains.early import MixWorth
+from planner.allocate.domains.found import MIXED
 from planner.allocate.domains.problem import DomainsProblem
 from planner.allocate.domains.request import Domain
 from planner.allocate.problem import AT_FLOOR
@@ -93,6 +95,27 @@ def tell_never_of(domains: Sequence[Domain], plans: Sequence[DomainPlan]) -> Ite
             found.setdefault(text, []).append(domain.name)
     for text, names in found.items():
         yield f"{format_names(names)}: {text}"
+
+
+def warnings_of_mix(mix: MixWorth | None, chosen: Structure, structures: tuple[Structure, ...]) -> Iterator[str]:
+    """Say why one mixed model is not recommended where it is forecast better, and what would let it be."""
+    mixed = next((structure for structure in structures if structure.name == MIXED), None)
+    if mix is None or mixed is None or mixed is chosen or mixed.tokens_general is None or mixed.probability is None or mixed.worse_percent is None:
+        return
+    special = sum(plan.tokens_spec for plan in mixed.domains)
+    share, better = special / (mixed.tokens_general + special), -round(mixed.worse_percent, 2)
+    unknown = [plan.name for plan, measured in zip(mixed.domains, mix.measured, strict=True) if not measured]
+    plural = "s" * (len(unknown) > 1)
+    why = [f"no run of the law{plural} of {format_names(unknown)} has early specialist text"] if unknown else []
+    if share > mix.greatest:
+        why.append(f"{share:.2g} of its tokens are specialist, where no run had more than {mix.greatest:.2g}")
+    if better > 0 and why:
+        sweeps = f"the sweep{plural} of {format_names(unknown)}" if unknown else "the sweeps"
+        yield (
+            f"{MIXED} is forecast {better:.2f} % lower than {chosen.name}, in {1 - mixed.probability:.0%} of the refits, and is not recommended, since "
+            f"{' and '.join(why)}: to make it a sound choice, add cells with tokens_spec = 0 and early_fraction of up to {share:.2g} to {sweeps}, fit "
+            "again, and allocate again"
+        )
 
 
 def _of_the_limit(problem: DomainsProblem, chosen: Structure) -> Iterator[str]:

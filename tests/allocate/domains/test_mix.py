@@ -63,6 +63,24 @@ def test_it_is_recommended_only_if_every_law_has_measured_it(fitted: FittedLaw) 
     assert partly.best == SPLIT and "for a, c, and taken for the other domains" in of(partly, MIXED).assumption
 
 
+def test_a_mix_that_is_forecast_better_and_not_recommended_says_why(fitted: FittedLaw) -> None:
+    def said(*laws: FittedLaw) -> list[str]:
+        return [text for text in answer_of(*laws).warnings if text.startswith(MIXED)]
+
+    dear, little = measured(fitted, 4.0), measured(fitted, 4.0, most=0.1)
+    partly = answer_of(dear, fitted, dear)
+    (why,) = said(dear, fitted, dear)
+    of_refits = 1 - (of(partly, MIXED).probability or 0.0)
+    assert f"is forecast {-of(partly, MIXED).worse_percent:.2f} % lower than {SPLIT}, in {of_refits:.0%} of the refits, and is not recommended" in why
+    assert "no run of the law of b has early specialist text" in why and "where no run had" not in why and "the sweep of b, fit again" in why
+    mix = of(partly, MIXED)
+    special = sum(plan.tokens_spec for plan in mix.domains)
+    assert f"early_fraction of up to {special / (mix.tokens_general + special):.2g} to" in why
+    (far,) = said(little, little, little)
+    assert "no run of the laws" not in far and "to the sweeps, fit" in far and "of its tokens are specialist, where no run had more than 0.1:" in far
+    assert not said(dear, dear, dear) and not said(measured(fitted, 0.4), fitted, fitted) and not said(fitted, fitted, fitted)
+
+
 def test_doubt_about_the_worth_and_runs_off_the_law_widen_the_interval(fitted: FittedLaw) -> None:
     def width(spread: float, off: float) -> tuple[float, float]:
         mix = of(answer_of(*[measured(fitted, 0.4, spread, off)] * 3), MIXED)
