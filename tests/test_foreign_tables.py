@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from planner.allocate.allocation import Allocation
 from planner.cli.main import app
 from planner.errors import DataError, InputError, PlannerWarning
 from planner.fit.data import fit_data
@@ -52,7 +53,8 @@ def test_rows_longer_than_the_header_are_refused(tmp_path: Path) -> None:
 
 
 def test_trunks_without_seeds_stay_apart(tmp_path: Path) -> None:
-    lines = [f"{row},t{number // 3},{'' if number > 5 else 1}" for number, row in enumerate(rows())]
+    sized = sorted(rows(), key=lambda row: float(row.split(",")[0]))
+    lines = [f"{row},t{number // 3},{'' if number > 5 else 1}" for number, row in enumerate(sized)]
     data = fit_data(read_runs(write(tmp_path / "runs.csv", f"{HEAD},trunk_id,seed", lines)))
     assert list(data.cluster) == [number // 3 for number in range(12)]
 
@@ -173,12 +175,29 @@ def test_a_law_of_specialist_tokens_alone_cannot_be_allocated(tmp_path: Path) ->
     table = write(
         tmp_path / "runs.csv",
         "params_non_embedding,tokens_spec,unique_spec,loss_spec",
-        [f"{row.rsplit(',', 1)[0]},1e12,{row.rsplit(',', 1)[1]}" for row in rows()],
+        [f"{row.rsplit(',', 1)[0]},{float(row.split(',')[1]) / 3},{row.rsplit(',', 1)[1]}" for row in rows()],
     )
     code, err = run("fit", table, "--law", "chinchilla", "--no-figures", "--bootstrap", "20")
     assert code == 0, err
     code, err = run("allocate", "--law", tmp_path / "law.json", "--flops", "1e16", "--spec-tokens", "1M", "--out", tmp_path / "a.json")
     assert code == 2 and "specialist tokens only" in err and not (tmp_path / "a.json").exists()
+
+
+@pytest.mark.filterwarnings("ignore::planner.errors.PlannerWarning")
+def test_a_corpus_that_no_run_repeats_has_laws_without_repeats(tmp_path: Path) -> None:
+    """Auto tries them too, and their plans are of the corpus, a pass over it at the most."""
+    table = tmp_path / "runs.csv"
+    once = [f"{n},{d},{d},{loss}" for n, d, loss in (row.split(",") for row in rows(20))]
+    write(table, "params_non_embedding,tokens_spec,unique_spec,loss_spec", once)
+    code, err = run("fit", table, "--no-figures", "--bootstrap", "20")
+    assert code == 0, err
+    law = FittedLaw.load(tmp_path / "law.json")
+    assert "chinchilla" in {row["law"] for row in law.scores} and law.one_corpus
+    code, err = run("allocate", "--law", tmp_path / "law.json", "--flops", "1e17", "--spec-tokens", "1B", "--out", tmp_path / "a.json")
+    assert code == 0, err
+    answer = Allocation.load(tmp_path / "a.json")
+    assert answer.plan.tokens_pt == 0 and 0 < answer.plan.epochs_spec <= 1 and answer.one_corpus
+    assert any("takes repeated text for fresh" in text for text in answer.warnings)
 
 
 @pytest.mark.filterwarnings("ignore::planner.errors.PlannerWarning")

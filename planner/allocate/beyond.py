@@ -196,6 +196,8 @@ def warnings_of_law(problem: Problem) -> list[str]:
     if problem.law.unexplained:
         found.append(problem.law.unexplained)
     found += tell_unmeasured(problem.law)
+    if problem.one_corpus and (fresh := [member.law.name for member in problem.law.members if not member.law.repeats]):
+        found.append(f"{', '.join(fresh)}: takes repeated text for fresh, and no run repeats any: what passes after the first buy is less than it says")
     for status in dict.fromkeys(member.status for member in problem.law.members if member.status != "converged"):
         names = ", ".join(member.law.name for member in problem.law.members if member.status == status)
         found.append(f"{names}: {status}: {STATUS_ADVICE[status]}")

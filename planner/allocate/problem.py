@@ -72,7 +72,7 @@ class Problem:
         for member in law.members:
             if member.law.target != "spec":
                 raise InputError(f"the law {member.law.name} is of the {member.law.target} loss", remedy="give a law of the specialist loss")
-        one_corpus = law.members[0].law.repeats
+        one_corpus = law.one_corpus
         if one_corpus and request.general_tokens is not None:
             raise InputError(
                 f"the law {law.members[0].law.name} is of one corpus and its repeats, and knows no general text",
@@ -111,7 +111,7 @@ class Problem:
     @property
     def one_corpus(self) -> bool:
         """Whether the law is of one corpus and its repeats: no general stage, and the specialist text is all there is."""
-        return self.law.members[0].law.repeats
+        return self.law.one_corpus
 
     @property
     def general_tokens(self) -> float:

@@ -153,7 +153,7 @@ def allocate(
     apart(out, found, case)
     fitted = FittedLaw.load(found)
     if spec_tokens is None:
-        if fitted.members[0].law.repeats:
+        if fitted.one_corpus:
             raise InputError("the law is of one corpus and its repeats", remedy="give --spec-tokens: the distinct tokens that the corpus has")
         if fitted.members[0].law.stages == 2:
             raise InputError("there is no specialist text", remedy="give --spec-tokens for one domain, or --domains for many")

@@ -22,6 +22,8 @@ TARGETS = {"spec": "loss_spec", "general": "loss_general"}
 """Which held-out loss a law is of, and the column it is read from."""
 SCARCE = 0.01
 """Specialist tokens over all, geometric means, under which they have a unit of their own; in recorded sweeps it is 0.03 to 0.4."""
+ONE_PASS = 1.05
+"""Passes up to which text counts as seen once."""
 PARAMS_KINDS = {"non_embedding": "params_non_embedding", "total": "params_total"}
 """What N may be, and the column it is read from; the first is what people are told."""
 
@@ -77,11 +79,19 @@ class FitData:
         """Whether it is a table of one stage with distinct tokens and passes: specialist tokens only."""
         return bool((self.tokens_spec > 0).any() and not (self.tokens_pt > 0).any())
 
+    @property
+    def repeated(self) -> bool:
+        """Whether some run passes over its distinct text more than once."""
+        return bool((self.epochs > ONE_PASS).any())
+
     def suits(self, law: Law) -> bool:
         """Tell whether a law is of this kind of table and of this loss."""
         if law.target != self.target:
             return False
-        return law.stages == 2 if self.two_stage else law.stages == 1 and law.repeats == self.repeats
+        if self.two_stage or law.stages == 2:
+            return self.two_stage and law.stages == 2
+        # Where no run repeats its corpus, a law that knows no repeats is of such runs too.
+        return law.repeats == self.repeats or (self.repeats and not self.repeated)
 
     @property
     def epochs(self) -> Array:

@@ -151,7 +151,7 @@ def _suited(law: Law, data: FitData) -> Law:
         raise DataError(f"the law {law.name} is of one corpus and its repeats, and the runs have general tokens too", remedy="choose another: plan laws")
     if law.stages == 1 and data.two_stage:
         warnings.warn(f"the law {law.name} is blind to the difference between general and specialist tokens", PlannerWarning, stacklevel=3)
-    elif law.stages == 1 and data.repeats and not law.repeats:
+    elif law.stages == 1 and data.repeated and not law.repeats:
         warnings.warn(f"the law {law.name} takes repeated text for fresh", PlannerWarning, stacklevel=3)
     if (run := numberless(law, data)) is not None:
         remedy = "mend its formula: the logarithm of nothing is none, such as of general tokens where there are none"

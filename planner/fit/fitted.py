@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from planner.artifacts import check_numbers, read_artifact, whole, write_artifact
+from planner.fit.data import ONE_PASS
 from planner.fit.early import Early
 from planner.fit.level import LEVEL, Z
 from planner.fit.member import Member
@@ -58,6 +59,12 @@ class FittedLaw:
     def names(self) -> str:
         """Names of its laws, joined by commas."""
         return ", ".join(dict.fromkeys(member.law.name for member in self.members))
+
+    @property
+    def one_corpus(self) -> bool:
+        """Whether it is of runs on one corpus, and of its repeats or of runs without any."""
+        once = not self.support.high["tokens_pt"] and self.support.high["epochs_spec"] <= ONE_PASS
+        return all(member.law.stages == 1 for member in self.members) and (once or self.members[0].law.repeats)
 
     @property
     def origin(self) -> dict[str, Any]:
