@@ -37,7 +37,9 @@ def launch(
     structure: Annotated[str | None, typer.Option(help="Of a plan for many domains: split, independent or mixed; the recommended one by default.")] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**53, help="Seed of initialisation and data order.")] = 0,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    threads: Annotated[int | None, typer.Option(min=1, max=1024, help="Threads of a rank on a CPU; the cores shared out by default.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, max=1024, help="Threads of a rank; the cores shared out by default, under Slurm 1, on cuda 8.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be trained, and what it takes.")] = False,
     ranks: Annotated[int, typer.Option(min=1, help="Processes that train the run together, one a GPU. May change when a run goes on.")] = 1,
     engine: Annotated[str, typer.Option(help="Where the ranks run: local, slurm or ray.")] = "local",
@@ -69,6 +71,7 @@ def launch(
     from planner.launch.full import default_save_every, outcome, settle
     from planner.launch.launch import prepare
     from planner.launch.runners import check_ranks
+    from planner.launch.slurm import GPU_CPUS
     from planner.train.full.plan import Settings
 
     for name, value, known in (("--engine", engine, ENGINES), ("--export", export, (None, *TARGETS))):
@@ -105,7 +108,7 @@ def launch(
         raise InputError(f"--export {export} knows no adapters, and the plan is of {method}", remedy="leave it away: plan launch trains it on many ranks")
     settings = Settings(
         device=device,
-        threads=threads or (max(1, default_workers() // ranks) if engine == "local" else 1),
+        threads=threads or (max(1, default_workers() // ranks) if engine == "local" else GPU_CPUS if engine == "slurm" and device == "cuda" else 1),
         precision=precision or ("bf16" if device == "cuda" else "fp32"),
         micro_batch=micro_batch,
         compile_backend="inductor" if compiled else None,

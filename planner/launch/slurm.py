@@ -16,6 +16,9 @@ from planner.train.full.plan import FAILURE_FILE, LATEST, STATES_FOLDER, STOPPED
 
 FILE = "run.sbatch"
 OURS = ("array", "nodes", "ntasks-per-node", "ntasks", "job-name", "requeue", "no-requeue", "signal", "dependency", "chdir", "wrap")
+GPU_CPUS = 8
+"""Cores of a rank beside a GPU, by default: it lays out batches, launches kernels and writes states beside the training."""
+_MEMORY = ("mem", "mem-per-cpu", "mem-per-gpu")
 WARNED = 300
 """Seconds before the time limit at which Slurm asks the ranks to save and stop."""
 
@@ -44,12 +47,15 @@ class Job:
 
 def render(job: Job) -> str:
     """Return the text of the file."""
+    cuda = job.settings.device == "cuda"
     directives = {
         "job-name": re.sub(r"[^A-Za-z0-9_.-]", "-", job.folder.name) or "launch",
         "nodes": str(job.ranks // job.ranks_per_node),
         "ntasks-per-node": str(job.ranks_per_node),
         "cpus-per-task": str(job.settings.threads),
-        **({"gpus-per-node": str(job.ranks_per_node)} if job.settings.device == "cuda" else {}),
+        **({"gpus-per-node": str(job.ranks_per_node)} if cuda else {}),
+        # All of a node's, as the job has its GPUs: a site's default for the cores alone would not hold a model that is drawn on the host.
+        **({"mem": "0"} if cuda and not any(full.startswith(key) for key in job.options for full in _MEMORY) else {}),
         "signal": f"USR1@{WARNED}",
         "dependency": "singleton",
         "open-mode": "append",

@@ -212,6 +212,24 @@ def test_no_secret_is_written_down(corpus: Corpus, tmp_path: Path, monkeypatch: 
     assert not any("verysecret" in path.read_text() for path in tmp_path.rglob("*") if path.is_file())
 
 
+@pytest.mark.parametrize(
+    ("options", "cores", "memory"),
+    [
+        (["--device", "cuda"], 8, ["0"]),
+        (["--device", "cuda", "--threads", 3, "--slurm-option", "mem=64G"], 3, ["64G"]),
+        (["--device", "cuda", "--slurm-option", "mem-per-gpu=64G", "--slurm-option", "mem-bind=local"], 8, []),
+        ([], 1, []),
+    ],
+)
+def test_a_rank_beside_a_gpu_has_cores_and_memory(corpus: Corpus, tmp_path: Path, options: list[object], cores: int, memory: list[str]) -> None:
+    allocation(corpus).save(tmp_path / "a.json", {})
+    code, _, said = plan("launch", tmp_path / "a.json", "--out", tmp_path / "run", "--engine", "slurm", "--ranks", 2, *options)
+    text = (tmp_path / "run" / "run.sbatch").read_text()
+    assert code == 0 and f"#SBATCH --cpus-per-task={cores}\n" in text and f"srun --kill-on-bad-exit=1 --cpus-per-task={cores} " in text, said
+    assert f"export OMP_NUM_THREADS={cores} " in text
+    assert re.findall(r"^#SBATCH --mem=(.*)$", text, re.MULTILINE) == memory
+
+
 def test_ranks_of_srun_are_read_from_its_variables() -> None:
     from planner.train.full.mesh import join
 
