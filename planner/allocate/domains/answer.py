@@ -87,9 +87,9 @@ class Structure:
     loss_high: float | None
     """90 % interval: resamples, the noise of each run, and drift outside the runs."""
     worse_percent: float | None
-    """How much higher its loss is than the recommended structure's."""
+    """How much higher its loss is than the recommended structure's; None for an arm that does not keep the limits which that keeps."""
     probability: float | None
-    """Share of the resamples in which the recommended structure is better; None for itself, and for a mix whose loss is a bound and no forecast."""
+    """Share of the resamples in which the recommended structure is better; None for itself, a mix whose loss is a bound, and as before."""
     params_non_embedding: float | None
     """Of the one model or trunk; None where each domain has a size of its own."""
     tokens_general: float | None
@@ -127,8 +127,8 @@ class DomainsAllocation:
     """Name of the recommended structure: the best of those that the sweeps measure."""
     structures: tuple[Structure, ...]
     arms: tuple[Structure, ...]
-    """Split training bound further, without regard to required losses and to limits on the general loss: equal branches, no general text, no specialist
-    tokens, and half or a tenth of all tokens, divided as the recommended plan divides them."""
+    """Split training bound further, not compared where it breaks required losses or a limit on the general loss: equal branches, no general text, no
+    specialist tokens, and half or a tenth of all tokens, divided as the recommended plan divides them."""
     warnings: tuple[str, ...]
     sources: dict[str, Any] = field(default_factory=dict)
     """By law: its path, sweep, recipe, vocabulary."""
