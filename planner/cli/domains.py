@@ -227,7 +227,7 @@ def _domain(plan: DomainPlan) -> list[str]:
         format_count(plan.tokens_spec),
         f"{plan.epochs_spec:.3g}",
         f"{plan.loss:.4g} ({plan.loss_low:.4g} to {plan.loss_high:.4g})",
-        "" if plan.max_loss is None else f"{plan.max_loss:g}",
+        "" if plan.max_loss is None else f"{plan.max_loss:g}" + ("" if plan.probability is None else f", reached in {plan.probability:.0%}"),
         f"{100 * plan.share_flops:.3g} %",
         format_count(plan.tokens_pt),
         format_count(plan.params_non_embedding),

@@ -57,6 +57,10 @@ class DomainPlan:
     """Forecast accuracy with its 90 % interval, as `accuracy.forecast` describes it; None but in the recommended structure of domains with a table."""
     flops_6nd: float | None = None
     """6·N·D of what `flops` pays, with non-embedding parameters, for comparison; None in answers of older versions."""
+    probability: float | None = None
+    """That one run reaches the required loss, by the interval; None where none is required, and in answers of older versions."""
+    surer_max_loss: float | None = None
+    """Required loss with which a plan would reach this one in 95 % of runs; None where that is so, and as before."""
 
     @property
     def params_by(self) -> dict[str, Array]:
@@ -205,6 +209,8 @@ def _structure(body: Mapping[str, Any]) -> Structure:
         check_numbers(item, ("params_non_embedding", "loss"), low=5e-324, what=what)
         check_numbers(item, ("weight", "tokens_pt", "tokens_spec", "unique_spec", "epochs_spec", "flops", "flops_path", "share_flops"), low=0.0, what=what)
         check_numbers(item, ("loss_low", "loss_high", "max_loss"), low=0.0, optional=True, what=what)
+        sure = {key: item.get(key) for key in ("probability", "surer_max_loss")}
+        check_numbers(sure, sure, low=0.0, optional=True, what=what)
         check_interval(item, what)
         check_numbers(item["extrapolation"], item["extrapolation"], optional=True, what=what)
         check_shape(item.get("shape"), what)
