@@ -124,6 +124,8 @@ def show_domains(answer: DomainsAllocation) -> None:
     caption = "higher by: than the recommended; loses in: share of the laws' refits in which it is worse; loss: weighted mean [nats/token]"
     table(title, columns, rows, caption=caption)
     caption = "no specialisation: the trunk alone for all; 50/50, 90/10: half, a tenth of all tokens are specialist, divided as in the recommended plan"
+    if any(arm.loss is not None and arm.worse_percent is None for arm in answer.arms):
+        caption += "; higher by is blank where a required loss or the limit is not kept"
     table("Split training bound further (required losses and limits on the general loss set aside)", columns, bound, caption=caption)
     best = answer.recommended
     order = sorted(best.domains, key=lambda plan: -plan.flops * _special(plan, best))
@@ -198,7 +200,7 @@ def _special(plan: DomainPlan, structure: Structure) -> float:
 
 def _row(structure: Structure, itself: bool) -> list[str]:
     name = structure.name + (" (see the assumption)" if structure.assumption else "")
-    bound = not itself and structure.probability is None
+    bound = not itself and structure.probability is None and structure.worse_percent is not None
     if structure.loss is None or structure.tokens_general is None:
         return [structure.name, structure.note]  # left out, and its assumption is not told
     special = sum(plan.tokens_spec for plan in structure.domains)
@@ -207,7 +209,7 @@ def _row(structure: Structure, itself: bool) -> list[str]:
     return [
         name,
         f"at least {structure.loss:.4g}, no forecast" if bound else f"{structure.loss:.4g} ({structure.loss_low:.4g} to {structure.loss_high:.4g})",
-        "" if itself or bound else f"{structure.worse_percent:+.2f} %",
+        "" if itself or bound or structure.worse_percent is None else f"{structure.worse_percent:+.2f} %",
         "" if structure.probability is None else f"{structure.probability:.0%}",
         size,
         f"{format_count(structure.tokens_general)} + {format_count(special)}",
@@ -225,7 +227,7 @@ def _domain(plan: DomainPlan) -> list[str]:
         format_count(plan.tokens_spec),
         f"{plan.epochs_spec:.3g}",
         f"{plan.loss:.4g} ({plan.loss_low:.4g} to {plan.loss_high:.4g})",
-        "" if plan.max_loss is None else f"{plan.max_loss:g}",
+        "" if plan.max_loss is None else f"{plan.max_loss:g}" + ("" if plan.probability is None else f", reached in {plan.probability:.0%}"),
         f"{100 * plan.share_flops:.3g} %",
         format_count(plan.tokens_pt),
         format_count(plan.params_non_embedding),

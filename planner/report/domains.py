@@ -51,7 +51,9 @@ def _structures(axis: Axes, answer: DomainsAllocation) -> None:
             continue
         itself = structure.name == answer.best
         label = structure.name.replace(" for every domain", "\nfor every domain") + ("\n(recommended)" if itself else "")
-        if structure.probability is None and not itself:
+        if structure.worse_percent is None:
+            label += "\n(breaks a limit)"
+        if structure.probability is None and structure.worse_percent is not None and not itself:
             bounds.append((len(rows), structure.loss))
             rows.append((label, None, None, None, GREY))
         else:

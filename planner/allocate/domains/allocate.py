@@ -30,7 +30,7 @@ from planner.allocate.domains.split import NO_GENERAL, UNIFORM, split
 from planner.allocate.domains.tell import tell_never_of, warnings_of, warnings_of_mix
 from planner.errors import DataError
 from planner.flops import flops_6nd
-from planner.units import format_part
+from planner.units import format_names, format_part
 
 MARGINS = (3e-4, 1e-3, 4e-3)
 """Shares by which required losses are tightened in a search, one after the other until whole steps keep them."""
@@ -93,6 +93,7 @@ def allocate_domains(
         tuple(_structure(under.get(name, problem), name, plan, looks.get(name), looks[best], name == best) for name, plan in group.items())
         for group in ({name: plan for name, (plan, _) in tried.items()}, arms)
     )
+    bound = tuple(_compared(problem, arms[arm.name], arm) for arm in bound)
     chosen = next(structure for structure in structures if structure.name == best)
     if not allow_extrapolation:
         for domain, part, own in zip(request.domains, chosen.domains, problem.problems, strict=True):
@@ -151,6 +152,23 @@ def _structure(problem: DomainsProblem, name: str, found: Found | None, look: Ou
         float(problem.params[found.size[0]]) if one else None, found.tokens_general, flops, found.flops_general / problem.request.flops if one else None,
         plans, notes, problem.inference_of(found), general + sum(plan.flops_6nd or 0.0 for plan in plans),
     )  # fmt: skip
+
+
+def _compared(problem: DomainsProblem, found: Found | None, arm: Structure) -> Structure:
+    """Leave away by how much an arm is behind where it does not keep what the recommended plan must: that would be no fair comparison."""
+    if found is None:
+        return arm
+    missed = problem.losses(found) > problem.max_loss * (1 + MARGINS[0])
+    why = [f"does not reach the max_loss of {_missed(problem, found)}"] if missed.any() else []
+    if problem.request.limited:
+        # These arms replay nothing; without a trunk there is no general loss to keep.
+        share = keep.after(problem, found.size[:, None], found.tokens_general, found.tokens_spec[:, None], 0.0)[:, 0]
+        over = [domain.name for domain, keeps in zip(problem.request.domains, share <= 0, strict=True) if not keeps]
+        why += [f"passes the limit on the general loss for {format_names(over)}"] if over else []
+    if not why:
+        return arm
+    note = f"{' and '.join(why)}, so that it is not compared"
+    return replace(arm, worse_percent=None, probability=None, note=f"{note}; {arm.note}" if arm.note else note)
 
 
 def _unmeasured(problem: DomainsProblem) -> str:

@@ -59,6 +59,10 @@ class DomainPlan:
     """Forecast accuracy with its 90 % interval, as `accuracy.forecast` describes it; None but in the recommended structure of domains with a table."""
     flops_6nd: float | None = None
     """6·N·D of what `flops` pays, with non-embedding parameters, for comparison; None in answers of older versions."""
+    probability: float | None = None
+    """That one run reaches the required loss, by the interval; None where none is required, and in answers of older versions."""
+    surer_max_loss: float | None = None
+    """Required loss with which a plan would reach this one in 95 % of runs; None where that is so, and as before."""
 
     @property
     def params_by(self) -> dict[str, Array]:
@@ -89,9 +93,9 @@ class Structure:
     loss_high: float | None
     """90 % interval: resamples, the noise of each run, and drift outside the runs."""
     worse_percent: float | None
-    """How much higher its loss is than the recommended structure's."""
+    """How much higher its loss is than the recommended structure's; None for an arm that does not keep the limits which that keeps."""
     probability: float | None
-    """Share of the resamples in which the recommended structure is better; None for itself, and for a mix whose loss is a bound and no forecast."""
+    """Share of the resamples in which the recommended structure is better; None for itself, a mix whose loss is a bound, and as before."""
     params_non_embedding: float | None
     """Of the one model or trunk; None where each domain has a size of its own."""
     tokens_general: float | None
@@ -129,8 +133,8 @@ class DomainsAllocation:
     """Name of the recommended structure: the best of those that the sweeps measure."""
     structures: tuple[Structure, ...]
     arms: tuple[Structure, ...]
-    """Split training bound further, without regard to required losses and to limits on the general loss: equal branches, no general text, no specialist
-    tokens, and half or a tenth of all tokens, divided as the recommended plan divides them."""
+    """Split training bound further, not compared where it breaks required losses or a limit on the general loss: equal branches, no general text, no
+    specialist tokens, and half or a tenth of all tokens, divided as the recommended plan divides them."""
     warnings: tuple[str, ...]
     sources: dict[str, Any] = field(default_factory=dict)
     """By law: its path, sweep, recipe, vocabulary."""
@@ -207,6 +211,8 @@ def _structure(body: Mapping[str, Any]) -> Structure:
         check_numbers(item, ("params_non_embedding", "loss"), low=5e-324, what=what)
         check_numbers(item, ("weight", "tokens_pt", "tokens_spec", "unique_spec", "epochs_spec", "flops", "flops_path", "share_flops"), low=0.0, what=what)
         check_numbers(item, ("loss_low", "loss_high", "max_loss"), low=0.0, optional=True, what=what)
+        sure = {key: item.get(key) for key in ("probability", "surer_max_loss")}
+        check_numbers(sure, sure, low=0.0, optional=True, what=what)
         check_interval(item, what)
         check_numbers(item["extrapolation"], item["extrapolation"], optional=True, what=what)
         check_shape(item.get("shape"), what)

@@ -8,6 +8,7 @@ domains were off to the same side (sweeps/three/NOTES.md).
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
+from math import erf, sqrt
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from planner.allocate.domains.answer import DomainPlan
 from planner.allocate.domains.found import INDEPENDENT, MIXED, Found
 from planner.allocate.domains.problem import DomainsProblem
 from planner.allocate.replay_cost import cost, dearer
+from planner.allocate.retention import SURE
 from planner.fit.level import Z, interval_of
 from planner.flops import flops_6nd
 from planner.laws.dual import Array
@@ -134,11 +136,27 @@ def describe(problem: DomainsProblem, found: Found, losses: Array) -> tuple[Doma
                 float(spec[row] / unique[row]), float(found.flops[number]), float(paths[row]),
                 float(found.flops[number]) / problem.request.flops, loss, low, high, domain.max_loss,
                 {name: float(values[row]) for name, values in factors.items() if name != "flops_6nd"}, shape.to_dict() if shape else None,
-                problem.ladder[size[row]].params_total, flops_6nd=float(counts[number]),
+                problem.ladder[size[row]].params_total, None, None, float(counts[number]), *required(domain.max_loss, loss, low, high),
             )  # fmt: skip
             plans[number] = _with_general(problem, found, number, plan)
     assert all(plan is not None for plan in plans)
     return tuple(plan for plan in plans if plan is not None)
+
+
+def required(max_loss: float | None, loss: float, low: float, high: float) -> tuple[float | None, float | None]:
+    """Return the probability that one run reaches a required loss, and what to require for `SURE` of them where they are fewer.
+
+    Args:
+        max_loss: required loss; None for none.
+        loss: forecast, with the ends of its 90 % interval of one run, of which the upper one is passed by one run in twenty.
+        low, high: those ends.
+    """
+    if max_loss is None:
+        return None, None
+    room = float(np.log(max_loss / loss))
+    deviation = float(np.log(high / loss if room >= 0 else loss / low)) / Z
+    probability = 0.5 * (1 + erf(room / max(deviation, 1e-12) / sqrt(2)))
+    return probability, max_loss * loss / high if probability < SURE else None
 
 
 def _with_general(problem: DomainsProblem, found: Found, number: int, plan: DomainPlan) -> DomainPlan:

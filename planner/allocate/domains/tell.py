@@ -14,12 +14,15 @@ from planner.allocate.domains.problem import DomainsProblem
 from planner.allocate.domains.request import Domain
 from planner.allocate.problem import AT_FLOOR
 from planner.allocate.replay_cost import said_of
+from planner.allocate.retention import SURE
 from planner.fit.diagnosis import STATUS_ADVICE
 from planner.fit.support import NEAR
 from planner.units import format_bytes, format_count, format_names
 
 NAMED = 2
 """Domains of one law that a warning names."""
+SHOWN = 5
+"""Domains whose required losses a warning names."""
 LARGER = 1.1
 """Factor in size by which the memory is asked whether it binds."""
 
@@ -73,6 +76,7 @@ def warnings_of(problem: DomainsProblem, chosen: Structure, structures: tuple[St
     first = problem.problems[0]
     if request.memory_per_gpu is not None and not first.fits(first.size(LARGER * max(plan.params_non_embedding for plan in chosen.domains))):
         yield f"the memory binds, {format_bytes(request.memory_per_gpu)} on each of {request.gpus} GPUs: larger models might be better"
+    yield from _of_required(chosen)
     yield from _of_the_limit(problem, chosen)
     covered = min(law.support.high["epochs_spec"] for law, _ in problem.groups)
     if request.max_epochs is not None and request.max_epochs > 1.01 * covered:
@@ -115,6 +119,20 @@ def warnings_of_mix(mix: MixWorth | None, chosen: Structure, structures: tuple[S
             f"{MIXED} is forecast {better:.2f} % lower than {chosen.name}, in {1 - mixed.probability:.0%} of the refits, and is not recommended, since "
             f"{' and '.join(why)}: to make it a sound choice, add cells with tokens_spec = 0 and early_fraction of up to {share:.2g} to {sweeps}, fit "
             "again, and allocate again"
+        )
+
+
+def _of_required(chosen: Structure) -> Iterator[str]:
+    """Say how surely required losses are reached, and what to require instead to be surer."""
+    found = [(plan.probability, plan) for plan in chosen.domains if plan.probability is not None and plan.surer_max_loss is not None]
+    unsure = sorted(found, key=lambda pair: pair[0])
+    if unsure:
+        shown = ", ".join(f"{plan.name!r} {plan.max_loss:g} in {share:.0%} of runs" for share, plan in unsure[:SHOWN])
+        asked = ", ".join(f"{plan.surer_max_loss:.4g} for {plan.name!r}" for _, plan in unsure[:SHOWN])
+        more = f" (and {len(unsure) - SHOWN} domains more)" if len(unsure) > SHOWN else ""
+        yield (
+            f"a required loss is reached by the mean forecast, and by one run with the probability that its interval gives: {shown}{more}; max_loss = "
+            f"{asked}, where that is within reach, would do so in {SURE:.0%} of runs"
         )
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from planner.allocate.domains.allocate import allocate_domains
 from planner.allocate.domains.answer import DomainsAllocation
-from planner.allocate.domains.forecast import outlook
+from planner.allocate.domains.forecast import outlook, required
 from planner.allocate.domains.found import INDEPENDENT, MIXED, SPLIT
 from planner.allocate.domains.problem import DomainsProblem
 from planner.allocate.domains.request import Domain, DomainsRequest
@@ -179,3 +179,34 @@ def test_sizes_are_all_of_a_range_and_none_beside_it(fitted: FittedLaw) -> None:
         problem = DomainsProblem.of(DomainsRequest(BUDGET, domains(fitted), params_range=(low, high)))
         found = [size.params_non_embedding for size in problem.ladder]
         assert low <= min(found) and max(found) <= high and 217_120 in found
+
+
+def test_how_surely_a_required_loss_is_reached_is_said(fitted: FittedLaw, tmp_path: Path) -> None:
+    free = allocate_domains(DomainsRequest(BUDGET, domains(fitted))).recommended.domains[0]
+    assert free.probability is None and free.surer_max_loss is None
+    asked = 0.995 * free.loss
+    tight = allocate_domains(DomainsRequest(BUDGET, domains(fitted, asked, None, None)))
+    plan = tight.recommended.domains[0]
+    assert plan.probability is not None and 0.5 <= plan.probability < 0.7, "a loss that binds is reached by the mean alone"
+    assert plan.surer_max_loss == pytest.approx(asked * plan.loss / plan.loss_high)
+    (said,) = (text for text in tight.warnings if text.startswith("a required loss is reached by the mean forecast"))
+    assert f"'a' {asked:g} in {plan.probability:.0%} of runs" in said and f"max_loss = {plan.surer_max_loss:.4g} for 'a'" in said
+    loose = allocate_domains(DomainsRequest(BUDGET, domains(fitted, 1.0001 * free.loss_high, None, None)))
+    easy = loose.recommended.domains[0]
+    assert easy.probability == pytest.approx(0.95, abs=0.01) and easy.surer_max_loss is None
+    assert not any(text.startswith("a required loss") for text in loose.warnings)
+    tight.save(tmp_path / "a.json", {})
+    assert DomainsAllocation.load(tmp_path / "a.json").recommended.domains[0] == plan
+    body = json.loads((tmp_path / "a.json").read_text())
+    for item in (domain for structure in (*body["structures"], *body["arms"]) for domain in structure["domains"]):
+        del item["probability"], item["surer_max_loss"]  # as older versions wrote it
+    (tmp_path / "a.json").write_text(json.dumps(body))
+    assert DomainsAllocation.load(tmp_path / "a.json").recommended.domains[0].probability is None
+
+
+def test_the_probability_of_a_required_loss_by_hand() -> None:
+    assert required(None, 3.0, 2.9, 3.1) == (None, None)
+    assert required(3.0, 3.0, 2.9, 3.1) == (0.5, pytest.approx(3.0 * 3.0 / 3.1))
+    assert required(3.1, 3.0, 2.9, 3.1)[0] == pytest.approx(0.95, abs=1e-3), "the upper end of a 90 % interval is passed by one run in twenty"
+    assert required(2.9, 3.0, 2.9, 3.1)[0] == pytest.approx(0.05, abs=1e-3)
+    assert required(3.2, 3.0, 2.9, 3.1) == (pytest.approx(0.9994, abs=1e-4), None)  # 3.24 deviations

@@ -11,6 +11,7 @@ import pytest
 
 from planner.allocate.allocate import allocate
 from planner.allocate.domains.allocate import allocate_domains
+from planner.allocate.domains.answer import Structure
 from planner.allocate.domains.forecast import describe
 from planner.allocate.domains.found import INDEPENDENT, MIXED, SPLIT, Found
 from planner.allocate.domains.independent import independent
@@ -41,6 +42,31 @@ def rise(params: float, trunk: Array, spec: Array, unique: float, share: float) 
     theta = np.array([[GENERAL_TRUTH[parameter.name] for parameter in LAWS["rehearsal"].parameters]])
     after, before = (LAWS["rehearsal"].log_loss(theta, Points(REFERENCE, params, trunk, *rest))[0] for rest in ((spec, unique, share), (0.0, np.nan)))
     return np.where(spec > 0, after - before, 0.0)
+
+
+def test_arms_that_break_a_limit_are_not_compared(fitted: FittedLaw, general: FittedLaw) -> None:
+    def arms(asked: DomainsRequest) -> dict[str, Structure]:
+        return {arm.name: arm for arm in allocate_domains(asked).arms}
+
+    free = arms(request(fitted, general))
+    limited = arms(request(fitted, general, max_general_rise=0.05))
+    assert all(arm.worse_percent is not None and arm.probability is not None for arm in free.values() if arm.loss is not None)
+    for arm in limited.values():
+        rises = [
+            rise(plan.params_non_embedding, np.array([plan.tokens_trunk]), np.array([plan.tokens_spec]), plan.unique_spec, 0.0)[0]
+            if plan.tokens_trunk else np.inf for plan in arm.domains
+        ]  # fmt: skip
+        if arm.loss is not None:
+            broken = max(rises) > np.log(1.05)
+            assert (arm.worse_percent is None) == (arm.probability is None) == broken == ("passes the limit on the general loss for" in arm.note)
+    assert limited["50/50"].worse_percent is None and limited["no specialisation"].worse_percent is not None
+    first, second = request(fitted).domains
+    most = 1.02 * allocate_domains(request(fitted)).recommended.domains[0].loss
+    required = arms(replace(request(fitted), domains=(replace(first, max_loss=most), second))).values()
+    for arm in required:
+        missed = arm.loss is not None and arm.domains[0].loss > most
+        assert missed == ("does not reach the max_loss of domain 'a'" in arm.note) and (arm.worse_percent is None) == (missed or arm.loss is None)
+    assert {arm.worse_percent is None for arm in required} == {True, False}
 
 
 @pytest.mark.parametrize("limit", [0.02, 0.05, 0.15])
