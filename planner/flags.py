@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from planner.design.spec import MIN_STEPS, MIN_TOKENS_PER_PARAMETER
@@ -67,6 +68,8 @@ def judge_alone(frame: DataFrame) -> DataFrame:
 
 def flag_runs(frame: DataFrame) -> DataFrame:
     """Add the flags that follow from a table's own numbers; flags already there stay."""
+    import numpy as np
+
     steps = frame["steps_pt"].fillna(0) + frame["steps_spec"].fillna(0)
     known = frame["steps_pt"].notna() & frame["steps_spec"].notna()
     spec = frame["steps_spec"]
@@ -91,10 +94,10 @@ def flag_runs(frame: DataFrame) -> DataFrame:
     rules["larger_but_worse"], rules["smaller_but_better"] = _against_size(frame, sound, noise)
     rules["negative_curvature"] = _negative_curvature(frame, sound & ~rules["larger_but_worse"] & ~rules["smaller_but_better"], noise)
     flags = []
-    for row in range(len(frame)):
-        old = frame["flags"].iloc[row]
-        found = [item for item in str(old).split(";") if item] if isinstance(old, str) else []
-        found += [name for name, where in rules.items() if bool(where.iloc[row]) and name not in found]
+    hits = np.array([where.to_numpy(dtype=bool) for where in rules.values()]).T
+    for old, hit in zip(frame["flags"], hits, strict=True):
+        found = [item for item in old.split(";") if item] if isinstance(old, str) else []
+        found += [name for name, here in zip(rules, hit, strict=True) if here and name not in found]
         flags.append(";".join(found))
     return frame.assign(flags=flags)
 
@@ -111,7 +114,7 @@ def _overfitted(frame: DataFrame, finished: Series[bool], noise: float) -> Serie
     """Find runs whose loss is well above that of the same run with fewer specialist tokens."""
     found = _none(frame)
     ended = frame[finished & (frame["tokens_spec"] > 0) & frame["unique_spec"].notna()].sort_values("tokens_spec")
-    for _, group in ended.groupby([*ALIKE, "params_non_embedding", "seed", "tokens_pt", "unique_spec", "replay_fraction"], dropna=False):
+    for group in _groups(ended, [*ALIKE, "params_non_embedding", "seed", "tokens_pt", "unique_spec", "replay_fraction"]):
         found[group.index] = group["loss_spec"] > max(OVERFITTED, 1 + BEYOND_NOISE * noise) * group["loss_spec"].cummin()
     return found
 
@@ -121,7 +124,7 @@ def _off_learning_rate(frame: DataFrame, sound: Series[bool]) -> Series[bool]:
     found = _none(frame)
     # The rate is part of a recipe's fingerprint only by its rule: tables of probes have one recipe each.
     names = [*ALIKE[1:], "params_non_embedding", "seed", "tokens_pt", "tokens_spec", "unique_spec", "replay_fraction"]
-    for _, group in frame[sound & frame["learning_rate"].notna()].groupby(names, dropna=False):
+    for group in _groups(frame[sound & frame["learning_rate"].notna()], names):
         if group["learning_rate"].nunique() > 1:
             found[group.index] = group["loss_spec"] > OFF_RATE * group["loss_spec"].min()
     return found
@@ -141,7 +144,7 @@ def _against_size(frame: DataFrame, sound: Series[bool], noise: float) -> tuple[
 
     worse, better = _none(frame), _none(frame)
     fresh = frame[sound & (frame["epochs_spec"].fillna(0) < ONE_PASS)]
-    for _, group in fresh.groupby([*ALIKE, "tokens_pt", "tokens_spec"], dropna=False):
+    for group in _groups(fresh, [*ALIKE, "tokens_pt", "tokens_spec"]):
         size, loss = group["params_non_embedding"].to_numpy(), group["loss_spec"].to_numpy()
         blamed = np.zeros(len(size), dtype=bool)
         # Equal sizes, which are other seeds, are not compared. Shape (smaller, larger).
@@ -200,7 +203,7 @@ def _between_seeds(frame: DataFrame, sound: Series[bool]) -> Series[float]:
 
     cell = [*ALIKE, "params_non_embedding", "tokens_pt", "tokens_spec", "unique_spec", "replay_fraction", "learning_rate"]
     found = _none(frame).astype(float) * math.nan
-    for _, group in frame[sound].groupby(cell, dropna=False):
+    for group in _groups(frame[sound], cell):
         if group["seed"].nunique() > 1:
             off = np.log(group["loss_spec"]) - np.log(group["loss_spec"]).mean()
             found[group.index[1:]] = off[1:] * math.sqrt(len(group) / (len(group) - 1))
@@ -213,7 +216,7 @@ def _between_sizes(frame: DataFrame, sound: Series[bool]) -> Series[float]:
 
     cell = [*ALIKE, "seed", "tokens_pt", "tokens_spec", "unique_spec", "replay_fraction"]
     found = _none(frame).astype(float) * math.nan
-    for _, group in frame[sound & (frame["epochs_spec"].fillna(0) <= FEW_PASSES)].groupby(cell, dropna=False):
+    for group in _groups(frame[sound & (frame["epochs_spec"].fillna(0) <= FEW_PASSES)], cell):
         series = group.drop_duplicates("params_non_embedding").sort_values("params_non_embedding")
         if len(series) >= 3:
             x, loss = (np.log(series[name].to_numpy(float)) for name in ("params_non_embedding", "loss_spec"))
@@ -230,7 +233,7 @@ def _above_chord(frame: DataFrame, sound: Series[bool]) -> Series[float]:
     found = _none(frame).astype(float) * math.nan
     one_stage = ((frame["tokens_spec"] == 0) & (frame["tokens_spec"].max() == 0)) | ((frame["tokens_pt"] == 0) & (frame["epochs_spec"] < ONE_PASS))
     rows = frame[sound & one_stage].assign(_tokens=frame["tokens_pt"] + frame["tokens_spec"]).sort_values("_tokens")
-    for _, group in rows.groupby([*ALIKE, "params_non_embedding", "seed"], dropna=False):
+    for group in _groups(rows, [*ALIKE, "params_non_embedding", "seed"]):
         series = group.drop_duplicates("_tokens")
         if len(series) < 3:
             continue
@@ -238,6 +241,12 @@ def _above_chord(frame: DataFrame, sound: Series[bool]) -> Series[float]:
         share = (x[1:-1] - x[:-2]) / (x[2:] - x[:-2])
         found[series.index[1:-1]] = np.log(loss[1:-1] / ((1 - share) * loss[:-2] + share * loss[2:]))
     return found
+
+
+def _groups(frame: DataFrame, names: list[str]) -> Iterator[DataFrame]:
+    """Give the rows that agree in some columns, group by group; a row alone, as nearly all are in a table without a grid, is none, and costs as much."""
+    for _, group in frame[frame.duplicated(names, keep=False)].groupby(names, dropna=False):
+        yield group
 
 
 def _none(frame: DataFrame) -> Any:

@@ -23,11 +23,13 @@ NOTHING = 5e-5
 AT_RATE = 1.5
 """Factor in compute up to which the rate holds; further on each per cent of compute buys less than the one before."""
 MOST_WORTH = 10.0
-"""Factor beyond which a rate alone says no more."""
+"""Factor beyond which a rate alone says no more, nor do the ends of its interval."""
 MOST_POWER = 1000.0
 """Of the factor that gives the rate."""
 FARTHEST = 1000.0
 """Factor beyond which no end of an interval is told."""
+ROUNDING = 1e-9
+"""Share by which an end that was cut off at the most may lie under it."""
 SEARCHES = 5
 """At most."""
 CLOSE = 0.01
@@ -77,7 +79,7 @@ def exchange_of(
     least = min(middle, MOST_WORTH)
     return (
         f"{start} are worth at least {budget * (least - 1):.2g} FLOPs here: it takes {format_number(least)} times the compute or more to lower the loss "
-        f"as much, {at_rate} (90 % interval {_ends(low, high)}), and further on compute buys less"
+        f"as much, {at_rate} (90 % interval {_ends(low, high, MOST_WORTH)}), and further on compute buys less"
     )
 
 
@@ -91,9 +93,8 @@ def _as_much(factor: float, low: float, high: float, most: float = FARTHEST) -> 
 
 
 def _ends(low: float, high: float, most: float = FARTHEST) -> str:
-    if low >= most:
-        return f"over {format_number(most)} times"
-    return f"{format_number(low)} to {format_number(high)} times" if high < most else f"{format_number(low)} to over {format_number(most)} times"
+    low_said, high_said = (f"over {format_number(most)}" if end >= most * (1 - ROUNDING) else format_number(end) for end in (low, high))
+    return f"{high_said} times" if low_said.startswith("over") else f"{low_said} to {high_said} times"
 
 
 def _searched(
@@ -126,9 +127,10 @@ def _searched(
         at = _between(tried, below, above, _aim(tried, target), target)
         if abs(at - tried[-1][0]) < CLOSE:
             break
-    factors = np.exp(np.minimum(_each(tried, text, at), end))
+    factors = np.exp(np.clip(_each(tried, text, at), 0.0, end))  # a resample to which text is worth nothing needs no more compute than there is
     low, high = (float(value) for value in np.quantile(factors, ENDS))
-    return float(np.exp(at)), low, high
+    factor = float(np.exp(at))
+    return factor, min(low, factor), max(high, factor)
 
 
 def _aim(tried: Sequence[tuple[float, Array]], target: float) -> float:

@@ -9,7 +9,7 @@ from planner.cli.console import say
 from planner.cli.tables import table
 from planner.errors import PlannerWarning
 from planner.fit.diagnosis import STATUS_ADVICE
-from planner.fit.holdout import sizes_held
+from planner.fit.holdout import not_shown, sizes_held
 from planner.flags import FLAGS
 from planner.units import format_count
 
@@ -44,7 +44,7 @@ def show(law: FittedLaw) -> None:
     ]  # fmt: skip
     untried = "; one without was not tried, and may fit better than its few starts" if any(not score["held"] for score in law.scores[:12]) else ""
     caption = f"mean absolute error in % of the loss where a slice is left out and forecast; * chosen{untried}" + (
-        f"; {len(law.scores) - 12} worse laws not shown (law.json has them)" if len(law.scores) > 12 else ""
+        f"; not shown: {not_shown(law.scores[12:])} (law.json has them)" if len(law.scores) > 12 else ""
     )
     table("Laws by held-out error", ["law", "N", "parameters", "fit", "mean", "status", *names], rows, caption=caption)
     if law.holdout:

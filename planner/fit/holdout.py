@@ -5,7 +5,7 @@ Rolling origins: on each axis the highest level is left out, then the two highes
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,3 +94,10 @@ def sizes_held(found: Mapping[str, Any]) -> tuple[float, ...]:
 def mean_absolute_percent(forecast: Array, log_loss: Array) -> float:
     """Return the mean absolute error of the loss in per cent of it, from logarithms of both."""
     return float(100 * np.abs(np.exp(forecast - log_loss) - 1).mean())
+
+
+def not_shown(scores: Sequence[Mapping[str, Any]]) -> str:
+    """Count the laws that a table leaves out: those that did worse on the slices, and those that were not tried on them, of which that is not known."""
+    tried = sum(bool(score["held"]) for score in scores)
+    parts = ((tried, "worse"), (len(scores) - tried, "not tried on the slices"))
+    return ", ".join(f"{count} {what}" for count, what in parts if count)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from planner.fit.fitted import FittedLaw
+from planner.fit.holdout import not_shown
 from planner.fit.member import Member
 from planner.fit.profile import Profile
 from planner.report.style import COLOURS, GREY, LEGEND
@@ -54,10 +55,10 @@ def law_scores(axis: Axes, scores: Sequence[Mapping[str, Any]]) -> None:
     for label, score in zip(axis.get_yticklabels(), tried, strict=True):
         label.set_fontweight("bold" if score["chosen"] else "normal")
     axis.tick_params(length=0)
-    rest = len(scores) - len(tried)
+    rest = not_shown([score for score in scores if score not in tried])
     axis.set_xlabel("slice that was left out and forecast; mean of the slices; residual of the fit to all")
     axis.set_ylabel("law (what N counts, its parameters)")
-    axis.set_title("Mean absolute held-out error [% of the loss]; * chosen" + (f"; {rest} worse not shown" if rest else ""), fontsize=11)
+    axis.set_title("Mean absolute held-out error [% of the loss]; * chosen" + (f"; not shown: {rest}" if rest else ""), fontsize=11)
 
 
 def start_agreement(axis: Axes, law: FittedLaw) -> None:

@@ -101,9 +101,19 @@ def test_an_exchange_by_hand() -> None:
     assert "7.46 times the compute or more to lower the loss as much, at the rate of the first 10 % (90 % interval 7.46 to 7.46 times), and" in said
     uncertain = exchange_of(1e13, 4e5, COMPUTE, TEXT * np.linspace(0.5, 1.5, len(TEXT)) * 3)
     assert "are worth at least 9e+13 FLOPs here: it takes 10 times the compute or more" in uncertain
-    assert "(90 % interval 27.5 to over 1,000 times)" in uncertain
+    assert "(90 % interval over 10 times)" in uncertain, "where the point ends its interval does too"
+    said = exchange_of(1e13, 4e5, COMPUTE, TEXT * np.linspace(0.5, 1.5, len(TEXT)))
+    assert "it takes 7.74 times the compute or more" in said and "(90 % interval 3.02 to over 10 times)" in said
     said = exchange_of(1e13, 4e5, 0.0 * COMPUTE + 1e-4, TEXT, saturating, 1e4, 1e-4)
     assert "would lower the loss by 5.8 %, and 10 % more compute hardly at all" in said, "what whole steps take is no gain by compute either"
+
+
+def test_the_ends_of_a_searched_interval_are_those_of_the_search() -> None:
+    text = TEXT * np.linspace(0.2, 2.4, len(TEXT))
+    said = exchange_of(1e13, 4e5, COMPUTE, text, saturating, 162.527576064)
+    assert "to over 163 times)" in said, "the logarithm of the most and back is a little less"
+    said = exchange_of(1e13, 4e5, COMPUTE, TEXT - 0.1 * (RESAMPLES < -0.05), saturating, 1e4)
+    assert "(90 % interval 1 to " in said, "text that a resample finds harmful is worth no compute, and not less than none"
 
 
 def test_no_compute_is_said_to_buy_what_none_does(medicine: FittedLaw) -> None:
