@@ -197,7 +197,7 @@ def test_scores_name_laws_that_were_tried_and_mark_the_chosen() -> None:
     assert names == ["* good (non-emb., 9)", "poor (non-emb., 9)"]
     assert [text.get_text() for text in axes[0].texts] == ["1.00", "2.00", "1.50", "0.70", "1.00", "8.00", "4.50", "0.70"]
     assert [text.get_fontweight() for text in axes[0].texts] == ["bold"] * 4 + ["normal"] * 4
-    assert "not shown: 1 worse" in axes[0].get_title()
+    assert "not shown: 1 not tried on the slices" in axes[0].get_title()
     assert "no slice" in axes[1].texts[0].get_text()
 
 
