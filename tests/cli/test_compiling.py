@@ -30,7 +30,7 @@ class NoEngine:
 
     jobs: list[Job] = []
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, workers: int, gpus: tuple[str, ...] = ()) -> None:
         self.jobs.clear()
 
     def run(self, next_job: Callable[[], Job | None]) -> Iterator[Event]:
