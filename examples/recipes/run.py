@@ -33,25 +33,25 @@ def plan(*arguments: object) -> None:
         sys.exit(code)
 
 
-def bases(folder: Path) -> list[Path]:
-    """Return the checkpoints that a recipe starts from, in its file's order; make the toy ones that stand for open ones where they are named."""
-    found, toy = list(read_sweep(folder).bases), HERE / "bases"
-    if any(path.parent == toy / "checkpoints" and not path.is_dir() for path in found):
+def bases(folder: Path) -> None:
+    """Make the toy checkpoints that stand for open ones, where a recipe names them."""
+    toy = HERE / "bases"
+    if any(path.parent == toy / "checkpoints" and not path.is_dir() for path in read_sweep(folder).bases):
         plan("corpus", "build", toy / "corpus.toml")
         plan("sweep", "run", toy, "--checkpoints", *OPTIONS)
-    return found
 
 
 def sweep(folder: Path, *, checkpoints: bool = True) -> list[Path]:
-    """Build a recipe's corpus and run its sweep; return its checkpoints, those of the smallest base first."""
+    """Build a recipe's corpus and run its sweep; return its checkpoints."""
     plan("corpus", "build", folder / "corpus.toml")
     plan("sweep", "run", folder, *(["--checkpoints"] if checkpoints else []), *OPTIONS)
-    return sorted((folder / "checkpoints").glob("n*"), key=lambda path: int(path.name[1:].split("-")[0])) if checkpoints else []
+    return sorted((folder / "checkpoints").glob("n*")) if checkpoints else []
 
 
-def evaluate(folder: Path, made: Path, base: Path, tasks: list[object]) -> None:
-    """Hold a checkpoint against the base that it was made of, on the same device."""
-    device = ["--device", "cuda"] if "cuda" in OPTIONS else []
+def evaluate(folder: Path, made: Path, tasks: list[object]) -> None:
+    """Hold a checkpoint against the base of its size, of which it was made, on the same device."""
+    base = read_sweep(folder).pretrained[float(made.name[1:].split("-")[0])].folder
+    device = ["--device", "cuda"] if {"cuda", "--device=cuda"} & set(OPTIONS) else []
     plan("evaluate", made, "--corpus", folder / "corpus", "--base", base, *device, *tasks)
 
 
@@ -79,19 +79,19 @@ def questions() -> list[object]:
 def llamat() -> None:
     """Continue two bases on specialist text, then tune both on questions."""
     folder = HERE / "llamat"
-    small, large = bases(folder)
-    tasks, made = questions(), sweep(folder)
-    for number, checkpoint in enumerate(made):
-        evaluate(folder, checkpoint, small if 2 * number < len(made) else large, tasks)
+    bases(folder)
+    tasks = questions()
+    for made in sweep(folder):
+        evaluate(folder, made, tasks)
     sweep(folder / "instruct")
 
 
 def astrollama() -> None:
     """Specialise one base with adapters on packed matrices; tell its perplexity against the base's."""
     folder = HERE / "astrollama"
-    (base,) = bases(folder)
+    bases(folder)
     (made,) = sweep(folder)
-    evaluate(folder, made, base, questions())
+    evaluate(folder, made, questions())
 
 
 def kale_lm_chem() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from types import MappingProxyType
 
@@ -14,7 +15,7 @@ from planner.allocate.base import Base
 from planner.allocate.base_answer import Kept, Way
 from planner.allocate.base_choice import plan_of, reach
 from planner.allocate.base_stage import Stage, capped, stage_of
-from planner.allocate.beyond import TOO_FAR, beyond, refuse_far, refuse_far_general
+from planner.allocate.beyond import TOO_FAR, beyond, refuse_far, refuse_far_general, tell_never
 from planner.allocate.describe import resampled
 from planner.allocate.exchange import MORE_COMPUTE
 from planner.allocate.problem import Problem
@@ -46,7 +47,7 @@ def scratch(problem: Problem, mine: Array, allow_extrapolation: bool) -> Arm:
             refuse_far_general(problem.retention, other, other.flops)
     except PlannerError as error:
         return Arm(name, None, None, None, error.message)
-    return Arm(name, other, *behind(resampled(problem, other), mine))
+    return Arm(name, other, *behind(resampled(problem, other), mine), "; ".join(tell_never(problem.law, beyond(problem.law, other))))
 
 
 def base_worths(problem: Problem, base: Base, method: Method, stage: Stage) -> list[Worth]:
@@ -67,7 +68,10 @@ def other_laws(problem: Problem, laws: Iterable[FittedLaw]) -> dict[str, Problem
     """Put a request under laws of runs by other methods, by the method's name; none under a limit on the general loss, which each would need a law of."""
     if problem.request.limited:
         return {}
-    found = [Problem.of(law, problem.request, robust=problem.robust) for law in laws]
+    found = []
+    for law in laws:
+        with suppress(PlannerError):  # nobody asked for it: what it forecasts is not measured then
+            found.append(Problem.of(law, problem.request, robust=problem.robust))
     of_two = [other for other in found if not (other.method.both or other.one_stage or other.one_corpus)]
     return {other.method.name: other for other in of_two if other.method.name != problem.method.name}
 

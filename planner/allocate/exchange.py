@@ -93,8 +93,10 @@ def _as_much(factor: float, low: float, high: float, most: float = FARTHEST) -> 
 
 
 def _ends(low: float, high: float, most: float = FARTHEST) -> str:
-    low_said, high_said = (f"over {format_number(most)}" if end >= most * (1 - ROUNDING) else format_number(end) for end in (low, high))
-    return f"{high_said} times" if low_said.startswith("over") else f"{low_said} to {high_said} times"
+    cut = most * (1 - ROUNDING)
+    if low >= cut:
+        return f"over {format_number(most)} times"
+    return f"{format_number(low)} to {format_number(high)} times" if high < cut else f"{format_number(low)} to over {format_number(most)} times"
 
 
 def _searched(
@@ -127,7 +129,9 @@ def _searched(
         at = _between(tried, below, above, _aim(tried, target), target)
         if abs(at - tried[-1][0]) < CLOSE:
             break
-    factors = np.exp(np.clip(_each(tried, text, at), 0.0, end))  # a resample to which text is worth nothing needs no more compute than there is
+    # No resample needs less than what was tried and did less than the text; one to which text is worth nothing, no more than there is.
+    least = np.max([np.where(did < text, place, 0.0) for place, did in tried], axis=0)
+    factors = np.exp(np.clip(_each(tried, text, at), least, end))
     low, high = (float(value) for value in np.quantile(factors, ENDS))
     factor = float(np.exp(at))
     return factor, min(low, factor), max(high, factor)

@@ -75,7 +75,7 @@ class Problem:
         one_corpus = law.one_corpus
         if one_corpus and request.general_tokens is not None:
             raise InputError(
-                f"the law {law.members[0].law.name} is of one corpus and its repeats, and knows no general text",
+                f"the runs of the law {law.members[0].law.name} are on one corpus, and it knows no general text",
                 remedy="leave --general-tokens away: --spec-tokens says what the corpus has",
             )
         recipe = law.source.get("recipe")

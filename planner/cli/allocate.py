@@ -154,7 +154,7 @@ def allocate(
     fitted = FittedLaw.load(found)
     if spec_tokens is None:
         if fitted.one_corpus:
-            raise InputError("the law is of one corpus and its repeats", remedy="give --spec-tokens: the distinct tokens that the corpus has")
+            raise InputError("the runs of the law are on one corpus", remedy="give --spec-tokens: the distinct tokens that the corpus has")
         if fitted.members[0].law.stages == 2:
             raise InputError("there is no specialist text", remedy="give --spec-tokens for one domain, or --domains for many")
         spec_tokens = "1"  # a law of one stage knows none, whatever there is

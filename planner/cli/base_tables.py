@@ -39,6 +39,7 @@ def show_bases(answer: BaseAllocation) -> None:
             f"from scratch with the same budget: {format_count(other.params_non_embedding)} parameters, {format_count(other.tokens_pt)} general + "
             f"{format_count(other.tokens_spec)} specialist tokens{counted}, loss {other.loss:.4g} ({other.loss_low:.4g} to {other.loss_high:.4g}), "
             f"{scratch.worse_percent:+.2f} % against the best base in the mean over the resamples, worse in {scratch.probability:.0%} of the resamples"
+            + (f"; {scratch.note}" if scratch.note else "")
         )
     if answer.longer:
         say(answer.longer)

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from planner.cli.console import say
 from planner.cli.paths import apart
-from planner.errors import InputError
+from planner.errors import InputError, PlannerError
 from planner.units import parse_share
 
 if TYPE_CHECKING:
@@ -37,12 +38,21 @@ def method_of(law: FittedLaw, name: str | None, rank: int | None) -> Method:
 
 
 def laws_beside(path: Path, law: FittedLaw) -> dict[Path, FittedLaw]:
-    """Read the laws of other methods that lie beside a law, of the same text, under the names that plan fit gives them."""
+    """Read the laws of other methods that lie beside a law, of the same text, under the names of plan fit; one that cannot be read is told of."""
     from planner.fit.fitted import FittedLaw
 
     near = (path.with_name(name) for name in ("law.json", "law_lora.json", "law_qlora.json"))
-    found = {one: FittedLaw.load(one) for one in near if one.is_file() and one.resolve() != path.resolve()}
-    return {one: other for one, other in found.items() if all(other.source.get(key) == law.source.get(key) for key in ("corpus", "domain", "target"))}
+    found: dict[Path, FittedLaw] = {}
+    for one in near:
+        if one.is_file() and one.resolve() != path.resolve():
+            try:
+                other = FittedLaw.load(one)
+            except PlannerError as error:  # nobody asked for it
+                say(f"warning: {one}, beside the law, is left out: {error.message}")
+                continue
+            if all(other.source.get(key) == law.source.get(key) for key in ("corpus", "domain", "target")):
+                found[one] = other
+    return found
 
 
 def shares_of(text: str | None) -> list[float]:

@@ -54,7 +54,7 @@ def show_resources(ready: Launch, run: FullRun, ranks: int) -> None:
         ["batch", f"{recipe.batch_sequences} sequences of {recipe.seq_len}: {ranks} ranks x {passes} passes x up to {micro}"],
         ["memory a rank, about", f"{format_bytes(need.total)}: {parts}"],
         ["the model on the first rank's host, while starting and ending", format_bytes(4.0 * shape.params_total)],
-        ["states on disk", f"{told.keep} of {format_bytes(state)}, one every {told.save_every} steps or {told.save_minutes:g} minutes"],
+        ["states on disk", f"{told.keep} of {format_bytes(state)}, one every {told.save_every} steps; the last of every {told.save_minutes:g} minutes"],
         ["held-out losses on the way", str(len(told.evaluate_at))],
         ["MFU", "not shown without --peak-flops" if told.peak_flops is None else f"against {told.peak_flops:.4g} FLOP/s a rank"],
         ["time, about", time],

@@ -71,7 +71,7 @@ def launch(
     from planner.launch.full import default_save_every, outcome, settle
     from planner.launch.launch import prepare
     from planner.launch.runners import check_ranks
-    from planner.launch.slurm import GPU_CPUS
+    from planner.launch.slurm import gpu_cores
     from planner.train.full.plan import Settings
 
     for name, value, known in (("--engine", engine, ENGINES), ("--export", export, (None, *TARGETS))):
@@ -106,9 +106,10 @@ def launch(
         compiled_among(ready.run.tree, ready.run.tree.segments, compiled, device)
     if method != "full" and export is not None:
         raise InputError(f"--export {export} knows no adapters, and the plan is of {method}", remedy="leave it away: plan launch trains it on many ranks")
+    alone = gpu_cores(slurm_option or []) if engine == "slurm" and device == "cuda" else 1
     settings = Settings(
         device=device,
-        threads=threads or (max(1, default_workers() // ranks) if engine == "local" else GPU_CPUS if engine == "slurm" and device == "cuda" else 1),
+        threads=threads or (max(1, default_workers() // ranks) if engine == "local" else alone),
         precision=precision or ("bf16" if device == "cuda" else "fp32"),
         micro_batch=micro_batch,
         compile_backend="inductor" if compiled else None,

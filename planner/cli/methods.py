@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -95,7 +96,7 @@ def _near(laws: tuple[FittedLaw, FittedLaw], shape: ModelShape, recipe: Recipe, 
     if not said:
         return
     who = f"{format_count(shape.params_non_embedding)} parameters with {format_count(unique)} distinct tokens"
-    if max(factors.values()) > TOO_FAR:
+    if max((factor for factor in factors.values() if isfinite(factor)), default=1.0) > TOO_FAR:
         raise DataError(f"{who} lie too far beyond the runs to be compared: {said}; the limit is {TOO_FAR:g}×", remedy="stay nearer, or train runs there")
     say(f"warning: extrapolation: {who}: {said}")
 

@@ -62,7 +62,7 @@ def scaling(
         apart(picture, out)
         replaceable(picture)
     fitted = FittedLaw.load(found)
-    if spec_tokens is None and fitted.members[0].law.knows_special:
+    if spec_tokens is None and (fitted.one_corpus or fitted.members[0].law.knows_special):
         raise InputError("there is no specialist text", remedy="give --spec-tokens, one amount or several")
     amounts = read_counts(spec_tokens or "1")  # a law of one stage knows none, whatever there is
     first, last = (parse_flops(value) if value else None for value in (least, most))

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 import shlex
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from planner.artifacts import write_text
 from planner.errors import InputError, MissingDependencyError, StateError
-from planner.sbatch import check_options
+from planner.sbatch import check_options, read_options
 from planner.train.full.plan import FAILURE_FILE, LATEST, STATES_FOLDER, STOPPED, Settings
 
 FILE = "run.sbatch"
@@ -21,6 +21,16 @@ GPU_CPUS = 8
 _MEMORY = ("mem", "mem-per-cpu", "mem-per-gpu")
 WARNED = 300
 """Seconds before the time limit at which Slurm asks the ranks to save and stop."""
+
+
+def gpu_cores(options: Iterable[str]) -> int:
+    """Return the cores of a rank beside a GPU: as many as an option of sbatch gives it, or `GPU_CPUS`.
+
+    Raises:
+        InputError: see `read_options`.
+    """
+    told = read_options(options, OURS).get("cpus-per-task", "")
+    return int(told) if told.isdecimal() and int(told) else GPU_CPUS
 
 
 @dataclass(frozen=True)

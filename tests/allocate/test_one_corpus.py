@@ -100,7 +100,7 @@ def test_the_file_and_the_curves_hold_it(law: FittedLaw, tmp_path: Path) -> None
 
 
 def test_what_needs_a_general_stage_is_refused(law: FittedLaw, fitted: FittedLaw) -> None:
-    with pytest.raises(InputError, match="is of one corpus and its repeats, and knows no general text; leave --general-tokens away"):
+    with pytest.raises(InputError, match="are on one corpus, and it knows no general text; leave --general-tokens away"):
         allocate(law, Request(BUDGET, UNIQUE, general_tokens=1e12))
     with pytest.raises(DataError, match="knows no specialist stage"):
         DomainsProblem.of(DomainsRequest(BUDGET, tuple(Domain(name, law, 1e9) for name in "ab")))

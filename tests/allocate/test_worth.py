@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from planner.allocate import exchange
 from planner.allocate.allocate import allocate
 from planner.allocate.closer import closest
 from planner.allocate.exchange import exchange_of
@@ -114,6 +115,20 @@ def test_the_ends_of_a_searched_interval_are_those_of_the_search() -> None:
     assert "to over 163 times)" in said, "the logarithm of the most and back is a little less"
     said = exchange_of(1e13, 4e5, COMPUTE, TEXT - 0.1 * (RESAMPLES < -0.05), saturating, 1e4)
     assert "(90 % interval 1 to " in said, "text that a resample finds harmful is worth no compute, and not less than none"
+
+
+def test_no_resample_needs_less_than_what_was_tried_and_did_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the way on from there is taken for."""
+    places: list[float] = []
+
+    def gain(factor: float) -> Array:
+        places.append(factor)
+        return saturating(factor)
+
+    monkeypatch.setattr(exchange, "_each", lambda tried, text, at: np.full_like(text, -1.0))
+    said = exchange_of(1e13, 4e5, COMPUTE, TEXT, gain, 1e4)
+    low = float(said.split("90 % interval ")[1].split(" to ")[0])
+    assert low == pytest.approx(max(place for place in places if (saturating(place) < TEXT).all()), rel=0.01) and low > 5
 
 
 def test_no_compute_is_said_to_buy_what_none_does(medicine: FittedLaw) -> None:

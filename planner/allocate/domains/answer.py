@@ -62,7 +62,7 @@ class DomainPlan:
     probability: float | None = None
     """That one run reaches the required loss, by the interval; None where none is required, and in answers of older versions."""
     surer_max_loss: float | None = None
-    """Required loss with which a plan would reach this one in 95 % of runs; None where that is so, and as before."""
+    """Required loss with which a plan would reach this one in 95 % of runs; None where that is so, where the law cannot know, and as before."""
 
     @property
     def params_by(self) -> dict[str, Array]:

@@ -131,32 +131,35 @@ def describe(problem: DomainsProblem, found: Found, losses: Array) -> tuple[Doma
             ends = [float(np.hypot(np.log(end[row] / forecast.loss[row]), wider[number])) for end in (forecast.low, forecast.high)]
             low = min(loss, float(forecast.loss[row] * np.exp(doubt.general[number] - ends[0])))
             high = max(loss, float(forecast.loss[row] * np.exp(ends[1])))
+            # The lowest loss measured, where a law without an irreducible loss does not know better: asking for less does not move it.
+            held = not law.bounded_below and float(forecast.high[row]) == law.least_loss
             plan = DomainPlan(
                 domain.name, domain.weight, float(params["non_embedding"][row]), float(pt[row]), float(spec[row]), float(unique[row]),
                 float(spec[row] / unique[row]), float(found.flops[number]), float(paths[row]),
                 float(found.flops[number]) / problem.request.flops, loss, low, high, domain.max_loss,
                 {name: float(values[row]) for name, values in factors.items() if name != "flops_6nd"}, shape.to_dict() if shape else None,
-                problem.ladder[size[row]].params_total, None, None, float(counts[number]), *required(domain.max_loss, loss, low, high),
+                problem.ladder[size[row]].params_total, None, None, float(counts[number]), *required(domain.max_loss, loss, low, high, held),
             )  # fmt: skip
             plans[number] = _with_general(problem, found, number, plan)
     assert all(plan is not None for plan in plans)
     return tuple(plan for plan in plans if plan is not None)
 
 
-def required(max_loss: float | None, loss: float, low: float, high: float) -> tuple[float | None, float | None]:
+def required(max_loss: float | None, loss: float, low: float, high: float, held: bool = False) -> tuple[float | None, float | None]:
     """Return the probability that one run reaches a required loss, and what to require for `SURE` of them where they are fewer.
 
     Args:
         max_loss: required loss; None for none.
         loss: forecast, with the ends of its 90 % interval of one run, of which the upper one is passed by one run in twenty.
         low, high: those ends.
+        held: whether the upper end stays where it is, whatever is required; then nothing is known to be surer.
     """
     if max_loss is None:
         return None, None
     room = float(np.log(max_loss / loss))
     deviation = float(np.log(high / loss if room >= 0 else loss / low)) / Z
     probability = 0.5 * (1 + erf(room / max(deviation, 1e-12) / sqrt(2)))
-    return probability, max_loss * loss / high if probability < SURE else None
+    return probability, max_loss * loss / high if probability < SURE and not held else None
 
 
 def _with_general(problem: DomainsProblem, found: Found, number: int, plan: DomainPlan) -> DomainPlan:

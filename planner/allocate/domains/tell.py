@@ -124,16 +124,17 @@ def warnings_of_mix(mix: MixWorth | None, chosen: Structure, structures: tuple[S
 
 def _of_required(chosen: Structure) -> Iterator[str]:
     """Say how surely required losses are reached, and what to require instead to be surer."""
-    found = [(plan.probability, plan) for plan in chosen.domains if plan.probability is not None and plan.surer_max_loss is not None]
+    found = [(plan.probability, plan) for plan in chosen.domains if plan.probability is not None and plan.probability < SURE]
     unsure = sorted(found, key=lambda pair: pair[0])
-    if unsure:
-        shown = ", ".join(f"{plan.name!r} {plan.max_loss:g} in {share:.0%} of runs" for share, plan in unsure[:SHOWN])
-        asked = ", ".join(f"{plan.surer_max_loss:.4g} for {plan.name!r}" for _, plan in unsure[:SHOWN])
-        more = f" (and {len(unsure) - SHOWN} domains more)" if len(unsure) > SHOWN else ""
-        yield (
-            f"a required loss is reached by the mean forecast, and by one run with the probability that its interval gives: {shown}{more}; max_loss = "
-            f"{asked}, where that is within reach, would do so in {SURE:.0%} of runs"
-        )
+    if not unsure:
+        return
+    shown = ", ".join(f"{plan.name!r} {plan.max_loss:g} in {share:.0%} of runs" for share, plan in unsure[:SHOWN])
+    asked = ", ".join(f"{plan.surer_max_loss:.4g} for {plan.name!r}" for _, plan in unsure[:SHOWN] if plan.surer_max_loss is not None)
+    more = f" (and {len(unsure) - SHOWN} domains more)" if len(unsure) > SHOWN else ""
+    surer = f"; max_loss = {asked}, where that is within reach, would do so in {SURE:.0%} of runs" if asked else ""
+    blind = [plan.name for _, plan in unsure[:SHOWN] if plan.surer_max_loss is None]
+    unknown = f"; for {format_names(blind)} no max_loss is known to: the law has no irreducible loss, and cannot tell how low a run gets" if blind else ""
+    yield f"a required loss is reached by the mean forecast, and by one run with the probability that its interval gives: {shown}{more}{surer}{unknown}"
 
 
 def _of_the_limit(problem: DomainsProblem, chosen: Structure) -> Iterator[str]:

@@ -158,9 +158,10 @@ class Training:
                 seconds=self.seconds, seconds_left=self.seconds / self.step * (self.run.steps - self.step),
             )  # fmt: skip
             follows = self._follow()
-            if asked or late or follows or self.step % save_every == 0 or self.step == self.run.steps:
+            usual = asked or follows or self.step % save_every == 0 or self.step == self.run.steps
+            if usual or late:
                 # Before the evaluation, which would otherwise cost these steps if it failed.
-                self._save(wait=asked or follows or self.step == self.run.steps or self.step in due)
+                self._save(wait=asked or follows or self.step == self.run.steps or self.step in due, between=not usual)
             if self.step in due and not asked:  # asked to stop, it is measured when the run goes on
                 self._evaluate()
             self.states.poll()
@@ -262,9 +263,9 @@ class Training:
         steps = self.states.steps()
         return max((state for state in steps if state <= step), default=steps[0])
 
-    def _save(self, *, wait: bool = False) -> None:
+    def _save(self, *, wait: bool = False, between: bool = False) -> None:
         loop = {"step": self.step, "seconds": self.seconds, "smooth": self.watch.smooth, "best": self.watch.best}
-        self.states.save(self.step, tensors_of(self.model, self.optimiser), loop, wait=wait)
+        self.states.save(self.step, tensors_of(self.model, self.optimiser), loop, wait=wait, between=between)
         self._saved = time.monotonic()
 
     def _load(self, step: int) -> None:

@@ -27,6 +27,8 @@ from planner.train.full.mesh import Ranks
 from planner.train.full.plan import LATEST, STATES_FOLDER, latest_step
 
 LOOP = "loop.json"
+BETWEEN = "between"
+"""Key in it that says whether it was saved by the clock, between the states that the steps ask for; those of earlier versions lack it."""
 FILES = "files"
 """Key in it of the name and size [bytes] of every file of the state; states of earlier versions lack it."""
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -52,7 +54,7 @@ class States:
             if (self._folder / LATEST).exists():  # later ones a rollback had yet to delete; once the latest is past them they would count again
                 self._delete_after(self._latest())
 
-    def save(self, step: int, tensors: Mapping[str, torch.Tensor], loop: Mapping[str, Any], *, wait: bool = False) -> None:
+    def save(self, step: int, tensors: Mapping[str, torch.Tensor], loop: Mapping[str, Any], *, wait: bool = False, between: bool = False) -> None:
         """Save a state while training goes on; what is saved is copied first.
 
         Args:
@@ -60,6 +62,7 @@ class States:
             tensors: by name, sharded over the ranks.
             loop: the loop's own numbers.
             wait: return only when it is on disk.
+            between: whether it is one of which the latest alone is kept, beside the others: were it one of them, rollbacks would not reach as far.
 
         Raises:
             StateError: this state, or the one before, could not be written.
@@ -71,7 +74,7 @@ class States:
         self._ranks.told(None)  # every rank writes below it, so it must be there for all of them
         writer = HuggingFaceStorageWriter(str(part), save_distributed=True)
         alone = self._ranks.mesh is None
-        self._loop = dict(loop)
+        self._loop = {**loop, BETWEEN: between}
         # Copies the tensors before it returns, and then writes in a thread.
         future: Any = dcp.async_save(dict(tensors), storage_writer=writer, process_group=self._ranks.cpu_group, no_dist=alone)
         self._saving = (future, step)
@@ -104,7 +107,9 @@ class States:
             shutil.rmtree(path, ignore_errors=True)
             os.replace(part, path)
             write_text(self._folder / LATEST, json.dumps({"step": step}) + "\n")
-            for old in self.steps()[: -self._keep]:
+            between = {each: bool(read_json(self._path(each) / LOOP).get(BETWEEN)) for each in self.steps()}
+            usual = [each for each, is_between in between.items() if not is_between]
+            for old in {*between} - {*usual[-self._keep :], step}:
                 shutil.rmtree(self._path(old), ignore_errors=True)
 
     def steps(self) -> list[int]:

@@ -210,3 +210,4 @@ def test_the_probability_of_a_required_loss_by_hand() -> None:
     assert required(3.1, 3.0, 2.9, 3.1)[0] == pytest.approx(0.95, abs=1e-3), "the upper end of a 90 % interval is passed by one run in twenty"
     assert required(2.9, 3.0, 2.9, 3.1)[0] == pytest.approx(0.05, abs=1e-3)
     assert required(3.2, 3.0, 2.9, 3.1) == (pytest.approx(0.9994, abs=1e-4), None)  # 3.24 deviations
+    assert required(3.0, 3.0, 2.9, 3.1, held=True) == (0.5, None), "an end that stays where it is makes no lower requirement surer"

@@ -112,12 +112,12 @@ def test_killed_between_the_trunk_and_its_first_adapters_it_trains_the_end_of_th
     class Killed(Exception):
         pass
 
-    def killed(self: Training, *, wait: bool = False) -> None:
+    def killed(self: Training, *, wait: bool = False, between: bool = False) -> None:
         if self.step == GENERAL:
             assert self.metrics is not None
             self.metrics.close()
             raise Killed
-        save(self, wait=wait)
+        save(self, wait=wait, between=between)
 
     folder, save = tmp_path / "run", Training._save
     lay_lora(folder, corpus)

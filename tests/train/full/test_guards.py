@@ -110,10 +110,11 @@ def test_a_run_goes_on_without_the_batches_that_gave_no_number(corpus: Corpus, t
     assert [steps_of(clean)[step]["loss"] for step in range(1, 24)] == losses(one)[:23]
 
 
-def test_a_spike_takes_the_run_back_before_it(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("minutes", [30.0, 1e-9], ids=["by steps", "by the clock too"])
+def test_a_spike_takes_the_run_back_before_it(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, minutes: float) -> None:
     folder = tmp_path / "run"
     install({"factors": [[0, 33, 40.0]]}, monkeypatch.setattr)
-    lay(folder, corpus, settings=replace(SETTINGS, keep=4))
+    lay(folder, corpus, settings=replace(SETTINGS, keep=4, save_minutes=minutes))
     assert run_here(folder)
     (back,) = rollbacks(folder)
     assert back["to"] == 10 and back["left_out"] == [34 - SPIKE_BATCHES, 34] and "1.6 times its best" in str(back["reason"])
