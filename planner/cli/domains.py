@@ -39,8 +39,9 @@ def answer_many(
     with bar("what each law is worth", 1.0) if ask_laws else nullcontext() as shown:
         told = (lambda share: shown.update(share, "domains")) if shown is not None else (lambda share: None)
         answer = allocate_domains(request, robust=robust, allow_extrapolation=allow_extrapolation, ask_laws=ask_laws, progress=told)
-    for law, source in answer.sources.items():
-        if source.get("corpus_path"):  # kept relative to the answer, so that a project folder can move as a whole
+    for law, source in answer.sources.items():  # both kept relative to the answer, so that a project folder can move as a whole
+        source["law_path"] = os.path.relpath(Path(law).resolve(), out.resolve().parent)
+        if source.get("corpus_path"):
             where = os.path.normpath(Path(law).resolve().parent / source["corpus_path"])
             source["corpus_path"] = os.path.relpath(where, out.resolve().parent)
     answer.save(out, {"domains": sha256_file(path), **{str(file): sha256_file(file) for file in files}})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,8 @@ from planner.cli.tables import table
 from planner.units import format_bytes, format_count, format_seconds
 
 if TYPE_CHECKING:
+    from planner.design.segment import Segment
+    from planner.design.tree import Tree
     from planner.fit.fitted import FittedLaw
     from planner.launch.launch import Launch
     from planner.launch.slurm import Job
@@ -21,9 +24,16 @@ ASSUMED_MFU = 0.4
 """Share of the stated peak at which a GPU's time is estimated, before anything was measured."""
 
 
-def show_resources(ready: Launch, run: FullRun, ranks: int) -> None:
-    """Print what the run takes of each rank and of the disk."""
-    from planner.design.walltime import wall_seconds
+def show_resources(run: FullRun, ranks: int, trained: Sequence[tuple[Tree, Segment]], *, dearest: str | None = None) -> None:
+    """Print what a run takes of each rank and of the disk.
+
+    Args:
+        run: the run.
+        ranks: that train it.
+        trained: all that is trained, by the tree that it is of.
+        dearest: name of the run, where it is the dearest of several that are trained one after the other.
+    """
+    from planner.design.walltime import segment_seconds
     from planner.launch.size import memory, state_bytes
 
     told, recipe, shape = run.settings, run.recipe, run.last.segment.shape
@@ -40,11 +50,11 @@ def show_resources(ready: Launch, run: FullRun, ranks: int) -> None:
     need, state = max(needs, key=lambda each: each.total), max(state_bytes(shape, method) for method in methods)
     names = ("states", "gathered", *(("activations", "logits") if need.activations + need.logits >= need.heldout else ("heldout",)))
     parts = ", ".join(f"{name} {format_bytes(getattr(need, name))}".replace("heldout", "held-out text") for name in names)
-    tree = ready.run.tree
+    flops = sum(tree.cost(segment) for tree, segment in trained)
     if told.device == "cpu":
-        time = f"{format_seconds(wall_seconds(tree, tree.segments, 1))} on one thread"
+        time = f"{format_seconds(sum(segment_seconds(*each) for each in trained))} on one thread"
     elif told.peak_flops is not None:
-        time = f"{format_seconds(tree.flops_total / (ASSUMED_MFU * told.peak_flops * ranks))} at {ASSUMED_MFU:.0%} of the peak"
+        time = f"{format_seconds(flops / (ASSUMED_MFU * told.peak_flops * ranks))} at {ASSUMED_MFU:.0%} of the peak"
     else:
         time = "not known without --peak-flops"
     passes = -(-share // micro)
@@ -57,9 +67,9 @@ def show_resources(ready: Launch, run: FullRun, ranks: int) -> None:
         ["states on disk", f"{told.keep} of {format_bytes(state)}, one every {told.save_every} steps; the last of every {told.save_minutes:g} minutes"],
         ["held-out losses on the way", str(len(told.evaluate_at))],
         ["MFU", "not shown without --peak-flops" if told.peak_flops is None else f"against {told.peak_flops:.4g} FLOP/s a rank"],
-        ["time, about", time],
+        ["time, about", time if dearest is None else f"{time}, of all runs"],
     ]
-    table("What it takes", ["", ""], rows)
+    table("What it takes" if dearest is None else f"What the dearest run takes, {dearest}", ["", ""], rows)
 
 
 def check_options(
@@ -71,7 +81,7 @@ def check_options(
         PlannerError: an option that cannot be.
     """
     from planner.launch import slurm
-    from planner.launch.full import find_law
+    from planner.launch.course import find_law
     from planner.sbatch import read_options
 
     job = None
@@ -90,8 +100,8 @@ def carry_on(
         KeyboardInterrupt: it was asked to stop; a state is saved.
     """
     from planner.launch import slurm
-    from planner.launch.full import course, lay_down, outcome, saved_step
-    from planner.launch.runners import run_local, run_ray
+    from planner.launch.course import course
+    from planner.launch.full import lay_down, outcome
     from planner.lock import locked
     from planner.train.full.held import check_free
 
@@ -108,16 +118,29 @@ def carry_on(
             say(f"handed in as job {slurm.submit(path)}" if submit else f"hand it in: cd {path.parent} && sbatch {path.name}")
             say(f"follow it: plan watch {ready.folder}")
             return False
-        first = saved_step(ready.folder)
-        with bar("training", run.steps - first) as shown:
-            follow = Follow(ready.folder, first, shown)
-            if engine == "ray":
-                run_ray(ready.folder.resolve(), ranks, run.settings, address=address, tick=follow)
-            else:
-                run_local(ready.folder, ranks, run.settings, tick=follow)
+        train_here(ready.folder, run, ranks, engine, address)
     if outcome(ready) is None:  # a stop file, or a signal to a rank: this process was not asked
         raise KeyboardInterrupt
     return True
+
+
+def train_here(folder: Path, run: FullRun, ranks: int, engine: str, address: str | None, what: str = "training") -> None:
+    """Start the ranks of a run that is laid down, here or on Ray, and follow them to their end.
+
+    Raises:
+        PlannerError: see `run_local` and `run_ray`.
+        KeyboardInterrupt: it was asked to stop; a state is saved.
+    """
+    from planner.launch.full import saved_step
+    from planner.launch.runners import run_local, run_ray
+
+    first = max(run.begins_at, saved_step(folder))
+    with bar(what, run.steps - first) as shown:
+        follow = Follow(folder, first, shown)
+        if engine == "ray":
+            run_ray(folder.resolve(), ranks, run.settings, address=address, tick=follow)
+        else:
+            run_local(folder, ranks, run.settings, tick=follow)
 
 
 class Follow:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -86,26 +87,8 @@ def launch(
     if export is None:
         check_ranks(ranks, device, engine, threads=threads or 1, address=address)
     folder = out or Path("launches") / allocation.stem
-    of_full_size = {
-        "--ranks": ranks > 1, "--engine": engine != "local", "--precision": precision, "--micro-batch": micro_batch,
-        "--checkpoint-activations": checkpoint_activations, "--shard-ranks": shard_ranks, "--save-every": save_every,
-        "--save-minutes": save_minutes, "--peak-flops": peak_flops, "--tensorboard": tensorboard, "--wandb": wandb, "--law": law, "--export": export,
-    }  # fmt: skip
     if device not in ("cpu", "cuda"):
         raise InputError(f"--device {device!r} is not known", remedy="choose cpu or cuda")
-    if read_json(allocation).get("kind") == "domains":
-        from planner.cli.launch_domains import launch_domains
-
-        _refuse("a plan for many domains", {**of_full_size, "--base": base})
-        return launch_domains(allocation, folder, structure, corpus, seed, device, threads, compiled, dry_run)
-    if structure is not None:
-        raise InputError(f"--structure {structure!r} is of a plan for many domains", remedy="leave it away")
-    ready = prepare(allocation, folder, corpus=corpus, seed=seed, base=base)
-    method = ready.run.cells[0].method
-    if compiled and engine == "local":  # elsewhere other machines compile
-        compiled_among(ready.run.tree, ready.run.tree.segments, compiled, device)
-    if method != "full" and export is not None:
-        raise InputError(f"--export {export} knows no adapters, and the plan is of {method}", remedy="leave it away: plan launch trains it on many ranks")
     alone = gpu_cores(slurm_option or []) if engine == "slurm" and device == "cuda" else 1
     settings = Settings(
         device=device,
@@ -115,20 +98,37 @@ def launch(
         compile_backend="inductor" if compiled else None,
         checkpoint_activations=checkpoint_activations,
         shard_ranks=shard_ranks,
-        save_every=save_every or default_save_every(ready),
         save_minutes=save_minutes or Settings.save_minutes,
         peak_flops=None if peak_flops is None else peak_of(peak_flops),
         tensorboard=tensorboard,
         wandb=wandb,
     )
-    run = settle(ready, ranks, settings)
+    per_node = ranks_per_node or min(ranks, RANKS_PER_NODE)
+    if read_json(allocation).get("kind") == "domains":
+        from planner.cli.launch_domains import launch_domains
+        from planner.launch.domains import prepare_domains
+
+        _refuse({"--base": base, "--law": law, "--export": export})
+        many = prepare_domains(allocation, folder, structure=structure, corpus=corpus, seed=seed)
+        return launch_domains(
+            many, settings, ranks, engine, save_every=save_every, address=address, per_node=per_node, slurm_options=slurm_option or [], submit=submit,
+            compiled=compiled, dry_run=dry_run,
+        )  # fmt: skip
+    if structure is not None:
+        raise InputError(f"--structure {structure!r} is of a plan for many domains", remedy="leave it away")
+    ready = prepare(allocation, folder, corpus=corpus, seed=seed, base=base)
+    method = ready.run.cells[0].method
+    if compiled and engine == "local":  # elsewhere other machines compile
+        compiled_among(ready.run.tree, ready.run.tree.segments, compiled, device)
+    if method != "full" and export is not None:
+        raise InputError(f"--export {export} knows no adapters, and the plan is of {method}", remedy="leave it away: plan launch trains it on many ranks")
+    run = settle(ready.run, ranks, replace(settings, save_every=save_every or default_save_every(ready.run)))
     show_realised(ready)
     if export is not None:
         path = write_export(ready, export, folder, ranks, run.settings.micro_batch or run.recipe.batch_sequences // ranks, dry_run=dry_run)
         say(f"{'would be written' if dry_run else 'written'}: {path}")
         return
-    show_resources(ready, run, ranks)
-    per_node = ranks_per_node or min(ranks, RANKS_PER_NODE)
+    show_resources(run, ranks, [(ready.run.tree, segment) for segment in ready.run.tree.segments])
     check_options(ready, run, ranks, engine, law=law, per_node=per_node, slurm_options=slurm_option or [])
     if dry_run:
         return
@@ -142,15 +142,15 @@ def launch(
     _tell(ready, row)
 
 
-def _refuse(what: str, options: dict[str, Any]) -> None:
-    """Refuse options of the full-size trainer for what is trained in the way of a sweep, by one process.
+def _refuse(options: dict[str, Any]) -> None:
+    """Refuse options that are of one run where a plan has several.
 
     Raises:
         InputError: one of them is given.
     """
-    given = [name for name, value in options.items() if value]
+    given = [name for name, value in options.items() if value is not None]
     if given:
-        raise InputError(f"{what} is trained by one process, and {', '.join(given)} would say nothing", remedy="leave that away")
+        raise InputError(f"{', '.join(given)} is of one run, and a plan for many domains has several", remedy="leave it away")
 
 
 def _tell(ready: Launch, row: dict[str, Any]) -> None:

@@ -2,80 +2,137 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from planner.cli.compiling import compiled_among
-from planner.cli.console import bar, give, say
+from planner.cli.console import give, say
+from planner.cli.full import show_resources, train_here
+from planner.cli.needs import require_method, require_torch
 from planner.cli.tables import table
 from planner.errors import DataError
-from planner.units import format_count, format_seconds
+from planner.units import format_count
+
+if TYPE_CHECKING:
+    from planner.launch.domains import DomainsLaunch
+    from planner.launch.parts import Part
+    from planner.launch.slurm import Job
+    from planner.train.full.plan import Settings
+
+FAR_FROM_PLAN = 1.02
 
 
 def launch_domains(
-    allocation: Path, folder: Path, structure: str | None, corpus: Path | None, seed: int, device: str, threads: int | None, compiled: bool | None,
-    dry_run: bool,
+    ready: DomainsLaunch, settings: Settings, ranks: int, engine: str, *, save_every: int | None, address: str | None, per_node: int,
+    slurm_options: list[str], submit: bool, compiled: bool | None, dry_run: bool,
 ) -> None:  # fmt: skip
-    """Train the trunk and the branches, the models, or the mix."""
-    from planner.cli.needs import require_torch
-    from planner.cli.paths import default_workers
-    from planner.design.walltime import wall_seconds
-    from planner.engines.event import Event
-    from planner.engines.local import LocalEngine
-    from planner.launch.domains import carry_out_domains, prepare_domains
-    from planner.launch.start import repeated_general_text
-    from planner.sweep import segments_to_train
+    """Train the trunk and the branches, the models, or the mix, one after the other; under Slurm hand them in as jobs of their own."""
+    from planner.launch.parts import forget_trunk, lay_parts, left, parts
+    from planner.lock import locked
+    from planner.train.full.held import check_free
 
-    ready = prepare_domains(allocation, folder, structure=structure, corpus=corpus, seed=seed)
+    laid = parts(ready, ranks, settings, save_every=save_every)
+    if compiled and engine == "local":  # elsewhere other machines compile
+        for run in {(run.cells[0].size, run.cells[0].method): run for run in ready.runs.values()}.values():
+            compiled_among(run.tree, run.tree.segments, compiled, settings.device)
+    _show(ready, laid, ranks)
+    jobs = _jobs(ready, laid, ranks, per_node, slurm_options) if engine == "slurm" else []
+    if dry_run:
+        return
+    if left(laid):
+        if not jobs:
+            require_torch()
+            for run in ready.runs.values():
+                require_method(run.cells[0].method)
+        with locked(ready.folder, engine):
+            for part in laid:
+                check_free(part.folder)
+            lay_parts(ready, laid)
+            if jobs:
+                return _hand_in(ready, jobs, submit)
+            while some := left(laid):
+                first = some[0]
+                train_here(first.folder, first.run, ranks, engine, address, f"training {first.name}")
+                if not first.ended:  # a stop file, or a signal to a rank: this process was not asked
+                    raise KeyboardInterrupt
+    forget_trunk(laid)
+    _tell(ready, laid)
+
+
+def _show(ready: DomainsLaunch, laid: list[Part], ranks: int) -> None:
+    """Print what is planned and what it takes."""
+    from planner.launch.start import repeated_general_text
+
     rows = []
     for name, planned, real in ready.realised():
         rows.append([name, format_count(planned, 5), format_count(real, 5), f"{real / planned - 1:+.2%}" if planned else ""])
-    table(f"{ready.structure.name} in {folder}", ["", "planned", "realised", "change"], rows)
+    table(f"{ready.structure.name} in {ready.folder}", ["", "planned", "realised", "change"], rows)
     _, planned, real = ready.realised()[-1]
-    if planned and real > 1.02 * planned:
+    if planned and real > FAR_FROM_PLAN * planned:
         say(f"warning: these runs take {real:.3g} FLOPs, {real / planned - 1:.0%} more than the {planned:.3g} of the plan")
     if repeats := repeated_general_text(ready.runs.values()):
         say(f"warning: {repeats}")
-    # A trunk that domains share is left to train for the first of them only.
-    left, seen = [], set()
-    for name, run in ready.runs.items():
-        for segment in segments_to_train(run):
-            if (path := run.state_path(segment)) not in seen:
-                seen.add(path)
-                left.append((name, run, segment))
-    through = {
-        name: compiled_among(run.tree, mine, compiled, device)
-        for name, run in ready.runs.items()
-        if (mine := [segment for owner, _, segment in left if owner == name])
-    }
-    seconds = sum(wall_seconds(run.tree, [segment], 1, through[name]) for name, run, segment in left)
-    say(f"{len(left)} segments to train, about {format_seconds(seconds)} on one thread")
-    if dry_run:
-        return
-    require_torch()
-    with bar("training", sum(run.tree.cost(segment) for _, run, segment in left)) as shown:
-        runs = {run.folder: (name, run) for name, run in ready.runs.items()}
-        done = 0.0
+    # Steps of several domains' runs differ by their text alone, so the longest one takes the most of everything.
+    dearest = max(laid, key=lambda part: part.run.last.segment.shape.params_total * part.run.steps)
+    show_resources(dearest.run, ranks, [(run.tree, segment) for _, run, segment in ready.segments()], dearest=dearest.name)
 
-        def on_event(event: Event) -> None:
-            nonlocal done
-            name, run = runs[event.job.folder]
-            segment = event.job.segment
-            part = event.steps / segment.steps if event.kind == "steps" else 0.0
-            done += run.tree.cost(segment) if event.kind == "finished" else 0.0
-            shown.update(done + part * run.tree.cost(segment), f"{name} {segment.segment_id}")
-            if event.kind in ("failed", "worker_died"):
-                shown.line(f"{name} {segment.segment_id}: {event.message.strip().splitlines()[0]}")
 
-        count = threads or default_workers()
-        records = carry_out_domains(ready, LocalEngine(1), device=device, threads=count, compiled=compiled, on_event=on_event)
-    for name, record in records.items():
+def _jobs(ready: DomainsLaunch, laid: list[Part], ranks: int, per_node: int, slurm_options: list[str]) -> list[Job]:
+    """Return Slurm's jobs for what is left; a dry run calls this to refuse what a launch would.
+
+    Raises:
+        PlannerError: an option that cannot be.
+    """
+    from planner.launch import slurm
+    from planner.launch.parts import left
+    from planner.sbatch import read_options
+
+    options = read_options(slurm_options, slurm.OURS)
+    return [
+        slurm.Job(part.folder.resolve(), sys.executable, ranks, per_node, part.run.settings, options, f"{ready.folder.resolve().name}-{part.name}")
+        for part in left(laid)
+    ]
+
+
+def _hand_in(ready: DomainsLaunch, jobs: list[Job], submit: bool) -> None:
+    """Write the jobs' files and the one that hands them in, and run that one if asked to."""
+    from planner.launch import slurm
+    from planner.launch.domains import TRUNK
+
+    paths = [slurm.write(job) for job in jobs]
+    first = paths.pop(0) if paths[0].parent.name == TRUNK else None
+    chain = slurm.write_chain(ready.folder.resolve(), first, paths)
+    say(f"written: {slurm.FILE} of {len(jobs)} runs, and {chain}, which hands them in")
+    if submit:
+        for line in slurm.submit_chain(chain):
+            say(f"handed in as job: {line}")
+    else:
+        say(f"hand them in: bash {chain}")
+    say(f"follow them: plan watch {ready.folder}; the same plan launch tells the outcome")
+
+
+def _tell(ready: DomainsLaunch, laid: list[Part]) -> None:
+    """Say how the runs have ended.
+
+    Raises:
+        DataError: one diverged.
+    """
+    lost = {}
+    for part in laid:
+        record = None if part.run.forks else part.record
+        if record is None:
+            continue
         if record["row"]["status"] != "ok":
-            raise DataError(f"the run of {name} diverged: {record['row']['reason']}", remedy="lower the learning rate in the recipe and sweep again")
-        losses = record.get("loss_by_domain") or {name: record["row"]["loss_spec"]}
+            lost[part.name] = record["row"]["reason"]
+            continue
+        losses = record.get("loss_by_domain") or {part.name: record["row"]["loss_spec"]}
         said = ", ".join(f"{domain} {loss:.4f}" for domain, loss in losses.items())
-        say(f"{name}: held-out loss {said} nats/token; checkpoint {folder / name / 'checkpoint'}")
-    say(f"next: plan verify {folder}")
+        say(f"{part.name}: held-out loss {said} nats/token; checkpoint {part.folder / 'checkpoint'}")
+    for name, reason in lost.items():
+        raise DataError(f"the run of {name} diverged: {reason}", remedy="lower the learning rate in the recipe and sweep again")
+    say(f"next: plan verify {ready.folder}")
 
 
 def verify_domains(folder: Path, as_json: bool) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,7 +15,10 @@ from planner.units import format_count, format_seconds
 if TYPE_CHECKING:
     from planner.launch.watch import Progress
 
-HELP = "Show how a launched run is doing, wherever it trains: measured beside forecast, speed, time left.\n\nExample: plan watch launches/first"
+HELP = (
+    "Show how a launched run is doing, wherever it trains: measured beside forecast, speed, time left.\n\nExample: plan watch launches/first\n\n"
+    "Example: plan watch launches/many/medicine"
+)
 
 
 def watch(
@@ -23,20 +27,53 @@ def watch(
 ) -> None:
     """Watch a run."""
     from planner.launch.watch import watch as read
+    from planner.launch.watch import watch_all
     from planner.report.course import course
     from planner.report.style import save
 
+    several = watch_all(folder)
+    if several is not None:
+        if as_json:
+            give({"runs": {name: progress and _body(progress) for name, progress in several.items()}})
+        else:
+            show_several(folder, several)
+        return
     progress = read(folder)
     if as_json:
-        give({
-            "run_id": progress.name, "steps": progress.steps, "last": progress.last, "outcome": progress.outcome,
-            "evaluations": progress.of("evaluation"), "events": progress.of("event"),
-            "forecast": [vars(point) for point in progress.course.points] if progress.course else [],
-        })  # fmt: skip
+        give(_body(progress))
     else:
         show_progress(progress)
     save(folder / "progress.png", lambda axes: course(axes[0], progress))
     say(f"written: {folder / 'progress.png'}")
+
+
+def _body(progress: Progress) -> dict[str, Any]:
+    return {
+        "run_id": progress.name, "steps": progress.steps, "last": progress.last, "outcome": progress.outcome,
+        "evaluations": progress.of("evaluation"), "events": progress.of("event"),
+        "forecast": [vars(point) for point in progress.course.points] if progress.course else [],
+    }  # fmt: skip
+
+
+def show_several(folder: Path, several: Mapping[str, Progress | None]) -> None:
+    """Print how far each run of a plan for many domains is."""
+    rows = []
+    for name, progress in several.items():
+        if progress is None:
+            rows.append([name, "not laid down", "", "", "", ""])
+            continue
+        last, ended, evaluations = progress.last, progress.outcome, progress.of("evaluation")
+        end = progress.course.points[-1] if progress.course else None
+        measured = ended["loss_spec"] if ended else evaluations[-1]["loss_spec"] if evaluations else None
+        steps = f"{last['step'] if last else 0} of {progress.steps}"
+        time = "" if last is None or last["step"] == progress.steps else format_seconds(last["seconds_left"])
+        left = time if ended is None else "ended" if ended["status"] == "ok" else ended["status"]
+        forecast = ["", ""] if end is None else [f"{end.loss:.4f}", f"{end.low:.4f} to {end.high:.4f}"]
+        rows.append([name, steps, left, "" if measured is None else f"{measured:.4f}", *forecast])
+    columns = ["run", "steps", "time left", "measured [nats/token]", "forecast of the end", "90 % interval"]
+    caption = "what is measured before a run has ended is above its end; steps of a branch are counted from the trunk's first"
+    table(f"Runs in {folder}", columns, rows, caption=caption)
+    say(f"one run with its curve: plan watch {folder / list(several)[-1]}")
 
 
 def show_progress(progress: Progress) -> None:

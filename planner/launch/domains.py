@@ -1,36 +1,32 @@
-"""Carry out a plan for many domains: the trunk once and a branch for each, a model for each, or one model of the whole mix."""
+"""Lay a plan for many domains out: the trunk once and a branch for each, a model for each, or one model of the whole mix."""
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from planner.allocate.domains.answer import DomainPlan, DomainsAllocation, Structure
 from planner.allocate.domains.found import MIXED, SPLIT
-from planner.artifacts import read_artifact, sha256_file, write_artifact
+from planner.artifacts import read_artifact, sha256_file, write_artifact, write_bytes
 from planner.corpus import Corpus
 from planner.design.cells import Cell, Part
 from planner.design.segment import Segment
 from planner.design.spec import SweepSpec
 from planner.design.tree import Tree, build_tree
-from planner.engines.event import Event
 from planner.errors import DataError, InputError, StateError
-from planner.launch.launch import start_after, steps_between_states
+from planner.launch.launch import COPY, is_of_a_start, start_after
 from planner.launch.start import corpus_of, warn_of_cut_warmups, warn_of_scarce_text
 from planner.recipe import Recipe
-from planner.runs import read_run
 from planner.shapes import ModelShape
-from planner.sweep import Engine, Sweep, run_sweep, single_run
-from planner.train.job import record_path
+from planner.sweep import Sweep, single_run
 from planner.units import format_count
 
 KIND = "domains_launch"
 VERSION = 1
-MIX, COOLED = "mix", "cooled-trunk"
-"""Folders of the one run of a mixed model, and of the trunk's cooldown for all domains without a stage of their own."""
+MIX, COOLED, TRUNK = "mix", "cooled-trunk", "trunk"
+"""Folders of the one run of a mixed model, of the trunk's cooldown for all domains without a stage of their own, and of the trunk that runs share."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +86,7 @@ def prepare_domains(path: Path, folder: Path, *, structure: str | None = None, c
     answer = DomainsAllocation.load(path)
     chosen = _structure(answer, structure)
     for plan in chosen.domains:
-        if Path(plan.name).name != plan.name or plan.name in (MIX, COOLED, "trunk", "..", "."):
+        if Path(plan.name).name != plan.name or plan.name in (MIX, COOLED, TRUNK, "..", "."):
             raise InputError(f"the domain name {plan.name!r} cannot name a folder", remedy="rename it in the file of domains and allocate again")
     of = {name: source for source in answer.sources.values() for name in source["domains"]}
     if chosen.name in (SPLIT, MIXED):
@@ -107,36 +103,6 @@ def prepare_domains(path: Path, folder: Path, *, structure: str | None = None, c
     warn_of_cut_warmups(run.tree for run in runs.values())
     warn_of_scarce_text(runs.values())
     return DomainsLaunch(answer, path, folder, chosen, runs)
-
-
-def carry_out_domains(
-    launch: DomainsLaunch, engine: Engine, *, device: str = "cpu", threads: int = 1, compiled: bool | None = None,
-    on_event: Callable[[Event], None] | None = None,
-) -> dict[str, dict[str, Any]]:  # fmt: skip
-    """Train the runs, or go on with them, and save their checkpoints; arguments as for `run_sweep`.
-
-    Returns:
-        Records by domain, or by MIX.
-
-    Raises:
-        StateError: the folder holds a launch of something else, or a segment failed.
-    """
-    from planner.launch.launch import save_checkpoint
-
-    _begin(launch)
-    records = {}
-    for name, run in launch.runs.items():
-        record = record_path(run.folder, run.tree.tips[0].segment_id)
-        if not record.exists() or not (run.folder / "checkpoint").exists():
-            failures = run_sweep(run, engine, device=device, threads=threads, keep_state=True, compiled=compiled, on_event=on_event)
-            if failures:
-                segment, message = next(iter(failures.items()))
-                raise StateError(f"{name}: segment {segment} failed: {message.strip().splitlines()[0]}", remedy="mend the cause; the same command goes on")
-        records[name] = read_run(record)
-        save_checkpoint(run, records[name]["row"], run.folder / "checkpoint")
-    if launch.structure.name == SPLIT:
-        shutil.rmtree(launch.folder / "trunk" / "state", ignore_errors=True)
-    return records
 
 
 def _structure(answer: DomainsAllocation, name: str | None) -> Structure:
@@ -170,7 +136,7 @@ def _runs(chosen: Structure, of: dict[str, dict[str, Any]], folders: dict[str, C
     """Lay out the runs of a structure, by domain, or by MIX and COOLED."""
     if chosen.name == MIXED:
         return {MIX: _mixed(chosen, of, folders, folder / MIX, seed)}
-    trunks = folder / "trunk" if chosen.name == SPLIT else None
+    trunks = folder / TRUNK if chosen.name == SPLIT else None
     # Domains without a stage end in one and the same cooldown of the trunk, which each of them is evaluated on.
     bare = [plan for plan in chosen.domains if chosen.name == SPLIT and plan.tokens_spec == 0]
     runs = {
@@ -213,11 +179,9 @@ def _mixed(structure: Structure, of: dict[str, dict[str, Any]], folders: dict[st
 
 def _tree(cell: Cell, plan: DomainPlan, spec: SweepSpec, corpus: Corpus, cooled: bool = False) -> Tree:
     """Arrange one run; `cooled` where its trunk is also cooled down for domains without a stage."""
-    # Cut by the trunk alone: domains share its pieces only if they are the same, whatever their branches.
-    longest = steps_between_states(spec.recipe.steps(cell.tokens_trunk))
     shapes = {cell.size: ModelShape(**plan.shape)} if plan.shape else None
     beside = [Cell(cell.size, cell.seed, cell.tokens_pt, 0.0, None)] if cooled and cell.tokens_spec else []
-    tree = build_tree([cell, *beside], spec.recipe, corpus.vocab_size, eval_tokens=spec.eval_tokens, max_segment_steps=longest, shapes=shapes)
+    tree = build_tree([cell, *beside], spec.recipe, corpus.vocab_size, eval_tokens=spec.eval_tokens, shapes=shapes)
     by_id = {segment.segment_id: segment for segment in tree.segments}
     path = [next(segment for segment in tree.segments if segment.cell == cell)]
     while path[-1].parent_id is not None:
@@ -225,8 +189,12 @@ def _tree(cell: Cell, plan: DomainPlan, spec: SweepSpec, corpus: Corpus, cooled:
     return replace(tree, segments=tuple(reversed(path)))
 
 
-def _begin(launch: DomainsLaunch) -> None:
-    """Put down which forecast the runs are to be held against, once, before the first step."""
+def begin_domains(launch: DomainsLaunch) -> None:
+    """Put down which forecast the runs are to be held against, once, before the first step.
+
+    Raises:
+        StateError: the folder holds something else, or the forecast is stamped later than now.
+    """
     digest, path = sha256_file(launch.path), launch.folder / "launch.json"
     runs = {name: run.tree.tips[0].segment_id for name, run in launch.runs.items()}
     if path.exists():
@@ -234,13 +202,11 @@ def _begin(launch: DomainsLaunch) -> None:
         if found["inputs"].get("allocation") != digest or found["structure"] != launch.structure.name or found["runs"] != runs:
             raise StateError(f"{launch.folder} holds a launch of another plan, structure or seed", remedy="give another --out, or delete that folder")
         return
-    copy = launch.folder / "allocation.json"
-    begun = copy.is_file() and sha256_file(copy) == digest  # killed before launch.json stood
-    if launch.folder.exists() and any(item != copy or not begun for item in launch.folder.iterdir()):
+    if launch.folder.exists() and not all(is_of_a_start(item, digest) for item in launch.folder.iterdir()):
         raise StateError(f"{launch.folder} is not empty and holds no launch", remedy="give another --out")
     started = start_after(launch.answer.created, launch.path)
     launch.folder.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(launch.path, copy)
+    write_bytes(launch.folder / COPY, launch.path.read_bytes())
     body = {
         "structure": launch.structure.name,
         "runs": runs,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 from planner import lock
 from planner.allocate.allocation import Allocation
@@ -146,21 +145,7 @@ def kind_of(folder: Path) -> str:
     return str(read_json(folder / "launch.json").get("kind"))
 
 
-def save_checkpoint(run: Sweep, row: dict[str, Any], out: Path) -> None:
-    """Save the checkpoint of a run that has ended well, its adapters beside it, once, and let its states go."""
-    if row["status"] != "ok" or out.exists():
-        return
-    from planner.train.export import export_checkpoint
-
-    job = run.job(run.tree.tips[0])
-    with lock.locked(run.folder, "checkpoint"):
-        export_checkpoint(job, run.corpus, out, out.with_name("adapter"))
-        for state in (job.state_path, job.frozen_state):
-            if state is not None:
-                state.unlink()
-
-
-def _ours(item: Path, digest: str) -> bool:
+def is_of_a_start(item: Path, digest: str) -> bool:
     """Tell whether a file is of a start that was killed before it wrote launch.json: a lock, the same allocation, or a file half written."""
     return item.name.startswith((lock.NAME, f".{lock.NAME}.", f".{COPY}.", ".launch.json.")) or (item.name == COPY and sha256_file(item) == digest)
 
@@ -204,7 +189,7 @@ def begin(launch: Launch) -> None:
             what = f"the run in {launch.folder} was begun on base {begun_on}, now it is {base or 'none'}"
             raise StateError(what, remedy="restore that base, or give another --out")
         return
-    if launch.folder.exists() and not all(_ours(item, digest) for item in launch.folder.iterdir()):
+    if launch.folder.exists() and not all(is_of_a_start(item, digest) for item in launch.folder.iterdir()):
         raise StateError(f"{launch.folder} is not empty and holds no launch", remedy="give another --out")
     started = start_after(launch.allocation.created, launch.allocation_path)
     launch.folder.mkdir(parents=True, exist_ok=True)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from planner.errors import InputError, MissingDependencyError, StateError
 from planner.sbatch import check_options, read_options
 from planner.train.full.plan import FAILURE_FILE, LATEST, STATES_FOLDER, STOPPED, Settings
 
-FILE = "run.sbatch"
+FILE, CHAIN = "run.sbatch", "submit.sh"
 OURS = ("array", "nodes", "ntasks-per-node", "ntasks", "job-name", "requeue", "no-requeue", "signal", "dependency", "chdir", "wrap")
 GPU_CPUS = 8
 """Cores of a rank beside a GPU, by default: it lays out batches, launches kernels and writes states beside the training."""
@@ -46,6 +47,8 @@ class Job:
     settings: Settings
     options: Mapping[str, str] = field(default_factory=dict)
     """Further options of sbatch, such as partition, account and time."""
+    name: str | None = None
+    """Name of the job, of which Slurm runs one at a time; the launch folder's by default."""
 
     def __post_init__(self) -> None:
         if self.ranks % self.ranks_per_node:
@@ -59,7 +62,7 @@ def render(job: Job) -> str:
     """Return the text of the file."""
     cuda = job.settings.device == "cuda"
     directives = {
-        "job-name": re.sub(r"[^A-Za-z0-9_.-]", "-", job.folder.name) or "launch",
+        "job-name": re.sub(r"[^A-Za-z0-9_.-]", "-", job.name or job.folder.name) or "launch",
         "nodes": str(job.ranks // job.ranks_per_node),
         "ntasks-per-node": str(job.ranks_per_node),
         "cpus-per-task": str(job.settings.threads),
@@ -124,3 +127,45 @@ def submit(path: Path) -> str:
     if done.returncode:
         raise StateError(f"Slurm refused {path}: {done.stderr.strip()}", remedy="mend it with --slurm-option, or the file by hand")
     return done.stdout.strip()
+
+
+def write_chain(folder: Path, first: Path | None, others: Sequence[Path]) -> Path:
+    """Write a file that hands several jobs in, where the others wait for the first one to end well.
+
+    Args:
+        folder: where the file goes.
+        first: file of the first job; None where the others need not wait.
+        others: files of the others.
+    """
+    after = [] if first is None else ["--kill-on-invalid-dep=yes", '--dependency="singleton,afterok:$FIRST"']
+    lines = ["#!/bin/bash", f"# Written by plan launch: hands in the jobs of this launch. Run it with: bash {CHAIN}", "set -euo pipefail", ""]
+    if first is not None:
+        lines += [
+            "# What the others branch off. They wait for it to end well, and are taken out of the queue if it does not.",
+            f"FIRST=\"$(cd {shlex.quote(str(first.parent))} && sbatch --parsable {first.name})\"",
+            'FIRST="${FIRST%%;*}"',  # of several clusters sbatch names the one beside the number
+            f"echo {shlex.quote(first.parent.name)} \"$FIRST\"",
+        ]
+    for path in others:
+        hand_in = " ".join(["sbatch --parsable", *after, path.name])
+        lines.append(f"JOB=\"$(cd {shlex.quote(str(path.parent))} && {hand_in})\" && echo {shlex.quote(path.parent.name)} \"$JOB\"")
+    path = folder / CHAIN
+    write_text(path, "\n".join(lines) + "\n")
+    return path
+
+
+def submit_chain(path: Path) -> list[str]:
+    """Run the file of `write_chain`; return each job's folder and number.
+
+    Raises:
+        MissingDependencyError: there is no sbatch here.
+        StateError: Slurm refused one; those before it are in the queue.
+    """
+    if shutil.which("sbatch") is None:
+        raise MissingDependencyError("there is no sbatch on this machine", remedy=f"hand the jobs in where there is, with bash {path}")
+    done = subprocess.run(["bash", path.name], cwd=path.parent, capture_output=True, text=True, check=False)
+    handed = done.stdout.split("\n")[:-1]
+    if done.returncode:
+        what = f"Slurm refused a job of {path} after {len(handed)}: {done.stderr.strip()}"
+        raise StateError(what, remedy="mend it with --slurm-option, or the file by hand; scancel those that are in the queue")
+    return handed

@@ -7,16 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from planner.artifacts import read_artifact
+from planner.artifacts import read_artifact, whole
 from planner.errors import InputError
 from planner.launch.domains import KIND as DOMAINS
-from planner.launch.launch import KIND, VERSION, kind_of
+from planner.launch.domains import TRUNK
+from planner.launch.domains import VERSION as DOMAINS_VERSION
+from planner.launch.launch import kind_of
 from planner.runs import read_run
 from planner.train.full.expect import Course
 from planner.train.full.metrics import FILE, parse, read_metrics
 from planner.train.full.plan import FILE as FULL
 from planner.train.full.plan import FullRun
-from planner.train.job import record_path
+from planner.train.job import named, record_path
 
 SPEED_STEPS = 20
 """Steps over which speed is averaged."""
@@ -87,22 +89,35 @@ class Tail:
 
 
 def watch(folder: Path) -> Progress:
-    """Read how far a launched run is.
+    """Read how far a launched run is, or one of the runs of a plan for many domains, by its own folder.
 
     Raises:
         InputError: no run was laid down in the folder.
     """
-    several = kind_of(folder) == DOMAINS
-    if several or not (folder / FULL).exists():
-        what = "a launch of many domains" if several else "a run that was not laid down for ranks"
+    if not (folder / FULL).is_file():
+        kind_of(folder)
         raise InputError(
-            f"{folder} holds {what} and no curve to watch",
+            f"{folder} holds a run that was not laid down for ranks and no curve to watch",
             remedy="see the bar of plan launch itself; the same command shows it again, and once it has ended plan verify holds it against the forecast",
         )
-    name = read_artifact(folder / "launch.json", KIND, VERSION)["run_id"]
     run = FullRun.load(folder)
+    name = run.last.segment.segment_id
     record = record_path(folder, name)
     outcome = dict(read_run(record)["row"]) if record.exists() else None
     return Progress(
         name, run.steps, run.cooldown_from, run.recipe.tokens_per_step, Course.load(folder), tuple(read_metrics(folder / FILE)), outcome
     )  # fmt: skip
+
+
+def watch_all(folder: Path) -> dict[str, Progress | None] | None:
+    """Read how far the runs of a plan for many domains are, the trunk first; None for a run that is not laid down, or for a launch of one run.
+
+    Raises:
+        InputError: no run was launched in the folder.
+    """
+    if (folder / FULL).is_file() or kind_of(folder) != DOMAINS:
+        return None
+    with whole(folder / "launch.json"):
+        names = [named(str(name), folder) for name in read_artifact(folder / "launch.json", DOMAINS, DOMAINS_VERSION)["runs"]]
+    trunk = [TRUNK] if (folder / TRUNK / FULL).is_file() else []
+    return {name: watch(folder / name) if (folder / name / FULL).is_file() else None for name in trunk + names}

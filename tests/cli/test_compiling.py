@@ -70,7 +70,7 @@ def domains(folder: Path, corpus: Corpus) -> list[str]:
     return ["launch", str(folder / "a.json"), "--out", str(folder / "run"), "--structure", "independent"]
 
 
-@pytest.mark.parametrize("command", [sweep_of, probes, domains])
+@pytest.mark.parametrize("command", [sweep_of, probes])
 @pytest.mark.parametrize("asked", [True, False, None])
 def test_segments_are_compiled_as_it_is_asked_for(
     tmp_path: Path, corpus: Corpus, command: Callable[[Path, Corpus], list[str]], asked: bool | None
@@ -93,8 +93,9 @@ def test_without_a_compiler_it_is_refused_before_anything_starts(
     assert not list(tmp_path.rglob("records")) and not (tmp_path / "run").exists()
 
 
-def test_a_launch_says_that_it_is_compiled(tmp_path: Path, corpus: Corpus) -> None:
-    arguments = [*adapters(tmp_path, corpus), "--dry-run"]
+@pytest.mark.parametrize("command", [adapters, domains])
+def test_a_launch_says_that_it_is_compiled(tmp_path: Path, corpus: Corpus, command: Callable[[Path, Corpus], list[str]]) -> None:
+    arguments = [*command(tmp_path, corpus), "--dry-run"]
     assert TOLD in run(*arguments, "--compile")[2] and TOLD not in run(*arguments)[2]
 
 

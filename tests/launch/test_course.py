@@ -20,7 +20,8 @@ from planner.artifacts import sha256_file
 from planner.corpus.store import Corpus
 from planner.errors import InputError, PlannerWarning
 from planner.fit.fitted import FittedLaw
-from planner.launch.full import course, find_law, settle
+from planner.launch.course import course, find_law
+from planner.launch.full import settle
 from planner.launch.launch import Launch, prepare
 from planner.launch.watch import Tail
 from planner.train.full.expect import LEAST_POINTS, Course, Expected, evaluation_steps, extrapolate, judge
@@ -44,7 +45,7 @@ def with_law(corpus: Corpus, fitted: FittedLaw, folder: Path) -> Launch:
 
 def test_the_forecast_along_a_run_is_the_laws(corpus: Corpus, fitted: FittedLaw, tmp_path: Path) -> None:
     ready = with_law(corpus, fitted, tmp_path)
-    run = settle(ready, 1, Settings())
+    run = settle(ready.run, 1, Settings())
     law = find_law(ready, None)
     assert law is not None
     found = course(ready, run, law)
@@ -77,7 +78,7 @@ def test_the_forecast_along_a_run_off_a_base_joins_the_plans_end(corpus: Corpus,
     plan.update(loss=float(end.loss[0]), loss_low=float(end.low[0]), loss_high=float(end.high[0]))
     path.write_text(json.dumps(body))
     ready = prepare(path, tmp_path / "run", base=folder)
-    run = settle(ready, 1, Settings())
+    run = settle(ready.run, 1, Settings())
     run = replace(run, settings=replace(run.settings, evaluate_at=(run.steps - 1,)))
     before, last = course(ready, run, law).points
     assert (last.loss, last.high) == (plan["loss"], plan["loss_high"])
@@ -87,7 +88,7 @@ def test_the_forecast_along_a_run_off_a_base_joins_the_plans_end(corpus: Corpus,
 def test_what_replay_costs_is_in_the_forecast_along_the_run(corpus: Corpus, fitted: FittedLaw, tmp_path: Path) -> None:
     """As it is in the plan's own; on top of a base what is replayed makes up for the cost and no more."""
     ready = with_law(corpus, fitted, tmp_path)
-    run, plan = settle(ready, 1, Settings()), ready.allocation.plan
+    run, plan = settle(ready.run, 1, Settings()), ready.allocation.plan
     at = (*(step for step in run.settings.evaluate_at if step <= GENERAL), STEPS - 1)
     run = replace(run, settings=replace(run.settings, evaluate_at=at))
     kept = {"replay_fraction": 0.3, "tokens_replayed": 1.0}
@@ -114,7 +115,7 @@ def test_another_law_is_refused_or_left_out(corpus: Corpus, fitted: FittedLaw, t
         assert find_law(ready, None) is None
     (tmp_path / "law.json").unlink()
     assert find_law(ready, None) is None
-    assert len(course(ready, settle(ready, 1, Settings()), None).points) == 1
+    assert len(course(ready, settle(ready.run, 1, Settings()), None).points) == 1
 
 
 def test_before_the_cooldown_only_a_loss_under_the_interval_says_anything() -> None:
@@ -168,7 +169,7 @@ def test_evaluations_on_the_way_cost_little(corpus: Corpus, tmp_path: Path) -> N
     counts = {}
     for eval_tokens, ranks in product((64, 640, 6400), (1, 2, 4)):
         spec = replace(ready.run.spec, eval_tokens=eval_tokens)
-        run = settle(replace(ready, run=replace(ready.run, spec=spec)), ranks, Settings())
+        run = settle(replace(ready.run, spec=spec), ranks, Settings())
         once = ranks * eval_tokens / 3  # every rank measures all of it
         counts[eval_tokens, ranks] = len(run.settings.evaluate_at)
         cost = counts[eval_tokens, ranks] * once

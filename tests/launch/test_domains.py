@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,15 +16,16 @@ from planner.cli.main import app
 from planner.corpus.build import build_corpus
 from planner.corpus.config import CorpusSettings, Source, TokenizerSettings
 from planner.corpus.store import Corpus
-from planner.engines.event import Event
-from planner.engines.local import LocalEngine
 from planner.errors import InputError, StateError
 from planner.flops import flops_per_token
 from planner.ladder import shape_for
-from planner.launch.domains import COOLED, MIX, carry_out_domains, prepare_domains
+from planner.launch.domains import COOLED, MIX, TRUNK, prepare_domains
+from planner.launch.parts import Part, forget_trunk, lay_parts, left, parts
+from planner.train.full.plan import Settings
 from planner.train.order import Mix, Stream
 from planner.verify_domains import verify_domains
 from tests.conftest import TINY_RECIPE
+from tests.train.full.runs import run_here, steps_of
 
 pytest.importorskip("torch")
 
@@ -35,7 +37,7 @@ def two(text_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     return build_corpus(made, tmp_path_factory.mktemp("two") / "corpus")[0]
 
 
-def answer(corpus: Corpus, scale: int = 1) -> DomainsAllocation:
+def answer(corpus: Corpus, scale: float = 1) -> DomainsAllocation:
     """A plan of 230 general and 210 and 220 specialist steps, or a multiple."""
     shape = shape_for(1e4, family="qwen3", vocab=corpus.vocab_size)
     size, price = float(shape.params_non_embedding), flops_per_token(shape, 32)
@@ -62,48 +64,74 @@ def answer(corpus: Corpus, scale: int = 1) -> DomainsAllocation:
     return DomainsAllocation({"flops": 1.0, "domains": 2}, SPLIT, structures, (), (), sources)
 
 
+def laid_down(plan: Path, folder: Path, structure: str | None = None, save_every: int | None = None) -> list[Part]:
+    """Lay all runs of a plan down for one rank."""
+    ready = prepare_domains(plan, folder, structure=structure)
+    laid = parts(ready, 1, Settings(), save_every=save_every)
+    lay_parts(ready, laid)
+    return laid
+
+
+def carried_out(plan: Path, folder: Path, structure: str | None = None) -> dict[str, dict[str, Any]]:
+    """Train all runs of a plan in this process; return their records."""
+    laid = laid_down(plan, folder, structure)
+    while some := left(laid):
+        assert run_here(some[0].folder)
+    forget_trunk(laid)
+    return {part.name: part.record for part in laid if part.record is not None and not part.run.forks}
+
+
 @pytest.fixture(scope="module")
-def split(two: Corpus, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Event]]:
+def split(two: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("domains")
     answer(two).save(folder / "a.json", {})
-    events: list[Event] = []
-    records = carry_out_domains(prepare_domains(folder / "a.json", folder / "run"), LocalEngine(1), on_event=events.append)
-    assert {name: record["row"]["status"] for name, record in records.items()} == {"parser": "ok", "mail": "ok"}
-    return folder / "run", events
+    result = CliRunner().invoke(app, ["launch", str(folder / "a.json"), "--out", str(folder / "run"), "--threads", "1"])
+    assert result.exit_code == 0 and "plan verify" in result.output, result.output
+    return folder / "run"
 
 
-def test_the_trunk_is_trained_once_and_the_flops_are_those_of_the_plan(split: tuple[Path, list[Event]], two: Corpus) -> None:
-    folder, events = split
-    trained = [event.job.segment.segment_id for event in events if event.kind == "finished"]
-    assert len([name for name in trained if "-u" not in name]) == len({name for name in trained if "-u" not in name}) > 0
-    launch = read_json(folder / "launch.json")
+def row(folder: Path, name: str) -> dict[str, Any]:
+    return dict(read_json(next((folder / name / "records").iterdir()))["row"])
+
+
+def test_the_trunk_is_trained_once_and_the_flops_are_those_of_the_plan(split: Path) -> None:
+    assert list(steps_of(split / TRUNK)) == list(range(1, 231))
+    assert list(steps_of(split / "mail")) == list(range(231, 451)) and list(steps_of(split / "parser")) == list(range(231, 441))
+    launch = read_json(split / "launch.json")
     planned, realised = next((planned, realised) for name, planned, realised in launch["requested_and_realised"] if name == "flops")
-    assert realised == pytest.approx(planned) and not (folder / "trunk" / "state").exists()
-    rows = {name: read_json(next((folder / name / "records").iterdir()))["row"] for name in ("parser", "mail")}
+    assert realised == pytest.approx(planned) and not (split / TRUNK / "states").exists()
+    rows = {name: row(split, name) for name in ("parser", "mail")}
     assert rows["parser"]["tokens_pt"] == rows["mail"]["tokens_pt"] == 14720 and rows["mail"]["tokens_spec"] == 14080
     for name in rows:
-        assert (folder / name / "checkpoint" / "model.safetensors").exists()
+        assert (split / name / "checkpoint" / "model.safetensors").exists()
+
+
+def test_a_branch_is_to_the_bit_the_model_trained_alone(split: Path, two: Corpus, tmp_path: Path) -> None:
+    """The structure of independent models has as many general tokens each as the trunk."""
+    answer(two).save(tmp_path / "a.json", {})
+    (one,) = [part for part in laid_down(tmp_path / "a.json", tmp_path / "run", "independent") if part.name == "mail"]
+    assert one.run.trunk is None and run_here(one.folder)
+    alone, branch = row(tmp_path / "run", "mail"), row(split, "mail")
+    assert (alone["loss_spec"], alone["loss_general"], alone["flops"]) == (branch["loss_spec"], branch["loss_general"], branch["flops"])
 
 
 def test_long_trunks_are_shared_too(two: Corpus, tmp_path: Path) -> None:
-    """Long runs are cut into pieces; those of the trunk must be the same whatever follows it."""
     answer(two, scale=100).save(tmp_path / "a.json", {})
     ready = prepare_domains(tmp_path / "a.json", tmp_path / "run")
     planned, realised = next((planned, realised) for name, planned, realised in ready.realised() if name == "flops")
-    assert realised == pytest.approx(planned) and len(list(ready.segments())) > 30
+    assert realised == pytest.approx(planned)
 
 
-def test_the_checkpoint_is_the_run_and_the_branches_differ(split: tuple[Path, list[Event]], two: Corpus) -> None:
+def test_the_checkpoint_is_the_run_and_the_branches_differ(split: Path, two: Corpus) -> None:
     from transformers import AutoModelForCausalLM
 
     from planner.train.evaluate import heldout_loss
 
     losses = {}
     for branch in ("parser", "mail"):
-        model = AutoModelForCausalLM.from_pretrained(split[0] / branch / "checkpoint")
+        model = AutoModelForCausalLM.from_pretrained(split / branch / "checkpoint")
         losses[branch] = heldout_loss(model, two.tokens("mail", "heldout"), 32, max_tokens=640, device=model.device)[0]
-    row = read_json(next((split[0] / "mail" / "records").iterdir()))["row"]
-    assert losses["mail"] == pytest.approx(row["loss_spec"], abs=1e-5) and losses["mail"] < losses["parser"] - 0.1
+    assert losses["mail"] == pytest.approx(row(split, "mail")["loss_spec"], abs=1e-5) and losses["mail"] < losses["parser"] - 0.1
 
 
 def test_replayed_text_is_in_the_branch_and_its_general_loss_is_verified(two: Corpus, tmp_path: Path) -> None:
@@ -117,11 +145,11 @@ def test_replayed_text_is_in_the_branch_and_its_general_loss_is_verified(two: Co
     ready = prepare_domains(tmp_path / "a.json", tmp_path / "run")
     realised = {name: (planned, real) for name, planned, real in ready.realised()}
     assert realised["mail: tokens_pt"] == (230 * 64, 230 * 64) and realised["mail: tokens_spec"] == (220 * 64, pytest.approx(220 * 64))
-    records = carry_out_domains(ready, LocalEngine(1))
-    row = records["mail"]["row"]
-    assert row["replay_fraction"] == 0.2 and row["steps_spec"] == 275 and records["parser"]["row"]["replay_fraction"] == 0.0
+    records = carried_out(tmp_path / "a.json", tmp_path / "run")
+    mail = records["mail"]["row"]
+    assert mail["replay_fraction"] == 0.2 and mail["steps_spec"] == 275 and records["parser"]["row"]["replay_fraction"] == 0.0
     by = {item.name: item for item in verify_domains(tmp_path / "run").domains}
-    assert by["mail"].general_forecast == (5.0, 2.0, 8.0) and by["mail"].general_measured == row["loss_general"]
+    assert by["mail"].general_forecast == (5.0, 2.0, 8.0) and by["mail"].general_measured == mail["loss_general"]
     assert by["parser"].general_forecast is None
     shown = CliRunner().invoke(app, ["verify", str(tmp_path / "run")])
     assert "general loss after mail" in shown.stdout and "general loss after parser" not in shown.stdout
@@ -131,7 +159,7 @@ def test_branches_are_trained_as_the_runs_of_their_law(two: Corpus, tmp_path: Pa
     plain = answer(two)
     sources = {name: {**source, "method": "lora" if "mail" in name else "full"} for name, source in plain.sources.items()}
     replace(plain, sources=sources).save(tmp_path / "a.json", {})
-    records = carry_out_domains(prepare_domains(tmp_path / "a.json", tmp_path / "run"), LocalEngine(1))
+    records = carried_out(tmp_path / "a.json", tmp_path / "run")
     assert {name: record["row"]["method"] for name, record in records.items()} == {"parser": "full", "mail": "lora"}
     assert records["mail"]["row"]["loss_spec"] != records["parser"]["row"]["loss_spec"]
 
@@ -146,20 +174,20 @@ def test_domains_without_a_stage_share_one_cooldown_of_the_trunk(two: Corpus, tm
     ready = prepare_domains(tmp_path / "a.json", tmp_path / "run")
     assert list(ready.runs) == [COOLED] and len(ready.realised()) == 7
     assert sum(segment.steps for _, _, segment in ready.segments()) == 400
-    record = carry_out_domains(ready, LocalEngine(1))[COOLED]
+    record = carried_out(tmp_path / "a.json", tmp_path / "run")[COOLED]
     by = {item.name: item.measured for item in verify_domains(tmp_path / "run").domains}
     assert by == record["loss_by_domain"] and by["parser"] != by["mail"]
 
 
-def test_it_is_verified_by_domain_and_by_weight(split: tuple[Path, list[Event]]) -> None:
-    result = verify_domains(split[0])
+def test_it_is_verified_by_domain_and_by_weight(split: Path) -> None:
+    result = verify_domains(split)
     by = {item.name: item for item in result.domains}
     assert result.measured == pytest.approx((by["parser"].measured + 3 * by["mail"].measured) / 4) and result.inside
-    shown = CliRunner().invoke(app, ["verify", str(split[0])])
+    shown = CliRunner().invoke(app, ["verify", str(split)])
     assert shown.exit_code == 0 and "weighted mean" in shown.stdout and "inside" in shown.stdout, shown.output
-    (split[0] / "allocation.json").write_text((split[0] / "allocation.json").read_text().replace('"loss": 4.0', '"loss": 3.9', 1))
+    (split / "allocation.json").write_text((split / "allocation.json").read_text().replace('"loss": 4.0', '"loss": 3.9', 1))
     with pytest.raises(StateError, match="not the plan"):
-        verify_domains(split[0])
+        verify_domains(split)
 
 
 def test_a_mixed_model_sees_all_domains(two: Corpus, tmp_path: Path) -> None:
@@ -167,9 +195,9 @@ def test_a_mixed_model_sees_all_domains(two: Corpus, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["launch", str(tmp_path / "a.json"), "--structure", "mixed", "--out", str(tmp_path / "run")])
     assert result.exit_code == 0, result.output
     record = read_json(next((tmp_path / "run" / MIX / "records").iterdir()))
-    row = record["row"]
-    assert set(record["loss_by_domain"]) == {"parser", "mail"} and row["branch_kind"] == "mixed"
-    assert row["tokens_spec"] == pytest.approx(430 * 64, rel=0.01) and row["tokens_pt"] == pytest.approx(230 * 64, rel=0.01)
+    mix = record["row"]
+    assert set(record["loss_by_domain"]) == {"parser", "mail"} and mix["branch_kind"] == "mixed"
+    assert mix["tokens_spec"] == pytest.approx(430 * 64, rel=0.01) and mix["tokens_pt"] == pytest.approx(230 * 64, rel=0.01)
     assert verify_domains(tmp_path / "run").assumption
 
 

@@ -38,7 +38,7 @@ def planned(corpus: Corpus, folder: Path, **change: Any) -> Launch:
 
 def rates(ready: Launch) -> list[float]:
     """List the rates of all steps of both stages, as our own trainer has them."""
-    jobs = stages(ready, device="cpu", threads=1)
+    jobs = stages(ready.run, device="cpu", threads=1)
     return [rate_at(job.segment, ready.run.spec.recipe, step) for job in jobs for step in range(job.segment.last_step)]
 
 

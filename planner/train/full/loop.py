@@ -27,9 +27,9 @@ from planner.train.full.expect import Course, judge
 from planner.train.full.guards import Span, Watch, batch_number, blamed, merged, step_of
 from planner.train.full.mesh import Ranks
 from planner.train.full.metrics import FILE, Metrics, read_metrics
-from planner.train.full.plan import STATES_FOLDER, FullRun, rows_of_rank
+from planner.train.full.plan import STATES_FOLDER, FullRun, latest_step, rows_of_rank, state_folder
 from planner.train.full.shard import build, gathered
-from planner.train.full.states import States, start_moments, tensors_of
+from planner.train.full.states import States, read_state, start_moments, tensors_of
 from planner.train.job import Job
 from planner.train.model import build_optimiser
 from planner.train.order import IGNORED
@@ -84,7 +84,7 @@ class Training:
         self.rows = rows_of_rank(run.recipe.batch_sequences, ranks.rank, ranks.world)
         self.corpus = open_corpus(run.last)
         self.batches = [open_batches(job, self.corpus) for job in run.stages]
-        self.states = States(folder, ranks, run.settings.keep)
+        self.states = States(folder, ranks, run.settings.keep, run.forks)
         self.guarded: Guarded = ranks.told(Guarded.load(folder) if ranks.first else None)
         self.watch = Watch(run.recipe.spike_factor)
         self.step, self.seconds, self._saved = 0, 0.0, time.monotonic()
@@ -93,6 +93,8 @@ class Training:
         if found:
             self._load(found[-1])
         else:
+            if run.trunk is not None:
+                self._branch(run.trunk)
             self._save(wait=True)  # a rollback may have to go back to the very beginning
         self.metrics = Metrics(folder, run.settings, run.last.segment.segment_id, resumed_at=self.step) if ranks.first else None
         self.course = Course.load(folder) if ranks.first else None
@@ -106,6 +108,25 @@ class Training:
         self.trained = [item for item in self.model.parameters() if item.requires_grad]
         self.optimiser = build_optimiser(self.model, self.run.recipe, job.segment.learning_rate)
         start_moments(self.optimiser)
+
+    def _branch(self, trunk: str) -> None:
+        """Take over the state of the trunk at which the run leaves it, and which batches were left out on the way there.
+
+        Raises:
+            StateError: the trunk has not ended, or its state cannot be read.
+        """
+        folder = self.folder.parent / trunk
+        done, steps, guarded = self.ranks.told((latest_step(folder), FullRun.load(folder).steps, Guarded.load(folder)) if self.ranks.first else None)
+        if done < steps:
+            what = f"the trunk in {folder} has done {max(0, done)} of {steps} steps"
+            raise StateError(what, remedy="train it first: the branches go on from its states")
+        self.guarded = guarded
+        if self.ranks.first and guarded.left_out:
+            guarded.save(self.folder)
+        remedy = f"delete {folder / STATES_FOLDER} to train the trunk again; branches that have begun go on from their own states"
+        path = state_folder(folder, self.run.begins_at)
+        self._take(read_state(path, self.ranks, tensors_of(self.model, self.optimiser), remedy=remedy))
+        self._follow()
 
     def _follow(self) -> bool:
         """Put adapters on the trunk where the next step is the first under them; return whether it is.
@@ -158,7 +179,7 @@ class Training:
                 seconds=self.seconds, seconds_left=self.seconds / self.step * (self.run.steps - self.step),
             )  # fmt: skip
             follows = self._follow()
-            usual = asked or follows or self.step % save_every == 0 or self.step == self.run.steps
+            usual = asked or follows or self.step % save_every == 0 or self.step == self.run.steps or self.step in self.run.forks
             if usual or late:
                 # Before the evaluation, which would otherwise cost these steps if it failed.
                 self._save(wait=asked or follows or self.step == self.run.steps or self.step in due, between=not usual)
@@ -269,10 +290,13 @@ class Training:
         self._saved = time.monotonic()
 
     def _load(self, step: int) -> None:
-        loop = self.states.load(step, tensors_of(self.model, self.optimiser))
-        start_moments(self.optimiser, step - self.began_at)
-        self.optimiser.zero_grad(set_to_none=True)
+        self._take(self.states.load(step, tensors_of(self.model, self.optimiser)))
+
+    def _take(self, loop: dict[str, Any]) -> None:
+        """Go on with the loop's own numbers of a state whose tensors have been read."""
         self.step, self.seconds = int(loop["step"]), float(loop["seconds"])
+        start_moments(self.optimiser, self.step - self.began_at)
+        self.optimiser.zero_grad(set_to_none=True)
         self.watch.smooth, self.watch.best = loop["smooth"], loop["best"]
 
     def _write(self, kind: str, **values: Any) -> None:

@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 
-from planner.artifacts import write_text
+from planner.artifacts import read_json, write_artifact, write_text
 from planner.errors import PlannerError, StateError
 from planner.lock import gone
 from planner.pretrained import Pretrained
@@ -159,7 +159,19 @@ def train(folder: Path, stop: Stopper, *, slurm: bool = False, start: str | None
         refusal = ranks.told(refusal)  # the others must not wait for a first rank that has left
         if refusal is not None:
             raise refusal
+        lost = ranks.told(_lost(run, folder) if ranks.first else None)
+        if lost is not None:
+            leave()
+            if ranks.first:
+                write_record(run.last, None, {}, status="diverged", reason=lost)
+            return Ending.DONE
         return _train(run, folder, ranks, stop)
+
+
+def _lost(run: FullRun, folder: Path) -> str | None:
+    """Say why the trunk that a run branches off diverged, if it did: the run cannot be trained then."""
+    noted = None if run.trunk is None else FullRun.load(folder.parent / run.trunk).last.diverged_path
+    return str(read_json(noted)["reason"]) if noted is not None and noted.exists() else None
 
 
 def check_base(job: Job) -> None:
@@ -186,14 +198,19 @@ def _train(run: FullRun, folder: Path, ranks: Ranks, stop: Stopper) -> Ending:
             by_file = taken(folder / STOP_FILE, ranks)
             leave()  # an interpreter that ends with process groups open may abort, and Slurm's file would not see a saved state
             return Ending.STOPPED_BY_FILE if by_file else Ending.STOPPED
-        losses = evaluate(job, training.corpus, training.model, ranks.device, run.settings.micro_batch)
+        losses = {} if run.forks else evaluate(job, training.corpus, training.model, ranks.device, run.settings.micro_batch)
     except Diverged as error:
         training.close()
         leave()
-        if ranks.first:
+        if ranks.first and run.forks:
+            write_artifact(job.diverged_path, "diverged", 1, {"reason": str(error)})
+        elif ranks.first:
             write_record(job, training.seconds, {}, status="diverged", reason=str(error))
         return Ending.DONE
     training.close()
+    if run.forks:  # its states are what others go on from
+        leave()
+        return Ending.DONE
     weights = gathered(training.model, ranks)
     corpus, seconds, steps = training.corpus, training.seconds, training.step
     del training

@@ -12,7 +12,7 @@ from planner.artifacts import read_artifact, read_json, whole, write_artifact
 from planner.design.segment import Segment
 from planner.errors import InputError, StateError
 from planner.recipe import Recipe
-from planner.train.job import Job, state_path
+from planner.train.job import Job, named, state_path
 
 KIND = "full_run"
 VERSION = 1
@@ -92,9 +92,13 @@ class FullRun:
     stages: tuple[Job, ...]
     """One job a stage, each of the whole stage: general text, specialist text with its cooldown; the last one ends in the endpoint."""
     settings: Settings = field(default_factory=Settings)
+    trunk: str | None = None
+    """Launch folder beside its own of the trunk that it branches off; None where it trains all of its general text itself."""
+    forks: tuple[int, ...] = ()
+    """Of a trunk: steps at which runs branch off, whose states are kept until all have ended. It ends at the last of them, without an endpoint."""
 
     def __post_init__(self) -> None:
-        assert self.stages and self.stages[-1].segment.cell is not None, self.stages
+        assert self.stages and (self.stages[-1].segment.cell is None) == bool(self.forks), self.stages
 
     @property
     def recipe(self) -> Recipe:
@@ -119,6 +123,11 @@ class FullRun:
         """Steps of the whole run."""
         return self.offsets[-1]
 
+    @property
+    def begins_at(self) -> int:
+        """Step at which it leaves its trunk, 0 where it has none: with its specialist stage, or with the cooldown of its one stage."""
+        return 0 if self.trunk is None else min(self.offsets[1], self.cooldown_from)
+
     def at(self, step: int) -> tuple[int, int]:
         """Return the stage in which step `step` of the run is taken, and its number within the stage, both from 0."""
         for stage, (first, end) in enumerate(zip(self.offsets, self.offsets[1:], strict=False)):
@@ -137,9 +146,14 @@ class FullRun:
         tip: Segment = self.last.segment
         return self.offsets[-2] + (tip.last_step if tip.cooldown_from is None else tip.cooldown_from)
 
+    def within(self, folder: Path) -> FullRun:
+        """Return it as a run whose outcome, and what lies under its adapters, are in a launch folder."""
+        return replace(self, stages=tuple(_placed(stage, folder.resolve()) for stage in self.stages))
+
     def save(self, folder: Path) -> None:
         """Lay the run down in its folder."""
-        write_artifact(folder / FILE, KIND, VERSION, {"stages": [asdict(job) for job in self.stages], "settings": asdict(self.settings)})
+        body = {"stages": [asdict(job) for job in self.stages], "settings": asdict(self.settings), "trunk": self.trunk, "forks": self.forks}
+        write_artifact(folder / FILE, KIND, VERSION, body)
 
     @classmethod
     def load(cls, folder: Path) -> FullRun:
@@ -151,7 +165,8 @@ class FullRun:
         body = read_artifact(folder / FILE, KIND, VERSION)
         with whole(folder / FILE):
             stages = tuple(_revive(Job, stage) for stage in body["stages"])
-            return cls(tuple(_placed(stage, folder.resolve()) for stage in stages), _revive(Settings, body["settings"]))
+            trunk, forks = body.get("trunk"), tuple(int(step) for step in body.get("forks", ()))  # runs laid down by earlier versions have none
+            return cls(stages, _revive(Settings, body["settings"]), None if trunk is None else named(trunk, folder), forks).within(folder)
 
 
 def latest_step(folder: Path) -> int:
@@ -175,6 +190,11 @@ def latest_step(folder: Path) -> int:
     if isinstance(step, bool) or not isinstance(step, int) or step < 0:
         raise StateError(f"{path} is torn", remedy=remedy)
     return step
+
+
+def state_folder(folder: Path, step: int) -> Path:
+    """Return where the state of a step lies in a launch folder."""
+    return folder / STATES_FOLDER / f"step-{step:09d}"
 
 
 def rows_of_rank(batch: int, rank: int, world: int) -> tuple[int, int]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from planner.artifacts import read_json, write_text
 from planner.errors import StateError
 from planner.train.full.mesh import Ranks
-from planner.train.full.plan import LATEST, STATES_FOLDER, latest_step
+from planner.train.full.plan import LATEST, STATES_FOLDER, latest_step, state_folder
 
 LOOP = "loop.json"
 BETWEEN = "between"
@@ -37,15 +37,16 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 class States:
     """The saved states of one run."""
 
-    def __init__(self, folder: Path, ranks: Ranks, keep: int) -> None:
+    def __init__(self, folder: Path, ranks: Ranks, keep: int, forks: Collection[int] = ()) -> None:
         """Open a run's states, and clear away what a killed run left half written.
 
         Args:
-            folder: the launch folder; states lie in `states` below it, and nothing outside is ever read.
+            folder: the launch folder; states lie in `states` below it.
             ranks: who saves.
             keep: how many are kept.
+            forks: steps whose states are kept beside them.
         """
-        self._folder, self._ranks, self._keep = folder / STATES_FOLDER, ranks, keep
+        self._folder, self._ranks, self._keep, self._forks = folder / STATES_FOLDER, ranks, keep, forks
         self._saving: tuple[Future[Any], int] | None = None
         if ranks.first:
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -109,7 +110,7 @@ class States:
             write_text(self._folder / LATEST, json.dumps({"step": step}) + "\n")
             between = {each: bool(read_json(self._path(each) / LOOP).get(BETWEEN)) for each in self.steps()}
             usual = [each for each, is_between in between.items() if not is_between]
-            for old in {*between} - {*usual[-self._keep :], step}:
+            for old in {*between} - {*usual[-self._keep :], step, *self._forks}:
                 shutil.rmtree(self._path(old), ignore_errors=True)
 
     def steps(self) -> list[int]:
@@ -128,18 +129,9 @@ class States:
         """Read a state into tensors that any number of ranks share; return the loop's own numbers.
 
         Raises:
-            StateError: it is torn, lacks a file, or is of another shape.
+            StateError: see `read_state`.
         """
-        path = self._path(step)
-        try:
-            reader = _Reader(path, self._ranks, tensors)
-            dcp.load(dict(tensors), storage_reader=reader, process_group=self._ranks.cpu_group, no_dist=self._ranks.mesh is None)
-            return read_json(path / LOOP)
-        except StateError:
-            raise
-        except (Exception, CheckpointException) as error:
-            remedy = f"delete {path}; the same command goes on from the state before"
-            raise StateError(f"state {path} cannot be read: {_last_line(error)}", remedy=remedy) from error
+        return read_state(self._path(step), self._ranks, tensors)
 
     def _latest(self) -> int:
         return latest_step(self._folder.parent)
@@ -155,7 +147,30 @@ class States:
                 shutil.rmtree(path, ignore_errors=True)
 
     def _path(self, step: int) -> Path:
-        return self._folder / f"step-{step:09d}"
+        return state_folder(self._folder.parent, step)
+
+
+def read_state(path: Path, ranks: Ranks, tensors: Mapping[str, torch.Tensor], *, remedy: str | None = None) -> dict[str, Any]:
+    """Read a state's folder into tensors that any number of ranks share; return the loop's own numbers.
+
+    Args:
+        path: the folder.
+        ranks: who reads.
+        tensors: by name, sharded over the ranks.
+        remedy: where it cannot be read; to go on from the state before, by default.
+
+    Raises:
+        StateError: it is torn, lacks a file, or is of another shape.
+    """
+    try:
+        reader = _Reader(path, ranks, tensors)
+        dcp.load(dict(tensors), storage_reader=reader, process_group=ranks.cpu_group, no_dist=ranks.mesh is None)
+        return read_json(path / LOOP)
+    except StateError:
+        raise
+    except (Exception, CheckpointException) as error:
+        remedy = remedy or f"delete {path}; the same command goes on from the state before"
+        raise StateError(f"state {path} cannot be read: {_last_line(error)}", remedy=remedy) from error
 
 
 def _sizes(folder: Path) -> dict[str, int]:

@@ -20,7 +20,8 @@ from planner.artifacts import read_json
 from planner.corpus.store import Corpus
 from planner.flops import flops_per_token
 from planner.ladder import shape_for
-from planner.launch.full import course, lay_down, settle
+from planner.launch.course import course
+from planner.launch.full import lay_down, settle
 from planner.launch.launch import Launch, prepare
 from planner.lock import _start
 from planner.pretrained import Pretrained
@@ -72,7 +73,7 @@ def lay(
         answer = adapted(corpus, base, recipe, method or "lora-both") if base else replace(fresh, source={**fresh.source, "method": method or "full"})
         answer.save(path, {})
     ready = prepare(path, folder, base=base)
-    run = settle(ready, ranks, settings)
+    run = settle(ready.run, ranks, settings)
     lay_down(ready, run, course(ready, run, None))
     return ready
 

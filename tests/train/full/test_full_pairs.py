@@ -14,7 +14,8 @@ pytest.importorskip("torch")
 from planner.cli.watch import show_progress
 from planner.corpus.store import Corpus
 from planner.errors import InputError
-from planner.launch.full import course, lay_down, settle
+from planner.launch.course import course
+from planner.launch.full import lay_down, settle
 from planner.launch.launch import Launch, prepare
 from planner.launch.watch import watch
 from planner.train.full.expect import Course
@@ -61,7 +62,7 @@ def test_batches_of_prompts_alone_are_no_divergence(text_folder: Path, tmp_path:
     allocation(of_long_prompts(text_folder, tmp_path), recipe).save(plan, {})
     seed = next(seed for seed in range(50) if begins_without_targets(prepare(plan, tmp_path / "run", seed=seed)))
     ready = prepare(plan, tmp_path / "run", seed=seed)
-    run = settle(ready, 1, SETTINGS)
+    run = settle(ready.run, 1, SETTINGS)
     lay_down(ready, run, course(ready, run, None))
     assert not run_here(ready.folder, stop_at=GENERAL + 1)
     first = steps_of(ready.folder)[GENERAL + 1]
