@@ -16,9 +16,9 @@ import numpy as np
 from benchmarks.common import Report
 from planner.flops import flops_per_token
 from planner.ladder import shape_for
-from planner.launch.size import memory, state_bytes
 from planner.method import Method
 from planner.train.order import SHUFFLED_IN_MEMORY, Batches, Stream
+from planner.train.size import memory, state_bytes
 from planner.units import format_bytes, format_count, format_seconds
 
 CASES = ((8, 1e21), (128, 1e23), (1024, 1e24), (10_000, 1e26))

@@ -34,20 +34,14 @@ def show_resources(run: FullRun, ranks: int, trained: Sequence[tuple[Tree, Segme
         dearest: name of the run, where it is the dearest of several that are trained one after the other.
     """
     from planner.design.walltime import segment_seconds
-    from planner.launch.size import memory, state_bytes
+    from planner.train.full.room import needed
+    from planner.train.size import state_bytes
 
     told, recipe, shape = run.settings, run.recipe, run.last.segment.shape
-    methods = [recipe.method(job.segment.method) for job in run.stages]  # a trunk in full, then perhaps adapters on it
     share = recipe.batch_sequences // ranks
     micro = told.micro_batch or share
-    needs = [
-        memory(
-            shape, recipe.seq_len, micro, shards=told.shard_ranks or ranks, precision=told.precision, checkpoint_activations=told.checkpoint_activations,
-            method=method, bounded=told.micro_batch is not None,
-        )
-        for method in methods
-    ]  # fmt: skip
-    need, state = max(needs, key=lambda each: each.total), max(state_bytes(shape, method) for method in methods)
+    need = needed(run, ranks, micro)
+    state = max(state_bytes(shape, recipe.method(job.segment.method)) for job in run.stages)  # a trunk in full, then perhaps adapters on it
     names = ("states", "gathered", *(("activations", "logits") if need.activations + need.logits >= need.heldout else ("heldout",)))
     parts = ", ".join(f"{name} {format_bytes(getattr(need, name))}".replace("heldout", "held-out text") for name in names)
     flops = sum(tree.cost(segment) for tree, segment in trained)
@@ -57,11 +51,11 @@ def show_resources(run: FullRun, ranks: int, trained: Sequence[tuple[Tree, Segme
         time = f"{format_seconds(flops / (ASSUMED_MFU * told.peak_flops * ranks))} at {ASSUMED_MFU:.0%} of the peak"
     else:
         time = "not known without --peak-flops"
-    passes = -(-share // micro)
+    passes, fewer = -(-share // micro), ", fewer where memory is short" if told.fit_micro_batch else ""
     rows = [
         ["ranks", f"{ranks} on {told.device}, {told.precision}" + (f", copies of {told.shard_ranks} ranks" if told.shard_ranks else "")],
         ["steps", f"{run.steps}, the last {run.steps - run.cooldown_from} a cooldown"],
-        ["batch", f"{recipe.batch_sequences} sequences of {recipe.seq_len}: {ranks} ranks x {passes} passes x up to {micro}"],
+        ["batch", f"{recipe.batch_sequences} sequences of {recipe.seq_len}: {ranks} ranks x {passes} passes x up to {micro}{fewer}"],
         ["memory a rank, about", f"{format_bytes(need.total)}: {parts}"],
         ["the model on the first rank's host, while starting and ending", format_bytes(4.0 * shape.params_total)],
         ["states on disk", f"{told.keep} of {format_bytes(state)}, one every {told.save_every} steps; the last of every {told.save_minutes:g} minutes"],

@@ -18,7 +18,7 @@ from planner.train.full.plan import FAILURE_FILE, STOP_FILE, FullRun, Settings, 
 from planner.train.job import Job, record_path
 
 MICRO_TOKENS = 16384
-"""Tokens of a GPU's micro-batch, at most, where none is asked for."""
+"""Tokens of a GPU's micro-batch, at most, where none is asked for; fewer where its memory is less (`planner.train.full.room`)."""
 EVALUATION_SHARE = 0.05
 """Share of the run's compute that evaluations on the way may take."""
 MOST_EVALUATIONS = 40
@@ -77,7 +77,7 @@ def _settled(recipe: Recipe, ranks: int, settings: Settings) -> Settings:
             f"{ranks} ranks cannot be cut into copies of {settings.shard_ranks} ranks each", remedy="give --shard-ranks a number that divides the ranks"
         )
     if settings.micro_batch is None and settings.device == "cuda":
-        return replace(settings, micro_batch=max(1, min(end - first, MICRO_TOKENS // recipe.seq_len)))
+        return replace(settings, micro_batch=max(1, min(end - first, MICRO_TOKENS // recipe.seq_len)), fit_micro_batch=True)
     return settings
 
 

@@ -12,12 +12,12 @@ from planner.design.cells import Cell
 from planner.design.tree import build_tree
 from planner.engines.demand import demand_of
 from planner.ladder import shape_for
-from planner.launch.size import memory
 from planner.method import Method
 from planner.recipe import Recipe
 from planner.train.job import Job
 from planner.train.passes import training_bytes
 from planner.train.rows import BYTES_PER_LOGIT, LOGITS_BYTES, MOST_TOKENS, evaluation_bytes, rows_at_once
+from planner.train.size import memory
 from tests.train.shared import checkpoint, paired_corpus
 
 

@@ -35,6 +35,7 @@ from planner.train.full.held import held, start_name
 from planner.train.full.loop import Training
 from planner.train.full.mesh import Ranks, join, leave
 from planner.train.full.plan import FAILURE_FILE, RUNNER, STOP_FILE, STOPPED, FullRun
+from planner.train.full.room import micro_batch_that_fits
 from planner.train.full.shard import gathered
 from planner.train.job import Job, state_path
 from planner.train.record import write_record
@@ -122,9 +123,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run_rank(folder: Path, stop: Stopper, *, slurm: bool = False, start: str | None = None) -> Ending:
-    """Do what `train` does, and leave what went wrong where the process that started the ranks finds it."""
+    """Do what `train` does, and leave what went wrong where the process that started the ranks finds it.
+
+    Raises:
+        PlannerError: see `train`; or the GPU's memory ran out.
+    """
     try:
-        return train(folder, stop, slurm=slurm, start=start)
+        try:
+            return train(folder, stop, slurm=slurm, start=start)
+        except torch.OutOfMemoryError as error:
+            said = str(error).strip().partition(". ")[0]
+            remedy = "give a smaller --micro-batch, --checkpoint-activations, or more --ranks; the same command goes on from the latest state"
+            raise StateError(f"the GPU's memory ran out: {said}", remedy=remedy) from error
     except PlannerError as error:
         write_text(folder / FAILURE_FILE, f"{error.message}\n{error.remedy}\n")
         raise
@@ -165,7 +175,17 @@ def train(folder: Path, stop: Stopper, *, slurm: bool = False, start: str | None
             if ranks.first:
                 write_record(run.last, None, {}, status="diverged", reason=lost)
             return Ending.DONE
-        return _train(run, folder, ranks, stop)
+        return _train(_fitted(run, ranks), folder, ranks, stop)
+
+
+def _fitted(run: FullRun, ranks: Ranks) -> FullRun:
+    """Return the run with a micro-batch for which the first rank's GPU has the memory: the same on all ranks, whose collectives go in step."""
+    if not run.settings.fit_micro_batch or ranks.device.type != "cuda":
+        return run
+    count = ranks.told(micro_batch_that_fits(run, ranks.world, torch.cuda.mem_get_info()[1]) if ranks.first else None)
+    if ranks.first and count != run.settings.micro_batch:
+        logging.info("micro-batch of %d sequences instead of %s: the GPU has no memory for more", count, run.settings.micro_batch)
+    return replace(run, settings=replace(run.settings, micro_batch=count))
 
 
 def _lost(run: FullRun, folder: Path) -> str | None:

@@ -19,12 +19,12 @@ from typer.testing import CliRunner
 from planner.cli.main import app
 from planner.corpus.store import Corpus
 from planner.launch.launch import prepare
-from planner.launch.size import state_bytes
 from planner.method import Method
 from planner.train.evaluate import heldout_loss
 from planner.train.full.loop import Training
 from planner.train.full.metrics import read_metrics
 from planner.train.full.plan import FullRun
+from planner.train.size import state_bytes
 from planner.units import format_bytes
 from tests.launch.segments import carry_out
 from tests.train.full.faults import install

@@ -17,9 +17,9 @@ from typer.testing import CliRunner
 from planner.cli.main import app
 from planner.corpus.store import Corpus
 from planner.launch.launch import prepare
-from planner.launch.size import memory, state_bytes
 from planner.method import Method
 from planner.train.evaluate import heldout_loss
+from planner.train.size import memory, state_bytes
 from planner.verify import verify
 from tests.launch.segments import carry_out
 from tests.launch.test_launch_method import specialise_only
