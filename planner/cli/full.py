@@ -76,11 +76,10 @@ def check_options(
     """
     from planner.launch import slurm
     from planner.launch.course import find_law
-    from planner.sbatch import read_options
 
     job = None
     if engine == "slurm":
-        job = slurm.Job(ready.folder.resolve(), sys.executable, ranks, per_node, run.settings, read_options(slurm_options, slurm.OURS))
+        job = slurm.Job(ready.folder.resolve(), sys.executable, ranks, per_node, run.settings, slurm.options_of(slurm_options))
     return job, find_law(ready, law)
 
 

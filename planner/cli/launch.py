@@ -72,7 +72,7 @@ def launch(
     from planner.launch.full import default_save_every, outcome, settle
     from planner.launch.launch import prepare
     from planner.launch.runners import check_ranks
-    from planner.launch.slurm import gpu_cores
+    from planner.launch.slurm import gpu_cores, options_of
     from planner.train.full.plan import Settings
 
     for name, value, known in (("--engine", engine, ENGINES), ("--export", export, (None, *TARGETS))):
@@ -89,7 +89,7 @@ def launch(
     folder = out or Path("launches") / allocation.stem
     if device not in ("cpu", "cuda"):
         raise InputError(f"--device {device!r} is not known", remedy="choose cpu or cuda")
-    alone = gpu_cores(slurm_option or []) if engine == "slurm" and device == "cuda" else 1
+    alone = gpu_cores(options_of(slurm_option or [])) if engine == "slurm" and device == "cuda" else 1
     settings = Settings(
         device=device,
         threads=threads or (max(1, default_workers() // ranks) if engine == "local" else alone),

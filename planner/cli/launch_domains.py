@@ -87,9 +87,8 @@ def _jobs(ready: DomainsLaunch, laid: list[Part], ranks: int, per_node: int, slu
     """
     from planner.launch import slurm
     from planner.launch.parts import left
-    from planner.sbatch import read_options
 
-    options = read_options(slurm_options, slurm.OURS)
+    options = slurm.options_of(slurm_options)
     return [
         slurm.Job(part.folder.resolve(), sys.executable, ranks, per_node, part.run.settings, options, f"{ready.folder.resolve().name}-{part.name}")
         for part in left(laid)

@@ -24,13 +24,22 @@ WARNED = 300
 """Seconds before the time limit at which Slurm asks the ranks to save and stop."""
 
 
-def gpu_cores(options: Iterable[str]) -> int:
-    """Return the cores of a rank beside a GPU: as many as an option of sbatch gives it, or `GPU_CPUS`.
+def options_of(pairs: Iterable[str]) -> dict[str, str]:
+    """Read options of sbatch as a launch gives them: cores of a GPU are those of its rank, and sbatch takes only one of the two names.
 
     Raises:
-        InputError: see `read_options`.
+        InputError: see `read_options`; or both names are given.
     """
-    told = read_options(options, OURS).get("cpus-per-task", "")
+    found = read_options(pairs, OURS)
+    cores = found.pop("cpus-per-gpu", None)
+    if cores is not None and "cpus-per-task" in found:
+        raise InputError(f"--slurm-option cpus-per-gpu={cores} stands beside cpus-per-task={found['cpus-per-task']}", remedy="leave one of them out")
+    return found if cores is None else {**found, "cpus-per-task": cores}
+
+
+def gpu_cores(options: Mapping[str, str]) -> int:
+    """Return the cores of a rank beside a GPU: as many as an option of sbatch gives it, or `GPU_CPUS`."""
+    told = options.get("cpus-per-task", "")
     return int(told) if told.isdecimal() and int(told) else GPU_CPUS
 
 

@@ -217,6 +217,7 @@ def test_no_secret_is_written_down(corpus: Corpus, tmp_path: Path, monkeypatch: 
         (["--device", "cuda"], 8, ["0"]),
         (["--device", "cuda", "--threads", 3, "--slurm-option", "mem=64G"], 3, ["64G"]),
         (["--device", "cuda", "--slurm-option", "mem-per-gpu=64G", "--slurm-option", "mem-bind=local"], 8, []),
+        (["--device", "cuda", "--slurm-option", "cpus-per-gpu=5"], 5, ["0"]),
         ([], 1, []),
     ],
 )
@@ -227,6 +228,11 @@ def test_a_rank_beside_a_gpu_has_cores_and_memory(corpus: Corpus, tmp_path: Path
     assert code == 0 and f"#SBATCH --cpus-per-task={cores}\n" in text and f"srun --kill-on-bad-exit=1 --cpus-per-task={cores} " in text, said
     assert f"export OMP_NUM_THREADS={cores} " in text
     assert re.findall(r"^#SBATCH --mem=(.*)$", text, re.MULTILINE) == memory
+
+
+def test_cores_are_asked_for_under_one_name() -> None:
+    with pytest.raises(InputError, match="cpus-per-gpu=5 stands beside cpus-per-task=4"):
+        slurm.options_of(["cpus-per-gpu=5", "cpus-per-task=4"])
 
 
 def test_ranks_of_srun_are_read_from_its_variables() -> None:
