@@ -122,14 +122,11 @@ class Method:
     def bytes_per_gpu(self, shape: ModelShape, gpus: int, seq_len: int) -> float:
         """Return the least memory that one GPU of several needs [bytes].
 
-        All states are sharded evenly, each GPU takes one sequence, and only the layers' inputs are kept for the backward pass.
-        Left out: a layer's weights while they are gathered, and what the framework takes.
+        All states are sharded evenly but for matrices packed in 4 bits, which every GPU holds whole, as in the full-size run; each takes one sequence,
+        and only the layers' inputs are kept for the backward pass. Left out: a layer's weights while they are gathered, and what the framework takes.
         """
         trained = self.trained(shape)
-        if self.name == "full":
-            states = TRAINED_BYTES * trained
-        else:
-            packed = self.under(shape) if self.packed else 0
-            states = NF4_BYTES * packed + HALF_BYTES * (shape.params_total - packed) + TRAINED_BYTES * trained
+        packed = self.under(shape) if self.packed else 0
+        frozen = 0 if self.name == "full" else shape.params_total - packed
         kept = seq_len * (shape.hidden * (HALF_BYTES * shape.layers + LAYER_BYTES) + LOGIT_BYTES * shape.vocab)
-        return states / gpus + kept
+        return (HALF_BYTES * frozen + TRAINED_BYTES * trained) / gpus + NF4_BYTES * packed + kept

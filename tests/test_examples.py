@@ -45,7 +45,7 @@ def test_astrollama_counts_epochs_and_methods(tmp_path: Path) -> None:
     _, _, _, full = run(case, tmp_path, "--method", "full", "--gpu-memory", "80")
     (one,), (two,) = qlora["choices"], full["choices"]
     assert one["plan"]["epochs_spec"] > 1.3 * two["plan"]["epochs_spec"]
-    assert one["bytes_per_gpu"] < 0.1 * two["bytes_per_gpu"]
+    assert one["bytes_per_gpu"] < 0.15 * two["bytes_per_gpu"]
     assert {worth["change"].split(" (")[0] for worth in qlora["worths"]} >= {"10 % more compute", "twice the specialist text"}
 
 

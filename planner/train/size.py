@@ -9,7 +9,7 @@ from planner.shapes import ModelShape
 from planner.train.rows import evaluation_bytes, logits_at_once, rows_at_once
 
 WEIGHT, GRADIENT, MOMENTS = 4, 4, 8
-"""Bytes of a parameter kept on the ranks: fp32 weight, and of one that is trained fp32 gradient and AdamW's two fp32 moments."""
+"""Bytes of a trained parameter kept on the ranks: fp32 weight, fp32 gradient and AdamW's two fp32 moments. One that is frozen has the run's own width."""
 LOGIT_COPIES = 3
 """Logits in fp32, their softmax and their gradient."""
 
@@ -64,7 +64,7 @@ def memory(
     trained = method.trained(shape)
     packed = method.under(shape) if method.packed else 0
     frozen = 0 if method.name == "full" else shape.params_total - packed
-    states = (WEIGHT * frozen + (WEIGHT + GRADIENT + MOMENTS) * trained) / shards + NF4_BYTES * packed
+    states = (width * frozen + (WEIGHT + GRADIENT + MOMENTS) * trained) / shards + NF4_BYTES * packed
     heldout = evaluation_bytes(shape, seq_len, rows_at_once(seq_len, shape.vocab, micro_batch if bounded else None), width=width)
     at_once = min(tokens, logits_at_once(shape.family, shape.vocab) or tokens)
     return Memory(states, gathered, kept, LOGIT_COPIES * 4 * at_once * shape.vocab, heldout)

@@ -59,6 +59,7 @@ def test_memory_of_the_methods(seven: Base) -> None:
     assert 16 * 6.738e9 < full < 16 * 6.738e9 + 3e9
     assert 2 * 6.738e9 + 16 * 4e7 < lora < 17.5e9
     assert qlora < 8e9  # 4-bit tuning of 7B on one consumer GPU, arXiv 2305.14314
+    assert Method("qlora").bytes_per_gpu(seven.shape, 8, 4096) > 0.5 * 6.4e9, "packed matrices are whole on every GPU"
     shared = Method().bytes_per_gpu(seven.shape, 8, 4096)
     activations = (8 * shared - full) / 7
     assert 0 < activations < 3e9

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,11 +20,13 @@ from planner.corpus.store import Corpus
 from planner.launch.launch import prepare
 from planner.method import Method
 from planner.train.evaluate import heldout_loss
+from planner.train.full import shard
+from planner.train.full.loop import Training
 from planner.train.size import memory, state_bytes
 from planner.verify import verify
 from tests.launch.segments import carry_out
 from tests.launch.test_launch_method import specialise_only
-from tests.train.full.runs import RECIPE, adapted, finish, kill, lay, losses, row, run_here, start, wait_for
+from tests.train.full.runs import RECIPE, SETTINGS, adapted, finish, kill, lay, losses, row, run_here, start, steps_of, wait_for
 from tests.train.shared import checkpoint
 
 LORA = replace(RECIPE, lora_rank=4, lora_lr_multiplier=0.3)
@@ -54,6 +57,27 @@ def test_one_rank_is_the_sweeps_own_loop_to_the_bit(one: Path, corpus: Corpus, b
     adapted(corpus, base, LORA).save(tmp_path / "a.json", {})
     expected = carry_out(prepare(tmp_path / "a.json", tmp_path / "run", base=base))
     assert row(one) == {**expected, "sweep": "run"} and expected["method"] == "lora-both"
+
+
+def test_what_is_frozen_takes_half_in_bfloat16_and_changes_no_loss(
+    corpus: Corpus, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[set[tuple[bool, Any]]] = []
+    opened = Training._open
+
+    def look(self: Training, stage: int) -> None:
+        opened(self, stage)
+        kept.append({(item.requires_grad, item.dtype) for item in self.model.parameters()})
+
+    monkeypatch.setattr(Training, "_open", look)
+    found = []
+    for name in ("halved", "whole"):
+        lay(tmp_path / name, corpus, recipe=LORA, base=base, settings=replace(SETTINGS, precision="bf16"))
+        assert not run_here(tmp_path / name, stop_at=8)
+        found.append([line["loss"] for line in steps_of(tmp_path / name).values()])
+        monkeypatch.setattr(shard, "_halve_frozen", lambda model: None)
+    assert kept == [{(True, torch.float32), (False, torch.bfloat16)}, {(True, torch.float32), (False, torch.float32)}]
+    assert found[0] == found[1] and len(found[0]) == 8
 
 
 def test_adapters_are_saved_alone_and_the_checkpoint_has_them_merged(one: Path, corpus: Corpus, base: Path) -> None:
