@@ -41,7 +41,7 @@ def write_shard(
         for first in range(0, len(documents), BLOCK):
             block = documents[first : first + BLOCK]
             full = False
-            for document, encoding in zip(block, tokenizer.encode_batch([item.text for item in block], add_special_tokens=False), strict=True):
+            for document, encoding in zip(block, _encoded(block, tokenizer), strict=True):
                 # A template may have closed the conversation with the end token already.
                 closed = document.spans is not None and encoding.ids and encoding.ids[-1] == end
                 ids = encoding.ids if closed else [*encoding.ids, end]
@@ -62,6 +62,16 @@ def write_shard(
     np.save(folder / f"{split}.offsets.npy", np.asarray(borders, dtype=np.int64))
     counts = {"documents": len(borders) - 1, "tokens": borders[-1], "bytes": size}
     return {**counts, "targets": targets, "target_bytes": target_bytes} if masked else counts
+
+
+def _encoded(block: Sequence[Document], tokenizer: Any) -> list[Any]:
+    """Encode documents; where plain text spells a special token, such as that of the end, it is text, and in a conversation it is its template's."""
+    found: dict[int, Any] = {}
+    for plain in (True, False):
+        numbers = [number for number, item in enumerate(block) if (item.spans is None) == plain]
+        tokenizer.encode_special_tokens = plain
+        found |= zip(numbers, tokenizer.encode_batch([block[number].text for number in numbers], add_special_tokens=False), strict=True)
+    return [found[number] for number in range(len(block))]
 
 
 def target_mask(document: Document, offsets: Sequence[tuple[int, int]], count: int) -> np.ndarray[Any, np.dtype[np.uint8]]:

@@ -31,6 +31,22 @@ def test_tokens_decode_to_the_documents(corpus: Corpus, text_folder: Path) -> No
             seen.add(text)
 
 
+def test_text_that_spells_the_end_token_is_text(corpus: Corpus, tmp_path: Path) -> None:
+    """In a conversation the same characters are its template's, and the token."""
+    from planner.corpus.duplicates import Document
+    from planner.corpus.shards import write_shard
+    from planner.corpus.tokenizer import END, open_tokenizer
+
+    tokenizer, end = open_tokenizer(corpus.tokenizer_path)
+    text = f"the token {END} ends a document"
+    both = [Document(text, "a", "k", False, ((0, 4),)), Document(text, "a", "l", False, None)]
+    write_shard(tmp_path / "a", "train", both, tokenizer, end, np.dtype("uint16"), None)
+    tokens, borders = np.fromfile(tmp_path / "a" / "train.bin", dtype="uint16"), np.load(tmp_path / "a" / "train.offsets.npy")
+    talk, plain = (tokens[first:last] for first, last in zip(borders[:-1], borders[1:], strict=True))
+    assert (talk == end).sum() == 2 and (plain == end).sum() == 1 and plain[-1] == end
+    assert tokenizer.decode(plain[:-1].tolist(), skip_special_tokens=False) == text
+
+
 def test_subsets_are_nested_whole_documents(corpus: Corpus) -> None:
     borders = set(corpus.offsets("mail", "train").tolist())
     small, large = corpus.subset("mail", 5000), corpus.subset("mail", 20000)
