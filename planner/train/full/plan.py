@@ -45,8 +45,6 @@ class Settings:
     """"bf16": parameters and activations in bfloat16, gradients reduced and weights kept in fp32; "fp32": all in fp32."""
     micro_batch: int | None = None
     """Sequences a forward pass and rank; None for all that the rank has in a step."""
-    fit_micro_batch: bool = False
-    """Whether it is halved where the GPU has not the memory for it: it was chosen for the user, before anyone knew which GPU."""
     compile_backend: str | None = None
     """Backend of torch.compile, layer by layer; None not to compile."""
     checkpoint_activations: bool = False
@@ -69,6 +67,8 @@ class Settings:
     """Whether TensorBoard events are written beside metrics.jsonl."""
     wandb: str | None = None
     """Project of Weights & Biases to log to; None not to."""
+    fit_micro_batch: bool = False
+    """Whether the micro-batch is halved where the GPU has not the memory for it: it was chosen for the user, before anyone knew which GPU."""
 
     def __post_init__(self) -> None:
         if self.device not in ("cpu", "cuda"):
