@@ -19,6 +19,8 @@ from planner.corpus import Corpus
 from planner.errors import InputError, PlannerWarning
 from planner.pretrained import Pretrained
 from planner.runs import RECORD_VERSION, read_run
+from planner.train.full.plan import FILE as LAID_DOWN
+from planner.train.full.plan import FullRun
 from planner.train.job import record_path
 
 KIND = "evaluation"
@@ -121,6 +123,19 @@ def record_of(checkpoint: Path) -> Path | None:
     elif place.parent.name == "checkpoints":
         path = record_path(place.parents[1], place.name)
     return path if path is not None and path.is_file() else None
+
+
+def domain_of(checkpoint: Path, corpus: Corpus) -> str | None:
+    """Return the specialist domain that a launched run was of, where the corpus has it.
+
+    Raises:
+        InputError: a damaged file of the launch.
+    """
+    folder = checkpoint.resolve().parent
+    if record_of(checkpoint) is None or not (folder / LAID_DOWN).is_file():
+        return None
+    domain = FullRun.load(folder).last.domain
+    return domain if domain in corpus.domains else None
 
 
 def _recorded(checkpoint: Path) -> tuple[int | None, int | None]:

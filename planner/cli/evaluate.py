@@ -24,7 +24,7 @@ HELP = (
 def evaluate(
     checkpoint: Annotated[Path, typer.Argument(help="Folder of a checkpoint in safetensors, or of a launched run.")],
     corpus: Annotated[Path | None, typer.Option(help="Corpus with the held-out text, built with the checkpoint's tokenizer.")] = None,
-    domain: Annotated[str | None, typer.Option(help="Specialist domain, where the corpus has several.")] = None,
+    domain: Annotated[str | None, typer.Option(help="Specialist domain, where the corpus has several; of a launched run its own.")] = None,
     base: Annotated[Path | None, typer.Option(help="Checkpoint to compare with, of the same tokenizer.")] = None,
     tasks: Annotated[str | None, typer.Option(help="Tasks by name, or task files in YAML, joined by commas; all of --tasks-folder by default.")] = None,
     tasks_folder: Annotated[Path | None, typer.Option(help="Folder with task files and their data; needs no network.")] = None,
@@ -42,7 +42,7 @@ def evaluate(
     from planner.cli.needs import require_torch
     from planner.cli.paths import replaceable
     from planner.corpus import Corpus
-    from planner.evaluation import KIND, add_to_table, check_table, checkpoint_in, name_of, record_of, save, windows
+    from planner.evaluation import KIND, add_to_table, check_table, checkpoint_in, domain_of, name_of, record_of, save, windows
     from planner.evaluation import evaluate as measure
 
     require_torch()
@@ -63,6 +63,7 @@ def evaluate(
     options: dict[str, Any] = {"few_shot": few_shot, "limit": limit, "device": device}
     found, before = checkpoint_in(checkpoint), checkpoint_in(base) if base is not None else None
     if text is not None:
+        domain = domain or domain_of(found, text)
         options["seq_len"], options["max_tokens"] = windows(found, before, seq_len, eval_tokens)
     mine = measure(found, text, domain, wanted, **options)
     other = measure(before, text, domain, wanted, **options) if before is not None else None

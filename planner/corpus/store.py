@@ -145,7 +145,7 @@ class Corpus:
             return found[0]
         if domain not in found:
             what = "no specialist domain is chosen" if domain is None else f"there is no specialist domain {domain!r}"
-            raise InputError(f"{what} in corpus {self.folder}", remedy=f"choose one of {', '.join(found)}")
+            raise InputError(f"{what} in corpus {self.folder}", remedy=f"choose one of {', '.join(found)}: domain in sweep.toml, or --domain")
         return domain
 
     def tokens(self, domain: str, split: str) -> NDArray[np.unsignedinteger]:

@@ -179,6 +179,15 @@ def test_domains_without_a_stage_share_one_cooldown_of_the_trunk(two: Corpus, tm
     assert by == record["loss_by_domain"] and by["parser"] != by["mail"]
 
 
+def test_a_domains_model_is_evaluated_on_its_own_text(split: Path, two: Corpus) -> None:
+    for name in ("parser", "mail"):
+        result = CliRunner().invoke(app, ["evaluate", str(split / name), "--corpus", str(two.folder), "--json"])
+        assert result.exit_code == 0, result.output
+        assert json.loads(result.stdout)["losses"]["loss_spec"] == pytest.approx(row(split, name)["loss_spec"], abs=1e-5)
+    result = CliRunner().invoke(app, ["evaluate", str(split / "mail"), "--corpus", str(two.folder), "--domain", "parser", "--json"])
+    assert json.loads(result.stdout)["losses"]["loss_spec"] != pytest.approx(row(split, "mail")["loss_spec"], abs=1e-3)
+
+
 def test_it_is_verified_by_domain_and_by_weight(split: Path) -> None:
     result = verify_domains(split)
     by = {item.name: item for item in result.domains}
