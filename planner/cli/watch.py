@@ -73,7 +73,8 @@ def show_several(folder: Path, several: Mapping[str, Progress | None]) -> None:
     columns = ["run", "steps", "time left", "measured [nats/token]", "forecast of the end", "90 % interval"]
     caption = "what is measured before a run has ended is above its end; steps of a branch are counted from the trunk's first"
     table(f"Runs in {folder}", columns, rows, caption=caption)
-    say(f"one run with its curve: plan watch {folder / list(several)[-1]}")
+    if curves := [name for name, progress in several.items() if progress is not None and progress.course is not None]:
+        say(f"one run with its curve: plan watch {folder / curves[-1]}")
 
 
 def show_progress(progress: Progress) -> None:
