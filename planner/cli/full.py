@@ -117,8 +117,17 @@ def carry_on(
     return True
 
 
-def train_here(folder: Path, run: FullRun, ranks: int, engine: str, address: str | None, what: str = "training") -> None:
+def train_here(folder: Path, run: FullRun, ranks: int, engine: str, address: str | None, what: str = "training", *, above: Path | None = None) -> None:
     """Start the ranks of a run that is laid down, here or on Ray, and follow them to their end.
+
+    Args:
+        folder: of the run.
+        run: the run.
+        ranks: processes.
+        engine: "local" or "ray".
+        address: of a cluster.
+        what: it is called beside its bar.
+        above: launch folder that it lies in with others; a stop file there is for the run that trains.
 
     Raises:
         PlannerError: see `run_local` and `run_ray`.
@@ -126,14 +135,21 @@ def train_here(folder: Path, run: FullRun, ranks: int, engine: str, address: str
     """
     from planner.launch.full import saved_step
     from planner.launch.runners import run_local, run_ray
+    from planner.train.full.plan import STOP_FILE
 
     first = max(run.begins_at, saved_step(folder))
     with bar(what, run.steps - first) as shown:
         follow = Follow(folder, first, shown)
+
+        def tick() -> None:
+            follow()
+            if above is not None and (above / STOP_FILE).exists():
+                (above / STOP_FILE).rename(folder / STOP_FILE)
+
         if engine == "ray":
-            run_ray(folder.resolve(), ranks, run.settings, address=address, tick=follow)
+            run_ray(folder.resolve(), ranks, run.settings, address=address, tick=tick)
         else:
-            run_local(folder, ranks, run.settings, tick=follow)
+            run_local(folder, ranks, run.settings, tick=tick)
 
 
 class Follow:

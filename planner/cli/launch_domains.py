@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from planner.launch.slurm import Job
     from planner.train.full.plan import Settings
 
-FAR_FROM_PLAN = 1.02
+MORE_THAN_PLANNED = 1.02
 
 
 def launch_domains(
@@ -29,6 +29,7 @@ def launch_domains(
     slurm_options: list[str], submit: bool, compiled: bool | None, dry_run: bool,
 ) -> None:  # fmt: skip
     """Train the trunk and the branches, the models, or the mix, one after the other; under Slurm hand them in as jobs of their own."""
+    from planner.launch.domains import begin_domains
     from planner.launch.parts import forget_trunk, lay_parts, left, parts
     from planner.lock import locked
     from planner.train.full.held import check_free
@@ -54,9 +55,11 @@ def launch_domains(
                 return _hand_in(ready, jobs, submit)
             while some := left(laid):
                 first = some[0]
-                train_here(first.folder, first.run, ranks, engine, address, f"training {first.name}")
+                train_here(first.folder, first.run, ranks, engine, address, f"training {first.name}", above=ready.folder)
                 if not first.ended:  # a stop file, or a signal to a rank: this process was not asked
                     raise KeyboardInterrupt
+    else:
+        begin_domains(ready)
     forget_trunk(laid)
     _tell(ready, laid)
 
@@ -70,7 +73,7 @@ def _show(ready: DomainsLaunch, laid: list[Part], ranks: int) -> None:
         rows.append([name, format_count(planned, 5), format_count(real, 5), f"{real / planned - 1:+.2%}" if planned else ""])
     table(f"{ready.structure.name} in {ready.folder}", ["", "planned", "realised", "change"], rows)
     _, planned, real = ready.realised()[-1]
-    if planned and real > FAR_FROM_PLAN * planned:
+    if planned and real > MORE_THAN_PLANNED * planned:
         say(f"warning: these runs take {real:.3g} FLOPs, {real / planned - 1:.0%} more than the {planned:.3g} of the plan")
     if repeats := repeated_general_text(ready.runs.values()):
         say(f"warning: {repeats}")
@@ -88,10 +91,11 @@ def _jobs(ready: DomainsLaunch, laid: list[Part], ranks: int, per_node: int, slu
     from planner.launch import slurm
     from planner.launch.parts import left
 
-    options = slurm.options_of(slurm_options)
+    options, todo, launch = slurm.options_of(slurm_options), left(laid), ready.folder.resolve().name
     return [
-        slurm.Job(part.folder.resolve(), sys.executable, ranks, per_node, part.run.settings, options, f"{ready.folder.resolve().name}-{part.name}")
-        for part in left(laid)
+        slurm.Job(part.folder.resolve(), sys.executable, ranks, per_node, part.run.settings, options, f"{launch}-{number}-{part.name}")
+        for number, part in enumerate(laid)
+        if part in todo
     ]
 
 

@@ -60,7 +60,7 @@ def show_several(folder: Path, several: Mapping[str, Progress | None]) -> None:
     rows = []
     for name, progress in several.items():
         if progress is None:
-            rows.append([name, "not laid down", "", "", "", ""])
+            rows.append([name, "no curve", "", "", "", ""])
             continue
         last, ended, evaluations = progress.last, progress.outcome, progress.of("evaluation")
         end = progress.course.points[-1] if progress.course else None

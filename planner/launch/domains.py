@@ -28,6 +28,11 @@ VERSION = 1
 MIX, COOLED, TRUNK = "mix", "cooled-trunk", "trunk"
 """Folders of the one run of a mixed model, of the trunk's cooldown for all domains without a stage of their own, and of the trunk that runs share."""
 
+RESERVED = (MIX, COOLED, TRUNK, "", ".", "..", "launch.json", "allocation.json", "verification.json", "submit.sh", "runner.lock", "stop")
+"""What no domain's folder may be called."""
+LONGEST_NAME = 200
+"""Bytes of a domain's name, at most: file systems have 255, and temporary names are longer."""
+
 
 @dataclass(frozen=True)
 class DomainsLaunch:
@@ -86,7 +91,7 @@ def prepare_domains(path: Path, folder: Path, *, structure: str | None = None, c
     answer = DomainsAllocation.load(path)
     chosen = _structure(answer, structure)
     for plan in chosen.domains:
-        if Path(plan.name).name != plan.name or plan.name in (MIX, COOLED, TRUNK, "..", "."):
+        if Path(plan.name).name != plan.name or plan.name.casefold() in RESERVED or len(plan.name.encode()) > LONGEST_NAME:
             raise InputError(f"the domain name {plan.name!r} cannot name a folder", remedy="rename it in the file of domains and allocate again")
     of = {name: source for source in answer.sources.values() for name in source["domains"]}
     if chosen.name in (SPLIT, MIXED):

@@ -73,9 +73,10 @@ def parts(launch: DomainsLaunch, ranks: int, settings: Settings, *, save_every: 
 
 
 def left(laid: Sequence[Part]) -> list[Part]:
-    """List the runs that have not ended; the trunk only while another one needs it."""
+    """List the runs that have not ended; the trunk only where one of them has yet to begin with its state."""
     branches = [part for part in laid if not part.run.forks and not part.ended]
-    return [part for part in laid if branches and part.run.forks and not part.ended] + branches
+    needed = any(latest_step(part.folder) < 0 for part in branches)
+    return [part for part in laid if part.run.forks and needed and not part.ended] + branches
 
 
 def lay_parts(launch: DomainsLaunch, laid: Sequence[Part]) -> None:
@@ -85,8 +86,10 @@ def lay_parts(launch: DomainsLaunch, laid: Sequence[Part]) -> None:
         StateError: see `begin_domains`.
     """
     begin_domains(launch)
-    for part in left(laid):
-        lay_run(part.folder, part.run, part.course)
+    todo = left(laid)
+    for part in laid:
+        if part in todo or part.run.forks:  # branches read the trunk's, ended or not
+            lay_run(part.folder, part.run, part.course)
 
 
 def forget_trunk(laid: Sequence[Part]) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from planner.artifacts import write_text
 from planner.errors import InputError, MissingDependencyError, StateError
 from planner.sbatch import check_options, read_options
-from planner.train.full.plan import FAILURE_FILE, LATEST, STATES_FOLDER, STOPPED, Settings
+from planner.train.full.plan import FAILURE_FILE, HALTED, LATEST, STATES_FOLDER, STOPPED, Settings
 
 FILE, CHAIN = "run.sbatch", "submit.sh"
 OURS = ("array", "nodes", "ntasks-per-node", "ntasks", "job-name", "requeue", "no-requeue", "signal", "dependency", "chdir", "wrap")
@@ -106,7 +106,9 @@ def render(job: Job) -> str:
         f"srun --kill-on-bad-exit=1 --cpus-per-task={cpus} {shlex.join([job.python, '-m', 'planner.train.full', str(job.folder), '--slurm'])} || code=$?",
         f"# {WARNED} seconds before the time limit the ranks save a state and end with {STOPPED}: back into the queue, to go on from it.",
         "# So too where a rank or its node was lost, if a state was saved since the start; what a rank refused to do would be refused again.",
-        f'if [ "$code" -eq {STOPPED} ] || {{ [ "$code" -ne 0 ] && [ ! -e "$FAILURE" ] && [ "$(latest)" != "$BEFORE" ]; }}; then',
+        f"# {HALTED} is of a trunk that its stop file has ended: what waits for it must not begin.",
+        f'if [ "$code" -eq {STOPPED} ] || {{ [ "$code" -ne 0 ] && [ "$code" -ne {HALTED} ] && '
+        '[ ! -e "$FAILURE" ] && [ "$(latest)" != "$BEFORE" ]; }; then',
         '  scontrol requeue "$SLURM_JOB_ID"',
         "fi",
         'exit "$code"',
@@ -153,11 +155,11 @@ def write_chain(folder: Path, first: Path | None, others: Sequence[Path]) -> Pat
             "# What the others branch off. They wait for it to end well, and are taken out of the queue if it does not.",
             f"FIRST=\"$(cd {shlex.quote(str(first.parent))} && sbatch --parsable {first.name})\"",
             'FIRST="${FIRST%%;*}"',  # of several clusters sbatch names the one beside the number
-            f"echo {shlex.quote(first.parent.name)} \"$FIRST\"",
+            f"printf '%s %s\\n' {shlex.quote(first.parent.name)} \"$FIRST\"",
         ]
     for path in others:
         hand_in = " ".join(["sbatch --parsable", *after, path.name])
-        lines.append(f"JOB=\"$(cd {shlex.quote(str(path.parent))} && {hand_in})\" && echo {shlex.quote(path.parent.name)} \"$JOB\"")
+        lines.append(f"JOB=\"$(cd {shlex.quote(str(path.parent))} && {hand_in})\" && printf '%s %s\\n' {shlex.quote(path.parent.name)} \"$JOB\"")
     path = folder / CHAIN
     write_text(path, "\n".join(lines) + "\n")
     return path

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from planner.artifacts import read_artifact, whole
+from planner.artifacts import read_artifact, read_json, whole
 from planner.errors import InputError
 from planner.launch.domains import KIND as DOMAINS
 from planner.launch.domains import TRUNK
@@ -104,6 +104,8 @@ def watch(folder: Path) -> Progress:
     name = run.last.segment.segment_id
     record = record_path(folder, name)
     outcome = dict(read_run(record)["row"]) if record.exists() else None
+    if run.forks and (noted := run.last.diverged_path).exists():  # a trunk has no record
+        outcome = {"status": "diverged", "reason": read_json(noted).get("reason"), "loss_spec": None}
     return Progress(
         name, run.steps, run.cooldown_from, run.recipe.tokens_per_step, Course.load(folder), tuple(read_metrics(folder / FILE)), outcome
     )  # fmt: skip

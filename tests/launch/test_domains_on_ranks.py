@@ -5,7 +5,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import signal
 import stat
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +20,7 @@ from typer.testing import CliRunner
 pytest.importorskip("torch")
 
 from planner.artifacts import read_json
+from planner.cli.console import INTERRUPTED
 from planner.cli.main import app
 from planner.corpus.store import Corpus
 from planner.errors import StateError
@@ -24,9 +28,10 @@ from planner.fit.fitted import FittedLaw
 from planner.launch.domains import TRUNK
 from planner.launch.parts import Part, forget_trunk, left
 from planner.launch.slurm import submit_chain, write_chain
+from planner.train.full import main, states
 from planner.train.full.expect import Course
 from planner.train.full.metrics import read_metrics
-from planner.train.full.plan import FullRun, state_folder
+from planner.train.full.plan import HALTED, LATEST, STOP_FILE, FullRun, state_folder
 from tests.launch.test_domains import answer, laid_down, row, two  # noqa: F401  (a fixture)
 from tests.train.full.faults import FACTORS, install
 from tests.train.full.runs import at, run_here, steps_of
@@ -143,6 +148,121 @@ def test_with_its_trunk_a_branch_diverges(path: Path, tmp_path: Path, monkeypatc
     assert all("nan" in item["reason"] for item in rows.values()) and not (tmp_path / "run" / "mail" / "metrics.jsonl").exists()
     code, _, said = plan("launch", path, "--out", tmp_path / "run")
     assert code == 2 and "diverged" in said and "Traceback" not in said
+    code, out, _ = plan("watch", tmp_path / "run")
+    assert code == 0 and out.count("diverged") == 3
+
+
+def test_states_at_forks_take_no_place_from_those_that_rollbacks_go_back_to(
+    bare: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A spike is laid to batches of twenty steps, which lie before the third state back but for the fork's."""
+    install({FACTORS: [[0, 34, 40]]}, monkeypatch.setattr)
+    laid = laid_down(bare, tmp_path / "run", save_every=7)
+    rows, alone = train(laid), train(laid_down(bare, tmp_path / "alone", "independent", save_every=7))
+    (rollback,) = [line for line in read_metrics(laid[0].folder / "metrics.jsonl") if line.get("what") == "rollback"]
+    assert rollback["to"] < 21 and {name: rows[name]["loss_spec"] for name in rows} == {name: alone[name]["loss_spec"] for name in rows}
+
+
+def test_a_branch_killed_while_its_first_state_is_named_begins_again(
+    path: Path, one: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    laid = laid_down(path, tmp_path / "run", save_every=10)
+    assert run_here(laid[0].folder)
+    mail, write = tmp_path / "run" / "mail", states.write_text
+
+    def killed(path: Path, text: str) -> None:
+        if path.name == LATEST:
+            raise KeyboardInterrupt
+        write(path, text)
+
+    monkeypatch.setattr(states, "write_text", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run_here(mail)
+    assert (mail / "states" / f"step-{FORK:09d}").is_dir() and not (mail / "states" / LATEST).exists()
+    monkeypatch.setattr(states, "write_text", write)
+    assert run_here(mail) and row(tmp_path / "run", "mail")["loss_spec"] == row(one, "mail")["loss_spec"]
+
+
+def test_the_trunk_is_trained_again_only_for_a_branch_that_has_not_begun(path: Path, one: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(one, folder)
+    for item in (folder / TRUNK / "states", folder / "mail" / "checkpoint"):
+        shutil.rmtree(item)
+    (folder / TRUNK / "full.json").unlink()
+    laid = laid_down(path, folder, save_every=10)
+    assert [part.name for part in left(laid)] == ["mail"]
+    assert train(laid)["mail"]["loss_spec"] == row(one, "mail")["loss_spec"] and (folder / "mail" / "checkpoint").is_dir()
+    assert not (folder / TRUNK / "states").exists()
+    shutil.rmtree(folder / "mail")
+    laid = laid_down(path, folder, save_every=10)
+    assert [part.name for part in left(laid)] == [TRUNK, "mail"]
+
+
+def test_adapters_whose_trunk_is_gone_say_how_to_begin_again(path: Path, tmp_path: Path) -> None:
+    pytest.importorskip("peft", reason="peft is not installed")
+    body = json.loads(path.read_text())
+    for source in body["sources"].values():
+        source["method"] = "lora"
+    (tmp_path / "a.json").write_text(json.dumps(body))
+    laid = laid_down(tmp_path / "a.json", tmp_path / "run", save_every=10)
+    assert run_here(laid[0].folder)
+    mail = tmp_path / "run" / "mail"
+    assert run_here(mail)
+    before = row(tmp_path / "run", "mail")
+    shutil.rmtree(mail / "records")
+    with pytest.raises(StateError, match="is gone, and the adapters") as caught:
+        run_here(mail)
+    assert f"delete {mail / 'states'}" in caught.value.remedy
+    shutil.rmtree(mail / "states")
+    assert run_here(mail) and row(tmp_path / "run", "mail") == before
+
+
+@pytest.mark.parametrize("name", ["launch.json", "Trunk", "submit.sh", "", "a/b", "x" * 300])
+def test_a_domain_that_can_have_no_folder_is_refused(path: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / "a.json").write_text(path.read_text().replace('"mail"', json.dumps(name)))
+    code, _, said = plan("launch", tmp_path / "a.json", "--out", tmp_path / "run", "--dry-run")
+    assert code == 2 and "cannot name a folder" in said and not (tmp_path / "run").exists()
+
+
+def test_another_plan_is_refused_after_the_end_too(path: Path, one: Path, tmp_path: Path) -> None:
+    shutil.copytree(one, tmp_path / "run")
+    (tmp_path / "b.json").write_text(path.read_text().replace('"loss": 4.0', '"loss": 3.9'))
+    code, _, said = plan("launch", tmp_path / "b.json", "--out", tmp_path / "run")
+    assert code == 2 and "another plan" in said
+    code, _, said = plan("launch", path, "--out", tmp_path / "run")
+    assert code == 0 and "held-out loss" in said
+
+
+def test_a_stop_file_in_the_launch_folder_is_for_the_run_that_trains(path: Path, tmp_path: Path) -> None:
+    laid_down(path, tmp_path / "run")
+    (tmp_path / "run" / STOP_FILE).touch()
+    code, _, said = plan("launch", path, "--out", tmp_path / "run")
+    assert code == INTERRUPTED and not (tmp_path / "run" / STOP_FILE).exists() and 0 < at(tmp_path / "run" / TRUNK) < FORK, said
+
+
+def test_a_halted_trunk_lets_no_branch_begin(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under Slurm, where branches wait for it to end well; a rank says so by its exit code, and the job stays out of the queue."""
+    folder = laid_down(path, tmp_path / "run")[0].folder
+    for name, value in (("SLURM_PROCID", "0"), ("SLURM_NTASKS", "1"), ("SLURM_LOCALID", "0"), ("SLURM_JOB_ID", "7")):
+        monkeypatch.setenv(name, value)
+    (folder / STOP_FILE).touch()
+    monkeypatch.setattr(main, "LOOK_EVERY", 0.0)
+    before = {number: signal.getsignal(number) for number in main.SIGNALS}
+    try:
+        assert main.main([str(folder), "--slurm"]) == HALTED and at(folder) == 1
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    code, _, said = plan("launch", path, "--out", tmp_path / "run", "--engine", "slurm")
+    assert code == 0, said
+    text = (folder / "run.sbatch").read_text()
+    (tmp_path / "scontrol").write_text(f"#!/bin/sh\necho $1 >> {tmp_path / 'asked'}\n")
+    (tmp_path / "srun").write_text(f"#!/bin/sh\nexit {HALTED}\n")
+    for tool in ("scontrol", "srun"):
+        (tmp_path / tool).chmod(stat.S_IRWXU)
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_NODELIST": "node1"}
+    done = subprocess.run(["bash", "-c", text.replace("latest() {", "latest() { date +%N; return;")], env=environment, capture_output=True, check=False)
+    assert done.returncode == HALTED and (tmp_path / "asked").read_text() == "show\n", done.stderr
 
 
 def test_each_run_has_the_forecast_of_its_law(two: Corpus, fitted: FittedLaw, tmp_path: Path) -> None:  # noqa: F811

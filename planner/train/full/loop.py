@@ -89,7 +89,12 @@ class Training:
         self.watch = Watch(run.recipe.spike_factor)
         self.step, self.seconds, self._saved = 0, 0.0, time.monotonic()
         found = ranks.told(self.states.steps() if ranks.first else None)
-        self._open(run.model_of(found[-1] if found else 0))
+        stage = run.model_of(found[-1] if found else 0)
+        under = run.stages[stage].frozen_state
+        if found and under is not None and ranks.told(not under.exists() if ranks.first else None):
+            what = f"{under} is gone, and the adapters in {folder / STATES_FOLDER} were trained on it"
+            raise StateError(what, remedy=f"delete {folder / STATES_FOLDER}; the same command then trains the run again")
+        self._open(stage)
         if found:
             self._load(found[-1])
         else:
@@ -110,7 +115,7 @@ class Training:
         start_moments(self.optimiser)
 
     def _branch(self, trunk: str) -> None:
-        """Take over the state of the trunk at which the run leaves it, and which batches were left out on the way there.
+        """Take over the state of the trunk at which the run leaves it, and the trunk's rollbacks: their batches stay left out.
 
         Raises:
             StateError: the trunk has not ended, or its state cannot be read.
@@ -179,8 +184,8 @@ class Training:
                 seconds=self.seconds, seconds_left=self.seconds / self.step * (self.run.steps - self.step),
             )  # fmt: skip
             follows = self._follow()
-            usual = asked or follows or self.step % save_every == 0 or self.step == self.run.steps or self.step in self.run.forks
-            if usual or late:
+            usual = asked or follows or self.step % save_every == 0 or self.step == self.run.steps
+            if usual or late or self.step in self.run.forks:  # a fork's is beside the usual ones: rollbacks reach as far as without it
                 # Before the evaluation, which would otherwise cost these steps if it failed.
                 self._save(wait=asked or follows or self.step == self.run.steps or self.step in due, between=not usual)
             if self.step in due and not asked:  # asked to stop, it is measured when the run goes on

@@ -34,7 +34,7 @@ from planner.train.export import export_checkpoint
 from planner.train.full.held import held, start_name
 from planner.train.full.loop import Training
 from planner.train.full.mesh import Ranks, join, leave
-from planner.train.full.plan import FAILURE_FILE, RUNNER, STOP_FILE, STOPPED, FullRun
+from planner.train.full.plan import FAILURE_FILE, HALTED, RUNNER, STOP_FILE, STOPPED, FullRun, latest_step
 from planner.train.full.room import micro_batch_that_fits
 from planner.train.full.shard import gathered
 from planner.train.job import Job, state_path
@@ -58,6 +58,8 @@ class Ending(Enum):
     """It was asked to by a signal, with a state saved: under Slurm it goes on by itself."""
     STOPPED_BY_FILE = "stopped by file"
     """It was asked to by the stop file, with a state saved: it goes on when somebody starts it."""
+    HALTED = "halted"
+    """The same of a trunk: what waits for it must not begin."""
 
 
 def _runner() -> dict[str, Any] | None:
@@ -107,13 +109,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     stop.listen()
     try:
         ended = run_rank(told.folder, stop, slurm=told.slurm)
-        if not (told.slurm and ended is Ending.STOPPED):
+        code = STOPPED if ended is Ending.STOPPED else HALTED if ended is Ending.HALTED else 0
+        if not (told.slurm and code):
             return 0
         # The first rank to end with this code has srun send SIGTERM to the others. One that died of it, on its way out, would hide the code from
         # Slurm's file, and Python gives up its own handlers before the process ends, but not this one.
         for number in SIGNALS:
             signal.signal(number, signal.SIG_IGN)
-        return STOPPED
+        return code
     except PlannerError as error:
         logging.error("error: %s", error)
         return FAILED
@@ -189,8 +192,8 @@ def _fitted(run: FullRun, ranks: Ranks) -> FullRun:
 
 
 def _lost(run: FullRun, folder: Path) -> str | None:
-    """Say why the trunk that a run branches off diverged, if it did: the run cannot be trained then."""
-    noted = None if run.trunk is None else FullRun.load(folder.parent / run.trunk).last.diverged_path
+    """Say why the trunk that a run branches off diverged, if it did: the run cannot be trained then. One that has begun no longer needs it."""
+    noted = None if run.trunk is None or latest_step(folder) >= 0 else FullRun.load(folder.parent / run.trunk).last.diverged_path
     return str(read_json(noted)["reason"]) if noted is not None and noted.exists() else None
 
 
@@ -217,7 +220,7 @@ def _train(run: FullRun, folder: Path, ranks: Ranks, stop: Stopper) -> Ending:
             training.close()
             by_file = taken(folder / STOP_FILE, ranks)
             leave()  # an interpreter that ends with process groups open may abort, and Slurm's file would not see a saved state
-            return Ending.STOPPED_BY_FILE if by_file else Ending.STOPPED
+            return Ending.STOPPED if not by_file else Ending.HALTED if run.forks else Ending.STOPPED_BY_FILE
         losses = {} if run.forks else evaluate(job, training.corpus, training.model, ranks.device, run.settings.micro_batch)
     except Diverged as error:
         training.close()

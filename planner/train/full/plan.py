@@ -18,6 +18,8 @@ KIND = "full_run"
 VERSION = 1
 FILE = "full.json"
 PRECISIONS = ("fp32", "bf16")
+HALTED = 76
+"""Exit code under Slurm of a trunk that the stop file has ended: the jobs that wait for it must not begin, nor is it put back into the queue."""
 STOPPED = 75
 """Exit code under Slurm of a run that a signal asked to stop and that has saved its state (EX_TEMPFAIL): the job is put back into the queue."""
 
@@ -180,7 +182,8 @@ def latest_step(folder: Path) -> int:
     path = folder / STATES_FOLDER / LATEST
     remedy = f"write {{\"step\": N}} into {path}, N being that of the last of the folders step-N beside it"
     if not path.exists():
-        if any(state.name.removeprefix("step-").strip("0").isdecimal() for state in path.parent.glob("step-*")):  # that of step 0 is there before the file
+        # The first one is there before the file, and to begin anew costs nothing then; later there are two or more.
+        if sum(state.name.removeprefix("step-").isdecimal() for state in path.parent.glob("step-*")) > 1:
             raise StateError(f"{path} is gone, and states lie beside it", remedy=remedy)
         return -1
     try:
