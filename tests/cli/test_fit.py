@@ -1,11 +1,15 @@
 """`plan fit`: what it says of what it does not do, and how it ends."""
 
 import multiprocessing
+import os
+import time
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import pytest
 
 from planner.cli import helpers
+from planner.fit.share import shared
 from tests.cli.test_commands import run
 
 REPLAY = Path(__file__).parents[2] / "sweeps" / "computing" / "replay" / "runs.csv"
@@ -30,6 +34,22 @@ def test_a_refusal_waits_for_its_helpers(tmp_path: Path, monkeypatch: pytest.Mon
     table.write_text("params_non_embedding,tokens_pt,loss_spec\n1e5,1e6,3.0\n")
     code, _, err = run("fit", str(table), "--no-figures")
     assert code == 2 and "only 1 runs" in err
+    assert not multiprocessing.active_children()
+
+
+def test_a_busy_helper_takes_nothing_that_another_could_do() -> None:
+    """A pool of the standard library has three of four tasks in its one process's queue at once, and the first process waits for it to do them."""
+    pool = helpers.Helpers(1)
+    first, *others = [pool.submit(time.sleep, 0.3) for _ in range(4)]
+    assert not first.cancel() and all(task.cancel() for task in others)
+    assert shared(pool, abs, [(-1,), (-2,), (-3,)], lambda share: None) == [1, 2, 3]
+    with pytest.raises(ZeroDivisionError):
+        pool.submit(divmod, 1, 0).result()
+    tasks = [pool.submit(os._exit, 1), *(pool.submit(abs, -1) for _ in range(2))]
+    for task in tasks:  # of a process that was killed nothing is waited for
+        with pytest.raises(BrokenProcessPool):
+            task.result(timeout=60)
+    pool.shutdown()
     assert not multiprocessing.active_children()
 
 
