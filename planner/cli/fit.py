@@ -72,6 +72,7 @@ def fit(
     if out and len(tables) > 1:
         raise InputError(f"--out names one file, and {path} holds {len(tables)} runs tables", remedy="name one table, or leave --out away")
     documents = []
+    drawn: dict[Path, Future[None] | None] = {}
     if figures and (target != "spec" or method != "full"):
         figures = False
         say("no figures: they are drawn of the specialist loss in full training only")
@@ -99,17 +100,18 @@ def fit(
                 )  # fmt: skip
             fitted = with_early(fitted, frame, tuple(keep or ()), seed)
             fitted.save(place, {"runs": sha256_file(runs)})
-            drawn = _draw(fitted, data, place, pool) if figures else {}
+            drawn |= _draw(fitted, data, place, pool) if figures else {}
             if as_json:
                 documents.append(read_json(place))
             else:
                 show(fitted)
                 if profile:
                     show_profiles(fitted, data)
-            for drawing in filter(None, drawn.values()):
+            say(f"written: {place}")
+        for picture, drawing in drawn.items():  # while the next table was fitted
+            if drawing is not None:
                 drawing.result()
-            for item in [place, *drawn]:
-                say(f"written: {item}")
+            say(f"written: {picture}")
     if as_json:
         give(documents[0] if len(documents) == 1 else documents)
 

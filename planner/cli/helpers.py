@@ -6,6 +6,7 @@ import multiprocessing
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Executor, Future, ProcessPoolExecutor
+from concurrent.futures import wait as wait_for
 from contextlib import contextmanager
 from functools import partial
 from threading import RLock
@@ -14,6 +15,7 @@ from typing import Any
 import typer
 
 from planner.cli.paths import default_workers
+from planner.errors import PlannerError
 
 MOST = 3
 
@@ -50,6 +52,8 @@ class Helpers(Executor):
         """End the processes when their tasks are done; see `Executor.shutdown`."""
         if cancel_futures:
             self._left.clear()
+        elif wait:
+            wait_for([asked for asked, _ in list(self._left)])
         self._pool.shutdown(wait, cancel_futures=cancel_futures)
 
     def _send(self) -> None:
@@ -92,8 +96,9 @@ def helpers(context: typer.Context, drawing: bool = False) -> Iterator[Executor 
     pool.submit(_begin, drawing)
     try:
         yield pool
-    except BaseException:
+    except BaseException as error:
         # They are waited for when the error has been told: at the interpreter's own exit they may be told to end while they do.
-        context.find_root().call_on_close(partial(pool.shutdown, cancel_futures=True))
+        # Where a table is refused, what is drawn of those before it is finished.
+        context.find_root().call_on_close(partial(pool.shutdown, cancel_futures=not isinstance(error, PlannerError)))
         raise
     pool.shutdown()
