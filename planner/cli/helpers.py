@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import multiprocessing
-import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Executor, Future, ProcessPoolExecutor
@@ -24,8 +24,7 @@ MOST = 3
 
 def _begin(drawing: bool) -> None:
     """Import, while the first process still reads, what takes long to import."""
-    # At its end nothing is left to be written, and to take apart what was imported would be a tenth of a second that the command waits for.
-    atexit.register(os._exit, 0)
+    atexit.register(gc.freeze)  # as in `main.main`: the command waits for it to end
     import planner.fit.fit  # noqa: F401
 
     if drawing:
