@@ -137,13 +137,18 @@ SPECIAL = ((0.0, np.nan), (2e5, 5e4), (8e5, 5e4), (4e5, 2e5), (1.6e6, 2e5), (8e5
 REFERENCE = Reference(1e5, 1e6)
 COMMON = {"E": 1.0, "A": 0.25, "B": 0.35, "α": 0.3, "β": 0.35, "κ": 0.15, "ρ": 0.8, "η": 0.05, "L0": 7.0, "c": 0.8, "R*": 12.0, "γ": 0.3, "d0": 0.4,
           "s0": 0.15, "C": 0.9, "P": 0.01, "δ": 1.0, "κ_P": 0.5, "λ_P": 0.5, "G": 1.0, "R_D*": 12.0, "R_N*": 5.0, "q": 3.0, "ι": 0.02}  # fmt: skip
-TRUTHS: dict[str, dict[str, float]] = {"multiplicative-saturating": {"B": 2.5}, "additive-saturating": {"B": 0.7}}
-"""What differs from `COMMON` in a law's truth."""
+TRUTHS: dict[str, dict[str, float]] = {
+    "multiplicative-saturating": {"B": 2.5}, "additive-saturating": {"B": 0.7}, "gap-competing": {"P": 0.3, "δ": 0.5, "q": 5.0},
+    "root-": {"A": 5.6, "b": 0.46, "α": 0.5, "G": 24.0, "s0": 0.014, "p0": 5.0, "P": 2.1, "q": 4.4},
+    "ceiling-": {"A": 2.5, "b": 0.49, "α": 0.35, "β": 0.3, "G": 7.0, "s0": 0.006, "p0": 5.0, "L0": 12.5, "P": 1.45, "q": 6.3},
+    "floor-": {"E": 0.9, "A": 1.6, "b": 0.46, "α": 0.45, "G": 5.8, "s0": 0.011, "p0": 5.0, "L0": 12.5, "P": 0.76, "q": 5.1},
+}  # fmt: skip
+"""What differs from `COMMON` in a law's truth, by what its name begins with; those that act jointly are near what *medicine* is fitted by."""
 
 
 def truth_of(law: Law) -> Array:
     """Return the parameters that synthetic tables of a law are made with."""
-    known = {**COMMON, **TRUTHS.get(law.name, {})}
+    known = COMMON | {name: value for start, values in TRUTHS.items() if law.name.startswith(start) for name, value in values.items()}
     return np.array([known[parameter.name] for parameter in law.parameters])
 
 

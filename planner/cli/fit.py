@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -71,6 +72,7 @@ def fit(
     if out and len(tables) > 1:
         raise InputError(f"--out names one file, and {path} holds {len(tables)} runs tables", remedy="name one table, or leave --out away")
     documents = []
+    drawn: dict[Path, Future[None] | None] = {}
     if figures and (target != "spec" or method != "full"):
         figures = False
         say("no figures: they are drawn of the specialist loss in full training only")
@@ -98,17 +100,18 @@ def fit(
                 )  # fmt: skip
             fitted = with_early(fitted, frame, tuple(keep or ()), seed)
             fitted.save(place, {"runs": sha256_file(runs)})
-            drawn, drawing = _draw(fitted, data, place, pool) if figures else ([], None)
+            drawn |= _draw(fitted, data, place, pool) if figures else {}
             if as_json:
                 documents.append(read_json(place))
             else:
                 show(fitted)
                 if profile:
                     show_profiles(fitted, data)
+            say(f"written: {place}")
+        for picture, drawing in drawn.items():  # while the next table was fitted
             if drawing is not None:
                 drawing.result()
-            for item in [place, *drawn]:
-                say(f"written: {item}")
+            say(f"written: {picture}")
     if as_json:
         give(documents[0] if len(documents) == 1 else documents)
 
@@ -130,19 +133,23 @@ def column_mapping(pairs: list[str]) -> dict[str, str]:
     return found
 
 
-def _draw(law: FittedLaw, data: FitData, place: Path, pool: Executor | None) -> tuple[list[Path], Future[None] | None]:
-    """Draw the figures, the dearer one in another process where there is one; return their paths and what is still being drawn."""
+def _draw(law: FittedLaw, data: FitData, place: Path, pool: Executor | None) -> dict[Path, Future[None] | None]:
+    """Draw the figures, in another process where there is one: this one would take longer to import what draws than that one to draw them.
+
+    Returns:
+        Their paths, each with what is still being drawn.
+    """
     from planner.report.fit_page import holdout_page, slices_page
 
-    (slices, unseen), drawing = _pictures(place), None
-    if pool is not None:
-        drawing = pool.submit(slices_page, place, data, slices)
-    else:
-        slices_page(place, data, slices)
-    if not law.holdout:
-        return [slices], drawing
-    holdout_page(law, unseen)
-    return [slices, unseen], drawing
+    slices, unseen = _pictures(place)
+    pages = {slices: partial(slices_page, place, data, slices)}
+    if law.holdout:
+        pages[unseen] = partial(holdout_page, place, unseen)
+    if pool is None:
+        for draw in pages.values():
+            draw()
+        return dict.fromkeys(pages)
+    return {path: pool.submit(draw) for path, draw in pages.items()}
 
 
 def _pictures(place: Path) -> tuple[Path, Path]:

@@ -2,26 +2,85 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import multiprocessing
-from collections.abc import Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError, Executor, Future, ProcessPoolExecutor
+from concurrent.futures import wait as wait_for
 from contextlib import contextmanager
 from functools import partial
+from threading import RLock
+from typing import Any
 
 import typer
 
 from planner.cli.paths import default_workers
+from planner.errors import PlannerError
 
 MOST = 3
 
 
 def _begin(drawing: bool) -> None:
     """Import, while the first process still reads, what takes long to import."""
+    atexit.register(gc.freeze)  # as in `main.main`: the command waits for it to end
     import planner.fit.fit  # noqa: F401
 
     if drawing:
         import matplotlib.backends.backend_agg
         import matplotlib.figure  # noqa: F401
+
+
+class Helpers(Executor):
+    """Processes that are each sent a task when they have none.
+
+    A pool of the standard library sends them ahead: one that is busy has two more that nobody else can take.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._pool = ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn"))
+        self._free = count
+        self._left: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
+        self._lock = RLock()
+
+    def submit(self, work: Callable[..., Any], /, *given: Any, **named: Any) -> Future[Any]:
+        """Queue a task; until a process is free it can be cancelled."""
+        asked: Future[Any] = Future()
+        self._left.append((asked, partial(work, *given, **named)))
+        self._send()
+        return asked
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """End the processes when their tasks are done; see `Executor.shutdown`."""
+        if cancel_futures:
+            self._left.clear()
+        elif wait:
+            wait_for([asked for asked, _ in list(self._left)])
+        self._pool.shutdown(wait, cancel_futures=cancel_futures)
+
+    def _send(self) -> None:
+        with self._lock:
+            while self._free and self._left:
+                asked, work = self._left.popleft()
+                if not asked.set_running_or_notify_cancel():
+                    continue
+                try:
+                    sent = self._pool.submit(work)
+                except RuntimeError as error:  # a process was killed, or all were told to end: whoever waits for this must know
+                    asked.set_exception(error)
+                    continue
+                self._free -= 1
+                sent.add_done_callback(partial(self._ended, asked))
+
+    def _ended(self, asked: Future[Any], sent: Future[Any]) -> None:
+        with self._lock:
+            self._free += 1
+        self._send()
+        if error := CancelledError() if sent.cancelled() else sent.exception():
+            asked.set_exception(error)
+        else:
+            asked.set_result(sent.result())
 
 
 @contextmanager
@@ -36,12 +95,13 @@ def helpers(context: typer.Context, drawing: bool = False) -> Iterator[Executor 
     if count < 1:
         yield None
         return
-    pool = ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn"))
+    pool = Helpers(count)
     pool.submit(_begin, drawing)
     try:
         yield pool
-    except BaseException:
+    except BaseException as error:
         # They are waited for when the error has been told: at the interpreter's own exit they may be told to end while they do.
-        context.find_root().call_on_close(partial(pool.shutdown, cancel_futures=True))
+        # Where a table is refused, what is drawn of those before it is finished.
+        context.find_root().call_on_close(partial(pool.shutdown, cancel_futures=not isinstance(error, PlannerError)))
         raise
     pool.shutdown()

@@ -8,7 +8,9 @@ from typing import Any
 
 
 def shared(pool: Executor | None, work: Callable[..., Any], tasks: Sequence[tuple[Any, ...]], done: Callable[[float], None]) -> list[Any]:
-    """Do tasks, the first in the pool's processes and the last here until they meet; return the results in the order of the tasks.
+    """Do tasks, some in the pool's processes and the others here; return the results in the order of the tasks.
+
+    Both take the next one there is, so that two parts of one law, which are as long as each other, are done side by side.
 
     Args:
         pool: the processes; None does all here.
@@ -18,7 +20,13 @@ def shared(pool: Executor | None, work: Callable[..., Any], tasks: Sequence[tupl
     """
     waiting = [pool.submit(work, *task) for task in tasks] if pool is not None else []
     results: list[Any] = [None] * len(tasks)
-    for count, number in enumerate(reversed(range(len(tasks)))):
-        done(count / len(tasks))
-        results[number] = work(*tasks[number]) if not waiting or waiting[number].cancel() else waiting[number].result()
+    sent = []
+    for number, task in enumerate(tasks):
+        done(number / len(tasks))
+        if waiting and not waiting[number].cancel():
+            sent.append(number)
+        else:
+            results[number] = work(*task)
+    for number in sent:
+        results[number] = waiting[number].result()
     return results

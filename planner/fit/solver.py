@@ -10,7 +10,7 @@ comes forward; so the last steps are also tried straight in the parameters (or t
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -131,14 +131,14 @@ class _State:
     majorant: Array
 
     def take(self, chosen: Any) -> _State:
-        return _State(*(getattr(self, field.name)[chosen] for field in fields(self)))
+        return _State(*(items[chosen] for items in vars(self).values()))
 
     def put(self, where: Any, other: _State) -> None:
-        for field in fields(self):
-            getattr(self, field.name)[where] = getattr(other, field.name)
+        for items, others in zip(vars(self).values(), vars(other).values(), strict=True):
+            items[where] = others
 
     def add(self, other: _State) -> _State:
-        return _State(*(np.concatenate([getattr(self, field.name), getattr(other, field.name)]) for field in fields(self)))
+        return _State(*(np.concatenate(pair) for pair in zip(vars(self).values(), vars(other).values(), strict=True)))
 
 
 @dataclass(frozen=True)

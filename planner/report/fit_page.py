@@ -41,6 +41,7 @@ def slices_page(file: Path, data: FitData, path: Path) -> None:
     save(path, draw, panels=3 if data.two_stage else 1, width=5.6)
 
 
-def holdout_page(law: FittedLaw, path: Path) -> None:
-    """Draw the largest size that the law had not seen."""
+def holdout_page(file: Path, path: Path) -> None:
+    """Draw the largest size that a law file's law had not seen."""
+    law = FittedLaw.load(file)
     save(path, lambda axes: draw_holdout(axes[0], law), width=5.6, height=5.0)

@@ -1,13 +1,18 @@
 """`plan fit`: what it says of what it does not do, and how it ends."""
 
 import multiprocessing
+import os
+import time
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import pytest
 
 from planner.cli import helpers
+from planner.fit.share import shared
 from tests.cli.test_commands import run
 
+GRID = [f"{n:.0f},{d:.0f},{1.7 + 400 / n**0.34 + 410 / d**0.28:.6f}" for n in (1e6, 3e6, 1e7, 3e7) for d in (1e8, 4e8, 16e8)]
 REPLAY = Path(__file__).parents[2] / "sweeps" / "computing" / "replay" / "runs.csv"
 
 
@@ -33,12 +38,42 @@ def test_a_refusal_waits_for_its_helpers(tmp_path: Path, monkeypatch: pytest.Mon
     assert not multiprocessing.active_children()
 
 
+def test_a_busy_helper_takes_nothing_that_another_could_do() -> None:
+    """A pool of the standard library has three of four tasks in its one process's queue at once, and the first process waits for it to do them."""
+    pool = helpers.Helpers(1)
+    first, *others = [pool.submit(time.sleep, 0.3) for _ in range(4)]
+    assert not first.cancel() and all(task.cancel() for task in others)
+    assert shared(pool, abs, [(-1,), (-2,), (-3,)], lambda share: None) == [1, 2, 3]
+    with pytest.raises(ZeroDivisionError):
+        pool.submit(divmod, 1, 0).result()
+    tasks = [pool.submit(os._exit, 1), *(pool.submit(abs, -1) for _ in range(2))]
+    for task in tasks:  # of a process that was killed nothing is waited for
+        with pytest.raises(BrokenProcessPool):
+            task.result(timeout=60)
+    pool.shutdown()
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.filterwarnings("ignore::planner.errors.PlannerWarning")
+def test_figures_of_one_table_are_drawn_while_the_next_is_fitted_and_stay_where_that_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(helpers, "default_workers", lambda: 2)
+    for name, lines in (("a", GRID), ("b", GRID), ("c", GRID[:3])):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "runs.csv").write_text("\n".join(["params_non_embedding,tokens_pt,loss_spec", *lines]) + "\n")
+    code, _, err = run("fit", str(tmp_path), "--law", "chinchilla", "--bootstrap", "20")
+    assert code == 2 and "only 3 runs" in err
+    assert all((tmp_path / name / "figures" / "law.png").is_file() for name in "ab")
+    (tmp_path / "c" / "runs.csv").unlink()
+    code, _, err = run("fit", str(tmp_path), "--law", "chinchilla", "--bootstrap", "20")
+    written = [line.partition(": ")[2] for line in err.splitlines() if line.startswith("written")]
+    assert code == 0 and len(written) == len(set(written)) >= 4 and all(Path(path).is_file() for path in written)
+    assert not multiprocessing.active_children()
+
+
 @pytest.mark.filterwarnings("ignore::planner.errors.PlannerWarning")
 def test_the_figures_of_a_second_law_leave_those_of_the_first(tmp_path: Path) -> None:
     table = tmp_path / "runs.csv"
-    grid = [(n, d) for n in (1e6, 3e6, 1e7, 3e7) for d in (1e8, 4e8, 16e8)]
-    lines = [f"{n:.0f},{d:.0f},{1.7 + 400 / n**0.34 + 410 / d**0.28:.6f}" for n, d in grid]
-    table.write_text("\n".join(["params_non_embedding,tokens_pt,loss_spec", *lines]) + "\n")
+    table.write_text("\n".join(["params_non_embedding,tokens_pt,loss_spec", *GRID]) + "\n")
     for name in ("law", "second"):
         code, _, err = run("fit", str(table), "--law", "chinchilla", "--bootstrap", "20", "--out", str(tmp_path / f"{name}.json"))
         assert code == 0, err
