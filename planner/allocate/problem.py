@@ -190,12 +190,15 @@ class Problem:
         if asked:
             sizes = [self.size(params) for params in asked]
             trainable = tuple(size for size in sizes if self.trainable(size, self.shortest))
-            return trainable or refuse_size(self, min(sizes, key=lambda size: size.params_non_embedding), self.shortest)
+            return trainable or refuse_size(self, sizes, self.shortest)
         least, most = self.size_range()
         step = max(min(COARSEST, math.log(most / least) / SIZES), FINEST)
         if self.retention is not None:  # sizes that a larger budget finds again, since some of it may be left over
             step = LIMITED * 2.0 ** min(math.ceil(math.log2(step / LIMITED)), 0)
         if found := self.between(least, most, step):
+            return found
+        foot = self._foot(least)
+        if found := tuple(size for size in foot if self.trainable(size, self.min_tokens_per_param)):
             return found
         if self.request.params_range and (near := self._sizes(least, most, step)):
             low, high = self.request.params_range
@@ -205,13 +208,20 @@ class Problem:
                 f"no model shape has {low:,.10g} to {high:,.10g} parameters and fits the budget",
                 remedy=f"widen --params: the nearest {'has' if len(names) == 1 else 'have'} {' and '.join(names)}",
             )
-        refuse_size(self, self.size(least), self.min_tokens_per_param)
+        refuse_size(self, foot or (self.size(least),), self.min_tokens_per_param)
 
     def between(self, low: float, high: float, step: float) -> tuple[Size, ...]:
         """Realise sizes a step in ln N apart and keep, each once, those that the budget can train and that lie in the range asked for."""
         least, most = self.request.params_range or (0.0, math.inf)
         ends = least * (1 - ROUNDING), most * (1 + ROUNDING)
         return tuple(size for size in self._sizes(low, high, step) if ends[0] <= size.params_non_embedding <= ends[1])
+
+    def _foot(self, least: float) -> tuple[Size, ...]:
+        """List all shapes about the least size to search, of which a coarse step meets one, and not always the cheapest."""
+        if self.recipe is None:
+            return (self.size(least),)
+        low, high = self.request.params_range or (0.0, math.inf)
+        return self.every(max(low, least / ASIDE), min(high, least * ASIDE))
 
     def every(self, low: float, high: float) -> tuple[Size, ...]:
         """List all shapes between two sizes, but for those that only requests within 0.1 % of one size ask for."""
