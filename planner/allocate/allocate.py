@@ -67,7 +67,7 @@ def allocate(
         refuse_far_general(problem.retention, plan, plan.flops)
     kept = None if problem.retention is None else problem.retention.tell(plan, plan.replay_fraction)
     searched, plan = plan, priced(problem, plan)
-    prices, exchange = worths(problem, everything, mine)
+    prices, exchange = worths(problem, everything, searched, mine)
     candidates = tuple(dict.fromkeys(everything.plans.sizes))
     shares, losses = profile(problem, candidates)
     found = everything.plans
