@@ -178,7 +178,14 @@ class Problem:
 
     def tokens_at(self, size: Size, share: float) -> float:
         """Return the training tokens of a size at a share of specialist tokens, which the general text may limit further."""
-        return min(self.tokens(size) / (1 - share + size.spec_cost * share), self.general_tokens / (1 - share) if share < 1 else math.inf)
+        return float(self.tokens_at_each((size,), share)[0])
+
+    def tokens_at_each(self, sizes: Sequence[Size], share: float) -> Array:
+        """Return the same of many sizes, shape (sizes,)."""
+        token, over, cost = np.array([(size.flops_per_token, size.training_over_forward, size.spec_cost) for size in sizes]).T
+        paid = np.minimum(self.request.flops - self.request.inference_tokens * token / over, self.request.training_flops or math.inf)
+        result: Array = np.minimum(paid / token / (1 - share + cost * share), self.general_tokens / (1 - share) if share < 1 else math.inf)
+        return result
 
     def sizes(self) -> tuple[Size, ...]:
         """List the sizes to search: those asked for, or a ladder down from where tokens per parameter would be too few.
@@ -338,7 +345,7 @@ class Problem:
         """
         least = self.min_tokens_stage if stage else 0.0
         sizes = sizes if stage else tuple(replace(size, spec_cost=1.0) for size in sizes)
-        total = np.array([[self.tokens_at(size, share)] for size in sizes])
+        total = self.tokens_at_each(sizes, share)[:, None]
         if share == 1:  # what the passes, or a smaller amount, leave over stays unspent
             total = np.minimum(np.minimum(total, self.max_tokens_spec), np.asarray(alone))
         trained = (total > 0) & (share * total <= self.max_tokens_spec) & ((share == 0) | (share * total >= least)) & (share < 1 or not self.needs_trunk)
