@@ -17,7 +17,7 @@ from planner.allocate.retention import Retention
 from planner.design.spec import MIN_STEPS, MIN_TOKENS_PER_PARAMETER
 from planner.errors import DataError, InputError
 from planner.fit.fitted import FittedLaw
-from planner.ladder import LARGEST, SMALLEST, shapes_at
+from planner.ladder import LARGEST, SMALLEST, shapes_at, shapes_between
 from planner.laws import Points
 from planner.laws.dual import Array
 from planner.method import TRAINED_BYTES, Method
@@ -243,13 +243,13 @@ class Problem:
         if self.recipe is not None and self.request.params_range:
             low, high = (low / ASIDE if low <= ends[0] else low), (high * ASIDE if high >= ends[1] else high)
             ends = max(ends[0] / ASIDE, SMALLEST), min(ends[1] * ASIDE, LARGEST)
-        # Steps are counted from 1: other requests ask for the same sizes, whose shapes are then known.
-        steps = step * np.arange(math.ceil(math.log(low) / step), math.floor(math.log(high) / step) + 1)
-        values = np.clip([low, *np.exp(steps), high], *ends)
+        low, high = (min(max(end, ends[0]), ends[1]) for end in (low, high))
         if self.recipe is None or self.vocab is None:
-            sizes = [self.size(value) for value in dict.fromkeys(values.tolist())]
+            steps = step * np.arange(math.ceil(math.log(low) / step), math.floor(math.log(high) / step) + 1)
+            sizes = [self.size(value) for value in dict.fromkeys([low, *np.exp(steps).tolist(), high])]
         else:
-            sizes = [sized(shape, self.recipe.seq_len, self.method) for shape in shapes_at(values, family=self.recipe.family, vocab=self.vocab)]
+            shapes = shapes_between(low, high, step, family=self.recipe.family, vocab=self.vocab)
+            sizes = [sized(shape, self.recipe.seq_len, self.method) for shape in shapes]
         return tuple(size for size in sizes if self.trainable(size, self.min_tokens_per_param))
 
     def clipped(self, params_non_embedding: float) -> float:

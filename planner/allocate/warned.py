@@ -173,11 +173,10 @@ def _bounded(problem: Problem, plan: Plan, value: float) -> list[str]:
 
 def _best_beyond(problem: Problem) -> tuple[float, float]:
     """Return the size of the best plan of a request, searched as closely as a recommendation is, and its ln L."""
-    whole = coarse(problem)
     if problem.robust:
-        close = closest(problem, whole, 1)
+        close = closest(problem, coarse(problem, each=False), 1)
         return float(close.plans.params[close.best]), float(close.expected[close.best])
-    plans, number = closest_guess(problem, whole)
+    plans, number = closest_guess(problem, coarse(problem))
     return float(plans.params[number]), float(guesses(problem, plans.rows([number]))[0])
 
 
