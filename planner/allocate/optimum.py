@@ -117,7 +117,7 @@ def bent(problem: Problem, plans: Plans) -> Plans:
     if problem.retention is None:
         return plans
     plans = replaying(problem, plans)
-    added = bends(problem.retention, plans, problem.min_tokens_stage)
+    added = bends(problem.retention, plans, problem.min_tokens_stage, problem.shortest)
     return plans.beside(added.rows(problem.enough(added)))
 
 
