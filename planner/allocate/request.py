@@ -97,8 +97,8 @@ class Request:
         if self.max_general_rise is not None and not (math.isfinite(self.max_general_rise) and self.max_general_rise >= 0):
             raise InputError(f"max-general-rise of {self.max_general_rise:g} is not a share from 0", remedy="give a share such as 0.03, or 3%")
         if not 0 < self.tolerance <= MOST_TOLERANCE:
-            what = f"a tolerance of {self.tolerance:g}, {100 * self.tolerance:g} % of the best loss, is not a share over 0 and up to {MOST_TOLERANCE:g}"
-            raise InputError(what, remedy="give a share such as 0.005, or 0.5%")
+            what = f"a tolerance of {self.tolerance:g} is not a share over 0 and up to {MOST_TOLERANCE:g}"
+            raise InputError(f"{what}: it is {100 * self.tolerance:g} % of the best loss", remedy="give a share such as 0.005, or 0.5%")
         for size in (*self.params_among, *(self.params_range or ())):
             if not (math.isfinite(size) and size > 0):
                 raise InputError(f"a size of {size:g} parameters is not a positive number", remedy="give a positive number")

@@ -60,14 +60,13 @@ def worths(problem: Problem, found: Search, plan: Plan, mine: Array) -> tuple[li
             gains[name] = mine - _best(under(problem, changed), found, mine)
         except DataError:
             continue  # the larger request has no plan of the sizes asked for
-    named, why = list(gains), ""
+    rows, named, why = [worth_of(name, gain) for name, gain in gains.items()], list(gains), ""
     if not problem.one_stage and not allowed:
         epoch = one_more(problem, plan, tuple(dict.fromkeys(found.plans.sizes)))
         if epoch.resamples is not None:
-            gains[epoch.name] = mine - epoch.resamples
+            rows.insert(2, worth_of(epoch.name, mine - epoch.resamples))
         else:
             why = f"{epoch.name}, has no price: {epoch.why}"
-    rows = [worth_of(name, gain) for name, gain in gains.items()]
     if len(named) < 2 or not named[1].startswith("twice the specialist"):
         return rows, why
 

@@ -130,7 +130,7 @@ def test_allocate_never_imports_torch(law: Path) -> None:
         (["allocate", "--flops", "1e13", "--spec-tokens", "1M", "--next-runs", "many"], "'many'", "write FLOPs"),
         (["allocate", "--flops", "1e13", "--spec-tokens", "1M", "--lora-rank", "3"], "--lora-rank", "--base"),
         (["allocate", "--flops", "1e13", "--spec-tokens", "1M", "--tolerance", "2"], "'2'", "2%"),
-        (["allocate", "--flops", "1e13", "--spec-tokens", "1M", "--tolerance", "0.5"], "a tolerance of 0.5, 50 %", "0.005, or 0.5%"),
+        (["allocate", "--flops", "1e13", "--spec-tokens", "1M", "--tolerance", "0.5"], "a tolerance of 0.5 is not a share", "0.005, or 0.5%"),
         (["launch", "nowhere.json"], "nowhere.json", "check the path"),
         (["verify", "nowhere"], "nowhere", "check the path"),
         (["sweep", "run", "nowhere"], "'nowhere'", "sweep.toml"),
