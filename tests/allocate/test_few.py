@@ -33,7 +33,7 @@ def refused(law: FittedLaw, request: Request) -> DataError:
     {"params_range": (1.03e5, 5e5)}, {"params_range": (3e5, 3.2e5)}, {"params_range": (1.03e5, 5e5), "inference_tokens": 1e7},
     {"params_range": (2.2e7, 1e8)}, {"params": 5e5}, {},
 ])  # fmt: skip
-def test_a_budget_that_is_named_does_and_a_hundredth_less_does_not(medicine: FittedLaw, limits: dict[str, object]) -> None:
+def test_a_budget_that_is_named_does_and_a_little_less_does_not(medicine: FittedLaw, limits: dict[str, object]) -> None:
     """Of a range the nearest shape to its lower end may be the dearest there, or lie outside."""
     request = replace(Request(1e9, 1e12), **limits)  # type: ignore[arg-type]
     least = float(re.findall(r"at least (\S+) FLOPs", str(refused(medicine, request)))[0])
