@@ -58,7 +58,7 @@ def refuse_size(problem: Problem, sizes: Sequence[Size], tokens_per_param: float
         raise DataError(
             f"the text there is makes {format_count(problem.text)} tokens with its passes, too few for {format_count(size.params_non_embedding)} "
             f"parameters, which take {problem.shortest:g} each at least",
-            remedy=f"give {enough} tokens, by {' or '.join(ways)}{smaller}",
+            remedy=f"give {enough} tokens, by {', '.join(ways)}{',' * bool(smaller)}{smaller}",
         )
     inference = size.flops_inference(served)
     paid = f", whose inference takes {inference:.3g} FLOPs" if inference else ""
