@@ -19,6 +19,8 @@ from planner.errors import InputError, PlannerWarning
 from planner.shapes import ModelShape
 
 Array: TypeAlias = NDArray[np.float64]
+BLOCK = 256
+"""Sizes in a row whose shapes are kept together, where so many are asked for."""
 SMALLEST = 1e4
 LARGEST = 1e12
 TOLERANCE = 0.05
@@ -68,7 +70,46 @@ def shapes_at(sizes: Array, *, family: str, vocab: int) -> tuple[ModelShape, ...
         family: "qwen3" or "llama".
         vocab: rows of the embedding table.
     """
-    rows = np.column_stack([*_nearest_many(sizes, family), sizes < TIED_BELOW]).astype(int)
+    return _distinct(_rows(sizes, family), family, vocab)
+
+
+def shapes_between(low: float, high: float, step: float, *, family: str, vocab: int) -> tuple[ModelShape, ...]:
+    """Return the distinct shapes nearest to two sizes and to all between them, in their order.
+
+    Sizes are so many times a step in ln N from one parameter, so that calls for ranges that overlap look for the same ones, which are kept.
+
+    Args:
+        low: non-embedding parameters, from 1e4.
+        high: the same, up to 1e12.
+        step: in ln N.
+        family: "qwen3" or "llama".
+        vocab: rows of the embedding table.
+    """
+    first, last = math.ceil(math.log(low) / step), math.floor(math.log(high) / step)
+    if last - first < BLOCK:
+        return shapes_at(np.array([low, *np.exp(step * np.arange(first, last + 1)), high]), family=family, vocab=vocab)
+    outer = _rows(np.array([low, high]), family)
+    blocks = (_block(step, number, family) for number in range(first // BLOCK, last // BLOCK + 1))
+    inside = [rows[(starts <= last) & (ends >= first)] for starts, ends, rows in blocks]
+    return _distinct(np.vstack([outer[:1], *inside, outer[1:]]), family, vocab)
+
+
+@lru_cache(maxsize=4096)
+def _block(step: float, number: int, family: str) -> tuple[Any, Any, Any]:
+    """Return, of so many sizes in a row, the first and the last of each run of one shape, and the shapes as rows."""
+    steps = np.arange(number * BLOCK, (number + 1) * BLOCK)
+    rows = _rows(np.exp(step * steps), family)
+    starts = np.flatnonzero(np.append(True, (rows[1:] != rows[:-1]).any(axis=1)))
+    return steps[starts], steps[np.append(starts[1:], BLOCK) - 1], rows[starts]
+
+
+def _rows(sizes: Array, family: str) -> Any:
+    """Return the shapes nearest to sizes as rows of numbers, shape (sizes, 7)."""
+    return np.column_stack([*_nearest_many(sizes, family), sizes < TIED_BELOW]).astype(int)
+
+
+def _distinct(rows: Any, family: str, vocab: int) -> tuple[ModelShape, ...]:
+    """Write rows out as shapes, each once."""
     layers, hidden, heads, kv_heads, head_dim, width, tied = rows.T
     first = np.sort(np.unique(rows, axis=0, return_index=True)[1])
     return tuple(

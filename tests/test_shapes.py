@@ -1,9 +1,10 @@
 """Ladder and FLOPs against the real models and torch's own counter."""
 
+import numpy as np
 import pytest
 
 from planner.flops import forward_flops_per_token
-from planner.ladder import shape_for
+from planner.ladder import LARGEST, SMALLEST, shape_for, shapes_at, shapes_between
 from planner.recipe import Recipe
 
 
@@ -27,3 +28,14 @@ def test_parameters_and_flops_of_the_real_model(family: str, size: float) -> Non
 @pytest.mark.parametrize("size", [1e4, 1e6, 7e9, 4e11, 1e12])
 def test_the_ladder_meets_the_request(size: float) -> None:
     assert shape_for(size, family="qwen3", vocab=32000).params_non_embedding == pytest.approx(size, rel=0.05)
+
+
+@pytest.mark.parametrize(("low", "high", "step"), [
+    (3e5, 9e5, 2e-4), (SMALLEST, 1.7e4, 1e-3), (9e8, 1.2e9, 2e-4), (0.9 * LARGEST, LARGEST, 2e-4), (SMALLEST, LARGEST, 0.17), (5e5, 5.0001e5, 1e-3),
+])  # fmt: skip
+def test_shapes_between_two_sizes_are_those_of_each_size_in_turn(low: float, high: float, step: float) -> None:
+    """Blocks that are kept begin before a range and end after it."""
+    sizes = np.exp(step * np.arange(np.ceil(np.log(low) / step), np.floor(np.log(high) / step) + 1))
+    one_by_one = dict.fromkeys(shape_for(size, family="llama", vocab=512) for size in [low, *sizes.tolist(), high])
+    assert shapes_between(low, high, step, family="llama", vocab=512) == tuple(one_by_one)
+    assert shapes_at(np.array([low, *sizes, high]), family="llama", vocab=512) == tuple(one_by_one)

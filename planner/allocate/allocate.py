@@ -57,8 +57,8 @@ def allocate(
     guess = realised(replace(problem, robust=False), *guessed)
     plan = realised(problem, close.plans, close.best) if robust else guess
     mine, every = resampled(problem, plan, MOST_RESAMPLES), resampled(problem, plan)
-    exact = close.plans.rows([close.best]) if robust else search(problem, guessed[0].rows([guessed[1]])).plans
-    rounding = float((every - problem.law.log_loss_resamples(problem.points(exact))[:, 0]).mean() - exact.added[0])
+    exact = search(problem, close.plans.rows([close.best]) if robust else guessed[0].rows([guessed[1]]))
+    rounding = float((every - problem.law.log_loss_resamples(problem.points(exact.plans))[:, 0]).mean() - exact.plans.added[0])
     held = partial(behind, mine=every, rounding=max(0.0, rounding))
     regret = 100 * np.expm1(np.maximum(mine - everything.resamples.min(1), 0.0))
     extrapolation = beyond(law, plan)
@@ -67,7 +67,7 @@ def allocate(
         refuse_far_general(problem.retention, plan, plan.flops)
     kept = None if problem.retention is None else problem.retention.tell(plan, plan.replay_fraction)
     searched, plan = plan, priced(problem, plan)
-    prices, exchange = worths(problem, everything, mine)
+    prices, exchange = worths(problem, everything, searched, mine)
     candidates = tuple(dict.fromkeys(everything.plans.sizes))
     shares, losses = profile(problem, candidates)
     found = everything.plans
@@ -98,7 +98,8 @@ def allocate(
         exchange=exchange,
         extrapolation=extrapolation,
         warnings=(
-            *warnings_of(problem, whole, searched, extrapolation), *warnings_of_compromise(problem, searched, own),
+            *warnings_of(problem, whole, searched, float((exact.expected if robust else exact.guess)[0]), extrapolation),
+            *warnings_of_compromise(problem, searched, own),
             *warnings_of_replay(problem, plan, kept, float(every.mean())), *warnings_of_mixed(law, arms[-1]),
         ),
         curve={"share": shares.tolist(), "loss": losses.tolist()},

@@ -154,7 +154,7 @@ class Allocation:
     worths: tuple[Worth, ...] = ()
     """What more of something would buy."""
     exchange: str = ""
-    """What the specialist text is worth in compute, in words."""
+    """What the specialist text is worth in compute, in words, and why one more epoch has no price where it has none."""
     general: dict[str, Any] | None = None
     """The general loss, where it is limited: the fields of `retention.Kept`."""
     accuracy: dict[str, Any] | None = None

@@ -52,7 +52,8 @@ class Budget:
         for one, other in (("--usd", "--usd-per-gpu-hour"), ("--gpus", "--hours")):
             if (given[one] is None) != (given[other] is None):
                 there, missing = (one, other) if given[other] is None else (other, one)
-                raise InputError(f"{there} says nothing without {missing}", remedy=f"add {missing}")
+                priced = ", or what a GPU does (--gpu with --mfu), which prices the plan" if there == "--usd-per-gpu-hour" else ""
+                raise InputError(f"{there} says nothing without {missing}", remedy=f"add {missing}{priced}")
         limits = {}
         if self.gpu_hours is not None:
             limits["--gpu-hours"] = self.gpu_hours

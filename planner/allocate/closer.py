@@ -208,10 +208,10 @@ def around_plan(problem: Problem, plans: Plans, number: int, closely: Round = FI
     total, cost = problem.tokens(size), size.spec_cost
     most = min(total - cost * spec, problem.general_tokens)
     fractions, general, amounts = np.array([1.0]), np.array([np.inf]), closely.amounts
-    # Between a limit on the general loss and one on its rise there may be room for a few amounts only, fewer than the budget pays for other sizes.
-    between = problem.request.max_general_loss is not None and problem.request.max_general_rise is not None
-    if most > 1e-9 * total and (between or pt < (1 - 1e-9) * most):
-        general = np.append(_around(pt, closely.text_reach, GENERAL), np.inf if between else [])
+    # Under a limit on the general loss a plan that takes all it can may be next to one that leaves some out, or other sizes may have to.
+    limited = problem.retention is not None
+    if most > 1e-9 * total and (limited or pt < (1 - 1e-9) * most):
+        general = np.append(_around(pt, closely.text_reach, GENERAL), np.inf if limited else [])
         amounts = min(amounts, FEWER)
     if spec > 0:
         factors = np.append(_around(1.0, closely.text_reach, amounts), closely.farther)

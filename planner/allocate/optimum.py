@@ -74,7 +74,7 @@ def search(problem: Problem, plans: Plans) -> Search:
 def leading(problem: Problem, plans: Plans) -> Search:
     """Evaluate those of the plans that keep the limit and may be the best; a tenth of them in a close search."""
     plans = _keeping(problem, plans)
-    return _evaluated(problem, plans.rows(_contends(problem, plans, SOME_RESAMPLES, CLOSE_BEHIND)) if len(plans) else plans)
+    return _evaluated(problem, plans.rows(contends(problem, plans, SOME_RESAMPLES, CLOSE_BEHIND)) if len(plans) else plans)
 
 
 def guesses(problem: Problem, plans: Plans) -> Array:
@@ -84,10 +84,21 @@ def guesses(problem: Problem, plans: Plans) -> Array:
     return result
 
 
-def _contends(problem: Problem, plans: Plans, most: int, near: float) -> Any:
-    """Tell which plans may come that near to the best of the mean, or nearer, by few resamples, each of which is asked of both plans."""
+def contends(problem: Problem, plans: Plans, most: int, near: float, among: Any = None) -> Any:
+    """Tell which plans may come that near to the best of the mean, or nearer, by few resamples, each of which is asked of both plans.
+
+    Args:
+        problem: the request under its law.
+        plans: all of which keep the limit on the general loss.
+        most: resamples of each member.
+        near: in ln L.
+        among: numbers of groups, shape (plans,), in each of which a best one is looked for; None for one group of all.
+    """
     some = problem.law.log_loss_resamples(problem.points(plans), most) + plans.added
-    behind = some - some[:, [some.mean(0).argmin()]]
+    among = np.zeros(len(plans), dtype=int) if among is None else among
+    order = np.lexsort((some.mean(0), among))
+    groups, firsts = np.unique(among[order], return_index=True)
+    behind = some - some[:, order[firsts[np.searchsorted(groups, among)]]]
     # Laws differ in their means, too, so that the error is rather more than less than this.
     return behind.mean(0) <= near + BEYOND_DOUBT * behind.std(0) / sqrt(len(behind))
 
@@ -106,7 +117,7 @@ def bent(problem: Problem, plans: Plans) -> Plans:
     if problem.retention is None:
         return plans
     plans = replaying(problem, plans)
-    added = bends(problem.retention, plans, problem.min_tokens_stage)
+    added = bends(problem.retention, plans, problem.min_tokens_stage, problem.shortest)
     return plans.beside(added.rows(problem.enough(added)))
 
 
@@ -131,7 +142,7 @@ def _hopeful(problem: Problem, plans: Plans, each: bool) -> Plans:
     near = max(HOPELESS, 2 * problem.request.tolerance) if each else NEARLY
     ends = (plans.params.min(), plans.params.max())
     if not each:
-        plans = plans.rows(_contends(problem, plans, FEW_RESAMPLES, near) | np.isin(plans.params, ends))
+        plans = plans.rows(contends(problem, plans, FEW_RESAMPLES, near) | np.isin(plans.params, ends))
     some = problem.law.log_loss_resamples(problem.points(plans), SOME_RESAMPLES) + plans.added
     mean = some.mean(0)
     behind = mean - mean.min()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -81,10 +81,6 @@ class Plans:
         every = (self.size, self.params, self.tokens_pt, self.tokens_spec, self.unique_spec)
         size, params, pt, spec, unique = (values[chosen] for values in every)
         return Plans(size, params, pt, spec, unique, self.sizes, None if self.replay is None else self.replay[chosen])
-
-    def with_general(self, tokens_pt: Array, replay: Array | None = None) -> Plans:
-        """Return the same plans with other general tokens, and other shares of replay."""
-        return replace(self, tokens_pt=tokens_pt, replay=replay)
 
     def beside(self, other: Plans) -> Plans:
         """Return these plans and then others of the same sizes."""

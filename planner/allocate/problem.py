@@ -17,7 +17,7 @@ from planner.allocate.retention import Retention
 from planner.design.spec import MIN_STEPS, MIN_TOKENS_PER_PARAMETER
 from planner.errors import DataError, InputError
 from planner.fit.fitted import FittedLaw
-from planner.ladder import LARGEST, SMALLEST, shapes_at
+from planner.ladder import LARGEST, SMALLEST, shapes_at, shapes_between
 from planner.laws import Points
 from planner.laws.dual import Array
 from planner.method import TRAINED_BYTES, Method
@@ -178,7 +178,14 @@ class Problem:
 
     def tokens_at(self, size: Size, share: float) -> float:
         """Return the training tokens of a size at a share of specialist tokens, which the general text may limit further."""
-        return min(self.tokens(size) / (1 - share + size.spec_cost * share), self.general_tokens / (1 - share) if share < 1 else math.inf)
+        return float(self.tokens_at_each((size,), share)[0])
+
+    def tokens_at_each(self, sizes: Sequence[Size], share: float) -> Array:
+        """Return the same of many sizes, shape (sizes,)."""
+        token, over, cost = np.array([(size.flops_per_token, size.training_over_forward, size.spec_cost) for size in sizes]).T
+        paid = np.minimum(self.request.flops - self.request.inference_tokens * token / over, self.request.training_flops or math.inf)
+        result: Array = np.minimum(paid / token / (1 - share + cost * share), self.general_tokens / (1 - share) if share < 1 else math.inf)
+        return result
 
     def sizes(self) -> tuple[Size, ...]:
         """List the sizes to search: those asked for, or a ladder down from where tokens per parameter would be too few.
@@ -190,12 +197,15 @@ class Problem:
         if asked:
             sizes = [self.size(params) for params in asked]
             trainable = tuple(size for size in sizes if self.trainable(size, self.shortest))
-            return trainable or refuse_size(self, min(sizes, key=lambda size: size.params_non_embedding), self.shortest)
+            return trainable or refuse_size(self, sizes, self.shortest)
         least, most = self.size_range()
         step = max(min(COARSEST, math.log(most / least) / SIZES), FINEST)
         if self.retention is not None:  # sizes that a larger budget finds again, since some of it may be left over
             step = LIMITED * 2.0 ** min(math.ceil(math.log2(step / LIMITED)), 0)
         if found := self.between(least, most, step):
+            return found
+        foot = self._foot(least)
+        if found := tuple(size for size in foot if self.trainable(size, self.min_tokens_per_param)):
             return found
         if self.request.params_range and (near := self._sizes(least, most, step)):
             low, high = self.request.params_range
@@ -205,13 +215,20 @@ class Problem:
                 f"no model shape has {low:,.10g} to {high:,.10g} parameters and fits the budget",
                 remedy=f"widen --params: the nearest {'has' if len(names) == 1 else 'have'} {' and '.join(names)}",
             )
-        refuse_size(self, self.size(least), self.min_tokens_per_param)
+        refuse_size(self, foot or (self.size(least),), self.min_tokens_per_param)
 
     def between(self, low: float, high: float, step: float) -> tuple[Size, ...]:
         """Realise sizes a step in ln N apart and keep, each once, those that the budget can train and that lie in the range asked for."""
         least, most = self.request.params_range or (0.0, math.inf)
         ends = least * (1 - ROUNDING), most * (1 + ROUNDING)
         return tuple(size for size in self._sizes(low, high, step) if ends[0] <= size.params_non_embedding <= ends[1])
+
+    def _foot(self, least: float) -> tuple[Size, ...]:
+        """List all shapes about the least size to search, of which a coarse step meets one, and not always the cheapest."""
+        if self.recipe is None:
+            return (self.size(least),)
+        low, high = self.request.params_range or (0.0, math.inf)
+        return self.every(max(low, least / ASIDE), min(high, least * ASIDE))
 
     def every(self, low: float, high: float) -> tuple[Size, ...]:
         """List all shapes between two sizes, but for those that only requests within 0.1 % of one size ask for."""
@@ -226,13 +243,13 @@ class Problem:
         if self.recipe is not None and self.request.params_range:
             low, high = (low / ASIDE if low <= ends[0] else low), (high * ASIDE if high >= ends[1] else high)
             ends = max(ends[0] / ASIDE, SMALLEST), min(ends[1] * ASIDE, LARGEST)
-        # Steps are counted from 1: other requests ask for the same sizes, whose shapes are then known.
-        steps = step * np.arange(math.ceil(math.log(low) / step), math.floor(math.log(high) / step) + 1)
-        values = np.clip([low, *np.exp(steps), high], *ends)
+        low, high = (min(max(end, ends[0]), ends[1]) for end in (low, high))
         if self.recipe is None or self.vocab is None:
-            sizes = [self.size(value) for value in dict.fromkeys(values.tolist())]
+            steps = step * np.arange(math.ceil(math.log(low) / step), math.floor(math.log(high) / step) + 1)
+            sizes = [self.size(value) for value in dict.fromkeys([low, *np.exp(steps).tolist(), high])]
         else:
-            sizes = [sized(shape, self.recipe.seq_len, self.method) for shape in shapes_at(values, family=self.recipe.family, vocab=self.vocab)]
+            shapes = shapes_between(low, high, step, family=self.recipe.family, vocab=self.vocab)
+            sizes = [sized(shape, self.recipe.seq_len, self.method) for shape in shapes]
         return tuple(size for size in sizes if self.trainable(size, self.min_tokens_per_param))
 
     def clipped(self, params_non_embedding: float) -> float:
@@ -328,7 +345,7 @@ class Problem:
         """
         least = self.min_tokens_stage if stage else 0.0
         sizes = sizes if stage else tuple(replace(size, spec_cost=1.0) for size in sizes)
-        total = np.array([[self.tokens_at(size, share)] for size in sizes])
+        total = self.tokens_at_each(sizes, share)[:, None]
         if share == 1:  # what the passes, or a smaller amount, leave over stays unspent
             total = np.minimum(np.minimum(total, self.max_tokens_spec), np.asarray(alone))
         trained = (total > 0) & (share * total <= self.max_tokens_spec) & ((share == 0) | (share * total >= least)) & (share < 1 or not self.needs_trunk)

@@ -13,6 +13,8 @@ from planner.units import format_count
 
 TOLERANCE = 0.005
 """Default share of the best loss within which plans count as equally good."""
+MOST_TOLERANCE = 0.2
+"""Within more of the best loss nearly any plan lies: 0.5 is meant as per cent."""
 
 
 @dataclass(frozen=True)
@@ -94,8 +96,9 @@ class Request:
                 raise InputError(f"{name} of {value:g} is not a positive number", remedy="give a positive number")
         if self.max_general_rise is not None and not (math.isfinite(self.max_general_rise) and self.max_general_rise >= 0):
             raise InputError(f"max-general-rise of {self.max_general_rise:g} is not a share from 0", remedy="give a share such as 0.03, or 3%")
-        if not 0 < self.tolerance < 1:
-            raise InputError(f"a tolerance of {self.tolerance:g} is not a share between 0 and 1", remedy="give a share such as 0.005, or 0.5%")
+        if not 0 < self.tolerance <= MOST_TOLERANCE:
+            what = f"a tolerance of {self.tolerance:g} is not a share over 0 and up to {MOST_TOLERANCE:g}"
+            raise InputError(f"{what}: it is {100 * self.tolerance:g} % of the best loss", remedy="give a share such as 0.005, or 0.5%")
         for size in (*self.params_among, *(self.params_range or ())):
             if not (math.isfinite(size) and size > 0):
                 raise InputError(f"a size of {size:g} parameters is not a positive number", remedy="give a positive number")

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from planner.allocate.optimum import FEW_RESAMPLES, MOST_RESAMPLES, Search, joined, leading, replaying, search
+from planner.allocate.optimum import CLOSE_BEHIND, FEW_RESAMPLES, MOST_RESAMPLES, Search, contends, joined, leading, replaying, search
 from planner.allocate.plans import Plans, Size
 from planner.allocate.problem import COARSEST, EVERY_SHAPE, FINEST, ROUNDING, Problem
 from planner.laws.dual import Array
@@ -88,8 +88,11 @@ def profile(problem: Problem, sizes: tuple[Size, ...]) -> tuple[Array, Array]:
         np.concatenate([getattr(part, name) for part in parts]) for name in ("size", "params", "tokens_pt", "tokens_spec", "unique_spec")
     )
     plans = replaying(problem, Plans(size, params, pt, spec, unique, sizes))
-    least = np.full(SHARES, np.inf)
-    points = problem.points(plans)
+    if problem.robust:
+        rows = np.flatnonzero(np.isfinite(plans.added))
+        rows = rows[contends(problem, plans.rows(rows), FEW_RESAMPLES, CLOSE_BEHIND, number[rows])]
+        plans, number = plans.rows(rows), number[rows]
+    points, least = problem.points(plans), np.full(SHARES, np.inf)
     expected = problem.law.log_loss_resamples(points, MOST_RESAMPLES).mean(0) if problem.robust else problem.law.log_loss(points)
     np.minimum.at(least, number, expected + plans.added)
     found = np.isfinite(least)
@@ -132,10 +135,10 @@ def _at_the_passes(problem: Problem, share: float, sizes: tuple[Size, ...]) -> t
     if share in (0.0, 1.0):
         return ()
     ordered = sorted(sizes, key=lambda size: size.params_non_embedding)
-    within = [share * problem.tokens_at(size, share) <= problem.max_tokens_spec for size in ordered]
-    if all(within) or not within[-1]:
+    within = share * problem.tokens_at_each(ordered, share) <= problem.max_tokens_spec
+    if within.all() or not within[-1]:
         return ()
-    first = within.index(True)
+    first = int(within.argmax())
     low, high = (ordered[max(number, 0)].params_non_embedding for number in (first - 1, first))
     if problem.recipe is not None:
         return problem.between(low, high, EVERY_SHAPE)

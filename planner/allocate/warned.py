@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
 
 from planner.allocate.allocation import Plan
 from planner.allocate.beyond import FAR, tell_far, tell_never, tell_tied, warnings_of_law
+from planner.allocate.closer import closest, closest_guess
 from planner.allocate.dominated import better_in_both
-from planner.allocate.optimum import Search, coarse
+from planner.allocate.few import TOO_SMALL, too_small
+from planner.allocate.optimum import Search, coarse, guesses
 from planner.allocate.problem import AT_FLOOR, Problem
 from planner.allocate.replay_cost import NO_REPLAY, said_of
 from planner.allocate.retention import Kept
@@ -28,13 +31,14 @@ OVER = 1e-6
 """Share by which a plan may pass its budget before that is said."""
 
 
-def warnings_of(problem: Problem, whole: Search, plan: Plan, extrapolation: dict[str, float]) -> list[str]:
+def warnings_of(problem: Problem, whole: Search, plan: Plan, value: float, extrapolation: dict[str, float]) -> list[str]:
     """List what must be said of a plan and its distance from the runs.
 
     Args:
         problem: the request under its law.
         whole: the coarse search.
         plan: the recommendation.
+        value: its ln L before whole steps, by what it is chosen by.
         extrapolation: by what factor it lies outside the runs, by axis.
     """
     request = problem.request
@@ -50,12 +54,7 @@ def warnings_of(problem: Problem, whole: Search, plan: Plan, extrapolation: dict
         )
     if request.params is not None and abs(plan.params_non_embedding / request.params - 1) > 0.05:
         found.append(f"--params {format_count(request.params)} is realised as {format_count(plan.params_non_embedding)} non-embedding parameters")
-    left_out = len(request.params_among) - len(whole.plans.sizes)
-    if left_out > 0:
-        found.append(f"{left_out} of the {len(request.params_among)} sizes of --params are too large for the budget, or the memory, and were left out")
-    memory, free = request.memory_per_gpu, request.params is None and not request.params_among
-    if memory is not None and free and not problem.fits(problem.size(LARGER * plan.params_non_embedding)):
-        found.append(f"the memory binds, {format_bytes(memory)} on each of {request.gpus} GPUs: a larger model might be better")
+    found += [*_left_out(problem), *tell_memory(problem, plan.params_non_embedding, "a larger model")]
     if plan.tokens_spec == 0 and 0 < problem.max_tokens_spec < problem.min_tokens_stage:
         found.append(
             f"the specialist text is left unused: {problem.max_epochs:.3g} passes over it are {format_count(problem.max_tokens_spec)} tokens, and a "
@@ -67,8 +66,8 @@ def warnings_of(problem: Problem, whole: Search, plan: Plan, extrapolation: dict
     chosen = request.params is not None or request.params_range or request.params_among or request.memory_per_gpu is not None
     ends = (min(whole.plans.params), max(whole.plans.params))
     at_end = bool(np.isclose(ends, plan.params_non_embedding, rtol=1e-6).any())
-    if problem.at_floor(whole.plans.sizes[whole.plans.size[whole.best]]):
-        found += _bounded(problem, whole)
+    if problem.at_floor(problem.size(plan.params_non_embedding)):
+        found += _bounded(problem, plan, value)
     elif (seen := plan.tokens_pt + plan.tokens_spec) < AT_FLOOR * problem.shortest * plan.params_non_embedding and not request.params:
         found.append(_short(problem, plan, seen))
     elif not chosen and len({size.params_non_embedding for size in whole.plans.sizes}) > 2 and at_end:
@@ -76,6 +75,26 @@ def warnings_of(problem: Problem, whole: Search, plan: Plan, extrapolation: dict
             f"the best size is at an end of the sizes searched, {format_count(ends[0])} to {format_count(ends[1])}: the law sees no optimum inside"
         )
     return found
+
+
+def tell_memory(problem: Problem, params_non_embedding: float, larger: str) -> Iterator[str]:
+    """Say that the memory binds, where without a limit on it a model a little larger than the largest of a plan could be trained."""
+    request = problem.request
+    if request.memory_per_gpu is None or request.params is not None or request.params_among:
+        return
+    size, most = problem.size(problem.clipped(LARGER * params_non_embedding)), (request.params_range or (0.0, np.inf))[1]
+    free = replace(problem, request=replace(request, memory_per_gpu=None))
+    if size.params_non_embedding <= most and not problem.fits(size) and free.trainable(size, problem.min_tokens_per_param):
+        yield f"the memory binds, {format_bytes(request.memory_per_gpu)} on each of {request.gpus} GPUs: {larger} might be better"
+
+
+def _left_out(problem: Problem) -> Iterator[str]:
+    """Say how many of the sizes that were asked for cannot be trained, and of what there is too little for them."""
+    sizes = [problem.size(params) for params in problem.request.params_among]
+    causes = Counter(too_small(problem, size, problem.shortest) for size in sizes if not problem.trainable(size, problem.shortest))
+    for cause, count in causes.items():
+        few = "is too large for {}, and was left out" if count == 1 else "are too large for {}, and were left out"
+        yield f"{count} of the {len(sizes)} sizes of --params {few.format(TOO_SMALL[cause])}"
 
 
 def _short(problem: Problem, plan: Plan, seen: float) -> str:
@@ -139,18 +158,26 @@ def _left_over(problem: Problem, plan: Plan) -> list[str]:
     return [f"{before}{left} {why}"]
 
 
-def _bounded(problem: Problem, whole: Search) -> list[str]:
+def _bounded(problem: Problem, plan: Plan, value: float) -> list[str]:
     """Say that the tokens per parameter of the runs bound the size, and what the law says beyond them; nothing where it has no larger size there."""
-    found = coarse(replace(problem, beyond=True))
-    if found.plans.params[found.best] <= whole.plans.params[whole.best]:
+    params, beyond = _best_beyond(replace(problem, beyond=True))
+    if params <= plan.params_non_embedding:
         return []
-    lower = -100 * np.expm1(float(found.expected[found.best] - whole.expected[whole.best]))
-    size = format_count(float(found.plans.params[found.best]))
+    lower, size = -100 * np.expm1(beyond - value), format_count(params)
     further = f"; beyond them the law goes on to {size}, {lower:.2g} % lower, which --params {size} asks for" if lower >= LOWER else ""
     return [
         f"the size is bounded by the {problem.min_tokens_per_param:.2g} tokens per parameter that the runs have at least, and so are its interval and the "
         f"regret{further}"
     ]
+
+
+def _best_beyond(problem: Problem) -> tuple[float, float]:
+    """Return the size of the best plan of a request, searched as closely as a recommendation is, and its ln L."""
+    if problem.robust:
+        close = closest(problem, coarse(problem, each=False), 1)
+        return float(close.plans.params[close.best]), float(close.expected[close.best])
+    plans, number = closest_guess(problem, coarse(problem))
+    return float(plans.params[number]), float(guesses(problem, plans.rows([number]))[0])
 
 
 def warnings_of_replay(problem: Problem, plan: Plan, kept: Kept | None, mine: float) -> list[str]:

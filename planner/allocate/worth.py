@@ -7,14 +7,16 @@ from dataclasses import replace
 
 import numpy as np
 
-from planner.allocate.allocation import Worth
+from planner.allocate.allocation import Plan, Worth
 from planner.allocate.beyond import TOO_FAR
 from planner.allocate.closer import around_plan, closest, closest_guess
+from planner.allocate.epoch import one_more
 from planner.allocate.exchange import MORE_COMPUTE, exchange_of
 from planner.allocate.optimum import Search, coarse, coarse_near, leading, search
 from planner.allocate.problem import Problem
 from planner.allocate.request import Request
 from planner.allocate.retention import Retention
+from planner.allocate.warned import TAKEN
 from planner.errors import DataError
 from planner.fit.level import interval_of
 from planner.laws.dual import Array
@@ -25,26 +27,29 @@ EASED = 0.01
 """Of the general loss, by which a limit on it is relaxed."""
 
 
-def worths(problem: Problem, found: Search, mine: Array) -> tuple[list[Worth], str]:
-    """Price changes of a request.
+def worths(problem: Problem, found: Search, plan: Plan, mine: Array) -> tuple[list[Worth], str]:
+    """Price changes of a request, and one more pass over its specialist text.
 
     Args:
         problem: the request under its law.
         found: its best plans.
-        mine: ln L of the recommendation under each resample, shape (resamples,).
+        plan: the recommendation.
+        mine: its ln L under each resample, shape (resamples,).
 
     Returns:
-        The changes, and in words what the specialist text is worth in compute.
+        The changes, and in words what the specialist text is worth in compute, and why one more pass has no price where it has none.
     """
-    request, plans = problem.request, found.plans
+    request = problem.request
     changes: list[tuple[str, Request]] = [(f"{100 * (MORE_COMPUTE - 1):.0f} % more compute", request.times(MORE_COMPUTE))]
     if not problem.one_stage:
         amount = f"{format_count(request.unique_spec)} more distinct specialist tokens"
         changes.append((f"twice the specialist text ({amount})", replace(request, unique_spec=MORE_TEXT * request.unique_spec)))
-        if float(plans.tokens_spec[found.best]) > 0.9 * problem.max_tokens_spec:
+        # Passes that all together make no stage bind, too.
+        allowed = plan.tokens_spec > TAKEN * problem.max_tokens_spec or problem.max_tokens_spec < problem.min_tokens_stage
+        if allowed:
             beyond = "" if problem.max_epochs + 1 <= problem.law.support.high["epochs_spec"] else ", beyond what the runs cover"
             changes.append((f"one more epoch over the specialist text{beyond}", replace(request, max_epochs=problem.max_epochs + 1)))
-    if request.general_tokens and float(plans.tokens_pt[found.best]) > 0.9 * request.general_tokens:
+    if request.general_tokens and plan.tokens_pt > 0.9 * request.general_tokens:
         more = f"twice the general text ({format_count(request.general_tokens)} more tokens)"
         changes.append((more, replace(request, general_tokens=MORE_TEXT * request.general_tokens)))
     limits = request.max_general_rise, request.max_general_loss
@@ -55,10 +60,15 @@ def worths(problem: Problem, found: Search, mine: Array) -> tuple[list[Worth], s
             gains[name] = mine - _best(under(problem, changed), found, mine)
         except DataError:
             continue  # the larger request has no plan of the sizes asked for
-    rows = [worth_of(name, gain) for name, gain in gains.items()]
-    named = list(gains)
+    rows, named, why = [worth_of(name, gain) for name, gain in gains.items()], list(gains), ""
+    if not problem.one_stage and not allowed:
+        epoch = one_more(problem, plan, tuple(dict.fromkeys(found.plans.sizes)))
+        if epoch.resamples is not None:
+            rows.insert(2, worth_of(epoch.name, mine - epoch.resamples))
+        else:
+            why = f"{epoch.name}, has no price: {epoch.why}"
     if len(named) < 2 or not named[1].startswith("twice the specialist"):
-        return rows, ""
+        return rows, why
 
     def gain(factor: float) -> Array:
         return mine - _nearly_best(replace(problem, request=request.times(factor)))
@@ -67,7 +77,8 @@ def worths(problem: Problem, found: Search, mine: Array) -> tuple[list[Worth], s
     # Under a limit on the general loss a search asks for the replay of every plan, a third of a second for one sentence: the rate does there.
     searched = gain if problem.retention is None else None
     rounding = max(float((mine - found.resamples[:, found.best]).mean()), 0.0) if problem.robust else 0.0
-    return rows, exchange_of(request.flops, request.unique_spec, gains[named[0]], gains[named[1]], searched, most, rounding)
+    exchange = exchange_of(request.flops, request.unique_spec, gains[named[0]], gains[named[1]], searched, most, rounding)
+    return rows, "; ".join(text for text in (exchange, why) if text)
 
 
 def _best(problem: Problem, found: Search, mine: Array) -> Array:

@@ -44,7 +44,7 @@ def allocate(
     spec_tokens: Annotated[
         str | None, typer.Option(help="Distinct specialist tokens that you have, such as 5e9 or 5B; or give --domains. A law of one stage needs none.")
     ] = None,
-    flops: Annotated[str | None, typer.Option(help='Budget: 1e22, or a GPU time such as "3 GPU-days" with --gpu or --gpu-flops.')] = None,
+    flops: Annotated[str | None, typer.Option(help='Budget: 1e22, beside which --gpu with --mfu tells GPU-hours, or "3 GPU-days" with them.')] = None,
     gpu_hours: Annotated[float | None, typer.Option(help="Budget in GPU-hours, with --gpu and --mfu, or --gpu-flops.")] = None,
     gpu_days: Annotated[float | None, typer.Option(help="The same in GPU-days.")] = None,
     usd: Annotated[float | None, typer.Option(help="Budget in dollars, with --usd-per-gpu-hour.")] = None,
@@ -246,15 +246,6 @@ def _throughput(gpu: str | None, mfu: str | None, stated: str | None) -> float |
     return gpu_flops(gpu, parse_share(mfu))
 
 
-def _is_time(flops: str) -> bool:
-    """Tell whether a budget is GPU time."""
-    try:
-        parse_flops(flops)
-    except InputError:
-        return True
-    return False
-
-
 def _flops(flops: str | None, budget: Budget, throughput: float | None, serves: bool) -> tuple[float, float | None]:
     """Return the budget [FLOPs] from whichever ways it is given: the least of them, which is said where there are several.
 
@@ -265,9 +256,6 @@ def _flops(flops: str | None, budget: Budget, throughput: float | None, serves: 
         least = min(hours.values())
         raise InputError(f"{least:,.4g} GPU-hours are no FLOPs yet", remedy="add --gpu with --mfu, such as --gpu H100 --mfu 0.4, or --gpu-flops")
     limits = {name: value * 3600 * (throughput or math.nan) for name, value in hours.items()}
-    if flops is not None and not hours and throughput is not None and not _is_time(flops):
-        what = f"--gpu, --mfu and --gpu-flops turn GPU time into FLOPs, and --flops {flops} is no time"
-        raise InputError(what, remedy='leave them away, or give GPU time, such as --gpu-hours 100 or --flops "3 GPU-days"')
     if flops is not None:
         limits["--flops"] = parse_flops(flops, flops_per_gpu_second=throughput)
     if not limits:

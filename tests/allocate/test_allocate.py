@@ -86,8 +86,8 @@ def test_the_best_guess_and_the_tolerance_are_choices(fitted: FittedLaw) -> None
     assert robust.regret_expected_percent <= guess.regret_expected_percent + 0.01
     wide = allocate(fitted, Request(BUDGET, 2e5, tolerance=0.02))
     assert wide.share_within[0] < robust.share_within[0] and wide.params_within[1] > robust.params_within[1]
-    with pytest.raises(InputError, match="tolerance of 1 "):
-        Request(BUDGET, 2e5, tolerance=1.0)
+    with pytest.raises(InputError, match=r"tolerance of 0\.5 is not a share .*: it is 50 % of the best loss; give a share such as 0\.005, or 0\.5%"):
+        Request(BUDGET, 2e5, tolerance=0.5)
 
 
 def test_memory_limits_the_size_and_is_named(fitted: FittedLaw) -> None:

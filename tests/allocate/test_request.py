@@ -98,6 +98,17 @@ def test_a_size_that_the_tokens_per_parameter_of_the_runs_bound_is_told() -> Non
     assert all(item.limits == ("largest size",) for item in curves[0].optima) and curves[0].exponents[0].value is None
 
 
+@pytest.mark.parametrize("robust", [True, False])
+def test_so_it_is_where_only_a_close_search_stands_at_the_bound(robust: bool) -> None:
+    """The best of the coarse one is smaller here, both with the bound and without."""
+    law = FittedLaw.load(ROOT / "sweeps" / "three" / "medicine" / "law.json")
+    answer = allocate(law, Request(BUDGET, UNIQUE), robust=robust)
+    told = next(text for text in answer.warnings if "tokens per parameter that the runs have at least" in text)
+    lower, size = float(told.split(" % lower")[0].split()[-1]), parse_count(told.split("which --params ")[1].split(" ")[0])
+    beyond = allocate(law, Request(BUDGET, UNIQUE, params=size), robust=robust).plan
+    assert beyond.loss == pytest.approx(answer.plan.loss * (1 - lower / 100), rel=2e-4) and 0.05 <= lower < 0.2
+
+
 def test_an_end_of_a_coarse_search_is_none_where_the_best_lies_elsewhere() -> None:
     """Where inference takes nearly all of a budget, a closer search finds the best beside the largest size that the coarse one could train."""
     medicine = FittedLaw.load(ROOT / "sweeps" / "medicine" / "law.json")

@@ -8,14 +8,18 @@ import pytest
 
 from planner.allocate import exchange
 from planner.allocate.allocate import allocate
+from planner.allocate.allocation import Allocation, Worth
 from planner.allocate.closer import closest
 from planner.allocate.exchange import exchange_of
-from planner.allocate.optimum import MOST_RESAMPLES, coarse
+from planner.allocate.optimum import MOST_RESAMPLES, coarse, leading
+from planner.allocate.plans import Plans
 from planner.allocate.problem import Problem
+from planner.allocate.replay_cost import cost
 from planner.allocate.request import Request
 from planner.errors import DataError
 from planner.fit.fitted import FittedLaw
 from planner.laws.dual import Array
+from planner.units import format_number
 
 SWEEPS = Path(__file__).parents[2] / "sweeps"
 
@@ -29,11 +33,7 @@ def test_a_guess_is_priced_against_a_guess() -> None:
     """By least expected regret the larger request would do better even where it is the same: that is the price of guessing, and of nothing more."""
     law, request = FittedLaw.load(SWEEPS / "nature" / "law.json"), Request(3e16, 1e7)
     answer = allocate(law, request, robust=False, allow_extrapolation=True)
-    epochs = float(answer.request["max_epochs"]) + 1
-    changes = {
-        "10 % more": replace(request, flops=1.1 * request.flops), "twice": replace(request, unique_spec=2e7),
-        "one more": replace(request, max_epochs=epochs),
-    }  # fmt: skip
+    changes = {"10 % more": replace(request, flops=1.1 * request.flops), "twice": replace(request, unique_spec=2e7)}
 
     def resampled(asked: Request) -> Array:
         plan = allocate(law, asked, robust=False, allow_extrapolation=True).plan
@@ -42,7 +42,7 @@ def test_a_guess_is_priced_against_a_guess() -> None:
 
     mine = resampled(request)
     assert len(answer.worths) == 3
-    for worth in answer.worths:
+    for worth in answer.worths[:2]:
         asked = next(asked for name, asked in changes.items() if worth.change.startswith(name))
         lower = -100 * np.expm1(resampled(asked) - mine)
         mean = -100 * np.expm1(np.log1p(-lower / 100).mean())
@@ -184,3 +184,76 @@ def test_a_looser_limit_has_a_price_for_a_guess_too() -> None:
     answer = allocate(law, request, general=general, robust=False, allow_extrapolation=True)
     eased = next(row for row in answer.worths if "may rise 6 % instead of 5" in row.change)
     assert np.isfinite([eased.lower_percent, eased.low, eased.high]).all() and eased.lower_percent > -0.05
+
+
+def _epoch(answer: Allocation) -> Worth:
+    return next(row for row in answer.worths if row.change.startswith(("one more epoch", "one epoch")))
+
+
+@pytest.mark.parametrize("request_", [Request(2e13, 2e5), Request(1e13, 2e6), Request(2e13, 2e5, params=3e5), Request(2e15, 2e5, general_tokens=3e6)])
+@pytest.mark.parametrize("robust", [True, False])
+def test_one_more_epoch_than_is_best_costs_what_all_else_divided_anew_says(medicine: FittedLaw, request_: Request, robust: bool) -> None:
+    """Against every shape with that many specialist tokens, and as many general ones as budget and text allow."""
+    answer = allocate(medicine, request_, robust=robust, allow_extrapolation=True)
+    plan, priced, problem = answer.plan, _epoch(answer), Problem.of(medicine, request_)
+    spec = plan.tokens_spec + plan.unique_spec
+    assert f"{format_number(spec / plan.unique_spec)} in all, for the same budget" in priced.change
+    sizes = [plan] if request_.params else problem.every(0.3 * plan.params_non_embedding, 3 * plan.params_non_embedding)
+    size = {name: np.array([getattr(item, f"params_{name}") for item in sizes]) for name in ("non_embedding", "total")}
+    cost = np.array([problem.size(item.params_non_embedding).flops_per_token for item in sizes])
+    left = np.minimum(request_.flops / cost - spec, request_.general_tokens or np.inf)
+    left = np.where(left < problem.min_tokens_stage, np.minimum(left, 0.0), left)
+    keep = (left >= 0) & (left + spec >= problem.shortest * size["non_embedding"])
+    points = medicine.points({name: values[keep] for name, values in size.items()}, left[keep], spec, plan.unique_spec)
+    losses = medicine.log_loss_resamples(points, MOST_RESAMPLES)
+    best = losses[:, (losses.mean(0) if robust else medicine.log_loss(points)).argmin()]
+    shape = {"non_embedding": np.array([plan.params_non_embedding]), "total": np.array([plan.params_total])}
+    mine = medicine.log_loss_resamples(medicine.points(shape, [plan.tokens_pt], [plan.tokens_spec], [plan.unique_spec]), MOST_RESAMPLES)[:, 0]
+    assert priced.lower_percent == pytest.approx(-100 * np.expm1((best - mine).mean()), abs=0.01) and priced.lower_percent < 0.01
+    assert priced.low == pytest.approx(np.quantile(-100 * np.expm1(best - mine), 0.05), abs=0.05)
+
+
+def test_one_more_epoch_under_a_limit_leaves_general_text_out_as_the_plan_does() -> None:
+    folder = SWEEPS / "computing"
+    law, general = (FittedLaw.load(folder / name) for name in ("law.json", "replay/law_general.json"))
+    request = Request(2e13, 2e5, max_general_rise=0.03)
+    answer = allocate(law, request, general=general)
+    plan, problem = answer.plan, Problem.of(law, request, general)
+    assert plan.flops < 0.95 * request.flops
+    spec, best = plan.tokens_spec + plan.unique_spec, np.inf
+    nearby = problem.every(plan.params_non_embedding / 1.5, 1.5 * plan.params_non_embedding)
+    sizes = tuple(size for size in nearby if problem.trainable(size, problem.min_tokens_per_param))
+    for part in np.linspace(0.02, 1.0, 50):
+        total = np.array([part * problem.tokens(size) for size in sizes])
+        rows = np.flatnonzero(total > spec)
+        made = Plans(rows, np.array([sizes[row].params_non_embedding for row in rows]), (total - spec)[rows], np.full(len(rows), spec),
+                     np.full(len(rows), plan.unique_spec), sizes)  # fmt: skip
+        found = leading(problem, made.rows(problem.enough(made)))
+        best = min(best, float(found.expected.min())) if len(found.plans) else best
+    mine = float((law.log_loss_resamples(law.points(plan.params_by, [plan.tokens_pt], [plan.tokens_spec], [plan.unique_spec]), MOST_RESAMPLES)).mean())
+    mine += float(cost(plan.replay_fraction))
+    assert -0.3 < _epoch(answer).lower_percent < 0 and _epoch(answer).lower_percent == pytest.approx(-100 * np.expm1(best - mine), abs=0.02)
+
+
+def test_an_epoch_without_a_price_says_why(medicine: FittedLaw) -> None:
+    def told(answer: Allocation) -> str:
+        assert not any("epoch" in row.change for row in answer.worths)
+        return answer.exchange.split("; ")[-1]
+
+    folder = SWEEPS / "computing"
+    law, general = (FittedLaw.load(folder / name) for name in ("law.json", "replay/law_general.json"))
+    short, kept = (allocate(law, Request(2e13, text, max_general_loss=3.0), general=general) for text in (2e5, 4e5))
+    assert kept.plan.tokens_spec == 0
+    assert told(short) == "one epoch over the specialist text, for the same budget, has no price: it is 200k tokens, and a stage takes 205k"
+    assert told(kept).endswith("has no price: no plan with it keeps the limit on the general loss")
+    assert told(allocate(medicine, Request(1e11, 1e9))).endswith("for the same budget, has no price: it leaves no size that the budget could train")
+
+
+@pytest.mark.parametrize("robust", [True, False])
+def test_passes_that_bind_are_priced_as_more_of_them_allowed(medicine: FittedLaw, robust: bool) -> None:
+    """Among them those which all together make no stage."""
+    for unique, most in ((1e5, 4.0), (2e4, 10.0)):
+        answer, more = (allocate(medicine, Request(2e13, unique, max_epochs=passes), robust=robust) for passes in (most, most + 1))
+        priced = _epoch(answer)
+        assert priced.change == "one more epoch over the specialist text"
+        assert priced.lower_percent == pytest.approx(100 * (1 - more.plan.loss / answer.plan.loss), abs=0.3) and priced.lower_percent > 0.1

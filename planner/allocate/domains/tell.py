@@ -15,16 +15,15 @@ from planner.allocate.domains.request import Domain
 from planner.allocate.problem import AT_FLOOR
 from planner.allocate.replay_cost import said_of
 from planner.allocate.retention import SURE
+from planner.allocate.warned import tell_memory
 from planner.fit.diagnosis import STATUS_ADVICE
 from planner.fit.support import NEAR
-from planner.units import format_bytes, format_count, format_names
+from planner.units import format_count, format_names
 
 NAMED = 2
 """Domains of one law that a warning names."""
 SHOWN = 5
 """Domains whose required losses a warning names."""
-LARGER = 1.1
-"""Factor in size by which the memory is asked whether it binds."""
 
 
 def warnings_of(problem: DomainsProblem, chosen: Structure, structures: tuple[Structure, ...]) -> Iterator[str]:
@@ -73,9 +72,7 @@ def warnings_of(problem: DomainsProblem, chosen: Structure, structures: tuple[St
         yield f"the limit of passes binds for {len(full)} of {problem.count} domains, {full[0]} among them: more text or passes might lower their loss"
     if request.params is not None and abs(chosen.domains[0].params_non_embedding / request.params - 1) > 0.05:
         yield f"--params {format_count(request.params)} is realised as {format_count(chosen.domains[0].params_non_embedding)} non-embedding parameters"
-    first = problem.problems[0]
-    if request.memory_per_gpu is not None and not first.fits(first.size(LARGER * max(plan.params_non_embedding for plan in chosen.domains))):
-        yield f"the memory binds, {format_bytes(request.memory_per_gpu)} on each of {request.gpus} GPUs: larger models might be better"
+    yield from tell_memory(problem.problems[0], max(plan.params_non_embedding for plan in chosen.domains), "larger models")
     yield from _of_required(chosen)
     yield from _of_the_limit(problem, chosen)
     covered = min(law.support.high["epochs_spec"] for law, _ in problem.groups)

@@ -1,0 +1,73 @@
+"""What is refused, or left out, for want of something: by the name of what there is too little of, and with the least that would do."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from planner.allocate.allocate import allocate
+from planner.allocate.problem import Problem
+from planner.allocate.request import Request
+from planner.allocate.warned import tell_memory
+from planner.errors import DataError
+from planner.fit.fitted import FittedLaw
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def medicine() -> FittedLaw:
+    return FittedLaw.load(ROOT / "sweeps" / "medicine" / "law.json")
+
+
+def refused(law: FittedLaw, request: Request) -> DataError:
+    with pytest.raises(DataError) as found:
+        allocate(law, request, allow_extrapolation=True)
+    return found.value
+
+
+@pytest.mark.parametrize("limits", [
+    {"params_range": (1.03e5, 5e5)}, {"params_range": (3e5, 3.2e5)}, {"params_range": (1.03e5, 5e5), "inference_tokens": 1e7},
+    {"params_range": (2.2e7, 1e8)}, {"params": 5e5}, {},
+])  # fmt: skip
+def test_a_budget_that_is_named_does_and_a_little_less_does_not(medicine: FittedLaw, limits: dict[str, object]) -> None:
+    """Of a range the nearest shape to its lower end may be the dearest there, or lie outside."""
+    request = replace(Request(1e9, 1e12), **limits)  # type: ignore[arg-type]
+    least = float(re.findall(r"at least (\S+) FLOPs", str(refused(medicine, request)))[0])
+    refused(medicine, replace(request, flops=0.998 * least))
+    assert allocate(medicine, replace(request, flops=least), allow_extrapolation=True).plan.flops <= least
+
+
+def test_a_smaller_size_is_a_remedy_where_there_is_one(medicine: FittedLaw) -> None:
+    assert "--params" not in str(refused(medicine, Request(1e10, 2e5)))
+    assert "or a smaller --params" in str(refused(medicine, Request(1e12, 2e5, params=1e6)))
+    assert "--params" not in str(refused(medicine, Request(1e10, 2e5, params=1e6))), "none can be trained with so little"
+    assert str(refused(medicine, Request(2e13, 2e5, params=1e6, memory_per_gpu=1e3))).endswith("give more --gpus.")
+
+
+def test_sizes_that_are_left_out_are_too_large_for_what_binds(medicine: FittedLaw) -> None:
+    def told(request: Request) -> list[str]:
+        return [text for text in allocate(medicine, request, allow_extrapolation=True).warnings if "left out" in text]
+
+    sizes = (1e5, 3e6, 5e6)
+    text = Request(1e16, 2e5, general_tokens=2e6, max_epochs=4, params_among=sizes)
+    assert told(text) == ["2 of the 3 sizes of --params are too large for the text there is, and were left out"]
+    assert told(Request(2e13, 2e5, params_among=sizes)) == ["2 of the 3 sizes of --params are too large for the budget, and were left out"]
+    time = Request(2e15, 2e5, params_among=sizes, inference_tokens=1e6, training_flops=1.5e14)
+    assert told(time) == ["1 of the 3 sizes of --params is too large for the time that training may take, and was left out"]
+    both = Request(2e13, 2e5, params_among=(1e5, 6e5, 5e6), memory_per_gpu=6e6)
+    assert told(both) == ["2 of the 3 sizes of --params are too large for the memory, and were left out"]
+
+
+def test_the_memory_binds_only_where_more_of_it_would_let_a_larger_model_be(medicine: FittedLaw) -> None:
+    def told(request: Request, params: float) -> list[str]:
+        return list(tell_memory(Problem.of(medicine, request), params, "a larger model"))
+
+    tight = Request(2e13, 2e5, memory_per_gpu=6.4e6)
+    assert told(tight, 2.1e5) == ["the memory binds, 6.4 MB on each of 1 GPUs: a larger model might be better"]
+    assert not told(replace(tight, general_tokens=2e5, max_epochs=1.0), 2.1e5), "the text would not do for a larger one"
+    assert not told(replace(tight, params_range=(1e5, 2.1e5)), 2.1e5), "none is asked for"
+    assert not told(replace(tight, params=2.1e5), 2.1e5)
