@@ -207,16 +207,20 @@ def around_plan(problem: Problem, plans: Plans, number: int, closely: Round = FI
     others = tuple(item for item in near if item != size)
     total, cost = problem.tokens(size), size.spec_cost
     most = min(total - cost * spec, problem.general_tokens)
-    fractions, general, amounts = np.array([1.0]), np.array([np.inf]), closely.amounts
+
+    def made(general: list[float], amounts: int) -> Plans:
+        fractions = np.array([1.0])
+        if spec > 0:
+            factors = np.append(_around(1.0, closely.text_reach, amounts), closely.farther)
+            fractions = np.unique(np.minimum(1.0, spec / min(total / cost, problem.max_tokens_spec) * factors))
+        return problem.plans((size, *others), fractions, general)
+
     # Under a limit on the general loss a plan that takes all it can may be next to one that leaves some out, or other sizes may have to.
     limited = problem.retention is not None
-    if most > 1e-9 * total and (limited or pt < (1 - 1e-9) * most):
-        general = np.append(_around(pt, closely.text_reach, GENERAL), np.inf if limited else [])
-        amounts = min(amounts, FEWER)
-    if spec > 0:
-        factors = np.append(_around(1.0, closely.text_reach, amounts), closely.farther)
-        fractions = np.unique(np.minimum(1.0, spec / min(total / cost, problem.max_tokens_spec) * factors))
-    return bent(problem, problem.plans((size, *others), fractions, general.tolist()))
+    if most <= 1e-9 * total or not (limited or pt < (1 - 1e-9) * most):
+        return bent(problem, made([np.inf], closely.amounts))
+    shorter = made(_around(pt, closely.text_reach, GENERAL).tolist(), min(closely.amounts, FEWER))
+    return bent(problem, made([np.inf], closely.amounts).beside(shorter) if limited else shorter)
 
 
 def _around(middle: float, reach: float, count: int) -> Array:

@@ -17,6 +17,8 @@ ALL = np.ones(1)
 """The fraction of the passes that is taken: all of them."""
 ASIDE = 1.25
 """Factor in size, and in general tokens where some are left out, about the best of a first look within which a second one is taken."""
+LOOKS = 8
+"""Second looks at most, each about the best of the one before, while that lies far from its middle."""
 AMOUNTS = 11
 """Of general tokens there."""
 
@@ -55,8 +57,12 @@ def one_more(problem: Problem, plan: Plan, sizes: tuple[Size, ...]) -> Epoch:
     best = _best(forced, plans)
     if best is None:
         return Epoch(name, None, "no plan with it keeps the limit on the general loss")
-    closer = _best(forced, _taken(_around(forced, best), tokens)) or best
-    return Epoch(name, search(forced, closer).resamples[:, 0])
+    for _ in range(LOOKS):  # a first look may have no size near the best
+        found = _best(forced, _taken(_around(forced, best), tokens)) or best
+        moved, best = abs(float(np.log(found.params[0] / best.params[0]))), found
+        if moved < 0.5 * np.log(ASIDE):
+            break
+    return Epoch(name, search(forced, best).resamples[:, 0])
 
 
 def _taken(plans: Plans, tokens: float) -> Plans:

@@ -52,7 +52,7 @@ def refuse_size(problem: Problem, sizes: Sequence[Size], tokens_per_param: float
             remedy=f"give more --gpus{smaller}",
         )
     if cause == "text":
-        enough = format_count(max(problem.shortest * size.params_non_embedding, problem.min_tokens_stage))
+        enough = _up_count(max(problem.shortest * size.params_non_embedding, problem.min_tokens_stage))
         ways = [] if problem.one_corpus else ["--general-tokens"]
         ways += [] if problem.one_stage else ["--spec-tokens", "--max-epochs"]
         raise DataError(
@@ -105,6 +105,12 @@ def _or_smaller(problem: Problem, size: Size) -> str:
 def _smallest(problem: Problem) -> float:
     """Return the parameters of the smallest shape; sizes without a recipe may be as small as one likes."""
     return 0.0 if problem.recipe is None else problem.size(SMALLEST).params_non_embedding
+
+
+def _up_count(tokens: float) -> str:
+    """Write an amount of text that does, in few digits: rounded up."""
+    step = 10.0 ** (math.floor(math.log10(tokens)) - DIGITS + 1)
+    return format_count(step * math.ceil(tokens / step - 1e-6), DIGITS)
 
 
 def _up(flops: float) -> str:

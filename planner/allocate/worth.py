@@ -40,6 +40,7 @@ def worths(problem: Problem, found: Search, plan: Plan, mine: Array) -> tuple[li
         The changes, and in words what the specialist text is worth in compute, and why one more pass has no price where it has none.
     """
     request = problem.request
+    why = ""
     changes: list[tuple[str, Request]] = [(f"{100 * (MORE_COMPUTE - 1):.0f} % more compute", request.times(MORE_COMPUTE))]
     if not problem.one_stage:
         amount = f"{format_count(request.unique_spec)} more distinct specialist tokens"
@@ -48,7 +49,11 @@ def worths(problem: Problem, found: Search, plan: Plan, mine: Array) -> tuple[li
         allowed = plan.tokens_spec > TAKEN * problem.max_tokens_spec or problem.max_tokens_spec < problem.min_tokens_stage
         if allowed:
             beyond = "" if problem.max_epochs + 1 <= problem.law.support.high["epochs_spec"] else ", beyond what the runs cover"
-            changes.append((f"one more epoch over the specialist text{beyond}", replace(request, max_epochs=problem.max_epochs + 1)))
+            if (problem.max_epochs + 1) * request.unique_spec >= problem.min_tokens_stage:
+                changes.append((f"one more epoch over the specialist text{beyond}", replace(request, max_epochs=problem.max_epochs + 1)))
+            else:
+                stage = format_count(problem.min_tokens_stage)
+                why = f"one more epoch over the specialist text has no price: all of them make no stage, which takes {stage} tokens"
     if request.general_tokens and plan.tokens_pt > 0.9 * request.general_tokens:
         more = f"twice the general text ({format_count(request.general_tokens)} more tokens)"
         changes.append((more, replace(request, general_tokens=MORE_TEXT * request.general_tokens)))
@@ -60,7 +65,7 @@ def worths(problem: Problem, found: Search, plan: Plan, mine: Array) -> tuple[li
             gains[name] = mine - _best(under(problem, changed), found, mine)
         except DataError:
             continue  # the larger request has no plan of the sizes asked for
-    rows, named, why = [worth_of(name, gain) for name, gain in gains.items()], list(gains), ""
+    rows, named = [worth_of(name, gain) for name, gain in gains.items()], list(gains)
     if not problem.one_stage and not allowed:
         epoch = one_more(problem, plan, tuple(dict.fromkeys(found.plans.sizes)))
         if epoch.resamples is not None:

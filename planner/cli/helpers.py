@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Executor, Future, ProcessPoolExecutor
 from concurrent.futures import wait as wait_for
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import partial
 from threading import RLock
@@ -17,7 +18,7 @@ from typing import Any
 import typer
 
 from planner.cli.paths import default_workers
-from planner.errors import PlannerError
+from planner.errors import PlannerError, StateError
 
 MOST = 3
 
@@ -68,7 +69,7 @@ class Helpers(Executor):
                 try:
                     sent = self._pool.submit(work)
                 except RuntimeError as error:  # a process was killed, or all were told to end: whoever waits for this must know
-                    asked.set_exception(error)
+                    asked.set_exception(_told(error))
                     continue
                 self._free -= 1
                 sent.add_done_callback(partial(self._ended, asked))
@@ -78,9 +79,16 @@ class Helpers(Executor):
             self._free += 1
         self._send()
         if error := CancelledError() if sent.cancelled() else sent.exception():
-            asked.set_exception(error)
+            asked.set_exception(_told(error))
         else:
             asked.set_result(sent.result())
+
+
+def _told(error: BaseException) -> BaseException:
+    """Say in one sentence that a process was killed, which its own error does not; what a task raised stays as it is."""
+    if not isinstance(error, BrokenProcessPool):
+        return error
+    return StateError("a helper process was killed, perhaps because memory ran out", remedy="run the command again with less beside it")
 
 
 @contextmanager

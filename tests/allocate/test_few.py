@@ -41,6 +41,16 @@ def test_a_budget_that_is_named_does_and_a_little_less_does_not(medicine: Fitted
     assert allocate(medicine, replace(request, flops=least), allow_extrapolation=True).plan.flops <= least
 
 
+def test_an_amount_of_text_that_is_named_does() -> None:
+    """271k parameters take 543.7k tokens at least, which are 544k to three digits and too few to four."""
+    law = FittedLaw.load(ROOT / "sweeps" / "three" / "computing" / "law.json")
+    asked = Request(1e13, 119.0, max_epochs=0.5, general_tokens=60558.0, params=271e3)
+    with pytest.raises(DataError, match="the text there is makes") as caught:
+        allocate(law, asked, allow_extrapolation=True)
+    (named,) = re.findall(r"give ([\d.]+)k tokens", caught.value.remedy)
+    assert allocate(law, replace(asked, general_tokens=1e3 * float(named)), allow_extrapolation=True).plan.tokens_pt > 0
+
+
 def test_a_smaller_size_is_a_remedy_where_there_is_one(medicine: FittedLaw) -> None:
     assert "--params" not in str(refused(medicine, Request(1e10, 2e5)))
     assert "or a smaller --params" in str(refused(medicine, Request(1e12, 2e5, params=1e6)))

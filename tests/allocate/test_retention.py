@@ -11,8 +11,11 @@ from planner.allocate.allocate import allocate
 from planner.allocate.allocation import Allocation
 from planner.allocate.base import Base
 from planner.allocate.bases import allocate_bases
+from planner.allocate.closer import closest
 from planner.allocate.domains.allocate import allocate_domains
 from planner.allocate.domains.request import Domain, DomainsRequest
+from planner.allocate.optimum import coarse
+from planner.allocate.problem import Problem
 from planner.allocate.request import Request
 from planner.allocate.retention import Kept, Retention
 from planner.errors import DataError, InputError
@@ -132,6 +135,18 @@ def test_more_budget_and_text_never_hurt_under_a_limit(fitted: FittedLaw, genera
     assert budgets[0] >= budgets[1] * (1 - 1e-3) and budgets[1] >= budgets[2] * (1 - 1e-3)
     texts = [allocate(fitted, replace(request, general_tokens=tokens), general=general).plan.loss for tokens in (6e5, 1.5e6, None)]
     assert texts[0] >= texts[1] * (1 - 1e-3) and texts[1] >= texts[2] * (1 - 1e-3)
+
+
+def test_more_text_does_not_hide_the_best_size_under_a_limit() -> None:
+    """A close look at few amounts of text alone passed 74,032 parameters by: 1.6e-4 in ln L."""
+    law, limit = (FittedLaw.load(ROOT / "sweeps/computing" / name) for name in ("law.json", "replay/law_general.json"))
+    found = []
+    for factor in (1.0, 1.05, 2.0):
+        request = Request(1.33405055e12, factor * 1350544.53, general_tokens=7175705.0, max_general_loss=4.7418537)
+        problem = Problem.of(law, request, limit)
+        close = closest(problem, coarse(problem))
+        found.append(float(close.expected[close.best]))
+    assert max(found[1:]) <= found[0] + 2e-5
 
 
 def test_a_limit_on_the_loss_itself(fitted: FittedLaw, general: FittedLaw) -> None:

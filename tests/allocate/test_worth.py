@@ -152,7 +152,7 @@ def test_what_whole_steps_take_is_no_gain_by_text(medicine: FittedLaw) -> None:
     """Twice so little text makes no stage, and the general text binds: all that either gains is the part of a step that the plan leaves over."""
     answer = allocate(medicine, Request(2e13, 5e3, general_tokens=5e5))
     assert 1e-3 < answer.worths[1].lower_percent < 1e-2
-    assert answer.exchange == "another 5k distinct specialist tokens would buy nothing here"
+    assert answer.exchange.startswith("another 5k distinct specialist tokens would buy nothing here; one more epoch")
 
 
 def test_text_is_worth_what_a_search_says_where_inference_takes_most(medicine: FittedLaw) -> None:
@@ -213,6 +213,21 @@ def test_one_more_epoch_than_is_best_costs_what_all_else_divided_anew_says(medic
     assert priced.low == pytest.approx(np.quantile(-100 * np.expm1(best - mine), 0.05), abs=0.05)
 
 
+def test_one_more_epoch_is_looked_for_among_sizes_far_from_the_first_ones() -> None:
+    """It takes nearly all of the budget, and of the sizes that were looked at first the best is the largest."""
+    law, request = FittedLaw.load(SWEEPS / "computing" / "law.json"), Request(4e12, 3e6)
+    answer = allocate(law, request, allow_extrapolation=True)
+    plan, problem = answer.plan, Problem.of(law, request)
+    sizes = [size for size in problem.every(1e4, 2e6) if problem.trainable(size, problem.min_tokens_per_param)]
+    spec = np.full(len(sizes), plan.tokens_spec + plan.unique_spec)
+    left = np.array([problem.tokens(size) for size in sizes]) - spec
+    keep = (left >= 0) & (left < problem.min_tokens_stage)  # all but a few of its sizes have room for specialist text alone
+    shapes = {name: np.array([getattr(size, f"params_{name}") for size in sizes])[keep] for name in ("non_embedding", "total")}
+    losses = law.log_loss_resamples(law.points(shapes, np.zeros(int(keep.sum())), spec[keep], spec[keep] * 0 + plan.unique_spec)).mean(0)
+    mine = law.log_loss_resamples(law.points(plan.params_by, [plan.tokens_pt], [plan.tokens_spec], [plan.unique_spec])).mean()
+    assert _epoch(answer).lower_percent >= -100 * np.expm1(losses.min() - mine) - 0.02
+
+
 def test_one_more_epoch_under_a_limit_leaves_general_text_out_as_the_plan_does() -> None:
     folder = SWEEPS / "computing"
     law, general = (FittedLaw.load(folder / name) for name in ("law.json", "replay/law_general.json"))
@@ -247,6 +262,7 @@ def test_an_epoch_without_a_price_says_why(medicine: FittedLaw) -> None:
     assert told(short) == "one epoch over the specialist text, for the same budget, has no price: it is 200k tokens, and a stage takes 205k"
     assert told(kept).endswith("has no price: no plan with it keeps the limit on the general loss")
     assert told(allocate(medicine, Request(1e11, 1e9))).endswith("for the same budget, has no price: it leaves no size that the budget could train")
+    assert told(allocate(medicine, Request(2e13, 1.0))).endswith("has no price: all of them make no stage, which takes 205k tokens")
 
 
 @pytest.mark.parametrize("robust", [True, False])
