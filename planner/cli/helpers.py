@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import gc
 import multiprocessing
+import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Executor, Future, ProcessPoolExecutor
@@ -12,7 +13,7 @@ from concurrent.futures import wait as wait_for
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import partial
-from threading import RLock
+from threading import RLock, Thread
 from typing import Any
 
 import typer
@@ -33,6 +34,18 @@ def _begin(drawing: bool) -> None:
         import matplotlib.figure  # noqa: F401
 
 
+def _end_with_parent() -> None:
+    """End this process when the one that started it does, by whatever signal: it would wait for tasks for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
+
+
 class Helpers(Executor):
     """Processes that are each sent a task when they have none.
 
@@ -40,7 +53,7 @@ class Helpers(Executor):
     """
 
     def __init__(self, count: int) -> None:
-        self._pool = ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn"))
+        self._pool = ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn"), initializer=_end_with_parent)
         self._free = count
         self._left: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
         self._lock = RLock()

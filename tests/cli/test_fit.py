@@ -2,6 +2,9 @@
 
 import multiprocessing
 import os
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -10,6 +13,7 @@ import pytest
 from planner.cli import helpers
 from planner.errors import StateError
 from planner.fit.share import shared
+from planner.lock import _start
 from tests.cli.test_commands import run
 
 GRID = [f"{n:.0f},{d:.0f},{1.7 + 400 / n**0.34 + 410 / d**0.28:.6f}" for n in (1e6, 3e6, 1e7, 3e7) for d in (1e8, 4e8, 16e8)]
@@ -52,6 +56,21 @@ def test_a_busy_helper_takes_nothing_that_another_could_do() -> None:
             task.result(timeout=60)
     pool.shutdown()
     assert not multiprocessing.active_children()
+
+
+def test_a_helper_ends_with_a_command_that_is_terminated(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os, signal\nfrom planner.cli.helpers import Helpers\n"
+        "if __name__ == '__main__':\n    print(Helpers(1).submit(os.getpid).result(), flush=True)\n    os.kill(os.getpid(), signal.SIGTERM)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run([sys.executable, str(script)], env=environment, stdout=subprocess.PIPE, text=True, timeout=60, check=False)
+    assert done.returncode == -signal.SIGTERM
+    until = time.monotonic() + 30
+    while _start(int(done.stdout)) is not None:
+        assert time.monotonic() < until
+        time.sleep(0.05)
 
 
 @pytest.mark.filterwarnings("ignore::planner.errors.PlannerWarning")
