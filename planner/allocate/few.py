@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 DIGITS = 4
-"""Of a budget that is named, rounded up."""
+"""Of a budget or an amount of text that is named, rounded up."""
 TOO_SMALL = {"memory": "the memory", "text": "the text there is", "time": "the time that training may take", "budget": "the budget"}
 """What may be too little for a size, in words."""
 
@@ -52,7 +52,7 @@ def refuse_size(problem: Problem, sizes: Sequence[Size], tokens_per_param: float
             remedy=f"give more --gpus{smaller}",
         )
     if cause == "text":
-        enough = _up_count(max(problem.shortest * size.params_non_embedding, problem.min_tokens_stage))
+        enough = format_count(_up(max(problem.shortest * size.params_non_embedding, problem.min_tokens_stage)), DIGITS)
         ways = [] if problem.one_corpus else ["--general-tokens"]
         ways += [] if problem.one_stage else ["--spec-tokens", "--max-epochs"]
         raise DataError(
@@ -66,11 +66,11 @@ def refuse_size(problem: Problem, sizes: Sequence[Size], tokens_per_param: float
     if cause == "time":
         raise DataError(
             f"{request.training_flops:.3g} FLOPs in the time there is are too few to train {format_count(size.params_non_embedding)} parameters",
-            remedy=f"give time for {_up(needed)} FLOPs, by --hours or --gpus{smaller}",
+            remedy=f"give time for {_up(needed):.{DIGITS}g} FLOPs, by --hours or --gpus{smaller}",
         )
     raise DataError(
         f"{request.flops:.3g} FLOPs are too few to train {format_count(size.params_non_embedding)} parameters{paid}",
-        remedy=f"give at least {_up(needed + inference)} FLOPs{smaller}",
+        remedy=f"give at least {_up(needed + inference):.{DIGITS}g} FLOPs{smaller}",
     )
 
 
@@ -107,13 +107,7 @@ def _smallest(problem: Problem) -> float:
     return 0.0 if problem.recipe is None else problem.size(SMALLEST).params_non_embedding
 
 
-def _up_count(tokens: float) -> str:
-    """Write an amount of text that does, in few digits: rounded up."""
-    step = 10.0 ** (math.floor(math.log10(tokens)) - DIGITS + 1)
-    return format_count(step * math.ceil(tokens / step - 1e-6), DIGITS)
-
-
-def _up(flops: float) -> str:
-    """Write a budget that does, in few digits: rounded up."""
-    step = 10.0 ** (math.floor(math.log10(flops)) - DIGITS + 1)
-    return f"{step * math.ceil(flops / step - 1e-6):.{DIGITS}g}"
+def _up(amount: float) -> float:
+    """Round a budget or an amount of text that does up to few digits."""
+    step = 10.0 ** (math.floor(math.log10(amount)) - DIGITS + 1)
+    return step * math.ceil(amount / step - 1e-6)

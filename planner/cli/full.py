@@ -61,7 +61,7 @@ def show_resources(run: FullRun, ranks: int, trained: Sequence[tuple[Tree, Segme
         ["states on disk", f"{told.keep} of {format_bytes(state)}, one every {told.save_every} steps; the last of every {told.save_minutes:g} minutes"],
         ["held-out losses on the way", str(len(told.evaluate_at))],
         ["MFU", "not shown without --peak-flops" if told.peak_flops is None else f"against {told.peak_flops:.4g} FLOP/s a rank"],
-        ["time, about", time if dearest is None else f"{time}, of all runs"],
+        ["time, about", time if dearest is None else f"{time}, all runs one after the other"],
     ]
     table("What it takes" if dearest is None else f"What the dearest run takes, {dearest}", ["", ""], rows)
 

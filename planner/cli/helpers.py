@@ -26,7 +26,6 @@ MOST = 3
 
 def _begin(drawing: bool) -> None:
     """Import, while the first process still reads, what takes long to import."""
-    atexit.register(gc.freeze)  # as in `main.main`: the command waits for it to end
     import planner.fit.fit  # noqa: F401
 
     if drawing:
@@ -35,7 +34,8 @@ def _begin(drawing: bool) -> None:
 
 
 def _end_with_parent() -> None:
-    """End this process when the one that started it does, by whatever signal: it would wait for tasks for ever."""
+    """End this process when the one that started it does, by whatever signal, which would leave it waiting for tasks for ever."""
+    atexit.register(gc.freeze)  # as in `main.main`: the command waits for it to end
     parent = multiprocessing.parent_process()
     assert parent is not None
 

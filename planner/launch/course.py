@@ -56,10 +56,13 @@ def find_law(launch: Launch, law: Path | None) -> FittedLaw | None:
     path = law or (launch.allocation_path.parent / named if named else None)
     if path is None or (law is None and not path.exists()):
         return None
-    found, made_with = FittedLaw.load(path), read_json(launch.allocation_path).get("inputs", {}).get("law")
-    if law is not None and made_with is not None and sha256_file(path) != made_with:
+    made_with = read_json(launch.allocation_path).get("inputs", {}).get("law")
+    if law is None:
+        return FittedLaw.load(path) if unchanged(path, made_with) else None
+    found = FittedLaw.load(law)
+    if made_with is not None and sha256_file(law) != made_with:
         raise InputError(f"{law} is not the law that the plan was made with", remedy="give that one, or leave --law away")
-    return found if unchanged(path, made_with) else None
+    return found
 
 
 def unchanged(path: Path, made_with: str | None) -> bool:

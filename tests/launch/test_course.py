@@ -113,6 +113,9 @@ def test_another_law_is_refused_or_left_out(corpus: Corpus, fitted: FittedLaw, t
     (tmp_path / "other.json").rename(tmp_path / "law.json")
     with pytest.warns(PlannerWarning, match="has changed"):
         assert find_law(ready, None) is None
+    (tmp_path / "law.json").write_text("{")
+    with pytest.warns(PlannerWarning, match="has changed"):
+        assert find_law(ready, None) is None
     (tmp_path / "law.json").unlink()
     assert find_law(ready, None) is None
     assert len(course(ready, settle(ready.run, 1, Settings()), None).points) == 1
