@@ -39,6 +39,8 @@ class Progress:
     """Steps, evaluations and events, as the first rank wrote them."""
     outcome: dict[str, Any] | None
     """Row of the record, once the run has ended."""
+    begins_at: int = 0
+    """Step at which it left a trunk, whose steps are counted in."""
 
     def of(self, kind: str) -> list[dict[str, Any]]:
         """List the lines of one kind."""
@@ -107,7 +109,7 @@ def watch(folder: Path) -> Progress:
     if run.forks and (noted := run.last.diverged_path).exists():  # a trunk has no record
         outcome = {"status": "diverged", "reason": read_json(noted).get("reason"), "loss_spec": None}
     return Progress(
-        name, run.steps, run.cooldown_from, run.recipe.tokens_per_step, Course.load(folder), tuple(read_metrics(folder / FILE)), outcome
+        name, run.steps, run.cooldown_from, run.recipe.tokens_per_step, Course.load(folder), tuple(read_metrics(folder / FILE)), outcome, run.begins_at
     )  # fmt: skip
 
 

@@ -39,7 +39,8 @@ def course(axis: Axes, progress: Progress) -> None:
     for line in progress.of("event"):
         if line["what"] == "rollback":
             axis.axvline(line["step"] * per_step, color=COLOURS[3], linewidth=0.8)
-    axis.set_xlim(0, progress.steps * per_step * 1.03)
+    first, last = progress.begins_at * per_step, progress.steps * per_step
+    axis.set_xlim(first, last + 0.03 * (last - first))
     axis.xaxis.set_major_formatter(lambda value, _: format_count(value))
     axis.set(xlabel="tokens", ylabel="held-out specialist loss [nats/token]")
     axis.set_title(progress.name, parse_math=False)

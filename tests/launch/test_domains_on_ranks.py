@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
 from typer.testing import CliRunner
 
 pytest.importorskip("torch")
@@ -28,6 +29,8 @@ from planner.fit.fitted import FittedLaw
 from planner.launch.domains import TRUNK
 from planner.launch.parts import Part, forget_trunk, left
 from planner.launch.slurm import submit_chain, write_chain
+from planner.launch.watch import watch as read_progress
+from planner.report.course import course
 from planner.train.full import main, states
 from planner.train.full.expect import Course
 from planner.train.full.metrics import read_metrics
@@ -288,6 +291,9 @@ def test_watch_shows_every_run_and_one(one: Path) -> None:
     assert list(answer) == [TRUNK, "parser", "mail"] and answer["parser"]["outcome"]["status"] == "ok" and answer["parser"]["last"]["step"] == PARSER
     code, _, said = plan("watch", one / "mail")
     assert code == 0 and (one / "mail" / "progress.png").stat().st_size > 10_000
+    axis = Figure().subplots()
+    course(axis, read_progress(one / "mail"))
+    assert axis.get_xlim()[0] == FORK * 64, "a branch is drawn from where it begins"
 
 
 def test_options_of_one_run_are_refused(path: Path, tmp_path: Path) -> None:
