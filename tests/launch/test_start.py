@@ -17,6 +17,7 @@ from planner.launch.launch import prepare
 from planner.train.order import Stream
 from planner.units import format_count
 from tests.train.full.runs import RECIPE, allocation
+from tests.train.shared import RECIPE as SWEEP_RECIPE
 from tests.train.shared import lay_out
 
 
@@ -33,11 +34,12 @@ def test_text_that_is_short_against_the_windows_is_warned_of(corpus: Corpus, tmp
 
 
 def test_a_sweep_says_it_when_it_is_planned(corpus: Corpus, tmp_path: Path) -> None:
-    text = 'sizes = ["10k"]\ntokens_pt = ["21k"]\ntokens_spec = ["13.5k"]\nunique_spec = ["{}"]'
-    for unique, said in (("1k", True), ("5k", False)):
+    text = 'sizes = ["10k"]\ntokens_pt = ["110k"]\ntokens_spec = ["110k"]\nunique_spec = [5000]'
+    for seq_len, said in ((256, True), (32, False)):  # fifty windows are 12,800 tokens, and 1,600
+        recipe = SWEEP_RECIPE.replace("seq_len = 32", f"seq_len = {seq_len}")
         with warnings.catch_warnings():
             warnings.simplefilter("default")
-            result = CliRunner().invoke(app, ["sweep", "plan", str(lay_out(tmp_path / unique, corpus, text.format(unique)))])
+            result = CliRunner().invoke(app, ["sweep", "plan", str(lay_out(tmp_path / str(seq_len), corpus, text, recipe))])
         assert result.exit_code == 0 and ("distinct tokens are overstated" in " ".join(result.stderr.split())) == said, result.stderr
 
 

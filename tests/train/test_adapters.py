@@ -177,9 +177,13 @@ def test_the_merged_checkpoint_is_the_model_that_was_measured(tmp_path: Path, co
     under = AutoModelForCausalLM.from_pretrained(tmp_path / named)
     assert under.config.use_cache == based, "as the checkpoint that it came from"
     assert abs(loss(under) - row["loss_spec"]) > 1e-4, "the adapters do something"
-    # QLoRA's were trained on matrices of 4 bits, and these have all.
-    near = {"rel": 1e-5} if method == "lora" else {"abs": 2e-2}
-    assert loss(PeftModel.from_pretrained(under, tmp_path / "adapter")) == pytest.approx(row["loss_spec"], **near)
+    again = PeftModel.from_pretrained(under, tmp_path / "adapter")
+    if method == "qlora":  # these have all their bits, and what the adapters were trained on has four
+        library = pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed").functional
+        for layer in [layer.base_layer for layer in again.modules() if hasattr(layer, "base_layer")]:
+            packed, state = library.quantize_4bit(layer.weight.data, compress_statistics=True, quant_type="nf4")
+            layer.weight.data = library.dequantize_4bit(packed, state)
+    assert loss(again) == pytest.approx(row["loss_spec"], rel=1e-5)
     assert not list((tmp_path / "adapter").glob("*.bin")) and (tmp_path / "adapter" / "adapter_model.safetensors").is_file()
 
 
