@@ -140,12 +140,12 @@ class SlurmEngine:
         folder = job.folder / "state" / "slurm"
         check_text("the sweep's folder", str(folder))
         batch = _Batch(job, folder)
-        if batch.note.exists() and not batch.outcome.exists():
+        if batch.note.exists() and (batch.left or not batch.outcome.exists()):
             try:
                 note = read_json(batch.note)
                 if note["cluster"] == self._cluster == "slurm":
                     batch.handle = submitit.SlurmJob(folder=folder / "%j", job_id=str(note["job_id"]))
-                    if not batch.handle.done(force_check=True):
+                    if batch.left or not batch.handle.done(force_check=True):
                         return batch
             except (PlannerError, KeyError):
                 pass  # a torn note: the segment is submitted again
@@ -216,6 +216,12 @@ class _Batch:
         if "outcome" not in body:
             return Event("failed", self.job, message=str(body.get("message")))
         return Event("finished", self.job, result=Result(self.job.segment.segment_id, body["outcome"], body["seconds"], body["reason"]))
+
+    @property
+    def left(self) -> bool:
+        """Whether the job has ended well and what it leaves is there: an earlier runner's may do so after this one has looked what there is to train."""
+        product = self.job.state_path if self.job.segment.cell is None else self.job.record_path
+        return self.outcome.exists() and (product.exists() or self.job.diverged_path.exists())
 
     def forget(self) -> None:
         """Remove the note and the outcome; the log stays."""

@@ -67,7 +67,8 @@ def folder(tmp_path: Path, corpus: Corpus, undisturbed: Path) -> Path:
     return lay_out(tmp_path / "tiny", corpus)
 
 
-def test_the_table_is_that_of_the_local_engine(nodes: Nodes, folder: Path, undisturbed: Path) -> None:
+def test_the_table_is_that_of_the_local_engine(nodes: Nodes, folder: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("planner.engines.ray.POLL", 0.02)  # a fast machine trains these segments within a second
     events: list[Event] = []
     assert run_sweep(Sweep.open(folder), RayEngine(), on_event=events.append) == {}
     assert_whole(folder, undisturbed)

@@ -150,6 +150,23 @@ def test_the_next_runner_waits_for_the_jobs_of_a_dead_one(slurm: Path, folder: P
     assert_whole(folder, undisturbed)
 
 
+def test_a_job_that_ended_while_the_next_runner_began_is_not_submitted_again(slurm: Path, folder: Path) -> None:
+    """If what it leaves is there: with its state deleted since, it is trained again."""
+    (job,) = jobs_of(folder, 1)
+    engine = SlurmEngine(pace=QUICK, runner=runners()["quick"])
+    noted = _Batch(job, folder / "state" / "slurm")
+    assert [event.kind for event in run_all([job], engine)] == ["started", "finished"] and len(fake_slurm.jobs(slurm)) == 1
+    noted.note.write_text(json.dumps({"job_id": "1", "cluster": "slurm"}))
+    noted.outcome.write_text(json.dumps({"outcome": "done", "seconds": 1.0, "reason": None}))
+    job.state_path.write_bytes(b"its last state")
+    assert [event.kind for event in run_all([job], engine)] == ["started", "finished"] and len(fake_slurm.jobs(slurm)) == 1
+    assert not noted.note.exists() and not noted.outcome.exists()
+    noted.note.write_text(json.dumps({"job_id": "1", "cluster": "slurm"}))
+    noted.outcome.write_text(json.dumps({"outcome": "done", "seconds": 1.0, "reason": None}))
+    job.state_path.unlink()
+    assert [event.kind for event in run_all([job], engine)] == ["started", "finished"] and len(fake_slurm.jobs(slurm)) == 2
+
+
 def test_ctrl_c_cancels_the_jobs(slurm: Path, folder: Path) -> None:
     events = SlurmEngine(pace=QUICK, runner=runners()["slow"]).run(iter([*jobs_of(folder, 2), None]).__next__)
     assert next(events).kind == "started"
