@@ -196,13 +196,14 @@ class _Batch:
         """Tell what is new; "lost" if the job has ended without an outcome, which may take some seconds of grace to appear."""
         now = time.monotonic()
         name = self.job.segment.segment_id
-        ended = self.handle.done()
+        there = self.outcome.name in {entry.name for entry in os.scandir(self.outcome.parent)}
+        ended = there or self.handle.done()
         if not self._started and (ended or self.handle.state.upper() not in WAITING):
             self._started = True
             yield Event("started", self.job)
         for _, steps in self._notes.news([name]):
             yield Event("steps", self.job, steps=steps)
-        if self.outcome.name in {entry.name for entry in os.scandir(self.outcome.parent)}:
+        if there:
             yield self._event(read_json(self.outcome))
         elif ended or self.handle.state.upper().startswith("PREEMPTED"):  # a preempted job that is queued again leaves that state
             self._silent_since = self._silent_since or now
