@@ -23,6 +23,8 @@ BLOCK = 256
 """Sizes in a row whose shapes are kept together, where so many are asked for."""
 SMALLEST = 1e4
 LARGEST = 1e12
+GAP = 1.11
+"""More than the factor between any shape and the next."""
 TOLERANCE = 0.05
 """Share by which the realised size may miss the request without a warning."""
 _RATIOS = np.array([[4.0, 6.0, 8.0, 10.0, 12.0], [12.0, 34.0, 64.0, 110.0, 170.0]])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NoReturn
 from planner.allocate.plans import Size
 from planner.design.spec import MIN_STEPS
 from planner.errors import DataError
-from planner.ladder import SMALLEST
+from planner.ladder import GAP, LARGEST, SMALLEST
 from planner.units import format_bytes, format_count
 
 if TYPE_CHECKING:
@@ -22,18 +22,26 @@ TOO_SMALL = {"memory": "the memory", "text": "the text there is", "time": "the t
 """What may be too little for a size, in words."""
 
 
-def too_small(problem: Problem, size: Size, tokens_per_param: float) -> str:
-    """Name what is too little for a size that cannot be trained, a key of `TOO_SMALL`."""
-    if not problem.fits(size):
-        return "memory"
-    if problem.text < problem.shortest * size.params_non_embedding:
-        return "text"
-    return "time" if (problem.request.training_flops or math.inf) < least_training(problem, size, tokens_per_param) else "budget"
+def too_small(problem: Problem, size: Size, tokens_per_param: float) -> list[str]:
+    """List all that is too little for a size that cannot be trained, as keys of `TOO_SMALL`."""
+    causes = [] if problem.fits(size) else ["memory"]
+    causes += [] if problem.text_does(size) else ["text"]
+    needed = least_training(problem, size, tokens_per_param) * (1 - 1e-9)
+    if (problem.request.training_flops or math.inf) < needed:
+        causes.append("time")
+    if problem.request.flops - size.flops_inference(problem.request.inference_tokens) < needed:
+        causes.append("budget")
+    return causes
 
 
 def least_training(problem: Problem, size: Size, tokens_per_param: float) -> float:
     """Return what the shortest training of a size takes, with so many tokens for each parameter [FLOPs]."""
-    return max(tokens_per_param * size.params_non_embedding, problem.min_tokens_stage) * size.flops_per_token
+    return problem.least_tokens(size, tokens_per_param) * size.flops_per_token
+
+
+def least_flops(problem: Problem, size: Size, tokens_per_param: float) -> float:
+    """Return the same and what its inference takes [FLOPs]."""
+    return least_training(problem, size, tokens_per_param) + size.flops_inference(problem.request.inference_tokens)
 
 
 def refuse_size(problem: Problem, sizes: Sequence[Size], tokens_per_param: float) -> NoReturn:
@@ -42,57 +50,57 @@ def refuse_size(problem: Problem, sizes: Sequence[Size], tokens_per_param: float
     Raises:
         DataError: always.
     """
-    served = problem.request.inference_tokens
-    size = min(sizes, key=lambda size: least_training(problem, size, tokens_per_param) + size.flops_inference(served))
-    request, cause, smaller = problem.request, too_small(problem, size, tokens_per_param), _or_smaller(problem, size)
-    if cause == "memory":
-        raise DataError(
-            f"{format_count(size.params_non_embedding)} parameters take {format_bytes(problem.bytes_per_gpu(size))} of each of {request.gpus} GPUs, "
-            f"and they have {format_bytes(request.memory_per_gpu or 0.0)}",
-            remedy=f"give more --gpus{smaller}",
-        )
-    if cause == "text":
-        enough = format_count(_up(max(problem.shortest * size.params_non_embedding, problem.min_tokens_stage)), DIGITS)
-        ways = [] if problem.one_corpus else ["--general-tokens"]
-        ways += [] if problem.one_stage else ["--spec-tokens", "--max-epochs"]
-        raise DataError(
-            f"the text there is makes {format_count(problem.text)} tokens with its passes, too few for {format_count(size.params_non_embedding)} "
-            f"parameters, which take {problem.shortest:g} each at least",
-            remedy=f"give {enough} tokens, by {', '.join(ways)}{',' * bool(smaller)}{smaller}",
-        )
-    inference = size.flops_inference(served)
-    paid = f", whose inference takes {inference:.3g} FLOPs" if inference else ""
-    needed = least_training(problem, size, tokens_per_param)
-    if cause == "time":
-        raise DataError(
-            f"{request.training_flops:.3g} FLOPs in the time there is are too few to train {format_count(size.params_non_embedding)} parameters",
-            remedy=f"give time for {_up(needed):.{DIGITS}g} FLOPs, by --hours or --gpus{smaller}",
-        )
-    raise DataError(
-        f"{request.flops:.3g} FLOPs are too few to train {format_count(size.params_non_embedding)} parameters{paid}",
-        remedy=f"give at least {_up(needed + inference):.{DIGITS}g} FLOPs{smaller}",
-    )
+    lacking = {size: too_small(problem, size, tokens_per_param) for size in sizes}
+    size = min(sizes, key=lambda size: (len(lacking[size]), least_flops(problem, size, tokens_per_param)))
+    request, params, named = problem.request, size.params_non_embedding, f"{format_count(size.params_non_embedding)} parameters"
+    said, ways = [], []
+    if "memory" in lacking[size]:
+        memory = format_bytes(problem.bytes_per_gpu(size)), format_bytes(request.memory_per_gpu or 0.0)
+        said.append(f"{named} take {memory[0]} of each of {request.gpus} GPUs, and they have {memory[1]}")
+        ways.append("more --gpus")
+    if "text" in lacking[size]:
+        enough = format_count(_up(max(problem.shortest * params, problem.min_tokens_stage)), DIGITS)
+        options = [] if problem.one_corpus else ["--general-tokens"]
+        options += [] if problem.one_stage or problem.needs_trunk and not problem.texts[0] else ["--spec-tokens", "--max-epochs"]
+        said.append(_text(problem, f"{named}, which take {problem.shortest:g} each at least"))
+        ways.append(f"{enough} tokens{' of one kind, repeats counted' * (len(options) > 1)}, by {' or '.join(options)}")
+    needed, inference = least_training(problem, size, tokens_per_param), size.flops_inference(request.inference_tokens)
+    if "time" in lacking[size]:
+        said.append(f"{request.training_flops:.3g} FLOPs in the time there is are too few to train {named}")
+        ways.append(f"time for {_up(needed):.{DIGITS}g} FLOPs, by --hours or --gpus")
+    if "budget" in lacking[size]:
+        paid = f", whose inference takes {inference:.3g} FLOPs" if inference else ""
+        said.append(f"{request.flops:.3g} FLOPs are too few to train {named}{paid}")
+        ways.append(f"at least {_up(needed + inference):.{DIGITS}g} FLOPs")
+    raise DataError("; ".join(said), remedy=f"give {', and '.join(ways)}{_or_smaller(problem, size)}")
 
 
-def refuse_text(problem: Problem) -> NoReturn:
-    """Say that there is too little text for any stage, or with what is too short for one for any size.
+def refuse_shapes(problem: Problem) -> NoReturn:
+    """Say that no model has a size in the range asked for, and which are nearest to it.
 
     Raises:
         DataError: always.
     """
-    general, special = (format_count(tokens) for tokens in (problem.general_tokens, problem.max_tokens_spec))
-    usable = sum(tokens for tokens in (problem.general_tokens, problem.max_tokens_spec) if tokens >= problem.min_tokens_stage)
-    if usable:
-        raise DataError(
-            f"of {general} general tokens, and {special} specialist ones with repeats, what makes stages of {MIN_STEPS} steps, "
-            f"{format_count(problem.min_tokens_stage)} tokens, is fewer than {problem.shortest:g} a parameter for every size",
-            remedy=f"give more text or a larger --max-epochs{' or a smaller --params' if usable >= problem.shortest * _smallest(problem) else ''}",
-        )
+    low, high = problem.request.params_range or (0.0, math.inf)
+    params = [size.params_non_embedding for size in problem.every(min(low, LARGEST) / GAP, max(high, SMALLEST) * GAP)]
+    near = [*[size for size in params if size < low][-1:], *[size for size in params if size > high][:1]]
     raise DataError(
-        f"{general} general tokens, and {special} specialist ones with repeats, are each too few for a stage of {MIN_STEPS} steps, "
-        f"{format_count(problem.min_tokens_stage)} tokens",
-        remedy="give more text or a larger --max-epochs",
+        f"no model shape has {low:,.10g} to {high:,.10g} parameters",
+        remedy=f"widen --params: the nearest {'has' if len(near) == 1 else 'have'} {' and '.join(f'{size:,.0f}' for size in near)}",
     )
+
+
+def _text(problem: Problem, named: str) -> str:
+    """Say that there is too little text for a size; what makes no stage counts for nothing."""
+    amounts = {"general": problem.general_tokens, "specialist": problem.max_tokens_spec}
+    if problem.needs_trunk and not problem.text:
+        amounts.pop("specialist")
+    if not problem.text:
+        there = [f"{format_count(tokens)} {kind} tokens{' with repeats' * (kind == 'specialist')}" for kind, tokens in amounts.items() if tokens]
+        each = "each " * (len(there) > 1)
+        return f"{' and '.join(there)} are {each}too few for a stage of {MIN_STEPS} steps, {format_count(problem.min_tokens_stage)} tokens"
+    lost = [f"; its {format_count(tokens)} {kind} ones make no stage" for kind, tokens in amounts.items() if 0 < tokens < problem.min_tokens_stage]
+    return f"the text there is makes {format_count(problem.text)} tokens with its passes{''.join(lost)}, too few for {named}"
 
 
 def _or_smaller(problem: Problem, size: Size) -> str:

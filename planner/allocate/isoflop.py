@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from planner.allocate.few import refuse_text
 from planner.allocate.optimum import crossed, interval, search
 from planner.allocate.plans import Size
 from planner.allocate.problem import Problem
@@ -25,7 +24,8 @@ SPAN = 100.0
 LADDER = 48
 """Shapes from which costs and embeddings between them are smoothed."""
 DEGREE = 3
-"""Of the polynomial in ln N that smooths them."""
+"""Of the polynomial in ln N that smooths them, less where there are fewer shapes than it asks for."""
+SHAPES_PER_DEGREE = 4
 FRACTIONS = np.unique(np.concatenate([np.geomspace(2e-3, 1.0, 24), np.linspace(0.01, 1.0, 100)]))
 """Of the most specialist tokens possible."""
 
@@ -88,8 +88,6 @@ def iso_flop(problem: Problem) -> IsoFlop:
     """
     flops, unique = problem.request.flops, problem.request.unique_spec
     plans = crossed(problem, _sizes(problem), FRACTIONS)
-    if not len(plans):
-        refuse_text(problem)
     found = search(problem, plans)
     expected = found.expected if problem.robust else found.guess
     of_size = [np.flatnonzero(plans.size == number) for number in np.unique(plans.size)]
@@ -117,12 +115,13 @@ def _sizes(problem: Problem) -> tuple[Size, ...]:
     params = np.geomspace(least, most, SIZES)
     if problem.recipe is None:
         return tuple(Size(float(value), None, 6.0 * value, None) for value in params)
-    ladder = [problem.size(float(value)) for value in np.geomspace(least, most, LADDER)]
+    ladder = list(dict.fromkeys(problem.size(float(value)) for value in np.geomspace(least, most, LADDER)))
     log_known = np.log([size.params_non_embedding for size in ladder])
     middle = log_known.mean()
 
     def smooth(ratios: list[float]) -> Array:
-        return np.exp(np.polyval(np.polyfit(log_known - middle, np.log(ratios), DEGREE), np.log(params) - middle))
+        degree = min(DEGREE, len(ladder) // SHAPES_PER_DEGREE)  # a few shapes, which need not reach to the ends, bear no curve
+        return np.exp(np.polyval(np.polyfit(log_known - middle, np.log(ratios), degree), np.log(params) - middle))
 
     cost = params * smooth([size.flops_per_token / size.params_non_embedding for size in ladder])
     total = params * smooth([(size.params_total or size.params_non_embedding) / size.params_non_embedding for size in ladder])

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from planner.allocate.bends import bends
-from planner.allocate.few import refuse_text
 from planner.allocate.plans import Plans, Size
 from planner.allocate.problem import Problem
 from planner.errors import DataError
@@ -192,8 +191,6 @@ def coarse_near(problem: Problem, other: Search) -> Search:
 
 def _coarse(problem: Problem, sizes: tuple[Size, ...], each: bool) -> Search:
     plans = crossed(problem, sizes, FRACTIONS)
-    if not len(plans):
-        refuse_text(problem)
     kept = _keeping(problem, bent(problem, plans))
     if problem.retention is not None and not len(kept):
         problem.retention.refuse(plans, problem.min_tokens_stage)

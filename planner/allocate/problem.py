@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from planner.allocate.few import refuse_size
+from planner.allocate.few import least_flops, refuse_shapes, refuse_size
 from planner.allocate.plans import Plans, Size, shaped, sized
 from planner.allocate.request import Request
 from planner.allocate.retention import Retention
 from planner.design.spec import MIN_STEPS, MIN_TOKENS_PER_PARAMETER
-from planner.errors import DataError, InputError
+from planner.errors import InputError
 from planner.fit.fitted import FittedLaw
-from planner.ladder import LARGEST, SMALLEST, shapes_at, shapes_between
+from planner.ladder import GAP, LARGEST, SMALLEST, shapes_at, shapes_between
 from planner.laws import Points
 from planner.laws.dual import Array
 from planner.method import TRAINED_BYTES, Method
@@ -119,9 +119,17 @@ class Problem:
         return 0.0 if self.one_corpus else self.request.general_tokens or math.inf
 
     @property
+    def texts(self) -> tuple[float, float]:
+        """Most tokens that a model can be trained on, general and specialist; what is too little for a stage is as good as none."""
+        least = self.min_tokens_stage * (1 - ROUNDING)
+        general = self.general_tokens if self.general_tokens >= least else 0.0
+        spec = self.max_tokens_spec if self.max_tokens_spec >= least and (general or not self.needs_trunk) else 0.0
+        return general, spec
+
+    @property
     def text(self) -> float:
         """Most tokens of any kind that a model can be trained on."""
-        return self.general_tokens + self.max_tokens_spec
+        return sum(self.texts)
 
     @property
     def max_epochs(self) -> float:
@@ -205,17 +213,9 @@ class Problem:
         if found := self.between(least, most, step):
             return found
         foot = self._foot(least)
-        if found := tuple(size for size in foot if self.trainable(size, self.min_tokens_per_param)):
-            return found
-        if self.request.params_range and (near := self._sizes(least, most, step)):
-            low, high = self.request.params_range
-            names = [f"{size.params_non_embedding:,.0f}" for size in near if size.params_non_embedding < low][-1:]
-            names += [f"{size.params_non_embedding:,.0f}" for size in near if size.params_non_embedding > high][:1]
-            raise DataError(
-                f"no model shape has {low:,.10g} to {high:,.10g} parameters and fits the budget",
-                remedy=f"widen --params: the nearest {'has' if len(names) == 1 else 'have'} {' and '.join(names)}",
-            )
-        refuse_size(self, foot or (self.size(least),), self.min_tokens_per_param)
+        if not foot:
+            refuse_shapes(self)
+        return tuple(size for size in foot if self.trainable(size, self.min_tokens_per_param)) or refuse_size(self, foot, self.min_tokens_per_param)
 
     def between(self, low: float, high: float, step: float) -> tuple[Size, ...]:
         """Realise sizes a step in ln N apart and keep, each once, those that the budget can train and that lie in the range asked for."""
@@ -224,11 +224,15 @@ class Problem:
         return tuple(size for size in self._sizes(low, high, step) if ends[0] <= size.params_non_embedding <= ends[1])
 
     def _foot(self, least: float) -> tuple[Size, ...]:
-        """List all shapes about the least size to search, of which a coarse step meets one, and not always the cheapest."""
+        """List all shapes from the least size to search up to where none can cost less than the cheapest: a coarse step does not meet each of them."""
         if self.recipe is None:
             return (self.size(least),)
         low, high = self.request.params_range or (0.0, math.inf)
-        return self.every(max(low, least / ASIDE), min(high, least * ASIDE))
+        if not (foot := self.every(max(low, least / GAP), min(high, least * GAP))):
+            return ()
+        cost = min(least_flops(self, size, self.min_tokens_per_param) for size in foot)
+        most = math.sqrt(cost / (self.method.general.least_flops * self.min_tokens_per_param))
+        return (*foot, *self.every(least * GAP * (1 + ROUNDING), min(high, most)))
 
     def every(self, low: float, high: float) -> tuple[Size, ...]:
         """List all shapes between two sizes, but for those that only requests within 0.1 % of one size ask for."""
@@ -273,8 +277,23 @@ class Problem:
         """Tell whether memory, budget and text allow a size with so many tokens for each parameter."""
         if not self.fits(size):
             return False
-        needed = max(tokens_per_param * size.params_non_embedding, self.min_tokens_stage)
-        return self.tokens(size) >= needed * (1 - ROUNDING) and self.text >= self.shortest * size.params_non_embedding * (1 - ROUNDING)
+        return self.tokens(size) >= self.least_tokens(size, tokens_per_param) * (1 - ROUNDING) and self.text_does(size)
+
+    def text_does(self, size: Size) -> bool:
+        """Tell whether there is as much text as a size has at least."""
+        return self.text >= max(self.shortest * size.params_non_embedding, self.min_tokens_stage) * (1 - ROUNDING)
+
+    def least_tokens(self, size: Size, tokens_per_param: float) -> float:
+        """Return the least that the budget must pay for a size with so many tokens for each parameter, in general tokens."""
+        stage, needed = self.min_tokens_stage, self.shortest * size.params_non_embedding
+        least = max(tokens_per_param * size.params_non_embedding, stage)
+        general, spec = self.texts
+        if general >= needed or spec >= needed and not self.needs_trunk or general + spec < needed:
+            return least
+        # Neither kind of text is enough alone, and each of two stages has its least: as few specialist tokens as that takes, or as many as may be.
+        fewest = max(stage, needed - general)
+        amounts = fewest, max(fewest, min(spec, needed - stage))
+        return max(least, min(max(needed - amount, stage) + size.spec_cost * amount for amount in amounts))
 
     def size_range(self) -> tuple[float, float]:
         """Return the least size to search, which does not depend on the budget, and the largest that the budget can train."""

@@ -91,7 +91,7 @@ def tell_memory(problem: Problem, params_non_embedding: float, larger: str) -> I
 def _left_out(problem: Problem) -> Iterator[str]:
     """Say how many of the sizes that were asked for cannot be trained, and of what there is too little for them."""
     sizes = [problem.size(params) for params in problem.request.params_among]
-    causes = Counter(too_small(problem, size, problem.shortest) for size in sizes if not problem.trainable(size, problem.shortest))
+    causes = Counter(too_small(problem, size, problem.shortest)[0] for size in sizes if not problem.trainable(size, problem.shortest))
     for cause, count in causes.items():
         few = "is too large for {}, and was left out" if count == 1 else "are too large for {}, and were left out"
         yield f"{count} of the {len(sizes)} sizes of --params {few.format(TOO_SMALL[cause])}"
@@ -99,8 +99,7 @@ def _left_out(problem: Problem) -> Iterator[str]:
 
 def _short(problem: Problem, plan: Plan, seen: float) -> str:
     """Say of a plan of hardly more tokens than its size must have whether it is the text that there is no more of."""
-    usable = problem.general_tokens if problem.general_tokens >= problem.min_tokens_stage else 0.0
-    if plan.tokens_pt < TAKEN * usable:
+    if plan.tokens_pt < TAKEN * problem.texts[0]:
         ratio = seen / plan.params_non_embedding
         return f"the size is bounded by the {problem.shortest:g} tokens for each parameter that every plan has at least: this one has {ratio:.3g}"
     taken = "" if seen > 0.99 * problem.text else f", of which the plan takes {format_count(seen)}"

@@ -217,7 +217,7 @@ def test_too_small_a_budget_is_refused(fitted: FittedLaw) -> None:
 
 def test_the_text_that_is_asked_for_makes_a_stage_too(fitted: FittedLaw) -> None:
     short = Request(2e12, 2e5, max_epochs=1e-4, general_tokens=1e3)
-    with pytest.raises(DataError, match=r"give 204\.8k tokens, by --general-tokens"):
+    with pytest.raises(DataError, match=r"give 204\.8k tokens of one kind"):
         allocate(fitted, short)
     assert allocate(fitted, replace(short, general_tokens=2.048e5)).plan.tokens_pt > 0
 

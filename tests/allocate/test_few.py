@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from planner.allocate.request import Request
 from planner.allocate.warned import tell_memory
 from planner.errors import DataError
 from planner.fit.fitted import FittedLaw
+from planner.ladder import GAP
 
 ROOT = Path(__file__).parents[2]
 
@@ -45,7 +47,7 @@ def test_an_amount_of_text_that_is_named_does() -> None:
     """271k parameters take 543.7k tokens at least, which are 544k to three digits and too few to four."""
     law = FittedLaw.load(ROOT / "sweeps" / "three" / "computing" / "law.json")
     asked = Request(1e13, 119.0, max_epochs=0.5, general_tokens=60558.0, params=271e3)
-    with pytest.raises(DataError, match="the text there is makes") as caught:
+    with pytest.raises(DataError, match="are each too few for a stage") as caught:
         allocate(law, asked, allow_extrapolation=True)
     (named,) = re.findall(r"give ([\d.]+)k tokens", caught.value.remedy)
     assert allocate(law, replace(asked, general_tokens=1e3 * float(named)), allow_extrapolation=True).plan.tokens_pt > 0
@@ -81,3 +83,58 @@ def test_the_memory_binds_only_where_more_of_it_would_let_a_larger_model_be(medi
     assert not told(replace(tight, general_tokens=2e5, max_epochs=1.0), 2.1e5), "the text would not do for a larger one"
     assert not told(replace(tight, params_range=(1e5, 2.1e5)), 2.1e5), "none is asked for"
     assert not told(replace(tight, params=2.1e5), 2.1e5)
+
+
+def test_all_that_is_too_little_is_said_at_once(medicine: FittedLaw) -> None:
+    """What is named does together: no second refusal for another cause."""
+    request = Request(1e10, 1e3, general_tokens=5e4, max_epochs=4.0, params=3e5, training_flops=5e9)
+    error = refused(medicine, request)
+    assert "50k general tokens and 4k specialist tokens with repeats are each too few for a stage of 200 steps" in str(error)
+    assert "5e+09 FLOPs in the time there is are too few" in str(error) and "1e+10 FLOPs are too few to train" in str(error)
+    (text,), (time,), (flops,) = (re.findall(unit, error.remedy or "") for unit in (r"give (\S+)k tokens", r"time for (\S+) FLOPs", r"least (\S+) FLOPs"))
+    enough = replace(request, general_tokens=1e3 * float(text), training_flops=float(time), flops=float(flops))
+    assert allocate(medicine, enough, allow_extrapolation=True).plan.tokens_pt > 0
+
+
+def test_text_that_makes_no_stage_counts_for_nothing(medicine: FittedLaw) -> None:
+    """150k tokens of each kind are 300k, and no stage of 200 steps."""
+    error = refused(medicine, Request(1e13, 1.5e5, general_tokens=1.5e5, max_epochs=1.0, params=1e5))
+    assert "are each too few for a stage" in str(error) and (error.remedy or "").startswith("give 204.8k tokens of one kind")
+    error = refused(medicine, Request(1e13, 3e5, general_tokens=1.5e5, max_epochs=1.0, params=2e5))
+    assert "makes 300k tokens with its passes; its 150k general ones make no stage, too few for" in str(error)
+
+
+def test_two_stages_where_neither_text_is_enough_alone_take_two_shortest_stages(medicine: FittedLaw) -> None:
+    """Of 300k tokens of each kind a model of 152k parameters takes 305k, and two stages take 410k: a budget for less is none."""
+    request = Request(1e10, 3e5, general_tokens=3e5, max_epochs=1.0, params=1.52e5)
+    least = float(re.findall(r"at least (\S+) FLOPs", str(refused(medicine, request)))[0])
+    refused(medicine, replace(request, flops=0.998 * least))
+    plan = allocate(medicine, replace(request, flops=least), allow_extrapolation=True).plan
+    assert plan.tokens_pt == plan.tokens_spec == 204800
+
+
+def test_the_least_budget_of_a_range_is_that_of_its_cheapest_shape(medicine: FittedLaw) -> None:
+    """Which may lie further up than the shapes nearest to the lower end."""
+    checked = 0
+    for low in (2.24e4, 3.1e4, 4.4e4, 6.26e4, 8.9e4):
+        request = Request(1e9, 1e12, params_range=(low, 4 * low))
+        least = float(re.findall(r"at least (\S+) FLOPs", str(refused(medicine, request)))[0])
+        problem = Problem.of(medicine, request)
+        costs = [problem.least_tokens(size, problem.min_tokens_per_param) * size.flops_per_token for size in problem.every(low, 4 * low)]
+        assert least == pytest.approx(min(costs), rel=1e-3)
+        checked += len(costs)
+    assert checked > 100
+
+
+def test_ends_between_two_shapes_are_no_end(medicine: FittedLaw) -> None:
+    """The ladder has gaps of up to a tenth where models are small."""
+    shapes = [size.params_non_embedding for size in Problem.of(medicine, Request(1e9, 1e12)).every(1e4, 1e6)]
+    assert max(after / before for before, after in itertools.pairwise(shapes)) < GAP
+
+
+def test_a_range_without_a_shape_names_the_nearest(medicine: FittedLaw) -> None:
+    for low, high in ((27970.0, 28109.0), (2e12, 3e12)):
+        error = refused(medicine, Request(1e9, 1e12, params_range=(low, high)))
+        assert "no model shape has" in str(error)
+        for near in re.findall(r"\d[\d,]+", error.remedy or ""):
+            assert not low <= float(near.replace(",", "")) <= high

@@ -59,6 +59,15 @@ def test_a_tiny_budget_is_refused(fitted: FittedLaw) -> None:
         iso_flops(fitted, [1e6], UNIQUE)
 
 
+def test_a_budget_for_hardly_more_than_the_smallest_model_has_a_curve(fitted: FittedLaw) -> None:
+    """A few shapes bear no curve of their costs: it said that a token costs nothing."""
+    problem = Problem.of(fitted, Request(1e9, UNIQUE))
+    smallest = problem.size(1e4)
+    for more in (1.001, 1.1, 1.5):
+        curve = iso_flop(Problem.of(fitted, Request(more * smallest.flops_per_token * problem.min_tokens_stage, UNIQUE)))
+        assert np.all((curve.params > 0.9e4) & (curve.params < 2e4)) and np.all((curve.loss > 1) & (curve.loss < 20))
+
+
 @pytest.mark.parametrize("seed", [0, 1, 2, *range(4, 12)])  # the memory of the third holds no size that it asks for
 def test_the_recommendation_lies_on_the_curve_of_its_limits(seed: int) -> None:
     random = np.random.default_rng([7, seed])

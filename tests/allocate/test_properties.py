@@ -95,7 +95,7 @@ def test_more_never_hurts_and_limits_never_help(name: str) -> None:
 
 
 def test_text_too_little_for_any_stage_is_refused(fitted: FittedLaw) -> None:
-    with pytest.raises(DataError, match="100k general tokens, and 20k specialist ones with repeats, are each too few for a stage of 200 steps"):
+    with pytest.raises(DataError, match="100k general tokens and 20k specialist tokens with repeats are each too few for a stage of 200 steps"):
         best_of(fitted, Request(1e13, 1e4, max_epochs=2.0, general_tokens=1e5))
 
 
