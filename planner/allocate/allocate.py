@@ -50,7 +50,7 @@ def allocate(
         DataError: the budget allows no plan, or the best one lies too far beyond the runs.
     """
     problem = Problem.of(law, request, general, robust=robust)
-    whole = coarse(problem)
+    whole = coarse(problem, advise=True)
     close = closest(problem, whole)
     everything = spread(problem, whole, close)
     guessed = closest_guess(problem, whole)
@@ -118,7 +118,7 @@ def best_plan(problem: Problem) -> Plan:
     Raises:
         DataError: the budget allows no plan.
     """
-    whole = coarse(problem)
+    whole = coarse(problem, advise=True)
     if not problem.robust:
         return priced(problem, realised(problem, *closest_guess(problem, whole)))
     close = closest(problem, whole)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, NoReturn
 
 from planner.allocate.plans import Size
@@ -14,12 +15,17 @@ from planner.units import format_bytes, format_count
 
 if TYPE_CHECKING:
     from planner.allocate.problem import Problem
+    from planner.allocate.request import Request
 
 
 DIGITS = 4
 """Of a budget or an amount of text that is named, rounded up."""
 TOO_SMALL = {"memory": "the memory", "text": "the text there is", "time": "the time that training may take", "budget": "the budget"}
 """What may be too little for a size, in words."""
+MOST_BUDGET = 1000.0
+"""Factor in budget up to which one is looked for that keeps a limit."""
+BISECTIONS = 9
+"""Of that range, so that it is known to 1.4 %."""
 
 
 def too_small(problem: Problem, size: Size, tokens_per_param: float) -> list[str]:
@@ -90,6 +96,38 @@ def refuse_shapes(problem: Problem) -> NoReturn:
     )
 
 
+def would_keep(problem: Problem, keeps: Callable[[Problem], bool]) -> str:
+    """Name what would let a limit on the general loss be kept, by its law: a budget, or more text or time, with a budget where it takes that too.
+
+    Args:
+        problem: one that no plan of keeps its limit.
+        keeps: tells whether some plan of a problem keeps it.
+
+    Returns:
+        Words, empty where not even `MOST_BUDGET` times the budget would do.
+    """
+    request = problem.request
+    free = [(request, "")]
+    free += [(replace(request, training_flops=None), "more time")] * (request.training_flops is not None)
+    free += [(replace(free[-1][0], general_tokens=None), "more general text")] * (request.general_tokens is not None)
+    words: list[str] = []
+    for request, word in free:
+        words += [word] * bool(word)
+
+        def enough(factor: float, request: Request = request) -> bool:
+            return keeps(replace(problem, request=replace(request, flops=factor * request.flops)))
+
+        if words and enough(1.0):
+            return " and ".join(words)
+        if enough(MOST_BUDGET):
+            low, high = 1.0, MOST_BUDGET
+            for _ in range(BISECTIONS):
+                middle = math.sqrt(low * high)
+                low, high = (low, middle) if enough(middle) else (middle, high)
+            return " and ".join([*words, f"about {_up(high * request.flops, 2):.2g} FLOPs"])
+    return ""
+
+
 def _text(problem: Problem, named: str) -> str:
     """Say that there is too little text for a size; what makes no stage counts for nothing."""
     amounts = {"general": problem.general_tokens, "specialist": problem.max_tokens_spec}
@@ -115,7 +153,7 @@ def _smallest(problem: Problem) -> float:
     return 0.0 if problem.recipe is None else problem.size(SMALLEST).params_non_embedding
 
 
-def _up(amount: float) -> float:
+def _up(amount: float, digits: int = DIGITS) -> float:
     """Round a budget or an amount of text that does up to few digits."""
-    step = 10.0 ** (math.floor(math.log10(amount)) - DIGITS + 1)
+    step = 10.0 ** (math.floor(math.log10(amount)) - digits + 1)
     return step * math.ceil(amount / step - 1e-6)

@@ -94,7 +94,7 @@ def iso_flop(problem: Problem) -> IsoFlop:
     best = np.array([rows[expected[rows].argmin()] for rows in of_size])
     best = best[np.isfinite(expected[best])]
     if not len(best) and problem.retention is not None:
-        problem.retention.refuse(plans, problem.min_tokens_stage)
+        problem.retention.refuse(plans, problem.min_tokens_stage, "")
     low, high = np.exp(np.quantile(found.resamples[:, best], ENDS, axis=0))
     params, spec = plans.params[best], plans.tokens_spec[best]
     factors = problem.law.support.factors(params, plans.tokens_pt[best], spec, plans.unique_spec[best], plans.flops[best])

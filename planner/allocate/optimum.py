@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from planner.allocate.bends import bends
+from planner.allocate.few import would_keep
 from planner.allocate.plans import Plans, Size
 from planner.allocate.problem import Problem
 from planner.errors import DataError
@@ -154,17 +155,18 @@ def _hopeful(problem: Problem, plans: Plans, each: bool) -> Plans:
     return plans.rows(keep)
 
 
-def coarse(problem: Problem, *, each: bool = True) -> Search:
+def coarse(problem: Problem, *, each: bool = True, advise: bool = False) -> Search:
     """Search the whole range; where general tokens can do harm, or a limit on the general loss hold a shorter trunk too, plans that leave some out.
 
     Args:
         problem: the request.
         each: whether to keep what may be best by some resample, rather than by their mean alone.
+        advise: whether to look for what would keep a limit that no plan keeps, which takes longer than to find that out.
 
     Raises:
         DataError: the budget is too small for any size, or the text for any stage.
     """
-    return _coarse(problem, problem.sizes(), each)
+    return _coarse(problem, problem.sizes(), each, advise)
 
 
 def coarse_near(problem: Problem, other: Search) -> Search:
@@ -189,12 +191,20 @@ def coarse_near(problem: Problem, other: Search) -> Search:
     return _coarse(problem, sizes, each=False)
 
 
-def _coarse(problem: Problem, sizes: tuple[Size, ...], each: bool) -> Search:
+def _coarse(problem: Problem, sizes: tuple[Size, ...], each: bool, advise: bool = False) -> Search:
     plans = crossed(problem, sizes, FRACTIONS)
     kept = _keeping(problem, bent(problem, plans))
     if problem.retention is not None and not len(kept):
-        problem.retention.refuse(plans, problem.min_tokens_stage)
+        problem.retention.refuse(plans, problem.min_tokens_stage, would_keep(problem, _keeps) if advise else "")
     return _evaluated(problem, _hopeful(problem, kept, each))
+
+
+def _keeps(problem: Problem) -> bool:
+    """Tell whether some plan of a problem keeps its limit on the general loss."""
+    try:
+        return len(_keeping(problem, bent(problem, crossed(problem, problem.sizes(), FRACTIONS)))) > 0
+    except DataError:  # no size has enough of something
+        return False
 
 
 def crossed(problem: Problem, sizes: tuple[Size, ...], fractions: Array) -> Plans:

@@ -237,12 +237,13 @@ class Retention:
             parts.append(f"--max-general-loss {self.max_loss * sqrt(kept.loss_low / kept.loss_high):.4g}")
         return f"{' and '.join(parts)} would keep it in {SURE:.0%} of runs" if parts else ""
 
-    def refuse(self, plans: Plans, least_stage: float) -> NoReturn:
+    def refuse(self, plans: Plans, least_stage: float, would: str) -> NoReturn:
         """Say that no plan keeps the limit, and which comes nearest.
 
         Args:
             plans: those that the budget and the text allow.
             least_stage: tokens that a general stage has at the least.
+            would: what would keep it, in words; nothing where that is not known.
 
         Raises:
             DataError: always.
@@ -255,14 +256,15 @@ class Retention:
             raise DataError(
                 f"no plan of this budget has a general stage to keep {self.limit} with: the most general tokens of one are "
                 f"{format_count(float(plans.tokens_pt.max()))}, and a stage takes {format_count(least_stage)}",
-                remedy="give more general text, or more FLOPs",
+                remedy=f"relax the limit{f', or give {would}' if would else ''}",
             )
         share = self.replays[int(np.argmin(np.min(each, axis=1)))]
         nearest = format_number(100 * max(0.0, float(np.expm1(least[np.isfinite(least)].min()))), 2)
+        more = "" if share < self.replays[-1] else ", or measure more replay: the runs of the general law have no more"
         raise DataError(
             f"no plan of this budget keeps {self.limit}: the nearest is {nearest} % above it, with {100 * share:.3g} % of replay of at most "
             f"{100 * self.replays[-1]:.3g} %",
-            remedy="relax the limit, give more general text or more FLOPs, or measure more replay: the runs of the general law have no more",
+            remedy=f"relax the limit{f', or give {would}' if would else ''}{more}",
         )
 
     def _after(self, params: Mapping[str, Any], general: Array, spec: Array, unique: Array, share: Any) -> list[Points]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+
+from planner.errors import InputError
 from planner.units import GROUPED, parse_count
 
 
@@ -11,9 +14,15 @@ def read_counts(text: str) -> tuple[float, ...]:
 
 
 def read_sizes(text: str | None) -> tuple[float | None, tuple[float, float] | None, tuple[float, ...]]:
-    """Read --params: a size, a range or a list."""
+    """Read --params: a size, a range or a list.
+
+    Raises:
+        InputError: none of these.
+    """
     if text is None:
         return None, None, ()
+    if dashed := re.fullmatch(r"\s*([\d.]+\s*[kKmMbBtT])\s*[-–:]\s*(\S+)\s*", text):  # 1e-3 has no suffix before its dash
+        raise InputError(f"--params {text!r} is no range", remedy=f"write {dashed[1]}..{dashed[2]}")
     if ".." in text:
         low, _, high = text.partition("..")
         return None, (parse_count(low), parse_count(high)), ()

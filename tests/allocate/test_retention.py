@@ -116,6 +116,27 @@ def test_a_refusal_counts_only_what_could_be_trained(fitted: FittedLaw, general:
         allocate(fitted, replace(REQUEST, unique_spec=2e6, general_tokens=1e5, max_general_rise=0.1), general=general)
 
 
+def test_a_refusal_names_what_would_keep_the_limit() -> None:
+    """A budget where it is the budget that binds, more text where it is the text, both where it takes both, and nothing that would not do."""
+    law, limit = (FittedLaw.load(ROOT / "sweeps/computing" / name) for name in ("law.json", "replay/law_general.json"))
+    request = Request(1e13, 1e6, max_general_loss=3.0)
+
+    def remedy(request: Request) -> str:
+        with pytest.raises(DataError, match="no plan of this budget") as refusal:
+            allocate(law, request, general=limit)
+        return refusal.value.remedy or ""
+
+    assert (found := re.fullmatch(r"relax the limit, or give about (\S+) FLOPs", remedy(request)))
+    enough = float(found[1])
+    assert allocate(law, replace(request, flops=enough), general=limit).plan.flops <= enough
+    assert "about" in remedy(replace(request, flops=0.95 * enough))
+    assert remedy(replace(request, max_general_loss=4.9, general_tokens=1e5)) == "relax the limit, or give more general text"
+    both = remedy(replace(request, general_tokens=2e6))
+    assert f"give more general text and about {enough:.2g} FLOPs, or measure more replay" in both
+    assert remedy(replace(request, max_general_loss=0.5)) == "relax the limit"
+    assert remedy(replace(request, flops=2 * enough, training_flops=1e13)) == "relax the limit, or give more time"
+
+
 def test_only_limits_that_may_be_missed_are_named_surer(fitted: FittedLaw, general: FittedLaw) -> None:
     answer = allocate(fitted, replace(REQUEST, max_general_rise=0.2, max_general_loss=50.0), general=general)
     said = next(text for text in answer.warnings if "would keep it in 95% of runs" in text)

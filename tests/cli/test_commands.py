@@ -120,6 +120,7 @@ def test_allocate_never_imports_torch(law: Path) -> None:
         (["allocate", "--usd", "100", "--gpu", "A100", "--mfu", "0.4", "--spec-tokens", "1M"], "--usd", "--usd-per-gpu-hour"),
         (["allocate", "--flops", "1e13", "--usd", "100", "--spec-tokens", "1M"], "--usd says nothing", "add --usd-per-gpu-hour"),
         (["allocate", "--flops", "1e13", "--spec-tokens", "1M", "--params", "2M..1M"], "2M..1M", "smaller size first"),
+        (["allocate", "--flops", "1e13", "--spec-tokens", "1M", "--params", "10M-100M"], "'10M-100M' is no range", "write 10M..100M"),
         (["allocate", "--flops", "1e13", "--spec-tokens", "1M", "--params", "1M,x"], "'x'", "write a number"),
         (["allocate", "--flops", "1e13", "--spec-tokens", "1M", "--base", "params=7B"], "lacks name", "name=llama-2-7b"),
         (["allocate", "--flops", "1e13", "--spec-tokens", "1M", "--method", "lora"], "--method", "--base"),

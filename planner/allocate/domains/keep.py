@@ -84,7 +84,7 @@ def refuse(problem: DomainsProblem) -> NoReturn:
     trunk = np.minimum(problem.tokens(size), problem.general_tokens)
     enough = np.flatnonzero(trunk >= np.maximum(problem.least_ratio.min() * problem.params, problem.least_stage))
     if not len(enough):
-        raise DataError(f"no budget is left for a general stage to keep {retention.limit} with", remedy="give more FLOPs or more general text")
+        raise DataError(f"no budget is left for a general stage to keep {retention.limit} with", remedy=f"give {_scarce(problem)}")
     size, trunk = size[enough], trunk[enough]
     losses = []
     for one, _ in groups(problem):
@@ -92,5 +92,12 @@ def refuse(problem: DomainsProblem) -> NoReturn:
         losses.append(float(np.exp(one.law.log_loss(one.law.points(problem.params_by(size), trunk, none, np.ones(len(size)), none))).min()))
     raise DataError(
         f"no plan of this budget keeps {retention.limit}: the best trunk alone, without a specialist stage, is forecast to reach {max(losses):.4g}",
-        remedy="relax the limit, give more general text or more FLOPs, or measure more replay",
+        remedy=f"relax the limit, or give {_scarce(problem)}",
     )
+
+
+def _scarce(problem: DomainsProblem) -> str:
+    """Name what keeps a trunk that has the budget to itself from being longer, whatever its size."""
+    paid = problem.tokens(np.arange(len(problem.ladder)))
+    ways = ["more FLOPs"] * bool(paid.min() <= problem.general_tokens) + ["more general text"] * bool(paid.max() > problem.general_tokens)
+    return " or ".join(ways)
