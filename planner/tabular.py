@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import math
 import warnings
 from pathlib import Path
@@ -53,7 +54,11 @@ def read_frame(path: Path, used: set[str]) -> DataFrame:
             with warnings.catch_warnings():
                 warnings.simplefilter("error", pd.errors.ParserWarning)  # rows longer than the header would be cut short
                 frame = pd.read_csv(path, index_col=False)
-    except (ValueError, OSError, ImportError, pd.errors.ParserWarning) as error:
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not text in UTF-8", remedy="save it as CSV in UTF-8") from error
+    except (pd.errors.ParserError, pd.errors.ParserWarning) as error:
+        raise _uneven(path, error) from error
+    except (ValueError, OSError, ImportError) as error:
         raise InputError(f"{path} cannot be read as a table: {str(error).splitlines()[0]}", remedy="give CSV, JSON Lines or parquet") from error
     frame = frame.rename(columns=lambda name: str(name).strip())
     _check_names(path, list(frame), used)
@@ -82,6 +87,18 @@ def numbers(column: Series[Any], *, counts: bool) -> Series[float]:
             except InputError:
                 continue
     return values
+
+
+def _uneven(path: Path, error: Exception) -> InputError:
+    """Return what to say of a row with more cells than the header has, which pandas names by a line of its own, or not at all."""
+    with path.open(newline="") as lines:
+        rows = csv.reader(lines)
+        named = len(next(rows, []))
+        for row in rows:
+            if len(row) > named:
+                remedy = "write points, not commas, within numbers, and quotes around text that has a comma"
+                return InputError(f"{path}, line {rows.line_num}: {len(row)} cells where the header names {named} columns", remedy=remedy)
+    return InputError(f"{path} cannot be read as a table: {str(error).splitlines()[0]}", remedy="give CSV, JSON Lines or parquet")
 
 
 def _check_header(path: Path, used: set[str]) -> None:

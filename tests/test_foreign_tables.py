@@ -46,8 +46,13 @@ def test_a_status_is_read_as_people_write_it(tmp_path: Path) -> None:
 
 
 def test_rows_longer_than_the_header_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="cannot be read as a table"):
+    with pytest.raises(InputError, match="line 2: 4 cells where the header names 3 columns; write points, not commas"):
         read_runs(write(tmp_path / "runs.csv", HEAD, [f"{row},7" for row in rows()]))
+    with pytest.raises(InputError, match="line 4: 5 cells where the header names 3 columns"):
+        read_runs(write(tmp_path / "runs.csv", HEAD, [*rows()[:2], "1,2,3,4,5", *rows()[2:]]))
+    (tmp_path / "wide.csv").write_text("\n".join([HEAD, *rows()]), encoding="utf-16")
+    with pytest.raises(InputError, match="is not text in UTF-8; save it as CSV in UTF-8"):
+        read_runs(tmp_path / "wide.csv")
     trailing = read_runs(write(tmp_path / "commas.csv", HEAD, [f"{row}," for row in rows()]))
     assert list(trailing["params_non_embedding"][:2]) == [1e6, 3e6]
 

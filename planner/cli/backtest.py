@@ -77,15 +77,15 @@ def backtest(
         if as_json:
             documents.append(read_json(target))
         else:
-            show(result)
+            show(result, str(runs) if len(tables) > 1 else "")
         for item in written:
             say(f"written: {item}")
     if as_json:
         give(documents[0] if len(documents) == 1 else documents)
 
 
-def show(result: Backtest) -> None:
-    """Print a backtest as a table."""
+def show(result: Backtest, name: str = "") -> None:
+    """Print a backtest as a table, below the name of its runs where there are several."""
     from planner.decisions import PLAN
 
     rules = [way for way in next((item.regret_percent for item in result.cutoffs if item.decisions), {}) if way != PLAN]
@@ -111,13 +111,14 @@ def show(result: Backtest) -> None:
         "inside: share of the runs above that are in their 90 % interval; choices: decisions among at least 3 runs of equal compute and text\n"
         "then the mean regret by who chooses [% of the best run's loss]; in hindsight: by the law of all runs\n" + noise
     )
-    table("Fitted to the runs up to a cut-off, held against those above", columns, rows, caption=caption)
+    of = f"{name}: " if name else ""
+    table(f"{of}Fitted to the runs up to a cut-off, held against those above", columns, rows, caption=caption)
     for item in result.cutoffs:
         if item.flagged:
             sound = item.summary()["unflagged_mean_absolute_percent"]
-            count = "1 run is" if item.flagged == 1 else f"{item.flagged} runs are"
+            count = "1 run is flagged for its" if item.flagged == 1 else f"{item.flagged} runs are flagged for their"
             without = "" if sound is None else f"; without them the error is {sound:.2f} %"
-            say(f"above {item.flops:.3g} FLOPs: {count} flagged for their loss, which no choice could know, and counted here{without}")
+            say(f"above {item.flops:.3g} FLOPs: {count} loss, which no choice could know, and counted here{without}")
         say(f"below {item.flops:.3g} FLOPs: {', '.join(item.laws)}" + "".join(f"; {note}" for note in item.notes))
     for gap in result.skipped:
         say(f"not replayed: {gap.flops:.3g} FLOPs with {format_count(gap.rows_below)} runs below: {gap.reason}")

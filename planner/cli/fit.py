@@ -104,7 +104,7 @@ def fit(
             if as_json:
                 documents.append(read_json(place))
             else:
-                show(fitted)
+                show(fitted, str(runs) if len(tables) > 1 else "")
                 if profile:
                     show_profiles(fitted, data)
             say(f"written: {place}")

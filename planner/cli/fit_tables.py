@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from planner.fit.member import Member
 
 
-def show(law: FittedLaw) -> None:
-    """Print a fitted law as tables."""
+def show(law: FittedLaw, name: str = "") -> None:
+    """Print a fitted law as tables, below the name of its runs where there are several."""
+    of = f"{name}: " if name else ""
     for member in law.members:
         rows: list[list[Any]] = []
         for number, (parameter, value) in enumerate(zip(member.law.parameters, member.theta, strict=True)):
@@ -34,7 +35,7 @@ def show(law: FittedLaw) -> None:
             f"N: {member.params_kind} parameters, {_units(member)}"
         )
         with_others = f", 1 of {len(law.members)} that forecast together" if len(law.members) > 1 else ""
-        table(f"Law {member.law.name}{with_others}", ["parameter", "value", "90 % interval", "unit", ""], rows, caption=caption)
+        table(f"{of}Law {member.law.name}{with_others}", ["parameter", "value", "90 % interval", "unit", ""], rows, caption=caption)
     names = list(dict.fromkeys(name for score in law.scores for name in score["held"]))
     rows = [
         [("* " if score["chosen"] else "  ") + score["law"], score["params_kind"], score["parameters"], f"{score['rms_percent']:.2f}",
@@ -46,7 +47,7 @@ def show(law: FittedLaw) -> None:
     caption = f"mean absolute error in % of the loss where a slice is left out and forecast; * chosen{untried}" + (
         f"; not shown: {not_shown(law.scores[12:])} (law.json has them)" if len(law.scores) > 12 else ""
     )
-    table("Laws by held-out error", ["law", "N", "parameters", "fit", "mean", "status", *names], rows, caption=caption)
+    table(f"{of}Laws by held-out error", ["law", "N", "parameters", "fit", "mean", "status", *names], rows, caption=caption)
     if law.holdout:
         found, sizes = law.holdout, sizes_held(law.holdout)
         if len(sizes) == 1:

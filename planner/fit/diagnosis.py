@@ -19,7 +19,7 @@ WILD, LEAST_WILD, MOST_WILD = 10.0, 0.05, 0.05
 """Deviations of the other runs, and ln L, beyond both of which a run is likely a mistake; and the share of such runs above which the law may be one."""
 STATUS_ADVICE = {
     "converged": "the fit stands",
-    "max_iterations": "the solver stopped early: fit again with more starts, or a simpler law",
+    "max_iterations": "the solver stopped early: fit again with another --seed, or a simpler law",
     "at_bound": "a parameter runs to the edge of its range: the runs do not pin it down; choose a simpler law or widen the sweep",
     "ill_conditioned": "several parameters trade off against each other: trust forecasts near the runs, not the parameters",
 }

@@ -89,6 +89,8 @@ def profile(law: Law, points: Points, log_loss: Array, theta: Array, names: Sequ
 def ridge(law: Law, points: Points, log_loss: Array, theta: Array) -> tuple[str, ...]:
     """Name the parameters that can double or halve within the 90 % threshold, the others making up for it."""
     chosen = [number for number, parameter in enumerate(law.parameters) if parameter.logarithmic]
+    if not chosen:
+        return ()
     grids = [_grid(law, number, theta[number], np.array([-RIDGE, RIDGE])) for number in chosen]
     threshold = _threshold(law, points, log_loss, theta)
     found, least = _pinned(law, points, log_loss, theta, *_starts([theta] * len(chosen), chosen, grids))

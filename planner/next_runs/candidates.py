@@ -177,7 +177,7 @@ def candidates(
         cells, _ = spec.cells(setting.vocab, setting.unique_available)
     except InputError as error:
         what = f"no candidate can be trained for {flops:.3g} FLOPs: {error.message}"
-        raise DataError(what, remedy="give more FLOPs, or smaller sizes and tokens") from error
+        raise DataError(what, remedy="give more FLOPs, or other sizes and tokens") from error
     return long_enough(cells, setting)
 
 

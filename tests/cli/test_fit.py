@@ -32,6 +32,19 @@ def test_a_law_of_the_general_loss_says_its_conventions_and_that_nothing_is_draw
     assert "no figures" not in run(*asked, "--no-figures")[2]
 
 
+@pytest.mark.filterwarnings("ignore::planner.errors.PlannerWarning")
+def test_of_several_tables_each_is_named_above_its_own(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "runs.csv").write_text("\n".join(["params_non_embedding,tokens_pt,loss_spec", *GRID]) + "\n")
+    asked = ("--law", "chinchilla", "--bootstrap", "20", "--no-figures")
+    out = run("fit", str(tmp_path), *asked)[1]
+    assert [out.index(f"{name}/runs.csv: Law chinchilla") < out.index(f"{name}/runs.csv: Laws by") for name in ("one", "two")] == [True, True]
+    assert "runs.csv" not in run("fit", str(tmp_path / "one"), *asked)[1]
+    out = run("backtest", str(tmp_path), "--law", "chinchilla", "--bootstrap", "20", "--no-figures", "--cutoffs", "2e16")[1]
+    assert all(f"{name}/runs.csv: Fitted to the runs" in out for name in ("one", "two")), out
+
+
 def test_a_refusal_waits_for_its_helpers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else they end while the interpreter does, which now and then wrote an OSError of a closed pipe under the sentence."""
     monkeypatch.setattr(helpers, "default_workers", lambda: 2)

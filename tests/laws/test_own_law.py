@@ -46,6 +46,24 @@ def test_the_law_of_the_docs_is_listed_fitted_and_found_again(own: Path, tmp_pat
     assert plan(*asked, "--params=1M..10M", laws=own, folder=tmp_path).returncode == 0
 
 
+STRAIGHT = """from planner.laws.base import Law, Parameter
+def slope(name, high, start):
+    return Parameter(name, 0.0, high, start, "nats/token", logarithmic=False, linear=True)
+LAWS = (Law("straight", "a − b·ln N − c·ln D", (slope("a", 20, (1, 4)), slope("b", 2, (0.01, 0.5)), slope("c", 2, (0.01, 0.5))),
+            lambda p, x: p["a"] - p["b"] * x.log_n - p["c"] * x.log_total, "here", "near the runs", stages=1),)
+"""
+
+
+def test_a_law_without_a_parameter_on_a_log_scale_is_fitted(own: Path, tmp_path: Path) -> None:
+    """Nothing of it can double or halve, which a ridge is told by."""
+    own.write_text(STRAIGHT, encoding="utf-8")
+    names = [f"--map={ours}={theirs}" for ours, theirs in (("params_non_embedding", "N"), ("tokens_pt", "D"), ("loss_spec", "loss"))]
+    fitted = plan("fit", "theirs.csv", "--law=straight", *names, "--json", "--no-figures", "--bootstrap=20", "--profile", laws=own, folder=tmp_path)
+    assert fitted.returncode == 0, fitted.stderr
+    member = json.loads(fitted.stdout)["members"][0]
+    assert member["parameters"]["b"]["value"] > 0 and not member["ridge"]
+
+
 NUMPY = """import numpy as np
 from planner.laws.base import Law, exponent
 LAWS = (Law("mine", "e^(−α·ln N)", (exponent("α"),), lambda p, x: np.exp(-x.log_n * p["α"]), "here", "never", stages=1),)

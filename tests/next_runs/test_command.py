@@ -49,7 +49,9 @@ def test_the_table_and_the_dry_run(law: list[str], tmp_path: Path) -> None:
     assert code == 0, messages
     assert "as a tree" in text and "naive grid" in text and "expected regret" in text
     assert "100 times the largest run" in messages
-    assert not (tmp_path / "x.toml").exists()
+    assert not (tmp_path / "x.toml").exists() and "hardly what they are for" not in messages
+    code, _, messages = run(*law, "--target-flops", "2.5e12", "--dry-run")
+    assert code == 0 and "the runs may cost 2 times the target, which is hardly what they are for" in messages
 
 
 def test_runs_beside_a_law_are_no_smaller_than_the_middle_of_its_own(law: list[str], fitted: FittedLaw, tmp_path: Path) -> None:
