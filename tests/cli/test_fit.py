@@ -16,7 +16,7 @@ from planner.fit.share import shared
 from planner.lock import _start
 from tests.cli.test_commands import run
 
-GRID = [f"{n:.0f},{d:.0f},{1.7 + 400 / n**0.34 + 410 / d**0.28:.6f}" for n in (1e6, 3e6, 1e7, 3e7) for d in (1e8, 4e8, 16e8)]
+GRID = [f"{n:.0f},{d:.0f},{1.7 + 400 / n**0.34 + 410 / d**0.28:.6f}" for n in (1e6, 3e6, 1e7, 3e7) for d in (1e8, 2e8, 4e8, 8e8, 16e8)]
 REPLAY = Path(__file__).parents[2] / "sweeps" / "computing" / "replay" / "runs.csv"
 
 
