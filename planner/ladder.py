@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, TypeAlias
 
@@ -21,6 +22,12 @@ from planner.shapes import ModelShape
 Array: TypeAlias = NDArray[np.float64]
 BLOCK = 256
 """Sizes in a row whose shapes are kept together, where so many are asked for."""
+FINE = 5e-4
+"""Step in ln N up to which all shapes are looked for, those too that are nearest to hardly more than one size."""
+HIDDEN = 1e-5
+"""Step in ln N below which no shape hides between two others."""
+ASIDE = 1.06
+"""Factor by which a size may be off the one that it is the nearest to, where its shape is looked for by its own size."""
 SMALLEST = 1e4
 LARGEST = 1e12
 GAP = 1.11
@@ -36,7 +43,7 @@ GROUPED_ABOVE = 3e9
 
 
 def shape_for(params_non_embedding: float, *, family: str, vocab: int, tied: bool | None = None) -> ModelShape:
-    """Return the shape nearest to a size.
+    """Return the shape nearest to a size, or the one of just that size, if the ladder has it.
 
     Args:
         params_non_embedding: requested size.
@@ -76,7 +83,7 @@ def shapes_at(sizes: Array, *, family: str, vocab: int) -> tuple[ModelShape, ...
 
 
 def shapes_between(low: float, high: float, step: float, *, family: str, vocab: int) -> tuple[ModelShape, ...]:
-    """Return the distinct shapes nearest to two sizes and to all between them, in their order.
+    """Return the distinct shapes nearest to two sizes and to all between them, in their order; with a step up to `FINE` really to all.
 
     Sizes are so many times a step in ln N from one parameter, so that calls for ranges that overlap look for the same ones, which are kept.
 
@@ -88,10 +95,10 @@ def shapes_between(low: float, high: float, step: float, *, family: str, vocab: 
         vocab: rows of the embedding table.
     """
     first, last = math.ceil(math.log(low) / step), math.floor(math.log(high) / step)
-    if last - first < BLOCK:
+    if last - first < BLOCK and step > FINE:
         return shapes_at(np.array([low, *np.exp(step * np.arange(first, last + 1)), high]), family=family, vocab=vocab)
     outer = _rows(np.array([low, high]), family)
-    blocks = (_block(step, number, family) for number in range(first // BLOCK, last // BLOCK + 1))
+    blocks = (_block(step, number, family) for number in range((first - 1) // BLOCK, last // BLOCK + 1))
     inside = [rows[(starts <= last) & (ends >= first)] for starts, ends, rows in blocks]
     return _distinct(np.vstack([outer[:1], *inside, outer[1:]]), family, vocab)
 
@@ -102,7 +109,34 @@ def _block(step: float, number: int, family: str) -> tuple[Any, Any, Any]:
     steps = np.arange(number * BLOCK, (number + 1) * BLOCK)
     rows = _rows(np.exp(step * steps), family)
     starts = np.flatnonzero(np.append(True, (rows[1:] != rows[:-1]).any(axis=1)))
-    return steps[starts], steps[np.append(starts[1:], BLOCK) - 1], rows[starts]
+    found = steps[starts], steps[np.append(starts[1:], BLOCK) - 1], rows[starts]
+    if step > FINE:
+        return found
+    sizes, hidden = _hidden(np.exp(step * np.append(steps, steps[-1] + 1)), family)
+    after = np.floor(np.log(sizes) / step).astype(int)  # between this step and the next
+    order = np.argsort(np.concatenate([found[0], after + 0.5]), kind="stable")
+    starts, ends, rows = (np.concatenate(pair)[order] for pair in zip(found, (after, after + 1, hidden), strict=True))
+    return starts, ends, rows
+
+
+def _hidden(sizes: Array, family: str) -> tuple[Array, Any]:
+    """Look for the shapes between two neighbours of ascending sizes that are nearest to neither; return such sizes and their shapes as rows."""
+    low, high, rows = sizes[:-1], sizes[1:], _rows(sizes, family)
+    below, above, found = rows[:-1], rows[1:], [(sizes[:0], rows[:0])]
+    for _ in range(math.ceil(math.log2(math.log(sizes[1] / sizes[0]) / HIDDEN))):
+        differ = (below != above).any(axis=1)
+        low, high, below, above = low[differ], high[differ], below[differ], above[differ]
+        if not len(low):
+            break
+        middle = np.sqrt(low * high)
+        between = _rows(middle, family)
+        new = (between != below).any(axis=1) & (between != above).any(axis=1)
+        found.append((middle[new], between[new]))
+        low, high = np.append(low, middle), np.append(middle, high)
+        below, above = np.vstack([below, between]), np.vstack([between, above])
+    middles, shapes = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    order = np.argsort(middles)
+    return middles[order], shapes[order]
 
 
 def _rows(sizes: Array, family: str) -> Any:
@@ -125,7 +159,12 @@ def _distinct(rows: Any, family: str, vocab: int) -> tuple[ModelShape, ...]:
 @lru_cache(maxsize=4096)
 def _nearest(size: float, family: str, vocab: int, tied: bool) -> ModelShape:
     layers, hidden, heads, kv_heads, head_dim, width = (int(values[0]) for values in _nearest_many(np.array([size]), family))
-    return ModelShape(family, layers, hidden, heads, kv_heads, head_dim, width, vocab, tied)
+    found = ModelShape(family, layers, hidden, heads, kv_heads, head_dim, width, vocab, tied)
+    if found.params_non_embedding == size or not size.is_integer():
+        return found
+    # A shape that the ladder has for a size beside its own, asked for by its own.
+    beside = shapes_between(max(size / ASIDE, SMALLEST), min(size * ASIDE, LARGEST), FINE, family=family, vocab=vocab)
+    return next((replace(shape, tied=tied) for shape in beside if shape.params_non_embedding == size), found)
 
 
 def _nearest_many(sizes: Array, family: str) -> tuple[Any, ...]:

@@ -17,7 +17,7 @@ from planner.allocate.retention import Retention
 from planner.design.spec import MIN_STEPS, MIN_TOKENS_PER_PARAMETER
 from planner.errors import InputError
 from planner.fit.fitted import FittedLaw
-from planner.ladder import GAP, LARGEST, SMALLEST, shapes_at, shapes_between
+from planner.ladder import ASIDE, GAP, LARGEST, SMALLEST, shapes_between
 from planner.laws import Points
 from planner.laws.dual import Array
 from planner.method import TRAINED_BYTES, Method
@@ -33,10 +33,8 @@ SHORT_RUNS = "under_2_tokens_per_parameter"
 """Flag of runs with fewer tokens per parameter."""
 FINEST = 2e-4
 """Step in ln N at which hardly a shape is missed."""
-EVERY_SHAPE = 1e-3
-"""Step in ln N at which nearly all shapes are met."""
-ASIDE = 1.06
-"""Factor beyond the ends of a range up to which sizes are asked for: the shape nearest to one of them may be up to 5 % off, and in the range."""
+EVERY_SHAPE = 5e-4
+"""Step in ln N at which all shapes are met."""
 BELOW = 100.0
 """How far below the smallest run the search begins."""
 HALVINGS = 18
@@ -118,7 +116,7 @@ class Problem:
         """Most general tokens."""
         return 0.0 if self.one_corpus else self.request.general_tokens or math.inf
 
-    @property
+    @cached_property
     def texts(self) -> tuple[float, float]:
         """Most tokens that a model can be trained on, general and specialist; what is too little for a stage is as good as none."""
         least = self.min_tokens_stage * (1 - ROUNDING)
@@ -190,7 +188,7 @@ class Problem:
 
     def tokens_at_each(self, sizes: Sequence[Size], share: float) -> Array:
         """Return the same of many sizes, shape (sizes,)."""
-        token, over, cost = np.array([(size.flops_per_token, size.training_over_forward, size.spec_cost) for size in sizes]).T
+        token, over, cost = np.array([(size.flops_per_token, size.training_over_forward, size.spec_cost) for size in sizes]).reshape(-1, 3).T
         paid = np.minimum(self.request.flops - self.request.inference_tokens * token / over, self.request.training_flops or math.inf)
         result: Array = np.minimum(paid / token / (1 - share + cost * share), self.general_tokens / (1 - share) if share < 1 else math.inf)
         return result
@@ -235,12 +233,11 @@ class Problem:
         return (*foot, *self.every(least * GAP * (1 + ROUNDING), min(high, most)))
 
     def every(self, low: float, high: float) -> tuple[Size, ...]:
-        """List all shapes between two sizes, but for those that only requests within 0.1 % of one size ask for."""
+        """List all shapes between two sizes."""
         assert self.recipe is not None and self.vocab is not None
-        first, last = math.log(max(low / ASIDE, SMALLEST)), math.log(min(high * ASIDE, LARGEST))
-        values = np.exp(np.append(np.arange(first, last, EVERY_SHAPE), last))
-        shapes = (shape for shape in shapes_at(values, family=self.recipe.family, vocab=self.vocab) if low <= shape.params_non_embedding <= high)
-        return tuple(sized(shape, self.recipe.seq_len, self.method) for shape in shapes)
+        first, last = (min(max(end, SMALLEST), LARGEST) for end in (low / ASIDE, high * ASIDE))
+        shapes = shapes_between(first, last, EVERY_SHAPE, family=self.recipe.family, vocab=self.vocab)
+        return tuple(sized(shape, self.recipe.seq_len, self.method) for shape in shapes if low <= shape.params_non_embedding <= high)
 
     def _sizes(self, low: float, high: float, step: float) -> tuple[Size, ...]:
         ends = self.clipped(0.0), self.clipped(math.inf)

@@ -14,7 +14,7 @@ from planner.fit.member import Member
 from planner.fit.scale import Scale
 from planner.fit.support import Support
 from planner.flops import flops_per_token
-from planner.ladder import shape_for
+from planner.ladder import shape_for, shapes_at
 from planner.laws import LAWS, Law, Points, Reference
 from planner.laws.dual import Array
 from planner.recipe import Recipe
@@ -103,8 +103,9 @@ def of_shapes(shapes: list[ModelShape], method: str) -> Sizes:
 
 @lru_cache(maxsize=2)
 def ladder(method: str) -> Sizes:
-    """List every shape of the ladder that a search could meet."""
-    return of_shapes(list({shape_for(float(value), family=RECIPE.family, vocab=VOCAB) for value in np.geomspace(1e4, 2e7, 20000)}), method)
+    """List every shape of the ladder that a search could meet, some of which are nearest to hardly more than one size."""
+    parts = np.array_split(np.geomspace(1e4, 2e7, 500_000), 20)
+    return of_shapes(list({shape for part in parts for shape in shapes_at(part, family=RECIPE.family, vocab=VOCAB)}), method)
 
 
 def smooth(params: Array) -> Sizes:
