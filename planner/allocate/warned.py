@@ -60,7 +60,7 @@ def warnings_of(problem: Problem, whole: Search, plan: Plan, value: float, extra
             f"the specialist text is left unused: {problem.max_epochs:.3g} passes over it are {format_count(problem.max_tokens_spec)} tokens, and a "
             f"stage of {MIN_STEPS} steps takes {format_count(problem.min_tokens_stage)}; more passes (--max-epochs) or smaller batches would use it"
         )
-    found += _left_over(problem, plan)
+    found += [*_shortest(problem, plan), *_left_over(problem, plan)]
     if plan.tokens_spec > TAKEN * problem.max_tokens_spec and plan.tokens_pt > 0:
         found.append(f"the limit of {problem.max_epochs:.3g} epochs binds: more specialist text, or more passes, might lower the loss")
     chosen = request.params is not None or request.params_range or request.params_among or request.memory_per_gpu is not None
@@ -75,6 +75,16 @@ def warnings_of(problem: Problem, whole: Search, plan: Plan, value: float, extra
             f"the best size is at an end of the sizes searched, {format_count(ends[0])} to {format_count(ends[1])}: the law sees no optimum inside"
         )
     return found
+
+
+def _shortest(problem: Problem, plan: Plan) -> Iterator[str]:
+    """Say which stage is as short as a stage may be: then its amount is that of the batch, and its interval has no width."""
+    for kind, tokens, other in (("general", plan.tokens_pt, plan.tokens_spec), ("specialist", plan.tokens_spec, plan.tokens_pt)):
+        if 0 < tokens < 1.001 * problem.min_tokens_stage and other:
+            yield (
+                f"the {kind} stage is as short as a stage may be, {MIN_STEPS} steps, {format_count(tokens)} tokens: the law may have it shorter, which "
+                "smaller batches would allow"
+            )
 
 
 def tell_memory(problem: Problem, params_non_embedding: float, larger: str) -> Iterator[str]:

@@ -150,6 +150,10 @@ def allocate(
             say(f"written: {picture}")
         return
     found = law_file(law)
+    if base:
+        from planner.cli.bases import law_by_method
+
+        found = law_by_method(found, law, method)
     apart(out, found, case)
     fitted = FittedLaw.load(found)
     if spec_tokens is None:

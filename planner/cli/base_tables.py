@@ -166,6 +166,8 @@ def _show_within(answer: BaseAllocation) -> None:
 
 def _show_costs(answer: BaseAllocation) -> None:
     """Print what each base takes, and what the recommended one takes by each method."""
+    from planner.allocate.beyond import TOO_FAR
+
     request = answer.request
     counted = bool(request["inference_tokens"])
     costs = [
@@ -180,20 +182,24 @@ def _show_costs(answer: BaseAllocation) -> None:
     ]
     columns = ["base", "FLOPs (6·N·D)", *(["of inference"] if counted else []), "trained parameters", f"least memory a GPU, {request['gpus']} of them"]
     table("What it takes", columns, costs)
+    far = any(TOO_FAR < factor < math.inf for factor in answer.choices[0].extrapolation.values())
+    illustration = ", an illustration" if far else ""
     ways = [
         [("* " if way.chosen else "  ") + way.method, f"{format_count(way.tokens_spec)} = {way.epochs_spec:.3g} epochs", f"{way.flops:.3g}",
          format_count(way.trained), format_bytes(way.bytes_per_gpu) + ("" if way.fits else ", too much"),
          "" if way.loss is None else f"{way.loss:.4g} ({way.loss_low:.4g} to {way.loss_high:.4g})",
          "" if way.higher_percent is None else f"{round(way.higher_percent, 2) + 0.0:+.2f} %",
-         "no" if not way.measured else "by another law" if way.other_law else "yes"]
+         "no runs" if not way.measured else f"{'runs of another law' if way.other_law else 'runs of the law'}{illustration}"]
         for way in answer.ways
     ]  # fmt: skip
-    columns = ["method", "specialist tokens", "FLOPs", "trained parameters", "memory a GPU", "forecast loss (90 % interval)", "higher by", "measured"]
+    columns = ["method", "specialist tokens", "FLOPs", "trained parameters", "memory a GPU", "forecast loss (90 % interval)", "higher by", "forecast from"]
     caption = "* the method asked for; higher by: than with that one, in the means over each law's resamples"
     if not all(way.measured for way in answer.ways):
-        caption += "; not measured: what its tokens would teach is not known"
+        caption += "; no runs: what its tokens would teach was not measured, and is not known"
     if any(way.other_law for way in answer.ways):
-        caption += "; by another law: of runs with that method, beside the law that was asked"
+        caption += "; another law: of runs with that method, beside the law that was asked"
+    if illustration:
+        caption += "; illustration: so far from the runs that it is no forecast"
     table(f"{answer.choices[0].base} by each method, same budget", columns, ways, caption=caption)
 
 

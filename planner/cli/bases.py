@@ -37,6 +37,17 @@ def method_of(law: FittedLaw, name: str | None, rank: int | None) -> Method:
     return method if rank is None else replace(method, rank=rank)
 
 
+def law_by_method(path: Path, named: Path | None, method: str | None) -> Path:
+    """Return the law of runs by the method asked for that lies beside a law, where no law was named by its own file."""
+    if method in (None, "full") or path.name != "law.json" or (named is not None and named.is_file()):
+        return path
+    one = path.with_name(f"law_{method}.json")
+    if not one.is_file():
+        return path
+    say(f"--method {method}: the law is {one}, of runs by it; name {path} itself for that of training in full")
+    return one
+
+
 def laws_beside(path: Path, law: FittedLaw) -> dict[Path, FittedLaw]:
     """Read the laws of other methods that lie beside a law, of the same text, under the names of plan fit; one that cannot be read is told of."""
     from planner.fit.fitted import FittedLaw

@@ -147,3 +147,12 @@ def test_a_range_about_one_shape_has_a_plan_with_all_that_is_shown_beside_it(med
         plan = allocate(medicine, Request(1e14, 2e5, params_range=(low, high)), allow_extrapolation=True).plan
         assert plan.params_non_embedding == size
         assert allocate(medicine, Request(1e14, 2e5, params=size), allow_extrapolation=True).plan.params_non_embedding == size
+
+
+def test_a_stage_that_is_as_short_as_may_be_is_told_of(medicine: FittedLaw) -> None:
+    def told(request: Request) -> list[str]:
+        return [text for text in allocate(medicine, request, allow_extrapolation=True).warnings if "as short as a stage may be" in text]
+
+    (text,) = told(Request(2e13, 2e4))
+    assert text.startswith("the specialist stage is as short as a stage may be, 200 steps, 205k tokens")
+    assert not told(Request(2e13, 2e5))

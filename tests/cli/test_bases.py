@@ -46,7 +46,7 @@ def test_laws_of_other_methods_beside_the_law_are_read(law: Path) -> None:
     beside = law.with_name("law_lora.json")
     beside.write_text(json.dumps(body))
     code, out, err = run(law)
-    assert code == 0 and "by another law" in out, err
+    assert code == 0 and "runs of another law" in out, err
     written = json.loads(law.with_name("bases.json").read_text())
     assert written["inputs"]["law_lora"] == sha256_file(beside)
     full, lora, qlora = written["ways"]
@@ -54,7 +54,19 @@ def test_laws_of_other_methods_beside_the_law_are_read(law: Path) -> None:
     body["source"]["corpus"] = "another"
     beside.write_text(json.dumps(body))
     code, out, err = run(law)
-    assert code == 0 and "by another law" not in out and "law_lora" not in json.loads(law.with_name("bases.json").read_text())["inputs"]
+    assert code == 0 and "runs of another law" not in out and "law_lora" not in json.loads(law.with_name("bases.json").read_text())["inputs"]
+
+
+def test_the_law_of_the_method_asked_for_is_taken_where_a_folder_was_named(law: Path) -> None:
+    body = json.loads(law.read_text())
+    body["source"]["method"] = "lora"
+    law.with_name("law_lora.json").write_text(json.dumps(body))
+    code, out, err = run(law, "--law", str(law.parent), "--method", "lora")
+    assert code == 0 and f"the law is {law.with_name('law_lora.json')}, of runs by it" in " ".join(err.split()), err
+    ways = {way["method"]: way for way in json.loads(law.with_name("bases.json").read_text())["ways"]}
+    assert ways["lora"]["chosen"] and ways["lora"]["measured"] and not ways["lora"]["other_law"] and ways["full"]["other_law"]
+    code, _, err = run(law, "--method", "lora")
+    assert code == 0 and "lies beside the law: given as --law" in " ".join(err.split())
 
 
 def test_memory_has_the_unit_of_a_small_model(law: Path) -> None:
@@ -163,9 +175,9 @@ def test_flops_stand_beside_6nd_and_every_method_has_one_line(tmp_path: Path) ->
     plan = json.loads((tmp_path / "bases.json").read_text())["choices"][0]["plan"]
     assert plan["flops_6nd"] == pytest.approx(6 * plan["params_non_embedding"] * plan["tokens_spec"]) and f"4e+12 ({plan['flops_6nd']:.3g})" in out
     assert "by 6·N·D)" in err and "distinct specialist tokens are worth" in err
-    for method, measured in (("full", "yes"), ("lora", "no"), ("qlora", "no")):
-        assert re.search(rf"^ [ *]+ {method} .*B {'.*[+-]0.00 % ' * (measured == 'yes')} +{measured} *$", out, re.MULTILINE), method
-    assert "not measured: what its tokens would teach is not known" in out
+    for method, measured in (("full", "runs of the law"), ("lora", "no runs"), ("qlora", "no runs")):
+        assert re.search(rf"^ [ *]+ {method} .*B {'.*[+-]0.00 % ' * (measured == 'runs of the law')} +{measured} *$", out, re.MULTILINE), method
+    assert "no runs: what its tokens would teach was not measured" in out
     assert json.loads((tmp_path / "bases.json").read_text())["choices"][0]["tokens_interval"][1] == plan["tokens_spec"]
 
 
