@@ -15,6 +15,7 @@ ANSWERS = (
     ("its field `general`, under a limit on the general loss", "planner/allocate/retention.py", ("Kept",)),
     ("`plan allocate --base`: kind `bases`", "planner/allocate/base_answer.py", ("BaseAllocation", "Choice", "Guess", "Way", "Kept")),
     ("`plan allocate --domains`: kind `domains`", "planner/allocate/domains/answer.py", ("DomainsAllocation", "Structure", "DomainPlan", "Knowing")),
+    ("the field `felt` of both, of the plan that is recommended", "planner/allocate/felt.py", ("Felt",)),
     ("the field `cost` of all three", "planner/allocate/budget.py", ("Cost",)),
     ("its field `around`", "planner/allocate/domains/around.py", ("Around",)),
     ("`plan scaling`: kind `scaling`", "planner/allocate/curves.py", ("Scaling", "Curve", "Optimum", "Exponent", "BreakEven")),

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from planner.allocate.budget import check_cost
+from planner.allocate.felt import felt
 from planner.artifacts import check_numbers, read_artifact, whole, write_artifact
 from planner.errors import InputError
 from planner.fit.support import NEAR
@@ -197,7 +198,7 @@ class Allocation:
 
     def save(self, path: Path, inputs: Mapping[str, str]) -> None:
         """Write allocation.json."""
-        body = asdict(self)
+        body = {**asdict(self), "felt": felt(self.plan, self.source)}
         body.pop("created")
         write_artifact(path, KIND, VERSION, body, inputs)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from planner.allocate.allocation import Arm, Plan, Worth
+from planner.allocate.felt import felt
 from planner.artifacts import write_artifact
 from planner.fit.support import NEAR
 
@@ -165,4 +166,4 @@ class BaseAllocation:
 
     def save(self, path: Path, inputs: Mapping[str, str]) -> None:
         """Write the answer."""
-        write_artifact(path, KIND, VERSION, asdict(self), inputs)
+        write_artifact(path, KIND, VERSION, {**asdict(self), "felt": felt(self.choices[0].plan, self.source)}, inputs)

@@ -254,8 +254,7 @@ class Retention:
         least = np.min(each, axis=0)
         if not np.isfinite(least).any():
             raise DataError(
-                f"no plan of this budget has a general stage to keep {self.limit} with: the most general tokens of one are "
-                f"{format_count(float(plans.tokens_pt.max()))}, and a stage takes {format_count(least_stage)}",
+                f"no plan of this budget and text has a general stage to keep {self.limit} with, which takes {format_count(least_stage)} tokens",
                 remedy=f"relax the limit{f', or give {would}' if would else ''}",
             )
         share = self.replays[int(np.argmin(np.min(each, axis=1)))]

@@ -230,6 +230,10 @@ def test_the_allocation_survives_its_file(fitted: FittedLaw, tmp_path: Path) -> 
     again = Allocation.load(path)
     assert again.created
     assert replace(again, created="") == answer
+    written = json.loads(path.read_text())["felt"]
+    assert written["perplexity"] == pytest.approx(np.exp(answer.plan.loss)) and written["perplexity_low"] < written["perplexity"]
+    nats = answer.source["bytes_per_token"] * np.log(2) if "bytes_per_token" in answer.source else None
+    assert written["bits_per_byte"] == (nats and pytest.approx(answer.plan.loss / nats))
 
 
 @pytest.mark.parametrize(
