@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -15,8 +14,6 @@ EDGE = 2e-3
 """Share of a parameter's range at either end that counts as at its bound."""
 ILL_CONDITIONED = 1e10
 """Condition number of the normal equations, columns scaled to unit length, from which single parameters mean nothing."""
-WILD, LEAST_WILD, MOST_WILD = 10.0, 0.05, 0.05
-"""Deviations of the other runs, and ln L, beyond both of which a run is likely a mistake; and the share of such runs above which the law may be one."""
 STATUS_ADVICE = {
     "converged": "the fit stands",
     "max_iterations": "the solver stopped early: fit again with more starts, or a simpler law",
@@ -65,14 +62,3 @@ def diagnose(law: Law, points: Points, theta: Array, finished: bool) -> Diagnosi
     elif condition > ILL_CONDITIONED:
         status = "ill_conditioned"
     return Diagnosis(status, condition, at_bound)
-
-
-def wild(residual: Array) -> Any:
-    """Tell which runs lie so far from a law that they are likely mistakes, such as a slip of a digit; none where they are many, and the law may be wrong.
-
-    Args:
-        residual: of ln L, shape (runs,).
-    """
-    size = np.abs(residual)
-    far = size > max(WILD * 1.4826 * float(np.median(size)), LEAST_WILD)
-    return far if far.mean() <= MOST_WILD else np.zeros(len(size), dtype=bool)
