@@ -117,8 +117,7 @@ def score_laws(tables: Sequence[FitData], laws: Sequence[Law], seed: int = 0, pr
     tell = progress or (lambda what, share: None)
     by_kind = {data.params_kind: data for data in tables}
     first = _screen(tables, laws, seed, lambda name, share: tell(name, 0.4 * share))
-    others = _others(tables[0], laws, seed) if first[0].unusual.any() else []
-    first = _measured(first, by_kind, others)
+    first, others = _agreed(first, [], by_kind, laws, seed)
     pieces = slices(tables[0])
     promising = _promising(first, tables[0].count, _testable(laws, pieces, tables[0].count))
     pieces = _fair(pieces, tables[0].count, [first[number].estimate.law for number in promising])
@@ -129,7 +128,7 @@ def score_laws(tables: Sequence[FitData], laws: Sequence[Law], seed: int = 0, pr
         random = np.random.default_rng([seed, number])
         whole = estimate(law, data.points(data.reference), data.log_loss, random, starts=STARTS, warm=known.estimate.solutions)
         first[number] = replace(known, estimate=whole)
-    first = _measured(first, by_kind, others)
+    first, _ = _agreed(first, others, by_kind, laws, seed)
     scores = [_hold_out(by_kind[first[number].params_kind], first[number], pieces, seed) for number in promising]
     scores += [score for number, score in enumerate(first) if number not in promising]
     return sorted(scores, key=lambda score: (score.mean, _cost(score, tables[0].count)))
@@ -164,11 +163,28 @@ def _roughly(data: FitData, law: Law, found: Sequence[Score], random: np.random.
     return Score(data.params_kind, data.reference, quick, np.inf, None, {}, np.inf)
 
 
-def _others(data: FitData, laws: Sequence[Law], seed: int) -> list[Score]:
-    """Fit the laws that were not asked for roughly too: whether runs are mistakes is not for those alone to say that may be wrong there."""
-    names = {law.name for law in laws}
+def _agreed(
+    scores: Sequence[Score], others: list[Score], tables: Mapping[str, FitData], laws: Sequence[Law], seed: int
+) -> tuple[list[Score], list[Score]]:
+    """Measure what laws leave; where they take runs for mistakes, those that were not asked for have a say too, since the ones that were may be wrong.
+
+    Args:
+        scores: laws fitted to all runs.
+        others: the laws that were not asked for, where they are fitted already.
+        tables: the runs under each convention of N.
+        laws: those that were asked for.
+        seed: of the starts.
+
+    Returns:
+        The scores, and those of the others.
+    """
+    measured = _measured(scores, tables, others)
+    if not measured[0].unusual.any() or others:
+        return measured, others
+    data, names = next(iter(tables.values())), {law.name for law in laws}
     rest = [law for law in LAWS.values() if law.name not in names and data.suits(law) and not (reason_against(law, data) or numberless(law, data))]
-    return _screen([data], rest, seed, lambda name, share: None) if rest else []
+    others = _screen([data], rest, seed, lambda name, share: None) if rest else []
+    return _measured(scores, tables, others), others
 
 
 def _measured(scores: Sequence[Score], tables: Mapping[str, FitData], others: Sequence[Score] = ()) -> list[Score]:
