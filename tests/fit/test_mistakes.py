@@ -27,7 +27,8 @@ def two_stages(noise: float, seed: int) -> FitData:
         for n in (2e4, 4e4, 8e4, 1.6e5, 3.2e5) for pt in (0.0, 3.5e5, 9e5, 2e6, 4.5e6) for spec, unique in special if pt + spec >= 2 * n
     ]  # fmt: skip
     n, pt, spec, unique = (np.array(column) for column in zip(*grid, strict=True))
-    log_loss = LAW.log_loss(np.array([TRUTH]), Points(Reference(1e5, 2e6), n, pt, spec, unique))[0] + noise * np.random.default_rng(seed).normal(size=len(n))
+    off = noise * np.random.default_rng(seed).normal(size=len(n))
+    log_loss = LAW.log_loss(np.array([TRUTH]), Points(Reference(1e5, 2e6), n, pt, spec, unique))[0] + off
     return FitData([f"r{k}" for k in range(len(n))], {"non_embedding": n}, pt, spec, unique, log_loss, 6 * n * (pt + spec), np.arange(len(n)), None)
 
 
