@@ -14,6 +14,8 @@ EDGE = 2e-3
 """Share of a parameter's range at either end that counts as at its bound."""
 ILL_CONDITIONED = 1e10
 """Condition number of the normal equations, columns scaled to unit length, from which single parameters mean nothing."""
+NOTHING = 1e-9
+"""Slope of ln L over all runs, in the logistic coordinate, under which no run can show it: the parameter changes nothing where it stands."""
 STATUS_ADVICE = {
     "converged": "the fit stands",
     "max_iterations": "the solver stopped early: fit again with more starts, or a simpler law",
@@ -32,6 +34,8 @@ class Diagnosis:
     """Condition number of the normal equations, columns scaled to unit length; infinite where a parameter does nothing."""
     at_bound: tuple[str, ...]
     """Parameters at an edge of their range."""
+    flat: tuple[str, ...] = ()
+    """Parameters that change no forecast of a run where they stand."""
 
 
 def diagnose(law: Law, points: Points, theta: Array, finished: bool) -> Diagnosis:
@@ -51,7 +55,7 @@ def diagnose(law: Law, points: Points, theta: Array, finished: bool) -> Diagnosi
     natural = slopes[0] * scale.steepness(theta)[:, None]
     length = np.sqrt((natural**2).sum(1))
     condition = float("inf")
-    if (length > 0).all() and np.isfinite(length).all():
+    if (length > NOTHING).all() and np.isfinite(length).all():
         unit = natural / length[:, None]
         condition = float(np.linalg.cond(unit @ unit.T))
     status = "converged"
@@ -61,4 +65,5 @@ def diagnose(law: Law, points: Points, theta: Array, finished: bool) -> Diagnosi
         status = "at_bound"
     elif condition > ILL_CONDITIONED:
         status = "ill_conditioned"
-    return Diagnosis(status, condition, at_bound)
+    flat = tuple(p.name for p, long in zip(law.parameters, length, strict=True) if long <= NOTHING)
+    return Diagnosis(status, condition, at_bound, flat)

@@ -127,15 +127,16 @@ def _luck(chosen: Sequence[Score], data: FitData) -> float:
     return float(np.mean(each))
 
 
-def _member(score: Score, draws: Array, on_ridge: tuple[str, ...], data: FitData, seed: int) -> Member:
+def _member(score: Score, draws: Array, ridged: tuple[str, ...], data: FitData, seed: int) -> Member:
     found = score.estimate
     which = unmeasured(found.law, data.under(score.params_kind).points(score.reference), found.theta)
     theta, draws = opened(found.law, which, found.theta, draws, np.random.default_rng([seed, 4])) if which.any() else (found.theta, draws)
     names = tuple(parameter.name for parameter, nothing in zip(found.law.parameters, which, strict=True) if nothing)
+    on_ridge = {*ridged, *found.diagnosis.flat} - {*names}
     return Member(
         found.law, score.params_kind, score.reference, theta, draws, found.status, found.starts, found.starts_agree, found.diagnosis.condition,
-        tuple(name for name in found.diagnosis.at_bound if name not in names), tuple(name for name in on_ridge if name not in names), found.objective,
-        names,
+        tuple(name for name in found.diagnosis.at_bound if name not in names),
+        tuple(parameter.name for parameter in found.law.parameters if parameter.name in on_ridge), found.objective, names,
     )  # fmt: skip
 
 

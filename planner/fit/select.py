@@ -127,6 +127,8 @@ def score_laws(tables: Sequence[FitData], laws: Sequence[Law], seed: int = 0, pr
         tell(law.name, 0.4 + 0.6 * done / len(promising))
         random = np.random.default_rng([seed, number])
         whole = estimate(law, data.points(data.reference), data.log_loss, random, starts=STARTS, warm=known.estimate.solutions)
+        if len(laws) == 1 and whole.starts_agree == 1:  # there is no other law that would do instead
+            whole = estimate(law, data.points(data.reference), data.log_loss, random, starts=STARTS, warm=whole.solutions, draws=SECOND_DRAWS)
         first[number] = replace(known, estimate=whole)
     first, _ = _agreed(first, others, by_kind, laws, seed)
     scores = [_hold_out(by_kind[first[number].params_kind], first[number], pieces, seed) for number in promising]
