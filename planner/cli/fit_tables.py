@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from planner.cli.console import say
 from planner.cli.tables import table
 from planner.errors import PlannerWarning
 from planner.fit.diagnosis import STATUS_ADVICE
-from planner.fit.holdout import not_shown, sizes_held
+from planner.fit.holdout import sizes_held
 from planner.flags import FLAGS
 from planner.units import format_count
 
@@ -37,16 +38,16 @@ def show(law: FittedLaw, name: str = "") -> None:
         with_others = f", 1 of {len(law.members)} that forecast together" if len(law.members) > 1 else ""
         table(f"{of}Law {member.law.name}{with_others}", ["parameter", "value", "90 % interval", "unit", ""], rows, caption=caption)
     names = list(dict.fromkeys(name for score in law.scores for name in score["held"]))
+    shown = [score for score in law.scores if score["held"] or score["chosen"]]
     rows = [
         [("* " if score["chosen"] else "  ") + score["law"], score["params_kind"], score["parameters"], f"{score['rms_percent']:.2f}",
          f"{score['mean']:.2f}" if score["held"] else "", score["status"],
          *(f"{score['held'][name]:.2f}" if name in score["held"] else "" for name in names)]
-        for score in law.scores[:12]
+        for score in shown
     ]  # fmt: skip
-    untried = "; one without was not tried, and may fit better than its few starts" if any(not score["held"] for score in law.scores[:12]) else ""
-    caption = f"mean absolute error in % of the loss where a slice is left out and forecast; * chosen{untried}" + (
-        f"; not shown: {not_shown(law.scores[12:])} (law.json has them)" if len(law.scores) > 12 else ""
-    )
+    caption = "mean absolute error in % of the loss where a slice is left out and forecast; fit: what is left of all runs but likely mistakes; * chosen"
+    if untried := [score for score in law.scores if score not in shown]:
+        caption += f"\nnot tried on the slices: {_untried(untried)}"
     table(f"{of}Laws by held-out error", ["law", "N", "parameters", "fit", "mean", "status", *names], rows, caption=caption)
     if law.holdout:
         found, sizes = law.holdout, sizes_held(law.holdout)
@@ -100,6 +101,16 @@ def show_profiles(law: FittedLaw, data: FitData) -> None:
         caption = "rows taken as independent in the profile; the resamples keep those of a trunk together. open: the runs give no end inside the bounds"
         title = f"Profiles of {member.law.name} (N: {member.params_kind} parameters)"
         table(title, ["parameter", "value", "90 % by profile", "90 % by resamples"], rows, caption=caption)
+
+
+def _untried(scores: Sequence[Mapping[str, Any]]) -> str:
+    """Tell what each of some laws leaves in the fit, the least first, under each convention of N."""
+    kinds = list(dict.fromkeys(score["params_kind"] for score in scores))
+    left: dict[str, dict[str, str]] = {}
+    for score in sorted(scores, key=lambda score: float(score["rms_percent"])):
+        left.setdefault(score["law"], {})[score["params_kind"]] = f"{score['rms_percent']:.2f}"
+    each = ", ".join(f"{name} {'/'.join(values.get(kind, '–') for kind in kinds)}" for name, values in left.items())
+    return f"{each} (fit of a few starts, N {'/'.join(kinds)})"
 
 
 def _units(member: Member) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -15,8 +14,8 @@ EDGE = 2e-3
 """Share of a parameter's range at either end that counts as at its bound."""
 ILL_CONDITIONED = 1e10
 """Condition number of the normal equations, columns scaled to unit length, from which single parameters mean nothing."""
-WILD, LEAST_WILD, MOST_WILD = 10.0, 0.05, 0.05
-"""Deviations of the other runs, and ln L, beyond both of which a run is likely a mistake; and the share of such runs above which the law may be one."""
+NOTHING = 1e-9
+"""Slope of ln L over all runs, in the logistic coordinate, under which no run can show it: the parameter changes nothing where it stands."""
 STATUS_ADVICE = {
     "converged": "the fit stands",
     "max_iterations": "the solver stopped early: fit again with another --seed, or a simpler law",
@@ -35,6 +34,8 @@ class Diagnosis:
     """Condition number of the normal equations, columns scaled to unit length; infinite where a parameter does nothing."""
     at_bound: tuple[str, ...]
     """Parameters at an edge of their range."""
+    flat: tuple[str, ...] = ()
+    """Parameters that change no forecast of a run where they stand."""
 
 
 def diagnose(law: Law, points: Points, theta: Array, finished: bool) -> Diagnosis:
@@ -54,7 +55,7 @@ def diagnose(law: Law, points: Points, theta: Array, finished: bool) -> Diagnosi
     natural = slopes[0] * scale.steepness(theta)[:, None]
     length = np.sqrt((natural**2).sum(1))
     condition = float("inf")
-    if (length > 0).all() and np.isfinite(length).all():
+    if (length > NOTHING).all() and np.isfinite(length).all():
         unit = natural / length[:, None]
         condition = float(np.linalg.cond(unit @ unit.T))
     status = "converged"
@@ -64,15 +65,5 @@ def diagnose(law: Law, points: Points, theta: Array, finished: bool) -> Diagnosi
         status = "at_bound"
     elif condition > ILL_CONDITIONED:
         status = "ill_conditioned"
-    return Diagnosis(status, condition, at_bound)
-
-
-def wild(residual: Array) -> Any:
-    """Tell which runs lie so far from a law that they are likely mistakes, such as a slip of a digit; none where they are many, and the law may be wrong.
-
-    Args:
-        residual: of ln L, shape (runs,).
-    """
-    size = np.abs(residual)
-    far = size > max(WILD * 1.4826 * float(np.median(size)), LEAST_WILD)
-    return far if far.mean() <= MOST_WILD else np.zeros(len(size), dtype=bool)
+    flat = tuple(p.name for p, long in zip(law.parameters, length, strict=True) if long <= NOTHING)
+    return Diagnosis(status, condition, at_bound, flat)

@@ -26,6 +26,8 @@ POLISH = 12
 """Steps with the law's exact second derivatives for the solution that is kept."""
 PATIENCE = 3.0
 """A start is left behind that at its latest pace would take more rounds than this to reach the best."""
+CREEP, CREEPING = (100,) * 20, 0.002
+"""More such steps, for as long as each group of them gains at least this share: along a bent valley that leads to a law which meets all runs."""
 ROUNDING = 1e-12
 """Residual of ln L [root mean square] under which a law meets all runs, and no step gains more than rounding."""
 FEW = 16
@@ -102,8 +104,12 @@ def estimate(
                 break
     value, ended = found.objective[chosen], bool(finished[0])
     if deltas[-1] == DELTAS[-1]:
-        last = solve(law, points, log_loss, theta[:1], weights, deltas=deltas[-1:], iterations=POLISH, exact=True)
-        theta[0], value[0], ended = last.theta[0], last.objective[0], ended or bool(last.finished[0])
+        for steps in (POLISH, *CREEP):
+            before = value[0]
+            last = solve(law, points, log_loss, theta[:1], weights, deltas=deltas[-1:], iterations=steps, exact=True)
+            theta[0], value[0], ended = last.theta[0], last.objective[0], ended or bool(last.finished[0])
+            if ended or value[0] > (1 - CREEPING) * before:
+                break
     agree = int(members[value <= value[0] * (1 + AGREEMENT) + 1e-300].sum())
     diagnosis = diagnose(law, points, theta[0], ended or bool(value[0] < 0.5 * points.count * ROUNDING**2))
     return Estimate(law, theta[0], float(value[0]), solved, agree, theta[:WARM], diagnosis)

@@ -11,7 +11,6 @@ import numpy as np
 
 from planner.errors import DataError, InputError, PlannerWarning
 from planner.fit.data import FitData
-from planner.fit.diagnosis import WILD
 from planner.fit.fitted import FittedLaw
 from planner.fit.holdout import mean_absolute_percent, slices
 from planner.fit.identify import check, check_losses, numberless, reason_against, trunks_alone
@@ -19,7 +18,7 @@ from planner.fit.luck import deviation_on_a_trunk
 from planner.fit.member import Member
 from planner.fit.profile import along, ridge
 from planner.fit.resample import check_scheme, draw_weights, fit_weighted, scheme_for
-from planner.fit.select import Progress, Score, candidates, check_suited, choose, mistakes, score_laws
+from planner.fit.select import Progress, Score, candidates, check_suited, choose, score_laws
 from planner.fit.share import shared
 from planner.fit.support import Support
 from planner.fit.unmeasured import opened, unmeasured
@@ -89,14 +88,14 @@ def fit(
         holdout = _forecast_largest(tables, names, seed, lambda name, share: tell(f"without the largest size: {name}", share))
     else:
         holdout = {}
-    noise = max(float(np.mean([score.rms_percent for score in chosen])) / 100, data.replicate_sd or 0.0, _luck(chosen, data))
+    unusual = scores[0].unusual
+    sound = data.rows(~unusual)
+    noise = max(float(np.mean([score.rms_percent for score in chosen])) / 100, data.replicate_sd or 0.0, _luck(chosen, sound))
     drift = float(np.mean([score.drift for score in chosen]))
     about = {"rows": data.count, "replicate_sd": data.replicate_sd, "target": data.target, "resampling": scheme, **(source or {})}
     table = [_row(score, score in chosen) for score in scores]
-    unusual = mistakes(chosen, {table.params_kind: table for table in tables})
     _warn_of(unusual, chosen, data)
     holdout = _without(holdout, [name for name, off in zip(data.run_ids, unusual, strict=True) if off])
-    sound = data.rows(~unusual)
     _check_learnt(chosen, sound, holdout)
     fitted = FittedLaw(tuple(members), noise, drift, Support.of(sound), float(np.exp(sound.log_loss.min())), table, holdout, about)
     about["farthest"] = _farthest(fitted, data)
@@ -128,15 +127,16 @@ def _luck(chosen: Sequence[Score], data: FitData) -> float:
     return float(np.mean(each))
 
 
-def _member(score: Score, draws: Array, on_ridge: tuple[str, ...], data: FitData, seed: int) -> Member:
+def _member(score: Score, draws: Array, ridged: tuple[str, ...], data: FitData, seed: int) -> Member:
     found = score.estimate
     which = unmeasured(found.law, data.under(score.params_kind).points(score.reference), found.theta)
     theta, draws = opened(found.law, which, found.theta, draws, np.random.default_rng([seed, 4])) if which.any() else (found.theta, draws)
     names = tuple(parameter.name for parameter, nothing in zip(found.law.parameters, which, strict=True) if nothing)
+    on_ridge = {*ridged, *found.diagnosis.flat} - {*names}
     return Member(
         found.law, score.params_kind, score.reference, theta, draws, found.status, found.starts, found.starts_agree, found.diagnosis.condition,
-        tuple(name for name in found.diagnosis.at_bound if name not in names), tuple(name for name in on_ridge if name not in names), found.objective,
-        names,
+        tuple(name for name in found.diagnosis.at_bound if name not in names),
+        tuple(parameter.name for parameter in found.law.parameters if parameter.name in on_ridge), found.objective, names,
     )  # fmt: skip
 
 
@@ -165,10 +165,11 @@ def _warn_of(unusual: Any, chosen: Sequence[Score], data: FitData) -> None:
     """Name the runs that are likely mistakes: a fit hardly follows them, and they count neither as noise nor as support."""
     table = data.under(chosen[0].params_kind)
     residual = table.log_loss - chosen[0].estimate.log_loss(table.points(chosen[0].reference))
+    most = 100 * float(np.median(np.abs(residual[~unusual])))
     for row in np.flatnonzero(unusual):
         warnings.warn(
-            f"{data.run_ids[row]} lies {100 * np.expm1(residual[row]):+.3g} % off the law, over {WILD:g} times as far as most runs: is it a mistake? "
-            "It is left out of the noise, the held-out errors and the support; mend or delete it, and fit again",
+            f"{data.run_ids[row]} lies {100 * np.expm1(residual[row]):+.3g} % off the law, where half of the other runs lie within {most:.2g} %: "
+            "is it a mistake? It is left out of the noise, the held-out errors and the support; mend or delete it, and fit again",
             PlannerWarning, stacklevel=3,
         )  # fmt: skip
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from planner.fit.diagnosis import wild
 from planner.laws import Law, Points
 from planner.laws.dual import Array
 
@@ -37,7 +36,7 @@ def deviation_on_a_trunk(law: Law, points: Points, theta: Array, log_loss: Array
     with np.errstate(all="ignore"):
         forecast, slopes = law.log_loss_and_slopes(theta[None], points)
     residual = log_loss - forecast[0]
-    sound = ~wild(residual) & np.isfinite(residual)
+    sound = np.isfinite(residual)
     slopes = np.nan_to_num(slopes[0][:, sound].T, posinf=0.0, neginf=0.0)
     trunks = (cluster[sound][:, None] == np.unique(cluster[sound])).astype(float)
     explained = _span(slopes / np.maximum(np.sqrt((slopes**2).sum(0)), 1e-300))[0]

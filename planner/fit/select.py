@@ -11,11 +11,11 @@ import numpy as np
 
 from planner.errors import DataError, PlannerWarning
 from planner.fit.data import TARGETS, FitData
-from planner.fit.diagnosis import wild
 from planner.fit.estimate import Estimate, estimate
 from planner.fit.holdout import Slice, mean_absolute_percent, slices
 from planner.fit.identify import MIN_ROWS, ROWS_PER_PARAMETER, numberless, reason_against
 from planner.fit.kin import kin_starts
+from planner.fit.mistakes import mistakes
 from planner.fit.resample import fit_weighted
 from planner.fit.solver import DELTAS
 from planner.fit.starts import DRAWS_A_START, draw_starts
@@ -54,7 +54,9 @@ class Score:
     estimate: Estimate
     """Fitted to all rows."""
     rms_percent: float
-    """Residual deviation on all rows [% of the loss], per degree of freedom."""
+    """Residual deviation on all rows but `unusual` ones [% of the loss], per degree of freedom."""
+    unusual: Any
+    """Likely mistakes by the laws that fit best, so the same for all, shape (runs,); they count neither as noise nor against a forecast."""
     held: dict[str, float]
     """Mean absolute error by slice [% of the loss]; empty for a law that was not tried on them."""
     drift: float
@@ -115,19 +117,21 @@ def score_laws(tables: Sequence[FitData], laws: Sequence[Law], seed: int = 0, pr
     tell = progress or (lambda what, share: None)
     by_kind = {data.params_kind: data for data in tables}
     first = _screen(tables, laws, seed, lambda name, share: tell(name, 0.4 * share))
+    first, others = _agreed(first, [], by_kind, laws, seed)
     pieces = slices(tables[0])
     promising = _promising(first, tables[0].count, _testable(laws, pieces, tables[0].count))
     pieces = _fair(pieces, tables[0].count, [first[number].estimate.law for number in promising])
-    scores: list[Score] = []
     for done, number in enumerate(promising):
         known = first[number]
         data, law = by_kind[known.params_kind], known.estimate.law
         tell(law.name, 0.4 + 0.6 * done / len(promising))
         random = np.random.default_rng([seed, number])
         whole = estimate(law, data.points(data.reference), data.log_loss, random, starts=STARTS, warm=known.estimate.solutions)
-        scores.append(_residual(data, whole))
-    usual = ~mistakes(scores, by_kind)
-    scores = [_hold_out(by_kind[score.params_kind], score, pieces, seed, usual) for score in scores]
+        if len(laws) == 1 and whole.starts_agree == 1:  # there is no other law that would do instead
+            whole = estimate(law, data.points(data.reference), data.log_loss, random, starts=STARTS, warm=whole.solutions, draws=SECOND_DRAWS)
+        first[number] = replace(known, estimate=whole)
+    first, _ = _agreed(first, others, by_kind, laws, seed)
+    scores = [_hold_out(by_kind[first[number].params_kind], first[number], pieces, seed) for number in promising]
     scores += [score for number, score in enumerate(first) if number not in promising]
     return sorted(scores, key=lambda score: (score.mean, _cost(score, tables[0].count)))
 
@@ -142,12 +146,14 @@ def _screen(tables: Sequence[FitData], laws: Sequence[Law], seed: int, tell: Pro
     for number, (data, law) in enumerate(wanted):
         tell(law.name, (number + 1) / (len(wanted) + 1))
         found.append(_roughly(data, law, found, np.random.default_rng([seed, number % len(laws)]), DRAWS_A_START))
+    by_kind = {data.params_kind: data for data in tables}
+    found = _measured(found, by_kind)
     least = min(score.rms_percent for score in found)
     for number, (data, law) in enumerate(wanted):
         known = found[number]
         if known.estimate.starts_agree == 1 and known.rms_percent <= SECOND_LOOK * least:
             found[number] = _roughly(data, law, found, np.random.default_rng([seed, 3, number]), SECOND_DRAWS, known.estimate.solutions)
-    return found
+    return _measured(found, by_kind)
 
 
 def _roughly(data: FitData, law: Law, found: Sequence[Score], random: np.random.Generator, draws: int, warm: Array | None = None) -> Score:
@@ -156,18 +162,48 @@ def _roughly(data: FitData, law: Law, found: Sequence[Score], random: np.random.
     kin = kin_starts(law, others, points, data.log_loss, random)
     starts = kin if warm is None else np.vstack([warm, kin])
     quick = estimate(law, points, data.log_loss, random, starts=SCREENING_STARTS, warm=starts, deltas=DELTAS[:1], draws=draws)
-    return _residual(data, quick)
+    return Score(data.params_kind, data.reference, quick, np.inf, None, {}, np.inf)
 
 
-def mistakes(scores: Sequence[Score], tables: Mapping[str, FitData]) -> Any:
-    """Tell which runs are likely mistakes by each of several laws, shape (runs,); they count neither as noise, nor against a forecast.
+def _agreed(
+    scores: Sequence[Score], others: list[Score], tables: Mapping[str, FitData], laws: Sequence[Law], seed: int
+) -> tuple[list[Score], list[Score]]:
+    """Measure what laws leave; where they take runs for mistakes, those that were not asked for have a say too, since the ones that were may be wrong.
 
     Args:
-        scores: the laws, fitted to all runs.
+        scores: laws fitted to all runs.
+        others: the laws that were not asked for, where they are fitted already.
         tables: the runs under each convention of N.
+        laws: those that were asked for.
+        seed: of the starts.
+
+    Returns:
+        The scores, and those of the others.
     """
-    residuals = [(data := tables[score.params_kind]).log_loss - score.estimate.log_loss(data.points(score.reference)) for score in scores]
-    return np.all([wild(residual) for residual in residuals], axis=0)
+    measured = _measured(scores, tables, others)
+    if not measured[0].unusual.any() or others:
+        return measured, others
+    data, names = next(iter(tables.values())), {law.name for law in laws}
+    rest = [law for law in LAWS.values() if law.name not in names and data.suits(law) and not (reason_against(law, data) or numberless(law, data))]
+    others = _screen([data], rest, seed, lambda name, share: None) if rest else []
+    return _measured(scores, tables, others), others
+
+
+def _measured(scores: Sequence[Score], tables: Mapping[str, FitData], others: Sequence[Score] = ()) -> list[Score]:
+    """Find which runs are likely mistakes, and what each law leaves of the rest: of the same runs, so that laws can be compared.
+
+    Args:
+        scores: laws fitted to all runs.
+        tables: the runs under each convention of N.
+        others: laws that have a say in which runs are mistakes.
+    """
+    every = [*scores, *others]
+    residuals = np.array([(data := tables[score.params_kind]).log_loss - score.estimate.log_loss(data.points(score.reference)) for score in every])
+    parameters = np.array([len(score.estimate.law.parameters) for score in every])
+    unusual = mistakes(residuals, parameters)
+    kept = residuals[:, ~unusual]
+    deviations = np.sqrt((kept**2).sum(1) / np.maximum(1, kept.shape[1] - parameters))
+    return [replace(score, rms_percent=100 * float(off), unusual=unusual, drift=float(off)) for score, off in zip(scores, deviations, strict=False)]
 
 
 def choose(scores: Sequence[Score], data: FitData) -> list[Score]:
@@ -243,18 +279,12 @@ def _fair(pieces: Sequence[Slice], count: int, laws: Sequence[Law]) -> list[Slic
     return [piece for piece in pieces if count - piece.held.sum() >= max(ROWS_PER_PARAMETER * most, MIN_ROWS)]
 
 
-def _residual(data: FitData, whole: Estimate) -> Score:
-    residual = data.log_loss - whole.log_loss(data.points(data.reference))
-    residual = np.where(wild(residual), 0.0, residual)
-    deviation = float(np.sqrt((residual**2).sum() / max(1, data.count - len(whole.law.parameters))))
-    return Score(data.params_kind, data.reference, whole, 100 * deviation, {}, deviation)
-
-
-def _hold_out(data: FitData, score: Score, pieces: Sequence[Slice], seed: int, usual: Any) -> Score:
+def _hold_out(data: FitData, score: Score, pieces: Sequence[Slice], seed: int) -> Score:
     """Let a law forecast every slice that it has not seen; all slices are fitted in one batch, as weights of zero and one.
 
-    Forecasts are held against `usual` runs only: one slip of a digit would be most of a slice's error, and of the drift.
+    Forecasts are held against usual runs only: one slip of a digit would be most of a slice's error, and of the drift.
     """
+    usual = ~score.unusual
     pieces = [piece for piece in pieces if (piece.held & usual).any()]
     if not pieces:
         return score

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from planner.artifacts import read_json
 from planner.cli import helpers
 from planner.errors import StateError
 from planner.fit.share import shared
@@ -110,3 +111,18 @@ def test_the_figures_of_a_second_law_leave_those_of_the_first(tmp_path: Path) ->
         code, _, err = run("fit", str(table), "--law", "chinchilla", "--bootstrap", "20", "--out", str(tmp_path / f"{name}.json"))
         assert code == 0, err
     assert {"law.png", "law_second.png"} <= {path.name for path in (tmp_path / "figures").iterdir()}
+
+
+@pytest.mark.filterwarnings("ignore::planner.errors.PlannerWarning")
+def test_every_law_that_was_looked_at_is_shown_with_what_it_leaves(tmp_path: Path) -> None:
+    table = tmp_path / "runs.csv"
+    table.write_bytes((Path(__file__).parents[2] / "sweeps" / "nature" / "runs.csv").read_bytes())
+    code, out, _ = run("fit", str(table), "--bootstrap", "20", "--no-figures")
+    scores = read_json(tmp_path / "law.json")["scores"]
+    above, below = (" ".join(part.split()) for part in out.split("Laws by held-out error")[1].split("not tried on the slices:"))
+    tried = [score for score in scores if score["held"]]
+    assert code == 0 and 1 < len(tried) < len(scores)
+    assert all(f"{score['law']} {score['params_kind']} {score['parameters']} {score['rms_percent']:.2f}" in above for score in tried)
+    untried = {(score["law"], score["params_kind"]): f"{score['rms_percent']:.2f}" for score in scores if not score["held"]}
+    first, second = below.split("N ")[1].split(")")[0].split("/")
+    assert all(f"{law} {untried.get((law, first), '–')}/{untried.get((law, second), '–')}" in below for law, _ in untried)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
 
 from planner.fit import select
 from planner.fit.data import FitData
+from planner.fit.estimate import Estimate, estimate
+from planner.fit.starts import DRAWS_A_START
 from planner.laws import LAWS, Points, Reference
 
 NOISE = 0.005
@@ -42,3 +45,24 @@ def test_a_lone_start_near_the_best_is_looked_at_again(monkeypatch: pytest.Monke
         looks += looked
         gained.append(first.rms_percent / again.rms_percent)
     assert looks >= 3 and max(gained) > 1.1, gained
+
+
+def test_a_law_alone_whose_best_start_stands_alone_is_started_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[tuple[int, int, float]] = []
+
+    def watched(*given: Any, **options: Any) -> Estimate:
+        found = estimate(*given, **options)
+        if options["starts"] == select.STARTS:
+            made.append((options.get("draws", DRAWS_A_START), found.starts_agree, found.objective))
+        return found
+
+    monkeypatch.setattr(select, "estimate", watched)
+    data, looked = runs(), []
+    for name in ("gap-saturating", "gap-penalised", "transfer-saturating", "root-rote"):
+        made.clear()
+        (score,) = select.score_laws([data], [LAWS[name]])
+        first, *again = made
+        assert bool(again) == (first[1] == 1) and score.estimate.objective == made[-1][2] <= first[2] * (1 + 1e-9)
+        assert all(draws == select.SECOND_DRAWS for draws, _, _ in again)
+        looked.append(bool(again))
+    assert set(looked) == {True, False}

@@ -48,6 +48,38 @@ def test_recovers_the_surface_of_every_law(name: str) -> None:
         np.testing.assert_allclose(found.theta, truth[0], rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("name", "truth", "seed"),
+    [
+        ("additive-saturating", (0.2458, 0.1196, 0.5917, 2.541, 0.1372, 0.5113, 0.1998, 0.01716, 0.4425, 3.113), 14),
+        ("additive-penalised", (0.8775, 0.6684, 0.1992, 0.4247, 0.1606, 0.2367, 0.2706, 0.01822, 0.9972, 0.0003173, 0.8054, 0.2477, 0.6417), 4),
+        ("gap-penalised", (0.3258, 0.2528, 1.929, 0.5134, 0.6712, 0.3042, 0.2969, -0.1625, 2.103, 0.2083, 0.1407, 0.0006194, 0.803, 0.993, 0.6711), 36),
+    ],
+)
+def test_a_bent_valley_is_followed_to_the_law_that_meets_all_runs(name: str, truth: tuple[float, ...], seed: int) -> None:
+    law = LAWS[name]
+    points = Points(Reference(1e5, 2e6), *np.array([
+        (n, pt, spec, unique)
+        for n in (1e4, 2.5e4, 6e4, 1.5e5, 4e5, 1e6) for pt in (0, 4e5, 1.6e6, 6e6) for spec in (0, 8e4, 4e5, 2e6) for unique in (4e4, 2e5, 2.4e6)
+        if (pt or spec) and (spec or unique == 2e5)
+    ]).T)  # fmt: skip
+    found = estimate(law, points, law.log_loss(np.array([truth]), points)[0], np.random.default_rng(seed))
+    assert found.status != "max_iterations"
+    np.testing.assert_allclose(found.theta, truth, rtol=1e-6)
+
+
+def test_a_parameter_that_no_run_shows_where_it_stands_is_said() -> None:
+    """Every model is far larger than its text can use, so that what a size is worth has no say."""
+    law = LAWS["data-constrained"]
+    truth = np.array([1.105, 0.064, 0.486, 0.154, 39.85, 1.244])
+    points = Points(Reference(1e5, 2e6), *np.array([
+        (n, 0, unique * passes, unique) for n in (1e4, 2.5e4, 6e4, 1.5e5, 4e5, 1e6) for unique in (6e4, 2e5, 8e5) for passes in (0.8, 2, 5, 12, 40)
+    ]).T)  # fmt: skip
+    found = estimate(law, points, law.log_loss(truth[None], points)[0], np.random.default_rng(3))
+    np.testing.assert_allclose(np.delete(found.theta, 1), np.delete(truth, 1), rtol=1e-6)
+    assert found.status == "ill_conditioned" and found.diagnosis.flat == ("A",)
+
+
 @pytest.mark.parametrize("name", ["chinchilla", "transfer-saturating", "multiplicative-penalised"])
 def test_no_worse_than_scipy_from_the_same_place_and_from_its_own(name: str, synthetic: FitData) -> None:
     law = LAWS[name]
