@@ -139,6 +139,18 @@ class DomainsProblem:
         asked = self.request.params is not None or bool(self.request.params_among)
         return np.array([problem.shortest if asked else problem.min_tokens_per_param for problem in self.problems])
 
+    def enough(self, size: Any, tokens_pt: Any) -> Array:
+        """Return the fewest specialist tokens, in whole steps, that make enough for sizes after whole steps of general tokens; 0 where those do alone.
+
+        Args:
+            size: numbers of sizes of the ladder; like the tokens, broadcast to shape (domains, ...).
+            tokens_pt: general tokens.
+        """
+        ratio = self.least_ratio.reshape(-1, *[1] * (np.ndim(size) - 1))
+        missing = (1 - ROUNDED) * ratio * self.params[size] - self.whole(tokens_pt)
+        result: Array = np.maximum(np.ceil(missing / self.step - 1e-9), 0.0) * self.step
+        return result
+
     @property
     def least_stage(self) -> float:
         """Least tokens of a stage; a mix has none of their own for its domains."""
