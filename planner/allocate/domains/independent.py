@@ -147,7 +147,11 @@ def _table(
     most = np.minimum(problem.most_spec[:, None, None], total / cost)[..., None]
     spec = most * splits[:, None, None, :]
     # A grid of shares misses what one pass and the shortest stage are.
-    more = [np.minimum(np.broadcast_to(amount, most.shape), most) for amount in (problem.unique[:, None, None, None], np.array(problem.least_stage))]
+    amounts = [problem.unique[:, None, None, None], np.array(problem.least_stage)]
+    if np.isfinite(problem.general_tokens):  # and what makes enough for the size after all general text there is, and what that leaves of the budget
+        for amount in (problem.enough(sizes, problem.general_tokens)[:, None, :], (total - problem.general_tokens) / cost):
+            amounts.append(np.maximum(amount, problem.least_stage)[..., None])
+    more = [np.minimum(np.broadcast_to(amount, most.shape), most) for amount in amounts]
     spec = np.concatenate([spec, *more], axis=-1)[..., None]
     pt = total[..., None, None] - cost[..., None, None] * spec
     pt = np.where(pt > 1e-9 * total[..., None, None], np.minimum(pt, problem.general_tokens), 0.0) * general[:, None, None, None, :]
@@ -190,9 +194,11 @@ def _found(problem: DomainsProblem, each: Array, tabulated: Array, size: Any, pt
     total, before, cost = problem.tokens_each(each, size), problem.tokens_each(tabulated, size), _cost(problem, size)
     # Specialist text keeps its share of the budget, a stage its least length; the general text takes its share of what is left, where there is any.
     part = pt / np.clip(before - cost * spec, 1e-300, problem.general_tokens)
-    kept = np.maximum(np.minimum(spec * total / np.maximum(before, 1e-300), problem.most_spec), problem.least_stage)
+    used_up = np.isclose(before - cost * spec, problem.general_tokens, rtol=1e-9)
+    scaled = np.where(used_up, (total - problem.general_tokens) / cost, spec * total / np.maximum(before, 1e-300))
+    kept = np.maximum(np.minimum(scaled, problem.most_spec), problem.least_stage)
     spec = np.where(spec > 0, np.where(pt > 0, np.minimum(kept, total / cost), np.minimum(total / cost, problem.most_spec)), 0.0)
-    spec = whole_steps(problem, spec, total, cost, problem.most_spec)
+    spec = whole_steps(problem, np.where(spec > 0, np.maximum(spec, problem.enough(size, problem.general_tokens)), 0.0), total, cost, problem.most_spec)
     room = np.clip(total - cost * spec, 0.0, problem.general_tokens)
     room = np.where(part > 1 - 1e-6, room, part * room)
     pt = np.where(pt > 0, whole_steps(problem, room, room), 0.0)

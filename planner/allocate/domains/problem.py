@@ -90,7 +90,8 @@ class DomainsProblem:
             ends = sizes[0].params_non_embedding, sizes[-1].params_non_embedding
             if request.params_range and first.recipe:  # whose ends lie aside of the sizes that were tried
                 ends = widest.size_range()
-            sizes = first.every(*ends) if first.recipe else tuple(first.size(float(value)) for value in np.geomspace(*ends, LADDER))
+            # Of a narrow range every size may be one that only requests near to it ask for.
+            sizes = first.every(*ends) or sizes if first.recipe else tuple(first.size(float(value)) for value in np.geomspace(*ends, LADDER))
             sizes = tuple(size for size in sizes if first.fits(size)) or sizes
         return cls(request, problems, tuple(sorted(sizes, key=lambda size: size.params_non_embedding)), robust=robust)
 
@@ -138,6 +139,18 @@ class DomainsProblem:
         """Least tokens per parameter of what a domain's model has seen, shape (domains,), as for one domain alone."""
         asked = self.request.params is not None or bool(self.request.params_among)
         return np.array([problem.shortest if asked else problem.min_tokens_per_param for problem in self.problems])
+
+    def enough(self, size: Any, tokens_pt: Any) -> Array:
+        """Return the fewest specialist tokens, in whole steps, that make enough for sizes after whole steps of general tokens; 0 where those do alone.
+
+        Args:
+            size: numbers of sizes of the ladder; like the tokens, broadcast to shape (domains, ...).
+            tokens_pt: general tokens.
+        """
+        ratio = self.least_ratio.reshape(-1, *[1] * (np.ndim(size) - 1))
+        missing = (1 - ROUNDED) * ratio * self.params[size] - self.whole(tokens_pt)
+        result: Array = np.maximum(np.ceil(missing / self.step - 1e-9), 0.0) * self.step
+        return result
 
     @property
     def least_stage(self) -> float:

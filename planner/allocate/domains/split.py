@@ -95,7 +95,7 @@ def look(
         for row in _order(problem, at, divided, margin):
             trunk, spec = float(divided.trunk[row]), divided.tokens_spec[row]
             found = realise(problem, name, int(at[row]), trunk, spec, divided.tokens_pt[row] - trunk + spec, margin)
-            if found is not None:
+            if found is not None and np.isfinite(problem.losses(found)).all():
                 return found
         return None
 
@@ -171,7 +171,7 @@ def divide(
         amounts = _equal(problem.most_spec * cost, room) / cost
         amounts = np.where(amounts < problem.least_stage, 0.0, amounts)[..., None]
     else:
-        amounts = nodes(problem, room[:, None] / cost, guess, stage)
+        amounts = nodes(problem, room[:, None] / cost, guess, stage, problem.enough(at[None, :], trunk).T)
     most = None
 
     def tried(amounts: Array) -> tuple[Array, Array, Array]:

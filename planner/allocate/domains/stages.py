@@ -63,7 +63,7 @@ def around(problem: DomainsProblem, middle: Any, stage: Stage) -> Any:
     return np.concatenate([rows, np.asarray(middle)[:, None]], axis=1)
 
 
-def nodes(problem: DomainsProblem, room: Array, guess: Array | None, stage: Stage) -> Array:
+def nodes(problem: DomainsProblem, room: Array, guess: Array | None, stage: Stage, enough: Array | None = None) -> Array:
     """List amounts of specialist tokens for every domain, ascending from none, shape (batch, domains, nodes).
 
     Args:
@@ -71,6 +71,7 @@ def nodes(problem: DomainsProblem, room: Array, guess: Array | None, stage: Stag
         room: tokens that there are for all domains together, shape (batch,), or (batch, domains) where they cost each domain otherwise.
         guess: share of them that each domain had in the best plan so far, shape (domains,); None for a coarse grid.
         stage: how close.
+        enough: amounts with which domains have enough tokens for their size, shape (batch, domains); None to leave them out.
     """
     room = room if room.ndim == 2 else room[:, None]
     most = np.minimum(problem.most_spec, room)[..., None]
@@ -78,6 +79,8 @@ def nodes(problem: DomainsProblem, room: Array, guess: Array | None, stage: Stag
     least = np.minimum(problem.least_stage or 1e-4 * most, most)
     wide = least * (most / np.maximum(least, 1e-300)) ** np.linspace(0, 1, WIDE if guess is None else SPARSE)
     parts = [np.zeros_like(most), wide, np.minimum(problem.unique[:, None], most)]
+    if enough is not None:
+        parts.append(np.clip(enough[..., None], least, most))
     if guess is not None:
         factors = np.exp(stage.step * np.arange(-stage.around, stage.around + 1))
         parts.append(np.clip(room[..., None] * guess[:, None] * factors, least, most))

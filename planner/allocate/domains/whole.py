@@ -45,9 +45,12 @@ def realise(problem: DomainsProblem, name: str, size: int, trunk: float, spec: A
     """
     if problem.request.limited:
         return _limited(problem, name, size, trunk, spec, stages, margin)
-    total, cost = float(problem.tokens(size)), problem.spec_cost[:, size]
-    spec = whole_steps(problem, spec, total, cost, problem.most_spec)
+    total, cost, planned = float(problem.tokens(size)), problem.spec_cost[:, size], spec
+    spec = whole_steps(problem, planned, total, cost, problem.most_spec)
     length, least = _rest(problem, name, trunk, total - float((cost * spec).sum()), spec), min(problem.least_stage, problem.general_tokens)
+    if (spec < problem.enough(np.full(problem.count, size), length)).any():  # branches that are rounded up take what makes enough from the trunk
+        spec = problem.whole(planned)
+        length = _rest(problem, name, trunk, total - float((cost * spec).sum()), spec)
     if 0 < length < least:  # rounding took what the shortest trunk needs: the longest branch gives it back
         longest, missing = int(spec.argmax()), (least - length) * cooled(problem, name, spec)
         spec[longest] -= problem.whole(missing / cost[longest]) + problem.step
