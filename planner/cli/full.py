@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -108,8 +109,8 @@ def carry_on(
         if job is not None:
             path = slurm.write(job)
             say(f"written: {path}")
-            say(f"handed in as job {slurm.submit(path)}" if submit else f"hand it in: cd {path.parent} && sbatch {path.name}")
-            say(f"follow it: plan watch {ready.folder}")
+            say(f"handed in as job {slurm.submit(path)}" if submit else f"hand it in: cd {shlex.quote(str(path.parent))} && sbatch {path.name}")
+            say(f"follow it: plan watch {shlex.quote(str(ready.folder))}")
             return False
         train_here(ready.folder, run, ranks, engine, address)
     if outcome(ready) is None:  # a stop file, or a signal to a rank: this process was not asked

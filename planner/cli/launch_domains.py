@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -113,7 +114,7 @@ def _hand_in(ready: DomainsLaunch, jobs: list[Job], submit: bool) -> None:
             say(f"handed in as job: {line}")
     else:
         say(f"hand them in: bash {chain}")
-    say(f"follow them: plan watch {ready.folder}; the same plan launch tells the outcome")
+    say(f"follow them: plan watch {shlex.quote(str(ready.folder))}; the same plan launch tells the outcome")
 
 
 def _tell(ready: DomainsLaunch, laid: list[Part]) -> None:

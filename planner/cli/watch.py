@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -74,7 +75,7 @@ def show_several(folder: Path, several: Mapping[str, Progress | None]) -> None:
     caption = "what is measured before a run has ended is above its end; steps of a branch are counted from the trunk's first"
     table(f"Runs in {folder}", columns, rows, caption=caption)
     if curves := [name for name, progress in several.items() if progress is not None and progress.course is not None]:
-        say(f"one run with its curve: plan watch {folder / curves[-1]}")
+        say(f"one run with its curve: plan watch {shlex.quote(str(folder / curves[-1]))}")
 
 
 def show_progress(progress: Progress) -> None:

@@ -154,7 +154,11 @@ class Corpus:
 
     def offsets(self, domain: str, split: str) -> NDArray[np.int64]:
         """Read the borders of the documents, shape (documents + 1,)."""
-        offsets: NDArray[np.int64] = np.load(self._file(domain, f"{split}.offsets.npy"), allow_pickle=False)
+        path = self._file(domain, f"{split}.offsets.npy")
+        try:
+            offsets: NDArray[np.int64] = np.load(path, allow_pickle=False)
+        except ValueError as error:  # no such array, or one of objects
+            raise InputError(f"{path} is damaged: it holds no borders of documents", remedy="build the corpus anew: plan corpus build") from error
         return offsets
 
     def mask(self, domain: str, split: str) -> NDArray[np.uint8] | None:

@@ -45,7 +45,7 @@ def export_checkpoint(job: Job, corpus: Corpus, out: Path, adapters: Path | None
             trunk = TRUNK.format(adapters.name)
             adapters.parent.mkdir(exist_ok=True)
             with _whole(adapters) as folder:
-                save_adapters(model, folder, job.base.name if job.base is not None and job.frozen_state is None else trunk)
+                save_adapters(model, folder, str(job.base.resolve()) if job.base is not None and job.frozen_state is None else trunk)
             if job.base is None or job.frozen_state is not None:  # a general stage in full may lie between the checkpoint and the adapters
                 _save(frozen_model(job, corpus), job, corpus, adapters.with_name(trunk))
         model = merged(model)

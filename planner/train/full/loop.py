@@ -88,6 +88,7 @@ class Training:
         self.guarded: Guarded = ranks.told(Guarded.load(folder) if ranks.first else None)
         self.watch = Watch(run.recipe.spike_factor)
         self.step, self.seconds, self._saved = 0, 0.0, time.monotonic()
+        self._back = -1  # the step of the state that the last rollback went to
         found = ranks.told(self.states.steps() if ranks.first else None)
         stage = run.model_of(found[-1] if found else 0)
         under = run.stages[stage].frozen_state
@@ -270,7 +271,11 @@ class Training:
         spans = self.guarded.left_out.get(stage, [])
         span = blamed(number, trouble, self.guarded.rollbacks)
         self.states.finish()
-        target = self.ranks.told(self._state_before(self.run.offsets[stage] + min(within, step_of(span[0], spans))) if self.ranks.first else None)
+        before = self.run.offsets[stage] + min(within, step_of(span[0], spans))
+        target = self.ranks.told(self._state_before(before) if self.ranks.first else None)
+        if target == self._back:  # twice to the same one: it may be the state that is bad
+            target = self.ranks.told(self._state_before(target - 1) if self.ranks.first else None)
+        self._back = target
         if target > self.run.offsets[stage]:  # no state is that old any more: what was trained on before it stays
             span = (max(span[0], batch_number(target - self.run.offsets[stage], spans)), span[1])
         # The states go first: killed in between, the run meets the same trouble again. The other way it would go on after batches that count as left out.

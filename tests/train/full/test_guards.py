@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-pytest.importorskip("torch")
+torch = pytest.importorskip("torch")
 
 from planner.corpus.store import Corpus
 from planner.launch.full import saved_step
@@ -131,6 +131,22 @@ def test_a_spike_that_no_state_is_old_enough_for_leaves_out_only_what_follows_th
     (back,) = rollbacks(folder)
     assert back["to"] in (25, 30) and back["left_out"] == [back["to"], 34]
     assert len(losses(folder)) == STEPS
+
+
+def test_a_state_that_is_bad_itself_is_left_for_an_older_one(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, load = tmp_path / "run", Training._load
+
+    def spoilt(self: Training, step: int) -> None:
+        load(self, step)
+        if step == 20:
+            with torch.no_grad():
+                next(self.model.parameters()).fill_(float("nan"))
+
+    install({"factors": [[0, 23, "nan"]]}, monkeypatch.setattr)
+    monkeypatch.setattr(Training, "_load", spoilt)
+    lay(folder, corpus)
+    assert run_here(folder)
+    assert [line["to"] for line in rollbacks(folder)] == [20, 10] and row(folder)["status"] == "ok"
 
 
 def test_a_run_that_keeps_going_wrong_is_given_up_as_diverged(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
