@@ -87,7 +87,7 @@ def compile_runs(records: list[Path]) -> DataFrame:
     """Compile record files into a table, sorted by size, trunk and tokens.
 
     Raises:
-        InputError: a record is torn or of another kind.
+        InputError: a record is torn, of another kind, or of another run than its name says.
     """
     import pandas as pd
 
@@ -95,6 +95,8 @@ def compile_runs(records: list[Path]) -> DataFrame:
     for path in records:
         record = read_run(path)
         row = record["row"]
+        if row["run_id"] != path.stem:
+            raise InputError(f"{path} is the record of the run {row['run_id']!r}", remedy="delete it; the same command then trains that run again")
         row.setdefault("method", "full")
         row["recipe"] = Recipe.from_mapping(record["recipe"]).fingerprint  # records of earlier versions may tell 1 from 1.0
         warmup = record["recipe"]["rewarm_steps" if row.get("base") else "warmup_steps"]

@@ -15,9 +15,9 @@ from planner.artifacts import read_json
 from planner.corpus.store import Corpus
 from planner.engines.event import Event
 from planner.engines.local import LocalEngine
-from planner.errors import StateError
+from planner.errors import InputError, StateError
 from planner.lock import locked
-from planner.runs import read_runs
+from planner.runs import compile_runs, read_runs
 from planner.sweep import Sweep, check_identity, run_sweep, sweep_status
 from tests.engines.tiny import lay_out
 
@@ -128,6 +128,15 @@ def test_a_torn_record_is_named(undisturbed: Path) -> None:
     finally:
         record.write_bytes(whole)
     assert json.loads(whole) == read_json(record)
+
+
+def test_a_record_of_another_run_is_no_row(undisturbed: Path, tmp_path: Path) -> None:
+    one, other = sorted((undisturbed / "records").iterdir())[:2]
+    put = tmp_path / one.name
+    put.write_bytes(other.read_bytes())
+    with pytest.raises(InputError, match=f"{one.name} is the record of the run '{other.stem}'; delete it"):
+        compile_runs([put])
+    assert list(compile_runs([other])["run_id"]) == [other.stem]
 
 
 def test_early_text_and_a_shared_trunk(undisturbed: Path, tmp_path: Path, corpus: Corpus) -> None:
