@@ -64,21 +64,16 @@ def allocate_domains(
     problem = DomainsProblem.of(request, robust=robust)
     mix = MixWorth.of(request.domains)
     mixing, less = replace(problem, mix=mix), replace(problem, evaluations=LESS)
-    searches: dict[str, Callable[[float], Found | None]] = {
-        SPLIT: lambda margin: with_less(problem, lambda less, margin: split(less, margin=margin), margin),
-        INDEPENDENT: lambda margin: with_less(problem, independent, margin),
-        # With a worth of their own text, domains in a mix divide the budget as they do after a trunk.
-        MIXED: lambda margin: None if _unmeasured(problem) else mixed(less, margin) if mix is None else split(mixing, MIXED, margin),
-    }
+    searches = _searches(problem, mix)
     under = {name: mixing if name == MIXED else problem for name in searches}
     tried = {name: _tried(under[name], search) for name, search in searches.items()}
-    able = [name for name, (plan, _) in tried.items() if plan is not None and (name != MIXED or (mix is not None and mix.covers(plan)))]
+    able = [name for name, (plan, _) in tried.items() if _able(name, plan, mix)]
     if not able and request.limited:
         keep.refuse(problem)
     if not able:
         raise DataError(f"{request.flops:.3g} FLOPs are too few for {problem.count} domains", remedy="give more FLOPs or a smaller --params")
     if all(tried[name][1] is None for name in able):
-        refuse(problem, [(under[name], plan) for name in able if (plan := tried[name][0]) is not None])
+        refuse(problem, [(under[name], plan) for name in able if (plan := tried[name][0]) is not None], lambda flops: _reaches(problem, mix, flops))
     looks = {name: outlook(under[name], plan) for name, (plan, margin) in tried.items() if plan is not None and margin is not None}
     # By the measure of the searches, which with the best guess is not the mean over the resamples.
     value = {name: float((problem.weights * under[name].losses(plan)).sum()) for name in able if name in looks and (plan := tried[name][0]) is not None}
@@ -116,6 +111,34 @@ def allocate_domains(
         knowing=knowing(under[best], found, margin, progress) if ask_laws else (),
         cost=cost_of(request, found.total_flops, chosen.flops_inference),
     )
+
+
+def _searches(problem: DomainsProblem, mix: MixWorth | None) -> dict[str, Callable[[float], Found | None]]:
+    """Return the search for each structure, given the margin by which required losses are tightened."""
+    mixing, less = replace(problem, mix=mix), replace(problem, evaluations=LESS)
+    return {
+        SPLIT: lambda margin: with_less(problem, lambda less, margin: split(less, margin=margin), margin),
+        INDEPENDENT: lambda margin: with_less(problem, independent, margin),
+        # With a worth of their own text, domains in a mix divide the budget as they do after a trunk.
+        MIXED: lambda margin: None if _unmeasured(problem) else mixed(less, margin) if mix is None else split(mixing, MIXED, margin),
+    }
+
+
+def _able(name: str, plan: Found | None, mix: MixWorth | None) -> bool:
+    """Tell whether a structure can be recommended: not a mix whose share of early text nobody has measured."""
+    return plan is not None and (name != MIXED or (mix is not None and mix.covers(plan)))
+
+
+def _reaches(problem: DomainsProblem, mix: MixWorth | None, flops: float) -> bool:
+    """Tell whether another budget has a plan that keeps the required losses, as it would be searched for if it were asked for."""
+    other = DomainsProblem.of(replace(problem.request, flops=flops), robust=problem.robust)
+    for name, search in _searches(other, mix).items():
+        if name == MIXED and mix is None:
+            continue
+        plan, margin = _tried(replace(other, mix=mix) if name == MIXED else other, search)
+        if margin is not None and _able(name, plan, mix):
+            return True
+    return False
 
 
 def _tried(problem: DomainsProblem, search: Callable[[float], Found | None]) -> tuple[Found | None, float | None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import NoReturn
 
@@ -23,16 +23,19 @@ BISECTIONS = 6
 """So that a budget is known to about 10 %, by a coarse search."""
 HAIR = 1.0005
 """By how much of a required loss a coarse search may miss it, which gives a domain just what that takes."""
-COARSE, CLOSER = 1.3, 4
-"""By how much of a budget a coarse search may ask too much, and bisections after it, so that it is told to 2 %."""
+COARSE, CLOSER = 1.3, 3
+"""By how much of a budget a coarse search may ask too much, and bisections after it, so that it is told to 4 %."""
+RAISED = 1.05
+"""By how much a budget that a coarse search finds is raised until the search that plans are made with finds it enough."""
 
 
-def refuse(problem: DomainsProblem, nearest: list[tuple[DomainsProblem, Found]]) -> NoReturn:
+def refuse(problem: DomainsProblem, nearest: list[tuple[DomainsProblem, Found]], reaches: Callable[[float], bool]) -> NoReturn:
     """Say which required loss is out of reach.
 
     Args:
         problem: the domains.
         nearest: the plans that come closest to the required losses, each with the problem that it solves.
+        reaches: whether the search that plans are made with finds one that keeps the required losses for some budget [FLOPs].
 
     Raises:
         DataError: always.
@@ -41,20 +44,22 @@ def refuse(problem: DomainsProblem, nearest: list[tuple[DomainsProblem, Found]])
     # The loss over the required one, of each domain that would have everything to itself.
     alone = [(_alone(problem, domain) / domain.max_loss, domain) for domain in request.domains if domain.max_loss is not None]
     worst, hardest = max(alone, key=lambda pair: pair[0])
-    told = _least(problem)
+    least = _least(problem, reaches)
+    never = f"no budget up to {MOST_BUDGET * request.flops:.2g} FLOPs would do"
+    told = never if least is None else f"about {least:.3g} FLOPs for all domains would do by the laws"
     if worst > 1:
         required = float(hardest.max_loss or np.nan)
         raise DataError(
             f"domain {hardest.name!r} cannot reach its max_loss of {required:g} nats/token with {request.flops:.3g} FLOPs, even with all of them: "
             f"the best is {worst * required:.5g}; {told}",
-            remedy="raise its max_loss, give more budget or more of its text",
+            remedy="raise its max_loss, or give more of its text" if least is None else "raise its max_loss, give more budget or more of its text",
         )
     reached = [under.losses(found) for under, found in nearest]
     number, loss = min(((int((each / problem.max_loss).argmax()), each) for each in reached), key=lambda pair: float((pair[1] / problem.max_loss).max()))
     raise DataError(
         f"the required losses cannot all be reached with {request.flops:.3g} FLOPs: domain {request.domains[number].name!r} comes to "
         f"{loss[number]:.5g} nats/token at best beside the others, and its max_loss is {problem.max_loss[number]:g}; {told}",
-        remedy="raise a max_loss, or give more budget",
+        remedy="raise a max_loss, or give more text" if least is None else "raise a max_loss, or give more budget",
     )
 
 
@@ -78,21 +83,35 @@ def _plans(like: DomainsProblem, request: DomainsRequest, quick: bool) -> Iterat
             yield mixing, found
 
 
-def _least(problem: DomainsProblem) -> str:
-    """Search upward for a budget, and say it: coarsely, and from there down by the search that plans are made with, where there are not many domains."""
+def _least(problem: DomainsProblem, reaches: Callable[[float], bool]) -> float | None:
+    """Search upward for a budget [FLOPs], None where none does: coarsely, and from there by the search that plans are made with.
 
-    def enough(flops: float, quick: bool) -> bool:
-        plans = _plans(problem, replace(problem.request, flops=flops), quick)
-        most = HAIR if quick else 1.0
-        return any(bool((under.losses(found) <= most * under.max_loss).all()) for under, found in plans)
+    What is told has three digits, and is searched with as these say it. Larger budgets may be a hair behind smaller ones in whole steps.
+    """
 
-    low = problem.request.flops
-    high = MOST_BUDGET * low
-    if not enough(high, True):
-        return f"no budget up to {high:.2g} FLOPs would do"
-    for quick, bisections in ((True, BISECTIONS), (False, CLOSER if problem.count <= MANY else 0)):
-        for _ in range(bisections):
-            middle = float(np.sqrt(low * high))
-            low, high = (low, middle) if enough(middle, quick) else (middle, high)
-        low = max(problem.request.flops, high / COARSE)
-    return f"about {high:.2g} FLOPs for all domains would do by the laws"
+    def enough(flops: float) -> bool:
+        plans = _plans(problem, replace(problem.request, flops=flops), True)
+        return any(bool((under.losses(found) <= HAIR * under.max_loss).all()) for under, found in plans)
+
+    asked = problem.request.flops
+    low, high = asked, MOST_BUDGET * asked
+    if not enough(high):
+        return None
+    for _ in range(BISECTIONS):
+        middle = float(np.sqrt(low * high))
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    low, high = max(asked, high / COARSE), _told(high)
+    while not reaches(high):
+        if high > MOST_BUDGET * asked:
+            return None
+        low, high = high, _told(high * RAISED)
+    for _ in range(CLOSER if problem.count <= MANY else 0):
+        middle = _told(float(np.sqrt(low * high)))
+        low, high = (low, middle) if reaches(middle) else (middle, high)
+    return high
+
+
+def _told(flops: float) -> float:
+    """Round a budget up to the three digits with which it is told."""
+    digit = 10.0 ** (np.floor(np.log10(flops)) - 2)
+    return float(f"{np.ceil(flops / digit - 1e-9) * digit:.3g}")

@@ -18,6 +18,7 @@ from planner.allocate.domains.split import NO_GENERAL, split
 from planner.errors import DataError, InputError
 from planner.fit.fitted import FittedLaw
 
+SWEEPS = Path(__file__).parents[3] / "sweeps"
 BUDGET = 4e13
 
 
@@ -81,8 +82,9 @@ def test_required_losses_are_kept_and_cost(fitted: FittedLaw) -> None:
 def test_a_loss_out_of_reach_is_refused_with_its_domain(fitted: FittedLaw) -> None:
     free = allocate_domains(DomainsRequest(BUDGET, domains(fitted)))
     own = [plan.loss for plan in free.recommended.domains]
-    with pytest.raises(DataError, match=r"domain 'b' cannot reach its max_loss of 0\.5 .*no budget up to 4e\+16 FLOPs would do"):
+    with pytest.raises(DataError, match=r"domain 'b' cannot reach its max_loss of 0\.5 .*no budget up to 4e\+16 FLOPs would do") as refusal:
         allocate_domains(DomainsRequest(BUDGET, domains(fitted, None, 0.5, 9.0)))
+    assert refusal.value.remedy == "raise its max_loss, or give more of its text", "more budget is no remedy there"
     with pytest.raises(DataError, match="domain .b. cannot reach .*even with all of them.*; about .* FLOPs for all domains would do") as refusal:
         allocate_domains(DomainsRequest(BUDGET, domains(fitted, None, 0.85 * own[1], 9.0)))
     needed = float(refusal.value.message.split("about ")[1].split(" FLOPs")[0])
@@ -161,7 +163,7 @@ def test_bad_domains_are_refused(fitted: FittedLaw) -> None:
 
 def test_the_budget_that_a_refusal_names_does_where_a_coarse_search_misses_by_a_hair() -> None:
     """A domain that counts for nothing and must reach a loss gets just what that takes; the coarse search ended 3e-4 above it at any budget."""
-    law = FittedLaw.load(Path(__file__).parents[3] / "sweeps" / "medicine" / "law.json")
+    law = FittedLaw.load(SWEEPS / "medicine" / "law.json")
     asked = DomainsRequest(6e12, (Domain("a", law, 2e5, max_loss=2.7), Domain("b", law, 2e9, weight=0.0, max_loss=2.3)))
     with pytest.raises(DataError, match="about .* FLOPs for all domains would do") as refusal:
         allocate_domains(asked)
@@ -170,6 +172,23 @@ def test_the_budget_that_a_refusal_names_does_where_a_coarse_search_misses_by_a_
     enough = DomainsProblem.of(replace(asked, flops=1.02 * told))
     found = split(enough)
     assert found is not None and (enough.losses(found) <= enough.max_loss).all()
+
+
+def test_the_budget_that_a_refusal_names_does_as_it_is_told() -> None:
+    """Rounded to the nearest of two digits, what was named could be what had been refused."""
+    medicine, computing = (FittedLaw.load(SWEEPS / "three" / name / "law.json") for name in ("medicine", "computing"))
+    pair = Domain("m", medicine, 2e5, max_loss=2.45), Domain("c", computing, 2e5, max_loss=3.25)
+    with pytest.raises(DataError, match="about .* FLOPs for all domains would do") as refusal:
+        allocate_domains(DomainsRequest(2.05e13, pair))
+    told = float(refusal.value.message.split("about ")[1].split(" FLOPs")[0])
+    assert 2.05e13 < told < 2.13e13
+    assert (np.array([plan.loss for plan in allocate_domains(DomainsRequest(told, pair)).recommended.domains]) <= (2.45, 3.25)).all()
+
+
+def test_a_range_of_sizes_that_fine_steps_pass_over_has_a_plan() -> None:
+    law = FittedLaw.load(SWEEPS / "medicine" / "law.json")
+    problem = DomainsProblem.of(DomainsRequest(3e13, (Domain("a", law, 2e5), Domain("b", law, 4e5)), params_range=(5.8e5, 5.82e5)))
+    assert all(5.8e5 <= size.params_non_embedding <= 5.82e5 for size in problem.ladder) and split(problem) is not None
 
 
 @pytest.mark.filterwarnings("ignore::planner.errors.PlannerWarning")

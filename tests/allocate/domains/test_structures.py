@@ -115,6 +115,23 @@ def test_more_budget_is_never_worse(fitted: FittedLaw, search) -> None:  # type:
     assert (np.diff(found) < 1e-4).all()
 
 
+@pytest.mark.parametrize("search", [split, independent])
+@pytest.mark.parametrize(
+    ("general", "flops", "texts"),
+    [
+        (3.14455e6, (4.28159e13, 4.8381967e13), {"medicine": (155_877, 0.838), "computing": (62_441, 0.352)}),
+        (601_168, (1.8 * 2.43459e13, 3 * 2.43459e13), {"nature": (140_923, 1.917), "computing": (201_689, 0.682)}),
+        (1.43803e6, (1.8 * 2.05767e13, 3 * 2.05767e13), {"nature": (524_061, 1.741), "computing": (69_336, 1.73)}),
+        (1.43282e6, (5.20295e13, 1.8 * 5.20295e13), {"computing": (552_002, 1.842), "medicine": (128_662, 1.237)}),
+    ],
+)
+def test_more_budget_is_never_worse_where_general_text_is_scarce(search, general, flops, texts) -> None:  # type: ignore[no-untyped-def]
+    """The best specialist text is then just what makes enough tokens for the size, in whole steps, which no grid of shares met."""
+    domains = tuple(Domain(name, FittedLaw.load(ROOT / "sweeps" / name / "law.json"), float(unique), weight) for name, (unique, weight) in texts.items())
+    less, more = (DomainsProblem.of(DomainsRequest(budget, domains, general_tokens=general)) for budget in flops)
+    assert weighted(more, search(more)) < weighted(less, search(less)) * (1 + 1e-5)
+
+
 def test_a_domain_without_a_stage_pays_a_cooldown_of_the_trunk(fitted: FittedLaw) -> None:
     problem = problem_of(fitted)
     found = split(problem)
