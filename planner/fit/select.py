@@ -183,7 +183,8 @@ def _agreed(
     measured = _measured(scores, tables, others)
     if not measured[0].unusual.any() or others:
         return measured, others
-    data, names = next(iter(tables.values())), {law.name for law in laws}
+    # Fitted without the runs in question: a law that is free to would go through a run that lies alone.
+    data, names = next(iter(tables.values())).rows(~measured[0].unusual), {law.name for law in laws}
     rest = [law for law in LAWS.values() if law.name not in names and data.suits(law) and not (reason_against(law, data) or numberless(law, data))]
     others = _screen([data], rest, seed, lambda name, share: None) if rest else []
     return _measured(scores, tables, others), others
@@ -195,7 +196,7 @@ def _measured(scores: Sequence[Score], tables: Mapping[str, FitData], others: Se
     Args:
         scores: laws fitted to all runs.
         tables: the runs under each convention of N.
-        others: laws that have a say in which runs are mistakes.
+        others: laws that have a say in which runs are mistakes, fitted without those in question.
     """
     every = [*scores, *others]
     residuals = np.array([(data := tables[score.params_kind]).log_loss - score.estimate.log_loss(data.points(score.reference)) for score in every])
