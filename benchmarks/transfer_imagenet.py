@@ -1,7 +1,8 @@
 """Every two-stage law on three real axes that are not language: size, pretraining images, fine-tuning images (synthetic images → ImageNet).
 
 Images stand for tokens and the error rate for the loss, so laws are of ln(error). No image is seen twice for the purpose of the law: U = D_ft.
-The laws are scored as `plan fit --law auto` scores them: each forecasts slices that it has not seen. No parameters are published for this table.
+The laws are scored as `plan fit --law auto` scores them: each forecasts slices that it has not seen. Those that the choice leaves out after their first
+fit are scored as `plan fit --law NAME` scores them. No parameters are published for this table.
 """
 
 from __future__ import annotations
@@ -46,12 +47,15 @@ def main() -> None:
     if report.quick:
         laws = [law for law in laws if law.name.endswith("-saturating")]
     seconds, scores = cpu(lambda: score_laws([data], [law for law in laws if law.name in carried]))
-    names = list(dict.fromkeys(name for score in scores for name in score.held))
+    alone = [score.estimate.law for score in scores if not score.held]
     chosen = choose(scores, data)
-    rows = [[("* " if score in chosen else "  ") + score.estimate.law.name, len(score.estimate.law.parameters), score.estimate.status,
-             f"{score.rms_percent:.2f}", *(f"{score.held[name]:.2f}" if name in score.held else "" for name in names),
-             f"{score.mean:.2f}" if score.held else ""] for score in scores]  # fmt: skip
-    report.table("Mean absolute error in % of the error rate where a slice is left out; * forecast together; blank: not tried on the slices",
+    scores = [score for score in scores if score.held] + [score for law in alone for score in score_laws([data], [law])]
+    names = list(dict.fromkeys(name for score in scores for name in score.held))
+    marks = {**{law.name: "a " for law in alone}, **{score.estimate.law.name: "* " for score in chosen}}
+    rows = [[marks.get(score.estimate.law.name, "  ") + score.estimate.law.name, len(score.estimate.law.parameters), score.estimate.status,
+             f"{score.rms_percent:.2f}", *(f"{score.held[name]:.2f}" for name in names), f"{score.mean:.2f}"]
+            for score in sorted(scores, key=lambda score: score.mean)]  # fmt: skip
+    report.table("Mean absolute error in % of the error rate where a slice is left out; * forecast together; a: scored alone, by name",
                  ["law", "parameters", "status", "fit", *names, "mean"], rows)  # fmt: skip
     report.say(f"not carried by this table: {', '.join(sorted({law.name for law in laws} - carried)) or 'none'}; {seconds:.1f} CPU-s")
     best = scores[0]
