@@ -5,23 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-
-class Forecast(Protocol):
-    """A plan with its loss and the 90 % interval of it [nats/token]."""
-
-    @property
-    def loss(self) -> float:
-        """The forecast."""
-
-    @property
-    def loss_low(self) -> float:
-        """Lower end."""
-
-    @property
-    def loss_high(self) -> float:
-        """Upper end."""
+if TYPE_CHECKING:
+    from planner.allocate.allocation import Plan
 
 
 @dataclass(frozen=True)
@@ -39,7 +26,7 @@ class Felt:
     bits_per_byte_high: float | None
 
 
-def felt(plan: Forecast, source: Mapping[str, Any]) -> dict[str, Any]:
+def felt(plan: Plan, source: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of a plan's `Felt`; `source` is that of its law, with the `bytes_per_token` of its text where they are known."""
     losses = plan.loss, plan.loss_low, plan.loss_high
     perplexities = (math.exp(loss) if loss < math.log(1e300) else math.inf for loss in losses)

@@ -23,7 +23,7 @@ DIGITS = 4
 TOO_SMALL = {"memory": "the memory", "text": "the text there is", "time": "the time that training may take", "budget": "the budget"}
 """What may be too little for a size, in words."""
 MOST_BUDGET = 1000.0
-"""Factor in budget up to which one is looked for that keeps a limit."""
+"""Factor in budget up to which one is looked for that keeps a limit, or reaches a loss."""
 BISECTIONS = 9
 """Of that range, so that it is known to 1.4 %."""
 
@@ -65,7 +65,7 @@ def refuse_size(problem: Problem, sizes: Sequence[Size], tokens_per_param: float
         said.append(f"{named} take {memory[0]} of each of {request.gpus} GPUs, and they have {memory[1]}")
         ways.append("more --gpus")
     if "text" in lacking[size]:
-        enough = format_count(_up(max(problem.shortest * params, problem.min_tokens_stage)), DIGITS)
+        enough = format_count(up(max(problem.shortest * params, problem.min_tokens_stage)), DIGITS)
         options = [] if problem.one_corpus else ["--general-tokens"]
         options += [] if problem.one_stage or problem.needs_trunk and not problem.texts[0] else ["--spec-tokens", "--max-epochs"]
         said.append(_text(problem, f"{named}, which take {problem.shortest:g} each at least"))
@@ -73,11 +73,11 @@ def refuse_size(problem: Problem, sizes: Sequence[Size], tokens_per_param: float
     needed, inference = least_training(problem, size, tokens_per_param), size.flops_inference(request.inference_tokens)
     if "time" in lacking[size]:
         said.append(f"{request.training_flops:.3g} FLOPs in the time there is are too few to train {named}")
-        ways.append(f"time for {_up(needed):.{DIGITS}g} FLOPs, by --hours or --gpus")
+        ways.append(f"time for {up(needed):.{DIGITS}g} FLOPs, by --hours or --gpus")
     if "budget" in lacking[size]:
         paid = f", whose inference takes {inference:.3g} FLOPs" if inference else ""
         said.append(f"{request.flops:.3g} FLOPs are too few to train {named}{paid}")
-        ways.append(f"at least {_up(needed + inference):.{DIGITS}g} FLOPs")
+        ways.append(f"at least {up(needed + inference):.{DIGITS}g} FLOPs")
     raise DataError("; ".join(said), remedy=f"give {', and '.join(ways)}{_or_smaller(problem, size)}")
 
 
@@ -124,16 +124,16 @@ def would_keep(problem: Problem, keeps: Callable[[Problem], bool]) -> str:
             for _ in range(BISECTIONS):
                 middle = math.sqrt(low * high)
                 low, high = (low, middle) if enough(middle) else (middle, high)
-            return " and ".join([*words, f"about {_up(high * request.flops, 2):.2g} FLOPs"])
+            return " and ".join([*words, f"about {up(high * request.flops, 2):.2g} FLOPs"])
     return ""
 
 
 def _text(problem: Problem, named: str) -> str:
     """Say that there is too little text for a size; what makes no stage counts for nothing."""
     amounts = {"general": problem.general_tokens, "specialist": problem.max_tokens_spec}
-    if problem.needs_trunk and not problem.text:
-        amounts.pop("specialist")
     if not problem.text:
+        if problem.needs_trunk:
+            amounts.pop("specialist")
         there = [f"{format_count(tokens)} {kind} tokens{' with repeats' * (kind == 'specialist')}" for kind, tokens in amounts.items() if tokens]
         each = "each " * (len(there) > 1)
         return f"{' and '.join(there)} are {each}too few for a stage of {MIN_STEPS} steps, {format_count(problem.min_tokens_stage)} tokens"
@@ -153,7 +153,7 @@ def _smallest(problem: Problem) -> float:
     return 0.0 if problem.recipe is None else problem.size(SMALLEST).params_non_embedding
 
 
-def _up(amount: float, digits: int = DIGITS) -> float:
-    """Round a budget or an amount of text that does up to few digits."""
+def up(amount: float, digits: int = DIGITS) -> float:
+    """Round a budget or an amount of text that does up to the digits with which it is told."""
     step = 10.0 ** (math.floor(math.log10(amount)) - digits + 1)
-    return step * math.ceil(amount / step - 1e-6)
+    return float(f"{step * math.ceil(amount / step - 1e-6):.{digits}g}")

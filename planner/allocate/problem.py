@@ -17,7 +17,7 @@ from planner.allocate.retention import Retention
 from planner.design.spec import MIN_STEPS, MIN_TOKENS_PER_PARAMETER
 from planner.errors import InputError
 from planner.fit.fitted import FittedLaw
-from planner.ladder import ASIDE, GAP, LARGEST, SMALLEST, shapes_between
+from planner.ladder import ASIDE, FINE, GAP, LARGEST, SMALLEST, shapes_between
 from planner.laws import Points
 from planner.laws.dual import Array
 from planner.method import TRAINED_BYTES, Method
@@ -32,8 +32,8 @@ LIMITED = 0.125
 SHORT_RUNS = "under_2_tokens_per_parameter"
 """Flag of runs with fewer tokens per parameter."""
 FINEST = 2e-4
-"""Step in ln N at which hardly a shape is missed."""
-EVERY_SHAPE = 5e-4
+"""Finest step in ln N, for sizes that may be anything."""
+EVERY_SHAPE = FINE
 """Step in ln N at which all shapes are met."""
 BELOW = 100.0
 """How far below the smallest run the search begins."""
@@ -319,7 +319,7 @@ class Problem:
         """
         stage, least = self.min_tokens_stage, self.min_tokens_stage * (1 - ROUNDING)
         # What is too little for a stage is as good as none.
-        general_tokens, unique = self.general_tokens if self.general_tokens >= least else 0.0, float(self.request.unique_spec)
+        general_tokens, unique = self.texts[0], float(self.request.unique_spec)
         total, cost = (np.array(values)[:, None] for values in zip(*((self.tokens(size), size.spec_cost) for size in sizes), strict=True))
         most = np.minimum(total / cost, self.max_tokens_spec)
         enough = self.shortest * np.array([[size.params_non_embedding] for size in sizes])

@@ -13,23 +13,12 @@ from planner.fit.data import FitData, fit_data
 from planner.fit.fit import fit
 from planner.fit.mistakes import mistakes, wild
 from planner.fit.select import score_laws
-from planner.laws import LAWS, Points, Reference
+from planner.laws import LAWS, Reference
 from planner.runs import read_runs
+from tests.fit.two_stages import two_stages
 
 LAW = LAWS["multiplicative-saturating"]
 TRUTH = (1.0, 0.4, 3.0, 0.35, 0.3, 0.3, 0.3, 0.1, 12.0)
-
-
-def two_stages(noise: float, seed: int) -> FitData:
-    special = ((0.0, np.nan), (2e5, 5e4), (8e5, 5e4), (4e5, 2e5), (1.6e6, 2e5), (8e5, 1.6e6))
-    grid = [
-        (n, pt, spec, unique)
-        for n in (2e4, 4e4, 8e4, 1.6e5, 3.2e5) for pt in (0.0, 3.5e5, 9e5, 2e6, 4.5e6) for spec, unique in special if pt + spec >= 2 * n
-    ]  # fmt: skip
-    n, pt, spec, unique = (np.array(column) for column in zip(*grid, strict=True))
-    off = noise * np.random.default_rng(seed).normal(size=len(n))
-    log_loss = LAW.log_loss(np.array([TRUTH]), Points(Reference(1e5, 2e6), n, pt, spec, unique))[0] + off
-    return FitData([f"r{k}" for k in range(len(n))], {"non_embedding": n}, pt, spec, unique, log_loss, 6 * n * (pt + spec), np.arange(len(n)), None)
 
 
 def named(data: FitData) -> tuple[set[str], float]:
@@ -42,7 +31,7 @@ def named(data: FitData) -> tuple[set[str], float]:
 
 def test_two_runs_far_off_what_the_others_scatter_by_are_named_and_are_no_noise() -> None:
     for seed in range(3):
-        data = two_stages(0.002, seed)
+        data = two_stages(LAW, TRUTH, Reference(1e5, 2e6), 0.002, seed)
         rows = np.random.default_rng(seed).permutation(data.count)[:2]
         clean = named(data)
         data.log_loss[rows] += np.log([1.046, 0.955])

@@ -5,14 +5,14 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-import numpy as np
 import pytest
 
 from planner.fit import select
 from planner.fit.data import FitData
 from planner.fit.estimate import Estimate, estimate
 from planner.fit.starts import DRAWS_A_START
-from planner.laws import LAWS, Points, Reference
+from planner.laws import LAWS, Reference
+from tests.fit.two_stages import two_stages
 
 NOISE = 0.005
 LAW = LAWS["gap-saturating"]
@@ -21,15 +21,7 @@ TRUTH = {"E": 1.0, "A": 0.25, "B": 0.35, "α": 0.3, "β": 0.35, "κ": 0.15, "ρ"
 
 def runs() -> FitData:
     """Runs of a truth of this law, which few starts reach."""
-    special = ((0.0, np.nan), (2e5, 5e4), (8e5, 5e4), (4e5, 2e5), (1.6e6, 2e5), (8e5, 1.6e6))
-    grid = [
-        (n, pt, spec, unique)
-        for n in (2e4, 4e4, 8e4, 1.6e5, 3.2e5) for pt in (0.0, 3.5e5, 9e5, 2e6, 4.5e6) for spec, unique in special if pt + spec >= 2 * n
-    ]  # fmt: skip
-    n, pt, spec, unique = (np.array(column) for column in zip(*grid, strict=True))
-    theta = np.array([[TRUTH[parameter.name] for parameter in LAW.parameters]])
-    log_loss = LAW.log_loss(theta, Points(Reference(1e5, 1e6), n, pt, spec, unique))[0] + NOISE * np.random.default_rng(0).normal(size=len(n))
-    return FitData([str(k) for k in range(len(n))], {"non_embedding": n}, pt, spec, unique, log_loss, 6 * n * (pt + spec), np.arange(len(n)), None)
+    return two_stages(LAW, tuple(TRUTH[parameter.name] for parameter in LAW.parameters), Reference(1e5, 1e6), NOISE, 0)
 
 
 def test_a_lone_start_near_the_best_is_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> None:

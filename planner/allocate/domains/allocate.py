@@ -63,7 +63,7 @@ def allocate_domains(
     """
     problem = DomainsProblem.of(request, robust=robust)
     mix = MixWorth.of(request.domains)
-    mixing, less = replace(problem, mix=mix), replace(problem, evaluations=LESS)
+    mixing = replace(problem, mix=mix)
     searches = _searches(problem, mix)
     under = {name: mixing if name == MIXED else problem for name in searches}
     tried = {name: _tried(under[name], search) for name, search in searches.items()}
@@ -81,7 +81,7 @@ def allocate_domains(
     found, margin = tried[best]
     assert found is not None and margin is not None
     domains = tuple(replace(domain, max_loss=None) for domain in request.domains)
-    free = replace(less, request=replace(request, domains=domains, max_general_loss=None, max_general_rise=None))
+    free = replace(problem, evaluations=LESS, request=replace(request, domains=domains, max_general_loss=None, max_general_rise=None))
     arms = {name: split(free, name) for name in (UNIFORM, NO_GENERAL)} | {name: of_share(free, name, found) for name in SHARES}
     looks |= {name: outlook(problem, plan) for name, plan in arms.items() if plan is not None}
     structures, bound = (

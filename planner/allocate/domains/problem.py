@@ -90,7 +90,7 @@ class DomainsProblem:
             ends = sizes[0].params_non_embedding, sizes[-1].params_non_embedding
             if request.params_range and first.recipe:  # whose ends lie aside of the sizes that were tried
                 ends = widest.size_range()
-            # Of a narrow range every size may be one that only requests near to it ask for.
+            # The ends are sizes as they are asked for: of a narrow range the shapes may lie beside both.
             sizes = first.every(*ends) or sizes if first.recipe else tuple(first.size(float(value)) for value in np.geomspace(*ends, LADDER))
             sizes = tuple(size for size in sizes if first.fits(size)) or sizes
         return cls(request, problems, tuple(sorted(sizes, key=lambda size: size.params_non_embedding)), robust=robust)

@@ -15,10 +15,11 @@ from planner.allocate.domains.problem import DomainsProblem
 from planner.allocate.domains.request import Domain, DomainsRequest
 from planner.allocate.domains.split import split
 from planner.allocate.domains.stages import MANY
+from planner.allocate.few import MOST_BUDGET, up
 from planner.errors import DataError
 
-MOST_BUDGET = 1000.0
-"""Factor in budget up to which is searched."""
+TOLD = 3
+"""Digits of the budget that is named."""
 BISECTIONS = 6
 """So that a budget is known to about 10 %, by a coarse search."""
 HAIR = 1.0005
@@ -46,7 +47,7 @@ def refuse(problem: DomainsProblem, nearest: list[tuple[DomainsProblem, Found]],
     worst, hardest = max(alone, key=lambda pair: pair[0])
     least = _least(problem, reaches)
     never = f"no budget up to {MOST_BUDGET * request.flops:.2g} FLOPs would do"
-    told = never if least is None else f"about {least:.3g} FLOPs for all domains would do by the laws"
+    told = never if least is None else f"about {least:.{TOLD}g} FLOPs for all domains would do by the laws"
     if worst > 1:
         required = float(hardest.max_loss or np.nan)
         raise DataError(
@@ -100,18 +101,12 @@ def _least(problem: DomainsProblem, reaches: Callable[[float], bool]) -> float |
     for _ in range(BISECTIONS):
         middle = float(np.sqrt(low * high))
         low, high = (low, middle) if enough(middle) else (middle, high)
-    low, high = max(asked, high / COARSE), _told(high)
+    low, high = max(asked, high / COARSE), up(high, TOLD)
     while not reaches(high):
         if high > MOST_BUDGET * asked:
             return None
-        low, high = high, _told(high * RAISED)
+        low, high = high, up(high * RAISED, TOLD)
     for _ in range(CLOSER if problem.count <= MANY else 0):
-        middle = _told(float(np.sqrt(low * high)))
+        middle = up(float(np.sqrt(low * high)), TOLD)
         low, high = (low, middle) if reaches(middle) else (middle, high)
     return high
-
-
-def _told(flops: float) -> float:
-    """Round a budget up to the three digits with which it is told."""
-    digit = 10.0 ** (np.floor(np.log10(flops)) - 2)
-    return float(f"{np.ceil(flops / digit - 1e-9) * digit:.3g}")
