@@ -128,6 +128,8 @@ def test_nothing_is_written_over_what_is_read(fitted: FittedLaw, tmp_path: Path)
     law, before = tmp_path / "law.json", table.read_bytes()
     fitted.save(law, {})
     kept = law.read_bytes()
+    code, err = run("fit", law, "--no-figures")
+    assert code == 2 and "is one JSON document, which is not read" in err and law.read_bytes() == kept
     for command in (["fit", table, "--no-figures", "--out", table], ["backtest", table, "--no-figures", "--out", table]):
         code, err = run(*command)
         assert code == 2 and "would be written over" in err

@@ -78,13 +78,13 @@ def fit(
         say("no figures: they are drawn of the specialist loss in full training only")
     with helpers(context, drawing=figures) as pool:
         for runs in tables:
+            frame = read_runs(runs, column_mapping(mapping or []))
             parts = [part for part, usual in ((target, "spec"), (method, "full")) if part != usual]
             place = out or runs.with_name("_".join(["law", *parts]) + ".json")
             apart(place, runs)
             replaceable(place, KIND)
             for picture in _pictures(place) if figures else ():
                 replaceable(picture)
-            frame = read_runs(runs, column_mapping(mapping or []))
             data = fit_data(frame, keep=tuple(keep or ()), target=target, method=method)
             kinds = tuple(data.params_by) if params_kind == "auto" else (params_kind,)
             if not set(kinds) <= set(data.params_by):
