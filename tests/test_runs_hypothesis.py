@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from planner.errors import DataError, InputError, PlannerWarning
@@ -129,6 +129,8 @@ def test_a_mapped_column_reads_as_if_it_had_our_name(frame: pd.DataFrame, ours: 
 
 @FEW
 @given(st.binary(max_size=300), st.sampled_from(["csv", "jsonl"]))
+@example(b'"\x80', "csv")
+@example(b"a,b\n1,2,3\n\x00,\x80\n", "csv")
 def test_a_file_of_any_bytes_is_refused_or_valid(content: bytes, form: str) -> None:
     with TemporaryDirectory() as folder:
         path = Path(folder) / f"runs.{form}"
