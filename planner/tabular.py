@@ -92,7 +92,7 @@ def numbers(column: Series[Any], *, counts: bool) -> Series[float]:
 
 def _uneven(path: Path, error: Exception) -> InputError:
     """Return what to say of a row with more cells than the header has, which pandas names by a line of its own, or not at all."""
-    with path.open(newline="", encoding="utf-8", errors="replace") as lines, suppress(csv.Error):  # of a file that is none, pandas tells enough
+    with path.open(newline="", encoding="utf-8", errors="replace") as lines, suppress(csv.Error):  # of what csv cannot read, pandas tells
         rows = csv.reader(lines)
         named = len(next(rows, []))
         for row in rows:

@@ -130,6 +130,7 @@ def test_a_mapped_column_reads_as_if_it_had_our_name(frame: pd.DataFrame, ours: 
 @FEW
 @given(st.binary(max_size=300), st.sampled_from(["csv", "jsonl"]))
 @example(b'"\x80', "csv")
+@example(b"a,b\n" + b"x" * 200_000 + b",1,2\n", "csv")
 @example(b"a,b\n1,2,3\n\x00,\x80\n", "csv")
 def test_a_file_of_any_bytes_is_refused_or_valid(content: bytes, form: str) -> None:
     with TemporaryDirectory() as folder:

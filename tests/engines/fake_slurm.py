@@ -68,6 +68,7 @@ def srun(folder: Path, arguments: list[str]) -> None:
         flag = arguments.pop(0)
         if flag in ("--output", "--error"):
             path = arguments.pop(0).replace("%j", os.environ["SLURM_JOB_ID"]).replace("%t", "0")
+            Path(path).parent.mkdir(exist_ok=True)  # submitit makes it once sbatch has answered, which no cluster would beat
             os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 1 if flag == "--output" else 2)
     os.environ.update(SLURM_PROCID="0", SLURM_LOCALID="0")
     os.execvp(arguments[0], arguments)

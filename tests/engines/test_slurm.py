@@ -117,7 +117,7 @@ def test_a_job_that_the_cluster_ends_is_submitted_again(slurm: Path, folder: Pat
     if dooms == MAX_DEATHS:
         assert kinds == [*["worker_died"] * (MAX_DEATHS - 1), "failed"] and state.lower() in events[-1].message
     else:
-        assert kinds == [*["worker_died"] * dooms, "finished"]
+        assert kinds == [*["worker_died"] * dooms, "finished"], [event.message for event in events]
     assert len(fake_slurm.jobs(slurm)) == min(MAX_DEATHS, dooms + 1)
 
 

@@ -273,8 +273,9 @@ class Training:
         self.states.finish()
         before = self.run.offsets[stage] + min(within, step_of(span[0], spans))
         target = self.ranks.told(self._state_before(before) if self.ranks.first else None)
-        if target == self._back:  # twice to the same one: it may be the state that is bad
-            target = self.ranks.told(self._state_before(target - 1) if self.ranks.first else None)
+        if target == self._back and self.step - target <= 1:  # trouble again as soon as it was read: it is the state that is bad
+            older = self.ranks.told(self._state_before(target - 1) if self.ranks.first else None)
+            target = older if self.run.model_of(older) == self.run.model_of(target) else target
         self._back = target
         if target > self.run.offsets[stage]:  # no state is that old any more: what was trained on before it stays
             span = (max(span[0], batch_number(target - self.run.offsets[stage], spans)), span[1])

@@ -138,6 +138,16 @@ def test_a_rollback_under_adapters_stays_under_them(corpus: Corpus, tmp_path: Pa
     assert row(folder)["status"] == "ok" and [steps_of(folder)[GENERAL + step]["batch"] for step in (3, 4)] == [2, 4]
 
 
+def test_no_rollback_goes_from_adapters_to_a_state_of_the_trunk(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first two batches after it are bad, as if the first state of the adapters were; the one before is not theirs, and they cannot read it."""
+    folder = tmp_path / "run"
+    lay_lora(folder, corpus)
+    install({"factors": [[1, 0, "nan"], [1, 1, "nan"]]}, monkeypatch.setattr)
+    assert run_here(folder)
+    assert [line["to"] for line in read_metrics(folder / "metrics.jsonl") if line.get("what") == "rollback"] == [GENERAL, GENERAL]
+    assert row(folder)["status"] == "ok"
+
+
 def test_a_run_goes_on_where_its_folder_was_moved_to(one: Path, corpus: Corpus, tmp_path: Path) -> None:
     """The trunk is looked for where the folder is now."""
     folder = tmp_path / "run"

@@ -149,6 +149,13 @@ def test_a_state_that_is_bad_itself_is_left_for_an_older_one(corpus: Corpus, tmp
     assert [line["to"] for line in rollbacks(folder)] == [20, 10] and row(folder)["status"] == "ok"
 
 
+def test_two_bad_batches_after_one_state_do_not_make_it_a_bad_one(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install({"factors": [[0, 23, "nan"], [0, 26, "nan"], [1, 3, "nan"], [1, 6, "nan"]]}, monkeypatch.setattr)
+    lay(tmp_path / "run", corpus, settings=replace(SETTINGS, most_rollbacks=4))
+    assert run_here(tmp_path / "run")
+    assert [line["to"] for line in rollbacks(tmp_path / "run")] == [20, 20, 40, 40] and row(tmp_path / "run")["status"] == "ok"
+
+
 def test_a_run_that_keeps_going_wrong_is_given_up_as_diverged(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "run"
     install({"factors": [[0, number, "nan"] for number in range(12, 40)]}, monkeypatch.setattr)
