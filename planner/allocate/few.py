@@ -97,7 +97,7 @@ def refuse_shapes(problem: Problem) -> NoReturn:
 
 
 def would_keep(problem: Problem, keeps: Callable[[Problem], bool]) -> str:
-    """Name what would let a limit on the general loss be kept, by its law: a budget, or more text or time, with a budget where it takes that too.
+    """Name what would let a limit on the general loss be kept, by its law: a budget, or what else binds, with a budget where it takes that too.
 
     Args:
         problem: one that no plan of keeps its limit.
@@ -107,25 +107,36 @@ def would_keep(problem: Problem, keeps: Callable[[Problem], bool]) -> str:
         Words, empty where not even `MOST_BUDGET` times the budget would do.
     """
     request = problem.request
-    free = [(request, "")]
-    free += [(replace(request, training_flops=None), "more time")] * (request.training_flops is not None)
-    free += [(replace(free[-1][0], general_tokens=None), "more general text")] * (request.general_tokens is not None)
-    words: list[str] = []
-    for request, word in free:
-        words += [word] * bool(word)
+    lifts: list[tuple[str, bool, Callable[[Request], Request]]] = [
+        ("more time", request.training_flops is not None, lambda asked: replace(asked, training_flops=None)),
+        ("more general text", request.general_tokens is not None, lambda asked: replace(asked, general_tokens=None)),
+        ("more memory, by --gpus or --gpu-memory", request.memory_per_gpu is not None, lambda asked: replace(asked, memory_per_gpu=None)),
+        ("another --params", bool(request.params or request.params_range or request.params_among),
+         lambda asked: replace(asked, params=None, params_range=None, params_among=())),
+    ]  # fmt: skip
+    bound = [(word, lift) for word, binds, lift in lifts if binds]
 
-        def enough(factor: float, request: Request = request) -> bool:
-            return keeps(replace(problem, request=replace(request, flops=factor * request.flops)))
+    def enough(asked: Request, factor: float = 1.0) -> bool:
+        return keeps(replace(problem, request=replace(asked, flops=factor * asked.flops)))
 
-        if words and enough(1.0):
-            return " and ".join(words)
-        if enough(MOST_BUDGET):
-            low, high = 1.0, MOST_BUDGET
-            for _ in range(BISECTIONS):
-                middle = math.sqrt(low * high)
-                low, high = (low, middle) if enough(middle) else (middle, high)
-            return " and ".join([*words, f"about {up(high * request.flops, 2):.2g} FLOPs"])
-    return ""
+    def budget(asked: Request) -> str:
+        low, high = 1.0, MOST_BUDGET
+        for _ in range(BISECTIONS):
+            middle = math.sqrt(low * high)
+            low, high = (low, middle) if enough(asked, middle) else (middle, high)
+        return f"about {up(high * asked.flops, 2):.2g} FLOPs"
+
+    if enough(request, MOST_BUDGET):
+        return budget(request)
+    for word, lift in bound:
+        if enough(lift(request)):
+            return word
+    free, words = request, [word for word, _ in bound]
+    for _, lift in bound:
+        free = lift(free)
+    if bound and enough(free):
+        return " and ".join(words)
+    return " and ".join([*words, budget(free)]) if bound and enough(free, MOST_BUDGET) else ""
 
 
 def _text(problem: Problem, named: str) -> str:

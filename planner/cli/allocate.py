@@ -150,12 +150,13 @@ def allocate(
             say(f"written: {picture}")
         return
     found = law_file(law)
-    if base:
-        from planner.cli.bases import law_by_method
-
-        found = law_by_method(found, law, method)
     apart(out, found, case)
-    fitted = FittedLaw.load(found)
+    fitted, by_method = FittedLaw.load(found), dict[Path, FittedLaw]()
+    if base:
+        from planner.cli.bases import law_by_method, laws_beside
+
+        found, fitted, by_method = law_by_method(found, fitted, laws_beside(found, fitted), law, method)
+        apart(out, found, *by_method)
     if spec_tokens is None:
         if fitted.one_corpus:
             raise InputError("the runs of the law are on one corpus", remedy="give --spec-tokens: the distinct tokens that the corpus has")
@@ -175,11 +176,9 @@ def allocate(
     if base:
         from planner.allocate.bases import allocate_bases
         from planner.cli.base_tables import show_bases, wants_runs_of_bases
-        from planner.cli.bases import bases_of, laws_beside, method_of, shares_of
+        from planner.cli.bases import bases_of, method_of, shares_of
 
         bases = bases_of(base, out)
-        by_method = laws_beside(found, fitted)
-        apart(out, *by_method)
         answer = allocate_bases(
             fitted, request, bases, method_of(fitted, method, lora_rank), general=of_general, kept_back=shares_of(kept_back),
             others=tuple(by_method.values()), robust=robust, allow_extrapolation=allow_extrapolation,

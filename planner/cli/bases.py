@@ -37,17 +37,6 @@ def method_of(law: FittedLaw, name: str | None, rank: int | None) -> Method:
     return method if rank is None else replace(method, rank=rank)
 
 
-def law_by_method(path: Path, named: Path | None, method: str | None) -> Path:
-    """Return the law of runs by the method asked for that lies beside a law, where no law was named by its own file."""
-    if method in (None, "full") or path.name != "law.json" or (named is not None and named.is_file()):
-        return path
-    one = path.with_name(f"law_{method}.json")
-    if not one.is_file():
-        return path
-    say(f"--method {method}: the law is {one}, of runs by it; name {path} itself for that of training in full")
-    return one
-
-
 def laws_beside(path: Path, law: FittedLaw) -> dict[Path, FittedLaw]:
     """Read the laws of other methods that lie beside a law, of the same text, under the names of plan fit; one that cannot be read is told of."""
     from planner.fit.fitted import FittedLaw
@@ -64,6 +53,29 @@ def laws_beside(path: Path, law: FittedLaw) -> dict[Path, FittedLaw]:
             if all(other.source.get(key) == law.source.get(key) for key in ("corpus", "domain", "target")):
                 found[one] = other
     return found
+
+
+def law_by_method(
+    path: Path, law: FittedLaw, beside: dict[Path, FittedLaw], named: Path | None, method: str | None
+) -> tuple[Path, FittedLaw, dict[Path, FittedLaw]]:  # fmt: skip
+    """Take the law of runs by the method asked for instead of another that it lies beside, where none was named by its own file.
+
+    Args:
+        path: of the law.
+        law: the law.
+        beside: those that lie beside it, as `laws_beside` reads them.
+        named: what --law says.
+        method: what --method says.
+
+    Returns:
+        The law to take with its path, and those that lie beside it.
+    """
+    found = [one for one, other in beside.items() if method is not None and other.source.get("method", "full") == method]
+    if not found or law.source.get("method", "full") == method or (named is not None and named.is_file()):
+        return path, law, beside
+    one = found[0]
+    say(f"--method {method}: the law is {one}, of runs by it; name {path} itself for the other")
+    return one, beside[one], {**{other: item for other, item in beside.items() if other != one}, path: law}
 
 
 def shares_of(text: str | None) -> list[float]:

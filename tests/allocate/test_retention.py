@@ -134,6 +134,9 @@ def test_a_refusal_names_what_would_keep_the_limit() -> None:
     both = remedy(replace(request, general_tokens=2e6))
     assert f"give more general text and about {enough:.2g} FLOPs, or measure more replay" in both
     assert remedy(replace(request, max_general_loss=0.5)) == "relax the limit"
+    assert remedy(replace(request, flops=2e13, params=11e3, max_general_loss=3.2)) == "relax the limit, or give another --params"
+    small = remedy(replace(request, flops=2e13, memory_per_gpu=2e6, max_general_loss=3.2))
+    assert small == "relax the limit, or give more memory, by --gpus or --gpu-memory"
     assert remedy(replace(request, flops=2 * enough, training_flops=1e13)) == "relax the limit, or give more time"
 
 

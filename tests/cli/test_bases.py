@@ -67,6 +67,9 @@ def test_the_law_of_the_method_asked_for_is_taken_where_a_folder_was_named(law: 
     assert ways["lora"]["chosen"] and ways["lora"]["measured"] and not ways["lora"]["other_law"] and ways["full"]["other_law"]
     code, _, err = run(law, "--method", "lora")
     assert code == 0 and "lies beside the law: given as --law" in " ".join(err.split())
+    law.with_name("law_lora.json").write_text(law.read_text())  # by its name alone it is none of LoRA's
+    code, _, err = run(law, "--law", str(law.parent), "--method", "lora")
+    assert code == 0 and "of runs by it" not in err
 
 
 def test_memory_has_the_unit_of_a_small_model(law: Path) -> None:
