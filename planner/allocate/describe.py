@@ -10,6 +10,7 @@ from planner.allocate.allocation import Plan
 from planner.allocate.plans import Plans, sized
 from planner.allocate.problem import Problem
 from planner.allocate.replay_cost import cost, dearer
+from planner.allocate.steps import best_beside
 from planner.fit.fitted import Forecast
 from planner.flops import flops_6nd
 from planner.laws.dual import Array
@@ -35,9 +36,16 @@ def describe(problem: Problem, plans: Plans, number: int) -> Plan:
 
 
 def realised(problem: Problem, plans: Plans, number: int) -> Plan:
-    """Write one of several plans out as it will be trained, in whole optimiser steps."""
+    """Write one of several plans out as it will be trained, in whole optimiser steps.
+
+    Args:
+        problem: the request under its law.
+        plans: a close search; under a limit on the general loss, the best plan in whole steps may lie beside another of them.
+        number: of the best.
+    """
+    whole = best_beside(problem, plans) if problem.retention is not None else None
     size = plans.sizes[plans.size[number]]
-    return describe(problem, problem.realise(size, float(plans.tokens_pt[number]), float(plans.tokens_spec[number])), 0)
+    return describe(problem, whole or problem.realise(size, float(plans.tokens_pt[number]), float(plans.tokens_spec[number])), 0)
 
 
 def priced(problem: Problem, plan: Plan) -> Plan:

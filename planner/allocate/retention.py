@@ -32,8 +32,6 @@ REPLAYS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)
 """Shares of general text in the specialist stage that are tried, as far as runs replayed; between them the least that keeps a limit is looked for."""
 SURE = 0.95
 """Probability of keeping a limit for which a tighter one is named."""
-MARGIN = 2e-4
-"""In ln L, by which a search keeps a limit more closely than it must: what rounding to whole steps may cost."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +110,7 @@ class Retention:
         parts += [f"a rise of the general loss of at most {100 * self.max_rise:.3g} %"] if self.max_rise is not None else []
         return " and ".join(parts)
 
-    def replay(self, plans: Plans, least_stage: float = 0.0, margin: float = MARGIN, closely: bool = True) -> Array:
+    def replay(self, plans: Plans, least_stage: float = 0.0, margin: float = 0.0, closely: bool = True) -> Array:
         """Return the least share of replay with which each plan keeps the limit, not a number for a plan that cannot, shape (plans,).
 
         Args:
@@ -129,9 +127,9 @@ class Retention:
         return least_share(lambda rows, share: self._excess(plans.rows(rows), share, before[rows]) - kept[rows], self.replays, most, closely)
 
     def keeps(self, plans: Plans, share: Array, least_stage: float) -> Any:
-        """Tell which plans keep the limit, by MARGIN, with a share of replay each, and have a general stage beside it."""
+        """Tell which plans keep the limit with a share of replay each, and have a general stage beside it."""
         fits = _trunk(plans.tokens_pt, plans.tokens_spec, share) >= least_stage
-        return fits & (self._excess(plans, share, self._before(plans)) <= -MARGIN)
+        return fits & (self._excess(plans, share, self._before(plans)) <= 0)
 
     def losses(self, plans: Plans, share: float, least_stage: float) -> tuple[Array, Array]:
         """Forecast ln L of the general loss after a specialist stage with some replay, and before it; not a number where that cannot be trained."""

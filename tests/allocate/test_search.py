@@ -10,7 +10,7 @@ from planner.allocate.closer import around_plan, closest
 from planner.allocate.optimum import MOST_RESAMPLES, coarse, guesses, leading, search
 from planner.allocate.problem import Problem
 from planner.allocate.request import Request
-from planner.allocate.retention import MARGIN, Retention
+from planner.allocate.retention import Retention
 from planner.errors import DataError
 from planner.fit.fitted import FittedLaw
 from planner.fit.member import Member
@@ -66,7 +66,7 @@ def test_the_least_share_is_that_of_every_share_in_turn(rise: float) -> None:
     each = []
     for share in np.arange(501) / 1000:
         after, before = keeping.losses(plans, share, least)
-        within = after - before <= np.log1p(rise) - np.where(plans.tokens_spec > 0, MARGIN, -1e-9)
+        within = after - before <= np.log1p(rise) - np.where(plans.tokens_spec > 0, 0.0, -1e-9)
         each.append(np.where(within & ((plans.tokens_pt > 0) | (plans.tokens_spec == 0)), share, np.inf))
     every = np.min(each, axis=0)
     kept = np.isfinite(found)

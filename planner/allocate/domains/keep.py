@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 
 from planner.allocate.plans import Plans
-from planner.allocate.retention import MARGIN, Retention
+from planner.allocate.retention import Retention
 from planner.errors import DataError
 from planner.laws.dual import Array
 
 if TYPE_CHECKING:
     from planner.allocate.domains.problem import DomainsProblem
+
+MARGIN = 2e-4
+"""In ln L, by which a search keeps a limit more closely than it must: what rounding to whole steps may cost."""
 
 
 def groups(problem: DomainsProblem) -> list[tuple[Retention, Any]]:
