@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from planner.design.compiling import has_compiler
 from planner.errors import PlannerWarning
+from planner.train.head import has_plain_head, head_loss
 from planner.train.order import IGNORED
 
 MODELS = 256
@@ -38,6 +39,10 @@ def mean_loss(model: torch.nn.Module, inputs: torch.Tensor, targets: torch.Tenso
     return torch.nn.functional.cross_entropy(*flat, ignore_index=IGNORED, reduction="sum") / count.clamp(min=1)
 
 
+def _whole_loss(model: torch.nn.Module, inputs: torch.Tensor, targets: torch.Tensor, whole: bool) -> torch.Tensor:
+    return head_loss(model, inputs, targets)
+
+
 def loss_function(compiled: bool) -> Loss:
     """Return how a segment's loss is computed: through torch.compile where that is asked for and this machine can."""
     return compiled_loss() if compiled and has_compiler() else mean_loss
@@ -45,7 +50,7 @@ def loss_function(compiled: bool) -> Loss:
 
 @lru_cache
 def compiled_loss(backend: str = "inductor") -> Loss:
-    """Return `mean_loss` compiled, one function for all models of this process; what cannot be compiled is computed as it is.
+    """Return the mean loss compiled, one function for all models of this process; what cannot be compiled is computed as it is.
 
     The model is an argument, so that another one of the same shape, the next segment's, is met with what was compiled for the first.
     """
@@ -57,13 +62,14 @@ def compiled_loss(backend: str = "inductor") -> Loss:
     settings: Any = tracing
     settings.recompile_limit = settings.accumulated_recompile_limit = MODELS
     compiling.compile_threads = 1  # type: ignore[attr-defined]  # no further processes beside the workers, who fill the cores
-    function, broken = torch.compile(mean_loss, backend=backend, dynamic=False), False
+    functions = [torch.compile(function, backend=backend, dynamic=False) for function in (mean_loss, _whole_loss)]
+    broken = False
 
     def loss_of(model: torch.nn.Module, inputs: torch.Tensor, targets: torch.Tensor, whole: bool) -> torch.Tensor:
         nonlocal broken
         if not broken:
             try:
-                result: torch.Tensor = function(model, inputs, targets, whole)
+                result: torch.Tensor = functions[whole and has_plain_head(model)](model, inputs, targets, whole)
                 return result
             except TorchDynamoException as error:  # a compiler without what it needs, no room for what it writes
                 broken = True
