@@ -10,7 +10,7 @@ torch = pytest.importorskip("torch")
 from planner.ladder import shape_for
 from planner.recipe import Recipe
 from planner.train.adapters import adapted
-from planner.train.head import PARTS, ROWS, HeadLoss, has_plain_head, head_loss
+from planner.train.head import PARTS, ROWS, cross_entropy, has_plain_head, head_loss
 from planner.train.loss import mean_loss
 from planner.train.model import build_model
 
@@ -21,7 +21,7 @@ def test_loss_and_slopes_are_those_of_the_cross_entropy(rows: int) -> None:
     # Logits of up to some 30: without the shift by the largest, exponentials would be off.
     hidden, weight = (torch.randn(*shape, generator=random, dtype=torch.float64).mul_(3).requires_grad_() for shape in ((rows, 7), (50, 7)))
     targets = torch.randint(0, 50, (rows,), generator=random)
-    values = [HeadLoss.apply(hidden, weight, targets), torch.nn.functional.cross_entropy(hidden @ weight.T, targets)]
+    values = [cross_entropy(hidden, weight, targets), torch.nn.functional.cross_entropy(hidden @ weight.T, targets)]
     slopes = [torch.autograd.grad(2 * value, (hidden, weight)) for value in values]
     assert values[0].item() == pytest.approx(values[1].item(), rel=1e-12)
     assert all(torch.allclose(*pair, rtol=1e-9, atol=1e-15) for pair in zip(*slopes, strict=True))
@@ -29,7 +29,7 @@ def test_loss_and_slopes_are_those_of_the_cross_entropy(rows: int) -> None:
 
 def test_large_logits_overflow_nothing() -> None:
     hidden, weight = torch.full((3, 2), 100.0, requires_grad=True), torch.tensor([[100.0, 0.0], [0.0, 99.0]])
-    assert HeadLoss.apply(hidden, weight, torch.tensor([0, 0, 1])).item() == pytest.approx(100 / 3)
+    assert cross_entropy(hidden, weight, torch.tensor([0, 0, 1])).item() == pytest.approx(100 / 3)
 
 
 @pytest.mark.parametrize("family", ["qwen3", "llama"])
