@@ -57,6 +57,8 @@ def main() -> None:
             shared |= {item.segment_id if item.shareable else f"{name}/{item.segment_id}": tree.cost(item) for item in tree.segments}
     three = [sum(row[at] for row in rows if row[0].startswith("three/")) for at in (1, 4)]
     rows.append(["three, trunks trained once", three[0], len(shared), sum(shared.values()), three[1]])
+    alone = [row for row in rows if not row[0].startswith("three/")]
+    rows.append(["all recorded", *(sum(row[at] for row in alone) for at in range(1, 5))])
     rows = [[*row[:3], f"{row[3]:.3g}", f"{row[4]:.3g}", f"{row[4] / row[3]:.2f}"] for row in rows]
     report.table("FLOPs of the recorded grids", ["sweep", "endpoints", "segments", "as a tree", "cell by cell", "ratio"], rows)
     with tempfile.TemporaryDirectory() as folder:
