@@ -18,9 +18,10 @@ import numpy as np
 from scipy.optimize import minimize
 
 from benchmarks.common import ROOT, Report, cpu
-from planner.allocate.allocate import allocate
+from planner.allocate.allocate import allocate, best_plan
 from planner.allocate.closer import Round, closest, refine
-from planner.allocate.optimum import coarse, joined
+from planner.allocate.describe import resampled
+from planner.allocate.optimum import MOST_RESAMPLES, coarse, joined
 from planner.allocate.problem import Problem
 from planner.allocate.request import Request
 from planner.errors import DataError, PlannerWarning
@@ -28,6 +29,7 @@ from planner.fit.fitted import FittedLaw
 from planner.laws import Points
 from planner.laws.dual import Array
 from tests.allocate.brute_force import brute_force
+from tests.allocate.limited import best_of_each_share
 from tests.allocate.problems import ONE_STAGE, TWO_STAGE, expected, random_law, random_request, rounding
 
 RESAMPLES = 1000
@@ -69,6 +71,7 @@ def main() -> None:
     report.table(f"ln L of each resample's best plan, ours less scipy's, {checked} resamples", columns, agreement)
     _limited(report)
     _brute(report, 3 if report.quick else 8)
+    _brute_limited(report, 5 if report.quick else 50)
     report.end()
 
 
@@ -180,6 +183,32 @@ def _brute(report: Report, each: int) -> None:
     count = sum(int(row[1]) for row in rows)
     worst = max(float(row[4]) for row in rows)
     report.say(f"{count} problems: largest excess {worst:+.1e}, target 1e-4; {ours:.1f} CPU-s in plan allocate, {theirs:.1f} in brute force")
+
+
+def _brute_limited(report: Report, each: int) -> None:
+    """Compare recommendations under a limit on the general loss, in whole optimiser steps, with brute force in parts of steps."""
+    folder, random = ROOT / "sweeps" / "computing", np.random.default_rng(7)
+    law, general = FittedLaw.load(folder / "law.json"), FittedLaw.load(folder / "replay" / "law_general.json")
+    rows = []
+    for name, ends, some in (("max_general_rise", (0.01, 0.12), each), ("max_general_loss", (3.2, 4.2), each)):
+        excess, refused, alone = [], 0, 0
+        for _ in range(some):
+            flops, limit = (float(np.exp(random.uniform(*np.log(span)))) for span in ((1e13, 3e15), ends))
+            problem = Problem.of(law, replace(Request(flops, 2e5), **{name: limit}), general)
+            try:
+                plan = best_plan(problem)
+            except DataError:
+                refused += 1
+                continue
+            if plan.tokens_spec == 0:  # of those the brute force knows nothing
+                alone += 1
+                continue
+            mine = float(resampled(problem, plan, MOST_RESAMPLES).mean())
+            excess.append(mine - min(best_of_each_share(law, general, problem.request)))
+        values = np.array(excess)
+        rows.append([name, some, refused, alone, f"{np.median(values):+.1e}", f"{values.max():+.1e}", f"{values.min():+.1e}", int((values > 1e-4).sum())])
+    columns = ["limit", "problems", "refused", "no specialist stage", "median excess", "largest", "least", "over 1e-4"]
+    report.table("The same under a limit on the general loss, with replay (computing), rounding to steps included", columns, rows)
 
 
 if __name__ == "__main__":
