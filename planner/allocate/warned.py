@@ -43,7 +43,7 @@ def warnings_of(problem: Problem, whole: Search, plan: Plan, value: float, extra
     """
     request = problem.request
     found = warnings_of_law(problem)
-    found += [*tell_far(problem.law, request.flops, extrapolation), *tell_never(problem.law, extrapolation)]
+    found += [*tell_far(problem.law, request.spends(plan.flops_inference), extrapolation), *tell_never(problem.law, extrapolation)]
     if extrapolation["flops"] > FAR and request.params is None:
         found += tell_tied(problem.law)
     least = problem.law.least_loss
@@ -213,7 +213,7 @@ def warnings_of_replay(problem: Problem, plan: Plan, kept: Kept | None, mine: fl
         found.append(NO_REPLAY)
     elif kept.replay_fraction:
         found.append(said_of([kept.replay_fraction]))
-    over = (plan.flops + plan.flops_inference) / problem.request.flops - 1
+    over = (plan.flops + plan.flops_inference) / problem.request.spends(plan.flops_inference) - 1
     if over < -0.02 and problem.method.name != "full" and kept.tokens_replayed:
         found.append(
             f"the replayed text goes through {problem.method.name}, which costs less than the general stage that the search counts it in: "
