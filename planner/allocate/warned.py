@@ -172,8 +172,10 @@ def _bounded(problem: Problem, plan: Plan, value: float) -> list[str]:
     params, beyond = _best_beyond(replace(problem, beyond=True))
     if params <= plan.params_non_embedding:
         return []
-    lower, size = -100 * np.expm1(beyond - value), format_count(params)
-    further = f"; beyond them the law goes on to {size}, {lower:.2g} % lower, which --params {size} asks for" if lower >= LOWER else ""
+    lower = -100 * np.expm1(beyond - value)
+    # Digit by digit: of sizes that are rounded a quarter are those of another shape.
+    asked = f"; beyond them the law goes on to {format_count(params)}, {lower:.2g} % lower, which --params {params:.0f} asks for"
+    further = asked if lower >= LOWER else ""
     return [
         f"the size is bounded by the {problem.min_tokens_per_param:.2g} tokens per parameter that the runs have at least, and so are its interval and the "
         f"regret{further}"

@@ -103,7 +103,7 @@ def allocate_domains(
         best=best,
         structures=structures,
         arms=bound,
-        warnings=(*warnings_of_mix(mix, chosen, structures), *warnings_of(under[best], chosen, structures), *unsure),
+        warnings=(*warnings_of_mix(mix, chosen, structures), *warnings_of(under[best], chosen, structures, found, margin), *unsure),
         sources=_sources(problem),
         around=asdict(around(under[best], found, margin)),
         worths=tuple(worths),
