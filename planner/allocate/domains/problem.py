@@ -288,6 +288,10 @@ class DomainsProblem:
             self._measured[id(found)] = found, self.expected(size, general, special, EVERY, replay=share)[:, 0]
         return self._measured[id(found)][1]
 
+    def missed(self, found: Found) -> float:
+        """Return by how much a plan misses its required losses, as the greatest share of one; 0 or less where it keeps them."""
+        return float((self.losses(found) / self.max_loss).max()) - 1
+
     @cached_property
     def _measured(self) -> dict[int, tuple[Found, Array]]:
         """Losses of the plans that were asked for, which are asked for again and again; each with its plan, so that its identity stays its own."""
