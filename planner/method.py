@@ -122,11 +122,16 @@ class Method:
     def bytes_per_gpu(self, shape: ModelShape, gpus: int, seq_len: int) -> float:
         """Return the least memory that one GPU of several needs [bytes].
 
-        All states are sharded evenly but for matrices packed in 4 bits, which every GPU holds whole, as in the full-size run; each takes one sequence,
-        and only the layers' inputs are kept for the backward pass. Left out: a layer's weights while they are gathered, and what the framework takes.
+        All states are sharded evenly but for what is whole on each. Left out: a layer's weights while they are gathered, and what the framework takes.
         """
-        trained = self.trained(shape)
         packed = self.under(shape) if self.packed else 0
         frozen = 0 if self.name == "full" else shape.params_total - packed
-        kept = seq_len * (shape.hidden * (HALF_BYTES * shape.layers + LAYER_BYTES) + LOGIT_BYTES * shape.vocab)
-        return (HALF_BYTES * frozen + TRAINED_BYTES * trained) / gpus + NF4_BYTES * packed + kept
+        return (HALF_BYTES * frozen + TRAINED_BYTES * self.trained(shape)) / gpus + self.whole_bytes(shape, seq_len)
+
+    def whole_bytes(self, shape: ModelShape, seq_len: int) -> float:
+        """Return what is whole on every GPU, however many there are [bytes]: matrices packed in 4 bits, as in the full-size run, and one sequence.
+
+        Of that, only the layers' inputs are kept for the backward pass.
+        """
+        packed = self.under(shape) if self.packed else 0
+        return NF4_BYTES * packed + seq_len * (shape.hidden * (HALF_BYTES * shape.layers + LAYER_BYTES) + LOGIT_BYTES * shape.vocab)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NoReturn
 
 import numpy as np
 
 from planner.allocate.base import Base
 from planner.allocate.base_stage import Stage, stage_of
+from planner.allocate.few import MORE_MEMORY, gpus_for
 from planner.allocate.problem import Problem
+from planner.allocate.request import Request
 from planner.design.spec import MIN_STEPS
 from planner.errors import DataError
 from planner.method import Method
@@ -70,13 +74,36 @@ def _that_fit(problem: Problem, bases: Sequence[Base], method: Method, left_out:
     needed = {base.name: method.bytes_per_gpu(base.shape, gpus, base.context) for base in bases}
     least = min(needed, key=lambda name: needed[name])
     if needed[least] > memory:
-        raise DataError(
-            f"{least} needs {format_bytes(needed[least])} on each of {gpus} GPUs with --method {method.name}, and they have {format_bytes(memory)}",
-            remedy="give more --gpus or a smaller base" if method.packed else "give more --gpus, a smaller base, or --method lora or qlora",
-        )
+        refuse_memory(problem.request, next(base for base in bases if base.name == least), method)
     there = f"on each of {gpus} GPUs, which have {format_bytes(memory)}"
     left_out |= {name: f"it needs {format_bytes(count)} {there}" for name, count in needed.items() if count > memory}
     return [base for base in bases if needed[base.name] <= memory]
+
+
+def refuse_memory(request: Request, base: Base, method: Method) -> NoReturn:
+    """Say that a base does not fit the GPUs, and how many of them, or which method, would hold it.
+
+    Raises:
+        DataError: always.
+    """
+
+    def enough(way: Method) -> int | None:
+        return gpus_for(request, way.bytes_per_gpu(base.shape, request.gpus, base.context), way.whole_bytes(base.shape, base.context))
+
+    own, memory = enough(method), format_bytes(request.memory_per_gpu or 0.0)
+    ways = [f"at least {own} --gpus"] if own else []
+    for name in ("lora", "qlora"):
+        other = replace(method, name=name)
+        if name != method.name and other.fits(base.shape) and (count := enough(other)) and count < (own or math.inf):
+            ways.append(f"--method {name}" + (f" with at least {count} --gpus" if count > request.gpus else ""))
+    short = Method().whole_bytes(base.shape, base.context) >= (request.memory_per_gpu or 0.0)
+    ways += [f"context= if sequences are shorter than {base.context:,} tokens"] * short + ["a smaller base", MORE_MEMORY]
+    whole = f", where {format_bytes(method.whole_bytes(base.shape, base.context))} are whole on each, however many there are"
+    need = format_bytes(method.bytes_per_gpu(base.shape, request.gpus, base.context))
+    raise DataError(
+        f"{base.name} needs {need} on each of {request.gpus} GPUs with --method {method.name}, and they have {memory}{'' if own else whole}",
+        remedy=f"give {', '.join(ways[:-1])} or {ways[-1]}",
+    )
 
 
 def _that_pay(problem: Problem, bases: Sequence[Base], method: Method, left_out: dict[str, str]) -> list[Base]:

@@ -146,7 +146,7 @@ class BaseAllocation:
     accuracy: dict[str, Any] | None = None
     """Forecast accuracy of the recommended plan, as `accuracy.forecast` describes it; None where no table was given."""
     exchange: str = ""
-    """What the specialist text is worth in compute for the recommended base, in words."""
+    """What the specialist text is worth in compute for the recommended base, in words, and why one more epoch has no price where it has none."""
     cost: dict[str, Any] | None = None
     """What the recommended base's plan takes: the fields of `budget.Cost`; None where no speed of a GPU was stated, or of older versions."""
 

@@ -17,8 +17,11 @@ from planner.allocate.base_choice import plan_of, reach
 from planner.allocate.base_stage import Stage, capped, stage_of
 from planner.allocate.beyond import TOO_FAR, beyond, refuse_far, refuse_far_general, tell_never
 from planner.allocate.describe import resampled
-from planner.allocate.exchange import MORE_COMPUTE
+from planner.allocate.epoch import one_more_of_base
+from planner.allocate.exchange import MORE_COMPUTE, NOTHING
 from planner.allocate.problem import Problem
+from planner.allocate.request import Request
+from planner.allocate.warned import TAKEN
 from planner.allocate.worth import MORE_TEXT, eased, under, worth_of
 from planner.errors import InputError, PlannerError
 from planner.fit.fitted import FittedLaw
@@ -50,18 +53,36 @@ def scratch(problem: Problem, mine: Array, allow_extrapolation: bool) -> Arm:
     return Arm(name, other, *behind(resampled(problem, other), mine), "; ".join(tell_never(problem.law, beyond(problem.law, other))))
 
 
-def base_worths(problem: Problem, base: Base, method: Method, stage: Stage) -> list[Worth]:
-    """Price what more compute, text or passes, or a looser limit on the general loss, would buy a base."""
+def base_worths(problem: Problem, base: Base, method: Method, stage: Stage) -> tuple[list[Worth], str]:
+    """Price what more compute, text or passes, or a looser limit on the general loss, would buy a base.
+
+    Returns:
+        The changes, and in words why one more pass has no price where it has none.
+    """
     request, limits = problem.request, (problem.request.max_general_rise, problem.request.max_general_loss)
-    more = f"twice the specialist text ({format_count(request.unique_spec)} more distinct tokens)"
+    inference = base.flops_inference(request.inference_tokens)
     changes = {
-        f"{100 * (MORE_COMPUTE - 1):.0f} % more compute": request.times(MORE_COMPUTE),
-        more: replace(request, unique_spec=MORE_TEXT * request.unique_spec),
-        "one more epoch over the specialist text": replace(request, max_epochs=problem.max_epochs + 1),
+        f"{100 * (MORE_COMPUTE - 1):.0f} % more {request.more(MORE_COMPUTE, inference)}": request.times(MORE_COMPUTE),
+        f"twice the specialist text ({format_count(request.unique_spec)} more distinct tokens)":
+            replace(request, unique_spec=MORE_TEXT * request.unique_spec),
         **{name: replace(request, max_general_rise=rise, max_general_loss=loss) for name, rise, loss in eased(*limits)},
-    }
-    stages = {name: stage_of(under(problem, changed), base, method) for name, changed in changes.items()}
-    return [worth_of(name, stage.end - other.end) for name, other in stages.items()]
+    }  # fmt: skip
+
+    def gain(changed: Request) -> Array:
+        return stage.end - stage_of(under(problem, changed), base, method).end
+
+    rows = [worth_of(name, gain(changed)) for name, changed in changes.items()]
+    if stage.amount(stage.best)[0] > TAKEN * problem.max_tokens_spec:  # a part of a pass may be all that is paid, or all that does not harm
+        more = gain(replace(request, max_epochs=problem.max_epochs + 1))
+        if more.mean() > NOTHING:
+            beyond = "" if problem.max_epochs + 1 <= problem.law.support.high["epochs_spec"] else ", beyond what the runs cover"
+            rows.insert(2, worth_of(f"one more epoch over the specialist text{beyond}", more))
+            return rows, ""
+    epoch = one_more_of_base(problem, base, stage, "the time there is" if request.grows(inference) == request.training_flops else "the budget")
+    if epoch.resamples is None:
+        return rows, f"{epoch.name}, has no price: {epoch.why}"
+    rows.insert(2, worth_of(epoch.name, stage.end - epoch.resamples))
+    return rows, ""
 
 
 def other_laws(problem: Problem, laws: Iterable[FittedLaw]) -> dict[str, Problem]:

@@ -37,7 +37,7 @@ def base_exchange(problem: Problem, base: Base, method: Method, stage: Stage) ->
         method: how it is specialised.
         stage: what it comes to.
     """
-    request = problem.request
+    request, inference = problem.request, base.flops_inference(problem.request.inference_tokens)
     start = f"another {format_count(request.unique_spec)} distinct specialist tokens"
     text = stage_of(under(problem, replace(request, unique_spec=MORE_TEXT * request.unique_spec)), base, method)
     if float((stage.end - text.end).mean()) < LEAST_GAIN:
@@ -52,7 +52,7 @@ def base_exchange(problem: Problem, base: Base, method: Method, stage: Stage) ->
         return f"{start} would buy {base.name} nothing here"
     most = "over " if high >= factors[-1] * (1 - 1e-9) else ""
     ends_said = f"90 % interval {format_number(low)} to {most}{format_number(high)} times"
-    worth = f"{start} are worth about {request.flops * (factor - 1):.2g} FLOPs to {base.name} here"
+    worth = f"{start} are worth about {request.grows(inference) * (factor - 1):.2g} FLOPs to {base.name} here"
     return f"{worth}: {format_number(factor)} times the compute would lower its loss as much ({ends_said})"
 
 

@@ -73,6 +73,7 @@ def allocate_bases(
     alone = scratch(problem, stage.end, allow_extrapolation)
     by_others = other_laws(problem, others)
     every = ways(problem, best, method, stage, by_others)
+    prices, why = base_worths(problem, best, method, stage)
     return BaseAllocation(
         request={
             **request.to_dict(),
@@ -83,14 +84,14 @@ def allocate_bases(
         choices=tuple(made[number] for number in order),
         longer=longer(law, found.bases, found.stages),
         scratch=alone,
-        worths=tuple(base_worths(problem, best, method, stage)),
+        worths=tuple(prices),
         ways=tuple(every),
         kept=tuple(kept_of(problem, best, method, stage, share) for share in kept_back),
         warnings=(*warnings_of_ways(every, best, by_others), *warnings_of_bases(problem, found, method, made, recommended, alone)),
         source=law.origin,
         left_out=found.left_out,
         best_guess=_best_guess(problem, found, method),
-        exchange=base_exchange(problem, best, method, stage),
+        exchange="; ".join(text for text in (base_exchange(problem, best, method, stage), why) if text),
         cost=cost_of(request, recommended.plan.flops, recommended.plan.flops_inference),
     )
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from planner.allocate.allocation import Plan
+from planner.allocate.base import Base
+from planner.allocate.base_stage import Stage, evaluated
 from planner.allocate.optimum import bent, crossed, guesses, leading, search
 from planner.allocate.plans import Plans, Size
 from planner.allocate.problem import EVERY_SHAPE, ROUNDING, Problem
@@ -35,6 +37,33 @@ class Epoch:
     """Why there is none."""
 
 
+def named(problem: Problem, tokens: float, passes: float) -> str:
+    """Name one more pass than a plan with some specialist tokens has, so many in all."""
+    beyond = "" if passes <= problem.law.support.high["epochs_spec"] else ", beyond what the runs cover"
+    said = f"one more epoch over the specialist text, {format_number(passes)} in all" if tokens else "one epoch over the specialist text"
+    return f"{said}, for the same budget{beyond}"
+
+
+def one_more_of_base(problem: Problem, base: Base, stage: Stage, paying: str) -> Epoch:
+    """Put one more pass on top of those that are best for a base: it has no other use for the budget than text.
+
+    Args:
+        problem: the request.
+        base: the base.
+        stage: what it comes to.
+        paying: what its tokens are paid from, in words.
+    """
+    unique = problem.request.unique_spec
+    tokens = stage.amount(stage.best)[0] + unique
+    name = named(problem, tokens - unique, tokens / unique)
+    if tokens > stage.paid:
+        return Epoch(name, None, f"{paying} pays {format_count(stage.paid)} tokens, and it takes {format_count(tokens)}")
+    found = evaluated(problem, base, np.array([tokens]), stage.paid, None)
+    if not np.isfinite(found.guess[0]):
+        return Epoch(name, None, "no replay that can be paid and that the runs of the general law had keeps the limit on the general loss with it")
+    return Epoch(name, found.resamples[:, 0])
+
+
 def one_more(problem: Problem, plan: Plan, sizes: tuple[Size, ...]) -> Epoch:
     """Find the best plan with one more pass over the specialist text than a recommendation has, for the same budget.
 
@@ -45,9 +74,7 @@ def one_more(problem: Problem, plan: Plan, sizes: tuple[Size, ...]) -> Epoch:
     """
     tokens = plan.tokens_spec + plan.unique_spec
     passes = tokens / plan.unique_spec
-    beyond = "" if passes <= problem.law.support.high["epochs_spec"] else ", beyond what the runs cover"
-    said = f"one more epoch over the specialist text, {format_number(passes)} in all" if plan.tokens_spec else "one epoch over the specialist text"
-    name = f"{said}, for the same budget{beyond}"
+    name = named(problem, plan.tokens_spec, passes)
     if tokens < problem.min_tokens_stage:
         return Epoch(name, None, f"it is {format_count(tokens)} tokens, and a stage takes {format_count(problem.min_tokens_stage)}")
     forced = replace(problem, request=replace(problem.request, max_epochs=passes))

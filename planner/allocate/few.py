@@ -22,6 +22,8 @@ DIGITS = 4
 """Of a budget or an amount of text that is named, rounded up."""
 TOO_SMALL = {"memory": "the memory", "text": "the text there is", "time": "the time that training may take", "budget": "the budget"}
 """What may be too little for a size, in words."""
+MORE_MEMORY = "GPUs of more --gpu-memory"
+"""As a remedy."""
 MOST_BUDGET = 1000.0
 """Factor in budget up to which one is looked for that keeps a limit, or reaches a loss."""
 BISECTIONS = 9
@@ -35,7 +37,7 @@ def too_small(problem: Problem, size: Size, tokens_per_param: float) -> list[str
     needed = least_training(problem, size, tokens_per_param) * (1 - 1e-9)
     if (problem.request.training_flops or math.inf) < needed:
         causes.append("time")
-    if problem.request.flops - size.flops_inference(problem.request.inference_tokens) < needed:
+    if not problem.request.timed and problem.request.flops - size.flops_inference(problem.request.inference_tokens) < needed:
         causes.append("budget")
     return causes
 
@@ -62,8 +64,10 @@ def refuse_size(problem: Problem, sizes: Sequence[Size], tokens_per_param: float
     said, ways = [], []
     if "memory" in lacking[size]:
         memory = format_bytes(problem.bytes_per_gpu(size)), format_bytes(request.memory_per_gpu or 0.0)
+        gpus = gpus_for(request, problem.bytes_per_gpu(size), problem.whole_bytes(size))
         said.append(f"{named} take {memory[0]} of each of {request.gpus} GPUs, and they have {memory[1]}")
-        ways.append("more --gpus")
+        said[-1] += "" if gpus else f", where {format_bytes(problem.whole_bytes(size))} are whole on each, however many there are"
+        ways.append(f"at least {gpus} --gpus" if gpus else MORE_MEMORY)
     if "text" in lacking[size]:
         enough = format_count(up(max(problem.shortest * params, problem.min_tokens_stage)), DIGITS)
         options = [] if problem.one_corpus else ["--general-tokens"]
@@ -106,7 +110,9 @@ def would_keep(problem: Problem, keeps: Callable[[Problem], bool]) -> str:
     Returns:
         Words, empty where not even `MOST_BUDGET` times the budget would do.
     """
-    request = problem.request
+    request, unit = problem.request, ""
+    if request.timed:  # what is called a budget here is time
+        request, unit = replace(request, training_flops=None), "time for "
     lifts: list[tuple[str, bool, Callable[[Request], Request]]] = [
         ("more time", request.training_flops is not None, lambda asked: replace(asked, training_flops=None)),
         ("more general text", request.general_tokens is not None, lambda asked: replace(asked, general_tokens=None)),
@@ -124,7 +130,7 @@ def would_keep(problem: Problem, keeps: Callable[[Problem], bool]) -> str:
         for _ in range(BISECTIONS):
             middle = math.sqrt(low * high)
             low, high = (low, middle) if enough(asked, middle) else (middle, high)
-        return f"about {up(high * asked.flops, 2):.2g} FLOPs"
+        return f"{unit}about {up(high * asked.flops, 2):.2g} FLOPs"
 
     if enough(request, MOST_BUDGET):
         return budget(request)
@@ -162,6 +168,12 @@ def _or_smaller(problem: Problem, size: Size) -> str:
 def _smallest(problem: Problem) -> float:
     """Return the parameters of the smallest shape; sizes without a recipe may be as small as one likes."""
     return 0.0 if problem.recipe is None else problem.size(SMALLEST).params_non_embedding
+
+
+def gpus_for(request: Request, needed: float, whole: float) -> int | None:
+    """Return how many GPUs do for what needs so much of each of those there are, of which a part is whole on each [bytes]; None where no number does."""
+    memory = request.memory_per_gpu or math.inf
+    return None if whole >= memory else math.ceil(request.gpus * (needed - whole) / (memory - whole) * (1 - 1e-9))
 
 
 def up(amount: float, digits: int = DIGITS) -> float:

@@ -270,6 +270,10 @@ class Problem:
             return TRAINED_BYTES * size.params_non_embedding / self.request.gpus
         return self.method.general.bytes_per_gpu(size.shape, self.request.gpus, self.recipe.seq_len)
 
+    def whole_bytes(self, size: Size) -> float:
+        """Return what of that is whole on each GPU, however many there are [bytes]."""
+        return 0.0 if size.shape is None or self.recipe is None else self.method.general.whole_bytes(size.shape, self.recipe.seq_len)
+
     def trainable(self, size: Size, tokens_per_param: float) -> bool:
         """Tell whether memory, budget and text allow a size with so many tokens for each parameter."""
         if not self.fits(size):

@@ -114,6 +114,26 @@ class Request:
         """Return what training may take beside so many FLOPs of inference [FLOPs]; negative where those take more than all."""
         return min(self.flops - inference, self.training_flops or math.inf)
 
+    @property
+    def timed(self) -> bool:
+        """Whether the budget is nothing but what the GPUs do in the time there is."""
+        return self.training_flops == self.flops and not self.inference_tokens
+
+    def spends(self, inference: float = 0.0) -> float:
+        """Return the most that training takes together with so many FLOPs of inference."""
+        return min(self.flops, (self.training_flops or math.inf) + inference)
+
+    def grows(self, inference: float = 0.0) -> float:
+        """Return what a factor in compute multiplies where so many FLOPs go to inference: what training may take where that binds, else the budget."""
+        return self.training_flops if self.training_flops and self.training_flops <= self.flops - inference else self.flops
+
+    def more(self, factor: float, inference: float = 0.0) -> str:
+        """Name what there would be more of with so many times the compute: time where that alone binds, both where the budget does soon after."""
+        if self.training_flops is None or self.training_flops >= factor * self.flops - inference:
+            return "compute"
+        alone = self.timed or factor * self.training_flops <= self.flops - inference
+        return "time for training" if alone else "compute, and time for it"
+
     def times(self, factor: float) -> Request:
         """Return the same request with so many times the compute, in all and for training."""
         return replace(self, flops=factor * self.flops, training_flops=factor * self.training_flops if self.training_flops else None)

@@ -43,7 +43,7 @@ def warnings_of(problem: Problem, whole: Search, plan: Plan, value: float, extra
     """
     request = problem.request
     found = warnings_of_law(problem)
-    found += [*tell_far(problem.law, request.flops, extrapolation), *tell_never(problem.law, extrapolation)]
+    found += [*tell_far(problem.law, request.spends(plan.flops_inference), extrapolation), *tell_never(problem.law, extrapolation)]
     if extrapolation["flops"] > FAR and request.params is None:
         found += tell_tied(problem.law)
     least = problem.law.least_loss
@@ -172,8 +172,10 @@ def _bounded(problem: Problem, plan: Plan, value: float) -> list[str]:
     params, beyond = _best_beyond(replace(problem, beyond=True))
     if params <= plan.params_non_embedding:
         return []
-    lower, size = -100 * np.expm1(beyond - value), format_count(params)
-    further = f"; beyond them the law goes on to {size}, {lower:.2g} % lower, which --params {size} asks for" if lower >= LOWER else ""
+    lower = -100 * np.expm1(beyond - value)
+    # Digit by digit: of sizes that are rounded a quarter are those of another shape.
+    asked = f"; beyond them the law goes on to {format_count(params)}, {lower:.2g} % lower, which --params {params:.0f} asks for"
+    further = asked if lower >= LOWER else ""
     return [
         f"the size is bounded by the {problem.min_tokens_per_param:.2g} tokens per parameter that the runs have at least, and so are its interval and the "
         f"regret{further}"
@@ -213,7 +215,7 @@ def warnings_of_replay(problem: Problem, plan: Plan, kept: Kept | None, mine: fl
         found.append(NO_REPLAY)
     elif kept.replay_fraction:
         found.append(said_of([kept.replay_fraction]))
-    over = (plan.flops + plan.flops_inference) / problem.request.flops - 1
+    over = (plan.flops + plan.flops_inference) / problem.request.spends(plan.flops_inference) - 1
     if over < -0.02 and problem.method.name != "full" and kept.tokens_replayed:
         found.append(
             f"the replayed text goes through {problem.method.name}, which costs less than the general stage that the search counts it in: "

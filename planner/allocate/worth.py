@@ -41,7 +41,8 @@ def worths(problem: Problem, found: Search, plan: Plan, mine: Array) -> tuple[li
     """
     request = problem.request
     why = ""
-    changes: list[tuple[str, Request]] = [(f"{100 * (MORE_COMPUTE - 1):.0f} % more compute", request.times(MORE_COMPUTE))]
+    compute = f"{100 * (MORE_COMPUTE - 1):.0f} % more {request.more(MORE_COMPUTE, plan.flops_inference)}"
+    changes: list[tuple[str, Request]] = [(compute, request.times(MORE_COMPUTE))]
     if not problem.one_stage:
         amount = f"{format_count(request.unique_spec)} more distinct specialist tokens"
         changes.append((f"twice the specialist text ({amount})", replace(request, unique_spec=MORE_TEXT * request.unique_spec)))
@@ -78,11 +79,12 @@ def worths(problem: Problem, found: Search, plan: Plan, mine: Array) -> tuple[li
     def gain(factor: float) -> Array:
         return mine - _nearly_best(replace(problem, request=request.times(factor)))
 
-    most = TOO_FAR * problem.law.support.high["flops"] / request.flops
+    grows = request.grows(plan.flops_inference)
+    most = TOO_FAR * problem.law.support.high["flops"] / grows
     # Under a limit on the general loss a search asks for the replay of every plan, a third of a second for one sentence: the rate does there.
     searched = gain if problem.retention is None else None
     rounding = max(float((mine - found.resamples[:, found.best]).mean()), 0.0) if problem.robust else 0.0
-    exchange = exchange_of(request.flops, request.unique_spec, gains[named[0]], gains[named[1]], searched, most, rounding)
+    exchange = exchange_of(grows, request.unique_spec, gains[named[0]], gains[named[1]], searched, most, rounding)
     return rows, "; ".join(text for text in (exchange, why) if text)
 
 

@@ -115,6 +115,10 @@ def allocate(
     price = usd_per_gpu_hour if usd is not None or speed is None else None
     served = parse_count(inference_tokens)
     budget, within = _flops(flops, Budget(gpu_hours, gpu_days, usd, price, shared, hours), speed, served > 0)
+    if domains is not None and within is not None:
+        if served:
+            raise InputError("--hours beside --inference-tokens is of one model, and --domains has several", remedy="leave one of the three away")
+        budget = min(budget, within)
     limits: dict[str, Any] = {
         "flops": budget, "params": fixed, "params_range": between, "params_among": among, "max_epochs": max_epochs,
         "general_tokens": None if general_tokens is None else parse_count(general_tokens), "inference_tokens": served,
@@ -127,8 +131,6 @@ def allocate(
     if picture is not None:
         apart(picture, out, domains, accuracy, case)
         replaceable(picture)
-    if domains is not None and within is not None:
-        raise InputError("--hours beside --inference-tokens is of one model, and --domains has several", remedy="leave one of the three away")
     if domains is not None:
         from planner.cli.domains import answer_many, draw_domains, request_of, runs_for, show_domains
 
@@ -149,7 +151,7 @@ def allocate(
             draw_domains(many, picture)
             say(f"written: {picture}")
         return
-    found = law_file(law)
+    found = law_file(law, method)
     apart(out, found, case)
     fitted, by_method = FittedLaw.load(found), dict[Path, FittedLaw]()
     if base:
@@ -250,9 +252,9 @@ def _throughput(gpu: str | None, mfu: str | None, stated: str | None) -> float |
 
 
 def _flops(flops: str | None, budget: Budget, throughput: float | None, serves: bool) -> tuple[float, float | None]:
-    """Return the budget [FLOPs] from whichever ways it is given: the least of them, which is said where there are several.
+    """Return the budget [FLOPs] from whichever ways it is given, the least of them, and beside it what training may take in the time there is.
 
-    Where inference is paid too, the time of the run limits training alone, and is returned beside the budget.
+    Which of several limits binds is said. Time alone is a budget too, but not where inference is paid: that is after the run.
     """
     hours = budget.hours_of_gpu()
     if hours and throughput is None:
@@ -263,14 +265,14 @@ def _flops(flops: str | None, budget: Budget, throughput: float | None, serves: 
         limits["--flops"] = parse_flops(flops, flops_per_gpu_second=throughput)
     if not limits:
         raise InputError("no budget is given", remedy="give --flops, --gpu-hours, --gpu-days, --usd with --usd-per-gpu-hour, or --gpus with --hours")
-    within = limits.pop("--hours", None) if serves else None
+    within = limits.pop("--hours", None) if serves else limits.get("--hours")
     if not limits:
         what = "--hours limits the run, and --inference-tokens are paid after it from a budget"
         raise InputError(what, remedy="give that too: --flops, --gpu-hours or --usd with --usd-per-gpu-hour")
     binding = min(limits, key=lambda name: limits[name])
-    if within is not None and within < limits[binding]:
+    if serves and within is not None and within < limits[binding]:
         say(f"--hours leaves training {within:.3g} FLOPs, whatever the budget")
     if len(limits) > 1:
         others = ", ".join(f"{name} would allow {value:.3g}" for name, value in limits.items() if name != binding)
-        say(f"{binding} binds the budget: {limits[binding]:.3g} FLOPs; {others}")
-    return limits[binding], within
+        say(f"{binding} binds{' the budget' * (binding != '--hours')}: {limits[binding]:.3g} FLOPs; {others}")
+    return min((value for name, value in limits.items() if name != "--hours"), default=limits[binding]), within

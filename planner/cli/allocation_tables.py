@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from planner.cli.console import say
 from planner.cli.tables import table
@@ -51,13 +51,14 @@ def show(answer: Allocation) -> None:
         rows.insert(-2, ["the limit is kept with a probability of", f"{general['probability']:.0%}", "", ""])
     if plan.shape:
         rows.insert(1, ["layers × width, heads × head width", _shape(plan), "", ""])
-    title = f"Recommended split of {request['flops']:.3g} FLOPs with {format_count(request['unique_spec'])} distinct specialist tokens"
+    budget = budget_of(request, plan)
+    title = f"Recommended split of {budget} with {format_count(request['unique_spec'])} distinct specialist tokens"
     alone = answer.one_stage
     if alone:
-        title = f"Recommended size for {request['flops']:.3g} FLOPs"
+        title = f"Recommended size for {budget}"
         rows = [[row[0].replace("specialist ", ""), *row[1:]] for row in rows if row[0] not in ("share of specialist tokens", "specialist tokens")]
     if answer.one_corpus:
-        title = f"Recommended size and passes for {request['flops']:.3g} FLOPs over {format_count(request['unique_spec'])} distinct tokens"
+        title = f"Recommended size and passes for {budget} over {format_count(request['unique_spec'])} distinct tokens"
         rows = [[row[0].replace("specialist ", ""), *row[1:]] for row in rows if row[0] not in ("share of specialist tokens", "general tokens")]
     caption = "90 % interval: of a loss, for one run; of a size or an amount, of the best plan of each refit; laws that were not chosen are not in it"
     table(title, ["", "recommended", "90 % interval", tolerance], rows, caption=caption)
@@ -121,6 +122,13 @@ def wants_runs(answer: Allocation) -> bool:
     if answer.regret_expected_percent < NOTHING:
         return False
     return not (answer.settled or answer.one_stage or source.get("based") or source.get("method", "full") != "full" or not source.get("recipe"))
+
+
+def budget_of(request: Mapping[str, Any], plan: Plan) -> str:
+    """Write a budget, with what the time there is lets training take where that is less."""
+    within = request.get("training_flops")
+    short = within is not None and within < request["flops"] - (plan.flops_inference or 0.0)
+    return f"{request['flops']:.3g} FLOPs" + (f" ({within:.3g} of training in the time there is)" if short else "")
 
 
 def show_worths(title: str, worths: Sequence[Worth], gain: str = "lower loss by [%]") -> None:

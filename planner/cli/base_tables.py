@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from planner.cli.allocation_tables import hundredths, perplexity, show_worths
+from planner.cli.allocation_tables import budget_of, hundredths, perplexity, show_worths
 from planner.cli.console import say
 from planner.cli.tables import table
 from planner.units import format_bytes, format_count, format_interval
@@ -93,7 +93,7 @@ def _show_losses(answer: BaseAllocation) -> None:
             ]
         )
     far = answer.choices[0].extrapolation["flops"] > TOO_FAR
-    given = f"{request['flops']:.3g} FLOPs and {format_count(request['unique_spec'])} distinct specialist tokens"
+    given = f"{budget_of(request, answer.choices[0].plan)} and {format_count(request['unique_spec'])} distinct specialist tokens"
     if request["inference_tokens"]:
         given += f", {format_count(request['inference_tokens'])} tokens of inference"
     title = f"{'ILLUSTRATION, NOT MEASURED: ' if far else ''}Bases specialised with {given}, {method['name']}"

@@ -8,6 +8,7 @@ import shlex
 from pathlib import Path
 
 from planner.errors import InputError
+from planner.method import METHODS
 
 SWEEPS = Path("sweeps")
 TABLES = (".csv", ".jsonl", ".ndjson", ".parquet")
@@ -59,11 +60,15 @@ def runs_files(path: Path) -> list[Path]:
     return [only_file(path, "runs.csv", "run plan sweep run first, or name a table of runs")]
 
 
-def law_file(path: Path | None) -> Path:
+def law_file(path: Path | None, method: str | None = None) -> Path:
     """Return the law that a path means; by default the one here, or the only one under sweeps/.
 
+    Args:
+        path: what --law says.
+        method: what --method says: of a folder without a law.json that of runs by it is meant.
+
     Raises:
-        InputError: there is none, several, or a table of runs.
+        InputError: there is none, several, only laws of other methods, or a table of runs.
     """
     if path is not None and path.suffix.lower() in TABLES and path.exists():
         raise InputError(f"{path} is a table of runs, not a law", remedy=f"fit one with plan fit {shlex.quote(str(path))}, and name its law.json")
@@ -73,6 +78,13 @@ def law_file(path: Path | None) -> Path:
         return Path("law.json")
     if path is not None and not path.exists():
         raise InputError(f"there is no law {path}", remedy="run plan fit first, or name its law.json")
+    folder = path or Path()
+    named = {name: at for name in METHODS if (at := folder / f"law_{name}.json").is_file()}
+    if named and not (folder / "law.json").is_file() and not (path is None and any(SWEEPS.glob("*/law.json"))):
+        if method in named:
+            return named[method]
+        laws = " and ".join(f"{at.name}, of runs with {name}" for name, at in named.items())
+        raise InputError(f"{folder} has no law.json, but {laws}", remedy=f"name it itself, with --law {' or '.join(map(str, named.values()))}")
     return only_file(path or SWEEPS, "law.json", "run plan fit first, or give --law")
 
 

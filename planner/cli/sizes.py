@@ -24,7 +24,7 @@ def read_sizes(text: str | None) -> tuple[float | None, tuple[float, float] | No
     if dashed := re.fullmatch(r"\s*([\d.]+\s*[kKmMbBtT])\s*[-–:]\s*(\S+)\s*", text):  # 1e-3 has no suffix before its dash
         raise InputError(f"--params {text!r} is no range", remedy=f"write {dashed[1]}..{dashed[2]}")
     if ".." in text:
-        low, _, high = text.partition("..")
-        return None, (parse_count(low), parse_count(high)), ()
+        low, high = (parse_count(end) for end in text.split("..", 1))
+        return (low, None, ()) if low == high else (None, (low, high), ())
     found = read_counts(text)
     return (None, None, found) if len(found) > 1 else (found[0], None, ())

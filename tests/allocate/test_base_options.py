@@ -1,6 +1,7 @@
 """What a base shares with a model of one's own: inference that is paid, plans within a tolerance, the best guess; against brute force over a fine grid."""
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -222,3 +223,40 @@ def test_time_that_binds_a_base_is_told_and_what_is_kept_back_does_not_take_it(f
     assert answer.choices[0].plan.flops == pytest.approx(0.3 * free.flops, rel=0.02)
     assert any("the time that training may take binds" in text for text in answer.warnings)
     assert answer.kept[0].higher_percent == pytest.approx(0.0, abs=1e-6)
+
+
+@pytest.mark.parametrize(("flops", "most", "told"), [(9e11, None, "the budget pays"), (9e13, None, ""), (9e13, 2.0, ""), (2.5e12, 3.0, "")])
+def test_one_more_epoch_of_a_base_has_its_price_or_the_reason_why_not(fitted: FittedLaw, flops: float, most: float | None, told: str) -> None:
+    """A pass on top of the best amount, or as much of it as is paid where the passes allowed bind; the budget has no other use."""
+    request = Request(flops, UNIQUE, max_epochs=most)
+    answer = allocate_bases(fitted, request, [SMALL], Method(), allow_extrapolation=True)
+    rows, plan = [row for row in answer.worths if "epoch" in row.change], answer.choices[0].plan
+    if told:
+        assert not rows and answer.exchange.endswith(f"has no price: {told} {flops / plan.flops * plan.tokens_spec / 1e6:.3g}M tokens, and it takes "
+                                                     f"{(plan.tokens_spec + UNIQUE) / 1e6:.3g}M")  # fmt: skip
+        return
+    paid = flops / flops_per_token(SMALL.shape, 128)
+    losses = resampled(fitted, SMALL, [plan.tokens_spec, min(plan.tokens_spec + UNIQUE, paid)])
+    assert len(rows) == 1 and "has no price" not in answer.exchange
+    assert rows[0].lower_percent == pytest.approx(-100 * np.expm1((losses[:, 1] - losses[:, 0]).mean()), abs=2e-3)
+    assert (rows[0].lower_percent > 0.1) == (most is not None)
+
+
+def test_what_holds_a_base_is_named_where_no_number_of_gpus_does(fitted: FittedLaw) -> None:
+    """The matrices that QLoRA packs are whole on each GPU, and so is one sequence."""
+    def refused(method: str, memory: float, gpus: int = 1) -> DataError:
+        with pytest.raises(DataError) as found:
+            allocate_bases(fitted, Request(9e13, UNIQUE, memory_per_gpu=memory, gpus=gpus), [LARGE], Method(method))
+        return found.value
+
+    sequence, packed = (Method(name).whole_bytes(LARGE.shape, 128) for name in ("full", "qlora"))
+    error = refused("full", 1.3 * sequence)
+    named = {method or "full": int(count) for method, count in re.findall(r"(?:--method (\w+) with )?at least (\d+) --gpus", error.remedy or "")}
+    assert list(named) == ["full", "lora", "qlora"] and named["full"] > named["lora"] > 1
+    for method, count in named.items():
+        allocate_bases(fitted, Request(9e11, UNIQUE, memory_per_gpu=1.3 * sequence, gpus=count), [LARGE], Method(method))
+        refused(method, 1.3 * sequence, count - 1)
+    error = refused("qlora", (sequence + packed) / 2, 1000)
+    assert "whole on each, however many there are" in str(error) and (error.remedy or "").startswith("give --method lora, a smaller base or GPUs of more")
+    error = refused("full", 0.9 * sequence, 1000)
+    assert "--gpus" not in str(error.remedy) and "context= if sequences are shorter than 128 tokens" in str(error.remedy)

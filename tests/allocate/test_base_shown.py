@@ -105,7 +105,7 @@ def test_text_that_no_compute_makes_up_for_or_that_buys_nothing_is_said_so() -> 
     assert said[2].endswith("worth more than any compute to A here: no more than 2 passes over the text there is are allowed")
     assert said[400].endswith("worth more than any compute to A here: more passes over the text there is would harm")
     spare = allocate_bases(MEDICINE, Request(1e11, 1e8), [one], allow_extrapolation=True).exchange
-    assert spare == "another 100M distinct specialist tokens would buy A nothing here"
+    assert spare.startswith("another 100M distinct specialist tokens would buy A nothing here; one more epoch")
 
 
 def test_the_most_replay_that_runs_had_is_named_where_it_holds_an_amount_down() -> None:

@@ -57,7 +57,26 @@ def test_a_smaller_size_is_a_remedy_where_there_is_one(medicine: FittedLaw) -> N
     assert "--params" not in str(refused(medicine, Request(1e10, 2e5)))
     assert "or a smaller --params" in str(refused(medicine, Request(1e12, 2e5, params=1e6)))
     assert "--params" not in str(refused(medicine, Request(1e10, 2e5, params=1e6))), "none can be trained with so little"
-    assert str(refused(medicine, Request(2e13, 2e5, params=1e6, memory_per_gpu=1e3))).endswith("give more --gpus.")
+    assert str(refused(medicine, Request(2e13, 2e5, params=1e6, memory_per_gpu=1e3))).endswith("give GPUs of more --gpu-memory.")
+
+
+def test_as_many_gpus_as_are_named_hold_a_size_and_none_are_where_no_number_does(medicine: FittedLaw) -> None:
+    """One sequence is whole on each."""
+    request = Request(2e13, 2e5, params=1e6, memory_per_gpu=4e6)
+    gpus = int(re.findall(r"give at least (\d+) --gpus", str(refused(medicine, request)))[0])
+    assert allocate(medicine, replace(request, gpus=gpus)).plan.tokens_pt > 0
+    refused(medicine, replace(request, gpus=gpus - 1))
+    problem = Problem.of(medicine, request)
+    whole = problem.whole_bytes(problem.size(1e6))
+    assert 1e6 < whole < 4e6 and problem.bytes_per_gpu(problem.size(1e6)) > whole
+    error = refused(medicine, replace(request, memory_per_gpu=whole, gpus=10_000))
+    assert "whole on each, however many there are" in str(error) and "--gpus" not in str(error.remedy) and "--gpu-memory" in str(error.remedy)
+
+
+def test_a_budget_that_is_time_alone_is_told_as_time(medicine: FittedLaw) -> None:
+    error = refused(medicine, Request(1e10, 2e5, params=1e6, training_flops=1e10))
+    assert str(error).startswith("1e+10 FLOPs in the time there is are too few to train 1.01M parameters; give time for ")
+    assert "at least" not in str(error)
 
 
 def test_sizes_that_are_left_out_are_too_large_for_what_binds(medicine: FittedLaw) -> None:

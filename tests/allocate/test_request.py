@@ -75,6 +75,15 @@ def test_time_limits_training_and_no_inference(fitted: FittedLaw) -> None:
         allocate(fitted, Request(BUDGET, UNIQUE, params=3e5, training_flops=1e10))
 
 
+def test_time_that_binds_is_what_there_would_be_more_of(fitted: FittedLaw) -> None:
+    """The plan, its prices and what text is worth are those of a budget of what the time allows."""
+    free, within = allocate(fitted, Request(BUDGET, UNIQUE)), allocate(fitted, Request(5 * BUDGET, UNIQUE, training_flops=BUDGET))
+    assert within.plan == free.plan and free.worths[0].change == "10 % more compute" and within.worths[0].change == "10 % more time for training"
+    assert within.worths[0].lower_percent == pytest.approx(free.worths[0].lower_percent, abs=1e-3) and within.exchange == free.exchange
+    assert allocate(fitted, Request(1.05 * BUDGET, UNIQUE, training_flops=BUDGET)).worths[0].change == "10 % more compute, and time for it"
+    assert Request(BUDGET, UNIQUE, training_flops=1.2 * BUDGET).more(1.1) == "compute"
+
+
 def test_a_size_that_the_tokens_per_parameter_of_the_runs_bound_is_told() -> None:
     """The law's own optimum has fewer tokens per parameter than any run: the interval of a point and the regret of nothing are the bound's."""
     n, ratio = (axis.ravel() for axis in np.meshgrid(np.geomspace(1e7, 3e8, 5), [20.0, 40.0, 80.0, 160.0]))

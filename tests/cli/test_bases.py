@@ -72,6 +72,20 @@ def test_the_law_of_the_method_asked_for_is_taken_where_a_folder_was_named(law: 
     assert code == 0 and "of runs by it" not in err
 
 
+def test_a_folder_with_a_law_of_one_method_alone_says_so_and_is_taken_by_that_method(law: Path) -> None:
+    body = json.loads(law.read_text())
+    body["source"]["method"] = "lora"
+    alone = law.with_name("alone")
+    alone.mkdir()
+    (alone / "law_lora.json").write_text(json.dumps(body))
+    code, _, err = run(law, "--law", str(alone))
+    told = f"error: {alone} has no law.json, but law_lora.json, of runs with lora; name it itself, with --law {alone / 'law_lora.json'}."
+    assert code == 2 and " ".join(err.split()) == told
+    assert " ".join(run(law, "--law", str(alone), "--method", "full")[2].split()) == told
+    code, out, err = run(law, "--law", str(alone), "--method", "lora")
+    assert code == 0 and "runs of the law" in out, err
+
+
 def test_memory_has_the_unit_of_a_small_model(law: Path) -> None:
     code, out, err = run(law)
     assert code == 0 and " MB" in out.split("What it takes")[1] and " GB" not in out, err

@@ -252,18 +252,35 @@ def test_a_slip_in_an_option_is_refused_before_the_table_is_read(option: str, tm
 def test_the_tightest_limit_of_a_budget_counts_and_is_said(law: Path) -> None:
     common = ["allocate", "--spec-tokens", "200k", "--law", str(law), "--out", str(law.with_name("a.json")), "--json"]
     rate = ["--gpu-flops", "1e10"]  # FLOPs a second
-    for given, flops, binding in (
-        (["--flops", "4e13", "--gpus", "2", "--hours", "0.5"], 3.6e13, "--hours binds the budget: 3.6e+13 FLOPs; --flops would allow 4e+13"),
-        (["--flops", "2e13", "--gpus", "2", "--hours", "0.5"], 2e13, "--flops binds the budget: 2e+13 FLOPs; --hours would allow 3.6e+13"),
-        (["--usd", "1", "--usd-per-gpu-hour", "2", "--gpus", "1", "--hours", "3"], 1.8e13, "--usd binds the budget: 1.8e+13 FLOPs; --hours would allow"),
+    for given, flops, training, binding in (
+        (["--flops", "4e13", "--gpus", "2", "--hours", "0.5"], 4e13, 3.6e13, "--hours binds: 3.6e+13 FLOPs; --flops would allow 4e+13"),
+        (["--flops", "2e13", "--gpus", "2", "--hours", "0.5"], 2e13, 3.6e13, "--flops binds the budget: 2e+13 FLOPs; --hours would allow 3.6e+13"),
+        (["--usd", "1", "--usd-per-gpu-hour", "2", "--gpus", "1", "--hours", "3"], 1.8e13, 1.08e14, "--usd binds the budget: 1.8e+13 FLOPs; --hours"),
     ):
         code, out, err = run(*common, *given, *rate)
         assert code == 0 and binding in " ".join(err.split()), err
-        assert json.loads(out)["request"]["flops"] == pytest.approx(flops)
+        answer = json.loads(out)
+        assert answer["request"]["flops"] == pytest.approx(flops) and answer["request"]["training_flops"] == pytest.approx(training)
+        assert 0.99 * min(flops, training) < answer["plan"]["flops"] <= min(flops, training)
+        assert answer["worths"][0]["change"] == f"10 % more {'time for training' if training < flops else 'compute'}"
+        assert ("the time that training may take binds" in " ".join(answer["warnings"])) == (training < flops)
+    code, out, err = run(*common[:-1], "--flops", "4e13", "--gpus", "2", "--hours", "0.5", *rate)
+    assert code == 0 and "Recommended split of 4e+13 FLOPs (3.6e+13 of training in the time there is) with" in " ".join(out.split())
+    code, _, err = run(*common, "--gpus", "1", "--hours", "1e-6", *rate)
+    assert code == 2 and "FLOPs in the time there is are too few" in err and "give time for" in err and "at least" not in err
     code, _, err = run(*common, "--flops", "4e13", "--gpus", "2", "--hours", "0.5")
     assert code == 2 and "1 GPU-hours are no FLOPs yet" in err
     code, _, err = run(*common)
     assert code == 2 and "no budget is given" in err
+
+
+def test_a_range_of_one_size_is_that_size(law: Path) -> None:
+    common = ["--law", str(law), "--spec-tokens", "200k", "--json"]
+    for command, out, more in (("allocate", "a.json", ["--flops", "2e13"]), ("scaling", "s.json", ["--points", "3"])):
+        answers = [run(command, *common, *more, "--out", str(law.with_name(out)), "--params", params) for params in ("1e5..100k", "1e5")]
+        assert [code for code, _, _ in answers] == [0, 0], answers
+        a_range, a_size = ({key: value for key, value in json.loads(out).items() if key != "created"} for _, out, _ in answers)
+        assert a_range == a_size
 
 
 def test_a_command_is_made_once() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields, replace
 from typing import Any
 
@@ -34,6 +34,8 @@ from planner.units import format_names, format_part
 
 MARGINS = (3e-4, 1e-3, 4e-3)
 """Shares by which required losses are tightened in a search, one after the other until whole steps keep them."""
+HOPELESS = 5e-4
+"""Share by which a required loss is missed that rounding to whole steps does not take, so that no margin makes up for it (of 116 plans of none)."""
 ASSUMPTION = (
     "assumption: the text of the other domains counts as general text for each domain, and its order does not matter. The runs of these laws have not "
     "measured that. By it the mix cannot come out behind split training, so its loss is a bound; in the one check that was made the mix missed it by "
@@ -73,7 +75,8 @@ def allocate_domains(
     if not able:
         raise DataError(f"{request.flops:.3g} FLOPs are too few for {problem.count} domains", remedy="give more FLOPs or a smaller --params")
     if all(tried[name][1] is None for name in able):
-        refuse(problem, [(under[name], plan) for name in able if (plan := tried[name][0]) is not None], lambda flops: _reaches(problem, mix, flops))
+        nearest = [(under[name], plan) for name in able if (plan := tried[name][0]) is not None]
+        refuse(problem, nearest, lambda flops, names: _missed_with(problem, mix, flops, names))
     looks = {name: outlook(under[name], plan) for name, (plan, margin) in tried.items() if plan is not None and margin is not None}
     # By the measure of the searches, which with the best guess is not the mean over the resamples.
     value = {name: float((problem.weights * under[name].losses(plan)).sum()) for name in able if name in looks and (plan := tried[name][0]) is not None}
@@ -103,7 +106,7 @@ def allocate_domains(
         best=best,
         structures=structures,
         arms=bound,
-        warnings=(*warnings_of_mix(mix, chosen, structures), *warnings_of(under[best], chosen, structures), *unsure),
+        warnings=(*warnings_of_mix(mix, chosen, structures), *warnings_of(under[best], chosen, structures, found, margin), *unsure),
         sources=_sources(problem),
         around=asdict(around(under[best], found, margin)),
         worths=tuple(worths),
@@ -129,16 +132,18 @@ def _able(name: str, plan: Found | None, mix: MixWorth | None) -> bool:
     return plan is not None and (name != MIXED or (mix is not None and mix.covers(plan)))
 
 
-def _reaches(problem: DomainsProblem, mix: MixWorth | None, flops: float) -> bool:
-    """Tell whether another budget has a plan that keeps the required losses, as it would be searched for if it were asked for."""
+def _missed_with(problem: DomainsProblem, mix: MixWorth | None, flops: float, names: Sequence[str]) -> float:
+    """Search with another budget as if that were asked for, by some of the structures; see `refuse.Missed`."""
     other = DomainsProblem.of(replace(problem.request, flops=flops), robust=problem.robust)
+    missed = np.inf
     for name, search in _searches(other, mix).items():
-        if name == MIXED and mix is None:
+        if missed <= 0 or name not in names or (name == MIXED and mix is None):
             continue
-        plan, margin = _tried(replace(other, mix=mix) if name == MIXED else other, search)
-        if margin is not None and _able(name, plan, mix):
-            return True
-    return False
+        under = replace(other, mix=mix) if name == MIXED else other
+        plan, _ = _tried(under, search)
+        if plan is not None and _able(name, plan, mix):
+            missed = min(missed, under.missed(plan))
+    return missed
 
 
 def _tried(problem: DomainsProblem, search: Callable[[float], Found | None]) -> tuple[Found | None, float | None]:
@@ -148,8 +153,10 @@ def _tried(problem: DomainsProblem, search: Callable[[float], Found | None]) -> 
         found = search(margin)
         if found is None:
             return None, None
-        if (problem.losses(found) <= problem.max_loss).all():
+        if problem.missed(found) <= 0:
             return found, margin
+        if problem.missed(found) > HOPELESS:
+            break
     return found, None
 
 

@@ -199,6 +199,9 @@ def _found(problem: DomainsProblem, each: Array, tabulated: Array, size: Any, pt
     kept = np.maximum(np.minimum(scaled, problem.most_spec), problem.least_stage)
     spec = np.where(spec > 0, np.where(pt > 0, np.minimum(kept, total / cost), np.minimum(total / cost, problem.most_spec)), 0.0)
     spec = whole_steps(problem, np.where(spec > 0, np.maximum(spec, problem.enough(size, problem.general_tokens)), 0.0), total, cost, problem.most_spec)
+    # What the shortest general stage lacks then, the specialist one gives back.
+    missing = np.ceil((problem.least_stage - (total - cost * spec)) / cost / problem.step - 1e-9) * problem.step
+    spec = np.where((pt > 0) & (missing > 0) & (spec - missing >= problem.least_stage), spec - missing, spec)
     room = np.clip(total - cost * spec, 0.0, problem.general_tokens)
     room = np.where(part > 1 - 1e-6, room, part * room)
     pt = np.where(pt > 0, whole_steps(problem, room, room), 0.0)

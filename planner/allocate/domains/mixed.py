@@ -2,10 +2,12 @@
 
 For each domain, whatever is not its own text then counts as general text. Under that, and whatever the order of the text, a mixed model sees as
 much of every domain's own text as split training at the same cost, and more other text before it: it cannot come out behind, so its loss is a
-bound and not a forecast.
+bound and not a forecast. Where general text is scarce, it may take more of the domains' text than is best for each: it is text for the others.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 
@@ -13,10 +15,13 @@ from planner.allocate.domains.found import MIXED, Found
 from planner.allocate.domains.problem import DomainsProblem
 from planner.allocate.domains.stages import CLOSER, COARSE, near, nodes, whole_steps
 from planner.allocate.domains.waterfill import fill
+from planner.allocate.domains.whole import better
 from planner.laws.dual import Array
 
 PARTS = np.geomspace(0.02, 1.0, 16)
 """Of what budget and text allow, where the general text is limited: with little of it, not all of that can be of use."""
+FINALISTS = 6
+"""Sizes of a grid that are told apart in whole steps, under all resamples."""
 
 
 def mixed(problem: DomainsProblem, margin: float = 0.0) -> Found | None:
@@ -29,18 +34,63 @@ def mixed(problem: DomainsProblem, margin: float = 0.0) -> Found | None:
             around = part * np.exp(stage.step * np.arange(-stage.around, stage.around + 1))
             parts = np.unique(np.minimum(1.0, PARTS if stage is COARSE else around))
         at = np.repeat(sizes, len(parts))
-        most = np.minimum(problem.tokens(at), problem.general_tokens + problem.most_spec.sum())
-        total = most * np.tile(parts, len(sizes))
+        most = _most(problem, sizes)
+        total = np.outer(most, parts).ravel()
+        if np.isfinite(problem.general_tokens):  # and what makes just enough for the size
+            enough = _enough(problem, sizes)
+            some = (enough > 0) & (enough < most)
+            at, total = np.append(at, sizes[some]), np.append(total, enough[some])
         amounts = nodes(problem, total, share, stage)
         loss = problem.expected(at[:, None, None], total[:, None, None] - amounts, amounts, like=best)
-        filled = fill(amounts, problem.value(loss, margin), total, gap=problem.least_stage > 0)
-        value = np.where(total - filled.amount.sum(-1) <= problem.general_tokens * (1 + 1e-9), filled.total, np.inf)
-        if not np.isfinite(value).any():
+        divided, value = _divide(amounts, problem.value(loss, margin), total, total - problem.general_tokens, problem.least_stage > 0)
+        order = value.argsort()
+        order = order[np.isfinite(value[order])]
+        for row in order[np.sort(np.unique(at[order], return_index=True)[1])][:FINALISTS]:
+            best = better(problem, best, _found(problem, int(at[row]), float(total[row]), divided[row]), margin)
+        if best is None:
             break
-        row = int(value.argmin())
-        size, part, share = int(at[row]), float(np.tile(parts, len(sizes))[row]), filled.amount[row] / total[row]
-        best = _found(problem, size, float(total[row]), filled.amount[row])
+        size, whole = int(best.size[0]), best.tokens_general + float(best.tokens_spec.sum())
+        part, share = whole / float(_most(problem, best.size[:1])[0]), best.tokens_spec / whole
     return best
+
+
+def _most(problem: DomainsProblem, size: Any) -> Array:
+    """Return the most tokens that budget and text make for numbers of sizes, what is too little for a stage left out."""
+    stages = np.where(problem.most_spec >= problem.least_stage, problem.whole(problem.most_spec), 0.0)
+    result: Array = np.minimum(problem.tokens(size), problem.whole(problem.general_tokens) + stages.sum())
+    return result
+
+
+def _enough(problem: DomainsProblem, size: Any) -> Array:
+    """Return the fewest tokens of all text, in whole steps, that are enough for numbers of sizes."""
+    return problem.enough(np.tile(size, (problem.count, 1)), 0.0).max(0)
+
+
+def _divide(amounts: Array, value: Array, total: Array, least: Array, gap: bool) -> tuple[Array, Array]:
+    """Divide totals among the domains, each with as much specialist text as the general text leaves open at least.
+
+    Args:
+        amounts: of each domain, shape (batch, domains, nodes).
+        value: of the same shape.
+        total: all tokens, shape (batch,).
+        least: of them that are specialist.
+        gap: as for `fill`.
+
+    Returns:
+        Amounts, shape (batch, domains), and what they come to, infinite where there is no such division.
+    """
+    filled = fill(amounts, value, total, gap=gap)
+    divided, result = filled.amount, filled.total.copy()
+    short = np.flatnonzero((divided.sum(-1) < least * (1 - 1e-9)) & np.isfinite(result))
+    if len(short):
+        # A pull upward that is the same for all, and so great that every domain takes more, leaves open only who does: they share what must be.
+        steps, rises = np.diff(amounts[short]), np.diff(np.where(np.isfinite(value[short]), value[short], np.nan))
+        slopes = np.where((steps > 1e-9 * total[short, None, None]) & np.isfinite(rises), rises / np.where(steps > 0, steps, 1.0), 0.0)
+        pull = 2 * slopes.max((1, 2), initial=0.0)[:, None]
+        forced = fill(amounts[short], value[short] - pull[..., None] * amounts[short], least[short], gap=gap)
+        enough = forced.amount.sum(-1) >= least[short] * (1 - 1e-6)
+        divided[short], result[short] = forced.amount, np.where(enough, (forced.value + pull * forced.amount).sum(-1), np.inf)
+    return divided, result
 
 
 def _found(problem: DomainsProblem, size: int, total: float, amounts: Array) -> Found:
@@ -48,4 +98,8 @@ def _found(problem: DomainsProblem, size: int, total: float, amounts: Array) -> 
     price, spec = float(problem.price[size]), whole_steps(problem, amounts, total, most=problem.most_spec)
     room = float(np.clip(total - spec.sum(), 0.0, problem.general_tokens))
     general = float(whole_steps(problem, np.array(room), room))
+    missing = float(_enough(problem, np.array([size]))[0]) - general - spec.sum()
+    if 0 < missing:  # rounding took what makes enough: the domain with the most to go gives it back
+        longest = int(np.where(spec > 0, problem.most_spec - spec, -1.0).argmax())
+        spec[longest] += np.ceil(missing / problem.step - 1e-9) * problem.step
     return Found(MIXED, np.full(problem.count, size), general + spec.sum() - spec, spec, general, price * spec, price * general)

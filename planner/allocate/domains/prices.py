@@ -48,9 +48,9 @@ def prices(problem: DomainsProblem, found: Found, mine: Array, margin: float) ->
     gains: dict[str, Array] = {}
     for name, changed, passes in _changes(problem, found):
         under = _under(problem, changed, passes)
-        best = _search(under, found, margin, found)
+        best = searched(under, found, margin, found)
         if _far(problem, changed, found):
-            best = better(under, best, _search(replace(under, evaluations=AFRESH), found, margin, None), margin)
+            best = better(under, best, searched(replace(under, evaluations=AFRESH), found, margin, None), margin)
         if best is not None:
             gains[name] = np.log(mine) - np.log(outlook(under, best).resamples)
     rows, named = [worth_of(name, gain) for name, gain in gains.items()], list(gains)
@@ -58,7 +58,7 @@ def prices(problem: DomainsProblem, found: Found, mine: Array, margin: float) ->
     return rows, text
 
 
-def _search(problem: DomainsProblem, like: Found, margin: float, start: Found | None) -> Found | None:
+def searched(problem: DomainsProblem, like: Found, margin: float, start: Found | None) -> Found | None:
     """Find the best plan of the recommended structure, around a plan or in the whole range."""
     return independent(problem, margin, start=start) if like.name == INDEPENDENT else split(problem, like.name, margin, start=start)
 

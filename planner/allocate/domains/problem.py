@@ -57,17 +57,20 @@ class DomainsProblem:
     """Losses that one grid may take: with many domains, fewer resamples are looked at."""
 
     @classmethod
-    def of(cls, request: DomainsRequest, *, robust: bool = True) -> DomainsProblem:
+    def of(
+        cls, request: DomainsRequest, *, robust: bool = True, mix: MixWorth | None = None, beyond: bool = False, evaluations: float = EVALUATIONS
+    ) -> DomainsProblem:
         """Prepare a request.
 
         Args:
             request: the request.
-            robust: whether a search lowers the mean over the resamples, or what the fitted parameters say.
+            robust, mix, evaluations: the fields.
+            beyond: whether to search sizes that the budget gives fewer tokens per parameter than any run had.
 
         Raises:
             DataError: a law knows no specialist tokens or is of runs with adapters in both stages, or the budget is too small for any size.
         """
-        problems = tuple(_problem(request, domain) for domain in request.domains)
+        problems = tuple(replace(_problem(request, domain), beyond=beyond) for domain in request.domains)
         for domain, problem in zip(request.domains, problems, strict=True):
             if problem.method.both:
                 raise DataError(
@@ -93,7 +96,7 @@ class DomainsProblem:
             # The ends are sizes as they are asked for: of a narrow range the shapes may lie beside both.
             sizes = first.every(*ends) or sizes if first.recipe else tuple(first.size(float(value)) for value in np.geomspace(*ends, LADDER))
             sizes = tuple(size for size in sizes if first.fits(size)) or sizes
-        return cls(request, problems, tuple(sorted(sizes, key=lambda size: size.params_non_embedding)), robust=robust)
+        return cls(request, problems, tuple(sorted(sizes, key=lambda size: size.params_non_embedding)), mix, robust, evaluations)
 
     @property
     def count(self) -> int:
@@ -284,6 +287,10 @@ class DomainsProblem:
             size, general, special, share = (item[:, None] for item in found.plan)
             self._measured[id(found)] = found, self.expected(size, general, special, EVERY, replay=share)[:, 0]
         return self._measured[id(found)][1]
+
+    def missed(self, found: Found) -> float:
+        """Return by how much a plan misses its required losses, as the greatest share of one; 0 or less where it keeps them."""
+        return float((self.losses(found) / self.max_loss).max()) - 1
 
     @cached_property
     def _measured(self) -> dict[int, tuple[Found, Array]]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import NoReturn
 
 import numpy as np
 
 from planner.allocate.domains.early import MixWorth
-from planner.allocate.domains.found import MIXED, Found
+from planner.allocate.domains.found import INDEPENDENT, MIXED, SPLIT, Found
 from planner.allocate.domains.independent import independent
 from planner.allocate.domains.problem import DomainsProblem
 from planner.allocate.domains.request import Domain, DomainsRequest
@@ -18,25 +18,39 @@ from planner.allocate.domains.stages import MANY
 from planner.allocate.few import MOST_BUDGET, up
 from planner.errors import DataError
 
+STRUCTURES = (SPLIT, INDEPENDENT, MIXED)
 TOLD = 3
 """Digits of the budget that is named."""
 BISECTIONS = 6
 """So that a budget is known to about 10 %, by a coarse search."""
 HAIR = 1.0005
 """By how much of a required loss a coarse search may miss it, which gives a domain just what that takes."""
-COARSE, CLOSER = 1.3, 3
-"""By how much of a budget a coarse search may ask too much, and bisections after it, so that it is told to 4 %."""
+DOWN = 1.15
+"""Factor between budgets that are searched below one that does, until one does not."""
+FURTHER, ASIDE = 1.15, 1.005
+"""Of the way, in ln C, to where the last two that miss say that none would, which more and more budget makes longer; and factor above that."""
+CLOSE = 1.028
+"""Factor between the budget that is named and one that misses."""
+APART, NOISE = 2.0, 1e-3
+"""Factor in what is missed, and share on top, from which on a structure is not asked for on the way to where the one that misses least misses nothing."""
+MOST = 10
+"""Budgets that are searched for it."""
 RAISED = 1.05
 """By how much a budget that a coarse search finds is raised until the search that plans are made with finds it enough."""
 
 
-def refuse(problem: DomainsProblem, nearest: list[tuple[DomainsProblem, Found]], reaches: Callable[[float], bool]) -> NoReturn:
+Missed = Callable[[float, Sequence[str]], float]
+"""Of a budget [FLOPs] and names of structures: by how much the best of them misses the required losses, as a share of one, by the search that plans are
+made with; of one that keeps them 0 or less."""
+
+
+def refuse(problem: DomainsProblem, nearest: list[tuple[DomainsProblem, Found]], missed: Missed) -> NoReturn:
     """Say which required loss is out of reach.
 
     Args:
         problem: the domains.
         nearest: the plans that come closest to the required losses, each with the problem that it solves.
-        reaches: whether the search that plans are made with finds one that keeps the required losses for some budget [FLOPs].
+        missed: by how much structures miss the required losses with another budget.
 
     Raises:
         DataError: always.
@@ -45,7 +59,9 @@ def refuse(problem: DomainsProblem, nearest: list[tuple[DomainsProblem, Found]],
     # The loss over the required one, of each domain that would have everything to itself.
     alone = [(_alone(problem, domain) / domain.max_loss, domain) for domain in request.domains if domain.max_loss is not None]
     worst, hardest = max(alone, key=lambda pair: pair[0])
-    least = _least(problem, reaches)
+    reached = [under.losses(found) for under, found in nearest]
+    number, loss = min(((int((each / problem.max_loss).argmax()), each) for each in reached), key=lambda pair: float((pair[1] / problem.max_loss).max()))
+    least = _least(problem, float(loss[number] / problem.max_loss[number]) - 1, missed)
     never = f"no budget up to {MOST_BUDGET * request.flops:.2g} FLOPs would do"
     told = never if least is None else f"about {least:.{TOLD}g} FLOPs for all domains would do by the laws"
     if worst > 1:
@@ -55,8 +71,6 @@ def refuse(problem: DomainsProblem, nearest: list[tuple[DomainsProblem, Found]],
             f"the best is {worst * required:.5g}; {told}",
             remedy="raise its max_loss, or give more of its text" if least is None else "raise its max_loss, give more budget or more of its text",
         )
-    reached = [under.losses(found) for under, found in nearest]
-    number, loss = min(((int((each / problem.max_loss).argmax()), each) for each in reached), key=lambda pair: float((pair[1] / problem.max_loss).max()))
     raise DataError(
         f"the required losses cannot all be reached with {request.flops:.3g} FLOPs: domain {request.domains[number].name!r} comes to "
         f"{loss[number]:.5g} nats/token at best beside the others, and its max_loss is {problem.max_loss[number]:g}; {told}",
@@ -84,10 +98,16 @@ def _plans(like: DomainsProblem, request: DomainsRequest, quick: bool) -> Iterat
             yield mixing, found
 
 
-def _least(problem: DomainsProblem, reaches: Callable[[float], bool]) -> float | None:
+def _least(problem: DomainsProblem, now: float, missed: Missed) -> float | None:
     """Search upward for a budget [FLOPs], None where none does: coarsely, and from there by the search that plans are made with.
 
-    What is told has three digits, and is searched with as these say it. Larger budgets may be a hair behind smaller ones in whole steps.
+    What is told has three digits, and is searched with as these say it. A structure that misses with a budget that does, or by far with one that does
+    not, is not asked for again: most of the time goes to those that miss.
+
+    Args:
+        problem: the domains.
+        now: by how much the best plan misses the required losses, as a share of one.
+        missed: as for `refuse`.
     """
 
     def enough(flops: float) -> bool:
@@ -101,12 +121,35 @@ def _least(problem: DomainsProblem, reaches: Callable[[float], bool]) -> float |
     for _ in range(BISECTIONS):
         middle = float(np.sqrt(low * high))
         low, high = (low, middle) if enough(middle) else (middle, high)
-    low, high = max(asked, high / COARSE), up(high, TOLD)
-    while not reaches(high):
+    few, high = [(asked, now)], up(high, TOLD)
+    each = [missed(high, [name]) for name in STRUCTURES]
+    while min(each) > 0:
         if high > MOST_BUDGET * asked:
             return None
-        low, high = high, up(high * RAISED, TOLD)
-    for _ in range(CLOSER if problem.count <= MANY else 0):
-        middle = up(float(np.sqrt(low * high)), TOLD)
-        low, high = (low, middle) if reaches(middle) else (middle, high)
+        few, high = [*few, (high, min(each))], up(high * RAISED, TOLD)
+        each = [missed(high, [name]) for name in STRUCTURES]
+    names = [name for name, by in zip(STRUCTURES, each, strict=True) if by <= 0]
+    if problem.count > MANY:
+        return high
+    for _ in range(MOST):
+        if high <= CLOSE * few[-1][0]:
+            break
+        at = up(float(np.clip(_aim(few, high), few[-1][0] * ASIDE, high / CLOSE)), TOLD)
+        by: dict[str, float] = {}
+        for name in names:
+            if min(by.values(), default=np.inf) > 0:
+                by[name] = missed(at, [name])
+        least = min(by.values())
+        few, high = (few, at) if least <= 0 else ([*few, (at, least)], high)
+        names = [name for name in names if by.get(name, 0.0) <= (APART * least + NOISE if least > 0 else 0.0)]
     return high
+
+
+def _aim(few: list[tuple[float, float]], high: float) -> float:
+    """Return the budget to search below one that does: where the last two that miss say that none would, else a step down."""
+    if len(few) < 2:
+        return max(high / DOWN, float(np.sqrt(few[0][0] * high)))
+    (first, more), (last, less) = few[-2:]
+    if less >= more:
+        return float(np.sqrt(last * high))
+    return float(last * (last / first) ** (FURTHER * less / (more - less)) * ASIDE)

@@ -9,10 +9,10 @@ import numpy as np
 from planner.allocate.beyond import TOO_FAR, tell_far, tell_never, tell_unmeasured
 from planner.allocate.domains.answer import DomainPlan, Structure
 from planner.allocate.domains.early import MixWorth
-from planner.allocate.domains.found import MIXED
+from planner.allocate.domains.floor import tell_bounded
+from planner.allocate.domains.found import MIXED, Found
 from planner.allocate.domains.problem import DomainsProblem
 from planner.allocate.domains.request import Domain
-from planner.allocate.problem import AT_FLOOR
 from planner.allocate.replay_cost import said_of
 from planner.allocate.retention import SURE
 from planner.allocate.warned import tell_memory
@@ -26,8 +26,16 @@ SHOWN = 5
 """Domains whose required losses a warning names."""
 
 
-def warnings_of(problem: DomainsProblem, chosen: Structure, structures: tuple[Structure, ...]) -> Iterator[str]:
-    """List the warnings."""
+def warnings_of(problem: DomainsProblem, chosen: Structure, structures: tuple[Structure, ...], found: Found, margin: float) -> Iterator[str]:
+    """List the warnings.
+
+    Args:
+        problem: the request under its laws.
+        chosen: the recommended structure.
+        structures: all of them.
+        found: the plan of the recommended one, as it was searched.
+        margin: by which required losses were tightened.
+    """
     request = problem.request
     yield from _differences(problem)
     ways: dict[str, list[str]] = {}
@@ -46,15 +54,7 @@ def warnings_of(problem: DomainsProblem, chosen: Structure, structures: tuple[St
     for structure in structures:
         if structure is not chosen and any(value > TOO_FAR for plan in structure.domains for value in plan.extrapolation.values() if np.isfinite(value)):
             yield f"{structure.name}: more than {TOO_FAR:g}× beyond the runs, so what is said of it is worth nothing"
-    bounded = [
-        plan.name for plan, least in zip(chosen.domains, problem.least_ratio, strict=True)
-        if request.params is None and not request.params_among and plan.tokens_pt + plan.tokens_spec < AT_FLOOR * least * plan.params_non_embedding
-    ]  # fmt: skip
-    if bounded:
-        yield (
-            f"the size of the models of {format_names(bounded)} is bounded by the tokens per parameter that the runs of the law have at least, and so are "
-            "its interval and the regret; beyond them larger models may be forecast better (--params asks for one)"
-        )
+    yield from tell_bounded(problem, found, margin)
     few = [plan.name for plan, most in zip(chosen.domains, problem.most_spec, strict=True) if most < problem.least_stage]
     if few:
         least = format_count(problem.least_stage)

@@ -12,7 +12,7 @@ from planner.allocate.allocate import allocate
 from planner.allocate.domains.found import Found
 from planner.allocate.domains.independent import independent
 from planner.allocate.domains.mixed import mixed
-from planner.allocate.domains.problem import DomainsProblem
+from planner.allocate.domains.problem import EVERY, DomainsProblem
 from planner.allocate.domains.request import Domain, DomainsRequest
 from planner.allocate.domains.split import NO_GENERAL, UNIFORM, split
 from planner.allocate.request import Request
@@ -130,6 +130,47 @@ def test_more_budget_is_never_worse_where_general_text_is_scarce(search, general
     domains = tuple(Domain(name, FittedLaw.load(ROOT / "sweeps" / name / "law.json"), float(unique), weight) for name, (unique, weight) in texts.items())
     less, more = (DomainsProblem.of(DomainsRequest(budget, domains, general_tokens=general)) for budget in flops)
     assert weighted(more, search(more)) < weighted(less, search(less)) * (1 + 1e-5)
+
+
+def of_sweeps(flops: float, *texts: tuple[str, float, float], **limits: float) -> DomainsProblem:
+    """Put domains under the laws of recorded sweeps, each with its distinct tokens and its weight."""
+    laws = {sweep: FittedLaw.load(ROOT / "sweeps" / sweep / "law.json") for sweep, _, _ in texts}
+    domains = tuple(Domain(f"d{number}", laws[sweep], text, weight) for number, (sweep, text, weight) in enumerate(texts))
+    return DomainsProblem.of(DomainsRequest(flops, domains, **limits))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("flops", [3.4e13, 7.4e13, 3e14])
+def test_a_mix_with_scarce_general_text_is_as_good_as_every_division_of_two(flops: float) -> None:
+    """Each domain then takes more of its own text than is best for it: for the other it is general text, and without it a size has too few tokens."""
+    problem = of_sweeps(flops, ("nature", 2.8e5, 2.2), ("nature", 2.18e5, 2.0), general_tokens=2.08e5)
+    found = mixed(problem)
+    assert found is not None and found.tokens_general <= 2.08e5
+    special = [problem.step * np.round(np.linspace(problem.least_stage, most, 50) / problem.step) for most in problem.whole(problem.most_spec)]
+    first, second = (axis.ravel() for axis in np.meshgrid(*special))
+    best = np.inf
+    for size in range(0, len(problem.ladder), 4):
+        general = np.minimum(problem.tokens(size) - first - second, problem.general_tokens)
+        pt, spec = np.where(general >= problem.least_stage, general + np.stack([second, first]), -1.0), np.stack([first, second])
+        at = int((problem.weights @ problem.expected(size, pt, spec, 20, like=found)).argmin())
+        best = min(best, float((problem.weights @ problem.expected(size, pt[:, [at]], spec[:, [at]], EVERY))[0]))
+    assert weighted(problem, found) <= best * (1 + 1e-4)
+
+
+def test_a_mix_is_a_bound_of_split_training() -> None:
+    """By its assumption, and so where no domain's passes make a stage, and its text counts for nothing."""
+    texts = ("three/medicine", 29248.0, 0.672), ("nature", 24192.0, 2.161), ("computing", 23835.0, 0.302)
+    for flops in (4.86e13, 9.63e13):
+        problem = of_sweeps(flops, *texts, general_tokens=402_321.0, max_epochs=4.425)
+        assert weighted(problem, mixed(problem)) <= weighted(problem, split(problem)) * (1 + 1e-5)
+
+
+def test_models_of_their_own_have_a_plan_where_rounding_takes_from_the_shortest_general_stage() -> None:
+    problem = of_sweeps(
+        6.567e12, ("medicine", 44188.0, 0.895), ("computing", 228064.0, 2.325), ("three/medicine", 114650.0, 0.738), ("medicine", 991479.0, 2.458),
+        max_epochs=5.7917,
+    )  # fmt: skip
+    less = replace(problem, request=replace(problem.request, flops=5.975e12))
+    assert weighted(problem, independent(problem)) < weighted(less, independent(less))
 
 
 def test_a_domain_without_a_stage_pays_a_cooldown_of_the_trunk(fitted: FittedLaw) -> None:
