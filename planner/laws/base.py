@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from planner.laws.dual import Array, Dual, curvature, derivatives
+from planner.laws.written import Written
 
 NEEDS = ("", "repeats", "passes", "distinct", "replay")
 """What a parameter may need of the runs; see `Parameter.needs`."""
@@ -92,6 +93,7 @@ class Points:
         """S0/D0: what turns specialist tokens into the unit of all others."""
         self.replay: Array = replay
         self.count = len(params)
+        self.laws: dict[int, Written] = {}
 
     @cached_property
     def general(self) -> Array:
@@ -214,6 +216,17 @@ class Law:
         if self.stages not in (1, 2) or self.target not in ("spec", "general"):
             raise ValueError(f"the law {self.name} is of {self.stages} stages and the {self.target} loss: stages are 1 or 2, the loss spec or general")
 
+    def on(self, points: Points) -> Written:
+        """Write the law down for some runs, where it is asked for much."""
+        if id(self) not in points.laws:
+            points.laws[id(self)] = Written(self, points)
+        return points.laws[id(self)]
+
+    @cached_property
+    def programs(self) -> dict[Any, Any]:
+        """What `written` has written down of it."""
+        return {}
+
     @property
     def needs(self) -> set[str]:
         """What its parameters need of the runs."""
@@ -272,7 +285,7 @@ class Law:
         Returns:
             Σ_runs weights · ∂²ln L/∂θ∂θ', shape (problems, parameters, parameters).
         """
-        bent = curvature(trace, np.broadcast_to(weights / trace.value, weights.shape), len(self.parameters))
+        bent = curvature(trace, weights / trace.value, len(self.parameters))
         return bent - (slopes * weights[:, None, :]) @ slopes.transpose(0, 2, 1)
 
 
