@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from planner.laws.dual import Array, Dual, curvature, derivatives
-from planner.laws.written import Written
+from planner.laws.written import Program, Written
 
 NEEDS = ("", "repeats", "passes", "distinct", "replay")
 """What a parameter may need of the runs; see `Parameter.needs`."""
@@ -94,6 +94,7 @@ class Points:
         self.replay: Array = replay
         self.count = len(params)
         self.laws: dict[int, Written] = {}
+        """See `Law.on`."""
 
     @cached_property
     def general(self) -> Array:
@@ -216,16 +217,16 @@ class Law:
         if self.stages not in (1, 2) or self.target not in ("spec", "general"):
             raise ValueError(f"the law {self.name} is of {self.stages} stages and the {self.target} loss: stages are 1 or 2, the loss spec or general")
 
+    @cached_property
+    def programs(self) -> dict[Any, Program | None]:
+        """What was written down of it, by kind; None where it cannot be."""
+        return {}
+
     def on(self, points: Points) -> Written:
-        """Write the law down for some runs, where it is asked for much."""
+        """Return the law on some runs, for those who ask for much: faster from the second time on, the same to the last bit."""
         if id(self) not in points.laws:
             points.laws[id(self)] = Written(self, points)
         return points.laws[id(self)]
-
-    @cached_property
-    def programs(self) -> dict[Any, Any]:
-        """What `written` has written down of it."""
-        return {}
 
     @property
     def needs(self) -> set[str]:

@@ -9,7 +9,7 @@ the solver and forecasts.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import count
 from typing import Any, TypeAlias
 
@@ -208,8 +208,7 @@ def curvature(output: Dual, weights: Array, parameters: int) -> Array:
                 passed = _sum_kept(passed)
             known = waiting.get(parent.number)
             waiting[parent.number] = (parent, passed if known is None else known[1] + passed)
-    places = tuple((np.array(keys)[:, None], np.array(others)) if isinstance(keys, tuple) else (keys, others) for keys, others, _ in parts)
-    return _put_together(parameters, places, weights, *(value for _, _, value in parts))
+    return _put_together(parameters, _grouped([part[:2] for part in parts]), weights, *(value for _, _, value in parts))
 
 
 def _add_square(parts: list[tuple[Any, Any, Any]], by: dict[int, Any], weight: Any) -> None:
@@ -240,12 +239,28 @@ def _add_cross(parts: list[tuple[Any, Any, Any]], first: dict[int, Any], second:
 
 
 @step
-def _put_together(parameters: int, places: Any, weights: Array, *values: Any) -> Array:
-    """Add up what was found for each pair of parameters, or for all pairs of some with others, in order."""
+def _put_together(parameters: int, groups: Any, weights: Array, *values: Any) -> Array:
+    """Add up what was found for pairs of parameters, in order; see `_grouped`."""
     total = np.zeros((parameters, parameters, len(weights)))
-    for place, value in zip(places, values, strict=True):
-        total[place] += value
+    for place, begin, end in groups:
+        total[place] += values[begin] if end is None else np.array(values[begin:end])
     return total.transpose(2, 0, 1)
+
+
+def _grouped(places: Sequence[tuple[Any, Any]]) -> list[tuple[Any, int, int | None]]:
+    """Group pairs of parameters that follow each other, none of them twice, to be added at once; all pairs of several are a group of their own."""
+    groups: list[tuple[Any, int, int | None]] = []
+    pairs: list[tuple[int, int]] = []
+    for number, (key, other) in enumerate([*places, ((), ())]):
+        if isinstance(key, tuple) or (key, other) in pairs:
+            if pairs:
+                groups.append((tuple(np.array(pairs).T), number - len(pairs), number))
+            pairs = []
+        if not isinstance(key, tuple):
+            pairs.append((key, other))
+        elif key:
+            groups.append(((np.array(key)[:, None], np.array(other)), number, None))
+    return groups
 
 
 @step

@@ -70,7 +70,7 @@ class Tape:
         """Do an operation and write it down; what was done before to the same operands is not done again."""
         if work is np.multiply:
             for one, other in (given, given[::-1]):
-                if isinstance(one, float) and one == 1.0:
+                if isinstance(one, float) and one == 1.0:  # changes nothing
                     return other
         places = tuple(item.place if isinstance(item, Recorded) else self._constant(item) for item in given)
         if (work, places) not in self._known:
@@ -80,6 +80,8 @@ class Tape:
         return self._known[work, places]
 
     def _constant(self, value: Any) -> int:
+        if isinstance(value, np.ndarray) and value.size > 1:
+            raise TypeError("an array that was not given may be another one for other runs")
         key = (type(value), value) if isinstance(value, float | int) else id(value)
         if key not in self._constants:
             self._constants[key] = self.given(value).place
@@ -129,7 +131,7 @@ def used(written: Sequence[Written], asked: Iterable[int]) -> set[int]:
 
 
 def _alone(place: int) -> Callable[[list[Any]], tuple[Any, ...]]:
-    return lambda places: (places[place],)
+    return lambda places: (places[place],)  # what `itemgetter` gives of one is no tuple
 
 
 def run(plan: Plan, places: list[Any]) -> None:
