@@ -47,6 +47,8 @@ TOWARDS = 0.9
 """Share of the way to a bound that a straight step goes at most."""
 BATCH = 200000
 """Problems × runs × parameters worked on at once: what stays in a core's cache."""
+EXACT_BATCH = 6000
+"""Problems × runs of which second derivatives are made at once: they keep some 250 arrays of this size."""
 
 
 @dataclass(frozen=True)
@@ -269,6 +271,12 @@ class _Batch:
 
     def measure(self, number: Any, stage: Any, here: Array) -> tuple[Array, Array, Array, Array]:
         """Find objective, gradient, Hessian and the reweighted least-squares matrix where some problems stand."""
+        size = 8 * max(1, EXACT_BATCH // len(self.log_loss) // 8)
+        if self.exact and len(number) > size + 1:
+            ends = [*range(size, len(number) - 1, size), len(number)]  # none alone, since the sums of one are made in another order
+            parts = [self.measure(number[begin:end], stage[begin:end], here[begin:end]) for begin, end in zip([0, *ends], ends, strict=False)]
+            values, gradients, curvatures, majorants = zip(*parts, strict=True)
+            return np.concatenate(values), np.concatenate(gradients), np.concatenate(curvatures), np.concatenate(majorants)
         theta, first, second = self.scale.bend(here)
         if self.moves is not None:
             first, second = first * self.moves[number], second * self.moves[number]
