@@ -271,9 +271,9 @@ class _Batch:
 
     def measure(self, number: Any, stage: Any, here: Array) -> tuple[Array, Array, Array, Array]:
         """Find objective, gradient, Hessian and the reweighted least-squares matrix where some problems stand."""
-        size = 8 * max(1, EXACT_BATCH // len(self.log_loss) // 8)
-        if self.exact and len(number) > size + 1:
-            ends = [*range(size, len(number) - 1, size), len(number)]  # none alone, since the sums of one are made in another order
+        most = 8 * max(1, EXACT_BATCH // len(self.log_loss) // 8)
+        if self.exact and len(number) > most + 1:
+            ends = [*range(most, len(number) - 1, most), len(number)]  # none alone, since the sums of one are made in another order
             parts = [self.measure(number[begin:end], stage[begin:end], here[begin:end]) for begin, end in zip([0, *ends], ends, strict=False)]
             values, gradients, curvatures, majorants = zip(*parts, strict=True)
             return np.concatenate(values), np.concatenate(gradients), np.concatenate(curvatures), np.concatenate(majorants)
