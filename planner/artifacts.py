@@ -63,6 +63,8 @@ def write_text(path: Path | str, text: str) -> None:
 
 def plain(value: Any) -> Any:
     """Turn numpy scalars and arrays, paths, tuples and mappings into what JSON knows; a non-finite number becomes None."""
+    if type(value) is float:  # most of all are
+        return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
@@ -71,8 +73,6 @@ def plain(value: Any) -> Any:
         return plain(value.tolist())
     if isinstance(value, Path):
         return str(value)
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
     return value
 
 

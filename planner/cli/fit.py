@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -76,6 +77,7 @@ def fit(
     if figures and (target != "spec" or method != "full"):
         figures = False
         say("no figures: they are drawn of the specialist loss in full training only")
+    gc.freeze()  # as in `helpers`
     with helpers(context, drawing=figures) as pool:
         for runs in tables:
             frame = read_runs(runs, column_mapping(mapping or []))

@@ -31,6 +31,7 @@ def _begin(drawing: bool) -> None:
     if drawing:
         import matplotlib.backends.backend_agg
         import matplotlib.figure  # noqa: F401
+    gc.freeze()  # what is imported stays, and need not be looked through for cycles time and again
 
 
 def _end_with_parent() -> None:

@@ -120,7 +120,7 @@ def _met(law: Law, points: Points, log_loss: Array, found: Solution, members: An
     if len(members) == 1:
         return np.zeros(1, dtype=int), members
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        forecast = np.nan_to_num(law.log_loss(found.theta, points), nan=1e3, posinf=1e3, neginf=-1e3)
+        forecast = np.nan_to_num(law.on(points).log_loss(found.theta), nan=1e3, posinf=1e3, neginf=-1e3)
     chosen: list[int] = []
     stands: list[int] = []
     order = np.argsort(found.objective)

@@ -79,7 +79,8 @@ def fit(
     tasks = [(score.estimate.law.name, score.reference, score.estimate.theta, data.under(score.params_kind)) for score in chosen]
     ridges = shared(pool, _ridge, tasks, lambda share: tell("ridges", 0.7 + 0.05 * share))
     parts = [(name, reference, starts, rows, piece) for (name, reference, _, rows), (_, starts) in zip(tasks, ridges, strict=True) for piece in pieces]
-    spread = shared(pool, _resampled, parts, lambda share: tell("resampling by trunk", 0.75 + 0.25 * share))
+    # The last laws have most parameters and take longest: begun first, they leave no process waiting for another at the end.
+    spread = shared(pool, _resampled, parts[::-1], lambda share: tell("resampling by trunk", 0.75 + 0.25 * share))[::-1]
     draws = [np.concatenate(spread[number : number + len(pieces)]) for number in range(0, len(spread), len(pieces))]
     members = [_member(score, found, names, data, seed) for score, found, (names, _) in zip(chosen, draws, ridges, strict=True)]
     if aside is not None:

@@ -69,7 +69,7 @@ class Member:
             "objective": self.objective,
             **({"unmeasured": self.unmeasured} if self.unmeasured else {}),
             "theta": self.theta,
-            "resamples": [[float(f"{value:.9g}") for value in row] for row in self.resamples],
+            "resamples": [[float(f"{value:.9g}") for value in row] for row in self.resamples.tolist()],
         }
 
     @classmethod

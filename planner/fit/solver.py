@@ -10,7 +10,7 @@ comes forward; so the last steps are also tried straight in the parameters (or t
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from planner.fit.memory import keep_memory
 from planner.fit.scale import Scale, logistic
 from planner.laws import Law, Points
 from planner.laws.dual import Array
+from planner.laws.written import Written
 
 DELTA = 1e-3
 """Huber's δ on log loss."""
@@ -46,6 +47,8 @@ TOWARDS = 0.9
 """Share of the way to a bound that a straight step goes at most."""
 BATCH = 200000
 """Problems × runs × parameters worked on at once: what stays in a core's cache."""
+EXACT_BATCH = 6000
+"""Problems × runs of which second derivatives are made at once: they keep some 250 arrays of this size."""
 
 
 @dataclass(frozen=True)
@@ -62,19 +65,21 @@ class Solution:
 
 def huber(residual: Array, delta: Any) -> Array:
     """Return Huber's function of residuals."""
-    clipped = np.minimum(np.abs(residual), delta)
-    result: Array = clipped * (np.abs(residual) - 0.5 * clipped)
+    size = np.abs(residual)
+    clipped = np.minimum(size, delta)
+    result: Array = clipped * (size - 0.5 * clipped)
     return result
 
 
 def objective(law: Law, theta: Array, points: Points, log_loss: Array, weights: Array, delta: Any = DELTA) -> Array:
     """Return Σ w·Huber for each problem, infinite where the forecast is not a number."""
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        return _total(law, theta, points, log_loss, weights, delta)
+        return _total(law.on(points), theta, log_loss, weights, delta)
 
 
-def _total(law: Law, theta: Array, points: Points, log_loss: Array, weights: Array, delta: Any) -> Array:
-    total: Array = (weights * huber(log_loss - law.log_loss(theta, points), delta)).sum(1)
+def _total(written: Written, theta: Array, log_loss: Array, weights: Array | None, delta: Any) -> Array:
+    cost = huber(log_loss - written.log_loss(theta), delta)
+    total: Array = np.add.reduce(cost if weights is None else weights * cost, 1)
     total[~np.isfinite(total)] = np.inf
     return total
 
@@ -104,7 +109,8 @@ def solve(
     moves = None if fixed is None else 1.0 - fixed
     size = max(1, min(len(free), BATCH // (points.count * free.shape[1])))
     work = np.empty((2, size, free.shape[1], points.count))
-    batch = _Batch(law, scale, points, log_loss, weights, moves, deltas, iterations, tolerance, exact, afar, work)
+    even = None if len(weights) == 1 and (weights == 1).all() else weights
+    batch = _Batch(law.on(points), scale, log_loss, even, moves, deltas, iterations, tolerance, exact, afar, work)
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # a wild step is answered by the next one
         value, finished = batch.solve(free)
     return Solution(scale.to_theta(free), value, finished)
@@ -133,9 +139,13 @@ class _State:
     def take(self, chosen: Any) -> _State:
         return _State(*(items[chosen] for items in vars(self).values()))
 
-    def put(self, where: Any, other: _State) -> None:
-        for items, others in zip(vars(self).values(), vars(other).values(), strict=True):
-            items[where] = others
+    def look(self, batch: _Batch, these: Any) -> None:
+        """Measure anew where some of the problems stand."""
+        if len(these) == len(self.number):
+            self.value, self.gradient, self.curvature, self.majorant = batch.measure(self.number, self.stage, self.here)
+            return
+        found = batch.measure(self.number[these], self.stage[these], self.here[these])
+        self.value[these], self.gradient[these], self.curvature[these], self.majorant[these] = found
 
     def add(self, other: _State) -> _State:
         return _State(*(np.concatenate(pair) for pair in zip(vars(self).values(), vars(other).values(), strict=True)))
@@ -143,12 +153,11 @@ class _State:
 
 @dataclass(frozen=True)
 class _Batch:
-    law: Law
+    written: Written
     scale: Scale
-    points: Points
     log_loss: Array
-    weights: Array
-    """Shape (problems, runs) or (1, runs)."""
+    weights: Array | None
+    """Shape (problems, runs) or (1, runs); None where all are one."""
     moves: Array | None
     """1, or 0 where a parameter is fixed, shape (problems, parameters); None where none is."""
     deltas: tuple[float, ...]
@@ -176,7 +185,8 @@ class _Batch:
             # From a place where the objective is infinite any finite value is a gain.
             gain = (state.value - tried) / np.maximum(state.value, 1e-300)
             lost = state.value == np.inf
-            gain[lost] = np.isfinite(tried[lost])
+            if lost.any():
+                gain[lost] = np.isfinite(tried[lost])
             better = gain > 0
             state.steps += 1
             state.idle = np.where(gain < tolerance[state.stage], state.idle + 1, 0)
@@ -195,20 +205,17 @@ class _Batch:
                 number = state.number[ended]
                 free[number], values[number], finished[number] = state.here[ended], state.value[ended], still[ended]
                 state, moved = state.take(~ended), moved[~ended]
-            if moved.all() and len(moved):
-                state = self._measure(state)
-            elif moved.any():
-                state.put(moved, self._measure(state.take(moved)))
+            if len(these := moved.nonzero()[0]):
+                state.look(self, these)
             if following < count and (room := size - len(state.number)) > 0:
                 state = state.add(self._begin(np.arange(following, min(count, following + room)), free))
                 following += room
         return values, finished
 
     def _begin(self, number: Any, free: Array) -> _State:
-        few, count = len(number), free.shape[1]
-        zero, nothing = np.zeros(few, dtype=int), np.empty((few, count, count))
-        damping, value, gradient = np.full(few, FIRST_DAMPING), np.empty(few), np.empty((few, count))
-        return self._measure(_State(number, free[number], zero, zero.copy(), damping, zero.copy(), value, gradient, nothing, nothing))
+        few = len(number)
+        zero, here = np.zeros(few, dtype=int), free[number]
+        return _State(number, here, zero, zero.copy(), np.full(few, FIRST_DAMPING), zero.copy(), *self.measure(number, zero, here))
 
     def _search(self, state: _State) -> tuple[Array, Array, Array]:
         """Choose a step for each problem; return the steps, the objectives they lead to, and the next dampings.
@@ -217,9 +224,9 @@ class _Batch:
         what derivatives cost, so trying many steps from one place beats moving badly.
         """
         damping = state.damping
-        step = _step(state, damping)
-        tried = self._values(state.number, state.stage, state.here + step)
-        promise = -(step * state.gradient).sum(1) - 0.5 * np.einsum("ki,kij,kj->k", step, state.curvature, step)
+        step = _step(state.curvature, state.majorant, state.gradient, damping)
+        tried = self._values(state, None, state.here + step)
+        promise = -np.add.reduce(step * state.gradient, 1) - 0.5 * np.einsum("ki,kij,kj->k", step, state.curvature, step)
         kept = (promise > 0) & (tried <= state.value - KEPT * promise)
         chosen = np.where(kept, damping * 0.1, damping)
         chosen[chosen < 1e-6] = 0.0
@@ -227,14 +234,15 @@ class _Batch:
         if len(poor):
             base = np.maximum(damping[poor], 1e-4)
             dampings = np.concatenate([base * factor for factor in DAMPINGS])
-            several = [_step(state.take(np.tile(poor, len(DAMPINGS))), dampings), *(step[poor] * length for length in LENGTHS)]
+            each = np.concatenate([poor] * len(DAMPINGS))
+            several = [_step(state.curvature[each], state.majorant[each], state.gradient[each], dampings), *(step[poor] * length for length in LENGTHS)]
             if self.afar:
                 several += [_leaning(state, poor, share) for share in LEANING]
             steps = np.concatenate(several)
-            again = np.tile(poor, len(steps) // len(poor))
-            values = self._values(state.number[again], state.stage[again], state.here[again] + steps).reshape(-1, len(poor))
+            again = np.concatenate([poor] * (len(steps) // len(poor)))
+            values = self._values(state, again, state.here[again] + steps).reshape(-1, len(poor))
             steps = steps.reshape(len(values), len(poor), -1)
-            after = np.concatenate([dampings, np.tile(base * 2, len(values) - len(DAMPINGS))]).reshape(len(values), len(poor))
+            after = np.concatenate([dampings] + [base * 2] * (len(values) - len(DAMPINGS))).reshape(len(values), len(poor))
             best, every = values.argmin(0), np.arange(len(poor))
             won = values[best, every] < tried[poor]
             number = poor[won]
@@ -243,76 +251,94 @@ class _Batch:
             chosen[stuck] = np.maximum(damping[stuck], 1e-4) * DAMPINGS[-1] * 8
         late = (state.steps >= SURE).nonzero()[0] if self.exact else ()
         if len(late):
-            straight = _straight(state.take(late))
-            values = self._values(state.number[late], state.stage[late], state.here[late] + straight)
+            straight = _straight(state.here[late], state.gradient[late], state.curvature[late], state.majorant[late])
+            values = self._values(state, late, state.here[late] + straight)
             won = values < tried[late]
             number = late[won]
             step[number], tried[number], chosen[number] = straight[won], values[won], np.minimum(chosen[number], damping[number])
         return step, tried, chosen
 
-    def _delta(self, stage: Any) -> Array:
-        result: Array = np.array(self.deltas)[stage][:, None]
-        return result
+    def _delta(self, stage: Any) -> Any:
+        return self.deltas[0] if len(self.deltas) == 1 else np.array(self.deltas)[stage][:, None]
 
-    def _values(self, number: Any, stage: Any, free: Array) -> Array:
-        return _total(self.law, self.scale.to_theta(free), self.points, self.log_loss, _rows(self.weights, number), self._delta(stage))
+    def _weights(self, number: Any) -> Array | None:
+        """Return the weights of some problems; None where all are one."""
+        return self.weights if self.weights is None or len(self.weights) == 1 else self.weights[number]
 
-    def _measure(self, state: _State) -> _State:
-        """Find objective, gradient, Hessian and the reweighted least-squares matrix where the problems stand."""
-        theta, first, second = self.scale.bend(state.here)
+    def _values(self, state: _State, which: Any, free: Array) -> Array:
+        number, stage = (state.number, state.stage) if which is None else (state.number[which], state.stage[which])
+        return _total(self.written, self.scale.to_theta(free), self.log_loss, self._weights(number), self._delta(stage))
+
+    def measure(self, number: Any, stage: Any, here: Array) -> tuple[Array, Array, Array, Array]:
+        """Find objective, gradient, Hessian and the reweighted least-squares matrix where some problems stand."""
+        most = 8 * max(1, EXACT_BATCH // len(self.log_loss) // 8)
+        if self.exact and len(number) > most + 1:
+            ends = [*range(most, len(number) - 1, most), len(number)]  # none alone, since the sums of one are made in another order
+            parts = [self.measure(number[begin:end], stage[begin:end], here[begin:end]) for begin, end in zip([0, *ends], ends, strict=False)]
+            values, gradients, curvatures, majorants = zip(*parts, strict=True)
+            return np.concatenate(values), np.concatenate(gradients), np.concatenate(curvatures), np.concatenate(majorants)
+        theta, first, second = self.scale.bend(here)
         if self.moves is not None:
-            first, second = first * self.moves[state.number], second * self.moves[state.number]
-        weights, delta = _rows(self.weights, state.number), self._delta(state.stage)
+            first, second = first * self.moves[number], second * self.moves[number]
+        weights, delta = self._weights(number), self._delta(stage)
         slopes, weighted = self.work[:, : len(theta)]
-        forecast, slopes, trace = self.law.log_loss_slopes_and_trace(theta, self.points, slopes)
+        forecast, trace = self.written.slopes(theta, slopes, self.exact)
         residual = self.log_loss - forecast
         size = np.abs(residual)
         clipped = np.minimum(size, delta)
-        value = (weights * (clipped * (size - 0.5 * clipped))).sum(1)
-        pull = np.copysign(clipped, residual) * weights
+        cost, pull, inside = clipped * (size - 0.5 * clipped), np.copysign(clipped, residual), (size <= delta).astype(float)
+        pulled = np.maximum(clipped, 1e-300) / np.maximum(size, 1e-300)
+        if weights is not None:
+            for items in (cost, pull, inside, pulled):
+                items *= weights
+        value = np.add.reduce(cost, 1)
         gradient = -(slopes @ pull[:, :, None])[:, :, 0]
         across = slopes.transpose(0, 2, 1)
-        curvature = np.multiply(slopes, (weights * (size <= delta))[:, None, :], out=weighted) @ across
+        curvature = np.multiply(slopes, inside[:, None, :], out=weighted) @ across
         if self.exact:
-            curvature += self.law.log_curvature(trace, slopes, -pull)
-        majorant = np.multiply(slopes, (weights * (np.maximum(clipped, 1e-300) / np.maximum(size, 1e-300)))[:, None, :], out=weighted) @ across
+            curvature += self.written.curvature(trace, slopes, -pull)
+        majorant = np.multiply(slopes, pulled[:, None, :], out=weighted) @ across
         outer = first[:, :, None] * first[:, None, :]
         curvature *= outer
         if self.exact:
-            np.einsum("kii->ki", curvature)[...] += gradient * second
+            _diagonal(curvature)[...] += gradient * second
         majorant *= outer
         gradient *= first
-        sound = np.isfinite(value + np.einsum("kij->k", curvature) + np.einsum("kii->k", majorant))
-        if not sound.all():
-            value[~sound] = np.inf
+        if not np.isfinite(np.add.reduce(value) + np.add.reduce(curvature, None) + np.add.reduce(majorant, None)):
+            wild = ~np.isfinite(value + np.einsum("kij->k", curvature) + np.einsum("kii->k", majorant))
+            value[wild] = np.inf
             for item in (gradient, curvature, majorant):
-                item[~sound] = 0.0
-        state.value, state.gradient, state.curvature, state.majorant = value, gradient, curvature, majorant
-        return state
+                item[wild] = 0.0
+        return value, gradient, curvature, majorant
 
 
-def _rows(items: Array, chosen: Any) -> Array:
-    """Take the rows of some problems; what is the same for all of them stays as it is."""
-    return items if len(items) == 1 else items[chosen]
-
-
-def _step(state: _State, damping: Array) -> Array:
+def _step(curvature: Array, majorant: Array, gradient: Array, damping: Array) -> Array:
     """Solve for the damped Newton step; where it does not descend, take the majorising one."""
-    diagonal = np.einsum("kii->ki", state.majorant)
-    ridge = 1e-6 * diagonal + 1e-12 * diagonal.max(1, keepdims=True) + 1e-300
-    matrix = state.curvature + damping[:, None, None] * state.majorant
-    np.einsum("kii->ki", matrix)[...] += (damping[:, None] + 1e-7) * ridge
-    step = -_solved(matrix, state.gradient)
-    uphill = (~((step * state.gradient).sum(1) < 0)).nonzero()[0]
+    diagonal = _diagonal(majorant)
+    ridge = 1e-6 * diagonal + 1e-12 * np.maximum.reduce(diagonal, 1, keepdims=True) + 1e-300
+    matrix = curvature + damping[:, None, None] * majorant
+    along = _diagonal(matrix)
+    along += (damping[:, None] + 1e-7) * ridge
+    step = -_solved(matrix, gradient)
+    uphill = (~(np.add.reduce(step * gradient, 1) < 0)).nonzero()[0]
     if len(uphill):
-        safe = state.majorant[uphill]
-        np.einsum("kii->ki", safe)[...] += ridge[uphill]
-        step[uphill] = -_solved(safe, state.gradient[uphill]) / (1 + damping[uphill, None])
+        safe = majorant[uphill]
+        _diagonal(safe)[...] += ridge[uphill]
+        step[uphill] = -_solved(safe, gradient[uphill]) / (1 + damping[uphill, None])
     return _capped(step)
 
 
+def _diagonal(matrix: Array) -> Array:
+    """Return a view of each problem's diagonal that can be written to; `einsum` gives one in ten times as long."""
+    found = matrix.diagonal(axis1=1, axis2=2)
+    found.flags.writeable = True
+    return found
+
+
 def _capped(step: Array) -> Array:
-    longest = np.abs(step).max(1, keepdims=True)
+    if np.maximum.reduce(np.abs(step), None) <= LONGEST_STEP:  # all of them, and all are numbers
+        return step
+    longest = np.maximum.reduce(np.abs(step), 1, keepdims=True)
     result: Array = np.where(np.isfinite(step), step, 0.0) * np.minimum(1.0, LONGEST_STEP / np.maximum(longest, 1e-300))
     return result
 
@@ -330,21 +356,20 @@ def _solved(matrix: Array, right: Array) -> Array:
 def _leaning(state: _State, which: Any, share: float) -> Array:
     """Solve for the step of some problems by the majorant and a share of its diagonal."""
     matrix = state.majorant[which]
-    diagonal = np.einsum("kii->ki", matrix)
+    diagonal = _diagonal(matrix)
     diagonal *= 1 + share
-    diagonal += 1e-12 * diagonal.max(1, keepdims=True) + 1e-300
+    diagonal += 1e-12 * np.maximum.reduce(diagonal, 1, keepdims=True) + 1e-300
     return _capped(-_solved(matrix, state.gradient[which]))
 
 
-def _straight(state: _State) -> Array:
+def _straight(here: Array, gradient: Array, curvature: Array, majorant: Array) -> Array:
     """Solve for the Newton step in the coordinates that the logistic map bounds, and go it up to short of the bounds."""
-    share = logistic(state.here)
-    curvature = state.curvature.copy()
-    np.einsum("kii->ki", curvature)[...] -= state.gradient * (1 - 2 * share)  # what the map itself bends
+    share = logistic(here)
+    _diagonal(curvature)[...] -= gradient * (1 - 2 * share)  # what the map itself bends
     slope = share * (1 - share)
-    move = slope * _step(replace(state, curvature=curvature), np.zeros(len(share)))
+    move = slope * _step(curvature, majorant, gradient, np.zeros(len(share)))
     room = np.where(move > 0, 1 - share, share)
     part = np.minimum(1.0, TOWARDS / np.maximum((np.abs(move) / np.maximum(room, 1e-300)).max(1, keepdims=True), 1e-300))
     there = np.clip(share + part * move, 1e-15, 1 - 1e-15)
-    result: Array = np.log(there / (1 - there)) - state.here
+    result: Array = np.log(there / (1 - there)) - here
     return result

@@ -32,7 +32,7 @@ def draw_starts(law: Law, points: Points, log_loss: Array, random: np.random.Gen
     scale = Scale(law)
     drawn = project(law, scale, points, log_loss, scale.draw(random, count * draws))
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        total = huber(log_loss - law.log_loss(drawn, points), SCREENING_DELTA).sum(1)
+        total = huber(log_loss - law.on(points).log_loss(drawn), SCREENING_DELTA).sum(1)
     total = np.where(np.isfinite(total), total, np.inf).reshape(count, draws)
     return _approach(law, scale, points, log_loss, drawn.reshape(count, draws, -1)[np.arange(count), total.argmin(1)])
 
@@ -50,7 +50,7 @@ def _approach(law: Law, scale: Scale, points: Points, log_loss: Array, theta: Ar
     best, least = theta, np.full(len(theta), np.inf)
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         for _ in range(APPROACH):
-            forecast, slopes, _ = law.log_loss_slopes_and_trace(theta, points, room)
+            forecast, slopes = law.on(points).slopes(theta, room)[0], room
             free, residual = scale.to_free(theta), log_loss - forecast
             value = huber(residual, SCREENING_DELTA).sum(1)
             best, least = np.where((value < least)[:, None], theta, best), np.fmin(value, least)
@@ -63,7 +63,7 @@ def _approach(law: Law, scale: Scale, points: Points, log_loss: Array, theta: Ar
             diagonal += 1e-12 * diagonal.max(1, keepdims=True) + 1e-30
             step = np.where(linear, 0.0, np.clip(np.linalg.solve(normal, right)[:, :, 0], -APPROACH_LONGEST, APPROACH_LONGEST))
             theta = project(law, scale, points, log_loss, scale.to_theta(free + step))
-        value = huber(log_loss - law.log_loss(theta, points), SCREENING_DELTA).sum(1)
+        value = huber(log_loss - law.on(points).log_loss(theta), SCREENING_DELTA).sum(1)
     result: Array = np.where((value < least)[:, None], theta, best)
     return result
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from planner.laws.dual import Array, Dual, curvature, derivatives
+from planner.laws.written import Program, Written
 
 NEEDS = ("", "repeats", "passes", "distinct", "replay")
 """What a parameter may need of the runs; see `Parameter.needs`."""
@@ -92,6 +93,8 @@ class Points:
         """S0/D0: what turns specialist tokens into the unit of all others."""
         self.replay: Array = replay
         self.count = len(params)
+        self.laws: dict[int, Written] = {}
+        """See `Law.on`."""
 
     @cached_property
     def general(self) -> Array:
@@ -214,6 +217,17 @@ class Law:
         if self.stages not in (1, 2) or self.target not in ("spec", "general"):
             raise ValueError(f"the law {self.name} is of {self.stages} stages and the {self.target} loss: stages are 1 or 2, the loss spec or general")
 
+    @cached_property
+    def programs(self) -> dict[Any, Program | None]:
+        """What was written down of it, by kind; None where it cannot be."""
+        return {}
+
+    def on(self, points: Points) -> Written:
+        """Return the law on some runs, for those who ask for much: faster from the second time on, the same to the last bit."""
+        if id(self) not in points.laws:
+            points.laws[id(self)] = Written(self, points)
+        return points.laws[id(self)]
+
     @property
     def needs(self) -> set[str]:
         """What its parameters need of the runs."""
@@ -272,7 +286,7 @@ class Law:
         Returns:
             Σ_runs weights · ∂²ln L/∂θ∂θ', shape (problems, parameters, parameters).
         """
-        bent = curvature(trace, np.broadcast_to(weights / trace.value, weights.shape), len(self.parameters))
+        bent = curvature(trace, weights / trace.value, len(self.parameters))
         return bent - (slopes * weights[:, None, :]) @ slopes.transpose(0, 2, 1)
 
 

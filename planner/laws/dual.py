@@ -9,12 +9,14 @@ the solver and forecasts.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import count
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+
+from planner.laws.tape import step
 
 Array: TypeAlias = NDArray[np.float64]
 Bend: TypeAlias = Callable[[], Any]
@@ -145,8 +147,13 @@ def minimum(x: Any, limit: Any) -> Any:
     if not isinstance(x, Dual) and not isinstance(limit, Dual):
         return np.minimum(x, limit)
     first, second = (item.value if isinstance(item, Dual) else item for item in (x, limit))
-    inside = (first <= second).astype(float)
+    inside = _ones(first <= second)
     return x * inside + limit * (1.0 - inside)
+
+
+@step
+def _ones(true: Any) -> Any:
+    return true.astype(float)
 
 
 def derivatives(output: Dual, seed: Any) -> dict[int, Any]:
@@ -183,72 +190,131 @@ def curvature(output: Dual, weights: Array, parameters: int) -> Array:
     Returns:
         Σ_runs weights · ∂²output/∂θ_k∂θ_l, shape (problems, parameters, parameters).
     """
-    total = np.zeros((len(weights), parameters, parameters))
+    parts: list[tuple[Any, Any, Any]] = []
     waiting: dict[int, tuple[Dual, Any]] = {output.number: (output, weights)}
     while waiting:
         node, adjoint = waiting.pop(max(waiting))
         for first, second, bend in node.bends:
             weight = adjoint if bend is None else adjoint * bend()
             if first is second:
-                _add_square(total, first.by, weight)
+                _add_square(parts, first.by, weight)
             else:
-                _add_cross(total, first.by, second.by, weight)
+                _add_cross(parts, first.by, second.by, weight)
         for parent, slope in node.parents:
             if not parent.parents:
                 continue  # a parameter itself: nothing below it bends
             passed = adjoint if slope is None else adjoint * slope
-            if parent.value.shape[-1] == 1 and passed.shape[-1] > 1:
-                passed = passed.sum(-1, keepdims=True)
+            if _shape(parent.value)[-1] == 1 and passed.shape[-1] > 1:
+                passed = _sum_kept(passed)
             known = waiting.get(parent.number)
             waiting[parent.number] = (parent, passed if known is None else known[1] + passed)
-    return total
+    return _put_together(parameters, _grouped([part[:2] for part in parts]), weights, *(value for _, _, value in parts))
 
 
-def _add_square(total: Array, by: dict[int, Any], weight: Any) -> None:
+def _add_square(parts: list[tuple[Any, Any, Any]], by: dict[int, Any], weight: Any) -> None:
+    keys = tuple(by)
     if len(by) < _STACKED or weight.shape[-1] == 1:
-        keys = list(by)
         for place, key in enumerate(keys):
             weighted = weight * by[key]
             for other in keys[place:]:
                 value = _sum_of_products(weighted, by[other])
-                total[:, key, other] += value
-                if other != key:
-                    total[:, other, key] += value
+                parts += [(key, other, value), (other, key, value)][: 1 + (other != key)]
         return
-    keys, stack = _stack(by, weight.shape)
-    total[:, keys[:, None], keys] += (stack * weight[:, None]) @ stack.transpose(0, 2, 1)
+    stack = _stack(weight, *by.values())
+    parts.append((keys, keys, _products(stack, weight, stack)))
 
 
-def _add_cross(total: Array, first: dict[int, Any], second: dict[int, Any], weight: Any) -> None:
+def _add_cross(parts: list[tuple[Any, Any, Any]], first: dict[int, Any], second: dict[int, Any], weight: Any) -> None:
     if len(first) > len(second):
         first, second = second, first
     if len(first) >= _STACKED and weight.shape[-1] > 1:
-        (keys, stack), (others, stack_other) = _stack(first, weight.shape), _stack(second, weight.shape)
-        product = (stack * weight[:, None]) @ stack_other.transpose(0, 2, 1)
-        total[:, keys[:, None], others] += product
-        total[:, others[:, None], keys] += product.transpose(0, 2, 1)
+        product = _products(_stack(weight, *first.values()), weight, _stack(weight, *second.values()))
+        parts += [(tuple(first), tuple(second), product), (tuple(second), tuple(first), _turned(product))]
         return
     for key, slope in first.items():
         weighted = weight * slope
         for other, slope_other in second.items():
             value = _sum_of_products(weighted, slope_other)
-            total[:, key, other] += value
-            total[:, other, key] += value
+            parts += [(key, other, value), (other, key, value)]
 
 
-def _stack(by: dict[int, Any], shape: tuple[int, ...]) -> tuple[Any, Array]:
-    stack = np.empty((shape[0], len(by), shape[1]))
-    for place, slope in enumerate(by.values()):
+@step
+def _put_together(parameters: int, groups: Any, weights: Array, *values: Any) -> Array:
+    """Add up what was found for pairs of parameters, in order; see `_grouped`."""
+    total = np.zeros((parameters, parameters, len(weights)))
+    for place, begin, end in groups:
+        total[place] += values[begin] if end is None else np.array(values[begin:end])
+    return total.transpose(2, 0, 1)
+
+
+def _grouped(places: Sequence[tuple[Any, Any]]) -> list[tuple[Any, int, int | None]]:
+    """Group pairs of parameters that follow each other, none of them twice, to be added at once; all pairs of several are a group of their own."""
+    groups: list[tuple[Any, int, int | None]] = []
+    pairs: list[tuple[int, int]] = []
+    for number, (key, other) in enumerate([*places, ((), ())]):
+        if isinstance(key, tuple) or (key, other) in pairs:
+            if pairs:
+                groups.append((tuple(np.array(pairs).T), number - len(pairs), number))
+            pairs = []
+        if not isinstance(key, tuple):
+            pairs.append((key, other))
+        elif key:
+            groups.append(((np.array(key)[:, None], np.array(other)), number, None))
+    return groups
+
+
+@step
+def _stack(weight: Any, *slopes: Any) -> Array:
+    """Put slopes beside each other, shape (problems, slopes, runs)."""
+    stack = np.empty((len(weight), len(slopes), weight.shape[1]))
+    for place, slope in enumerate(slopes):
         stack[:, place] = slope
-    return np.array(list(by)), stack
+    return stack
+
+
+@step
+def _products(first: Array, weight: Array, second: Array) -> Array:
+    """Sum weighted products over the runs, shape (of the first, of the second, problems)."""
+    product: Array = (first * weight[:, None]) @ second.transpose(0, 2, 1)
+    return product.transpose(1, 2, 0)
+
+
+@step
+def _turned(product: Array) -> Array:
+    return product.transpose(1, 0, 2)
+
+
+@step
+def _sum(items: Array) -> Array:
+    return np.add.reduce(items, -1)
+
+
+@step
+def _sum_kept(items: Array) -> Array:
+    return np.add.reduce(items, -1, keepdims=True)
+
+
+@step
+def _flat(items: Array) -> Array:
+    return np.reshape(items, -1)
+
+
+@step
+def _dots(first: Array, second: Array) -> Array:
+    result: Array = np.einsum("ij,ij->i", first, second)
+    return result
+
+
+def _shape(items: Any) -> tuple[int, ...]:
+    return getattr(items, "shape", ())
 
 
 def _sum_of_products(weighted: Any, slope: Any) -> Any:
     """Sum over the runs; a slope may be a number, or of shape (runs,), (problems, 1) or (problems, runs)."""
-    shape = np.shape(slope)
+    shape = _shape(slope)
     if len(shape) == 2 and shape[0] > 1 and shape[1] == weighted.shape[-1]:
-        return np.einsum("ij,ij->i", weighted, slope)
+        return _dots(weighted, slope)
     if shape and shape[-1] == weighted.shape[-1] and shape[-1] > 1:
-        return weighted @ np.reshape(slope, -1)
-    total = weighted.sum(-1)
-    return total * (np.reshape(slope, -1) if shape else slope)
+        return weighted @ _flat(slope)
+    total = _sum(weighted)
+    return total * (_flat(slope) if shape else slope)

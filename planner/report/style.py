@@ -81,7 +81,7 @@ def save(
         width: of one panel [inches].
         height: of one panel [inches].
     """
-    from matplotlib.image import imsave
+    from PIL import Image
 
     figure, axes = sheet(panels, columns=columns, width=width, height=height)
     draw(axes)
@@ -89,7 +89,8 @@ def save(
     canvas: Any = figure.canvas
     canvas.draw()
     buffer = io.BytesIO()
-    imsave(buffer, canvas.buffer_rgba(), format="png", dpi=DPI)  # savefig would draw all twice
+    # savefig would draw all twice. No page is transparent, and packing harder is dearer than it is smaller.
+    Image.fromarray(np.asarray(canvas.buffer_rgba())[:, :, :3]).save(buffer, format="png", dpi=(DPI, DPI), compress_level=3)
     write_bytes(path, buffer.getvalue())
 
 

@@ -128,6 +128,19 @@ def test_a_batch_gives_what_single_problems_give(synthetic: FitData) -> None:
     np.testing.assert_allclose(together.objective, single, rtol=1e-8)
 
 
+@pytest.mark.parametrize("runs_at_once", [1, 2000])
+def test_second_derivatives_made_in_parts_are_the_same(runs_at_once: int, synthetic: FitData, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the bit, and no part has one problem, whose sums are made in another order."""
+    law, points = LAWS["ceiling-near-rote"], synthetic.points(synthetic.reference)
+    random = np.random.default_rng(0)
+    starts, weights = Scale(law).draw(random, 17), random.exponential(size=(17, points.count))
+    whole = solve(law, points, synthetic.log_loss, starts, weights, iterations=6, exact=True)
+    monkeypatch.setattr("planner.fit.solver.EXACT_BATCH", runs_at_once)
+    parts = solve(law, points, synthetic.log_loss, starts, weights, iterations=6, exact=True)
+    np.testing.assert_array_equal(parts.theta, whole.theta)
+    np.testing.assert_array_equal(parts.objective, whole.objective)
+
+
 def test_what_is_fixed_stays(synthetic: FitData) -> None:
     law, points = LAWS["transfer-saturating"], synthetic.points(synthetic.reference)
     best = estimate(law, points, synthetic.log_loss, np.random.default_rng(0))
