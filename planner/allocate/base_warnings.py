@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from planner.allocate.allocation import Arm
-from planner.allocate.base import VOCAB
+from planner.allocate.base import VOCAB, Base
 from planner.allocate.base_able import Able, least_tokens
 from planner.allocate.base_answer import Choice
 from planner.allocate.base_stage import LEAST, capped
@@ -19,6 +19,8 @@ from planner.fit.support import NEAR
 from planner.method import Method
 from planner.units import format_count, format_part
 
+OTHER_COST = 0.02
+"""Share of a token's cost by which windows of another length must change it to be told of."""
 LEAST_LOWER = 0.01
 """Per cent of the loss by which a model of one's own must be lower to be told of."""
 FEWER = 0.98
@@ -70,6 +72,7 @@ def warnings_of_bases(problem: Problem, able: Able, method: Method, made: Sequen
     found += [*_compromise(problem, best), *_of_the_limit(problem, able, made, best)]
     if any(member.params_kind == "total" for member in problem.law.members) and problem.vocab:
         found.append(f"the law counts embeddings in N: a base counts with those of the law's own vocabulary of {problem.vocab} words, not with its own")
+    found += _of_the_windows(problem, next(base for base in fitting if base.name == best.base), method)
     inexact = [base.name for base in fitting if not base.exact]
     if inexact:
         found.append(f"{', '.join(inexact)}: the shape is the ladder's for that size and vocabulary; config=FOLDER counts its own FLOPs and memory")
@@ -123,6 +126,19 @@ def _harmed(problem: Problem, able: Able, best: Choice) -> Iterator[str]:
         yield (
             f"in {share:.0%} of the resamples the general tokens of {base.name} do harm after so many specialist ones: with fewer it would end lower, so "
             "that this law is not sure that such a base is worth more than one trained for less"
+        )
+
+
+def _of_the_windows(problem: Problem, base: Base, method: Method) -> Iterator[str]:
+    """Say that `plan launch` trains on windows of another length than the base is counted with, where that is told by the cost."""
+    if problem.recipe is None:
+        return
+    taken = problem.recipe.seq_len
+    less = 1 - method.flops_per_token(base.shape, taken) / method.flops_per_token(base.shape, base.context)
+    if abs(less) >= OTHER_COST:
+        yield (
+            f"{base.name} is counted with sequences of {base.context:,} tokens, and plan launch trains on the recipe's {taken:,}, which cost "
+            f"{format_part(abs(less))} {'less' if less > 0 else 'more'} a token: context={taken} counts what it will spend"
         )
 
 

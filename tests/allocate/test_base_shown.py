@@ -118,3 +118,17 @@ def test_the_most_replay_that_runs_had_is_named_where_it_holds_an_amount_down() 
     alone = allocate_bases(COMPUTING, replace(request, flops=1e12), [base("A", 3e5, 2e6)], general=GENERAL)
     assert alone.choices[0].plan.tokens_spec == by_replay.tokens_spec
     assert any(f"specialist tokens, since {by_replay.note}" in text for text in alone.warnings)
+
+
+@pytest.mark.parametrize(("context", "told"), [(512, True), (128, False)])
+def test_windows_of_another_length_than_the_launch_has_are_told_of(context: int, told: bool) -> None:
+    """The recipe of the law has 128 tokens."""
+    one = Base.parse(f"name=A,params=200k,tokens=4M,context={context},vocab=1024")
+    answer = allocate_bases(MEDICINE, Request(2e13, 3e5), [one], allow_extrapolation=True)
+    found = [line for line in answer.warnings if "plan launch trains on the recipe's 128" in line]
+    assert len(found) == told
+    if told:
+        short = Base.parse("name=A,params=200k,tokens=4M,context=128,vocab=1024")
+        assert "context=128 counts what it will spend" in found[0]
+        (less,) = re.findall(r"cost (\S+) % less a token", found[0])
+        assert float(less) == pytest.approx(100 * (1 - short.flops_inference(1.0) / one.flops_inference(1.0)), abs=0.6)
