@@ -1,6 +1,6 @@
 """The mean cross entropy under an output layer, with its gradients found on the way forward, some rows at a time (arXiv 2410.10989).
 
-Compiled for a CPU, a step of 20k parameters takes a tenth less time so, and one of 80k a twentieth: the logits of some rows stay in the cache, and are
+Compiled for a CPU, a step takes 5 % less time so at 20k parameters, 3 at 80k and 0.5 at 400k: the logits of some rows stay in the cache, and are
 exponentiated once. `torch.nn.functional.linear_cross_entropy` does the like from torch 2.13 on, but what it does is not compiled.
 """
 
