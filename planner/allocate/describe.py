@@ -40,12 +40,14 @@ def realised(problem: Problem, plans: Plans, number: int) -> Plan:
 
     Args:
         problem: the request under its law.
-        plans: a close search; under a limit on the general loss, the best plan in whole steps may lie beside another of them.
+        plans: a close search; where its best plan just keeps a limit, the best in whole steps may lie beside another one.
         number: of the best.
     """
-    whole = best_beside(problem, plans) if problem.retention is not None else None
     size = plans.sizes[plans.size[number]]
-    return describe(problem, whole or problem.realise(size, float(plans.tokens_pt[number]), float(plans.tokens_spec[number])), 0)
+    whole = problem.realise(size, float(plans.tokens_pt[number]), float(plans.tokens_spec[number]))
+    if problem.retention is not None or not problem.enough(whole).all():
+        whole = best_beside(problem, plans, number) or whole
+    return describe(problem, whole, 0)
 
 
 def priced(problem: Problem, plan: Plan) -> Plan:

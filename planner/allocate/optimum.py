@@ -71,10 +71,10 @@ def search(problem: Problem, plans: Plans) -> Search:
     return _evaluated(problem, replaying(problem, plans))
 
 
-def leading(problem: Problem, plans: Plans) -> Search:
-    """Evaluate those of the plans that keep the limit and may be the best; a tenth of them in a close search."""
+def leading(problem: Problem, plans: Plans, near: float = CLOSE_BEHIND) -> Search:
+    """Evaluate those of the plans that keep the limit and may come that near to the best in ln L; a tenth of them in a close search."""
     plans = _keeping(problem, plans)
-    return _evaluated(problem, plans.rows(contends(problem, plans, SOME_RESAMPLES, CLOSE_BEHIND)) if len(plans) else plans)
+    return _evaluated(problem, plans.rows(contends(problem, plans, SOME_RESAMPLES, near)) if len(plans) else plans)
 
 
 def guesses(problem: Problem, plans: Plans) -> Array:

@@ -1,35 +1,57 @@
-"""Under a limit on the general loss: the best plan in whole optimiser steps, among all that lie beside a place of a search.
+"""The best plan in whole optimiser steps, among all that lie beside a place of a search.
 
-A search has plans in parts of steps. Where the best of them just keeps the limit, its rounding keeps it no longer, or by more than it must, and another
-size or one step more of something is better by as much as a step is worth.
+A search has plans in parts of steps. Where the best of them just keeps a limit, of the general loss or of the fewest tokens for a size, its rounding
+keeps it no longer, or by more than it must, and another size or some steps more of something are better by as much as a step is worth.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from planner.allocate.optimum import guesses, search
+from planner.allocate.closer import Round, around_plan
+from planner.allocate.optimum import guesses, leading
 from planner.allocate.plans import Plans
-from planner.allocate.problem import ROUNDING, Problem
+from planner.allocate.problem import FINEST, ROUNDING, Problem
 from planner.laws.dual import Array
 
-ASIDE = 2
-"""Steps below and above."""
-NEAR = 1e-3
-"""In ln L, behind the best in parts of steps: farther off a step makes no other plan the best."""
+AROUND = Round(1.1, FINEST, 1.02, 9)
+"""How far about the best plan in parts of steps."""
+NEAR = 3e-3
+"""In ln L, behind that: farther off steps make no other plan the best."""
+OF_A_SIZE = 4
+"""Plans in parts of steps, the best of each size, beside which to look."""
+ASIDE = 4
+"""Steps to look aside."""
+AROUND_STEP = np.arange(1 - ASIDE, ASIDE + 1)
 
 
-def best_beside(problem: Problem, plans: Plans) -> Plans | None:
-    """Return the best plan in whole steps beside those of a close search, None where none of them keeps the limit.
+def best_beside(problem: Problem, plans: Plans, number: int) -> Plans | None:
+    """Return the best plan in whole steps near one of a search, None where none keeps all limits.
 
     Args:
-        problem: the request under its law and its limit on the general loss.
+        problem: the request under its law.
         plans: the search.
+        number: of its best.
     """
-    values = _values(problem, plans)
-    whole = _beside(problem, plans.rows(np.flatnonzero(values <= values.min() + NEAR)))
-    values = _values(problem, whole)
-    return whole.rows([int(values.argmin())]) if len(values) and np.isfinite(values.min()) else None
+    near, values = _valued(problem, around_plan(problem, plans, number, AROUND))
+    if not len(near):
+        return None
+    order = np.lexsort((values, near.size))
+    first = np.concatenate([[0], np.flatnonzero(np.diff(near.size[order])) + 1])
+    rank = np.arange(len(order)) - np.repeat(first, np.diff([*first, len(order)]))
+    chosen = order[(rank < OF_A_SIZE) & (values[order] <= values.min() + NEAR)]
+    whole, values = _valued(problem, _beside(problem, near.rows(chosen[values[chosen].argsort()])))
+    return whole.rows([int(values.argmin())]) if len(whole) else None
+
+
+def _valued(problem: Problem, plans: Plans) -> tuple[Plans, Array]:
+    """Return the plans that keep the limit on the general loss and may be the best, and what they are worth."""
+    if problem.robust:
+        found = leading(problem, plans, NEAR)
+        return found.plans, found.expected
+    values = guesses(problem, plans)
+    keeps = np.flatnonzero(np.isfinite(values))
+    return plans.rows(keeps), values[keeps]
 
 
 def _beside(problem: Problem, plans: Plans) -> Plans:
@@ -37,14 +59,16 @@ def _beside(problem: Problem, plans: Plans) -> Plans:
 
     Args:
         problem: the request under its law.
-        plans: in parts of steps.
+        plans: in parts of steps, the best first.
     """
     step = problem.recipe.tokens_per_step if problem.recipe else 1
-    whole = []
-    for tokens in (plans.tokens_pt, plans.tokens_spec):
-        aside = np.floor(tokens / step)[:, None] + np.arange(1 - ASIDE, ASIDE + 1)
-        whole.append(np.where((tokens > 0)[:, None], aside, 0.0))
-    size, pt, spec = (item.ravel() for item in np.broadcast_arrays(plans.size[:, None, None], whole[0][:, :, None], whole[1][:, None, :]))
+    pt, spec = (np.where((tokens > 0)[:, None], np.floor(tokens / step)[:, None] + AROUND_STEP, 0.0) for tokens in (plans.tokens_pt, plans.tokens_spec))
+    crossed = [np.broadcast_arrays(plans.size[:, None, None], pt[:, :, None], spec[:, None, :])]
+    if plans.tokens_pt[0] > 0:  # and as few general tokens as each size may have beside the best's specialist ones: for a smaller size that is far fewer
+        enough = problem.shortest * np.array([[size.params_non_embedding] for size in plans.sizes]) / step
+        fewest = np.ceil((enough - spec[0]) * (1 - ROUNDING))[:, :, None] + np.arange(ASIDE)
+        crossed.append(np.broadcast_arrays(np.arange(len(plans.sizes))[:, None, None], fewest, spec[0][:, None]))
+    size, pt, spec = (np.concatenate([item.ravel() for item in column]) for column in zip(*crossed, strict=True))
     size, pt, spec = np.unique(np.stack([size, pt, spec]), axis=1)
     size, pt, spec = size.astype(int), step * pt, step * spec
     params = np.array([item.params_non_embedding for item in plans.sizes])[size]
@@ -54,8 +78,3 @@ def _beside(problem: Problem, plans: Plans) -> Plans:
     fits = (pt + cost * spec <= total * slack) & (pt <= problem.general_tokens * slack) & (spec <= problem.max_tokens_spec * slack)
     fits &= ((pt == 0) | (pt >= least)) & ((spec == 0) | (spec >= least)) & (pt + spec > 0) & (not problem.needs_trunk or pt > 0)
     return made.rows(fits & problem.enough(made))
-
-
-def _values(problem: Problem, plans: Plans) -> Array:
-    """Return what plans are worth, infinite for those that pass the limit, shape (plans,)."""
-    return search(problem, plans).expected if problem.robust else guesses(problem, plans)

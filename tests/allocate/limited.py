@@ -29,6 +29,7 @@ def best_of_each_share(law: FittedLaw, general: FittedLaw, request: Request) -> 
         at, special, trunk, share = (item.ravel() for item in np.meshgrid(at, spec, pt, shares, indexing="ij"))
         taken = trunk + special
         fits = (taken * sizes.cost[at] <= flops) & (taken >= 2 * sizes.params[at]) & (special <= passes * unique) & (special >= LEAST_STAGE)
+        fits &= trunk <= (request.general_tokens or np.inf)
         fits &= trunk - special * share / (1 - share) >= LEAST_STAGE
         at, special, trunk, share = (item[fits] for item in (at, special, trunk, share))
         size = {"non_embedding": sizes.params[at], "total": sizes.total[at]}
