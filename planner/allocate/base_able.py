@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NoReturn
 
 import numpy as np
 
@@ -18,6 +17,9 @@ from planner.design.spec import MIN_STEPS
 from planner.errors import DataError
 from planner.method import Method
 from planner.units import format_bytes, format_count, format_number
+
+ENOUGH = 1.005
+"""Factor over the least budget, or time, that is named."""
 
 
 @dataclass(frozen=True)
@@ -67,25 +69,68 @@ def least_tokens(base: Base) -> int:
 
 
 def _that_fit(problem: Problem, bases: Sequence[Base], method: Method, left_out: dict[str, str]) -> list[Base]:
-    """Keep those that the memory holds, and say of the others why not."""
+    """Keep those that the memory holds, and say of the others why not; the one that comes nearest where it holds none."""
     gpus, memory = problem.request.gpus, problem.request.memory_per_gpu
     if memory is None:
         return list(bases)
     needed = {base.name: method.bytes_per_gpu(base.shape, gpus, base.context) for base in bases}
-    least = min(needed, key=lambda name: needed[name])
-    if needed[least] > memory:
-        refuse_memory(problem.request, next(base for base in bases if base.name == least), method)
+    if min(needed.values()) > memory:
+        return [min(bases, key=lambda base: needed[base.name])]
     there = f"on each of {gpus} GPUs, which have {format_bytes(memory)}"
     left_out |= {name: f"it needs {format_bytes(count)} {there}" for name, count in needed.items() if count > memory}
     return [base for base in bases if needed[base.name] <= memory]
 
 
-def refuse_memory(request: Request, base: Base, method: Method) -> NoReturn:
-    """Say that a base does not fit the GPUs, and how many of them, or which method, would hold it.
+def _that_pay(problem: Problem, bases: Sequence[Base], method: Method, left_out: dict[str, str]) -> list[Base]:
+    """Keep those whose inference the budget pays, and say of the others by how much it does not.
 
     Raises:
-        DataError: always.
+        DataError: memory, time or budget is too little for each of them, with all that is of the cheapest.
     """
+    request = problem.request
+    inference = {base.name: base.flops_inference(request.inference_tokens) for base in bases}
+    stage = {base.name: least_tokens(base) * method.flops_per_token(base.shape, base.context) for base in bases}
+
+    def lacks(base: Base) -> dict[str, tuple[str, str]]:
+        """Say by cause what is too little, and what would do."""
+        served, least = inference[base.name], stage[base.name]
+        needs = f"{MIN_STEPS} steps of one sequence of {base.context:,} tokens of {base.name}"
+        found = {}
+        if request.memory_per_gpu is not None and method.bytes_per_gpu(base.shape, request.gpus, base.context) > request.memory_per_gpu:
+            found["memory"] = _of_memory(request, base, method)
+        if (request.training_flops or math.inf) < least:
+            time = f"{request.training_flops:.3g} FLOPs in the time there is do not pay {needs}"
+            found["time"] = time, f"time for {ENOUGH * least:.3g} FLOPs, by --hours or --gpus"
+        if request.timed or served + least <= request.flops:
+            return found
+        said = f"{request.flops:.3g} FLOPs do not pay {needs}" + (f" beside {served:.3g} FLOPs of its inference" if served else "")
+        ways = f"at least {ENOUGH * (served + least):.3g} FLOPs"
+        if served > request.flops:
+            others = ", and those of the other bases more still" if len(bases) > 1 and served == min(inference.values()) else ""
+            said = (
+                f"{format_count(request.inference_tokens)} inference tokens of {base.name} take {served:.3g} FLOPs, "
+                f"{served - request.flops:.3g} more than the budget of {request.flops:.3g}{others}"
+            )
+        found["budget"] = said, ways
+        return found
+
+    lacking = {base.name: lacks(base) for base in bases}
+    if all(lacking.values()):
+        cheapest = min(bases, key=lambda base: (len(lacking[base.name]), inference[base.name] + stage[base.name]))
+        said, ways = zip(*lacking[cheapest.name].values(), strict=True)
+        also = [] if "memory" in lacking[cheapest.name] else ["context= if its sequences are shorter", "a smaller base"]
+        if inference[cheapest.name] > request.flops:
+            also = ["fewer --inference-tokens", *also[1:]]
+        raise DataError("; ".join(said), remedy=", or ".join(["give " + ", and ".join(ways), *also]))
+    left_out |= {
+        name: f"its inference takes {cost:.3g} FLOPs, {cost - request.flops:.3g} more than the budget"
+        for name, cost in inference.items() if cost > request.flops
+    }  # fmt: skip
+    return [base for base in bases if inference[base.name] <= request.flops]
+
+
+def _of_memory(request: Request, base: Base, method: Method) -> tuple[str, str]:
+    """Say that a base does not fit the GPUs, and how many of them, or which method, would hold it."""
 
     def enough(way: Method) -> int | None:
         return gpus_for(request, way.bytes_per_gpu(base.shape, request.gpus, base.context), way.whole_bytes(base.shape, base.context))
@@ -100,43 +145,5 @@ def refuse_memory(request: Request, base: Base, method: Method) -> NoReturn:
     ways += [f"context= if sequences are shorter than {base.context:,} tokens"] * short + ["a smaller base", MORE_MEMORY]
     whole = f", where {format_bytes(method.whole_bytes(base.shape, base.context))} are whole on each, however many there are"
     need = format_bytes(method.bytes_per_gpu(base.shape, request.gpus, base.context))
-    raise DataError(
-        f"{base.name} needs {need} on each of {request.gpus} GPUs with --method {method.name}, and they have {memory}{'' if own else whole}",
-        remedy=f"give {', '.join(ways[:-1])} or {ways[-1]}",
-    )
-
-
-def _that_pay(problem: Problem, bases: Sequence[Base], method: Method, left_out: dict[str, str]) -> list[Base]:
-    """Keep those whose inference the budget pays, and say of the others by how much it does not.
-
-    Raises:
-        DataError: it pays that of none, or no stage of any beside it.
-    """
-    flops, tokens = problem.request.flops, problem.request.inference_tokens
-    inference = {base.name: base.flops_inference(tokens) for base in bases}
-    stage = {base.name: least_tokens(base) * method.flops_per_token(base.shape, base.context) for base in bases}
-    cheapest = min(bases, key=lambda base: inference[base.name] + stage[base.name])
-    remedy = f"give at least {1.005 * (inference[cheapest.name] + stage[cheapest.name]):.3g} FLOPs"
-    if min(inference.values()) > flops:
-        least = min(inference, key=lambda name: inference[name])
-        raise DataError(
-            f"{format_count(tokens)} inference tokens of {least} take {inference[least]:.3g} FLOPs, {inference[least] - flops:.3g} more than the budget "
-            f"of {flops:.3g}" + (", and those of the other bases more still" if len(bases) > 1 else ""),
-            remedy=f"{remedy}, fewer --inference-tokens, or a smaller base",
-        )
-    within = problem.request.training_flops
-    if within is not None and within < min(stage.values()):
-        raise DataError(
-            f"{within:.3g} FLOPs in the time there is do not pay {MIN_STEPS} steps of any base",
-            remedy=f"give time for {1.005 * min(stage.values()):.3g} FLOPs, by --hours or --gpus",
-        )
-    if flops < inference[cheapest.name] + stage[cheapest.name]:
-        beside = f" beside {inference[cheapest.name]:.3g} FLOPs of its inference" if tokens else ""
-        raise DataError(
-            f"{flops:.3g} FLOPs do not pay {MIN_STEPS} steps of one sequence of {cheapest.context:,} tokens of {cheapest.name}{beside}",
-            remedy=f"{remedy}, or context= if its sequences are shorter",
-        )
-    left_out |= {
-        name: f"its inference takes {cost:.3g} FLOPs, {cost - flops:.3g} more than the budget" for name, cost in inference.items() if cost > flops
-    }
-    return [base for base in bases if inference[base.name] <= flops]
+    said = f"{base.name} needs {need} on each of {request.gpus} GPUs with --method {method.name}, and they have {memory}{'' if own else whole}"
+    return said, f"{', '.join(ways[:-1])} or {ways[-1]}"

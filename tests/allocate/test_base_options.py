@@ -260,3 +260,22 @@ def test_what_holds_a_base_is_named_where_no_number_of_gpus_does(fitted: FittedL
     assert "whole on each, however many there are" in str(error) and (error.remedy or "").startswith("give --method lora, a smaller base or GPUs of more")
     error = refused("full", 0.9 * sequence, 1000)
     assert "--gpus" not in str(error.remedy) and "context= if sequences are shorter than 128 tokens" in str(error.remedy)
+
+
+def test_all_that_is_too_little_for_a_base_is_said_at_once(fitted: FittedLaw) -> None:
+    """And what is named for all of it does."""
+    needed = 200 * 128 * flops_per_token(SMALL.shape, 128)
+    memory = Method().bytes_per_gpu(SMALL.shape, 1, 128)
+    poor = Request(0.5 * needed, UNIQUE, training_flops=0.1 * needed, inference_tokens=1e6, memory_per_gpu=0.99 * memory)
+    with pytest.raises(DataError) as found:
+        allocate_bases(fitted, poor, [SMALL], Method())
+    said, remedy = str(found.value), found.value.remedy or ""
+    assert "on each of 1 GPUs" in said and "in the time there is do not pay 200 steps" in said and "more than the budget" in said
+    gpus, time, budget = (re.search(what, remedy) for what in (r"at least (\d+) --gpus", r"time for (\S+) FLOPs", r"at least (\S+) FLOPs"))
+    assert gpus and time and budget
+    enough = replace(poor, flops=float(budget[1]), training_flops=float(time[1]), gpus=int(gpus[1]))
+    assert allocate_bases(fitted, enough, [SMALL], Method(), allow_extrapolation=True).choices[0].plan.tokens_spec > 0
+    alone = Request(0.5 * needed, UNIQUE, training_flops=0.5 * needed)  # nothing but time was given
+    with pytest.raises(DataError, match="in the time there is") as found:
+        allocate_bases(fitted, alone, [SMALL], Method())
+    assert "at least" not in (found.value.remedy or "")
