@@ -1,4 +1,4 @@
-"""No native code from a hub: where the package `kernels` is installed, bitsandbytes fetches binaries as it is imported, transformers as it makes a model."""
+"""No native code from a hub: where the package `kernels` is installed, bitsandbytes fetches binaries at its import, and transformers may later."""
 
 from __future__ import annotations
 
