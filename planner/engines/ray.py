@@ -243,6 +243,8 @@ class _Run:
         except errors.OutOfMemoryError:
             yield from self._again(job, demand, "worker", "the node ran out of memory")
         except (errors.NodeDiedError, errors.LocalRayletDiedError, errors.ObjectLostError, errors.RuntimeEnvSetupError):
+            if not any(node["Alive"] for node in self._ray.nodes()):
+                raise StateError("no node of the Ray cluster is left", remedy="start it again; the same command goes on from what is done") from None
             yield from self._again(job, demand, "node", "")
         except (errors.WorkerCrashedError, errors.OutOfDiskError, errors.RaySystemError):
             yield from self._again(job, demand, "worker", "out of memory, or killed, or its node was")
