@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
@@ -20,8 +21,21 @@ except ModuleNotFoundError:  # Python 3.10
 
 from planner.errors import InputError, StateError
 
+_UMASK = os.umask(0o077)
+os.umask(_UMASK)  # it can only be read by setting it, which is done once: another thread may make a file meanwhile
 LARGEST = 1.7976931348623157e308
 """The greatest number that a float holds."""
+
+
+def publish(path: Path | str) -> None:
+    """Give a file the mode that any new file has: those made as temporary ones can be read by their owner alone, on shared folders too."""
+    os.chmod(path, 0o666 & ~_UMASK)
+
+
+def room(error: BaseException, otherwise: str) -> str:
+    """Return what helps where a file could not be written: `otherwise`, unless the limit on a file's size is passed."""
+    too_large = getattr(error, "errno", None) == errno.EFBIG or os.strerror(errno.EFBIG) in str(error)
+    return "raise this user's limit on the size of a file (ulimit -f), or write to a file system that holds larger ones" if too_large else otherwise
 
 
 def write_bytes(path: Path | str, data: bytes) -> None:
@@ -46,11 +60,11 @@ def write_bytes(path: Path | str, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp's 0600 would hide the file from others on a shared folder
+        publish(temporary)
         os.replace(temporary, path)
     except OSError as error:
         Path(temporary).unlink(missing_ok=True)
-        raise StateError(f"{path} cannot be written: {error.strerror}", remedy="make room, or choose another place") from error
+        raise StateError(f"{path} cannot be written: {error.strerror}", remedy=room(error, "make room, or choose another place")) from error
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise

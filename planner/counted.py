@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from planner.errors import InputError, MissingDependencyError
+from planner.native import refuse_fetched
 from planner.shapes import Counted, ModelShape
 
 _CHOSEN = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_k")
@@ -32,6 +33,7 @@ def read_config(where: Path) -> Any:
         InputError: the library knows no such family, or the numbers do not fit each other.
         MissingDependencyError: transformers is not installed.
     """
+    refuse_fetched()
     try:
         from transformers import AutoConfig
         from transformers.utils import logging

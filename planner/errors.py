@@ -6,6 +6,7 @@ code 2. What cannot happen is an `assert`.
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from typing import Any
 
@@ -51,3 +52,8 @@ class MissingDependencyError(PlannerError):
 
 class PlannerWarning(UserWarning):
     """Something was ignored, clipped or extrapolated; the result stands, with this said about it."""
+
+
+def without_secret(address: str | None) -> str:
+    """Return an address as messages show it: a name and a password before its @ are hidden."""
+    return re.sub(r"^(\w+://)?.*@", r"\1…@", str(address), flags=re.DOTALL)

@@ -173,7 +173,8 @@ def evaluate(
     Raises:
         InputError: a checkpoint or a device that cannot be used, or a corpus of another tokenizer or without held-out losses.
     """
-    from planner.train.harness import check_device, run_tasks
+    from planner.train.gpus import check_device
+    from planner.train.harness import run_tasks
 
     check_device(device)
     losses: dict[str, float] = {}

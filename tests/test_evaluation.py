@@ -6,6 +6,8 @@ import csv
 import json
 import math
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -288,3 +290,26 @@ def test_both_checkpoints_are_measured_on_the_same_windows(models: tuple[Path, P
     body, alone = read_json(tmp_path / "e.json"), evaluate(short, corpus, None, [], seq_len=48, max_tokens=640)
     assert (body["seq_len"], body["eval_tokens"]) == (48, 640) and body["base"]["losses"]["loss_spec"] == pytest.approx(alone.losses["loss_spec"])
     assert body["losses"] == pytest.approx(evaluate(models[1], corpus, None, [], seq_len=48, max_tokens=640).losses)
+
+
+def test_all_measures_of_a_task_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from planner.cli.evaluate import show
+
+    tasks = {"sciq": {"sample_len": 9.0, "acc": 0.5, "acc_stderr": 0.125, "acc_norm": 0.75}, "text": {"word_perplexity": 12345.6, "bits_per_byte": 1.5}}
+    show(Evaluated(tmp_path, {}, tasks), Evaluated(tmp_path, {}, {"sciq": {"acc": 0.25, "acc_norm": 0.8}}))
+    out, _ = capsys.readouterr()
+    rows = [" ".join(line.split()) for line in out.splitlines()]
+    sciq = ("sciq (acc) 0.250 0.500 ± 0.125 +0.250", "sciq (acc_norm) 0.800 0.750 -0.050")
+    shown = (*sciq, "text (word_perplexity) 1.235e+04", "text (bits_per_byte) 1.500")
+    for row in shown:
+        assert any(row in line for line in rows), (row, out)
+    assert "sample_len" not in out and "acc_stderr" not in out
+
+
+def test_what_the_harness_and_its_helpers_write_beside_the_answer_is_dropped(capfd: pytest.CaptureFixture[str]) -> None:
+    from planner.train.harness import _quiet
+
+    with _quiet():
+        subprocess.run([sys.executable, "-c", "import sys; sys.stderr.write('fatal: not a git repository')"], check=True)
+    subprocess.run([sys.executable, "-c", "import sys; sys.stderr.write('after it')"], check=True)
+    assert capfd.readouterr().err == "after it"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from planner.cli.console import say
 from planner.cli.paths import default_workers
 from planner.cli.tables import table
-from planner.errors import InputError
+from planner.errors import InputError, without_secret
 from planner.units import format_count
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Where:
         if self.device not in ("cpu", "cuda"):
             raise InputError(f"--device {self.device!r} is not known", remedy="choose cpu or cuda")
         given: dict[str, tuple[bool, tuple[str, ...]]] = {
-            f"--address {self.address}": (self.address is not None, ("ray",)),
+            f"--address {without_secret(self.address)}": (self.address is not None, ("ray",)),
             f"--gpu-memory {self.gpu_memory}": (self.gpu_memory is not None, ("ray",)),
             f"--partition {self.partition}": (self.partition is not None, ("slurm",)),
             f"--slurm-option {' '.join(self.options)}": (bool(self.options), ("slurm",)),
@@ -62,6 +62,8 @@ class Where:
                 raise InputError(f"--gpu-memory {self.gpu_memory} says nothing with --device cpu", remedy="leave it out, or use --device cuda")
             if not (math.isfinite(self.gpu_memory) and self.gpu_memory > 0):
                 raise InputError(f"--gpu-memory {self.gpu_memory} is no size", remedy="give the memory of one GPU in GB, such as 80")
+        if self.engine == "slurm":
+            self._slurm()  # which refuses options that cannot be, in a dry run too
 
     @property
     def gpu_bytes(self) -> float | None:
@@ -96,15 +98,18 @@ class Where:
             return RayEngine(address=self.address, workers=self.workers, gpu_memory=self.gpu_bytes)
         if self.engine == "slurm":
             from planner.cli.needs import require
-            from planner.engines.slurm import JOBS_AT_ONCE, OURS, SlurmEngine
-            from planner.sbatch import read_options
 
-            engine = SlurmEngine(partition=self.partition, options=read_options(self.options, OURS), jobs_at_once=self.workers or JOBS_AT_ONCE)
             require("submitit", "slurm")
-            return engine
+            return self._slurm()
         from planner.engines.local import LocalEngine
 
         return LocalEngine(self.known_workers or 1, self.gpus)
+
+    def _slurm(self) -> Engine:
+        from planner.engines.slurm import JOBS_AT_ONCE, OURS, SlurmEngine
+        from planner.sbatch import read_options
+
+        return SlurmEngine(partition=self.partition, options=read_options(self.options, OURS), jobs_at_once=self.workers or JOBS_AT_ONCE)
 
 
 def show_demands(sweep: Sweep, left: list[Segment], where: Where) -> None:

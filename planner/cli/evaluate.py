@@ -46,7 +46,7 @@ def evaluate(
     from planner.evaluation import evaluate as measure
 
     require_torch()
-    from planner.train.harness import check_device  # which imports torch
+    from planner.train.gpus import check_device
 
     if to_table is not None and (corpus is None or (tasks is None and tasks_folder is None)):
         lacks = "held-out loss" if corpus is None else "accuracy"
@@ -91,13 +91,21 @@ def show(mine: Evaluated, base: Evaluated | None) -> None:
         old = base.losses[key] if base else None
         change = "" if old is None else f"{100 * (mine.losses[key] / old - 1):+.1f} %"
         rows.append([f"{'specialist' if which == 'spec' else 'general'} {unit}", "" if old is None else f"{old:.4g}", f"{mine.losses[key]:.4g}", change])
-    for task, (metric, value) in mine.accuracies.items():
-        before = base.tasks.get(task, {}).get(metric) if base else None
-        error = mine.tasks[task].get(error_of(metric))
-        shown = f"{value:.3f}" + (f" ± {error:.3f}" if error else "")
-        rows.append([f"{task} ({metric})", "" if before is None else f"{before:.3f}", shown, "" if before is None else f"{value - before:+.3f}"])
+    for task, values in mine.tasks.items():
+        for metric, value in values.items():
+            if "_stderr" in metric or metric == "sample_len":
+                continue
+            before, error = base.tasks.get(task, {}).get(metric) if base else None, values.get(error_of(metric))
+            shown = _number(value) + (f" ± {_number(error)}" if error else "")
+            change = "" if before is None else ("+" if value > before else "") + _number(value - before)
+            rows.append([f"{task} ({metric})", "" if before is None else _number(before), shown, change])
     where = "" if mine.seq_len is None else f", windows of {mine.seq_len} tokens"
     table(f"Checkpoint {mine.folder}{where}", ["", "base", "checkpoint", "change"], rows)
+
+
+def _number(value: float) -> str:
+    """Write a measure of a task: shares to a thousandth, perplexities to four digits."""
+    return f"{value:.3f}" if abs(value) < 10 else f"{value:.4g}"
 
 
 def _tasks(names: str | None, folder: Path | None) -> list[str | dict[str, Any]]:

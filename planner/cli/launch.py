@@ -12,7 +12,7 @@ from planner.cli import compiling
 from planner.cli.compiling import FLAGS, compiled_among
 from planner.cli.console import say
 from planner.cli.tables import table
-from planner.errors import DataError, InputError, PlannerWarning
+from planner.errors import DataError, InputError, PlannerWarning, without_secret
 from planner.units import format_count
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def launch(
     from planner.allocate.budget import peak_flops as peak_of
     from planner.artifacts import read_json
     from planner.cli.full import carry_on, check_options, show_resources
-    from planner.cli.needs import require_method
+    from planner.cli.needs import require_here, require_method
     from planner.cli.paths import default_workers
     from planner.launch.export import TARGETS
     from planner.launch.export import export as write_export
@@ -81,7 +81,7 @@ def launch(
     if engine != "slurm" and (submit or slurm_option or ranks_per_node):
         raise InputError("--submit, --slurm-option and --ranks-per-node are Slurm's", remedy="add --engine slurm, or leave them away")
     if engine != "ray" and address is not None:
-        raise InputError(f"--address {address} is of Ray", remedy="add --engine ray, or leave it away")
+        raise InputError(f"--address {without_secret(address)} is of Ray", remedy="add --engine ray, or leave it away")
     if wandb is not None and not wandb.strip():
         raise InputError(f"--wandb {wandb!r} names no project", remedy="name one, or leave it away")
     if export is None:
@@ -135,6 +135,7 @@ def launch(
     if engine != "slurm":  # which trains elsewhere
         require_method(method)
     if outcome(ready) is None or not (ready.checkpoint.exists() or diverged(ready)):
+        require_here(settings, engine, address)
         if not carry_on(ready, run, ranks, engine, address=address, law=law, per_node=per_node, slurm_options=slurm_option or [], submit=submit):
             return
     row = outcome(ready)

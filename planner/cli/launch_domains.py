@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from planner.cli.compiling import compiled_among
 from planner.cli.console import give, say
 from planner.cli.full import show_resources, train_here
-from planner.cli.needs import require_method, require_torch
+from planner.cli.needs import require_here, require_method, require_torch
 from planner.cli.tables import table
 from planner.errors import DataError
 from planner.units import format_count
@@ -46,6 +46,7 @@ def launch_domains(
     if left(laid):
         if not jobs:
             require_torch()
+            require_here(settings, engine, address)
             for run in ready.runs.values():
                 require_method(run.cells[0].method)
         with locked(ready.folder, engine):

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 from planner.errors import MissingDependencyError
+
+if TYPE_CHECKING:
+    from planner.train.full.plan import Settings
 
 
 def require_torch() -> None:
@@ -46,3 +50,24 @@ def require_method(method: str) -> None:
             raise MissingDependencyError(
                 f"the package {name} is needed for method {method} and is not installed", remedy=f"pip install 'compute-allocation-planner[{extra}]'"
             )
+
+
+def require_here(settings: Settings, engine: str, address: str | None) -> None:
+    """Refuse early what ranks on this machine would refuse.
+
+    Args:
+        settings: of the ranks.
+        engine: "local", "slurm" or "ray".
+        address: of a cluster of Ray, which is not this machine.
+
+    Raises:
+        MissingDependencyError: Weights & Biases is asked for and not installed.
+        InputError: a GPU is asked for and there is none.
+    """
+    from planner.train.gpus import check_device
+
+    if engine != "local" and (engine, address) != ("ray", None):
+        return
+    if settings.wandb is not None and find_spec("wandb") is None:
+        raise MissingDependencyError(f"--wandb {settings.wandb} is asked for and wandb is not installed", remedy="pip install wandb, or leave it away")
+    check_device(settings.device)

@@ -109,8 +109,12 @@ def _gather(settings: CorpusSettings, tell: Progress, template: ChatTemplate | N
         tell("reading", number / len(settings.sources))
         if source.kind == "pairs":
             assert template is not None
-            rendered = map(template.render, read_pairs(source, settings.folder))
-            documents += [make_document(item.text, source.domain, settings.heldout_fraction, item.spans) for item in rendered]
+            for messages, where in read_pairs(source, settings.folder):
+                try:
+                    item = template.render(messages)
+                except InputError as error:
+                    raise InputError(f"{where}: {error.message}", remedy=error.remedy) from error
+                documents.append(make_document(item.text, source.domain, settings.heldout_fraction, item.spans))
             continue
         documents += [make_document(text, source.domain, settings.heldout_fraction) for text in read_documents(source, settings.folder)]
     counts = {name: sum(document.domain == name for document in documents) for name in account}

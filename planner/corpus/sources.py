@@ -39,8 +39,8 @@ def read_documents(source: Source, folder: Path) -> Iterator[str]:
         raise InputError(f"source {source.path!r} of {source.domain} holds no text", remedy="check its path and its field")
 
 
-def read_pairs(source: Source, folder: Path) -> Iterator[list[dict[str, str]]]:
-    """Yield the conversations of a source of pairs, each a list of messages with role and content.
+def read_pairs(source: Source, folder: Path) -> Iterator[tuple[list[dict[str, str]], str]]:
+    """Yield the conversations of a source of pairs, each a list of messages with role and content, and where each stands.
 
     Args:
         source: what to read.
@@ -58,7 +58,7 @@ def read_pairs(source: Source, folder: Path) -> Iterator[list[dict[str, str]]]:
         for item, where in _json_items(path, lines=name.endswith(".jsonl")):
             for messages in _conversation(source, item, where):
                 found = True
-                yield messages
+                yield messages, where
     if not found:
         raise InputError(f"source {source.path!r} of {source.domain} holds no pairs", remedy="check its path, prompt and response")
 

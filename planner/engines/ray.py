@@ -21,7 +21,7 @@ from typing import Any
 from planner.engines.demand import Demand, demand_of
 from planner.engines.event import Deaths, Event
 from planner.engines.worker import ONE_THREAD, Notes, Runner, settle, train, work
-from planner.errors import InputError, MissingDependencyError, PlannerWarning, StateError
+from planner.errors import InputError, MissingDependencyError, PlannerWarning, StateError, without_secret
 from planner.train.job import Job
 
 POLL = 1.0
@@ -50,7 +50,7 @@ class RayEngine:
             runner: what a task calls; for benchmarks.
         """
         if address is not None and workers is not None:
-            raise InputError(f"--workers {workers} says nothing where --address {address} names a cluster", remedy="leave one of them out")
+            raise InputError(f"--workers {workers} says nothing where --address {without_secret(address)} names a cluster", remedy="leave one of them out")
         self._address, self._workers, self._gpu_memory, self._runner = address, workers, gpu_memory, runner
 
     def run(self, next_job: Callable[[], Job | None]) -> Iterator[Event]:
@@ -96,9 +96,12 @@ def connected(address: str | None, workers: int | None = None) -> Iterator[Any]:
         else:
             ray.init(address=address, log_to_driver=False, logging_level="error")
     except (ConnectionError, ValueError, RuntimeError) as error:
-        where = f"at {address}" if address else "on this machine"
+        where, said = "on this machine", str(error).splitlines()[0]
+        if address is not None:
+            shown = without_secret(address)
+            where, said = f"at {shown}", said.replace(address, shown)
         remedy = "check --address, RAY_AUTH_TOKEN_PATH and ray status"
-        raise StateError(f"no Ray cluster answers {where}: {str(error).splitlines()[0]}", remedy=remedy) from error
+        raise StateError(f"no Ray cluster answers {where}: {said}", remedy=remedy) from error
     try:
         if address is None:
             _check_loopback(ray)
@@ -139,12 +142,13 @@ def _check_reachable(address: str) -> None:
     place = re.fullmatch(r"(?:ray://)?\[?([^\[\]/]+?)\]?:(\d{1,5})", address)
     if place is None:
         if address != "auto":
-            raise InputError(f"--address {address!r} is no address", remedy="give auto, HOST:PORT or ray://HOST:PORT")
+            raise InputError(f"--address {without_secret(address)!r} is no address", remedy="give auto, HOST:PORT or ray://HOST:PORT")
         return
     try:
         socket.create_connection((place[1], int(place[2])), timeout=REACH).close()
     except (OSError, OverflowError) as error:
-        raise StateError(f"no Ray cluster answers at {address}: {error}", remedy="check --address; ray status on its head tells it") from error
+        what = f"no Ray cluster answers at {without_secret(address)}: {error}"
+        raise StateError(what, remedy="check --address; ray status on its head tells it") from error
 
 
 def _check_loopback(ray: Any) -> None:
@@ -239,6 +243,8 @@ class _Run:
         except errors.OutOfMemoryError:
             yield from self._again(job, demand, "worker", "the node ran out of memory")
         except (errors.NodeDiedError, errors.LocalRayletDiedError, errors.ObjectLostError, errors.RuntimeEnvSetupError):
+            if not any(node["Alive"] for node in self._ray.nodes()):
+                raise StateError("no node of the Ray cluster is left", remedy="start it again; the same command goes on from what is done") from None
             yield from self._again(job, demand, "node", "")
         except (errors.WorkerCrashedError, errors.OutOfDiskError, errors.RaySystemError):
             yield from self._again(job, demand, "worker", "out of memory, or killed, or its node was")

@@ -24,6 +24,11 @@ SCARCE = 0.01
 """Specialist tokens over all, geometric means, under which they have a unit of their own; in recorded sweeps it is 0.03 to 0.4."""
 ONE_PASS = 1.05
 """Passes up to which text counts as seen once."""
+WITHOUT_REPLAY = (
+    "python -c \"import pandas; t = pandas.read_csv('runs.csv', dtype=str); "
+    "t[~(t.replay_fraction.astype(float) > 0)].to_csv('without_replay.csv', index=False)\" && plan fit without_replay.csv"
+)
+"""Command that fits the rows of a sweep that replay nothing."""
 PARAMS_KINDS = {"non_embedding": "params_non_embedding", "total": "params_total"}
 """What N may be, and the column it is read from; the first is what people are told."""
 
@@ -163,7 +168,7 @@ def fit_data(frame: DataFrame, keep: tuple[str, ...] = (), target: str = "spec",
     replay = rows["replay_fraction"].fillna(0).to_numpy(float)
     if target == "spec" and (replay > 0).any():
         raise DataError("some runs replay general text in the specialist stage, which no law of the specialist loss here describes",
-                        remedy="fit the rows with replay_fraction 0, or the general loss with --target general")  # fmt: skip
+                        remedy=f"fit those without, in the table's folder: {WITHOUT_REPLAY}; or the general loss with --target general")  # fmt: skip
     known = {kind: rows[column].to_numpy(float) for kind, column in PARAMS_KINDS.items() if not rows[column].isna().any()}
     pt, spec = rows["tokens_pt"].to_numpy(float), rows["tokens_spec"].to_numpy(float)
     keys, guessed = _trunks(rows)

@@ -18,7 +18,7 @@ from types import FrameType
 from typing import Any
 
 from planner.engines.ray import connected
-from planner.errors import InputError, MissingDependencyError, PlannerWarning, StateError
+from planner.errors import InputError, MissingDependencyError, PlannerWarning, StateError, without_secret
 from planner.lock import this_process
 from planner.train.full.plan import FAILURE_FILE, RUNNER, STOP_FILE, Settings
 
@@ -131,7 +131,8 @@ def _check_resources(have: Mapping[str, float], ranks: int, each: Mapping[str, f
             what = f"{ranks} ranks take {ranks * amount:g} {name}s, and Ray has {have.get(name, 0.0):g}"
             if address is None:
                 raise InputError(f"{what} on this machine", remedy="give fewer --ranks or --threads, or the --address of a cluster")
-            warnings.warn(f"{what} at {address}: nothing is trained until more nodes join; Ctrl-C twice ends the wait", PlannerWarning, stacklevel=3)
+            waits = f"{what} at {without_secret(address)}: nothing is trained until more nodes join"
+            warnings.warn(f"{waits}; Ctrl-C twice ends the wait", PlannerWarning, stacklevel=3)
 
 
 def _fit(trainer: Any, folder: Path, tick: Callable[[], None]) -> tuple[bool, Exception | None]:

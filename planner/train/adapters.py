@@ -82,16 +82,16 @@ def merged(wrapped: torch.nn.Module) -> torch.nn.Module:
     return plain
 
 
-def save_adapters(wrapped: torch.nn.Module, folder: Path, base: str) -> None:
+def save_adapters(wrapped: torch.nn.Module, folder: Path, base: Path) -> None:
     """Write adapters as peft does, in safetensors.
 
     Args:
         wrapped: what `adapted` returned.
         folder: where to.
-        base: name of what they stand on.
+        base: folder of what they stand on, whole: peft takes a name, or a path from where it runs, for one of a hub.
     """
     model: Any = wrapped
-    model.peft_config["default"].base_model_name_or_path = base
+    model.peft_config["default"].base_model_name_or_path = str(base)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model.save_pretrained(folder, safe_serialization=True)

@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from planner.artifacts import publish, room
 from planner.errors import StateError
 
 
@@ -60,9 +61,11 @@ def save_tensors(path: Path, tensors: dict[str, torch.Tensor], state: LoopState)
         save_file(tensors, temporary, metadata={"loop": json.dumps(asdict(state))})
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
+        publish(temporary)
         os.replace(temporary, path)
     except (OSError, SafetensorError) as error:
-        raise StateError(f"state {path} cannot be written: {error}", remedy="make room, or check its permissions; the same command goes on") from error
+        remedy = f"{room(error, 'make room, or check its permissions')}; the same command goes on"
+        raise StateError(f"state {path} cannot be written: {error}", remedy=remedy) from error
     finally:
         temporary.unlink(missing_ok=True)
 

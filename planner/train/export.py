@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from planner.artifacts import publish
 from planner.corpus import Corpus
 from planner.counted import read_config
 from planner.train.adapters import merged, save_adapters
@@ -42,12 +43,14 @@ def export_checkpoint(job: Job, corpus: Corpus, out: Path, adapters: Path | None
     load_state(job.state_path, model, build_optimiser(model, job.recipe, 0.0))
     if job.segment.method != "full":
         if adapters is not None:
-            trunk = TRUNK.format(adapters.name)
+            trunk = adapters.with_name(TRUNK.format(adapters.name)).resolve()
+            # A general stage in full may lie between the checkpoint and the adapters.
+            under = job.base.resolve() if job.base is not None and job.frozen_state is None else trunk
             adapters.parent.mkdir(exist_ok=True)
             with _whole(adapters) as folder:
-                save_adapters(model, folder, str(job.base.resolve()) if job.base is not None and job.frozen_state is None else trunk)
-            if job.base is None or job.frozen_state is not None:  # a general stage in full may lie between the checkpoint and the adapters
-                _save(frozen_model(job, corpus), job, corpus, adapters.with_name(trunk))
+                save_adapters(model, folder, under)
+            if under == trunk:
+                _save(frozen_model(job, corpus), job, corpus, trunk)
         model = merged(model)
     _save(model, job, corpus, out)
 
@@ -74,6 +77,8 @@ def _whole(out: Path) -> Iterator[Path]:
             shutil.rmtree(left, ignore_errors=True)
     try:
         yield temporary
+        for file in temporary.glob("*.safetensors"):
+            publish(file)
         shutil.rmtree(out, ignore_errors=True)
         os.replace(temporary, out)
     finally:

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import logging
 import math
+import os
+import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,21 +42,6 @@ _NESTED = {
 """What may stand inside a key; generate() of transformers, for one, can be told to load code."""
 _FILTERS = frozenset("join trim lower upper replace capitalize string int length".split())
 """Filters that a template may use."""
-
-
-def check_device(device: str) -> None:
-    """Refuse a device that there is not.
-
-    Raises:
-        InputError: neither "cpu" nor "cuda", or "cuda" without a GPU.
-    """
-    if device not in ("cpu", "cuda"):
-        raise InputError(f"--device {device!r} is not known", remedy="choose cpu or cuda")
-    if device == "cuda":
-        import torch
-
-        if not torch.cuda.is_available():
-            raise InputError("--device cuda is asked for and torch finds no GPU", remedy="use --device cpu, or a machine and a build of torch with CUDA")
 
 
 def read_task(path: Path) -> dict[str, Any]:
@@ -134,13 +122,29 @@ def run_tasks(
         try:
             # Reading the harness's thousands of own tasks takes a minute, and only names are looked up in them.
             manager = TaskManager(include_defaults=any(isinstance(task, str) for task in tasks))
-            answer = lm_eval.simple_evaluate(
-                model, tasks=list(tasks), num_fewshot=few_shot, limit=limit, log_samples=False, bootstrap_iters=100, task_manager=manager
-            )
+            with _quiet():
+                answer = lm_eval.simple_evaluate(
+                    model, tasks=list(tasks), num_fewshot=few_shot, limit=limit, log_samples=False, bootstrap_iters=100, task_manager=manager
+                )
         except Exception as error:  # the harness raises many kinds
             first = next(iter(str(error).splitlines()), "") or type(error).__name__
             raise InputError(f"lm-evaluation-harness cannot run the tasks: {first}", remedy="check the names and the task files") from error
     return {str(name): _metrics(values) for name, values in (answer or {}).get("results", {}).items()}
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Drop what is written to stderr: the harness's progress bars, and git's word, which it asks for a commit, that this is no repository."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nothing:
+            os.dup2(nothing.fileno(), 2)
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _tokenizer(checkpoint: Path) -> Any:

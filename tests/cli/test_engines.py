@@ -32,6 +32,11 @@ def folder(tmp_path: Path, corpus: Corpus) -> Path:
         ("--engine slurm --slurm-option a=b --slurm-option a=c", "--slurm-option a is given twice"),
         ("--engine slurm --slurm-option wrap=x", "--slurm-option wrap=x is set by the planner itself"),
         ("--engine slurm --slurm-option comment=$HOME", "holds '$'"),
+        ("--engine slurm --slurm-option account=$(id) --dry-run", "holds '$'"),
+        ("--engine ray --address ray://user:SECRET@127.0.0.1:1", "no Ray cluster answers at ray://…@127.0.0.1:1"),
+        ("--engine ray --address SECRET@nowhere", "--address '…@nowhere' is no address"),
+        ("--engine ray --address user:SECRET@127.0.0.1:1 --workers 2", "where --address …@127.0.0.1:1 names a cluster"),
+        ("--address user:SECRET@127.0.0.1:1", "--address …@127.0.0.1:1 says nothing with --engine local"),
         ("--engine ray --address auto --workers 2", "--workers 2 says nothing where --address auto names a cluster"),
     ],
 )
@@ -39,7 +44,7 @@ def test_bad_options_end_with_one_sentence(folder: Path, options: str, sentence:
     pytest.importorskip("torch")
     code, out, words = run("sweep", "run", str(folder), *options.split(" "))
     assert code == 2 and sentence in words and not out
-    assert words.count("error:") == 1 and "Traceback" not in words
+    assert words.count("error:") == 1 and "Traceback" not in words and "SECRET" not in words
     assert not (folder / "records").exists()
 
 

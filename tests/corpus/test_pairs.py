@@ -117,9 +117,9 @@ def test_messages_and_templates_of_fields(text_folder: Path, tmp_path: Path) -> 
     from planner.corpus.sources import read_pairs
 
     (tmp_path / "a.jsonl").write_text(json.dumps({"talk": TALK}) + "\n")
-    assert list(read_pairs(Source("asked", "pairs", "a.jsonl", messages="talk"), tmp_path)) == [TALK]
+    assert list(read_pairs(Source("asked", "pairs", "a.jsonl", messages="talk"), tmp_path)) == [(TALK, f"{tmp_path / 'a.jsonl'}, line 1")]
     (tmp_path / "b.json").write_text(json.dumps({"x": {"label": "ague", "meaning": "a fever"}}))
-    found = list(read_pairs(Source("asked", "pairs", "b.json", prompt="What is {label}?", response="meaning"), tmp_path))
+    found = [messages for messages, _ in read_pairs(Source("asked", "pairs", "b.json", prompt="What is {label}?", response="meaning"), tmp_path)]
     assert found == [[{"role": "user", "content": "What is ague?"}, {"role": "assistant", "content": "a fever"}]]
     with pytest.raises(InputError, match="entry x has no field 'sense'"):
         list(read_pairs(Source("asked", "pairs", "b.json", prompt="label", response="sense"), tmp_path))
@@ -150,3 +150,13 @@ def test_settings_of_pairs_are_read(tmp_path: Path) -> None:
     (tmp_path / "corpus.toml").write_text(text.replace('"{{ messages }}"', "3"))
     with pytest.raises(InputError, match="chat template = 3"):
         read_settings(tmp_path)
+
+
+def test_a_conversation_that_the_template_refuses_is_named_by_file_and_line(text_folder: Path, tmp_path: Path) -> None:
+    lines = [*pairs(3), {"prompt": "forbidden", "response": "all the same"}]
+    (text_folder / "refused.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in lines))
+    template = "{% if messages[0].content == 'forbidden' %}{{ raise_exception('no such prompt') }}{% endif %}" + CHATML
+    stated = settings(text_folder)
+    wanted = replace(stated, sources=(stated.sources[0], Source("asked", "pairs", "refused.jsonl")), chat_template=template)
+    with pytest.raises(InputError, match=r"refused\.jsonl, line 4: the chat template refuses a conversation: no such prompt; mend the pairs"):
+        build_corpus(wanted, tmp_path / "corpus")

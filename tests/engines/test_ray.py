@@ -258,3 +258,18 @@ def test_the_cluster_file_of_the_docs_is_one() -> None:
     text = (root / "examples" / "ray-cluster.yaml").read_text()
     validate_config(prepare_config(yaml.safe_load(text)))
     assert text.strip() in (root / "docs" / "clusters.md").read_text(), "the docs show another file"
+
+
+def test_a_cluster_without_a_node_left_is_one_sentence(tmp_path: Path, corpus: Corpus) -> None:
+    folder = lay_out(tmp_path / "tiny", corpus)
+    runner = start(folder, "--engine", "ray", "--workers", "2", "--no-compile")
+    try:
+        wait_for(lambda: states(folder), "a first state")
+        lines = subprocess.run(["ps", "-ww", "-o", "pid=,args=", "--ppid", str(runner.pid)], capture_output=True, text=True).stdout.splitlines()
+        (raylet,) = [int(line.split()[0]) for line in lines if "raylet/raylet" in line]
+        os.kill(raylet, signal.SIGKILL)
+        _, said = runner.communicate(timeout=120)
+    finally:
+        runner.kill()
+    assert runner.returncode == 2 and "error: no node of the Ray cluster is left; start it again" in said, said
+    assert f"died {MAX_DEATHS} times" not in said

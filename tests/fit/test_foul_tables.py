@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
 import warnings
 from pathlib import Path
 
@@ -113,6 +115,16 @@ def test_seeds_are_compared_at_the_same_replay(tmp_path: Path) -> None:
         part["loss_general"] = part["loss_spec"] * (1 - 0.1 * part["replay_fraction"])
     data = fit_data(read(pd.concat(parts), tmp_path), target="general")
     assert data.replicate_sd == pytest.approx(0.001, rel=0.3)
+
+
+def test_the_refusal_of_replay_has_a_command_that_fits_the_rows_without(tmp_path: Path) -> None:
+    table = read(pd.concat([grid(0.001, seed, seed=seed, replay_fraction=share) for seed, share in enumerate((0.0, 0.3, np.nan))]), tmp_path)
+    with pytest.raises(DataError) as refused:
+        fit_data(table)
+    (command,) = re.findall(r"folder: (python .*) && plan fit without_replay.csv; or ", str(refused.value))
+    assert subprocess.run(command, shell=True, cwd=tmp_path).returncode == 0
+    kept = fit_data(read_runs(tmp_path / "without_replay.csv"))
+    assert len(kept.run_ids) == 2 * len(grid(0.0))
 
 
 def test_a_parameter_that_nothing_measures_may_be_anything(tmp_path: Path) -> None:

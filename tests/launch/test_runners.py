@@ -118,6 +118,9 @@ def test_a_dry_run_says_what_it_takes_and_leaves_nothing(corpus: Corpus, tmp_pat
         (["--shard-ranks", "3"], "3 ranks", "--shard-ranks"),
         (["--peak-flops", "3"], "3", "data sheet"),
         (["--wandb", ""], "''", "name one"),
+        (["--wandb", "mine"], "--wandb mine is asked for and wandb is not installed", "pip install wandb, or leave it away"),
+        (["--device", "cuda"], "torch finds no GPU", "use --device cpu"),
+        (["--address", "user:SECRET@127.0.0.1:1"], "--address …@127.0.0.1:1 is of Ray", "add --engine ray"),
         (["--export", "nemo"], "nemo", "torchtitan"),
         (["--submit"], "--submit", "--engine slurm"),
         (["--law", "/nowhere/law.json"], "/nowhere/law.json", "check the path"),
@@ -127,7 +130,11 @@ def test_a_dry_run_says_what_it_takes_and_leaves_nothing(corpus: Corpus, tmp_pat
     ],
     ids=lambda item: "-".join(item) if isinstance(item, list) else None,
 )  # fmt: skip
-def test_what_cannot_be_is_one_sentence_and_leaves_nothing(corpus: Corpus, tmp_path: Path, options: list[str], named: str, remedy: str) -> None:
+def test_what_cannot_be_is_one_sentence_and_leaves_nothing(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], named: str, remedy: str
+) -> None:
+    monkeypatch.setattr("planner.cli.needs.find_spec", lambda name: None if name == "wandb" else find_spec(name))
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     allocation(corpus).save(tmp_path / "a.json", {})
     code, _, said = plan("launch", tmp_path / "a.json", "--out", tmp_path / "run", *options)
     assert code == 2, said

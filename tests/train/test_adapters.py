@@ -173,7 +173,9 @@ def test_the_merged_checkpoint_is_the_model_that_was_measured(tmp_path: Path, co
     assert loss(merged) == pytest.approx(row["loss_spec"], rel=1e-5)
     assert merged.config.attention_dropout == (0.3 if based else 0.0), "left as the base has it, for whoever trains on"
     named = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["base_model_name_or_path"]
-    assert named == (str(tmp_path / "base") if based and not general else "adapter-trunk"), "a name alone would be asked of a hub"
+    assert named == str(tmp_path / ("base" if based and not general else "adapter-trunk")), "a name alone would be asked of a hub"
+    modes = {file.name: file.stat().st_mode for folder in ("merged", "adapter") for file in (tmp_path / folder).iterdir()}
+    assert modes["model.safetensors"] == modes["adapter_model.safetensors"] == modes["config.json"] == (tmp_path / "sweep" / "runs.csv").stat().st_mode
     under = AutoModelForCausalLM.from_pretrained(tmp_path / named)
     assert under.config.use_cache == based, "as the checkpoint that it came from"
     assert abs(loss(under) - row["loss_spec"]) > 1e-4, "the adapters do something"

@@ -17,6 +17,8 @@ def test_every_tensor_of_the_optimiser_is_where_its_parameter_is(tmp_path: Path)
     model(torch.ones(1, 3)).sum().backward()
     optimiser.step()
     save_state(tmp_path / "state.safetensors", model, optimiser, LoopState(optimiser_steps=1))
+    (tmp_path / "new").touch()
+    assert (tmp_path / "state.safetensors").stat().st_mode == (tmp_path / "new").stat().st_mode, "as of any new file"
     elsewhere = torch.nn.Linear(3, 2, device="meta")  # stands for a GPU
     restored = torch.optim.AdamW(elsewhere.parameters())
     load_state(tmp_path / "state.safetensors", elsewhere, restored)

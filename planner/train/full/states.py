@@ -21,7 +21,7 @@ import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.api import CheckpointException
 
-from planner.artifacts import read_json, write_text
+from planner.artifacts import read_json, room, write_text
 from planner.errors import StateError
 from planner.train.full.mesh import Ranks
 from planner.train.full.plan import LATEST, STATES_FOLDER, latest_step, state_folder
@@ -100,7 +100,7 @@ class States:
             future.result()  # on the first rank this means that all ranks have written
         except (Exception, CheckpointException) as error:
             said = f"state {self._path(step)} cannot be written: {_last_line(error)}"
-            raise StateError(said, remedy="make room on the disk; the same command goes on") from error
+            raise StateError(said, remedy=f"{room(error, 'make room on the disk')}; the same command goes on") from error
         if self._ranks.first:
             path = self._path(step)
             part = path.with_suffix(".part")
@@ -191,6 +191,8 @@ class _Reader(HuggingFaceStorageReader):
 
     def __init__(self, folder: Path, ranks: Ranks, tensors: Mapping[str, torch.Tensor]) -> None:
         super().__init__(str(folder))
+        if folder.is_symlink():
+            raise StateError(f"{folder} is a link, and no state is read from elsewhere", remedy="delete it")
         for item in folder.iterdir():
             if item.is_symlink() or not (item.name == LOOP or item.suffix == ".safetensors"):
                 raise StateError(f"{item} is not part of a state", remedy="delete it")

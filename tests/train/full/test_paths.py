@@ -150,6 +150,11 @@ def test_a_pickle_in_a_state_is_not_opened(corpus: Corpus, tmp_path: Path) -> No
     (state / "more.safetensors").symlink_to(tmp_path / "elsewhere.safetensors")
     with pytest.raises(StateError, match="not part of a state"):
         run_here(folder)
+    (state / "more.safetensors").unlink()
+    state.rename(tmp_path / "of another launch")
+    state.symlink_to(tmp_path / "of another launch")
+    with pytest.raises(StateError, match="step-000000012 is a link, and no state is read from elsewhere; delete it"):
+        run_here(folder)
     assert not (tmp_path / "exploded").exists()
 
 
