@@ -26,7 +26,7 @@ BUDGETS = 28
 REQUIRED, ROUNDS = 7, 3
 """Budgets between those to either side of a required loss, and how many times."""
 STEEPER = 10.0
-"""Factor in the mild penalty from one look to the next."""
+"""Factor from one look to the next in the penalty of a required loss that no plan of a table reaches."""
 MOST_PLANS = 3_000_000
 """In one block of a grid."""
 SPLITS = np.concatenate([[0.0], np.geomspace(3e-3, 1.0, 13)])
