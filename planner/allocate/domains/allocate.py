@@ -32,7 +32,7 @@ from planner.errors import DataError
 from planner.flops import flops_6nd
 from planner.units import format_names, format_part
 
-MARGINS = (3e-4, 1e-3, 4e-3)
+MARGINS = (1e-4, 3e-4, 1e-3, 4e-3)
 """Shares by which required losses are tightened in a search, one after the other until whole steps keep them."""
 HOPELESS = 5e-4
 """Share by which a required loss is missed that rounding to whole steps does not take, so that no margin makes up for it (of 116 plans of none)."""

@@ -1,20 +1,19 @@
 """A model of its own for every domain, with its own trunk, size and split: how the budget divides among them.
 
-V_k(F), the best value of domain k for F FLOPs over sizes and splits, is tabulated for all domains together; then `waterfill` divides the budget.
+V_k(F), the least loss of domain k for F FLOPs over sizes and splits, is tabulated for all domains together; then `waterfill` divides the budget.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
 
 from planner.allocate.domains.found import INDEPENDENT, Found
 from planner.allocate.domains.keep import within
-from planner.allocate.domains.problem import MILD, DomainsProblem
+from planner.allocate.domains.problem import EVERY, MILD, MOST, PENALTY, DomainsProblem
 from planner.allocate.domains.stages import CLOSER, COARSE, MANY, NEARBY, Stage, around, near, whole_steps
 from planner.allocate.domains.waterfill import fill
 from planner.allocate.domains.whole import FEW, OFFSETS, better
@@ -26,6 +25,8 @@ REPLAYS = np.array(SHARES)
 BUDGETS = 28
 REQUIRED, ROUNDS = 7, 3
 """Budgets between those to either side of a required loss, and how many times."""
+STEEPER = 10.0
+"""Factor from one look to the next in the penalty of a required loss that no plan of a table reaches."""
 MOST_PLANS = 3_000_000
 """In one block of a grid."""
 SPLITS = np.concatenate([[0.0], np.geomspace(3e-3, 1.0, 13)])
@@ -44,7 +45,7 @@ def independent(problem: DomainsProblem, margin: float = 0.0, quick: bool = Fals
         quick: whether the coarse search is enough.
         start: the best models of a request that differs in little, around which to look; None to search the whole range.
     """
-    count, flops = problem.count, problem.request.flops
+    count, flops, required = problem.count, problem.request.flops, bool(np.isfinite(problem.max_loss).any())
     best = kept = start
     if start is None:
         thin = 2 if problem.request.limited and count > MANY else 1
@@ -53,16 +54,19 @@ def independent(problem: DomainsProblem, margin: float = 0.0, quick: bool = Fals
         budgets, sizes, splits, general = (np.tile(values, (count, 1)) for values in grid)
     else:
         budgets, sizes, splits, general = _around(problem, start, _own(problem, start), NEARBY[0])
-    for following in (*(NEARBY[1:] if start else CLOSER), None):
-        table: Sequence[Any] = _tables(problem, budgets, sizes, splits, general, margin, best)
-        for _ in range((ROUNDS if count <= MANY else 1) if np.isfinite(problem.max_loss).any() else 0):
+    for number, following in enumerate((*(NEARBY[1:] if start else CLOSER), None)):
+        table: Sequence[Any] = _tables(problem, budgets, sizes, splits, general, best)
+        less = replace(problem, evaluations=problem.evaluations * REQUIRED / budgets.shape[1])
+        for _ in range((ROUNDS if count <= MANY else 1) if required else 0):
             more = _required(problem, budgets, table[0], margin)
-            added = _tables(problem, more, sizes, splits, general, margin, best)
+            added = _tables(less, more, sizes, splits, general, best)
             order = np.concatenate([budgets, more], axis=1).argsort(1, kind="stable")
             budgets, *table = (
                 np.take_along_axis(np.concatenate(pair, axis=1), order, 1) for pair in zip((budgets, *table), (more, *added), strict=True)
             )
-        value, at, pt, spec = table
+        loss, at, pt, spec = table
+        mild = MILD * STEEPER**number
+        value = problem.value(loss, margin, _penalty(problem, loss, margin, mild))
         filled = fill(budgets[None], value[None], np.array([flops]))
         if not np.isfinite(filled.total[0]):
             break
@@ -73,11 +77,13 @@ def independent(problem: DomainsProblem, margin: float = 0.0, quick: bool = Fals
         lower = np.maximum(node - 1, 0)
         node = np.where(short & np.isfinite(value[rows, lower]), lower, node)
         found = _found(problem, each, budgets[rows, node], at[rows, node], pt[rows, node], spec[rows, node], margin)
-        best, kept = better(problem, best, found, margin, MILD), better(problem, kept, found, 0.0)
+        best, kept = better(problem, best, found, margin, mild), better(problem, kept, found, 0.0)
         if quick or following is None or best is None:
             break
         # Around what each domain has in the best so far, whose budgets are its own.
         budgets, sizes, splits, general = _around(problem, best, np.maximum(_own(problem, best), 1e-300), following)
+        if required and following is CLOSER[0] and count <= MANY:  # with what it gives back their models may be of quite another size
+            sizes = np.concatenate([sizes, np.tile(near(problem, 0, COARSE), (count, 1))], axis=1)
     return better(problem, kept, best, 0.0)
 
 
@@ -103,36 +109,43 @@ def _around(problem: DomainsProblem, found: Found, each: Array, stage: Stage) ->
 
 
 def _tables(
-    problem: DomainsProblem, budgets: Array, sizes: Any, splits: Array, general: Array, margin: float, like: Found | None
+    problem: DomainsProblem, budgets: Array, sizes: Any, splits: Array, general: Array, like: Found | None
 ) -> tuple[Array, Any, Array, Array]:
     """Tabulate in blocks of budgets, as `_table`: under a limit a grid of many domains would not fit the memory."""
     plans = problem.count * sizes.shape[1] * (splits.shape[1] + 2) * (general.shape[1] + (len(REPLAYS) if problem.request.limited else 0))
     each = int(np.clip(MOST_PLANS // plans, 1, budgets.shape[1]))
     blocks = [budgets[:, start : start + each] for start in range(0, budgets.shape[1], each)]
     less = replace(problem, evaluations=problem.evaluations / len(blocks))
-    found = [_table(less, block, sizes, splits, general, partial(problem.value, margin=margin), like) for block in blocks]
-    value, at, pt, spec = (np.concatenate(parts, axis=1) for parts in zip(*found, strict=True))
-    return value, at, pt, spec
+    found = [_table(less, block, sizes, splits, general, like) for block in blocks]
+    loss, at, pt, spec = (np.concatenate(parts, axis=1) for parts in zip(*found, strict=True))
+    return loss, at, pt, spec
 
 
-def _required(problem: DomainsProblem, budgets: Array, value: Array, margin: float) -> Array:
+def _penalty(problem: DomainsProblem, loss: Array, margin: float, mild: float) -> Array:
+    """Return the penalty of missing each domain's required loss in a table of losses, shape (domains, 1): a mild one where nothing in it reaches that.
+
+    Between the sizes of a grid there may be one that does, for little; with the steep one the last hair would be worth all that the other domains have.
+    """
+    reached = (loss <= problem.max_loss[:, None] * (1 - margin)).any(1, keepdims=True)
+    return np.where(reached, PENALTY, mild)
+
+
+def _required(problem: DomainsProblem, budgets: Array, loss: Array, margin: float) -> Array:
     """Return budgets between the last that misses each domain's required loss and the first that reaches it, shape (domains, REQUIRED).
 
     Without them the whole step up to the next budget would be taken from the other domains.
     """
     required, rows = np.isfinite(problem.max_loss), np.arange(problem.count)
-    limit = problem.weights * np.where(required, problem.max_loss, 0.0) * (1 - margin)
-    high = (value <= limit[:, None] * (1 + 1e-12)).argmax(1)
+    high = (loss <= problem.max_loss[:, None] * (1 - margin)).argmax(1)
     first, last = (np.log(budgets[rows, np.where((high > 0) & required, number, -1)]) for number in (high - 1, high))
     result: Array = np.exp(np.linspace(first, last, REQUIRED, axis=1))
     return result
 
 
 def _table(
-    problem: DomainsProblem, budgets: Array, sizes: Any, splits: Array, general: Array, value_of: Callable[[Array], Array],
-    like: Found | None,
-) -> tuple[Array, Any, Array, Array]:  # fmt: skip
-    """Tabulate the best value of every domain for its budgets, with the size, the general and the specialist tokens that reach it.
+    problem: DomainsProblem, budgets: Array, sizes: Any, splits: Array, general: Array, like: Found | None
+) -> tuple[Array, Any, Array, Array]:
+    """Tabulate the least loss of every domain for its budgets, with the size, the general and the specialist tokens that reach it.
 
     Args:
         problem: the domains.
@@ -140,7 +153,6 @@ def _table(
         sizes: numbers of sizes of the ladder, shape (domains, sizes).
         splits: shares of the most specialist tokens, shape (domains, splits).
         general: shares of the general tokens that are left then, shape (domains, shares).
-        value_of: from losses to what is minimised.
         like: of `expected`.
     """
     total, cost = problem.tokens_each(budgets[:, :, None], sizes[:, None, :]), np.take_along_axis(problem.spec_cost, sizes, 1)[:, None, :]
@@ -160,24 +172,27 @@ def _table(
         pt = np.concatenate([pt, np.minimum(problem.least_stage + replayed, pt.max(-1, keepdims=True))], axis=-1)
     every = np.broadcast_arrays(sizes[:, None, :, None, None], pt, spec)
     at, pt, spec = (item.reshape(problem.count, -1) for item in every)
-    loss = problem.expected(at, pt, spec, like=like)
+    bare = loss = problem.expected(at, pt, spec, like=like)
     if problem.request.limited:
-        loss = _dearer(problem, at, pt, spec, loss, lambda loss: value_of(loss).reshape(*budgets.shape, -1))
-    value = value_of(loss).reshape(*budgets.shape, -1)
-    chosen = value.argmin(-1)[..., None]
-    columns = [np.take_along_axis(item.reshape(value.shape), chosen, -1)[..., 0] for item in (value, at, pt, spec)]
-    return columns[0], columns[1], columns[2], columns[3]
+        loss = _dearer(problem, at, pt, spec, loss, budgets.shape[1])
+    chosen = loss.reshape(*budgets.shape, -1).argmin(-1)[..., None]
+    bare, loss, at, pt, spec = (np.take_along_axis(item.reshape(*budgets.shape, -1), chosen, -1)[..., 0] for item in (bare, loss, at, pt, spec))
+    if np.isfinite(problem.max_loss).any():  # what a few resamples have wrong of a required loss would be worth all that the other domains have
+        shown = problem.expected(at, pt, spec, EVERY if problem.count <= MANY else MOST // 3)
+        loss = np.where(np.isfinite(loss), shown * loss / np.where(np.isfinite(bare), bare, 1.0), np.inf)
+    return loss, at, pt, spec
 
 
-def _dearer(problem: DomainsProblem, at: Any, pt: Array, spec: Array, loss: Array, value_of: Callable[[Array], Array]) -> Array:
+def _dearer(problem: DomainsProblem, at: Any, pt: Array, spec: Array, loss: Array, budgets: int) -> Array:
     """Raise the losses of plans by what the replay costs that keeps the limit, infinite where none does, shape (domains, plans).
 
     The least replay is looked for closely only where a plan may then be the best of its domain and budget, which it cannot where it is behind without any.
-    `value_of` has the plans of one domain and budget on its last axis.
+    Each of the budgets has as many of the plans, one budget after the other.
     """
     rough = within(problem, at, pt, spec, asked=np.isfinite(loss), closely=False)
     dear = loss * np.exp(np.nan_to_num(cost(rough), nan=np.inf))
-    near = (value_of(loss) <= value_of(dear).min(-1, keepdims=True)).reshape(loss.shape) & np.isfinite(rough)
+    best = np.repeat(dear.reshape(problem.count, budgets, -1).min(-1), loss.shape[1] // budgets, axis=1)
+    near = (loss <= best) & np.isfinite(rough)
     return np.where(near, loss * np.exp(cost(within(problem, at, pt, spec, asked=near))), dear)
 
 
@@ -196,6 +211,8 @@ def _found(problem: DomainsProblem, each: Array, tabulated: Array, size: Any, pt
     part = pt / np.clip(before - cost * spec, 1e-300, problem.general_tokens)
     used_up = np.isclose(before - cost * spec, problem.general_tokens, rtol=1e-9)
     scaled = np.where(used_up, (total - problem.general_tokens) / cost, spec * total / np.maximum(before, 1e-300))
+    # Where all general text leaves budget over, a stage is as long as is best for it, whatever the budget.
+    scaled = np.where((pt > 0) & (before - cost * spec > problem.general_tokens) & ~used_up, spec, scaled)
     kept = np.maximum(np.minimum(scaled, problem.most_spec), problem.least_stage)
     spec = np.where(spec > 0, np.where(pt > 0, np.minimum(kept, total / cost), np.minimum(total / cost, problem.most_spec)), 0.0)
     spec = whole_steps(problem, np.where(spec > 0, np.maximum(spec, problem.enough(size, problem.general_tokens)), 0.0), total, cost, problem.most_spec)

@@ -1,4 +1,4 @@
-"""Where a limit on the general loss leaves some of the budget over: what a smaller budget buys is a plan of the larger one too.
+"""Where a limit on the general loss, or a required loss beside scarce text, leaves some of the budget over: a smaller budget's plan is one of it too.
 
 The grids of a search reach over all that a budget pays, so that they are coarse where the best plan takes a small part of it. The smaller budgets are
 counted from one FLOP in fixed steps: whatever the request, the same one is searched, and the same plan found in it.
@@ -24,7 +24,7 @@ MOST = 3
 
 
 def with_less(problem: DomainsProblem, search: Callable[[DomainsProblem, float], Found | None], margin: float) -> Found | None:
-    """Search a request, and smaller budgets as long as some is left over under a limit; return the best plan, None where there is none.
+    """Search a request, and smaller budgets as long as some is left over under a limit or a required loss; return the best plan, None where there is none.
 
     Args:
         problem: the request under its laws.
@@ -34,7 +34,7 @@ def with_less(problem: DomainsProblem, search: Callable[[DomainsProblem, float],
     best = found = search(problem, margin)
     less = problem
     for _ in range(MOST):
-        if found is None or not problem.request.limited:
+        if found is None or not (problem.request.limited or np.isfinite(problem.max_loss).any()):
             break
         flops = STEP ** np.ceil(np.log(ROOM * problem.spent(found)) / np.log(STEP))
         if flops > IDLE * less.request.flops:

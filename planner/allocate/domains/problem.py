@@ -319,7 +319,7 @@ class DomainsProblem:
             losses.append(np.exp(law.log_loss_resamples(points) + cost(share[members])))
         return losses
 
-    def value(self, loss: Array, margin: float, penalty: float = PENALTY) -> Array:
+    def value(self, loss: Array, margin: float, penalty: float | Array = PENALTY) -> Array:
         """Return what is minimised, by domain: the weighted loss, with a penalty where a required loss is missed.
 
         Args:

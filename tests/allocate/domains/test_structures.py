@@ -9,8 +9,10 @@ import pytest
 from scipy.optimize import minimize
 
 from planner.allocate.allocate import allocate
+from planner.allocate.domains.allocate import MARGINS
 from planner.allocate.domains.found import Found
 from planner.allocate.domains.independent import independent
+from planner.allocate.domains.left_over import with_less
 from planner.allocate.domains.mixed import mixed
 from planner.allocate.domains.problem import EVERY, DomainsProblem
 from planner.allocate.domains.request import Domain, DomainsRequest
@@ -255,6 +257,47 @@ def test_a_required_loss_takes_no_more_than_it_needs(fitted: FittedLaw, search: 
     assert closer is not None
     if near.losses(closer)[2] <= limit:
         assert weighted(problem, found) <= weighted(near, closer) * 1.002
+
+
+SCARCE = (71205.0, 0.34), (323181.0, 1.38), (470679.0, 2.27)
+"""Distinct tokens and weights of *computing* twice and *medicine*, of which the first requires a loss that is near the least it can have."""
+
+
+@pytest.mark.parametrize(
+    ("search", "budgets", "texts", "required", "general"),
+    [
+        (split, (2.2e13, 3e13), SCARCE, 3.8965, 511_029.0),
+        (independent, (1.5e13, 2.05e13, 2.2e13, 2.5e13, 3e13, 5e13, 8e13, 1.6e14), SCARCE, 3.8965, 511_029.0),
+        (independent, (2.4e13, 3.4e13, 4.5e13, 6.09e13, 8e13), ((408054.0, 1.26), (194258.0, 0.66), (160256.0, 1.08)), 3.0577, 687_103.0),
+    ],
+)  # fmt: skip
+def test_a_required_loss_beside_scarce_general_text_leaves_the_others_their_budget(
+    search: Callable[..., Found | None], budgets: tuple[float, ...], texts: tuple[tuple[float, float], ...], required: float, general: float
+) -> None:
+    """A smaller budget's plan is one of the larger budget too."""
+    third = "medicine" if required > 3.5 else "nature"
+    rows = [(f"three/{name}", *text) for name, text in zip(("computing", "computing", third), texts, strict=True)]
+    request = of_sweeps(budgets[0], *rows, general_tokens=general).request
+    domains = (replace(request.domains[0], max_loss=required), *request.domains[1:])
+    values = []
+    for flops in budgets:
+        problem = DomainsProblem.of(replace(request, flops=flops, domains=domains))
+        found = with_less(problem, lambda less, margin: search(less, margin=margin), MARGINS[0])
+        assert found is not None and problem.missed(found) <= 0
+        values.append(weighted(problem, found))
+    assert all(more <= less * (1 + 1e-4) for less, more in zip(values, values[1:], strict=False)), values
+
+
+def test_a_stage_is_as_long_as_is_best_where_all_general_text_leaves_budget_over() -> None:
+    texts = (74197.0, 1.96), (132707.0, 0.37), (94715.0, 0.92)
+    problem = of_sweeps(2.58e13, *(("three/computing", *text) for text in texts), general_tokens=610_883.0)
+    domains = list(problem.request.domains)
+    domains[1] = replace(domains[1], max_loss=3.5684)
+    problem = replace(problem, request=replace(problem.request, domains=tuple(domains)))
+    found = independent(problem, 3e-4)
+    assert found is not None and problem.spent(found) < 0.9 * problem.request.flops
+    spec = problem.whole(found.tokens_spec[:, None] * np.linspace(0.6, 1.0, 9))
+    assert (problem.losses(found) <= problem.expected(found.size[:, None], found.tokens_pt[:, None], spec, EVERY).min(1) * (1 + 3e-4)).all()
 
 
 @pytest.mark.parametrize("passes", [1.003, 2.5, 3.3])
