@@ -10,7 +10,7 @@ import numpy as np
 
 from planner.allocate.base import Base
 from planner.allocate.base_stage import Stage, stage_of
-from planner.allocate.few import MORE_MEMORY, gpus_for
+from planner.allocate.few import MORE_MEMORY, gpus_for, up
 from planner.allocate.problem import Problem
 from planner.allocate.request import Request
 from planner.design.spec import MIN_STEPS
@@ -18,8 +18,8 @@ from planner.errors import DataError
 from planner.method import Method
 from planner.units import format_bytes, format_count, format_number
 
-ENOUGH = 1.005
-"""Factor over the least budget, or time, that is named."""
+TOLD = 3
+"""Digits of a budget, or a time, that is named."""
 
 
 @dataclass(frozen=True)
@@ -100,11 +100,11 @@ def _that_pay(problem: Problem, bases: Sequence[Base], method: Method, left_out:
             found["memory"] = _of_memory(request, base, method)
         if (request.training_flops or math.inf) < least:
             time = f"{request.training_flops:.3g} FLOPs in the time there is do not pay {needs}"
-            found["time"] = time, f"time for {ENOUGH * least:.3g} FLOPs, by --hours or --gpus"
+            found["time"] = time, f"time for {up(least, TOLD):.{TOLD}g} FLOPs, by --hours or --gpus"
         if request.timed or served + least <= request.flops:
             return found
         said = f"{request.flops:.3g} FLOPs do not pay {needs}" + (f" beside {served:.3g} FLOPs of its inference" if served else "")
-        ways = f"at least {ENOUGH * (served + least):.3g} FLOPs"
+        ways = f"at least {up(served + least, TOLD):.{TOLD}g} FLOPs"
         if served > request.flops:
             others = ", and those of the other bases more still" if len(bases) > 1 and served == min(inference.values()) else ""
             said = (

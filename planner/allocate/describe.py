@@ -77,5 +77,5 @@ def _replay(problem: Problem, one: Plans) -> float:
     """Return the least share of replay with which the one plan keeps the limit on the general loss; where none does, the most that runs had."""
     if problem.retention is None:
         return 0.0
-    share = float(problem.retention.replay(one, margin=0.0)[0])
+    share = float(problem.retention.replay(one)[0])
     return share if np.isfinite(share) else problem.retention.replays[-1]

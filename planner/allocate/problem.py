@@ -344,7 +344,7 @@ class Problem:
         missing = enough - every
         inside = (every >= least) & (every > 0) & (every < np.minimum(total, general_tokens)) & (missing >= least) & (missing < most)
         floor = np.nonzero(inside & (np.where(inside, every, 0.0) + cost * missing < total))
-        made = self._make(
+        made = self.make(
             np.concatenate([number, alone, floor[0]]), np.concatenate([taken[number, amount, share], np.zeros(len(alone)), every[floor]]),
             np.concatenate([spec[number, amount], most[alone, 0], missing[floor]]), sizes,
         )  # fmt: skip
@@ -371,7 +371,7 @@ class Problem:
         trained = (total > 0) & (share * total <= self.max_tokens_spec) & ((share == 0) | (share * total >= least)) & (share < 1 or not self.needs_trunk)
         number, amount = np.nonzero(trained & (np.diff(total, axis=1, prepend=-1.0) != 0))
         taken = total[number, amount]
-        made = self._make(number, (1 - share) * taken, share * taken, sizes)
+        made = self.make(number, (1 - share) * taken, share * taken, sizes)
         return made.rows(self.enough(made))
 
     def points(self, plans: Plans) -> list[Points]:
@@ -385,8 +385,9 @@ class Problem:
         # What the specialist stage leaves over is a part of a step, and may make one more of the general stage.
         left = min(tokens_pt + size.spec_cost * (tokens_spec - spec), self.general_tokens) if tokens_pt > 0 else 0.0
         pt = step * math.floor(left / step + ROUNDING)
-        return self._make(np.zeros(1, dtype=int), np.array([float(pt)]), np.array([float(spec)]), (size,))
+        return self.make(np.zeros(1, dtype=int), np.array([float(pt)]), np.array([float(spec)]), (size,))
 
-    def _make(self, number: Any, pt: Array, spec: Array, sizes: tuple[Size, ...]) -> Plans:
+    def make(self, number: Any, pt: Array, spec: Array, sizes: tuple[Size, ...]) -> Plans:
+        """Make plans of numbers of sizes, and of general and specialist tokens, each of shape (plans,)."""
         params = np.array([size.params_non_embedding for size in sizes], dtype=float)[number]
         return Plans(number, params, pt, spec, np.full(len(number), float(self.request.unique_spec)), sizes)

@@ -70,11 +70,11 @@ def _beside(problem: Problem, plans: Plans) -> Plans:
         crossed.append(np.broadcast_arrays(np.arange(len(plans.sizes))[:, None, None], fewest, spec[0][:, None]))
     size, pt, spec = (np.concatenate([item.ravel() for item in column]) for column in zip(*crossed, strict=True))
     size, pt, spec = np.unique(np.stack([size, pt, spec]), axis=1)
-    size, pt, spec = size.astype(int), step * pt, step * spec
-    params = np.array([item.params_non_embedding for item in plans.sizes])[size]
-    made = Plans(size, params, pt, spec, np.full(len(size), plans.unique_spec[0]), plans.sizes)
+    size = size.astype(int)
+    made = problem.make(size, step * pt, step * spec, plans.sizes)
     total, cost = (np.array(values)[size] for values in zip(*((problem.tokens(item), item.spec_cost) for item in plans.sizes), strict=True))
     least, slack = problem.min_tokens_stage * (1 - ROUNDING), 1 + 1e-9
+    pt, spec = made.tokens_pt, made.tokens_spec
     fits = (pt + cost * spec <= total * slack) & (pt <= problem.general_tokens * slack) & (spec <= problem.max_tokens_spec * slack)
     fits &= ((pt == 0) | (pt >= least)) & ((spec == 0) | (spec >= least)) & (pt + spec > 0) & (not problem.needs_trunk or pt > 0)
     return made.rows(fits & problem.enough(made))
