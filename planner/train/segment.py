@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from planner.artifacts import write_artifact
 from planner.corpus import Corpus
 from planner.design.segment import Segment
-from planner.errors import InputError
 from planner.recipe import Recipe
 from planner.train.checkpoint import LoopState, load_state, read_loop, save_state
 from planner.train.evaluate import domain_loss
+from planner.train.gpus import check_device
 from planner.train.job import Job, Result
 from planner.train.loss import Loss, loss_function
 from planner.train.model import build_optimiser
@@ -92,7 +92,8 @@ def run_segment(job: Job, *, report: Callable[[int], None] | None = None) -> Res
     started = time.perf_counter()
     segment, recipe = job.segment, job.recipe
     torch.set_num_threads(job.threads)
-    device = _device(job.device)
+    check_device(job.device)
+    device = torch.device(job.device)
     corpus = Corpus.open(job.corpus)
     batches = open_batches(job, corpus)
     model = start_model(job, corpus).to(device)
@@ -214,11 +215,3 @@ def evaluate(job: Job, corpus: Corpus, model: torch.nn.Module, device: torch.dev
         found[f"loss_{key}"] = loss
         found[f"bpb_{key}"] = loss / math.log(2) / corpus.bytes_per_token(domain, "heldout")
     return found
-
-
-def _device(name: str) -> torch.device:
-    if name == "cuda" and not torch.cuda.is_available():
-        raise InputError("device cuda was asked for and torch sees no GPU", remedy="leave --device out to train on the CPU")
-    if name not in ("cpu", "cuda"):
-        raise InputError(f"device {name!r} is not known", remedy="choose cpu or cuda")
-    return torch.device(name)

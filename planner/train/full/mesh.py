@@ -13,6 +13,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from planner.errors import InputError
 from planner.train.full.plan import Settings
+from planner.train.gpus import check_device
 
 SLURM = {"RANK": "SLURM_PROCID", "WORLD_SIZE": "SLURM_NTASKS", "LOCAL_RANK": "SLURM_LOCALID"}
 """What torchrun would set, and where srun has it."""
@@ -72,8 +73,7 @@ def join(settings: Settings, environment: Mapping[str, str], *, slurm: bool = Fa
         raise InputError(f"{missing[0]} is not set", remedy="start it with srun, as the rendered file does")
     rank, world, local = (int(environment.get(name, default)) for name, default in zip(names.values(), (0, 1, 0), strict=True))
     cuda = settings.device == "cuda"
-    if cuda and not torch.cuda.is_available():
-        raise InputError("device cuda was asked for and torch sees no GPU", remedy="leave --device out to train on the CPU")
+    check_device(settings.device)
     if cuda:
         local %= torch.cuda.device_count()  # Slurm may show each task its own GPU alone
         torch.cuda.set_device(local)
