@@ -226,7 +226,7 @@ def test_a_gpu_that_is_not_there_is_refused_before_training(corpus: Corpus, tmp_
     if torch.cuda.is_available():
         pytest.skip("there is one")
     lay(tmp_path / "run", corpus, settings=replace(SETTINGS, device="cuda", precision="bf16"))
-    with pytest.raises(InputError, match="sees no GPU"):
+    with pytest.raises(InputError, match="torch finds no GPU"):
         run_here(tmp_path / "run")
 
 
