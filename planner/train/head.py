@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from planner.train.products import times
+
 ROWS, PARTS = 512, 4
 """Rows of a part at the least, and parts at the most: each is compiled for itself."""
 
@@ -55,12 +57,12 @@ def _with_slopes(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tens
     rows, words = max(ROWS, -(-count // PARTS)), torch.arange(len(weight), device=weight.device)
     total, slopes, slope = hidden.new_zeros(()), [], torch.zeros_like(weight)
     for some, wanted in zip(hidden.split(rows), targets[:, None].split(rows), strict=True):
-        logits = some @ weight.T
+        logits = times(some, weight.T)
         most = logits.amax(1, keepdim=True)
         parts = (logits - most).exp()
         whole = parts.sum(1, keepdim=True)
         total = total + (whole.log() + most - logits.gather(1, wanted)).sum()
         off = (parts / whole - (words == wanted).to(parts.dtype)) / count
-        slopes.append(off @ weight)
-        slope = torch.addmm(slope, off.T, some)
+        slopes.append(times(off, weight))
+        slope = slope + times(off.T, some)
     return total / count, torch.cat(slopes), slope

@@ -24,7 +24,7 @@ from planner.launch.course import course, find_law
 from planner.launch.full import settle
 from planner.launch.launch import Launch, prepare
 from planner.launch.watch import Tail
-from planner.train.full.expect import LEAST_POINTS, Course, Expected, evaluation_steps, extrapolate, judge
+from planner.train.full.expect import LEAST_POINTS, POWER, Course, Expected, evaluation_steps, extrapolate, judge
 from planner.train.full.metrics import Metrics, read_metrics
 from planner.train.full.plan import Settings
 from tests.launch.test_launch_method import specialise_only
@@ -121,9 +121,12 @@ def test_another_law_is_refused_or_left_out(corpus: Corpus, fitted: FittedLaw, t
     assert len(course(ready, settle(ready.run, 1, Settings()), None).points) == 1
 
 
-def test_before_the_cooldown_only_a_loss_under_the_interval_says_anything() -> None:
+def test_before_the_cooldown_only_a_loss_under_the_interval_or_far_above_says_anything() -> None:
     assert judge(COURSE, [(40, 3.9, 1.0)]) is None  # above: a constant rate is expected to be
     assert judge(COURSE, [(40, 3.55, 1.0)]) is None
+    assert judge(COURSE, [(40, 4.62, 1.0)]) is None
+    verdict = judge(COURSE, [(40, 4.63, 1.0)])
+    assert verdict is not None and verdict.outside and "25 % above" in verdict.text
     verdict = judge(COURSE, [(40, 3.9, 1.0), (60, 3.19, 1.0)])
     assert verdict is not None and verdict.outside and "left below" in verdict.text
     assert judge(COURSE, [(50, 1.0, 1.0)]) is None  # no forecast was made for that step
@@ -131,7 +134,7 @@ def test_before_the_cooldown_only_a_loss_under_the_interval_says_anything() -> N
 
 def cooling(end: float, slope: float, noise: float = 0.0, points: int = 4) -> list[tuple[int, float, float]]:
     random = np.random.default_rng(0)
-    return [(70 + k, end + slope * rate + noise * random.normal(), rate) for k, rate in enumerate(np.linspace(0.8, 0.1, points).tolist())]
+    return [(70 + k, end + slope * rate**POWER + noise * random.normal(), rate) for k, rate in enumerate(np.linspace(0.8, 0.1, points).tolist())]
 
 
 @pytest.mark.parametrize(("end", "outside", "word"), [(3.0, False, "inside"), (3.4, True, "above"), (2.7, True, "below")])
@@ -144,17 +147,32 @@ def test_in_the_cooldown_the_end_is_read_off_the_rate(end: float, outside: bool,
     assert verdict is not None and verdict.heading is not None and verdict.heading[0] == pytest.approx(end)
 
 
+def test_a_run_far_outside_is_told_so_at_the_first_loss_in_its_cooldown() -> None:
+    """Of three that lie there; one nearer by is told so later."""
+    told = []
+    for end in (3.0, 3.17, 3.4):
+        losses = [(50, end + 0.2, 1.0), (60, end + 0.2, 1.0), *((70 + 10 * k, end + 0.2 * rate**POWER, rate) for k, rate in enumerate((0.5, 0.29, 0.13)))]
+        verdicts = [judge(COURSE, losses[: 3 + k], stage_from=45) for k in range(3)]
+        told.append([verdict is not None and verdict.outside for verdict in verdicts])
+    assert told == [[False] * 3, [False, True, True], [True] * 3]
+
+
+def test_a_loss_under_the_interval_in_the_cooldown_is_told_at_once() -> None:
+    verdict = judge(COURSE, [(50, 3.5, 1.0), (60, 3.5, 1.0), (90, 2.89, 0.9)], stage_from=45)
+    assert verdict is not None and verdict.outside and "below" in verdict.text
+
+
 def test_noise_widens_what_is_said_and_too_few_points_say_nothing() -> None:
-    assert judge(COURSE, cooling(3.4, 0.3, points=LEAST_POINTS - 1)) is None
-    verdict = judge(COURSE, cooling(3.15, 0.3, noise=0.1))
+    assert judge(COURSE, cooling(3.4, 0.3, points=1)) is None
+    verdict = judge(COURSE, cooling(3.1, 0.3, noise=0.1))
     assert verdict is not None and not verdict.outside  # above, but by less than can be told
     ends = []
     random = np.random.default_rng(3)
     for _ in range(400):
         rates = np.linspace(0.9, 0.1, 8)
-        middle, error = extrapolate([(rate, 3.0 + 0.3 * rate + 0.02 * random.normal()) for rate in rates])
+        middle, error = extrapolate([(rate, 3.0 + 0.3 * rate**POWER + 0.02 * random.normal()) for rate in rates])
         ends.append(abs(middle - 3.0) < error)
-    assert 0.86 < np.mean(ends) < 0.94  # 90 % promised; the error of 400 is 1.5 %
+    assert 0.86 < np.mean(ends) < 0.97  # 90 % promised, and some more, since the excess is no straight line; the error of 400 is 1.5 %
 
 
 @pytest.mark.parametrize(("steps", "start", "count"), [(460, 397, 6), (72, 62, 5), (100_000, 70_000, 40), (10, 9, 4), (30, 0, 3)])

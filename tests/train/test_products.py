@@ -1,0 +1,114 @@
+"""Matrix products by oneDNN: the same numbers as torch's own, through autograd and torch.compile, wherever they are taken."""
+# ruff: noqa: E402  (torch is asked for before what needs it is imported)
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from planner.ladder import shape_for
+from planner.recipe import Recipe
+from planner.train import products
+from planner.train.loss import compiled_loss, mean_loss
+from planner.train.model import build_model
+from planner.train.products import LEAST, LONG, NARROW, product, speed_up, times
+
+pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
+
+
+@pytest.fixture(autouse=True)
+def slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever processor runs the tests."""
+    monkeypatch.setattr(products, "MKL_IS_SLOW", True)
+
+
+def matrices(rows: int, inner: int, columns: int) -> tuple[torch.Tensor, torch.Tensor]:
+    random = torch.Generator().manual_seed(rows + inner + columns)
+    return torch.randn(rows, inner, generator=random), torch.randn(inner, columns, generator=random)
+
+
+@pytest.mark.parametrize(("rows", "inner", "columns"), [(1024, 96, 96), (160, 1024, 448), (1000, 33, 517), (4096, 160, 65)])
+@pytest.mark.parametrize("turned", ["neither", "left", "right", "both"])
+def test_a_product_and_its_slopes_are_torchs_own(rows: int, inner: int, columns: int, turned: str) -> None:
+    assert rows * inner * columns >= LEAST
+    left, right = matrices(rows, inner, columns)
+    left = left.T.contiguous().T if turned in ("left", "both") else left
+    right = right.T.contiguous().T if turned in ("right", "both") else right
+    mine, theirs = ([item.clone(memory_format=torch.preserve_format).requires_grad_() for item in (left, right)] for _ in range(2))
+    weights = torch.randn(rows, columns, generator=torch.Generator().manual_seed(0))
+    found, wanted = times(*mine), theirs[0] @ theirs[1]
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-4)
+    for result in (found, wanted):
+        (result * weights).sum().backward()
+    for one, other in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-5, atol=1e-3)
+
+
+def test_products_that_would_not_gain_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[tuple[int, ...]] = []
+
+    def told(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        taken.append((*left.shape, right.shape[1]))
+        return left @ right
+
+    monkeypatch.setattr(products, "product", told)
+    large, narrow, small = (1024, 96, 96), (NARROW - 1, 4 * LONG, 1024), (64, 32, 32)
+    for shape in (large, narrow, small):
+        times(*matrices(*shape))
+    left, right = matrices(*large)
+    times(left.double(), right.double())
+    times(left.bfloat16(), right.bfloat16())
+    monkeypatch.setattr(products, "MKL_IS_SLOW", False)
+    times(left, right)
+    assert taken == [large]
+
+
+def test_the_operator_keeps_what_torch_asks_of_one() -> None:
+    torch.library.opcheck(product, tuple(item.requires_grad_() for item in matrices(5, 6, 7)))
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3"])
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_model_that_is_sped_up_has_the_same_loss_and_slopes(family: str, frozen: bool) -> None:
+    shape = shape_for(4e5, family=family, vocab=512)
+    plain = build_model(shape, Recipe(seq_len=64), 0)
+    if frozen:  # as under adapters
+        for name, parameter in plain.named_parameters():
+            parameter.requires_grad_("norm" in name)
+    fast = copy.deepcopy(plain)
+    speed_up(fast)
+    assert fast.state_dict().keys() == plain.state_dict().keys() and any(type(item) is not torch.nn.Linear for item in fast.modules())
+    assert all(isinstance(mine, type(theirs)) for mine, theirs in zip(fast.modules(), plain.modules(), strict=True))
+    tokens = torch.randint(0, 512, (16, 64), generator=torch.Generator().manual_seed(1))
+    losses = [mean_loss(model, tokens, tokens, True) for model in (plain, fast)]
+    torch.testing.assert_close(losses[1], losses[0], rtol=1e-6, atol=1e-6)
+    for loss in losses:
+        loss.backward()
+    for one, other in zip(fast.parameters(), plain.parameters(), strict=True):
+        assert (one.grad is None) == (other.grad is None)
+        if one.grad is not None:
+            torch.testing.assert_close(one.grad, other.grad, rtol=1e-3, atol=1e-5)
+
+
+def test_a_layer_with_a_bias_adds_it() -> None:
+    layer = torch.nn.Linear(128, 128)
+    inputs = torch.randn(2, 512, 128, generator=torch.Generator().manual_seed(2))
+    wanted = layer(inputs)
+    speed_up(layer)
+    torch.testing.assert_close(layer(inputs), wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_compiled_the_loss_and_slopes_stay_the_same() -> None:
+    """Traced whole, without what computes in between; the compiler's own backend is tried where there is a C++ compiler (test_head)."""
+    shape = shape_for(4e5, family="qwen3", vocab=512)
+    plain = build_model(shape, Recipe(seq_len=64), 0)
+    fast = copy.deepcopy(plain)
+    speed_up(fast)
+    tokens = torch.randint(0, 512, (16, 64), generator=torch.Generator().manual_seed(1))
+    mean_loss(plain, tokens, tokens, True).backward()
+    compiled_loss("aot_eager")(fast, tokens, tokens, True).backward()
+    for one, other in zip(fast.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-3, atol=1e-5)
