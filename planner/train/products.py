@@ -61,7 +61,11 @@ def times(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     (rows, inner), columns = left.shape, right.shape[1]
     pays = rows * inner * columns >= LEAST and (inner < LONG or min(rows, columns) >= NARROW)
     plain = left.dtype == right.dtype == torch.float32 and left.device.type == "cpu"
-    return product(left, right) if pays and plain and MKL_IS_SLOW else left @ right
+    if not (pays and plain and MKL_IS_SLOW):
+        return left @ right
+    # oneDNN lays its first matrix out anew where it lies across, as in the slope of a weight: the smaller one of the two, then.
+    turned = not left.is_contiguous() and right.numel() <= left.numel()
+    return product(right.T, left.T).T if turned else product(left, right)
 
 
 class _Linear(torch.nn.Linear):
