@@ -70,7 +70,7 @@ class Tape:
         """Do an operation and write it down; what was done before to the same operands is not done again."""
         if work is np.multiply:
             for one, other in (given, given[::-1]):
-                if isinstance(one, float) and one == 1.0:  # changes nothing
+                if isinstance(one, float) and one == 1.0 and self._is_float(other):  # changes nothing
                     return other
         places = tuple(item.place if isinstance(item, Recorded) else self._constant(item) for item in given)
         if (work, places) not in self._known:
@@ -78,6 +78,10 @@ class Tape:
             self._known[work, places] = result
             self.written.append((work, places, result.place))
         return self._known[work, places]
+
+    def _is_float(self, item: Any) -> bool:
+        """Tell whether an operand is of floats: a mask times one is no mask any more."""
+        return isinstance(item, Recorded) and getattr(self.values[item.place], "dtype", None) == np.float64
 
     def _constant(self, value: Any) -> int:
         if isinstance(value, np.ndarray) and value.size > 1:

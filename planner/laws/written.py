@@ -1,11 +1,12 @@
 """A law on some runs, its formula and its derivatives written down as operations on arrays; see `tape`.
 
 A formula is written down once for all runs, which it must treat alike. One that looks at values, or does with arrays what cannot be written down, is
-done as it stands.
+done as it stands; so is one of which, on some runs, something else was written down than it gives there.
 """
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -130,14 +131,29 @@ class Written:
         return program, places
 
     def _begun(self, theta: Array, kind: int) -> tuple[Program, list[Any]] | None:
-        programs, key = self._law.programs, (kind, self._points.count == 1)
+        programs, key, some = self._law.programs, (kind, self._points.count == 1), theta if kind == 1 else theta[[0, -1]]
         if key not in programs:
-            try:
-                programs[key] = Program(self._law, theta if kind == 1 else theta[[0, -1]], self._points, kind > 0)
-            except (TypeError, AttributeError, ValueError):
-                programs[key] = None
-        program = programs[key]
-        return None if program is None else (program, program.on(self._points))
+            programs[key] = None
+            with suppress(Exception):  # its own faults it tells when it is done as it stands
+                programs[key] = Program(self._law, some, self._points, kind > 0)
+        if (program := programs[key]) is None:
+            return None
+        with suppress(Exception), np.errstate(all="ignore"):  # it may hold the shape of other runs
+            places = program.on(self._points)
+            if self._agrees(program, places.copy(), some):
+                return program, places
+        return None
+
+    def _agrees(self, program: Program, places: list[Any], theta: Array) -> bool:
+        """Tell whether a program gives on these runs what its formula gives, which may look at the kind or the shape of what it is given."""
+        shape = len(theta), self._points.count
+        out = np.empty((program.columns, *shape))
+        places[: 2 * program.columns] = *theta.T[:, :, None], *out
+        run(program.to_loss, places)
+        loss = places[program.loss]
+        run(program.to_slopes, places)
+        pairs = (loss, self._law.log_loss(theta, self._points)), (places[program.forecast], np.log(self._law.traced(theta, self._points).value))
+        return all(np.array_equal(np.broadcast_to(mine, shape), np.broadcast_to(plain, shape), equal_nan=True) for mine, plain in pairs)
 
     def _full(self, values: Array, count: int) -> Array:
         shape = (count, self._points.count)

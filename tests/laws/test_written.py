@@ -72,3 +72,39 @@ def test_a_formula_of_somebody_elses(formula: Any) -> None:
             for plain, written in zip(*asked(law, theta, points, weights), strict=True):
                 np.testing.assert_array_equal(written, plain)
     assert all(law.programs.values()) == (formula is _least)
+
+
+def _masks(p: Mapping[str, Any], x: Points) -> Any:
+    """A mask times one is a number, of which there may be two."""
+    return p["a"] * exp(-x.log_n * p["b"]) * (1.0 * (x.log_n > 0.0) + (x.log_n > 1.0) * 1.0 + 1.0)
+
+
+def _chooses(p: Mapping[str, Any], x: Points) -> Any:
+    """Arrays in a list reach numpy's function as the list."""
+    return p["a"] * exp(-x.log_n * p["b"]) * np.select([x.log_n > 1.0, x.log_n > 0.0], [3.0, 2.0], 1.0)
+
+
+def _asks(p: Mapping[str, Any], x: Points) -> Any:
+    if not isinstance(x.log_n, np.ndarray):
+        raise RuntimeError("arrays are wanted")
+    return p["a"] * exp(-x.log_n * p["b"])
+
+
+def _tells_kinds_apart(p: Mapping[str, Any], x: Points) -> Any:
+    return p["a"] * exp(-x.log_n * p["b"]) * (2.0 if isinstance(x.log_n, np.ndarray) else 3.0)
+
+
+def _knows_their_number(p: Mapping[str, Any], x: Points) -> Any:
+    return p["a"] * exp(-x.log_n * p["b"]) * np.broadcast_to(np.sqrt(x.special), x.log_n.shape) / x.log_n.shape[0]
+
+
+@pytest.mark.parametrize("formula", [_masks, _chooses, _asks, _tells_kinds_apart, _knows_their_number])
+def test_a_formula_that_is_written_down_wrongly_is_done_as_it_stands(formula: Any) -> None:
+    law = Law("own", "", tuple(Parameter(name, 0.1, 9.0, (0.5, 2.0), "ratio") for name in "ab"), formula, "", "")
+    random = np.random.default_rng(0)
+    for count in (5, 8, 1):
+        points = runs(law, count, count)
+        for problems in (1, 3):
+            theta, weights = Scale(law).draw(random, problems), random.normal(size=(problems, count))
+            for plain, written in zip(*asked(law, theta, points, weights), strict=True):
+                np.testing.assert_array_equal(written, plain)
