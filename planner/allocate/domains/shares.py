@@ -38,7 +38,9 @@ def of_share(problem: DomainsProblem, name: str, like: Found) -> Found | None:
     for stage in (COARSE, *(CLOSER if problem.count <= MANY else CLOSER_OF_MANY)[:2]):
         at = near(problem, size or 0, stage)
         trunk, spec, allowed = _divided(problem, at, share, parts)
-        value = np.where(allowed, problem.value(problem.expected(at, trunk, spec), 0.0).sum(0), np.inf)
+        # In whole steps, as which it is made: of scarce general text a part of one may be what makes enough tokens for a size.
+        loss = problem.expected(at, problem.whole(trunk), problem.whole(spec))
+        value = np.where(allowed, problem.value(loss, 0.0).sum(0), np.inf)
         if not np.isfinite(value).any():
             break
         size = int(at[value.argmin()])

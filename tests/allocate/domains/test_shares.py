@@ -1,6 +1,7 @@
 """Split training with a given share of specialist tokens, against every size of the ladder, and 6·N·D of what is trained."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from planner.allocate.domains.split import split
 from planner.fit.fitted import FittedLaw
 
 BUDGET = 4e13
+ROOT = Path(__file__).parents[3]
 
 
 def request(law: FittedLaw, *unique: float, flops: float = BUDGET, **limits: float) -> DomainsRequest:
@@ -56,6 +58,15 @@ def test_the_arms_of_an_answer(fitted: FittedLaw) -> None:
         parts = np.where(spec > 0, best, 0.0)
         assert spec / spec.sum() == pytest.approx(parts / parts.sum(), abs=0.01) and (spec > 0).sum() >= 2
         assert arms[name].worse_percent is not None and arms[name].worse_percent > 0
+
+
+def test_an_arm_has_enough_tokens_for_its_size_in_whole_steps() -> None:
+    """Of general text that is just enough for a size the part of a step made the difference, and the domain that requires nothing was named for it."""
+    laws = {name: FittedLaw.load(ROOT / "sweeps" / name / "law.json") for name in ("computing", "nature")}
+    domains = Domain("free", laws["computing"], 202_799.0, 0.9), Domain("bound", laws["nature"], 274_624.0, 0.66, max_loss=2.5792)
+    answer = allocate_domains(DomainsRequest(9.9443e12, domains, general_tokens=997_217.0))
+    arm = next(arm for arm in answer.arms if arm.name == "50/50")
+    assert arm.note.startswith("does not reach the max_loss of domain 'bound'")
 
 
 def test_text_too_short_for_a_share_leaves_its_arm_without_a_plan(fitted: FittedLaw) -> None:
