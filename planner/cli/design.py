@@ -193,7 +193,8 @@ def _design(
     if general is not None:
         say("the limit on the general loss is taken as its law has it: no design asks what runs would say about that")
     if budget > target:
-        say(f"warning: the runs may cost {budget / target:,.3g} times the target, which is hardly what they are for: name yours with --target-flops")
+        way = "name yours with --target-flops" if question is None else "give them fewer FLOPs"
+        say(f"warning: the runs may cost {budget / target:,.3g} times the target, which is hardly what they are for: {way}")
     if not target_flops and question is None:
         what = "that the law has seen" if fitted else "to choose from"
         say(f"target: {target:.3g} FLOPs, {TARGET_FACTOR:g} times the largest run {what}; change it with --target-flops")

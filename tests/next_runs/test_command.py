@@ -91,6 +91,16 @@ def test_a_design_for_a_decision_has_all_of_its_limits(fitted: FittedLaw, tmp_pa
     assert code == 2 and "has changed since" in messages and "allocate again" in " ".join(messages.split())
 
 
+def test_runs_that_cost_more_than_the_decision_are_told_with_a_remedy_that_is_allowed(fitted: FittedLaw, tmp_path: Path) -> None:
+    fitted.save(tmp_path / "law.json", {})
+    answer = str(tmp_path / "a.json")
+    asked = ["allocate", "--law", str(tmp_path / "law.json"), "--flops", "1e13", "--spec-tokens", "200k", "--out", answer]
+    assert CliRunner().invoke(app, asked).exit_code == 0
+    code, _, messages = run("--flops", "2e13", "--decision", answer, "--criterion", "I", "--dry-run")
+    messages = " ".join(messages.split())
+    assert code == 0 and "hardly what they are for: give them fewer FLOPs" in messages and "--target-flops" not in messages
+
+
 def test_decisions_of_less_than_a_pass_and_of_older_answers(fitted: FittedLaw, tmp_path: Path) -> None:
     fitted.save(tmp_path / "law.json", {})
     answer = tmp_path / "a.json"
