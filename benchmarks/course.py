@@ -1,7 +1,7 @@
 """How well a run's end is foretold from its losses on the way, while it cools down, and how much cooling down takes off.
 
 Small runs go through the loop of `plan launch`, with held-out losses at evenly spread steps; at each loss in the cooldown the end is read off the line
-through the losses so far, and held against what came out. The settings of `planner.train.full.expect` were chosen on the runs of the first table.
+through the losses so far, and held against what came out. The settings of `planner.train.full.expect` were chosen on the runs of the first two tables.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ seq_len = 64
 batch_sequences = 4
 warmup_steps = 20
 """
-FRESH = """
+OTHERS = """
 corpus = "corpus"
 eval_tokens = "20k"
 [[grid]]
@@ -53,9 +53,24 @@ batch_sequences = 4
 warmup_steps = 20
 cooldown_fraction = 0.15
 """
+FRESH = """
+corpus = "corpus"
+eval_tokens = "20k"
+[[grid]]
+sizes = ["25k", "60k"]
+tokens_pt = ["150k"]
+tokens_spec = ["80k", "200k"]
+unique_spec = ["25k", "60k"]
+seeds = [2, 3]
+[recipe]
+seq_len = 64
+batch_sequences = 6
+warmup_steps = 20
+cooldown_fraction = 0.2
+"""
 MOST = 12
 """Losses in a cooldown, and as many before it."""
-FEWER = (12, 8, 6, 4, 3)
+FEWER = (12, 6, 3)
 """How many of them are used."""
 
 
@@ -74,7 +89,8 @@ def main() -> None:
     """Run and print."""
     report = Report(__file__, __doc__)
     columns = ["losses in the cooldown", "so far", "mean error %", "bias %", "inside their 90 % interval", "half of its width %"]
-    for title, sweep in (("Runs that the settings were chosen on", SWEEP), ("Others: of another family, batch and length of the cooldown", FRESH)):
+    tables = {"Runs that the settings were chosen on": SWEEP, "And these, of another family and batch": OTHERS, "Fresh runs": FRESH}
+    for title, sweep in tables.items():
         with tempfile.TemporaryDirectory() as folder:
             runs = list(_runs(Path(folder), sweep, report.quick))
         taken = [100 * (run.before[-1] / run.end - 1) for run in runs]

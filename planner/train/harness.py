@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from planner.errors import InputError, MissingDependencyError
+from planner.train.products import placed
 from planner.train.start import open_checkpoint
 
 _KEYS = frozenset(
@@ -118,7 +119,7 @@ def run_tasks(
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the libraries' own deprecations
-        model = HFLM(pretrained=open_checkpoint(checkpoint).to(device), tokenizer=_tokenizer(checkpoint), batch_size=batch, device=device)
+        model = HFLM(pretrained=placed(open_checkpoint(checkpoint), device), tokenizer=_tokenizer(checkpoint), batch_size=batch, device=device)
         try:
             # Reading the harness's thousands of own tasks takes a minute, and only names are looked up in them.
             manager = TaskManager(include_defaults=any(isinstance(task, str) for task in tasks))

@@ -9,6 +9,7 @@ import torch
 
 from planner.corpus import Corpus
 from planner.train.evaluate import domain_loss
+from planner.train.products import placed
 from planner.train.start import open_checkpoint
 
 
@@ -18,7 +19,7 @@ def heldout_losses(checkpoint: Path, corpus: Corpus, domain: str, seq_len: int, 
     Returns:
         loss_spec, loss_general [nats/token], bpb_spec, bpb_general [bits/byte].
     """
-    model, place = open_checkpoint(checkpoint).to(device), torch.device(device)
+    model, place = placed(open_checkpoint(checkpoint), device), torch.device(device)
     found = {}
     for key, name in (("spec", domain), ("general", corpus.general)):
         loss, _ = domain_loss(model, corpus, name, seq_len, max_tokens=max_tokens, device=place)

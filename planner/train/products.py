@@ -5,9 +5,11 @@ Measured on one core (1,024 rows, 160 and 448 wide): 110 GFLOP/s by MKL, 250 by 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+
+_Model = TypeVar("_Model", bound=torch.nn.Module)
 
 LEAST = 8e6
 """Multiplications of a product from which oneDNN pays."""
@@ -27,14 +29,14 @@ MKL_IS_SLOW = _mkl_is_slow()
 
 @torch.library.custom_op("planner::product", mutates_args=())  # type: ignore[untyped-decorator]
 def product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """Multiply two matrices in fp32 on a CPU by oneDNN, however they lie in memory."""
+    """Multiply in fp32 on a CPU by oneDNN, however the matrices lie in memory; shapes as in `times`."""
     result: torch.Tensor = torch.ops.mkldnn._linear_pointwise(left, right.T, None, "none", [], "")
     return result
 
 
 @product.register_fake  # type: ignore[untyped-decorator]
 def _(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    return left.new_empty(left.shape[0], right.shape[1])
+    return left.new_empty(*left.shape[:-1], right.shape[1])
 
 
 def _keep(ctx: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
@@ -45,27 +47,32 @@ def _keep(ctx: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> N
 
 def _slopes(ctx: Any, slope: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None]:
     left, right = ctx.saved_tensors
-    return None if right is None else times(slope, right.T), None if left is None else times(left.T, slope)
+    of_right = None if left is None else times(left.flatten(0, -2).T, slope.flatten(0, -2))
+    return None if right is None else times(slope, right.T), of_right
 
 
 product.register_autograd(_slopes, setup_context=_keep)
 
 
 def times(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """Multiply two matrices, those in fp32 on a CPU by what is faster here.
+    """Multiply matrices, those in fp32 on a CPU by what is faster here.
 
     Args:
-        left: shape (rows, inner).
+        left: shape (..., inner).
         right: shape (inner, columns).
     """
-    (rows, inner), columns = left.shape, right.shape[1]
-    pays = rows * inner * columns >= LEAST and (inner < LONG or min(rows, columns) >= NARROW)
-    plain = left.dtype == right.dtype == torch.float32 and left.device.type == "cpu"
-    if not (pays and plain and MKL_IS_SLOW):
+    if not _pays(left, right):
         return left @ right
     # oneDNN lays its first matrix out anew where it lies across, as in the slope of a weight: the smaller one of the two, then.
-    turned = not left.is_contiguous() and right.numel() <= left.numel()
+    turned = left.ndim == 2 and not left.is_contiguous() and right.numel() <= left.numel()
     return product(right.T, left.T).T if turned else product(left, right)
+
+
+def _pays(left: torch.Tensor, right: torch.Tensor) -> bool:
+    inner, columns = right.shape
+    rows = left.numel() // inner
+    large = rows * inner * columns >= LEAST and (inner < LONG or min(rows, columns) >= NARROW)
+    return MKL_IS_SLOW and large and left.dtype == right.dtype == torch.float32 and left.device.type == "cpu"
 
 
 class _Linear(torch.nn.Linear):
@@ -73,12 +80,22 @@ class _Linear(torch.nn.Linear):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Multiply by the weight, and add the bias where there is one."""
-        result = times(input.reshape(-1, self.in_features), self.weight.T).view(*input.shape[:-1], self.out_features)
+        if not _pays(input, self.weight.T):
+            return super().forward(input)
+        result = product(input, self.weight.T)
         return result if self.bias is None else result + self.bias
 
 
+def placed(model: _Model, device: torch.device | str) -> _Model:
+    """Move a model to a device and return it; on a CPU its linear layers, which stay such and keep their names, multiply by what is faster."""
+    if torch.device(device).type == "cpu":
+        speed_up(model)
+    model.to(device)
+    return model
+
+
 def speed_up(model: torch.nn.Module) -> None:
-    """Have the linear layers of a model that is to be on a CPU multiply by what is faster; they stay linear layers, of the same names and weights."""
+    """Do that with linear layers alone."""
     for module in model.modules() if MKL_IS_SLOW else ():
         if type(module) is torch.nn.Linear:
             module.__class__ = _Linear

@@ -22,7 +22,7 @@ from planner.train.loss import Loss, loss_function
 from planner.train.model import build_optimiser
 from planner.train.order import IGNORED, Batches, Mix, Stream, mixed_in
 from planner.train.passes import GPU_SHARE, rows_of_pass
-from planner.train.products import speed_up
+from planner.train.products import placed
 from planner.train.record import write_record
 from planner.train.start import start_model
 
@@ -97,9 +97,7 @@ def run_segment(job: Job, *, report: Callable[[int], None] | None = None) -> Res
     device = torch.device(job.device)
     corpus = Corpus.open(job.corpus)
     batches = open_batches(job, corpus)
-    model = start_model(job, corpus).to(device)
-    if job.device == "cpu":
-        speed_up(model)
+    model = placed(start_model(job, corpus), device)
     optimiser = build_optimiser(model, recipe, segment.learning_rate)
     loop = LoopState()
     if segment.starts_adapters:

@@ -170,9 +170,9 @@ def test_noise_widens_what_is_said_and_too_few_points_say_nothing() -> None:
     random = np.random.default_rng(3)
     for _ in range(400):
         rates = np.linspace(0.9, 0.1, 8)
-        middle, error = extrapolate([(rate, 3.0 + 0.3 * rate**POWER + 0.02 * random.normal()) for rate in rates])
+        middle, error = extrapolate([(rate, 3.0 + 0.3 * rate**POWER + 0.1 * random.normal()) for rate in rates])
         ends.append(abs(middle - 3.0) < error)
-    assert 0.86 < np.mean(ends) < 0.97  # 90 % promised, and some more, since the excess is no straight line; the error of 400 is 1.5 %
+    assert 0.86 < np.mean(ends) < 0.95  # 90 % promised; the error of 400 is 1.5 %
 
 
 @pytest.mark.parametrize(("steps", "start", "count"), [(460, 397, 6), (72, 62, 5), (100_000, 70_000, 40), (10, 9, 4), (30, 0, 3)])

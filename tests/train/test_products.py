@@ -112,3 +112,9 @@ def test_compiled_the_loss_and_slopes_stay_the_same() -> None:
     compiled_loss("aot_eager")(fast, tokens, tokens, True).backward()
     for one, other in zip(fast.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(one.grad, other.grad, rtol=1e-3, atol=1e-5)
+
+
+def test_only_what_is_placed_on_a_cpu_is_sped_up() -> None:
+    there = products.placed(torch.nn.Linear(4, 4), "meta")
+    here = products.placed(torch.nn.Linear(4, 4), torch.device("cpu"))
+    assert type(there) is torch.nn.Linear and there.weight.is_meta and type(here) is not torch.nn.Linear

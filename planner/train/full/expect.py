@@ -30,12 +30,12 @@ LEAST_POINTS = 3
 """Losses that are measured in a cooldown, at least."""
 COOLED = 0.25
 """Cooling down takes off less than this share of a loss: 2 to 11 % in the runs of benchmarks/results/course.txt and of the demo."""
-POWER = 1.25
-"""Of the rate, to which the excess is about proportional: with 1 ends are foretold too low by 0.3 to 1 %, with 1.5 too high by 0.3."""
+POWER = 1.15
+"""Of the rate, to which the excess is about proportional: 1 suits some runs, 1.25 others, by 0.3 to 0.8 % of the loss."""
 SCATTER, SCATTER_WEIGHT = 0.004, 2
 """Deviation of a loss about its line, as a share of it, and how many losses more would tell as much: few of them say little of it."""
-BEND = 0.004
-"""How far lines that were drawn through many losses may miss, as a share of the loss."""
+BEND = 0.008
+"""How far the line may miss for that, as a share of the loss."""
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from planner.train.full.mesh import Ranks
 from planner.train.full.plan import Settings
 from planner.train.job import Job
 from planner.train.packed import constants, multiply_in, packed_again, packed_weights
-from planner.train.products import speed_up
+from planner.train.products import placed, speed_up
 from planner.train.start import start_model
 
 
@@ -42,11 +42,11 @@ def build(job: Job, corpus: Corpus, ranks: Ranks, settings: Settings) -> nn.Modu
         _halve_frozen(whole)
     if ranks.mesh is None:
         assert whole is not None
-        model = whole.to(ranks.device)
+        model = placed(whole, ranks.device)
     else:
         model = ranks.told(_skeleton(whole) if whole is not None else None)
-    if ranks.device.type == "cpu":
-        speed_up(model)
+        if ranks.device.type == "cpu":
+            speed_up(model)
     layers = decoder_layers(model, job.segment.shape.layers)
     backend = None if job.recipe.method(job.segment.method).packed else settings.compile_backend
     for layer in layers:
