@@ -3,8 +3,9 @@
 Three ways to train the same model (transformers' Qwen3, batch 8x128, vocabulary 1024, AdamW, clipping), each as one process with all cores, which is
 how Trainer and nanoGPT are run, and as one process a core with one thread each, which is how a sweep runs. Ours is `run_segment` itself, as a worker
 of `plan sweep run` calls it. Tokens a second are counted after a warm-up, over all processes. The share is that of the machine's own matrix product:
-fp32, 1024 x 1024, the same threads. FLOPs are exact ones, see planner/flops.py. All once more through torch.compile, which a sweep uses for models that
-train for minutes, nanoGPT by default and Trainer on request; what compiling itself takes is told apart.
+fp32, 1024 x 1024, the same threads, by MKL or oneDNN, whichever is faster. FLOPs are exact ones, see planner/flops.py. All once more through
+torch.compile, which a sweep uses for models that train for minutes, nanoGPT by default and Trainer on request; what compiling itself takes is told
+apart.
 
 --contest: only the closest of these, in turns and several times, since single measurements a minute apart differ by as much as the ways do.
 
@@ -25,7 +26,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.common import ROOT, Report
+from benchmarks.common import RESULTS, ROOT, Report
 from planner.flops import flops_per_token
 from planner.ladder import shape_for
 from planner.recipe import Recipe
@@ -48,6 +49,8 @@ def main() -> None:
     if len(sys.argv) > 1 and sys.argv[1] == "process":
         return process(*sys.argv[2:])
     report = Report(__file__, __doc__, options)
+    if report.options.contest and report.options.out == RESULTS / "training.txt":
+        report.options.out = RESULTS / "training_contest.txt"
     cores = len(os.sched_getaffinity(0))
     layouts = {"one process": (1, cores), "one a core": (cores, 1)}
     kinds = ("ours", "trainer", "nanogpt")
@@ -57,9 +60,9 @@ def main() -> None:
         if report.options.contest:
             contest(report, sizes, corpus, cores)
             return report.end()
-        peak = {name: run("peak", 0, corpus, *layout) for name, layout in layouts.items()}
-        report.say(f"{cores} cores; fp32 matrix product: {peak['one process'] / 1e9:.0f} GFLOP/s with {cores} threads in one process, "
-                   f"{peak['one a core'] / 1e9:.0f} GFLOP/s in {cores} processes of one thread")  # fmt: skip
+        peaks = {name: run("peak", 0, corpus, *layout) for name, layout in layouts.items()}
+        report.say(f"{cores} cores; fp32 matrix product: {peaks['one process'] / 1e9:.0f} GFLOP/s with {cores} threads in one process, "
+                   f"{peaks['one a core'] / 1e9:.0f} GFLOP/s in {cores} processes of one thread")  # fmt: skip
         tables: dict[str, list[list[str]]] = {"": [], COMPILED: []}
         waits = []
         for size in sizes:
@@ -74,7 +77,7 @@ def main() -> None:
                 best = max(value for (kind, _), value in speed.items() if not kind.startswith("ours") and (way or COMPILED not in kind))
                 others = [f"{speed[kind + way, name] / 1e3:.1f}k" for kind in kinds[1:] for name in layouts]
                 ratios = [ours / usual, ours / max(speed["trainer" + way, name] for name in layouts), ours / best]
-                share = f"{100 * ours * cost / peak['one a core']:.0f} %"
+                share = f"{100 * ours * cost / peaks['one a core']:.0f} %"
                 rows.append([f"{shape.params_non_embedding / 1e3:.0f}k", f"{ours / 1e3:.1f}k", *others, *(f"{ratio:.2f}" for ratio in ratios), share])
             with tempfile.TemporaryDirectory() as cache:
                 os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
@@ -143,20 +146,31 @@ def process(kind: str, size: str, corpus: str, threads: str) -> None:
     warnings.simplefilter("ignore")
     torch.set_num_threads(int(threads))
     if kind == "peak":
-        a, b = torch.randn(1024, 1024), torch.randn(1024, 1024)
-        for _ in range(5):
-            a @ b
-        started, count = time.perf_counter(), 0
-        while time.perf_counter() - started < 3:
-            a @ b
-            count += 1
-        print(2 * 1024**3 * count / (time.perf_counter() - started))
+        print(peak())
         return
     ways = {"ours": ours, "trainer": trainer, "nanogpt": nanogpt, "first step": first_step}
     if kind == "first step":
         print(first_step(float(size)))
         return
     print(ways[kind.removesuffix(COMPILED)](float(size), Path(corpus), int(threads), kind.endswith(COMPILED)))
+
+
+def peak() -> float:
+    """Return the speed of a matrix product, torch's own or by oneDNN, whichever is faster here [FLOP/s]."""
+    import torch
+
+    from planner.train.products import product
+
+    a, b, found = torch.randn(1024, 1024), torch.randn(1024, 1024), []
+    for times in (torch.mm, product):
+        for _ in range(5):
+            times(a, b)
+        started, count = time.perf_counter(), 0
+        while time.perf_counter() - started < 2:
+            times(a, b)
+            count += 1
+        found.append(2 * 1024**3 * count / (time.perf_counter() - started))
+    return max(found)
 
 
 def make_text(folder: Path) -> Path:
@@ -231,8 +245,9 @@ def first_step(size: float) -> float:
     import torch
 
     from planner.train.loss import compiled_loss
+    from planner.train.products import placed
 
-    model, words = _model(size), torch.zeros(RECIPE.batch_sequences, RECIPE.seq_len, dtype=torch.int64)
+    model, words = placed(_model(size), "cpu"), torch.zeros(RECIPE.batch_sequences, RECIPE.seq_len, dtype=torch.int64)
     took = []
     for _ in range(2):
         started = time.perf_counter()
