@@ -61,13 +61,14 @@ def require_here(settings: Settings, engine: str, address: str | None) -> None:
         address: of a cluster of Ray, which is not this machine.
 
     Raises:
-        MissingDependencyError: Weights & Biases is asked for and not installed.
+        MissingDependencyError: a package of the extra `train` is missing, or Weights & Biases is asked for and not installed.
         InputError: a GPU is asked for and there is none.
     """
     from planner.train.gpus import check_device
 
     if engine != "local" and (engine, address) != ("ray", None):
         return
+    require_torch()
     if settings.wandb is not None and find_spec("wandb") is None:
         raise MissingDependencyError(f"--wandb {settings.wandb} is asked for and wandb is not installed", remedy="pip install wandb, or leave it away")
     check_device(settings.device)

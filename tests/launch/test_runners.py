@@ -143,6 +143,13 @@ def test_what_cannot_be_is_one_sentence_and_leaves_nothing(
     assert not (tmp_path / "run" / "launch.json").exists()
 
 
+def test_a_gpu_is_not_looked_for_without_torch(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("planner.cli.needs.find_spec", lambda name: None if name == "torch" else find_spec(name))
+    allocation(corpus).save(tmp_path / "a.json", {})
+    code, _, said = plan("launch", tmp_path / "a.json", "--out", tmp_path / "run", "--device", "cuda")
+    assert code == 2 and "error: the package torch is needed for training and is not installed; pip install" in said
+
+
 HOSTILE = "it's \"$(touch pwned)\" `touch pwned`; touch pwned\n#SBATCH --uid=0\n& touch pwned %j"
 
 
