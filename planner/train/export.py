@@ -64,7 +64,7 @@ def _save(model: torch.nn.Module, job: Job, corpus: Corpus, out: Path) -> None:
     with _whole(out) as folder:
         saved.save_pretrained(folder)
         for file in corpus.tokenizer_path.iterdir():
-            shutil.copy2(file, folder / file.name)
+            shutil.copyfile(file, folder / file.name)  # and not its mode, which may be its owner's alone, or read-only
 
 
 @contextmanager

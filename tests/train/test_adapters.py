@@ -162,7 +162,11 @@ def test_the_merged_checkpoint_is_the_model_that_was_measured(tmp_path: Path, co
     assert row["method"] == method
     job = sweep.job(sweep.tree.tips[0])
     assert job.state_path.exists() and (job.frozen_state is None or job.frozen_state.exists())
+    own = corpus.tokenizer_path / "tokenizer.json"
+    mode = own.stat().st_mode
+    own.chmod(0o400)
     export_checkpoint(job, corpus, tmp_path / "merged", tmp_path / "adapter")
+    own.chmod(mode)
     heldout = corpus.tokens("mail", "heldout")
 
     def loss(model: Any) -> float:
@@ -175,7 +179,8 @@ def test_the_merged_checkpoint_is_the_model_that_was_measured(tmp_path: Path, co
     named = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["base_model_name_or_path"]
     assert named == str(tmp_path / ("base" if based and not general else "adapter-trunk")), "a name alone would be asked of a hub"
     modes = {file.name: file.stat().st_mode for folder in ("merged", "adapter") for file in (tmp_path / folder).iterdir()}
-    assert modes["model.safetensors"] == modes["adapter_model.safetensors"] == modes["config.json"] == (tmp_path / "sweep" / "runs.csv").stat().st_mode
+    names = ("model.safetensors", "adapter_model.safetensors", "config.json", "tokenizer.json")
+    assert {modes[name] for name in names} == {(tmp_path / "sweep" / "runs.csv").stat().st_mode}
     under = AutoModelForCausalLM.from_pretrained(tmp_path / named)
     assert under.config.use_cache == based, "as the checkpoint that it came from"
     assert abs(loss(under) - row["loss_spec"]) > 1e-4, "the adapters do something"
