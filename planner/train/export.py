@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
-from planner.artifacts import publish
+from planner.artifacts import publish, room
 from planner.corpus import Corpus
 from planner.counted import read_config
+from planner.errors import PlannerError
 from planner.train.adapters import merged, save_adapters
 from planner.train.checkpoint import load_state
 from planner.train.job import Job
@@ -35,6 +37,7 @@ def export_checkpoint(job: Job, corpus: Corpus, out: Path, adapters: Path | None
 
     Raises:
         StateError: the state cannot be read.
+        PlannerError: the checkpoint cannot be written.
     """
     from transformers.utils import logging
 
@@ -81,5 +84,8 @@ def _whole(out: Path) -> Iterator[Path]:
             publish(file)
         shutil.rmtree(out, ignore_errors=True)
         os.replace(temporary, out)
+    except (OSError, SafetensorError) as error:  # no StateError: the state is sound, and need not be trained again
+        remedy = f"{room(error, 'make room, or check its permissions')}; the same command goes on"
+        raise PlannerError(f"checkpoint {out} cannot be written: {error}", remedy=remedy) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from planner.corpus.store import Corpus
+from planner.errors import PlannerError
 from planner.ladder import shape_for
 from planner.method import Method
 from planner.recipe import Recipe
@@ -114,14 +115,26 @@ def test_a_stop_between_stem_and_tip_changes_nothing(swept: Sweep, tmp_path: Pat
 
 
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # peft asks transformers for it
-def test_checkpoints_of_a_sweep_that_was_finished_without_them(tmp_path: Path, corpus: Corpus) -> None:
-    """What lies under adapters that were kept stays, and an endpoint that cannot be read does not cost the others."""
+def test_checkpoints_of_a_sweep_that_was_finished_without_them(tmp_path: Path, corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What lies under adapters that were kept stays, and an endpoint that cannot be read does not cost the others, nor does a full disk cost a state."""
+    from safetensors import SafetensorError
+
     from planner.launch.checkpoints import export_endpoints
 
     sweep = Sweep.open(lay_out(tmp_path, corpus, SWEEP))
     assert run_sweep(sweep, InlineEngine(), keep_state=True) == {}
     assert run_sweep(Sweep.open(tmp_path), InlineEngine()) == {}, "after a kill, and without --checkpoints"
     whole = {tip.segment_id: tip for tip in sweep.tree.tips}
+    states = sorted((tmp_path / "state").glob("*.safetensors"))
+
+    def fill(*arguments: object, **options: object) -> None:
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("transformers.modeling_utils.safe_save_file", fill)
+        with pytest.raises(PlannerError, match="checkpoint .* cannot be written: I/O error: No space left on device .*; make room") as said:
+            export_endpoints(sweep)
+    assert type(said.value) is PlannerError and sorted((tmp_path / "state").glob("*.safetensors")) == states
     torn = next(name for name, tip in whole.items() if tip.method == "lora")
     content = sweep.state_path(whole[torn]).read_bytes()
     sweep.state_path(whole[torn]).write_bytes(content[:100])
