@@ -14,13 +14,14 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from planner.artifacts import plain
+from planner.artifacts import plain, room
 from planner.errors import PlannerError
 from planner.units import format_seconds
 
 INTERRUPTED = 130
 RESUMED = ("run", "tune-lr", "launch", "demo")
 """Commands that keep what they have done when they are stopped."""
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 LONGEST_NAME = 200
 """Characters of a path that are repeated in a message."""
 PLAIN_EVERY = 20.0
@@ -63,6 +64,8 @@ def _of_files(error: OSError | ValueError) -> str | None:
         name = str(error.filename)
         name = name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}…"
         return f"{name}: {error.strerror}; check the path, its permissions and the room on the disk."
+    if isinstance(error, OSError) and error.errno in FULL:  # while an open file is written, which the error does not name
+        return f"a file cannot be written: {error.strerror}; {room(error, 'make room on the disk')}."
     if "embedded null" in str(error):
         return "a path holds a null character; give one without."
     return None

@@ -29,6 +29,17 @@ def test_a_disk_that_takes_no_states(undisturbed: Path, tmp_path: Path, corpus: 
     assert_whole(folder, undisturbed)
 
 
+def test_a_disk_that_takes_no_corpus(text_folder: Path, tmp_path: Path) -> None:
+    places = {"general": text_folder / "general", "mail": text_folder / "special"}
+    sources = "".join(f'[[source]]\ndomain = "{domain}"\nkind = "txt"\npath = "{place}"\n' for domain, place in places.items())
+    (tmp_path / "corpus.toml").write_text(f"{sources}[tokenizer]\nvocab_size = 300\n")
+    limit = "import os, resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000)); os.execv(sys.executable, sys.argv[1:])"
+    command = [sys.executable, "-m", "planner.cli.main", "corpus", "build", str(tmp_path / "corpus.toml"), "--out", str(tmp_path / "corpus")]
+    done = subprocess.run([sys.executable, "-c", limit, *command], capture_output=True, text=True)
+    assert done.returncode == 2 and "error: a file cannot be written: File too large; raise this user's limit" in done.stderr, done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["corpus.toml"]
+
+
 def test_a_full_disk(undisturbed: Path, tmp_path: Path, corpus: Corpus) -> None:
     """A file system of 0.4 MB, in a mount namespace of its own; then room is made, and the same command goes on."""
     pytest.importorskip("ray")
