@@ -92,6 +92,7 @@ class States:
 
         Raises:
             StateError: it could not be written.
+            RuntimeError: another rank was lost meanwhile.
         """
         if self._saving is None:
             return
@@ -99,6 +100,8 @@ class States:
         try:
             future.result()  # on the first rank this means that all ranks have written
         except (Exception, CheckpointException) as error:
+            if _of_ranks(error, self._ranks):
+                raise
             said = f"state {self._path(step)} cannot be written: {_last_line(error)}"
             raise StateError(said, remedy=f"{room(error, 'make room on the disk')}; the same command goes on") from error
         if self._ranks.first:
@@ -161,6 +164,7 @@ def read_state(path: Path, ranks: Ranks, tensors: Mapping[str, torch.Tensor], *,
 
     Raises:
         StateError: it is torn, lacks a file, or is of another shape.
+        RuntimeError: another rank was lost meanwhile.
     """
     try:
         reader = _Reader(path, ranks, tensors)
@@ -169,6 +173,8 @@ def read_state(path: Path, ranks: Ranks, tensors: Mapping[str, torch.Tensor], *,
     except StateError:
         raise
     except (Exception, CheckpointException) as error:
+        if _of_ranks(error, ranks):
+            raise
         remedy = remedy or f"delete {path}; the same command goes on from the state before"
         raise StateError(f"state {path} cannot be read: {_last_line(error)}", remedy=remedy) from error
 
@@ -176,6 +182,11 @@ def read_state(path: Path, ranks: Ranks, tensors: Mapping[str, torch.Tensor], *,
 def _sizes(folder: Path) -> dict[str, int]:
     """Return the size of each of a state's files [bytes]."""
     return {file.name: file.stat().st_size for file in sorted(folder.glob("*.safetensors"))}
+
+
+def _of_ranks(error: BaseException, ranks: Ranks) -> bool:
+    """Tell whether the ranks' talk broke off, as when one is lost; what a rank itself meets torch hands on as its own kind of exception."""
+    return ranks.mesh is not None and isinstance(error, RuntimeError)
 
 
 def _last_line(error: BaseException) -> str:

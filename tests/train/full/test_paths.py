@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 import pickle
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,23 @@ def test_states_are_saved_by_the_clock_too(corpus: Corpus, tmp_path: Path, ranks
     assert 10 <= last < STEPS
     kept = sorted(int(path.parent.name.removeprefix("step-")) for path in (folder / "states").glob("step-*/loop.json") if path.parent.suffix != ".part")
     assert kept[0] == 0 and last in kept and len(kept) <= 3, "the latest by the clock takes no place from those that a rollback goes back to"
+
+
+def test_a_rank_that_is_lost_while_states_are_written_or_read_is_no_fault_of_theirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rank that leaves word of a fault that a user must mend keeps Slurm from putting the job back into its queue."""
+
+    def breaks(*arguments: object, **options: object) -> None:
+        raise RuntimeError("Connection reset by peer")
+
+    mesh: Any = object()
+    states, lost = States(tmp_path, Ranks(0, 2, torch.device("cpu"), mesh), 3), Future[None]()
+    lost.set_exception(RuntimeError("Connection reset by peer"))
+    states._saving = lost, 5
+    with pytest.raises(RuntimeError, match="Connection reset"):
+        states.finish()
+    monkeypatch.setattr("planner.train.full.states._Reader", breaks)
+    with pytest.raises(RuntimeError, match="Connection reset"):
+        states.load(5, {})
 
 
 def test_a_pickle_in_a_state_is_not_opened(corpus: Corpus, tmp_path: Path) -> None:
