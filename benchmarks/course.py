@@ -89,7 +89,9 @@ def main() -> None:
     """Run and print."""
     report = Report(__file__, __doc__)
     columns = ["losses in the cooldown", "so far", "mean error %", "bias %", "inside their 90 % interval", "half of its width %"]
-    tables = {"Runs that the settings were chosen on": SWEEP, "And these, of another family and batch": OTHERS, "Fresh runs": FRESH}
+    tables = {
+        "Runs that the settings were chosen on": SWEEP, "And these, of another family, batch and length of the cooldown": OTHERS, "Fresh runs": FRESH,
+    }  # fmt: skip
     for title, sweep in tables.items():
         with tempfile.TemporaryDirectory() as folder:
             runs = list(_runs(Path(folder), sweep, report.quick))

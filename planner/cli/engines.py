@@ -88,8 +88,13 @@ class Where:
         """Make the engine.
 
         Raises:
+            InputError: it is to use GPUs of this machine, which has none.
             MissingDependencyError: its package is not installed.
         """
+        if self.engine == "local" or (self.engine == "ray" and self.address is None):
+            from planner.train.gpus import check_device
+
+            check_device(self.device)
         if self.engine == "ray":
             from planner.cli.needs import require
             from planner.engines.ray import RayEngine

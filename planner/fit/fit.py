@@ -154,11 +154,11 @@ def _suited(law: Law, data: FitData) -> Law:
         warnings.warn(f"the law {law.name} is blind to the difference between general and specialist tokens", PlannerWarning, stacklevel=3)
     elif law.stages == 1 and data.repeated and not law.repeats:
         warnings.warn(f"the law {law.name} takes repeated text for fresh", PlannerWarning, stacklevel=3)
-    if (run := numberless(law, data)) is not None:
+    if (reason := numberless(law, data)) is not None:
         remedy = "mend its formula: the logarithm of nothing is none, such as of general tokens where there are none"
-        raise InputError(f"the law {law.name} gives no number for the run {run}", remedy=remedy)
-    if reason := reason_against(law, data):
-        raise DataError(f"the runs cannot carry the law {law.name}: it has {reason}", remedy="choose a simpler law, or --law auto")
+        raise InputError(f"the law {law.name} {reason}", remedy=remedy)
+    if lack := reason_against(law, data):
+        raise DataError(f"the runs cannot carry the law {law.name}: it has {lack}", remedy="choose a simpler law, or --law auto")
     return law
 
 

@@ -108,11 +108,16 @@ def reason_against(law: Law, data: FitData) -> str | None:
 
 
 def numberless(law: Law, data: FitData) -> str | None:
-    """Name a run for which a law gives no number wherever it starts, as somebody's own may where tokens are zero; None where it gives one for all."""
-    theta = Scale(law).draw(np.random.default_rng(0), TRIED)
-    with np.errstate(all="ignore"):
-        sound = np.isfinite(law.log_loss(theta, data.points(data.reference)))
-    return None if sound.all(1).any() else data.run_ids[int(sound.sum(0).argmin())]
+    """Say why a law gives no number for some run wherever it starts, as somebody's own may where tokens are zero; None where it gives one for all."""
+    theta, points = Scale(law).draw(np.random.default_rng(0), TRIED), data.points(data.reference)
+    try:
+        with np.errstate(all="ignore"):
+            sound = np.isfinite(law.log_loss(theta, points))
+            law.log_loss_and_slopes(theta[:1], points)
+    except Exception as error:  # somebody's own formula raises what it likes
+        said = " ".join(str(error).split())[:200]
+        return f"cannot be computed for these runs ({type(error).__name__}: {said})"
+    return None if sound.all(1).any() else f"gives no number for the run {data.run_ids[int(sound.sum(0).argmin())]}"
 
 
 def _check_one_stage(data: FitData) -> None:

@@ -77,10 +77,10 @@ def candidates(data: FitData) -> list[Law]:
     check_suited(data)
     suited = []
     for law in filter(data.suits, LAWS.values()):
-        if (run := numberless(law, data)) is None:
+        if (reason := numberless(law, data)) is None:
             suited.append(law)
         else:
-            warnings.warn(f"the law {law.name} gives no number for the run {run}, and is not tried: mend its formula", PlannerWarning, stacklevel=3)
+            warnings.warn(f"the law {law.name} {reason}, and is not tried: mend its formula", PlannerWarning, stacklevel=3)
     found = [law for law in suited if reason_against(law, data) is None]
     if not suited:
         raise DataError("no law of this kind of table gives a number for every run", remedy="mend the formulas")

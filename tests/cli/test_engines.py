@@ -48,6 +48,16 @@ def test_bad_options_end_with_one_sentence(folder: Path, options: str, sentence:
     assert not (folder / "records").exists()
 
 
+@pytest.mark.parametrize("options", [(), ("--engine", "ray"), ("--workers", "2")])
+def test_gpus_that_this_machine_has_not_are_refused_before_anything_is_written(folder: Path, options: tuple[str, ...]) -> None:
+    if pytest.importorskip("torch").cuda.is_available():
+        pytest.skip("there is one")
+    before = sorted(folder.iterdir())
+    code, out, words = run("sweep", "run", str(folder), "--device", "cuda", *options)
+    assert code == 2 and "error: --device cuda is asked for and torch finds no GPU; use --device cpu, or" in words and not out
+    assert sorted(folder.iterdir()) == before
+
+
 def test_a_dry_run_shows_what_each_task_asks_for(folder: Path) -> None:
     code, out, words = run("sweep", "run", str(folder), "--engine", "ray", "--device", "cuda", "--gpu-memory", "10", "--dry-run")
     assert code == 0 and "12 of 12 segments" in words

@@ -13,6 +13,7 @@ import pytest
 from planner.cli.engines import Where
 from planner.engines import local
 from planner.engines.local import LocalEngine
+from planner.errors import InputError
 from planner.train.gpus import visible_gpus
 from planner.train.job import Job, Result
 from tests.engines.test_demand import job
@@ -34,6 +35,7 @@ def gpus(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     torch = pytest.importorskip("torch")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     yield monkeypatch
 
 
@@ -49,8 +51,9 @@ def test_workers_are_as_many_as_the_gpus_unless_told(gpus: pytest.MonkeyPatch) -
     assert Where(device="cuda").known_workers == 3 and Where(device="cuda", engine="ray").known_workers == Where().known_workers
     engine = Where(workers=2).make()
     assert isinstance(engine, LocalEngine) and engine.places() == [(None, 1)] * 2, "on processors nothing is set"
-    gpus.setattr("torch.cuda.device_count", lambda: 0)
-    assert places() == [(None, 1)], "the worker says that torch sees none"
+    gpus.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(InputError, match="torch finds no GPU"):
+        places()
 
 
 def test_a_variable_that_is_set_is_kept_to(gpus: pytest.MonkeyPatch) -> None:

@@ -104,3 +104,24 @@ def test_a_law_without_a_number_for_some_run_is_named_and_no_other_is_harmed(own
     assert refused.returncode == 2 and said in refused.stderr and "Traceback" not in refused.stderr
     others = plan(*fit, laws=own, folder=tmp_path)
     assert others.returncode == 0 and others.stderr.count(said) == 1, others.stderr
+
+
+RAISES = """from planner.laws.base import Law, exponent, irreducible
+def formula(p, x):
+    if getattr(x.log_n, "value", x.log_n).shape[-1] > 5:
+        raise ValueError("five runs are\\nthe most")
+    return p["E"] + p["α"] * x.log_n
+LAWS = (Law("mine", "E + α·ln N", (irreducible(), exponent("α")), formula, "here", "never", stages=1),)
+"""
+
+
+def test_a_law_that_raises_on_these_runs_is_named_and_no_other_is_harmed(own: Path, tmp_path: Path) -> None:
+    own.write_text(RAISES, encoding="utf-8")
+    names = [f"--map={ours}={theirs}" for ours, theirs in (("params_non_embedding", "N"), ("tokens_pt", "D"), ("loss_spec", "loss"))]
+    fit = ("fit", "theirs.csv", *names, "--no-figures", "--bootstrap=20")
+    refused = plan(*fit, "--law=mine", laws=own, folder=tmp_path)
+    said = "the law mine cannot be computed for these runs (ValueError: five runs are the most)"
+    assert refused.returncode == 2 and said in refused.stderr and "Traceback" not in refused.stderr
+    others = plan(*fit, laws=own, folder=tmp_path)
+    assert others.returncode == 0 and others.stderr.count(said) == 1, others.stderr
+    assert plan(*fit, "--law=chinchilla", laws=own, folder=tmp_path).returncode == 0

@@ -29,7 +29,7 @@ FILE = "forecast.json"
 LEAST_POINTS = 3
 """Losses that are measured in a cooldown, at least."""
 COOLED = 0.25
-"""Cooling down takes off less than this share of a loss: 2 to 11 % in the runs of benchmarks/results/course.txt and of the demo."""
+"""Cooling down takes off less than this share of a loss: 2 to 9 % in the runs of benchmarks/results/course.txt and of the demo."""
 POWER = 1.15
 """Of the rate, to which the excess is about proportional: 1 suits some runs, 1.25 others, by 0.3 to 0.8 % of the loss."""
 SCATTER, SCATTER_WEIGHT = 0.004, 2
