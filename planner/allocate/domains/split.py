@@ -15,6 +15,7 @@ from planner.allocate.domains.found import MIXED, SPLIT, Found
 from planner.allocate.domains.keep import after
 from planner.allocate.domains.problem import EVALUATIONS, EVERY, MILD, MOST, PENALTY, DomainsProblem
 from planner.allocate.domains.stages import CLOSER, CLOSER_OF_MANY, COARSE, MANY, NEARBY, Stage, near, nodes
+from planner.allocate.domains.trade import traded
 from planner.allocate.domains.waterfill import fill
 from planner.allocate.domains.whole import better, cooldown, cooled, realise
 from planner.laws.dual import Array
@@ -58,7 +59,10 @@ def split(
         if best is None:
             break
         size, logit, share = middle(problem, best)
-    return better(problem, kept, best, 0.0)
+    found = better(problem, kept, best, 0.0)
+    if found is None or quick or name != SPLIT or problem.request.limited:
+        return found
+    return traded(problem, found)
 
 
 def trunks(problem: DomainsProblem, sizes: Any, shares: Array) -> tuple[Any, Array]:

@@ -55,7 +55,7 @@ def realise(problem: DomainsProblem, name: str, size: int, trunk: float, spec: A
         longest, missing = int(spec.argmax()), (least - length) * cooled(problem, name, spec)
         spec[longest] -= problem.whole(missing / cost[longest]) + problem.step
         length = _rest(problem, name, trunk, total - float((cost * spec).sum()), spec)
-    return _made(problem, name, size, length, spec, np.zeros(problem.count))
+    return made(problem, name, size, length, spec, np.zeros(problem.count))
 
 
 def _limited(problem: DomainsProblem, name: str, size: int, trunk: float, spec: Array, stages: Array, margin: float) -> Found | None:
@@ -75,14 +75,14 @@ def _limited(problem: DomainsProblem, name: str, size: int, trunk: float, spec: 
             return None
     else:
         return None
-    found = _made(problem, name, size, length, spec, share)
+    found = made(problem, name, size, length, spec, share)
     longer = _rest(problem, name, length, total - used, spec)
     share = after(problem, size, longer, spec[:, None], 0.0)[:, 0]
     stages = spec / (1 - share)
     room = float((cost * stages).sum()) + longer * cooled(problem, name, spec) <= total * (1 + 1e-9)
     if np.isnan(share).any() or not room or longer + (stages - spec).max() > problem.general_tokens * (1 + 1e-9):
         return found
-    return better(problem, found, _made(problem, name, size, longer, spec, share), margin)
+    return better(problem, found, made(problem, name, size, longer, spec, share), margin)
 
 
 def _nearby(problem: DomainsProblem, size: int, trunk: float, spec: Array, stages: Array, margin: float) -> tuple[Array, Array]:
@@ -115,7 +115,8 @@ def _rest(problem: DomainsProblem, name: str, trunk: float, room: float, spec: A
     return problem.whole(float(np.clip(room / cooled(problem, name, spec), 0.0, problem.general_tokens))) if trunk > 0 else 0.0
 
 
-def _made(problem: DomainsProblem, name: str, size: int, trunk: float, spec: Array, replay: Array) -> Found:
+def made(problem: DomainsProblem, name: str, size: int, trunk: float, spec: Array, replay: Array) -> Found:
+    """Write a plan of whole steps down, with what it costs; as for `realise`, and the share of replay of each branch, shape (domains,)."""
     price, numbers = float(problem.price[size]), np.full(problem.count, size)
     stages = spec / (1 - replay)
     flops = price * problem.spec_cost[:, size] * stages
