@@ -62,7 +62,7 @@ def split(
     found = better(problem, kept, best, 0.0)
     if found is None or quick or name != SPLIT or problem.request.limited:
         return found
-    return traded(problem, found)
+    return traded(problem, found, start is not None)
 
 
 def trunks(problem: DomainsProblem, sizes: Any, shares: Array) -> tuple[Any, Array]:

@@ -16,12 +16,14 @@ from planner.allocate.domains.problem import EVERY, DomainsProblem
 from planner.allocate.domains.whole import better, cooled, made
 from planner.laws.dual import Array
 
-REACH = 0.17
-"""In ln N."""
+REACH, NEARBY = 0.17, 0.04
+"""In ln N, of a whole search and of one that begins beside a plan of another request."""
 STEPS = (1, 2, 4, 8, 16, 32, 64, 128)
 """Moved at once."""
 ROUNDS = ((40, 4, 8, 6), (40, 12, 8, 2), (200, 8, 8, 2), (EVERY, 4, 4, 2))
 """Resamples, moves at most of each size, how many of `STEPS`, and how many sizes go on, of one look after the other."""
+NEAR_ROUNDS = ((100, 8, 8, 1), (EVERY, 3, 3, 1))
+"""The same beside a plan of another request."""
 MOST_DOMAINS = 4
 """Domains up to which steps are moved."""
 MARGIN = 1e-6
@@ -30,20 +32,21 @@ PART = 1e-3
 """Of the longest branch that is moved at least, where no recipe says how long a step is."""
 
 
-def traded(problem: DomainsProblem, found: Found) -> Found:
+def traded(problem: DomainsProblem, found: Found, nearby: bool = False) -> Found:
     """Return the best plan that moves of whole steps lead to from one of a search, or that itself.
 
     Args:
         problem: the domains, without a limit on the general loss.
         found: one trunk and its branches.
+        nearby: whether the search began beside a plan of another request.
     """
     size = int(found.size[0])
     if problem.count > MOST_DOMAINS or not np.isfinite(problem.max_loss).any():
         return found
-    sizes = np.flatnonzero(np.abs(np.log(problem.params / problem.params[size])) <= REACH)
+    sizes = np.flatnonzero(np.abs(np.log(problem.params / problem.params[size])) <= (NEARBY if nearby else REACH))
     slack = max(0.0, float(_longest(problem, found, found.size[:1], found.tokens_spec[None])[0]) - found.tokens_general)
     start = np.tile(np.append(found.tokens_spec, slack), (len(sizes), 1))
-    for most, rounds, steps, kept in ROUNDS:
+    for most, rounds, steps, kept in NEAR_ROUNDS if nearby else ROUNDS:
         start, values = _moved(problem, found, sizes, start, _moves(problem, found, STEPS[:steps]), most, rounds)
         order = values.argsort()[:kept]
         order = order[np.isfinite(values[order])]

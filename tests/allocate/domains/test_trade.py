@@ -51,7 +51,7 @@ def test_steps_are_moved_only_where_a_loss_is_required(fitted: FittedLaw, monkey
     """And what comes of it is never worse than what it began with."""
     asked = problem(fitted, 0.004)
     after = split(asked)
-    monkeypatch.setattr(splitting, "traded", lambda problem, found: found)
+    monkeypatch.setattr(splitting, "traded", lambda problem, found, nearby: found)
     before = split(asked)
     assert before is not None and after is not None
     assert asked.missed(after) <= 0 < asked.missed(before) < 1e-5 or worth(asked, after, 0.0) <= worth(asked, before, 0.0)
