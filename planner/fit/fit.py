@@ -11,6 +11,7 @@ import numpy as np
 
 from planner.errors import DataError, InputError, PlannerWarning
 from planner.fit.data import FitData
+from planner.fit.drift import drift
 from planner.fit.fitted import FittedLaw
 from planner.fit.holdout import mean_absolute_percent, slices
 from planner.fit.identify import check, check_losses, numberless, reason_against, trunks_alone
@@ -18,7 +19,7 @@ from planner.fit.luck import deviation_on_a_trunk
 from planner.fit.member import Member
 from planner.fit.profile import along, ridge
 from planner.fit.resample import check_scheme, draw_weights, fit_weighted, scheme_for
-from planner.fit.select import Progress, Score, candidates, check_suited, choose, score_laws
+from planner.fit.select import Progress, Score, candidates, check_suited, choose, score_laws, screen_others
 from planner.fit.share import shared
 from planner.fit.support import Support
 from planner.fit.unmeasured import opened, unmeasured
@@ -92,13 +93,14 @@ def fit(
     unusual = scores[0].unusual
     sound = data.rows(~unusual)
     noise = max(float(np.mean([score.rms_percent for score in chosen])) / 100, data.replicate_sd or 0.0, _luck(chosen, sound))
-    drift = float(np.mean([score.drift for score in chosen]))
+    others = [] if law == "auto" else screen_others(sound, [score.estimate.law for score in scores], seed)
     about = {"rows": data.count, "replicate_sd": data.replicate_sd, "target": data.target, "resampling": scheme, **(source or {})}
     table = [_row(score, score in chosen) for score in scores]
     _warn_of(unusual, chosen, data)
     holdout = _without(holdout, [name for name, off in zip(data.run_ids, unusual, strict=True) if off])
     _check_learnt(chosen, sound, holdout)
-    fitted = FittedLaw(tuple(members), noise, drift, Support.of(sound), float(np.exp(sound.log_loss.min())), table, holdout, about)
+    astray = drift(chosen, [*scores, *others], sound, noise)
+    fitted = FittedLaw(tuple(members), noise, astray, Support.of(sound), float(np.exp(sound.log_loss.min())), table, holdout, about)
     about["farthest"] = _farthest(fitted, data)
     return fitted
 

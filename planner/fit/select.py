@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from planner.errors import DataError, PlannerWarning
+from planner.fit.beyond import Beyond
 from planner.fit.data import TARGETS, FitData
 from planner.fit.estimate import Estimate, estimate
 from planner.fit.holdout import Slice, mean_absolute_percent, slices
@@ -28,8 +29,6 @@ NEAR_EQUAL = 1.25
 MOST_MEMBERS = 3
 SAME_LAW = 1e-3
 """Mean difference in ln L beyond the runs under which two laws are one, such as a law with a floor that the fit puts at nothing and the one without."""
-BEYOND = 2.0
-"""Factor in size and in tokens beyond the dearest runs at which near-equal laws are asked how far they disagree."""
 HOPELESS = 1.8
 """Laws whose residual is over this multiple of the least are not tried on the slices."""
 MOST_TRIED = 6
@@ -39,6 +38,8 @@ SCREENING_STARTS = 4
 SECOND_LOOK, SECOND_DRAWS = 2.0, 16
 """Laws whose best start stands alone, so that a better one may have been missed, are started anew where their residual is within this multiple of the
 least; and how many draws each of these starts is the best of."""
+MOST_ROUGHLY = 2000
+"""Rows, at most, that laws which were not asked for are fitted to."""
 STARTS = 12
 SLICE_STARTS = 2
 
@@ -60,7 +61,7 @@ class Score:
     held: dict[str, float]
     """Mean absolute error by slice [% of the loss]; empty for a law that was not tried on them."""
     drift: float
-    """Deviation of ln L for each log unit beyond the support of the rows that were fitted."""
+    """Deviation of ln L for each log unit beyond the support of the rows that were fitted, of the slice that went astray fastest."""
 
     @property
     def mean(self) -> float:
@@ -184,10 +185,23 @@ def _agreed(
     if not measured[0].unusual.any() or others:
         return measured, others
     # Fitted without the runs in question: a law that is free to would go through a run that lies alone.
-    data, names = next(iter(tables.values())).rows(~measured[0].unusual), {law.name for law in laws}
-    rest = [law for law in LAWS.values() if law.name not in names and data.suits(law) and not (reason_against(law, data) or numberless(law, data))]
-    others = _screen([data], rest, seed, lambda name, share: None) if rest else []
+    others = screen_others(next(iter(tables.values())).rows(~measured[0].unusual), laws, seed)
     return _measured(scores, tables, others), others
+
+
+def screen_others(data: FitData, laws: Sequence[Law], seed: int) -> list[Score]:
+    """Fit roughly the laws that a table can carry and that were not asked for.
+
+    Args:
+        data: the runs.
+        laws: those that were asked for.
+        seed: of the starts.
+    """
+    if data.count > MOST_ROUGHLY:
+        data = data.rows(np.random.default_rng([seed, 5]).permutation(data.count) < MOST_ROUGHLY)
+    names = {law.name for law in laws}
+    rest = [law for law in LAWS.values() if law.name not in names and data.suits(law) and not (reason_against(law, data) or numberless(law, data))]
+    return _screen([data], rest, seed, lambda name, share: None) if rest else []
 
 
 def _measured(scores: Sequence[Score], tables: Mapping[str, FitData], others: Sequence[Score] = ()) -> list[Score]:
@@ -224,7 +238,8 @@ def choose(scores: Sequence[Score], data: FitData) -> list[Score]:
         return [best]
     alike = [score for score in scores if score.held and score.mean - best.mean <= max((NEAR_EQUAL - 1) * best.mean, _noise(score, best))]
     alike.sort(key=_simplicity)
-    forecast = [_beyond(score, data) for score in alike]
+    there = Beyond.of(data)
+    forecast = [there.log_loss(score.estimate, score.params_kind, score.reference) for score in alike]
     kept = [0]
     while len(kept) < min(MOST_MEMBERS, len(alike)):
         apart = np.nan_to_num([min(float(np.abs(item - forecast[other]).mean()) for other in kept) for item in forecast])
@@ -239,14 +254,6 @@ def choose(scores: Sequence[Score], data: FitData) -> list[Score]:
 
 def _simplicity(score: Score) -> tuple[int, float]:
     return len(score.estimate.law.parameters), score.mean
-
-
-def _beyond(score: Score, data: FitData) -> Array:
-    """Forecast ln L of the dearest quarter of the runs, made twice as large in size and in tokens."""
-    dear = data.under(score.params_kind).rows(data.flops >= np.quantile(data.flops, 0.75))
-    replay = 0.0 if dear.replay_fraction is None else dear.replay_fraction
-    tokens = (BEYOND * dear.tokens_pt, BEYOND * dear.tokens_spec, BEYOND * dear.unique_spec)
-    return score.estimate.log_loss(Points(score.reference, BEYOND * dear.params, *tokens, replay))
 
 
 def _noise(score: Score, best: Score) -> float:
