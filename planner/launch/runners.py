@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import signal
 import subprocess
@@ -23,6 +24,8 @@ from planner.lock import this_process
 from planner.train.full.plan import FAILURE_FILE, RUNNER, STOP_FILE, Settings
 
 LOG = "log.txt"
+PROGRESS = re.compile(r"\d\d:\d\d:\d\d step \d+: ")
+"""Begins a line there that tells how far the run is: the last words of a rank that was killed, and not why it ended."""
 POLL = 0.3
 """Seconds between two looks at the ranks."""
 FAILURES = 3
@@ -184,7 +187,8 @@ def failure(folder: Path, otherwise: str, logged: int = 0) -> StateError:
     if path.exists():
         message, _, remedy = path.read_text(encoding="utf-8").strip().partition("\n")
         return StateError(message, remedy=remedy)
-    lines = (folder / LOG).read_bytes()[logged:].decode(errors="replace").strip().splitlines() if (folder / LOG).exists() else []
+    written = (folder / LOG).read_bytes()[logged:].decode(errors="replace").strip().splitlines() if (folder / LOG).exists() else []
+    lines = [line for line in written if not PROGRESS.match(line)]
     last = next((line for line in reversed(lines) if "Error" in line), lines[-1] if lines else "").strip()
     said = f"{otherwise}: {last}" if last else otherwise  # a rank that was killed says nothing
     return StateError(said, remedy=f"see {folder / LOG}; the same command goes on from the latest state")
