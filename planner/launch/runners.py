@@ -12,13 +12,11 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-from planner.engines.ray import connected
+from planner.engines.ray import connected, sigterm_interrupts
 from planner.errors import InputError, MissingDependencyError, PlannerWarning, StateError, without_secret
 from planner.lock import this_process
 from planner.train.full.plan import FAILURE_FILE, RUNNER, STOP_FILE, Settings
@@ -57,7 +55,7 @@ def run_local(folder: Path, ranks: int, settings: Settings, *, tick: Callable[[]
         **os.environ, "OMP_NUM_THREADS": str(settings.threads), "TOKENIZERS_PARALLELISM": "false", RUNNER: json.dumps(this_process()),
     }  # fmt: skip
     stop, asked, logged = folder / STOP_FILE, 0, _logged(folder)
-    with (folder / LOG).open("ab") as log, _sigterm_interrupts():
+    with (folder / LOG).open("ab") as log, sigterm_interrupts():
         process = subprocess.Popen(command(folder, ranks), stdout=log, stderr=log, env=environment, start_new_session=True)
         while process.poll() is None:
             try:
@@ -153,7 +151,7 @@ def _fit(trainer: Any, folder: Path, tick: Callable[[], None]) -> tuple[bool, Ex
         finally:
             ended.set()
 
-    with _sigterm_interrupts():
+    with sigterm_interrupts():
         threading.Thread(target=fit, daemon=True).start()
         while not ended.is_set():
             try:
@@ -216,20 +214,3 @@ def check_ranks(ranks: int, device: str, engine: str, *, threads: int = 1, addre
     if engine == "ray" and ranks * threads > cores:
         remedy = f"give --threads {cores // ranks} or fewer ranks"
         raise InputError(f"{ranks} ranks of {threads} threads each are more than the {cores} cores that Ray has to give", remedy=remedy)
-
-
-@contextmanager
-def _sigterm_interrupts() -> Iterator[None]:
-    """Take SIGTERM as Ctrl-C for a while."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
