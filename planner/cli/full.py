@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from planner.cli.console import Bar, bar, say
 from planner.cli.needs import require_torch
 from planner.cli.tables import table
+from planner.cli.watch import told_loss
 from planner.units import format_bytes, format_count, format_seconds
 
 if TYPE_CHECKING:
@@ -174,7 +175,7 @@ class Follow:
             if line["kind"] == "step":
                 last = line
             elif line["kind"] == "evaluation":
-                self._shown.line(f"step {line['step']}: held-out specialist loss {line['loss_spec']:.4f}")
+                self._shown.line(f"step {line['step']}: held-out specialist loss {told_loss(line)}")
             elif (key := f"{line['step']} {line['reason']}") not in self._told:
                 self._told.add(key)
                 mark = "warning: " if line.get("outside") or line["what"] == "rollback" else ""

@@ -67,7 +67,7 @@ def show_several(folder: Path, several: Mapping[str, Progress | None]) -> None:
         end = progress.course.points[-1] if progress.course else None
         measured = ended["loss_spec"] if ended else evaluations[-1]["loss_spec"] if evaluations else None
         steps = f"{last['step'] if last else 0} of {progress.steps}"
-        time = "" if last is None or last["step"] == progress.steps else format_seconds(last["seconds_left"])
+        time = "" if last is None or last["step"] == progress.steps else format_seconds(last["seconds_left"]) + ("" if progress.held else ", not training")
         left = time if ended is None else "ended" if ended["status"] == "ok" else ended["status"]
         forecast = ["", ""] if end is None else [f"{end.loss:.4f}", f"{end.low:.4f} to {end.high:.4f}"]
         rows.append([name, steps, left, "" if measured is None else f"{measured:.4f}", *forecast])
@@ -84,7 +84,7 @@ def show_progress(progress: Progress) -> None:
     for line in progress.of("evaluation"):
         point = progress.course.at(line["step"]) if progress.course else None
         expected = ["", ""] if point is None else [f"{point.loss:.4f}", f"{point.low:.4f} to {point.high:.4f}"]
-        rows.append([str(line["step"]), format_count(line["tokens"]), f"{line['rate_share']:.2f}", f"{line['loss_spec']:.4f}", *expected])
+        rows.append([str(line["step"]), format_count(line["tokens"]), f"{line['rate_share']:.2f}", told_loss(line), *expected])
     if progress.course is not None:
         end = progress.course.points[-1]
         measured = f"{progress.outcome['loss_spec']:.4f}" if progress.outcome and progress.outcome["loss_spec"] is not None else ""
@@ -93,10 +93,11 @@ def show_progress(progress: Progress) -> None:
     caption = "not begun"
     if last is not None and speed is not None:
         mfu = "" if speed[1] is None else f", MFU {speed[1]:.1%}"
+        idle = "" if progress.held or progress.outcome is not None else ", but nothing trains it now"
         loss = "" if last["loss_smooth"] is None else f"training loss {last['loss_smooth']:.4f}, "  # a stage's first batches may be of prompts alone
         caption = (
             f"step {last['step']} of {progress.steps}, {loss}{format_count(speed[0])} tokens/s{mfu}, "
-            f"{format_seconds(last['seconds_left'])} left; the forecast is for cooling down at that step"
+            f"{format_seconds(last['seconds_left'])} left{idle}; the forecast is for cooling down at that step"
         )
     columns = ["step", "tokens", "rate / peak", "measured [nats/token]", "forecast", "90 % interval"]
     table(f"Run {progress.name}", columns, rows, caption=caption)
@@ -105,3 +106,10 @@ def show_progress(progress: Progress) -> None:
             say(f"step {line['step']}: {line['what']}: {line['reason']}")
     if progress.word is not None:
         say(f"step {progress.word['step']}: {progress.word['reason']}")
+    if progress.outcome is not None and progress.outcome["status"] != "ok":
+        say(f"the run {progress.outcome['status']}: {progress.outcome['reason']}")
+
+
+def told_loss(line: Mapping[str, Any]) -> str:
+    """Return the held-out loss of an evaluation in words; one that is no number is null in the file."""
+    return "no number" if line["loss_spec"] is None else f"{line['loss_spec']:.4f}"

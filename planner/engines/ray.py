@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import socket
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from planner.engines.demand import Demand, demand_of
@@ -57,10 +60,11 @@ class RayEngine:
         """Run jobs until `next_job` returns None while no task is queued or running.
 
         Yields:
-            Events. Closing the iterator, as Ctrl-C does, ends the tasks.
+            Events. Closing the iterator, as Ctrl-C does and SIGTERM as well, ends the tasks.
         """
         stays = _is_connected()
-        with connected(self._address, self._workers) as ray:
+        # Ray's own way with SIGTERM is to print the stack of its native code, and to abort where it comes early.
+        with connected(self._address, self._workers) as ray, sigterm_interrupts():
             run = _Run(ray, next_job, self._gpu_memory, self._runner)
             try:
                 yield from run.events()
@@ -108,6 +112,23 @@ def connected(address: str | None, workers: int | None = None) -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def sigterm_interrupts() -> Iterator[None]:
+    """Take SIGTERM as Ctrl-C for a while."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _is_connected() -> bool:

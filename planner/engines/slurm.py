@@ -193,18 +193,19 @@ class _Batch:
         self._silent_since: float | None = None
 
     def look(self, grace: float) -> Iterator[Event]:
-        """Tell what is new; "lost" if the job has ended without an outcome, which may take some seconds of grace to appear."""
+        """Tell what is new; "lost" if the job has ended without a whole outcome, which may take some seconds of grace to appear."""
         now = time.monotonic()
         name = self.job.segment.segment_id
         there = self.outcome.name in {entry.name for entry in os.scandir(self.outcome.parent)}
+        told = self._told() if there else None
         ended = there or self.handle.done()
         if not self._started and (ended or self.handle.state.upper() not in WAITING):
             self._started = True
             yield Event("started", self.job)
         for _, steps in self._notes.news([name]):
             yield Event("steps", self.job, steps=steps)
-        if there:
-            yield self._event(read_json(self.outcome))
+        if told is not None:
+            yield self._event(told)
         elif ended or self.handle.state.upper().startswith("PREEMPTED"):  # a preempted job that is queued again leaves that state
             self._silent_since = self._silent_since or now
             if now - self._silent_since >= grace:
@@ -212,6 +213,14 @@ class _Batch:
                 yield Event("lost", self.job, message=f"{self.handle.state.lower()}; log: {self.handle.paths.stderr}")
         else:
             self._silent_since = None
+
+    def _told(self) -> dict[str, Any] | None:
+        """Read the outcome; None where there is none, or it is torn, which is as if the job had left none."""
+        try:
+            body = read_json(self.outcome)
+        except InputError:
+            return None
+        return body if {"outcome", "seconds", "reason"} <= body.keys() or ("message" in body and "outcome" not in body) else None
 
     def _event(self, body: dict[str, Any]) -> Event:
         if "outcome" not in body:
@@ -222,7 +231,7 @@ class _Batch:
     def left(self) -> bool:
         """Whether the job has ended well and what it leaves is there: an earlier runner's may do so after this one has looked what there is to train."""
         product = self.job.state_path if self.job.segment.cell is None else self.job.record_path
-        return self.outcome.exists() and (product.exists() or self.job.diverged_path.exists())
+        return self._told() is not None and (product.exists() or self.job.diverged_path.exists())
 
     def forget(self) -> None:
         """Remove the note and the outcome; the log stays."""

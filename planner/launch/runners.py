@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import signal
 import subprocess
@@ -11,18 +12,18 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-from planner.engines.ray import connected
+from planner.engines.ray import connected, sigterm_interrupts
 from planner.errors import InputError, MissingDependencyError, PlannerWarning, StateError, without_secret
 from planner.lock import this_process
 from planner.train.full.plan import FAILURE_FILE, RUNNER, STOP_FILE, Settings
 
 LOG = "log.txt"
+PROGRESS = re.compile(r"\d\d:\d\d:\d\d step \d+: ")
+"""Begins a line there that tells how far the run is: the last words of a rank that was killed, and not why it ended."""
 POLL = 0.3
 """Seconds between two looks at the ranks."""
 FAILURES = 3
@@ -54,7 +55,7 @@ def run_local(folder: Path, ranks: int, settings: Settings, *, tick: Callable[[]
         **os.environ, "OMP_NUM_THREADS": str(settings.threads), "TOKENIZERS_PARALLELISM": "false", RUNNER: json.dumps(this_process()),
     }  # fmt: skip
     stop, asked, logged = folder / STOP_FILE, 0, _logged(folder)
-    with (folder / LOG).open("ab") as log, _sigterm_interrupts():
+    with (folder / LOG).open("ab") as log, sigterm_interrupts():
         process = subprocess.Popen(command(folder, ranks), stdout=log, stderr=log, env=environment, start_new_session=True)
         while process.poll() is None:
             try:
@@ -150,7 +151,7 @@ def _fit(trainer: Any, folder: Path, tick: Callable[[], None]) -> tuple[bool, Ex
         finally:
             ended.set()
 
-    with _sigterm_interrupts():
+    with sigterm_interrupts():
         threading.Thread(target=fit, daemon=True).start()
         while not ended.is_set():
             try:
@@ -184,7 +185,8 @@ def failure(folder: Path, otherwise: str, logged: int = 0) -> StateError:
     if path.exists():
         message, _, remedy = path.read_text(encoding="utf-8").strip().partition("\n")
         return StateError(message, remedy=remedy)
-    lines = (folder / LOG).read_bytes()[logged:].decode(errors="replace").strip().splitlines() if (folder / LOG).exists() else []
+    written = (folder / LOG).read_bytes()[logged:].decode(errors="replace").strip().splitlines() if (folder / LOG).exists() else []
+    lines = [line for line in written if not PROGRESS.match(line)]
     last = next((line for line in reversed(lines) if "Error" in line), lines[-1] if lines else "").strip()
     said = f"{otherwise}: {last}" if last else otherwise  # a rank that was killed says nothing
     return StateError(said, remedy=f"see {folder / LOG}; the same command goes on from the latest state")
@@ -212,20 +214,3 @@ def check_ranks(ranks: int, device: str, engine: str, *, threads: int = 1, addre
     if engine == "ray" and ranks * threads > cores:
         remedy = f"give --threads {cores // ranks} or fewer ranks"
         raise InputError(f"{ranks} ranks of {threads} threads each are more than the {cores} cores that Ray has to give", remedy=remedy)
-
-
-@contextmanager
-def _sigterm_interrupts() -> Iterator[None]:
-    """Take SIGTERM as Ctrl-C for a while."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -13,11 +13,12 @@ from planner.launch.domains import KIND as DOMAINS
 from planner.launch.domains import TRUNK
 from planner.launch.domains import VERSION as DOMAINS_VERSION
 from planner.launch.launch import kind_of
+from planner.lock import gone, holder_of
 from planner.runs import read_run
 from planner.train.full.expect import Course
 from planner.train.full.metrics import FILE, parse, read_metrics
 from planner.train.full.plan import FILE as FULL
-from planner.train.full.plan import FullRun
+from planner.train.full.plan import STATES_FOLDER, FullRun
 from planner.train.job import named, record_path
 
 SPEED_STEPS = 20
@@ -41,6 +42,8 @@ class Progress:
     """Row of the record, once the run has ended."""
     begins_at: int = 0
     """Step at which it left a trunk, whose steps are counted in."""
+    held: bool = True
+    """Whether something trains it, or is about to, as far as can be seen from this machine."""
 
     def of(self, kind: str) -> list[dict[str, Any]]:
         """List the lines of one kind."""
@@ -109,8 +112,15 @@ def watch(folder: Path) -> Progress:
     if run.forks and (noted := run.last.diverged_path).exists():  # a trunk has no record
         outcome = {"status": "diverged", "reason": read_json(noted).get("reason"), "loss_spec": None}
     return Progress(
-        name, run.steps, run.cooldown_from, run.recipe.tokens_per_step, Course.load(folder), tuple(read_metrics(folder / FILE)), outcome, run.begins_at
+        name, run.steps, run.cooldown_from, run.recipe.tokens_per_step, Course.load(folder), tuple(read_metrics(folder / FILE)), outcome, run.begins_at,
+        _held(folder),
     )  # fmt: skip
+
+
+def _held(folder: Path) -> bool:
+    """Tell whether the ranks of a run, or what starts them, hold its folder; with many domains the runner holds the folder above."""
+    holders = (holder_of(place) for place in (folder / STATES_FOLDER, folder, folder.parent))
+    return any(holder is not None and not gone(holder) for holder in holders)
 
 
 def watch_all(folder: Path) -> dict[str, Progress | None] | None:

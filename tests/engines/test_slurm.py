@@ -167,6 +167,21 @@ def test_a_job_that_ended_while_the_next_runner_began_is_not_submitted_again(slu
     assert [event.kind for event in run_all([job], engine)] == ["started", "finished"] and len(fake_slurm.jobs(slurm)) == 2
 
 
+@pytest.mark.parametrize("torn", ["", '{"outcome": "do', "[]", '{"message": "", "outcome": "done"}', "\0" * 40])
+def test_a_torn_outcome_is_none(slurm: Path, folder: Path, torn: str) -> None:
+    """Of an earlier runner's job, the segment is submitted again; of one that this runner waits for, the job counts as lost."""
+    (job,) = jobs_of(folder, 1)
+    engine, noted = SlurmEngine(pace=QUICK, runner=runners()["quick"]), _Batch(job, folder / "state" / "slurm")
+    noted.note.parent.mkdir(parents=True)
+    noted.note.write_text(json.dumps({"job_id": "1", "cluster": "slurm"}))
+    noted.outcome.write_text(torn)
+    job.state_path.write_bytes(b"its last state")
+    assert [event.kind for event in run_all([job], engine)] == ["started", "finished"] and len(fake_slurm.jobs(slurm)) == 1
+    noted.handle = SimpleNamespace(done=lambda: True, state="COMPLETED", paths=SimpleNamespace(stderr="log"), cancel=lambda check: None)
+    noted.outcome.write_text(torn)
+    assert [event.kind for event in noted.look(grace=0.0)] == ["started", "lost"]
+
+
 def test_ctrl_c_cancels_the_jobs(slurm: Path, folder: Path) -> None:
     events = SlurmEngine(pace=QUICK, runner=runners()["slow"]).run(iter([*jobs_of(folder, 2), None]).__next__)
     assert next(events).kind == "started"

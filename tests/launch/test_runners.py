@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +23,7 @@ pytest.importorskip("torch")
 
 from planner.artifacts import read_json, write_artifact
 from planner.cli.console import INTERRUPTED
-from planner.cli.full import check_options
+from planner.cli.full import Follow, check_options
 from planner.cli.main import app
 from planner.corpus.store import Corpus
 from planner.errors import InputError, MissingDependencyError, PlannerWarning
@@ -29,8 +31,9 @@ from planner.launch import runners, slurm
 from planner.launch.full import settle
 from planner.launch.launch import prepare
 from planner.launch.runners import LOG, failure
+from planner.lock import locked
 from planner.train.full.main import SIGNALS, Stopper, main
-from planner.train.full.plan import FAILURE_FILE, RUNNER, STOP_FILE, STOPPED, Settings
+from planner.train.full.plan import FAILURE_FILE, RUNNER, STATES_FOLDER, STOP_FILE, STOPPED, Settings
 from tests.train.full.runs import ROOT, STEPS, allocation, lay, losses, row, run_here
 
 
@@ -69,6 +72,40 @@ def test_watch_shows_measured_beside_forecast(launched: tuple[Path, str]) -> Non
     answer = json.loads(plan("watch", folder, "--json")[1])
     assert answer["steps"] == STEPS and answer["outcome"]["status"] == "ok" and len(answer["evaluations"]) >= 4
     assert plan("watch", folder.parent)[0] == 2
+
+
+def test_watch_says_that_a_run_was_killed_and_that_it_diverged(launched: tuple[Path, str], tmp_path: Path) -> None:
+    """Nobody trains it any more: the time left is not counting down; and a loss that was no number at its very end stands in its record alone."""
+    folder = tmp_path / "run"
+    shutil.copytree(launched[0], folder, ignore=shutil.ignore_patterns("checkpoint", "states"))
+    (record,) = (folder / "records").iterdir()
+    body = read_json(record)
+    record.unlink()
+    metrics = folder / "metrics.jsonl"
+    lines = metrics.read_text().splitlines(keepends=True)
+    metrics.write_text("".join(lines[:50]))
+    said = " ".join(plan("watch", folder)[1].split())
+    assert "step 50 of 72" in said and "left, but nothing trains it now" in said
+    with locked(folder / STATES_FOLDER, "torchrun"):
+        assert "nothing trains" not in " ".join(plan("watch", folder)[1].split())
+    metrics.write_text("".join(lines))
+    body["row"] |= {"status": "diverged", "reason": "the held-out loss on mail is nan", "loss_spec": None}
+    record.write_text(json.dumps(body))
+    code, out, told = plan("watch", folder)
+    assert code == 0 and "the run diverged: the held-out loss on mail is nan" in told and "nothing trains" not in " ".join(out.split())
+
+
+def test_a_held_out_loss_that_is_no_number_on_the_way_ends_nothing(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lay(tmp_path / "run", corpus)
+    measured = iter([4.2, math.inf, 4.1, 4.0])
+    monkeypatch.setattr("planner.train.full.loop.domain_loss", lambda *_, **__: (next(measured), 640))
+    shown: list[str] = []
+    follow = Follow(tmp_path / "run", 0, SimpleNamespace(line=shown.append, update=lambda *_: None))  # type: ignore[arg-type]
+    assert run_here(tmp_path / "run")
+    code, out, said = plan("watch", tmp_path / "run")
+    assert code == 0 and "no number" in out and "heading for" in said
+    follow()
+    assert [line.rpartition(" ")[2] for line in shown if "held-out" in line] == ["4.2000", "number", "4.1000", "4.0000"]
 
 
 def test_a_launch_without_a_curve_says_so(tmp_path: Path) -> None:
@@ -323,6 +360,9 @@ def test_what_a_rank_met_is_handed_on(tmp_path: Path) -> None:
     assert "out of memory" in str(failure(tmp_path, "the ranks ended")) and LOG in str(failure(tmp_path, "the ranks ended"))
     killed = str(failure(tmp_path, "the ranks ended with exit code -9", (tmp_path / LOG).stat().st_size))
     assert killed.startswith("the ranks ended with exit code -9; see"), "the error is of an earlier start"
+    (tmp_path / LOG).write_text("17:58:15 step 357: what forecast, outside True, reason heading for 3.5551\n")
+    killed = str(failure(tmp_path, "the ranks ended with exit code -9"))
+    assert killed.startswith("the ranks ended with exit code -9; see"), "how far it was is not why it ended"
     (tmp_path / FAILURE_FILE).write_text("the state is torn\ndelete it\n")
     assert str(failure(tmp_path, "the ranks ended")) == "the state is torn; delete it."
 

@@ -247,8 +247,9 @@ class Training:
         cooling = segment.cooldown_from is not None and within >= segment.cooldown_from
         share = rate_at(segment, self.run.recipe, within) / segment.learning_rate if cooling else 1.0
         self._write("evaluation", loss_spec=loss, rate_share=share, tokens=self.step * self.run.recipe.tokens_per_step)
-        if self.course is not None and self.metrics is not None:
-            lines = [line for line in read_metrics(self.folder / FILE) if line["kind"] == "evaluation"]
+        if self.course is not None and self.metrics is not None and math.isfinite(loss):
+            # One that was no number is null there, and says nothing of where the run is going.
+            lines = [line for line in read_metrics(self.folder / FILE) if line["kind"] == "evaluation" and line["loss_spec"] is not None]
             measured = [(line["step"], line["loss_spec"], line["rate_share"]) for line in lines]
             verdict = judge(self.course, measured, self.run.offsets[-2])
             if verdict is not None:

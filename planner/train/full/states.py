@@ -22,7 +22,7 @@ from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceSt
 from torch.distributed.checkpoint.api import CheckpointException
 
 from planner.artifacts import read_json, room, write_text
-from planner.errors import StateError
+from planner.errors import InputError, StateError
 from planner.train.full.mesh import Ranks
 from planner.train.full.plan import LATEST, STATES_FOLDER, latest_step, state_folder
 
@@ -111,7 +111,7 @@ class States:
             shutil.rmtree(path, ignore_errors=True)
             os.replace(part, path)
             write_text(self._folder / LATEST, json.dumps({"step": step}) + "\n")
-            between = {each: bool(read_json(self._path(each) / LOOP).get(BETWEEN)) for each in self.steps()}
+            between = {each: self._is_between(each) for each in self.steps()}
             usual = [each for each, is_between in between.items() if not is_between]
             for old in {*between} - {*usual[-self._keep :], step, *self._forks}:
                 shutil.rmtree(self._path(old), ignore_errors=True)
@@ -135,6 +135,13 @@ class States:
             StateError: see `read_state`.
         """
         return read_state(self._path(step), self._ranks, tensors)
+
+    def _is_between(self, step: int) -> bool:
+        """Tell whether a state was saved by the clock; a torn one goes in its turn with the usual ones, and stops no run that does not read it."""
+        try:
+            return bool(read_json(self._path(step) / LOOP).get(BETWEEN))
+        except InputError:
+            return False
 
     def _latest(self) -> int:
         return latest_step(self._folder.parent)

@@ -191,6 +191,16 @@ def test_a_torn_state_is_named_with_the_remedy_and_the_one_before_serves(corpus:
     assert read_json(folder / "states" / "latest.json")["step"] == 11
 
 
+def test_an_older_state_that_is_torn_stops_no_run_that_does_not_read_it(plain: Path, corpus: Corpus, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    lay(folder, corpus)
+    assert not run_here(folder, stop_at=25)
+    loop = folder / "states" / "step-000000010" / "loop.json"
+    loop.write_bytes(loop.read_bytes()[:30])
+    assert run_here(folder)
+    assert losses(folder) == losses(plain) and not loop.exists()
+
+
 @pytest.mark.parametrize("content", [None, "{", "{}", '{"step": "12"}', '{"step": null}', '{"step": -3}', "[]"])
 def test_states_without_the_file_that_names_the_latest_are_not_begun_anew(tmp_path: Path, content: str | None) -> None:
     """The command, which reads it first, and the ranks: a run from step 0 on would delete them."""
