@@ -118,7 +118,7 @@ def _runs(folder: Path, sweep: str, quick: bool) -> Iterator[Run]:
         lines = [line for line in read_metrics(spec.folder / FILE) if line["kind"] == "evaluation"]
         (record,) = (spec.folder / "records").iterdir()
         constant = [line["loss_spec"] for line in lines if line["rate_share"] >= 1 and line["step"] > full.offsets[-2]]
-        cooling = [(line["rate_share"], line["loss_spec"]) for line in lines if line["rate_share"] < 1]
+        cooling = [(line["rate_share"], line["loss_spec"]) for line in lines if line["rate_share"] < 1 and line["step"] > start]  # not in the warm-up
         yield Run(constant[-2:], cooling, float(read_run(record)["row"]["loss_spec"]))
 
 

@@ -108,7 +108,7 @@ def _acquire(path: Path, temporary: Path) -> None:
 
 
 def _nobody(path: Path) -> StateError:
-    return StateError(f"{path} names no holder", remedy=f"if no plan sweep run is at work there, delete {path}")
+    return StateError(f"{path} names no holder", remedy=f"if no plan is at work there, delete {path}")
 
 
 def _take_over(path: Path, temporary: Path, holder: dict[str, Any]) -> bool:

@@ -86,7 +86,7 @@ def test_a_holder_out_of_sight_is_never_taken_over(tmp_path: Path, changes: dict
 @pytest.mark.parametrize("text", ["", "{}", '{"pid": null}'])
 def test_a_lock_that_names_nobody_is_not_taken(tmp_path: Path, text: str) -> None:
     (tmp_path / NAME).write_text(text)
-    with pytest.raises(StateError, match="names no holder"), locked(tmp_path):
+    with pytest.raises(StateError, match="names no holder; if no plan is at work there, delete"), locked(tmp_path):
         pass
 
 

@@ -156,7 +156,7 @@ class SlurmEngine:
                 executor = self._executor(submitit, folder, job)
                 batch.handle = executor.submit(serve, job, str(batch.outcome), self._runner)
             except (OSError, RuntimeError) as error:
-                raise SubmissionError(str(error).strip().splitlines()[-1]) from error
+                raise SubmissionError((str(error).strip().splitlines() or ["sbatch gave no reason"])[-1]) from error
         write_text(batch.note, json.dumps({"job_id": str(batch.handle.job_id), "cluster": self._cluster}) + "\n")
         return batch
 

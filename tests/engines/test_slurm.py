@@ -121,6 +121,14 @@ def test_a_job_that_the_cluster_ends_is_submitted_again(slurm: Path, folder: Pat
     assert len(fake_slurm.jobs(slurm)) == min(MAX_DEATHS, dooms + 1)
 
 
+def test_an_sbatch_that_refuses_without_a_word_is_asked_again(slurm: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("planner.engines.slurm.RETRY_AFTER", 0.0)
+    (slurm / "bin" / "sbatch").write_text("#!/bin/sh\nexit 1\n")
+    events = run_all(jobs_of(folder, 1), SlurmEngine(pace=QUICK, runner=runners()["quick"]))
+    assert [event.kind for event in events] == [*["worker_died"] * (MAX_DEATHS - 1), "failed"]
+    assert "sbatch gave no reason" in events[-1].message
+
+
 def test_what_goes_wrong_in_a_segment_is_told_and_not_repeated(slurm: Path, folder: Path) -> None:
     events = run_all(jobs_of(folder, 1), SlurmEngine(pace=QUICK, runner=runners()["broken"]))
     assert events[-1].kind == "failed" and "the corpus has moved" in events[-1].message

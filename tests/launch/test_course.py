@@ -233,6 +233,17 @@ def test_a_follower_reads_on_after_a_rollback_and_not_half_a_line(tmp_path: Path
     assert [line["step"] for line in tail.new()] == [1]
 
 
+def test_a_word_on_the_forecast_goes_with_the_steps_that_it_was_about(tmp_path: Path) -> None:
+    """After a rollback the run is another one from there on; that there was one, and stops, stay told."""
+    metrics = Metrics(tmp_path, Settings(), "run", resumed_at=0)
+    for step in (2, 4):
+        metrics.write("event", step, what="forecast", outside=step == 4, reason="heading")
+    metrics.write("event", 4, what="rollback", reason="spike")
+    metrics.rewind(3)
+    metrics.close()
+    assert [(line["step"], line["what"]) for line in read_metrics(tmp_path / "metrics.jsonl")] == [(2, "forecast"), (4, "rollback")]
+
+
 def test_the_figure_shows_measured_beside_forecast() -> None:
     from planner.launch.watch import Progress
     from planner.report.course import course as draw

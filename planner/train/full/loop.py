@@ -244,16 +244,21 @@ class Training:
             most_rows=self.run.settings.micro_batch,
         )  # fmt: skip
         segment = self.run.stages[stage].segment
-        cooling = segment.cooldown_from is not None and within >= segment.cooldown_from
-        share = rate_at(segment, self.run.recipe, within) / segment.learning_rate if cooling else 1.0
+        share = rate_at(segment, self.run.recipe, within) / segment.learning_rate
         self._write("evaluation", loss_spec=loss, rate_share=share, tokens=self.step * self.run.recipe.tokens_per_step)
-        if self.course is not None and self.metrics is not None and math.isfinite(loss):
+        # While the rate warms up the loss is neither one at a constant rate nor one of the cooldown, and tells nothing of the end.
+        if self.course is not None and self.metrics is not None and math.isfinite(loss) and not self._warming(self.step, share):
             # One that was no number is null there, and says nothing of where the run is going.
             lines = [line for line in read_metrics(self.folder / FILE) if line["kind"] == "evaluation" and line["loss_spec"] is not None]
-            measured = [(line["step"], line["loss_spec"], line["rate_share"]) for line in lines]
+            told = [(line["step"], line["loss_spec"], line["rate_share"]) for line in lines]
+            measured = [(step, value, rate) for step, value, rate in told if not self._warming(step, rate)]
             verdict = judge(self.course, measured, self.run.offsets[-2])
             if verdict is not None:
                 self._write("event", what="forecast", outside=verdict.outside, reason=verdict.text)
+
+    def _warming(self, step: int, share: float) -> bool:
+        """Tell whether a rate under its peak, after a step of the run, is one of the warm-up and not of the cooldown."""
+        return share < 1 and step <= self.run.cooldown_from
 
     def _evaluated(self) -> bool:
         """Tell whether the loss after the last step stands in the metrics; only the first rank knows."""

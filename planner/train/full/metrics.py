@@ -1,7 +1,7 @@
 """What a run says of itself while it trains: metrics.jsonl, TensorBoard, Weights & Biases. Written by the first rank only.
 
 A line is one of three kinds: "step", "evaluation" and "event" (a rollback, a stop, a word on the forecast). After a resume or a rollback, the lines of
-steps that are trained again go, so that each step stands in the file once.
+steps that are trained again go, and the words on them, so that each step stands in the file once.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ class Metrics:
         self.rewind(resumed_at)
 
     def rewind(self, step: int) -> None:
-        """Drop the lines of steps after `step`, and damaged ones; events stay."""
+        """Drop the lines of steps after `step`, and damaged ones; events stay, but for words on the forecast: their losses are measured again."""
         if self._file is not None:
             self._file.close()
         if self._path.exists():
-            lines = [line for line in read_metrics(self._path) if line["kind"] == "event" or line["step"] <= step]
+            lines = [line for line in read_metrics(self._path) if line["step"] <= step or (line["kind"] == "event" and line.get("what") != "forecast")]
             write_text(self._path, "".join(json.dumps(line) + "\n" for line in lines))
         # Opened anew: a rewritten file is another one.
         self._file = self._path.open("a", encoding="utf-8")

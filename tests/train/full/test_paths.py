@@ -18,11 +18,12 @@ from planner.artifacts import read_json
 from planner.corpus.store import Corpus
 from planner.errors import InputError, MissingDependencyError, StateError
 from planner.launch.full import saved_step
+from planner.train.full.expect import Course, Expected
 from planner.train.full.mesh import Ranks
 from planner.train.full.plan import FullRun, Settings, latest_step, rows_of_rank
 from planner.train.full.shard import build
 from planner.train.full.states import States
-from tests.train.full.runs import SETTINGS, STEPS, finish, kill, lay, losses, row, run_here, start, steps_of, wait_for
+from tests.train.full.runs import RECIPE, SETTINGS, STEPS, finish, kill, lay, losses, row, run_here, start, steps_of, wait_for
 from tests.train.shared import checkpoint
 
 
@@ -115,6 +116,23 @@ def test_losses_on_the_way_are_measured_where_they_were_asked_for(plain: Path) -
     for line in lines:
         assert (line["rate_share"] < 1) == (line["step"] > run.cooldown_from)
     assert STEPS not in run.settings.evaluate_at
+
+
+def test_while_the_rate_warms_up_it_is_shown_as_it_is_and_nothing_is_foretold(corpus: Corpus, tmp_path: Path) -> None:
+    """The loss of a rate that has yet to rise is far above the forecast of any run, and no part of the line that the cooldown is read off."""
+    from planner.train.full.metrics import read_metrics
+
+    folder = tmp_path / "run"
+    lay(folder, corpus)
+    run = FullRun.load(folder)
+    steps = (3, 8, RECIPE.warmup_steps, 20)
+    replace(run, settings=replace(run.settings, evaluate_at=steps)).save(folder)
+    Course(tuple(Expected(step, 1e3, 2.0, 1.9, 2.1) for step in (*steps, STEPS))).save(folder)
+    assert not run_here(folder, stop_at=22)
+    lines = read_metrics(folder / "metrics.jsonl")
+    assert [line["rate_share"] for line in lines if line["kind"] == "evaluation"] == pytest.approx([0.3, 0.8, 1.0, 1.0])
+    words = [line for line in lines if line.get("what") == "forecast"]
+    assert [line["step"] for line in words] == [RECIPE.warmup_steps, 20] and "far above" in words[0]["reason"]
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
