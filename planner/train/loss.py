@@ -15,6 +15,7 @@ from planner.design.compiling import has_compiler
 from planner.errors import PlannerWarning
 from planner.train.head import has_plain_head, head_loss
 from planner.train.order import IGNORED
+from planner.train.probes import remember_probes
 
 MODELS = 256
 """Models that one process may compile, one after the other; torch's own limit is eight, after which it would go on uncompiled."""
@@ -62,6 +63,7 @@ def compiled_loss(backend: str = "inductor") -> Loss:
     settings: Any = tracing
     settings.recompile_limit = settings.accumulated_recompile_limit = MODELS
     compiling.compile_threads = 1  # type: ignore[attr-defined]  # no further processes beside the workers, who fill the cores
+    remember_probes()
     functions = [torch.compile(function, backend=backend, dynamic=False) for function in (mean_loss, _whole_loss)]
     broken = False
 

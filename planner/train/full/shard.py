@@ -24,6 +24,7 @@ from planner.train.full.mesh import Ranks
 from planner.train.full.plan import Settings
 from planner.train.job import Job
 from planner.train.packed import constants, multiply_in, packed_again, packed_weights
+from planner.train.probes import remember_probes
 from planner.train.products import placed, speed_up
 from planner.train.start import start_model
 
@@ -49,6 +50,8 @@ def build(job: Job, corpus: Corpus, ranks: Ranks, settings: Settings) -> nn.Modu
             speed_up(model)
     layers = decoder_layers(model, job.segment.shape.layers)
     backend = None if job.recipe.method(job.segment.method).packed else settings.compile_backend
+    if backend is not None:
+        remember_probes()
     for layer in layers:
         if settings.checkpoint_activations:
             # Inside the layer's own call, so that FSDP's hooks stay outside: a layer is gathered once in the backward pass, then computed again.
