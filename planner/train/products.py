@@ -30,6 +30,8 @@ MKL_IS_SLOW = _mkl_is_slow()
 @torch.library.custom_op("planner::product", mutates_args=())  # type: ignore[untyped-decorator]
 def product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     """Multiply in fp32 on a CPU by oneDNN, however the matrices lie in memory; shapes as in `times`."""
+    if not (right.is_contiguous() or right.T.is_contiguous()):  # one with gaps, or expanded, would take it a thousand times as long
+        right = right.contiguous()
     result: torch.Tensor = torch.ops.mkldnn._linear_pointwise(left, right.T, None, "none", [], "")
     return result
 
