@@ -72,8 +72,8 @@ def times(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
 
 def _pays(left: torch.Tensor, right: torch.Tensor) -> bool:
     inner, columns = right.shape
-    rows = left.numel() // inner
-    large = rows * inner * columns >= LEAST and (inner < LONG or min(rows, columns) >= NARROW)
+    rows = left.numel() // max(1, inner)
+    large = left.ndim > 1 and rows * inner * columns >= LEAST and (inner < LONG or min(rows, columns) >= NARROW)
     return MKL_IS_SLOW and large and left.dtype == right.dtype == torch.float32 and left.device.type == "cpu"
 
 

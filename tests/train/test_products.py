@@ -62,7 +62,8 @@ def test_matrices_with_gaps_are_laid_out_anew(gaps: str, monkeypatch: pytest.Mon
     large = torch.randn(2 * rows, 2 * columns, generator=torch.Generator().manual_seed(3))
     slope = {
         "columns": large[:rows, :columns], "rows": large[:, :columns][::2], "every other column": large[:rows, ::2],
-        "one row": large[:1, :columns].expand(rows, columns), "one column": large[:rows, :1].expand(rows, columns), "one number": large[0, 0].expand(rows, columns),
+        "one row": large[:1, :columns].expand(rows, columns), "one column": large[:rows, :1].expand(rows, columns),
+        "one number": large[0, 0].expand(rows, columns),
     }[gaps]  # fmt: skip
     mine, theirs = ([item.requires_grad_() for item in matrices(rows, 160, columns)] for _ in range(2))
     times(*mine).backward(slope)
@@ -90,6 +91,19 @@ def test_products_that_would_not_gain_stay_as_they_are(monkeypatch: pytest.Monke
     monkeypatch.setattr(products, "MKL_IS_SLOW", False)
     times(left, right)
     assert taken == [large]
+
+
+@pytest.mark.parametrize("shape", [(0, 96, 96), (5, 0, 7), (5, 7, 0), (0, 0, 0)])
+def test_nothing_multiplies_to_what_torch_makes_of_it(shape: tuple[int, int, int]) -> None:
+    left, right = (item.requires_grad_() for item in matrices(*shape))
+    times(left, right).sum().backward()
+    assert left.grad is not None and left.grad.shape == left.shape and right.grad is not None and not right.grad.any()
+
+
+def test_a_lone_row_has_slopes_on_both_sides() -> None:
+    left, right = torch.ones(LONG - 1, requires_grad=True), torch.ones(LONG - 1, int(LEAST / (LONG - 1)) + 1, requires_grad=True)
+    times(left, right).sum().backward()
+    assert left.grad is not None and (left.grad == right.shape[1]).all() and right.grad is not None and (right.grad == 1).all()
 
 
 def test_the_operator_keeps_what_torch_asks_of_one() -> None:
