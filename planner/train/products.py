@@ -30,6 +30,8 @@ MKL_IS_SLOW = _mkl_is_slow()
 @torch.library.custom_op("planner::product", mutates_args=())  # type: ignore[untyped-decorator]
 def product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     """Multiply in fp32 on a CPU by oneDNN, however the matrices lie in memory; shapes as in `times`."""
+    if not (right.is_contiguous() or right.T.is_contiguous()):  # one with gaps, or expanded, would take it a thousand times as long
+        right = right.contiguous()
     result: torch.Tensor = torch.ops.mkldnn._linear_pointwise(left, right.T, None, "none", [], "")
     return result
 
@@ -70,8 +72,8 @@ def times(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
 
 def _pays(left: torch.Tensor, right: torch.Tensor) -> bool:
     inner, columns = right.shape
-    rows = left.numel() // inner
-    large = rows * inner * columns >= LEAST and (inner < LONG or min(rows, columns) >= NARROW)
+    rows = left.numel() // max(1, inner)
+    large = left.ndim > 1 and rows * inner * columns >= LEAST and (inner < LONG or min(rows, columns) >= NARROW)
     return MKL_IS_SLOW and large and left.dtype == right.dtype == torch.float32 and left.device.type == "cpu"
 
 

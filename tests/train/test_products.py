@@ -47,6 +47,33 @@ def test_a_product_and_its_slopes_are_torchs_own(rows: int, inner: int, columns:
         torch.testing.assert_close(one.grad, other.grad, rtol=1e-5, atol=1e-3)
 
 
+@pytest.mark.parametrize("gaps", ["columns", "rows", "every other column", "one row", "one column", "one number"])
+def test_matrices_with_gaps_are_laid_out_anew(gaps: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """OneDNN multiplies by those a thousand times as slowly; a slope is one after a sum, a slice or a concatenation."""
+    there, seen = torch.ops.mkldnn._linear_pointwise, []
+
+    def told(left: torch.Tensor, right: torch.Tensor, *rest: object) -> torch.Tensor:
+        seen.append(right.is_contiguous() or right.T.is_contiguous())
+        result: torch.Tensor = there(left, right, *rest)
+        return result
+
+    monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", told)
+    rows, columns = 1024, 96
+    large = torch.randn(2 * rows, 2 * columns, generator=torch.Generator().manual_seed(3))
+    slope = {
+        "columns": large[:rows, :columns], "rows": large[:, :columns][::2], "every other column": large[:rows, ::2],
+        "one row": large[:1, :columns].expand(rows, columns), "one column": large[:rows, :1].expand(rows, columns),
+        "one number": large[0, 0].expand(rows, columns),
+    }[gaps]  # fmt: skip
+    mine, theirs = ([item.requires_grad_() for item in matrices(rows, 160, columns)] for _ in range(2))
+    times(*mine).backward(slope)
+    (theirs[0] @ theirs[1]).backward(slope)
+    for one, other in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(times(slope, slope.T), slope @ slope.T, rtol=1e-4, atol=1e-3)
+    assert len(seen) == 4 and all(seen)
+
+
 def test_products_that_would_not_gain_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[tuple[int, ...]] = []
 
@@ -64,6 +91,19 @@ def test_products_that_would_not_gain_stay_as_they_are(monkeypatch: pytest.Monke
     monkeypatch.setattr(products, "MKL_IS_SLOW", False)
     times(left, right)
     assert taken == [large]
+
+
+@pytest.mark.parametrize("shape", [(0, 96, 96), (5, 0, 7), (5, 7, 0), (0, 0, 0)])
+def test_nothing_multiplies_to_what_torch_makes_of_it(shape: tuple[int, int, int]) -> None:
+    left, right = (item.requires_grad_() for item in matrices(*shape))
+    times(left, right).sum().backward()
+    assert left.grad is not None and left.grad.shape == left.shape and right.grad is not None and not right.grad.any()
+
+
+def test_a_lone_row_has_slopes_on_both_sides() -> None:
+    left, right = torch.ones(LONG - 1, requires_grad=True), torch.ones(LONG - 1, int(LEAST / (LONG - 1)) + 1, requires_grad=True)
+    times(left, right).sum().backward()
+    assert left.grad is not None and (left.grad == right.shape[1]).all() and right.grad is not None and (right.grad == 1).all()
 
 
 def test_the_operator_keeps_what_torch_asks_of_one() -> None:
