@@ -4,10 +4,10 @@ Three ways to train the same model (transformers' Qwen3, batch 8x128, vocabulary
 how Trainer and nanoGPT are run, and as one process a core with one thread each, which is how a sweep runs. Ours is `run_segment` itself, as a worker
 of `plan sweep run` calls it. Tokens a second are counted after a warm-up, over all processes. The share is that of the machine's own matrix product:
 fp32, 1024 x 1024, the same threads, by MKL or oneDNN, whichever is faster. FLOPs are exact ones, see planner/flops.py. All once more through
-torch.compile, which a sweep uses for models that train for minutes, nanoGPT by default and Trainer on request; what compiling itself takes is told
-apart.
+torch.compile, which a sweep uses for models that train for minutes, nanoGPT by default and Trainer on request.
 
 --contest: only the closest of these, in turns and several times, since single measurements a minute apart differ by as much as the ways do.
+--start: only what compiling itself takes, with nothing cached and with all of it.
 
 Needs `pip install accelerate` for Trainer.
 """
@@ -42,6 +42,8 @@ RECIPE = Recipe()
 VOCAB = 1024
 RATE = 3e-3
 COMPILED = " compiled"
+WARM_STARTS = 5
+"""New processes whose first step is measured with what another one cached."""
 
 
 def main() -> None:
@@ -49,8 +51,9 @@ def main() -> None:
     if len(sys.argv) > 1 and sys.argv[1] == "process":
         return process(*sys.argv[2:])
     report = Report(__file__, __doc__, options)
-    if report.options.contest and report.options.out == RESULTS / "training.txt":
-        report.options.out = RESULTS / "training_contest.txt"
+    for name in ("contest", "start"):
+        if getattr(report.options, name) and report.options.out == RESULTS / "training.txt":
+            report.options.out = RESULTS / f"training_{name}.txt"
     cores = len(os.sched_getaffinity(0))
     layouts = {"one process": (1, cores), "one a core": (cores, 1)}
     kinds = ("ours", "trainer", "nanogpt")
@@ -60,11 +63,13 @@ def main() -> None:
         if report.options.contest:
             contest(report, sizes, corpus, cores)
             return report.end()
+        if report.options.start:
+            start(report, sizes, corpus)
+            return report.end()
         peaks = {name: run("peak", 0, corpus, *layout) for name, layout in layouts.items()}
         report.say(f"{cores} cores; fp32 matrix product: {peaks['one process'] / 1e9:.0f} GFLOP/s with {cores} threads in one process, "
                    f"{peaks['one a core'] / 1e9:.0f} GFLOP/s in {cores} processes of one thread")  # fmt: skip
         tables: dict[str, list[list[str]]] = {"": [], COMPILED: []}
-        waits = []
         for size in sizes:
             shape = shape_for(size, family=RECIPE.family, vocab=VOCAB)
             cost = flops_per_token(shape, RECIPE.seq_len)
@@ -79,11 +84,6 @@ def main() -> None:
                 ratios = [ours / usual, ours / max(speed["trainer" + way, name] for name in layouts), ours / best]
                 share = f"{100 * ours * cost / peaks['one a core']:.0f} %"
                 rows.append([f"{shape.params_non_embedding / 1e3:.0f}k", f"{ours / 1e3:.1f}k", *others, *(f"{ratio:.2f}" for ratio in ratios), share])
-            with tempfile.TemporaryDirectory() as cache:
-                os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
-                cold, warm = (run("first step", size, corpus, 1, 1) for _ in range(2))
-                del os.environ["TORCHINDUCTOR_CACHE_DIR"]
-            waits.append([f"{shape.params_non_embedding / 1e3:.0f}k", f"{cold:.1f}", f"{warm:.1f}"])
     columns = ["parameters", "ours", *(f"{kind}, {name}" for kind in kinds[1:] for name in layouts)]
     more = ["ours/Trainer", "ours/its best", "ours/best of all", "of the peak"]
     report.table("tokens a second, all processes together", [*columns, *more], tables[""])
@@ -92,13 +92,13 @@ def main() -> None:
     report.table("the same, all through torch.compile", [*columns, *more], tables[COMPILED])
     report.say("ours/Trainer: as Trainer is run, uncompiled; its best: compiled, whichever layout")
     report.say("best of all: Trainer and nanoGPT's loop, any layout, compiled or not")
-    report.table("seconds of a worker's first step through torch.compile", ["parameters", "nothing cached", "the same in a new process"], waits)
     report.end()
 
 
 def options(parser: argparse.ArgumentParser) -> None:
     """Add this benchmark's own."""
     parser.add_argument("--contest", action="store_true", help="only the closest, in turns")
+    parser.add_argument("--start", action="store_true", help="only how long a worker takes to its first step through torch.compile")
     parser.add_argument("--turns", type=int, default=TURNS, help="measurements of each in a contest; six take 26 minutes")
 
 
@@ -117,6 +117,20 @@ def contest(report: Report, sizes: Sequence[float], corpus: Path, cores: int) ->
         rows.append([f"{params / 1e3:.0f}k", *speeds, *shown])
     title = f"tokens a second, median of {len(turns)} turns: ours and nanoGPT's loop compiled, one process a core; Trainer as it is run, one process"
     report.table(title, ["parameters", *ways, "ours/nanogpt (least to most)", "ours/trainer (least to most)"], rows)
+
+
+def start(report: Report, sizes: Sequence[float], corpus: Path) -> None:
+    """Measure the first step of a worker through torch.compile, with nothing cached and in a new process beside what that one cached."""
+    rows = []
+    for size in sizes:
+        with tempfile.TemporaryDirectory() as cache:
+            os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
+            cold, *warm = (run("first step", size, corpus, 1, 1) for _ in range(1 + WARM_STARTS))
+            del os.environ["TORCHINDUCTOR_CACHE_DIR"]
+        params = shape_for(size, family=RECIPE.family, vocab=VOCAB).params_non_embedding
+        rows.append([f"{params / 1e3:.0f}k", f"{cold:.1f}", f"{np.median(warm):.2f}", f"{min(warm):.2f} to {max(warm):.2f}"])
+    columns = ["parameters", "nothing cached", f"median of {WARM_STARTS} new processes", "least to most"]
+    report.table("seconds of a worker's first step through torch.compile, what it imports, traces and compiles", columns, rows)
 
 
 def run(kind: str, size: float, corpus: Path, processes: int, threads: int) -> float:

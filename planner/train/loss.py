@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import warnings
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from functools import lru_cache
 from typing import Any, TypeAlias
 
@@ -55,23 +58,28 @@ def compiled_loss(backend: str = "inductor") -> Loss:
 
     The model is an argument, so that another one of the same shape, the next segment's, is met with what was compiled for the first.
     """
-    import torch._dynamo.config as tracing
-    import torch._inductor.config as compiling
-    from torch._dynamo.exc import TorchDynamoException
+    with _uncollected():
+        import torch._dynamo.config as tracing
+        import torch._inductor.config as compiling
+        from torch._dynamo.exc import TorchDynamoException
 
-    tqdm.set_lock(threading.RLock())  # torch's bar would take one that is shared by processes, and a worker that is ended leaves it behind
-    settings: Any = tracing
-    settings.recompile_limit = settings.accumulated_recompile_limit = MODELS
-    compiling.compile_threads = 1  # type: ignore[attr-defined]  # no further processes beside the workers, who fill the cores
-    remember_probes()
-    functions = [torch.compile(function, backend=backend, dynamic=False) for function in (mean_loss, _whole_loss)]
+        tqdm.set_lock(threading.RLock())  # torch's bar would take one that is shared by processes, and a worker that is ended leaves it behind
+        settings: Any = tracing
+        settings.recompile_limit = settings.accumulated_recompile_limit = MODELS
+        compiling.compile_threads = 1  # type: ignore[attr-defined]  # no further processes beside the workers, who fill the cores
+        remember_probes()
+        functions = [torch.compile(function, backend=backend, dynamic=False) for function in (mean_loss, _whole_loss)]
+        gc.freeze()  # what is imported stays
     broken = False
+    last: Callable[[], torch.nn.Module | None] = lambda: None  # noqa: E731
 
     def loss_of(model: torch.nn.Module, inputs: torch.Tensor, targets: torch.Tensor, whole: bool) -> torch.Tensor:
-        nonlocal broken
+        nonlocal broken, last
         if not broken:
             try:
-                result: torch.Tensor = functions[whole and has_plain_head(model)](model, inputs, targets, whole)
+                with nullcontext() if last() is model else _uncollected():  # the first step of a model may compile
+                    result: torch.Tensor = functions[whole and has_plain_head(model)](model, inputs, targets, whole)
+                last = weakref.ref(model)
                 return result
             except TorchDynamoException as error:  # a compiler without what it needs, no room for what it writes
                 broken = True
@@ -80,3 +88,15 @@ def compiled_loss(backend: str = "inductor") -> Loss:
         return mean_loss(model, inputs, targets, whole)
 
     return loss_of
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Leave cycles alone for a while: to look for them, among all that was imported, is a quarter of what torch needs to trace a model."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

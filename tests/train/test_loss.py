@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import pandas as pd
@@ -94,6 +95,30 @@ def test_a_machine_that_cannot_compile_trains_all_the_same(monkeypatch: pytest.M
     assert first.item() == loss_of(model, words, words, True).item() == mean_loss(model, words, words, True).item() and len(tries) == 1
     monkeypatch.setenv("CXX", "no-such-compiler")
     assert loss_function(True) is mean_loss
+
+
+def test_cycles_are_looked_for_again_after_what_may_compile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And are not while it does: a quarter of the time that tracing takes."""
+    seen = []
+
+    def traced(function, **settings):  # type: ignore[no-untyped-def]
+        def told(*given):  # type: ignore[no-untyped-def]
+            seen.append(gc.isenabled())
+            if len(seen) == 4:
+                raise ValueError("of the model")
+            return function(*given)
+
+        return told
+
+    monkeypatch.setattr(torch, "compile", traced)
+    loss_of, words = compiled_loss.__wrapped__(), torch.randint(0, 64, (2, 16), generator=torch.Generator().manual_seed(0))
+    first, second = (build_model(shape_for(1e4, family="qwen3", vocab=64), Recipe(seq_len=16), seed=seed) for seed in (0, 1))
+    for model in (first, first, second):
+        loss_of(model, words, words, True)
+        assert gc.isenabled()
+    with pytest.raises(ValueError, match="of the model"):
+        loss_of(first, words, words, True)
+    assert gc.isenabled() and seen == [False, True, False, False]
 
 
 @pytest.mark.skipif(not has_compiler(), reason="no C++ compiler for torch.compile")
