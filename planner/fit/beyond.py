@@ -44,6 +44,10 @@ class Beyond:
         return cls(larger, distance)
 
     def log_loss(self, estimate: Estimate, params_kind: str, reference: Reference) -> Array:
-        """Forecast ln L of them, shape (runs,)."""
+        """Forecast ln L of them, shape (runs,); NaN where the law cannot be computed so far out."""
         points: Points = self.runs.under(params_kind).points(reference)
-        return estimate.log_loss(points)
+        try:
+            with np.errstate(all="ignore"):
+                return estimate.log_loss(points)
+        except Exception:  # somebody's own formula raises what it likes
+            return np.full(points.count, np.nan)

@@ -44,8 +44,11 @@ def drift(chosen: Sequence[Score], others: Sequence[Score], data: FitData, noise
         outside = np.isfinite(there.distance) & (there.distance > np.log(NEAR))
         if outside.any():
             forecasts = np.array([there.log_loss(score.estimate, score.params_kind, score.reference) for score in [*chosen, *_as_good(chosen, others)]])
-            off = np.nan_to_num(np.abs(forecasts - forecasts[: len(chosen)].mean(0)), nan=0.0)
-            rates = np.median(np.minimum(off, MOST), axis=0)[outside] / there.distance[outside]
+            middle = forecasts[: len(chosen)].mean(0)
+            # A law that gives no number so far out has no say there; where the forecast itself is none, anything may come.
+            off = np.abs(forecasts - np.nan_to_num(middle, posinf=0.0, neginf=0.0))
+            off[:, ~np.isfinite(middle)] = MOST
+            rates = np.nanmedian(np.minimum(off, MOST), axis=0)[outside] / there.distance[outside]
             squares.append(float((rates**2).mean()))
     return float(max(np.sqrt(np.mean(squares or [0.0])), np.sqrt(max(0.0, slices**2 - (CHANCE * noise) ** 2))))
 

@@ -96,7 +96,8 @@ def estimate(
             found = solve(law, points, log_loss, theta, weights, deltas=(delta,), iterations=steps, tolerance=tolerance, exact=exact, afar=afar)
             chosen, stands = _met(law, points, log_loss, found, members)
             value = found.objective[chosen]
-            hopeful = value - value[0] <= PATIENCE * (before[chosen] - value)
+            with np.errstate(invalid="ignore"):  # a start from which somebody's own law gives no number is not hopeful
+                hopeful = value - value[0] <= PATIENCE * (before[chosen] - value)
             hopeful[0] = True
             chosen, members, before = chosen[hopeful], stands[hopeful], value[hopeful]
             theta, finished = found.theta[chosen], found.finished[chosen]

@@ -227,7 +227,8 @@ def choose(scores: Sequence[Score], data: FitData) -> list[Score]:
     A law stands beside the best one when its mean held-out error is within a quarter of it, or exceeds it by less than the standard error of the
     difference over the slices. Of many such, the simplest is kept, and then those that disagree most with the ones kept about runs of twice the
     size and tokens of the dearest: which of them holds beyond the runs is not known, and their difference belongs in the interval. One that says
-    there what a kept one says is left: it would count that one twice. They may stand under different conventions of N.
+    there what a kept one says is left: it would count that one twice; so is one that gives no number there, where others do. They may stand under
+    different conventions of N.
 
     Args:
         scores: the best first.
@@ -240,6 +241,10 @@ def choose(scores: Sequence[Score], data: FitData) -> list[Score]:
     alike.sort(key=_simplicity)
     there = Beyond.of(data)
     forecast = [there.log_loss(score.estimate, score.params_kind, score.reference) for score in alike]
+    if sound := [number for number, item in enumerate(forecast) if np.isfinite(item).all()]:
+        alike, forecast = [alike[number] for number in sound], [forecast[number] for number in sound]
+    else:
+        alike = [best]
     kept = [0]
     while len(kept) < min(MOST_MEMBERS, len(alike)):
         apart = np.nan_to_num([min(float(np.abs(item - forecast[other]).mean()) for other in kept) for item in forecast])

@@ -1,7 +1,10 @@
 """How fast forecasts go astray beyond the runs: by how much laws that describe the runs about as well disagree there."""
 
+import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,8 +14,10 @@ from planner.fit.beyond import Beyond
 from planner.fit.data import FitData, fit_data
 from planner.fit.drift import AS_GOOD, CHANCE, drift
 from planner.fit.fit import fit
-from planner.fit.select import Score, score_laws, screen_others
-from planner.laws import LAWS, Points, Reference
+from planner.fit.select import Score, choose, score_laws, screen_others
+from planner.laws import LAWS, Law, Points, Reference
+from planner.laws.base import Parameter
+from planner.laws.dual import exp, log
 from planner.runs import read_runs
 
 MEDICINE = Path(__file__).parents[2] / "sweeps" / "medicine" / "runs.csv"
@@ -100,3 +105,69 @@ def test_laws_that_were_not_asked_for_see_so_many_rows_at_most(medicine: FitData
     monkeypatch.setattr(select, "MOST_ROUGHLY", 30)
     screen_others(medicine, [LAWS["root-rote"]], 0)
     assert seen == [30]
+
+
+EDGE = 2.0
+"""ln N/N0 between the largest size of `_of_one_stage` and twice that."""
+
+
+def _raises(p: Any, x: Any) -> Any:
+    if x.log_n.max() > EDGE:
+        raise ValueError("no such size in the table")
+    return LAWS["chinchilla"].loss(p, x)
+
+
+def _no_number(p: Any, x: Any) -> Any:
+    return LAWS["chinchilla"].loss(p, x) + 0.0 * np.log(EDGE - x.log_n.max())
+
+
+def _overflows(p: Any, x: Any) -> Any:
+    return LAWS["chinchilla"].loss(p, x) + exp(3000 * (x.log_n - EDGE))
+
+
+def _somebodys(loss: Callable[[Any, Any], Any]) -> Law:
+    return replace(LAWS["chinchilla"], name="somebodys", loss=loss)
+
+
+@pytest.fixture
+def one_stage() -> FitData:
+    """Runs whose largest size lies short of `EDGE`."""
+    data = _of_one_stage(0.004, 3)
+    assert EDGE - np.log(2) < np.log(data.params.max() / data.reference.params) < EDGE
+    return data
+
+
+@pytest.mark.parametrize("loss", [_raises, _no_number])
+def test_a_law_that_cannot_be_computed_beyond_the_runs_has_no_say(loss: Any, one_stage: FitData, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = fit(one_stage, "chinchilla", resamples=20, largest=False).drift
+    monkeypatch.setitem(LAWS, "somebodys", _somebodys(loss))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        assert fit(one_stage, "chinchilla", resamples=20, largest=False).drift == pytest.approx(plain, rel=1e-3) and plain > 0
+
+
+@pytest.mark.parametrize("loss", [_raises, _no_number, _overflows])
+def test_nor_does_it_forecast_beside_laws_that_can(loss: Any, one_stage: FitData, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(LAWS, "somebodys", _somebodys(loss))
+    scores = score_laws([one_stage], [LAWS[name] for name in ("somebodys", "chinchilla", "kaplan")])
+    alike = [replace(score, held={"largest params": 1.0}) for score in scores]
+    assert [score.estimate.law.name for score in choose(alike, one_stage)] == ["kaplan", "chinchilla"]
+
+
+def test_where_the_forecast_itself_is_no_number_anything_may_come(one_stage: FitData, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(LAWS, "somebodys", _somebodys(_no_number))
+    alone, *_ = score_laws([one_stage], [LAWS["somebodys"]])
+    assert choose([alone], one_stage) == [alone]
+    assert drift([alone], [alone], one_stage, NOISE) > 1
+
+
+def test_a_law_without_a_number_at_some_start_says_nothing_to_those_who_did_not_ask(one_stage: FitData, monkeypatch: pytest.MonkeyPatch) -> None:
+    def loss(p: Any, x: Any) -> Any:
+        return LAWS["chinchilla"].loss(p, x) - 0.02 * log(p["c"] - x.log_n)
+
+    law = replace(_somebodys(loss), parameters=(*LAWS["chinchilla"].parameters, Parameter("c", 0.5, 9.0, (1.0, 6.0), "ratio")))
+    monkeypatch.setitem(LAWS, "somebodys", law)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        for seed in range(3):
+            screen_others(one_stage, [LAWS["chinchilla"]], seed)
