@@ -28,8 +28,8 @@ def drift(chosen: Sequence[Score], others: Sequence[Score], data: FitData, noise
     """Return the deviation of ln L of forecasts for each log unit outside the runs.
 
     It is the median of what laws as good differ by from the forecast, those that make it among them, so that a stray one counts for little; or what
-    chance does not explain of the slice that went astray fastest, if that is more. With that intervals beyond the runs hold about nine in ten both where
-    the law's form is right, on synthetic truths, and where none is, on recorded sweeps.
+    chance does not explain of the slice that went astray fastest, if that is more. How often intervals with that hold the truth, where the law's form is
+    right and where none is, `benchmarks/calibration.py` says; on tables of few runs, which many laws describe, they are wider than need be.
 
     Args:
         chosen: the laws that forecast.
