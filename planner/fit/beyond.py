@@ -45,9 +45,13 @@ class Beyond:
 
     def log_loss(self, estimate: Estimate, params_kind: str, reference: Reference) -> Array:
         """Forecast ln L of them, shape (runs,); NaN where the law cannot be computed so far out."""
-        points: Points = self.runs.under(params_kind).points(reference)
-        try:
-            with np.errstate(all="ignore"):
-                return estimate.log_loss(points)
-        except Exception:  # somebody's own formula raises what it likes
-            return np.full(points.count, np.nan)
+        return log_loss_there(estimate, self.runs.under(params_kind).points(reference))
+
+
+def log_loss_there(estimate: Estimate, points: Points) -> Array:
+    """Forecast ln L at points beyond the runs of a fit, shape (points,); NaN where the law cannot be computed so far out."""
+    try:
+        with np.errstate(all="ignore"):
+            return estimate.log_loss(points)
+    except Exception:  # somebody's own formula raises what it likes
+        return np.full(points.count, np.nan)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from planner.errors import DataError, InputError, PlannerWarning
+from planner.fit.beyond import log_loss_there
 from planner.fit.data import FitData
 from planner.fit.drift import drift
 from planner.fit.fitted import FittedLaw
@@ -208,12 +209,14 @@ def _forecast_largest(tables: Sequence[FitData], names: Sequence[str], seed: int
     if piece is None:
         return {}
     rest = [data.rows(~piece.held) for data in tables]
-    within = [law for law in laws if reason_against(law, rest[0]) is None]
+    within = [law for law in laws if reason_against(law, rest[0]) is None and numberless(law, rest[0]) is None]
     if not within:
         return {}
     chosen: list[Score] = choose(score_laws(rest, within, seed, progress), rest[0])
     out = tables[0].rows(piece.held)
-    forecast = np.mean([score.estimate.log_loss(out.under(score.params_kind).points(score.reference)) for score in chosen], axis=0)
+    forecast = np.mean([log_loss_there(score.estimate, out.under(score.params_kind).points(score.reference)) for score in chosen], axis=0)
+    if not np.isfinite(forecast).all():  # a law of somebody's own, which has no number so far out
+        return {}
     return {
         "laws": [f"{score.estimate.law.name} ({score.params_kind})" for score in chosen],
         "params": float(out.params.max()),

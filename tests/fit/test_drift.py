@@ -171,3 +171,21 @@ def test_a_law_without_a_number_at_some_start_says_nothing_to_those_who_did_not_
         warnings.simplefilter("error", RuntimeWarning)
         for seed in range(3):
             screen_others(one_stage, [LAWS["chinchilla"]], seed)
+
+
+@pytest.mark.parametrize("fails", ["raises", "no number", "on fewer runs"])
+def test_a_law_that_cannot_forecast_the_largest_size_does_without_that(fails: str, one_stage: FitData, monkeypatch: pytest.MonkeyPatch) -> None:
+    largest = one_stage.params == one_stage.params.max()
+    ends = [float(np.log(one_stage.params.max() / data.reference.params)) for data in (one_stage, one_stage.rows(~largest))]
+    assert ends[1] > ends[0]
+
+    def loss(p: Any, x: Any) -> Any:
+        if fails == "on fewer runs" and np.size(x.log_n) == (~largest).sum():
+            raise ValueError("where is the rest?")
+        beyond = np.max(x.log_n) > np.mean(ends)
+        if fails == "raises" and beyond:
+            raise ValueError("no such size in the table")
+        return LAWS["chinchilla"].loss(p, x) + (np.nan if beyond else 0.0)
+
+    monkeypatch.setitem(LAWS, "somebodys", _somebodys(loss))
+    assert fit(one_stage, "somebodys", resamples=20).holdout == {}
