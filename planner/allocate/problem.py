@@ -39,6 +39,8 @@ BELOW = 100.0
 """How far below the smallest run the search begins."""
 HALVINGS = 18
 """Of the range, in which the largest size that the budget can train is found."""
+BESIDE, BESIDES = 1.06, 24
+"""Factor beyond it, and sizes up to there, in which a larger one is looked for: of 300 budgets one in thirty had some, up to 3.4 % larger."""
 ROUNDING = 1e-9
 """Share by which a limit may be passed where it was met with equality."""
 AT_FLOOR, SMOOTH_FLOOR = 1.1, 1.005
@@ -307,6 +309,10 @@ class Problem:
         for _ in range(HALVINGS):
             middle = math.sqrt(low * high)
             low, high = (middle, high) if self.trainable(self.size(middle), self.min_tokens_per_param) else (low, middle)
+        # A shape that is a little larger may cost less, with narrower embeddings: a budget must not miss what a smaller one finds.
+        for larger in np.geomspace(BESIDE * low, low, BESIDES, endpoint=False):
+            if self.trainable(self.size(float(larger)), self.min_tokens_per_param):
+                return least, float(larger)
         return least, low
 
     def plans(self, sizes: tuple[Size, ...], fractions: Array, general: Sequence[float] = (math.inf,)) -> Plans:

@@ -175,3 +175,12 @@ def test_a_stage_that_is_as_short_as_may_be_is_told_of(medicine: FittedLaw) -> N
     (text,) = told(Request(2e13, 2e4))
     assert text.startswith("the specialist stage is as short as a stage may be, 200 steps, 205k tokens")
     assert not told(Request(2e13, 2e5))
+
+
+@pytest.mark.parametrize("flops", [2.567e12, 4.997e12, 1.8927e13, 6.782e13])
+def test_a_larger_shape_that_costs_less_is_not_missed(medicine: FittedLaw, flops: float) -> None:
+    """Nor is one that a smaller budget has found: shapes of nearly one size have embeddings of unlike widths."""
+    problem = Problem.of(medicine, Request(flops, 2e5))
+    found = problem.size(problem.size_range()[1]).params_non_embedding
+    steps = [problem.size(found * (1 + 0.002 * step)) for step in range(15)]
+    assert max(size.params_non_embedding for size in steps if problem.trainable(size, problem.min_tokens_per_param)) <= 1.003 * found
