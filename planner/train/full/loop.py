@@ -311,7 +311,7 @@ class Training:
 
     def _take(self, loop: dict[str, Any]) -> None:
         """Go on with the loop's own numbers of a state whose tensors have been read."""
-        self.step, self.seconds = int(loop["step"]), float(loop["seconds"])
+        self.step, self.seconds = loop["step"], loop["seconds"]
         start_moments(self.optimiser, self.step - self.began_at)
         self.optimiser.zero_grad(set_to_none=True)
         self.watch.smooth, self.watch.best = loop["smooth"], loop["best"]

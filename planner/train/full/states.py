@@ -21,8 +21,8 @@ import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.api import CheckpointException
 
-from planner.artifacts import read_json, room, write_text
-from planner.errors import InputError, StateError
+from planner.artifacts import read_json, room, whole, write_text
+from planner.errors import InputError, PlannerError, StateError
 from planner.train.full.mesh import Ranks
 from planner.train.full.plan import LATEST, STATES_FOLDER, latest_step, state_folder
 
@@ -45,6 +45,9 @@ class States:
             ranks: who saves.
             keep: how many are kept.
             forks: steps whose states are kept beside them.
+
+        Raises:
+            StateError: none is left of the step that is named as the latest, or of one before it.
         """
         self._folder, self._ranks, self._keep, self._forks = folder / STATES_FOLDER, ranks, keep, forks
         self._saving: tuple[Future[Any], int] | None = None
@@ -52,8 +55,12 @@ class States:
             self._folder.mkdir(parents=True, exist_ok=True)
             for part in self._folder.glob("*.part"):
                 shutil.rmtree(part, ignore_errors=True)
-            if (self._folder / LATEST).exists():  # later ones a rollback had yet to delete; once the latest is past them they would count again
-                self._delete_after(self._latest())
+            if (self._folder / LATEST).exists():
+                latest = self._latest()
+                if latest > 0 and not self.steps():  # the first one is there before the file: they were deleted, and the run would begin anew unasked
+                    what = f"{self._folder / LATEST} names step {latest}, and no whole state of that step or an earlier one lies beside it"
+                    raise StateError(what, remedy=f"write the step of a whole state there, or delete {self._folder} to train the run again")
+                self._delete_after(latest)  # a rollback had yet to delete them; once the latest is past them they would count again
 
     def save(self, step: int, tensors: Mapping[str, torch.Tensor], loop: Mapping[str, Any], *, wait: bool = False, between: bool = False) -> None:
         """Save a state while training goes on; what is saved is copied first.
@@ -176,7 +183,10 @@ def read_state(path: Path, ranks: Ranks, tensors: Mapping[str, torch.Tensor], *,
     try:
         reader = _Reader(path, ranks, tensors)
         dcp.load(dict(tensors), storage_reader=reader, process_group=ranks.cpu_group, no_dist=ranks.mesh is None)
-        return read_json(path / LOOP)
+        loop = read_json(path / LOOP)
+        with whole(path / LOOP):
+            smooth, best = (None if loop[key] is None else float(loop[key]) for key in ("smooth", "best"))
+            return {"step": int(loop["step"]), "seconds": float(loop["seconds"]), "smooth": smooth, "best": best}
     except StateError:
         raise
     except (Exception, CheckpointException) as error:
@@ -197,8 +207,9 @@ def _of_ranks(error: BaseException, ranks: Ranks) -> bool:
 
 
 def _last_line(error: BaseException) -> str:
-    """Return what went wrong without torch's traceback around it; torch's own kind of exception is not an Exception."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
+    """Return what went wrong without torch's traceback or another remedy around it; torch's own kind of exception is not an Exception."""
+    said = error.message if isinstance(error, PlannerError) else str(error)
+    return (said.strip().splitlines() or [type(error).__name__])[-1].strip()
 
 
 class _Reader(HuggingFaceStorageReader):

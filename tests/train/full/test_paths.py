@@ -236,6 +236,33 @@ def test_states_without_the_file_that_names_the_latest_are_not_begun_anew(tmp_pa
     assert saved_step(tmp_path) == 12
 
 
+@pytest.mark.parametrize("lost", ["loop.json", "folders", "name"])
+def test_a_run_all_of_whose_states_are_lost_is_not_begun_anew_unasked(corpus: Corpus, tmp_path: Path, lost: str) -> None:
+    """Nor are those deleted that are later than a step named by mistake."""
+    folder = tmp_path / "run"
+    lay(folder, corpus)
+    assert not run_here(folder, stop_at=32)
+    held = sorted((folder / "states").glob("step-*"))
+    if lost == "name":
+        (folder / "states" / "latest.json").write_text('{"step": 3}')
+    for state in held:
+        for path in [] if lost == "name" else [state / "loop.json"] if lost == "loop.json" else [*state.iterdir()]:
+            path.unlink()
+    with pytest.raises(StateError, match=f"names step {3 if lost == 'name' else 32}, and no whole state .*; write .*, or delete .*states to train"):
+        run_here(folder)
+    assert sorted((folder / "states").glob("step-*")) == held and list(steps_of(folder)) == list(range(1, 33))
+
+
+@pytest.mark.parametrize("content", ["", "{}", '{"step": "x"}', '{"step": 12, "seconds": 1.0, "smooth": [], "best": null}'])
+def test_a_loop_file_of_another_shape_is_one_sentence_with_one_remedy(corpus: Corpus, tmp_path: Path, content: str) -> None:
+    folder = tmp_path / "run"
+    lay(folder, corpus)
+    assert not run_here(folder, stop_at=12)
+    (folder / "states" / "step-000000012" / "loop.json").write_text(content)
+    with pytest.raises(StateError, match="step-000000012 cannot be read: [^;]*; delete [^;]*; the same command goes on from the state before.$"):
+        run_here(folder)
+
+
 @pytest.mark.parametrize(("world", "remedy"), [(3, "such as 2"), (8, "such as 4")])
 def test_ranks_that_do_not_divide_the_batch_are_refused(world: int, remedy: str) -> None:
     assert [rows_of_rank(4, rank, 2) for rank in range(2)] == [(0, 2), (2, 4)]
