@@ -38,12 +38,13 @@ def drift(chosen: Sequence[Score], others: Sequence[Score], data: FitData, noise
         noise: deviation of ln L of a run around the law.
     """
     slices = float(np.mean([score.drift for score in chosen]))
+    alike = [*chosen, *_as_good(chosen, others)]
     squares: list[float] = []
     for repeated in (False, True):
         there = Beyond.of(data, repeated=repeated)
         outside = np.isfinite(there.distance) & (there.distance > np.log(NEAR))
         if outside.any():
-            forecasts = np.array([there.log_loss(score.estimate, score.params_kind, score.reference) for score in [*chosen, *_as_good(chosen, others)]])
+            forecasts = np.array([there.log_loss(score.estimate, score.params_kind, score.reference) for score in alike])
             middle = forecasts[: len(chosen)].mean(0)
             # A law that gives no number so far out has no say there; where the forecast itself is none, anything may come.
             off = np.abs(forecasts - np.nan_to_num(middle, posinf=0.0, neginf=0.0))
