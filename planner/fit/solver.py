@@ -35,6 +35,8 @@ FIRST_DAMPING = 0.1
 MOST_DAMPING = 1e6
 KEPT = 0.3
 """Share of the gain that the quadratic model promises from which a Newton step is taken as it is."""
+FREE = 0.1
+"""Damping up to which a step that keeps its promise tells what there is to gain: where that is next to nothing, the problem is at its end."""
 DAMPINGS = (0.1, 6.0, 60.0, 1000.0)
 LENGTHS = (0.5, 0.2, 0.05)
 """What else is tried: multiples of the damping, shares of the step."""
@@ -181,7 +183,7 @@ class _Batch:
         patience = np.where(tolerance < EARLY_TOLERANCE, 2, 1)
         state, following = self._begin(np.arange(size), free), size
         while len(state.number):
-            step, tried, state.damping = self._search(state)
+            step, tried, state.damping, sure = self._search(state)
             # From a place where the objective is infinite any finite value is a gain.
             gain = (state.value - tried) / np.maximum(state.value, 1e-300)
             lost = state.value == np.inf
@@ -189,7 +191,7 @@ class _Batch:
                 gain[lost] = np.isfinite(tried[lost])
             better = gain > 0
             state.steps += 1
-            state.idle = np.where(gain < tolerance[state.stage], state.idle + 1, 0)
+            state.idle = np.where(gain < tolerance[state.stage], state.idle + 1 + sure, 0)
             still = (state.idle >= patience[state.stage]) | (~better & (state.damping > MOST_DAMPING))
             state.here[better] += step[better]
             state.value = np.where(better, tried, state.value)
@@ -217,7 +219,7 @@ class _Batch:
         zero, here = np.zeros(few, dtype=int), free[number]
         return _State(number, here, zero, zero.copy(), np.full(few, FIRST_DAMPING), zero.copy(), *self.measure(number, zero, here))
 
-    def _search(self, state: _State) -> tuple[Array, Array, Array]:
+    def _search(self, state: _State) -> tuple[Array, Array, Array, Any]:
         """Choose a step for each problem; return the steps, the objectives they lead to, and the next dampings.
 
         The damped Newton step is taken where it keeps its promise, else the best of several dampings and lengths: values alone cost a third of
@@ -228,6 +230,7 @@ class _Batch:
         tried = self._values(state, None, state.here + step)
         promise = -np.add.reduce(step * state.gradient, 1) - 0.5 * np.einsum("ki,kij,kj->k", step, state.curvature, step)
         kept = (promise > 0) & (tried <= state.value - KEPT * promise)
+        sure = kept & (damping <= FREE)
         chosen = np.where(kept, damping * 0.1, damping)
         chosen[chosen < 1e-6] = 0.0
         poor = (~kept).nonzero()[0]
@@ -256,7 +259,7 @@ class _Batch:
             won = values < tried[late]
             number = late[won]
             step[number], tried[number], chosen[number] = straight[won], values[won], np.minimum(chosen[number], damping[number])
-        return step, tried, chosen
+        return step, tried, chosen, sure
 
     def _delta(self, stage: Any) -> Any:
         return self.deltas[0] if len(self.deltas) == 1 else np.array(self.deltas)[stage][:, None]
