@@ -30,6 +30,7 @@ ASIDE = 1.06
 """Factor by which a size may be off the one that it is the nearest to, where its shape is looked for by its own size."""
 SMALLEST = 1e4
 LARGEST = 1e12
+ROUNDING = 1e-12
 GAP = 1.11
 """More than the factor between any shape and the next."""
 TOLERANCE = 0.05
@@ -54,7 +55,8 @@ def shape_for(params_non_embedding: float, *, family: str, vocab: int, tied: boo
     Raises:
         InputError: the request is not a number from 1e4 to 1e12.
     """
-    if not (math.isfinite(params_non_embedding) and SMALLEST <= params_non_embedding <= LARGEST):
+    # A size that was an exponential may be a last digit outside.
+    if not (math.isfinite(params_non_embedding) and (1 - ROUNDING) * SMALLEST <= params_non_embedding <= (1 + ROUNDING) * LARGEST):
         raise InputError(
             f"a model of {params_non_embedding:g} non-embedding parameters is outside the ladder", remedy="ask for a size from 1e4 to 1e12"
         )

@@ -62,3 +62,8 @@ def test_a_shape_is_found_again_by_its_own_size(family: str) -> None:
         for shape in shapes_between(low, 1.2 * low, FINE, family=family, vocab=1024):
             again = shape_for(shape.params_non_embedding, family=family, vocab=1024)
             assert again.params_non_embedding == shape.params_non_embedding
+
+
+def test_the_ends_may_be_a_last_digit_outside() -> None:
+    for end, digit in ((SMALLEST, 0.0), (LARGEST, math.inf)):
+        assert shape_for(math.nextafter(end, digit), family="qwen3", vocab=512) == shape_for(end, family="qwen3", vocab=512)
