@@ -54,7 +54,7 @@ def read_frame(path: Path, used: set[str]) -> DataFrame:
             _check_header(path, used)
             with warnings.catch_warnings():
                 warnings.simplefilter("error", pd.errors.ParserWarning)  # rows longer than the header would be cut short
-                frame = pd.read_csv(path, index_col=False, float_precision="round_trip")
+                frame = pd.read_csv(path, index_col=False)
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not text in UTF-8", remedy="save it as CSV in UTF-8") from error
     except (pd.errors.ParserError, pd.errors.ParserWarning) as error:

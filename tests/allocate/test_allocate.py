@@ -158,7 +158,8 @@ def test_an_upper_end_that_stays_at_the_lowest_loss_is_explained(fitted: FittedL
     members = tuple(replace(member, law=LAWS["root-rote"], theta=ROOT, resamples=ROOT[None]) for member in fitted.members)
     law = replace(fitted, members=members, least_loss=20.0)
     answer = allocate(law, Request(BUDGET, 2e5))
-    assert answer.plan.loss_high == pytest.approx(20.0) and any("the upper end of the interval stays at 20, the lowest loss" in text for text in answer.warnings)
+    assert answer.plan.loss_high == pytest.approx(20.0)
+    assert any("the upper end of the interval stays at 20, the lowest loss" in text for text in answer.warnings)
     assert not any("the upper end" in text for text in allocate(replace(law, least_loss=0.1), Request(BUDGET, 2e5)).warnings)
 
 
