@@ -83,17 +83,10 @@ def _refuse_unlike(config: Any, where: Path) -> None:
         raise _uncountable(where, config, "it reads more than text")
     if getattr(config, "is_encoder_decoder", False) or getattr(config, "add_cross_attention", False):
         raise _uncountable(where, config, "it attends to an encoder")
-    if getattr(config, "is_decoder", None) is False and _encodes(kind):  # before its version 5 the library says so of every decoder too
+    if getattr(config, "is_decoder", None) is False and not kind.startswith("gpt_neox"):  # which is one all the same
         raise _uncountable(where, config, "it is no decoder: is_decoder = false")
     if unknown := set(getattr(config, "layer_types", None) or ()) - _LAYERS:
         raise _uncountable(where, config, f"it has layers of type {', '.join(sorted(unknown))}")
-
-
-def _encodes(kind: str) -> bool:
-    """Tell whether a family's models see the whole text unless they are made decoders: those that fill in masked words do."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
-
-    return kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES or kind == "bert-generation"
 
 
 def _shape(model: Any, config: Any, where: Path) -> ModelShape:
