@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from planner.errors import DataError, InputError, PlannerWarning
+from planner.fit.astray import OFF_LEAST, OFF_NOISE, size_astray
 from planner.fit.beyond import log_loss_there
 from planner.fit.data import FitData
 from planner.fit.drift import drift
@@ -26,6 +27,7 @@ from planner.fit.support import Support
 from planner.fit.unmeasured import opened, unmeasured
 from planner.laws import Law, Reference, law_named, laws_named
 from planner.laws.dual import Array
+from planner.units import format_count
 
 RESAMPLES = 400
 """Resamples of each member by default."""
@@ -35,8 +37,6 @@ WORST = 5
 """Runs farthest from the law that are named."""
 UNEXPLAINED = 0.7
 """Share of the deviation of ln L that a law leaves, from which it says hardly more than the mean: half of the variance."""
-OFF_NOISE, OFF_LEAST = 3.0, 2.0
-"""Deviations of runs, and per cent of the loss, beyond both of which the largest size is off the forecast of the others, and that is said."""
 
 
 def fit(
@@ -187,10 +187,19 @@ def _check_learnt(chosen: Sequence[Score], sound: FitData, holdout: dict[str, An
             "from this is a guess; check that every loss stands in its own run's row",
             PlannerWarning, stacklevel=3,
         )  # fmt: skip
-    if holdout and abs(off := holdout["bias_percent"]) > max(OFF_NOISE * left, OFF_LEAST):
-        said = f"{abs(off):.2g} % {'above' if off < 0 else 'below'} what the smaller ones forecast, where runs scatter by {left:.2g} %"
+    if (size := size_astray(chosen[0], sound)) is not None:
+        luck = ", or is it the luck of the one trunk that they share" if size.one_trunk else ""
         warnings.warn(
-            f"the losses of the largest size lie {said}: either it was trained less well, as with a learning rate far from its best, or the law does not "
+            f"the {size.runs} runs of {format_count(size.params)} parameters lie {size.off_percent:+.2g} % off what all others say, which lie within "
+            f"{size.rest_percent:.2g} % of a law without them: were they trained otherwise, as with a learning rate far from its best{luck}? "
+            "Compare with plan sweep tune-lr or with another seed; a word of yours in their flags keeps them out",
+            PlannerWarning, stacklevel=3,
+        )  # fmt: skip
+    elif holdout and abs(off := holdout["bias_percent"]) > max(OFF_NOISE * left, OFF_LEAST):
+        said = f"{abs(off):.2g} % {'above' if off < 0 else 'below'} what the smaller ones forecast, where runs scatter by {left:.2g} %"
+        less = "it was" if off < 0 else "the smaller ones were"
+        warnings.warn(
+            f"the losses of the largest size lie {said}: either {less} trained less well, as with a learning rate far from its best, or the law does not "
             "hold there, and then not beyond; compare with plan sweep tune-lr, or with another seed",
             PlannerWarning, stacklevel=3,
         )  # fmt: skip

@@ -22,6 +22,7 @@ from planner.fit.identify import check, levels
 from planner.fit.profile import profile
 from planner.flags import judge_alone
 from planner.runs import read_runs
+from planner.units import format_count
 from tests.cli.test_commands import run
 
 SIZES, RATIOS = np.geomspace(1e7, 1e9, 5), (5, 10, 20, 40, 80)
@@ -209,16 +210,29 @@ def test_losses_that_are_all_the_same_are_refused(tmp_path: Path) -> None:
         fit(fit_data(read(grid(0.0).assign(loss_spec=3.0), tmp_path)), resamples=20)
 
 
-@pytest.mark.parametrize(("factor", "said"), [(1.0, None), (1.06, "above"), (0.94, "below")])
-def test_a_largest_size_that_is_off_is_said(tmp_path: Path, factor: float, said: str | None) -> None:
-    """Trained with a rate that does not suit it, for instance: its runs agree with each other and not with the smaller ones."""
-    frame = grid(0.004, sizes=np.geomspace(1e7, 1e9, 7))
-    frame.loc[frame["params_non_embedding"] == frame["params_non_embedding"].max(), "loss_spec"] *= factor
+@pytest.mark.parametrize("place", [0, 3, 6])
+@pytest.mark.parametrize(("factor", "law"), [(1.0, "chinchilla"), (1.06, "chinchilla"), (0.94, "chinchilla"), (1.06, "auto")])
+def test_a_size_that_is_off_is_said(tmp_path: Path, place: int, factor: float, law: str) -> None:
+    """Trained with a rate that does not suit it, for instance: its runs agree with each other and not with those of other sizes."""
+    sizes = np.geomspace(1e7, 1e9, 7)
+    frame = grid(0.004, sizes=sizes)
+    frame.loc[frame["params_non_embedding"] == sizes[place], "loss_spec"] *= factor
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", PlannerWarning)
+        fit(fit_data(read(frame, tmp_path).assign(flags="")), law, resamples=60)
+    found = [str(item.message) for item in caught if "off what all others say" in str(item.message)]
+    named = [f"the 5 runs of {format_count(sizes[place])} parameters lie {'+' if factor > 1 else '-'}" in text for text in found]
+    assert named == ([True] if factor != 1 else []) and not any("skill" in text for text in found)
+
+
+@pytest.mark.parametrize(("factor", "said"), [(1.06, "above what .*either it was trained"), (0.94, "below what .*either the smaller ones were trained")])
+def test_a_largest_size_that_is_off_its_forecast_is_said(tmp_path: Path, factor: float, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where leaving it out does not make all well."""
+    monkeypatch.setattr("planner.fit.fit.size_astray", lambda score, data: None)
+    frame = grid(0.004, sizes=np.geomspace(1e7, 1e9, 7))
+    frame.loc[frame["params_non_embedding"] == frame["params_non_embedding"].max(), "loss_spec"] *= factor
+    with pytest.warns(PlannerWarning, match=f"the losses of the largest size lie .* % {said} less well"):
         fit(fit_data(read(frame, tmp_path).assign(flags="")), "chinchilla", resamples=60)
-    found = [str(item.message) for item in caught if "the losses of the largest size lie" in str(item.message)]
-    assert [f" % {said} what the smaller ones forecast" in text for text in found] == ([True] if said else [])
 
 
 def test_the_luck_of_single_trunks_is_said_to_be_unmeasured(tmp_path: Path) -> None:
