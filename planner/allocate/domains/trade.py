@@ -13,15 +13,15 @@ from typing import Any
 import numpy as np
 
 from planner.allocate.domains.found import SPLIT, Found
-from planner.allocate.domains.problem import DomainsProblem
+from planner.allocate.domains.problem import EVERY, DomainsProblem
 from planner.allocate.domains.whole import better, cooldown, made
 from planner.laws.dual import Array
 
 STEPS = (1, 2, 4, 8, 16, 32, 64, 128)
 """Moved at once."""
-ROUNDS = ((40, 1, 8, 12), (40, 6, 8, 6), (200, 6, 4, 3), (200, 4, 4, 2), (500, 2, 2, 2))
+ROUNDS = ((40, 1, 8, 12), (40, 5, 8, 6), (200, 5, 4, 2), (EVERY, 2, 2, 2))
 """Resamples, moves at most of each size, how many of `STEPS`, and how many sizes go on, of one look after the other."""
-NEAR_ROUNDS = ((60, 4, 8, 1), (300, 4, 3, 1))
+NEAR_ROUNDS = ((60, 4, 8, 1), (EVERY, 2, 1, 1))
 """The same beside a plan of another request."""
 MOST_DOMAINS = 4
 """Domains up to which steps are moved."""
