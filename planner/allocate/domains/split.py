@@ -15,7 +15,7 @@ from planner.allocate.domains.found import MIXED, SPLIT, Found
 from planner.allocate.domains.keep import after
 from planner.allocate.domains.problem import EVALUATIONS, EVERY, MILD, MOST, PENALTY, DomainsProblem
 from planner.allocate.domains.stages import CLOSER, CLOSER_OF_MANY, COARSE, MANY, NEARBY, Stage, near, nodes
-from planner.allocate.domains.trade import traded
+from planner.allocate.domains.trade import MARGIN, MOST_DOMAINS, traded
 from planner.allocate.domains.waterfill import fill
 from planner.allocate.domains.whole import better, cooldown, cooled, realise
 from planner.laws.dual import Array
@@ -28,6 +28,10 @@ FINALISTS, MOST_FINALISTS = 6, 600
 """Sizes of a grid that are told apart under all resamples, and most of them times domains."""
 REQUIRED = 2
 """Nodes added, one after the other, where a domain reaches its required loss."""
+WHOLE = Stage(0.01, 25, 0.12, 2)
+"""Sizes and trunks from which whole steps are moved."""
+CLOSE = 0.04
+"""In ln N, beside a plan of another request."""
 LEAST_LOGIT = -9.0
 """Of a trunk that there is, around which a closer look is."""
 
@@ -51,6 +55,7 @@ def split(
     closer = CLOSER if problem.count <= MANY else CLOSER_OF_MANY
     # Where losses are required, the whole range once more, with what few resamples say brought to what all do.
     again = (COARSE,) if np.isfinite(problem.max_loss).any() and problem.count <= MANY else ()
+    trading = bool(again) and problem.count <= MOST_DOMAINS and name == SPLIT and not quick and not problem.request.limited
     for stage in stages if start else (COARSE,) if quick else (COARSE, *again, *closer):
         sizes = near(problem, size, stage)
         at, shares = trunks(problem, sizes, np.zeros(1) if name == NO_GENERAL else _shares(logit, stage))
@@ -60,9 +65,36 @@ def split(
             break
         size, logit, share = middle(problem, best)
     found = better(problem, kept, best, 0.0)
-    if found is None or quick or name != SPLIT or problem.request.limited:
+    if found is None or not trading:
         return found
-    return traded(problem, found, start is not None)
+    return traded(problem, found, *(_beside(problem, found) if start else _starts(problem, found)), start is not None)
+
+
+def _starts(problem: DomainsProblem, found: Found) -> tuple[Any, Array]:
+    """Return where moves of whole steps begin: numbers of sizes, and the best branches and trunk of each, shape (rows, domains + 1)."""
+    size, logit, share = middle(problem, found)
+    at, shares = trunks(problem, near(problem, size, WHOLE), _shares(logit, WHOLE))
+    sizes: list[Any] = []
+    rows: list[Array] = []
+    for bare in (True, False) if cooldown(problem) else (None,):
+        divided = divide(problem, found.name, at, shares, share, WHOLE, MARGIN, found, bare)
+        order = divided.value.argsort()
+        order = order[np.isfinite(divided.value[order])]
+        best = order[np.unique(at[order], return_index=True)[1]]
+        spec, trunk = problem.whole(divided.tokens_spec[best]), problem.whole(divided.trunk[best])
+        # Rounded down, a branch may have too few tokens for its size.
+        spec = np.where(spec > 0, np.maximum(spec, problem.enough(at[best][None], trunk[None]).T), spec)
+        if bare:  # all others are better without a cooldown
+            some = (spec == 0).any(1)
+            best, spec, trunk = best[some], spec[some], trunk[some]
+        sizes, rows = [*sizes, at[best]], [*rows, np.concatenate([spec, trunk[:, None]], axis=1)]
+    return np.concatenate(sizes), np.concatenate(rows)
+
+
+def _beside(problem: DomainsProblem, found: Found) -> tuple[Any, Array]:
+    """Return the same beside a plan of another request: its own branches and trunk, at sizes close to its own."""
+    sizes = np.flatnonzero(np.abs(np.log(problem.params / problem.params[found.size[0]])) <= CLOSE)
+    return sizes, np.tile(np.append(found.tokens_spec, found.tokens_general), (len(sizes), 1))
 
 
 def trunks(problem: DomainsProblem, sizes: Any, shares: Array) -> tuple[Any, Array]:

@@ -1,7 +1,8 @@
 """Split training under required losses, in whole steps: what branches give each other and the trunk, at sizes nearby too.
 
 A search works in parts of steps and on grids, and where a required loss binds its plan is as good as the rounding of one branch. Here whole steps are
-moved as long as that gains, at every size in reach side by side.
+moved as long as that gains, at every size in reach side by side. A plan is a row of its branches' tokens, and of how much shorter its trunk is than it
+may be; that is infinite where there is no trunk.
 """
 
 from __future__ import annotations
@@ -11,18 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from planner.allocate.domains.found import Found
+from planner.allocate.domains.found import SPLIT, Found
 from planner.allocate.domains.problem import EVERY, DomainsProblem
-from planner.allocate.domains.whole import better, cooled, made
+from planner.allocate.domains.whole import better, cooldown, made
 from planner.laws.dual import Array
 
-REACH, NEARBY = 0.17, 0.04
-"""In ln N, of a whole search and of one that begins beside a plan of another request."""
 STEPS = (1, 2, 4, 8, 16, 32, 64, 128)
 """Moved at once."""
-ROUNDS = ((40, 4, 8, 6), (40, 12, 8, 2), (200, 8, 8, 2), (EVERY, 4, 4, 2))
+ROUNDS = ((40, 1, 8, 12), (40, 5, 8, 6), (200, 5, 4, 2), (EVERY, 2, 2, 2))
 """Resamples, moves at most of each size, how many of `STEPS`, and how many sizes go on, of one look after the other."""
-NEAR_ROUNDS = ((100, 8, 8, 1), (EVERY, 3, 3, 1))
+NEAR_ROUNDS = ((60, 4, 8, 1), (EVERY, 2, 1, 1))
 """The same beside a plan of another request."""
 MOST_DOMAINS = 4
 """Domains up to which steps are moved."""
@@ -30,73 +29,137 @@ MARGIN = 1e-6
 """By which required losses are tightened: a gain may outweigh a penalty for a miss far smaller than that."""
 PART = 1e-3
 """Of the longest branch that is moved at least, where no recipe says how long a step is."""
+BINDS = 1e-3
+"""Share of itself within which a required loss binds, so that its branch follows what others give or take."""
+SLOPE = 0.01
+"""Share of a branch, or of the trunk, by which it is longer where slopes are measured."""
 
 
-def traded(problem: DomainsProblem, found: Found, nearby: bool = False) -> Found:
-    """Return the best plan that moves of whole steps lead to from one of a search, or that itself.
+def traded(problem: DomainsProblem, found: Found, sizes: Any, start: Array, nearby: bool = False) -> Found:
+    """Return the best plan that moves of whole steps lead to from those of a search, or that itself.
 
     Args:
         problem: the domains, without a limit on the general loss.
         found: one trunk and its branches.
+        sizes: numbers of sizes to begin at, shape (rows,); some may come twice.
+        start: whole steps of branches, and of the trunk, to begin with there, shape (rows, domains + 1).
         nearby: whether the search began beside a plan of another request.
     """
-    size = int(found.size[0])
-    if problem.count > MOST_DOMAINS or not np.isfinite(problem.max_loss).any():
-        return found
-    sizes = np.flatnonzero(np.abs(np.log(problem.params / problem.params[size])) <= (NEARBY if nearby else REACH))
-    slack = max(0.0, float(_longest(problem, found, found.size[:1], found.tokens_spec[None])[0]) - found.tokens_general)
-    start = np.tile(np.append(found.tokens_spec, slack), (len(sizes), 1))
+    sizes = np.append(sizes, found.size[0])
+    start = np.concatenate([start, np.append(found.tokens_spec, found.tokens_general)[None]])
+    slack = np.where(start[:, -1] > 0, np.maximum(_longest(problem, sizes, start[:, :-1]) - start[:, -1], 0.0), np.inf)
+    start = np.concatenate([start[:, :-1], slack[:, None]], axis=1)
+    like = found
     for most, rounds, steps, kept in NEAR_ROUNDS if nearby else ROUNDS:
-        start, values = _moved(problem, found, sizes, start, _moves(problem, found, STEPS[:steps]), most, rounds)
+        start, values = _moved(problem, like, sizes, start, _moves(problem, found, STEPS[:steps]), most, rounds)
         order = values.argsort()[:kept]
         order = order[np.isfinite(values[order])]
         sizes, start = sizes[order], start[order]
+        if not len(order):
+            return found
+        trunk = float(_trunk(problem, sizes[:1], start[:1])[0])
+        like = made(problem, SPLIT, int(sizes[0]), trunk, start[0, :-1], np.zeros(problem.count))
     best = found
-    for at, plan in zip(sizes, start, strict=True):
-        trunk = float(_longest(problem, found, np.array([at]), plan[None, :-1])[0] - plan[-1])
-        other = made(problem, found.name, int(at), trunk, plan[:-1], np.zeros(problem.count))
+    for at, plan, trunk in zip(sizes, start, _trunk(problem, sizes, start), strict=True):
+        other = made(problem, SPLIT, int(at), float(trunk), plan[:-1], np.zeros(problem.count))
         best = better(problem, best, other, 0.0) or found
     return best
 
 
 def _moves(problem: DomainsProblem, found: Found, steps: Sequence[int]) -> Array:
-    """List what is added to the branches, and to what the trunk is shorter than it may be, shape (moves, domains + 1); nothing comes first."""
+    """List what is added to a plan, shape (moves, domains + 1); nothing comes first."""
     step = max(problem.step, problem.whole(PART * float(found.tokens_spec.max())) if problem.step == 1 else 0.0)
     every = np.eye(problem.count + 1)
-    branches = every[:-1][found.tokens_spec > 0]
-    singles = np.concatenate([branches, every[-1:]] if found.tokens_general else [branches])
-    pairs = [(one, other) for one in branches for other in branches if one is not other]
-    moves = [np.zeros(problem.count + 1), *(sign * count * item for item in singles for count in steps for sign in (1, -1))]
-    moves += [count * (one - other) for one, other in pairs for count in steps]
-    return step * np.array(moves)
+    pairs = [one - other for one in every[:-1] for other in every[:-1] if one is not other]
+    moves = [np.zeros(problem.count + 1), *(sign * count * item for item in every for count in steps for sign in (1, -1))]
+    return step * np.array([*moves, *(count * pair for pair in pairs for count in steps)])
 
 
-def _moved(problem: DomainsProblem, found: Found, sizes: Any, start: Array, moves: Array, most: int, rounds: int) -> tuple[Array, Array]:
-    """Move steps at each size as long as that gains; return what is there then, as in `_moves`, shape (sizes, domains + 1), and what it comes to."""
-    some, start, values, active = found.tokens_spec > 0, start.copy(), np.full(len(sizes), np.inf), np.arange(len(sizes))
-    limit = np.where(some, problem.whole(problem.most_spec), 0.0) * (1 + 1e-9)
+def _moved(problem: DomainsProblem, like: Found, sizes: Any, start: Array, moves: Array, most: int, rounds: int) -> tuple[Array, Array]:
+    """Move steps in each row as long as that gains; return what is there then, and what it comes to, shape (rows,)."""
+    start, values, active = start.copy(), np.full(len(sizes), np.inf), np.arange(len(sizes))
     for _ in range(rounds):
         if not len(active):
             break
-        tried = start[active, None] + moves
-        at, (spec, slack) = np.repeat(sizes[active], len(moves)), np.split(tried.reshape(-1, problem.count + 1), [problem.count], axis=1)
-        trunk = _longest(problem, found, at, spec) - slack[:, 0]
-        least = problem.least_stage * (1 - 1e-9)
-        allowed = ((spec <= limit) & ((spec >= least) | ~some) & (spec >= 0)).all(1) & (slack[:, 0] >= 0)
-        allowed &= trunk >= (least if found.tokens_general else 0.0)
-        loss = problem.expected(at, np.where(allowed, trunk, np.nan), spec.T, most, None if most == EVERY else found)
-        value = np.where(allowed, problem.value(loss, MARGIN).sum(0), np.inf).reshape(len(active), -1)
+        at, rows = sizes[active], start[active]
+        some = np.append(rows[:, :-1] > 0, np.ones((len(rows), 1), dtype=bool), axis=1)
+        tried = rows[:, None] + np.where(some[:, None], moves, 0.0)
+        loss, value = _valued(problem, like, at, tried, most)
+        mended = tried + _mend(problem, like, at, rows, loss, most)
+        tried, value = np.append(tried, mended, axis=1), np.append(value, _valued(problem, like, at, mended, most)[1], axis=1)
         best = value.argmin(1)
         values[active], start[active] = value.min(1), tried[np.arange(len(active)), best]
         active = active[(best > 0) & np.isfinite(values[active])]
     return start, values
 
 
-def _longest(problem: DomainsProblem, found: Found, sizes: Any, spec: Array) -> Array:
-    """Return the general tokens that branches leave, less than none where they cost too much, shape (plans,)."""
-    total = problem.tokens(sizes)
-    left = total - (problem.spec_cost[:, sizes].T * spec).sum(1)
-    if not found.tokens_general:
-        return np.where(left >= -1e-9 * total, 0.0, -1.0)
-    result: Array = problem.whole(np.minimum(left / cooled(problem, found.name, found.tokens_spec), problem.general_tokens))
+def _valued(problem: DomainsProblem, like: Found, sizes: Any, plans: Array, most: int) -> tuple[Array, Array]:
+    """Return losses of plans [nats/token], shape (rows, plans, domains), and what is minimised, infinite where one is not allowed, shape (rows, plans).
+
+    Args:
+        problem: the domains.
+        like: a plan near to these, by which the means over few resamples are corrected.
+        sizes: shape (rows,).
+        plans: shape (rows, plans, domains + 1), the first of each row its start.
+        most: resamples.
+    """
+    at, flat = np.repeat(sizes, plans.shape[1]), plans.reshape(-1, problem.count + 1)
+    some = np.repeat(plans[:, 0, :-1] > 0, plans.shape[1], axis=0)
+    spec, trunk, least = flat[:, :-1], _trunk(problem, at, flat), problem.least_stage * (1 - 1e-9)
+    limit = np.where(some, problem.whole(problem.most_spec), 0.0) * (1 + 1e-9)
+    allowed = ((spec <= limit) & ((spec >= least) | ~some) & (spec >= 0)).all(1) & (flat[:, -1] >= 0)
+    allowed &= trunk >= np.where(np.isfinite(flat[:, -1]), least, 0.0)
+    loss = problem.expected(at, np.where(allowed, trunk, np.nan), spec.T, most, like)
+    value = np.where(allowed, problem.value(loss, MARGIN).sum(0), np.inf)
+    return loss.T.reshape(*plans.shape[:2], -1), value.reshape(plans.shape[:2])
+
+
+def _mend(problem: DomainsProblem, like: Found, sizes: Any, start: Array, loss: Array, most: int) -> Array:
+    """Return what to add to plans so that branches whose required loss binds have as many whole steps as that takes, by their slopes at the start.
+
+    Moves of few branches cannot follow a required loss, which trades steps of a branch for others of the trunk at a rate of its own. What one branch
+    takes from the trunk another needs then, so these are equations.
+
+    Args:
+        problem, like, sizes, most: as for `_valued`.
+        start: shape (rows, domains + 1).
+        loss: of the plans that are to be mended, the first of which is the start, as `_valued` returns it.
+    """
+    spec, trunk = start[:, :-1], _trunk(problem, sizes, start)
+    further, longer = (problem.step * np.ceil(SLOPE * item / problem.step + 1) for item in (spec, trunk))
+    both = np.append((spec + further).T, spec.T, axis=1)
+    aside = problem.expected(np.append(sizes, sizes), np.append(trunk, trunk + longer), both, most, like).T
+    required, asked = np.isfinite(problem.max_loss), np.where(np.isfinite(problem.max_loss), problem.max_loss, 0.0) * (1 - MARGIN)
+    with np.errstate(invalid="ignore"):
+        own, general = (aside[: len(sizes)] - loss[:, 0]) / further, (aside[len(sizes) :] - loss[:, 0]) / longer[:, None]
+    binds = required & (spec > 0) & (loss[:, 0] > asked * (1 - BINDS)) & (own < 0) & np.isfinite(own + general)
+    own, general = np.where(binds, own, 1.0), np.where(binds, general, 0.0)
+    # A trunk of all the text that there is gives nothing up.
+    gives = (trunk > 0) & (_longest(problem, sizes, spec) < problem.whole(problem.general_tokens))
+    taken = gives[:, None] * problem.spec_cost[:, sizes].T / _cooled(problem, spec)[:, None]
+    missing = np.where(binds[:, None] & np.isfinite(loss), asked - np.where(np.isfinite(loss), loss, 0.0), 0.0) / own[:, None]
+    with np.errstate(all="ignore"):
+        all_taken = (taken[:, None] * missing).sum(-1) / (1 - (taken * general / own).sum(-1))[:, None]
+        more = np.ceil((missing + all_taken[..., None] * (general / own)[:, None]) / problem.step - 1e-6) * problem.step
+    return np.append(more, np.zeros((*more.shape[:2], 1)), axis=2)
+
+
+def _trunk(problem: DomainsProblem, sizes: Any, plans: Array) -> Array:
+    """Return the general tokens of plans of shape (plans, domains + 1), less than none where the branches cost too much."""
+    longest = _longest(problem, sizes, plans[:, :-1])
+    result: Array = np.where(np.isfinite(plans[:, -1]), longest - plans[:, -1], np.minimum(longest, 0.0))
     return result
+
+
+def _longest(problem: DomainsProblem, sizes: Any, spec: Array) -> Array:
+    """Return the general tokens that branches of shape (plans, domains) leave, less than none where they cost too much."""
+    total = problem.tokens(sizes)
+    left = total * (1 + 1e-9) - (problem.spec_cost[:, sizes].T * spec).sum(1)
+    result: Array = problem.whole(np.minimum(left / _cooled(problem, spec), problem.general_tokens))
+    return result
+
+
+def _cooled(problem: DomainsProblem, spec: Array) -> Array:
+    """Return what a trunk costs over its tokens, as `whole.cooled` does, for branches of shape (plans, domains)."""
+    some = spec > 0
+    return np.where(some.any(1) & ~some.all(1), 1.0 + cooldown(problem), 1.0)
