@@ -231,13 +231,11 @@ def _replicate_sd(rows: DataFrame, log_loss: Array) -> float | None:
     """Pool the deviation of ln L over groups that differ in the seed only."""
     # Distinct tokens are whole documents, so equal caps give equal counts.
     names = ["params_non_embedding", "tokens_pt", "tokens_spec", "unique_spec", "replay_fraction", "learning_rate", "recipe"]
-    groups = rows.assign(_log=log_loss).groupby(names, dropna=False)
-    total = freedom = 0.0
-    for _, group in groups:
-        if group["seed"].nunique() > 1:
-            total += float(((group["_log"] - group["_log"].mean()) ** 2).sum())
-            freedom += len(group) - 1
-    return float(np.sqrt(total / freedom)) if freedom >= 3 else None
+    cells = rows.assign(_log=log_loss).groupby(names, dropna=False)
+    cells = cells.agg(seeds=("seed", "nunique"), size=("_log", "size"), variance=("_log", "var"))
+    cells = cells[cells["seeds"] > 1]
+    freedom = cells["size"] - 1
+    return float(np.sqrt((cells["variance"] * freedom).sum() / freedom.sum())) if freedom.sum() >= 3 else None
 
 
 def _round(value: float) -> float:
