@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from planner.errors import DataError, InputError
-from planner.flags import flag_counts
+from planner.flags import flagged
 from planner.laws import Law, Points, Reference
 from planner.laws.dual import Array
 from planner.method import METHODS, Method
@@ -154,10 +154,10 @@ def fit_data(frame: DataFrame, keep: tuple[str, ...] = (), target: str = "spec",
     if rows.empty and (frame["status"] == "diverged").all():
         raise DataError(f"all {len(frame)} runs diverged, and none has a loss to fit", remedy="mend the recipe, the learning rate first, and run again")
     if rows.empty:
-        counts = flag_counts(frame)
-        said = ", ".join(f"{count} {flag}" for flag, count in counts.most_common()) or "none is flagged"
+        named = flagged(frame)
+        said = ", ".join(f"{len(runs)} {flag}" for flag, runs in named.items()) or "none is flagged"
         held = {flag for text in frame["flags"][frame[TARGETS[target]].notna()] for flag in str(text).split(";")}
-        flag = next((name for name, _ in counts.most_common() if name != "diverged" and name in held), None)
+        flag = next((name for name in named if name != "diverged" and name in held), None)
         remedy = f"take rows in with --keep {flag} where they are sound all the same" if flag else f"give rows with a {TARGETS[target]}"
         if flag == "under_2_tokens_per_parameter":
             remedy = f"write tokens out, or as 30B, if they are in thousands, millions or billions, or {remedy}"
