@@ -169,17 +169,20 @@ def usable(frame: DataFrame, keep: tuple[str, ...] = ()) -> DataFrame:
 
     Args:
         frame: a flagged table.
-        keep: flags that do not count; a diverged run has no loss and is never kept.
+        keep: flags that do not count.
 
     Raises:
-        InputError: no row has such a flag.
+        InputError: no row has such a flag, or it is that of diverged runs.
     """
     flags = frame["flags"].map(lambda text: {item for item in str(text).split(";") if item})
     known = set().union(*flags) - {"diverged"}
     for flag in keep:
+        if flag == "diverged":
+            what = "--keep diverged: a run that diverged is not fitted even where it has a loss, which may not be that of its tokens"
+            raise InputError(what, remedy="where one did not diverge after all, write ok as its status and clear its flags")
         if flag not in known:
             remedy = f"choose {', '.join(sorted(known))}" if known else "leave --keep away: no run has a flag that can be kept"
-            raise InputError(f"no run has the flag {flag!r}, or it cannot be kept", remedy=remedy)
+            raise InputError(f"no run has the flag {flag!r}", remedy=remedy)
     return frame[flags.map(lambda found: not found - set(keep)).astype(bool)].reset_index(drop=True)
 
 
