@@ -242,7 +242,8 @@ def _check_ranges(frame: DataFrame, path: Path, header: int) -> None:
     def refuse(where: Any, name: str, what: str) -> None:
         if where.any():
             row = int(where.to_numpy().argmax())
-            raise InputError(f"{path}, row {row + 1 + header}: {name} = {frame[name].iloc[row]:.10g} {what}", remedy="mend or delete the row")
+            said = f"{name} is missing" if math.isnan(value := frame[name].iloc[row]) else f"{name} = {value:.10g} {what}"
+            raise InputError(f"{path}, row {row + 1 + header}: {said}", remedy="mend or delete the row")
 
     import numpy as np
 
@@ -257,7 +258,7 @@ def _check_ranges(frame: DataFrame, path: Path, header: int) -> None:
     ok = frame["status"] != "diverged"
     refuse(frame["params_non_embedding"].isna() | (frame["params_non_embedding"] <= 0), "params_non_embedding", "is not positive")
     for name in ("tokens_pt", "tokens_spec"):
-        refuse(frame[name].isna() | (frame[name] < 0), name, "is missing or negative")
+        refuse(frame[name].isna() | (frame[name] < 0), name, "is negative")
     refuse(frame["tokens_pt"] + frame["tokens_spec"] <= 0, "tokens_pt", "with no specialist tokens is no training")
     lavish = (frame["tokens_pt"] + frame["tokens_spec"]) / frame["params_non_embedding"] > MOST_TOKENS_PER_PARAMETER
     refuse(lavish, "params_non_embedding", f"has over {MOST_TOKENS_PER_PARAMETER:,.0f} tokens for each: is it in millions, and the tokens not?")
