@@ -6,7 +6,6 @@ Every rule needs only the table: what a run did against itself with fewer tokens
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -55,9 +54,13 @@ def judged_only(frame: DataFrame) -> Series[bool]:
     return frame["flags"].map(lambda text: (found := set(str(text).split(";")) - {""}) != set() and found <= set(JUDGED)).astype(bool)
 
 
-def flag_counts(frame: DataFrame) -> Counter[str]:
-    """Count the rows with each flag."""
-    return Counter(flag for text in frame["flags"] for flag in str(text).split(";") if flag)
+def flagged(frame: DataFrame) -> dict[str, list[str]]:
+    """Name the runs with each flag, the flag of most runs first."""
+    found: dict[str, list[str]] = {}
+    for name, text in zip(frame["run_id"].astype(str), frame["flags"], strict=True):
+        for flag in filter(None, str(text).split(";")):
+            found.setdefault(flag, []).append(name)
+    return dict(sorted(found.items(), key=lambda item: -len(item[1])))
 
 
 def judge_alone(frame: DataFrame) -> DataFrame:

@@ -169,17 +169,20 @@ def usable(frame: DataFrame, keep: tuple[str, ...] = ()) -> DataFrame:
 
     Args:
         frame: a flagged table.
-        keep: flags that do not count; a diverged run has no loss and is never kept.
+        keep: flags that do not count.
 
     Raises:
-        InputError: no row has such a flag.
+        InputError: no row has such a flag, or it is that of diverged runs.
     """
     flags = frame["flags"].map(lambda text: {item for item in str(text).split(";") if item})
     known = set().union(*flags) - {"diverged"}
     for flag in keep:
+        if flag == "diverged":
+            what = "--keep diverged: a run that diverged is not fitted even where it has a loss, which may not be that of its tokens"
+            raise InputError(what, remedy="where one did not diverge after all, write ok as its status and clear its flags")
         if flag not in known:
             remedy = f"choose {', '.join(sorted(known))}" if known else "leave --keep away: no run has a flag that can be kept"
-            raise InputError(f"no run has the flag {flag!r}, or it cannot be kept", remedy=remedy)
+            raise InputError(f"no run has the flag {flag!r}", remedy=remedy)
     return frame[flags.map(lambda found: not found - set(keep)).astype(bool)].reset_index(drop=True)
 
 
@@ -239,7 +242,8 @@ def _check_ranges(frame: DataFrame, path: Path, header: int) -> None:
     def refuse(where: Any, name: str, what: str) -> None:
         if where.any():
             row = int(where.to_numpy().argmax())
-            raise InputError(f"{path}, row {row + 1 + header}: {name} = {frame[name].iloc[row]:.10g} {what}", remedy="mend or delete the row")
+            said = f"{name} is missing" if math.isnan(value := frame[name].iloc[row]) else f"{name} = {value:.10g} {what}"
+            raise InputError(f"{path}, row {row + 1 + header}: {said}", remedy="mend or delete the row")
 
     import numpy as np
 
@@ -254,7 +258,7 @@ def _check_ranges(frame: DataFrame, path: Path, header: int) -> None:
     ok = frame["status"] != "diverged"
     refuse(frame["params_non_embedding"].isna() | (frame["params_non_embedding"] <= 0), "params_non_embedding", "is not positive")
     for name in ("tokens_pt", "tokens_spec"):
-        refuse(frame[name].isna() | (frame[name] < 0), name, "is missing or negative")
+        refuse(frame[name].isna() | (frame[name] < 0), name, "is negative")
     refuse(frame["tokens_pt"] + frame["tokens_spec"] <= 0, "tokens_pt", "with no specialist tokens is no training")
     lavish = (frame["tokens_pt"] + frame["tokens_spec"]) / frame["params_non_embedding"] > MOST_TOKENS_PER_PARAMETER
     refuse(lavish, "params_non_embedding", f"has over {MOST_TOKENS_PER_PARAMETER:,.0f} tokens for each: is it in millions, and the tokens not?")

@@ -146,7 +146,21 @@ def test_an_empty_column_of_tokens_is_zero(tmp_path: Path) -> None:
     path.write_text("params_non_embedding,tokens_pt,tokens_spec,loss_spec\n1e6,1e7,,3\n2e6,2e7,,2.9\n", encoding="utf-8")
     assert read_runs(path)["tokens_spec"].tolist() == [0.0, 0.0]
     path.write_text("params_non_embedding,tokens_pt,tokens_spec,loss_spec\n1e6,1e7,,3\n2e6,2e7,1e6,2.9\n", encoding="utf-8")
-    with pytest.raises(InputError, match="row 2: tokens_spec = nan is missing or negative"):
+    with pytest.raises(InputError, match="row 2: tokens_spec is missing; mend or delete the row"):
+        read_runs(path)
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
+@pytest.mark.parametrize("name", ["params_non_embedding", "tokens_pt"])
+def test_a_number_that_is_missing_is_called_so(form: str, name: str, tmp_path: Path) -> None:
+    path = tmp_path / f"runs.{form}"
+    row = {"params_non_embedding": "1e6", "tokens_pt": "1e7", "loss_spec": "3"}
+    rows = [row, {**row, name: "NaN"}]
+    if form == "csv":
+        path.write_text("\n".join([",".join(row), *(",".join(values.values()) for values in rows)]), encoding="utf-8")
+    else:
+        path.write_text("\n".join("{" + ", ".join(f'"{key}": {value}' for key, value in values.items()) + "}" for values in rows), encoding="utf-8")
+    with pytest.raises(InputError, match=f"row {3 if form == 'csv' else 2}: {name} is missing; mend or delete the row"):
         read_runs(path)
 
 

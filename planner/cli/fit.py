@@ -59,7 +59,7 @@ def fit(
     from planner.fit.fitted import KIND
     from planner.fit.resample import SCHEMES
     from planner.fit.source import source_of
-    from planner.flags import COMPARED, flag_counts
+    from planner.flags import COMPARED, flagged
     from planner.method import METHODS
     from planner.runs import read_runs
 
@@ -91,9 +91,9 @@ def fit(
             kinds = tuple(data.params_by) if params_kind == "auto" else (params_kind,)
             if not set(kinds) <= set(data.params_by):
                 raise InputError(f"the column {PARAMS_KINDS[params_kind]} is missing or has gaps", remedy="fill it, or choose the other --params-kind")
-            for flag, count in flag_counts(frame).items():
-                if flag in COMPARED and flag not in (keep or ()) and count > MANY * len(frame):
-                    what = f"{count} of {len(frame)} runs are flagged {flag} and kept out: so many are hardly single bad runs"
+            for flag, named in flagged(frame).items():
+                if flag in COMPARED and flag not in (keep or ()) and len(named) > MANY * len(frame):
+                    what = f"{len(named)} of {len(frame)} runs are flagged {flag} and kept out: so many are hardly single bad runs"
                     say(f"warning: {what}; look at them, or take them in with --keep {flag}")
             source = source_of(runs, frame, data, place, method=method, keep=keep or ())
             with bar(f"fit of {runs}", 1.0) as shown:

@@ -12,12 +12,15 @@ from planner.errors import PlannerWarning
 from planner.fit.diagnosis import STATUS_ADVICE
 from planner.fit.holdout import sizes_held
 from planner.flags import FLAGS
-from planner.units import format_count
+from planner.units import format_count, format_names
 
 if TYPE_CHECKING:
     from planner.fit.data import FitData
     from planner.fit.fitted import FittedLaw
     from planner.fit.member import Member
+
+NAMED = 5
+"""Runs with one flag that are named; the law's file names all."""
 
 
 def show(law: FittedLaw, name: str = "") -> None:
@@ -78,10 +81,11 @@ def show(law: FittedLaw, name: str = "") -> None:
         )
     if farthest := law.source.get("farthest"):
         say("runs farthest from the law: " + ", ".join(f"{run['run_id']} {run['off_percent']:+.1f} %" for run in farthest))
-    for flag, count in law.source.get("flagged", {}).items():
+    for flag, named in law.source.get("flagged", {}).items():
         kept = flag in law.source.get("kept_flags", [])
-        runs = f"{count} run{'s' if count > 1 else ''} flagged {flag}"
-        say(f"{'taken in all the same' if kept else 'kept out of the fit'}: {runs} ({FLAGS.get(flag, 'named in the table')})")
+        runs = f"{len(named)} run{'s' if len(named) > 1 else ''} flagged {flag} ({FLAGS.get(flag, 'named in the table')}): {format_names(named, NAMED)}"
+        more = ", named in the law's file" if len(named) > NAMED else ""
+        say(f"{'not kept out for that' if kept else 'kept out of the fit'}: {runs}{more}")
     least, most = law.support.low, law.support.high
     axes = [f"{name} {format_count(least[name])} to {format_count(most[name])}" for name in least if most[name] and not name.startswith("flops")]
     say(f"support: {'; '.join(axes)}; flops {least['flops']:.3g} to {most['flops']:.3g}")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 PIPED = 160
-"""Columns of text where there is no terminal."""
+"""Columns of text where there is no terminal, and COLUMNS does not say."""
 WRAPPED = 26
 """Characters from which a cell is a sentence, which may be broken between words; what is shorter is a number or an interval and stays whole."""
 LEAST_NAME = 22
@@ -27,7 +28,9 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, 
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(width=None if sys.stdout.isatty() else PIPED, highlight=False, markup=False)
+    said = os.environ.get("COLUMNS", "")
+    piped = int(said) if said.isdecimal() and int(said) else PIPED
+    console = Console(width=None if sys.stdout.isatty() else piped, highlight=False, markup=False)
     cells = [[*(str(item) for item in row), *[""] * (len(columns) - len(row))] for row in rows]
     needed = [_needed(name, [row[number] for row in cells]) for number, name in enumerate(columns)]
     needed[0] = min(needed[0], max(LEAST_NAME, _longest_word(columns[0], [row[0] for row in cells])))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from planner.errors import DataError, InputError
-from planner.flags import flag_counts
+from planner.flags import flagged
 from planner.laws import Law, Points, Reference
 from planner.laws.dual import Array
 from planner.method import METHODS, Method
@@ -154,10 +154,10 @@ def fit_data(frame: DataFrame, keep: tuple[str, ...] = (), target: str = "spec",
     if rows.empty and (frame["status"] == "diverged").all():
         raise DataError(f"all {len(frame)} runs diverged, and none has a loss to fit", remedy="mend the recipe, the learning rate first, and run again")
     if rows.empty:
-        counts = flag_counts(frame)
-        said = ", ".join(f"{count} {flag}" for flag, count in counts.most_common()) or "none is flagged"
+        named = flagged(frame)
+        said = ", ".join(f"{len(runs)} {flag}" for flag, runs in named.items()) or "none is flagged"
         held = {flag for text in frame["flags"][frame[TARGETS[target]].notna()] for flag in str(text).split(";")}
-        flag = next((name for name, _ in counts.most_common() if name != "diverged" and name in held), None)
+        flag = next((name for name in named if name != "diverged" and name in held), None)
         remedy = f"take rows in with --keep {flag} where they are sound all the same" if flag else f"give rows with a {TARGETS[target]}"
         if flag == "under_2_tokens_per_parameter":
             remedy = f"write tokens out, or as 30B, if they are in thousands, millions or billions, or {remedy}"
@@ -231,13 +231,11 @@ def _replicate_sd(rows: DataFrame, log_loss: Array) -> float | None:
     """Pool the deviation of ln L over groups that differ in the seed only."""
     # Distinct tokens are whole documents, so equal caps give equal counts.
     names = ["params_non_embedding", "tokens_pt", "tokens_spec", "unique_spec", "replay_fraction", "learning_rate", "recipe"]
-    groups = rows.assign(_log=log_loss).groupby(names, dropna=False)
-    total = freedom = 0.0
-    for _, group in groups:
-        if group["seed"].nunique() > 1:
-            total += float(((group["_log"] - group["_log"].mean()) ** 2).sum())
-            freedom += len(group) - 1
-    return float(np.sqrt(total / freedom)) if freedom >= 3 else None
+    cells = rows.assign(_log=log_loss).groupby(names, dropna=False)
+    cells = cells.agg(seeds=("seed", "nunique"), size=("_log", "size"), variance=("_log", "var"))
+    cells = cells[cells["seeds"] > 1]
+    freedom = cells["size"] - 1
+    return float(np.sqrt((cells["variance"] * freedom).sum() / freedom.sum())) if freedom.sum() >= 3 else None
 
 
 def _round(value: float) -> float:

@@ -68,8 +68,8 @@ class FittedLaw:
 
     @property
     def origin(self) -> dict[str, Any]:
-        """Where the runs are from, as answers keep it: without the name of their table, which is beside the law."""
-        return {key: value for key, value in self.source.items() if key != "runs"}
+        """Where the runs are from, as answers keep it: without the name of their table, which is beside the law, and those of flagged runs."""
+        return {key: value for key, value in self.source.items() if key not in ("runs", "flagged")}
 
     def points(
         self, params: Mapping[str, Any], tokens_pt: Any, tokens_spec: Any, unique_spec: Any, replay_fraction: Any = None

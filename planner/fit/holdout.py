@@ -70,15 +70,17 @@ def _keep_ends(data: FitData, piece: Slice) -> Slice:
 
 def _top(name: str, values: Array, share: float, below: float) -> tuple[Slice | None, float]:
     """Hold the highest levels of an axis, at least down past `below`, and more until the slice is large enough; tell how far down it went."""
-    count = len(values)
-    for level in np.unique(values[values > 0])[::-1]:
-        held = values >= level * 0.97  # realised sizes and epochs scatter around a level
-        rest = values[~held]
-        if level < below * 0.97 and held.sum() >= max(LEAST_HELD, share * count):
-            if held.sum() > LARGEST_SHARE * count or not (rest > 0).any():
-                return None, below
-            return Slice(name, held, float(level / rest.max())), float(level)
-    return None, below
+    levels = np.unique(values[values > 0])[::-1]
+    counts = len(values) - np.searchsorted(np.sort(values), levels * 0.97)  # realised sizes and epochs scatter around a level
+    enough = (levels < below * 0.97) & (counts >= max(LEAST_HELD, share * len(values)))
+    if not enough.any():
+        return None, below
+    level = levels[enough.argmax()]
+    held = values >= level * 0.97
+    rest = values[~held]
+    if held.sum() > LARGEST_SHARE * len(values) or not (rest > 0).any():
+        return None, below
+    return Slice(name, held, float(level / rest.max())), float(level)
 
 
 def sizes_held(found: Mapping[str, Any]) -> tuple[float, ...]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from planner.design.spec import read_sweep
 from planner.errors import StateError
 from planner.fit.data import FitData
-from planner.flags import flag_counts
+from planner.flags import flagged
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -36,7 +36,7 @@ def source_of(runs: Path, frame: DataFrame, data: FitData, place: Path, *, metho
         **_bytes_per_token(frame),
         "replay_fractions": [] if data.replay_fraction is None else sorted({round(float(share), 6) for share in data.replay_fraction}),
         "runs": runs.name,
-        "flagged": flag_counts(frame),
+        "flagged": flagged(frame),
         "kept_flags": list(keep),
         **({"method": method} if method != "full" else {}),
         **({"guessed_trunks": True} if data.guessed_trunks else {}),

@@ -1,8 +1,9 @@
 """Two-stage laws in which size and tokens act together, and the gap between the domains is closed by specialist text.
 
-x = A·(N0/N + b·D0/D)^α + G·(1 + S/s0)^−α, D = D_pt + S. The first term is Kaplan's (arXiv 2001.08361) over all tokens, general and
-specialist, with one exponent: too few tokens act like too small a model, so tokens help a large model more than a small one. The
-second is what only specialist text teaches. *near* lets general text close the gap too, p0 general tokens as much as s0 specialist ones.
+x = A·(N0/N + b·D0/D)^α + G·(1 + S/s0)^−α, D = D_pt + S + S0/1000, so that an untrained model's loss is finite. The first term is Kaplan's
+(arXiv 2001.08361) over all tokens, general and specialist, with one exponent: too few tokens act like too small a model, so tokens help a
+large model more than a small one. The second is what only specialist text teaches. *near* lets general text close the gap too, p0
+general tokens as much as s0 specialist ones.
 
 From x to the loss: *root*, L = √x, so that a gain counts for less where the loss is high; *ceiling*, L = x·L0/(x + L0), does the same
 with a bound (form after arXiv 2605.09189) and a parameter more. *ceiling-two* has Kaplan's two exponents, A·((N0/N)^(α/β) + b·D0/D)^β.
@@ -28,7 +29,7 @@ from planner.laws.repetition import SATURATING, Repetition, seen
 
 _PASSES, _DISTINCT = 0.75, 1.75
 _LEAST = 1e-3
-"""Added to the tokens, in units of S0, so that an untrained model's loss is finite."""
+"""Added to the tokens, in units of S0."""
 
 
 def _rote(p: Mapping[str, Any], x: Points, reducible: Any) -> Any:
@@ -78,8 +79,8 @@ def _joint(repetition: Repetition, ceiling: bool, near: bool, two: bool = False,
         parameters = tuple(replace(item, unit="(nats/token)²") if item.unit == "nats/token" else item for item in parameters)
     return Law(
         f"{'floor' if floor else 'ceiling' if ceiling else 'root'}{'-two' if two else ''}{'-near' if near else ''}-{repetition.name}",
-        f"{form}, x = A·{term} + G·(1 + S/s0{' + D_pt/p0' if near else ''})^−α, D = D_pt + S, S in units of S0; "
-        + repetition.formula,
+        f"{form}, x = A·{term} + G·(1 + S/s0{' + D_pt/p0' if near else ''})^−α, D = D_pt + S + S0/1000, "
+        f"s0 in units of S0{', p0 of D0' if near else ''}; {repetition.formula}",
         parameters,
         loss,
         "size and tokens after arXiv 2001.08361, the ceiling after 2605.09189; this project's own gap between the domains and harm of repetition",

@@ -14,6 +14,7 @@ from planner.artifacts import read_json
 from planner.cli import helpers
 from planner.errors import StateError
 from planner.fit.share import shared
+from planner.flags import FLAGS
 from planner.lock import _start
 from tests.cli.test_commands import run
 
@@ -126,3 +127,18 @@ def test_every_law_that_was_looked_at_is_shown_with_what_it_leaves(tmp_path: Pat
     untried = {(score["law"], score["params_kind"]): f"{score['rms_percent']:.2f}" for score in scores if not score["held"]}
     first, second = below.split("N ")[1].split(")")[0].split("/")
     assert all(f"{law} {untried.get((law, first), '–')}/{untried.get((law, second), '–')}" in below for law, _ in untried)
+
+
+@pytest.mark.filterwarnings("ignore::planner.errors.PlannerWarning")
+def test_flagged_runs_are_named_with_the_reason(tmp_path: Path) -> None:
+    table = tmp_path / "runs.csv"
+    short = [f"{size}e7,{size}e6,5" for size in range(1, 13)]
+    lines = [*GRID, "1e9,9e10,", *short]
+    table.write_text("\n".join(["run_id,params_non_embedding,tokens_pt,loss_spec", *(f"r{number},{line}" for number, line in enumerate(lines))]) + "\n")
+    code, _, err = run("fit", str(table), "--law", "chinchilla", "--bootstrap", "20", "--no-figures")
+    names = [f"r{len(GRID) + 1 + number}" for number in range(len(short))]
+    assert code == 0, err
+    assert f"kept out of the fit: 1 run flagged diverged (the run diverged, or has no loss): r{len(GRID)}\n" in err
+    many = f"12 runs flagged under_2_tokens_per_parameter ({FLAGS['under_2_tokens_per_parameter']})"
+    assert f"kept out of the fit: {many}: {', '.join(names[:5])} and 7 more, named in the law's file\n" in err
+    assert read_json(tmp_path / "law.json")["source"]["flagged"] == {"under_2_tokens_per_parameter": names, "diverged": [f"r{len(GRID)}"]}

@@ -21,6 +21,7 @@ from planner.fit.holdout import sizes_held, slices
 from planner.fit.identify import check
 from planner.fit.select import choose, score_laws
 from planner.fit.support import RAY, Support
+from planner.flags import flag_runs
 from planner.laws import LAWS, Points, Reference
 from planner.runs import read_runs
 from tests.conftest import TRUTH, true_log_loss
@@ -245,8 +246,11 @@ def test_flagged_rows_stay_out_unless_kept(tmp_path: Path) -> None:
     assert list(frame["flags"][frame["flags"] != ""]) == ["under_2_tokens_per_parameter"] * 3
     assert fit_data(frame).count == 9
     assert fit_data(frame, keep=("under_2_tokens_per_parameter",)).count == 12
-    with pytest.raises(InputError, match="'short_stage'"):
+    with pytest.raises(InputError, match="no run has the flag 'short_stage'; choose under_2_tokens_per_parameter"):
         fit_data(frame, keep=("short_stage",))
+    frame.loc[11, "status"] = "diverged"  # and has a loss
+    with pytest.raises(InputError, match="--keep diverged: a run that diverged is not fitted even where it has a loss"):
+        fit_data(flag_runs(frame), keep=("diverged",))
 
 
 def test_a_law_without_an_irreducible_loss_does_not_promise_less_than_was_ever_measured(synthetic: FitData, fitted: FittedLaw) -> None:
