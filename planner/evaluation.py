@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from planner.allocate.accuracy import TEXT
 from planner.artifacts import read_json, whole, write_artifact, write_text
 from planner.corpus import Corpus
 from planner.errors import InputError, PlannerWarning
@@ -33,7 +34,7 @@ ACCURACIES = ("acc_norm", "acc", "exact_match")
 """Metrics that count as accuracy, the first that a task has."""
 TABLE = ("model", "task", "metric", "loss", "accuracy")
 FINGERPRINT = "fingerprint"
-"""Last column, of the checkpoint; tables of earlier versions lack it."""
+"""Column of the checkpoint; tables of earlier versions, or by hand, lack it, and the next."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,8 @@ class Evaluated:
     """Held-out tokens a domain, at most."""
     fingerprint: str = ""
     """Of the checkpoint, where it was measured on a corpus."""
+    text: str = ""
+    """Which held-out text that was: see `text_of`."""
 
     @property
     def accuracies(self) -> dict[str, tuple[str, float]]:
@@ -85,6 +88,15 @@ def name_of(folder: Path) -> str:
     """Return what a checkpoint is called in a table: its folder, or the one above, such as a launch's, where that is just called checkpoint."""
     place = folder.resolve()
     return place.parent.name if place.name == "checkpoint" else place.name
+
+
+def text_of(corpus: Corpus, domain: str | None) -> str:
+    """Name a held-out text, by corpus and domain, as the table has it.
+
+    Raises:
+        InputError: no such domain, or several and none chosen.
+    """
+    return f"{corpus.fingerprint}/{corpus.specialist(domain)}"
 
 
 def windows(checkpoint: Path, base: Path | None, seq_len: int | None = None, max_tokens: int | None = None) -> tuple[int, int]:
@@ -188,7 +200,7 @@ def evaluate(
         special = corpus.specialist(domain)
         corpus.check_heldout([corpus.general, special], window)
         found = heldout_losses(checkpoint, corpus, special, window, max_tokens=max_tokens, device=device)
-        about = {"seq_len": window, "eval_tokens": max_tokens, "fingerprint": opened.fingerprint}
+        about = {"seq_len": window, "eval_tokens": max_tokens, "fingerprint": opened.fingerprint, "text": text_of(corpus, special)}
         losses = {f"perplexity_{key.removeprefix('loss_')}": math.exp(value) for key, value in found.items() if key.startswith("loss_")} | found
     results: dict[str, dict[str, float]] = {}
     if tasks:
@@ -230,14 +242,16 @@ def _into_record(path: Path, body: Mapping[str, Any]) -> None:
     write_artifact(path, "run", RECORD_VERSION, {**record, "evaluation": dict(body)}, inputs)
 
 
-def check_table(path: Path) -> None:
-    """Refuse a table that rows cannot be added to.
+def check_table(path: Path, text: str) -> None:
+    """Refuse a table that rows with losses on a text cannot be added to.
 
     Raises:
-        InputError: a file with other columns.
+        InputError: a file with other columns, or losses on another text: one curve goes through all of a table.
     """
-    if path.is_file():
-        _read_table(path)
+    others = {row.get(TEXT) or "" for row in _read_table(path)} - {"", text} if path.is_file() else set()
+    if others and text:
+        what = f"{path} has losses on the held-out text {', '.join(sorted(others))}, and these are on {text} (corpus/domain)"
+        raise InputError(what, remedy="name a new file with --table, or give that --corpus and --domain")
 
 
 def _read_table(path: Path) -> list[dict[str, Any]]:
@@ -264,7 +278,7 @@ def add_to_table(path: Path, evaluated: Mapping[str, Evaluated]) -> int:
         Rows in the table.
 
     Raises:
-        InputError: no loss or no accuracy to write, or a file with other columns.
+        InputError: no loss or no accuracy to write, or see `check_table`.
     """
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     if path.is_file():
@@ -272,6 +286,7 @@ def add_to_table(path: Path, evaluated: Mapping[str, Evaluated]) -> int:
     for name, one in evaluated.items():
         if not one.losses or not one.accuracies:
             raise InputError(f"{name} has no {'held-out loss' if not one.losses else 'accuracy'} to write into {path}", remedy="give --corpus and --tasks")
+        check_table(path, one.text)
         there = {row.get(FINGERPRINT) or "" for (model, _), row in rows.items() if model == name} - {""}
         if one.fingerprint and there - {one.fingerprint}:
             longer = f"{name}-{one.fingerprint[:8]}"
@@ -279,10 +294,10 @@ def add_to_table(path: Path, evaluated: Mapping[str, Evaluated]) -> int:
             warnings.warn(what, PlannerWarning, stacklevel=2)
             name = longer
         for task, (metric, value) in one.accuracies.items():
-            row = {"model": name, "task": task, "metric": metric, "loss": one.losses["loss_spec"], "accuracy": value, FINGERPRINT: one.fingerprint}
-            rows[name, task] = row
+            row = {"model": name, "task": task, "metric": metric, "loss": one.losses["loss_spec"], "accuracy": value}
+            rows[name, task] = {**row, FINGERPRINT: one.fingerprint, TEXT: one.text}
     text = io.StringIO()
-    writer = csv.DictWriter(text, (*TABLE, FINGERPRINT), lineterminator="\n", extrasaction="ignore", restval="")
+    writer = csv.DictWriter(text, (*TABLE, FINGERPRINT, TEXT), lineterminator="\n", extrasaction="ignore", restval="")
     writer.writeheader()
     writer.writerows(rows.values())
     write_text(path, text.getvalue())

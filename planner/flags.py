@@ -24,7 +24,7 @@ BEYOND_NOISE, LEAST_CHORDS = 5.0, 8
 """Deviations that the table's own noise makes, beyond which a run stands out, and the chords or repeated seeds that tell what it is."""
 FEW_PASSES = 4.05
 """Passes up to which repeated text hardly harms (arXiv 2305.16264), so that the loss is smooth in the size."""
-ALIKE = ("recipe", "vocab_size", "base", "method")
+ALIKE = ("recipe", "vocab_size", "base", "method", "replay_fraction", "early_fraction")
 """Columns in which runs that are compared agree."""
 
 FLAGS = {
@@ -117,7 +117,7 @@ def _overfitted(frame: DataFrame, finished: Series[bool], noise: float) -> Serie
     """Find runs whose loss is well above that of the same run with fewer specialist tokens."""
     found = _none(frame)
     ended = frame[finished & (frame["tokens_spec"] > 0) & frame["unique_spec"].notna()].sort_values("tokens_spec")
-    for group in _groups(ended, [*ALIKE, "params_non_embedding", "seed", "tokens_pt", "unique_spec", "replay_fraction"]):
+    for group in _groups(ended, [*ALIKE, "params_non_embedding", "seed", "tokens_pt", "unique_spec"]):
         found[group.index] = group["loss_spec"] > max(OVERFITTED, 1 + BEYOND_NOISE * noise) * group["loss_spec"].cummin()
     return found
 
@@ -126,7 +126,7 @@ def _off_learning_rate(frame: DataFrame, sound: Series[bool]) -> Series[bool]:
     """Find runs that differ from a better one in the learning rate only."""
     found = _none(frame)
     # The rate is part of a recipe's fingerprint only by its rule: tables of probes have one recipe each.
-    names = [*ALIKE[1:], "params_non_embedding", "seed", "tokens_pt", "tokens_spec", "unique_spec", "replay_fraction"]
+    names = [*ALIKE[1:], "params_non_embedding", "seed", "tokens_pt", "tokens_spec", "unique_spec"]
     for group in _groups(frame[sound & frame["learning_rate"].notna()], names):
         if group["learning_rate"].nunique() > 1:
             found[group.index] = group["loss_spec"] > OFF_RATE * group["loss_spec"].min()
@@ -204,7 +204,7 @@ def _between_seeds(frame: DataFrame, sound: Series[bool]) -> Series[float]:
     """Return how far runs lie from the mean of those that differ in the seed only, in ln L, as one run lies from the truth; one fewer of each group."""
     import numpy as np
 
-    cell = [*ALIKE, "params_non_embedding", "tokens_pt", "tokens_spec", "unique_spec", "replay_fraction", "learning_rate"]
+    cell = [*ALIKE, "params_non_embedding", "tokens_pt", "tokens_spec", "unique_spec", "learning_rate"]
     found = _none(frame).astype(float) * math.nan
     for group in _groups(frame[sound], cell):
         if group["seed"].nunique() > 1:
@@ -217,7 +217,7 @@ def _between_sizes(frame: DataFrame, sound: Series[bool]) -> Series[float]:
     """Return how far runs with few passes lie from the chord between the next sizes on the same tokens, in ln L, as one run lies from the truth."""
     import numpy as np
 
-    cell = [*ALIKE, "seed", "tokens_pt", "tokens_spec", "unique_spec", "replay_fraction"]
+    cell = [*ALIKE, "seed", "tokens_pt", "tokens_spec", "unique_spec"]
     found = _none(frame).astype(float) * math.nan
     for group in _groups(frame[sound & (frame["epochs_spec"].fillna(0) <= FEW_PASSES)], cell):
         series = group.drop_duplicates("params_non_embedding").sort_values("params_non_embedding")

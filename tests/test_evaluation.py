@@ -174,6 +174,7 @@ def test_plain_templates_are_let_through(tasks: Path, tmp_path: Path, template: 
         (("--device", "cuda"), "torch finds no GPU"),
         (("--table", "a.csv"), "there would be no accuracy"),
         (("--table", "other.csv", "--tasks", "echoes"), "has not the columns"),
+        (("--table", "text.csv", "--tasks", "echoes"), "has losses on the held-out text aaaa/mail, and these are on"),
     ],
 )
 def test_bad_options_are_refused_before_anything_is_measured(
@@ -188,6 +189,7 @@ def test_bad_options_are_refused_before_anything_is_measured(
     monkeypatch.setattr("planner.evaluation.evaluate", None)
     monkeypatch.chdir(tmp_path)
     Path("other.csv").write_text("a,b\n")
+    Path("text.csv").write_text("model,task,metric,loss,accuracy,fingerprint,heldout_text\nm,echoes,acc,3.0,0.5,,aaaa/mail\n")
     result = CliRunner().invoke(app, ["evaluate", str(models[0]), "--corpus", str(corpus.folder), *options])
     assert result.exit_code == 2 and message in " ".join(result.stderr.split()), result.output
 
@@ -239,7 +241,29 @@ def test_the_table_is_what_allocate_reads(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="has not the columns"):
         add_to_table(tmp_path / "other.csv", {"model5": one})
     with path.open() as file:
-        assert next(csv.reader(file)) == ["model", "task", "metric", "loss", "accuracy", "fingerprint"]
+        assert next(csv.reader(file)) == ["model", "task", "metric", "loss", "accuracy", "fingerprint", "heldout_text"]
+
+
+def test_losses_on_two_texts_are_not_put_into_one_table(tmp_path: Path) -> None:
+    from planner.allocate.accuracy import read_table
+
+    path = tmp_path / "accuracy.csv"
+    path.write_text("model,task,metric,loss,accuracy\nold,t,acc,4.0,0.2\n")  # by hand
+
+    def one(number: int, text: str) -> dict[str, Evaluated]:
+        return {f"m{number}": Evaluated(tmp_path, {"loss_spec": 3.0 - number / 10}, {"t": {"acc": 0.3 + number / 10}}, text=text)}
+
+    for number in range(5):
+        add_to_table(path, one(number, "aaaa/mail"))
+    assert len(read_table(path).loss) == 6
+    before = path.read_text()
+    for text in ("bbbb/mail", "aaaa/code"):
+        with pytest.raises(InputError, match=f"has losses on the held-out text aaaa/mail, and these are on {text} .corpus/domain.; name a new file"):
+            add_to_table(path, one(5, text))
+    assert path.read_text() == before
+    path.write_text(before + "m5,t,acc,2.4,0.9,,bbbb/mail\n")
+    with pytest.raises(InputError, match="losses on several held-out texts .corpus/domain., which are not to be compared: aaaa/mail, bbbb/mail; keep"):
+        read_table(path)
 
 
 def test_another_checkpoint_of_the_same_name_has_rows_of_its_own(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """From the forecast loss to accuracy on a benchmark, by a table of a user's own models.
 
-The table's losses must be of the same held-out text and tokenizer as the law's: that cannot be checked here.
+The table's losses must be of one held-out text, which is checked where it says so, and of the law's own, which cannot be checked here.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from planner.errors import DataError, InputError
 from planner.fit.level import ENDS, Z, interval_of
 
 COLUMNS = ("loss", "accuracy")
+TEXT = "heldout_text"
+"""Column of the text that a loss was measured on, as `plan evaluate --table` writes it; a table by hand may lack it."""
 DRAWS = 6000
 """Of loss, curve and scatter, for the forecast's interval."""
 
@@ -34,10 +36,10 @@ class Forecasted(Protocol):
 
 
 def read_table(path: Path) -> Table:
-    """Read a CSV table with the columns loss and accuracy; others are ignored.
+    """Read a CSV table with the columns loss and accuracy, and `TEXT` where it has one; others are ignored.
 
     Raises:
-        InputError: no such file or column, a value that is no number or out of range, or too few rows.
+        InputError: no such file or column, a value that is no number or out of range, losses on several texts, or too few rows.
     """
     if not path.is_file():
         raise InputError(f"there is no table {path}", remedy="give a CSV file with the columns loss and accuracy")
@@ -54,6 +56,10 @@ def read_table(path: Path) -> Table:
     for number, row in enumerate(rows, start=2):
         if len(row) > len(have):
             raise InputError(f"{path}, row {number} has {len(row)} values for {len(have)} columns", remedy="mend the row: numbers take no comma")
+    texts = {row[column].strip() for column in [have.index(TEXT)] for row in rows if len(row) > column} - {""} if TEXT in have else set()
+    if len(texts) > 1:
+        what = f"{path} has losses on several held-out texts (corpus/domain), which are not to be compared: {', '.join(sorted(texts))}"
+        raise InputError(what, remedy="keep the rows of one, or measure all models on one with plan evaluate --table")
     if len(rows) < LEAST_ROWS:
         raise InputError(f"{path} has {len(rows)} rows", remedy=f"give {LEAST_ROWS} models at least, of different losses")
     loss, accuracy = (np.array([_number(row, have.index(name), name, path, number) for number, row in enumerate(rows, start=2)]) for name in COLUMNS)

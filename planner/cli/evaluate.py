@@ -42,7 +42,7 @@ def evaluate(
     from planner.cli.needs import require_torch
     from planner.cli.paths import replaceable
     from planner.corpus import Corpus
-    from planner.evaluation import KIND, add_to_table, check_table, checkpoint_in, domain_of, name_of, record_of, save, windows
+    from planner.evaluation import KIND, add_to_table, check_table, checkpoint_in, domain_of, name_of, record_of, save, text_of, windows
     from planner.evaluation import evaluate as measure
 
     require_torch()
@@ -51,8 +51,6 @@ def evaluate(
     if to_table is not None and (corpus is None or (tasks is None and tasks_folder is None)):
         lacks = "held-out loss" if corpus is None else "accuracy"
         raise InputError(f"--table {to_table} takes loss and accuracy, and there would be no {lacks}", remedy="give --corpus and --tasks")
-    if to_table is not None:
-        check_table(to_table)
     place = out or checkpoint / "evaluation.json"
     replaceable(place, KIND)
     check_device(device)
@@ -64,6 +62,8 @@ def evaluate(
     found, before = checkpoint_in(checkpoint), checkpoint_in(base) if base is not None else None
     if text is not None:
         domain = domain or domain_of(found, text)
+        if to_table is not None:
+            check_table(to_table, text_of(text, domain))
         options["seq_len"], options["max_tokens"] = windows(found, before, seq_len, eval_tokens)
     mine = measure(found, text, domain, wanted, **options)
     other = measure(before, text, domain, wanted, **options) if before is not None else None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from planner.cli.console import Bar, bar, say
 from planner.cli.needs import require_torch
 from planner.cli.tables import table
-from planner.cli.watch import told_loss
+from planner.cli.watch import losses_on_the_way, told_loss
 from planner.units import format_bytes, format_count, format_seconds
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def show_resources(run: FullRun, ranks: int, trained: Sequence[tuple[Tree, Segme
         ["memory a rank, about", f"{format_bytes(need.total)}: {parts}"],
         ["the model on the first rank's host, while starting and ending", format_bytes(4.0 * shape.params_total)],
         ["states on disk", f"{told.keep} of {format_bytes(state)}, one every {told.save_every} steps; the last of every {told.save_minutes:g} minutes"],
-        ["held-out losses on the way", str(len(told.evaluate_at))],
+        ["held-out losses on the way", losses_on_the_way(told.evaluate_at, run.steps)],
         ["MFU", "not shown without --peak-flops" if told.peak_flops is None else f"against {told.peak_flops:.4g} FLOP/s a rank"],
         ["time, about", time if dearest is None else f"{time}, all runs one after the other"],
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -101,6 +101,8 @@ def show_progress(progress: Progress) -> None:
         )
     columns = ["step", "tokens", "rate / peak", "measured [nats/token]", "forecast", "90 % interval"]
     table(f"Run {progress.name}", columns, rows, caption=caption)
+    if progress.course is not None and progress.outcome is None and not progress.of("evaluation"):
+        say(f"held-out losses beside the forecast: {losses_on_the_way(progress.evaluate_at, progress.steps)}")
     for line in progress.of("event"):
         if line["what"] != "forecast":
             say(f"step {line['step']}: {line['what']}: {line['reason']}")
@@ -108,6 +110,13 @@ def show_progress(progress: Progress) -> None:
         say(f"step {progress.word['step']}: {progress.word['reason']}")
     if progress.outcome is not None and progress.outcome["status"] != "ok":
         say(f"the run {progress.outcome['status']}: {progress.outcome['reason']}")
+
+
+def losses_on_the_way(at: Sequence[int], steps: int) -> str:
+    """Say how many held-out losses a run of so many steps measures on the way, and after which step the first."""
+    if not at:
+        return "none, the run is too short for them; nothing is told before its end"
+    return f"{len(at)}, the first after step {at[0]} of {steps}"
 
 
 def told_loss(line: Mapping[str, Any]) -> str:

@@ -24,11 +24,6 @@ SCARCE = 0.01
 """Specialist tokens over all, geometric means, under which they have a unit of their own; in recorded sweeps it is 0.03 to 0.4."""
 ONE_PASS = 1.05
 """Passes up to which text counts as seen once."""
-WITHOUT_REPLAY = (
-    "python -c \"import pandas; t = pandas.read_csv('runs.csv', dtype=str); "
-    "t[~(t.replay_fraction.astype(float) > 0)].to_csv('without_replay.csv', index=False)\" && plan fit without_replay.csv"
-)
-"""Command that fits the rows of a sweep that replay nothing."""
 PARAMS_KINDS = {"non_embedding": "params_non_embedding", "total": "params_total"}
 """What N may be, and the column it is read from; the first is what people are told."""
 
@@ -57,6 +52,8 @@ class FitData:
     """Which loss it is, a key of `TARGETS`."""
     replay_fraction: Array | None = None
     """Share of general tokens in the specialist stage; None where no run replays."""
+    replaying: int = 0
+    """Runs that replay general text and are left out, as no law of the specialist loss describes them."""
     guessed_trunks: bool = False
     """Whether rows of two stages name no trunk, and those of one size, general tokens and seed count as branches of one."""
 
@@ -137,7 +134,7 @@ def fit_data(frame: DataFrame, keep: tuple[str, ...] = (), target: str = "spec",
         method: how the runs were trained; those of other methods are left out, those without a specialist stage belong to each with that general stage.
 
     Raises:
-        DataError: no rows, none of the method, mixed recipes, annealed and stable parents mixed, or replay where the law is of the specialist loss.
+        DataError: no rows, none of the method, mixed recipes, annealed and stable parents mixed, or replay in every specialist stage.
         InputError: no such target.
     """
     import pandas as pd
@@ -165,18 +162,21 @@ def fit_data(frame: DataFrame, keep: tuple[str, ...] = (), target: str = "spec",
     one_recipe(rows)
     if (rows["branch_kind"] == "annealed").any() and (rows["branch_kind"] == "stable").any():
         raise DataError("the runs mix branches off annealed and off stable models", remedy="fit one kind at a time")
+    replays, replaying = (rows["replay_fraction"] > 0) & (rows["tokens_spec"] > 0), 0
+    if target == "spec" and replays.any():
+        if (replaying := int(replays.sum())) == (rows["tokens_spec"] > 0).sum():
+            what = f"all {replaying} runs with a specialist stage replay general text in it, which no law of the specialist loss here describes"
+            raise DataError(what, remedy="train some without, or fit the general loss with --target general")
+        rows = rows[~replays].reset_index(drop=True)
     replay = rows["replay_fraction"].fillna(0).to_numpy(float)
-    if target == "spec" and (replay > 0).any():
-        raise DataError("some runs replay general text in the specialist stage, which no law of the specialist loss here describes",
-                        remedy=f"fit those without, in the table's folder: {WITHOUT_REPLAY}; or the general loss with --target general")  # fmt: skip
     known = {kind: rows[column].to_numpy(float) for kind, column in PARAMS_KINDS.items() if not rows[column].isna().any()}
     pt, spec = rows["tokens_pt"].to_numpy(float), rows["tokens_spec"].to_numpy(float)
     keys, guessed = _trunks(rows)
     log_loss = np.log(rows[TARGETS[target]].to_numpy(float))
     return FitData(
         list(rows["run_id"].astype(str)), known, pt, spec, rows["unique_spec"].to_numpy(float), log_loss, flops_of(rows).to_numpy(float),
-        pd.factorize(keys)[0], _replicate_sd(rows, log_loss), target=target, replay_fraction=replay if (replay > 0).any() else None,
-        guessed_trunks=guessed,
+        pd.factorize(keys)[0], _replicate_sd(rows, log_loss), target=target, replay_fraction=replay if target != "spec" and (replay > 0).any() else None,
+        replaying=replaying, guessed_trunks=guessed,
     )  # fmt: skip
 
 

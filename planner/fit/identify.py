@@ -50,7 +50,10 @@ def check(data: FitData) -> None:
         DataError: the rows cannot carry any law; the message says which axis and what to add.
     """
     if data.count < MIN_ROWS:
-        raise DataError(f"only {data.count} runs can be used for a fit (the rest are flagged or have no loss)", remedy=f"train at least {MIN_ROWS}")
+        rest = "the rest are flagged or have no loss"
+        if data.replaying:
+            rest = f"{data.replaying} more have replayed general text, which no law of the specialist loss describes; {rest}"
+        raise DataError(f"only {data.count} runs can be used for a fit ({rest})", remedy=f"train at least {MIN_ROWS}")
     sizes = levels(data.params_by["non_embedding"])
     if len(sizes) < MIN_SIZES:
         many = "sizes" if len(sizes) != 1 else "size"

@@ -44,6 +44,8 @@ class Progress:
     """Step at which it left a trunk, whose steps are counted in."""
     held: bool = True
     """Whether something trains it, or is about to, as far as can be seen from this machine."""
+    evaluate_at: tuple[int, ...] = ()
+    """Steps after which a held-out loss is measured on the way."""
 
     def of(self, kind: str) -> list[dict[str, Any]]:
         """List the lines of one kind."""
@@ -113,7 +115,7 @@ def watch(folder: Path) -> Progress:
         outcome = {"status": "diverged", "reason": read_json(noted).get("reason"), "loss_spec": None}
     return Progress(
         name, run.steps, run.cooldown_from, run.recipe.tokens_per_step, Course.load(folder), tuple(read_metrics(folder / FILE)), outcome, run.begins_at,
-        _held(folder),
+        _held(folder), run.settings.evaluate_at,
     )  # fmt: skip
 
 

@@ -35,6 +35,20 @@ def test_a_law_of_the_general_loss_says_its_conventions_and_that_nothing_is_draw
 
 
 @pytest.mark.filterwarnings("ignore::planner.errors.PlannerWarning")
+def test_a_sweep_with_replay_gives_a_law_that_can_be_launched(tmp_path: Path) -> None:
+    for name in ("runs.csv", "sweep.toml"):
+        (tmp_path / name).write_bytes(REPLAY.with_name(name).read_bytes())
+    code, _, err = run("fit", str(tmp_path), "--law", "additive-saturating", "--bootstrap", "20", "--no-figures")
+    assert code == 0, err
+    said = "kept out of the fit: 42 runs with replayed general text, which no law of the specialist loss describes; --target general takes them in"
+    assert said in err.splitlines()
+    source = read_json(tmp_path / "law.json")["source"]
+    assert source["recipe"] and source["corpus"] and source["rows"] == 27
+    code, out, err = run("allocate", "--law", str(tmp_path), "--flops", "1e12", "--spec-tokens", "200k", "--out", str(tmp_path / "plan.json"))
+    assert code == 0 and "without a recipe" not in out + err, err
+
+
+@pytest.mark.filterwarnings("ignore::planner.errors.PlannerWarning")
 def test_of_several_tables_each_is_named_above_its_own(tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / name).mkdir()

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import re
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 
@@ -120,15 +116,33 @@ def test_seeds_are_compared_at_the_same_replay(tmp_path: Path) -> None:
     assert data.replicate_sd == pytest.approx(0.001, rel=0.3)
 
 
-def test_the_refusal_of_replay_has_a_command_that_fits_the_rows_without(tmp_path: Path) -> None:
-    table = read(pd.concat([grid(0.001, seed, seed=seed, replay_fraction=share) for seed, share in enumerate((0.0, 0.3, np.nan))]), tmp_path)
-    with pytest.raises(DataError) as refused:
-        fit_data(table)
-    (command,) = re.findall(r"folder: (python .*) && plan fit without_replay.csv; or ", str(refused.value))
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # of the python that has pandas, activated or not
-    assert subprocess.run(command, shell=True, cwd=tmp_path, env={**os.environ, "PATH": path}).returncode == 0
-    kept = fit_data(read_runs(tmp_path / "without_replay.csv"))
-    assert len(kept.run_ids) == 2 * len(grid(0.0))
+def two_stages(**columns: object) -> pd.DataFrame:
+    """Runs off trunks of three sizes."""
+    n, d, s = (values.ravel() for values in np.meshgrid([1e6, 3e6, 1e7], [1e8, 2e8, 4e8], [0, 2e7, 8e7], indexing="ij"))
+    frame = pd.DataFrame({"params_non_embedding": n, "tokens_pt": d, "tokens_spec": s, "unique_spec": np.where(s, 1e7, np.nan)})
+    return frame.assign(loss_spec=truth(n, d + 3 * s), **columns)
+
+
+def test_runs_that_replay_are_left_out_of_the_law_of_the_specialist_loss(tmp_path: Path) -> None:
+    plain = two_stages()
+    several = plain[plain["tokens_spec"] > 0].assign(replay_fraction=0.3)
+    data = fit_data(read(pd.concat([plain, several]), tmp_path))
+    assert data.count == len(plain) and data.replaying == len(several) and data.replay_fraction is None
+    everywhere = fit_data(read(plain.assign(replay_fraction=np.where(plain["tokens_spec"] > 0, 0, 0.3)), tmp_path))
+    assert everywhere.replaying == 0, "a run without a specialist stage replays nothing, whatever its column says"
+    with pytest.raises(DataError, match="all 18 runs with a specialist stage replay general text in it.*train some without, or .* --target general"):
+        fit_data(read(plain.assign(replay_fraction=0.3), tmp_path))
+    few = fit_data(read(pd.concat([plain.iloc[:4], several]), tmp_path))
+    with pytest.raises(DataError, match="only 4 runs can be used for a fit .18 more have replayed general text, which .* describes; the rest"):
+        check(few)
+
+
+def test_a_run_that_replays_or_has_early_text_flags_none_that_does_not(tmp_path: Path) -> None:
+    """It has seen other text: that it is better than a larger model says nothing of that one."""
+    plain = grid(0.0)
+    for name in ("replay_fraction", "early_fraction"):
+        better = plain.assign(**{name: 0.3}, loss_spec=plain["loss_spec"] * 0.7)
+        assert (read(pd.concat([plain.assign(**{name: 0.0}), better]), tmp_path)["flags"] == "").all()
 
 
 def test_a_parameter_that_nothing_measures_may_be_anything(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,7 +34,7 @@ from planner.launch.launch import prepare
 from planner.launch.runners import LOG, failure
 from planner.lock import locked
 from planner.train.full.main import SIGNALS, Stopper, main
-from planner.train.full.plan import FAILURE_FILE, RUNNER, STATES_FOLDER, STOP_FILE, STOPPED, Settings
+from planner.train.full.plan import FAILURE_FILE, RUNNER, STATES_FOLDER, STOP_FILE, STOPPED, FullRun, Settings
 from tests.train.full.runs import ROOT, STEPS, allocation, lay, losses, row, run_here
 
 
@@ -93,6 +94,24 @@ def test_watch_says_that_a_run_was_killed_and_that_it_diverged(launched: tuple[P
     record.write_text(json.dumps(body))
     code, out, told = plan("watch", folder)
     assert code == 0 and "the run diverged: the held-out loss on mail is nan" in told and "nothing trains" not in " ".join(out.split())
+
+
+def test_when_the_first_loss_stands_beside_the_forecast_is_said_before(launched: tuple[Path, str], corpus: Corpus, tmp_path: Path) -> None:
+    """All of a short run's are in its cooldown, and the shortest have none: whoever watches would wait for them."""
+    folder = tmp_path / "run"
+    shutil.copytree(launched[0], folder, ignore=shutil.ignore_patterns("checkpoint", "states", "records", "metrics.jsonl"))
+    run = FullRun.load(folder)
+    at = run.settings.evaluate_at
+    assert f"held-out losses beside the forecast: {len(at)}, the first after step {at[0]} of {STEPS}" in plan("watch", folder)[2]
+    assert "losses beside the forecast" not in plan("watch", launched[0])[2]
+    replace(run, settings=replace(run.settings, evaluate_at=())).save(folder)
+    none = "none, the run is too short for them; nothing is told before its end"
+    assert f"held-out losses beside the forecast: {none}" in plan("watch", folder)[2]
+    for eval_tokens, said in ((640, f"{len(at)}, the first after step {at[0]} of {STEPS}"), (65536, none)):
+        body = allocation(corpus)
+        replace(body, source={**body.source, "eval_tokens": eval_tokens}).save(tmp_path / "a.json", {})
+        code, out, error = plan("launch", tmp_path / "a.json", "--out", tmp_path / "dry", "--dry-run")
+        assert code == 0 and said in " ".join(out.split()), error
 
 
 def test_a_held_out_loss_that_is_no_number_on_the_way_ends_nothing(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
