@@ -8,6 +8,8 @@ import pytest
 from planner.train.probes import remember_probes
 
 cpu_vec_isa = pytest.importorskip("torch._inductor.cpu_vec_isa")
+if not hasattr(cpu_vec_isa.VecISA, "_probe_load"):
+    pytest.skip("this torch has no such question", allow_module_level=True)
 
 
 @pytest.fixture
