@@ -123,7 +123,7 @@ def launch(
     if method != "full" and export is not None:
         raise InputError(f"--export {export} knows no adapters, and the plan is of {method}", remedy="leave it away: plan launch trains it on many ranks")
     run = settle(ready.run, ranks, replace(settings, save_every=save_every or default_save_every(ready.run)))
-    show_realised(ready)
+    show_realised(ready, f"Run in {ready.folder}" if export is None else f"Run for {export}")
     if export is not None:
         path = write_export(ready, export, folder, ranks, run.settings.micro_batch or run.recipe.batch_sequences // ranks, dry_run=dry_run)
         say(f"{'would be written' if dry_run else 'written'}: {path}")
@@ -174,7 +174,7 @@ def diverged(ready: Launch) -> bool:
     return row is not None and row["status"] != "ok"
 
 
-def show_realised(ready: Launch) -> None:
+def show_realised(ready: Launch, title: str) -> None:
     """Print requested against realised values."""
     import warnings
 
@@ -191,4 +191,4 @@ def show_realised(ready: Launch) -> None:
     tip = ready.run.tree.tips[0]
     shape = tip.shape
     caption = f"{shape.family}, {shape.layers} layers, width {shape.hidden}, learning rate {tip.learning_rate:.3g}, seed {tip.seed}"
-    table(f"Run in {ready.folder}", ["", "planned", "realised", "change"], rows, caption=caption)
+    table(title, ["", "planned", "realised", "change"], rows, caption=caption)

@@ -137,7 +137,8 @@ def test_a_dry_run_says_what_it_takes_and_leaves_nothing(corpus: Corpus, tmp_pat
     text = " ".join(out.split())
     for part in ("2 on cpu, fp32", "2 ranks x 2 passes x up to 1", "states 120 kB", "3 of 180 kB", "not shown without --peak-flops"):
         assert part in text, (part, text)
-    code, _, said = plan("launch", tmp_path / "a.json", "--out", tmp_path / "run", "--export", "megatron", "--dry-run")
+    code, out, said = plan("launch", tmp_path / "a.json", "--out", tmp_path / "run", "--export", "megatron", "--dry-run")
+    assert "Run for megatron" in out and "Run in" not in out
     assert code == 0 and f"would be written: {tmp_path / 'run_megatron.sh'}" in said and [item.name for item in tmp_path.iterdir()] == ["a.json"]
 
 
