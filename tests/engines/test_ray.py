@@ -241,6 +241,21 @@ def test_the_end_of_the_driver_loses_nothing(folder: Path, undisturbed: Path, bl
     assert_whole(folder, undisturbed)
 
 
+@pytest.mark.parametrize("blow", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "term"])
+@pytest.mark.parametrize("begun", ["gcs_server", "raylet/raylet"])
+def test_a_stop_while_ray_starts_is_one_sentence(folder: Path, begun: str, blow: signal.Signals) -> None:
+    driver = start(folder, "--engine", "ray", "--workers", "2")
+    try:
+        wait_for(lambda: any(begun in args for args in descendants(driver.pid).values()), begun, 300)
+        driver.send_signal(blow)
+        words = driver.communicate(timeout=180)[1]
+    finally:
+        driver.kill()
+        driver.wait()
+    assert driver.returncode == 130 and "the same command goes on" in words and "***" not in words and "Traceback" not in words, words
+    assert not (folder / "runner.lock").exists()
+
+
 @pytest.mark.parametrize(
     ("address", "sentence"), [("127.0.0.1:1", "no Ray cluster answers at 127.0.0.1:1"), ("nowhere", "--address 'nowhere' is no address")]
 )
