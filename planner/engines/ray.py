@@ -109,11 +109,14 @@ def connected(address: str | None, workers: int | None = None) -> Iterator[Any]:
         remedy = "check --address, RAY_AUTH_TOKEN_PATH and ray status"
         raise StateError(f"no Ray cluster answers {where}: {said}", remedy=remedy) from error
     try:
+        # No setting keeps out what Ray prints of itself, such as the tail of a dead node's log; what goes wrong in a task comes as its exception.
+        ray._private.worker._worker_logs_enabled = False
         if address is None:
             _check_loopback(ray)
         yield ray
     finally:
         ray.shutdown()
+        ray._private.worker._worker_logs_enabled = True
 
 
 @contextmanager
