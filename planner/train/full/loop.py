@@ -183,7 +183,7 @@ class Training:
                 "step", stage=self.run.stages[stage].segment.stage, batch=number, loss=loss, loss_smooth=self.watch.smooth, learning_rate=rate,
                 grad_norm=norm, tokens=self.step * self.run.recipe.tokens_per_step, tokens_per_second=speed,
                 mfu=None if peak is None else speed * per_token[stage] / (peak * self.ranks.world),
-                seconds=self.seconds, seconds_left=self.seconds / self.step * (self.run.steps - self.step),
+                seconds=self.seconds,
             )  # fmt: skip
             follows = self._follow()
             usual = asked or follows or self.step % save_every == 0 or self.step == self.run.steps
