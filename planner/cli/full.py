@@ -54,11 +54,11 @@ def show_resources(run: FullRun, ranks: int, trained: Sequence[tuple[Tree, Segme
         time = f"{format_seconds(flops / (ASSUMED_MFU * told.peak_flops * ranks))} at {ASSUMED_MFU:.0%} of the peak"
     else:
         time = "not known without --peak-flops"
-    passes, fewer = -(-share // micro), ", fewer where memory is short" if told.fit_micro_batch else ""
+    cut, fewer = f"{_many(ranks, 'rank')} x {_many(-(-share // micro), 'pass', 'es')}", ", fewer where memory is short" if told.fit_micro_batch else ""
     rows = [
         ["ranks", f"{ranks} on {told.device}, {told.precision}" + (f", copies of {told.shard_ranks} ranks" if told.shard_ranks else "")],
         ["steps", f"{run.steps}, the last {run.steps - run.cooldown_from} a cooldown"],
-        ["batch", f"{recipe.batch_sequences} sequences of {recipe.seq_len}: {ranks} ranks x {passes} passes x up to {micro}{fewer}"],
+        ["batch", f"{recipe.batch_sequences} sequences of {recipe.seq_len}: {cut} x up to {micro}{fewer}"],
         ["memory a rank, about", f"{format_bytes(need.total)}: {parts}"],
         ["the model on the first rank's host, while starting and ending", format_bytes(4.0 * shape.params_total)],
         ["states on disk", f"{told.keep} of {format_bytes(state)}, one every {told.save_every} steps; the last of every {told.save_minutes:g} minutes"],
@@ -67,6 +67,10 @@ def show_resources(run: FullRun, ranks: int, trained: Sequence[tuple[Tree, Segme
         ["time, about", time if dearest is None else f"{time}, all runs one after the other"],
     ]
     table("What it takes" if dearest is None else f"What the dearest run takes, {dearest}", ["", ""], rows)
+
+
+def _many(count: int, one: str, ending: str = "s") -> str:
+    return f"{count} {one}{ending * (count != 1)}"
 
 
 def check_options(

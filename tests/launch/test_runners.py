@@ -156,6 +156,7 @@ def test_a_dry_run_says_what_it_takes_and_leaves_nothing(corpus: Corpus, tmp_pat
     code, out, _ = plan("launch", tmp_path / "a.json", "--out", tmp_path / "run", "--ranks", 2, "--micro-batch", 1, "--dry-run")
     assert code == 0 and not (tmp_path / "run").exists()
     text = " ".join(out.split())
+    assert "1 rank x 1 pass x up to 4" in " ".join(plan("launch", tmp_path / "a.json", "--out", tmp_path / "run", "--dry-run")[1].split())
     for part in ("2 on cpu, fp32", "2 ranks x 2 passes x up to 1", "states 120 kB", "3 of 180 kB", "not shown without --peak-flops"):
         assert part in text, (part, text)
     code, out, said = plan("launch", tmp_path / "a.json", "--out", tmp_path / "run", "--export", "megatron", "--dry-run")
@@ -195,7 +196,8 @@ def test_what_cannot_be_is_one_sentence_and_leaves_nothing(
     monkeypatch.setattr("planner.cli.needs.find_spec", lambda name: None if name == "wandb" else find_spec(name))
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     allocation(corpus).save(tmp_path / "a.json", {})
-    code, _, said = plan("launch", tmp_path / "a.json", "--out", tmp_path / "run", *options)
+    dry = ["--dry-run"] * ("--wandb" in options)  # which tells as much
+    code, _, said = plan("launch", tmp_path / "a.json", "--out", tmp_path / "run", *options, *dry)
     assert code == 2, said
     (line,) = [line for line in said.replace("\n#", " #").splitlines() if line.startswith("error:")]
     assert named in line and remedy in line
