@@ -1,4 +1,4 @@
-"""What the driver of a sweep costs: 100,000 no-op segments through `run_sweep`'s loop, and no-op tasks through Ray.
+"""What the driver of a sweep costs: 100,000 no-op segments through its scheduling loop and through `run_sweep`, and no-op tasks through Ray.
 
 The first table has an engine that finishes every job at once, on a tree of many short trunks and on one trunk that all tips
 hang on, which is the worst case for a scheduler. Beside it stands the loop that was here before, which looked through all
@@ -8,6 +8,7 @@ that waits for every job, on a tenth and a twentieth of the segments. The second
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import tempfile
@@ -15,20 +16,36 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from benchmarks.common import Report
+from benchmarks.tree import make_corpus
 from planner.cli.paths import default_workers
 from planner.design.cells import Cell
 from planner.design.segment import Segment
 from planner.design.tree import Tree, build_tree
 from planner.engines.event import Event
 from planner.recipe import Recipe
+from planner.runs import RECORD_VERSION
 from planner.schedule import Schedule
+from planner.sweep import Sweep, run_sweep
 from planner.train.job import Job, Result
+from planner.train.record import record_body
 
 RECIPE = Recipe(seq_len=32, batch_sequences=2)
+SWEEP = """
+corpus = "corpus"
+sizes = ["10k", "20k"]
+tokens_pt = ["100k"]
+tokens_spec = [0, "100k"]
+unique_spec = ["20k"]
+seeds = {seeds}
+[recipe]
+seq_len = 64
+batch_sequences = 4
+warmup_steps = 20
+"""
+LOSSES = ("loss_spec", "loss_general", "bpb_spec", "bpb_general")
 FLIGHT = 256
 """Jobs that the no-op engine has taken and not finished."""
 
@@ -119,37 +136,53 @@ def before(tree: Tree, engine: Any, folder: Path) -> int:
     return finished
 
 
-def whole_loop(count: int) -> tuple[float, int]:
-    """Run a sweep of `count` segments with `run_sweep` itself, records and table left out; return CPU seconds and how many finished."""
-    import planner.sweep as module
+class Recorded:
+    """Leaves what workers leave, a record an endpoint and a state elsewhere, and tells how long that took."""
 
-    tree = many_trunks(count)
+    name = "no-op"
+
+    def __init__(self) -> None:
+        self.seconds, self.finished = 0.0, 0
+        self._bodies: dict[tuple[float, str], dict[str, Any]] = {}
+
+    def run(self, next_job: Callable[[], Job | None]) -> Iterator[Event]:
+        """Take jobs as `NoOp` does."""
+        for event in NoOp().run(next_job):
+            if event.kind == "finished":
+                start = time.process_time()
+                self._leave(event.job)
+                self.seconds += time.process_time() - start
+                self.finished += 1
+            yield event
+
+    def _leave(self, job: Job) -> None:
+        segment, kind = job.segment, (job.segment.size, job.segment.stage)
+        path = job.state_path if segment.cell is None else job.record_path
+        path.parent.mkdir(exist_ok=True)
+        if segment.cell is None:
+            path.touch()
+            return
+        if kind not in self._bodies:
+            self._bodies[kind] = record_body(job, 0.0, dict.fromkeys(LOSSES, 4.0), status="ok", reason=None)
+        body, name = self._bodies[kind], segment.segment_id
+        row = {**body["row"], "run_id": name, "trunk_id": name.split("-pt")[0], "seed": segment.seed}
+        path.write_text(json.dumps({"kind": "run", "schema_version": RECORD_VERSION, **body, "row": row}))
+
+
+def whole(count: int) -> Iterator[tuple[str, float]]:
+    """Run a sweep of `count` segments and two endpoints in five of them with `run_sweep` itself; yield what was done and its CPU seconds."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-
-        spec: Any = SimpleNamespace(
-            folder=folder, trunks=None, name="benchmark", recipe=tree.recipe, mixture=(), pretrained={}, eval_tokens=0, bases={}
-        )
-        corpus: Any = SimpleNamespace(
-            folder=folder, fingerprint="none", general="general", check_shards=lambda domains: None, check_heldout=lambda domains, seq_len: None
-        )
-        sweep = module.Sweep(spec, corpus, "special", (), {}, tree)
-        kept = module.check_identity, module.segments_to_train, module._mend, module._tidy, module.write_table, module._not_here
-        finished = 0
-
-        def count_finished(event: Event) -> None:
-            nonlocal finished
-            finished += event.kind == "finished"
-
-        try:
-            module.check_identity = module._mend = module._tidy = module.write_table = lambda *_: None  # type: ignore[assignment,misc]
-            module.segments_to_train = lambda sweep: list(tree.segments)
-            module._not_here = lambda sweep, names: {}
-            start = time.process_time()
-            module.run_sweep(sweep, NoOp(), on_event=count_finished)
-            return time.process_time() - start, finished
-        finally:
-            module.check_identity, module.segments_to_train, module._mend, module._tidy, module.write_table, module._not_here = kept
+        make_corpus(folder)
+        (folder / "sweep.toml").write_text(SWEEP.format(seeds=list(range(count // 10))))
+        start = time.process_time()
+        sweep = Sweep.open(folder)
+        yield "Sweep.open", time.process_time() - start
+        assert len(sweep.tree.segments) == count
+        for what, left in (("run_sweep, all of it", count), ("run_sweep once more, nothing left", 0)):
+            engine, start = Recorded(), time.process_time()
+            assert run_sweep(sweep, engine) == {} and engine.finished == left
+            yield what, time.process_time() - start - engine.seconds
 
 
 def memory() -> float:
@@ -175,11 +208,13 @@ def main() -> None:
             seconds = time.process_time() - start
             assert finished == number
             rows.append([shape, what, f"{number:,}", f"{seconds:.2f}", f"{1e6 * seconds / number:.1f}", f"{memory():.0f}"])
-    seconds, finished = whole_loop(count)
-    assert finished == count
-    rows.append(["run_sweep itself, trunks of 10", "now", f"{count:,}", f"{seconds:.2f}", f"{1e6 * seconds / count:.1f}", f"{memory():.0f}"])
     report.table("The scheduling loop, no-op engine", ["tree", "loop", "segments", "CPU s", "µs a segment", "largest MB so far"], rows)
     report.say("memory is that of the whole process with its trees; the largest tree alone is most of it")
+    rows = [[what, f"{seconds:.2f}", f"{1e6 * seconds / count:.1f}", f"{memory():.0f}"] for what, seconds in whole(count)]
+    report.table(
+        f"A sweep of {count:,} segments and {2 * count // 5:,} endpoints on disk, what workers write left out",
+        ["", "CPU s", "µs a segment", "largest MB so far"], rows,
+    )  # fmt: skip
     _ray(report)
     report.end()
 

@@ -17,6 +17,7 @@ from benchmarks.common import Report
 from planner.flops import flops_per_token
 from planner.ladder import shape_for
 from planner.method import Method
+from planner.train.full.mesh import PATIENCE
 from planner.train.order import SHUFFLED_IN_MEMORY, Batches, Stream
 from planner.train.size import memory, state_bytes
 from planner.units import format_bytes, format_count, format_seconds
@@ -54,13 +55,15 @@ def main() -> None:
         parser.add_argument("--mfu", type=float, default=0.4, help="share of the peak that computing reaches")
         parser.add_argument("--link", type=float, default=50e9, help="of a GPU to the others [bytes/s]; 400 Gbit/s")
         parser.add_argument("--disk", type=float, default=500e9, help="of the file system, all ranks together [bytes/s]")
+        parser.add_argument("--again", type=float, default=120, help="from a failure until all ranks run again, with nothing read [s]")
         parser.add_argument("--host", type=float, default=20e9, help="from a GPU to its host [bytes/s]")
 
     report = Report(__file__, __doc__, speeds)
     told = report.options
     report.say(
         f"assumed: {told.peak:.3g} FLOP/s a GPU at {told.mfu:.0%}, {format_bytes(told.link)}/s between GPUs, {format_bytes(told.disk)}/s to disk in all, "
-        f"{format_bytes(told.host)}/s to the host; {TOKENS_PER_PARAM:g} tokens a parameter, sequences of {SEQ_LEN}, vocabulary {VOCAB}"
+        f"{format_bytes(told.host)}/s to the host, {format_seconds(told.again)} from a failure until all ranks run again; "
+        f"{TOKENS_PER_PARAM:g} tokens a parameter, sequences of {SEQ_LEN}, vocabulary {VOCAB}"
     )
     shapes = [shape_for(math.sqrt(flops / (6 * TOKENS_PER_PARAM)), family="qwen3", vocab=VOCAB) for _, flops in CASES]
     tokens = [flops / flops_per_token(shape, SEQ_LEN) for shape, (_, flops) in zip(shapes, CASES, strict=True)]
@@ -101,17 +104,20 @@ def main() -> None:
         waits = size / ranks / told.host
         best = math.sqrt(2 * waits * between)
         every = max(best, size / told.disk)  # a state must be on disk before the next is begun
-        lost = every / 2 / between + waits / every
+        # All ranks start again and read the state; the model is not drawn (planner/train/full/loop.py).
+        again = told.again + ranks * OPEN_SECONDS + size / told.disk
+        lost = (every / 2 + again) / between + waits / every
         pieces = 3 * (11 * shape.layers + 3) * ranks
         rows.append([
-            f"{ranks} GPUs, {flops:.0e}", format_bytes(size), format_bytes(size / ranks), f"{waits:.3f} s", format_seconds(size / told.disk),
-            format_seconds(between), format_seconds(every), f"{lost:.2%}", format_seconds(ranks * OPEN_SECONDS), format_count(pieces),
+            f"{ranks} GPUs, {flops:.0e}", format_bytes(size), format_bytes(size / ranks), f"{waits:.3f} s",
+            *(format_seconds(value) for value in (size / told.disk, between, every, again)), f"{lost:.2%}",
+            format_seconds(ranks * OPEN_SECONDS), format_count(pieces),
         ])  # fmt: skip
     report.table(
         "States: weights and moments in fp32, one file a rank",
         [
-            "", "a state", "a rank", "training waits", "written in", "a failure every", "best to save every", "lost", "headers, first rank",
-            "pieces planned",
+            "", "a state", "a rank", "training waits", "written in", "a failure every", "best to save every", "a restart", "lost",
+            "headers, first rank", "pieces planned",
         ],
         rows,
     )  # fmt: skip
@@ -126,7 +132,7 @@ def main() -> None:
     for (ranks, flops), shape, _ in runs:
         host = 4.0 * shape.params_total
         rows.append([f"{ranks} GPUs, {flops:.0e}", format_bytes(host), format_seconds(host / told.link), format_seconds(shape.params_total / drawn())])
-    title = "Starting: the model is drawn on the first rank's host and handed on layer by layer"
+    title = "Starting for the first time: the model is drawn on the first rank's host and handed on layer by layer"
     report.table(title, ["", "host memory", "handed on in", "drawn in (measured rate)"], rows)
 
     order(report)
@@ -137,7 +143,8 @@ def main() -> None:
         f"- the batch: {ranks} ranks that only share data need {ranks} sequences a step, {format_count(ranks * SEQ_LEN)} tokens; Llama 3 405B was trained",
         "  at 16M (arXiv 2407.21783). Beyond about 1,000 ranks a run needs tensor, context or pipeline parallelism, which this trainer lacks: --export",
         f"- the GPU: one sequence of {SEQ_LEN} through {format_count(large.params_total)} parameters takes {format_bytes(need.total)} on each of them",
-        f"- the host: that model is drawn in {format_bytes(4.0 * large.params_total)} on one host",
+        f"- the host: that model is drawn in {format_bytes(4.0 * large.params_total)} on one host, once, and the other ranks wait for "
+        f"{format_seconds(PATIENCE.total_seconds())} at most",
         "- the plan of a state at 10,000 ranks: gathered and pickled between the ranks by torch, on one of them",
         "- the corpus: one file of tokens a split, which every rank maps; 10T tokens are 40 TB",
     ):

@@ -150,8 +150,12 @@ def _against_size(frame: DataFrame, sound: Series[bool], noise: float) -> tuple[
     for group in _groups(fresh, [*ALIKE, "tokens_pt", "tokens_spec"]):
         size, loss = group["params_non_embedding"].to_numpy(), group["loss_spec"].to_numpy()
         blamed = np.zeros(len(size), dtype=bool)
+        most, order = max(WORSE, 1 + BEYOND_NOISE * noise), np.argsort(size)
+        least = np.concatenate(([np.inf], np.minimum.accumulate(loss[order])))[np.searchsorted(size[order], size)]
+        if not (loss > most * least).any():  # no smaller one beats it by as much: every pair would take the square of the rows
+            continue
         # Equal sizes, which are other seeds, are not compared. Shape (smaller, larger).
-        against = (size[:, None] < size[None]) & (loss[None] > max(WORSE, 1 + BEYOND_NOISE * noise) * loss[:, None])
+        against = (size[:, None] < size[None]) & (loss[None] > most * loss[:, None])
         while against.any():
             beats, beaten = against.sum(1), against.sum(0)
             small, large = int(beats.argmax()), int(beaten.argmax())

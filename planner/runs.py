@@ -5,9 +5,11 @@ A flag names why a row is kept out of a fit; no row is dropped without one. Miss
 
 from __future__ import annotations
 
+import json
 import math
 import warnings
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,6 +85,12 @@ COUNTS = ("count", "parameters", "tokens", "steps", "FLOPs")
 REQUIRED = ("params_non_embedding", "loss_spec")
 
 
+@lru_cache
+def _fingerprint(written: str) -> str:
+    """Return that of a recipe as a record has it; a sweep's all have the same."""
+    return Recipe.from_mapping(json.loads(written)).fingerprint
+
+
 def compile_runs(records: list[Path]) -> DataFrame:
     """Compile record files into a table, sorted by size, trunk and tokens.
 
@@ -98,7 +106,7 @@ def compile_runs(records: list[Path]) -> DataFrame:
         if row["run_id"] != path.stem:
             raise InputError(f"{path} is the record of the run {row['run_id']!r}", remedy="delete it; the same command then trains that run again")
         row.setdefault("method", "full")
-        row["recipe"] = Recipe.from_mapping(record["recipe"]).fingerprint  # records of earlier versions may tell 1 from 1.0
+        row["recipe"] = _fingerprint(json.dumps(record["recipe"]))  # records of earlier versions may tell 1 from 1.0
         warmup = record["recipe"]["rewarm_steps" if row.get("base") else "warmup_steps"]
         if (row["steps_pt"] or 0) + (row["steps_spec"] or 0) < WARMUP_MULTIPLE * warmup:
             row["flags"] = "mostly_warmup"

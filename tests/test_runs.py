@@ -1,12 +1,13 @@
 """The runs table says what it holds, and survives being written and read."""
 
+import tracemalloc
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from planner.errors import InputError
-from planner.flags import FLAGS
+from planner.flags import FLAGS, flag_runs
 from planner.recipe import Recipe
 from planner.runs import SCHEMA, one_recipe, read_runs, write_runs
 
@@ -64,6 +65,17 @@ def test_a_rate_that_was_beaten_is_flagged(tmp_path: Path) -> None:
     columns = "params_non_embedding,tokens_pt,tokens_spec,loss_spec,learning_rate"
     rows = ["1e5,1e6,0,3.00,1e-3", "1e5,1e6,0,3.02,2e-3", "1e5,1e6,0,3.20,4e-3", "1e5,2e6,0,2.9,4e-3"]
     assert flags_of(tmp_path, columns, rows) == ["", "", "off_learning_rate", ""]
+
+
+def test_many_seeds_of_a_run_are_not_compared_pair_by_pair(tmp_path: Path) -> None:
+    columns = "params_non_embedding,tokens_pt,tokens_spec,unique_spec,loss_spec,seed"
+    flags_of(tmp_path, columns, ["1e5,1e6,2e5,1e9,3.0,0", "2e5,1e6,2e5,1e9,2.9,0"])
+    frame = read_runs(tmp_path / "runs.csv")
+    frame = frame.loc[[0] * 3000 + [1] * 3000].assign(seed=range(6000)).reset_index(drop=True)
+    tracemalloc.start()
+    assert set(flag_runs(frame)["flags"]) == {""}
+    assert tracemalloc.get_traced_memory()[1] < 6000**2
+    tracemalloc.stop()
 
 
 def test_a_larger_model_that_is_worse_on_fresh_text_is_flagged(tmp_path: Path) -> None:

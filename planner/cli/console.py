@@ -102,12 +102,14 @@ class Bar:
             self._bar.start()
             self._task = self._bar.add_task(what, total=self._total, left="")
 
-    def update(self, done: float, note: str = "") -> None:
-        """Tell how much is done, and what is being worked on."""
+    def update(self, done: float, note: str = "", seconds_left: float | None = None) -> None:
+        """Tell how much is done, what is being worked on, and the time left where it is known better than from what is done."""
         now = time.monotonic()
         share = min(done / self._total, 1.0)
         left = ""
-        if share > 0.01 and now - self._started > 2:
+        if seconds_left is not None:
+            left = f"{format_seconds(seconds_left)} left"
+        elif share > 0.01 and now - self._started > 2:
             left = f"{format_seconds((now - self._started) * (1 - share) / share)} left"
         if self._bar is not None:
             self._bar.update(self._task, completed=done, left=left, description=f"{self._what}{': ' + note if note else ''}")

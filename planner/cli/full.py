@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from planner.cli.console import Bar, bar, say
 from planner.cli.needs import require_torch
@@ -53,11 +54,11 @@ def show_resources(run: FullRun, ranks: int, trained: Sequence[tuple[Tree, Segme
         time = f"{format_seconds(flops / (ASSUMED_MFU * told.peak_flops * ranks))} at {ASSUMED_MFU:.0%} of the peak"
     else:
         time = "not known without --peak-flops"
-    passes, fewer = -(-share // micro), ", fewer where memory is short" if told.fit_micro_batch else ""
+    cut, fewer = f"{_many(ranks, 'rank')} x {_many(-(-share // micro), 'pass', 'es')}", ", fewer where memory is short" if told.fit_micro_batch else ""
     rows = [
         ["ranks", f"{ranks} on {told.device}, {told.precision}" + (f", copies of {told.shard_ranks} ranks" if told.shard_ranks else "")],
         ["steps", f"{run.steps}, the last {run.steps - run.cooldown_from} a cooldown"],
-        ["batch", f"{recipe.batch_sequences} sequences of {recipe.seq_len}: {ranks} ranks x {passes} passes x up to {micro}{fewer}"],
+        ["batch", f"{recipe.batch_sequences} sequences of {recipe.seq_len}: {cut} x up to {micro}{fewer}"],
         ["memory a rank, about", f"{format_bytes(need.total)}: {parts}"],
         ["the model on the first rank's host, while starting and ending", format_bytes(4.0 * shape.params_total)],
         ["states on disk", f"{told.keep} of {format_bytes(state)}, one every {told.save_every} steps; the last of every {told.save_minutes:g} minutes"],
@@ -66,6 +67,10 @@ def show_resources(run: FullRun, ranks: int, trained: Sequence[tuple[Tree, Segme
         ["time, about", time if dearest is None else f"{time}, all runs one after the other"],
     ]
     table("What it takes" if dearest is None else f"What the dearest run takes, {dearest}", ["", ""], rows)
+
+
+def _many(count: int, one: str, ending: str = "s") -> str:
+    return f"{count} {one}{ending * (count != 1)}"
 
 
 def check_options(
@@ -141,7 +146,7 @@ def train_here(folder: Path, run: FullRun, ranks: int, engine: str, address: str
 
     first = max(run.begins_at, saved_step(folder))
     with bar(what, run.steps - first) as shown:
-        follow = Follow(folder, first, shown)
+        follow = Follow(folder, run, first, shown)
 
         def tick() -> None:
             follow()
@@ -157,12 +162,13 @@ def train_here(folder: Path, run: FullRun, ranks: int, engine: str, address: str
 class Follow:
     """Shows a run's progress from what its first rank writes: loss, speed, MFU, and every word on the forecast."""
 
-    def __init__(self, folder: Path, first: int, shown: Bar) -> None:
-        from planner.launch.watch import Tail
+    def __init__(self, folder: Path, run: FullRun, first: int, shown: Bar) -> None:
+        from planner.launch.watch import SPEED_STEPS, Tail
         from planner.train.full.metrics import FILE
 
         path = folder / FILE
-        self._tail, self._first, self._shown = Tail(path), first, shown
+        self._tail, self._run, self._first, self._shown = Tail(path), run, first, shown
+        self._last: deque[dict[str, Any]] = deque(maxlen=SPEED_STEPS)
         self._told: set[str] = set()
         for line in self._tail.new():
             if line["kind"] == "event":
@@ -170,18 +176,22 @@ class Follow:
 
     def __call__(self) -> None:
         """Show what is new."""
-        last = None
-        for line in self._tail.new():
+        from planner.launch.watch import speed_of
+
+        new = self._tail.new()
+        for line in new:
             if line["kind"] == "step":
-                last = line
+                self._last.append(line)
             elif line["kind"] == "evaluation":
                 self._shown.line(f"step {line['step']}: held-out specialist loss {told_loss(line)}")
             elif (key := f"{line['step']} {line['reason']}") not in self._told:
                 self._told.add(key)
                 mark = "warning: " if line.get("outside") or line["what"] == "rollback" else ""
                 self._shown.line(f"{mark}step {line['step']}: {line['reason']}")
-        if last is not None:
-            mfu = "" if last["mfu"] is None else f", MFU {last['mfu']:.1%}"
+        if any(line["kind"] == "step" for line in new):
+            last, (speed, share) = self._last[-1], speed_of(self._last)
+            mfu = "" if share is None else f", MFU {share:.1%}"
             loss = "" if last["loss_smooth"] is None else f"loss {last['loss_smooth']:.3f}, "  # a stage's first batches may be of prompts alone
-            note = f"{loss}{format_count(last['tokens_per_second'])} tokens/s{mfu}"
-            self._shown.update(max(0, last["step"] - self._first), note)
+            note = f"{loss}{format_count(speed)} tokens/s{mfu}"
+            left = (self._run.steps - last["step"]) * self._run.recipe.tokens_per_step / speed
+            self._shown.update(max(0, last["step"] - self._first), note, left)

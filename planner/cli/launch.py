@@ -55,7 +55,7 @@ def launch(
     peak_flops: Annotated[str | None, typer.Option(help="Peak of one rank's device, for MFU: a GPU such as H100, or FLOP/s.")] = None,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard events beside metrics.jsonl.")] = False,
     wandb: Annotated[str | None, typer.Option(help="Project of Weights & Biases to log to.")] = None,
-    law: Annotated[Path | None, typer.Option(help="The plan's law, where it has moved; for the forecast along the run.")] = None,
+    law: Annotated[Path | None, typer.Option(help="The plan's law or its folder, where it has moved; for the forecast along the run.")] = None,
     export: Annotated[str | None, typer.Option(help="Only write the run's configuration for torchtitan or megatron.")] = None,
     ranks_per_node: Annotated[int | None, typer.Option(min=1, help="Slurm: ranks a node; 8, or all of fewer.")] = None,
     slurm_option: Annotated[list[str] | None, typer.Option(help="Slurm: an option of sbatch as KEY=VALUE; repeatable.")] = None,
@@ -65,8 +65,8 @@ def launch(
     from planner.allocate.budget import peak_flops as peak_of
     from planner.artifacts import read_json
     from planner.cli.full import carry_on, check_options, show_resources
-    from planner.cli.needs import require_here, require_method
-    from planner.cli.paths import default_workers
+    from planner.cli.needs import require_here, require_method, require_wandb
+    from planner.cli.paths import default_workers, law_file
     from planner.launch.export import TARGETS
     from planner.launch.export import export as write_export
     from planner.launch.full import default_save_every, outcome, settle
@@ -85,6 +85,7 @@ def launch(
     if wandb is not None and not wandb.strip():
         raise InputError(f"--wandb {wandb!r} names no project", remedy="name one, or leave it away")
     if export is None:
+        require_wandb(wandb, engine, address)
         check_ranks(ranks, device, engine, threads=threads or 1, address=address)
     folder = out or Path("launches") / allocation.stem
     if device not in ("cpu", "cuda"):
@@ -118,12 +119,14 @@ def launch(
         raise InputError(f"--structure {structure!r} is of a plan for many domains", remedy="leave it away")
     ready = prepare(allocation, folder, corpus=corpus, seed=seed, base=base)
     method = ready.run.cells[0].method
+    if law is not None and law.is_dir():
+        law = law_file(law, method)
     if compiled and engine == "local":  # elsewhere other machines compile
         compiled_among(ready.run.tree, ready.run.tree.segments, compiled, device)
     if method != "full" and export is not None:
         raise InputError(f"--export {export} knows no adapters, and the plan is of {method}", remedy="leave it away: plan launch trains it on many ranks")
     run = settle(ready.run, ranks, replace(settings, save_every=save_every or default_save_every(ready.run)))
-    show_realised(ready)
+    show_realised(ready, f"Run in {ready.folder}" if export is None else f"Run for {export}")
     if export is not None:
         path = write_export(ready, export, folder, ranks, run.settings.micro_batch or run.recipe.batch_sequences // ranks, dry_run=dry_run)
         say(f"{'would be written' if dry_run else 'written'}: {path}")
@@ -174,7 +177,7 @@ def diverged(ready: Launch) -> bool:
     return row is not None and row["status"] != "ok"
 
 
-def show_realised(ready: Launch) -> None:
+def show_realised(ready: Launch, title: str) -> None:
     """Print requested against realised values."""
     import warnings
 
@@ -191,4 +194,4 @@ def show_realised(ready: Launch) -> None:
     tip = ready.run.tree.tips[0]
     shape = tip.shape
     caption = f"{shape.family}, {shape.layers} layers, width {shape.hidden}, learning rate {tip.learning_rate:.3g}, seed {tip.seed}"
-    table(f"Run in {ready.folder}", ["", "planned", "realised", "change"], rows, caption=caption)
+    table(title, ["", "planned", "realised", "change"], rows, caption=caption)

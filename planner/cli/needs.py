@@ -52,6 +52,21 @@ def require_method(method: str) -> None:
             )
 
 
+def require_wandb(project: str | None, engine: str, address: str | None) -> None:
+    """Refuse early, in a dry run too, where Weights & Biases is asked for and ranks on this machine would not find it.
+
+    Raises:
+        MissingDependencyError: it is not installed.
+    """
+    if project is not None and _here(engine, address) and find_spec("wandb") is None:
+        raise MissingDependencyError(f"--wandb {project} is asked for and wandb is not installed", remedy="pip install wandb, or leave it away")
+
+
+def _here(engine: str, address: str | None) -> bool:
+    """Tell whether the ranks of a launch run on this machine."""
+    return engine == "local" or (engine, address) == ("ray", None)
+
+
 def require_here(settings: Settings, engine: str, address: str | None) -> None:
     """Refuse early what ranks on this machine would refuse.
 
@@ -61,14 +76,12 @@ def require_here(settings: Settings, engine: str, address: str | None) -> None:
         address: of a cluster of Ray, which is not this machine.
 
     Raises:
-        MissingDependencyError: a package of the extra `train` is missing, or Weights & Biases is asked for and not installed.
+        MissingDependencyError: a package of the extra `train` is missing.
         InputError: a GPU is asked for and there is none.
     """
     from planner.train.gpus import check_device
 
-    if engine != "local" and (engine, address) != ("ray", None):
+    if not _here(engine, address):
         return
     require_torch()
-    if settings.wandb is not None and find_spec("wandb") is None:
-        raise MissingDependencyError(f"--wandb {settings.wandb} is asked for and wandb is not installed", remedy="pip install wandb, or leave it away")
     check_device(settings.device)

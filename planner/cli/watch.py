@@ -67,7 +67,8 @@ def show_several(folder: Path, several: Mapping[str, Progress | None]) -> None:
         end = progress.course.points[-1] if progress.course else None
         measured = ended["loss_spec"] if ended else evaluations[-1]["loss_spec"] if evaluations else None
         steps = f"{last['step'] if last else 0} of {progress.steps}"
-        time = "" if last is None or last["step"] == progress.steps else format_seconds(last["seconds_left"]) + ("" if progress.held else ", not training")
+        idle = "" if progress.held else ", not training"
+        time = "" if last is None or last["step"] == progress.steps else f"{format_seconds(progress.seconds_left)}{idle}"
         left = time if ended is None else "ended" if ended["status"] == "ok" else ended["status"]
         forecast = ["", ""] if end is None else [f"{end.loss:.4f}", f"{end.low:.4f} to {end.high:.4f}"]
         rows.append([name, steps, left, "" if measured is None else f"{measured:.4f}", *forecast])
@@ -97,7 +98,7 @@ def show_progress(progress: Progress) -> None:
         loss = "" if last["loss_smooth"] is None else f"training loss {last['loss_smooth']:.4f}, "  # a stage's first batches may be of prompts alone
         caption = (
             f"step {last['step']} of {progress.steps}, {loss}{format_count(speed[0])} tokens/s{mfu}, "
-            f"{format_seconds(last['seconds_left'])} left{idle}; the forecast is for cooling down at that step"
+            f"{format_seconds(progress.seconds_left)} left{idle}; the forecast is for cooling down at that step"
         )
     columns = ["step", "tokens", "rate / peak", "measured [nats/token]", "forecast", "90 % interval"]
     table(f"Run {progress.name}", columns, rows, caption=caption)

@@ -63,8 +63,8 @@ class RayEngine:
             Events. Closing the iterator, as Ctrl-C does and SIGTERM as well, ends the tasks.
         """
         stays = _is_connected()
-        # Ray's own way with SIGTERM is to print the stack of its native code, and to abort where it comes early.
-        with connected(self._address, self._workers) as ray, sigterm_interrupts():
+        # Once more when it has started: Ray sets handlers of its own meanwhile.
+        with sigterm_interrupts(), connected(self._address, self._workers) as ray, sigterm_interrupts():
             run = _Run(ray, next_job, self._gpu_memory, self._runner)
             try:
                 yield from run.events()
@@ -99,6 +99,8 @@ def connected(address: str | None, workers: int | None = None) -> Iterator[Any]:
             ray.init(address="local", num_cpus=workers, include_dashboard=False, log_to_driver=False, logging_level="error")
         else:
             ray.init(address=address, log_to_driver=False, logging_level="error")
+    except SystemExit:  # Ray's handlers of SIGTERM, while it starts
+        raise KeyboardInterrupt from None
     except (ConnectionError, ValueError, RuntimeError) as error:
         where, said = "on this machine", str(error).splitlines()[0]
         if address is not None:
@@ -107,11 +109,14 @@ def connected(address: str | None, workers: int | None = None) -> Iterator[Any]:
         remedy = "check --address, RAY_AUTH_TOKEN_PATH and ray status"
         raise StateError(f"no Ray cluster answers {where}: {said}", remedy=remedy) from error
     try:
+        # No setting keeps out what Ray prints of itself, such as the tail of a dead node's log; what goes wrong in a task comes as its exception.
+        ray._private.worker._worker_logs_enabled = False
         if address is None:
             _check_loopback(ray)
         yield ray
     finally:
         ray.shutdown()
+        ray._private.worker._worker_logs_enabled = True
 
 
 @contextmanager
@@ -149,6 +154,8 @@ def import_ray(*, local: bool) -> Any:
     if local:
         os.environ.setdefault("RAY_AUTH_MODE", "token")  # other users of this machine reach its loopback too
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Its own way with SIGTERM is to print the stack of its native code and to abort.
+    os.environ.setdefault("RAY_DISABLE_FAILURE_SIGNAL_HANDLER", "1")
     try:
         import ray
     except ImportError as error:

@@ -61,7 +61,7 @@ def _check(launch: Launch, target: str, ranks: int, micro_batch: int) -> None:
     passes = ranks * micro_batch
     if recipe.batch_sequences % passes:
         raise InputError(
-            f"{ranks} ranks x a micro-batch of {micro_batch} sequences do not divide the batch of {recipe.batch_sequences}",
+            f"{ranks} rank{'s' * (ranks != 1)} x a micro-batch of {micro_batch} sequences do not divide the batch of {recipe.batch_sequences}",
             remedy=f"give --micro-batch {math.gcd(micro_batch, recipe.batch_sequences // ranks)}",
         )
 

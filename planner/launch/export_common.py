@@ -40,15 +40,23 @@ def rate_source(launch: Launch) -> str:
     return f"recipe.lr_coefficient, lr_exponent and lr_reference_params at plan.params_non_embedding{multiplied}"
 
 
-def head(launch: Launch, mark: str) -> str:
-    """Say what was planned, and what the other trainer does otherwise, in lines that begin with `mark`."""
+def head(launch: Launch, mix: str) -> str:
+    """Say what was planned, and what the other trainer does otherwise, in comments.
+
+    Args:
+        launch: the run.
+        mix: how the other trainer is given a mix of two texts.
+    """
     plan, recipe = launch.allocation.plan, launch.run.spec.recipe
-    replay = launch.allocation.replay_fraction
+    special = launch.run.tree.tips[0].stage == "special"
+    replay = launch.allocation.replay_fraction if special else 0.0
+    text = f"{plan.unique_spec:.0f} distinct tokens (plan.unique_spec), {plan.epochs_spec:.6g} passes over them (plan.epochs_spec)"
     lines = [
         f"Forecast of this plan: {plan.loss:.6g} nats/token, {plan.loss_low:.6g} to {plan.loss_high:.6g}, on the held-out text of its own corpus.",
         "It holds for the recipe of the sweep. Not carried over: the order of the data, the held-out split, and how documents are cut into sequences.",
-        *([f"Mix {replay:.6g} of general text into the specialist stage (general.replay_fraction)."] if replay else []),
+        *([f"Specialist text: {text}. With more of the corpus it is another run: cut the text to that."] if special else []),
+        *([f"Mix {replay:.6g} of general text into the specialist stage (general.replay_fraction): {mix}."] if replay else []),
         "Comments name fields of allocation.json; those of recipe stand in its source.",
         f"Recipe {recipe.fingerprint}.",
     ]
-    return "\n".join(f"{mark} {line}" for line in lines)
+    return "\n".join(f"# {line}" for line in lines)

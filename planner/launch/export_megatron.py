@@ -12,7 +12,8 @@ from planner.launch.launch import Launch
 
 _UNTIED = "\n# The output layer has a matrix of its own, and Megatron decays it like the others; the recipe spares it."
 # No apostrophe: bash would read on to the next one, over the checks between.
-_DATA = '{0}_DATA="${{{0}_DATA:?prefix of the {1} text as Megatron stores it}}"'
+_DATA = 'read -ra {0}_DATA <<< "${{{0}_DATA:?prefix of the {1} text as Megatron stores it, or weights and prefixes of several}}"'
+_MIX = 'SPECIALIST_DATA="{:.6g} SPECIALIST {:.6g} GENERAL", with the two prefixes'
 _MEGATRON = Template("""\
 #!/bin/bash
 # Written by plan launch --export megatron.
@@ -33,8 +34,10 @@ $training
 
 # The first stage ends at step $general_steps at a constant rate; the second goes on from its checkpoint, on other text, with the same schedule.
 stage() {
+    if [ "$$(cat "$$CHECKPOINTS/latest_checkpointed_iteration.txt" 2> /dev/null || echo 0)" -ge "$$1" ]; then return; fi  # ended in an earlier call
     torchrun --nproc-per-node "$$RANKS" pretrain_gpt.py "$${MODEL_ARGS[@]}" "$${TRAINING_ARGS[@]}" \\
-        --train-iters "$$1" --data-path "$$2" --save "$$CHECKPOINTS" --load "$$CHECKPOINTS" --save-interval 1000 --split 100,0,0 --eval-iters 0
+        --train-samples $$(($$1 * $batch)) --data-path "$${@:2}" --save "$$CHECKPOINTS" --load "$$CHECKPOINTS" \\
+        --save-interval 1000 --split 100,0,0 --eval-iters 0
 }
 $calls
 """)
@@ -43,7 +46,9 @@ $calls
 def megatron(launch: Launch, ranks: int, micro_batch: int) -> str:
     """Return a script that hands the run's arguments to Megatron-LM's pretrain_gpt.py, one call a stage."""
     tip, recipe, steps = launch.run.tree.tips[0], launch.run.spec.recipe, Schedule.of(launch)
-    shape = tip.shape
+    shape, batch, in_samples = tip.shape, recipe.batch_sequences, "x recipe.batch_sequences"
+    # Without it the second call would begin as far into the specialist text as the first one came in the general, and see some of it more often.
+    reset = "the specialist text is read from its beginning; only beside --train-samples"
     model = [
         ("--num-layers", shape.layers, "plan.shape.layers"),
         ("--hidden-size", shape.hidden, "plan.shape.hidden"),
@@ -73,7 +78,7 @@ def megatron(launch: Launch, ranks: int, micro_batch: int) -> str:
     ]
     training = [
         ("--seed", tip.seed + 1, "seed + 1: Megatron's must be positive"),
-        ("--global-batch-size", recipe.batch_sequences, "recipe.batch_sequences"),
+        ("--global-batch-size", batch, "recipe.batch_sequences"),
         ("--micro-batch-size", micro_batch, "--micro-batch"),
         ("--lr", tip.learning_rate, rate_source(launch)),
         ("--min-lr", 0.0, "recipe: the cooldown ends at zero"),
@@ -81,10 +86,11 @@ def megatron(launch: Launch, ranks: int, micro_batch: int) -> str:
         ("--lr-wsd-decay-style", "minus_sqrt", "recipe: 1 - sqrt"),
         # Megatron's rate of step k, from 0, is init + (lr - init) x k / iters; the recipe's is lr x (k + 1) / warmup_steps.
         ("--lr-warmup-init", tip.learning_rate / max(1, steps.warmup), "--lr / recipe.warmup_steps: the first step's rate, as in the recipe"),
-        ("--lr-warmup-iters", max(0, steps.warmup - 1), "recipe.warmup_steps, less the first step"),
-        ("--lr-decay-iters", steps.total, "(plan.tokens_pt + plan.tokens_spec) / (recipe.seq_len x recipe.batch_sequences)"),
-        ("--lr-wsd-decay-iters", steps.cooldown, "recipe.cooldown_fraction of the last stage"),
-        ("--override-opt-param-scheduler", None, "the calls differ in --train-iters, and the schedule of a checkpoint must be the call's otherwise"),
+        ("--lr-warmup-samples", batch * max(0, steps.warmup - 1), f"recipe.warmup_steps, less the first step, {in_samples}"),
+        ("--lr-decay-samples", batch * steps.total, "(plan.tokens_pt + plan.tokens_spec) / recipe.seq_len"),
+        ("--lr-wsd-decay-samples", batch * steps.cooldown, f"recipe.cooldown_fraction of the last stage, {in_samples}"),
+        *([("--phase-transition-iterations", steps.general, reset)] if 0 < steps.general < steps.total else []),
+        ("--override-opt-param-scheduler", None, "the calls differ in --train-samples, and the schedule of a checkpoint must be the call's otherwise"),
         ("--weight-decay", recipe.weight_decay, "recipe.weight_decay"),
         ("--adam-beta1", recipe.beta1, "recipe.beta1"),
         ("--adam-beta2", recipe.beta2, "recipe.beta2"),
@@ -93,16 +99,16 @@ def megatron(launch: Launch, ranks: int, micro_batch: int) -> str:
         ("--bf16", None, "--precision"),
         ("--use-distributed-optimizer", None, "sharded moments, as here"),
     ]
-    calls, data = [], []
+    calls, data, replay = [], [], launch.allocation.replay_fraction
     if steps.general:
-        calls.append(f'stage {steps.general} "$GENERAL_DATA"  # general text: plan.tokens_pt, less what is replayed')
+        calls.append(f'stage {steps.general} "${{GENERAL_DATA[@]}}"  # general text: plan.tokens_pt, less what is replayed')
         data.append(_DATA.format("GENERAL", "general"))
     if steps.total > steps.general:
-        calls.append(f'stage {steps.total} "$SPECIALIST_DATA"  # specialist text, to the end: plan.tokens_spec and what is replayed')
+        calls.append(f'stage {steps.total} "${{SPECIALIST_DATA[@]}}"  # specialist text, to the end: plan.tokens_spec and what is replayed')
         data.append(_DATA.format("SPECIALIST", "specialist"))
     return _MEGATRON.substitute(
-        head=head(launch, "#"), ranks=ranks, model=_arguments(model), training=_arguments(training), calls="\n".join(calls), data="\n".join(data),
-        general_steps=steps.general, batch=recipe.batch_sequences, untied="" if shape.tied else _UNTIED,
+        head=head(launch, _MIX.format(1 - replay, replay)), ranks=ranks, batch=batch, model=_arguments(model), training=_arguments(training),
+        calls="\n".join(calls), data="\n".join(data), general_steps=steps.general, untied="" if shape.tied else _UNTIED,
     )  # fmt: skip
 
 

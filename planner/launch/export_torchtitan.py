@@ -158,7 +158,7 @@ def torchtitan(launch: Launch, micro_batch: int) -> str:
     numbers = "\n".join(f"{key} = {value!r}  # {source}" for key, (value, source) in values.items())
     there = {"general": steps.general > 0, "specialist": steps.total > steps.general}
     return _TORCHTITAN.substitute(
-        head=head(launch, "#"), numbers=numbers, use="".join(_USE[name] for name in there if there[name]),
+        head=head(launch, "the text registered as SPECIALIST_TEXT yields both"), numbers=numbers, use="".join(_USE[name] for name in there if there[name]),
         stages="".join(_STAGES[name] for name in there if there[name]), **_FAMILY[tip.shape.family],
     )  # fmt: skip
 

@@ -90,7 +90,7 @@ def run_ray(folder: Path, ranks: int, settings: Settings, *, address: str | None
         InputError: this machine has not what the ranks ask for.
         PlannerError: a rank failed more than `FAILURES` times.
     """
-    with connected(address) as ray:
+    with sigterm_interrupts(), connected(address) as ray, sigterm_interrupts():  # see RayEngine.run
         try:
             from ray.train import FailureConfig, RunConfig, ScalingConfig
             from ray.train.torch import TorchConfig, TorchTrainer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,12 +67,19 @@ class Progress:
     @property
     def speed(self) -> tuple[float, float | None] | None:
         """Tokens a second and MFU over the last steps."""
-        last = self.of("step")[-SPEED_STEPS:]
-        if not last:
-            return None
-        seconds = sum(self.tokens_per_step / line["tokens_per_second"] for line in last)
-        shares = [line["mfu"] for line in last if line["mfu"] is not None]
-        return self.tokens_per_step * len(last) / seconds, sum(shares) / len(shares) if shares else None
+        steps = self.of("step")[-SPEED_STEPS:]
+        return speed_of(steps) if steps else None
+
+    @property
+    def seconds_left(self) -> float:
+        """Time that the steps left take at that speed; 0 before the first."""
+        return 0.0 if self.last is None or self.speed is None else (self.steps - self.last["step"]) * self.tokens_per_step / self.speed[0]
+
+
+def speed_of(steps: Collection[dict[str, Any]]) -> tuple[float, float | None]:
+    """Return tokens a second and MFU over steps of one length, by their lines."""
+    shares = [line["mfu"] for line in steps if line["mfu"] is not None]
+    return len(steps) / sum(1 / line["tokens_per_second"] for line in steps), sum(shares) / len(shares) if shares else None
 
 
 class Tail:

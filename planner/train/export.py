@@ -42,7 +42,7 @@ def export_checkpoint(job: Job, corpus: Corpus, out: Path, adapters: Path | None
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # a checkpoint's shards are not what the user waits for
-    model = start_model(job, corpus)
+    model = start_model(job, corpus, drawn=job.segment.method != "full")
     load_state(job.state_path, model, build_optimiser(model, job.recipe, 0.0))
     if job.segment.method != "full":
         if adapters is not None:

@@ -11,6 +11,7 @@ import warnings
 from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from planner.recipe import Recipe
 from planner.shapes import ModelShape
@@ -46,8 +47,22 @@ def build_config(shape: ModelShape, seq_len: int, *, token_ids: dict[str, int] |
     )
 
 
-def build_model(shape: ModelShape, recipe: Recipe, seed: int, *, token_ids: dict[str, int] | None = None) -> torch.nn.Module:
+class _Undrawn(TorchFunctionMode):
+    """Leaves the memory of matrices as it is where torch's and transformers' classes would draw them."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return args[0] if func in (torch.Tensor.normal_, torch.Tensor.uniform_) else func(*args, **(kwargs or {}))
+
+
+def build_model(shape: ModelShape, recipe: Recipe, seed: int, *, token_ids: dict[str, int] | None = None, drawn: bool = True) -> torch.nn.Module:
     """Build and initialise a model; the same seed gives the same weights on every machine.
+
+    Args:
+        shape: the shape.
+        recipe: for the sequences and the initialisation.
+        seed: of the initialisation.
+        token_ids: see `build_config`.
+        drawn: whether its weights are drawn; left undrawn, they are to be read.
 
     Returns:
         A causal language model of transformers in fp32 on the CPU.
@@ -56,10 +71,11 @@ def build_model(shape: ModelShape, recipe: Recipe, seed: int, *, token_ids: dict
 
     config = build_config(shape, recipe.seq_len, token_ids=token_ids)
     model_class = Qwen3ForCausalLM if shape.family == "qwen3" else LlamaForCausalLM
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _Undrawn():
         warnings.simplefilter("ignore")  # transformers warns of its own deprecations while it builds
         model: torch.nn.Module = model_class(config)
-    initialise(model, shape, recipe.init_scale, seed)
+    if drawn:
+        initialise(model, shape, recipe.init_scale, seed)
     counted = sum(parameter.numel() for parameter in model.parameters())
     assert counted == shape.params_total, (counted, shape)
     return model

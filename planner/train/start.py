@@ -24,25 +24,30 @@ _GLANCE = 12
 """Tokens on which a loaded model is tried."""
 
 
-def start_model(job: Job, corpus: Corpus) -> torch.nn.Module:
+def start_model(job: Job, corpus: Corpus, *, drawn: bool = True) -> torch.nn.Module:
     """Return the model of a segment, in fp32 on the CPU, as it is when its run begins.
 
     What is not to be trained has `requires_grad` off; under adapters that is all but them, and the trunk's weights are read already.
+
+    Args:
+        job: the segment's.
+        corpus: for the model's special tokens.
+        drawn: whether a fresh model is drawn; not where a state of all that it has is read next.
 
     Raises:
         InputError: the open checkpoint cannot be used.
         StateError: the trunk's state cannot be read.
     """
     segment = job.segment
-    model = frozen_model(job, corpus)
+    model = frozen_model(job, corpus, drawn=drawn)
     return model if segment.method == "full" else adapted(model, segment.shape, job.recipe, segment.method, segment.seed)
 
 
-def frozen_model(job: Job, corpus: Corpus) -> torch.nn.Module:
+def frozen_model(job: Job, corpus: Corpus, *, drawn: bool = True) -> torch.nn.Module:
     """Return the model that lies under the adapters, and in full what `start_model` returns."""
     segment = job.segment
     if job.base is None:
-        model = build_model(segment.shape, job.recipe, segment.seed, token_ids=corpus.token_ids)
+        model = build_model(segment.shape, job.recipe, segment.seed, token_ids=corpus.token_ids, drawn=drawn)
     else:
         model = open_checkpoint(job.base, segment.shape)
     if job.frozen_state is not None:

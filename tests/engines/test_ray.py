@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -239,6 +240,35 @@ def test_the_end_of_the_driver_loses_nothing(folder: Path, undisturbed: Path, bl
     assert not [path for path in folder.rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()]
     assert run_sweep(Sweep.open(folder), LocalEngine(2)) == {}
     assert_whole(folder, undisturbed)
+
+
+@pytest.mark.parametrize("blow", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "term"])
+@pytest.mark.parametrize("begun", ["gcs_server", "raylet/raylet"])
+def test_a_stop_while_ray_starts_is_one_sentence(folder: Path, begun: str, blow: signal.Signals) -> None:
+    driver = start(folder, "--engine", "ray", "--workers", "2")
+    try:
+        wait_for(lambda: any(begun in args for args in descendants(driver.pid).values()), begun, 300)
+        driver.send_signal(blow)
+        words = driver.communicate(timeout=180)[1]
+    finally:
+        driver.kill()
+        driver.wait()
+    assert driver.returncode == 130 and "the same command goes on" in words and "***" not in words and "Traceback" not in words, words
+    assert not (folder / "runner.lock").exists()
+
+
+def test_what_a_dead_nodes_agent_publishes_is_not_printed() -> None:
+    """It is the tail of its raylet's log, some 25 lines; that the node is lost is said in a sentence of our own."""
+    script = """
+import time
+from planner.engines.ray import connected
+with connected(None, 1) as ray:
+    from ray._private.utils import publish_error_to_driver
+    publish_error_to_driver("raylet_died", "[state-dump] NodeManager:", gcs_client=ray._private.worker.global_worker.gcs_client)
+    time.sleep(3)
+"""
+    said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=180, check=True)
+    assert "state-dump" not in said.stdout + said.stderr
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 pytest.importorskip("torch")
 
 from planner.allocate.base import Base
 from planner.allocate.replay_cost import cost
 from planner.artifacts import sha256_file
+from planner.cli.main import app
 from planner.corpus.store import Corpus
 from planner.errors import InputError, PlannerWarning
 from planner.fit.fitted import FittedLaw
@@ -103,6 +105,12 @@ def test_what_replay_costs_is_in_the_forecast_along_the_run(corpus: Corpus, fitt
         assert after.loss == pytest.approx(before.loss * math.exp(added)) and after.low <= before.loss
     assert paid[-2].step > GENERAL and paid[-2].high / paid[-2].loss > free[-2].high / free[-2].loss
     assert of(0.3, 1e4).points[-2].loss >= of(0.0, 1e4).points[-2].loss * math.exp(float(cost(0.3))) * (1 - 1e-9)
+
+
+def test_the_folder_of_a_law_means_the_law(corpus: Corpus, fitted: FittedLaw, tmp_path: Path) -> None:
+    with_law(corpus, fitted, tmp_path)
+    asked = ["launch", str(tmp_path / "a.json"), "--out", str(tmp_path / "run"), "--dry-run", "--law", str(tmp_path)]
+    assert CliRunner().invoke(app, asked).exit_code == 0
 
 
 def test_another_law_is_refused_or_left_out(corpus: Corpus, fitted: FittedLaw, tmp_path: Path) -> None:

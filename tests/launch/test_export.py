@@ -96,7 +96,7 @@ def test_megatrons_arguments_are_the_plans(corpus: Corpus, tmp_path: Path) -> No
     path = export(ready, "megatron", ready.folder, 2, 2)
     (tmp_path / "torchrun").write_text(f'#!/bin/bash\nprintf "%s\\n" "$@" END >> {shlex.quote(str(tmp_path / "calls"))}\n')
     (tmp_path / "torchrun").chmod(0o755)
-    data = {"GENERAL_DATA": "a b;touch pwned", "SPECIALIST_DATA": "$(touch pwned)", "CHECKPOINTS": "c"}
+    data = {"GENERAL_DATA": "a;touch pwned", "SPECIALIST_DATA": "0.75 $(touch pwned) 0.25 *", "CHECKPOINTS": "c"}
     subprocess.run(["bash", str(path)], env={"PATH": f"{tmp_path}:/usr/bin:/bin", **data}, cwd=tmp_path, check=True)
     calls = [call.split("\n") for call in (tmp_path / "calls").read_text().strip().removesuffix("END").split("END\n")]
     assert len(calls) == 2 and not list(tmp_path.rglob("pwned"))
@@ -107,16 +107,19 @@ def test_megatrons_arguments_are_the_plans(corpus: Corpus, tmp_path: Path) -> No
         "--num-layers": shape.layers, "--hidden-size": shape.hidden, "--ffn-hidden-size": shape.intermediate, "--num-attention-heads": shape.heads,
         "--num-query-groups": shape.kv_heads, "--kv-channels": shape.head_dim, "--vocab-size": shape.vocab, "--seq-length": recipe.seq_len,
         "--global-batch-size": recipe.batch_sequences, "--micro-batch-size": 2, "--lr": recipe.learning_rate(plan.params_non_embedding),
-        "--lr-warmup-iters": recipe.warmup_steps - 1, "--lr-decay-iters": STEPS, "--lr-wsd-decay-iters": round(recipe.cooldown_fraction * SPECIAL),
+        "--lr-warmup-samples": 4 * (recipe.warmup_steps - 1), "--lr-decay-samples": 4 * STEPS,
+        "--lr-wsd-decay-samples": 4 * round(recipe.cooldown_fraction * SPECIAL), "--phase-transition-iterations": GENERAL,
         "--weight-decay": 0.07, "--adam-beta1": recipe.beta1, "--adam-beta2": recipe.beta2, "--adam-eps": recipe.epsilon, "--clip-grad": recipe.clip_norm,
         "--init-method-std": 1 / math.sqrt(shape.hidden), "--nproc-per-node": 2, "--seed": 4, "--rotary-base": ROPE_THETA, "--norm-epsilon": NORM_EPSILON,
     }  # fmt: skip
     for key, value in expected.items():
         assert float(first[key]) == float(second[key]) == value, key
-    assert (first["--train-iters"], first["--data-path"]) == (str(GENERAL), data["GENERAL_DATA"])
-    assert (second["--train-iters"], second["--data-path"]) == (str(STEPS), data["SPECIALIST_DATA"])
+    assert (first["--train-samples"], second["--train-samples"]) == (str(4 * GENERAL), str(4 * STEPS))
+    blends = [call[call.index("--data-path") + 1 : call.index("--save")] for call in calls]
+    assert blends == [["a;touch", "pwned"], ["0.75", "$(touch", "pwned)", "0.25", "*"]]  # words, as a blend is given, and not looked into
     assert first["--lr-wsd-decay-style"] == "minus_sqrt" and "--qk-layernorm" in first and "--untie-embeddings-and-output-weights" not in first
-    arguments = [line for line in path.read_text().splitlines() if re.match(r" {4}--", line) and "stage" not in line and "train-iters" not in line]
+    arguments = [line for line in path.read_text().splitlines() if re.match(r" {4}--", line) and "stage" not in line and "train-samples" not in line]
+    arguments = arguments + [line for line in path.read_text().splitlines() if "phase-transition" in line]
     assert len(arguments) > 30 and all("  # " in line for line in arguments)
     assert "Megatron decays it" not in path.read_text()
 
@@ -138,16 +141,17 @@ def test_megatrons_rate_is_the_recipes_at_every_step(corpus: Corpus, tmp_path: P
     ready = planned(corpus, tmp_path, warmup_steps=warmup)
     text = export(ready, "megatron", ready.folder, 1, 4).read_text()
     given = {key: float(value) for key, value in re.findall(r"^ {4}--(lr[a-z-]*|min-lr) ([\d.e-]+)", text, re.MULTILINE)}
-    top, low, first, total = given["lr"], given["lr-warmup-init"], given["lr-warmup-iters"], given["lr-decay-iters"]
+    first, total, cooldown = (given[f"lr-{key}-samples"] / 4 for key in ("warmup", "decay", "wsd-decay"))
+    top, low = given["lr"], given["lr-warmup-init"]
     assert low <= top and first < total  # else Megatron stops
     for step, ours in enumerate(rates(ready)):
-        past = step - (total - given["lr-wsd-decay-iters"])
+        past = step - (total - cooldown)
         if first > 0 and step <= first:
             theirs = low + (top - low) * step / first
         else:
-            theirs = top if past <= 0 else top * (1 - math.sqrt(past / given["lr-wsd-decay-iters"]))
+            theirs = top if past <= 0 else top * (1 - math.sqrt(past / cooldown))
         assert theirs == pytest.approx(ours, rel=1e-12), step
-    # It computes wd_incr_steps from --train-iters, and refuses a checkpoint in which it differs, but with this.
+    # It computes wd_incr_steps from --train-samples, and refuses a checkpoint in which it differs, but with this.
     assert re.search(r"^ {4}--override-opt-param-scheduler  # ", text, re.MULTILINE) and not re.search("^ {4}--use-checkpoint-opt", text, re.MULTILINE)
 
 
@@ -161,13 +165,30 @@ def test_the_constants_are_those_of_transformers() -> None:
         assert (theta, config.rms_norm_eps) == (ROPE_THETA, NORM_EPSILON)
 
 
-def test_export_says_what_was_forecast_and_replayed(corpus: Corpus, tmp_path: Path) -> None:
+@pytest.mark.parametrize("target", ["torchtitan", "megatron"])
+def test_export_says_what_was_forecast_and_replayed(corpus: Corpus, tmp_path: Path, target: str) -> None:
     body = replace(allocation(corpus), general={**KEPT, "replay_fraction": 0.25, "tokens_replayed": 320.0})
     body.save(tmp_path / "a.json", {})
     ready = prepare(tmp_path / "a.json", tmp_path / "run")
-    text = export(ready, "torchtitan", ready.folder, 1, 4).read_text()
+    text = export(ready, target, ready.folder, 1, 4).read_text()
     assert "5 nats/token, 4 to 5.6" in text and "Mix 0.25 of general text" in text
+    assert f"{body.plan.unique_spec:.0f} distinct tokens (plan.unique_spec), {body.plan.epochs_spec:.6g} passes over them" in text
+    assert ('SPECIALIST_DATA="0.75 SPECIALIST 0.25 GENERAL"' if target == "megatron" else "the text registered as SPECIALIST_TEXT yields both") in text
     assert not ready.folder.exists()
+
+
+def test_megatrons_script_goes_on_where_it_was_stopped(corpus: Corpus, tmp_path: Path) -> None:
+    """A stage that has ended has no samples left, at which Megatron would stop."""
+    ready = planned(corpus, tmp_path)
+    path = export(ready, "megatron", ready.folder, 1, 4)
+    (tmp_path / "torchrun").write_text(f'#!/bin/bash\necho "$@" >> {shlex.quote(str(tmp_path / "calls"))}\n')
+    (tmp_path / "torchrun").chmod(0o755)
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "latest_checkpointed_iteration.txt").write_text(str(GENERAL))
+    data = {"GENERAL_DATA": "a", "SPECIALIST_DATA": "b", "CHECKPOINTS": "c"}
+    subprocess.run(["bash", str(path)], env={"PATH": f"{tmp_path}:/usr/bin:/bin", **data}, cwd=tmp_path, check=True)
+    (call,) = (tmp_path / "calls").read_text().splitlines()
+    assert f"--train-samples {4 * STEPS} --data-path b " in call
 
 
 def test_what_the_other_trainer_would_train_otherwise_is_refused(corpus: Corpus, tmp_path: Path) -> None:

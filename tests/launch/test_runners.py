@@ -16,6 +16,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -119,12 +120,32 @@ def test_a_held_out_loss_that_is_no_number_on_the_way_ends_nothing(corpus: Corpu
     measured = iter([4.2, math.inf, 4.1, 4.0])
     monkeypatch.setattr("planner.train.full.loop.domain_loss", lambda *_, **__: (next(measured), 640))
     shown: list[str] = []
-    follow = Follow(tmp_path / "run", 0, SimpleNamespace(line=shown.append, update=lambda *_: None))  # type: ignore[arg-type]
+    follow = Follow(tmp_path / "run", FullRun.load(tmp_path / "run"), 0, SimpleNamespace(line=shown.append, update=lambda *_: None))  # type: ignore[arg-type]
     assert run_here(tmp_path / "run")
     code, out, said = plan("watch", tmp_path / "run")
     assert code == 0 and "no number" in out and "heading for" in said
     follow()
     assert [line.rpartition(" ")[2] for line in shown if "held-out" in line] == ["4.2000", "number", "4.1000", "4.0000"]
+
+
+def test_speed_and_time_left_are_of_the_same_steps(corpus: Corpus, tmp_path: Path) -> None:
+    """Most steps took 1 s, as did the last; 4 of the last 20 took 6 s. So a step takes 2 s, and 22 are left."""
+    lay(tmp_path / "run", corpus)
+    run = FullRun.load(tmp_path / "run")
+    each = run.recipe.tokens_per_step
+    steps = [
+        {
+            "kind": "step", "step": step, "mfu": None, "loss_smooth": 4.0, "tokens": step * each, "tokens_per_second": each / (6 if 40 < step < 45 else 1),
+            "seconds_left": 26.0,
+        }
+        for step in range(1, 51)
+    ]  # fmt: skip
+    shown: list[tuple[Any, ...]] = []
+    follow = Follow(tmp_path / "run", run, 0, SimpleNamespace(line=None, update=lambda *told: shown.append(told)))  # type: ignore[arg-type]
+    (tmp_path / "run" / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in steps))
+    follow()
+    assert shown == [(50, f"loss 4.000, {each / 2:.0f} tokens/s", 44.0)]
+    assert f"{each / 2:.0f} tokens/s, 44 s left" in " ".join(plan("watch", tmp_path / "run")[1].split())
 
 
 def test_a_launch_without_a_curve_says_so(tmp_path: Path) -> None:
@@ -154,9 +175,11 @@ def test_a_dry_run_says_what_it_takes_and_leaves_nothing(corpus: Corpus, tmp_pat
     code, out, _ = plan("launch", tmp_path / "a.json", "--out", tmp_path / "run", "--ranks", 2, "--micro-batch", 1, "--dry-run")
     assert code == 0 and not (tmp_path / "run").exists()
     text = " ".join(out.split())
+    assert "1 rank x 1 pass x up to 4" in " ".join(plan("launch", tmp_path / "a.json", "--out", tmp_path / "run", "--dry-run")[1].split())
     for part in ("2 on cpu, fp32", "2 ranks x 2 passes x up to 1", "states 120 kB", "3 of 180 kB", "not shown without --peak-flops"):
         assert part in text, (part, text)
-    code, _, said = plan("launch", tmp_path / "a.json", "--out", tmp_path / "run", "--export", "megatron", "--dry-run")
+    code, out, said = plan("launch", tmp_path / "a.json", "--out", tmp_path / "run", "--export", "megatron", "--dry-run")
+    assert "Run for megatron" in out and "Run in" not in out
     assert code == 0 and f"would be written: {tmp_path / 'run_megatron.sh'}" in said and [item.name for item in tmp_path.iterdir()] == ["a.json"]
 
 
@@ -192,7 +215,8 @@ def test_what_cannot_be_is_one_sentence_and_leaves_nothing(
     monkeypatch.setattr("planner.cli.needs.find_spec", lambda name: None if name == "wandb" else find_spec(name))
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     allocation(corpus).save(tmp_path / "a.json", {})
-    code, _, said = plan("launch", tmp_path / "a.json", "--out", tmp_path / "run", *options)
+    dry = ["--dry-run"] * ("--wandb" in options)  # which tells as much
+    code, _, said = plan("launch", tmp_path / "a.json", "--out", tmp_path / "run", *options, *dry)
     assert code == 2, said
     (line,) = [line for line in said.replace("\n#", " #").splitlines() if line.startswith("error:")]
     assert named in line and remedy in line

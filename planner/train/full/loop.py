@@ -95,7 +95,8 @@ class Training:
         if found and under is not None and ranks.told(not under.exists() if ranks.first else None):
             what = f"{under} is gone, and the adapters in {folder / STATES_FOLDER} were trained on it"
             raise StateError(what, remedy=f"delete {folder / STATES_FOLDER}; the same command then trains the run again")
-        self._open(stage)
+        # A state is read over all that is trained; a large model would take hours to draw first.
+        self._open(stage, drawn=not found and run.trunk is None)
         if found:
             self._load(found[-1])
         else:
@@ -105,11 +106,11 @@ class Training:
         self.metrics = Metrics(folder, run.settings, run.last.segment.segment_id, resumed_at=self.step) if ranks.first else None
         self.course = Course.load(folder) if ranks.first else None
 
-    def _open(self, stage: int) -> None:
-        """Build the model that is trained from a stage on, and its optimiser."""
+    def _open(self, stage: int, *, drawn: bool = True) -> None:
+        """Build the model that is trained from a stage on, and its optimiser; undrawn only in full, since states hold what is trained."""
         job = self.run.stages[stage]
         self.began_at = self.run.offsets[stage]
-        self.model = build(job, self.corpus, self.ranks, self.run.settings)
+        self.model = build(job, self.corpus, self.ranks, self.run.settings, drawn=drawn or job.segment.method != "full")
         self.model.train()
         self.trained = [item for item in self.model.parameters() if item.requires_grad]
         self.optimiser = build_optimiser(self.model, self.run.recipe, job.segment.learning_rate)
@@ -182,7 +183,7 @@ class Training:
                 "step", stage=self.run.stages[stage].segment.stage, batch=number, loss=loss, loss_smooth=self.watch.smooth, learning_rate=rate,
                 grad_norm=norm, tokens=self.step * self.run.recipe.tokens_per_step, tokens_per_second=speed,
                 mfu=None if peak is None else speed * per_token[stage] / (peak * self.ranks.world),
-                seconds=self.seconds, seconds_left=self.seconds / self.step * (self.run.steps - self.step),
+                seconds=self.seconds,
             )  # fmt: skip
             follows = self._follow()
             usual = asked or follows or self.step % save_every == 0 or self.step == self.run.steps

@@ -29,7 +29,7 @@ from planner.train.products import placed, speed_up
 from planner.train.start import start_model
 
 
-def build(job: Job, corpus: Corpus, ranks: Ranks, settings: Settings) -> nn.Module:
+def build(job: Job, corpus: Corpus, ranks: Ranks, settings: Settings, *, drawn: bool = True) -> nn.Module:
     """Build the model of a run's beginning, ready to train on every rank.
 
     Args:
@@ -37,8 +37,9 @@ def build(job: Job, corpus: Corpus, ranks: Ranks, settings: Settings) -> nn.Modu
         corpus: for the model's special tokens.
         ranks: over which it is sharded.
         settings: precision, activations, compile.
+        drawn: whether it has values; without them a state of all that it has is to be read into it.
     """
-    whole = start_model(job, corpus) if ranks.first else None
+    whole = start_model(job, corpus, drawn=drawn) if ranks.first else None
     if whole is not None and settings.precision == "bf16":
         _halve_frozen(whole)
     if ranks.mesh is None:
@@ -62,7 +63,7 @@ def build(job: Job, corpus: Corpus, ranks: Ranks, settings: Settings) -> nn.Modu
         return model
     dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
-    filler = _Filler(model, whole, ranks)
+    filler = _Filler(model, whole, ranks, drawn)
     for module in (*layers, model):
         filler.fill(module)
         fully_shard(module, mesh=ranks.mesh, mp_policy=policy, ignored_params=packed_weights(module))
@@ -121,8 +122,8 @@ def _skeleton(model: nn.Module) -> nn.Module:
 class _Filler:
     """Gives a skeleton's modules the first rank's values, one module at a time."""
 
-    def __init__(self, skeleton: nn.Module, whole: nn.Module | None, ranks: Ranks) -> None:
-        self._ranks = ranks
+    def __init__(self, skeleton: nn.Module, whole: nn.Module | None, ranks: Ranks, drawn: bool) -> None:
+        self._ranks, self._drawn = ranks, drawn
         self._names = {id(item): name for name, item in skeleton.named_parameters()}
         self._values = dict(whole.named_parameters()) if whole is not None else {}
         self._done: dict[int, nn.Parameter] = {}
@@ -137,14 +138,15 @@ class _Filler:
     def _filled(self, item: nn.Parameter) -> nn.Parameter:
         if id(item) not in self._done:
             stated = None
-            if self._ranks.first:
+            if self._ranks.first and self._drawn:
                 given = self._values.pop(self._names[id(item)])
                 if item.dtype == torch.uint8:
                     stated = constants(given)
                 value = given.data.to(self._ranks.device)
             else:
                 value = torch.empty(item.shape, dtype=item.dtype, device=self._ranks.device)
-            dist.broadcast(value, src=0)
+            if self._drawn:
+                dist.broadcast(value, src=0)
             if item.dtype == torch.uint8:
                 self._done[id(item)] = packed_again(value, self._ranks.told(stated))
             else:

@@ -65,8 +65,8 @@ def test_what_is_frozen_takes_half_in_bfloat16_and_changes_no_loss(
     kept: list[set[tuple[bool, Any]]] = []
     opened = Training._open
 
-    def look(self: Training, stage: int) -> None:
-        opened(self, stage)
+    def look(self: Training, stage: int, **told: bool) -> None:
+        opened(self, stage, **told)
         kept.append({(item.requires_grad, item.dtype) for item in self.model.parameters()})
 
     monkeypatch.setattr(Training, "_open", look)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("torch")
+torch = pytest.importorskip("torch")
 
 from planner.artifacts import read_json
 from planner.corpus.store import Corpus
@@ -110,6 +110,27 @@ def test_a_killed_and_stopped_run_ends_as_an_undisturbed_one(one: Path, chain: t
     assert row(folder)["loss_spec"] == pytest.approx(row(one)["loss_spec"], abs=CLOSE)
     stops = [line["step"] for line in read_metrics(folder / "metrics.jsonl") if line["kind"] == "event" and line["what"] == "stopped"]
     assert stops == [30, after_term]
+
+
+def test_a_resume_draws_no_model(two: Path, corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At full size that takes hours, and all that is drawn is in the state, here one of two ranks that one goes on from. It is NaN before."""
+    import planner.train.model as module
+
+    folder = tmp_path / "run"
+    shutil.copytree(two, folder)
+    shutil.copy(two.with_suffix(".json"), tmp_path / "run.json")
+    for name in ("step-000000070", "step-000000072"):
+        shutil.rmtree(folder / "states" / name)
+    (folder / "states" / "latest.json").write_text('{"step": 60}')
+    shutil.rmtree(folder / "records")
+    lay(folder, corpus)
+    monkeypatch.setattr(module, "initialise", None)
+    torch.use_deterministic_algorithms(True)  # fills what is allocated and not written
+    try:
+        assert run_here(folder)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert largest(losses(two), losses(folder)) < CLOSE
 
 
 def test_states_are_safetensors_of_every_rank_and_the_oldest_go(two: Path, one: Path) -> None:
