@@ -50,8 +50,8 @@ def watch(
 
 def _body(progress: Progress) -> dict[str, Any]:
     return {
-        "run_id": progress.name, "steps": progress.steps, "last": progress.last, "outcome": progress.outcome,
-        "evaluations": progress.of("evaluation"), "events": progress.of("event"),
+        "run_id": progress.name, "steps": progress.steps, "last": progress.last, "seconds_left": progress.seconds_left,
+        "outcome": progress.outcome, "evaluations": progress.of("evaluation"), "events": progress.of("event"),
         "forecast": [vars(point) for point in progress.course.points] if progress.course else [],
     }  # fmt: skip
 
