@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sysconfig
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,8 @@ from planner.fit.fitted import FittedLaw
 from planner.fit.member import Member
 from planner.laws import LAWS, Points, Reference
 from planner.recipe import Recipe
+
+os.environ.pop("COLUMNS", None)  # readline sets it in a process with no terminal either, and others inherit it: tables would be 80 wide
 
 TINY_RECIPE = Recipe(seq_len=32, batch_sequences=2, warmup_steps=20, lr_coefficient=4e-3)
 
