@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from planner.recipe import Recipe
 from planner.shapes import ModelShape
+from planner.train.attention import unmasked
 
 RESIDUAL_WRITERS = ("o_proj.weight", "down_proj.weight")
 
@@ -42,7 +43,7 @@ def build_config(shape: ModelShape, seq_len: int, *, token_ids: dict[str, int] |
         tie_word_embeddings=shape.tied,
         max_position_embeddings=seq_len,
         use_cache=False,
-        attn_implementation="sdpa",
+        attn_implementation=unmasked(),
         **ids,
     )
 

@@ -14,6 +14,7 @@ from planner.errors import InputError
 from planner.pretrained import refuse_adapters, refuse_code
 from planner.shapes import ModelShape
 from planner.train.adapters import adapted
+from planner.train.attention import attention_of
 from planner.train.checkpoint import load_weights
 from planner.train.job import Job
 from planner.train.model import build_model
@@ -78,8 +79,9 @@ def open_checkpoint(folder: Path, shape: ModelShape | None = None) -> torch.nn.M
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # transformers warns of its own deprecations while it loads
             model, found = AutoModelForCausalLM.from_pretrained(
-                folder, config=config, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, local_files_only=True, output_loading_info=True
-            )
+                folder, config=config, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, local_files_only=True, output_loading_info=True,
+                attn_implementation=attention_of(config),
+            )  # fmt: skip
     except Exception as error:  # the library raises many kinds
         what = f"checkpoint {folder} cannot be loaded: {one_line(error)}"
         raise InputError(what, remedy="give a folder as save_pretrained writes it, in safetensors") from error

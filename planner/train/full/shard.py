@@ -20,6 +20,7 @@ from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
 
 from planner.corpus import Corpus
+from planner.train.attention import unmasked
 from planner.train.full.mesh import Ranks
 from planner.train.full.plan import Settings
 from planner.train.job import Job
@@ -39,6 +40,7 @@ def build(job: Job, corpus: Corpus, ranks: Ranks, settings: Settings, *, drawn: 
         settings: precision, activations, compile.
         drawn: whether it has values; without them a state of all that it has is to be read into it.
     """
+    unmasked()  # which the first rank's model may ask for
     whole = start_model(job, corpus, drawn=drawn) if ranks.first else None
     if whole is not None and settings.precision == "bf16":
         _halve_frozen(whole)
