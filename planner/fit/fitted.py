@@ -100,7 +100,7 @@ class FittedLaw:
             most: resamples of each member, at most.
         """
         keep_memory()
-        return np.concatenate([member.law.log_loss(member.resamples[:most], at) for member, at in zip(self.members, points, strict=True)])
+        return np.concatenate([member.log_loss_resamples(at, most) for member, at in zip(self.members, points, strict=True)])
 
     def forecast(
         self, params: Mapping[str, Any], tokens_pt: Any, tokens_spec: Any, unique_spec: Any, replay_fraction: Any = None, *, mean: bool = False

@@ -36,7 +36,7 @@ def _from_file(path: Path) -> tuple[Law, ...]:
     try:
         spec.loader.exec_module(module)
         laws = tuple(module.LAWS)
-    except Exception as error:  # whatever somebody's file raises
+    except (Exception, SystemExit) as error:  # whatever somebody's file raises
         raise InputError(f"{path}, which {VARIABLE} names, cannot be read as laws: {error}", remedy="mend the file") from error
     if not all(isinstance(law, Law) for law in laws):
         raise InputError(f"{path}: LAWS holds something that is no Law", remedy="fill it with planner.laws.Law")

@@ -49,6 +49,8 @@ def altered(path: Path, edit: Callable[[dict[str, Any]], None]) -> Path:
         (put("members", 0, "reference", {"params": 1e5}), "has no 'tokens'"),
         (put("members", 0, "theta", 0, -1.0), "E of bounded-penalised is not from 0.001 to 20"),
         (put("members", 0, "resamples", 0, 0, 1e9), "E of bounded-penalised is not from 0.001 to 20"),
+        (put("members", 0, "parameters", "E", "value", 1.5), "are not those that it forecasts by, theta"),
+        (put("members", 0, "parameters", {"E": {"value": 1.5}}), "bounded-penalised has other parameters now: E, "),
         (put("members", []), "no law in it"),
         (put("noise", -1), "noise = -1"),
         (put("drift", "much"), "drift = 'much'"),

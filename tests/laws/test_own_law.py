@@ -86,6 +86,11 @@ LAWS = (Law("mine", "E + α·ln(ln N)", ({parameters}), lambda p, x: p["E"] + p[
         (MADE.format(parameters='Parameter("E", 0, 2, (1, 2), ""), exponent("α")', target="spec"), "logarithmic=False"),
         (MADE.format(parameters='irreducible(), irreducible(), exponent("α")', target="spec"), "two parameters of one name"),
         (MADE.format(parameters='irreducible(), exponent("α")', target="both"), "the loss spec or general"),
+        (MADE.format(parameters='irreducible(), Parameter("α", 0.1, float("inf"), (1, 2), "")', target="spec"), "give finite bounds"),
+        (NUMPY.replace('"mine"', '"auto"'), "named 'auto', and --law could not ask for it"),
+        (NUMPY.replace('"mine"', '"a,b"'), "named 'a,b', and --law could not ask for it"),
+        (NUMPY.replace('"mine"', "3"), "named 3, and --law could not ask for it"),
+        ("raise SystemExit(3)", "cannot be read as laws: 3"),
     ],
 )
 def test_a_broken_file_is_one_sentence(text: str, message: str, tmp_path: Path) -> None:
@@ -125,3 +130,27 @@ def test_a_law_that_raises_on_these_runs_is_named_and_no_other_is_harmed(own: Pa
     others = plan(*fit, laws=own, folder=tmp_path)
     assert others.returncode == 0 and others.stderr.count(said) == 1, others.stderr
     assert plan(*fit, "--law=chinchilla", laws=own, folder=tmp_path).returncode == 0
+
+
+def test_a_plan_that_a_law_has_no_number_for_is_refused_with_where_it_lies(own: Path, tmp_path: Path) -> None:
+    """A straight law falls below zero far out, and one that raises there is no better."""
+    names = [f"--map={ours}={theirs}" for ours, theirs in (("params_non_embedding", "N"), ("tokens_pt", "D"), ("loss_spec", "loss"))]
+    raises = RAISES.replace("> 5", "> 40").replace("five", "forty").replace("p[\"α\"] * x.log_n", "exp(-x.log_n * p[\"α\"])")
+    raises = raises.replace("import Law", "import Law, Parameter").replace("def formula", "from planner.laws.dual import exp\ndef formula")
+    cases = (STRAIGHT, "straight", "the law straight gives no number for "), (raises, "mine", "cannot be computed here (ValueError: forty runs are")
+    for text, law, said in cases:
+        own.write_text(text, encoding="utf-8")
+        fitted = plan("fit", "theirs.csv", f"--law={law}", *names, "--bootstrap=20", laws=own, folder=tmp_path)
+        assert fitted.returncode == 0, fitted.stderr
+        refused = plan("allocate", "--flops=1e22", "--law=law.json", "--allow-extrapolation", laws=own, folder=tmp_path)
+        assert refused.returncode == 2 and said in refused.stderr and "Traceback" not in refused.stderr, refused.stderr
+        assert refused.stderr.count("\n") == 1 and not (tmp_path / "allocation.json").exists(), refused.stderr
+        (tmp_path / "law.json").unlink()
+
+
+def test_a_law_whose_parameters_are_others_now_does_not_read_an_older_fit(own: Path, tmp_path: Path) -> None:
+    names = [f"--map={ours}={theirs}" for ours, theirs in (("params_non_embedding", "N"), ("tokens_pt", "D"), ("loss_spec", "loss"))]
+    assert plan("fit", "theirs.csv", "--law=product", *names, "--no-figures", "--bootstrap=20", laws=own, folder=tmp_path).returncode == 0
+    own.write_text(own.read_text(encoding="utf-8").replace('exponent("α"), exponent("β")', 'exponent("β"), exponent("α")'), encoding="utf-8")
+    refused = plan("allocate", "--flops=1e16", "--law=law.json", "--params=1M..10M", laws=own, folder=tmp_path)
+    assert refused.returncode == 2 and "product has other parameters now: E, A, β, α" in refused.stderr, refused.stderr
