@@ -154,3 +154,23 @@ def test_a_law_whose_parameters_are_others_now_does_not_read_an_older_fit(own: P
     own.write_text(own.read_text(encoding="utf-8").replace('exponent("α"), exponent("β")', 'exponent("β"), exponent("α")'), encoding="utf-8")
     refused = plan("allocate", "--flops=1e16", "--law=law.json", "--params=1M..10M", laws=own, folder=tmp_path)
     assert refused.returncode == 2 and "product has other parameters now: E, A, β, α" in refused.stderr, refused.stderr
+
+
+WITHOUT = """from planner.laws.base import Law, amplitude, exponent, irreducible
+from planner.laws.dual import exp, log
+LAWS = (Law("mine", "E + A·N^−α + B·D_pt^−β·e^(−γ·S)", (irreducible(), amplitude("A"), exponent("α"), amplitude("B"), exponent("β"), exponent("γ")),
+            lambda p, x: p["E"] + p["A"] * exp(-x.log_n * p["α"]) + p["B"] * exp(-log(x.pt) * p["β"] - x.unique * p["γ"]), "here", "with a trunk"),)
+"""
+
+
+def test_a_law_that_is_infinite_without_general_tokens_is_not_said_to_pass_a_limit_that_nobody_set(tmp_path: Path) -> None:
+    path = tmp_path / "my_laws.py"
+    path.write_text(WITHOUT, encoding="utf-8")
+    n, d, s = (grid.ravel() for grid in np.meshgrid(np.geomspace(1e5, 1e7, 5), np.geomspace(1e7, 1e9, 5), [0.0, 1e6, 4e6], indexing="ij"))
+    loss = 1.5 + 0.8 * (n / 1e6) ** -0.2 + 0.8 * (d / 1e8) ** -0.3 * np.exp(-s / 1e7)
+    rows = [f"{one:.0f},{two:.0f},{three:.0f},{three:.0f},{four:.9g}" for one, two, three, four in zip(n, d, s, loss, strict=True)]
+    (tmp_path / "runs.csv").write_text("\n".join(["params_non_embedding,tokens_pt,tokens_spec,unique_spec,loss_spec", *rows]) + "\n")
+    assert plan("fit", "runs.csv", "--law=mine", "--no-figures", "--bootstrap=20", laws=path, folder=tmp_path).returncode == 0
+    asked = plan("allocate", "--flops=1e16", "--law=law.json", "--spec-tokens=4M", "--json", laws=path, folder=tmp_path)
+    arm = next(arm for arm in json.loads(asked.stdout)["arms"] if arm["name"] == "specialist only")
+    assert arm["plan"] is None and arm["note"] == "the law gives no finite loss for it", asked.stderr
