@@ -74,6 +74,15 @@ from planner.laws.dual import log
 LAWS = (Law("mine", "E + α·ln(ln N)", ({parameters}), lambda p, x: p["E"] + p["α"] * log(x.log_n), "here", "never", stages=1, target="{target}"),)
 """
 
+CHANGES = """from planner.laws.base import Law, exponent, irreducible
+from planner.laws.dual import exp
+def formula(p, x):
+    sum = {taken}
+    sum += 0.1
+    return sum + exp(-x.log_n * p["α"])
+LAWS = (Law("mine", "E + N^−α", (irreducible(), exponent("α")), formula, "here", "never", stages=1),)
+"""
+
 
 @pytest.mark.parametrize(
     ("text", "message"),
@@ -91,6 +100,8 @@ LAWS = (Law("mine", "E + α·ln(ln N)", ({parameters}), lambda p, x: p["E"] + p[
         (NUMPY.replace('"mine"', '"a,b"'), "named 'a,b', and --law could not ask for it"),
         (NUMPY.replace('"mine"', "3"), "named 3, and --law could not ask for it"),
         ("raise SystemExit(3)", "cannot be read as laws: 3"),
+        (CHANGES.format(taken='p["E"]'), "gives another number when it is asked again"),
+        (CHANGES.format(taken="x.repeats"), "gives another number when it is asked again"),
     ],
 )
 def test_a_broken_file_is_one_sentence(text: str, message: str, tmp_path: Path) -> None:
