@@ -52,6 +52,8 @@ class Parameter:
         if self.needs not in NEEDS:
             raise ValueError(f"{self.name} needs {self.needs!r}, which is none of {', '.join(NEEDS[1:])}; leave it empty for nothing")
         least, most = self.start
+        if not isinstance(self.name, str):
+            raise ValueError(f"a parameter is named {self.name!r}; name it by a text")
         if not np.isfinite([self.low, self.high]).all():
             raise ValueError(f"{self.name} is bounded by {self.low:g} and {self.high:g}, and a search needs numbers; give finite bounds")
         if not self.low <= least < most <= self.high:
@@ -224,6 +226,11 @@ class Law:
         names = [parameter.name for parameter in self.parameters]
         if len(set(names)) < len(names):
             raise ValueError(f"the law {self.name} has two parameters of one name: {', '.join(names)}")
+        for amplitude, power in self.plain.items():
+            if len(power) != 2 or power[0] not in ("N", "D") or not {amplitude, power[1]} <= set(names):
+                raise ValueError(f"the law {self.name} has {amplitude!r}: {power!r} as plain; give a parameter, and N or D with another")
+        if self.interaction and self.interaction not in names:
+            raise ValueError(f"the interaction of the law {self.name} is {self.interaction!r}, which is no parameter of it: {', '.join(names)}")
         if self.stages not in (1, 2) or self.target not in ("spec", "general"):
             raise ValueError(f"the law {self.name} is of {self.stages} stages and the {self.target} loss: stages are 1 or 2, the loss spec or general")
 
