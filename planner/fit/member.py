@@ -65,11 +65,12 @@ class Member:
         try:
             with np.errstate(invalid="ignore"):
                 found = self.law.log_loss(theta, points)
+                sound = not np.isnan(found.sum()) or not np.isnan(found).any()  # the sum is quicker, and of two infinite ones it may be none
         except Exception as error:  # somebody's own formula raises what it likes
             said = " ".join(str(error).split())[:200]
             raise DataError(f"the law {self.law.name} cannot be computed here ({type(error).__name__}: {said})", remedy=OUT_OF_REACH) from error
-        if np.isnan(found.sum()) and (none := np.isnan(found).any(0)).any():
-            raise DataError(f"the law {self.law.name} gives no number for {points.told(int(none.argmax()))}", remedy=OUT_OF_REACH)
+        if not sound:
+            raise DataError(f"the law {self.law.name} gives no number for {points.told(int(np.isnan(found).any(0).argmax()))}", remedy=OUT_OF_REACH)
         return found
 
     def interval(self, number: int) -> tuple[float, float]:
