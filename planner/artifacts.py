@@ -143,13 +143,16 @@ def whole(path: Path | str) -> Iterator[None]:
         raise InputError(f"{path} {what}", remedy="write it again with the stage that made it") from error
 
 
-def check_numbers(body: Mapping[str, Any], names: Iterable[str], *, low: float = -math.inf, optional: bool = False, what: str = "") -> None:
+def check_numbers(
+    body: Mapping[str, Any], names: Iterable[str], *, low: float = -math.inf, high: float = LARGEST, optional: bool = False, what: str = ""
+) -> None:  # fmt: skip
     """Check that values read from a file are finite numbers; for use inside `whole`.
 
     Args:
         body: the values.
         names: which of them.
         low: the least that they may be.
+        high: the most.
         optional: whether they may be null, which non-finite numbers are written as.
         what: what the values are of, for the message.
 
@@ -162,7 +165,7 @@ def check_numbers(body: Mapping[str, Any], names: Iterable[str], *, low: float =
         if value is None and optional:
             continue
         # Whole numbers are compared as such: one of hundreds of digits is no float.
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not -LARGEST <= value <= LARGEST or value < low:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not -LARGEST <= value <= high or value < low:
             raise ValueError(f"{name} = {repr(value)[:40]}{what and f' of {what}'}")
 
 

@@ -135,7 +135,9 @@ def _arm(problem: Problem, name: str, share: float, held: Held, sizes: tuple[Siz
     if found is None:
         return Arm(name, None, None, None, why_none(problem, share, sizes))
     if not np.isfinite(found.expected).any():
-        return Arm(name, None, None, None, "would exceed the limit on the general loss")
+        # Without a limit it is somebody's own law that has no finite loss there, such as one in the logarithm of the general tokens.
+        none = "the law gives no finite loss for it" if problem.retention is None else "would exceed the limit on the general loss"
+        return Arm(name, None, None, None, none)
     best = describe(problem, found.plans, found.best)
     return Arm(name, priced(problem, best), *held(resampled(problem, best)), "; ".join(tell_never(problem.law, beyond(problem.law, best))))
 

@@ -30,5 +30,5 @@ def felt(plan: Plan, source: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of a plan's `Felt`; `source` is that of its law, with the `bytes_per_token` of its text where they are known."""
     losses = plan.loss, plan.loss_low, plan.loss_high
     perplexities = (math.exp(loss) if loss < math.log(1e300) else math.inf for loss in losses)
-    nats = source.get("bytes_per_token", 0.0) * math.log(2)
+    nats = (source.get("bytes_per_token") or 0.0) * math.log(2)
     return asdict(Felt(*perplexities, *(loss / nats if nats else None for loss in losses)))

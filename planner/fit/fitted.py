@@ -21,6 +21,8 @@ from planner.laws.dual import Array
 
 KIND = "law"
 VERSION = 2
+WIDEST = 1e9
+"""Of deviations and losses in a file: more is no fit's, and its square runs over."""
 UNEXPLAINED = 4.0
 """Residual of a law over the deviation between seeds from which it is said: with three pairs of seeds a right law comes to that once in fifty times."""
 
@@ -100,7 +102,7 @@ class FittedLaw:
             most: resamples of each member, at most.
         """
         keep_memory()
-        return np.concatenate([member.law.log_loss(member.resamples[:most], at) for member, at in zip(self.members, points, strict=True)])
+        return np.concatenate([member.log_loss_resamples(at, most) for member, at in zip(self.members, points, strict=True)])
 
     def forecast(
         self, params: Mapping[str, Any], tokens_pt: Any, tokens_spec: Any, unique_spec: Any, replay_fraction: Any = None, *, mean: bool = False
@@ -182,8 +184,8 @@ class FittedLaw:
             members = tuple(Member.from_dict(item) for item in body["members"])
             if not members:
                 raise ValueError("no law in it")
-            check_numbers(body, ("noise", "drift"), low=0.0)
-            check_numbers(body, ("least_loss",), low=5e-324)
+            check_numbers(body, ("noise", "drift"), low=0.0, high=WIDEST)
+            check_numbers(body, ("least_loss",), low=5e-324, high=WIDEST)
             source = dict(body["source"])
             _check_source(source)
             early = Early.from_dict(body["early"]) if body.get("early") else None
@@ -200,6 +202,9 @@ def _check_source(body: Mapping[str, Any]) -> None:
     for name, kind in (("recipe", dict), ("corpus_path", str), ("method", str), ("domain", str), ("sweep", str)):
         if body.get(name) is not None and not isinstance(body[name], kind):
             raise ValueError(f"{name} = {body[name]!r} of the source")
+    kept = body.get("kept_flags", [])
+    if not isinstance(kept, list) or not all(isinstance(flag, str) for flag in kept):
+        raise ValueError(f"kept_flags = {kept!r} of the source")
     for name, least in (("vocab_size", 1), ("eval_tokens", 1), ("bytes_per_token", 5e-324), ("replicate_sd", 0.0)):
         if name in body:
             check_numbers(body, (name,), low=least, optional=True, what="the source")

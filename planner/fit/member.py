@@ -10,11 +10,14 @@ from typing import Any
 import numpy as np
 
 from planner.artifacts import check_numbers
+from planner.errors import DataError
 from planner.fit.data import PARAMS_KINDS
 from planner.fit.diagnosis import STATUS_ADVICE
 from planner.fit.level import interval_of
 from planner.laws import Law, Points, Reference, law_named
 from planner.laws.dual import Array
+
+OUT_OF_REACH = "stay nearer to the runs, with fewer FLOPs or a range of sizes that it is defined for, or mend its formula"
 
 
 @dataclass(frozen=True)
@@ -42,8 +45,33 @@ class Member:
     """Parameters that no row says anything of: the middle of their range, and any value of it in the resamples."""
 
     def log_loss(self, points: Points) -> Array:
-        """Forecast ln L, shape (points,)."""
-        return self.law.log_loss(self.theta[None], points)[0]
+        """Forecast ln L, shape (points,).
+
+        Raises:
+            DataError: the law gives no number for some point.
+        """
+        return self._forecast(self.theta[None], points)[0]
+
+    def log_loss_resamples(self, points: Points, most: int | None = None) -> Array:
+        """Forecast ln L by every resample, or by so many at most, shape (resamples, points).
+
+        Raises:
+            DataError: the law gives no number for some point.
+        """
+        return self._forecast(self.resamples[:most], points)
+
+    def _forecast(self, theta: Array, points: Points) -> Array:
+        """Forecast ln L; somebody's own formula may have no number so far out, as where a loss falls below zero, and a plan among such is none."""
+        try:
+            with np.errstate(invalid="ignore"):
+                found = self.law.log_loss(theta, points)
+                sound = not np.isnan(found.sum()) or not np.isnan(found).any()  # the sum is quicker, and of two infinite ones it may be none
+        except Exception as error:  # somebody's own formula raises what it likes
+            said = " ".join(str(error).split())[:200]
+            raise DataError(f"the law {self.law.name} cannot be computed here ({type(error).__name__}: {said})", remedy=OUT_OF_REACH) from error
+        if not sound:
+            raise DataError(f"the law {self.law.name} gives no number for {points.told(int(np.isnan(found).any(0).argmax()))}", remedy=OUT_OF_REACH)
+        return found
 
     def interval(self, number: int) -> tuple[float, float]:
         """Return a parameter's interval over the resamples."""
@@ -90,6 +118,8 @@ class Member:
         check_numbers(item["reference"], ("params", "tokens", *({"special"} & set(item["reference"]))), low=5e-324, what=f"the reference of {law.name}")
         check_numbers(item, ("starts", "starts_agree", "objective"), low=0.0, what=law.name)
         check_numbers(item, ("condition",), optional=True, what=law.name)
+        if list(item["parameters"]) != [parameter.name for parameter in law.parameters]:
+            raise ValueError(f"{law.name} has other parameters now: {', '.join(parameter.name for parameter in law.parameters)}")
         theta, resamples = np.array(item["theta"], dtype=float), np.array(item["resamples"], dtype=float)
         if theta.shape != (len(law.parameters),) or resamples.shape[1:] != theta.shape or not len(resamples):
             raise ValueError(f"{law.name} takes {len(law.parameters)} parameters")
@@ -98,6 +128,8 @@ class Member:
             values = np.append(resamples[:, number], theta[number])
             if not ((values >= parameter.low - slack) & (values <= parameter.high + slack)).all():  # nor is what is no number
                 raise ValueError(f"{parameter.name} of {law.name} is not from {parameter.low:g} to {parameter.high:g}")
+        if [found["value"] for found in item["parameters"].values()] != item["theta"]:
+            raise ValueError(f"the parameters of {law.name} as people read them are not those that it forecasts by, theta")
         condition = item["condition"] if item["condition"] is not None else math.inf
         return cls(
             law, item["params_kind"], Reference(**item["reference"]), theta, resamples, item["status"], item["starts"], item["starts_agree"], condition,

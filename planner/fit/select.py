@@ -88,7 +88,7 @@ def candidates(data: FitData) -> list[Law]:
     if not found:
         simplest = min(suited, key=lambda law: len(law.parameters))
         raise DataError(
-            f"these runs cannot carry any law: {simplest.name} would need {reason_against(simplest, data)}", remedy="train more runs, over more values"
+            f"these runs cannot carry any law: {simplest.name} has {reason_against(simplest, data)}", remedy="train more runs, over more values"
         )
     return found
 

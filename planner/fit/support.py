@@ -16,6 +16,8 @@ from planner.laws.dual import Array
 AXES = ("params", "tokens_pt", "tokens_spec", "unique_spec", "epochs_spec", "tokens_per_param", "flops", "flops_6nd")
 NEAR = 1.2
 """Factor outside the box, on any axis, up to which a plan counts as inside."""
+FARTHEST = 1e62
+"""Of any axis in a file: the FLOPs of the most parameters and tokens that a runs table may have."""
 RAY = "pt_per_param"
 """An axis only of runs whose general tokens follow their size: their box on the others is one line through it."""
 
@@ -57,7 +59,7 @@ class Support:
         """
         axes = (*AXES, RAY) if RAY in body["low"] else AXES
         for end in ("low", "high"):
-            check_numbers(body[end], axes, low=0.0, what=f"the support's {end}")
+            check_numbers(body[end], axes, low=0.0, high=FARTHEST, what=f"the support's {end}")
         for name in axes:
             if body["low"][name] > body["high"][name] or not isinstance(body["zero"][name], bool):
                 raise ValueError(f"{name} = {body['low'][name]!r} to {body['high'][name]!r}, zero {body['zero'][name]!r}, of the support")

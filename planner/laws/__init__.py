@@ -36,7 +36,7 @@ def _from_file(path: Path) -> tuple[Law, ...]:
     try:
         spec.loader.exec_module(module)
         laws = tuple(module.LAWS)
-    except Exception as error:  # whatever somebody's file raises
+    except (Exception, SystemExit) as error:  # whatever somebody's file raises
         raise InputError(f"{path}, which {VARIABLE} names, cannot be read as laws: {error}", remedy="mend the file") from error
     if not all(isinstance(law, Law) for law in laws):
         raise InputError(f"{path}: LAWS holds something that is no Law", remedy="fill it with planner.laws.Law")
@@ -46,14 +46,20 @@ def _from_file(path: Path) -> tuple[Law, ...]:
 
 
 def _try(law: Law, path: Path) -> None:
-    """Evaluate a law that somebody added with its derivatives, at the middle of its starts and one run."""
+    """Evaluate a law that somebody added with its derivatives, at the middle of its starts and one run, and ask twice: += changes what it is given."""
     theta = np.array([[0.5 * (parameter.start[0] + parameter.start[1]) for parameter in law.parameters]])
     try:
         with np.errstate(all="ignore"):
-            law.log_loss_and_slopes(theta, Points(Reference(1.0, 1.0), [2.0], [2.0], [2.0], [1.0]))
+            points = Points(Reference(1.0, 1.0), [2.0], [3.0], [4.0], [2.0], [0.5])
+            law.log_loss_and_slopes(theta, points)
+            first = law.log_loss(theta, points).copy()
+            same = np.array_equal(first, law.log_loss(theta, points), equal_nan=True)
     except Exception as error:  # whatever somebody's formula raises
         remedy = "compute with +, -, *, / and the functions of planner.laws.dual, such as exp and log, which know derivatives"
         raise InputError(f"{path}: the formula of the law {law.name!r} fails: {type(error).__name__}: {error}", remedy=remedy) from error
+    if not same:
+        remedy = "let it draw nothing at random and change nothing that it is given: write t = t + u, for t += u changes a parameter or a run"
+        raise InputError(f"{path}: the formula of the law {law.name!r} gives another number when it is asked again", remedy=remedy)
 
 
 def _registered() -> dict[str, Law]:

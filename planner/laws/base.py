@@ -20,6 +20,8 @@ from planner.laws.written import Program, Written
 
 NEEDS = ("", "repeats", "passes", "distinct", "replay")
 """What a parameter may need of the runs; see `Parameter.needs`."""
+AUTO = "auto"
+"""What `--law` takes for a choice among all: no law's name."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,10 @@ class Parameter:
         if self.needs not in NEEDS:
             raise ValueError(f"{self.name} needs {self.needs!r}, which is none of {', '.join(NEEDS[1:])}; leave it empty for nothing")
         least, most = self.start
+        if not isinstance(self.name, str):
+            raise ValueError(f"a parameter is named {self.name!r}; name it by a text")
+        if not np.isfinite([self.low, self.high]).all():
+            raise ValueError(f"{self.name} is bounded by {self.low:g} and {self.high:g}, and a search needs numbers; give finite bounds")
         if not self.low <= least < most <= self.high:
             raise ValueError(f"{self.name} starts from {least:g} to {most:g}, which is no range between its bounds, {self.low:g} and {self.high:g}")
         if self.logarithmic and self.low <= 0:
@@ -95,6 +101,10 @@ class Points:
         self.count = len(params)
         self.laws: dict[int, Written] = {}
         """See `Law.on`."""
+
+    def told(self, number: int) -> str:
+        """Say in words which run a point is."""
+        return f"{self._params[number]:.3g} parameters with {self._pt[number]:.3g} general and {self._spec[number]:.3g} specialist tokens"
 
     @cached_property
     def general(self) -> Array:
@@ -211,9 +221,16 @@ class Law:
     """Whether size and tokens have one exponent, so that the best size grows as the square root of the compute whatever the runs say."""
 
     def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name or self.name == AUTO or set(self.name) & set(", \t\n"):
+            raise ValueError(f"a law is named {self.name!r}, and --law could not ask for it; take a word without commas and blanks, other than {AUTO}")
         names = [parameter.name for parameter in self.parameters]
         if len(set(names)) < len(names):
             raise ValueError(f"the law {self.name} has two parameters of one name: {', '.join(names)}")
+        for amplitude, power in self.plain.items():
+            if len(power) != 2 or power[0] not in ("N", "D") or not {amplitude, power[1]} <= set(names):
+                raise ValueError(f"the law {self.name} has {amplitude!r}: {power!r} as plain; give a parameter, and N or D with another")
+        if self.interaction and self.interaction not in names:
+            raise ValueError(f"the interaction of the law {self.name} is {self.interaction!r}, which is no parameter of it: {', '.join(names)}")
         if self.stages not in (1, 2) or self.target not in ("spec", "general"):
             raise ValueError(f"the law {self.name} is of {self.stages} stages and the {self.target} loss: stages are 1 or 2, the loss spec or general")
 

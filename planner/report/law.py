@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from planner.errors import DataError
 from planner.fit.data import FitData
 from planner.fit.fitted import FittedLaw
 from planner.fit.support import NEAR
@@ -96,7 +97,10 @@ def _band(axis: Axes, law: FittedLaw, data: FitData, params: Any, pt: Any, spec:
     # Between the sizes of the table the other conventions of N are interpolated.
     known, order = data.params, np.argsort(data.params)
     by = {kind: np.exp(np.interp(np.log(arrays[0]), np.log(known[order]), np.log(values[order]))) for kind, values in data.params_by.items()}
-    forecast = law.forecast(by, *arrays[1:])
+    try:
+        forecast = law.forecast(by, *arrays[1:])
+    except DataError:  # a law of somebody's own has no number somewhere along it: the runs are drawn alone
+        return
     x = arrays[0] if along == "params" else arrays[2]
     inside = law.support.distance(by["non_embedding"], *arrays[1:]) <= np.log(NEAR)
     axis.plot(x, forecast.loss, "--", color=colour, linewidth=0.9)

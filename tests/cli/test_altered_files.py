@@ -49,8 +49,14 @@ def altered(path: Path, edit: Callable[[dict[str, Any]], None]) -> Path:
         (put("members", 0, "reference", {"params": 1e5}), "has no 'tokens'"),
         (put("members", 0, "theta", 0, -1.0), "E of bounded-penalised is not from 0.001 to 20"),
         (put("members", 0, "resamples", 0, 0, 1e9), "E of bounded-penalised is not from 0.001 to 20"),
+        (put("members", 0, "parameters", "E", "value", 1.5), "are not those that it forecasts by, theta"),
+        (put("members", 0, "parameters", {"E": {"value": 1.5}}), "bounded-penalised has other parameters now: E, "),
         (put("members", []), "no law in it"),
         (put("noise", -1), "noise = -1"),
+        (put("noise", 1e308), "noise = 1e+308"),
+        (put("least_loss", 1e308), "least_loss = 1e+308"),
+        (put("support", "high", "epochs_spec", 1e308), "epochs_spec = 1e+308 of the support's high"),
+        (put("source", "kept_flags", 5), "kept_flags = 5 of the source"),
         (put("drift", "much"), "drift = 'much'"),
         (put("drift", True), "drift = True"),
         (put("least_loss", None), "least_loss = None"),
@@ -72,6 +78,13 @@ def test_a_law(law: Path, tmp_path: Path, edit: Callable[[dict[str, Any]], None]
         where = ["--domains", tmp_path / "domains.toml"]
     refused(sentence, "allocate", "--flops", "1e12", *where, "--out", tmp_path / "out.json")
     assert not (tmp_path / "out.json").exists()
+
+
+def test_what_a_law_may_lack(law: Path, tmp_path: Path) -> None:
+    altered(law, put("source", "bytes_per_token", None))
+    code, _, words = run("allocate", "--flops", "1e12", "--spec-tokens", "200k", "--law", law, "--out", tmp_path / "out.json")
+    assert code == 0, words
+    assert json.loads((tmp_path / "out.json").read_text())["felt"]["bits_per_byte"] is None
 
 
 @pytest.mark.parametrize(

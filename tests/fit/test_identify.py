@@ -143,6 +143,8 @@ def test_laws_that_the_rows_cannot_carry_are_no_candidates() -> None:
     assert "one amount" in str(reason_against(penalised, one_text))
     assert "parameters" in str(reason_against(penalised, small))
     assert reason_against(penalised, table(SIZES, TOKENS, SPECIAL, TEXT)) is None
+    with pytest.raises(DataError, match="these runs cannot carry any law: root-rote has 12 runs for 7 parameters; 14 are the least"):
+        candidates(small.rows(np.arange(small.count) < 12))
     assert penalised not in candidates(fresh) and LAWS["transfer-saturating"] in candidates(fresh)
 
 

@@ -74,6 +74,15 @@ from planner.laws.dual import log
 LAWS = (Law("mine", "E + α·ln(ln N)", ({parameters}), lambda p, x: p["E"] + p["α"] * log(x.log_n), "here", "never", stages=1, target="{target}"),)
 """
 
+CHANGES = """from planner.laws.base import Law, exponent, irreducible
+from planner.laws.dual import exp
+def formula(p, x):
+    sum = {taken}
+    sum += 0.1
+    return sum + exp(-x.log_n * p["α"])
+LAWS = (Law("mine", "E + N^−α", (irreducible(), exponent("α")), formula, "here", "never", stages=1),)
+"""
+
 
 @pytest.mark.parametrize(
     ("text", "message"),
@@ -86,6 +95,17 @@ LAWS = (Law("mine", "E + α·ln(ln N)", ({parameters}), lambda p, x: p["E"] + p[
         (MADE.format(parameters='Parameter("E", 0, 2, (1, 2), ""), exponent("α")', target="spec"), "logarithmic=False"),
         (MADE.format(parameters='irreducible(), irreducible(), exponent("α")', target="spec"), "two parameters of one name"),
         (MADE.format(parameters='irreducible(), exponent("α")', target="both"), "the loss spec or general"),
+        (MADE.format(parameters='irreducible(), Parameter("α", 0.1, float("inf"), (1, 2), "")', target="spec"), "give finite bounds"),
+        (NUMPY.replace('"mine"', '"auto"'), "named 'auto', and --law could not ask for it"),
+        (NUMPY.replace('"mine"', '"a,b"'), "named 'a,b', and --law could not ask for it"),
+        (NUMPY.replace('"mine"', "3"), "named 3, and --law could not ask for it"),
+        (MADE.format(parameters='irreducible(), exponent(7)', target="spec"), "a parameter is named 7"),
+        (NUMPY.replace("stages=1", 'stages=1, plain={"A": ("N", "α")}'), "the law mine has 'A': ('N', 'α') as plain"),
+        (NUMPY.replace("stages=1", 'stages=1, plain={"α": ("X", "α")}'), "the law mine has 'α': ('X', 'α') as plain"),
+        (NUMPY.replace("stages=1", 'stages=1, interaction="γ"'), "the interaction of the law mine is 'γ', which is no parameter of it: α"),
+        ("raise SystemExit(3)", "cannot be read as laws: 3"),
+        (CHANGES.format(taken='p["E"]'), "gives another number when it is asked again"),
+        (CHANGES.format(taken="x.repeats"), "gives another number when it is asked again"),
     ],
 )
 def test_a_broken_file_is_one_sentence(text: str, message: str, tmp_path: Path) -> None:
@@ -125,3 +145,47 @@ def test_a_law_that_raises_on_these_runs_is_named_and_no_other_is_harmed(own: Pa
     others = plan(*fit, laws=own, folder=tmp_path)
     assert others.returncode == 0 and others.stderr.count(said) == 1, others.stderr
     assert plan(*fit, "--law=chinchilla", laws=own, folder=tmp_path).returncode == 0
+
+
+def test_a_plan_that_a_law_has_no_number_for_is_refused_with_where_it_lies(own: Path, tmp_path: Path) -> None:
+    """A straight law falls below zero far out, and one that raises there is no better."""
+    names = [f"--map={ours}={theirs}" for ours, theirs in (("params_non_embedding", "N"), ("tokens_pt", "D"), ("loss_spec", "loss"))]
+    raises = RAISES.replace("> 5", "> 40").replace("five", "forty").replace("p[\"α\"] * x.log_n", "exp(-x.log_n * p[\"α\"])")
+    raises = raises.replace("import Law", "import Law, Parameter").replace("def formula", "from planner.laws.dual import exp\ndef formula")
+    cases = (STRAIGHT, "straight", "the law straight gives no number for "), (raises, "mine", "cannot be computed here (ValueError: forty runs are")
+    for text, law, said in cases:
+        own.write_text(text, encoding="utf-8")
+        fitted = plan("fit", "theirs.csv", f"--law={law}", *names, "--bootstrap=20", laws=own, folder=tmp_path)
+        assert fitted.returncode == 0, fitted.stderr
+        refused = plan("allocate", "--flops=1e22", "--law=law.json", "--allow-extrapolation", laws=own, folder=tmp_path)
+        assert refused.returncode == 2 and said in refused.stderr and "Traceback" not in refused.stderr, refused.stderr
+        assert refused.stderr.count("\n") == 1 and not (tmp_path / "allocation.json").exists(), refused.stderr
+        (tmp_path / "law.json").unlink()
+
+
+def test_a_law_whose_parameters_are_others_now_does_not_read_an_older_fit(own: Path, tmp_path: Path) -> None:
+    names = [f"--map={ours}={theirs}" for ours, theirs in (("params_non_embedding", "N"), ("tokens_pt", "D"), ("loss_spec", "loss"))]
+    assert plan("fit", "theirs.csv", "--law=product", *names, "--no-figures", "--bootstrap=20", laws=own, folder=tmp_path).returncode == 0
+    own.write_text(own.read_text(encoding="utf-8").replace('exponent("α"), exponent("β")', 'exponent("β"), exponent("α")'), encoding="utf-8")
+    refused = plan("allocate", "--flops=1e16", "--law=law.json", "--params=1M..10M", laws=own, folder=tmp_path)
+    assert refused.returncode == 2 and "product has other parameters now: E, A, β, α" in refused.stderr, refused.stderr
+
+
+WITHOUT = """from planner.laws.base import Law, amplitude, exponent, irreducible
+from planner.laws.dual import exp, log
+LAWS = (Law("mine", "E + A·N^−α + B·D_pt^−β·e^(−γ·S)", (irreducible(), amplitude("A"), exponent("α"), amplitude("B"), exponent("β"), exponent("γ")),
+            lambda p, x: p["E"] + p["A"] * exp(-x.log_n * p["α"]) + p["B"] * exp(-log(x.pt) * p["β"] - x.unique * p["γ"]), "here", "with a trunk"),)
+"""
+
+
+def test_a_law_that_is_infinite_without_general_tokens_is_not_said_to_pass_a_limit_that_nobody_set(tmp_path: Path) -> None:
+    path = tmp_path / "my_laws.py"
+    path.write_text(WITHOUT, encoding="utf-8")
+    n, d, s = (grid.ravel() for grid in np.meshgrid(np.geomspace(1e5, 1e7, 5), np.geomspace(1e7, 1e9, 5), [0.0, 1e6, 4e6], indexing="ij"))
+    loss = 1.5 + 0.8 * (n / 1e6) ** -0.2 + 0.8 * (d / 1e8) ** -0.3 * np.exp(-s / 1e7)
+    rows = [f"{one:.0f},{two:.0f},{three:.0f},{three:.0f},{four:.9g}" for one, two, three, four in zip(n, d, s, loss, strict=True)]
+    (tmp_path / "runs.csv").write_text("\n".join(["params_non_embedding,tokens_pt,tokens_spec,unique_spec,loss_spec", *rows]) + "\n")
+    assert plan("fit", "runs.csv", "--law=mine", "--no-figures", "--bootstrap=20", laws=path, folder=tmp_path).returncode == 0
+    asked = plan("allocate", "--flops=1e16", "--law=law.json", "--spec-tokens=4M", "--json", laws=path, folder=tmp_path)
+    arm = next(arm for arm in json.loads(asked.stdout)["arms"] if arm["name"] == "specialist only")
+    assert arm["plan"] is None and arm["note"] == "the law gives no finite loss for it", asked.stderr
