@@ -330,6 +330,13 @@ def test_all_measures_of_a_task_are_shown(tmp_path: Path, capsys: pytest.Capture
     assert "sample_len" not in out and "acc_stderr" not in out
 
 
+def test_names_of_tasks_may_have_spaces_after_their_commas(tasks: Path) -> None:
+    from planner.cli.evaluate import _tasks
+
+    first, second = _tasks("echoes, sciq", tasks)
+    assert isinstance(first, dict) and first["task"] == "echoes" and second == "sciq"
+
+
 _BESIDE = """
 import subprocess, sys
 from planner.train.harness import _quiet
