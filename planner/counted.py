@@ -19,7 +19,13 @@ _CHOSEN = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_k")
 """Names that configurations have for the experts a token is sent to."""
 _EXPERTS = {"gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"}
 """Last names of layers that peft takes for the experts' own in a mixture, and puts other adapters on: those are left without."""
-_UNLIKE = {"xlstm": "it is a recurrence", "llama4_text": "all its experts are multiplied by every token"}
+_UNLIKE = {
+    "xlstm": "it is a recurrence",
+    "llama4_text": "all its experts are multiplied by every token",
+    "longcat_flash": "some of the experts that a token is sent to multiply nothing",
+    "diffllama": "it attends with two sets of scores, over values of twice the width",
+    **dict.fromkeys(("dory", "hrm_text"), "its layers are gone through more than once"),
+}
 """Families whose modules do not tell what they cost."""
 _LAYERS = {"full_attention", "sliding_attention", "chunked_attention"}
 _PARTS = ("encoder_attn", "cross_attn", "crossattention", "vision", "indexer")

@@ -17,6 +17,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from planner.design.spec import read_sweep
+from planner.errors import PlannerError
+from planner.sweep import Sweep
 
 HERE = Path(__file__).parent
 QUESTIONS = 120
@@ -42,10 +44,11 @@ def bases(folder: Path) -> None:
 
 
 def sweep(folder: Path, *, checkpoints: bool = True) -> list[Path]:
-    """Build a recipe's corpus and run its sweep; return its checkpoints."""
+    """Build a recipe's corpus and run its sweep; return its checkpoints, and none of runs that were planned before its file was changed."""
     plan("corpus", "build", folder / "corpus.toml")
     plan("sweep", "run", folder, *(["--checkpoints"] if checkpoints else []), *OPTIONS)
-    return sorted((folder / "checkpoints").glob("n*")) if checkpoints else []
+    tips = Sweep.open(folder).tree.tips if checkpoints else []
+    return [made for tip in tips if (made := folder / "checkpoints" / tip.segment_id).is_dir()]
 
 
 def evaluate(folder: Path, made: Path, tasks: list[object]) -> None:
@@ -90,8 +93,9 @@ def astrollama() -> None:
     """Specialise one base with adapters on packed matrices; tell its perplexity against the base's."""
     folder = HERE / "astrollama"
     bases(folder)
-    (made,) = sweep(folder)
-    evaluate(folder, made, questions())
+    tasks = questions()
+    for made in sweep(folder):
+        evaluate(folder, made, tasks)
 
 
 def kale_lm_chem() -> None:
@@ -107,4 +111,8 @@ if __name__ == "__main__":
     recipes = {"llamat": llamat, "astrollama": astrollama, "kale_lm_chem": kale_lm_chem}
     if len(sys.argv) < 2 or sys.argv[1] not in recipes:
         sys.exit(f"name one recipe: {', '.join(recipes)}")
-    recipes[sys.argv[1]]()
+    try:
+        recipes[sys.argv[1]]()
+    except PlannerError as error:  # in a .toml file that was changed
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)

@@ -115,7 +115,7 @@ def _tasks(names: str | None, folder: Path | None) -> list[str | dict[str, Any]]
 
     files = task_files(folder) if folder is not None else {}
     found: list[str | dict[str, Any]] = []
-    for name in names.split(",") if names else files:
+    for name in map(str.strip, names.split(",")) if names else files:
         path = files.get(name) or (Path(name) if name.endswith((".yaml", ".yml")) else None)
         found.append(name if path is None else read_task(path))
     return found

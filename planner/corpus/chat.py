@@ -103,7 +103,8 @@ class ChatTemplate:
 
     def _text(self, messages: Sequence[dict[str, str]], generate: bool) -> str:
         try:
-            return self._template.render(messages=list(messages), add_generation_prompt=generate, **self._special)
+            # transformers states tools and documents also where there are none, and templates ask whether they are none.
+            return self._template.render(messages=list(messages), tools=None, documents=None, add_generation_prompt=generate, **self._special)
         except Exception as error:  # a template can raise any kind, from its operators and filters too
             what = str(error) or type(error).__name__
             raise InputError(f"the chat template refuses a conversation: {what}", remedy="mend the pairs or the template") from error

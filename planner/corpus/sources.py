@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import string
+import warnings
 import zlib
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from planner.corpus.config import Source
-from planner.errors import InputError, MissingDependencyError
+from planner.errors import InputError, MissingDependencyError, PlannerWarning
 
 
 def read_documents(source: Source, folder: Path) -> Iterator[str]:
@@ -55,10 +56,16 @@ def read_pairs(source: Source, folder: Path) -> Iterator[tuple[list[dict[str, st
         name = path.name.removesuffix(".gz").removesuffix(".zst")
         if not name.endswith((".json", ".jsonl")):
             raise InputError(f"source {path} of pairs is neither JSON Lines nor JSON", remedy="give a .jsonl file with a pair a line")
+        read = taken = 0
         for item, where in _json_items(path, lines=name.endswith(".jsonl")):
+            read += 1
             for messages in _conversation(source, item, where):
                 found = True
+                taken += 1
                 yield messages, where
+        if 0 < taken < read and not source.package:  # of a package's records many are meant for something else
+            why = "a field of their prompt or of their response is absent, empty or too short"
+            warnings.warn(f"{read - taken} of the {read} records of {path} are left out: {why}", PlannerWarning, stacklevel=2)
     if not found:
         raise InputError(f"source {source.path!r} of {source.domain} holds no pairs", remedy="check its path, prompt and response")
 

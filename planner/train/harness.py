@@ -135,17 +135,21 @@ def run_tasks(
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Drop what is written to stderr: the harness's progress bars, and git's word, which it asks for a commit, that this is no repository."""
-    sys.stderr.flush()
-    kept = os.dup(2)
+    """Drop what is written beside the answer, which may be JSON on stdout: the harness's progress bars and words on its bootstrap, git's on a commit."""
+    streams = {1: sys.stdout, 2: sys.stderr}
+    for stream in streams.values():
+        stream.flush()
+    kept = {number: os.dup(number) for number in streams}
     try:
         with open(os.devnull, "wb") as nothing:
-            os.dup2(nothing.fileno(), 2)
+            for number in streams:
+                os.dup2(nothing.fileno(), number)
         yield
     finally:
-        sys.stderr.flush()
-        os.dup2(kept, 2)
-        os.close(kept)
+        for number, stream in streams.items():
+            stream.flush()
+            os.dup2(kept[number], number)
+            os.close(kept[number])
 
 
 def _tokenizer(checkpoint: Path) -> Any:

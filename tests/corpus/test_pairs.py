@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,8 +13,9 @@ import pytest
 from planner.corpus.build import build_corpus
 from planner.corpus.chat import ChatTemplate
 from planner.corpus.config import Source, TokenizerSettings, read_settings
+from planner.corpus.sources import read_pairs
 from planner.corpus.store import Corpus
-from planner.errors import InputError
+from planner.errors import InputError, PlannerWarning
 from tests.conftest import settings
 
 CHATML = (
@@ -24,13 +26,14 @@ MARKED = (
     "{{ bos_token }}{%- for message in messages %}\n{%- if message.role == 'assistant' -%}\n {% generation %}{{ message.content | trim }}{{ eos_token }}"
     "{% endgeneration %}\n{%- else -%} [INST] {{ message.content }} [/INST]{%- endif -%}{%- endfor -%}"
 )
+TOOLS = "{% if tools is not none or documents is not none %}<|im_start|>system\nYou have tools.<|im_end|>\n{% endif %}" + CHATML
 TALK = [
     {"role": "user", "content": "What is Zürich?"}, {"role": "assistant", "content": "A city on a lake."},
     {"role": "user", "content": "Where?"}, {"role": "assistant", "content": "In Switzerland – in the north."},
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("template", [CHATML, MARKED])
+@pytest.mark.parametrize("template", [CHATML, MARKED, TOOLS])
 def test_text_is_that_of_transformers_and_spans_are_the_responses(corpus: Corpus, template: str) -> None:
     transformers = pytest.importorskip("transformers")
     tokenizer = transformers.AutoTokenizer.from_pretrained(corpus.tokenizer_path)
@@ -39,7 +42,7 @@ def test_text_is_that_of_transformers_and_spans_are_the_responses(corpus: Corpus
     tokenizer.bos_token, tokenizer.eos_token = "<s>", "</s>"
     assert rendered.text == tokenizer.apply_chat_template(TALK, tokenize=False, chat_template=template)
     answers = [rendered.text[start:stop] for start, stop in rendered.spans]
-    close = "<|im_end|>\n" if template is CHATML else "</s>"
+    close = "</s>" if template is MARKED else "<|im_end|>\n"
     assert [answer.strip() for answer in answers] == [(TALK[1]["content"] + close).strip(), (TALK[3]["content"] + close).strip()]
 
 
@@ -160,3 +163,15 @@ def test_a_conversation_that_the_template_refuses_is_named_by_file_and_line(text
     wanted = replace(stated, sources=(stated.sources[0], Source("asked", "pairs", "refused.jsonl")), chat_template=template)
     with pytest.raises(InputError, match=r"refused\.jsonl, line 4: the chat template refuses a conversation: no such prompt; mend the pairs"):
         build_corpus(wanted, tmp_path / "corpus")
+
+
+def test_pairs_that_are_left_out_for_an_empty_field_are_told(tmp_path: Path) -> None:
+    """Most of Alpaca's records have no input, and a template of fields skips them."""
+    records = [{"instruction": f"Say {k}.", "input": "" if k % 3 else "loudly", "output": str(k)} for k in range(9)]
+    (tmp_path / "alpaca.json").write_text(json.dumps(records))
+    source = Source("talk", "pairs", "alpaca.json", prompt="{instruction} {input}", response="output")
+    with pytest.warns(PlannerWarning, match="6 of the 9 records of .*alpaca.json are left out: a field of their prompt"):
+        assert len(list(read_pairs(source, tmp_path))) == 3
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(list(read_pairs(replace(source, prompt="instruction"), tmp_path))) == 9
