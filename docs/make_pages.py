@@ -12,12 +12,12 @@ from typing import NamedTuple
 ROOT = Path(__file__).parents[1]
 ANSWERS = (
     ("`plan allocate`: kind `allocation`", "planner/allocate/allocation.py", ("Allocation", "Plan", "Arm", "Worth")),
-    ("its field `general`, under a limit on the general loss", "planner/allocate/retention.py", ("Kept",)),
+    ("the field `general` of an allocation, a choice and a domain, under a limit on the general loss", "planner/allocate/retention.py", ("Kept",)),
     ("`plan allocate --base`: kind `bases`", "planner/allocate/base_answer.py", ("BaseAllocation", "Choice", "Guess", "Way", "Kept")),
     ("`plan allocate --domains`: kind `domains`", "planner/allocate/domains/answer.py", ("DomainsAllocation", "Structure", "DomainPlan", "Knowing")),
-    ("the field `felt` of both, of the plan that is recommended", "planner/allocate/felt.py", ("Felt",)),
-    ("the field `cost` of all three", "planner/allocate/budget.py", ("Cost",)),
-    ("its field `around`", "planner/allocate/domains/around.py", ("Around",)),
+    ("the field `felt` of kinds `allocation` and `bases`, of the plan that is recommended", "planner/allocate/felt.py", ("Felt",)),
+    ("the field `cost` of kinds `allocation`, `bases` and `domains`", "planner/allocate/budget.py", ("Cost",)),
+    ("the field `around` of kind `domains`", "planner/allocate/domains/around.py", ("Around",)),
     ("`plan scaling`: kind `scaling`", "planner/allocate/curves.py", ("Scaling", "Curve", "Optimum", "Exponent", "BreakEven")),
 )
 ANSWERS_HEAD = """# The answers as files
@@ -46,8 +46,9 @@ STATED = {"name": "its folder's", "seed": "`0`"}
 """Defaults of a file that are none in the code."""
 SETTINGS_HEAD = """# All settings
 
-What `corpus.toml` (`plan corpus build`) and `sweep.toml` (`plan sweep`) may state; anything else is refused by name. Counts may be written as numbers
-or as text with a unit, such as `20000` or `"20k"`; paths are relative to the file. `sweeps/medicine/` has one of each.
+What `corpus.toml` (`plan corpus build`) and `sweep.toml` (`plan sweep`) may state; anything else is refused by name. Counts in
+`sweep.toml`, but for its `[recipe]`, may be written as numbers or as text with a unit, such as `20000` or `"20k"`; paths are relative to
+the file. `sweeps/medicine/` has one of each.
 Made by `python docs/make_pages.py` from the code.
 """
 KINDS = {"str": "text", "int": "whole number", "float": "number", "bool": "true or false", "Path": "folder"}

@@ -68,7 +68,7 @@ SCHEMA: dict[str, tuple[str, str]] = {
     "flops": ("FLOPs", "training, exact for the shape"),
     "flops_6nd": ("FLOPs", "6·N·D with non-embedding parameters"),
     "learning_rate": ("1", "peak rate"),
-    "status": ("text", "ok or diverged; another word is flagged"),
+    "status": ("text", "ok or diverged, or a word for one of them such as done or nan; another word is flagged"),
     "flags": ("text", "reasons to keep the row out of a fit, joined by ;"),
     "reason": ("text", "why it diverged"),
     "recipe": ("text", "fingerprint of the recipe; different ones are never mixed in a fit"),
