@@ -39,7 +39,7 @@ def launch(
     seed: Annotated[int, typer.Option(min=0, max=2**53, help="Seed of initialisation and data order.")] = 0,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     threads: Annotated[
-        int | None, typer.Option(min=1, max=1024, help="Threads of a rank; the cores shared out by default, under Slurm 1, on cuda 8.")
+        int | None, typer.Option(min=1, max=1024, help="Threads of a rank; by default all cores shared out, under Slurm and Ray 1, under Slurm on cuda 8.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be trained, and what it takes.")] = False,
     ranks: Annotated[int, typer.Option(min=1, help="Processes that train the run together, one a GPU. May change when a run goes on.")] = 1,
