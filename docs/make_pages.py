@@ -23,8 +23,8 @@ ANSWERS = (
 ANSWERS_HEAD = """# The answers as files
 
 What `plan allocate` and `plan scaling` write, and print with `--json`: one JSON object with `kind`, `schema_version`, `created` [UTC], `inputs` (SHA-256
-of each file that was read) and the fields of the first table of its section. Tokens and parameters are counts, losses nats/token, FLOPs training FLOPs,
-shares from 0 to 1, fields that end in `percent` per cent; `null` stands for none, and for infinity.
+of each law, table and file of domains that was read) and the fields of the first table of its section. Tokens and parameters are counts, losses
+nats/token, FLOPs training FLOPs, shares from 0 to 1, fields that end in `percent` per cent; `null` stands for none, and for infinity.
 Made by `python docs/make_pages.py` from the code.
 """
 CORPUS, SWEEP = "planner/corpus/config.py", "planner/design/spec.py"
