@@ -56,7 +56,7 @@ class Recipe:
     """Matrices start normal with deviation init_scale/sqrt(fan_in), embeddings and output with half of it; those that write the residual stream are
     divided by sqrt(2·layers)."""
     spike_factor: float = 1.6
-    """A run whose smoothed training loss passes this multiple of its best is stopped as diverged; a launch on ranks is rolled back first."""
+    """A run whose smoothed training loss passes this multiple of its best is stopped as diverged; a launched one is rolled back first."""
     special_lr_multiplier: float = 1.0
     """Peak rate of the specialist stage over that of the general stage."""
     rewarm_steps: int = 20

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from planner.cli import compiling
 from planner.cli.compiling import FLAGS, compiled_among
 from planner.cli.console import say
 from planner.cli.tables import table
@@ -47,7 +46,7 @@ def launch(
     address: Annotated[str | None, typer.Option(help="Ray cluster, such as auto or 10.0.0.4:6379; by default Ray starts here, on loopback.")] = None,
     precision: Annotated[str | None, typer.Option(help="fp32 or bf16 (reductions in fp32); bf16 on a GPU by default.")] = None,
     micro_batch: Annotated[int | None, typer.Option(min=1, help="Sequences a rank's forward pass; gradients are added up to the plan's batch.")] = None,
-    compiled: Annotated[bool | None, typer.Option(FLAGS, help=f"{compiling.HELP} Of a run on ranks layer by layer, and only with --compile.")] = None,
+    compiled: Annotated[bool | None, typer.Option(FLAGS, help="Whether to use torch.compile, layer by layer; not by default.")] = None,
     checkpoint_activations: Annotated[bool, typer.Option("--checkpoint-activations", help="Compute layers again in the backward pass.")] = False,
     shard_ranks: Annotated[int | None, typer.Option(min=1, help="Ranks that share one copy of the model; all by default.")] = None,
     save_every: Annotated[int | None, typer.Option(min=1, help="Steps between two states; a twentieth of the run by default, at least 200.")] = None,

@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     from planner.launch.watch import Progress
 
 HELP = (
-    "Show how a run on ranks is doing, wherever they train: measured beside forecast, speed, time left. A launch in one process shows its own bar.\n\n"
-    "Example: plan watch launches/first\n\n"
+    "Show how a launched run is doing, wherever it trains: measured beside forecast, speed, time left.\n\nExample: plan watch launches/first\n\n"
     "Example: plan watch launches/many/medicine"
 )
 
