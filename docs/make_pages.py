@@ -12,19 +12,19 @@ from typing import NamedTuple
 ROOT = Path(__file__).parents[1]
 ANSWERS = (
     ("`plan allocate`: kind `allocation`", "planner/allocate/allocation.py", ("Allocation", "Plan", "Arm", "Worth")),
-    ("its field `general`, under a limit on the general loss", "planner/allocate/retention.py", ("Kept",)),
+    ("the field `general` of an allocation, a choice and a domain, under a limit on the general loss", "planner/allocate/retention.py", ("Kept",)),
     ("`plan allocate --base`: kind `bases`", "planner/allocate/base_answer.py", ("BaseAllocation", "Choice", "Guess", "Way", "Kept")),
     ("`plan allocate --domains`: kind `domains`", "planner/allocate/domains/answer.py", ("DomainsAllocation", "Structure", "DomainPlan", "Knowing")),
-    ("the field `felt` of both, of the plan that is recommended", "planner/allocate/felt.py", ("Felt",)),
-    ("the field `cost` of all three", "planner/allocate/budget.py", ("Cost",)),
-    ("its field `around`", "planner/allocate/domains/around.py", ("Around",)),
+    ("the field `felt` of kinds `allocation` and `bases`, of the plan that is recommended", "planner/allocate/felt.py", ("Felt",)),
+    ("the field `cost` of kinds `allocation`, `bases` and `domains`", "planner/allocate/budget.py", ("Cost",)),
+    ("the field `around` of kind `domains`", "planner/allocate/domains/around.py", ("Around",)),
     ("`plan scaling`: kind `scaling`", "planner/allocate/curves.py", ("Scaling", "Curve", "Optimum", "Exponent", "BreakEven")),
 )
 ANSWERS_HEAD = """# The answers as files
 
 What `plan allocate` and `plan scaling` write, and print with `--json`: one JSON object with `kind`, `schema_version`, `created` [UTC], `inputs` (SHA-256
-of each file that was read) and the fields of the first table of its section. Tokens and parameters are counts, losses nats/token, FLOPs training FLOPs,
-shares from 0 to 1, fields that end in `percent` per cent; `null` stands for none, and for infinity.
+of each law, table and file of domains that was read) and the fields of the first table of its section. Tokens and parameters are counts, losses
+nats/token, FLOPs training FLOPs, shares from 0 to 1, fields that end in `percent` per cent; `null` stands for none, and for infinity.
 Made by `python docs/make_pages.py` from the code.
 """
 CORPUS, SWEEP = "planner/corpus/config.py", "planner/design/spec.py"
@@ -46,8 +46,9 @@ STATED = {"name": "its folder's", "seed": "`0`"}
 """Defaults of a file that are none in the code."""
 SETTINGS_HEAD = """# All settings
 
-What `corpus.toml` (`plan corpus build`) and `sweep.toml` (`plan sweep`) may state; anything else is refused by name. Counts may be written as numbers
-or as text with a unit, such as `20000` or `"20k"`; paths are relative to the file. `sweeps/medicine/` has one of each.
+What `corpus.toml` (`plan corpus build`) and `sweep.toml` (`plan sweep`) may state; anything else is refused by name. Counts in
+`sweep.toml`, but for its `[recipe]`, may be written as numbers or as text with a unit, such as `20000` or `"20k"`; paths are relative to
+the file. `sweeps/medicine/` has one of each.
 Made by `python docs/make_pages.py` from the code.
 """
 KINDS = {"str": "text", "int": "whole number", "float": "number", "bool": "true or false", "Path": "folder"}

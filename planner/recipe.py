@@ -43,7 +43,7 @@ class Recipe:
     lr_reference_params: float = 1e5
     """Size at which the rate equals the coefficient [non-embedding parameters]."""
     weight_decay: float = 0.1
-    """Decoupled decay of matrices (AdamW); norms and embeddings are not decayed."""
+    """Decoupled decay of matrices (AdamW); norms, biases, embeddings, the output layer and adapters are not decayed."""
     beta1: float = 0.9
     """AdamW's first-moment decay."""
     beta2: float = 0.95
@@ -53,9 +53,10 @@ class Recipe:
     clip_norm: float = 1.0
     """Largest global gradient norm."""
     init_scale: float = 1.0
-    """Matrices start normal with deviation init_scale/sqrt(fan_in); those that write the residual stream are divided by sqrt(2·layers)."""
+    """Matrices start normal with deviation init_scale/sqrt(fan_in), embeddings and output with half of it; those that write the residual stream are
+    divided by sqrt(2·layers)."""
     spike_factor: float = 1.6
-    """A run whose smoothed training loss passes this multiple of its best is stopped as diverged."""
+    """A run whose smoothed training loss passes this multiple of its best is stopped as diverged; a launched one is rolled back first."""
     special_lr_multiplier: float = 1.0
     """Peak rate of the specialist stage over that of the general stage."""
     rewarm_steps: int = 20
@@ -65,7 +66,7 @@ class Recipe:
     lora_alpha: float = 32.0
     """Adapters are scaled by alpha/rank (arXiv 2106.09685)."""
     lora_targets: tuple[str, ...] = TARGETS
-    """Matrices of each layer that adapters sit on."""
+    """Matrices of each layer that adapters sit on, of q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj and down_proj."""
     lora_lr_multiplier: float = 1.0
     """Peak rate of adapters over that of training all parameters in the same stage."""
 

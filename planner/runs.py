@@ -68,7 +68,7 @@ SCHEMA: dict[str, tuple[str, str]] = {
     "flops": ("FLOPs", "training, exact for the shape"),
     "flops_6nd": ("FLOPs", "6·N·D with non-embedding parameters"),
     "learning_rate": ("1", "peak rate"),
-    "status": ("text", "ok or diverged; another word is flagged"),
+    "status": ("text", "ok or diverged, or a word for one of them such as done or nan; another word is flagged"),
     "flags": ("text", "reasons to keep the row out of a fit, joined by ;"),
     "reason": ("text", "why it diverged"),
     "recipe": ("text", "fingerprint of the recipe; different ones are never mixed in a fit"),
@@ -83,6 +83,8 @@ SCHEMA: dict[str, tuple[str, str]] = {
 COUNTS = ("count", "parameters", "tokens", "steps", "FLOPs")
 """Units of what may be written as 30B or 1,200,000."""
 REQUIRED = ("params_non_embedding", "loss_spec")
+NAMES = ("run_id", "trunk_id", "recipe", "corpus", "sweep", "base")
+"""Columns of names and fingerprints: one of digits alone, or with an e among them, is no number."""
 
 
 @lru_cache
@@ -147,7 +149,8 @@ def read_runs(path: Path | str, mapping: Mapping[str, str] | None = None) -> Dat
     if not path.is_file():
         raise InputError(f"there is no runs table {path}", remedy="check the path, or run plan sweep run")
     mapping = {ours: theirs.strip() for ours, theirs in (mapping or {}).items()}
-    frame = _rename(read_frame(path, {*SCHEMA, *mapping.values()}), mapping, path)
+    names = {mapping.get(name, name) for name in NAMES} - {theirs for ours, theirs in mapping.items() if ours not in NAMES}
+    frame = _rename(read_frame(path, {*SCHEMA, *mapping.values()}, names), mapping, path)
     header = 1 if path.suffix.lower() not in LINES else 0
     for name in REQUIRED:
         if name not in frame:

@@ -26,12 +26,13 @@ MOST_NAMES, LONGEST_NAME = 40, 60
 """Columns that a message names, and characters of each."""
 
 
-def read_frame(path: Path, used: set[str]) -> DataFrame:
+def read_frame(path: Path, used: set[str], names: set[str]) -> DataFrame:
     """Read CSV, JSON Lines or parquet.
 
     Args:
         path: the file.
         used: columns that will be read.
+        names: those of them whose cells are names, though every one be digits, as a fingerprint may be.
 
     Raises:
         InputError: another kind of file, or a column that is read twice in the header.
@@ -49,12 +50,12 @@ def read_frame(path: Path, used: set[str]) -> DataFrame:
             nullable = [name for name, dtype in frame.dtypes.items() if pd.api.types.is_extension_array_dtype(dtype)]
             frame[nullable] = frame[nullable].astype(object).where(frame[nullable].notna(), math.nan)
         elif kind in LINES:
-            frame = pd.read_json(path, lines=True)
+            frame = pd.read_json(path, lines=True, dtype=dict.fromkeys(names, object))
         else:
-            _check_header(path, used)
+            header = _check_header(path, used)
             with warnings.catch_warnings():
                 warnings.simplefilter("error", pd.errors.ParserWarning)  # rows longer than the header would be cut short
-                frame = pd.read_csv(path, index_col=False)
+                frame = pd.read_csv(path, index_col=False, dtype={name: str for name in header if name.strip() in names})
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not text in UTF-8", remedy="save it as CSV in UTF-8") from error
     except (pd.errors.ParserError, pd.errors.ParserWarning) as error:
@@ -102,16 +103,18 @@ def _uneven(path: Path, error: Exception) -> InputError:
     return InputError(f"{path} cannot be read as a table: {str(error).splitlines()[0]}", remedy="give CSV, JSON Lines or parquet")
 
 
-def _check_header(path: Path, used: set[str]) -> None:
-    """Refuse columns that no commas separate, and names that stand there twice, of which pandas would take the first."""
+def _check_header(path: Path, used: set[str]) -> list[str]:
+    """Refuse columns that no commas separate, and names that stand there twice, of which pandas would take the first; return them as they stand there."""
     import pandas as pd
 
-    names = [str(name).strip() for name in pd.read_csv(path, header=None, nrows=1, dtype=str).iloc[0].tolist()]
+    written = [str(name) for name in pd.read_csv(path, header=None, nrows=1, dtype=str).iloc[0].tolist()]
+    names = [name.strip() for name in written]
     for mark, said in SEPARATORS.items():
         if len(names) == 1 and mark in names[0]:
             remedy = "save it with commas between the columns, and points, not commas, within numbers"
             raise InputError(f"{path} has {said} between its columns ({names[0][:LONGEST_NAME]!r})", remedy=remedy)
     _check_names(path, names, used)
+    return written
 
 
 def _check_names(path: Path, names: list[str], used: set[str]) -> None:

@@ -13,7 +13,7 @@ from planner.cli.main import app
 from planner.errors import DataError, InputError, PlannerWarning
 from planner.fit.data import fit_data
 from planner.fit.fitted import FittedLaw
-from planner.runs import read_runs
+from planner.runs import one_recipe, read_runs
 from planner.units import parse_count, parse_share
 
 HEAD = "params_non_embedding,tokens_pt,loss_spec"
@@ -299,3 +299,21 @@ def test_perplexities_are_taken_for_no_losses(tmp_path: Path) -> None:
     lines = [",".join([*row.split(",")[:2], str(np.exp(float(row.split(",")[2])))]) for row in rows()]
     with pytest.raises(InputError, match="are these perplexities"):
         read_runs(write(tmp_path / "runs.csv", HEAD, lines))
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+def test_a_fingerprint_of_digits_is_no_number(ending: str, tmp_path: Path) -> None:
+    # One recipe in 2,000 has one of digits alone, and of two with an e among them pandas makes one number, which is not finite.
+    for recipes in (["5026356245165753"], ["0012345678901234"], ["12345678e9012345", "9876543210e12345"]):
+        lines = [f"{row},{recipes[number % len(recipes)]},0{number}" for number, row in enumerate(rows())]
+        path = write(tmp_path / "runs.csv", f"{HEAD}, recipe ,run_id", lines)
+        if ending == "jsonl":
+            cells = [line.split(",") for line in lines]
+            records = [{**dict(zip(HEAD.split(","), map(float, cell), strict=False)), "recipe": cell[3], "run_id": cell[4]} for cell in cells]
+            path = tmp_path / "runs.jsonl"
+            path.write_text("".join(json.dumps(record) + "\n" for record in records))
+        frame = read_runs(path)
+        assert set(frame["recipe"]) == set(recipes) and list(frame["run_id"][:2]) == ["00", "01"]
+        if len(recipes) > 1:
+            with pytest.raises(DataError, match="2 fingerprints of recipe"):
+                one_recipe(frame)

@@ -141,8 +141,8 @@ class Allocation:
     arms: tuple[Arm, ...]
     """Other ways to spend the budget, such as specialist text alone."""
     extrapolation: dict[str, float]
-    """By what factor the plan lies outside the support on each axis; 1 is inside, None (infinity) where it has some and no run has, or none and every
-    run has."""
+    """By what factor the plan lies outside the runs of the law on each axis; 1 is inside, None (infinity) where it has some of what no run has, or none of
+    what every run has."""
     warnings: tuple[str, ...]
     curve: dict[str, list[float]]
     """Best loss by share of specialist tokens, for the figure."""

@@ -39,8 +39,8 @@ class Choice:
     bytes_per_gpu: float
     """Least memory of one GPU."""
     extrapolation: dict[str, float]
-    """By what factor it lies outside the support on each axis; 1 is inside, None (infinity) where it has some and no run has, or none and every
-    run has."""
+    """By what factor it lies outside the runs of the law on each axis; 1 is inside, None (infinity) where it has some of what no run has, or none of
+    what every run has."""
     general: dict[str, Any] | None = None
     """The general loss, where it is limited: the fields of `retention.Kept`; what is replayed is in the plan's `tokens_pt` beside what is sunk."""
     higher_percent: float = 0.0

@@ -28,8 +28,8 @@ class Optimum:
     """Repeats included."""
     epochs_interval: tuple[float, float]
     extrapolation: dict[str, float]
-    """By what factor the plan lies outside the support on each axis; 1 is inside, None (infinity) where it has some and no run has, or none and every
-    run has."""
+    """By what factor the plan lies outside the runs of the law on each axis; 1 is inside, None (infinity) where it has some of what no run has, or none of
+    what every run has."""
     limits: tuple[str, ...]
     """Ends of the search that the plan stands at, such as "most epochs" or "budget left over"; empty for an optimum inside."""
 

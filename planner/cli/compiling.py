@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from planner.design.tree import Tree
 
 FLAGS = "--compile/--no-compile"
-HELP = "torch.compile: on CPUs, for models that train for ten minutes, unless one is given."
+HELP = "Whether to use torch.compile; by default on CPUs, for models that train for ten minutes or more."
 Compiled: TypeAlias = Annotated[bool | None, typer.Option(FLAGS, help=HELP)]
 
 

@@ -47,7 +47,7 @@ def design(
     prior: Annotated[bool, typer.Option("--prior", help="Design from the start ranges of --form, nothing fitted.")] = False,
     form: Annotated[list[str] | None, typer.Option(help="With --prior: a law by name (plan laws); repeatable.")] = None,
     target_flops: Annotated[
-        str | None, typer.Option(help=f"Budget of the recommendation; {TARGET_FACTOR:g} times the largest run of the law, or here, by default.")
+        str | None, typer.Option(help=f"Budget of the recommendation; {TARGET_FACTOR:g} times the law's largest run, or the dearest on offer, by default.")
     ] = None,
     spec_tokens: Annotated[str | None, typer.Option(help="Distinct specialist tokens at the target; all of the corpus by default.")] = None,
     decision: Annotated[

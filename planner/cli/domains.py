@@ -164,8 +164,8 @@ def _flatness(answer: DomainsAllocation) -> Iterator[str]:
         params, share = ([around[f"{name}_{kind}"] for kind in ("within", "interval")] for name in ("params", "share"))
         yield (
             f"within {100 * answer.request['tolerance']:.3g} % of the best loss: {_counts(params[0])} parameters, "
-            f"{general} of {percent(share[0])} of the training tokens; 90 % interval of the best by each "
-            f"refit of the laws: {_counts(params[1])}, {percent(share[1])}"
+            f"{general} of {percent(share[0])} of the training tokens; 90 % interval of the best by single "
+            f"refits of the laws: {_counts(params[1])}, {percent(share[1])}"
         )
     if around.get("regret_expected_percent") is not None:
         yield f"regret, expected / 90 %: {around['regret_expected_percent']:.2f} % / {around['regret_90_percent']:.2f} %"

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from planner.cli import compiling
 from planner.cli.compiling import FLAGS, compiled_among
 from planner.cli.console import say
 from planner.cli.tables import table
@@ -39,7 +38,7 @@ def launch(
     seed: Annotated[int, typer.Option(min=0, max=2**53, help="Seed of initialisation and data order.")] = 0,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     threads: Annotated[
-        int | None, typer.Option(min=1, max=1024, help="Threads of a rank; the cores shared out by default, under Slurm 1, on cuda 8.")
+        int | None, typer.Option(min=1, max=1024, help="Threads of a rank; by default all cores shared out, under Slurm and Ray 1, under Slurm on cuda 8.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be trained, and what it takes.")] = False,
     ranks: Annotated[int, typer.Option(min=1, help="Processes that train the run together, one a GPU. May change when a run goes on.")] = 1,
@@ -47,7 +46,7 @@ def launch(
     address: Annotated[str | None, typer.Option(help="Ray cluster, such as auto or 10.0.0.4:6379; by default Ray starts here, on loopback.")] = None,
     precision: Annotated[str | None, typer.Option(help="fp32 or bf16 (reductions in fp32); bf16 on a GPU by default.")] = None,
     micro_batch: Annotated[int | None, typer.Option(min=1, help="Sequences a rank's forward pass; gradients are added up to the plan's batch.")] = None,
-    compiled: Annotated[bool | None, typer.Option(FLAGS, help=f"{compiling.HELP} Of a run on ranks layer by layer, and only with --compile.")] = None,
+    compiled: Annotated[bool | None, typer.Option(FLAGS, help="Whether to use torch.compile, layer by layer; not by default.")] = None,
     checkpoint_activations: Annotated[bool, typer.Option("--checkpoint-activations", help="Compute layers again in the backward pass.")] = False,
     shard_ranks: Annotated[int | None, typer.Option(min=1, help="Ranks that share one copy of the model; all by default.")] = None,
     save_every: Annotated[int | None, typer.Option(min=1, help="Steps between two states; a twentieth of the run by default, at least 200.")] = None,

@@ -49,8 +49,8 @@ class DomainPlan:
     max_loss: float | None
     """Required loss [nats/token]."""
     extrapolation: dict[str, float]
-    """By what factor it lies outside the support of its law on each axis; 1 is inside, None (infinity) where it has some and no run has, or none and every
-    run has."""
+    """By what factor it lies outside the runs of its law on each axis; 1 is inside, None (infinity) where it has some of what no run has, or none of
+    what every run has."""
     shape: dict[str, Any] | None = None
     params_total: float | None = None
     general: dict[str, Any] | None = None

@@ -30,10 +30,10 @@ class Around:
     share_within: tuple[float, float] | None
     """Shares of the trunk in all training tokens, of the same plans."""
     params_interval: tuple[float, float] | None
-    """90 % interval over the resamples of the best size."""
+    """90 % interval over a dozen resamples of the best size, over fewer of more than 50 domains, six from 100 on."""
     share_interval: tuple[float, float] | None
     regret_expected_percent: float | None
-    """Mean over the resamples of how much higher the recommendation's weighted loss is than that of the resample's own best plan; None where required
+    """Mean over the same resamples of how much higher the recommendation's weighted loss is than that of the resample's own best plan; None where required
     losses decide."""
     regret_90_percent: float | None
     """What it stays under in 90 % of them."""
