@@ -33,11 +33,6 @@ class DomainOutcome:
     general_forecast: tuple[float, float, float] | None = None
     """General loss and its interval [nats/token], where the plan was under a limit on it."""
 
-    @property
-    def inside(self) -> bool:
-        """Whether the outcome lies inside the interval."""
-        return self.low <= self.measured <= self.high
-
 
 @dataclass(frozen=True)
 class DomainsVerification:
