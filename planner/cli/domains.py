@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from planner.cli.allocation_tables import percent, show_worths
-from planner.cli.answers import ANSWERS, refuse_idle
+from planner.cli.answers import ANSWERS, beside, refuse_idle
 from planner.cli.console import bar, say
 from planner.cli.paths import apart, replaceable
 from planner.cli.tables import table
@@ -39,11 +38,7 @@ def answer_many(
     with bar("what each law is worth", 1.0) if ask_laws else nullcontext() as shown:
         told = (lambda share: shown.update(share, "domains")) if shown is not None else (lambda share: None)
         answer = allocate_domains(request, robust=robust, allow_extrapolation=allow_extrapolation, ask_laws=ask_laws, progress=told)
-    for law, source in answer.sources.items():  # both kept relative to the answer, so that a project folder can move as a whole
-        source["law_path"] = os.path.relpath(Path(law).resolve(), out.resolve().parent)
-        if source.get("corpus_path"):
-            where = os.path.normpath(Path(law).resolve().parent / source["corpus_path"])
-            source["corpus_path"] = os.path.relpath(where, out.resolve().parent)
+    answer = replace(answer, sources={law: beside(source, Path(law), out) for law, source in answer.sources.items()})
     answer.save(out, {"domains": sha256_file(path), **{str(file): sha256_file(file) for file in files}})
     return answer
 
