@@ -225,7 +225,7 @@ class _Batch:
     def _event(self, body: dict[str, Any]) -> Event:
         if "outcome" not in body:
             return Event("failed", self.job, message=str(body.get("message")))
-        return Event("finished", self.job, result=Result(self.job.segment.segment_id, body["outcome"], body["seconds"], body["reason"]))
+        return Event("finished", self.job, result=Result(body["outcome"], body["seconds"], body["reason"]))
 
     @property
     def left(self) -> bool:

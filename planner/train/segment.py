@@ -117,13 +117,13 @@ def run_segment(job: Job, *, report: Callable[[int], None] | None = None) -> Res
             write_record(job, loop.seconds, {}, status="diverged", reason=str(error))
         else:
             write_artifact(job.diverged_path, "diverged", 1, {"reason": str(error)})
-        return Result(segment.segment_id, "diverged", time.perf_counter() - started, str(error))
+        return Result("diverged", time.perf_counter() - started, str(error))
     loop.seconds += time.perf_counter() - started
     if segment.cell is None or job.labels.get("keep_state"):
         save_state(job.state_path, model, optimiser, loop)
     if segment.cell is not None:
         write_record(job, loop.seconds, losses, status="ok", reason=None)
-    return Result(segment.segment_id, "done", time.perf_counter() - started)
+    return Result("done", time.perf_counter() - started)
 
 
 def _train(
