@@ -214,5 +214,5 @@ def evaluate(job: Job, corpus: Corpus, model: torch.nn.Module, device: torch.dev
         if not math.isfinite(loss):
             raise Diverged(f"the held-out loss on {domain} is {loss}")
         found[f"loss_{key}"] = loss
-        found[f"bpb_{key}"] = loss / math.log(2) / corpus.bytes_per_token(domain, "heldout")
+        found[f"bpb_{key}"] = loss / math.log(2) / corpus.bytes_per_token(domain)
     return found
