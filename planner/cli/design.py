@@ -274,6 +274,7 @@ def _setting(
         DataError: the sweep's recipe is another than the law's.
     """
     from planner.corpus import Corpus
+    from planner.design.spec import SweepSpec
     from planner.next_runs.candidates import Setting
     from planner.recipe import Recipe
 
@@ -314,5 +315,5 @@ def _setting(
             raise InputError(f"--max-epochs {epochs:g} is not a number from 1", remedy="give one such as 16")
     used = [cell.seed for cell in sweep.listed] + [number for grid in sweep.grids for number in grid.seeds] if sweep else [0]
     chosen = seed if seed is not None else max(used) + 1 if law else 0
-    eval_tokens = sweep.eval_tokens if sweep else int(source.get("eval_tokens", 65536))
+    eval_tokens = sweep.eval_tokens if sweep else int(source.get("eval_tokens", SweepSpec.eval_tokens))
     return Setting(recipe, vocab, unique, max(1.0, epochs), eval_tokens, chosen, *stages), folder, domain

@@ -111,7 +111,7 @@ def prepare(allocation_path: Path, folder: Path, *, corpus: Path | None = None, 
     start = checkpoint_of(planned, allocation_path, base, recipe, opened)
     spec = SweepSpec(
         name=folder.name, folder=folder, corpus=opened.folder.resolve(), domain=domain, grids=(), recipe=recipe,
-        eval_tokens=int(source.get("eval_tokens") or 65536),
+        eval_tokens=int(source.get("eval_tokens") or SweepSpec.eval_tokens),
         bases=(start.folder.absolute(),) if start else (), base_tokens=(planned.sunk,) if start and planned.sunk else (),
     )  # fmt: skip
     special = plan.tokens_spec > 0
