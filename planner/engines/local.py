@@ -86,7 +86,7 @@ class LocalEngine:
 
 
 class _Worker:
-    def __init__(self, context: Any, gpu: str | None = None, sharers: int = 1) -> None:
+    def __init__(self, context: Any, gpu: str | None, sharers: int) -> None:
         self._context, self._gpu, self._sharers = context, gpu, sharers
         self.job: Job | None = None
         self._spawn()
