@@ -153,7 +153,11 @@ class Corpus:
         return np.memmap(self._file(domain, f"{split}.bin"), dtype=np.dtype(self.account["dtype"]), mode="r")
 
     def offsets(self, domain: str, split: str) -> NDArray[np.int64]:
-        """Read the borders of the documents, shape (documents + 1,)."""
+        """Read the borders of the documents, shape (documents + 1,).
+
+        Raises:
+            InputError: the file is missing or damaged.
+        """
         path = self._file(domain, f"{split}.offsets.npy")
         try:
             offsets: NDArray[np.int64] = np.load(path, allow_pickle=False)
