@@ -104,7 +104,7 @@ class _Worker:
         told = replace(job, gpu_sharers=self._sharers)
         try:
             self.pipe.send(told)
-        except (BrokenPipeError, OSError):  # it died while idle
+        except OSError:  # it died while idle
             self.replace()
             self.pipe.send(told)
 
@@ -137,5 +137,5 @@ def _work(pipe: Connection, parent: int) -> None:
         value = answer(job, report)
         try:
             pipe.send(("done", value))
-        except (BrokenPipeError, OSError):
+        except OSError:
             return
