@@ -43,14 +43,13 @@ GROUPED_ABOVE = 3e9
 """Size from which eight key heads are shared by the query heads [non-embedding parameters]."""
 
 
-def shape_for(params_non_embedding: float, *, family: str, vocab: int, tied: bool | None = None) -> ModelShape:
+def shape_for(params_non_embedding: float, *, family: str, vocab: int) -> ModelShape:
     """Return the shape nearest to a size, or the one of just that size, if the ladder has it.
 
     Args:
         params_non_embedding: requested size.
         family: "qwen3" or "llama".
         vocab: rows of the embedding table.
-        tied: whether the output shares the embedding; by default below 1e9 parameters.
 
     Raises:
         InputError: the request is not a number from 1e4 to 1e12.
@@ -60,8 +59,7 @@ def shape_for(params_non_embedding: float, *, family: str, vocab: int, tied: boo
         raise InputError(
             f"a model of {params_non_embedding:g} non-embedding parameters is outside the ladder", remedy="ask for a size from 1e4 to 1e12"
         )
-    share = params_non_embedding < TIED_BELOW if tied is None else tied
-    shape = _nearest(float(params_non_embedding), family, vocab, share)
+    shape = _nearest(float(params_non_embedding), family, vocab)
     miss = shape.params_non_embedding / params_non_embedding - 1
     if abs(miss) > TOLERANCE:
         warnings.warn(
@@ -159,14 +157,13 @@ def _distinct(rows: Any, family: str, vocab: int) -> tuple[ModelShape, ...]:
 
 
 @lru_cache(maxsize=4096)
-def _nearest(size: float, family: str, vocab: int, tied: bool) -> ModelShape:
-    layers, hidden, heads, kv_heads, head_dim, width = (int(values[0]) for values in _nearest_many(np.array([size]), family))
-    found = ModelShape(family, layers, hidden, heads, kv_heads, head_dim, width, vocab, tied)
+def _nearest(size: float, family: str, vocab: int) -> ModelShape:
+    (found,) = shapes_at(np.array([size]), family=family, vocab=vocab)
     if found.params_non_embedding == size or not size.is_integer():
         return found
     # A shape that the ladder has for a size beside its own, asked for by its own.
     beside = shapes_between(max(size / ASIDE, SMALLEST), min(size * ASIDE, LARGEST), FINE, family=family, vocab=vocab)
-    return next((replace(shape, tied=tied) for shape in beside if shape.params_non_embedding == size), found)
+    return next((replace(shape, tied=found.tied) for shape in beside if shape.params_non_embedding == size), found)
 
 
 def _nearest_many(sizes: Array, family: str) -> tuple[Any, ...]:

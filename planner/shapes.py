@@ -94,7 +94,7 @@ class ModelShape:
             return {"embedding": self.counted.params_embedding, "layers": self.counted.params_total - self.counted.params_embedding}
         query = self.hidden * self.heads * self.head_dim
         key = self.hidden * self.kv_heads * self.head_dim
-        groups = {
+        return {
             "embedding": self.vocab * self.hidden,
             "attention": self.layers * (2 * query + 2 * key),
             "feed_forward": self.layers * 3 * self.hidden * self.intermediate,
@@ -103,7 +103,6 @@ class ModelShape:
             "query_key_value_biases": self.layers * (self.heads + 2 * self.kv_heads) * self.head_dim if self.family == "qwen2" else 0,
             "output": 0 if self.tied else self.vocab * self.hidden,
         }
-        return groups
 
     @property
     def params_embedding(self) -> int:

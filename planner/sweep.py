@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from planner.artifacts import read_json, write_text
 from planner.corpus import Corpus
@@ -30,9 +30,6 @@ from planner.runs import compile_runs, write_runs
 from planner.schedule import Schedule
 from planner.train.job import Job, diverged_path, record_path, state_path
 from planner.train.record import write_record
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
 
 
 class Engine(Protocol):
@@ -252,13 +249,11 @@ def run_sweep(
         return failures
 
 
-def write_table(sweep: Sweep) -> DataFrame:
-    """Compile runs.csv from the records of the sweep's own cells; return it."""
+def write_table(sweep: Sweep) -> None:
+    """Compile runs.csv from the records of the sweep's own cells."""
     present = _names(sweep.folder / "records")
     paths = [record_path(sweep.folder, tip.segment_id) for tip in sweep.tree.tips]
-    frame = compile_runs([path for path in paths if path.name in present])
-    write_runs(sweep.folder / "runs.csv", frame)
-    return frame
+    write_runs(sweep.folder / "runs.csv", compile_runs([path for path in paths if path.name in present]))
 
 
 def sweep_status(sweep: Sweep) -> SweepStatus:

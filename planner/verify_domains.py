@@ -33,11 +33,6 @@ class DomainOutcome:
     general_forecast: tuple[float, float, float] | None = None
     """General loss and its interval [nats/token], where the plan was under a limit on it."""
 
-    @property
-    def inside(self) -> bool:
-        """Whether the outcome lies inside the interval."""
-        return self.low <= self.measured <= self.high
-
 
 @dataclass(frozen=True)
 class DomainsVerification:
@@ -98,7 +93,7 @@ def verify_domains(folder: Path) -> DomainsVerification:
         DomainOutcome(
             plan.name, plan.weight, plan.loss, plan.loss_low, plan.loss_high, measured[plan.name] if plan.name in runs else shared[names[plan.name]],
             lost.get(plan.name, lost.get(COOLED)), (plan.general["loss"], plan.general["loss_low"], plan.general["loss_high"]) if plan.general else None,
-        )  # fmt: skip
+        )
         for plan in structure.domains
     )
     total = sum(item.weight for item in domains)

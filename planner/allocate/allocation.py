@@ -227,8 +227,7 @@ class Allocation:
                 dict(body[key].items())
             datetime.fromisoformat(body["created"])
             arms, alternatives = (tuple(_arm(arm) for arm in body.get(key, ())) for key in ("arms", "alternatives"))
-            plan, guess = _plan(body["plan"]), _plan(body["best_guess"])
-            assert plan is not None and guess is not None
+            plan, guess = Plan(**body["plan"]), Plan(**body["best_guess"])
             spans = ("tokens_pt_interval", "epochs_interval", "epochs_within")
             given = [key for key in spans if body.get(key) is not None]
             pairs = {key: (body[key][0], body[key][1]) for key in ("share_interval", "params_interval", "share_within", "params_within", *given)}
@@ -291,8 +290,5 @@ def check_shape(body: Mapping[str, Any] | None, what: str) -> None:
 
 
 def _arm(body: dict[str, Any]) -> Arm:
-    return Arm(body["name"], _plan(body["plan"]), body["worse_percent"], body["probability"], body["note"])
-
-
-def _plan(body: dict[str, Any] | None) -> Plan | None:
-    return None if body is None else Plan(**body)
+    plan = None if body["plan"] is None else Plan(**body["plan"])
+    return Arm(body["name"], plan, body["worse_percent"], body["probability"], body["note"])

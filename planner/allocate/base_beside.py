@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from types import MappingProxyType
 
 import numpy as np
 
@@ -97,7 +96,7 @@ def other_laws(problem: Problem, laws: Iterable[FittedLaw]) -> dict[str, Problem
     return {other.method.name: other for other in of_two if other.method.name != problem.method.name}
 
 
-def ways(problem: Problem, base: Base, method: Method, stage: Stage, others: Mapping[str, Problem] = MappingProxyType({})) -> list[Way]:
+def ways(problem: Problem, base: Base, method: Method, stage: Stage, others: Mapping[str, Problem]) -> list[Way]:
     """Set the methods side by side for a base, the adapters being those asked for, or those of the recipe of the law that measures them.
 
     Args:

@@ -45,7 +45,7 @@ def base_exchange(problem: Problem, base: Base, method: Method, stage: Stage) ->
     factors, ends = _walk(problem, base, method, stage)
     reached = np.flatnonzero(ends.mean(0) <= text.end.mean())
     if not len(reached):
-        return f"{start} are worth more than any compute to {base.name} here: {_why_none(problem, base, factors, ends)}"
+        return f"{start} are worth more than any compute to {base.name} here: {_why_none(problem, factors, ends)}"
     factor = float(_crossing(factors, ends.mean(0)[None], text.end.mean()[None])[0])
     low, high = interval_of(_crossing(factors, ends, text.end))
     if factor < LEAST_WORTH:
@@ -87,7 +87,7 @@ def _crossing(factors: Array, ends: Array, wanted: Array) -> Array:
     return result
 
 
-def _why_none(problem: Problem, base: Base, factors: Array, ends: Array) -> str:
+def _why_none(problem: Problem, factors: Array, ends: Array) -> str:
     """Say why no budget on the walk reaches as low."""
     if factors[-1] > 0.98 * MOST:
         return f"{MOST:g} times as much would not lower its loss as much"

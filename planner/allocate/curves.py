@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from planner.allocate.allocation import Plan
-from planner.artifacts import read_artifact, whole, write_artifact
+from planner.artifacts import write_artifact
 from planner.fit.support import NEAR
 
 KIND = "scaling"
@@ -102,8 +102,6 @@ class Scaling:
     warnings: tuple[str, ...]
     source: dict[str, Any] = field(default_factory=dict)
     """From the law: recipe, vocabulary, corpus, domain."""
-    created: str = ""
-    """When it was written [UTC]."""
 
     def takes(self, tokens: str) -> bool:
         """Tell whether a plan, or the best of a resample, has any of "tokens_pt" or "tokens_spec": a law of one stage knows no others."""
@@ -111,29 +109,4 @@ class Scaling:
 
     def save(self, path: Path, inputs: Mapping[str, str]) -> None:
         """Write scaling.json."""
-        body = asdict(self)
-        body.pop("created")
-        write_artifact(path, KIND, VERSION, body, inputs)
-
-    @classmethod
-    def load(cls, path: Path | str) -> Scaling:
-        """Read scaling.json.
-
-        Raises:
-            InputError: no such file, or another kind of file.
-            StateError: written by another version.
-        """
-        body = read_artifact(path, KIND, VERSION)
-        with whole(path):
-            curves = tuple(
-                Curve(item["unique_spec"], tuple(_optimum(one) for one in item["optima"]), tuple(Exponent(**one) for one in item["exponents"]))
-                for item in body["curves"]
-            )
-            pairs = tuple(BreakEven(**item) for item in body["break_evens"])
-            return cls(body["request"], curves, pairs, tuple(body["warnings"]), body["source"], body["created"])
-
-
-def _optimum(body: dict[str, Any]) -> Optimum:
-    intervals = {key: (value[0], value[1]) for key, value in body.items() if key.endswith("_interval")}
-    extrapolation = {name: float("inf") if factor is None else factor for name, factor in body["extrapolation"].items()}
-    return Optimum(Plan(**body["plan"]), **intervals, extrapolation=extrapolation, limits=tuple(body["limits"]))
+        write_artifact(path, KIND, VERSION, asdict(self), inputs)

@@ -92,7 +92,7 @@ def _as_much(factor: float, low: float, high: float, most: float = FARTHEST) -> 
     return f"{format_number(factor)} times the compute would lower the loss as much (90 % interval {_ends(low, high, most)})"
 
 
-def _ends(low: float, high: float, most: float = FARTHEST) -> str:
+def _ends(low: float, high: float, most: float) -> str:
     cut = most * (1 - ROUNDING)
     if low >= cut:
         return f"over {format_number(most)} times"

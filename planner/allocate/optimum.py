@@ -210,7 +210,7 @@ def _keeps(problem: Problem) -> bool:
 def crossed(problem: Problem, sizes: tuple[Size, ...], fractions: Array) -> Plans:
     """Cross sizes with amounts of text, and where that may be better, with less general text than could be taken."""
     plans = problem.plans(sizes, fractions)
-    shorter = len(plans) and (problem.retention is not None or _general_harms(problem, plans))
+    shorter = len(plans) and (problem.retention is not None or harms(problem, plans, "tokens_pt"))
     return problem.plans(sizes, fractions, _amounts(problem, sizes)) if shorter else plans
 
 
@@ -221,8 +221,9 @@ def _amounts(problem: Problem, sizes: tuple[Size, ...]) -> list[float]:
     return [0.0, *np.exp(np.arange(np.log(least), np.log(most), np.log(SHORTER))), np.inf]
 
 
-def _general_harms(problem: Problem, plans: Plans) -> bool:
-    both = (problem.points(replace(plans, tokens_pt=factor * plans.tokens_pt)) for factor in (1.0, 0.98))
+def harms(problem: Problem, plans: Plans, tokens: str) -> bool:
+    """Tell whether some plan would be better with a little less of its "tokens_pt" or "tokens_spec"."""
+    both = (problem.points(replace(plans, **{tokens: factor * getattr(plans, tokens)})) for factor in (1.0, 0.98))
     all_of_it, less = (problem.law.log_loss_resamples(points, FEW_RESAMPLES).mean(0) for points in both)
     return bool((less < all_of_it - 1e-9).any())
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 
-from planner.allocate.optimum import CLOSE_BEHIND, FEW_RESAMPLES, MOST_RESAMPLES, Search, contends, joined, leading, replaying, search
+from planner.allocate.optimum import CLOSE_BEHIND, FEW_RESAMPLES, MOST_RESAMPLES, Search, contends, harms, joined, leading, replaying, search
 from planner.allocate.plans import Plans, Size
 from planner.allocate.problem import COARSEST, EVERY_SHAPE, FINEST, ROUNDING, Problem
 from planner.laws.dual import Array
@@ -103,15 +102,9 @@ def _alone(problem: Problem, sizes: tuple[Size, ...]) -> Sequence[float]:
     """List amounts of specialist text to try without general text: one pass, more by a factor each, and all, where less than all may be better."""
     plans = problem.split(sizes, 1.0)
     least, most = max(problem.min_tokens_stage, min(problem.request.unique_spec, problem.max_tokens_spec)), problem.max_tokens_spec
-    if not len(plans) or (problem.retention is None and not _repeats_harm(problem, plans)):
+    if not len(plans) or (problem.retention is None and not harms(problem, plans, "tokens_spec")):
         return EVERYTHING
     return [*np.exp(np.arange(math.log(least), math.log(most), math.log(FEWER))), math.inf]
-
-
-def _repeats_harm(problem: Problem, plans: Plans) -> bool:
-    both = (problem.points(replace(plans, tokens_spec=factor * plans.tokens_spec)) for factor in (1.0, 0.98))
-    all_of_it, less = (problem.law.log_loss_resamples(points, FEW_RESAMPLES).mean(0) for points in both)
-    return bool((less < all_of_it - 1e-9).any())
 
 
 def _about(found: Search, reach: float) -> Sequence[float]:

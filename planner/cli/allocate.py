@@ -132,25 +132,16 @@ def allocate(
         apart(picture, out, domains, accuracy, case)
         replaceable(picture)
     if domains is not None:
-        from planner.cli.domains import answer_many, draw_domains, request_of, runs_for, show_domains
+        from planner.cli.domains import allocate_many
 
         others = {
             "--spec-tokens": spec_tokens, "--law": law, "--base": base, "--kept-back": kept_back, "--method": method,
             "--accuracy": accuracy, "--lora-rank": lora_rank,
         }  # fmt: skip
-        asked = request_of(domains, limits, others, general_law)
-        further = budget_of_runs(next_runs, (domain.law for domain in asked.domains), as_json)
-        if further is not None and any(domain.max_loss is not None for domain in asked.domains):
-            raise InputError("--next-runs says what knowing a law would save, and here required losses decide", remedy="leave it or max_loss away")
-        replaced = out.exists()
-        many = answer_many(domains, case, asked, robust, allow_extrapolation, out, further is not None)
-        tell(out, replaced, many.warnings, show_domains, many, as_json)
-        if further is not None:
-            runs_for(many, asked, further)
-        if picture is not None:
-            draw_domains(many, picture)
-            say(f"written: {picture}")
-        return
+        return allocate_many(
+            domains, limits, others, general_law, case=case, next_runs=next_runs, robust=robust, allow_extrapolation=allow_extrapolation, out=out,
+            picture=picture, as_json=as_json,
+        )  # fmt: skip
     found = law_file(law, method)
     apart(out, found, case)
     fitted, by_method = FittedLaw.load(found), dict[Path, FittedLaw]()

@@ -20,7 +20,7 @@ ANSWERS = ("allocation", "bases", "domains")
 
 
 def beside(source: dict[str, Any], law: Path, out: Path, general: Path | None = None) -> dict[str, Any]:
-    """Turn the path of the corpus, kept relative to the law, into one relative to the answer, and add those of the laws."""
+    """Turn the path of the corpus, kept relative to the law, into one relative to the answer, and add those of the laws; a project folder can so move."""
     place = out.resolve().parent
     found = {"law_path": os.path.relpath(law.resolve(), place)}
     if source.get("corpus_path"):

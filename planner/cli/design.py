@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from planner.design.spec import SweepSpec
     from planner.fit.fitted import FittedLaw
     from planner.next_runs.candidates import Setting
+    from planner.next_runs.design import NextRuns
 
 HELP = (
     "Choose the next runs: the tree of cells that most reduces the uncertainty of the recommendation at a target budget.\n\n"
@@ -203,19 +204,37 @@ def _design(
     if check:
         return
     say(f"chosen from {len(given)} candidates; all trunks are trained anew, with seed {setting.seed}: states of earlier sweeps are not counted on")
-    if dry_run:
-        return
+    if not dry_run:
+        assert folder is not None
+        _write(out, answer, setting, folder, domain, target=target, unique=unique, criterion=criterion, law=where)
+
+
+def _write(
+    out: Path, answer: NextRuns, setting: Setting, corpus: Path, domain: str | None, *, target: float, unique: float, criterion: str, law: Path | None,
+) -> None:  # fmt: skip
+    """Write a design as a sweep.toml, with what it is for at its head, and say what is next.
+
+    Args:
+        out: the file.
+        answer: the design.
+        setting: what the runs have in common.
+        corpus: folder of the corpus.
+        domain: specialist domain, None where the corpus has one.
+        target: FLOPs of the recommendation.
+        unique: distinct specialist tokens at the target.
+        criterion: that it was chosen by.
+        law: beside whose runs; None where nothing is fitted.
+    """
     from planner.artifacts import write_text
     from planner.next_runs.write import sweep_toml
 
-    assert folder is not None
     text_there_is = f" with {format_count(unique)} distinct specialist tokens" if setting.special else ""
     notes = [
         f"Designed by plan sweep design: {answer.design.cells} endpoints, {answer.design.flops:.4g} FLOPs as a tree,",
         f"for a recommendation at {target:.3g} FLOPs{text_there_is} (criterion {criterion}, "
-        + (f"beside the runs of {where})." if where else "nothing fitted)."),
+        + (f"beside the runs of {law})." if law else "nothing fitted)."),
     ]
-    place = os.path.relpath(folder.resolve(), out.resolve().parent)
+    place = os.path.relpath(corpus.resolve(), out.resolve().parent)
     text = sweep_toml(
         answer.cells, setting.recipe, name=out.resolve().parent.name, corpus=place, domain=domain, unique_available=setting.unique_available,
         eval_tokens=setting.eval_tokens, notes=notes,
@@ -255,6 +274,7 @@ def _setting(
         DataError: the sweep's recipe is another than the law's.
     """
     from planner.corpus import Corpus
+    from planner.design.spec import SweepSpec
     from planner.next_runs.candidates import Setting
     from planner.recipe import Recipe
 
@@ -295,5 +315,5 @@ def _setting(
             raise InputError(f"--max-epochs {epochs:g} is not a number from 1", remedy="give one such as 16")
     used = [cell.seed for cell in sweep.listed] + [number for grid in sweep.grids for number in grid.seeds] if sweep else [0]
     chosen = seed if seed is not None else max(used) + 1 if law else 0
-    eval_tokens = sweep.eval_tokens if sweep else int(source.get("eval_tokens", 65536))
+    eval_tokens = sweep.eval_tokens if sweep else int(source.get("eval_tokens", SweepSpec.eval_tokens))
     return Setting(recipe, vocab, unique, max(1.0, epochs), eval_tokens, chosen, *stages), folder, domain

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from planner.cli.allocation_tables import percent, show_worths
-from planner.cli.answers import ANSWERS, refuse_idle
+from planner.cli.answers import ANSWERS, beside, budget_of_runs, refuse_idle, tell
 from planner.cli.console import bar, say
 from planner.cli.paths import apart, replaceable
 from planner.cli.tables import table
@@ -25,8 +24,45 @@ SHOWN = 12
 """Most domains in a table; the file has all."""
 
 
-def answer_many(
-    path: Path, case: Path | None, request: DomainsRequest, robust: bool, allow_extrapolation: bool, out: Path, ask_laws: bool = False
+def allocate_many(
+    path: Path, limits: Mapping[str, Any], others: Mapping[str, Any], general_law: Path | None, *, case: Path | None, next_runs: str | None,
+    robust: bool, allow_extrapolation: bool, out: Path, picture: Path | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Answer for the domains of a file: read, ask, write, tell, and where it is asked for design and draw.
+
+    Args:
+        path: the file.
+        limits: budget and limits, by their names in the request.
+        others: options that are of one domain only, with their values.
+        general_law: law of the general loss of every domain that names none.
+        case: file of options, which must not be written over.
+        next_runs: what --next-runs says.
+        robust: see `allocate_domains`.
+        allow_extrapolation: the same.
+        out: file of the answer.
+        picture: of its figure; None for none.
+        as_json: whether to print JSON.
+
+    Raises:
+        InputError: options that do not go together.
+        DataError: see `allocate_domains`.
+    """
+    asked = _request(path, limits, others, general_law)
+    further = budget_of_runs(next_runs, (domain.law for domain in asked.domains), as_json)
+    if further is not None and any(domain.max_loss is not None for domain in asked.domains):
+        raise InputError("--next-runs says what knowing a law would save, and here required losses decide", remedy="leave it or max_loss away")
+    replaced = out.exists()
+    answer = _answer(path, case, asked, robust, allow_extrapolation, out, further is not None)
+    tell(out, replaced, answer.warnings, show_domains, answer, as_json)
+    if further is not None:
+        _runs(answer, asked, further)
+    if picture is not None:
+        _draw(answer, picture)
+        say(f"written: {picture}")
+
+
+def _answer(
+    path: Path, case: Path | None, request: DomainsRequest, robust: bool, allow_extrapolation: bool, out: Path, ask_laws: bool
 ) -> DomainsAllocation:
     """Compare the structures, and write the answer, apart from the files it came from, beside their hashes."""
     from planner.allocate.domains.allocate import allocate_domains
@@ -39,16 +75,12 @@ def answer_many(
     with bar("what each law is worth", 1.0) if ask_laws else nullcontext() as shown:
         told = (lambda share: shown.update(share, "domains")) if shown is not None else (lambda share: None)
         answer = allocate_domains(request, robust=robust, allow_extrapolation=allow_extrapolation, ask_laws=ask_laws, progress=told)
-    for law, source in answer.sources.items():  # both kept relative to the answer, so that a project folder can move as a whole
-        source["law_path"] = os.path.relpath(Path(law).resolve(), out.resolve().parent)
-        if source.get("corpus_path"):
-            where = os.path.normpath(Path(law).resolve().parent / source["corpus_path"])
-            source["corpus_path"] = os.path.relpath(where, out.resolve().parent)
+    answer = replace(answer, sources={law: beside(source, Path(law), out) for law, source in answer.sources.items()})
     answer.save(out, {"domains": sha256_file(path), **{str(file): sha256_file(file) for file in files}})
     return answer
 
 
-def runs_for(answer: DomainsAllocation, request: DomainsRequest, flops: float) -> None:
+def _runs(answer: DomainsAllocation, request: DomainsRequest, flops: float) -> None:
     """Print what each law is worth, and for so many FLOPs the runs that would say most about the recommendation for the domain whose law is worth most."""
     from planner.allocate.allocation import NOTHING
     from planner.cli.decision import Decision
@@ -74,7 +106,7 @@ def runs_for(answer: DomainsAllocation, request: DomainsRequest, flops: float) -
     tell_runs(Decision(asked, domain.law_path, domain.general_law if request.limited else None), flops, whatever=True)
 
 
-def draw_domains(answer: DomainsAllocation, path: Path) -> None:
+def _draw(answer: DomainsAllocation, path: Path) -> None:
     """Draw the answer."""
     from planner.report.domains import MOST, domains
     from planner.report.style import save
@@ -83,17 +115,11 @@ def draw_domains(answer: DomainsAllocation, path: Path) -> None:
     save(path, lambda axes: domains(axes, answer), panels=3, width=5.6, height=max(4.2, tall))
 
 
-def request_of(path: Path, limits: Mapping[str, Any], others: Mapping[str, Any], general_law: Path | None) -> DomainsRequest:
-    """Read a file of domains into a request.
-
-    Args:
-        path: the file.
-        limits: budget and limits, by their names in the request.
-        others: options that are of one domain only, with their values.
-        general_law: law of the general loss of every domain that names none.
+def _request(path: Path, limits: Mapping[str, Any], others: Mapping[str, Any], general_law: Path | None) -> DomainsRequest:
+    """Read a file of domains into a request; the arguments are those of `allocate_many`.
 
     Raises:
-        InputError: one of those is given, or a law of the general loss that nothing limits.
+        InputError: an option of one domain is given, or a law of the general loss that nothing limits.
     """
     from planner.allocate.domains.read import read_domains
     from planner.allocate.domains.request import DomainsRequest

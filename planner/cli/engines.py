@@ -91,19 +91,18 @@ class Where:
             InputError: it is to use GPUs of this machine, which has none.
             MissingDependencyError: its package is not installed.
         """
-        if self.engine == "local" or (self.engine == "ray" and self.address is None):
-            from planner.train.gpus import check_device
+        from planner.cli.needs import require
+        from planner.engines.event import on_this_machine
+        from planner.train.gpus import check_device
 
+        if on_this_machine(self.engine, self.address):
             check_device(self.device)
         if self.engine == "ray":
-            from planner.cli.needs import require
             from planner.engines.ray import RayEngine
 
             require("ray", "ray")
             return RayEngine(address=self.address, workers=self.workers, gpu_memory=self.gpu_bytes)
         if self.engine == "slurm":
-            from planner.cli.needs import require
-
             require("submitit", "slurm")
             return self._slurm()
         from planner.engines.local import LocalEngine

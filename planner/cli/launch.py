@@ -136,12 +136,13 @@ def launch(
         return
     if engine != "slurm":  # which trains elsewhere
         require_method(method)
-    if outcome(ready) is None or not (ready.checkpoint.exists() or diverged(ready)):
+    row = outcome(ready)
+    if row is None or (row["status"] == "ok" and not ready.checkpoint.exists()):
         require_here(settings, engine, address)
         if not carry_on(ready, run, ranks, engine, address=address, law=law, per_node=per_node, slurm_options=slurm_option or [], submit=submit):
             return
-    row = outcome(ready)
-    assert row is not None
+        row = outcome(ready)
+        assert row is not None
     _tell(ready, row)
 
 
@@ -166,14 +167,6 @@ def _tell(ready: Launch, row: dict[str, Any]) -> None:
         raise DataError(f"the run diverged: {row['reason']}", remedy="lower the learning rate in the recipe and sweep again")
     say(f"specialist loss {row['loss_spec']:.4f} nats/token ({row['bpb_spec']:.3f} bits/byte), general loss {row['loss_general']:.4f}")
     say(f"checkpoint: {ready.checkpoint}; next: plan verify {ready.folder}")
-
-
-def diverged(ready: Launch) -> bool:
-    """Tell whether the run has ended by diverging, so that there is no checkpoint."""
-    from planner.launch.full import outcome
-
-    row = outcome(ready)
-    return row is not None and row["status"] != "ok"
 
 
 def show_realised(ready: Launch, title: str) -> None:

@@ -58,13 +58,10 @@ def require_wandb(project: str | None, engine: str, address: str | None) -> None
     Raises:
         MissingDependencyError: it is not installed.
     """
-    if project is not None and _here(engine, address) and find_spec("wandb") is None:
+    from planner.engines.event import on_this_machine
+
+    if project is not None and on_this_machine(engine, address) and find_spec("wandb") is None:
         raise MissingDependencyError(f"--wandb {project} is asked for and wandb is not installed", remedy="pip install wandb, or leave it away")
-
-
-def _here(engine: str, address: str | None) -> bool:
-    """Tell whether the ranks of a launch run on this machine."""
-    return engine == "local" or (engine, address) == ("ray", None)
 
 
 def require_here(settings: Settings, engine: str, address: str | None) -> None:
@@ -79,9 +76,10 @@ def require_here(settings: Settings, engine: str, address: str | None) -> None:
         MissingDependencyError: a package of the extra `train` is missing.
         InputError: a GPU is asked for and there is none.
     """
+    from planner.engines.event import on_this_machine
     from planner.train.gpus import check_device
 
-    if not _here(engine, address):
+    if not on_this_machine(engine, address):
         return
     require_torch()
     check_device(settings.device)

@@ -129,8 +129,8 @@ def _gather(settings: CorpusSettings, tell: Progress, template: ChatTemplate | N
         documents, near = drop_near(
             documents, settings.near_duplicate_threshold, lambda done, total: tell("looking for near-duplicates", done / total)
         )
-    for name in account:
-        account[name].update(duplicates_exact=exact.get(name, 0), duplicates_near=near.get(name, 0))
+    for name, entry in account.items():
+        entry.update(duplicates_exact=exact.get(name, 0), duplicates_near=near.get(name, 0))
     return sorted(documents, key=lambda document: document.key[12:]), account
 
 

@@ -127,15 +127,10 @@ def read_settings(path: Path | str) -> CorpusSettings:
             if key not in item:
                 raise InputError(f"{path}: source {number} has no {key}", remedy=f"state {key}")
         built.append(Source(**item))
-    tokenizer = _table(table, "tokenizer", path)
-    known_keys(tokenizer, {item.name for item in fields(TokenizerSettings)}, f"{path}: tokenizer")
-    split = _table(table, "split", path)
-    known_keys(split, {"heldout_fraction", "heldout_tokens_max"}, f"{path}: split")
-    duplicates = _table(table, "duplicates", path)
-    known_keys(duplicates, {"near_duplicates", "near_duplicate_threshold"}, f"{path}: duplicates")
-    chat = _table(table, "chat", path)
-    known_keys(chat, {"template"}, f"{path}: chat")
-    template = chat.get("template")
+    tokenizer = _table(table, "tokenizer", path, {item.name for item in fields(TokenizerSettings)})
+    split = _table(table, "split", path, {"heldout_fraction", "heldout_tokens_max"})
+    duplicates = _table(table, "duplicates", path, {"near_duplicates", "near_duplicate_threshold"})
+    template = _table(table, "chat", path, {"template"}).get("template")
     if template is not None and (not isinstance(template, str) or not template):
         raise InputError(f"{path}: chat template = {template!r} is not a text", remedy="give a Jinja template, as chat_template of a tokenizer")
     settings = CorpusSettings(path.parent, tuple(built), TokenizerSettings(**tokenizer), **split, **duplicates, chat_template=template)
@@ -183,8 +178,10 @@ def _check(settings: CorpusSettings, path: Path) -> None:
         raise InputError(f"{path}: tokenizer mixture adds up to nothing", remedy="give at least one positive share")
 
 
-def _table(table: Mapping[str, Any], key: str, path: Path) -> dict[str, Any]:
+def _table(table: Mapping[str, Any], key: str, path: Path, known: set[str]) -> dict[str, Any]:
+    """Return the table of a key, empty where it is not there; refuse another key in it than is known."""
     value = table.get(key, {})
     if not isinstance(value, dict):
         raise InputError(f"{path}: {key} is not a table", remedy=f"write it as [{key}]")
+    known_keys(value, known, f"{path}: {key}")
     return value

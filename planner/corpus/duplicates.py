@@ -88,7 +88,7 @@ def drop_near(
     dropped: dict[str, int] = {}
     for number, document in enumerate(order):
         signature = seed.copy()
-        signature.update_batch(sorted(_shingles(document.text, SHINGLE_WORDS)))
+        signature.update_batch(sorted(_shingles(document.text)))
         twins = index.query(signature)
         if twins:
             dropped[document.domain] = dropped.get(document.domain, 0) + 1
@@ -105,23 +105,22 @@ def contaminated(documents: Sequence[Document]) -> set[str]:
     wanted: dict[int, set[int]] = {}
     heldout = [document for document in documents if document.heldout]
     for number, document in enumerate(heldout):
-        for gram in _grams(document.text, CONTAMINATION_WORDS):
+        for gram in _grams(document.text):
             wanted.setdefault(gram, set()).add(number)
     hit: set[int] = set()
     for document in documents:
         if not document.heldout:
-            for gram in wanted.keys() & _grams(document.text, CONTAMINATION_WORDS):
+            for gram in wanted.keys() & _grams(document.text):
                 hit |= wanted[gram]
     return {heldout[number].key for number in hit}
 
 
-def _shingles(text: str, words: int) -> set[bytes]:
+def _shingles(text: str) -> set[bytes]:
     tokens = _WORDS.findall(text.lower())
-    if len(tokens) <= words:
-        return {" ".join(tokens).encode()}
-    return {" ".join(tokens[k : k + words]).encode() for k in range(len(tokens) - words + 1)}
+    # A shorter text is one shingle.
+    return {" ".join(tokens[k : k + SHINGLE_WORDS]).encode() for k in range(max(1, len(tokens) - SHINGLE_WORDS + 1))}
 
 
-def _grams(text: str, words: int) -> set[int]:
+def _grams(text: str) -> set[int]:
     tokens = _WORDS.findall(text.lower())
-    return {hash(tuple(tokens[k : k + words])) for k in range(len(tokens) - words + 1)}
+    return {hash(tuple(tokens[k : k + CONTAMINATION_WORDS])) for k in range(len(tokens) - CONTAMINATION_WORDS + 1)}

@@ -153,7 +153,11 @@ class Corpus:
         return np.memmap(self._file(domain, f"{split}.bin"), dtype=np.dtype(self.account["dtype"]), mode="r")
 
     def offsets(self, domain: str, split: str) -> NDArray[np.int64]:
-        """Read the borders of the documents, shape (documents + 1,)."""
+        """Read the borders of the documents, shape (documents + 1,).
+
+        Raises:
+            InputError: the file is missing or damaged.
+        """
         path = self._file(domain, f"{split}.offsets.npy")
         try:
             offsets: NDArray[np.int64] = np.load(path, allow_pickle=False)
@@ -180,12 +184,12 @@ class Corpus:
         """Count the distinct training tokens of a domain."""
         return int(self._domain(domain)["tokens_train"])
 
-    def bytes_per_token(self, domain: str, split: str = "heldout") -> float:
-        """Return the mean UTF-8 bytes of a token; of pairs, of a token of their responses."""
+    def bytes_per_token(self, domain: str) -> float:
+        """Return the mean UTF-8 bytes of a held-out token; of pairs, of a token of their responses."""
         entry = self._domain(domain)
-        if f"targets_{split}" in entry:
-            return float(entry[f"target_bytes_{split}"] / entry[f"targets_{split}"])
-        return float(entry[f"bytes_{split}"] / entry[f"tokens_{split}"])
+        if "targets_heldout" in entry:
+            return float(entry["target_bytes_heldout"] / entry["targets_heldout"])
+        return float(entry["bytes_heldout"] / entry["tokens_heldout"])
 
     @cached_property
     def _train_offsets(self) -> dict[str, NDArray[np.int64]]:

@@ -206,7 +206,7 @@ def read_sweep(path: Path | str) -> SweepSpec:
         recipe=Recipe.from_mapping(recipe),
         max_flops_per_run=numbers.get("max_flops_per_run", math.inf),
         max_epochs=numbers.get("max_epochs", math.inf),
-        eval_tokens=int(numbers.get("eval_tokens", 65536)),
+        eval_tokens=int(numbers.get("eval_tokens", SweepSpec.eval_tokens)),
         trunks=(path.parent / trunks).resolve() if trunks else None,
         listed=tuple(cell_of(cell, f"{path}: cell {number + 1}", based=bool(bases)) for number, cell in enumerate(listed)),
         bases=bases,

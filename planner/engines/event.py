@@ -10,6 +10,11 @@ MAX_DEATHS = 3
 """Deaths of its worker, node or batch job that one segment may see before it counts as failed."""
 
 
+def on_this_machine(engine: str, address: str | None) -> bool:
+    """Tell whether an engine, "local", "ray" or "slurm", runs its work here; Ray does without the address of a cluster."""
+    return engine == "local" or (engine == "ray" and address is None)
+
+
 @dataclass(frozen=True)
 class Event:
     """Something an engine reports."""

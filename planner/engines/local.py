@@ -86,7 +86,7 @@ class LocalEngine:
 
 
 class _Worker:
-    def __init__(self, context: Any, gpu: str | None = None, sharers: int = 1) -> None:
+    def __init__(self, context: Any, gpu: str | None, sharers: int) -> None:
         self._context, self._gpu, self._sharers = context, gpu, sharers
         self.job: Job | None = None
         self._spawn()
@@ -104,7 +104,7 @@ class _Worker:
         told = replace(job, gpu_sharers=self._sharers)
         try:
             self.pipe.send(told)
-        except (BrokenPipeError, OSError):  # it died while idle
+        except OSError:  # it died while idle
             self.replace()
             self.pipe.send(told)
 
@@ -137,5 +137,5 @@ def _work(pipe: Connection, parent: int) -> None:
         value = answer(job, report)
         try:
             pipe.send(("done", value))
-        except (BrokenPipeError, OSError):
+        except OSError:
             return

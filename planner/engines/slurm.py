@@ -138,7 +138,7 @@ class SlurmEngine:
     def _begin(self, submitit: Any, job: Job) -> _Batch:
         """Wait for the job that an earlier runner submitted for this segment, or submit one."""
         folder = job.folder / "state" / "slurm"
-        check_text("the sweep's folder", str(folder))
+        _check_folder(folder)
         batch = _Batch(job, folder)
         if batch.note.exists() and (batch.left or not batch.outcome.exists()):
             try:
@@ -225,7 +225,7 @@ class _Batch:
     def _event(self, body: dict[str, Any]) -> Event:
         if "outcome" not in body:
             return Event("failed", self.job, message=str(body.get("message")))
-        return Event("finished", self.job, result=Result(self.job.segment.segment_id, body["outcome"], body["seconds"], body["reason"]))
+        return Event("finished", self.job, result=Result(body["outcome"], body["seconds"], body["reason"]))
 
     @property
     def left(self) -> bool:
@@ -259,13 +259,12 @@ def import_submitit() -> Any:
     return submitit
 
 
-def check_text(what: str, text: str) -> None:
-    """Refuse text that a shell, or Slurm's reading of quotes and patterns, could take for more than text.
+def _check_folder(folder: Path) -> None:
+    """Refuse a folder whose name a shell, or Slurm's reading of quotes and patterns, could take for more than text.
 
     Raises:
         InputError: it holds such a character.
     """
-    wrong = re.search(r"[^\w .,:;=@+/()\[\]*&|!~^-]", text)
-    if wrong or not text.strip():
-        found = f"holds {wrong[0]!r}" if wrong else "is empty"
-        raise InputError(f"{what} is {text!r}, which {found}", remedy="use letters, digits and . , : ; = @ + - / only")
+    if wrong := re.search(r"[^\w .,:;=@+/()\[\]*&|!~^-]", str(folder)):
+        what = f"the sweep's folder is {str(folder)!r}, which holds {wrong[0]!r}"
+        raise InputError(what, remedy="use letters, digits and . , : ; = @ + - / only")

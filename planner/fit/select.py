@@ -73,7 +73,7 @@ def candidates(data: FitData) -> list[Law]:
     """List the laws that a table can carry.
 
     Raises:
-        DataError: none; the message says why of the simplest.
+        DataError: it can carry none; the message says why not the simplest.
     """
     check_suited(data)
     suited = []

@@ -30,7 +30,7 @@ _PROJECTIONS = 2
 def draw_starts(law: Law, points: Points, log_loss: Array, random: np.random.Generator, count: int, draws: int = DRAWS_A_START) -> Array:
     """Draw starts, shape (count, parameters); each is the best of a group of `draws`, so that they are good and still differ."""
     scale = Scale(law)
-    drawn = project(law, scale, points, log_loss, scale.draw(random, count * draws))
+    drawn = project(law, points, log_loss, scale.draw(random, count * draws))
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         total = huber(log_loss - law.on(points).log_loss(drawn), SCREENING_DELTA).sum(1)
     total = np.where(np.isfinite(total), total, np.inf).reshape(count, draws)
@@ -62,13 +62,13 @@ def _approach(law: Law, scale: Scale, points: Points, log_loss: Array, theta: Ar
             diagonal *= damping
             diagonal += 1e-12 * diagonal.max(1, keepdims=True) + 1e-30
             step = np.where(linear, 0.0, np.clip(np.linalg.solve(normal, right)[:, :, 0], -APPROACH_LONGEST, APPROACH_LONGEST))
-            theta = project(law, scale, points, log_loss, scale.to_theta(free + step))
+            theta = project(law, points, log_loss, scale.to_theta(free + step))
         value = huber(log_loss - law.on(points).log_loss(theta), SCREENING_DELTA).sum(1)
     result: Array = np.where((value < least)[:, None], theta, best)
     return result
 
 
-def project(law: Law, scale: Scale, points: Points, log_loss: Array, theta: Array) -> Array:
+def project(law: Law, points: Points, log_loss: Array, theta: Array) -> Array:
     """Replace the amplitudes of each parameter vector by the best ones for its exponents.
 
     Relative errors are minimised. An amplitude that would fall below its bound is put there, and the rest are solved for again.

@@ -121,7 +121,7 @@ def _structure(answer: DomainsAllocation, name: str | None) -> Structure:
 
 
 def _spec(source: dict[str, Any], corpus: Corpus, domain: str, folder: Path) -> SweepSpec:
-    recipe, tokens = Recipe.from_mapping(source["recipe"]), int(source.get("eval_tokens") or 65536)
+    recipe, tokens = Recipe.from_mapping(source["recipe"]), int(source.get("eval_tokens") or SweepSpec.eval_tokens)
     return SweepSpec(folder.name, folder, corpus.folder.resolve(), domain, (), recipe, eval_tokens=tokens)
 
 

@@ -12,7 +12,7 @@ from planner.artifacts import read_artifact, read_json, sha256_file, whole, writ
 from planner.design.cells import Cell
 from planner.design.spec import SweepSpec
 from planner.design.tree import build_tree
-from planner.errors import DataError, InputError, PlannerError, StateError
+from planner.errors import DataError, InputError, StateError
 from planner.launch.start import checkpoint_of, corpus_of, read_plan, warn_of_cut_warmups, warn_of_scarce_text
 from planner.method import Method
 from planner.recipe import Recipe
@@ -111,7 +111,7 @@ def prepare(allocation_path: Path, folder: Path, *, corpus: Path | None = None, 
     start = checkpoint_of(planned, allocation_path, base, recipe, opened)
     spec = SweepSpec(
         name=folder.name, folder=folder, corpus=opened.folder.resolve(), domain=domain, grids=(), recipe=recipe,
-        eval_tokens=int(source.get("eval_tokens") or 65536),
+        eval_tokens=int(source.get("eval_tokens") or SweepSpec.eval_tokens),
         bases=(start.folder.absolute(),) if start else (), base_tokens=(planned.sunk,) if start and planned.sunk else (),
     )  # fmt: skip
     special = plan.tokens_spec > 0
@@ -200,7 +200,4 @@ def begin(launch: Launch) -> None:
         "requested_and_realised": launch.realised(),
         "forecast": {"loss": launch.allocation.plan.loss, "low": launch.allocation.plan.loss_low, "high": launch.allocation.plan.loss_high},
     }
-    try:
-        write_artifact(path, KIND, VERSION, body, {"allocation": digest, **({"base": base} if base else {})})
-    except OSError as error:
-        raise PlannerError(f"{path} cannot be written: {error.strerror}", remedy="check the disk and its permissions") from error
+    write_artifact(path, KIND, VERSION, body, {"allocation": digest, **({"base": base} if base else {})})

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from planner.engines.event import on_this_machine
 from planner.engines.ray import connected, sigterm_interrupts
 from planner.errors import InputError, MissingDependencyError, PlannerWarning, StateError, without_secret
 from planner.lock import this_process
@@ -206,8 +207,7 @@ def check_ranks(ranks: int, device: str, engine: str, *, threads: int = 1, addre
         InputError: there are not as many.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    here = engine == "local" or (engine == "ray" and address is None)
-    if not here or device != "cpu":
+    if not on_this_machine(engine, address) or device != "cpu":
         return
     if ranks > cores:
         raise InputError(f"{ranks} ranks on a CPU with {cores} cores would wait for each other", remedy=f"give --ranks {cores} or less")

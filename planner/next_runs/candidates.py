@@ -53,7 +53,7 @@ class Setting:
     """Distinct specialist tokens that the corpus has."""
     max_epochs: float
     """Most passes over the distinct specialist tokens."""
-    eval_tokens: int = 65536
+    eval_tokens: int = SweepSpec.eval_tokens
     """Held-out tokens a domain evaluated at each endpoint."""
     seed: int = 0
     """Seed of the runs."""

@@ -71,7 +71,7 @@ def against_axes(given: Candidates, law: Law) -> tuple[str, str] | None:
     if law.stages == 1:
         if len(levels(general + special)) < MIN_TOKENS:
             return f"it has fewer than {MIN_TOKENS} token counts, so {_named(names, ('E', 'B', 'β'))} cannot be separated", "vary the tokens"
-        return _against_repetition(general, special, unique, law)
+        return _against_repetition(special, unique, law)
     if (general > 0).all() and (special > 0).all() and np.ptp(np.log(special / general)) < SAME:
         lost = _named(names, ("β", "κ", "ρ", "γ"))
         return f"every run has tokens_spec / tokens_pt = {(special / general).mean():.3g}, so {lost} cannot be separated", "vary the ratio"
@@ -81,10 +81,10 @@ def against_axes(given: Candidates, law: Law) -> tuple[str, str] | None:
             text = ", ".join([*(["zero"] if (values == 0).any() else []), *(format_count(value) for value in positive)])
             remedy = f"take zero and two values of {name} at least, or three"
             return f"it has only {text} for {name}, so {_named(names, wanted)} cannot be separated", remedy
-    return _against_repetition(general, special, unique, law)
+    return _against_repetition(special, unique, law)
 
 
-def _against_repetition(general: Array, special: Array, unique: Array, law: Law) -> tuple[str, str] | None:
+def _against_repetition(special: Array, unique: Array, law: Law) -> tuple[str, str] | None:
     concerned = [parameter.name for parameter in law.parameters if parameter.needs in _REPETITION]
     if not concerned:
         return None

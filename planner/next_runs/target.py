@@ -116,7 +116,7 @@ def deviation(target: Target, slopes: Array, covariance: Array) -> Array:
     return np.sqrt(np.einsum("kp,kpq,kq->k", own, covariance, own))
 
 
-def expected_regret(log_loss: Array, slopes: Array, before: Array, after: Array, seed: int = 0) -> Array:
+def expected_regret(log_loss: Array, slopes: Array, before: Array, after: Array) -> Array:
     """Return how much ln L the choice that is made after the runs gives away on average, shape (worlds,).
 
     The truth is drawn around each world; the runs tell of it as much as they take off the covariance, the plan of the least loss by what
@@ -127,9 +127,8 @@ def expected_regret(log_loss: Array, slopes: Array, before: Array, after: Array,
         slopes: of the plans, shape (worlds, plans, parameters).
         before: covariance before the runs, shape (worlds, parameters, parameters).
         after: covariance after them, of the same shape.
-        seed: of the draws.
     """
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(0)
     chances = random.normal(size=(2, CHANCES, before.shape[1]))
     found = []
     for middle, slope, whole, left in zip(log_loss, slopes, before, after, strict=True):

@@ -21,13 +21,11 @@ def course(axis: Axes, progress: Progress) -> None:
     """
     per_step = progress.tokens_per_step
     if progress.course is not None:
-        way, end = progress.course.points[:-1], progress.course.points[-1]
-        if way:
-            tokens = [point.tokens for point in (*way, end)]
-            axis.fill_between(
-                tokens, [point.low for point in (*way, end)], [point.high for point in (*way, end)], color=COLOURS[0], alpha=0.12, linewidth=0
-            )
-            axis.plot(tokens, [point.loss for point in (*way, end)], "--", color=COLOURS[0], label="forecast, if cooled down there")
+        points, end = progress.course.points, progress.course.points[-1]
+        if len(points) > 1:
+            tokens = [point.tokens for point in points]
+            axis.fill_between(tokens, [point.low for point in points], [point.high for point in points], color=COLOURS[0], alpha=0.12, linewidth=0)
+            axis.plot(tokens, [point.loss for point in points], "--", color=COLOURS[0], label="forecast, if cooled down there")
         error = [[end.loss - end.low], [end.high - end.loss]]
         axis.errorbar([end.tokens], [end.loss], error, fmt="o", color=COLOURS[0], capsize=4, label="forecast of this run, 90 % interval")
     axis.axvspan(progress.cooldown_from * per_step, progress.steps * per_step, color=GREY, alpha=0.1, linewidth=0, label="cooldown")

@@ -112,22 +112,14 @@ def size_curve(axis: Axes, allocation: Allocation, curve: IsoFlop) -> None:
     legend_below(axis)
 
 
-def split_curve(axis: Axes, allocation: Allocation, measured: Sequence[tuple[float, float]] = ()) -> None:
-    """Draw the best forecast loss by share of specialist tokens, the recommendation and what the baselines would reach.
-
-    Args:
-        axis: where.
-        allocation: the recommendation.
-        measured: share and loss of runs that were trained at this budget, if any.
-    """
+def split_curve(axis: Axes, allocation: Allocation) -> None:
+    """Draw the best forecast loss by share of specialist tokens, and the recommendation."""
     plan = allocation.plan
     axis.plot(allocation.curve["share"], allocation.curve["loss"], color=COLOURS[0], label="best size for each split")
     tolerance = allocation.request.get("tolerance", TOLERANCE)
     axis.axvspan(*allocation.share_within, color=COLOURS[1], alpha=0.15, label=f"within {100 * tolerance:.3g} % of the best")
     error = [[plan.loss - plan.loss_low], [plan.loss_high - plan.loss]]
     axis.errorbar([plan.share_spec], [plan.loss], error, fmt="o", color=COLOURS[2], capsize=4, label="recommendation, 90 % interval")
-    if measured:
-        axis.plot(*zip(*measured, strict=True), "x", color=COLOURS[3], label="trained")
     low = min([*allocation.curve["loss"], plan.loss_low])
     near = [plan.loss, *(loss for loss in allocation.curve["loss"] if loss < 1.25 * plan.loss)]
     high = max(max(near), plan.loss_high)

@@ -18,6 +18,9 @@ from safetensors.torch import save_file
 from planner.artifacts import publish, room
 from planner.errors import StateError
 
+MOMENTS = ("exp_avg", "exp_avg_sq")
+"""AdamW's names for its moments."""
+
 
 @dataclass
 class LoopState:
@@ -39,18 +42,22 @@ def save_state(path: Path, model: torch.nn.Module, optimiser: torch.optim.Optimi
     Raises:
         StateError: it cannot be written.
     """
-    tensors: dict[str, torch.Tensor] = {}
+    save_tensors(path, {name: tensor.contiguous() for name, tensor in tensors_of(model, optimiser).items()}, state)
+
+
+def tensors_of(model: torch.nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """Name all that a state holds: what is trained and both moments, as live tensors. What lies frozen under adapters is the open checkpoint's."""
+    found: dict[str, torch.Tensor] = {}
     for name, parameter in _trained(model):
-        tensors[f"model.{name}"] = parameter.detach().contiguous()
-        moments = optimiser.state.get(parameter, {})
-        for key in ("exp_avg", "exp_avg_sq"):
-            if key in moments:
-                tensors[f"{key}.{name}"] = moments[key].contiguous()
-    save_tensors(path, tensors, state)
+        found[f"model.{name}"] = parameter.detach()
+        for key in MOMENTS:
+            if key in optimiser.state.get(parameter, {}):
+                found[f"{key}.{name}"] = optimiser.state[parameter][key]
+    return found
 
 
 def save_tensors(path: Path, tensors: dict[str, torch.Tensor], state: LoopState) -> None:
-    """Write a state given by its tensors, named as `save_state` names them, atomically.
+    """Write a state given by its tensors, named as by `tensors_of`, atomically.
 
     Raises:
         StateError: it cannot be written.
@@ -86,18 +93,15 @@ def load_state(path: Path, model: torch.nn.Module, optimiser: torch.optim.Optimi
                     if f"exp_avg.{name}" in names:
                         optimiser.state[parameter] = {
                             "step": torch.tensor(float(loop.optimiser_steps), device=parameter.device),  # a fused AdamW takes it nowhere else
-                            "exp_avg": file.get_tensor(f"exp_avg.{name}").to(parameter.device),
-                            "exp_avg_sq": file.get_tensor(f"exp_avg_sq.{name}").to(parameter.device),
+                            **{key: file.get_tensor(f"{key}.{name}").to(parameter.device) for key in MOMENTS},
                         }
-    except StateError:
-        raise
     except Exception as error:  # safetensors raises its own kinds for torn files
         raise StateError(f"state {path} cannot be read: {error}", remedy="delete it; the same command then trains it again") from error
     return loop
 
 
-def load_weights(path: Path, model: torch.nn.Module) -> LoopState:
-    """Read the weights of a state into a model, and not its moments; return what its loop carried.
+def load_weights(path: Path, model: torch.nn.Module) -> None:
+    """Read the weights of a state into a model, and not its moments.
 
     Raises:
         StateError: the file is missing, torn or of another shape.
@@ -108,7 +112,6 @@ def load_weights(path: Path, model: torch.nn.Module) -> LoopState:
                 parameter.copy_(file.get_tensor(f"model.{name}"))
     except Exception as error:
         raise StateError(f"state {path} cannot be read: {error}", remedy="delete it; the same command then trains it again") from error
-    return read_loop(path)
 
 
 def read_loop(path: Path) -> LoopState:

@@ -57,7 +57,7 @@ def read_task(path: Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
         tags = [token.value for token in yaml.scan(text) if isinstance(token, yaml.TagToken)]
         body = yaml.safe_load(text) if not tags else None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError, ValueError) as error:
+    except (OSError, yaml.YAMLError, RecursionError, ValueError) as error:
         raise InputError(f"task file {path} cannot be read: {str(error).splitlines()[0]}", remedy="give a YAML file of lm-evaluation-harness") from error
     if tags:
         raise InputError(f"task file {path} has the tag !{tags[0][1]}, which would run code", remedy="write the task with templates only")

@@ -68,8 +68,6 @@ class Job:
 class Result:
     """What became of a job."""
 
-    segment_id: str
-    """The segment."""
     outcome: str
     """"done" or "diverged"."""
     seconds: float

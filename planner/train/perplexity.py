@@ -24,5 +24,5 @@ def heldout_losses(checkpoint: Path, corpus: Corpus, domain: str, seq_len: int, 
     for key, name in (("spec", domain), ("general", corpus.general)):
         loss, _ = domain_loss(model, corpus, name, seq_len, max_tokens=max_tokens, device=place)
         found[f"loss_{key}"] = loss
-        found[f"bpb_{key}"] = loss / math.log(2) / corpus.bytes_per_token(name, "heldout")
+        found[f"bpb_{key}"] = loss / math.log(2) / corpus.bytes_per_token(name)
     return found

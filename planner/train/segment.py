@@ -117,13 +117,13 @@ def run_segment(job: Job, *, report: Callable[[int], None] | None = None) -> Res
             write_record(job, loop.seconds, {}, status="diverged", reason=str(error))
         else:
             write_artifact(job.diverged_path, "diverged", 1, {"reason": str(error)})
-        return Result(segment.segment_id, "diverged", time.perf_counter() - started, str(error))
+        return Result("diverged", time.perf_counter() - started, str(error))
     loop.seconds += time.perf_counter() - started
     if segment.cell is None or job.labels.get("keep_state"):
         save_state(job.state_path, model, optimiser, loop)
     if segment.cell is not None:
         write_record(job, loop.seconds, losses, status="ok", reason=None)
-    return Result(segment.segment_id, "done", time.perf_counter() - started)
+    return Result("done", time.perf_counter() - started)
 
 
 def _train(
@@ -214,5 +214,5 @@ def evaluate(job: Job, corpus: Corpus, model: torch.nn.Module, device: torch.dev
         if not math.isfinite(loss):
             raise Diverged(f"the held-out loss on {domain} is {loss}")
         found[f"loss_{key}"] = loss
-        found[f"bpb_{key}"] = loss / math.log(2) / corpus.bytes_per_token(domain, "heldout")
+        found[f"bpb_{key}"] = loss / math.log(2) / corpus.bytes_per_token(domain)
     return found

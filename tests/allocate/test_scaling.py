@@ -1,14 +1,10 @@
 """Exponents and break-even factors against laws whose answer is known, and what is refused."""
 
-from dataclasses import replace
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from planner.allocate.allocate import allocate
 from planner.allocate.break_even import factors
-from planner.allocate.curves import Scaling
 from planner.allocate.exponents import slopes
 from planner.allocate.request import Request
 from planner.allocate.scaling import budget_range, scaling
@@ -173,14 +169,3 @@ def test_what_cannot_be_answered_is_refused(fitted: FittedLaw) -> None:
         scaling(fitted, [1e13], [2e5])
     with pytest.raises(InputError, match="make no curve"):
         scaling(fitted, [1e12, 1e13], [])
-
-
-def test_curves_survive_their_file(fitted: FittedLaw, tmp_path: Path) -> None:
-    answer = scaling(fitted, [3e12, 2e13], [5e4, 2e5])
-    path = tmp_path / "scaling.json"
-    answer.save(path, {})
-    again = Scaling.load(path)
-    assert again.created and replace(again, created="") == answer
-    single = scaling(known(LAWS["chinchilla"], [1.7, 0.9, 0.9, 0.3, 0.3], 0.01), BUDGETS[:2], [1e9])
-    single.save(path, {})
-    assert replace(Scaling.load(path), created="") == single

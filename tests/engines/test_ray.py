@@ -134,7 +134,7 @@ def jobs_of(folder: Path, number: int, **changes: Any) -> list[Job]:
 
 def test_workers_stay_warm(nodes: Nodes, folder: Path) -> None:
     def whoami(job: Job, report: object) -> Result:
-        return Result(job.segment.segment_id, "done", 0.0, f"{os.getpid()} {os.environ['OMP_NUM_THREADS']} {os.environ['MKL_NUM_THREADS']}")
+        return Result("done", 0.0, f"{os.getpid()} {os.environ['OMP_NUM_THREADS']} {os.environ['MKL_NUM_THREADS']}")
 
     events = run_all(jobs_of(folder, 9), RayEngine(runner=whoami))
     words = [event.result.reason or "" for event in events if event.result is not None]
@@ -163,7 +163,7 @@ def test_small_models_are_packed_on_one_gpu(nodes: Nodes, folder: Path) -> None:
     def hold(job: Job, report: object) -> Result:
         began = time.monotonic()
         time.sleep(1.0)
-        return Result(job.segment.segment_id, "done", 0.0, f"{began} {time.monotonic()} {os.environ['CUDA_VISIBLE_DEVICES']} {os.getpid()}")
+        return Result("done", 0.0, f"{began} {time.monotonic()} {os.environ['CUDA_VISIBLE_DEVICES']} {os.getpid()}")
 
     node = nodes.cluster.add_node(num_cpus=4, num_gpus=1)
     try:

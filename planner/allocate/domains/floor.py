@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -31,7 +32,7 @@ def tell_bounded(problem: DomainsProblem, found: Found, margin: float) -> Iterat
     bound = np.flatnonzero(found.tokens_pt + found.tokens_spec < AT_FLOOR * problem.least_ratio * params)
     if request.params is not None or request.params_among or not len(bound):
         return
-    beyond = DomainsProblem.of(request, robust=problem.robust, mix=problem.mix, beyond=True, evaluations=EVALUATIONS)
+    beyond = replace(DomainsProblem.of(request, robust=problem.robust, beyond=True), mix=problem.mix, evaluations=EVALUATIONS)
     best = searched(beyond, found, margin, None)
     if best is None or (beyond.params[best.size[bound]] <= LARGER * params[bound]).all():
         return

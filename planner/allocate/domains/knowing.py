@@ -17,7 +17,7 @@ MOST_LAWS = 20
 """Laws that are asked about: those of the domains with the most FLOPs."""
 
 
-def knowing(problem: DomainsProblem, found: Found, margin: float, progress: Callable[[float], None] = lambda share: None) -> tuple[Knowing, ...]:
+def knowing(problem: DomainsProblem, found: Found, margin: float, progress: Callable[[float], None]) -> tuple[Knowing, ...]:
     """Ask each law what it is worth to know it, the most first.
 
     Args:

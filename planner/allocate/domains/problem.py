@@ -57,14 +57,12 @@ class DomainsProblem:
     """Losses that one grid may take: with many domains, fewer resamples are looked at."""
 
     @classmethod
-    def of(
-        cls, request: DomainsRequest, *, robust: bool = True, mix: MixWorth | None = None, beyond: bool = False, evaluations: float = EVALUATIONS
-    ) -> DomainsProblem:
-        """Prepare a request.
+    def of(cls, request: DomainsRequest, *, robust: bool = True, beyond: bool = False) -> DomainsProblem:
+        """Prepare a request, with a stage of its own for every domain.
 
         Args:
             request: the request.
-            robust, mix, evaluations: the fields.
+            robust: the field.
             beyond: whether to search sizes that the budget gives fewer tokens per parameter than any run had.
 
         Raises:
@@ -96,7 +94,7 @@ class DomainsProblem:
             # The ends are sizes as they are asked for: of a narrow range the shapes may lie beside both.
             sizes = first.every(*ends) or sizes if first.recipe else tuple(first.size(float(value)) for value in np.geomspace(*ends, LADDER))
             sizes = tuple(size for size in sizes if first.fits(size)) or sizes
-        return cls(request, problems, tuple(sorted(sizes, key=lambda size: size.params_non_embedding)), mix, robust, evaluations)
+        return cls(request, problems, tuple(sorted(sizes, key=lambda size: size.params_non_embedding)), robust=robust)
 
     @property
     def count(self) -> int:

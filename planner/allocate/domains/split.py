@@ -195,9 +195,8 @@ class Divided:
 
 
 def divide(
-    problem: DomainsProblem, name: str, at: Any, shares: Array, guess: Array | None, stage: Stage, margin: float, like: Found | None,
-    bare: bool | None = None,
-) -> Divided:  # fmt: skip
+    problem: DomainsProblem, name: str, at: Any, shares: Array, guess: Array | None, stage: Stage, margin: float, like: Found | None, bare: bool | None
+) -> Divided:
     """Divide what each trunk leaves among the domains; as `look`.
 
     Args:

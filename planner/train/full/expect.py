@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -88,8 +88,6 @@ class Verdict:
     """In words."""
     outside: bool
     """Whether the run has left its interval, or is about to."""
-    heading: tuple[float, float] | None = field(default=None)
-    """Extrapolated end and half the width of its 90 % interval [nats/token], in the cooldown."""
 
 
 def judge(course: Course, measured: Sequence[tuple[int, float, float]], stage_from: int = 0) -> Verdict | None:
@@ -112,14 +110,13 @@ def judge(course: Course, measured: Sequence[tuple[int, float, float]], stage_fr
     points = [(1.0, sum(before) / len(before)), *cooling] if before else cooling
     if len(points) < 2:
         return None
-    heading = extrapolate(points)
-    middle, error = heading
+    middle, error = extrapolate(points)
     said = f"heading for {middle:.4f} ± {error:.4f}; forecast {end.loss:.4f}, {end.low:.4f} to {end.high:.4f}"
     if middle - error > end.high:
-        return Verdict(f"{said}: above the interval", True, heading)
+        return Verdict(f"{said}: above the interval", True)
     if middle + error < end.low or loss < end.low:
-        return Verdict(f"{said}: below the interval", True, heading)
-    return Verdict(f"{said}: inside, as far as can be told", False, heading)
+        return Verdict(f"{said}: below the interval", True)
+    return Verdict(f"{said}: inside, as far as can be told", False)
 
 
 def _at_peak(loss: float, here: Expected) -> Verdict | None:

@@ -21,7 +21,7 @@ from torch.utils.checkpoint import checkpoint
 from planner.artifacts import read_json, whole, write_text
 from planner.corpus import Corpus
 from planner.errors import StateError
-from planner.train.checkpoint import LoopState, save_tensors
+from planner.train.checkpoint import LoopState, save_tensors, tensors_of
 from planner.train.evaluate import domain_loss
 from planner.train.full.expect import Course, judge
 from planner.train.full.guards import Span, Watch, batch_number, blamed, merged, step_of
@@ -29,7 +29,7 @@ from planner.train.full.mesh import Ranks
 from planner.train.full.metrics import FILE, Metrics, read_metrics
 from planner.train.full.plan import STATES_FOLDER, FullRun, latest_step, rows_of_rank, state_folder
 from planner.train.full.shard import build, gathered
-from planner.train.full.states import States, read_state, start_moments, tensors_of
+from planner.train.full.states import States, read_state, start_moments
 from planner.train.job import Job
 from planner.train.model import build_optimiser
 from planner.train.order import IGNORED

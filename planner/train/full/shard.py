@@ -9,7 +9,7 @@ Ref: arXiv 2304.11277 (FSDP), arXiv 2410.06511 (the order: activations, compile,
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -133,8 +133,8 @@ class _Filler:
     def fill(self, module: nn.Module) -> None:
         """Fill the parameters below a module that still have no values."""
         for part in module.modules():
-            for key, item in _own_parameters(part):
-                if item.is_meta:
+            for key, item in list(part._parameters.items()):
+                if item is not None and item.is_meta:
                     part.register_parameter(key, self._filled(item))
 
     def _filled(self, item: nn.Parameter) -> nn.Parameter:
@@ -154,7 +154,3 @@ class _Filler:
             else:
                 self._done[id(item)] = nn.Parameter(value, requires_grad=item.requires_grad)
         return self._done[id(item)]
-
-
-def _own_parameters(module: nn.Module) -> Iterable[tuple[str, nn.Parameter]]:
-    return [(key, item) for key, item in module._parameters.items() if item is not None]

@@ -23,6 +23,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from planner.artifacts import read_json, room, whole, write_text
 from planner.errors import InputError, PlannerError, StateError
+from planner.train.checkpoint import MOMENTS
 from planner.train.full.mesh import Ranks
 from planner.train.full.plan import LATEST, STATES_FOLDER, latest_step, state_folder
 
@@ -31,7 +32,6 @@ BETWEEN = "between"
 """Key in it that says whether it was saved by the clock, between the states that the steps ask for; those of earlier versions lack it."""
 FILES = "files"
 """Key in it of the name and size [bytes] of every file of the state; states of earlier versions lack it."""
-MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class States:
@@ -251,19 +251,6 @@ class _Reader(HuggingFaceStorageReader):
             if values < tensor.numel():
                 return None, f"{values} of the {tensor.numel()} values of {name} are there"
         return found, None
-
-
-def tensors_of(model: torch.nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """Name all that a state holds: what is trained and both moments, as live tensors. What lies frozen under adapters is the open checkpoint's."""
-    found: dict[str, torch.Tensor] = {}
-    for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        found[f"model.{name}"] = parameter.detach()
-        for key in MOMENTS:
-            if key in optimiser.state.get(parameter, {}):
-                found[f"{key}.{name}"] = optimiser.state[parameter][key]
-    return found
 
 
 def start_moments(optimiser: torch.optim.Optimizer, step: int = 0) -> None:
