@@ -436,6 +436,26 @@ def test_a_stop_file_ends_a_launch_as_ctrl_c_does(corpus: Corpus, tmp_path: Path
     assert 0 < read_json(folder / "states" / "latest.json")["step"] < STEPS and not (folder / STOP_FILE).exists()
 
 
+def test_a_folder_whose_name_is_like_an_option_is_a_folder(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its name reaches the ranks as a path, and the command that is named next can be pasted."""
+    monkeypatch.chdir(tmp_path)
+    allocation(corpus).save(Path("allocation.json"), {})
+    code, _, said = plan("launch", "allocation.json", "--out=-first run", "--threads", 1)
+    assert code == 0, said
+    assert "next: plan verify '-first run'" in said
+
+
+def test_what_names_the_ranks_of_another_run_does_not_reach_these(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container of a job on many machines has such variables of its own: one rank waited for the others of that job, torchrun for its nodes."""
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "TORCHELASTIC_RUN_ID", "PET_NNODES", "RANKING"):
+        monkeypatch.setenv(name, "2")
+    see = "import os, sys; open(sys.argv[1], 'w').write(' '.join(os.environ))"
+    monkeypatch.setattr(runners, "command", lambda folder, ranks: [sys.executable, "-c", see, str(tmp_path / "seen")])
+    runners.run_local(tmp_path, 1, Settings(), tick=lambda: None)
+    seen = (tmp_path / "seen").read_text().split()
+    assert {"RANKING", RUNNER} <= {*seen} and not {"RANK", "WORLD_SIZE", "LOCAL_RANK", "TORCHELASTIC_RUN_ID", "PET_NNODES"} & {*seen}
+
+
 def test_ranks_stop_when_the_command_above_torchrun_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Their parent is torchrun, which outlives it: the rank here has this test as parent throughout."""
     ran = tmp_path / "told"
