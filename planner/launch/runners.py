@@ -55,8 +55,8 @@ def run_local(folder: Path, ranks: int, settings: Settings, *, tick: Callable[[]
         StateError: a rank failed, or ranks of another start train there.
     """
     environment = {
-        **{key: value for key, value in os.environ.items() if not OTHERS.match(key)}, "OMP_NUM_THREADS": str(settings.threads), "TOKENIZERS_PARALLELISM": "false",
-        RUNNER: json.dumps(this_process()),
+        **{key: value for key, value in os.environ.items() if not OTHERS.match(key)},
+        "OMP_NUM_THREADS": str(settings.threads), "TOKENIZERS_PARALLELISM": "false", RUNNER: json.dumps(this_process()),
     }  # fmt: skip
     stop, asked, logged = folder / STOP_FILE, 0, _logged(folder)
     with (folder / LOG).open("ab") as log, sigterm_interrupts():

@@ -33,6 +33,15 @@ def test_every_command_has_help_with_an_example(command: list[str]) -> None:
     assert f"Example: plan {' '.join(command)}" in " ".join(out.split())
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a shell")
+def test_closed_streams_take_nothing_away() -> None:
+    """Messages stay off stdout, whose reader expects results, and what shows progress finds no terminal where there is no stream."""
+    show = "import sys; sys.argv[1:] = ['fit', 'nowhere']; from planner.cli import console, main; main._open_streams(); console.Bar('x', 1); main.main()"
+    for closed in ("2>&-", "2>&- <&-"):
+        done = subprocess.run(["sh", "-c", f'exec "$0" -c "$1" {closed}', sys.executable, show], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout) == (2, "")
+
+
 def test_the_list_of_commands_is_whole() -> None:
     import typer.main
 
