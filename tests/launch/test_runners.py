@@ -34,7 +34,7 @@ from planner.launch.full import settle
 from planner.launch.launch import prepare
 from planner.launch.runners import LOG, failure
 from planner.lock import locked
-from planner.train.full.main import SIGNALS, Stopper, main
+from planner.train.full.main import SIGNALS, Stopper, main, run_rank
 from planner.train.full.plan import FAILURE_FILE, RUNNER, STATES_FOLDER, STOP_FILE, STOPPED, FullRun, Settings
 from tests.train.full.runs import ROOT, STEPS, allocation, lay, losses, row, run_here
 
@@ -434,6 +434,13 @@ def test_a_stop_file_ends_a_launch_as_ctrl_c_does(corpus: Corpus, tmp_path: Path
     code, _, said = plan("launch", tmp_path / "a.json", "--out", folder, "--threads", 1)
     assert code == INTERRUPTED and said.strip().endswith("stopped; what is finished is kept, and the same command goes on from there")
     assert 0 < read_json(folder / "states" / "latest.json")["step"] < STEPS and not (folder / STOP_FILE).exists()
+
+
+def test_ranks_leave_nothing_in_a_folder_in_which_no_run_is_laid_down(tmp_path: Path) -> None:
+    """Where it is mistyped for torchrun it was made, and a launch that was meant to go there was refused because it was not empty."""
+    with pytest.raises(InputError, match="there is no file .*full.json"):
+        run_rank(tmp_path / "mistyped", Stopper(tmp_path / STOP_FILE))
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_whose_name_is_like_an_option_is_a_folder(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
