@@ -21,6 +21,8 @@ from planner.errors import InputError, MissingDependencyError, PlannerWarning, S
 from planner.lock import this_process
 from planner.train.full.plan import FAILURE_FILE, RUNNER, STOP_FILE, Settings
 
+HOME = Path(__file__).resolve().parents[2]
+"""Where Python finds this package."""
 LOG = "log.txt"
 PROGRESS = re.compile(r"\d\d:\d\d:\d\d step \d+: ")
 """Begins a line there that tells how far the run is: the last words of a rank that was killed, and not why it ended."""
@@ -58,6 +60,8 @@ def run_local(folder: Path, ranks: int, settings: Settings, *, tick: Callable[[]
         **{key: value for key, value in os.environ.items() if not OTHERS.match(key)},
         "OMP_NUM_THREADS": str(settings.threads), "TOKENIZERS_PARALLELISM": "false", RUNNER: json.dumps(this_process()),
     }  # fmt: skip
+    if HOME != Path.cwd():  # python -m looks in the working directory first, which the command itself did not: a random.py there would be run
+        environment["PYTHONSAFEPATH"] = "1"  # from Python 3.11 on
     stop, asked, logged = folder / STOP_FILE, 0, _logged(folder)
     with (folder / LOG).open("ab") as log, sigterm_interrupts():
         process = subprocess.Popen(command(folder, ranks), stdout=log, stderr=log, env=environment, start_new_session=True)

@@ -28,7 +28,7 @@ from planner.cli.console import INTERRUPTED
 from planner.cli.full import Follow, check_options
 from planner.cli.main import app
 from planner.corpus.store import Corpus
-from planner.errors import InputError, MissingDependencyError, PlannerWarning
+from planner.errors import InputError, MissingDependencyError, PlannerWarning, StateError
 from planner.launch import runners, slurm
 from planner.launch.full import settle
 from planner.launch.launch import prepare
@@ -450,6 +450,19 @@ def test_a_folder_whose_name_is_like_an_option_is_a_folder(corpus: Corpus, tmp_p
     code, _, said = plan("launch", "allocation.json", "--out=-first run", "--threads", 1)
     assert code == 0, said
     assert "next: plan verify '-first run'" in said
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="Python cannot be told so before")
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_ranks_run_no_module_of_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ranks: int) -> None:
+    """The command itself does not: notes of the user's called random.py would end the ranks, and another version of the planner would train."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.chdir(tmp_path)
+    Path("run").mkdir()
+    Path("random.py").write_text("open('seen', 'w')")
+    with pytest.raises(StateError, match="there is no file run/full.json|exit code"):
+        runners.run_local(Path("run"), ranks, Settings(), tick=lambda: None)
+    assert not Path("seen").exists()
 
 
 def test_what_names_the_ranks_of_another_run_does_not_reach_these(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
