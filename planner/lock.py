@@ -97,6 +97,9 @@ def _acquire(path: Path, temporary: Path) -> None:
             if not path.exists() or attempt < ATTEMPTS // 2:  # released in between, or about to be written
                 time.sleep(0.05)
                 continue
+            if isinstance(error.__cause__, OSError):  # of a user who lets no other one read it, and who may be at work
+                remedy = "ask its owner whether a plan is at work there, or check its permissions"
+                raise StateError(f"{path} cannot be read: {error.__cause__.strerror}", remedy=remedy) from error
             raise _nobody(path) from error
         if holder.get("pid") is None:
             raise _nobody(path)

@@ -13,31 +13,54 @@ from pathlib import Path
 from typing import Any
 
 from planner.artifacts import read_json
-from planner.errors import InputError, PlannerError, StateError
+from planner.errors import InputError, StateError
 
 HEADER = 8
 """Bytes that give the length of a safetensors header."""
 
 
 def read_record(path: Path) -> dict[str, Any] | None:
-    """Read an endpoint's record, or None if it is torn; one of another kind or schema is not torn."""
+    """Read an endpoint's record, or None if it is torn; one of another kind or schema is not torn.
+
+    Raises:
+        InputError: see `_read`.
+    """
+    record = _read(path)
     try:
-        record = read_json(path)
         return record if isinstance(record["row"]["status"], str) else None
-    except (PlannerError, KeyError, TypeError):
+    except (KeyError, TypeError):
         return None
 
 
 def whole_note(path: Path) -> bool:
-    """Tell whether the note of a divergence can be read."""
+    """Tell whether the note of a divergence is whole.
+
+    Raises:
+        InputError: see `_read`.
+    """
+    return isinstance(_read(path).get("reason"), str)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Read a JSON object, an empty one where the file holds none.
+
+    Raises:
+        InputError: the system does not hand the file out, as where it is another user's or too many are open; it may well be whole.
+    """
     try:
-        return isinstance(read_json(path)["reason"], str)
-    except (PlannerError, KeyError):
-        return False
+        return read_json(path)
+    except InputError as error:
+        if isinstance(error.__cause__, OSError):
+            raise
+        return {}
 
 
 def whole_state(path: Path) -> bool:
-    """Tell whether a safetensors file is as long as its header says; reads the header only."""
+    """Tell whether a safetensors file is as long as its header says; reads the header only.
+
+    Raises:
+        InputError: the system does not hand the file out.
+    """
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(HEADER), "little")
@@ -47,7 +70,11 @@ def whole_state(path: Path) -> bool:
             header = json.loads(file.read(length))
         ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
         return HEADER + length + max(ends, default=0) == size
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except OSError as error:
+        if path.is_dir():
+            return False
+        raise InputError(f"{path} cannot be read: {error.strerror}", remedy="check its permissions") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return False
 
 
@@ -85,6 +112,9 @@ def set_aside_torn(records: Iterable[Path], states: Iterable[Path], notes: Itera
 
     Returns:
         Old and new name of each file that was set aside.
+
+    Raises:
+        InputError: the system does not hand one of them out.
     """
     checks: list[tuple[Iterable[Path], Callable[[Path], bool]]] = [
         (records, lambda path: read_record(path) is not None),

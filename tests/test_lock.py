@@ -13,6 +13,7 @@ import pytest
 from planner.artifacts import read_json
 from planner.errors import StateError
 from planner.lock import NAME, gone, holder_of, locked, this_process
+from tests.refused import refuse_reading
 
 
 def plant(folder: Path, **changes: object) -> None:
@@ -81,6 +82,14 @@ def test_a_holder_out_of_sight_is_never_taken_over(tmp_path: Path, changes: dict
         pass
     assert read_json(tmp_path / NAME)["token"] == "old"
     assert not gone(read_json(tmp_path / NAME))
+
+
+def test_a_lock_that_cannot_be_read_is_not_said_to_name_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of another user with a umask of 077 in a shared folder: the message must not have a living runner's lock deleted."""
+    plant(tmp_path, pid=dead())
+    refuse_reading(monkeypatch, tmp_path / NAME)
+    with pytest.raises(StateError, match=f"{NAME} cannot be read: Permission denied; ask its owner"), locked(tmp_path):
+        pass
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"pid": null}'])

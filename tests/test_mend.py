@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 
 import pytest
 
-from planner.errors import StateError
+from planner.errors import InputError, StateError
 from planner.live import read_live
-from planner.mend import read_identity
+from planner.mend import read_identity, set_aside_torn
+from tests.refused import refuse_reading
 
 
 @pytest.mark.parametrize("text", ['{"recipe": ', "5", "", "[" * 100000])
@@ -33,6 +35,17 @@ def test_a_torn_identity_of_runs_is_named(tmp_path: Path, run: str) -> None:
     with pytest.raises(StateError, match="is torn; make sure .* and delete .*identity.json"):
         read_identity(tmp_path)
     assert (tmp_path / "state" / "identity.json").exists()
+
+
+@pytest.mark.parametrize("kind", ["record", "state", "note"])
+def test_what_the_system_does_not_hand_out_is_not_torn(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as another user's, or one too many that is open: it may be whole, and to train it again would do the work twice."""
+    path = tmp_path / "file"
+    path.write_text("{")
+    refuse_reading(monkeypatch, path, errno.EMFILE)
+    with pytest.raises(InputError, match="file cannot be read: Too many open files"):
+        set_aside_torn(*([path] if kind == each else [] for each in ("record", "state", "note")))
+    assert path.exists()
 
 
 @pytest.mark.parametrize("body", [{"failed": 5}, {"failed": {"a": 5}}, {"running": "a"}, {"running": [5]}, {"running": None}, 5])

@@ -60,6 +60,8 @@ def application(words: str | None = None, cls: type[PlanGroup] = PlanGroup) -> t
 
 def _of_files(error: OSError | ValueError) -> str | None:
     """Say what the file system refused, where that is what the error is: a name too long, a folder that may not be read, a full disk."""
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        return f"{error.strerror}; raise the limit on them (ulimit -n), or ask for fewer workers or ranks."
     if isinstance(error, OSError) and error.filename is not None and error.errno != errno.EPIPE:
         name = str(error.filename)
         name = name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}…"

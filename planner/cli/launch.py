@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -166,7 +167,7 @@ def _tell(ready: Launch, row: dict[str, Any]) -> None:
     if row["status"] != "ok":
         raise DataError(f"the run diverged: {row['reason']}", remedy="lower the learning rate in the recipe and sweep again")
     say(f"specialist loss {row['loss_spec']:.4f} nats/token ({row['bpb_spec']:.3f} bits/byte), general loss {row['loss_general']:.4f}")
-    say(f"checkpoint: {ready.checkpoint}; next: plan verify {ready.folder}")
+    say(f"checkpoint: {ready.checkpoint}; next: plan verify {shlex.quote(str(ready.folder))}")
 
 
 def show_realised(ready: Launch, title: str) -> None:

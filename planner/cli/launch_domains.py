@@ -137,7 +137,7 @@ def _tell(ready: DomainsLaunch, laid: list[Part]) -> None:
         say(f"{part.name}: held-out loss {said} nats/token; checkpoint {part.folder / 'checkpoint'}")
     for name, reason in lost.items():
         raise DataError(f"the run of {name} diverged: {reason}", remedy="lower the learning rate in the recipe and sweep again")
-    say(f"next: plan verify {ready.folder}")
+    say(f"next: plan verify {shlex.quote(str(ready.folder))}")
 
 
 def verify_domains(folder: Path, as_json: bool) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import atexit
 import gc
+import os
+import sys
 from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib import import_module
@@ -60,8 +62,24 @@ def _none() -> None:
     """Take no options before the command."""
 
 
+def _open_streams() -> None:
+    """Open what the starter has closed of the three standard streams.
+
+    Python would write messages in the place of results, and the first file to be opened would take what libraries write to a stream's number.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free, which is this one
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+
+
 def main() -> None:
     """Run the command line."""
+    _open_streams()
     # Python looks for cycles among all that was imported before it ends, a tenth of a second after a fit, to free what ends with the process anyway.
     atexit.register(gc.freeze)
     app()

@@ -22,18 +22,23 @@ from planner.errors import InputError, MissingDependencyError, PlannerWarning, S
 from planner.lock import this_process
 from planner.train.full.plan import FAILURE_FILE, RUNNER, STOP_FILE, Settings
 
+HOME = Path(__file__).resolve().parents[2]
+"""Where Python finds this package."""
 LOG = "log.txt"
 PROGRESS = re.compile(r"\d\d:\d\d:\d\d step \d+: ")
 """Begins a line there that tells how far the run is: the last words of a rank that was killed, and not why it ended."""
 POLL = 0.3
 """Seconds between two looks at the ranks."""
+OTHERS = re.compile(r"(RANK|WORLD_SIZE|LOCAL_RANK|TORCHELASTIC_\w*|PET_\w*)\Z")
+"""Variables that name a process to its ranks, or set torchrun's options. Those that are set already are of another run, such as those that a cluster's
+operator gives every container of a job: a single rank would wait for others for an hour."""
 FAILURES = 3
 """Times that Ray starts the ranks again after losing one; they go on from the latest state."""
 
 
 def command(folder: Path, ranks: int) -> list[str]:
     """Return the command that starts the ranks on this machine."""
-    module = ["-m", "planner.train.full", str(folder)]
+    module = ["-m", "planner.train.full", os.path.join(os.curdir, folder)]  # so that a name that begins with a dash is no option
     if ranks == 1:
         return [sys.executable, *module]
     return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks), *module]
@@ -53,8 +58,11 @@ def run_local(folder: Path, ranks: int, settings: Settings, *, tick: Callable[[]
         StateError: a rank failed, or ranks of another start train there.
     """
     environment = {
-        **os.environ, "OMP_NUM_THREADS": str(settings.threads), "TOKENIZERS_PARALLELISM": "false", RUNNER: json.dumps(this_process()),
+        **{key: value for key, value in os.environ.items() if not OTHERS.match(key)},
+        "OMP_NUM_THREADS": str(settings.threads), "TOKENIZERS_PARALLELISM": "false", RUNNER: json.dumps(this_process()),
     }  # fmt: skip
+    if HOME != Path.cwd():  # python -m looks in the working directory first, which the command itself did not: a random.py there would be run
+        environment["PYTHONSAFEPATH"] = "1"  # from Python 3.11 on
     stop, asked, logged = folder / STOP_FILE, 0, _logged(folder)
     with (folder / LOG).open("ab") as log, sigterm_interrupts():
         process = subprocess.Popen(command(folder, ranks), stdout=log, stderr=log, env=environment, start_new_session=True)

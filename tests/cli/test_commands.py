@@ -1,6 +1,8 @@
 """The command line as a new user meets it."""
 
+import errno
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -31,6 +33,25 @@ def test_every_command_has_help_with_an_example(command: list[str]) -> None:
     code, out, _ = run(*command, "--help")
     assert code == 0
     assert f"Example: plan {' '.join(command)}" in " ".join(out.split())
+
+
+def test_too_many_open_files_are_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as the pipes of many workers under a low limit, which no path names."""
+
+    def fail(*given: object, **named: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr("planner.cli.paths.runs_files", fail)
+    assert run("fit", "anything") == (2, "", "error: Too many open files; raise the limit on them (ulimit -n), or ask for fewer workers or ranks.\n")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a shell")
+def test_closed_streams_take_nothing_away() -> None:
+    """Messages stay off stdout, whose reader expects results, and what shows progress finds no terminal where there is no stream."""
+    show = "import sys; sys.argv[1:] = ['fit', 'nowhere']; from planner.cli import console, main; main._open_streams(); console.Bar('x', 1); main.main()"
+    for closed in ("2>&-", "2>&- <&-"):
+        done = subprocess.run(["sh", "-c", f'exec "$0" -c "$1" {closed}', sys.executable, show], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout) == (2, "")
 
 
 def test_the_list_of_commands_is_whole() -> None:

@@ -28,13 +28,13 @@ from planner.cli.console import INTERRUPTED
 from planner.cli.full import Follow, check_options
 from planner.cli.main import app
 from planner.corpus.store import Corpus
-from planner.errors import InputError, MissingDependencyError, PlannerWarning
+from planner.errors import InputError, MissingDependencyError, PlannerWarning, StateError
 from planner.launch import runners, slurm
 from planner.launch.full import settle
 from planner.launch.launch import prepare
 from planner.launch.runners import LOG, failure
 from planner.lock import locked
-from planner.train.full.main import SIGNALS, Stopper, main
+from planner.train.full.main import SIGNALS, Stopper, main, run_rank
 from planner.train.full.plan import FAILURE_FILE, RUNNER, STATES_FOLDER, STOP_FILE, STOPPED, FullRun, Settings
 from tests.train.full.runs import ROOT, STEPS, allocation, lay, losses, row, run_here
 
@@ -434,6 +434,46 @@ def test_a_stop_file_ends_a_launch_as_ctrl_c_does(corpus: Corpus, tmp_path: Path
     code, _, said = plan("launch", tmp_path / "a.json", "--out", folder, "--threads", 1)
     assert code == INTERRUPTED and said.strip().endswith("stopped; what is finished is kept, and the same command goes on from there")
     assert 0 < read_json(folder / "states" / "latest.json")["step"] < STEPS and not (folder / STOP_FILE).exists()
+
+
+def test_ranks_leave_nothing_in_a_folder_in_which_no_run_is_laid_down(tmp_path: Path) -> None:
+    """Where it is mistyped for torchrun it was made, and a launch that was meant to go there was refused because it was not empty."""
+    with pytest.raises(InputError, match="there is no file .*full.json"):
+        run_rank(tmp_path / "mistyped", Stopper(tmp_path / STOP_FILE))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_whose_name_is_like_an_option_is_a_folder(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its name reaches the ranks as a path, and the command that is named next can be pasted."""
+    monkeypatch.chdir(tmp_path)
+    allocation(corpus).save(Path("allocation.json"), {})
+    code, _, said = plan("launch", "allocation.json", "--out=-first run", "--threads", 1)
+    assert code == 0, said
+    assert "next: plan verify '-first run'" in said
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="Python cannot be told so before")
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_ranks_run_no_module_of_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ranks: int) -> None:
+    """The command itself does not: notes of the user's called random.py would end the ranks, and another version of the planner would train."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.chdir(tmp_path)
+    Path("run").mkdir()
+    Path("random.py").write_text("open('seen', 'w')")
+    with pytest.raises(StateError, match="there is no file run/full.json|exit code"):
+        runners.run_local(Path("run"), ranks, Settings(), tick=lambda: None)
+    assert not Path("seen").exists()
+
+
+def test_what_names_the_ranks_of_another_run_does_not_reach_these(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container of a job on many machines has such variables of its own: one rank waited for the others of that job, torchrun for its nodes."""
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "TORCHELASTIC_RUN_ID", "PET_NNODES", "RANKING"):
+        monkeypatch.setenv(name, "2")
+    see = "import os, sys; open(sys.argv[1], 'w').write(' '.join(os.environ))"
+    monkeypatch.setattr(runners, "command", lambda folder, ranks: [sys.executable, "-c", see, str(tmp_path / "seen")])
+    runners.run_local(tmp_path, 1, Settings(), tick=lambda: None)
+    seen = (tmp_path / "seen").read_text().split()
+    assert {"RANKING", RUNNER} <= {*seen} and not {"RANK", "WORLD_SIZE", "LOCAL_RANK", "TORCHELASTIC_RUN_ID", "PET_NNODES"} & {*seen}
 
 
 def test_ranks_stop_when_the_command_above_torchrun_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

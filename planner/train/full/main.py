@@ -34,7 +34,7 @@ from planner.train.export import export_checkpoint
 from planner.train.full.held import held, start_name
 from planner.train.full.loop import Training
 from planner.train.full.mesh import Ranks, join, leave
-from planner.train.full.plan import FAILURE_FILE, HALTED, RUNNER, STOP_FILE, STOPPED, FullRun, latest_step
+from planner.train.full.plan import FAILURE_FILE, FILE, HALTED, RUNNER, STOP_FILE, STOPPED, FullRun, latest_step
 from planner.train.full.room import micro_batch_that_fits
 from planner.train.full.shard import gathered
 from planner.train.job import Job, state_path
@@ -139,7 +139,8 @@ def run_rank(folder: Path, stop: Stopper, *, slurm: bool = False, start: str | N
             remedy = "give a smaller --micro-batch, --checkpoint-activations, or more --ranks; the same command goes on from the latest state"
             raise StateError(f"the GPU's memory ran out: {said}", remedy=remedy) from error
     except PlannerError as error:
-        write_text(folder / FAILURE_FILE, f"{error.message}\n{error.remedy}\n")
+        if (folder / FILE).exists():  # a folder that was mistyped is not made, nor does another one get a file that is not its own
+            write_text(folder / FAILURE_FILE, f"{error.message}\n{error.remedy}\n")
         raise
 
 
