@@ -19,6 +19,8 @@ MOST_NATS = 50.0
 
 def show(answer: Allocation) -> None:
     """Print a recommendation as tables."""
+    from planner.allocate.beyond import outside
+
     plan, request = answer.plan, answer.request
     tolerance = f"within {100 * request['tolerance']:.3g} % of the best loss"
     size = [f"{format_count(plan.params_non_embedding)}", f"{format_interval(*answer.params_interval)}", f"{format_interval(*answer.params_within)}"]
@@ -61,6 +63,8 @@ def show(answer: Allocation) -> None:
         title = f"Recommended size and passes for {budget} over {format_count(request['unique_spec'])} distinct tokens"
         rows = [[row[0].replace("specialist ", ""), *row[1:]] for row in rows if row[0] not in ("share of specialist tokens", "general tokens")]
     caption = "90 % interval: of a loss, for one run; of a size or an amount, of the best plan of each refit; laws that were not chosen are not in it"
+    if outside(answer.extrapolation):  # an error of form, which all refits share, shows there
+        caption += "; regret is by those refits too: where no law has the right form so far out, more is given away"
     table(title, ["", "recommended", "90 % interval", tolerance], rows, caption=caption)
     _show_arms(answer)
     for arm in answer.arms:

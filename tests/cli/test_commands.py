@@ -261,6 +261,11 @@ def test_far_extrapolation_is_said_loudly(law: Path) -> None:
     code, out, err = run(*arguments, "--allow-extrapolation")
     assert code == 0
     assert "EXTRAPOLATION" in err and "times the largest run" in err and "train a sweep" in err and "NOT A FORECAST" in err
+    said = "regret is by those refits too"
+    assert said in " ".join(out.split())
+    medicine = Path(__file__).parents[2] / "sweeps" / "medicine"
+    _, out, err = run("allocate", "--flops", "4e12", "--spec-tokens", "200k", "--law", str(medicine), "--out", str(law.with_name("near.json")))
+    assert "inside what the runs cover" in err and said not in " ".join(out.split())
 
 
 @pytest.mark.parametrize("option", ["--target", "--method", "--resampling"])
