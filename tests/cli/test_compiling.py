@@ -115,4 +115,6 @@ def test_the_help_is_one(corpus: Corpus) -> None:
         for name in path:
             command = command.commands[name]  # type: ignore[attr-defined]
         found[" ".join(path)] = next(item for item in command.params if item.name == "compiled")
-    assert all(item.help.startswith(HELP) and item.secondary_opts == ["--no-compile"] for item in found.values())
+    assert all(item.secondary_opts == ["--no-compile"] for item in found.values())
+    assert {name for name, item in found.items() if item.help == HELP} == {"sweep run", "sweep tune-lr"}
+    assert "not by default" in found["launch"].help

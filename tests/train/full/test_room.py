@@ -18,7 +18,7 @@ from planner.launch.full import settle
 from planner.launch.launch import prepare
 from planner.shapes import ModelShape
 from planner.train.full import main
-from planner.train.full.plan import FAILURE_FILE, FullRun, Settings
+from planner.train.full.plan import FAILURE_FILE, FILE, FullRun, Settings
 from planner.train.full.room import micro_batch_that_fits, needed
 from planner.train.passes import GPU_SHARE, PROCESS_BYTES
 from tests.train.full.runs import RECIPE, allocation
@@ -70,6 +70,7 @@ def test_memory_that_runs_out_is_said_with_the_remedy(tmp_path: Path, monkeypatc
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 79.10 GiB")
 
     monkeypatch.setattr(main, "train", full)
+    (tmp_path / FILE).write_text("{}\n")
     with pytest.raises(StateError, match="the GPU's memory ran out: CUDA out of memory"):
         main.run_rank(tmp_path, lambda: False)  # type: ignore[arg-type]
     assert "--micro-batch" in (tmp_path / FAILURE_FILE).read_text()
