@@ -12,6 +12,8 @@ WEIGHT, GRADIENT, MOMENTS = 4, 4, 8
 """Bytes of a trained parameter kept on the ranks: fp32 weight, fp32 gradient and AdamW's two fp32 moments. One that is frozen has the run's own width."""
 LOGIT_COPIES = 3
 """Logits in fp32, their softmax and their gradient."""
+BARE_HEADS = ("llama", "mistral", "qwen2")
+"""Families that do not norm queries and keys."""
 
 
 @dataclass(frozen=True)
@@ -37,13 +39,14 @@ class Memory:
 
 def memory(
     shape: ModelShape, seq_len: int, micro_batch: int, *, shards: int, precision: str, checkpoint_activations: bool, method: Method,
-    bounded: bool = True,
+    compiled: bool = False, bounded: bool = True,
 ) -> Memory:  # fmt: skip
     """Estimate the memory of a rank.
 
     A layer keeps, for each token, its two normed inputs, queries, keys, values, attention's result, and three of the feed-forward width, about
     (4·hidden + 2·heads·head_dim + 2·kv_heads·head_dim + 4·intermediate) numbers with attention that does not store its scores
-    (arXiv 2205.05198, section 4, less the scores; 2205.14135); with activations computed again, its input only, and one layer whole.
+    (arXiv 2205.05198, section 4, less the scores; 2205.14135). So it does compiled; as transformers' layers stand, each norm keeps what it computes in
+    fp32 as well, 4·hidden bytes more, and of queries and keys where they are normed. With activations computed again, its input only, and one layer whole.
 
     Args:
         shape: the model.
@@ -53,12 +56,16 @@ def memory(
         precision: "bf16" or "fp32".
         checkpoint_activations: whether layers are computed again.
         method: in full, or with adapters on weights that are kept as they are.
+        compiled: whether layers go through torch.compile.
         bounded: whether held-out losses are measured in micro-batches too, as they are where the run states one.
     """
     width = 2 if precision == "bf16" else 4
     tokens = float(seq_len * micro_batch)
     layer = shape.params_non_embedding / shape.layers
-    per_layer = tokens * width * (4 * shape.hidden + 2 * (shape.heads + shape.kv_heads) * shape.head_dim + 4 * shape.intermediate)
+    heads = (shape.heads + shape.kv_heads) * shape.head_dim
+    per_layer = tokens * width * (4 * shape.hidden + 2 * heads + 4 * shape.intermediate)
+    if not compiled:
+        per_layer += tokens * (8 * shape.hidden + (0 if shape.family in BARE_HEADS else (4 + width) * heads))
     kept = tokens * width * shape.hidden * shape.layers + per_layer if checkpoint_activations else per_layer * shape.layers
     gathered = 0.0 if shards == 1 and precision == "fp32" else width * (2 * layer + shape.params_embedding)
     trained = method.trained(shape)

@@ -19,7 +19,8 @@ def needed(run: FullRun, world: int, micro_batch: int) -> Memory:
     each = (
         memory(
             shape, run.recipe.seq_len, micro_batch, shards=told.shard_ranks or world, precision=told.precision,
-            checkpoint_activations=told.checkpoint_activations, method=run.recipe.method(job.segment.method), bounded=told.micro_batch is not None,
+            checkpoint_activations=told.checkpoint_activations, method=run.recipe.method(job.segment.method),
+            compiled=told.compile_backend is not None, bounded=told.micro_batch is not None,
         )
         for job in run.stages
     )  # fmt: skip
