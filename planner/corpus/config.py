@@ -25,7 +25,8 @@ class Source:
     """"txt", "jsonl", "parquet", "dataset" (a saved Hugging Face dataset), "package" (text inside an installed package), or "pairs" (prompts and
     responses in JSON Lines or JSON, also inside a package: losses are of the responses only)."""
     path: str
-    """Folder, file or glob, relative to corpus.toml; inside the package for kind "package"."""
+    """Folder, file or glob, relative to corpus.toml; inside the package for kind "package". Of a folder the files that are named as the kind is are
+    read (*.txt, *.jsonl, *.parquet, *.arrow, text packed as .gz or .zst too); a glob such as "notes/*.md" takes others."""
     text: str = "text"
     """Field that holds the text, or a template of fields such as "{label}: {description}"; records that lack one are skipped."""
     prompt: str | None = None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import io
 import json
 import string
 import warnings
@@ -129,7 +128,10 @@ def source_files(source: Source, root: Path) -> list[Path]:
     elif not files and not any(sign in source.path for sign in "*?["):
         raise InputError(f"source {path} does not exist", remedy="check the path in corpus.toml")
     if not files:
-        raise InputError(f"source {path} matches no {source.kind} file", remedy="check the path in corpus.toml")
+        remedy = "check the path in corpus.toml"
+        if path.is_dir():  # of a folder only names that end as the kind says are taken
+            remedy += f", or give a pattern such as {source.path.rstrip('/')}/*.md where the files are named otherwise"
+        raise InputError(f"source {path} matches no {source.kind} file", remedy=remedy)
     return files
 
 
@@ -159,8 +161,9 @@ def _columns(source: Source, path: Path) -> Iterator[str]:
                 table = arrow.ipc.open_stream(file).read_all()
         else:
             table = parquet.read_table(path)
-    except arrow.ArrowInvalid as error:
-        raise InputError(f"{path} cannot be read as {source.kind}: {error}", remedy="check the file") from error
+    except (arrow.ArrowException, OSError) as error:  # damaged pages and footers come as an OSError
+        why = " ".join(str(error).split()).removesuffix(".")
+        raise InputError(f"{path} cannot be read as {source.kind}: {why}", remedy="copy it again, or leave it out of the source") from error
     wanted = _fields(source.text)
     missing = [name for name in wanted if name not in table.column_names]
     if missing:
@@ -174,7 +177,7 @@ def _pick(source: Source, item: Any, where: str, *, optional: bool = False) -> I
     if isinstance(item, str):
         item = {source.text: item}
     if not isinstance(item, dict):
-        raise InputError(f"{where} is not a record with fields", remedy="give JSON objects")
+        raise InputError(f"{where} is not a record with fields", remedy="give JSON objects, in JSON Lines one a line and no list around them")
     wanted = _fields(source.text)
     template = "{" in source.text
     for name in wanted:
@@ -211,10 +214,17 @@ def _decode(path: Path) -> str:
             import zstandard
         except ModuleNotFoundError as error:
             raise MissingDependencyError("zstandard is not installed", remedy="pip install 'compute-allocation-planner[train]'") from error
-        try:
-            data = zstandard.ZstdDecompressor().stream_reader(io.BytesIO(data)).read()
-        except zstandard.ZstdError as error:
-            raise InputError(f"{path} is no zstandard file: {error}", remedy="copy it again, or leave it out of the source") from error
+        remedy, frames = "copy it again, or leave it out of the source", []
+        while data:  # frames one after the other, as large files are packed; only an object of one frame tells whether it came to its end
+            frame = zstandard.ZstdDecompressor().decompressobj()
+            try:
+                frames.append(frame.decompress(data))
+            except zstandard.ZstdError as error:
+                raise InputError(f"{path} is no zstandard file: {error}", remedy=remedy) from error
+            if not frame.eof:
+                raise InputError(f"{path} is cut short: its last zstandard frame has no end", remedy=remedy)
+            data = frame.unused_data
+        data = b"".join(frames)
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -159,3 +159,12 @@ def test_bad_sources_are_refused_and_nothing_is_left(tmp_path: Path, special: li
         build_corpus(CorpusSettings(tmp_path, sources, TokenizerSettings(vocab_size=300), heldout_fraction=0.3), tmp_path / "out")
     assert caught.value.remedy
     assert sorted(path.name for path in tmp_path.iterdir()) == ["general", "special"]
+
+
+def test_a_domain_whose_text_is_another_domains_is_told_of_the_copies(tmp_path: Path) -> None:
+    for name in ("general", "special", "again"):
+        write(tmp_path, name, [(b"general " if name == "general" else b"special ") + text for text in MANY])
+    sources = tuple(Source(name, "txt", name) for name in ("general", "special", "again"))
+    wanted = CorpusSettings(tmp_path, sources, TokenizerSettings(vocab_size=300), heldout_fraction=0.3, near_duplicates=False)
+    with pytest.raises(InputError, match=r"again has 0 tokens in 0 documents \(40 of the 40 read are copies of others, in other domains too\)"):
+        build_corpus(wanted, tmp_path / "out")
