@@ -173,6 +173,8 @@ def _write(
             counts = write_shard(folder / name, split, chosen, tokenizer, end, dtype, limit, masked=name in masked)
             if counts["tokens"] < SMALLEST_SPLIT[split]:
                 remedy = "give more text" if split == "train" else "give more text or raise heldout_fraction"
+                if counts["documents"] < len(chosen):  # the next one would pass the limit, and none is cut
+                    remedy = f"raise heldout_tokens_max = {limit}, which its next document would pass, or cut long documents into shorter ones"
                 copies = account[name]["duplicates_exact"] + account[name]["duplicates_near"]
                 read = account[name]["documents_read"]
                 dropped = f" ({copies} of the {read} read are copies of others, in other domains too)" if copies > read / 2 else ""

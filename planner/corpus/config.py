@@ -92,7 +92,7 @@ class CorpusSettings:
     heldout_fraction: float = 0.05
     """Share of the documents held out, chosen by hash."""
     heldout_tokens_max: int = 100_000
-    """Held-out tokens a domain at most; further held-out documents are left out of both splits."""
+    """Held-out tokens a domain at most, but for a first document that is longer; further held-out documents are left out of both splits."""
     near_duplicates: bool = True
     """Whether near-duplicates are looked for."""
     near_duplicate_threshold: float = 0.8

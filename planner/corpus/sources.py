@@ -88,7 +88,7 @@ def _json_items(path: Path, *, lines: bool) -> Iterator[tuple[Any, str]]:
     if lines:
         for number, line in enumerate(_decode(path).split("\n"), 1):
             if line.strip():
-                yield _json(line, f"{path}, line {number}"), f"{path}, line {number}"
+                yield _json(line, f"{path}, line {number}", "mend it or leave it out; of JSON Lines each line is a whole object"), f"{path}, line {number}"
         return
     document = _json(_decode(path), str(path))
     if not isinstance(document, (dict, list)):
@@ -129,7 +129,7 @@ def source_files(source: Source, root: Path) -> list[Path]:
         raise InputError(f"source {path} does not exist", remedy="check the path in corpus.toml")
     if not files:
         remedy = "check the path in corpus.toml"
-        if path.is_dir():  # of a folder only names that end as the kind says are taken
+        if path.is_dir() and source.kind == "txt":  # of a folder only names that end in .txt are taken
             remedy += f", or give a pattern such as {source.path.rstrip('/')}/*.md where the files are named otherwise"
         raise InputError(f"source {path} matches no {source.kind} file", remedy=remedy)
     return files
@@ -186,8 +186,8 @@ def _pick(source: Source, item: Any, where: str, *, optional: bool = False) -> I
     values = {name: item.get(name) for name in wanted}
     if all(isinstance(value, str) and value.strip() for value in values.values()):
         yield source.text.format(**values) if template else str(values[source.text])
-    elif any(value is not None and not isinstance(value, str) for value in values.values()):
-        raise InputError(f"{where}: field {wanted[0]!r} is not a text", remedy="choose a field that holds text")
+    elif other := [name for name, value in values.items() if value is not None and not isinstance(value, str)]:
+        raise InputError(f"{where}: field {other[0]!r} is not a text", remedy="choose a field that holds text")
 
 
 def _fields(text: str) -> list[str]:
@@ -233,16 +233,16 @@ def _decode(path: Path) -> str:
         ) from error
 
 
-def _json(text: str, where: str) -> Any:
+def _json(text: str, where: str, remedy: str = "mend it or leave it out") -> Any:
     try:
         document = json.loads(text)
         if "\\ud" in text.lower():  # half of a character that takes two, such as an emoji that was cut, is JSON and no text
             json.dumps(document, ensure_ascii=False).encode()
         return document
     except json.JSONDecodeError as error:
-        raise InputError(f"{where} is not JSON: {error.msg}", remedy="mend it or leave it out") from error
+        raise InputError(f"{where} is not JSON: {error.msg}", remedy=remedy) from error
     except (RecursionError, ValueError) as error:
-        raise InputError(f"{where} cannot be read as JSON: {error}", remedy="mend it or leave it out") from error
+        raise InputError(f"{where} cannot be read as JSON: {error}", remedy=remedy) from error
 
 
 def _package_root(source: Source) -> Path:

@@ -108,6 +108,20 @@ def test_broken_files_are_named(name: str, data: bytes, tmp_path: Path) -> None:
         list(read_pairs(Source("general", "pairs", name), tmp_path) if ".json" in name else read_documents(Source("general", "txt", name), tmp_path))
 
 
+def test_the_field_of_a_template_that_holds_no_text_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"title": "a", "year": 1999}\n')
+    with pytest.raises(InputError, match="field 'year' is not a text"):
+        list(read_documents(Source("general", "jsonl", "a.jsonl", text="{title} ({year})"), tmp_path))
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+def test_a_json_list_that_is_no_json_lines_is_told_what_those_are(indent: int | None, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps([{"text": "a"}], indent=indent))
+    with pytest.raises(InputError, match="line 1 is not") as caught:
+        list(read_documents(Source("general", "jsonl", "a.json"), tmp_path))
+    assert "JSON Lines" in (caught.value.remedy or "")
+
+
 def test_all_frames_of_a_packed_file_are_read(tmp_path: Path) -> None:
     skippable = b"\x50\x2a\x4d\x18\x01\x00\x00\x00x"
     (tmp_path / "a.txt.zst").write_bytes(zstandard.compress(b"one, ") + skippable + zstandard.compress(b"two"))
