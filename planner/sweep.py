@@ -23,6 +23,7 @@ from planner.design.spec import SweepSpec, read_sweep
 from planner.design.tree import Tree, build_tree
 from planner.engines.event import Event
 from planner.errors import PlannerWarning, StateError
+from planner.flags import WARMUP_MULTIPLE
 from planner.live import read_live
 from planner.lock import locked
 from planner.mend import read_identity, read_record, set_aside_torn
@@ -76,6 +77,13 @@ class Sweep:
     def domains(self) -> list[str]:
         """Names of the domains that it reads: the general one, and the specialist one or those of its mix."""
         return list(dict.fromkeys([self.corpus.general, self.domain, *(part.domain for part in self.spec.mixture)]))
+
+    @property
+    def mostly_warmup(self) -> list[Segment]:
+        """Endpoints whose rows will be flagged `mostly_warmup`."""
+        recipe = self.spec.recipe
+        least = {base: WARMUP_MULTIPLE * (recipe.rewarm_steps if base else recipe.warmup_steps) for base in (True, False)}
+        return [tip for tip in self.tree.tips if tip.steps_pt + tip.last_step < least[tip.base]]
 
     @cached_property
     def labels(self) -> dict[str, str]:

@@ -328,6 +328,10 @@ def test_all_measures_of_a_task_are_shown(tmp_path: Path, capsys: pytest.Capture
     for row in shown:
         assert any(row in line for line in rows), (row, out)
     assert "sample_len" not in out and "acc_stderr" not in out
+    show(Evaluated(tmp_path, {"loss_spec": 2.5}, {"sciq": {"acc": 0.5}}), None)
+    out, _ = capsys.readouterr()
+    rows = [" ".join(line.split()) for line in out.splitlines()]
+    assert {"checkpoint", "specialist nats/token 2.5", "sciq (acc) 0.500"} <= set(rows) and "base" not in out  # nothing to hold it against
 
 
 def test_names_of_tasks_may_have_spaces_after_their_commas(tasks: Path) -> None:

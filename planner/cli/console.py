@@ -111,7 +111,7 @@ class Bar:
         left = ""
         if seconds_left is not None:
             left = f"{format_seconds(seconds_left)} left"
-        elif share > 0.01 and now - self._started > 2:
+        elif 0.01 < share < 1 and now - self._started > 2:  # of work beyond the total, such as further probes, nothing is known
             left = f"{format_seconds((now - self._started) * (1 - share) / share)} left"
         if self._bar is not None:
             self._bar.update(self._task, completed=done, left=left, description=f"{self._what}{': ' + note if note else ''}")

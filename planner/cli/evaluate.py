@@ -100,7 +100,10 @@ def show(mine: Evaluated, base: Evaluated | None) -> None:
             change = "" if before is None else ("+" if value > before else "") + _number(value - before)
             rows.append([f"{task} ({metric})", "" if before is None else _number(before), shown, change])
     where = "" if mine.seq_len is None else f", windows of {mine.seq_len} tokens"
-    table(f"Checkpoint {mine.folder}{where}", ["", "base", "checkpoint", "change"], rows)
+    columns = ["", "base", "checkpoint", "change"]
+    if base is None:  # then there is nothing to hold it against
+        columns, rows = columns[::2], [row[::2] for row in rows]
+    table(f"Checkpoint {mine.folder}{where}", columns, rows)
 
 
 def _number(value: float) -> str:

@@ -27,8 +27,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="Write JSON.")]
 
 
 def _opened(name: str) -> Sweep:
-    """Open a sweep, and say where its text is less than it asks for, or cut otherwise."""
+    """Open a sweep, and say where its text is less than it asks for, or cut otherwise, and which endpoints a fit will not take."""
     from planner.cli.paths import sweep_folder
+    from planner.flags import WARMUP_MULTIPLE
     from planner.launch.start import repeated_general_text, warn_of_scarce_text, warn_of_whole_documents
     from planner.sweep import Sweep
 
@@ -37,6 +38,10 @@ def _opened(name: str) -> Sweep:
     if repeats := repeated_general_text([sweep]):
         say(f"warning: {repeats}")
     warn_of_whole_documents(sweep)
+    if sweep.mostly_warmup:
+        setting = "rewarm_steps" if sweep.spec.bases else "warmup_steps"
+        few = f"{len(sweep.mostly_warmup)} of {len(sweep.tree.tips)} endpoints have fewer steps than {WARMUP_MULTIPLE} times {setting}"
+        say(f"warning: {few} = {getattr(sweep.spec.recipe, setting)}: plan fit leaves them out as mostly_warmup; give more tokens, or lower {setting}")
     return sweep
 
 

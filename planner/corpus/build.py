@@ -172,11 +172,14 @@ def _write(
             limit = settings.heldout_tokens_max if split == "heldout" else None
             counts = write_shard(folder / name, split, chosen, tokenizer, end, dtype, limit, masked=name in masked)
             if counts["tokens"] < SMALLEST_SPLIT[split]:
-                raise InputError(
-                    f"the {split} text of {name} has {counts['tokens']} tokens in {counts['documents']} documents, fewer than the "
-                    f"{SMALLEST_SPLIT[split]} that one batch needs",
-                    remedy="give more text" if split == "train" else "give more text or raise heldout_fraction",
-                )
+                remedy = "give more text" if split == "train" else "give more text or raise heldout_fraction"
+                if counts["documents"] < len(chosen):  # the next one would pass the limit, and none is cut
+                    remedy = f"raise heldout_tokens_max = {limit}, which its next document would pass, or cut long documents into shorter ones"
+                copies = account[name]["duplicates_exact"] + account[name]["duplicates_near"]
+                read = account[name]["documents_read"]
+                dropped = f" ({copies} of the {read} read are copies of others, in other domains too)" if copies > read / 2 else ""
+                what = f"the {split} text of {name} has {counts['tokens']} tokens in {counts['documents']} documents{dropped}"
+                raise InputError(f"{what}, fewer than the {SMALLEST_SPLIT[split]} that one batch needs", remedy=remedy)
             account[name].update({f"{key}_{split}": value for key, value in counts.items()})
             if split == "heldout":
                 account[name]["heldout_contaminated"] = sum(document.key in spoilt for document in chosen[: counts["documents"]])

@@ -25,7 +25,8 @@ class Source:
     """"txt", "jsonl", "parquet", "dataset" (a saved Hugging Face dataset), "package" (text inside an installed package), or "pairs" (prompts and
     responses in JSON Lines or JSON, also inside a package: losses are of the responses only)."""
     path: str
-    """Folder, file or glob, relative to corpus.toml; inside the package for kind "package"."""
+    """Folder, file or glob, relative to corpus.toml; inside the package for kind "package". Of a folder the files that are named as the kind is are
+    read (*.txt, *.jsonl, *.parquet, *.arrow, text packed as .gz or .zst too); a glob such as "notes/*.md" takes others."""
     text: str = "text"
     """Field that holds the text, or a template of fields such as "{label}: {description}"; records that lack one are skipped."""
     prompt: str | None = None
@@ -91,7 +92,7 @@ class CorpusSettings:
     heldout_fraction: float = 0.05
     """Share of the documents held out, chosen by hash."""
     heldout_tokens_max: int = 100_000
-    """Held-out tokens a domain at most; further held-out documents are left out of both splits."""
+    """Held-out tokens a domain at most, but for a first document that is longer; further held-out documents are left out of both splits."""
     near_duplicates: bool = True
     """Whether near-duplicates are looked for."""
     near_duplicate_threshold: float = 0.8

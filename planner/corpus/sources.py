@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import io
 import json
 import string
 import warnings
@@ -89,7 +88,7 @@ def _json_items(path: Path, *, lines: bool) -> Iterator[tuple[Any, str]]:
     if lines:
         for number, line in enumerate(_decode(path).split("\n"), 1):
             if line.strip():
-                yield _json(line, f"{path}, line {number}"), f"{path}, line {number}"
+                yield _json(line, f"{path}, line {number}", "mend it or leave it out; of JSON Lines each line is a whole object"), f"{path}, line {number}"
         return
     document = _json(_decode(path), str(path))
     if not isinstance(document, (dict, list)):
@@ -129,7 +128,10 @@ def source_files(source: Source, root: Path) -> list[Path]:
     elif not files and not any(sign in source.path for sign in "*?["):
         raise InputError(f"source {path} does not exist", remedy="check the path in corpus.toml")
     if not files:
-        raise InputError(f"source {path} matches no {source.kind} file", remedy="check the path in corpus.toml")
+        remedy = "check the path in corpus.toml"
+        if path.is_dir() and source.kind == "txt":  # of a folder only names that end in .txt are taken
+            remedy += f", or give a pattern such as {source.path.rstrip('/')}/*.md where the files are named otherwise"
+        raise InputError(f"source {path} matches no {source.kind} file", remedy=remedy)
     return files
 
 
@@ -159,8 +161,9 @@ def _columns(source: Source, path: Path) -> Iterator[str]:
                 table = arrow.ipc.open_stream(file).read_all()
         else:
             table = parquet.read_table(path)
-    except arrow.ArrowInvalid as error:
-        raise InputError(f"{path} cannot be read as {source.kind}: {error}", remedy="check the file") from error
+    except (arrow.ArrowException, OSError) as error:  # damaged pages and footers come as an OSError
+        why = " ".join(str(error).split()).removesuffix(".")
+        raise InputError(f"{path} cannot be read as {source.kind}: {why}", remedy="copy it again, or leave it out of the source") from error
     wanted = _fields(source.text)
     missing = [name for name in wanted if name not in table.column_names]
     if missing:
@@ -174,7 +177,7 @@ def _pick(source: Source, item: Any, where: str, *, optional: bool = False) -> I
     if isinstance(item, str):
         item = {source.text: item}
     if not isinstance(item, dict):
-        raise InputError(f"{where} is not a record with fields", remedy="give JSON objects")
+        raise InputError(f"{where} is not a record with fields", remedy="give JSON objects, in JSON Lines one a line and no list around them")
     wanted = _fields(source.text)
     template = "{" in source.text
     for name in wanted:
@@ -183,8 +186,8 @@ def _pick(source: Source, item: Any, where: str, *, optional: bool = False) -> I
     values = {name: item.get(name) for name in wanted}
     if all(isinstance(value, str) and value.strip() for value in values.values()):
         yield source.text.format(**values) if template else str(values[source.text])
-    elif any(value is not None and not isinstance(value, str) for value in values.values()):
-        raise InputError(f"{where}: field {wanted[0]!r} is not a text", remedy="choose a field that holds text")
+    elif other := [name for name, value in values.items() if value is not None and not isinstance(value, str)]:
+        raise InputError(f"{where}: field {other[0]!r} is not a text", remedy="choose a field that holds text")
 
 
 def _fields(text: str) -> list[str]:
@@ -211,10 +214,17 @@ def _decode(path: Path) -> str:
             import zstandard
         except ModuleNotFoundError as error:
             raise MissingDependencyError("zstandard is not installed", remedy="pip install 'compute-allocation-planner[train]'") from error
-        try:
-            data = zstandard.ZstdDecompressor().stream_reader(io.BytesIO(data)).read()
-        except zstandard.ZstdError as error:
-            raise InputError(f"{path} is no zstandard file: {error}", remedy="copy it again, or leave it out of the source") from error
+        remedy, frames = "copy it again, or leave it out of the source", []
+        while data:  # frames one after the other, as large files are packed; only an object of one frame tells whether it came to its end
+            frame = zstandard.ZstdDecompressor().decompressobj()
+            try:
+                frames.append(frame.decompress(data))
+            except zstandard.ZstdError as error:
+                raise InputError(f"{path} is no zstandard file: {error}", remedy=remedy) from error
+            if not frame.eof:
+                raise InputError(f"{path} is cut short: its last zstandard frame has no end", remedy=remedy)
+            data = frame.unused_data
+        data = b"".join(frames)
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -223,16 +233,16 @@ def _decode(path: Path) -> str:
         ) from error
 
 
-def _json(text: str, where: str) -> Any:
+def _json(text: str, where: str, remedy: str = "mend it or leave it out") -> Any:
     try:
         document = json.loads(text)
         if "\\ud" in text.lower():  # half of a character that takes two, such as an emoji that was cut, is JSON and no text
             json.dumps(document, ensure_ascii=False).encode()
         return document
     except json.JSONDecodeError as error:
-        raise InputError(f"{where} is not JSON: {error.msg}", remedy="mend it or leave it out") from error
+        raise InputError(f"{where} is not JSON: {error.msg}", remedy=remedy) from error
     except (RecursionError, ValueError) as error:
-        raise InputError(f"{where} cannot be read as JSON: {error}", remedy="mend it or leave it out") from error
+        raise InputError(f"{where} cannot be read as JSON: {error}", remedy=remedy) from error
 
 
 def _package_root(source: Source) -> Path:

@@ -10,6 +10,7 @@ import pytest
 
 from planner.corpus.build import build_corpus
 from planner.corpus.config import CorpusSettings, Source, TokenizerSettings
+from planner.corpus.duplicates import make_document
 from planner.corpus.store import Corpus
 from planner.errors import InputError, StateError
 from tests.conftest import settings
@@ -159,3 +160,28 @@ def test_bad_sources_are_refused_and_nothing_is_left(tmp_path: Path, special: li
         build_corpus(CorpusSettings(tmp_path, sources, TokenizerSettings(vocab_size=300), heldout_fraction=0.3), tmp_path / "out")
     assert caught.value.remedy
     assert sorted(path.name for path in tmp_path.iterdir()) == ["general", "special"]
+
+
+def test_a_domain_whose_text_is_another_domains_is_told_of_the_copies(tmp_path: Path) -> None:
+    for name in ("general", "special", "again"):
+        write(tmp_path, name, [(b"general " if name == "general" else b"special ") + text for text in MANY])
+    sources = tuple(Source(name, "txt", name) for name in ("general", "special", "again"))
+    wanted = CorpusSettings(tmp_path, sources, TokenizerSettings(vocab_size=300), heldout_fraction=0.3, near_duplicates=False)
+    with pytest.raises(InputError, match=r"again has 0 tokens in 0 documents \(40 of the 40 read are copies of others, in other domains too\)"):
+        build_corpus(wanted, tmp_path / "out")
+
+
+def test_heldout_text_that_a_long_document_ends_is_told_so(tmp_path: Path) -> None:
+    short = [f"note {number}".encode() for number in range(40)]
+    books = [b"book %d: " % number + b" ".join(MANY) for number in range(8)]
+    heldout = [make_document(text.decode(), "mail", 0.5).heldout for text in (*short, *books)]
+    assert True in heldout[:40] and True in heldout[40:]
+    write(tmp_path, "general", MANY)
+    write(tmp_path, "special", short + books)
+    sources = (Source("general", "txt", "general"), Source("mail", "txt", "special"))
+    wanted = CorpusSettings(
+        tmp_path, sources, TokenizerSettings(vocab_size=300), heldout_fraction=0.5, heldout_tokens_max=2048, near_duplicates=False
+    )  # fmt: skip
+    with pytest.raises(InputError, match="the heldout text of mail has") as caught:
+        build_corpus(wanted, tmp_path / "out")
+    assert "raise heldout_tokens_max = 2048" in (caught.value.remedy or "")

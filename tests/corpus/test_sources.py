@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import zstandard
 
 from planner.corpus.build import _request
 from planner.corpus.config import CorpusSettings, Source, TokenizerSettings, read_settings
@@ -90,11 +91,60 @@ def test_malformed_templates_of_fields_are_named(template: str, tmp_path: Path) 
 CUT_SHORT = gzip.compress(b'{"text": "a"}' * 99, mtime=0)[:-12]  # the same bytes in every process: they name the test
 
 
-@pytest.mark.parametrize(("name", "data"), [("a.jsonl.gz", CUT_SHORT), ("a.txt.gz", b"no gzip"), ("a.json", b"5")])
+PACKED = zstandard.compress(" ".join(map(str, range(50_000))).encode())
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("a.jsonl.gz", CUT_SHORT), ("a.txt.gz", b"no gzip"), ("a.json", b"5"), ("a.txt.zst", PACKED[: len(PACKED) // 2]), ("b.txt.zst", PACKED[:3]),
+        ("c.txt.zst", PACKED + PACKED[:-1]), ("d.txt.zst", PACKED + b"no frame"),
+    ],
+    ids=["gzip cut", "no gzip", "a number", "zstandard cut", "zstandard cut in its head", "its last frame cut", "more than zstandard"],
+)  # fmt: skip
 def test_broken_files_are_named(name: str, data: bytes, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(data)
     with pytest.raises(InputError, match=name):
         list(read_pairs(Source("general", "pairs", name), tmp_path) if ".json" in name else read_documents(Source("general", "txt", name), tmp_path))
+
+
+def test_the_field_of_a_template_that_holds_no_text_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"title": "a", "year": 1999}\n')
+    with pytest.raises(InputError, match="field 'year' is not a text"):
+        list(read_documents(Source("general", "jsonl", "a.jsonl", text="{title} ({year})"), tmp_path))
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+def test_a_json_list_that_is_no_json_lines_is_told_what_those_are(indent: int | None, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps([{"text": "a"}], indent=indent))
+    with pytest.raises(InputError, match="line 1 is not") as caught:
+        list(read_documents(Source("general", "jsonl", "a.json"), tmp_path))
+    assert "JSON Lines" in (caught.value.remedy or "")
+
+
+def test_all_frames_of_a_packed_file_are_read(tmp_path: Path) -> None:
+    skippable = b"\x50\x2a\x4d\x18\x01\x00\x00\x00x"
+    (tmp_path / "a.txt.zst").write_bytes(zstandard.compress(b"one, ") + skippable + zstandard.compress(b"two"))
+    assert list(read_documents(Source("general", "txt", "a.txt.zst"), tmp_path)) == ["one, two"]
+
+
+@pytest.mark.parametrize("part", ["pages", "footer"])
+def test_a_damaged_table_is_named(part: str, tmp_path: Path) -> None:
+    arrow = pytest.importorskip("pyarrow")
+    path = tmp_path / "a.parquet"
+    pytest.importorskip("pyarrow.parquet").write_table(arrow.table({"text": [f"document {number}" for number in range(999)]}), path)
+    data = path.read_bytes()
+    path.write_bytes(data[:40] + b"?" * 2000 + data[2040:] if part == "pages" else data[:4] + bytes(1000) + b"PAR1")
+    with pytest.raises(InputError, match=r"a\.parquet cannot be read as parquet: [^\n]*[^.]; copy it again"):
+        list(read_documents(Source("general", "parquet", "a.parquet"), tmp_path))
+
+
+def test_a_folder_without_a_file_of_the_kind_is_told_of_patterns(tmp_path: Path) -> None:
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "a.md").write_text("text")
+    with pytest.raises(InputError, match="matches no txt file") as caught:
+        source_files(Source("general", "txt", "notes"), tmp_path)
+    assert "notes/*.md" in (caught.value.remedy or "")
 
 
 def test_a_pattern_may_be_absolute(tmp_path: Path) -> None:
