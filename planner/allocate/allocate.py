@@ -69,7 +69,7 @@ def allocate(
     searched, plan = plan, priced(problem, plan)
     prices, exchange = worths(problem, everything, searched, mine)
     candidates = tuple(dict.fromkeys(everything.plans.sizes))
-    shares, losses = profile(problem, candidates)
+    shares, losses = profile(problem, candidates, plan.share_spec)
     found = everything.plans
     values = {
         "params": (found.params, searched.params_non_embedding), "share": (found.share, searched.share_spec),

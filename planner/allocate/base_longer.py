@@ -24,6 +24,8 @@ def longer(law: FittedLaw, bases: Sequence[Base], stages: Sequence[Stage]) -> st
         return ""
     ratio = [base.tokens / base.shape.params_non_embedding for base in bases]
     long, short = int(np.argmax(ratio)), int(np.argmin(ratio))
+    if ratio[long] == ratio[short]:  # none is longer trained: both are the first
+        return ""
     gains = [-100 * np.expm1(stages[number].end - stages[number].before) for number in (long, short)]
     if not (gains[0].any() and gains[1].any()):
         return ""  # a limit on the general loss, or what inference leaves, lets one of them not be specialised at all

@@ -15,7 +15,7 @@ from planner.allocate.closer import closest, refine, spread
 from planner.allocate.curves import Curve, Exponent, Optimum, Scaling
 from planner.allocate.describe import realised
 from planner.allocate.exponents import AT, bounded, exponents
-from planner.allocate.optimum import coarse, interval, joined
+from planner.allocate.optimum import coarse, interval, joined, reaching
 from planner.allocate.problem import Problem
 from planner.allocate.request import Request
 from planner.errors import DataError, InputError
@@ -148,13 +148,14 @@ def _find(problem: Problem) -> Found:
     plan = realised(problem, close.plans, close.best)
     own, here = found.resamples.argmin(1), len(whole.plans) + close.best
 
-    def span(of: Array) -> tuple[float, float]:
-        # Of the plans that `plan allocate` searches, so that both say the same.
-        return interval(everything, of[: len(everything.plans)])
+    def span(of: Array, mine: float) -> tuple[float, float]:
+        # Of the plans that `plan allocate` searches, and to its own as it does, so that both say the same.
+        return reaching(interval(everything, of[: len(everything.plans)]), mine)
 
     plans = found.plans
     optimum = Optimum(
-        plan, span(plans.params), span(plans.tokens_pt), span(plans.tokens_spec), span(plans.tokens_spec / plans.unique_spec),
+        plan, span(plans.params, plan.params_non_embedding), span(plans.tokens_pt, plan.tokens_pt), span(plans.tokens_spec, plan.tokens_spec),
+        span(plans.tokens_spec / plans.unique_spec, plan.epochs_spec),
         beyond(problem.law, plan), tuple(name for name, where in bounds.items() if where[here]),
     )  # fmt: skip
     # The finer search for all that is compared with the resamples' own plans, which are found in it.

@@ -23,6 +23,10 @@ HALVINGS = 40
 """Of a step of the ladder, in which the size is found from which on the passes suffice."""
 SHARES = 41
 """Of specialist tokens, in a profile."""
+APART = 1 / (SHARES - 1)
+"""How far apart those are."""
+FINER = 2.0 ** np.arange(-5, 8, 0.5)
+"""Multiples of a recommended share below the first of those over 0, which the profile has too: straight from 0 it would pass far above the plan."""
 FEWER = 1.2
 """Factor between amounts of specialist text alone, where less of it may be better than all."""
 AMOUNTS = 7
@@ -75,14 +79,16 @@ def _closest_size(problem: Problem, share: float, found: Search, sizes: tuple[Si
     return found
 
 
-def profile(problem: Problem, sizes: tuple[Size, ...]) -> tuple[Array, Array]:
-    """Return the best loss for each share of specialist tokens that is possible: shares and losses, for a figure."""
+def profile(problem: Problem, sizes: tuple[Size, ...], near: float) -> tuple[Array, Array]:
+    """Return the best loss for each share of specialist tokens that is possible: shares and losses, for a figure; finer below a small share `near`."""
     shares = np.linspace(0, 1, SHARES)
+    if 0 < near < APART:
+        shares = np.unique([*shares, *(share for share in near * FINER if share < APART)])
     if problem.request.params is None and not problem.request.params_among:
         # Far from the recommended share the passes may bind, and then the best size is where they do, and none of those searched.
         sizes = tuple(dict.fromkeys((*sizes, *(size for share in shares for size in _at_the_passes(problem, float(share), sizes)))))
     parts = [problem.split(sizes, float(share), alone=_alone(problem, sizes) if share == 1 else EVERYTHING) for share in shares]
-    number = np.repeat(np.arange(SHARES), [len(part) for part in parts])
+    number = np.repeat(np.arange(len(shares)), [len(part) for part in parts])
     size, params, pt, spec, unique = (
         np.concatenate([getattr(part, name) for part in parts]) for name in ("size", "params", "tokens_pt", "tokens_spec", "unique_spec")
     )
@@ -91,7 +97,7 @@ def profile(problem: Problem, sizes: tuple[Size, ...]) -> tuple[Array, Array]:
         rows = np.flatnonzero(np.isfinite(plans.added))
         rows = rows[contends(problem, plans.rows(rows), FEW_RESAMPLES, CLOSE_BEHIND, number[rows])]
         plans, number = plans.rows(rows), number[rows]
-    points, least = problem.points(plans), np.full(SHARES, np.inf)
+    points, least = problem.points(plans), np.full(len(shares), np.inf)
     expected = problem.law.log_loss_resamples(points, MOST_RESAMPLES).mean(0) if problem.robust else problem.law.log_loss(points)
     np.minimum.at(least, number, expected + plans.added)
     found = np.isfinite(least)

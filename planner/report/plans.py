@@ -11,6 +11,7 @@ from planner.allocate.allocation import Allocation
 from planner.allocate.beyond import TOO_FAR, outside
 from planner.allocate.isoflop import IsoFlop
 from planner.allocate.request import TOLERANCE
+from planner.allocate.split_arm import APART
 from planner.decisions import with_text
 from planner.fit.data import FitData
 from planner.fit.support import NEAR
@@ -115,9 +116,18 @@ def size_curve(axis: Axes, allocation: Allocation, curve: IsoFlop) -> None:
 def split_curve(axis: Axes, allocation: Allocation) -> None:
     """Draw the best forecast loss by share of specialist tokens, and the recommendation."""
     plan = allocation.plan
-    axis.plot(allocation.curve["share"], allocation.curve["loss"], color=COLOURS[0], label="best size for each split")
+    share, loss = (np.array(allocation.curve[name]) for name in ("share", "loss"))
+    if 0 < plan.share_spec < APART:
+        share, loss = share[share > 0], loss[share > 0]
+        axis.set_xscale("log")
+    # Where the passes allow no split there is no line, and a split alone between two such gaps is a point.
+    gaps = np.flatnonzero(np.diff(share) > 1.5 * APART) + 1
+    for number, part in enumerate(np.split(np.arange(len(share)), gaps)):
+        label = None if number else "best size for each split"
+        axis.plot(share[part], loss[part], "." if len(part) == 1 else "-", color=COLOURS[0], label=label)
     tolerance = allocation.request.get("tolerance", TOLERANCE)
-    axis.axvspan(*allocation.share_within, color=COLOURS[1], alpha=0.15, label=f"within {100 * tolerance:.3g} % of the best")
+    low, high = (max(end, share.min(initial=1.0)) for end in allocation.share_within)
+    axis.axvspan(low, high, color=COLOURS[1], alpha=0.15, label=f"within {100 * tolerance:.3g} % of the best")
     error = [[plan.loss - plan.loss_low], [plan.loss_high - plan.loss]]
     axis.errorbar([plan.share_spec], [plan.loss], error, fmt="o", color=COLOURS[2], capsize=4, label="recommendation, 90 % interval")
     low = min([*allocation.curve["loss"], plan.loss_low])

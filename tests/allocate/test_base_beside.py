@@ -125,3 +125,9 @@ def test_a_file_from_before_the_regret_is_still_read(fitted: FittedLaw, tmp_path
     path.write_text(json.dumps(body))
     assert [base.name for base in read_decision(path).bases] == ["short", "long"]
     assert read_plan(path).allocation.plan == answer.choices[0].plan
+
+
+def test_of_bases_trained_alike_none_is_called_the_longer_one(fitted: FittedLaw) -> None:
+    """Two of one size and as many tokens were told as one that gains less than itself."""
+    answer = allocate_bases(fitted, Request(1e12, 1e6), [SHORT, replace(SHORT, name="other"), replace(SHORT, name="third", context=64)], Method())
+    assert len(answer.choices) == 3 and not answer.longer

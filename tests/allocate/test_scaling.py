@@ -1,5 +1,7 @@
 """Exponents and break-even factors against laws whose answer is known, and what is refused."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -142,6 +144,16 @@ def test_a_value_lies_in_its_interval(fitted: FittedLaw) -> None:
     for pair in answer.break_evens:
         low, value, high = (np.inf if item is None else item for item in (pair.low, pair.factor, pair.high))
         assert 1 <= low <= high and low * 0.99 <= value <= high * 1.01
+
+
+def test_whole_steps_put_no_plan_outside_its_intervals() -> None:
+    """Of 1M distinct tokens a plan takes 999,424, and no resample's own best, which is in parts of steps, less than one pass."""
+    law = FittedLaw.load(Path(__file__).parents[2] / "sweeps" / "medicine" / "law.json")
+    budget = 1e21
+    (optimum, *_) = scaling(law, [budget, 2 * budget], [1e6], allow_extrapolation=True).curves[0].optima
+    plan, told = optimum.plan, allocate(law, Request(budget, 1e6), allow_extrapolation=True)
+    assert plan.tokens_spec == 999_424 and optimum.tokens_spec_interval[0] == plan.tokens_spec and optimum.epochs_interval[0] == plan.epochs_spec
+    assert optimum.epochs_interval == told.epochs_interval and optimum.params_interval == told.params_interval
 
 
 def test_the_range_begins_where_a_plan_is_possible(fitted: FittedLaw) -> None:

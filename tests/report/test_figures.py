@@ -284,6 +284,25 @@ def test_the_curve_of_splits_says_how_far_out_the_plan_is_and_what_limit_it_keep
     assert not over(near)
 
 
+def test_the_curve_of_splits_goes_through_a_small_share_and_stops_where_the_passes_do() -> None:
+    """The line went straight from a share of 0 to 2.5 %, far above a plan of 0.1 %, and on to 100 % through splits that the passes do not allow."""
+    law = FittedLaw.load(SWEEPS / "medicine" / "law.json")
+    answer = allocate(law, Request(1e25, 5e9), allow_extrapolation=True)
+    axis, render = drawn()
+    split_curve(axis, answer)
+    render()
+    lines = [line for line in axis.lines if line.get_linestyle() == "-"]
+    share, loss = lines[0].get_xdata(), lines[0].get_ydata()
+    assert 0 < answer.plan.share_spec < 0.01 and axis.get_xscale() == "log"
+    assert np.exp(np.interp(np.log(answer.plan.share_spec), np.log(share), np.log(loss))) == pytest.approx(answer.plan.loss, rel=0.02)
+    most = answer.plan.unique_spec * law.support.high["epochs_spec"]
+    assert len(lines) == 1 and share.max() < 0.1 and most < 1e12, "no line where text is too little"
+    assert [list(line.get_xdata()) for line in axis.lines if line.get_marker() == "." and len(line.get_xdata()) == 1] == [[1.0]]
+    near, _ = drawn()
+    split_curve(near, allocate(law, Request(2e13, 2e5)))
+    assert near.get_xscale() == "linear" and len(near.lines[0].get_xdata()) > 30
+
+
 def test_far_out_is_no_forecast_in_any_figure(chinchilla: FittedLaw, fitted: FittedLaw) -> None:
     request = Request(1e26, 1.0)
     axis, _ = drawn()

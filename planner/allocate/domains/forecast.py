@@ -97,13 +97,16 @@ def outlook(problem: DomainsProblem, found: Found) -> Outlook:
         runs += float((share**2 * (law.noise**2 + doubt.off[members] ** 2)).sum())
     joint += alone - joint.mean()
     weighted = problem.weights * losses
+    off, spread = np.zeros(DRAWS), joint.copy()
     if problem.mix is not None:
         common = random.normal(size=DRAWS)
-        joint += float((weighted * doubt.worth).sum()) * (common - common.mean())
+        off = float((weighted * doubt.worth).sum()) * (common - common.mean())
+        joint += off
     # What replay costs was measured once, and is as wrong for all domains; all of it is half the interval's width, as in `replay_cost`.
-    spread = joint + np.sqrt(runs + drift**2 + (float((weighted * replay).sum()) / Z) ** 2) * random.normal(size=DRAWS)
-    low, high = interval_of(spread)
-    return Outlook(losses, joint, float(low + (weighted * np.expm1(doubt.general)).sum()), high)
+    off = off + np.sqrt(runs + drift**2 + (float((weighted * replay).sum()) / Z) ** 2) * random.normal(size=DRAWS)
+    # In ln L, as of one run: far outside the runs as wide a sum would reach below a loss of zero.
+    low, high = interval_of(spread * np.exp(off / weighted.sum()))
+    return Outlook(losses, joint, float(low * (weighted * np.exp(doubt.general)).sum() / weighted.sum()), high)
 
 
 def describe(problem: DomainsProblem, found: Found, losses: Array) -> tuple[DomainPlan, ...]:

@@ -145,6 +145,21 @@ def test_far_budgets_are_refused_or_warned_of(fitted: FittedLaw) -> None:
         allocate_domains(DomainsRequest(1e8, domains(fitted)))
 
 
+def test_weighted_losses_far_out_stay_above_zero(fitted: FittedLaw, tmp_path: Path) -> None:
+    """A sum whose deviation passes half of it would reach below a loss of zero, and no later stage would read that answer."""
+    law = replace(fitted, drift=0.05)
+    far = allocate_domains(DomainsRequest(1e12 * fitted.support.high["flops"], domains(law)), allow_extrapolation=True)
+    for structure in (*far.structures, *far.arms):
+        if structure.loss is not None:
+            assert 0 < structure.loss_low < structure.loss < structure.loss_high, structure.name
+            # The domains err alike so far out, and their mean as much as they do.
+            wide = [np.log(plan.loss_high / plan.loss_low) for plan in structure.domains]
+            assert 0.8 * min(wide) < np.log(structure.loss_high / structure.loss_low) < 1.2 * max(wide), structure.name
+    path = tmp_path / "a.json"
+    far.save(path, {})
+    assert DomainsAllocation.load(path).structures[0].loss_low == far.structures[0].loss_low
+
+
 def test_laws_of_other_recipes_are_told(fitted: FittedLaw) -> None:
     source = {**fitted.source, "vocab_size": 2048, "recipe": {**fitted.source["recipe"], "seq_len": 256}, "corpus": "other"}
     first, *rest = domains(fitted)
