@@ -17,7 +17,7 @@ HELP = (
     "Run the whole path on real text: corpus, sweep, fit, allocate, launch, verify. Six to thirteen minutes on two cores.\n\n"
     "A stop loses nothing: the same command goes on.\n\nExample: plan demo --out demo-out"
 )
-UNIQUE_SPEC = "200k"
+UNIQUE_SPEC = "50k"
 """Scarce enough that the best split is inside the range."""
 BUDGET_FACTOR = 3.0
 """Budget of the launched run, as a multiple of the sweep's largest run."""
