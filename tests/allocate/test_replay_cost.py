@@ -110,8 +110,8 @@ def test_searches_count_it(law: FittedLaw, general: FittedLaw) -> None:
     assert guesses(problem, found.plans) == pytest.approx(law.log_loss(points) + cost(found.plans.replay))
     target = Target.among(found.plans, found.resamples, found.best, 0.005)
     assert target.plans.added == pytest.approx(cost(target.plans.replay)) and target.plans.added.any()
-    shares, losses = profile(problem, found.plans.sizes)
-    free = profile(replace(problem, retention=None), found.plans.sizes)
+    shares, losses = profile(problem, found.plans.sizes, 1.0)
+    free = profile(replace(problem, retention=None), found.plans.sizes, 1.0)
     assert (losses >= np.interp(shares, *free) * (1 - 1e-9)).all()
 
 
