@@ -49,6 +49,11 @@ JUDGED = ("overfitted", "larger_but_worse", "smaller_but_better", "negative_curv
 A run at another learning rate is another recipe, and a copy is no run."""
 
 
+def mostly_warmup(steps: int, warmup: int) -> bool:
+    """Tell whether a run of so many steps, the first of them a warm-up, gets the flag of that name."""
+    return steps < WARMUP_MULTIPLE * warmup
+
+
 def judged_only(frame: DataFrame) -> Series[bool]:
     """Tell which rows are flagged for their loss against that of other runs, and for nothing else."""
     return frame["flags"].map(lambda text: (found := set(str(text).split(";")) - {""}) != set() and found <= set(JUDGED)).astype(bool)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from planner.artifacts import read_artifact, write_text
 from planner.errors import DataError, InputError, PlannerWarning
-from planner.flags import WARMUP_MULTIPLE, flag_runs
+from planner.flags import flag_runs, mostly_warmup
 from planner.flops import flops_6nd
 from planner.recipe import Recipe
 from planner.tabular import LINES, columns_of, numbers, read_frame
@@ -110,7 +110,7 @@ def compile_runs(records: list[Path]) -> DataFrame:
         row.setdefault("method", "full")
         row["recipe"] = _fingerprint(json.dumps(record["recipe"]))  # records of earlier versions may tell 1 from 1.0
         warmup = record["recipe"]["rewarm_steps" if row.get("base") else "warmup_steps"]
-        if (row["steps_pt"] or 0) + (row["steps_spec"] or 0) < WARMUP_MULTIPLE * warmup:
+        if mostly_warmup((row["steps_pt"] or 0) + (row["steps_spec"] or 0), warmup):
             row["flags"] = "mostly_warmup"
         rows.append(row)
     frame = pd.DataFrame(rows, columns=list(SCHEMA))

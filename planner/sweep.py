@@ -23,7 +23,7 @@ from planner.design.spec import SweepSpec, read_sweep
 from planner.design.tree import Tree, build_tree
 from planner.engines.event import Event
 from planner.errors import PlannerWarning, StateError
-from planner.flags import WARMUP_MULTIPLE
+from planner.flags import mostly_warmup
 from planner.live import read_live
 from planner.lock import locked
 from planner.mend import read_identity, read_record, set_aside_torn
@@ -82,8 +82,8 @@ class Sweep:
     def mostly_warmup(self) -> list[Segment]:
         """Endpoints whose rows will be flagged `mostly_warmup`."""
         recipe = self.spec.recipe
-        least = {base: WARMUP_MULTIPLE * (recipe.rewarm_steps if base else recipe.warmup_steps) for base in (True, False)}
-        return [tip for tip in self.tree.tips if tip.steps_pt + tip.last_step < least[tip.base]]
+        tips = ((tip, recipe.rewarm_steps if tip.base else recipe.warmup_steps) for tip in self.tree.tips)
+        return [tip for tip, warmup in tips if mostly_warmup(tip.steps_pt + tip.last_step, warmup)]
 
     @cached_property
     def labels(self) -> dict[str, str]:

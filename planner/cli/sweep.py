@@ -38,9 +38,9 @@ def _opened(name: str) -> Sweep:
     if repeats := repeated_general_text([sweep]):
         say(f"warning: {repeats}")
     warn_of_whole_documents(sweep)
-    if sweep.mostly_warmup:
+    if short := sweep.mostly_warmup:
         setting = "rewarm_steps" if sweep.spec.bases else "warmup_steps"
-        few = f"{len(sweep.mostly_warmup)} of {len(sweep.tree.tips)} endpoints have fewer steps than {WARMUP_MULTIPLE} times {setting}"
+        few = f"{len(short)} of {len(sweep.tree.tips)} endpoints have fewer steps than {WARMUP_MULTIPLE} times {setting}"
         say(f"warning: {few} = {getattr(sweep.spec.recipe, setting)}: plan fit leaves them out as mostly_warmup; give more tokens, or lower {setting}")
     return sweep
 

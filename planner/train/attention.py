@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from planner.train.rows import PLAIN_HEADS
-
 UNMASKED = "unmasked"
 """The name of that attention."""
+SEE_ALL = ("llama", "mistral", "qwen2", "qwen3")
+"""Model types whose layers see all earlier tokens, but for those that a window is configured for."""
 
 
 def unmasked() -> str:
@@ -26,4 +26,4 @@ def unmasked() -> str:
 
 def attention_of(config: Any) -> str | None:
     """Return what a model of a configuration is loaded with: the unmasked attention where each layer sees all earlier tokens, else its own."""
-    return unmasked() if config.model_type in PLAIN_HEADS and getattr(config, "sliding_window", None) is None else None
+    return unmasked() if config.model_type in SEE_ALL and getattr(config, "sliding_window", None) is None else None
