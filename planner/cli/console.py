@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 import sys
 import time
 import warnings
@@ -26,6 +27,8 @@ LONGEST_NAME = 200
 """Characters of a path that are repeated in a message."""
 PLAIN_EVERY = 20.0
 """Seconds between two progress lines where there is no terminal."""
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+"""What a terminal obeys, but for ends of lines and tabs."""
 
 
 class PlanGroup(TyperGroup):
@@ -77,9 +80,14 @@ def _show_warning(message: Warning | str, category: type[Warning], filename: str
     say(f"warning: {message}")
 
 
+def legible(text: str) -> str:
+    """Write out what a terminal would obey: names come from tables of somebody else's."""
+    return CONTROL.sub(lambda found: repr(found[0])[1:-1], text)
+
+
 def say(text: str) -> None:
     """Write a message for people."""
-    print(text, file=sys.stderr, flush=True)
+    print(legible(text), file=sys.stderr, flush=True)
 
 
 def give(value: Any) -> None:
@@ -98,11 +106,12 @@ class Bar:
             from rich.console import Console
             from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-            what_for, percent, left = (TextColumn(text) for text in ("{task.description}", "{task.percentage:>3.0f} %", "{task.fields[left]}"))
+            texts = ("{task.description}", "{task.percentage:>3.0f} %", "{task.fields[left]}")
+            what_for, percent, left = (TextColumn(text, markup=False) for text in texts)  # a path may have brackets
             columns = (what_for, BarColumn(), percent, TimeElapsedColumn(), left)
             self._bar = Progress(*columns, console=Console(stderr=True))
             self._bar.start()
-            self._task = self._bar.add_task(what, total=self._total, left="")
+            self._task = self._bar.add_task(legible(what), total=self._total, left="")
 
     def update(self, done: float, note: str = "", seconds_left: float | None = None) -> None:
         """Tell how much is done, what is being worked on, and the time left where it is known better than from what is done."""
@@ -114,7 +123,7 @@ class Bar:
         elif 0.01 < share < 1 and now - self._started > 2:  # of work beyond the total, such as further probes, nothing is known
             left = f"{format_seconds((now - self._started) * (1 - share) / share)} left"
         if self._bar is not None:
-            self._bar.update(self._task, completed=done, left=left, description=f"{self._what}{': ' + note if note else ''}")
+            self._bar.update(self._task, completed=done, left=left, description=legible(f"{self._what}{': ' + note if note else ''}"))
         elif now - self._told >= PLAIN_EVERY:
             self._told = now
             say(f"{self._what}: {share:.0%}{', ' + note if note else ''}{', ' + left if left else ''}")
@@ -126,7 +135,7 @@ class Bar:
     def line(self, text: str) -> None:
         """Write a message between."""
         if self._bar is not None:
-            self._bar.console.print(text, highlight=False)
+            self._bar.console.print(legible(text), highlight=False, markup=False, emoji=False)
         else:
             say(text)
 

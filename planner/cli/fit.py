@@ -88,9 +88,13 @@ def fit(
             for picture in _pictures(place) if figures else ():
                 replaceable(picture)
             data = fit_data(frame, keep=tuple(keep or ()), target=target, method=method)
+            of = f" of {runs}" if len(tables) > 1 else ""
+            if data.of_others:
+                others = ", ".join(sorted({*frame["method"]} - {method}))
+                say(f"kept out of the fit{of}: {data.of_others} run{'s' if data.of_others > 1 else ''} of another method ({others}), which --method fits")
             if data.replaying:
                 what = f"{data.replaying} run{'s' if data.replaying > 1 else ''} with replayed general text, which no law of the specialist loss describes"
-                say(f"kept out of the fit{f' of {runs}' if len(tables) > 1 else ''}: {what}; --target general takes them in")
+                say(f"kept out of the fit{of}: {what}; --target general takes them in")
             kinds = tuple(data.params_by) if params_kind == "auto" else (params_kind,)
             if not set(kinds) <= set(data.params_by):
                 raise InputError(f"the column {PARAMS_KINDS[params_kind]} is missing or has gaps", remedy="fill it, or choose the other --params-kind")

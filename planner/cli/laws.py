@@ -29,12 +29,13 @@ def laws(
               for law in chosen])  # fmt: skip
         return
     from rich.console import Console
+    from rich.markup import escape
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     for law in chosen:
         stages = "one stage, with repeats" if law.repeats else "one stage" if law.stages == 1 else "two stages"
         of = "general" if law.target == "general" else "specialist"
-        console.print(f"[bold]{law.name}[/bold]  ({stages}, {of} loss, {len(law.parameters)} parameters)")
+        console.print(f"[bold]{escape(law.name)}[/bold]  ({stages}, {of} loss, {len(law.parameters)} parameters)")
         units = ", ".join(f"{item.name} [{item.unit}]" for item in law.parameters)
         for what, text in (("L =", law.formula), ("parameters:", units), ("source:", law.source), ("use:", law.use)):
             console.print(f"    {what} {text}", markup=False)

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from planner.cli.console import legible
+
 PIPED = 160
 """Columns of text where there is no terminal, and COLUMNS does not say."""
 WRAPPED = 26
@@ -30,11 +32,11 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, 
 
     said = os.environ.get("COLUMNS", "")
     piped = int(said) if said.isdecimal() and int(said) else PIPED
-    console = Console(width=None if sys.stdout.isatty() else piped, highlight=False, markup=False)
-    cells = [[*(str(item) for item in row), *[""] * (len(columns) - len(row))] for row in rows]
+    console = Console(width=None if sys.stdout.isatty() else piped, highlight=False, markup=False, emoji=False)
+    cells = [[*(legible(str(item)) for item in row), *[""] * (len(columns) - len(row))] for row in rows]
     needed = [_needed(name, [row[number] for row in cells]) for number, name in enumerate(columns)]
     needed[0] = min(needed[0], max(LEAST_NAME, _longest_word(columns[0], [row[0] for row in cells])))
-    console.print(title, style="bold")
+    console.print(legible(title), style="bold")
     natural = [max(len(text) for text in (name, *(row[number] for row in cells))) for number, name in enumerate(columns)]
     groups = _groups(needed, console.width - EDGES)
     for group in groups:
@@ -52,7 +54,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, 
         if drawn.row_count or not below:
             console.print(drawn)
     if caption:
-        console.print(caption, style="italic")
+        console.print(legible(caption), style="italic")
 
 
 def _needed(name: str, cells: list[str]) -> int:

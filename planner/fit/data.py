@@ -54,6 +54,8 @@ class FitData:
     """Share of general tokens in the specialist stage; None where no run replays."""
     replaying: int = 0
     """Runs that replay general text and are left out, as no law of the specialist loss describes them."""
+    of_others: int = 0
+    """Runs of other methods, which are left out, as a law is of one."""
     guessed_trunks: bool = False
     """Whether rows of two stages name no trunk, and those of one size, general tokens and seed count as branches of one."""
 
@@ -147,7 +149,7 @@ def fit_data(frame: DataFrame, keep: tuple[str, ...] = (), target: str = "spec",
         what = f"all {len(rows)} runs without a flag have specialist text in their general stage (early_fraction), and no law is fitted to such alone"
         raise DataError(what, remedy="train some without, or leave early_fraction empty where it is another thing")
     rows = rows[~early(rows)].reset_index(drop=True)
-    rows = of_method(rows, method)
+    every, rows = len(rows), of_method(rows, method)
     if rows.empty and (frame["status"] == "diverged").all():
         raise DataError(f"all {len(frame)} runs diverged, and none has a loss to fit", remedy="mend the recipe, the learning rate first, and run again")
     if rows.empty:
@@ -162,6 +164,7 @@ def fit_data(frame: DataFrame, keep: tuple[str, ...] = (), target: str = "spec",
     one_recipe(rows)
     if (rows["branch_kind"] == "annealed").any() and (rows["branch_kind"] == "stable").any():
         raise DataError("the runs mix branches off annealed and off stable models", remedy="fit one kind at a time")
+    of_others = every - len(rows)
     replays, replaying = (rows["replay_fraction"] > 0) & (rows["tokens_spec"] > 0), 0
     if target == "spec" and replays.any():
         if (replaying := int(replays.sum())) == (rows["tokens_spec"] > 0).sum():
@@ -176,7 +179,7 @@ def fit_data(frame: DataFrame, keep: tuple[str, ...] = (), target: str = "spec",
     return FitData(
         list(rows["run_id"].astype(str)), known, pt, spec, rows["unique_spec"].to_numpy(float), log_loss, flops_of(rows).to_numpy(float),
         pd.factorize(keys)[0], _replicate_sd(rows, log_loss), target=target, replay_fraction=replay if target != "spec" and (replay > 0).any() else None,
-        replaying=replaying, guessed_trunks=guessed,
+        replaying=replaying, of_others=of_others, guessed_trunks=guessed,
     )  # fmt: skip
 
 

@@ -49,6 +49,15 @@ def test_a_sweep_with_replay_gives_a_law_that_can_be_launched(tmp_path: Path) ->
 
 
 @pytest.mark.filterwarnings("ignore::planner.errors.PlannerWarning")
+def test_runs_of_another_method_are_not_left_out_without_a_word(tmp_path: Path) -> None:
+    table = tmp_path / "runs.csv"
+    rows = [f"{line},{method}" for method in ("", "lora-both") for line in GRID]
+    table.write_text("\n".join(["params_non_embedding,tokens_pt,loss_spec,method", *rows[:21]]) + "\n")
+    code, _, err = run("fit", str(table), "--law", "chinchilla", "--bootstrap", "20", "--no-figures")
+    assert code == 0 and "kept out of the fit: 1 run of another method (lora-both), which --method fits" in err.splitlines()
+
+
+@pytest.mark.filterwarnings("ignore::planner.errors.PlannerWarning")
 def test_of_several_tables_each_is_named_above_its_own(tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / name).mkdir()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from planner.cli import tables
+from planner.cli import console, tables
 
 COLUMNS = ["", "forecast loss (90 % interval)", "higher by", "size", "general + specialist", "note"]
 ROWS = [
@@ -72,3 +72,25 @@ def test_a_sliver_is_no_error(width: int, monkeypatch: pytest.MonkeyPatch) -> No
 def test_short_rows_end_in_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     tables.table("title", ["a", "b", "c"], [["x", "1"], ["y", "2", "3"]])
     assert ["x", "1"] in [line.split() for line in capsys.readouterr().out.splitlines()]
+
+
+HOSTILE = "\x1b[31mred\x07 [bold]x[/bold] [/home] :car:"
+LEGIBLE = r"\x1b[31mred\x07 [bold]x[/bold] [/home] :car:"
+
+
+def test_names_from_tables_are_shown_and_not_obeyed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    tables.table(HOSTILE, ["", "b"], [[HOSTILE, HOSTILE]], caption=HOSTILE)
+    console.say(HOSTILE)
+    text = capsys.readouterr()
+    assert text.out.count(LEGIBLE) == 4 and text.err == LEGIBLE + "\n"
+
+
+def test_progress_shows_names_as_they_are(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    with console.bar(HOSTILE, 1.0) as shown:
+        shown.update(0.5, HOSTILE)
+        shown.line(HOSTILE)
+    text = capsys.readouterr()
+    assert (text.out + text.err).count(LEGIBLE) >= 3 and "\x07" not in text.out + text.err
