@@ -39,7 +39,8 @@ def launch(
     seed: Annotated[int, typer.Option(min=0, max=2**53, help="Seed of initialisation and data order.")] = 0,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     threads: Annotated[
-        int | None, typer.Option(min=1, max=1024, help="Threads of a rank; by default all cores shared out, under Slurm and Ray 1, under Slurm on cuda 8.")
+        int | None,
+        typer.Option(min=1, max=1024, help="Threads a rank; OMP_NUM_THREADS or all cores shared out by default, under Ray 1, under Slurm 1, on cuda 8."),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be trained, and what it takes.")] = False,
     ranks: Annotated[int, typer.Option(min=1, help="Processes that train the run together, one a GPU. May change when a run goes on.")] = 1,
@@ -66,7 +67,7 @@ def launch(
     from planner.artifacts import read_json
     from planner.cli.full import carry_on, check_options, show_resources
     from planner.cli.needs import require_here, require_method, require_wandb
-    from planner.cli.paths import default_workers, law_file
+    from planner.cli.paths import default_threads, law_file
     from planner.launch.export import TARGETS
     from planner.launch.export import export as write_export
     from planner.launch.full import default_save_every, outcome, settle
@@ -93,7 +94,7 @@ def launch(
     alone = gpu_cores(options_of(slurm_option or [])) if engine == "slurm" and device == "cuda" else 1
     settings = Settings(
         device=device,
-        threads=threads or (max(1, default_workers() // ranks) if engine == "local" else alone),
+        threads=threads or (default_threads(ranks) if engine == "local" else alone),
         precision=precision or ("bf16" if device == "cuda" else "fp32"),
         micro_batch=micro_batch,
         compile_backend="inductor" if compiled else None,

@@ -131,3 +131,9 @@ def default_workers() -> int:
         return max(1, len(os.sched_getaffinity(0)))
     except AttributeError:  # macOS, Windows
         return max(1, os.cpu_count() or 1)
+
+
+def default_threads(ranks: int) -> int:
+    """Return the threads of each of the ranks on this machine: what OMP_NUM_THREADS asks for, which torch heeds too, or all cores shared out."""
+    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return int(asked) if asked.isdecimal() and int(asked) else max(1, default_workers() // ranks)

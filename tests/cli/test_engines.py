@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from planner.cli import paths
 from planner.corpus.store import Corpus
 from tests.cli.test_commands import run
 from tests.engines.tiny import lay_out
@@ -85,3 +86,14 @@ def test_no_engine_is_imported_before_it_is_asked_for() -> None:
     code = "import sys; import planner.cli.main, planner.sweep; print(sorted({'ray', 'submitit', 'torch'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=dict(os.environ))
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("asked", "ranks", "threads"), [(None, 1, 8), (None, 3, 2), (None, 9, 1), ("", 2, 4), ("3", 2, 3), (" 5,2", 1, 5), ("0", 2, 4), ("all", 2, 4)]
+)
+def test_threads_of_a_rank(asked: str | None, ranks: int, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paths, "default_workers", lambda: 8)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if asked is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    assert paths.default_threads(ranks) == threads
