@@ -11,6 +11,7 @@ import typer
 
 from planner.cli.console import give, say
 from planner.cli.tables import table
+from planner.errors import StateError
 from planner.units import format_count, format_seconds
 
 if TYPE_CHECKING:
@@ -44,8 +45,11 @@ def watch(
         give(_body(progress))
     else:
         show_progress(progress)
-    save(folder / "progress.png", lambda axes: course(axes[0], progress))
-    say(f"written: {folder / 'progress.png'}")
+    try:
+        save(folder / "progress.png", lambda axes: course(axes[0], progress))
+        say(f"written: {folder / 'progress.png'}")
+    except StateError as error:  # whoever may only read somebody else's run has been told how it does
+        say(f"no figure: {error}")
 
 
 def _body(progress: Progress) -> dict[str, Any]:

@@ -76,6 +76,15 @@ def test_watch_shows_measured_beside_forecast(launched: tuple[Path, str]) -> Non
     assert plan("watch", folder.parent)[0] == 2
 
 
+def test_who_may_only_read_a_run_can_watch_it(launched: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, data: bytes) -> None:
+        raise StateError(f"{path} cannot be written: Read-only file system", remedy="choose another place")
+
+    monkeypatch.setattr("planner.report.style.write_bytes", refuse)
+    code, out, said = plan("watch", launched[0])
+    assert code == 0 and f"step {STEPS} of {STEPS}" in " ".join(out.split()) and "no figure:" in said and "written: /" not in said
+
+
 def test_watch_says_that_a_run_was_killed_and_that_it_diverged(launched: tuple[Path, str], tmp_path: Path) -> None:
     """Nobody trains it any more: the time left is not counting down; and a loss that was no number at its very end stands in its record alone."""
     folder = tmp_path / "run"
