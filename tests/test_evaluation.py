@@ -134,6 +134,13 @@ def test_tasks_need_a_tokenizer(models: tuple[Path, Path], tmp_path: Path, conte
         (("{{question}}", "{{ question['__class__'] }}"), "with __class__"),
         (("{{question}}", "{{ question[question ~ '_'] }}"), "with a computed index"),
         (("{{question}}", "{{ question.format(label) }}"), "with call"),
+        (("{{question}}", "{{ question.strip(*choices) }}"), "with call"),
+        (("{{question}}", "{{ question.strip().encode() }}"), "with call"),
+        (("{{question}}", "{{ strip(question) }}"), "with call"),
+        (("{{question}}", "{{ question.strip(cycler) }}"), "with cycler"),
+        (("{{question}}", "{% if question is callable %}{% endif %}"), "with the test callable"),
+        (("{{question}}", "{{ question * 10000 }}"), "with mul"),
+        (("{{question}}", "{% set x = question %}"), "with assign"),
         (("{{question}}", "{{ question | attr('x') }}"), "with the filter attr"),
         (("{{question}}", "{{ [question] | join('', 'x') }}"), "with the filter join"),
         (("{{question}}", "{% include 'x' %}"), "with include"),
@@ -158,7 +165,15 @@ def test_task_files_bring_no_code_and_no_other_files(tasks: Path, tmp_path: Path
         read_task(tmp_path / "echoes.yaml")
 
 
-@pytest.mark.parametrize("template", ["{{question|trim}} {{choices[label]}}", "{{choices[0][1:]}}, {{choices[-1]}}", "{{a.b}} {{a['b']}}", "plain {x}"])
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{question|trim}} {{choices[label]}}", "{{choices[0][1:]}}, {{choices[-1]}}", "{{a.b}} {{a['b']}}", "plain {x}",
+        # As tasks of the harness have them: arc, openbookqa, gsm8k, siqa, mgsm.
+        "{{question.strip()}}", "{{choices.label.index(answerKey.lstrip())}}", "{{answer.split('####')[-1].strip() if answer is defined else target}}",
+        "{{label - 1}}", "{% if answer != None %}{{question + ':'}}{% else %}{{question}}{% endif %}",
+    ],
+)  # fmt: skip
 def test_plain_templates_are_let_through(tasks: Path, tmp_path: Path, template: str) -> None:
     from planner.train.harness import read_task
 

@@ -25,8 +25,8 @@ from planner.train.full.plan import FAILURE_FILE, RUNNER, STOP_FILE, Settings
 HOME = Path(__file__).resolve().parents[2]
 """Where Python finds this package."""
 LOG = "log.txt"
-PROGRESS = re.compile(r"\d\d:\d\d:\d\d step \d+: ")
-"""Begins a line there that tells how far the run is: the last words of a rank that was killed, and not why it ended."""
+PROGRESS = re.compile(r"\d\d:\d\d:\d\d step \d+: |wandb: ")
+"""Begins a line there that tells how far the run is, or where wandb draws it: the last words of a rank that was killed, and not why it ended."""
 POLL = 0.3
 """Seconds between two looks at the ranks."""
 OTHERS = re.compile(r"(RANK|WORLD_SIZE|LOCAL_RANK|TORCHELASTIC_\w*|PET_\w*)\Z")

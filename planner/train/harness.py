@@ -43,6 +43,8 @@ _NESTED = {
 """What may stand inside a key; generate() of transformers, for one, can be told to load code."""
 _FILTERS = frozenset("join trim lower upper replace capitalize string int length".split())
 """Filters that a template may use."""
+_METHODS = frozenset("strip lstrip rstrip lower upper capitalize split index startswith endswith".split())
+"""Methods that a template may call, as the harness's own tasks do: those of texts and lists. A text's format would read attributes."""
 
 
 def read_task(path: Path) -> dict[str, Any]:
@@ -243,7 +245,7 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _plain_template(text: str, path: Path) -> None:
-    """Refuse a template that does more than show fields: without calls, and without Jinja's own names and private attributes, nothing can be run.
+    """Refuse a template that does more than show fields: with no calls but those of texts, private attributes or names of Jinja's nothing is run.
 
     Raises:
         InputError: it has another construct, filter or name.
@@ -251,7 +253,10 @@ def _plain_template(text: str, path: Path) -> None:
     from jinja2 import Environment, TemplateError, nodes
     from jinja2.defaults import DEFAULT_NAMESPACE
 
-    plain = (nodes.Template, nodes.Output, nodes.TemplateData, nodes.Const, nodes.List, nodes.Tuple, nodes.Slice)
+    plain = (
+        nodes.Template, nodes.Output, nodes.TemplateData, nodes.Const, nodes.List, nodes.Tuple, nodes.Slice, nodes.If, nodes.CondExpr, nodes.Compare,
+        nodes.Operand, nodes.And, nodes.Or, nodes.Not, nodes.Add, nodes.Sub,
+    )  # fmt: skip
     try:
         tree = Environment().parse(text)  # which runs nothing
         waiting: list[nodes.Node] = [tree]
@@ -269,6 +274,11 @@ def _plain_template(text: str, path: Path) -> None:
             elif isinstance(node, nodes.Filter):
                 attribute = node.name == "join" and len(node.args) > 1
                 what = f"the filter {node.name}" if node.name not in _FILTERS or node.kwargs or node.dyn_args or node.dyn_kwargs or attribute else None
+            elif isinstance(node, nodes.Call):
+                method = isinstance(node.node, nodes.Getattr) and node.node.attr in _METHODS
+                what = None if method and not (node.kwargs or node.dyn_args or node.dyn_kwargs) else "call"
+            elif isinstance(node, nodes.Test):
+                what = None if node.name in ("defined", "none") else f"the test {node.name}"
             elif isinstance(node, nodes.Neg):
                 what = None if isinstance(node.node, nodes.Const) else "a computed number"
             elif not isinstance(node, plain):
@@ -276,7 +286,8 @@ def _plain_template(text: str, path: Path) -> None:
             if what is not None:
                 raise InputError(
                     f"task file {path} has the template {text!r} with {what}, and the harness renders templates without a sandbox",
-                    remedy=f"use fields, their items and the filters {', '.join(sorted(_FILTERS))} only, and prepare the rest in the data",
+                    remedy=f"use fields, their items, the filters {', '.join(sorted(_FILTERS))} and the methods {', '.join(sorted(_METHODS))} only, "
+                    "and prepare the rest in the data",
                 )
             waiting += node.iter_child_nodes()
     except (TemplateError, RecursionError) as error:

@@ -412,7 +412,7 @@ def test_what_a_rank_met_is_handed_on(tmp_path: Path) -> None:
     assert "out of memory" in str(failure(tmp_path, "the ranks ended")) and LOG in str(failure(tmp_path, "the ranks ended"))
     killed = str(failure(tmp_path, "the ranks ended with exit code -9", (tmp_path / LOG).stat().st_size))
     assert killed.startswith("the ranks ended with exit code -9; see"), "the error is of an earlier start"
-    (tmp_path / LOG).write_text("17:58:15 step 357: what forecast, outside True, reason heading for 3.5551\n")
+    (tmp_path / LOG).write_text("17:58:15 step 357: what forecast, outside True, reason heading for 3.5551\nwandb: View this run at …\n")
     killed = str(failure(tmp_path, "the ranks ended with exit code -9"))
     assert killed.startswith("the ranks ended with exit code -9; see"), "how far it was is not why it ended"
     (tmp_path / FAILURE_FILE).write_text("the state is torn\ndelete it\n")

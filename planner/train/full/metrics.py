@@ -19,6 +19,8 @@ from planner.train.full.plan import Settings
 FILE = "metrics.jsonl"
 CURVES_EVERY = 10
 """Steps between two points in TensorBoard and Weights & Biases."""
+WANDB_STEP = "steps"
+"""What Weights & Biases draws its curves over."""
 TELL_EVERY = 20.0
 """Seconds between two lines in the log."""
 log = logging.getLogger("planner.full")
@@ -42,12 +44,17 @@ class Metrics:
         self._path = folder / FILE
         self._told = time.monotonic()
         self._file: TextIO | None = None
-        self._board = _board(folder / "tensorboard", resumed_at) if settings.tensorboard else None
+        self._boards = folder / "tensorboard" if settings.tensorboard else None
+        self._board: Any = None
         self._wandb = _wandb(settings.wandb, folder, name) if settings.wandb else None
         self.rewind(resumed_at)
 
     def rewind(self, step: int) -> None:
         """Drop the lines of steps after `step`, and damaged ones; events stay, but for words on the forecast: their losses are measured again."""
+        if self._boards is not None:  # the start of a new file there takes what was drawn of later steps away
+            if self._board is not None:
+                self._board.close()
+            self._board = _board(self._boards, step)
         if self._file is not None:
             self._file.close()
         if self._path.exists():
@@ -77,7 +84,7 @@ class Metrics:
             for key, value in numbers.items():
                 self._board.add_scalar(f"{kind}/{key}", value, step)
         if self._wandb is not None:
-            self._wandb.log({f"{kind}/{key}": value for key, value in numbers.items()}, step=step)
+            self._wandb.log({WANDB_STEP: step, **{f"{kind}/{key}": value for key, value in numbers.items()}})
 
     def close(self) -> None:
         """Write out what is waiting."""
@@ -126,4 +133,8 @@ def _wandb(project: str, folder: Path, name: str) -> Any:
         raise MissingDependencyError("Weights & Biases was asked for and wandb is not installed", remedy="pip install wandb") from error
     # Its key stays where wandb looks for it; nothing of the environment is handed over or written down. A launch has one curve, however often it goes on.
     identity = sha256_file(folder / "launch.json")[:16]
-    return wandb.init(project=project, name=f"{folder.name}/{name}", dir=str(folder), id=identity, resume="allow", save_code=False)
+    run = wandb.init(project=project, name=f"{folder.name}/{name}", dir=str(folder), id=identity, resume="allow", save_code=False)
+    # Its own count of steps only grows: what is trained again after a rollback or a kill would be thrown away.
+    run.define_metric(WANDB_STEP)
+    run.define_metric("*", step_metric=WANDB_STEP)
+    return run

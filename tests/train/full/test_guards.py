@@ -4,8 +4,11 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import replace
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -119,6 +122,41 @@ def test_a_spike_takes_the_run_back_before_it(corpus: Corpus, tmp_path: Path, mo
     (back,) = rollbacks(folder)
     assert back["to"] == 10 and back["left_out"] == [34 - SPIKE_BATCHES, 34] and "1.6 times its best" in str(back["reason"])
     assert max(losses(folder)) < 7  # no loss of the spike is left in the record
+
+
+def test_curves_elsewhere_are_those_of_the_steps_that_count(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a rollback TensorBoard shows each step once, and Weights & Biases, whose own steps only grow, is told those that are trained again."""
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    told: list[dict[str, float]] = []
+    axes: list[tuple[str, str | None]] = []
+
+    class Run:
+        latest = 0
+
+        def define_metric(self, name: str, step_metric: str | None = None) -> None:
+            axes.append((name, step_metric))
+
+        def log(self, values: dict[str, float], step: int | None = None) -> None:
+            if step is None or step >= self.latest:  # wandb ignores others
+                told.append(values)
+                self.latest = max(self.latest, step or 0)
+
+        def finish(self) -> None: ...
+
+    asked: dict[str, object] = {}
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(__spec__=ModuleSpec("wandb", None), init=lambda **options: asked.update(options) or Run()))
+    monkeypatch.setenv("WANDB_API_KEY", "kept-out")
+    install({"factors": [[0, 33, 40.0]]}, monkeypatch.setattr)
+    folder = tmp_path / "run"
+    lay(folder, corpus, settings=replace(SETTINGS, keep=4, tensorboard=True, wandb="mine"))
+    assert run_here(folder) and [line["to"] for line in rollbacks(folder)] == [10]
+    count = {step: line["loss"] for step, line in steps_of(folder).items() if step % 10 == 0}
+    drawn = EventAccumulator(str(folder / "tensorboard")).Reload().Scalars("step/loss")
+    assert [point.step for point in drawn] == list(count) and [point.value for point in drawn] == pytest.approx(list(count.values()))
+    assert ("*", "steps") in axes and {line["steps"]: line["step/loss"] for line in told if "step/loss" in line} == count
+    assert asked["project"] == "mine" and "kept-out" not in str(asked)
 
 
 def test_a_spike_that_no_state_is_old_enough_for_leaves_out_only_what_follows_the_oldest(
