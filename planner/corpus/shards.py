@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from planner.corpus.duplicates import Document
+from planner.corpus.tokenizer import opening
 
 BLOCK = 1000
 """Documents encoded at a time."""
@@ -18,7 +19,7 @@ BLOCK = 1000
 def write_shard(
     folder: Path, split: str, documents: Sequence[Document], tokenizer: Any, end: int, dtype: np.dtype[Any], limit: int | None, *, masked: bool = False
 ) -> Mapping[str, int]:
-    """Encode documents one after the other, each with its end token; stop before a document that would pass the limit.
+    """Encode documents one after the other, each from what its tokenizer begins a text with to its end token; stop before one that would pass the limit.
 
     Args:
         folder: of the domain.
@@ -35,6 +36,7 @@ def write_shard(
     """
     folder.mkdir(exist_ok=True)
     borders, size, targets, target_bytes = [0], 0, 0, 0
+    begin = opening(tokenizer, end)
     with ExitStack() as stack:
         file = stack.enter_context((folder / f"{split}.bin").open("wb"))
         masks = stack.enter_context((folder / f"{split}.mask.bin").open("wb")) if masked else None
@@ -42,9 +44,9 @@ def write_shard(
             block = documents[first : first + BLOCK]
             full = False
             for document, encoding in zip(block, _encoded(block, tokenizer), strict=True):
-                # A template may have closed the conversation with the end token already.
+                # A template begins the conversation itself, and may have closed it with the end token already.
                 closed = document.spans is not None and encoding.ids and encoding.ids[-1] == end
-                ids = encoding.ids if closed else [*encoding.ids, end]
+                ids = [*(begin if document.spans is None else ()), *encoding.ids, *(() if closed else (end,))]
                 if limit is not None and borders[-1] + len(ids) > limit and borders[-1] > 0:
                     full = True
                     break

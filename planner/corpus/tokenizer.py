@@ -12,7 +12,7 @@ from planner.artifacts import read_json, write_text
 from planner.errors import InputError, MissingDependencyError
 
 END = "<|endoftext|>"
-"""Put after each document."""
+"""Put after each document by a tokenizer of ours."""
 FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja")
 """Of a tokenizer that is taken as it is."""
 
@@ -101,6 +101,17 @@ def open_tokenizer(folder: Path) -> tuple[Any, int]:
     if end is None:
         raise InputError(f"the tokenizer in {folder} has no end-of-text token", remedy="state eos_token in its tokenizer_config.json")
     return tokenizer, int(end)
+
+
+def opening(tokenizer: Any, end: int) -> list[int]:
+    """Return what a tokenizer puts before a text by itself, such as Llama's and Gemma's begin-of-text token: a model that never saw a text without one
+    forecasts such a text badly.
+
+    One that puts the end-of-text token there, as OPT's does, has it from the document before.
+    """
+    encoded = tokenizer.encode("a")
+    ids: list[int] = encoded.ids[: (*encoded.special_tokens_mask, 0).index(0)]
+    return [] if ids == [end] else ids
 
 
 def _library() -> Any:

@@ -48,6 +48,33 @@ def test_text_that_spells_the_end_token_is_text(corpus: Corpus, tmp_path: Path) 
     assert tokenizer.decode(plain[:-1].tolist(), skip_special_tokens=False) == text
 
 
+@pytest.mark.parametrize("put", ["begin", "end", "both", "none"])
+def test_documents_begin_as_their_tokenizer_begins_a_text(corpus: Corpus, tmp_path: Path, put: str) -> None:
+    """As Llama's does with a token of its own, and OPT's with that of the end, which the document before has left there."""
+    from tokenizers import Tokenizer, processors
+    from transformers import AutoTokenizer
+
+    from planner.corpus.duplicates import Document
+    from planner.corpus.shards import write_shard
+    from planner.corpus.tokenizer import END, open_tokenizer
+
+    shutil.copytree(corpus.tokenizer_path, tmp_path / "own")
+    tokenizer = Tokenizer.from_file(str(tmp_path / "own" / "tokenizer.json"))
+    tokenizer.add_special_tokens(["<s>"])
+    form = {"begin": "<s> $A", "end": f"{END} $A", "both": f"<s> $A {END}", "none": "$A"}[put]
+    tokenizer.post_processor = processors.TemplateProcessing(form, special_tokens=[(name, tokenizer.token_to_id(name)) for name in ("<s>", END)])
+    tokenizer.save(str(tmp_path / "own" / "tokenizer.json"))
+    text = "a document that says <s> and more"
+    opened, end = open_tokenizer(tmp_path / "own")
+    write_shard(tmp_path / "a", "train", [Document(text, "a", "k", False, spans) for spans in (None, ((2, 4),))], opened, end, np.dtype("uint16"), None)
+    tokens, borders = np.fromfile(tmp_path / "a" / "train.bin", dtype="uint16").tolist(), np.load(tmp_path / "a" / "train.offsets.npy")
+    plain, talk = tokens[: borders[1]], tokens[borders[1] :]
+    expected = AutoTokenizer.from_pretrained(tmp_path / "own")(text, split_special_tokens=True)["input_ids"]
+    assert plain == expected[put == "end" :] + [end] * (put != "both")
+    begin = opened.token_to_id("<s>")
+    assert plain.count(begin) == (put in ("begin", "both")) and talk.count(begin) == 1 and plain.count(end) == talk.count(end) == 1
+
+
 def test_subsets_are_nested_whole_documents(corpus: Corpus) -> None:
     borders = set(corpus.offsets("mail", "train").tolist())
     small, large = corpus.subset("mail", 5000), corpus.subset("mail", 20000)
