@@ -93,6 +93,12 @@ def format_number(value: float, digits: int = 3) -> str:
     return f"{rounded:,.0f}" if 10**digits <= abs(rounded) < 10**6 else f"{value:.{digits}g}"
 
 
+def format_epochs(value: float, digits: int = 3) -> str:
+    """Write a number of passes for people: 1 epoch, 2.31 epochs."""
+    text = format_number(value, digits)
+    return f"{text} epoch{'' if text == '1' else 's'}"
+
+
 def format_part(share: float) -> str:
     """Write a share of a whole, and what is missing where that is next to nothing: 33 %, all but 0.067 %."""
     return f"{100 * share:.0f} %" if share < 0.995 else "all" if share >= 1 else f"all but {100 * (1 - share):.2g} %"

@@ -3,7 +3,7 @@
 import pytest
 
 from planner.errors import InputError
-from planner.units import format_bytes, format_count, format_number, format_part, format_seconds, parse_count, parse_flops
+from planner.units import format_bytes, format_count, format_epochs, format_number, format_part, format_seconds, parse_count, parse_flops
 
 
 @pytest.mark.parametrize(("text", "value"), [("5B", 5e9), ("20k", 2e4), ("1e22", 1e22), ("1,200,000", 1.2e6), (" 1.2M ", 1.2e6), ("3T", 3e12)])
@@ -54,3 +54,8 @@ def test_what_is_nearly_all_is_not_rounded_to_it() -> None:
 @pytest.mark.parametrize(("count", "text"), [(8.14e6, "8.14 MB"), (999.7e3, "1 MB"), (1.53e9, "1.53 GB"), (2.74e10, "27.4 GB"), (950, "950 B")])
 def test_bytes_have_the_unit_in_which_they_are_short(count: float, text: str) -> None:
     assert format_bytes(count) == text
+
+
+@pytest.mark.parametrize(("value", "text"), [(1, "1 epoch"), (1.0004, "1 epoch"), (1.01, "1.01 epochs"), (0.5, "0.5 epochs"), (2310, "2,310 epochs")])
+def test_epochs_are_counted_in_words(value: float, text: str) -> None:
+    assert format_epochs(value) == text

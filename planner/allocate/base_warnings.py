@@ -17,7 +17,7 @@ from planner.allocate.replay_cost import NO_REPLAY, said_of
 from planner.design.spec import MIN_STEPS
 from planner.fit.support import NEAR
 from planner.method import Method
-from planner.units import format_count, format_part
+from planner.units import format_count, format_epochs, format_part
 
 OTHER_COST = 0.02
 """Share of a token's cost by which windows of another length must change it to be told of."""
@@ -90,7 +90,7 @@ def warnings_of_bases(problem: Problem, able: Able, method: Method, made: Sequen
             "forecasts are all in those of the law's text"
         )
     if best.plan.tokens_spec > 0.98 * problem.max_tokens_spec:
-        found.append(f"the limit of {problem.max_epochs:.3g} epochs binds: {left_over}")
+        found.append(f"the limit of {format_epochs(problem.max_epochs)} binds: {left_over}")
     elif spent < 0.9 * problem.request.flops and (problem.request.training_flops or np.inf) < 1.02 * best.plan.flops:
         found.append(f"{left_over}: the time that training may take binds, and not the budget")
     elif spent < 0.9 * problem.request.flops and (best.plan.tokens_spec > 0 or problem.retention is None):

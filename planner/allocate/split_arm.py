@@ -11,7 +11,7 @@ from planner.allocate.optimum import CLOSE_BEHIND, FEW_RESAMPLES, MOST_RESAMPLES
 from planner.allocate.plans import Plans, Size
 from planner.allocate.problem import COARSEST, EVERY_SHAPE, FINEST, ROUNDING, Problem
 from planner.laws.dual import Array
-from planner.units import format_count, format_number
+from planner.units import format_count, format_epochs
 
 ASIDE = 1.7
 """Factor in size about the best shape within which every shape is looked at: some cost less for their size than others."""
@@ -166,11 +166,11 @@ def why_none(problem: Problem, share: float, sizes: tuple[Size, ...]) -> str:
         if max(problem.tokens_at(size, share) for size in sizes) >= least:
             too = f"a {kind} stage too short to train" if problem.max_tokens_spec < least else f"fewer than {problem.shortest:g} a parameter"
             needed = math.ceil(100 * max(least, problem.shortest * min(size.params_non_embedding for size in sizes)) / unique) / 100
-            return f"{problem.max_epochs:.3g} epochs, {format_count(problem.max_tokens_spec)} tokens, would be {too}; {needed:g} would do"
+            return f"{format_epochs(problem.max_epochs)}, {format_count(problem.max_tokens_spec)} tokens, would be {too}; {needed:g} would do"
     elif share > 0:
         epochs = share * min(problem.tokens_at(size, share) for size in sizes) / unique
         if epochs > problem.max_epochs:
-            return f"would take {format_number(epochs)} epochs or more; at most {problem.max_epochs:.3g} are allowed"
+            return f"would take {format_epochs(epochs)} or more; at most {problem.max_epochs:.3g} are allowed"
     tokens = [problem.tokens_at(size, share) for size in sizes]
     few = all(total < problem.shortest * size.params_non_embedding for total, size in zip(tokens, sizes, strict=True))
     if few and max(tokens) * min(part for part in (share, 1 - share) if part) >= least:

@@ -19,7 +19,7 @@ from planner.allocate.replay_cost import NO_REPLAY, said_of
 from planner.allocate.retention import Kept
 from planner.design.spec import MIN_STEPS
 from planner.fit.support import NEAR
-from planner.units import format_bytes, format_count, format_number, format_part
+from planner.units import format_bytes, format_count, format_epochs, format_number, format_part
 
 LARGER = 1.1
 """Factor in size by which the memory is asked whether it binds."""
@@ -62,7 +62,7 @@ def warnings_of(problem: Problem, whole: Search, plan: Plan, value: float, extra
         )
     found += [*_shortest(problem, plan), *_left_over(problem, plan)]
     if plan.tokens_spec > TAKEN * problem.max_tokens_spec and plan.tokens_pt > 0:
-        found.append(f"the limit of {problem.max_epochs:.3g} epochs binds: more specialist text, or more passes, might lower the loss")
+        found.append(f"the limit of {format_epochs(problem.max_epochs)} binds: more specialist text, or more passes, might lower the loss")
     chosen = request.params is not None or request.params_range or request.params_among or request.memory_per_gpu is not None
     ends = (min(whole.plans.params), max(whole.plans.params))
     at_end = bool(np.isclose(ends, plan.params_non_embedding, rtol=1e-6).any())

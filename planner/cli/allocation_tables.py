@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from planner.cli.console import say
 from planner.cli.tables import table
-from planner.units import format_count, format_interval, format_number
+from planner.units import format_count, format_epochs, format_interval, format_number
 
 if TYPE_CHECKING:
     from planner.allocate.allocation import Allocation, Plan, Worth
@@ -29,7 +29,7 @@ def show(answer: Allocation) -> None:
         ["non-embedding parameters", *size],
         ["share of specialist tokens", *share],
         ["general tokens", format_count(plan.tokens_pt), *_spans(answer.tokens_pt_interval)],
-        ["specialist tokens", f"{format_count(plan.tokens_spec)} = {format_number(plan.epochs_spec)} epochs", *_passes(answer)],
+        ["specialist tokens", f"{format_count(plan.tokens_spec)} = {format_epochs(plan.epochs_spec)}", *_passes(answer)],
         ["forecast specialist loss [nats/token]", f"{plan.loss:.4g}", f"{plan.loss_low:.4g} to {plan.loss_high:.4g}", ""],
         ["perplexity", f"{perplexity(plan.loss)}", f"{perplexity(plan.loss_low)} to {perplexity(plan.loss_high)}", ""],
         ["FLOPs (6·N·D)", f"{plan.flops:.3g} ({plan.flops_6nd:.3g})", "", ""],
@@ -86,7 +86,7 @@ def _show_standing(answer: Allocation) -> None:
     within = "inside what the runs of the specialist loss cover" if beyond_general else "inside what the runs cover"
     inside = f"outside the runs: {where}" if where else within
     guess = answer.best_guess
-    split = f" in {format_number(guess.epochs_spec)} epochs" if answer.one_corpus else f" at {100 * guess.share_spec:.3g} % specialist"
+    split = f" in {format_epochs(guess.epochs_spec)}" if answer.one_corpus else f" at {100 * guess.share_spec:.3g} % specialist"
     special = "" if answer.one_stage else split
     say(f"{inside}; best guess of the parameters alone: {format_count(guess.params_non_embedding)}{special}")
     if answer.settled:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from planner.cli.allocation_tables import budget_of, hundredths, perplexity, show_worths
 from planner.cli.console import say
 from planner.cli.tables import table
-from planner.units import format_bytes, format_count, format_interval
+from planner.units import format_bytes, format_count, format_epochs, format_interval
 
 if TYPE_CHECKING:
     from planner.allocate.base_answer import BaseAllocation
@@ -27,7 +27,7 @@ def show_bases(answer: BaseAllocation) -> None:
     _show_changes(answer)
     if guess := answer.best_guess:
         plan = guess.plan
-        say(f"best guess of the parameters alone: {guess.base}, {format_count(plan.tokens_spec)} specialist tokens = {plan.epochs_spec:.3g} epochs")
+        say(f"best guess of the parameters alone: {guess.base}, {format_count(plan.tokens_spec)} specialist tokens = {format_epochs(plan.epochs_spec)}")
     scratch = answer.scratch
     if scratch.plan is None or scratch.worse_percent is None or scratch.probability is None:
         say(f"from scratch with the same budget: {scratch.note}")
@@ -85,7 +85,7 @@ def _show_losses(answer: BaseAllocation) -> None:
             [
                 choice.base,
                 f"{format_count(plan.params_non_embedding)}, {format_count(plan.tokens_pt - replayed)}",
-                f"{format_count(plan.tokens_spec)} = {plan.epochs_spec:.3g} epochs",
+                f"{format_count(plan.tokens_spec)} = {format_epochs(plan.epochs_spec)}",
                 f"{choice.loss_before:.4g} ({choice.before_low:.4g} to {choice.before_high:.4g})",
                 f"{plan.loss:.4g} ({plan.loss_low:.4g} to {plan.loss_high:.4g})",
                 f"{choice.gain_percent:.3g} ({choice.gain_low + 0.0:.3g} to {choice.gain_high + 0.0:.3g})",
@@ -185,7 +185,7 @@ def _show_costs(answer: BaseAllocation) -> None:
     far = any(TOO_FAR < factor < math.inf for factor in answer.choices[0].extrapolation.values())
     illustration = ", an illustration" if far else ""
     ways = [
-        [("* " if way.chosen else "  ") + way.method, f"{format_count(way.tokens_spec)} = {way.epochs_spec:.3g} epochs", f"{way.flops:.3g}",
+        [("* " if way.chosen else "  ") + way.method, f"{format_count(way.tokens_spec)} = {format_epochs(way.epochs_spec)}", f"{way.flops:.3g}",
          format_count(way.trained), format_bytes(way.bytes_per_gpu) + ("" if way.fits else ", too much"),
          "" if way.loss is None else f"{way.loss:.4g} ({way.loss_low:.4g} to {way.loss_high:.4g})",
          "" if way.higher_percent is None else f"{round(way.higher_percent, 2) + 0.0:+.2f} %",

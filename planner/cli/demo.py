@@ -11,7 +11,7 @@ import typer
 
 from planner.cli.console import say
 from planner.cli.tables import table
-from planner.units import format_count, format_seconds
+from planner.units import format_count, format_epochs, format_seconds
 
 HELP = (
     "Run the whole path on real text: corpus, sweep, fit, allocate, launch, verify. Six to thirteen minutes on two cores.\n\n"
@@ -74,7 +74,7 @@ def _summary(out: Path) -> None:
     tokens = f"{format_count(plan.tokens_pt)} general + {format_count(plan.tokens_spec)} specialist tokens"
     rows = [
         ["budget", f"{answer.request['flops']:.2e} FLOPs, {format_count(plan.unique_spec)} distinct specialist tokens"],
-        ["recommended split", f"{tokens} ({plan.epochs_spec:.2g} epochs)"],
+        ["recommended split", f"{tokens} ({format_epochs(plan.epochs_spec, 2)})"],
         ["recommended size", f"{format_count(plan.params_non_embedding)} non-embedding parameters"],
         ["forecast specialist loss", f"{plan.loss:.3f} ({plan.loss_low:.3f} to {plan.loss_high:.3f}) nats/token"],
         ["outcome", f"{result.measured:.3f} nats/token, {'inside' if result.inside else 'OUTSIDE'} the interval; error {result.error_percent:+.2f} %"],

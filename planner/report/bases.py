@@ -9,7 +9,7 @@ from planner.allocate.base_answer import BaseAllocation
 from planner.allocate.beyond import TOO_FAR
 from planner.report.plans import standing
 from planner.report.style import COLOURS, GREY, NAMES, Row, intervals, legend_below, log_counts, titled
-from planner.units import format_count
+from planner.units import format_count, format_epochs
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,7 +47,7 @@ def bases(axes: Sequence[Axes], answer: BaseAllocation) -> None:
         if plan.tokens_spec > 0:
             axes[1].plot([plan.tokens_spec], [number], "o", color=COLOURS[0], label="best of this base" if first else None)
             place: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "fontsize": 8}
-            axes[1].annotate(f"{plan.epochs_spec:.3g} epochs", (plan.tokens_spec, number), (0, 7), **place)
+            axes[1].annotate(format_epochs(plan.epochs_spec), (plan.tokens_spec, number), (0, 7), **place)
     axes[1].set_yticks(range(len(rows)), [label for label, _ in rows], **NAMES)
     axes[1].set_ylim(len(rows) - 0.4, -0.6)
     axes[1].set_xscale("log")

@@ -16,7 +16,7 @@ from planner.decisions import with_text
 from planner.fit.data import FitData
 from planner.fit.support import NEAR
 from planner.report.style import COLOURS, GREY, LEGEND, MARKERS, legend_below, log_counts, shades, titled
-from planner.units import format_count, format_interval
+from planner.units import format_count, format_epochs, format_interval
 from planner.verify import Verification
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def iso_flop_shares(axis: Axes, curves: Sequence[IsoFlop]) -> None:
         share = curve.share_spec[curve.best]
         axis.plot(curve.params, curve.share_spec, ":", color=colour, linewidth=1.4)
         axis.plot(curve.params, np.where(curve.inside, curve.share_spec, np.nan), "-", color=colour, linewidth=1.8)
-        label = f"{curve.flops:.3g} FLOPs: {share:.0%}, {curve.epochs_spec[curve.best]:.2g} epochs"
+        label = f"{curve.flops:.3g} FLOPs: {share:.0%}, {format_epochs(curve.epochs_spec[curve.best], 2)}"
         if curve.at_end:
             axis.plot([], [], "-", color=colour, label=f"{label}, at the end of the sizes")
         else:
