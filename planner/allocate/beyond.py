@@ -13,7 +13,7 @@ from planner.allocate.retention import Retention
 from planner.errors import DataError
 from planner.fit.diagnosis import STATUS_ADVICE
 from planner.fit.fitted import FittedLaw
-from planner.fit.support import NEAR, RAY
+from planner.fit.support import NEAR, RAY, TOTAL
 from planner.laws import LAWS
 from planner.units import format_count, format_number
 
@@ -31,7 +31,7 @@ RIVAL = 2.0
 AXIS_NAMES = {
     "params": "model size", "tokens_pt": "general tokens", "tokens_spec": "specialist tokens", "unique_spec": "distinct specialist tokens",
     "epochs_spec": "epochs", "tokens_per_param": "tokens per parameter", "flops": "compute",
-    RAY: "general tokens per parameter",
+    RAY: "general tokens per parameter", TOTAL: "tokens of both stages",
 }  # fmt: skip
 
 
@@ -138,6 +138,11 @@ def tell_far(law: FittedLaw, flops: float, extrapolation: Mapping[str, float], w
         yield (
             f"{who}the runs of the law have {amount} general tokens per parameter, so it hardly tells what size does from what general tokens do: "
             "a plan with another ratio is a guess"
+        )
+    if extrapolation.get(TOTAL, 1.0) > NEAR:
+        yield (
+            f"{who}the runs of the law all have about {format_count(law.support.high[TOTAL])} tokens in both stages together, so that what more or fewer "
+            "do is not measured: a plan with others is a guess"
         )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from planner.fit.scale import Scale
+from planner.fit.unmeasured import nowhere
 from planner.laws import Law, Points
 from planner.laws.dual import Array
 
@@ -31,7 +32,7 @@ class Diagnosis:
     status: str
     """Key of `STATUS_ADVICE`."""
     condition: float
-    """Condition number of the normal equations, columns scaled to unit length; infinite where a parameter does nothing."""
+    """Condition number of the normal equations, columns scaled to unit length; infinite where a measured parameter does nothing."""
     at_bound: tuple[str, ...]
     """Parameters at an edge of their range."""
     flat: tuple[str, ...] = ()
@@ -39,7 +40,7 @@ class Diagnosis:
 
 
 def diagnose(law: Law, points: Points, theta: Array, finished: bool) -> Diagnosis:
-    """Diagnose a solution.
+    """Diagnose a solution, by the parameters that some run measures: one that none does, as what repetition does where none repeats, trades off nothing.
 
     Args:
         law: the law.
@@ -54,9 +55,10 @@ def diagnose(law: Law, points: Points, theta: Array, finished: bool) -> Diagnosi
         slopes = law.log_loss_and_slopes(theta[None], points)[1]
     natural = slopes[0] * scale.steepness(theta)[:, None]
     length = np.sqrt((natural**2).sum(1))
+    measured = np.logical_not(nowhere(slopes[0]))
     condition = float("inf")
-    if (length > NOTHING).all() and np.isfinite(length).all():
-        unit = natural / length[:, None]
+    if (length[measured] > NOTHING).all() and np.isfinite(length).all():
+        unit = natural[measured] / length[measured, None]
         condition = float(np.linalg.cond(unit @ unit.T))
     status = "converged"
     if not finished:

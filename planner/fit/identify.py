@@ -189,6 +189,12 @@ def hardly_apart(params: Array, general: Array, special: Array) -> list[str]:
             f"nearly every run with both stages has tokens_spec / tokens_pt = {np.median(share):.2g}: what the stages do together is hardly told apart, "
             "and forecasts of other splits are guesses; vary the ratio"
         )
+    total = general + special
+    if nearly_one(total) and not nearly_one(general[general > 0]):
+        found.append(
+            f"nearly every run has {np.median(total):.2g} tokens in both stages together, the more of the one the fewer of the other: what more or fewer "
+            "in all do is hardly told, and forecasts of them are guesses; train some runs with half and with twice as many"
+        )
     return found
 
 

@@ -20,6 +20,9 @@ FARTHEST = 1e62
 """Of any axis in a file: the FLOPs of the most parameters and tokens that a runs table may have."""
 RAY = "pt_per_param"
 """An axis only of runs whose general tokens follow their size: their box on the others is one line through it."""
+TOTAL = "tokens_total"
+"""An axis only of runs of two stages that all have as many tokens together: each stage varies, and yet no run says what more or fewer do."""
+TIED = (RAY, TOTAL)
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,8 @@ class Support:
         ray = (data.tokens_pt / params)[data.tokens_pt > 0]
         if nearly_one(ray):
             low[RAY], high[RAY], zero[RAY] = float(ray.min()), float(ray.max()), zero["tokens_pt"]
+        if data.two_stage and nearly_one(tokens):
+            low[TOTAL], high[TOTAL], zero[TOTAL] = float(tokens.min()), float(tokens.max()), False
         return cls(low, high, zero)
 
     @classmethod
@@ -57,7 +62,7 @@ class Support:
             TypeError: a value of another kind.
             ValueError: a least value above the greatest, or one that is none.
         """
-        axes = (*AXES, RAY) if RAY in body["low"] else AXES
+        axes = (*AXES, *(name for name in TIED if name in body["low"]))
         for end in ("low", "high"):
             check_numbers(body[end], axes, low=0.0, high=FARTHEST, what=f"the support's {end}")
         for name in axes:
@@ -67,7 +72,7 @@ class Support:
 
     def joined(self, other: Support) -> Support:
         """Return the box of two tables together."""
-        names = [*AXES, RAY] if RAY in self.low and RAY in other.low else AXES
+        names = [*AXES, *(name for name in TIED if name in self.low and name in other.low)]
         low = {name: min((end for end in (self.low[name], other.low[name]) if end > 0), default=0.0) for name in names}
         high = {name: max(self.high[name], other.high[name]) for name in names}
         return Support(low, high, {name: self.zero[name] or other.zero[name] for name in names})
@@ -87,6 +92,8 @@ class Support:
         values["flops_6nd"] = 6 * params * (pt + spec)
         if RAY in self.low:
             values[RAY] = pt / params
+        if TOTAL in self.low:
+            values[TOTAL] = pt + spec
         if flops is not None:
             values["flops"] = np.broadcast_to(np.asarray(flops, dtype=float), params.shape)
         return {name: self._factor(name, value) for name, value in values.items()}
@@ -94,8 +101,8 @@ class Support:
     def distance(self, params: Any, tokens_pt: Any, tokens_spec: Any, unique_spec: Any) -> Array:
         """Return how far outside the runs a point lies, in log units.
 
-        The largest of three: the distance from the box of the axes (specialist tokens, seen and distinct, count as one), the factor
-        in 6·N·D, and where the general tokens of the runs follow their size, the factor in their ratio. A sweep under a FLOP limit has
+        The largest of: the distance from the box of the axes (specialist tokens, seen and distinct, count as one), the factor
+        in 6·N·D, and where the general tokens of the runs follow their size, or all tokens are as many, the factor in that. A sweep under a FLOP limit has
         no run that is large in size and tokens at once: a point may lie inside the box on every axis and still be new ground. No tokens of a kind
         that every run has count as one, so that the distance is a number.
         """
@@ -105,8 +112,9 @@ class Support:
         text = np.maximum(logs["tokens_spec"], logs["unique_spec"])
         box = np.sqrt(logs["params"] ** 2 + logs["tokens_pt"] ** 2 + text**2 + logs["epochs_spec"] ** 2)
         result: Array = np.maximum(box, logs["flops_6nd"])
-        if RAY in logs:
-            result = np.maximum(result, logs[RAY])
+        for name in TIED:
+            if name in logs:
+                result = np.maximum(result, logs[name])
         return result
 
     def _factor(self, name: str, value: Array) -> Array:

@@ -19,6 +19,15 @@ def unmeasured(law: Law, points: Points, theta: Array) -> Array:
     """
     with np.errstate(all="ignore"):  # an absurd row makes an infinite slope
         slopes = law.log_loss_and_slopes(theta[None], points)[1][0]
+    return nowhere(slopes)
+
+
+def nowhere(slopes: Array) -> Array:
+    """Tell which parameters have no slope at any row, shape (parameters,).
+
+    Args:
+        slopes: of ln L, shape (parameters, rows).
+    """
     return np.logical_not((slopes != 0).any(1))
 
 

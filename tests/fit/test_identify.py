@@ -11,6 +11,7 @@ from planner.fit.data import FitData
 from planner.fit.fit import fit
 from planner.fit.identify import check, reason_against
 from planner.fit.select import candidates
+from planner.fit.support import TOTAL, Support
 from planner.laws import LAWS, Law
 from planner.laws.base import exponent
 from planner.laws.dual import log
@@ -105,6 +106,20 @@ def test_general_tokens_in_step_with_size_are_warned_of(off: int) -> None:
     tied[:off] *= 4
     with pytest.warns(PlannerWarning, match="nearly every run has 20 general tokens per parameter"):
         check(replace(data, tokens_pt=tied))
+
+
+def test_as_many_tokens_in_all_of_every_run_are_warned_of_and_others_are_new_ground() -> None:
+    """Each stage has many values, and yet no run says what half of all tokens do."""
+    data = table(SIZES, TOKENS[1:], SPECIAL, TEXT)
+    tied = replace(data, tokens_pt=2 * data.tokens_spec.max() - data.tokens_spec)
+    with pytest.warns(PlannerWarning, match="nearly every run has .* tokens in both stages together"):
+        check(tied)
+    support, row = Support.of(tied), int(np.argmax(tied.tokens_spec))
+    here = (tied.params[row], tied.tokens_pt[row], tied.tokens_spec[row], tied.unique_spec[row])
+    assert support.distance(*here) == pytest.approx(0)
+    half = (here[0], 0.5 * here[1], 0.5 * here[2], 0.5 * here[3])
+    assert support.distance(*half) >= np.log(2) - 1e-9 and TOTAL not in Support.of(data).low
+    assert support.joined(support) == support
 
 
 @pytest.mark.parametrize("scatter", [0.03, 0.1])

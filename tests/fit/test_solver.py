@@ -80,6 +80,17 @@ def test_a_parameter_that_no_run_shows_where_it_stands_is_said() -> None:
     assert found.status == "ill_conditioned" and found.diagnosis.flat == ("A",)
 
 
+def test_a_parameter_that_no_run_measures_trades_off_nothing() -> None:
+    """No run repeats its text, so that none says what repeats are worth: the other parameters stand all the same."""
+    law = LAWS["transfer-saturating"]
+    truth = np.array([1.5, 0.4, 0.3, 0.3, 0.2, 0.1, 1.0, 12.0])
+    once = [(n, pt, spec, spec) for n in (2e4, 5e4, 1e5, 3e5, 9e5) for pt in (0.0, 3e5, 1e6, 4e6) for spec in (2e5, 8e5, 3e6)]
+    points = Points(Reference(1e5, 1e6), *np.array(once).T)
+    found = estimate(law, points, law.log_loss(truth[None], points)[0], np.random.default_rng(0))
+    np.testing.assert_allclose(found.theta[:-1], truth[:-1], rtol=1e-6)
+    assert found.status == "converged" and found.diagnosis.condition < 1e7 and found.diagnosis.flat == ("R*",)
+
+
 @pytest.mark.parametrize("name", ["chinchilla", "transfer-saturating", "multiplicative-penalised"])
 def test_no_worse_than_scipy_from_the_same_place_and_from_its_own(name: str, synthetic: FitData) -> None:
     law = LAWS[name]
