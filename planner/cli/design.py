@@ -34,7 +34,7 @@ HELP = (
     "Example: plan sweep design mine --check --target-flops 1e16"
 )
 TARGET_FACTOR = 100.0
-"""Of the default target: times the largest run that the law has seen, or that --flops could pay where nothing is fitted."""
+"""Of the default target: times the largest run that the law has seen, or that --flops could pay where nothing is fitted or that would cost less."""
 EPOCHS = 16.0
 """Most passes, where neither the sweep nor a law says."""
 BARE = 1
@@ -157,7 +157,9 @@ def _design(
         given = without_overfitted(given, fitted) if fitted else given
         if not dry_run and out.exists():
             raise StateError(f"{out} exists", remedy="name another file with --out, or delete it")
-    largest = fitted.support.high["flops"] if fitted else float(given.cost.alone.max())
+    seen, dearest = fitted.support.high["flops"] if fitted else 0.0, float(given.cost.alone.max())
+    # Runs dearer than a plan are not for it: then the plan is one beyond them.
+    largest = max(seen, dearest) if fitted is None or budget > TARGET_FACTOR * seen else seen
     if decided is None:
         decided = Request(parse_flops(target_flops) if target_flops else TARGET_FACTOR * largest, unique)
     target = decided.flops
@@ -197,7 +199,7 @@ def _design(
         way = "name yours with --target-flops" if question is None else "give them fewer FLOPs"
         say(f"warning: the runs may cost {budget / target:,.3g} times the target, which is hardly what they are for: {way}")
     if not target_flops and question is None:
-        what = "that the law has seen" if fitted else "to choose from"
+        what = "that the law has seen" if largest == seen else "to choose from"
         say(f"target: {target:.3g} FLOPs, {TARGET_FACTOR:g} times the largest run {what}; change it with --target-flops")
     if fitted is None:
         say("nothing is fitted: deviations and regrets are of the laws' start ranges, rough, and good for comparing designs only")

@@ -57,7 +57,7 @@ def diagnose(law: Law, points: Points, theta: Array, finished: bool) -> Diagnosi
     length = np.sqrt((natural**2).sum(1))
     measured = np.logical_not(nowhere(slopes[0]))
     condition = float("inf")
-    if (length[measured] > NOTHING).all() and np.isfinite(length).all():
+    if measured.any() and (length[measured] > NOTHING).all() and np.isfinite(length).all():
         unit = natural[measured] / length[measured, None]
         condition = float(np.linalg.cond(unit @ unit.T))
     status = "converged"

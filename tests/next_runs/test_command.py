@@ -54,6 +54,17 @@ def test_the_table_and_the_dry_run(law: list[str], tmp_path: Path) -> None:
     assert code == 0 and "the runs may cost 2 times the target, which is hardly what they are for" in messages
 
 
+def test_runs_dearer_than_the_default_target_are_for_one_beyond_them(law: list[str], fitted: FittedLaw) -> None:
+    most = 100 * fitted.support.high["flops"]
+    axes = "--sizes", "20k,80k,160k", "--tokens-pt", "0,1M,4M,16M", "--tokens-spec", "0,400k,1.6M", "--dry-run"
+    for budget, what in ((0.99 * most, "that the law has seen"), (1.01 * most, "to choose from")):
+        code, text, messages = run(*law, "--flops", f"{budget:.6g}", *axes, "--json")
+        assert code == 0, messages
+        target = json.loads(text)["target_flops"]
+        assert f"100 times the largest run {what}" in messages and "hardly what they are for" not in messages
+        assert target > budget and (target == pytest.approx(most)) == (budget < most)
+
+
 def test_runs_beside_a_law_are_no_smaller_than_the_middle_of_its_own(law: list[str], fitted: FittedLaw, tmp_path: Path) -> None:
     """Cheap small runs would lower the uncertainty most, if the law's form holds down to them and up to the target: nobody knows that."""
     sizes = fitted.support
