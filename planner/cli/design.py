@@ -157,9 +157,9 @@ def _design(
         given = without_overfitted(given, fitted) if fitted else given
         if not dry_run and out.exists():
             raise StateError(f"{out} exists", remedy="name another file with --out, or delete it")
-    seen, dearest = fitted.support.high["flops"] if fitted else 0.0, float(given.cost.alone.max())
-    # Runs dearer than a plan are not for it: then the plan is one beyond them.
-    largest = max(seen, dearest) if fitted is None or budget > TARGET_FACTOR * seen else seen
+    largest = seen = fitted.support.high["flops"] if fitted else 0.0
+    if fitted is None or budget > TARGET_FACTOR * seen:  # runs dearer than a plan are not for it: then the plan is one beyond them
+        largest = max(seen, float(given.cost.alone.max()))
     if decided is None:
         decided = Request(parse_flops(target_flops) if target_flops else TARGET_FACTOR * largest, unique)
     target = decided.flops
