@@ -140,9 +140,11 @@ def tell_far(law: FittedLaw, flops: float, extrapolation: Mapping[str, float], w
             "a plan with another ratio is a guess"
         )
     if extrapolation.get(TOTAL, 1.0) > NEAR:
+        least, most = law.support.low[TOTAL], law.support.high[TOTAL]
+        amount = format_count(least) if most < 1.1 * least else f"{format_count(least)} to {format_count(most)}, nearly all as many,"
         yield (
-            f"{who}the runs of the law all have about {format_count(law.support.high[TOTAL])} tokens in both stages together, so that what more or fewer "
-            "do is not measured: a plan with others is a guess"
+            f"{who}the runs of the law have {amount} tokens in both stages together, so that what more or fewer do is hardly measured: "
+            "a plan with others is a guess"
         )
 
 

@@ -109,8 +109,10 @@ def opening(tokenizer: Any, end: int) -> list[int]:
 
     One that puts the end-of-text token there, as OPT's does, has it from the document before.
     """
-    encoded = tokenizer.encode("a")
-    ids: list[int] = encoded.ids[: (*encoded.special_tokens_mask, 0).index(0)]
+    tokenizers = _library()
+    # Put around a token of another vocabulary: this one may lack the letter, and then it refuses it or leaves nothing that tells begin from end.
+    encoded = tokenizer.post_process(tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0}, unk_token="a")).encode("a"))
+    ids: list[int] = encoded.ids[: encoded.special_tokens_mask.index(0)]
     return [] if ids == [end] else ids
 
 

@@ -75,6 +75,21 @@ def test_documents_begin_as_their_tokenizer_begins_a_text(corpus: Corpus, tmp_pa
     assert plain.count(begin) == (put in ("begin", "both")) and talk.count(begin) == 1 and plain.count(end) == talk.count(end) == 1
 
 
+@pytest.mark.parametrize("model", ["WordLevel", "BPE"])
+def test_documents_begin_so_whatever_letters_their_tokenizer_knows(model: str, tmp_path: Path) -> None:
+    """As one of the four letters of DNA: a WordLevel without an unknown token refuses all others, a BPE passes over them."""
+    from tokenizers import Tokenizer, models, processors
+
+    from planner.corpus.duplicates import Document
+    from planner.corpus.shards import write_shard
+
+    vocab = {"<s>": 0, "</s>": 1, "G": 2}
+    tokenizer = Tokenizer(models.WordLevel(vocab) if model == "WordLevel" else models.BPE(vocab, []))
+    tokenizer.post_processor = processors.TemplateProcessing("<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 1)])
+    write_shard(tmp_path / "a", "train", [Document("G", "a", "k", False, None)], tokenizer, 1, np.dtype("uint16"), None)
+    assert np.fromfile(tmp_path / "a" / "train.bin", dtype="uint16").tolist() == [0, 2, 1]
+
+
 def test_subsets_are_nested_whole_documents(corpus: Corpus) -> None:
     borders = set(corpus.offsets("mail", "train").tolist())
     small, large = corpus.subset("mail", 5000), corpus.subset("mail", 20000)

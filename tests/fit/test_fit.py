@@ -24,6 +24,7 @@ from planner.fit.support import RAY, Support
 from planner.flags import flag_runs
 from planner.laws import LAWS, Points, Reference
 from planner.runs import read_runs
+from planner.units import format_count
 from tests.conftest import TRUTH, true_log_loss
 
 TABLES = Path(os.environ.get("PLANNER_TABLES", Path(__file__).parents[3] / "shared" / "data"))
@@ -190,6 +191,20 @@ def test_off_the_ray_of_tied_general_tokens_is_new_ground(synthetic: FitData, fi
         assert any("have 20 general tokens per parameter" in text for text in said) != on
     off = allocate(law, Request(1.2e12, 1e5, params=4e4, max_epochs=4.0))
     assert off.extrapolation["pt_per_param"] > 2 and not off.settled and any("have 20 general tokens per parameter" in text for text in off.warnings)
+
+
+def test_off_the_total_of_runs_with_as_many_tokens_is_said_to_be_new_ground(synthetic: FitData, fitted: FittedLaw) -> None:
+    """A few runs of another total are in the box, and what is said of it is said of those too."""
+    tied = replace(synthetic, tokens_pt=4 * synthetic.tokens_spec.max() - synthetic.tokens_spec)
+    strayed = replace(tied, tokens_pt=np.where(np.arange(tied.count) < 2, 10, 1) * tied.tokens_pt)
+    total = float(4 * synthetic.tokens_spec.max())
+    for data, most in ((tied, total), (strayed, float((strayed.tokens_pt + strayed.tokens_spec).max()))):
+        law = replace(fitted, support=Support.of(data))
+        said = format_count(total) if most == total else f"{format_count(total)} to {format_count(most)}, nearly all as many,"
+        for on, factor in ((True, 1.0), (False, 0.5)):
+            factors = law.support.factors(8e4, factor * total - 1e5, 1e5, 1e5, 1e12)
+            told = list(tell_far(law, 1e12, {name: float(value) for name, value in factors.items() if name in AXIS_NAMES}))
+            assert any(f"the runs of the law have {said} tokens in both stages together" in text for text in told) != on
 
 
 def test_the_convention_of_n_changes_nothing_where_both_are_proportional(synthetic: FitData) -> None:
