@@ -103,6 +103,10 @@ def test_a_task_file_runs_without_a_network(models: tuple[Path, Path], tasks: Pa
     assert run_tasks(models[1], [wrong])["wrong"]["acc"] == 0.0
     with pytest.raises(InputError, match="cannot run the tasks"):
         run_tasks(models[1], [{**task, "output_type": "no_such_type"}])
+    # What an index is called only the data say.
+    (tasks / "other.jsonl").write_text("".join(json.dumps({**line, "key": "__class__"}) + "\n" for line in lines))
+    with pytest.raises(InputError, match="access to attribute '__class__' of 'str' object is unsafe"):
+        run_tasks(models[1], [{**wrong, "doc_to_text": "{{ question[key] }}"}])
 
 
 @pytest.mark.parametrize(("content", "message"), [(None, "has no tokenizer.json"), ('{"model', "the tokenizer of checkpoint .* cannot be read")])

@@ -27,8 +27,8 @@ LONGEST_NAME = 200
 """Characters of a path that are repeated in a message."""
 PLAIN_EVERY = 20.0
 """Seconds between two progress lines where there is no terminal."""
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-"""What a terminal obeys, but for ends of lines and tabs."""
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""What a terminal obeys, but for ends of lines and tabs; what turns the order of letters round; and halves of letters, which no terminal takes."""
 
 
 class PlanGroup(TyperGroup):

@@ -11,6 +11,7 @@ import typer
 
 from planner.cli.compiling import FLAGS, compiled_among
 from planner.cli.console import say
+from planner.cli.paths import MOST_THREADS
 from planner.cli.tables import table
 from planner.errors import DataError, InputError, PlannerWarning, without_secret
 from planner.units import format_count
@@ -40,7 +41,9 @@ def launch(
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     threads: Annotated[
         int | None,
-        typer.Option(min=1, max=1024, help="Threads a rank; OMP_NUM_THREADS or all cores shared out by default, under Ray 1, under Slurm 1, on cuda 8."),
+        typer.Option(
+            min=1, max=MOST_THREADS, help="Threads a rank; OMP_NUM_THREADS or all cores shared out by default, under Ray 1, under Slurm 1, on cuda 8."
+        ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be trained, and what it takes.")] = False,
     ranks: Annotated[int, typer.Option(min=1, help="Processes that train the run together, one a GPU. May change when a run goes on.")] = 1,

@@ -11,6 +11,7 @@ from planner.errors import InputError
 from planner.method import METHODS
 
 SWEEPS = Path("sweeps")
+MOST_THREADS = 1024
 TABLES = (".csv", ".jsonl", ".ndjson", ".parquet")
 """Ends of the names of runs tables."""
 
@@ -136,4 +137,4 @@ def default_workers() -> int:
 def default_threads(ranks: int) -> int:
     """Return the threads of each of the ranks on this machine: what OMP_NUM_THREADS asks for, which torch heeds too, or all cores shared out."""
     asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
-    return int(asked) if asked.isdecimal() and int(asked) else max(1, default_workers() // ranks)
+    return min(int(asked), MOST_THREADS) if asked.isdecimal() and int(asked) else max(1, default_workers() // ranks)

@@ -1,7 +1,8 @@
 """Tasks of lm-evaluation-harness on a checkpoint, through its Python interface: its own by name, and task files without a network.
 
-A task file is read here, as plain YAML, and handed over as data. The harness renders templates without a sandbox, loads metrics that it does not know as
-code, and hands options on to libraries that load more: so only keys, metrics, options and templates that are known to be data are let through.
+A task file is read here, as plain YAML, and handed over as data. The harness loads metrics that it does not know as code, hands options on to libraries
+that load more, and has no sandbox for templates: so only keys, metrics, options and templates that are known to be data are let through, and templates are
+rendered in Jinja's sandbox.
 """
 
 from __future__ import annotations
@@ -112,6 +113,7 @@ def run_tasks(
     """
     try:
         import lm_eval
+        import lm_eval.utils
         from lm_eval.models.huggingface import HFLM
         from lm_eval.tasks import TaskManager
     except ModuleNotFoundError as error:
@@ -119,6 +121,7 @@ def run_tasks(
         raise MissingDependencyError(what, remedy="pip install 'compute-allocation-planner[eval]'") from error
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    lm_eval.utils.env = _sandboxed(lm_eval.utils.env)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the libraries' own deprecations
         model = HFLM(pretrained=placed(open_checkpoint(checkpoint), device), tokenizer=_tokenizer(checkpoint), batch_size=batch, device=device)
@@ -133,6 +136,15 @@ def run_tasks(
             first = next(iter(str(error).splitlines()), "") or type(error).__name__
             raise InputError(f"lm-evaluation-harness cannot run the tasks: {first}", remedy="check the names and the task files") from error
     return {str(name): _metrics(values) for name, values in (answer or {}).get("results", {}).items()}
+
+
+def _sandboxed(plain: Any) -> Any:
+    """Return a Jinja environment like another, but in which no template comes to what is private: by the name of a field that holds such a name, say."""
+    from jinja2.sandbox import SandboxedEnvironment
+
+    safe = SandboxedEnvironment(loader=plain.loader, undefined=plain.undefined, keep_trailing_newline=plain.keep_trailing_newline)
+    safe.filters.update(plain.filters)
+    return safe
 
 
 @contextmanager

@@ -89,7 +89,8 @@ def test_no_engine_is_imported_before_it_is_asked_for() -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "ranks", "threads"), [(None, 1, 8), (None, 3, 2), (None, 9, 1), ("", 2, 4), ("3", 2, 3), (" 5,2", 1, 5), ("0", 2, 4), ("all", 2, 4)]
+    ("asked", "ranks", "threads"),
+    [(None, 1, 8), (None, 3, 2), (None, 9, 1), ("", 2, 4), ("3", 2, 3), (" 5,2", 1, 5), ("0", 2, 4), ("all", 2, 4), ("9" * 9, 2, 1024)],
 )
 def test_threads_of_a_rank(asked: str | None, ranks: int, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(paths, "default_workers", lambda: 8)

@@ -74,8 +74,8 @@ def test_short_rows_end_in_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert ["x", "1"] in [line.split() for line in capsys.readouterr().out.splitlines()]
 
 
-HOSTILE = "\x1b[31mred\x07 [bold]x[/bold] [/home] :car:"
-LEGIBLE = r"\x1b[31mred\x07 [bold]x[/bold] [/home] :car:"
+HOSTILE = "\x1b[31mred\x07\u202e\ud800 [bold]x[/bold] [/home] :car:"
+LEGIBLE = r"\x1b[31mred\x07\u202e\ud800 [bold]x[/bold] [/home] :car:"
 
 
 def test_names_from_tables_are_shown_and_not_obeyed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
