@@ -18,6 +18,7 @@ from planner.fit.identify import MIN_ROWS, ROWS_PER_PARAMETER, numberless, reaso
 from planner.fit.kin import kin_starts
 from planner.fit.mistakes import mistakes
 from planner.fit.resample import fit_weighted
+from planner.fit.sample import Sample
 from planner.fit.solver import DELTAS
 from planner.fit.starts import DRAWS_A_START, draw_starts
 from planner.fit.support import NEAR, Support
@@ -127,9 +128,13 @@ def score_laws(tables: Sequence[FitData], laws: Sequence[Law], seed: int = 0, pr
         data, law = by_kind[known.params_kind], known.estimate.law
         tell(law.name, 0.4 + 0.6 * done / len(promising))
         random = np.random.default_rng([seed, number])
-        whole = estimate(law, data.points(data.reference), data.log_loss, random, starts=STARTS, warm=known.estimate.solutions)
+        some = Sample.of(data, seed)
+        whole = estimate(law, some.points, some.log_loss, random, starts=STARTS, warm=known.estimate.solutions)
         if len(laws) == 1 and whole.starts_agree == 1:  # there is no other law that would do instead
-            whole = estimate(law, data.points(data.reference), data.log_loss, random, starts=STARTS, warm=whole.solutions, draws=SECOND_DRAWS)
+            whole = estimate(law, some.points, some.log_loss, random, starts=STARTS, warm=whole.solutions, draws=SECOND_DRAWS)
+        if not some.whole:
+            near = estimate(law, data.points(data.reference), data.log_loss, random, starts=0, warm=whole.solutions, deltas=DELTAS[1:])
+            whole = replace(near, starts=whole.starts, starts_agree=whole.starts_agree)
         first[number] = replace(known, estimate=whole)
     first, _ = _agreed(first, others, by_kind, laws, seed)
     scores = [_hold_out(by_kind[first[number].params_kind], first[number], pieces, seed) for number in promising]
@@ -146,23 +151,25 @@ def _screen(tables: Sequence[FitData], laws: Sequence[Law], seed: int, tell: Pro
     wanted = [(data, law) for data in tables for law in laws]
     for number, (data, law) in enumerate(wanted):
         tell(law.name, (number + 1) / (len(wanted) + 1))
-        found.append(_roughly(data, law, found, np.random.default_rng([seed, number % len(laws)]), DRAWS_A_START))
+        found.append(_roughly(data, law, found, seed, np.random.default_rng([seed, number % len(laws)]), DRAWS_A_START))
     by_kind = {data.params_kind: data for data in tables}
     found = _measured(found, by_kind)
     least = min(score.rms_percent for score in found)
     for number, (data, law) in enumerate(wanted):
         known = found[number]
         if known.estimate.starts_agree == 1 and known.rms_percent <= SECOND_LOOK * least:
-            found[number] = _roughly(data, law, found, np.random.default_rng([seed, 3, number]), SECOND_DRAWS, known.estimate.solutions)
+            found[number] = _roughly(data, law, found, seed, np.random.default_rng([seed, 3, number]), SECOND_DRAWS, known.estimate.solutions)
     return _measured(found, by_kind)
 
 
-def _roughly(data: FitData, law: Law, found: Sequence[Score], random: np.random.Generator, draws: int, warm: Array | None = None) -> Score:
-    points = data.points(data.reference)
+def _roughly(
+    data: FitData, law: Law, found: Sequence[Score], seed: int, random: np.random.Generator, draws: int, warm: Array | None = None
+) -> Score:
+    some = Sample.of(data, seed)
     others = [score.estimate for score in found if (score.params_kind == data.params_kind) != (score.estimate.law is law)]
-    kin = kin_starts(law, others, points, data.log_loss, random)
+    kin = kin_starts(law, others, some.points, some.log_loss, random)
     starts = kin if warm is None else np.vstack([warm, kin])
-    quick = estimate(law, points, data.log_loss, random, starts=SCREENING_STARTS, warm=starts, deltas=DELTAS[:1], draws=draws)
+    quick = estimate(law, some.points, some.log_loss, random, starts=SCREENING_STARTS, warm=starts, deltas=DELTAS[:1], draws=draws)
     return Score(data.params_kind, data.reference, quick, np.inf, None, {}, np.inf)
 
 
@@ -301,12 +308,12 @@ def _hold_out(data: FitData, score: Score, pieces: Sequence[Slice], seed: int) -
     pieces = [piece for piece in pieces if (piece.held & usual).any()]
     if not pieces:
         return score
-    law, points = score.estimate.law, data.points(data.reference)
+    law, points, some = score.estimate.law, data.points(data.reference), Sample.of(data, seed)
     whole = score.estimate
-    weights, starts = np.array([~piece.held for piece in pieces], dtype=float), whole.solutions
+    weights, starts = np.array([~piece.held[some.drawn] for piece in pieces], dtype=float), whole.solutions
     if 2 * whole.starts_agree < whole.starts:  # several minima: a slice may prefer another one
-        starts = np.vstack([starts, draw_starts(law, points, data.log_loss, np.random.default_rng([seed, 2]), SLICE_STARTS)])
-    theta, _ = fit_weighted(law, points, data.log_loss, weights, starts, deltas=DELTAS)
+        starts = np.vstack([starts, draw_starts(law, some.points, some.log_loss, np.random.default_rng([seed, 2]), SLICE_STARTS)])
+    theta, _ = fit_weighted(law, some.points, some.log_loss, weights, starts, deltas=DELTAS)
     forecast = law.log_loss(theta, points)
     variance = (score.rms_percent / 100) ** 2
     held: dict[str, float] = {}
@@ -318,7 +325,7 @@ def _hold_out(data: FitData, score: Score, pieces: Sequence[Slice], seed: int) -
         support = Support.of(data.rows(~piece.held & usual))
         distance = support.distance(out.params_by["non_embedding"], out.tokens_pt, out.tokens_spec, out.unique_spec)
         # What the noise of a run and the parameters' own uncertainty explain is no drift.
-        expected = variance * (1 + _leverage(law, theta[number], points, ~piece.held)[these])
+        expected = variance * (1 + _leverage(law, theta[number], points, some.drawn & ~piece.held)[these])
         rates.append(_rate((forecast[number, these] - out.log_loss) ** 2 - expected, distance))
     # The rate of the slice that went astray fastest: each rests on few trunks, and the law was chosen for doing well on them.
     return replace(score, held=held, drift=max(rates))

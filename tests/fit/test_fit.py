@@ -3,6 +3,7 @@
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,7 @@ from planner.allocate.request import Request
 from planner.cli.fit_tables import show
 from planner.errors import DataError, InputError, PlannerWarning
 from planner.fit.data import FitData, fit_data
-from planner.fit.estimate import estimate
+from planner.fit.estimate import Estimate, estimate
 from planner.fit.fit import fit
 from planner.fit.fitted import FittedLaw
 from planner.fit.holdout import sizes_held, slices
@@ -22,7 +23,7 @@ from planner.fit.identify import check
 from planner.fit.select import choose, score_laws
 from planner.fit.support import RAY, Support
 from planner.flags import flag_runs
-from planner.laws import LAWS, Points, Reference
+from planner.laws import LAWS, Law, Points, Reference
 from planner.runs import read_runs
 from planner.units import format_count
 from tests.conftest import TRUTH, true_log_loss
@@ -84,6 +85,27 @@ def test_auto_finds_a_law_that_forecasts_beyond(synthetic: FitData) -> None:
     truth = float(np.exp(true_log_loss(*args)[0]))
     assert abs(np.log(forecast.loss[0] / truth)) < 0.02
     assert forecast.low[0] < truth < forecast.high[0]
+
+
+def test_of_many_rows_some_choose_the_law_and_all_make_it(synthetic: FitData, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A choice by all of 100,000 rows took 20 minutes."""
+    laws = [LAWS[name] for name in ("bounded-penalised", "transfer-saturating", "additive-penalised")]
+    by_all = score_laws([synthetic], laws)
+    asked: list[int] = []
+
+    def count(law: Law, points: Points, *rest: Any, **named: Any) -> Estimate:
+        asked.append(points.count)
+        return estimate(law, points, *rest, **named)
+
+    monkeypatch.setattr("planner.fit.sample.MOST", 110)
+    monkeypatch.setattr("planner.fit.select.estimate", count)
+    found = score_laws([synthetic], laws)
+    assert asked.count(synthetic.count) == len([score for score in found if score.held]) < len(asked) == asked.count(synthetic.count) + asked.count(110)
+    for score, whole in zip(found, by_all, strict=True):
+        assert score.estimate.law is whole.estimate.law and score.reference == synthetic.reference and score.unusual.shape == (synthetic.count,)
+        assert score.held.keys() == whole.held.keys() and score.mean == pytest.approx(whole.mean, rel=0.5)
+        if score.held:
+            assert score.estimate.objective == pytest.approx(whole.estimate.objective, rel=1e-6) and score.estimate.starts >= 12
 
 
 def test_intervals_widen_outside_the_support(fitted: FittedLaw) -> None:
