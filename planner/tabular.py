@@ -99,6 +99,8 @@ def _uneven(path: Path, error: Exception) -> InputError:
         for row in rows:
             if len(row) > named:
                 remedy = "write points, not commas, within numbers, and quotes around text that has a comma"
+                if named == 1:
+                    remedy = "put the header in the first line, and delete what stands above it"
                 return InputError(f"{path}, line {rows.line_num}: {len(row)} cells where the header names {named} columns", remedy=remedy)
     return InputError(f"{path} cannot be read as a table: {str(error).splitlines()[0]}", remedy="give CSV, JSON Lines or parquet")
 

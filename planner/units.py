@@ -45,12 +45,13 @@ def parse_share(text: str | float) -> float:
     return value
 
 
-def parse_flops(text: str | float, *, flops_per_gpu_second: float | None = None) -> float:
+def parse_flops(text: str | float, *, flops_per_gpu_second: float | None = None, timed: bool = False) -> float:
     """Read a budget such as "1e22", "3 EFLOP" or, with a stated throughput, "3 GPU-days".
 
     Args:
         text: the budget.
         flops_per_gpu_second: FLOPs that one GPU really does in a second (peak times utilisation).
+        timed: whether there is an option that states it.
 
     Raises:
         InputError: not a budget, not positive, or a GPU time without a throughput.
@@ -58,17 +59,16 @@ def parse_flops(text: str | float, *, flops_per_gpu_second: float | None = None)
     time = _GPU_TIME.match(str(text))
     if time:
         if flops_per_gpu_second is None:
-            raise InputError(
-                f"the budget {text!r} is a time, and no throughput is stated",
-                remedy="add --gpu with --mfu, or --gpu-flops with what one GPU really does, such as 4e14",
-            )
+            remedy = "add --gpu with --mfu, or --gpu-flops with what one GPU really does, such as 4e14" if timed else "write FLOPs such as 1e22"
+            raise InputError(f"the budget {text!r} is a time, and no throughput is stated", remedy=remedy)
         if not (math.isfinite(flops_per_gpu_second) and flops_per_gpu_second > 0):
             raise InputError(f"a throughput of {flops_per_gpu_second} FLOP/s is not positive", remedy="give a number such as 4e14")
         value = _number(time) * _SECONDS[time[2].lower()] * flops_per_gpu_second
     else:
         match = _FLOPS.match(str(text))
         if not match:
-            raise InputError(f"{text!r} is not a budget", remedy='write FLOPs such as 1e22, or a GPU time such as "3 GPU-days" with --gpu-flops')
+            remedy = "write FLOPs such as 1e22" + (', or a GPU time such as "3 GPU-days" with --gpu-flops' if timed else "")
+            raise InputError(f"{text!r} is not a budget", remedy=remedy)
         value = _number(match) * _SUFFIXES[match[2].lower()]
     if _finite(text, value) == 0:
         raise InputError(f"the budget {text!r} is zero", remedy="give a positive budget")

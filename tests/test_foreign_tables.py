@@ -50,6 +50,8 @@ def test_rows_longer_than_the_header_are_refused(tmp_path: Path) -> None:
         read_runs(write(tmp_path / "runs.csv", HEAD, [f"{row},7" for row in rows()]))
     with pytest.raises(InputError, match="line 4: 5 cells where the header names 3 columns"):
         read_runs(write(tmp_path / "runs.csv", HEAD, [*rows()[:2], "1,2,3,4,5", *rows()[2:]]))
+    with pytest.raises(InputError, match="line 2: 3 cells where the header names 1 columns; put the header in the first line, and delete"):
+        read_runs(write(tmp_path / "runs.csv", "Runs of last year", [HEAD, *rows()]))
     (tmp_path / "wide.csv").write_text("\n".join([HEAD, *rows()]), encoding="utf-16")
     with pytest.raises(InputError, match="is not text in UTF-8; save it as CSV in UTF-8"):
         read_runs(tmp_path / "wide.csv")

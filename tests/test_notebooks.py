@@ -75,3 +75,13 @@ def test_it_runs_from_top_to_bottom(path: Path, tmp_path: Path) -> None:
         assert any("image/png" in output.get("data", {}) for output in cell.outputs), cell.source
     said = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs if output.output_type == "stream"]
     assert not said, said
+
+
+def test_the_law_of_a_sweep_without_a_check_is_drawn_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As its first cell says, with another folder; but for the profiles, which take long."""
+    monkeypatch.chdir(ROOT / "notebooks")
+    named: dict[str, object] = {}
+    sources = [source for source in code(ROOT / "notebooks" / "fitted_curves.ipynb") if "profile(" not in source]
+    for source in (source.replace('"medicine"', '"computing"') for source in sources):
+        exec(compile(source, "notebook", "exec"), named)
+    assert not (ROOT / "sweeps" / "computing" / "check").exists() and named["checks"] == []

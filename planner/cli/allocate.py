@@ -253,7 +253,7 @@ def _flops(flops: str | None, budget: Budget, throughput: float | None, serves: 
         raise InputError(f"{least:,.4g} GPU-hours are no FLOPs yet", remedy="add --gpu with --mfu, such as --gpu H100 --mfu 0.4, or --gpu-flops")
     limits = {name: value * 3600 * (throughput or math.nan) for name, value in hours.items()}
     if flops is not None:
-        limits["--flops"] = parse_flops(flops, flops_per_gpu_second=throughput)
+        limits["--flops"] = parse_flops(flops, flops_per_gpu_second=throughput, timed=True)
     if not limits:
         raise InputError("no budget is given", remedy="give --flops, --gpu-hours, --gpu-days, --usd with --usd-per-gpu-hour, or --gpus with --hours")
     within = limits.pop("--hours", None) if serves else limits.get("--hours")

@@ -129,7 +129,12 @@ def _design(
     where = None
     if not prior:
         beside = sweep.folder / "law.json" if sweep else None
-        where = law_file(beside if law is None and beside is not None and beside.is_file() else law)
+        try:
+            where = law_file(beside if law is None and beside is not None and beside.is_file() else law)
+        except InputError as error:
+            if law is not None:
+                raise
+            raise InputError(error.message, remedy=f"{error.remedy}, or --prior where nothing is fitted yet") from error
     fitted = FittedLaw.load(where) if where else None
     laws = [member.law for member in fitted.members] if fitted else [law_named(item) for item in form or FORMS]
     stages = stages_of(laws)

@@ -11,6 +11,7 @@ from planner.fit.data import FitData
 from planner.fit.scale import Scale
 from planner.laws import Law
 from planner.laws.dual import Array
+from planner.units import format_count
 
 MIN_SIZES = 3
 """A size term has an amplitude and an exponent, and E is the third unknown."""
@@ -20,6 +21,8 @@ MIN_ROWS = 8
 ROWS_PER_PARAMETER = 2.0
 DECADE = 9.0
 """Sizes that span less are warned of; realised shapes miss a round decade by a little."""
+LEAST_SIZE = 5000.0
+"""Parameters of the middle run under which the table is rather one in millions: two layers, 16 wide, without embeddings, have more."""
 MANY_PASSES = 100.0
 """Of half of the runs: hardly anybody makes as many."""
 TRUNK = 3
@@ -60,6 +63,11 @@ def check(data: FitData) -> None:
         raise DataError(f"the runs have {len(sizes)} distinct model {many}, and a law in size needs {MIN_SIZES}", remedy="train more sizes, best five")
     if sizes[-1] / sizes[0] < DECADE:
         _warn(f"model sizes span a factor of only {sizes[-1] / sizes[0]:.1f}, under a decade: the size exponent is poorly determined")
+    if (middle := float(np.median(data.params_by["non_embedding"]))) < LEAST_SIZE:
+        _warn(
+            f"half of the runs have {format_count(middle)} parameters or fewer: are sizes and tokens in thousands or millions? Budgets are in FLOPs, and "
+            "plans in single parameters and tokens: write sizes and tokens out, or as 30M"
+        )
     if data.two_stage:
         _check_two_stages(data)
     else:

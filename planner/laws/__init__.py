@@ -17,6 +17,7 @@ import numpy as np
 
 from planner.errors import InputError
 from planner.laws.base import Law, Parameter, Points, Reference
+from planner.laws.dual import derivatives
 
 VARIABLE = "PLANNER_LAWS"
 
@@ -46,20 +47,33 @@ def _from_file(path: Path) -> tuple[Law, ...]:
 
 
 def _try(law: Law, path: Path) -> None:
-    """Evaluate a law that somebody added with its derivatives, at the middle of its starts and one run, and ask twice: += changes what it is given."""
+    """Evaluate a law that somebody added, with its derivatives, at the middle of its starts.
+
+    Asked twice, since += changes what it is given, and of two runs apart, since a mean over the runs would make each loss hang on the others.
+    """
     theta = np.array([[0.5 * (parameter.start[0] + parameter.start[1]) for parameter in law.parameters]])
     try:
         with np.errstate(all="ignore"):
             points = Points(Reference(1.0, 1.0), [2.0], [3.0], [4.0], [2.0], [0.5])
+            both = Points(Reference(1.0, 1.0), [2.0, 5.0], [3.0, 8.0], [4.0, 3.0], [2.0, 2.0], [0.5, 0.25])
             law.log_loss_and_slopes(theta, points)
+            used = derivatives(law.traced(theta, points), np.ones(1))
             first = law.log_loss(theta, points).copy()
             same = np.array_equal(first, law.log_loss(theta, points), equal_nan=True)
+            apart = np.allclose(first, law.log_loss(theta, both)[:, :1], rtol=1e-9, equal_nan=True)
     except Exception as error:  # whatever somebody's formula raises
         remedy = "compute with +, -, *, / and the functions of planner.laws.dual, such as exp and log, which know derivatives"
         raise InputError(f"{path}: the formula of the law {law.name!r} fails: {type(error).__name__}: {error}", remedy=remedy) from error
     if not same:
         remedy = "let it draw nothing at random and change nothing that it is given: write t = t + u, for t += u changes a parameter or a run"
         raise InputError(f"{path}: the formula of the law {law.name!r} gives another number when it is asked again", remedy=remedy)
+    if not apart:
+        remedy = "compute each run's loss from that run alone, without sums, means or extremes over the runs"
+        raise InputError(f"{path}: the formula of the law {law.name!r} gives a run another loss beside another run", remedy=remedy)
+    for number, parameter in enumerate(law.parameters):
+        if number not in used:
+            said = f"{path}: the formula of the law {law.name!r} does not use its parameter {parameter.name}"
+            raise InputError(said, remedy="use it, or take it out of parameters")
 
 
 def _registered() -> dict[str, Law]:

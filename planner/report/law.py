@@ -10,7 +10,7 @@ from planner.errors import DataError
 from planner.fit.data import FitData
 from planner.fit.fitted import FittedLaw
 from planner.fit.support import NEAR
-from planner.report.style import COLOURS, MARKERS, legend_below, log_counts, shades, spread
+from planner.report.style import COLOURS, GREY, MARKERS, legend_below, log_counts, shades, spread
 from planner.units import format_count
 
 if TYPE_CHECKING:
@@ -52,6 +52,9 @@ def runs_of_a_size(data: FitData, params: float | None = None) -> tuple[float, f
 def size_slices(axis: Axes, law: FittedLaw, data: FitData) -> None:
     """Draw loss by model size with the law's band, for the `cells` that most sizes share."""
     shared = cells(data)
+    if not shared:
+        _nothing(axis, "no mixture of text that most sizes share")
+        return
     for colour, marker, key in zip(COLOURS, MARKERS, spread(sorted(shared), 5), strict=False):
         rows = np.array(shared[key])
         pt, spec, unique = key
@@ -75,6 +78,9 @@ def token_slices(axis: Axes, law: FittedLaw, data: FitData, params: float | None
         params: the size, or one near it; the one with most runs by default.
     """
     size, amount, rows = runs_of_a_size(data, params)
+    if not rows.any():
+        _nothing(axis, f"no run of {format_count(size)} parameters has specialist text")
+        return
     amounts = spread(list(np.unique(data.unique_spec[rows])), 6)
     for number, (colour, unique) in enumerate(zip(shades(len(amounts)), amounts, strict=True)):
         chosen = np.flatnonzero(rows & (data.unique_spec == unique))
@@ -106,6 +112,11 @@ def _band(axis: Axes, law: FittedLaw, data: FitData, params: Any, pt: Any, spec:
     axis.plot(x, forecast.loss, "--", color=colour, linewidth=0.9)
     axis.plot(x, np.where(inside, forecast.loss, np.nan), color=colour, linewidth=1.3)
     axis.fill_between(x, forecast.low, forecast.high, color=colour, alpha=0.12, linewidth=0)
+
+
+def _nothing(axis: Axes, why: str) -> None:
+    axis.text(0.5, 0.5, why, ha="center", va="center", transform=axis.transAxes, color=GREY)
+    axis.set(xticks=[], yticks=[])
 
 
 def _loss(data: FitData) -> str:

@@ -124,6 +124,8 @@ def test_allocate_never_imports_torch(law: Path) -> None:
         (["allocate", "--flops", "1e20", "--spec-tokens", "-3"], "'-3'", "positive"),
         (["allocate", "--flops", "1e20", "--spec-tokens", "0"], "spec-tokens of 0", "positive"),
         (["allocate", "--flops", "3 GPU-days", "--spec-tokens", "1M"], "3 GPU-days", "--gpu-flops"),
+        (["backtest", str(ROOT / "sweeps" / "medicine"), "--cutoffs", "much"], "'much'", "write FLOPs such as 1e22."),
+        (["backtest", str(ROOT / "sweeps" / "medicine"), "--cutoffs", "3 GPU-days"], "3 GPU-days", "stated; write FLOPs such as 1e22."),
         (["allocate", "--flops", "1e20", "--spec-tokens", "1M", "--max-epochs", "nan"], "max-epochs of nan", "positive"),
         (["allocate", "--flops", "10", "--spec-tokens", "1M"], "10 FLOPs are too few", "give at least"),
         (["allocate", "--flops", "1e12", "--spec-tokens", "1M", "--params", "1B"], "1e+12 FLOPs", "smaller --params"),

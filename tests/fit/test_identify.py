@@ -70,8 +70,9 @@ def test_specialist_tokens_in_step_with_general_ones_are_refused() -> None:
         (table(SIZES, TOKENS, SPECIAL, [1e7]), "more than one epoch"),
         (table(SIZES, TOKENS, SPECIAL, [1e5]), "one amount of distinct"),
         (table(SIZES, TOKENS[1:3], SPECIAL, TEXT), "2 values of tokens_pt"),
+        (table([10.0, 100.0, 1000.0], TOKENS, SPECIAL, TEXT), "have 100 parameters or fewer: are sizes and tokens in thousands or millions"),
     ],
-    ids=["under a decade", "one epoch", "one amount of text", "exponent and offset"],
+    ids=["under a decade", "one epoch", "one amount of text", "exponent and offset", "sizes in millions"],
 )
 def test_warnings(data: FitData, message: str) -> None:
     with pytest.warns(PlannerWarning, match=message):

@@ -106,6 +106,8 @@ LAWS = (Law("mine", "E + N^−α", (irreducible(), exponent("α")), formula, "he
         ("raise SystemExit(3)", "cannot be read as laws: 3"),
         (CHANGES.format(taken='p["E"]'), "gives another number when it is asked again"),
         (CHANGES.format(taken="x.repeats"), "gives another number when it is asked again"),
+        (MADE.format(parameters='irreducible(), exponent("α"), exponent("β")', target="spec"), "does not use its parameter β; use it"),
+        (STRAIGHT.replace("x.log_n", "(x.log_n - x.log_n.mean())"), "gives a run another loss beside another run"),
     ],
 )
 def test_a_broken_file_is_one_sentence(text: str, message: str, tmp_path: Path) -> None:

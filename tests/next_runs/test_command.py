@@ -144,6 +144,12 @@ def sweep(corpus: Corpus, tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_without_a_law_a_prior_is_a_remedy(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(sweep)
+    code, _, messages = run(".", "--flops", "5e12")
+    assert code == 2 and "there is no law.json" in messages and "or --prior where nothing is fitted yet" in messages
+
+
 def test_a_design_from_a_prior_and_a_check(sweep: Path) -> None:
     out = sweep / "next" / "sweep.toml"
     arguments = [str(sweep), "--prior", "--form", "transfer-size-penalised"]

@@ -165,6 +165,11 @@ def test_tables_of_one_stage_can_be_drawn(chinchilla: FittedLaw, one_stage: FitD
     render()
     assert "specialist" not in axes[3].get_title() + axes[3].get_ylabel()
     assert "no specialist tokens" not in words(axes[0])
+    slices, render = drawn(2)
+    size_slices(slices[0], chinchilla, replace(one_stage, tokens_pt=20 * one_stage.params * np.arange(1, 26)))
+    token_slices(slices[1], chinchilla, one_stage)
+    render()
+    assert [axis.texts[0].get_text() for axis in slices] == ["no mixture of text that most sizes share", "no run of 10M parameters has specialist text"]
 
 
 def test_unseen_runs_are_drawn(fitted: FittedLaw) -> None:
