@@ -49,7 +49,7 @@ def with_early(law: FittedLaw, frame: DataFrame, keep: tuple[str, ...] = (), see
         if len(rows):
             left = f"{len(rows)} runs with specialist text in their general stage are left out of the fit"
             if not another:
-                left += f": what it is worth is fitted to {LEAST_ROWS} of them or more without a specialist stage (tokens_spec = 0), and {len(mixed)} are there"
+                left += f": what it is worth is fitted to {LEAST_ROWS} or more without a specialist stage (tokens_spec = 0), and {len(mixed)} are there"
             warnings.warn(left, PlannerWarning, stacklevel=2)
         return law
     at = _Rows(law, mixed)
