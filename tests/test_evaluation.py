@@ -149,6 +149,7 @@ def test_tasks_need_a_tokenizer(models: tuple[Path, Path], tmp_path: Path, conte
         (("{{question}}", "{{ [question] | join('', 'x') }}"), "with the filter join"),
         (("{{question}}", "{% include 'x' %}"), "with include"),
         (("{{question}}", "{{ question"), "malformed template"),
+        (("doc_to_choice: choices", 'doc_to_choice: ["{{label}}", "{{question}}"]'), "the harness takes items of a list as they stand"),
         (("{metric: acc,", "{metric: /path/evil.py,"), "has metric = '/path/evil.py'"),
         (("{metric: acc,", "{metric: acc, hf_evaluate: true,"), "states hf_evaluate in metric_list"),
         (("{data_files:", "{trust_remote_code: true, data_files:"), "states trust_remote_code in dataset_kwargs"),

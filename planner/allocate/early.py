@@ -35,7 +35,7 @@ def mixed_arm(problem: Problem, held: Held, sizes: tuple[Size, ...]) -> Arm:
     """
     early = problem.law.early
     if early is None:
-        return Arm(NAME, None, None, None, "not measured: no run of the table has specialist text in its general stage")
+        return Arm(NAME, None, None, None, "not measured: needs fitted runs with specialist text in their general stage and none after it")
     if problem.retention is not None:
         return Arm(NAME, None, None, None, "what it does to the general loss is not measured")
     shares = np.geomspace(early.low, early.high, SHARES)

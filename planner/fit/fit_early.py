@@ -47,7 +47,10 @@ def with_early(law: FittedLaw, frame: DataFrame, keep: tuple[str, ...] = (), see
     another = Method(method).both or any(member.law.stages != 2 or member.law.target != "spec" for member in law.members)
     if another or len(mixed) < LEAST_ROWS:
         if len(rows):
-            warnings.warn(f"{len(rows)} runs with specialist text in their general stage are left out of the fit", PlannerWarning, stacklevel=2)
+            left = f"{len(rows)} runs with specialist text in their general stage are left out of the fit"
+            if not another:
+                left += f": what it is worth is fitted to {LEAST_ROWS} or more without a specialist stage (tokens_spec = 0), and {len(mixed)} are there"
+            warnings.warn(left, PlannerWarning, stacklevel=2)
         return law
     at = _Rows(law, mixed)
     # A trunk is one run here, so runs are drawn one by one, with smooth weights as few are.

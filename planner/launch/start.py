@@ -134,7 +134,8 @@ def checkpoint_of(planned: Planned, path: Path, base: Path | None, recipe: Recip
         sizes = [format_count(size, 4) for size in (found.shape.params_non_embedding, plan.params_non_embedding)]
         raise InputError(
             f"base {base} has {sizes[0]} non-embedding parameters, the plan {sizes[1]}",
-            remedy="give the checkpoint that was planned with, or plan for this one",
+            remedy="give the checkpoint that was planned with, or plan for this one, with plan allocate --base, or "
+            f"--params {found.shape.params_non_embedding}",
         )
     found.check_corpus(corpus.tokenizer_path, corpus.vocab_size, recipe.seq_len)
     return found

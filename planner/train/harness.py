@@ -239,6 +239,10 @@ def _data_only(body: Mapping[str, Any], path: Path) -> None:
     for entry in body.get("metric_list") or []:
         if not isinstance(entry.get("metric"), str) or entry["metric"] not in _METRICS:
             raise InputError(f"task file {path} has metric = {entry.get('metric')!r}", remedy=f"give one of {', '.join(sorted(_METRICS))}")
+    choices = body.get("doc_to_choice")
+    if not isinstance(choices, str) and (raw := next((text for text in _texts(choices) if "{{" in text or "{%" in text), None)) is not None:
+        what = f"task file {path} has {raw!r} in a list of doc_to_choice, and the harness takes items of a list as they stand"
+        raise InputError(what, remedy='write the list as one template, such as "{{[a, b]}}"')
     for text in _texts(body):
         _plain_template(text, path)
 

@@ -28,7 +28,7 @@ def arm(law: FittedLaw):
 
 def test_it_is_not_answered_unless_measured(fitted: FittedLaw) -> None:
     found = arm(fitted)[1]
-    assert found.plan is None and "not measured" in found.note
+    assert found.plan is None and found.note == "not measured: needs fitted runs with specialist text in their general stage and none after it"
 
 
 def test_its_plan_is_of_the_budget_and_its_interval_widens_with_the_worth(fitted: FittedLaw) -> None:

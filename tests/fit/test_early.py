@@ -78,3 +78,10 @@ def test_a_law_of_adapters_has_the_worth_of_runs_without_a_stage(fitted: FittedL
 def test_too_few_runs_are_said(fitted: FittedLaw) -> None:
     with pytest.warns(PlannerWarning, match="left out of the fit"):
         assert with_early(fitted, table(0.005).iloc[:4]).early is None
+
+
+def test_runs_with_a_stage_after_early_text_are_said_not_to_measure_it(fitted: FittedLaw) -> None:
+    frame = table(0.005)
+    stages = frame[frame["branch_kind"] == "stable"]
+    with pytest.warns(PlannerWarning, match=rf"{len(stages)} runs .* without a specialist stage \(tokens_spec = 0\), and 0 are there"):
+        assert with_early(fitted, stages).early is None
