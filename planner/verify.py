@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from planner.artifacts import check_numbers, read_artifact, sha256_file, whole, write_artifact
+from planner.artifacts import check_numbers, read_artifact, read_json, sha256_file, whole, write_artifact
 from planner.errors import DataError, StateError
 from planner.launch.launch import KIND as LAUNCH
 from planner.launch.launch import VERSION as LAUNCH_VERSION
@@ -97,6 +97,16 @@ def read_row(record: Path, what: str) -> dict[str, Any]:
     return row
 
 
+def _arm_of(folder: Path) -> str | None:
+    """Return which of the answer's arms a launch is of; None for the recommendation."""
+    path = folder / "launch.json"
+    arm = read_json(path).get("arm") if path.is_file() else None
+    with whole(path):
+        if not (arm is None or isinstance(arm, str)):
+            raise ValueError(f"arm = {arm!r}")
+    return arm
+
+
 def verify(folder: Path) -> Verification:
     """Compare the run in a launch folder with its forecast, and write verification.json there.
 
@@ -105,8 +115,8 @@ def verify(folder: Path) -> Verification:
         StateError: the run has not ended, or the forecast is younger than it, or is not the one it was launched with.
         DataError: the run diverged.
     """
-    path = folder / "allocation.json"
-    allocation = read_plan(path).allocation
+    path, arm = folder / "allocation.json", _arm_of(folder)
+    allocation = read_plan(path, arm).allocation
     launch = read_launch(folder, LAUNCH, LAUNCH_VERSION, allocation.created)
     with whole(folder / "launch.json"):
         record = record_path(folder, launch["run_id"])
@@ -118,7 +128,7 @@ def verify(folder: Path) -> Verification:
     plan, general = allocation.plan, allocation.general
     result = Verification(
         launch["run_id"], plan.loss, plan.loss_low, plan.loss_high, row["loss_spec"], row["loss_general"], row["bpb_spec"], allocation.created,
-        launch["started"], (general["loss"], general["loss_low"], general["loss_high"]) if general else None,
+        launch["started"], (general["loss"], general["loss_low"], general["loss_high"]) if general and arm is None else None,
     )  # fmt: skip
     body = {**asdict(result), "error": result.error, "error_percent": result.error_percent, "inside": result.inside}
     write_artifact(folder / "verification.json", KIND, VERSION, body, {"allocation": sha256_file(path)})

@@ -59,8 +59,8 @@ def warnings_of_mixed(law: FittedLaw, arm: Arm) -> list[str]:
     plan, early = arm.plan, law.early
     return [
         f"{NAME} is forecast {better:.2f} % lower than the recommendation, in {1 - arm.probability:.0%} of the refits, and is not recommended, since one "
-        f"number forecasts it, fitted to {early.rows} runs that lie {early.off_percent:.2g} % around the law, and plan launch trains no early text: to "
-        f'decide, train both as cells of a sweep, this one with tokens_pt = "{format_count(plan.tokens_pt)}", tokens_spec = 0 and '
+        f"number forecasts it, fitted to {early.rows} runs that lie {early.off_percent:.2g} % around the law: to decide, train both with plan launch, "
+        f"this one with --arm '{NAME}', or smaller as cells of a sweep, this one with tokens_pt = \"{format_count(plan.tokens_pt)}\", tokens_spec = 0 and "
         f"early_fraction = {plan.share_spec:.3g}"
     ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,7 @@ HELP = (
     "Example: plan launch allocation.json --dry-run\n\nExample: plan launch allocation.json --out launches/first\n\n"
     "Example: plan launch allocation.json --ranks 8 --device cuda --compile --peak-flops H100\n\n"
     "Example: plan launch allocation.json --ranks 64 --device cuda --engine slurm --slurm-option partition=gpu --slurm-option time=24:00:00\n\n"
+    "Example: plan launch allocation.json --arm 'specialist only'\n\n"
     "Example: plan launch allocation.json --export torchtitan"
 )
 FAR_FROM_PLAN = 0.05
@@ -37,6 +39,7 @@ def launch(
     corpus: Annotated[Path | None, typer.Option(help="The sweep's corpus, where it has moved.")] = None,
     base: Annotated[Path | None, typer.Option(help="Open checkpoint to start from, in safetensors, for plans that start from one.")] = None,
     structure: Annotated[str | None, typer.Option(help="Of a plan for many domains: split, independent or mixed; the recommended one by default.")] = None,
+    arm: Annotated[str | None, typer.Option(help="Another way to spend the budget that the answer lists, such as 'specialist only'.")] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**53, help="Seed of initialisation and data order.")] = 0,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     threads: Annotated[
@@ -91,7 +94,10 @@ def launch(
     if export is None:
         require_wandb(wandb, engine, address)
         check_ranks(ranks, device, engine, threads=threads or 1, address=address)
-    folder = out or Path("launches") / allocation.stem
+    if export is not None and arm is not None:
+        raise InputError(f"--export {export} writes the recommendation", remedy="leave --arm away, or --export, and train the arm with plan launch")
+    of_domains = read_json(allocation).get("kind") == "domains"
+    folder = out or Path("launches") / _name(allocation, None if of_domains else arm)
     if device not in ("cpu", "cuda"):
         raise InputError(f"--device {device!r} is not known", remedy="choose cpu or cuda")
     alone = gpu_cores(options_of(slurm_option or [])) if engine == "slurm" and device == "cuda" else 1
@@ -109,11 +115,11 @@ def launch(
         wandb=wandb,
     )
     per_node = ranks_per_node or min(ranks, RANKS_PER_NODE)
-    if read_json(allocation).get("kind") == "domains":
+    if of_domains:
         from planner.cli.launch_domains import launch_domains
         from planner.launch.domains import prepare_domains
 
-        _refuse({"--base": base, "--law": law, "--export": export})
+        _refuse({"--base": base, "--law": law, "--export": export, "--arm": arm})
         many = prepare_domains(allocation, folder, structure=structure, corpus=corpus, seed=seed)
         return launch_domains(
             many, settings, ranks, engine, save_every=save_every, address=address, per_node=per_node, slurm_options=slurm_option or [], submit=submit,
@@ -121,7 +127,7 @@ def launch(
         )  # fmt: skip
     if structure is not None:
         raise InputError(f"--structure {structure!r} is of a plan for many domains", remedy="leave it away")
-    ready = prepare(allocation, folder, corpus=corpus, seed=seed, base=base)
+    ready = prepare(allocation, folder, corpus=corpus, seed=seed, base=base, arm=arm)
     method = ready.run.cells[0].method
     if law is not None and law.is_dir():
         law = law_file(law, method)
@@ -149,6 +155,13 @@ def launch(
         row = outcome(ready)
         assert row is not None
     _tell(ready, row)
+
+
+def _name(allocation: Path, arm: str | None) -> str:
+    """Name a launch after its answer, and its arm."""
+    from planner.launch.start import read_plan
+
+    return allocation.stem if arm is None else "-".join([allocation.stem, *re.findall(r"\w+", str(read_plan(allocation, arm).arm))])
 
 
 def _refuse(options: dict[str, Any]) -> None:

@@ -96,7 +96,7 @@ def along(told: Forecasted, run: FullRun, law: FittedLaw | None) -> Course:
     recipe = run.recipe
     end = Expected(run.steps, float(run.steps * recipe.tokens_per_step), told.loss, told.low, told.high)
     at = [step for step in run.settings.evaluate_at if step < run.steps]
-    if law is None or not at:
+    if law is None or not at or run.last.segment.early_fraction:  # what early text is worth was measured of runs that had ended
         return Course((end,), "the plan")
     tokens = np.array(at, dtype=float) * recipe.tokens_per_step
     special = run.last.segment.stage == "special"

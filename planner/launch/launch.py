@@ -17,6 +17,7 @@ from planner.launch.start import checkpoint_of, corpus_of, read_plan, warn_of_cu
 from planner.method import Method
 from planner.recipe import Recipe
 from planner.sweep import Sweep, single_run
+from planner.train.order import mixed_in
 from planner.units import format_count
 
 KIND = "launch"
@@ -39,6 +40,8 @@ class Launch:
     run: Sweep
     sunk: float = 0.0
     """General tokens of the plan that the open checkpoint has had."""
+    arm: str | None = None
+    """Which of the answer's other ways to spend the budget it is; None for the recommendation."""
 
     @property
     def name(self) -> str:
@@ -60,14 +63,16 @@ class Launch:
         tip, plan, recipe = self.run.tree.tips[0], self.allocation.plan, self.run.spec.recipe
         special = tip.stage == "special"
         stage = float(tip.last_step * recipe.tokens_per_step) if special else 0.0
-        spec = (1 - self.allocation.replay_fraction) * stage
-        pt = float((tip.steps_pt if special else tip.last_step) * recipe.tokens_per_step) + stage - spec
-        unique = float(self.run.corpus.subset(self.run.domain, plan.unique_spec).size) if special else 0.0
+        trunk = tip.steps_pt if special else tip.last_step
+        early = float(mixed_in(trunk * recipe.batch_sequences, tip.early_fraction) * recipe.seq_len)
+        spec = (1 - self.allocation.replay_fraction) * stage + early
+        pt = float(trunk * recipe.tokens_per_step) + stage - spec
+        unique = float(self.run.corpus.subset(self.run.domain, plan.unique_spec).size) if spec else 0.0
         return [
             ("params_non_embedding", plan.params_non_embedding, float(tip.shape.params_non_embedding)),
             ("tokens_pt", plan.tokens_pt, pt + self.sunk),
             ("tokens_spec", plan.tokens_spec, spec),
-            ("unique_spec", plan.unique_spec if special else 0.0, unique),
+            ("unique_spec", plan.unique_spec if spec else 0.0, unique),
             ("flops", plan.flops, self.run.tree.flops_of_run(tip)),
         ]
 
@@ -77,7 +82,9 @@ def steps_between_states(steps: int) -> int:
     return max(LEAST_STEPS, steps // STATES)
 
 
-def prepare(allocation_path: Path, folder: Path, *, corpus: Path | None = None, seed: int = 0, base: Path | None = None) -> Launch:
+def prepare(
+    allocation_path: Path, folder: Path, *, corpus: Path | None = None, seed: int = 0, base: Path | None = None, arm: str | None = None
+) -> Launch:
     """Read an allocation and lay its run out.
 
     Args:
@@ -86,13 +93,14 @@ def prepare(allocation_path: Path, folder: Path, *, corpus: Path | None = None, 
         corpus: corpus folder, where it is not where the sweep had it.
         seed: seed of initialisation and data order.
         base: folder of the open checkpoint to start from, for plans that do.
+        arm: another way to spend the budget, see `read_plan`.
 
     Raises:
         InputError: the law behind the allocation knows no recipe, the corpus is missing, another one or without held-out losses, or the base is not
             the plan's.
         DataError: the corpus has fewer distinct specialist tokens than the plan counts on.
     """
-    planned = read_plan(allocation_path)
+    planned = read_plan(allocation_path, arm)
     allocation = planned.allocation
     source, plan = allocation.source, allocation.plan
     opened = corpus_of(allocation_path, source, corpus)
@@ -114,14 +122,15 @@ def prepare(allocation_path: Path, folder: Path, *, corpus: Path | None = None, 
         eval_tokens=int(source.get("eval_tokens") or SweepSpec.eval_tokens),
         bases=(start.folder.absolute(),) if start else (), base_tokens=(planned.sunk,) if start and planned.sunk else (),
     )  # fmt: skip
-    special = plan.tokens_spec > 0
+    special, early = plan.tokens_spec > 0 and not planned.early_fraction, planned.early_fraction
     replay = allocation.replay_fraction if special else 0.0
     shape = start.shape if start else plan.model_shape
     general = allocation.tokens_trunk - planned.sunk
     method = planned.method if special else Method(planned.method).general.name
     if method != "full" and start is None and general <= 0:
         raise InputError(f"the plan in {allocation_path} puts {method} on a model that was never trained", remedy="plan with general tokens, or a base")
-    cell = Cell(float(shape.params_non_embedding), seed, general, plan.tokens_spec, plan.unique_spec if special else None, replay, method=method)
+    spec_stage, unique = plan.tokens_spec if special else 0.0, plan.unique_spec if special or early else None
+    cell = Cell(float(shape.params_non_embedding), seed, general, spec_stage, unique, replay, early, method)
     steps = recipe.steps(general + plan.tokens_spec)
     tree = build_tree(
         [cell], recipe, opened.vocab_size, eval_tokens=spec.eval_tokens, max_segment_steps=steps_between_states(steps),
@@ -131,7 +140,7 @@ def prepare(allocation_path: Path, folder: Path, *, corpus: Path | None = None, 
     opened.check_heldout(run.domains, recipe.seq_len)
     warn_of_cut_warmups([tree])
     warn_of_scarce_text([run])
-    return Launch(allocation, allocation_path, folder, run, planned.sunk)
+    return Launch(allocation, allocation_path, folder, run, planned.sunk, planned.arm)
 
 
 def kind_of(folder: Path) -> str:
@@ -180,6 +189,9 @@ def begin(launch: Launch) -> None:
     path = launch.folder / "launch.json"
     if path.exists():
         before = read_artifact(path, KIND, VERSION)
+        if before.get("arm") != launch.arm:
+            held = before.get("arm") or "the recommendation"
+            raise StateError(f"{launch.folder} holds {held}, not {launch.arm or 'the recommendation'}", remedy="give its --arm, or another --out")
         if before["run_id"] != launch.name:
             raise StateError(f"{launch.folder} holds the run {before['run_id']}, not {launch.name}", remedy="give its --seed, or another --out")
         if before["inputs"].get("allocation") != digest:
@@ -196,6 +208,7 @@ def begin(launch: Launch) -> None:
     write_bytes(launch.folder / COPY, launch.allocation_path.read_bytes())
     body = {
         "run_id": launch.name,
+        **({"arm": launch.arm} if launch.arm else {}),
         "started": started,
         "requested_and_realised": launch.realised(),
         "forecast": {"loss": launch.allocation.plan.loss, "low": launch.allocation.plan.loss_low, "high": launch.allocation.plan.loss_high},

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from planner.allocate.allocation import Allocation, Plan, check_plan
 from planner.allocate.base_answer import KIND as BASES
 from planner.allocate.base_answer import VERSION as BASES_VERSION
+from planner.allocate.early import NAME as MIXED_IN
 from planner.artifacts import check_numbers, read_artifact, read_json, whole
 from planner.corpus import Corpus
 from planner.design.tree import Tree
@@ -42,17 +43,31 @@ class Planned:
     """How it is trained."""
     adapters: tuple[int, tuple[str, ...]] | None = None
     """Rank and targets that the plan was counted with; None for those of the recipe."""
+    arm: str | None = None
+    """Which of the answer's other ways to spend the budget it is; None for the recommendation."""
+
+    @property
+    def early_fraction(self) -> float:
+        """Share of specialist text in the general stage, after which there is no other."""
+        return self.allocation.plan.share_spec if self.arm == MIXED_IN else 0.0
 
 
-def read_plan(path: Path) -> Planned:
+def read_plan(path: Path, arm: str | None = None) -> Planned:
     """Read what `plan allocate` wrote: an allocation, or with --base the best of its choices.
 
+    Args:
+        path: the file.
+        arm: one of the answer's other ways to spend the budget, or a part of its name; the recommendation by default.
+
     Raises:
-        InputError: no such file, or another kind of file.
+        InputError: no such file, another kind of file, or no such arm.
     """
     if read_json(path).get("kind") != BASES:
         allocation = Allocation.load(path)
-        return Planned(allocation, method=str(allocation.source.get("method", "full")))
+        planned = Planned(allocation, method=str(allocation.source.get("method", "full")))
+        return planned if arm is None else _of_arm(planned, arm)
+    if arm is not None:
+        raise InputError(f"--arm {arm!r} is of a plan for a fresh model, and that in {path} starts from a base", remedy="leave it away")
     body = read_artifact(path, BASES, BASES_VERSION)
     with whole(path):
         choice = body["choices"][0]
@@ -69,6 +84,21 @@ def read_plan(path: Path) -> Planned:
         if allocation.general is not None:
             check_numbers(allocation.general, ("replay_fraction", "tokens_replayed"), low=0.0, what="the general loss")
     return Planned(allocation, allocation.tokens_trunk, method.name, (method.rank, method.targets) if method.name != "full" else None)
+
+
+def _of_arm(planned: Planned, name: str) -> Planned:
+    """Take another way to spend the budget instead of the recommendation, with its own forecast."""
+    allocation = planned.allocation
+    arms = [arm for arm in (*allocation.arms, *allocation.alternatives) if arm.plan is not None]
+    found = [arm for arm in arms if name == arm.name] or [arm for arm in arms if name and name in arm.name]
+    if len(found) != 1 or found[0].plan is None:
+        known = ", ".join(repr(arm.name) for arm in arms)
+        raise InputError(f"--arm {name!r} is none of the answer's with a plan", remedy=f"choose one of {known}" if known else "leave it away")
+    plan, general = found[0].plan, None
+    if plan.replay_fraction:
+        replayed = plan.tokens_spec * plan.replay_fraction / (1 - plan.replay_fraction)
+        general = {"replay_fraction": plan.replay_fraction, "tokens_replayed": replayed}
+    return replace(planned, allocation=replace(allocation, plan=plan, general=general), arm=found[0].name)
 
 
 def corpus_of(path: Path, source: Mapping[str, Any], corpus: Path | None) -> Corpus:

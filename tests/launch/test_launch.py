@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from planner.allocate.allocation import Allocation, Plan
+from planner.allocate.allocation import Allocation, Arm, Plan
+from planner.allocate.early import NAME
 from planner.artifacts import read_json
 from planner.corpus.store import Corpus
 from planner.engines.local import LocalEngine
@@ -64,6 +65,33 @@ def test_replay_is_laid_out_inside_the_specialist_stage(corpus: Corpus, tmp_path
     realised = {name: (planned, real) for name, planned, real in ready.realised()}
     for name in ("tokens_pt", "tokens_spec", "flops"):
         assert realised[name][1] == pytest.approx(realised[name][0], rel=0.01)
+
+
+def test_an_arm_is_launched_and_held_against_its_own_forecast(corpus: Corpus, tmp_path: Path) -> None:
+    """Specialist text mixed in from the start, which no recommendation has: as the sweep's loop trains such a cell, on the way and in the record."""
+    answer = allocation(corpus)
+    plan = replace(answer.plan, unique_spec=float(corpus.subset("mail", 5000).size))
+    general, spec, flops = 90 * 64.0, 30 * 64.0, 120 / 460 * plan.flops
+    mixed = replace(plan, tokens_pt=general, tokens_spec=spec, share_spec=0.25, flops=flops, loss=5.0, loss_low=3.0, loss_high=5.9)
+    arms = (Arm("specialist only", None, None, None), Arm(NAME, mixed, 1.0, 0.7), Arm("50/50", replace(mixed, share_spec=0.5), 1.0, 0.7))
+    replace(answer, plan=plan, arms=arms).save(tmp_path / "a.json", {})
+    code, _, words = run("launch", str(tmp_path / "a.json"), "--arm", "mixed in", "--out", str(tmp_path / "run"), "--threads", "1")
+    assert code == 0, words
+    ready = prepare(tmp_path / "a.json", tmp_path / "alone", arm=NAME)
+    assert ready.realised()[1:3] == [("tokens_pt", general, general), ("tokens_spec", spec, spec)]
+    (record,) = (tmp_path / "run" / "records").iterdir()
+    row, alone = read_json(record)["row"], carry_out(ready)
+    assert (row["branch_kind"], row["early_fraction"], row["tokens_pt"], row["tokens_spec"]) == ("mixed", 0.25, general, spec)
+    assert row["loss_spec"] == alone["loss_spec"] and row["flops"] == alone["flops"]
+    result = verify(tmp_path / "run")
+    assert (result.forecast, result.low, result.high, result.measured) == (5.0, 3.0, 5.9, row["loss_spec"])
+    for options, said in (
+        ((), "holds mixed in from the start, not the recommendation; give its --arm"),
+        (("--arm", "only"), "--arm 'only' is none of the answer's with a plan; choose one of 'mixed in from the start', '50/50'"),
+        (("--arm", "50/50", "--export", "megatron"), "--export megatron writes the recommendation"),
+    ):
+        code, _, words = run("launch", str(tmp_path / "a.json"), "--out", str(tmp_path / "run"), "--threads", "1", *options)
+        assert code == 2 and said in words, words
 
 
 def test_the_checkpoint_loads_with_its_tokenizer(launched: Path) -> None:
