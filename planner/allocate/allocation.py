@@ -254,7 +254,7 @@ def check_plan(body: Mapping[str, Any], what: str) -> None:
     check_numbers(body, ("params_non_embedding", "flops", "flops_6nd", "loss"), low=5e-324, what=what)
     check_numbers(body, ("tokens_pt", "tokens_spec", "unique_spec", "epochs_spec", "share_spec"), low=0.0, what=what)
     check_numbers(body, ("params_total", "loss_low", "loss_high"), low=0.0, optional=True, what=what)
-    check_numbers({"replay_fraction": body.get("replay_fraction", 0.0)}, ("replay_fraction",), low=0.0, what=what)
+    check_numbers({"replay_fraction": body.get("replay_fraction", 0.0)}, ("replay_fraction",), low=0.0, high=0.999, what=what)
     check_interval(body, what)
     if body["tokens_pt"] + body["tokens_spec"] <= 0 or body["share_spec"] > 1:
         raise ValueError(f"{body['tokens_pt']:g} and {body['tokens_spec']:g} tokens, a share of {body['share_spec']:g}, of {what}")

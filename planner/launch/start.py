@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,8 @@ def read_plan(path: Path, arm: str | None = None) -> Planned:
     if read_json(path).get("kind") != BASES:
         allocation = Allocation.load(path)
         planned = Planned(allocation, method=str(allocation.source.get("method", "full")))
-        return planned if arm is None else _of_arm(planned, arm)
+        with whole(path):
+            return planned if arm is None else _of_arm(planned, arm)
     if arm is not None:
         raise InputError(f"--arm {arm!r} is of a plan for a fresh model, and that in {path} starts from a base", remedy="leave it away")
     body = read_artifact(path, BASES, BASES_VERSION)
@@ -87,7 +88,7 @@ def read_plan(path: Path, arm: str | None = None) -> Planned:
 
 
 def _of_arm(planned: Planned, name: str) -> Planned:
-    """Take another way to spend the budget instead of the recommendation, with its own forecast."""
+    """Take another way to spend the budget instead of the recommendation, with its own forecast; for use inside `whole`."""
     allocation = planned.allocation
     arms = [arm for arm in (*allocation.arms, *allocation.alternatives) if arm.plan is not None]
     found = [arm for arm in arms if name == arm.name] or [arm for arm in arms if name and name in arm.name]
@@ -95,6 +96,7 @@ def _of_arm(planned: Planned, name: str) -> Planned:
         known = ", ".join(repr(arm.name) for arm in arms)
         raise InputError(f"--arm {name!r} is none of the answer's with a plan", remedy=f"choose one of {known}" if known else "leave it away")
     plan, general = found[0].plan, None
+    check_plan(asdict(plan), f"the arm {found[0].name}")
     if plan.replay_fraction:
         replayed = plan.tokens_spec * plan.replay_fraction / (1 - plan.replay_fraction)
         general = {"replay_fraction": plan.replay_fraction, "tokens_replayed": replayed}

@@ -85,6 +85,9 @@ def test_an_arm_is_launched_and_held_against_its_own_forecast(corpus: Corpus, tm
     assert row["loss_spec"] == alone["loss_spec"] and row["flops"] == alone["flops"]
     result = verify(tmp_path / "run")
     assert (result.forecast, result.low, result.high, result.measured) == (5.0, 3.0, 5.9, row["loss_spec"])
+    replace(answer, arms=(Arm("broken", replace(mixed, replay_fraction=1.0), 1.0, 0.7),)).save(tmp_path / "b.json", {})
+    with pytest.raises(InputError, match="replay_fraction.*the arm broken"):
+        prepare(tmp_path / "b.json", tmp_path / "broken", arm="broken")
     for options, said in (
         ((), "holds mixed in from the start, not the recommendation; give its --arm"),
         (("--arm", "only"), "--arm 'only' is none of the answer's with a plan; choose one of 'mixed in from the start', '50/50'"),
