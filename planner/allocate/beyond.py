@@ -199,7 +199,8 @@ def warnings_of_law(problem: Problem) -> list[str]:
         counted = f"{stages} counted with {problem.method.adapters}{rest}" if problem.recipe else "FLOPs are 6·N·D, as its table has no recipe"
         found.append(f"the law is of runs with {problem.method.name}: {counted}")
     if problem.law.source.get("based"):
-        found.append("the law is of runs off open checkpoints: its general tokens are those after the checkpoint, and plan launch needs --base")
+        after = "its general tokens are those after the checkpoint"
+        found.append(f"the law is of runs off open checkpoints: {after}, and plan launch needs one of the plan's size (--params plans for that of yours)")
     if problem.law.unexplained:
         found.append(problem.law.unexplained)
     found += tell_unmeasured(problem.law)
