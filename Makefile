@@ -2,7 +2,8 @@
 PYTHON ?= python3
 # One more than there are cores: a fifth of the tests' time is spent waiting for processes that they start.
 WORKERS := $(shell $(PYTHON) -c "import os; print(len(os.sched_getaffinity(0)) + 1)" 2>/dev/null || echo auto)
-PIP = bin/pip install --quiet --disable-pip-version-check
+# What is imported is compiled then; all that is installed takes a minute.
+PIP = bin/pip install --quiet --disable-pip-version-check --no-compile
 
 .PHONY: demo test
 
