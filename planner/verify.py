@@ -119,7 +119,10 @@ def verify(folder: Path) -> Verification:
     allocation = read_plan(path, arm).allocation
     launch = read_launch(folder, LAUNCH, LAUNCH_VERSION, allocation.created)
     with whole(folder / "launch.json"):
-        record = record_path(folder, launch["run_id"])
+        record, put_down = record_path(folder, launch["run_id"]), launch["forecast"]["loss"]
+    if put_down != allocation.plan.loss:  # as where the arm was changed to one that did better
+        what = f"{folder / 'launch.json'} puts down a forecast of {put_down}, and {arm or 'the recommendation'} has {allocation.plan.loss:.5g}"
+        raise StateError(what, remedy="restore its arm; a forecast is not changed afterwards")
     if not record.exists():
         raise StateError(f"the run in {folder} has not ended", remedy="run plan launch again; it goes on from where it is")
     row = read_row(record, f"run {launch['run_id']}")

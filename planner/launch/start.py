@@ -23,7 +23,7 @@ from planner.sweep import Sweep
 from planner.units import format_count
 
 NEAR = 0.05
-"""Share by which a checkpoint's size may miss that of the plan."""
+"""Share by which a checkpoint's size may miss that of the plan, and the specialist share of text mixed in that of the tokens."""
 FAR = 0.2
 """Share by which distinct text may pass what a sweep asks for before it is said; its table has what it is."""
 ONCE = 1.01
@@ -94,9 +94,13 @@ def _of_arm(planned: Planned, name: str) -> Planned:
     found = [arm for arm in arms if name == arm.name] or [arm for arm in arms if name and name in arm.name]
     if len(found) != 1 or found[0].plan is None:
         known = ", ".join(repr(arm.name) for arm in arms)
-        raise InputError(f"--arm {name!r} is none of the answer's with a plan", remedy=f"choose one of {known}" if known else "leave it away")
+        said = "is a part of several arms' names" if found else "is none of the answer's with a plan"
+        raise InputError(f"--arm {name!r} {said}", remedy=f"choose one of {known}" if known else "leave it away")
     plan, general = found[0].plan, None
     check_plan(asdict(plan), f"the arm {found[0].name}")
+    share = plan.tokens_spec / (plan.tokens_pt + plan.tokens_spec)
+    if found[0].name == MIXED_IN and not (0 < share < 1 and abs(plan.share_spec - share) < NEAR * share):
+        raise ValueError(f"{plan.tokens_pt:g} and {plan.tokens_spec:g} tokens, a share of {plan.share_spec:g}, of the arm {MIXED_IN}")
     if plan.replay_fraction:
         replayed = plan.tokens_spec * plan.replay_fraction / (1 - plan.replay_fraction)
         general = {"replay_fraction": plan.replay_fraction, "tokens_replayed": replayed}

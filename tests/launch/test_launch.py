@@ -73,7 +73,8 @@ def test_an_arm_is_launched_and_held_against_its_own_forecast(corpus: Corpus, tm
     plan = replace(answer.plan, unique_spec=float(corpus.subset("mail", 5000).size))
     general, spec, flops = 90 * 64.0, 30 * 64.0, 120 / 460 * plan.flops
     mixed = replace(plan, tokens_pt=general, tokens_spec=spec, share_spec=0.25, flops=flops, loss=5.0, loss_low=3.0, loss_high=5.9)
-    arms = (Arm("specialist only", None, None, None), Arm(NAME, mixed, 1.0, 0.7), Arm("50/50", replace(mixed, share_spec=0.5), 1.0, 0.7))
+    half = replace(mixed, share_spec=0.5)
+    arms = (Arm("specialist only", None, None, None), Arm(NAME, mixed, 1.0, 0.7), Arm("50/50", half, 1.0, 0.7), Arm("90/10", half, 1.0, 0.7))
     replace(answer, plan=plan, arms=arms).save(tmp_path / "a.json", {})
     code, _, words = run("launch", str(tmp_path / "a.json"), "--arm", "mixed in", "--out", str(tmp_path / "run"), "--threads", "1")
     assert code == 0, words
@@ -88,9 +89,20 @@ def test_an_arm_is_launched_and_held_against_its_own_forecast(corpus: Corpus, tm
     replace(answer, arms=(Arm("broken", replace(mixed, replay_fraction=1.0), 1.0, 0.7),)).save(tmp_path / "b.json", {})
     with pytest.raises(InputError, match="replay_fraction.*the arm broken"):
         prepare(tmp_path / "b.json", tmp_path / "broken", arm="broken")
+    for change in ({"share_spec": 1.0}, {"share_spec": 0.0}, {"tokens_pt": 0.0}):
+        replace(answer, arms=(Arm(NAME, replace(mixed, **change), 1.0, 0.7),)).save(tmp_path / "b.json", {})
+        with pytest.raises(InputError, match="tokens, a share of .*, of the arm mixed in from the start"):
+            prepare(tmp_path / "b.json", tmp_path / "broken", arm=NAME)
+    began = tmp_path / "run" / "launch.json"
+    was = began.read_text(encoding="utf-8")
+    began.write_text(was.replace(f'"arm": "{NAME}",', ""), encoding="utf-8")
+    with pytest.raises(StateError, match="puts down a forecast of 5.0, and the recommendation has 4; restore its arm"):
+        verify(tmp_path / "run")
+    began.write_text(was, encoding="utf-8")
     for options, said in (
         ((), "holds mixed in from the start, not the recommendation; give its --arm"),
         (("--arm", "only"), "--arm 'only' is none of the answer's with a plan; choose one of 'mixed in from the start', '50/50'"),
+        (("--arm", "0"), "--arm '0' is a part of several arms' names; choose one of"),
         (("--arm", "50/50", "--export", "megatron"), "--export megatron writes the recommendation"),
     ):
         code, _, words = run("launch", str(tmp_path / "a.json"), "--out", str(tmp_path / "run"), "--threads", "1", *options)

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from planner.laws import _from_file
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -108,6 +110,8 @@ LAWS = (Law("mine", "E + N^−α", (irreducible(), exponent("α")), formula, "he
         (CHANGES.format(taken="x.repeats"), "gives another number when it is asked again"),
         (MADE.format(parameters='irreducible(), exponent("α"), exponent("β")', target="spec"), "does not use its parameter β; use it"),
         (STRAIGHT.replace("x.log_n", "(x.log_n - x.log_n.mean())"), "gives a run another loss beside another run"),
+        (STRAIGHT.replace("x.log_n", "(x.log_pt - x.log_pt.min())"), "gives a run another loss beside another run"),
+        (STRAIGHT.replace("x.log_n", "x.log_unique.mean()"), "gives a run another loss beside another run"),
     ],
 )
 def test_a_broken_file_is_one_sentence(text: str, message: str, tmp_path: Path) -> None:
@@ -115,6 +119,20 @@ def test_a_broken_file_is_one_sentence(text: str, message: str, tmp_path: Path) 
     path.write_text(text)
     result = plan("laws", laws=path, folder=tmp_path)
     assert result.returncode == 2 and message in result.stderr and "Traceback" not in result.stderr
+
+
+def test_a_parameter_for_some_runs_only_counts_as_used(tmp_path: Path) -> None:
+    """As one that is asked for only where a run has no general tokens, no specialist ones, no repeats or no replay."""
+    for lacking in ("x.pt", "x.has_spec", "x.repeats", "x.replay"):
+        path = tmp_path / "mine.py"
+        path.write_text(f"""from planner.laws.base import Law, amplitude, exponent, irreducible
+from planner.laws.dual import exp
+def formula(p, x):
+    loss, lacking = p["E"] + exp(-x.log_n * p["α"]), {lacking} == 0
+    return loss + p["A"] * lacking if lacking.any() else loss
+LAWS = (Law("mine", "E + N^−α + A", (irreducible(), exponent("α"), amplitude("A")), formula, "here", "never"),)
+""", encoding="utf-8")
+        assert [law.name for law in _from_file(path)] == ["mine"]
 
 
 def test_a_law_without_a_number_for_some_run_is_named_and_no_other_is_harmed(own: Path, tmp_path: Path) -> None:
