@@ -38,6 +38,8 @@ class Sample:
             data: the table.
             seed: of the draw; the same runs under another convention of N give the same ones.
         """
+        if data.count <= MOST:
+            return cls(np.ones(data.count, dtype=bool), data.points(data.reference), data.log_loss)
         place = np.random.default_rng([seed, 6]).permutation(data.count)
         drawn = place < MOST
         replay = np.zeros(data.count) if data.replay_fraction is None else data.replay_fraction
@@ -46,7 +48,7 @@ class Sample:
             for kind in np.unique(kinds[~drawn]):
                 rows = np.flatnonzero(kinds == kind)
                 drawn[rows[np.argsort(place[rows])[: MOST // RARE]]] = True
-        part = data if drawn.all() else data.rows(drawn)
+        part = data.rows(drawn)
         return cls(drawn, part.points(data.reference), part.log_loss)
 
     @property
