@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from planner.artifacts import check_numbers, read_artifact, read_json, sha256_file, whole, write_artifact
+from planner.artifacts import check_numbers, read_artifact, sha256_file, whole, write_artifact
 from planner.errors import DataError, StateError
 from planner.launch.launch import KIND as LAUNCH
 from planner.launch.launch import VERSION as LAUNCH_VERSION
@@ -97,16 +97,6 @@ def read_row(record: Path, what: str) -> dict[str, Any]:
     return row
 
 
-def _arm_of(folder: Path) -> str | None:
-    """Return which of the answer's arms a launch is of; None for the recommendation."""
-    path = folder / "launch.json"
-    arm = read_json(path).get("arm") if path.is_file() else None
-    with whole(path):
-        if not (arm is None or isinstance(arm, str)):
-            raise ValueError(f"arm = {arm!r}")
-    return arm
-
-
 def verify(folder: Path) -> Verification:
     """Compare the run in a launch folder with its forecast, and write verification.json there.
 
@@ -115,11 +105,12 @@ def verify(folder: Path) -> Verification:
         StateError: the run has not ended, or the forecast is younger than it, or is not the one it was launched with.
         DataError: the run diverged.
     """
-    path, arm = folder / "allocation.json", _arm_of(folder)
+    path = folder / "allocation.json"
+    launch = read_launch(folder, LAUNCH, LAUNCH_VERSION, read_plan(path).allocation.created)
+    arm = launch.get("arm")
     allocation = read_plan(path, arm).allocation
-    launch = read_launch(folder, LAUNCH, LAUNCH_VERSION, allocation.created)
     with whole(folder / "launch.json"):
-        record, put_down = record_path(folder, launch["run_id"]), {"loss": allocation.plan.loss, **launch.get("forecast", {})}["loss"]
+        record, put_down = record_path(folder, launch["run_id"]), launch.get("forecast", {}).get("loss", allocation.plan.loss)
     if put_down != allocation.plan.loss:  # as where the arm was changed to one that did better
         what = f"{folder / 'launch.json'} puts down a forecast of {put_down}, and {arm or 'the recommendation'} has {allocation.plan.loss:.5g}"
         raise StateError(what, remedy="restore its arm; a forecast is not changed afterwards")

@@ -13,12 +13,16 @@ import pytest
 from planner.corpus.build import build_corpus
 from planner.corpus.config import CorpusSettings, Source, TokenizerSettings
 from planner.corpus.store import Corpus
+from planner.engines.event import Event
+from planner.engines.local import LocalEngine
 from planner.fit.data import FitData
 from planner.fit.fit import fit
 from planner.fit.fitted import FittedLaw
 from planner.fit.member import Member
 from planner.laws import LAWS, Points, Reference
 from planner.recipe import Recipe
+from planner.sweep import Sweep, run_sweep
+from tests.engines.tiny import lay_out
 
 os.environ.pop("COLUMNS", None)  # readline sets it in a process with no terminal either, and others inherit it: tables would be 80 wide
 
@@ -52,6 +56,17 @@ def settings(folder: Path, **changes: object) -> CorpusSettings:
 def corpus(text_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     """Build the small corpus once."""
     return build_corpus(settings(text_folder), tmp_path_factory.mktemp("corpus") / "corpus")[0]
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, corpus: Corpus) -> Path:
+    """Train the tiny sweep with the local engine, as it ends when nothing goes wrong."""
+    pytest.importorskip("torch")
+    folder = lay_out(tmp_path_factory.mktemp("undisturbed") / "tiny", corpus)
+    events: list[Event] = []
+    assert run_sweep(Sweep.open(folder), LocalEngine(2), on_event=events.append) == {}
+    assert {event.kind for event in events} >= {"started", "steps", "finished"}
+    return folder
 
 
 TRUTH = {

@@ -15,7 +15,6 @@ from typer.testing import CliRunner
 from planner.artifacts import read_json
 from planner.cli.main import app
 from planner.corpus.store import Corpus
-from planner.engines.event import Event
 from planner.engines.local import LocalEngine
 from planner.errors import InputError, StateError
 from planner.lock import locked
@@ -28,15 +27,6 @@ pytest.importorskip("torch")
 
 def run_in_process(folder: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-m", "planner.cli.main", "sweep", "run", str(folder), "--workers", "2"], stderr=subprocess.DEVNULL)
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory, corpus: Corpus) -> Path:
-    folder = lay_out(tmp_path_factory.mktemp("sweep") / "tiny", corpus)
-    events: list[Event] = []
-    assert run_sweep(Sweep.open(folder), LocalEngine(2), on_event=events.append) == {}
-    assert {event.kind for event in events} >= {"started", "steps", "finished"}
-    return folder
 
 
 def test_the_table_holds_every_cell(undisturbed: Path) -> None:

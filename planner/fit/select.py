@@ -118,7 +118,8 @@ def score_laws(tables: Sequence[FitData], laws: Sequence[Law], seed: int = 0, pr
     """
     tell = progress or (lambda what, share: None)
     by_kind = {data.params_kind: data for data in tables}
-    first = _screen(tables, laws, seed, lambda name, share: tell(name, 0.4 * share))
+    samples = {data.params_kind: Sample.of(data, seed) for data in tables}
+    first = _screen(tables, samples, laws, seed, lambda name, share: tell(name, 0.4 * share))
     first, others = _agreed(first, [], by_kind, laws, seed)
     pieces = slices(tables[0])
     promising = _promising(first, tables[0].count, _testable(laws, pieces, tables[0].count))
@@ -128,7 +129,7 @@ def score_laws(tables: Sequence[FitData], laws: Sequence[Law], seed: int = 0, pr
         data, law = by_kind[known.params_kind], known.estimate.law
         tell(law.name, 0.4 + 0.6 * done / len(promising))
         random = np.random.default_rng([seed, number])
-        some = Sample.of(data, seed)
+        some = samples[known.params_kind]
         whole = estimate(law, some.points, some.log_loss, random, starts=STARTS, warm=known.estimate.solutions)
         if len(laws) == 1 and whole.starts_agree == 1:  # there is no other law that would do instead
             whole = estimate(law, some.points, some.log_loss, random, starts=STARTS, warm=whole.solutions, draws=SECOND_DRAWS)
@@ -137,12 +138,12 @@ def score_laws(tables: Sequence[FitData], laws: Sequence[Law], seed: int = 0, pr
             whole = replace(near, starts=whole.starts, starts_agree=whole.starts_agree)
         first[number] = replace(known, estimate=whole)
     first, _ = _agreed(first, others, by_kind, laws, seed)
-    scores = [_hold_out(by_kind[first[number].params_kind], first[number], pieces, seed) for number in promising]
+    scores = [_hold_out(by_kind[kind := first[number].params_kind], samples[kind], first[number], pieces, seed) for number in promising]
     scores += [score for number, score in enumerate(first) if number not in promising]
     return sorted(scores, key=lambda score: (score.mean, _cost(score, tables[0].count)))
 
 
-def _screen(tables: Sequence[FitData], laws: Sequence[Law], seed: int, tell: Progress) -> list[Score]:
+def _screen(tables: Sequence[FitData], samples: Mapping[str, Sample], laws: Sequence[Law], seed: int, tell: Progress) -> list[Score]:
     """Fit every law roughly to all rows, under each convention of N; one that its starts may have missed is then started anew.
 
     That is one whose best start stands alone, unless it cannot be among the best.
@@ -151,21 +152,21 @@ def _screen(tables: Sequence[FitData], laws: Sequence[Law], seed: int, tell: Pro
     wanted = [(data, law) for data in tables for law in laws]
     for number, (data, law) in enumerate(wanted):
         tell(law.name, (number + 1) / (len(wanted) + 1))
-        found.append(_roughly(data, law, found, seed, np.random.default_rng([seed, number % len(laws)]), DRAWS_A_START))
+        found.append(_roughly(data, samples[data.params_kind], law, found, np.random.default_rng([seed, number % len(laws)]), DRAWS_A_START))
     by_kind = {data.params_kind: data for data in tables}
     found = _measured(found, by_kind)
     least = min(score.rms_percent for score in found)
     for number, (data, law) in enumerate(wanted):
         known = found[number]
         if known.estimate.starts_agree == 1 and known.rms_percent <= SECOND_LOOK * least:
-            found[number] = _roughly(data, law, found, seed, np.random.default_rng([seed, 3, number]), SECOND_DRAWS, known.estimate.solutions)
+            random = np.random.default_rng([seed, 3, number])
+            found[number] = _roughly(data, samples[data.params_kind], law, found, random, SECOND_DRAWS, known.estimate.solutions)
     return _measured(found, by_kind)
 
 
 def _roughly(
-    data: FitData, law: Law, found: Sequence[Score], seed: int, random: np.random.Generator, draws: int, warm: Array | None = None
+    data: FitData, some: Sample, law: Law, found: Sequence[Score], random: np.random.Generator, draws: int, warm: Array | None = None
 ) -> Score:
-    some = Sample.of(data, seed)
     others = [score.estimate for score in found if (score.params_kind == data.params_kind) != (score.estimate.law is law)]
     kin = kin_starts(law, others, some.points, some.log_loss, random)
     starts = kin if warm is None else np.vstack([warm, kin])
@@ -208,7 +209,7 @@ def screen_others(data: FitData, laws: Sequence[Law], seed: int) -> list[Score]:
         data = data.rows(np.random.default_rng([seed, 5]).permutation(data.count) < MOST_ROUGHLY)
     names = {law.name for law in laws}
     rest = [law for law in LAWS.values() if law.name not in names and data.suits(law) and not (reason_against(law, data) or numberless(law, data))]
-    return _screen([data], rest, seed, lambda name, share: None) if rest else []
+    return _screen([data], {data.params_kind: Sample.of(data, seed)}, rest, seed, lambda name, share: None) if rest else []
 
 
 def _measured(scores: Sequence[Score], tables: Mapping[str, FitData], others: Sequence[Score] = ()) -> list[Score]:
@@ -299,7 +300,7 @@ def _fair(pieces: Sequence[Slice], count: int, laws: Sequence[Law]) -> list[Slic
     return [piece for piece in pieces if count - piece.held.sum() >= max(ROWS_PER_PARAMETER * most, MIN_ROWS)]
 
 
-def _hold_out(data: FitData, score: Score, pieces: Sequence[Slice], seed: int) -> Score:
+def _hold_out(data: FitData, some: Sample, score: Score, pieces: Sequence[Slice], seed: int) -> Score:
     """Let a law forecast every slice that it has not seen; all slices are fitted in one batch, as weights of zero and one.
 
     Forecasts are held against usual runs only: one slip of a digit would be most of a slice's error, and of the drift.
@@ -308,7 +309,7 @@ def _hold_out(data: FitData, score: Score, pieces: Sequence[Slice], seed: int) -
     pieces = [piece for piece in pieces if (piece.held & usual).any()]
     if not pieces:
         return score
-    law, points, some = score.estimate.law, data.points(data.reference), Sample.of(data, seed)
+    law, points = score.estimate.law, data.points(data.reference)
     whole = score.estimate
     weights, starts = np.array([~piece.held[some.drawn] for piece in pieces], dtype=float), whole.solutions
     if 2 * whole.starts_agree < whole.starts:  # several minima: a slice may prefer another one

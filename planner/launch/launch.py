@@ -17,7 +17,7 @@ from planner.launch.start import checkpoint_of, corpus_of, read_plan, warn_of_cu
 from planner.method import Method
 from planner.recipe import Recipe
 from planner.sweep import Sweep, single_run
-from planner.train.order import mixed_in
+from planner.train.record import tokens_seen
 from planner.units import format_count
 
 KIND = "launch"
@@ -60,18 +60,13 @@ class Launch:
 
     def realised(self) -> list[tuple[str, float, float]]:
         """List quantity, planned and realised value."""
-        tip, plan, recipe = self.run.tree.tips[0], self.allocation.plan, self.run.spec.recipe
-        special = tip.stage == "special"
-        stage = float(tip.last_step * recipe.tokens_per_step) if special else 0.0
-        trunk = tip.steps_pt if special else tip.last_step
-        early = float(mixed_in(trunk * recipe.batch_sequences, tip.early_fraction) * recipe.seq_len)
-        spec = (1 - self.allocation.replay_fraction) * stage + early
-        pt = float(trunk * recipe.tokens_per_step) + stage - spec
+        tip, plan = self.run.tree.tips[0], self.allocation.plan
+        general, spec, replayed = tokens_seen(tip, self.run.spec.recipe)
         unique = float(self.run.corpus.subset(self.run.domain, plan.unique_spec).size) if spec else 0.0
         return [
             ("params_non_embedding", plan.params_non_embedding, float(tip.shape.params_non_embedding)),
-            ("tokens_pt", plan.tokens_pt, pt + self.sunk),
-            ("tokens_spec", plan.tokens_spec, spec),
+            ("tokens_pt", plan.tokens_pt, general + replayed + self.sunk),
+            ("tokens_spec", plan.tokens_spec, float(spec)),
             ("unique_spec", plan.unique_spec if spec else 0.0, unique),
             ("flops", plan.flops, self.run.tree.flops_of_run(tip)),
         ]

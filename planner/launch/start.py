@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -23,7 +24,7 @@ from planner.sweep import Sweep
 from planner.units import format_count
 
 NEAR = 0.05
-"""Share by which a checkpoint's size may miss that of the plan, and the specialist share of text mixed in that of the tokens."""
+"""Share by which a checkpoint's size may miss that of the plan."""
 FAR = 0.2
 """Share by which distinct text may pass what a sweep asks for before it is said; its table has what it is."""
 ONCE = 1.01
@@ -99,7 +100,7 @@ def _of_arm(planned: Planned, name: str) -> Planned:
     plan, general = found[0].plan, None
     check_plan(asdict(plan), f"the arm {found[0].name}")
     share = plan.tokens_spec / (plan.tokens_pt + plan.tokens_spec)
-    if found[0].name == MIXED_IN and not (0 < share < 1 and abs(plan.share_spec - share) < NEAR * share):
+    if found[0].name == MIXED_IN and not (0 < share < 1 and math.isclose(plan.share_spec, share, rel_tol=1e-6)):
         raise ValueError(f"{plan.tokens_pt:g} and {plan.tokens_spec:g} tokens, a share of {plan.share_spec:g}, of the arm {MIXED_IN}")
     if plan.replay_fraction:
         replayed = plan.tokens_spec * plan.replay_fraction / (1 - plan.replay_fraction)

@@ -10,7 +10,7 @@ import numpy as np
 
 from planner.backtest import Backtest
 from planner.decisions import ANY, COPY, HINDSIGHT, LARGEST, MOST_SPECIALIST, PLAN
-from planner.report.style import COLOURS, GREY, MARKERS, save
+from planner.report.style import COLOURS, GREY, MARKERS, in_place, save
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -89,4 +89,4 @@ def regrets(axis: Axes, result: Backtest) -> None:
     if ways:
         axis.legend(frameon=False, fontsize=8, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.18))
     else:
-        axis.text(0.5, 0.5, "no three runs above a cut-off cost the same", ha="center", va="center", transform=axis.transAxes, color=GREY)
+        in_place(axis, "no three runs above a cut-off cost the same")

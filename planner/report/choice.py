@@ -11,7 +11,7 @@ from planner.fit.fitted import FittedLaw
 from planner.fit.holdout import not_shown
 from planner.fit.member import Member
 from planner.fit.profile import Profile
-from planner.report.style import COLOURS, GREY, LEGEND
+from planner.report.style import COLOURS, GREY, LEGEND, in_place
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,7 +37,7 @@ def law_scores(axis: Axes, scores: Sequence[Mapping[str, Any]]) -> None:
     axis.grid(False)
     axis.spines[["left", "bottom"]].set_visible(False)
     if not tried:
-        axis.text(0.5, 0.5, "no slice could be held out", ha="center", va="center", transform=axis.transAxes, color=GREY)
+        in_place(axis, "no slice could be held out")
         axis.set_xticks([])
         axis.set_yticks([])
         return

@@ -10,7 +10,7 @@ from planner.errors import DataError
 from planner.fit.data import FitData
 from planner.fit.fitted import FittedLaw
 from planner.fit.support import NEAR
-from planner.report.style import COLOURS, GREY, MARKERS, legend_below, log_counts, shades, spread
+from planner.report.style import COLOURS, MARKERS, in_place, legend_below, log_counts, shades, spread
 from planner.units import format_count
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def _band(axis: Axes, law: FittedLaw, data: FitData, params: Any, pt: Any, spec:
 
 
 def _nothing(axis: Axes, why: str) -> None:
-    axis.text(0.5, 0.5, why, ha="center", va="center", transform=axis.transAxes, color=GREY)
+    in_place(axis, why)
     axis.set(xticks=[], yticks=[])
 
 

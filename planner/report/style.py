@@ -94,6 +94,11 @@ def save(
     write_bytes(path, buffer.getvalue())
 
 
+def in_place(axis: Axes, why: str) -> None:
+    """Say in the middle of a panel why there is nothing to draw."""
+    axis.text(0.5, 0.5, why, ha="center", va="center", transform=axis.transAxes, color=GREY)
+
+
 def count_ticks(low: float, high: float) -> list[float]:
     """Return where a log axis of counts is labelled: at 1, 2 and 5 times each power of ten, over many decades at the powers, within one more densely."""
     from matplotlib.ticker import AutoLocator

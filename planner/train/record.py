@@ -7,6 +7,8 @@ from typing import Any
 from planner.artifacts import write_artifact
 from planner.corpus import Corpus
 from planner.design.cells import Part
+from planner.design.segment import Segment
+from planner.recipe import Recipe
 from planner.runs import RECORD_VERSION
 from planner.train.job import Job
 from planner.train.order import mixed_in
@@ -25,22 +27,28 @@ def write_record(job: Job, seconds: float | None, losses: dict[str, float], *, s
     write_artifact(job.record_path, "run", RECORD_VERSION, record_body(job, seconds, losses, status=status, reason=reason))
 
 
-def record_body(job: Job, seconds: float | None, losses: dict[str, float], *, status: str, reason: str | None) -> dict[str, Any]:
-    """Build the record of an endpoint: one row of the runs table, and the wall time beside it."""
-    segment, recipe = job.segment, job.recipe
+def tokens_seen(segment: Segment, recipe: Recipe) -> tuple[int, int, int]:
+    """Count the tokens of a run up to the end of a segment: general ones of its general stage, specialist ones of both, and general ones replayed."""
     special = segment.stage == "special"
     per_step, batch = recipe.tokens_per_step, recipe.batch_sequences
     steps_pt = segment.steps_pt if special else segment.last_step
     early = mixed_in(steps_pt * batch, segment.early_fraction) * recipe.seq_len
     replayed = mixed_in(segment.last_step * batch, segment.replay_fraction) * recipe.seq_len if special else 0
-    tokens_pt = steps_pt * per_step - early
-    tokens_spec = early + (segment.last_step * per_step - replayed if special else 0)
+    return steps_pt * per_step - early, early + (segment.last_step * per_step - replayed if special else 0), replayed
+
+
+def record_body(job: Job, seconds: float | None, losses: dict[str, float], *, status: str, reason: str | None) -> dict[str, Any]:
+    """Build the record of an endpoint: one row of the runs table, and the wall time beside it."""
+    segment, recipe = job.segment, job.recipe
+    special = segment.stage == "special"
+    steps_pt = segment.steps_pt if special else segment.last_step
+    tokens_pt, tokens_spec, replayed = tokens_seen(segment, recipe)
     corpus = Corpus.open(job.corpus)
     unique = None
     if segment.unique_spec:
         parts = job.mixture or (Part(job.domain, 1.0, segment.unique_spec),)
         unique = sum(corpus.subset(part.domain, part.unique_spec).size for part in parts)
-    fresh = "mixed" if early and not special else "zero_shot" if not special else "stable" if segment.steps_pt else "scratch"
+    fresh = "mixed" if tokens_spec and not special else "zero_shot" if not special else "stable" if segment.steps_pt else "scratch"
     row = {
         "run_id": segment.segment_id,
         "trunk_id": segment.segment_id.split("-pt" if segment.steps_pt or segment.base or not special else "-sp")[0],

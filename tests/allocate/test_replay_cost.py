@@ -25,7 +25,7 @@ from planner.next_runs.target import Target
 
 FOLDER = Path(__file__).parents[2] / "sweeps" / "computing"
 REQUEST = Request(1e13, 2e5)
-LIMITS = np.arange(4, 21, 2) / 100
+LIMITS = np.arange(4, 21) / 100
 BASE = Base.parse("name=B1,tokens=8e6,params=150e3,vocab=1024,context=128")
 OF_BASE = Request(1e12, 1e6)
 

@@ -242,7 +242,8 @@ def test_the_end_of_the_driver_loses_nothing(folder: Path, undisturbed: Path, bl
     assert_whole(folder, undisturbed)
 
 
-@pytest.mark.parametrize(("begun", "blow"), [("gcs_server", signal.SIGTERM), ("raylet/raylet", signal.SIGINT)], ids=["term", "ctrl-c"])
+@pytest.mark.parametrize("blow", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "term"])
+@pytest.mark.parametrize("begun", ["gcs_server", "raylet/raylet"])
 def test_a_stop_while_ray_starts_is_one_sentence(folder: Path, begun: str, blow: signal.Signals) -> None:
     driver = start(folder, "--engine", "ray", "--workers", "2")
     try:
