@@ -107,11 +107,12 @@ def verify(folder: Path) -> Verification:
     """
     path = folder / "allocation.json"
     launch = read_launch(folder, LAUNCH, LAUNCH_VERSION, read_plan(path).allocation.created)
-    arm = launch.get("arm")
-    allocation = read_plan(path, arm).allocation
     with whole(folder / "launch.json"):
-        record, put_down = record_path(folder, launch["run_id"]), launch.get("forecast", {}).get("loss", allocation.plan.loss)
-    if put_down != allocation.plan.loss:  # as where the arm was changed to one that did better
+        record, arm, put_down = record_path(folder, launch["run_id"]), launch.get("arm"), launch.get("forecast", {}).get("loss")
+        if not (arm is None or isinstance(arm, str)):
+            raise ValueError(f"arm = {arm!r}")
+    allocation = read_plan(path, arm).allocation
+    if put_down not in (None, allocation.plan.loss):  # as where the arm was changed to one that did better
         what = f"{folder / 'launch.json'} puts down a forecast of {put_down}, and {arm or 'the recommendation'} has {allocation.plan.loss:.5g}"
         raise StateError(what, remedy="restore its arm; a forecast is not changed afterwards")
     if not record.exists():
