@@ -14,7 +14,7 @@ from planner.cli.tables import table
 from planner.units import format_count, format_epochs, format_seconds
 
 HELP = (
-    "Run the whole path on real text: corpus, sweep, fit, allocate, launch, verify. Five to seven minutes on two cores.\n\n"
+    "Run the whole path on real text: corpus, sweep, fit, allocate, launch, verify. Five to eight minutes on two cores.\n\n"
     "A stop loses nothing: the same command goes on.\n\nExample: plan demo --out demo-out"
 )
 UNIQUE_SPEC = "50k"
