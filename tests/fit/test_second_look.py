@@ -10,6 +10,8 @@ import pytest
 from planner.fit import select
 from planner.fit.data import FitData
 from planner.fit.estimate import Estimate, estimate
+from planner.fit.sample import Sample
+from planner.fit.select import Score
 from planner.fit.starts import DRAWS_A_START
 from planner.laws import LAWS, Reference
 from tests.fit.two_stages import two_stages
@@ -24,13 +26,17 @@ def runs() -> FitData:
     return two_stages(LAW, tuple(TRUTH[parameter.name] for parameter in LAW.parameters), Reference(1e5, 1e6), NOISE, 0)
 
 
+def _screened(data: FitData, name: str, seed: int) -> list[Score]:
+    return select._screen([data], {data.params_kind: Sample.of(data, seed)}, [LAWS[name]], seed, lambda what, share: None)
+
+
 def test_a_lone_start_near_the_best_is_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> None:
     data, gained, looks = runs(), [], 0
     for name, seed in itertools.product(("transfer-saturating", "transfer-penalised", "gap-penalised"), range(5)):
         with monkeypatch.context() as without:
             without.setattr(select, "SECOND_LOOK", 0.0)
-            (first,) = select._screen([data], [LAWS[name]], seed, lambda what, share: None)
-        (again,) = select._screen([data], [LAWS[name]], seed, lambda what, share: None)
+            (first,) = _screened(data, name, seed)
+        (again,) = _screened(data, name, seed)
         looked = again.estimate.starts > first.estimate.starts
         assert looked == (first.estimate.starts_agree == 1)
         assert again.rms_percent <= first.rms_percent * (1 + 1e-6)
