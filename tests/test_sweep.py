@@ -56,10 +56,13 @@ def strike(process: subprocess.Popen[bytes], victim: str) -> None:
     if victim == "runner":
         process.send_signal(signal.SIGKILL)
         return
-    children = subprocess.run(["ps", "-ww", "-o", "pid=,args=", "--ppid", str(process.pid)], capture_output=True, text=True, check=True).stdout
-    workers = [int(line.split()[0]) for line in children.splitlines() if "spawn_main" in line]
-    assert workers, children
-    os.kill(workers[0], signal.SIGKILL)
+    (server,) = (pid for pid, args in children(process.pid) if "forkserver" in args)
+    os.kill(children(server)[0][0], signal.SIGKILL)
+
+
+def children(pid: int) -> list[tuple[int, str]]:
+    lines = subprocess.run(["ps", "-ww", "-o", "pid=,args=", "--ppid", str(pid)], capture_output=True, text=True, check=True).stdout.splitlines()
+    return [(int(line.split()[0]), line) for line in lines]
 
 
 @pytest.mark.parametrize("victim", ["runner", "worker"])

@@ -1,10 +1,14 @@
-"""Workers on this machine: long-lived processes, one segment at a time each. A killed worker is replaced, its segment repeated."""
+"""Workers on this machine: long-lived processes, one segment at a time each. A killed worker is replaced, its segment repeated.
+
+Those on processors are forked off one process that has imported what they need, so that it is imported once and not by each.
+"""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from multiprocessing.connection import Connection, wait
@@ -14,6 +18,9 @@ from planner.engines.event import Deaths, Event
 from planner.engines.worker import answer, one_thread
 from planner.train.allocator import tune_allocator
 from planner.train.job import Job
+
+IMPORTED = ["planner.train.segment", "torch._dynamo", "transformers.models.llama.modeling_llama"]
+"""What takes nearly all of the seconds in which a worker begins its first segment."""
 
 
 class LocalEngine:
@@ -46,7 +53,7 @@ class LocalEngine:
         Yields:
             Events, in the order in which they arrive. Closing the iterator ends the workers.
         """
-        context = multiprocessing.get_context("spawn")
+        context = _context(bool(self._gpus))
         pool = [_Worker(context, gpu, sharers) for gpu, sharers in self.places()]
         deaths = Deaths()
         try:
@@ -85,6 +92,15 @@ class LocalEngine:
                 worker.end()
 
 
+def _context(on_gpus: bool) -> Any:
+    """Choose how workers begin: by fork where that is sound, which it is not beside macOS's own threads, nor where an import may have begun with CUDA."""
+    if on_gpus or sys.platform != "linux":
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(IMPORTED)
+    return context
+
+
 class _Worker:
     def __init__(self, context: Any, gpu: str | None, sharers: int) -> None:
         self._context, self._gpu, self._sharers = context, gpu, sharers
@@ -95,7 +111,7 @@ class _Worker:
         self.pipe, other = self._context.Pipe()
         # Before it starts: CUDA reads it once, and the first of the visible GPUs is the one that a segment trains on.
         with one_thread({} if self._gpu is None else {"CUDA_VISIBLE_DEVICES": self._gpu}):
-            self.process = self._context.Process(target=_work, args=(other, os.getpid()), daemon=True)
+            self.process = self._context.Process(target=_work, args=(other,), daemon=True)
             self.process.start()
         other.close()
 
@@ -119,8 +135,9 @@ class _Worker:
         self.pipe.close()
 
 
-def _work(pipe: Connection, parent: int) -> None:
-    """Serve jobs until the pipe closes; stop soon after the parent has died."""
+def _work(pipe: Connection) -> None:
+    """Serve jobs until the pipe closes; stop soon after the runner has died, with which the process that workers are forked off ends too."""
+    parent = os.getppid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the runner's to handle; it ends its workers
     tune_allocator()
 

