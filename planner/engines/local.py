@@ -11,6 +11,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -18,9 +19,6 @@ from planner.engines.event import Deaths, Event
 from planner.engines.worker import answer, one_thread
 from planner.train.allocator import tune_allocator
 from planner.train.job import Job
-
-IMPORTED = ["planner.train.segment", "torch._dynamo", "transformers.models.llama.modeling_llama"]
-"""What takes nearly all of the seconds in which a worker begins its first segment."""
 
 
 class LocalEngine:
@@ -97,7 +95,14 @@ def _context(on_gpus: bool) -> Any:
     if on_gpus or sys.platform != "linux":
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(IMPORTED)
+    context.set_forkserver_preload(["planner.train.preload"])
+    resource_tracker.ensure_running()  # the other would start it, and it unblocks what is blocked here
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # Ctrl-C would print where it struck among the imports
+    try:
+        with one_thread():
+            forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
     return context
 
 

@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -98,6 +99,19 @@ def test_a_second_runner_is_refused_and_the_first_goes_on(undisturbed: Path, tmp
         first.communicate()
     assert_whole(folder, undisturbed)
     assert sweep_status(Sweep.open(folder)).running == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no worker is forked here")
+def test_ctrl_c_while_workers_begin_is_one_sentence(tmp_path: Path, corpus: Corpus) -> None:
+    """A terminal sends it to all processes, one of which is importing what the workers will need."""
+    folder = lay_out(tmp_path / "tiny", corpus)
+    runner = start(folder, "--workers", "2", process_group=0)
+    began = r"forkserver import main"
+    wait_for(lambda: subprocess.run(["pgrep", "-g", str(runner.pid), "-f", began], capture_output=True).returncode == 0, "the first of them")
+    os.killpg(runner.pid, signal.SIGINT)
+    said = runner.communicate(timeout=60)[1]
+    assert runner.returncode == 130 and "the same command goes on" in said and "Traceback" not in said, said
+    assert not (folder / "runner.lock").exists()
 
 
 JUMPING = """

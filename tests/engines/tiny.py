@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from planner.corpus.store import Corpus
 
@@ -33,13 +34,13 @@ def lay_out(folder: Path, corpus: Corpus, rate: float = 4e-3) -> Path:
     return folder
 
 
-def start(folder: Path, *options: str, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
+def start(folder: Path, *options: str, env: dict[str, str] | None = None, **how: Any) -> subprocess.Popen[str]:
     """Run the sweep with the command line, in a process of its own."""
     command = [sys.executable, "-m", "planner.cli.main", "sweep", "run", str(folder), *options]
     # Tests that are run in the background ignore Ctrl-C, and so would what they start.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=env)
+        return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=env, **how)
     finally:
         signal.signal(signal.SIGINT, before)
 

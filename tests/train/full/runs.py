@@ -21,7 +21,6 @@ import torch
 from planner.allocate.allocation import Allocation, Plan
 from planner.artifacts import read_json
 from planner.corpus.store import Corpus
-from planner.engines.local import IMPORTED
 from planner.flops import flops_per_token
 from planner.ladder import shape_for
 from planner.launch.course import course
@@ -93,7 +92,7 @@ def run_here(folder: Path, *, stop_at: int | None = None) -> bool:
 
 
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload([*IMPORTED, "torch.distributed.fsdp", "peft", "tests.train.full.entry"])
+FORKS.set_forkserver_preload(["planner.train.preload", "torch.distributed.fsdp", "peft", "tests.train.full.entry"])
 
 
 class Forked:
