@@ -26,6 +26,7 @@ from tests.engines.tiny import lay_out
 
 os.environ.pop("COLUMNS", None)  # readline sets it in a process with no terminal either, and others inherit it: tables would be 80 wide
 os.environ["RAY_worker_niceness"] = "0"  # by default Ray's workers get what other processes leave, and other tests leave nothing
+os.environ["RAY_health_check_period_ms"] = "500"  # that a node is gone is seen after three looks
 
 TINY_RECIPE = Recipe(seq_len=32, batch_sequences=2, warmup_steps=20, lr_coefficient=4e-3)
 

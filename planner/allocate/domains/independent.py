@@ -12,16 +12,18 @@ from typing import Any
 import numpy as np
 
 from planner.allocate.domains.found import INDEPENDENT, Found
-from planner.allocate.domains.keep import within
+from planner.allocate.domains.keep import after, within
 from planner.allocate.domains.problem import EVERY, MILD, MOST, PENALTY, DomainsProblem
 from planner.allocate.domains.stages import CLOSER, COARSE, MANY, NEARBY, Stage, around, near, whole_steps
 from planner.allocate.domains.waterfill import fill
-from planner.allocate.domains.whole import FEW, OFFSETS, better
+from planner.allocate.domains.whole import FEW, OFFSETS, better, worth
 from planner.allocate.replay_cost import cost
 from planner.allocate.retention import REPLAYS as SHARES
 from planner.laws.dual import Array
 
 REPLAYS = np.array(SHARES)
+FINER = np.interp(np.arange(0, len(REPLAYS) - 0.75, 0.25), np.arange(len(REPLAYS)), REPLAYS)
+"""The same more closely, beside the shortest general stage, where nothing else makes up for the steps between them."""
 BUDGETS = 28
 REQUIRED, ROUNDS = 7, 3
 """Budgets between those to either side of a required loss, and how many times."""
@@ -34,6 +36,9 @@ SPLITS = np.concatenate([[0.0], np.geomspace(3e-3, 1.0, 13)])
 ENDS = np.array([0.0, 1.0])
 GENERAL = np.array([1.0, 0.7, 0.45, 0.3, 0.2, 0.12, 0.07, 0.04, 0.02])
 """Shares of the general text that a budget allows, where a limit on the general loss may be kept with less of it."""
+
+LOST = 0.01
+"""Share by which a plan is worse in whole steps than before where none near to it keeps the limit: one looks on around the plan itself."""
 
 
 def independent(problem: DomainsProblem, margin: float = 0.0, quick: bool = False, start: Found | None = None) -> Found | None:
@@ -81,7 +86,10 @@ def independent(problem: DomainsProblem, margin: float = 0.0, quick: bool = Fals
         if quick or following is None or best is None:
             break
         # Around what each domain has in the best so far, whose budgets are its own.
-        budgets, sizes, splits, general = _around(problem, best, np.maximum(_own(problem, best), 1e-300), following)
+        middle, each = best, np.maximum(_own(problem, best), 1e-300)
+        if problem.request.limited and filled.total[0] < (1 - LOST) * worth(problem, best, margin, mild):
+            middle, each = Found(INDEPENDENT, at[rows, node], pt[rows, node], spec[rows, node], 0.0, filled.amount[0], 0.0), filled.amount[0]
+        budgets, sizes, splits, general = _around(problem, middle, each, following)
         if required and following is CLOSER[0] and count <= MANY:  # with what it gives back their models may be of quite another size
             sizes = np.concatenate([sizes, np.tile(near(problem, 0, COARSE), (count, 1))], axis=1)
     return better(problem, kept, best, 0.0)
@@ -170,7 +178,12 @@ def _table(
     if problem.request.limited:  # and the shortest general stage, with what each share of replay adds to it
         replayed = spec * (REPLAYS / (1 - REPLAYS))
         pt = np.concatenate([pt, np.minimum(problem.least_stage + replayed, pt.max(-1, keepdims=True))], axis=-1)
-    every = np.broadcast_arrays(sizes[:, None, :, None, None], pt, spec)
+    every = [item.reshape(*budgets.shape, -1) for item in np.broadcast_arrays(sizes[:, None, :, None, None], pt, spec)]
+    if problem.request.limited:  # where that stage is all the general text, the specialist one has all the rest
+        stages = np.maximum(total - problem.least_stage, 0.0)[..., None] / cost[..., None]
+        spec = np.minimum(stages * (1 - FINER), problem.most_spec[:, None, None, None])
+        pairs = np.broadcast_arrays(sizes[:, None, :, None], np.minimum(problem.least_stage + spec * (FINER / (1 - FINER)), problem.general_tokens), spec)
+        every = [np.concatenate([first, item.reshape(*budgets.shape, -1)], axis=2) for first, item in zip(every, pairs, strict=True)]
     at, pt, spec = (item.reshape(problem.count, -1) for item in every)
     bare = loss = problem.expected(at, pt, spec, like=like)
     if problem.request.limited:
@@ -244,8 +257,14 @@ def _kept(problem: DomainsProblem, size: Any, pt: Array, spec: Array, total: Arr
     near = np.where(spec[:, None] > 0, problem.whole(spec[:, None]) + step * special, 0.0)
     near = np.where(near >= problem.least_stage * (1 - 1e-9), np.minimum(near, problem.most_spec[:, None]), 0.0)
     whole = problem.whole(pt[:, None]) + step * general
+    # The shortest general stage, with the replay that each stage then needs, and the longest that is left room for lie aside of the steps to either side.
+    stages = near[:, : len(OFFSETS)]
+    replay = after(problem, size[:, None], problem.least_stage, stages, 0.0)
+    shortest = problem.whole(problem.least_stage + stages * replay / (1 - replay) + problem.step)
+    longest = problem.whole(np.minimum(total[:, None] - cost * stages, most))
     # Without a specialist stage all there is may be general.
-    near, whole = np.hstack([near, np.zeros_like(most)]), np.hstack([np.maximum(whole, 0.0), problem.whole(most)])
+    near = np.hstack([near, stages, stages, np.zeros_like(most)])
+    whole = np.hstack([np.maximum(np.hstack([whole, np.nan_to_num(shortest), longest]), 0.0), problem.whole(most)])
     share = within(problem, size[:, None], whole, near, 0.0)
     # What is replayed counts among the general tokens, and costs what its stage does.
     replayed = near * share / (1 - share)

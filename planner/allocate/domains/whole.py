@@ -61,6 +61,7 @@ def realise(problem: DomainsProblem, name: str, size: int, trunk: float, spec: A
 def _limited(problem: DomainsProblem, name: str, size: int, trunk: float, spec: Array, stages: Array, margin: float) -> Found | None:
     """Round under a limit on the general loss: branches near to those planned with the replay that they need, and a trunk as long as that allows."""
     total, cost = float(problem.tokens(size)), problem.spec_cost[:, size]
+    least = problem.least_stage * (1 - 1e-9)
     length = problem.whole(max(trunk, problem.least_stage)) if trunk > 0 else 0.0
     for _ in range(ROUNDS):
         spec, share = _nearby(problem, size, length, spec, stages, margin)
@@ -70,9 +71,14 @@ def _limited(problem: DomainsProblem, name: str, size: int, trunk: float, spec: 
             return None
         if over <= 1e-9 * total:
             break
-        length -= problem.whole(over) + problem.step
-        if length < problem.least_stage * (1 - 1e-9):
+        if (shorter := length - problem.whole(over) - problem.step) >= least:
+            length = shorter
+            continue
+        if length < least:
             return None
+        # The shortest trunk has nothing to give up: the longest branch does.
+        stages = spec / (1 - share)
+        stages[stages.argmax()] -= over / cost[stages.argmax()] + problem.step
     else:
         return None
     found = made(problem, name, size, length, spec, share)
