@@ -32,6 +32,8 @@ WHOLE = Stage(0.01, 25, 0.12, 2)
 """Sizes and trunks from which whole steps are moved."""
 CLOSE = 0.04
 """In ln N, beside a plan of another request."""
+BESIDE = (1.0, 0.995, 0.99, 0.98, 0.95, 0.9)
+"""Shares of scarce general text for a trunk where some of it must be left for replay."""
 LEAST_LOGIT = -9.0
 """Of a trunk that there is, around which a closer look is."""
 
@@ -103,7 +105,8 @@ def trunks(problem: DomainsProblem, sizes: Any, shares: Array) -> tuple[Any, Arr
     if len(shares) == 1:
         return at, every
     total = problem.tokens(sizes)
-    for tokens in (problem.least_stage, problem.general_tokens):
+    beside = BESIDE if problem.request.limited and np.isfinite(problem.general_tokens) else (1.0,)
+    for tokens in (problem.least_stage, *(problem.general_tokens * share for share in beside)):
         inside = (tokens > 0) & (tokens < total)
         at, every = np.append(at, sizes[inside]), np.append(every, tokens / total[inside])
     return at, every

@@ -76,13 +76,13 @@ def _limited(problem: DomainsProblem, name: str, size: int, trunk: float, spec: 
             continue
         if length < least:
             return None
-        # The shortest trunk has nothing to give up: the longest branch does.
-        stages = spec / (1 - share)
-        stages[stages.argmax()] -= over / cost[stages.argmax()] + problem.step
+        # The shortest trunk has nothing to give up: the longest branch does, and no other takes it.
+        stages = spec / (1 - share) - problem.step
+        stages[stages.argmax()] -= over / cost[stages.argmax()]
     else:
         return None
     found = made(problem, name, size, length, spec, share)
-    longer = _rest(problem, name, length, total - used, spec)
+    longer = min(_rest(problem, name, length, total - used, spec), problem.whole(problem.general_tokens - (spec * share / (1 - share)).max()))
     share = after(problem, size, longer, spec[:, None], 0.0)[:, 0]
     stages = spec / (1 - share)
     room = float((cost * stages).sum()) + longer * cooled(problem, name, spec) <= total * (1 + 1e-9)
@@ -101,7 +101,11 @@ def _nearby(problem: DomainsProblem, size: int, trunk: float, spec: Array, stage
     allowed = (lengths <= stages[:, None] + problem.step) & (trunk + lengths - near <= problem.general_tokens * (1 + 1e-9))
     share, lengths = np.where(allowed, share, np.nan), np.where(allowed, lengths, near)
     loss = problem.expected(size, trunk + lengths - near, near, FEW, replay=share)
-    chosen = problem.value(loss, margin).argmin(1)[:, None]
+    value = problem.value(loss, margin)
+    # Without its stage a domain would be better at times, but for the cooldown that is paid then: only where no stage keeps the limit.
+    stays = (np.isfinite(value) & (near > 0)).any(1, keepdims=True)
+    value[(near == 0) & stays] = np.inf
+    chosen = value.argmin(1)[:, None]
     return tuple(np.take_along_axis(item, chosen, 1)[:, 0] for item in (near, share))  # type: ignore[return-value]
 
 
