@@ -31,7 +31,7 @@ class LocalEngine:
 
         Args:
             workers: processes.
-            gpus: GPUs, as CUDA_VISIBLE_DEVICES names them, that they are spread over; none for workers that see what this process sees.
+            gpus: GPUs, as CUDA_VISIBLE_DEVICES names them, that they are spread over; none for workers on processors.
         """
         self._workers, self._gpus = workers, tuple(gpus)
 

@@ -170,7 +170,7 @@ def test_a_range_that_no_budget_reaches_is_refused(fitted: FittedLaw) -> None:
 def test_constraints_never_help_and_means_never_hurt(fitted: FittedLaw) -> None:
     """On random requests the expected ln L of the best plan moves the right way, but for the grain of the search."""
     random = np.random.default_rng(3)
-    for _ in range(16):
+    for _ in range(25):
         budget, unique = float(np.exp(random.uniform(np.log(3e12), np.log(3e14)))), float(np.exp(random.uniform(np.log(3e4), np.log(3e6))))
         base = Request(budget, unique)
         plan = allocate(fitted, base).plan

@@ -216,7 +216,7 @@ LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "0000000000000000000
 SECRET = "kept-out-of-every-log"
 
 
-@pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGTERM], ids=["kill", "term"])
+@pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM], ids=["kill", "ctrl-c", "term"])
 def test_the_end_of_the_driver_loses_nothing(folder: Path, undisturbed: Path, blow: signal.Signals) -> None:
     env = {key: value for key, value in os.environ.items() if key != "RAY_AUTH_MODE"}
     driver = start(folder, "--engine", "ray", "--workers", "2", env={**env, "AWS_SECRET_ACCESS_KEY": SECRET})

@@ -33,7 +33,7 @@ MEDIAN_OFF = 0.03
 ENOUGH = 30
 """Rows from which that is asked."""
 TWO_STAGE_EVERY = 5
-WHOLE_EVERY = 12
+WHOLE_EVERY = 6
 """Of how many cases one goes through all of `fit`; the others are estimated only, which is faster."""
 
 Spoil = Callable[[pd.DataFrame, np.random.Generator], pd.DataFrame]

@@ -93,6 +93,8 @@ def test_a_loss_out_of_reach_is_refused_with_its_domain(fitted: FittedLaw) -> No
     needed = float(refusal.value.message.split("about ")[1].split(" FLOPs")[0])
     assert BUDGET < needed < 1000 * BUDGET
     assert allocate_domains(DomainsRequest(1.05 * needed, domains(fitted, None, 0.85 * own[1], 9.0)), allow_extrapolation=True)
+    with pytest.raises(DataError, match="cannot"):
+        allocate_domains(DomainsRequest(0.9 * needed, domains(fitted, None, 0.85 * own[1], 9.0)), allow_extrapolation=True)
 
 
 def test_losses_that_exclude_each_other_are_refused(fitted: FittedLaw) -> None:
@@ -218,6 +220,8 @@ def test_a_refusal_names_the_least_budget_after_few_searches(monkeypatch: pytest
         allocate_domains(asked)
     told, count = float(refusal.value.message.split("about ")[1].split(" FLOPs")[0]), len(searches)
     assert allocate_domains(replace(asked, flops=told), allow_extrapolation=True).recommended.loss
+    with pytest.raises(DataError, match="FLOPs for all domains would do"):
+        allocate_domains(replace(asked, flops=0.97 * told), allow_extrapolation=True)
     assert count <= 15
 
 

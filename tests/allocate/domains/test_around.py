@@ -154,7 +154,7 @@ def test_the_file_keeps_them(answer: DomainsAllocation, tmp_path: Path) -> None:
 
 def test_nothing_more_makes_it_worse_and_the_plan_is_within_its_own_range(fitted: FittedLaw, general: FittedLaw) -> None:
     random = np.random.default_rng(4)
-    for number in range(8):
+    for number in range(12):
         text, weights = np.exp(random.uniform(np.log(6e4), np.log(2e6), 3)), random.uniform(0.3, 2, 3)
         each = zip("abc", text, weights, strict=True)
         domains = tuple(Domain(name, fitted, float(one), float(weight), general_law=general) for name, one, weight in each)

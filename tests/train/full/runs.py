@@ -146,7 +146,7 @@ class Torchrun:
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
         with (folder / "log.txt").open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True, cwd=folder)
-        self.poll, self.wait = self.process.poll, self.process.wait
+        self.poll, self.wait, self.send_signal = self.process.poll, self.process.wait, self.process.send_signal
 
     def kill(self) -> None:
         """Kill torchrun and all of its ranks."""

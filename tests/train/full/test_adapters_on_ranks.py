@@ -119,8 +119,9 @@ def test_the_command_line_gives_ranks_to_adapters_on_a_base(corpus: Corpus, base
     code, _, said = plan("lora", "--export", "torchtitan")
     assert code == 2 and "--export torchtitan knows no adapters, and the plan is of lora" in said
     assert not (tmp_path / "run").exists()
-    code, out, said = plan("lora", "--ranks", "2", "--dry-run")
-    assert code == 0 and "2 on cpu, fp32" in out, said
+    code, out, said = plan("lora", "--ranks", "2")
+    assert code == 0 and "2 on cpu, fp32" in out and "specialist loss" in said, said
+    assert (tmp_path / "run" / "adapter").is_dir() and row(tmp_path / "run")["method"] == "lora"
 
 
 def test_packed_matrices_on_two_ranks_train_as_on_one(corpus: Corpus, base: Path, tmp_path: Path) -> None:

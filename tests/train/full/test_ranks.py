@@ -57,7 +57,7 @@ def chain(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
     lay(folder, corpus, ranks=2)
     process = Torchrun(folder, {"wait": 0.05})
     wait_for(folder, process, 47)
-    process.process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGTERM)
     process.wait(timeout=180)
     begun += [latest(folder), at(folder)]
     lay(folder, corpus)
