@@ -16,7 +16,7 @@ from planner.allocate.domains.keep import after, within
 from planner.allocate.domains.problem import EVERY, MILD, MOST, PENALTY, DomainsProblem
 from planner.allocate.domains.stages import CLOSER, COARSE, MANY, NEARBY, Stage, around, near, whole_steps
 from planner.allocate.domains.waterfill import fill
-from planner.allocate.domains.whole import FEW, OFFSETS, better, worth
+from planner.allocate.domains.whole import FEW, OFFSETS, beside, better, worth
 from planner.allocate.replay_cost import cost
 from planner.allocate.retention import REPLAYS as SHARES
 from planner.laws.dual import Array
@@ -253,12 +253,9 @@ def _kept(problem: DomainsProblem, size: Any, pt: Array, spec: Array, total: Arr
     """
     step, cost = problem.step, _cost(problem, size)[:, None]
     most = np.minimum(total, problem.general_tokens)[:, None]
-    special, general = (item.reshape(-1) for item in np.meshgrid(OFFSETS, OFFSETS[:5]))
-    near = np.where(spec[:, None] > 0, problem.whole(spec[:, None]) + step * special, 0.0)
-    near = np.where(near >= problem.least_stage * (1 - 1e-9), np.minimum(near, problem.most_spec[:, None]), 0.0)
-    whole = problem.whole(pt[:, None]) + step * general
+    stages = beside(problem, spec)
+    near, whole = np.tile(stages, 5), problem.whole(pt[:, None]) + step * np.repeat(OFFSETS[:5], len(OFFSETS))
     # The shortest general stage, with the replay that each stage then needs, and the longest that is left room for lie aside of the steps to either side.
-    stages = near[:, : len(OFFSETS)]
     replay = after(problem, size[:, None], problem.least_stage, stages, 0.0)
     shortest = problem.whole(problem.least_stage + stages * replay / (1 - replay) + problem.step)
     longest = problem.whole(np.minimum(total[:, None] - cost * stages, most))

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from planner.allocate.domains import climb
 from planner.allocate.domains.found import MIXED, SPLIT, Found
 from planner.allocate.domains.keep import after
 from planner.allocate.domains.problem import EVALUATIONS, EVERY, MILD, MOST, PENALTY, DomainsProblem
@@ -67,6 +68,8 @@ def split(
             break
         size, logit, share = middle(problem, best)
     found = better(problem, kept, best, 0.0)
+    if found is not None and problem.request.limited and problem.count <= climb.MOST_DOMAINS and not quick:
+        return climb.climbed(problem, found, start is not None)
     if found is None or not trading:
         return found
     return traded(problem, found, *(_beside(problem, found) if start else _starts(problem, found)), start is not None)

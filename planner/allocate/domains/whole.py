@@ -12,6 +12,8 @@ from planner.laws.dual import Array
 
 OFFSETS = np.array([0, 1, -1, -2, -4, -8, -16, -32, -64, -128])
 """Steps by which a branch may be longer or shorter than planned, where its replay goes up in jumps."""
+FINE = 2000
+"""Parts of a branch of which one counts as a step there, where a step is less: the shortest of `OFFSETS` is to be a few per cent shorter."""
 FEW = 24
 """Resamples under which they are told apart."""
 ROUNDS = 4
@@ -93,9 +95,7 @@ def _limited(problem: DomainsProblem, name: str, size: int, trunk: float, spec: 
 
 def _nearby(problem: DomainsProblem, size: int, trunk: float, spec: Array, stages: Array, margin: float) -> tuple[Array, Array]:
     """Choose for every domain the best whole steps near to its own whose stage is hardly longer than planned, with the replay that keeps the limit."""
-    near = problem.whole(spec)[:, None] + problem.step * OFFSETS
-    near = np.where((spec[:, None] > 0) & (near >= problem.least_stage * (1 - 1e-9)), np.minimum(near, problem.most_spec[:, None]), 0.0)
-    near = np.concatenate([near, np.zeros((problem.count, 1))], axis=1)
+    near = np.concatenate([beside(problem, spec), np.zeros((problem.count, 1))], axis=1)
     share = after(problem, size, trunk, near, 0.0)
     lengths = near / (1 - share)
     allowed = (lengths <= stages[:, None] + problem.step) & (trunk + lengths - near <= problem.general_tokens * (1 + 1e-9))
@@ -107,6 +107,13 @@ def _nearby(problem: DomainsProblem, size: int, trunk: float, spec: Array, stage
     value[(near == 0) & stays] = np.inf
     chosen = value.argmin(1)[:, None]
     return tuple(np.take_along_axis(item, chosen, 1)[:, 0] for item in (near, share))  # type: ignore[return-value]
+
+
+def beside(problem: DomainsProblem, spec: Array) -> Array:
+    """Return whole steps near to specialist tokens of each domain, none where too few would be left for a stage, shape (domains, offsets)."""
+    near = problem.whole(spec)[:, None] + np.maximum(problem.step, problem.whole(spec / FINE))[:, None] * OFFSETS
+    enough = (spec[:, None] > 0) & (near >= problem.least_stage * (1 - 1e-9))
+    return np.where(enough, np.minimum(near, problem.whole(problem.most_spec)[:, None]), 0.0)
 
 
 def cooldown(problem: DomainsProblem) -> float:
