@@ -23,7 +23,7 @@ SCALES = (64, 16, 4, 1)
 """Steps moved at once, one after the other."""
 NEAR_SCALES = (4,)
 """The same beside a plan of another request."""
-SIZES = (0, -1, 1, -4, 4)
+SIZES = (0, -1, 1, -3, 3, -10, 10)
 """Sizes up or down."""
 FEW = 60
 """Resamples under which moves are compared."""

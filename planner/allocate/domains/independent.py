@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from planner.allocate.domains.climb import MOST_DOMAINS
+from planner.allocate.domains.climb_each import climbed_each
 from planner.allocate.domains.found import INDEPENDENT, Found
 from planner.allocate.domains.keep import after, within
 from planner.allocate.domains.problem import EVERY, MILD, MOST, PENALTY, DomainsProblem
@@ -92,7 +94,10 @@ def independent(problem: DomainsProblem, margin: float = 0.0, quick: bool = Fals
         budgets, sizes, splits, general = _around(problem, middle, each, following)
         if required and following is CLOSER[0] and count <= MANY:  # with what it gives back their models may be of quite another size
             sizes = np.concatenate([sizes, np.tile(near(problem, 0, COARSE), (count, 1))], axis=1)
-    return better(problem, kept, best, 0.0)
+    found = better(problem, kept, best, 0.0)
+    if found is None or quick or not problem.request.limited or count > MOST_DOMAINS:
+        return found
+    return climbed_each(problem, found, _own(problem, found), start is not None)
 
 
 def _own(problem: DomainsProblem, found: Found) -> Array:
