@@ -120,7 +120,7 @@ class Retention:
             closely: whether to look between the shares of REPLAYS.
         """
         with np.errstate(divide="ignore", invalid="ignore"):
-            spare = (plans.tokens_pt - least_stage) / plans.tokens_spec  # of general tokens for each specialist one
+            spare = (plans.tokens_pt - max(least_stage, 1.0)) / plans.tokens_spec  # of general tokens for each specialist one
             most = np.where((plans.tokens_pt == 0) | (plans.tokens_spec == 0), 0.0, np.where(spare < np.inf, spare / (1 + spare), 1.0))
         most = np.where((plans.tokens_pt > 0) & (plans.tokens_pt < least_stage), -1.0, most)
         before, kept = self._before(plans), np.where(plans.tokens_spec > 0, -margin, 1e-9)

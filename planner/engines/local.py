@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from multiprocessing import forkserver, resource_tracker
@@ -17,8 +18,12 @@ from typing import Any
 
 from planner.engines.event import Deaths, Event
 from planner.engines.worker import answer, one_thread
+from planner.errors import StateError
 from planner.train.allocator import tune_allocator
 from planner.train.job import Job
+
+ATTEMPTS, PAUSE = 2, 0.5
+"""To start a worker, and seconds between them."""
 
 
 class LocalEngine:
@@ -52,9 +57,11 @@ class LocalEngine:
             Events, in the order in which they arrive. Closing the iterator ends the workers.
         """
         context = _context(bool(self._gpus))
-        pool = [_Worker(context, gpu, sharers) for gpu, sharers in self.places()]
+        pool: list[_Worker] = []
         deaths = Deaths()
         try:
+            for gpu, sharers in self.places():
+                pool.append(_Worker(context, gpu, sharers))
             while True:
                 for worker in pool:
                     if worker.job is None and (job := next_job()) is not None:
@@ -113,12 +120,25 @@ class _Worker:
         self._spawn()
 
     def _spawn(self) -> None:
-        self.pipe, other = self._context.Pipe()
-        # Before it starts: CUDA reads it once, and the first of the visible GPUs is the one that a segment trains on.
-        with one_thread({} if self._gpu is None else {"CUDA_VISIBLE_DEVICES": self._gpu}):
-            self.process = self._context.Process(target=_work, args=(other,), daemon=True)
-            self.process.start()
-        other.close()
+        for attempt in range(ATTEMPTS):
+            self.pipe, other = self._context.Pipe()
+            try:
+                # Before it starts: CUDA reads it once, and the first of the visible GPUs is the one that a segment trains on.
+                with one_thread({} if self._gpu is None else {"CUDA_VISIBLE_DEVICES": self._gpu}):
+                    self.process = self._context.Process(target=_work, args=(other,), daemon=True)
+                    self.process.start()
+                return
+            except (EOFError, OSError) as error:  # what workers are forked off was killed: it is begun anew
+                self.pipe.close()
+                if attempt == ATTEMPTS - 1:
+                    why = str(error) or "the process that workers are forked off was killed"
+                    raise StateError(
+                        f"no worker could be started: {why}",
+                        remedy="see that this machine has memory and processes to spare, and run the command again; what is done is kept",
+                    ) from None
+                time.sleep(PAUSE)  # until it is seen to be gone
+            finally:
+                other.close()
 
     def start(self, job: Job) -> None:
         self.job = job
@@ -134,9 +154,9 @@ class _Worker:
         self._spawn()
 
     def end(self) -> None:
-        if self.process.is_alive():
+        if self.process.pid is not None:  # it was started
             self.process.kill()
-        self.process.join()
+            self.process.join()
         self.pipe.close()
 
 
@@ -144,6 +164,7 @@ def _work(pipe: Connection) -> None:
     """Serve jobs until the pipe closes; stop soon after the runner has died, with which the process that workers are forked off ends too."""
     parent = os.getppid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the runner's to handle; it ends its workers
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])  # as it was in what this was forked off, and as compilers would be given it
     tune_allocator()
 
     def report(steps: int) -> None:

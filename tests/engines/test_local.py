@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import pytest
@@ -119,6 +120,27 @@ import random, time
 _real, _random = time.time, random.Random(0)
 time.time = lambda: _real() + _random.uniform(-1e6, 1e6)
 """
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere workers are not forked off a process of their own")
+@pytest.mark.parametrize("kills", [1, 2])
+def test_what_workers_are_forked_off_is_killed(kills: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, tried = ForkServerProcess.start, []
+
+    def start(process: ForkServerProcess) -> None:
+        tried.append(process)
+        if len(tried) <= kills:
+            raise EOFError
+        real(process)
+
+    monkeypatch.setattr(ForkServerProcess, "start", start)
+    ends = LocalEngine(1).run(lambda: None)
+    if kills == 1:
+        assert list(ends) == []
+    else:
+        with pytest.raises(StateError, match="no worker could be started: the process that workers are forked off was killed"):
+            list(ends)
+    assert len(tried) == 2
 
 
 def test_a_clock_that_jumps(undisturbed: Path, tmp_path: Path) -> None:

@@ -1,0 +1,81 @@
+"""Independent models under a limit on the general loss, in whole steps: what size, general and specialist tokens of each give each other.
+
+As `planner.allocate.domains.climb`, but every model moves within what it has of the budget, whatever the others do.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from planner.allocate.domains.climb import FEW, FILLS, GAIN, MOST_MOVES, NEAR_SCALES, SCALES, SIZES
+from planner.allocate.domains.found import INDEPENDENT, Found
+from planner.allocate.domains.keep import within
+from planner.allocate.domains.problem import DomainsProblem
+from planner.allocate.domains.trade import MARGIN
+from planner.allocate.domains.whole import FINE, better
+from planner.laws.dual import Array
+
+SIGNS = np.array([(0, 0), (1, 0), (-1, 0), (0, 1), (0, -1)])
+"""Of moves of general and of specialist tokens; none comes first."""
+TAKERS = np.array([-1, 0, 1])
+"""What takes all that is left: none, the general or the specialist tokens."""
+
+
+def climbed_each(problem: DomainsProblem, found: Found, flops: Array, nearby: bool = False) -> Found:
+    """Return the best models that moves lead to, or those themselves.
+
+    Args:
+        problem: the domains, with a limit on the general loss.
+        found: independent models.
+        flops: what each may cost with its inference, shape (domains,).
+        nearby: whether the search began beside a plan of another request.
+    """
+    rows = np.arange(problem.count)
+    size, pt, spec, share = found.plan
+    unit = np.maximum(problem.step, problem.whole(spec / FINE))
+    like = found
+    for scale in NEAR_SCALES if nearby else SCALES:
+        least = np.full(problem.count, np.inf)
+        for _ in range(MOST_MOVES):
+            moved = _moved(problem, size, pt, spec, flops, scale * unit)
+            value = problem.value(problem.expected(*moved[:3], FEW, like, moved[3]), MARGIN)
+            best = value.argmin(1)
+            gains = value[rows, best] < least * (1 - GAIN)
+            if not gains.any():
+                break
+            least = np.where(gains, value[rows, best], least)
+            size, pt, spec, share = (np.where(gains, new[rows, best], old) for new, old in zip(moved, (size, pt, spec, share), strict=True))
+        like = _found(problem, size, pt, spec, share)
+        found = better(problem, found, like, 0.0) or found
+    return found
+
+
+def _moved(problem: DomainsProblem, size: Any, pt: Array, spec: Array, flops: Array, steps: Array) -> tuple[Any, Array, Array, Array]:
+    """Return every model moved every way: sizes, general tokens with those replayed, specialist ones, and the share of replay, not a number where that
+    is not allowed; shape (domains, plans), the plan itself first.
+    """  # fmt: skip
+    change, sign, taker = (item.reshape(-1) for item in np.meshgrid(SIZES, np.arange(len(SIGNS)), TAKERS, indexing="ij"))
+    at = size[:, None] + np.array(change)
+    outside = (at < 0) | (at >= len(problem.ladder))
+    at = np.clip(at, 0, len(problem.ladder) - 1)
+    total, cost = problem.tokens_each(flops[:, None], at) * (1 + 1e-9), np.take_along_axis(problem.spec_cost, at, 1)
+    pt, spec = (np.where(item[:, None] > 0, item[:, None] + steps[:, None] * SIGNS[sign, which], 0.0) for which, item in enumerate((pt, spec)))
+    for last in (*[False] * FILLS, True):
+        pt, spec = np.minimum(pt, problem.whole(problem.general_tokens)), np.minimum(spec, problem.whole(problem.most_spec)[:, None])
+        good = ~outside & (pt >= problem.least_stage * (1 - 1e-9)) & ((spec == 0) | (spec >= problem.least_stage * (1 - 1e-9)))
+        share = np.where(good, within(problem, at, pt, spec, 0.0, good), np.nan)
+        replayed = spec * share / (1 - share)
+        left = total - pt - cost * spec - (cost - 1) * replayed
+        if not last:
+            more = np.where(np.isfinite(left), left, 0.0)
+            pt = np.where((taker == 0) & (pt > 0), pt + problem.whole(more), pt)
+            spec = np.where((taker == 1) & (spec > 0), spec + problem.whole(more / cost), spec)
+    return at, pt, spec, np.where(left >= 0, share, np.nan)
+
+
+def _found(problem: DomainsProblem, size: Any, pt: Array, spec: Array, share: Array) -> Found:
+    """Write models down, with what they cost."""
+    cost, replayed = problem.spec_cost[np.arange(problem.count), size], spec * share / (1 - share)
+    return Found(INDEPENDENT, size, pt, spec, float(pt.sum()), problem.price[size] * (pt - replayed + cost * (spec + replayed)), 0.0, share)
