@@ -24,6 +24,7 @@ from planner.allocate.domains.problem import EVERY, DomainsProblem
 from planner.allocate.domains.request import Domain, DomainsRequest
 from planner.allocate.domains.split import split
 from planner.allocate.domains.whole import cooldown
+from planner.allocate.replay_cost import cost
 from planner.allocate.request import Request
 from planner.errors import DataError
 from planner.fit.fitted import FittedLaw
@@ -109,9 +110,12 @@ def alone(asked: DomainsRequest) -> float:
     def loss(domain: Domain, flops: float) -> float:
         request = Request(flops, domain.unique_spec, **{name: getattr(asked, name) for name in ("max_general_rise", "max_general_loss", "general_tokens")})
         try:
-            return allocate(domain.law, request, general=domain.general_law, allow_extrapolation=True).plan.loss
+            plan = allocate(domain.law, request, general=domain.general_law, allow_extrapolation=True).plan
         except DataError:
             return np.inf
+        # The mean of the loss, as of many domains; that plan is the best in the mean of its logarithm.
+        points = domain.law.points(plan.params_by, np.array([plan.tokens_pt]), np.array([plan.tokens_spec]), np.array([domain.unique_spec]))
+        return float(np.exp(domain.law.log_loss_resamples(points) + cost(plan.replay_fraction)).mean())
 
     def both(part: float) -> float:
         return weight * loss(first, part * asked.flops) + (1 - weight) * loss(second, (1 - part) * asked.flops)

@@ -51,7 +51,7 @@ def climbed(problem: DomainsProblem, found: Found, nearby: bool = False) -> Foun
     for scale in NEAR_SCALES if nearby else SCALES:
         least = np.inf
         for _ in range(MOST_MOVES):
-            sizes, plans, shares = _moved(problem, size, plan, scale * unit)
+            sizes, plans, shares = _moved(problem, size, plan, scale * unit, not nearby)
             spec = plans[:, 1:].T
             general = plans[:, 0] + spec * shares / (1 - shares)
             value = problem.value(problem.expected(sizes[None], general, spec, FEW, like, shares), MARGIN).sum(0)
@@ -64,21 +64,28 @@ def climbed(problem: DomainsProblem, found: Found, nearby: bool = False) -> Foun
     return found
 
 
-def _moved(problem: DomainsProblem, size: int, plan: Array, steps: float) -> tuple[Any, Array, Array]:
+def _moved(problem: DomainsProblem, size: int, plan: Array, steps: float, crossed: bool) -> tuple[Any, Array, Array]:
     """Return a plan moved every way.
+
+    Args:
+        problem, size, plan: as for `climbed`: trunk and branches of the plan, shape (domains + 1,).
+        steps: tokens by which one of them is longer or shorter.
+        crossed: whether another size is tried with those too, or alone: in jumps of the replay one after the other may gain nothing.
 
     Returns:
         Numbers of sizes, shape (plans,), trunk and branches, shape (plans, domains + 1), and shares of replay, not a number where a plan is not allowed,
         shape (domains, plans). The plan itself comes first.
     """
-    every = np.eye(len(plan))
-    moves = steps * np.array([np.zeros(len(plan)), *(sign * item for item in every for sign in (1, -1))])
-    sizes = size + np.array(SIZES)
-    sizes = sizes[(sizes >= 0) & (sizes < len(problem.ladder))]
+    sizes = np.array([change for change in SIZES if 0 <= size + change < len(problem.ladder)])
     takers = np.append(-1, np.flatnonzero(plan > 0))  # of what is left, or none
-    at, move, taker = (item.reshape(-1) for item in np.meshgrid(sizes, np.arange(len(moves)), takers, indexing="ij"))
-    plans = np.where(plan > 0, plan + moves[move], 0.0)
-    for _ in range(FILLS):
+    every = np.eye(len(plan))
+    moves = np.array([np.zeros(len(plan)), *(sign * item for item in every for sign in (1, -1))])
+    change, move, taker = (item.reshape(-1) for item in np.meshgrid(sizes, np.arange(len(moves)), takers, indexing="ij"))
+    if not crossed:
+        some = (change == 0) | (move == 0)
+        change, move, taker = change[some], move[some], taker[some]
+    at, plans = size + change, np.where(plan > 0, plan + steps * moves[move], 0.0)
+    for _ in range(FILLS if crossed else FILLS - 1):
         plans, shares, left = _bounded(problem, at, plans)
         rows = np.flatnonzero((taker >= 0) & np.isfinite(left))
         which = taker[rows]

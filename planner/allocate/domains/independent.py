@@ -43,7 +43,7 @@ LOST = 0.01
 """Share by which a plan is worse in whole steps than before where none near to it keeps the limit: one looks on around the plan itself."""
 
 
-def independent(problem: DomainsProblem, margin: float = 0.0, quick: bool = False, start: Found | None = None) -> Found | None:
+def independent(problem: DomainsProblem, margin: float = 0.0, quick: bool = False, start: Found | None = None, climbs: bool = True) -> Found | None:
     """Find the best independent models, or None where the budget is too small for one a domain.
 
     Args:
@@ -51,6 +51,7 @@ def independent(problem: DomainsProblem, margin: float = 0.0, quick: bool = Fals
         margin: by which required losses are tightened.
         quick: whether the coarse search is enough.
         start: the best models of a request that differs in little, around which to look; None to search the whole range.
+        climbs: whether steps are moved at the end under a limit on the general loss.
     """
     count, flops, required = problem.count, problem.request.flops, bool(np.isfinite(problem.max_loss).any())
     best = kept = start
@@ -95,7 +96,7 @@ def independent(problem: DomainsProblem, margin: float = 0.0, quick: bool = Fals
         if required and following is CLOSER[0] and count <= MANY:  # with what it gives back their models may be of quite another size
             sizes = np.concatenate([sizes, np.tile(near(problem, 0, COARSE), (count, 1))], axis=1)
     found = better(problem, kept, best, 0.0)
-    if found is None or quick or not problem.request.limited or count > MOST_DOMAINS:
+    if found is None or quick or not climbs or not problem.request.limited or count > MOST_DOMAINS:
         return found
     return climbed_each(problem, found, _own(problem, found), start is not None)
 

@@ -41,7 +41,7 @@ LEAST_LOGIT = -9.0
 
 def split(
     problem: DomainsProblem, name: str = SPLIT, margin: float = 0.0, quick: bool = False,
-    start: Found | None = None, stages: tuple[Stage, ...] = NEARBY,
+    start: Found | None = None, stages: tuple[Stage, ...] = NEARBY, climbs: bool = True,
 ) -> Found | None:  # fmt: skip
     """Find the best split training, or None where the budget allows none.
 
@@ -52,6 +52,7 @@ def split(
         quick: whether the coarse search is enough.
         start: the best plan of a request that differs in little, around which to look; None to search the whole range.
         stages: how close to look around it.
+        climbs: whether steps are moved at the end under a limit on the general loss.
     """
     best, kept, bare = start, start, None if start is None else without(problem, start)
     size, logit, share = (0, 0.0, None) if start is None else middle(problem, start)
@@ -68,7 +69,7 @@ def split(
             break
         size, logit, share = middle(problem, best)
     found = better(problem, kept, best, 0.0)
-    if found is not None and problem.request.limited and problem.count <= climb.MOST_DOMAINS and not quick:
+    if found is not None and problem.request.limited and problem.count <= climb.MOST_DOMAINS and climbs and not quick:
         return climb.climbed(problem, found, start is not None)
     if found is None or not trading:
         return found

@@ -40,7 +40,10 @@ def worlds(problem: DomainsProblem, known: FittedLaw | None = None) -> Iterator[
 def best_in(world: DomainsProblem, found: Found, margin: float) -> tuple[Found, float]:
     """Return the best plan of a world, sought from a recommendation on, and how much higher the recommendation's weighted loss is than its [%], from 0."""
     stages = OWN if world.count <= MANY else OWN_OF_MANY
-    own = independent(world, margin, start=found) if found.name == INDEPENDENT else split(world, found.name, margin, start=found, stages=stages)
+    if found.name == INDEPENDENT:
+        own = independent(world, margin, start=found, climbs=False)
+    else:
+        own = split(world, found.name, margin, start=found, stages=stages, climbs=False)
     assert own is not None
     return own, 100 * float((world.weights @ world.losses(found)) / (world.weights @ world.losses(own)) - 1)
 
