@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from planner.allocate import least_share
 from planner.allocate.closer import around_plan, closest
 from planner.allocate.optimum import MOST_RESAMPLES, coarse, guesses, leading, search
 from planner.allocate.problem import Problem
@@ -53,9 +54,11 @@ def test_plans_that_some_resamples_give_up_are_never_the_best(name: str) -> None
     assert given_up > 0.1 * looked_at > 0, "it is to be quicker, too"
 
 
+@pytest.mark.parametrize("at_once", [0, 10**9])
 @pytest.mark.parametrize("rise", [0.01, 0.05, 0.2, 1.0])
-def test_the_least_share_is_that_of_every_share_in_turn(rise: float) -> None:
-    """In thousandths, and no more than the general text holds; the shares in between are told apart to one of them."""
+def test_the_least_share_is_that_of_every_share_in_turn(rise: float, at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In thousandths, and no more than the general text holds; the shares in between are told apart to one of them, one by one or at once."""
+    monkeypatch.setattr(least_share, "AT_ONCE", at_once)
     random = np.random.default_rng(3)
     law = random_law(LAWS["root-rote"], random)
     problem = replace(Problem.of(law, Request(1e13, 2e5, params_among=(5e4, 2e5))), retention=limited(law, rise))
