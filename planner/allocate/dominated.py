@@ -7,6 +7,7 @@ model that is worse at everything.
 from __future__ import annotations
 
 from dataclasses import replace
+from math import ceil
 
 import numpy as np
 
@@ -44,9 +45,10 @@ def better_in_both(problem: Problem, plan: Plan, kept: Kept, mine: float) -> str
         if len(after) and np.nanmin(after, initial=np.inf) < best:
             row = int(np.nanargmin(after))
             best, rise = float(after[row]), 100 * float(np.expm1(after[row] - before[row]))
+            limit = ceil(1e3 * np.exp(best)) / 1e3
             said = (
                 f"a general loss that rises {rise:.2g} % would leave both losses lower: {np.exp(after[row]):.4g} general instead of {kept.loss:.4g}, "
                 f"{np.exp(expected[special[row]]):.4g} specialist instead of {np.exp(mine):.4g}, means over the refits. The rise is over what the "
-                "same model was before: a trunk that knows less has less to lose, and a limit on the loss itself (--max-general-loss) rewards none"
+                f"same model was before: a trunk that knows less has less to lose; --max-general-loss {limit:g} limits the loss itself and rewards none"
             )
     return said

@@ -21,6 +21,8 @@ LEAST_ROWS = 5
 """Rows, and distinct losses, at least."""
 RESAMPLES = 300
 SHUFFLES = 2000
+GUESSING = 0.1
+"""By how much an accuracy may lie below that of guessing: few questions scatter so."""
 NOISE = 0.05
 """Share of shuffled tables that may fall with loss as much as the real one, at most."""
 STEEPEST, FLATTEST = 100.0, 0.3
@@ -86,6 +88,11 @@ def fit_sigmoid(table: Table, *, chance: float | None = None, resamples: int = R
         raise InputError(f"chance {chance:g} is not a share from 0 to below 1", remedy="give one, such as 0.25 for four choices")
     if chance is not None and table.accuracy.max() <= chance:
         raise DataError(f"no accuracy of the table is above chance, {chance:g}", remedy="give models that can do some of it, or another chance level")
+    if chance is not None and (below := int((table.accuracy < chance - GUESSING).sum())):
+        raise DataError(
+            f"{below} of {len(table.accuracy)} accuracies lie more than {GUESSING:g} below chance, {chance:g}, the least at {table.accuracy.min():g}",
+            remedy="give the accuracy of guessing, or leave it away to have it fitted",
+        )
     _refuse_noise(table, random)
     best = _fit(table, chance, _starts(table))
     rows = len(table.loss)

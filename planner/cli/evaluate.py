@@ -55,11 +55,11 @@ def evaluate(
     replaceable(place, KIND)
     check_device(device)
     wanted = _tasks(tasks, tasks_folder)
+    found, before = checkpoint_in(checkpoint), checkpoint_in(base) if base is not None else None
     if corpus is None and not wanted:
         raise InputError("there is nothing to evaluate on", remedy="give --corpus, --tasks or both")
     text = Corpus.open(corpus) if corpus is not None else None
     options: dict[str, Any] = {"few_shot": few_shot, "limit": limit, "device": device}
-    found, before = checkpoint_in(checkpoint), checkpoint_in(base) if base is not None else None
     if text is not None:
         domain = domain or domain_of(found, text)
         if to_table is not None:

@@ -128,7 +128,7 @@ class _Worker:
                     self.process = self._context.Process(target=_work, args=(other,), daemon=True)
                     self.process.start()
                 return
-            except (EOFError, OSError) as error:  # what workers are forked off was killed: it is begun anew
+            except (EOFError, ConnectionError) as error:  # what workers are forked off was killed: it is begun anew
                 self.pipe.close()
                 if attempt == ATTEMPTS - 1:
                     why = str(error) or "the process that workers are forked off was killed"

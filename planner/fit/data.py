@@ -218,7 +218,7 @@ def of_method(frame: DataFrame, method: str) -> DataFrame:
     general = names.map(lambda name: name if name in METHODS and Method(name).both else "full")
     kept = frame[(names == method) | (~special & (general == Method(method).general.name))].reset_index(drop=True)
     found, stage = (sorted(set(names[special])), "specialist") if special.any() else (sorted(set(general)), "general")
-    if len(frame) and (kept.empty or (special.any() and method not in found)):
+    if len(frame) and (kept.empty or method not in found):
         known = next((name for name in found if name in METHODS), None)
         remedy = f"fit with --method {known}" if known else f"name it in the table as one of {', '.join(METHODS)}"
         raise DataError(f"no run trained its {stage} stage with method {method}; there are {', '.join(found)}", remedy=remedy)

@@ -50,6 +50,9 @@ def test_rows_without_a_specialist_stage_belong_to_the_methods_with_their_genera
     for method, rows in (("full", {"z", "f"}), ("lora", {"z", "l"}), ("lora-both", {"both-z", "both-l"})):
         ids = fit_data(frame, method=method).run_ids
         assert len(ids) == 9 and {name.rstrip("0123456789+e-") if "both" not in name else name[:6] for name in ids} == rows
+    one_stage = frame[frame["run_id"].str.startswith("z")]
+    with pytest.raises(DataError, match="no run trained its general stage with method lora; there are full; fit with --method full"):
+        fit_data(one_stage, method="lora")
     alone = frame[frame["run_id"].str.startswith("both-z")]
     assert fit_data(alone, method="lora-both").count == 3
     with pytest.raises(DataError, match="no run trained its general stage with method full; there are lora-both; fit with --method lora-both"):

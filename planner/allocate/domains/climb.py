@@ -31,6 +31,8 @@ MOST_MOVES = 30
 """Of one scale."""
 GAIN = 1e-8
 """Share of itself by which the objective must fall for another move."""
+IDLE = 0.97
+"""Share of the budget under which what is left of it decides nothing."""
 FILLS = 3
 """Times that what takes the rest is brought to it, whose replay changes with it."""
 
@@ -47,11 +49,11 @@ def climbed(problem: DomainsProblem, found: Found, nearby: bool = False) -> Foun
         return found
     size, plan, share = int(found.size[0]), np.append(found.tokens_general, found.tokens_spec), found.shares
     unit = max(problem.step, problem.whole(found.tokens_spec.max() / FINE))
-    like = found
+    like, idle = found, problem.spent(found) < IDLE * problem.request.flops
     for scale in NEAR_SCALES if nearby else SCALES:
         least = np.inf
         for _ in range(MOST_MOVES):
-            sizes, plans, shares = _moved(problem, size, plan, scale * unit, not nearby)
+            sizes, plans, shares = _moved(problem, size, plan, scale * unit, not nearby, idle)
             spec = plans[:, 1:].T
             general = plans[:, 0] + spec * shares / (1 - shares)
             value = problem.value(problem.expected(sizes[None], general, spec, FEW, like, shares), MARGIN).sum(0)
@@ -64,27 +66,31 @@ def climbed(problem: DomainsProblem, found: Found, nearby: bool = False) -> Foun
     return found
 
 
-def _moved(problem: DomainsProblem, size: int, plan: Array, steps: float, crossed: bool) -> tuple[Any, Array, Array]:
+def _moved(problem: DomainsProblem, size: int, plan: Array, steps: float, crossed: bool, idle: bool) -> tuple[Any, Array, Array]:
     """Return a plan moved every way.
 
     Args:
         problem, size, plan: as for `climbed`: trunk and branches of the plan, shape (domains + 1,).
         steps: tokens by which one of them is longer or shorter.
         crossed: whether another size is tried with those too, or alone: in jumps of the replay one after the other may gain nothing.
+        idle: whether some of the budget buys nothing.
 
     Returns:
         Numbers of sizes, shape (plans,), trunk and branches, shape (plans, domains + 1), and shares of replay, not a number where a plan is not allowed,
         shape (domains, plans). The plan itself comes first.
     """
     sizes = np.array([change for change in SIZES if 0 <= size + change < len(problem.ladder)])
-    takers = np.append(-1, np.flatnonzero(plan > 0))  # of what is left, or none
     every = np.eye(len(plan))
-    moves = np.array([np.zeros(len(plan)), *(sign * item for item in every for sign in (1, -1))])
+    moves = [np.zeros(len(plan)), *(sign * item for item in every for sign in (1, -1))]
+    takers = np.append(-1, np.flatnonzero(plan > 0))  # of what is left, or none
+    if idle:  # scarce text binds then, which the trunk and what the branches replay share
+        moves += [first + second for number, one in enumerate(every) for other in every[:number] for first in (one, -one) for second in (other, -other)]
+        takers = takers[:1]
     change, move, taker = (item.reshape(-1) for item in np.meshgrid(sizes, np.arange(len(moves)), takers, indexing="ij"))
     if not crossed:
         some = (change == 0) | (move == 0)
         change, move, taker = change[some], move[some], taker[some]
-    at, plans = size + change, np.where(plan > 0, plan + steps * moves[move], 0.0)
+    at, plans = size + change, np.where(plan > 0, plan + steps * np.array(moves)[move], 0.0)
     for _ in range(FILLS if crossed else FILLS - 1):
         plans, shares, left = _bounded(problem, at, plans)
         rows = np.flatnonzero((taker >= 0) & np.isfinite(left))

@@ -23,6 +23,12 @@ TAKERS = np.array([-1, 0, 1])
 """What takes all that is left: none, the general or the specialist tokens."""
 
 
+def own_budgets(problem: DomainsProblem, found: Found) -> Array:
+    """Return what each domain's model costs with its inference, brought to the whole budget, shape (domains,)."""
+    result: Array = (found.flops + problem.weights * problem.inference[found.size]) * problem.request.flops / problem.spent(found)
+    return result
+
+
 def climbed_each(problem: DomainsProblem, found: Found, flops: Array, nearby: bool = False) -> Found:
     """Return the best models that moves lead to, or those themselves.
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from planner.allocate.domains.climb import MOST_DOMAINS
-from planner.allocate.domains.climb_each import climbed_each
+from planner.allocate.domains.climb_each import climbed_each, own_budgets
 from planner.allocate.domains.found import INDEPENDENT, Found
 from planner.allocate.domains.keep import after, within
 from planner.allocate.domains.problem import EVERY, MILD, MOST, PENALTY, DomainsProblem
@@ -61,7 +61,7 @@ def independent(problem: DomainsProblem, margin: float = 0.0, quick: bool = Fals
         grid = _budgets(problem), near(problem, 0, COARSE), SPLITS[::thin], general
         budgets, sizes, splits, general = (np.tile(values, (count, 1)) for values in grid)
     else:
-        budgets, sizes, splits, general = _around(problem, start, _own(problem, start), NEARBY[0])
+        budgets, sizes, splits, general = _around(problem, start, own_budgets(problem, start), NEARBY[0])
     for number, following in enumerate((*(NEARBY[1:] if start else CLOSER), None)):
         table: Sequence[Any] = _tables(problem, budgets, sizes, splits, general, best)
         less = replace(problem, evaluations=problem.evaluations * REQUIRED / budgets.shape[1])
@@ -89,7 +89,7 @@ def independent(problem: DomainsProblem, margin: float = 0.0, quick: bool = Fals
         if quick or following is None or best is None:
             break
         # Around what each domain has in the best so far, whose budgets are its own.
-        middle, each = best, np.maximum(_own(problem, best), 1e-300)
+        middle, each = best, np.maximum(own_budgets(problem, best), 1e-300)
         if problem.request.limited and filled.total[0] < (1 - LOST) * worth(problem, best, margin, mild):
             middle, each = Found(INDEPENDENT, at[rows, node], pt[rows, node], spec[rows, node], 0.0, filled.amount[0], 0.0), filled.amount[0]
         budgets, sizes, splits, general = _around(problem, middle, each, following)
@@ -98,13 +98,7 @@ def independent(problem: DomainsProblem, margin: float = 0.0, quick: bool = Fals
     found = better(problem, kept, best, 0.0)
     if found is None or quick or not climbs or not problem.request.limited or count > MOST_DOMAINS:
         return found
-    return climbed_each(problem, found, _own(problem, found), start is not None)
-
-
-def _own(problem: DomainsProblem, found: Found) -> Array:
-    """Return what each domain's model costs with its inference, brought to the whole budget."""
-    result: Array = (found.flops + problem.weights * problem.inference[found.size]) * problem.request.flops / problem.spent(found)
-    return result
+    return climbed_each(problem, found, own_budgets(problem, found), start is not None)
 
 
 def _around(problem: DomainsProblem, found: Found, each: Array, stage: Stage) -> tuple[Array, Any, Array, Array]:

@@ -11,7 +11,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from planner.allocate.domains.found import Found
+from planner.allocate.domains.climb import MOST_DOMAINS, climbed
+from planner.allocate.domains.climb_each import climbed_each, own_budgets
+from planner.allocate.domains.found import INDEPENDENT, Found
 from planner.allocate.domains.problem import DomainsProblem
 from planner.allocate.domains.whole import better
 
@@ -31,7 +33,7 @@ def with_less(problem: DomainsProblem, search: Callable[[DomainsProblem, float],
         search: for the best plan of such a request with required losses tightened by a margin.
         margin: by which they are.
     """
-    best = found = search(problem, margin)
+    best = found = first = search(problem, margin)
     less = problem
     for _ in range(MOST):
         if found is None or not (problem.request.limited or np.isfinite(problem.max_loss).any()):
@@ -42,7 +44,10 @@ def with_less(problem: DomainsProblem, search: Callable[[DomainsProblem, float],
         less = _under(problem, float(flops))
         found = search(less, margin)
         best = better(problem, best, found, margin)
-    return best
+    if best is None or best is first or not problem.request.limited or problem.count > MOST_DOMAINS:
+        return best
+    # It was moved within the smaller budget and its sizes.
+    return climbed_each(problem, best, own_budgets(problem, best)) if best.name == INDEPENDENT else climbed(problem, best)
 
 
 def _under(problem: DomainsProblem, flops: float) -> DomainsProblem:
