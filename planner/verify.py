@@ -116,6 +116,8 @@ def verify(folder: Path) -> Verification:
         what = f"{folder / 'launch.json'} puts down a forecast of {put_down}, and {arm or 'the recommendation'} has {allocation.plan.loss:.5g}"
         raise StateError(what, remedy="restore its arm; a forecast is not changed afterwards")
     if not record.exists():
+        if (told := folder / "verification.json").exists():
+            raise StateError(f"the record of the run in {folder} is gone; what it was found to be stands in {told}", remedy=f"restore {record}")
         raise StateError(f"the run in {folder} has not ended", remedy="run plan launch again; it goes on from where it is")
     row = read_row(record, f"run {launch['run_id']}")
     with whole(record):

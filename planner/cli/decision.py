@@ -39,6 +39,7 @@ def read_decision(path: Path) -> Decision:
     from planner.allocate.allocation import Allocation
     from planner.allocate.base import Base
     from planner.allocate.base_answer import KIND, VERSION
+    from planner.allocate.domains.answer import KIND as OF_DOMAINS
     from planner.allocate.request import Request
     from planner.artifacts import read_artifact, read_json, whole
     from planner.fit.fitted import FittedLaw
@@ -47,6 +48,9 @@ def read_decision(path: Path) -> Decision:
     body = read_json(path)
     method, bases = Method(), tuple[Base, ...]()
     of_bases = body.get("kind") == KIND
+    if body.get("kind") == OF_DOMAINS:
+        remedy = "ask plan allocate --domains --next-runs FLOPs, which lists runs for the law that is worth most"
+        raise InputError(f"{path} is an answer for many domains, and runs are designed for one law", remedy=remedy)
     if of_bases:
         body = read_artifact(path, KIND, VERSION)
     else:

@@ -22,6 +22,8 @@ TARGETS = {"spec": "loss_spec", "general": "loss_general"}
 """Which held-out loss a law is of, and the column it is read from."""
 SCARCE = 0.01
 """Specialist tokens over all, geometric means, under which they have a unit of their own; in recorded sweeps it is 0.03 to 0.4."""
+MIN_ROWS = 8
+"""Fewest rows that anything is fitted to."""
 ONE_PASS = 1.05
 """Passes up to which text counts as seen once."""
 PARAMS_KINDS = {"non_embedding": "params_non_embedding", "total": "params_total"}
@@ -144,6 +146,7 @@ def fit_data(frame: DataFrame, keep: tuple[str, ...] = (), target: str = "spec",
     if target not in TARGETS:
         raise InputError(f"--target {target!r} is not a loss of the table", remedy=f"choose one of {', '.join(TARGETS)}")
     rows = usable(frame, keep)
+    unflagged = len(rows)
     rows = rows[rows[TARGETS[target]].notna()]
     if len(rows) and early(rows).all():
         what = f"all {len(rows)} runs without a flag have specialist text in their general stage (early_fraction), and no law is fitted to such alone"
@@ -152,7 +155,7 @@ def fit_data(frame: DataFrame, keep: tuple[str, ...] = (), target: str = "spec",
     every, rows = len(rows), of_method(rows, method)
     if rows.empty and (frame["status"] == "diverged").all():
         raise DataError(f"all {len(frame)} runs diverged, and none has a loss to fit", remedy="mend the recipe, the learning rate first, and run again")
-    if rows.empty:
+    if rows.empty or (len(rows) < MIN_ROWS and 2 * unflagged <= len(frame)):  # it is the flags that leave too few
         named = flagged(frame)
         said = ", ".join(f"{len(runs)} {flag}" for flag, runs in named.items()) or "none is flagged"
         held = {flag for text in frame["flags"][frame[TARGETS[target]].notna()] for flag in str(text).split(";")}
@@ -160,7 +163,8 @@ def fit_data(frame: DataFrame, keep: tuple[str, ...] = (), target: str = "spec",
         remedy = f"take rows in with --keep {flag} where they are sound all the same" if flag else f"give rows with a {TARGETS[target]}"
         if flag == "under_2_tokens_per_parameter":
             remedy = f"write tokens out, or as 30B, if they are in thousands, millions or billions, or {remedy}"
-        raise DataError(f"none of {len(frame)} runs has a {TARGETS[target]} and no flag: {said}", remedy=remedy)
+        few = "none" if rows.empty else f"only {len(rows)}"
+        raise DataError(f"{few} of {len(frame)} runs {'has' if len(rows) < 2 else 'have'} a {TARGETS[target]} and no flag: {said}", remedy=remedy)
     one_recipe(rows)
     if (rows["branch_kind"] == "annealed").any() and (rows["branch_kind"] == "stable").any():
         raise DataError("the runs mix branches off annealed and off stable models", remedy="fit one kind at a time")

@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 
 from planner.errors import DataError, PlannerWarning
-from planner.fit.data import FitData
+from planner.fit.data import MIN_ROWS, FitData
 from planner.fit.scale import Scale
 from planner.laws import Law
 from planner.laws.dual import Array
@@ -17,7 +17,6 @@ MIN_SIZES = 3
 """A size term has an amplitude and an exponent, and E is the third unknown."""
 MIN_TOKENS = 3
 """Values of general and of specialist tokens, zero among them: an amplitude, an exponent and an offset or factor."""
-MIN_ROWS = 8
 ROWS_PER_PARAMETER = 2.0
 DECADE = 9.0
 """Sizes that span less are warned of; realised shapes miss a round decade by a little."""

@@ -11,10 +11,10 @@ import numpy as np
 
 from planner.errors import DataError, PlannerWarning
 from planner.fit.beyond import Beyond
-from planner.fit.data import TARGETS, FitData
+from planner.fit.data import MIN_ROWS, TARGETS, FitData
 from planner.fit.estimate import Estimate, estimate
 from planner.fit.holdout import Slice, mean_absolute_percent, slices
-from planner.fit.identify import MIN_ROWS, ROWS_PER_PARAMETER, numberless, reason_against
+from planner.fit.identify import ROWS_PER_PARAMETER, numberless, reason_against
 from planner.fit.kin import kin_starts
 from planner.fit.mistakes import mistakes
 from planner.fit.resample import fit_weighted

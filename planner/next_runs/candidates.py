@@ -131,6 +131,11 @@ class Candidates:
         return Candidates(tuple(cell for cell, taken in zip(self.cells, chosen, strict=True) if taken), self.setting)
 
 
+def least_budget(setting: Setting) -> float:
+    """Return the FLOPs under which no run of the least size and tokens may be paid."""
+    return setting.least_tokens * setting.flops_per_token(1.02 * SMALLEST) / DEAREST
+
+
 def candidates(
     setting: Setting, flops: float, *, unique_target: float, smallest: float = 0.0, sizes: Sequence[float] | None = None,
     tokens_pt: Sequence[float] | None = None, tokens_spec: Sequence[float] | None = None, unique_spec: Sequence[float] | None = None,
@@ -151,9 +156,8 @@ def candidates(
         DataError: the budget pays no run, or the rules leave no cell; the message says the least that works.
     """
     dearest = DEAREST * flops
-    least = setting.least_tokens * setting.flops_per_token(1.02 * SMALLEST)
-    if least > dearest:
-        raise DataError(f"{flops:.3g} FLOPs pay no tree of runs that a fit could use", remedy=f"give at least {least / DEAREST:.2g} FLOPs")
+    if (least := least_budget(setting)) > flops:
+        raise DataError(f"{flops:.3g} FLOPs pay no run that a fit could use", remedy=f"give at least {least:.2g} FLOPs")
     step = setting.recipe.tokens_per_step
     chosen_sizes = list(sizes) if sizes else _sizes(setting, dearest, smallest)
     middle = float(np.exp(np.log(chosen_sizes).mean()))

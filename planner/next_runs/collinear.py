@@ -49,7 +49,7 @@ def refuse_collinear(given: Candidates, every: Sequence[Worlds], noise: float, s
             what = f"{names[0]} cannot be measured" if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]} cannot be separated"
             raise DataError(
                 f"this design cannot carry the law {worlds.law.name}: by the rank of its information matrix {what}",
-                remedy="vary sizes, tokens_pt, tokens_spec and unique_spec apart from each other, or take a simpler law",
+                remedy="give more FLOPs, vary sizes, tokens_pt, tokens_spec and unique_spec apart from each other, or take a simpler law",
             )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count
 from math import ceil
 from typing import Any
 
@@ -20,7 +21,7 @@ from planner.flags import OVERFITTED
 from planner.laws import Law
 from planner.laws.dual import Array
 from planner.next_runs.belief import FORMS, Worlds, prior_law, prior_worlds, worlds_of
-from planner.next_runs.candidates import Candidates, Setting, candidates
+from planner.next_runs.candidates import Candidates, Setting, candidates, least_budget
 from planner.next_runs.choose import cheapest_first, choose, naive_grid
 from planner.next_runs.collinear import against_axes, refuse_collinear
 from planner.next_runs.information import ABSOLUTE, TRUNK_SHARE, Information, mean_criterion
@@ -137,15 +138,17 @@ def affordable(setting: Setting, flops: float, laws: Sequence[Law], fitted: bool
     if given is not None:
         return given
     assert error is not None
-    low, high = flops, 2 * flops
+    low, high = flops, max(2 * flops, least_budget(setting))
+    most = MOST_TIMES * high
     while _attempt(setting, high, laws, fitted, axes)[0] is None:
         low, high = high, 2 * high
-        if high > MOST_TIMES * flops:
+        if high > most:
             raise error
     for _ in range(4):
         middle = (low * high) ** 0.5
         low, high = (low, middle) if _attempt(setting, middle, laws, fitted, axes)[0] is not None else (middle, high)
-    least = float(f"{1.05 * high:.1e}")
+    # Whole steps and real shapes make some budgets between two that do fail.
+    least = next(number for power in count(1) if _attempt(setting, number := float(f"{1.05**power * high:.1e}"), laws, fitted, axes)[0] is not None)
     raise DataError(f"{flops:.3g} FLOPs are too few for a tree of runs: {error.message}", remedy=f"give at least {least:g} FLOPs") from error
 
 

@@ -216,6 +216,14 @@ def test_columns_in_another_unit_are_asked_about(tmp_path: Path, change: dict[st
         fit_data(read(grid(0.003).assign(**change), tmp_path))  # type: ignore[arg-type]
 
 
+def test_few_runs_that_a_slip_of_units_leaves_are_told_of_as_such(tmp_path: Path) -> None:
+    frame = grid(0.003)
+    frame["tokens_pt"] /= 1e3
+    frame.loc[:2, "tokens_pt"] *= 1e3
+    with pytest.raises(DataError, match=rf"only 3 of {len(frame)} runs have a loss_spec and no flag: .*under_2_tokens_per_parameter.*; write tokens out"):
+        fit_data(read(frame, tmp_path))
+
+
 def test_distinct_text_in_another_unit_is_asked_about(tmp_path: Path) -> None:
     n, spec = (values.ravel() for values in np.meshgrid(SIZES, np.geomspace(1e9, 1e11, 6)))
     thousands = spec / np.resize([1, 4], len(spec)) / 1e3

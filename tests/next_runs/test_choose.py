@@ -133,10 +133,11 @@ def test_the_rank_names_what_no_rule_saw(fitted: FittedLaw) -> None:
         refuse_collinear(Candidates(tuple(tied), SETTING), every, 0.005, 0.25)
 
 
-def test_a_budget_too_small_is_told_the_least_that_works() -> None:
+@pytest.mark.parametrize("flops", [1.0, 1e9, 2e11, 9e11])
+def test_a_budget_too_small_is_told_the_least_that_works(flops: float) -> None:
     laws = [LAWS["bounded-penalised"]]
     with pytest.raises(DataError, match="too few for a tree") as refused:
-        affordable(SETTING, 1e9, laws, True, unique_target=2e5)
+        affordable(SETTING, flops, laws, True, unique_target=2e5)
     least = float(refused.value.remedy.split()[3])
     assert len(affordable(SETTING, least, laws, True, unique_target=2e5))
     with pytest.raises(DataError):

@@ -120,6 +120,9 @@ def test_decisions_of_less_than_a_pass_and_of_older_answers(fitted: FittedLaw, t
     code, _, messages = run("--flops", "5e12", "--decision", str(answer), "--corpus", str(tmp_path / "corpus"), "--dry-run")
     assert code == 0, messages
     body = json.loads(answer.read_text())
+    answer.write_text(json.dumps(body | {"kind": "domains"}))
+    code, _, messages = run("--flops", "5e12", "--decision", str(answer))
+    assert code == 2 and "is an answer for many domains" in " ".join(messages.split()) and "--next-runs" in messages
     del body["source"]["law_path"]
     answer.write_text(json.dumps(body))
     code, _, messages = run("--flops", "5e12", "--decision", str(answer))
