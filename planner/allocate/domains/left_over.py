@@ -21,6 +21,8 @@ IDLE = 0.98
 """Share of the budget under which some of it is left over."""
 STEP, ROOM = 1.2, 1.02
 """Factor between smaller budgets, and from what a plan takes to the least of them that is searched for a better one."""
+CLOSE = (1.05, 1.4)
+"""Factors from what the best plan takes to budgets that are searched last, whose grids lie around it."""
 MOST = 3
 """Smaller budgets that are searched, one after the other."""
 
@@ -44,10 +46,20 @@ def with_less(problem: DomainsProblem, search: Callable[[DomainsProblem, float],
         less = _under(problem, float(flops))
         found = search(less, margin)
         best = better(problem, best, found, margin)
-    if best is None or best is first or not problem.request.limited or problem.count > MOST_DOMAINS:
+    if best is None or not problem.request.limited or problem.spent(best) > IDLE * problem.request.flops:
         return best
-    # It was moved within the smaller budget and its sizes.
-    return climbed_each(problem, best, own_budgets(problem, best)) if best.name == INDEPENDENT else climbed(problem, best)
+    best = best if best is first else _moved(problem, best)
+    for flops in (factor * problem.spent(best) for factor in CLOSE):
+        if flops <= IDLE * problem.request.flops and (found := search(_under(problem, flops), margin)) is not None:
+            best = better(problem, best, _moved(problem, found), margin) or best
+    return best
+
+
+def _moved(problem: DomainsProblem, found: Found) -> Found:
+    """Move a plan, which was moved within a smaller budget and its sizes, within the whole one."""
+    if problem.count > MOST_DOMAINS:
+        return found
+    return climbed_each(problem, found, own_budgets(problem, found)) if found.name == INDEPENDENT else climbed(problem, found)
 
 
 def _under(problem: DomainsProblem, flops: float) -> DomainsProblem:
