@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import count
 from math import ceil
 from typing import Any
 
@@ -28,7 +27,9 @@ from planner.next_runs.information import ABSOLUTE, TRUNK_SHARE, Information, me
 from planner.next_runs.target import Target, deviation, expected_regret
 
 MOST_TIMES = 1e7
-"""The least budget that works is looked for up to this multiple of the one given."""
+"""The least budget that works is looked for up to this multiple of the one given, or of what a single run takes."""
+MOST_ROUNDED = 40
+"""Steps of 5 % in which it is made a number of two digits that works."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,8 @@ def affordable(setting: Setting, flops: float, laws: Sequence[Law], fitted: bool
         middle = (low * high) ** 0.5
         low, high = (low, middle) if _attempt(setting, middle, laws, fitted, axes)[0] is not None else (middle, high)
     # Whole steps and real shapes make some budgets between two that do fail.
-    least = next(number for power in count(1) if _attempt(setting, number := float(f"{1.05**power * high:.1e}"), laws, fitted, axes)[0] is not None)
+    rounded = (float(f"{1.05**power * high:.1e}") for power in range(1, MOST_ROUNDED))
+    least = next((number for number in rounded if _attempt(setting, number, laws, fitted, axes)[0] is not None), high)
     raise DataError(f"{flops:.3g} FLOPs are too few for a tree of runs: {error.message}", remedy=f"give at least {least:g} FLOPs") from error
 
 

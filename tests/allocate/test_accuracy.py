@@ -28,10 +28,14 @@ def test_noiseless_parameters_are_recovered() -> None:
     assert found.parameters == pytest.approx(TRUTH, rel=1e-4)
     assert found.scatter < 1e-6
     fixed = fit_sigmoid(table(12, 0.0, 0), chance=0.25)
-    with pytest.raises(DataError, match=r"accuracies lie more than 0\.1 below chance, 0\.5, the least at 0\.2"):
-        fit_sigmoid(table(12, 0.0, 0), chance=0.5)
     assert fixed.parameters == pytest.approx(TRUTH, rel=1e-4) and np.all(fixed.resamples[:, 0] == 0.25)
     assert fixed.degrees == found.degrees + 1
+
+
+def test_accuracies_far_below_chance_are_refused() -> None:
+    """The curve would not go below chance, and the interval would."""
+    with pytest.raises(DataError, match=r"accuracies lie more than 0\.1 below chance, 0\.5, the least at 0\.2"):
+        fit_sigmoid(table(12, 0.0, 0), chance=0.5)
 
 
 def test_noisy_parameters_lie_in_their_intervals() -> None:

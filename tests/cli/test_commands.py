@@ -45,7 +45,6 @@ def test_too_many_open_files_are_one_sentence(monkeypatch: pytest.MonkeyPatch) -
     assert run("fit", "anything") == (2, "", "error: Too many open files; raise the limit on them (ulimit -n), or ask for fewer workers or ranks.\n")
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="needs a shell")
 @pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
 def test_a_terminal_of_another_encoding_ends_no_command(encoding: str) -> None:
     for arguments in (["--help"], ["laws", "chinchilla"]):
@@ -54,6 +53,7 @@ def test_a_terminal_of_another_encoding_ends_no_command(encoding: str) -> None:
         assert (done.returncode, done.stderr) == (0, b"") and (b"Usage" in done.stdout or b"?" in done.stdout)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a shell")
 def test_closed_streams_take_nothing_away() -> None:
     """Messages stay off stdout, whose reader expects results, and what shows progress finds no terminal where there is no stream."""
     show = "import sys; sys.argv[1:] = ['fit', 'nowhere']; from planner.cli import console, main; main._open_streams(); console.Bar('x', 1); main.main()"
