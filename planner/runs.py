@@ -8,14 +8,14 @@ from __future__ import annotations
 import json
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from planner.artifacts import read_artifact, write_text
 from planner.errors import DataError, InputError, PlannerWarning
-from planner.flags import flag_runs, mostly_warmup
+from planner.flags import flag_runs, judge_alone, mostly_warmup
 from planner.flops import flops_6nd
 from planner.recipe import Recipe
 from planner.tabular import LINES, columns_of, numbers, read_frame
@@ -132,12 +132,13 @@ def write_runs(path: Path, frame: DataFrame) -> None:
     write_text(path, frame.to_csv(index=False, lineterminator="\n"))
 
 
-def read_runs(path: Path | str, mapping: Mapping[str, str] | None = None) -> DataFrame:
+def read_runs(path: Path | str, mapping: Mapping[str, str] | None = None, unnamed: str = "row") -> DataFrame:
     """Read and validate a runs table: CSV, JSON Lines or parquet.
 
     Args:
         path: the file.
         mapping: this project's column name to the file's, for tables of somebody else's runs.
+        unnamed: what a run without a name is called, before the number of its row.
 
     Returns:
         A table with every column of the schema, flagged.
@@ -161,12 +162,38 @@ def read_runs(path: Path | str, mapping: Mapping[str, str] | None = None) -> Dat
         )
     if frame.empty:
         raise InputError(f"{path} has no rows", remedy="give a table with runs")
-    frame = _complete(frame, path, header)
+    frame = _complete(frame, path, header, unnamed)
     for name, (unit, _) in SCHEMA.items():
         if unit != "text":
             frame[name] = _numbers(frame, name, path, header)
     _check_ranges(frame, path, header)
     return flag_runs(frame[list(SCHEMA)])
+
+
+def read_together(paths: Sequence[Path], mapping: Mapping[str, str] | None = None) -> DataFrame:
+    """Read several runs tables as one, such as a sweep's and that of the runs designed to follow it; flags that compare runs do so across them.
+
+    Args:
+        paths: the files.
+        mapping: as for `read_runs`, the same for all.
+
+    Raises:
+        InputError: as `read_runs`, or two of them have a run of one name.
+        DataError: they are of different recipes, corpora or tokenizers.
+    """
+    import pandas as pd
+
+    if len(paths) == 1:
+        return read_runs(paths[0], mapping)
+    frames = [read_runs(path, mapping, f"{path}:row") for path in paths]
+    together = pd.concat(frames, ignore_index=True)
+    one_recipe(together)
+    first: dict[str, Path] = {}
+    for path, frame in zip(paths, frames, strict=True):
+        for name in map(str, frame["run_id"]):
+            if (other := first.setdefault(name, path)) is not path:
+                raise InputError(f"{other} and {path} both have a run {name}", remedy="name each table once, and each run by a name of its own")
+    return judge_alone(together)
 
 
 def flops_of(frame: DataFrame) -> Series[float]:
@@ -212,7 +239,7 @@ def _rename(frame: DataFrame, mapping: Mapping[str, str], path: Path) -> DataFra
     return found.assign(**{name: frame[column] for name, column in mapping.items()})
 
 
-def _complete(frame: DataFrame, path: Path, header: int) -> DataFrame:
+def _complete(frame: DataFrame, path: Path, header: int, unnamed: str) -> DataFrame:
     """Fill columns that a foreign table lacks with what follows from the others, or with nothing."""
     frame = frame.copy()
     for name in ("tokens_pt", "tokens_spec"):
@@ -224,8 +251,9 @@ def _complete(frame: DataFrame, path: Path, header: int) -> DataFrame:
     frame["status"] = frame["status"].map(_status)
     frame["method"] = [name.strip().lower() if isinstance(name, str) and name.strip() else "full" for name in frame["method"]]
     # A run without a name is called by its row, counted as in messages.
-    unnamed = [name is None or name != name or not str(name).strip() for name in frame["run_id"]]
-    frame["run_id"] = [f"row{number + 1 + header}" if none else name for number, (name, none) in enumerate(zip(frame["run_id"], unnamed, strict=True))]
+    nameless = [name is None or name != name or not str(name).strip() for name in frame["run_id"]]
+    numbered = enumerate(zip(frame["run_id"], nameless, strict=True), 1 + header)
+    frame["run_id"] = [f"{unnamed}{number}" if none else name for number, (name, none) in numbered]
     duplicated = frame["run_id"][frame["run_id"].duplicated()]
     if len(duplicated):
         raise InputError(f"{path} has the run_id {duplicated.iloc[0]!r} twice", remedy="make run ids unique")

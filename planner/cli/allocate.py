@@ -29,7 +29,7 @@ HELP = (
     "Example: plan allocate --law mine --gpus 64 --hours 72 --gpu A100 --mfu 0.45 --spec-tokens 5B --params 1B..8B\n\n"
     "Example: plan allocate --law mine --usd 50000 --usd-per-gpu-hour 2 --gpu A100 --mfu 0.45 --spec-tokens 5B --inference-tokens 1T --gpus 64 "
     "--hours 72\n\n"
-    "Example: plan allocate --law mine --flops 1e21 --spec-tokens 30B --base name=A,tokens=2T,params=6.5B --base name=B,tokens=15T,params=7B "
+    "Example: plan allocate --law mine --flops 1e22 --spec-tokens 30B --base name=A,tokens=2T,params=6.5B --base name=B,tokens=15T,params=7B "
     "--inference-tokens 100B\n\n"
     "Example: plan allocate --case examples/llamat.toml\n\n"
     "Example: plan allocate --flops 2e14 --domains domains.toml\n\n"
@@ -87,7 +87,7 @@ def allocate(
     ] = None,
     allow_extrapolation: Annotated[bool, typer.Option(help="Answer even where the plan lies far beyond the runs.")] = False,
     next_runs: Annotated[
-        str | None, typer.Option(help="FLOPs for further runs: which of them would say most about this decision; takes a minute.")
+        str | None, typer.Option(help="FLOPs for further runs: which of them would say most about this decision; takes some seconds more.")
     ] = None,
     case: Annotated[
         Path | None, typer.Option(help="Take the options from a file, such as examples/llamat.toml.", is_eager=True, callback=take_case)

@@ -28,6 +28,9 @@ HELP = (
 def backtest(
     path: Annotated[Path, typer.Argument(help="A sweep's folder, the folder sweeps/, or a table of runs (CSV, JSON Lines, parquet).")],
     law: Annotated[str, typer.Option(help="A law by name (plan laws), several joined by commas, or auto: chosen at each cut-off from below.")] = "auto",
+    together: Annotated[
+        list[Path] | None, typer.Option("--with", help="A further sweep's folder or table of runs, taken together with the first; repeatable.")
+    ] = None,
     mapping: Annotated[list[str] | None, typer.Option("--map", help="OURS=THEIRS: which column of the table is which; repeatable.")] = None,
     params_kind: Annotated[str, typer.Option(help="What N is: non_embedding, total, or auto: what forecasts best, or both.")] = "auto",
     cutoffs: Annotated[str | None, typer.Option(help="FLOPs, with commas between; by default gaps near 30, 40, … 80 % of the runs.")] = None,
@@ -39,12 +42,13 @@ def backtest(
     as_json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False,
 ) -> None:
     """Replay history."""
-    from planner.artifacts import read_json, sha256_file
+    from planner.artifacts import read_json
     from planner.backtest import KIND
     from planner.backtest import backtest as replay
-    from planner.cli.paths import apart, replaceable, runs_files
+    from planner.cli.paths import apart, further_tables, replaceable, runs_files
     from planner.fit.data import PARAMS_KINDS
-    from planner.runs import read_runs
+    from planner.fit.source import digests
+    from planner.runs import read_together
 
     if params_kind not in (*PARAMS_KINDS, "auto"):
         raise InputError(f"--params-kind {params_kind!r} is not known", remedy=f"choose one of {', '.join(PARAMS_KINDS)}, auto")
@@ -52,22 +56,23 @@ def backtest(
     tables = runs_files(path)
     if out and len(tables) > 1:
         raise InputError(f"--out names one file, and {path} holds {len(tables)} runs tables", remedy="name one table, or leave --out away")
+    further = further_tables(together or [], path, tables)
     kinds = () if params_kind == "auto" else (params_kind,)
     documents = []
     for runs in tables:
         target = out or runs.with_name("backtest.json")
-        apart(target, runs)
+        apart(target, runs, *further)
         replaceable(target, KIND)
         picture = target.parent / "figures" / f"{target.stem}.png"
         if figures:
             replaceable(picture)
-        frame = read_runs(runs, column_mapping(mapping or []))
+        frame = read_together([runs, *further], column_mapping(mapping or []))
         with bar(f"backtest of {runs}", 1.0) as shown:
             result = replay(
                 frame, law, params_kinds=kinds, cutoffs=limits, keep=tuple(keep or ()), resamples=resamples, seed=seed,
                 progress=shown.tell,
             )  # fmt: skip
-        result.save(target, {"runs": sha256_file(runs)})
+        result.save(target, digests(runs, further))
         written = [target]
         if figures:
             from planner.report.backtest import page

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -31,7 +32,7 @@ HELP = (
     "Example: plan sweep design medicine --flops 1e14 --spec-tokens 200k --out next/sweep.toml\n\n"
     "Example: plan sweep design mine --prior --flops 1e18 --target-flops 1e21\n\n"
     "Example: plan sweep design --flops 1e14 --decision allocation.json\n\n"
-    "Example: plan sweep design mine --check --target-flops 1e16"
+    "Example: plan sweep design mine --prior --check --target-flops 1e16"
 )
 TARGET_FACTOR = 100.0
 """Of the default target: times the largest run that the law has seen, or that --flops could pay where nothing is fitted or that would cost less."""
@@ -213,11 +214,12 @@ def _design(
     say(f"chosen from {len(given)} candidates; all trunks are trained anew, with seed {setting.seed}: states of earlier sweeps are not counted on")
     if not dry_run:
         assert folder is not None
-        _write(out, answer, setting, folder, domain, target=target, unique=unique, criterion=criterion, law=where)
+        _write(out, answer, setting, folder, domain, target=target, unique=unique, criterion=criterion, law=where, fitted=fitted)
 
 
 def _write(
     out: Path, answer: NextRuns, setting: Setting, corpus: Path, domain: str | None, *, target: float, unique: float, criterion: str, law: Path | None,
+    fitted: FittedLaw | None,
 ) -> None:  # fmt: skip
     """Write a design as a sweep.toml, with what it is for at its head, and say what is next.
 
@@ -231,6 +233,7 @@ def _write(
         unique: distinct specialist tokens at the target.
         criterion: that it was chosen by.
         law: beside whose runs; None where nothing is fitted.
+        fitted: what it holds.
     """
     from planner.artifacts import write_text
     from planner.next_runs.write import sweep_toml
@@ -249,6 +252,10 @@ def _write(
     write_text(out, text)
     named = out.name == "sweep.toml"
     say(f"written: {out}; next: plan sweep plan {out.parent if named else 'FOLDER, with this file in it as sweep.toml'}")
+    if fitted is not None and law is not None and named and (law.parent / "runs.csv").is_file():
+        tables = [os.path.normpath(law.parent / str(table)) for table in fitted.source.get("with", ())]
+        further = " ".join(f"--with {shlex.quote(str(table))}" for table in (*tables, out.parent))
+        say(f"once they are trained, fit them together with those of the law: plan fit {shlex.quote(str(law.parent))} {further}")
 
 
 def _consistent(prior: bool, law: Path | None, form: list[str] | None, check: bool, name: str | None, flops: str | None, share: float) -> None:
@@ -268,6 +275,16 @@ def _consistent(prior: bool, law: Path | None, form: list[str] | None, check: bo
         raise InputError(what, remedy="leave it out" if check else "give one such as --flops 1e14")
     if not 0 <= share < 1:
         raise InputError(f"--trunk-share {share:g} is not a share", remedy="give a number from 0 to below 1")
+
+
+def _last_seed(sweep: SweepSpec | None, source: Mapping[str, Any], where: Path | None) -> int:
+    """Return the largest seed of the runs that there are: of those of the law, and those that its sweep and the one that is named state."""
+    from planner.design.spec import read_sweep
+
+    if sweep is None and where is not None and source.get("recipe") and (where.parent / "sweep.toml").is_file():
+        sweep = read_sweep(where.parent)
+    stated = [*(cell.seed for cell in sweep.listed), *(number for grid in sweep.grids for number in grid.seeds)] if sweep else []
+    return max(0, int(source.get("last_seed", 0)), *stated)
 
 
 def _setting(
@@ -320,7 +337,6 @@ def _setting(
         epochs = max_epochs
         if not (math.isfinite(epochs) and epochs >= 1):
             raise InputError(f"--max-epochs {epochs:g} is not a number from 1", remedy="give one such as 16")
-    used = [cell.seed for cell in sweep.listed] + [number for grid in sweep.grids for number in grid.seeds] if sweep else [0]
-    chosen = seed if seed is not None else max(used) + 1 if law else 0
+    chosen = seed if seed is not None else _last_seed(sweep, source, where) + 1 if law else 0
     eval_tokens = sweep.eval_tokens if sweep else int(source.get("eval_tokens", SweepSpec.eval_tokens))
     return Setting(recipe, vocab, unique, max(1.0, epochs), eval_tokens, chosen, *stages), folder, domain

@@ -24,6 +24,7 @@ HELP = (
     "Example: plan fit sweeps/\n\n"
     "Example: plan fit sweeps/medicine --law auto --bootstrap 1000 --profile\n\n"
     "Example: plan fit sweeps/medicine --target general\n\n"
+    "Example: plan fit mine --with next\n\n"
     "Example: plan fit sweeps/medicine/lora --method lora\n\n"
     "Example: plan fit my_runs.csv --map params_non_embedding=N --map tokens_pt=D --map loss_spec=loss"
 )
@@ -38,6 +39,9 @@ def fit(
     law: Annotated[str, typer.Option(help="A law by name (plan laws), several joined by commas, or auto: the best by held-out error.")] = "auto",
     target: Annotated[str, typer.Option(help="Which held-out loss: spec, or general, for what is forgotten.")] = "spec",
     method: Annotated[str, typer.Option(help="Runs of which method: full, lora, qlora, lora-both or qlora-both; a law is of one.")] = "full",
+    together: Annotated[
+        list[Path] | None, typer.Option("--with", help="A further sweep's folder or table of runs, to be fitted together with the first; repeatable.")
+    ] = None,
     mapping: Annotated[list[str] | None, typer.Option("--map", help="OURS=THEIRS: which column of the table is which; repeatable.")] = None,
     params_kind: Annotated[str, typer.Option(help="What N is: non_embedding, total, or auto: what forecasts best, or both.")] = "auto",
     keep: Annotated[list[str] | None, typer.Option(help="A flag whose rows are fitted all the same, such as short_stage; repeatable.")] = None,
@@ -50,18 +54,18 @@ def fit(
     as_json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False,
 ) -> None:
     """Fit a law."""
-    from planner.artifacts import read_json, sha256_file
+    from planner.artifacts import read_json
     from planner.cli.fit_tables import show, show_profiles
-    from planner.cli.paths import apart, replaceable, runs_files
+    from planner.cli.paths import apart, further_tables, replaceable, runs_files
     from planner.fit.data import PARAMS_KINDS, TARGETS, fit_data
     from planner.fit.fit import fit as fit_law
     from planner.fit.fit_early import with_early
     from planner.fit.fitted import KIND
     from planner.fit.resample import SCHEMES
-    from planner.fit.source import source_of
+    from planner.fit.source import digests, source_of
     from planner.flags import COMPARED, flagged
     from planner.method import METHODS
-    from planner.runs import read_runs
+    from planner.runs import read_together
 
     if params_kind not in (*PARAMS_KINDS, "auto"):
         raise InputError(f"--params-kind {params_kind!r} is not known", remedy=f"choose one of {', '.join(PARAMS_KINDS)}, auto")
@@ -72,6 +76,7 @@ def fit(
     tables = runs_files(path)
     if out and len(tables) > 1:
         raise InputError(f"--out names one file, and {path} holds {len(tables)} runs tables", remedy="name one table, or leave --out away")
+    further = further_tables(together or [], path, tables)
     documents = []
     drawn: dict[Path, Future[None] | None] = {}
     if figures and (target != "spec" or method != "full"):
@@ -80,10 +85,10 @@ def fit(
     gc.freeze()  # as in `helpers`
     with helpers(context, drawing=figures) as pool:
         for runs in tables:
-            frame = read_runs(runs, column_mapping(mapping or []))
+            frame = read_together([runs, *further], column_mapping(mapping or []))
             parts = [part for part, usual in ((target, "spec"), (method, "full")) if part != usual]
             place = out or runs.with_name("_".join(["law", *parts]) + ".json")
-            apart(place, runs)
+            apart(place, runs, *further)
             replaceable(place, KIND)
             for picture in _pictures(place) if figures else ():
                 replaceable(picture)
@@ -102,13 +107,13 @@ def fit(
                 if flag in COMPARED and flag not in (keep or ()) and len(named) > MANY * len(frame):
                     what = f"{len(named)} of {len(frame)} runs are flagged {flag} and kept out: so many are hardly single bad runs"
                     say(f"warning: {what}; look at them, or take them in with --keep {flag}")
-            source = source_of(runs, frame, data, place, method=method, keep=keep or ())
+            source = source_of(runs, frame, data, place, method=method, keep=keep or (), further=further)
             with bar(f"fit of {runs}", 1.0) as shown:
                 fitted = fit_law(
                     data, law, params_kinds=kinds, resamples=resamples, scheme=resampling, seed=seed, source=source, progress=shown.tell, pool=pool,
                 )  # fmt: skip
             fitted = with_early(fitted, frame, tuple(keep or ()), seed)
-            fitted.save(place, {"runs": sha256_file(runs)})
+            fitted.save(place, digests(runs, further))
             drawn |= _draw(fitted, data, place, pool) if figures else {}
             if as_json:
                 documents.append(read_json(place))

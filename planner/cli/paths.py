@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 from planner.errors import InputError
@@ -59,6 +60,30 @@ def runs_files(path: Path) -> list[Path]:
     if not path.exists():
         raise InputError(f"there is no file or folder {path}", remedy="give a sweep folder, or a CSV, JSON Lines or parquet table of runs")
     return [only_file(path, "runs.csv", "run plan sweep run first, or name a table of runs")]
+
+
+def further_tables(others: Sequence[Path], path: Path, tables: Sequence[Path]) -> list[Path]:
+    """Return the runs tables that --with adds to one.
+
+    Args:
+        others: what --with names, each as `runs_files` takes it.
+        path: what the command names itself.
+        tables: those that it means.
+
+    Raises:
+        InputError: there is none, the command means several, or one is named twice.
+    """
+    if not others:
+        return []
+    if len(tables) > 1:
+        raise InputError(f"--with adds to one table, and {path} holds {len(tables)}", remedy=f"name one of them, such as {tables[0].parent}")
+    found = [table for item in others for table in runs_files(item)]
+    known = {tables[0].resolve()}
+    for table in found:
+        if table.resolve() in known:
+            raise InputError(f"{table} is named twice", remedy="name each table of runs once")
+        known.add(table.resolve())
+    return found
 
 
 def law_file(path: Path | None, method: str | None = None) -> Path:

@@ -70,8 +70,8 @@ class FittedLaw:
 
     @property
     def origin(self) -> dict[str, Any]:
-        """Where the runs are from, as answers keep it: without the name of their table, which is beside the law, and those of flagged runs."""
-        return {key: value for key, value in self.source.items() if key not in ("runs", "flagged")}
+        """Where the runs are from, as answers keep it: without the names of their tables, which are relative to its place, and of flagged runs."""
+        return {key: value for key, value in self.source.items() if key not in ("runs", "with", "last_seed", "flagged")}
 
     def points(
         self, params: Mapping[str, Any], tokens_pt: Any, tokens_spec: Any, unique_spec: Any, replay_fraction: Any = None
@@ -205,6 +205,6 @@ def _check_source(body: Mapping[str, Any]) -> None:
     kept = body.get("kept_flags", [])
     if not isinstance(kept, list) or not all(isinstance(flag, str) for flag in kept):
         raise ValueError(f"kept_flags = {kept!r} of the source")
-    for name, least in (("vocab_size", 1), ("eval_tokens", 1), ("bytes_per_token", 5e-324), ("replicate_sd", 0.0)):
+    for name, least in (("vocab_size", 1), ("eval_tokens", 1), ("last_seed", 0), ("bytes_per_token", 5e-324), ("replicate_sd", 0.0)):
         if name in body:
             check_numbers(body, (name,), low=least, optional=True, what="the source")

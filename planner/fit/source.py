@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from planner.artifacts import sha256_file
 from planner.design.spec import read_sweep
 from planner.errors import StateError
 from planner.fit.data import FitData
@@ -17,16 +18,19 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 
-def source_of(runs: Path, frame: DataFrame, data: FitData, place: Path, *, method: str = "full", keep: Sequence[str] = ()) -> dict[str, Any]:
+def source_of(
+    runs: Path, frame: DataFrame, data: FitData, place: Path, *, method: str = "full", keep: Sequence[str] = (), further: Sequence[Path] = (),
+) -> dict[str, Any]:  # fmt: skip
     """Tell where runs are from, so that the law can be allocated and launched with the sweep's own recipe.
 
     Args:
         runs: the runs table.
-        frame: what it holds.
+        frame: what it and the further ones hold.
         data: the rows of the fit.
         place: where the law will be written; the corpus is kept relative to it.
         method: how the runs were trained.
         keep: flags that did not keep a row out.
+        further: tables whose runs are fitted together with those of the first.
 
     Raises:
         StateError: the sweep beside the table has another recipe.
@@ -36,11 +40,17 @@ def source_of(runs: Path, frame: DataFrame, data: FitData, place: Path, *, metho
         **_bytes_per_token(frame),
         "replay_fractions": [] if data.replay_fraction is None else sorted({round(float(share), 6) for share in data.replay_fraction}),
         "runs": runs.name,
+        **({"with": [os.path.relpath(table.resolve(), place.resolve().parent) for table in further]} if further else {}),
         "flagged": flagged(frame),
         "kept_flags": list(keep),
         **({"method": method} if method != "full" else {}),
         **({"guessed_trunks": True} if data.guessed_trunks else {}),
     }
+
+
+def digests(runs: Path, further: Sequence[Path]) -> dict[str, str]:
+    """Return the SHA-256 of each runs table, by the names that an artefact has for them."""
+    return {"runs" if number == 1 else f"runs_{number}": sha256_file(table) for number, table in enumerate((runs, *further), 1)}
 
 
 def _sweep(runs: Path, frame: DataFrame, place: Path) -> dict[str, Any]:
@@ -61,6 +71,7 @@ def _sweep(runs: Path, frame: DataFrame, place: Path) -> dict[str, Any]:
         "corpus_path": os.path.relpath(spec.corpus, place.resolve().parent),
         "domain": spec.domain,
         "eval_tokens": spec.eval_tokens,
+        "last_seed": int(frame["seed"].max()),
         **({"based": True} if spec.bases else {}),
     }
 

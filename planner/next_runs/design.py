@@ -210,7 +210,7 @@ def design_runs(stakes: Stakes, flops: float, *, fitted: bool, progress: Progres
     if fitted:
         reason = against_axes(chosen, stakes.every[0].law)
         if reason:
-            warnings.append(f"fit these runs together with those of the law: alone they could not carry it, since {reason[0]}")
+            warnings.append(f"fit these runs together with those of the law (plan fit … --with …): alone they could not carry it, since {reason[0]}")
     else:
         most = max(rows_for(worlds.law) for worlds in stakes.every)
         if len(chosen) < most:
