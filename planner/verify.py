@@ -12,7 +12,7 @@ from planner.errors import DataError, StateError
 from planner.launch.launch import KIND as LAUNCH
 from planner.launch.launch import VERSION as LAUNCH_VERSION
 from planner.launch.start import read_plan
-from planner.runs import read_run
+from planner.runs import compile_runs, read_run, write_runs
 from planner.train.job import record_path
 
 KIND = "verification"
@@ -98,7 +98,7 @@ def read_row(record: Path, what: str) -> dict[str, Any]:
 
 
 def verify(folder: Path) -> Verification:
-    """Compare the run in a launch folder with its forecast, and write verification.json there.
+    """Compare the run in a launch folder with its forecast; write verification.json there, and runs.csv, by which a fit can take the run in.
 
     Raises:
         InputError: no launch in the folder.
@@ -129,4 +129,5 @@ def verify(folder: Path) -> Verification:
     )  # fmt: skip
     body = {**asdict(result), "error": result.error, "error_percent": result.error_percent, "inside": result.inside}
     write_artifact(folder / "verification.json", KIND, VERSION, body, {"allocation": sha256_file(path)})
+    write_runs(folder / "runs.csv", compile_runs([record]))
     return result

@@ -11,7 +11,7 @@ from planner.errors import StateError
 from planner.launch.domains import COOLED, MIX
 from planner.launch.domains import KIND as LAUNCH
 from planner.launch.domains import VERSION as LAUNCH_VERSION
-from planner.runs import read_run
+from planner.runs import compile_runs, read_run, write_runs
 from planner.train.job import named, record_path
 from planner.verify import read_launch, read_row
 
@@ -59,7 +59,7 @@ class DomainsVerification:
 
 
 def verify_domains(folder: Path) -> DomainsVerification:
-    """Compare the runs in a launch folder with their forecast, and write verification.json there.
+    """Compare the runs in a launch folder with their forecast; write verification.json there, and a runs.csv beside each run of one domain.
 
     Raises:
         InputError: no launch in the folder.
@@ -73,11 +73,11 @@ def verify_domains(folder: Path) -> DomainsVerification:
         structure = {item.name: item for item in answer.structures}[launch["structure"]]
         flops = float({name: realised for name, _, realised in launch["requested_and_realised"]}["flops"])
         runs = {str(name): str(run_id) for name, run_id in launch["runs"].items()}
+    records = {name: record_path(folder / named(name, folder), run_id) for name, run_id in runs.items()}
     measured: dict[str, float] = {}  # by domain; of runs that several share, by the domain's name in the corpus
     shared: dict[str, float] = {}
     lost: dict[str, float] = {}
-    for name, run_id in runs.items():
-        record = record_path(folder / named(name, folder), run_id)
+    for name, record in records.items():
         if not record.exists():
             raise StateError(f"the run of {name} in {folder} has not ended", remedy="run plan launch again; it goes on from where it is")
         row = read_row(record, f"the run of {name}")
@@ -104,4 +104,7 @@ def verify_domains(folder: Path) -> DomainsVerification:
     )  # fmt: skip
     body = {**asdict(result), "inside": result.inside}
     write_artifact(folder / "verification.json", KIND, VERSION, body, {"allocation": sha256_file(path)})
+    for name, record in records.items():
+        if name in measured:
+            write_runs(record.parents[1] / "runs.csv", compile_runs([record]))
     return result

@@ -142,6 +142,7 @@ def _tell(ready: DomainsLaunch, laid: list[Part]) -> None:
 
 def verify_domains(folder: Path, as_json: bool) -> None:
     """Print forecast and outcome of each domain and of the weighted mean."""
+    from planner.allocate.domains.found import MIXED
     from planner.verify_domains import verify_domains as compare
 
     result = compare(folder)
@@ -158,6 +159,8 @@ def verify_domains(folder: Path, as_json: bool) -> None:
     if result.assumption:
         say(f"forecast under an {result.assumption}")
     say(f"written: {folder / 'verification.json'}")
+    if result.structure != MIXED:
+        say(f"a fit of a domain's law takes its run in with --with {shlex.quote(str(folder))}/DOMAIN")
 
 
 def _row(name: str, forecast: float, low: float, high: float, measured: float) -> list[str]:

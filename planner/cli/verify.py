@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -38,7 +39,7 @@ def verify(
     else:
         show_verification(result)
     save(folder / "verification.png", lambda axes: verification(axes[0], result), width=4.6)
-    say(f"written: {folder / 'verification.json'}, {folder / 'verification.png'}")
+    say(f"written: {folder / 'verification.json'}, {folder / 'verification.png'}; a fit takes the run in with --with {shlex.quote(str(folder))}")
 
 
 def show_verification(result: Verification) -> None:

@@ -21,6 +21,7 @@ from planner.flops import flops_per_token
 from planner.ladder import shape_for
 from planner.launch.domains import COOLED, MIX, TRUNK, prepare_domains
 from planner.launch.parts import Part, forget_trunk, lay_parts, left, parts
+from planner.runs import read_runs
 from planner.train.full.plan import Settings
 from planner.train.order import Mix, Stream
 from planner.verify_domains import verify_domains
@@ -192,6 +193,7 @@ def test_it_is_verified_by_domain_and_by_weight(split: Path) -> None:
     result = verify_domains(split)
     by = {item.name: item for item in result.domains}
     assert result.measured == pytest.approx((by["parser"].measured + 3 * by["mail"].measured) / 4) and result.inside
+    assert {name: read_runs(split / name / "runs.csv")["loss_spec"].item() for name in by} == {name: item.measured for name, item in by.items()}
     shown = CliRunner().invoke(app, ["verify", str(split)])
     assert shown.exit_code == 0 and "weighted mean" in shown.stdout and "inside" in shown.stdout, shown.output
     (split / "allocation.json").write_text((split / "allocation.json").read_text().replace('"loss": 4.0', '"loss": 3.9', 1))

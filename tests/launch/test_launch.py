@@ -17,6 +17,7 @@ from planner.errors import DataError, InputError, StateError
 from planner.flops import flops_per_token
 from planner.ladder import shape_for
 from planner.launch.launch import begin, prepare
+from planner.runs import read_runs
 from planner.verify import verify
 from tests.cli.test_commands import run
 from tests.conftest import TINY_RECIPE
@@ -152,6 +153,8 @@ def test_verify_holds_the_outcome_against_the_forecast(launched: Path) -> None:
     assert result.error == pytest.approx(4.0 - measured) and result.error_percent == pytest.approx(100 * (4.0 - measured) / measured)
     assert result.inside == (2.0 <= measured <= 5.6)
     assert read_json(launched / "verification.json")["inside"] == result.inside
+    row = read_runs(launched / "runs.csv").iloc[0]  # by which a fit takes it in
+    assert (row["run_id"], row["loss_spec"], row["status"]) == (result.run_id, measured, "ok") and row["recipe"] and row["corpus"]
 
 
 def test_a_forecast_younger_than_the_run_is_refused(launched: Path) -> None:
