@@ -53,10 +53,10 @@ class PlanGroup(TyperGroup):
             raise typer.Exit(INTERRUPTED) from None
 
 
-def application(words: str | None = None, cls: type[PlanGroup] = PlanGroup) -> typer.Typer:
-    """Return a group of commands, or one command, that looks as all others do."""
+def application(words: str | None = None, cls: type[PlanGroup] = PlanGroup, completion: bool = False) -> typer.Typer:
+    """Return a group of commands, or one command, that looks as all others do; the outermost offers to complete what shells are given."""
     return typer.Typer(
-        cls=cls, help=words, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
+        cls=cls, help=words, no_args_is_help=True, add_completion=completion, pretty_exceptions_enable=False, rich_markup_mode=None,
         context_settings={"help_option_names": ["-h", "--help"]},
     )  # fmt: skip
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib import import_module
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -54,12 +54,23 @@ app = application(
     "Measure small runs, fit one law, split a big training budget well, and check afterwards that the forecast came true.\n\n"
     "corpus → sweep → fit → allocate → launch → verify; each stage leaves a file that the next one reads.",
     cls=_Commands,
+    completion=True,
 )
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"plan {version('compute-allocation-planner')}")
+        raise typer.Exit
+
+
 @app.callback()
-def _none() -> None:
-    """Take no options before the command."""
+def _alone(
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.", callback=_version, is_eager=True)] = False,
+) -> None:
+    """Take no option before a command but this one."""
 
 
 def _open_streams() -> None:

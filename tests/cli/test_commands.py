@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
@@ -33,6 +34,16 @@ def test_every_command_has_help_with_an_example(command: list[str]) -> None:
     code, out, _ = run(*command, "--help")
     assert code == 0
     assert f"Example: plan {' '.join(command)}" in " ".join(out.split())
+
+
+def test_the_version_is_that_of_what_is_installed() -> None:
+    assert run("--version") == (0, f"plan {version('compute-allocation-planner')}\n", "")
+
+
+@pytest.mark.parametrize(("typed", "offered"), [("plan back", "backtest"), ("plan sweep des", "design"), ("plan fit --wi", "--with")])
+def test_a_shell_completes_commands_and_options(typed: str, offered: str) -> None:
+    asked = {"_PLAN_COMPLETE": "complete_bash", "COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" "))}
+    assert CliRunner().invoke(app, [], prog_name="plan", env=asked).stdout.split() == [offered]
 
 
 def test_too_many_open_files_are_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
