@@ -140,11 +140,10 @@ def train_here(folder: Path, run: FullRun, ranks: int, engine: str, address: str
         PlannerError: see `run_local` and `run_ray`.
         KeyboardInterrupt: it was asked to stop; a state is saved.
     """
-    from planner.launch.full import saved_step
     from planner.launch.runners import run_local, run_ray
-    from planner.train.full.plan import STOP_FILE
+    from planner.train.full.plan import STOP_FILE, latest_step
 
-    first = max(run.begins_at, saved_step(folder))
+    first = max(run.begins_at, latest_step(folder))
     with bar(what, run.steps - first) as shown:
         follow = Follow(folder, run, first, shown)
 

@@ -74,6 +74,11 @@ class Segment:
         return self.last_step - self.first_step
 
     @property
+    def steps_by_stage(self) -> tuple[int, int]:
+        """Count the general and the specialist steps that are done when it ends."""
+        return (self.steps_pt, self.last_step) if self.stage == "special" else (self.last_step, 0)
+
+    @property
     def shareable(self) -> bool:
         """Whether it is a stretch of a trunk that specialist domains can share."""
         return self.stage == "general" and self.cell is None and self.cooldown_to is None and self.early_fraction == 0

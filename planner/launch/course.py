@@ -99,8 +99,7 @@ def along(told: Forecasted, run: FullRun, law: FittedLaw | None) -> Course:
     if law is None or not at or run.last.segment.early_fraction:  # what early text is worth was measured of runs that had ended
         return Course((end,), "the plan")
     tokens = np.array(at, dtype=float) * recipe.tokens_per_step
-    special = run.last.segment.stage == "special"
-    trunk = float((run.last.segment.steps_pt if special else run.last.segment.last_step) * recipe.tokens_per_step)
+    trunk = float(run.last.segment.steps_by_stage[0] * recipe.tokens_per_step)
     stage = np.maximum(0.0, tokens - trunk)
     replay = np.where(stage > 0, told.replay_fraction, 0.0)
     params: dict[str, Any] = {"non_embedding": np.full(len(at), told.params_non_embedding), "total": np.full(len(at), told.params_total)}

@@ -67,7 +67,7 @@ class DomainsLaunch:
             tip, per_step = self.run_of(plan.name).tree.tips[0], self.run_of(plan.name).spec.recipe.tokens_per_step
             found.append((f"{plan.name}: params_non_embedding", plan.params_non_embedding, float(tip.shape.params_non_embedding)))
             if MIX not in self.runs:
-                trunk, stage = (tip.steps_pt, tip.last_step) if tip.stage == "special" else (tip.last_step, 0)
+                trunk, stage = tip.steps_by_stage
                 found.append((f"{plan.name}: tokens_pt", plan.tokens_trunk, float(trunk * per_step)))
                 found.append((f"{plan.name}: tokens_spec", plan.tokens_spec, (1 - plan.replay_fraction) * stage * per_step))
         found.append(("flops", self.structure.flops or 0.0, sum(run.tree.flops(segment) for _, run, segment in self.segments())))

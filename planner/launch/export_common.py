@@ -27,10 +27,9 @@ class Schedule:
     def of(cls, launch: Launch) -> Schedule:
         """Read it off the run's tree."""
         tip: Segment = launch.run.tree.tips[0]
-        special = tip.stage == "special"
-        general = tip.steps_pt if special else tip.last_step
+        general, special = tip.steps_by_stage
         assert tip.cooldown_from is not None and tip.cooldown_to is not None
-        return cls(launch.run.spec.recipe.warmup_steps, general, general + (tip.last_step if special else 0), tip.cooldown_to - tip.cooldown_from)
+        return cls(launch.run.spec.recipe.warmup_steps, general, general + special, tip.cooldown_to - tip.cooldown_from)
 
 
 def rate_source(launch: Launch) -> str:

@@ -14,7 +14,7 @@ from planner.recipe import Recipe
 from planner.runs import read_run
 from planner.sweep import Sweep
 from planner.train.full.expect import Course, evaluation_steps
-from planner.train.full.plan import FAILURE_FILE, STOP_FILE, FullRun, Settings, latest_step, rows_of_rank
+from planner.train.full.plan import FAILURE_FILE, STOP_FILE, FullRun, Settings, rows_of_rank
 from planner.train.job import Job, record_path
 
 MICRO_TOKENS = 16384
@@ -83,8 +83,7 @@ def _settled(recipe: Recipe, ranks: int, settings: Settings) -> Settings:
 
 def default_save_every(run: Sweep) -> int:
     """Return the steps between two states where none are asked for."""
-    tip = run.tree.tips[0]
-    return steps_between_states(tip.last_step + (tip.steps_pt if tip.stage == "special" else 0))
+    return steps_between_states(sum(run.tree.tips[0].steps_by_stage))
 
 
 def lay_down(launch: Launch, run: FullRun, along: Course) -> None:
@@ -105,11 +104,6 @@ def lay_run(folder: Path, run: FullRun, along: Course | None) -> None:
     run.save(folder)
     if along is not None:
         along.save(folder)
-
-
-def saved_step(folder: Path) -> int:
-    """Return the step of the latest state, 0 where there is none."""
-    return max(0, latest_step(folder))
 
 
 def outcome(launch: Launch) -> dict[str, Any] | None:

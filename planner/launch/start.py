@@ -216,8 +216,7 @@ def repeated_general_text(runs: Iterable[Sweep]) -> str | None:
     for run in runs:
         available = run.corpus.unique_tokens(run.corpus.general)
         for tip in run.tree.tips:
-            stage = tip.last_step if tip.stage == "special" else 0
-            trunk = tip.steps_pt if stage else tip.last_step
+            trunk, stage = tip.steps_by_stage
             general = run.spec.recipe.tokens_per_step * (trunk * (1 - tip.early_fraction) + stage * tip.replay_fraction)
             if general > passes * available:
                 passes, most, held = general / available, general, available

@@ -29,19 +29,18 @@ def write_record(job: Job, seconds: float | None, losses: dict[str, float], *, s
 
 def tokens_seen(segment: Segment, recipe: Recipe) -> tuple[int, int, int]:
     """Count the tokens of a run up to the end of a segment: general ones of its general stage, specialist ones of both, and general ones replayed."""
-    special = segment.stage == "special"
     per_step, batch = recipe.tokens_per_step, recipe.batch_sequences
-    steps_pt = segment.steps_pt if special else segment.last_step
+    steps_pt, steps_spec = segment.steps_by_stage
     early = mixed_in(steps_pt * batch, segment.early_fraction) * recipe.seq_len
-    replayed = mixed_in(segment.last_step * batch, segment.replay_fraction) * recipe.seq_len if special else 0
-    return steps_pt * per_step - early, early + (segment.last_step * per_step - replayed if special else 0), replayed
+    replayed = mixed_in(steps_spec * batch, segment.replay_fraction) * recipe.seq_len
+    return steps_pt * per_step - early, early + steps_spec * per_step - replayed, replayed
 
 
 def record_body(job: Job, seconds: float | None, losses: dict[str, float], *, status: str, reason: str | None) -> dict[str, Any]:
     """Build the record of an endpoint: one row of the runs table, and the wall time beside it."""
     segment, recipe = job.segment, job.recipe
     special = segment.stage == "special"
-    steps_pt = segment.steps_pt if special else segment.last_step
+    steps_pt, steps_spec = segment.steps_by_stage
     tokens_pt, tokens_spec, replayed = tokens_seen(segment, recipe)
     corpus = Corpus.open(job.corpus)
     unique = None
@@ -66,7 +65,7 @@ def record_body(job: Job, seconds: float | None, losses: dict[str, float], *, st
         "replay_fraction": segment.replay_fraction,
         "early_fraction": segment.early_fraction,
         "steps_pt": steps_pt,
-        "steps_spec": segment.last_step if special else 0,
+        "steps_spec": steps_spec,
         "loss_spec": losses.get("loss_spec"),
         "loss_general": losses.get("loss_general"),
         "bpb_spec": losses.get("bpb_spec"),

@@ -17,11 +17,10 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch")
 
 from planner.corpus.store import Corpus
-from planner.launch.full import saved_step
 from planner.train.full.guards import SPIKE_BATCHES, Watch, batch_number, blamed, merged, step_of
 from planner.train.full.loop import Guarded, Training
 from planner.train.full.metrics import Metrics, read_metrics
-from planner.train.full.plan import FullRun
+from planner.train.full.plan import FullRun, latest_step
 from planner.train.full.states import States
 from tests.train.full.faults import install
 from tests.train.full.runs import GENERAL, SETTINGS, STEPS, at, finish, lay, losses, row, run_here, start, steps_of
@@ -298,7 +297,7 @@ def test_a_state_is_saved_before_its_loss_is_measured(tmp_path: Path, corpus: Co
     monkeypatch.setattr(loop, "domain_loss", no_room)
     with pytest.raises(MemoryError):
         run_here(tmp_path / "cut")
-    assert saved_step(tmp_path / "cut") == 20
+    assert latest_step(tmp_path / "cut") == 20
     monkeypatch.setattr(loop, "domain_loss", watched)
     assert not run_here(tmp_path / "cut", stop_at=30), "stopped where a loss is due, it is measured afterwards"
     for name in ("cut", "whole"):

@@ -17,7 +17,6 @@ torch = pytest.importorskip("torch")
 from planner.artifacts import read_json
 from planner.corpus.store import Corpus
 from planner.errors import InputError, MissingDependencyError, StateError
-from planner.launch.full import saved_step
 from planner.train.full.expect import Course, Expected
 from planner.train.full.mesh import Ranks
 from planner.train.full.plan import FullRun, Settings, latest_step, rows_of_rank
@@ -222,18 +221,18 @@ def test_an_older_state_that_is_torn_stops_no_run_that_does_not_read_it(plain: P
 @pytest.mark.parametrize("content", [None, "{", "{}", '{"step": "12"}', '{"step": null}', '{"step": -3}', "[]"])
 def test_states_without_the_file_that_names_the_latest_are_not_begun_anew(tmp_path: Path, content: str | None) -> None:
     """The command, which reads it first, and the ranks: a run from step 0 on would delete them."""
-    assert latest_step(tmp_path) == -1 and saved_step(tmp_path) == 0
+    assert latest_step(tmp_path) == -1
     states = tmp_path / "states"
     (states / "step-000000000").mkdir(parents=True)  # a kill before the file was first written leaves that
-    assert saved_step(tmp_path) == 0
+    assert latest_step(tmp_path) == -1
     (states / "step-000000012").mkdir()
     if content is not None:
         (states / "latest.json").write_text(content)
-    for reads in (lambda: saved_step(tmp_path), States(tmp_path, Ranks(1, 2, torch.device("cpu"), None), 3).steps):
+    for reads in (lambda: latest_step(tmp_path), States(tmp_path, Ranks(1, 2, torch.device("cpu"), None), 3).steps):
         with pytest.raises(StateError, match=r'latest.json is (gone|torn).*; write \{"step": N\} into .*latest.json, N being that of the last'):
             reads()
     (states / "latest.json").write_text('{"step": 12}')
-    assert saved_step(tmp_path) == 12
+    assert latest_step(tmp_path) == 12
 
 
 @pytest.mark.parametrize("lost", ["loop.json", "folders", "name"])
