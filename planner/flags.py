@@ -100,7 +100,8 @@ def flag_runs(frame: DataFrame) -> DataFrame:
     noise = _noise(frame, sound)
     rules["overfitted"] = _overfitted(frame, finished, noise)
     rules["larger_but_worse"], rules["smaller_but_better"] = _against_size(frame, sound, noise)
-    rules["negative_curvature"] = _negative_curvature(frame, sound & ~rules["larger_but_worse"] & ~rules["smaller_but_better"], noise)
+    above = _above_chord(frame, sound & ~rules["larger_but_worse"] & ~rules["smaller_but_better"])
+    rules["negative_curvature"] = above > max(math.log(BENT), BEYOND_NOISE * noise)
     flags = []
     hits = np.array([where.to_numpy(dtype=bool) for where in rules.values()]).T
     for old, hit in zip(frame["flags"], hits, strict=True):
@@ -185,11 +186,6 @@ def _off_line(at: Any, values: Any, row: int, rest: Any) -> float:
     near = np.sort(places[np.argsort(np.abs(places - at[row]))[:2]])
     low, high = (values[rest & (at == place)].mean() for place in near)
     return abs(float(values[row] - low - (high - low) * (at[row] - near[0]) / (near[1] - near[0])))
-
-
-def _negative_curvature(frame: DataFrame, sound: Series[bool], noise: float) -> Series[bool]:
-    """Find runs of one stage well above the chord between the same model's with fewer and with more tokens."""
-    return _above_chord(frame, sound) > max(math.log(BENT), BEYOND_NOISE * noise)
 
 
 def _noise(frame: DataFrame, sound: Series[bool]) -> float:

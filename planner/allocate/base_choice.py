@@ -10,6 +10,7 @@ from planner.allocate.allocation import Plan, behind
 from planner.allocate.base import Base
 from planner.allocate.base_answer import Choice
 from planner.allocate.base_stage import Stage, within
+from planner.allocate.beyond import beyond
 from planner.allocate.optimum import reaching
 from planner.allocate.problem import Problem
 from planner.allocate.replay_cost import cost_on_top, dearer
@@ -82,8 +83,7 @@ def choice_of(problem: Problem, base: Base, method: Method, stage: Stage, probab
 def reach(problem: Problem, base: Base, plan: Plan) -> dict[str, float]:
     """Return by what factor a base's plan lies outside the runs of the law on each axis, what was spent on the base before counted in; 1 is inside."""
     spent = base.tokens * flops_per_token(base.shape, base.context) + plan.flops
-    factors = problem.law.support.factors(base.shape.params_non_embedding, base.tokens, plan.tokens_spec, plan.unique_spec, spent)
-    return {name: float(value) for name, value in factors.items() if name != "flops_6nd"}
+    return beyond(problem.law, replace(plan, tokens_pt=base.tokens), spent)
 
 
 def _forecast(problem: Problem, base: Base, spec: float, share: float) -> Forecast:

@@ -120,7 +120,7 @@ def _consistent(problem: Problem, bases: Sequence[Base], method: Method, kept_ba
     if len({base.name for base in bases}) < len(bases) or not bases:
         raise InputError(f"{len(bases)} bases with {len({base.name for base in bases})} names", remedy="give each --base a name of its own")
     request = problem.request
-    if request.params or request.params_range or request.params_among or request.general_tokens:
+    if request.sized or request.params_range or request.general_tokens:
         raise InputError("a base has its own size and general tokens", remedy="leave away --params and --general-tokens")
     for share in kept_back:
         if not 0 < share < 1:

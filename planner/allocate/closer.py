@@ -178,7 +178,7 @@ def spread(problem: Problem, whole: Search, close: Search) -> Search:
     found = joined(joined(whole, close), refine(problem, close, close.best))
     plans, own = found.plans, found.resamples.argmin(1)
     sizes = tuple(plans.sizes[number] for number in np.unique(plans.size[own]))
-    if problem.request.params is None and not problem.request.params_among:
+    if not problem.request.sized:
         low, high = (problem.clipped(float(end)) for end in np.quantile(plans.params[own], ENDS) * (1 / BEYOND, BEYOND))
         sizes = problem.between(low, high, max(FINEST, float(np.log(high / low)) / SIZES)) or sizes
     total, cost = (np.array([value(plans.sizes[number]) for number in plans.size[own]]) for value in (problem.tokens, lambda size: size.spec_cost))
@@ -201,7 +201,7 @@ def around_plan(problem: Problem, plans: Plans, number: int, closely: Round = FI
     """Make the plans close to one of several."""
     size, pt, spec = plans.sizes[plans.size[number]], float(plans.tokens_pt[number]), float(plans.tokens_spec[number])
     near: tuple[Size, ...] = ()
-    if problem.request.params is None and not problem.request.params_among:
+    if not problem.request.sized:
         ends = (problem.clipped(size.params_non_embedding / closely.size_reach), problem.clipped(size.params_non_embedding * closely.size_reach))
         near = problem.between(*ends, closely.size_step)
     others = tuple(item for item in near if item != size)

@@ -111,7 +111,7 @@ def _around(problem: Problem, best: Plans) -> Plans:
     """Make the plans of every shape about a plan's, and about its general tokens where it leaves some out."""
     size, tokens_pt = best.sizes[best.size[0]], float(best.tokens_pt[0])
     near: tuple[Size, ...] = ()
-    if problem.request.params is None and not problem.request.params_among:
+    if not problem.request.sized:
         low, high = (problem.clipped(size.params_non_embedding * factor) for factor in (1 / ASIDE, ASIDE))
         near = tuple(other for other in problem.between(low, high, EVERY_SHAPE) if other != size)
     leaves = tokens_pt > 0 and best.flops[0] < (1 - ROUNDING) * problem.tokens(size) * size.flops_per_token

@@ -117,9 +117,8 @@ def would_keep(problem: Problem, keeps: Callable[[Problem], bool]) -> str:
         ("more time", request.training_flops is not None, lambda asked: replace(asked, training_flops=None)),
         ("more general text", request.general_tokens is not None, lambda asked: replace(asked, general_tokens=None)),
         ("more memory, by --gpus or --gpu-memory", request.memory_per_gpu is not None, lambda asked: replace(asked, memory_per_gpu=None)),
-        ("another --params", bool(request.params or request.params_range or request.params_among),
-         lambda asked: replace(asked, params=None, params_range=None, params_among=())),
-    ]  # fmt: skip
+        ("another --params", bool(request.sized or request.params_range), lambda asked: replace(asked, params=None, params_range=None, params_among=())),
+    ]
     bound = [(word, lift) for word, binds, lift in lifts if binds]
 
     def enough(asked: Request, factor: float = 1.0) -> bool:
@@ -160,14 +159,10 @@ def _text(problem: Problem, named: str) -> str:
 
 def _or_smaller(problem: Problem, size: Size) -> str:
     """Name a smaller size as a remedy where there is one that could be trained."""
-    smallest = problem.size(_smallest(problem) or size.params_non_embedding / 2)
+    # Sizes without a recipe may be as small as one likes.
+    smallest = problem.size(size.params_non_embedding / 2 if problem.recipe is None else SMALLEST)
     smaller = smallest.params_non_embedding < size.params_non_embedding
     return " or a smaller --params" if smaller and (problem.recipe is None or problem.trainable(smallest, problem.shortest)) else ""
-
-
-def _smallest(problem: Problem) -> float:
-    """Return the parameters of the smallest shape; sizes without a recipe may be as small as one likes."""
-    return 0.0 if problem.recipe is None else problem.size(SMALLEST).params_non_embedding
 
 
 def gpus_for(request: Request, needed: float, whole: float) -> int | None:

@@ -231,11 +231,7 @@ def harms(problem: Problem, plans: Plans, tokens: str) -> bool:
 def joined(first: Search, second: Search) -> Search:
     """Put two searches together."""
     a, b = first.plans, second.plans
-    plans = Plans(
-        np.concatenate([a.size, b.size + len(a.sizes)]), np.concatenate([a.params, b.params]), np.concatenate([a.tokens_pt, b.tokens_pt]),
-        np.concatenate([a.tokens_spec, b.tokens_spec]), np.concatenate([a.unique_spec, b.unique_spec]), a.sizes + b.sizes,
-        None if a.replay is None or b.replay is None else np.concatenate([a.replay, b.replay]),
-    )  # fmt: skip
+    plans = replace(a, sizes=a.sizes + b.sizes).beside(replace(b, size=b.size + len(a.sizes)))
     pairs = ((first.expected, second.expected), (first.guess, second.guess))
     expected, guess = (np.concatenate(pair) for pair in pairs)
     return Search(plans, expected, guess, np.concatenate([first.resamples, second.resamples], axis=1))

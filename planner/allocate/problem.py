@@ -160,9 +160,8 @@ class Problem:
 
     def at_floor(self, size: Size) -> bool:
         """Tell whether a size of a search is as large as the tokens per parameter of the runs let it be."""
-        searched = self.request.params is None and not self.request.params_among
         factor = AT_FLOOR if self.recipe else SMOOTH_FLOOR
-        return searched and self.tokens(size) < factor * self.min_tokens_per_param * size.params_non_embedding
+        return not self.request.sized and self.tokens(size) < factor * self.min_tokens_per_param * size.params_non_embedding
 
     @property
     def min_tokens_stage(self) -> float:

@@ -79,6 +79,11 @@ class Request:
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
     @property
+    def sized(self) -> bool:
+        """Whether a size is asked for, or several to choose among."""
+        return self.params is not None or bool(self.params_among)
+
+    @property
     def limited(self) -> bool:
         """Whether the general loss is limited."""
         return self.max_general_loss is not None or self.max_general_rise is not None

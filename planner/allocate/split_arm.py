@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import reduce
 
 import numpy as np
 
@@ -46,7 +47,7 @@ def closest_split(problem: Problem, share: float, sizes: tuple[Size, ...]) -> Se
     Returns:
         The plans, of which some may pass a limit on the general loss; None where none can be trained.
     """
-    chosen = problem.request.params is not None or bool(problem.request.params_among)
+    chosen = problem.request.sized
     tried = sizes if chosen else (*sizes, *_at_the_passes(problem, share, sizes), *_of_the_text(problem, share, sizes))
     alone = _alone(problem, tried) if share == 1 else EVERYTHING
     plans = _long_enough(problem, problem.split(tried, share, alone=alone))
@@ -84,15 +85,12 @@ def profile(problem: Problem, sizes: tuple[Size, ...], near: float) -> tuple[Arr
     shares = np.linspace(0, 1, SHARES)
     if 0 < near < APART:
         shares = np.unique([*shares, *(share for share in near * FINER if share < APART)])
-    if problem.request.params is None and not problem.request.params_among:
+    if not problem.request.sized:
         # Far from the recommended share the passes may bind, and then the best size is where they do, and none of those searched.
         sizes = tuple(dict.fromkeys((*sizes, *(size for share in shares for size in _at_the_passes(problem, float(share), sizes)))))
     parts = [problem.split(sizes, float(share), alone=_alone(problem, sizes) if share == 1 else EVERYTHING) for share in shares]
     number = np.repeat(np.arange(len(shares)), [len(part) for part in parts])
-    size, params, pt, spec, unique = (
-        np.concatenate([getattr(part, name) for part in parts]) for name in ("size", "params", "tokens_pt", "tokens_spec", "unique_spec")
-    )
-    plans = replaying(problem, Plans(size, params, pt, spec, unique, sizes))
+    plans = replaying(problem, reduce(Plans.beside, parts))
     if problem.robust:
         rows = np.flatnonzero(np.isfinite(plans.added))
         rows = rows[contends(problem, plans.rows(rows), FEW_RESAMPLES, CLOSE_BEHIND, number[rows])]

@@ -63,7 +63,7 @@ def warnings_of(problem: Problem, whole: Search, plan: Plan, value: float, extra
     found += [*_shortest(problem, plan), *_left_over(problem, plan)]
     if plan.tokens_spec > TAKEN * problem.max_tokens_spec and plan.tokens_pt > 0:
         found.append(f"the limit of {format_epochs(problem.max_epochs)} binds: more specialist text, or more passes, might lower the loss")
-    chosen = request.params is not None or request.params_range or request.params_among or request.memory_per_gpu is not None
+    chosen = request.sized or request.params_range or request.memory_per_gpu is not None
     ends = (min(whole.plans.params), max(whole.plans.params))
     at_end = bool(np.isclose(ends, plan.params_non_embedding, rtol=1e-6).any())
     if problem.at_floor(problem.size(plan.params_non_embedding)):
@@ -90,7 +90,7 @@ def _shortest(problem: Problem, plan: Plan) -> Iterator[str]:
 def tell_memory(problem: Problem, params_non_embedding: float, larger: str) -> Iterator[str]:
     """Say that the memory binds, where without a limit on it a model a little larger than the largest of a plan could be trained."""
     request = problem.request
-    if request.memory_per_gpu is None or request.params is not None or request.params_among:
+    if request.memory_per_gpu is None or request.sized:
         return
     size, most = problem.size(problem.clipped(LARGER * params_non_embedding)), (request.params_range or (0.0, np.inf))[1]
     free = replace(problem, request=replace(request, memory_per_gpu=None))

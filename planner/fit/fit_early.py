@@ -69,7 +69,9 @@ def with_early(law: FittedLaw, frame: DataFrame, keep: tuple[str, ...] = (), see
             PlannerWarning, stacklevel=2,
         )  # fmt: skip
         return law
-    early_text = Early(worth, np.concatenate(values), off, len(mixed), float(shares.min()), float(shares.max()), _off_stages(law, rows, worth))
+    stages = rows[rows["branch_kind"] != "mixed"]
+    off_stages = _Rows(law, stages).off_percent(worth) if len(stages) else None
+    early_text = Early(worth, np.concatenate(values), off, len(mixed), float(shares.min()), float(shares.max()), off_stages)
     return replace(law, early=early_text)
 
 
@@ -112,8 +114,3 @@ def _least(forecast: Array, measured: Array, weights: Array) -> Array:
     width = np.log(WORTHS[1] / WORTHS[0])
     result: Array = WORTHS[middle] * np.exp(width * np.clip(step, -1, 1))
     return result
-
-
-def _off_stages(law: FittedLaw, rows: DataFrame, worth: float) -> float | None:
-    stages = rows[rows["branch_kind"] != "mixed"]
-    return _Rows(law, stages).off_percent(worth) if len(stages) else None

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from planner.allocate.domains.found import Found
+from planner.allocate.domains.found import SPLIT, Found
 from planner.allocate.domains.keep import after
 from planner.allocate.domains.problem import DomainsProblem
 from planner.allocate.domains.trade import MARGIN
-from planner.allocate.domains.whole import FINE, better, cooldown, made
+from planner.allocate.domains.whole import FINE, better, cooled, made
 from planner.laws.dual import Array
 
 MOST_DOMAINS = 8
@@ -113,6 +113,5 @@ def _bounded(problem: DomainsProblem, sizes: Any, plans: Array) -> tuple[Array, 
     share[:, good] = after(problem, sizes[good][None], trunk[good][None], spec[:, good], 0.0)
     stages = spec / (1 - share)
     share[:, trunk + (stages - spec).max(0) > problem.general_tokens * (1 + 1e-9)] = np.nan
-    cooled = np.where((spec == 0).any(0) & (spec > 0).any(0), 1.0 + cooldown(problem), 1.0)
-    left = problem.tokens(sizes) * (1 + 1e-9) - trunk * cooled - (problem.spec_cost[:, sizes] * stages).sum(0)
+    left = problem.tokens(sizes) * (1 + 1e-9) - trunk * cooled(problem, SPLIT, spec) - (problem.spec_cost[:, sizes] * stages).sum(0)
     return np.concatenate([trunk[None], spec]).T, share, left

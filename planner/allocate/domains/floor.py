@@ -30,7 +30,7 @@ def tell_bounded(problem: DomainsProblem, found: Found, margin: float) -> Iterat
     """
     params, request = problem.params[found.size], problem.request
     bound = np.flatnonzero(found.tokens_pt + found.tokens_spec < AT_FLOOR * problem.least_ratio * params)
-    if request.params is not None or request.params_among or not len(bound):
+    if request.sized or not len(bound):
         return
     beyond = replace(DomainsProblem.of(request, robust=problem.robust, beyond=True), mix=problem.mix, evaluations=EVALUATIONS)
     best = searched(beyond, found, margin, None)

@@ -67,6 +67,6 @@ def _under(problem: DomainsProblem, flops: float) -> DomainsProblem:
     less = replace(problem, request=replace(problem.request, flops=flops))
     sizes = np.arange(len(problem.ladder))
     trained = np.maximum(problem.least_ratio.min() * problem.params, problem.least_stage)
-    if problem.request.params is not None or problem.request.params_among:
+    if problem.request.sized:
         return less
     return replace(less, ladder=problem.ladder[: int(sizes[less.tokens(sizes) >= trained].max(initial=0)) + 1])

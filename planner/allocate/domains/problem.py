@@ -86,8 +86,8 @@ class DomainsProblem:
         )
         if request.inference_tokens:  # that of all models together, at the least size: what the budget must pay in any structure
             replace(widest, request=replace(widest.request, inference_tokens=request.inference_tokens)).sizes()
-        sizes = (first if request.params is not None or request.params_among else widest).sizes()
-        if request.params is None and not request.params_among:
+        sizes = (first if request.sized else widest).sizes()
+        if not request.sized:
             ends = sizes[0].params_non_embedding, sizes[-1].params_non_embedding
             if request.params_range and first.recipe:  # whose ends lie aside of the sizes that were tried
                 ends = widest.size_range()
@@ -138,8 +138,7 @@ class DomainsProblem:
     @cached_property
     def least_ratio(self) -> Array:
         """Least tokens per parameter of what a domain's model has seen, shape (domains,), as for one domain alone."""
-        asked = self.request.params is not None or bool(self.request.params_among)
-        return np.array([problem.shortest if asked else problem.min_tokens_per_param for problem in self.problems])
+        return np.array([problem.shortest if self.request.sized else problem.min_tokens_per_param for problem in self.problems])
 
     def enough(self, size: Any, tokens_pt: Any) -> Array:
         """Return the fewest specialist tokens, in whole steps, that make enough for sizes after whole steps of general tokens; 0 where those do alone.

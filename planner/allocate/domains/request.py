@@ -87,6 +87,11 @@ class DomainsRequest:
         self.of(self.domains[0])  # the limits that one domain has too are seen to there
 
     @property
+    def sized(self) -> bool:
+        """Whether a size is asked for, or several to choose among."""
+        return self.params is not None or bool(self.params_among)
+
+    @property
     def limited(self) -> bool:
         """Whether the general loss is limited."""
         return self.max_general_loss is not None or self.max_general_rise is not None

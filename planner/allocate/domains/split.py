@@ -160,7 +160,7 @@ def without(problem: DomainsProblem, found: Found) -> bool | None:
     """Tell whether a plan pays a cooldown of the trunk for domains without a stage; None where such domains cost nothing, or it is all trunk."""
     if found.name == MIXED or not cooldown(problem) or not found.tokens_spec.any():
         return None
-    return cooled(problem, found.name, found.tokens_spec) > 1
+    return bool(cooled(problem, found.name, found.tokens_spec) > 1)
 
 
 def _order(problem: DomainsProblem, at: Any, divided: Divided, margin: float, penalty: float) -> Any:

@@ -14,7 +14,7 @@ import numpy as np
 
 from planner.allocate.domains.found import SPLIT, Found
 from planner.allocate.domains.problem import EVERY, DomainsProblem
-from planner.allocate.domains.whole import better, cooldown, made
+from planner.allocate.domains.whole import better, cooled, made
 from planner.laws.dual import Array
 
 STEPS = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -136,7 +136,7 @@ def _mend(problem: DomainsProblem, like: Found, sizes: Any, start: Array, loss: 
     own, general = np.where(binds, own, 1.0), np.where(binds, general, 0.0)
     # A trunk of all the text that there is gives nothing up.
     gives = (trunk > 0) & (_longest(problem, sizes, spec) < problem.whole(problem.general_tokens))
-    taken = gives[:, None] * problem.spec_cost[:, sizes].T / _cooled(problem, spec)[:, None]
+    taken = gives[:, None] * problem.spec_cost[:, sizes].T / cooled(problem, SPLIT, spec.T)[:, None]
     missing = np.where(binds[:, None] & np.isfinite(loss), asked - np.where(np.isfinite(loss), loss, 0.0), 0.0) / own[:, None]
     with np.errstate(all="ignore"):
         all_taken = (taken[:, None] * missing).sum(-1) / (1 - (taken * general / own).sum(-1))[:, None]
@@ -155,11 +155,5 @@ def _longest(problem: DomainsProblem, sizes: Any, spec: Array) -> Array:
     """Return the general tokens that branches of shape (plans, domains) leave, less than none where they cost too much."""
     total = problem.tokens(sizes)
     left = total * (1 + 1e-9) - (problem.spec_cost[:, sizes].T * spec).sum(1)
-    result: Array = problem.whole(np.minimum(left / _cooled(problem, spec), problem.general_tokens))
+    result: Array = problem.whole(np.minimum(left / cooled(problem, SPLIT, spec.T), problem.general_tokens))
     return result
-
-
-def _cooled(problem: DomainsProblem, spec: Array) -> Array:
-    """Return what a trunk costs over its tokens, as `whole.cooled` does, for branches of shape (plans, domains)."""
-    some = spec > 0
-    return np.where(some.any(1) & ~some.all(1), 1.0 + cooldown(problem), 1.0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from planner.allocate.domains.found import MIXED, Found
@@ -122,9 +124,12 @@ def cooldown(problem: DomainsProblem) -> float:
     return recipe.cooldown_fraction if recipe else 0.0
 
 
-def cooled(problem: DomainsProblem, name: str, spec: Array) -> float:
-    """Return what a trunk costs over its tokens: domains without a stage of their own take it cooled down, which is trained once beside the branches."""
-    return 1.0 + (cooldown(problem) if name != MIXED and (spec == 0).any() and (spec > 0).any() else 0.0)
+def cooled(problem: DomainsProblem, name: str, spec: Array) -> Any:
+    """Return what a trunk costs over its tokens, for branches of shape (domains, ...).
+
+    Domains without a stage of their own take it cooled down, which is trained once beside the branches.
+    """
+    return 1.0 + cooldown(problem) * ((name != MIXED) & (spec == 0).any(0) & (spec > 0).any(0))
 
 
 def _rest(problem: DomainsProblem, name: str, trunk: float, room: float, spec: Array) -> float:
