@@ -19,7 +19,7 @@ from planner.ladder import shape_for
 from planner.method import Method
 from planner.train.full.mesh import PATIENCE
 from planner.train.order import SHUFFLED_IN_MEMORY, Batches, Stream
-from planner.train.size import memory, state_bytes
+from planner.train.size import memory, saved_bytes
 from planner.units import format_bytes, format_count, format_seconds
 
 CASES = ((8, 1e21), (128, 1e23), (1024, 1e24), (10_000, 1e26))
@@ -98,7 +98,7 @@ def main() -> None:
 
     rows = []
     for (ranks, flops), shape, _ in runs:
-        size = state_bytes(shape, Method())
+        size = saved_bytes(shape, Method())
         between = 1 / (FAILURES * ranks) * 3600
         # What training waits for is the copy to the host; the rest is written beside it.
         waits = size / ranks / told.host

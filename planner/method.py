@@ -112,6 +112,11 @@ class Method:
         """Count the parameters of the matrices that adapters sit on; none in full."""
         return sum(shape.linear_layers[target][0] for target in self.targets_in(shape))
 
+    def counts(self, shape: ModelShape) -> tuple[int, int, int]:
+        """Count the parameters that are trained, those that are kept as they are, and those that are packed in 4 bits."""
+        packed = self.under(shape) if self.packed else 0
+        return self.trained(shape), 0 if self.name == "full" else shape.params_total - packed, packed
+
     def flops_per_token(self, shape: ModelShape, seq_len: int) -> float:
         """Count the training FLOPs of one token in a sequence of `seq_len` tokens."""
         full = flops_per_token(shape, seq_len)
@@ -124,9 +129,8 @@ class Method:
 
         All states are sharded evenly but for what is whole on each. Left out: a layer's weights while they are gathered, and what the framework takes.
         """
-        packed = self.under(shape) if self.packed else 0
-        frozen = 0 if self.name == "full" else shape.params_total - packed
-        return (HALF_BYTES * frozen + TRAINED_BYTES * self.trained(shape)) / gpus + self.whole_bytes(shape, seq_len)
+        trained, frozen, _ = self.counts(shape)
+        return (HALF_BYTES * frozen + TRAINED_BYTES * trained) / gpus + self.whole_bytes(shape, seq_len)
 
     def whole_bytes(self, shape: ModelShape, seq_len: int) -> float:
         """Return what is whole on every GPU, however many there are [bytes]: matrices packed in 4 bits, as in the full-size run, and one sequence.

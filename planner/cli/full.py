@@ -38,13 +38,13 @@ def show_resources(run: FullRun, ranks: int, trained: Sequence[tuple[Tree, Segme
     """
     from planner.design.walltime import segment_seconds
     from planner.train.full.room import needed
-    from planner.train.size import state_bytes
+    from planner.train.size import saved_bytes
 
     told, recipe, shape = run.settings, run.recipe, run.last.segment.shape
     share = recipe.batch_sequences // ranks
     micro = told.micro_batch or share
     need = needed(run, ranks, micro)
-    state = max(state_bytes(shape, recipe.method(job.segment.method)) for job in run.stages)  # a trunk in full, then perhaps adapters on it
+    state = max(saved_bytes(shape, recipe.method(job.segment.method)) for job in run.stages)  # a trunk in full, then perhaps adapters on it
     names = ("states", "gathered", *(("activations", "logits") if need.activations + need.logits >= need.heldout else ("heldout",)))
     parts = ", ".join(f"{name} {format_bytes(getattr(need, name))}".replace("heldout", "held-out text") for name in names)
     flops = sum(tree.cost(segment) for tree, segment in trained)

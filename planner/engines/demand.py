@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 from planner.errors import InputError
 from planner.train.job import Job
-from planner.train.passes import FROZEN_BYTES, PROCESS_BYTES, STATE_BYTES, rows_of_pass, state_bytes, training_bytes
+from planner.train.passes import FROZEN_BYTES, PROCESS_BYTES, rows_of_pass, state_bytes, training_bytes
 from planner.train.rows import evaluation_bytes, rows_at_once
+from planner.train.size import saved_bytes
 
 SHARE_STEP = 0.01
 """Shares of a GPU are rounded up to this, since Ray counts in ten-thousandths and sums of rounded shares must fit."""
@@ -70,4 +71,4 @@ def demand_of(job: Job, gpu_memory: float | None = None) -> Demand:
 def host_bytes(job: Job) -> float:
     """Estimate the host memory that a job on a GPU needs [bytes]: a model is made or loaded there in fp32, and a state goes through it to the disk."""
     shape, method = job.segment.shape, job.recipe.method(job.segment.method)
-    return max(HOST_BYTES_BESIDE_A_GPU, HOST_MARGIN * max(FROZEN_BYTES * shape.params_total, STATE_BYTES * method.trained(shape)))
+    return max(HOST_BYTES_BESIDE_A_GPU, HOST_MARGIN * max(FROZEN_BYTES * shape.params_total, saved_bytes(shape, method)))

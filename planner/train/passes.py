@@ -17,8 +17,6 @@ BYTES_PER_PARAMETER = 16
 """Weights, gradients and two moments in fp32."""
 FROZEN_BYTES = 4
 """Weights in fp32, of what lies under adapters and is not packed."""
-STATE_BYTES = 12
-"""Of a trained parameter in a saved state: its weight and two moments in fp32."""
 BYTES_PER_LOGIT = 20
 """Logits, their fp32 copy, the log-probabilities and two gradients."""
 PROCESS_BYTES = 1.0e9
@@ -31,9 +29,7 @@ GPU_SHARE = 0.9
 
 def state_bytes(shape: ModelShape, method: Method, device: str = "cpu") -> float:
     """Estimate what weights, gradients and moments take [bytes]."""
-    trained = method.trained(shape)
-    packed = method.under(shape) if method.packed else 0
-    frozen = 0 if method.name == "full" else shape.params_total - packed
+    trained, frozen, packed = method.counts(shape)
     copies = HALF_BYTES * shape.params_total if device == "cuda" else 0.0  # autocast's, which the backward pass keeps
     return BYTES_PER_PARAMETER * trained + FROZEN_BYTES * frozen + NF4_BYTES * packed + copies
 

@@ -181,11 +181,16 @@ def _rows(job: Job, device: torch.device) -> int:
     return rows_of_pass(job.segment.shape, job.recipe, method=job.segment.method, device=device.type, memory=memory)
 
 
+def smoothed(loss: float, smooth: float | None, best: float | None) -> tuple[float, float]:
+    """Take a step's loss into the smoothed one; return that, and the least it has been."""
+    smooth = loss if smooth is None else SMOOTHING * smooth + (1 - SMOOTHING) * loss
+    return smooth, smooth if best is None else min(smooth, best)
+
+
 def _watch(loss: float, loop: LoopState, recipe: Recipe, segment: Segment, step: int) -> None:
     if not math.isfinite(loss):
         raise Diverged(f"the training loss is {loss} at step {step + 1} of the {segment.stage} stage")
-    smooth = loss if loop.loss_smooth is None else SMOOTHING * loop.loss_smooth + (1 - SMOOTHING) * loss
-    best = smooth if loop.loss_smooth_best is None else min(smooth, loop.loss_smooth_best)
+    smooth, best = smoothed(loss, loop.loss_smooth, loop.loss_smooth_best)
     loop.loss_smooth, loop.loss_smooth_best = smooth, best
     if smooth > recipe.spike_factor * best:
         raise Diverged(

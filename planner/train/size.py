@@ -68,15 +68,13 @@ def memory(
         per_layer += tokens * (8 * shape.hidden + (4 + width) * normed)
     kept = tokens * width * shape.hidden * shape.layers + per_layer if checkpoint_activations else per_layer * shape.layers
     gathered = 0.0 if shards == 1 and precision == "fp32" else width * (2 * layer + shape.params_embedding)
-    trained = method.trained(shape)
-    packed = method.under(shape) if method.packed else 0
-    frozen = 0 if method.name == "full" else shape.params_total - packed
+    trained, frozen, packed = method.counts(shape)
     states = (width * frozen + (WEIGHT + GRADIENT + MOMENTS) * trained) / shards + NF4_BYTES * packed
     heldout = evaluation_bytes(shape, seq_len, rows_at_once(seq_len, shape.vocab, micro_batch if bounded else None), width=width)
     at_once = min(tokens, logits_at_once(shape.family, shape.vocab) or tokens)
     return Memory(states, gathered, kept, LOGIT_COPIES * 4 * at_once * shape.vocab, heldout)
 
 
-def state_bytes(shape: ModelShape, method: Method) -> float:
+def saved_bytes(shape: ModelShape, method: Method) -> float:
     """Return the bytes of one saved state, over all ranks: what is trained, and its moments."""
     return float((WEIGHT + MOMENTS) * method.trained(shape))

@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from planner.train.segment import SMOOTHING
+from planner.train.segment import smoothed
 
 SPIKE_BATCHES = 20
 """Batches to which a spike is laid at first: about the memory of the smoothed loss."""
@@ -22,7 +22,7 @@ Span = tuple[int, int]
 
 @dataclass
 class Watch:
-    """Smooths the loss of one stage and says when it is no good; the arithmetic is that of `planner.train.segment`."""
+    """Smooths the loss of one stage and says when it is no good, as `planner.train.segment` does."""
 
     spike_factor: float
     """Multiple of its best that the smoothed loss may not pass."""
@@ -37,8 +37,7 @@ class Watch:
             return "not_finite"
         if loss is None:
             return None
-        self.smooth = loss if self.smooth is None else SMOOTHING * self.smooth + (1 - SMOOTHING) * loss
-        self.best = self.smooth if self.best is None else min(self.smooth, self.best)
+        self.smooth, self.best = smoothed(loss, self.smooth, self.best)
         return "spike" if self.smooth > self.spike_factor * self.best else None
 
     def begin_stage(self) -> None:

@@ -24,7 +24,7 @@ from planner.train.evaluate import heldout_loss
 from planner.train.full.loop import Training
 from planner.train.full.metrics import read_metrics
 from planner.train.full.plan import FullRun
-from planner.train.size import state_bytes
+from planner.train.size import saved_bytes
 from planner.units import format_bytes
 from tests.launch.segments import carry_out
 from tests.train.full.faults import install
@@ -165,5 +165,5 @@ def test_the_command_line_gives_ranks_to_them(one: Path, corpus: Corpus, tmp_pat
     result = CliRunner().invoke(app, ["launch", str(tmp_path / "a.json"), "--out", str(tmp_path / "run"), "--ranks", "2", "--dry-run"])
     shape = FullRun.load(one).last.segment.shape
     assert result.exit_code == 0 and "2 on cpu, fp32" in result.stdout, result.stderr
-    whole = format_bytes(state_bytes(shape, Method()))
+    whole = format_bytes(saved_bytes(shape, Method()))
     assert f"3 of {whole}" in result.stdout, "the largest state, that of the trunk, is what the disk must hold"

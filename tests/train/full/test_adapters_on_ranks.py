@@ -22,7 +22,7 @@ from planner.method import Method
 from planner.train.evaluate import heldout_loss
 from planner.train.full import shard
 from planner.train.full.loop import Training
-from planner.train.size import memory, state_bytes
+from planner.train.size import memory, saved_bytes
 from planner.verify import verify
 from tests.launch.segments import carry_out
 from tests.launch.test_launch_method import specialise_only
@@ -146,4 +146,4 @@ def test_frozen_weights_have_neither_gradients_nor_moments(base: Path) -> None:
     assert full == 16 * shape.params_total / 2 and lora == (4 * shape.params_total + 16 * way.trained(shape)) / 2
     packed = memory(shape, 32, 1, shards=2, precision="fp32", checkpoint_activations=False, method=Method("qlora", 4)).states
     assert packed == lora - 4 * way.under(shape) / 2 + (4 + 0.127) / 8 * way.under(shape), "whole on every rank"
-    assert state_bytes(shape, Method()) == 12 * shape.params_total and state_bytes(shape, way) == 12 * way.trained(shape)
+    assert saved_bytes(shape, Method()) == 12 * shape.params_total and saved_bytes(shape, way) == 12 * way.trained(shape)
