@@ -7,6 +7,8 @@ code 2. What cannot happen is an `assert`.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -52,6 +54,19 @@ class MissingDependencyError(PlannerError):
 
 class PlannerWarning(UserWarning):
     """Something was ignored, clipped or extrapolated; the result stands, with this said about it."""
+
+
+@contextmanager
+def importing(package: str, extra: str = "train") -> Iterator[None]:
+    """Say which extra brings a package that is imported inside and is not there.
+
+    Raises:
+        MissingDependencyError: it is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError(f"{package} is not installed", remedy=f"pip install 'compute-allocation-planner[{extra}]'") from error
 
 
 def without_secret(address: str | None) -> str:

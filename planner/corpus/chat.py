@@ -11,7 +11,7 @@ from typing import Any
 
 from planner.artifacts import read_json, write_text
 from planner.corpus.tokenizer import END
-from planner.errors import InputError, MissingDependencyError
+from planner.errors import InputError, importing
 
 FILE = "chat_template.jinja"
 _MARKS = re.compile(r"(\{%-?\s*)(end)?generation(\s*-?%\})")
@@ -45,12 +45,10 @@ class ChatTemplate:
             InputError: the template is malformed.
             MissingDependencyError: jinja2 is not installed.
         """
-        try:
+        with importing("jinja2"):
             from jinja2 import TemplateError
             from jinja2.ext import loopcontrols
             from jinja2.sandbox import ImmutableSandboxedEnvironment
-        except ModuleNotFoundError as error:
-            raise MissingDependencyError("jinja2 is not installed", remedy="pip install 'compute-allocation-planner[train]'") from error
         self.source = source
         self._special = special
         environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from planner.errors import MissingDependencyError
+from planner.errors import importing
 
 PERMUTATIONS = 48
 SHINGLE_WORDS = 5
@@ -77,10 +77,8 @@ def drop_near(
     Raises:
         MissingDependencyError: datasketch is not installed.
     """
-    try:
+    with importing("datasketch"):
         from datasketch import MinHash, MinHashLSH
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError("datasketch is not installed", remedy="pip install 'compute-allocation-planner[train]'") from error
     order = sorted(documents, key=lambda document: (not document.heldout, document.domain == "general", document.key))
     index = MinHashLSH(threshold=threshold, num_perm=PERMUTATIONS)
     seed = MinHash(num_perm=PERMUTATIONS, seed=1)

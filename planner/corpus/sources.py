@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from planner.corpus.config import Source
-from planner.errors import InputError, MissingDependencyError, PlannerWarning
+from planner.errors import InputError, PlannerWarning, importing
 
 
 def read_documents(source: Source, folder: Path) -> Iterator[str]:
@@ -150,11 +150,9 @@ def _texts(source: Source, path: Path) -> Iterator[str]:
 
 
 def _columns(source: Source, path: Path) -> Iterator[str]:
-    try:
+    with importing("pyarrow"):
         import pyarrow as arrow
         import pyarrow.parquet as parquet
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError("pyarrow is not installed", remedy="pip install 'compute-allocation-planner[train]'") from error
     try:
         if source.kind == "dataset":
             with arrow.memory_map(str(path)) as file:
@@ -210,10 +208,8 @@ def _decode(path: Path) -> str:
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}", remedy="check its permissions") from error
     if path.suffix == ".zst":
-        try:
+        with importing("zstandard"):
             import zstandard
-        except ModuleNotFoundError as error:
-            raise MissingDependencyError("zstandard is not installed", remedy="pip install 'compute-allocation-planner[train]'") from error
         remedy, frames = "copy it again, or leave it out of the source", []
         while data:  # frames one after the other, as large files are packed; only an object of one frame tells whether it came to its end
             frame = zstandard.ZstdDecompressor().decompressobj()

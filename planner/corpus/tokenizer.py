@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from planner.artifacts import read_json, write_text
-from planner.errors import InputError, MissingDependencyError
+from planner.errors import InputError, importing
 
 END = "<|endoftext|>"
 """Put after each document by a tokenizer of ours."""
@@ -117,12 +117,10 @@ def opening(tokenizer: Any, end: int) -> list[int]:
 
 
 def _library() -> Any:
-    try:
+    with importing("tokenizers"):
         import tokenizers
         import tokenizers.decoders
         import tokenizers.models
         import tokenizers.pre_tokenizers
         import tokenizers.trainers
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError("tokenizers is not installed", remedy="pip install 'compute-allocation-planner[train]'") from error
     return tokenizers

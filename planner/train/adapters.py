@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from transformers.pytorch_utils import Conv1D
 
-from planner.errors import InputError, MissingDependencyError
+from planner.errors import InputError, importing
 from planner.recipe import Recipe
 from planner.shapes import ModelShape
 
@@ -98,8 +98,6 @@ def save_adapters(wrapped: torch.nn.Module, folder: Path, base: Path) -> None:
 
 
 def _peft() -> Any:
-    try:
+    with importing("peft", "methods"):
         import peft
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError("peft is not installed", remedy="pip install 'compute-allocation-planner[methods]'") from error
     return peft

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from planner.errors import MissingDependencyError
+from planner.errors import importing
 
 
 def pack(model: torch.nn.Module, targets: Sequence[str]) -> None:
@@ -75,8 +75,6 @@ def unpack(model: torch.nn.Module) -> None:
 
 
 def _bitsandbytes() -> Any:
-    try:
+    with importing("bitsandbytes", "qlora"):
         import bitsandbytes
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError("bitsandbytes is not installed", remedy="pip install 'compute-allocation-planner[qlora]'") from error
     return bitsandbytes
