@@ -31,6 +31,9 @@ _LAYERS = {"full_attention", "sliding_attention", "chunked_attention"}
 _PARTS = ("encoder_attn", "cross_attn", "crossattention", "vision", "indexer")
 """Of the names of modules that attend to something else, or decide what is attended to at a cost of its own."""
 
+LONGEST = 300
+"""Letters of a library's message that are shown."""
+
 
 def read_config(where: Path) -> Any:
     """Read a checkpoint's config.json, with its family's own defaults, and without code of the checkpoint's.
@@ -109,10 +112,10 @@ def _shape(model: Any, config: Any, where: Path) -> ModelShape:
     )  # fmt: skip
 
 
-def one_line(error: Exception, longest: int = 300) -> str:
+def one_line(error: Exception) -> str:
     """Return a library's message on one line, cut where it goes on for too long."""
     told = " ".join(str(error).split()) or type(error).__name__
-    return told if len(told) <= longest else f"{told[:longest]}…"
+    return told if len(told) <= LONGEST else f"{told[:LONGEST]}…"
 
 
 def _count(model: Any, chosen: int, where: Path, config: Any) -> tuple[Counted, int]:

@@ -188,7 +188,7 @@ def segments_to_train(sweep: Sweep) -> list[Segment]:
 
 
 def run_sweep(
-    sweep: Sweep, engine: Engine, *, device: str = "cpu", threads: int = 1, keep_state: bool = False, compiled: bool | None = None,
+    sweep: Sweep, engine: Engine, *, device: str = "cpu", keep_state: bool = False, compiled: bool | None = None,
     on_event: Callable[[Event], None] | None = None,
 ) -> dict[str, str]:  # fmt: skip
     """Train what is left of a sweep and write its runs table.
@@ -197,7 +197,6 @@ def run_sweep(
         sweep: the sweep.
         engine: where to run.
         device: "cpu" or "cuda".
-        threads: threads a worker may use.
         keep_state: whether to keep the states of endpoints (for saving a model).
         compiled: whether models go through torch.compile; None for those with which it pays.
         on_event: told of every event.
@@ -228,7 +227,7 @@ def run_sweep(
             segment = schedule.next()
             if segment is None:
                 return None
-            return sweep.job(segment, device=device, threads=threads, keep_state=keep_state, compiled=key_of(segment) in compile_these)
+            return sweep.job(segment, device=device, keep_state=keep_state, compiled=key_of(segment) in compile_these)
 
         events = engine.run(next_job)
         try:

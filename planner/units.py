@@ -132,6 +132,11 @@ def format_names(names: Sequence[str], most: int = 5) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
+def format_list(words: Sequence[str], last: str = "and") -> str:
+    """Write words, one at least, as a sentence lists them: a, b and c."""
+    return f"{', '.join(words[:-1])} {last} {words[-1]}" if len(words) > 1 else words[0]
+
+
 def format_interval(low: float, high: float, digits: int = 3) -> str:
     """Write an interval of counts: [1.2M, 3.4M]."""
     return f"[{format_count(low, digits)}, {format_count(high, digits)}]"

@@ -16,7 +16,7 @@ from planner.allocate.request import Request
 from planner.design.spec import MIN_STEPS
 from planner.errors import DataError
 from planner.method import Method
-from planner.units import format_bytes, format_count, format_number
+from planner.units import format_bytes, format_count, format_list, format_number
 
 TOLD = 3
 """Digits of a budget, or a time, that is named."""
@@ -146,4 +146,4 @@ def _of_memory(request: Request, base: Base, method: Method) -> tuple[str, str]:
     whole = f", where {format_bytes(method.whole_bytes(base.shape, base.context))} are whole on each, however many there are"
     need = format_bytes(method.bytes_per_gpu(base.shape, request.gpus, base.context))
     said = f"{base.name} needs {need} on each of {request.gpus} GPUs with --method {method.name}, and they have {memory}{'' if own else whole}"
-    return said, f"{', '.join(ways[:-1])} or {ways[-1]}"
+    return said, format_list(ways, "or")

@@ -70,20 +70,19 @@ def curve(parameters: Array, loss: Array) -> Array:
     return result
 
 
-def fit_sigmoid(table: Table, *, chance: float | None = None, resamples: int = RESAMPLES, seed: int = 0) -> Sigmoid:
+def fit_sigmoid(table: Table, *, chance: float | None = None, resamples: int = RESAMPLES) -> Sigmoid:
     """Fit the curve, and again to resampled rows.
 
     Args:
         table: losses and accuracies.
         chance: accuracy of guessing, where it is known; fitted by default.
         resamples: how many.
-        seed: seed of the resamples.
 
     Raises:
         DataError: accuracy does not fall with loss beyond what a shuffled table does by chance, or no row is above chance.
         InputError: chance is no share.
     """
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(0)
     if chance is not None and not 0 <= chance < 1:
         raise InputError(f"chance {chance:g} is not a share from 0 to below 1", remedy="give one, such as 0.25 for four choices")
     if chance is not None and table.accuracy.max() <= chance:

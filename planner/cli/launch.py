@@ -73,7 +73,7 @@ def launch(
     from planner.artifacts import read_json
     from planner.cli.full import carry_on, check_options, show_resources
     from planner.cli.needs import require_here, require_method, require_wandb
-    from planner.cli.paths import default_threads, law_file
+    from planner.cli.paths import default_threads, default_workers, law_file
     from planner.launch.export import TARGETS
     from planner.launch.export import export as write_export
     from planner.launch.full import default_save_every, outcome, settle
@@ -93,7 +93,7 @@ def launch(
         raise InputError(f"--wandb {wandb!r} names no project", remedy="name one, or leave it away")
     if export is None:
         require_wandb(wandb, engine, address)
-        check_ranks(ranks, device, engine, threads=threads or 1, address=address)
+        check_ranks(ranks, device, engine, default_workers(), threads=threads or 1, address=address)
     if export is not None and arm is not None:
         raise InputError(f"--export {export} writes the recommendation", remedy="leave --arm away, or --export, and train the arm with plan launch")
     of_domains = read_json(allocation).get("kind") == "domains"

@@ -85,7 +85,7 @@ def _open_streams() -> None:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free, which is this one
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
         # A terminal of another encoding than UTF-8 may lack α or ≤: better a question mark than a command that ends in the midst of its table.
         getattr(sys, name).reconfigure(errors="replace" if name == "stdout" else "backslashreplace")
 

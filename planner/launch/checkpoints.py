@@ -50,7 +50,7 @@ def _export(sweep: Sweep) -> tuple[list[Path], dict[str, StateError]]:
         if out.exists():
             found.append(out)
     waiting = {sweep.job(tip).frozen_state for tip in sweep.tree.tips if sweep.job(tip).state_path.exists()}
-    for state in used - waiting - {None}:
+    for state in used - waiting:
         if state is not None and state.is_relative_to(sweep.folder):
             state.unlink(missing_ok=True)
     if lacking:

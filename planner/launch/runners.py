@@ -201,20 +201,20 @@ def failure(folder: Path, otherwise: str, logged: int = 0) -> StateError:
     return StateError(said, remedy=f"see {folder / LOG}; the same command goes on from the latest state")
 
 
-def check_ranks(ranks: int, device: str, engine: str, *, threads: int = 1, address: str | None = None) -> None:
+def check_ranks(ranks: int, device: str, engine: str, cores: int, *, threads: int = 1, address: str | None = None) -> None:
     """Refuse more ranks on this machine than it has cores.
 
     Args:
         ranks: processes.
         device: "cpu" or "cuda".
         engine: "local", "slurm" or "ray".
+        cores: of this machine.
         threads: cores that Ray sets aside for each.
         address: of a cluster of Ray, which is not this machine.
 
     Raises:
         InputError: there are not as many.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if not on_this_machine(engine, address) or device != "cpu":
         return
     if ranks > cores:

@@ -25,7 +25,7 @@ from planner.flags import WARMUP_MULTIPLE
 from planner.flops import flops_per_token
 from planner.ladder import LARGEST, SMALLEST, TOLERANCE, shape_for
 from planner.laws.dual import Array
-from planner.next_runs.cost import TreeCost
+from planner.next_runs.cost import TreeCost, numbered
 from planner.recipe import Recipe
 from planner.shapes import ModelShape
 from planner.units import format_count
@@ -117,9 +117,7 @@ class Candidates:
     @cached_property
     def group(self) -> Any:
         """Number of what each cell shares its luck with, shape (n,): its trunk, or from scratch its stem, as in the runs table."""
-        keys = [(cell.size, cell.seed, None if cell.tokens_pt else cell.unique_spec) for cell in self.cells]
-        number = {key: place for place, key in enumerate(dict.fromkeys(keys))}
-        return np.array([number[key] for key in keys], dtype=int)
+        return numbered([(cell.size, cell.seed, None if cell.tokens_pt else cell.unique_spec) for cell in self.cells])[0]
 
     @property
     def rows(self) -> FitData:

@@ -16,7 +16,7 @@ from planner.laws.dual import Array
 from planner.next_runs.belief import Worlds
 from planner.next_runs.candidates import Candidates
 from planner.next_runs.information import fisher
-from planner.units import format_count
+from planner.units import format_count, format_list
 
 SINGULAR = 1e-8
 """Least eigenvalue of the information, its columns scaled to unit length, under which a direction of the parameters counts as not measured. Grids in
@@ -46,7 +46,7 @@ def refuse_collinear(given: Candidates, every: Sequence[Worlds], noise: float, s
     for worlds in every:
         names = not_separated(given, worlds, noise, share)
         if names:
-            what = f"{names[0]} cannot be measured" if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]} cannot be separated"
+            what = f"{format_list(names)} cannot be {'measured' if len(names) == 1 else 'separated'}"
             raise DataError(
                 f"this design cannot carry the law {worlds.law.name}: by the rank of its information matrix {what}",
                 remedy="give more FLOPs, vary sizes, tokens_pt, tokens_spec and unique_spec apart from each other, or take a simpler law",
@@ -91,7 +91,7 @@ def _against_repetition(special: Array, unique: Array, law: Law) -> tuple[str, s
     with np.errstate(invalid="ignore"):
         epochs = np.where(special > 0, special / unique, 0.0)
     passes = levels(epochs[epochs > 1 + SAME])
-    lost = " and ".join([", ".join(concerned[:-1]), concerned[-1]] if len(concerned) > 1 else concerned)
+    lost = format_list(concerned)
     if not len(passes):
         return f"no run repeats its specialist text, so {lost} cannot be measured", "take unique_spec below tokens_spec in some runs"
     if len(passes) < 2 and "passes" in law.needs:
@@ -123,6 +123,4 @@ def not_separated(given: Candidates, worlds: Worlds, noise: float, share: float)
 def _named(names: Sequence[str], wanted: Sequence[str]) -> str:
     """Join the parameters that a law has of some; a law that calls them otherwise has terms of the two stages all the same."""
     found = [name for name in wanted if name in names]
-    if not found:
-        return "what the two stages do"
-    return f"{', '.join(found[:-1])} and {found[-1]}" if len(found) > 1 else found[0]
+    return format_list(found) if found else "what the two stages do"

@@ -32,9 +32,9 @@ class TreeCost:
             eval_tokens: held-out tokens a domain evaluated at each endpoint.
         """
         count = len(cells)
-        self.trunk, trunk_keys = _numbered([(cell.size, cell.seed) for cell in cells])
+        self.trunk, trunk_keys = numbered([(cell.size, cell.seed) for cell in cells])
         """Number of each cell's trunk, shape (n,)."""
-        self.stem, stem_keys = _numbered([(cell.size, cell.seed, recipe.steps(cell.tokens_pt), cell.unique_spec, cell.replay_fraction) for cell in cells])
+        self.stem, stem_keys = numbered([(cell.size, cell.seed, recipe.steps(cell.tokens_pt), cell.unique_spec, cell.replay_fraction) for cell in cells])
         """Number of each cell's stem, shape (n,); a zero-shot cell has one of length zero."""
         self._trunks, self._stems = len(trunk_keys), len(stem_keys)
         self.need, self.stop, self.tip = np.zeros(count), np.zeros(count), np.zeros(count)
@@ -76,7 +76,8 @@ class TreeCost:
         return trunk, stem
 
 
-def _numbered(keys: Sequence[Hashable]) -> tuple[Any, list[Hashable]]:
+def numbered(keys: Sequence[Hashable]) -> tuple[Any, list[Hashable]]:
+    """Number keys by their first appearance; return each one's number, shape (keys,), and the distinct keys."""
     distinct = list(dict.fromkeys(keys))
     number = {key: place for place, key in enumerate(distinct)}
     return np.array([number[key] for key in keys], dtype=int), distinct

@@ -46,7 +46,7 @@ def save_state(path: Path, model: torch.nn.Module, optimiser: torch.optim.Optimi
 
 
 def tensors_of(model: torch.nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """Name all that a state holds: what is trained and both moments, as live tensors. What lies frozen under adapters is the open checkpoint's."""
+    """Name all that a state holds: what is trained and both moments, as live tensors. What lies under adapters is the open checkpoint's or the trunk's."""
     found: dict[str, torch.Tensor] = {}
     for name, parameter in _trained(model):
         found[f"model.{name}"] = parameter.detach()

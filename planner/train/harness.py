@@ -47,6 +47,9 @@ _FILTERS = frozenset("join trim lower upper replace capitalize string int length
 _METHODS = frozenset("strip lstrip rstrip lower upper capitalize split index startswith endswith".split())
 """Methods that a template may call, as the harness's own tasks do: those of texts and lists. A text's format would read attributes."""
 
+BATCH = 16
+"""Questions of a forward pass."""
+
 
 def read_task(path: Path) -> dict[str, Any]:
     """Read a task file; its data files are looked for beside it.
@@ -92,7 +95,7 @@ def task_files(folder: Path) -> dict[str, Path]:
 
 
 def run_tasks(
-    checkpoint: Path, tasks: Sequence[str | dict[str, Any]], *, few_shot: int | None = None, limit: int | None = None, device: str = "cpu", batch: int = 16
+    checkpoint: Path, tasks: Sequence[str | dict[str, Any]], *, few_shot: int | None = None, limit: int | None = None, device: str = "cpu"
 ) -> dict[str, dict[str, float]]:
     """Evaluate a checkpoint on tasks.
 
@@ -102,7 +105,6 @@ def run_tasks(
         few_shot: examples before each question; the task's own number by default.
         limit: questions of each task, at most.
         device: "cpu" or "cuda".
-        batch: questions a forward pass.
 
     Returns:
         Metrics by task, such as {"acc": 0.5, "acc_stderr": 0.02}.
@@ -124,7 +126,7 @@ def run_tasks(
     lm_eval.utils.env = _sandboxed(lm_eval.utils.env)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the libraries' own deprecations
-        model = HFLM(pretrained=placed(open_checkpoint(checkpoint), device), tokenizer=_tokenizer(checkpoint), batch_size=batch, device=device)
+        model = HFLM(pretrained=placed(open_checkpoint(checkpoint), device), tokenizer=_tokenizer(checkpoint), batch_size=BATCH, device=device)
         try:
             # Reading the harness's thousands of own tasks takes a minute, and only names are looked up in them.
             manager = TaskManager(include_defaults=any(isinstance(task, str) for task in tasks))

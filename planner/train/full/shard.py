@@ -31,10 +31,10 @@ from planner.train.start import start_model
 
 
 def build(job: Job, corpus: Corpus, ranks: Ranks, settings: Settings, *, drawn: bool = True) -> nn.Module:
-    """Build the model of a run's beginning, ready to train on every rank.
+    """Build the model that a stage begins with, ready to train on every rank.
 
     Args:
-        job: the run's first stage.
+        job: the stage: the run's first, or that of adapters on a trunk.
         corpus: for the model's special tokens.
         ranks: over which it is sharded.
         settings: precision, activations, compile.
