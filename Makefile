@@ -1,9 +1,14 @@
-# Two commands for a fresh machine: make demo runs the whole path on real text, make test passes the tests. Each makes its own environment.
+# Two commands for a fresh machine: make demo runs the whole path on real text, make test passes the tests; make check those too that take long.
+# Each makes its own environment.
 PYTHON ?= python3
 # What is imported is compiled then; all that is installed takes a minute.
 PIP = bin/pip install --quiet --disable-pip-version-check --no-compile
+LINT = .venv-test/bin/ruff check . && .venv-test/bin/mypy
+# One worker more than there are cores: many tests wait for processes that they start.
+WORKERS = $(shell $(PYTHON) -c "import os; print(min(8, 1 + (os.cpu_count() or 1)))")
+PYTEST = OMP_NUM_THREADS=1 .venv-test/bin/python -m pytest -n $(WORKERS) --dist worksteal
 
-.PHONY: demo test
+.PHONY: check demo test
 
 demo: .venv-demo/ready
 	.venv-demo/bin/plan demo --out demo-out
@@ -16,9 +21,12 @@ demo: .venv-demo/ready
 	touch $@
 
 test: .venv-test/ready
-	.venv-test/bin/ruff check .
-	.venv-test/bin/mypy
-	OMP_NUM_THREADS=1 .venv-test/bin/python -m pytest -n auto --maxprocesses 8 --dist worksteal
+	$(LINT)
+	$(PYTEST) -m "not slow"
+
+check: .venv-test/ready
+	$(LINT)
+	$(PYTEST)
 
 .venv-test/ready: pyproject.toml
 	$(PYTHON) -m venv .venv-test

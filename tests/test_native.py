@@ -17,6 +17,7 @@ def get_kernel(*names, **options): raise OSError("asked for " + str(names))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("package", ["peft", "bitsandbytes", "transformers"])
 def test_what_fetches_kernels_is_not_there_for_the_libraries(package: str, tmp_path: Path) -> None:
     pytest.importorskip(package, reason=f"{package} is not installed")

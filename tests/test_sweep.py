@@ -65,6 +65,7 @@ def children(pid: int) -> list[tuple[int, str]]:
     return [(int(line.split()[0]), line) for line in lines]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("victim", ["runner", "worker"])
 def test_a_kill_loses_nothing(undisturbed: Path, tmp_path: Path, corpus: Corpus, victim: str) -> None:
     folder = lay_out(tmp_path / "tiny", corpus)
@@ -144,6 +145,7 @@ def test_a_record_of_another_run_is_no_row(undisturbed: Path, tmp_path: Path) ->
     assert list(compile_runs([other])["run_id"]) == [other.stem]
 
 
+@pytest.mark.slow
 def test_early_text_and_a_shared_trunk(undisturbed: Path, tmp_path: Path, corpus: Corpus) -> None:
     folder = lay_out(tmp_path / "early", corpus)
     text = (folder / "sweep.toml").read_text()

@@ -33,6 +33,7 @@ def best(laws: tuple[FittedLaw, FittedLaw], request: Request) -> Search:
     return closest(problem, coarse(problem))
 
 
+@pytest.mark.slow
 def test_more_budget_and_looser_limits_are_never_worse(laws: tuple[FittedLaw, FittedLaw]) -> None:
     found = [[best(laws, replace(REQUEST, flops=float(flops), max_general_rise=rise)) for rise in RISES] for flops in BUDGETS]
     losses = np.array([[search.expected.min() for search in row] for row in found])

@@ -119,6 +119,7 @@ def _tokens(plans: object) -> tuple[object, object, object]:
     return plans.tokens_pt, plans.tokens_spec, plans.unique_spec  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 def test_no_tighter_limit_is_forecast_better_and_each_has_its_own_plan(law: FittedLaw, general: FittedLaw) -> None:
     answers = [allocate(law, replace(REQUEST, max_general_rise=float(limit)), general=general) for limit in LIMITS]
     losses = [answer.plan.loss for answer in answers]
@@ -137,6 +138,7 @@ def test_no_tighter_limit_has_a_base_forecast_better(law: FittedLaw, general: Fi
     assert all(looser <= tighter + 1e-6 for tighter, looser in pairwise(ends)) and ends[-1] < ends[0], ends
 
 
+@pytest.mark.slow
 def test_a_base_keeps_its_limit_with_shares_between_those_that_are_tried_first(law: FittedLaw, general: FittedLaw) -> None:
     """Held against every share in thousandths with every amount."""
     answer = allocate_bases(law, replace(OF_BASE, max_general_rise=0.1), [BASE], general=general)

@@ -167,6 +167,7 @@ def test_a_range_that_no_budget_reaches_is_refused(fitted: FittedLaw) -> None:
         allocate(fitted, Request(1e12, UNIQUE, params_range=(1e8, 1e9)))
 
 
+@pytest.mark.slow
 def test_constraints_never_help_and_means_never_hurt(fitted: FittedLaw) -> None:
     """On random requests the expected ln L of the best plan moves the right way, but for the grain of the search."""
     random = np.random.default_rng(3)

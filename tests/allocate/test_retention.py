@@ -116,6 +116,7 @@ def test_a_refusal_counts_only_what_could_be_trained(fitted: FittedLaw, general:
         allocate(fitted, replace(REQUEST, unique_spec=2e6, general_tokens=1e5, max_general_rise=0.1), general=general)
 
 
+@pytest.mark.slow
 def test_a_refusal_names_what_would_keep_the_limit() -> None:
     """A budget where it is the budget that binds, more text where it is the text, both where it takes both, and nothing that would not do."""
     law, limit = (FittedLaw.load(ROOT / "sweeps/computing" / name) for name in ("law.json", "replay/law_general.json"))
@@ -153,6 +154,7 @@ def test_tighter_limits_never_help(fitted: FittedLaw, general: FittedLaw) -> Non
     assert losses[-1] > losses[0]
 
 
+@pytest.mark.slow
 def test_more_budget_and_text_never_hurt_under_a_limit(fitted: FittedLaw, general: FittedLaw) -> None:
     request = replace(REQUEST, max_general_rise=0.03)
     budgets = [allocate(fitted, replace(request, flops=flops), general=general).plan.loss for flops in (1e13, 2e13, 4e13)]

@@ -14,6 +14,8 @@ from planner.engines.local import LocalEngine
 from planner.sweep import Sweep, run_sweep
 from tests.engines.tiny import assert_whole, lay_out, states
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 

@@ -27,7 +27,10 @@ from tests.engines.tiny import assert_whole, lay_out, start, states, wait_for
 
 if find_spec("ray") is None:  # not by importing it: where its servers bind is decided at import, and the engine does that
     pytest.skip("the extra ray is not installed", allow_module_level=True)
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::ResourceWarning", "ignore::DeprecationWarning")  # Ray's own
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::ResourceWarning", "ignore::DeprecationWarning"),  # Ray's own
+]
 
 
 class Nodes:

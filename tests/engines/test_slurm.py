@@ -101,6 +101,7 @@ def test_a_job_whose_nodes_are_made_ready_has_not_begun(slurm: Path, folder: Pat
     assert [event.kind for event in batch.look(1.0)] == (["started"] if begun else [])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("state", "dooms"), [("NODE_FAIL", 1), ("PREEMPTED", 1), ("GONE", 1), ("OUT_OF_MEMORY", MAX_DEATHS)])
 def test_a_job_that_the_cluster_ends_is_submitted_again(slurm: Path, folder: Path, state: str, dooms: int) -> None:
     doomed: set[int] = set()
@@ -135,6 +136,7 @@ def test_what_goes_wrong_in_a_segment_is_told_and_not_repeated(slurm: Path, fold
     assert len(fake_slurm.jobs(slurm)) == 1
 
 
+@pytest.mark.slow
 def test_the_next_runner_waits_for_the_jobs_of_a_dead_one(slurm: Path, folder: Path, undisturbed: Path) -> None:
     """The driver is killed; its jobs run on. The next runner takes them over: no segment is submitted twice, and the table is the same.
 

@@ -282,6 +282,7 @@ def test_one_name_for_all_trunks_leaves_intervals_a_width(tmp_path: Path) -> Non
     assert (np.std(member.resamples, axis=0) > 1e-3 * np.abs(member.theta)).all()
 
 
+@pytest.mark.slow
 def test_profiles_of_small_tables_hold_the_truth(tmp_path: Path) -> None:
     inside = []
     for seed in range(12):

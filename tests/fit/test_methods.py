@@ -85,6 +85,7 @@ def other(synthetic: FitData) -> FittedLaw:
     return fit(replace(synthetic, log_loss=synthetic.log_loss + change), "bounded-penalised", resamples=60, source=source)
 
 
+@pytest.mark.slow
 def test_the_laws_cross_where_the_truths_do(fitted: FittedLaw, other: FittedLaw) -> None:
     first = replace(fitted, source={**fitted.source, "corpus": "c"})
     shape = shape_for(8e4, family="qwen3", vocab=1024)

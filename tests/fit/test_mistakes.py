@@ -29,6 +29,7 @@ def named(data: FitData) -> tuple[set[str], float]:
     return {str(item.message).split()[0] for item in said if "is it a mistake" in str(item.message)}, law.noise
 
 
+@pytest.mark.slow
 def test_two_runs_far_off_what_the_others_scatter_by_are_named_and_are_no_noise() -> None:
     for seed in range(3):
         data = two_stages(LAW, TRUTH, Reference(1e5, 2e6), 0.002, seed)

@@ -16,6 +16,7 @@ def runs(rows: int, random: np.random.Generator) -> tuple[Points, np.ndarray]:
     return points, LAWS["chinchilla"].log_loss(TRUTH[None], points)[0]
 
 
+@pytest.mark.slow
 def test_intervals_cover_the_truth() -> None:
     law, held = LAWS["chinchilla"], []
     for seed in range(40):
@@ -28,6 +29,7 @@ def test_intervals_cover_the_truth() -> None:
     assert 0.80 <= np.mean(held) <= 0.98
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noise", [5e-4, 1e-4])
 def test_intervals_cover_the_truth_at_low_noise(noise: float) -> None:
     """Where each parameter is known to far under the least step of the grid; they held a third of it with straight lines between its values."""

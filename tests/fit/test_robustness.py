@@ -24,6 +24,8 @@ from planner.fit.identify import check, reason_against
 from planner.laws import LAWS, Points, Reference
 from planner.runs import read_runs
 
+pytestmark = pytest.mark.slow
+
 NAMES = ["params_non_embedding", "tokens_pt", "tokens_spec", "unique_spec", "loss_spec"]
 CASES, CHUNKS = 500, 20
 NOISE = 0.005

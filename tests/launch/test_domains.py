@@ -29,6 +29,7 @@ from tests.conftest import TINY_RECIPE
 from tests.train.full.runs import run_here, steps_of
 
 pytest.importorskip("torch")
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

@@ -39,6 +39,8 @@ from tests.launch.test_domains import answer, laid_down, row, two  # noqa: F401 
 from tests.train.full.faults import FACTORS, install
 from tests.train.full.runs import at, run_here, steps_of
 
+pytestmark = pytest.mark.slow
+
 SCALE = 0.2
 """46 general steps; 42 and 44 specialist ones."""
 FORK, MAIL, PARSER = 46, 46 + 44, 46 + 42

@@ -68,6 +68,7 @@ def test_replay_is_laid_out_inside_the_specialist_stage(corpus: Corpus, tmp_path
         assert realised[name][1] == pytest.approx(realised[name][0], rel=0.01)
 
 
+@pytest.mark.slow
 def test_an_arm_is_launched_and_held_against_its_own_forecast(corpus: Corpus, tmp_path: Path) -> None:
     """Specialist text mixed in from the start, which no recommendation has: as the sweep's loop trains such a cell, on the way and in the record."""
     answer = allocation(corpus)

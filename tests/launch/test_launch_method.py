@@ -127,6 +127,7 @@ def test_a_law_of_adapters_is_launched_with_adapters(tmp_path: Path, corpus: Cor
     assert lora.flops_total < prepare(tmp_path / "a.json", tmp_path / "run").run.tree.flops_total
 
 
+@pytest.mark.slow
 def test_a_law_of_adapters_in_both_stages_is_launched_as_its_runs_were(tmp_path: Path, corpus: Corpus) -> None:
     """The launched run is the cell that a sweep would train, which is cut elsewhere."""
     pytest.importorskip("peft", reason="peft is not installed")

@@ -36,6 +36,8 @@ from planner.train.full.main import Stopper, run_rank
 from planner.train.full.plan import FAILURE_FILE, RUNNER, STATES_FOLDER, STOP_FILE, FullRun, Settings
 from tests.train.full.runs import ROOT, STEPS, allocation, lay, losses, row, run_here
 
+pytestmark = pytest.mark.slow
+
 
 def plan(*arguments: object) -> tuple[int, str, str]:
     result = CliRunner().invoke(app, [str(item) for item in arguments])

@@ -165,6 +165,7 @@ sys.exit(main.main([".", "--slurm"]))
 """
 
 
+@pytest.mark.slow
 def test_a_stopped_rank_does_not_die_of_the_signal_that_the_first_to_end_brings_about() -> None:
     """srun --kill-on-bad-exit sends it to those that are still on their way out, and its exit code would be the signal's: no requeue."""
     done = subprocess.run([sys.executable, "-c", DYING], env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False)

@@ -155,6 +155,7 @@ LAWS = (Law("mine", "E + α·ln N", (irreducible(), exponent("α")), formula, "h
 """
 
 
+@pytest.mark.slow
 def test_a_law_that_raises_on_these_runs_is_named_and_no_other_is_harmed(own: Path, tmp_path: Path) -> None:
     own.write_text(RAISES, encoding="utf-8")
     names = [f"--map={ours}={theirs}" for ours, theirs in (("params_non_embedding", "N"), ("tokens_pt", "D"), ("loss_spec", "loss"))]
@@ -167,6 +168,7 @@ def test_a_law_that_raises_on_these_runs_is_named_and_no_other_is_harmed(own: Pa
     assert plan(*fit, "--law=chinchilla", laws=own, folder=tmp_path).returncode == 0
 
 
+@pytest.mark.slow
 def test_a_plan_that_a_law_has_no_number_for_is_refused_with_where_it_lies(own: Path, tmp_path: Path) -> None:
     """A straight law falls below zero far out, and one that raises there is no better."""
     names = [f"--map={ours}={theirs}" for ours, theirs in (("params_non_embedding", "N"), ("tokens_pt", "D"), ("loss_spec", "loss"))]

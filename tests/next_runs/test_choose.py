@@ -74,6 +74,7 @@ def test_brute_force_agrees(fitted: FittedLaw, criterion: str) -> None:
         assert best - 1e-9 <= found.criterion <= best + 2 * np.log(1.03)
 
 
+@pytest.mark.slow
 def test_a_prior_alone_gives_a_design_that_carries_a_law(given: Candidates) -> None:
     stakes = Stakes.of(given, None, REQUEST, forms=("bounded-penalised",))
     answer = design_runs(stakes, BUDGET, fitted=False)

@@ -65,6 +65,7 @@ def test_runs_dearer_than_the_default_target_are_for_one_beyond_them(law: list[s
         assert target > budget and (target == pytest.approx(most)) == (budget < most)
 
 
+@pytest.mark.slow
 def test_runs_beside_a_law_are_no_smaller_than_the_middle_of_its_own(law: list[str], fitted: FittedLaw, tmp_path: Path) -> None:
     """Cheap small runs would lower the uncertainty most, if the law's form holds down to them and up to the target: nobody knows that."""
     sizes = fitted.support

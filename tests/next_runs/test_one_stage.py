@@ -50,6 +50,7 @@ def error(known: FitData, more: Candidates, random: np.random.Generator) -> floa
     return float((LAW.log_loss(found.theta[None], target) - LAW.log_loss(TRUTH[None], target))[0, 0])
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::planner.errors.PlannerWarning")
 def test_the_runs_of_one_stage_tell_more_than_a_grid_for_the_same_flops() -> None:
     """Counted by fits to fresh runs, not by the theory that chose them."""
@@ -85,6 +86,7 @@ def table(path: Path, columns: str) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("columns", "options", "shown", "not_shown"),
     [

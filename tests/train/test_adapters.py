@@ -20,6 +20,7 @@ from tests.train.shared import InlineEngine, checkpoint, lay_out
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("peft", reason="peft is not installed")
+pytestmark = pytest.mark.slow
 
 SWEEP = """
 sizes = ["10k"]

@@ -19,6 +19,7 @@ from tests.train.shared import RECIPE, InlineEngine, checkpoint, lay_out
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("peft", reason="peft is not installed")
+pytestmark = pytest.mark.slow
 
 SWEEP = """
 name = "both"

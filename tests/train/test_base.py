@@ -111,6 +111,7 @@ def test_another_tokenizer_or_context_is_refused(tmp_path: Path, corpus: Corpus)
         Sweep.open(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_sweep_off_a_base(tmp_path: Path, corpus: Corpus) -> None:
     from transformers import AutoModelForCausalLM
 

@@ -26,6 +26,7 @@ from tests.engines.tiny import lay_out
 from tests.train.shared import InlineEngine
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # dynamo looks at what it traces
 def test_one_compiled_function_serves_several_models() -> None:
     loss_of = compiled_loss("aot_eager")
@@ -58,6 +59,7 @@ def test_models_under_adapters_are_compiled_too() -> None:
     assert any(slope.any() for slope in slopes[0]) and all(torch.allclose(*pair, atol=1e-6) for pair in zip(*slopes, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("asked", [True, False])
 def test_segments_are_compiled_where_they_are_told_to(tmp_path: Path, corpus: Corpus, monkeypatch: pytest.MonkeyPatch, asked: bool) -> None:
     calls = []
@@ -121,6 +123,7 @@ def test_cycles_are_looked_for_again_after_what_may_compile(monkeypatch: pytest.
     assert gc.isenabled() and seen == [False, True, False, False]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not has_compiler(), reason="no C++ compiler for torch.compile")
 def test_a_compiled_sweep_is_the_sweep_and_goes_on_to_the_same_digits(tmp_path: Path, corpus: Corpus, undisturbed: Path) -> None:
     tables = {"plain": pd.read_csv(undisturbed / "runs.csv").drop(columns="sweep")}

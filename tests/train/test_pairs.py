@@ -107,6 +107,7 @@ def test_a_window_that_no_heldout_response_is_within_is_refused_before_training(
         paired.check_heldout(["general"], held)
 
 
+@pytest.mark.slow
 def test_a_stage_of_pairs_teaches_the_responses(paired: Corpus, tmp_path: Path) -> None:
     text = 'sizes = ["10k"]\ntokens_pt = ["21k"]\ntokens_spec = [0, "27k"]\nunique_spec = ["all"]\n'
     assert run_sweep(Sweep.open(lay_out(tmp_path, paired, text)), InlineEngine()) == {}

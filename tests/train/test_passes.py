@@ -78,6 +78,7 @@ def test_gradients_add_up_to_those_of_one_pass(masked: bool) -> None:
         assert all(torch.allclose(*pair, rtol=1e-4, atol=1e-6) for pair in zip(found[rows], found[5], strict=True))
 
 
+@pytest.mark.slow
 def test_a_sweep_in_several_passes_has_the_losses_of_one(text_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = [(f"say {word} {number}", f"{word} {word}") for word in WORDS for number in range(8)]
     corpus = paired_corpus(text_folder, tmp_path, asked, "asked")

@@ -71,6 +71,7 @@ def test_structures_without_what_every_run_has_say_so(fitted: FittedLaw, tmp_pat
     assert again.domains[0].extrapolation["tokens_pt"] == math.inf
 
 
+@pytest.mark.slow
 def test_required_losses_are_kept_and_cost(fitted: FittedLaw) -> None:
     free = allocate_domains(DomainsRequest(BUDGET, domains(fitted)))
     loss = free.recommended.domains[0].loss
@@ -82,6 +83,7 @@ def test_required_losses_are_kept_and_cost(fitted: FittedLaw) -> None:
     assert loose.recommended.loss == pytest.approx(free.recommended.loss, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_loss_out_of_reach_is_refused_with_its_domain(fitted: FittedLaw) -> None:
     free = allocate_domains(DomainsRequest(BUDGET, domains(fitted)))
     own = [plan.loss for plan in free.recommended.domains]
@@ -97,6 +99,7 @@ def test_a_loss_out_of_reach_is_refused_with_its_domain(fitted: FittedLaw) -> No
         allocate_domains(DomainsRequest(0.9 * needed, domains(fitted, None, 0.85 * own[1], 9.0)), allow_extrapolation=True)
 
 
+@pytest.mark.slow
 def test_losses_that_exclude_each_other_are_refused(fitted: FittedLaw) -> None:
     alike = domains(fitted, unique=(1e6,) * 8)
     first, second = alike[:2]
@@ -179,6 +182,7 @@ def test_bad_domains_are_refused(fitted: FittedLaw) -> None:
         DomainsRequest(BUDGET, tuple(replace(domain, weight=0.0) for domain in domains(fitted)))
 
 
+@pytest.mark.slow
 def test_the_budget_that_a_refusal_names_does_where_a_coarse_search_misses_by_a_hair() -> None:
     """A domain that counts for nothing and must reach a loss gets just what that takes; the coarse search ended 3e-4 above it at any budget."""
     law = FittedLaw.load(SWEEPS / "medicine" / "law.json")
@@ -192,6 +196,7 @@ def test_the_budget_that_a_refusal_names_does_where_a_coarse_search_misses_by_a_
     assert found is not None and (enough.losses(found) <= enough.max_loss).all()
 
 
+@pytest.mark.slow
 def test_the_budget_that_a_refusal_names_does_as_it_is_told() -> None:
     """Rounded to the nearest of two digits, what was named could be what had been refused."""
     medicine, computing = (FittedLaw.load(SWEEPS / "three" / name / "law.json") for name in ("medicine", "computing"))
@@ -203,6 +208,7 @@ def test_the_budget_that_a_refusal_names_does_as_it_is_told() -> None:
     assert (np.array([plan.loss for plan in allocate_domains(DomainsRequest(told, pair)).recommended.domains]) <= (2.45, 3.25)).all()
 
 
+@pytest.mark.slow
 def test_a_refusal_names_the_least_budget_after_few_searches(monkeypatch: pytest.MonkeyPatch) -> None:
     """Most of its time goes to structures that miss, each of them searched with every margin; the budget was told up to 8 % too high."""
     searches: list[object] = []
@@ -240,6 +246,7 @@ def test_sizes_are_all_of_a_range_and_none_beside_it(fitted: FittedLaw) -> None:
         assert low <= min(found) and max(found) <= high and 217_120 in found
 
 
+@pytest.mark.slow
 def test_how_surely_a_required_loss_is_reached_is_said(fitted: FittedLaw, tmp_path: Path) -> None:
     free = allocate_domains(DomainsRequest(BUDGET, domains(fitted))).recommended.domains[0]
     assert free.probability is None and free.surer_max_loss is None

@@ -152,6 +152,7 @@ def test_the_file_keeps_them(answer: DomainsAllocation, tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.slow
 def test_nothing_more_makes_it_worse_and_the_plan_is_within_its_own_range(fitted: FittedLaw, general: FittedLaw) -> None:
     random = np.random.default_rng(4)
     for number in range(12):

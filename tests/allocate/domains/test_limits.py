@@ -46,6 +46,7 @@ def rise(params: float, trunk: Array, spec: Array, unique: float, share: float) 
     return np.where(spec > 0, after - before, 0.0)
 
 
+@pytest.mark.slow
 def test_arms_that_break_a_limit_are_not_compared(fitted: FittedLaw, general: FittedLaw) -> None:
     def arms(asked: DomainsRequest) -> dict[str, Structure]:
         return {arm.name: arm for arm in allocate_domains(asked).arms}
@@ -132,6 +133,7 @@ def test_one_model_of_its_own_is_what_allocate_says_under_a_limit(fitted: Fitted
         assert (plan.replay_fraction > 0 or limit < 0.4) and float(problem.losses(found)[0]) == pytest.approx(theirs, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_a_tighter_limit_is_never_better_and_more_inference_neither(fitted: FittedLaw, general: FittedLaw) -> None:
     free = allocate_domains(request(fitted)).recommended.loss
     limited = [allocate_domains(request(fitted, general, max_general_rise=limit)).recommended.loss for limit in (5.0, 0.2, 0.05, 0.01)]
@@ -163,6 +165,7 @@ def test_limits_that_no_plan_keeps_are_refused(fitted: FittedLaw, general: Fitte
         allocate_domains(request(fitted, inference_tokens=1e12))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("budgets", [6, 9])
 def test_more_budget_is_never_worse_under_a_limit(fitted: FittedLaw, general: FittedLaw, budgets: int) -> None:
     """Whole steps must not drop a stage or a trunk that a hair too little was left for."""
@@ -209,6 +212,7 @@ def test_what_brute_force_found_is_matched(
     assert float(problem.weights @ problem.losses(found)) <= min(losses) * (1 + 1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flops", "texts", "weights", "limits", "size", "trunk", "spec", "behind"),
     [
@@ -257,6 +261,7 @@ def test_a_table_without_a_recipe_has_steps_of_one_token(fitted: FittedLaw, gene
     assert found is not None and float(problem.weights @ problem.losses(found)) <= 3.2222 * (1 + 5e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("flops", "texts", "limit"), [(2.26e12, (1e5, 1.55e6), 0.069), (2.32e12, (1.2e6, 1.3e6), 0.195)])
 def test_models_of_their_own_are_as_good_as_each_of_them_alone(
     fitted: FittedLaw, general: FittedLaw, flops: float, texts: tuple[float, float], limit: float
@@ -327,6 +332,7 @@ def test_what_replay_costs_is_in_every_loss_of_a_branch(fitted: FittedLaw, gener
     assert [worth.change for worth in answer.worths if "general loss" in worth.change] == ["a general loss that may rise 6 % instead of 5"]
 
 
+@pytest.mark.slow
 def test_the_branches_of_all_limits_get_no_better_when_it_tightens(fitted: FittedLaw, general: FittedLaw) -> None:
     losses = []
     for limit in np.arange(4, 21) / 100:

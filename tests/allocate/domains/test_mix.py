@@ -52,6 +52,7 @@ def test_the_forecast_is_the_law_with_the_worth_by_hand(fitted: FittedLaw) -> No
     assert "0.4 (0.3" in mix.assumption and "for every domain" in mix.assumption
 
 
+@pytest.mark.slow
 def test_it_is_recommended_only_if_every_law_has_measured_it(fitted: FittedLaw) -> None:
     assert answer_of(*[measured(fitted, 0.4)] * 3).best == SPLIT
     dear = measured(fitted, 4.0)
@@ -63,6 +64,7 @@ def test_it_is_recommended_only_if_every_law_has_measured_it(fitted: FittedLaw) 
     assert partly.best == SPLIT and "for a, c, and taken for the other domains" in of(partly, MIXED).assumption
 
 
+@pytest.mark.slow
 def test_a_mix_that_is_forecast_better_and_not_recommended_says_why(fitted: FittedLaw) -> None:
     def said(*laws: FittedLaw) -> list[str]:
         return [text for text in answer_of(*laws).warnings if text.startswith(MIXED)]
@@ -92,6 +94,7 @@ def test_doubt_about_the_worth_and_runs_off_the_law_widen_the_interval(fitted: F
     assert loose[0] > sure[0] and loose[1] > 1.01 * sure[1]
 
 
+@pytest.mark.slow
 def test_the_budget_that_would_do_counts_on_a_mix_that_was_measured(fitted: FittedLaw) -> None:
     dear = measured(fitted, 4.0, most=1.0)
     limits = [share * plan.loss for share, plan in zip((1.0005, 0.9985, 1.002), answer_of(dear, dear, dear).recommended.domains, strict=True)]

@@ -60,6 +60,7 @@ def test_the_arms_of_an_answer(fitted: FittedLaw) -> None:
         assert arms[name].worse_percent is not None and arms[name].worse_percent > 0
 
 
+@pytest.mark.slow
 def test_an_arm_has_enough_tokens_for_its_size_in_whole_steps() -> None:
     """Of general text that is just enough for a size the part of a step made the difference, and the domain that requires nothing was named for it."""
     laws = {name: FittedLaw.load(ROOT / "sweeps" / name / "law.json") for name in ("computing", "nature")}

@@ -108,6 +108,7 @@ def test_equal_domains_get_equal_parts_and_heavier_ones_never_less(fitted: Fitte
         assert search is independent or heavy.tokens_spec[1] >= heavy.tokens_spec[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("search", [split, independent, mixed])
 def test_more_budget_is_never_worse(fitted: FittedLaw, search) -> None:  # type: ignore[no-untyped-def]
     found = []
@@ -263,6 +264,7 @@ SCARCE = (71205.0, 0.34), (323181.0, 1.38), (470679.0, 2.27)
 """Distinct tokens and weights of *computing* twice and *medicine*, of which the first requires a loss that is near the least it can have."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("search", "budgets", "texts", "required", "general"),
     [

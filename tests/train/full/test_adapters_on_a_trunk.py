@@ -30,6 +30,8 @@ from tests.launch.segments import carry_out
 from tests.train.full.faults import install
 from tests.train.full.runs import GENERAL, RECIPE, SETTINGS, STEPS, allocation, finish, lay, losses, row, run_here, start, steps_of, wait_for
 
+pytestmark = pytest.mark.slow
+
 RANK_ONE = replace(RECIPE, lora_rank=1, lora_lr_multiplier=0.3)
 """Its matrices are 16 wide."""
 CLOSE = 1e-5

@@ -29,6 +29,8 @@ from tests.launch.test_launch_method import specialise_only
 from tests.train.full.runs import RECIPE, SETTINGS, adapted, finish, lay, losses, row, run_here, start, steps_of, wait_for
 from tests.train.shared import checkpoint
 
+pytestmark = pytest.mark.slow
+
 LORA = replace(RECIPE, lora_rank=4, lora_lr_multiplier=0.3)
 """At a calm rate: at three times of it rounding grows a thousandfold within these steps, by micro-batches on one rank just as by two ranks."""
 CLOSE = 1e-5

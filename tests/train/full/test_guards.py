@@ -88,6 +88,7 @@ def rollbacks(folder: Path) -> list[dict[str, object]]:
 NAN = [[0, 23, "nan"], [1, 5, "nan"]]
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_without_the_batches_that_gave_no_number(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On two ranks and on one: the same decision, and the same losses after it."""
     two = tmp_path / "two"
@@ -112,6 +113,7 @@ def test_a_run_goes_on_without_the_batches_that_gave_no_number(corpus: Corpus, t
     assert [steps_of(clean)[step]["loss"] for step in range(1, 24)] == losses(one)[:23]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("minutes", [30.0, 1e-9], ids=["by steps", "by the clock too"])
 def test_a_spike_takes_the_run_back_before_it(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, minutes: float) -> None:
     folder = tmp_path / "run"
@@ -248,6 +250,7 @@ CUTS = [(States, "drop_after"), (States, "_delete_after"), (Guarded, "save"), (M
 """What a rollback calls, in turn; each is where it may be killed."""
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:unclosed file", "ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize(("kind", "name"), CUTS, ids=[name for _, name in CUTS])
 def test_a_run_that_is_killed_within_a_rollback_goes_on_as_if_it_had_not_been(

@@ -16,6 +16,7 @@ from tests.train.full.runs import RECIPE, finish, lay, losses, row, run_here, st
 from tests.train.shared import checkpoint
 
 
+@pytest.mark.slow
 def test_two_ranks_train_what_one_does(tmp_path: Path, corpus: Corpus) -> None:
     from transformers import AutoModelForCausalLM
 

@@ -39,6 +39,7 @@ def largest(first: Path, second: Path) -> float:
     return max(abs(a - b) for a, b in zip(losses(first), losses(second), strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # dynamo looks at what it traces
 @pytest.mark.parametrize(
     ("change", "close"),
@@ -78,6 +79,7 @@ def test_all_of_twelve_layers_are_compiled_once(corpus: Corpus, tmp_path: Path, 
     assert not counters["recompile_limit"] and not counters["graph_break"]
 
 
+@pytest.mark.slow
 def test_two_ranks_in_bfloat16_with_all_that_saves_memory(plain: Path, corpus: Corpus, tmp_path: Path) -> None:
     """On gloo, copies of one rank each: it runs, and ends near the run in fp32."""
     pytest.importorskip("tensorboard")
@@ -134,6 +136,7 @@ def test_while_the_rate_warms_up_it_is_shown_as_it_is_and_nothing_is_foretold(co
     assert [line["step"] for line in words] == [RECIPE.warmup_steps, 20] and "far above" in words[0]["reason"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_states_are_saved_by_the_clock_too(corpus: Corpus, tmp_path: Path, ranks: int) -> None:
     """All ranks save after the same step, though each has a clock of its own: after every step here, whatever the steps between two states."""

@@ -19,6 +19,8 @@ from planner.train.full.metrics import read_metrics
 from tests.launch.segments import carry_out
 from tests.train.full.runs import GENERAL, STEPS, Torchrun, at, finish, lay, losses, row, run_here, start, steps_of, wait_for
 
+pytestmark = pytest.mark.slow
+
 CLOSE = 1e-5
 """Largest difference of a training loss [nats/token] that another order of summation may make over these few steps."""
 
