@@ -22,6 +22,8 @@ from planner.sweep import Sweep, run_sweep, sweep_status
 from planner.train.job import diverged_path
 from tests.engines.tiny import assert_whole, lay_out, start, states, wait_for
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -30,7 +32,6 @@ def copy(undisturbed: Path, folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.slow
 def test_a_segment_that_kills_its_workers_fails_and_the_rest_goes_on(undisturbed: Path, tmp_path: Path, corpus: Corpus) -> None:
     folder = lay_out(tmp_path / "tiny", corpus)
     events: list[Event] = []
@@ -51,7 +52,6 @@ def test_a_segment_that_kills_its_workers_fails_and_the_rest_goes_on(undisturbed
     assert_whole(folder, undisturbed)
 
 
-@pytest.mark.slow
 def test_torn_files_are_set_aside_and_trained_again(undisturbed: Path, tmp_path: Path) -> None:
     folder = copy(undisturbed, tmp_path / "tiny")
     sweep = Sweep.open(folder)
@@ -86,7 +86,6 @@ def test_halves_of_files_of_a_killed_runner_do_not_stay(undisturbed: Path, tmp_p
     assert_whole(folder, undisturbed)
 
 
-@pytest.mark.slow
 def test_a_second_runner_is_refused_and_the_first_goes_on(undisturbed: Path, tmp_path: Path, corpus: Corpus) -> None:
     folder = lay_out(tmp_path / "tiny", corpus)
     first = start(folder, "--workers", "2")
@@ -105,7 +104,6 @@ def test_a_second_runner_is_refused_and_the_first_goes_on(undisturbed: Path, tmp
     assert sweep_status(Sweep.open(folder)).running == 0
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="no worker is forked here")
 def test_ctrl_c_while_workers_begin_is_one_sentence(tmp_path: Path, corpus: Corpus) -> None:
     """A terminal sends it to all processes, one of which is importing what the workers will need."""
@@ -147,7 +145,6 @@ def test_what_workers_are_forked_off_is_killed(kills: int, monkeypatch: pytest.M
     assert len(tried) == 2
 
 
-@pytest.mark.slow
 def test_a_clock_that_jumps(undisturbed: Path, tmp_path: Path) -> None:
     """Every process sees times eleven days apart from one call to the next, over files of 1970 and 2100 and a dead runner's lock of 2100."""
     folder = copy(undisturbed, tmp_path / "tiny")
