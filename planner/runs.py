@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from planner.artifacts import read_artifact, write_text
 from planner.errors import DataError, InputError, PlannerWarning
-from planner.flags import flag_runs, judge_alone, mostly_warmup
+from planner.flags import flag_runs, mostly_warmup
 from planner.flops import flops_6nd
 from planner.recipe import Recipe
 from planner.tabular import LINES, columns_of, numbers, read_frame
@@ -146,7 +146,11 @@ def read_runs(path: Path | str, mapping: Mapping[str, str] | None = None, unname
     Raises:
         InputError: a missing column, or a value out of range, with its row as counted in the file (the header is row 1).
     """
-    path = Path(path)
+    return flag_runs(_validated(Path(path), mapping, unnamed))
+
+
+def _validated(path: Path, mapping: Mapping[str, str] | None, unnamed: str) -> DataFrame:
+    """Read a table as `read_runs` does, with the flags that it states itself only."""
     if not path.is_file():
         raise InputError(f"there is no runs table {path}", remedy="check the path, or run plan sweep run")
     mapping = {ours: theirs.strip() for ours, theirs in (mapping or {}).items()}
@@ -167,7 +171,7 @@ def read_runs(path: Path | str, mapping: Mapping[str, str] | None = None, unname
         if unit != "text":
             frame[name] = _numbers(frame, name, path, header)
     _check_ranges(frame, path, header)
-    return flag_runs(frame[list(SCHEMA)])
+    return frame[list(SCHEMA)]
 
 
 def read_together(paths: Sequence[Path], mapping: Mapping[str, str] | None = None) -> DataFrame:
@@ -185,15 +189,30 @@ def read_together(paths: Sequence[Path], mapping: Mapping[str, str] | None = Non
 
     if len(paths) == 1:
         return read_runs(paths[0], mapping)
-    frames = [read_runs(path, mapping, f"{path}:row") for path in paths]
+    frames = [_validated(Path(path), mapping, f"{path}:row") for path in paths]
     together = pd.concat(frames, ignore_index=True)
     one_recipe(together)
+    _fill(together)
     first: dict[str, Path] = {}
     for path, frame in zip(paths, frames, strict=True):
         for name in map(str, frame["run_id"]):
             if (other := first.setdefault(name, path)) is not path:
                 raise InputError(f"{other} and {path} both have a run {name}", remedy="name each table once, and each run by a name of its own")
-    return judge_alone(together)
+    return flag_runs(together)
+
+
+def _fill(together: DataFrame) -> None:
+    """Fill, in place, what some of several tables leave out and others state: else runs that are alike would not be compared."""
+    for name, (unit, _) in SCHEMA.items():
+        if unit == "text":
+            together[name] = together[name].astype(object).fillna("")
+    for name in ("replay_fraction", "early_fraction"):
+        together[name] = together[name].fillna(0.0)
+    for name in ("recipe", "corpus", "vocab_size"):
+        missing = together[name].isna() | (together[name] == "")
+        known = together.loc[~missing, name].unique()
+        if len(known) == 1:
+            together.loc[missing, name] = known[0]
 
 
 def flops_of(frame: DataFrame) -> Series[float]:

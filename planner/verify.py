@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from planner.artifacts import check_numbers, read_artifact, sha256_file, whole, write_artifact
-from planner.errors import DataError, StateError
+from planner.errors import DataError, InputError, StateError
 from planner.launch.launch import KIND as LAUNCH
 from planner.launch.launch import VERSION as LAUNCH_VERSION
 from planner.launch.start import read_plan
@@ -97,6 +97,16 @@ def read_row(record: Path, what: str) -> dict[str, Any]:
     return row
 
 
+def check_table(place: Path) -> None:
+    """Refuse to write a run's table over something that no verification wrote.
+
+    Raises:
+        InputError: it is that.
+    """
+    if place.is_dir() or (place.is_file() and not place.read_bytes().startswith(b"run_id,")):
+        raise InputError(f"{place} holds something else, and the run's table would be written over it", remedy="move it away first")
+
+
 def verify(folder: Path) -> Verification:
     """Compare the run in a launch folder with its forecast; write verification.json there, and runs.csv, by which a fit can take the run in.
 
@@ -128,6 +138,7 @@ def verify(folder: Path) -> Verification:
         launch["started"], (general["loss"], general["loss_low"], general["loss_high"]) if general and arm is None else None,
     )  # fmt: skip
     body = {**asdict(result), "error": result.error, "error_percent": result.error_percent, "inside": result.inside}
+    check_table(folder / "runs.csv")
     write_artifact(folder / "verification.json", KIND, VERSION, body, {"allocation": sha256_file(path)})
     write_runs(folder / "runs.csv", compile_runs([record]))
     return result

@@ -13,7 +13,7 @@ from planner.launch.domains import KIND as LAUNCH
 from planner.launch.domains import VERSION as LAUNCH_VERSION
 from planner.runs import compile_runs, read_run, write_runs
 from planner.train.job import named, record_path
-from planner.verify import read_launch, read_row
+from planner.verify import check_table, read_launch, read_row
 
 KIND = "domains_verification"
 VERSION = 1
@@ -103,8 +103,10 @@ def verify_domains(folder: Path) -> DomainsVerification:
         sum(item.weight * item.measured for item in domains) / total, flops, domains, answer.created, launch["started"],
     )  # fmt: skip
     body = {**asdict(result), "inside": result.inside}
+    tables = {record.parents[1] / "runs.csv": record for name, record in records.items() if name in measured}
+    for place in tables:
+        check_table(place)
     write_artifact(folder / "verification.json", KIND, VERSION, body, {"allocation": sha256_file(path)})
-    for name, record in records.items():
-        if name in measured:
-            write_runs(record.parents[1] / "runs.csv", compile_runs([record]))
+    for place, record in tables.items():
+        write_runs(place, compile_runs([record]))
     return result

@@ -47,7 +47,7 @@ def backtest(
     from planner.backtest import backtest as replay
     from planner.cli.paths import apart, further_tables, replaceable, runs_files
     from planner.fit.data import PARAMS_KINDS
-    from planner.fit.source import digests
+    from planner.fit.source import digests, one_domain
     from planner.runs import read_together
 
     if params_kind not in (*PARAMS_KINDS, "auto"):
@@ -56,7 +56,8 @@ def backtest(
     tables = runs_files(path)
     if out and len(tables) > 1:
         raise InputError(f"--out names one file, and {path} holds {len(tables)} runs tables", remedy="name one table, or leave --out away")
-    further = further_tables(together or [], path, tables)
+    if further := further_tables(together or [], path, tables):
+        one_domain([*tables, *further])
     kinds = () if params_kind == "auto" else (params_kind,)
     documents = []
     for runs in tables:

@@ -236,6 +236,7 @@ def _write(
         fitted: what it holds.
     """
     from planner.artifacts import write_text
+    from planner.fit.source import tables_of
     from planner.next_runs.write import sweep_toml
 
     text_there_is = f" with {format_count(unique)} distinct specialist tokens" if setting.special else ""
@@ -251,11 +252,13 @@ def _write(
     )  # fmt: skip
     write_text(out, text)
     named = out.name == "sweep.toml"
-    say(f"written: {out}; next: plan sweep plan {out.parent if named else 'FOLDER, with this file in it as sweep.toml'}")
-    if fitted is not None and law is not None and named and (law.parent / "runs.csv").is_file():
-        tables = [os.path.normpath(law.parent / str(table)) for table in fitted.source.get("with", ())]
-        further = " ".join(f"--with {shlex.quote(str(table))}" for table in (*tables, out.parent))
-        say(f"once they are trained, fit them together with those of the law: plan fit {shlex.quote(str(law.parent))} {further}")
+    say(f"written: {out}; next: plan sweep plan {shlex.quote(str(out.parent)) if named else 'FOLDER, with this file in it as sweep.toml'}")
+    tables = tables_of(law, fitted.source) if law is not None and fitted is not None and fitted.source.get("recipe") else []
+    if named and tables and all(table.is_file() for table in tables):
+        folders = [table.parent if table.name == "runs.csv" else table for table in tables]
+        asked = [f"--with {shlex.quote(str(path))}" for path in (*folders[1:], out.parent)]
+        asked += [f"--keep {shlex.quote(flag)}" for flag in (fitted.source.get("kept_flags", ()) if fitted else ())]
+        say(f"once they are trained, fit them together with those of the law: plan fit {shlex.quote(str(folders[0]))} {' '.join(asked)}")
 
 
 def _consistent(prior: bool, law: Path | None, form: list[str] | None, check: bool, name: str | None, flops: str | None, share: float) -> None:
@@ -281,8 +284,8 @@ def _last_seed(sweep: SweepSpec | None, source: Mapping[str, Any], where: Path |
     """Return the largest seed of the runs that there are: of those of the law, and those that its sweep and the one that is named state."""
     from planner.design.spec import read_sweep
 
-    if sweep is None and where is not None and source.get("recipe") and (where.parent / "sweep.toml").is_file():
-        sweep = read_sweep(where.parent)
+    if sweep is None and where is not None and "last_seed" not in source and source.get("recipe") and (where.parent / "sweep.toml").is_file():
+        sweep = read_sweep(where.parent)  # a law of an earlier version
     stated = [*(cell.seed for cell in sweep.listed), *(number for grid in sweep.grids for number in grid.seeds)] if sweep else []
     return max(0, int(source.get("last_seed", 0)), *stated)
 

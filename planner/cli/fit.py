@@ -62,7 +62,7 @@ def fit(
     from planner.fit.fit_early import with_early
     from planner.fit.fitted import KIND
     from planner.fit.resample import SCHEMES
-    from planner.fit.source import digests, source_of
+    from planner.fit.source import digests, one_domain, source_of
     from planner.flags import COMPARED, flagged
     from planner.method import METHODS
     from planner.runs import read_together
@@ -76,7 +76,8 @@ def fit(
     tables = runs_files(path)
     if out and len(tables) > 1:
         raise InputError(f"--out names one file, and {path} holds {len(tables)} runs tables", remedy="name one table, or leave --out away")
-    further = further_tables(together or [], path, tables)
+    if further := further_tables(together or [], path, tables):
+        one_domain([*tables, *further])
     documents = []
     drawn: dict[Path, Future[None] | None] = {}
     if figures and (target != "spec" or method != "full"):

@@ -125,11 +125,13 @@ def show(found: list[Crossing]) -> None:
 
 def _draw(path: Path, found: list[Crossing], laws: tuple[Path, Path]) -> None:
     from planner.fit.data import fit_data
+    from planner.fit.fitted import FittedLaw
+    from planner.fit.source import tables_of
     from planner.report.methods import methods as draw
     from planner.report.style import save
-    from planner.runs import read_runs
+    from planner.runs import read_together
 
-    frames = [read_runs(law.with_name("runs.csv")) for law in laws]
+    frames = [read_together(tables_of(law, FittedLaw.load(law).source)) for law in laws]
     data = [fit_data(frame, method=name) for frame, name in zip(frames, found[0].names, strict=True)]
     chosen = found[:MOST_PANELS]
     texts = len({item.unique_spec for item in chosen})

@@ -59,7 +59,8 @@ def runs_files(path: Path) -> list[Path]:
         return [path]
     if not path.exists():
         raise InputError(f"there is no file or folder {path}", remedy="give a sweep folder, or a CSV, JSON Lines or parquet table of runs")
-    return [only_file(path, "runs.csv", "run plan sweep run first, or name a table of runs")]
+    first = f"plan verify {shlex.quote(str(path))}" if (path / "launch.json").is_file() else "plan sweep run"
+    return [only_file(path, "runs.csv", f"run {first} first, or name a table of runs")]
 
 
 def further_tables(others: Sequence[Path], path: Path, tables: Sequence[Path]) -> list[Path]:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from planner.artifacts import sha256_file
+from planner.artifacts import read_json, sha256_file, whole
 from planner.design.spec import read_sweep
-from planner.errors import StateError
+from planner.errors import DataError, StateError
 from planner.fit.data import FitData
 from planner.flags import flagged
 
 if TYPE_CHECKING:
     from pandas import DataFrame
+
+MOST_SEED = 2**31
+"""From which on a seed is none of a sweep here, but a name or a time of somebody else's."""
 
 
 def source_of(
@@ -39,13 +42,59 @@ def source_of(
         **(_sweep(runs, frame, place) if (runs.parent / "sweep.toml").is_file() and runs.name == "runs.csv" else {}),
         **_bytes_per_token(frame),
         "replay_fractions": [] if data.replay_fraction is None else sorted({round(float(share), 6) for share in data.replay_fraction}),
-        "runs": runs.name,
-        **({"with": [os.path.relpath(table.resolve(), place.resolve().parent) for table in further]} if further else {}),
+        "runs": _from(place, runs),
+        **({"with": [_from(place, table) for table in further]} if further else {}),
+        **_last_seed(frame),
         "flagged": flagged(frame),
         "kept_flags": list(keep),
         **({"method": method} if method != "full" else {}),
         **({"guessed_trunks": True} if data.guessed_trunks else {}),
     }
+
+
+def _from(place: Path, table: Path) -> str:
+    """Return the path of a table from the folder that a law will be written to."""
+    return os.path.relpath(table.resolve(), place.resolve().parent)
+
+
+def tables_of(law: Path, source: Mapping[str, Any]) -> list[Path]:
+    """Return the runs tables that a law was fitted to, where its file says that they are; they may be gone."""
+    names = [source.get("runs", "runs.csv"), *source.get("with", ())]
+    return [Path(os.path.relpath(law.resolve().parent / str(name))) for name in names]
+
+
+def one_domain(tables: Sequence[Path]) -> None:
+    """Refuse tables of several specialist domains, by the sweeps or launches that stand beside them: domains of one corpus have its fingerprint in common.
+
+    Raises:
+        DataError: they are.
+    """
+    known = [(table, domain) for table in tables if (domain := _domain_of(table)) is not None]
+    for table, domain in known[1:]:
+        if domain != known[0][1]:
+            raise DataError(f"{known[0][0]} is of the domain {known[0][1]!r} and {table} of {domain!r}", remedy="fit each domain's runs by themselves")
+
+
+def _domain_of(table: Path) -> str | None:
+    """Return the domain of a table's runs, None where nothing beside it says."""
+    folder = table.parent
+    if (folder / "sweep.toml").is_file():
+        return read_sweep(folder).domain
+    for launch in (folder, folder.parent):
+        plan = launch / "allocation.json"
+        if (launch / "launch.json").is_file() and plan.is_file():
+            with whole(plan):
+                body = read_json(plan)
+                if launch == folder:
+                    return body["source"].get("domain")
+                return {name: source.get("domain") or name for source in body["sources"].values() for name in source["domains"]}.get(folder.name)
+    return None
+
+
+def _last_seed(frame: DataFrame) -> dict[str, int]:
+    """Return the largest seed of the runs, so that runs which follow have others; nothing where none is stated that a run here could have."""
+    seeds = frame["seed"][(frame["seed"] >= 0) & (frame["seed"] < MOST_SEED)]
+    return {"last_seed": int(seeds.max())} if len(seeds) else {}
 
 
 def digests(runs: Path, further: Sequence[Path]) -> dict[str, str]:
@@ -71,7 +120,6 @@ def _sweep(runs: Path, frame: DataFrame, place: Path) -> dict[str, Any]:
         "corpus_path": os.path.relpath(spec.corpus, place.resolve().parent),
         "domain": spec.domain,
         "eval_tokens": spec.eval_tokens,
-        "last_seed": int(frame["seed"].max()),
         **({"based": True} if spec.bases else {}),
     }
 

@@ -7,6 +7,7 @@ import pytest
 
 from planner.artifacts import read_json
 from planner.errors import DataError, InputError
+from planner.fit.fitted import FittedLaw
 from planner.runs import read_runs, read_together
 from tests.cli.test_commands import run
 from tests.cli.test_fit import GRID
@@ -54,6 +55,42 @@ def test_flags_that_compare_runs_are_of_all_tables(tmp_path: Path) -> None:
     assert read_together([first, later, again])["flags"].str.contains("copy").sum() == finished > 0
 
 
+@pytest.mark.parametrize("lacking", ["recipe", "corpus", "vocab_size", "replay_fraction"])
+def test_what_one_table_leaves_out_and_another_states_keeps_no_runs_apart(lacking: str, tmp_path: Path) -> None:
+    """Tables of earlier versions lack columns that today's state as nothing."""
+    whole, first, later = halves(tmp_path)
+    assert not {"early_fraction", "base"} & {*pd.read_csv(first)}
+    stated = pd.read_csv(later, dtype=str, keep_default_na=False).assign(early_fraction="0.0", base="").drop(columns=lacking)
+    stated.to_csv(later, index=False)
+    assert read_together([first, later])["flags"].tolist() == read_runs(whole)["flags"].tolist()
+    assert read_together([later, first])["flags"].str.contains("overfitted").sum() == read_runs(whole)["flags"].str.contains("overfitted").sum() == 10
+
+
+def test_a_flag_that_a_table_states_itself_stays(tmp_path: Path) -> None:
+    _, first, later = halves(tmp_path)
+    rows = pd.read_csv(first, dtype=str, keep_default_na=False)
+    at = int((rows["flags"] == "").to_numpy().argmax())
+    rows.loc[at, "flags"] = "negative_curvature"
+    rows.to_csv(first, index=False)
+    assert read_together([first, later])["flags"].iloc[at] == "negative_curvature"
+
+
+def test_domains_of_one_corpus_are_not_mixed(tmp_path: Path) -> None:
+    tables = [MEDICINE.parent / "three" / name for name in ("medicine", "nature")]
+    code, _, err = run("fit", str(tables[0]), "--with", str(tables[1]), "--out", str(tmp_path / "law.json"))
+    assert code == 2 and f"{tables[0] / 'runs.csv'} is of the domain 'medicine' and {tables[1] / 'runs.csv'} of 'nature'" in err, err
+
+
+@pytest.mark.filterwarnings("ignore::planner.errors.PlannerWarning")
+@pytest.mark.parametrize(("seed", "known"), [("", None), ("-3", None), ("1e29", None), ("7", 7)])
+def test_a_law_knows_the_largest_seed_that_a_sweep_could_have(seed: str, known: int | None, tmp_path: Path) -> None:
+    _, first, _ = halves(tmp_path)
+    pd.read_csv(first, dtype=str, keep_default_na=False).assign(seed=seed).to_csv(first, index=False)
+    law = tmp_path / "law.json"
+    assert run("fit", str(first), "--law", "root-rote", "--bootstrap", "20", "--no-figures", "--out", str(law))[0] == 0
+    assert FittedLaw.load(law).source.get("last_seed") == known
+
+
 def test_runs_without_a_name_are_told_apart(tmp_path: Path) -> None:
     tables = [tmp_path / "one" / "runs.csv", tmp_path / "two" / "runs.csv"]
     for table, rows in zip(tables, (GRID[:12], GRID[12:]), strict=True):
@@ -88,16 +125,20 @@ def _copy(table: Path, place: Path) -> Path:
 
 
 @pytest.mark.filterwarnings("ignore::planner.errors.PlannerWarning")
-def test_a_design_follows_all_runs_of_its_law_and_says_how_to_fit_them_together(tmp_path: Path) -> None:
-    mine, second = tmp_path / "mine", tmp_path / "second"
+def test_a_design_follows_all_runs_of_its_law_and_says_how_to_fit_them_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine, second = tmp_path / "deep" / "mine", tmp_path / "the second"
+    (tmp_path / "deep").mkdir()
     _, first, later = halves(tmp_path)
     for folder, table in ((mine, first), (second, later)):
         folder.mkdir()
         _copy(table, folder / "runs.csv")
     (mine / "sweep.toml").write_text((MEDICINE / "sweep.toml").read_text().replace("seeds = [1]", "seeds = [0]"))
-    assert run("fit", str(mine), "--with", str(second), "--law", "root-rote", "--bootstrap", "20", "--no-figures")[0] == 0
+    (tmp_path / "link").symlink_to(mine)
+    monkeypatch.chdir(tmp_path)
+    assert run("fit", "link", "--with", "the second", "--law", "root-rote", "--bootstrap", "20", "--no-figures", "--keep", "overfitted")[0] == 0
     assert read_json(mine / "law.json")["source"]["last_seed"] == 1
-    asked = ("--flops", "2e12", "--target-flops", "1e14", "--out", str(tmp_path / "next" / "sweep.toml"))
-    code, _, err = run("sweep", "design", str(mine), *asked)
+    (mine / "sweep.toml").write_text("[[[broken")  # what it says is in the law
+    asked = ("--flops", "2e12", "--target-flops", "1e14", "--corpus", "corpus", "--out", "next/sweep.toml")
+    code, _, err = run("sweep", "design", "--law", "link", *asked)
     assert code == 0 and "with seed 2:" in err, err
-    assert f"plan fit {mine} --with {second / 'runs.csv'} --with {tmp_path / 'next'}" in err
+    assert "plan fit deep/mine --with 'the second' --with next --keep overfitted" in err, err

@@ -158,6 +158,19 @@ def test_verify_holds_the_outcome_against_the_forecast(launched: Path) -> None:
     assert (row["run_id"], row["loss_spec"], row["status"]) == (result.run_id, measured, "ok") and row["recipe"] and row["corpus"]
 
 
+def test_verify_writes_no_table_over_somebody_elses(launched: Path) -> None:
+    place = launched / "runs.csv"
+    place.write_text("my table,1\n")
+    try:
+        with pytest.raises(InputError, match="holds something else"):
+            verify(launched)
+        assert place.read_text() == "my table,1\n"
+    finally:
+        place.unlink()
+    verify(launched)
+    verify(launched)
+
+
 def test_a_forecast_younger_than_the_run_is_refused(launched: Path) -> None:
     path = launched / "launch.json"
     whole = path.read_text()
