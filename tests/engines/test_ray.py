@@ -171,7 +171,7 @@ def test_small_models_are_packed_on_one_gpu(nodes: Nodes, folder: Path) -> None:
 
     def hold(job: Job, report: object) -> Result:
         began = time.monotonic()
-        time.sleep(1.0)
+        time.sleep(3.0)  # so long that a second worker begins beside it on a busy machine too
         return Result("done", 0.0, f"{began} {time.monotonic()} {os.environ['CUDA_VISIBLE_DEVICES']} {os.getpid()}")
 
     node = nodes.cluster.add_node(num_cpus=4, num_gpus=1)
