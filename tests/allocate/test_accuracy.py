@@ -46,6 +46,7 @@ def test_noisy_parameters_lie_in_their_intervals() -> None:
     assert np.all(found.resamples[:, 2] > 0) and np.all(found.resamples[:, 1] > found.resamples[:, 0])
 
 
+@pytest.mark.slow
 def test_the_interval_covers_models_to_come() -> None:
     """A model whose loss is drawn from the loss interval, and whose accuracy scatters, lies inside about nine times of ten."""
     inside, rounds = 0, 30

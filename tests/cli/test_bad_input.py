@@ -191,6 +191,7 @@ def test_runs_that_all_diverged_are_not_offered_flags(tmp_path: Path) -> None:
     assert "--keep" not in refused("all 5 runs diverged, and none has a loss to fit", "fit", tmp_path / "runs.csv")
 
 
+@pytest.mark.slow
 def test_commas_between_thousands_are_no_list(law: Path, tmp_path: Path) -> None:
     code, out, words = run("scaling", "--law", str(law), "--spec-tokens", "200,000", "--points", "3", "--out", str(tmp_path / "s.json"), "--json")
     assert code == 0 and json.loads(out)["request"]["amounts"] == [200000], words

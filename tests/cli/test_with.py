@@ -26,6 +26,7 @@ def halves(folder: Path) -> tuple[Path, Path, Path]:
     return paths
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::planner.errors.PlannerWarning")
 def test_a_table_in_two_gives_the_law_and_the_backtest_of_the_whole(tmp_path: Path) -> None:
     whole, first, later = halves(tmp_path)

@@ -76,6 +76,7 @@ def test_a_law_that_meets_all_runs_has_converged(synthetic: FitData) -> None:
         assert found.objective < 1e-24 and found.status == "converged", seed
 
 
+@pytest.mark.slow
 def test_auto_finds_a_law_that_forecasts_beyond(synthetic: FitData) -> None:
     law = fit(synthetic, resamples=40)
     assert law.holdout["mean_absolute_percent"] < 1.5

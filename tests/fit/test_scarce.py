@@ -29,6 +29,7 @@ def table(passes: tuple[float, ...], seed: int = 0) -> FitData:
     return FitData([str(k) for k in range(len(n))], {"non_embedding": n}, pt, spec, unique, loss, 6 * n * (pt + spec), trunk, None)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::planner.errors.PlannerWarning")
 def test_scarce_specialist_text_is_fitted_as_any_other(tmp_path: Path) -> None:
     """The truth is the same law where all specialist tokens are fewer, with s0 smaller as they are: so must be what is chosen and forecast."""

@@ -161,6 +161,7 @@ def saved(answer: Allocation, path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # peft asks transformers for it
 def test_adapters_after_a_general_stage_off_a_base_name_what_they_stand_on(tmp_path: Path, corpus: Corpus) -> None:
     peft = pytest.importorskip("peft", reason="peft is not installed")

@@ -353,6 +353,7 @@ def rows_of(axis: Any) -> list[str]:
     return [label.get_text() for label in axis.get_yticklabels()]
 
 
+@pytest.mark.slow
 def test_many_domains_show_structures_budget_and_losses(fitted: FittedLaw) -> None:
     count = MOST + 3
     many = tuple(Domain(f"d{number}", fitted, 1e5 * (1 + number % 3), max_loss=9.0 if number == 0 else None) for number in range(count))

@@ -45,6 +45,7 @@ def test_one_compiled_function_serves_several_models() -> None:
     assert values[0].item() == 0 and not any(slope.any() for slope in slopes[0]), "a batch of prompts alone teaches nothing"
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute")
 def test_models_under_adapters_are_compiled_too() -> None:
     pytest.importorskip("peft", reason="peft is not installed")

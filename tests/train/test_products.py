@@ -141,6 +141,7 @@ def test_a_layer_with_a_bias_adds_it() -> None:
     torch.testing.assert_close(layer(inputs), wanted, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_compiled_the_loss_and_slopes_stay_the_same() -> None:
     """Traced whole, without what computes in between; the compiler's own backend is tried where there is a C++ compiler (test_head)."""
     shape = shape_for(4e5, family="qwen3", vocab=512)

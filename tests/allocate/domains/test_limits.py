@@ -279,6 +279,7 @@ def test_models_of_their_own_are_as_good_as_each_of_them_alone(
     assert float(problem.losses(found).mean()) <= min(alone) * (1 + 1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("search", [split, independent])
 def test_a_budget_that_is_left_over_makes_no_plan_worse(search: Callable[..., Found | None]) -> None:
     """The grids of a search are as coarse as the budget is large: independent models were 3e-3 worse at 1e14 than at 7e13."""
@@ -295,6 +296,7 @@ def test_a_budget_that_is_left_over_makes_no_plan_worse(search: Callable[..., Fo
     assert min(used) < 0.75
 
 
+@pytest.mark.slow
 def test_a_budget_most_of_which_is_idle_buys_what_a_part_of_it_does() -> None:
     """The plan of a part was moved within that alone, and the grids lay around budgets far larger than what a plan took: 8e-3 behind four fifths of it."""
     law, general = FittedLaw.load(COMPUTING / "law.json"), FittedLaw.load(COMPUTING / "replay" / "law_general.json")

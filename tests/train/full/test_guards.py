@@ -278,6 +278,7 @@ def test_a_run_that_is_killed_within_a_rollback_goes_on_as_if_it_had_not_been(
     assert losses(folder) == losses(spiked)
     assert [line["batch"] for line in steps_of(folder).values()] == [line["batch"] for line in steps_of(spiked).values()]
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the metrics of a run that died are not closed
 def test_a_state_is_saved_before_its_loss_is_measured(tmp_path: Path, corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
     """An evaluation that cannot be done, for want of memory say, must not cost the steps before it at every restart."""
