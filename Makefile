@@ -4,9 +4,7 @@ PYTHON ?= python3
 # What is imported is compiled then; all that is installed takes a minute.
 PIP = bin/pip install --quiet --disable-pip-version-check --no-compile
 LINT = .venv-test/bin/ruff check . && .venv-test/bin/mypy
-# One worker more than there are cores: many tests wait for processes that they start.
-WORKERS = $(shell $(PYTHON) -c "import os; print(min(8, 1 + (os.cpu_count() or 1)))")
-PYTEST = OMP_NUM_THREADS=1 .venv-test/bin/python -m pytest -n $(WORKERS) --dist worksteal
+PYTEST = OMP_NUM_THREADS=1 .venv-test/bin/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
 .PHONY: check demo test
 
