@@ -19,15 +19,15 @@ from scipy.optimize import minimize
 
 from benchmarks.common import ROOT, Report, cpu
 from planner.allocate.allocate import allocate, best_plan
-from planner.allocate.closer import Round, closest, refine
 from planner.allocate.describe import resampled
 from planner.allocate.optimum import MOST_RESAMPLES, coarse, joined
 from planner.allocate.problem import Problem
+from planner.allocate.refine import Round, refine_plan, refine_search
 from planner.allocate.request import Request
+from planner.arrays import Array
 from planner.errors import DataError, PlannerWarning
 from planner.fit.fitted import FittedLaw
 from planner.laws import Points
-from planner.laws.dual import Array
 from tests.allocate.brute_force import brute_force
 from tests.allocate.limited import best_of_each_share
 from tests.allocate.problems import ONE_STAGE, TWO_STAGE, expected, random_law, random_request, rounding
@@ -92,7 +92,7 @@ def _limited(report: Report) -> None:
 def _own_best_limited(problem: Problem, near: float) -> tuple[Array, int, int]:
     """Return the least ln L of each resample among the plans that keep the limit, those far from the best left out, and how many plans there were."""
     whole = coarse(problem)
-    found = joined(whole, closest(problem, whole))
+    found = joined(whole, refine_search(problem, whole))
     plans, chosen = found.plans, np.flatnonzero(np.isfinite(found.expected) & (found.expected <= found.expected.min() + near))
     params = {kind: values[chosen] for kind, values in plans.params_by.items()}
     points = problem.law.points(params, plans.tokens_pt[chosen], plans.tokens_spec[chosen], plans.unique_spec[chosen])
@@ -108,7 +108,7 @@ def _thirds(law: FittedLaw) -> FittedLaw:
 def _own_best(problem: Problem) -> Array:
     """Return the least ln L of each resample among the plans of `plan allocate`."""
     whole = coarse(problem)
-    plans = joined(whole, closest(problem, whole)).plans
+    plans = joined(whole, refine_search(problem, whole)).plans
     points = problem.law.points(plans.params_by, plans.tokens_pt, plans.tokens_spec, plans.unique_spec)
     return problem.law.log_loss_resamples(points).min(1)
 
@@ -123,7 +123,7 @@ def _exact(problem: Problem) -> Array:
         for place in np.unique(best):
             mine = np.flatnonzero(best == place)
             alone = replace(problem, law=replace(problem.law, members=(replace(member, resamples=member.resamples[mine]),)))
-            near = refine(alone, whole, int(place), AROUND).plans
+            near = refine_plan(alone, whole, int(place), AROUND).plans
             least[mine] = alone.law.log_loss_resamples(alone.law.points(near.params_by, near.tokens_pt, near.tokens_spec, near.unique_spec)).min(1)
         parts.append(least)
     return np.concatenate(parts)

@@ -13,10 +13,10 @@ from scipy.optimize import minimize
 
 from benchmarks.chinchilla import loss_and_gradient
 from benchmarks.common import LAWS, LBFGS, UNIT, Report, chinchilla_rows, cpu
+from planner.arrays import Array
 from planner.fit.estimate import estimate
 from planner.fit.resample import draw_weights, fit_weighted
 from planner.laws import Points, Reference
-from planner.laws.dual import Array
 
 PUBLISHED = {"E": 0.0257, "α": 0.0154, "β": 0.0206}
 """Standard errors from 4,000 bootstraps, arXiv 2404.10102."""

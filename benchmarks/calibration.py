@@ -19,13 +19,13 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.common import LAWS, REFERENCE, ROOT, Report, cells_of, synthetic, table, truth_of
+from planner.arrays import Array
 from planner.errors import PlannerError, PlannerWarning
 from planner.fit.data import FitData, fit_data
 from planner.fit.fit import fit
 from planner.fit.fitted import FittedLaw
 from planner.fit.support import Support
 from planner.laws import Law, Points
-from planner.laws.dual import Array
 from planner.runs import read_runs
 
 TRUE_LAWS = ("chinchilla", "repetition-penalty", "transfer-saturating", "transfer-size-saturating", "multiplicative-saturating", "bounded-penalised")

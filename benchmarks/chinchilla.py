@@ -19,10 +19,10 @@ import pandas as pd
 from scipy.optimize import minimize
 
 from benchmarks.common import LAWS, UNIT, Report, chinchilla_rows, cpu
+from planner.arrays import Array
 from planner.fit.estimate import STARTS, estimate
 from planner.fit.solver import DELTA, huber
 from planner.laws import Points, Reference
-from planner.laws.dual import Array
 
 BEST = 1.0182741e-3
 """What the published parameters' own refit reaches, rounded up."""

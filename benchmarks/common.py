@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from planner.arrays import Array
 from planner.fit.data import FitData
 from planner.fit.scale import Scale
 from planner.fit.solver import DELTA, huber
 from planner.laws import LAWS, Law, Points, Reference
-from planner.laws.dual import Array
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"

@@ -19,7 +19,7 @@ from planner.design.tree import build_tree
 from planner.launch.full import lay_run, settle
 from planner.runs import read_run
 from planner.sweep import Sweep
-from planner.train.full.expect import extrapolate
+from planner.train.full.forecast_curve import extrapolate
 from planner.train.full.main import train
 from planner.train.full.metrics import FILE, read_metrics
 from planner.train.full.plan import Settings

@@ -9,12 +9,12 @@ from __future__ import annotations
 import numpy as np
 
 from benchmarks.common import LAWS, Report, cpu, table
+from planner.arrays import Array
 from planner.fit.estimate import estimate
 from planner.fit.profile import profile, ridge
 from planner.fit.resample import draw_weights, fit_weighted
 from planner.fit.solver import DELTAS, objective, solve
 from planner.laws import Points, Reference
-from planner.laws.dual import Array
 
 PUBLISHED = {"A": np.exp(6.255414), "B": np.exp(7.3049974), "E": np.exp(0.6254804), "α": 0.3526596, "R_D*": 15.387756, "R_N*": 5.309743}
 """As printed in the authors' notebook; A and B without N0 and D0."""

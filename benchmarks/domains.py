@@ -18,8 +18,8 @@ from planner.allocate.domains.allocate import allocate_domains
 from planner.allocate.domains.found import SPLIT, Found
 from planner.allocate.domains.problem import MOST, DomainsProblem
 from planner.allocate.domains.request import Domain, DomainsRequest
+from planner.allocate.domains.rounding import cooldown
 from planner.allocate.domains.split import split
-from planner.allocate.domains.whole import cooldown
 from planner.fit.fitted import FittedLaw
 
 FLOPS = 2e14

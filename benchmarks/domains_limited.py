@@ -17,13 +17,13 @@ import numpy as np
 
 from benchmarks.common import ROOT, Report
 from planner.allocate.allocate import allocate
+from planner.allocate.domains.general_limit import branch_replay
 from planner.allocate.domains.independent import independent
-from planner.allocate.domains.keep import after
 from planner.allocate.domains.left_over import with_less
 from planner.allocate.domains.problem import EVERY, DomainsProblem
 from planner.allocate.domains.request import Domain, DomainsRequest
+from planner.allocate.domains.rounding import cooldown
 from planner.allocate.domains.split import split
-from planner.allocate.domains.whole import cooldown
 from planner.allocate.replay_cost import cost
 from planner.allocate.request import Request
 from planner.errors import DataError
@@ -57,7 +57,7 @@ def requests(count: int) -> list[DomainsRequest]:
 def value(problem: DomainsProblem, plans: np.ndarray, most: int) -> np.ndarray:
     """Return the weighted losses of plans, infinite where they pass the budget or the limit: size, trunk and two branches in rows, shape (plans, 4)."""
     size, trunk, spec = plans[:, 0].astype(int), plans[:, 1], plans[:, 2:].T
-    share = after(problem, size[None], trunk[None], spec, 0.0)
+    share = branch_replay(problem, size[None], trunk[None], spec, 0.0)
     stages = spec / (1 - share)
     again = np.where((spec == 0).any(0) & (spec > 0).any(0), cooldown(problem), 0.0)
     used = trunk * (1 + again) + (problem.spec_cost[:, size] * stages).sum(0)

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.common import LAWS, REFERENCE, Report, cpu, one_stage_cells, synthetic, truth_of, two_stage_cells
+from planner.arrays import Array
 from planner.fit.estimate import estimate
 from planner.fit.resample import draw_weights, fit_weighted
 from planner.laws import Law
-from planner.laws.dual import Array
 
 BY_ROWS = ("chinchilla", "transfer-size-saturating")
 BY_PARAMETERS = (

@@ -22,6 +22,7 @@ from planner.allocate.optimum import FRACTIONS
 from planner.allocate.plans import Plans
 from planner.allocate.problem import Problem
 from planner.allocate.request import Request
+from planner.arrays import Array
 from planner.errors import PlannerWarning
 from planner.fit.data import FitData, fit_data
 from planner.fit.estimate import estimate
@@ -29,7 +30,6 @@ from planner.fit.fit import fit
 from planner.fit.fitted import FittedLaw
 from planner.fit.resample import draw_weights, fit_weighted
 from planner.laws import Law, Points, Reference
-from planner.laws.dual import Array
 from planner.next_runs.candidates import Candidates, Setting, candidates
 from planner.next_runs.choose import cheapest_first, choose, naive_grid
 from planner.next_runs.design import Stakes, Worth, without_overfitted

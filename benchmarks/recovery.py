@@ -12,11 +12,11 @@ from __future__ import annotations
 import numpy as np
 
 from benchmarks.common import LAWS, REFERENCE, Report, cells_of, cpu, synthetic, truth_of
+from planner.arrays import Array
 from planner.fit.estimate import estimate
 from planner.fit.profile import ridge
 from planner.fit.resample import draw_weights, fit_weighted
 from planner.laws import Law, Points
-from planner.laws.dual import Array
 
 Item = tuple[str, float, float, float, float, float, float | None]
 """Parameter or forecast, truth, median estimate, bias, half-width of the interval, intervals that hold the truth [%], tables with a ridge [%]."""

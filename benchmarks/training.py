@@ -73,9 +73,7 @@ def main() -> None:
         for size in sizes:
             shape = shape_for(size, family=RECIPE.family, vocab=VOCAB)
             cost = flops_per_token(shape, RECIPE.seq_len)
-            speed = {
-                (kind + way, name): run(kind + way, size, corpus, *layout) for way in tables for kind in kinds for name, layout in layouts.items()
-            }
+            speed = {(kind + way, name): run(kind + way, size, corpus, *layout) for way in tables for kind in kinds for name, layout in layouts.items()}
             usual = speed["trainer", "one process"]
             for way, rows in tables.items():
                 ours = speed["ours" + way, "one a core"]
@@ -173,7 +171,7 @@ def peak() -> float:
     """Return the speed of a matrix product, torch's own or by oneDNN, whichever is faster here [FLOP/s]."""
     import torch
 
-    from planner.train.products import product
+    from planner.train.matmul import product
 
     a, b, found = torch.randn(1024, 1024), torch.randn(1024, 1024), []
     for times in (torch.mm, product):
@@ -259,7 +257,7 @@ def first_step(size: float) -> float:
     import torch
 
     from planner.train.loss import compiled_loss
-    from planner.train.products import placed
+    from planner.train.matmul import placed
 
     model, words = placed(_model(size), "cpu"), torch.zeros(RECIPE.batch_sequences, RECIPE.seq_len, dtype=torch.int64)
     took = []

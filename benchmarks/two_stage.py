@@ -15,6 +15,7 @@ import numpy as np
 from scipy.optimize import least_squares, minimize
 
 from benchmarks.common import LAWS, ROOT, UNIT, Report, cpu, objective_for_scipy, synthetic, truth_of
+from planner.arrays import Array
 from planner.fit.data import FitData, fit_data
 from planner.fit.estimate import AGREEMENT, Estimate, estimate
 from planner.fit.resample import draw_weights, fit_weighted, scheme_for
@@ -22,7 +23,6 @@ from planner.fit.scale import Scale
 from planner.fit.solver import DELTA, objective
 from planner.fit.starts import draw_starts
 from planner.laws import Law, Points
-from planner.laws.dual import Array
 from planner.runs import read_runs
 
 FITTED = ("transfer-saturating", "transfer-size-saturating", "multiplicative-saturating")

@@ -12,12 +12,15 @@ from typing import NamedTuple
 ROOT = Path(__file__).parents[1]
 ANSWERS = (
     ("`plan allocate`: kind `allocation`", "planner/allocate/allocation.py", ("Allocation", "Plan", "Arm", "Worth")),
-    ("the field `general` of an allocation, a choice and a domain, under a limit on the general loss", "planner/allocate/retention.py", ("Kept",)),
-    ("`plan allocate --base`: kind `bases`", "planner/allocate/base_answer.py", ("BaseAllocation", "Choice", "Guess", "Way", "Kept")),
-    ("`plan allocate --domains`: kind `domains`", "planner/allocate/domains/answer.py", ("DomainsAllocation", "Structure", "DomainPlan", "Knowing")),
-    ("the field `felt` of kinds `allocation` and `bases`, of the plan that is recommended", "planner/allocate/felt.py", ("Felt",)),
+    ("the field `general` of an allocation, a choice and a domain, under a limit on the general loss", "planner/allocate/retention.py", ("GeneralLoss",)),
+    ("`plan allocate --base`: kind `bases`", "planner/allocate/base_answer.py", ("BaseAllocation", "Choice", "Guess", "Way", "ReservedShare")),
+    (
+        "`plan allocate --domains`: kind `domains`", "planner/allocate/domains/answer.py",
+        ("DomainsAllocation", "Structure", "DomainPlan", "InformationValue"),
+    ),  # fmt: skip
+    ("the field `felt` of kinds `allocation` and `bases`, of the plan that is recommended", "planner/allocate/loss_units.py", ("LossUnits",)),
     ("the field `cost` of kinds `allocation`, `bases` and `domains`", "planner/allocate/budget.py", ("Cost",)),
-    ("the field `around` of kind `domains`", "planner/allocate/domains/around.py", ("Around",)),
+    ("the field `around` of kind `domains`", "planner/allocate/domains/sensitivity.py", ("Sensitivity",)),
     ("`plan scaling`: kind `scaling`", "planner/allocate/curves.py", ("Scaling", "Curve", "Optimum", "Exponent", "BreakEven")),
 )
 ANSWERS_HEAD = """# The answers as files

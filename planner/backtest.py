@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from planner.arrays import Array
 from planner.artifacts import read_artifact, whole, write_artifact
 from planner.decisions import HINDSIGHT, PLAN, Decision, decide
 from planner.errors import DataError, InputError
@@ -19,7 +20,6 @@ from planner.fit.fit import RESAMPLES, fit
 from planner.fit.fitted import FittedLaw
 from planner.fit.select import Progress
 from planner.flags import judge_alone, judged_only
-from planner.laws.dual import Array
 from planner.runs import flops_of, usable
 
 if TYPE_CHECKING:

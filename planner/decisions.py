@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from planner.arrays import Array
 from planner.fit.data import FitData
-from planner.laws.dual import Array
 
 SAME_COMPUTE = 1.25
 """A budget buys any run that costs it, or less by at most this factor."""

@@ -4,7 +4,7 @@
 stages, on an open checkpoint: a general stage is then another run than one in full, so the name goes wherever a method's does.
 
 A multiply-add counts as two FLOPs. A frozen matrix has a forward pass and a gradient to pass on, and none of its own: 4 FLOPs a weight
-and token, where a trained one has 6; its adapters have 6. QLoRA multiplies what it has unpacked, and the unpacking is left out.
+and token, where a trained one has 6; its adapters have 6. QLoRA multiplies what it has dequantised, and the dequantising is left out.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ class Method:
         return 6.0 if self.name == "full" else 4.0
 
     @property
-    def packed(self) -> bool:
-        """Whether the frozen matrices are packed in 4 bits."""
+    def quantised(self) -> bool:
+        """Whether the frozen matrices are quantised to 4 bits."""
         return self.name.removesuffix(_BOTH) == "qlora"
 
     @property
@@ -80,7 +80,7 @@ class Method:
         """Return the matrices of a shape that the adapters sit on; none in full.
 
         Raises:
-            InputError: a target that it has not, or that cannot be packed.
+            InputError: a target that it has not, or that cannot be quantised.
         """
         layers = shape.linear_layers
         if self.name == "full":
@@ -89,7 +89,7 @@ class Method:
         if missing := [target for target in targets if target not in layers]:
             what = f"a model of type {shape.family} has no matrix {missing[0]} for adapters to sit on"
             raise InputError(what, remedy=f"choose lora_targets among {', '.join(layers)}")
-        if self.packed and shape.counted is not None and (held := [target for target in targets if target in shape.counted.transposed]):
+        if self.quantised and shape.counted is not None and (held := [target for target in targets if target in shape.counted.transposed]):
             what = f"{held[0]} of a model of type {shape.family} is kept transposed, and QLoRA packs linear layers only"
             raise InputError(what, remedy="train with full or lora, or choose other lora_targets")
         return targets
@@ -113,9 +113,9 @@ class Method:
         return sum(shape.linear_layers[target][0] for target in self.targets_in(shape))
 
     def counts(self, shape: ModelShape) -> tuple[int, int, int]:
-        """Count the parameters that are trained, those that are kept as they are, and those that are packed in 4 bits."""
-        packed = self.under(shape) if self.packed else 0
-        return self.trained(shape), 0 if self.name == "full" else shape.params_total - packed, packed
+        """Count the parameters that are trained, those that are kept as they are, and those that are quantised to 4 bits."""
+        quantised = self.under(shape) if self.quantised else 0
+        return self.trained(shape), 0 if self.name == "full" else shape.params_total - quantised, quantised
 
     def flops_per_token(self, shape: ModelShape, seq_len: int) -> float:
         """Count the training FLOPs of one token in a sequence of `seq_len` tokens."""
@@ -133,9 +133,9 @@ class Method:
         return (HALF_BYTES * frozen + TRAINED_BYTES * trained) / gpus + self.whole_bytes(shape, seq_len)
 
     def whole_bytes(self, shape: ModelShape, seq_len: int) -> float:
-        """Return what is whole on every GPU, however many there are [bytes]: matrices packed in 4 bits, as in the full-size run, and one sequence.
+        """Return what is whole on every GPU, however many there are [bytes]: matrices quantised to 4 bits, as in the full-size run, and one sequence.
 
         Of that, only the layers' inputs are kept for the backward pass.
         """
-        packed = self.under(shape) if self.packed else 0
-        return NF4_BYTES * packed + seq_len * (shape.hidden * (HALF_BYTES * shape.layers + LAYER_BYTES) + LOGIT_BYTES * shape.vocab)
+        quantised = self.under(shape) if self.quantised else 0
+        return NF4_BYTES * quantised + seq_len * (shape.hidden * (HALF_BYTES * shape.layers + LAYER_BYTES) + LOGIT_BYTES * shape.vocab)

@@ -35,7 +35,7 @@ class Counted:
     idle: int = 0
     """Weights of experts that a token is not sent to."""
     transposed: tuple[str, ...] = ()
-    """Names of the layers among those that are kept transposed, as GPT-2's are, and cannot be packed in 4 bits."""
+    """Names of the layers among those that are kept transposed, as GPT-2's are, and cannot be quantised to 4 bits."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", tuple((str(name), weights, sides) for name, weights, sides in self.layers))

@@ -7,9 +7,9 @@ import planner
 
 ROOT = Path(planner.__file__).parent
 ORDER = (
-    "errors", "native", "artifacts", "units", "shapes", "flops", "method", "recipe", "counted", "pretrained", "ladder", "corpus", "design", "flags",
-    "tabular", "runs", "laws", "fit", "decisions", "backtest", "allocate", "next_runs", "lock", "sbatch", "train", "engines", "live", "mend", "schedule",
-    "sweep", "tune", "launch", "verify", "verify_domains", "evaluation", "report", "demo", "cli",
+    "arrays", "errors", "native", "artifacts", "units", "shapes", "flops", "method", "recipe", "counted", "pretrained", "ladder", "corpus", "design",
+    "flags", "tabular", "runs", "laws", "fit", "decisions", "backtest", "allocate", "next_runs", "lock", "sbatch", "train", "engines", "live", "mend",
+    "schedule", "sweep", "tune", "launch", "verify", "verify_domains", "evaluation", "report", "demo", "cli",
 )  # fmt: skip
 
 

@@ -28,7 +28,7 @@ def test_what_fetches_kernels_is_not_there_for_the_libraries(package: str, tmp_p
     (tmp_path / "kernels-0.15.2.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: kernels\nVersion: 0.15.2\n")
     ways = {
         "peft": "from planner.train.adapters import _peft; _peft()",
-        "bitsandbytes": "from planner.train.packed import _bitsandbytes; _bitsandbytes()",
+        "bitsandbytes": "from planner.train.quantised import _bitsandbytes; _bitsandbytes()",
         "transformers": "from pathlib import Path; from planner.counted import read_config\ntry: read_config(Path('none'))\nexcept Exception: pass",
     }
     asked = "from importlib.util import find_spec; print(find_spec('kernels'))"

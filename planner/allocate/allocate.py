@@ -10,18 +10,18 @@ from typing import Any
 import numpy as np
 
 from planner.allocate.allocation import KNOWS_NO_TEXT, PASSES, Allocation, Arm, Plan, behind
-from planner.allocate.beyond import beyond, refuse_far, refuse_far_general, tell_never
 from planner.allocate.budget import cost_of
-from planner.allocate.closer import closest, closest_guess, spread
 from planner.allocate.describe import describe, priced, realised, resampled
 from planner.allocate.early import Held, mixed_arm, warnings_of_mixed
+from planner.allocate.extrapolation import extrapolation_of, refuse_far, refuse_far_general, tell_never
 from planner.allocate.optimum import MOST_RESAMPLES, Search, coarse, interval, reaching, search, within
+from planner.allocate.plan_warnings import warnings_of, warnings_of_compromise, warnings_of_replay
 from planner.allocate.plans import Plans, Size
+from planner.allocate.prices import prices
 from planner.allocate.problem import Problem
+from planner.allocate.refine import refine_guess, refine_search, spread
 from planner.allocate.request import Request
 from planner.allocate.split_arm import closest_split, profile, why_none
-from planner.allocate.warned import warnings_of, warnings_of_compromise, warnings_of_replay
-from planner.allocate.worth import worths
 from planner.errors import DataError
 from planner.fit.fitted import FittedLaw
 from planner.fit.level import LEVEL
@@ -34,9 +34,7 @@ AT_ONCE = 16
 """Plans whose losses under all resamples are looked at together."""
 
 
-def allocate(
-    law: FittedLaw, request: Request, *, general: FittedLaw | None = None, robust: bool = True, allow_extrapolation: bool = False
-) -> Allocation:
+def allocate(law: FittedLaw, request: Request, *, general: FittedLaw | None = None, robust: bool = True, allow_extrapolation: bool = False) -> Allocation:
     """Recommend how to spend a budget.
 
     Args:
@@ -51,9 +49,9 @@ def allocate(
     """
     problem = Problem.of(law, request, general, robust=robust)
     whole = coarse(problem, advise=True)
-    close = closest(problem, whole)
+    close = refine_search(problem, whole)
     everything = spread(problem, whole, close)
-    guessed = closest_guess(problem, whole)
+    guessed = refine_guess(problem, whole)
     guess = realised(replace(problem, robust=False), *guessed)
     plan = realised(problem, close.plans, close.best) if robust else guess
     mine, every = resampled(problem, plan, MOST_RESAMPLES), resampled(problem, plan)
@@ -61,13 +59,13 @@ def allocate(
     rounding = float((every - problem.law.log_loss_resamples(problem.points(exact.plans))[:, 0]).mean() - exact.plans.added[0])
     held = partial(behind, mine=every, rounding=max(0.0, rounding))
     regret = 100 * np.expm1(np.maximum(mine - everything.resamples.min(1), 0.0))
-    extrapolation = beyond(law, plan)
+    extrapolation = extrapolation_of(law, plan)
     if not allow_extrapolation:
         refuse_far(law, plan.flops, extrapolation)
         refuse_far_general(problem.retention, plan, plan.flops)
     kept = None if problem.retention is None else problem.retention.tell(plan, plan.replay_fraction)
     searched, plan = plan, priced(problem, plan)
-    prices, exchange = worths(problem, everything, searched, mine)
+    worths, exchange = prices(problem, everything, searched, mine)
     candidates = tuple(dict.fromkeys(everything.plans.sizes))
     shares, losses = profile(problem, candidates, plan.share_spec)
     found = everything.plans
@@ -94,13 +92,14 @@ def allocate(
         regret_90_percent=float(np.quantile(regret, LEVEL)),
         arms=tuple(arms),
         alternatives=tuple(_alternatives(problem, everything, plan, float(every.mean()), held)),
-        worths=tuple(prices),
+        worths=tuple(worths),
         exchange=exchange,
         extrapolation=extrapolation,
         warnings=(
             *warnings_of(problem, whole, searched, float((exact.expected if robust else exact.guess)[0]), extrapolation),
             *warnings_of_compromise(problem, searched, own),
-            *warnings_of_replay(problem, plan, kept, float(every.mean())), *warnings_of_mixed(law, arms[-1]),
+            *warnings_of_replay(problem, plan, kept, float(every.mean())),
+            *warnings_of_mixed(law, arms[-1]),
         ),
         curve={"share": shares.tolist(), "loss": losses.tolist()},
         source=law.origin,
@@ -120,8 +119,8 @@ def best_plan(problem: Problem) -> Plan:
     """
     whole = coarse(problem, advise=True)
     if not problem.robust:
-        return priced(problem, realised(problem, *closest_guess(problem, whole)))
-    close = closest(problem, whole)
+        return priced(problem, realised(problem, *refine_guess(problem, whole)))
+    close = refine_search(problem, whole)
     return priced(problem, realised(problem, close.plans, close.best))
 
 
@@ -139,7 +138,7 @@ def _arm(problem: Problem, name: str, share: float, held: Held, sizes: tuple[Siz
         none = "the law gives no finite loss for it" if problem.retention is None else "would exceed the limit on the general loss"
         return Arm(name, None, None, None, none)
     best = describe(problem, found.plans, found.best)
-    return Arm(name, priced(problem, best), *held(resampled(problem, best)), "; ".join(tell_never(problem.law, beyond(problem.law, best))))
+    return Arm(name, priced(problem, best), *held(resampled(problem, best)), "; ".join(tell_never(problem.law, extrapolation_of(problem.law, best))))
 
 
 def _passes(problem: Problem, name: str, most: float, held: Held) -> Arm:
@@ -148,7 +147,7 @@ def _passes(problem: Problem, name: str, most: float, held: Held) -> Arm:
         return Arm(name, None, None, None, f"more than the {problem.max_epochs:.3g} that are allowed")
     fewer = replace(problem, request=replace(problem.request, max_epochs=most))
     try:
-        found = closest(fewer, coarse(fewer))
+        found = refine_search(fewer, coarse(fewer))
     except DataError as error:
         return Arm(name, None, None, None, error.message)
     best = realised(fewer, found.plans, found.best)
@@ -167,7 +166,7 @@ def _alternatives(problem: Problem, found: Search, plan: Plan, mine: float, held
         number = _first_as_good(problem, plans, ordered, mine)
         if number is not None:
             other = describe(problem, plans, number)
-            note = "; ".join(tell_never(problem.law, beyond(problem.law, other)))
+            note = "; ".join(tell_never(problem.law, extrapolation_of(problem.law, other)))
             yield Arm(name, priced(problem, other), *held(resampled(problem, other)), note)
 
 

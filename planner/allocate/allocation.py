@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from planner.allocate.budget import check_cost
-from planner.allocate.felt import felt
+from planner.allocate.loss_units import loss_units
+from planner.arrays import Array
 from planner.artifacts import check_numbers, read_artifact, whole, write_artifact
 from planner.errors import InputError
 from planner.fit.support import NEAR
-from planner.laws.dual import Array
 from planner.shapes import ModelShape
 
 KIND = "allocation"
@@ -157,7 +157,7 @@ class Allocation:
     exchange: str = ""
     """What the specialist text is worth in compute, in words, and why one more epoch has no price where it has none."""
     general: dict[str, Any] | None = None
-    """The general loss, where it is limited: the fields of `retention.Kept`."""
+    """The general loss, where it is limited: the fields of `retention.GeneralLoss`."""
     accuracy: dict[str, Any] | None = None
     """Forecast accuracy on a benchmark with its 90 % interval, as `accuracy.forecast` describes it; None where no table was given."""
     tokens_pt_interval: tuple[float, float] | None = None
@@ -198,7 +198,7 @@ class Allocation:
 
     def save(self, path: Path, inputs: Mapping[str, str]) -> None:
         """Write allocation.json."""
-        body = {**asdict(self), "felt": felt(self.plan, self.source)}
+        body = {**asdict(self), "felt": loss_units(self.plan, self.source)}
         body.pop("created")
         write_artifact(path, KIND, VERSION, body, inputs)
 

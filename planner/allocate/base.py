@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from planner.allocate.allocation import check_shape
+from planner.arrays import Array
 from planner.artifacts import check_numbers
 from planner.errors import InputError
 from planner.flops import forward_flops_per_token
 from planner.ladder import shape_for
-from planner.laws.dual import Array
 from planner.pretrained import context_in, shape_in
 from planner.shapes import ModelShape
 from planner.units import parse_count

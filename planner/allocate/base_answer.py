@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from planner.allocate.allocation import Arm, Plan, Worth
-from planner.allocate.felt import felt
+from planner.allocate.loss_units import loss_units
 from planner.artifacts import write_artifact
 from planner.fit.support import NEAR
 
@@ -42,7 +42,7 @@ class Choice:
     """By what factor it lies outside the runs of the law on each axis; 1 is inside, None (infinity) where it has some of what no run has, or none of
     what every run has."""
     general: dict[str, Any] | None = None
-    """The general loss, where it is limited: the fields of `retention.Kept`; what is replayed is in the plan's `tokens_pt` beside what is sunk."""
+    """The general loss, where it is limited: the fields of `retention.GeneralLoss`; what is replayed is in the plan's `tokens_pt` beside what is sunk."""
     higher_percent: float = 0.0
     """By how much its loss is higher than the recommended base's, in the mean of ln L over the resamples [% of it]."""
     as_good: bool = True
@@ -102,7 +102,7 @@ class Way:
 
 
 @dataclass(frozen=True)
-class Kept:
+class ReservedShare:
     """What it costs to keep a share of the budget back for a later stage, such as instruction tuning."""
 
     share: float
@@ -135,7 +135,7 @@ class BaseAllocation:
     """What more of something would buy, for the best base."""
     ways: tuple[Way, ...]
     """What the same budget pays by each method, for the best base."""
-    kept: tuple[Kept, ...]
+    kept: tuple[ReservedShare, ...]
     """What shares kept back would cost, for the best base."""
     warnings: tuple[str, ...]
     source: dict[str, Any] = field(default_factory=dict)
@@ -166,4 +166,4 @@ class BaseAllocation:
 
     def save(self, path: Path, inputs: Mapping[str, str]) -> None:
         """Write the answer."""
-        write_artifact(path, KIND, VERSION, {**asdict(self), "felt": felt(self.choices[0].plan, self.source)}, inputs)
+        write_artifact(path, KIND, VERSION, {**asdict(self), "felt": loss_units(self.choices[0].plan, self.source)}, inputs)

@@ -11,21 +11,21 @@ import numpy as np
 from planner.allocate.allocate import best_plan
 from planner.allocate.allocation import Arm, Worth, behind
 from planner.allocate.base import Base
-from planner.allocate.base_answer import Kept, Way
+from planner.allocate.base_answer import ReservedShare, Way
 from planner.allocate.base_choice import plan_of, reach
 from planner.allocate.base_stage import Stage, capped, stage_of
-from planner.allocate.beyond import TOO_FAR, beyond, refuse_far, refuse_far_general, tell_never
 from planner.allocate.describe import resampled
 from planner.allocate.epoch import one_more_of_base
 from planner.allocate.exchange import MORE_COMPUTE, NOTHING
+from planner.allocate.extrapolation import TOO_FAR, extrapolation_of, refuse_far, refuse_far_general, tell_never
+from planner.allocate.plan_warnings import TAKEN
+from planner.allocate.prices import MORE_TEXT, eased, price_of, under
 from planner.allocate.problem import Problem
 from planner.allocate.request import Request
-from planner.allocate.warned import TAKEN
-from planner.allocate.worth import MORE_TEXT, eased, under, worth_of
+from planner.arrays import Array
 from planner.errors import InputError, PlannerError
 from planner.fit.fitted import FittedLaw
 from planner.fit.level import interval_of
-from planner.laws.dual import Array
 from planner.method import Method
 from planner.units import format_count
 
@@ -45,11 +45,11 @@ def scratch(problem: Problem, mine: Array, allow_extrapolation: bool) -> Arm:
     try:
         other = best_plan(problem)
         if not allow_extrapolation:
-            refuse_far(problem.law, other.flops, beyond(problem.law, other))
+            refuse_far(problem.law, other.flops, extrapolation_of(problem.law, other))
             refuse_far_general(problem.retention, other, other.flops)
     except PlannerError as error:
         return Arm(name, None, None, None, error.message)
-    return Arm(name, other, *behind(resampled(problem, other), mine), "; ".join(tell_never(problem.law, beyond(problem.law, other))))
+    return Arm(name, other, *behind(resampled(problem, other), mine), "; ".join(tell_never(problem.law, extrapolation_of(problem.law, other))))
 
 
 def base_worths(problem: Problem, base: Base, method: Method, stage: Stage) -> tuple[list[Worth], str]:
@@ -70,17 +70,17 @@ def base_worths(problem: Problem, base: Base, method: Method, stage: Stage) -> t
     def gain(changed: Request) -> Array:
         return stage.end - stage_of(under(problem, changed), base, method).end
 
-    rows = [worth_of(name, gain(changed)) for name, changed in changes.items()]
+    rows = [price_of(name, gain(changed)) for name, changed in changes.items()]
     if stage.amount(stage.best)[0] > TAKEN * problem.max_tokens_spec:  # a part of a pass may be all that is paid, or all that does not harm
         more = gain(replace(request, max_epochs=problem.max_epochs + 1))
         if more.mean() > NOTHING:
             beyond = "" if problem.max_epochs + 1 <= problem.law.support.high["epochs_spec"] else ", beyond what the runs cover"
-            rows.insert(2, worth_of(f"one more epoch over the specialist text{beyond}", more))
+            rows.insert(2, price_of(f"one more epoch over the specialist text{beyond}", more))
             return rows, ""
     epoch = one_more_of_base(problem, base, stage, "the time there is" if request.grows(inference) == request.training_flops else "the budget")
     if epoch.resamples is None:
         return rows, f"{epoch.name}, has no price: {epoch.why}"
-    rows.insert(2, worth_of(epoch.name, stage.end - epoch.resamples))
+    rows.insert(2, price_of(epoch.name, stage.end - epoch.resamples))
     return rows, ""
 
 
@@ -146,7 +146,7 @@ def warnings_of_ways(ways: Sequence[Way], base: Base, others: Mapping[str, Probl
         )
 
 
-def kept_of(problem: Problem, base: Base, method: Method, stage: Stage, share: float) -> Kept:
+def kept_of(problem: Problem, base: Base, method: Method, stage: Stage, share: float) -> ReservedShare:
     """Price a share of the budget kept back for a later stage of a base.
 
     Raises:
@@ -160,4 +160,4 @@ def kept_of(problem: Problem, base: Base, method: Method, stage: Stage, share: f
         )
     other = stage_of(replace(problem, request=replace(problem.request, flops=flops)), base, method)
     higher = 100 * np.expm1(other.end - stage.end)
-    return Kept(share, other.amount(other.best)[0], float(higher.mean()), *interval_of(higher), capped(problem, other))
+    return ReservedShare(share, other.amount(other.best)[0], float(higher.mean()), *interval_of(higher), capped(problem, other))

@@ -10,14 +10,14 @@ from planner.allocate.allocation import Plan, behind
 from planner.allocate.base import Base
 from planner.allocate.base_answer import Choice
 from planner.allocate.base_stage import Stage, within
-from planner.allocate.beyond import beyond
+from planner.allocate.extrapolation import extrapolation_of
 from planner.allocate.optimum import reaching
 from planner.allocate.problem import Problem
 from planner.allocate.replay_cost import cost_on_top, dearer
+from planner.arrays import Array
 from planner.fit.fitted import Forecast
 from planner.fit.level import LEVEL, interval_of
 from planner.flops import flops_6nd, flops_per_token
-from planner.laws.dual import Array
 from planner.method import Method
 
 
@@ -83,7 +83,7 @@ def choice_of(problem: Problem, base: Base, method: Method, stage: Stage, probab
 def reach(problem: Problem, base: Base, plan: Plan) -> dict[str, float]:
     """Return by what factor a base's plan lies outside the runs of the law on each axis, what was spent on the base before counted in; 1 is inside."""
     spent = base.tokens * flops_per_token(base.shape, base.context) + plan.flops
-    return beyond(problem.law, replace(plan, tokens_pt=base.tokens), spent)
+    return extrapolation_of(problem.law, replace(plan, tokens_pt=base.tokens), spent)
 
 
 def _forecast(problem: Problem, base: Base, spec: float, share: float) -> Forecast:

@@ -10,15 +10,15 @@ from dataclasses import replace
 import numpy as np
 
 from planner.allocate.base import Base
-from planner.allocate.base_stage import LEAST, Stage, evaluated, stage_of
+from planner.allocate.base_stage import LEAST_SHARE, Stage, evaluated, stage_of
+from planner.allocate.prices import MORE_TEXT, under
 from planner.allocate.problem import Problem
-from planner.allocate.worth import MORE_TEXT, under
+from planner.arrays import Array
 from planner.fit.level import interval_of
-from planner.laws.dual import Array
 from planner.method import Method
 from planner.units import format_count, format_number
 
-MOST = 100.0
+MOST_FACTOR = 100.0
 """Factor in compute to which the walk goes; further on no more is told."""
 AMOUNTS = 60
 """On the walk, between which the compute is interpolated."""
@@ -60,10 +60,10 @@ def _walk(problem: Problem, base: Base, method: Method, stage: Stage) -> tuple[A
     """Walk along budgets: factors in compute, shape (budgets,), and ln L after the best amount that each pays, shape (all resamples, budgets)."""
     request, inference = problem.request, base.flops_inference(problem.request.inference_tokens)
     price = method.flops_per_token(base.shape, base.context)
-    paid = request.times(MOST).paid(inference) / price
+    paid = request.times(MOST_FACTOR).paid(inference) / price
     most = min(paid, problem.max_epochs * request.unique_spec)
     now = float(stage.tokens[stage.best])
-    seen = evaluated(problem, base, np.unique(np.append(np.geomspace(max(now, LEAST * most), max(most, now), AMOUNTS), now)), paid, None)
+    seen = evaluated(problem, base, np.unique(np.append(np.geomspace(max(now, LEAST_SHARE * most), max(most, now), AMOUNTS), now)), paid, None)
     cost = price * seen.tokens / (1 - seen.replay)
     factors = np.maximum((cost + inference) / request.flops, cost / (request.training_flops or np.inf))
     kept = np.flatnonzero(np.isfinite(seen.guess))
@@ -89,8 +89,8 @@ def _crossing(factors: Array, ends: Array, wanted: Array) -> Array:
 
 def _why_none(problem: Problem, factors: Array, ends: Array) -> str:
     """Say why no budget on the walk reaches as low."""
-    if factors[-1] > 0.98 * MOST:
-        return f"{MOST:g} times as much would not lower its loss as much"
+    if factors[-1] > 0.98 * MOST_FACTOR:
+        return f"{MOST_FACTOR:g} times as much would not lower its loss as much"
     if ends.shape[1] < 2 or (ends[:, -1] < ends[:, -2]).any():
         return f"no more than {problem.max_epochs:.3g} passes over the text there is are allowed"
     return "more passes over the text there is would harm" + (", or pass the limit" if problem.retention is not None else "")

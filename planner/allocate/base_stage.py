@@ -13,18 +13,18 @@ from planner.allocate.base import Base
 from planner.allocate.optimum import MOST_RESAMPLES
 from planner.allocate.problem import Problem
 from planner.allocate.replay_cost import cost_on_top
-from planner.laws.dual import Array
+from planner.arrays import Array
 from planner.method import Method
 
 AMOUNTS = 160
 """Amounts of specialist text tried for each base."""
-LEAST = 3e-3
+LEAST_SHARE = 3e-3
 """Of the most specialist tokens that budget and passes allow, where the amounts begin."""
-FINER = 33
+FINER_AMOUNTS = 33
 """Amounts between two of those, around the best and where the plans within the tolerance begin and end."""
-AROUND = 2e-3
+NEAR_BEST = 2e-3
 """In ln L, by which some of the resamples may be off about which amounts are within the tolerance under all."""
-CLOSER = 2
+CLOSER_LOOKS = 2
 """Looks around the best: a limit on the general loss may end it in the midst of a step."""
 
 
@@ -84,9 +84,9 @@ def stage_of(problem: Problem, base: Base, method: Method) -> Stage:
     ends = [min(most, paid * (1 - share)) for share in shares]  # where the budget binds, with each share of replay
     tokens = np.unique(np.concatenate([[0.0, min(most, request.unique_spec)], ends, _ladder(most)]))
     found = evaluated(problem, base, tokens, paid, MOST_RESAMPLES)
-    for _ in range(CLOSER):
+    for _ in range(CLOSER_LOOKS):
         near = [found.tokens[max(number - 1, 0) : number + 2] for number in (int(found.expected.argmin()), int(found.guess.argmin()))]
-        finer = np.concatenate([found.tokens[:0], *(np.linspace(*pair, FINER) for three in near for pair in pairwise(three))])
+        finer = np.concatenate([found.tokens[:0], *(np.linspace(*pair, FINER_AMOUNTS) for three in near for pair in pairwise(three))])
         found = _joined(found, evaluated(problem, base, np.setdiff1d(finer, found.tokens), paid, MOST_RESAMPLES))
     best = int(np.argmin(found.expected if problem.robust else found.guess))
     spec, share = found.amount(best)
@@ -99,8 +99,8 @@ def _ladder(most: float) -> Array:
     """Return amounts up to the most there can be, at places that do not depend on it: a larger budget looks at what a smaller one does."""
     if most <= 1.0:
         return np.array([most])
-    step = -math.log(LEAST) / (AMOUNTS - 1)
-    steps = np.arange(math.ceil(math.log(most * LEAST) / step), math.floor(math.log(most) / step) + 1)
+    step = -math.log(LEAST_SHARE) / (AMOUNTS - 1)
+    steps = np.arange(math.ceil(math.log(most * LEAST_SHARE) / step), math.floor(math.log(most) / step) + 1)
     return np.append(np.exp(step * steps), most)
 
 
@@ -118,7 +118,7 @@ def capped(problem: Problem, stage: Stage) -> str:
 def within(problem: Problem, base: Base, stage: Stage) -> Amounts:
     """Return those amounts whose mean of ln L over all resamples is within the tolerance of the base's best, finer at both ends of their range."""
     best, tolerance = int(stage.expected.argmin()), np.log1p(problem.request.tolerance)
-    near = np.flatnonzero(stage.expected <= stage.expected[best] + tolerance + AROUND)
+    near = np.flatnonzero(stage.expected <= stage.expected[best] + tolerance + NEAR_BEST)
     low, high = stage.tokens[max(near[0] - 1, 0)], stage.tokens[min(near[-1] + 1, len(stage.tokens) - 1)]
     middle = _whole(stage.tokens[best])
     found = evaluated(problem, base, _whole_between(low, high, [middle]), stage.paid, None)
@@ -138,7 +138,7 @@ def _whole(tokens: float) -> float:
 
 def _whole_between(low: float, high: float, others: Sequence[float] = ()) -> Array:
     """Return whole tokens from one amount to another, and others with them, each once."""
-    return np.unique(np.append(np.floor(np.linspace(low, high, FINER) + 1e-6), others))
+    return np.unique(np.append(np.floor(np.linspace(low, high, FINER_AMOUNTS) + 1e-6), others))
 
 
 def _joined(first: Amounts, second: Amounts) -> Amounts:

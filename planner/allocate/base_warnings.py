@@ -8,10 +8,10 @@ import numpy as np
 
 from planner.allocate.allocation import Arm
 from planner.allocate.base import VOCAB, Base
-from planner.allocate.base_able import Able, least_tokens
 from planner.allocate.base_answer import Choice
-from planner.allocate.base_stage import LEAST, capped
-from planner.allocate.beyond import TOO_FAR, outside
+from planner.allocate.base_feasible import Feasible, least_tokens
+from planner.allocate.base_stage import LEAST_SHARE, capped
+from planner.allocate.extrapolation import TOO_FAR, outside
 from planner.allocate.problem import Problem
 from planner.allocate.replay_cost import NO_REPLAY, said_of
 from planner.design.spec import MIN_STEPS
@@ -29,7 +29,7 @@ HARMED = 0.05
 """Share of the resamples by which they must, to be told of."""
 
 
-def warnings_of_bases(problem: Problem, able: Able, method: Method, made: Sequence[Choice], best: Choice, alone: Arm) -> list[str]:
+def warnings_of_bases(problem: Problem, able: Feasible, method: Method, made: Sequence[Choice], best: Choice, alone: Arm) -> list[str]:
     """List what must be said.
 
     Args:
@@ -50,7 +50,7 @@ def warnings_of_bases(problem: Problem, able: Able, method: Method, made: Sequen
     if method.name != measured.name:
         found.append(
             f"what {method.name} does to the loss is not measured by this law: its cost is counted, its loss is that of training {measured.adapters}; "
-            f"a sweep with methods = [..., \"{method.name}\"] measures it, and plan methods sets the two side by side"
+            f'a sweep with methods = [..., "{method.name}"] measures it, and plan methods sets the two side by side'
         )
     elif method != measured and problem.recipe is not None:
         found.append(f"the law was measured with {measured.adapters}; other adapters are counted, {method.adapters}, their loss taken to be the same")
@@ -115,7 +115,7 @@ def _better_alone(problem: Problem, best: Choice, alone: Arm) -> Iterator[str]:
         )
 
 
-def _harmed(problem: Problem, able: Able, best: Choice) -> Iterator[str]:
+def _harmed(problem: Problem, able: Feasible, best: Choice) -> Iterator[str]:
     """Say in what share of the resamples the best base would end lower with fewer general tokens."""
     base = next(base for base in able.bases if base.name == best.base)
     fewer = np.array([best.plan.tokens_pt, best.plan.tokens_pt - (1 - FEWER) * base.tokens])
@@ -152,7 +152,7 @@ def _compromise(problem: Problem, best: Choice) -> Iterator[str]:
         yield f"{best.base}: {amount} specialist tokens lie outside {ends}, where the refits' own best lie: {why}"
 
 
-def _of_the_limit(problem: Problem, able: Able, made: Sequence[Choice], best: Choice) -> Iterator[str]:
+def _of_the_limit(problem: Problem, able: Feasible, made: Sequence[Choice], best: Choice) -> Iterator[str]:
     """Say how surely the limit on the general loss is kept, where there is one, and what is not measured of it."""
     if problem.retention is None or best.general is None:
         return
@@ -167,4 +167,5 @@ def _of_the_limit(problem: Problem, able: Able, made: Sequence[Choice], best: Ch
         if said := capped(problem, stage):
             yield f"{base.name}: {format_count(choice.plan.tokens_spec)} specialist tokens, since {said}"
     if best.plan.tokens_spec == 0:
-        yield f"no amount of specialist text, from {LEAST:.1%} of what budget and passes allow on, keeps {problem.retention.limit}, so none is planned"
+        least = f"{LEAST_SHARE:.1%} of what budget and passes allow"
+        yield f"no amount of specialist text, from {least} on, keeps {problem.retention.limit}, so none is planned"

@@ -8,15 +8,15 @@ from dataclasses import asdict, replace
 import numpy as np
 
 from planner.allocate.base import Base
-from planner.allocate.base_able import Able, able
 from planner.allocate.base_answer import BaseAllocation, Guess
 from planner.allocate.base_beside import base_worths, kept_of, other_laws, scratch, warnings_of_ways, ways
 from planner.allocate.base_choice import choice_of, plan_of
 from planner.allocate.base_exchange import base_exchange
+from planner.allocate.base_feasible import Feasible, feasible
 from planner.allocate.base_longer import longer
 from planner.allocate.base_warnings import warnings_of_bases
-from planner.allocate.beyond import refuse_far, refuse_far_general
 from planner.allocate.budget import cost_of
+from planner.allocate.extrapolation import refuse_far, refuse_far_general
 from planner.allocate.problem import Problem
 from planner.allocate.request import Request
 from planner.errors import DataError, InputError
@@ -57,7 +57,7 @@ def allocate_bases(
     problem = Problem.of(law, request, general, robust=robust)
     method = method or problem.method
     _consistent(problem, bases, method, kept_back)
-    found = able(problem, bases, method)
+    found = feasible(problem, bases, method)
     ends = np.stack([stage.end for stage in found.stages])
     wins = np.bincount(ends.argmin(0), minlength=len(ends)) / ends.shape[1]
     order = np.argsort(ends.mean(1) if robust else [stage.guess.min() for stage in found.stages], kind="stable")
@@ -96,7 +96,7 @@ def allocate_bases(
     )
 
 
-def _best_guess(problem: Problem, found: Able, method: Method) -> Guess:
+def _best_guess(problem: Problem, found: Feasible, method: Method) -> Guess:
     """Choose by the fitted parameters alone."""
     number = int(np.argmin([stage.guess.min() for stage in found.stages]))
     base, stage = found.bases[number], found.stages[number]

@@ -8,8 +8,8 @@ from itertools import combinations
 import numpy as np
 
 from planner.allocate.curves import BreakEven
+from planner.arrays import Array
 from planner.fit.level import ENDS
-from planner.laws.dual import Array
 
 
 def break_evens(amounts: Sequence[float], budgets: Sequence[float], expected: Sequence[Sequence[float]], own: Sequence[Array]) -> list[BreakEven]:

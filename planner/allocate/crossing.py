@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from planner.arrays import Array
 from planner.errors import DataError, InputError
 from planner.fit.fitted import FittedLaw
 from planner.fit.level import interval_of
-from planner.laws.dual import Array
 from planner.recipe import Recipe
 from planner.shapes import ModelShape
 

@@ -11,9 +11,9 @@ from planner.allocate.plans import Plans, sized
 from planner.allocate.problem import Problem
 from planner.allocate.replay_cost import cost, dearer
 from planner.allocate.steps import best_beside
+from planner.arrays import Array
 from planner.fit.fitted import Forecast
 from planner.flops import flops_6nd
-from planner.laws.dual import Array
 
 
 def written(problem: Problem, one: Plans, forecast: Forecast, replay: float = 0.0) -> Plan:

@@ -15,13 +15,13 @@ from planner.allocate.allocation import Plan
 from planner.allocate.optimum import coarse
 from planner.allocate.problem import Problem
 from planner.allocate.replay_cost import cost
-from planner.allocate.retention import Kept
+from planner.allocate.retention import GeneralLoss
 
 CLEARLY = 2e-3
 """In ln L of each loss, by which another plan must be better to be worth a word."""
 
 
-def better_in_both(problem: Problem, plan: Plan, kept: Kept, mine: float) -> str:
+def better_in_both(problem: Problem, plan: Plan, kept: GeneralLoss, mine: float) -> str:
     """Say which limit would leave both losses lower; nothing where none does, or the rise is not limited.
 
     Args:

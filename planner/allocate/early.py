@@ -11,11 +11,11 @@ from planner.allocate.allocation import Arm, Plan
 from planner.allocate.describe import written
 from planner.allocate.plans import Plans, Size
 from planner.allocate.problem import Problem
+from planner.arrays import Array
 from planner.fit.early import Early
 from planner.fit.fitted import FittedLaw, Forecast
 from planner.fit.level import Z
 from planner.laws import Points
-from planner.laws.dual import Array
 from planner.units import format_count
 
 Held = Callable[[Array], tuple[float, float]]

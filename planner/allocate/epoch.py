@@ -12,7 +12,7 @@ from planner.allocate.base_stage import Stage, evaluated
 from planner.allocate.optimum import bent, crossed, guesses, leading, search
 from planner.allocate.plans import Plans, Size
 from planner.allocate.problem import EVERY_SHAPE, ROUNDING, Problem
-from planner.laws.dual import Array
+from planner.arrays import Array
 from planner.units import format_count, format_number
 
 ALL = np.ones(1)

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from planner.arrays import Array
 from planner.errors import DataError
 from planner.fit.level import ENDS
-from planner.laws.dual import Array
 from planner.units import format_count, format_number
 
 MORE_COMPUTE = 1.1

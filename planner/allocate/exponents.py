@@ -11,8 +11,8 @@ import numpy as np
 from planner.allocate.curves import Exponent
 from planner.allocate.optimum import Search
 from planner.allocate.problem import Problem
+from planner.arrays import Array
 from planner.fit.level import interval_of
-from planner.laws.dual import Array
 
 QUANTITIES = ("params_non_embedding", "tokens_pt", "tokens_spec")
 AT = 0.02

@@ -12,11 +12,11 @@ from planner.allocate.optimum import crossed, interval, search
 from planner.allocate.plans import Size
 from planner.allocate.problem import Problem
 from planner.allocate.request import Request
+from planner.arrays import Array
 from planner.errors import DataError
 from planner.fit.fitted import FittedLaw
 from planner.fit.level import ENDS
 from planner.fit.support import NEAR
-from planner.laws.dual import Array
 
 SIZES = 90
 SPAN = 100.0

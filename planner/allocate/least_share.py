@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from planner.laws.dual import Array
+from planner.arrays import Array
 
 PARTS = 1000
 """Shares are told apart to one in so many: a stage is planned with 41.3 % of replay, not with 41.27."""

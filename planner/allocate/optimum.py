@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from planner.allocate.bends import bends
-from planner.allocate.few import would_keep
+from planner.allocate.infeasible import would_keep
+from planner.allocate.kinks import kinks
 from planner.allocate.plans import Plans, Size
 from planner.allocate.problem import Problem
+from planner.arrays import Array
 from planner.errors import DataError
 from planner.fit.level import interval_of
-from planner.laws.dual import Array
 
 FRACTIONS = np.unique(np.concatenate([np.geomspace(2e-3, 1.0, 24), np.linspace(0.05, 1.0, 24)]))
 """Of the most specialist tokens possible; finer where they are few."""
@@ -117,7 +117,7 @@ def bent(problem: Problem, plans: Plans) -> Plans:
     if problem.retention is None:
         return plans
     plans = replaying(problem, plans)
-    added = bends(problem.retention, plans, problem.min_tokens_stage, problem.shortest)
+    added = kinks(problem.retention, plans, problem.min_tokens_stage, problem.shortest)
     return plans.beside(added.rows(problem.enough(added)))
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from planner.allocate.replay_cost import cost
+from planner.arrays import Array
 from planner.flops import TRAINING_OVER_FORWARD
 from planner.ladder import shape_for
-from planner.laws.dual import Array
 from planner.method import Method
 from planner.shapes import ModelShape
 

@@ -10,16 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from planner.allocate.few import least_flops, refuse_shapes, refuse_size
+from planner.allocate.infeasible import least_flops, refuse_shapes, refuse_size
 from planner.allocate.plans import Plans, Size, shaped, sized
 from planner.allocate.request import Request
 from planner.allocate.retention import Retention
+from planner.arrays import Array
 from planner.design.spec import MIN_STEPS, MIN_TOKENS_PER_PARAMETER
 from planner.errors import InputError
 from planner.fit.fitted import FittedLaw
 from planner.ladder import ASIDE, FINE, GAP, LARGEST, SMALLEST, shapes_between
 from planner.laws import Points
-from planner.laws.dual import Array
 from planner.method import TRAINED_BYTES, Method
 from planner.recipe import Recipe
 
@@ -43,7 +43,7 @@ BESIDE, BESIDES = 1.06, 24
 """Factor beyond it, and sizes up to there, in which a larger one is looked for: of 300 budgets one in thirty had some, up to 3.4 % larger."""
 ROUNDING = 1e-9
 """Share by which a limit may be passed where it was met with equality."""
-AT_FLOOR, SMOOTH_FLOOR = 1.1, 1.005
+AT_LEAST_RATIO, SMOOTH_FLOOR = 1.1, 1.005
 """Factor above the least tokens per parameter within which a size stands at them: real shapes leave gaps, and sizes that may be anything do not."""
 
 
@@ -160,7 +160,7 @@ class Problem:
 
     def at_floor(self, size: Size) -> bool:
         """Tell whether a size of a search is as large as the tokens per parameter of the runs let it be."""
-        factor = AT_FLOOR if self.recipe else SMOOTH_FLOOR
+        factor = AT_LEAST_RATIO if self.recipe else SMOOTH_FLOOR
         return not self.request.sized and self.tokens(size) < factor * self.min_tokens_per_param * size.params_non_embedding
 
     @property

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from planner.arrays import Array
 from planner.fit.fitted import Forecast
-from planner.laws.dual import Array
 
 SHARES = (0.0, 0.1, 0.3, 0.5)
 """Of general text in the specialist stage."""

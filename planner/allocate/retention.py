@@ -16,11 +16,11 @@ import numpy as np
 
 from planner.allocate.least_share import PARTS, least_share
 from planner.allocate.plans import Plans
+from planner.arrays import Array
 from planner.errors import DataError, InputError
 from planner.fit.fitted import FittedLaw
 from planner.fit.level import ENDS, Z
 from planner.laws import Points
-from planner.laws.dual import Array
 from planner.units import format_count, format_number
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ SURE = 0.95
 
 
 @dataclass(frozen=True)
-class Kept:
+class GeneralLoss:
     """The general loss of a plan."""
 
     replay_fraction: float
@@ -137,9 +137,7 @@ class Retention:
         before = self.law.log_loss(self._bare(plans.params_by, plans.tokens_pt, plans.unique_spec))
         return np.where(_fits(plans.tokens_pt, plans.tokens_spec, share, least_stage), after, np.nan), before
 
-    def replay_after(
-        self, params: Mapping[str, Any], trunk: Array, spec: Array, unique: Array, most: float, margin: float = 0.0
-    ) -> Array:
+    def replay_after(self, params: Mapping[str, Any], trunk: Array, spec: Array, unique: Array, most: float, margin: float = 0.0) -> Array:
         """Return the least share of replay with which a stage after a trunk that is there already keeps the limit, not a number where none does.
 
         Args:
@@ -184,7 +182,7 @@ class Retention:
             found = np.maximum(found, after - before - np.log1p(self.max_rise))
         return found
 
-    def tell(self, plan: Plan | DomainPlan, share: float, base: float | None = None) -> Kept:
+    def tell(self, plan: Plan | DomainPlan, share: float, base: float | None = None) -> GeneralLoss:
         """Forecast the general loss of a plan.
 
         Args:
@@ -218,12 +216,12 @@ class Retention:
         elif self.max_rise is not None:
             chances.append(0.0)
         rise_percent, rise_low, rise_high = (100 * float(np.expm1(value)) for value in (rise, low, high))
-        return Kept(
+        return GeneralLoss(
             share, share / (1 - share) * plan.tokens_spec, float(forecast.loss[0]), float(forecast.low[0]), float(forecast.high[0]), before,
             rise_percent, rise_low, rise_high, min(chances, default=1.0), self.limit, float(np.exp(distance)),
         )  # fmt: skip
 
-    def surer(self, kept: Kept) -> str:
+    def surer(self, kept: GeneralLoss) -> str:
         """Say what to ask for if the limit is to be kept in nineteen runs of twenty; nothing where it is, or where no limit would do."""
         if kept.probability >= SURE:
             return ""

@@ -9,20 +9,20 @@ from functools import reduce
 
 import numpy as np
 
-from planner.allocate.beyond import FAR, TOO_FAR, beyond, refuse_far, tell_never, warnings_of_law
 from planner.allocate.break_even import break_evens
-from planner.allocate.closer import closest, refine, spread
 from planner.allocate.curves import Curve, Exponent, Optimum, Scaling
 from planner.allocate.describe import realised
 from planner.allocate.exponents import AT, bounded, exponents
+from planner.allocate.extrapolation import FAR, TOO_FAR, extrapolation_of, refuse_far, tell_never, warnings_of_law
 from planner.allocate.optimum import coarse, interval, joined, reaching
 from planner.allocate.problem import Problem
+from planner.allocate.refine import refine_plan, refine_search, spread
 from planner.allocate.request import Request
+from planner.arrays import Array
 from planner.errors import DataError, InputError
 from planner.fit.fitted import FittedLaw
 from planner.fit.level import ENDS
 from planner.fit.support import NEAR
-from planner.laws.dual import Array
 from planner.units import format_count
 
 POINTS = 9
@@ -136,14 +136,14 @@ def _exponents(budgets: Sequence[float], row: Sequence[Found]) -> tuple[Exponent
 def _find(problem: Problem) -> Found:
     """Search one budget: the plan as `plan allocate` recommends it, and each resample's own best."""
     whole = coarse(problem)
-    close = closest(problem, whole)
+    close = refine_search(problem, whole)
     chosen = whole.resamples.argmin(1)
     near = set()
     for along in (whole.plans.params, whole.plans.tokens_spec):
         order = chosen[np.argsort(along[chosen], kind="stable")]
         near |= {int(order[round(quantile * (len(order) - 1))]) for quantile in ANCHORS}
     everything = spread(problem, whole, close)
-    found = reduce(joined, [everything, *(refine(problem, whole, number) for number in sorted(near - {whole.best}))])
+    found = reduce(joined, [everything, *(refine_plan(problem, whole, number) for number in sorted(near - {whole.best}))])
     values, bounds = bounded(problem, whole, found)
     plan = realised(problem, close.plans, close.best)
     own, here = found.resamples.argmin(1), len(whole.plans) + close.best
@@ -156,7 +156,7 @@ def _find(problem: Problem) -> Found:
     optimum = Optimum(
         plan, span(plans.params, plan.params_non_embedding), span(plans.tokens_pt, plan.tokens_pt), span(plans.tokens_spec, plan.tokens_spec),
         span(plans.tokens_spec / plans.unique_spec, plan.epochs_spec),
-        beyond(problem.law, plan), tuple(name for name, where in bounds.items() if where[here]),
+        extrapolation_of(problem.law, plan), tuple(name for name, where in bounds.items() if where[here]),
     )  # fmt: skip
     # The finer search for all that is compared with the resamples' own plans, which are found in it.
     return Found(optimum, float(found.expected[found.best]), found.resamples.min(1), values[:, own], values[:, found.best])

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from planner.arrays import Array
 from planner.errors import DataError, InputError
-from planner.laws.dual import Array
 
 PARAMETERS = ("chance", "top", "k", "middle")
 """Share of 1, share of 1, 1/(nats/token), nats/token."""

@@ -11,7 +11,7 @@ import numpy as np
 from planner.allocate.optimum import CLOSE_BEHIND, FEW_RESAMPLES, MOST_RESAMPLES, Search, contends, harms, joined, leading, replaying, search
 from planner.allocate.plans import Plans, Size
 from planner.allocate.problem import COARSEST, EVERY_SHAPE, FINEST, ROUNDING, Problem
-from planner.laws.dual import Array
+from planner.arrays import Array
 from planner.units import format_count, format_epochs
 
 ASIDE = 1.7

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from planner.allocate.closer import Round, around_plan
 from planner.allocate.optimum import guesses, leading
 from planner.allocate.plans import Plans
 from planner.allocate.problem import FINEST, ROUNDING, Problem
-from planner.laws.dual import Array
+from planner.allocate.refine import Round, around_plan
+from planner.arrays import Array
 
-AROUND = Round(1.1, FINEST, 1.02, 9)
+NEAR_STEPS = Round(1.1, FINEST, 1.02, 9)
 """How far about the best plan in parts of steps."""
 NEAR = 3e-3
 """In ln L, behind that: farther off steps make no other plan the best."""
@@ -33,7 +33,7 @@ def best_beside(problem: Problem, plans: Plans, number: int) -> Plans | None:
         plans: the search.
         number: of its best.
     """
-    near, values = _valued(problem, around_plan(problem, plans, number, AROUND))
+    near, values = _valued(problem, around_plan(problem, plans, number, NEAR_STEPS))
     if not len(near):
         return None
     order = np.lexsort((values, near.size))

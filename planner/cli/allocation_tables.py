@@ -19,7 +19,7 @@ MOST_NATS = 50.0
 
 def show(answer: Allocation) -> None:
     """Print a recommendation as tables."""
-    from planner.allocate.beyond import outside
+    from planner.allocate.extrapolation import outside
 
     plan, request = answer.plan, answer.request
     tolerance = f"within {100 * request['tolerance']:.3g} % of the best loss"
@@ -78,7 +78,7 @@ def show(answer: Allocation) -> None:
 
 def _show_standing(answer: Allocation) -> None:
     """Say how the recommendation stands to the runs, to the best guess, and whether more runs are needed."""
-    from planner.allocate.beyond import outside
+    from planner.allocate.extrapolation import outside
     from planner.fit.support import NEAR
 
     where = outside(answer.extrapolation)

@@ -49,7 +49,7 @@ def show_bases(answer: BaseAllocation) -> None:
 def wants_runs_of_bases(answer: BaseAllocation) -> bool:
     """Tell whether there are runs to propose: where refits disagree, for bases within reach of runs, under a law of runs from scratch trained in full."""
     from planner.allocate.allocation import NOTHING
-    from planner.allocate.beyond import TOO_FAR
+    from planner.allocate.extrapolation import TOO_FAR
 
     regret = answer.choices[0].regret_expected_percent
     if regret is not None and regret < NOTHING:
@@ -75,7 +75,7 @@ def _show_standing(answer: BaseAllocation) -> None:
 
 def _show_losses(answer: BaseAllocation) -> None:
     """Print each base's losses: of the specialist text, of the general one where that is limited, and the accuracy where a table was given."""
-    from planner.allocate.beyond import TOO_FAR
+    from planner.allocate.extrapolation import TOO_FAR
 
     request, method = answer.request, answer.request["method"]
     rows = []
@@ -166,7 +166,7 @@ def _show_within(answer: BaseAllocation) -> None:
 
 def _show_costs(answer: BaseAllocation) -> None:
     """Print what each base takes, and what the recommended one takes by each method."""
-    from planner.allocate.beyond import TOO_FAR
+    from planner.allocate.extrapolation import TOO_FAR
 
     request = answer.request
     counted = bool(request["inference_tokens"])

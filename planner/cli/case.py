@@ -13,7 +13,7 @@ from planner.errors import InputError
 
 PATHS = ("law", "general_law", "domains", "accuracy")
 """Options that name a file; a relative one is looked for beside the case."""
-TOLD = ("title", "known", "asks", "note")
+TEXT_KEYS = ("title", "known", "asks", "note")
 """What a case says beside its options."""
 
 
@@ -32,8 +32,8 @@ def take_case(context: typer.Context, path: Path | None) -> Path | None:
     if path is None:
         return None
     body = read_toml(path)
-    if unknown := sorted(set(body) - {"options", *TOLD}):
-        raise InputError(f"{path} has {unknown[0]!r}, which is no part of a case", remedy=f"use only options, {', '.join(TOLD)}")
+    if unknown := sorted(set(body) - {"options", *TEXT_KEYS}):
+        raise InputError(f"{path} has {unknown[0]!r}, which is no part of a case", remedy=f"use only options, {', '.join(TEXT_KEYS)}")
     options = body.get("options")
     if not isinstance(options, dict):
         raise InputError(f"{path} has no table [options]", remedy="write the options there, such as flops = 1e21")
@@ -57,7 +57,7 @@ def take_case(context: typer.Context, path: Path | None) -> Path | None:
         else:
             found[name] = str(path.parent / value) if name in PATHS else value
     context.default_map = found
-    for key in TOLD:
+    for key in TEXT_KEYS:
         if key in body:
             say(f"{key}: {' '.join(str(body[key]).split())}" if key != "title" else str(body[key]))
     return path

@@ -40,6 +40,6 @@ def compiled_among(tree: Tree, segments: Sequence[Segment], asked: bool | None, 
     through = to_compile(tree, asked, device)
     if sizes := sorted({segment.size for segment in segments if key_of(segment) in through}):
         say(f"through torch.compile: {', '.join(format_count(size) for size in sizes)}; compiling takes up to a minute a size, once on a machine")
-    if asked and (packed := sorted({segment.method for segment in segments if Method(segment.method).packed})):
-        say(f"warning: --compile says nothing to {', '.join(packed)}, whose packed matrices torch.compile does not take")
+    if asked and (quantised := sorted({segment.method for segment in segments if Method(segment.method).quantised})):
+        say(f"warning: --compile says nothing to {', '.join(quantised)}, whose quantised matrices torch.compile does not take")
     return lambda segment: key_of(segment) in through

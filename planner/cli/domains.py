@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from planner.allocate.domains.answer import DomainPlan, DomainsAllocation, Structure
     from planner.allocate.domains.request import DomainsRequest
 
-SHOWN = 12
+SHOWN_DOMAINS = 12
 """Most domains in a table; the file has all."""
 
 
@@ -108,10 +108,10 @@ def _runs(answer: DomainsAllocation, request: DomainsRequest, flops: float) -> N
 
 def _draw(answer: DomainsAllocation, path: Path) -> None:
     """Draw the answer."""
-    from planner.report.domains import MOST, domains
+    from planner.report.domains import MOST_DOMAINS, domains
     from planner.report.style import save
 
-    tall = 0.28 * min(MOST + 2, len(answer.recommended.domains))
+    tall = 0.28 * min(MOST_DOMAINS + 2, len(answer.recommended.domains))
     save(path, lambda axes: domains(axes, answer), panels=3, width=5.6, height=max(4.2, tall))
 
 
@@ -157,15 +157,16 @@ def show_domains(answer: DomainsAllocation) -> None:
     best = answer.recommended
     order = sorted(best.domains, key=lambda plan: -plan.flops * _special(plan, best))
     names = ["domain", "specialist tokens", "epochs", "loss (90 % interval)", "required", "share of budget", "general tokens", "size", "outside the runs"]
-    table(f"What each domain gets by {best.name}", names, [_domain(plan) for plan in order[:SHOWN]])
+    table(f"What each domain gets by {best.name}", names, [_domain(plan) for plan in order[:SHOWN_DOMAINS]])
     if any(plan.general for plan in order):
         names = ["domain", "general loss (90 % interval)", "rise", "90 % interval", "replayed", "limit kept in"]
-        table("General loss after the specialist stage", names, [_kept(plan) for plan in order[:SHOWN] if plan.general])
+        table("General loss after the specialist stage", names, [_kept(plan) for plan in order[:SHOWN_DOMAINS] if plan.general])
     if any(plan.accuracy for plan in order):
         names = ["domain", "forecast accuracy", "90 % interval", "by models"]
-        table("Accuracy, by each domain's own table of models", names, [_able(plan) for plan in order[:SHOWN] if plan.accuracy])
-    if len(order) > SHOWN:
-        say(f"the {SHOWN} with the most specialist compute are shown; {len(order) - SHOWN} domains are left out here, and the file has all {len(order)}")
+        table("Accuracy, by each domain's own table of models", names, [_able(plan) for plan in order[:SHOWN_DOMAINS] if plan.accuracy])
+    if len(order) > SHOWN_DOMAINS:
+        left = len(order) - SHOWN_DOMAINS
+        say(f"the {SHOWN_DOMAINS} with the most specialist compute are shown; {left} domains are left out here, and the file has all {len(order)}")
     show_worths("What more would buy", answer.worths, "lower weighted loss by [%]")
     priced = sum(worth.change.startswith("twice the text of ") for worth in answer.worths)
     if 0 < priced < len(order):
@@ -246,7 +247,7 @@ def _row(structure: Structure, itself: bool) -> list[str]:
 
 
 def _domain(plan: DomainPlan) -> list[str]:
-    from planner.allocate.beyond import outside
+    from planner.allocate.extrapolation import outside
 
     most = max(plan.extrapolation, key=lambda name: plan.extrapolation[name])
     return [

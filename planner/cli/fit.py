@@ -29,7 +29,7 @@ HELP = (
     "Example: plan fit my_runs.csv --map params_non_embedding=N --map tokens_pt=D --map loss_spec=loss"
 )
 
-MANY = 0.15
+MANY_FLAGGED = 0.15
 """Share of the runs with one flag from which that is said."""
 
 
@@ -105,7 +105,7 @@ def fit(
             if not set(kinds) <= set(data.params_by):
                 raise InputError(f"the column {PARAMS_KINDS[params_kind]} is missing or has gaps", remedy="fill it, or choose the other --params-kind")
             for flag, named in flagged(frame).items():
-                if flag in COMPARED and flag not in (keep or ()) and len(named) > MANY * len(frame):
+                if flag in COMPARED and flag not in (keep or ()) and len(named) > MANY_FLAGGED * len(frame):
                     what = f"{len(named)} of {len(frame)} runs are flagged {flag} and kept out: so many are hardly single bad runs"
                     say(f"warning: {what}; look at them, or take them in with --keep {flag}")
             source = source_of(runs, frame, data, place, method=method, keep=keep or (), further=further)

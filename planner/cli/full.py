@@ -37,13 +37,13 @@ def show_resources(run: FullRun, ranks: int, trained: Sequence[tuple[Tree, Segme
         dearest: name of the run, where it is the dearest of several that are trained one after the other.
     """
     from planner.design.walltime import segment_seconds
-    from planner.train.full.room import needed
+    from planner.train.full.gpu_memory import memory_needed
     from planner.train.size import saved_bytes
 
     told, recipe, shape = run.settings, run.recipe, run.last.segment.shape
     share = recipe.batch_sequences // ranks
     micro = told.micro_batch or share
-    need = needed(run, ranks, micro)
+    need = memory_needed(run, ranks, micro)
     state = max(saved_bytes(shape, recipe.method(job.segment.method)) for job in run.stages)  # a trunk in full, then perhaps adapters on it
     names = ("states", "gathered", *(("activations", "logits") if need.activations + need.logits >= need.heldout else ("heldout",)))
     parts = ", ".join(f"{name} {format_bytes(getattr(need, name))}".replace("heldout", "held-out text") for name in names)
@@ -82,7 +82,7 @@ def check_options(
         PlannerError: an option that cannot be.
     """
     from planner.launch import slurm
-    from planner.launch.course import find_law
+    from planner.launch.forecast_curve import find_law
 
     job = None
     if engine == "slurm":
@@ -100,15 +100,15 @@ def carry_on(
         KeyboardInterrupt: it was asked to stop; a state is saved.
     """
     from planner.launch import slurm
-    from planner.launch.course import course
+    from planner.launch.forecast_curve import forecast_curve
     from planner.launch.full import lay_down, outcome
     from planner.lock import locked
-    from planner.train.full.held import check_free
+    from planner.train.full.run_lock import check_free
 
     job, found = check_options(ready, run, ranks, engine, law=law, per_node=per_node, slurm_options=slurm_options)
     if job is None:
         require_torch()
-    along = course(ready, run, found)
+    along = forecast_curve(ready, run, found)
     with locked(ready.folder, engine):
         check_free(ready.folder)
         lay_down(ready, run, along)

@@ -21,7 +21,7 @@ import typer
 from planner.cli.paths import default_workers
 from planner.errors import PlannerError, StateError
 
-MOST = 3
+MOST_HELPERS = 3
 
 
 def _begin(drawing: bool) -> None:
@@ -113,7 +113,7 @@ def helpers(context: typer.Context, drawing: bool = False) -> Iterator[Executor 
         context: of the command.
         drawing: whether they will draw.
     """
-    count = min(default_workers() - 1, MOST)
+    count = min(default_workers() - 1, MOST_HELPERS)
     if count < 1:
         yield None
         return

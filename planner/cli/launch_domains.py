@@ -33,7 +33,7 @@ def launch_domains(
     from planner.launch.domains import begin_domains
     from planner.launch.parts import forget_trunk, lay_parts, left, parts
     from planner.lock import locked
-    from planner.train.full.held import check_free
+    from planner.train.full.run_lock import check_free
 
     laid = parts(ready, ranks, settings, save_every=save_every)
     if compiled and engine == "local":  # elsewhere other machines compile

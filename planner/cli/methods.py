@@ -83,7 +83,7 @@ def _near(laws: tuple[FittedLaw, FittedLaw], shape: ModelShape, recipe: Recipe, 
     Raises:
         DataError: too far to say anything.
     """
-    from planner.allocate.beyond import AXIS_NAMES, TOO_FAR, outside
+    from planner.allocate.extrapolation import AXIS_NAMES, TOO_FAR, outside
 
     factors: dict[str, float] = {}
     for law in laws:

@@ -41,11 +41,11 @@ def require_method(method: str) -> None:
     """Refuse early where the packages of a method are missing.
 
     Raises:
-        MissingDependencyError: peft, or for packed matrices bitsandbytes, is missing.
+        MissingDependencyError: peft, or for quantised matrices bitsandbytes, is missing.
     """
     from planner.method import Method
 
-    for name, extra, needed in (("peft", "methods", method != "full"), ("bitsandbytes", "qlora", Method(method).packed)):
+    for name, extra, needed in (("peft", "methods", method != "full"), ("bitsandbytes", "qlora", Method(method).quantised)):
         if needed and find_spec(name) is None:
             raise MissingDependencyError(
                 f"the package {name} is needed for method {method} and is not installed", remedy=f"pip install 'compute-allocation-planner[{extra}]'"

@@ -30,7 +30,7 @@ def watch(
     """Watch a run."""
     from planner.launch.watch import watch as read
     from planner.launch.watch import watch_all
-    from planner.report.course import course
+    from planner.report.loss_curve import loss_curve
     from planner.report.style import save
 
     several = watch_all(folder)
@@ -46,7 +46,7 @@ def watch(
     else:
         show_progress(progress)
     try:
-        save(folder / "progress.png", lambda axes: course(axes[0], progress))
+        save(folder / "progress.png", lambda axes: loss_curve(axes[0], progress))
         say(f"written: {folder / 'progress.png'}")
     except StateError as error:  # whoever may only read somebody else's run has been told how it does
         say(f"no figure: {error}")

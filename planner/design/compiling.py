@@ -51,7 +51,7 @@ def to_compile(tree: Tree, asked: bool | None, device: str) -> frozenset[Key]:
     seconds: dict[Key, float] = {}
     for segment in tree.segments:
         seconds[key_of(segment)] = seconds.get(key_of(segment), 0.0) + segment_seconds(tree, segment)
-    return frozenset(key for key, time in seconds.items() if (asked or time >= LEAST_SECONDS) and not Method(key[1]).packed)
+    return frozenset(key for key, time in seconds.items() if (asked or time >= LEAST_SECONDS) and not Method(key[1]).quantised)
 
 
 def has_compiler() -> bool:

@@ -1,6 +1,6 @@
 """What a segment asks of a machine: processors, memory, and a share of a GPU, so that several small models are packed on one.
 
-The memory is that of training it, in as many passes a step as it takes to fit (`planner.train.passes`), or, where that is more, what
+The memory is that of training it, in as many passes a step as it takes to fit (`planner.train.micro_batch`), or, where that is more, what
 the forward passes over held-out text take at the end.
 It is an upper one at the sizes of a sweep: a segment that gets less than it needs dies, one that gets more only waits.
 """
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from planner.errors import InputError
 from planner.train.job import Job
-from planner.train.passes import FROZEN_BYTES, PROCESS_BYTES, rows_of_pass, state_bytes, training_bytes
+from planner.train.micro_batch import FROZEN_BYTES, PROCESS_BYTES, micro_batch_size, state_bytes, training_bytes
 from planner.train.rows import evaluation_bytes, rows_at_once
 from planner.train.size import saved_bytes
 
@@ -49,13 +49,13 @@ def demand_of(job: Job, gpu_memory: float | None = None) -> Demand:
         InputError: the model does not fit the GPU, with one sequence a pass.
     """
     shape, recipe, method = job.segment.shape, job.recipe, job.segment.method
-    rows = rows_of_pass(shape, recipe, method=method, device=job.device, memory=gpu_memory)
+    rows = micro_batch_size(shape, recipe, method=method, device=job.device, memory=gpu_memory)
     need = training_bytes(shape, recipe, method=method, device=job.device, rows=rows)
     if job.segment.cell is not None:  # endpoints alone are evaluated; the gradients are gone by then, and what the allocator keeps of them may not be
         heldout = evaluation_bytes(shape, recipe.seq_len, rows_at_once(recipe.seq_len, shape.vocab))
         need = max(need, PROCESS_BYTES + state_bytes(shape, recipe.method(method), job.device) + heldout)
     if job.device == "cpu":
-        need = max(need, PROCESS_BYTES + FROZEN_BYTES * shape.params_total)  # as it is loaded, before matrices are packed
+        need = max(need, PROCESS_BYTES + FROZEN_BYTES * shape.params_total)  # as it is loaded, before matrices are quantised
         return Demand(job.threads, 0.0, need)
     if gpu_memory is None:
         return Demand(job.threads, 1.0, need)

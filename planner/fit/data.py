@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from planner.arrays import Array
 from planner.errors import DataError, InputError
 from planner.flags import flagged
 from planner.laws import Law, Points, Reference
-from planner.laws.dual import Array
 from planner.method import METHODS, Method
 from planner.runs import flops_of, one_recipe, usable
 

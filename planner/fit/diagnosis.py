@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from planner.arrays import Array
 from planner.fit.scale import Scale
 from planner.fit.unmeasured import nowhere
 from planner.laws import Law, Points
-from planner.laws.dual import Array
 
 EDGE = 2e-3
 """Share of a parameter's range at either end that counts as at its bound."""

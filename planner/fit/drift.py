@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from planner.fit.beyond import Beyond
 from planner.fit.data import FitData
+from planner.fit.extrapolation_probe import ExtrapolationProbe
 from planner.fit.select import Score
 from planner.fit.support import NEAR
 
@@ -20,7 +20,7 @@ AS_GOOD = 1.5
 """Multiple of the least residual, and of the least held-out error, up to which a law describes the runs about as well."""
 CHANCE = 3.0
 """Deviations of a run, for each log unit, that the worst of the slices goes astray by where the law is right: chance and the parameters' doubt."""
-MOST = 5.0
+MOST_DIFFERENCE = 5.0
 """A difference in ln L over which a law says anything."""
 
 
@@ -41,15 +41,15 @@ def drift(chosen: Sequence[Score], others: Sequence[Score], data: FitData, noise
     alike = [*chosen, *_as_good(chosen, others)]
     squares: list[float] = []
     for repeated in (False, True):
-        there = Beyond.of(data, repeated=repeated)
+        there = ExtrapolationProbe.of(data, repeated=repeated)
         outside = np.isfinite(there.distance) & (there.distance > np.log(NEAR))
         if outside.any():
             forecasts = np.array([there.log_loss(score.estimate, score.params_kind, score.reference) for score in alike])
             middle = forecasts[: len(chosen)].mean(0)
             # A law that gives no number so far out has no say there; where the forecast itself is none, anything may come.
             off = np.abs(forecasts - np.nan_to_num(middle, posinf=0.0, neginf=0.0))
-            off[:, ~np.isfinite(middle)] = MOST
-            rates = np.nanmedian(np.minimum(off, MOST), axis=0)[outside] / there.distance[outside]
+            off[:, ~np.isfinite(middle)] = MOST_DIFFERENCE
+            rates = np.nanmedian(np.minimum(off, MOST_DIFFERENCE), axis=0)[outside] / there.distance[outside]
             squares.append(float((rates**2).mean()))
     return float(max(np.sqrt(np.mean(squares or [0.0])), np.sqrt(max(0.0, slices**2 - (CHANCE * noise) ** 2))))
 

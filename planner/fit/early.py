@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from planner.arrays import Array
 from planner.artifacts import check_numbers
-from planner.laws.dual import Array
 
 
 @dataclass(frozen=True)

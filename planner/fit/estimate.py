@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from planner.arrays import Array
 from planner.fit.diagnosis import Diagnosis, diagnose
 from planner.fit.solver import DELTAS, EARLY_TOLERANCE, TOLERANCE, Solution, objective, solve
 from planner.fit.starts import DRAWS_A_START, draw_starts
 from planner.laws import Law, Points
-from planner.laws.dual import Array
 
 STARTS = 24
 """Starts by default."""
@@ -30,7 +30,7 @@ CREEP, CREEPING = (100,) * 20, 0.002
 """More such steps, for as long as each group of them gains at least this share: along a bent valley that leads to a law which meets all runs."""
 ROUNDING = 1e-12
 """Residual of ln L [root mean square] under which a law meets all runs, and no step gains more than rounding."""
-FEW = 16
+FEW_STARTS = 16
 """Starts up to which none is given up at its first poor step; of more some will do, at two thirds of the time."""
 WARM = 4
 """Solutions kept as starts for other fits of the same law."""
@@ -92,7 +92,7 @@ def estimate(
         before = np.full(len(theta), np.inf)
         rounds, tolerance = (ROUNDS, TOLERANCE) if delta == DELTAS[-1] else (EARLY_ROUNDS, EARLY_TOLERANCE)
         for number, steps in enumerate(rounds):
-            exact, afar = delta == DELTAS[-1] and len(theta) == 1, delta == DELTAS[0] and not number and solved <= FEW
+            exact, afar = delta == DELTAS[-1] and len(theta) == 1, delta == DELTAS[0] and not number and solved <= FEW_STARTS
             found = solve(law, points, log_loss, theta, weights, deltas=(delta,), iterations=steps, tolerance=tolerance, exact=exact, afar=afar)
             chosen, stands = _met(law, points, log_loss, found, members)
             value = found.objective[chosen]

@@ -9,24 +9,24 @@ from typing import Any
 
 import numpy as np
 
+from planner.arrays import Array
 from planner.errors import DataError, InputError, PlannerWarning
-from planner.fit.astray import OFF_LEAST, OFF_NOISE, size_astray
-from planner.fit.beyond import log_loss_there
 from planner.fit.data import FitData
 from planner.fit.drift import drift
+from planner.fit.extrapolation_probe import log_loss_there
 from planner.fit.fitted import FittedLaw
 from planner.fit.holdout import mean_absolute_percent, slices
 from planner.fit.identify import check, check_losses, numberless, reason_against, trunks_alone
-from planner.fit.luck import deviation_on_a_trunk
 from planner.fit.member import Member
+from planner.fit.parallel import run_tasks
 from planner.fit.profile import along, ridge
 from planner.fit.resample import check_scheme, draw_weights, fit_weighted, scheme_for
 from planner.fit.select import Progress, Score, candidates, check_suited, choose, score_laws, screen_others
-from planner.fit.share import shared
+from planner.fit.size_outlier import OFF_LEAST, OFF_NOISE, find_size_outlier
 from planner.fit.support import Support
+from planner.fit.trunk_variance import trunk_deviation
 from planner.fit.unmeasured import opened, unmeasured
 from planner.laws import Law, Reference, law_named, laws_named
-from planner.laws.dual import Array
 from planner.units import format_count
 
 RESAMPLES = 400
@@ -79,10 +79,10 @@ def fit(
     weights = draw_weights(data.cluster, resamples, scheme, np.random.default_rng([seed, 1]))
     pieces = np.array_split(weights, max(len(weights) // PIECE, 2 if len(chosen) == 1 else 1))
     tasks = [(score.estimate.law.name, score.reference, score.estimate.theta, data.under(score.params_kind)) for score in chosen]
-    ridges = shared(pool, _ridge, tasks, lambda share: tell("ridges", 0.7 + 0.05 * share))
+    ridges = run_tasks(pool, _ridge, tasks, lambda share: tell("ridges", 0.7 + 0.05 * share))
     parts = [(name, reference, starts, rows, piece) for (name, reference, _, rows), (_, starts) in zip(tasks, ridges, strict=True) for piece in pieces]
     # The last laws have most parameters and take longest: begun first, they leave no process waiting for another at the end.
-    spread = shared(pool, _resampled, parts[::-1], lambda share: tell("resampling by trunk", 0.75 + 0.25 * share))[::-1]
+    spread = run_tasks(pool, _resampled, parts[::-1], lambda share: tell("resampling by trunk", 0.75 + 0.25 * share))[::-1]
     draws = [np.concatenate(spread[number : number + len(pieces)]) for number in range(0, len(spread), len(pieces))]
     members = [_member(score, found, names, data, seed) for score, found, (names, _) in zip(chosen, draws, ridges, strict=True)]
     if aside is not None:
@@ -91,14 +91,14 @@ def fit(
         holdout = _forecast_largest(tables, names, seed, lambda name, share: tell(f"without the largest size: {name}", share))
     else:
         holdout = {}
-    unusual = scores[0].unusual
-    sound = data.rows(~unusual)
-    noise = max(float(np.mean([score.rms_percent for score in chosen])) / 100, data.replicate_sd or 0.0, _luck(chosen, sound))
+    outliers = scores[0].outliers
+    sound = data.rows(~outliers)
+    noise = max(float(np.mean([score.rms_percent for score in chosen])) / 100, data.replicate_sd or 0.0, _trunk_deviation(chosen, sound))
     others = [] if law == "auto" else screen_others(sound, [score.estimate.law for score in scores], seed)
     about = {"rows": data.count, "replicate_sd": data.replicate_sd, "target": data.target, "resampling": scheme, **(source or {})}
     table = [_row(score, score in chosen) for score in scores]
-    _warn_of(unusual, chosen, data)
-    holdout = _without(holdout, [name for name, off in zip(data.run_ids, unusual, strict=True) if off])
+    _warn_of(outliers, chosen, data)
+    holdout = _without(holdout, [name for name, off in zip(data.run_ids, outliers, strict=True) if off])
     _check_learnt(chosen, sound, holdout)
     astray = drift(chosen, [*scores, *others], sound, noise)
     fitted = FittedLaw(tuple(members), noise, astray, Support.of(sound), float(np.exp(sound.log_loss.min())), table, holdout, about)
@@ -119,7 +119,7 @@ def _ridge(name: str, reference: Reference, theta: Array, data: FitData) -> tupl
     return names, along(law, points, data.log_loss, theta, names)
 
 
-def _luck(chosen: Sequence[Score], data: FitData) -> float:
+def _trunk_deviation(chosen: Sequence[Score], data: FitData) -> float:
     """Return what runs on trunks of their own differ by, where the residual cannot tell: each size's one trunk has pulled the fit its way."""
     if not trunks_alone(data):
         return 0.0
@@ -127,7 +127,7 @@ def _luck(chosen: Sequence[Score], data: FitData) -> float:
     for score in chosen:
         table = data.under(score.params_kind)
         points = table.points(score.reference)
-        each.append(deviation_on_a_trunk(score.estimate.law, points, score.estimate.theta, data.log_loss, data.cluster))
+        each.append(trunk_deviation(score.estimate.law, points, score.estimate.theta, data.log_loss, data.cluster))
     return float(np.mean(each))
 
 
@@ -165,12 +165,12 @@ def _suited(law: Law, data: FitData) -> Law:
     return law
 
 
-def _warn_of(unusual: Any, chosen: Sequence[Score], data: FitData) -> None:
+def _warn_of(outliers: Any, chosen: Sequence[Score], data: FitData) -> None:
     """Name the runs that are likely mistakes: a fit hardly follows them, and they count neither as noise nor as support."""
     table = data.under(chosen[0].params_kind)
     residual = table.log_loss - chosen[0].estimate.log_loss(table.points(chosen[0].reference))
-    most = 100 * float(np.median(np.abs(residual[~unusual])))
-    for row in np.flatnonzero(unusual):
+    most = 100 * float(np.median(np.abs(residual[~outliers])))
+    for row in np.flatnonzero(outliers):
         warnings.warn(
             f"{data.run_ids[row]} lies {100 * np.expm1(residual[row]):+.3g} % off the law, where half of the other runs lie within {most:.2g} %: "
             "is it a mistake? It is left out of the noise, the held-out errors and the support; mend or delete it, and fit again",
@@ -187,7 +187,7 @@ def _check_learnt(chosen: Sequence[Score], sound: FitData, holdout: dict[str, An
             "from this is a guess; check that every loss stands in its own run's row",
             PlannerWarning, stacklevel=3,
         )  # fmt: skip
-    if (size := size_astray(chosen[0], sound)) is not None:
+    if (size := find_size_outlier(chosen[0], sound)) is not None:
         luck = ", or is it the luck of the one trunk that they share" if size.one_trunk else ""
         warnings.warn(
             f"the {size.runs} runs of {format_count(size.params)} parameters lie {size.off_percent:+.2g} % off what all others say, which lie within "

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from planner.arrays import Array
 from planner.errors import PlannerWarning
 from planner.fit.data import PARAMS_KINDS, early
 from planner.fit.early import Early
 from planner.fit.fitted import FittedLaw
 from planner.laws import Points
-from planner.laws.dual import Array
 from planner.method import Method
 from planner.runs import usable
 

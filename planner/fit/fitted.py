@@ -9,21 +9,21 @@ from typing import Any
 
 import numpy as np
 
+from planner.arrays import Array
 from planner.artifacts import check_numbers, read_artifact, whole, write_artifact
+from planner.fit.allocator import keep_memory
 from planner.fit.data import ONE_PASS
 from planner.fit.early import Early
 from planner.fit.level import LEVEL, Z
 from planner.fit.member import Member
-from planner.fit.memory import keep_memory
 from planner.fit.support import Support
 from planner.laws import Points
-from planner.laws.dual import Array
 
 KIND = "law"
 VERSION = 2
 WIDEST = 1e9
 """Of deviations and losses in a file: more is no fit's, and its square runs over."""
-UNEXPLAINED = 4.0
+FAR_OVER_SEEDS = 4.0
 """Residual of a law over the deviation between seeds from which it is said: with three pairs of seeds a right law comes to that once in fifty times."""
 
 
@@ -73,9 +73,7 @@ class FittedLaw:
         """Where the runs are from, as answers keep it: without the names of their tables, which are relative to its place, and of flagged runs."""
         return {key: value for key, value in self.source.items() if key not in ("runs", "with", "last_seed", "flagged")}
 
-    def points(
-        self, params: Mapping[str, Any], tokens_pt: Any, tokens_spec: Any, unique_spec: Any, replay_fraction: Any = None
-    ) -> list[Points]:
+    def points(self, params: Mapping[str, Any], tokens_pt: Any, tokens_spec: Any, unique_spec: Any, replay_fraction: Any = None) -> list[Points]:
         """Prepare points to forecast, for each member.
 
         Args:
@@ -140,7 +138,7 @@ class FittedLaw:
     def unexplained(self) -> str:
         """Say that the runs hold something that the law does not describe, where it leaves far more than seeds differ by; else nothing."""
         seeds = self.source.get("replicate_sd")
-        if not seeds or self.noise < UNEXPLAINED * seeds:
+        if not seeds or self.noise < FAR_OVER_SEEDS * seeds:
             return ""
         return (
             f"the law leaves {self.noise / seeds:.2g} times what seeds differ by: the runs hold something that it does not describe, such as a skill that "

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from planner.arrays import Array
 from planner.fit.data import FitData
 from planner.fit.identify import MIN_SIZES, SAME, levels
-from planner.laws.dual import Array
 
 LEAST_HELD = 4
 LEAST_SHARE = 0.06

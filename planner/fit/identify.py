@@ -6,11 +6,11 @@ import warnings
 
 import numpy as np
 
+from planner.arrays import Array
 from planner.errors import DataError, PlannerWarning
 from planner.fit.data import MIN_ROWS, FitData
 from planner.fit.scale import Scale
 from planner.laws import Law
-from planner.laws.dual import Array
 from planner.units import format_count
 
 MIN_SIZES = 3

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from planner.arrays import Array
 from planner.artifacts import check_numbers
 from planner.errors import DataError
 from planner.fit.data import PARAMS_KINDS
 from planner.fit.diagnosis import STATUS_ADVICE
 from planner.fit.level import interval_of
 from planner.laws import Law, Points, Reference, law_named
-from planner.laws.dual import Array
 
 OUT_OF_REACH = "stay nearer to the runs, with fewer FLOPs or a range of sizes that it is defined for, or mend its formula"
 

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from planner.arrays import Array
 from planner.fit.diagnosis import ILL_CONDITIONED, diagnose
 from planner.fit.solver import DELTA, DELTAS, Solution, solve
 from planner.laws import Law, Points
-from planner.laws.dual import Array
 
 CHI2_90 = 2.7055434540954146
 """0.9 quantile of χ² with one degree of freedom."""

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from planner.arrays import Array
 from planner.errors import InputError
 from planner.fit.solver import DELTAS, solve
 from planner.laws import Law, Points
-from planner.laws.dual import Array
 
 SCHEMES = ("auto", "multinomial", "fractional")
 TRUNKS_A_SIZE = 4

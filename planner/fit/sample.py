@@ -7,15 +7,15 @@ from typing import Any
 
 import numpy as np
 
+from planner.arrays import Array
 from planner.fit.data import FitData
 from planner.laws import Points
-from planner.laws.dual import Array
 
-MOST = 5000
+MOST_ROWS = 5000
 """Rows, at most: a law of 13 parameters errs on so many by a twentieth of what a run scatters. By all of 20,000 a fit with a choice among two-stage
 laws took 173 CPU-s, by these 54."""
 RARE = 50
-"""One part in so many of `MOST` is drawn of every kind of rows, or all of it: of 19,378 rows of which 16 had a specialist stage five thousand held 4,
+"""One part in so many of `MOST_ROWS` is drawn of every kind of rows, or all of it: of 19,378 rows of which 16 had a specialist stage five thousand held 4,
 and a law was chosen by what lay beyond these."""
 
 
@@ -32,22 +32,22 @@ class Sample:
 
     @classmethod
     def of(cls, data: FitData, seed: int) -> Sample:
-        """Draw up to `MOST` rows, and what lacks then of rare kinds: those within a factor of two on an axis, or without tokens of a stage.
+        """Draw up to `MOST_ROWS` rows, and what lacks then of rare kinds: those within a factor of two on an axis, or without tokens of a stage.
 
         Args:
             data: the table.
             seed: of the draw; the same runs under another convention of N give the same ones.
         """
-        if data.count <= MOST:
+        if data.count <= MOST_ROWS:
             return cls(np.ones(data.count, dtype=bool), data.points(data.reference), data.log_loss)
         place = np.random.default_rng([seed, 6]).permutation(data.count)
-        drawn = place < MOST
+        drawn = place < MOST_ROWS
         replay = np.zeros(data.count) if data.replay_fraction is None else data.replay_fraction
         for values in (data.params_by["non_embedding"], data.tokens_pt, data.tokens_spec, data.unique_spec, data.epochs, replay):
             kinds = np.round(np.log2(np.where(values > 0, values, 2.0**-99)))
             for kind in np.unique(kinds[~drawn]):
                 rows = np.flatnonzero(kinds == kind)
-                drawn[rows[np.argsort(place[rows])[: MOST // RARE]]] = True
+                drawn[rows[np.argsort(place[rows])[: MOST_ROWS // RARE]]] = True
         part = data.rows(drawn)
         return cls(drawn, part.points(data.reference), part.log_loss)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from planner.arrays import Array
 from planner.laws import Law
-from planner.laws.dual import Array
 
 INSIDE = 1e-9
 """Least share of a parameter's range that a start keeps from its bounds."""

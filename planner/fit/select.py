@@ -9,21 +9,21 @@ from typing import Any
 
 import numpy as np
 
+from planner.arrays import Array
 from planner.errors import DataError, PlannerWarning
-from planner.fit.beyond import Beyond
 from planner.fit.data import MIN_ROWS, TARGETS, FitData
 from planner.fit.estimate import Estimate, estimate
+from planner.fit.extrapolation_probe import ExtrapolationProbe
 from planner.fit.holdout import Slice, mean_absolute_percent, slices
 from planner.fit.identify import ROWS_PER_PARAMETER, numberless, reason_against
-from planner.fit.kin import kin_starts
-from planner.fit.mistakes import mistakes
+from planner.fit.outliers import find_outliers
 from planner.fit.resample import fit_weighted
 from planner.fit.sample import Sample
 from planner.fit.solver import DELTAS
 from planner.fit.starts import DRAWS_A_START, draw_starts
 from planner.fit.support import NEAR, Support
+from planner.fit.warm_starts import warm_starts
 from planner.laws import LAWS, Law, Points, Reference
-from planner.laws.dual import Array
 
 NEAR_EQUAL = 1.25
 """Laws whose mean held-out error is within this factor of the least, or within its noise, are not told apart: the best of many is a little lucky."""
@@ -56,8 +56,8 @@ class Score:
     estimate: Estimate
     """Fitted to all rows."""
     rms_percent: float
-    """Residual deviation on all rows but `unusual` ones [% of the loss], per degree of freedom."""
-    unusual: Any
+    """Residual deviation on all rows but the outliers [% of the loss], per degree of freedom."""
+    outliers: Any
     """Likely mistakes by the laws that fit best, so the same for all, shape (runs,); they count neither as noise nor against a forecast."""
     held: dict[str, float]
     """Mean absolute error by slice [% of the loss]; empty for a law that was not tried on them."""
@@ -164,11 +164,9 @@ def _screen(tables: Sequence[FitData], samples: Mapping[str, Sample], laws: Sequ
     return _measured(found, by_kind)
 
 
-def _roughly(
-    data: FitData, some: Sample, law: Law, found: Sequence[Score], random: np.random.Generator, draws: int, warm: Array | None = None
-) -> Score:
+def _roughly(data: FitData, some: Sample, law: Law, found: Sequence[Score], random: np.random.Generator, draws: int, warm: Array | None = None) -> Score:
     others = [score.estimate for score in found if (score.params_kind == data.params_kind) != (score.estimate.law is law)]
-    kin = kin_starts(law, others, some.points, some.log_loss, random)
+    kin = warm_starts(law, others, some.points, some.log_loss, random)
     starts = kin if warm is None else np.vstack([warm, kin])
     quick = estimate(law, some.points, some.log_loss, random, starts=SCREENING_STARTS, warm=starts, deltas=DELTAS[:1], draws=draws)
     return Score(data.params_kind, data.reference, quick, np.inf, None, {}, np.inf)
@@ -190,10 +188,10 @@ def _agreed(
         The scores, and those of the others.
     """
     measured = _measured(scores, tables, others)
-    if not measured[0].unusual.any() or others:
+    if not measured[0].outliers.any() or others:
         return measured, others
     # Fitted without the runs in question: a law that is free to would go through a run that lies alone.
-    others = screen_others(next(iter(tables.values())).rows(~measured[0].unusual), laws, seed)
+    others = screen_others(next(iter(tables.values())).rows(~measured[0].outliers), laws, seed)
     return _measured(scores, tables, others), others
 
 
@@ -223,10 +221,10 @@ def _measured(scores: Sequence[Score], tables: Mapping[str, FitData], others: Se
     every = [*scores, *others]
     residuals = np.array([(data := tables[score.params_kind]).log_loss - score.estimate.log_loss(data.points(score.reference)) for score in every])
     parameters = np.array([len(score.estimate.law.parameters) for score in every])
-    unusual = mistakes(residuals, parameters)
-    kept = residuals[:, ~unusual]
+    outliers = find_outliers(residuals, parameters)
+    kept = residuals[:, ~outliers]
     deviations = np.sqrt((kept**2).sum(1) / np.maximum(1, kept.shape[1] - parameters))
-    return [replace(score, rms_percent=100 * float(off), unusual=unusual, drift=float(off)) for score, off in zip(scores, deviations, strict=False)]
+    return [replace(score, rms_percent=100 * float(off), outliers=outliers, drift=float(off)) for score, off in zip(scores, deviations, strict=False)]
 
 
 def choose(scores: Sequence[Score], data: FitData) -> list[Score]:
@@ -247,7 +245,7 @@ def choose(scores: Sequence[Score], data: FitData) -> list[Score]:
         return [best]
     alike = [score for score in scores if score.held and score.mean - best.mean <= max((NEAR_EQUAL - 1) * best.mean, _noise(score, best))]
     alike.sort(key=_simplicity)
-    there = Beyond.of(data)
+    there = ExtrapolationProbe.of(data)
     forecast = [there.log_loss(score.estimate, score.params_kind, score.reference) for score in alike]
     if sound := [number for number, item in enumerate(forecast) if np.isfinite(item).all()]:
         alike, forecast = [alike[number] for number in sound], [forecast[number] for number in sound]
@@ -305,7 +303,7 @@ def _hold_out(data: FitData, some: Sample, score: Score, pieces: Sequence[Slice]
 
     Forecasts are held against usual runs only: one slip of a digit would be most of a slice's error, and of the drift.
     """
-    usual = ~score.unusual
+    usual = ~score.outliers
     pieces = [piece for piece in pieces if (piece.held & usual).any()]
     if not pieces:
         return score

@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from planner.fit.memory import keep_memory
+from planner.arrays import Array
+from planner.fit.allocator import keep_memory
 from planner.fit.scale import Scale, logistic
 from planner.laws import Law, Points
-from planner.laws.dual import Array
-from planner.laws.written import Written
+from planner.laws.compiled import CompiledLaw
 
 DELTA = 1e-3
 """Huber's δ on log loss."""
@@ -79,7 +79,7 @@ def objective(law: Law, theta: Array, points: Points, log_loss: Array, weights: 
         return _total(law.on(points), theta, log_loss, weights, delta)
 
 
-def _total(written: Written, theta: Array, log_loss: Array, weights: Array | None, delta: Any) -> Array:
+def _total(written: CompiledLaw, theta: Array, log_loss: Array, weights: Array | None, delta: Any) -> Array:
     cost = huber(log_loss - written.log_loss(theta), delta)
     total: Array = np.add.reduce(cost if weights is None else weights * cost, 1)
     total[~np.isfinite(total)] = np.inf
@@ -155,7 +155,7 @@ class _State:
 
 @dataclass(frozen=True)
 class _Batch:
-    written: Written
+    written: CompiledLaw
     scale: Scale
     log_loss: Array
     weights: Array | None

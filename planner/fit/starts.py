@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from planner.arrays import Array
 from planner.fit.scale import Scale
 from planner.fit.solver import huber
 from planner.laws import Law, Points
-from planner.laws.dual import Array, derivatives
+from planner.laws.dual import derivatives
 
 DRAWS_A_START = 4
 """Draws of which the best one becomes a start."""

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from planner.arrays import Array
 from planner.artifacts import check_numbers
 from planner.fit.data import FitData
 from planner.fit.identify import SAME, nearly_one
-from planner.laws.dual import Array
 
 AXES = ("params", "tokens_pt", "tokens_spec", "unique_spec", "epochs_spec", "tokens_per_param", "flops", "flops_6nd")
 NEAR = 1.2

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from planner.arrays import Array
 from planner.fit.scale import Scale
 from planner.laws import Law, Points
-from planner.laws.dual import Array
 
 
 def unmeasured(law: Law, points: Points, theta: Array) -> Array:

@@ -13,7 +13,7 @@ from planner.launch.launch import Launch, begin, steps_between_states
 from planner.recipe import Recipe
 from planner.runs import read_run
 from planner.sweep import Sweep
-from planner.train.full.expect import Course, evaluation_steps
+from planner.train.full.forecast_curve import ForecastCurve, evaluation_steps
 from planner.train.full.plan import FAILURE_FILE, STOP_FILE, FullRun, Settings, rows_of_rank
 from planner.train.job import Job, record_path
 
@@ -86,7 +86,7 @@ def default_save_every(run: Sweep) -> int:
     return steps_between_states(sum(run.tree.tips[0].steps_by_stage))
 
 
-def lay_down(launch: Launch, run: FullRun, along: Course) -> None:
+def lay_down(launch: Launch, run: FullRun, along: ForecastCurve) -> None:
     """Write all that the ranks read into the launch folder.
 
     Raises:
@@ -96,7 +96,7 @@ def lay_down(launch: Launch, run: FullRun, along: Course) -> None:
     lay_run(launch.folder, run, along)
 
 
-def lay_run(folder: Path, run: FullRun, along: Course | None) -> None:
+def lay_run(folder: Path, run: FullRun, along: ForecastCurve | None) -> None:
     """Write what the ranks of a run read into its folder, and take away what is of an earlier start."""
     folder.mkdir(exist_ok=True)
     for name in (STOP_FILE, FAILURE_FILE):

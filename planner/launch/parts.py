@@ -12,12 +12,12 @@ from planner.allocate.domains.answer import DomainPlan
 from planner.artifacts import read_json
 from planner.design.segment import Segment
 from planner.fit.fitted import FittedLaw
-from planner.launch.course import course_of_domain, unchanged
 from planner.launch.domains import COOLED, MIX, TRUNK, DomainsLaunch, begin_domains
+from planner.launch.forecast_curve import forecast_curve_of_domain, unchanged
 from planner.launch.full import default_save_every, lay_run, settle, settle_trunk
 from planner.runs import read_run
 from planner.sweep import Sweep
-from planner.train.full.expect import Course
+from planner.train.full.forecast_curve import ForecastCurve
 from planner.train.full.plan import STATES_FOLDER, FullRun, Settings, latest_step
 from planner.train.job import record_path
 
@@ -30,7 +30,7 @@ class Part:
     """Of the domain, or MIX, COOLED or TRUNK."""
     folder: Path
     run: FullRun
-    course: Course | None
+    course: ForecastCurve | None
     """The forecast along it; None for the trunk and a mix, of which there is none."""
 
     @property
@@ -110,11 +110,11 @@ def _shared(runs: Mapping[str, Sweep]) -> bool:
     return len(runs) > 1 and len(stages) == 1 and all(run.spec.trunks is not None for run in runs.values()) and next(iter(stages)).stage == "general"
 
 
-def _course(launch: DomainsLaunch, name: str, run: FullRun) -> Course | None:
+def _course(launch: DomainsLaunch, name: str, run: FullRun) -> ForecastCurve | None:
     if name == MIX:
         return None  # its forecast is of all domains, and on the way only the first is measured
     plan = next(plan for plan in launch.structure.domains if plan.name == name or (name == COOLED and plan.tokens_spec == 0))
-    return course_of_domain(plan, run, _law(launch, plan))
+    return forecast_curve_of_domain(plan, run, _law(launch, plan))
 
 
 def _law(launch: DomainsLaunch, plan: DomainPlan) -> FittedLaw | None:

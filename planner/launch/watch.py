@@ -16,7 +16,7 @@ from planner.launch.domains import VERSION as DOMAINS_VERSION
 from planner.launch.launch import kind_of
 from planner.lock import gone, holder_of
 from planner.runs import read_run
-from planner.train.full.expect import Course
+from planner.train.full.forecast_curve import ForecastCurve
 from planner.train.full.metrics import FILE, parse, read_metrics
 from planner.train.full.plan import FILE as FULL
 from planner.train.full.plan import STATES_FOLDER, FullRun
@@ -36,7 +36,7 @@ class Progress:
     cooldown_from: int
     """Step at which its cooldown begins."""
     tokens_per_step: int
-    course: Course | None
+    course: ForecastCurve | None
     lines: tuple[dict[str, Any], ...]
     """Steps, evaluations and events, as the first rank wrote them."""
     outcome: dict[str, Any] | None
@@ -122,8 +122,8 @@ def watch(folder: Path) -> Progress:
     if run.forks and (noted := run.last.diverged_path).exists():  # a trunk has no record
         outcome = {"status": "diverged", "reason": read_json(noted).get("reason"), "loss_spec": None}
     return Progress(
-        name, run.steps, run.cooldown_from, run.recipe.tokens_per_step, Course.load(folder), tuple(read_metrics(folder / FILE)), outcome, run.begins_at,
-        _held(folder), run.settings.evaluate_at,
+        name, run.steps, run.cooldown_from, run.recipe.tokens_per_step, ForecastCurve.load(folder), tuple(read_metrics(folder / FILE)), outcome,
+        run.begins_at, _held(folder), run.settings.evaluate_at,
     )  # fmt: skip
 
 

@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from planner.laws.dual import Array, Dual, curvature, derivatives
-from planner.laws.written import Program, Written
+from planner.arrays import Array
+from planner.laws.compiled import CompiledLaw, Program
+from planner.laws.dual import Dual, curvature, derivatives
 
 NEEDS = ("", "repeats", "passes", "distinct", "replay")
 """What a parameter may need of the runs; see `Parameter.needs`."""
@@ -77,9 +78,7 @@ class Reference:
 class Points:
     """Where a law is evaluated: flat arrays of shape (runs,), as ratios to the reference; each is made when a law first asks for it."""
 
-    def __init__(
-        self, reference: Reference, params: Any, tokens_pt: Any, tokens_spec: Any, unique_spec: Any, replay_fraction: Any = 0.0
-    ) -> None:
+    def __init__(self, reference: Reference, params: Any, tokens_pt: Any, tokens_spec: Any, unique_spec: Any, replay_fraction: Any = 0.0) -> None:
         """Prepare points.
 
         Args:
@@ -99,7 +98,7 @@ class Points:
         """S0/D0: what turns specialist tokens into the unit of all others."""
         self.replay: Array = replay
         self.count = len(params)
-        self.laws: dict[int, Written] = {}
+        self.laws: dict[int, CompiledLaw] = {}
         """See `Law.on`."""
 
     def told(self, number: int) -> str:
@@ -239,10 +238,10 @@ class Law:
         """What was written down of it, by kind; None where it cannot be."""
         return {}
 
-    def on(self, points: Points) -> Written:
+    def on(self, points: Points) -> CompiledLaw:
         """Return the law on some runs, for those who ask for much: faster from the second time on, the same to the last bit."""
         if id(self) not in points.laws:
-            points.laws[id(self)] = Written(self, points)
+            points.laws[id(self)] = CompiledLaw(self, points)
         return points.laws[id(self)]
 
     @property

@@ -14,11 +14,10 @@ from itertools import count
 from typing import Any, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
+from planner.arrays import Array
 from planner.laws.tape import step
 
-Array: TypeAlias = NDArray[np.float64]
 Bend: TypeAlias = Callable[[], Any]
 """Makes second derivatives: few steps of a fit need them."""
 

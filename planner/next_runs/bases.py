@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from planner.allocate.base import Base
-from planner.allocate.base_able import able
-from planner.allocate.beyond import AXIS_NAMES, TOO_FAR
+from planner.allocate.base_feasible import feasible
+from planner.allocate.extrapolation import AXIS_NAMES, TOO_FAR
 from planner.allocate.plans import Plans, Size
 from planner.allocate.problem import Problem
 from planner.allocate.request import Request
@@ -35,7 +35,7 @@ def target_of_bases(law: FittedLaw, request: Request, bases: Sequence[Base], met
         DataError: no base can be chosen.
     """
     problem = Problem.of(law, request, general)
-    found = able(problem, bases, method)
+    found = feasible(problem, bases, method)
     sizes = tuple(_size(problem, base, method) for base in found.bases)
     number = np.repeat(np.arange(len(sizes)), [len(stage.tokens) for stage in found.stages])
     spec, replay = (np.concatenate([getattr(stage, name) for stage in found.stages]) for name in ("tokens", "replay"))

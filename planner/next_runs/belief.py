@@ -18,22 +18,22 @@ from typing import Any
 import numpy as np
 
 from planner.allocate.plans import Plans
+from planner.arrays import Array
 from planner.errors import DataError
 from planner.fit.fitted import FittedLaw
 from planner.fit.member import Member
 from planner.fit.scale import Scale
 from planner.fit.support import Support
 from planner.laws import Law, Points, Reference, law_named
-from planner.laws.dual import Array
 from planner.next_runs.candidates import Candidates
 
 FORMS = ("gap-competing", "bounded-penalised")
 """Laws that stand for what may be, where nothing has been fitted: the form of the recorded sweep, and one that a bound keeps sane."""
 DRAWS = 60
 """Parameter vectors of each form, where nothing has been fitted."""
-WORLDS = 6
+DRAWS_A_MEMBER = 6
 """Of each member of a fit: the criterion is a mean over them, since slopes depend on where they are taken."""
-PRIOR_WORLDS = 8
+PRIOR_DRAWS_A_FORM = 8
 """Of each form, where nothing has been fitted."""
 NOISE = 0.005
 """Deviation of ln L of one run where nothing has been fitted: the recorded sweep has 0.0041 between seeds."""
@@ -42,7 +42,7 @@ NEARNESS = 0.002
 
 
 @dataclass(frozen=True)
-class Worlds:
+class ParameterDraws:
     """Parameter vectors of one law."""
 
     law: Law
@@ -71,7 +71,7 @@ class Worlds:
         return np.ascontiguousarray((slopes * chain[:, :, None]).transpose(0, 2, 1))
 
 
-def worlds_of(law: FittedLaw, given: Candidates, plans: Plans) -> tuple[Worlds, ...]:
+def draws_of(law: FittedLaw, given: Candidates, plans: Plans) -> tuple[ParameterDraws, ...]:
     """Take worlds from a fit: the fitted vector of each member and some of its resamples.
 
     Args:
@@ -84,9 +84,9 @@ def worlds_of(law: FittedLaw, given: Candidates, plans: Plans) -> tuple[Worlds, 
     tokens = [np.concatenate(pair) for pair in pairs]
     found = []
     for member, points in zip(law.members, law.points(params, *tokens), strict=True):
-        chosen = member.resamples[np.linspace(0, len(member.resamples) - 1, WORLDS - 1).round().astype(int)]
+        chosen = member.resamples[np.linspace(0, len(member.resamples) - 1, DRAWS_A_MEMBER - 1).round().astype(int)]
         theta, scale = np.vstack([member.theta, chosen]), Scale(member.law).deviation
-        bare = Worlds(member.law, member.params_kind, member.reference, theta, scale, np.zeros((len(theta), len(scale), len(scale))))
+        bare = ParameterDraws(member.law, member.params_kind, member.reference, theta, scale, np.zeros((len(theta), len(scale), len(scale))))
         forecasts = member.law.log_loss(member.resamples, points)
         found.append(replace(bare, covariance=_covariance(bare.slopes(points), forecasts - forecasts.mean(0))))
     return tuple(found)
@@ -161,11 +161,11 @@ def prior_law(given: Candidates, forms: Sequence[str] = FORMS, seed: int = 0) ->
     return FittedLaw(tuple(members), NOISE, 0.0, Support.of(data), least_loss=0.0, source=source)
 
 
-def prior_worlds(law: FittedLaw) -> tuple[Worlds, ...]:
+def prior_draws(law: FittedLaw) -> tuple[ParameterDraws, ...]:
     """Take worlds from a law that `prior_law` made: several draws, each with the whole spread of the start ranges around it."""
     found = []
     for member in law.members:
         scale = Scale(member.law).deviation
-        every = np.tile(np.eye(len(scale)), (PRIOR_WORLDS, 1, 1))
-        found.append(Worlds(member.law, member.params_kind, member.reference, member.resamples[:PRIOR_WORLDS], scale, every))
+        every = np.tile(np.eye(len(scale)), (PRIOR_DRAWS_A_FORM, 1, 1))
+        found.append(ParameterDraws(member.law, member.params_kind, member.reference, member.resamples[:PRIOR_DRAWS_A_FORM], scale, every))
     return tuple(found)

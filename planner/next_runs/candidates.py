@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from planner.arrays import Array
 from planner.design.cells import Cell, Grid
 from planner.design.spec import MIN_STEPS, MIN_TOKENS_PER_PARAMETER, SweepSpec
 from planner.errors import DataError, InputError, PlannerWarning
@@ -24,7 +25,6 @@ from planner.fit.fitted import FittedLaw
 from planner.flags import WARMUP_MULTIPLE
 from planner.flops import flops_per_token
 from planner.ladder import LARGEST, SMALLEST, TOLERANCE, shape_for
-from planner.laws.dual import Array
 from planner.next_runs.cost import TreeCost, numbered
 from planner.recipe import Recipe
 from planner.shapes import ModelShape

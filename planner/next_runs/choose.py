@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from planner.arrays import Array
 from planner.design.cells import Cell
 from planner.fit.select import Progress
-from planner.laws.dual import Array
 from planner.next_runs.candidates import Candidates
 from planner.next_runs.cost import TreeCost
 from planner.next_runs.information import Information, mean_criterion

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from planner.arrays import Array
 from planner.errors import DataError
 from planner.fit.identify import MIN_SIZES, MIN_TOKENS, SAME, levels
 from planner.laws import Law
-from planner.laws.dual import Array
-from planner.next_runs.belief import Worlds
+from planner.next_runs.belief import ParameterDraws
 from planner.next_runs.candidates import Candidates
 from planner.next_runs.information import fisher
 from planner.units import format_count, format_list
@@ -27,7 +27,7 @@ _REPETITION = ("repeats", "passes", "distinct")
 """Needs of parameters that only repeated text measures."""
 
 
-def refuse_collinear(given: Candidates, every: Sequence[Worlds], noise: float, share: float) -> None:
+def refuse_collinear(given: Candidates, every: Sequence[ParameterDraws], noise: float, share: float) -> None:
     """Refuse cells from which a law's parameters cannot be told apart.
 
     Args:
@@ -102,7 +102,7 @@ def _against_repetition(special: Array, unique: Array, law: Law) -> tuple[str, s
     return None
 
 
-def not_separated(given: Candidates, worlds: Worlds, noise: float, share: float) -> list[str]:
+def not_separated(given: Candidates, worlds: ParameterDraws, noise: float, share: float) -> list[str]:
     """Name the parameters of the direction that cells do not measure in the median world; empty where they measure all."""
     slopes = worlds.slopes(worlds.points(given.params_by, *given.tokens))
     names = [parameter.name for parameter in worlds.law.parameters]

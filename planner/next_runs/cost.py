@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from planner.arrays import Array
 from planner.design.cells import Cell
 from planner.design.tree import cooldown_steps
 from planner.flops import FORWARD_SHARE, flops_per_token
 from planner.ladder import shape_for
-from planner.laws.dual import Array
 from planner.recipe import Recipe
 
 

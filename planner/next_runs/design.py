@@ -11,6 +11,7 @@ import numpy as np
 
 from planner.allocate.allocation import NOTHING
 from planner.allocate.request import Request
+from planner.arrays import Array
 from planner.design.cells import Cell
 from planner.errors import DataError
 from planner.fit.fitted import FittedLaw
@@ -18,8 +19,7 @@ from planner.fit.identify import ROWS_PER_PARAMETER, hardly_apart
 from planner.fit.select import Progress
 from planner.flags import OVERFITTED
 from planner.laws import Law
-from planner.laws.dual import Array
-from planner.next_runs.belief import FORMS, Worlds, prior_law, prior_worlds, worlds_of
+from planner.next_runs.belief import FORMS, ParameterDraws, draws_of, prior_draws, prior_law
 from planner.next_runs.candidates import Candidates, Setting, candidates, least_budget
 from planner.next_runs.choose import cheapest_first, choose, naive_grid
 from planner.next_runs.collinear import against_axes, refuse_collinear
@@ -72,7 +72,7 @@ class Stakes:
     """Candidates, what is known, and the target: all that sets of cells are valued by."""
 
     given: Candidates
-    every: tuple[Worlds, ...]
+    every: tuple[ParameterDraws, ...]
     target: Target
     information: tuple[Information, ...]
     noise: float
@@ -100,7 +100,7 @@ class Stakes:
         """
         known = law or prior_law(given, forms, seed)
         target = target or Target.of(known, request, general)
-        every = prior_worlds(known) if law is None else worlds_of(law, given, target.plans)
+        every = prior_draws(known) if law is None else draws_of(law, given, target.plans)
         information, noise = [], ABSOLUTE * known.noise
         for worlds in every:
             slopes = worlds.slopes(worlds.points(given.params_by, *given.tokens))

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from planner.laws.dual import Array
+from planner.arrays import Array
 
 TRUNK_SHARE = 0.25
 """Share of a run's variance that its trunk's runs have in common: an assumption. In the recorded sweep the residuals of one trunk correlate by 0.0

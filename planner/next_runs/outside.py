@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from planner.allocate.beyond import AXIS_NAMES
+from planner.allocate.extrapolation import AXIS_NAMES
 from planner.allocate.replay_cost import dearer
 from planner.errors import DataError
 from planner.fit.fitted import FittedLaw

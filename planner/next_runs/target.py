@@ -13,11 +13,11 @@ from planner.allocate.optimum import coarse
 from planner.allocate.plans import Plans
 from planner.allocate.problem import Problem
 from planner.allocate.request import Request
+from planner.arrays import Array
 from planner.errors import InputError
 from planner.fit.fitted import FittedLaw
 from planner.laws import Points
-from planner.laws.dual import Array
-from planner.next_runs.belief import Worlds
+from planner.next_runs.belief import ParameterDraws
 
 CRITERIA = {
     "V": "mean variance of the contrasts of ln L between the plans of the region and the recommendation, and a tenth of that of its own forecast",
@@ -74,15 +74,15 @@ class Target:
         kept = np.sort(np.union1d(kept[share[kept] > 0], [best]))
         return cls(plans.rows(kept), share[kept] / share[kept].sum(), int(np.searchsorted(kept, best)))
 
-    def log_loss(self, worlds: Worlds) -> Array:
+    def log_loss(self, worlds: ParameterDraws) -> Array:
         """Return ln L of the plans, with what replay costs, shape (worlds, plans)."""
         return worlds.log_loss(self._points(worlds)) + self.plans.added
 
-    def slopes(self, worlds: Worlds) -> Array:
+    def slopes(self, worlds: ParameterDraws) -> Array:
         """Return the slopes of ln L of the plans, shape (worlds, plans, parameters)."""
         return worlds.slopes(self._points(worlds))
 
-    def _points(self, worlds: Worlds) -> Points:
+    def _points(self, worlds: ParameterDraws) -> Points:
         plans = self.plans
         return worlds.points(plans.params_by, plans.tokens_pt, plans.tokens_spec, plans.unique_spec)
 
@@ -144,5 +144,3 @@ def _root(covariance: Array) -> Array:
     values, vectors = np.linalg.eigh(covariance)
     result: Array = vectors * np.sqrt(np.maximum(values, 0.0))
     return result
-
-

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from planner.allocate.base_answer import BaseAllocation
-from planner.allocate.beyond import TOO_FAR
+from planner.allocate.extrapolation import TOO_FAR
 from planner.report.plans import standing
 from planner.report.style import COLOURS, GREY, NAMES, Row, intervals, legend_below, log_counts, titled
 from planner.units import format_count, format_epochs

@@ -13,7 +13,7 @@ from planner.units import format_count
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-MOST = 16
+MOST_DOMAINS = 16
 """Domains that are drawn, those with the most specialist compute; the rest are one bar."""
 
 
@@ -28,7 +28,7 @@ def domains(axes: Sequence[Axes], answer: DomainsAllocation) -> None:
     order = sorted(best.domains, key=lambda plan: -plan.flops)
     _structures(axes[0], answer)
     _budget(axes[1], answer, [(plan.name, plan.share_flops) for plan in order])
-    shown = order[:MOST]
+    shown = order[:MOST_DOMAINS]
     intervals(axes[2], [(plan.name, plan.loss, plan.loss_low, plan.loss_high, COLOURS[0]) for plan in shown])
     required = [(number, plan.max_loss) for number, plan in enumerate(shown) if plan.max_loss is not None]
     if required:
@@ -71,9 +71,9 @@ def _budget(axis: Axes, answer: DomainsAllocation, parts: Sequence[tuple[str, fl
     bars: list[tuple[str, float, Any]] = []
     if best.share_general is not None:
         bars.append(("general text" if best.assumption else "trunk", best.share_general, GREY))
-    bars += [(name, share, COLOURS[0]) for name, share in parts[:MOST]]
-    if len(parts) > MOST:
-        bars.append((f"{len(parts) - MOST} other domains", sum(share for _, share in parts[MOST:]), COLOURS[4]))
+    bars += [(name, share, COLOURS[0]) for name, share in parts[:MOST_DOMAINS]]
+    if len(parts) > MOST_DOMAINS:
+        bars.append((f"{len(parts) - MOST_DOMAINS} other domains", sum(share for _, share in parts[MOST_DOMAINS:]), COLOURS[4]))
     axis.barh(range(len(bars)), [100 * share for _, share, _ in bars], color=[colour for *_, colour in bars], height=0.6)
     axis.set_yticks(range(len(bars)), [name for name, *_ in bars], **NAMES)
     axis.invert_yaxis()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from planner.allocate.allocation import Allocation
-from planner.allocate.beyond import TOO_FAR, outside
+from planner.allocate.extrapolation import TOO_FAR, outside
 from planner.allocate.isoflop import IsoFlop
 from planner.allocate.request import TOLERANCE
 from planner.allocate.split_arm import APART
@@ -145,7 +145,7 @@ def standing(extrapolation: Mapping[str, float], general: Mapping[str, Any] | No
 
     Args:
         extrapolation: by what factor it lies outside, by axis.
-        general: its general loss, where that is limited: fields of `retention.Kept`.
+        general: its general loss, where that is limited: fields of `retention.GeneralLoss`.
     """
     lines = []
     if where := outside(extrapolation):

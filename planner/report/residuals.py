@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from planner.arrays import Array
 from planner.fit.data import FitData
 from planner.fit.fitted import FittedLaw
 from planner.fit.holdout import sizes_held
-from planner.laws.dual import Array
 from planner.report.style import COLOURS, GREY, LEGEND, colour_bar, legend_below, log_counts
 from planner.units import format_count
 

@@ -25,7 +25,7 @@ LINE = 76
 """Characters of small letters that go over a panel."""
 FEWEST = 3
 """Labels that an axis of counts has, where its range allows that many."""
-MOST = 10
+MOST_TICKS = 10
 """Values of a table with a grid that a scale of colours is labelled at."""
 MARKERS = "osD^vP"
 NAMES: dict[str, Any] = {"fontsize": 8, "parse_math": False}
@@ -130,9 +130,7 @@ def log_counts(axis: Axes, zero: float | None = None) -> None:
     axis.set_xlim(low, high)
 
 
-def intervals(
-    axis: Axes, rows: Sequence[Row], *, label: str | None = None, lower: float = 0.0
-) -> None:
+def intervals(axis: Axes, rows: Sequence[Row], *, label: str | None = None, lower: float = 0.0) -> None:
     """Draw values with their intervals, one a row from the top.
 
     Args:
@@ -168,7 +166,7 @@ def colour_bar(axis: Axes, drawn: Any, values: Any, label: str) -> None:
     for value in np.unique(values):
         if not levels or value > 1.4 * levels[-1]:
             levels.append(float(value))
-    if len(levels) > MOST:
+    if len(levels) > MOST_TICKS:
         levels = count_ticks(levels[0], levels[-1])
     bar = axis.figure.colorbar(drawn, ax=axis, label=label, ticks=levels)
     bar.ax.minorticks_off()

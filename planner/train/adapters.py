@@ -1,4 +1,4 @@
-"""Low-rank adapters on a frozen model, through peft; for QLoRA the frozen matrices are packed in 4 bits by bitsandbytes.
+"""Low-rank adapters on a frozen model, through peft; for QLoRA the frozen matrices are quantised to 4 bits by bitsandbytes.
 
 Ref: LoRA arXiv 2106.09685, QLoRA arXiv 2305.14314.
 """
@@ -30,21 +30,19 @@ def adapted(model: torch.nn.Module, shape: ModelShape, recipe: Recipe, method: s
         seed: of the adapters' first matrices; the second ones are zero, so that the model is unchanged at first.
 
     Raises:
-        MissingDependencyError: peft, or for packed matrices bitsandbytes, is not installed.
-        InputError: targets that the model has not, or that cannot be packed.
+        MissingDependencyError: peft, or for quantised matrices bitsandbytes, is not installed.
+        InputError: targets that the model has not, or that cannot be quantised.
     """
     peft = _peft()
     way = recipe.method(method)
     targets = way.targets_in(shape)
-    if way.packed:
-        from planner.train.packed import pack
+    if way.quantised:
+        from planner.train.quantised import quantise
 
-        pack(model, targets)
+        quantise(model, targets)
     # By their whole names in another family, where a last name may be a number.
     named = list(targets) if shape.counted is None else _places(model, targets)
-    config = peft.LoraConfig(
-        r=recipe.lora_rank, lora_alpha=recipe.lora_alpha, target_modules=named, lora_dropout=0.0, bias="none", task_type="CAUSAL_LM"
-    )
+    config = peft.LoraConfig(r=recipe.lora_rank, lora_alpha=recipe.lora_alpha, target_modules=named, lora_dropout=0.0, bias="none", task_type="CAUSAL_LM")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of libraries' own deprecations
         wrapped: torch.nn.Module = peft.get_peft_model(model, config)
@@ -72,12 +70,12 @@ def _places(model: torch.nn.Module, targets: Sequence[str]) -> list[str]:
 def merged(wrapped: torch.nn.Module) -> torch.nn.Module:
     """Add the adapters into the matrices under them and return the plain model.
 
-    Packed matrices are unpacked before: what the adapters were trained on is what they are added to.
+    Quantised matrices are dequantised before: what the adapters were trained on is what they are added to.
     """
-    from planner.train.packed import unpack
+    from planner.train.quantised import dequantise
 
     model: Any = wrapped
-    unpack(model)
+    dequantise(model)
     plain: torch.nn.Module = model.merge_and_unload()
     return plain
 

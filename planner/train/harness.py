@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from planner.errors import InputError, MissingDependencyError
-from planner.train.products import placed
+from planner.train.matmul import placed
 from planner.train.start import open_checkpoint
 
 _KEYS = frozenset(

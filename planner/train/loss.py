@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from planner.design.compiling import has_compiler
 from planner.errors import PlannerWarning
-from planner.train.head import has_plain_head, head_loss
+from planner.train.chunked_cross_entropy import has_plain_head, head_loss
 from planner.train.order import IGNORED
 from planner.train.probes import remember_probes
 

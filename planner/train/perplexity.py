@@ -9,7 +9,7 @@ import torch
 
 from planner.corpus import Corpus
 from planner.train.evaluate import domain_loss
-from planner.train.products import placed
+from planner.train.matmul import placed
 from planner.train.start import open_checkpoint
 
 

@@ -19,10 +19,10 @@ from planner.train.evaluate import domain_loss
 from planner.train.gpus import check_device
 from planner.train.job import Job, Result
 from planner.train.loss import Loss, loss_function
+from planner.train.matmul import placed
+from planner.train.micro_batch import GPU_SHARE, micro_batch_size
 from planner.train.model import build_optimiser
 from planner.train.order import IGNORED, Batches, Mix, Stream, mixed_in
-from planner.train.passes import GPU_SHARE, rows_of_pass
-from planner.train.products import placed
 from planner.train.record import write_record
 from planner.train.start import start_model
 
@@ -178,7 +178,7 @@ def _rows(job: Job, device: torch.device) -> int:
     memory = job.gpu_memory
     if device.type == "cuda" and memory is None:
         memory = GPU_SHARE * torch.cuda.mem_get_info()[1] / job.gpu_sharers
-    return rows_of_pass(job.segment.shape, job.recipe, method=job.segment.method, device=device.type, memory=memory)
+    return micro_batch_size(job.segment.shape, job.recipe, method=job.segment.method, device=device.type, memory=memory)
 
 
 def smoothed(loss: float, smooth: float | None, best: float | None) -> tuple[float, float]:

@@ -19,7 +19,7 @@ class Memory:
     """Bytes on one rank."""
 
     states: float
-    """Shards of weights, gradients and moments, and packed matrices whole."""
+    """Shards of weights, gradients and moments, and quantised matrices whole."""
     gathered: float
     """Layers gathered whole: the one that is computed, the next one on its way, and the embedding."""
     activations: float
@@ -68,8 +68,8 @@ def memory(
         per_layer += tokens * (8 * shape.hidden + (4 + width) * normed)
     kept = tokens * width * shape.hidden * shape.layers + per_layer if checkpoint_activations else per_layer * shape.layers
     gathered = 0.0 if shards == 1 and precision == "fp32" else width * (2 * layer + shape.params_embedding)
-    trained, frozen, packed = method.counts(shape)
-    states = (width * frozen + (WEIGHT + GRADIENT + MOMENTS) * trained) / shards + NF4_BYTES * packed
+    trained, frozen, quantised = method.counts(shape)
+    states = (width * frozen + (WEIGHT + GRADIENT + MOMENTS) * trained) / shards + NF4_BYTES * quantised
     heldout = evaluation_bytes(shape, seq_len, rows_at_once(seq_len, shape.vocab, micro_batch if bounded else None), width=width)
     at_once = min(tokens, logits_at_once(shape.family, shape.vocab) or tokens)
     return Memory(states, gathered, kept, LOGIT_COPIES * 4 * at_once * shape.vocab, heldout)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from planner.allocate.request import Request
+from planner.arrays import Array
 from planner.fit.fitted import FittedLaw
-from planner.laws.dual import Array
 from tests.allocate.problems import LEAST_STAGE, Sizes, allowed_sizes, epochs_allowed, expected, method_of, smooth, tokens_of
 
 

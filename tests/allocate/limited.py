@@ -9,8 +9,8 @@ import numpy as np
 from planner.allocate.optimum import MOST_RESAMPLES
 from planner.allocate.replay_cost import cost
 from planner.allocate.request import Request
+from planner.arrays import Array
 from planner.fit.fitted import FittedLaw
-from planner.laws.dual import Array
 from tests.allocate.problems import LEAST_STAGE, ladder
 
 

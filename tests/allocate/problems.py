@@ -9,6 +9,7 @@ import numpy as np
 
 from planner.allocate.allocation import Plan
 from planner.allocate.request import Request
+from planner.arrays import Array
 from planner.fit.fitted import FittedLaw
 from planner.fit.member import Member
 from planner.fit.scale import Scale
@@ -16,7 +17,6 @@ from planner.fit.support import Support
 from planner.flops import flops_per_token
 from planner.ladder import shape_for, shapes_at
 from planner.laws import LAWS, Law, Points, Reference
-from planner.laws.dual import Array
 from planner.recipe import Recipe
 from planner.shapes import ModelShape
 

@@ -8,7 +8,7 @@ import pytest
 
 from planner.allocate.allocate import allocate
 from planner.allocate.allocation import Allocation, Arm, behind
-from planner.allocate.beyond import outside
+from planner.allocate.extrapolation import outside
 from planner.allocate.problem import Problem
 from planner.allocate.request import Request
 from planner.fit.fitted import FittedLaw

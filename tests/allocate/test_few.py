@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from planner.allocate.allocate import allocate
+from planner.allocate.plan_warnings import tell_memory
 from planner.allocate.problem import Problem
 from planner.allocate.request import Request
-from planner.allocate.warned import tell_memory
 from planner.errors import DataError
 from planner.fit.fitted import FittedLaw
 from planner.ladder import GAP

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from planner.allocate.allocate import allocate, best_plan
-from planner.allocate.closer import closest
 from planner.allocate.describe import resampled
 from planner.allocate.optimum import MOST_RESAMPLES, Search, coarse
 from planner.allocate.problem import Problem
+from planner.allocate.refine import refine_search
 from planner.allocate.request import Request
 from planner.fit.fitted import FittedLaw
 from tests.allocate.limited import best_of_each_share
@@ -30,7 +30,7 @@ def laws() -> tuple[FittedLaw, FittedLaw]:
 
 def best(laws: tuple[FittedLaw, FittedLaw], request: Request) -> Search:
     problem = Problem.of(laws[0], request, laws[1])
-    return closest(problem, coarse(problem))
+    return refine_search(problem, coarse(problem))
 
 
 @pytest.mark.slow

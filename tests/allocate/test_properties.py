@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from planner.allocate.allocate import allocate
-from planner.allocate.closer import closest
 from planner.allocate.optimum import Search, coarse
 from planner.allocate.problem import Problem
+from planner.allocate.refine import refine_search
 from planner.allocate.request import Request
 from planner.errors import DataError
 from planner.fit.fitted import FittedLaw
@@ -26,7 +26,7 @@ CHANGES = 2
 
 def best_of(law: FittedLaw, request: Request) -> tuple[Problem, Search]:
     problem = Problem.of(law, request)
-    return problem, closest(problem, coarse(problem))
+    return problem, refine_search(problem, coarse(problem))
 
 
 def least(law: FittedLaw, request: Request) -> float:

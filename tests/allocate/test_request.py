@@ -188,12 +188,12 @@ def test_constraints_never_help_and_means_never_hurt(fitted: FittedLaw) -> None:
 
 
 def least(law: FittedLaw, request: Request) -> float:
-    from planner.allocate.closer import refine
     from planner.allocate.optimum import coarse
+    from planner.allocate.refine import refine_plan
 
     problem = Problem.of(law, request)
     whole = coarse(problem)
-    close = refine(problem, whole, whole.best)
+    close = refine_plan(problem, whole, whole.best)
     return float(min(whole.expected.min(), close.expected.min()))
 
 

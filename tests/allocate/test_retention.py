@@ -11,13 +11,13 @@ from planner.allocate.allocate import allocate
 from planner.allocate.allocation import Allocation
 from planner.allocate.base import Base
 from planner.allocate.bases import allocate_bases
-from planner.allocate.closer import closest
 from planner.allocate.domains.allocate import allocate_domains
 from planner.allocate.domains.request import Domain, DomainsRequest
 from planner.allocate.optimum import coarse
 from planner.allocate.problem import Problem
+from planner.allocate.refine import refine_search
 from planner.allocate.request import Request
-from planner.allocate.retention import Kept, Retention
+from planner.allocate.retention import GeneralLoss, Retention
 from planner.errors import DataError, InputError
 from planner.fit.fitted import FittedLaw
 from planner.fit.level import Z
@@ -170,7 +170,7 @@ def test_more_text_does_not_hide_the_best_size_under_a_limit() -> None:
     for factor in (1.0, 1.05, 2.0):
         request = Request(1.33405055e12, factor * 1350544.53, general_tokens=7175705.0, max_general_loss=4.7418537)
         problem = Problem.of(law, request, limit)
-        close = closest(problem, coarse(problem))
+        close = refine_search(problem, coarse(problem))
         found.append(float(close.expected[close.best]))
     assert max(found[1:]) <= found[0] + 2e-5
 
@@ -242,9 +242,7 @@ def test_a_base_is_specialised_as_far_as_the_limit_lets_it(fitted: FittedLaw, ge
     for spec in np.geomspace(1e4, most, 300):
         for share in (0.0, 0.1, 0.5):
             amount = spec / (1 - share)
-            after, before = (
-                float(general.log_loss(general.points(size, [2e6], [text], [1e6], [part]))[0]) for text, part in ((spec, share), (0.0, 0.0))
-            )
+            after, before = (float(general.log_loss(general.points(size, [2e6], [text], [1e6], [part]))[0]) for text, part in ((spec, share), (0.0, 0.0)))
             if amount <= most and after - before <= np.log1p(limit):
                 points = fitted.points(size, [2e6 + amount - spec], [spec], [1e6])
                 ends.append(float(fitted.log_loss_resamples(points)[:, 0].mean()))
@@ -307,7 +305,7 @@ def test_the_interval_of_a_rise_drifts_outside_the_runs_of_the_general_law(fitte
     request = replace(REQUEST, max_general_rise=0.2)
     plan = allocate(fitted, request, general=general).plan
 
-    def told(law: FittedLaw) -> Kept:
+    def told(law: FittedLaw) -> GeneralLoss:
         retention = Retention.of(law, request)
         assert retention is not None
         return retention.tell(plan, 0.0)

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from planner.allocate import least_share
-from planner.allocate.closer import around_plan, closest
 from planner.allocate.optimum import MOST_RESAMPLES, coarse, guesses, leading, search
 from planner.allocate.problem import Problem
+from planner.allocate.refine import around_plan, refine_search
 from planner.allocate.request import Request
 from planner.allocate.retention import Retention
 from planner.errors import DataError
@@ -104,10 +104,10 @@ def expected(problem: Problem, size: float, spec: float) -> float:
 def test_a_cheap_shape_far_from_the_best_size_is_found_with_a_share_of_its_own() -> None:
     """It sees a sixth more tokens than the best of the others, and wants as many specialist ones."""
     problem = Problem.of(NATURE, Request(1.7556e13, 221_187.0, inference_tokens=150_978.0, training_flops=7.6389e12))
-    assert closest(problem, coarse(problem)).expected.min() <= expected(problem, 217_120, 1_765_098.0) + 1e-6
+    assert refine_search(problem, coarse(problem)).expected.min() <= expected(problem, 217_120, 1_765_098.0) + 1e-6
 
 
 def test_general_text_too_short_for_a_stage_moves_no_bound() -> None:
     """The most parameters for a text are those that have two tokens each, of the specialist text alone."""
     problem = Problem.of(COMPUTING, Request(4.2947e12, 30_854.0, general_tokens=167_418.0, inference_tokens=4.8756e6))
-    assert closest(problem, coarse(problem)).expected.min() <= expected(problem, 181_136, 362_272.0) + 1e-6
+    assert refine_search(problem, coarse(problem)).expected.min() <= expected(problem, 181_136, 362_272.0) + 1e-6

@@ -13,7 +13,7 @@ import pytest
 from planner.artifacts import read_json
 from planner.cli import helpers
 from planner.errors import StateError
-from planner.fit.share import shared
+from planner.fit.parallel import run_tasks
 from planner.flags import FLAGS
 from planner.lock import _start
 from tests.cli.test_commands import run
@@ -85,7 +85,7 @@ def test_a_busy_helper_takes_nothing_that_another_could_do() -> None:
     pool = helpers.Helpers(1)
     first, *others = [pool.submit(time.sleep, 0.3) for _ in range(4)]
     assert not first.cancel() and all(task.cancel() for task in others)
-    assert shared(pool, abs, [(-1,), (-2,), (-3,)], lambda share: None) == [1, 2, 3]
+    assert run_tasks(pool, abs, [(-1,), (-2,), (-3,)], lambda share: None) == [1, 2, 3]
     with pytest.raises(ZeroDivisionError):
         pool.submit(divmod, 1, 0).result()
     tasks = [pool.submit(os._exit, 1), *(pool.submit(abs, -1) for _ in range(2))]

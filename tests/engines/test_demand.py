@@ -12,7 +12,7 @@ from planner.errors import InputError
 from planner.ladder import shape_for
 from planner.recipe import Recipe
 from planner.train.job import Job
-from planner.train.passes import BYTES_PER_PARAMETER, PROCESS_BYTES, training_bytes
+from planner.train.micro_batch import BYTES_PER_PARAMETER, PROCESS_BYTES, training_bytes
 
 
 def job(size: float, **changes: object) -> Job:

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from planner.fit import select
-from planner.fit.beyond import Beyond
 from planner.fit.data import FitData, fit_data
 from planner.fit.drift import AS_GOOD, CHANCE, drift
+from planner.fit.extrapolation_probe import ExtrapolationProbe
 from planner.fit.fit import fit
 from planner.fit.select import Score, choose, score_laws, screen_others
 from planner.laws import LAWS, Law, Points, Reference
@@ -54,7 +54,7 @@ def test_it_is_what_the_median_law_as_good_differs_by_at_twice_the_dearest_runs(
     for size, passes in ((2.0, 1.0), (1.0, 2.0)):
         cells = (size * dear.params, size * dear.tokens_pt, size * passes * dear.tokens_spec, size * dear.unique_spec)
         each = np.array([score.estimate.log_loss(Points(score.reference, *cells)) for score in [best, *near]])
-        away = Beyond.of(medicine, repeated=passes > 1).distance
+        away = ExtrapolationProbe.of(medicine, repeated=passes > 1).distance
         outside = away > np.log(1.2)
         squares.append((np.median(np.abs(each[1:] - each[0]), axis=0)[outside] / away[outside]) ** 2)
     assert drift([best], scores, medicine, NOISE) == pytest.approx(np.sqrt(np.mean([each.mean() for each in squares])))
@@ -86,7 +86,7 @@ def test_where_one_law_is_right_beyond_all_doubt_there_is_next_to_none(noise: fl
 
 
 def test_runs_beyond_are_twice_as_large_or_repeat_twice_as_often(medicine: FitData) -> None:
-    larger, again = (Beyond.of(medicine, repeated=repeated) for repeated in (False, True))
+    larger, again = (ExtrapolationProbe.of(medicine, repeated=repeated) for repeated in (False, True))
     dear = medicine.rows(medicine.flops >= np.quantile(medicine.flops, 0.75))
     assert larger.runs.params == pytest.approx(2 * dear.params) and larger.runs.tokens_pt == pytest.approx(2 * dear.tokens_pt)
     assert larger.runs.epochs == pytest.approx(dear.epochs) and again.runs.epochs == pytest.approx(2 * dear.epochs)

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from planner.allocate.allocate import allocate
-from planner.allocate.beyond import AXIS_NAMES, tell_far
+from planner.allocate.extrapolation import AXIS_NAMES, tell_far
 from planner.allocate.request import Request
 from planner.cli.fit_tables import show
 from planner.errors import DataError, InputError, PlannerWarning
@@ -99,12 +99,12 @@ def test_of_many_rows_some_choose_the_law_and_all_make_it(synthetic: FitData, mo
         asked.append(points.count)
         return estimate(law, points, *rest, **named)
 
-    monkeypatch.setattr("planner.fit.sample.MOST", 110)
+    monkeypatch.setattr("planner.fit.sample.MOST_ROWS", 110)
     monkeypatch.setattr("planner.fit.select.estimate", count)
     found = score_laws([synthetic], laws)
     assert asked.count(synthetic.count) == len([score for score in found if score.held]) < len(asked) == asked.count(synthetic.count) + asked.count(110)
     for score, whole in zip(found, by_all, strict=True):
-        assert score.estimate.law is whole.estimate.law and score.reference == synthetic.reference and score.unusual.shape == (synthetic.count,)
+        assert score.estimate.law is whole.estimate.law and score.reference == synthetic.reference and score.outliers.shape == (synthetic.count,)
         assert score.held.keys() == whole.held.keys() and score.mean == pytest.approx(whole.mean, rel=0.5)
         if score.held:
             assert score.estimate.objective == pytest.approx(whole.estimate.objective, rel=1e-6) and score.estimate.starts >= 12

@@ -255,7 +255,7 @@ def test_a_size_that_is_off_is_said(tmp_path: Path, place: int, factor: float, l
 @pytest.mark.parametrize(("factor", "said"), [(1.06, "above what .*either it was trained"), (0.94, "below what .*either the smaller ones were trained")])
 def test_a_largest_size_that_is_off_its_forecast_is_said(tmp_path: Path, factor: float, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where leaving it out does not make all well."""
-    monkeypatch.setattr("planner.fit.fit.size_astray", lambda score, data: None)
+    monkeypatch.setattr("planner.fit.fit.find_size_outlier", lambda score, data: None)
     frame = grid(0.004, sizes=np.geomspace(1e7, 1e9, 7))
     frame.loc[frame["params_non_embedding"] == frame["params_non_embedding"].max(), "loss_spec"] *= factor
     with pytest.warns(PlannerWarning, match=f"the losses of the largest size lie .* % {said} less well"):

@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from planner.arrays import Array
 from planner.fit.data import FitData, _replicate_sd
 from planner.fit.holdout import LARGEST_SHARE, LEAST_HELD, Slice, _top, slices
-from planner.laws.dual import Array
 
 MANY = 50_000
 

@@ -30,9 +30,9 @@ from planner.launch.domains import TRUNK
 from planner.launch.parts import Part, forget_trunk, left
 from planner.launch.slurm import submit_chain, write_chain
 from planner.launch.watch import watch as read_progress
-from planner.report.course import course
+from planner.report.loss_curve import loss_curve
 from planner.train.full import main, states
-from planner.train.full.expect import Course
+from planner.train.full.forecast_curve import ForecastCurve
 from planner.train.full.metrics import read_metrics
 from planner.train.full.plan import HALTED, LATEST, STOP_FILE, FullRun, state_folder
 from tests.launch.test_domains import answer, laid_down, row, two  # noqa: F401  (a fixture)
@@ -157,9 +157,7 @@ def test_with_its_trunk_a_branch_diverges(path: Path, tmp_path: Path, monkeypatc
     assert code == 0 and out.count("diverged") == 3
 
 
-def test_states_at_forks_take_no_place_from_those_that_rollbacks_go_back_to(
-    bare: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_states_at_forks_take_no_place_from_those_that_rollbacks_go_back_to(bare: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A spike is laid to batches of twenty steps, which lie before the third state back but for the fork's."""
     install({FACTORS: [[0, 34, 40]]}, monkeypatch.setattr)
     laid = laid_down(bare, tmp_path / "run", save_every=7)
@@ -168,9 +166,7 @@ def test_states_at_forks_take_no_place_from_those_that_rollbacks_go_back_to(
     assert rollback["to"] < 21 and {name: rows[name]["loss_spec"] for name in rows} == {name: alone[name]["loss_spec"] for name in rows}
 
 
-def test_a_branch_killed_while_its_first_state_is_named_begins_again(
-    path: Path, one: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_branch_killed_while_its_first_state_is_named_begins_again(path: Path, one: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     laid = laid_down(path, tmp_path / "run", save_every=10)
     assert run_here(laid[0].folder)
     mail, write = tmp_path / "run" / "mail", states.write_text
@@ -277,8 +273,8 @@ def test_each_run_has_the_forecast_of_its_law(two: Corpus, fitted: FittedLaw, tm
     sources = {name: {**source, **({"law_path": "law.json"} if "mail" in name else {})} for name, source in many.sources.items()}
     replace(many, sources=sources).save(tmp_path / "a.json", {})
     laid = {part.name: part for part in laid_down(tmp_path / "a.json", tmp_path / "run")}
-    mail, parser = Course.load(laid["mail"].folder), Course.load(laid["parser"].folder)
-    assert mail is not None and parser is not None and Course.load(laid[TRUNK].folder) is None
+    mail, parser = ForecastCurve.load(laid["mail"].folder), ForecastCurve.load(laid["parser"].folder)
+    assert mail is not None and parser is not None and ForecastCurve.load(laid[TRUNK].folder) is None
     assert [point.step for point in mail.points] == [*laid["mail"].run.settings.evaluate_at, 450] and len(parser.points) == 1
     assert len(mail.points) > 4 and all(230 < point.step for point in mail.points) and mail.points[-1].low == parser.points[-1].low == 2.0
     assert FullRun.load(laid["mail"].folder) == laid["mail"].run
@@ -294,7 +290,7 @@ def test_watch_shows_every_run_and_one(one: Path) -> None:
     code, _, said = plan("watch", one / "mail")
     assert code == 0 and (one / "mail" / "progress.png").stat().st_size > 10_000
     axis = Figure().subplots()
-    course(axis, read_progress(one / "mail"))
+    loss_curve(axis, read_progress(one / "mail"))
     assert axis.get_xlim()[0] == FORK * 64, "a branch is drawn from where it begins"
 
 

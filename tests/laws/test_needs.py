@@ -16,7 +16,7 @@ from planner.fit.data import FitData, fit_data
 from planner.fit.estimate import estimate
 from planner.fit.fitted import FittedLaw
 from planner.fit.identify import reason_against
-from planner.fit.kin import FLOOR, kin_starts
+from planner.fit.warm_starts import FIRST_IRREDUCIBLE, warm_starts
 from planner.laws import LAWS, Law, Parameter
 from planner.next_runs.candidates import Candidates
 from planner.next_runs.collinear import against_axes
@@ -77,8 +77,8 @@ def test_the_irreducible_loss_may_have_any_name(fitted: FittedLaw) -> None:
     data = fit_data(read_runs(MEDICINE))
     points = data.points(data.reference)
     known = estimate(LAWS["ceiling-rote"], points, data.log_loss, np.random.default_rng(0), starts=4)
-    starts = kin_starts(renamed(LAWS["floor-rote"], {"E": "L∞"}), [known], points, data.log_loss, np.random.default_rng(0))
-    assert starts[0, 0] == pytest.approx(FLOOR * np.exp(data.log_loss.min()))
+    starts = warm_starts(renamed(LAWS["floor-rote"], {"E": "L∞"}), [known], points, data.log_loss, np.random.default_rng(0))
+    assert starts[0, 0] == pytest.approx(FIRST_IRREDUCIBLE * np.exp(data.log_loss.min()))
 
 
 def test_a_need_that_is_none_is_refused() -> None:

@@ -10,7 +10,7 @@ from planner.design.cells import Cell
 from planner.errors import DataError, InputError
 from planner.fit.fitted import FittedLaw
 from planner.laws import LAWS
-from planner.next_runs.belief import prior_law, prior_worlds
+from planner.next_runs.belief import prior_draws, prior_law
 from planner.next_runs.candidates import Candidates, candidates
 from planner.next_runs.choose import cheapest_first, choose, in_order, naive_grid
 from planner.next_runs.collinear import not_separated, refuse_collinear
@@ -125,7 +125,7 @@ def test_one_ratio_beside_runs_of_one_stage_is_a_design_with_a_warning(fitted: F
 
 def test_the_rank_names_what_no_rule_saw(fitted: FittedLaw) -> None:
     """Size and general tokens in step: each has three values, and together they are one axis."""
-    every = prior_worlds(prior_law(Candidates(tuple(GOOD), SETTING), ("transfer-size-penalised",)))
+    every = prior_draws(prior_law(Candidates(tuple(GOOD), SETTING), ("transfer-size-penalised",)))
     assert not not_separated(Candidates(tuple(GOOD), SETTING), every[0], 0.005, 0.25)
     tied = [cell for n, pt in zip(SIZES, (1.1e6, 2.2e6, 4.4e6), strict=True) for cell in cross((n,), (pt,), (*SPECIAL, 2.4e6), UNIQUE)]
     names = not_separated(Candidates(tuple(tied), SETTING), every[0], 0.005, 0.25)

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from planner.arrays import Array
 from planner.laws import Points, Reference
-from planner.laws.dual import Array
-from planner.next_runs.belief import Worlds
+from planner.next_runs.belief import ParameterDraws
 from planner.next_runs.information import Information, fisher, mean_criterion
 from tests.next_runs.shared import LINE
 
@@ -13,8 +13,8 @@ REFERENCE = Reference(1.0, 1.0)
 NOISE, SHARE = 0.1, 0.3
 
 
-def line(log_n: Array) -> tuple[Worlds, Array]:
-    worlds = Worlds(LINE, "non_embedding", REFERENCE, np.zeros((1, 2)), np.ones(2), np.eye(2)[None])
+def line(log_n: Array) -> tuple[ParameterDraws, Array]:
+    worlds = ParameterDraws(LINE, "non_embedding", REFERENCE, np.zeros((1, 2)), np.ones(2), np.eye(2)[None])
     return worlds, worlds.slopes(Points(REFERENCE, np.exp(log_n), 1.0, 0.0, np.nan))
 
 

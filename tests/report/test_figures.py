@@ -10,9 +10,9 @@ import pytest
 from planner.allocate.allocate import allocate
 from planner.allocate.base import Base
 from planner.allocate.bases import allocate_bases
-from planner.allocate.beyond import outside
 from planner.allocate.domains.allocate import allocate_domains
 from planner.allocate.domains.request import Domain, DomainsRequest
+from planner.allocate.extrapolation import outside
 from planner.allocate.isoflop import IsoFlop, iso_flops
 from planner.allocate.isoflop import iso_flop as iso_flop_of
 from planner.allocate.problem import Problem
@@ -25,7 +25,7 @@ from planner.method import Method
 from planner.report import fit_page
 from planner.report.bases import bases
 from planner.report.choice import law_scores, profiles, start_agreement
-from planner.report.domains import MOST, domains
+from planner.report.domains import MOST_DOMAINS, domains
 from planner.report.law import size_slices, token_slices
 from planner.report.learning_rates import learning_rates
 from planner.report.plans import iso_flop, iso_flop_shares, size_curve, split_curve
@@ -355,7 +355,7 @@ def rows_of(axis: Any) -> list[str]:
 
 @pytest.mark.slow
 def test_many_domains_show_structures_budget_and_losses(fitted: FittedLaw) -> None:
-    count = MOST + 3
+    count = MOST_DOMAINS + 3
     many = tuple(Domain(f"d{number}", fitted, 1e5 * (1 + number % 3), max_loss=9.0 if number == 0 else None) for number in range(count))
     answer = allocate_domains(DomainsRequest(2e14, many), allow_extrapolation=True)
     axes, render = drawn(3)
@@ -365,13 +365,13 @@ def test_many_domains_show_structures_budget_and_losses(fitted: FittedLaw) -> No
     assert rows_of(axes[0])[0] == "split training\n(recommended)" and "one mixed model" in rows_of(axes[0])
     assert words(axes[0]) == ["a bound: at least this, no forecast"]
     bars = [bar.get_width() for bar in axes[1].patches]
-    assert rows_of(axes[1])[0] == "trunk" and rows_of(axes[1])[-1] == "3 other domains" and len(bars) == MOST + 2
+    assert rows_of(axes[1])[0] == "trunk" and rows_of(axes[1])[-1] == "3 other domains" and len(bars) == MOST_DOMAINS + 2
     assert best.flops is not None and abs(sum(bars) - 100 * best.flops / 2e14) < 1e-6
     order = sorted(best.domains, key=lambda plan: -plan.flops)
-    assert rows_of(axes[2]) == [plan.name for plan in order[:MOST]] and "3 more not shown" in axes[2].get_title()
+    assert rows_of(axes[2]) == [plan.name for plan in order[:MOST_DOMAINS]] and "3 more not shown" in axes[2].get_title()
     marks = [float(np.asarray(line.get_xdata())[0]) for line in axes[2].lines if line.get_marker() == "o"]
-    assert marks == pytest.approx([plan.loss for plan in order[:MOST]])
-    if any(plan.name == "d0" for plan in order[:MOST]):
+    assert marks == pytest.approx([plan.loss for plan in order[:MOST_DOMAINS]])
+    if any(plan.name == "d0" for plan in order[:MOST_DOMAINS]):
         assert words(axes[2]) == ["required"]
 
 

@@ -15,7 +15,7 @@ from planner.ladder import shape_for
 from planner.method import Method
 from planner.recipe import Recipe
 from planner.train.job import Job
-from planner.train.passes import training_bytes
+from planner.train.micro_batch import training_bytes
 from planner.train.rows import BYTES_PER_LOGIT, LOGITS_BYTES, MOST_TOKENS, evaluation_bytes, rows_at_once
 from planner.train.size import memory
 from tests.train.shared import checkpoint, paired_corpus

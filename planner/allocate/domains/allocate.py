@@ -8,26 +8,26 @@ from typing import Any
 
 import numpy as np
 
-from planner.allocate.beyond import refuse_far, refuse_far_general
 from planner.allocate.budget import cost_of
-from planner.allocate.domains import keep
+from planner.allocate.domains import general_limit
 from planner.allocate.domains.accuracy import with_accuracy
 from planner.allocate.domains.answer import DomainsAllocation, Structure
-from planner.allocate.domains.around import around
+from planner.allocate.domains.domain_warnings import tell_never_of, warnings_of, warnings_of_mix
 from planner.allocate.domains.early import MixWorth
 from planner.allocate.domains.forecast import Outlook, describe, outlook
 from planner.allocate.domains.found import INDEPENDENT, MIXED, SPLIT, Found
 from planner.allocate.domains.independent import independent
-from planner.allocate.domains.knowing import knowing
+from planner.allocate.domains.information_value import information_value
 from planner.allocate.domains.left_over import with_less
 from planner.allocate.domains.mixed import mixed
 from planner.allocate.domains.prices import prices
 from planner.allocate.domains.problem import DomainsProblem
 from planner.allocate.domains.refuse import refuse
 from planner.allocate.domains.request import DomainsRequest
+from planner.allocate.domains.sensitivity import sensitivity
 from planner.allocate.domains.shares import SHARES, of_share
 from planner.allocate.domains.split import NO_GENERAL, UNIFORM, split
-from planner.allocate.domains.tell import tell_never_of, warnings_of, warnings_of_mix
+from planner.allocate.extrapolation import refuse_far, refuse_far_general
 from planner.errors import DataError
 from planner.flops import flops_6nd
 from planner.units import format_names, format_part
@@ -43,7 +43,7 @@ ASSUMPTION = (
 )
 UNSPENT = 0.02
 _KEPT = ("sweep", "domain", "recipe", "vocab_size", "corpus", "corpus_path", "eval_tokens", "method")
-LESS = 3e5
+COMPARED_EVALUATIONS = 3e5
 """Losses that one grid may take in the search of what is only compared with: within 4e-4 in ln L."""
 
 
@@ -71,7 +71,7 @@ def allocate_domains(
     tried = {name: _tried(under[name], search) for name, search in searches.items()}
     able = [name for name, (plan, _) in tried.items() if _able(name, plan, mix)]
     if not able and request.limited:
-        keep.refuse(problem)
+        general_limit.refuse(problem)
     if not able:
         raise DataError(f"{request.flops:.3g} FLOPs are too few for {problem.count} domains", remedy="give more FLOPs or a smaller --params")
     if all(tried[name][1] is None for name in able):
@@ -84,7 +84,7 @@ def allocate_domains(
     found, margin = tried[best]
     assert found is not None and margin is not None
     domains = tuple(replace(domain, max_loss=None) for domain in request.domains)
-    free = replace(problem, evaluations=LESS, request=replace(request, domains=domains, max_general_loss=None, max_general_rise=None))
+    free = replace(problem, evaluations=COMPARED_EVALUATIONS, request=replace(request, domains=domains, max_general_loss=None, max_general_rise=None))
     arms = {name: split(free, name) for name in (UNIFORM, NO_GENERAL)} | {name: of_share(free, name, found) for name in SHARES}
     looks |= {name: outlook(problem, plan) for name, plan in arms.items() if plan is not None}
     structures, bound = (
@@ -108,17 +108,17 @@ def allocate_domains(
         arms=bound,
         warnings=(*warnings_of_mix(mix, chosen, structures), *warnings_of(under[best], chosen, structures, found, margin), *unsure),
         sources=_sources(problem),
-        around=asdict(around(under[best], found, margin)),
+        around=asdict(sensitivity(under[best], found, margin)),
         worths=tuple(worths),
         exchange=exchange,
-        knowing=knowing(under[best], found, margin, progress) if ask_laws else (),
+        knowing=information_value(under[best], found, margin, progress) if ask_laws else (),
         cost=cost_of(request, found.total_flops, chosen.flops_inference),
     )
 
 
 def _searches(problem: DomainsProblem, mix: MixWorth | None) -> dict[str, Callable[[float], Found | None]]:
     """Return the search for each structure, given the margin by which required losses are tightened."""
-    mixing, less = replace(problem, mix=mix), replace(problem, evaluations=LESS)
+    mixing, less = replace(problem, mix=mix), replace(problem, evaluations=COMPARED_EVALUATIONS)
     return {
         SPLIT: lambda margin: with_less(problem, lambda less, margin: split(less, margin=margin), margin),
         INDEPENDENT: lambda margin: with_less(problem, independent, margin),
@@ -192,7 +192,7 @@ def _compared(problem: DomainsProblem, found: Found | None, arm: Structure) -> S
     why = [f"does not reach the max_loss of {_missed(problem, found)}"] if missed.any() else []
     if problem.request.limited:
         # These arms replay nothing; without a trunk there is no general loss to keep.
-        share = keep.after(problem, found.size[:, None], found.tokens_general, found.tokens_spec[:, None], 0.0)[:, 0]
+        share = general_limit.branch_replay(problem, found.size[:, None], found.tokens_general, found.tokens_spec[:, None], 0.0)[:, 0]
         over = [domain.name for domain, keeps in zip(problem.request.domains, share <= 0, strict=True) if not keeps]
         why += [f"passes the limit on the general loss for {format_names(over)}"] if over else []
     if not why:

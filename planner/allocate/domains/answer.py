@@ -13,9 +13,9 @@ import numpy as np
 
 from planner.allocate.allocation import Worth, check_interval, check_shape
 from planner.allocate.budget import check_cost
+from planner.arrays import Array
 from planner.artifacts import check_numbers, read_artifact, whole, write_artifact
 from planner.fit.support import NEAR
-from planner.laws.dual import Array
 
 KIND = "domains"
 VERSION = 1
@@ -54,7 +54,7 @@ class DomainPlan:
     shape: dict[str, Any] | None = None
     params_total: float | None = None
     general: dict[str, Any] | None = None
-    """The general loss after the specialist stage, where it is limited, with the replay that keeps the limit: fields of `retention.Kept`."""
+    """The general loss after the specialist stage, where it is limited, with the replay that keeps the limit: fields of `retention.GeneralLoss`."""
     accuracy: dict[str, Any] | None = None
     """Forecast accuracy with its 90 % interval, as `accuracy.forecast` describes it; None but in the recommended structure of domains with a table."""
     flops_6nd: float | None = None
@@ -113,7 +113,7 @@ class Structure:
 
 
 @dataclass(frozen=True)
-class Knowing:
+class InformationValue:
     """What the law of some domains is worth to the decision."""
 
     domains: tuple[str, ...]
@@ -141,12 +141,12 @@ class DomainsAllocation:
     created: str = ""
     """When it was written [UTC]."""
     around: dict[str, Any] = field(default_factory=dict)
-    """How sharp the optimum is: fields of `around.Around`."""
+    """How sharp the optimum is: fields of `sensitivity.Sensitivity`."""
     worths: tuple[Worth, ...] = ()
     """What more of something would buy."""
     exchange: str = ""
     """What the specialist text is worth in compute, in words."""
-    knowing: tuple[Knowing, ...] = ()
+    knowing: tuple[InformationValue, ...] = ()
     """What knowing each law would be worth, the most first, where that was asked."""
     cost: dict[str, Any] | None = None
     """What the recommended structure takes: the fields of `budget.Cost`; None where no speed of a GPU was stated, or of older versions."""
@@ -193,7 +193,7 @@ class DomainsAllocation:
             return cls(
                 body["request"], body["best"], structures, arms, tuple(body["warnings"]), body["sources"], body["created"],
                 dict(body.get("around", {})), worths, body.get("exchange", ""),
-                tuple(Knowing(**{**item, "domains": tuple(item["domains"])}) for item in body.get("knowing", [])),
+                tuple(InformationValue(**{**item, "domains": tuple(item["domains"])}) for item in body.get("knowing", [])),
                 body.get("cost"),
             )  # fmt: skip
 

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from planner.allocate.domains.found import SPLIT, Found
-from planner.allocate.domains.keep import after
+from planner.allocate.domains.general_limit import branch_replay
 from planner.allocate.domains.problem import DomainsProblem
+from planner.allocate.domains.rounding import FINE, better, cooled, made
 from planner.allocate.domains.trade import MARGIN
-from planner.allocate.domains.whole import FINE, better, cooled, made
-from planner.laws.dual import Array
+from planner.arrays import Array
 
 MOST_DOMAINS = 8
 """Domains up to which plans are moved."""
@@ -25,13 +25,13 @@ NEAR_SCALES = (4,)
 """The same beside a plan of another request."""
 SIZES = (0, -1, 1, -3, 3, -10, 10)
 """Sizes up or down."""
-FEW = 60
+FEW_RESAMPLES = 60
 """Resamples under which moves are compared."""
 MOST_MOVES = 30
 """Of one scale."""
 GAIN = 1e-8
 """Share of itself by which the objective must fall for another move."""
-IDLE = 0.97
+LEFT_OVER = 0.97
 """Share of the budget under which what is left of it decides nothing."""
 FILLS = 3
 """Times that what takes the rest is brought to it, whose replay changes with it."""
@@ -49,14 +49,14 @@ def climbed(problem: DomainsProblem, found: Found, nearby: bool = False) -> Foun
         return found
     size, plan, share = int(found.size[0]), np.append(found.tokens_general, found.tokens_spec), found.shares
     unit = max(problem.step, problem.whole(found.tokens_spec.max() / FINE))
-    like, idle = found, problem.spent(found) < IDLE * problem.request.flops
+    like, idle = found, problem.spent(found) < LEFT_OVER * problem.request.flops
     for scale in NEAR_SCALES if nearby else SCALES:
         least = np.inf
         for _ in range(MOST_MOVES):
             sizes, plans, shares = _moved(problem, size, plan, scale * unit, not nearby, idle)
             spec = plans[:, 1:].T
             general = plans[:, 0] + spec * shares / (1 - shares)
-            value = problem.value(problem.expected(sizes[None], general, spec, FEW, like, shares), MARGIN).sum(0)
+            value = problem.value(problem.expected(sizes[None], general, spec, FEW_RESAMPLES, like, shares), MARGIN).sum(0)
             best = int(value.argmin())
             if not value[best] < least * (1 - GAIN):
                 break
@@ -110,7 +110,7 @@ def _bounded(problem: DomainsProblem, sizes: Any, plans: Array) -> tuple[Array, 
     least = problem.least_stage * (1 - 1e-9)
     good = (trunk >= least) & ((spec >= least) | (spec == 0)).all(0)
     share = np.full(spec.shape, np.nan)
-    share[:, good] = after(problem, sizes[good][None], trunk[good][None], spec[:, good], 0.0)
+    share[:, good] = branch_replay(problem, sizes[good][None], trunk[good][None], spec[:, good], 0.0)
     stages = spec / (1 - share)
     share[:, trunk + (stages - spec).max(0) > problem.general_tokens * (1 + 1e-9)] = np.nan
     left = problem.tokens(sizes) * (1 + 1e-9) - trunk * cooled(problem, SPLIT, spec) - (problem.spec_cost[:, sizes] * stages).sum(0)

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from planner.allocate.domains.climb import FEW, FILLS, GAIN, MOST_MOVES, NEAR_SCALES, SCALES, SIZES
+from planner.allocate.domains.climb import FEW_RESAMPLES, FILLS, GAIN, MOST_MOVES, NEAR_SCALES, SCALES, SIZES
 from planner.allocate.domains.found import INDEPENDENT, Found
-from planner.allocate.domains.keep import within
+from planner.allocate.domains.general_limit import model_replay
 from planner.allocate.domains.problem import DomainsProblem
+from planner.allocate.domains.rounding import FINE, better
 from planner.allocate.domains.trade import MARGIN
-from planner.allocate.domains.whole import FINE, better
-from planner.laws.dual import Array
+from planner.arrays import Array
 
 SIGNS = np.array([(0, 0), (1, 0), (-1, 0), (0, 1), (0, -1)])
 """Of moves of general and of specialist tokens; none comes first."""
@@ -46,7 +46,7 @@ def climbed_each(problem: DomainsProblem, found: Found, flops: Array, nearby: bo
         least = np.full(problem.count, np.inf)
         for _ in range(MOST_MOVES):
             moved = _moved(problem, size, pt, spec, flops, scale * unit)
-            value = problem.value(problem.expected(*moved[:3], FEW, like, moved[3]), MARGIN)
+            value = problem.value(problem.expected(*moved[:3], FEW_RESAMPLES, like, moved[3]), MARGIN)
             best = value.argmin(1)
             gains = value[rows, best] < least * (1 - GAIN)
             if not gains.any():
@@ -71,7 +71,7 @@ def _moved(problem: DomainsProblem, size: Any, pt: Array, spec: Array, flops: Ar
     for last in (*[False] * FILLS, True):
         pt, spec = np.minimum(pt, problem.whole(problem.general_tokens)), np.minimum(spec, problem.whole(problem.most_spec)[:, None])
         good = ~outside & (pt >= problem.least_stage * (1 - 1e-9)) & ((spec == 0) | (spec >= problem.least_stage * (1 - 1e-9)))
-        share = np.where(good, within(problem, at, pt, spec, 0.0, good), np.nan)
+        share = np.where(good, model_replay(problem, at, pt, spec, 0.0, good), np.nan)
         replayed = spec * share / (1 - share)
         left = total - pt - cost * spec - (cost - 1) * replayed
         if not last:

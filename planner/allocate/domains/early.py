@@ -13,7 +13,7 @@ import numpy as np
 
 from planner.allocate.domains.found import Found
 from planner.allocate.domains.request import Domain
-from planner.laws.dual import Array
+from planner.arrays import Array
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from planner.allocate.domains.found import INDEPENDENT, MIXED, Found
 from planner.allocate.domains.problem import DomainsProblem
 from planner.allocate.replay_cost import cost, dearer
 from planner.allocate.retention import SURE
+from planner.arrays import Array
 from planner.fit.level import Z, interval_of
 from planner.flops import flops_6nd
-from planner.laws.dual import Array
 
 DRAWS = 4000
 SEED = 0

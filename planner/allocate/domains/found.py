@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from planner.laws.dual import Array
+from planner.arrays import Array
 
 SPLIT, INDEPENDENT, MIXED = "split training", "independent models", "one mixed model"
 

@@ -14,17 +14,17 @@ import numpy as np
 from planner.allocate.domains.climb import MOST_DOMAINS
 from planner.allocate.domains.climb_each import climbed_each, own_budgets
 from planner.allocate.domains.found import INDEPENDENT, Found
-from planner.allocate.domains.keep import after, within
+from planner.allocate.domains.general_limit import branch_replay, model_replay
 from planner.allocate.domains.problem import EVERY, MILD, MOST, PENALTY, DomainsProblem
-from planner.allocate.domains.stages import CLOSER, COARSE, MANY, NEARBY, Stage, around, near, whole_steps
+from planner.allocate.domains.rounding import FEW_RESAMPLES, OFFSETS, beside, better, objective
+from planner.allocate.domains.search_grid import CLOSER, COARSE, MANY_DOMAINS, NEARBY, Resolution, sizes_around, sizes_near, whole_steps
 from planner.allocate.domains.waterfill import fill
-from planner.allocate.domains.whole import FEW, OFFSETS, beside, better, worth
 from planner.allocate.replay_cost import cost
 from planner.allocate.retention import REPLAYS as SHARES
-from planner.laws.dual import Array
+from planner.arrays import Array
 
 REPLAYS = np.array(SHARES)
-FINER = np.interp(np.arange(0, len(REPLAYS) - 0.75, 0.25), np.arange(len(REPLAYS)), REPLAYS)
+FINER_REPLAYS = np.interp(np.arange(0, len(REPLAYS) - 0.75, 0.25), np.arange(len(REPLAYS)), REPLAYS)
 """The same more closely, beside the shortest general stage, where nothing else makes up for the steps between them."""
 BUDGETS = 28
 REQUIRED, ROUNDS = 7, 3
@@ -56,22 +56,20 @@ def independent(problem: DomainsProblem, margin: float = 0.0, quick: bool = Fals
     count, flops, required = problem.count, problem.request.flops, bool(np.isfinite(problem.max_loss).any())
     best = kept = start
     if start is None:
-        thin = 2 if problem.request.limited and count > MANY else 1
+        thin = 2 if problem.request.limited and count > MANY_DOMAINS else 1
         general = GENERAL[::thin] if problem.request.limited else np.ones(1)
-        grid = _budgets(problem), near(problem, 0, COARSE), SPLITS[::thin], general
+        grid = _budgets(problem), sizes_near(problem, 0, COARSE), SPLITS[::thin], general
         budgets, sizes, splits, general = (np.tile(values, (count, 1)) for values in grid)
     else:
         budgets, sizes, splits, general = _around(problem, start, own_budgets(problem, start), NEARBY[0])
     for number, following in enumerate((*(NEARBY[1:] if start else CLOSER), None)):
         table: Sequence[Any] = _tables(problem, budgets, sizes, splits, general, best)
         less = replace(problem, evaluations=problem.evaluations * REQUIRED / budgets.shape[1])
-        for _ in range((ROUNDS if count <= MANY else 1) if required else 0):
+        for _ in range((ROUNDS if count <= MANY_DOMAINS else 1) if required else 0):
             more = _required(problem, budgets, table[0], margin)
             added = _tables(less, more, sizes, splits, general, best)
             order = np.concatenate([budgets, more], axis=1).argsort(1, kind="stable")
-            budgets, *table = (
-                np.take_along_axis(np.concatenate(pair, axis=1), order, 1) for pair in zip((budgets, *table), (more, *added), strict=True)
-            )
+            budgets, *table = (np.take_along_axis(np.concatenate(pair, axis=1), order, 1) for pair in zip((budgets, *table), (more, *added), strict=True))
         loss, at, pt, spec = table
         mild = MILD * STEEPER**number
         value = problem.value(loss, margin, _penalty(problem, loss, margin, mild))
@@ -90,20 +88,20 @@ def independent(problem: DomainsProblem, margin: float = 0.0, quick: bool = Fals
             break
         # Around what each domain has in the best so far, whose budgets are its own.
         middle, each = best, np.maximum(own_budgets(problem, best), 1e-300)
-        if problem.request.limited and filled.total[0] < (1 - LOST) * worth(problem, best, margin, mild):
+        if problem.request.limited and filled.total[0] < (1 - LOST) * objective(problem, best, margin, mild):
             middle, each = Found(INDEPENDENT, at[rows, node], pt[rows, node], spec[rows, node], 0.0, filled.amount[0], 0.0), filled.amount[0]
         budgets, sizes, splits, general = _around(problem, middle, each, following)
-        if required and following is CLOSER[0] and count <= MANY:  # with what it gives back their models may be of quite another size
-            sizes = np.concatenate([sizes, np.tile(near(problem, 0, COARSE), (count, 1))], axis=1)
+        if required and following is CLOSER[0] and count <= MANY_DOMAINS:  # with what it gives back their models may be of quite another size
+            sizes = np.concatenate([sizes, np.tile(sizes_near(problem, 0, COARSE), (count, 1))], axis=1)
     found = better(problem, kept, best, 0.0)
     if found is None or quick or not climbs or not problem.request.limited or count > MOST_DOMAINS:
         return found
     return climbed_each(problem, found, own_budgets(problem, found), start is not None)
 
 
-def _around(problem: DomainsProblem, found: Found, each: Array, stage: Stage) -> tuple[Array, Any, Array, Array]:
+def _around(problem: DomainsProblem, found: Found, each: Array, resolution: Resolution) -> tuple[Array, Any, Array, Array]:
     """Return what to look at around models that have `each` FLOPs: budgets, sizes, shares of specialist and of general text, each (domains, any)."""
-    factors = np.exp(stage.step * np.arange(-stage.around, stage.around + 1))
+    factors = np.exp(resolution.step * np.arange(-resolution.around, resolution.around + 1))
     share = found.tokens_spec / np.minimum(problem.most_spec, found.tokens_pt / _cost(problem, found.size) + found.tokens_spec)
     splits = np.concatenate([np.tile(ENDS, (problem.count, 1)), np.minimum(share[:, None] * factors, 1.0)], axis=1)
     general = np.ones((problem.count, 1))
@@ -111,14 +109,12 @@ def _around(problem: DomainsProblem, found: Found, each: Array, stage: Stage) ->
         room = np.clip(problem.tokens_each(each, found.size) - _cost(problem, found.size) * found.tokens_spec, 1e-300, problem.general_tokens)
         general = np.concatenate([general, np.minimum((found.tokens_pt / room)[:, None] * factors, 1.0)], axis=1)
     budgets = np.minimum(each[:, None] * factors, problem.request.flops)
-    if np.isfinite(problem.max_loss).any() and problem.count <= MANY:  # what the one that requires a loss gives back may be much for the others
+    if np.isfinite(problem.max_loss).any() and problem.count <= MANY_DOMAINS:  # what the one that requires a loss gives back may be much for the others
         budgets = np.sort(np.concatenate([budgets, np.tile(_budgets(problem)[::3], (problem.count, 1))], axis=1), axis=1)
-    return budgets, around(problem, found.size, stage), np.sort(splits, axis=1), general
+    return budgets, sizes_around(problem, found.size, resolution), np.sort(splits, axis=1), general
 
 
-def _tables(
-    problem: DomainsProblem, budgets: Array, sizes: Any, splits: Array, general: Array, like: Found | None
-) -> tuple[Array, Any, Array, Array]:
+def _tables(problem: DomainsProblem, budgets: Array, sizes: Any, splits: Array, general: Array, like: Found | None) -> tuple[Array, Any, Array, Array]:
     """Tabulate in blocks of budgets, as `_table`: under a limit a grid of many domains would not fit the memory."""
     plans = problem.count * sizes.shape[1] * (splits.shape[1] + 2) * (general.shape[1] + (len(REPLAYS) if problem.request.limited else 0))
     each = int(np.clip(MOST_PLANS // plans, 1, budgets.shape[1]))
@@ -150,9 +146,7 @@ def _required(problem: DomainsProblem, budgets: Array, loss: Array, margin: floa
     return result
 
 
-def _table(
-    problem: DomainsProblem, budgets: Array, sizes: Any, splits: Array, general: Array, like: Found | None
-) -> tuple[Array, Any, Array, Array]:
+def _table(problem: DomainsProblem, budgets: Array, sizes: Any, splits: Array, general: Array, like: Found | None) -> tuple[Array, Any, Array, Array]:
     """Tabulate the least loss of every domain for its budgets, with the size, the general and the specialist tokens that reach it.
 
     Args:
@@ -181,8 +175,9 @@ def _table(
     every = [item.reshape(*budgets.shape, -1) for item in np.broadcast_arrays(sizes[:, None, :, None, None], pt, spec)]
     if problem.request.limited:  # where that stage is all the general text, the specialist one has all the rest
         stages = np.maximum(total - problem.least_stage, 0.0)[..., None] / cost[..., None]
-        spec = np.minimum(stages * (1 - FINER), problem.most_spec[:, None, None, None])
-        pairs = np.broadcast_arrays(sizes[:, None, :, None], np.minimum(problem.least_stage + spec * (FINER / (1 - FINER)), problem.general_tokens), spec)
+        spec = np.minimum(stages * (1 - FINER_REPLAYS), problem.most_spec[:, None, None, None])
+        least = np.minimum(problem.least_stage + spec * (FINER_REPLAYS / (1 - FINER_REPLAYS)), problem.general_tokens)
+        pairs = np.broadcast_arrays(sizes[:, None, :, None], least, spec)
         every = [np.concatenate([first, item.reshape(*budgets.shape, -1)], axis=2) for first, item in zip(every, pairs, strict=True)]
     at, pt, spec = (item.reshape(problem.count, -1) for item in every)
     bare = loss = problem.expected(at, pt, spec, like=like)
@@ -191,7 +186,7 @@ def _table(
     chosen = loss.reshape(*budgets.shape, -1).argmin(-1)[..., None]
     bare, loss, at, pt, spec = (np.take_along_axis(item.reshape(*budgets.shape, -1), chosen, -1)[..., 0] for item in (bare, loss, at, pt, spec))
     if np.isfinite(problem.max_loss).any():  # what a few resamples have wrong of a required loss would be worth all that the other domains have
-        shown = problem.expected(at, pt, spec, EVERY if problem.count <= MANY else MOST // 3)
+        shown = problem.expected(at, pt, spec, EVERY if problem.count <= MANY_DOMAINS else MOST // 3)
         loss = np.where(np.isfinite(loss), shown * loss / np.where(np.isfinite(bare), bare, 1.0), np.inf)
     return loss, at, pt, spec
 
@@ -202,11 +197,11 @@ def _dearer(problem: DomainsProblem, at: Any, pt: Array, spec: Array, loss: Arra
     The least replay is looked for closely only where a plan may then be the best of its domain and budget, which it cannot where it is behind without any.
     Each of the budgets has as many of the plans, one budget after the other.
     """
-    rough = within(problem, at, pt, spec, asked=np.isfinite(loss), closely=False)
+    rough = model_replay(problem, at, pt, spec, asked=np.isfinite(loss), closely=False)
     dear = loss * np.exp(np.nan_to_num(cost(rough), nan=np.inf))
     best = np.repeat(dear.reshape(problem.count, budgets, -1).min(-1), loss.shape[1] // budgets, axis=1)
     near = (loss <= best) & np.isfinite(rough)
-    return np.where(near, loss * np.exp(cost(within(problem, at, pt, spec, asked=near))), dear)
+    return np.where(near, loss * np.exp(cost(model_replay(problem, at, pt, spec, asked=near))), dear)
 
 
 def _budgets(problem: DomainsProblem) -> Array:
@@ -256,18 +251,18 @@ def _kept(problem: DomainsProblem, size: Any, pt: Array, spec: Array, total: Arr
     stages = beside(problem, spec)
     near, whole = np.tile(stages, 5), problem.whole(pt[:, None]) + step * np.repeat(OFFSETS[:5], len(OFFSETS))
     # The shortest general stage, with the replay that each stage then needs, and the longest that is left room for lie aside of the steps to either side.
-    replay = after(problem, size[:, None], problem.least_stage, stages, 0.0)
+    replay = branch_replay(problem, size[:, None], problem.least_stage, stages, 0.0)
     shortest = problem.whole(problem.least_stage + stages * replay / (1 - replay) + problem.step)
     longest = problem.whole(np.minimum(total[:, None] - cost * stages, most))
     # Without a specialist stage all there is may be general.
     near = np.hstack([near, stages, stages, np.zeros_like(most)])
     whole = np.hstack([np.maximum(np.hstack([whole, np.nan_to_num(shortest), longest]), 0.0), problem.whole(most)])
-    share = within(problem, size[:, None], whole, near, 0.0)
+    share = model_replay(problem, size[:, None], whole, near, 0.0)
     # What is replayed counts among the general tokens, and costs what its stage does.
     replayed = near * share / (1 - share)
     used = whole - replayed + cost * (near + replayed)
     allowed = np.isfinite(share) & (used <= total[:, None] * (1 + 1e-9)) & (whole <= problem.general_tokens * (1 + 1e-9))
-    loss = problem.expected(size[:, None], whole, near, FEW, replay=np.where(allowed, share, np.nan))
+    loss = problem.expected(size[:, None], whole, near, FEW_RESAMPLES, replay=np.where(allowed, share, np.nan))
     chosen = problem.value(loss, margin).argmin(1)[:, None]
     if not np.isfinite(np.take_along_axis(loss, chosen, 1)).all():
         return None

@@ -15,15 +15,15 @@ from planner.allocate.domains.climb import MOST_DOMAINS, climbed
 from planner.allocate.domains.climb_each import climbed_each, own_budgets
 from planner.allocate.domains.found import INDEPENDENT, Found
 from planner.allocate.domains.problem import DomainsProblem
-from planner.allocate.domains.whole import better
+from planner.allocate.domains.rounding import better
 
-IDLE = 0.98
+LEFT_OVER = 0.98
 """Share of the budget under which some of it is left over."""
 STEP, ROOM = 1.2, 1.02
 """Factor between smaller budgets, and from what a plan takes to the least of them that is searched for a better one."""
 CLOSE = (1.05, 1.4)
 """Factors from what the best plan takes to budgets that are searched last, whose grids lie around it."""
-MOST = 3
+MOST_SEARCHES = 3
 """Smaller budgets that are searched, one after the other."""
 
 
@@ -37,20 +37,20 @@ def with_less(problem: DomainsProblem, search: Callable[[DomainsProblem, float],
     """
     best = found = first = search(problem, margin)
     less = problem
-    for _ in range(MOST):
+    for _ in range(MOST_SEARCHES):
         if found is None or not (problem.request.limited or np.isfinite(problem.max_loss).any()):
             break
         flops = STEP ** np.ceil(np.log(ROOM * problem.spent(found)) / np.log(STEP))
-        if flops > IDLE * less.request.flops:
+        if flops > LEFT_OVER * less.request.flops:
             break
         less = _under(problem, float(flops))
         found = search(less, margin)
         best = better(problem, best, found, margin)
-    if best is None or not problem.request.limited or problem.spent(best) > IDLE * problem.request.flops:
+    if best is None or not problem.request.limited or problem.spent(best) > LEFT_OVER * problem.request.flops:
         return best
     best = best if best is first else _moved(problem, best)
     for flops in (factor * problem.spent(best) for factor in CLOSE):
-        if flops <= IDLE * problem.request.flops and (found := search(_under(problem, flops), margin)) is not None:
+        if flops <= LEFT_OVER * problem.request.flops and (found := search(_under(problem, flops), margin)) is not None:
             best = better(problem, best, _moved(problem, found), margin) or best
     return best
 

@@ -13,10 +13,10 @@ import numpy as np
 
 from planner.allocate.domains.found import MIXED, Found
 from planner.allocate.domains.problem import DomainsProblem
-from planner.allocate.domains.stages import CLOSER, COARSE, near, nodes, whole_steps
+from planner.allocate.domains.rounding import better
+from planner.allocate.domains.search_grid import CLOSER, COARSE, nodes, sizes_near, whole_steps
 from planner.allocate.domains.waterfill import fill
-from planner.allocate.domains.whole import better
-from planner.laws.dual import Array
+from planner.arrays import Array
 
 PARTS = np.geomspace(0.02, 1.0, 16)
 """Of what budget and text allow, where the general text is limited: with little of it, not all of that can be of use."""
@@ -29,7 +29,7 @@ def mixed(problem: DomainsProblem, margin: float = 0.0) -> Found | None:
     best: Found | None = None
     size, share, part = 0, None, 1.0
     for stage in (COARSE, *CLOSER):
-        sizes, parts = near(problem, size, stage), np.ones(1)
+        sizes, parts = sizes_near(problem, size, stage), np.ones(1)
         if np.isfinite(problem.general_tokens):
             around = part * np.exp(stage.step * np.arange(-stage.around, stage.around + 1))
             parts = np.unique(np.minimum(1.0, PARTS if stage is COARSE else around))

@@ -13,12 +13,12 @@ from planner.allocate.domains.found import INDEPENDENT, Found
 from planner.allocate.domains.independent import independent
 from planner.allocate.domains.problem import DomainsProblem
 from planner.allocate.domains.request import Domain, DomainsRequest
+from planner.allocate.domains.rounding import better
+from planner.allocate.domains.search_grid import MANY_DOMAINS
 from planner.allocate.domains.split import split
-from planner.allocate.domains.stages import MANY
-from planner.allocate.domains.whole import better
 from planner.allocate.exchange import MORE_COMPUTE, exchange_of
-from planner.allocate.worth import EASED, MORE_TEXT, eased, worth_of
-from planner.laws.dual import Array
+from planner.allocate.prices import EASED, MORE_TEXT, eased, price_of
+from planner.arrays import Array
 from planner.units import format_count
 
 PRICED = 4
@@ -27,7 +27,7 @@ EVALUATIONS = 6e4
 """Losses that one grid may take here."""
 AFRESH = 3e5
 """The same in a search of the whole range."""
-IDLE = 0.98
+LEFT_OVER = 0.98
 """Share of the budget under which some of it buys nothing."""
 BINDS = 0.98
 """Share of a limit from which it binds."""
@@ -53,7 +53,7 @@ def prices(problem: DomainsProblem, found: Found, mine: Array, margin: float) ->
             best = better(under, best, searched(replace(under, evaluations=AFRESH), found, margin, None), margin)
         if best is not None:
             gains[name] = np.log(mine) - np.log(outlook(under, best).resamples)
-    rows, named = [worth_of(name, gain) for name, gain in gains.items()], list(gains)
+    rows, named = [price_of(name, gain) for name, gain in gains.items()], list(gains)
     text = exchange_of(problem.request.flops, float(problem.unique.sum()), gains[named[0]], gains[named[1]]) if len(named) > 1 else ""
     return rows, text
 
@@ -70,9 +70,9 @@ def _far(problem: DomainsProblem, changed: DomainsRequest, found: Found) -> bool
     where a required loss is looser.
     Of many domains the others hold it where it is, unless none has a stage (100 domains: 0.1 % of the loss at most, for twice the text of all).
     """
-    if problem.count > MANY:
+    if problem.count > MANY_DOMAINS:
         return not found.tokens_spec.any()
-    if ((found.tokens_spec == 0) & (problem.weights > 0)).any() or problem.spent(found) < IDLE * problem.request.flops:
+    if ((found.tokens_spec == 0) & (problem.weights > 0)).any() or problem.spent(found) < LEFT_OVER * problem.request.flops:
         return True
     both = list(zip(changed.domains, problem.request.domains, strict=True))
     return all(new.unique_spec > old.unique_spec for new, old in both) or any(new.max_loss != old.max_loss for new, old in both)
@@ -96,7 +96,7 @@ def _changes(problem: DomainsProblem, found: Found) -> Iterator[tuple[str, Domai
     total = format_count(float(problem.unique.sum()))
     yield f"twice the specialist text of every domain ({total} more tokens)", replace(request, domains=tuple(more)), 0.0
     passes = problem.weights * found.tokens_spec / problem.unique
-    for number in np.argsort(-passes)[: PRICED if problem.count <= MANY else PRICED // 2]:
+    for number in np.argsort(-passes)[: PRICED if problem.count <= MANY_DOMAINS else PRICED // 2]:
         if passes[number] > 0:
             domain = request.domains[number]
             yield f"twice the text of {domain.name} ({format_count(domain.unique_spec)} more tokens)", _with(request, int(number), more[number]), 0.0

@@ -18,9 +18,9 @@ from planner.allocate.optimum import MOST_RESAMPLES
 from planner.allocate.plans import Size, sized
 from planner.allocate.problem import Problem
 from planner.allocate.replay_cost import cost
+from planner.arrays import Array
 from planner.errors import DataError, InputError
 from planner.fit.fitted import FittedLaw
-from planner.laws.dual import Array
 
 LADDER = 240
 """Sizes between the least and the largest that are searched, where laws of tables without a recipe leave any size to choose."""

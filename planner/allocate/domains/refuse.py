@@ -13,13 +13,13 @@ from planner.allocate.domains.found import INDEPENDENT, MIXED, SPLIT, Found
 from planner.allocate.domains.independent import independent
 from planner.allocate.domains.problem import DomainsProblem
 from planner.allocate.domains.request import Domain, DomainsRequest
+from planner.allocate.domains.search_grid import MANY_DOMAINS
 from planner.allocate.domains.split import split
-from planner.allocate.domains.stages import MANY
-from planner.allocate.few import MOST_BUDGET, up
+from planner.allocate.infeasible import MOST_BUDGET, round_up
 from planner.errors import DataError
 
 STRUCTURES = (SPLIT, INDEPENDENT, MIXED)
-TOLD = 3
+BUDGET_DIGITS = 3
 """Digits of the budget that is named."""
 BISECTIONS = 6
 """So that a budget is known to about 10 %, by a coarse search."""
@@ -33,7 +33,7 @@ CLOSE = 1.028
 """Factor between the budget that is named and one that misses."""
 APART, NOISE = 2.0, 1e-3
 """Factor in what is missed, and share on top, from which on a structure is not asked for on the way to where the one that misses least misses nothing."""
-MOST = 10
+MOST_BUDGETS = 10
 """Budgets that are searched for it."""
 RAISED = 1.05
 """By how much a budget that a coarse search finds is raised until the search that plans are made with finds it enough."""
@@ -63,7 +63,7 @@ def refuse(problem: DomainsProblem, nearest: list[tuple[DomainsProblem, Found]],
     number, loss = min(((int((each / problem.max_loss).argmax()), each) for each in reached), key=lambda pair: float((pair[1] / problem.max_loss).max()))
     least = _least(problem, float(loss[number] / problem.max_loss[number]) - 1, missed)
     never = f"no budget up to {MOST_BUDGET * request.flops:.2g} FLOPs would do"
-    told = never if least is None else f"about {least:.{TOLD}g} FLOPs for all domains would do by the laws"
+    told = never if least is None else f"about {least:.{BUDGET_DIGITS}g} FLOPs for all domains would do by the laws"
     if worst > 1:
         required = float(hardest.max_loss or np.nan)
         raise DataError(
@@ -121,20 +121,20 @@ def _least(problem: DomainsProblem, now: float, missed: Missed) -> float | None:
     for _ in range(BISECTIONS):
         middle = float(np.sqrt(low * high))
         low, high = (low, middle) if enough(middle) else (middle, high)
-    few, high = [(asked, now)], up(high, TOLD)
+    few, high = [(asked, now)], round_up(high, BUDGET_DIGITS)
     each = [missed(high, [name]) for name in STRUCTURES]
     while min(each) > 0:
         if high > MOST_BUDGET * asked:
             return None
-        few, high = [*few, (high, min(each))], up(high * RAISED, TOLD)
+        few, high = [*few, (high, min(each))], round_up(high * RAISED, BUDGET_DIGITS)
         each = [missed(high, [name]) for name in STRUCTURES]
     names = [name for name, by in zip(STRUCTURES, each, strict=True) if by <= 0]
-    if problem.count > MANY:
+    if problem.count > MANY_DOMAINS:
         return high
-    for _ in range(MOST):
+    for _ in range(MOST_BUDGETS):
         if high <= CLOSE * few[-1][0]:
             break
-        at = up(float(np.clip(_aim(few, high), few[-1][0] * ASIDE, high / CLOSE)), TOLD)
+        at = round_up(float(np.clip(_aim(few, high), few[-1][0] * ASIDE, high / CLOSE)), BUDGET_DIGITS)
         by: dict[str, float] = {}
         for name in names:
             if min(by.values(), default=np.inf) > 0:

@@ -13,9 +13,9 @@ import numpy as np
 
 from planner.allocate.domains.found import Found
 from planner.allocate.domains.problem import DomainsProblem
-from planner.allocate.domains.stages import CLOSER, CLOSER_OF_MANY, COARSE, MANY, near
-from planner.allocate.domains.whole import cooldown, realise
-from planner.laws.dual import Array
+from planner.allocate.domains.rounding import cooldown, realise
+from planner.allocate.domains.search_grid import CLOSER, CLOSER_OF_MANY, COARSE, MANY_DOMAINS, sizes_near
+from planner.arrays import Array
 
 SHARES = {"no specialisation": 0.0, "50/50": 0.5, "90/10": 0.1}
 """By name of the arm: of specialist tokens in all tokens that are trained, as for one domain."""
@@ -35,8 +35,8 @@ def of_share(problem: DomainsProblem, name: str, like: Found) -> Found | None:
     parts = like.tokens_spec if like.tokens_spec.any() else problem.unique
     parts = parts / parts.sum()
     size: int | None = None
-    for stage in (COARSE, *(CLOSER if problem.count <= MANY else CLOSER_OF_MANY)[:2]):
-        at = near(problem, size or 0, stage)
+    for stage in (COARSE, *(CLOSER if problem.count <= MANY_DOMAINS else CLOSER_OF_MANY)[:2]):
+        at = sizes_near(problem, size or 0, stage)
         trunk, spec, allowed = _divided(problem, at, share, parts)
         # In whole steps, as which it is made: of scarce general text a part of one may be what makes enough tokens for a size.
         loss = problem.expected(at, problem.whole(trunk), problem.whole(spec))

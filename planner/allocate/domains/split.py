@@ -13,13 +13,13 @@ import numpy as np
 
 from planner.allocate.domains import climb
 from planner.allocate.domains.found import MIXED, SPLIT, Found
-from planner.allocate.domains.keep import after
+from planner.allocate.domains.general_limit import branch_replay
 from planner.allocate.domains.problem import EVALUATIONS, EVERY, MILD, MOST, PENALTY, DomainsProblem
-from planner.allocate.domains.stages import CLOSER, CLOSER_OF_MANY, COARSE, MANY, NEARBY, Stage, near, nodes
+from planner.allocate.domains.rounding import better, cooldown, cooled, realise
+from planner.allocate.domains.search_grid import CLOSER, CLOSER_OF_MANY, COARSE, MANY_DOMAINS, NEARBY, Resolution, nodes, sizes_near
 from planner.allocate.domains.trade import MARGIN, MOST_DOMAINS, traded
 from planner.allocate.domains.waterfill import fill
-from planner.allocate.domains.whole import better, cooldown, cooled, realise
-from planner.laws.dual import Array
+from planner.arrays import Array
 
 LOGITS = np.linspace(-4.8, 4.8, 13)
 """Of the share of the trunk in all tokens, in a coarse grid; no trunk and nothing but a trunk stand beside them."""
@@ -29,7 +29,7 @@ FINALISTS, MOST_FINALISTS = 6, 600
 """Sizes of a grid that are told apart under all resamples, and most of them times domains."""
 REQUIRED = 2
 """Nodes added, one after the other, where a domain reaches its required loss."""
-WHOLE = Stage(0.01, 25, 0.12, 2)
+WHOLE = Resolution(0.01, 25, 0.12, 2)
 """Sizes and trunks from which whole steps are moved."""
 CLOSE = 0.04
 """In ln N, beside a plan of another request."""
@@ -41,7 +41,7 @@ LEAST_LOGIT = -9.0
 
 def split(
     problem: DomainsProblem, name: str = SPLIT, margin: float = 0.0, quick: bool = False,
-    start: Found | None = None, stages: tuple[Stage, ...] = NEARBY, climbs: bool = True,
+    start: Found | None = None, resolutions: tuple[Resolution, ...] = NEARBY, climbs: bool = True,
 ) -> Found | None:  # fmt: skip
     """Find the best split training, or None where the budget allows none.
 
@@ -51,19 +51,19 @@ def split(
         margin: by which required losses are tightened.
         quick: whether the coarse search is enough.
         start: the best plan of a request that differs in little, around which to look; None to search the whole range.
-        stages: how close to look around it.
+        resolutions: how close to look around it.
         climbs: whether steps are moved at the end under a limit on the general loss.
     """
     best, kept, bare = start, start, None if start is None else without(problem, start)
     size, logit, share = (0, 0.0, None) if start is None else middle(problem, start)
-    closer = CLOSER if problem.count <= MANY else CLOSER_OF_MANY
+    closer = CLOSER if problem.count <= MANY_DOMAINS else CLOSER_OF_MANY
     # Where losses are required, the whole range once more, with what few resamples say brought to what all do.
-    again = (COARSE,) if np.isfinite(problem.max_loss).any() and problem.count <= MANY else ()
+    again = (COARSE,) if np.isfinite(problem.max_loss).any() and problem.count <= MANY_DOMAINS else ()
     trading = bool(again) and problem.count <= MOST_DOMAINS and name == SPLIT and not quick and not problem.request.limited
-    for stage in stages if start else (COARSE,) if quick else (COARSE, *again, *closer):
-        sizes = near(problem, size, stage)
-        at, shares = trunks(problem, sizes, np.zeros(1) if name == NO_GENERAL else _shares(logit, stage))
-        found, bare = look(problem, name, at, shares, share if stage.stride else None, stage, margin, best, bare)
+    for resolution in resolutions if start else (COARSE,) if quick else (COARSE, *again, *closer):
+        sizes = sizes_near(problem, size, resolution)
+        at, shares = trunks(problem, sizes, np.zeros(1) if name == NO_GENERAL else _shares(logit, resolution))
+        found, bare = look(problem, name, at, shares, share if resolution.stride else None, resolution, margin, best, bare)
         best, kept = better(problem, best, found, margin, MILD), better(problem, kept, found, 0.0)
         if best is None:
             break
@@ -79,7 +79,7 @@ def split(
 def _starts(problem: DomainsProblem, found: Found) -> tuple[Any, Array]:
     """Return where moves of whole steps begin: numbers of sizes, and the best branches and trunk of each, shape (rows, domains + 1)."""
     size, logit, share = middle(problem, found)
-    at, shares = trunks(problem, near(problem, size, WHOLE), _shares(logit, WHOLE))
+    at, shares = trunks(problem, sizes_near(problem, size, WHOLE), _shares(logit, WHOLE))
     sizes: list[Any] = []
     rows: list[Array] = []
     for bare in (True, False) if cooldown(problem) else (None,):
@@ -117,7 +117,15 @@ def trunks(problem: DomainsProblem, sizes: Any, shares: Array) -> tuple[Any, Arr
 
 
 def look(
-    problem: DomainsProblem, name: str, at: Any, shares: Array, guess: Array | None, stage: Stage, margin: float, like: Found | None, bare: bool | None
+    problem: DomainsProblem,
+    name: str,
+    at: Any,
+    shares: Array,
+    guess: Array | None,
+    resolution: Resolution,
+    margin: float,
+    like: Found | None,
+    bare: bool | None,
 ) -> tuple[Found | None, bool | None]:
     """Find the best of some sizes and trunks, and say whether domains are without a stage in it, if that had to be asked.
 
@@ -127,14 +135,14 @@ def look(
         at: numbers of sizes, shape (batch,).
         shares: of the trunk in all tokens, shape (batch,).
         guess: as for `nodes`.
-        stage: how close to look.
+        resolution: how close to look.
         margin: by which required losses are tightened.
         like: a plan near to these.
         bare: as for `divide`.
     """
 
     def best(bare: bool | None) -> Found | None:
-        divided = divide(problem, name, at, shares, guess, stage, margin, like, bare)
+        divided = divide(problem, name, at, shares, guess, resolution, margin, like, bare)
 
         def first(penalty: float) -> Found | None:
             for row in _order(problem, at, divided, margin, penalty):
@@ -172,7 +180,7 @@ def _order(problem: DomainsProblem, at: Any, divided: Divided, margin: float, pe
     order = order[np.isfinite(divided.value[order])]
     first = order[np.sort(np.unique(at[order], return_index=True)[1])][:FINALISTS]
     if len(first) > 1 and problem.count * len(first) <= MOST_FINALISTS and problem.evaluations >= EVALUATIONS:
-        most = EVERY if problem.count <= MANY else MOST // 3
+        most = EVERY if problem.count <= MANY_DOMAINS else MOST // 3
         loss = problem.expected(at[first], divided.tokens_pt[first].T, divided.tokens_spec[first].T, most, replay=_shares_of(divided)[first].T)
         first = first[problem.value(loss, margin, penalty).sum(0).argsort()]
     if not problem.request.limited or not len(order):
@@ -202,12 +210,20 @@ class Divided:
 
 
 def divide(
-    problem: DomainsProblem, name: str, at: Any, shares: Array, guess: Array | None, stage: Stage, margin: float, like: Found | None, bare: bool | None
+    problem: DomainsProblem,
+    name: str,
+    at: Any,
+    shares: Array,
+    guess: Array | None,
+    resolution: Resolution,
+    margin: float,
+    like: Found | None,
+    bare: bool | None,
 ) -> Divided:
     """Divide what each trunk leaves among the domains; as `look`.
 
     Args:
-        problem, name, at, shares, guess, stage, margin, like: as for `look`.
+        problem, name, at, shares, guess, resolution, margin, like: as for `look`.
         bare: whether the cooldown of the trunk, for domains without a stage, is paid before anything is divided, or no domain may be without one; None
             to leave it out of account.
     """
@@ -219,13 +235,13 @@ def divide(
         amounts = _equal(problem.most_spec * cost, room) / cost
         amounts = np.where(amounts < problem.least_stage, 0.0, amounts)[..., None]
     else:
-        amounts = nodes(problem, room[:, None] / cost, guess, stage, problem.enough(at[None, :], trunk).T)
+        amounts = nodes(problem, room[:, None] / cost, guess, resolution, problem.enough(at[None, :], trunk).T)
     most = None
 
     def tried(amounts: Array) -> tuple[Array, Array, Array]:
         share = np.zeros(amounts.shape)
         if problem.request.limited:
-            share = after(problem, at[:, None, None], trunk[:, None, None], amounts)
+            share = branch_replay(problem, at[:, None, None], trunk[:, None, None], amounts)
             share[trunk[:, None, None] + share / (1 - share) * amounts > problem.general_tokens] = np.nan
         stages = amounts / (1 - np.nan_to_num(share))
         loss = problem.expected(at[:, None, None], trunk[:, None, None] + stages - amounts, amounts, most, like, share)
@@ -275,11 +291,11 @@ def middle(problem: DomainsProblem, found: Found) -> tuple[int, float, Array | N
     return size, logit, found.tokens_spec * problem.spec_cost[:, size] / left if left > 0 else None
 
 
-def _shares(logit: float, stage: Stage) -> Array:
+def _shares(logit: float, resolution: Resolution) -> Array:
     """Return shares of the trunk to look at, no trunk and nothing else among them."""
-    # The first of the closer stages spans the step of the coarse grid to either side.
+    # The first of the closer resolutions spans the step of the coarse grid to either side.
     wide = (LOGITS[1] - LOGITS[0]) / (CLOSER[0].step * CLOSER[0].around)
-    middle = logit + wide * stage.step * np.arange(-stage.around, stage.around + 1) if stage.stride else LOGITS
+    middle = logit + wide * resolution.step * np.arange(-resolution.around, resolution.around + 1) if resolution.stride else LOGITS
     return np.concatenate([[0.0], 1 / (1 + np.exp(-middle)), [1.0]])
 
 

@@ -14,8 +14,8 @@ import numpy as np
 
 from planner.allocate.domains.found import SPLIT, Found
 from planner.allocate.domains.problem import EVERY, DomainsProblem
-from planner.allocate.domains.whole import better, cooled, made
-from planner.laws.dual import Array
+from planner.allocate.domains.rounding import better, cooled, made
+from planner.arrays import Array
 
 STEPS = (1, 2, 4, 8, 16, 32, 64, 128)
 """Moved at once."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from planner.laws.dual import Array
+from planner.arrays import Array
 
 BISECTIONS = 34
 LEAST_SLOPE = 1e-24

@@ -23,7 +23,7 @@ from planner.corpus import Corpus
 from planner.errors import StateError
 from planner.train.checkpoint import LoopState, save_tensors, tensors_of
 from planner.train.evaluate import domain_loss
-from planner.train.full.expect import Course, judge
+from planner.train.full.forecast_curve import ForecastCurve, judge
 from planner.train.full.guards import Span, Watch, batch_number, blamed, merged, step_of
 from planner.train.full.mesh import Ranks
 from planner.train.full.metrics import FILE, Metrics, read_metrics
@@ -104,7 +104,7 @@ class Training:
                 self._branch(run.trunk)
             self._save(wait=True)  # a rollback may have to go back to the very beginning
         self.metrics = Metrics(folder, run.settings, run.last.segment.segment_id, resumed_at=self.step) if ranks.first else None
-        self.course = Course.load(folder) if ranks.first else None
+        self.course = ForecastCurve.load(folder) if ranks.first else None
 
     def _open(self, stage: int, *, drawn: bool = True) -> None:
         """Build the model that is trained from a stage on, and its optimiser; undrawn only in full, since states hold what is trained."""

@@ -1,6 +1,6 @@
 """One rank of a full-size run: reads what `plan launch` laid down, trains, and the first rank leaves record and checkpoint.
 
-    torchrun --standalone --nproc-per-node 2 -m planner.train.full launches/first
+torchrun --standalone --nproc-per-node 2 -m planner.train.full launches/first
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from planner.pretrained import Pretrained
 from planner.train.allocator import tune_allocator
 from planner.train.checkpoint import LoopState, save_tensors
 from planner.train.export import export_checkpoint
-from planner.train.full.held import held, start_name
+from planner.train.full.gpu_memory import micro_batch_that_fits
 from planner.train.full.loop import Training
 from planner.train.full.mesh import Ranks, join, leave
 from planner.train.full.plan import FAILURE_FILE, FILE, HALTED, RUNNER, STOP_FILE, STOPPED, FullRun, latest_step
-from planner.train.full.room import micro_batch_that_fits
+from planner.train.full.run_lock import run_lock, start_name
 from planner.train.full.shard import gathered
 from planner.train.job import Job, state_path
 from planner.train.record import write_record
@@ -166,7 +166,7 @@ def train(folder: Path, stop: Stopper, *, slurm: bool = False, start: str | None
         if ranks.first:
             try:
                 name = start or start_name(os.environ, slurm=slurm)
-                held_until_end.enter_context(held(folder, name, restarts=slurm or start is not None))
+                held_until_end.enter_context(run_lock(folder, name, restarts=slurm or start is not None))
                 check_base(run.last)
             except PlannerError as error:
                 refusal = error

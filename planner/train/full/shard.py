@@ -1,8 +1,8 @@
 """The model over the ranks: FSDP2 layer by layer, mixed precision, activations computed again, torch.compile.
 
 Only the first rank ever holds the whole model, on the host, where `start_model` draws or reads it; the others get one layer at a time and
-keep their shard. So a model may be as large as one host's memory, with any number of ranks on a host. Matrices packed in 4 bits stay whole on every
-rank: they have no gradient, and a shard of one could not be unpacked.
+keep their shard. So a model may be as large as one host's memory, with any number of ranks on a host. Matrices quantised to 4 bits stay whole on every
+rank: they have no gradient, and a shard of one could not be dequantised.
 Ref: arXiv 2304.11277 (FSDP), arXiv 2410.06511 (the order: activations, compile, sharding).
 """
 
@@ -24,9 +24,9 @@ from planner.train.attention import unmasked
 from planner.train.full.mesh import Ranks
 from planner.train.full.plan import Settings
 from planner.train.job import Job
-from planner.train.packed import constants, multiply_in, packed_again, packed_weights
+from planner.train.matmul import placed, speed_up
 from planner.train.probes import remember_probes
-from planner.train.products import placed, speed_up
+from planner.train.quantised import constants, multiply_in, quantised_weights, requantised
 from planner.train.start import start_model
 
 
@@ -52,7 +52,7 @@ def build(job: Job, corpus: Corpus, ranks: Ranks, settings: Settings, *, drawn: 
         if ranks.device.type == "cpu":
             speed_up(model)
     layers = decoder_layers(model, job.segment.shape.layers)
-    backend = None if job.recipe.method(job.segment.method).packed else settings.compile_backend
+    backend = None if job.recipe.method(job.segment.method).quantised else settings.compile_backend
     if backend is not None:
         remember_probes()
     for layer in layers:
@@ -68,7 +68,7 @@ def build(job: Job, corpus: Corpus, ranks: Ranks, settings: Settings, *, drawn: 
     filler = _Filler(model, whole, ranks, drawn)
     for module in (*layers, model):
         filler.fill(module)
-        fully_shard(module, mesh=ranks.mesh, mp_policy=policy, ignored_params=packed_weights(module))
+        fully_shard(module, mesh=ranks.mesh, mp_policy=policy, ignored_params=quantised_weights(module))
     multiply_in(model, dtype)
     return model
 
@@ -116,7 +116,7 @@ def _skeleton(model: nn.Module) -> nn.Module:
     memo: dict[int, Any] = {
         id(item): nn.Parameter(torch.empty(item.shape, dtype=item.dtype, device="meta"), requires_grad=item.requires_grad) for item in model.parameters()
     }
-    for item in packed_weights(model):  # its layer holds its constants too
+    for item in quantised_weights(model):  # its layer holds its constants too
         memo[id(cast(Any, item).quant_state)] = None
     return copy.deepcopy(model, memo)
 
@@ -150,7 +150,7 @@ class _Filler:
             if self._drawn:
                 dist.broadcast(value, src=0)
             if item.dtype == torch.uint8:
-                self._done[id(item)] = packed_again(value, self._ranks.told(stated))
+                self._done[id(item)] = requantised(value, self._ranks.told(stated))
             else:
                 self._done[id(item)] = nn.Parameter(value, requires_grad=item.requires_grad)
         return self._done[id(item)]

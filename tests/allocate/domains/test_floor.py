@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from planner.allocate.domains.allocate import allocate_domains
-from planner.allocate.domains.floor import tell_bounded
 from planner.allocate.domains.found import Found
 from planner.allocate.domains.independent import independent
 from planner.allocate.domains.problem import DomainsProblem
 from planner.allocate.domains.request import Domain, DomainsRequest
+from planner.allocate.domains.size_bound import tell_bounded
 from planner.allocate.domains.split import split
 from planner.cli.sizes import read_sizes
 from planner.fit.fitted import FittedLaw

@@ -14,19 +14,19 @@ from planner.allocate.domains.allocate import allocate_domains
 from planner.allocate.domains.answer import Structure
 from planner.allocate.domains.forecast import describe
 from planner.allocate.domains.found import INDEPENDENT, MIXED, SPLIT, Found
+from planner.allocate.domains.general_limit import branch_replay
 from planner.allocate.domains.independent import independent
-from planner.allocate.domains.keep import after
 from planner.allocate.domains.left_over import with_less
 from planner.allocate.domains.problem import DomainsProblem
 from planner.allocate.domains.request import Domain, DomainsRequest
+from planner.allocate.domains.rounding import made
 from planner.allocate.domains.split import split
-from planner.allocate.domains.whole import made
 from planner.allocate.replay_cost import cost
 from planner.allocate.request import Request
+from planner.arrays import Array
 from planner.errors import DataError, InputError
 from planner.fit.fitted import FittedLaw
 from planner.laws import LAWS, Points
-from planner.laws.dual import Array
 from tests.conftest import GENERAL_TRUTH, REFERENCE
 
 COMPUTING = Path(__file__).parents[3] / "sweeps" / "computing"
@@ -206,7 +206,7 @@ def test_what_brute_force_found_is_matched(
     assert found is not None
     losses = []
     for size in range(len(problem.ladder)):
-        plan = made(problem, SPLIT, size, float(trunk), each, after(problem, size, float(trunk), each[:, None], 0.0)[:, 0])
+        plan = made(problem, SPLIT, size, float(trunk), each, branch_replay(problem, size, float(trunk), each[:, None], 0.0)[:, 0])
         if problem.spent(plan) <= flops:
             losses.append(float(problem.weights @ problem.losses(plan)))
     assert float(problem.weights @ problem.losses(found)) <= min(losses) * (1 + 1e-5)
@@ -217,17 +217,34 @@ def test_what_brute_force_found_is_matched(
     ("flops", "texts", "weights", "limits", "size", "trunk", "spec", "behind"),
     [
         (
-            149352241715554.3, (123697.086, 851491.547, 109165.558, 1073302.544), (0.219164, 1.668427, 0.412564, 0.812779),
+            149352241715554.3,
+            (123697.086, 851491.547, 109165.558, 1073302.544),
+            (0.219164, 1.668427, 0.412564, 0.812779),
             {"max_general_rise": 0.128104211, "general_tokens": 914716.0, "max_epochs": 1.726061822, "inference_tokens": 3701808.6},
-            181, 894976, (212992, 1469440, 0, 1852416), 5e-5,
+            181,
+            894976,
+            (212992, 1469440, 0, 1852416),
+            5e-5,
         ),
         (
-            204638919446537.4, (492130.91, 634843.24), (0.29761, 1.1199),
-            {"max_general_loss": 3.8773091, "general_tokens": 347822.48, "inference_tokens": 131972.29}, 197, 204800, (785408, 1815552), 3e-4,
+            204638919446537.4,
+            (492130.91, 634843.24),
+            (0.29761, 1.1199),
+            {"max_general_loss": 3.8773091, "general_tokens": 347822.48, "inference_tokens": 131972.29},
+            197,
+            204800,
+            (785408, 1815552),
+            3e-4,
         ),
         (
-            7.000136485212035e18, (34002383.246, 68017850.723), (1.5232843, 0.3600527),
-            {"max_general_rise": 0.022043446, "general_tokens": 293388811.0}, 804, 238115840, (100399104, 243739648), 5e-5,
+            7.000136485212035e18,
+            (34002383.246, 68017850.723),
+            (1.5232843, 0.3600527),
+            {"max_general_rise": 0.022043446, "general_tokens": 293388811.0},
+            804,
+            238115840,
+            (100399104, 243739648),
+            5e-5,
         ),
     ],
     ids=["a size that suits another trunk", "the shortest trunk", "a large budget"],
@@ -244,11 +261,11 @@ def test_no_whole_steps_are_far_better(
     domains = tuple(Domain(f"domain {number}", law, *of, general_law=general) for number, of in enumerate(zip(texts, weights, strict=True)))
     problem = DomainsProblem.of(DomainsRequest(flops, domains, **limits))
     found, each = with_less(problem, lambda less, margin: split(less, margin=margin), 0.0), np.array(spec, dtype=float)
-    theirs = made(problem, SPLIT, size, float(trunk), each, after(problem, size, float(trunk), each[:, None], 0.0)[:, 0])
+    theirs = made(problem, SPLIT, size, float(trunk), each, branch_replay(problem, size, float(trunk), each[:, None], 0.0)[:, 0])
     assert found is not None and problem.spent(theirs) <= flops * (1 + 1e-9)
     assert float(problem.weights @ problem.losses(found)) <= float(problem.weights @ problem.losses(theirs)) * (1 + behind)
     assert problem.spent(found) <= flops * (1 + 1e-9)
-    assert (after(problem, found.size[:, None], found.tokens_general, found.tokens_spec[:, None], 0.0)[:, 0] <= found.shares + 1e-9).all()
+    assert (branch_replay(problem, found.size[:, None], found.tokens_general, found.tokens_spec[:, None], 0.0)[:, 0] <= found.shares + 1e-9).all()
 
 
 def test_a_table_without_a_recipe_has_steps_of_one_token(fitted: FittedLaw, general: FittedLaw) -> None:

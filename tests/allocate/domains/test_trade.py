@@ -12,8 +12,8 @@ from planner.allocate.domains import split as splitting
 from planner.allocate.domains.found import SPLIT
 from planner.allocate.domains.problem import DomainsProblem
 from planner.allocate.domains.request import Domain, DomainsRequest
+from planner.allocate.domains.rounding import made, objective
 from planner.allocate.domains.split import split
-from planner.allocate.domains.whole import made, worth
 from planner.fit.fitted import FittedLaw
 
 SWEEPS = Path(__file__).parents[3] / "sweeps"
@@ -57,7 +57,7 @@ def test_steps_are_moved_only_where_a_loss_is_required(fitted: FittedLaw, monkey
     monkeypatch.setattr(splitting, "traded", lambda problem, found, *_: found)
     before = split(asked)
     assert before is not None and after is not None
-    assert asked.missed(after) <= 0 < asked.missed(before) < 1e-5 or worth(asked, after, 0.0) <= worth(asked, before, 0.0)
+    assert asked.missed(after) <= 0 < asked.missed(before) < 1e-5 or objective(asked, after, 0.0) <= objective(asked, before, 0.0)
     free = DomainsProblem.of(replace(asked.request, domains=tuple(replace(domain, max_loss=None) for domain in asked.request.domains)))
     monkeypatch.setattr(splitting, "traded", None)
     assert split(free) is not None

@@ -23,7 +23,7 @@ from planner.artifacts import read_json
 from planner.corpus.store import Corpus
 from planner.flops import flops_per_token
 from planner.ladder import shape_for
-from planner.launch.course import course
+from planner.launch.forecast_curve import forecast_curve
 from planner.launch.full import lay_down, settle
 from planner.launch.launch import Launch, prepare
 from planner.lock import _start
@@ -78,7 +78,7 @@ def lay(
         answer.save(path, {})
     ready = prepare(path, folder, base=base)
     run = settle(ready.run, ranks, settings)
-    lay_down(ready, run, course(ready, run, None))
+    lay_down(ready, run, forecast_curve(ready, run, None))
     return ready
 
 

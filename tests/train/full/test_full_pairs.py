@@ -14,11 +14,11 @@ pytest.importorskip("torch")
 from planner.cli.watch import show_progress
 from planner.corpus.store import Corpus
 from planner.errors import InputError
-from planner.launch.course import course
+from planner.launch.forecast_curve import forecast_curve
 from planner.launch.full import lay_down, settle
 from planner.launch.launch import Launch, prepare
 from planner.launch.watch import watch
-from planner.train.full.expect import Course
+from planner.train.full.forecast_curve import ForecastCurve
 from planner.train.full.metrics import read_metrics
 from planner.train.full.plan import FullRun
 from planner.train.order import IGNORED
@@ -33,7 +33,7 @@ def test_the_loss_on_the_way_is_that_of_the_record(text_folder: Path, tmp_path: 
     pairs = [(f"say {word} {number}", f"{word} {word}") for word in WORDS for number in range(8)]
     folder = tmp_path / "run"
     ready = lay(folder, paired_corpus(text_folder, tmp_path, pairs, "mail"))
-    run, along = FullRun.load(folder), Course.load(folder)
+    run, along = FullRun.load(folder), ForecastCurve.load(folder)
     assert along is not None
     lay_down(ready, replace(run, settings=replace(run.settings, evaluate_at=(STEPS,))), along)
     assert run_here(folder)
@@ -63,7 +63,7 @@ def test_batches_of_prompts_alone_are_no_divergence(text_folder: Path, tmp_path:
     seed = next(seed for seed in range(50) if begins_without_targets(prepare(plan, tmp_path / "run", seed=seed)))
     ready = prepare(plan, tmp_path / "run", seed=seed)
     run = settle(ready.run, 1, SETTINGS)
-    lay_down(ready, run, course(ready, run, None))
+    lay_down(ready, run, forecast_curve(ready, run, None))
     assert not run_here(ready.folder, stop_at=GENERAL + 1)
     first = steps_of(ready.folder)[GENERAL + 1]
     assert first["loss"] is None and first["loss_smooth"] is None

@@ -17,7 +17,7 @@ torch = pytest.importorskip("torch")
 from planner.artifacts import read_json
 from planner.corpus.store import Corpus
 from planner.errors import InputError, MissingDependencyError, StateError
-from planner.train.full.expect import Course, Expected
+from planner.train.full.forecast_curve import Expected, ForecastCurve
 from planner.train.full.mesh import Ranks
 from planner.train.full.plan import FullRun, Settings, latest_step, rows_of_rank
 from planner.train.full.shard import build
@@ -128,7 +128,7 @@ def test_while_the_rate_warms_up_it_is_shown_as_it_is_and_nothing_is_foretold(co
     run = FullRun.load(folder)
     steps = (3, 8, RECIPE.warmup_steps, 20)
     replace(run, settings=replace(run.settings, evaluate_at=steps)).save(folder)
-    Course(tuple(Expected(step, 1e3, 2.0, 1.9, 2.1) for step in (*steps, STEPS))).save(folder)
+    ForecastCurve(tuple(Expected(step, 1e3, 2.0, 1.9, 2.1) for step in (*steps, STEPS))).save(folder)
     assert not run_here(folder, stop_at=22)
     lines = read_metrics(folder / "metrics.jsonl")
     assert [line["rate_share"] for line in lines if line["kind"] == "evaluation"] == pytest.approx([0.3, 0.8, 1.0, 1.0])

@@ -1,0 +1,231 @@
+"""What must be said of a recommendation for one model."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from planner.allocate.allocation import Plan
+from planner.allocate.dominated import better_in_both
+from planner.allocate.extrapolation import FAR, tell_far, tell_never, tell_tied, warnings_of_law
+from planner.allocate.infeasible import TOO_SMALL, too_small
+from planner.allocate.optimum import Search, coarse, guesses
+from planner.allocate.problem import AT_LEAST_RATIO, Problem
+from planner.allocate.refine import refine_guess, refine_search
+from planner.allocate.replay_cost import NO_REPLAY, said_of
+from planner.allocate.retention import GeneralLoss
+from planner.design.spec import MIN_STEPS
+from planner.fit.support import NEAR
+from planner.units import format_bytes, format_count, format_epochs, format_number, format_part
+
+LARGER = 1.1
+"""Factor in size by which the memory is asked whether it binds."""
+LOWER = 0.05
+"""By how much a loss beyond the runs must be lower to be told of [%]."""
+TAKEN = 0.98
+"""Share of what there is from which on it counts as taken whole."""
+OVER_BUDGET = 1e-6
+"""Share by which a plan may pass its budget before that is said."""
+
+
+def warnings_of(problem: Problem, whole: Search, plan: Plan, value: float, extrapolation: dict[str, float]) -> list[str]:
+    """List what must be said of a plan and its distance from the runs.
+
+    Args:
+        problem: the request under its law.
+        whole: the coarse search.
+        plan: the recommendation.
+        value: its ln L before whole steps, by what it is chosen by.
+        extrapolation: by what factor it lies outside the runs, by axis.
+    """
+    request = problem.request
+    found = warnings_of_law(problem)
+    found += [*tell_far(problem.law, request.spends(plan.flops_inference), extrapolation), *tell_never(problem.law, extrapolation)]
+    if extrapolation["flops"] > FAR and request.params is None:
+        found += tell_tied(problem.law)
+    least = problem.law.least_loss
+    if not problem.law.bounded_below and plan.loss_high == least and plan.loss < least:
+        found.append(
+            f"the upper end of the interval stays at {least:.4g}, the lowest loss that any run reached: the law has no irreducible loss and cannot know "
+            f"where the loss stops falling; by its spread alone it would be {plan.loss**2 / plan.loss_low:.4g}"
+        )
+    if request.params is not None and abs(plan.params_non_embedding / request.params - 1) > 0.05:
+        found.append(f"--params {format_count(request.params)} is realised as {format_count(plan.params_non_embedding)} non-embedding parameters")
+    found += [*_left_out(problem), *tell_memory(problem, plan.params_non_embedding, "a larger model")]
+    if plan.tokens_spec == 0 and 0 < problem.max_tokens_spec < problem.min_tokens_stage:
+        found.append(
+            f"the specialist text is left unused: {problem.max_epochs:.3g} passes over it are {format_count(problem.max_tokens_spec)} tokens, and a "
+            f"stage of {MIN_STEPS} steps takes {format_count(problem.min_tokens_stage)}; more passes (--max-epochs) or smaller batches would use it"
+        )
+    found += [*_shortest(problem, plan), *_left_over(problem, plan)]
+    if plan.tokens_spec > TAKEN * problem.max_tokens_spec and plan.tokens_pt > 0:
+        found.append(f"the limit of {format_epochs(problem.max_epochs)} binds: more specialist text, or more passes, might lower the loss")
+    chosen = request.sized or request.params_range or request.memory_per_gpu is not None
+    ends = (min(whole.plans.params), max(whole.plans.params))
+    at_end = bool(np.isclose(ends, plan.params_non_embedding, rtol=1e-6).any())
+    if problem.at_floor(problem.size(plan.params_non_embedding)):
+        found += _bounded(problem, plan, value)
+    elif (seen := plan.tokens_pt + plan.tokens_spec) < AT_LEAST_RATIO * problem.shortest * plan.params_non_embedding and not request.params:
+        found.append(_short(problem, plan, seen))
+    elif not chosen and len({size.params_non_embedding for size in whole.plans.sizes}) > 2 and at_end:
+        found.append(
+            f"the best size is at an end of the sizes searched, {format_count(ends[0])} to {format_count(ends[1])}: the law sees no optimum inside"
+        )
+    return found
+
+
+def _shortest(problem: Problem, plan: Plan) -> Iterator[str]:
+    """Say which stage is as short as a stage may be: then its amount is that of the batch, and its interval has no width."""
+    for kind, tokens, other in (("general", plan.tokens_pt, plan.tokens_spec), ("specialist", plan.tokens_spec, plan.tokens_pt)):
+        if 0 < tokens < 1.001 * problem.min_tokens_stage and other:
+            yield (
+                f"the {kind} stage is as short as a stage may be, {MIN_STEPS} steps, {format_count(tokens)} tokens: the law may have it shorter, which "
+                "smaller batches would allow"
+            )
+
+
+def tell_memory(problem: Problem, params_non_embedding: float, larger: str) -> Iterator[str]:
+    """Say that the memory binds, where without a limit on it a model a little larger than the largest of a plan could be trained."""
+    request = problem.request
+    if request.memory_per_gpu is None or request.sized:
+        return
+    size, most = problem.size(problem.clipped(LARGER * params_non_embedding)), (request.params_range or (0.0, np.inf))[1]
+    free = replace(problem, request=replace(request, memory_per_gpu=None))
+    if size.params_non_embedding <= most and not problem.fits(size) and free.trainable(size, problem.min_tokens_per_param):
+        yield f"the memory binds, {format_bytes(request.memory_per_gpu)} on each of {request.gpus} GPUs: {larger} might be better"
+
+
+def _left_out(problem: Problem) -> Iterator[str]:
+    """Say how many of the sizes that were asked for cannot be trained, and of what there is too little for them."""
+    sizes = [problem.size(params) for params in problem.request.params_among]
+    causes = Counter(too_small(problem, size, problem.shortest)[0] for size in sizes if not problem.trainable(size, problem.shortest))
+    for cause, count in causes.items():
+        few = "is too large for {}, and was left out" if count == 1 else "are too large for {}, and were left out"
+        yield f"{count} of the {len(sizes)} sizes of --params {few.format(TOO_SMALL[cause])}"
+
+
+def _short(problem: Problem, plan: Plan, seen: float) -> str:
+    """Say of a plan of hardly more tokens than its size must have whether it is the text that there is no more of."""
+    if plan.tokens_pt < TAKEN * problem.texts[0]:
+        ratio = seen / plan.params_non_embedding
+        return f"the size is bounded by the {problem.shortest:g} tokens for each parameter that every plan has at least: this one has {ratio:.3g}"
+    taken = "" if seen > 0.99 * problem.text else f", of which the plan takes {format_count(seen)}"
+    return (
+        f"the text bounds the size: with its passes it makes {format_count(problem.text)} tokens{taken}, and no plan is searched that has fewer than "
+        f"{problem.shortest:g} a parameter"
+    )
+
+
+def warnings_of_compromise(problem: Problem, plan: Plan, own: Mapping[str, tuple[float, float]]) -> list[str]:
+    """Say what of a recommendation no refit would choose for itself.
+
+    Args:
+        problem: the request under its law.
+        plan: the recommendation.
+        own: 90 % intervals of each refit's own best plan: "params", "share" and "epochs".
+    """
+    size = format_count(plan.params_non_embedding)
+    asked: list[tuple[str, float, str, Callable[[float], str]]] = [("params", plan.params_non_embedding, f"the size of {size} lies", format_count)]
+    if problem.one_corpus:
+        asked.append(("epochs", plan.epochs_spec, f"{format_number(plan.epochs_spec)} epochs lie", format_number))
+    elif not problem.one_stage:
+        asked.append(("share", plan.share_spec, f"the share of {100 * plan.share_spec:.3g} % lies", lambda value: f"{100 * value:.3g} %"))
+    why = "a compromise between refits that disagree, of the least loss in their mean" if problem.robust else "the fitted parameters' own choice"
+    return [
+        f"{said} outside {written(own[name][0])} to {written(own[name][1])}, where the refits' own best lie: {why}"
+        for name, value, said, written in asked
+        if not own[name][0] <= value <= own[name][1]
+    ]
+
+
+def _left_over(problem: Problem, plan: Plan) -> list[str]:
+    """Say how much of the budget is not spent, where that is more than whole steps leave, and why."""
+    request, spent = problem.request, plan.flops + plan.flops_inference
+    if spent >= 0.98 * request.flops:
+        return []
+    left, before = f"{format_part(1 - spent / request.flops)} of the budget", ""
+    tokens = (plan.tokens_pt + plan.tokens_spec) * (request.flops - spent) / plan.flops
+    if (request.training_flops or np.inf) < 1.02 * plan.flops:
+        why = "is left over: the time that training may take binds, and not the budget"
+    elif problem.one_corpus:
+        bound = plan.tokens_spec > TAKEN * problem.max_tokens_spec
+        passes = f"{problem.max_epochs:.3g} passes"
+        why = f"buys nothing: no more than {passes} are allowed" if bound else "is left over: further passes are forecast to harm"
+    elif request.general_tokens and plan.tokens_pt > TAKEN * request.general_tokens:
+        before, why = "the general text binds: ", "buys nothing, since the law knows no second pass over it"
+    elif plan.tokens_pt == 0 and (request.general_tokens or np.inf) < problem.min_tokens_stage:
+        why = f"is left over: the general text is too little for a stage of {MIN_STEPS} steps, and more of the other is forecast to harm"
+    elif problem.retention is not None:
+        why = "is left over: after more general tokens there would be more to lose, and the limit on the general loss binds"
+    elif plan.tokens_pt == 0 and tokens < 1.01 * problem.min_tokens_stage:
+        why = f"is left over: it is too little for a general stage of {MIN_STEPS} steps, and nothing else is forecast to be better"
+    else:
+        why = "is left over: the law forecasts that more general tokens would raise the loss, which runs should confirm first"
+    return [f"{before}{left} {why}"]
+
+
+def _bounded(problem: Problem, plan: Plan, value: float) -> list[str]:
+    """Say that the tokens per parameter of the runs bound the size, and what the law says beyond them; nothing where it has no larger size there."""
+    params, beyond = _best_beyond(replace(problem, beyond=True))
+    if params <= plan.params_non_embedding:
+        return []
+    lower = -100 * np.expm1(beyond - value)
+    # Digit by digit: of sizes that are rounded a quarter are those of another shape.
+    asked = f"; beyond them the law goes on to {format_count(params)}, {lower:.2g} % lower, which --params {params:.0f} asks for"
+    further = asked if lower >= LOWER else ""
+    return [
+        f"the size is bounded by the {problem.min_tokens_per_param:.2g} tokens per parameter that the runs have at least, and so are its interval and the "
+        f"regret{further}"
+    ]
+
+
+def _best_beyond(problem: Problem) -> tuple[float, float]:
+    """Return the size of the best plan of a request, searched as closely as a recommendation is, and its ln L."""
+    if problem.robust:
+        close = refine_search(problem, coarse(problem, each=False), 1)
+        return float(close.plans.params[close.best]), float(close.expected[close.best])
+    plans, number = refine_guess(problem, coarse(problem))
+    return float(plans.params[number]), float(guesses(problem, plans.rows([number]))[0])
+
+
+def warnings_of_replay(problem: Problem, plan: Plan, kept: GeneralLoss | None, mine: float) -> list[str]:
+    """List what must be said of the general loss of a plan, where it is limited.
+
+    Args:
+        problem: the request under its laws.
+        plan: the recommendation.
+        kept: its general loss.
+        mine: its ln L of the specialist loss, mean over the resamples.
+    """
+    if problem.retention is None or kept is None:
+        return []
+    both = better_in_both(problem, plan, kept, mine)
+    # A tighter limit is no advice where a looser one would be better in everything.
+    surer = "" if both else problem.retention.surer(kept)
+    law = problem.retention.law
+    found = [
+        f"the general loss is forecast by {law.names}, whose runs lie {100 * law.noise:.2g} % around it: the limit is kept with a "
+        f"probability of {kept.probability:.0%}" + (f"; {surer}" if surer else "")
+    ]
+    found += [both] if both else []
+    if len(problem.retention.replays) == 1:
+        found.append(NO_REPLAY)
+    elif kept.replay_fraction:
+        found.append(said_of([kept.replay_fraction]))
+    over = (plan.flops + plan.flops_inference) / problem.request.spends(plan.flops_inference) - 1
+    if over < -0.02 and problem.method.name != "full" and kept.tokens_replayed:
+        found.append(
+            f"the replayed text goes through {problem.method.name}, which costs less than the general stage that the search counts it in: "
+            f"{-100 * over:.2g} % of the budget is left over"
+        )
+    if over > OVER_BUDGET:
+        found.append(
+            f"{100 * over:.2g} % over the budget: the replayed text goes through {problem.method.name}, which for so small a model costs more than "
+            "training all of it"
+        )
+    if kept.extrapolation > NEAR:
+        found.append(f"extrapolation: the plan lies a factor of {kept.extrapolation:.3g} outside the runs of the general law")
+    return found

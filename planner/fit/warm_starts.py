@@ -1,0 +1,54 @@
+"""Where a law may start from what others of the same words have found: a law that holds another as a special case should never fit worse than it.
+
+Laws that share parameters by name, such as a form without and with an irreducible loss, mostly mean the same by them. What a kin knows is taken over, the
+rest is drawn. It is a start like any other: the solver may leave it, and it wins only where nothing drawn does better.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from planner.arrays import Array
+from planner.fit.estimate import Estimate
+from planner.fit.scale import Scale
+from planner.fit.starts import draw_starts
+from planner.laws import Law, Points
+
+SHARED_NAMES = 0.5
+"""Share of a law's parameters that a kin knows by name."""
+MOST_RELATED = 4
+"""Kin that are asked, those of the least objective."""
+FIRST_IRREDUCIBLE = 0.03
+"""Irreducible loss beside what kin without one have found, as a share of the least loss measured: they fit with none."""
+BOUND_MARGIN = 1e-3
+"""Share of a parameter's range that such a start keeps from its bounds, where steps would hardly move it."""
+
+
+def warm_starts(law: Law, found: Iterable[Estimate], points: Points, log_loss: Array, random: np.random.Generator) -> Array:
+    """Return starts from the solutions of a law's kin, shape (up to MOST_RELATED, parameters).
+
+    Args:
+        law: the law.
+        found: laws fitted to the same runs, with the same δ; the law itself too, where N was counted otherwise.
+        points: the runs, n of them.
+        log_loss: ln L, shape (n,).
+        random: for the parameters that a kin does not know.
+    """
+    names = [parameter.name for parameter in law.parameters]
+    related = [(known, {p.name: value for p, value in zip(known.law.parameters, known.theta, strict=True)}) for known in found]
+    related = [pair for pair in related if len(pair[1].keys() & set(names)) >= SHARED_NAMES * len(names)]
+    related = sorted(related, key=lambda pair: pair[0].objective)[:MOST_RELATED]
+    if not related:
+        return np.empty((0, len(names)))
+    starts = draw_starts(law, points, log_loss, random, len(related), draws=1)
+    floor = [parameter.irreducible for parameter in law.parameters]
+    for start, (kin, values) in zip(starts, related, strict=True):
+        if not kin.law.has_irreducible:
+            start[floor] = FIRST_IRREDUCIBLE * np.exp(log_loss.min())
+        for number, parameter in enumerate(law.parameters):
+            value = values.get(parameter.name, np.nan)
+            if parameter.low <= value <= parameter.high:  # what is out of range means something else here
+                start[number] = value
+    return Scale(law).inside(starts, BOUND_MARGIN)
