@@ -1,12 +1,12 @@
 """The best plan of each of 1,000 resamples: CPU time and agreement with scipy, one by one; and the recommendation against brute force.
 
 The resamples are those of the recorded sweep `medicine`, a third from each of its laws. Each has its own best size, general and specialist tokens:
-the plans of `plan allocate`, its first search and the closer one, are evaluated under all resamples at once, and each takes its best of them. Where
-that is to be exact for each, the search goes on around every place where some resample has its best. scipy's L-BFGS-B searches ln N and the share of
-specialist tokens for one resample at a time, from three places: the best plan of the fitted parameters, once over the text, and the most passes. So
-that both solve the same problem, sizes may be anything, at 6·N FLOPs a token; with the shapes that can be trained, ours is timed as well.
+the plans of `plan allocate` (its coarse search and the refined one) are evaluated under all resamples at once, and each resample takes the best of
+them. For an exact answer the search is then refined around every plan that is some resample's best. scipy's L-BFGS-B searches ln N and the share of
+specialist tokens for one resample at a time, from three starts: the best plan of the fitted parameters, one epoch, and the most epochs. So that both
+solve the same problem, any size is allowed, at 6·N FLOPs per token; ours is also timed with the shapes that can be trained.
 
-excess: ln L of our best plan less that of scipy's. Brute force is that of tests/allocate, on random problems under every law.
+excess: ln L of our best plan minus that of scipy's. Brute force is that of tests/allocate, on random problems under every law.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ RESAMPLES = 1000
 REQUESTS = {"1e14 FLOPs, 200k": Request(1e14, 2e5), "1e15 FLOPs, 200k": Request(1e15, 2e5), "1e15 FLOPs, 2M": Request(1e15, 2e6)}
 """Budget and distinct specialist tokens."""
 AROUND = Round(1.15, 0.023, 1.2, 15)
-"""As far as the plans of the first search are apart."""
+"""Reaches as far as the spacing of the coarse search's plans."""
 NEAR = 0.05
-"""In ln L: plans whose expected loss lies further above the best are no resample's own best here."""
+"""In ln L: a plan whose expected loss lies further above the best is no resample's own best here."""
 TARGET = 1.0
 """CPU seconds for 1,000 resamples."""
 
@@ -76,7 +76,7 @@ def main() -> None:
 
 
 def _limited(report: Report) -> None:
-    """Time the same under a limit on the general loss, where plans differ in their replay and in what they leave over too."""
+    """Time the same under a limit on the general loss, where plans also differ in their replay and in the budget they leave over."""
     folder = ROOT / "sweeps" / "computing"
     law, general = _thirds(FittedLaw.load(folder / "law.json")), FittedLaw.load(folder / "replay" / "law_general.json")
     rows = []
@@ -90,7 +90,7 @@ def _limited(report: Report) -> None:
 
 
 def _own_best_limited(problem: Problem, near: float) -> tuple[Array, int, int]:
-    """Return the least ln L of each resample among the plans that keep the limit, those far from the best left out, and how many plans there were."""
+    """Return the least ln L of each resample among the plans that keep the limit and are near the best; the plans searched; and those near the best."""
     whole = coarse(problem)
     found = joined(whole, refine_search(problem, whole))
     plans, chosen = found.plans, np.flatnonzero(np.isfinite(found.expected) & (found.expected <= found.expected.min() + near))
@@ -100,7 +100,7 @@ def _own_best_limited(problem: Problem, near: float) -> tuple[Array, int, int]:
 
 
 def _thirds(law: FittedLaw) -> FittedLaw:
-    """Keep as many resamples of each member as make up RESAMPLES."""
+    """Keep an equal share of RESAMPLES from each member."""
     counts = [len(part) for part in np.array_split(np.arange(RESAMPLES), len(law.members))]
     return replace(law, members=tuple(replace(item, resamples=item.resamples[:count]) for item, count in zip(law.members, counts, strict=True)))
 
@@ -114,7 +114,7 @@ def _own_best(problem: Problem) -> Array:
 
 
 def _exact(problem: Problem) -> Array:
-    """Return the least ln L of each resample, searched closely around its own best plan: once for all resamples that have it in common."""
+    """Return the least ln L of each resample, refined around its own best plan; resamples with the same best plan are refined together."""
     whole, parts = coarse(problem), []
     points = problem.law.points(whole.plans.params_by, whole.plans.tokens_pt, whole.plans.tokens_spec, whole.plans.unique_spec)
     for member, at in zip(problem.law.members, points, strict=True):
@@ -130,7 +130,7 @@ def _exact(problem: Problem) -> Array:
 
 
 def _scipy(problem: Problem, number: int, starts: Array, ends: tuple[float, float]) -> float:
-    """Return the least ln L of one resample over ln N and the share of the most specialist tokens that there can be."""
+    """Return the least ln L of one resample over ln N and the specialist tokens as a share of the most possible."""
     for member in problem.law.members:
         if number < len(member.resamples):
             break
@@ -148,7 +148,7 @@ def _scipy(problem: Problem, number: int, starts: Array, ends: tuple[float, floa
 
 
 def _starts(problem: Problem) -> tuple[Array, tuple[float, float]]:
-    """Return where scipy starts, and the ends of the sizes."""
+    """Return scipy's starts, and the smallest and largest size."""
     whole = coarse(problem)
     plans, best = whole.plans, whole.best_guess
     params = float(plans.params[best])
@@ -186,7 +186,7 @@ def _brute(report: Report, each: int) -> None:
 
 
 def _brute_limited(report: Report, each: int) -> None:
-    """Compare recommendations under a limit on the general loss, in whole optimiser steps, with brute force in parts of steps."""
+    """Compare recommendations under a limit on the general loss, in whole optimiser steps, with brute force in fractions of steps."""
     folder, random = ROOT / "sweeps" / "computing", np.random.default_rng(7)
     law, general = FittedLaw.load(folder / "law.json"), FittedLaw.load(folder / "replay" / "law_general.json")
     rows = []
@@ -200,7 +200,7 @@ def _brute_limited(report: Report, each: int) -> None:
             except DataError:
                 refused += 1
                 continue
-            if plan.tokens_spec == 0:  # of those the brute force knows nothing
+            if plan.tokens_spec == 0:  # the brute force does not cover these plans
                 alone += 1
                 continue
             mine = float(resampled(problem, plan, MOST_RESAMPLES).mean())

@@ -1,8 +1,8 @@
 """4,000 bootstraps of Chinchilla's law on Epoch's 240 rows: CPU time, standard errors against the published ones, and whether any
-resample ended worse than scipy.
+resample ended with a higher objective than scipy's.
 
-Rows are drawn with replacement, as in arXiv 2404.10102, whose standard errors of E, α and β are printed beside. Some resamples (all of them
-with --all) are fitted by L-BFGS-B too, with a gradient written out for this law and run to its end, twice: from the solution on all rows,
+Rows are drawn with replacement, as in arXiv 2404.10102, whose standard errors of E, α and β are printed for comparison. Some resamples (all of
+them with --all) are also fitted by L-BFGS-B, with an analytic gradient for this law and run to the end, twice: from the solution on all rows,
 where ours starts, and from our answer.
 """
 
@@ -21,9 +21,9 @@ from planner.laws import Points, Reference
 PUBLISHED = {"E": 0.0257, "α": 0.0154, "β": 0.0206}
 """Standard errors from 4,000 bootstraps, arXiv 2404.10102."""
 TARGET = 2.2
-"""CPU seconds for 4,000."""
+"""CPU seconds for 4,000 resamples."""
 WORSE = 1e-9
-"""Relative excess over scipy that counts."""
+"""Relative excess over scipy's objective that counts as worse."""
 
 
 def main() -> None:
@@ -38,7 +38,7 @@ def main() -> None:
     weights = draw_weights(np.arange(len(n)), count, "multinomial", np.random.default_rng(1))
     seconds, (theta, values) = cpu(lambda: fit_weighted(law, points, log_loss, weights, best.theta[None]))
     chosen = np.sort(np.random.default_rng(2).permutation(count)[:checked])
-    # Sizes and tokens as ratios to the reference, so that scipy's problem is as well scaled as ours.
+    # scipy gets sizes and tokens as ratios to the reference, so that its problem is as well scaled as ours.
     ratios = n / reference.params, d / reference.tokens
 
     def scipy(k: int, start: Array) -> float:

@@ -1,12 +1,12 @@
 """Coverage of the 90 % intervals of `FittedLaw.forecast`: how often one more run falls inside, on synthetic truths and on real tables.
 
-Synthetic: many truths of several laws (parameters drawn around a base), several levels of noise of a run and of noise that all runs off one
-trunk share; a table is fitted, and fresh runs on fresh trunks are forecast, inside the support and at twice its largest value on one axis.
-Once the law is given, once it is chosen ("auto"). Real: rows of public tables and of the recorded sweep are held out and forecast.
+Synthetic: truths from several laws (parameters drawn around base values), with several levels of run noise and of noise shared by all runs off
+one trunk. A table is fitted, and fresh runs on fresh trunks are forecast, inside the support and at twice its largest value on one axis; in one
+table of results the law is given, in another it is chosen ("auto"). Real: rows of public tables and of the recorded sweeps are held out and forecast.
 
-half-width: of the interval, in per cent of the loss. bias: forecast less measured, as everywhere else, so above zero where forecasts are too
-high. z: root mean square of error over the interval's own deviation, 1 if it is right; over 1 the interval is too narrow. Coverage is of rows,
-and rows of one table share its luck: its standard error is over tables.
+half-width: of the interval, in per cent of the loss. bias: forecast minus measured, so positive where forecasts are too high. z: root mean square
+of the error over the interval's own standard deviation; 1 if the interval is right, over 1 if it is too narrow. Coverage counts rows; rows of one
+table have correlated errors, so the standard error of coverage is taken over tables.
 """
 
 from __future__ import annotations
@@ -30,25 +30,25 @@ from planner.runs import read_runs
 
 TRUE_LAWS = ("chinchilla", "repetition-penalty", "transfer-saturating", "transfer-size-saturating", "multiplicative-saturating", "bounded-penalised")
 NOISES = ((0.003, 0.0), (0.005, 0.005), (0.01, 0.005), (0.004, 0.01))
-"""Deviation of ln L: of a run, and of a trunk."""
+"""Standard deviation of ln L: of a run, and of a trunk."""
 SWEEPS = ("medicine", "computing", "nature", "nature/long", "nature/behind", "nature/before")
 CHECKED = ("medicine", "nature")
-"""Sweeps with a grid at four times their compute."""
+"""Sweeps with check runs at four times their compute."""
 FRESH = 40
-"""Fresh runs a table, inside and outside each."""
+"""Fresh runs per table, inside the support and again outside."""
 Z90 = 1.6448536269514722
 RESAMPLES = 200
 
 
 @dataclass
 class Tally:
-    """Errors and widths of what was forecast, one array a table."""
+    """Errors and widths of forecasts, one array per table."""
 
     error: list[Array] = field(default_factory=list)
     width: list[Array] = field(default_factory=list)
 
     def add(self, law: FittedLaw, cells: tuple[Array, ...], log_loss: Array, params_by: dict[str, Array] | None = None) -> None:
-        """Forecast runs and compare."""
+        """Forecast runs and add their errors."""
         found = law.forecast(params_by or {"non_embedding": cells[0]}, *cells[1:])
         self.error.append(np.log(found.loss) - log_loss)
         self.width.append(np.log(found.high / found.low) / 2)
@@ -119,7 +119,7 @@ def _synthetic(tables: int, auto: bool) -> tuple[dict[str, Tally], dict[str, dic
 
 
 def _one_trunk(tables: int, seeds: int) -> dict[str, Tally]:
-    """Fit tables whose sizes have one trunk each, the middle one so many; runs on fresh trunks are forecast."""
+    """Fit tables with one trunk per size and `seeds` trunks of the middle size; forecast runs on fresh trunks."""
     found = {place: Tally() for place in ("inside", "2x outside")}
     for number in range(tables):
         random = np.random.default_rng([8, number])
@@ -135,7 +135,7 @@ def _one_trunk(tables: int, seeds: int) -> dict[str, Tally]:
 
 
 def _random_truth(law: Law, random: np.random.Generator) -> Array:
-    """Draw parameters around the law's base: a fifth on a log scale, a tenth otherwise."""
+    """Draw parameters around the law's base values, with a standard deviation of 0.2 on a log scale or 0.1 otherwise."""
     base = truth_of(law)
     low, high = (np.array([getattr(parameter, end) for parameter in law.parameters]) for end in ("low", "high"))
     logarithmic = np.array([parameter.logarithmic for parameter in law.parameters])
@@ -147,7 +147,7 @@ def _random_truth(law: Law, random: np.random.Generator) -> Array:
 
 
 def _fresh(law: Law, data: FitData, random: np.random.Generator, outside: bool) -> tuple[Array, ...]:
-    """Draw runs that no table has, log-uniformly: inside the support, or at twice the largest value of one axis and inside on the others."""
+    """Draw new runs log-uniformly: inside the support, or at twice the largest value of one axis and inside on the others."""
     support, n, pt, spec, unique = Support.of(data), *cells_of(law)
     ends = [(values[values > 0].min(), values[values > 0].max()) if (values > 0).any() else (0.0, 0.0) for values in (n, pt, spec, unique)]
     found: list[tuple[float, ...]] = []
@@ -168,7 +168,7 @@ def _fresh(law: Law, data: FitData, random: np.random.Generator, outside: bool) 
 
 
 def _real(report: Report) -> Iterator[tuple[str, str, Tally]]:
-    """Hold rows of real tables out; yield source, where, and tallies."""
+    """Hold out rows of real tables; yield source, which rows, and tally."""
     epoch = table("chinchilla_epoch.csv").sort_values("loss").head(240)
     epoch_data = _plain(epoch["N"], epoch["D"], np.zeros(len(epoch)), np.full(len(epoch), np.nan), epoch["loss"])
     repeated = table("data_constrained_182.csv")
@@ -189,7 +189,7 @@ def _real(report: Report) -> Iterator[tuple[str, str, Tally]]:
 
 
 def _beyond(report: Report) -> Iterator[tuple[str, str, list[tuple[FittedLaw, FitData]]]]:
-    """Fit recorded sweeps without their dearest runs, without their largest size, and whole where a check was trained; yield sweep, where, and fits."""
+    """Fit recorded sweeps without their most expensive runs, without their largest size, and whole if a check was trained; yield sweep, runs, fits."""
     for name in SWEEPS[:2] if report.quick else SWEEPS:
         data = _recorded(name)
         yield name, "largest 20 % by FLOPs", _fits(data, "auto", [data.flops > np.quantile(data.flops, 0.8)])
@@ -203,13 +203,13 @@ def _recorded(name: str) -> FitData:
 
 
 def _fits(data: FitData, law: str, masks: list[Array]) -> list[tuple[FittedLaw, FitData]]:
-    """Fit a table without some of its rows, for every mask of those; return laws and rows."""
+    """Fit a table without the rows of each mask; return the laws and the held-out rows."""
     found = []
     for seed, held in enumerate(masks):
         try:
             found.append((fit(data.rows(~held), law, resamples=RESAMPLES, seed=seed), data.rows(held)))
         except PlannerError:
-            continue  # such a hold-out leaves too little; the number of tables shows it
+            continue  # too few rows are left; the number of tables in the results shows that
     return found
 
 
@@ -227,7 +227,7 @@ def _some_rows(data: FitData, seed: int) -> Array:
 
 
 def _some_trunks(data: FitData, seed: int) -> Array:
-    """Hold trunks out, drawn one by one until they have a tenth of the rows or more."""
+    """Draw trunks to hold out, one by one until they have at least a tenth of the rows."""
     held = np.zeros(data.count, dtype=bool)
     for trunk in np.random.default_rng([12, seed]).permutation(data.cluster.max() + 1):
         held |= data.cluster == trunk
@@ -237,7 +237,7 @@ def _some_trunks(data: FitData, seed: int) -> Array:
 
 
 def _plain(n: pd.Series, pt: pd.Series, spec: pd.Series, unique: pd.Series, loss: pd.Series) -> FitData:
-    """Take columns as a table, every row a trunk of its own."""
+    """Make a table from columns, with every row its own trunk."""
     size, general, special, distinct, value = (np.asarray(column, dtype=float) for column in (n, pt, spec, unique, loss))
     count = len(size)
     ids = [str(number) for number in range(count)]

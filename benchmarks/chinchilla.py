@@ -1,7 +1,7 @@
-"""Time to the objective of Chinchilla's law on Epoch's 240 rows (arXiv 2404.10102): ours against what people use.
+"""Time to fit Chinchilla's law to Epoch's 240 rows (arXiv 2404.10102): ours against the tools in common use.
 
-Everything minimises Σ Huber_1e-3 of ln L. (a) the notebooks' way: L-BFGS-B with finite differences from a grid of 4,500 starts;
-(b) the same starts with an analytic gradient written out for this law; (c) the PyPI package `chinchilla`, BFGS with
+All minimise Σ Huber_1e-3 of ln L. (a) the notebooks' way: L-BFGS-B with finite differences from a grid of 4,500 starts;
+(b) the same starts with an analytic gradient for this law; (c) the PyPI package `chinchilla`: BFGS with
 finite differences from the same grid. Ours is `planner.fit.estimate.estimate` with its defaults, over many seeds of its starts.
 """
 
@@ -25,9 +25,9 @@ from planner.fit.solver import DELTA, huber
 from planner.laws import Points, Reference
 
 BEST = 1.0182741e-3
-"""What the published parameters' own refit reaches, rounded up."""
+"""The objective after a refit from the published parameters, rounded up."""
 OPTIONS = {"maxiter": 5000, "ftol": 1e-10, "gtol": 1e-9}
-"""Of (b), whose objective is in units of 1e-3: it stops when a step gains less than 1e-10 of it."""
+"""For (b), whose objective is in units of 1e-3; it stops when a step gains less than 1e-10 of the objective."""
 GRID = {
     "e": [-1.0, -0.5, 0.0, 0.5, 1.0], "a": [0.0, 5.0, 10.0, 15.0, 20.0, 25.0], "b": [0.0, 5.0, 10.0, 15.0, 20.0, 25.0],
     "alpha": [0.0, 0.5, 1.0, 1.5, 2.0], "beta": [0.0, 0.5, 1.0, 1.5, 2.0],
@@ -93,7 +93,7 @@ def _finite(n: Array, d: Array, log_loss: Array, starts: Array) -> float:
 
 
 def loss_and_gradient(n: Array, d: Array, log_loss: Array, weights: Array | float = 1.0) -> Callable[[Array], tuple[float, Array]]:
-    """Write the summed Huber objective out for this law, in units of `UNIT`, with its gradient by (ln E, ln A, ln B, α, β)."""
+    """Return the summed Huber objective of this law, in units of `UNIT`, with its gradient in (ln E, ln A, ln B, α, β)."""
     log_n, log_d = np.log(n), np.log(d)
 
     def value(free: Array) -> tuple[float, Array]:
@@ -113,7 +113,7 @@ def _analytic(n: Array, d: Array, log_loss: Array, starts: Array) -> float:
 
 
 def _package(n: Array, d: Array, log_loss: Array, grid: dict[str, list[float]]) -> float:
-    """Fit with the package, in this process. It averages what its loss function returns, so that is multiplied by the rows: the sum."""
+    """Fit with the package, in this process. It averages what its loss function returns, so the function multiplies by the rows to give the sum."""
     from chinchilla import Chinchilla
 
     def log_huber(measured: Any, forecast: Any) -> Any:

@@ -1,6 +1,6 @@
-"""What the benchmarks share: where tables are, how CPU seconds are counted, how a table of results is printed and kept.
+"""Shared by the benchmarks: where tables are, how CPU seconds are counted, how results are printed and saved.
 
-Run one as a module from the root of the repository, for instance `OMP_NUM_THREADS=1 python -m benchmarks.bootstrap --out`.
+Run a benchmark as a module from the root of the repository, for instance `OMP_NUM_THREADS=1 python -m benchmarks.bootstrap --out`.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from planner.laws import LAWS, Law, Points, Reference
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 TABLES = Path(os.environ.get("PLANNER_TABLES", ROOT.parent / "shared" / "data"))
-# scipy's L-BFGS-B stops by absolute gains; the objective is of order 1e-3, so it is given in units of this, and run to its end.
+# scipy's L-BFGS-B stops by absolute gains. The objective is of order 1e-3, so scipy gets it in units of UNIT, with tolerances that let it run to the end.
 UNIT = 1e-3
 LBFGS = {"maxiter": 5000, "maxfun": 20000, "ftol": 1e-15, "gtol": 1e-12}
 
 
 class Report:
-    """Prints lines, and keeps them in a file where --out asks for it; the first line there is the command."""
+    """Prints lines and, with --out, writes them to a file whose first line is the command."""
 
     def __init__(self, module: str, doc: str | None, more: Callable[[argparse.ArgumentParser], None] | None = None) -> None:
         self.name = Path(module).stem
@@ -67,7 +67,7 @@ class Report:
                 self.say("  ".join("-" * width for width in widths))
 
     def end(self) -> None:
-        """Say what the benchmark itself took and how fast the machine was, which differs by half between days, and write the file."""
+        """Print the benchmark's own CPU time and the machine's speed (which differs by half between days), and write the file."""
         taken = time.process_time() - self._start
         self.say()
         speeds = f"exp of 20,000 numbers took {self._speed:.0f} µs before, {_microseconds():.0f} after"
@@ -79,7 +79,7 @@ class Report:
 
 
 def _microseconds() -> float:
-    """Time a piece of numpy's work on one core, the median of many, so that records of different days can be held against each other."""
+    """Time a numpy operation on one core (median of many), so that results of different days can be compared."""
     values, taken = np.linspace(-1, 1, 20_000), []
     for _ in range(1000):
         start = time.perf_counter()
@@ -89,7 +89,7 @@ def _microseconds() -> float:
 
 
 def table(name: str) -> pd.DataFrame:
-    """Read a public table, or end with one sentence."""
+    """Read a public table, or exit with a one-sentence error."""
     path = TABLES / name
     if not path.is_file():
         print(f"the public table {name} is not here; set PLANNER_TABLES to its folder", file=sys.stderr)
@@ -98,7 +98,7 @@ def table(name: str) -> pd.DataFrame:
 
 
 def cpu(call: Callable[[], Any]) -> tuple[float, Any]:
-    """Return the CPU seconds of a call, and what it returned."""
+    """Return the CPU seconds of a call and its result."""
     start = time.process_time()
     result = call()
     return time.process_time() - start, result
@@ -112,7 +112,7 @@ def chinchilla_rows() -> tuple[Array, Array, Array]:
 
 
 def objective_for_scipy(law: Law, points: Points, log_loss: Array, weights: Array | float = 1.0, slopes: bool = True) -> Callable[[Array], Any]:
-    """Make the summed Huber objective, in units of `UNIT`, a function of the unbounded coordinates; with its gradient by default."""
+    """Return the summed Huber objective, in units of `UNIT`, as a function of the unbounded coordinates; with its gradient by default."""
     scale = Scale(law)
 
     def value_and_gradient(free: Array) -> tuple[float, Array]:
@@ -143,11 +143,11 @@ TRUTHS: dict[str, dict[str, float]] = {
     "ceiling-": {"A": 2.5, "b": 0.49, "α": 0.35, "β": 0.3, "G": 7.0, "s0": 0.006, "p0": 5.0, "L0": 12.5, "P": 1.45, "q": 6.3},
     "floor-": {"E": 0.9, "A": 1.6, "b": 0.46, "α": 0.45, "G": 5.8, "s0": 0.011, "p0": 5.0, "L0": 12.5, "P": 0.76, "q": 5.1},
 }  # fmt: skip
-"""What differs from `COMMON` in a law's truth, by what its name begins with; those that act jointly are near what *medicine* is fitted by."""
+"""Differences of a law's truth from `COMMON`, by the start of the law's name; those of the joint laws are near the values fitted to *medicine*."""
 
 
 def truth_of(law: Law) -> Array:
-    """Return the parameters that synthetic tables of a law are made with."""
+    """Return the true parameters of a law's synthetic tables."""
     known = COMMON | {name: value for start, values in TRUTHS.items() if law.name.startswith(start) for name, value in values.items()}
     return np.array([known[parameter.name] for parameter in law.parameters])
 
@@ -159,14 +159,14 @@ def one_stage_cells() -> tuple[Array, Array, Array, Array]:
 
 
 def two_stage_cells() -> tuple[Array, Array, Array, Array]:
-    """Lay out 5 sizes × 5 general stages × 6 specialist stages, less those without any training (145 rows); N, D_pt, D_spec, U."""
+    """Lay out 5 sizes × 5 general stages × 6 specialist stages, without the cells that train on nothing (145 rows); N, D_pt, D_spec, U."""
     grid = [(n, pt, spec, unique) for n in SIZES for pt in GENERAL for spec, unique in SPECIAL if pt + spec > 0]
     n, pt, spec, unique = (np.array(column) for column in zip(*grid, strict=True))
     return n, pt, spec, unique
 
 
 def repeat_cells() -> tuple[Array, Array, Array, Array]:
-    """Lay out 5 sizes × 4 amounts of distinct text × 5 numbers of passes, all on one corpus; N, D_pt, D_spec, U."""
+    """Lay out 5 sizes × 4 amounts of distinct text × 5 numbers of epochs, all on one corpus; N, D_pt, D_spec, U."""
     grid = [(n, 0.0, unique * passes, unique) for n in SIZES for unique in (2e5, 6e5, 2e6, 6e6) for passes in (1, 2, 4, 10, 25)]
     n, pt, spec, unique = (np.array(column) for column in zip(*grid, strict=True))
     return n, pt, spec, unique
@@ -181,16 +181,16 @@ def synthetic(
     law: Law, truth: Array, random: np.random.Generator, noise: float, trunk: float = 0.0, cells: tuple[Array, ...] | None = None,
     seeds: int = 0,
 ) -> FitData:  # fmt: skip
-    """Sample a table of known truth.
+    """Draw a synthetic table from a known law.
 
     Args:
-        law: the truth's form.
+        law: the law.
         truth: its parameters, in units of `REFERENCE`.
-        random: source of chance.
-        noise: deviation of ln L of a run.
-        trunk: deviation that all runs off one trunk share; a run from scratch is a trunk of its own.
+        random: random generator.
+        noise: standard deviation of ln L of a run.
+        trunk: standard deviation of the noise that all runs off one trunk share; a run from scratch is its own trunk.
         cells: N, D_pt, D_spec, U; the law's own layout by default.
-        seeds: 0 for a trunk at each D_pt; else one trunk a size, from which all its runs branch, and so many of the middle size.
+        seeds: 0 for a trunk at each D_pt; otherwise all runs of a size branch off one trunk, and the middle size is repeated with this many seeds.
     """
     n, pt, spec, unique = cells_of(law) if cells is None else cells
     seed = np.zeros(len(n))

@@ -1,7 +1,8 @@
-"""How well a run's end is foretold from its losses on the way, while it cools down, and how much cooling down takes off.
+"""How well a run's final loss is forecast from the losses during its cooldown, and how much the cooldown lowers the loss.
 
-Small runs go through the loop of `plan launch`, with held-out losses at evenly spread steps; at each loss in the cooldown the end is read off the line
-through the losses so far, and held against what came out. The settings of `planner.train.full.expect` were chosen on the runs of the first two tables.
+Small runs go through the loop of `plan launch`, with held-out losses at evenly spaced steps. At each loss in the cooldown the final loss is extrapolated
+from the line through the losses so far and compared with the outcome. The settings of `planner.train.full.expect` were chosen on the runs of the first
+two tables.
 """
 
 from __future__ import annotations
@@ -69,19 +70,19 @@ warmup_steps = 20
 cooldown_fraction = 0.2
 """
 MOST = 12
-"""Losses in a cooldown, and as many before it."""
+"""Losses measured in a cooldown; as many are measured before it."""
 FEWER = (12, 6, 3)
-"""How many of them are used."""
+"""How many of the losses in a cooldown are used."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a run measured."""
+    """The losses of one run."""
 
     before: list[float]
     """The last two losses before the cooldown."""
     cooling: list[tuple[float, float]]
-    """Rate as a share of the peak, and loss."""
+    """Learning rate as a share of the peak, and loss, in the cooldown."""
     end: float
 
 
@@ -118,12 +119,12 @@ def _runs(folder: Path, sweep: str, quick: bool) -> Iterator[Run]:
         lines = [line for line in read_metrics(spec.folder / FILE) if line["kind"] == "evaluation"]
         (record,) = (spec.folder / "records").iterdir()
         constant = [line["loss_spec"] for line in lines if line["rate_share"] >= 1 and line["step"] > full.offsets[-2]]
-        cooling = [(line["rate_share"], line["loss_spec"]) for line in lines if line["rate_share"] < 1 and line["step"] > start]  # not in the warm-up
+        cooling = [(line["rate_share"], line["loss_spec"]) for line in lines if line["rate_share"] < 1 and line["step"] > start]  # excludes the warm-up
         yield Run(constant[-2:], cooling, float(read_run(record)["row"]["loss_spec"]))
 
 
 def _rows(runs: Sequence[Run], count: int) -> Iterator[list[str]]:
-    """Sum up how the ends of runs are foretold from the first of so many losses, the first two, and so on."""
+    """Summarise the forecasts of the final loss from the first of `count` losses, the first two, and so on."""
     chosen = [round((k + 1) * (MOST + 1) / (count + 1)) - 1 for k in range(count)]
     for so_far in range(1, count + 1):
         told = [extrapolate([(1.0, float(np.mean(run.before))), *(run.cooling[at] for at in chosen[:so_far])]) for run in runs]

@@ -1,7 +1,7 @@
-"""The law of repeated data (arXiv 2305.16264) on its own 182 runs: our objective against that of the published parameters, and the ridge.
+"""The data-constrained law (arXiv 2305.16264) on its own 182 runs: our objective against that of the published parameters, and the ridge.
 
-The published parameters are the authors' (n = 182). Their R* lie on a ridge: very different pairs fit equally well, so objectives and
-forecasts are compared, and the profile says how far each parameter can move. Other laws of one stage with repeats are printed beside.
+The published parameters are the authors' (n = 182). Their two R* lie on a ridge: very different pairs fit equally well. So objectives and forecasts
+are compared, and the profile shows how far each parameter can move. Other laws of one stage are printed for comparison.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def main() -> None:
     seconds, best = cpu(lambda: estimate(law, points, log_loss, random))
     at_published = float(objective(law, published[None], points, log_loss, np.ones((1, len(n))))[0])
 
-    # R* alone; the objective has a minimum at every few steps along the ridge, the published place among them, so from many places.
+    # Only the two R* are refitted. The objective has many local minima along the ridge, the published values among them, so there are many starts.
     names = [parameter.name for parameter in law.parameters]
     pairs = [(data_half, size_half) for data_half in np.geomspace(4, 300, 12) for size_half in (1.0, 1.7, 3.0, 6.0)]
     places = np.tile(published, (len(pairs), 1))
@@ -92,7 +92,7 @@ def main() -> None:
 
 
 def _along(report: Report, points: Points, log_loss: Array, theta: Array, least: float) -> None:
-    """Hold R_D* at several values, fit the rest again, and print what that costs."""
+    """Hold R_D* at several values, refit the rest, and print how much higher the objective is."""
     law = LAWS["data-constrained"]
     names = [parameter.name for parameter in law.parameters]
     values = np.array([5.0, 10.0, 15.388, 30.0, 60.0, 95.4, 200.0])

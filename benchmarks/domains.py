@@ -1,9 +1,9 @@
 """`plan allocate --domains`: seconds for many domains, and split training against scipy's SLSQP on the same 10 domains at equal FLOPs.
 
-Domains: the recorded laws `medicine`, `computing`, `nature` in turn, 50k to 2M distinct tokens, weights 0.5 to 2. scipy gets the size as a fixed
-number, the sizes of a grid one after the other, and looks for the trunk and the amounts of all domains together, with numerical slopes, from as many
-starts as stated; both minimise the weighted loss, mean over the same resamples. Its amounts lie between the shortest stage and the most passes: it
-cannot leave a stage away, but where it is told which domains stay without one in our answer. Both results are then forecast with all resamples.
+Domains: the recorded laws `medicine`, `computing`, `nature` in turn, 50k to 2M distinct tokens, weights 0.5 to 2. scipy solves one fixed size after
+another, from a grid, for the trunk and the amounts of all domains together, with numerical slopes and the stated number of starts. Both minimise the
+weighted loss, averaged over the same resamples. scipy's amounts lie between the shortest stage and the most epochs: it cannot omit a stage, except
+where it is told which domains have none in our answer. Both results are then forecast with all resamples.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SIZES, STARTS = 7, 2
 
 
 def request(count: int, flops: float) -> DomainsRequest:
-    """State domains of the recorded laws."""
+    """Make a request with domains of the recorded laws."""
     laws = [FittedLaw.load(ROOT / "sweeps" / name / "law.json") for name in SWEEPS]
     random = np.random.default_rng(0)
     unique, weights = np.exp(random.uniform(np.log(5e4), np.log(2e6), count)), random.uniform(0.5, 2, count)
@@ -38,7 +38,7 @@ def request(count: int, flops: float) -> DomainsRequest:
 
 
 def by_scipy(problem: DomainsProblem, size: int, random: np.random.Generator, starts: int, ours: Found | None = None, warm: bool = True) -> Found | None:
-    """Solve for the trunk and all amounts of one size, from random starts or from our answer; with our answer, its bare domains stay bare."""
+    """Solve for the trunk and all amounts of one size, from random starts or from our answer; given our answer, domains without a stage stay so."""
     total = problem.request.flops / float(problem.price[size])
     low, high = np.full(problem.count + 1, problem.least_stage / total), np.minimum(np.append(1e12, problem.most_spec) / total, 1.0)
     if ours is not None:
@@ -46,7 +46,7 @@ def by_scipy(problem: DomainsProblem, size: int, random: np.random.Generator, st
         low[bare] = high[bare] = 0.0
     if low.sum() > 1:
         return None
-    # Domains without a stage take the trunk cooled down, which is paid beside the branches.
+    # Domains without a stage use the trunk after a cooldown, which is paid for in addition to the branches.
     again = cooldown(problem) if ours is not None and (ours.tokens_spec == 0).any() else 0.0
 
     def value(parts: np.ndarray) -> float:

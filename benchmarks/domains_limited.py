@@ -1,10 +1,10 @@
 """`plan allocate --domains` under a limit on the general loss, against brute force in whole steps: random requests of two domains.
 
-Both domains have the recorded law `computing` and its law of the general loss; budget, texts, weights, the kind of limit and how tight it is are drawn,
-and in every third request general text is scarce. The brute force goes over 60 sizes, trunks, divisions of what they leave and budget left over, takes
-the best of eight sizes, and our plan as well, and moves size, trunk and branches as long as that gains, in steps of 64 down to one, each under all
-resamples and with the least replay that keeps the limit. Independent models are held against `plan allocate` of each domain alone, with the budget
-divided in 24 ways and 13 more around the best. Excess is of the weighted loss, relative.
+Both domains have the recorded law `computing` and its law of the general loss. Budget, texts, weights, the kind of limit and its tightness are random;
+in every third request general text is scarce. The brute force tries 60 sizes with a grid of trunks, of divisions of the rest between the branches, and
+of budget left unused. From the best plans of eight sizes, and from our plan, it then moves size, trunk and branches as long as the loss falls, in steps
+of 64 down to 1; every plan is evaluated under all resamples, with the least replay that keeps the limit. Independent models are compared with
+`plan allocate` for each domain alone, with the budget divided in 24 ways and 13 more around the best. Excess is relative, of the weighted loss.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def requests(count: int) -> list[DomainsRequest]:
 
 
 def value(problem: DomainsProblem, plans: np.ndarray, most: int) -> np.ndarray:
-    """Return the weighted losses of plans, infinite where they pass the budget or the limit: size, trunk and two branches in rows, shape (plans, 4)."""
+    """Return the weighted loss of each plan, infinite if it breaks the budget or the limit; a row is size, trunk, two branches, shape (plans, 4)."""
     size, trunk, spec = plans[:, 0].astype(int), plans[:, 1], plans[:, 2:].T
     share = branch_replay(problem, size[None], trunk[None], spec, 0.0)
     stages = spec / (1 - share)
@@ -70,14 +70,14 @@ def value(problem: DomainsProblem, plans: np.ndarray, most: int) -> np.ndarray:
 
 
 def allowed(problem: DomainsProblem, plans: np.ndarray) -> np.ndarray:
-    """Bring plans to sizes that there are, whole steps, a trunk that is no shorter than a stage may be, and branches as long as that or none."""
+    """Move plans to existing sizes and whole steps, with a trunk of at least the shortest stage, and branches of at least that or none."""
     size, spec = np.clip(plans[:, :1], 0, len(problem.ladder) - 1), problem.whole(np.minimum(plans[:, 2:], problem.most_spec))
     trunk = problem.whole(np.maximum(plans[:, 1:2], problem.least_stage))
     return np.hstack([size, trunk, np.where(spec < problem.least_stage, 0.0, spec)])
 
 
 def brute_force(problem: DomainsProblem, ours: np.ndarray | None) -> float:
-    """Return the least weighted loss that is found."""
+    """Return the least weighted loss found."""
     sizes = np.unique(np.linspace(0, len(problem.ladder) - 1, SIZES).astype(int))
     rows = []
     for size, total in zip(sizes, problem.tokens(sizes), strict=True):
@@ -113,7 +113,7 @@ def alone(asked: DomainsRequest) -> float:
             plan = allocate(domain.law, request, general=domain.general_law, allow_extrapolation=True).plan
         except DataError:
             return np.inf
-        # The mean of the loss, as of many domains; that plan is the best in the mean of its logarithm.
+        # The mean of the loss, as for many domains, although plan allocate minimises the mean of ln L.
         points = domain.law.points(plan.params_by, np.array([plan.tokens_pt]), np.array([plan.tokens_spec]), np.array([domain.unique_spec]))
         return float(np.exp(domain.law.log_loss_resamples(points) + cost(plan.replay_fraction)).mean())
 

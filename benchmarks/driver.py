@@ -1,8 +1,8 @@
-"""What the driver of a sweep costs: 100,000 no-op segments through its scheduling loop and through `run_sweep`, and no-op tasks through Ray.
+"""Cost of a sweep's driver: 100,000 no-op segments through its scheduling loop and through `run_sweep`, and no-op tasks through Ray.
 
-The first table has an engine that finishes every job at once, on a tree of many short trunks and on one trunk that all tips
-hang on, which is the worst case for a scheduler. Beside it stands the loop that was here before, which looked through all
-that waits for every job, on a tenth and a twentieth of the segments. The second table counts Ray tasks per second as
+The first table uses an engine that finishes every job at once, on a tree of many short trunks and on one trunk that all tips
+branch off, the worst case for a scheduler. For comparison it has the first version's loop, which scanned all waiting segments
+for every job, on a tenth and a twentieth of the segments. The second table counts Ray tasks per second as
 `RayEngine` runs them: queued a quarter ahead of the processors, in warm workers, each job pickled and its result awaited.
 """
 
@@ -47,7 +47,7 @@ warmup_steps = 20
 """
 LOSSES = ("loss_spec", "loss_general", "bpb_spec", "bpb_general")
 FLIGHT = 256
-"""Jobs that the no-op engine has taken and not finished."""
+"""Most jobs that the no-op engine takes before it finishes them."""
 
 
 class NoOp:
@@ -86,7 +86,7 @@ def many_trunks(count: int) -> Tree:
 
 
 def one_trunk(count: int) -> Tree:
-    """Lay out one segment that all others hang on."""
+    """Lay out one segment that is the parent of all others."""
     first = _first()
     return Tree((first, *(replace(first, segment_id=f"t{number}", parent_id=first.segment_id) for number in range(count - 1))), RECIPE)
 
@@ -112,7 +112,7 @@ def now(tree: Tree, engine: Any, folder: Path) -> int:
 
 
 def before(tree: Tree, engine: Any, folder: Path) -> int:
-    """Schedule as the first version did: look through what waits for every job."""
+    """Schedule as the first version did: scan all waiting segments for every job."""
     priority = tree.critical_path()
     left = {segment.segment_id: segment for segment in tree.segments}
     waiting = sorted(left, key=lambda name: -priority[name])
@@ -137,7 +137,7 @@ def before(tree: Tree, engine: Any, folder: Path) -> int:
 
 
 class Recorded:
-    """Leaves what workers leave, a record an endpoint and a state elsewhere, and tells how long that took."""
+    """Writes what workers write (a record for an endpoint, a state for any other segment) and counts the time that takes."""
 
     name = "no-op"
 
@@ -170,7 +170,7 @@ class Recorded:
 
 
 def whole(count: int) -> Iterator[tuple[str, float]]:
-    """Run a sweep of `count` segments and two endpoints in five of them with `run_sweep` itself; yield what was done and its CPU seconds."""
+    """Run a sweep of `count` segments, two in five of them endpoints, with `run_sweep`; yield the name of each step and its CPU seconds."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make_corpus(folder)
@@ -186,7 +186,7 @@ def whole(count: int) -> Iterator[tuple[str, float]]:
 
 
 def memory() -> float:
-    """Return the largest resident size of this process so far [MB]."""
+    """Return the peak resident memory of this process so far [MB]."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 

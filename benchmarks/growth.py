@@ -1,7 +1,7 @@
-"""How the time of a fit grows: with rows, from 100 to 100,000, for two laws, and with parameters, from 4 to 16, at 145 rows.
+"""How the time of a fit grows: with rows, from 100 to 100,000, for two laws; and with parameters, from 4 to 16, at 145 rows.
 
-Each point is `planner.fit.estimate.estimate` with its default starts on a synthetic table with 0.5 % noise, median of several, and 100 resamples.
-Prints a table; with --out it draws growth.png beside it.
+Each point is the median of several fits by `planner.fit.estimate.estimate`, with its default starts, of a synthetic table with 0.5 % noise; by
+parameters 100 resamples are timed too. Prints a table; with --out it also draws growth.png beside it.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def _many(law: Law, count: int) -> tuple[Array, ...]:
-    """Scatter runs over the law's own layout."""
+    """Draw runs from the law's layout, with jitter."""
     random = np.random.default_rng(count)
     cells = two_stage_cells() if law.stages == 2 else one_stage_cells()
     chosen = random.integers(0, len(cells[0]), count)

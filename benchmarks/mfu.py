@@ -1,8 +1,8 @@
-"""Tokens a second of one device at full size: a run of `plan launch` beside Hugging Face's Trainer and a loop after nanoGPT's.
+"""Tokens per second on one device at full size: a run of `plan launch` against Hugging Face's Trainer and a loop like nanoGPT's.
 
-All three train the same model (transformers' Qwen3, 32k words, windows of 2,048 tokens, half a million tokens a step, bfloat16, torch.compile, fused
-AdamW, clipping) with the same micro-batch. The first steps are left out. MFU is exact FLOPs (planner/flops.py) over the data sheet's peak where
---peak-flops states one, and over the device's own matrix product always. --device cpu tries the script itself, in sizes that a CPU trains.
+All three train the same model (transformers' Qwen3, vocabulary 32k, windows of 2,048 tokens, half a million tokens per step, bfloat16, torch.compile,
+fused AdamW, clipping) with the same micro-batch. The first steps are not counted. MFU is exact FLOPs (planner/flops.py) over the device's measured
+matrix-product speed and, if --peak-flops is given, also over that peak. --device cpu tests the script itself, at sizes that a CPU can train.
 
 Needs `pip install accelerate` for Trainer.
 """
@@ -36,14 +36,14 @@ from planner.train.full.plan import FullRun, Settings
 from planner.train.job import Job
 
 STEPS, WARM = 12, 4
-"""Steps of a measurement, and how many of them are left out at the beginning."""
+"""Steps of a measurement, and how many of them at the beginning are not counted."""
 RATE = 1e-4
 WAYS = ("ours", "trainer", "nanogpt")
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What is trained, and on what."""
+    """The models, the recipe and the device of a measurement."""
 
     device: str
     sizes: tuple[float, ...]
@@ -96,21 +96,21 @@ def main() -> None:
 
 
 def options(parser: argparse.ArgumentParser) -> None:
-    """Add this benchmark's own."""
+    """Add this benchmark's options."""
     parser.add_argument("--device", choices=sorted(SETTINGS), default="cuda")
     parser.add_argument("--peak-flops", help="the device's peak in bfloat16: a kind such as H100, or FLOP/s")
     parser.add_argument("--micro-batch", type=int, help="sequences of a forward pass")
 
 
 def spoken(way: str, setting: Setting, size: float, corpus: Path) -> float:
-    """Measure in a process of its own, so that each begins with an empty device; return what it says last."""
+    """Measure in a new process, so that each starts with an empty device; return the last number it prints."""
     command = [sys.executable, "-m", "benchmarks.mfu", "process", way, setting.device, f"{size:g}", str(corpus)]
     environment = {**os.environ, "MICRO_BATCH": str(setting.micro_batch)}
     return float(subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout.split()[-1])
 
 
 def make_text(folder: Path, vocab: int) -> Path:
-    """Build a corpus of random tokens: speed does not depend on what they say."""
+    """Build a corpus of random tokens; speed does not depend on the text."""
     random, count = np.random.default_rng(0), 8_000_000
     for domain in ("general", "special"):
         (folder / domain).mkdir()
@@ -125,7 +125,7 @@ def make_text(folder: Path, vocab: int) -> Path:
 
 
 def ours(setting: Setting, size: float, corpus: Path) -> float:
-    """Train as a rank of `plan launch` does, its states, metrics and guards included."""
+    """Train as a rank of `plan launch` does, including states, metrics and guards."""
     import torch
 
     from planner.train.allocator import tune_allocator
@@ -149,14 +149,14 @@ def ours(setting: Setting, size: float, corpus: Path) -> float:
 
 
 def device_name(device: str) -> str:
-    """Name what it ran on."""
+    """Return the name of the device."""
     import torch
 
     return torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} threads of a CPU"
 
 
 def peak(setting: Setting, size: float, corpus: Path) -> float:
-    """Return what the device's matrix product reaches [FLOP/s]."""
+    """Return the speed of the device's matrix product [FLOP/s]."""
     import torch
 
     side, width = (8192, torch.bfloat16) if setting.device == "cuda" else (1024, torch.float32)
@@ -167,7 +167,7 @@ def peak(setting: Setting, size: float, corpus: Path) -> float:
 
 
 def timed(step: Callable[[], object], device: str, count: int = STEPS) -> list[float]:
-    """Return the seconds of each call after the first few, the device waited for."""
+    """Return the seconds of each call after the first few, with the device synchronised."""
     import torch
 
     took = []
@@ -187,7 +187,7 @@ def _model(setting: Setting, size: float):
 
 
 def nanogpt(setting: Setting, size: float, corpus: Path) -> float:
-    """Train in a loop like nanoGPT's train.py: weights in fp32 under autocast, the whole model compiled, gradients of micro-batches added up."""
+    """Train in a loop like nanoGPT's train.py: fp32 weights under autocast, the whole model compiled, gradients accumulated over micro-batches."""
     import torch
 
     torch.set_num_threads(1)
@@ -218,7 +218,7 @@ def nanogpt(setting: Setting, size: float, corpus: Path) -> float:
 
 
 def trainer(setting: Setting, size: float, corpus: Path) -> float:
-    """Train with Hugging Face's Trainer, compiled, nothing logged, saved or evaluated."""
+    """Train with Hugging Face's Trainer, compiled, without logging, saving or evaluation."""
     import torch
     from transformers import Trainer, TrainerCallback, TrainingArguments
 

@@ -1,13 +1,14 @@
-"""Designed runs against a naive grid and the cheapest runs first, at equal FLOPs: truths are known, runs are simulated with noise, laws refitted.
+"""Designed runs against a naive grid and the cheapest runs first, at equal FLOPs: runs are simulated with noise from a known law, and refitted.
 
-Truths: two law forms, each with the parameters fitted to the recorded sweep `medicine` (the first) and resamples of them. "nothing fitted": the
-design comes from the start ranges of the default forms (gap-competing and bounded-penalised; the truth is not told), and the law is fitted to the
-new runs alone. "beside a fit": a first sweep (the cells of `medicine`) is simulated and fitted, the design comes from that fit, and the law is fitted
-to both. Noise: 0.5 % in ln L, a quarter of its variance common to a trunk. Fits know the truth's form, except in the last tables.
+Truths: two law forms, each with the parameters fitted to the recorded sweep `medicine` (the first truth) and with resamples of them (the others).
+"nothing fitted": the design comes from the start ranges of the default forms (gap-competing and bounded-penalised, so it does not know the true form),
+and the law is fitted to the new runs only. "beside a fit": a first sweep (the cells of `medicine`) is simulated and fitted, the design comes from that
+fit, and the law is refitted to both. Noise: 0.5 % in ln L, a quarter of its variance common to a trunk. Fits use the true form, except in the last
+tables.
 
-forecast: root mean square error of ln L over the plans at the target budget whose true loss is within 2 % of the best; regret: true loss of the plan
-that the fit prefers over that of the best plan. Ratios are to the design's. expected: the deviation of the recommendation's forecast that the design
-was chosen to lower, as told beforehand.
+forecast: root mean square error of ln L over the plans at the target budget whose true loss is within 2 % of the best. regret: true loss of the plan
+that the fit prefers, over that of the best plan. Ratios are to the design's. expected: the standard deviation of the recommendation's forecast that the
+design was chosen to reduce, as predicted before the runs.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ class Truth:
 
 
 def simulated(truth: Truth, columns: tuple[Array, ...], group: Array, random: np.random.Generator) -> FitData:
-    """Sample rows; N, D_pt, D_spec, U and the trunk of each."""
+    """Simulate runs with given N, D_pt, D_spec, U (`columns`) and trunk (`group`)."""
     n, pt, spec, unique = columns
     shared = np.sqrt(SHARE) * NOISE * random.normal(size=int(group.max()) + 1)[group]
     log_loss = truth.log_loss(*columns) + shared + np.sqrt(1 - SHARE) * NOISE * random.normal(size=len(n))
@@ -65,7 +66,7 @@ def simulated(truth: Truth, columns: tuple[Array, ...], group: Array, random: np
 
 
 def joined(first: FitData, second: FitData) -> FitData:
-    """Put two tables together; their trunks are different ones."""
+    """Join two tables whose trunks are different."""
     pairs = [np.concatenate([getattr(first, name), getattr(second, name)]) for name in ("tokens_pt", "tokens_spec", "unique_spec", "log_loss", "flops")]
     group = np.concatenate([first.cluster, second.cluster + first.cluster.max() + 1])
     n = np.concatenate([first.params, second.params])
@@ -79,7 +80,7 @@ def rows_of(given: Candidates, chosen: Array) -> tuple[tuple[Array, ...], Array]
 
 
 def outcome(truth: Truth, law: Law, data: FitData, plans: Plans, random: np.random.Generator, warm: Array | None = None) -> tuple[float, float]:
-    """Fit, and return the root mean square error of the forecasts at good plans and the regret of the best, both of ln L."""
+    """Fit; return the mean square error of the forecasts at good plans, and the regret of the plan with the lowest forecast, both of ln L."""
     found = estimate(law, data.points(data.reference), data.log_loss, random, starts=16, warm=warm)
     columns = (plans.params, plans.tokens_pt, plans.tokens_spec, plans.unique_spec)
     forecast, true = law.log_loss(found.theta[None], Points(data.reference, *columns))[0], truth.log_loss(*columns)
@@ -88,7 +89,7 @@ def outcome(truth: Truth, law: Law, data: FitData, plans: Plans, random: np.rand
 
 
 def ensemble(law: Law, data: FitData, like: FittedLaw, seed: int) -> FittedLaw:
-    """Fit a first sweep, with resamples by trunk, and file the result as a law like another one."""
+    """Fit a first sweep, with resamples by trunk, and return it as a fitted law modelled on `like`."""
     random, points = np.random.default_rng(seed), data.points(data.reference)
     best = estimate(law, points, data.log_loss, random, starts=16)
     weights = draw_weights(data.cluster, 60, "fractional", random)
@@ -98,19 +99,19 @@ def ensemble(law: Law, data: FitData, like: FittedLaw, seed: int) -> FittedLaw:
 
 
 class Tally:
-    """Errors by design, of several truths and several draws of noise."""
+    """Errors by design, over several truths and several draws of noise."""
 
     def __init__(self) -> None:
         self.rows: dict[str, list[tuple[float, float]]] = {}
         self.worths: dict[str, list[Worth]] = {}
 
     def add(self, worth: Worth, errors: tuple[float, float]) -> None:
-        """Note one refit."""
+        """Add one refit."""
         self.rows.setdefault(worth.name, []).append(errors)
         self.worths.setdefault(worth.name, []).append(worth)
 
     def lines(self) -> list[list[str]]:
-        """Write the means out, with their ratios to the first design's."""
+        """Format the means, with their ratios to the first design's."""
         found = {name: (100 * np.sqrt(np.mean([row[0] for row in rows])), 100 * np.mean([row[1] for row in rows])) for name, rows in self.rows.items()}
         first = next(iter(found.values()))
         lines = []
@@ -127,7 +128,7 @@ COLUMNS = ("runs", "endpoints", "FLOPs", "expected", "forecast", "ratio", "regre
 
 
 def designs(given: Candidates, law: FittedLaw | None, flops: float) -> list[tuple[Worth, Array]]:
-    """Return the designs to compare with what is expected of them, as masks of the candidates."""
+    """Return the designs to compare: what is expected of each, and its mask of the candidates."""
     by = {name: Stakes.of(given, law, REQUEST, criterion=name) for name in "VI"}
     masks = {f"design ({name})": choose(stakes.information, given.cost, flops).chosen for name, stakes in by.items()}
     masks["naive grid"] = naive_grid(given, flops, by["V"].information).chosen

@@ -1,10 +1,10 @@
-"""Recovery of known truths: 0.5 % noise on many synthetic tables of each surface; the mean error of every parameter and forecast against the
-width of its own interval.
+"""Recovery of known parameters: many synthetic tables of each surface with 0.5 % noise; the mean error of every parameter and forecast against
+the width of its own interval.
 
-bias: mean of estimate less truth; as a share of the interval's half-width it should be small (with T tables that of an unbiased estimate
-scatters by about 0.6/√T), and the 90 % interval of the resamples should hold the truth nine times of ten. Parameters that a table leaves on a
-ridge are told by `ridge` (share of a few tables). Forecasts are of the loss without noise, in the middle, at the largest cell, and at twice the
-largest size and tokens. Every other law of two stages has a line, from fewer tables.
+bias: mean of estimate minus truth. As a share of the interval's half-width it should be small (with T tables the share scatters by about 0.6/√T for
+an unbiased estimate), and the 90 % interval of the resamples should contain the truth nine times out of ten. `ridge`: in what share of a few tables
+the parameter lies on a ridge. Forecasts are of the loss without noise, in the middle, at the largest cell, and at twice the largest size and tokens.
+Every other law of two stages has one line, from fewer tables.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from planner.fit.resample import draw_weights, fit_weighted
 from planner.laws import Law, Points
 
 Item = tuple[str, float, float, float, float, float, float | None]
-"""Parameter or forecast, truth, median estimate, bias, half-width of the interval, intervals that hold the truth [%], tables with a ridge [%]."""
+"""Parameter or forecast, truth, median estimate, bias, half-width of the interval, intervals that contain the truth [%], tables with a ridge [%]."""
 NOISE = 0.005
 SURFACES: dict[str, tuple[str, tuple[float, ...] | None]] = {
     "symmetric": ("chinchilla", (1.0, 0.5, 0.5, 0.3, 0.3)),
@@ -29,9 +29,9 @@ SURFACES: dict[str, tuple[str, tuple[float, ...] | None]] = {
     "transfer with size": ("transfer-size-saturating", None),
     "multiplicative": ("multiplicative-saturating", None),
 }
-"""Law, and parameters where they are not the benchmarks' own truth; the first three are those of tests/fit/test_solver.py."""
+"""Law, and its true parameters (None: those of `truth_of`); the first three are those of tests/fit/test_solver.py."""
 RIDGE = 50.0
-"""Per cent of the tables from which a parameter counts as on a ridge."""
+"""A parameter counts as on a ridge from this percentage of the tables."""
 PLACES = ("in the middle", "largest cell", "2x outside")
 
 
@@ -60,7 +60,7 @@ def main() -> None:
 
 
 def _line(law: Law, items: list[Item]) -> list[str]:
-    """Sum a surface up in cells: the parameters that no ridge leaves open, and the forecast farthest out."""
+    """Summarise a surface in table cells: the parameters that are not on a ridge, and the forecast farthest out."""
     measured = [item for item in items if item[-1] is not None and item[-1] < RIDGE]
     on_ridge = [item[0] for item in items if item[-1] is not None and item[-1] >= RIDGE]
     worst, least, far = max(measured, key=lambda item: abs(item[3] / item[4])), min(measured, key=lambda item: item[5]), items[-1]

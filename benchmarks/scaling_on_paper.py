@@ -1,7 +1,7 @@
 """The full-size run on paper, up to 10,000 GPUs and 1e26 FLOPs: memory, traffic, states, failures, and the cost of the data's order.
 
-Nothing here ran on a GPU. Speeds of devices, links and disks are stated below and can be given; what is measured is marked so, and is measured on this
-machine's CPU. The point is to find what breaks first.
+Nothing here ran on a GPU. Speeds of devices, links and disks are assumptions, printed in the output and set by options; what is marked as measured was
+measured on this machine's CPU. The purpose is to find what breaks first.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ CASES = ((8, 1e21), (128, 1e23), (1024, 1e24), (10_000, 1e26))
 TOKENS_PER_PARAM = 20.0
 VOCAB, SEQ_LEN = 128_256, 8192
 FAILURES = 419 / (54 * 24 * 16_384)
-"""Unexpected interruptions a GPU-hour: 419 in 54 days of 16,384 GPUs (arXiv 2407.21783, section 3.3.4)."""
+"""Unexpected interruptions per GPU-hour: 419 in 54 days on 16,384 GPUs (arXiv 2407.21783, section 3.3.4)."""
 OPEN_SECONDS = 1e-3
-"""To open a file and read its header on a parallel file system."""
+"""Seconds to open a file and read its header on a parallel file system."""
 GATHERED, REDUCED = 2 + 2, 4
-"""Bytes a parameter that FSDP moves to each rank a pass: gathered in bf16 forward and backward, its gradient reduced in fp32."""
+"""Bytes per parameter that FSDP moves to each rank per pass: gathered in bf16 forward and backward, its gradient reduced in fp32."""
 
 
 class Text:
-    """Stands in for a token file of any length: a window of it is zeros."""
+    """Stands in for a token file of any length; every window is zeros."""
 
     def __init__(self, tokens: int) -> None:
         self._tokens = tokens
@@ -100,11 +100,11 @@ def main() -> None:
     for (ranks, flops), shape, _ in runs:
         size = saved_bytes(shape, Method())
         between = 1 / (FAILURES * ranks) * 3600
-        # What training waits for is the copy to the host; the rest is written beside it.
+        # Training waits only for the copy to the host; writing to disk overlaps with training.
         waits = size / ranks / told.host
         best = math.sqrt(2 * waits * between)
-        every = max(best, size / told.disk)  # a state must be on disk before the next is begun
-        # All ranks start again and read the state; the model is not drawn (planner/train/full/loop.py).
+        every = max(best, size / told.disk)  # a state must be on disk before the next one starts
+        # All ranks restart and read the state; the weights are not initialised first (planner/train/full/loop.py).
         again = told.again + ranks * OPEN_SECONDS + size / told.disk
         lost = (every / 2 + again) / between + waits / every
         pieces = 3 * (11 * shape.layers + 3) * ranks
@@ -153,7 +153,7 @@ def main() -> None:
 
 
 def order(report: Report) -> None:
-    """Measure what finding and reading a window costs, by the size of the corpus."""
+    """Measure the cost of finding and reading a window, by the size of the corpus."""
     rows = []
     for tokens in (10**8, 10**10, 10**11, 10**13):
         for seq_len in (2048, 8192):
@@ -181,7 +181,7 @@ def order(report: Report) -> None:
 
 
 def piece_bytes() -> float:
-    """Measure the pickled size of one piece of a plan to save."""
+    """Measure the pickled size of one piece of a save plan."""
     import torch
     from torch.distributed.checkpoint.planner_helpers import _create_write_items
 
@@ -190,7 +190,7 @@ def piece_bytes() -> float:
 
 
 def drawn() -> float:
-    """Measure how many normal numbers a second torch draws on one thread, in order, as the initialisation needs them."""
+    """Measure how many normal numbers per second torch draws on one thread, in order, as the initialisation does."""
     import torch
 
     torch.set_num_threads(1)

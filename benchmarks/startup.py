@@ -1,7 +1,7 @@
-"""Process start to exit of the commands that people wait for: wall and CPU seconds, median of several, in fresh processes.
+"""Time of the commands that people wait for, from process start to exit: wall and CPU seconds in fresh processes, median of several.
 
-The recorded law is used as it is; where this version cannot read it, the recorded runs are fitted again into a temporary folder first.
-Nothing in the repository is written to. Modules are compiled once, into the temporary folder, by a run that is not counted, as an installation has them.
+The recorded law is used if this version can read it; otherwise the recorded runs are first refitted into a temporary folder. Nothing in the repository
+is written to. As in an installation, Python modules are already compiled: a run that is not counted compiles them into the temporary folder.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def main() -> None:
         ]
         for name in ("medicine", "nature", "computing"):
             commands.append((f"plan fit sweeps/{name} --law auto --bootstrap 1000", ["fit", str(ROOT / "sweeps" / name), *fit], 1 if report.quick else 3))
-        shutil.copytree(ROOT / "sweeps", Path(folder) / "sweeps")  # laws of several tables are written beside them
+        shutil.copytree(ROOT / "sweeps", Path(folder) / "sweeps")  # fitting a folder of sweeps writes each law beside its runs
         commands.append(("plan fit sweeps/ --law auto --bootstrap 1000", ["fit", f"{folder}/sweeps", *fit[:-2]], 1 if report.quick else 3))
         rows = []
         for name, arguments, times in commands:

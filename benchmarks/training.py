@@ -1,13 +1,13 @@
-"""Aggregate training speed of a sweep on this machine, against the same models under Hugging Face's Trainer and in a loop after nanoGPT's.
+"""Aggregate training speed of a sweep on this machine, against the same models under Hugging Face's Trainer and in a loop like nanoGPT's.
 
 Three ways to train the same model (transformers' Qwen3, batch 8x128, vocabulary 1024, AdamW, clipping), each as one process with all cores, which is
-how Trainer and nanoGPT are run, and as one process a core with one thread each, which is how a sweep runs. Ours is `run_segment` itself, as a worker
-of `plan sweep run` calls it. Tokens a second are counted after a warm-up, over all processes. The share is that of the machine's own matrix product:
-fp32, 1024 x 1024, the same threads, by MKL or oneDNN, whichever is faster. FLOPs are exact ones, see planner/flops.py. All once more through
-torch.compile, which a sweep uses for models that train for minutes, nanoGPT by default and Trainer on request.
+how Trainer and nanoGPT are usually run, and as one process per core with one thread each, which is how a sweep runs. Ours is `run_segment`, as a worker
+of `plan sweep run` calls it. Tokens per second are counted after a warm-up and summed over all processes. The share of the peak is relative to the
+machine's own matrix product: fp32, 1024 x 1024, the same threads, by MKL or oneDNN, whichever is faster. FLOPs are exact, see planner/flops.py.
+Everything is also measured through torch.compile, which a sweep uses for models that train for minutes, nanoGPT by default and Trainer on request.
 
---contest: only the closest of these, in turns and several times, since single measurements a minute apart differ by as much as the ways do.
---start: only what compiling itself takes, with nothing cached and with all of it.
+--contest: only the closest competitors, in turns and several times, since single measurements a minute apart differ by as much as the ways do.
+--start: only the time of compiling, with nothing cached and with everything cached.
 
 Needs `pip install accelerate` for Trainer.
 """
@@ -33,21 +33,21 @@ from planner.recipe import Recipe
 
 SIZES = (20e3, 80e3, 400e3, 1.6e6)
 SECONDS = 6.0
-"""Of each measurement, about."""
+"""Approximate length of each measurement."""
 WARM = 20
 """Steps before the clock starts."""
 TURNS = 6
-"""Measurements of each in a contest."""
+"""Measurements of each way in a contest."""
 RECIPE = Recipe()
 VOCAB = 1024
 RATE = 3e-3
 COMPILED = " compiled"
 WARM_STARTS = 5
-"""New processes whose first step is measured with what another one cached."""
+"""New processes whose first step is measured with another process's cache."""
 
 
 def main() -> None:
-    """Run and print, or be one of the processes."""
+    """Run and print, or do the work of one measuring process."""
     if len(sys.argv) > 1 and sys.argv[1] == "process":
         return process(*sys.argv[2:])
     report = Report(__file__, __doc__, options)
@@ -94,19 +94,19 @@ def main() -> None:
 
 
 def options(parser: argparse.ArgumentParser) -> None:
-    """Add this benchmark's own."""
+    """Add this benchmark's options."""
     parser.add_argument("--contest", action="store_true", help="only the closest, in turns")
     parser.add_argument("--start", action="store_true", help="only how long a worker takes to its first step through torch.compile")
     parser.add_argument("--turns", type=int, default=TURNS, help="measurements of each in a contest; six take 26 minutes")
 
 
 def contest(report: Report, sizes: Sequence[float], corpus: Path, cores: int) -> None:
-    """Measure ours, nanoGPT's loop and Trainer in turns; each ratio is of two measurements next to each other."""
+    """Measure ours, nanoGPT's loop and Trainer in turns; each ratio compares two measurements of the same turn."""
     ways = {"ours": ("ours" + COMPILED, cores, 1), "nanogpt": ("nanogpt" + COMPILED, cores, 1), "trainer": ("trainer", 1, cores)}
     rows = []
     for size in sizes:
         for kind in ("ours", "nanogpt"):
-            run(kind + COMPILED, size, corpus, 1, 1)  # what it compiles is cached from here on
+            run(kind + COMPILED, size, corpus, 1, 1)  # fills the compile cache
         turns = [[run(kind, size, corpus, *layout) for kind, *layout in ways.values()] for _ in range(report.options.turns)]
         speeds = [f"{np.median(speed) / 1e3:.1f}k" for speed in zip(*turns, strict=True)]
         ratios = [[turn[0] / turn[at] for turn in turns] for at in (1, 2)]
@@ -118,7 +118,7 @@ def contest(report: Report, sizes: Sequence[float], corpus: Path, cores: int) ->
 
 
 def start(report: Report, sizes: Sequence[float], corpus: Path) -> None:
-    """Measure the first step of a worker through torch.compile, with nothing cached and in a new process beside what that one cached."""
+    """Measure a worker's first step through torch.compile, with nothing cached and in new processes with the first one's cache."""
     rows = []
     for size in sizes:
         with tempfile.TemporaryDirectory() as cache:
@@ -132,7 +132,7 @@ def start(report: Report, sizes: Sequence[float], corpus: Path) -> None:
 
 
 def run(kind: str, size: float, corpus: Path, processes: int, threads: int) -> float:
-    """Run one measurement in processes that start together; return the sum of their speeds."""
+    """Run one measurement in processes that start together; return the sum of the numbers they print."""
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
     command = [sys.executable, "-m", "benchmarks.training", "process", kind, f"{size:g}", str(corpus), str(threads)]
     quiet = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
@@ -144,7 +144,7 @@ def run(kind: str, size: float, corpus: Path, processes: int, threads: int) -> f
 
 
 def meet() -> None:
-    """Wait until all processes of a measurement are warm: while one compiles, the others would measure that."""
+    """Wait until all processes of a measurement are warm; one that still compiles would slow down the others."""
     folder = Path(os.environ["MEETING"])
     (folder / str(os.getpid())).touch()
     while len(list(folder.iterdir())) < int(os.environ["PROCESSES"]):
@@ -186,7 +186,7 @@ def peak() -> float:
 
 
 def make_text(folder: Path) -> Path:
-    """Build a corpus of random tokens: speed does not depend on what they say."""
+    """Build a corpus of random tokens; speed does not depend on the text."""
     from planner.artifacts import write_artifact
     from planner.corpus.store import KIND, VERSION
 
@@ -203,7 +203,7 @@ def make_text(folder: Path) -> Path:
 
 
 def ours(size: float, corpus: Path, threads: int, compiled: bool) -> float:
-    """Train a segment the way a sweep's worker does."""
+    """Train a segment as a sweep's worker does."""
     from planner.design.cells import Cell
     from planner.design.tree import build_tree
     from planner.train.allocator import tune_allocator
@@ -234,7 +234,7 @@ class Clock:
         self.speed = 0.0
 
     def at(self, steps: int) -> None:
-        """Note that so many steps are done."""
+        """Record how many steps are done."""
         now = time.perf_counter()
         if self._start is None:
             if steps >= WARM:
@@ -253,7 +253,7 @@ def _model(size: float):
 
 
 def first_step(size: float) -> float:
-    """Return how long the first step through torch.compile takes [s], tracing and compiling with it, less what the second one takes."""
+    """Return how much longer the first step through torch.compile, with tracing and compiling, takes than the second [s]."""
     import torch
 
     from planner.train.loss import compiled_loss
@@ -269,7 +269,7 @@ def first_step(size: float) -> float:
 
 
 def trainer(size: float, corpus: Path, threads: int, compiled: bool) -> float:
-    """Train with Hugging Face's Trainer, nothing logged, saved or evaluated."""
+    """Train with Hugging Face's Trainer, without logging, saving or evaluation."""
     import torch
     from transformers import Trainer, TrainerCallback, TrainingArguments
 

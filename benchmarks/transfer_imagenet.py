@@ -1,8 +1,8 @@
-"""Every two-stage law on three real axes that are not language: size, pretraining images, fine-tuning images (synthetic images → ImageNet).
+"""Every two-stage law on three real axes outside language: size, pretraining images, fine-tuning images (synthetic images → ImageNet).
 
-Images stand for tokens and the error rate for the loss, so laws are of ln(error). No image is seen twice for the purpose of the law: U = D_ft.
-The laws are scored as `plan fit --law auto` scores them: each forecasts slices that it has not seen. Those that the choice leaves out after their first
-fit are scored as `plan fit --law NAME` scores them. No parameters are published for this table.
+Images stand for tokens and the error rate for the loss, so laws describe ln(error). For the laws no image is repeated: U = D_ft. The laws are scored as
+in `plan fit --law auto`: each forecasts slices that were left out of its fit. Laws that the selection drops after their first fit are scored as in
+`plan fit --law NAME`. No parameters are published for this table.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def _read(report: Report) -> FitData:
 
 
 def _oddities(report: Report, data: FitData) -> None:
-    """Print what makes the table unlike a sweep of language models."""
+    """Print how the table differs from a sweep of language models."""
     full = data.tokens_spec == data.tokens_spec.max()
     small = data.tokens_spec == data.tokens_spec.min()
     gain = [float(np.exp(data.log_loss[here & (data.tokens_pt == 0)].mean() - data.log_loss[here & (data.tokens_pt == data.tokens_pt.max())].mean()))

@@ -1,4 +1,4 @@
-"""Hold the recommendation of a sweep's check/ against every split that was trained at its budget: regret, errors, coverage, and a figure.
+"""Compare the recommendation of a sweep's check/ with all splits trained at its budget: regret, forecast errors, coverage, and a figure.
 
     python sweeps/compare_check.py sweeps/medicine
 """
@@ -24,7 +24,7 @@ from planner.verify import verify
 def main(folder: Path) -> None:
     """Print the table and draw the figure."""
     check = folder / "check"
-    own = check / "law.json"  # of the cheaper runs alone, where the check has one
+    own = check / "law.json"  # fitted to the cheaper runs only, if the check has its own law
     law, runs = FittedLaw.load(own if own.exists() else folder / "law.json"), pd.read_csv(check / "runs.csv")
     answer, outcome = Allocation.load(check / "allocation.json"), verify(check / "launch")
     params = {"non_embedding": runs["params_non_embedding"].to_numpy(float), "total": runs["params_total"].to_numpy(float)}

@@ -1,12 +1,12 @@
 """Fetch the text of this sweep: three freely licensed Debian packages, as JSON Lines of documents.
 
 Needs apt and dpkg; writes text/*.jsonl beside this file, which git ignores. Run it once before `plan corpus build`. The two general
-packages are read as for the sweep `medicine`; the specialist one is
+packages are read as for the sweep `medicine`; the specialist package is
 
     dict-foldoc  the Free On-line Dictionary of Computing (GFDL)
 
-One entry is one document, its headword on a line of its own as in the encyclopaedia summaries. Cross-reference braces, subject tags,
-addresses and dates of edit are taken out; entries that keep under 60 characters (mere references) are left out.
+One entry is one document, with its headword on a line of its own as in the encyclopaedia summaries. Cross-reference braces, subject tags,
+addresses and edit dates are removed; entries with fewer than 60 characters left (mere references) are skipped.
 """
 
 import gzip

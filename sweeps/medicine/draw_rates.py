@@ -1,4 +1,4 @@
-"""Draw the learning-rate basins: the probes that the rule was fitted to (tune.json) and those beyond them (probes_large.json).
+"""Draw the learning-rate basins: the probes that the rule was fitted to (tune.json) and those of larger models (probes_large.json).
 
     python sweeps/medicine/draw_rates.py
 """

@@ -1,4 +1,4 @@
-"""Fetch the larger general corpus of the recorded sweep: two freely licensed Debian packages, as JSON Lines of documents.
+"""Fetch the recorded sweep's further general text: two freely licensed Debian packages, as JSON Lines of documents.
 
 Needs apt and dpkg; writes text/*.jsonl beside this file, which git ignores. Run it once before `plan corpus build`.
 

@@ -1,4 +1,4 @@
-"""Write check/sweep.toml: splits of one budget, 4 times the sweep's largest run, to hold a recommendation against.
+"""Write check/sweep.toml: splits of one budget, 4 times the sweep's largest run, to compare a recommendation with.
 
     python sweeps/medicine/make_check.py && plan sweep run sweeps/medicine/check
 """
@@ -20,7 +20,7 @@ SPLITS = {
     560_000: (410_000, 820_000, 1_230_000, 1_640_000, 2_460_000),
     960_000: (205_000, 410_000, 820_000, 1_230_000, 1_640_000),
 }
-"""Specialist tokens tried for each size; the rest of the budget goes to general text."""
+"""Specialist tokens tried at each size; the rest of the budget goes to general text."""
 
 
 def main() -> None:

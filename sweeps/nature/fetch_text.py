@@ -1,8 +1,8 @@
 """Fetch the text of this sweep: two freely licensed Debian packages, as JSON Lines of documents.
 
 Needs apt and dpkg; writes text/*.jsonl beside this file, which git ignores. Run it once before `plan corpus build`. The packages are those of the
-sweep `medicine` and are read as there; of the dictionary (dict-gcide) the entries marked as zoology, botany, biology or palaeontology are the
-specialist text, and the rest stays general. So both have the same editors, years and style, and differ in subject alone.
+sweep `medicine`, read in the same way. The dictionary's (dict-gcide) entries marked as zoology, botany, biology or palaeontology are the
+specialist text; the rest stays general. So both have the same editors, years and style, and differ in subject only.
 """
 
 import importlib.util
@@ -14,7 +14,7 @@ HERE = Path(__file__).parent
 OUT = HERE / "text"
 MARK = re.compile(r"\((?:Zool|Zo\[\"o\]l|Bot|Biol|Paleon)\.\)")
 HEAD = 160
-"""Characters of an entry in which its mark must stand; later ones are of a side sense."""
+"""Characters at the start of an entry within which its mark must be; later marks belong to secondary senses."""
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Write check/: a law of the cheaper runs alone, its recommendation at four times their compute, and a grid of splits of that budget to hold it against.
+"""Write check/: a law fitted to the cheaper runs only, its recommendation at four times their compute, and a grid of splits of that budget.
 
     python sweeps/nature/make_check.py && plan sweep run sweeps/nature/check
     plan launch sweeps/nature/check/allocation.json --out sweeps/nature/check/launch
@@ -20,16 +20,16 @@ from planner.ladder import shape_for
 from planner.runs import read_runs, write_runs
 
 LARGEST = 3.9e12
-"""FLOPs of the runs that the law may see, at most."""
+"""Most FLOPs of a run that the law is fitted to."""
 FACTOR = 4.0
 UNIQUE_SPEC = 200_000
 SIZES = (0.3, 0.55, 1.0)
-"""Of the recommended size; much larger ones would have fewer than 2 tokens a parameter."""
+"""As fractions of the recommended size; much larger sizes would have fewer than 2 tokens per parameter."""
 AMOUNTS = (0.4, 0.7, 1.4, 2.2)
-"""Of the recommended specialist tokens; the rest of the budget goes to general text."""
+"""As fractions of the recommended specialist tokens; the rest of the budget goes to general text."""
 
 MOST = 0.9
-"""Share of specialist tokens up to which a split is tried."""
+"""Largest share of specialist tokens that is tried."""
 
 
 def main() -> None:

@@ -1,11 +1,11 @@
-"""Follow one model over the general text of `nature` at the constant rate, without a cooldown: held-out losses, and whether it has learnt to copy.
+"""Train one model on the general text of `nature` at a constant learning rate, without a cooldown; print held-out losses and how much it copies.
 
     python sweeps/nature/trace.py 3x64 6e6        # layers x width, tokens; prints a line every 300 steps
 
-Copying is measured as in arXiv 2209.11895: words drawn at random from held-out text, then the same words once more. By how much the loss is lower
-the second time is what the model copies; nothing else could help it there.
+Copying is measured as in arXiv 2209.11895: words drawn at random from held-out text, then the same words again. How much lower the loss is the second
+time measures copying, since nothing else could help the model there.
 
-`traces.json` has what was recorded this way, `figures/traces.png` draws it: `python sweeps/nature/trace.py --draw`.
+`traces.json` has the recorded traces; `python sweeps/nature/trace.py --draw` draws them as `figures/traces.png`.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from typing import Any
 
 FOLDER = Path(__file__).parent
 FEED_FORWARD = {"3x48": 120, "3x64": 192, "4x48": 72, "2x64": 80}
-"""Widths of the feed-forward part: the ladder's at 80k and 160k parameters, and two other shapes near 80k."""
+"""Feed-forward widths, by shape: those of the ladder at 80k and 160k parameters, and two other shapes near 80k."""
 EVERY, HELDOUT = 300, 40_000
 COPIES, HALF = 128, 64
-"""Sequences in which copying is measured, and words in the half that comes twice."""
+"""Number of sequences that measure copying, and words in the half that is repeated."""
 
 
 def trace(shape_name: str, tokens: float) -> None:
-    """Train and print tokens [millions], general and specialist loss [nats/token], and by how much words that come again are easier [nats/token]."""
+    """Train; print tokens [millions], general and specialist loss [nats/token], and how much lower the loss of repeated words is [nats/token]."""
     import torch
 
     from planner.ladder import shape_for
@@ -71,7 +71,7 @@ def trace(shape_name: str, tokens: float) -> None:
 
 
 def draw() -> None:
-    """Draw the recorded traces: copying, and the specialist loss."""
+    """Draw copying and the specialist loss along the recorded traces."""
     from planner.report.style import save
 
     recorded = json.loads((FOLDER / "traces.json").read_text())
