@@ -1,6 +1,6 @@
-"""What a checkpoint can do, beside its base: held-out losses as perplexity and bits a byte, and tasks; as a file, in a launched run's record, in a table.
+"""Evaluate a checkpoint beside its base, by held-out perplexity, bits per byte and tasks; write a file, the launched run's record and a table.
 
-The table has a row a model and task, with the columns that `plan allocate --accuracy` reads.
+The table has one row per model and task, with the columns that `plan allocate --accuracy` reads.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from planner.train.job import record_path
 KIND = "evaluation"
 VERSION = 1
 SEQ_LEN = 1024
-"""Tokens of a window of held-out text, where the checkpoint allows so many and nothing else is said."""
+"""Default window of held-out text, if the checkpoint's context is as long [tokens]."""
 EVAL_TOKENS = 65536
-"""Held-out tokens a domain, at most, where nothing else is said."""
+"""Default limit on held-out tokens per domain."""
 ACCURACIES = ("acc_norm", "acc", "exact_match")
-"""Metrics that count as accuracy, the first that a task has."""
+"""Metrics that count as accuracy; a task's is the first of these that it has."""
 TABLE = ("model", "task", "metric", "loss", "accuracy")
 FINGERPRINT = "fingerprint"
-"""Column of the checkpoint; tables of earlier versions, or by hand, lack it, and the next."""
+"""Column with the checkpoint's fingerprint. Tables of earlier versions, or made by hand, lack it and the column of the text (`TEXT`)."""
 
 
 @dataclass(frozen=True)
@@ -49,15 +49,15 @@ class Evaluated:
     seq_len: int | None = None
     """Window of the losses [tokens]."""
     eval_tokens: int | None = None
-    """Held-out tokens a domain, at most."""
+    """Limit on held-out tokens per domain."""
     fingerprint: str = ""
-    """Of the checkpoint, where it was measured on a corpus."""
+    """Fingerprint of the checkpoint, if it was measured on a corpus."""
     text: str = ""
-    """Which held-out text that was: see `text_of`."""
+    """Name of that held-out text: see `text_of`."""
 
     @property
     def accuracies(self) -> dict[str, tuple[str, float]]:
-        """Map tasks to the metric that counts as accuracy, and its value; of several filters of the answers the first ("exact_match,strict-match")."""
+        """Map each task to its accuracy metric and the value; with several answer filters ("exact_match,strict-match"), the first one's."""
         found = {}
         for task, values in self.tasks.items():
             metric = next((key for name in ACCURACIES for key in values if key.partition(",")[0] == name), None)
@@ -67,13 +67,13 @@ class Evaluated:
 
 
 def error_of(metric: str) -> str:
-    """Return the key under which the harness has the standard error of a metric."""
+    """Return the harness's key for the standard error of a metric."""
     name, comma, which = metric.partition(",")
     return f"{name}_stderr{comma}{which}"
 
 
 def checkpoint_in(folder: Path) -> Path:
-    """Return the checkpoint that a folder means: itself, or that of a launch.
+    """Return the checkpoint in a folder: the folder itself, or the checkpoint of a launch.
 
     Raises:
         InputError: neither.
@@ -81,17 +81,17 @@ def checkpoint_in(folder: Path) -> Path:
     for place in (folder, folder / "checkpoint"):
         if (place / "config.json").is_file():
             return place
-    raise InputError(f"{folder} holds no checkpoint", remedy="name a folder with config.json and safetensors, or one of plan launch that has ended")
+    raise InputError(f"{folder} holds no checkpoint", remedy="name a folder with config.json and safetensors, or that of a finished plan launch")
 
 
 def name_of(folder: Path) -> str:
-    """Return what a checkpoint is called in a table: its folder, or the one above, such as a launch's, where that is just called checkpoint."""
+    """Return a checkpoint's name in a table: its folder's, or the parent's (such as a launch's) if the folder is just called checkpoint."""
     place = folder.resolve()
     return place.parent.name if place.name == "checkpoint" else place.name
 
 
 def text_of(corpus: Corpus, domain: str | None) -> str:
-    """Name a held-out text, by corpus and domain, as the table has it.
+    """Name a held-out text as in the table: corpus fingerprint/domain.
 
     Raises:
         InputError: no such domain, or several and none chosen.
@@ -100,16 +100,16 @@ def text_of(corpus: Corpus, domain: str | None) -> str:
 
 
 def windows(checkpoint: Path, base: Path | None, seq_len: int | None = None, max_tokens: int | None = None) -> tuple[int, int]:
-    """Settle on which windows of held-out text a checkpoint and its base are both measured; on others their losses are not to be compared.
+    """Choose the windows of held-out text for both a checkpoint and its base; losses on different windows are not comparable.
 
     Args:
-        checkpoint: its folder; of a launch or of a sweep's endpoint the record says what its loss was measured on.
-        base: folder of what it is compared with, if anything.
-        seq_len: window, where one is asked for [tokens].
-        max_tokens: held-out tokens a domain, where a number is asked for.
+        checkpoint: its folder; the record of a launch or of a sweep's endpoint says what its loss was measured on.
+        base: folder of the checkpoint to compare with, if any.
+        seq_len: requested window, if any [tokens].
+        max_tokens: requested limit on held-out tokens per domain, if any.
 
     Returns:
-        Window and held-out tokens; where none was asked for, a window that both allow.
+        Window and limit on held-out tokens; unless requested, the window fits the context of both.
 
     Raises:
         InputError: a checkpoint that cannot be used, or a damaged record.
@@ -120,10 +120,10 @@ def windows(checkpoint: Path, base: Path | None, seq_len: int | None = None, max
 
 
 def record_of(checkpoint: Path) -> Path | None:
-    """Return the record of the run that left a checkpoint: a launch, one of the runs of a launch of several domains, or a sweep's endpoint.
+    """Return the record of the run that wrote a checkpoint: a launch, one run of a launch of several domains, or a sweep's endpoint.
 
     Raises:
-        InputError: a launch that names no run of its own.
+        InputError: a launch.json that names no run.
     """
     place = checkpoint.resolve()
     path = None
@@ -138,7 +138,7 @@ def record_of(checkpoint: Path) -> Path | None:
 
 
 def domain_of(checkpoint: Path, corpus: Corpus) -> str | None:
-    """Return the specialist domain that a launched run was of, where the corpus has it.
+    """Return the specialist domain of a launched run, if the corpus has it.
 
     Raises:
         InputError: a damaged file of the launch.
@@ -151,7 +151,7 @@ def domain_of(checkpoint: Path, corpus: Corpus) -> str | None:
 
 
 def _recorded(checkpoint: Path) -> tuple[int | None, int | None]:
-    """Return window and held-out tokens of the record of the run that left a checkpoint, where there is one."""
+    """Return window and limit on held-out tokens from the record of the run that wrote a checkpoint, if there is one."""
     path, source = record_of(checkpoint), {}
     if path is None:
         return None, None
@@ -177,7 +177,7 @@ def evaluate(
         domain: specialist domain.
         tasks: see `harness.run_tasks`.
         seq_len: window [tokens].
-        max_tokens: held-out tokens a domain, at most.
+        max_tokens: limit on held-out tokens per domain.
         few_shot: see `harness.run_tasks`.
         limit: see `harness.run_tasks`.
         device: "cpu" or "cuda".
@@ -209,7 +209,7 @@ def evaluate(
 
 
 def against(mine: Evaluated, base: Evaluated) -> dict[str, float]:
-    """Return the change from a base: of perplexities and bits a byte in per cent, of tasks' metrics as a difference."""
+    """Return the change from a base: in per cent for perplexity and bits per byte, as a difference for tasks' metrics."""
     change = {
         f"{key}_percent": 100 * (value / base.losses[key] - 1)
         for key, value in mine.losses.items()
@@ -222,7 +222,7 @@ def against(mine: Evaluated, base: Evaluated) -> dict[str, float]:
 
 
 def save(out: Path, mine: Evaluated, base: Evaluated | None, corpus: Corpus | None, record: Path | None) -> None:
-    """Write evaluation.json, and the same into the record of the run that left the checkpoint, where there is one."""
+    """Write evaluation.json, and the same into the record of the run that wrote the checkpoint, if there is one."""
     body: dict[str, Any] = {
         "checkpoint": mine.folder.name, "corpus": None if corpus is None else corpus.fingerprint, "seq_len": mine.seq_len,
         "eval_tokens": mine.eval_tokens, "losses": mine.losses, "tasks": mine.tasks,
@@ -243,15 +243,15 @@ def _into_record(path: Path, body: Mapping[str, Any]) -> None:
 
 
 def check_table(path: Path, text: str) -> None:
-    """Refuse a table that rows with losses on a text cannot be added to.
+    """Refuse a table to which losses on a text cannot be added.
 
     Raises:
-        InputError: a file with other columns, or losses on another text: one curve goes through all of a table.
+        InputError: it has other columns, or losses on another text: one curve is fitted to a whole table.
     """
     others = {row.get(TEXT) or "" for row in _read_table(path)} - {"", text} if path.is_file() else set()
     if others and text:
-        what = f"{path} has losses on the held-out text {', '.join(sorted(others))}, and these are on {text} (corpus/domain)"
-        raise InputError(what, remedy="name a new file with --table, or give that --corpus and --domain")
+        what = f"{path} has losses on the held-out text {', '.join(sorted(others))}, but these are on {text} (corpus/domain)"
+        raise InputError(what, remedy="name a new file with --table, or evaluate on that --corpus and --domain")
 
 
 def _read_table(path: Path) -> list[dict[str, Any]]:
@@ -259,7 +259,7 @@ def _read_table(path: Path) -> list[dict[str, Any]]:
         with path.open(encoding="utf-8", newline="") as file:
             reader = csv.DictReader(file)
             if set(TABLE) - set(reader.fieldnames or ()):
-                raise InputError(f"{path} has not the columns {', '.join(TABLE)}", remedy="name a new file with --table")
+                raise InputError(f"{path} does not have all of the columns {', '.join(TABLE)}", remedy="name a new file with --table")
             return list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} cannot be read as a table: {error}", remedy="name a new file with --table") from error
@@ -268,7 +268,7 @@ def _read_table(path: Path) -> list[dict[str, Any]]:
 def add_to_table(path: Path, evaluated: Mapping[str, Evaluated]) -> int:
     """Add models to a table of loss and accuracy for `plan allocate --accuracy`; a row of the same model and task is replaced.
 
-    Another checkpoint of a name that is there already gets its fingerprint after its name, with a warning.
+    If the table has another checkpoint of the same name, the new one's fingerprint is appended to its name, with a warning.
 
     Args:
         path: CSV file, new or with these columns.
@@ -290,7 +290,7 @@ def add_to_table(path: Path, evaluated: Mapping[str, Evaluated]) -> int:
         there = {row.get(FINGERPRINT) or "" for (model, _), row in rows.items() if model == name} - {""}
         if one.fingerprint and there - {one.fingerprint}:
             longer = f"{name}-{one.fingerprint[:8]}"
-            what = f"{path} has rows of another checkpoint called {name}: those of {one.folder} are called {longer}; delete the others if out of date"
+            what = f"{path} already has another checkpoint named {name}: {one.folder} is entered as {longer}; delete the old rows if they are out of date"
             warnings.warn(what, PlannerWarning, stacklevel=2)
             name = longer
         for task, (metric, value) in one.accuracies.items():

@@ -1,4 +1,4 @@
-"""No native code from a hub: where the package `kernels` is installed, bitsandbytes fetches binaries at its import, and transformers may later."""
+"""Keep libraries from downloading native code: with the package `kernels` installed, bitsandbytes does so on import, and transformers may later."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def refuse_fetched() -> None:
-    """Make `kernels` a package that is not there, in this process; libraries then use what they bring. Must come before they are imported."""
+    """Hide the package `kernels` from this process, so that libraries use their own code. Call it before they are imported."""
     modules: dict[str, Any] = sys.modules
     modules["kernels"] = None
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # it warns of what it could not fetch
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # it warns that it could not download

@@ -1,7 +1,7 @@
-"""From a sweep's tree to its runs table: what is left to do, doing it with an engine, and how far it is.
+"""From a sweep's tree to its runs table: which segments are left, training them on an engine, and progress.
 
-A segment is done when its state or its record is on disk; both are written atomically, so that after a kill at any moment
-the same command goes on and ends with the same table. States go as soon as nothing needs them.
+A segment is done once its state or its record is on disk. Both are written atomically, so that after a kill at any moment
+the same command resumes and ends with the same table. States are deleted as soon as nothing needs them.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Sweep:
 
     @property
     def domains(self) -> list[str]:
-        """Names of the domains that it reads: the general one, and the specialist one or those of its mix."""
+        """Names of the domains that it reads: the general one, and the specialist one or those of its mixture."""
         return list(dict.fromkeys([self.corpus.general, self.domain, *(part.domain for part in self.spec.mixture)]))
 
     @property
@@ -87,7 +87,7 @@ class Sweep:
 
     @cached_property
     def labels(self) -> dict[str, str]:
-        """What every record says of where it is from."""
+        """Origin stated in every record: the sweep and the corpus fingerprint."""
         return {"sweep": self.spec.name, "corpus": self.corpus.fingerprint}
 
     def state_path(self, segment: Segment) -> Path:
@@ -95,11 +95,11 @@ class Sweep:
         return state_path(self._home(segment), segment.segment_id)
 
     def diverged_path(self, segment: Segment) -> Path:
-        """Return where it is noted that a segment without an endpoint diverged."""
+        """Return the path of the note that a segment without an endpoint diverged."""
         return diverged_path(self._home(segment), segment.segment_id)
 
     def shares(self, segment: Segment) -> bool:
-        """Tell whether a segment's state is of a trunk that other sweeps share."""
+        """Tell whether a segment's state belongs to a trunk that other sweeps share."""
         return self.spec.trunks is not None and segment.shareable
 
     def _home(self, segment: Segment) -> Path:
@@ -120,7 +120,7 @@ class Sweep:
 
 @dataclass(frozen=True)
 class SweepStatus:
-    """How far a sweep is, in endpoints."""
+    """Progress of a sweep, counted in endpoints."""
 
     done: int
     diverged: int
@@ -148,7 +148,7 @@ def check_identity(sweep: Sweep) -> None:
 
 
 def _same_records(sweep: Sweep, earlier: str) -> None:
-    """Hold the records themselves against recipe and corpus, where the note of what they were made with is gone with the states."""
+    """Compare the records themselves with recipe and corpus, for when identity.json was deleted with the states."""
     present = _names(sweep.folder / "records")
     for path in (record_path(sweep.folder, tip.segment_id) for tip in sweep.tree.tips):
         row = (read_record(path) or {}).get("row", {}) if path.name in present else {}
@@ -174,7 +174,7 @@ def _same_identity(folder: Path, identity: dict[str, Any], earlier: str) -> None
 
 
 def segments_to_train(sweep: Sweep) -> list[Segment]:
-    """List the segments that are still needed: tips without a record, and what leads to them from the last state on disk."""
+    """List the segments still needed: tips without a record, and the path to each from the last state on disk."""
     needed: set[str] = set()
     for segment in reversed(sweep.tree.segments):
         name = segment.segment_id
@@ -198,11 +198,11 @@ def run_sweep(
         engine: where to run.
         device: "cpu" or "cuda".
         keep_state: whether to keep the states of endpoints (for saving a model).
-        compiled: whether models go through torch.compile; None for those with which it pays.
-        on_event: told of every event.
+        compiled: whether models go through torch.compile; None for those where it pays off.
+        on_event: called with every event.
 
     Returns:
-        Message by segment for those that failed (not diverged); the same command tries them again.
+        Error message by segment, for those that failed (diverging is not failing); the same command tries them again.
 
     Raises:
         InputError: see `Corpus.check_shards` and `Corpus.check_heldout`.
@@ -289,7 +289,7 @@ def sweep_status(sweep: Sweep) -> SweepStatus:
 
 
 def _mend(sweep: Sweep) -> None:
-    """Set aside what a crash left torn, and say so; the segments are trained again."""
+    """Set aside files that a crash left torn, with a warning; their segments are trained again."""
     tips = [tip.segment_id for tip in sweep.tree.tips]
     moved = set_aside_torn(
         [record_path(sweep.folder, name) for name in tips],
@@ -301,7 +301,7 @@ def _mend(sweep: Sweep) -> None:
 
 
 def _skip_descendants(sweep: Sweep, segment: Segment, reason: str) -> list[str]:
-    """Write the records of what cannot be trained below a diverged segment; return all segments below it."""
+    """Record the endpoints below a diverged segment, which cannot be trained, as diverged; return all segments below it."""
     below: list[str] = []
     stack = list(sweep.tree.children.get(segment.segment_id, []))
     while stack:
@@ -314,46 +314,46 @@ def _skip_descendants(sweep: Sweep, segment: Segment, reason: str) -> list[str]:
 
 
 def _drop_state(sweep: Sweep, segment: Segment, keep_state: bool) -> None:
-    """Delete a state that nothing left needs; a shared trunk's stays, for the other sweeps, and so does what lies under adapters that are kept."""
+    """Delete a state that nothing needs any more, unless other sweeps share its trunk or adapters that are kept stand on it."""
     path, name = sweep.state_path(segment), segment.segment_id
     adapted = [user for user in sweep.tree.users.get(name, []) if user.cell is not None and user.frozen_id == name]
-    # States of endpoints that an earlier run has kept wait for their export, though this run keeps none.
+    # Endpoint states kept by an earlier run still wait for their export, even if this run keeps none.
     kept = any(keep_state or sweep.state_path(user).exists() for user in adapted)
     if not kept and not sweep.shares(segment):
         path.unlink(missing_ok=True)
 
 
 def _names(folder: Path) -> set[str]:
-    """List a folder; unlike asking for each name, this makes a network file system look afresh."""
+    """List a folder; unlike testing each name, this makes a network file system refresh its cache."""
     return {path.name for path in folder.iterdir()} if folder.is_dir() else set()
 
 
 def _not_here(sweep: Sweep, finished: list[Segment]) -> dict[str, str]:
-    """Find endpoints that a worker reports as done and whose record is not in the sweep's folder."""
+    """Find endpoints that a worker reported as done but whose record is not in the sweep's folder."""
     present = _names(sweep.folder / "records")
     where = f"its record is not in {sweep.folder / 'records'}: the worker wrote to another folder of that name; every node must see the same one"
     return {tip.segment_id: where for tip in finished if record_path(sweep.folder, tip.segment_id).name not in present}
 
 
 def _tidy(sweep: Sweep, keep_state: bool) -> None:
-    """Delete states that nothing needs, and halves of files, of a runner or workers that were killed, or that came back after they were given up."""
+    """Delete states that nothing needs, and partial files of a killed runner, of killed workers, or of workers that came back after being given up."""
     needed = {name for segment in segments_to_train(sweep) for name in segment.needs}
     present = _names(sweep.folder / "state")
     for segment in sweep.tree.segments:
         path = sweep.state_path(segment)
         if segment.cell is None and path.name in present and segment.segment_id not in needed:
             _drop_state(sweep, segment, keep_state)
-    own = [segment for segment in sweep.tree.segments if not sweep.shares(segment)]  # of shared trunks another sweep may be writing one
+    own = [segment for segment in sweep.tree.segments if not sweep.shares(segment)]  # another sweep may be writing a shared trunk's
     files = [path for segment in own for path in (sweep.state_path(segment), record_path(sweep.folder, segment.segment_id))]
     files += [sweep.folder / "runs.csv", *(sweep.folder / "state" / name for name in ("live.json", "identity.json"))]  # the runner's own
     known = {f".{path.name}" for path in files}
     for folder in {path.parent for path in files}:
         for name in _names(folder):
-            if name.rpartition(".")[0] in known:  # a file is written under its name between a dot and a random ending
+            if name.rpartition(".")[0] in known:  # a file is first written as .NAME.RANDOM
                 (folder / name).unlink(missing_ok=True)
 
 
 def single_run(spec: SweepSpec, corpus: Corpus, domain: str, tree: Tree) -> Sweep:
-    """Make a sweep of a tree given from elsewhere, such as one launched run."""
+    """Wrap a tree from elsewhere, such as that of one launched run, as a sweep."""
     cells = tuple(tip.cell for tip in tree.tips if tip.cell is not None)
     return Sweep(spec, corpus, domain, cells, {}, tree)

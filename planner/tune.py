@@ -27,9 +27,9 @@ from planner.train.job import record_path
 from planner.units import format_count
 
 MOST_STEPS = 1e9
-"""Of a probe: beyond, a slip of the pen."""
+"""Most steps of a probe; more is taken for a typing error."""
 EXTENSIONS = 3
-"""How often the rates of a size are extended where its best one is at an end."""
+"""Times that a size's rates are extended when its best one is the lowest or highest tried."""
 
 
 @dataclass(frozen=True)
@@ -48,13 +48,14 @@ class Probes:
     def __post_init__(self) -> None:
         for name, values, least in (("size", self.sizes, 2), ("rate", self.rates, 3)):
             if len(set(values)) < len(values):
-                raise InputError(f"{name}s of {', '.join(f'{value:g}' for value in values)} repeat one", remedy=f"give each {name} once")
+                raise InputError(f"{name}s of {', '.join(f'{value:g}' for value in values)} contain a duplicate", remedy=f"give each {name} once")
             if len(values) < least:
                 raise InputError(
-                    f"{name}s of {', '.join(f'{value:g}' for value in values)} cannot show a rule", remedy=f"give --{name}s with at least {least} of them"
+                    f"{name}s of {', '.join(f'{value:g}' for value in values)} are too few for a rule",
+                    remedy=f"give --{name}s with at least {least} of them",
                 )
-        if len({f"{rate:.3g}" for rate in self.rates}) < len(self.rates):  # the names of probes keep as many digits
-            raise InputError(f"rates of {', '.join(map(str, self.rates))} are the same to three digits", remedy="give rates that are farther apart")
+        if len({f"{rate:.3g}" for rate in self.rates}) < len(self.rates):  # names of probes keep three digits
+            raise InputError(f"rates of {', '.join(map(str, self.rates))} are equal to three digits", remedy="give rates that are farther apart")
         for rate in self.rates:
             if not 0 < rate <= 1:
                 raise InputError(f"a rate of {rate:g} is not above 0 and at most 1", remedy="give rates such as 1e-3")
@@ -84,14 +85,14 @@ def probe_sweep(sweep: Sweep, probes: Probes, rates: Mapping[float, Sequence[flo
         segments += build_tree(
             cells, sweep.spec.recipe, sweep.corpus.vocab_size, learning_rate=rate, shapes=sweep.spec.shapes, base=bool(sweep.spec.bases)
         ).segments
-    # The probes do not depend on the rule: without it in their recipe, tuning again after the rule was written finds them done.
+    # Probes do not depend on the rule: with the default rule in their recipe, tuning again after the rule was written finds them done.
     neutral = replace(sweep.spec.recipe, lr_coefficient=Recipe.lr_coefficient, lr_exponent=Recipe.lr_exponent)
     spec = replace(sweep.spec, folder=sweep.folder / "tune", name=f"{sweep.spec.name}-tune", recipe=neutral)
     tree = Tree(tuple(segments), spec.recipe, spec.eval_tokens)
     models = {tip.size: tip.shape.params_non_embedding for tip in tree.tips}
     if len(set(models.values())) < len(models):
         same = ", ".join(f"{format_count(size)} is {format_count(params, 4)}" for size, params in models.items())
-        raise InputError(f"two of the sizes are one model: {same} parameters", remedy="give --sizes that are farther apart")
+        raise InputError(f"two of the sizes give the same model: {same} parameters", remedy="give --sizes that are farther apart")
     return Sweep(spec, sweep.corpus, sweep.domain, tuple(tip.cell for tip in tree.tips if tip.cell), {}, tree)
 
 
@@ -108,7 +109,7 @@ def tune_learning_rate(
         engine: where to run.
         device: "cpu" or "cuda".
         compiled: whether probes go through torch.compile, as in `run_sweep`.
-        on_event: told of every event.
+        on_event: called with every event.
 
     Raises:
         DataError: see `fit_rule`; or probes failed.
@@ -143,7 +144,7 @@ def _run_probes(
 
 
 def _rate_beyond(rows: Sequence[dict[str, Any]], size: float, tried: Sequence[float]) -> float | None:
-    """Return the next rate to try where the best one tried is at an end; None where it is inside."""
+    """Return the next rate to try if the best so far is the lowest or highest tried; None if it lies between."""
     losses = {row["learning_rate"]: row["loss_spec"] for row in rows if row["size"] == size and row["status"] == "ok"}
     if not losses:
         return tried[0] / 2
@@ -163,10 +164,10 @@ def fit_rule(rows: Sequence[dict[str, Any]], reference: float) -> dict[str, Any]
         reference: size at which the rate is the coefficient.
 
     Returns:
-        probes, optima (with the rates that lose 1 %: the basin) and rule, with residuals in per cent.
+        probes, optima (with the basin: the rates between which the loss is within 1 %) and rule, with residuals in per cent.
 
     Raises:
-        DataError: no size has its minimum inside the rates that were probed, too few probes ended, or no recipe may have such a rule.
+        DataError: no size has its minimum inside the rates probed, too few probes ended without diverging, or no recipe accepts the rule.
     """
     optima = []
     for size in sorted({row["params_non_embedding"] for row in rows}):
@@ -193,7 +194,7 @@ def fit_rule(rows: Sequence[dict[str, Any]], reference: float) -> dict[str, Any]
     for item in optima:
         if not item["inside"]:
             what = f"no minimum lies inside the rates probed at {format_count(item['params_non_embedding'])} parameters"
-            warnings.warn(f"{what}: the rule goes by {item['learning_rate']:.3g}, the best one tried; widen --rates", PlannerWarning, stacklevel=2)
+            warnings.warn(f"{what}: the rule uses {item['learning_rate']:.3g}, the best rate tried; widen --rates", PlannerWarning, stacklevel=2)
     n = np.log([item["params_non_embedding"] / reference for item in optima])
     r = np.log([item["learning_rate"] for item in optima])
     slope, constant = np.polyfit(n, r, 1)
@@ -204,7 +205,7 @@ def fit_rule(rows: Sequence[dict[str, Any]], reference: float) -> dict[str, Any]
     try:
         Recipe.from_mapping(rule)
     except InputError as error:  # written into sweep.toml, it would keep the sweep from being opened
-        raise DataError(f"the optima make a rule that is none: {error.message}", remedy="probe sizes that are farther apart, with more tokens") from error
+        raise DataError(f"the rule fitted is not valid: {error.message}", remedy="probe sizes that are farther apart, with more tokens") from error
     return {
         "probes": [
             {"params_non_embedding": row["params_non_embedding"], "learning_rate": row["learning_rate"], "loss": row["loss_spec"],

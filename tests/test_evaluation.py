@@ -149,13 +149,13 @@ def test_tasks_need_a_tokenizer(models: tuple[Path, Path], tmp_path: Path, conte
         (("{{question}}", "{{ [question] | join('', 'x') }}"), "with the filter join"),
         (("{{question}}", "{% include 'x' %}"), "with include"),
         (("{{question}}", "{{ question"), "malformed template"),
-        (("doc_to_choice: choices", 'doc_to_choice: ["{{label}}", "{{question}}"]'), "the harness takes items of a list as they stand"),
+        (("doc_to_choice: choices", 'doc_to_choice: ["{{label}}", "{{question}}"]'), "the harness does not render items of a list"),
         (("{metric: acc,", "{metric: /path/evil.py,"), "has metric = '/path/evil.py'"),
         (("{metric: acc,", "{metric: acc, hf_evaluate: true,"), "states hf_evaluate in metric_list"),
         (("{data_files:", "{trust_remote_code: true, data_files:"), "states trust_remote_code in dataset_kwargs"),
         (("{data_files: {test: echoes.jsonl}}", "5"), "dataset_kwargs = 5"),
         (("dataset_kwargs: {data_files: {test: echoes.jsonl}}", ""), "names no data"),
-        (("test: echoes.jsonl", "test: zip://a::b"), "is no name of a file"),
+        (("test: echoes.jsonl", "test: zip://a::b"), "is not a file name"),
         (("dataset_path: json", "dataset_path: someone/dataset"), "dataset_path = 'someone/dataset'"),
         (("test_split: test", "test_split: test\nprocess_results: x"), "states process_results"),
         (("test_split: test", "test_split: test\ngeneration_kwargs: {custom_generate: x}"), "states custom_generate in generation_kwargs"),
@@ -193,8 +193,8 @@ def test_plain_templates_are_let_through(tasks: Path, tmp_path: Path, template: 
         (("--device", "tpu"), "--device 'tpu' is not known"),
         (("--device", "cuda"), "torch finds no GPU"),
         (("--table", "a.csv"), "there would be no accuracy"),
-        (("--table", "other.csv", "--tasks", "echoes"), "has not the columns"),
-        (("--table", "text.csv", "--tasks", "echoes"), "has losses on the held-out text aaaa/mail, and these are on"),
+        (("--table", "other.csv", "--tasks", "echoes"), "does not have all of the columns"),
+        (("--table", "text.csv", "--tasks", "echoes"), "has losses on the held-out text aaaa/mail, but these are on"),
     ],
 )
 def test_bad_options_are_refused_before_anything_is_measured(
@@ -258,7 +258,7 @@ def test_the_table_is_what_allocate_reads(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="has no accuracy"):
         add_to_table(path, {"model6": Evaluated(tmp_path, {"loss_spec": 2.0}, {"u": {"ppl": 3.0}})})
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(InputError, match="has not the columns"):
+    with pytest.raises(InputError, match="does not have all of the columns"):
         add_to_table(tmp_path / "other.csv", {"model5": one})
     with path.open() as file:
         assert next(csv.reader(file)) == ["model", "task", "metric", "loss", "accuracy", "fingerprint", "heldout_text"]
@@ -278,7 +278,7 @@ def test_losses_on_two_texts_are_not_put_into_one_table(tmp_path: Path) -> None:
     assert len(read_table(path).loss) == 6
     before = path.read_text()
     for text in ("bbbb/mail", "aaaa/code"):
-        with pytest.raises(InputError, match=f"has losses on the held-out text aaaa/mail, and these are on {text} .corpus/domain.; name a new file"):
+        with pytest.raises(InputError, match=f"has losses on the held-out text aaaa/mail, but these are on {text} .corpus/domain.; name a new file"):
             add_to_table(path, one(5, text))
     assert path.read_text() == before
     path.write_text(before + "m5,t,acc,2.4,0.9,,bbbb/mail\n")
@@ -295,7 +295,7 @@ def test_another_checkpoint_of_the_same_name_has_rows_of_its_own(tmp_path: Path)
 
     assert add_to_table(path, one(3.0, "aaaa")) == 2 and add_to_table(path, one(2.9, "aaaa")) == 2
     for loss in (2.0, 1.9):
-        with pytest.warns(PlannerWarning, match="has rows of another checkpoint called model: .* are called model-bbbbbbbb"):
+        with pytest.warns(PlannerWarning, match="already has another checkpoint named model: .* is entered as model-bbbbbbbb"):
             assert add_to_table(path, one(loss, "bbbbbbbbbb")) == 3
     with path.open() as file:
         assert [(row["model"], row["loss"]) for row in csv.DictReader(file)] == [("old", "4.0"), ("model", "2.9"), ("model-bbbbbbbb", "1.9")]

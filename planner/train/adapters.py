@@ -31,7 +31,7 @@ def adapted(model: torch.nn.Module, shape: ModelShape, recipe: Recipe, method: s
 
     Raises:
         MissingDependencyError: peft, or for quantised matrices bitsandbytes, is not installed.
-        InputError: targets that the model has not, or that cannot be quantised.
+        InputError: targets that the model lacks, or that cannot be quantised.
     """
     peft = _peft()
     way = recipe.method(method)
@@ -40,27 +40,27 @@ def adapted(model: torch.nn.Module, shape: ModelShape, recipe: Recipe, method: s
         from planner.train.quantised import quantise
 
         quantise(model, targets)
-    # By their whole names in another family, where a last name may be a number.
+    # In other families by full names, since a last name may be a number.
     named = list(targets) if shape.counted is None else _places(model, targets)
     config = peft.LoraConfig(r=recipe.lora_rank, lora_alpha=recipe.lora_alpha, target_modules=named, lora_dropout=0.0, bias="none", task_type="CAUSAL_LM")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of libraries' own deprecations
+        warnings.simplefilter("ignore")  # deprecations inside libraries
         wrapped: torch.nn.Module = peft.get_peft_model(model, config)
     trained, planned = sum(item.numel() for item in wrapped.parameters() if item.requires_grad), way.trained(shape)
     if trained != planned:
-        what = f"{way.adapters} have {trained} parameters on a model of type {shape.family}, and {planned} were planned"
+        what = f"{way.adapters} have {trained} parameters on a model of type {shape.family}, but {planned} were planned"
         raise InputError(what, remedy="choose other lora_targets, or train with full")
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in wrapped.named_parameters():
-            if "lora_A" in name:  # as peft draws them, from a generator of our own
+            if "lora_A" in name:  # as peft draws them, but from our own generator
                 bound = 1 / math.sqrt(parameter.shape[1])
                 parameter.copy_((2 * torch.rand(parameter.shape, generator=generator) - 1) * bound)
     return wrapped
 
 
 def _places(model: torch.nn.Module, targets: Sequence[str]) -> list[str]:
-    """List the layers of a model with these last names, but for its output."""
+    """List the full names of a model's layers that have these last names, except its output layer."""
     whole: Any = model
     output, kinds = whole.get_output_embeddings(), (torch.nn.Linear, Conv1D)
     found = ((name, layer) for name, layer in model.named_modules() if isinstance(layer, kinds) and layer is not output)
@@ -70,7 +70,7 @@ def _places(model: torch.nn.Module, targets: Sequence[str]) -> list[str]:
 def merged(wrapped: torch.nn.Module) -> torch.nn.Module:
     """Add the adapters into the matrices under them and return the plain model.
 
-    Quantised matrices are dequantised before: what the adapters were trained on is what they are added to.
+    Quantised matrices are dequantised first: the adapters are added to the values that they were trained on.
     """
     from planner.train.quantised import dequantise
 
@@ -86,7 +86,7 @@ def save_adapters(wrapped: torch.nn.Module, folder: Path, base: Path) -> None:
     Args:
         wrapped: what `adapted` returned.
         folder: where to.
-        base: folder of what they stand on, whole: peft takes a name, or a path from where it runs, for one of a hub.
+        base: absolute path of the model under them; peft would look up a bare name or a relative path on a hub.
     """
     model: Any = wrapped
     model.peft_config["default"].base_model_name_or_path = str(base)

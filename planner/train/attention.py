@@ -1,8 +1,8 @@
-"""Torch's fused attention, as transformers calls it, without the mask that it prepares.
+"""Torch's fused attention, called through transformers but without the mask that transformers would build.
 
-Here every window is full, so what needs no mask is causal attention by the kernel's own flag. Transformers finds that out by looking at the positions of
-the tokens, for which each pass waits for a GPU; under torch.compile it cannot look, and makes a mask, with which a GPU has no flash attention.
-It makes none for an attention that it knows no mask of.
+Every window here is full, so the kernel's own causal flag is enough. Transformers finds that out by inspecting token positions, for which each pass
+waits for the GPU; under torch.compile it cannot inspect them and builds a mask, which rules out flash attention on a GPU.
+For an attention registered under a name that it has no mask function for, it builds none.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from __future__ import annotations
 from typing import Any
 
 UNMASKED = "unmasked"
-"""The name of that attention."""
+"""Name under which that attention is registered."""
 SEE_ALL = ("llama", "mistral", "qwen2", "qwen3")
-"""Model types whose layers see all earlier tokens, but for those that a window is configured for."""
+"""Model types whose layers see all earlier tokens, unless a sliding window is configured."""
 
 
 def unmasked() -> str:
-    """Make the attention known to transformers in this process; return its name."""
+    """Register the attention with transformers in this process; return its name."""
     from transformers import AttentionInterface
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
@@ -25,5 +25,5 @@ def unmasked() -> str:
 
 
 def attention_of(config: Any) -> str | None:
-    """Return what a model of a configuration is loaded with: the unmasked attention where each layer sees all earlier tokens, else its own."""
+    """Return the attention to load a model with: the unmasked one where each layer sees all earlier tokens, else None for its own."""
     return unmasked() if config.model_type in SEE_ALL and getattr(config, "sliding_window", None) is None else None

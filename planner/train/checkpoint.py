@@ -1,6 +1,6 @@
 """Training states on disk: trained weights, optimiser moments and the loop's own numbers, in one safetensors file.
 
-Under adapters the frozen weights are not in it: they are the trunk's state, or the open checkpoint.
+With adapters, the frozen weights are not in it: they are in the trunk's state, or in the open checkpoint.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ class LoopState:
     """What the loop carries beside weights and moments."""
 
     optimiser_steps: int = 0
-    """Steps since the optimiser was new: since the fresh model or the open checkpoint, both stages, or since the adapters were."""
+    """Steps of the optimiser: over both stages since the fresh model or the open checkpoint, or since the adapters were added."""
     loss_smooth: float | None = None
     """Exponential average of the training loss [nats/token]."""
     loss_smooth_best: float | None = None
-    """Least value it has had."""
+    """Its lowest value so far [nats/token]."""
     seconds: float = 0.0
     """Wall time spent on the path to this state."""
 
@@ -46,7 +46,7 @@ def save_state(path: Path, model: torch.nn.Module, optimiser: torch.optim.Optimi
 
 
 def tensors_of(model: torch.nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """Name all that a state holds: what is trained and both moments, as live tensors. What lies under adapters is the open checkpoint's or the trunk's."""
+    """Return all tensors of a state by name: trained parameters and both moments, as live tensors; not the frozen weights under adapters."""
     found: dict[str, torch.Tensor] = {}
     for name, parameter in _trained(model):
         found[f"model.{name}"] = parameter.detach()
@@ -57,7 +57,7 @@ def tensors_of(model: torch.nn.Module, optimiser: torch.optim.Optimizer) -> dict
 
 
 def save_tensors(path: Path, tensors: dict[str, torch.Tensor], state: LoopState) -> None:
-    """Write a state given by its tensors, named as by `tensors_of`, atomically.
+    """Write a state atomically, given its tensors with names as in `tensors_of`.
 
     Raises:
         StateError: it cannot be written.
@@ -92,7 +92,7 @@ def load_state(path: Path, model: torch.nn.Module, optimiser: torch.optim.Optimi
                     parameter.copy_(file.get_tensor(f"model.{name}"))
                     if f"exp_avg.{name}" in names:
                         optimiser.state[parameter] = {
-                            "step": torch.tensor(float(loop.optimiser_steps), device=parameter.device),  # a fused AdamW takes it nowhere else
+                            "step": torch.tensor(float(loop.optimiser_steps), device=parameter.device),  # a fused AdamW accepts it on no other device
                             **{key: file.get_tensor(f"{key}.{name}").to(parameter.device) for key in MOMENTS},
                         }
     except Exception as error:  # safetensors raises its own kinds for torn files
@@ -101,7 +101,7 @@ def load_state(path: Path, model: torch.nn.Module, optimiser: torch.optim.Optimi
 
 
 def load_weights(path: Path, model: torch.nn.Module) -> None:
-    """Read the weights of a state into a model, and not its moments.
+    """Read the weights of a state into a model, without the moments.
 
     Raises:
         StateError: the file is missing, torn or of another shape.
@@ -115,7 +115,7 @@ def load_weights(path: Path, model: torch.nn.Module) -> None:
 
 
 def read_loop(path: Path) -> LoopState:
-    """Read what the loop carried, and no tensor.
+    """Read the loop's numbers of a state, without its tensors.
 
     Raises:
         StateError: the file is missing or torn.

@@ -16,19 +16,19 @@ from planner.train.rows import MOST_ROWS, rows_at_once
 def domain_loss(
     model: torch.nn.Module, corpus: Corpus, domain: str, seq_len: int, *, max_tokens: int, device: torch.device, most_rows: int | None = None
 ) -> tuple[float, int]:
-    """Average the loss over a domain's held-out text; of pairs over their responses, each after its own prompt.
+    """Average the loss over a domain's held-out text; for pairs over the responses, each given its own prompt.
 
     Args:
         model: a causal language model.
         corpus: where the text is.
-        domain: of it.
+        domain: of the corpus.
         seq_len: window [tokens].
         max_tokens: predictions to average over, at most.
         device: where the model is.
-        most_rows: rows of a forward pass, at most; None for what `rows_at_once` says. What is averaged over does not depend on it.
+        most_rows: rows of a forward pass, at most; None for what `rows_at_once` says. The predictions averaged over do not depend on it.
 
     Returns:
-        Mean loss [nats/token], and over how many predictions.
+        Mean loss [nats/token], and the number of predictions.
     """
     tokens, mask = corpus.tokens(domain, "heldout"), corpus.mask(domain, "heldout")
     if mask is None:
@@ -51,7 +51,7 @@ def heldout_loss(
         most_rows: windows of a forward pass, at most; None for what `rows_at_once` says.
 
     Returns:
-        Mean loss [nats/token], and over how many predictions.
+        Mean loss [nats/token], and the number of predictions.
     """
     windows = min((len(tokens) - 1) // seq_len, max(1, max_tokens // seq_len))
     assert windows > 0, len(tokens)
@@ -71,21 +71,21 @@ def pairs_loss(
     model: torch.nn.Module, tokens: NDArray[np.unsignedinteger], mask: NDArray[np.uint8], offsets: NDArray[np.int64], seq_len: int, *, max_tokens: int,
     device: torch.device, most_rows: int | None = None, group: int = MOST_ROWS,
 ) -> tuple[float, int]:  # fmt: skip
-    """Average the loss over the responses of the first pairs, a pair a row; what passes `seq_len` is cut off.
+    """Average the loss over the responses of the first pairs, one pair per row, truncated to `seq_len`.
 
     Args:
         model: a causal language model.
         tokens: shape (tokens,).
-        mask: 1 where losses are of the token, shape (tokens,).
+        mask: 1 for tokens that count in the loss, shape (tokens,).
         offsets: borders of the pairs, shape (pairs + 1,).
         seq_len: of the longest row [tokens].
         max_tokens: predictions to average over; the group of pairs that reaches it is the last.
         device: where the model is.
         most_rows: rows of a forward pass, at most; None for what `rows_at_once` says.
-        group: pairs that are averaged over together or not at all, however many fit a forward pass.
+        group: pairs that are included together or not at all, however many fit in a forward pass.
 
     Returns:
-        Mean loss [nats/token], and over how many predictions.
+        Mean loss [nats/token], and the number of predictions.
     """
     model.eval()
     total, count, size = 0.0, 0, rows_at_once(seq_len, _vocab(model), most_rows)

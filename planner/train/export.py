@@ -1,4 +1,4 @@
-"""A finished run as a checkpoint that `AutoModelForCausalLM.from_pretrained` loads, its tokenizer beside it; adapters merged, and by themselves too."""
+"""Export a finished run as a checkpoint that `AutoModelForCausalLM.from_pretrained` loads, with its tokenizer; adapters merged, and separately too."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from planner.train.model import build_optimiser
 from planner.train.start import dropouts, frozen_model, start_model
 
 TRUNK = "{}-trunk"
-"""Folder beside that of the adapters with the model they stand on, where that is not the open checkpoint itself."""
+"""Folder, beside that of the adapters, of the model under them, if that is not the open checkpoint itself."""
 
 
 def export_checkpoint(job: Job, corpus: Corpus, out: Path, adapters: Path | None = None) -> None:
-    """Write a checkpoint folder, whole or not at all; the caller holds the lock of the run's folder, and halves of others before it go.
+    """Write a checkpoint folder, completely or not at all. The caller holds the lock of the run's folder; leftovers of killed writers are deleted.
 
     Args:
         job: the run's last segment, whose state is on disk.
         corpus: for the tokenizer.
         out: folder to write.
-        adapters: folder for the adapters alone, where the run trained any; what they stand on goes beside it unless it is the open checkpoint as it was.
+        adapters: folder for the adapters alone, if the run trained any; the model under them goes beside it unless it is the unchanged open checkpoint.
 
     Raises:
         StateError: the state cannot be read.
@@ -47,7 +47,7 @@ def export_checkpoint(job: Job, corpus: Corpus, out: Path, adapters: Path | None
     if job.segment.method != "full":
         if adapters is not None:
             trunk = adapters.with_name(TRUNK.format(adapters.name)).resolve()
-            # A general stage in full may lie between the checkpoint and the adapters.
+            # A general stage of all parameters may lie between the checkpoint and the adapters.
             under = job.base.resolve() if job.base is not None and job.frozen_state is None else trunk
             adapters.parent.mkdir(exist_ok=True)
             with _whole(adapters) as folder:
@@ -67,12 +67,12 @@ def _save(model: torch.nn.Module, job: Job, corpus: Corpus, out: Path) -> None:
     with _whole(out) as folder:
         saved.save_pretrained(folder)
         for file in corpus.tokenizer_path.iterdir():
-            shutil.copyfile(file, folder / file.name)  # and not its mode, which may be its owner's alone, or read-only
+            shutil.copyfile(file, folder / file.name)  # without its mode, which may be private or read-only
 
 
 @contextmanager
 def _whole(out: Path) -> Iterator[Path]:
-    """Give a folder to write that takes its place when it is whole; what writers that were killed have left of it goes, under the caller's lock."""
+    """Give a temporary folder that replaces `out` when complete; leftovers of killed writers are deleted, under the caller's lock."""
     temporary = out.with_name(f".{out.name}.{os.getpid()}")
     for left in out.parent.iterdir():
         name, _, number = left.name.rpartition(".")
@@ -84,7 +84,7 @@ def _whole(out: Path) -> Iterator[Path]:
             publish(file)
         shutil.rmtree(out, ignore_errors=True)
         os.replace(temporary, out)
-    except (OSError, SafetensorError) as error:  # no StateError: the state is sound, and need not be trained again
+    except (OSError, SafetensorError) as error:  # not a StateError: the state is sound and need not be trained again
         remedy = f"{room(error, 'make room, or check its permissions')}; the same command goes on"
         raise PlannerError(f"checkpoint {out} cannot be written: {error}", remedy=remedy) from error
     finally:

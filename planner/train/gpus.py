@@ -20,7 +20,7 @@ def visible_gpus() -> tuple[str, ...]:
 
 
 def check_device(device: str) -> None:
-    """Refuse a device that there is not.
+    """Refuse a device that is unknown or unavailable.
 
     Raises:
         InputError: neither "cpu" nor "cuda", or "cuda" without a GPU.
@@ -31,4 +31,4 @@ def check_device(device: str) -> None:
         import torch
 
         if not torch.cuda.is_available():
-            raise InputError("--device cuda is asked for and torch finds no GPU", remedy="use --device cpu, or a machine and a build of torch with CUDA")
+            raise InputError("--device cuda was given, but torch finds no GPU", remedy="use --device cpu, or a machine and a build of torch with CUDA")

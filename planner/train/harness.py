@@ -1,8 +1,8 @@
-"""Tasks of lm-evaluation-harness on a checkpoint, through its Python interface: its own by name, and task files without a network.
+"""Run tasks of lm-evaluation-harness on a checkpoint through its Python interface: its own tasks by name, or task files, which need no network.
 
-A task file is read here, as plain YAML, and handed over as data. The harness loads metrics that it does not know as code, hands options on to libraries
-that load more, and has no sandbox for templates: so only keys, metrics, options and templates that are known to be data are let through, and templates are
-rendered in Jinja's sandbox.
+A task file is read here as plain YAML and passed on as data. The harness loads unknown metrics as code, passes options on to libraries that load more
+code, and renders templates without a sandbox. So only keys, metrics, options and templates known to be data are accepted, and templates are rendered in
+Jinja's sandbox.
 """
 
 from __future__ import annotations
@@ -28,27 +28,27 @@ _KEYS = frozenset(
         "repeats filter_list should_decontaminate doc_to_decontamination_query metadata"
     ).split()
 )
-"""What a task file may state; process_docs, process_results, class, include, custom_dataset, unsafe_code and use_prompt bring code or other files."""
+"""Keys of a task file; not process_docs, process_results, class, include, custom_dataset, unsafe_code and use_prompt: they bring code or other files."""
 _READERS = ("json", "csv", "parquet", "text")
-"""What a task's data may be read with; any other name is a dataset of the hub, or a script."""
+"""Readers of a task's data; any other name is a dataset of the hub, or a script."""
 _METRICS = frozenset(
     "acc acc_norm acc_mutual_info acc_all exact_match f1 mcc brier_score bleu chrf ter perplexity word_perplexity byte_perplexity bits_per_byte".split()
 )
-"""The harness's own; it loads every other name as code."""
+"""The harness's own metrics; it loads any other name as code."""
 _NESTED = {
     "dataset_kwargs": frozenset(("data_files",)),
     "metric_list": frozenset("metric aggregation higher_is_better ignore_case ignore_punctuation ignore_numbers regexes_to_ignore".split()),
     "generation_kwargs": frozenset("until do_sample temperature top_p top_k num_beams max_gen_toks max_new_tokens".split()),
     "fewshot_config": frozenset(("sampler", "samples")),
 }
-"""What may stand inside a key; generate() of transformers, for one, can be told to load code."""
+"""Options accepted inside a key; others could load code, such as some of transformers' generate()."""
 _FILTERS = frozenset("join trim lower upper replace capitalize string int length".split())
 """Filters that a template may use."""
 _METHODS = frozenset("strip lstrip rstrip lower upper capitalize split index startswith endswith".split())
-"""Methods that a template may call, as the harness's own tasks do: those of texts and lists. A text's format would read attributes."""
+"""String and list methods that a template may call, as the harness's own tasks do; not format, which can read attributes."""
 
 BATCH = 16
-"""Questions of a forward pass."""
+"""Questions per forward pass."""
 
 
 def read_task(path: Path) -> dict[str, Any]:
@@ -87,7 +87,7 @@ def task_files(folder: Path) -> dict[str, Path]:
     for path in sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")]) if folder.is_dir() else []:
         name = read_task(path)["task"]
         if name in found:
-            raise InputError(f"task {name} stands in {found[name].name} and in {path.name} of {folder}", remedy="keep one")
+            raise InputError(f"task {name} is defined in both {found[name].name} and {path.name} of {folder}", remedy="keep one")
         found[name] = path
     if not found:
         raise InputError(f"{folder} holds no task file", remedy="give a folder with .yaml files of lm-evaluation-harness")
@@ -103,7 +103,7 @@ def run_tasks(
         checkpoint: a folder that `AutoModelForCausalLM` loads, with its tokenizer.
         tasks: names that the harness knows, or tasks as `read_task` returns them.
         few_shot: examples before each question; the task's own number by default.
-        limit: questions of each task, at most.
+        limit: questions per task, at most.
         device: "cpu" or "cuda".
 
     Returns:
@@ -111,7 +111,7 @@ def run_tasks(
 
     Raises:
         MissingDependencyError: lm-evaluation-harness is not installed.
-        InputError: a task that it does not know or cannot run, or a checkpoint without its tokenizer.
+        InputError: a task that the harness does not know or cannot run, or a checkpoint without its tokenizer.
     """
     try:
         import lm_eval
@@ -119,16 +119,16 @@ def run_tasks(
         from lm_eval.models.huggingface import HFLM
         from lm_eval.tasks import TaskManager
     except ModuleNotFoundError as error:
-        what = f"{error.name} is not installed, which tasks need"
+        what = f"tasks need the package {error.name}, which is not installed"
         raise MissingDependencyError(what, remedy="pip install 'compute-allocation-planner[eval]'") from error
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     lm_eval.utils.env = _sandboxed(lm_eval.utils.env)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the libraries' own deprecations
+        warnings.simplefilter("ignore")  # deprecations inside libraries
         model = HFLM(pretrained=placed(open_checkpoint(checkpoint), device), tokenizer=_tokenizer(checkpoint), batch_size=BATCH, device=device)
         try:
-            # Reading the harness's thousands of own tasks takes a minute, and only names are looked up in them.
+            # Reading the harness's thousands of tasks takes a minute, and is needed only to look up names.
             manager = TaskManager(include_defaults=any(isinstance(task, str) for task in tasks))
             with _quiet():
                 answer = lm_eval.simple_evaluate(
@@ -141,7 +141,7 @@ def run_tasks(
 
 
 def _sandboxed(plain: Any) -> Any:
-    """Return a Jinja environment like another, but in which no template comes to what is private: by the name of a field that holds such a name, say."""
+    """Return a sandboxed copy of a Jinja environment, where no template reaches private attributes, for example through a field that holds their name."""
     from jinja2.sandbox import SandboxedEnvironment
 
     safe = SandboxedEnvironment(loader=plain.loader, undefined=plain.undefined, keep_trailing_newline=plain.keep_trailing_newline)
@@ -151,7 +151,7 @@ def _sandboxed(plain: Any) -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Drop what is written beside the answer, which may be JSON on stdout: the harness's progress bars and words on its bootstrap, git's on a commit."""
+    """Silence the harness's progress bars and bootstrap messages, and the git commands it runs: stdout is for the answer, which may be JSON."""
     streams = {1: sys.stdout, 2: sys.stderr}
     for stream in streams.values():
         stream.flush()
@@ -169,7 +169,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _tokenizer(checkpoint: Path) -> Any:
-    """Open a checkpoint's tokenizer; without its files transformers would make an empty one, which scores something all the same.
+    """Open a checkpoint's tokenizer; without its files transformers would make an empty one, with which scores mean nothing.
 
     Raises:
         InputError: there is none, or it cannot be read.
@@ -182,7 +182,7 @@ def _tokenizer(checkpoint: Path) -> Any:
         return AutoTokenizer.from_pretrained(checkpoint, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # the library raises many kinds
         first = next(iter(str(error).splitlines()), "") or type(error).__name__
-        raise InputError(f"the tokenizer of checkpoint {checkpoint} cannot be read: {first}", remedy="copy its files anew") from error
+        raise InputError(f"the tokenizer of checkpoint {checkpoint} cannot be read: {first}", remedy="copy its files again") from error
 
 
 def _metrics(values: Mapping[str, Any]) -> dict[str, float]:
@@ -204,8 +204,8 @@ def _inside(files: Any, path: Path) -> Any:
         return {key: _inside(value, path) for key, value in files.items()}
     if isinstance(files, list):
         return [_inside(value, path) for value in files]
-    if not isinstance(files, str) or "::" in files:  # which fsspec takes for a file inside another, from anywhere
-        raise InputError(f"task file {path}: data file {files!r} is no name of a file", remedy="put it beside the task file and name it")
+    if not isinstance(files, str) or "::" in files:  # fsspec reads :: as a file inside another, located anywhere
+        raise InputError(f"task file {path}: data file {files!r} is not a file name", remedy="put it beside the task file and name it")
     folder = path.parent.resolve()
     place = (folder / files).resolve()
     if not place.is_relative_to(folder) or not place.is_file():
@@ -231,26 +231,26 @@ def _data_only(body: Mapping[str, Any], path: Path) -> None:
         if stated is None:
             continue
         if key == "metric_list" and not isinstance(stated, list):
-            raise InputError(f"task file {path} has {key} = {stated!r}, which is no list", remedy="write - metric: acc")
+            raise InputError(f"task file {path} has {key} = {stated!r}, which is not a list", remedy="write - metric: acc")
         for entry in stated if key == "metric_list" else [stated]:
             if not isinstance(entry, Mapping):
-                raise InputError(f"task file {path} has {key} = {stated!r}, which is no mapping", remedy=f"give only {', '.join(sorted(known))}")
+                raise InputError(f"task file {path} has {key} = {stated!r}, which is not a mapping", remedy=f"give only {', '.join(sorted(known))}")
             for name in entry:
                 if name not in known:
-                    raise InputError(f"task file {path} states {name} in {key}", remedy=f"give only {', '.join(sorted(known))}")
+                    raise InputError(f"task file {path} states {name} in {key}, which is not allowed", remedy=f"give only {', '.join(sorted(known))}")
     for entry in body.get("metric_list") or []:
         if not isinstance(entry.get("metric"), str) or entry["metric"] not in _METRICS:
             raise InputError(f"task file {path} has metric = {entry.get('metric')!r}", remedy=f"give one of {', '.join(sorted(_METRICS))}")
     choices = body.get("doc_to_choice")
     if not isinstance(choices, str) and (raw := next((text for text in _texts(choices) if "{{" in text or "{%" in text), None)) is not None:
-        what = f"task file {path} has {raw!r} in a list of doc_to_choice, and the harness takes items of a list as they stand"
+        what = f"task file {path} has {raw!r} in a list of doc_to_choice, but the harness does not render items of a list"
         raise InputError(what, remedy='write the list as one template, such as "{{[a, b]}}"')
     for text in _texts(body):
         _plain_template(text, path)
 
 
 def _texts(value: Any) -> Iterator[str]:
-    """Yield every text inside a value; any of them might be rendered."""
+    """Yield every string inside a value; any of them might be rendered."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
@@ -309,4 +309,4 @@ def _plain_template(text: str, path: Path) -> None:
                 )
             waiting += node.iter_child_nodes()
     except (TemplateError, RecursionError) as error:
-        raise InputError(f"task file {path} has the malformed template {text!r}: {error}", remedy="mend it; it is Jinja") from error
+        raise InputError(f"task file {path} has the malformed template {text!r}: {error}", remedy="correct it; it must be Jinja") from error

@@ -1,4 +1,4 @@
-"""What a worker is told: one segment with all it needs, as plain data. Imports no torch, so that planners can hold it."""
+"""A worker's task: one segment with all it needs, as plain data. Imports no torch, so that planning commands can use it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Job:
     domain: str
     """Specialist domain."""
     eval_tokens: int
-    """Held-out tokens a domain to evaluate on, at most."""
+    """Held-out tokens per domain to evaluate on, at most."""
     flops_run: float
     """Exact training FLOPs of the whole path to the end of the segment."""
     labels: dict[str, Any]
@@ -45,13 +45,13 @@ class Job:
     base: Path | None = None
     """Folder of the open checkpoint that the run starts from; None for a fresh model."""
     frozen_state: Path | None = None
-    """State of the trunk that lies under the adapters; None in full, and for adapters on an open checkpoint."""
+    """State of the trunk under the adapters; None without adapters, and for adapters on an open checkpoint."""
     compiled: bool = False
     """Whether steps go through torch.compile, where the worker has a compiler."""
     gpu_memory: float | None = None
-    """Memory of a GPU that the batch is cut into passes for [bytes]; None for what the GPU has."""
+    """GPU memory that the micro-batch must fit [bytes]; None for all that the GPU has."""
     gpu_sharers: int = 1
-    """Workers that share what the GPU has."""
+    """Workers that share the GPU."""
 
     @property
     def record_path(self) -> Path:
@@ -60,7 +60,7 @@ class Job:
 
     @property
     def diverged_path(self) -> Path:
-        """Where it is noted that the segment diverged, where it has no endpoint."""
+        """Where a divergence of the segment is noted, if it has no endpoint."""
         return diverged_path(self.state_path.parents[1], self.segment.segment_id)
 
 
@@ -95,7 +95,7 @@ def state_path(folder: Path, segment_id: str) -> Path:
 
 
 def diverged_path(folder: Path, segment_id: str) -> Path:
-    """Return where it is noted that a segment without an endpoint diverged.
+    """Return the path of the note that a segment without an endpoint diverged.
 
     Raises:
         InputError: see `named`.
@@ -104,7 +104,7 @@ def diverged_path(folder: Path, segment_id: str) -> Path:
 
 
 def named(name: str, folder: Path) -> str:
-    """Return the name of a segment or a run, which may be read from a file and must not lead out of the folder.
+    """Return the name of a segment or a run, checked: it may come from a file, and must not lead out of the folder.
 
     Raises:
         InputError: it is no plain name.

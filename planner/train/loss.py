@@ -1,4 +1,4 @@
-"""The training loss, as it is or through torch.compile."""
+"""The training loss, plain or through torch.compile."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from planner.train.order import IGNORED
 from planner.train.probes import remember_probes
 
 MODELS = 256
-"""Models that one process may compile, one after the other; torch's own limit is eight, after which it would go on uncompiled."""
+"""Models that one process may compile, one after the other; beyond torch's own limit of eight they would run uncompiled."""
 
 Loss: TypeAlias = Callable[[torch.nn.Module, torch.Tensor, torch.Tensor, bool], torch.Tensor]
 
@@ -48,28 +48,28 @@ def _whole_loss(model: torch.nn.Module, inputs: torch.Tensor, targets: torch.Ten
 
 
 def loss_function(compiled: bool) -> Loss:
-    """Return how a segment's loss is computed: through torch.compile where that is asked for and this machine can."""
+    """Return a segment's loss function: compiled if that is requested and this machine has a compiler."""
     return compiled_loss() if compiled and has_compiler() else mean_loss
 
 
 @lru_cache
 def compiled_loss(backend: str = "inductor") -> Loss:
-    """Return the mean loss compiled, one function for all models of this process; what cannot be compiled is computed as it is.
+    """Return the compiled mean loss, one function for all models of this process; if compiling fails, it falls back to the plain loss.
 
-    The model is an argument, so that another one of the same shape, the next segment's, is met with what was compiled for the first.
+    The model is an argument, so that the next segment's model of the same shape reuses what was compiled for the first.
     """
     with _uncollected():
         import torch._dynamo.config as tracing
         import torch._inductor.config as compiling
         from torch._dynamo.exc import TorchDynamoException
 
-        tqdm.set_lock(threading.RLock())  # torch's bar would take one that is shared by processes, and a worker that is ended leaves it behind
+        tqdm.set_lock(threading.RLock())  # torch's bar would use a lock shared by processes, which a killed worker leaves behind
         settings: Any = tracing
         settings.recompile_limit = settings.accumulated_recompile_limit = MODELS
-        compiling.compile_threads = 1  # type: ignore[attr-defined]  # no further processes beside the workers, who fill the cores
+        compiling.compile_threads = 1  # type: ignore[attr-defined]  # no further processes: the workers fill the cores already
         remember_probes()
         functions = [torch.compile(function, backend=backend, dynamic=False) for function in (mean_loss, _whole_loss)]
-        gc.freeze()  # what is imported stays
+        gc.freeze()  # imported objects stay: later collections need not scan them
     broken = False
     last: Callable[[], torch.nn.Module | None] = lambda: None  # noqa: E731
 
@@ -81,10 +81,10 @@ def compiled_loss(backend: str = "inductor") -> Loss:
                     result: torch.Tensor = functions[whole and has_plain_head(model)](model, inputs, targets, whole)
                 last = weakref.ref(model)
                 return result
-            except TorchDynamoException as error:  # a compiler without what it needs, no room for what it writes
+            except TorchDynamoException as error:  # an incomplete compiler, or no disk space for its output
                 broken = True
                 first = next(iter(str(error).strip().splitlines()), type(error).__name__)
-                warnings.warn(f"torch.compile fails here, and this worker trains without it: {first}", PlannerWarning, stacklevel=2)
+                warnings.warn(f"torch.compile failed, so this worker trains without it: {first}", PlannerWarning, stacklevel=2)
         return mean_loss(model, inputs, targets, whole)
 
     return loss_of
@@ -92,7 +92,7 @@ def compiled_loss(backend: str = "inductor") -> Loss:
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    """Leave cycles alone for a while: to look for them, among all that was imported, is a quarter of what torch needs to trace a model."""
+    """Pause garbage collection: scanning all that was imported takes a quarter of the time in which torch traces a model."""
     enabled = gc.isenabled()
     gc.disable()
     try:

@@ -1,6 +1,6 @@
-"""Matrix products where MKL is slow: on AMD's processors with AVX-512 it keeps to AVX2, and oneDNN, which torch has too, takes half the time.
+"""Matrix products by oneDNN where MKL is slow: on AMD's processors with AVX-512 MKL uses only AVX2, and oneDNN, also in torch, takes half the time.
 
-Measured on one core (1,024 rows, 160 and 448 wide): 110 GFLOP/s by MKL, 250 by oneDNN. A call costs 10 µs more, so small products stay as they are.
+Measured on one core (1,024 rows, 160 and 448 wide): 110 GFLOP/s by MKL, 250 by oneDNN. A call costs 10 µs more, so small products stay with MKL.
 """
 
 from __future__ import annotations
@@ -12,25 +12,25 @@ import torch
 _Model = TypeVar("_Model", bound=torch.nn.Module)
 
 LEAST_MULTIPLICATIONS = 8e6
-"""Multiplications of a product from which oneDNN pays."""
+"""Multiplications in a product from which oneDNN pays off."""
 LONG, NARROW = 512, 64
-"""A product of matrices with a common side so long, as the slope of a weight is, pays only where the result is so wide and high."""
+"""If the inner dimension is LONG or more, as in a weight's gradient, oneDNN pays off only if the result has NARROW rows and columns or more."""
 
 
 def _mkl_is_slow() -> bool:
-    about: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # older versions of torch have it not
+    about: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # missing in older versions of torch
     amd = "AMD" in about.get("cpu_name", "") and bool(about.get("avx512_f"))
     return amd and torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
 
 
 MKL_IS_SLOW = _mkl_is_slow()
-"""Whether products on this processor are for oneDNN; a constant, which torch.compile reads as it traces."""
+"""Whether this processor uses oneDNN; a constant, since torch.compile reads it while tracing."""
 
 
 @torch.library.custom_op("planner::product", mutates_args=())  # type: ignore[untyped-decorator]
 def product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """Multiply in fp32 on a CPU by oneDNN, however the matrices lie in memory; shapes as in `times`."""
-    if not (right.is_contiguous() or right.T.is_contiguous()):  # one with gaps, or expanded, would take it a thousand times as long
+    """Multiply in fp32 on a CPU by oneDNN, whatever the memory layout; shapes as in `matmul`."""
+    if not (right.is_contiguous() or right.T.is_contiguous()):  # a strided or expanded one would take a thousand times as long
         right = right.contiguous()
     result: torch.Tensor = torch.ops.mkldnn._linear_pointwise(left, right.T, None, "none", [], "")
     return result
@@ -44,7 +44,7 @@ def _(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
 def _keep(ctx: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
     left, right = inputs
     of_left, of_right = (item.requires_grad for item in inputs)
-    ctx.save_for_backward(left if of_right else None, right if of_left else None)  # what lies frozen asks for no activations
+    ctx.save_for_backward(left if of_right else None, right if of_left else None)  # frozen weights need no activations kept
 
 
 def _slopes(ctx: Any, slope: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None]:
@@ -57,7 +57,7 @@ product.register_autograd(_slopes, setup_context=_keep)
 
 
 def matmul(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """Multiply matrices, those in fp32 on a CPU by what is faster here.
+    """Multiply matrices, in fp32 on a CPU with the faster library.
 
     Args:
         left: shape (..., inner).
@@ -65,7 +65,7 @@ def matmul(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     """
     if not _pays(left, right):
         return left @ right
-    # oneDNN lays its first matrix out anew where it lies across, as in the slope of a weight: the smaller one of the two, then.
+    # oneDNN copies a transposed first matrix, as in a weight's gradient, so the smaller of the two goes first.
     turned = left.ndim == 2 and not left.is_contiguous() and right.numel() <= left.numel()
     return product(right.T, left.T).T if turned else product(left, right)
 
@@ -78,7 +78,7 @@ def _pays(left: torch.Tensor, right: torch.Tensor) -> bool:
 
 
 class _Linear(torch.nn.Linear):
-    """A linear layer that multiplies by what is faster."""
+    """A linear layer that multiplies with the faster library."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Multiply by the weight, and add the bias where there is one."""
@@ -89,7 +89,7 @@ class _Linear(torch.nn.Linear):
 
 
 def placed(model: _Model, device: torch.device | str) -> _Model:
-    """Move a model to a device and return it; on a CPU its linear layers, which stay such and keep their names, multiply by what is faster."""
+    """Move a model to a device and return it; on a CPU its linear layers, names and type kept, multiply with the faster library."""
     if torch.device(device).type == "cpu":
         speed_up(model)
     model.to(device)
@@ -97,7 +97,7 @@ def placed(model: _Model, device: torch.device | str) -> _Model:
 
 
 def speed_up(model: torch.nn.Module) -> None:
-    """Do that with linear layers alone."""
+    """Make a model's linear layers multiply with the faster library."""
     for module in model.modules() if MKL_IS_SLOW else ():
         if type(module) is torch.nn.Linear:
             module.__class__ = _Linear

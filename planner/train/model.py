@@ -49,7 +49,7 @@ def build_config(shape: ModelShape, seq_len: int, *, token_ids: dict[str, int] |
 
 
 class _Undrawn(TorchFunctionMode):
-    """Leaves the memory of matrices as it is where torch's and transformers' classes would draw them."""
+    """Skips the random initialisation of torch's and transformers' classes; matrices keep whatever is in memory."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return args[0] if func in (torch.Tensor.normal_, torch.Tensor.uniform_) else func(*args, **(kwargs or {}))
@@ -63,7 +63,7 @@ def build_model(shape: ModelShape, recipe: Recipe, seed: int, *, token_ids: dict
         recipe: for the sequences and the initialisation.
         seed: of the initialisation.
         token_ids: see `build_config`.
-        drawn: whether its weights are drawn; left undrawn, they are to be read.
+        drawn: whether to initialise its weights; if not, they must be read in afterwards.
 
     Returns:
         A causal language model of transformers in fp32 on the CPU.
@@ -103,7 +103,7 @@ def initialise(model: torch.nn.Module, shape: ModelShape, scale: float, seed: in
 
 
 def build_optimiser(model: torch.nn.Module, recipe: Recipe, learning_rate: float) -> torch.optim.AdamW:
-    """Return AdamW over what is trained, with decay on matrices only; embeddings, the output layer, norms, biases and adapters are not decayed."""
+    """Return AdamW over the trained parameters, decaying matrices only; embeddings, the output layer, norms, biases and adapters are not decayed."""
     whole: Any = model
     tables = [module for module in model.modules() if isinstance(module, torch.nn.Embedding)]
     bare = {id(module.weight) for module in (*tables, whole.get_output_embeddings()) if module is not None}

@@ -20,7 +20,7 @@ ROUNDS = 6
 """Rounds of the Feistel network; four make a pseudo-random permutation of a pseudo-random function (Luby and Rackoff 1988)."""
 _WORD = (1 << 64) - 1
 IGNORED = -100
-"""A target that no loss is of, as torch's cross entropy knows it."""
+"""A target that does not count in the loss: torch's default ignore_index."""
 
 
 class Stream:
@@ -39,8 +39,8 @@ class Stream:
             tokens: shape (tokens,).
             seq_len: tokens a window is trained on; a window holds one more, for the targets.
             seed: seed of the order.
-            label: name of the stream; streams of the same seed and other labels are independent.
-            mask: 1 where losses are of the token, shape (tokens,); None where they are of all.
+            label: name of the stream; streams with the same seed and different labels are independent.
+            mask: 1 for tokens that count in the loss, shape (tokens,); None if all do.
             offsets: borders of the documents, needed with a mask.
         """
         self.windows = (len(tokens) - seq_len) // seq_len  # leaves room for any shift below seq_len
@@ -61,10 +61,10 @@ class Stream:
         return self._tokens[start : start + self._seq_len + 1].astype(np.int64)
 
     def pair(self, index: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return inputs and targets of a window, each of shape (seq_len,); a target is IGNORED where no loss is of it.
+        """Return inputs and targets of a window, each of shape (seq_len,); targets that do not count in the loss are IGNORED.
 
-        Pairs are packed one after the other. Where a window begins inside one, its prompt is cut off, so that it does not count there; another
-        pass has other borders. One longer than a window counts all the same.
+        Pairs are packed one after the other. A pair inside which a window begins has lost part of its prompt, so it does not count there; another
+        pass has other borders. A pair longer than a window counts all the same.
         """
         window = self.window(index)
         targets = window[1:]
@@ -93,7 +93,7 @@ class Mix:
     """Windows of several streams, interleaved evenly by their shares."""
 
     def __init__(self, parts: Sequence[tuple[Stream, float]]) -> None:
-        """Prepare a mix of streams, each with its share; the shares add up to 1. Those of none are left out: rounding would give the last one some."""
+        """Prepare a mix of streams, each with its share; shares add up to 1. Those with share 0 are left out: rounding would give the last one some."""
         left, self._parts = 1.0, []
         for stream, share in parts:
             if share == 0:
@@ -161,7 +161,7 @@ class Batches:
 
         Args:
             main: text of the stage.
-            batch_sequences: sequences a step.
+            batch_sequences: sequences per step.
             other: text mixed in.
             other_share: its share of the sequences.
             main_offset: windows of the main text that an earlier stage has used.
@@ -179,7 +179,7 @@ class Batches:
     def rows(self, first: int, last: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return inputs and targets of the stage's sequences `first` to `last` (excluded), each of shape (sequences, seq_len).
 
-        A target is IGNORED where no loss is of it: in prompts.
+        Targets in prompts are IGNORED.
         """
         pairs = []
         for sequence in range(first, last):

@@ -1,9 +1,9 @@
-"""What takes nearly all of the seconds in which a worker begins its first segment; imported by the process that local workers are forked off."""
+"""Imports that take nearly all of a worker's start-up time, done once by the process that local workers are forked from."""
 # ruff: noqa: F401
 
 from contextlib import suppress
 
-with suppress(Exception):  # the segment that needs what is broken says so
+with suppress(Exception):  # a segment that needs a broken package reports it
     import torch._dynamo
     import transformers.models.llama.modeling_llama
 

@@ -1,7 +1,7 @@
-"""What torch.compile asks of a machine in every process anew, remembered beside what it built.
+"""Cache torch.compile's probes of the machine, which it would repeat in every process.
 
-Before it takes what is cached it starts an interpreter for each instruction set of the processor, to see whether a library built for that can be loaded:
-more than a third of a warm start. The libraries stay in its cache, and so does now that they were loaded; one that was not is tried again.
+Before it uses its cache it starts an interpreter for each instruction set of the processor, to see whether a library built for that set can be loaded:
+more than a third of a warm start. The libraries stay in its cache; now a mark that they loaded does too. One that did not load is tried again.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 @lru_cache
 def remember_probes() -> None:
-    """Have torch.compile try a library once for all processes that share its cache; a torch that does this otherwise is left as it is."""
+    """Have torch.compile probe a library once for all processes that share its cache; a version of torch that probes differently is left alone."""
     try:
         from torch._inductor.cpu_vec_isa import VecISA
 
@@ -27,7 +27,7 @@ def remember_probes() -> None:
             return True
         found = bool(probe(self, output_path))
         if found:
-            with suppress(OSError):  # a cache that cannot be written is as before
+            with suppress(OSError):  # if the cache cannot be written, it is probed again
                 mark.touch()
         return found
 

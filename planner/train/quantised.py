@@ -29,7 +29,7 @@ def quantise(model: torch.nn.Module, targets: Sequence[str]) -> None:
             quantised.weight = library.nn.Params4bit(layer.weight.data, requires_grad=False, compress_statistics=True, quant_type="nf4")
             if layer.bias is not None:
                 quantised.bias = layer.bias
-            # In evaluation it would lay matrices out anew for some CPUs, in bfloat16: small ones do not fit, and training cannot go on from there.
+            # Otherwise evaluation repacks matrices as bfloat16 on some CPUs, which fails for small ones and cannot be trained on from.
             quantised.support_avx512bf16_for_cpu = False
             model.set_submodule(name, quantised.to("cpu"))
 
@@ -40,27 +40,27 @@ def quantised_weights(model: torch.nn.Module) -> set[torch.nn.Parameter]:
 
 
 def constants(weight: torch.nn.Parameter) -> dict[str, Any]:
-    """Return what a quantised matrix is dequantised with, as tensors that can be sent."""
+    """Return the dequantisation constants of a quantised matrix, as tensors that can be sent."""
     state: Any = weight
     found: dict[str, Any] = state.quant_state.as_dict(packed=True)
     return found
 
 
 def requantised(values: torch.Tensor, stated: dict[str, Any]) -> torch.nn.Parameter:
-    """Make a quantised matrix of its 4-bit values, on the device that it will be on, and its `constants`."""
+    """Rebuild a quantised matrix from its `constants` and its 4-bit values, on the device that these are on."""
     weight: torch.nn.Parameter = _bitsandbytes().nn.Params4bit.from_prequantized(values, stated, device=values.device)
     return weight
 
 
 def multiply_in(model: torch.nn.Module, dtype: torch.dtype) -> None:
-    """State in which precision quantised layers multiply what they have dequantised."""
+    """Set the precision in which quantised layers multiply their dequantised matrices."""
     for layer in model.modules():
         if getattr(getattr(layer, "weight", None), "quant_state", None) is not None:
             layer.compute_dtype = dtype  # type: ignore[assignment]
 
 
 def dequantise(model: torch.nn.Module) -> None:
-    """Replace quantised layers by plain ones of the same matrices; without any nothing happens."""
+    """Replace quantised layers, if any, by plain ones with the same values."""
     for name, layer in list(model.named_modules()):
         quantised: Any = layer
         state = getattr(getattr(layer, "weight", None), "quant_state", None)

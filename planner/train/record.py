@@ -1,4 +1,4 @@
-"""The record of an endpoint: one file a run, from which the runs table is compiled. Imports no torch."""
+"""The record of an endpoint: one file per run, from which the runs table is compiled. Imports no torch."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def write_record(job: Job, seconds: float | None, losses: dict[str, float], *, s
 
 
 def tokens_seen(segment: Segment, recipe: Recipe) -> tuple[int, int, int]:
-    """Count the tokens of a run up to the end of a segment: general ones of its general stage, specialist ones of both, and general ones replayed."""
+    """Count a run's tokens up to the end of a segment: general ones of the general stage, specialist ones of both stages, and replayed general ones."""
     per_step, batch = recipe.tokens_per_step, recipe.batch_sequences
     steps_pt, steps_spec = segment.steps_by_stage
     early = mixed_in(steps_pt * batch, segment.early_fraction) * recipe.seq_len

@@ -27,13 +27,13 @@ from planner.train.record import write_record
 from planner.train.start import start_model
 
 SMOOTHING = 0.95
-"""Decay of the averaged training loss by which spikes are told from noise."""
+"""Decay of the smoothed training loss, in which spikes stand out from noise."""
 REPORT_EVERY = 20
 """Steps between two calls of `report`."""
 
 
 class Diverged(Exception):
-    """Training met a loss that is not a number, or a spike past the recipe's bound."""
+    """A loss was not finite, or spiked past the recipe's bound."""
 
 
 def rate_at(segment: Segment, recipe: Recipe, step: int) -> float:
@@ -107,7 +107,7 @@ def run_segment(job: Job, *, report: Callable[[int], None] | None = None) -> Res
         assert job.parent_state is not None
         loop = load_state(job.parent_state, model, optimiser)
     if segment.first_step == 0:
-        loop.loss_smooth = loop.loss_smooth_best = None  # another text: its loss is not a spike of the last one's
+        loop.loss_smooth = loop.loss_smooth_best = None  # other text: a jump in loss is no spike
     try:
         _train(job, batches, model, optimiser, loop, device, report)
         losses = evaluate(job, corpus, model, device) if segment.cell is not None else {}
@@ -148,7 +148,7 @@ def _train(
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
         loop.optimiser_steps += 1
-        if (targets != IGNORED).any():  # a batch of prompts alone has a loss of nothing, and the average is of what was learnt
+        if (targets != IGNORED).any():  # a batch of prompts alone has no loss to average
             _watch(loss.item(), loop, recipe, segment, step)
         if report is not None and (step + 1 - segment.first_step) % REPORT_EVERY == 0:
             report(step + 1 - segment.first_step)
@@ -157,7 +157,7 @@ def _train(
 def backward(
     loss_of: Loss, model: torch.nn.Module, inputs: NDArray[np.int64], targets: NDArray[np.int64], device: torch.device, rows: int
 ) -> torch.Tensor:  # fmt: skip
-    """Add up the gradients of a batch in passes of some rows; return its mean loss over all targets that count."""
+    """Accumulate the gradients of a batch over passes of `rows` sequences; return its mean loss over all targets that count."""
     counts = targets != IGNORED
     whole, counted = bool(counts.all()), max(1, int(counts.sum()))
     total: torch.Tensor | None = None
@@ -165,7 +165,7 @@ def backward(
         given, wanted = (torch.from_numpy(part[first : first + rows]).to(device, non_blocking=True) for part in (inputs, targets))
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
             loss = loss_of(model, given, wanted, whole)
-        if rows < len(inputs):  # each is a mean over its own targets; that of a single pass stays as it is, to the last bit
+        if rows < len(inputs):  # weight each pass's mean by its targets; a single pass stays as it is, to the last bit
             loss = loss * (int(counts[first : first + rows].sum()) / counted)
         loss.backward()  # type: ignore[no-untyped-call]
         total = loss.detach() if total is None else total + loss.detach()
@@ -174,7 +174,7 @@ def backward(
 
 
 def _rows(job: Job, device: torch.device) -> int:
-    """Return the sequences of a pass that fit the memory that the job may use."""
+    """Return the sequences per pass that fit the memory that the job may use."""
     memory = job.gpu_memory
     if device.type == "cuda" and memory is None:
         memory = GPU_SHARE * torch.cuda.mem_get_info()[1] / job.gpu_sharers
@@ -182,7 +182,7 @@ def _rows(job: Job, device: torch.device) -> int:
 
 
 def smoothed(loss: float, smooth: float | None, best: float | None) -> tuple[float, float]:
-    """Take a step's loss into the smoothed one; return that, and the least it has been."""
+    """Update the smoothed loss with a step's loss; return it and its lowest value so far."""
     smooth = loss if smooth is None else SMOOTHING * smooth + (1 - SMOOTHING) * loss
     return smooth, smooth if best is None else min(smooth, best)
 
@@ -200,7 +200,7 @@ def _watch(loss: float, loop: LoopState, recipe: Recipe, segment: Segment, step:
 
 
 def evaluate(job: Job, corpus: Corpus, model: torch.nn.Module, device: torch.device, most_rows: int | None = None) -> dict[str, float]:
-    """Measure the held-out losses of the specialist and the general text, and of each part of a mix by its name; bits a byte too.
+    """Measure the held-out losses of the specialist and the general text, and of each part of a mixture by its name; bits per byte too.
 
     Args:
         job: what was trained.
@@ -210,7 +210,7 @@ def evaluate(job: Job, corpus: Corpus, model: torch.nn.Module, device: torch.dev
         most_rows: see `domain_loss`.
 
     Raises:
-        Diverged: one is no number.
+        Diverged: one is not finite.
     """
     domains = {"spec": job.domain, "general": corpus.general, **{part.domain: part.domain for part in job.mixture}}
     found: dict[str, float] = {}

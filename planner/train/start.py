@@ -1,4 +1,4 @@
-"""What a segment trains before its parent's state is read into it: a fresh model or an open checkpoint, under adapters where they are its method."""
+"""The model of a segment before its parent's state is read in: a fresh one or an open checkpoint, with adapters if those are its method."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from planner.train.job import Job
 from planner.train.model import build_model
 
 _DROPS = ("drop", "jitter")
-"""Parts of the names that configurations have for what is drawn while training."""
+"""Parts of configurations' names for dropout and jitter."""
 _GLANCE = 12
-"""Tokens on which a loaded model is tried."""
+"""Tokens on which a loaded model is tested for seeing later tokens."""
 
 
 def start_model(job: Job, corpus: Corpus, *, drawn: bool = True) -> torch.nn.Module:
     """Return the model of a segment, in fp32 on the CPU, as it is when its run begins.
 
-    What is not to be trained has `requires_grad` off; under adapters that is all but them, and the trunk's weights are read already.
+    Frozen parameters have `requires_grad` off. With adapters that is all else, and the trunk's weights are read in already.
 
     Args:
         job: the segment's.
         corpus: for the model's special tokens.
-        drawn: whether a fresh model is drawn; not where a state of all that it has is read next.
+        drawn: whether to initialise a fresh model; unneeded if a state of all its parameters is read next.
 
     Raises:
         InputError: the open checkpoint cannot be used.
@@ -45,7 +45,7 @@ def start_model(job: Job, corpus: Corpus, *, drawn: bool = True) -> torch.nn.Mod
 
 
 def frozen_model(job: Job, corpus: Corpus, *, drawn: bool = True) -> torch.nn.Module:
-    """Return the model that lies under the adapters, and in full what `start_model` returns."""
+    """Return the model under the adapters; without adapters, what `start_model` returns."""
     segment = job.segment
     if job.base is None:
         model = build_model(segment.shape, job.recipe, segment.seed, token_ids=corpus.token_ids, drawn=drawn)
@@ -74,7 +74,7 @@ def open_checkpoint(folder: Path, shape: ModelShape | None = None) -> torch.nn.M
     logging.disable_progress_bar()
     config = read_config(folder / "config.json")
     for name in dropouts(config):
-        setattr(config, name, 0.0)  # the recipe has no dropout, and it would draw from no seed
+        setattr(config, name, 0.0)  # the recipe has no dropout, which would also be unseeded
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # transformers warns of its own deprecations while it loads
@@ -94,7 +94,7 @@ def open_checkpoint(folder: Path, shape: ModelShape | None = None) -> torch.nn.M
     counted = sum(parameter.numel() for parameter in model.parameters())
     if shape is not None and counted != shape.params_total:
         raise InputError(
-            f"checkpoint {folder} has {counted} parameters and its config.json makes {shape.params_total}", remedy="give a plain checkpoint of its family"
+            f"checkpoint {folder} has {counted} parameters, but its config.json gives {shape.params_total}", remedy="give a plain checkpoint of its family"
         )
     return model
 
@@ -114,12 +114,12 @@ def refuse_foresight(model: torch.nn.Module, where: Path) -> None:
         with torch.no_grad():
             first, second = (decoder(input_ids=item, use_cache=False).logits[0, :-1] for item in (words, other))
     except Exception as error:
-        raise InputError(f"checkpoint {where} cannot be run on text alone: {one_line(error)}", remedy="give a decoder of text") from error
+        raise InputError(f"checkpoint {where} cannot be run on text alone: {one_line(error)}", remedy="give a text decoder") from error
     if not torch.allclose(first, second, rtol=1e-3, atol=1e-4 * float(first.abs().max())):
-        raise InputError(f"checkpoint {where} sees later tokens: it is no decoder", remedy="give one whose outputs depend on earlier tokens alone")
+        raise InputError(f"checkpoint {where} sees later tokens: it is no causal decoder", remedy="give one whose outputs depend on earlier tokens alone")
 
 
 def dropouts(config: Any) -> dict[str, float]:
-    """Return a configuration's shares of what is dropped or jittered while training, by the names that its family has for them."""
+    """Return a configuration's dropout and jitter rates, by its family's names for them."""
     stated = {key: value for key, value in vars(config).items() if isinstance(value, float) and not key.startswith("_")}
     return {key: value for key, value in stated.items() if any(part in key for part in _DROPS)}

@@ -52,9 +52,9 @@ def test_settings_of_a_sweep(tmp_path: Path, corpus: Corpus, setting: str, sente
     ("options", "sentence"),
     [
         ("--sizes 10k,12k --rates 0,1e-3,2e-3", "a rate of 0 is not above 0 and at most 1"),
-        ("--sizes 10k,12k --rates 1e-3,1e-3,2e-3", "rates of 0.001, 0.001, 0.002 repeat one; give each rate once"),
-        ("--sizes 10k,10k", "sizes of 10000, 10000 repeat one; give each size once"),
-        ("--sizes 10k", "sizes of 10000 cannot show a rule; give --sizes with at least 2 of them"),
+        ("--sizes 10k,12k --rates 1e-3,1e-3,2e-3", "rates of 0.001, 0.001, 0.002 contain a duplicate; give each rate once"),
+        ("--sizes 10k,10k", "sizes of 10000, 10000 contain a duplicate; give each size once"),
+        ("--sizes 10k", "sizes of 10000 are too few for a rule; give --sizes with at least 2 of them"),
         ("--sizes 10k,12k --tokens-pt 0 --tokens-spec 0", "0 general and 0 specialist tokens are 0 steps; give --tokens-pt and --tokens-spec for 200 to"),
         ("--sizes 10k,12k --tokens-spec 1e30", "1e+30 specialist tokens are 1.5625e+28 steps"),
         ("--sizes 10k,12k --device tpu", "--device 'tpu' is not known; choose cpu or cuda"),

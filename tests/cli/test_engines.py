@@ -55,7 +55,7 @@ def test_gpus_that_this_machine_has_not_are_refused_before_anything_is_written(f
         pytest.skip("there is one")
     before = sorted(folder.iterdir())
     code, out, words = run("sweep", "run", str(folder), "--device", "cuda", *options)
-    assert code == 2 and "error: --device cuda is asked for and torch finds no GPU; use --device cpu, or" in words and not out
+    assert code == 2 and "error: --device cuda was given, but torch finds no GPU; use --device cpu, or" in words and not out
     assert sorted(folder.iterdir()) == before
 
 

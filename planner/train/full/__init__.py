@@ -1,4 +1,4 @@
 """The full-size run: one path through the stages of a launched run, on one process or on many.
 
-`plan launch` lays everything down in the run's folder; `python -m planner.train.full FOLDER`, started once a rank, reads only that.
+`plan launch` writes everything into the run's folder; `python -m planner.train.full FOLDER`, started once per rank, reads only that.
 """

@@ -1,15 +1,15 @@
-"""What can be known of a run's outcome before it has ended, held against the forecast. Numbers only.
+"""Compare a run with its forecast before it has ended. Numbers only.
 
-The law forecasts endpoints: runs whose rate was taken to zero. Until its cooldown a run is at a constant rate, and its loss is above that of the
-endpoint that one would get by cooling down there. So only three things can be said early:
+The law forecasts endpoints: runs whose learning rate was cooled down to zero. Before its cooldown a run is at a constant rate, and its loss is above that
+of the endpoint that it would reach by cooling down at once. So only three things can be said early:
 
-- *Left below*: the held-out loss is already under the lower end of the interval of the endpoint at the tokens so far. Cooling down lowers the loss
-  further, so the endpoint would be under it too, and the law has been too pessimistic.
-- *Far above*: at a constant rate the loss is above that interval by more than cooling down takes off. A loss that is less above says nothing yet.
-- *Heading above or below*, in the cooldown: the excess over the annealed loss shrinks a little faster than the rate (`POWER`), so a straight line
-  through the losses against that power of the rate, read at rate zero, is where the run is going. The line begins at the mean of the last two losses
-  before the cooldown, which lowers the noise where it weighs most. It is said when that end, with its own 90 % interval (Student's t), is outside the
-  interval of the endpoint. (The shape is an observation; benchmarks/results/course.txt has how far it was off, in runs of other kinds too.)
+- *Left below*: the held-out loss is already below the interval of the endpoint at the tokens so far. Cooling down lowers the loss further, so the
+  endpoint would be below it too: the law was too pessimistic.
+- *Far above*: at a constant rate the loss is above that interval by more than cooling down takes off. A loss that is less far above says nothing yet.
+- *Heading above or below*, in the cooldown: the excess over the annealed loss shrinks a little faster than the rate, as rate^`POWER`, so a straight line
+  through the losses against rate^POWER, extrapolated to rate zero, gives the final loss. The line begins at the mean of the last two losses before the
+  cooldown, which reduces noise where it has most leverage. The run is reported if that final loss, with its own 90 % interval (Student's t), is outside
+  the interval of the endpoint. (The power law is empirical; benchmarks/results/course.txt has its errors, for other kinds of runs too.)
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ KIND = "course"
 VERSION = 1
 FILE = "forecast.json"
 LEAST_POINTS = 3
-"""Losses that are measured in a cooldown, at least."""
+"""Least number of losses measured in a cooldown."""
 COOLED = 0.25
 """Cooling down takes off less than this share of a loss: 2 to 9 % in the runs of benchmarks/results/course.txt and of the demo."""
 POWER = 1.15
-"""Of the rate, to which the excess is about proportional: 1 suits some runs, 1.25 others, by 0.3 to 0.8 % of the loss."""
+"""Power of the rate to which the excess is about proportional: 1 suits some runs better, 1.25 others, by 0.3 to 0.8 % of the loss."""
 SCATTER, SCATTER_WEIGHT = 0.004, 2
-"""Deviation of a loss about its line, as a share of it, and how many losses more would tell as much: few of them say little of it."""
+"""Prior standard deviation of a loss about the line, as a share of the loss, and its weight in losses: a few losses alone estimate it poorly."""
 BEND = 0.008
-"""How far the line may miss for that, as a share of the loss."""
+"""Error of the final loss due to the uncertain power, as a share of the loss."""
 
 
 @dataclass(frozen=True)
 class Expected:
-    """The law's forecast for cooling down after a step of the run."""
+    """The law's forecast of the endpoint if the run cooled down after a step."""
 
     step: int
     """Steps of the run done."""
@@ -55,7 +55,7 @@ class Expected:
 
 @dataclass(frozen=True)
 class ForecastCurve:
-    """The forecast along a run; without a law at hand, of its end only."""
+    """The forecast along a run; without a law, only of its end."""
 
     points: tuple[Expected, ...]
     """In order; the last is the run's own endpoint."""
@@ -76,7 +76,7 @@ class ForecastCurve:
             return cls(tuple(Expected(**point) for point in body["points"]), body["source"])
 
     def at(self, step: int) -> Expected | None:
-        """Return the forecast for cooling down after a step, if it was made."""
+        """Return the forecast for a cooldown after this step, if there is one."""
         return next((point for point in self.points if point.step == step), None)
 
 
@@ -91,7 +91,7 @@ class Verdict:
 
 
 def judge(course: ForecastCurve, measured: Sequence[tuple[int, float, float]], stage_from: int = 0) -> Verdict | None:
-    """Say what the losses so far tell of the outcome.
+    """Judge the outcome by the losses so far.
 
     Args:
         course: the forecast.
@@ -99,7 +99,7 @@ def judge(course: ForecastCurve, measured: Sequence[tuple[int, float, float]], s
         stage_from: step at which the last stage begins; losses before it are of another text.
 
     Returns:
-        A verdict on the last of them, or None where nothing can be known yet.
+        A verdict at the last of them, or None if it is too early for one.
     """
     step, loss, share = measured[-1]
     here, end = course.at(step), course.points[-1]
@@ -120,7 +120,7 @@ def judge(course: ForecastCurve, measured: Sequence[tuple[int, float, float]], s
 
 
 def _at_peak(loss: float, here: Expected) -> Verdict | None:
-    """Say what a loss at a constant rate tells, where it tells anything."""
+    """Judge by a loss at a constant rate; None if it says nothing yet."""
     interval = f"the interval {here.low:.4f} to {here.high:.4f} of the endpoint at these tokens"
     if loss < here.low:
         return Verdict(f"already {loss:.4f} at a constant rate, under {interval}: left below", True)
@@ -131,7 +131,7 @@ def _at_peak(loss: float, here: Expected) -> Verdict | None:
 
 
 def extrapolate(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """Read the line through two losses or more against the power of rates at rate zero; return it and half the width of its 90 % interval.
+    """Fit a line through two losses or more against rate^POWER; return its value at rate zero and half the width of its 90 % interval.
 
     Args:
         points: rate as a share of the peak, and loss.

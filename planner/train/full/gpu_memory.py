@@ -1,4 +1,4 @@
-"""Whether a run fits the memory of its GPUs, by the estimate on paper: imports no torch."""
+"""Estimate whether a run fits the memory of its GPUs. Imports no torch."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""When a run has gone wrong, and what to leave out when it is taken up again before that. Pure logic; every rank comes to the same decision.
+"""When to roll a run back, and which batches to skip afterwards. Pure logic; every rank comes to the same decision.
 
-A loss that is no number, or a gradient that is none, is laid to the batch that gave it. A spike shows in the smoothed loss, so it is laid to
-the batches of the last `SPIKE_BATCHES` steps, twice as many at each further rollback. The run goes back to the last state
-before the first of them, leaves them out and draws the following batches up (arXiv 2204.02311, section 5.1, did the same by hand).
-Where nothing goes wrong, nothing differs from an unguarded run.
+A loss or a gradient that is not finite is blamed on its batch. A spike shows in the smoothed loss, so it is blamed on the batches of the last
+`SPIKE_BATCHES` steps, twice as many at each further rollback. The run goes back to the last state before the first of them, skips them
+and goes on with the batches that follow (arXiv 2204.02311, section 5.1, did the same by hand).
+A run in which nothing goes wrong is identical to an unguarded one.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ from dataclasses import dataclass
 from planner.train.segment import smoothed
 
 SPIKE_BATCHES = 20
-"""Batches to which a spike is laid at first: about the memory of the smoothed loss."""
+"""Batches blamed for the first spike: about the memory of the smoothed loss."""
 Span = tuple[int, int]
 """First number and number after the last."""
 
 
 @dataclass
 class Watch:
-    """Smooths the loss of one stage and says when it is no good, as `planner.train.segment` does."""
+    """Smooths the loss of one stage and detects trouble, as `planner.train.segment` does."""
 
     spike_factor: float
     """Multiple of its best that the smoothed loss may not pass."""
     smooth: float | None = None
     """Smoothed training loss [nats/token]."""
     best: float | None = None
-    """Least value it has had in this stage."""
+    """Its lowest value in this stage [nats/token]."""
 
     def see(self, loss: float | None, grad_norm: float) -> str | None:
-        """Take a step's loss in, None where no target of its batch counts; return what is wrong, if anything: "not_finite" or "spike"."""
+        """Take in a step's loss (None if no target of its batch counts); return the trouble, if any: "not_finite" or "spike"."""
         if not (math.isfinite(loss or 0.0) and math.isfinite(grad_norm)):
             return "not_finite"
         if loss is None:
@@ -41,12 +41,12 @@ class Watch:
         return "spike" if self.smooth > self.spike_factor * self.best else None
 
     def begin_stage(self) -> None:
-        """Forget: another text's loss is not a spike of the last one's."""
+        """Reset: with other text, a jump in loss is no spike."""
         self.smooth = self.best = None
 
 
 def blamed(batch: int, trouble: str, rollbacks: int) -> Span:
-    """Return the batches that are left out after trouble at batch number `batch` of a stage, after `rollbacks` earlier rollbacks."""
+    """Return the batches to skip after trouble at batch number `batch` of a stage, with `rollbacks` earlier rollbacks."""
     count = 1 if trouble == "not_finite" else SPIKE_BATCHES * 2**rollbacks
     return max(0, batch + 1 - count), batch + 1
 

@@ -1,6 +1,6 @@
-"""The loop of a full-size run: its stages step by step, on one rank or many, with the same batches and, to rounding, the same losses.
+"""The training loop of a full-size run, on one rank or many, with the same batches and, up to rounding, the same losses.
 
-On one rank without micro-batches it is `planner.train.segment` to the bit.
+On one rank without micro-batches it equals `planner.train.segment` to the bit.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from planner.train.segment import Diverged, open_batches, rate_at
 
 @dataclass
 class Guarded:
-    """What went wrong so far; kept beside the states, since a rollback must not roll it back."""
+    """Rollbacks so far; kept beside the states, since a rollback must not undo them."""
 
     rollbacks: int = 0
     left_out: dict[int, list[Span]] = field(default_factory=dict)
@@ -73,12 +73,12 @@ class Training:
         Args:
             run: what to train.
             folder: the launch folder.
-            ranks: who takes part.
-            stop: asked after every step whether to stop; one rank's yes stops all.
+            ranks: all ranks of the run.
+            stop: called after every step; True on one rank stops all.
 
         Raises:
             InputError: see `open_corpus`.
-            StateError: the corpus is another one than the plan's, or a state cannot be written or read.
+            StateError: the corpus is not the plan's, or a state cannot be written or read.
         """
         self.run, self.folder, self.ranks, self._stop = run, folder, ranks, stop
         self.rows = rows_of_rank(run.recipe.batch_sequences, ranks.rank, ranks.world)
@@ -95,7 +95,7 @@ class Training:
         if found and under is not None and ranks.told(not under.exists() if ranks.first else None):
             what = f"{under} is gone, and the adapters in {folder / STATES_FOLDER} were trained on it"
             raise StateError(what, remedy=f"delete {folder / STATES_FOLDER}; the same command then trains the run again")
-        # A state is read over all that is trained; a large model would take hours to draw first.
+        # A state overwrites all that is trained; initialising a large model first would take hours.
         self._open(stage, drawn=not found and run.trunk is None)
         if found:
             self._load(found[-1])
@@ -107,7 +107,7 @@ class Training:
         self.course = ForecastCurve.load(folder) if ranks.first else None
 
     def _open(self, stage: int, *, drawn: bool = True) -> None:
-        """Build the model that is trained from a stage on, and its optimiser; undrawn only in full, since states hold what is trained."""
+        """Build the model trained from a stage on, and its optimiser; uninitialised only without adapters, since states hold trained parameters."""
         job = self.run.stages[stage]
         self.began_at = self.run.offsets[stage]
         self.model = build(job, self.corpus, self.ranks, self.run.settings, drawn=drawn or job.segment.method != "full")
@@ -117,7 +117,7 @@ class Training:
         start_moments(self.optimiser)
 
     def _branch(self, trunk: str) -> None:
-        """Take over the state of the trunk at which the run leaves it, and the trunk's rollbacks: their batches stay left out.
+        """Start from the trunk's state at the branch point, and take over the trunk's rollbacks: their batches stay skipped.
 
         Raises:
             StateError: the trunk has not ended, or its state cannot be read.
@@ -136,9 +136,9 @@ class Training:
         self._follow()
 
     def _follow(self) -> bool:
-        """Put adapters on the trunk where the next step is the first under them; return whether it is.
+        """Put adapters on the trunk if the next step is the first with them; return whether it is.
 
-        The trunk's weights go into a file of their own, from which every later start builds: states hold adapters alone from here on.
+        The trunk's weights go into a file of their own for later starts: from here on states hold the adapters only.
         """
         stage = self.run.model_of(self.step)
         if self.run.offsets[stage] == self.began_at:
@@ -147,7 +147,7 @@ class Training:
         assert trunk is not None
         if self.ranks.first:
             save_tensors(trunk, weights, LoopState(optimiser_steps=self.step - self.began_at, seconds=self.seconds))
-        del self.model, self.trained, self.optimiser, weights  # both models at once would take the room of two
+        del self.model, self.trained, self.optimiser, weights  # two models at once would not fit
         self._open(stage)
         return True
 
@@ -161,7 +161,7 @@ class Training:
         per_token = [self.run.recipe.method(job.segment.method).flops_per_token(job.segment.shape, self.run.recipe.seq_len) for job in self.run.stages]
         due, save_every = set(self.run.settings.evaluate_at), self.run.settings.save_every
         if self.step in due and not self.ranks.told(self._evaluated() if self.ranks.first else None):
-            self._evaluate()  # it was saved before it was measured, and stopped or killed in between
+            self._evaluate()  # the run stopped or was killed after this state was saved and before it was evaluated
         while self.step < self.run.steps:
             began = time.perf_counter()
             stage, within = self.run.at(self.step)
@@ -187,10 +187,10 @@ class Training:
             )  # fmt: skip
             follows = self._follow()
             usual = asked or follows or self.step % save_every == 0 or self.step == self.run.steps
-            if usual or late or self.step in self.run.forks:  # a fork's is beside the usual ones: rollbacks reach as far as without it
-                # Before the evaluation, which would otherwise cost these steps if it failed.
+            if usual or late or self.step in self.run.forks:  # those at forks are extra, so that rollbacks reach as far back as without them
+                # Before the evaluation, so that its failure costs no steps.
                 self._save(wait=asked or follows or self.step == self.run.steps or self.step in due, between=not usual)
-            if self.step in due and not asked:  # asked to stop, it is measured when the run goes on
+            if self.step in due and not asked:  # if asked to stop, it evaluates when the run is resumed
                 self._evaluate()
             self.states.poll()
             if asked:
@@ -199,7 +199,7 @@ class Training:
         return True
 
     def close(self) -> None:
-        """Wait for what is being written, on every rank: the first to end would have the others killed."""
+        """Wait on every rank until all is written: the first rank to exit would have the others killed."""
         self.states.finish()
         self.ranks.told(None)
         if self.metrics is not None:
@@ -237,9 +237,9 @@ class Training:
         return loss_step if count else None, float(norm), asked > 0, due > 0
 
     def _evaluate(self) -> None:
-        """Measure the held-out specialist loss after the last step and hold it against the forecast."""
+        """Measure the held-out specialist loss after the last step and compare it with the forecast."""
         job, (stage, within) = self.run.last, self.run.at(self.step - 1)
-        # Every rank evaluates the same windows: little work, and the shards are gathered in step.
+        # Every rank evaluates the same windows: it is little work, and all gather the shards together.
         loss, _ = domain_loss(
             self.model, self.corpus, job.domain, self.run.recipe.seq_len, max_tokens=job.eval_tokens, device=self.ranks.device,
             most_rows=self.run.settings.micro_batch,
@@ -247,9 +247,9 @@ class Training:
         segment = self.run.stages[stage].segment
         share = rate_at(segment, self.run.recipe, within) / segment.learning_rate
         self._write("evaluation", loss_spec=loss, rate_share=share, tokens=self.step * self.run.recipe.tokens_per_step)
-        # While the rate warms up the loss is neither one at a constant rate nor one of the cooldown, and tells nothing of the end.
+        # During warm-up the loss is neither at a constant rate nor in the cooldown, and says nothing about the end.
         if self.course is not None and self.metrics is not None and math.isfinite(loss) and not self._warming(self.step, share):
-            # One that was no number is null there, and says nothing of where the run is going.
+            # A loss that was not finite is null there, and is skipped.
             lines = [line for line in read_metrics(self.folder / FILE) if line["kind"] == "evaluation" and line["loss_spec"] is not None]
             told = [(line["step"], line["loss_spec"], line["rate_share"]) for line in lines]
             measured = [(step, value, rate) for step, value, rate in told if not self._warming(step, rate)]
@@ -258,15 +258,15 @@ class Training:
                 self._write("event", what="forecast", outside=verdict.outside, reason=verdict.text)
 
     def _warming(self, step: int, share: float) -> bool:
-        """Tell whether a rate under its peak, after a step of the run, is one of the warm-up and not of the cooldown."""
+        """Tell whether a rate below its peak, after a step of the run, belongs to the warm-up rather than the cooldown."""
         return share < 1 and step <= self.run.cooldown_from
 
     def _evaluated(self) -> bool:
-        """Tell whether the loss after the last step stands in the metrics; only the first rank knows."""
+        """Tell whether the loss after the last step is in the metrics already; only the first rank knows."""
         return any(line["kind"] == "evaluation" and line["step"] == self.step for line in read_metrics(self.folder / FILE))
 
     def _roll_back(self, stage: int, within: int, number: int, trouble: str, loss: float | None, norm: float) -> None:
-        """Go back to before the batches that are to blame, and leave them out."""
+        """Go back to before the blamed batches and skip them."""
         if trouble == "spike":
             what = f"the smoothed training loss is over {self.run.recipe.spike_factor:g} times its best"
         else:
@@ -280,13 +280,13 @@ class Training:
         self.states.finish()
         before = self.run.offsets[stage] + min(within, step_of(span[0], spans))
         target = self.ranks.told(self._state_before(before) if self.ranks.first else None)
-        if target == self._back and self.step - target <= 1:  # trouble again as soon as it was read: it is the state that is bad
+        if target == self._back and self.step - target <= 1:  # trouble again as soon as it was read: the state itself is bad
             older = self.ranks.told(self._state_before(target - 1) if self.ranks.first else None)
             target = older if self.run.model_of(older) == self.run.model_of(target) else target
         self._back = target
-        if target > self.run.offsets[stage]:  # no state is that old any more: what was trained on before it stays
+        if target > self.run.offsets[stage]:  # no state is that old any more: batches trained on before it stay
             span = (max(span[0], batch_number(target - self.run.offsets[stage], spans)), span[1])
-        # The states go first: killed in between, the run meets the same trouble again. The other way it would go on after batches that count as left out.
+        # Delete states first: killed in between, the run meets the same trouble again. In the other order it would go on from batches recorded as skipped.
         self.states.drop_after(target)
         self.guarded.left_out[stage] = merged([*spans, span])
         self.guarded.rollbacks += 1
@@ -311,7 +311,7 @@ class Training:
         self._take(self.states.load(step, tensors_of(self.model, self.optimiser)))
 
     def _take(self, loop: dict[str, Any]) -> None:
-        """Go on with the loop's own numbers of a state whose tensors have been read."""
+        """Restore the loop's own numbers from a state whose tensors have been read."""
         self.step, self.seconds = loop["step"], loop["seconds"]
         start_moments(self.optimiser, self.step - self.began_at)
         self.optimiser.zero_grad(set_to_none=True)
@@ -323,38 +323,38 @@ class Training:
 
 
 def open_corpus(job: Job) -> Corpus:
-    """Open the corpus of a run, which may have changed on disk since the run was laid down or last stopped.
+    """Open the corpus of a run, which may have changed on disk since the run was prepared or last stopped.
 
     Raises:
-        InputError: it is missing, or its files are not as long as its account says.
-        StateError: it is another one than that of the plan.
+        InputError: it is missing, or its files do not have the lengths that corpus.json states.
+        StateError: it is not the plan's corpus.
     """
     corpus, planned = Corpus.open(job.corpus), job.labels["corpus"]
     if corpus.fingerprint != planned:
-        what = f"corpus {corpus.folder} has fingerprint {corpus.fingerprint}, the run was begun on {planned}"
+        what = f"corpus {corpus.folder} has fingerprint {corpus.fingerprint}, but the run was begun on {planned}"
         raise StateError(what, remedy="restore it; a forecast holds for no other")
     corpus.check_shards(dict.fromkeys([corpus.general, job.domain, *(part.domain for part in job.mixture)]))
     return corpus
 
 
 def batch_loss(model: torch.nn.Module, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Return the summed loss of the targets that count; where all logits would take too much, over a part of the tokens after the other."""
+    """Return the summed loss of the targets that count, in chunks of tokens if all logits at once would take too much memory."""
     known: Any = model
     wanted, tokens = targets.reshape(-1), logits_at_once(known.config.model_type, known.config.vocab_size)
     if tokens is None or len(wanted) <= tokens:
         return _summed(model(input_ids=inputs).logits, wanted)
     head = known.get_output_embeddings()
-    # In the head's own call: FSDP keeps its weights gathered only within the model's, and until its backward pass is over.
+    # Inside the head's own call: FSDP keeps its weights gathered only during the model's call, and until its backward pass is over.
     head.forward = functools.partial(_loss_in_parts, head.forward, wanted, tokens)
     try:
         loss: torch.Tensor = model(input_ids=inputs).logits
         return loss
     finally:
-        del head.forward  # the class's is seen again
+        del head.forward  # makes the class's own forward visible again
 
 
 def _loss_in_parts(head: Callable[[torch.Tensor], torch.Tensor], wanted: torch.Tensor, tokens: int, hidden: torch.Tensor) -> torch.Tensor:
-    """Return what `batch_loss` does; the logits of a part are let go, and computed again in the backward pass."""
+    """Return the summed loss, chunk by chunk; a chunk's logits are freed, and computed again in the backward pass."""
 
     def part_loss(part: torch.Tensor, its: torch.Tensor) -> torch.Tensor:
         return _summed(head(part), its)

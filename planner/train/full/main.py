@@ -1,4 +1,4 @@
-"""One rank of a full-size run: reads what `plan launch` laid down, trains, and the first rank leaves record and checkpoint.
+"""One rank of a full-size run: reads what `plan launch` wrote and trains; the first rank writes record and checkpoint.
 
 torchrun --standalone --nproc-per-node 2 -m planner.train.full launches/first
 """
@@ -42,11 +42,11 @@ from planner.train.record import write_record
 from planner.train.segment import Diverged, evaluate
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-"""Each asks for a saved state and an end. Slurm sends the last one ahead of its time limit."""
+"""Each asks the run to save a state and end. Slurm sends the last one before its time limit."""
 LOOK_EVERY = 1.0
 """Seconds between two looks for the stop file, which may lie on a slow file system."""
 FAILED = 2
-"""Exit code after an error that the user can mend."""
+"""Exit code after an error that the user can correct."""
 
 
 class Ending(Enum):
@@ -55,15 +55,15 @@ class Ending(Enum):
     DONE = "done"
     """The run has its record."""
     STOPPED = "stopped"
-    """It was asked to by a signal, with a state saved: under Slurm it goes on by itself."""
+    """A signal stopped it, with a state saved: under Slurm it resumes by itself."""
     STOPPED_BY_FILE = "stopped by file"
-    """It was asked to by the stop file, with a state saved: it goes on when somebody starts it."""
+    """The stop file stopped it, with a state saved: it resumes when somebody starts it."""
     HALTED = "halted"
-    """The same of a trunk: what waits for it must not begin."""
+    """The stop file stopped a trunk: jobs that wait for it must not begin."""
 
 
 def _runner() -> dict[str, Any] | None:
-    """Read which process of `plan launch` started torchrun; None where nothing sound says so."""
+    """Read from the environment which process of `plan launch` started torchrun; None if it is unset or malformed."""
     try:
         found = json.loads(os.environ.get(RUNNER, "null"))
     except ValueError:
@@ -72,7 +72,7 @@ def _runner() -> dict[str, Any] | None:
 
 
 class Stopper:
-    """Whether this rank is to stop: by a signal, by the stop file, or because the process that started it, or `plan launch` above that, is gone."""
+    """Tells whether this rank is to stop: by a signal, by the stop file, or because the process that started it, or `plan launch` above that, is gone."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._asked, self._looked, self._missed = path, False, 0.0, 0
@@ -85,11 +85,11 @@ class Stopper:
             signal.signal(number, self._hear)
 
     def __call__(self) -> bool:
-        """Tell."""
+        """Tell whether to stop."""
         if not self._asked and time.monotonic() - self._looked > LOOK_EVERY:
             self._looked = time.monotonic()
-            # A rank whose starter was killed must not train on beside the one that the next command starts. The command above torchrun
-            # is to be missed twice in a row: one look may fail, and would end a run of days.
+            # A rank whose starter was killed must not train on beside the rank of the next start. The command above torchrun must be
+            # missed twice in a row, since a single failed look would end a run of days.
             self._missed = self._missed + 1 if self._runner is not None and gone(self._runner) else 0
             self._asked = self._path.exists() or os.getppid() != self._parent or self._missed > 1
         return self._asked
@@ -100,7 +100,7 @@ class Stopper:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one rank; return its exit code."""
-    parser = argparse.ArgumentParser(prog="planner.train.full", description="One rank of a run that plan launch laid down.")
+    parser = argparse.ArgumentParser(prog="planner.train.full", description="One rank of a run that plan launch prepared.")
     parser.add_argument("folder", type=Path, help="launch folder")
     parser.add_argument("--slurm", action="store_true", help="take rank and number of ranks from srun instead of torchrun")
     told = parser.parse_args(arguments)
@@ -112,8 +112,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = STOPPED if ended is Ending.STOPPED else HALTED if ended is Ending.HALTED else 0
         if not (told.slurm and code):
             return 0
-        # The first rank to end with this code has srun send SIGTERM to the others. One that died of it, on its way out, would hide the code from
-        # Slurm's file, and Python gives up its own handlers before the process ends, but not this one.
+        # When the first rank exits with this code, srun sends SIGTERM to the others. A rank killed by it while exiting would hide the code from
+        # the batch script. Python drops its own handlers before the process ends, but SIG_IGN stays.
         for number in SIGNALS:
             signal.signal(number, signal.SIG_IGN)
         return code
@@ -126,7 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run_rank(folder: Path, stop: Stopper, *, slurm: bool = False, start: str | None = None) -> Ending:
-    """Do what `train` does, and leave what went wrong where the process that started the ranks finds it.
+    """Run `train`, and write any error to a file for the process that started the ranks.
 
     Raises:
         PlannerError: see `train`; or the GPU's memory ran out.
@@ -139,7 +139,7 @@ def run_rank(folder: Path, stop: Stopper, *, slurm: bool = False, start: str | N
             remedy = "give a smaller --micro-batch, --checkpoint-activations, or more --ranks; the same command goes on from the latest state"
             raise StateError(f"the GPU's memory ran out: {said}", remedy=remedy) from error
     except PlannerError as error:
-        if (folder / FILE).exists():  # a folder that was mistyped is not made, nor does another one get a file that is not its own
+        if (folder / FILE).exists():  # neither create a mistyped folder nor write into one that is no launch
             write_text(folder / FAILURE_FILE, f"{error.message}\n{error.remedy}\n")
         raise
 
@@ -151,7 +151,7 @@ def train(folder: Path, stop: Stopper, *, slurm: bool = False, start: str | None
         folder: the launch folder.
         stop: asked after every step whether to stop.
         slurm: whether srun started this rank.
-        start: name of a start that starts lost ranks again; by default it is read from the environment.
+        start: name of a starter that restarts lost ranks; by default it is read from the environment.
 
     Raises:
         PlannerError: see `Training`, `join` and `check_base`; or ranks of another start train there.
@@ -183,7 +183,7 @@ def train(folder: Path, stop: Stopper, *, slurm: bool = False, start: str | None
 
 
 def _fitted(run: FullRun, ranks: Ranks) -> FullRun:
-    """Return the run with a micro-batch for which the first rank's GPU has the memory: the same on all ranks, whose collectives go in step."""
+    """Return the run with a micro-batch that fits the first rank's GPU: the same on all ranks, so that their collectives match."""
     if not run.settings.fit_micro_batch or ranks.device.type != "cuda":
         return run
     count = ranks.told(micro_batch_that_fits(run, ranks.world, torch.cuda.mem_get_info()[1]) if ranks.first else None)
@@ -193,24 +193,24 @@ def _fitted(run: FullRun, ranks: Ranks) -> FullRun:
 
 
 def _lost(run: FullRun, folder: Path) -> str | None:
-    """Say why the trunk that a run branches off diverged, if it did: the run cannot be trained then. One that has begun no longer needs it."""
+    """Return why the trunk of a run diverged, if it did: the run cannot be trained then. A run that has begun no longer needs its trunk."""
     noted = None if run.trunk is None or latest_step(folder) >= 0 else FullRun.load(folder.parent / run.trunk).last.diverged_path
     return str(read_json(noted)["reason"]) if noted is not None and noted.exists() else None
 
 
 def check_base(job: Job) -> None:
-    """Refuse an open checkpoint that is not the one that the run was begun on: its files may have been replaced since.
+    """Refuse an open checkpoint other than the one that the run was begun on: its files may have been replaced.
 
     Raises:
-        InputError: there is none any more.
+        InputError: it is gone.
         StateError: it is another one.
     """
     if job.base is None:
         return
     found, begun_on = Pretrained.open(job.base).fingerprint, job.labels["base"]
     if found != begun_on:
-        what = f"base {job.base} has fingerprint {found}, the run was begun on {begun_on}"
-        raise StateError(what, remedy="restore it, or begin anew with another --out")
+        what = f"base {job.base} has fingerprint {found}, but the run was begun on {begun_on}"
+        raise StateError(what, remedy="restore it, or start over with another --out")
 
 
 def _train(run: FullRun, folder: Path, ranks: Ranks, stop: Stopper) -> Ending:
@@ -220,7 +220,7 @@ def _train(run: FullRun, folder: Path, ranks: Ranks, stop: Stopper) -> Ending:
         if not training.go():
             training.close()
             by_file = taken(folder / STOP_FILE, ranks)
-            leave()  # an interpreter that ends with process groups open may abort, and Slurm's file would not see a saved state
+            leave()  # exiting with process groups open may abort, and would hide the exit code from Slurm's script
             return Ending.STOPPED if not by_file else Ending.HALTED if run.forks else Ending.STOPPED_BY_FILE
         losses = {} if run.forks else evaluate(job, training.corpus, training.model, ranks.device, run.settings.micro_batch)
     except Diverged as error:
@@ -232,26 +232,26 @@ def _train(run: FullRun, folder: Path, ranks: Ranks, stop: Stopper) -> Ending:
             write_record(job, training.seconds, {}, status="diverged", reason=str(error))
         return Ending.DONE
     training.close()
-    if run.forks:  # its states are what others go on from
+    if run.forks:  # branches go on from its states
         leave()
         return Ending.DONE
     weights = gathered(training.model, ranks)
     corpus, seconds, steps = training.corpus, training.seconds, training.step
     del training
-    leave()  # what follows is one rank's work, and the others must not wait for it in a collective
+    leave()  # only one rank works from here on, and the others must not wait for it in a collective
     if ranks.first:
         state = state_path(folder, job.segment.segment_id)
         save_tensors(state, weights, LoopState(optimiser_steps=steps, seconds=seconds))
         export_checkpoint(replace(job, state_path=state), corpus, folder / "checkpoint", folder / "adapter")
         state.unlink()
         write_record(job, seconds, losses, status="ok", reason=None)
-        if job.frozen_state is not None:  # until the record stands the same command may have to build on it again
+        if job.frozen_state is not None:  # until the record is written, a restart may need it
             job.frozen_state.unlink(missing_ok=True)
     return Ending.DONE
 
 
 def taken(stop: Path, ranks: Ranks) -> bool:
-    """Tell whether any rank sees the stop file, and take it away: it has been obeyed, and the next start must not stop at once."""
+    """Tell whether any rank sees the stop file, and delete it: it has been obeyed, and the next start must not stop at once."""
     seen = ranks.total(float(stop.exists()))[0] > 0  # on a network file system one rank may see it before another
     if seen and ranks.first:
         stop.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Who takes part: rank, device, process groups and the mesh that the model is sharded over."""
+"""The ranks of a run: rank, device, process groups and the mesh that the model is sharded over."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from planner.train.full.plan import Settings
 from planner.train.gpus import check_device
 
 SLURM = {"RANK": "SLURM_PROCID", "WORLD_SIZE": "SLURM_NTASKS", "LOCAL_RANK": "SLURM_LOCALID"}
-"""What torchrun would set, and where srun has it."""
+"""Variables that torchrun sets, and those of srun that correspond."""
 
 PATIENCE = timedelta(hours=1)
-"""How long a rank waits for the others: while the first draws a large model, longer than torch's ten minutes."""
+"""How long a rank waits for the others: longer than torch's ten minutes, since the first may need them to initialise a large model."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Ranks:
     mesh: DeviceMesh | None
     """None where one process trains an unsharded model."""
     cpu_group: Any = None
-    """Group over which states are saved beside the training; None for one process."""
+    """Group over which states are saved in the background; None for one process."""
 
     @property
     def first(self) -> bool:
@@ -61,8 +61,8 @@ def join(settings: Settings, environment: Mapping[str, str], *, slurm: bool = Fa
 
     Args:
         settings: for the device, the precision and the sharding.
-        environment: where RANK, WORLD_SIZE and LOCAL_RANK stand, as torchrun sets them; without them this is the only process.
-        slurm: whether they stand there as srun sets them.
+        environment: variables RANK, WORLD_SIZE and LOCAL_RANK, as torchrun sets them; without them this is the only process.
+        slurm: whether to read srun's variables instead.
 
     Raises:
         InputError: a GPU is asked for and there is none, or the ranks cannot be sharded as asked.
@@ -89,7 +89,7 @@ def join(settings: Settings, environment: Mapping[str, str], *, slurm: bool = Fa
             dist.init_process_group(backend, rank=rank, world_size=world, timeout=PATIENCE)
     shard = settings.shard_ranks or world
     if world % shard:
-        raise InputError(f"{world} ranks cannot be cut into copies of {shard} ranks each", remedy="give --shard-ranks a number that divides the ranks")
+        raise InputError(f"{world} ranks cannot be split into copies of {shard} ranks each", remedy="give --shard-ranks a number that divides the ranks")
     if shard == world:
         mesh = init_device_mesh(device.type, (world,), mesh_dim_names=("shard",))
     else:
@@ -98,6 +98,6 @@ def join(settings: Settings, environment: Mapping[str, str], *, slurm: bool = Fa
 
 
 def leave() -> None:
-    """Part from the other ranks."""
+    """Leave the process group."""
     if dist.is_initialized():
         dist.destroy_process_group()

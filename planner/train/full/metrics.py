@@ -1,7 +1,7 @@
-"""What a run says of itself while it trains: metrics.jsonl, TensorBoard, Weights & Biases. Written by the first rank only.
+"""Metrics of a run while it trains: metrics.jsonl, TensorBoard, Weights & Biases. Written by the first rank only.
 
-A line is one of three kinds: "step", "evaluation" and "event" (a rollback, a stop, a word on the forecast). After a resume or a rollback, the lines of
-steps that are trained again go, and the words on them, so that each step stands in the file once.
+A line is one of three kinds: "step", "evaluation" and "event" (a rollback, a stop, a verdict on the forecast). After a resume or a rollback, the lines of
+steps that are trained again are deleted with their verdicts, so that each step is in the file once.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ FILE = "metrics.jsonl"
 CURVES_EVERY = 10
 """Steps between two points in TensorBoard and Weights & Biases."""
 WANDB_STEP = "steps"
-"""What Weights & Biases draws its curves over."""
+"""Horizontal axis of the curves in Weights & Biases."""
 TELL_EVERY = 20.0
 """Seconds between two lines in the log."""
 log = logging.getLogger("planner.full")
@@ -30,11 +30,11 @@ class Metrics:
     """The outputs of one run."""
 
     def __init__(self, folder: Path, settings: Settings, name: str, *, resumed_at: int) -> None:
-        """Open them.
+        """Open the outputs.
 
         Args:
             folder: the launch folder.
-            settings: which outputs.
+            settings: which outputs to write.
             name: name of the run.
             resumed_at: steps already done.
 
@@ -50,8 +50,8 @@ class Metrics:
         self.rewind(resumed_at)
 
     def rewind(self, step: int) -> None:
-        """Drop the lines of steps after `step`, and damaged ones; events stay, but for words on the forecast: their losses are measured again."""
-        if self._boards is not None:  # the start of a new file there takes what was drawn of later steps away
+        """Drop the lines of steps after `step`, and damaged ones; events stay, except verdicts on the forecast: their losses are measured again."""
+        if self._boards is not None:  # a new event file there purges the points of later steps
             if self._board is not None:
                 self._board.close()
             self._board = _board(self._boards, step)
@@ -60,7 +60,7 @@ class Metrics:
         if self._path.exists():
             lines = [line for line in read_metrics(self._path) if line["step"] <= step or (line["kind"] == "event" and line.get("what") != "forecast")]
             write_text(self._path, "".join(json.dumps(line) + "\n" for line in lines))
-        # Opened anew: a rewritten file is another one.
+        # Reopened, since rewriting replaces the file.
         self._file = self._path.open("a", encoding="utf-8")
 
     def write(self, kind: str, step: int, **values: Any) -> None:
@@ -69,7 +69,7 @@ class Metrics:
         Args:
             kind: "step", "evaluation" or "event".
             step: steps of the run done.
-            values: what to say.
+            values: further fields.
         """
         assert self._file is not None
         self._file.write(json.dumps(plain({"kind": kind, "step": step, **values}), allow_nan=False) + "\n")
@@ -87,7 +87,7 @@ class Metrics:
             self._wandb.log({WANDB_STEP: step, **{f"{kind}/{key}": value for key, value in numbers.items()}})
 
     def close(self) -> None:
-        """Write out what is waiting."""
+        """Flush and close all outputs."""
         if self._file is not None:
             self._file.close()
         if self._board is not None:
@@ -97,12 +97,12 @@ class Metrics:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Read the lines of a metrics file; damaged ones, such as a last line that a kill cut short, are left out."""
+    """Read the lines of a metrics file, skipping damaged ones, such as a last line cut short by a kill."""
     return parse(path.read_bytes()) if path.exists() else []
 
 
 def parse(data: bytes) -> list[dict[str, Any]]:
-    """Read the lines of a piece of a metrics file, without those that are damaged."""
+    """Read the lines of a piece of a metrics file, skipping damaged ones."""
     found = []
     for text in data.split(b"\n"):
         try:
@@ -122,7 +122,7 @@ def _board(folder: Path, step: int) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        raise MissingDependencyError("TensorBoard events were asked for and tensorboard is not installed", remedy="pip install tensorboard") from error
+        raise MissingDependencyError("TensorBoard events were requested, but tensorboard is not installed", remedy="pip install tensorboard") from error
     return SummaryWriter(str(folder), purge_step=step + 1)
 
 
@@ -130,11 +130,11 @@ def _wandb(project: str, folder: Path, name: str) -> Any:
     try:
         import wandb
     except ImportError as error:
-        raise MissingDependencyError("Weights & Biases was asked for and wandb is not installed", remedy="pip install wandb") from error
-    # Its key stays where wandb looks for it; nothing of the environment is handed over or written down. A launch has one curve, however often it goes on.
+        raise MissingDependencyError("Weights & Biases was requested, but wandb is not installed", remedy="pip install wandb") from error
+    # wandb finds its own key; nothing of the environment is passed on or recorded. A launch has one curve, however often it is resumed.
     identity = sha256_file(folder / "launch.json")[:16]
     run = wandb.init(project=project, name=f"{folder.name}/{name}", dir=str(folder), id=identity, resume="allow", save_code=False)
-    # Its own count of steps only grows: what is trained again after a rollback or a kill would be thrown away.
+    # wandb's own step counter only grows: steps trained again after a rollback or a kill would be dropped.
     run.define_metric(WANDB_STEP)
     run.define_metric("*", step_metric=WANDB_STEP)
     return run

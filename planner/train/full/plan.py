@@ -1,4 +1,4 @@
-"""What a full-size run is told: its stages and how to run them, as one file in the launch folder. Imports no torch."""
+"""The plan of a full-size run: its stages and how to run them, as one file in the launch folder. Imports no torch."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ VERSION = 1
 FILE = "full.json"
 PRECISIONS = ("fp32", "bf16")
 HALTED = 76
-"""Exit code under Slurm of a trunk that the stop file has ended: the jobs that wait for it must not begin, nor is it put back into the queue."""
+"""Exit code under Slurm of a trunk ended by the stop file: it is not requeued, and the jobs that wait for it must not begin."""
 STOPPED = 75
-"""Exit code under Slurm of a run that a signal asked to stop and that has saved its state (EX_TEMPFAIL): the job is put back into the queue."""
+"""Exit code under Slurm of a run that a signal asked to stop and that has saved its state (EX_TEMPFAIL): the job is requeued."""
 
 STOP_FILE = "stop"
-"""A file of this name in the launch folder has the run save a state and end, for where no signal reaches the ranks; a job of Slurm is not put back."""
+"""A file of this name in the launch folder makes the run save a state and end, if no signal reaches the ranks; a Slurm job is then not requeued."""
 RUNNER = "PLANNER_RUNNER"
-"""Variable that names to the ranks the process of `plan launch` on this machine, as `lock.this_process` does: torchrun outlives it when it is killed."""
+"""Variable that tells the ranks which `plan launch` process started them (see `lock.this_process`): torchrun outlives it if it is killed."""
 STATES_FOLDER = "states"
 """Where saved states lie in the launch folder, and the lock of the rank that writes them."""
 LATEST = "latest.json"
-"""File in it that names the step of the latest state."""
+"""File in that folder that names the step of the latest state."""
 FAILURE_FILE = "failure.txt"
-"""Where a rank leaves what went wrong and the remedy, a line each, for the process that started it."""
+"""File in which a rank leaves its error and the remedy, one line each, for the process that started it."""
 
 
 @dataclass(frozen=True)
@@ -46,17 +46,17 @@ class Settings:
     precision: str = "fp32"
     """"bf16": parameters and activations in bfloat16, gradients reduced and weights kept in fp32; "fp32": all in fp32."""
     micro_batch: int | None = None
-    """Sequences a forward pass and rank; None for all that the rank has in a step."""
+    """Sequences per forward pass and rank; None for all that the rank has in a step."""
     compile_backend: str | None = None
     """Backend of torch.compile, layer by layer; None not to compile."""
     checkpoint_activations: bool = False
-    """Whether layers are computed again in the backward pass instead of keeping their activations."""
+    """Whether layers are recomputed in the backward pass instead of keeping their activations."""
     shard_ranks: int | None = None
     """Ranks over which one copy of the model is sharded; None for all of them. With fewer, copies are kept (HSDP)."""
     save_every: int = 1000
     """Steps between two saved states, at most."""
     save_minutes: float = 30.0
-    """Minutes between two saved states, about and at most: a step may take minutes."""
+    """Minutes between two saved states, at most, give or take a step."""
     keep: int = 3
     """Saved states that are kept."""
     evaluate_at: tuple[int, ...] = ()
@@ -70,7 +70,7 @@ class Settings:
     wandb: str | None = None
     """Project of Weights & Biases to log to; None not to."""
     fit_micro_batch: bool = False
-    """Whether the micro-batch is halved where the GPU has not the memory for it: it was chosen for the user, before anyone knew which GPU."""
+    """Whether the micro-batch is halved until it fits the GPU's memory: it is then a default, chosen before the GPU was known."""
 
     def __post_init__(self) -> None:
         if self.device not in ("cpu", "cuda"):
@@ -86,18 +86,18 @@ class Settings:
         if self.keep < 2:
             raise InputError(f"keep = {self.keep} leaves no state to roll back to", remedy="keep two states or more")
         if self.peak_flops is not None and not 1e6 < self.peak_flops < 1e18:
-            raise InputError(f"peak FLOP/s of one device = {self.peak_flops:g} cannot be", remedy="give the data sheet's value, such as 989e12")
+            raise InputError(f"peak FLOP/s of one device = {self.peak_flops:g} is out of range", remedy="give the data sheet's value, such as 989e12")
 
 
 @dataclass(frozen=True)
 class FullRun:
-    """A run laid out."""
+    """A run, laid out for its ranks."""
 
     stages: tuple[Job, ...]
     """One job a stage, each of the whole stage: general text, specialist text with its cooldown; the last one ends in the endpoint."""
     settings: Settings = field(default_factory=Settings)
     trunk: str | None = None
-    """Launch folder beside its own of the trunk that it branches off; None where it trains all of its general text itself."""
+    """Name of its trunk's launch folder, beside its own; None if it trains all of its general text itself."""
     forks: tuple[int, ...] = ()
     """Of a trunk: steps at which runs branch off, whose states are kept until all have ended. It ends at the last of them, without an endpoint."""
 
@@ -129,7 +129,7 @@ class FullRun:
 
     @property
     def begins_at(self) -> int:
-        """Step at which it leaves its trunk, 0 where it has none: with its specialist stage, or with the cooldown of its one stage."""
+        """Step at which it branches off its trunk, with its specialist stage or the cooldown of its only stage; 0 without a trunk."""
         return 0 if self.trunk is None else min(self.offsets[1], self.cooldown_from)
 
     def at(self, step: int) -> tuple[int, int]:
@@ -140,7 +140,7 @@ class FullRun:
         raise AssertionError(step)
 
     def model_of(self, step: int) -> int:
-        """Return the stage with which the model that step `step` trains begins: adapters on a trunk begin one, and a state of the last step is theirs."""
+        """Return the stage for which the model trained at step `step` was built: adapters on a trunk make a new model, and the last state is theirs."""
         stage, _ = self.at(min(step, self.steps - 1))
         return stage if self.stages[stage].frozen_state is not None else 0
 
@@ -151,25 +151,25 @@ class FullRun:
         return self.offsets[-2] + (tip.last_step if tip.cooldown_from is None else tip.cooldown_from)
 
     def within(self, folder: Path) -> FullRun:
-        """Return it as a run whose outcome, and what lies under its adapters, are in a launch folder."""
+        """Return the run with its outputs, and the trunk under its adapters, in a launch folder."""
         return replace(self, stages=tuple(_placed(stage, folder.resolve()) for stage in self.stages))
 
     def save(self, folder: Path) -> None:
-        """Lay the run down in its folder."""
+        """Write the run into its folder."""
         body = {"stages": [asdict(job) for job in self.stages], "settings": asdict(self.settings), "trunk": self.trunk, "forks": self.forks}
         write_artifact(folder / FILE, KIND, VERSION, body)
 
     @classmethod
     def load(cls, folder: Path) -> FullRun:
-        """Read what `save` wrote, as a run in this folder: what it was called where it was laid down does not count, nor does the working directory.
+        """Read what `save` wrote, as a run in this folder, even if the folder was moved or renamed since, or the working directory changed.
 
         Raises:
-            InputError: no run is laid down there, or a value of the wrong kind.
+            InputError: there is no run, or it has a value of the wrong kind.
         """
         body = read_artifact(folder / FILE, KIND, VERSION)
         with whole(folder / FILE):
             stages = tuple(_revive(Job, stage) for stage in body["stages"])
-            trunk, forks = body.get("trunk"), tuple(int(step) for step in body.get("forks", ()))  # runs laid down by earlier versions have none
+            trunk, forks = body.get("trunk"), tuple(int(step) for step in body.get("forks", ()))  # runs of earlier versions have none
             return cls(stages, _revive(Settings, body["settings"]), None if trunk is None else named(trunk, folder), forks).within(folder)
 
 
@@ -177,14 +177,14 @@ def latest_step(folder: Path) -> int:
     """Return the step of the latest state in a launch folder, -1 where none was saved.
 
     Raises:
-        StateError: the file that names it is torn, or is gone while there are states: beginning anew would cost them.
+        StateError: the file that names it is torn, or missing while there are states: starting over would lose them.
     """
     path = folder / STATES_FOLDER / LATEST
-    remedy = f"write {{\"step\": N}} into {path}, N being that of the last of the folders step-N beside it"
+    remedy = f"write {{\"step\": N}} into {path}, where N is that of the last folder step-N beside it"
     if not path.exists():
-        # The first one is there before the file, and to begin anew costs nothing then; later there are two or more.
+        # The first state is written before the file, and starting over then costs nothing; later there are two or more.
         if sum(state.name.removeprefix("step-").isdecimal() for state in path.parent.glob("step-*")) > 1:
-            raise StateError(f"{path} is gone, and states lie beside it", remedy=remedy)
+            raise StateError(f"{path} is missing, but there are states beside it", remedy=remedy)
         return -1
     try:
         step = read_json(path).get("step")
@@ -198,7 +198,7 @@ def latest_step(folder: Path) -> int:
 
 
 def state_folder(folder: Path, step: int) -> Path:
-    """Return where the state of a step lies in a launch folder."""
+    """Return the folder of a step's state in a launch folder."""
     return folder / STATES_FOLDER / f"step-{step:09d}"
 
 
@@ -220,7 +220,7 @@ def rows_of_rank(batch: int, rank: int, world: int) -> tuple[int, int]:
 
 
 def _placed(job: Job, folder: Path) -> Job:
-    """Return a stage whose outcome goes into a launch folder, and whose trunk lies there."""
+    """Return a stage with its outputs, and its trunk's state, in a launch folder."""
     trunk = job.segment.frozen_id
     return replace(
         job, folder=folder, state_path=state_path(folder, job.segment.segment_id), frozen_state=None if trunk is None else state_path(folder, trunk)
@@ -228,7 +228,7 @@ def _placed(job: Job, folder: Path) -> Job:
 
 
 def _revive(kind: Any, value: Any) -> Any:
-    """Turn what `plain` made of a dataclass back into it, as its annotations say."""
+    """Rebuild a dataclass from what `plain` made of it, following its annotations."""
     if value is None or kind is Any:
         return value
     if is_dataclass(kind):

@@ -1,6 +1,6 @@
-"""Who trains in a launch folder: the first rank holds the folder of its states as long as it trains, wherever it runs. Imports no torch.
+"""The lock of a launch folder: the first rank locks the folder of its states while it trains, wherever it runs. Imports no torch.
 
-A runner's own lock ends with the runner, and ranks outlive one that is killed; those of Slurm and of torchrun by hand never had one.
+A runner's own lock ends with the runner, but ranks outlive a killed runner; ranks started by Slurm, or with torchrun by hand, have no runner.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from planner.lock import NAME, describe, elsewhere, gone, holder_of, locked
 from planner.train.full.plan import STATES_FOLDER, STOP_FILE
 
 PATIENCE = 30.0
-"""Seconds that a start waits for the rank of the start before it, which is being ended."""
+"""Seconds that a restart waits for the first rank of the previous start to end."""
 
 
 def start_name(environment: Mapping[str, str], *, slurm: bool) -> str:
-    """Name what started the ranks; a job that Slurm puts back into its queue keeps its name, and no other job has it."""
+    """Name what started the ranks; a requeued Slurm job keeps its name, and no other job has it."""
     if slurm:
         job = ".".join(environment.get(key, "") for key in ("SLURM_JOB_ID", "SLURM_STEP_ID"))
         return f"slurm, job {job}" + (f" of {environment['SLURM_CLUSTER_NAME']}" if "SLURM_CLUSTER_NAME" in environment else "")
@@ -28,13 +28,13 @@ def start_name(environment: Mapping[str, str], *, slurm: bool) -> str:
 
 @contextmanager
 def run_lock(folder: Path, name: str, *, restarts: bool) -> Iterator[None]:
-    """Hold a launch folder for the time that its first rank trains.
+    """Hold the lock of a launch folder while its first rank trains.
 
     Args:
         folder: the launch folder.
         name: what started the ranks.
-        restarts: whether whatever bears that name starts ranks again, and only once it has ended those before: their lock is no one's then, even
-            where they were killed on another machine.
+        restarts: whether the starter of that name restarts ranks, and only after ending the previous ones: a lock of that name is then stale, even
+            if its holder was killed on another machine.
 
     Raises:
         StateError: ranks of another start train there; the message names the first of them.
@@ -54,7 +54,7 @@ def run_lock(folder: Path, name: str, *, restarts: bool) -> Iterator[None]:
 
 
 def check_free(folder: Path) -> None:
-    """Refuse a launch folder in which ranks train, or may do so where this machine cannot see them.
+    """Refuse a launch folder in which ranks train, or may be training on another machine.
 
     Raises:
         StateError: they do; the message names the first of them.
@@ -62,7 +62,7 @@ def check_free(folder: Path) -> None:
     holder = holder_of(folder / STATES_FOLDER)
     if holder is None or gone(holder):
         return
-    remedy = f"wait for it, or make the file {folder / STOP_FILE} to have it save a state and end"
+    remedy = f"wait for it, or create the file {folder / STOP_FILE} to make it save a state and end"
     if elsewhere(holder):
         remedy += f"; if that machine, container or job is gone, delete {folder / STATES_FOLDER / NAME}"
     raise StateError(f"{folder} is being trained by {describe(holder)}", remedy=remedy)

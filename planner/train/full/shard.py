@@ -1,6 +1,6 @@
-"""The model over the ranks: FSDP2 layer by layer, mixed precision, activations computed again, torch.compile.
+"""The model sharded over the ranks: FSDP2 layer by layer, mixed precision, activations recomputed, torch.compile.
 
-Only the first rank ever holds the whole model, on the host, where `start_model` draws or reads it; the others get one layer at a time and
+Only the first rank ever holds the whole model, on the host, where `start_model` initialises or reads it; the others get a layer at a time and
 keep their shard. So a model may be as large as one host's memory, with any number of ranks on a host. Matrices quantised to 4 bits stay whole on every
 rank: they have no gradient, and a shard of one could not be dequantised.
 Ref: arXiv 2304.11277 (FSDP), arXiv 2410.06511 (the order: activations, compile, sharding).
@@ -38,9 +38,9 @@ def build(job: Job, corpus: Corpus, ranks: Ranks, settings: Settings, *, drawn: 
         corpus: for the model's special tokens.
         ranks: over which it is sharded.
         settings: precision, activations, compile.
-        drawn: whether it has values; without them a state of all that it has is to be read into it.
+        drawn: whether to fill in its values; if not, a state of all its parameters must be read in afterwards.
     """
-    unmasked()  # which the first rank's model may ask for
+    unmasked()  # the first rank's model may refer to it
     whole = start_model(job, corpus, drawn=drawn) if ranks.first else None
     if whole is not None and settings.precision == "bf16":
         _halve_frozen(whole)
@@ -57,7 +57,7 @@ def build(job: Job, corpus: Corpus, ranks: Ranks, settings: Settings, *, drawn: 
         remember_probes()
     for layer in layers:
         if settings.checkpoint_activations:
-            # Inside the layer's own call, so that FSDP's hooks stay outside: a layer is gathered once in the backward pass, then computed again.
+            # Inside the layer's own call, so that FSDP's hooks stay outside: a layer is gathered once in the backward pass, then recomputed.
             layer.forward = _computed_again(layer.forward)
         if backend is not None:
             layer.compile(backend=backend)
@@ -74,7 +74,7 @@ def build(job: Job, corpus: Corpus, ranks: Ranks, settings: Settings, *, drawn: 
 
 
 def gathered(model: nn.Module, ranks: Ranks) -> dict[str, torch.Tensor]:
-    """Collect the whole weights that were trained on the first rank's host, a tensor at a time; elsewhere nothing."""
+    """Collect the trained weights, unsharded, on the first rank's host, a tensor at a time; other ranks return nothing."""
     found: dict[str, torch.Tensor] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
@@ -95,16 +95,16 @@ def decoder_layers(model: nn.Module, count: int) -> list[nn.Module]:
 
 
 def _halve_frozen(model: nn.Module) -> None:
-    """Keep what lies frozen under adapters in bfloat16, in which it is computed with anyway: half the memory, and the same numbers to the bit."""
+    """Keep frozen weights under adapters in bfloat16, in which they are used anyway: half the memory, and the same numbers to the bit."""
     for item in model.parameters():
         if not item.requires_grad and item.dtype == torch.float32:
             item.data = item.data.to(torch.bfloat16)
 
 
 def _computed_again(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap a layer's forward so that its activations are computed again in the backward pass."""
+    """Wrap a layer's forward so that its activations are recomputed in the backward pass."""
 
-    # A function of our own, since torch.compile looks into it: of torch's own `checkpoint` in its place it would compile nothing, without a word.
+    # A function of our own, since torch.compile traces into it; with torch's `checkpoint` in its place nothing would be compiled, silently.
     def again(*arguments: Any, **named: Any) -> Any:
         return checkpoint(forward, *arguments, use_reentrant=False, **named)
 

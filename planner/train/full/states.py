@@ -1,9 +1,9 @@
-"""States of a run on many ranks: saved beside the training, read by any number of ranks.
+"""States of a run on many ranks: saved in the background, read by any number of ranks.
 
-torch's distributed checkpoint writes one safetensors file a rank (`HuggingFaceStorageWriter`), with where each piece lies in its header. Its own
+torch's distributed checkpoint writes one safetensors file per rank (`HuggingFaceStorageWriter`), whose header says where each piece belongs. Its own
 format keeps that in a pickle, which reading would execute; no pickle is written or opened here. A state is written to a folder ending in .part and
-renamed when all ranks have written; `latest.json` then points to it, and the oldest go. Between the running ranks torch does exchange pickled plans,
-in memory.
+renamed when all ranks have written; `latest.json` then points to it, and the oldest are deleted. Between the running ranks torch does exchange pickled
+plans, in memory.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ from planner.train.full.plan import LATEST, STATES_FOLDER, latest_step, state_fo
 
 LOOP = "loop.json"
 BETWEEN = "between"
-"""Key in it that says whether it was saved by the clock, between the states that the steps ask for; those of earlier versions lack it."""
+"""Key in loop.json: whether the state was saved by the clock, between the regular ones; states of earlier versions lack it."""
 FILES = "files"
-"""Key in it of the name and size [bytes] of every file of the state; states of earlier versions lack it."""
+"""Key in loop.json: name and size [bytes] of every file of the state; states of earlier versions lack it."""
 
 
 class States:
     """The saved states of one run."""
 
     def __init__(self, folder: Path, ranks: Ranks, keep: int, forks: Collection[int] = ()) -> None:
-        """Open a run's states, and clear away what a killed run left half written.
+        """Open a run's states, and delete partial ones of a killed run.
 
         Args:
             folder: the launch folder; states lie in `states` below it.
-            ranks: who saves.
+            ranks: all ranks of the run.
             keep: how many are kept.
-            forks: steps whose states are kept beside them.
+            forks: steps whose states are kept in addition.
 
         Raises:
-            StateError: none is left of the step that is named as the latest, or of one before it.
+            StateError: no state is left of the step named as the latest, or of an earlier one.
         """
         self._folder, self._ranks, self._keep, self._forks = folder / STATES_FOLDER, ranks, keep, forks
         self._saving: tuple[Future[Any], int] | None = None
@@ -57,10 +57,10 @@ class States:
                 shutil.rmtree(part, ignore_errors=True)
             if (self._folder / LATEST).exists():
                 latest = self._latest()
-                if latest > 0 and not self.steps():  # the first one is there before the file: they were deleted, and the run would begin anew unasked
-                    what = f"{self._folder / LATEST} names step {latest}, and no whole state of that step or an earlier one lies beside it"
-                    raise StateError(what, remedy=f"write the step of a whole state there, or delete {self._folder} to train the run again")
-                self._delete_after(latest)  # a rollback had yet to delete them; once the latest is past them they would count again
+                if latest > 0 and not self.steps():  # the first one is there before the file: states were deleted, and the run would start over unasked
+                    what = f"{self._folder / LATEST} names step {latest}, but no complete state of that step or an earlier one lies beside it"
+                    raise StateError(what, remedy=f"write the step of a complete state there, or delete {self._folder} to train the run again")
+                self._delete_after(latest)  # left by an interrupted rollback; once the latest step passes them they would count again
 
     def save(self, step: int, tensors: Mapping[str, torch.Tensor], loop: Mapping[str, Any], *, wait: bool = False, between: bool = False) -> None:
         """Save a state while training goes on; what is saved is copied first.
@@ -70,7 +70,7 @@ class States:
             tensors: by name, sharded over the ranks.
             loop: the loop's own numbers.
             wait: return only when it is on disk.
-            between: whether it is one of which the latest alone is kept, beside the others: were it one of them, rollbacks would not reach as far.
+            between: whether it is an extra state, of which only the latest is kept, so that rollbacks reach as far back as without it.
 
         Raises:
             StateError: this state, or the one before, could not be written.
@@ -124,12 +124,12 @@ class States:
                 shutil.rmtree(self._path(old), ignore_errors=True)
 
     def steps(self) -> list[int]:
-        """List the steps of the whole states on disk, the latest last."""
+        """List the steps of the complete states on disk, the latest last."""
         newest = self._latest()
         return sorted(step for step, path in self._folders() if step <= newest and (path / LOOP).is_file())
 
     def drop_after(self, step: int) -> None:
-        """Forget the states after one to which the run is rolled back."""
+        """Delete the states after the one that the run is rolled back to."""
         self.finish()
         if self._ranks.first:
             write_text(self._folder / LATEST, json.dumps({"step": step}) + "\n")
@@ -144,7 +144,7 @@ class States:
         return read_state(self._path(step), self._ranks, tensors)
 
     def _is_between(self, step: int) -> bool:
-        """Tell whether a state was saved by the clock; a torn one goes in its turn with the usual ones, and stops no run that does not read it."""
+        """Tell whether a state was saved by the clock. A torn one counts as regular: it is deleted in its turn, and stops no run that does not read it."""
         try:
             return bool(read_json(self._path(step) / LOOP).get(BETWEEN))
         except InputError:
@@ -172,9 +172,9 @@ def read_state(path: Path, ranks: Ranks, tensors: Mapping[str, torch.Tensor], *,
 
     Args:
         path: the folder.
-        ranks: who reads.
+        ranks: all ranks of the run.
         tensors: by name, sharded over the ranks.
-        remedy: where it cannot be read; to go on from the state before, by default.
+        remedy: of the error if it cannot be read; by default to go on from the state before.
 
     Raises:
         StateError: it is torn, lacks a file, or is of another shape.
@@ -202,20 +202,20 @@ def _sizes(folder: Path) -> dict[str, int]:
 
 
 def _of_ranks(error: BaseException, ranks: Ranks) -> bool:
-    """Tell whether the ranks' talk broke off, as when one is lost; what a rank itself meets torch hands on as its own kind of exception."""
+    """Tell whether communication between ranks broke off, as when one is lost; torch wraps a rank's own error in its own kind of exception."""
     return ranks.mesh is not None and isinstance(error, RuntimeError)
 
 
 def _last_line(error: BaseException) -> str:
-    """Return what went wrong without torch's traceback or another remedy around it; torch's own kind of exception is not an Exception."""
+    """Return an error's message without torch's traceback or another remedy around it; torch's own kind of exception is not an Exception."""
     said = error.message if isinstance(error, PlannerError) else str(error)
     return (said.strip().splitlines() or [type(error).__name__])[-1].strip()
 
 
 class _Reader(HuggingFaceStorageReader):
-    """Reads the headers once, on the first rank: each of W ranks would otherwise open all W files. Refuses what lies outside the folder.
+    """Reads the headers once, on the first rank: each of W ranks would otherwise open all W files. Refuses links, and files that are no part of a state.
 
-    torch takes a tensor for whole whose pieces are not all there, and leaves the rest of it as it was; so they are counted here.
+    torch accepts a tensor with missing pieces and leaves the rest of it as it was, so pieces are counted here.
     """
 
     def __init__(self, folder: Path, ranks: Ranks, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -235,7 +235,7 @@ class _Reader(HuggingFaceStorageReader):
         return self._found
 
     def _look(self, folder: Path, tensors: Mapping[str, torch.Tensor]) -> tuple[Any, str | None]:
-        """Read the headers; return them, and what is wrong, which the other ranks must hear too."""
+        """Read the headers; return them and the error, if any, which the other ranks need too."""
         try:
             held = _sizes(folder)
             listed = read_json(folder / LOOP).get(FILES, held)
@@ -254,7 +254,7 @@ class _Reader(HuggingFaceStorageReader):
 
 
 def start_moments(optimiser: torch.optim.Optimizer, step: int = 0) -> None:
-    """Give AdamW its moments at once, zero as it would at its first step, so that there is something to read a state into."""
+    """Create AdamW's moments at once, zero as at its first step, so that a state can be read into them."""
     for group in optimiser.param_groups:
         for parameter in group["params"]:
             state = optimiser.state[parameter]

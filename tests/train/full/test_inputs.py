@@ -53,7 +53,7 @@ def test_a_corpus_that_has_changed_is_refused_at_the_next_start(corpus: Corpus, 
     tokens.write_bytes(whole)
     account = read_json(own.folder / "corpus.json")
     (own.folder / "corpus.json").write_text(json.dumps({**account, "fingerprint": "rebuilt"}))
-    with pytest.raises(StateError, match=f"has fingerprint rebuilt, the run was begun on {corpus.fingerprint}; restore it"):
+    with pytest.raises(StateError, match=f"has fingerprint rebuilt, but the run was begun on {corpus.fingerprint}; restore it"):
         run_here(folder)
     assert (folder / "metrics.jsonl").read_bytes() == metrics
     (own.folder / "corpus.json").write_text(json.dumps(account))

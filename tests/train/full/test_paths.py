@@ -232,7 +232,7 @@ def test_states_without_the_file_that_names_the_latest_are_not_begun_anew(tmp_pa
     if content is not None:
         (states / "latest.json").write_text(content)
     for reads in (lambda: latest_step(tmp_path), States(tmp_path, Ranks(1, 2, torch.device("cpu"), None), 3).steps):
-        with pytest.raises(StateError, match=r'latest.json is (gone|torn).*; write \{"step": N\} into .*latest.json, N being that of the last'):
+        with pytest.raises(StateError, match=r'latest.json is (missing|torn).*; write \{"step": N\} into .*latest.json, where N is that of the last'):
             reads()
     (states / "latest.json").write_text('{"step": 12}')
     assert latest_step(tmp_path) == 12
@@ -250,7 +250,7 @@ def test_a_run_all_of_whose_states_are_lost_is_not_begun_anew_unasked(corpus: Co
     for state in held:
         for path in [] if lost == "name" else [state / "loop.json"] if lost == "loop.json" else [*state.iterdir()]:
             path.unlink()
-    with pytest.raises(StateError, match=f"names step {3 if lost == 'name' else 32}, and no whole state .*; write .*, or delete .*states to train"):
+    with pytest.raises(StateError, match=f"names step {3 if lost == 'name' else 32}, but no complete state .*; write .*, or delete .*states to train"):
         run_here(folder)
     assert sorted((folder / "states").glob("step-*")) == held and list(steps_of(folder)) == list(range(1, 33))
 
