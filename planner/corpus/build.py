@@ -1,4 +1,4 @@
-"""Build a corpus: read, split, drop copies, train the tokenizer, write the shards, all in a folder that appears when it is whole."""
+"""Build a corpus: read, split, drop copies, train the tokenizer, write the shards, all into a folder that appears when complete."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from planner.errors import InputError, StateError
 SMALLEST_SPLIT = {"train": 8 * 129, "heldout": 2 * 129}
 """Least tokens of a split: a batch of the default recipe, and something to measure on."""
 SHARED_LIMIT = 0.5
-"""Share of a specialist domain's documents that may also stand in the general text."""
+"""Share of a specialist domain's documents that may also be in the general text."""
 
 _LATER = ("prompt", "response", "messages")
 
@@ -39,8 +39,8 @@ def build_corpus(settings: CorpusSettings, out: Path, *, force: bool = False, pr
     Args:
         settings: what to build.
         out: folder to write; made whole or not at all.
-        force: whether to build it again, in the place of one built from other settings too.
-        progress: told of the steps.
+        force: whether to build it again, replacing even a corpus built from other settings.
+        progress: called with each step.
 
     Returns:
         The corpus, and whether it was built now.
@@ -57,9 +57,9 @@ def build_corpus(settings: CorpusSettings, out: Path, *, force: bool = False, pr
         if there and not _other_tokenizer(settings, out):
             return Corpus.open(out), False
         if not (out / "corpus.json").is_file():
-            raise StateError(f"{out} is no folder that a corpus was built in", remedy="choose another --out; this one is not replaced")
+            raise StateError(f"{out} is not the folder of a corpus", remedy="choose another --out; this one is not replaced")
         if not force:
-            raise StateError(f"{out} exists and was built from something else", remedy="give --force to replace it, or another --out")
+            raise StateError(f"{out} exists and was built from other settings or sources", remedy="give --force to replace it, or another --out")
     own = settings.folder / settings.tokenizer.path if settings.tokenizer.path is not None else None
     paired = any(source.kind == "pairs" for source in settings.sources)
     template = ChatTemplate.of(settings.chat_template, own) if paired else None
@@ -81,7 +81,7 @@ def _request(settings: CorpusSettings) -> dict[str, Any]:
     """State everything that decides the corpus, so that the same request is not built twice."""
     table = asdict(settings)
     table.pop("folder")
-    # Settings that came later count where they say something, so that a corpus built before is found again.
+    # Settings added later count only where they are set, so that a corpus built before them is found again.
     if table["chat_template"] is None:
         table.pop("chat_template")
     table["sources"] = [{key: value for key, value in source.items() if key not in _LATER or value is not None} for source in table["sources"]]
@@ -94,7 +94,7 @@ def _request(settings: CorpusSettings) -> dict[str, Any]:
 
 
 def _other_tokenizer(settings: CorpusSettings, out: Path) -> bool:
-    """Tell whether the tokenizer that the corpus took is no longer the one in the folder that it is to be taken from."""
+    """Tell whether the corpus's tokenizer differs from the one that is now in the folder it was taken from."""
     if settings.tokenizer.path is None:
         return False
     origin, own = settings.folder / settings.tokenizer.path, out / "tokenizer"
@@ -161,7 +161,7 @@ def _write(
     tell("counting contamination", 0.0)
     spoilt = contaminated(documents)
     tokenizer, end = open_tokenizer(folder / "tokenizer")
-    vocab = max(tokenizer.get_vocab().values()) + 1  # not their count: numbers may be left out
+    vocab = max(tokenizer.get_vocab().values()) + 1  # not their count: ids may be skipped
     dtype = np.dtype("uint16" if vocab < 2**16 else "uint32")
     masked = {source.domain for source in settings.sources if source.kind == "pairs"}
     hashes = {"tokenizer": sha256_file(folder / "tokenizer" / "tokenizer.json")}
@@ -173,7 +173,7 @@ def _write(
             counts = write_shard(folder / name, split, chosen, tokenizer, end, dtype, limit, masked=name in masked)
             if counts["tokens"] < SMALLEST_SPLIT[split]:
                 remedy = "give more text" if split == "train" else "give more text or raise heldout_fraction"
-                if counts["documents"] < len(chosen):  # the next one would pass the limit, and none is cut
+                if counts["documents"] < len(chosen):  # the next one would pass the limit, and documents are not cut
                     remedy = f"raise heldout_tokens_max = {limit}, which its next document would pass, or cut long documents into shorter ones"
                 copies = account[name]["duplicates_exact"] + account[name]["duplicates_near"]
                 read = account[name]["documents_read"]

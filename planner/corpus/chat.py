@@ -1,4 +1,4 @@
-"""Conversations as text by a chat template, with the stretches that are responses. Templates are rendered as transformers renders them."""
+"""Render conversations as text with a chat template, and locate the responses in it. Templates are rendered as transformers renders them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from planner.errors import InputError, importing
 
 FILE = "chat_template.jinja"
 _MARKS = re.compile(r"(\{%-?\s*)(end)?generation(\s*-?%\})")
-"""Of the answer, in templates that mark it; here answers are found by what a prompt and its answer have in common."""
+"""Tags with which some templates mark the response; ignored, since a response is found as what follows its rendered prompt."""
 _EXAMPLE = (
     "state [chat] template in corpus.toml, such as \"{% for message in messages %}<{{ message.role }}>{{ message.content }}\\n{% endfor %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}\""
@@ -28,7 +28,7 @@ class Rendered:
 
     text: str
     spans: tuple[tuple[int, int], ...]
-    """First and last (excluded) character of each response, what the template closes it with included."""
+    """First and last (excluded) character of each response, including the template's text that closes it."""
 
 
 class ChatTemplate:
@@ -57,7 +57,7 @@ class ChatTemplate:
         try:
             self._template = environment.from_string(_MARKS.sub(lambda found: f"{found[1]}{'endif' if found[2] else 'if true'}{found[3]}", source))
         except (TemplateError, RecursionError) as error:
-            raise InputError(f"the chat template is malformed: {error}", remedy="mend it; it is Jinja, as chat_template of a tokenizer") from error
+            raise InputError(f"the chat template is malformed: {error}", remedy="correct it; it is Jinja, like a tokenizer's chat_template") from error
 
     @classmethod
     def of(cls, stated: str | None, tokenizer: Path | None) -> ChatTemplate:
@@ -71,7 +71,7 @@ class ChatTemplate:
         if source is None and tokenizer is not None:
             source = (tokenizer / FILE).read_text(encoding="utf-8") if (tokenizer / FILE).is_file() else _default(config.get("chat_template"))
         if not source:
-            raise InputError("pairs are rendered by a chat template, and the tokenizer has none", remedy=_EXAMPLE)
+            raise InputError("pairs need a chat template, and the tokenizer has none", remedy=_EXAMPLE)
         named = {key: config.get(key) for key in ("bos_token", "eos_token", "unk_token", "pad_token")}
         return cls(source, {key: str(value["content"] if isinstance(value, dict) else value) for key, value in named.items() if value is not None})
 
@@ -79,7 +79,7 @@ class ChatTemplate:
         """Render a conversation and find its responses.
 
         Raises:
-            InputError: the template refuses the messages, or writes a prompt otherwise where its response follows.
+            InputError: the template refuses the messages, or writes a prompt differently once its response follows.
         """
         whole = self._text(messages, False)
         spans = []
@@ -89,7 +89,7 @@ class ChatTemplate:
             prompt, answered = self._text(messages[:number], True), self._text(messages[: number + 1], False)
             if not answered.startswith(prompt) or not whole.startswith(answered.rstrip()):
                 raise InputError(
-                    "the chat template writes a prompt otherwise once its response follows, so that responses cannot be told from prompts",
+                    "the chat template writes a prompt differently once its response follows, so responses cannot be located",
                     remedy="state a simpler [chat] template in corpus.toml",
                 )
             spans.append((len(prompt), len(whole) if number == len(messages) - 1 else min(len(answered), len(whole))))
@@ -101,11 +101,11 @@ class ChatTemplate:
 
     def _text(self, messages: Sequence[dict[str, str]], generate: bool) -> str:
         try:
-            # transformers states tools and documents also where there are none, and templates ask whether they are none.
+            # transformers passes tools and documents even if there are none, and templates test whether they are none.
             return self._template.render(messages=list(messages), tools=None, documents=None, add_generation_prompt=generate, **self._special)
         except Exception as error:  # a template can raise any kind, from its operators and filters too
             what = str(error) or type(error).__name__
-            raise InputError(f"the chat template refuses a conversation: {what}", remedy="mend the pairs or the template") from error
+            raise InputError(f"the chat template refuses a conversation: {what}", remedy="correct the pairs or the template") from error
 
 
 class _Refused(Exception):

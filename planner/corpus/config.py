@@ -23,26 +23,26 @@ class Source:
     """"general" or the name of a specialist domain."""
     kind: str
     """"txt", "jsonl", "parquet", "dataset" (a saved Hugging Face dataset), "package" (text inside an installed package), or "pairs" (prompts and
-    responses in JSON Lines or JSON, also inside a package: losses are of the responses only)."""
+    responses in JSON Lines or JSON, also inside a package: only responses count in the loss)."""
     path: str
-    """Folder, file or glob, relative to corpus.toml; inside the package for kind "package". Of a folder the files that are named as the kind is are
-    read (*.txt, *.jsonl, *.parquet, *.arrow, text packed as .gz or .zst too); a glob such as "notes/*.md" takes others."""
+    """Folder, file or glob, relative to corpus.toml; inside the package for kind "package". In a folder, files with the kind's ending are read (*.txt,
+    *.jsonl, *.parquet, *.arrow, text also compressed as .gz or .zst); a glob such as "notes/*.md" selects others."""
     text: str = "text"
     """Field that holds the text, or a template of fields such as "{label}: {description}"; records that lack one are skipped."""
     prompt: str | None = None
-    """Of pairs: field or template of the prompt; "prompt" where nothing is said."""
+    """Pairs only: field or template of the prompt; "prompt" by default."""
     response: str | None = None
-    """Of pairs: field or template of the response; "response" where nothing is said."""
+    """Pairs only: field or template of the response; "response" by default."""
     messages: str | None = None
-    """Of pairs, instead of the two: field that holds a list of messages with role and content."""
+    """Pairs only, instead of the two: field that holds a list of messages with role and content."""
     package: str | None = None
     """Distribution to take the files from, such as "chemicals==1.5.2"."""
     minimum_characters: int = 1
     """Shorter documents are skipped."""
     licence: str | None = None
-    """Licence of the text, for the account."""
+    """Licence of the text, noted in corpus.json."""
     origin: str | None = None
-    """Where the text is from, for the account."""
+    """Where the text is from, noted in corpus.json."""
 
     def __post_init__(self) -> None:
         where = f"source {self.path!r}"
@@ -58,7 +58,7 @@ class Source:
         if not self.domain.replace("_", "").replace("-", "").isalnum() or self.domain == "tokenizer":
             raise InputError(f"{where}: domain {self.domain!r} cannot name a folder", remedy="use letters, digits, - and _")
         if self.kind != "pairs" and (self.prompt or self.response or self.messages):
-            raise InputError(f"{where}: prompt, response and messages are of pairs", remedy='state kind = "pairs", or leave them away')
+            raise InputError(f"{where}: prompt, response and messages are for pairs only", remedy='state kind = "pairs", or omit them')
         if self.messages and (self.prompt or self.response):
             raise InputError(f"{where} states messages beside a prompt or a response", remedy="state messages, or prompt and response")
         if self.kind != "pairs" and (self.kind == "package") != (self.package is not None):
@@ -67,7 +67,7 @@ class Source:
 
 @dataclass(frozen=True)
 class TokenizerSettings:
-    """How to come by a tokenizer."""
+    """Where the tokenizer comes from."""
 
     vocab_size: int = 1024
     """Rows of the vocabulary to train."""
@@ -92,13 +92,13 @@ class CorpusSettings:
     heldout_fraction: float = 0.05
     """Share of the documents held out, chosen by hash."""
     heldout_tokens_max: int = 100_000
-    """Held-out tokens a domain at most, but for a first document that is longer; further held-out documents are left out of both splits."""
+    """Held-out tokens per domain, at most, unless its first document is longer; further held-out documents are left out of both splits."""
     near_duplicates: bool = True
     """Whether near-duplicates are looked for."""
     near_duplicate_threshold: float = 0.8
     """Estimated Jaccard similarity of word 5-grams from which two documents count as the same."""
     chat_template: str | None = None
-    """Jinja template that renders pairs; that of the tokenizer where nothing is said."""
+    """Jinja template that renders pairs; the tokenizer's by default."""
 
     @property
     def specialists(self) -> list[str]:
@@ -133,7 +133,7 @@ def read_settings(path: Path | str) -> CorpusSettings:
     duplicates = _table(table, "duplicates", path, {"near_duplicates", "near_duplicate_threshold"})
     template = _table(table, "chat", path, {"template"}).get("template")
     if template is not None and (not isinstance(template, str) or not template):
-        raise InputError(f"{path}: chat template = {template!r} is not a text", remedy="give a Jinja template, as chat_template of a tokenizer")
+        raise InputError(f"{path}: chat template = {template!r} is not a text", remedy="give a Jinja template, like a tokenizer's chat_template")
     settings = CorpusSettings(path.parent, tuple(built), TokenizerSettings(**tokenizer), **split, **duplicates, chat_template=template)
     _check(settings, path)
     return settings
@@ -150,7 +150,7 @@ def _check(settings: CorpusSettings, path: Path) -> None:
         others = {other.domain for other, at in zip(settings.sources, places, strict=True) if at == place}
         if len(others) > 1:
             raise InputError(
-                f"{path}: source {source.path!r} stands for both {' and '.join(sorted(others))}", remedy="give each domain text of its own"
+                f"{path}: source {source.path!r} is used for both {' and '.join(sorted(others))}", remedy="give each domain text of its own"
             )
     whole = ("heldout_tokens_max", "vocab_size", "max_characters")
     for name, value, low, high in (
@@ -167,7 +167,7 @@ def _check(settings: CorpusSettings, path: Path) -> None:
     if not isinstance(settings.near_duplicates, bool):
         raise InputError(f"{path}: near_duplicates = {settings.near_duplicates!r} is neither true nor false", remedy="give true or false")
     if settings.tokenizer.path is not None and (not isinstance(settings.tokenizer.path, str) or not settings.tokenizer.path):
-        raise InputError(f"{path}: tokenizer path = {settings.tokenizer.path!r} names no folder", remedy='state path = "FOLDER", or leave it away')
+        raise InputError(f"{path}: tokenizer path = {settings.tokenizer.path!r} names no folder", remedy='state path = "FOLDER", or omit it')
     if not isinstance(settings.tokenizer.mixture, Mapping):
         raise InputError(f"{path}: tokenizer mixture = {settings.tokenizer.mixture!r} is not a table", remedy="write mixture = {general = 1, NAME = 2}")
     for name, share in settings.tokenizer.mixture.items():
@@ -180,7 +180,7 @@ def _check(settings: CorpusSettings, path: Path) -> None:
 
 
 def _table(table: Mapping[str, Any], key: str, path: Path, known: set[str]) -> dict[str, Any]:
-    """Return the table of a key, empty where it is not there; refuse another key in it than is known."""
+    """Return the table of a key, empty if absent; refuse unknown keys in it."""
     value = table.get(key, {})
     if not isinstance(value, dict):
         raise InputError(f"{path}: {key} is not a table", remedy=f"write it as [{key}]")

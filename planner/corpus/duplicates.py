@@ -1,4 +1,4 @@
-"""Exact and near-duplicates among documents, and how much of the held-out text the training text gives away.
+"""Exact and near-duplicates among documents, and held-out documents that the training text contaminates.
 
 Near-duplicates by MinHash over word 5-grams and locality-sensitive hashing (datasketch). Only pairs that matter are
 removed: within a domain a copy is dropped for its own sake; across train and held-out, or across domains, the training
@@ -23,7 +23,7 @@ _WORDS = re.compile(r"\w+")
 
 @dataclass(frozen=True)
 class Document:
-    """A text with what decides its fate."""
+    """A text with what decides its split and whether it is kept."""
 
     text: str
     """The text."""
@@ -34,11 +34,11 @@ class Document:
     heldout: bool
     """Whether it is held out."""
     spans: tuple[tuple[int, int], ...] | None = None
-    """First and last (excluded) characters that losses are of; None for all."""
+    """First and last (excluded) characters of the stretches that count in the loss; None for all."""
 
 
 def normalise(text: str) -> str:
-    """Fold case and runs of blanks, so that copies with other typography are copies."""
+    """Fold case and whitespace, so that copies that differ only in them count as copies."""
     return " ".join(text.lower().split())
 
 
@@ -49,7 +49,7 @@ def make_document(text: str, domain: str, heldout_fraction: float, spans: tuple[
 
 
 def drop_exact(documents: Sequence[Document]) -> tuple[list[Document], dict[str, int]]:
-    """Keep one document a key, the specialist's where a copy is in both; return them and the count dropped by domain."""
+    """Keep one document per key, the specialist's where a copy is in both; return them and the number dropped by domain."""
     kept: dict[str, Document] = {}
     dropped: dict[str, int] = {}
     for document in documents:

@@ -1,4 +1,4 @@
-"""Documents as one array of tokens on disk, with their borders, and for pairs with what losses are of."""
+"""Documents as one array of tokens on disk, with their borders, and for pairs with a mask of the tokens that count in the loss."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BLOCK = 1000
 def write_shard(
     folder: Path, split: str, documents: Sequence[Document], tokenizer: Any, end: int, dtype: np.dtype[Any], limit: int | None, *, masked: bool = False
 ) -> Mapping[str, int]:
-    """Encode documents one after the other, each from what its tokenizer begins a text with to its end token; stop before one that would pass the limit.
+    """Encode documents one after the other, each with its tokenizer's opening tokens and end token; stop before one that would pass the limit.
 
     Args:
         folder: of the domain.
@@ -29,10 +29,10 @@ def write_shard(
         end: id of its end-of-text token.
         dtype: of a token on disk.
         limit: tokens at most.
-        masked: whether to write which tokens losses are of, too.
+        masked: whether to write the mask of the tokens that count in the loss, too.
 
     Returns:
-        Counts of documents, tokens and bytes; masked also of the tokens and bytes that losses are of.
+        Counts of documents, tokens and bytes; masked also of the tokens and bytes that count in the loss.
     """
     folder.mkdir(exist_ok=True)
     borders, size, targets, target_bytes = [0], 0, 0, 0
@@ -67,7 +67,7 @@ def write_shard(
 
 
 def _encoded(block: Sequence[Document], tokenizer: Any) -> list[Any]:
-    """Encode documents; where plain text spells a special token, such as that of the end, it is text, and in a conversation it is its template's."""
+    """Encode documents. A special token spelt out in plain text, such as the end token, stays text; in a conversation the template wrote it."""
     found: dict[int, Any] = {}
     for plain in (True, False):
         numbers = [number for number, item in enumerate(block) if (item.spans is None) == plain]
@@ -77,7 +77,7 @@ def _encoded(block: Sequence[Document], tokenizer: Any) -> list[Any]:
 
 
 def target_mask(document: Document, offsets: Sequence[tuple[int, int]], count: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Mark the tokens that reach into a response, and the end token after one; of plain text all.
+    """Mark the tokens that reach into a response, and the end token after one; all tokens of plain text.
 
     Args:
         document: with its spans.
@@ -85,12 +85,12 @@ def target_mask(document: Document, offsets: Sequence[tuple[int, int]], count: i
         count: tokens, the end token included.
 
     Returns:
-        Shape (count,), 1 where losses are of the token.
+        Shape (count,), 1 for tokens that count in the loss.
     """
     mask = np.ones(count, dtype=np.uint8)
     if document.spans is not None:
         for number, (start, stop) in enumerate(offsets):
             mask[number] = any(start < last and stop > first for first, last in document.spans)
-        # The end token closes what stands before it: a response, or the turn of a user, which is none of the model's.
+        # The end token belongs to what precedes it: a response, or a user's turn, which the model does not learn.
         mask[len(offsets) :] = any(last >= len(document.text) for _, last in document.spans)
     return mask

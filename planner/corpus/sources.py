@@ -88,17 +88,17 @@ def _json_items(path: Path, *, lines: bool) -> Iterator[tuple[Any, str]]:
     if lines:
         for number, line in enumerate(_decode(path).split("\n"), 1):
             if line.strip():
-                yield _json(line, f"{path}, line {number}", "mend it or leave it out; of JSON Lines each line is a whole object"), f"{path}, line {number}"
+                yield _json(line, f"{path}, line {number}", "correct it or leave it out; in JSON Lines each line is one object"), f"{path}, line {number}"
         return
     document = _json(_decode(path), str(path))
     if not isinstance(document, (dict, list)):
-        raise InputError(f"{path} holds {str(document)[:40]!r}, which is no list of records", remedy="give a JSON list or object")
+        raise InputError(f"{path} holds {str(document)[:40]!r}, which is not a list of records", remedy="give a JSON list or object")
     for key, item in document.items() if isinstance(document, dict) else enumerate(document):
         yield item, f"{path}, entry {key}"
 
 
 def matches(source: Source, root: Path) -> list[Path]:
-    """List what a source's path means under `root`, sorted: the folder or file itself, or what its pattern matches, from the root of the disk too.
+    """List what a source's path means under `root`, sorted: the folder or file itself, or the matches of its pattern, which may be absolute.
 
     Raises:
         InputError: a pattern that is malformed.
@@ -110,7 +110,7 @@ def matches(source: Source, root: Path) -> list[Path]:
     try:
         return sorted(item for item in base.glob(pattern) if item.is_file())
     except (ValueError, NotImplementedError) as error:
-        raise InputError(f"source {source.path!r} is no pattern: {error}", remedy="write it like texts/**/*.txt") from error
+        raise InputError(f"source {source.path!r} is not a valid pattern: {error}", remedy="write it like texts/**/*.txt") from error
 
 
 def source_files(source: Source, root: Path) -> list[Path]:
@@ -130,7 +130,7 @@ def source_files(source: Source, root: Path) -> list[Path]:
     if not files:
         remedy = "check the path in corpus.toml"
         if path.is_dir() and source.kind == "txt":  # of a folder only names that end in .txt are taken
-            remedy += f", or give a pattern such as {source.path.rstrip('/')}/*.md where the files are named otherwise"
+            remedy += f", or give a pattern such as {source.path.rstrip('/')}/*.md if the files have another ending"
         raise InputError(f"source {path} matches no {source.kind} file", remedy=remedy)
     return files
 
@@ -204,7 +204,7 @@ def _decode(path: Path) -> str:
         data = path.read_bytes()
         data = gzip.decompress(data) if path.suffix == ".gz" else data
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise InputError(f"{path} is cut short or no gzip file: {error}", remedy="copy it again, or leave it out of the source") from error
+        raise InputError(f"{path} is cut short or not a gzip file: {error}", remedy="copy it again, or leave it out of the source") from error
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}", remedy="check its permissions") from error
     if path.suffix == ".zst":
@@ -216,7 +216,7 @@ def _decode(path: Path) -> str:
             try:
                 frames.append(frame.decompress(data))
             except zstandard.ZstdError as error:
-                raise InputError(f"{path} is no zstandard file: {error}", remedy=remedy) from error
+                raise InputError(f"{path} is not a zstandard file: {error}", remedy=remedy) from error
             if not frame.eof:
                 raise InputError(f"{path} is cut short: its last zstandard frame has no end", remedy=remedy)
             data = frame.unused_data
@@ -229,10 +229,10 @@ def _decode(path: Path) -> str:
         ) from error
 
 
-def _json(text: str, where: str, remedy: str = "mend it or leave it out") -> Any:
+def _json(text: str, where: str, remedy: str = "correct it or leave it out") -> Any:
     try:
         document = json.loads(text)
-        if "\\ud" in text.lower():  # half of a character that takes two, such as an emoji that was cut, is JSON and no text
+        if "\\ud" in text.lower():  # half of a surrogate pair, such as an emoji that was cut, is JSON but not text
             json.dumps(document, ensure_ascii=False).encode()
         return document
     except json.JSONDecodeError as error:

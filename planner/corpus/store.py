@@ -5,7 +5,7 @@
     <domain>/train.bin              tokens, uint16 or uint32, documents in the order of a stable hash
     <domain>/train.offsets.npy      (documents + 1,) borders in train.bin
     <domain>/heldout.bin, heldout.offsets.npy
-    <domain>/train.mask.bin         of pairs: uint8 a token, 1 where losses are of it; heldout.mask.bin
+    <domain>/train.mask.bin         for pairs: uint8 per token, 1 if it counts in the loss; heldout.mask.bin
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Corpus:
             if account["dtype"] not in DTYPES or not isinstance(account["fingerprint"], str) or not isinstance(account["token_ids"], dict):
                 raise ValueError(f"dtype = {account['dtype']!r}, fingerprint = {account['fingerprint']!r}, token_ids = {account['token_ids']!r}")
             if GENERAL not in account["domains"] or len(account["domains"]) < 2:
-                raise ValueError(f"domains = {list(account['domains'])}, which are not the general one and another")
+                raise ValueError(f"domains = {list(account['domains'])}, which must be the general one and another")
             for name, entry in account["domains"].items():
                 if name in ("", ".", "..") or Path(name).name != name:  # a file may not lead out of the folder
                     raise ValueError(f"a domain {name!r}, which names no folder")
@@ -63,7 +63,7 @@ class Corpus:
         return cls(folder, account)
 
     def check_shards(self, domains: Iterable[str]) -> None:
-        """Check that the tokens of some domains, and of pairs their masks, are on disk as the account has them.
+        """Check that the tokens of some domains, and for pairs their masks, are on disk with the lengths that corpus.json states.
 
         Raises:
             InputError: a file is missing, or of another length.
@@ -78,18 +78,18 @@ class Corpus:
                     path = self._file(domain, name)
                     if (held := path.stat().st_size) != tokens * width:
                         remedy = "build the corpus again with plan corpus build --force"
-                        what = f"corpus file {path} holds {held} bytes, and {self.folder / 'corpus.json'} says {tokens * width}"
+                        what = f"corpus file {path} holds {held} bytes, but {self.folder / 'corpus.json'} says {tokens * width}"
                         raise InputError(what, remedy=remedy)
 
     def check_heldout(self, domains: Iterable[str], seq_len: int) -> None:
-        """Check that some domains have held-out losses: a window of text, or of pairs a response that begins within one.
+        """Check that a held-out loss can be measured on some domains: it needs a window of text, or for pairs a response that begins within one.
 
         Args:
             domains: to be evaluated on.
             seq_len: window [tokens].
 
         Raises:
-            InputError: one has none.
+            InputError: on one of them it cannot.
         """
         for domain in domains:
             mask, held = self.mask(domain, "heldout"), int(self._domain(domain)["tokens_heldout"])
@@ -103,11 +103,11 @@ class Corpus:
             later = places[places > 0]  # a pair's first token follows nothing
             if not later.size:
                 remedy = "build the corpus with pairs whose responses are not empty"
-                raise InputError(f"no held-out token of {domain} is of a response", remedy=remedy)
+                raise InputError(f"no held-out token of {domain} belongs to a response", remedy=remedy)
             if (shortest := int(later.min())) > seq_len:
                 remedy = f"raise seq_len to {shortest} or more, or build the corpus with shorter prompts"
-                what = f"all held-out prompts of {domain} pass the window of {seq_len} tokens, the shortest with {shortest}"
-                raise InputError(f"{what}: there is no response to take a loss of", remedy=remedy)
+                what = f"all held-out prompts of {domain} exceed the window of {seq_len} tokens, the shortest with {shortest}"
+                raise InputError(f"{what}: there is no response to measure a loss on", remedy=remedy)
 
     @property
     def vocab_size(self) -> int:
@@ -162,11 +162,11 @@ class Corpus:
         try:
             offsets: NDArray[np.int64] = np.load(path, allow_pickle=False)
         except ValueError as error:  # no such array, or one of objects
-            raise InputError(f"{path} is damaged: it holds no borders of documents", remedy="build the corpus anew: plan corpus build") from error
+            raise InputError(f"{path} is damaged: it holds no borders of documents", remedy="build the corpus again: plan corpus build") from error
         return offsets
 
     def mask(self, domain: str, split: str) -> NDArray[np.uint8] | None:
-        """Map which tokens of a split losses are of, shape (tokens,); None where they are of all."""
+        """Map the loss mask of a split, shape (tokens,), 1 for tokens that count; None if all do."""
         if f"targets_{split}" not in self._domain(domain):
             return None
         return np.memmap(self._file(domain, f"{split}.mask.bin"), dtype=np.uint8, mode="r")
@@ -176,7 +176,7 @@ class Corpus:
         return self.tokens(domain, "train")[: self.subset_tokens(domain, unique_tokens)]
 
     def subset_tokens(self, domain: str, unique_tokens: float) -> int:
-        """Count the tokens of a subset; the borders of the documents say it."""
+        """Count the tokens of a subset, by the borders of the documents."""
         offsets = self._train_offsets[domain]
         return int(offsets[min(int(np.searchsorted(offsets, unique_tokens)), len(offsets) - 1)])
 
@@ -185,7 +185,7 @@ class Corpus:
         return int(self._domain(domain)["tokens_train"])
 
     def bytes_per_token(self, domain: str) -> float:
-        """Return the mean UTF-8 bytes of a held-out token; of pairs, of a token of their responses."""
+        """Return the mean UTF-8 bytes of a held-out token; for pairs, of a token of their responses."""
         entry = self._domain(domain)
         if "targets_heldout" in entry:
             return float(entry["target_bytes_heldout"] / entry["targets_heldout"])

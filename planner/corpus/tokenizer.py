@@ -12,9 +12,9 @@ from planner.artifacts import read_json, write_text
 from planner.errors import InputError, importing
 
 END = "<|endoftext|>"
-"""Put after each document by a tokenizer of ours."""
+"""Put after each document by a tokenizer trained here."""
 FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja")
-"""Of a tokenizer that is taken as it is."""
+"""Files of an existing tokenizer, copied as they are."""
 
 
 def train_tokenizer(texts: Mapping[str, Sequence[str]], shares: Mapping[str, float], vocab_size: int, max_characters: int, folder: Path) -> None:
@@ -91,7 +91,7 @@ def open_tokenizer(folder: Path) -> tuple[Any, int]:
         tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
     except Exception as error:  # the library raises bare Exception for a malformed file
         raise InputError(f"{folder / 'tokenizer.json'} cannot be read: {error}", remedy="give another tokenizer") from error
-    # transformers saves with a tokenizer how its last texts were cut and filled up; documents are neither.
+    # transformers saves truncation and padding settings with a tokenizer; documents need neither.
     tokenizer.no_truncation()
     tokenizer.no_padding()
     config = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
@@ -104,13 +104,13 @@ def open_tokenizer(folder: Path) -> tuple[Any, int]:
 
 
 def opening(tokenizer: Any, end: int) -> list[int]:
-    """Return what a tokenizer puts before a text by itself, such as Llama's and Gemma's begin-of-text token: a model that never saw a text without one
-    forecasts such a text badly.
+    """Return the tokens that a tokenizer puts before a text, such as Llama's and Gemma's begin-of-text token: a model that never saw a text without one
+    predicts such a text badly.
 
-    One that puts the end-of-text token there, as OPT's does, has it from the document before.
+    Empty if that is the end-of-text token, as in OPT's: the document before already ends with it.
     """
     tokenizers = _library()
-    # Put around a token of another vocabulary: this one may lack the letter, and then it refuses it or leaves nothing that tells begin from end.
+    # Tried on a token of another vocabulary: this one may lack the letter, and would refuse it or leave nothing between beginning and end.
     encoded = tokenizer.post_process(tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0}, unk_token="a")).encode("a"))
     ids: list[int] = encoded.ids[: encoded.special_tokens_mask.index(0)]
     return [] if ids == [end] else ids

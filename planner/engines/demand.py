@@ -1,8 +1,8 @@
-"""What a segment asks of a machine: processors, memory, and a share of a GPU, so that several small models are packed on one.
+"""Resources that a segment needs: processors, memory, and a share of a GPU, so that several small models are packed on one.
 
-The memory is that of training it, in as many passes a step as it takes to fit (`planner.train.micro_batch`), or, where that is more, what
-the forward passes over held-out text take at the end.
-It is an upper one at the sizes of a sweep: a segment that gets less than it needs dies, one that gets more only waits.
+The memory is that of training it, in as many passes per step as it takes to fit (`planner.train.micro_batch`), or, if that is more, of
+the forward passes over held-out text at the end.
+It is an upper bound at the sizes of a sweep: a segment that gets less than it needs dies, one that gets more only waits.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SHARE_STEP = 0.01
 HOST_BYTES_BESIDE_A_GPU = 8.0e9
 """Host memory of a process that trains on a GPU, at least [bytes]."""
 HOST_MARGIN = 1.3
-"""Over what weights and states take on the host, for the process."""
+"""Factor on what weights and states take on the host, to allow for the process."""
 MOST_ON_ONE_GPU = 16
 """Processes on one GPU, at most: they share its time, and each is a context to switch to."""
 
@@ -39,7 +39,7 @@ class Demand:
 
 
 def demand_of(job: Job, gpu_memory: float | None = None) -> Demand:
-    """State what a job asks for.
+    """Return what a job needs.
 
     Args:
         job: the job.
@@ -51,7 +51,7 @@ def demand_of(job: Job, gpu_memory: float | None = None) -> Demand:
     shape, recipe, method = job.segment.shape, job.recipe, job.segment.method
     rows = micro_batch_size(shape, recipe, method=method, device=job.device, memory=gpu_memory)
     need = training_bytes(shape, recipe, method=method, device=job.device, rows=rows)
-    if job.segment.cell is not None:  # endpoints alone are evaluated; the gradients are gone by then, and what the allocator keeps of them may not be
+    if job.segment.cell is not None:  # only endpoints are evaluated; gradients are freed by then, but the allocator may still hold their memory
         heldout = evaluation_bytes(shape, recipe.seq_len, rows_at_once(recipe.seq_len, shape.vocab))
         need = max(need, PROCESS_BYTES + state_bytes(shape, recipe.method(method), job.device) + heldout)
     if job.device == "cpu":
@@ -61,7 +61,7 @@ def demand_of(job: Job, gpu_memory: float | None = None) -> Demand:
         return Demand(job.threads, 1.0, need)
     if need > gpu_memory:
         raise InputError(
-            f"{job.segment.segment_id} needs about {need / 1e9:.3g} GB, and a GPU has {gpu_memory / 1e9:.3g} GB",
+            f"{job.segment.segment_id} needs about {need / 1e9:.3g} GB, but a GPU has {gpu_memory / 1e9:.3g} GB",
             remedy="give a larger --gpu-memory if the GPU has it, or leave that size out of the sweep",
         )
     share = max(need / gpu_memory, 1 / MOST_ON_ONE_GPU)

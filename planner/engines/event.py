@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from planner.train.job import Job, Result
 
 MAX_DEATHS = 3
-"""Deaths of its worker, node or batch job that one segment may see before it counts as failed."""
+"""Deaths of its worker, node or batch job after which a segment counts as failed."""
 
 
 def on_this_machine(engine: str, address: str | None) -> bool:
-    """Tell whether an engine, "local", "ray" or "slurm", runs its work here; Ray does without the address of a cluster."""
+    """Tell whether an engine, "local", "ray" or "slurm", runs its work here; Ray does if no cluster's address is given."""
     return engine == "local" or (engine == "ray" and address is None)
 
 
@@ -38,7 +38,7 @@ class Deaths:
         self._counts: dict[str, int] = {}
 
     def another(self, job: Job, what: str, cause: str) -> Event:
-        """Count one and tell what follows: the segment is tried again ("worker_died"), or it has had enough ("failed").
+        """Count one and return what follows: the segment is tried again ("worker_died"), or given up ("failed").
 
         Args:
             job: the job that was lost.

@@ -1,6 +1,6 @@
 """Workers on this machine: long-lived processes, one segment at a time each. A killed worker is replaced, its segment repeated.
 
-Those on processors are forked off one process that has imported what they need, so that it is imported once and not by each.
+Those on CPUs are forked from one process that has imported what they need, so that it is imported once and not by each.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from planner.train.allocator import tune_allocator
 from planner.train.job import Job
 
 ATTEMPTS, PAUSE = 2, 0.5
-"""To start a worker, and seconds between them."""
+"""Attempts to start a worker, and seconds between them."""
 
 
 class LocalEngine:
@@ -36,7 +36,7 @@ class LocalEngine:
 
         Args:
             workers: processes.
-            gpus: GPUs, as CUDA_VISIBLE_DEVICES names them, that they are spread over; none for workers on processors.
+            gpus: GPUs, as CUDA_VISIBLE_DEVICES names them, that they are spread over; none for workers on CPUs.
         """
         self._workers, self._gpus = workers, tuple(gpus)
 
@@ -98,13 +98,13 @@ class LocalEngine:
 
 
 def _context(on_gpus: bool) -> Any:
-    """Choose how workers begin: by fork where that is sound, which it is not beside macOS's own threads, nor where an import may have begun with CUDA."""
+    """Choose how workers start: by fork where that is safe, which it is not with macOS's own threads, nor where an import may have initialised CUDA."""
     if on_gpus or sys.platform != "linux":
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["planner.train.preload"])
-    resource_tracker.ensure_running()  # the other would start it, and it unblocks what is blocked here
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # Ctrl-C would print where it struck among the imports
+    resource_tracker.ensure_running()  # the fork server would start it, and it unblocks what is blocked here
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # Ctrl-C during the imports would print a traceback
     try:
         with one_thread():
             forkserver.ensure_running()
@@ -128,13 +128,13 @@ class _Worker:
                     self.process = self._context.Process(target=_work, args=(other,), daemon=True)
                     self.process.start()
                 return
-            except (EOFError, ConnectionError) as error:  # what workers are forked off was killed: it is begun anew
+            except (EOFError, ConnectionError) as error:  # the process that workers are forked from was killed: it is restarted
                 self.pipe.close()
                 if attempt == ATTEMPTS - 1:
-                    why = str(error) or "the process that workers are forked off was killed"
+                    why = str(error) or "the process that workers are forked from was killed"
                     raise StateError(
                         f"no worker could be started: {why}",
-                        remedy="see that this machine has memory and processes to spare, and run the command again; what is done is kept",
+                        remedy="check that this machine has memory and processes to spare, and run the command again; finished work is kept",
                     ) from None
                 time.sleep(PAUSE)  # until it is seen to be gone
             finally:
@@ -161,10 +161,10 @@ class _Worker:
 
 
 def _work(pipe: Connection) -> None:
-    """Serve jobs until the pipe closes; stop soon after the runner has died, with which the process that workers are forked off ends too."""
+    """Serve jobs until the pipe closes; stop soon after the parent is gone: the runner, or the process forked from, which ends with it."""
     parent = os.getppid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the runner's to handle; it ends its workers
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])  # as it was in what this was forked off, and as compilers would be given it
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])  # it is blocked in the process that this was forked from, and compilers would inherit that
     tune_allocator()
 
     def report(steps: int) -> None:

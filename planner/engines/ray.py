@@ -1,7 +1,7 @@
 """Segments as Ray tasks: on this machine, or on the nodes of a cluster that see the sweep's folder under the same path.
 
-Ray places the tasks by what each asks for; which segment is next stays with `run_sweep`. Ray's own retries are off, so that
-every fault of a worker or a node is counted and told as those of local workers are.
+Ray places the tasks by what each asks for; `run_sweep` decides which segment is next. Ray's own retries are off, so that
+every fault of a worker or a node is counted and reported as those of local workers are.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from planner.train.job import Job
 POLL = 1.0
 """Seconds between two looks at progress while nothing ends."""
 AHEAD = 0.25
-"""Tasks queued beyond what fits now, as a share of it: no processor waits for this process, and an autoscaler sees what is wanted."""
+"""Tasks queued beyond what fits now, as a share of it: no processor waits for this process, and an autoscaler sees the demand."""
 NOTHING_FITS = 20.0
-"""Seconds without a node that a queued task would fit on, after which it is said."""
+"""Seconds without progress after which a warning names a queued task that fits on no node."""
 
 REACH = 10.0
 """Seconds to wait for an answer from a cluster's address."""
@@ -53,7 +53,7 @@ class RayEngine:
             runner: what a task calls; for benchmarks.
         """
         if address is not None and workers is not None:
-            raise InputError(f"--workers {workers} says nothing where --address {without_secret(address)} names a cluster", remedy="leave one of them out")
+            raise InputError(f"--workers {workers} has no effect, since --address {without_secret(address)} names a cluster", remedy="omit one of them")
         self._address, self._workers, self._gpu_memory, self._runner = address, workers, gpu_memory, runner
 
     def run(self, next_job: Callable[[], Job | None]) -> Iterator[Event]:
@@ -84,7 +84,7 @@ def connected(address: str | None, workers: int | None = None) -> Iterator[Any]:
         workers: processors that Ray may use here; all of them by default.
 
     Raises:
-        InputError: an address that is none.
+        InputError: the address is malformed.
         StateError: no cluster answers.
         MissingDependencyError: Ray is not installed.
     """
@@ -109,7 +109,7 @@ def connected(address: str | None, workers: int | None = None) -> Iterator[Any]:
         remedy = "check --address, RAY_AUTH_TOKEN_PATH and ray status"
         raise StateError(f"no Ray cluster answers {where}: {said}", remedy=remedy) from error
     try:
-        # No setting keeps out what Ray prints of itself, such as the tail of a dead node's log; what goes wrong in a task comes as its exception.
+        # No setting silences what Ray itself prints, such as the tail of a dead node's log; an error in a task arrives as its exception.
         ray._private.worker._worker_logs_enabled = False
         if address is None:
             _check_loopback(ray)
@@ -121,7 +121,7 @@ def connected(address: str | None, workers: int | None = None) -> Iterator[Any]:
 
 @contextmanager
 def sigterm_interrupts() -> Iterator[None]:
-    """Take SIGTERM as Ctrl-C for a while."""
+    """Treat SIGTERM as Ctrl-C inside this context."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
@@ -154,7 +154,7 @@ def import_ray(*, local: bool) -> Any:
     if local:
         os.environ.setdefault("RAY_AUTH_MODE", "token")  # other users of this machine reach its loopback too
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Its own way with SIGTERM is to print the stack of its native code and to abort.
+    # On SIGTERM Ray would print the stack of its native code and abort.
     os.environ.setdefault("RAY_DISABLE_FAILURE_SIGNAL_HANDLER", "1")
     try:
         import ray
@@ -166,17 +166,17 @@ def import_ray(*, local: bool) -> Any:
 
 
 def _check_reachable(address: str) -> None:
-    """Find out in seconds whether somebody listens there; Ray itself tries for minutes."""
+    """Check within seconds that something listens at an address; Ray itself tries for minutes."""
     place = re.fullmatch(r"(?:ray://)?\[?([^\[\]/]+?)\]?:(\d{1,5})", address)
     if place is None:
         if address != "auto":
-            raise InputError(f"--address {without_secret(address)!r} is no address", remedy="give auto, HOST:PORT or ray://HOST:PORT")
+            raise InputError(f"--address {without_secret(address)!r} is not an address", remedy="give auto, HOST:PORT or ray://HOST:PORT")
         return
     try:
         socket.create_connection((place[1], int(place[2])), timeout=REACH).close()
     except (OSError, OverflowError) as error:
         what = f"no Ray cluster answers at {without_secret(address)}: {error}"
-        raise StateError(what, remedy="check --address; ray status on its head tells it") from error
+        raise StateError(what, remedy="check --address; ray status on its head node shows it") from error
 
 
 def _check_loopback(ray: Any) -> None:
@@ -239,7 +239,7 @@ class _Run:
         options: dict[str, Any] = {"num_cpus": demand.cpus, "num_gpus": demand.gpus, "name": job.segment.segment_id}
         if not demand.gpus:
             options["memory"] = demand.memory
-        told = replace(job, gpu_memory=self._gpu_memory)  # for which the demand was counted: it cuts the batch into the same passes
+        told = replace(job, gpu_memory=self._gpu_memory)  # the demand was computed for it, and it splits the batch into the same passes
         reference = task.options(**options, runtime_env={"env_vars": ONE_THREAD}).remote(settle(told), self._runner)
         self._tasks[reference] = (job, demand)
         self._queued["CPU"] += demand.cpus
@@ -253,7 +253,7 @@ class _Run:
         return all(used < max(1.0, self._have.get(name, 0.0)) * (1 + AHEAD) for name, used in self._queued.items() if used > 1e-9)
 
     def _ended(self) -> list[Any]:
-        """Wait for a task to end, not for long; return all that have."""
+        """Wait briefly for a task to end; return all that have."""
         tasks = list(self._tasks)
         ready, _ = self._ray.wait(tasks, num_returns=1, timeout=POLL)
         if ready:
@@ -272,11 +272,11 @@ class _Run:
             yield from self._again(job, demand, "worker", "the node ran out of memory")
         except (errors.NodeDiedError, errors.LocalRayletDiedError, errors.ObjectLostError, errors.RuntimeEnvSetupError):
             if not any(node["Alive"] for node in self._ray.nodes()):
-                raise StateError("no node of the Ray cluster is left", remedy="start it again; the same command goes on from what is done") from None
+                raise StateError("no node of the Ray cluster is left", remedy="restart the cluster; the same command goes on from what is done") from None
             yield from self._again(job, demand, "node", "")
         except (errors.WorkerCrashedError, errors.OutOfDiskError, errors.RaySystemError):
             yield from self._again(job, demand, "worker", "out of memory, or killed, or its node was")
-        except errors.RayError as error:  # the task could not begin: no such package there, or no such place
+        except errors.RayError as error:  # the task could not start: a package or a folder is missing there
             yield Event("failed", job, message=f"{type(error).__name__}: {str(error).strip().splitlines()[-1]}")
         else:
             yield Event("finished", job, result=result) if result is not None else Event("failed", job, message=message)
@@ -300,7 +300,7 @@ class _Run:
                 yield Event("steps", jobs[name], steps=steps)
 
     def _warn_if_nothing_fits(self) -> None:
-        """Say once that no node is large enough; an autoscaler may still bring one."""
+        """Warn once that no node is large enough; an autoscaler may still add one."""
         nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
         for job, demand in self._tasks.values():
             wants = {"CPU": demand.cpus, "GPU": demand.gpus, "memory": 0.0 if demand.gpus else demand.memory}
@@ -308,4 +308,4 @@ class _Run:
                 self._warned = True
                 asks = f"{demand.cpus} CPU, {demand.gpus:g} GPU and {demand.memory / 1e9:.2g} GB of memory"
                 text = f"no node of the cluster has the {asks} that {job.segment.segment_id} asks for"
-                warnings.warn(f"{text}; it waits for one (ray status tells what there is)", PlannerWarning, stacklevel=2)
+                warnings.warn(f"{text}; it waits for one (see ray status)", PlannerWarning, stacklevel=2)

@@ -1,8 +1,8 @@
 """Segments as Slurm batch jobs, submitted with submitit: one job a segment, state and outcome on the shared folder.
 
-What goes to disk: submitit pickles the function `serve` by name and a `Job`, which is plain data; a compute node reads that
-back, and it is submitit's own format. This side reads no pickle: a job leaves its outcome as JSON, and its number is noted
-as JSON, so that after the death of this process the next one waits for the jobs that still run instead of repeating them.
+On disk: submitit pickles the function `serve` by name and a `Job`, which is plain data; a compute node reads that back, in
+submitit's own format. This process reads no pickle: a job leaves its outcome as JSON, and its number is noted as JSON, so
+that if this process dies the next one waits for the jobs that still run instead of repeating them.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ def serve(job: Job, outcome: str, runner: Runner = train) -> None:
 
 @dataclass(frozen=True)
 class Pace:
-    """How often to look, in seconds by this process's own steady clock."""
+    """How often to look, in seconds of a monotonic clock."""
 
     poll: float = 5.0
     """Between two looks at the folder."""
     ask: float = 30.0
-    """Between two questions to Slurm, at most."""
+    """Between two queries to Slurm, at most."""
     grace: float = 60.0
     """How long the outcome of a job that has ended may take to appear on the shared folder."""
 
@@ -193,7 +193,7 @@ class _Batch:
         self._silent_since: float | None = None
 
     def look(self, grace: float) -> Iterator[Event]:
-        """Tell what is new; "lost" if the job has ended without a whole outcome, which may take some seconds of grace to appear."""
+        """Yield what is new; "lost" if the job has ended and no complete outcome has appeared within `grace` seconds."""
         now = time.monotonic()
         name = self.job.segment.segment_id
         there = self.outcome.name in {entry.name for entry in os.scandir(self.outcome.parent)}
@@ -215,7 +215,7 @@ class _Batch:
             self._silent_since = None
 
     def _told(self) -> dict[str, Any] | None:
-        """Read the outcome; None where there is none, or it is torn, which is as if the job had left none."""
+        """Read the outcome; None if it is missing, or torn, which counts as missing."""
         try:
             body = read_json(self.outcome)
         except InputError:
@@ -229,7 +229,7 @@ class _Batch:
 
     @property
     def left(self) -> bool:
-        """Whether the job has ended well and what it leaves is there: an earlier runner's may do so after this one has looked what there is to train."""
+        """Whether the job succeeded and its product exists: one of an earlier runner may finish after this runner listed what is left to train."""
         product = self.job.state_path if self.job.segment.cell is None else self.job.record_path
         return self._told() is not None and (product.exists() or self.job.diverged_path.exists())
 
@@ -240,7 +240,7 @@ class _Batch:
         self._notes.clear(self.job.segment.segment_id)
 
     def cancel(self) -> None:
-        """Take the job off the cluster."""
+        """Cancel the job."""
         self.handle.cancel(check=False)
 
 
@@ -260,11 +260,11 @@ def import_submitit() -> Any:
 
 
 def _check_folder(folder: Path) -> None:
-    """Refuse a folder whose name a shell, or Slurm's reading of quotes and patterns, could take for more than text.
+    """Refuse a folder whose name a shell or Slurm could interpret as more than text.
 
     Raises:
         InputError: it holds such a character.
     """
     if wrong := re.search(r"[^\w .,:;=@+/()\[\]*&|!~^-]", str(folder)):
-        what = f"the sweep's folder is {str(folder)!r}, which holds {wrong[0]!r}"
+        what = f"the sweep's folder is {str(folder)!r}, which contains {wrong[0]!r}"
         raise InputError(what, remedy="use letters, digits and . , : ; = @ + - / only")

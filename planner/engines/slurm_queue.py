@@ -1,4 +1,4 @@
-"""How jobs stand, by `squeue`: where there is no accounting, submitit's `sacct` says nothing, and a job that died would be waited for for ever."""
+"""States of jobs from `squeue`: without accounting, submitit's `sacct` returns nothing, and a job that died would be waited for for ever."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from submitit.slurm.slurm import SlurmInfoWatcher
 from planner.errors import PlannerWarning
 
 COMMAND = ("squeue", "--me", "--noheader", "--states=all", "--format=%i|%T")
-"""All jobs of the user in one question: those that ended minutes ago too, with the state in which they did."""
+"""All jobs of the user in one query, also those that ended minutes ago, with their last state."""
 FORGOTTEN = "GONE"
 """State of a job that squeue no longer names: it ended a while ago."""
 ENDED = {
@@ -21,21 +21,21 @@ ENDED = {
 
 
 class QueueWatcher(SlurmInfoWatcher):
-    """In the place of submitit's own watcher."""
+    """Replaces submitit's own watcher."""
 
     def __init__(self, delay_s: float) -> None:
         super().__init__(delay_s=delay_s)  # type: ignore[arg-type]
         self._silent = False
 
     def update(self) -> None:
-        """Ask about all jobs that have not ended; where Slurm does not answer, all stays as it was."""
+        """Query all jobs that have not ended; if Slurm does not answer, states stay as they were."""
         waiting = self._registered - self._finished
         if not waiting:
             return
         done = subprocess.run(COMMAND, capture_output=True, text=True, check=False)
         self._last_status_check = time.time()
         if done.returncode and not self._silent:
-            warnings.warn(f"squeue does not answer, and is asked again: {done.stderr.strip()}", PlannerWarning, stacklevel=2)
+            warnings.warn(f"squeue does not answer and will be asked again: {done.stderr.strip()}", PlannerWarning, stacklevel=2)
         self._silent = bool(done.returncode)
         if not done.returncode:
             self._note(dict(line.split("|", 1) for line in done.stdout.splitlines() if "|" in line), waiting)

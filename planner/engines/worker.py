@@ -1,4 +1,4 @@
-"""What happens inside a worker, wherever it is: one job in, one answer out, and how far it is in between."""
+"""What a worker of any engine does: one job in, one answer out, and notes of its progress in between."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from planner.train.job import Job, Result
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 """Read when the libraries load, so they must be set before numpy or torch; more threads would also change the last digits."""
 NOTE_EVERY = 2.0
-"""Seconds between two notes of how far a segment is."""
+"""Seconds between two notes of a segment's progress."""
 
 Report = Callable[[int], None]
 Runner = Callable[[Job, Report], Result]
@@ -26,7 +26,7 @@ Runner = Callable[[Job, Report], Result]
 
 @contextmanager
 def one_thread(more: Mapping[str, str] | None = None) -> Iterator[None]:
-    """Give the processes that are started inside the variables that must be there before numpy or torch load, and more of them."""
+    """Set, for processes started inside, the variables that must be set before numpy or torch load, and `more` of them."""
     given = {**ONE_THREAD, **(more or {})}
     before = {key: os.environ.get(key) for key in given}
     os.environ.update(given)
@@ -62,9 +62,9 @@ def settle(job: Job) -> Job:
 
 
 class Notes:
-    """Tells how far segments are through small files beside the states, for workers with no pipe to the runner.
+    """Progress of segments as small files beside the states, for workers with no pipe to the runner.
 
-    They serve the progress bar only: a note that cannot be written or read is left out.
+    They serve the progress bar only: a note that cannot be written or read is skipped.
     """
 
     def __init__(self, folder: Path) -> None:

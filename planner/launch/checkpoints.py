@@ -1,4 +1,4 @@
-"""Endpoints of a sweep as checkpoints, and adapters by themselves, for sweeps that were run with their last states kept."""
+"""Export the endpoints of a sweep as checkpoints, and adapters separately, if the sweep was run with its last states kept."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from planner.train.job import record_path
 
 
 def export_endpoints(sweep: Sweep) -> tuple[list[Path], dict[str, StateError]]:
-    """Write a checkpoint for each endpoint of a sweep that has ended and has none yet; what is no longer needed of the states goes.
+    """Write a checkpoint for each finished endpoint of a sweep that has none yet; states no longer needed are deleted.
 
     Returns:
-        The checkpoints' folders, also those that were there; and by endpoint, why it has none where a state cannot be read.
+        The folders of all checkpoints, new and old; and by endpoint, the error where a state cannot be read.
 
     Raises:
         StateError: another process runs the sweep.
@@ -54,5 +54,5 @@ def _export(sweep: Sweep) -> tuple[list[Path], dict[str, StateError]]:
         if state is not None and state.is_relative_to(sweep.folder):
             state.unlink(missing_ok=True)
     if lacking:
-        warnings.warn(f"{lacking} endpoints were trained without --checkpoints and left no state: they have none", PlannerWarning, stacklevel=3)
+        warnings.warn(f"{lacking} endpoints get no checkpoint: they were trained without --checkpoints and left no state", PlannerWarning, stacklevel=3)
     return found, failed

@@ -1,4 +1,4 @@
-"""Lay a plan for many domains out: the trunk once and a branch for each, a model for each, or one model of the whole mix."""
+"""Lay out the runs of a plan for many domains: one trunk with a branch for each, a model for each, or one model of the whole mix."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ MIX, COOLED, TRUNK = "mix", "cooled-trunk", "trunk"
 """Folders of the one run of a mixed model, of the trunk's cooldown for all domains without a stage of their own, and of the trunk that runs share."""
 
 RESERVED = (MIX, COOLED, TRUNK, "", ".", "..", "launch.json", "allocation.json", "verification.json", "submit.sh", "runner.lock", "stop")
-"""What no domain's folder may be called."""
+"""Names that no domain's folder may have."""
 LONGEST_NAME = 200
-"""Bytes of a domain's name, at most: file systems have 255, and temporary names are longer."""
+"""Bytes of a domain's name, at most: file systems allow 255, and temporary names are longer."""
 
 
 @dataclass(frozen=True)
 class DomainsLaunch:
-    """A plan for many domains made ready to run."""
+    """A plan for many domains, ready to run."""
 
     answer: DomainsAllocation
     path: Path
@@ -80,12 +80,12 @@ def prepare_domains(path: Path, folder: Path, *, structure: str | None = None, c
     Args:
         path: what `plan allocate --domains` wrote.
         folder: where the runs go.
-        structure: name of the structure to carry out, or its beginning; the recommended one by default.
-        corpus: corpus folder, where it is not where the sweeps had it.
+        structure: name of the structure to carry out, or a part of it; the recommended one by default.
+        corpus: corpus folder, if it has moved since the sweeps.
         seed: seed of initialisation and data order.
 
     Raises:
-        InputError: no such structure, or a law that knows no recipe, or a corpus that is missing, another one or without held-out losses.
+        InputError: no such structure, a law without a recipe, or a corpus that is missing, not the sweeps', or too short to measure held-out losses.
         DataError: the corpus has too few distinct specialist tokens.
     """
     answer = DomainsAllocation.load(path)
@@ -98,7 +98,7 @@ def prepare_domains(path: Path, folder: Path, *, structure: str | None = None, c
         for key in ("recipe", "corpus"):
             if len({repr(source.get(key)) for source in of.values()}) > 1:
                 raise InputError(
-                    f"{chosen.name} trains all domains on one trunk, and their laws differ in {key}",
+                    f"{chosen.name} trains all domains on one trunk, but their laws differ in {key}",
                     remedy="sweep the domains on one corpus with one recipe (see trunks in sweeps/README.md), or --structure independent",
                 )
     folders = {name: corpus_of(path, source, corpus) for name, source in of.items()}
@@ -116,7 +116,7 @@ def _structure(answer: DomainsAllocation, name: str | None) -> Structure:
     found = [item for item in answer.structures if name in item.name]
     if len(found) != 1 or found[0].loss is None:
         names = ", ".join(item.name for item in answer.structures if item.loss is not None)
-        raise InputError(f"--structure {name!r} is none of the answer's with a plan", remedy=f"choose one of {names}")
+        raise InputError(f"--structure {name!r} matches no single structure of the answer that has a plan", remedy=f"choose one of {names}")
     return found[0]
 
 
@@ -126,7 +126,7 @@ def _spec(source: dict[str, Any], corpus: Corpus, domain: str, folder: Path) -> 
 
 
 def _domain(plan: DomainPlan, source: dict[str, Any], corpus: Corpus) -> str:
-    """Return the corpus's own name of a plan's domain, once it is seen to have text enough."""
+    """Return the corpus's own name of a plan's domain, after checking that it has enough text."""
     domain = corpus.specialist(source.get("domain") or plan.name)
     available = corpus.unique_tokens(domain)
     if plan.tokens_spec > 0 and plan.unique_spec > available:
@@ -142,7 +142,7 @@ def _runs(chosen: Structure, of: dict[str, dict[str, Any]], folders: dict[str, C
     if chosen.name == MIXED:
         return {MIX: _mixed(chosen, of, folders, folder / MIX, seed)}
     trunks = folder / TRUNK if chosen.name == SPLIT else None
-    # Domains without a stage end in one and the same cooldown of the trunk, which each of them is evaluated on.
+    # Domains without a stage of their own share one cooldown of the trunk, and that model is evaluated on each.
     bare = [plan for plan in chosen.domains if chosen.name == SPLIT and plan.tokens_spec == 0]
     runs = {
         plan.name: _run(plan, of[plan.name], folders[plan.name], folder / plan.name, trunks, seed, bool(bare))
@@ -195,7 +195,7 @@ def _tree(cell: Cell, plan: DomainPlan, spec: SweepSpec, corpus: Corpus, cooled:
 
 
 def begin_domains(launch: DomainsLaunch) -> None:
-    """Put down which forecast the runs are to be held against, once, before the first step.
+    """Record once, before the first step, the forecast that the runs will be compared with.
 
     Raises:
         StateError: the folder holds something else, or the forecast is stamped later than now.

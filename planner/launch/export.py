@@ -1,4 +1,4 @@
-"""The planned run as a configuration for another trainer: torchtitan or Megatron-LM. Every number says where it comes from."""
+"""The planned run as a configuration for another trainer: torchtitan or Megatron-LM. Every number states its source."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def export(launch: Launch, target: str, out: Path, ranks: int, micro_batch: int,
         target: one of `TARGETS`.
         out: launch folder; the file lies beside it.
         ranks: data-parallel ranks.
-        micro_batch: sequences a rank's forward pass.
-        dry_run: whether to leave nothing, and only refuse what cannot be.
+        micro_batch: sequences per forward pass of a rank.
+        dry_run: whether to write nothing and only check.
 
     Returns:
         The file.
 
     Raises:
-        InputError: the run cannot be said in the other trainer's terms, or the batch cannot be cut as asked.
+        InputError: the other trainer cannot express the run, or the batch cannot be split as requested.
     """
     _check(launch, target, ranks, micro_batch)
     name = re.sub(r"\W", "_", out.name)
@@ -43,19 +43,19 @@ def export(launch: Launch, target: str, out: Path, ranks: int, micro_batch: int,
 
 
 def _check(launch: Launch, target: str, ranks: int, micro_batch: int) -> None:
-    """Refuse what the other trainer would train otherwise, or not at all."""
+    """Refuse what the other trainer would train differently, or not at all."""
     recipe = launch.run.spec.recipe
     if launch.run.spec.bases:
         raise InputError(
             f"--export {target} writes a run from scratch, and this plan starts from the open checkpoint {launch.run.spec.bases[0]}",
-            remedy="leave --export away and train it with plan launch",
+            remedy="omit --export and train it with plan launch",
         )
     rates = {segment.learning_rate for segment in launch.run.tree.segments}
     if len(rates) > 1:
         raise InputError(
             f"recipe.special_lr_multiplier = {recipe.special_lr_multiplier:g} gives each stage a rate of its own, and {target} takes the second stage's "
             "from the first one's checkpoint",
-            remedy="leave --export away and train it with plan launch, or plan with a recipe in which it is 1",
+            remedy="omit --export and train it with plan launch, or plan with a recipe in which it is 1",
         )
     _check_warmup(launch, target)
     passes = ranks * micro_batch
@@ -67,7 +67,7 @@ def _check(launch: Launch, target: str, ranks: int, micro_batch: int) -> None:
 
 
 def _check_warmup(launch: Launch, target: str) -> None:
-    """Refuse a warm-up that ends with the general stage or runs into the cooldown: both trainers know one schedule over both stages.
+    """Refuse a warm-up that is longer than the general stage or reaches into the cooldown: both trainers have one schedule over both stages.
 
     Raises:
         InputError: the other trainer's rates would not be the recipe's.
@@ -82,5 +82,5 @@ def _check_warmup(launch: Launch, target: str) -> None:
         return
     raise InputError(
         f"recipe.warmup_steps = {steps.warmup} is more than {what}",
-        remedy="leave --export away and train it with plan launch, or plan with a recipe of a shorter warm-up",
+        remedy="omit --export and train it with plan launch, or plan with a recipe of a shorter warm-up",
     )

@@ -1,4 +1,4 @@
-"""What both other trainers are told of the planned run: its schedule, where its rate is from, and what does not carry over."""
+"""What the exports to both other trainers share: the run's schedule, the source of its rate, and what does not carry over."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def rate_source(launch: Launch) -> str:
 
 
 def head(launch: Launch, mix: str) -> str:
-    """Say what was planned, and what the other trainer does otherwise, in comments.
+    """Return comments on what was planned, and on what the other trainer does differently.
 
     Args:
         launch: the run.
@@ -53,9 +53,9 @@ def head(launch: Launch, mix: str) -> str:
     lines = [
         f"Forecast of this plan: {plan.loss:.6g} nats/token, {plan.loss_low:.6g} to {plan.loss_high:.6g}, on the held-out text of its own corpus.",
         "It holds for the recipe of the sweep. Not carried over: the order of the data, the held-out split, and how documents are cut into sequences.",
-        *([f"Specialist text: {text}. With more of the corpus it is another run: cut the text to that."] if special else []),
+        *([f"Specialist text: {text}. Cut the text to that: with more of the corpus it is another run."] if special else []),
         *([f"Mix {replay:.6g} of general text into the specialist stage (general.replay_fraction): {mix}."] if replay else []),
-        "Comments name fields of allocation.json; those of recipe stand in its source.",
+        "Comments name fields of allocation.json; those of recipe are under its source.",
         f"Recipe {recipe.fingerprint}.",
     ]
     return "\n".join(f"# {line}" for line in lines)

@@ -10,7 +10,7 @@ from string import Template
 from planner.launch.export_common import NORM_EPSILON, ROPE_THETA, Schedule, head, rate_source
 from planner.launch.launch import Launch
 
-_UNTIED = "\n# The output layer has a matrix of its own, and Megatron decays it like the others; the recipe spares it."
+_UNTIED = "\n# The output layer has a matrix of its own, which Megatron decays like the others; the recipe does not."
 # No apostrophe: bash would read on to the next one, over the checks between.
 _DATA = 'read -ra {0}_DATA <<< "${{{0}_DATA:?prefix of the {1} text as Megatron stores it, or weights and prefixes of several}}"'
 _MIX = 'SPECIALIST_DATA="{:.6g} SPECIALIST {:.6g} GENERAL", with the two prefixes'
@@ -47,7 +47,7 @@ def megatron(launch: Launch, ranks: int, micro_batch: int) -> str:
     """Return a script that hands the run's arguments to Megatron-LM's pretrain_gpt.py, one call a stage."""
     tip, recipe, steps = launch.run.tree.tips[0], launch.run.spec.recipe, Schedule.of(launch)
     shape, batch, in_samples = tip.shape, recipe.batch_sequences, "x recipe.batch_sequences"
-    # Without it the second call would begin as far into the specialist text as the first one came in the general, and see some of it more often.
+    # Without it the second call would begin as far into the specialist text as the first one got in the general text, and repeat some of it.
     reset = "the specialist text is read from its beginning; only beside --train-samples"
     model = [
         ("--num-layers", shape.layers, "plan.shape.layers"),
@@ -90,7 +90,7 @@ def megatron(launch: Launch, ranks: int, micro_batch: int) -> str:
         ("--lr-decay-samples", batch * steps.total, "(plan.tokens_pt + plan.tokens_spec) / recipe.seq_len"),
         ("--lr-wsd-decay-samples", batch * steps.cooldown, f"recipe.cooldown_fraction of the last stage, {in_samples}"),
         *([("--phase-transition-iterations", steps.general, reset)] if 0 < steps.general < steps.total else []),
-        ("--override-opt-param-scheduler", None, "the calls differ in --train-samples, and the schedule of a checkpoint must be the call's otherwise"),
+        ("--override-opt-param-scheduler", None, "the calls differ in --train-samples; without it the schedule of a checkpoint must equal the call's"),
         ("--weight-decay", recipe.weight_decay, "recipe.weight_decay"),
         ("--adam-beta1", recipe.beta1, "recipe.beta1"),
         ("--adam-beta2", recipe.beta2, "recipe.beta2"),

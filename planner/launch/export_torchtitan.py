@@ -1,4 +1,4 @@
-"""The planned run for torchtitan 0.3.0: a Python module (`config_registry`), into which only numbers, and strings as Python writes them, are put."""
+"""The planned run for torchtitan 0.3.0: a Python module (`config_registry`), into which only numbers and quoted strings are inserted."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _FAMILY = {
     },
 }  # fmt: skip
 _TORCHTITAN = Template('''\
-"""Written by plan launch --export torchtitan. For torchtitan 0.3.0: other releases and its main branch name things otherwise.
+"""Written by plan launch --export torchtitan. For torchtitan 0.3.0: other releases and its main branch use other names.
 
 $use
 Register the texts in torchtitan's DATASETS under the names below.

@@ -1,4 +1,4 @@
-"""The forecast along a run: of cooling down where it is. Imports no torch."""
+"""The forecast along a run: its final loss if it cooled down at once. Imports no torch."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from planner.train.full.plan import FullRun
 
 @dataclass(frozen=True)
 class Forecasted:
-    """What a plan says of its own run, and how it was forecast."""
+    """A plan's forecast of its run, and the quantities that went into it."""
 
     loss: float
     """Specialist loss of the endpoint [nats/token], with its 90 % interval."""
@@ -37,13 +37,13 @@ class Forecasted:
     replay_fraction: float = 0.0
     """Share of general text in the specialist stage."""
     replay_costs: bool = False
-    """Whether what replay costs is in the plan's forecast."""
+    """Whether the plan's forecast includes the cost of replay."""
     sunk: float = 0.0
-    """General tokens that its open checkpoint has had."""
+    """General tokens already in its open checkpoint."""
 
 
 def find_law(launch: Launch, law: Path | None) -> FittedLaw | None:
-    """Return the law that the plan was made with, where it is at hand.
+    """Return the law that the plan was made with, if it can be found.
 
     Args:
         launch: the run; its allocation names the law.
@@ -61,12 +61,12 @@ def find_law(launch: Launch, law: Path | None) -> FittedLaw | None:
         return FittedLaw.load(path) if unchanged(path, made_with) else None
     found = FittedLaw.load(law)
     if made_with is not None and sha256_file(law) != made_with:
-        raise InputError(f"{law} is not the law that the plan was made with", remedy="give that one, or leave --law away")
+        raise InputError(f"{law} is not the law that the plan was made with", remedy="give that one, or omit --law")
     return found
 
 
 def unchanged(path: Path, made_with: str | None) -> bool:
-    """Tell whether a law is still the one of this hash, and warn where it is not."""
+    """Tell whether a law still has this hash, and warn if not."""
     if made_with is None or sha256_file(path) == made_with:
         return True
     warnings.warn(f"{path} has changed since the plan was made: the forecast along the run is left out", PlannerWarning, stacklevel=3)
@@ -74,11 +74,11 @@ def unchanged(path: Path, made_with: str | None) -> bool:
 
 
 def forecast_curve(launch: Launch, run: FullRun, law: FittedLaw | None) -> ForecastCurve:
-    """Forecast the specialist loss of cooling down after each evaluation on the way, and of the run's own endpoint as the plan has it."""
+    """Forecast the specialist loss after a cooldown from each evaluation on the way, and of the run's own endpoint as in the plan."""
     plan = launch.allocation.plan
     told = Forecasted(
         plan.loss, plan.loss_low, plan.loss_high, plan.params_non_embedding, math.nan if law is None else _params_total(launch, law), plan.unique_spec,
-        # A plan of a version that counted nothing for replay has none in its plan.
+        # Plans of versions that did not cost replay have no replay share.
         launch.allocation.replay_fraction, bool(plan.replay_fraction), launch.sunk,
     )  # fmt: skip
     return along(told, run, law)
@@ -92,11 +92,11 @@ def forecast_curve_of_domain(plan: DomainPlan, run: FullRun, law: FittedLaw | No
 
 
 def along(told: Forecasted, run: FullRun, law: FittedLaw | None) -> ForecastCurve:
-    """Forecast the loss along a run by the law that its plan was made with; without it, of its end only."""
+    """Forecast the loss along a run by the law that its plan was made with; without the law, only of its end."""
     recipe = run.recipe
     end = Expected(run.steps, float(run.steps * recipe.tokens_per_step), told.loss, told.low, told.high)
     at = [step for step in run.settings.evaluate_at if step < run.steps]
-    if law is None or not at or run.last.segment.early_fraction:  # what early text is worth was measured of runs that had ended
+    if law is None or not at or run.last.segment.early_fraction:  # the worth of early text was measured on finished runs only
         return ForecastCurve((end,), "the plan")
     tokens = np.array(at, dtype=float) * recipe.tokens_per_step
     trunk = float(run.last.segment.steps_by_stage[0] * recipe.tokens_per_step)

@@ -1,4 +1,4 @@
-"""Lay a full-size run down in its folder: its stages, and how it is carried out. Imports no torch."""
+"""Prepare a full-size run in its folder: its stages, and how it is carried out. Imports no torch."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from planner.train.full.plan import FAILURE_FILE, STOP_FILE, FullRun, Settings, 
 from planner.train.job import Job, record_path
 
 MICRO_TOKENS = 16384
-"""Tokens of a GPU's micro-batch, at most, where none is asked for; fewer where its memory is less (`planner.train.full.room`)."""
+"""Tokens of a GPU's micro-batch by default, at most; fewer if its memory is too small (`planner.train.full.gpu_memory`)."""
 EVALUATION_SHARE = 0.05
-"""Share of the run's compute that evaluations on the way may take."""
+"""Share of the run's compute that evaluations before its end may take."""
 MOST_EVALUATIONS = 40
 
 
@@ -31,13 +31,13 @@ def stages(run: Sweep, *, device: str, threads: int) -> tuple[Job, ...]:
 
 
 def settle(run: Sweep, ranks: int, settings: Settings, trunk: str | None = None) -> FullRun:
-    """Fill in what was left open: micro-batch, evaluations on the way.
+    """Fill in what was left open: micro-batch, evaluations before the end.
 
     Args:
         run: the run.
         ranks: processes that train it.
         settings: as asked for.
-        trunk: launch folder beside its own whose trunk it branches off.
+        trunk: name of its trunk's launch folder, beside its own.
 
     Raises:
         InputError: the batch or the copies of the model do not fit the ranks.
@@ -53,7 +53,7 @@ def settle(run: Sweep, ranks: int, settings: Settings, trunk: str | None = None)
 
 
 def settle_trunk(run: Sweep, forks: Sequence[int], ranks: int, settings: Settings) -> FullRun:
-    """Lay out the general stage that several runs branch off: one of them up to the last of the forks, without its cooldown.
+    """Lay out the general stage that several runs branch off: that of one of them, up to the last fork, without a cooldown.
 
     Raises:
         InputError: see `settle`.
@@ -69,12 +69,12 @@ def _settled(recipe: Recipe, ranks: int, settings: Settings) -> Settings:
     first, end = rows_of_rank(recipe.batch_sequences, 0, ranks)
     if settings.micro_batch is not None and settings.micro_batch > end - first:
         raise InputError(
-            f"a micro-batch of {settings.micro_batch} sequences is more than the {end - first} that each of {ranks} ranks has in a step",
+            f"a micro-batch of {settings.micro_batch} sequences is more than the {end - first} that each of {ranks} ranks has per step",
             remedy=f"give --micro-batch {end - first} or less",
         )
     if ranks % (settings.shard_ranks or ranks):
         raise InputError(
-            f"{ranks} ranks cannot be cut into copies of {settings.shard_ranks} ranks each", remedy="give --shard-ranks a number that divides the ranks"
+            f"{ranks} ranks cannot be split into copies of {settings.shard_ranks} ranks each", remedy="give --shard-ranks a number that divides the ranks"
         )
     if settings.micro_batch is None and settings.device == "cuda":
         return replace(settings, micro_batch=max(1, min(end - first, MICRO_TOKENS // recipe.seq_len)), fit_micro_batch=True)
@@ -82,7 +82,7 @@ def _settled(recipe: Recipe, ranks: int, settings: Settings) -> Settings:
 
 
 def default_save_every(run: Sweep) -> int:
-    """Return the steps between two states where none are asked for."""
+    """Return the default number of steps between two states."""
     return steps_between_states(sum(run.tree.tips[0].steps_by_stage))
 
 
@@ -97,7 +97,7 @@ def lay_down(launch: Launch, run: FullRun, along: ForecastCurve) -> None:
 
 
 def lay_run(folder: Path, run: FullRun, along: ForecastCurve | None) -> None:
-    """Write what the ranks of a run read into its folder, and take away what is of an earlier start."""
+    """Write what the ranks of a run read into its folder, and delete leftovers of an earlier start."""
     folder.mkdir(exist_ok=True)
     for name in (STOP_FILE, FAILURE_FILE):
         (folder / name).unlink(missing_ok=True)

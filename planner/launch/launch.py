@@ -1,4 +1,4 @@
-"""Carry an allocation out: the same recipe, the same trainer, one run; what was forecast is put down before it begins."""
+"""Carry out an allocation as one run, with the sweep's recipe and trainer; its forecast is recorded before it begins."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ VERSION = 1
 COPY = "allocation.json"
 """The plan as it was when the run began."""
 STATES = 20
-"""A run leaves about this many states on its way, so that a kill costs a twentieth of it at most."""
+"""States that a run saves on its way, about: a kill then costs a twentieth of it at most."""
 LEAST_STEPS = 200
 """Steps between two states, at least."""
 
 
 @dataclass(frozen=True)
 class Launch:
-    """An allocation made ready to run."""
+    """An allocation, ready to run."""
 
     allocation: Allocation
     allocation_path: Path
     folder: Path
     run: Sweep
     sunk: float = 0.0
-    """General tokens of the plan that the open checkpoint has had."""
+    """General tokens of the plan that are already in the open checkpoint."""
     arm: str | None = None
     """Which of the answer's other ways to spend the budget it is; None for the recommendation."""
 
@@ -85,14 +85,14 @@ def prepare(
     Args:
         allocation_path: what `plan allocate` wrote.
         folder: where the run goes.
-        corpus: corpus folder, where it is not where the sweep had it.
+        corpus: corpus folder, if it has moved since the sweep.
         seed: seed of initialisation and data order.
         base: folder of the open checkpoint to start from, for plans that do.
         arm: another way to spend the budget, see `read_plan`.
 
     Raises:
-        InputError: the law behind the allocation knows no recipe, the corpus is missing, another one or without held-out losses, or the base is not
-            the plan's.
+        InputError: the law behind the allocation has no recipe, the corpus is missing, not the sweep's or too short to measure held-out losses, or
+            the base is not the plan's.
         DataError: the corpus has fewer distinct specialist tokens than the plan counts on.
     """
     planned = read_plan(allocation_path, arm)
@@ -139,7 +139,7 @@ def prepare(
 
 
 def kind_of(folder: Path) -> str:
-    """Return of what kind the launch in a folder is, one run or many domains.
+    """Return the kind of the launch in a folder: one run or many domains.
 
     Raises:
         InputError: it holds none.
@@ -150,32 +150,32 @@ def kind_of(folder: Path) -> str:
 
 
 def is_of_a_start(item: Path, digest: str) -> bool:
-    """Tell whether a file is of a start that was killed before it wrote launch.json: a lock, the same allocation, or a file half written."""
+    """Tell whether a file is left from a start killed before it wrote launch.json: a lock, the same allocation, or a partial file."""
     return item.name.startswith((lock.NAME, f".{lock.NAME}.", f".{COPY}.", ".launch.json.")) or (item.name == COPY and sha256_file(item) == digest)
 
 
 def start_after(created: str, path: Path) -> str:
-    """Return the time at which a run begins: now, which must be after its forecast was made, or the two could not be compared in the end.
+    """Return the time at which a run begins: now, which must be later than its forecast for a fair comparison in the end.
 
     Args:
         created: when the forecast was made, in ISO format.
         path: its file.
 
     Raises:
-        InputError: no time.
+        InputError: `created` is not a time.
         StateError: it is stamped later than now.
     """
     now = datetime.now(timezone.utc)
     with whole(path):
         later = datetime.fromisoformat(created) >= now
     if later:
-        what = f"the forecast in {path} was made at {created}, and the clock here is at {now.isoformat(timespec='microseconds')}"
-        raise StateError(what, remedy="set this machine's clock right, or that of the one that planned and allocate again")
+        what = f"the forecast in {path} was made at {created}, but the clock here shows {now.isoformat(timespec='microseconds')}"
+        raise StateError(what, remedy="correct this machine's clock; or correct that of the machine that planned, and allocate again")
     return now.isoformat(timespec="microseconds")
 
 
 def begin(launch: Launch) -> None:
-    """Put down which forecast the run is to be held against, once, before the first step.
+    """Record once, before the first step, the forecast that the run will be compared with.
 
     Raises:
         StateError: the folder holds something else, or a run off another open checkpoint; or the forecast is stamped later than now.

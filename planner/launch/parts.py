@@ -1,4 +1,4 @@
-"""The runs of a plan for many domains, laid out for their ranks: the trunk first, where they share one, then what branches off it. Imports no torch."""
+"""The runs of a plan for many domains, laid out for their ranks: a shared trunk first, if any, then its branches. Imports no torch."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ def parts(launch: DomainsLaunch, ranks: int, settings: Settings, *, save_every: 
     Args:
         launch: the plan.
         ranks: processes that train each.
-        settings: as asked for; `save_every` of it does not count.
-        save_every: steps between two states; by the length of each run where it is None.
+        settings: as asked for; its `save_every` is ignored.
+        save_every: steps between two states; None to choose them by the length of each run.
 
     Raises:
         InputError: the batch or the copies of the model do not fit the ranks.
@@ -80,7 +80,7 @@ def left(laid: Sequence[Part]) -> list[Part]:
 
 
 def lay_parts(launch: DomainsLaunch, laid: Sequence[Part]) -> None:
-    """Write all that the ranks of what is left read into the launch folder.
+    """Write all that the ranks of the remaining runs read into the launch folder.
 
     Raises:
         StateError: see `begin_domains`.
@@ -93,14 +93,14 @@ def lay_parts(launch: DomainsLaunch, laid: Sequence[Part]) -> None:
 
 
 def forget_trunk(laid: Sequence[Part]) -> None:
-    """Let the trunk's states go, once all that branch off it have ended."""
+    """Delete the trunk's states once all of its branches have ended."""
     for part in laid:
         if part.run.forks and not left(laid):
             shutil.rmtree(part.folder / STATES_FOLDER, ignore_errors=True)
 
 
 def _shared(runs: Mapping[str, Sweep]) -> bool:
-    """Tell whether the runs begin with one and the same general stage, of a length that may differ."""
+    """Tell whether the runs begin with the same general stage, its length aside."""
 
     def trunk(run: Sweep) -> Segment:
         first = run.tree.segments[0]
@@ -118,7 +118,7 @@ def _course(launch: DomainsLaunch, name: str, run: FullRun) -> ForecastCurve | N
 
 
 def _law(launch: DomainsLaunch, plan: DomainPlan) -> FittedLaw | None:
-    """Read the law that a domain was planned with, where it is at hand."""
+    """Read the law that a domain was planned with, if it can be found."""
     key, source = next((key, source) for key, source in launch.answer.sources.items() if plan.name in source["domains"])
     path = launch.path.parent / source["law_path"] if source.get("law_path") else None
     if path is None or not path.is_file() or not unchanged(path, read_json(launch.path).get("inputs", {}).get(key)):

@@ -1,4 +1,4 @@
-"""Start the ranks of a run that is laid down: one process, torchrun, or Ray. Slurm has a file of its own."""
+"""Start the ranks of a prepared run: one process, torchrun, or Ray. For Slurm see `planner.launch.slurm`."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ HOME = Path(__file__).resolve().parents[2]
 """Where Python finds this package."""
 LOG = "log.txt"
 PROGRESS = re.compile(r"\d\d:\d\d:\d\d step \d+: |wandb: ")
-"""Begins a line there that tells how far the run is, or where wandb draws it: the last words of a rank that was killed, and not why it ended."""
+"""Beginning of log lines on progress, or from wandb: a killed rank's log may end with them, but they do not say why it ended."""
 POLL = 0.3
 """Seconds between two looks at the ranks."""
 OTHERS = re.compile(r"(RANK|WORLD_SIZE|LOCAL_RANK|TORCHELASTIC_\w*|PET_\w*)\Z")
-"""Variables that name a process to its ranks, or set torchrun's options. Those that are set already are of another run, such as those that a cluster's
-operator gives every container of a job: a single rank would wait for others for an hour."""
+"""Variables that give a process its rank, or set torchrun's options. Any that are set already belong to another run (a cluster's operator may set them in
+every container of a job) and are removed: a single rank would wait for others for an hour."""
 FAILURES = 3
 """Times that Ray starts the ranks again after losing one; they go on from the latest state."""
 
@@ -51,10 +51,10 @@ def run_local(folder: Path, ranks: int, settings: Settings, *, tick: Callable[[]
         folder: launch folder.
         ranks: processes.
         settings: for the threads.
-        tick: called every moment.
+        tick: called at every look.
 
     Raises:
-        KeyboardInterrupt: it was asked to stop, and has.
+        KeyboardInterrupt: it was asked to stop, and has stopped.
         StateError: a rank failed, or ranks of another start train there.
     """
     environment = {
@@ -91,12 +91,12 @@ def run_ray(folder: Path, ranks: int, settings: Settings, *, address: str | None
         ranks: processes.
         settings: for the device and the threads.
         address: of a cluster; None to start Ray on this machine, on loopback only.
-        tick: called every moment.
+        tick: called at every look.
 
     Raises:
         MissingDependencyError: Ray is not installed.
-        KeyboardInterrupt: it was asked to stop, and has.
-        InputError: this machine has not what the ranks ask for.
+        KeyboardInterrupt: it was asked to stop, and has stopped.
+        InputError: this machine lacks what the ranks need.
         PlannerError: a rank failed more than `FAILURES` times.
     """
     with sigterm_interrupts(), connected(address) as ray, sigterm_interrupts():  # see RayEngine.run
@@ -125,7 +125,7 @@ def run_ray(folder: Path, ranks: int, settings: Settings, *, address: str | None
 
 
 def _check_resources(have: Mapping[str, float], ranks: int, each: Mapping[str, float], address: str | None) -> None:
-    """Refuse, or on a cluster that may yet grow say, that the ranks do not fit: Ray starts none of them before there is room for all.
+    """Refuse ranks that do not fit this machine, and warn of them on a cluster, which may grow: Ray starts none before there is room for all.
 
     Args:
         have: what Ray has in all.
@@ -138,7 +138,7 @@ def _check_resources(have: Mapping[str, float], ranks: int, each: Mapping[str, f
     """
     for name, amount in each.items():
         if ranks * amount > have.get(name, 0.0):
-            what = f"{ranks} ranks take {ranks * amount:g} {name}s, and Ray has {have.get(name, 0.0):g}"
+            what = f"{ranks} ranks take {ranks * amount:g} {name}s, but Ray has {have.get(name, 0.0):g}"
             if address is None:
                 raise InputError(f"{what} on this machine", remedy="give fewer --ranks or --threads, or the --address of a cluster")
             waits = f"{what} at {without_secret(address)}: nothing is trained until more nodes join"
@@ -146,7 +146,7 @@ def _check_resources(have: Mapping[str, float], ranks: int, each: Mapping[str, f
 
 
 def _fit(trainer: Any, folder: Path, tick: Callable[[], None]) -> tuple[bool, Exception | None]:
-    """Let Ray train in a thread, so that Ctrl-C reaches the ranks as a wish to stop and not as an exception inside Ray; return it, and what failed.
+    """Let Ray train in a thread, so that Ctrl-C asks the ranks to stop instead of raising inside Ray; return whether it was pressed, and any error.
 
     A second Ctrl-C does not wait for them; they end with the connection.
     """
@@ -155,7 +155,7 @@ def _fit(trainer: Any, folder: Path, tick: Callable[[], None]) -> tuple[bool, Ex
     def fit() -> None:
         try:
             trainer.fit()
-        except Exception as error:  # Ray has its own kinds; the ranks' own word on it is in the failure file
+        except Exception as error:  # Ray has its own kinds; the ranks' own error is in the failure file
             errors.append(error)
         finally:
             ended.set()
@@ -183,13 +183,13 @@ def _ray_rank(config: dict[str, Any]) -> None:
 
 
 def _logged(folder: Path) -> int:
-    """Return the length of the log so far [bytes]: what earlier starts wrote is not of the next one."""
+    """Return the length of the log so far [bytes], which earlier starts wrote."""
     path = folder / LOG
     return path.stat().st_size if path.exists() else 0
 
 
 def failure(folder: Path, otherwise: str, logged: int = 0) -> StateError:
-    """Return what went wrong, as a rank left it, or what its log ends with, after the first `logged` bytes."""
+    """Return the error that a rank left in the failure file, else one from the end of its log, without the first `logged` bytes."""
     path = folder / FAILURE_FILE
     if path.exists():
         message, _, remedy = path.read_text(encoding="utf-8").strip().partition("\n")
@@ -213,7 +213,7 @@ def check_ranks(ranks: int, device: str, engine: str, cores: int, *, threads: in
         address: of a cluster of Ray, which is not this machine.
 
     Raises:
-        InputError: there are not as many.
+        InputError: it has fewer.
     """
     if not on_this_machine(engine, address) or device != "cpu":
         return

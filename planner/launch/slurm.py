@@ -1,4 +1,4 @@
-"""A run as a file for Slurm: readable, and nothing that a user or a configuration wrote reaches the shell unquoted."""
+"""A run as a batch script for Slurm, in which nothing that a user or a configuration wrote reaches the shell unquoted."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from planner.train.full.plan import FAILURE_FILE, HALTED, LATEST, STATES_FOLDER,
 FILE, CHAIN = "run.sbatch", "submit.sh"
 OURS = ("array", "nodes", "ntasks-per-node", "ntasks", "job-name", "requeue", "no-requeue", "signal", "dependency", "chdir", "wrap")
 GPU_CPUS = 8
-"""Cores of a rank beside a GPU, by default: it lays out batches, launches kernels and writes states beside the training."""
+"""Default cores of a rank with a GPU: it lays out batches, launches kernels and writes states in the background."""
 _MEMORY = ("mem", "mem-per-cpu", "mem-per-gpu")
 WARNED = 300
 """Seconds before the time limit at which Slurm asks the ranks to save and stop."""
 
 
 def options_of(pairs: Iterable[str]) -> dict[str, str]:
-    """Read options of sbatch as a launch gives them: cores of a GPU are those of its rank, and sbatch takes only one of the two names.
+    """Read options of sbatch; cpus-per-gpu becomes cpus-per-task, since a rank has one GPU and sbatch takes only one of the two.
 
     Raises:
         InputError: see `read_options`; or both names are given.
@@ -33,12 +33,12 @@ def options_of(pairs: Iterable[str]) -> dict[str, str]:
     found = read_options(pairs, OURS)
     cores = found.pop("cpus-per-gpu", None)
     if cores is not None and "cpus-per-task" in found:
-        raise InputError(f"--slurm-option cpus-per-gpu={cores} stands beside cpus-per-task={found['cpus-per-task']}", remedy="leave one of them out")
+        raise InputError(f"--slurm-option cpus-per-gpu={cores} is given beside cpus-per-task={found['cpus-per-task']}", remedy="leave one of them out")
     return found if cores is None else {**found, "cpus-per-task": cores}
 
 
 def gpu_cores(options: Mapping[str, str]) -> int:
-    """Return the cores of a rank beside a GPU: as many as an option of sbatch gives it, or `GPU_CPUS`."""
+    """Return the cores of a rank with a GPU: those of sbatch's option cpus-per-task, or `GPU_CPUS`."""
     told = options.get("cpus-per-task", "")
     return int(told) if told.isdecimal() and int(told) else GPU_CPUS
 
@@ -76,22 +76,22 @@ def render(job: Job) -> str:
         "ntasks-per-node": str(job.ranks_per_node),
         "cpus-per-task": str(job.settings.threads),
         **({"gpus-per-node": str(job.ranks_per_node)} if cuda else {}),
-        # All of a node's, as the job has its GPUs: a site's default for the cores alone would not hold a model that is drawn on the host.
+        # All of a node's, as the job has its GPUs: a site's default per core would not hold a model initialised on the host.
         **({"mem": "0"} if cuda and not any(full.startswith(key) for key in job.options for full in _MEMORY) else {}),
         "signal": f"USR1@{WARNED}",
         "dependency": "singleton",
         "open-mode": "append",
         **job.options,
     }
-    cpus = shlex.quote(directives["cpus-per-task"])  # srun does not take it over from the job since Slurm 22.05
+    cpus = shlex.quote(directives["cpus-per-task"])  # since Slurm 22.05 srun does not inherit it from the job
     lines = [
         "#!/bin/bash",
-        "# Written by plan launch. Hand it in from the launch folder: sbatch " + FILE,
+        "# Written by plan launch. Submit it from the launch folder: sbatch " + FILE,
         *(f"#SBATCH --{key}={value}" for key, value in directives.items()),
         "#SBATCH --requeue",
         "",
         "set -euo pipefail",
-        "# One task a rank. They meet at the first node; what to train stands in the launch folder.",
+        "# One task per rank. They connect through the first node; what to train is in the launch folder.",
         'HOSTS="$(scontrol show hostnames "$SLURM_JOB_NODELIST")"',  # no head: of many nodes scontrol would write into a closed pipe, and fail
         "MASTER_ADDR=\"${HOSTS%%$'\\n'*}\"",
         "MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000))",
@@ -104,9 +104,9 @@ def render(job: Job) -> str:
         'BEFORE="$(latest)"',
         "code=0",
         f"srun --kill-on-bad-exit=1 --cpus-per-task={cpus} {shlex.join([job.python, '-m', 'planner.train.full', str(job.folder), '--slurm'])} || code=$?",
-        f"# {WARNED} seconds before the time limit the ranks save a state and end with {STOPPED}: back into the queue, to go on from it.",
-        "# So too where a rank or its node was lost, if a state was saved since the start; what a rank refused to do would be refused again.",
-        f"# {HALTED} is of a trunk that its stop file has ended: what waits for it must not begin.",
+        f"# {WARNED} seconds before the time limit the ranks save a state and end with {STOPPED}: the job is requeued and resumes from it.",
+        "# So too if a rank or its node was lost and a state was saved since the start; an error that a rank reported would only occur again.",
+        f"# {HALTED} is of a trunk ended by its stop file: jobs that wait for it must not begin.",
         f'if [ "$code" -eq {STOPPED} ] || {{ [ "$code" -ne 0 ] && [ "$code" -ne {HALTED} ] && '
         '[ ! -e "$FAILURE" ] && [ "$(latest)" != "$BEFORE" ]; }; then',
         '  scontrol requeue "$SLURM_JOB_ID"',
@@ -125,7 +125,7 @@ def write(job: Job) -> Path:
 
 
 def submit(path: Path) -> str:
-    """Hand a file in; return what sbatch answers, the job's number.
+    """Submit a file; return sbatch's answer, the job's number.
 
     Raises:
         MissingDependencyError: there is no sbatch here.
@@ -134,14 +134,14 @@ def submit(path: Path) -> str:
     try:
         done = subprocess.run(["sbatch", "--parsable", path.name], cwd=path.parent, capture_output=True, text=True, check=False)
     except FileNotFoundError as error:
-        raise MissingDependencyError("there is no sbatch on this machine", remedy=f"hand {path} in where there is, with sbatch {path.name}") from error
+        raise MissingDependencyError("there is no sbatch on this machine", remedy=f"submit {path} where there is one, with sbatch {path.name}") from error
     if done.returncode:
-        raise StateError(f"Slurm refused {path}: {done.stderr.strip()}", remedy="mend it with --slurm-option, or the file by hand")
+        raise StateError(f"Slurm refused {path}: {done.stderr.strip()}", remedy="correct it with --slurm-option, or edit the file")
     return done.stdout.strip()
 
 
 def write_chain(folder: Path, first: Path | None, others: Sequence[Path]) -> Path:
-    """Write a file that hands several jobs in, where the others wait for the first one to end well.
+    """Write a script that submits several jobs, where the others wait for the first one to succeed.
 
     Args:
         folder: where the file goes.
@@ -149,12 +149,12 @@ def write_chain(folder: Path, first: Path | None, others: Sequence[Path]) -> Pat
         others: files of the others.
     """
     after = [] if first is None else ["--kill-on-invalid-dep=yes", '--dependency="singleton,afterok:$FIRST"']
-    lines = ["#!/bin/bash", f"# Written by plan launch: hands in the jobs of this launch. Run it with: bash {CHAIN}", "set -euo pipefail", ""]
+    lines = ["#!/bin/bash", f"# Written by plan launch: submits the jobs of this launch. Run it with: bash {CHAIN}", "set -euo pipefail", ""]
     if first is not None:
         lines += [
-            "# What the others branch off. They wait for it to end well, and are taken out of the queue if it does not.",
+            "# The trunk of the others. They wait for it to succeed, and are removed from the queue if it does not.",
             f"FIRST=\"$(cd {shlex.quote(str(first.parent))} && sbatch --parsable {first.name})\"",
-            'FIRST="${FIRST%%;*}"',  # of several clusters sbatch names the one beside the number
+            'FIRST="${FIRST%%;*}"',  # with several clusters sbatch appends the cluster's name
             f"printf '%s %s\\n' {shlex.quote(first.parent.name)} \"$FIRST\"",
         ]
     for path in others:
@@ -173,10 +173,10 @@ def submit_chain(path: Path) -> list[str]:
         StateError: Slurm refused one; those before it are in the queue.
     """
     if shutil.which("sbatch") is None:
-        raise MissingDependencyError("there is no sbatch on this machine", remedy=f"hand the jobs in where there is, with bash {path}")
+        raise MissingDependencyError("there is no sbatch on this machine", remedy=f"submit the jobs where there is one, with bash {path}")
     done = subprocess.run(["bash", path.name], cwd=path.parent, capture_output=True, text=True, check=False)
     handed = done.stdout.split("\n")[:-1]
     if done.returncode:
         what = f"Slurm refused a job of {path} after {len(handed)}: {done.stderr.strip()}"
-        raise StateError(what, remedy="mend it with --slurm-option, or the file by hand; scancel those that are in the queue")
+        raise StateError(what, remedy="correct it with --slurm-option, or edit the file; scancel those already in the queue")
     return handed

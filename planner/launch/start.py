@@ -24,13 +24,13 @@ from planner.sweep import Sweep
 from planner.units import format_count
 
 NEAR = 0.05
-"""Share by which a checkpoint's size may miss that of the plan."""
+"""Share by which a checkpoint's size may differ from that of the plan."""
 FAR = 0.2
-"""Share by which distinct text may pass what a sweep asks for before it is said; its table has what it is."""
+"""Share by which distinct text may differ from the sweep's unique_spec without a warning; the runs table has the realised amount."""
 ONCE = 1.01
 """Passes over the general text that count as one."""
 SCARCE = 50
-"""Windows of distinct text below which what windows leave out is more than some per cent of it."""
+"""Windows of distinct text below which there is a warning: windows then leave out more than a few per cent of it."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Planned:
 
     allocation: Allocation
     sunk: float = 0.0
-    """General tokens of the plan that a checkpoint has had: they are not trained."""
+    """General tokens of the plan that are already in a checkpoint: they are not trained."""
     method: str = "full"
     """How it is trained."""
     adapters: tuple[int, tuple[str, ...]] | None = None
@@ -49,7 +49,7 @@ class Planned:
 
     @property
     def early_fraction(self) -> float:
-        """Share of specialist text in the general stage, after which there is no other."""
+        """Share of specialist text in the general stage, if that is the only stage."""
         return self.allocation.plan.share_spec if self.arm == MIXED_IN else 0.0
 
 
@@ -69,7 +69,7 @@ def read_plan(path: Path, arm: str | None = None) -> Planned:
         with whole(path):
             return planned if arm is None else _of_arm(planned, arm)
     if arm is not None:
-        raise InputError(f"--arm {arm!r} is of a plan for a fresh model, and that in {path} starts from a base", remedy="leave it away")
+        raise InputError(f"--arm {arm!r} is for plans with a fresh model, and that in {path} starts from a base", remedy="omit it")
     body = read_artifact(path, BASES, BASES_VERSION)
     with whole(path):
         choice = body["choices"][0]
@@ -95,8 +95,8 @@ def _of_arm(planned: Planned, name: str) -> Planned:
     found = [arm for arm in arms if name == arm.name] or [arm for arm in arms if name and name in arm.name]
     if len(found) != 1 or found[0].plan is None:
         known = ", ".join(repr(arm.name) for arm in arms)
-        said = "is a part of several arms' names" if found else "is none of the answer's with a plan"
-        raise InputError(f"--arm {name!r} {said}", remedy=f"choose one of {known}" if known else "leave it away")
+        said = "is part of several arms' names" if found else "matches no arm of the answer that has a plan"
+        raise InputError(f"--arm {name!r} {said}", remedy=f"choose one of {known}" if known else "omit it")
     plan, general = found[0].plan, None
     check_plan(asdict(plan), f"the arm {found[0].name}")
     share = plan.tokens_spec / (plan.tokens_pt + plan.tokens_spec)
@@ -109,15 +109,15 @@ def _of_arm(planned: Planned, name: str) -> Planned:
 
 
 def corpus_of(path: Path, source: Mapping[str, Any], corpus: Path | None) -> Corpus:
-    """Open the corpus that a plan is to be carried out on.
+    """Open the corpus of a plan.
 
     Args:
         path: file of the plan; the corpus is named relative to it, so that a project folder can move as a whole.
-        source: where its law is from.
+        source: origin of its law.
         corpus: folder of the corpus, where it has moved.
 
     Raises:
-        InputError: the law knows no recipe, or the corpus is missing or another one.
+        InputError: the law has no recipe, or the corpus is missing or not the sweep's.
     """
     if not source.get("recipe"):
         raise InputError(f"{path} comes from a table of runs without a recipe", remedy="launch it with the trainer that made those runs")
@@ -132,7 +132,7 @@ def corpus_of(path: Path, source: Mapping[str, Any], corpus: Path | None) -> Cor
     opened = Corpus.open(where)
     if opened.fingerprint != source.get("corpus"):
         raise InputError(
-            f"corpus {where} has fingerprint {opened.fingerprint}, the sweep was trained on {source.get('corpus')}",
+            f"corpus {where} has fingerprint {opened.fingerprint}, but the sweep was trained on {source.get('corpus')}",
             remedy="give the sweep's own corpus with --corpus; a forecast holds for no other",
         )
     return opened
@@ -157,13 +157,13 @@ def checkpoint_of(planned: Planned, path: Path, base: Path | None, recipe: Recip
         if needed:
             raise InputError(f"the plan in {path} starts from an open checkpoint", remedy="name its folder with --base")
         if plan.shape is not None and plan.model_shape.counted is not None:
-            what = f"the plan in {path} has a shape of type {plan.model_shape.family}, which no fresh model is made of"
+            what = f"the plan in {path} has a shape of type {plan.model_shape.family}, of which no fresh model can be made"
             raise InputError(what, remedy="name its checkpoint's folder with --base")
         return None
     if not needed and plan.tokens_pt > 0:
         raise InputError(
             f"the plan in {path} trains {format_count(plan.tokens_pt)} general tokens from a fresh model, not from a base",
-            remedy="leave --base away, or plan with plan allocate --base",
+            remedy="omit --base, or plan with plan allocate --base",
         )
     found = Pretrained.open(base)
     miss = found.shape.params_non_embedding / plan.params_non_embedding - 1
@@ -192,26 +192,26 @@ def warn_of_cut_warmups(trees: Iterable[Tree]) -> None:
 
 
 def warn_of_scarce_text(runs: Iterable[Sweep]) -> None:
-    """Warn where specialist text is so short that what its windows leave out counts: less than one of them a pass, and its very end for good."""
+    """Warn of specialist text so short that what its windows leave out matters: less than a window in each pass, and its very end in all."""
     found: dict[tuple[str, int], int] = {}
     for run in runs:
         for unique in sorted({tip.unique_spec for tip in run.tree.tips if tip.unique_spec}):
             for domain, asked in [(part.domain, part.unique_spec) for part in run.spec.mixture] or [(run.domain, unique)]:
                 try:
                     size, seq_len = run.corpus.subset_tokens(domain, asked), run.spec.recipe.seq_len
-                except InputError:  # a plan needs no shards; what lacks them is told when it is to be trained
+                except InputError:  # a plan needs no shards; missing ones are reported when it is to be trained
                     continue
                 if size < SCARCE * seq_len:
                     found[domain, seq_len] = min(size, found.get((domain, seq_len), size))
     for (domain, seq_len), size in found.items():
         once = max(0, size - seq_len) // seq_len * seq_len
-        lost = f"a pass trains on {once} of {size} distinct tokens of {domain}, and never on the last {size % seq_len}"
-        what = f"{lost}: they are few against seq_len = {seq_len}, so distinct tokens are overstated and the passes over them understated"
+        lost = f"an epoch trains on {once} of {size} distinct tokens of {domain}, and none on the last {size % seq_len}"
+        what = f"{lost}: the text is short for seq_len = {seq_len}, so its distinct tokens are overstated and epochs understated"
         warnings.warn(f"{what}; give {SCARCE * seq_len} or more, or lower seq_len", PlannerWarning, stacklevel=3)
 
 
 def repeated_general_text(runs: Iterable[Sweep]) -> str | None:
-    """Say by how much a run has more general tokens than its corpus: it repeats them, and laws take general tokens for fresh ones."""
+    """Return a warning if a run has more general tokens than its corpus: it repeats text, and laws treat general tokens as fresh ones."""
     passes, most, held = ONCE, 0.0, 0
     for run in runs:
         available = run.corpus.unique_tokens(run.corpus.general)
@@ -222,17 +222,17 @@ def repeated_general_text(runs: Iterable[Sweep]) -> str | None:
                 passes, most, held = general / available, general, available
     if not held:
         return None
-    what = f"up to {format_count(most)} general tokens are {passes:.2g} passes over the corpus's {format_count(held)}; laws take them for fresh ones"
+    what = f"up to {format_count(most)} general tokens are {passes:.2g} passes over the corpus's {format_count(held)}; laws treat them as fresh ones"
     return f"{what}: give more general text, or fewer general tokens (tokens_pt, --general-tokens)"
 
 
 def warn_of_whole_documents(sweep: Sweep) -> None:
-    """Warn where caps on distinct text become others, or one and the same: it is taken in whole documents, and some are long."""
+    """Warn where caps on distinct text are missed by far or become equal: text is taken in whole documents, and some are long."""
     found: dict[int, list[float]] = {}
     for cap in sorted({tip.unique_spec for tip in sweep.tree.tips if tip.unique_spec}):
         try:
             found.setdefault(sweep.corpus.subset_tokens(sweep.domain, cap), []).append(cap)
-        except InputError:  # what lacks shards is told when it is to be trained
+        except InputError:  # missing shards are reported when it is to be trained
             return
     said = []
     for size, caps in found.items():
@@ -241,4 +241,4 @@ def warn_of_whole_documents(sweep: Sweep) -> None:
             said.append(f"{' and '.join(map(format_count, caps))} {'become' if twice else 'becomes'} {format_count(size)}{twice}")
     if said:
         what = f"distinct text of {sweep.domain} is taken in whole documents, so {'; '.join(said)}"
-        warnings.warn(f"{what}; state unique_spec as they are, or cut the documents", PlannerWarning, stacklevel=3)
+        warnings.warn(f"{what}; set unique_spec to these values, or split long documents", PlannerWarning, stacklevel=3)

@@ -1,4 +1,4 @@
-"""How a run that trains is doing: the measured curve beside the forecast, speed, and time left. Reads the launch folder only."""
+"""Progress of a launched run: the measured curve beside the forecast, speed, and time left. Reads the launch folder only."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Progress:
     outcome: dict[str, Any] | None
     """Row of the record, once the run has ended."""
     begins_at: int = 0
-    """Step at which it left a trunk, whose steps are counted in."""
+    """Step at which it branched off a trunk, whose steps are counted in."""
     held: bool = True
     """Whether something trains it, or is about to, as far as can be seen from this machine."""
     evaluate_at: tuple[int, ...] = ()
@@ -60,7 +60,7 @@ class Progress:
 
     @property
     def word(self) -> dict[str, Any] | None:
-        """The last word on the forecast."""
+        """The last verdict on the forecast."""
         words = [line for line in self.of("event") if line["what"] == "forecast"]
         return words[-1] if words else None
 
@@ -72,7 +72,7 @@ class Progress:
 
     @property
     def seconds_left(self) -> float:
-        """Time that the steps left take at that speed; 0 before the first."""
+        """Seconds that the remaining steps take at that speed; 0 before the first step."""
         return 0.0 if self.last is None or self.speed is None else (self.steps - self.last["step"]) * self.tokens_per_step / self.speed[0]
 
 
@@ -89,7 +89,7 @@ class Tail:
         self._path, self._inode, self._at = path, 0, 0
 
     def new(self) -> list[dict[str, Any]]:
-        """Return the lines since the last call; after a rollback or a resume the file is another one, and is read from its beginning."""
+        """Return the lines since the last call; a rollback or a resume replaces the file, which is then read from its beginning."""
         if not self._path.exists():
             return []
         with self._path.open("rb") as file:
@@ -107,13 +107,13 @@ def watch(folder: Path) -> Progress:
     """Read how far a launched run is, or one of the runs of a plan for many domains, by its own folder.
 
     Raises:
-        InputError: no run was laid down in the folder.
+        InputError: no run was prepared in the folder.
     """
     if not (folder / FULL).is_file():
         kind_of(folder)
         raise InputError(
-            f"{folder} holds a run that was not laid down for ranks and no curve to watch",
-            remedy="see the bar of plan launch itself; the same command shows it again, and once it has ended plan verify holds it against the forecast",
+            f"{folder} holds a run that was not prepared for ranks, so there is no curve to watch",
+            remedy="see the progress bar of plan launch, which the same command shows again; once the run has ended, use plan verify",
         )
     run = FullRun.load(folder)
     name = run.last.segment.segment_id
@@ -134,7 +134,7 @@ def _held(folder: Path) -> bool:
 
 
 def watch_all(folder: Path) -> dict[str, Progress | None] | None:
-    """Read how far the runs of a plan for many domains are, the trunk first; None for a run that is not laid down, or for a launch of one run.
+    """Read how far each run of a plan for many domains is, the trunk first (None: not prepared yet); None for a launch of one run.
 
     Raises:
         InputError: no run was launched in the folder.

@@ -97,7 +97,7 @@ def test_an_account_that_is_not_whole(tmp_path: Path, corpus: Corpus, damage: Ca
 
 @pytest.mark.parametrize(
     ("damage", "sentence"),
-    [(lambda path: path.unlink(), "train.bin is missing"), (lambda path: path.write_bytes(path.read_bytes()[:-1]), "bytes, and")],
+    [(lambda path: path.unlink(), "train.bin is missing"), (lambda path: path.write_bytes(path.read_bytes()[:-1]), "bytes, but")],
 )
 def test_shards_are_looked_at_before_a_sweep_begins(tmp_path: Path, corpus: Corpus, damage: Callable[[Path], None], sentence: str) -> None:
     pytest.importorskip("torch")
@@ -130,7 +130,7 @@ def test_a_corpus_is_never_built_over_something_else(tmp_path: Path, place: str,
         (tmp_path / name).mkdir()
         (tmp_path / name / "a.txt").write_text("text")
     (tmp_path / "corpus.toml").write_text(SOURCES)
-    refused("is no folder that a corpus was built in; choose another --out", "corpus", "build", tmp_path, "--out", tmp_path / place, *force)
+    refused("is not the folder of a corpus; choose another --out", "corpus", "build", tmp_path, "--out", tmp_path / place, *force)
     assert (tmp_path / "g" / "a.txt").read_text() == "text"
 
 

@@ -35,10 +35,10 @@ def folder(tmp_path: Path, corpus: Corpus) -> Path:
         ("--engine slurm --slurm-option comment=$HOME", "holds '$'"),
         ("--engine slurm --slurm-option account=$(id) --dry-run", "holds '$'"),
         ("--engine ray --address ray://user:SECRET@127.0.0.1:1", "no Ray cluster answers at ray://…@127.0.0.1:1"),
-        ("--engine ray --address SECRET@nowhere", "--address '…@nowhere' is no address"),
-        ("--engine ray --address user:SECRET@127.0.0.1:1 --workers 2", "where --address …@127.0.0.1:1 names a cluster"),
+        ("--engine ray --address SECRET@nowhere", "--address '…@nowhere' is not an address"),
+        ("--engine ray --address user:SECRET@127.0.0.1:1 --workers 2", "since --address …@127.0.0.1:1 names a cluster"),
         ("--address user:SECRET@127.0.0.1:1", "--address …@127.0.0.1:1 says nothing with --engine local"),
-        ("--engine ray --address auto --workers 2", "--workers 2 says nothing where --address auto names a cluster"),
+        ("--engine ray --address auto --workers 2", "--workers 2 has no effect, since --address auto names a cluster"),
     ],
 )
 def test_bad_options_end_with_one_sentence(folder: Path, options: str, sentence: str) -> None:

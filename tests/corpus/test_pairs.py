@@ -47,7 +47,7 @@ def test_text_is_that_of_transformers_and_spans_are_the_responses(corpus: Corpus
 
 
 def test_a_template_that_hides_its_prompt_is_refused() -> None:
-    with pytest.raises(InputError, match="cannot be told from prompts"):
+    with pytest.raises(InputError, match="responses cannot be located"):
         ChatTemplate("{{ messages | length }}{{ messages[-1].content }}", {}).render(TALK)
     with pytest.raises(InputError, match="malformed"):
         ChatTemplate("{% if %}", {})
@@ -110,7 +110,7 @@ def test_a_mask_that_was_cut_is_noticed(paired: Corpus) -> None:
     whole = mask.read_bytes()
     mask.write_bytes(whole[:-5])
     try:
-        with pytest.raises(InputError, match=rf"train.mask.bin holds {len(whole) - 5} bytes, and .* says {len(whole)}"):
+        with pytest.raises(InputError, match=rf"train.mask.bin holds {len(whole) - 5} bytes, but .* says {len(whole)}"):
             paired.check_shards(["general", "asked"])
     finally:
         mask.write_bytes(whole)
@@ -131,7 +131,7 @@ def test_messages_and_templates_of_fields(text_folder: Path, tmp_path: Path) -> 
         list(read_pairs(Source("asked", "pairs", "c.jsonl", messages="talk"), tmp_path))
     with pytest.raises(InputError, match="beside a prompt"):
         Source("asked", "pairs", "c.jsonl", messages="talk", prompt="label")
-    with pytest.raises(InputError, match="are of pairs"):
+    with pytest.raises(InputError, match="are for pairs only"):
         Source("asked", "jsonl", "c.jsonl", prompt="label")
 
 
@@ -161,7 +161,7 @@ def test_a_conversation_that_the_template_refuses_is_named_by_file_and_line(text
     template = "{% if messages[0].content == 'forbidden' %}{{ raise_exception('no such prompt') }}{% endif %}" + CHATML
     stated = settings(text_folder)
     wanted = replace(stated, sources=(stated.sources[0], Source("asked", "pairs", "refused.jsonl")), chat_template=template)
-    with pytest.raises(InputError, match=r"refused\.jsonl, line 4: the chat template refuses a conversation: no such prompt; mend the pairs"):
+    with pytest.raises(InputError, match=r"refused\.jsonl, line 4: the chat template refuses a conversation: no such prompt; correct the pairs"):
         build_corpus(wanted, tmp_path / "corpus")
 
 

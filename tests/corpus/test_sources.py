@@ -188,7 +188,7 @@ def test_contamination_is_thirteen_words_in_a_row() -> None:
         ("[split]\nheldout = 3\n", "'heldout'"),
         (
             '[[source]]\ndomain = "general"\nkind = "txt"\npath = "a"\n[[source]]\ndomain = "m"\nkind = "txt"\npath = "a"\n',
-            "stands for both general and m",
+            "is used for both general and m",
         ),
     ],
 )

@@ -64,7 +64,7 @@ def test_shares_follow_memory_and_never_overfill() -> None:
 
 
 def test_a_model_that_does_not_fit_is_refused() -> None:
-    with pytest.raises(InputError, match=r"n5e09.*needs about .* GB, and a GPU has 40 GB"):
+    with pytest.raises(InputError, match=r"n5e09.*needs about .* GB, but a GPU has 40 GB"):
         demand_of(job(5e9, device="cuda"), 40e9)
 
 

@@ -140,7 +140,7 @@ def test_what_workers_are_forked_off_is_killed(kills: int, monkeypatch: pytest.M
     if kills == 1:
         assert list(ends) == []
     else:
-        with pytest.raises(StateError, match="no worker could be started: the process that workers are forked off was killed"):
+        with pytest.raises(StateError, match="no worker could be started: the process that workers are forked from was killed"):
             list(ends)
     assert len(tried) == 2
 

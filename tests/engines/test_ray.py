@@ -281,7 +281,7 @@ with connected(None, 1) as ray:
 
 
 @pytest.mark.parametrize(
-    ("address", "sentence"), [("127.0.0.1:1", "no Ray cluster answers at 127.0.0.1:1"), ("nowhere", "--address 'nowhere' is no address")]
+    ("address", "sentence"), [("127.0.0.1:1", "no Ray cluster answers at 127.0.0.1:1"), ("nowhere", "--address 'nowhere' is not an address")]
 )
 def test_a_cluster_that_is_not_there(folder: Path, address: str, sentence: str) -> None:
     runner = start(folder, "--engine", "ray", "--address", address)

@@ -227,7 +227,7 @@ def test_a_mix_interleaves_by_share(two: Corpus) -> None:
 def test_what_cannot_be_launched_is_said(two: Corpus, tmp_path: Path) -> None:
     plan = answer(two)
     plan.save(tmp_path / "a.json", {})
-    with pytest.raises(InputError, match="none of the answer's"):
+    with pytest.raises(InputError, match="matches no single structure of the answer that has a plan"):
         prepare_domains(tmp_path / "a.json", tmp_path / "run", structure="nothing")
     other = {**plan.sources, "mail.json": {**plan.sources["mail.json"], "recipe": {**TINY_RECIPE.to_dict(), "warmup_steps": 30}}}
     replace(plan, sources=other).save(tmp_path / "b.json", {})

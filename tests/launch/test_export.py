@@ -121,7 +121,7 @@ def test_megatrons_arguments_are_the_plans(corpus: Corpus, tmp_path: Path) -> No
     arguments = [line for line in path.read_text().splitlines() if re.match(r" {4}--", line) and "stage" not in line and "train-samples" not in line]
     arguments = arguments + [line for line in path.read_text().splitlines() if "phase-transition" in line]
     assert len(arguments) > 30 and all("  # " in line for line in arguments)
-    assert "Megatron decays it" not in path.read_text()
+    assert "which Megatron decays" not in path.read_text()
 
 
 def test_megatrons_file_says_that_an_output_layer_of_its_own_is_decayed(corpus: Corpus, tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_megatrons_file_says_that_an_output_layer_of_its_own_is_decayed(corpus: 
     text = export(prepare(tmp_path / "allocation.json", tmp_path / "run"), "megatron", tmp_path / "run", 2, 2).read_text()
     assert "--untie-embeddings-and-output-weights" in text
     head = text[: text.index("set -euo pipefail")]
-    assert "matrix of its own, and Megatron decays it" in head and all(line.startswith("#") for line in head.splitlines())
+    assert "matrix of its own, which Megatron decays" in head and all(line.startswith("#") for line in head.splitlines())
 
 
 @pytest.mark.parametrize("warmup", [0, 1, 10, GENERAL])

@@ -103,8 +103,8 @@ def test_an_arm_is_launched_and_held_against_its_own_forecast(corpus: Corpus, tm
     began.write_text(was, encoding="utf-8")
     for options, said in (
         ((), "holds mixed in from the start, not the recommendation; give its --arm"),
-        (("--arm", "only"), "--arm 'only' is none of the answer's with a plan; choose one of 'mixed in from the start', '50/50'"),
-        (("--arm", "0"), "--arm '0' is a part of several arms' names; choose one of"),
+        (("--arm", "only"), "--arm 'only' matches no arm of the answer that has a plan; choose one of 'mixed in from the start', '50/50'"),
+        (("--arm", "0"), "--arm '0' is part of several arms' names; choose one of"),
         (("--arm", "50/50", "--export", "megatron"), "--export megatron writes the recommendation"),
     ):
         code, _, words = run("launch", str(tmp_path / "a.json"), "--out", str(tmp_path / "run"), "--threads", "1", *options)
@@ -205,7 +205,7 @@ def test_a_plan_that_is_stamped_later_than_now_is_refused_before_it_is_trained(c
         (tmp_path / "a.json").write_text(json.dumps({**body, "created": created}))
         ready = prepare(tmp_path / "a.json", tmp_path / "run")
         if ahead > timedelta(0):
-            with pytest.raises(StateError, match=f"was made at {re.escape(created)}, and the clock here is at .*; set this machine's clock"):
+            with pytest.raises(StateError, match=f"was made at {re.escape(created)}, but the clock here shows .*; correct this machine's clock"):
                 begin(ready)
             assert not (tmp_path / "run").exists()
     begin(ready)

@@ -160,7 +160,7 @@ def test_speed_and_time_left_are_of_the_same_steps(corpus: Corpus, tmp_path: Pat
 def test_a_launch_without_a_curve_says_so(tmp_path: Path) -> None:
     write_artifact(tmp_path / "launch.json", "launch", 1, {"run_id": "a"})
     code, _, said = plan("watch", tmp_path)
-    assert code == 2 and "not laid down" in said and "plan verify" in said and "Traceback" not in said
+    assert code == 2 and "not prepared for ranks" in said and "plan verify" in said and "Traceback" not in said
 
 
 def test_a_dry_run_can_refuse_what_the_launch_would(corpus: Corpus, tmp_path: Path) -> None:
@@ -353,9 +353,9 @@ def test_ranks_stop_when_the_command_above_torchrun_is_killed(tmp_path: Path, mo
 
 
 def test_ranks_that_ray_has_no_room_for_are_refused_here_and_said_of_a_cluster() -> None:
-    with pytest.raises(InputError, match="4 ranks take 4 GPUs, and Ray has 0 on this machine"):
+    with pytest.raises(InputError, match="4 ranks take 4 GPUs, but Ray has 0 on this machine"):
         runners._check_resources({"CPU": 8.0}, 4, {"CPU": 1.0, "GPU": 1.0}, None)
-    with pytest.warns(PlannerWarning, match="4 ranks take 16 CPUs, and Ray has 8 at auto: .* until more nodes join"):
+    with pytest.warns(PlannerWarning, match="4 ranks take 16 CPUs, but Ray has 8 at auto: .* until more nodes join"):
         runners._check_resources({"CPU": 8.0}, 4, {"CPU": 4.0}, "auto")
     runners._check_resources({"CPU": 8.0}, 4, {"CPU": 2.0}, None)
 

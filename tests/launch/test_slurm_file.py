@@ -119,7 +119,7 @@ def test_a_rank_beside_a_gpu_has_cores_and_memory(corpus: Corpus, tmp_path: Path
 
 
 def test_cores_are_asked_for_under_one_name() -> None:
-    with pytest.raises(InputError, match="cpus-per-gpu=5 stands beside cpus-per-task=4"):
+    with pytest.raises(InputError, match="cpus-per-gpu=5 is given beside cpus-per-task=4"):
         slurm.options_of(["cpus-per-gpu=5", "cpus-per-task=4"])
 
 

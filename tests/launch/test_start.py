@@ -26,7 +26,7 @@ def test_text_that_is_short_against_the_windows_is_warned_of(corpus: Corpus, tmp
     pool = corpus.subset("mail", 3000)
     stream = Stream(pool, 128, 0, "mail")
     once, lost = stream.windows * 128, pool.size % 128
-    found = f"a pass trains on {once} of {pool.size} distinct tokens of mail, and never on the last {lost}: they are few against seq_len = 128"
+    found = f"an epoch trains on {once} of {pool.size} distinct tokens of mail, and none on the last {lost}: the text is short for seq_len = 128"
     with pytest.warns(PlannerWarning, match=f"{found}.*; give 6400 or more, or lower seq_len"):
         prepare(tmp_path / "allocation.json", tmp_path / "run")
     allocation(corpus, RECIPE).save(tmp_path / "short.json", {})
@@ -73,7 +73,7 @@ def test_general_text_that_is_repeated_is_said(corpus: Corpus, tmp_path: Path) -
     }.items():
         result = CliRunner().invoke(app, ["sweep", "plan", str(lay_out(tmp_path / name, corpus, text.format(tokens, added)))])
         words = " ".join(result.stderr.split())
-        assert result.exit_code == 0 and (said in words if said else "laws take them for fresh" not in words), result.stderr
+        assert result.exit_code == 0 and (said in words if said else "laws treat them as fresh" not in words), result.stderr
     plan = allocation(corpus, RECIPE)
     a_token = plan.plan.flops / (plan.plan.tokens_pt + plan.plan.tokens_spec)
     more = replace(plan.plan, tokens_pt=2.0 * held, flops=a_token * (2 * held + plan.plan.tokens_spec))

@@ -93,7 +93,7 @@ def test_a_window_that_no_heldout_response_is_within_is_refused_before_training(
     assert mask is not None
     shortest = min(int(np.flatnonzero(mask[start:stop])[0]) for start, stop in zip(offsets[:-1], offsets[1:], strict=True))
     paired.check_heldout(["asked"], shortest)
-    refused = f"prompts of asked pass the window of {shortest - 1} tokens, the shortest with {shortest}.*; raise seq_len to {shortest} or more"
+    refused = f"prompts of asked exceed the window of {shortest - 1} tokens, the shortest with {shortest}.*; raise seq_len to {shortest} or more"
     with pytest.raises(InputError, match=refused):
         paired.check_heldout(["general", "asked"], shortest - 1)
     text = 'sizes = ["10k"]\ntokens_pt = ["21k"]\ntokens_spec = ["27k"]\nunique_spec = ["all"]\n'

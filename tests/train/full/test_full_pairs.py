@@ -78,5 +78,5 @@ def test_batches_of_prompts_alone_are_no_divergence(text_folder: Path, tmp_path:
 def test_a_launch_that_could_not_be_evaluated_is_refused_before_it_begins(text_folder: Path, tmp_path: Path) -> None:
     corpus = of_long_prompts(text_folder, tmp_path)
     allocation(corpus, replace(RECIPE, seq_len=4)).save(tmp_path / "allocation.json", {})
-    with pytest.raises(InputError, match=r"prompts of mail pass the window of 4 tokens, the shortest with \d+: .*; raise seq_len to \d+ or more"):
+    with pytest.raises(InputError, match=r"prompts of mail exceed the window of 4 tokens, the shortest with \d+: .*; raise seq_len to \d+ or more"):
         prepare(tmp_path / "allocation.json", tmp_path / "run")
