@@ -213,13 +213,7 @@ def run_sweep(
     with locked(sweep.folder, getattr(engine, "name", type(engine).__name__)):
         check_identity(sweep)
         _mend(sweep)
-        left = {segment.segment_id: segment for segment in segments_to_train(sweep)}
-        for segment in sweep.tree.segments:
-            if segment.cell is None and (noted := sweep.diverged_path(segment)).exists():
-                reason = str(read_json(noted)["reason"])
-                for name in _skip_descendants(sweep, segment, reason):
-                    left.pop(name, None)
-        schedule = Schedule(sweep.tree, left)
+        schedule = Schedule(sweep.tree, _left_to_train(sweep))
         failures: dict[str, str] = {}
         finished: list[Segment] = []
 
@@ -234,14 +228,9 @@ def run_sweep(
             for event in events:
                 segment = event.job.segment
                 if event.kind == "finished":
-                    assert event.result is not None
-                    if event.result.outcome == "diverged" and segment.cell is None:
-                        for name in _skip_descendants(sweep, segment, event.result.reason or ""):
-                            schedule.drop(sweep.tree.by_id[name])
-                    elif segment.cell is not None:
+                    if segment.cell is not None:
                         finished.append(segment)
-                    for name in schedule.done(segment):
-                        _drop_state(sweep, sweep.tree.by_id[name], keep_state)
+                    _after_segment(sweep, schedule, event, keep_state)
                 elif event.kind == "failed":
                     failures[segment.segment_id] = event.message
                 if on_event is not None:
@@ -254,6 +243,27 @@ def run_sweep(
             _tidy(sweep, keep_state)
         write_table(sweep)
         return failures
+
+
+def _left_to_train(sweep: Sweep) -> dict[str, Segment]:
+    """Return the segments still needed, by name; those below a segment noted as diverged are recorded as skipped instead."""
+    left = {segment.segment_id: segment for segment in segments_to_train(sweep)}
+    for segment in sweep.tree.segments:
+        if segment.cell is None and (noted := sweep.diverged_path(segment)).exists():
+            for name in _skip_descendants(sweep, segment, str(read_json(noted)["reason"])):
+                left.pop(name, None)
+    return left
+
+
+def _after_segment(sweep: Sweep, schedule: Schedule, event: Event, keep_state: bool) -> None:
+    """Skip what lies below a segment that has diverged, and delete the states that nothing needs once a segment is done."""
+    segment, result = event.job.segment, event.result
+    assert result is not None
+    if result.outcome == "diverged" and segment.cell is None:
+        for name in _skip_descendants(sweep, segment, result.reason or ""):
+            schedule.drop(sweep.tree.by_id[name])
+    for name in schedule.done(segment):
+        _drop_state(sweep, sweep.tree.by_id[name], keep_state)
 
 
 def write_table(sweep: Sweep) -> None:

@@ -263,50 +263,62 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _plain_template(text: str, path: Path) -> None:
-    """Refuse a template that does more than show fields: with no calls but those of texts, private attributes or names of Jinja's nothing is run.
+    """Refuse a template that does more than show fields, so that rendering it runs no code.
 
     Raises:
-        InputError: it has another construct, filter or name.
+        InputError: it is malformed, or `_forbidden` finds something in it.
     """
     from jinja2 import Environment, TemplateError, nodes
+
+    try:
+        waiting: list[nodes.Node] = [Environment().parse(text)]  # which runs nothing
+        while waiting:
+            node = waiting.pop()
+            if (what := _forbidden(node)) is not None:
+                raise InputError(
+                    f"task file {path} has the template {text!r} with {what}, which is not allowed: the harness renders templates without a sandbox",
+                    remedy=f"use only fields, their items, the filters {', '.join(sorted(_FILTERS))} and the methods {', '.join(sorted(_METHODS))}, "
+                    "and prepare the rest in the data",
+                )
+            waiting += node.iter_child_nodes()
+    except (TemplateError, RecursionError) as error:
+        raise InputError(f"task file {path} has the malformed template {text!r}: {error}", remedy="correct it; it must be Jinja") from error
+
+
+def _forbidden(node: Any) -> str | None:
+    """Name what a node of a template does beyond showing fields; None if nothing.
+
+    Allowed are fields and their items, some filters, and calls of string and list methods; not private attributes, nor Jinja's own names.
+    """
+    from jinja2 import nodes
     from jinja2.defaults import DEFAULT_NAMESPACE
 
     plain = (
         nodes.Template, nodes.Output, nodes.TemplateData, nodes.Const, nodes.List, nodes.Tuple, nodes.Slice, nodes.If, nodes.CondExpr, nodes.Compare,
         nodes.Operand, nodes.And, nodes.Or, nodes.Not, nodes.Add, nodes.Sub,
     )  # fmt: skip
-    try:
-        tree = Environment().parse(text)  # which runs nothing
-        waiting: list[nodes.Node] = [tree]
-        while waiting:
-            node = waiting.pop()
-            what = None
-            if isinstance(node, nodes.Name):
-                what = node.name if node.name in (*DEFAULT_NAMESPACE, "self") or node.name.startswith("_") or node.ctx != "load" else None
-            elif isinstance(node, nodes.Getattr):
-                what = node.attr if node.attr.startswith("_") else None
-            elif isinstance(node, nodes.Getitem):  # Jinja looks for an attribute where there is no such item
-                what = node.arg.value if isinstance(node.arg, nodes.Const) and str(node.arg.value).startswith("_") else None
-                if not isinstance(node.arg, (nodes.Const, nodes.Name, nodes.Neg, nodes.Slice)):
-                    what = "a computed index"
-            elif isinstance(node, nodes.Filter):
-                attribute = node.name == "join" and len(node.args) > 1
-                what = f"the filter {node.name}" if node.name not in _FILTERS or node.kwargs or node.dyn_args or node.dyn_kwargs or attribute else None
-            elif isinstance(node, nodes.Call):
-                method = isinstance(node.node, nodes.Getattr) and node.node.attr in _METHODS
-                what = None if method and not (node.kwargs or node.dyn_args or node.dyn_kwargs) else "call"
-            elif isinstance(node, nodes.Test):
-                what = None if node.name in ("defined", "none") else f"the test {node.name}"
-            elif isinstance(node, nodes.Neg):
-                what = None if isinstance(node.node, nodes.Const) else "a computed number"
-            elif not isinstance(node, plain):
-                what = type(node).__name__.lower()
-            if what is not None:
-                raise InputError(
-                    f"task file {path} has the template {text!r} with {what}, and the harness renders templates without a sandbox",
-                    remedy=f"use fields, their items, the filters {', '.join(sorted(_FILTERS))} and the methods {', '.join(sorted(_METHODS))} only, "
-                    "and prepare the rest in the data",
-                )
-            waiting += node.iter_child_nodes()
-    except (TemplateError, RecursionError) as error:
-        raise InputError(f"task file {path} has the malformed template {text!r}: {error}", remedy="correct it; it must be Jinja") from error
+    if isinstance(node, nodes.Name):
+        own = node.name in (*DEFAULT_NAMESPACE, "self") or node.name.startswith("_") or node.ctx != "load"
+        return node.name if own else None
+    if isinstance(node, nodes.Getattr):
+        return node.attr if node.attr.startswith("_") else None
+    if isinstance(node, nodes.Getitem):  # Jinja looks for an attribute where there is no such item
+        if not isinstance(node.arg, (nodes.Const, nodes.Name, nodes.Neg, nodes.Slice)):
+            return "a computed index"
+        return str(node.arg.value) if isinstance(node.arg, nodes.Const) and str(node.arg.value).startswith("_") else None
+    if isinstance(node, nodes.Filter):
+        attribute = node.name == "join" and len(node.args) > 1
+        return f"the filter {node.name}" if node.name not in _FILTERS or _has_options(node) or attribute else None
+    if isinstance(node, nodes.Call):
+        method = isinstance(node.node, nodes.Getattr) and node.node.attr in _METHODS
+        return None if method and not _has_options(node) else "call"
+    if isinstance(node, nodes.Test):
+        return None if node.name in ("defined", "none") else f"the test {node.name}"
+    if isinstance(node, nodes.Neg):
+        return None if isinstance(node.node, nodes.Const) else "a computed number"
+    return None if isinstance(node, plain) else type(node).__name__.lower()
+
+
+def _has_options(node: Any) -> bool:
+    """Tell whether a filter or a call of a template has named or unpacked arguments."""
+    return bool(node.kwargs or node.dyn_args or node.dyn_kwargs)

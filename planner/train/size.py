@@ -1,4 +1,7 @@
-"""What a run takes: memory of a rank and bytes of its states. Estimates on paper, before anything is started."""
+"""Memory of a rank and bytes of the states of a full-size run, estimated before anything is started.
+
+`planner.train.activations` says what other estimates of memory there are.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from planner.shapes import ModelShape
 from planner.train.rows import evaluation_bytes, logits_at_once, rows_at_once
 
 WEIGHT, GRADIENT, MOMENTS = 4, 4, 8
-"""Bytes of a trained parameter kept on the ranks: fp32 weight, fp32 gradient and AdamW's two fp32 moments. One that is frozen has the run's own width."""
+"""Bytes of a trained parameter kept on the ranks: fp32 weight, fp32 gradient and AdamW's two fp32 moments. A frozen one has the run's precision."""
 LOGIT_COPIES = 3
 """Logits in fp32, their softmax and their gradient."""
 
@@ -21,17 +24,17 @@ class Memory:
     states: float
     """Shards of weights, gradients and moments, and quantised matrices whole."""
     gathered: float
-    """Layers gathered whole: the one that is computed, the next one on its way, and the embedding."""
+    """Layers gathered whole: the current one, the next one on its way, and the embedding."""
     activations: float
     """Kept for the backward pass of a micro-batch."""
     logits: float
-    """Logits and what the loss makes of them."""
+    """Logits, their softmax and their gradient."""
     heldout: float
     """A forward pass over held-out text, when nothing is kept for a backward pass."""
 
     @property
     def total(self) -> float:
-        """Sum of what is there at once, without what the allocator and the libraries take."""
+        """Sum of what is held at once, without the allocator's and the libraries' own memory."""
         return self.states + self.gathered + max(self.activations + self.logits, self.heldout)
 
 
@@ -43,8 +46,8 @@ def memory(
 
     A layer keeps, for each token, its two normed inputs, queries, keys, values, attention's result, and three of the feed-forward width, about
     (4·hidden + 2·heads·head_dim + 2·kv_heads·head_dim + 4·intermediate) numbers with attention that does not store its scores
-    (arXiv 2205.05198, section 4, less the scores; 2205.14135). So it does compiled; as transformers' layers stand, each norm keeps what it computes in
-    fp32 as well, 4·hidden bytes more, and of queries and keys where they are normed. With activations computed again, its input only, and one layer whole.
+    (arXiv 2205.05198, section 4, less the scores; 2205.14135). That holds if compiled; uncompiled, each norm of transformers' layers also keeps what it
+    computes in fp32, 4·hidden bytes more, and so do norms of queries and keys. With activations recomputed, only layers' inputs are kept, and one layer.
 
     Args:
         shape: the model.
@@ -52,7 +55,7 @@ def memory(
         micro_batch: sequences of a forward pass.
         shards: ranks over which one copy of the model is sharded.
         precision: "bf16" or "fp32".
-        checkpoint_activations: whether layers are computed again.
+        checkpoint_activations: whether layers are recomputed in the backward pass.
         method: in full, or with adapters on weights that are kept as they are.
         compiled: whether layers go through torch.compile.
         bounded: whether held-out losses are measured in micro-batches too, as they are where the run states one.
@@ -63,7 +66,7 @@ def memory(
     heads = (shape.heads + shape.kv_heads) * shape.head_dim
     per_layer = tokens * width * (4 * shape.hidden + 2 * heads + 4 * shape.intermediate)
     if not compiled:
-        # Of the families with a formula qwen3 norms queries and keys; of others nobody knows.
+        # Of the families with a formula only qwen3 norms queries and keys; for others it is unknown, and assumed.
         normed = heads if shape.family == "qwen3" or shape.counted is not None else 0
         per_layer += tokens * (8 * shape.hidden + (4 + width) * normed)
     kept = tokens * width * shape.hidden * shape.layers + per_layer if checkpoint_activations else per_layer * shape.layers

@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from planner.artifacts import read_artifact, whole, write_artifact
+from planner.fit.level import ENDS
 
 KIND = "course"
 VERSION = 1
@@ -145,7 +146,7 @@ def extrapolate(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
     free = len(loss) - 2 + SCATTER_WEIGHT
     variance = (float(left @ left) + SCATTER_WEIGHT * (SCATTER * float(loss[-1])) ** 2) / free
     covariance = np.linalg.inv(design.T @ design) * variance
-    scatter = float(stdtrit(free, 0.95)) * math.sqrt(float(covariance[0, 0]))
+    scatter = float(stdtrit(free, ENDS[1])) * math.sqrt(float(covariance[0, 0]))
     return float(found[0]), math.hypot(scatter, BEND * float(loss[-1]))
 
 
