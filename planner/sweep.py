@@ -156,7 +156,7 @@ def _same_records(sweep: Sweep, earlier: str) -> None:
             if row.get(key, value) not in (value, earlier if key == "recipe" else value):
                 raise StateError(
                     f"the run {row.get('run_id')} in {sweep.folder} was made with {key} {row[key]}, now it is {value}",
-                    remedy=f"restore it, or delete {sweep.folder}/records to begin anew",
+                    remedy=f"restore it, or delete {sweep.folder}/records to start over",
                 )
 
 
@@ -169,7 +169,7 @@ def _same_identity(folder: Path, identity: dict[str, Any], earlier: str) -> None
         if before.get(key, "") != value and (key, before.get(key)) != ("recipe", earlier):
             raise StateError(
                 f"the runs in {folder} were made with {key} {before.get(key, '') or 'none'}, now it is {value or 'none'}",
-                remedy=f"restore it, or delete {folder}/records and {folder}/state to begin anew",
+                remedy=f"restore it, or delete {folder}/records and {folder}/state to start over",
             )
 
 
