@@ -154,7 +154,7 @@ def test_refusals(isoflop: pd.DataFrame, changes: dict[str, object], kind: type[
 
 def test_a_law_with_too_many_parameters_is_refused(frame: pd.DataFrame) -> None:
     few = frame[frame["flags"] == ""].iloc[::6].reset_index(drop=True)
-    with pytest.raises(DataError, match=f"cannot carry the law {TRUE}"):
+    with pytest.raises(DataError, match=f"cannot identify the law {TRUE}"):
         backtest(few, TRUE, resamples=20)
 
 

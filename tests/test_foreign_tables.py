@@ -105,12 +105,12 @@ def test_flops_in_another_unit_are_refused(tmp_path: Path) -> None:
 def test_a_method_is_read_as_people_write_it_and_one_that_is_not_known_is_told_of(tmp_path: Path) -> None:
     head = f"{HEAD},tokens_spec,unique_spec,method"
     assert fit_data(read_runs(write(tmp_path / "runs.csv", head, [f"{row},1e8,1e8, Full" for row in rows()]))).count == 12
-    with pytest.raises(DataError, match="there are sft; name it in the table as one of full, lora"):
+    with pytest.raises(DataError, match="the table has sft; name it in the table as one of full, lora"):
         fit_data(read_runs(write(tmp_path / "runs.csv", head, [f"{row},1e8,1e8,SFT" for row in rows()])))
 
 
 def test_a_table_of_early_text_alone_is_refused_for_that(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"all 12 runs .* specialist text in their general stage"):
+    with pytest.raises(DataError, match=r"all 12 unflagged runs have specialist text in their general stage"):
         fit_data(read_runs(write(tmp_path / "runs.csv", f"{HEAD},early_fraction", [f"{row},0.1" for row in rows()])))
 
 

@@ -1,7 +1,7 @@
-"""Keep the process's memory between arrays.
+"""Make the allocator keep memory between arrays.
 
-The C library of Linux gives large blocks back to the system when an array goes, and fetches the next one page by page: on the recorded
-sweep 1.4 million page faults and a third of the time of a fit. Told to keep them, it fetches each page once.
+glibc returns a large block to the system when its array is freed, and faults the next one in page by page: on the recorded sweep 1.4 million page
+faults and a third of the time of a fit. Told to keep them, it faults each page in once.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _PAD = 1 << 26
 
 @cache
 def keep_memory() -> bool:
-    """Tell the allocator, once; return whether it understood. Elsewhere than on Linux with glibc nothing is done."""
+    """Set the allocator's options, once; return whether it accepted them. Does nothing except on Linux with glibc."""
     if not sys.platform.startswith("linux"):
         return False
     try:

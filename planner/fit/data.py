@@ -10,7 +10,7 @@ import numpy as np
 
 from planner.arrays import Array
 from planner.errors import DataError, InputError
-from planner.flags import flagged
+from planner.flags import ONE_PASS, flagged
 from planner.laws import Law, Points, Reference
 from planner.method import METHODS, Method
 from planner.runs import flops_of, one_recipe, usable
@@ -19,15 +19,13 @@ if TYPE_CHECKING:
     from pandas import DataFrame, Series
 
 TARGETS = {"spec": "loss_spec", "general": "loss_general"}
-"""Which held-out loss a law is of, and the column it is read from."""
+"""Held-out losses that a law can describe, and their columns."""
 SCARCE = 0.01
-"""Specialist tokens over all, geometric means, under which they have a unit of their own; in recorded sweeps it is 0.03 to 0.4."""
+"""Ratio of specialist to all tokens (geometric means) below which specialist tokens have a unit of their own; 0.03 to 0.4 in recorded sweeps."""
 MIN_ROWS = 8
-"""Fewest rows that anything is fitted to."""
-ONE_PASS = 1.05
-"""Passes up to which text counts as seen once."""
+"""Fewest rows for any fit."""
 PARAMS_KINDS = {"non_embedding": "params_non_embedding", "total": "params_total"}
-"""What N may be, and the column it is read from; the first is what people are told."""
+"""Conventions of N, and their columns; messages state sizes in the first."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,7 @@ class FitData:
     cluster: Any
     """Number of the trunk a row belongs to, shape (runs,); rows of one trunk are resampled together."""
     replicate_sd: float | None
-    """Deviation of ln L between seeds of the same cell; None without replicates."""
+    """Standard deviation of ln L between seeds of the same cell; None without replicates."""
     params_kind: str = "non_embedding"
     """The convention that N follows."""
     target: str = "spec"
@@ -55,11 +53,11 @@ class FitData:
     replay_fraction: Array | None = None
     """Share of general tokens in the specialist stage; None where no run replays."""
     replaying: int = 0
-    """Runs that replay general text and are left out, as no law of the specialist loss describes them."""
+    """Number of runs left out because they replay general text, which no law of the specialist loss describes."""
     of_others: int = 0
-    """Runs of other methods, which are left out, as a law is of one."""
+    """Number of runs left out because another method trained them: a law describes one method."""
     guessed_trunks: bool = False
-    """Whether rows of two stages name no trunk, and those of one size, general tokens and seed count as branches of one."""
+    """Whether some two-stage rows name no trunk, so that rows of equal size, general tokens and seed are taken as branches of one."""
 
     @property
     def params(self) -> Array:
@@ -82,7 +80,7 @@ class FitData:
 
     @property
     def repeats(self) -> bool:
-        """Whether it is a table of one stage with distinct tokens and passes: specialist tokens only."""
+        """Whether this is a one-stage table with distinct tokens and passes: specialist tokens only."""
         return bool((self.tokens_spec > 0).any() and not (self.tokens_pt > 0).any())
 
     @property
@@ -91,12 +89,12 @@ class FitData:
         return bool((self.epochs > ONE_PASS).any())
 
     def suits(self, law: Law) -> bool:
-        """Tell whether a law is of this kind of table and of this loss."""
+        """Tell whether a law is made for this kind of table and for this loss."""
         if law.target != self.target:
             return False
         if self.two_stage or law.stages == 2:
             return self.two_stage and law.stages == 2
-        # Where no run repeats its corpus, a law that knows no repeats is of such runs too.
+        # Where no run repeats its corpus, a law without repetition describes the runs too.
         return law.repeats == self.repeats or (self.repeats and not self.repeated)
 
     @property
@@ -112,13 +110,13 @@ class FitData:
 
     @property
     def reference(self) -> Reference:
-        """N0 and D0: geometric means, to two digits; S0 four times that of the specialist tokens, where they are scarce."""
+        """N0 and D0: geometric means, to two digits; where specialist tokens are scarce also S0: four times their geometric mean."""
         tokens = _round(np.exp(np.log(self.tokens_pt + self.tokens_spec).mean()))
         special = float(np.exp(np.log(self.tokens_spec[self.tokens_spec > 0]).mean())) if self.two_stage else tokens
         return Reference(_round(np.exp(np.log(self.params).mean())), tokens, _round(4 * special) if special < SCARCE * tokens else None)
 
     def rows(self, chosen: Any) -> FitData:
-        """Return the rows of a boolean mask."""
+        """Return the rows that a boolean mask selects."""
         ids = [name for name, keep in zip(self.run_ids, chosen, strict=True) if keep]
         return replace(
             self, run_ids=ids, params_by={kind: values[chosen] for kind, values in self.params_by.items()}, tokens_pt=self.tokens_pt[chosen],
@@ -129,13 +127,14 @@ class FitData:
 
 
 def fit_data(frame: DataFrame, keep: tuple[str, ...] = (), target: str = "spec", method: str = "full") -> FitData:
-    """Take the rows without a flag.
+    """Collect the rows without a flag.
 
     Args:
         frame: a runs table as `read_runs` returns it.
         keep: flags that do not keep a row out.
         target: "spec" or "general": which held-out loss to fit.
-        method: how the runs were trained; those of other methods are left out, those without a specialist stage belong to each with that general stage.
+        method: how the runs were trained; those of other methods are left out. A run without a specialist stage counts for each method with its general
+            stage.
 
     Raises:
         DataError: no rows, none of the method, mixed recipes, annealed and stable parents mixed, or replay in every specialist stage.
@@ -149,20 +148,20 @@ def fit_data(frame: DataFrame, keep: tuple[str, ...] = (), target: str = "spec",
     unflagged = len(rows)
     rows = rows[rows[TARGETS[target]].notna()]
     if len(rows) and early(rows).all():
-        what = f"all {len(rows)} runs without a flag have specialist text in their general stage (early_fraction), and no law is fitted to such alone"
-        raise DataError(what, remedy="train some without, or leave early_fraction empty where it is another thing")
+        what = f"all {len(rows)} unflagged runs have specialist text in their general stage (early_fraction), and no law can be fitted to such runs alone"
+        raise DataError(what, remedy="train some runs without it, or leave early_fraction empty if the column means something else")
     rows = rows[~early(rows)].reset_index(drop=True)
     every, rows = len(rows), of_method(rows, method)
     if rows.empty and (frame["status"] == "diverged").all():
-        raise DataError(f"all {len(frame)} runs diverged, and none has a loss to fit", remedy="mend the recipe, the learning rate first, and run again")
+        raise DataError(f"all {len(frame)} runs diverged, and none has a loss to fit", remedy="fix the recipe, the learning rate first, and run again")
     if rows.empty or (len(rows) < MIN_ROWS and 2 * unflagged <= len(frame)):  # it is the flags that leave too few
         named = flagged(frame)
         said = ", ".join(f"{len(runs)} {flag}" for flag, runs in named.items()) or "none is flagged"
         held = {flag for text in frame["flags"][frame[TARGETS[target]].notna()] for flag in str(text).split(";")}
         flag = next((name for name in named if name != "diverged" and name in held), None)
-        remedy = f"take rows in with --keep {flag} where they are sound all the same" if flag else f"give rows with a {TARGETS[target]}"
+        remedy = f"if the flagged rows are sound, fit them with --keep {flag}" if flag else f"give rows with a {TARGETS[target]}"
         if flag == "under_2_tokens_per_parameter":
-            remedy = f"write tokens out, or as 30B, if they are in thousands, millions or billions, or {remedy}"
+            remedy = f"if tokens are in thousands, millions or billions, write them in full, or as 30B; {remedy}"
         few = "none" if rows.empty else f"only {len(rows)}"
         raise DataError(f"{few} of {len(frame)} runs {'has' if len(rows) < 2 else 'have'} a {TARGETS[target]} and no flag: {said}", remedy=remedy)
     one_recipe(rows)
@@ -172,8 +171,8 @@ def fit_data(frame: DataFrame, keep: tuple[str, ...] = (), target: str = "spec",
     replays, replaying = (rows["replay_fraction"] > 0) & (rows["tokens_spec"] > 0), 0
     if target == "spec" and replays.any():
         if (replaying := int(replays.sum())) == (rows["tokens_spec"] > 0).sum():
-            what = f"all {replaying} runs with a specialist stage replay general text in it, which no law of the specialist loss here describes"
-            raise DataError(what, remedy="train some without, or fit the general loss with --target general")
+            what = f"all {replaying} runs with a specialist stage replay general text in it, which no law of the specialist loss describes"
+            raise DataError(what, remedy="train some without replay, or fit the general loss with --target general")
         rows = rows[~replays].reset_index(drop=True)
     replay = rows["replay_fraction"].fillna(0).to_numpy(float)
     known = {kind: rows[column].to_numpy(float) for kind, column in PARAMS_KINDS.items() if not rows[column].isna().any()}
@@ -188,16 +187,16 @@ def fit_data(frame: DataFrame, keep: tuple[str, ...] = (), target: str = "spec",
 
 
 def _trunks(rows: DataFrame) -> tuple[Series, bool]:
-    """Name the trunk, size and seed of each row, and tell whether some are guessed.
+    """Return a key of trunk, size and seed for each row, and whether some trunks are guessed.
 
-    A trunk has one size: where a table gives all its rows one name, such as that of a branch, they are a trunk a size at the least.
-    Rows that name no trunk are taken to branch off one where they agree in size, general tokens and seed and some of them have a specialist stage: taken
-    as independent, they would make intervals too narrow by the luck that they share. Rows of one stage are trunks of their own.
+    A trunk has one size: where a table gives all rows one trunk name, such as that of a branch, each size still counts as a trunk of its own.
+    Rows that name no trunk, agree in size, general tokens and seed, and include one with a specialist stage are taken as branches of one trunk: taken as
+    independent, they would make intervals too narrow, since they share the trunk's noise. One-stage rows are trunks of their own.
     """
     import pandas as pd
 
     trunk = rows["trunk_id"].map(lambda name: "" if pd.isna(name) else str(name))
-    # A seed that is missing is written out: joined as it is it would make the key missing, and such rows one trunk.
+    # A missing seed becomes an empty string: left missing, it would make the whole key missing, and all such rows one trunk.
     seed = rows["seed"].map(lambda value: "" if pd.isna(value) else str(value))
     size = rows["params_non_embedding"].map(repr)
     cell = size + "|" + rows["tokens_pt"].map(repr) + "|" + seed
@@ -209,7 +208,7 @@ def _trunks(rows: DataFrame) -> tuple[Series, bool]:
 
 
 def of_method(frame: DataFrame, method: str) -> DataFrame:
-    """Return the runs of one method, and those without a specialist stage whose general stage is the method's; a law describes one method.
+    """Return the runs of one method, and the runs without a specialist stage that share its general stage; a law describes one method.
 
     Raises:
         InputError: no such method.
@@ -218,14 +217,14 @@ def of_method(frame: DataFrame, method: str) -> DataFrame:
     if method not in METHODS:
         raise InputError(f"--method {method!r} is not known", remedy=f"choose one of {', '.join(METHODS)}")
     names, special = frame["method"].astype(object).fillna("full"), frame["tokens_spec"] > 0
-    # A foreign table may name the method of a run without a specialist stage, or one that is not known here: its general stage was in full.
+    # A foreign table may name a method for a run without a specialist stage, or an unknown one: its general stage then counts as full.
     general = names.map(lambda name: name if name in METHODS and Method(name).both else "full")
     kept = frame[(names == method) | (~special & (general == Method(method).general.name))].reset_index(drop=True)
     found, stage = (sorted(set(names[special])), "specialist") if special.any() else (sorted(set(general)), "general")
     if len(frame) and (kept.empty or method not in found):
         known = next((name for name in found if name in METHODS), None)
         remedy = f"fit with --method {known}" if known else f"name it in the table as one of {', '.join(METHODS)}"
-        raise DataError(f"no run trained its {stage} stage with method {method}; there are {', '.join(found)}", remedy=remedy)
+        raise DataError(f"no run trained its {stage} stage with method {method}; the table has {', '.join(found)}", remedy=remedy)
     return kept
 
 
@@ -235,7 +234,7 @@ def early(frame: DataFrame) -> Series:
 
 
 def _replicate_sd(rows: DataFrame, log_loss: Array) -> float | None:
-    """Pool the deviation of ln L over groups that differ in the seed only."""
+    """Pool the standard deviation of ln L over groups of runs that differ in the seed only."""
     # Distinct tokens are whole documents, so equal caps give equal counts.
     names = ["params_non_embedding", "tokens_pt", "tokens_spec", "unique_spec", "replay_fraction", "learning_rate", "recipe"]
     cells = rows.assign(_log=log_loss).groupby(names, dropna=False)

@@ -1,4 +1,4 @@
-"""What a solution is worth: whether the solver ended, whether it stands at a bound, how well conditioned it is."""
+"""Diagnosis of a solution: whether the solver finished, which parameters are at a bound, how well conditioned it is."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from planner.laws import Law, Points
 EDGE = 2e-3
 """Share of a parameter's range at either end that counts as at its bound."""
 ILL_CONDITIONED = 1e10
-"""Condition number of the normal equations, columns scaled to unit length, from which single parameters mean nothing."""
+"""Condition number of the normal equations, columns scaled to unit length, above which single parameters are not determined."""
 NOTHING = 1e-9
-"""Slope of ln L over all runs, in the logistic coordinate, under which no run can show it: the parameter changes nothing where it stands."""
+"""Norm over all runs of the slope of ln L, in `Scale`'s natural coordinate, up to which a parameter counts as changing no forecast where it stands."""
 STATUS_ADVICE = {
     "converged": "the fit stands",
     "max_iterations": "the solver stopped early: fit again with another --seed, or a simpler law",
@@ -32,15 +32,15 @@ class Diagnosis:
     status: str
     """Key of `STATUS_ADVICE`."""
     condition: float
-    """Condition number of the normal equations, columns scaled to unit length; infinite where a measured parameter does nothing."""
+    """Condition number of the normal equations, columns scaled to unit length; infinite where a measured parameter changes no forecast."""
     at_bound: tuple[str, ...]
     """Parameters at an edge of their range."""
     flat: tuple[str, ...] = ()
-    """Parameters that change no forecast of a run where they stand."""
+    """Parameters that change no run's forecast where they stand."""
 
 
 def diagnose(law: Law, points: Points, theta: Array, finished: bool) -> Diagnosis:
-    """Diagnose a solution, by the parameters that some run measures: one that none does, as what repetition does where none repeats, trades off nothing.
+    """Diagnose a solution. Parameters that no run measures, such as those of repetition where no run repeats, do not count in the condition number.
 
     Args:
         law: the law.

@@ -1,8 +1,8 @@
 """What a specialist token inside the general stage is worth, in tokens of the specialist stage.
 
-A law is fitted to runs whose specialist text all comes after the general one. A run with a share of it in the general stage is read as one with
-that many more tokens of a specialist stage, times one number, the worth, fitted for each resample of the law: above 1 where mixing from the start
-teaches more than a stage of its own, below 1 where it is partly forgotten. How far such runs then lie from the law is said beside it.
+A law is fitted to runs whose specialist text all comes after the general text. Specialist tokens inside the general stage count as tokens of a
+specialist stage times one factor, the worth, which is fitted for each resample of the law: above 1 where mixing from the start teaches more than a
+stage of its own, below 1 where it is partly forgotten. The distance of such runs from the law at that worth is kept beside it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 
 from planner.arrays import Array
 from planner.artifacts import check_numbers
+from planner.fit.level import interval_of
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,7 @@ class Early:
     @property
     def interval(self) -> tuple[float, float]:
         """Return the 90 % interval of the worth over the resamples."""
-        low, high = np.quantile(self.resamples, [0.05, 0.95])
-        return float(low), float(high)
+        return interval_of(self.resamples)
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as plain data."""

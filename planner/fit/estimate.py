@@ -14,24 +14,25 @@ from planner.fit.starts import DRAWS_A_START, draw_starts
 from planner.laws import Law, Points
 
 STARTS = 24
-"""Starts by default."""
+"""Default number of starts."""
 AGREEMENT = 1e-3
-"""Relative excess of the objective under which a start agrees with the best."""
+"""Relative excess over the best objective up to which a start agrees with it."""
 SAME = 0.3
-"""Two starts whose forecasts differ everywhere by less than this share of the best one's median residual have met, and go on as one."""
+"""Two starts whose forecasts differ everywhere by less than this share of the best one's median residual have met, and are merged."""
 EARLY_ROUNDS = (8, 8, 8)
 ROUNDS = (8, 8, 16, 32, 64, 128)
-"""Solver steps of each round, with each early δ and with the last; after a round starts that have met are made one."""
+"""Solver steps of each round, with each early δ and with the last; after a round, starts that have met are merged."""
 POLISH = 12
 """Steps with the law's exact second derivatives for the solution that is kept."""
 PATIENCE = 3.0
-"""A start is left behind that at its latest pace would take more rounds than this to reach the best."""
+"""A start that, at its latest pace, would take more rounds than this to reach the best is dropped."""
 CREEP, CREEPING = (100,) * 20, 0.002
-"""More such steps, for as long as each group of them gains at least this share: along a bent valley that leads to a law which meets all runs."""
+"""Further groups of such steps, while each group gains at least this share: along a curved valley to a law that passes through all runs."""
 ROUNDING = 1e-12
-"""Residual of ln L [root mean square] under which a law meets all runs, and no step gains more than rounding."""
+"""Root mean square residual of ln L below which a law passes through all runs, and no step gains more than rounding."""
 FEW_STARTS = 16
-"""Starts up to which none is given up at its first poor step; of more some will do, at two thirds of the time."""
+"""Up to this many starts, the first round also tries the solver's steps for starts far from a valley; with more starts, enough succeed without, in two
+thirds of the time."""
 WARM = 4
 """Solutions kept as starts for other fits of the same law."""
 
@@ -48,7 +49,7 @@ class Estimate:
     starts: int
     """Starts that were solved."""
     starts_agree: int
-    """Starts that ended within 0.1 % of the best objective; those that were left behind on the way do not agree."""
+    """Starts that ended within 0.1 % of the best objective; starts dropped on the way do not agree."""
     solutions: Array
     """The best few distinct solutions, shape (up to WARM, parameters), the best first."""
     diagnosis: Diagnosis
@@ -75,10 +76,10 @@ def estimate(
         points: where the runs are, n of them.
         log_loss: ln L, shape (n,).
         random: for the starts.
-        starts: drawn starts to solve.
+        starts: number of starts to draw.
         warm: further starts, shape (any, parameters).
         deltas: Huber's δ, largest first; the last is the objective's.
-        draws: of which the best one becomes a start.
+        draws: draws for each start, of which the best is used.
     """
     theta = np.empty((0, len(law.parameters))) if warm is None else warm
     if starts:
@@ -96,7 +97,7 @@ def estimate(
             found = solve(law, points, log_loss, theta, weights, deltas=(delta,), iterations=steps, tolerance=tolerance, exact=exact, afar=afar)
             chosen, stands = _met(law, points, log_loss, found, members)
             value = found.objective[chosen]
-            with np.errstate(invalid="ignore"):  # a start from which somebody's own law gives no number is not hopeful
+            with np.errstate(invalid="ignore"):  # a start from which a user's law gives no number is not hopeful
                 hopeful = value - value[0] <= PATIENCE * (before[chosen] - value)
             hopeful[0] = True
             chosen, members, before = chosen[hopeful], stands[hopeful], value[hopeful]
@@ -117,7 +118,7 @@ def estimate(
 
 
 def _met(law: Law, points: Points, log_loss: Array, found: Solution, members: Any) -> tuple[Any, Any]:
-    """Choose one of every group of starts that have met, the best first; return their numbers and how many each stands for."""
+    """Merge starts that have met into the best of each group; return the indices of those, best first, and how many starts each stands for."""
     if len(members) == 1:
         return np.zeros(1, dtype=int), members
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):

@@ -1,4 +1,4 @@
-"""Runs beyond the dearest ones, about which laws are asked how far they disagree."""
+"""Hypothetical runs beyond the most expensive ones, at which laws are compared."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from planner.fit.support import Support
 from planner.laws import Points, Reference
 
 FACTOR = 2.0
-"""In size and in tokens."""
+"""Factor in size and in tokens."""
 DEAREST = 0.75
-"""Quantile of the FLOPs from which runs are among the dearest."""
+"""Quantile of the FLOPs from which a run is among the most expensive."""
 
 
 @dataclass(frozen=True)
 class ExtrapolationProbe:
-    """The dearest runs made larger."""
+    """The most expensive runs, made larger."""
 
     runs: FitData
-    """As they would be; their losses are those of the runs that they come from."""
+    """The larger runs; their losses are those of the runs that they are made from."""
     distance: Array
     """How far they lie outside all runs [log units], shape (runs,)."""
 
     @classmethod
     def of(cls, data: FitData, *, repeated: bool = False) -> ExtrapolationProbe:
-        """Make the dearest quarter of the runs twice as large in size, general, specialist and distinct tokens.
+        """Double size, general, specialist and distinct tokens of the most expensive quarter of the runs.
 
         Args:
             data: the runs.
-            repeated: whether to pass over the same text twice as often instead.
+            repeated: whether to double only the specialist tokens instead, as twice the passes over the same text.
         """
         dear = data.rows(data.flops >= np.quantile(data.flops, DEAREST))
         more = 1.0 if repeated else FACTOR
@@ -53,5 +53,5 @@ def log_loss_there(estimate: Estimate, points: Points) -> Array:
     try:
         with np.errstate(all="ignore"):
             return estimate.log_loss(points)
-    except Exception:  # somebody's own formula raises what it likes
+    except Exception:  # a user's formula may raise anything
         return np.full(points.count, np.nan)

@@ -32,11 +32,11 @@ from planner.units import format_count
 RESAMPLES = 400
 """Resamples of each member by default."""
 PIECE = 500
-"""Resamples of one law done at a time, at least, where there are several laws: the slowest few of a piece are solved almost alone."""
+"""Fewest resamples of one law solved in one batch, where there are several laws: the slowest few of a batch are solved almost alone."""
 WORST = 5
-"""Runs farthest from the law that are named."""
+"""Number of runs farthest from the law that are named."""
 UNEXPLAINED = 0.7
-"""Share of the deviation of ln L that a law leaves, from which it says hardly more than the mean: half of the variance."""
+"""Residual over the standard deviation of ln L above which a law explains little: half of the variance is left."""
 
 
 def fit(
@@ -47,19 +47,19 @@ def fit(
 
     Args:
         data: the runs.
-        law: name of a law, several names joined by commas, or "auto" to choose among all by held-out error; laws that the data do not tell
-            apart then forecast together.
+        law: name of a law, several names joined by commas, or "auto" to choose among all by held-out error; laws that the data cannot
+            separate then forecast together.
         params_kinds: conventions of N to try; all that the table has by default.
         resamples: resamples of each law.
         scheme: how trunks are weighted in a resample, one of `resample.SCHEMES`.
         seed: seed of starts and resamples; the same seed gives the same law.
         source: where the runs are from, kept in the law's file.
-        progress: told of the steps.
+        progress: called with the name of each step and the share of the work done.
         largest: whether to choose and fit once more without the largest size, and forecast it.
         pool: processes to share the work with; the result is the same.
 
     Raises:
-        DataError: the runs cannot carry the law.
+        DataError: the runs cannot identify the law.
         InputError: no such law or scheme, or a law named twice.
     """
     tell = progress or (lambda what, share: None)
@@ -73,15 +73,15 @@ def fit(
     scores = score_laws(tables, laws, seed, lambda name, share: tell(f"fitting {name}", (0.4 if aside is None else 0.7) * share))
     chosen = choose(scores, tables[0])
     if not chosen[0].held:
-        warnings.warn("too few runs to leave any out and forecast them: no error beyond the runs was measured", PlannerWarning, stacklevel=2)
+        warnings.warn("too few runs to hold any out: the error outside the runs was not measured", PlannerWarning, stacklevel=2)
     scheme = scheme_for(data.params, data.cluster) if scheme == "auto" else scheme
-    # The same weights for every member, so that resample k is one world.
+    # The same weights for every member, so that resample k is the same draw of trunks in all of them.
     weights = draw_weights(data.cluster, resamples, scheme, np.random.default_rng([seed, 1]))
     pieces = np.array_split(weights, max(len(weights) // PIECE, 2 if len(chosen) == 1 else 1))
     tasks = [(score.estimate.law.name, score.reference, score.estimate.theta, data.under(score.params_kind)) for score in chosen]
     ridges = run_tasks(pool, _ridge, tasks, lambda share: tell("ridges", 0.7 + 0.05 * share))
     parts = [(name, reference, starts, rows, piece) for (name, reference, _, rows), (_, starts) in zip(tasks, ridges, strict=True) for piece in pieces]
-    # The last laws have most parameters and take longest: begun first, they leave no process waiting for another at the end.
+    # The last laws have most parameters and take longest: started first, they leave no process idle at the end.
     spread = run_tasks(pool, _resampled, parts[::-1], lambda share: tell("resampling by trunk", 0.75 + 0.25 * share))[::-1]
     draws = [np.concatenate(spread[number : number + len(pieces)]) for number in range(0, len(spread), len(pieces))]
     members = [_member(score, found, names, data, seed) for score, found, (names, _) in zip(chosen, draws, ridges, strict=True)]
@@ -107,20 +107,20 @@ def fit(
 
 
 def _resampled(name: str, reference: Reference, starts: Array, data: FitData, weights: Array) -> Array:
-    """Fit a law again under every row of weights; return the parameters. Takes and gives what a process can send."""
+    """Refit a law under every row of weights; return the parameters. Arguments and result can be pickled."""
     law = law_named(name)
     return fit_weighted(law, data.points(reference), data.log_loss, weights, starts, each=True)[0]
 
 
 def _ridge(name: str, reference: Reference, theta: Array, data: FitData) -> tuple[tuple[str, ...], Array]:
-    """Name the parameters on a ridge, and find where resamples are to start along it. Takes and gives what a process can send."""
+    """Name the parameters on a ridge, and find starts for resamples along it. Arguments and result can be pickled."""
     law, points = law_named(name), data.points(reference)
     names = ridge(law, points, data.log_loss, theta)
     return names, along(law, points, data.log_loss, theta, names)
 
 
 def _trunk_deviation(chosen: Sequence[Score], data: FitData) -> float:
-    """Return what runs on trunks of their own differ by, where the residual cannot tell: each size's one trunk has pulled the fit its way."""
+    """Return the standard deviation of ln L of runs on new trunks where the residual understates it, as each size's only trunk pulled the fit; else 0."""
     if not trunks_alone(data):
         return 0.0
     each = []
@@ -145,62 +145,63 @@ def _member(score: Score, draws: Array, ridged: tuple[str, ...], data: FitData, 
 
 
 def _suited(law: Law, data: FitData) -> Law:
-    """Refuse a law that was asked for by name and does not fit the table; warn where it ignores something."""
+    """Refuse a law, asked for by name, that does not suit the table; warn where it ignores something."""
     check_suited(data)
     if law.stages == 2 and not data.two_stage:  # before the loss: no other --target would help
-        raise DataError(f"the law {law.name} is of two stages, and the runs have one", remedy="choose a law of one stage: plan laws")
+        raise DataError(f"the law {law.name} needs two stages, and the runs have one", remedy="choose a one-stage law (plan laws lists them)")
     if law.target != data.target:
-        raise InputError(f"the law {law.name} is of the {law.target} loss", remedy=f"fit it with --target {law.target}")
+        raise InputError(f"the law {law.name} describes the {law.target} loss", remedy=f"fit it with --target {law.target}")
     if law.repeats and not data.repeats:
-        raise DataError(f"the law {law.name} is of one corpus and its repeats, and the runs have general tokens too", remedy="choose another: plan laws")
+        what = f"the law {law.name} describes one corpus and its repeats, and the runs have general tokens too"
+        raise DataError(what, remedy="choose another law (plan laws lists them)")
     if law.stages == 1 and data.two_stage:
-        warnings.warn(f"the law {law.name} is blind to the difference between general and specialist tokens", PlannerWarning, stacklevel=3)
+        warnings.warn(f"the law {law.name} does not distinguish general from specialist tokens", PlannerWarning, stacklevel=3)
     elif law.stages == 1 and data.repeated and not law.repeats:
-        warnings.warn(f"the law {law.name} takes repeated text for fresh", PlannerWarning, stacklevel=3)
+        warnings.warn(f"the law {law.name} treats repeated text as fresh", PlannerWarning, stacklevel=3)
     if (reason := numberless(law, data)) is not None:
-        remedy = "mend its formula: the logarithm of nothing is none, such as of general tokens where there are none"
+        remedy = "fix its formula, for instance a logarithm of general tokens where a run has none"
         raise InputError(f"the law {law.name} {reason}", remedy=remedy)
     if lack := reason_against(law, data):
-        raise DataError(f"the runs cannot carry the law {law.name}: it has {lack}", remedy="choose a simpler law, or --law auto")
+        raise DataError(f"the runs cannot identify the law {law.name}: it has {lack}", remedy="choose a simpler law, or --law auto")
     return law
 
 
 def _warn_of(outliers: Any, chosen: Sequence[Score], data: FitData) -> None:
-    """Name the runs that are likely mistakes: a fit hardly follows them, and they count neither as noise nor as support."""
+    """Name the outliers: a fit hardly follows them, and they count neither as noise nor as support."""
     table = data.under(chosen[0].params_kind)
     residual = table.log_loss - chosen[0].estimate.log_loss(table.points(chosen[0].reference))
     most = 100 * float(np.median(np.abs(residual[~outliers])))
     for row in np.flatnonzero(outliers):
         warnings.warn(
-            f"{data.run_ids[row]} lies {100 * np.expm1(residual[row]):+.3g} % off the law, where half of the other runs lie within {most:.2g} %: "
-            "is it a mistake? It is left out of the noise, the held-out errors and the support; mend or delete it, and fit again",
+            f"{data.run_ids[row]} lies {100 * np.expm1(residual[row]):+.3g} % off the law, where half of the other runs lie within {most:.2g} %: likely a "
+            "data error. It stays in the fit, but not in the noise, the held-out errors or the support; correct or delete it, and refit",
             PlannerWarning, stacklevel=3,
         )  # fmt: skip
 
 
 def _check_learnt(chosen: Sequence[Score], sound: FitData, holdout: dict[str, Any]) -> None:
-    """Warn where a law says hardly more than the mean of the losses, and where the largest size is far off what the others say of it."""
+    """Warn where a law explains hardly more than the mean of the losses, and where one size lies far off its forecast by the others."""
     left, spread = float(np.mean([score.rms_percent for score in chosen])), 100 * float(sound.log_loss.std())
     if left > UNEXPLAINED * spread:
         warnings.warn(
-            f"the law leaves {left:.2g} % where the losses vary by {spread:.2g} %: sizes and tokens hardly say what the loss is, and a plan "
-            "from this is a guess; check that every loss stands in its own run's row",
+            f"the law leaves a residual of {left:.2g} % where the losses vary by {spread:.2g} %: size and tokens hardly explain the loss, and a plan "
+            "from this law is a guess; check that every loss is in its own run's row",
             PlannerWarning, stacklevel=3,
         )  # fmt: skip
     if (size := find_size_outlier(chosen[0], sound)) is not None:
-        luck = ", or is it the luck of the one trunk that they share" if size.one_trunk else ""
+        luck = ", or is it noise of the one trunk that they share" if size.one_trunk else ""
         warnings.warn(
-            f"the {size.runs} runs of {format_count(size.params)} parameters lie {size.off_percent:+.2g} % off what all others say, which lie within "
-            f"{size.rest_percent:.2g} % of a law without them: were they trained otherwise, as with a learning rate far from its best{luck}? "
-            "Compare with plan sweep tune-lr or with another seed; a word of yours in their flags keeps them out",
+            f"the {size.runs} runs of {format_count(size.params)} parameters lie {size.off_percent:+.2g} % off a law fitted to all other sizes, which "
+            f"scatter by {size.rest_percent:.2g} % around it: were they trained differently, as with a poor learning rate{luck}? "
+            "Compare with plan sweep tune-lr or with another seed; any word in their flags column excludes them",
             PlannerWarning, stacklevel=3,
         )  # fmt: skip
     elif holdout and abs(off := holdout["bias_percent"]) > max(OFF_NOISE * left, OFF_LEAST):
-        said = f"{abs(off):.2g} % {'above' if off < 0 else 'below'} what the smaller ones forecast, where runs scatter by {left:.2g} %"
+        said = f"{abs(off):.2g} % {'above' if off < 0 else 'below'} their forecast from the smaller sizes, where runs scatter by {left:.2g} %"
         less = "it was" if off < 0 else "the smaller ones were"
         warnings.warn(
-            f"the losses of the largest size lie {said}: either {less} trained less well, as with a learning rate far from its best, or the law does not "
-            "hold there, and then not beyond; compare with plan sweep tune-lr, or with another seed",
+            f"the losses of the largest size lie {said}: either {less} trained less well, as with a poor learning rate, or the law fails there and "
+            "beyond; compare with plan sweep tune-lr, or with another seed",
             PlannerWarning, stacklevel=3,
         )  # fmt: skip
 
@@ -212,7 +213,7 @@ def _farthest(law: FittedLaw, data: FitData) -> list[dict[str, Any]]:
 
 
 def _forecast_largest(tables: Sequence[FitData], names: Sequence[str], seed: int, progress: Progress | None = None) -> dict[str, Any]:
-    """Choose and fit without the largest size, then forecast it: an error that no choice has seen. Takes and gives what a process can send."""
+    """Choose and fit without the largest size, then forecast it: an error on unseen runs. Arguments and result can be pickled."""
     laws = [law_named(name) for name in names]
     piece = next((item for item in slices(tables[0]) if item.name == "largest params"), None)
     if piece is None:
@@ -224,7 +225,7 @@ def _forecast_largest(tables: Sequence[FitData], names: Sequence[str], seed: int
     chosen: list[Score] = choose(score_laws(rest, within, seed, progress), rest[0])
     out = tables[0].rows(piece.held)
     forecast = np.mean([log_loss_there(score.estimate, out.under(score.params_kind).points(score.reference)) for score in chosen], axis=0)
-    if not np.isfinite(forecast).all():  # a law of somebody's own, which has no number so far out
+    if not np.isfinite(forecast).all():  # a user's law that gives no number so far out
         return {}
     return {
         "laws": [f"{score.estimate.law.name} ({score.params_kind})" for score in chosen],
@@ -239,7 +240,7 @@ def _forecast_largest(tables: Sequence[FitData], names: Sequence[str], seed: int
 
 
 def _without(holdout: dict[str, Any], mistaken: Sequence[str]) -> dict[str, Any]:
-    """Sum up how the forecast of the largest size did, but for runs that are likely mistakes; nothing where no other is left."""
+    """Summarise the errors of the forecast of the largest size, outliers left out; empty where no other run is left."""
     kept = np.array([name not in mistaken for name in holdout.get("run_ids", ())], dtype=bool)
     if not kept.any():
         return {}

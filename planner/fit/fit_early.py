@@ -21,15 +21,15 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 FARTHEST = 3.0
-"""Distance of the runs from the law at their best worth [% of the loss] from which that worth says nothing; four times the noise where that is more."""
+"""Distance of the runs from the law at their best worth [% of the loss] above which no worth is kept; or four times the noise, if that is more."""
 LEAST_ROWS = 3
-"""Runs without a stage of their own, from which the worth is fitted."""
+"""Fewest runs without a specialist stage to fit the worth to."""
 WORTHS = np.exp(np.linspace(np.log(0.02), np.log(20.0), 139))
-"""Values that are tried; the least squares between them are those of a parabola."""
+"""Values that are tried; between them the squared error is interpolated by a parabola."""
 
 
 def with_early(law: FittedLaw, frame: DataFrame, keep: tuple[str, ...] = (), seed: int = 0) -> FittedLaw:
-    """Return the law with the worth of early text, where its table has enough runs without a specialist stage that measure it.
+    """Return the law with the worth of early text, where its table has enough runs without a specialist stage to measure it.
 
     Args:
         law: fitted to the table's other runs.
@@ -49,11 +49,11 @@ def with_early(law: FittedLaw, frame: DataFrame, keep: tuple[str, ...] = (), see
         if len(rows):
             left = f"{len(rows)} runs with specialist text in their general stage are left out of the fit"
             if not another:
-                left += f": what it is worth is fitted to {LEAST_ROWS} or more without a specialist stage (tokens_spec = 0), and {len(mixed)} are there"
+                left += f": its worth is fitted to {LEAST_ROWS} or more runs without a specialist stage (tokens_spec = 0), and the table has {len(mixed)}"
             warnings.warn(left, PlannerWarning, stacklevel=2)
         return law
     at = _Rows(law, mixed)
-    # A trunk is one run here, so runs are drawn one by one, with smooth weights as few are.
+    # Each trunk is a single run here, so runs are resampled one by one; with smooth weights, since they are few.
     random = np.random.default_rng([seed, 2])
     values, points = [], []
     for number, member in enumerate(law.members):
@@ -65,7 +65,7 @@ def with_early(law: FittedLaw, frame: DataFrame, keep: tuple[str, ...] = (), see
     off = at.off_percent(worth)
     if not WORTHS[1] < worth < WORTHS[-2] or off > max(FARTHEST, 400 * law.noise):
         warnings.warn(
-            f"no worth of early specialist text describes the {len(mixed)} runs that have it: at the best they lie {off:.2g} % around the law",
+            f"no worth of early specialist text fits the {len(mixed)} runs that have it: at best they scatter by {off:.2g} % around the law",
             PlannerWarning, stacklevel=2,
         )  # fmt: skip
         return law
@@ -76,7 +76,7 @@ def with_early(law: FittedLaw, frame: DataFrame, keep: tuple[str, ...] = (), see
 
 
 class _Rows:
-    """Runs with early text, as points of a law once a worth is chosen."""
+    """Runs with early text, as points of a law for a given worth."""
 
     def __init__(self, law: FittedLaw, rows: DataFrame) -> None:
         self._law = law
@@ -95,7 +95,7 @@ class _Rows:
         return 100 * float(np.sqrt(((self._law.log_loss(points) - self.measured) ** 2).mean()))
 
     def grid(self, member: int) -> Points:
-        """Prepare them at all worths for one member, the worths on the outer axis."""
+        """Prepare the runs at all worths for one member, the worths on the outer axis."""
         count = len(WORTHS)
         params = {kind: np.tile(values, count) for kind, values in self._params.items()}
         spec = (self._late + WORTHS[:, None] * self._early).ravel()
@@ -103,7 +103,7 @@ class _Rows:
 
 
 def _least(forecast: Array, measured: Array, weights: Array) -> Array:
-    """Return the worth of least weighted squares, for each row of forecasts, shape (resamples,)."""
+    """Return the worth of the least weighted sum of squares, for each row of forecasts, shape (resamples,)."""
     off = forecast.reshape(len(forecast), len(WORTHS), -1) - measured
     squares = np.einsum("kwr,kr->kw", off**2, weights)
     middle = np.clip(squares.argmin(1), 1, len(WORTHS) - 2)

@@ -12,19 +12,19 @@ import numpy as np
 from planner.arrays import Array
 from planner.artifacts import check_numbers, read_artifact, whole, write_artifact
 from planner.fit.allocator import keep_memory
-from planner.fit.data import ONE_PASS
 from planner.fit.early import Early
 from planner.fit.level import LEVEL, Z
 from planner.fit.member import Member
 from planner.fit.support import Support
+from planner.flags import ONE_PASS
 from planner.laws import Points
 
 KIND = "law"
 VERSION = 2
 WIDEST = 1e9
-"""Of deviations and losses in a file: more is no fit's, and its square runs over."""
+"""Largest deviation or loss that a file may state: no fit has more, and its square would overflow."""
 FAR_OVER_SEEDS = 4.0
-"""Residual of a law over the deviation between seeds from which it is said: with three pairs of seeds a right law comes to that once in fifty times."""
+"""Noise around a law over that between seeds from which a warning is due: with three pairs of seeds, a right law reaches it once in fifty times."""
 
 
 @dataclass(frozen=True)
@@ -38,20 +38,20 @@ class Forecast:
 
 @dataclass(frozen=True)
 class FittedLaw:
-    """What `plan fit` leaves for the stages after it."""
+    """The result of `plan fit`, which later stages read."""
 
     members: tuple[Member, ...]
     noise: float
-    """Deviation of ln L of one run around the law."""
+    """Standard deviation of ln L of one run around the law."""
     drift: float
-    """Deviation of ln L for each log unit outside the support."""
+    """Standard deviation of ln L per log unit outside the support."""
     support: Support
     least_loss: float
     """The lowest loss that any run reached [nats/token]."""
     scores: list[dict[str, Any]] = field(default_factory=list)
     """The table of all candidates: law, parameters, rms_percent, held by slice, mean."""
     holdout: dict[str, Any] = field(default_factory=dict)
-    """The largest size forecast by a law that was chosen and fitted without it."""
+    """The largest size, forecast by laws that were chosen and fitted without it."""
     source: dict[str, Any] = field(default_factory=dict)
     """Where the runs are from: sweep, corpus, domain, recipe, vocab_size, rows, flagged."""
     early: Early | None = None
@@ -64,13 +64,13 @@ class FittedLaw:
 
     @property
     def one_corpus(self) -> bool:
-        """Whether it is of runs on one corpus, and of its repeats or of runs without any."""
+        """Whether it describes one corpus: its runs have no general stage, and either the law knows repeats or no run repeats."""
         once = not self.support.high["tokens_pt"] and self.support.high["epochs_spec"] <= ONE_PASS
         return all(member.law.stages == 1 for member in self.members) and (once or self.members[0].law.repeats)
 
     @property
     def origin(self) -> dict[str, Any]:
-        """Where the runs are from, as answers keep it: without the names of their tables, which are relative to its place, and of flagged runs."""
+        """Where the runs are from, as answers keep it: without paths of tables, which are relative to the law's file, and without flagged runs."""
         return {key: value for key, value in self.source.items() if key not in ("runs", "with", "last_seed", "flagged")}
 
     def points(self, params: Mapping[str, Any], tokens_pt: Any, tokens_spec: Any, unique_spec: Any, replay_fraction: Any = None) -> list[Points]:
@@ -105,10 +105,10 @@ class FittedLaw:
     def forecast(
         self, params: Mapping[str, Any], tokens_pt: Any, tokens_spec: Any, unique_spec: Any, replay_fraction: Any = None, *, mean: bool = False
     ) -> Forecast:
-        """Forecast the loss that one more run would have, with the interval that it falls in nine times of ten.
+        """Forecast the loss of one more run, with its 90 % prediction interval.
 
-        The interval holds the resamples of all members, the noise of a run, and the drift outside the support. A law without an irreducible loss
-        cannot know where the loss stops falling: outside the support the upper end of its interval stays at the lowest loss that was measured.
+        The interval combines the resamples of all members, run noise, and drift outside the support. A law without an irreducible loss cannot know
+        where the loss stops falling: outside the support the upper end of its interval is never below the lowest loss measured.
 
         Args:
             params: parameters by convention, as for `points`.
@@ -116,7 +116,7 @@ class FittedLaw:
             tokens_spec: specialist tokens with repeats.
             unique_spec: distinct specialist tokens.
             replay_fraction: share of general tokens in the specialist stage; None for none.
-            mean: whether to forecast the mean of ln L over the resamples, which plans are chosen by, instead of what the fitted parameters say.
+            mean: whether to forecast the mean of ln L over the resamples, by which plans are chosen, instead of that of the fitted parameters.
         """
         points = self.points(params, tokens_pt, tokens_spec, unique_spec, replay_fraction)
         middle = self.log_loss_resamples(points).mean(0) if mean else self.log_loss(points)
@@ -136,17 +136,17 @@ class FittedLaw:
 
     @property
     def unexplained(self) -> str:
-        """Say that the runs hold something that the law does not describe, where it leaves far more than seeds differ by; else nothing."""
+        """Return a warning where the noise around the law is far above that between seeds, so that the law misses something; else an empty string."""
         seeds = self.source.get("replicate_sd")
         if not seeds or self.noise < FAR_OVER_SEEDS * seeds:
             return ""
         return (
-            f"the law leaves {self.noise / seeds:.2g} times what seeds differ by: the runs hold something that it does not describe, such as a skill that "
-            "models learn at once; see which runs lie farthest from it, and measure close to where it is to forecast"
+            f"runs scatter around the law by {self.noise / seeds:.2g} times the noise between seeds: the law misses something, such as a skill that is "
+            "learnt abruptly; see which runs lie farthest from it, and measure close to where it is to forecast"
         )
 
     def deviation(self, points: Sequence[Points], distance: Array, middle: Array) -> Array:
-        """Return the deviation from a forecast of ln L of a run at points a distance [log units] outside the support."""
+        """Return the standard deviation of ln L of a run from its forecast, at points a distance [log units] outside the support."""
         spread = ((self.log_loss_resamples(points) - middle) ** 2).mean(0)
         with np.errstate(invalid="ignore"):
             drift = np.where(distance > 0, self.drift * distance, 0.0)
@@ -188,7 +188,7 @@ class FittedLaw:
             _check_source(source)
             early = Early.from_dict(body["early"]) if body.get("early") else None
             if early is not None and len(early.resamples) != sum(len(member.resamples) for member in members):
-                raise ValueError("a worth of early text that does not go with its resamples")
+                raise ValueError("a worth of early text for another number of resamples")
             return cls(
                 members, body["noise"], body["drift"], Support.from_dict(body["support"]), body["least_loss"], list(body["scores"]),
                 dict(body["holdout"]), source, early,
@@ -196,7 +196,7 @@ class FittedLaw:
 
 
 def _check_source(body: Mapping[str, Any]) -> None:
-    """Check what later stages read of where the runs are from; for use inside `whole`."""
+    """Check the fields of the source that later stages read; for use inside `whole`."""
     for name, kind in (("recipe", dict), ("corpus_path", str), ("method", str), ("domain", str), ("sweep", str)):
         if body.get(name) is not None and not isinstance(body[name], kind):
             raise ValueError(f"{name} = {body[name]!r} of the source")

@@ -1,6 +1,6 @@
-"""What is left out and forecast: the largest of every axis, as in real use, where one always extrapolates.
+"""Held-out slices: the largest runs on every axis, since real use always extrapolates.
 
-Rolling origins: on each axis the highest level is left out, then the two highest.
+Rolling origins: on each axis the highest level is held out, then the two highest.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from planner.fit.identify import MIN_SIZES, SAME, levels
 
 LEAST_HELD = 4
 LEAST_SHARE = 0.06
-"""A slice holds at least this share of the rows; on tables without a grid its threshold is lowered until it does."""
+"""A slice holds out at least this share of the rows; on tables without a grid its threshold is lowered until it does."""
 FLOPS_SHARE = 0.2
-"""The same of the slice in compute, where every row is a level of its own."""
+"""The same for the slice in FLOPs, where every row is a level of its own."""
 LARGEST_SHARE = 0.45
-"""No slice holds more."""
+"""No slice holds out a larger share."""
 ORIGINS = 2
 """Slices on each axis."""
 
 
 @dataclass(frozen=True)
 class Slice:
-    """Rows that are left out and forecast from the rest."""
+    """Rows that are held out and forecast from the rest."""
 
     name: str
     """Such as "largest params"."""
     held: Any
     """Boolean mask, shape (runs,)."""
     factor: float
-    """How far the held rows lie beyond the rest along the slice's axis."""
+    """Lowest held-out level over the highest of the rest, on the slice's axis."""
 
 
 def slices(data: FitData, origins: int = ORIGINS) -> list[Slice]:
@@ -59,8 +59,7 @@ def slices(data: FitData, origins: int = ORIGINS) -> list[Slice]:
 
 
 def _keep_ends(data: FitData, piece: Slice) -> Slice:
-    """Leave runs without general or without specialist tokens in the fit where the slice would take them all: what they alone show
-    cannot be forecast from the others."""
+    """Keep runs without general, or without specialist, tokens in the fit where the slice would hold them all out: the others say nothing of them."""
     held = piece.held
     for end in (data.tokens_pt == 0, data.tokens_spec == 0):
         if end.any() and not (end & ~held).any():
@@ -69,7 +68,7 @@ def _keep_ends(data: FitData, piece: Slice) -> Slice:
 
 
 def _top(name: str, values: Array, share: float, below: float) -> tuple[Slice | None, float]:
-    """Hold the highest levels of an axis, at least down past `below`, and more until the slice is large enough; tell how far down it went."""
+    """Hold out the highest levels of an axis, down past `below` and until the slice is large enough; return it and its lowest level."""
     levels = np.unique(values[values > 0])[::-1]
     counts = len(values) - np.searchsorted(np.sort(values), levels * 0.97)  # realised sizes and epochs scatter around a level
     enough = (levels < below * 0.97) & (counts >= max(LEAST_HELD, share * len(values)))
@@ -84,7 +83,7 @@ def _top(name: str, values: Array, share: float, below: float) -> tuple[Slice | 
 
 
 def sizes_held(found: Mapping[str, Any]) -> tuple[float, ...]:
-    """Return the size that a law was not fitted to and forecast, or the least and the largest of several.
+    """Return the size that was held out, or the least and the largest of several.
 
     Args:
         found: `FittedLaw.holdout`.
@@ -99,7 +98,7 @@ def mean_absolute_percent(forecast: Array, log_loss: Array) -> float:
 
 
 def not_shown(scores: Sequence[Mapping[str, Any]]) -> str:
-    """Count the laws that a table leaves out: those that did worse on the slices, and those that were not tried on them, of which that is not known."""
+    """Count the laws that a table leaves out: those that did worse on the slices, and those that were not tried on them."""
     tried = sum(bool(score["held"]) for score in scores)
     parts = ((tried, "worse"), (len(scores) - tried, "not tried on the slices"))
     return ", ".join(f"{count} {what}" for count, what in parts if count)

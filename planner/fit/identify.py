@@ -1,4 +1,4 @@
-"""Whether the rows can tell a law's parameters apart: refusals for what they cannot carry, warnings for what they carry badly."""
+"""Whether the runs identify a law's parameters: errors where they cannot, warnings where they do so poorly."""
 
 from __future__ import annotations
 
@@ -19,37 +19,37 @@ MIN_TOKENS = 3
 """Values of general and of specialist tokens, zero among them: an amplitude, an exponent and an offset or factor."""
 ROWS_PER_PARAMETER = 2.0
 DECADE = 9.0
-"""Sizes that span less are warned of; realised shapes miss a round decade by a little."""
+"""Factor between sizes below which a warning is due; realised shapes miss a round decade by a little."""
 LEAST_SIZE = 5000.0
-"""Parameters of the middle run under which the table is rather one in millions: two layers, 16 wide, without embeddings, have more."""
+"""Median size [parameters] below which a table is probably in millions: two layers of width 16, without embeddings, have more."""
 MANY_PASSES = 100.0
-"""Of half of the runs: hardly anybody makes as many."""
+"""Median number of passes above which a unit is probably wrong: hardly anybody makes as many."""
 TRUNK = 3
-"""Runs off one trunk from which its luck shows in a fit."""
+"""Runs off one trunk from which its noise shows in a fit."""
 MANY_TRUNKS = 100
 FEW_TRUNKS = 8
-"""Trunks in all under which the spread of their resamples is known to no better than a fourth or so."""
+"""Trunks in all below which the spread of the resamples is known only to about a quarter."""
 TRIED = 16
-"""Draws of a law's starts, of which one at least is to give a number for every run."""
+"""Draws from a law's start ranges, of which at least one must give a number for every run."""
 SAME_LOSS = 1e-6
-"""Spread of ln L under which all losses are one."""
+"""Range of ln L below which all losses count as equal."""
 SAME = 0.05
-"""Spread of a logarithm under which values count as one."""
+"""Range of a logarithm below which values count as equal."""
 NEARLY = 0.2
-"""Spread of a logarithm under which what it says rests on too little to be trusted."""
+"""Range of a logarithm below which a quantity varies too little for its effect to be trusted."""
 NEAR_RATIO = 0.35
-"""The same of the tokens per parameter of one stage: a scatter of 10 % around one ratio tells no more of them than none."""
+"""The same for the tokens per parameter in one stage: a scatter of 10 % around one ratio says no more than no scatter."""
 ONE_BUDGET = float(np.log(2))
-"""The same of the FLOPs, under which all runs lie along one curve of equal compute."""
+"""The same for the FLOPs, below which all runs lie on one iso-FLOP curve."""
 MIDDLE = (0.1, 0.9)
-"""Quantiles between which that spread is taken, so that a few runs elsewhere do not hide it."""
+"""Quantiles between which these ranges are taken, so that a few runs elsewhere do not hide a narrow one."""
 
 
 def check(data: FitData) -> None:
-    """Warn of, or refuse, what no law could learn from these rows.
+    """Refuse rows that no law can be fitted to, and warn of what they determine poorly.
 
     Raises:
-        DataError: the rows cannot carry any law; the message says which axis and what to add.
+        DataError: no law can be fitted; the message says which axis and what to add.
     """
     if data.count < MIN_ROWS:
         rest = "the rest are flagged or have no loss"
@@ -59,13 +59,13 @@ def check(data: FitData) -> None:
     sizes = levels(data.params_by["non_embedding"])
     if len(sizes) < MIN_SIZES:
         many = "sizes" if len(sizes) != 1 else "size"
-        raise DataError(f"the runs have {len(sizes)} distinct model {many}, and a law in size needs {MIN_SIZES}", remedy="train more sizes, best five")
+        raise DataError(f"the runs have {len(sizes)} distinct model {many}, and a law in size needs {MIN_SIZES}", remedy="train more sizes, ideally five")
     if sizes[-1] / sizes[0] < DECADE:
         _warn(f"model sizes span a factor of only {sizes[-1] / sizes[0]:.1f}, under a decade: the size exponent is poorly determined")
     if (middle := float(np.median(data.params_by["non_embedding"]))) < LEAST_SIZE:
         _warn(
-            f"half of the runs have {format_count(middle)} parameters or fewer: are sizes and tokens in thousands or millions? Budgets are in FLOPs, and "
-            "plans in single parameters and tokens: write sizes and tokens out, or as 30M"
+            f"half of the runs have {format_count(middle)} parameters or fewer: are sizes and tokens in thousands or millions? Write them in full, or as "
+            "30M; budgets are in FLOPs, and plans in single parameters and tokens"
         )
     if data.two_stage:
         _check_two_stages(data)
@@ -87,7 +87,7 @@ def check_losses(data: FitData) -> None:
 
 
 def levels(values: Array) -> Array:
-    """Return distinct positive values, those within 5 % above one counted with it."""
+    """Return distinct positive values; those up to 5 % above one count with it."""
     ordered = np.unique(values[values > 0])
     starts, at = [], 0
     while at < len(ordered):  # not each against its neighbour, by which a table without a grid would be one chain
@@ -102,13 +102,13 @@ def nearly_one(values: Array, spread: float = NEARLY) -> bool:
 
 
 def reason_against(law: Law, data: FitData) -> str | None:
-    """Say why these rows cannot carry a law, or None."""
+    """Return why these rows cannot identify a law, or None."""
     if data.count < ROWS_PER_PARAMETER * len(law.parameters):
-        return f"{data.count} runs for {len(law.parameters)} parameters; {round(ROWS_PER_PARAMETER * len(law.parameters))} are the least"
+        return f"{data.count} runs for {len(law.parameters)} parameters, and needs at least {round(ROWS_PER_PARAMETER * len(law.parameters))}"
     if "passes" in law.needs and len(levels(data.epochs[data.epochs > 1 + SAME])) < 2:
-        return "a penalty that grows with passes, and the runs have fewer than two numbers of passes above one"
+        return "a penalty that grows with passes, and the runs have fewer than two values of passes above one"
     if data.two_stage and "distinct" in law.needs and len(levels(data.unique_spec[data.epochs > 1 + SAME])) < 2:
-        return "an exponent of the distinct tokens, and runs with repeats have one amount of them"
+        return "an exponent of the distinct tokens, and the runs with repeats have fewer than two amounts of them"
     if law.target == "general":
         if "replay" in law.needs and data.replay_fraction is None:
             return "an effect of replay, and no run replays general text"
@@ -118,13 +118,13 @@ def reason_against(law: Law, data: FitData) -> str | None:
 
 
 def numberless(law: Law, data: FitData) -> str | None:
-    """Say why a law gives no number for some run wherever it starts, as somebody's own may where tokens are zero; None where it gives one for all."""
+    """Return why a law gives no number for some run from any start, as a user's law may where tokens are zero; None where it gives one for all."""
     theta, points = Scale(law).draw(np.random.default_rng(0), TRIED), data.points(data.reference)
     try:
         with np.errstate(all="ignore"):
             sound = np.isfinite(law.log_loss(theta, points))
             law.log_loss_and_slopes(theta[:1], points)
-    except Exception as error:  # somebody's own formula raises what it likes
+    except Exception as error:  # a user's formula may raise anything
         said = " ".join(str(error).split())[:200]
         return f"cannot be computed for these runs ({type(error).__name__}: {said})"
     return None if sound.all(1).any() else f"gives no number for the run {data.run_ids[int(sound.sum(0).argmin())]}"
@@ -135,21 +135,22 @@ def _check_one_stage(data: FitData) -> None:
     found = len(levels(tokens))
     if found < MIN_TOKENS:
         many = "counts" if found != 1 else "count"
-        raise DataError(f"the runs have {found} distinct token {many}, and a law in tokens needs {MIN_TOKENS}", remedy="vary the tokens, best five values")
+        raise DataError(f"the runs have {found} distinct token {many}, and a law in tokens needs {MIN_TOKENS}", remedy="vary them, ideally five values")
     ratio = np.log(tokens / data.params_by["non_embedding"])
     if np.ptp(ratio) < SAME:
         raise DataError(
-            f"every run has the same tokens per parameter ({np.exp(ratio.mean()):.3g}), so size and tokens cannot be told apart", remedy="vary the ratio"
+            f"every run has the same tokens per parameter ({np.exp(ratio.mean()):.3g}), so the effects of size and tokens cannot be separated",
+            remedy="vary the ratio",
         )
     if nearly_one(np.exp(ratio), NEAR_RATIO):
         _warn(
-            f"nearly every run has {np.exp(np.median(ratio)):.2g} tokens per parameter: what size does and what tokens do is hardly told apart, and "
+            f"nearly every run has {np.exp(np.median(ratio)):.2g} tokens per parameter: the effects of size and of tokens can hardly be separated, and "
             "forecasts of other ratios are guesses; train some runs with half and with twice as many"
         )
     if nearly_one(data.flops, ONE_BUDGET):
         _warn(
-            f"nearly every run costs {np.median(data.flops):.2g} FLOPs: what size and tokens do is told only where one grows as the other falls, and "
-            "forecasts of other budgets are guesses; train some runs with a fourth and with four times as many"
+            f"nearly every run costs {np.median(data.flops):.2g} FLOPs: tokens fall wherever size grows, the effect of both together is not measured, and "
+            "forecasts of other budgets are guesses; train some runs with a quarter and with four times as many"
         )
 
 
@@ -167,7 +168,7 @@ def _check_two_stages(data: FitData) -> None:
     share = data.tokens_spec[both] / data.tokens_pt[both]
     if both.all() and np.ptp(np.log(share)) < SAME:
         raise DataError(
-            f"every run has the same tokens_spec / tokens_pt ({share.mean():.3g}), so their effects cannot be told apart",
+            f"every run has the same tokens_spec / tokens_pt ({share.mean():.3g}), so their effects cannot be separated",
             remedy="vary the ratio, or add runs without specialist tokens",
         )
     for text in hardly_apart(params, data.tokens_pt, data.tokens_spec):
@@ -175,7 +176,7 @@ def _check_two_stages(data: FitData) -> None:
 
 
 def hardly_apart(params: Array, general: Array, special: Array) -> list[str]:
-    """Say which effects runs of two stages hardly tell apart.
+    """Describe which effects two-stage runs can hardly separate.
 
     Args:
         params: non-embedding parameters, shape (runs,).
@@ -186,21 +187,21 @@ def hardly_apart(params: Array, general: Array, special: Array) -> list[str]:
     ratio = (general / params)[general > 0]
     if nearly_one(ratio):
         found.append(
-            f"nearly every run has {np.median(ratio):.2g} general tokens per parameter: what size does and what general tokens do is hardly told apart, "
-            "and forecasts of other ratios are guesses; train some runs with half and with twice as many"
+            f"nearly every run has {np.median(ratio):.2g} general tokens per parameter: the effects of size and of general tokens can hardly be "
+            "separated, and forecasts of other ratios are guesses; train some runs with half and with twice as many"
         )
     both = (general > 0) & (special > 0)
     share = special[both] / general[both]
     if nearly_one(share):
         found.append(
-            f"nearly every run with both stages has tokens_spec / tokens_pt = {np.median(share):.2g}: what the stages do together is hardly told apart, "
+            f"nearly every run with both stages has tokens_spec / tokens_pt = {np.median(share):.2g}: the effects of the stages can hardly be separated, "
             "and forecasts of other splits are guesses; vary the ratio"
         )
     total = general + special
     if nearly_one(total) and not nearly_one(general[general > 0]):
         found.append(
-            f"nearly every run has {np.median(total):.2g} tokens in both stages together, the more of the one the fewer of the other: what more or fewer "
-            "in all do is hardly told, and forecasts of them are guesses; train some runs with half and with twice as many"
+            f"nearly every run has {np.median(total):.2g} tokens in both stages together: the effect of their total is hardly measured, and forecasts of "
+            "other totals are guesses; train some runs with half and with twice as many"
         )
     return found
 
@@ -210,20 +211,20 @@ def _check_repetition(data: FitData) -> None:
     if np.median(passes) > MANY_PASSES:
         _warn(f"half of the runs make over {np.median(passes):.3g} passes over their specialist text: is unique_spec in another unit than tokens_spec?")
     if data.epochs.max() < 1 + SAME:
-        _warn("no run repeats its specialist text: what more than one epoch does is not measured")
+        _warn("no run repeats its specialist text: the effect of more than one epoch is not measured")
     elif passes.min() > 1 + SAME and np.ptp(np.log(passes)) < NEARLY:
         _warn(
-            f"every run with specialist text makes {np.median(passes):.2g} passes over it: what repeated text is worth beside fresh text is not "
-            "measured, and a forecast of fewer or more passes is a guess; train some runs with one pass"
+            f"every run with specialist text makes {np.median(passes):.2g} passes over it: the worth of repeated against fresh text is not measured, and "
+            "a forecast of fewer or more passes is a guess; train some runs with one pass"
         )
     elif len(levels(data.unique_spec[data.tokens_spec > 0])) < 2:
-        _warn("all runs have one amount of distinct specialist text: epochs and specialist tokens cannot be told apart")
+        _warn("all runs have the same amount of distinct specialist text: the effects of epochs and of specialist tokens cannot be separated")
 
 
 def trunks_alone(data: FitData) -> bool:
-    """Tell whether nothing measures what trunks differ by: no size has two with three runs or more, and seeds are repeated too seldom.
+    """Tell whether nothing measures the between-trunk variance: no size has two trunks with three runs or more, and seeds are repeated too seldom.
 
-    Of many sizes, a trunk each, a law follows next to nothing of their luck, and its residual holds it.
+    Where many sizes have a trunk each, a law absorbs next to nothing of the trunks' noise, and its residual holds it.
     """
     rows = np.unique(data.cluster, return_counts=True)[1][data.cluster]
     sizes, trunks = (values[rows >= TRUNK] for values in (data.params_by["non_embedding"], data.cluster))
@@ -236,12 +237,12 @@ def _check_trunks(data: FitData) -> None:
     trunks = len(np.unique(data.cluster))
     if trunks < FEW_TRUNKS:
         _warn(
-            f"all {data.count} runs branch off {trunks} trunks: intervals and regrets rest on so few, and may well be too narrow; train more trunks, or "
-            "where these runs did not share any, leave trunk_id empty or name them apart"
+            f"all {data.count} runs branch off only {trunks} trunks: intervals and regrets may well be too narrow; train more trunks, or if these runs "
+            "shared none, leave trunk_id empty or give each its own"
         )
     if trunks_alone(data):
         _warn(
-            "no size has two trunks with three runs or more, and seeds are repeated too seldom: what trunks differ by is not measured, only guessed "
+            "no size has two trunks with three runs or more, and seeds are repeated too seldom: the between-trunk variance is not measured, only guessed "
             "from how far the sizes lie off the law; repeat the trunk of one size with two more seeds"
         )
 

@@ -17,7 +17,7 @@ from planner.fit.diagnosis import STATUS_ADVICE
 from planner.fit.level import interval_of
 from planner.laws import Law, Points, Reference, law_named
 
-OUT_OF_REACH = "stay nearer to the runs, with fewer FLOPs or a range of sizes that it is defined for, or mend its formula"
+OUT_OF_REACH = "stay nearer to the runs, with fewer FLOPs or a range of sizes that it is defined for, or fix its formula"
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Member:
     """Parameters that can double or halve at next to no cost, the others making up for it."""
     objective: float
     unmeasured: tuple[str, ...] = ()
-    """Parameters that no row says anything of: the middle of their range, and any value of it in the resamples."""
+    """Parameters that no run constrains: set to the middle of their start range, and drawn from all of it in the resamples."""
 
     def log_loss(self, points: Points) -> Array:
         """Forecast ln L, shape (points,).
@@ -53,7 +53,7 @@ class Member:
         return self._forecast(self.theta[None], points)[0]
 
     def log_loss_resamples(self, points: Points, most: int | None = None) -> Array:
-        """Forecast ln L by every resample, or by so many at most, shape (resamples, points).
+        """Forecast ln L by every resample, or by the first `most`, shape (resamples, points).
 
         Raises:
             DataError: the law gives no number for some point.
@@ -61,12 +61,12 @@ class Member:
         return self._forecast(self.resamples[:most], points)
 
     def _forecast(self, theta: Array, points: Points) -> Array:
-        """Forecast ln L; somebody's own formula may have no number so far out, as where a loss falls below zero, and a plan among such is none."""
+        """Forecast ln L; refuse where a user's formula gives no number so far out, as where a loss falls below zero: plans there cannot be compared."""
         try:
             with np.errstate(invalid="ignore"):
                 found = self.law.log_loss(theta, points)
-                sound = not np.isnan(found.sum()) or not np.isnan(found).any()  # the sum is quicker, and of two infinite ones it may be none
-        except Exception as error:  # somebody's own formula raises what it likes
+                sound = not np.isnan(found.sum()) or not np.isnan(found).any()  # the sum is quicker, but NaN for infinities of both signs
+        except Exception as error:  # a user's formula may raise anything
             said = " ".join(str(error).split())[:200]
             raise DataError(f"the law {self.law.name} cannot be computed here ({type(error).__name__}: {said})", remedy=OUT_OF_REACH) from error
         if not sound:
@@ -126,10 +126,10 @@ class Member:
         for number, parameter in enumerate(law.parameters):
             slack = 1e-6 * max(abs(parameter.low), abs(parameter.high))  # resamples are written to nine digits
             values = np.append(resamples[:, number], theta[number])
-            if not ((values >= parameter.low - slack) & (values <= parameter.high + slack)).all():  # nor is what is no number
-                raise ValueError(f"{parameter.name} of {law.name} is not from {parameter.low:g} to {parameter.high:g}")
+            if not ((values >= parameter.low - slack) & (values <= parameter.high + slack)).all():  # NaN fails too
+                raise ValueError(f"{parameter.name} of {law.name} is outside {parameter.low:g} to {parameter.high:g}")
         if [found["value"] for found in item["parameters"].values()] != item["theta"]:
-            raise ValueError(f"the parameters of {law.name} as people read them are not those that it forecasts by, theta")
+            raise ValueError(f"the values under parameters of {law.name} differ from theta, by which it forecasts")
         condition = item["condition"] if item["condition"] is not None else math.inf
         return cls(
             law, item["params_kind"], Reference(**item["reference"]), theta, resamples, item["status"], item["starts"], item["starts_agree"], condition,

@@ -1,7 +1,7 @@
-"""Which runs are likely mistakes, such as a slip of a digit or a loss of another run: those that the laws that fit best all leave far off.
+"""Outliers: runs that all of the best-fitting laws leave far off, such as a slip of a digit or another run's loss.
 
-One law's own word is not enough. What lies far off a law that is wrong there is no mistake where another goes through it, and a law that leaves out its
-own worst runs would look as good as one that needs to leave none out.
+One law is not enough: if another law passes through the run, the first law is wrong, not the run. And a law free to exclude its own worst runs would
+look as good as one that needs to exclude none.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from planner.arrays import Array
 from planner.fit.solver import DELTA, huber
 
 WILD, LEAST_WILD = 10.0, 0.01
-"""Deviations of the other runs, and ln L, beyond both of which a run is wild by a law."""
+"""Robust standard deviations of the other runs, and difference in ln L: a run beyond both lies far off a law."""
 MOST_OUTLIERS = 0.1
 """Share of the runs above which it is the law that is wrong."""
 JUDGES, NEAR_LEAST = 6, 1.25
-"""Laws that are asked, at most, and the multiple of the least objective, parameters counted, up to which."""
+"""Most laws that decide, and the multiple of the least objective, corrected for the number of parameters, up to which a law is one of them."""
 
 
 def find_outliers(residuals: Array, parameters: Any) -> Any:
-    """Tell which runs are likely mistakes, shape (runs,).
+    """Tell which runs are outliers, shape (runs,).
 
     Args:
-        residuals: of ln L by each of some laws, shape (laws, runs).
+        residuals: of ln L under each law, shape (laws, runs).
         parameters: how many each law has, shape (laws,).
     """
     runs = residuals.shape[1]
@@ -36,11 +36,11 @@ def find_outliers(residuals: Array, parameters: Any) -> Any:
 
 
 def far_off(residual: Array, parameters: int) -> Any:
-    """Tell which runs lie far off a law, where most lie close to it; none where they are many.
+    """Tell which runs lie far off a law; none where more than `MOST_OUTLIERS` do.
 
     Args:
         residual: of ln L, shape (runs,).
-        parameters: of the law, which can go through as many runs as that, so that the closest say nothing of how far runs lie off.
+        parameters: number of the law's parameters: it can pass through as many runs, so the closest ones say nothing of the scatter.
     """
     size = np.abs(residual)
     rest = np.sort(size)[min(parameters, len(size) - 1) :]

@@ -1,4 +1,4 @@
-"""Work shared between this process and those beside it."""
+"""Work shared between this process and a pool of others."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Any
 
 
 def run_tasks(pool: Executor | None, work: Callable[..., Any], tasks: Sequence[tuple[Any, ...]], done: Callable[[float], None]) -> list[Any]:
-    """Do tasks, some in the pool's processes and the others here; return the results in the order of the tasks.
+    """Run tasks, some in the pool's processes and the others here; return the results in the order of the tasks.
 
-    Both take the next one there is, so that two parts of one law, which are as long as each other, are done side by side.
+    Both take the next task that waits, so that two parts of one law, which take equally long, run side by side.
 
     Args:
-        pool: the processes; None does all here.
-        work: what to do; it and the tasks can be sent to a process.
+        pool: the processes; None runs all tasks here.
+        work: the function; it and the tasks can be pickled.
         tasks: its arguments.
-        done: told the share of the tasks done.
+        done: called with the share of the tasks done.
     """
     waiting = [pool.submit(work, *task) for task in tasks] if pool is not None else []
     results: list[Any] = [None] * len(tasks)

@@ -1,9 +1,9 @@
 """Profile likelihood: how far one parameter can move while the others make up for it.
 
-The objective with a parameter held at a value and the others fitted again, less its least, is compared with the quantile of χ² that fits a
+The objective with a parameter held at a value and the others refitted, less its minimum, is compared with the quantile of χ² scaled for a
 Huber objective: 2·Δ·E[ψ']/E[ψ²] ~ χ²₁ (Huber & Ronchetti, Robust Statistics, section 6.7), rows taken as independent. The share of rows inside δ,
 E[ψ'], is smoothed over half the spread of the residuals, since few rows lie inside δ itself. Where one parameter can double or halve
-at next to no cost it lies on a ridge, and its value means nothing though forecasts may be sound.
+at next to no cost it lies on a ridge, and its value means nothing, though forecasts may be sound.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from planner.laws import Law, Points
 CHI2_90 = 2.7055434540954146
 """0.9 quantile of χ² with one degree of freedom."""
 REACH = np.array([0.02, 0.05, 0.1, 0.2, 0.35, 0.55, 0.8, 1.2, 1.8, 2.6, 4.0, 6.5])
-"""Steps of the profile on either side, in logarithms of the parameter (a tenth of it for one that is not on a log scale)."""
+"""Steps of the profile on either side, in the logarithm of the parameter (without a log scale: in tenths of its range)."""
 NEAR = np.array([0.25, 0.5, 0.75, 0.9, 1.05, 1.25, 1.6, 2.0])
-"""Where a side is profiled again: shares of the way from the best value to where the excess seems to pass 1."""
+"""Where a side is profiled again: shares of the way from the best value to where the excess seems to cross 1."""
 APART = 0.3
-"""Difference of √excess between the values on either side of that place, above which a side is profiled again."""
+"""A side is profiled again if √excess differs by more than this between the values on either side of the crossing."""
 AGAIN = 4
-"""Times at most; a parameter known to far less than the least step of `REACH` takes more than one."""
+"""Most repeats; a parameter known far more closely than the least step of `REACH` takes more than one."""
 STEPS = 60
 TOLERANCE = 1e-8
 RIDGE = float(np.log(2.0))
 FLAT = 0.5
-"""Excess of the objective, in units of the 90 % threshold, up to which a place on a ridge is as good a start of resamples as the best one."""
+"""Excess of the objective, in units of the 90 % threshold, up to which a point on a ridge is as good a start for resamples as the best one."""
 PLACES = 13
 """Values of each parameter on a flat ridge that are tried, from one bound to the other."""
 
@@ -45,7 +45,7 @@ class Profile:
     value: Array
     """Values that the parameter was held at, ascending, shape (values,)."""
     excess: Array
-    """Objective over its least, in units of the 90 % threshold, shape (values,)."""
+    """Objective less its minimum, in units of the 90 % threshold, shape (values,)."""
     low: float
     """End of the 90 % interval, or the bound where the excess never reaches 1."""
     high: float
@@ -99,7 +99,7 @@ def ridge(law: Law, points: Points, log_loss: Array, theta: Array) -> tuple[str,
 
 
 def along(law: Law, points: Points, log_loss: Array, theta: Array, names: Sequence[str]) -> Array:
-    """Find solutions all along a ridge, where it is flat: resamples that all begin at one of them would end there and say nothing of the rest.
+    """Find solutions all along a flat ridge: resamples that all start from one of them would end near it and miss the rest of the ridge.
 
     Args:
         law: the law.
@@ -109,7 +109,7 @@ def along(law: Law, points: Points, log_loss: Array, theta: Array, names: Sequen
         names: parameters on the ridge.
 
     Returns:
-        Parameters, shape (places, parameters), the best first; it alone where the runs tell the parameters apart.
+        Parameters, shape (places, parameters), the best first; the best alone where the runs determine the parameters.
     """
     if diagnose(law, points, theta, True).condition <= ILL_CONDITIONED or not names:
         return theta[None]
@@ -132,7 +132,7 @@ def _grid(law: Law, number: int, value: float, reach: Array) -> Array:
 def _held(
     law: Law, points: Points, log_loss: Array, theta: Array, chosen: Sequence[int], grids: Sequence[Array], near: Sequence[Array]
 ) -> tuple[list[Array], list[Array]]:
-    """Return the objective, less that with none held, with each chosen parameter held at each of its values, and the parameters there."""
+    """Hold each chosen parameter at each of its values; return the objectives, less the one with none held, and the parameters."""
     start, held = _starts(near, chosen, grids)
     best, least = _pinned(law, points, log_loss, theta, start, held)
     value, solved, weights = best.objective, best.theta, np.ones((1, points.count))
@@ -179,13 +179,13 @@ def _threshold(law: Law, points: Points, log_loss: Array, theta: Array) -> float
 
 
 def _sides(grid: Array, excess: Array) -> list[tuple[Array, Array]]:
-    """Part a profile into what lies below its best value and what lies above, both walking away from it."""
+    """Split a profile at its best value into the sides below and above, each ordered away from it."""
     at = int(np.argmin(excess))
     return [(grid[at::-1], excess[at::-1]), (grid[at:], excess[at:])]
 
 
 def _crossing(grid: Array, excess: Array) -> float | None:
-    """Find where the excess first passes 1, between values by its root, which is straight where the objective is a parabola; None where it never does."""
+    """Find where the excess first crosses 1, interpolating its root, which is linear where the objective is a parabola; None where it never does."""
     over = np.flatnonzero(excess > 1)
     if not len(over):
         return None
@@ -195,7 +195,7 @@ def _crossing(grid: Array, excess: Array) -> float | None:
 
 
 def _nearer(grid: Array, excess: Array) -> Array:
-    """Choose values about where the excess passes 1, on the sides where those known lie too far apart to say where."""
+    """Choose values about where the excess crosses 1, on the sides where the known ones lie too far apart to locate it."""
     found = [np.empty(0)]
     for values, over in _sides(grid, excess):
         end, at = _crossing(values, over), int(np.argmax(over > 1))

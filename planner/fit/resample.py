@@ -1,7 +1,7 @@
-"""Resamples: the law fitted again under other weights of the trunks, all at once.
+"""Resamples: the law refitted under random weights of the trunks, all in one batch.
 
-Rows of one trunk and seed share its luck, so trunks are weighted, not rows. *multinomial* weights draw as many trunks as there are,
-with replacement. With one or two trunks a size they leave a whole size out of many resamples and the intervals explode; then trunks get
+Rows of one trunk and seed share its noise, so trunks are weighted, not rows. *multinomial* weights draw as many trunks as there are,
+with replacement. With one or two trunks per size they leave a whole size out of many resamples and the intervals explode; then trunks get
 independent exponential weights of mean 1 (*fractional*, arXiv 1808.08199), which have the same mean and variance and lose no size.
 """
 
@@ -21,21 +21,21 @@ SCHEMES = ("auto", "multinomial", "fractional")
 TRUNKS_A_SIZE = 4
 """Fewest trunks of a size with which multinomial weights seldom leave it out (1 resample in 50 for one size)."""
 STEPS = 20
-"""At most without second derivatives: what is not done by then creeps along a valley."""
+"""Most steps without second derivatives: a problem that is not done by then creeps along a valley."""
 TOLERANCE = 1e-6
-"""Relative gain of a step under which it is done with these."""
+"""Relative gain of a step below which a problem is done with these steps."""
 EXACT_STEPS = 100
-"""At most with the law's second derivatives, which end what is near its end at once and follow a valley in a fourth of the steps."""
+"""Most steps with the law's second derivatives, which finish at once near the optimum and follow a valley in a quarter of the steps."""
 EXACT_TOLERANCE = 1e-9
 HOPEFUL = 0.1
-"""Of several starts of one problem the best goes on with second derivatives, and those not at an end that are within this share of its objective."""
+"""Of several starts of one problem, second derivatives continue the best, and unfinished ones whose objective is within this share of it."""
 
 
 def check_scheme(scheme: str, known: Sequence[str] = SCHEMES) -> None:
-    """Refuse a scheme that is none of some.
+    """Refuse an unknown resampling scheme.
 
     Raises:
-        InputError: it is none.
+        InputError: it is not among the known ones.
     """
     if scheme not in known:
         raise InputError(f"there is no resampling scheme {scheme!r}", remedy=f"choose one of {', '.join(known)}")
@@ -50,13 +50,13 @@ def scheme_for(sizes: Array, cluster: Any) -> str:
     """
     pairs = np.unique(np.stack([np.round(np.log(sizes), 2), cluster]), axis=1)
     trunks = np.unique(pairs[0], return_counts=True)[1]
-    # A table without a grid has a size a row; then a size that is missed has neighbours. Where rows are many they lie closer than the rounding.
+    # In a table without a grid each row has its own size, and a size left out has neighbours. Where rows are many they lie closer than the rounding.
     gridless = len(trunks) > 0.3 * len(sizes) or len(np.unique(sizes)) > 0.9 * len(sizes)
     return "multinomial" if gridless or trunks.min() >= TRUNKS_A_SIZE else "fractional"
 
 
 def draw_weights(cluster: Any, count: int, scheme: str, random: np.random.Generator) -> Array:
-    """Draw a weight of each row in each resample, shape (count, runs); weights of a resample sum to about the number of rows.
+    """Draw a weight for each row in each resample, shape (count, runs); weights of a resample sum to about the number of rows.
 
     Args:
         cluster: number of each row's trunk, from 0, shape (runs,).
@@ -89,9 +89,9 @@ def fit_weighted(
         log_loss: ln L, shape (n,).
         weights: shape (problems, n).
         warm: solutions on all rows, shape (any, parameters): each problem starts from each of them.
-        deltas: Huber's δ, largest first. From a solution on all rows the last one alone nearly always leads to the same place; the one before it
-            costs a little and finds a better one for some of a law with a ridge.
-        each: whether each problem starts from one of them alone, by turns: where they are as good as each other, all along a flat ridge.
+        deltas: Huber's δ, largest first. From a solution on all rows the last one alone nearly always leads to the same optimum; the one before it
+            costs a little and finds a better optimum for some resamples of a law with a ridge.
+        each: whether each problem starts from only one of them, in turn: for solutions along a flat ridge, which are equally good.
 
     Returns:
         Parameters, shape (problems, parameters), and objectives, shape (problems,).

@@ -1,4 +1,4 @@
-"""The rows by which laws are chosen: what a law is worth shows on some thousands as well as on all."""
+"""The rows by which laws are chosen: a few thousand rank laws as well as all do."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from planner.fit.data import FitData
 from planner.laws import Points
 
 MOST_ROWS = 5000
-"""Rows, at most: a law of 13 parameters errs on so many by a twentieth of what a run scatters. By all of 20,000 a fit with a choice among two-stage
-laws took 173 CPU-s, by these 54."""
+"""Most rows at random: fitted to these, a law of 13 parameters is off by a twentieth of a run's scatter. A fit with a choice among two-stage laws took
+173 CPU-s by all of 20,000 rows, 54 by these."""
 RARE = 50
-"""One part in so many of `MOST_ROWS` is drawn of every kind of rows, or all of it: of 19,378 rows of which 16 had a specialist stage five thousand held 4,
-and a law was chosen by what lay beyond these."""
+"""Of every kind of rows at least `MOST_ROWS` / `RARE` are drawn, or all there are: of 19,378 rows, 16 of them with a specialist stage, 5,000 random ones
+held 4 of those 16, and a worse law was chosen."""
 
 
 @dataclass(frozen=True)
@@ -26,13 +26,13 @@ class Sample:
     drawn: Any
     """Boolean mask of the table's rows, shape (runs,)."""
     points: Points
-    """Where the drawn runs are; N0 and D0 are those of all rows, so that parameters mean the same."""
+    """Where the drawn runs are; N0 and D0 are those of all rows, so that parameters keep their meaning."""
     log_loss: Array
     """Their ln L, shape (drawn,)."""
 
     @classmethod
     def of(cls, data: FitData, seed: int) -> Sample:
-        """Draw up to `MOST_ROWS` rows, and what lacks then of rare kinds: those within a factor of two on an axis, or without tokens of a stage.
+        """Draw up to `MOST_ROWS` rows, then fill up rare kinds: rows within a factor of two of each other on an axis, or without tokens of a stage.
 
         Args:
             data: the table.

@@ -36,7 +36,7 @@ class Scale:
         return np.where(self._log, np.exp(np.where(self._log, inner, 0.0)), inner)
 
     def steepness(self, theta: Array) -> Array:
-        """Return the derivatives of parameters by their natural coordinates."""
+        """Return the derivatives of parameters with respect to their natural coordinates."""
         return np.where(self._log, theta, 1.0)
 
     def share(self, theta: Array) -> Array:
@@ -45,7 +45,7 @@ class Scale:
         return result
 
     def inside(self, theta: Array, margin: float) -> Array:
-        """Bring parameters into their range, a share of it from its bounds."""
+        """Clip parameters into their range, at least a share of it away from its bounds."""
         return self.unnatural(self._low + self._width * np.clip(self.share(theta), margin, 1 - margin))
 
     def to_free(self, theta: Array) -> Array:
@@ -59,7 +59,7 @@ class Scale:
         return self.unnatural(self._low + self._width * logistic(free))
 
     def bend(self, free: Array) -> tuple[Array, Array, Array]:
-        """Map coordinates to parameters, with the parameters' first and second derivatives by them."""
+        """Map coordinates to parameters; return them with their first and second derivatives with respect to the coordinates."""
         share = logistic(free)
         theta = self.unnatural(self._low + self._width * share)
         first = self._width * share * (1 - share)
@@ -80,7 +80,7 @@ class Scale:
 
     @property
     def deviation(self) -> Array:
-        """Deviation of a draw from the start ranges, in natural coordinates."""
+        """Standard deviation of a draw from the start ranges, in natural coordinates."""
         result: Array = (self._starts[1] - self._starts[0]) / np.sqrt(12)
         return result
 

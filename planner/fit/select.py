@@ -26,21 +26,21 @@ from planner.fit.warm_starts import warm_starts
 from planner.laws import LAWS, Law, Points, Reference
 
 NEAR_EQUAL = 1.25
-"""Laws whose mean held-out error is within this factor of the least, or within its noise, are not told apart: the best of many is a little lucky."""
+"""Laws whose mean held-out error is within this factor of the least, or within its noise, count as equally good: the best of many is partly lucky."""
 MOST_MEMBERS = 3
 SAME_LAW = 1e-3
-"""Mean difference in ln L beyond the runs under which two laws are one, such as a law with a floor that the fit puts at nothing and the one without."""
+"""Mean difference in ln L outside the runs below which two laws count as one, such as a law with an irreducible loss fitted near zero and one without."""
 HOPELESS = 1.8
 """Laws whose residual is over this multiple of the least are not tried on the slices."""
 MOST_TRIED = 6
-"""Laws that are, at most, each under a convention of N: those of the least residual, parameters counted."""
+"""Most laws that are, each under a convention of N: those of the least residual, corrected for the number of parameters."""
 SCREENING_STARTS = 4
-"""Beside those from kin."""
+"""Random starts of a rough fit, beside the warm starts."""
 SECOND_LOOK, SECOND_DRAWS = 2.0, 16
-"""Laws whose best start stands alone, so that a better one may have been missed, are started anew where their residual is within this multiple of the
-least; and how many draws each of these starts is the best of."""
+"""A law whose best start no other agrees with may have missed a better optimum: it is started anew if its residual is within this multiple of the least,
+with this many draws for each start."""
 MOST_ROUGHLY = 2000
-"""Rows, at most, that laws which were not asked for are fitted to."""
+"""Most rows that laws which were not asked for are fitted to."""
 STARTS = 12
 SLICE_STARTS = 2
 
@@ -58,11 +58,11 @@ class Score:
     rms_percent: float
     """Residual deviation on all rows but the outliers [% of the loss], per degree of freedom."""
     outliers: Any
-    """Likely mistakes by the laws that fit best, so the same for all, shape (runs,); they count neither as noise nor against a forecast."""
+    """Outliers from the best-fitting laws, so the same for all laws, shape (runs,); they count neither as noise nor as held-out error."""
     held: dict[str, float]
     """Mean absolute error by slice [% of the loss]; empty for a law that was not tried on them."""
     drift: float
-    """Deviation of ln L for each log unit beyond the support of the rows that were fitted, of the slice that went astray fastest."""
+    """Standard deviation of ln L per log unit outside the fitted rows, for the slice whose error grew fastest."""
 
     @property
     def mean(self) -> float:
@@ -71,10 +71,10 @@ class Score:
 
 
 def candidates(data: FitData) -> list[Law]:
-    """List the laws that a table can carry.
+    """List the laws that a table can identify.
 
     Raises:
-        DataError: it can carry none; the message says why not the simplest.
+        DataError: it can identify none; the message says why not the simplest.
     """
     check_suited(data)
     suited = []
@@ -82,39 +82,39 @@ def candidates(data: FitData) -> list[Law]:
         if (reason := numberless(law, data)) is None:
             suited.append(law)
         else:
-            warnings.warn(f"the law {law.name} {reason}, and is not tried: mend its formula", PlannerWarning, stacklevel=3)
+            warnings.warn(f"the law {law.name} {reason}, and is not tried: fix its formula", PlannerWarning, stacklevel=3)
     found = [law for law in suited if reason_against(law, data) is None]
     if not suited:
-        raise DataError("no law of this kind of table gives a number for every run", remedy="mend the formulas")
+        raise DataError("no law for this kind of table gives a number for every run", remedy="fix the formulas")
     if not found:
         simplest = min(suited, key=lambda law: len(law.parameters))
         raise DataError(
-            f"these runs cannot carry any law: {simplest.name} has {reason_against(simplest, data)}", remedy="train more runs, over more values"
+            f"these runs cannot identify any law: {simplest.name} has {reason_against(simplest, data)}", remedy="train more runs, over more values"
         )
     return found
 
 
 def check_suited(data: FitData) -> None:
-    """Refuse a table of a kind that no law is of.
+    """Refuse a table that no law is made for.
 
     Raises:
-        DataError: it is of one stage, and the laws of its loss are of two.
+        DataError: it has one stage, and the laws of its loss need two.
     """
     if not any(map(data.suits, LAWS.values())):
         raise DataError(
-            f"the runs have one stage, and no law of the {data.target} loss is of one",
-            remedy=f"fit that loss as the one of the only stage there is: --map loss_spec={TARGETS[data.target]} instead of --target {data.target}",
+            f"the runs have one stage, and every law of the {data.target} loss needs two",
+            remedy=f"fit it as a single-stage loss, with --map loss_spec={TARGETS[data.target]} instead of --target {data.target}",
         )
 
 
 def score_laws(tables: Sequence[FitData], laws: Sequence[Law], seed: int = 0, progress: Progress | None = None) -> list[Score]:
-    """Fit every law to all rows, and the promising ones to the rows outside each slice; the best by held-out error first.
+    """Fit every law to all rows, and the promising ones to the rows outside each slice; return the best by held-out error first.
 
     Args:
         tables: the same runs under each convention of N that is to be tried.
         laws: the candidates.
         seed: seed of the starts.
-        progress: told of the steps.
+        progress: called with the name of each step and the share of the work done.
     """
     tell = progress or (lambda what, share: None)
     by_kind = {data.params_kind: data for data in tables}
@@ -144,9 +144,9 @@ def score_laws(tables: Sequence[FitData], laws: Sequence[Law], seed: int = 0, pr
 
 
 def _screen(tables: Sequence[FitData], samples: Mapping[str, Sample], laws: Sequence[Law], seed: int, tell: Progress) -> list[Score]:
-    """Fit every law roughly to all rows, under each convention of N; one that its starts may have missed is then started anew.
+    """Fit every law roughly to all rows, under each convention of N.
 
-    That is one whose best start stands alone, unless it cannot be among the best.
+    A law whose best start no other agrees with may have missed its optimum: it is started anew, unless it cannot be among the best.
     """
     found: list[Score] = []
     wanted = [(data, law) for data in tables for law in laws]
@@ -175,7 +175,7 @@ def _roughly(data: FitData, some: Sample, law: Law, found: Sequence[Score], rand
 def _agreed(
     scores: Sequence[Score], others: list[Score], tables: Mapping[str, FitData], laws: Sequence[Law], seed: int
 ) -> tuple[list[Score], list[Score]]:
-    """Measure what laws leave; where they take runs for mistakes, those that were not asked for have a say too, since the ones that were may be wrong.
+    """Measure the laws' residuals; where they find outliers, laws that were not asked for help to decide, since the ones asked for may be wrong.
 
     Args:
         scores: laws fitted to all runs.
@@ -190,13 +190,13 @@ def _agreed(
     measured = _measured(scores, tables, others)
     if not measured[0].outliers.any() or others:
         return measured, others
-    # Fitted without the runs in question: a law that is free to would go through a run that lies alone.
+    # Fitted without the suspected outliers: a flexible law would pass through a run that lies alone.
     others = screen_others(next(iter(tables.values())).rows(~measured[0].outliers), laws, seed)
     return _measured(scores, tables, others), others
 
 
 def screen_others(data: FitData, laws: Sequence[Law], seed: int) -> list[Score]:
-    """Fit roughly the laws that a table can carry and that were not asked for.
+    """Fit roughly the laws that were not asked for and that the table can identify.
 
     Args:
         data: the runs.
@@ -211,12 +211,12 @@ def screen_others(data: FitData, laws: Sequence[Law], seed: int) -> list[Score]:
 
 
 def _measured(scores: Sequence[Score], tables: Mapping[str, FitData], others: Sequence[Score] = ()) -> list[Score]:
-    """Find which runs are likely mistakes, and what each law leaves of the rest: of the same runs, so that laws can be compared.
+    """Find the outliers, and each law's residual on the other runs: on the same runs for all laws, so that they can be compared.
 
     Args:
         scores: laws fitted to all runs.
         tables: the runs under each convention of N.
-        others: laws that have a say in which runs are mistakes, fitted without those in question.
+        others: further laws that help to decide which runs are outliers, fitted without the suspected ones.
     """
     every = [*scores, *others]
     residuals = np.array([(data := tables[score.params_kind]).log_loss - score.estimate.log_loss(data.points(score.reference)) for score in every])
@@ -228,12 +228,12 @@ def _measured(scores: Sequence[Score], tables: Mapping[str, FitData], others: Se
 
 
 def choose(scores: Sequence[Score], data: FitData) -> list[Score]:
-    """Return the laws that the data do not tell apart, the simplest first; they forecast together, with equal weights.
+    """Return the laws that the data cannot separate, the simplest first; they forecast together, with equal weights.
 
-    A law stands beside the best one when its mean held-out error is within a quarter of it, or exceeds it by less than the standard error of the
-    difference over the slices. Of many such, the simplest is kept, and then those that disagree most with the ones kept about runs of twice the
-    size and tokens of the dearest: which of them holds beyond the runs is not known, and their difference belongs in the interval. One that says
-    there what a kept one says is left: it would count that one twice; so is one that gives no number there, where others do. They may stand under
+    A law is as good as the best when its mean held-out error is within a quarter of the best's, or exceeds it by less than the standard error of the
+    difference over the slices. Of these the simplest is kept, then those that disagree most with the ones kept about runs of twice the size and
+    tokens of the most expensive: which law holds outside the runs is unknown, and their difference belongs in the interval. A law that agrees there
+    with one kept is left out, since it would count that one twice; so is a law that gives no number there, where others do. The laws may use
     different conventions of N.
 
     Args:
@@ -257,7 +257,7 @@ def choose(scores: Sequence[Score], data: FitData) -> list[Score]:
         farthest = int(apart.argmax())
         if apart[farthest] < SAME_LAW:
             break
-        # Of laws that say the same there the simplest, in whose order they stand.
+        # Of laws that agree there, the simplest: they are sorted by simplicity.
         same = np.array([np.abs(item - forecast[farthest]).mean() < SAME_LAW for item in forecast]) & (apart >= SAME_LAW)
         kept.append(int(same.argmax()))
     return sorted((alike[number] for number in kept), key=_simplicity)
@@ -279,7 +279,7 @@ def _cost(score: Score, count: int) -> float:
 
 
 def _promising(first: Sequence[Score], count: int, testable: set[str]) -> list[int]:
-    """Return the numbers of the laws to try on the slices: the least residual for their parameters."""
+    """Return the indices of the laws to try on the slices: those of the least residual, corrected for the number of parameters."""
     tested = [number for number, score in enumerate(first) if score.estimate.law.name in testable]
     least = min(first[number].rms_percent for number in tested)
     order = sorted(tested, key=lambda number: _cost(first[number], count))
@@ -287,7 +287,7 @@ def _promising(first: Sequence[Score], count: int, testable: set[str]) -> list[i
 
 
 def _testable(laws: Sequence[Law], pieces: Sequence[Slice], count: int) -> set[str]:
-    """Name the laws that can be held against at least half as many slices as the simplest one: what was never tested is not to be trusted."""
+    """Name the laws that can be tested on at least half as many slices as any law can: a law that was hardly tested is not to be trusted."""
     tests = {law.name: len(_fair(pieces, count, [law])) for law in laws}
     return {name for name, number in tests.items() if 2 * number >= max(tests.values())}
 
@@ -299,9 +299,9 @@ def _fair(pieces: Sequence[Slice], count: int, laws: Sequence[Law]) -> list[Slic
 
 
 def _hold_out(data: FitData, some: Sample, score: Score, pieces: Sequence[Slice], seed: int) -> Score:
-    """Let a law forecast every slice that it has not seen; all slices are fitted in one batch, as weights of zero and one.
+    """Forecast every slice by the law fitted without it; all slices are fitted in one batch, as weights of zero and one.
 
-    Forecasts are held against usual runs only: one slip of a digit would be most of a slice's error, and of the drift.
+    Outliers do not count: one slip of a digit would be most of a slice's error, and of the drift.
     """
     usual = ~score.outliers
     pieces = [piece for piece in pieces if (piece.held & usual).any()]
@@ -326,12 +326,12 @@ def _hold_out(data: FitData, some: Sample, score: Score, pieces: Sequence[Slice]
         # What the noise of a run and the parameters' own uncertainty explain is no drift.
         expected = variance * (1 + _leverage(law, theta[number], points, some.drawn & ~piece.held)[these])
         rates.append(_rate((forecast[number, these] - out.log_loss) ** 2 - expected, distance))
-    # The rate of the slice that went astray fastest: each rests on few trunks, and the law was chosen for doing well on them.
+    # The slice whose error grew fastest, not the mean: each rests on few trunks, and the law was chosen for doing well on them.
     return replace(score, held=held, drift=max(rates))
 
 
 def _rate(beyond: Array, distance: Array) -> float:
-    """Return how fast forecasts went astray, as a deviation of ln L for each log unit outside the support."""
+    """Return how fast the error of forecasts grew, as a standard deviation of ln L per log unit outside the support."""
     outside = distance > np.log(NEAR)
     if not outside.any():
         return 0.0
@@ -340,7 +340,7 @@ def _rate(beyond: Array, distance: Array) -> float:
 
 
 def _leverage(law: Law, theta: Array, points: Points, fitted: Any) -> Array:
-    """Return the variance of each forecast of ln L over that of a run, linearised around a fit to some of the rows, shape (runs,)."""
+    """Return the variance of each forecast of ln L, divided by that of a run, linearised around a fit to some of the rows, shape (runs,)."""
     with np.errstate(all="ignore"):
         slopes = np.nan_to_num(law.log_loss_and_slopes(theta[None], points)[1][0], posinf=0.0, neginf=0.0)
     slopes = slopes / np.maximum(np.sqrt((slopes[:, fitted] ** 2).sum(1)), 1e-300)[:, None]

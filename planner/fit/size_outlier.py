@@ -1,6 +1,6 @@
-"""Which size's runs were trained otherwise than all others, as with a learning rate far from its best.
+"""A size whose runs were trained differently from all others, as with a poor learning rate.
 
-They pull a law their way, and it then leaves much of all runs, as where it has the wrong form. But without them, and only them, it leaves little.
+They pull a law their way and raise its residual on all runs, as a wrong form does. But without them, and only without them, the residual is small.
 """
 
 from __future__ import annotations
@@ -16,36 +16,36 @@ from planner.fit.select import Score
 from planner.fit.solver import DELTAS
 
 LEAST_RUNS = 3
-"""Of a size, and `MIN_SIZES` others."""
+"""Fewest runs of the size; the table must have `MIN_SIZES` others."""
 MOST_SIZES = 12
-"""That a grid has: of a table without one no size can be trained otherwise, and each takes a fit."""
+"""Most sizes of a table with a grid: without a grid no single size can be trained differently, and each size costs a fit."""
 RESIDUAL_SHARE = 0.5
-"""Share of what the law leaves of all runs, at most, that it leaves without the size that is off."""
+"""Largest residual without the size, as a share of the residual on all runs."""
 OFF_NOISE, OFF_LEAST = 3.0, 2.0
-"""Deviations of the others, and per cent of the loss, beyond both of which its runs lie off the law."""
+"""Standard deviations of the other runs, and per cent of the loss: the runs of the size must lie off the law by more than both."""
 
 
 @dataclass(frozen=True)
 class SizeOutlier:
-    """A size off the law of all others."""
+    """A size that lies off the law of all others."""
 
     params: float
     """Under the convention of the table [parameters]."""
     runs: int
     one_trunk: bool
-    """Whether they all branch off one trunk, whose luck they share."""
+    """Whether they all branch off one trunk, whose noise they share."""
     off_percent: float
-    """Median deviation of its losses from what the others say."""
+    """Median distance of its losses from the law of the others [% of the loss]."""
     rest_percent: float
-    """Deviation of the others from the law without it [root mean square]."""
+    """Root mean square distance of the others from that law [% of the loss]."""
 
 
 def find_size_outlier(score: Score, data: FitData) -> SizeOutlier | None:
-    """Tell which size is off the law of all others, where one is and without it all is well; one fit for each size.
+    """Find a size that lies off the law of all others, if the law fits well without it; one fit for each size.
 
     Args:
         score: the law.
-        data: the runs, without likely mistakes.
+        data: the runs, without outliers.
     """
     data = data.under(score.params_kind)
     sizes = levels(data.params)
@@ -57,7 +57,7 @@ def find_size_outlier(score: Score, data: FitData) -> SizeOutlier | None:
     theta, _ = fit_weighted(law, points, data.log_loss, without, score.estimate.solutions[:2], deltas=DELTAS)
     off = data.log_loss - law.log_loss(theta, points)
     rows, parameters = without.sum(1), len(law.parameters)
-    # A law that has few runs more than parameters leaves little of any.
+    # With hardly more runs than parameters, any law leaves a small residual.
     left = np.sqrt((without * off**2).sum(1) / np.maximum(rows - parameters, 1))
     left[(rows < ROWS_PER_PARAMETER * parameters) | np.isnan(left)] = np.inf
     number = int(left.argmin())

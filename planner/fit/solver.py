@@ -3,9 +3,9 @@
 Each problem minimises Σ w·Huber_δ(ln L − ln L̂), summed, never averaged (arXiv 2404.10102), δ lowered in steps so that fewer
 starts end in a poor minimum. A step solves (H + λM)·d = −g. H has the curvature of the rows inside δ, and with `exact` the law's second
 derivatives too; M is the reweighted least-squares matrix, whose own step always descends and which takes over as λ grows. Second derivatives save
-no step on the way, since nearly all rows are outside δ and pull by their sign alone, and cost more than all the rest: they are for the last steps of a
-solution that is kept. Bounds are kept by a logistic map. It bends valleys that lead to a bound, along which a step in its coordinates hardly
-comes forward; so the last steps are also tried straight in the parameters (or their logarithms), up to short of the bounds.
+no early steps, since nearly all rows are outside δ and pull by their sign alone, and cost more than all the rest: they serve for the last steps of a
+solution that is kept. A logistic map keeps the bounds. It curves valleys that lead to a bound, along which steps in its coordinates make little
+progress; so the last steps are also tried straight in the parameters (or their logarithms), stopping short of the bounds.
 """
 
 from __future__ import annotations
@@ -30,27 +30,27 @@ TOLERANCE = 1e-11
 """Relative gain under which a step counts as none."""
 EARLY_TOLERANCE = 1e-3
 LONGEST_STEP = 3.0
-"""In the logistic coordinates."""
+"""Of any coordinate, on the logistic map."""
 FIRST_DAMPING = 0.1
 MOST_DAMPING = 1e6
 KEPT = 0.3
-"""Share of the gain that the quadratic model promises from which a Newton step is taken as it is."""
+"""A Newton step is taken as it is if it gains at least this share of what the quadratic model predicts."""
 FREE = 0.1
-"""Damping up to which a step that keeps its promise tells what there is to gain: where that is next to nothing, the problem is at its end."""
+"""Damping up to which a step taken as it is shows how much is left to gain: where that is next to nothing, the problem is done."""
 DAMPINGS = (0.1, 6.0, 60.0, 1000.0)
 LENGTHS = (0.5, 0.2, 0.05)
-"""What else is tried: multiples of the damping, shares of the step."""
+"""Tried otherwise: multiples of the damping, and shares of the step."""
 LEANING = (0.01, 0.1)
-"""And from afar Marquardt's steps (1963, doi 10.1137/0111030), by the majorant with so much more of its diagonal: all others run along a bent valley and
-up its side. Later they cost more than they gain."""
+"""From far starts, Marquardt's steps (1963, doi 10.1137/0111030) are tried too, with these shares of its diagonal added to the majorant: all other steps
+run along a curved valley and up its side. Later they cost more than they gain."""
 SURE = 2
-"""Exact steps after which straight ones are tried beside them: most problems are at their end by then."""
+"""Exact steps after which straight ones are tried beside them: most problems are done by then."""
 TOWARDS = 0.9
 """Share of the way to a bound that a straight step goes at most."""
 BATCH = 200000
 """Problems × runs × parameters worked on at once: what stays in a core's cache."""
 EXACT_BATCH = 6000
-"""Problems × runs of which second derivatives are made at once: they keep some 250 arrays of this size."""
+"""Problems × runs whose second derivatives are computed at once: they keep some 250 arrays of this size."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def solve(
     work = np.empty((2, size, free.shape[1], points.count))
     even = None if len(weights) == 1 and (weights == 1).all() else weights
     batch = _Batch(law.on(points), scale, log_loss, even, moves, deltas, iterations, tolerance, exact, afar, work)
-    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # a wild step is answered by the next one
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # a step that overflows is rejected
         value, finished = batch.solve(free)
     return Solution(scale.to_theta(free), value, finished)
 
@@ -142,7 +142,7 @@ class _State:
         return _State(*(items[chosen] for items in vars(self).values()))
 
     def look(self, batch: _Batch, these: Any) -> None:
-        """Measure anew where some of the problems stand."""
+        """Evaluate objective and derivatives anew for some of the problems."""
         if len(these) == len(self.number):
             self.value, self.gradient, self.curvature, self.majorant = batch.measure(self.number, self.stage, self.here)
             return
@@ -168,12 +168,12 @@ class _Batch:
     exact: bool
     afar: bool
     work: Array
-    """Room for the slopes and what is made of them, shape (2, active at most, parameters, runs): arrays of this size are dear to get anew."""
+    """Buffer for the slopes and their products, shape (2, most active, parameters, runs): arrays of this size are expensive to allocate."""
 
     def solve(self, free: Array) -> tuple[Array, Array]:
         """Lower every objective, in place, until no step gains; return the values, and which problems stopped by themselves.
 
-        A problem that ends makes room for the next one, so that few slow ones do not leave the batch half empty.
+        A finished problem makes room for the next one, so that a few slow ones do not leave the batch half empty.
         """
         count, last = len(free), len(self.deltas) - 1
         values, finished = np.full(count, np.inf), np.zeros(count, dtype=bool)
@@ -197,7 +197,7 @@ class _Batch:
             state.value = np.where(better, tried, state.value)
             over = still | (state.steps >= most[state.stage])
             ended = over & (state.stage == last)
-            # What goes on to the next δ begins there afresh.
+            # Problems that go on to the next δ start there afresh.
             onward = (over & ~ended).nonzero()[0]
             state.stage[onward] += 1
             state.steps[onward], state.idle[onward], state.damping[onward] = 0, 0, FIRST_DAMPING
@@ -222,8 +222,8 @@ class _Batch:
     def _search(self, state: _State) -> tuple[Array, Array, Array, Any]:
         """Choose a step for each problem; return the steps, the objectives they lead to, and the next dampings.
 
-        The damped Newton step is taken where it keeps its promise, else the best of several dampings and lengths: values alone cost a third of
-        what derivatives cost, so trying many steps from one place beats moving badly.
+        The damped Newton step is taken where it gains about what it predicts, else the best of several dampings and lengths: values alone cost a third
+        of what derivatives cost, so trying many steps from one place beats one poor step.
         """
         damping = state.damping
         step = _step(state.curvature, state.majorant, state.gradient, damping)
@@ -273,10 +273,10 @@ class _Batch:
         return _total(self.written, self.scale.to_theta(free), self.log_loss, self._weights(number), self._delta(stage))
 
     def measure(self, number: Any, stage: Any, here: Array) -> tuple[Array, Array, Array, Array]:
-        """Find objective, gradient, Hessian and the reweighted least-squares matrix where some problems stand."""
+        """Compute objective, gradient, Hessian and the reweighted least-squares matrix of some problems."""
         most = 8 * max(1, EXACT_BATCH // len(self.log_loss) // 8)
         if self.exact and len(number) > most + 1:
-            ends = [*range(most, len(number) - 1, most), len(number)]  # none alone, since the sums of one are made in another order
+            ends = [*range(most, len(number) - 1, most), len(number)]  # never one problem alone, whose sums would be made in another order
             parts = [self.measure(number[begin:end], stage[begin:end], here[begin:end]) for begin, end in zip([0, *ends], ends, strict=False)]
             values, gradients, curvatures, majorants = zip(*parts, strict=True)
             return np.concatenate(values), np.concatenate(gradients), np.concatenate(curvatures), np.concatenate(majorants)
@@ -332,7 +332,7 @@ def _step(curvature: Array, majorant: Array, gradient: Array, damping: Array) ->
 
 
 def _diagonal(matrix: Array) -> Array:
-    """Return a view of each problem's diagonal that can be written to; `einsum` gives one in ten times as long."""
+    """Return a writable view of each problem's diagonal; `einsum` takes ten times as long."""
     found = matrix.diagonal(axis1=1, axis2=2)
     found.flags.writeable = True
     return found
@@ -350,14 +350,14 @@ def _solved(matrix: Array, right: Array) -> Array:
     """Solve each problem's equations, shapes (problems, parameters, parameters) and (problems, parameters)."""
     try:
         found: Any = np.linalg.solve(matrix, right[:, :, None])
-    except np.linalg.LinAlgError:  # one of them is singular to the last bit, and would cost all others their step
+    except np.linalg.LinAlgError:  # one exactly singular matrix would cost all other problems their step
         found = np.linalg.pinv(np.nan_to_num(matrix), hermitian=True) @ right[:, :, None]
     result: Array = found[:, :, 0]
     return result
 
 
 def _leaning(state: _State, which: Any, share: float) -> Array:
-    """Solve for the step of some problems by the majorant and a share of its diagonal."""
+    """Solve for Marquardt's step of some problems, by the majorant with a share of its diagonal added."""
     matrix = state.majorant[which]
     diagonal = _diagonal(matrix)
     diagonal *= 1 + share
@@ -366,9 +366,9 @@ def _leaning(state: _State, which: Any, share: float) -> Array:
 
 
 def _straight(here: Array, gradient: Array, curvature: Array, majorant: Array) -> Array:
-    """Solve for the Newton step in the coordinates that the logistic map bounds, and go it up to short of the bounds."""
+    """Solve for the Newton step in the coordinates inside the logistic map, and cut it short of the bounds."""
     share = logistic(here)
-    _diagonal(curvature)[...] -= gradient * (1 - 2 * share)  # what the map itself bends
+    _diagonal(curvature)[...] -= gradient * (1 - 2 * share)  # the map's own curvature
     slope = share * (1 - share)
     move = slope * _step(curvature, majorant, gradient, np.zeros(len(share)))
     room = np.where(move > 0, 1 - share, share)

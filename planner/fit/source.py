@@ -1,4 +1,4 @@
-"""Where the runs of a law are from, as its file keeps it for the stages after."""
+"""Where the runs of a law are from, as its file keeps it for later stages."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 MOST_SEED = 2**31
-"""From which on a seed is none of a sweep here, but a name or a time of somebody else's."""
+"""Seeds from here on are no sweep's of ours, but an identifier or a time in a foreign table."""
 
 
 def source_of(
     runs: Path, frame: DataFrame, data: FitData, place: Path, *, method: str = "full", keep: Sequence[str] = (), further: Sequence[Path] = (),
 ) -> dict[str, Any]:  # fmt: skip
-    """Tell where runs are from, so that the law can be allocated and launched with the sweep's own recipe.
+    """Describe where runs are from, so that plans by the law can be launched with the sweep's own recipe.
 
     Args:
         runs: the runs table.
@@ -58,13 +58,13 @@ def _from(place: Path, table: Path) -> str:
 
 
 def tables_of(law: Path, source: Mapping[str, Any]) -> list[Path]:
-    """Return the runs tables that a law was fitted to, where its file says that they are; they may be gone."""
+    """Return the paths of the runs tables that a law was fitted to, as its file states them; the tables may be gone."""
     names = [source.get("runs", "runs.csv"), *source.get("with", ())]
     return [Path(os.path.relpath(law.resolve().parent / str(name))) for name in names]
 
 
 def one_domain(tables: Sequence[Path]) -> None:
-    """Refuse tables of several specialist domains, by the sweeps or launches that stand beside them: domains of one corpus have its fingerprint in common.
+    """Refuse tables of several specialist domains, judged by the sweep or launch beside each: the corpus's fingerprint is the same for all its domains.
 
     Raises:
         DataError: they are.
@@ -72,7 +72,8 @@ def one_domain(tables: Sequence[Path]) -> None:
     known = [(table, domain) for table in tables if (domain := _domain_of(table)) is not None]
     for table, domain in known[1:]:
         if domain != known[0][1]:
-            raise DataError(f"{known[0][0]} is of the domain {known[0][1]!r} and {table} of {domain!r}", remedy="fit each domain's runs by themselves")
+            what = f"{known[0][0]} has runs of the domain {known[0][1]!r}, and {table} of {domain!r}"
+            raise DataError(what, remedy="fit each domain's runs separately")
 
 
 def _domain_of(table: Path) -> str | None:
@@ -92,7 +93,7 @@ def _domain_of(table: Path) -> str | None:
 
 
 def _last_seed(frame: DataFrame) -> dict[str, int]:
-    """Return the largest seed of the runs, so that runs which follow have others; nothing where none is stated that a run here could have."""
+    """Return the largest seed of the runs, so that further runs take others; nothing where no seed below `MOST_SEED` is stated."""
     seeds = frame["seed"][(frame["seed"] >= 0) & (frame["seed"] < MOST_SEED)]
     return {"last_seed": int(seeds.max())} if len(seeds) else {}
 
@@ -103,7 +104,7 @@ def digests(runs: Path, further: Sequence[Path]) -> dict[str, str]:
 
 
 def _sweep(runs: Path, frame: DataFrame, place: Path) -> dict[str, Any]:
-    """Tell what the sweep beside a table is."""
+    """Describe the sweep beside a table."""
     spec = read_sweep(runs.parent)
     recipes = set(frame["recipe"].dropna())
     if recipes != {spec.recipe.fingerprint}:
@@ -125,6 +126,6 @@ def _sweep(runs: Path, frame: DataFrame, place: Path) -> dict[str, Any]:
 
 
 def _bytes_per_token(frame: DataFrame) -> dict[str, float]:
-    """Return bytes a token of the held-out specialist text, by which a loss becomes bits a byte; nothing where tables differ or do not say."""
+    """Return the bytes per token of the held-out specialist text, which turn a loss into bits per byte; nothing where tables differ or do not say."""
     ratios = (frame["loss_spec"] / (frame["bpb_spec"] * math.log(2))).dropna()
     return {"bytes_per_token": float(ratios.median())} if len(ratios) and ratios.max() < 1.01 * ratios.min() else {}

@@ -1,9 +1,9 @@
 """Where fits start: exponents drawn at random, amplitudes by variable projection, the best of every group of draws.
 
 For fixed exponents a law is linear in its amplitudes, so the best amplitudes are one small weighted least-squares problem
-(variable projection). Which parameters are amplitudes the law says; the columns of the problem are the law's own slopes.
+(variable projection). The law states which parameters are amplitudes; the columns of the problem are the law's own slopes.
 A few Gauss-Newton steps in the exponents, amplitudes projected anew after each (Kaufman 1975, doi 10.1007/BF01932995), bring most starts
-near an optimum at a fraction of what steps in all parameters take.
+near an optimum at a fraction of the cost of steps in all parameters.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from planner.laws import Law, Points
 from planner.laws.dual import derivatives
 
 DRAWS_A_START = 4
-"""Draws of which the best one becomes a start."""
+"""Draws for each start, of which the best is used."""
 SCREENING_DELTA = 0.1
-"""Huber's δ by which draws are ranked: wide, so that far ones are told apart."""
+"""Huber's δ by which draws are ranked: wide, so that far ones are ranked too."""
 APPROACH = 3
 """Gauss-Newton steps in the exponents."""
 APPROACH_DAMPING = 0.005
@@ -39,7 +39,7 @@ def draw_starts(law: Law, points: Points, log_loss: Array, random: np.random.Gen
 
 
 def _approach(law: Law, scale: Scale, points: Points, log_loss: Array, theta: Array) -> Array:
-    """Move the exponents by damped Gauss-Newton steps in all parameters, of which amplitudes take the projection instead; keep the best met.
+    """Move the exponents by damped Gauss-Newton steps, projecting the amplitudes anew after each; keep the best point met.
 
     Only where amplitudes outnumber exponents: on 80 pairs of other laws and tables it saved no time and changed which optima are found.
     """
@@ -86,7 +86,7 @@ def project(law: Law, points: Points, log_loss: Array, theta: Array) -> Array:
         columns = np.empty((len(theta), len(linear), points.count))
         for place, number in enumerate(linear):
             columns[:, place] = by.get(number, 0.0)
-        # What the amplitudes do not carry; zero for a law that is a sum of them.
+        # The part of the loss without the amplitudes' terms; zero for a law that is a sum of such terms.
         rest = trace.value - np.einsum("kl,kln->kn", theta[:, linear], columns)
         columns /= loss
         target = (loss - rest) / loss

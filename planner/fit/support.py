@@ -17,11 +17,11 @@ AXES = ("params", "tokens_pt", "tokens_spec", "unique_spec", "epochs_spec", "tok
 NEAR = 1.2
 """Factor outside the box, on any axis, up to which a plan counts as inside."""
 FARTHEST = 1e62
-"""Of any axis in a file: the FLOPs of the most parameters and tokens that a runs table may have."""
+"""Largest value of any axis in a file: the FLOPs of the most parameters and tokens that a runs table may have."""
 RAY = "pt_per_param"
-"""An axis only of runs whose general tokens follow their size: their box on the others is one line through it."""
+"""An axis only where general tokens are proportional to size: the runs then lie on one line through the box."""
 TOTAL = "tokens_total"
-"""An axis only of runs of two stages that all have as many tokens together: each stage varies, and yet no run says what more or fewer do."""
+"""An axis only where all two-stage runs have the same total of tokens: each stage varies, yet no run shows the effect of the total."""
 TIED = (RAY, TOTAL)
 
 
@@ -32,7 +32,7 @@ class Support:
     low: Mapping[str, float]
     high: Mapping[str, float]
     zero: Mapping[str, bool]
-    """Whether runs with zero were trained, so that what lies between zero and the least value is inside; else zero is new ground."""
+    """Whether runs with zero were trained, so that values from zero to the least positive one are inside; else they are outside."""
 
     @classmethod
     def of(cls, data: FitData) -> Support:
@@ -80,8 +80,8 @@ class Support:
     def factors(self, params: Any, tokens_pt: Any, tokens_spec: Any, unique_spec: Any, flops: Any = None) -> dict[str, Array]:
         """Return by what factor points lie outside on each axis: 1 inside, 3 for three times the most or a third of the least.
 
-        Distinct text counts as far as it is seen. An axis that no run has (specialist tokens in a table of one stage) gives infinity, and so does a point
-        without the general, or the specialist, tokens that every run has.
+        Distinct text counts only as far as it is read. An axis that no run has (specialist tokens in a one-stage table) gives infinity, and so does a
+        point without general, or without specialist, tokens where every run has them.
         """
         params, pt, spec, unique = np.broadcast_arrays(*(np.asarray(item, dtype=float) for item in (params, tokens_pt, tokens_spec, unique_spec)))
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -101,10 +101,10 @@ class Support:
     def distance(self, params: Any, tokens_pt: Any, tokens_spec: Any, unique_spec: Any) -> Array:
         """Return how far outside the runs a point lies, in log units.
 
-        The largest of: the distance from the box of the axes (specialist tokens, seen and distinct, count as one), the factor
-        in 6·N·D, and where the general tokens of the runs follow their size, or all tokens are as many, the factor in that. A sweep under a FLOP limit has
-        no run that is large in size and tokens at once: a point may lie inside the box on every axis and still be new ground. No tokens of a kind
-        that every run has count as one, so that the distance is a number.
+        The largest of: the distance from the box of the axes (specialist tokens, read and distinct, count as one axis), the log factor in 6·N·D, and
+        that on each axis of `TIED` which the runs have. A sweep under a FLOP limit has no run that is large in both size and tokens: a point may lie
+        inside the box on every axis and still be outside the runs. Where a point has no tokens of a kind that every run has, one token is assumed, so
+        that the distance is finite.
         """
         logs = {name: np.log(factor) for name, factor in self.factors(params, tokens_pt, tokens_spec, unique_spec).items()}
         for name, tokens in (("tokens_pt", tokens_pt), ("tokens_spec", tokens_spec)):
@@ -121,12 +121,12 @@ class Support:
         low, high, zero = self.low[name], self.high[name], self.zero[name]
         if high == 0:
             return np.where(value > 0, np.inf, 1.0)
-        # Less than the least FLOPs or distinct tokens is no new ground where the other axes are inside. Nor are fewer epochs where a run had one pass
-        # or less, which is where repetition begins; where every run repeats its text, what one pass gives is not known, whatever runs without any say.
+        # Fewer FLOPs than any run's are not outside where the other axes are inside. Nor are fewer epochs where some run had one pass or less, since
+        # repetition begins above that; where every run repeats its text, the loss after one pass is unknown, whatever runs without specialist text say.
         if name == "epochs_spec":
             under = low / np.maximum(value, 1.0) if low > 1 + SAME else 1.0
         else:
             under = 1.0 if zero or name in ("flops", "flops_6nd") else low / np.where(value > 0, value, np.inf)
-        # Where there is no specialist text at all, its tokens say so.
+        # A point without any specialist text is outside by its tokens already, where it is.
         under = np.where(value > 0, under, 1.0 if zero or name in ("unique_spec", "epochs_spec", RAY) else np.inf)
         return np.maximum(1.0, np.maximum(value / high, under))

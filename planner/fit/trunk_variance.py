@@ -1,7 +1,7 @@
-"""What a run on a trunk of its own differs by from a law, where no trunk was repeated and the fit has taken some of that luck for the law's.
+"""Standard deviation of ln L for a run on a new trunk, where no trunk was repeated and the fit absorbed part of the trunk effect.
 
-Restricted maximum likelihood (Patterson and Thompson 1971, doi 10.1093/biomet/58.3.545) of ln L = law + luck of the trunk + noise of the run, the law
-linearised around its fit. It looks only at what no change of the parameters could explain, so the parameters that sizes are few for are counted.
+Restricted maximum likelihood (Patterson and Thompson 1971, doi 10.1093/biomet/58.3.545) of ln L = law + trunk effect + run noise, the law linearised
+around its fit. Only residuals orthogonal to the parameters' slopes are used, so what the parameters absorb of few sizes is accounted for.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from planner.arrays import Array
 from planner.laws import Law, Points
 
 RATIOS = np.concatenate([[0.0], np.geomspace(1e-3, 100, 120)])
-"""Variance between trunks over that within them, as tried."""
+"""Ratios of between-trunk to within-trunk variance that are tried."""
 RANK_TOLERANCE = 1e-7
-"""Singular values below this share of the largest are of parameters that say the same."""
+"""Singular values below this share of the largest count as zero: their parameters are redundant."""
 
 LEAST_LEFT = 1.0
-"""Length of what the parameters leave of trunks, from which their luck shows in it as much as a run's noise does; by less it would be guessed from
-nothing, as with three sizes for three parameters of size."""
+"""Least length of a trunk direction orthogonal to the parameters: at this length the trunk effect shows in it as much as a run's noise. Shorter ones would
+be a guess from nothing, as with three sizes for three parameters of size."""
 
 
 def trunk_deviation(law: Law, points: Points, theta: Array, log_loss: Array, cluster: Any) -> float:
-    """Return the deviation of ln L of a run on a trunk of its own; 0 where the parameters leave nothing to measure it by.
+    """Return the standard deviation of ln L of a run on a new trunk; 0 where the parameters leave no degree of freedom.
 
     Args:
         law: the law.

@@ -1,4 +1,4 @@
-"""Parameters that no row says anything of, such as what repetition does where no run repeats: a fit would leave them where its start was."""
+"""Parameters that no run constrains, such as those of repetition where no run repeats: a fit would leave them at their start."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def nowhere(slopes: Array) -> Array:
 
 
 def opened(law: Law, which: Array, theta: Array, resamples: Array, random: np.random.Generator) -> tuple[Array, Array]:
-    """Put parameters that are not measured in the middle of the range that starts are drawn from, and in the resamples anywhere in it.
+    """Set unmeasured parameters to the middle of their start range, and draw them from all of it in the resamples.
 
     Args:
         law: the law.
-        which: of its parameters, shape (parameters,).
+        which: whether each of its parameters is unmeasured, shape (parameters,).
         theta: the solution, shape (parameters,).
         resamples: shape (resamples, parameters).
         random: source of chance.

@@ -1,7 +1,7 @@
-"""Where a law may start from what others of the same words have found: a law that holds another as a special case should never fit worse than it.
+"""Warm starts from related laws: a law should never fit worse than its special cases.
 
-Laws that share parameters by name, such as a form without and with an irreducible loss, mostly mean the same by them. What a kin knows is taken over, the
-rest is drawn. It is a start like any other: the solver may leave it, and it wins only where nothing drawn does better.
+Parameters of one name, as in a form without and with an irreducible loss, mostly mean the same quantity: the related law's values are copied, the other
+parameters drawn. A warm start is a start like any other: the solver may leave it, and it wins only where no drawn start does better.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from planner.fit.starts import draw_starts
 from planner.laws import Law, Points
 
 SHARED_NAMES = 0.5
-"""Share of a law's parameters that a kin knows by name."""
+"""Least share of a law's parameters that a related law must have by name."""
 MOST_RELATED = 4
-"""Kin that are asked, those of the least objective."""
+"""Most related laws that are used, those of the least objective."""
 FIRST_IRREDUCIBLE = 0.03
-"""Irreducible loss beside what kin without one have found, as a share of the least loss measured: they fit with none."""
+"""Irreducible loss at a start from a law without one, as a share of the least loss measured."""
 BOUND_MARGIN = 1e-3
-"""Share of a parameter's range that such a start keeps from its bounds, where steps would hardly move it."""
+"""Share of a parameter's range that a warm start keeps from its bounds, near which steps would hardly move it."""
 
 
 def warm_starts(law: Law, found: Iterable[Estimate], points: Points, log_loss: Array, random: np.random.Generator) -> Array:
-    """Return starts from the solutions of a law's kin, shape (up to MOST_RELATED, parameters).
+    """Return starts from the solutions of related laws, shape (up to MOST_RELATED, parameters).
 
     Args:
         law: the law.
-        found: laws fitted to the same runs, with the same δ; the law itself too, where N was counted otherwise.
+        found: laws fitted to the same runs, with the same δ; the law itself too, under another convention of N.
         points: the runs, n of them.
         log_loss: ln L, shape (n,).
-        random: for the parameters that a kin does not know.
+        random: for the parameters that a related law lacks.
     """
     names = [parameter.name for parameter in law.parameters]
     related = [(known, {p.name: value for p, value in zip(known.law.parameters, known.theta, strict=True)}) for known in found]

@@ -69,7 +69,7 @@ def test_whose_text_is_priced_and_whose_law_is_warned_of_is_said(folder: Path) -
     code, out, err = run(folder, file_of(*(GOOD.format(f"domain-{number}") for number in range(6))), flops="4e13")
     assert code == 0, err
     assert out.count("twice the text of domain-") == 4 and "more text is priced for 4 of 6 domains" in err
-    assert "domains 'domain-0', 'domain-1' and 4 more: the law leaves 9 times what seeds differ by" in err
+    assert "domains 'domain-0', 'domain-1' and 4 more: runs scatter around the law by 9 times the noise between seeds" in err
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ def test_the_file_keeps_it(fitted: FittedLaw, tmp_path: Path) -> None:
 @pytest.mark.parametrize("factor", [0.5, 1.6])
 def test_runs_that_no_worth_describes_are_said(fitted: FittedLaw, factor: float) -> None:
     frame = table(0.005)
-    with pytest.warns(PlannerWarning, match="no worth of early specialist text describes"):
+    with pytest.warns(PlannerWarning, match="no worth of early specialist text fits"):
         assert with_early(fitted, frame.assign(loss_spec=frame["loss_spec"] * factor)).early is None
 
 
@@ -83,5 +83,5 @@ def test_too_few_runs_are_said(fitted: FittedLaw) -> None:
 def test_runs_with_a_stage_after_early_text_are_said_not_to_measure_it(fitted: FittedLaw) -> None:
     frame = table(0.005)
     stages = frame[frame["branch_kind"] == "stable"]
-    with pytest.warns(PlannerWarning, match=rf"{len(stages)} runs .* without a specialist stage \(tokens_spec = 0\), and 0 are there"):
+    with pytest.warns(PlannerWarning, match=rf"{len(stages)} runs .* without a specialist stage \(tokens_spec = 0\), and the table has 0"):
         assert with_early(fitted, stages).early is None

@@ -317,10 +317,10 @@ def test_a_law_without_an_irreducible_loss_does_not_promise_less_than_was_ever_m
 
 def test_a_law_that_leaves_far_more_than_seeds_differ_by_says_so(fitted: FittedLaw) -> None:
     few, many = (replace(fitted, source={**fitted.source, "replicate_sd": fitted.noise / ratio}) for ratio in (3.9, 4.1))
-    assert "the law leaves 4.1 times what seeds differ by" in many.unexplained and not few.unexplained
+    assert "runs scatter around the law by 4.1 times the noise between seeds" in many.unexplained and not few.unexplained
     assert not replace(fitted, source={**fitted.source, "replicate_sd": None}).unexplained
     assert many.unexplained in allocate(many, Request(4e12, 2e5)).warnings
-    with pytest.warns(PlannerWarning, match="4.1 times what seeds differ by"):
+    with pytest.warns(PlannerWarning, match="4.1 times the noise between seeds"):
         show(many)
 
 
@@ -337,7 +337,7 @@ def test_a_law_that_no_slice_could_test_is_not_chosen() -> None:
 def test_a_law_that_was_never_held_against_a_slice_is_warned_of(tmp_path: Path) -> None:
     rows = [f"{n},{d},0,,{1.5 + 20 * n**-0.3 + 200 * d**-0.3}" for n in (1e5, 2e5, 4e5, 1e6) for d in (1e7, 3e7, 1e8)]
     data = fit_data(read_runs(table(tmp_path, rows)))
-    with pytest.warns(PlannerWarning, match="no error beyond the runs was measured"):
+    with pytest.warns(PlannerWarning, match="the error outside the runs was not measured"):
         fit(data, "chinchilla", resamples=20)
 
 

@@ -130,7 +130,7 @@ def test_runs_that_replay_are_left_out_of_the_law_of_the_specialist_loss(tmp_pat
     assert data.count == len(plain) and data.replaying == len(several) and data.replay_fraction is None
     everywhere = fit_data(read(plain.assign(replay_fraction=np.where(plain["tokens_spec"] > 0, 0, 0.3)), tmp_path))
     assert everywhere.replaying == 0, "a run without a specialist stage replays nothing, whatever its column says"
-    with pytest.raises(DataError, match="all 18 runs with a specialist stage replay general text in it.*train some without, or .* --target general"):
+    with pytest.raises(DataError, match="all 18 runs with a specialist stage replay general text in it.*some without replay, or .* --target general"):
         fit_data(read(plain.assign(replay_fraction=0.3), tmp_path))
     few = fit_data(read(pd.concat([plain.iloc[:4], several]), tmp_path))
     with pytest.raises(DataError, match="only 4 runs can be used for a fit .18 more have replayed general text, which .* describes; the rest"):
@@ -174,7 +174,7 @@ def test_a_slip_of_a_digit_is_named_and_moves_neither_support_nor_noise(tmp_path
     spoilt = clean.copy()
     spoilt.loc[24, "tokens_pt"] *= 1000
     before, table = fitted_to(read(clean, tmp_path)), read(spoilt, tmp_path)
-    with pytest.warns(PlannerWarning, match=r"row26 lies \+.* % off the law, .* is it a mistake"):
+    with pytest.warns(PlannerWarning, match=r"row26 lies \+.* % off the law, .* likely a data error"):
         after = fit(fit_data(table), "chinchilla", resamples=60, largest=False)
     assert after.support.high["tokens_pt"] <= before.support.high["tokens_pt"]
     assert after.noise < 1.5 * before.noise and after.drift > 0
@@ -187,7 +187,7 @@ def test_a_slip_of_a_digit_makes_no_forecast_look_worse(tmp_path: Path) -> None:
     for row, factor in ((25, 2.0), (len(sound) - 1, 0.6)):
         foul = sound.copy()
         foul.loc[row, "loss_spec"] *= factor
-        with pytest.warns(PlannerWarning, match=f"row{row + 2} lies .* is it a mistake"):
+        with pytest.warns(PlannerWarning, match=f"row{row + 2} lies .* likely a data error"):
             law = fit(fit_data(read(foul, tmp_path).assign(flags="")), "chinchilla", resamples=60)
         assert law.drift < clean.drift + 0.005 and law.scores[0]["mean"] < 1.5 * clean.scores[0]["mean"]
         assert law.holdout["worst_percent"] < 2 and f"row{row + 2}" not in law.holdout["run_ids"]
@@ -201,14 +201,14 @@ def test_losses_in_other_runs_rows_are_said_to_teach_nothing(tmp_path: Path, see
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", PlannerWarning)
         fit(fit_data(read(frame, tmp_path).assign(flags="")), "chinchilla", resamples=60, largest=False)
-    assert any("sizes and tokens hardly say what the loss is" in str(item.message) for item in caught) == warned
+    assert any("size and tokens hardly explain the loss" in str(item.message) for item in caught) == warned
 
 
 @pytest.mark.parametrize(
     ("change", "named"),
     [
         ({"loss_spec": lambda frame: np.exp(3 * frame["loss_spec"])}, "are these perplexities"),
-        ({"tokens_pt": lambda frame: frame["tokens_pt"] / 1e3}, "write tokens out, or as 30B"),
+        ({"tokens_pt": lambda frame: frame["tokens_pt"] / 1e3}, "write them in full, or as 30B"),
     ],
 )
 def test_columns_in_another_unit_are_asked_about(tmp_path: Path, change: dict[str, object], named: str) -> None:
@@ -220,7 +220,8 @@ def test_few_runs_that_a_slip_of_units_leaves_are_told_of_as_such(tmp_path: Path
     frame = grid(0.003)
     frame["tokens_pt"] /= 1e3
     frame.loc[:2, "tokens_pt"] *= 1e3
-    with pytest.raises(DataError, match=rf"only 3 of {len(frame)} runs have a loss_spec and no flag: .*under_2_tokens_per_parameter.*; write tokens out"):
+    message = rf"only 3 of {len(frame)} runs have a loss_spec and no flag: .*under_2_tokens_per_parameter.*; .* write them in full"
+    with pytest.raises(DataError, match=message):
         fit_data(read(frame, tmp_path))
 
 
@@ -247,12 +248,12 @@ def test_a_size_that_is_off_is_said(tmp_path: Path, place: int, factor: float, l
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", PlannerWarning)
         fit(fit_data(read(frame, tmp_path).assign(flags="")), law, resamples=60)
-    found = [str(item.message) for item in caught if "off what all others say" in str(item.message)]
+    found = [str(item.message) for item in caught if "off a law fitted to all other sizes" in str(item.message)]
     named = [f"the 5 runs of {format_count(sizes[place])} parameters lie {'+' if factor > 1 else '-'}" in text for text in found]
     assert named == ([True] if factor != 1 else []) and not any("skill" in text for text in found)
 
 
-@pytest.mark.parametrize(("factor", "said"), [(1.06, "above what .*either it was trained"), (0.94, "below what .*either the smaller ones were trained")])
+@pytest.mark.parametrize(("factor", "said"), [(1.06, "above their .*either it was trained"), (0.94, "below their .*either the smaller ones were trained")])
 def test_a_largest_size_that_is_off_its_forecast_is_said(tmp_path: Path, factor: float, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where leaving it out does not make all well."""
     monkeypatch.setattr("planner.fit.fit.find_size_outlier", lambda score, data: None)
@@ -264,7 +265,7 @@ def test_a_largest_size_that_is_off_its_forecast_is_said(tmp_path: Path, factor:
 
 def test_the_luck_of_single_trunks_is_said_to_be_unmeasured(tmp_path: Path) -> None:
     trunks = [f"t{number // 5}" for number in range(25)]
-    with pytest.warns(PlannerWarning, match="what trunks differ by is not measured"):
+    with pytest.warns(PlannerWarning, match="the between-trunk variance is not measured"):
         check(fit_data(read(grid(0.003, trunk_id=trunks, seed=0), tmp_path)))
     twice = pd.concat([grid(0.003, seed, trunk_id=[f"{name}-{seed}" for name in trunks], seed=seed) for seed in (0, 1)])
     check(fit_data(read(twice, tmp_path)))
@@ -276,7 +277,7 @@ def test_one_name_for_all_trunks_leaves_intervals_a_width(tmp_path: Path) -> Non
     frame = read(grid(0.005, trunk_id="main", seed=0), tmp_path)
     data = fit_data(frame)
     assert len(np.unique(data.cluster)) == len(SIZES)
-    with pytest.warns(PlannerWarning, match=f"all 25 runs branch off {len(SIZES)} trunks: intervals and regrets rest on so few"):
+    with pytest.warns(PlannerWarning, match=f"all 25 runs branch off only {len(SIZES)} trunks: intervals and regrets may well be too narrow"):
         check(data)
     member = fitted_to(frame).members[0]
     assert (np.std(member.resamples, axis=0) > 1e-3 * np.abs(member.theta)).all()
@@ -305,7 +306,7 @@ def test_no_run_below_a_cut_off_is_flagged_by_what_is_above_it(tmp_path: Path) -
     assert table["flags"][at] == "negative_curvature"
     limit = float(frame["flops"][at])
     assert (judge_alone(table[table["flops"] <= limit])["flags"] == "").all()
-    with pytest.warns(PlannerWarning, match="is it a mistake"):  # by all runs, the one above is
+    with pytest.warns(PlannerWarning, match="likely a data error"):  # by all runs, the one above is
         (cutoff,) = backtest(table, "chinchilla", cutoffs=[limit], resamples=20).cutoffs
     assert cutoff.rows_below == int((frame["flops"] <= limit).sum())
 

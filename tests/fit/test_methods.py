@@ -51,11 +51,11 @@ def test_rows_without_a_specialist_stage_belong_to_the_methods_with_their_genera
         ids = fit_data(frame, method=method).run_ids
         assert len(ids) == 9 and {name.rstrip("0123456789+e-") if "both" not in name else name[:6] for name in ids} == rows
     one_stage = frame[frame["run_id"].str.startswith("z")]
-    with pytest.raises(DataError, match="no run trained its general stage with method lora; there are full; fit with --method full"):
+    with pytest.raises(DataError, match="no run trained its general stage with method lora; the table has full; fit with --method full"):
         fit_data(one_stage, method="lora")
     alone = frame[frame["run_id"].str.startswith("both-z")]
     assert fit_data(alone, method="lora-both").count == 3
-    with pytest.raises(DataError, match="no run trained its general stage with method full; there are lora-both; fit with --method lora-both"):
+    with pytest.raises(DataError, match="no run trained its general stage with method full; the table has lora-both; fit with --method lora-both"):
         fit_data(alone)
     with pytest.raises(DataError, match="no run trained its specialist stage with method qlora-both"):
         fit_data(frame, method="qlora-both")
@@ -68,7 +68,7 @@ def test_a_fit_takes_the_rows_of_one_method(tmp_path: Path) -> None:
         data = fit_data(frame, method=method)
         assert data.count == 9 and {name[0] for name in data.run_ids} == {"z", letter}
     assert fit_data(frame).run_ids == fit_data(frame, method="full").run_ids
-    with pytest.raises(DataError, match="no run trained its specialist stage with method qlora; there are full, lora"):
+    with pytest.raises(DataError, match="no run trained its specialist stage with method qlora; the table has full, lora"):
         fit_data(frame, method="qlora")
     with pytest.raises(DataError, match="fit with --method lora"):
         fit_data(frame[frame["method"] == "lora"])

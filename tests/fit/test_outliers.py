@@ -26,7 +26,7 @@ def named(data: FitData) -> tuple[set[str], float]:
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         law = fit(data, "auto", resamples=20, largest=False)
-    return {str(item.message).split()[0] for item in said if "is it a mistake" in str(item.message)}, law.noise
+    return {str(item.message).split()[0] for item in said if "likely a data error" in str(item.message)}, law.noise
 
 
 @pytest.mark.slow
