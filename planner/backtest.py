@@ -1,4 +1,4 @@
-"""Replay history: at each compute cut-off fit what is below, forecast what is above, and price the choices that the law would have made."""
+"""Backtest: at each compute cut-off fit the runs below, forecast those above, and compute the regret of the law's choices among them."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 KIND = "backtest"
 VERSION = 1
 QUANTILES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
-"""Shares of the runs that default cut-offs leave below, about."""
+"""Approximate shares of the runs below the default cut-offs."""
 APART = 1.1
-"""Factor between default cut-offs, at least."""
+"""Least factor between default cut-offs."""
 LEAST_ABOVE = 4
-"""Runs above a cut-off, at least."""
+"""Fewest runs above a cut-off."""
 
 
 @dataclass(frozen=True)
@@ -41,14 +41,14 @@ class Outcome:
 
     run_id: str
     factor: float
-    """Its FLOPs over those of the dearest run below."""
+    """Its FLOPs over those of the most expensive run below."""
     forecast: float
     """[nats/token]"""
     low: float
     high: float
     measured: float
     flags: str = ""
-    """Why a fit would leave it out, by its loss against that of other runs: it was a choice all the same, so it counts here."""
+    """Flags because of its loss, which would keep it out of a fit: the loss was unknown when choosing, so it counts here."""
 
     @property
     def error_percent(self) -> float:
@@ -63,7 +63,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Cutoff:
-    """What a fit of the cheap runs would have been worth for the dear ones."""
+    """How well a fit of the cheap runs forecasts the expensive ones."""
 
     flops: float
     """Runs that cost at most this are fitted, the others forecast."""
@@ -75,11 +75,11 @@ class Cutoff:
     decisions: tuple[Decision, ...]
     """Choices among runs above; none where too few of them cost the same."""
     notes: tuple[str, ...] = ()
-    """What the fit warned of."""
+    """Warnings of the fit."""
 
     @property
     def factor(self) -> float:
-        """How far the dearest run lies beyond those that were fitted, in compute."""
+        """FLOPs of the most expensive run over those of the most expensive one fitted."""
         return max(item.factor for item in self.outcomes)
 
     @property
@@ -89,7 +89,7 @@ class Cutoff:
 
     @property
     def flagged(self) -> int:
-        """Number of runs above that a fit would leave out by their loss."""
+        """Number of runs above that a fit would leave out because of their loss."""
         return sum(bool(item.flags) for item in self.outcomes)
 
     @property
@@ -139,7 +139,7 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Backtest:
-    """What `plan backtest` leaves."""
+    """The result of `plan backtest`."""
 
     law: str
     """As it was asked for: a name, or "auto"."""
@@ -147,7 +147,7 @@ class Backtest:
     """The lowest first."""
     skipped: tuple[Skipped, ...]
     seed_percent: float | None
-    """Deviation of the loss between seeds [%]: regrets of this size are noise. None without replicates."""
+    """Standard deviation of the loss between seeds [%]: regrets of this size are noise. None without replicates."""
 
     def save(self, path: Path, inputs: Mapping[str, str]) -> None:
         """Write backtest.json."""
@@ -180,8 +180,8 @@ def backtest(
 ) -> Backtest:  # fmt: skip
     """Replay a runs table at compute cut-offs.
 
-    What is fitted is without flags, as for `fit`. Above a cut-off runs that are flagged for their loss against that of others count too: whoever chose
-    one would have had to live with it. Those that diverged, were too short or ran at another learning rate count nowhere.
+    Only unflagged runs are fitted, as by `fit`. Above a cut-off, runs that are flagged because of their loss count too, since that loss was unknown when
+    choosing. Runs that diverged, were too short or ran at another learning rate count nowhere.
 
     Args:
         frame: a runs table as `read_runs` returns it.
@@ -191,16 +191,16 @@ def backtest(
         keep: flags that do not keep a row out.
         resamples: resamples of each law.
         seed: seed of starts and resamples.
-        progress: told of the steps.
+        progress: called with the name of each step and the share of the work done.
 
     Raises:
-        DataError: the runs cannot carry a fit at any cut-off.
+        DataError: no cut-off leaves enough runs for a fit.
         InputError: no such law, flag or convention of N.
     """
     rows = _plain(usable(frame, keep))
-    data = fit_data(frame, keep) if rows.empty else fit_data(rows)  # the first says what flags them all
+    data = fit_data(frame, keep) if rows.empty else fit_data(rows)  # the first raises an error that names the flags
     choices = frame.assign(flags=frame["flags"].map(lambda text: ";".join(item for item in str(text).split(";") if item not in keep)))
-    # A judged run that lacks a column of the others cannot be forecast as they are.
+    # A run flagged by its loss that lacks a column of the others cannot be forecast.
     judged = judged_only(choices) & choices[[PARAMS_KINDS[kind] for kind in data.params_by]].notna().all(axis=1)
     flags = dict(zip(choices["run_id"].astype(str)[judged], choices["flags"][judged], strict=True))
     everything = fit_data(_plain(usable(choices.assign(flags=choices["flags"].mask(judged, "")))))
@@ -209,7 +209,7 @@ def backtest(
         lacking = ", ".join(sorted(set(params_kinds) - known))
         raise InputError(f"N cannot be {lacking} here: that column is missing or has gaps", remedy="fill it, or choose the other --params-kind")
     if data.count < 2 * LEAST_ABOVE:
-        raise DataError(f"only {data.count} runs can be used, too few for a backtest", remedy="train more runs, or take flagged ones in with --keep FLAG")
+        raise DataError(f"only {data.count} runs can be used, too few for a backtest", remedy="train more runs, or fit flagged ones with --keep FLAG")
     limits = sorted(set(cutoffs)) or default_cutoffs(data.flops)
     tell = progress or (lambda what, share: None)
     steps = len(limits) + 1
@@ -237,7 +237,7 @@ def backtest(
 
 
 def default_cutoffs(flops: Array) -> list[float]:
-    """Choose cut-offs near `QUANTILES` of the runs, each below the widest gap around: a cut through runs of equal compute forecasts nothing new.
+    """Choose cut-offs near `QUANTILES` of the runs, each at the widest gap around: a cut through runs of equal compute forecasts nothing new.
 
     Args:
         flops: shape (runs,).
@@ -260,22 +260,22 @@ def _expected(law: FittedLaw, data: FitData) -> Array:
 
 
 def _known(frame: DataFrame, keep: tuple[str, ...], most: float) -> FitData:
-    """Return the runs of at most so many FLOPs as they were known then: not even what flags them comes from a run above."""
+    """Return the runs of at most `most` FLOPs as they were known then: their flags, too, come from no run above."""
     rows = judge_alone(frame[flops_of(frame) <= most])
     held = {flag for text in rows["flags"] for flag in text.split(";")}
     return fit_data(_plain(usable(rows, tuple(flag for flag in keep if flag in held))))
 
 
 def _plain(rows: DataFrame) -> DataFrame:
-    """Return the runs in full that mix nothing into their general stage, without flags."""
+    """Return the full-parameter runs without specialist text in their general stage, and remove their flags."""
     rows = of_method(rows.assign(flags=""), "full")
-    return rows[~early(rows)].reset_index(drop=True)  # as fit_data leaves them out, so that rows and arrays stay side by side
+    return rows[~early(rows)].reset_index(drop=True)  # fit_data leaves the others out too: so rows and arrays stay aligned
 
 
 def _replay(
     known: Callable[[float], FitData], data: FitData, limit: float, fit_rows: Callable[[FitData], FittedLaw], hindsight: Array, flags: Mapping[str, str]
 ) -> Cutoff:  # fmt: skip
-    """Fit the rows up to a limit and hold the forecasts of the others, flagged by their loss or not, against their outcomes."""
+    """Fit the rows up to a limit and compare the forecasts of the others, flagged because of their loss or not, with their outcomes."""
     cheap = data.flops <= limit
     above = data.rows(~cheap)
     if above.count < LEAST_ABOVE:
@@ -284,7 +284,7 @@ def _replay(
         raise DataError("no run lies below", remedy="raise the cut-off")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        # From the table again, and not a part of what was read from all of it: nothing of the runs above may enter, their noise included.
+        # Read from the table again, not selected from all rows: nothing of the runs above may enter, not even their noise.
         below = known(limit)
         if data.two_stage and not below.two_stage:
             raise DataError("the runs below are of one stage, those above of two", remedy="raise the cut-off")

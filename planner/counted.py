@@ -1,13 +1,14 @@
 """The shape of a checkpoint whose family has no formula here: its model is built without values, and its modules are counted.
 
-What can be counted is a decoder of attention and linear layers, mixtures of experts among them; a recurrence or a convolution costs more than its
-weights say, and is refused, as is what attends to an encoder, or sees what it is to foretell. Imports torch only where a model is to be counted.
+Decoders of attention and linear layers can be counted, mixtures of experts included. Refused are recurrences and convolutions, whose cost their weights
+do not show, models that attend to an encoder, and models that see the tokens they predict. Imports torch only where a model is counted.
 """
 
 from __future__ import annotations
 
 import math
 import warnings
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,27 +17,27 @@ from planner.native import refuse_fetched
 from planner.shapes import Counted, ModelShape
 
 _CHOSEN = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_k")
-"""Names that configurations have for the experts a token is sent to."""
+"""Settings that state, in one family or another, the number of experts a token is sent to."""
 _EXPERTS = {"gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"}
-"""Last names of layers that peft takes for the experts' own in a mixture, and puts other adapters on: those are left without."""
+"""Last names of layers that, in a mixture of experts, peft takes for the experts' own and adapts differently: they get no adapters here."""
 _UNLIKE = {
     "xlstm": "it is a recurrence",
     "llama4_text": "all its experts are multiplied by every token",
     "longcat_flash": "some of the experts that a token is sent to multiply nothing",
     "diffllama": "it attends with two sets of scores, over values of twice the width",
-    **dict.fromkeys(("dory", "hrm_text"), "its layers are gone through more than once"),
+    **dict.fromkeys(("dory", "hrm_text"), "its layers are applied more than once"),
 }
-"""Families whose modules do not tell what they cost."""
+"""Families whose modules do not show their cost."""
 _LAYERS = {"full_attention", "sliding_attention", "chunked_attention"}
 _PARTS = ("encoder_attn", "cross_attn", "crossattention", "vision", "indexer")
-"""Of the names of modules that attend to something else, or decide what is attended to at a cost of its own."""
+"""Parts of the names of modules that attend to another input, or that select what is attended to at a cost of their own."""
 
 LONGEST = 300
-"""Letters of a library's message that are shown."""
+"""Most characters of a library's message that are shown."""
 
 
 def read_config(where: Path) -> Any:
-    """Read a checkpoint's config.json, with its family's own defaults, and without code of the checkpoint's.
+    """Read a checkpoint's config.json with the defaults of its family, without running code of the checkpoint.
 
     Raises:
         InputError: the library knows no such family, or the numbers do not fit each other.
@@ -47,10 +48,10 @@ def read_config(where: Path) -> Any:
         from transformers import AutoConfig
         from transformers.utils import logging
     except ModuleNotFoundError as error:
-        what = f"transformers, which knows what {where} makes, is not installed"
+        what = f"{where} can only be read with transformers, which is not installed"
         raise MissingDependencyError(what, remedy="pip install 'compute-allocation-planner[train]'") from error
     before = logging.get_verbosity()
-    logging.set_verbosity_error()  # it warns of special tokens, which a corpus has its own of
+    logging.set_verbosity_error()  # it warns of special tokens, of which a corpus has its own
     try:
         return AutoConfig.from_pretrained(where, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # the library raises many kinds
@@ -60,7 +61,7 @@ def read_config(where: Path) -> Any:
 
 
 def counted_shape(where: Path) -> ModelShape:
-    """Count the modules of the model that a checkpoint's config.json makes; its weights are not read.
+    """Count the modules of the model that a checkpoint's config.json describes; its weights are not read.
 
     Raises:
         InputError: no causal language model, or one with modules whose FLOPs cannot be counted.
@@ -79,12 +80,12 @@ def counted_shape(where: Path) -> ModelShape:
     except InputError:
         raise
     except Exception as error:  # the library raises many kinds
-        what = f"{where} makes no causal language model that can be counted: {one_line(error)}"
+        what = f"{where} describes no causal language model that can be counted: {one_line(error)}"
         raise InputError(what, remedy="give a checkpoint that AutoModelForCausalLM loads, of text alone") from error
 
 
 def _refuse_unlike(config: Any, where: Path) -> None:
-    """Refuse what is built of the same modules and costs otherwise, or sees what it is to foretell."""
+    """Refuse models whose modules do not show their cost, and models that are not causal decoders of text."""
     kind = str(config.model_type)
     if kind in _UNLIKE:
         raise _uncountable(where, config, _UNLIKE[kind])
@@ -92,8 +93,8 @@ def _refuse_unlike(config: Any, where: Path) -> None:
         raise _uncountable(where, config, "it reads more than text")
     if getattr(config, "is_encoder_decoder", False) or getattr(config, "add_cross_attention", False):
         raise _uncountable(where, config, "it attends to an encoder")
-    if getattr(config, "is_decoder", None) is False and not kind.startswith("gpt_neox"):  # which is one all the same
-        raise _uncountable(where, config, "it is no decoder: is_decoder = false")
+    if getattr(config, "is_decoder", None) is False and not kind.startswith("gpt_neox"):  # which are decoders all the same
+        raise _uncountable(where, config, "it is no decoder (is_decoder = false)")
     if unknown := set(getattr(config, "layer_types", None) or ()) - _LAYERS:
         raise _uncountable(where, config, f"it has layers of type {', '.join(sorted(unknown))}")
 
@@ -102,7 +103,7 @@ def _shape(model: Any, config: Any, where: Path) -> ModelShape:
     heads, hidden, layers = (_whole(config, name) for name in ("num_attention_heads", "hidden_size", "num_hidden_layers"))
     if not heads or not hidden or not layers:
         raise _uncountable(where, config, "it states no attention heads, width or layers")
-    counted, widest = _count(model, _chosen(config), where, config)
+    counted, widest = _count(model, config, where)
     kv_heads = _whole(config, "num_key_value_heads")
     output = model.get_output_embeddings()
     tied = output is not None and output.weight is model.get_input_embeddings().weight
@@ -118,52 +119,83 @@ def one_line(error: Exception) -> str:
     return told if len(told) <= LONGEST else f"{told[:LONGEST]}…"
 
 
-def _count(model: Any, chosen: int, where: Path, config: Any) -> tuple[Counted, int]:
+def _count(model: Any, config: Any, where: Path) -> tuple[Counted, int]:
     """Count parameters by what they do; return them, and the width of the widest layer."""
-    from torch import nn
-
-    output = model.get_output_embeddings()
-    seen: set[int] = set()
-    total = embedding = matrices = idle = widest = 0
-    layers: dict[str, tuple[int, int]] = {}
-    transposed: dict[str, None] = {}
+    tally = _Tally(where, config, model.get_output_embeddings())
     for name, module in model.named_modules():
         if any(part in name.lower() for part in _PARTS):
             raise _uncountable(where, config, f"it has {name}")
         for parameter in module._parameters.values():
-            if parameter is None:
-                continue
-            fresh, size = id(parameter) not in seen, parameter.numel()
-            seen.add(id(parameter))
-            total += size * fresh
-            kind = type(module).__name__
-            if isinstance(module, nn.Embedding):
-                embedding += size * fresh
-            elif parameter.ndim == 1 or "Experts" in kind and parameter.ndim == 2:  # norms, biases
-                continue
-            elif module is output:
-                embedding += size * fresh
-                matrices += size
-            elif parameter.ndim == 2 and (isinstance(module, nn.Linear) or kind == "Conv1D" or kind.endswith("Router")):  # Conv1D: GPT-2's linear layer
-                matrices += size
-                widest = max(widest, *parameter.shape)
-                if kind == "Conv1D":
-                    transposed[name.rpartition(".")[2]] = None
-                if not kind.endswith("Router"):
-                    weights, sides = layers.get(last := name.rpartition(".")[2], (0, 0))
-                    layers[last] = weights + size, sides + sum(parameter.shape)
-            elif parameter.ndim == 3 and "Experts" in kind:
-                if not chosen:
-                    raise _uncountable(where, config, f"it states none of {', '.join(_CHOSEN)}, the experts that a token is sent to")
-                used = size // parameter.shape[0] * min(chosen, parameter.shape[0])
-                matrices += used
-                idle += size - used
-                widest = max(widest, *parameter.shape[1:])
-            else:
-                raise _uncountable(where, config, f"{name} is a {kind}")
-    if idle:
-        layers = {name: numbers for name, numbers in layers.items() if name not in _EXPERTS}
-    return Counted(total, embedding, matrices, tuple((name, *numbers) for name, numbers in layers.items()), idle, tuple(transposed)), widest
+            if parameter is not None:
+                tally.add(name, module, parameter)
+    return tally.counted(), tally.widest
+
+
+@dataclass
+class _Tally:
+    """Parameters counted so far, by what they do; the fields are those of `Counted`."""
+
+    where: Path
+    config: Any
+    output: Any
+    """The output layer; None where there is none."""
+    total: int = 0
+    embedding: int = 0
+    matrices: int = 0
+    idle: int = 0
+    widest: int = 0
+    """Width of the widest layer."""
+    layers: dict[str, tuple[int, int]] = field(default_factory=dict)
+    transposed: dict[str, None] = field(default_factory=dict)
+    seen: set[int] = field(default_factory=set)
+    """Parameters counted already, since some are shared between modules."""
+
+    def add(self, name: str, module: Any, parameter: Any) -> None:
+        """Count one parameter of a module; refuse one whose cost is not known."""
+        from torch import nn
+
+        kind, size = type(module).__name__, parameter.numel()
+        fresh = 0 if id(parameter) in self.seen else size
+        self.seen.add(id(parameter))
+        self.total += fresh
+        if isinstance(module, nn.Embedding):
+            self.embedding += fresh
+        elif parameter.ndim == 1 or "Experts" in kind and parameter.ndim == 2:
+            pass  # norms, biases
+        elif module is self.output:
+            self.embedding += fresh
+            self.matrices += size
+        elif parameter.ndim == 2 and (isinstance(module, nn.Linear) or kind == "Conv1D" or kind.endswith("Router")):  # Conv1D: GPT-2's linear layer
+            self._add_layer(name.rpartition(".")[2], kind, parameter)
+        elif parameter.ndim == 3 and "Experts" in kind:
+            self._add_experts(parameter)
+        else:
+            raise _uncountable(self.where, self.config, f"{name} is a {kind}")
+
+    def _add_layer(self, last: str, kind: str, parameter: Any) -> None:
+        """Count the matrix of a linear layer by its last name; a router is multiplied too, but is no layer for adapters."""
+        self.matrices += parameter.numel()
+        self.widest = max(self.widest, *parameter.shape)
+        if kind == "Conv1D":
+            self.transposed[last] = None
+        if not kind.endswith("Router"):
+            weights, sides = self.layers.get(last, (0, 0))
+            self.layers[last] = weights + parameter.numel(), sides + sum(parameter.shape)
+
+    def _add_experts(self, parameter: Any) -> None:
+        """Count the matrices of all experts of a layer, shape (experts, width, width)."""
+        if not (chosen := _chosen(self.config)):
+            raise _uncountable(self.where, self.config, f"it states none of {', '.join(_CHOSEN)}, the number of experts a token is sent to")
+        experts, size = parameter.shape[0], parameter.numel()
+        used = size // experts * min(chosen, experts)
+        self.matrices += used
+        self.idle += size - used
+        self.widest = max(self.widest, *parameter.shape[1:])
+
+    def counted(self) -> Counted:
+        """Return the counts; in a mixture of experts without the layers in `_EXPERTS`."""
+        layers = tuple((name, *numbers) for name, numbers in self.layers.items() if not self.idle or name not in _EXPERTS)
+        return Counted(self.total, self.embedding, self.matrices, layers, self.idle, tuple(self.transposed))
 
 
 def _whole(config: Any, name: str) -> int:
@@ -173,12 +205,12 @@ def _whole(config: Any, name: str) -> int:
 
 
 def _chosen(config: Any) -> int:
-    """Return how many experts a token is sent to; 0 where that is not said."""
+    """Return how many experts a token is sent to; 0 where that is not stated."""
     return next(filter(None, (_whole(config, name) for name in _CHOSEN)), 0)
 
 
 def _head_dim(config: Any, usual: int) -> int:
-    """Return the width of a head; where keys and values have their own (latent attention, arXiv 2405.04434) their mean, which costs the same."""
+    """Return the width of a head; where keys and values differ in width (latent attention, arXiv 2405.04434) their mean, which costs the same."""
     keys, values = _whole(config, "qk_head_dim"), _whole(config, "v_head_dim")
     return math.ceil((keys + values) / 2) if keys and values else _whole(config, "head_dim") or usual
 

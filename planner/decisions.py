@@ -1,4 +1,4 @@
-"""Decisions replayed: among trained runs of equal compute and equal text, which one would have been chosen, and what it gave away."""
+"""Decisions replayed: among trained runs of equal compute and equal text, which one would have been chosen, and its regret."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from planner.arrays import Array
 from planner.fit.data import FitData
 
 SAME_COMPUTE = 1.25
-"""A budget buys any run that costs it, or less by at most this factor."""
+"""A budget buys any run that costs as much, or less by at most this factor."""
 SAME_TEXT = 1.1
 """Amounts of distinct text within this factor are one amount: caps are whole documents, and a pass may end a little past its text."""
 LEAST_CHOICES = 3
-"""Distinct splits between which there is something to decide."""
+"""Fewest distinct splits that make a decision."""
 PLAN, HINDSIGHT = "the plan", "in hindsight"
-"""Who chooses by a law: one fitted to the runs below, and one fitted to all, whose regret is noise and the law's form, not extrapolation."""
+"""Choices by a law: fitted to the runs below, and fitted to all runs, whose regret comes from noise and the law's form, not from extrapolation."""
 ANY, LARGEST, MOST_SPECIALIST, COPY = "any run", "largest model", "most special text", "best split so far"
-"""Who chooses by a rule of thumb."""
+"""Choices by a rule of thumb."""
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What to train with a budget and an amount of distinct specialist text, and what each way to choose would have given away."""
+    """What to train with a budget and an amount of distinct specialist text, and the regret of each way to choose."""
 
     flops: float
-    """The budget: FLOPs of the dearest run."""
+    """The budget: FLOPs of the most expensive run."""
     unique_spec: float | None
-    """Distinct specialist tokens at hand; None in a table of one stage."""
+    """Distinct specialist tokens available; None in a table of one stage."""
     runs: tuple[str, ...]
     """The choices; of runs that differ in the seed only, one stands for all."""
     chosen: str
@@ -45,13 +45,14 @@ def decide(above: FitData, expected: Mapping[str, Array], below: FitData) -> tup
 
     Args:
         above: the runs to choose among, n of them.
-        expected: by who chooses, `PLAN` first, what they are ranked by, the least best: forecast losses or a function of those, each of shape (n,).
+        expected: for each way to choose by a law, `PLAN` first, the values that rank the runs, the least best: forecast losses or a function of those,
+            each of shape (n,).
         below: the runs known when the choice is made.
     """
     found = []
     for unique, members in groups(above):
         choices = _choices(above, members)
-        # Runs without specialist tokens can be chosen, and are no alternative.
+        # Runs without specialist tokens can be chosen, but do not count as alternatives.
         if sum(unique is None or above.tokens_spec[rows[0]] > 0 for rows in choices) >= LEAST_CHOICES:
             found.append(_decide(above, expected, below, unique, choices))
     return tuple(found)
@@ -60,8 +61,8 @@ def decide(above: FitData, expected: Mapping[str, Array], below: FitData) -> tup
 def groups(data: FitData) -> list[tuple[float | None, Array]]:
     """Group runs between which one might have had to choose.
 
-    From the dearest run down, a run opens a group of budget C with all that cost C/SAME_COMPUTE to C, so each run has one budget. Within it,
-    for each amount U of distinct specialist text, stand the runs that went as they would have gone with U: see `with_text`.
+    From the most expensive run down, a run opens a group of budget C with all that cost C/SAME_COMPUTE to C, so each run has one budget. Within it,
+    each amount U of distinct specialist text has the runs that would have been the same with U available: see `with_text`.
 
     Returns:
         Pairs of U (None where no run of the group has specialist tokens) and row numbers.
@@ -78,7 +79,7 @@ def groups(data: FitData) -> list[tuple[float | None, Array]]:
         seen: set[frozenset[int]] = set()
         for unique in amounts:
             members = band[with_text(data, unique)[band]]
-            # Two amounts of which no run has seen the end are one decision.
+            # Two amounts that no run exhausts are one decision.
             if frozenset(members) not in seen:
                 seen.add(frozenset(members))
                 found.append((unique, members))
@@ -88,10 +89,10 @@ def groups(data: FitData) -> list[tuple[float | None, Array]]:
 
 
 def with_text(data: FitData, unique: float) -> Array:
-    """Tell which runs went as they would have gone with `unique` distinct specialist tokens at hand, shape (runs,).
+    """Tell which runs would have been the same with `unique` distinct specialist tokens available, shape (runs,).
 
-    They saw as many distinct tokens as they then would have: runs with that cap, runs that never came to the end of their own nor would
-    of this one, and runs without specialist tokens. A run that repeated less text than there is belongs to another decision.
+    They read as many distinct tokens as they then would have: runs with that cap, runs that exhaust neither their own text nor this amount, and runs
+    without specialist tokens. A run that repeated less text than is available belongs to another decision.
     """
     spec = data.tokens_spec
     saw, would = np.fmin(spec, data.unique_spec), np.minimum(spec, unique)
@@ -100,7 +101,7 @@ def with_text(data: FitData, unique: float) -> Array:
 
 
 def _choices(data: FitData, members: Array) -> list[Array]:
-    """Part rows into those of the same size and tokens: other seeds, or other caps that were never reached."""
+    """Group rows of the same size and tokens: they differ in the seed, or in caps that were never reached."""
     cells: dict[tuple[float, float, float], list[int]] = {}
     for row in members:
         cells.setdefault((float(data.params_by["non_embedding"][row]), float(data.tokens_pt[row]), float(data.tokens_spec[row])), []).append(int(row))

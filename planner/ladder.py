@@ -21,30 +21,30 @@ from planner.shapes import ModelShape
 
 Array: TypeAlias = NDArray[np.float64]
 BLOCK = 256
-"""Sizes in a row whose shapes are kept together, where so many are asked for."""
+"""Consecutive sizes whose shapes are cached together, where a range has as many."""
 FINE = 5e-4
-"""Step in ln N up to which all shapes are looked for, those too that are nearest to hardly more than one size."""
+"""Step in ln N up to which all shapes of a range are found, even those nearest to hardly more than one size."""
 HIDDEN = 1e-5
 """Step in ln N below which no shape hides between two others."""
 ASIDE = 1.06
-"""Factor by which a size may be off the one that it is the nearest to, where its shape is looked for by its own size."""
+"""A shape with exactly the requested size may be the nearest to another size only: it is looked for within this factor."""
 SMALLEST = 1e4
 LARGEST = 1e12
 ROUNDING = 1e-12
 GAP = 1.11
-"""More than the factor between any shape and the next."""
+"""Upper limit of the factor between the sizes of any shape and the next."""
 TOLERANCE = 0.05
 """Share by which the realised size may miss the request without a warning."""
 _RATIOS = np.array([[4.0, 6.0, 8.0, 10.0, 12.0], [12.0, 34.0, 64.0, 110.0, 170.0]])
-"""log10 of the size, and hidden width over layers; between them straight in the logarithms."""
+"""log10 of the size, and hidden width over layers; interpolated linearly in the logarithms."""
 TIED_BELOW = 1e9
-"""Size under which the output shares the embedding, where nothing else is said [non-embedding parameters]."""
+"""Size under which the output shares the embedding, unless stated otherwise [non-embedding parameters]."""
 GROUPED_ABOVE = 3e9
 """Size from which eight key heads are shared by the query heads [non-embedding parameters]."""
 
 
 def shape_for(params_non_embedding: float, *, family: str, vocab: int) -> ModelShape:
-    """Return the shape nearest to a size, or the one of just that size, if the ladder has it.
+    """Return the shape nearest to a size, or the one of exactly that size, if the ladder has it.
 
     Args:
         params_non_embedding: requested size.
@@ -54,7 +54,7 @@ def shape_for(params_non_embedding: float, *, family: str, vocab: int) -> ModelS
     Raises:
         InputError: the request is not a number from 1e4 to 1e12.
     """
-    # A size that was an exponential may be a last digit outside.
+    # A size computed as an exponential may lie outside by its last digit.
     if not (math.isfinite(params_non_embedding) and (1 - ROUNDING) * SMALLEST <= params_non_embedding <= (1 + ROUNDING) * LARGEST):
         raise InputError(
             f"a model of {params_non_embedding:g} non-embedding parameters is outside the ladder", remedy="ask for a size from 1e4 to 1e12"
@@ -83,9 +83,9 @@ def shapes_at(sizes: Array, *, family: str, vocab: int) -> tuple[ModelShape, ...
 
 
 def shapes_between(low: float, high: float, step: float, *, family: str, vocab: int) -> tuple[ModelShape, ...]:
-    """Return the distinct shapes nearest to two sizes and to all between them, in their order; with a step up to `FINE` really to all.
+    """Return the distinct shapes nearest to two sizes and to sizes between them, in order; with a step up to `FINE`, to every size between them.
 
-    Sizes are so many times a step in ln N from one parameter, so that calls for ranges that overlap look for the same ones, which are kept.
+    The sizes between are whole multiples of the step in ln N, so that calls for overlapping ranges share cached shapes.
 
     Args:
         low: non-embedding parameters, from 1e4.
@@ -105,7 +105,7 @@ def shapes_between(low: float, high: float, step: float, *, family: str, vocab: 
 
 @lru_cache(maxsize=4096)
 def _block(step: float, number: int, family: str) -> tuple[Any, Any, Any]:
-    """Return, of so many sizes in a row, the first and the last of each run of one shape, and the shapes as rows."""
+    """Return, for `BLOCK` consecutive steps, the first and the last step of each stretch of one shape, and the shapes as rows."""
     steps = np.arange(number * BLOCK, (number + 1) * BLOCK)
     rows = _rows(np.exp(step * steps), family)
     starts = np.flatnonzero(np.append(True, (rows[1:] != rows[:-1]).any(axis=1)))
@@ -120,7 +120,7 @@ def _block(step: float, number: int, family: str) -> tuple[Any, Any, Any]:
 
 
 def _hidden(sizes: Array, family: str) -> tuple[Array, Any]:
-    """Look for the shapes between two neighbours of ascending sizes that are nearest to neither; return such sizes and their shapes as rows."""
+    """Find the shapes that are nearest to sizes between two neighbours, but to neither neighbour; return such sizes and their shapes as rows."""
     low, high, rows = sizes[:-1], sizes[1:], _rows(sizes, family)
     below, above, found = rows[:-1], rows[1:], [(sizes[:0], rows[:0])]
     for _ in range(math.ceil(math.log2(math.log(sizes[1] / sizes[0]) / HIDDEN))):
@@ -161,7 +161,7 @@ def _nearest(size: float, family: str, vocab: int) -> ModelShape:
     (found,) = shapes_at(np.array([size]), family=family, vocab=vocab)
     if found.params_non_embedding == size or not size.is_integer():
         return found
-    # A shape that the ladder has for a size beside its own, asked for by its own.
+    # The ladder may have a shape of exactly this size that is the nearest to other sizes only.
     beside = shapes_between(max(size / ASIDE, SMALLEST), min(size * ASIDE, LARGEST), FINE, family=family, vocab=vocab)
     return next((replace(shape, tied=found.tied) for shape in beside if shape.params_non_embedding == size), found)
 
@@ -177,7 +177,7 @@ def _nearest_many(sizes: Array, family: str) -> tuple[Any, ...]:
     head_dim = np.select([size < 3e5, size < 6e6, size < 5e8], [16, 32, 64], 128)
     depth = np.maximum(2.0, (size / (12 * ratio**2)) ** (1 / 3))
     first, last = np.maximum(2, np.floor(depth * 0.85)), np.ceil(depth * 1.15) + 1
-    # Candidates have shape (sizes, depths, heads); depths past a size's last one are tried again at its last.
+    # Candidates have shape (sizes, depths, heads); depths past a size's last one repeat the last.
     layers = np.minimum(first + np.arange(int((last - first).max()) + 1)[None, :, None], last)
     ideal = np.sqrt(size / (12 * layers))
     heads = np.maximum(1, np.floor(ideal / head_dim) + np.array([-1, 0, 1, 2]))

@@ -1,6 +1,6 @@
 """An open checkpoint on disk: its shape, its weights' fingerprint, and whether its tokenizer is a corpus's.
 
-Imports no torch, but for families that have no formula here: their models are built without values to be counted.
+Imports no torch, except for families without a formula here, whose models are built without values and counted.
 
 A checkpoint is a folder that `AutoModelForCausalLM.from_pretrained` loads: config.json, weights in safetensors, a fast tokenizer. Weights in other
 formats are refused, since those can run code when they are read; so is a model that brings its own code.
@@ -23,9 +23,9 @@ from planner.shapes import OPEN_FAMILIES, ModelShape
 SAMPLE = 1 << 20
 """Bytes at the beginning, in the middle and at the end of a weight file that its fingerprint covers: reading 15 GB for each start would be slow."""
 _BIASES = ("attention_bias", "mlp_bias")
-"""Settings of the families with a formula that it does not count."""
+"""Settings that the formulas of the families do not count."""
 _STATED = {"mistral": ("num_key_value_heads",), "qwen2": ("num_key_value_heads",), "qwen3": ("num_key_value_heads", "head_dim")}
-"""What their defaults are is for transformers to know, where it is not stated."""
+"""Settings by family whose defaults only transformers knows, where a configuration does not state them."""
 _TOKENIZER_PARTS = ("model", "added_tokens", "normalizer", "pre_tokenizer")
 
 
@@ -131,7 +131,7 @@ class Pretrained:
 
 
 def refuse_adapters(folder: Path) -> None:
-    """Refuse a model with adapters beside it, which transformers would put on it without a word.
+    """Refuse a model with adapters beside it, which transformers would silently apply.
 
     Raises:
         InputError: there are some.
@@ -142,7 +142,7 @@ def refuse_adapters(folder: Path) -> None:
 
 
 def refuse_code(folder: Path) -> None:
-    """Refuse a model whose configuration names code of its own: without it transformers would take the family's for it without a word.
+    """Refuse a model whose configuration names code of its own: without it, transformers would silently use the family's code.
 
     Raises:
         InputError: it names some.
@@ -155,7 +155,7 @@ def refuse_code(folder: Path) -> None:
 def _refuse_code_in(config: Mapping[str, Any], where: Path) -> None:
     if named := config.get("auto_map"):
         what = f"{where} names code of the checkpoint's own (auto_map = {named!r}), which is never run"
-        raise InputError(what, remedy="give a checkpoint of a plain family; if this is one, take auto_map out of a copy")
+        raise InputError(what, remedy="give a checkpoint of a family that transformers has; if this is one, remove auto_map in a copy of it")
 
 
 def same_tokenizer(one: Path, other: Path) -> bool:
@@ -214,10 +214,10 @@ def context_in(where: Path, shape: ModelShape) -> int:
     """Return the longest sequence that a checkpoint is made for [tokens], 2^31 where its configuration states none.
 
     Raises:
-        InputError: it states something else than a number of tokens.
+        InputError: it states something other than a number of tokens.
     """
     stated = read_json(where).get("max_position_embeddings")
-    if stated is None and shape.counted is not None:  # a family may call it otherwise, or have a default
+    if stated is None and shape.counted is not None:  # a family may use another name, or have a default
         config = read_config(where)
         stated = getattr(config, "max_position_embeddings", None) or getattr(config, "max_seq_len", None)
     if stated is None:

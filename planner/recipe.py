@@ -19,7 +19,7 @@ from planner.method import TARGETS, Method
 from planner.shapes import FAMILIES
 
 _ADDED = ("special_lr_multiplier", "rewarm_steps", "lora_rank", "lora_alpha", "lora_targets", "lora_lr_multiplier")
-"""Settings that recipes of recorded sweeps did not have; at their defaults they train as those did."""
+"""Settings that the recipes of recorded sweeps did not have; at their defaults, runs train as those did."""
 
 
 @dataclass(frozen=True)
@@ -60,13 +60,13 @@ class Recipe:
     special_lr_multiplier: float = 1.0
     """Peak rate of the specialist stage over that of the general stage."""
     rewarm_steps: int = 20
-    """Linear warm-up, in steps, where the optimiser is new and the weights are not: off an open checkpoint, and at the start of adapters."""
+    """Linear warm-up, in steps, where the optimiser is new and the weights are not: from an open checkpoint, and at the start of adapters."""
     lora_rank: int = 16
     """Rank of the adapters of methods "lora" and "qlora"."""
     lora_alpha: float = 32.0
     """Adapters are scaled by alpha/rank (arXiv 2106.09685)."""
     lora_targets: tuple[str, ...] = TARGETS
-    """Matrices of each layer that adapters sit on, of q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj and down_proj."""
+    """Matrices of each layer that adapters sit on, out of q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj and down_proj."""
     lora_lr_multiplier: float = 1.0
     """Peak rate of adapters over that of training all parameters in the same stage."""
 
@@ -87,7 +87,7 @@ class Recipe:
             raise InputError(f"recipe: lora_targets = {self.lora_targets!r} is not a list of names", remedy=f"choose among {', '.join(TARGETS)}")
         object.__setattr__(self, "lora_targets", tuple(self.lora_targets))
         object.__setattr__(self, "_written", {**written, "lora_targets": self.lora_targets})
-        self.method("lora")  # refuses a rank and targets that there are not
+        self.method("lora")  # refuses impossible ranks and targets
         positive = ("seq_len", "batch_sequences", "lr_coefficient", "lr_reference_params", "clip_norm", "epsilon", "init_scale")
         for name in (*positive, "special_lr_multiplier", "lora_alpha", "lora_lr_multiplier"):
             if getattr(self, name) <= 0:
@@ -110,7 +110,7 @@ class Recipe:
         """Build a recipe from a TOML or JSON table; a missing key takes its default.
 
         Raises:
-            InputError: a key is unknown, or a value cannot be.
+            InputError: a key is unknown, or a value is impossible.
         """
         known_keys(table, (field.name for field in fields(cls)), "recipe")
         return cls(**table)
@@ -123,13 +123,13 @@ class Recipe:
     def fingerprint(self) -> str:
         """Hash all settings; runs with different fingerprints are never mixed in one fit.
 
-        Settings that came later count where they differ from their defaults only, so that recorded sweeps keep the fingerprint they were made with.
+        Settings added later count only where they differ from their defaults, so that recorded sweeps keep the fingerprint they were made with.
         """
         return self._hash(asdict(self))
 
     @property
     def earlier_fingerprint(self) -> str:
-        """Hash the settings as they were written, 1 apart from 1.0, as versions before did: what such a one has begun goes on."""
+        """Hash the settings as written, with 1 distinct from 1.0, as earlier versions did, so that what they began can resume."""
         return self._hash(self._written)  # type: ignore[attr-defined]
 
     def _hash(self, settings: dict[str, Any]) -> str:

@@ -17,25 +17,25 @@ FAMILIES = ("qwen3", "llama")
 OPEN_FAMILIES = {"llama": "llama", "mistral": "llama", "qwen3": "qwen3", "qwen2": "qwen2"}
 """Families by the `model_type` of an open checkpoint's config.json."""
 MOST_PARAMETERS = 10**15
-"""Under which numbers in a file can be counts of a model's."""
+"""Upper limit of parameter counts in a file."""
 
 
 @dataclass(frozen=True)
 class Counted:
-    """What the modules of a model hold whose family has no formula here."""
+    """Parameter counts of a model whose family has no formula here."""
 
     params_total: int
     """All parameters, a tied table once."""
     params_embedding: int
-    """Of the embeddings, those of positions too, and of an output layer of its own."""
+    """Parameters of the embeddings, positions included, and of an untied output layer."""
     matrices: int
-    """Weights that a token is multiplied by, the output layer's included; of experts those that a token is sent to."""
+    """Weights that a token is multiplied by, the output layer's included; of experts only those that a token is sent to."""
     layers: tuple[tuple[str, int, int], ...]
-    """Linear layers by their last name, over the whole model: their weights, and the sum of their widths in and out."""
+    """Linear layers by their last name, summed over the model: their weights, and their widths in plus out."""
     idle: int = 0
     """Weights of experts that a token is not sent to."""
     transposed: tuple[str, ...] = ()
-    """Names of the layers among those that are kept transposed, as GPT-2's are, and cannot be quantised to 4 bits."""
+    """Names of those layers that are stored transposed, as GPT-2's are, and cannot be quantised to 4 bits."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", tuple((str(name), weights, sides) for name, weights, sides in self.layers))
@@ -72,13 +72,13 @@ class ModelShape:
     tied: bool = True
     """Whether the output layer shares the embedding table."""
     counted: Counted | None = None
-    """What its modules hold, where its family has no formula here; its `intermediate` is then its widest layer, and says what memory it needs."""
+    """Counts of its modules, where its family has no formula here; `intermediate` is then its widest layer, for estimates of memory."""
 
     def __post_init__(self) -> None:
         if isinstance(self.counted, Mapping):  # read from a file
             object.__setattr__(self, "counted", Counted(**self.counted))
         if not isinstance(self.counted, Counted | None):
-            raise InputError(f"counted = {self.counted!r} in a model shape", remedy="leave it away, or plan again")
+            raise InputError(f"counted = {self.counted!r} in a model shape", remedy="leave it out, or plan again")
         if self.counted is None and self.family not in OPEN_FAMILIES.values():
             raise InputError(f"model family {self.family!r} is not known", remedy=f"choose one of {', '.join(FAMILIES)}")
         for name in ("layers", "hidden", "heads", "kv_heads", "head_dim", "intermediate", "vocab"):

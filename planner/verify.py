@@ -1,4 +1,4 @@
-"""Hold a run's outcome against the forecast that was put down before it began."""
+"""Compare a run's outcome with the forecast that was recorded before it began."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Verification:
 
     @property
     def error_percent(self) -> float:
-        """The same in per cent of the outcome."""
+        """The error in per cent of the outcome."""
         return 100 * self.error / self.measured
 
     @property
@@ -72,11 +72,11 @@ def read_launch(folder: Path, kind: str, version: int, created: str) -> dict[str
         younger = datetime.fromisoformat(created) >= started
     if sha256_file(folder / "allocation.json") != digest:
         what = f"{folder / 'allocation.json'} is not the plan that the run was launched with"
-        raise StateError(what, remedy="restore it; a forecast is not changed afterwards")
+        raise StateError(what, remedy="restore it; a forecast must not change after the launch")
     if younger:
         raise StateError(
-            f"the forecast was made at {created} and the run began at {launch['started']}: it is younger than the run",
-            remedy="only a forecast made before a run can be held against it",
+            f"the forecast, made at {created}, is younger than the run, which began at {launch['started']}",
+            remedy="a run can only be compared with a forecast made before it",
         )
     return launch
 
@@ -93,22 +93,22 @@ def read_row(record: Path, what: str) -> dict[str, Any]:
         row: dict[str, Any] = body["row"]
         status, reason = row["status"], row.get("reason")
     if status != "ok":
-        raise DataError(f"{what} diverged: {reason}", remedy="a diverged run says nothing about the law; mend the recipe")
+        raise DataError(f"{what} diverged: {reason}", remedy="a diverged run says nothing about the law; fix the recipe")
     return row
 
 
 def check_table(place: Path) -> None:
-    """Refuse to write a run's table over something that no verification wrote.
+    """Refuse to write a run's table over something that is no table of runs.
 
     Raises:
-        InputError: it is that.
+        InputError: it is none.
     """
     if place.is_dir() or (place.is_file() and not place.read_bytes().startswith(b"run_id,")):
-        raise InputError(f"{place} holds something else, and the run's table would be written over it", remedy="move it away first")
+        raise InputError(f"{place} is no table of runs, and the run's table would overwrite it", remedy="move it away first")
 
 
 def verify(folder: Path) -> Verification:
-    """Compare the run in a launch folder with its forecast; write verification.json there, and runs.csv, by which a fit can take the run in.
+    """Compare the run in a launch folder with its forecast; write verification.json there, and runs.csv, with which a fit can include the run.
 
     Raises:
         InputError: no launch in the folder.
@@ -123,12 +123,12 @@ def verify(folder: Path) -> Verification:
             raise ValueError(f"arm = {arm!r}")
     allocation = read_plan(path, arm).allocation
     if put_down not in (None, allocation.plan.loss):  # as where the arm was changed to one that did better
-        what = f"{folder / 'launch.json'} puts down a forecast of {put_down}, and {arm or 'the recommendation'} has {allocation.plan.loss:.5g}"
-        raise StateError(what, remedy="restore its arm; a forecast is not changed afterwards")
+        what = f"{folder / 'launch.json'} records a forecast of {put_down}, and {arm or 'the recommendation'} has {allocation.plan.loss:.5g}"
+        raise StateError(what, remedy="restore its arm; a forecast must not change after the launch")
     if not record.exists():
         if (told := folder / "verification.json").exists():
-            raise StateError(f"the record of the run in {folder} is gone; what it was found to be stands in {told}", remedy=f"restore {record}")
-        raise StateError(f"the run in {folder} has not ended", remedy="run plan launch again; it goes on from where it is")
+            raise StateError(f"the record of the run in {folder} is gone; its earlier verification is in {told}", remedy=f"restore {record}")
+        raise StateError(f"the run in {folder} has not ended", remedy="run plan launch again, which resumes it")
     row = read_row(record, f"run {launch['run_id']}")
     with whole(record):
         check_numbers(row, ("loss_spec", "loss_general", "bpb_spec"), low=5e-324, what="the row")

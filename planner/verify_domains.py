@@ -1,4 +1,4 @@
-"""Hold the outcome of a plan for many domains against the forecast that was put down before it began."""
+"""Compare the outcome of a plan for many domains with the forecast that was recorded before it began."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ class DomainsVerification:
 
     structure: str
     assumption: str
-    """What its forecast assumes and no sweep has measured."""
+    """What its forecast assumes without any sweep having measured it."""
     forecast: float
     """Weighted mean [nats/token]."""
     low: float
     high: float
     measured: float
     flops: float
-    """What it took, a trunk that domains share once."""
+    """Training FLOPs it took; a trunk that domains share counts once."""
     domains: tuple[DomainOutcome, ...]
     forecast_made: str
     run_started: str
@@ -79,7 +79,7 @@ def verify_domains(folder: Path) -> DomainsVerification:
     lost: dict[str, float] = {}
     for name, record in records.items():
         if not record.exists():
-            raise StateError(f"the run of {name} in {folder} has not ended", remedy="run plan launch again; it goes on from where it is")
+            raise StateError(f"the run of {name} in {folder} has not ended", remedy="run plan launch again, which resumes it")
         row = read_row(record, f"the run of {name}")
         with whole(record):
             check_numbers(row, ("loss_spec", "loss_general"), low=5e-324, what="the row")

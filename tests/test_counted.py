@@ -87,7 +87,7 @@ def test_adapters_sit_on_the_familys_own_matrices(tmp_path: Path, corpus: Corpus
     wrapped = adapted(open_checkpoint(base.folder), base.shape, recipe, "lora", 0)
     trained = sum(parameter.numel() for parameter in wrapped.parameters() if parameter.requires_grad)
     assert trained == recipe.method("lora").trained(base.shape)
-    with pytest.raises(InputError, match="c_attn of a model of type gpt2 is kept transposed"):
+    with pytest.raises(InputError, match="c_attn of a model of type gpt2 is stored transposed"):
         Method("qlora").trained(base.shape)
     with pytest.raises(InputError, match="type gpt2 has no matrix q_proj for adapters.*choose lora_targets among c_attn, c_proj, c_fc"):
         Method("lora", 4, ("q_proj",)).trained(base.shape)

@@ -14,13 +14,13 @@ from planner.units import parse_count
 
 AXES = ("sizes", "tokens_pt", "tokens_spec", "unique_spec", "seeds", "replay_fractions", "early_fractions", "methods")
 LARGEST_SEED = 2**53
-"""Up to which a number in a file is the seed that was meant."""
+"""Largest number that a file states exactly as a seed."""
 _SHARES = ("replay_fractions", "early_fractions")
 _CELL_KEYS = {"size", "tokens_pt", "tokens_spec", "unique_spec", "seed", "replay_fraction", "early_fraction", "method"}
 
 
 def grid_of(table: Mapping[str, Any], where: str, *, based: bool = False) -> Grid:
-    """Read a grid; of a sweep off bases it has no sizes of its own.
+    """Read a grid; in a sweep from bases it states no sizes.
 
     Raises:
         InputError: an unknown key, an empty or malformed axis.
@@ -28,7 +28,7 @@ def grid_of(table: Mapping[str, Any], where: str, *, based: bool = False) -> Gri
     known_keys(table, set(AXES), f"{where}: grid")
     axes: dict[str, tuple[float, ...]] = {}
     if based and "sizes" in table:
-        raise InputError(f"{where}: sizes are stated beside a base, which has its own", remedy="leave sizes away, or the base")
+        raise InputError(f"{where}: sizes are stated beside a base, which has its own", remedy="leave out sizes, or the base")
     for key in AXES:
         if key == "methods" or (key == "sizes" and based):
             continue
@@ -61,15 +61,15 @@ def grid_of(table: Mapping[str, Any], where: str, *, based: bool = False) -> Gri
 
 
 def _refuse_both(method: str, where: str, *, based: bool, early: float) -> None:
-    """Refuse adapters in the general stage of a fresh model, where there is nothing to adapt, and beside early text, which is measured in full only."""
+    """Refuse adapters in the general stage of a fresh model, which has nothing to adapt, and with early text, which is measured in full only."""
     if Method(method).both and not based:
         raise InputError(
-            f"{where}: method {method!r} has adapters in the general stage too, and there is no base that they could stand on",
+            f"{where}: method {method!r} trains adapters in the general stage too, and there is no base for them to adapt",
             remedy='state base = "FOLDER" of an open checkpoint, or a method without -both',
         )
     if Method(method).both and early > 0:
         raise InputError(
-            f"{where}: an early fraction of {early:g} beside method {method!r}, whose general stage is measured without specialist text only",
+            f"{where}: an early fraction of {early:g} with method {method!r}, whose general stage is only measured without specialist text",
             remedy="leave early text out, or state a method without -both",
         )
 
@@ -81,7 +81,7 @@ def _methods(values: Any, where: str) -> tuple[str, ...]:
 
 
 def cell_of(table: Mapping[str, Any], where: str, *, based: bool = False) -> Cell:
-    """Read a cell that is stated by itself; off the only base it needs no size.
+    """Read a cell that is stated by itself; with a single base it needs no size.
 
     Raises:
         InputError: an unknown or missing key, or values that are no endpoint.
@@ -103,7 +103,7 @@ def cell_of(table: Mapping[str, Any], where: str, *, based: bool = False) -> Cel
     specialist = tokens_spec > 0 or early > 0
     if specialist != ("unique_spec" in table):
         has = "no unique_spec beside its specialist tokens" if specialist else "a unique_spec without specialist tokens"
-        raise InputError(f"{where} has {has}", remedy='state unique_spec (a number or "all") just where tokens_spec or early_fraction is positive')
+        raise InputError(f"{where} has {has}", remedy='state unique_spec (a number or "all") exactly where tokens_spec or early_fraction is positive')
     cap = table.get("unique_spec")
     unique = None if cap is None else math.inf if cap == "all" else number_of(cap, f"{where}: unique_spec")
     if unique is not None and unique <= 0:

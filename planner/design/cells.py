@@ -13,7 +13,7 @@ class Cell:
     """One endpoint to train."""
 
     size: float
-    """Requested non-embedding parameters; those of the base where there is one, and left out then if it is the only one."""
+    """Requested non-embedding parameters; with bases, those of one of them, which may be left out if there is only one."""
     seed: int
     """Seed of initialisation and data order."""
     tokens_pt: float
@@ -27,7 +27,7 @@ class Cell:
     early_fraction: float = 0.0
     """Share of specialist tokens inside the general stage; `tokens_pt` counts the general ones only."""
     method: str = "full"
-    """How it is trained: "full", "lora", "qlora"; off a base also "lora-both", "qlora-both"; without a specialist stage how the general one is."""
+    """How it is trained: "full", "lora", "qlora"; from a base also "lora-both", "qlora-both". Without a specialist stage: how the general stage is."""
 
     @property
     def tokens_trunk(self) -> float:
@@ -76,10 +76,10 @@ class Grid:
     early_fractions: tuple[float, ...] = (0.0,)
     """Shares of specialist tokens inside the general stage."""
     methods: tuple[str, ...] = ("full",)
-    """How the runs are trained: "full", "lora", "qlora"; off a base also "lora-both", "qlora-both"."""
+    """How the runs are trained: "full", "lora", "qlora"; from a base also "lora-both", "qlora-both"."""
 
     def cells(self) -> list[Cell]:
-        """Cross the axes; of the caps that the tokens do not fill, keep the smallest, since the rest train the same run."""
+        """Cross the axes; of the caps that the tokens do not exceed, keep the smallest, since the others train the same run."""
         found = []
         generals = dict.fromkeys(Method(method).general.name for method in self.methods)
         for size, seed, tokens_pt, tokens_spec in product(self.sizes, self.seeds, self.tokens_pt, self.tokens_spec):

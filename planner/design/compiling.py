@@ -1,6 +1,6 @@
-"""Which models of a sweep go through torch.compile: that costs most of a minute a shape, once, and saves a fifth of every step. Imports no torch.
+"""Which models of a sweep go through torch.compile: it costs most of a minute per shape, once, and saves a fifth of every step. Imports no torch.
 
-The choice rests on the whole tree, not on what is left of it: a sweep that was stopped goes on as it began, to the same digits.
+The choice depends on the whole tree, not on what is left of it, so that a stopped sweep resumes as it began, to the same digits.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from planner.method import Method
 from planner.shapes import ModelShape
 
 LEAST_SECONDS = 600.0
-"""Time of one thread that all segments of a model take at least, uncompiled, for compiling it to pay even where nothing is cached yet."""
+"""Least time of all segments of a model, uncompiled on one thread [s], for which compiling it pays even where nothing is cached yet."""
 
 Key: TypeAlias = tuple[ModelShape, str]
 """What is compiled once: a shape, and the method that says what of it is trained."""

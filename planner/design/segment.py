@@ -51,7 +51,7 @@ class Segment:
     base: bool = False
     """Whether the run starts from an open checkpoint, not from a fresh model."""
     frozen_id: str | None = None
-    """Segment whose last state lies under the adapters; None in full, and for adapters on an open checkpoint."""
+    """Segment whose last state the adapters adapt; None in full, and for adapters on an open checkpoint."""
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -60,12 +60,12 @@ class Segment:
 
     @property
     def rewarms(self) -> bool:
-        """Whether its warm-up is that of a new optimiser on weights that are trained already."""
+        """Whether its warm-up is that of a new optimiser on trained weights."""
         return self.base or self.method != "full"
 
     @property
     def starts_adapters(self) -> bool:
-        """Whether its adapters are new: what it starts from is what lies under them."""
+        """Whether its adapters are new: it starts from the state that they adapt."""
         return self.method != "full" and self.parent_id == self.frozen_id
 
     @property
@@ -80,5 +80,5 @@ class Segment:
 
     @property
     def shareable(self) -> bool:
-        """Whether it is a stretch of a trunk that specialist domains can share."""
+        """Whether it is a part of a trunk that specialist domains can share."""
         return self.stage == "general" and self.cell is None and self.cooldown_to is None and self.early_fraction == 0

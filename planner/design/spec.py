@@ -1,9 +1,9 @@
 """What a sweep is to measure: `sweep.toml` as typed grids and single cells, and both as cells.
 
 A cell is one endpoint: a size, a seed, general tokens, specialist tokens, a cap on distinct specialist tokens, a replay
-fraction, a share of specialist text that is mixed into the general stage already, and how it is trained. A sweep
+fraction, a share of specialist text mixed into the general stage, and how it is trained. A sweep
 may start from open checkpoints (`base`), whose sizes are then its sizes. Grids are crossed and united with the
-cells that are listed one by one (`[[cell]]`, or `cell = [{...}]` with a line each); cells that could not carry a law are left
+cells that are listed one by one (`[[cell]]`, or `cell = [{...}]` with a line each); cells that are no use to a law are left
 out, each with its reason.
 """
 
@@ -62,11 +62,11 @@ class SweepSpec:
     listed: tuple[Cell, ...] = ()
     """Cells stated one by one, united with those of the grids."""
     mixture: tuple[Part, ...] = ()
-    """Where the specialist text is a mix of several domains: its parts; each is evaluated on."""
+    """Where the specialist text is a mix of several domains: its parts; each domain is evaluated."""
     trunks: Path | None = None
     """Folder of the trunks' states where several sweeps of one corpus and recipe share them; None (left out) for a sweep with its own."""
     bases: tuple[Path, ...] = ()
-    """Folders of open checkpoints that runs start from, each of another size; none where they start from fresh models."""
+    """Folders of open checkpoints that runs start from, each of a different size; none where they start from fresh models."""
     base_tokens: tuple[float, ...] = ()
     """Tokens that each base was trained on, where that is known."""
 
@@ -102,7 +102,7 @@ class SweepSpec:
             The cells, with every cap made a number, and a count of the cells left out by reason.
 
         Raises:
-            InputError: a cell asks for more than the corpus has, or means no one base; or none can be trained.
+            InputError: a cell asks for more than the corpus has, or matches no single base; or none can be trained.
         """
         kept: dict[Cell, None] = {}
         left_out: Counter[str] = Counter()
@@ -129,11 +129,11 @@ class SweepSpec:
         return sorted(kept, key=_order), dict(left_out)
 
     def _off_base(self, cell: Cell) -> Cell:
-        """Give a cell the exact size of the base that it means."""
+        """Give a cell the exact size of the base that it matches."""
         near = [size for size in self.pretrained if abs(cell.size / size - 1) < 0.05] if cell.size else list(self.pretrained)
         if len(near) != 1:
             sizes = ", ".join(format_count(size) for size in self.pretrained)
-            raise InputError(f"a cell of size {cell.size:g} means {len(near)} bases in {self.folder / 'sweep.toml'}", remedy=f"state one of {sizes}")
+            raise InputError(f"a cell of size {cell.size:g} matches {len(near)} bases in {self.folder / 'sweep.toml'}", remedy=f"state one of {sizes}")
         return replace(cell, size=near[0])
 
     def _reason_to_leave_out(self, cell: Cell, vocab: int) -> str | None:

@@ -3,9 +3,9 @@
 For each size and seed one *trunk* trains on general text at a constant learning rate. From its states *stems* train on
 specialist text, still at a constant rate, one stem for each (tokens_pt, cap on distinct tokens, replay fraction, method). From the
 states of a stem *tips* cool down, one for each tokens_spec: the endpoint, one row. A zero-shot tip (tokens_spec = 0) cools
-down on general text, from the trunk. With tokens_pt = 0 the stem starts from a fresh model, with warm-up, or from the base. A share of
-specialist text mixed into the general stage makes another trunk, and so do adapters that are there from the start, on the base: stems go
-on with them. A stem of adapters of its own stands on the trunk's state, which stays as it is and is needed by each of its segments.
+down on general text, from the trunk. With tokens_pt = 0 the stem starts from a fresh model, with warm-up, or from the base. Specialist
+text mixed into the general stage makes another trunk, and so do adapters that are trained from the start, on a base: stems continue with
+them. A stem with adapters of its own adapts the trunk's state, which stays frozen and is needed by each of the stem's segments.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Tree:
     children: dict[str | None, list[Segment]] = field(init=False, repr=False, compare=False)
     """Segments by their parent."""
     users: dict[str, list[Segment]] = field(init=False, repr=False, compare=False)
-    """Segments by what they need: children, and those whose adapters stand on it."""
+    """Segments that need a segment's state, by its name: its children, and those whose adapters adapt it."""
 
     def __post_init__(self) -> None:
         children: dict[str | None, list[Segment]] = defaultdict(list)
@@ -94,7 +94,7 @@ class Tree:
         return self.recipe.tokens_per_step * (general + tip.last_step * self._flops_per_token(tip))
 
     def critical_path(self) -> dict[str, float]:
-        """Map each segment to the cost of the dearest chain that starts with it; the scheduler takes the largest first."""
+        """Map each segment to the cost of the most expensive chain that starts with it; the scheduler takes the largest first."""
         path: dict[str, float] = {}
         for segment in reversed(self.segments):
             below = max((path[child.segment_id] for child in self.children.get(segment.segment_id, [])), default=0.0)
@@ -120,8 +120,8 @@ def build_tree(
         recipe: what is the same in every run.
         vocab: vocabulary of the tokenizer.
         eval_tokens: held-out tokens a domain evaluated at each endpoint; only the cost depends on it.
-        max_segment_steps: longest stretch between two states, for runs where a lost segment would be dear.
-        shapes: shapes for requested sizes, where the ladder is not to choose.
+        max_segment_steps: most steps between two states, for runs where a lost segment would be expensive.
+        shapes: shapes for requested sizes, instead of those of the ladder.
         learning_rate: peak rate instead of the recipe's rule (for probing it).
         base: whether runs start from open checkpoints, of the shapes given.
     """
@@ -147,7 +147,7 @@ def _size_names(sizes: Iterable[float]) -> dict[float, str]:
 
 
 def _refuse_same_name(seen: dict[str, dict[str, Any]], name: str, values: dict[str, Any]) -> None:
-    """Refuse values of which the names of segments keep too few digits to tell them apart.
+    """Refuse values that are the same in the few digits that names of segments keep.
 
     Args:
         seen: names so far, with their values; the new one is added.

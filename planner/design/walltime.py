@@ -10,9 +10,9 @@ from planner.design.tree import Tree
 STEP_SECONDS = 0.0139
 """Time of a step that does not depend on the model: one thread of a 2-core cloud machine, torch 2.13, batch 8×128."""
 FLOPS_PER_SECOND = 6.0e10
-"""What one thread adds beyond that; both within 6 % of measured speeds from 20k to 640k parameters."""
+"""Speed of one thread for the rest of the step; with both constants within 6 % of measured speeds from 20k to 640k parameters."""
 COMPILED = 0.78
-"""Share of that time through torch.compile."""
+"""Time with torch.compile over that without."""
 
 
 def segment_seconds(tree: Tree, segment: Segment) -> float:
@@ -27,7 +27,7 @@ def wall_seconds(tree: Tree, segments: Iterable[Segment], workers: int, compiled
         tree: the sweep.
         segments: those to train.
         workers: processes.
-        compiled: whether a segment goes through torch.compile; what compiling takes is left out.
+        compiled: whether a segment goes through torch.compile; the time of compiling itself is left out.
     """
     seconds = {segment.segment_id: segment_seconds(tree, segment) * (COMPILED if compiled(segment) else 1.0) for segment in segments}
     longest: dict[str, float] = {}

@@ -1,6 +1,6 @@
 """Laws of the loss, and the registry by which they are named.
 
-Every module here that has a tuple `LAWS` is found by itself, and so is every file that the environment variable PLANNER_LAWS names
+Every module here that has a tuple `LAWS` is found automatically, and so is every file that the environment variable PLANNER_LAWS names
 (several joined as in PATH): a new law is one file, and nothing else changes.
 """
 
@@ -37,20 +37,20 @@ def _from_file(path: Path) -> tuple[Law, ...]:
     try:
         spec.loader.exec_module(module)
         laws = tuple(module.LAWS)
-    except (Exception, SystemExit) as error:  # whatever somebody's file raises
-        raise InputError(f"{path}, which {VARIABLE} names, cannot be read as laws: {error}", remedy="mend the file") from error
+    except (Exception, SystemExit) as error:  # a user's file may raise anything
+        raise InputError(f"{path}, which {VARIABLE} names, cannot be read as laws: {error}", remedy="fix the file") from error
     if not all(isinstance(law, Law) for law in laws):
-        raise InputError(f"{path}: LAWS holds something that is no Law", remedy="fill it with planner.laws.Law")
+        raise InputError(f"{path}: LAWS holds something that is no Law", remedy="fill it with objects of planner.laws.Law")
     for law in laws:
         _try(law, path)
     return laws
 
 
 def _try(law: Law, path: Path) -> None:
-    """Evaluate a law that somebody added, with its derivatives, at the middle of its starts.
+    """Evaluate a user's law, with its derivatives, at the middle of its start ranges.
 
-    Asked twice, since += changes what it is given, and of a run among others, since a mean over the runs would make each loss hang on the others.
-    These others lack one thing or another that a parameter may be for.
+    It is evaluated twice, since += would change its inputs, and for a run among others, since a mean over the runs would make its loss depend on them.
+    The others differ in which tokens they lack, so that each parameter has some run that needs it.
     """
     theta = np.array([[0.5 * (parameter.start[0] + parameter.start[1]) for parameter in law.parameters]])
     try:
@@ -62,15 +62,15 @@ def _try(law: Law, path: Path) -> None:
             first = law.log_loss(theta, points).copy()
             same = np.array_equal(first, law.log_loss(theta, points), equal_nan=True)
             apart = np.allclose(first, law.log_loss(theta, among)[:, 1:2], rtol=1e-9, equal_nan=True)
-    except Exception as error:  # whatever somebody's formula raises
-        remedy = "compute with +, -, *, / and the functions of planner.laws.dual, such as exp and log, which know derivatives"
+    except Exception as error:  # a user's formula may raise anything
+        remedy = "compute with +, -, *, / and the functions of planner.laws.dual, such as exp and log, which have derivatives"
         raise InputError(f"{path}: the formula of the law {law.name!r} fails: {type(error).__name__}: {error}", remedy=remedy) from error
     if not same:
-        remedy = "let it draw nothing at random and change nothing that it is given: write t = t + u, for t += u changes a parameter or a run"
-        raise InputError(f"{path}: the formula of the law {law.name!r} gives another number when it is asked again", remedy=remedy)
+        remedy = "draw nothing at random in it and change no input: write t = t + u, since t += u changes a parameter or a run"
+        raise InputError(f"{path}: the formula of the law {law.name!r} gives another number when it is evaluated again", remedy=remedy)
     if not apart:
         remedy = "compute each run's loss from that run alone, without sums, means or extremes over the runs"
-        raise InputError(f"{path}: the formula of the law {law.name!r} gives a run another loss beside another run", remedy=remedy)
+        raise InputError(f"{path}: the formula of the law {law.name!r} gives a run another loss when other runs are beside it", remedy=remedy)
     for number, parameter in enumerate(law.parameters):
         if number not in used:
             said = f"{path}: the formula of the law {law.name!r} does not use its parameter {parameter.name}"

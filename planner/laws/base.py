@@ -22,7 +22,7 @@ from planner.laws.dual import Dual, curvature, derivatives
 NEEDS = ("", "repeats", "passes", "distinct", "replay")
 """What a parameter may need of the runs; see `Parameter.needs`."""
 AUTO = "auto"
-"""What `--law` takes for a choice among all: no law's name."""
+"""Value of `--law` that chooses among all laws; no law may have this name."""
 
 
 @dataclass(frozen=True)
@@ -42,19 +42,19 @@ class Parameter:
     logarithmic: bool = True
     """Whether it is searched on a log scale; not so where it may be zero or negative."""
     linear: bool = False
-    """Whether the loss, harm by repetition aside, is linear in it once the parameters that are not so marked are fixed: starts solve for it."""
+    """Whether the loss, apart from harm by repetition, is linear in it while the parameters without this mark are fixed: starts then solve for it."""
     needs: str = ""
     """What runs must have beside sizes and tokens to measure it: "repeats", specialist text that repeats; "passes", two numbers of passes above one;
     "distinct", repeats of two amounts of distinct text; "replay", general text in the specialist stage; "" for nothing more."""
     irreducible: bool = False
-    """Whether it is the loss that no size and no number of tokens goes below."""
+    """Whether it is the irreducible loss, which no size and no number of tokens goes below."""
 
     def __post_init__(self) -> None:
         if self.needs not in NEEDS:
             raise ValueError(f"{self.name} needs {self.needs!r}, which is none of {', '.join(NEEDS[1:])}; leave it empty for nothing")
         least, most = self.start
         if not isinstance(self.name, str):
-            raise ValueError(f"a parameter is named {self.name!r}; name it by a text")
+            raise ValueError(f"a parameter is named {self.name!r}; give it a string as name")
         if not np.isfinite([self.low, self.high]).all():
             raise ValueError(f"{self.name} is bounded by {self.low:g} and {self.high:g}, and a search needs numbers; give finite bounds")
         if not self.low <= least < most <= self.high:
@@ -76,7 +76,7 @@ class Reference:
 
 
 class Points:
-    """Where a law is evaluated: flat arrays of shape (runs,), as ratios to the reference; each is made when a law first asks for it."""
+    """Where a law is evaluated: flat arrays of shape (runs,), as ratios to the reference; each is computed when a law first asks for it."""
 
     def __init__(self, reference: Reference, params: Any, tokens_pt: Any, tokens_spec: Any, unique_spec: Any, replay_fraction: Any = 0.0) -> None:
         """Prepare points.
@@ -95,24 +95,24 @@ class Points:
         self._special = reference.special or reference.tokens
         self._unique: Array = np.where(spec > 0, unique, self._special)
         self.special: float = self._special / self._tokens
-        """S0/D0: what turns specialist tokens into the unit of all others."""
+        """S0/D0: converts specialist tokens to the unit of all others."""
         self.replay: Array = replay
         self.count = len(params)
         self.laws: dict[int, CompiledLaw] = {}
         """See `Law.on`."""
 
     def told(self, number: int) -> str:
-        """Say in words which run a point is."""
+        """Describe a point in words."""
         return f"{self._params[number]:.3g} parameters with {self._pt[number]:.3g} general and {self._spec[number]:.3g} specialist tokens"
 
     @cached_property
     def general(self) -> Array:
-        """General tokens, those that are replayed included."""
+        """General tokens, replayed ones included."""
         return (self._pt + self._spec * self.replay / (1 - self.replay)) / self._tokens
 
     @cached_property
     def log_n(self) -> Array:
-        """Of the size."""
+        """Logarithm of the size."""
         return np.log(self._params / self._scale)
 
     @cached_property
@@ -122,12 +122,12 @@ class Points:
 
     @cached_property
     def has_pt(self) -> Array:
-        """One where there is a general stage, else zero; so below for specialist tokens and for repeats."""
+        """1 where there is a general stage, else 0; `has_spec` and `has_repeats` likewise."""
         return (self._pt > 0).astype(float)
 
     @cached_property
     def log_pt(self) -> Array:
-        """Zero where there are none; so for all logarithms below."""
+        """Logarithm of the general tokens, 0 where there are none; likewise for all logarithms below."""
         return np.log(np.where(self._pt > 0, self._pt, self._tokens) / self._tokens)
 
     @cached_property
@@ -137,17 +137,17 @@ class Points:
 
     @cached_property
     def unique(self) -> Array:
-        """Distinct specialist tokens; zero where none are seen."""
+        """Distinct specialist tokens; 0 where none are read."""
         return self.has_spec * self._unique / self._special
 
     @cached_property
     def log_unique(self) -> Array:
-        """Of the distinct specialist tokens."""
+        """Logarithm of the distinct specialist tokens."""
         return np.log(self._unique / self._special)
 
     @cached_property
     def log_spec(self) -> Array:
-        """Of the specialist tokens with repeats."""
+        """Logarithm of the specialist tokens with repeats."""
         return np.log(np.where(self._spec > 0, self._spec, self._special) / self._special)
 
     @cached_property
@@ -157,7 +157,7 @@ class Points:
 
     @cached_property
     def log_first(self) -> Array:
-        """Of those."""
+        """Logarithm of the specialist tokens of the first pass."""
         return np.log(np.where(self._spec > 0, self.first, 1.0))
 
     @cached_property
@@ -172,7 +172,7 @@ class Points:
 
     @cached_property
     def log_repeats(self) -> Array:
-        """Of those passes."""
+        """Logarithm of the passes beyond the first."""
         return np.log(np.where(self.repeats > 0, self.repeats, 1.0))
 
     @cached_property
@@ -182,7 +182,7 @@ class Points:
 
     @cached_property
     def log_total(self) -> Array:
-        """Of all tokens."""
+        """Logarithm of all tokens."""
         return np.log(np.maximum(self.total, 1e-300))
 
 
@@ -209,25 +209,25 @@ class Law:
     stages: int = 2
     """1: sizes and tokens only; 2: general and specialist tokens."""
     repeats: bool = False
-    """Of one stage, whether it knows distinct tokens and passes."""
+    """For a law of one stage: whether it knows distinct tokens and passes."""
     target: str = "spec"
     """Which loss it is for: "spec", on held-out specialist text, or "general"."""
     plain: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     """Amplitudes of plain powers: their axis, "N" or "D", and the name of the exponent; to write them without N0 and D0."""
     interaction: str = ""
-    """Name of the parameter that is over zero where a specialist token buys less the longer the general stage was; none where the form fixes that."""
+    """Name of the parameter that is positive where a specialist token buys less the longer the general stage was; empty where the form fixes that."""
     tied: bool = False
     """Whether size and tokens have one exponent, so that the best size grows as the square root of the compute whatever the runs say."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name or self.name == AUTO or set(self.name) & set(", \t\n"):
-            raise ValueError(f"a law is named {self.name!r}, and --law could not ask for it; take a word without commas and blanks, other than {AUTO}")
+            raise ValueError(f"a law is named {self.name!r}, which --law could not ask for; choose a name without commas and blanks, other than {AUTO}")
         names = [parameter.name for parameter in self.parameters]
         if len(set(names)) < len(names):
-            raise ValueError(f"the law {self.name} has two parameters of one name: {', '.join(names)}")
+            raise ValueError(f"the law {self.name} has two parameters of the same name: {', '.join(names)}")
         for amplitude, power in self.plain.items():
             if len(power) != 2 or power[0] not in ("N", "D") or not {amplitude, power[1]} <= set(names):
-                raise ValueError(f"the law {self.name} has {amplitude!r}: {power!r} as plain; give a parameter, and N or D with another")
+                raise ValueError(f"the law {self.name} has {amplitude!r}: {power!r} as plain; give an amplitude, and N or D with its exponent")
         if self.interaction and self.interaction not in names:
             raise ValueError(f"the interaction of the law {self.name} is {self.interaction!r}, which is no parameter of it: {', '.join(names)}")
         if self.stages not in (1, 2) or self.target not in ("spec", "general"):
@@ -235,18 +235,18 @@ class Law:
 
     @cached_property
     def programs(self) -> dict[Any, Program | None]:
-        """What was written down of it, by kind; None where it cannot be."""
+        """Its compiled programs, by kind; None where its formula cannot be compiled."""
         return {}
 
     def on(self, points: Points) -> CompiledLaw:
-        """Return the law on some runs, for those who ask for much: faster from the second time on, the same to the last bit."""
+        """Return the law compiled for some runs, for repeated use: faster from the second time on, the same to the last bit."""
         if id(self) not in points.laws:
             points.laws[id(self)] = CompiledLaw(self, points)
         return points.laws[id(self)]
 
     @property
     def needs(self) -> set[str]:
-        """What its parameters need of the runs."""
+        """What its parameters need in the runs."""
         return {parameter.needs for parameter in self.parameters}
 
     @property
@@ -267,7 +267,7 @@ class Law:
     def log_loss(self, theta: Array, points: Points) -> Array:
         """Forecast ln L, shape (problems, runs), at parameters of shape (problems, parameters)."""
         named = {parameter.name: theta[:, number : number + 1] for number, parameter in enumerate(self.parameters)}
-        with np.errstate(over="ignore"):  # a term of a wild run may be infinite where the loss is not
+        with np.errstate(over="ignore"):  # a term of an extreme run may be infinite where the loss is not
             return _full(np.log(self.loss(named, points)), (len(theta), points.count))
 
     def traced(self, theta: Array, points: Points) -> Dual:

@@ -1,7 +1,7 @@
-"""A law on some runs, its formula and its derivatives written down as operations on arrays; see `tape`.
+"""A law compiled for some runs: its formula and its derivatives recorded as operations on arrays; see `tape`.
 
-A formula is written down once for all runs, which it must treat alike. One that looks at values, or does with arrays what cannot be written down, is
-done as it stands; so is one of which, on some runs, something else was written down than it gives there.
+A formula is recorded once for all runs, which it must treat alike. A formula that looks at values, or does with arrays what cannot be recorded, is
+evaluated directly; so is one whose recording gives other numbers, on some runs, than the formula itself.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class _Runs:
-    """Stands for the runs where a formula is written down; what it asks of them is noted."""
+    """Stands in for the runs while a formula is recorded, and notes which of their arrays it uses."""
 
     def __init__(self, tape: Tape, points: Points) -> None:
         self._tape, self._points = tape, points
@@ -35,11 +35,11 @@ class _Runs:
 
 
 class Program:
-    """The operations of one law on any runs: of the loss, of its slopes, and of its curvature where `exact`."""
+    """The recorded operations of one law, for any runs: those of the loss, of its slopes, and of its curvature where `exact`."""
 
     def __init__(self, law: Law, theta: Array, points: Points, exact: bool) -> None:
         shape, tape, numbers = (len(theta), points.count), Tape(), range(len(law.parameters))
-        # Places: the parameters, arrays for the slopes by each, weights, and then what comes.
+        # Places: the parameters, an array for the slopes by each, the weights, and then all results.
         columns = [tape.given(column) for column in theta.T[:, :, None]]
         out, weights = [tape.given(np.empty(shape)).place for _ in numbers], tape.given(np.ones(shape))
         runs: Any = _Runs(tape, points)
@@ -59,7 +59,7 @@ class Program:
         before = {item[2] for item in tape.written[:count]}
         first, then = [item for item in late if item[2] in before], [item for item in late if item[2] not in before]
         places = [slope.place if isinstance(slope, Recorded) else None for slope in slopes]
-        # A slope of full shape is written where it belongs by the operation that makes it, another one is copied there.
+        # A slope of full shape is written straight into its array by the operation that makes it; any other is copied there.
         full = {item[2] for item in first if elementwise(item[0]) and np.shape(tape.values[item[2]]) == shape}
         into = {place: out[number] for number, place in enumerate(places) if place in full and places.count(place) == 1}
         kept = used(then, [bent.place]) if bent is not None else set()
@@ -75,7 +75,7 @@ class Program:
         self._blank = [None if place in made else value for place, value in enumerate(tape.values)]
 
     def on(self, points: Points) -> list[Any]:
-        """Return the places with all that depends on the runs alone."""
+        """Return the places, filled with all that depends on the runs alone."""
         places = self._blank.copy()
         for name, place in self._asked.items():
             places[place] = getattr(points, name)
@@ -85,7 +85,7 @@ class Program:
 
 
 class CompiledLaw:
-    """A law on some runs. What is wild may overflow: whoever asks says what numpy is to do then."""
+    """A law compiled for some runs. Extreme values may overflow: the caller sets how numpy treats that."""
 
     def __init__(self, law: Law, points: Points) -> None:
         self._law, self._points = law, points
@@ -100,7 +100,7 @@ class CompiledLaw:
         return self._full(places[program.loss], len(theta))
 
     def slopes(self, theta: Array, out: Array, exact: bool = False) -> tuple[Array, Any]:
-        """Forecast ln L and its derivatives, into `out`; return the forecast, and what `curvature` takes where it will be asked."""
+        """Forecast ln L and write its derivatives into `out`; return the forecast, and the trace that `curvature` takes."""
         if (found := self._places(theta, min(len(theta), 2) if exact else 0)) is None:
             forecast, _, trace = self._law.log_loss_slopes_and_trace(theta, self._points, out)
             return forecast, trace
@@ -122,7 +122,7 @@ class CompiledLaw:
         return result
 
     def _places(self, theta: Array, kind: int) -> tuple[Program, list[Any]] | None:
-        """Return a program and its places: 0 without the curvature, 1 with that of one problem, whose sums are made otherwise, and 2 of several."""
+        """Return a program and its places. Kind 0 has no curvature, 1 that of one problem, whose sums are made in another order, 2 that of several."""
         if kind not in self._ready:
             self._ready[kind] = self._begun(theta, kind)
         if (found := self._ready[kind]) is None:
@@ -135,18 +135,18 @@ class CompiledLaw:
         programs, key, some = self._law.programs, (kind, self._points.count == 1), theta if kind == 1 else theta[[0, -1]]
         if key not in programs:
             programs[key] = None
-            with suppress(Exception):  # its own faults it tells when it is done as it stands
+            with suppress(Exception):  # the formula raises its own errors when it is evaluated directly
                 programs[key] = Program(self._law, some, self._points, kind > 0)
         if (program := programs[key]) is None:
             return None
-        with suppress(Exception), np.errstate(all="ignore"):  # it may hold the shape of other runs
+        with suppress(Exception), np.errstate(all="ignore"):  # the recording may hold the shape of other runs
             places = program.on(self._points)
             if self._agrees(program, places.copy(), some):
                 return program, places
         return None
 
     def _agrees(self, program: Program, places: list[Any], theta: Array) -> bool:
-        """Tell whether a program gives on these runs what its formula gives, which may look at the kind or the shape of what it is given."""
+        """Tell whether a program gives what its formula gives on these runs; a formula may depend on the type or the shape of its inputs."""
         shape = len(theta), self._points.count
         out = np.empty((program.columns, *shape))
         places[: 2 * program.columns] = *theta.T[:, :, None], *out

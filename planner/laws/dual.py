@@ -1,8 +1,8 @@
 """Exact first and second derivatives, so that a law is written once, as its formula.
 
-A `Dual` holds values, and remembers what it was made from and how fast it changes with each of that. `derivatives` walks back over this and gives
-every run's derivatives by all parameters at the cost of a few values. `curvature` walks back too and sums weighted second derivatives over the
-runs: every operation that is not linear adds the products of its operands' first derivatives, which are made when they are asked for. No
+A `Dual` holds values, and remembers what it was made from and its derivative by each of those. `derivatives` walks back over them and gives
+every run's derivatives by all parameters at the cost of a few evaluations. `curvature` walks back too and sums weighted second derivatives over the
+runs: every operation that is not linear adds the products of its operands' first derivatives, which are computed when they are asked for. No
 array of all second derivatives is ever formed. `exp`, `log` and the other functions here take duals and plain arrays alike: one formula serves
 the solver and forecasts.
 """
@@ -19,7 +19,7 @@ from planner.arrays import Array
 from planner.laws.tape import step
 
 Bend: TypeAlias = Callable[[], Any]
-"""Makes second derivatives: few steps of a fit need them."""
+"""Computes second derivatives when called: few steps of a fit need them."""
 
 _number = count()
 _STACKED = 4
@@ -100,7 +100,7 @@ class Dual:
 
 
 def unary(x: Dual, value: Any, slope: Any, bend: Bend) -> Dual:
-    """Make a function of one dual from its values, its first derivatives there, and what makes the second ones."""
+    """Make a function of one dual from its values, its first derivatives there, and a function that computes the second ones."""
     return Dual(value, ((x, slope),), ((x, x, bend),))
 
 
@@ -201,7 +201,7 @@ def curvature(output: Dual, weights: Array, parameters: int) -> Array:
                 _add_cross(parts, first.by, second.by, weight)
         for parent, slope in node.parents:
             if not parent.parents:
-                continue  # a parameter itself: nothing below it bends
+                continue  # a parameter itself: it has no curvature
             passed = adjoint if slope is None else adjoint * slope
             if _shape(parent.value)[-1] == 1 and passed.shape[-1] > 1:
                 passed = _sum_kept(passed)
@@ -239,7 +239,7 @@ def _add_cross(parts: list[tuple[Any, Any, Any]], first: dict[int, Any], second:
 
 @step
 def _put_together(parameters: int, groups: Any, weights: Array, *values: Any) -> Array:
-    """Add up what was found for pairs of parameters, in order; see `_grouped`."""
+    """Add up the sums for pairs of parameters, in order; see `_grouped`."""
     total = np.zeros((parameters, parameters, len(weights)))
     for place, begin, end in groups:
         total[place] += values[begin] if end is None else np.array(values[begin:end])
@@ -247,7 +247,7 @@ def _put_together(parameters: int, groups: Any, weights: Array, *values: Any) ->
 
 
 def _grouped(places: Sequence[tuple[Any, Any]]) -> list[tuple[Any, int, int | None]]:
-    """Group pairs of parameters that follow each other, none of them twice, to be added at once; all pairs of several are a group of their own."""
+    """Group successive pairs of parameters, none of them twice, to be added at once; a block of pairs is a group of its own."""
     groups: list[tuple[Any, int, int | None]] = []
     pairs: list[tuple[int, int]] = []
     for number, (key, other) in enumerate([*places, ((), ())]):

@@ -12,8 +12,8 @@ with a bound (form after arXiv 2605.09189) and a parameter more. *ceiling-two* h
 O = R^0.75·(U/S0)^−1.75, R = D_spec/U − 1 (this project's own: competing harm with its exponents fixed). The exponents of O are what two
 recorded sweeps agree on; left free, runs with few passes do not determine them, and forecasts of many passes go astray.
 
-With these laws N is best counted with embeddings. All fall with N, D_pt and U everywhere; in D_spec they turn where harm begins. Small
-runs do not determine an irreducible loss, so most have none, and forecasts far beyond the runs may be too low for it; *floor* has one,
+With these laws N is best counted with embeddings. All fall with N, D_pt and U everywhere; in D_spec they rise again once harm begins. Small
+runs do not determine an irreducible loss, so most of these laws have none, and their forecasts far beyond the runs may be too low; *floor* has one,
 L = E + x·(L0 − E)/(x + L0 − E), for runs that do.
 """
 

@@ -14,7 +14,7 @@ _HALF_N = Parameter("R_N*", 0.05, 5000.0, (1.0, 30.0), "ratio")
 
 
 def _constrained(p: Mapping[str, Any], x: Points) -> Any:
-    # Without repeats of its own, a model of more than U_N parameters is larger than U tokens can use: U_N is Chinchilla-optimal for U.
+    # A model of more than U_N parameters is larger than U distinct tokens can use: U_N is Chinchilla-optimal for U.
     log_useful = minimum((log(p["A"]) - log(p["B"])) / p["α"] + x.log_first, x.log_n)
     excess = exp(x.log_n - log_useful) - 1.0
     size = log(1.0 + p["R_N*"] * (1.0 - exp(-excess / p["R_N*"]))) + log_useful

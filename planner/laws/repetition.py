@@ -4,7 +4,7 @@ R = D_spec/U − 1 passes beyond the first. *saturating*: S = U·(1 + R*·(1 −
 *penalised*: S = D_spec, and the loss gains
 O = P·R^δ·(N/N0)^κ·(U/S0)^−λ (after arXiv 2605.01640, with exponents of their own for N and U), so that it rises when passes are many.
 *competing*: the same O, joined to the rest x of the reducible loss as (x^q + O^q)^(1/q): where a model has learnt the text by heart,
-what came before hardly matters. On the recorded sweep R* of a penalised law always ran to infinity, so those two do without it.
+earlier training hardly matters. On the recorded sweep R* of a penalised law always ran to infinity, so those two do without it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _HALF = Parameter("R*", 0.2, 2000.0, (1.0, 30.0), "passes", needs="repeats")
 
 
 def saturate(points: Points, half: Any) -> Any:
-    """Return the effective tokens, in units of S0, with `half` passes of repeats worth as much as fresh text at most."""
+    """Return the effective tokens, in units of S0; all repeats together are worth at most `half` passes of fresh text."""
     return points.first + points.unique * half * (1.0 - exp(-points.repeats / half))
 
 
@@ -88,4 +88,4 @@ COMPETING = Repetition(
     f"S = D_spec, and the reducible loss x becomes (x^q + ({_O})^q)^(1/q), R = D_spec/U − 1",
 )
 REPETITIONS = (SATURATING, PENALISED)
-"""What every two-stage law is offered with."""
+"""Combined with every law of `separate` and `transfer`."""

@@ -1,4 +1,4 @@
-"""Laws of the general loss after specialising: what is forgotten, and what replayed general text keeps.
+"""Laws of the general loss after specialising: how much is forgotten, and how much of it replayed general text prevents.
 
 In the specialist stage a share r of the tokens is general text; those tokens count with the general ones.
 """
@@ -49,9 +49,9 @@ LAWS = (
         for name, size, general, kept, use in (
             (
                 "forgetting", "(1 + b·r)·N/N0", "(D_pt + replayed tokens)", (_REPLAY,),
-                "what specialising costs in general loss, and how much replay keeps it",
+                "the rise of the general loss by specialising, and how much of it a share of replay prevents",
             ),
-            ("forgetting-alone", "N/N0", "D_pt", (), "what specialising costs in general loss, which has a floor, where no run replays general text"),
+            ("forgetting-alone", "N/N0", "D_pt", (), "the rise of the general loss, which has a floor, by specialising; no run replays general text"),
         )
     ),
     *(
@@ -70,9 +70,9 @@ LAWS = (
         for name, factor, replayed, meaning, kept, use in (
             (
                 "rehearsal", "·(1 + b·R)^−χ", " + replayed", ", R = replayed/D0", (_REPLAY, exponent("χ")),
-                "what specialising costs in general loss, and how many replayed tokens keep it",
+                "the rise of the general loss by specialising, and how much of it a number of replayed tokens prevents",
             ),
-            ("rehearsal-alone", "", "", "", (), "what specialising costs in general loss, where no run replays general text"),
+            ("rehearsal-alone", "", "", "", (), "the rise of the general loss by specialising; no run replays general text"),
         )
     ),
     Law(
@@ -82,7 +82,7 @@ LAWS = (
         + (Parameter("η", -1.0, 2.0, (0.0, 0.6), "exponent", logarithmic=False),)
         + (Parameter("ε", 1e-4, 1.0, (0.003, 0.1), "share", needs="replay"),),
         _mixture,
-        "after arXiv 2406.01375 (D-CPT), which fits it apart for the general and for the specialist loss",
+        "after arXiv 2406.01375 (D-CPT), which fits it separately for the general and for the specialist loss",
         "one base, continued on mixtures of several shares",
         target="general",
     ),

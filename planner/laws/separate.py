@@ -1,7 +1,7 @@
 """Two-stage laws in which general and specialist tokens have terms or factors of their own.
 
-Offsets d0 and s0 keep them finite at D_pt = 0 and D_spec = 0. They are written as (1 + D/d0)^−β, so that an amplitude is what stands at zero tokens:
-(D + d0)^−β is the same law, and its amplitude, offset and exponent trade off so well that no solver finds them again.
+Offsets d0 and s0 keep them finite at D_pt = 0 and D_spec = 0. They are written as (1 + D/d0)^−β, so that an amplitude is the term's value at zero tokens:
+(D + d0)^−β is the same law, but its amplitude, offset and exponent trade off so well that no solver recovers them.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What a formula does with arrays, written down once and done again for other parameters and other runs.
+"""The array operations of a formula, recorded once and replayed for other parameters and other runs.
 
 Walking through a formula and its derivatives in Python takes longer than the arithmetic where problems are few, as in most of a fit. So the
-operations of numpy that come of it are written down in order, each with the places of its operands. What is asked for twice is done once, and a
-result takes the memory of one that is not needed further. The operations are those of the formula, so that results are the same to the last bit.
+numpy operations that it makes are recorded in order, each with the places of its operands. Repeated operations are done once, and a result
+reuses the memory of one that is no longer needed. The operations are those of the formula, so that results are the same to the last bit.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Plan = list[tuple[Callable[..., Any], Callable[[list[Any]], tuple[Any, ...]], in
 
 
 class Recorded(NDArrayOperatorsMixin):
-    """An array that operations are written about: its place among all, and its shape."""
+    """Stands in for an array while operations are recorded: its place among all, and its shape."""
 
     def __init__(self, tape: Tape, place: int) -> None:
         self.tape, self.place, self.shape = tape, place, getattr(tape.values[place], "shape", ())
@@ -34,14 +34,14 @@ class Recorded(NDArrayOperatorsMixin):
         return NotImplemented if named else self.tape.done(work, given)
 
     def __array__(self, *given: Any, **named: Any) -> Any:
-        raise TypeError("it has no values of its own")
+        raise TypeError("an array has no values of its own while operations are recorded")
 
     def __bool__(self) -> bool:
-        raise TypeError("what is done must not depend on values")
+        raise TypeError("recorded operations must not depend on values")
 
 
 def step(work: Callable[..., Any]) -> Callable[..., Any]:
-    """Let a function of arrays be written down as one operation."""
+    """Let a function of arrays be recorded as one operation."""
 
     @wraps(work)
     def either(*given: Any) -> Any:
@@ -52,22 +52,22 @@ def step(work: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class Tape:
-    """Writes down operations, and does them on the arrays that it is written with."""
+    """Records operations while it does them on example arrays."""
 
     def __init__(self) -> None:
         self.values: list[Any] = []
-        """At each place, for the arrays that it is written with."""
+        """Value at each place, for the example arrays."""
         self.written: list[Written] = []
         self._known: dict[Any, Recorded] = {}
         self._constants: dict[Any, int] = {}
 
     def given(self, value: Any) -> Recorded:
-        """Begin with an array that will be another one later."""
+        """Add an input array, which a replay replaces."""
         self.values.append(value)
         return Recorded(self, len(self.values) - 1)
 
     def done(self, work: Any, given: Sequence[Any]) -> Any:
-        """Do an operation and write it down; what was done before to the same operands is not done again."""
+        """Do an operation and record it; one that was done before on the same operands is not done again."""
         if work is np.multiply:
             for one, other in (given, given[::-1]):
                 if isinstance(one, float) and one == 1.0 and self._is_float(other):  # changes nothing
@@ -80,25 +80,25 @@ class Tape:
         return self._known[work, places]
 
     def _is_float(self, item: Any) -> bool:
-        """Tell whether an operand is of floats: a mask times one is no mask any more."""
+        """Tell whether an operand holds floats: a mask times 1.0 is no longer a mask."""
         return isinstance(item, Recorded) and getattr(self.values[item.place], "dtype", None) == np.float64
 
     def _constant(self, value: Any) -> int:
         if isinstance(value, np.ndarray) and value.size > 1:
-            raise TypeError("an array that was not given may be another one for other runs")
+            raise TypeError("an array that is not an input may differ for other runs")
         key = (type(value), value) if isinstance(value, float | int) else id(value)
         if key not in self._constants:
             self._constants[key] = self.given(value).place
         return self._constants[key]
 
     def plan(self, written: Sequence[Written], asked: set[int], into: dict[int, int], shape: tuple[int, ...]) -> Plan:
-        """Make a plan of operations.
+        """Plan how to replay operations.
 
         Args:
-            written: in order.
+            written: the operations, in order.
             asked: places of the results that are asked for; all others may be overwritten.
-            into: those of them that are written into an array that stands at another place.
-            shape: of the arrays whose memory is used again.
+            into: of these, the ones to write into an array at another place, and that place.
+            shape: of the arrays whose memory is reused.
         """
         needed = used(written, asked)
         steps = [item for item in written if item[2] in needed]
@@ -121,12 +121,12 @@ class Tape:
 
 
 def elementwise(work: Any) -> bool:
-    """Tell whether an operation takes a place for its result after its operands, and may take that of an operand."""
+    """Tell whether an operation takes an output array after its operands, which may be one of them."""
     return isinstance(work, np.ufunc) and work.signature is None and work not in (np.maximum, np.minimum)
 
 
 def used(written: Sequence[Written], asked: Iterable[int]) -> set[int]:
-    """Return the places of all that some results are made from, and theirs."""
+    """Return the places that some results depend on, and their own."""
     needed = set(asked)
     for _, operands, place in reversed(written):
         if place in needed:
@@ -135,17 +135,17 @@ def used(written: Sequence[Written], asked: Iterable[int]) -> set[int]:
 
 
 def _alone(place: int) -> Callable[[list[Any]], tuple[Any, ...]]:
-    return lambda places: (places[place],)  # what `itemgetter` gives of one is no tuple
+    return lambda places: (places[place],)  # `itemgetter` of a single place gives no tuple
 
 
 def run(plan: Plan, places: list[Any]) -> None:
-    """Do what is planned, in place."""
+    """Run a plan, in place."""
     for work, operands, place in plan:
         places[place] = work(*operands(places))
 
 
 def parted(written: Sequence[Written], places: Iterable[int]) -> tuple[list[Written], list[Written]]:
-    """Part operations into those that need nothing of what stands at some places, and those that do."""
+    """Split operations into those that do not depend on some places, and those that do."""
     after = set(places)
     parts: tuple[list[Written], list[Written]] = [], []
     for item in written:

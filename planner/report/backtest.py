@@ -1,4 +1,4 @@
-"""Figures of a backtest: how forecasts went astray with extrapolation, and what choices by them cost."""
+"""Figures of a backtest: the error of forecasts by extrapolation, and the regret of choices by them."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 WAYS = {PLAN: COLOURS[0], HINDSIGHT: "#9fb0d8", ANY: "#b9b9b9", LARGEST: COLOURS[1], MOST_SPECIALIST: COLOURS[2], COPY: COLOURS[5]}
-"""Who chooses, and its colour."""
+"""Ways to choose, and their colours."""
 WILD, PLAIN = 100.0, 10.0
-"""Error from which the vertical axis is linear only near zero, and as far as that [%]."""
+"""Largest error above which the vertical axis is symmetric-logarithmic, and the error up to which that axis is linear [%]."""
 BARS = 0.84
 """Width of a cut-off's bars together."""
 TICKS, FINE_TICKS = (1, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1000, 3000, 10000), (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10)
@@ -48,7 +48,7 @@ def errors(axis: Axes, result: Backtest) -> None:
     axis.axhline(0, color=GREY, linewidth=1)
     errors_percent = np.abs([one.error_percent for item in result.cutoffs for one in item.outcomes])
     if errors_percent.max() > WILD:
-        axis.set_yscale("symlog", linthresh=PLAIN)  # else a few forecasts gone wild would press all others into one line
+        axis.set_yscale("symlog", linthresh=PLAIN)  # else a few wild forecasts would press all others into one line
         axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axis.set_xscale("log")
     most = max(item.factor for item in result.cutoffs)
@@ -56,7 +56,7 @@ def errors(axis: Axes, result: Backtest) -> None:
     axis.set_xticks([], minor=True)
     axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}×")
     axis.set(
-        xlabel="compute of the run over that of the dearest run fitted", ylabel="forecast minus outcome [% of the loss]",
+        xlabel="compute of the run over that of the most expensive run fitted", ylabel="forecast minus outcome [% of the loss]",
         title="Forecasts of runs above the cut-off; hollow: outside the 90 % interval",
     )  # fmt: skip
     axis.title.set_fontsize(10.5)
@@ -64,7 +64,7 @@ def errors(axis: Axes, result: Backtest) -> None:
 
 
 def regrets(axis: Axes, result: Backtest) -> None:
-    """Draw the mean regret at each cut-off, by who chooses, with the worst as a tick."""
+    """Draw the mean regret at each cut-off by way to choose, with the worst as a tick."""
     decided = [item for item in result.cutoffs if item.decisions]
     ways = list(decided[0].regret_percent) if decided else []
     width = BARS / max(1, len(ways))
@@ -78,11 +78,11 @@ def regrets(axis: Axes, result: Backtest) -> None:
                 box = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}
                 axis.annotate(f"{value:.2f}", (place, value), (0, 3), textcoords="offset points", ha="center", fontsize=8, color=WAYS[way], bbox=box)
     if result.seed_percent is not None:
-        axis.axhline(result.seed_percent, color="black", linewidth=1, linestyle=":", label="deviation between seeds")
+        axis.axhline(result.seed_percent, color="black", linewidth=1, linestyle=":", label="standard deviation between seeds")
     axis.set_xticks(range(len(decided)), [f"{item.flops:.3g}\n{len(item.decisions)} decisions" for item in decided], fontsize=8)
     axis.grid(False, axis="x")
     axis.set(
-        xlabel="fitted up to [FLOPs]", ylabel="loss given away [% of the best run's]",
+        xlabel="fitted up to [FLOPs]", ylabel="regret [% of the best run's loss]",
         title="Regret among runs of equal compute: mean, and the worst as a tick",
     )  # fmt: skip
     axis.title.set_fontsize(10.5)

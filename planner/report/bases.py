@@ -56,4 +56,4 @@ def bases(axes: Sequence[Axes], answer: BaseAllocation) -> None:
     legend_below(axes[1])
     within = f"{100 * answer.request['tolerance']:.3g} % of the best loss"
     axes[1].set_xlabel("specialist tokens, repeats included")
-    axes[1].set_title(f"How far: what is within {within}", fontsize=11)
+    axes[1].set_title(f"How far to specialise: within {within}", fontsize=11)

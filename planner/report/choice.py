@@ -1,4 +1,4 @@
-"""How a law was chosen and how well the runs pin it down: held-out errors, starts that agree, profiles."""
+"""How a law was chosen and how well the runs determine it: held-out errors, starts that agree, profiles."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ HIGHEST = 4.0
 
 
 def law_scores(axis: Axes, scores: Sequence[Mapping[str, Any]]) -> None:
-    """Draw the held-out errors of laws by slice as a table with shades, the best first; chosen ones in bold with a star.
+    """Draw the held-out errors of laws by slice as a shaded table, the best first; chosen ones in bold with a star.
 
     Args:
         axis: where.
@@ -56,17 +56,17 @@ def law_scores(axis: Axes, scores: Sequence[Mapping[str, Any]]) -> None:
         label.set_fontweight("bold" if score["chosen"] else "normal")
     axis.tick_params(length=0)
     rest = not_shown([score for score in scores if score not in tried])
-    axis.set_xlabel("slice that was left out and forecast; mean of the slices; residual of the fit to all")
-    axis.set_ylabel("law (what N counts, its parameters)")
+    axis.set_xlabel("held-out slice; mean over the slices; residual of the fit to all runs")
+    axis.set_ylabel("law (what N counts, number of parameters)")
     axis.set_title("Mean absolute held-out error [% of the loss]; * chosen" + (f"; not shown: {rest}" if rest else ""), fontsize=11)
 
 
 def start_agreement(axis: Axes, law: FittedLaw) -> None:
-    """Draw for each member how many of its starts came to the solution that was kept."""
+    """Draw for each member how many of its starts reached the solution that was kept."""
     names = [f"{member.law.name}\nN: {member.params_kind.replace('_', '-')}\n{member.status.replace('_', ' ')}" for member in law.members]
     places = range(len(names))
     axis.barh(places, [member.starts for member in law.members], 0.4, facecolor="none", edgecolor=GREY, label="starts")
-    axis.barh(places, [member.starts_agree for member in law.members], 0.4, color=COLOURS[0], label="came to the best solution")
+    axis.barh(places, [member.starts_agree for member in law.members], 0.4, color=COLOURS[0], label="reached the best solution")
     for place, member in zip(places, law.members, strict=True):
         axis.annotate(f"{member.starts_agree} of {member.starts}", (member.starts, place), (6, 0), textcoords="offset points", va="center", fontsize=9)
     axis.set_yticks(places, names, fontsize=8)
@@ -74,14 +74,14 @@ def start_agreement(axis: Axes, law: FittedLaw) -> None:
     axis.locator_params(axis="x", integer=True)
     axis.grid(False, axis="y")
     axis.set_xlim(0, 1.18 * max(member.starts for member in law.members))
-    axis.set(xlabel="starts of the search for the least objective", title="Do the starts agree?")
+    axis.set(xlabel="starts of the fit", title="Do the starts agree?")
     axis.legend(**LEGEND, loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2)
 
 
 def profiles(axes: Sequence[Axes], member: Member, found: Sequence[Profile]) -> None:
-    """Draw profiles of a member's parameters, each on an axis of its own: the excess of the objective with the parameter held, the others fitted again.
+    """Draw profiles of a member's parameters, each on an axis of its own: the excess of the objective with the parameter held, the others refitted.
 
-    The bar is the 90 % interval over resamples; where the profile passes 1, on the dashed line, is that of the profile.
+    The bar is the 90 % interval over resamples; the profile's own 90 % interval ends where it crosses 1, the dashed line.
     """
     number = {parameter.name: place for place, parameter in enumerate(member.law.parameters)}
     for axis, one in zip(axes, found, strict=True):
@@ -95,7 +95,7 @@ def profiles(axes: Sequence[Axes], member: Member, found: Sequence[Profile]) -> 
 
 
 def _profile(axis: Axes, one: Profile, best: float, interval: tuple[float, float]) -> None:
-    axis.plot(one.value, one.excess, ".-", color=COLOURS[0], linewidth=1.3, markersize=4, label="excess of the objective / threshold of 90 %")
+    axis.plot(one.value, one.excess, ".-", color=COLOURS[0], linewidth=1.3, markersize=4, label="excess of the objective / 90 % threshold")
     axis.axhline(1, color=COLOURS[3], linewidth=1, linestyle="--", label="90 %")
     axis.plot(interval, [0.4, 0.4], "|-", color=COLOURS[2], linewidth=5, markersize=11, solid_capstyle="butt", label="90 % of the resamples")
     axis.plot([best], [0], "o", color="black", markersize=5, clip_on=False, zorder=5, label="fitted")

@@ -60,7 +60,7 @@ def _structures(axis: Axes, answer: DomainsAllocation) -> None:
             rows.append((label, structure.loss, structure.loss_low, structure.loss_high, COLOURS[1] if itself else COLOURS[0]))
     intervals(axis, rows)
     if bounds:
-        axis.plot([loss for _, loss in bounds], [number for number, _ in bounds], ">", color=GREY, label="a bound: at least this, no forecast")
+        axis.plot([loss for _, loss in bounds], [number for number, _ in bounds], ">", color=GREY, label="lower bound, no forecast")
         legend_below(axis)
     axis.set(xlabel="weighted loss [nats/token], 90 % interval", title=f"{answer.request['flops']:.3g} FLOPs, {answer.request['domains']} domains")
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def slices_page(file: Path, data: FitData, path: Path) -> None:
     """Draw slices through a law file's law and all runs of the fit; of a law of one stage the runs only.
 
-    Where no runs lie on a slice, as in a table without a grid, the residuals stand in its place. Takes what a process can send.
+    Where no runs lie on a slice, as in a table without a grid, residuals take its place. Arguments can be pickled.
     """
     law = FittedLaw.load(file)
 
@@ -42,6 +42,6 @@ def slices_page(file: Path, data: FitData, path: Path) -> None:
 
 
 def holdout_page(file: Path, path: Path) -> None:
-    """Draw the largest size that a law file's law had not seen."""
+    """Draw the largest size, held out, against its forecast in a law's file."""
     law = FittedLaw.load(file)
     save(path, lambda axes: draw_holdout(axes[0], law), width=5.6, height=5.0)

@@ -22,7 +22,7 @@ HIGHEST = 1.15
 
 
 def cells(data: FitData) -> dict[tuple[float, float, float], list[int]]:
-    """Return the runs of each mixture of text that most sizes share, by general, specialist and distinct tokens; none of a table without a grid."""
+    """Return the runs of each mixture of text that most sizes share, by general, specialist and distinct tokens; none in a table without a grid."""
     found: dict[tuple[float, float, float], list[int]] = {}
     for row in range(data.count):
         unique = float(np.round(np.nan_to_num(data.unique_spec[row]), -3))
@@ -53,7 +53,7 @@ def size_slices(axis: Axes, law: FittedLaw, data: FitData) -> None:
     """Draw loss by model size with the law's band, for the `cells` that most sizes share."""
     shared = cells(data)
     if not shared:
-        _nothing(axis, "no mixture of text that most sizes share")
+        _nothing(axis, "no token counts that most sizes share")
         return
     for colour, marker, key in zip(COLOURS, MARKERS, spread(sorted(shared), 5), strict=False):
         rows = np.array(shared[key])
@@ -69,7 +69,7 @@ def size_slices(axis: Axes, law: FittedLaw, data: FitData) -> None:
 
 
 def token_slices(axis: Axes, law: FittedLaw, data: FitData, params: float | None = None) -> None:
-    """Draw loss by specialist tokens, one line an amount of distinct text, at the amount of general tokens that most runs share.
+    """Draw loss by specialist tokens, one line per amount of distinct text, at the amount of general tokens that most runs share.
 
     Args:
         axis: where.
@@ -105,7 +105,7 @@ def _band(axis: Axes, law: FittedLaw, data: FitData, params: Any, pt: Any, spec:
     by = {kind: np.exp(np.interp(np.log(arrays[0]), np.log(known[order]), np.log(values[order]))) for kind, values in data.params_by.items()}
     try:
         forecast = law.forecast(by, *arrays[1:])
-    except DataError:  # a law of somebody's own has no number somewhere along it: the runs are drawn alone
+    except DataError:  # a user's law gives no number somewhere along it: the runs are drawn alone
         return
     x = arrays[0] if along == "params" else arrays[2]
     inside = law.support.distance(by["non_embedding"], *arrays[1:]) <= np.log(NEAR)

@@ -27,7 +27,7 @@ SAME_BUDGET = 1.1
 HIGHEST = 1.3
 """Curves are drawn up to this multiple of the highest of their minima."""
 MARGIN = 0.05
-"""Of the range of the losses, free above and below them."""
+"""Share of the range of the losses that is left free above and below them."""
 OPTIMUM: dict[str, Any] = {"markeredgecolor": "black", "markersize": 7}
 
 
@@ -37,7 +37,7 @@ def iso_flop(axis: Axes, curves: Sequence[IsoFlop], data: FitData | None = None)
     Args:
         axis: where.
         curves: one a budget, of the same amount of distinct specialist text.
-        data: runs, if any, of which those at one of the budgets that went as they would have gone with this amount of text are drawn.
+        data: runs, if any; those at one of the budgets that would have been the same with this amount of text are drawn.
     """
     special = any((curve.share_spec > 0).any() for curve in curves)
     for number, (colour, curve) in enumerate(zip(shades(len(curves)), curves, strict=True)):
@@ -73,14 +73,14 @@ def iso_flop_shares(axis: Axes, curves: Sequence[IsoFlop]) -> None:
         axis.plot(curve.params, np.where(curve.inside, curve.share_spec, np.nan), "-", color=colour, linewidth=1.8)
         label = f"{curve.flops:.3g} FLOPs: {share:.0%}, {format_epochs(curve.epochs_spec[curve.best], 2)}"
         if curve.at_end:
-            axis.plot([], [], "-", color=colour, label=f"{label}, at the end of the sizes")
+            axis.plot([], [], "-", color=colour, label=f"{label}, at the end of the range of sizes")
         else:
             axis.plot([curve.params[curve.best]], [share], MARKERS[number % len(MARKERS)], color=colour, label=label, **OPTIMUM)
     axis.set_ylim(0, 1.02)
     log_counts(axis)
     axis.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     axis.set(xlabel="non-embedding parameters N", ylabel="share of specialist tokens in all tokens", title="Best split at each size")
-    legend_below(axis, "budget: split at its least loss")
+    legend_below(axis, "budget: split at the least loss")
 
 
 def size_curve(axis: Axes, allocation: Allocation, curve: IsoFlop) -> None:
@@ -120,7 +120,7 @@ def split_curve(axis: Axes, allocation: Allocation) -> None:
     if 0 < plan.share_spec < APART:
         share, loss = share[share > 0], loss[share > 0]
         axis.set_xscale("log")
-    # Where the passes allow no split there is no line, and a split alone between two such gaps is a point.
+    # Where the limit on passes allows no split there is no line, and a single split between two such gaps is a point.
     gaps = np.flatnonzero(np.diff(share) > 1.5 * APART) + 1
     for number, part in enumerate(np.split(np.arange(len(share)), gaps)):
         label = None if number else "best size for each split"
@@ -141,7 +141,7 @@ def split_curve(axis: Axes, allocation: Allocation) -> None:
 
 
 def standing(extrapolation: Mapping[str, float], general: Mapping[str, Any] | None) -> list[str]:
-    """Say how far outside the runs a plan lies, and which limit on the general loss it is to keep.
+    """Describe how far outside the runs a plan lies, and which limit on the general loss it is to keep.
 
     Args:
         extrapolation: by what factor it lies outside, by axis.

@@ -1,4 +1,4 @@
-"""A law against runs, those that it was fitted to and those that it had not seen."""
+"""A law against runs: those that it was fitted to, and held-out ones."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ ALONG = {
 }  # fmt: skip
 """What residuals can be drawn against."""
 APART = 1.25
-"""Runs share a mean where no gap of this factor parts them."""
+"""Runs share a mean unless a gap of this factor separates them."""
 SPAN = 2.0
-"""And where they lie within this factor, as those of a table without a grid do not."""
+"""Widest factor over which runs share a mean, for tables without a grid, which have no gaps."""
 JITTER = 0.012
-"""How far points are moved, as a share of the axis."""
+"""How far points are moved sideways, as a share of the axis."""
 
 
 def forecasts(axis: Axes, law: FittedLaw, data: FitData) -> None:
@@ -44,21 +44,22 @@ def forecasts(axis: Axes, law: FittedLaw, data: FitData) -> None:
 
 
 def residuals(axis: Axes, law: FittedLaw, data: FitData, along: str) -> None:
-    """Draw how far runs lie from the law, against one of `ALONG`; coloured by size, or against size by specialist tokens.
+    """Draw the residuals of runs against one of `ALONG`; coloured by size, or against size by specialist tokens.
 
-    A dash is the mean of the runs around it; the band is one deviation of a run either way. Points are moved a little sideways, to be told apart.
+    A dash is the mean of the runs around it; the band is one standard deviation of run noise either way. Points are moved a little sideways, so that
+    they do not overlap.
     """
     from matplotlib.colors import LogNorm
 
     values = np.asarray(getattr(data, along), dtype=float)
     forecast = law.forecast(data.params_by, data.tokens_pt, data.tokens_spec, data.unique_spec).loss
     off = 100 * (np.exp(data.log_loss) / forecast - 1)
-    # Runs with none of it stand half a decade left of the others.
+    # Runs without any are drawn half a decade left of the others.
     zero = float(values[values > 0].min()) / 3 if (values == 0).any() and (values > 0).any() else None
     x = np.where(values > 0, values, zero or 1.0)
     aside = x * np.exp(JITTER * np.log(x.max() / x.min()) * np.random.default_rng(0).uniform(-1, 1, data.count))
     noise = 100 * law.noise
-    axis.axhspan(-noise, noise, color=GREY, alpha=0.15, linewidth=0, label=f"noise of a run: ±{noise:.2f} %")
+    axis.axhspan(-noise, noise, color=GREY, alpha=0.15, linewidth=0, label=f"run noise: ±{noise:.2f} %")
     axis.axhline(0, color=GREY, linewidth=1)
     tokens = data.tokens_pt if not data.two_stage and not data.repeats else data.tokens_spec
     colours = tokens if along == "params" else data.params
@@ -68,7 +69,7 @@ def residuals(axis: Axes, law: FittedLaw, data: FitData, along: str) -> None:
         drawn = axis.scatter(aside[shown], off[shown], s=16, c=colours[shown], cmap="viridis", norm=LogNorm(), alpha=0.85, linewidth=0)
         colour_bar(axis, drawn, colours[shown], ALONG["tokens_spec" if data.tokens_spec.any() else "tokens_pt"] if along == "params" else ALONG["params"])
     for number, near in enumerate(_groups(x)):
-        label = "mean of the runs around" if number == 0 else None
+        label = "mean of nearby runs" if number == 0 else None
         axis.plot(np.exp(np.log(x[near]).mean()), off[near].mean(), "_", color="black", markersize=15, markeredgewidth=2, label=label)
     log_counts(axis, zero)
     axis.set(xlabel=ALONG[along], ylabel="measured minus law [% of the law]", title=f"Residuals by {ALONG[along].split(':')[0].split(',')[0]}")
@@ -76,7 +77,7 @@ def residuals(axis: Axes, law: FittedLaw, data: FitData, along: str) -> None:
 
 
 def _groups(x: Array) -> list[Any]:
-    """Part runs, by their places on an axis, into those that share a mean; return the numbers of each group's."""
+    """Group runs, by their places on an axis, into those that share a mean; return the indices of each group."""
     order = np.argsort(x)
     height = np.log(x[order])
     gap = np.append(True, np.diff(height) > np.log(APART))
@@ -85,7 +86,7 @@ def _groups(x: Array) -> list[Any]:
 
 
 def holdout(axis: Axes, law: FittedLaw) -> None:
-    """Draw forecast against measured loss of the largest size, or of several, which the law had not seen."""
+    """Draw forecast against measured loss of the largest size, or of several, held out from choice and fit."""
     found = law.holdout
     measured, forecast = np.array(found["measured"]), np.array(found["forecast"])
     span = [min(measured.min(), forecast.min()) * 0.99, max(measured.max(), forecast.max()) * 1.01]
@@ -94,6 +95,6 @@ def holdout(axis: Axes, law: FittedLaw) -> None:
     axis.plot(measured, forecast, "o", color=COLOURS[0], markersize=4)
     axis.set(
         xlabel="measured [nats/token]", ylabel="forecast [nats/token]",
-        title=f"{' to '.join(map(format_count, sizes_held(found)))} parameters, unseen: {found['mean_absolute_percent']:.2f} % mean error",
+        title=f"{' to '.join(map(format_count, sizes_held(found)))} parameters, held out: {found['mean_absolute_percent']:.2f} % mean error",
     )  # fmt: skip
     axis.legend(**LEGEND)

@@ -21,7 +21,7 @@ QUANTITIES = (
 )
 """Field of the plan, of its interval, and label."""
 STRAIGHT = 15.0
-"""Exponents are written beside curves that are off their power law by at most this [%]; real shapes alone scatter by some per cent."""
+"""Exponents are written beside curves that deviate from their power law by at most this [%]; real shapes alone scatter by some per cent."""
 
 
 def draw(axes: Sequence[Axes], scaling: Scaling) -> None:
@@ -31,7 +31,7 @@ def draw(axes: Sequence[Axes], scaling: Scaling) -> None:
 
 
 def losses(axis: Axes, scaling: Scaling) -> None:
-    """Draw the forecast loss of the best plan against the budget, a curve an amount of text; dashed outside the runs."""
+    """Draw the forecast loss of the best plan against the budget, a curve for each amount of text; dashed outside the runs."""
     budgets, special = scaling.request["budgets"], scaling.takes("tokens_spec")
     for colour, curve in zip(shades(len(scaling.curves)), scaling.curves, strict=True):
         low, high = ([getattr(item.plan, end) for item in curve.optima] for end in ("loss_low", "loss_high"))
@@ -51,7 +51,7 @@ def plans(axis: Axes, curve: Curve, budgets: Sequence[float], special: bool = Tr
         if not np.isfinite(values).any():
             continue
         low, high = (_positive([getattr(item, interval)[end] for item in curve.optima]) for end in (0, 1))
-        # An interval that begins at none has no lower end on this axis: it is cut at the line.
+        # An interval that begins at zero has no lower end on this axis: it is cut at the line.
         axis.fill_between(budgets, np.where(np.isfinite(low), low, values), high, color=colour, alpha=0.15, linewidth=0)
         slope = slopes[name]
         if slope.value is not None and slope.off_percent is not None and slope.off_percent <= STRAIGHT:
@@ -69,7 +69,7 @@ def _positive(values: Sequence[float]) -> Any:
 
 
 def _line(axis: Axes, budgets: Sequence[float], values: Any, optima: Sequence[Optimum], colour: Any, label: str) -> None:
-    """Draw a curve, solid up to where the runs end."""
+    """Draw a curve, solid inside the runs and dashed outside."""
     inside = np.array([item.inside for item in optima])
     shown = np.asarray(values, dtype=float)
     axis.plot(budgets, shown, "--", color=colour, linewidth=1.4)

@@ -18,18 +18,18 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLOURS = ("#0072b2", "#009e73", "#e69f00", "#d55e00", "#56b4e9", "#cc79a7")
-"""For kinds; told apart by the colour-blind too (Okabe & Ito 2008). The first is the plan's, the second is good, the third marks, the fourth is bad."""
+"""For kinds, safe for the colour-blind (Okabe & Ito 2008). The first is the plan's, the second is good, the third marks, the fourth is bad."""
 GREY = "#6b6b6b"
 DPI = 150
 LINE = 76
-"""Characters of small letters that go over a panel."""
+"""Characters of small text that fit over a panel."""
 FEWEST = 3
-"""Labels that an axis of counts has, where its range allows that many."""
+"""Fewest labels of an axis of counts, where its range allows that many."""
 MOST_TICKS = 10
-"""Values of a table with a grid that a scale of colours is labelled at."""
+"""Most values at which a scale of colours is labelled one by one, as those of a grid."""
 MARKERS = "osD^vP"
 NAMES: dict[str, Any] = {"fontsize": 8, "parse_math": False}
-"""Of labels that a user wrote, where a dollar is a dollar."""
+"""For labels that a user wrote, in which a dollar sign is no formula."""
 Row = tuple[str, float | None, float | None, float | None, str]
 """Label, value, ends of its interval, and colour."""
 LEGEND: dict[str, Any] = {"frameon": False, "fontsize": 8}
@@ -89,18 +89,18 @@ def save(
     canvas: Any = figure.canvas
     canvas.draw()
     buffer = io.BytesIO()
-    # savefig would draw all twice. No page is transparent, and packing harder is dearer than it is smaller.
+    # savefig would draw everything twice. No page is transparent, and stronger compression costs more than it saves.
     Image.fromarray(np.asarray(canvas.buffer_rgba())[:, :, :3]).save(buffer, format="png", dpi=(DPI, DPI), compress_level=3)
     write_bytes(path, buffer.getvalue())
 
 
 def in_place(axis: Axes, why: str) -> None:
-    """Say in the middle of a panel why there is nothing to draw."""
+    """Write in the middle of a panel why there is nothing to draw."""
     axis.text(0.5, 0.5, why, ha="center", va="center", transform=axis.transAxes, color=GREY)
 
 
 def count_ticks(low: float, high: float) -> list[float]:
-    """Return where a log axis of counts is labelled: at 1, 2 and 5 times each power of ten, over many decades at the powers, within one more densely."""
+    """Return the ticks of a log axis of counts: 1, 2 and 5 times each power of ten; over many decades the powers only, within one decade more."""
     from matplotlib.ticker import AutoLocator
 
     steps = ((1.0, 2.0, 5.0), (1.0, 2.0, 3.0, 4.0, 6.0, 8.0))
@@ -153,14 +153,14 @@ def legend_below(axis: Axes, title: str | None = None, columns: int = 2) -> None
 
 
 def titled(axis: Axes, title: str, lines: Sequence[str]) -> None:
-    """Give axes a title, and below it in small letters what must be said beside what they show."""
+    """Give axes a title, and below it remarks in small text."""
     broken = [part for line in lines for part in wrap(line, LINE)]
     axis.set_title(title, fontsize=11, pad=6 + 12 * len(broken))
     axis.text(0.5, 1.015, "\n".join(broken), transform=axis.transAxes, ha="center", va="bottom", **NAMES)
 
 
 def colour_bar(axis: Axes, drawn: Any, values: Any, label: str) -> None:
-    """Add the scale of colours on which counts were drawn, labelled at those of the values that lie apart, or at round ones where these are many."""
+    """Add the scale of colours of counts, labelled at those of the values that lie apart, or at round ones where these are many."""
     assert axis.figure is not None
     levels: list[float] = []
     for value in np.unique(values):

@@ -161,7 +161,7 @@ def test_a_launch_and_a_record_that_are_not_whole(tmp_path: Path, corpus: Corpus
     launch()
     refused("has not ended", "verify", tmp_path)
     (tmp_path / "verification.json").write_text("{}")  # as in a launch whose records were not kept
-    refused("is gone; what it was found to be stands in", "verify", tmp_path)
+    refused("is gone; its earlier verification is in", "verify", tmp_path)
     (tmp_path / "verification.json").unlink()
     for body, sentence in (({}, "has no 'row'"), ({"row": 5}, "wrong kind"), ({"row": {"status": "ok", "loss_spec": None}}, "loss_spec = None")):
         write_artifact(tmp_path / "records" / "r.json", "run", 1, body)

@@ -98,7 +98,7 @@ def test_an_arm_is_launched_and_held_against_its_own_forecast(corpus: Corpus, tm
     began = tmp_path / "run" / "launch.json"
     was = began.read_text(encoding="utf-8")
     began.write_text(was.replace(f'"arm": "{NAME}",', ""), encoding="utf-8")
-    with pytest.raises(StateError, match="puts down a forecast of 5.0, and the recommendation has 4; restore its arm"):
+    with pytest.raises(StateError, match="records a forecast of 5.0, and the recommendation has 4; restore its arm"):
         verify(tmp_path / "run")
     began.write_text(was, encoding="utf-8")
     for options, said in (
@@ -162,7 +162,7 @@ def test_verify_writes_no_table_over_somebody_elses(launched: Path) -> None:
     place = launched / "runs.csv"
     place.write_text("my table,1\n")
     try:
-        with pytest.raises(InputError, match="holds something else"):
+        with pytest.raises(InputError, match="is no table of runs"):
             verify(launched)
         assert place.read_text() == "my table,1\n"
     finally:

@@ -169,7 +169,7 @@ def test_tables_of_one_stage_can_be_drawn(chinchilla: FittedLaw, one_stage: FitD
     size_slices(slices[0], chinchilla, replace(one_stage, tokens_pt=20 * one_stage.params * np.arange(1, 26)))
     token_slices(slices[1], chinchilla, one_stage)
     render()
-    assert [axis.texts[0].get_text() for axis in slices] == ["no mixture of text that most sizes share", "no run of 10M parameters has specialist text"]
+    assert [axis.texts[0].get_text() for axis in slices] == ["no token counts that most sizes share", "no run of 10M parameters has specialist text"]
 
 
 def test_unseen_runs_are_drawn(fitted: FittedLaw) -> None:
@@ -183,7 +183,7 @@ def test_unseen_runs_are_drawn(fitted: FittedLaw) -> None:
 def test_the_title_names_all_sizes_that_were_unseen(fitted: FittedLaw) -> None:
     axis, _ = drawn()
     holdout(axis, replace(fitted, holdout={**fitted.holdout, "params": 12.6e9, "params_least": 6.8e9}))
-    assert axis.get_title().startswith("6.8B to 12.6B parameters, unseen")
+    assert axis.get_title().startswith("6.8B to 12.6B parameters, held out")
 
 
 def test_scores_name_laws_that_were_tried_and_mark_the_chosen() -> None:
@@ -363,7 +363,7 @@ def test_many_domains_show_structures_budget_and_losses(fitted: FittedLaw) -> No
     render()
     best = answer.recommended
     assert rows_of(axes[0])[0] == "split training\n(recommended)" and "one mixed model" in rows_of(axes[0])
-    assert words(axes[0]) == ["a bound: at least this, no forecast"]
+    assert words(axes[0]) == ["lower bound, no forecast"]
     bars = [bar.get_width() for bar in axes[1].patches]
     assert rows_of(axes[1])[0] == "trunk" and rows_of(axes[1])[-1] == "3 other domains" and len(bars) == MOST_DOMAINS + 2
     assert best.flops is not None and abs(sum(bars) - 100 * best.flops / 2e14) < 1e-6

@@ -154,5 +154,5 @@ def test_what_a_base_cannot_be_combined_with(tmp_path: Path, corpus: Corpus) -> 
     with pytest.raises(InputError, match="2 counts for 1 bases"):
         Sweep.open(tmp_path)
     lay_out(tmp_path, corpus, 'base = "base"\ncell = [{size = "90k", tokens_pt = 0, tokens_spec = "13.5k", unique_spec = "5k"}]')
-    with pytest.raises(InputError, match="means 0 bases"):
+    with pytest.raises(InputError, match="matches 0 bases"):
         Sweep.open(tmp_path)
