@@ -38,7 +38,7 @@ SAME = 0.05
 NEARLY = 0.2
 """Range of a logarithm below which a quantity varies too little for its effect to be trusted."""
 NEAR_RATIO = 0.35
-"""The same for the tokens per parameter in one stage: a scatter of 10 % around one ratio says no more than no scatter."""
+"""The same for the tokens per parameter in one stage: a scatter of 10 % around one ratio is no better than none."""
 ONE_BUDGET = float(np.log(2))
 """The same for the FLOPs, below which all runs lie on one iso-FLOP curve."""
 MIDDLE = (0.1, 0.9)

@@ -10,7 +10,7 @@ with a bound (form after arXiv 2605.09189) and a parameter more. *ceiling-two* h
 
 *rote*: text learnt by heart sets a floor to the loss that hardly depends on the model: x becomes (x^q + P^q·O)^(1/q),
 O = R^0.75·(U/S0)^−1.75, R = D_spec/U − 1 (this project's own: competing harm with its exponents fixed). The exponents of O are what two
-recorded sweeps agree on; left free, runs with few passes do not determine them, and forecasts of many passes go astray.
+recorded sweeps agree on; left free, runs with few passes do not determine them, and forecasts of many passes go wrong.
 
 With these laws N is best counted with embeddings. All fall with N, D_pt and U everywhere; in D_spec they rise again once harm begins. Small
 runs do not determine an irreducible loss, so most of these laws have none, and their forecasts far beyond the runs may be too low; *floor* has one,

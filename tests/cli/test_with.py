@@ -79,7 +79,7 @@ def test_a_flag_that_a_table_states_itself_stays(tmp_path: Path) -> None:
 def test_domains_of_one_corpus_are_not_mixed(tmp_path: Path) -> None:
     tables = [MEDICINE.parent / "three" / name for name in ("medicine", "nature")]
     code, _, err = run("fit", str(tables[0]), "--with", str(tables[1]), "--out", str(tmp_path / "law.json"))
-    assert code == 2 and f"{tables[0] / 'runs.csv'} is of the domain 'medicine' and {tables[1] / 'runs.csv'} of 'nature'" in err, err
+    assert code == 2 and f"{tables[0] / 'runs.csv'} has runs of the domain 'medicine', and {tables[1] / 'runs.csv'} of 'nature'" in err, err
 
 
 @pytest.mark.filterwarnings("ignore::planner.errors.PlannerWarning")
