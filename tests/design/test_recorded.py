@@ -12,7 +12,9 @@ from planner.design.tree import build_tree
 from planner.runs import read_runs
 
 SWEEPS = Path(__file__).parents[2] / "sweeps"
-RECORDED = ["medicine", "computing", "nature", "medicine/lora", "computing/replay", "three/medicine", "three/computing", "three/nature"]
+RECORDED = [
+    "medicine", "medicine/long", "medicine/lora", "computing", "computing/replay", "nature", "three/medicine", "three/computing", "three/nature",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", RECORDED)
