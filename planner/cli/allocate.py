@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,14 +12,16 @@ import typer
 
 from planner.cli.allocation_tables import show, wants_runs
 from planner.cli.answers import ANSWERS, accuracy_of, beside, budget_of_runs, design_for, general_law_file, tell
+from planner.cli.budget import read_budget, read_throughput
 from planner.cli.case import take_case
 from planner.cli.console import say
 from planner.cli.sizes import read_sizes
 from planner.errors import InputError
-from planner.units import parse_count, parse_flops, parse_share
+from planner.units import parse_count, parse_share
 
 if TYPE_CHECKING:
-    from planner.allocate.budget import Budget
+    from planner.allocate.allocation import Plan
+    from planner.allocate.request import Request
     from planner.fit.fitted import FittedLaw
 
 HELP = (
@@ -98,23 +100,20 @@ def allocate(
     as_json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False,
 ) -> None:
     """Recommend a split."""
-    from dataclasses import replace
-
     from planner.allocate.budget import Budget
     from planner.allocate.request import TOLERANCE, Request
-    from planner.artifacts import sha256_file
-    from planner.cli.paths import apart, law_file, replaceable
+    from planner.cli.paths import apart, replaceable
     from planner.fit.fitted import FittedLaw
 
     if chance is not None and accuracy is None:
         raise InputError("--chance says nothing without --accuracy", remedy="add --accuracy with a table of models, or leave it away")
     fixed, between, among = read_sizes(params)
-    speed = _throughput(gpu, mfu, gpu_flops)
+    speed = read_throughput(gpu, mfu, gpu_flops)
     # Without --hours, --gpus says how many share a model's memory, and the work; a price without --usd says what the plan costs.
     shared = gpus if hours is not None or (gpu_memory is None and not base and speed is None) else None
     price = usd_per_gpu_hour if usd is not None or speed is None else None
     served = parse_count(inference_tokens)
-    budget, within = _flops(flops, Budget(gpu_hours, gpu_days, usd, price, shared, hours), speed, served > 0)
+    budget, within = read_budget(flops, Budget(gpu_hours, gpu_days, usd, price, shared, hours), speed, served > 0)
     if domains is not None and within is not None:
         if served:
             raise InputError("--hours beside --inference-tokens is of one model, and --domains has several", remedy="leave one of the three away")
@@ -142,67 +141,134 @@ def allocate(
             domains, limits, others, general_law, case=case, next_runs=next_runs, robust=robust, allow_extrapolation=allow_extrapolation, out=out,
             picture=picture, as_json=as_json,
         )  # fmt: skip
+    laws = _laws(law, method, bool(base), out, case)
+    request = Request(unique_spec=_distinct_text(spec_tokens, laws.fitted), training_flops=within, **limits)
+    keeping = general_law_file(general_law, laws.path, request.limited)
+    apart(out, keeping)
+    further = budget_of_runs(next_runs, [laws.fitted], as_json)
+    apart(out, accuracy)
+    replaceable(out, *ANSWERS)
+    laws = replace(laws, general_path=keeping, general=FittedLaw.load(keeping) if keeping else None)
+    if base:
+        found = _answer_bases(
+            laws, request, base, method, lora_rank, kept_back, out=out, robust=robust, allow_extrapolation=allow_extrapolation
+        )  # fmt: skip
+    elif method is not None or kept_back or lora_rank is not None:
+        raise InputError("--method, --lora-rank and --kept-back are of a --base", remedy="add --base, or leave them away")
+    else:
+        found = _answer_plan(laws, request, robust=robust, allow_extrapolation=allow_extrapolation)
+    replaced = out.exists()
+    answer = _write(found, laws, out, accuracy, chance)
+    tell(out, replaced, answer.warnings, found.show, answer, as_json)
+    if further is not None:
+        design_for(out, further)
+    elif not as_json and found.wants_runs(answer):
+        say(f"the runs that would say most about this decision: plan sweep design --flops BUDGET --decision {shlex.quote(str(out))}")
+    if picture is not None:
+        _draw(picture, answer, laws, robust, bool(base))
+        say(f"written: {picture}")
+
+
+@dataclass(frozen=True)
+class _Laws:
+    """The laws that an answer is made with."""
+
+    path: Path
+    """File of the law of the specialist loss."""
+    fitted: FittedLaw
+    by_method: Mapping[Path, FittedLaw]
+    """Laws of other methods beside it, by file; read for --base only."""
+    general_path: Path | None = None
+    general: FittedLaw | None = None
+    """Law of the general loss, where that is limited."""
+
+
+@dataclass(frozen=True)
+class _Found:
+    """An answer, and what is done with answers of its kind."""
+
+    answer: Any
+    plan: Plan
+    """The recommended one."""
+    show: Callable[[Any], None]
+    """Prints the answer as tables."""
+    wants_runs: Callable[[Any], bool]
+    """Tells whether further runs are proposed for it."""
+
+
+def _laws(law: Path | None, method: str | None, bases: bool, out: Path, case: Path | None) -> _Laws:
+    """Read the law that the options mean and, for bases, those of other methods beside it; none may be the file to be written."""
+    from planner.cli.paths import apart, law_file
+    from planner.fit.fitted import FittedLaw
+
     found = law_file(law, method)
     apart(out, found, case)
     fitted, by_method = FittedLaw.load(found), dict[Path, FittedLaw]()
-    if base:
+    if bases:
         from planner.cli.bases import law_by_method, laws_beside
 
         found, fitted, by_method = law_by_method(found, fitted, laws_beside(found, fitted), law, method)
         apart(out, found, *by_method)
+    return _Laws(found, fitted, by_method)
+
+
+def _distinct_text(spec_tokens: str | None, law: FittedLaw) -> float:
+    """Return the distinct specialist tokens; 1 where the law has no specialist stage.
+
+    Raises:
+        InputError: the law needs them and they are not given.
+    """
     if spec_tokens is None:
-        if fitted.one_corpus:
+        if law.one_corpus:
             raise InputError("the runs of the law are on one corpus", remedy="give --spec-tokens: the distinct tokens that the corpus has")
-        if fitted.members[0].law.stages == 2:
+        if law.members[0].law.stages == 2:
             raise InputError("there is no specialist text", remedy="give --spec-tokens for one domain, or --domains for many")
-        spec_tokens = "1"  # a law of one stage knows none, whatever there is
-    request = Request(unique_spec=parse_count(spec_tokens), training_flops=within, **limits)
-    keeping = general_law_file(general_law, found, request.limited)
-    apart(out, keeping)
-    further = budget_of_runs(next_runs, [fitted], as_json)
-    apart(out, accuracy)
-    replaceable(out, *ANSWERS)
-    of_general = FittedLaw.load(keeping) if keeping else None
-    answer: Any
-    shown: Callable[[Any], None]
-    more_inputs: dict[str, str] = {}
-    if base:
-        from planner.allocate.bases import allocate_bases
-        from planner.cli.base_tables import show_bases, wants_runs_of_bases
-        from planner.cli.bases import bases_of, method_of, shares_of
+        return 1.0
+    return parse_count(spec_tokens)
 
-        bases = bases_of(base, out)
-        answer = allocate_bases(
-            fitted, request, bases, method_of(fitted, method, lora_rank), general=of_general, kept_back=shares_of(kept_back),
-            others=tuple(by_method.values()), robust=robust, allow_extrapolation=allow_extrapolation,
-        )  # fmt: skip
-        plan, shown = answer.choices[0].plan, show_bases
-        more_inputs = {f"law_{other.source.get('method', 'full')}": sha256_file(path) for path, other in by_method.items()}
-    elif method is not None or kept_back or lora_rank is not None:
-        raise InputError("--method, --lora-rank and --kept-back are of a --base", remedy="add --base, or leave them away")
-    else:
-        from planner.allocate.allocate import allocate as recommend
 
-        answer = recommend(fitted, request, general=of_general, robust=robust, allow_extrapolation=allow_extrapolation)
-        plan, shown = answer.plan, show
-    answer = replace(answer, source=beside(answer.source, found, out, keeping))
-    inputs = {"law": sha256_file(found), **({"general_law": sha256_file(keeping)} if keeping else {}), **more_inputs}
+def _answer_bases(
+    laws: _Laws, request: Request, texts: list[str], method: str | None, lora_rank: int | None, kept_back: str | None, *, out: Path, robust: bool,
+    allow_extrapolation: bool,
+) -> _Found:  # fmt: skip
+    """Choose among the checkpoints of --base."""
+    from planner.allocate.bases import allocate_bases
+    from planner.cli.base_tables import show_bases, wants_runs_of_bases
+    from planner.cli.bases import bases_of, method_of, shares_of
+
+    bases = bases_of(texts, out)
+    answer = allocate_bases(
+        laws.fitted, request, bases, method_of(laws.fitted, method, lora_rank), general=laws.general, kept_back=shares_of(kept_back),
+        others=tuple(laws.by_method.values()), robust=robust, allow_extrapolation=allow_extrapolation,
+    )  # fmt: skip
+    return _Found(answer, answer.choices[0].plan, show_bases, wants_runs_of_bases)
+
+
+def _answer_plan(laws: _Laws, request: Request, *, robust: bool, allow_extrapolation: bool) -> _Found:
+    """Recommend a model trained from scratch."""
+    from planner.allocate.allocate import allocate as recommend
+
+    answer = recommend(laws.fitted, request, general=laws.general, robust=robust, allow_extrapolation=allow_extrapolation)
+    return _Found(answer, answer.plan, show, wants_runs)
+
+
+def _write(found: _Found, laws: _Laws, out: Path, accuracy: Path | None, chance: str | None) -> Any:
+    """Add the accuracy, where a table of models is given, write the answer with the hashes of its inputs, and return it as written."""
+    from planner.artifacts import sha256_file
+
+    answer = replace(found.answer, source=beside(found.answer.source, laws.path, out, laws.general_path))
+    inputs = {"law": sha256_file(laws.path)}
+    if laws.general_path is not None:
+        inputs["general_law"] = sha256_file(laws.general_path)
+    inputs |= {f"law_{other.source.get('method', 'full')}": sha256_file(path) for path, other in laws.by_method.items()}
     if accuracy is not None:
-        body, more = accuracy_of(plan, accuracy, chance)
+        body, more = accuracy_of(found.plan, accuracy, chance)
         answer, inputs["accuracy"] = replace(answer, accuracy=body, warnings=(*answer.warnings, *more)), sha256_file(accuracy)
-    replaced = out.exists()
     answer.save(out, inputs)
-    tell(out, replaced, answer.warnings, shown, answer, as_json)
-    if further is not None:
-        design_for(out, further)
-    elif not as_json and (wants_runs_of_bases(answer) if base else wants_runs(answer)):
-        say(f"the runs that would say most about this decision: plan sweep design --flops BUDGET --decision {shlex.quote(str(out))}")
-    if picture is not None:
-        _draw(picture, answer, fitted, of_general, robust, bool(base))
-        say(f"written: {picture}")
+    return answer
 
 
-def _draw(picture: Path, answer: Any, law: FittedLaw, general: FittedLaw | None, robust: bool, bases: bool) -> None:
+def _draw(picture: Path, answer: Any, laws: _Laws, robust: bool, bases: bool) -> None:
     """Draw an answer: of bases before and after; of one model the loss by split, or by size under a law that knows no split."""
     from planner.report.style import save
 
@@ -210,60 +276,15 @@ def _draw(picture: Path, answer: Any, law: FittedLaw, general: FittedLaw | None,
         from planner.report.bases import bases as draw_bases
 
         save(picture, lambda axes: draw_bases(axes, answer), panels=2, width=5.6, height=max(4.2, 0.6 * len(answer.choices)))
-    elif law.members[0].law.stages == 1:
+    elif laws.fitted.members[0].law.stages == 1:
         from planner.allocate.isoflop import iso_flop
         from planner.allocate.problem import Problem
         from planner.allocate.request import Request
         from planner.report.plans import size_curve
 
-        curve = iso_flop(Problem.of(law, Request.from_mapping(answer.request), general, robust=robust))
+        curve = iso_flop(Problem.of(laws.fitted, Request.from_mapping(answer.request), laws.general, robust=robust))
         save(picture, lambda axes: size_curve(axes[0], answer, curve))
     else:
         from planner.report.plans import split_curve
 
         save(picture, lambda axes: split_curve(axes[0], answer))
-
-
-def _throughput(gpu: str | None, mfu: str | None, stated: str | None) -> float | None:
-    """Return what one GPU really does [FLOP/s]; None where nothing is said of it."""
-    from planner.allocate.budget import gpu_flops
-
-    if stated is not None:
-        if gpu is not None or mfu is not None:
-            raise InputError("--gpu-flops says what --gpu and --mfu say", remedy="give one or the other")
-        if (rate := parse_count(stated)) <= 0:
-            raise InputError(f"--gpu-flops {stated} is not a positive number", remedy="give what one GPU really does, such as 4e14")
-        return rate
-    if gpu is None and mfu is None:
-        return None
-    if gpu is None or mfu is None:
-        missing = "--mfu" if gpu is not None else "--gpu"
-        raise InputError(f"{missing} is missing: what a GPU really does is its peak times the share that training reaches", remedy=f"add {missing}")
-    return gpu_flops(gpu, parse_share(mfu))
-
-
-def _flops(flops: str | None, budget: Budget, throughput: float | None, serves: bool) -> tuple[float, float | None]:
-    """Return the budget [FLOPs] from whichever ways it is given, the least of them, and beside it what training may take in the time there is.
-
-    Which of several limits binds is said. Time alone is a budget too, but not where inference is paid: that is after the run.
-    """
-    hours = budget.hours_of_gpu()
-    if hours and throughput is None:
-        least = min(hours.values())
-        raise InputError(f"{least:,.4g} GPU-hours are no FLOPs yet", remedy="add --gpu with --mfu, such as --gpu H100 --mfu 0.4, or --gpu-flops")
-    limits = {name: value * 3600 * (throughput or math.nan) for name, value in hours.items()}
-    if flops is not None:
-        limits["--flops"] = parse_flops(flops, flops_per_gpu_second=throughput, timed=True)
-    if not limits:
-        raise InputError("no budget is given", remedy="give --flops, --gpu-hours, --gpu-days, --usd with --usd-per-gpu-hour, or --gpus with --hours")
-    within = limits.pop("--hours", None) if serves else limits.get("--hours")
-    if not limits:
-        what = "--hours limits the run, and --inference-tokens are paid after it from a budget"
-        raise InputError(what, remedy="give that too: --flops, --gpu-hours or --usd with --usd-per-gpu-hour")
-    binding = min(limits, key=lambda name: limits[name])
-    if serves and within is not None and within < limits[binding]:
-        say(f"--hours leaves training {within:.3g} FLOPs, whatever the budget")
-    if len(limits) > 1:
-        others = ", ".join(f"{name} would allow {value:.3g}" for name, value in limits.items() if name != binding)
-        say(f"{binding} binds{' the budget' * (binding != '--hours')}: {limits[binding]:.3g} FLOPs; {others}")
-    return min((value for name, value in limits.items() if name != "--hours"), default=limits[binding]), within

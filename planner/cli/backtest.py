@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from planner.cli.console import bar, give, say
-from planner.cli.fit import column_mapping
+from planner.cli.console import bar, say
+from planner.cli.runs_tables import check_params_kind, column_mapping, give_documents, tables_and_further
 from planner.cli.tables import table
-from planner.errors import InputError
 from planner.units import GROUPED, format_count, parse_flops
 
 if TYPE_CHECKING:
@@ -45,19 +44,13 @@ def backtest(
     from planner.artifacts import read_json
     from planner.backtest import KIND
     from planner.backtest import backtest as replay
-    from planner.cli.paths import apart, further_tables, replaceable, runs_files
-    from planner.fit.data import PARAMS_KINDS
-    from planner.fit.source import digests, one_domain
+    from planner.cli.paths import apart, replaceable
+    from planner.fit.source import digests
     from planner.runs import read_together
 
-    if params_kind not in (*PARAMS_KINDS, "auto"):
-        raise InputError(f"--params-kind {params_kind!r} is not known", remedy=f"choose one of {', '.join(PARAMS_KINDS)}, auto")
+    check_params_kind(params_kind)
     limits = [parse_flops(text) for text in ([cutoffs] if GROUPED.match(cutoffs) else cutoffs.split(","))] if cutoffs else []
-    tables = runs_files(path)
-    if out and len(tables) > 1:
-        raise InputError(f"--out names one file, and {path} holds {len(tables)} runs tables", remedy="name one table, or leave --out away")
-    if further := further_tables(together or [], path, tables):
-        one_domain([*tables, *further])
+    tables, further = tables_and_further(path, together or [], out)
     kinds = () if params_kind == "auto" else (params_kind,)
     documents = []
     for runs in tables:
@@ -87,7 +80,7 @@ def backtest(
         for item in written:
             say(f"written: {item}")
     if as_json:
-        give(documents[0] if len(documents) == 1 else documents)
+        give_documents(documents)
 
 
 def show(result: Backtest, name: str = "") -> None:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from planner.cli.console import bar, give, say
+from planner.cli.console import bar, say
 from planner.cli.helpers import helpers
+from planner.cli.runs_tables import check_params_kind, column_mapping, give_documents, tables_and_further
 from planner.errors import InputError
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor, Future
+
+    from pandas import DataFrame
 
     from planner.fit.data import FitData
     from planner.fit.fitted import FittedLaw
@@ -54,98 +59,147 @@ def fit(
     as_json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False,
 ) -> None:
     """Fit a law."""
-    from planner.artifacts import read_json
-    from planner.cli.fit_tables import show, show_profiles
-    from planner.cli.paths import apart, further_tables, replaceable, runs_files
-    from planner.fit.data import PARAMS_KINDS, TARGETS, fit_data
-    from planner.fit.fit import fit as fit_law
-    from planner.fit.fit_early import with_early
-    from planner.fit.fitted import KIND
+    import planner.fit.fit  # noqa: F401  # before what is imported is frozen
+    from planner.fit.data import TARGETS
     from planner.fit.resample import SCHEMES
-    from planner.fit.source import digests, one_domain, source_of
-    from planner.flags import COMPARED, flagged
     from planner.method import METHODS
-    from planner.runs import read_together
 
-    if params_kind not in (*PARAMS_KINDS, "auto"):
-        raise InputError(f"--params-kind {params_kind!r} is not known", remedy=f"choose one of {', '.join(PARAMS_KINDS)}, auto")
+    check_params_kind(params_kind)
     # Target and method become part of a file's name, and a slip in the last would else be told after all laws are scored.
     for option, value, known in (("target", target, TARGETS), ("method", method, METHODS), ("resampling", resampling, SCHEMES)):
         if value not in known:
             raise InputError(f"--{option} {value!r} is not known", remedy=f"choose one of {', '.join(known)}")
-    tables = runs_files(path)
-    if out and len(tables) > 1:
-        raise InputError(f"--out names one file, and {path} holds {len(tables)} runs tables", remedy="name one table, or leave --out away")
-    if further := further_tables(together or [], path, tables):
-        one_domain([*tables, *further])
-    documents = []
-    drawn: dict[Path, Future[None] | None] = {}
+    tables, further = tables_and_further(path, together or [], out)
     if figures and (target != "spec" or method != "full"):
         figures = False
         say("no figures: they are drawn of the specialist loss in full training only")
+    options = _Options(law, target, method, mapping or [], params_kind, tuple(keep or ()), resamples, resampling, profile, seed, figures, as_json)
+    documents = []
+    drawn: dict[Path, Future[None] | None] = {}
     gc.freeze()  # as in `helpers`
     with helpers(context, drawing=figures) as pool:
         for runs in tables:
-            frame = read_together([runs, *further], column_mapping(mapping or []))
-            parts = [part for part, usual in ((target, "spec"), (method, "full")) if part != usual]
-            place = out or runs.with_name("_".join(["law", *parts]) + ".json")
-            apart(place, runs, *further)
-            replaceable(place, KIND)
-            for picture in _pictures(place) if figures else ():
-                replaceable(picture)
-            data = fit_data(frame, keep=tuple(keep or ()), target=target, method=method)
-            of = f" of {runs}" if len(tables) > 1 else ""
-            if data.of_others:
-                others = ", ".join(sorted({*frame["method"]} - {method}))
-                say(f"kept out of the fit{of}: {data.of_others} run{'s' if data.of_others > 1 else ''} of another method ({others}), which --method fits")
-            if data.replaying:
-                what = f"{data.replaying} run{'s' if data.replaying > 1 else ''} with replayed general text, which no law of the specialist loss describes"
-                say(f"kept out of the fit{of}: {what}; --target general takes them in")
-            kinds = tuple(data.params_by) if params_kind == "auto" else (params_kind,)
-            if not set(kinds) <= set(data.params_by):
-                raise InputError(f"the column {PARAMS_KINDS[params_kind]} is missing or has gaps", remedy="fill it, or choose the other --params-kind")
-            for flag, named in flagged(frame).items():
-                if flag in COMPARED and flag not in (keep or ()) and len(named) > MANY_FLAGGED * len(frame):
-                    what = f"{len(named)} of {len(frame)} runs are flagged {flag} and kept out: so many are hardly single bad runs"
-                    say(f"warning: {what}; look at them, or take them in with --keep {flag}")
-            source = source_of(runs, frame, data, place, method=method, keep=keep or (), further=further)
-            with bar(f"fit of {runs}", 1.0) as shown:
-                fitted = fit_law(
-                    data, law, params_kinds=kinds, resamples=resamples, scheme=resampling, seed=seed, source=source, progress=shown.tell, pool=pool,
-                )  # fmt: skip
-            fitted = with_early(fitted, frame, tuple(keep or ()), seed)
-            fitted.save(place, digests(runs, further))
-            drawn |= _draw(fitted, data, place, pool) if figures else {}
-            if as_json:
-                documents.append(read_json(place))
-            else:
-                show(fitted, str(runs) if len(tables) > 1 else "")
-                if profile:
-                    show_profiles(fitted, data)
+            place = out or runs.with_name(options.file_name)
+            pictures, document = _fit_table(runs, further, place, options, str(runs) if len(tables) > 1 else "", pool)
+            drawn |= pictures
+            documents.append(document)
             say(f"written: {place}")
         for picture, drawing in drawn.items():  # while the next table was fitted
             if drawing is not None:
                 drawing.result()
             say(f"written: {picture}")
     if as_json:
-        give(documents[0] if len(documents) == 1 else documents)
+        give_documents(documents)
 
 
-def column_mapping(pairs: list[str]) -> dict[str, str]:
-    """Read OURS=THEIRS pairs.
+@dataclass(frozen=True)
+class _Options:
+    """Options of a fit, the same for every table; see `fit`."""
+
+    law: str
+    target: str
+    method: str
+    mapping: Sequence[str]
+    params_kind: str
+    keep: tuple[str, ...]
+    resamples: int
+    resampling: str
+    profile: bool
+    seed: int
+    figures: bool
+    as_json: bool
+
+    @property
+    def file_name(self) -> str:
+        """Name of the law's file: law.json, law_general.json, law_lora.json and so on."""
+        parts = [part for part, usual in ((self.target, "spec"), (self.method, "full")) if part != usual]
+        return "_".join(["law", *parts]) + ".json"
+
+
+def _fit_table(
+    runs: Path, further: Sequence[Path], place: Path, options: _Options, name: str, pool: Executor | None
+) -> tuple[dict[Path, Future[None] | None], Any]:
+    """Fit a law to one table, write it, and print it or read it back for --json.
+
+    Args:
+        runs: the table.
+        further: tables fitted together with it.
+        place: file of the law.
+        options: of the fit.
+        name: of the table in what is printed, where there are several.
+        pool: helper processes.
+
+    Returns:
+        The figures by path, each with what is still being drawn, and the document for --json, None without it.
+    """
+    from planner.artifacts import read_json
+    from planner.cli.fit_tables import show, show_profiles
+    from planner.cli.paths import apart, replaceable
+    from planner.fit.data import fit_data
+    from planner.fit.fit import fit as fit_law
+    from planner.fit.fit_early import with_early
+    from planner.fit.fitted import KIND
+    from planner.fit.source import digests, source_of
+    from planner.runs import read_together
+
+    frame = read_together([runs, *further], column_mapping(options.mapping))
+    apart(place, runs, *further)
+    replaceable(place, KIND)
+    for picture in _pictures(place) if options.figures else ():
+        replaceable(picture)
+    data = fit_data(frame, keep=options.keep, target=options.target, method=options.method)
+    _say_kept_out(frame, data, options.method, f" of {name}" if name else "")
+    kinds = _params_kinds(data, options.params_kind)
+    _warn_of_many_flagged(frame, options.keep)
+    source = source_of(runs, frame, data, place, method=options.method, keep=options.keep, further=further)
+    with bar(f"fit of {runs}", 1.0) as shown:
+        fitted = fit_law(
+            data, options.law, params_kinds=kinds, resamples=options.resamples, scheme=options.resampling, seed=options.seed, source=source,
+            progress=shown.tell, pool=pool,
+        )  # fmt: skip
+    fitted = with_early(fitted, frame, options.keep, options.seed)
+    fitted.save(place, digests(runs, further))
+    drawn = _draw(fitted, data, place, pool) if options.figures else {}
+    if options.as_json:
+        return drawn, read_json(place)
+    show(fitted, name)
+    if options.profile:
+        show_profiles(fitted, data)
+    return drawn, None
+
+
+def _say_kept_out(frame: DataFrame, data: FitData, method: str, of: str) -> None:
+    """Say which runs of a table the law does not describe."""
+    if data.of_others:
+        others = ", ".join(sorted({*frame["method"]} - {method}))
+        say(f"kept out of the fit{of}: {data.of_others} run{'s' if data.of_others > 1 else ''} of another method ({others}), which --method fits")
+    if data.replaying:
+        what = f"{data.replaying} run{'s' if data.replaying > 1 else ''} with replayed general text, which no law of the specialist loss describes"
+        say(f"kept out of the fit{of}: {what}; --target general takes them in")
+
+
+def _params_kinds(data: FitData, asked: str) -> tuple[str, ...]:
+    """Return the conventions of N to fit.
 
     Raises:
-        InputError: not a pair, or a column named twice.
+        InputError: the column of the one that is asked for is missing or has gaps.
     """
-    found: dict[str, str] = {}
-    for pair in pairs:
-        ours, sign, theirs = pair.partition("=")
-        if not sign or not ours or not theirs:
-            raise InputError(f"--map {pair!r} is not OURS=THEIRS", remedy="write for instance --map tokens_pt=D")
-        if ours in found:
-            raise InputError(f"--map names {ours} twice", remedy="name it once")
-        found[ours] = theirs
-    return found
+    from planner.fit.data import PARAMS_KINDS
+
+    kinds = tuple(data.params_by) if asked == "auto" else (asked,)
+    if not set(kinds) <= set(data.params_by):
+        raise InputError(f"the column {PARAMS_KINDS[asked]} is missing or has gaps", remedy="fill it, or choose the other --params-kind")
+    return kinds
+
+
+def _warn_of_many_flagged(frame: DataFrame, keep: Sequence[str]) -> None:
+    """Warn of flags by comparison that keep a large share of the runs out."""
+    from planner.flags import COMPARED, flagged
+
+    for flag, named in flagged(frame).items():
+        if flag in COMPARED and flag not in keep and len(named) > MANY_FLAGGED * len(frame):
+            what = f"{len(named)} of {len(frame)} runs are flagged {flag} and kept out: so many are hardly single bad runs"
+            say(f"warning: {what}; look at them, or take them in with --keep {flag}")
 
 
 def _draw(law: FittedLaw, data: FitData, place: Path, pool: Executor | None) -> dict[Path, Future[None] | None]:

@@ -19,6 +19,7 @@ from planner.units import format_count
 
 if TYPE_CHECKING:
     from planner.launch.launch import Launch
+    from planner.train.full.plan import FullRun, Settings
 
 HELP = (
     "Train the recommended run with the sweep's own recipe; after a stop the same command goes on.\n\n"
@@ -69,51 +70,19 @@ def launch(
     submit: Annotated[bool, typer.Option("--submit", help="Slurm: hand the file in.")] = False,
 ) -> None:
     """Launch a run."""
-    from planner.allocate.budget import peak_flops as peak_of
     from planner.artifacts import read_json
-    from planner.cli.full import carry_on, check_options, show_resources
-    from planner.cli.needs import require_here, require_method, require_wandb
-    from planner.cli.paths import default_threads, default_workers, law_file
-    from planner.launch.export import TARGETS
-    from planner.launch.export import export as write_export
-    from planner.launch.full import default_save_every, outcome, settle
-    from planner.launch.launch import prepare
-    from planner.launch.runners import check_ranks
-    from planner.launch.slurm import gpu_cores, options_of
-    from planner.train.full.plan import Settings
 
-    for name, value, known in (("--engine", engine, ENGINES), ("--export", export, (None, *TARGETS))):
-        if value not in known:
-            raise InputError(f"{name} {value!r} is not known", remedy=f"choose one of {', '.join(item for item in known if item)}")
-    if engine != "slurm" and (submit or slurm_option or ranks_per_node):
-        raise InputError("--submit, --slurm-option and --ranks-per-node are Slurm's", remedy="add --engine slurm, or leave them away")
-    if engine != "ray" and address is not None:
-        raise InputError(f"--address {without_secret(address)} is of Ray", remedy="add --engine ray, or leave it away")
-    if wandb is not None and not wandb.strip():
-        raise InputError(f"--wandb {wandb!r} names no project", remedy="name one, or leave it away")
-    if export is None:
-        require_wandb(wandb, engine, address)
-        check_ranks(ranks, device, engine, default_workers(), threads=threads or 1, address=address)
-    if export is not None and arm is not None:
-        raise InputError(f"--export {export} writes the recommendation", remedy="leave --arm away, or --export, and train the arm with plan launch")
+    options = slurm_option or []
+    _check(
+        engine, export, ranks, device, threads, address, wandb, arm, slurm_only=bool(submit or slurm_option or ranks_per_node)
+    )  # fmt: skip
     of_domains = read_json(allocation).get("kind") == "domains"
     folder = out or Path("launches") / _name(allocation, None if of_domains else arm)
-    if device not in ("cpu", "cuda"):
-        raise InputError(f"--device {device!r} is not known", remedy="choose cpu or cuda")
-    alone = gpu_cores(options_of(slurm_option or [])) if engine == "slurm" and device == "cuda" else 1
-    settings = Settings(
-        device=device,
-        threads=threads or (default_threads(ranks) if engine == "local" else alone),
-        precision=precision or ("bf16" if device == "cuda" else "fp32"),
-        micro_batch=micro_batch,
-        compile_backend="inductor" if compiled else None,
-        checkpoint_activations=checkpoint_activations,
-        shard_ranks=shard_ranks,
-        save_minutes=save_minutes or Settings.save_minutes,
-        peak_flops=None if peak_flops is None else peak_of(peak_flops),
-        tensorboard=tensorboard,
-        wandb=wandb,
-    )
+    settings = _settings(
+        engine, ranks, device, threads, options, precision=precision, micro_batch=micro_batch, compiled=compiled,
+        checkpoint_activations=checkpoint_activations, shard_ranks=shard_ranks, save_minutes=save_minutes, peak_flops=peak_flops,
+        tensorboard=tensorboard, wandb=wandb,
+    )  # fmt: skip
     per_node = ranks_per_node or min(ranks, RANKS_PER_NODE)
     if of_domains:
         from planner.cli.launch_domains import launch_domains
@@ -122,9 +91,13 @@ def launch(
         _refuse({"--base": base, "--law": law, "--export": export, "--arm": arm})
         many = prepare_domains(allocation, folder, structure=structure, corpus=corpus, seed=seed)
         return launch_domains(
-            many, settings, ranks, engine, save_every=save_every, address=address, per_node=per_node, slurm_options=slurm_option or [], submit=submit,
+            many, settings, ranks, engine, save_every=save_every, address=address, per_node=per_node, slurm_options=options, submit=submit,
             compiled=compiled, dry_run=dry_run,
         )  # fmt: skip
+    from planner.cli.paths import law_file
+    from planner.launch.full import default_save_every, settle
+    from planner.launch.launch import prepare
+
     if structure is not None:
         raise InputError(f"--structure {structure!r} is of a plan for many domains", remedy="leave it away")
     ready = prepare(allocation, folder, corpus=corpus, seed=seed, base=base, arm=arm)
@@ -138,19 +111,111 @@ def launch(
     run = settle(ready.run, ranks, replace(settings, save_every=save_every or default_save_every(ready.run)))
     show_realised(ready, f"Run in {ready.folder}" if export is None else f"Run for {export}")
     if export is not None:
-        path = write_export(ready, export, folder, ranks, run.settings.micro_batch or run.recipe.batch_sequences // ranks, dry_run=dry_run)
-        say(f"{'would be written' if dry_run else 'written'}: {path}")
-        return
+        return _export(ready, run, export, ranks, dry_run)
+    _run(ready, run, ranks, engine, address=address, law=law, per_node=per_node, slurm_options=options, submit=submit, dry_run=dry_run)
+
+
+def _check(
+    engine: str, export: str | None, ranks: int, device: str, threads: int | None, address: str | None, wandb: str | None, arm: str | None, *,
+    slurm_only: bool,
+) -> None:  # fmt: skip
+    """Refuse options that are not known, do not go together, or cannot be met on this machine.
+
+    Args:
+        engine: where the ranks run.
+        export: what the configuration is written for, None where the run is trained.
+        ranks: processes.
+        device: that they train on.
+        threads: of a rank.
+        address: Ray cluster.
+        wandb: project to log to.
+        arm: of the answer.
+        slurm_only: whether an option of Slurm's is given.
+
+    Raises:
+        PlannerError: one of these.
+    """
+    from planner.cli.needs import require_wandb
+    from planner.cli.paths import default_workers
+    from planner.launch.export import TARGETS
+    from planner.launch.runners import check_ranks
+
+    for name, value, known in (("--engine", engine, ENGINES), ("--export", export, (None, *TARGETS))):
+        if value not in known:
+            raise InputError(f"{name} {value!r} is not known", remedy=f"choose one of {', '.join(item for item in known if item)}")
+    if engine != "slurm" and slurm_only:
+        raise InputError("--submit, --slurm-option and --ranks-per-node are Slurm's", remedy="add --engine slurm, or leave them away")
+    if engine != "ray" and address is not None:
+        raise InputError(f"--address {without_secret(address)} is of Ray", remedy="add --engine ray, or leave it away")
+    if wandb is not None and not wandb.strip():
+        raise InputError(f"--wandb {wandb!r} names no project", remedy="name one, or leave it away")
+    if export is None:
+        require_wandb(wandb, engine, address)
+        check_ranks(ranks, device, engine, default_workers(), threads=threads or 1, address=address)
+    if export is not None and arm is not None:
+        raise InputError(f"--export {export} writes the recommendation", remedy="leave --arm away, or --export, and train the arm with plan launch")
+
+
+def _settings(
+    engine: str, ranks: int, device: str, threads: int | None, slurm_options: list[str], *, precision: str | None, micro_batch: int | None,
+    compiled: bool | None, checkpoint_activations: bool, shard_ranks: int | None, save_minutes: float | None, peak_flops: str | None,
+    tensorboard: bool, wandb: str | None,
+) -> Settings:  # fmt: skip
+    """Return the settings of the ranks, with defaults for the device and the engine; the arguments are the options of `launch`.
+
+    Raises:
+        InputError: an unknown device, or a value that cannot be.
+    """
+    from planner.allocate.budget import peak_flops as peak_of
+    from planner.cli.paths import default_threads
+    from planner.launch.slurm import gpu_cores, options_of
+    from planner.train.full.plan import Settings
+
+    if device not in ("cpu", "cuda"):
+        raise InputError(f"--device {device!r} is not known", remedy="choose cpu or cuda")
+    alone = gpu_cores(options_of(slurm_options)) if engine == "slurm" and device == "cuda" else 1
+    return Settings(
+        device=device,
+        threads=threads or (default_threads(ranks) if engine == "local" else alone),
+        precision=precision or ("bf16" if device == "cuda" else "fp32"),
+        micro_batch=micro_batch,
+        compile_backend="inductor" if compiled else None,
+        checkpoint_activations=checkpoint_activations,
+        shard_ranks=shard_ranks,
+        save_minutes=save_minutes or Settings.save_minutes,
+        peak_flops=None if peak_flops is None else peak_of(peak_flops),
+        tensorboard=tensorboard,
+        wandb=wandb,
+    )
+
+
+def _export(ready: Launch, run: FullRun, target: str, ranks: int, dry_run: bool) -> None:
+    """Write the run's configuration for another trainer."""
+    from planner.launch.export import export
+
+    path = export(ready, target, ready.folder, ranks, run.settings.micro_batch or run.recipe.batch_sequences // ranks, dry_run=dry_run)
+    say(f"{'would be written' if dry_run else 'written'}: {path}")
+
+
+def _run(
+    ready: Launch, run: FullRun, ranks: int, engine: str, *, address: str | None, law: Path | None, per_node: int, slurm_options: list[str], submit: bool,
+    dry_run: bool,
+) -> None:  # fmt: skip
+    """Show what a run takes, train it or go on with it, and say how it has ended; a dry run ends after what is shown and checked."""
+    from planner.cli.full import carry_on, check_options, show_resources
+    from planner.cli.needs import require_here, require_method
+    from planner.launch.full import outcome
+
     show_resources(run, ranks, [(ready.run.tree, segment) for segment in ready.run.tree.segments])
-    check_options(ready, run, ranks, engine, law=law, per_node=per_node, slurm_options=slurm_option or [])
+    check_options(ready, run, ranks, engine, law=law, per_node=per_node, slurm_options=slurm_options)
     if dry_run:
         return
     if engine != "slurm":  # which trains elsewhere
-        require_method(method)
+        require_method(ready.run.cells[0].method)
     row = outcome(ready)
     if row is None or (row["status"] == "ok" and not ready.checkpoint.exists()):
-        require_here(settings, engine, address)
-        if not carry_on(ready, run, ranks, engine, address=address, law=law, per_node=per_node, slurm_options=slurm_option or [], submit=submit):
+        require_here(run.settings, engine, address)
+        if not carry_on(ready, run, ranks, engine, address=address, law=law, per_node=per_node, slurm_options=slurm_options, submit=submit):
             return
         row = outcome(ready)
         assert row is not None
