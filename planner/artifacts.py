@@ -22,27 +22,27 @@ except ModuleNotFoundError:  # Python 3.10
 from planner.errors import InputError, StateError
 
 _UMASK = os.umask(0o077)
-os.umask(_UMASK)  # it can only be read by setting it, which is done once: another thread may make a file meanwhile
+os.umask(_UMASK)  # it can only be read by setting it; done once, since another thread may create a file meanwhile
 LARGEST = 1.7976931348623157e308
 """The greatest number that a float holds."""
 
 
 def publish(path: Path | str) -> None:
-    """Give a file the mode that any new file has: those made as temporary ones can be read by their owner alone, on shared folders too."""
+    """Give a file the usual mode of a new file: temporary files are readable by their owner only."""
     os.chmod(path, 0o666 & ~_UMASK)
 
 
 def room(error: BaseException, otherwise: str) -> str:
-    """Return what helps where a file could not be written: `otherwise`, unless the limit on a file's size is passed."""
+    """Return the remedy where a file could not be written: `otherwise`, unless the limit on file sizes was exceeded."""
     too_large = getattr(error, "errno", None) == errno.EFBIG or os.strerror(errno.EFBIG) in str(error)
-    return "raise this user's limit on the size of a file (ulimit -f), or write to a file system that holds larger ones" if too_large else otherwise
+    return "raise this user's limit on file sizes (ulimit -f), or write to a file system that allows larger files" if too_large else otherwise
 
 
 def write_bytes(path: Path | str, data: bytes) -> None:
-    """Write `data` to `path`, or to what a link there points to, so that a reader, or a crash, sees the old file or the new one and never a part.
+    """Write `data` to `path`, or to the target of a link there, atomically: readers see the old file or the new one, even after a crash.
 
     Raises:
-        InputError: the path is a folder, a device or a pipe, which a rename would replace by a file.
+        InputError: the path is a folder, or a device or pipe, which a rename would replace by a file.
         StateError: it cannot be written.
     """
     path = Path(os.path.realpath(path))
@@ -76,8 +76,8 @@ def write_text(path: Path | str, text: str) -> None:
 
 
 def plain(value: Any) -> Any:
-    """Turn numpy scalars and arrays, paths, tuples and mappings into what JSON knows; a non-finite number becomes None."""
-    if type(value) is float:  # most of all are
+    """Turn numpy scalars and arrays, paths, tuples and mappings into JSON types; a non-finite number becomes None."""
+    if type(value) is float:  # the most frequent case
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
@@ -131,7 +131,7 @@ def read_artifact(path: Path | str, kind: str, version: int) -> dict[str, Any]:
 
 @contextmanager
 def whole(path: Path | str) -> Iterator[None]:
-    """Turn what is missing or malformed inside an artefact into one clear sentence.
+    """Turn a missing or malformed value of an artefact into one clear sentence.
 
     Raises:
         InputError: the block met a missing key or a value of the wrong kind.
@@ -152,28 +152,28 @@ def check_numbers(
         body: the values.
         names: which of them.
         low: the least that they may be.
-        high: the most.
-        optional: whether they may be null, which non-finite numbers are written as.
-        what: what the values are of, for the message.
+        high: the greatest that they may be.
+        optional: whether they may be null, as non-finite numbers are written.
+        what: what the values belong to, for the message.
 
     Raises:
         KeyError: one is missing.
-        ValueError: one is none.
+        ValueError: one is not such a number.
     """
     for name in names:
         value = body[name]
         if value is None and optional:
             continue
-        # Whole numbers are compared as such: one of hundreds of digits is no float.
+        # Integers are compared as such: one with hundreds of digits does not fit a float.
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not -LARGEST <= value <= high or value < low:
             raise ValueError(f"{name} = {repr(value)[:40]}{what and f' of {what}'}")
 
 
 def known_keys(table: Mapping[str, Any], known: Iterable[str], where: str) -> None:
-    """Refuse a key that there is not.
+    """Refuse an unknown key.
 
     Raises:
-        InputError: it names the key and what there is.
+        InputError: it names the key and the known ones.
     """
     names = sorted(known)
     for key in table:
@@ -192,12 +192,12 @@ def read_json(path: Path | str) -> dict[str, Any]:
         document = json.loads(text)
     except json.JSONDecodeError as error:
         raise InputError(
-            f"{path} is not JSON: {error.msg} in line {error.lineno}", remedy="mend the file or write it again"
+            f"{path} is not JSON: {error.msg} in line {error.lineno}", remedy="fix the file or write it again"
         ) from error
     except (RecursionError, ValueError) as error:  # nested too deeply, or a number of thousands of digits
-        raise InputError(f"{path} cannot be read as JSON: {error}", remedy="mend the file or write it again") from error
+        raise InputError(f"{path} cannot be read as JSON: {error}", remedy="fix the file or write it again") from error
     if not isinstance(document, dict):
-        raise InputError(f"{path} holds a JSON {type(document).__name__}, not an object", remedy="mend the file or write it again")
+        raise InputError(f"{path} holds a JSON {type(document).__name__}, not an object", remedy="fix the file or write it again")
     return document
 
 
@@ -211,7 +211,7 @@ def read_toml(path: Path | str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise InputError(f"{path} is not TOML: {error}", remedy="mend the file") from error
+        raise InputError(f"{path} is not TOML: {error}", remedy="fix the file") from error
 
 
 def _read_text(path: Path | str) -> str:

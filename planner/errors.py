@@ -1,6 +1,6 @@
 """The planner's failures: each names the offending value and the remedy.
 
-Two kinds only. `PlannerError` is for what a user can mend; the command line prints it as one sentence and exits with
+Two kinds only. `PlannerError` is for what a user can fix; the command line prints it as one sentence and exits with
 code 2. What cannot happen is an `assert`.
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 
 
 class PlannerError(Exception):
-    """Report something that the user can mend, with the remedy.
+    """Report something that the user can fix, with the remedy.
 
     Args:
         message: what is wrong, naming the offending value and where it stands.
@@ -41,11 +41,11 @@ class InputError(PlannerError):
 
 
 class DataError(PlannerError):
-    """The data are well formed but cannot carry the answer that was asked for: a refusal."""
+    """The data are well formed but cannot support the answer that was asked for: a refusal."""
 
 
 class StateError(PlannerError):
-    """What stands on disk does not fit the request: another recipe, another corpus, a run that is under way."""
+    """What is on disk does not fit the request: another recipe, another corpus, a run in progress."""
 
 
 class MissingDependencyError(PlannerError):
@@ -53,12 +53,12 @@ class MissingDependencyError(PlannerError):
 
 
 class PlannerWarning(UserWarning):
-    """Something was ignored, clipped or extrapolated; the result stands, with this said about it."""
+    """Something was ignored, clipped or extrapolated; the result stands with this caveat."""
 
 
 @contextmanager
 def importing(package: str, extra: str = "train") -> Iterator[None]:
-    """Say which extra brings a package that is imported inside and is not there.
+    """Turn a missing package imported inside the block into an error that names the extra to install.
 
     Raises:
         MissingDependencyError: it is not installed.
@@ -70,5 +70,5 @@ def importing(package: str, extra: str = "train") -> Iterator[None]:
 
 
 def without_secret(address: str | None) -> str:
-    """Return an address as messages show it: a name and a password before its @ are hidden."""
+    """Return an address for messages, with a user name and password before its @ hidden."""
     return re.sub(r"^(\w+://)?.*@", r"\1…@", str(address), flags=re.DOTALL)

@@ -1,6 +1,6 @@
-"""Reasons to keep a run out of a fit. A flagged row stays in its table, with the name of the reason; `--keep FLAG` takes it in again.
+"""Reasons to keep a run out of a fit. A flagged row stays in its table, with the name of the reason; `--keep FLAG` fits it all the same.
 
-Every rule needs only the table: what a run did against itself with fewer tokens, against its neighbours, or against its own recipe.
+Every rule needs only the table: it compares a run with itself at fewer tokens, with its neighbours, or with its own recipe.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ WORSE = 1.03
 BENT = 1.02
 ONE_PASS = 1.05
 BEYOND_NOISE, LEAST_CHORDS = 5.0, 8
-"""Deviations that the table's own noise makes, beyond which a run stands out, and the chords or repeated seeds that tell what it is."""
+"""Noise deviations beyond which a run stands out, and fewest chords or repeated seeds from which that noise is estimated."""
 FEW_PASSES = 4.05
-"""Passes up to which repeated text hardly harms (arXiv 2305.16264), so that the loss is smooth in the size."""
+"""Epochs up to which repeated text hardly hurts (arXiv 2305.16264), so that the loss is smooth in the size."""
 ALIKE = ("recipe", "vocab_size", "base", "method", "replay_fraction", "early_fraction")
 """Columns in which runs that are compared agree."""
 
@@ -33,29 +33,29 @@ FLAGS = {
     "short_stage": f"a run or a specialist stage under {MIN_STEPS} optimiser steps: a transient of the optimiser",
     "under_2_tokens_per_parameter": "fewer than 2 tokens per non-embedding parameter: a transient of the optimiser",
     "mostly_warmup": f"fewer steps than {WARMUP_MULTIPLE} times the recipe's warm-up: a transient of the schedule",
-    "copy": "an earlier row once more, the same in every number: it would count twice",
-    "overfitted": f"loss over {OVERFITTED:g} times that of the same run with fewer passes, beyond the noise: past any use, no law need follow it",
+    "copy": "a duplicate of an earlier row, equal in every number: it would count twice",
+    "overfitted": f"loss over {OVERFITTED:g} times that of the same run with fewer epochs, beyond the noise: too overfitted to be of use or to be fitted",
     "off_learning_rate": f"the same run at another learning rate reached a loss lower by a factor of {OFF_RATE:g} or more",
-    "larger_but_worse": f"loss over {WORSE:g} times that of a smaller model on the same fresh tokens, beyond the noise: its rate was not near its best",
+    "larger_but_worse": f"loss over {WORSE:g} times that of a smaller model on the same fresh tokens, beyond the noise: its learning rate was poor",
     "smaller_but_better": f"larger models on the same fresh tokens have losses over {WORSE:g} times its own, beyond the noise: a wrong loss or size",
-    "negative_curvature": f"loss over {BENT:g} times the chord between fewer and more tokens, beyond the noise, where laws are convex: a bad run",
+    "negative_curvature": f"loss over {BENT:g} times the chord between fewer and more tokens, beyond the noise, though laws are convex: a bad run",
 }
 
 
 COMPARED = ("copy", "overfitted", "off_learning_rate", "larger_but_worse", "smaller_but_better", "negative_curvature")
-"""Flags by what other runs did."""
+"""Flags by comparison with other runs."""
 JUDGED = ("overfitted", "larger_but_worse", "smaller_but_better", "negative_curvature")
-"""Flags by a loss that is not what those of other runs say. To leave such a run out of what forecasts are held against would be to choose by the outcome.
-A run at another learning rate is another recipe, and a copy is no run."""
+"""Flags for a loss that disagrees with other runs. Such runs stay in tests of forecasts: leaving them out would be choosing by the outcome.
+The other two are not among them: a run at another learning rate is another recipe, and a copy is not another run."""
 
 
 def mostly_warmup(steps: int, warmup: int) -> bool:
-    """Tell whether a run of so many steps, the first of them a warm-up, gets the flag of that name."""
+    """Tell whether a run of that many steps, with that warm-up, gets the flag of that name."""
     return steps < WARMUP_MULTIPLE * warmup
 
 
 def judged_only(frame: DataFrame) -> Series[bool]:
-    """Tell which rows are flagged for their loss against that of other runs, and for nothing else."""
+    """Tell which rows are flagged only because their loss disagrees with other runs."""
     return frame["flags"].map(lambda text: (found := set(str(text).split(";")) - {""}) != set() and found <= set(JUDGED)).astype(bool)
 
 
@@ -69,7 +69,7 @@ def flagged(frame: DataFrame) -> dict[str, list[str]]:
 
 
 def judge_alone(frame: DataFrame) -> DataFrame:
-    """Judge the rows of a part of a table by each other only, as if the runs outside it had not been made."""
+    """Flag the rows of a part of a table by comparison with each other only, as if the other runs did not exist."""
     flags = frame["flags"].map(lambda text: ";".join(item for item in str(text).split(";") if item not in COMPARED))
     return flag_runs(frame.assign(flags=flags).reset_index(drop=True))
 
@@ -86,13 +86,13 @@ def flag_runs(frame: DataFrame) -> DataFrame:
         "unfinished": ~frame["status"].isin(["ok", "diverged"]),
         "diverged": (frame["status"] == "diverged") | frame["loss_spec"].isna(),
         "short_stage": known & ((steps < MIN_STEPS) | ((spec > 0) & (spec < MIN_STEPS))),
-        # An open checkpoint has had its tokens before.
+        # An open checkpoint was trained before.
         "under_2_tokens_per_parameter": (tokens < MIN_TOKENS_PER_PARAMETER * frame["params_non_embedding"]) & (frame["branch_kind"] != "annealed"),
     }
     finished = ~(rules["unfinished"] | rules["diverged"])
     rules["copy"] = _copies(frame, finished)
-    rules["overfitted"] = _none(frame)  # its place among the names
-    # A transient is no measure of its neighbours: the rules that compare runs look at the ones left.
+    rules["overfitted"] = _none(frame)  # keeps its place in the order
+    # A transient says nothing about its neighbours: the rules that compare runs use the remaining ones.
     warming = frame["flags"].map(lambda text: "mostly_warmup" in str(text))
     sound = finished & ~(rules["short_stage"] | rules["under_2_tokens_per_parameter"] | rules["copy"] | warming)
     rules["off_learning_rate"] = _off_learning_rate(frame, sound)
@@ -112,7 +112,7 @@ def flag_runs(frame: DataFrame) -> DataFrame:
 
 
 def _copies(frame: DataFrame, finished: Series[bool]) -> Series[bool]:
-    """Find rows that are an earlier finished one once more, but for what they are called."""
+    """Find rows that repeat an earlier finished one except for their names."""
     found = _none(frame)
     compared = frame[finished].drop(columns=["run_id", "trunk_id", "sweep", "flags", "reason", "status"])
     found[compared.index] = compared.duplicated()
@@ -131,7 +131,7 @@ def _overfitted(frame: DataFrame, finished: Series[bool], noise: float) -> Serie
 def _off_learning_rate(frame: DataFrame, sound: Series[bool]) -> Series[bool]:
     """Find runs that differ from a better one in the learning rate only."""
     found = _none(frame)
-    # The rate is part of a recipe's fingerprint only by its rule: tables of probes have one recipe each.
+    # Of the rate, only its rule is in a recipe's fingerprint: a table of probes has one recipe.
     names = [*ALIKE[1:], "params_non_embedding", "seed", "tokens_pt", "tokens_spec", "unique_spec"]
     for group in _groups(frame[sound & frame["learning_rate"].notna()], names):
         if group["learning_rate"].nunique() > 1:
@@ -140,11 +140,11 @@ def _off_learning_rate(frame: DataFrame, sound: Series[bool]) -> Series[bool]:
 
 
 def _against_size(frame: DataFrame, sound: Series[bool], noise: float) -> tuple[Series[bool], Series[bool]]:
-    """Find runs on fresh text that a smaller model beats on the same tokens, and such as beat larger ones; where text repeats, larger models may be worse.
+    """Find runs on fresh text that a smaller model beats on the same tokens, or that beat larger ones; where text repeats, larger models may be worse.
 
-    Of a larger run and a smaller one that beats it either may be off. Blamed is the one that stands out against more others: a single loss that is far
-    too low would otherwise have every larger run thrown out, and stay. Of two that stand out against as many it is the one that lies farther off the
-    line through the sizes next to it; where there are too few for one, the larger, whose rate is harder to tune.
+    When a smaller run beats a larger one, either may be off. The one that conflicts with more runs is flagged: otherwise a single loss that is far
+    too low would stay and every larger run would be flagged. With as many conflicts, it is the one farther off the line through the sizes next to it;
+    with too few sizes for a line, the larger one, whose learning rate is harder to tune.
 
     Returns:
         Those that are larger and worse, and those that are smaller and better.
@@ -158,9 +158,9 @@ def _against_size(frame: DataFrame, sound: Series[bool], noise: float) -> tuple[
         blamed = np.zeros(len(size), dtype=bool)
         most, order = max(WORSE, 1 + BEYOND_NOISE * noise), np.argsort(size)
         least = np.concatenate(([np.inf], np.minimum.accumulate(loss[order])))[np.searchsorted(size[order], size)]
-        if not (loss > most * least).any():  # no smaller one beats it by as much: every pair would take the square of the rows
+        if not (loss > most * least).any():  # no run is beaten by as much: comparing every pair would be quadratic
             continue
-        # Equal sizes, which are other seeds, are not compared. Shape (smaller, larger).
+        # Equal sizes (other seeds) are not compared. Shape (smaller, larger).
         against = (size[:, None] < size[None]) & (loss[None] > most * loss[:, None])
         while against.any():
             beats, beaten = against.sum(1), against.sum(0)
@@ -177,7 +177,7 @@ def _against_size(frame: DataFrame, sound: Series[bool], noise: float) -> tuple[
 
 
 def _off_line(at: Any, values: Any, row: int, rest: Any) -> float:
-    """Return how far a row lies off the line through the two nearest places among the rest; 0 where there are none."""
+    """Return how far a row lies off the line through the two nearest sizes among the rest; 0 where there are fewer."""
     import numpy as np
 
     places = np.unique(at[rest])
@@ -189,10 +189,10 @@ def _off_line(at: Any, values: Any, row: int, rest: Any) -> float:
 
 
 def _noise(frame: DataFrame, sound: Series[bool]) -> float:
-    """Return the deviation of ln L that the noise of runs makes; 0 where there is too little to tell.
+    """Return the standard deviation of ln L by run noise; 0 where there are too few runs to tell.
 
-    Of one stage it is that from the chords between neighbours in tokens. Where these are too few, as in tables of two stages, it is that between seeds,
-    and where seeds are too seldom repeated, that from the chords between neighbours in size.
+    For one stage it is estimated from the chords between neighbours in tokens. Where these are too few, as in tables of two stages, from repeated
+    seeds; where these are too few, from the chords between neighbours in size.
     """
     above = _above_chord(frame, sound).dropna()
     if len(above) >= LEAST_CHORDS:
@@ -206,7 +206,7 @@ def _noise(frame: DataFrame, sound: Series[bool]) -> float:
 
 
 def _between_seeds(frame: DataFrame, sound: Series[bool]) -> Series[float]:
-    """Return how far runs lie from the mean of those that differ in the seed only, in ln L, as one run lies from the truth; one fewer of each group."""
+    """Return how far runs lie from the mean over their seeds, in ln L, scaled to one run's noise; one fewer per group."""
     import numpy as np
 
     cell = [*ALIKE, "params_non_embedding", "tokens_pt", "tokens_spec", "unique_spec", "learning_rate"]
@@ -219,7 +219,7 @@ def _between_seeds(frame: DataFrame, sound: Series[bool]) -> Series[float]:
 
 
 def _between_sizes(frame: DataFrame, sound: Series[bool]) -> Series[float]:
-    """Return how far runs with few passes lie from the chord between the next sizes on the same tokens, in ln L, as one run lies from the truth."""
+    """Return how far runs of few epochs lie from the chord between the next sizes on the same tokens, in ln L, scaled to one run's noise."""
     import numpy as np
 
     cell = [*ALIKE, "seed", "tokens_pt", "tokens_spec", "unique_spec"]
@@ -235,7 +235,7 @@ def _between_sizes(frame: DataFrame, sound: Series[bool]) -> Series[float]:
 
 
 def _above_chord(frame: DataFrame, sound: Series[bool]) -> Series[float]:
-    """Return how far runs of one stage lie above the chord, in the logarithm of tokens, between the same model's next ones, in ln L; NaN at the ends."""
+    """Return how far runs of one stage lie above the chord between the same model's neighbours in ln tokens, in ln L; NaN at the ends."""
     import numpy as np
 
     found = _none(frame).astype(float) * math.nan
@@ -252,7 +252,7 @@ def _above_chord(frame: DataFrame, sound: Series[bool]) -> Series[float]:
 
 
 def _groups(frame: DataFrame, names: list[str]) -> Iterator[DataFrame]:
-    """Give the rows that agree in some columns, group by group; a row alone, as nearly all are in a table without a grid, is none, and costs as much."""
+    """Give the groups of rows that agree in some columns; single rows are skipped, as nearly all rows of a table without a grid are, for speed."""
     for _, group in frame[frame.duplicated(names, keep=False)].groupby(names, dropna=False):
         yield group
 

@@ -1,4 +1,4 @@
-"""What a runner notes of itself for `plan sweep status` in another terminal, or on another machine."""
+"""The state that a runner writes for `plan sweep status` in another terminal or on another machine."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from planner.lock import gone, holder_of, this_process
 
 
 def write_live(folder: Path, running: list[str], failed: dict[str, str]) -> None:
-    """Note which segments run and which failed."""
+    """Write which segments are running and which failed."""
     body = {"holder": this_process(), "running": running, "failed": failed}
     try:
         write_text(folder / "state" / "live.json", json.dumps(body) + "\n")
-    except StateError:  # a full disk stops what it must, not this
+    except StateError:  # a full disk must not stop the sweep here
         return
 
 
 def read_live(folder: Path) -> dict[str, Any]:
-    """Read that note, or nothing where it is malformed; what it says is running counts while the runner that wrote it holds the folder."""
+    """Read that state, empty if malformed; its running segments count only while the runner that wrote it holds the folder."""
     try:
         live = read_json(folder / "state" / "live.json")
     except InputError:

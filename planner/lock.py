@@ -1,9 +1,8 @@
-"""One runner a folder, on file systems where `flock` does not reach other machines, and without trusting any clock.
+"""One runner per folder, on file systems where `flock` does not reach other machines, and without trusting any clock.
 
-The lock is a file that appears whole or not at all (a hard link to a written one, atomic on network file systems too) and
-names its holder; it goes when the runner ends. A holder on this machine that is gone is found by its process id and the kernel's own count of when it
-started, so a number that another process has since been given does not count. Whether a holder on another machine lives
-cannot be known from here: its lock is never taken, the message says what to do.
+The lock is a file that appears whole or not at all (a hard link to a written one, atomic on network file systems too). It names its holder and is
+deleted when the runner ends. A holder on this machine is known by its process id and its start time as the kernel counts it, so a reused id is not
+mistaken for it. Whether a holder on another machine lives cannot be known from here: its lock is never taken over, and the message says what to do.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from planner.errors import InputError, StateError
 
 NAME = "runner.lock"
 ATTEMPTS = 20
-"""Rounds of creating and taking over, each lost to another runner, before giving up."""
+"""Attempts to create or take over the lock, each lost to another runner, before giving up."""
 
 
 def this_process() -> dict[str, Any]:
@@ -39,7 +38,7 @@ def gone(holder: dict[str, Any]) -> bool:
             os.kill(int(holder["pid"]), 0)
         except ProcessLookupError:
             return True
-        except PermissionError:  # of another user: the holder, or another process with its number; /proc may hide which
+        except PermissionError:  # another user's process: the holder, or a reused id; /proc may hide which
             start = _start(int(holder["pid"]))
             return None not in (start, holder.get("start")) and start != holder["start"]
         except (OverflowError, KeyError, TypeError, ValueError):
@@ -64,7 +63,7 @@ def locked(folder: Path, engine: str = "local") -> Iterator[None]:
 
     Args:
         folder: the folder.
-        engine: where the holder runs its jobs; others are told.
+        engine: where the holder runs its jobs; shown to others.
 
     Raises:
         StateError: another process holds it; the message names it.
@@ -94,11 +93,11 @@ def _acquire(path: Path, temporary: Path) -> None:
         try:
             holder = read_json(path)
         except InputError as error:
-            if not path.exists() or attempt < ATTEMPTS // 2:  # released in between, or about to be written
+            if not path.exists() or attempt < ATTEMPTS // 2:  # released meanwhile, or not written yet
                 time.sleep(0.05)
                 continue
-            if isinstance(error.__cause__, OSError):  # of a user who lets no other one read it, and who may be at work
-                remedy = "ask its owner whether a plan is at work there, or check its permissions"
+            if isinstance(error.__cause__, OSError):  # unreadable file of another user, who may be running
+                remedy = "ask its owner whether a plan command is running there, or check its permissions"
                 raise StateError(f"{path} cannot be read: {error.__cause__.strerror}", remedy=remedy) from error
             raise _nobody(path) from error
         if holder.get("pid") is None:
@@ -107,18 +106,18 @@ def _acquire(path: Path, temporary: Path) -> None:
             raise StateError(f"{path.parent} is being run by {describe(holder)}", remedy=_remedy(holder, path))
         if _take_over(path, temporary, holder):
             return
-    raise StateError(f"{path.parent} is fought over by several runners", remedy="start one of them only")
+    raise StateError(f"several runners compete for {path.parent}", remedy="start only one of them")
 
 
 def _nobody(path: Path) -> StateError:
-    return StateError(f"{path} names no holder", remedy=f"if no plan is at work there, delete {path}")
+    return StateError(f"{path} names no holder", remedy=f"if no plan command is running there, delete {path}")
 
 
 def _take_over(path: Path, temporary: Path, holder: dict[str, Any]) -> bool:
-    """Replace the lock of a holder that is gone; of several that try, the one that creates the marker does it."""
+    """Replace the lock of a holder that is gone; of several runners that try, the one that creates the marker succeeds."""
     marker = path.with_name(f"{NAME}.{holder.get('token', 'old')}.taken")
     if not _create(temporary, marker):
-        if gone(_read_holder(marker) or {}):  # it was killed within these few lines
+        if gone(_read_holder(marker) or {}):  # killed within these few lines
             raise StateError(f"{marker} was left behind by a runner that was killed", remedy=f"delete {marker}")
         return False
     try:
@@ -160,7 +159,7 @@ def _remedy(holder: dict[str, Any], path: Path) -> str:
 
 
 def _machine() -> dict[str, Any]:
-    """Name the running kernel and the container, as far as the system tells; a restarted machine is another one."""
+    """Identify the running kernel and the container, as far as possible; a restarted machine counts as another one."""
     return {"host": os.uname().nodename, "boot": _read("/proc/sys/kernel/random/boot_id"), "namespace": _namespace()}
 
 

@@ -1,6 +1,6 @@
-"""What a crash of a machine or a bad disk may leave torn in a sweep's folder: it is set aside under another name, and trained again.
+"""Torn files in a sweep's folder, as a crash or a bad disk may leave them: each is renamed, and its run trained again.
 
-Our own writes appear whole or not at all. What is checked here comes from power cuts, copies that were broken off, and
+Our own writes are atomic. What is checked here comes from power cuts, interrupted copies and
 editors. Nothing is deleted: the torn file keeps its content as NAME.torn.
 """
 
@@ -42,10 +42,10 @@ def whole_note(path: Path) -> bool:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """Read a JSON object, an empty one where the file holds none.
+    """Read a JSON object; return an empty one where the file holds none.
 
     Raises:
-        InputError: the system does not hand the file out, as where it is another user's or too many are open; it may well be whole.
+        InputError: the file cannot be read, as where it is another user's or too many files are open; it may well be whole.
     """
     try:
         return read_json(path)
@@ -59,7 +59,7 @@ def whole_state(path: Path) -> bool:
     """Tell whether a safetensors file is as long as its header says; reads the header only.
 
     Raises:
-        InputError: the system does not hand the file out.
+        InputError: the file cannot be read.
     """
     try:
         with path.open("rb") as file:
@@ -79,10 +79,10 @@ def whole_state(path: Path) -> bool:
 
 
 def read_identity(folder: Path) -> dict[str, Any] | None:
-    """Read what the runs of a folder were made with, or None if there is nothing to go by; a torn note of no runs is set aside.
+    """Read what the runs of a folder were made with, or None if it is not recorded; a torn file that describes no runs is renamed.
 
     Raises:
-        StateError: it is torn, and there are runs that only it describes.
+        StateError: it is torn, and there are runs that it describes.
     """
     path = folder / "state" / "identity.json"
     if not path.exists():
@@ -96,7 +96,7 @@ def read_identity(folder: Path) -> dict[str, Any] | None:
         if records or any(not item.name.startswith(("identity.json", ".identity.json", "live.json", ".live.json")) for item in state):
             raise StateError(
                 f"{path}, which says what the runs in {folder} were made with, is torn",
-                remedy=f"make sure that recipe, corpus and base are those of the runs and delete {path}; it is then written anew, without a check",
+                remedy=f"make sure that recipe, corpus and base are those of the runs, then delete {path}; it is rewritten without a check",
             ) from error
         _set_aside(path)
         return None
@@ -114,7 +114,7 @@ def set_aside_torn(records: Iterable[Path], states: Iterable[Path], notes: Itera
         Old and new name of each file that was set aside.
 
     Raises:
-        InputError: the system does not hand one of them out.
+        InputError: one of them cannot be read.
     """
     checks: list[tuple[Iterable[Path], Callable[[Path], bool]]] = [
         (records, lambda path: read_record(path) is not None),
@@ -127,7 +127,7 @@ def set_aside_torn(records: Iterable[Path], states: Iterable[Path], notes: Itera
 
 def _set_aside(path: Path) -> Path:
     target, number = path.with_name(f"{path.name}.torn"), 1
-    while target.exists():  # what was set aside before stays too
+    while target.exists():  # earlier torn files stay too
         number += 1
         target = path.with_name(f"{path.name}.torn{number}")
     path.rename(target)

@@ -1,4 +1,4 @@
-"""The runs table: one row an endpoint. Its schema, reading with validation, foreign tables, and flags.
+"""The runs table: one row per endpoint. Its schema, reading with validation, foreign tables, and flags.
 
 A flag names why a row is kept out of a fit; no row is dropped without one. Missing is empty (NaN), never 0 or -1.
 """
@@ -26,23 +26,23 @@ if TYPE_CHECKING:
 RECORD_VERSION = 1
 ENDED = ("", "ok", "done", "finished", "completed", "complete", "success", "succeeded")
 DIVERGED = ("diverged", "nan", "exploded")
-"""Words for a run's status that stand for "ok" and for "diverged"."""
+"""Words for a run's status that mean "ok" and "diverged"."""
 LARGEST = 1e30
-"""Of sizes and tokens: what is larger is a mistake, and its FLOPs would not be a number."""
+"""Largest size or number of tokens: more is a mistake, and its FLOPs would overflow."""
 LEAST_LOSS = 1e-3
-"""Of losses [nats/token]: what is smaller is a mistake, or in other units."""
+"""Smallest loss [nats/token]: less is a mistake, or in other units."""
 MOST_LOSS = 13.0
-"""Of most losses [nats/token]: a guess among all words of any tokenizer, some 400,000 of them, does better."""
+"""Largest plausible loss [nats/token]: guessing uniformly among the 400,000 words of a large vocabulary does better."""
 MOST_TOKENS_PER_PARAMETER = 1_000_000
-"""Of a run: what has more has its columns in different units."""
+"""Most for a run: with more, its columns are in different units."""
 OFF_6ND = 1000.0
-"""Factor between a run's FLOPs and 6·N·D, from which they are in another unit: what tiny models and adapters do to it stays under 30."""
+"""Factor between a run's FLOPs and 6·N·D from which they must be in another unit: tiny models and adapters stay under 30."""
 PADDED = 1.05
-"""Factor up to which vocabularies may be one whose table is padded to a round number."""
+"""Factor up to which vocabulary sizes may be the same one with a padded table."""
 CONTRADICTS = 1.1
-"""Factor between the passes that a table names and those that follow from its tokens, from which one of them is wrong."""
+"""Factor between the epochs that a table states and those that follow from its tokens, from which one of them is wrong."""
 ROUNDED = 0.51
-"""Passes by which both may differ all the same."""
+"""Difference between the two up to which rounding explains it [epochs]."""
 SCHEMA: dict[str, tuple[str, str]] = {
     "run_id": ("text", "name of the endpoint, unique in the table"),
     "trunk_id": ("text", "general run it branches from; rows that share it are resampled together"),
@@ -81,15 +81,15 @@ SCHEMA: dict[str, tuple[str, str]] = {
 """Column: unit, meaning."""
 
 COUNTS = ("count", "parameters", "tokens", "steps", "FLOPs")
-"""Units of what may be written as 30B or 1,200,000."""
+"""Units whose values may be written as 30B or 1,200,000."""
 REQUIRED = ("params_non_embedding", "loss_spec")
 NAMES = ("run_id", "trunk_id", "recipe", "corpus", "sweep", "base")
-"""Columns of names and fingerprints: one of digits alone, or with an e among them, is no number."""
+"""Columns of names and fingerprints, read as text even if all digits, or digits with an e."""
 
 
 @lru_cache
 def _fingerprint(written: str) -> str:
-    """Return that of a recipe as a record has it; a sweep's all have the same."""
+    """Return the fingerprint of a recipe as a record has it; cached, since a sweep's records all have the same one."""
     return Recipe.from_mapping(json.loads(written)).fingerprint
 
 
@@ -97,7 +97,7 @@ def compile_runs(records: list[Path]) -> DataFrame:
     """Compile record files into a table, sorted by size, trunk and tokens.
 
     Raises:
-        InputError: a record is torn, of another kind, or of another run than its name says.
+        InputError: a record is torn, of another kind, or of a run other than its file name says.
     """
     import pandas as pd
 
@@ -108,7 +108,7 @@ def compile_runs(records: list[Path]) -> DataFrame:
         if row["run_id"] != path.stem:
             raise InputError(f"{path} is the record of the run {row['run_id']!r}", remedy="delete it; the same command then trains that run again")
         row.setdefault("method", "full")
-        row["recipe"] = _fingerprint(json.dumps(record["recipe"]))  # records of earlier versions may tell 1 from 1.0
+        row["recipe"] = _fingerprint(json.dumps(record["recipe"]))  # records of earlier versions may distinguish 1 from 1.0
         warmup = record["recipe"]["rewarm_steps" if row.get("base") else "warmup_steps"]
         if mostly_warmup((row["steps_pt"] or 0) + (row["steps_spec"] or 0), warmup):
             row["flags"] = "mostly_warmup"
@@ -137,8 +137,8 @@ def read_runs(path: Path | str, mapping: Mapping[str, str] | None = None, unname
 
     Args:
         path: the file.
-        mapping: this project's column name to the file's, for tables of somebody else's runs.
-        unnamed: what a run without a name is called, before the number of its row.
+        mapping: this project's column name to the file's, for tables of other people's runs.
+        unnamed: name of a run without one, to which the number of its row is added.
 
     Returns:
         A table with every column of the schema, flagged.
@@ -150,7 +150,7 @@ def read_runs(path: Path | str, mapping: Mapping[str, str] | None = None, unname
 
 
 def _validated(path: Path, mapping: Mapping[str, str] | None, unnamed: str) -> DataFrame:
-    """Read a table as `read_runs` does, with the flags that it states itself only."""
+    """Read a table as `read_runs` does, with only the flags that it states itself."""
     if not path.is_file():
         raise InputError(f"there is no runs table {path}", remedy="check the path, or run plan sweep run")
     mapping = {ours: theirs.strip() for ours, theirs in (mapping or {}).items()}
@@ -159,10 +159,10 @@ def _validated(path: Path, mapping: Mapping[str, str] | None, unnamed: str) -> D
     header = 1 if path.suffix.lower() not in LINES else 0
     for name in REQUIRED:
         if name not in frame:
-            raise InputError(f"{path} has no column {name}", remedy=f"name the file's own with --map {name}=COLUMN; it has {columns_of(frame)}")
+            raise InputError(f"{path} has no column {name}", remedy=f"name the table's own column with --map {name}=COLUMN; it has {columns_of(frame)}")
     if "tokens_pt" not in frame and "tokens_spec" not in frame:
         raise InputError(
-            f"{path} has neither tokens_pt nor tokens_spec", remedy=f"name the file's own with --map tokens_pt=COLUMN; it has {columns_of(frame)}"
+            f"{path} has neither tokens_pt nor tokens_spec", remedy=f"name the table's own column with --map tokens_pt=COLUMN; it has {columns_of(frame)}"
         )
     if frame.empty:
         raise InputError(f"{path} has no rows", remedy="give a table with runs")
@@ -175,14 +175,14 @@ def _validated(path: Path, mapping: Mapping[str, str] | None, unnamed: str) -> D
 
 
 def read_together(paths: Sequence[Path], mapping: Mapping[str, str] | None = None) -> DataFrame:
-    """Read several runs tables as one, such as a sweep's and that of the runs designed to follow it; flags that compare runs do so across them.
+    """Read several runs tables as one, such as those of a sweep and of the runs designed to follow it; flags compare runs across them.
 
     Args:
         paths: the files.
         mapping: as for `read_runs`, the same for all.
 
     Raises:
-        InputError: as `read_runs`, or two of them have a run of one name.
+        InputError: as `read_runs`, or two tables have a run of the same name.
         DataError: they are of different recipes, corpora or tokenizers.
     """
     import pandas as pd
@@ -197,12 +197,12 @@ def read_together(paths: Sequence[Path], mapping: Mapping[str, str] | None = Non
     for path, frame in zip(paths, frames, strict=True):
         for name in map(str, frame["run_id"]):
             if (other := first.setdefault(name, path)) is not path:
-                raise InputError(f"{other} and {path} both have a run {name}", remedy="name each table once, and each run by a name of its own")
+                raise InputError(f"{other} and {path} both have a run {name}", remedy="name each table once, and give each run a name of its own")
     return flag_runs(together)
 
 
 def _fill(together: DataFrame) -> None:
-    """Fill, in place, what some of several tables leave out and others state: else runs that are alike would not be compared."""
+    """Fill in place what some tables omit and others state: otherwise equal runs would not be compared."""
     for name, (unit, _) in SCHEMA.items():
         if unit == "text":
             together[name] = together[name].astype(object).fillna("")
@@ -216,7 +216,7 @@ def _fill(together: DataFrame) -> None:
 
 
 def flops_of(frame: DataFrame) -> Series[float]:
-    """Return the FLOPs of each run: exact where the table has them, else 6·N·D."""
+    """Return the FLOPs of each run: as the table states them, else 6·N·D."""
     found: Series[float] = frame["flops"].fillna(flops_6nd(frame["params_non_embedding"], frame["tokens_pt"] + frame["tokens_spec"]))
     return found
 
@@ -226,19 +226,19 @@ def usable(frame: DataFrame, keep: tuple[str, ...] = ()) -> DataFrame:
 
     Args:
         frame: a flagged table.
-        keep: flags that do not count.
+        keep: flags to ignore.
 
     Raises:
-        InputError: no row has such a flag, or it is that of diverged runs.
+        InputError: no row has such a flag, or it is `diverged`.
     """
     flags = frame["flags"].map(lambda text: {item for item in str(text).split(";") if item})
     known = set().union(*flags) - {"diverged"}
     for flag in keep:
         if flag == "diverged":
-            what = "--keep diverged: a run that diverged is not fitted even where it has a loss, which may not be that of its tokens"
-            raise InputError(what, remedy="where one did not diverge after all, write ok as its status and clear its flags")
+            what = "--keep diverged: a diverged run is never fitted, since its loss may not be that of its tokens"
+            raise InputError(what, remedy="if it did not diverge, set its status to ok and clear its flags")
         if flag not in known:
-            remedy = f"choose {', '.join(sorted(known))}" if known else "leave --keep away: no run has a flag that can be kept"
+            remedy = f"choose {', '.join(sorted(known))}" if known else "leave out --keep: no run has a flag that can be ignored"
             raise InputError(f"no run has the flag {flag!r}", remedy=remedy)
     return frame[flags.map(lambda found: not found - set(keep)).astype(bool)].reset_index(drop=True)
 
@@ -246,20 +246,20 @@ def usable(frame: DataFrame, keep: tuple[str, ...] = ()) -> DataFrame:
 def _rename(frame: DataFrame, mapping: Mapping[str, str], path: Path) -> DataFrame:
     for name, column in mapping.items():
         if name not in SCHEMA:
-            raise InputError(f"--map names {name!r}, which is no column of a runs table", remedy=f"use one of {', '.join(SCHEMA)}")
+            raise InputError(f"--map names {name!r}, which is not a column of a runs table", remedy=f"use one of {', '.join(SCHEMA)}")
         if column not in frame:
             raise InputError(f"{path} has no column {column!r}", remedy=f"map to one of {columns_of(frame)}")
     for name, column in mapping.items():
         if column in SCHEMA and column not in mapping:
             what = f"{path}: the column {column} is read as {name} only"
             warnings.warn(f"{what}; add --map {column}={column} if it is both", PlannerWarning, stacklevel=4)
-    # One column may stand for several, such as all text for distinct text too where none is repeated; under its own name it stays where that is mapped.
+    # One column may serve as several, such as all tokens as distinct tokens where none repeat; it stays under its own name only where that is mapped.
     found = frame.drop(columns=[name for name in {*mapping, *mapping.values()} if name in frame])
     return found.assign(**{name: frame[column] for name, column in mapping.items()})
 
 
 def _complete(frame: DataFrame, path: Path, header: int, unnamed: str) -> DataFrame:
-    """Fill columns that a foreign table lacks with what follows from the others, or with nothing."""
+    """Fill columns that a foreign table lacks with what follows from the others, or leave them empty."""
     frame = frame.copy()
     for name in ("tokens_pt", "tokens_spec"):
         if name not in frame or frame[name].map(lambda value: value is None or value != value or str(value).strip() == "").all():
@@ -269,7 +269,7 @@ def _complete(frame: DataFrame, path: Path, header: int, unnamed: str) -> DataFr
             frame[name] = "" if unit == "text" else math.nan
     frame["status"] = frame["status"].map(_status)
     frame["method"] = [name.strip().lower() if isinstance(name, str) and name.strip() else "full" for name in frame["method"]]
-    # A run without a name is called by its row, counted as in messages.
+    # A run without a name is named by its row, counted as in messages.
     nameless = [name is None or name != name or not str(name).strip() for name in frame["run_id"]]
     numbered = enumerate(zip(frame["run_id"], nameless, strict=True), 1 + header)
     frame["run_id"] = [f"{unnamed}{number}" if none else name for number, (name, none) in numbered]
@@ -280,7 +280,7 @@ def _complete(frame: DataFrame, path: Path, header: int, unnamed: str) -> DataFr
 
 
 def _status(word: Any) -> str:
-    """Read a status as people write it: empty is ok, and a word that is not known stays, to be flagged."""
+    """Read a status as people write it: empty is ok, and an unknown word stays, to be flagged."""
     text = "" if word is None or word != word else str(word).strip().lower()
     return "ok" if text in ENDED else "diverged" if text in DIVERGED else text
 
@@ -291,7 +291,7 @@ def _numbers(frame: DataFrame, name: str, path: Path, header: int) -> Any:
     bad = values.isna() & frame[name].notna() & (frame[name].astype(str).str.strip() != "")
     if bad.any():
         row = int(bad.to_numpy().argmax())
-        remedy = "write one such as 30000000000, 3e10 or 30B" if counts else "mend the row"
+        remedy = "write one such as 30000000000, 3e10 or 30B" if counts else "fix the row"
         raise InputError(f"{path}, row {row + 1 + header}: {name} = {frame[name].iloc[row]!r} is not a number", remedy=remedy)
     return values
 
@@ -301,13 +301,13 @@ def _check_ranges(frame: DataFrame, path: Path, header: int) -> None:
         if where.any():
             row = int(where.to_numpy().argmax())
             said = f"{name} is missing" if math.isnan(value := frame[name].iloc[row]) else f"{name} = {value:.10g} {what}"
-            raise InputError(f"{path}, row {row + 1 + header}: {said}", remedy="mend or delete the row")
+            raise InputError(f"{path}, row {row + 1 + header}: {said}", remedy="fix or delete the row")
 
     import numpy as np
 
     spec, passes = frame["tokens_spec"] > 0, frame["epochs_spec"]
     follows = spec & frame["unique_spec"].isna() & (passes > 0)
-    with np.errstate(over="ignore"):  # what follows is held against the same limits as what is written
+    with np.errstate(over="ignore"):  # derived values are checked against the same limits
         frame.loc[follows, "unique_spec"] = frame.loc[follows, "tokens_spec"] / frame.loc[follows, "epochs_spec"]
     for name, (unit, _) in SCHEMA.items():
         if unit != "text":
@@ -317,22 +317,22 @@ def _check_ranges(frame: DataFrame, path: Path, header: int) -> None:
     refuse(frame["params_non_embedding"].isna() | (frame["params_non_embedding"] <= 0), "params_non_embedding", "is not positive")
     for name in ("tokens_pt", "tokens_spec"):
         refuse(frame[name].isna() | (frame[name] < 0), name, "is negative")
-    refuse(frame["tokens_pt"] + frame["tokens_spec"] <= 0, "tokens_pt", "with no specialist tokens is no training")
+    refuse(frame["tokens_pt"] + frame["tokens_spec"] <= 0, "tokens_pt", "with no specialist tokens means no training")
     lavish = (frame["tokens_pt"] + frame["tokens_spec"]) / frame["params_non_embedding"] > MOST_TOKENS_PER_PARAMETER
-    refuse(lavish, "params_non_embedding", f"has over {MOST_TOKENS_PER_PARAMETER:,.0f} tokens for each: is it in millions, and the tokens not?")
+    refuse(lavish, "params_non_embedding", f"has over {MOST_TOKENS_PER_PARAMETER:,.0f} tokens per parameter: is it in millions, and are the tokens not?")
     for name, counted in (("loss_spec", ok), ("loss_general", frame["status"] == "ok")):
         refuse((frame[name] <= 0) & counted, name, "is not positive")
         if (frame[name][counted] > MOST_LOSS).mean() > 0.5:
-            refuse((frame[name] > MOST_LOSS) & counted, name, f"is, as most are, above {MOST_LOSS:g} nats/token: are these perplexities, or per cent?")
+            refuse((frame[name] > MOST_LOSS) & counted, name, f"is above {MOST_LOSS:g} nats/token, as most are: are these perplexities, or per cent?")
         refuse((frame[name] < LEAST_LOSS) & counted, name, f"is below {LEAST_LOSS:g} nats/token, which no language model reaches")
     frame.loc[~spec & (frame["unique_spec"] == 0), "unique_spec"] = math.nan
     refuse(frame["unique_spec"] <= 0, "unique_spec", "is not positive")
     for name in ("params_non_embedding", "tokens_pt", "tokens_spec", "unique_spec"):
-        refuse((frame[name] > 0) & (frame[name] < 1), name, "is less than one; columns are in single parameters and tokens, not in millions or billions")
+        refuse((frame[name] > 0) & (frame[name] < 1), name, "is less than one; columns count single parameters and tokens, not millions or billions")
     refuse(frame["params_total"] < frame["params_non_embedding"], "params_total", "is less than params_non_embedding")
     refuse(frame["flops"] <= 0, "flops", "is not positive")
     usual = frame["flops"] / flops_6nd(frame["params_non_embedding"], frame["tokens_pt"] + frame["tokens_spec"])
-    whole = frame["status"] == "ok"  # others may have stopped long before their tokens
+    whole = frame["status"] == "ok"  # others may have stopped before all their tokens
     refuse(whole & ((usual > OFF_6ND) | (usual < 1 / OFF_6ND)), "flops", f"is over {OFF_6ND:,.0f} times off 6·N·D: is it in another unit?")
     for name in ("params_embedding", "steps_pt", "steps_spec", "flops_6nd", "learning_rate", "base_tokens"):
         refuse(frame[name] < 0, name, "is negative")
@@ -341,21 +341,21 @@ def _check_ranges(frame: DataFrame, path: Path, header: int) -> None:
         refuse((frame[name] < 0) | (frame[name] > 1), name, "is not a share from 0 to 1")
     refuse(frame["replay_fraction"] == 1, "replay_fraction", "leaves the specialist stage no specialist token")
     refuse(passes < 0, "epochs_spec", "is negative")
-    refuse(spec & (passes == 0), "epochs_spec", "with specialist tokens is no number of passes")
+    refuse(spec & (passes == 0), "epochs_spec", "is impossible with specialist tokens")
     ratio = frame["tokens_spec"] / frame["unique_spec"] / passes
-    apart = (frame["tokens_spec"] / frame["unique_spec"] - passes).abs() > ROUNDED  # whole passes may be written for a part of one
+    apart = (frame["tokens_spec"] / frame["unique_spec"] - passes).abs() > ROUNDED  # a part of an epoch may be rounded to whole ones
     refuse(spec & apart & ((ratio > CONTRADICTS) | (ratio < 1 / CONTRADICTS)), "epochs_spec", "contradicts tokens_spec / unique_spec")
     lacking = spec & frame["unique_spec"].isna()
     if lacking.any():
         frame.loc[lacking, "unique_spec"] = frame.loc[lacking, "tokens_spec"]
         warnings.warn(
-            f"{path}: {int(lacking.sum())} rows have specialist tokens and no unique_spec; they are read as seen once", PlannerWarning, stacklevel=3
+            f"{path}: {int(lacking.sum())} rows have specialist tokens and no unique_spec; these are taken as seen once", PlannerWarning, stacklevel=3
         )
     frame["epochs_spec"] = frame["tokens_spec"] / frame["unique_spec"]
 
 
 def one_recipe(frame: DataFrame) -> None:
-    """Refuse a table that mixes recipes, corpora or tokenizers, or runs off checkpoints with others.
+    """Refuse a table that mixes recipes, corpora or tokenizers, or runs from checkpoints with others.
 
     Raises:
         DataError: it does.
@@ -367,7 +367,7 @@ def one_recipe(frame: DataFrame) -> None:
     sizes = sorted(set(frame["vocab_size"].dropna()))
     if len(sizes) > 1 and sizes[-1] > PADDED * sizes[0]:
         said = ", ".join(f"{size:g}" for size in sizes)
-        raise DataError(f"the runs mix vocabularies of {said} words, whose losses per token are different units", remedy="fit those of one tokenizer")
+        raise DataError(f"the runs mix vocabularies of {said} words, whose losses per token cannot be compared", remedy="fit the runs of one tokenizer")
     based = frame["base"].astype(object).fillna("").astype(str).str.strip() != ""
     if based.any() and not based.all():
-        raise DataError(f"{int(based.sum())} of {len(based)} runs start from a checkpoint, the others from nothing", remedy="fit one kind at a time")
+        raise DataError(f"{int(based.sum())} of {len(based)} runs start from a checkpoint, the others from scratch", remedy="fit one kind at a time")

@@ -1,4 +1,4 @@
-"""Options of sbatch that a user gives for sweeps and launches; they end in batch scripts, so nothing that a shell could read gets through."""
+"""User-given sbatch options for sweeps and launches; they end in batch scripts, so nothing that a shell could interpret gets through."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def read_options(pairs: Iterable[str], ours: Collection[str]) -> dict[str, str]:
         ours: options that the planner sets itself.
 
     Raises:
-        InputError: an option that is none, is given twice or is not the user's to set, or a value that a shell could read.
+        InputError: an option that is unknown, given twice or set by the planner, or a value that a shell could interpret.
     """
     found: dict[str, str] = {}
     for pair in pairs:
@@ -40,12 +40,12 @@ def check_options(options: Mapping[str, str], ours: Collection[str]) -> None:
     """Check options of sbatch.
 
     Raises:
-        InputError: an option that is none or is not the user's to set, or a value that a shell could read.
+        InputError: an option that is unknown or set by the planner, or a value that a shell could interpret.
     """
     for key, value in options.items():
         if not _KEY.match(key):
-            raise InputError(f"--slurm-option {key!r} is no option of sbatch", remedy="write it as sbatch has it, such as account=physics")
-        # sbatch takes the beginning of an option for the whole, and the later of two lines wins.
+            raise InputError(f"--slurm-option {key!r} is not an option of sbatch", remedy="write it as for sbatch, such as account=physics")
+        # sbatch accepts abbreviated options, and the later of two lines wins.
         if any(own.startswith(key) for own in ours):
             raise InputError(f"--slurm-option {key}={value} is set by the planner itself", remedy="leave it out")
         wrong = _WRONG.search(value)
@@ -58,13 +58,13 @@ def minutes(time: str) -> int:
     """Read a time limit as Slurm writes it: minutes, minutes:seconds, hours:minutes:seconds, days-hours, days-hours:minutes, and that with seconds.
 
     Raises:
-        InputError: it is none.
+        InputError: it is not a time limit.
     """
     found = _TIME.match(time)
     days, parts = (found["days"], [int(found[name] or 0) for name in ("first", "second", "third")]) if found else (None, [0, 0, 0])
     if days is None and found is not None and found["third"] is None:
-        parts = [0, *parts[:2]]  # without days and hours the first is of minutes
+        parts = [0, *parts[:2]]  # without days and hours the first part is minutes
     seconds = 86400 * int(days or 0) + 3600 * parts[0] + 60 * parts[1] + parts[2]
     if seconds == 0:
-        raise InputError(f"--slurm-option time={time} is no time limit", remedy="write it as sbatch has it, such as time=120 (minutes) or time=1-12:00:00")
+        raise InputError(f"--slurm-option time={time} is not a time limit", remedy="write it as for sbatch, such as time=120 (minutes) or time=1-12:00:00")
     return ceil(seconds / 60)

@@ -1,4 +1,4 @@
-"""Which segment of a tree is next: ready ones by the dearest chain that hangs on them, in steps that do not grow with the tree."""
+"""Which segment of a tree is next: among ready ones, that with the most expensive chain below it; the cost per step does not grow with the tree."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from planner.design.tree import Tree
 
 
 class Schedule:
-    """Hands out segments whose parent is done, and tells which states nothing needs any more."""
+    """Hands out segments whose parent is done, and tells which states are no longer needed."""
 
     def __init__(self, tree: Tree, left: Collection[str]) -> None:
-        """Begin with the segments that are left to train; what is not among them is done."""
+        """Begin with the segments that are left to train; all others are done."""
         self._tree = tree
         self._left = set(left)
         self._priority = tree.critical_path()
@@ -28,15 +28,15 @@ class Schedule:
         """Take the next segment, or None if none can start now."""
         while self._ready:
             name = heapq.heappop(self._ready)[2]
-            if name in self._left:  # else it was skipped after it became ready
+            if name in self._left:  # otherwise it was dropped after it became ready
                 return self._tree.by_id[name]
         return None
 
     def done(self, segment: Segment) -> list[str]:
-        """Note that a segment is done; what needed nothing else becomes ready.
+        """Note that a segment is done; segments that waited only for it become ready.
 
         Returns:
-            Segments whose states no segment that is left needs any more.
+            Segments whose states no remaining segment needs.
         """
         free = self.drop(segment)
         for user in self._tree.users.get(segment.segment_id, []):
@@ -44,7 +44,7 @@ class Schedule:
         return free
 
     def drop(self, segment: Segment) -> list[str]:
-        """Take a segment off the list without readying what needs it; return as `done` does."""
+        """Drop a segment without making those that need it ready; return as `done` does."""
         if segment.segment_id not in self._left:
             return []
         self._left.discard(segment.segment_id)

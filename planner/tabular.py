@@ -1,4 +1,4 @@
-"""Tables as people keep them: a file to a frame, columns by their names, and counts as they are written in cells."""
+"""Reading tables: a file to a frame, columns by name, and counts as people write them in cells."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 LINES = (".jsonl", ".ndjson")
 OTHERS = {
     **dict.fromkeys((".xlsx", ".xlsm", ".xls", ".ods", ".numbers"), ("a spreadsheet", "save it as CSV, one sheet with its header in the first row")),
-    ".json": ("one JSON document", "write JSON Lines, an object a line, in a file named .jsonl"),
+    ".json": ("one JSON document", "write JSON Lines, one object per line, in a file named .jsonl"),
 }
-"""Endings of files that would be read as CSV, and are none: what they are, and what to do."""
+"""File endings that are not tables of text: what the files are, and what to do instead."""
 SEPARATORS = {";": "semicolons", "\t": "tabs"}
 MOST_NAMES, LONGEST_NAME = 40, 60
-"""Columns that a message names, and characters of each."""
+"""Most columns that a message names, and most characters of each."""
 
 
 def read_frame(path: Path, used: set[str], names: set[str]) -> DataFrame:
@@ -32,21 +32,21 @@ def read_frame(path: Path, used: set[str], names: set[str]) -> DataFrame:
     Args:
         path: the file.
         used: columns that will be read.
-        names: those of them whose cells are names, though every one be digits, as a fingerprint may be.
+        names: those whose cells are text even if all are digits, as a fingerprint may be.
 
     Raises:
-        InputError: another kind of file, or a column that is read twice in the header.
+        InputError: another kind of file, or a column in use that the header has twice.
     """
     import pandas as pd
 
     kind = path.suffix.lower()
     if kind in OTHERS:
         what, remedy = OTHERS[kind]
-        raise InputError(f"{path} is {what}, which is not read", remedy=remedy)
+        raise InputError(f"{path} is {what}, which is not supported", remedy=remedy)
     try:
         if kind == ".parquet":
             frame = pd.read_parquet(path)
-            # Nullable columns have a missing value of their own, which is neither true nor false.
+            # Nullable columns have a special missing value, which is neither true nor false.
             nullable = [name for name, dtype in frame.dtypes.items() if pd.api.types.is_extension_array_dtype(dtype)]
             frame[nullable] = frame[nullable].astype(object).where(frame[nullable].notna(), math.nan)
         elif kind in LINES:
@@ -68,16 +68,16 @@ def read_frame(path: Path, used: set[str], names: set[str]) -> DataFrame:
 
 
 def columns_of(frame: DataFrame) -> str:
-    """Name the columns of a table for a message, which a file that is none would fill with anything."""
+    """List the columns of a table for a message, cut to a fixed length: a file that is not a table may have anything there."""
     return format_names([name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}…" for name in map(str, frame)], MOST_NAMES)
 
 
 def numbers(column: Series[Any], *, counts: bool) -> Series[float]:
-    """Read cells as numbers, NaN where one is empty or none; of counts also "30B" and "1,200,000", as the command line reads them."""
+    """Read cells as numbers, NaN where empty or not a number; counts may also be written "30B" or "1,200,000", as on the command line."""
     import pandas as pd
 
     values = pd.to_numeric(column, errors="coerce")
-    # What parquet keeps in 16 or 32 bits would run over where it is multiplied.
+    # Parquet's 16- and 32-bit numbers would overflow in products.
     values = values.astype("int64" if values.dtype.kind in "bi" else float)
     if not counts or pd.api.types.is_numeric_dtype(column):
         return values
@@ -92,35 +92,35 @@ def numbers(column: Series[Any], *, counts: bool) -> Series[float]:
 
 
 def _uneven(path: Path, error: Exception) -> InputError:
-    """Return what to say of a row with more cells than the header has, which pandas names by a line of its own, or not at all."""
-    with path.open(newline="", encoding="utf-8", errors="replace") as lines, suppress(csv.Error):  # of what csv cannot read, pandas tells
+    """Return the error for a row with more cells than the header; pandas counts lines differently or names none."""
+    with path.open(newline="", encoding="utf-8", errors="replace") as lines, suppress(csv.Error):  # what csv cannot read, pandas reports
         rows = csv.reader(lines)
         named = len(next(rows, []))
         for row in rows:
             if len(row) > named:
-                remedy = "write points, not commas, within numbers, and quotes around text that has a comma"
+                remedy = "use decimal points, not commas, in numbers, and quote text that has a comma"
                 if named == 1:
-                    remedy = "put the header in the first line, and delete what stands above it"
+                    remedy = "put the header in the first line, and delete what is above it"
                 return InputError(f"{path}, line {rows.line_num}: {len(row)} cells where the header names {named} columns", remedy=remedy)
     return InputError(f"{path} cannot be read as a table: {str(error).splitlines()[0]}", remedy="give CSV, JSON Lines or parquet")
 
 
 def _check_header(path: Path, used: set[str]) -> list[str]:
-    """Refuse columns that no commas separate, and names that stand there twice, of which pandas would take the first; return them as they stand there."""
+    """Refuse a header without commas or with a name twice, of which pandas would take the first; return the names as written."""
     import pandas as pd
 
     written = [str(name) for name in pd.read_csv(path, header=None, nrows=1, dtype=str).iloc[0].tolist()]
     names = [name.strip() for name in written]
     for mark, said in SEPARATORS.items():
         if len(names) == 1 and mark in names[0]:
-            remedy = "save it with commas between the columns, and points, not commas, within numbers"
+            remedy = "save it with commas between the columns, and decimal points, not commas, in numbers"
             raise InputError(f"{path} has {said} between its columns ({names[0][:LONGEST_NAME]!r})", remedy=remedy)
     _check_names(path, names, used)
     return written
 
 
 def _check_names(path: Path, names: list[str], used: set[str]) -> None:
-    """Refuse a name that is read and stands there twice."""
+    """Refuse a name in use that occurs twice."""
     for name in names:
         if name in used and names.count(name) > 1:
             raise InputError(f"{path} has the column {name!r} {names.count(name)} times", remedy="give each column a name of its own")

@@ -41,7 +41,7 @@ def parse_share(text: str | float) -> float:
         raise InputError(f"{text!r} is not a share", remedy="write one such as 0.03 or 3%")
     value = _finite(text, _number(match) / (100 if match[2] else 1))
     if value > 1 and not match[2]:
-        raise InputError(f"{text!r} is over the whole", remedy=f"write {text}% if that is meant")
+        raise InputError(f"{text!r} is more than the whole", remedy=f"write {text}% if that is meant")
     return value
 
 
@@ -50,8 +50,8 @@ def parse_flops(text: str | float, *, flops_per_gpu_second: float | None = None,
 
     Args:
         text: the budget.
-        flops_per_gpu_second: FLOPs that one GPU really does in a second (peak times utilisation).
-        timed: whether there is an option that states it.
+        flops_per_gpu_second: FLOP/s that one GPU really reaches (peak times utilisation).
+        timed: whether the command has an option that states it.
 
     Raises:
         InputError: not a budget, not positive, or a GPU time without a throughput.
@@ -59,7 +59,7 @@ def parse_flops(text: str | float, *, flops_per_gpu_second: float | None = None,
     time = _GPU_TIME.match(str(text))
     if time:
         if flops_per_gpu_second is None:
-            remedy = "add --gpu with --mfu, or --gpu-flops with what one GPU really does, such as 4e14" if timed else "write FLOPs such as 1e22"
+            remedy = "add --gpu with --mfu, or --gpu-flops with the FLOP/s that one GPU reaches, such as 4e14" if timed else "write FLOPs such as 1e22"
             raise InputError(f"the budget {text!r} is a time, and no throughput is stated", remedy=remedy)
         if not (math.isfinite(flops_per_gpu_second) and flops_per_gpu_second > 0):
             raise InputError(f"a throughput of {flops_per_gpu_second} FLOP/s is not positive", remedy="give a number such as 4e14")
@@ -100,7 +100,7 @@ def format_epochs(value: float, digits: int = 3) -> str:
 
 
 def format_part(share: float) -> str:
-    """Write a share of a whole, and what is missing where that is next to nothing: 33 %, all but 0.067 %."""
+    """Write a share of a whole; close to 1, what is missing from it: 33 %, all but 0.067 %."""
     return f"{100 * share:.0f} %" if share < 0.995 else "all" if share >= 1 else f"all but {100 * (1 - share):.2g} %"
 
 
@@ -121,7 +121,7 @@ def format_seconds(seconds: float) -> str:
 def format_bytes(count: float) -> str:
     """Write a number of bytes in decimal units, such as "1.2 GB"."""
     for unit in ("B", "kB", "MB", "GB", "TB"):
-        if count < 999.5:  # what rounds to a thousand is one of the next
+        if count < 999.5:  # what rounds to 1000 takes the next unit
             return f"{count:.3g} {unit}"
         count /= 1000
     return f"{count:.3g} PB"

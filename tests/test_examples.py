@@ -51,7 +51,7 @@ def test_astrollama_counts_epochs_and_methods(tmp_path: Path) -> None:
 
 def test_kale_prices_the_share_of_instruction_tuning(tmp_path: Path) -> None:
     _, out, err, answer = run(ROOT / "examples" / "kale_lm_chem.toml", tmp_path)
-    assert "not measured by any law here" in out and "No law here has a third stage" in err
+    assert "no law here covers what the later stage does" in out and "No law here has a third stage" in err
     costs = [item["higher_percent"] for item in answer["kept"]]
     assert costs == sorted(costs) and costs[0] > 0
     assert all(item["low"] <= item["higher_percent"] <= item["high"] for item in answer["kept"])
@@ -61,8 +61,8 @@ def test_kale_prices_the_share_of_instruction_tuning(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("title = 'x'", "no table"),
-        ("[options]\nbudget = 3", "'budget' is no option"),
-        ("[options]\nflops = [1, 2]", "flops = [1, 2] is not what the option takes; write one value"),
+        ("[options]\nbudget = 3", "'budget' is not an option"),
+        ("[options]\nflops = [1, 2]", "flops = [1, 2] has the wrong type; write one value"),
         ("[options]\nflops = 'much'\nspec_tokens = 3", "'much'"),
         ("[options", "case.toml"),
     ],

@@ -46,7 +46,7 @@ def test_a_status_is_read_as_people_write_it(tmp_path: Path) -> None:
 
 
 def test_rows_longer_than_the_header_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="line 2: 4 cells where the header names 3 columns; write points, not commas"):
+    with pytest.raises(InputError, match="line 2: 4 cells where the header names 3 columns; use decimal points, not commas"):
         read_runs(write(tmp_path / "runs.csv", HEAD, [f"{row},7" for row in rows()]))
     with pytest.raises(InputError, match="line 4: 5 cells where the header names 3 columns"):
         read_runs(write(tmp_path / "runs.csv", HEAD, [*rows()[:2], "1,2,3,4,5", *rows()[2:]]))
@@ -131,13 +131,13 @@ def test_nothing_is_written_over_what_is_read(fitted: FittedLaw, tmp_path: Path)
     fitted.save(law, {})
     kept = law.read_bytes()
     code, err = run("fit", law, "--no-figures")
-    assert code == 2 and "is one JSON document, which is not read" in err and law.read_bytes() == kept
+    assert code == 2 and "is one JSON document, which is not supported" in err and law.read_bytes() == kept
     for command in (["fit", table, "--no-figures", "--out", table], ["backtest", table, "--no-figures", "--out", table]):
         code, err = run(*command)
-        assert code == 2 and "would be written over" in err
+        assert code == 2 and "would overwrite" in err
     for out, more in ((law, []), (tmp_path / "a.png", ["--figure"])):
         code, err = run("allocate", "--flops", "2e13", "--spec-tokens", "200k", "--law", law, "--out", out, *more)
-        assert code == 2 and "would be written over" in err
+        assert code == 2 and "would overwrite" in err
     assert table.read_bytes() == before and law.read_bytes() == kept and not (tmp_path / "a.png").exists()
 
 
@@ -254,7 +254,7 @@ def test_guessed_trunks_are_told(tmp_path: Path) -> None:
     frame = read_runs(Path(__file__).parents[1] / "sweeps" / "nature" / "runs.csv")
     path = tmp_path / "bare.csv"
     frame.drop(columns=["trunk_id", "flags"]).to_csv(path, index=False)
-    assert "runs without a trunk_id of one size" in run("fit", path, "--law", "root-rote", "--resamples", 20, "--no-figures")[1]
+    assert "runs without a trunk_id are taken to share a trunk" in run("fit", path, "--law", "root-rote", "--resamples", 20, "--no-figures")[1]
 
 
 def test_counts_are_read_as_people_write_them(tmp_path: Path) -> None:
@@ -283,11 +283,11 @@ def test_counts_beside_numbers_are_read_in_json_lines(tmp_path: Path) -> None:
     ("name", "text", "said"),
     [
         ("runs.csv", f"{HEAD}\n2e6,30 billion,2.5\n", "tokens_pt = '30 billion' is not a number; write one such as 30000000000, 3e10 or 30B"),
-        ("runs.csv", f'{HEAD}\n2e6,30B,"2,5"\n', "loss_spec = '2,5' is not a number; mend the row"),
+        ("runs.csv", f'{HEAD}\n2e6,30B,"2,5"\n', "loss_spec = '2,5' is not a number; fix the row"),
         ("runs.csv", HEAD.replace(",", ";") + "\n2e6;3e10;2,5\n", "semicolons between its columns .*; save it with commas"),
         ("runs.tsv", HEAD.replace(",", "\t") + "\n2e6\t3e10\t2.5\n", "tabs between its columns .*; save it with commas"),
-        ("runs.xlsx", "PK\x03\x04", "is a spreadsheet, which is not read; save it as CSV"),
-        ("runs.json", json.dumps([{"loss_spec": 2.5}] * 9), "is one JSON document, which is not read; write JSON Lines"),
+        ("runs.xlsx", "PK\x03\x04", "is a spreadsheet, which is not supported; save it as CSV"),
+        ("runs.json", json.dumps([{"loss_spec": 2.5}] * 9), "is one JSON document, which is not supported; write JSON Lines"),
         ("runs.csv", ",".join(f"column_{number}" for number in range(90)) + "\n1\n", r"column_39 and 50 more\.$"),
     ],
 )

@@ -95,7 +95,7 @@ def test_a_lock_that_cannot_be_read_is_not_said_to_name_nobody(tmp_path: Path, m
 @pytest.mark.parametrize("text", ["", "{}", '{"pid": null}'])
 def test_a_lock_that_names_nobody_is_not_taken(tmp_path: Path, text: str) -> None:
     (tmp_path / NAME).write_text(text)
-    with pytest.raises(StateError, match="names no holder; if no plan is at work there, delete"), locked(tmp_path):
+    with pytest.raises(StateError, match="names no holder; if no plan command is running there, delete"), locked(tmp_path):
         pass
 
 

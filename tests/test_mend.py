@@ -32,7 +32,7 @@ def test_a_torn_identity_of_runs_is_named(tmp_path: Path, run: str) -> None:
     for name in (run, "state/identity.json"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("{")
-    with pytest.raises(StateError, match="is torn; make sure .* and delete .*identity.json"):
+    with pytest.raises(StateError, match="is torn; make sure .*, then delete .*identity.json"):
         read_identity(tmp_path)
     assert (tmp_path / "state" / "identity.json").exists()
 

@@ -125,7 +125,7 @@ def test_a_column_that_stands_twice_is_refused_where_it_is_read(tmp_path: Path) 
         ("flops", -1, "row 2: flops = -1 is not positive"),
         ("loss_general", 0, "row 2: loss_general = 0 is not positive"),
         ("loss_general", 1e-300, "row 2: loss_general = 1e-300 is below 0.001 nats/token, which no language model reaches"),
-        ("unique_spec", 1e-9, "row 2: unique_spec = 1e-09 is less than one; columns are in single parameters and tokens"),
+        ("unique_spec", 1e-9, "row 2: unique_spec = 1e-09 is less than one; columns count single parameters and tokens"),
         ("steps_pt", -3, "row 2: steps_pt = -3 is negative"),
     ],
 )
@@ -149,7 +149,7 @@ def test_one_column_of_theirs_may_be_two_of_ours(tmp_path: Path) -> None:
 def test_sizes_in_millions_beside_whole_tokens_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "runs.csv"
     path.write_text("params_non_embedding,tokens_pt,loss_spec\n70,1.4e9,3\n160,3.2e9,2.9\n", encoding="utf-8")
-    with pytest.raises(InputError, match="row 2: params_non_embedding = 70 has over 1,000,000 tokens for each: is it in millions"):
+    with pytest.raises(InputError, match="row 2: params_non_embedding = 70 has over 1,000,000 tokens per parameter: is it in millions"):
         read_runs(path)
 
 
@@ -158,7 +158,7 @@ def test_an_empty_column_of_tokens_is_zero(tmp_path: Path) -> None:
     path.write_text("params_non_embedding,tokens_pt,tokens_spec,loss_spec\n1e6,1e7,,3\n2e6,2e7,,2.9\n", encoding="utf-8")
     assert read_runs(path)["tokens_spec"].tolist() == [0.0, 0.0]
     path.write_text("params_non_embedding,tokens_pt,tokens_spec,loss_spec\n1e6,1e7,,3\n2e6,2e7,1e6,2.9\n", encoding="utf-8")
-    with pytest.raises(InputError, match="row 2: tokens_spec is missing; mend or delete the row"):
+    with pytest.raises(InputError, match="row 2: tokens_spec is missing; fix or delete the row"):
         read_runs(path)
 
 
@@ -172,7 +172,7 @@ def test_a_number_that_is_missing_is_called_so(form: str, name: str, tmp_path: P
         path.write_text("\n".join([",".join(row), *(",".join(values.values()) for values in rows)]), encoding="utf-8")
     else:
         path.write_text("\n".join("{" + ", ".join(f'"{key}": {value}' for key, value in values.items()) + "}" for values in rows), encoding="utf-8")
-    with pytest.raises(InputError, match=f"row {3 if form == 'csv' else 2}: {name} is missing; mend or delete the row"):
+    with pytest.raises(InputError, match=f"row {3 if form == 'csv' else 2}: {name} is missing; fix or delete the row"):
         read_runs(path)
 
 

@@ -15,7 +15,7 @@ def test_options_are_read_as_sbatch_has_them() -> None:
     ("pairs", "sentence"),
     [
         (["account"], "'account' has no ="), (["a=b", "--a=c"], "a is given twice"), (["nodes=3"], "nodes=3 is set by the planner itself"),
-        (["Account=x"], "'Account' is no option"), (["comment="], "which is empty"), (["comment=$HOME"], r"holds '\$'"),
+        (["Account=x"], "'Account' is not an option"), (["comment="], "which is empty"), (["comment=$HOME"], r"holds '\$'"),
         (["time=1:00\n#SBATCH --uid=0"], r"holds '\\n'"), (["comment=a b"], "holds ' '"),
         (["comment='x'"], "holds \"'\""),
     ],
@@ -35,5 +35,5 @@ def test_a_time_limit_in_each_of_slurms_forms(time: str, expected: int) -> None:
 
 @pytest.mark.parametrize("time", ["0", "", "1:2:3:4", "-5", "1h", "UNLIMITED", "0-0", "1-", "٣"])
 def test_what_is_no_time_limit(time: str) -> None:
-    with pytest.raises(InputError, match="is no time limit"):
+    with pytest.raises(InputError, match="is not a time limit"):
         minutes(time)

@@ -35,69 +35,80 @@ HELP = (
     "--inference-tokens 100B\n\n"
     "Example: plan allocate --case examples/llamat.toml\n\n"
     "Example: plan allocate --flops 2e14 --domains domains.toml\n\n"
-    "domains.toml: for each domain a table [[domain]] with name, law (relative to the file; one law = at the top stands for all), unique_tokens = 200k, "
-    "and where wanted weight (1 by default, of its loss in the mean that is minimised), max_loss (nats/token that it must reach), general_law (of the "
-    "general loss, where a limit is put on it), and accuracy (a CSV of your models: loss on this text, accuracy on its task) with chance (of "
-    "guessing in it)."
+    "domains.toml has a table [[domain]] for each domain: name, law (path relative to the file; a law = at the top applies to all), unique_tokens = 200k, "
+    "and optionally weight (of its loss in the weighted mean that is minimised; 1 by default), max_loss (required loss in nats/token), general_law (law "
+    "of its general loss, where that is limited), accuracy (a CSV of your models: loss on this text, accuracy on its task) and chance (accuracy of "
+    "random guessing in it)."
 )
 
 
 def allocate(
     spec_tokens: Annotated[
-        str | None, typer.Option(help="Distinct specialist tokens that you have, such as 5e9 or 5B; or give --domains. A law of one stage needs none.")
+        str | None,
+        typer.Option(help="Distinct specialist tokens available, such as 5e9 or 5B; or give --domains. A single-stage law without repeats needs none."),
     ] = None,
-    flops: Annotated[str | None, typer.Option(help='Budget: 1e22, beside which --gpu with --mfu tells GPU-hours, or "3 GPU-days" with them.')] = None,
-    gpu_hours: Annotated[float | None, typer.Option(help="Budget in GPU-hours, with --gpu and --mfu, or --gpu-flops.")] = None,
-    gpu_days: Annotated[float | None, typer.Option(help="The same in GPU-days.")] = None,
-    usd: Annotated[float | None, typer.Option(help="Budget in dollars, with --usd-per-gpu-hour.")] = None,
-    usd_per_gpu_hour: Annotated[float | None, typer.Option(help="Price of one GPU for an hour, which the plan's cost is told by too.")] = None,
-    gpus: Annotated[int | None, typer.Option(help="GPUs there are, with --hours; how many share a model's memory, and the work.")] = None,
-    hours: Annotated[float | None, typer.Option(help="Longest time that the run may take on --gpus; it limits training, and no inference.")] = None,
-    gpu: Annotated[str | None, typer.Option(help="Kind of GPU, such as A100 or H100.")] = None,
-    mfu: Annotated[str | None, typer.Option(help="Share of its peak that your training reaches, such as 0.4 or 40%.")] = None,
-    gpu_flops: Annotated[str | None, typer.Option(help="Instead of --gpu and --mfu: FLOPs one GPU really does in a second.")] = None,
+    flops: Annotated[
+        str | None,
+        typer.Option(help='Budget in FLOPs (1e22), or in GPU time ("3 GPU-days", needs --gpu and --mfu). With FLOPs, these add GPU-hours to the answer.'),
+    ] = None,
+    gpu_hours: Annotated[float | None, typer.Option(help="Budget in GPU-hours; needs --gpu and --mfu, or --gpu-flops.")] = None,
+    gpu_days: Annotated[float | None, typer.Option(help="Budget in GPU-days; needs the same.")] = None,
+    usd: Annotated[float | None, typer.Option(help="Budget in dollars; needs --usd-per-gpu-hour, --gpu and --mfu.")] = None,
+    usd_per_gpu_hour: Annotated[float | None, typer.Option(help="Price of one GPU-hour; also used to report the plan's cost.")] = None,
+    gpus: Annotated[int | None, typer.Option(help="Number of GPUs: for --hours, for the duration of the run, and for sharding a model's memory.")] = None,
+    hours: Annotated[float | None, typer.Option(help="Time limit of the training run on --gpus; inference is not limited.")] = None,
+    gpu: Annotated[str | None, typer.Option(help="GPU model, such as A100 or H100; needs --mfu.")] = None,
+    mfu: Annotated[str | None, typer.Option(help="MFU: share of the GPU's peak that your training reaches, such as 0.4 or 40%.")] = None,
+    gpu_flops: Annotated[str | None, typer.Option(help="Instead of --gpu and --mfu: FLOP/s that one GPU really reaches, such as 4e14.")] = None,
     law: Annotated[Path | None, typer.Option(help="law.json or its folder; by default the one here, or the only one under sweeps/.")] = None,
-    general_tokens: Annotated[str | None, typer.Option(help="Distinct general tokens that you have; as many as needed by default.")] = None,
-    params: Annotated[str | None, typer.Option(help="Fix the size [non-embedding parameters] 7B, choose among 1B,3B,8B, or in a range 1B..8B.")] = None,
-    max_epochs: Annotated[float | None, typer.Option(help="Most passes over the specialist text; the most that the runs cover by default.")] = None,
+    general_tokens: Annotated[str | None, typer.Option(help="Distinct general tokens available; as many as needed by default.")] = None,
+    params: Annotated[
+        str | None, typer.Option(help="Model size [non-embedding parameters]: fixed (7B), one of a list (1B,3B,8B), or in a range (1B..8B).")
+    ] = None,
+    max_epochs: Annotated[float | None, typer.Option(help="Most epochs over the specialist text; by default the most that the runs cover.")] = None,
     inference_tokens: Annotated[
-        str, typer.Option(help="Tokens the model, each --base, or all --domains together will read and write for life, paid from the budget too.")
+        str, typer.Option(help="Tokens read and written over the lifetime of the model (each --base; all --domains together), paid from the budget.")
     ] = "0",
-    max_general_loss: Annotated[float | None, typer.Option(help="Most general loss after specialising [nats/token], by --general-law.")] = None,
-    max_general_rise: Annotated[str | None, typer.Option(help="Most rise of the general loss by specialising, such as 3%, by --general-law.")] = None,
+    max_general_loss: Annotated[
+        float | None, typer.Option(help="Highest general loss allowed after specialising [nats/token], as --general-law forecasts it.")
+    ] = None,
+    max_general_rise: Annotated[str | None, typer.Option(help="Largest rise of the general loss allowed by specialising, such as 3%.")] = None,
     general_law: Annotated[
-        Path | None, typer.Option(help="Law of the general loss, from plan fit --target general; law_general.json beside the law by default.")
+        Path | None, typer.Option(help="Law of the general loss, from plan fit --target general; by default law_general.json beside the law.")
     ] = None,
     base: Annotated[
-        list[str] | None, typer.Option(help="A checkpoint to specialise, name=A,tokens=2T,params=7B (or config=FOLDER), context=4096; repeatable.")
+        list[str] | None,
+        typer.Option(help="A checkpoint to specialise: name=A,tokens=2T,params=7B,context=4096 (or config=FOLDER for params); repeatable."),
     ] = None,
-    method: Annotated[str | None, typer.Option(help="How a --base is specialised: full, lora or qlora; as the runs of the law by default.")] = None,
-    lora_rank: Annotated[int | None, typer.Option(help="Rank of the adapters of lora and qlora; as the runs of the law had it, else 16.")] = None,
-    gpu_memory: Annotated[float | None, typer.Option(help="Memory of one GPU [GB]; what does not fit --gpus of them is left out.")] = None,
+    method: Annotated[str | None, typer.Option(help="How each --base is trained: full, lora or qlora; by default as the law's runs.")] = None,
+    lora_rank: Annotated[int | None, typer.Option(help="Rank of lora and qlora adapters; by default that of the law's runs, else 16.")] = None,
+    gpu_memory: Annotated[float | None, typer.Option(help="Memory of one GPU [GB]; models that do not fit on --gpus of them are excluded.")] = None,
     kept_back: Annotated[
-        str | None, typer.Option(help="Shares of the budget, such as 0.1,0.3, kept back for a later stage of a --base: what each costs.")
+        str | None, typer.Option(help="With --base: report what it costs to keep these shares of the budget, such as 0.1,0.3, for a later stage.")
     ] = None,
     accuracy: Annotated[
-        Path | None, typer.Option(help="Forecast accuracy by a CSV table of models: loss on the same text, accuracy; of many domains, see above.")
+        Path | None, typer.Option(help="Also forecast accuracy, from a CSV of your models: loss on the same text, accuracy. With --domains see above.")
     ] = None,
-    chance: Annotated[str | None, typer.Option(help="Accuracy of guessing in that table, such as 0.25; fitted by default.")] = None,
+    chance: Annotated[str | None, typer.Option(help="Accuracy of random guessing for --accuracy, such as 0.25; fitted by default.")] = None,
     robust: Annotated[
-        bool, typer.Option("--robust/--best-guess", help="Least expected regret over the resamples, or what the fitted parameters alone prefer.")
+        bool,
+        typer.Option("--robust/--best-guess", help="The plan of least expected regret over the resamples, or the best under the fitted parameters alone."),
     ] = True,
     tolerance: Annotated[
-        str | None, typer.Option(help="Share of the best loss within which plans count as equally good; 0.5% by default.")
+        str | None, typer.Option(help="Plans within this share of the best loss count as equally good; 0.5% by default.")
     ] = None,
     allow_extrapolation: Annotated[bool, typer.Option(help="Answer even where the plan lies far beyond the runs.")] = False,
     next_runs: Annotated[
-        str | None, typer.Option(help="FLOPs for further runs: which of them would say most about this decision; takes some seconds more.")
+        str | None, typer.Option(help="FLOPs for further runs: also propose those that would say most about this decision; takes a few seconds more.")
     ] = None,
     case: Annotated[
-        Path | None, typer.Option(help="Take the options from a file, such as examples/llamat.toml.", is_eager=True, callback=take_case)
+        Path | None,
+        typer.Option(help="Read options from a file, such as examples/llamat.toml; the command line overrides it.", is_eager=True, callback=take_case),
     ] = None,
     domains: Annotated[Path | None, typer.Option(help="A file of 2 to 1000 specialist domains, instead of --spec-tokens; see above.")] = None,
     out: Annotated[Path, typer.Option(help="Where to write the recommendation.")] = Path("allocation.json"),
-    figure: Annotated[bool, typer.Option("--figure/--no-figure", help="Whether to draw the answer beside it; takes longer than the answer.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False,
+    figure: Annotated[bool, typer.Option("--figure/--no-figure", help="Draw a figure beside the answer; takes longer than the answer itself.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Recommend a split."""
     from planner.allocate.budget import Budget
@@ -106,17 +117,17 @@ def allocate(
     from planner.fit.fitted import FittedLaw
 
     if chance is not None and accuracy is None:
-        raise InputError("--chance says nothing without --accuracy", remedy="add --accuracy with a table of models, or leave it away")
+        raise InputError("--chance has no effect without --accuracy", remedy="add --accuracy with a table of models, or leave it out")
     fixed, between, among = read_sizes(params)
     speed = read_throughput(gpu, mfu, gpu_flops)
-    # Without --hours, --gpus says how many share a model's memory, and the work; a price without --usd says what the plan costs.
+    # Without --hours, --gpus only sets how many share the memory and the work; without --usd, the price only serves to report the plan's cost.
     shared = gpus if hours is not None or (gpu_memory is None and not base and speed is None) else None
     price = usd_per_gpu_hour if usd is not None or speed is None else None
     served = parse_count(inference_tokens)
     budget, within = read_budget(flops, Budget(gpu_hours, gpu_days, usd, price, shared, hours), speed, served > 0)
     if domains is not None and within is not None:
         if served:
-            raise InputError("--hours beside --inference-tokens is of one model, and --domains has several", remedy="leave one of the three away")
+            raise InputError("--hours with --inference-tokens works for one model only, and --domains has several", remedy="leave out one of the three")
         budget = min(budget, within)
     limits: dict[str, Any] = {
         "flops": budget, "params": fixed, "params_range": between, "params_among": among, "max_epochs": max_epochs,
@@ -154,7 +165,7 @@ def allocate(
             laws, request, base, method, lora_rank, kept_back, out=out, robust=robust, allow_extrapolation=allow_extrapolation
         )  # fmt: skip
     elif method is not None or kept_back or lora_rank is not None:
-        raise InputError("--method, --lora-rank and --kept-back are of a --base", remedy="add --base, or leave them away")
+        raise InputError("--method, --lora-rank and --kept-back need a --base", remedy="add --base, or leave them out")
     else:
         found = _answer_plan(laws, request, robust=robust, allow_extrapolation=allow_extrapolation)
     replaced = out.exists()
@@ -220,9 +231,9 @@ def _distinct_text(spec_tokens: str | None, law: FittedLaw) -> float:
     """
     if spec_tokens is None:
         if law.one_corpus:
-            raise InputError("the runs of the law are on one corpus", remedy="give --spec-tokens: the distinct tokens that the corpus has")
+            raise InputError("the law is of runs on one corpus, so its distinct tokens are needed", remedy="give them as --spec-tokens")
         if law.members[0].law.stages == 2:
-            raise InputError("there is no specialist text", remedy="give --spec-tokens for one domain, or --domains for many")
+            raise InputError("the amount of specialist text is not given", remedy="give --spec-tokens for one domain, or --domains for many")
         return 1.0
     return parse_count(spec_tokens)
 
@@ -269,7 +280,7 @@ def _write(found: _Found, laws: _Laws, out: Path, accuracy: Path | None, chance:
 
 
 def _draw(picture: Path, answer: Any, laws: _Laws, robust: bool, bases: bool) -> None:
-    """Draw an answer: of bases before and after; of one model the loss by split, or by size under a law that knows no split."""
+    """Draw an answer: for bases the losses before and after; for one model the loss by split, or by size under a single-stage law."""
     from planner.report.style import save
 
     if bases:

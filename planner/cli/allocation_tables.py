@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from planner.allocate.allocation import Allocation, Plan, Worth
 
 MOST_NATS = 50.0
-"""Beyond it a perplexity says no more than that it is beyond counting."""
+"""Loss above which only a lower bound of the perplexity is shown [nats/token]."""
 
 
 def show(answer: Allocation) -> None:
@@ -48,9 +48,9 @@ def show(answer: Allocation) -> None:
         rise = [f"{general['rise_percent']:+.3g} %", f"{general['rise_low']:+.3g} to {general['rise_high']:+.3g} %", ""]
         replayed = f"{100 * general['replay_fraction']:.3g} % of the stage = {format_count(general['tokens_replayed'])}"
         rows[-2:-2] = [
-            ["forecast general loss [nats/token]", *lost], ["rise by specialising", *rise], ["replayed, of the general tokens", replayed, "", ""],
+            ["forecast general loss [nats/token]", *lost], ["rise by specialising", *rise], ["general tokens replayed", replayed, "", ""],
         ]  # fmt: skip
-        rows.insert(-2, ["the limit is kept with a probability of", f"{general['probability']:.0%}", "", ""])
+        rows.insert(-2, ["probability that the limit is kept", f"{general['probability']:.0%}", "", ""])
     if plan.shape:
         rows.insert(1, ["layers × width, heads × head width", _shape(plan), "", ""])
     budget = budget_of(request, plan)
@@ -62,9 +62,9 @@ def show(answer: Allocation) -> None:
     if answer.one_corpus:
         title = f"Recommended size and passes for {budget} over {format_count(request['unique_spec'])} distinct tokens"
         rows = [[row[0].replace("specialist ", ""), *row[1:]] for row in rows if row[0] not in ("share of specialist tokens", "general tokens")]
-    caption = "90 % interval: of a loss, for one run; of a size or an amount, of the best plan of each refit; laws that were not chosen are not in it"
-    if outside(answer.extrapolation):  # an error of form, which all refits share, shows there
-        caption += "; regret is by those refits too: where no law has the right form so far out, more is given away"
+    caption = "90 % interval: of a loss, for one run; of sizes and amounts, of each refit's best plan; excludes uncertainty from unchosen laws"
+    if outside(answer.extrapolation):  # there an error in the law's form shows, which all refits share
+        caption += "; so does regret: if every law has the wrong form this far out, true regret is larger"
     table(title, ["", "recommended", "90 % interval", tolerance], rows, caption=caption)
     _show_arms(answer)
     for arm in answer.arms:
@@ -77,21 +77,21 @@ def show(answer: Allocation) -> None:
 
 
 def _show_standing(answer: Allocation) -> None:
-    """Say how the recommendation stands to the runs, to the best guess, and whether more runs are needed."""
+    """Say how far the recommendation lies outside the runs, what the best guess is, and whether more runs are needed."""
     from planner.allocate.extrapolation import outside
     from planner.fit.support import NEAR
 
     where = outside(answer.extrapolation)
     beyond_general = (answer.general or {}).get("extrapolation", 1.0) > NEAR
-    within = "inside what the runs of the specialist loss cover" if beyond_general else "inside what the runs cover"
+    within = "inside the range of the runs of the specialist loss" if beyond_general else "inside the range of the runs"
     inside = f"outside the runs: {where}" if where else within
     guess = answer.best_guess
     split = f" in {format_epochs(guess.epochs_spec)}" if answer.one_corpus else f" at {100 * guess.share_spec:.3g} % specialist"
     special = "" if answer.one_stage else split
-    say(f"{inside}; best guess of the parameters alone: {format_count(guess.params_non_embedding)}{special}")
+    say(f"{inside}; best guess (fitted parameters alone): {format_count(guess.params_non_embedding)}{special}")
     if answer.settled:
-        limit = ", with the limit on the general loss as its law has it" if answer.general else ""
-        say(f"the runs are enough for this decision: in nine resamples of ten it gives away {answer.regret_90_percent:.2g} % or less{limit}")
+        limit = ", if the general law is right about the limit" if answer.general else ""
+        say(f"the runs are enough for this decision: in 90 % of resamples its regret is {answer.regret_90_percent:.2g} % or less{limit}")
 
 
 def _show_arms(answer: Allocation) -> None:
@@ -109,17 +109,17 @@ def _show_arms(answer: Allocation) -> None:
             higher = f"{round(arm.worse_percent, 2) + 0.0:+.2f} %"
             arms.append([arm.name, loss, higher, f"{arm.probability:.0%}", format_count(other.params_non_embedding), split])
     tokens = "tokens" if alone or answer.one_corpus else "general + specialist"
-    columns = ["instead", "forecast loss (90 % interval)", "higher by", "loses in", "size", tokens]
+    columns = ["alternative", "forecast loss (90 % interval)", "higher by", "loses in", "size", tokens]
     caption = (
-        "higher by: than the recommendation, in the mean over the law's refits, by which that is chosen; loses in: share of the refits in which it is "
-        "worse than the recommendation; an error that all refits share is in neither"
+        "higher by: extra loss over the recommendation, mean over the law's refits (which is what the recommendation minimises); loses in: share of "
+        "refits in which it is worse; neither includes errors that all refits share"
     )
     if arms:
         table("What else the budget could buy", columns, arms, caption=caption)
 
 
 def wants_runs(answer: Allocation) -> bool:
-    """Tell whether there are runs to propose: where the refits disagree, and no law of one stage, of checkpoints or methods, or without a recipe."""
+    """Tell whether to propose runs: the refits disagree, and the law has two stages and a recipe and is of runs from scratch in full training."""
     from planner.allocate.allocation import NOTHING
 
     source = answer.source
@@ -129,14 +129,14 @@ def wants_runs(answer: Allocation) -> bool:
 
 
 def budget_of(request: Mapping[str, Any], plan: Plan) -> str:
-    """Write a budget, with what the time there is lets training take where that is less."""
+    """Write a budget, and what --hours allows for training where that is less."""
     within = request.get("training_flops")
     short = within is not None and within < request["flops"] - (plan.flops_inference or 0.0)
-    return f"{request['flops']:.3g} FLOPs" + (f" ({within:.3g} of training in the time there is)" if short else "")
+    return f"{request['flops']:.3g} FLOPs" + (f" ({within:.3g} of training within --hours)" if short else "")
 
 
 def show_worths(title: str, worths: Sequence[Worth], gain: str = "lower loss by [%]") -> None:
-    """Print what more of something would buy, where that was asked."""
+    """Print what more compute or text would buy, where that was computed."""
     if worths:
         bought = [[worth.change, *(hundredths(value) for value in (worth.lower_percent, worth.low, worth.high))] for worth in worths]
         table(title, ["", gain, "from", "to"], bought, caption="from, to: 90 % interval over the resamples")

@@ -1,4 +1,4 @@
-"""What the answers of `plan allocate` have in common: the laws and tables that they are made with, and how they are told."""
+"""What the answers of `plan allocate` have in common: the laws and tables that they use, and how they are printed."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from planner.fit.fitted import FittedLaw
 
 ANSWERS = ("allocation", "bases", "domains")
-"""Kinds of the artefacts that `plan allocate` writes; each may stand in the place of another."""
+"""Kinds of the artefacts that `plan allocate` writes; each may overwrite another."""
 
 
 def beside(source: dict[str, Any], law: Path, out: Path, general: Path | None = None) -> dict[str, Any]:
-    """Turn the path of the corpus, kept relative to the law, into one relative to the answer, and add those of the laws; a project folder can so move."""
+    """Make the corpus path, stored relative to the law, relative to the answer, and add the laws' paths; the project folder can then be moved."""
     place = out.resolve().parent
     found = {"law_path": os.path.relpath(law.resolve(), place)}
     if source.get("corpus_path"):
@@ -31,7 +31,7 @@ def beside(source: dict[str, Any], law: Path, out: Path, general: Path | None = 
 
 
 def tell(out: Path, replaced: bool, warnings: Sequence[str], show_one: Callable[[Any], None], answer: Any, as_json: bool) -> None:
-    """Print an answer that was written, and what must be said about it."""
+    """Print an answer that was written, with its cost and its warnings."""
     from planner.allocate.budget import say_cost
 
     if as_json:
@@ -44,17 +44,17 @@ def tell(out: Path, replaced: bool, warnings: Sequence[str], show_one: Callable[
             say(line)
     for warning in warnings:
         say(f"warning: {warning}")
-    say(f"written: {out}" + (", in the place of an older one" if replaced else ""))
+    say(f"written: {out}" + (" (replaces an older one)" if replaced else ""))
 
 
 def refuse_idle(general_law: Path | None) -> None:
-    """Refuse a law of the general loss where that is not limited.
+    """Refuse --general-law where the general loss is not limited.
 
     Raises:
-        InputError: there is one.
+        InputError: it is given.
     """
     if general_law is not None:
-        raise InputError("--general-law says nothing without a limit", remedy="add --max-general-rise 3% or --max-general-loss")
+        raise InputError("--general-law has no effect without a limit", remedy="add --max-general-rise 3% or --max-general-loss")
 
 
 def general_law_file(path: Path | None, law: Path, limited: bool) -> Path | None:
@@ -76,7 +76,7 @@ def general_law_file(path: Path | None, law: Path, limited: bool) -> Path | None
 
 
 def accuracy_of(plan: Plan, path: Path, chance: str | None) -> tuple[dict[str, Any], list[str]]:
-    """Forecast the accuracy that a table of models lets a plan expect, and list what must be said of it."""
+    """Forecast the accuracy that a table of models lets a plan expect, and list its warnings."""
     from planner.allocate.accuracy import forecast, read_curve
 
     share = None if chance is None else parse_share(chance)
@@ -84,7 +84,7 @@ def accuracy_of(plan: Plan, path: Path, chance: str | None) -> tuple[dict[str, A
 
 
 def budget_of_runs(next_runs: str | None, laws: Iterable[FittedLaw], as_json: bool) -> float | None:
-    """Read --next-runs [FLOPs], where it is given and a design can be made.
+    """Read --next-runs [FLOPs]; None where it is not given.
 
     Raises:
         InputError: the answer is to be JSON, or a law is of runs with adapters.
@@ -92,9 +92,9 @@ def budget_of_runs(next_runs: str | None, laws: Iterable[FittedLaw], as_json: bo
     if next_runs is None:
         return None
     if as_json:
-        raise InputError("--next-runs prints a table", remedy="leave it away with --json, and use plan sweep design --json")
+        raise InputError("--next-runs prints a table", remedy="leave it out with --json, or use plan sweep design --json")
     if (what := next((name for law in laws if (name := law.source.get("method", "full")) != "full"), None)) is not None:
-        raise InputError(f"--next-runs under a law of runs with {what}: no design chooses among methods", remedy="leave it away")
+        raise InputError(f"--next-runs works for full training only, and the law is of runs with {what}", remedy="leave it out")
     return parse_flops(next_runs)
 
 

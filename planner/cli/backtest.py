@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from planner.backtest import Backtest
 
 HELP = (
-    "Replay history: at each compute cut-off fit the runs below, forecast those above, and tell what the plan's choice among runs of equal compute "
-    "would have given away; write backtest.json and a figure.\n\n"
+    "Replay history: at each compute cut-off fit the runs below, forecast those above, and report the regret of the law's choices among runs of equal "
+    "compute; write backtest.json and a figure.\n\n"
     "Example: plan backtest sweeps/\n\n"
     "Example: plan backtest sweeps/medicine --law gap-competing --cutoffs 1.2e12,2e12\n\n"
     "Example: plan backtest theirs.csv --map params_non_embedding=N --map tokens_pt=D --map loss_spec=loss"
@@ -26,19 +26,29 @@ HELP = (
 
 def backtest(
     path: Annotated[Path, typer.Argument(help="A sweep's folder, the folder sweeps/, or a table of runs (CSV, JSON Lines, parquet).")],
-    law: Annotated[str, typer.Option(help="A law by name (plan laws), several joined by commas, or auto: chosen at each cut-off from below.")] = "auto",
+    law: Annotated[
+        str, typer.Option(help="A law by name (plan laws), several joined by commas, or auto: selected at each cut-off from the runs below it.")
+    ] = "auto",
     together: Annotated[
-        list[Path] | None, typer.Option("--with", help="A further sweep's folder or table of runs, taken together with the first; repeatable.")
+        list[Path] | None, typer.Option("--with", help="Another sweep folder or table of runs, taken together with the first; repeatable.")
     ] = None,
-    mapping: Annotated[list[str] | None, typer.Option("--map", help="OURS=THEIRS: which column of the table is which; repeatable.")] = None,
-    params_kind: Annotated[str, typer.Option(help="What N is: non_embedding, total, or auto: what forecasts best, or both.")] = "auto",
-    cutoffs: Annotated[str | None, typer.Option(help="FLOPs, with commas between; by default gaps near 30, 40, … 80 % of the runs.")] = None,
-    keep: Annotated[list[str] | None, typer.Option(help="A flag whose rows are taken all the same, such as short_stage; repeatable.")] = None,
-    resamples: Annotated[int, typer.Option("--bootstrap", "--resamples", min=20, max=100000, help="Resamples by trunk.")] = 400,
+    mapping: Annotated[
+        list[str] | None, typer.Option("--map", help="OURS=THEIRS: the table's name for one of our columns, such as tokens_pt=D; repeatable.")
+    ] = None,
+    params_kind: Annotated[
+        str, typer.Option(help="Which parameters N counts: non_embedding, total, or auto: whichever forecasts better, or both.")
+    ] = "auto",
+    cutoffs: Annotated[str | None, typer.Option(help="Cut-offs in FLOPs, separated by commas; by default gaps near 30, 40, … 80 % of the runs.")] = None,
+    keep: Annotated[
+        list[str] | None, typer.Option(help="Include rows with this flag, such as short_stage, which are otherwise left out; repeatable.")
+    ] = None,
+    resamples: Annotated[
+        int, typer.Option("--bootstrap", "--resamples", min=20, max=100000, help="Number of bootstrap refits, resampling whole trunks.")
+    ] = 400,
     seed: Annotated[int, typer.Option(min=0, help="Seed of starts and resamples.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Where to write the result; backtest.json beside the table by default.")] = None,
-    figures: Annotated[bool, typer.Option("--figures/--no-figures", help="Whether to draw the figure.")] = True,
-    as_json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False,
+    figures: Annotated[bool, typer.Option("--figures/--no-figures", help="Draw the figure.")] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Replay history."""
     from planner.artifacts import read_json
@@ -102,22 +112,22 @@ def show(result: Backtest, name: str = "") -> None:
         )  # fmt: skip
     columns = ["FLOPs", "below", "above", "up to", "error %", "worst", "bias", "inside", "choices", PLAN, "its worst"]
     columns += [way.replace("special text", "specialist text") for way in rules]
-    noise = "no seeds are repeated, so what part of it is noise is not known" if result.seed_percent is None else (
-        f"between seeds the loss deviates by {result.seed_percent:.2f} %, and a regret of that size is none"
+    noise = "no seeds are repeated, so how much of the regret is noise is not known" if result.seed_percent is None else (
+        f"seed noise is {result.seed_percent:.2f} % of the loss: a regret of that size is not significant"
     )  # fmt: skip
     caption = (
-        "up to: FLOPs of the dearest run over those of the dearest that was fitted; error: mean absolute, of the forecast [% of the loss]\n"
-        "inside: share of the runs above that are in their 90 % interval; choices: decisions among at least 3 runs of equal compute and text\n"
-        "then the mean regret by who chooses [% of the best run's loss]; in hindsight: by the law of all runs\n" + noise
+        "up to: FLOPs of the largest run over those of the largest fitted run; error: mean absolute forecast error [% of the loss]\n"
+        "inside: share of the runs above inside their 90 % interval; choices: decisions among at least 3 runs of equal compute and text\n"
+        "then the mean regret of each way to choose [% of the best run's loss]; in hindsight: by the law fitted to all runs\n" + noise
     )
     of = f"{name}: " if name else ""
-    table(f"{of}Fitted to the runs up to a cut-off, held against those above", columns, rows, caption=caption)
+    table(f"{of}Laws fitted to the runs up to a cut-off, tested on those above", columns, rows, caption=caption)
     for item in result.cutoffs:
         if item.flagged:
             sound = item.summary()["unflagged_mean_absolute_percent"]
-            count = "1 run is flagged for its" if item.flagged == 1 else f"{item.flagged} runs are flagged for their"
+            count = "1 run is flagged because of its" if item.flagged == 1 else f"{item.flagged} runs are flagged because of their"
             without = "" if sound is None else f"; without them the error is {sound:.2f} %"
-            say(f"above {item.flops:.3g} FLOPs: {count} loss, which no choice could know, and counted here{without}")
+            say(f"above {item.flops:.3g} FLOPs: {count} loss, which was unknown at decision time, so they count here{without}")
         say(f"below {item.flops:.3g} FLOPs: {', '.join(item.laws)}" + "".join(f"; {note}" for note in item.notes))
     for gap in result.skipped:
         say(f"not replayed: {gap.flops:.3g} FLOPs with {format_count(gap.rows_below)} runs below: {gap.reason}")

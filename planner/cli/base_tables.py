@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from planner.allocate.base_answer import BaseAllocation
 
 NEGLIGIBLE = 0.005
-"""Per cent of the loss under which a regret is told as nothing."""
+"""Regret below which it is called negligible [% of the loss]."""
 
 
 def show_bases(answer: BaseAllocation) -> None:
@@ -27,7 +27,7 @@ def show_bases(answer: BaseAllocation) -> None:
     _show_changes(answer)
     if guess := answer.best_guess:
         plan = guess.plan
-        say(f"best guess of the parameters alone: {guess.base}, {format_count(plan.tokens_spec)} specialist tokens = {format_epochs(plan.epochs_spec)}")
+        say(f"best guess (fitted parameters alone): {guess.base}, {format_count(plan.tokens_spec)} specialist tokens = {format_epochs(plan.epochs_spec)}")
     scratch = answer.scratch
     if scratch.plan is None or scratch.worse_percent is None or scratch.probability is None:
         say(f"from scratch with the same budget: {scratch.note}")
@@ -38,7 +38,7 @@ def show_bases(answer: BaseAllocation) -> None:
         say(
             f"from scratch with the same budget: {format_count(other.params_non_embedding)} parameters, {format_count(other.tokens_pt)} general + "
             f"{format_count(other.tokens_spec)} specialist tokens{counted}, loss {other.loss:.4g} ({other.loss_low:.4g} to {other.loss_high:.4g}), "
-            f"{scratch.worse_percent:+.2f} % against the best base in the mean over the resamples, worse in {scratch.probability:.0%} of the resamples"
+            f"{scratch.worse_percent:+.2f} % against the best base on average over the resamples, worse in {scratch.probability:.0%} of the resamples"
             + (f"; {scratch.note}" if scratch.note else "")
         )
     if answer.longer:
@@ -47,7 +47,7 @@ def show_bases(answer: BaseAllocation) -> None:
 
 
 def wants_runs_of_bases(answer: BaseAllocation) -> bool:
-    """Tell whether there are runs to propose: where refits disagree, for bases within reach of runs, under a law of runs from scratch trained in full."""
+    """Tell whether to propose runs: the refits disagree, the bases are within reach of runs, and the law is of runs from scratch in full training."""
     from planner.allocate.allocation import NOTHING
     from planner.allocate.extrapolation import TOO_FAR
 
@@ -65,16 +65,16 @@ def _show_standing(answer: BaseAllocation) -> None:
     if answer.settled:
         best = answer.choices[0]
         assert best.regret_90_percent is not None
-        given = f"{best.regret_90_percent:.2g} % or less" if best.regret_90_percent >= NEGLIGIBLE else "nothing"
-        limit = ", with the limit on the general loss as its law has it" if best.general else ""
+        given = f"{best.regret_90_percent:.2g} % or less" if best.regret_90_percent >= NEGLIGIBLE else "negligible"
+        limit = ", if the general law is right about the limit" if best.general else ""
         say(
-            "the runs are enough for this choice of base and amount, as far as a base is what they trained: in nine resamples of ten it gives away "
-            f"{given}{limit}"
+            "the runs are enough for this choice of base and amount, provided that bases behave like the models in the runs: in 90 % of resamples its "
+            f"regret is {given}{limit}"
         )
 
 
 def _show_losses(answer: BaseAllocation) -> None:
-    """Print each base's losses: of the specialist text, of the general one where that is limited, and the accuracy where a table was given."""
+    """Print each base's specialist loss, its general loss where that is limited, and its accuracy where a table was given."""
     from planner.allocate.extrapolation import TOO_FAR
 
     request, method = answer.request, answer.request["method"]
@@ -97,7 +97,7 @@ def _show_losses(answer: BaseAllocation) -> None:
     if request["inference_tokens"]:
         given += f", {format_count(request['inference_tokens'])} tokens of inference"
     title = f"{'ILLUSTRATION, NOT MEASURED: ' if far else ''}Bases specialised with {given}, {method['name']}"
-    columns = ["base", "size, general", "specialist tokens", "forecast loss before", "after (90 % interval)", "lower by [%]", "best in"]
+    columns = ["base", "size, general tokens", "specialist tokens", "forecast loss before", "after (90 % interval)", "lower by [%]", "best in"]
     table(title, columns, rows, caption="before, after: specialist loss [nats/token]; best in: share of the resamples")
     kept = [
         [choice.base, f"{general['loss_before']:.4g}", f"{general['loss']:.4g} ({general['loss_low']:.4g} to {general['loss_high']:.4g})",
@@ -106,7 +106,7 @@ def _show_losses(answer: BaseAllocation) -> None:
         for choice in answer.choices if (general := choice.general) is not None
     ]  # fmt: skip
     if kept:
-        columns = ["base", "forecast before", "after (90 % interval)", "rise (90 % interval)", "replayed, of the stage", "limit kept in"]
+        columns = ["base", "forecast before", "after (90 % interval)", "rise (90 % interval)", "replayed share of the stage", "limit kept in"]
         table("General loss, and the least replay that keeps its limit", columns, kept, caption="before, after: general loss [nats/token]")
     if found := answer.accuracy:
         span = f"{100 * found['low']:.3g} to {100 * found['high']:.3g} %"
@@ -115,7 +115,7 @@ def _show_losses(answer: BaseAllocation) -> None:
 
 
 def _show_felt(answer: BaseAllocation) -> None:
-    """Print what the losses are in perplexity, and in bits per byte where the law's text has a known number of bytes a token."""
+    """Print the losses as perplexities, and in bits per byte where the bytes per token of the law's text are known."""
     rows = [[choice.base] for choice in answer.choices]
     columns = ["base", "perplexity before (90 % interval)", "after (90 % interval)"]
     losses = [
@@ -128,11 +128,11 @@ def _show_felt(answer: BaseAllocation) -> None:
         units.append(lambda loss: f"{loss / (bytes_per_token * math.log(2)):.4g}")
     for row, pair in zip(rows, losses, strict=True):
         row += [f"{unit(loss)} ({unit(low)} to {unit(high)})" for unit in units for loss, low, high in pair]
-    table("What that is in perplexity" + " and bits per byte" * (len(units) > 1), columns, rows)
+    table("The same in perplexity" + " and bits per byte" * (len(units) > 1), columns, rows)
 
 
 def _show_within(answer: BaseAllocation) -> None:
-    """Print which plans are as good as each base's best, and which bases as the best of them."""
+    """Print which plans are as good as each base's best, and which bases are as good as the best one."""
     tolerance = f"{100 * answer.request['tolerance']:.3g} %"
     rows = []
     for number, choice in enumerate(answer.choices):
@@ -154,18 +154,17 @@ def _show_within(answer: BaseAllocation) -> None:
         )
     columns = [
         "base", "90 % interval", "tokens within", "epochs within", "cheapest of them", "its FLOPs", "its loss",
-        "than the best base", "regret, expected / 90 %",
+        "against the best base", "regret, expected / 90 %",
     ]  # fmt: skip
     caption = (
-        "90 % interval: specialist tokens that each refit of the law finds best; within, cheapest: by the mean over the refits; than the best base: by "
-        "how much the loss of this base's best plan is higher; "
-        "regret: by how much it is higher than that of each resample's own best base and amount"
+        "90 % interval: of the specialist tokens that each refit finds best; within, cheapest: by the mean over the refits; against the best base: extra "
+        "loss of this base's best plan; regret: extra loss over the best base and amount of each resample"
     )
     table(f"Plans within {tolerance} of each base's best", columns, rows, caption=caption)
 
 
 def _show_costs(answer: BaseAllocation) -> None:
-    """Print what each base takes, and what the recommended one takes by each method."""
+    """Print what each base costs, and what the recommended one costs by each method."""
     from planner.allocate.extrapolation import TOO_FAR
 
     request = answer.request
@@ -180,39 +179,39 @@ def _show_costs(answer: BaseAllocation) -> None:
         ]
         for choice in answer.choices
     ]
-    columns = ["base", "FLOPs (6·N·D)", *(["of inference"] if counted else []), "trained parameters", f"least memory a GPU, {request['gpus']} of them"]
-    table("What it takes", columns, costs)
+    columns = ["base", "FLOPs (6·N·D)", *(["inference FLOPs"] if counted else []), "trained parameters", f"least memory per GPU, {request['gpus']} GPUs"]
+    table("What each base costs", columns, costs)
     far = any(TOO_FAR < factor < math.inf for factor in answer.choices[0].extrapolation.values())
     illustration = ", an illustration" if far else ""
     ways = [
         [("* " if way.chosen else "  ") + way.method, f"{format_count(way.tokens_spec)} = {format_epochs(way.epochs_spec)}", f"{way.flops:.3g}",
-         format_count(way.trained), format_bytes(way.bytes_per_gpu) + ("" if way.fits else ", too much"),
+         format_count(way.trained), format_bytes(way.bytes_per_gpu) + ("" if way.fits else ", does not fit"),
          "" if way.loss is None else f"{way.loss:.4g} ({way.loss_low:.4g} to {way.loss_high:.4g})",
          "" if way.higher_percent is None else f"{round(way.higher_percent, 2) + 0.0:+.2f} %",
          "no runs" if not way.measured else f"{'runs of another law' if way.other_law else 'runs of the law'}{illustration}"]
         for way in answer.ways
     ]  # fmt: skip
-    columns = ["method", "specialist tokens", "FLOPs", "trained parameters", "memory a GPU", "forecast loss (90 % interval)", "higher by", "forecast from"]
-    caption = "* the method asked for; higher by: than with that one, in the means over each law's resamples"
+    columns = ["method", "specialist tokens", "FLOPs", "trained parameters", "memory per GPU", "forecast loss (90 % interval)", "higher by", "based on"]
+    caption = "* the method asked for; higher by: extra loss over that method, means over each law's resamples"
     if not all(way.measured for way in answer.ways):
-        caption += "; no runs: what its tokens would teach was not measured, and is not known"
+        caption += "; no runs: no run used this method, so its loss is not known"
     if any(way.other_law for way in answer.ways):
-        caption += "; another law: of runs with that method, beside the law that was asked"
+        caption += "; another law: of runs with that method, found beside the law"
     if illustration:
-        caption += "; illustration: so far from the runs that it is no forecast"
+        caption += "; illustration: too far from the runs to be a forecast"
     table(f"{answer.choices[0].base} by each method, same budget", columns, ways, caption=caption)
 
 
 def _show_changes(answer: BaseAllocation) -> None:
-    """Print what more would buy the recommended base, and what shares kept back would cost."""
+    """Print what more compute or text would buy the recommended base, and what shares kept back would cost."""
     show_worths(f"What more would buy {answer.choices[0].base}", answer.worths)
     if answer.kept:
         shares = [
             [f"{100 * item.share:.3g} %", format_count(item.tokens_spec), *(hundredths(value) for value in (item.higher_percent, item.low, item.high))]
             for item in answer.kept
         ]
-        columns = ["kept back", "specialist tokens left", "specialist loss before it higher by [%]", "from", "to"]
-        table("What a share kept back for a later stage costs", columns, shares, caption="what that stage does with it is not measured by any law here")
+        columns = ["kept back", "specialist tokens left", "specialist loss before that stage higher by [%]", "from", "to"]
+        table("What a share kept back for a later stage costs", columns, shares, caption="no law here covers what the later stage does with its share")
         for item in answer.kept:
             if item.note:
                 say(f"{100 * item.share:.3g} % kept back: {format_count(item.tokens_spec)} specialist tokens, since {item.note}")

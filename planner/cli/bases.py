@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 def method_of(law: FittedLaw, name: str | None, rank: int | None) -> Method:
-    """Return the method asked for; what is left open is as in the runs of the law.
+    """Return the method asked for, with the settings of the law's runs where none are given.
 
     Raises:
-        InputError: a rank where there are no adapters.
+        InputError: a rank is given for full training.
     """
     from dataclasses import replace
 
@@ -30,15 +30,15 @@ def method_of(law: FittedLaw, name: str | None, rank: int | None) -> Method:
 
     name = name or str(law.source.get("method", "full"))
     if name == "full" and rank is not None:
-        raise InputError(f"--lora-rank {rank} is of the adapters of lora and qlora", remedy="add --method lora, or leave it away")
-    # A law of training all parameters says nothing of adapters: its recipe's are settings that no run has used.
+        raise InputError(f"--lora-rank {rank} applies to lora and qlora only", remedy="add --method lora, or leave it out")
+    # No run of a law of full training has used its recipe's adapter settings.
     used = law.source.get("recipe") if law.source.get("method", "full") != "full" else None
     method = Recipe.from_mapping(used).method(name) if used else Method(name)
     return method if rank is None else replace(method, rank=rank)
 
 
 def laws_beside(path: Path, law: FittedLaw) -> dict[Path, FittedLaw]:
-    """Read the laws of other methods that lie beside a law, of the same text, under the names of plan fit; one that cannot be read is told of."""
+    """Read the laws of other methods beside a law, named as plan fit names them and of the same text; warn of one that cannot be read."""
     from planner.fit.fitted import FittedLaw
 
     near = (path.with_name(name) for name in ("law.json", "law_lora.json", "law_qlora.json"))
@@ -48,7 +48,7 @@ def laws_beside(path: Path, law: FittedLaw) -> dict[Path, FittedLaw]:
             try:
                 other = FittedLaw.load(one)
             except PlannerError as error:  # nobody asked for it
-                say(f"warning: {one}, beside the law, is left out: {error.message}")
+                say(f"warning: {one}, beside the law, is ignored: {error.message}")
                 continue
             if all(other.source.get(key) == law.source.get(key) for key in ("corpus", "domain", "target")):
                 found[one] = other
@@ -58,23 +58,23 @@ def laws_beside(path: Path, law: FittedLaw) -> dict[Path, FittedLaw]:
 def law_by_method(
     path: Path, law: FittedLaw, beside: dict[Path, FittedLaw], named: Path | None, method: str | None
 ) -> tuple[Path, FittedLaw, dict[Path, FittedLaw]]:  # fmt: skip
-    """Take the law of runs by the method asked for instead of another that it lies beside, where none was named by its own file.
+    """Prefer the law of the method asked for, if it lies beside the law found, unless --law names a file.
 
     Args:
-        path: of the law.
-        law: the law.
+        path: of the law found.
+        law: the law found.
         beside: those that lie beside it, as `laws_beside` reads them.
         named: what --law says.
         method: what --method says.
 
     Returns:
-        The law to take with its path, and those that lie beside it.
+        The law to use with its path, and those beside it.
     """
     found = [one for one, other in beside.items() if method is not None and other.source.get("method", "full") == method]
     if not found or law.source.get("method", "full") == method or (named is not None and named.is_file()):
         return path, law, beside
     one = found[0]
-    say(f"--method {method}: the law is {one}, of runs by it; name {path} itself for the other")
+    say(f"--method {method}: using {one}, the law of runs with that method; give --law {path} for the other")
     return one, beside[one], {**{other: item for other, item in beside.items() if other != one}, path: law}
 
 
@@ -84,7 +84,7 @@ def shares_of(text: str | None) -> list[float]:
 
 
 def bases_of(texts: Sequence[str], out: Path) -> list[Base]:
-    """Read the checkpoints that --base names, none of whose files the answer would be written over."""
+    """Read the checkpoints that --base names; the answer must not overwrite any of their files."""
     from planner.allocate.base import Base
 
     bases = [Base.parse(text) for text in texts]

@@ -1,4 +1,4 @@
-"""`--case FILE`: the options of a command from a file, with what is known of the case and what it asks."""
+"""`--case FILE`: the options of a command from a file, with a description of the case and its question."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from planner.cli.console import say
 from planner.errors import InputError
 
 PATHS = ("law", "general_law", "domains", "accuracy")
-"""Options that name a file; a relative one is looked for beside the case."""
+"""Options that name a file; a relative path is resolved against the case's folder."""
 TEXT_KEYS = ("title", "known", "asks", "note")
-"""What a case says beside its options."""
+"""Texts that a case may have besides its options."""
 
 
 def _beside(case: Path, text: str) -> str:
-    """Look for a base's configuration beside the case."""
+    """Resolve a base's configuration against the case's folder."""
     pairs = [item.partition("=") for item in text.split(",")]
     return ",".join(f"{key}={case.parent / value}" if key.strip() == "config" else key + sign + value for key, sign, value in pairs)
 
 
 def take_case(context: typer.Context, path: Path | None) -> Path | None:
-    """Make the options of a case the defaults of the command, so that those on the command line go before them.
+    """Make the options of a case the defaults of the command, so that those on the command line override them.
 
     Raises:
         InputError: no such file, an option that the command does not have or that is given twice, or a value of another kind.
@@ -33,18 +33,18 @@ def take_case(context: typer.Context, path: Path | None) -> Path | None:
         return None
     body = read_toml(path)
     if unknown := sorted(set(body) - {"options", *TEXT_KEYS}):
-        raise InputError(f"{path} has {unknown[0]!r}, which is no part of a case", remedy=f"use only options, {', '.join(TEXT_KEYS)}")
+        raise InputError(f"{path} has {unknown[0]!r}, which is not part of a case", remedy=f"use only options, {', '.join(TEXT_KEYS)}")
     options = body.get("options")
     if not isinstance(options, dict):
         raise InputError(f"{path} has no table [options]", remedy="write the options there, such as flops = 1e21")
-    # By the word of the command line, such as json, and not by what it is called inside.
+    # By the option's name, such as json, not the parameter's, such as as_json.
     known = {option.lstrip("-").replace("-", "_"): parameter for parameter in context.command.params for option in parameter.opts}
     known = {word: parameter for word, parameter in known.items() if word not in ("case", "help")}
     found: dict[str, Any] = {}
     for key, value in options.items():
         parameter = known.get(key.replace("-", "_"))
         if parameter is None:
-            raise InputError(f"{path}: {key!r} is no option of plan {context.info_name}", remedy=f"choose among {', '.join(sorted(known))}")
+            raise InputError(f"{path}: {key!r} is not an option of plan {context.info_name}", remedy=f"choose among {', '.join(sorted(known))}")
         name = str(parameter.name)
         if name in found:
             raise InputError(f"{path}: {key!r} is given twice", remedy="write it once, with _ or with - between its words")
@@ -64,7 +64,7 @@ def take_case(context: typer.Context, path: Path | None) -> Path | None:
 
 
 def _check(path: Path, key: str, value: Any, parameter: Any) -> None:
-    """Refuse a value of another kind than the option takes: what reads the command line would read a number as text, or true as 1.
+    """Refuse a value of the wrong type: the parser of the command line would read a number as text, or true as 1.
 
     Raises:
         InputError: it is.
@@ -75,7 +75,7 @@ def _check(path: Path, key: str, value: Any, parameter: Any) -> None:
     elif kind in ("path", "file"):
         right, remedy = isinstance(value, str), "write a path, in quotation marks"
     elif isinstance(value, (list, dict)):
-        right, remedy = False, "write one value, or several for an option that is repeatable"
+        right, remedy = False, "write one value; only a repeatable option takes a list"
     elif kind.startswith("int"):
         right, remedy = type(value) is int, "write a whole number"
     elif kind.startswith("float"):
@@ -83,7 +83,7 @@ def _check(path: Path, key: str, value: Any, parameter: Any) -> None:
     else:  # a count, with or without a unit
         right, remedy = isinstance(value, str) or _is_number(value), "write a number, or text"
     if not right:
-        raise InputError(f"{path}: {key} = {repr(value)[:40]} is not what the option takes", remedy=remedy)
+        raise InputError(f"{path}: {key} = {repr(value)[:40]} has the wrong type", remedy=remedy)
 
 
 def _is_number(value: Any) -> bool:

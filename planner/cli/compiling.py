@@ -15,21 +15,21 @@ if TYPE_CHECKING:
     from planner.design.tree import Tree
 
 FLAGS = "--compile/--no-compile"
-HELP = "Whether to use torch.compile; by default on CPUs, for models that train for ten minutes or more."
+HELP = "Use torch.compile; by default only on CPUs, for models that train for ten minutes or more."
 Compiled: TypeAlias = Annotated[bool | None, typer.Option(FLAGS, help=HELP)]
 
 
 def compiled_among(tree: Tree, segments: Sequence[Segment], asked: bool | None, device: str) -> Callable[[Segment], bool]:
-    """Choose as the engine will what goes through torch.compile, and say which sizes that are.
+    """Choose what is compiled, as the engine will, and print which sizes those are.
 
     Args:
-        tree: all that is trained, on which the choice rests.
-        segments: those that are left.
+        tree: everything that is trained, on which the choice depends.
+        segments: those left to train.
         asked: by `--compile` or `--no-compile`; None where neither is given.
         device: "cpu" or "cuda".
 
     Returns:
-        Whether a segment does.
+        A function that tells whether a segment is compiled.
 
     Raises:
         MissingDependencyError: compiling is asked for and there is no compiler.
@@ -39,7 +39,7 @@ def compiled_among(tree: Tree, segments: Sequence[Segment], asked: bool | None, 
 
     through = to_compile(tree, asked, device)
     if sizes := sorted({segment.size for segment in segments if key_of(segment) in through}):
-        say(f"through torch.compile: {', '.join(format_count(size) for size in sizes)}; compiling takes up to a minute a size, once on a machine")
+        say(f"using torch.compile for {', '.join(format_count(size) for size in sizes)}; compiling takes up to a minute per size, once per machine")
     if asked and (quantised := sorted({segment.method for segment in segments if Method(segment.method).quantised})):
-        say(f"warning: --compile says nothing to {', '.join(quantised)}, whose quantised matrices torch.compile does not take")
+        say(f"warning: --compile has no effect on {', '.join(quantised)}: torch.compile does not support quantised matrices")
     return lambda segment: key_of(segment) in through

@@ -21,18 +21,18 @@ from planner.units import format_seconds
 
 INTERRUPTED = 130
 RESUMED = ("run", "tune-lr", "launch", "demo")
-"""Commands that keep what they have done when they are stopped."""
+"""Commands that keep finished work when they are stopped."""
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 LONGEST_NAME = 200
-"""Characters of a path that are repeated in a message."""
+"""Characters of a path shown in a message."""
 PLAIN_EVERY = 20.0
 """Seconds between two progress lines where there is no terminal."""
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-"""What a terminal obeys, but for ends of lines and tabs; what turns the order of letters round; and halves of letters, which no terminal takes."""
+"""Control characters except newlines and tabs; characters that reverse the order of letters; and lone surrogates, which no terminal takes."""
 
 
 class PlanGroup(TyperGroup):
-    """Turns what a user can mend into one sentence."""
+    """Prints what a user can fix as one sentence."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
@@ -49,12 +49,12 @@ class PlanGroup(TyperGroup):
             raise typer.Exit(PlannerError.exit_code) from None
         except KeyboardInterrupt:
             resumes = ctx.invoked_subcommand in RESUMED
-            say("stopped; what is finished is kept, and the same command goes on from there" if resumes else "stopped; no file is left half-written")
+            say("stopped; finished work is kept, and the same command continues from there" if resumes else "stopped; no file is left half-written")
             raise typer.Exit(INTERRUPTED) from None
 
 
 def application(words: str | None = None, cls: type[PlanGroup] = PlanGroup, completion: bool = False) -> typer.Typer:
-    """Return a group of commands, or one command, that looks as all others do; the outermost offers to complete what shells are given."""
+    """Return a group of commands, or one command, in the common style; `completion` adds shell completion."""
     return typer.Typer(
         cls=cls, help=words, no_args_is_help=True, add_completion=completion, pretty_exceptions_enable=False, rich_markup_mode=None,
         context_settings={"help_option_names": ["-h", "--help"]},
@@ -62,14 +62,14 @@ def application(words: str | None = None, cls: type[PlanGroup] = PlanGroup, comp
 
 
 def _of_files(error: OSError | ValueError) -> str | None:
-    """Say what the file system refused, where that is what the error is: a name too long, a folder that may not be read, a full disk."""
+    """Describe an error of the file system, such as a name too long, an unreadable folder or a full disk; None for other errors."""
     if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
         return f"{error.strerror}; raise the limit on them (ulimit -n), or ask for fewer workers or ranks."
     if isinstance(error, OSError) and error.filename is not None and error.errno != errno.EPIPE:
         name = str(error.filename)
         name = name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}…"
         return f"{name}: {error.strerror}; check the path, its permissions and the room on the disk."
-    if isinstance(error, OSError) and error.errno in FULL:  # while an open file is written, which the error does not name
+    if isinstance(error, OSError) and error.errno in FULL:  # raised while writing an open file, which the error does not name
         return f"a file cannot be written: {error.strerror}; {room(error, 'make room on the disk')}."
     if "embedded null" in str(error):
         return "a path holds a null character; give one without."
@@ -81,7 +81,7 @@ def _show_warning(message: Warning | str, category: type[Warning], filename: str
 
 
 def legible(text: str) -> str:
-    """Write out what a terminal would obey: names come from tables of somebody else's."""
+    """Escape control characters: names come from other people's tables."""
     return CONTROL.sub(lambda found: repr(found[0])[1:-1], text)
 
 
@@ -114,13 +114,13 @@ class Bar:
             self._task = self._bar.add_task(legible(what), total=self._total, left="")
 
     def update(self, done: float, note: str = "", seconds_left: float | None = None) -> None:
-        """Tell how much is done, what is being worked on, and the time left where it is known better than from what is done."""
+        """Show how much is done, the current item, and the time left where the caller knows it better than the share done tells."""
         now = time.monotonic()
         share = min(done / self._total, 1.0)
         left = ""
         if seconds_left is not None:
             left = f"{format_seconds(seconds_left)} left"
-        elif 0.01 < share < 1 and now - self._started > 2:  # of work beyond the total, such as further probes, nothing is known
+        elif 0.01 < share < 1 and now - self._started > 2:  # work beyond the total, such as further probes, cannot be estimated
             left = f"{format_seconds((now - self._started) * (1 - share) / share)} left"
         if self._bar is not None:
             self._bar.update(self._task, completed=done, left=left, description=legible(f"{self._what}{': ' + note if note else ''}"))
@@ -129,11 +129,11 @@ class Bar:
             say(f"{self._what}: {share:.0%}{', ' + note if note else ''}{', ' + left if left else ''}")
 
     def tell(self, what: str, share: float) -> None:
-        """Tell what is being worked on and the share that is done, of a bar with a total of 1."""
+        """Show the current item and the share done, for a bar with a total of 1."""
         self.update(share, what)
 
     def line(self, text: str) -> None:
-        """Write a message between."""
+        """Write a message above the bar."""
         if self._bar is not None:
             self._bar.console.print(legible(text), highlight=False, markup=False, emoji=False)
         else:

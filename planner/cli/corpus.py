@@ -11,14 +11,14 @@ from planner.cli.console import application, bar, give, say
 from planner.cli.tables import table
 from planner.units import format_count
 
-app = application("Build a corpus of a general and specialist domains, and look into one.")
+app = application("Build a corpus of a general domain and specialist domains, or inspect one.")
 
 
 @app.command("build", help="Build a corpus from corpus.toml.\n\nExample: plan corpus build sweeps/medicine/corpus.toml --out sweeps/medicine/corpus")
 def build(
     settings: Annotated[Path, typer.Argument(help="corpus.toml, or the folder that holds it.")],
-    out: Annotated[Path | None, typer.Option(help="Folder to write; 'corpus' beside corpus.toml by default.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Build it again, in the place of a corpus that was built from something else too.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Folder to write; by default 'corpus' beside corpus.toml.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Build again, replacing what is there even if it was built from other settings.")] = False,
 ) -> None:
     """Build a corpus."""
     from planner.corpus.build import build_corpus
@@ -35,7 +35,7 @@ def build(
 @app.command("inspect", help="Show what a corpus holds.\n\nExample: plan corpus inspect sweeps/medicine/corpus")
 def inspect(
     folder: Annotated[Path, typer.Argument(help="Folder that plan corpus build wrote.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Show a corpus."""
     from planner.corpus import Corpus

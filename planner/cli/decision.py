@@ -1,4 +1,4 @@
-"""`--decision FILE`: what an answer of `plan allocate` was asked, for the runs that would say most about it."""
+"""`--decision FILE`: the question behind an answer of `plan allocate`, for designing the runs that would say most about it."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class Decision:
     method: Method | None = None
     """How the bases are specialised, where there are any."""
     bases: tuple[Base, ...] = ()
-    """To choose among; none for a model of one's own."""
+    """To choose among; none for a model trained from scratch."""
 
 
 def read_decision(path: Path) -> Decision:
-    """Read what an answer of `plan allocate`, for a model of one's own or for bases, was asked.
+    """Read the question behind an answer of `plan allocate`, for a model trained from scratch or for bases.
 
     Raises:
         InputError: another kind of answer, or a law that is no longer there, or has changed.
@@ -54,13 +54,13 @@ def read_decision(path: Path) -> Decision:
     if of_bases:
         body = read_artifact(path, KIND, VERSION)
     else:
-        Allocation.load(path)  # which checks it
+        Allocation.load(path)  # checks it
     with whole(path):
         asked, source, made_with = dict(body["request"]), dict(body["source"]), dict(body["inputs"])
         if of_bases:
             way = asked.pop("method")
             if "bases" not in asked:
-                raise InputError(f"{path} does not say which bases it was asked of: it is of an older version", remedy="allocate again, and then design")
+                raise InputError(f"{path} does not list its bases: it was written by an older version", remedy="run plan allocate again, then design")
             bases = tuple(Base.from_dict(item) for item in asked.pop("bases"))
             method = Method(str(way["name"]), int(way["rank"]), tuple(way["targets"]))
         request = Request.from_mapping(asked)
@@ -79,10 +79,10 @@ def _unchanged(path: Path, key: str, place: str | None, made_with: dict[str, Any
 
     name = key.replace("_", " ")
     if not place:
-        raise InputError(f"{path} does not say where the {name} is that it was made with", remedy="allocate again, and then design")
+        raise InputError(f"{path} does not say where its {name} is", remedy="run plan allocate again, then design")
     where = path.parent / place
     if not where.is_file():
-        raise InputError(f"the {name} that {path} was made with is not at {where}", remedy="allocate again, and then design")
+        raise InputError(f"the {name} that {path} was made with is not at {where}", remedy="run plan allocate again, then design")
     if sha256_file(where) != made_with.get(key):
-        raise InputError(f"{where} has changed since {path} was made with it", remedy="allocate again, and then design")
+        raise InputError(f"{where} has changed since {path} was made with it", remedy="run plan allocate again, then design")
     return where

@@ -15,7 +15,7 @@ from planner.units import format_count, format_epochs, format_seconds
 
 HELP = (
     "Run the whole path on real text: corpus, sweep, fit, allocate, launch, verify. Five to eight minutes on two cores.\n\n"
-    "A stop loses nothing: the same command goes on.\n\nExample: plan demo --out demo-out"
+    "Stopping it loses nothing: the same command continues.\n\nExample: plan demo --out demo-out"
 )
 UNIQUE_SPEC = "50k"
 """Scarce enough that the best split is inside the range."""
@@ -55,7 +55,7 @@ def demo(
         allocate.allocate(UNIQUE_SPEC, f"{budget:.4g}", law=law, out=allocation, figure=True)
     _stage("5 of 6: launch — train the recommended run")
     launch.launch(allocation, out / "launch", corpus=None, seed=0, device="cpu", threads=None, dry_run=False)
-    _stage("6 of 6: verify — hold it against the forecast")
+    _stage("6 of 6: verify — compare the outcome with the forecast")
     verify.verify(out / "launch", as_json=False)
     _summary(out)
     say(f"the demo took {format_seconds(time.monotonic() - started)}; figures: {', '.join(str(path) for path in sorted(out.rglob('*.png')))}")

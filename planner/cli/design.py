@@ -27,45 +27,49 @@ if TYPE_CHECKING:
 
 HELP = (
     "Choose the next runs: the tree of cells that most reduces the uncertainty of the recommendation at a target budget.\n\n"
-    "With a fit (law.json) the new runs are chosen to add to its rows; with --prior, nothing fitted yet, from the laws' start ranges. All trunks are\n"
-    "trained anew: states of earlier sweeps are not counted on.\n\n"
+    "With a law (law.json) the new runs are chosen to complement those it was fitted to; with --prior, before any fit, from the laws' start ranges. All\n"
+    "trunks are trained anew: states of earlier sweeps are not reused.\n\n"
     "Example: plan sweep design medicine --flops 1e14 --spec-tokens 200k --out next/sweep.toml\n\n"
     "Example: plan sweep design mine --prior --flops 1e18 --target-flops 1e21\n\n"
     "Example: plan sweep design --flops 1e14 --decision allocation.json\n\n"
     "Example: plan sweep design mine --prior --check --target-flops 1e16"
 )
 TARGET_FACTOR = 100.0
-"""Of the default target: times the largest run that the law has seen, or that --flops could pay where nothing is fitted or that would cost less."""
+"""Default target: this many times the FLOPs of the law's largest run, or of the largest candidate run where nothing is fitted or --flops exceeds that."""
 
 
 def design(
-    name: Annotated[str | None, typer.Argument(metavar="[SWEEP]", help="Sweep whose recipe and corpus are taken; by default the law's.")] = None,
-    flops: Annotated[str | None, typer.Option(help="Budget of the runs, their shared trunks counted once, such as 1e18.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="[SWEEP]", help="Sweep whose recipe and corpus are used; by default the law's.")] = None,
+    flops: Annotated[str | None, typer.Option(help="Budget of the runs [FLOPs], such as 1e18; shared trunks count once.")] = None,
     law: Annotated[Path | None, typer.Option(help="law.json or its folder; by default the sweep's, the one here, or the only one under sweeps/.")] = None,
-    prior: Annotated[bool, typer.Option("--prior", help="Design from the start ranges of --form, nothing fitted.")] = False,
+    prior: Annotated[bool, typer.Option("--prior", help="Design before any fit, from the start ranges of --form.")] = False,
     form: Annotated[list[str] | None, typer.Option(help="With --prior: a law by name (plan laws); repeatable.")] = None,
     target_flops: Annotated[
-        str | None, typer.Option(help=f"Budget of the recommendation; {TARGET_FACTOR:g} times the law's largest run, or the dearest on offer, by default.")
+        str | None,
+        typer.Option(help=f"Budget of the recommendation; by default {TARGET_FACTOR:g} times the law's largest run, or the largest candidate run."),
     ] = None,
     spec_tokens: Annotated[str | None, typer.Option(help="Distinct specialist tokens at the target; all of the corpus by default.")] = None,
     decision: Annotated[
-        Path | None, typer.Option(help="Answer of plan allocate that the runs are for: its law, its budget, its text, all its limits, and its bases.")
+        Path | None, typer.Option(help="Answer of plan allocate that the runs are for; its law, budget, text, limits and bases are used.")
     ] = None,
     criterion: Annotated[
-        str, typer.Option(help="V: contrasts between plans at the target; I: forecasts at the target; D: the law's parameters.")
+        str,
+        typer.Option(help="What the runs are to narrow. V: contrasts between plans at the target; I: forecasts at the target; D: the law's parameters."),
     ] = "V",
-    trunk_share: Annotated[float | None, typer.Option(help="Share of a run's variance that its trunk's runs have in common; 0.25 by default.")] = None,
-    sizes: Annotated[str | None, typer.Option(help="Sizes to choose from, such as 20k,80k,320k; spread below the largest affordable by default.")] = None,
+    trunk_share: Annotated[float | None, typer.Option(help="Share of a run's noise variance that is common to its trunk; 0.25 by default.")] = None,
+    sizes: Annotated[str | None, typer.Option(help="Sizes to choose from, such as 20k,80k,320k; by default spread up to the largest affordable.")] = None,
     tokens_pt: Annotated[str | None, typer.Option(help="General tokens to choose from, such as 0,1M,4M.")] = None,
     tokens_spec: Annotated[str | None, typer.Option(help="Specialist tokens to choose from.")] = None,
     unique_spec: Annotated[str | None, typer.Option(help="Distinct specialist tokens to choose from.")] = None,
-    max_epochs: Annotated[float | None, typer.Option(help="Most passes over the specialist text; the sweep's or the law's own by default.")] = None,
-    corpus: Annotated[Path | None, typer.Option(help="Corpus folder, where neither a sweep nor the law leads to it.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the runs; beside a law one more than the sweep's, so that no trunk is a copy.")] = None,
-    check: Annotated[bool, typer.Option("--check", help="Judge the sweep's own cells as they stand, and choose none.")] = False,
+    max_epochs: Annotated[float | None, typer.Option(help="Most epochs over the specialist text; by default the sweep's or the law's.")] = None,
+    corpus: Annotated[Path | None, typer.Option(help="Corpus folder, if neither the sweep nor the law names one.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Seed of the runs; with a law by default one above its largest, so that no trunk repeats.")
+    ] = None,
+    check: Annotated[bool, typer.Option("--check", help="Assess the sweep's own cells instead of choosing new ones.")] = False,
     out: Annotated[Path, typer.Option(help="Where to write the design.")] = Path("next/sweep.toml"),
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Write nothing.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Design the next runs."""
     from planner.next_runs.information import TRUNK_SHARE
@@ -76,7 +80,7 @@ def design(
     if decision is not None:
         given_too = {"--law": law, "--prior": prior, "--target-flops": target_flops, "--spec-tokens": spec_tokens}
         if doubled := [key for key, value in given_too.items() if value]:
-            raise InputError(f"--decision says what {', '.join(doubled)} says", remedy="give one or the other")
+            raise InputError(f"--decision already states {', '.join(doubled)}", remedy="give one or the other")
         question = read_decision(decision)
     axes = {"sizes": sizes, "tokens_pt": tokens_pt, "tokens_spec": tokens_spec, "unique_spec": unique_spec}
     _design(
@@ -93,7 +97,7 @@ def tell_runs(question: Decision, flops: float, *, whatever: bool = False) -> No
     Args:
         question: the decision.
         flops: of the runs.
-        whatever: whether to propose runs that would not change the decision too, where they are to serve another one.
+        whatever: whether to propose runs even if they would not change the decision, as where they serve another one.
     """
     from planner.next_runs.information import TRUNK_SHARE
 
@@ -134,7 +138,7 @@ def _design(asked: Asked) -> None:
     if asked.check:
         return
     seed = given.setting.seed
-    say(f"chosen from {len(candidates)} candidates; all trunks are trained anew, with seed {seed}: states of earlier sweeps are not counted on")
+    say(f"chosen from {len(candidates)} candidates; all trunks are trained anew, with seed {seed}: states of earlier sweeps are not reused")
     if not asked.dry_run:
         _write(answer, asked, given, target=decided.flops, unique=unique)
 
@@ -149,7 +153,7 @@ def _distinct_text(asked: Asked, setting: Setting) -> float:
 
 
 def _listed(asked: Asked, given: Given) -> tuple[Candidates, float]:
-    """Return the sweep's own cells, to be judged as they stand, and no budget."""
+    """Return the sweep's own cells, which are only assessed, and NaN for the budget."""
     from planner.next_runs.candidates import long_enough
 
     sweep, setting = given.sweep, given.setting
@@ -159,7 +163,7 @@ def _listed(asked: Asked, given: Given) -> tuple[Candidates, float]:
     if len(found) < len(cells):
         say(f"left out: {len(cells) - len(found)} cells with fewer steps than ten times the warm-up, which no fit uses")
     if given.fitted:
-        say("the cells are counted beside the rows of the law, as a second copy where it was fitted to this very sweep; --prior counts them alone")
+        say("the cells are added to the law's runs (counted twice if the law was fitted to this sweep); --prior assesses them alone")
     return found, math.nan
 
 
@@ -168,7 +172,7 @@ def _affordable(asked: Asked, given: Given, unique: float) -> tuple[Candidates, 
 
     Raises:
         InputError: see `affordable`.
-        StateError: the file to be written is there already.
+        StateError: the output file exists.
     """
     from planner.next_runs.candidates import least_size
     from planner.next_runs.design import affordable, without_overfitted
@@ -185,26 +189,26 @@ def _affordable(asked: Asked, given: Given, unique: float) -> tuple[Candidates, 
 
 
 def _target(asked: Asked, given: Given, candidates: Candidates, budget: float, unique: float) -> tuple[Request, str]:
-    """Return the request whose recommendation the runs are for, and what to say of its budget where that is the default."""
+    """Return the request whose recommendation the runs are for, and a sentence on its budget where that is the default."""
     from planner.allocate.request import Request
 
     if asked.question is not None:
         return asked.question.request, ""
     largest = seen = given.fitted.support.high["flops"] if given.fitted else 0.0
-    if given.fitted is None or budget > TARGET_FACTOR * seen:  # runs dearer than a plan are not for it: then the plan is one beyond them
+    if given.fitted is None or budget > TARGET_FACTOR * seen:  # runs larger than the plan are not meant for it: then the plan is one beyond them
         largest = max(seen, float(candidates.cost.alone.max()))
     if asked.target_flops:
         return Request(parse_flops(asked.target_flops), unique), ""
     target = TARGET_FACTOR * largest
-    what = "that the law has seen" if largest == seen else "to choose from"
-    return Request(target, unique), f"target: {target:.3g} FLOPs, {TARGET_FACTOR:g} times the largest run {what}; change it with --target-flops"
+    what = "the law's largest run" if largest == seen else "the largest candidate run"
+    return Request(target, unique), f"target: {target:.3g} FLOPs, {TARGET_FACTOR:g} times {what}; change it with --target-flops"
 
 
 def _stakes(asked: Asked, given: Given, candidates: Candidates, decided: Request) -> Stakes:
-    """Return what the runs are judged by: the forecasts and the plans at the target, or those of a question's bases.
+    """Return what the runs are judged by: the forecasts and plans at the target, or those of a question's bases.
 
     Raises:
-        InputError: the runs can say nothing of a base.
+        InputError: the runs cannot reach a base.
     """
     from planner.next_runs.belief import FORMS
     from planner.next_runs.design import Stakes
@@ -223,7 +227,7 @@ def _stakes(asked: Asked, given: Given, candidates: Candidates, decided: Request
 
 
 def _beyond(answer: NextRuns, stakes: Stakes, asked: Asked, given: Given) -> tuple[NextRuns, Outside | None]:
-    """Add to a design what its law's form is leant on beyond the runs; without a law there is nothing to add.
+    """Add to a design how much it relies on the form of its law outside the runs; without a law nothing is added.
 
     Raises:
         DataError: its runs are too small for the law.
@@ -237,27 +241,27 @@ def _beyond(answer: NextRuns, stakes: Stakes, asked: Asked, given: Given) -> tup
     runs = Candidates(answer.cells, given.setting)
     refuse_too_small(given.fitted, runs, spread=not asked.check and not asked.axes.get("sizes"))
     outside = Outside.of(given.fitted, runs, stakes.target)
-    idle = ["no run would change this decision: these runs would narrow its forecast alone"] if answer.before.regret_percent < NOTHING else []
+    idle = ["no run would change this decision: these runs would only narrow its forecast"] if answer.before.regret_percent < NOTHING else []
     return replace(answer, warnings=(*answer.warnings, *idle, *outside.warnings())), outside
 
 
 def _say_caveats(answer: NextRuns, asked: Asked, given: Given, budget: float, target: float, says_target: str) -> None:
-    """Say what a design does not count, and what its target is."""
+    """Print a design's warnings, its target, and what it does not account for."""
     for warning in answer.warnings:
         say(f"warning: {warning}")
     if asked.question is not None and asked.question.general is not None:
-        say("the limit on the general loss is taken as its law has it: no design asks what runs would say about that")
+        say("the general law is taken as exact: a design does not ask what runs would say about the general loss")
     if budget > target:
-        way = "name yours with --target-flops" if asked.question is None else "give them fewer FLOPs"
-        say(f"warning: the runs may cost {budget / target:,.3g} times the target, which is hardly what they are for: {way}")
+        way = "set the target with --target-flops" if asked.question is None else "give them fewer FLOPs"
+        say(f"warning: the runs may cost {budget / target:,.3g} times the target budget: {way}")
     if says_target:
         say(says_target)
     if given.fitted is None:
-        say("nothing is fitted: deviations and regrets are of the laws' start ranges, rough, and good for comparing designs only")
+        say("nothing is fitted: deviations and regrets come from the laws' start ranges; use them only to compare designs")
 
 
 def _write(answer: NextRuns, asked: Asked, given: Given, *, target: float, unique: float) -> None:
-    """Write a design as a sweep.toml, with what it is for at its head, and say what is next.
+    """Write a design as a sweep.toml, its purpose in the head, and print the next command.
 
     Args:
         answer: the design.
@@ -291,11 +295,11 @@ def _write(answer: NextRuns, asked: Asked, given: Given, *, target: float, uniqu
         folders = [table.parent if table.name == "runs.csv" else table for table in tables]
         options = [f"--with {shlex.quote(str(path))}" for path in (*folders[1:], out.parent)]
         options += [f"--keep {shlex.quote(flag)}" for flag in (fitted.source.get("kept_flags", ()) if fitted else ())]
-        say(f"once they are trained, fit them together with those of the law: plan fit {shlex.quote(str(folders[0]))} {' '.join(options)}")
+        say(f"once trained, fit them together with the law's runs: plan fit {shlex.quote(str(folders[0]))} {' '.join(options)}")
 
 
 def _consistent(prior: bool, law: Path | None, form: list[str] | None, check: bool, name: str | None, flops: str | None, share: float) -> None:
-    """Refuse options that contradict each other, and the lack of what is needed.
+    """Refuse options that contradict each other, and missing ones.
 
     Raises:
         InputError: with the option's name.
@@ -303,11 +307,11 @@ def _consistent(prior: bool, law: Path | None, form: list[str] | None, check: bo
     if prior and law is not None:
         raise InputError(f"--prior and --law {law} exclude each other", remedy="leave one out")
     if form and not prior:
-        raise InputError(f"--form {form[0]} is for designs with nothing fitted", remedy="add --prior, or leave it out")
+        raise InputError(f"--form {form[0]} applies only with --prior", remedy="add --prior, or leave it out")
     if check and name is None:
-        raise InputError("--check judges a sweep's own cells, and no sweep is named", remedy="name the sweep")
+        raise InputError("--check assesses a sweep's own cells, and no sweep is named", remedy="name the sweep")
     if check == (flops is not None):
-        what = f"--flops {flops} says nothing with --check" if check else "no --flops: the budget of the runs is needed"
+        what = f"--flops {flops} has no effect with --check" if check else "no --flops: the budget of the runs is needed"
         raise InputError(what, remedy="leave it out" if check else "give one such as --flops 1e14")
     if not 0 <= share < 1:
         raise InputError(f"--trunk-share {share:g} is not a share", remedy="give a number from 0 to below 1")

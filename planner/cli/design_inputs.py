@@ -1,4 +1,4 @@
-"""What `plan sweep design` designs from: its options, and the sweep, law, corpus and recipe that they mean."""
+"""The inputs of `plan sweep design`: its options, and the sweep, law, corpus and recipe that they mean."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from planner.next_runs.candidates import Setting
 
 EPOCHS = 16.0
-"""Most passes, where neither the sweep nor a law says."""
+"""Most epochs, where neither the sweep nor a law states them."""
 BARE = 1
-"""Vocabulary of what a table without a recipe tells of: its N leaves embedding and output out, and so do costs."""
+"""Vocabulary assumed for a table without a recipe: its N excludes embedding and output, and so do costs."""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What is asked for, as the options of `plan sweep design` say; where nothing is said of a field, see there."""
+    """What is asked for; fields without a text of their own are options of `plan sweep design`."""
 
     share: float
     """Share of a run's variance that its trunk's runs have in common."""
@@ -36,7 +36,7 @@ class Asked:
     """The sweep."""
     flops: str | None = None
     question: Decision | None = None
-    """The decision that the runs are for; its limits are the plan's, and runs may pass over their text more often."""
+    """The decision that the runs are for; its limits bind the plan only: runs may have more epochs."""
     law: Path | None = None
     prior: bool = False
     form: Sequence[str] = ()
@@ -53,7 +53,7 @@ class Asked:
     dry_run: bool = False
     as_json: bool = False
     whatever: bool = False
-    """Whether to propose runs that would not change the decision too."""
+    """Whether to propose runs even if they would not change the decision."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def gather(asked: Asked) -> Given:
 
     Raises:
         InputError: one is missing, or runs cannot be designed from it.
-        DataError: the sweep's recipe is another than the law's.
+        DataError: the sweep's recipe differs from the law's.
     """
     from planner.cli.paths import sweep_folder
     from planner.design.spec import read_sweep
@@ -88,13 +88,13 @@ def gather(asked: Asked) -> Given:
 
     sweep = read_sweep(sweep_folder(asked.name)) if asked.name else None
     if sweep is not None and sweep.bases:
-        raise InputError(f"sweep {sweep.name} starts from checkpoints, and no design chooses among those", remedy="state its cells in sweep.toml")
+        raise InputError(f"sweep {sweep.name} starts from checkpoints, which a design cannot choose", remedy="list its cells in sweep.toml")
     where = None if asked.prior else _law_path(asked, sweep)
     fitted = FittedLaw.load(where) if where else None
     laws = [member.law for member in fitted.members] if fitted else [law_named(item) for item in asked.form or FORMS]
     setting, folder, domain = _setting(sweep, fitted, where, asked.corpus, asked.max_epochs, asked.seed, stages_of(laws))
     if folder is None and not (asked.dry_run or asked.check):
-        raise InputError("nothing says which corpus the runs train on", remedy="name a sweep, give --corpus FOLDER, or only look with --dry-run")
+        raise InputError("the corpus that the runs train on is not known", remedy="name a sweep, give --corpus FOLDER, or only look with --dry-run")
     return Given(sweep, where, fitted, laws, setting, folder, domain)
 
 
@@ -117,7 +117,7 @@ def _law_path(asked: Asked, sweep: SweepSpec | None) -> Path:
 
 
 def _last_seed(sweep: SweepSpec | None, source: Mapping[str, Any], where: Path | None) -> int:
-    """Return the largest seed of the runs that there are: of those of the law, and those that its sweep and the one that is named state."""
+    """Return the largest seed in use: by the law's runs, by its sweep, or by the sweep that is named."""
     from planner.design.spec import read_sweep
 
     if sweep is None and where is not None and "last_seed" not in source and source.get("recipe") and (where.parent / "sweep.toml").is_file():
@@ -130,11 +130,11 @@ def _setting(
     sweep: SweepSpec | None, law: FittedLaw | None, where: Path | None, corpus: Path | None, max_epochs: float | None, seed: int | None,
     stages: tuple[bool, bool],
 ) -> tuple[Setting, Path | None, str | None]:  # fmt: skip
-    """Gather recipe, corpus and limits from a sweep, a law and the options; return them with the corpus folder, where one is known, and the domain.
+    """Collect recipe, corpus and limits from a sweep, a law and the options; return them with the corpus folder, if known, and the domain.
 
     Raises:
-        InputError: nothing says how to train, or the law is of runs off open checkpoints.
-        DataError: the sweep's recipe is another than the law's.
+        InputError: the recipe is not known, or the law is of runs from open checkpoints or with adapters.
+        DataError: the sweep's recipe differs from the law's.
     """
     from planner.corpus import Corpus
     from planner.design.spec import SweepSpec
@@ -143,15 +143,15 @@ def _setting(
 
     source: dict[str, Any] = law.source if law else {}
     if source.get("based"):
-        raise InputError(f"the law {where} is of runs off checkpoints, and no design chooses among those", remedy="state their cells in sweep.toml")
+        raise InputError(f"the law {where} is of runs from checkpoints, which a design cannot choose", remedy="list their cells in sweep.toml")
     if source.get("method", "full") != "full":
-        what = f"the law {where} is of runs with {source['method']}, and no design chooses among methods"
-        raise InputError(what, remedy="state their cells in sweep.toml")
+        what = f"the law {where} is of runs with {source['method']}, and a design covers full training only"
+        raise InputError(what, remedy="list their cells in sweep.toml")
     if sweep is None and law is None:
-        raise InputError("neither a sweep nor a law is at hand, so nothing says how to train", remedy="name a sweep with its sweep.toml")
+        raise InputError("neither a sweep nor a law is given, so the recipe is not known", remedy="name a sweep with its sweep.toml")
     recipe = sweep.recipe if sweep else Recipe.from_mapping(source.get("recipe") or {})
     if sweep is None and not source.get("recipe"):
-        say("the law's table names no recipe: the runs are those of the default one, trunks shared; its batches and warm-up say how long they must be")
+        say("the law's table names no recipe: the runs follow the default one, with shared trunks; its batch and warm-up set their least length")
     if source.get("recipe") and Recipe.from_mapping(source["recipe"]).fingerprint != recipe.fingerprint:
         what = f"the sweep's recipe is not that of the law {where}, and runs of two recipes are never fitted together"
         raise DataError(what, remedy="use one recipe, or --prior")
@@ -168,14 +168,14 @@ def _setting(
         vocab, unique = int(source.get("vocab_size") or BARE), law.support.high["unique_spec"]
         known = f"its {format_count(unique)} distinct specialist tokens" if stages[1] else ""
         if folder is not None:
-            say(f"{folder} holds no corpus: the law's vocabulary {f'and {known} are' if known else 'is'} taken")
+            say(f"{folder} holds no corpus: using the law's vocabulary{f' and {known}' if known else ''}")
         elif known:
-            say(f"no corpus is named: the runs of the law say what text there is, {known}")
+            say(f"no corpus is named: assuming the text of the law's runs, {known}")
     epochs = sweep.max_epochs if sweep and math.isfinite(sweep.max_epochs) else law.support.high["epochs_spec"] if law else EPOCHS
     if max_epochs is not None:
         epochs = max_epochs
         if not (math.isfinite(epochs) and epochs >= 1):
-            raise InputError(f"--max-epochs {epochs:g} is not a number from 1", remedy="give one such as 16")
+            raise InputError(f"--max-epochs {epochs:g} is not a number of at least 1", remedy="give one such as 16")
     chosen = seed if seed is not None else _last_seed(sweep, source, where) + 1 if law else 0
     eval_tokens = sweep.eval_tokens if sweep else int(source.get("eval_tokens", SweepSpec.eval_tokens))
     return Setting(recipe, vocab, unique, max(1.0, epochs), eval_tokens, chosen, *stages), folder, domain

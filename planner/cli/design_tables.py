@@ -24,7 +24,7 @@ def show(answer: NextRuns, target: float, unique: float, general: bool = True, s
         unique: distinct specialist tokens at the target.
         general: whether runs have a general stage.
         special: whether they have a specialist stage.
-        outside: how far it leans on the form of its law, where there is one.
+        outside: how much it relies on the form of its law outside the runs, where there is a law.
     """
     rows = []
     for size, cost in answer.flops_by_size.items():
@@ -48,15 +48,15 @@ def show(answer: NextRuns, target: float, unique: float, general: bool = True, s
     stages = [("tokens_pt", "general")] * general + [("tokens_spec", "specialist")] * special
     parts = [f"{format_count(plan[key])} {name}" for key, name in stages]
     caption = (
-        f"recommended before, by a coarse search: {format_count(plan['params_non_embedding'])} parameters, {' + '.join(parts)} tokens; "
-        "deviation: of its forecast loss; regret: of the plan chosen after the runs"
+        f"recommended so far, by a coarse search: {format_count(plan['params_non_embedding'])} parameters, {' + '.join(parts)} tokens; "
+        "deviation: standard deviation of its forecast loss; regret: of the plan chosen after the runs"
     )
     if outside is not None:
-        caption += f"; both of the law's parameters alone, the drift of its form left out, with which the forecast there is {outside.forecast}"
+        caption += f"; both count uncertainty of the law's parameters only, not of its form; with both, the forecast there is {outside.forecast}"
     title = f"Recommendation at {target:.3g} FLOPs" + (f" with {format_count(unique)} distinct specialist tokens" if special else "")
     table(title, ["runs", "endpoints", "FLOPs", "expected deviation", "expected regret"], lines, caption=caption)
 
 
 def _regret(percent: float) -> str:
-    """Write a regret; what the draws behind it leave of one that is nothing is no number to read."""
+    """Write a regret; below the sampling noise of its draws only as an upper bound."""
     return f"{percent:.3g} %" if percent >= LEAST_REGRET else f"under {LEAST_REGRET:g} %"

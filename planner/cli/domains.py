@@ -28,19 +28,19 @@ def allocate_many(
     path: Path, limits: Mapping[str, Any], others: Mapping[str, Any], general_law: Path | None, *, case: Path | None, next_runs: str | None,
     robust: bool, allow_extrapolation: bool, out: Path, picture: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
-    """Answer for the domains of a file: read, ask, write, tell, and where it is asked for design and draw.
+    """Answer for the domains of a file: read, solve, write and print, and on request propose runs and draw.
 
     Args:
         path: the file.
         limits: budget and limits, by their names in the request.
-        others: options that are of one domain only, with their values.
-        general_law: law of the general loss of every domain that names none.
-        case: file of options, which must not be written over.
-        next_runs: what --next-runs says.
+        others: options that apply to one domain only, with their values.
+        general_law: law of the general loss for every domain that names none.
+        case: file of options, which must not be overwritten.
+        next_runs: value of --next-runs.
         robust: see `allocate_domains`.
         allow_extrapolation: the same.
         out: file of the answer.
-        picture: of its figure; None for none.
+        picture: file of its figure; None for none.
         as_json: whether to print JSON.
 
     Raises:
@@ -50,7 +50,8 @@ def allocate_many(
     asked = _request(path, limits, others, general_law)
     further = budget_of_runs(next_runs, (domain.law for domain in asked.domains), as_json)
     if further is not None and any(domain.max_loss is not None for domain in asked.domains):
-        raise InputError("--next-runs says what knowing a law would save, and here required losses decide", remedy="leave it or max_loss away")
+        what = "--next-runs estimates what knowing a law would save, which required losses do not allow"
+        raise InputError(what, remedy="leave out either --next-runs or max_loss")
     replaced = out.exists()
     answer = _answer(path, case, asked, robust, allow_extrapolation, out, further is not None)
     tell(out, replaced, answer.warnings, show_domains, answer, as_json)
@@ -64,7 +65,7 @@ def allocate_many(
 def _answer(
     path: Path, case: Path | None, request: DomainsRequest, robust: bool, allow_extrapolation: bool, out: Path, ask_laws: bool
 ) -> DomainsAllocation:
-    """Compare the structures, and write the answer, apart from the files it came from, beside their hashes."""
+    """Compare the structures and write the answer with the hashes of its inputs, none of which it may overwrite."""
     from planner.allocate.domains.allocate import allocate_domains
     from planner.artifacts import sha256_file
 
@@ -81,7 +82,7 @@ def _answer(
 
 
 def _runs(answer: DomainsAllocation, request: DomainsRequest, flops: float) -> None:
-    """Print what each law is worth, and for so many FLOPs the runs that would say most about the recommendation for the domain whose law is worth most."""
+    """Print the value of knowing each law, and the runs for that many FLOPs that would say most about the domain whose law is worth most."""
     from planner.allocate.allocation import NOTHING
     from planner.cli.decision import Decision
     from planner.cli.design import tell_runs
@@ -89,17 +90,17 @@ def _runs(answer: DomainsAllocation, request: DomainsRequest, flops: float) -> N
     first, total = answer.knowing[0], len({id(domain.law) for domain in request.domains})
     rows = [[format_names(item.domains), f"{item.saved_percent:.3f} %", f"{item.most_percent:.3f} %"] for item in answer.knowing]
     table("How much lower the weighted loss would be if one law were known", ["law of", "expected", "at most"], rows)
-    say("the other laws stay as unsure as they are; no runs for a law save more than that, as far as its form holds")
+    say("the other laws keep their uncertainty; no runs for a law can save more than this, if its form holds")
     if total > len(rows):
-        say(f"{total - len(rows)} laws, of domains with fewer FLOPs, were not asked")
+        say(f"{total - len(rows)} laws, of domains with fewer FLOPs, were not evaluated")
     if answer.settled:
-        say(f"the runs are enough: inside them, the plan gives away {answer.around['regret_90_percent']:.2g} % at most in nine resamples of ten")
+        say(f"the runs are enough: they cover the plan, and in 90 % of resamples its regret is {answer.around['regret_90_percent']:.2g} % or less")
     if first.saved_percent < NOTHING:
-        say("no run would change this decision: knowing a law would save next to nothing, and no runs are proposed")
+        say("no run would change this decision: knowing a law would save next to nothing, so no runs are proposed")
         return
     domain = next(domain for domain in request.domains if domain.name == first.domains[0])
     part = next(plan for plan in answer.recommended.domains if plan.name == domain.name)
-    of = f"the runs for the law of {format_names(first.domains)}, as if {domain.name!r} alone had the {part.flops_path:.3g} FLOPs that its model costs"
+    of = f"runs for the law of {format_names(first.domains)}, as if {domain.name!r} alone had the {part.flops_path:.3g} FLOPs that its model costs"
     say(f"{of}, under the limits of the request:")
     assert domain.law_path is not None
     asked = replace(request.of(domain), flops=part.flops_path, inference_tokens=0.0)
@@ -119,15 +120,15 @@ def _request(path: Path, limits: Mapping[str, Any], others: Mapping[str, Any], g
     """Read a file of domains into a request; the arguments are those of `allocate_many`.
 
     Raises:
-        InputError: an option of one domain is given, or a law of the general loss that nothing limits.
+        InputError: an option of one domain is given, or --general-law without a limit.
     """
     from planner.allocate.domains.read import read_domains
     from planner.allocate.domains.request import DomainsRequest
 
     for name, value in others.items():
         if value:
-            why = "says what --domains says: what text there is" if name == "--spec-tokens" else "is of one domain"
-            remedy = f"leave {name} away, or --domains"
+            why = "states what --domains states: the specialist text" if name == "--spec-tokens" else "applies to one domain only"
+            remedy = f"leave out {name}, or --domains"
             if name == "--accuracy":
                 remedy = f'write accuracy = "{value}" into its table in {path}, relative to that file'
             raise InputError(f"{name} {why}", remedy=remedy)
@@ -140,7 +141,7 @@ def _request(path: Path, limits: Mapping[str, Any], others: Mapping[str, Any], g
 
 
 def show_domains(answer: DomainsAllocation) -> None:
-    """Print the structures, what bound split training would give, and what the domains get in the recommended structure."""
+    """Print the structures, split training under further constraints, and what the domains get in the recommended structure."""
     from planner.allocate.domains.found import INDEPENDENT
 
     rows = [_row(structure, structure.name == answer.best) for structure in answer.structures]
@@ -148,29 +149,29 @@ def show_domains(answer: DomainsAllocation) -> None:
     columns = ["", "weighted loss (90 % interval)", "higher by", "loses in", "size", "general + specialist", "general share", "FLOPs (6·N·D)"]
     verb = "are" if answer.best == INDEPENDENT else "is"
     title = f"{answer.request['flops']:.3g} FLOPs for {answer.request['domains']} domains: {answer.best} {verb} recommended"
-    caption = "higher by: than the recommended; loses in: share of the laws' refits in which it is worse; loss: weighted mean [nats/token]"
+    caption = "higher by: extra loss over the recommendation; loses in: share of the laws' refits in which it is worse; loss: weighted mean [nats/token]"
     table(title, columns, rows, caption=caption)
     caption = "no specialisation: the trunk alone for all; 50/50, 90/10: half, a tenth of all tokens are specialist, divided as in the recommended plan"
     if any(arm.loss is not None and arm.worse_percent is None for arm in answer.arms):
         caption += "; higher by is blank where a required loss or the limit is not kept"
-    table("Split training bound further (required losses and limits on the general loss set aside)", columns, bound, caption=caption)
+    table("Split training under further constraints (ignoring required losses and limits on the general loss)", columns, bound, caption=caption)
     best = answer.recommended
     order = sorted(best.domains, key=lambda plan: -plan.flops * _special(plan, best))
     names = ["domain", "specialist tokens", "epochs", "loss (90 % interval)", "required", "share of budget", "general tokens", "size", "outside the runs"]
-    table(f"What each domain gets by {best.name}", names, [_domain(plan) for plan in order[:SHOWN_DOMAINS]])
+    table(f"What each domain gets from {best.name}", names, [_domain(plan) for plan in order[:SHOWN_DOMAINS]])
     if any(plan.general for plan in order):
         names = ["domain", "general loss (90 % interval)", "rise", "90 % interval", "replayed", "limit kept in"]
         table("General loss after the specialist stage", names, [_kept(plan) for plan in order[:SHOWN_DOMAINS] if plan.general])
     if any(plan.accuracy for plan in order):
-        names = ["domain", "forecast accuracy", "90 % interval", "by models"]
-        table("Accuracy, by each domain's own table of models", names, [_able(plan) for plan in order[:SHOWN_DOMAINS] if plan.accuracy])
+        names = ["domain", "forecast accuracy", "90 % interval", "models"]
+        table("Accuracy, from each domain's own table of models", names, [_able(plan) for plan in order[:SHOWN_DOMAINS] if plan.accuracy])
     if len(order) > SHOWN_DOMAINS:
         left = len(order) - SHOWN_DOMAINS
-        say(f"the {SHOWN_DOMAINS} with the most specialist compute are shown; {left} domains are left out here, and the file has all {len(order)}")
+        say(f"only the {SHOWN_DOMAINS} domains with the most specialist compute are shown, {left} are not; the file has all {len(order)}")
     show_worths("What more would buy", answer.worths, "lower weighted loss by [%]")
     priced = sum(worth.change.startswith("twice the text of ") for worth in answer.worths)
     if 0 < priced < len(order):
-        say(f"more text is priced for {priced} of {len(order)} domains, those with the most passes over theirs")
+        say(f"the value of more text is computed for {priced} of {len(order)} domains, those with the most epochs")
     if answer.exchange:
         say(answer.exchange)
     for line in _flatness(answer):
@@ -184,14 +185,14 @@ def show_domains(answer: DomainsAllocation) -> None:
 
 
 def _flatness(answer: DomainsAllocation) -> Iterator[str]:
-    """Say how sharp the optimum is, and what the recommendation gives away."""
+    """Describe how flat the optimum is, the regret, and the FLOPs of inference."""
     around, best = answer.around, answer.recommended
     general = "general text" if best.assumption else "trunks"
     if around.get("params_within") and around.get("share_within"):
         params, share = ([around[f"{name}_{kind}"] for kind in ("within", "interval")] for name in ("params", "share"))
         yield (
             f"within {100 * answer.request['tolerance']:.3g} % of the best loss: {_counts(params[0])} parameters, "
-            f"{general} of {percent(share[0])} of the training tokens; 90 % interval of the best by single "
+            f"{general} of {percent(share[0])} of the training tokens; 90 % interval of the best plan over "
             f"refits of the laws: {_counts(params[1])}, {percent(share[1])}"
         )
     if around.get("regret_expected_percent") is not None:
@@ -222,7 +223,7 @@ def _able(plan: DomainPlan) -> list[str]:
 
 
 def _special(plan: DomainPlan, structure: Structure) -> float:
-    """Return the share of specialist tokens in what a domain's FLOPs pay: all of a branch or of its part of a mix, some of a model of its own."""
+    """Return the share of a domain's FLOPs that pays for specialist tokens: 1 for a branch or its part of a mix, less for a model of its own."""
     return 1.0 if structure.share_general is not None else plan.tokens_spec / (plan.tokens_pt + plan.tokens_spec)
 
 
@@ -230,7 +231,7 @@ def _row(structure: Structure, itself: bool) -> list[str]:
     name = structure.name + (" (see the assumption)" if structure.assumption else "")
     bound = not itself and structure.probability is None and structure.worse_percent is not None
     if structure.loss is None or structure.tokens_general is None:
-        return [structure.name, structure.note]  # left out, and its assumption is not told
+        return [structure.name, structure.note]  # left out, so its assumption is not shown
     special = sum(plan.tokens_spec for plan in structure.domains)
     sizes = [plan.params_non_embedding for plan in structure.domains]
     size = format_count(sizes[0]) if min(sizes) == max(sizes) else f"{format_count(min(sizes))} to {format_count(max(sizes))}"

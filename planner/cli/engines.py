@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 ENGINES = ("local", "ray", "slurm")
 MOST_A_CORE = 16
-"""Worker processes of this machine a core; each holds torch and a model."""
+"""Most worker processes per core of this machine; each holds torch and a model."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Where:
     engine: str = "local"
     """One of `ENGINES`."""
     workers: int | None = None
-    """local: processes, by default one a core or, on cuda, one a GPU; ray on this machine: processors; slurm: jobs at once."""
+    """local: processes, by default one per core or, on cuda, per GPU; ray on this machine: processors; slurm: jobs at once."""
     address: str | None = None
     """Ray cluster."""
     gpu_memory: float | None = None
@@ -53,17 +53,17 @@ class Where:
         }
         for option, (present, engines) in given.items():
             if present and self.engine not in engines:
-                raise InputError(f"{option} says nothing with --engine {self.engine}", remedy=f"leave it out, or use --engine {' or '.join(engines)}")
+                raise InputError(f"{option} has no effect with --engine {self.engine}", remedy=f"leave it out, or use --engine {' or '.join(engines)}")
         most = MOST_A_CORE * default_workers()
         if self.engine == "local" and (self.workers or 0) > most:
-            raise InputError(f"--workers {self.workers} are more processes than this machine could hold", remedy=f"give {most} at most, or leave it away")
+            raise InputError(f"--workers {self.workers} are more processes than this machine can hold", remedy=f"give at most {most}, or leave it out")
         if self.gpu_memory is not None:
             if self.device == "cpu":
-                raise InputError(f"--gpu-memory {self.gpu_memory} says nothing with --device cpu", remedy="leave it out, or use --device cuda")
+                raise InputError(f"--gpu-memory {self.gpu_memory} has no effect with --device cpu", remedy="leave it out, or use --device cuda")
             if not (math.isfinite(self.gpu_memory) and self.gpu_memory > 0):
-                raise InputError(f"--gpu-memory {self.gpu_memory} is no size", remedy="give the memory of one GPU in GB, such as 80")
+                raise InputError(f"--gpu-memory {self.gpu_memory} is not a memory size", remedy="give the memory of one GPU in GB, such as 80")
         if self.engine == "slurm":
-            self._slurm()  # which refuses options that cannot be, in a dry run too
+            self._slurm()  # refuses invalid options, in a dry run too
 
     @property
     def gpu_bytes(self) -> float | None:
@@ -72,7 +72,7 @@ class Where:
 
     @property
     def known_workers(self) -> int | None:
-        """How many segments run side by side, where that is known beforehand."""
+        """How many segments run in parallel, where that is known beforehand."""
         if self.engine == "slurm" or self.address is not None:
             return None
         return self.workers or (max(1, len(self.gpus)) if self.engine == "local" and self.device == "cuda" else default_workers())
@@ -88,7 +88,7 @@ class Where:
         """Make the engine.
 
         Raises:
-            InputError: it is to use GPUs of this machine, which has none.
+            InputError: it needs GPUs of this machine, which has none.
             MissingDependencyError: its package is not installed.
         """
         from planner.cli.needs import require
@@ -117,7 +117,7 @@ class Where:
 
 
 def show_demands(sweep: Sweep, left: list[Segment], where: Where) -> None:
-    """Print what each task would ask for; all segments of a size ask for the same."""
+    """Print the resources that each task requests; all segments of a size request the same."""
     from planner.engines.demand import demand_of
 
     rows: list[list[Any]] = []
@@ -126,6 +126,6 @@ def show_demands(sweep: Sweep, left: list[Segment], where: Where) -> None:
         demand = demand_of(sweep.job(chosen[0], device=where.device), where.gpu_bytes)
         side_by_side = "" if not demand.gpus else math.floor(1 / demand.gpus + 1e-9)
         rows.append([format_count(size), len(chosen), demand.cpus, f"{demand.gpus:g}", side_by_side, f"{demand.memory / 1e9:.2f} GB"])
-    table("What each task asks for", ["size", "tasks", "CPUs", "GPUs", "on one GPU", "memory"], rows)
+    table("Resources of each task", ["size", "tasks", "CPUs", "GPUs", "tasks per GPU", "memory"], rows)
     if where.device == "cuda" and where.gpu_memory is None and where.engine == "ray":
         say("every task gets a GPU of its own; --gpu-memory lets small models share one")

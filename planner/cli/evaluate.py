@@ -24,18 +24,24 @@ HELP = (
 def evaluate(
     checkpoint: Annotated[Path, typer.Argument(help="Folder of a checkpoint in safetensors, or of a launched run.")],
     corpus: Annotated[Path | None, typer.Option(help="Corpus with the held-out text, built with the checkpoint's tokenizer.")] = None,
-    domain: Annotated[str | None, typer.Option(help="Specialist domain, where the corpus has several; of a launched run its own.")] = None,
+    domain: Annotated[str | None, typer.Option(help="Specialist domain, if the corpus has several; by default a launched run's own.")] = None,
     base: Annotated[Path | None, typer.Option(help="Checkpoint to compare with, of the same tokenizer.")] = None,
-    tasks: Annotated[str | None, typer.Option(help="Tasks by name, or task files in YAML, joined by commas; all of --tasks-folder by default.")] = None,
+    tasks: Annotated[
+        str | None, typer.Option(help="Names of tasks, or task files in YAML, separated by commas; by default all of --tasks-folder.")
+    ] = None,
     tasks_folder: Annotated[Path | None, typer.Option(help="Folder with task files and their data; needs no network.")] = None,
     few_shot: Annotated[int | None, typer.Option(min=0, help="Examples before each question; the task's own number by default.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Questions of each task, at most.")] = None,
-    seq_len: Annotated[int | None, typer.Option(min=8, help="Window of held-out text in tokens; its record's, or 1024, where both allow it.")] = None,
-    eval_tokens: Annotated[int | None, typer.Option(min=1, help="Held-out tokens a domain, at most; its record's, or 65536.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Most questions per task.")] = None,
+    seq_len: Annotated[
+        int | None, typer.Option(min=8, help="Window of held-out text [tokens]; by default that of the run's record, or 1024, if both models allow it.")
+    ] = None,
+    eval_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Most held-out tokens per domain; by default those of the run's record, or 65536.")
+    ] = None,
     to_table: Annotated[Path | None, typer.Option("--table", help="CSV of loss and accuracy to add the models to, for plan allocate --accuracy.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Where to write; evaluation.json in the folder named by default.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where to write; by default evaluation.json in the checkpoint's folder.")] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    as_json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Evaluate a checkpoint."""
     from planner.artifacts import read_json
@@ -50,7 +56,7 @@ def evaluate(
 
     if to_table is not None and (corpus is None or (tasks is None and tasks_folder is None)):
         lacks = "held-out loss" if corpus is None else "accuracy"
-        raise InputError(f"--table {to_table} takes loss and accuracy, and there would be no {lacks}", remedy="give --corpus and --tasks")
+        raise InputError(f"--table {to_table} needs loss and accuracy, and no {lacks} would be measured", remedy="give --corpus and --tasks")
     place = out or checkpoint / "evaluation.json"
     replaceable(place, KIND)
     check_device(device)
@@ -101,7 +107,7 @@ def show(mine: Evaluated, base: Evaluated | None) -> None:
             rows.append([f"{task} ({metric})", "" if before is None else _number(before), shown, change])
     where = "" if mine.seq_len is None else f", windows of {mine.seq_len} tokens"
     columns = ["", "base", "checkpoint", "change"]
-    if base is None:  # then there is nothing to hold it against
+    if base is None:  # then there is nothing to compare with
         columns, rows = columns[::2], [row[::2] for row in rows]
     table(f"Checkpoint {mine.folder}{where}", columns, rows)
 

@@ -35,28 +35,38 @@ HELP = (
 )
 
 MANY_FLAGGED = 0.15
-"""Share of the runs with one flag from which that is said."""
+"""Share of the runs with one flag above which a warning is given."""
 
 
 def fit(
     context: typer.Context,
     path: Annotated[Path, typer.Argument(help="A sweep's folder, the folder sweeps/, or a table of runs (CSV, JSON Lines, parquet).")],
     law: Annotated[str, typer.Option(help="A law by name (plan laws), several joined by commas, or auto: the best by held-out error.")] = "auto",
-    target: Annotated[str, typer.Option(help="Which held-out loss: spec, or general, for what is forgotten.")] = "spec",
-    method: Annotated[str, typer.Option(help="Runs of which method: full, lora, qlora, lora-both or qlora-both; a law is of one.")] = "full",
+    target: Annotated[str, typer.Option(help="Held-out loss to fit: spec, or general (for forgetting).")] = "spec",
+    method: Annotated[
+        str, typer.Option(help="Fit only runs trained by this method: full, lora, qlora, lora-both or qlora-both; a law covers one.")
+    ] = "full",
     together: Annotated[
-        list[Path] | None, typer.Option("--with", help="A further sweep's folder or table of runs, to be fitted together with the first; repeatable.")
+        list[Path] | None, typer.Option("--with", help="Another sweep folder or table of runs, fitted together with the first; repeatable.")
     ] = None,
-    mapping: Annotated[list[str] | None, typer.Option("--map", help="OURS=THEIRS: which column of the table is which; repeatable.")] = None,
-    params_kind: Annotated[str, typer.Option(help="What N is: non_embedding, total, or auto: what forecasts best, or both.")] = "auto",
-    keep: Annotated[list[str] | None, typer.Option(help="A flag whose rows are fitted all the same, such as short_stage; repeatable.")] = None,
-    resamples: Annotated[int, typer.Option("--bootstrap", "--resamples", min=20, max=100000, help="Resamples by trunk.")] = 400,
-    resampling: Annotated[str, typer.Option(help="Weights of the trunks: multinomial, fractional, or auto: what the table allows.")] = "auto",
+    mapping: Annotated[
+        list[str] | None, typer.Option("--map", help="OURS=THEIRS: the table's name for one of our columns, such as tokens_pt=D; repeatable.")
+    ] = None,
+    params_kind: Annotated[
+        str, typer.Option(help="Which parameters N counts: non_embedding, total, or auto: whichever forecasts better, or both.")
+    ] = "auto",
+    keep: Annotated[list[str] | None, typer.Option(help="Fit rows with this flag, such as short_stage, which are otherwise left out; repeatable.")] = None,
+    resamples: Annotated[
+        int, typer.Option("--bootstrap", "--resamples", min=20, max=100000, help="Number of bootstrap refits, resampling whole trunks.")
+    ] = 400,
+    resampling: Annotated[
+        str, typer.Option(help="Weights of trunks in the refits: multinomial, fractional, or auto: by the number of trunks per size.")
+    ] = "auto",
     profile: Annotated[bool, typer.Option("--profile", help="Show profile-likelihood intervals beside those of the resamples.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Seed of starts and resamples.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Where to write the law; beside the table by default: law.json, law_lora.json and so on.")] = None,
-    figures: Annotated[bool, typer.Option("--figures/--no-figures", help="Whether to draw figures.")] = True,
-    as_json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False,
+    figures: Annotated[bool, typer.Option("--figures/--no-figures", help="Draw figures.")] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Fit a law."""
     import planner.fit.fit  # noqa: F401  # before what is imported is frozen
@@ -65,14 +75,14 @@ def fit(
     from planner.method import METHODS
 
     check_params_kind(params_kind)
-    # Target and method become part of a file's name, and a slip in the last would else be told after all laws are scored.
+    # Target and method become part of the file's name; a typo in --resampling would otherwise be reported only after all laws are scored.
     for option, value, known in (("target", target, TARGETS), ("method", method, METHODS), ("resampling", resampling, SCHEMES)):
         if value not in known:
             raise InputError(f"--{option} {value!r} is not known", remedy=f"choose one of {', '.join(known)}")
     tables, further = tables_and_further(path, together or [], out)
     if figures and (target != "spec" or method != "full"):
         figures = False
-        say("no figures: they are drawn of the specialist loss in full training only")
+        say("no figures: they are drawn only for the specialist loss in full training")
     options = _Options(law, target, method, mapping or [], params_kind, tuple(keep or ()), resamples, resampling, profile, seed, figures, as_json)
     documents = []
     drawn: dict[Path, Future[None] | None] = {}
@@ -169,20 +179,20 @@ def _fit_table(
 
 
 def _say_kept_out(frame: DataFrame, data: FitData, method: str, of: str) -> None:
-    """Say which runs of a table the law does not describe."""
+    """Print which runs of a table the law does not cover."""
     if data.of_others:
         others = ", ".join(sorted({*frame["method"]} - {method}))
-        say(f"kept out of the fit{of}: {data.of_others} run{'s' if data.of_others > 1 else ''} of another method ({others}), which --method fits")
+        say(f"kept out of the fit{of}: {data.of_others} run{'s' if data.of_others > 1 else ''} of another method ({others}); fit them with --method")
     if data.replaying:
         what = f"{data.replaying} run{'s' if data.replaying > 1 else ''} with replayed general text, which no law of the specialist loss describes"
-        say(f"kept out of the fit{of}: {what}; --target general takes them in")
+        say(f"kept out of the fit{of}: {what}; --target general fits them")
 
 
 def _params_kinds(data: FitData, asked: str) -> tuple[str, ...]:
     """Return the conventions of N to fit.
 
     Raises:
-        InputError: the column of the one that is asked for is missing or has gaps.
+        InputError: the column of the convention asked for is missing or has gaps.
     """
     from planner.fit.data import PARAMS_KINDS
 
@@ -198,12 +208,12 @@ def _warn_of_many_flagged(frame: DataFrame, keep: Sequence[str]) -> None:
 
     for flag, named in flagged(frame).items():
         if flag in COMPARED and flag not in keep and len(named) > MANY_FLAGGED * len(frame):
-            what = f"{len(named)} of {len(frame)} runs are flagged {flag} and kept out: so many are hardly single bad runs"
-            say(f"warning: {what}; look at them, or take them in with --keep {flag}")
+            what = f"{len(named)} of {len(frame)} runs are flagged {flag} and kept out, too many to be isolated bad runs"
+            say(f"warning: {what}; check them, or include them with --keep {flag}")
 
 
 def _draw(law: FittedLaw, data: FitData, place: Path, pool: Executor | None) -> dict[Path, Future[None] | None]:
-    """Draw the figures, in another process where there is one: this one would take longer to import what draws than that one to draw them.
+    """Draw the figures, in a helper process if there is one: importing matplotlib here would take longer than drawing them there.
 
     Returns:
         Their paths, each with what is still being drawn.
@@ -222,6 +232,6 @@ def _draw(law: FittedLaw, data: FitData, place: Path, pool: Executor | None) -> 
 
 
 def _pictures(place: Path) -> tuple[Path, Path]:
-    """Return where the figures of a law file go; those of a second law beside law.json have its name, and leave those of the first."""
+    """Return the paths of a law file's figures; except for law.json they include its name, so that no law overwrites another's figures."""
     folder, other = place.parent / "figures", "" if place.stem == "law" else f"_{place.stem}"
     return folder / f"law{other}.png", folder / f"holdout{other}.png"

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from planner.fit.member import Member
 
 NAMED = 5
-"""Runs with one flag that are named; the law's file names all."""
+"""Most runs named per flag; the law's file lists all."""
 
 
 def show(law: FittedLaw, name: str = "") -> None:
@@ -35,7 +35,7 @@ def show(law: FittedLaw, name: str = "") -> None:
             rows.append([parameter.name, f"{value:.4g}", f"{low:.3g} to {high:.3g}", parameter.unit, ", ".join(notes)])
         caption = (
             f"{member.law.formula}\n{member.status}: {STATUS_ADVICE[member.status]}; "
-            f"{member.starts_agree} of {member.starts} starts agree; condition {member.condition:.1e}; "
+            f"{member.starts_agree} of {member.starts} starts agree; condition number {member.condition:.1e}; "
             f"N: {member.params_kind} parameters, {_units(member)}"
         )
         with_others = f", 1 of {len(law.members)} that forecast together" if len(law.members) > 1 else ""
@@ -48,7 +48,7 @@ def show(law: FittedLaw, name: str = "") -> None:
          *(f"{score['held'][name]:.2f}" if name in score["held"] else "" for name in names)]
         for score in shown
     ]  # fmt: skip
-    caption = "mean absolute error in % of the loss where a slice is left out and forecast; fit: what is left of all runs but likely mistakes; * chosen"
+    caption = "slices, mean: mean absolute error when a slice is held out [% of the loss]; fit: RMS residual of all runs but likely errors [%]; * chosen"
     if untried := [score for score in law.scores if score not in shown]:
         caption += f"\nnot tried on the slices: {_untried(untried)}"
     table(f"{of}Laws by held-out error", ["law", "N", "parameters", "fit", "mean", "status", *names], rows, caption=caption)
@@ -70,22 +70,22 @@ def show(law: FittedLaw, name: str = "") -> None:
     )  # fmt: skip
     if law.unexplained:
         warnings.warn(law.unexplained, PlannerWarning, stacklevel=2)
-    guessed = "; runs without a trunk_id of one size, tokens_pt and seed are taken to branch off one" if law.source.get("guessed_trunks") else ""
+    guessed = "; runs without a trunk_id are taken to share a trunk if size, tokens_pt and seed agree" if law.source.get("guessed_trunks") else ""
     say("weights of the resamples: " + law.source["resampling"] + ", by trunk and seed" + guessed)
     if (early := law.early) is not None:
         low, high = early.interval
-        after = "" if early.stages_off_percent is None else f"; with a specialist stage after it, not fitted, {early.stages_off_percent:.2g} %"
+        after = "" if early.stages_off_percent is None else f"; those with a specialist stage after it, not fitted, {early.stages_off_percent:.2g} %"
         say(
             f"specialist text mixed in from the start, {early.low:.0%} to {early.high:.0%}: a token of it is worth {early.worth:.3g} "
-            f"({low:.3g} to {high:.3g}) of a specialist stage; {early.rows} runs lie {early.off_percent:.2g} % around the law so{after}"
+            f"({low:.3g} to {high:.3g}) tokens of a specialist stage; {early.rows} runs then scatter {early.off_percent:.2g} % around the law{after}"
         )
     if farthest := law.source.get("farthest"):
         say("runs farthest from the law: " + ", ".join(f"{run['run_id']} {run['off_percent']:+.1f} %" for run in farthest))
     for flag, named in law.source.get("flagged", {}).items():
         kept = flag in law.source.get("kept_flags", [])
         runs = f"{len(named)} run{'s' if len(named) > 1 else ''} flagged {flag} ({FLAGS.get(flag, 'named in the table')}): {format_names(named, NAMED)}"
-        more = ", named in the law's file" if len(named) > NAMED else ""
-        say(f"{'not kept out for that' if kept else 'kept out of the fit'}: {runs}{more}")
+        more = ", listed in the law's file" if len(named) > NAMED else ""
+        say(f"{'in the fit all the same' if kept else 'kept out of the fit'}: {runs}{more}")
     least, most = law.support.low, law.support.high
     axes = [f"{name} {format_count(least[name])} to {format_count(most[name])}" for name in least if most[name] and not name.startswith("flops")]
     say(f"support: {'; '.join(axes)}; flops {least['flops']:.3g} to {most['flops']:.3g}")
@@ -102,23 +102,23 @@ def show_profiles(law: FittedLaw, data: FitData) -> None:
             ends = ["open" if is_open else f"{value:.3g}" for value, is_open in ((found.low, found.open_low), (found.high, found.open_high))]
             low, high = member.interval(number)
             rows.append([found.name, f"{member.theta[number]:.4g}", " to ".join(ends), f"{low:.3g} to {high:.3g}"])
-        caption = "rows taken as independent in the profile; the resamples keep those of a trunk together. open: the runs give no end inside the bounds"
+        caption = "the profile takes rows as independent; the resamples keep those of a trunk together. open: no end inside the bounds"
         title = f"Profiles of {member.law.name} (N: {member.params_kind} parameters)"
         table(title, ["parameter", "value", "90 % by profile", "90 % by resamples"], rows, caption=caption)
 
 
 def _untried(scores: Sequence[Mapping[str, Any]]) -> str:
-    """Tell what each of some laws leaves in the fit, the least first, under each convention of N."""
+    """List the residual of each law, the least first, under each convention of N."""
     kinds = list(dict.fromkeys(score["params_kind"] for score in scores))
     left: dict[str, dict[str, str]] = {}
     for score in sorted(scores, key=lambda score: float(score["rms_percent"])):
         left.setdefault(score["law"], {})[score["params_kind"]] = f"{score['rms_percent']:.2f}"
     each = ", ".join(f"{name} {'/'.join(values.get(kind, '–') for kind in kinds)}" for name, values in left.items())
-    return f"{each} (fit of a few starts, N {'/'.join(kinds)})"
+    return f"{each} (RMS residual from a few starts [%], N {'/'.join(kinds)})"
 
 
 def _units(member: Member) -> str:
-    """Write the references, and amplitudes as they are without them where the law's term is a plain power."""
+    """Write the reference values, and for plain power terms the amplitudes without them."""
     base = {"N": member.reference.params, "D": member.reference.tokens}
     units = {f"{name}0": count for name, count in base.items()}
     if member.law.knows_special:

@@ -24,17 +24,17 @@ if TYPE_CHECKING:
     from planner.train.full.plan import FullRun
 
 ASSUMED_MFU = 0.4
-"""Share of the stated peak at which a GPU's time is estimated, before anything was measured."""
+"""MFU assumed in the time estimate, before anything was measured."""
 
 
 def show_resources(run: FullRun, ranks: int, trained: Sequence[tuple[Tree, Segment]], *, dearest: str | None = None) -> None:
-    """Print what a run takes of each rank and of the disk.
+    """Print the memory, disk space and time that a run needs.
 
     Args:
         run: the run.
-        ranks: that train it.
-        trained: all that is trained, by the tree that it is of.
-        dearest: name of the run, where it is the dearest of several that are trained one after the other.
+        ranks: number of ranks that train it.
+        trained: all segments to train, each with its tree.
+        dearest: name of the run, where it is the largest of several that are trained one after the other.
     """
     from planner.design.walltime import segment_seconds
     from planner.train.full.gpu_memory import memory_needed
@@ -44,7 +44,7 @@ def show_resources(run: FullRun, ranks: int, trained: Sequence[tuple[Tree, Segme
     share = recipe.batch_sequences // ranks
     micro = told.micro_batch or share
     need = memory_needed(run, ranks, micro)
-    state = max(saved_bytes(shape, recipe.method(job.segment.method)) for job in run.stages)  # a trunk in full, then perhaps adapters on it
+    state = max(saved_bytes(shape, recipe.method(job.segment.method)) for job in run.stages)  # a trunk in full, perhaps adapters after it
     names = ("states", "gathered", *(("activations", "logits") if need.activations + need.logits >= need.heldout else ("heldout",)))
     parts = ", ".join(f"{name} {format_bytes(getattr(need, name))}".replace("heldout", "held-out text") for name in names)
     flops = sum(tree.cost(segment) for tree, segment in trained)
@@ -54,19 +54,20 @@ def show_resources(run: FullRun, ranks: int, trained: Sequence[tuple[Tree, Segme
         time = f"{format_seconds(flops / (ASSUMED_MFU * told.peak_flops * ranks))} at {ASSUMED_MFU:.0%} of the peak"
     else:
         time = "not known without --peak-flops"
-    cut, fewer = f"{_many(ranks, 'rank')} x {_many(-(-share // micro), 'pass', 'es')}", ", fewer where memory is short" if told.fit_micro_batch else ""
+    cut = f"{_many(ranks, 'rank')} x {_many(-(-share // micro), 'micro-batch', 'es')}"
+    fewer = ", fewer where memory is short" if told.fit_micro_batch else ""
     rows = [
         ["ranks", f"{ranks} on {told.device}, {told.precision}" + (f", copies of {told.shard_ranks} ranks" if told.shard_ranks else "")],
         ["steps", f"{run.steps}, the last {run.steps - run.cooldown_from} a cooldown"],
         ["batch", f"{recipe.batch_sequences} sequences of {recipe.seq_len}: {cut} x up to {micro}{fewer}"],
-        ["memory a rank, about", f"{format_bytes(need.total)}: {parts}"],
-        ["the model on the first rank's host, while starting and ending", format_bytes(4.0 * shape.params_total)],
-        ["states on disk", f"{told.keep} of {format_bytes(state)}, one every {told.save_every} steps; the last of every {told.save_minutes:g} minutes"],
-        ["held-out losses on the way", losses_on_the_way(told.evaluate_at, run.steps)],
-        ["MFU", "not shown without --peak-flops" if told.peak_flops is None else f"against {told.peak_flops:.4g} FLOP/s a rank"],
+        ["memory per rank, about", f"{format_bytes(need.total)}: {parts}"],
+        ["host memory of the first rank, at start and end", format_bytes(4.0 * shape.params_total)],
+        ["states on disk", f"{told.keep} of {format_bytes(state)}, every {told.save_every} steps, or {told.save_minutes:g} minutes after the last"],
+        ["held-out losses during the run", losses_on_the_way(told.evaluate_at, run.steps)],
+        ["MFU", "not shown without --peak-flops" if told.peak_flops is None else f"of {told.peak_flops:.4g} FLOP/s per rank"],
         ["time, about", time if dearest is None else f"{time}, all runs one after the other"],
     ]
-    table("What it takes" if dearest is None else f"What the dearest run takes, {dearest}", ["", ""], rows)
+    table("Resources needed" if dearest is None else f"Resources needed by the largest run, {dearest}", ["", ""], rows)
 
 
 def _many(count: int, one: str, ending: str = "s") -> str:
@@ -76,10 +77,10 @@ def _many(count: int, one: str, ending: str = "s") -> str:
 def check_options(
     ready: Launch, run: FullRun, ranks: int, engine: str, *, law: Path | None, per_node: int, slurm_options: list[str]
 ) -> tuple[Job | None, FittedLaw | None]:
-    """Return Slurm's job, where it is the engine, and the plan's law, where it is found; a dry run calls this to refuse what a launch would.
+    """Return the Slurm job, if Slurm is the engine, and the plan's law, if it is found; a dry run calls this to refuse what a launch would.
 
     Raises:
-        PlannerError: an option that cannot be.
+        PlannerError: an invalid option.
     """
     from planner.launch import slurm
     from planner.launch.forecast_curve import find_law
@@ -93,10 +94,10 @@ def check_options(
 def carry_on(
     ready: Launch, run: FullRun, ranks: int, engine: str, *, address: str | None, law: Path | None, per_node: int, slurm_options: list[str], submit: bool
 ) -> bool:
-    """Lay the run down and train it, or go on with it; return whether it has ended here.
+    """Set the run up and train it, or resume it; return whether it has ended here.
 
     Raises:
-        PlannerError: something that the user can mend.
+        PlannerError: something that the user can fix.
         KeyboardInterrupt: it was asked to stop; a state is saved.
     """
     from planner.launch import slurm
@@ -115,17 +116,17 @@ def carry_on(
         if job is not None:
             path = slurm.write(job)
             say(f"written: {path}")
-            say(f"handed in as job {slurm.submit(path)}" if submit else f"hand it in: cd {shlex.quote(str(path.parent))} && sbatch {path.name}")
+            say(f"submitted as job {slurm.submit(path)}" if submit else f"submit it: cd {shlex.quote(str(path.parent))} && sbatch {path.name}")
             say(f"follow it: plan watch {shlex.quote(str(ready.folder))}")
             return False
         train_here(ready.folder, run, ranks, engine, address)
-    if outcome(ready) is None:  # a stop file, or a signal to a rank: this process was not asked
+    if outcome(ready) is None:  # stopped by a stop file or a signal to a rank, not to this process
         raise KeyboardInterrupt
     return True
 
 
 def train_here(folder: Path, run: FullRun, ranks: int, engine: str, address: str | None, what: str = "training", *, above: Path | None = None) -> None:
-    """Start the ranks of a run that is laid down, here or on Ray, and follow them to their end.
+    """Start the ranks of a run that is set up, here or on Ray, and follow them to their end.
 
     Args:
         folder: of the run.
@@ -133,8 +134,8 @@ def train_here(folder: Path, run: FullRun, ranks: int, engine: str, address: str
         ranks: processes.
         engine: "local" or "ray".
         address: of a cluster.
-        what: it is called beside its bar.
-        above: launch folder that it lies in with others; a stop file there is for the run that trains.
+        what: label of the progress bar.
+        above: launch folder that contains it and other runs; a stop file there stops the run that trains.
 
     Raises:
         PlannerError: see `run_local` and `run_ray`.
@@ -159,7 +160,7 @@ def train_here(folder: Path, run: FullRun, ranks: int, engine: str, address: str
 
 
 class Follow:
-    """Shows a run's progress from what its first rank writes: loss, speed, MFU, and every word on the forecast."""
+    """Shows a run's progress from what its first rank writes: loss, speed, MFU, and events such as leaving the forecast."""
 
     def __init__(self, folder: Path, run: FullRun, first: int, shown: Bar) -> None:
         from planner.launch.watch import SPEED_STEPS, Tail
@@ -171,7 +172,7 @@ class Follow:
         self._told: set[str] = set()
         for line in self._tail.new():
             if line["kind"] == "event":
-                self._told.add(f"{line['step']} {line['reason']}")  # what was said before a resume is not said again
+                self._told.add(f"{line['step']} {line['reason']}")  # what was printed before a resume is not printed again
 
     def __call__(self) -> None:
         """Show what is new."""
@@ -190,7 +191,7 @@ class Follow:
         if any(line["kind"] == "step" for line in new):
             last, (speed, share) = self._last[-1], speed_of(self._last)
             mfu = "" if share is None else f", MFU {share:.1%}"
-            loss = "" if last["loss_smooth"] is None else f"loss {last['loss_smooth']:.3f}, "  # a stage's first batches may be of prompts alone
+            loss = "" if last["loss_smooth"] is None else f"loss {last['loss_smooth']:.3f}, "  # a stage's first batches may be prompts only
             note = f"{loss}{format_count(speed)} tokens/s{mfu}"
             left = (self._run.steps - last["step"]) * self._run.recipe.tokens_per_step / speed
             self._shown.update(max(0, last["step"] - self._first), note, left)

@@ -1,4 +1,4 @@
-"""Other processes to share the work of one command with."""
+"""Helper processes that share the work of one command."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ MOST_HELPERS = 3
 
 
 def _begin(drawing: bool) -> None:
-    """Import, while the first process still reads, what takes long to import."""
+    """Import slow modules while the main process still reads its tables."""
     import planner.fit.fit  # noqa: F401
 
     if drawing:
         import matplotlib.backends.backend_agg
         import matplotlib.figure  # noqa: F401
-    gc.freeze()  # what is imported stays, and need not be looked through for cycles time and again
+    gc.freeze()  # imported objects stay, so the garbage collector need not search them for cycles again and again
 
 
 def _end_with_parent() -> None:
-    """End this process when the one that started it does, by whatever signal, which would leave it waiting for tasks for ever."""
+    """End this process when its parent ends, by whatever signal; otherwise it would wait for tasks for ever."""
     atexit.register(gc.freeze)  # as in `main.main`: the command waits for it to end
     parent = multiprocessing.parent_process()
     assert parent is not None
@@ -48,9 +48,9 @@ def _end_with_parent() -> None:
 
 
 class Helpers(Executor):
-    """Processes that are each sent a task when they have none.
+    """Processes that are sent a task only when they are free.
 
-    A pool of the standard library sends them ahead: one that is busy has two more that nobody else can take.
+    The standard library's pool sends tasks ahead: a busy process holds two more that no other process can take.
     """
 
     def __init__(self, count: int) -> None:
@@ -82,7 +82,7 @@ class Helpers(Executor):
                     continue
                 try:
                     sent = self._pool.submit(work)
-                except RuntimeError as error:  # a process was killed, or all were told to end: whoever waits for this must know
+                except RuntimeError as error:  # a process was killed, or all are shutting down: whoever waits for this must be told
                     asked.set_exception(_told(error))
                     continue
                 self._free -= 1
@@ -99,15 +99,15 @@ class Helpers(Executor):
 
 
 def _told(error: BaseException) -> BaseException:
-    """Say in one sentence that a process was killed, which its own error does not; what a task raised stays as it is."""
+    """Replace the error of a killed process by one that says so; a task's own errors stay as they are."""
     if not isinstance(error, BrokenProcessPool):
         return error
-    return StateError("a helper process was killed, perhaps because memory ran out", remedy="run the command again with less beside it")
+    return StateError("a helper process was killed, perhaps because memory ran out", remedy="run the command again with fewer other programs running")
 
 
 @contextmanager
 def helpers(context: typer.Context, drawing: bool = False) -> Iterator[Executor | None]:
-    """Give processes beside this one, or None on a machine with one core. They are started fresh, since a fork beside threads may hang.
+    """Give helper processes, or None on a machine with one core. They are spawned, since forking with threads running may hang.
 
     Args:
         context: of the command.
@@ -122,8 +122,8 @@ def helpers(context: typer.Context, drawing: bool = False) -> Iterator[Executor 
     try:
         yield pool
     except BaseException as error:
-        # They are waited for when the error has been told: at the interpreter's own exit they may be told to end while they do.
-        # Where a table is refused, what is drawn of those before it is finished.
+        # Wait for them after the error is printed: at the interpreter's own exit they may be shut down while they end.
+        # Where a table is refused, the figures of those before it are still finished.
         context.find_root().call_on_close(partial(pool.shutdown, cancel_futures=not isinstance(error, PlannerError)))
         raise
     pool.shutdown()

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from planner.train.full.plan import FullRun, Settings
 
 HELP = (
-    "Train the recommended run with the sweep's own recipe; after a stop the same command goes on.\n\n"
+    "Train the recommended run with the sweep's own recipe; after a stop the same command resumes it.\n\n"
     "Example: plan launch allocation.json --dry-run\n\nExample: plan launch allocation.json --out launches/first\n\n"
     "Example: plan launch allocation.json --ranks 8 --device cuda --compile --peak-flops H100\n\n"
     "Example: plan launch allocation.json --ranks 64 --device cuda --engine slurm --slurm-option partition=gpu --slurm-option time=24:00:00\n\n"
@@ -37,37 +37,41 @@ RANKS_PER_NODE = 8
 def launch(
     allocation: Annotated[Path, typer.Argument(help="What plan allocate wrote.")],
     out: Annotated[Path | None, typer.Option(help="Folder of the run; launches/NAME by default.")] = None,
-    corpus: Annotated[Path | None, typer.Option(help="The sweep's corpus, where it has moved.")] = None,
+    corpus: Annotated[Path | None, typer.Option(help="The sweep's corpus, if it has moved.")] = None,
     base: Annotated[Path | None, typer.Option(help="Open checkpoint to start from, in safetensors, for plans that start from one.")] = None,
-    structure: Annotated[str | None, typer.Option(help="Of a plan for many domains: split, independent or mixed; the recommended one by default.")] = None,
-    arm: Annotated[str | None, typer.Option(help="Another way to spend the budget that the answer lists, such as 'specialist only'.")] = None,
+    structure: Annotated[str | None, typer.Option(help="For a plan of many domains: split, independent or mixed; by default the recommended one.")] = None,
+    arm: Annotated[str | None, typer.Option(help="Train one of the answer's alternatives instead, such as 'specialist only'.")] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**53, help="Seed of initialisation and data order.")] = 0,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     threads: Annotated[
         int | None,
         typer.Option(
-            min=1, max=MOST_THREADS, help="Threads a rank; OMP_NUM_THREADS or all cores shared out by default, under Ray 1, under Slurm 1, on cuda 8."
+            min=1, max=MOST_THREADS, help="Threads per rank; by default OMP_NUM_THREADS or a share of the cores, 1 on Ray and Slurm, 8 on Slurm with cuda."
         ),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be trained, and what it takes.")] = False,
-    ranks: Annotated[int, typer.Option(min=1, help="Processes that train the run together, one a GPU. May change when a run goes on.")] = 1,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be trained, and what it needs.")] = False,
+    ranks: Annotated[int, typer.Option(min=1, help="Processes that train the run together, one per GPU; may change on resuming.")] = 1,
     engine: Annotated[str, typer.Option(help="Where the ranks run: local, slurm or ray.")] = "local",
     address: Annotated[str | None, typer.Option(help="Ray cluster, such as auto or 10.0.0.4:6379; by default Ray starts here, on loopback.")] = None,
     precision: Annotated[str | None, typer.Option(help="fp32 or bf16 (reductions in fp32); bf16 on a GPU by default.")] = None,
-    micro_batch: Annotated[int | None, typer.Option(min=1, help="Sequences a rank's forward pass; gradients are added up to the plan's batch.")] = None,
-    compiled: Annotated[bool | None, typer.Option(FLAGS, help="Whether to use torch.compile, layer by layer; not by default.")] = None,
-    checkpoint_activations: Annotated[bool, typer.Option("--checkpoint-activations", help="Compute layers again in the backward pass.")] = False,
-    shard_ranks: Annotated[int | None, typer.Option(min=1, help="Ranks that share one copy of the model; all by default.")] = None,
-    save_every: Annotated[int | None, typer.Option(min=1, help="Steps between two states; a twentieth of the run by default, at least 200.")] = None,
-    save_minutes: Annotated[float | None, typer.Option(min=0.1, help="Minutes after which a state is saved all the same; 30 by default.")] = None,
+    micro_batch: Annotated[
+        int | None, typer.Option(min=1, help="Sequences per forward pass of a rank; gradients are accumulated to the plan's batch.")
+    ] = None,
+    compiled: Annotated[bool | None, typer.Option(FLAGS, help="Use torch.compile, layer by layer; off by default.")] = None,
+    checkpoint_activations: Annotated[
+        bool, typer.Option("--checkpoint-activations", help="Recompute layers in the backward pass, to save memory.")
+    ] = False,
+    shard_ranks: Annotated[int | None, typer.Option(min=1, help="Ranks that shard one copy of the model; all by default.")] = None,
+    save_every: Annotated[int | None, typer.Option(min=1, help="Steps between saved states; by default a twentieth of the run, at least 200.")] = None,
+    save_minutes: Annotated[float | None, typer.Option(min=0.1, help="Also save a state this many minutes after the last; 30 by default.")] = None,
     peak_flops: Annotated[str | None, typer.Option(help="Peak of one rank's device, for MFU: a GPU such as H100, or FLOP/s.")] = None,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard events beside metrics.jsonl.")] = False,
     wandb: Annotated[str | None, typer.Option(help="Project of Weights & Biases to log to.")] = None,
-    law: Annotated[Path | None, typer.Option(help="The plan's law or its folder, where it has moved; for the forecast along the run.")] = None,
+    law: Annotated[Path | None, typer.Option(help="The plan's law or its folder, if it has moved; for the forecast shown during the run.")] = None,
     export: Annotated[str | None, typer.Option(help="Only write the run's configuration for torchtitan or megatron.")] = None,
-    ranks_per_node: Annotated[int | None, typer.Option(min=1, help="Slurm: ranks a node; 8, or all of fewer.")] = None,
+    ranks_per_node: Annotated[int | None, typer.Option(min=1, help="Slurm: ranks per node; by default 8, or all if fewer.")] = None,
     slurm_option: Annotated[list[str] | None, typer.Option(help="Slurm: an option of sbatch as KEY=VALUE; repeatable.")] = None,
-    submit: Annotated[bool, typer.Option("--submit", help="Slurm: hand the file in.")] = False,
+    submit: Annotated[bool, typer.Option("--submit", help="Slurm: submit the job.")] = False,
 ) -> None:
     """Launch a run."""
     from planner.artifacts import read_json
@@ -99,7 +103,7 @@ def launch(
     from planner.launch.launch import prepare
 
     if structure is not None:
-        raise InputError(f"--structure {structure!r} is of a plan for many domains", remedy="leave it away")
+        raise InputError(f"--structure {structure!r} applies to a plan for many domains only", remedy="leave it out")
     ready = prepare(allocation, folder, corpus=corpus, seed=seed, base=base, arm=arm)
     method = ready.run.cells[0].method
     if law is not None and law.is_dir():
@@ -107,7 +111,8 @@ def launch(
     if compiled and engine == "local":  # elsewhere other machines compile
         compiled_among(ready.run.tree, ready.run.tree.segments, compiled, device)
     if method != "full" and export is not None:
-        raise InputError(f"--export {export} knows no adapters, and the plan is of {method}", remedy="leave it away: plan launch trains it on many ranks")
+        what = f"--export {export} does not support adapters, and the plan uses {method}"
+        raise InputError(what, remedy="leave it out: plan launch trains it on many ranks")
     run = settle(ready.run, ranks, replace(settings, save_every=save_every or default_save_every(ready.run)))
     show_realised(ready, f"Run in {ready.folder}" if export is None else f"Run for {export}")
     if export is not None:
@@ -119,18 +124,18 @@ def _check(
     engine: str, export: str | None, ranks: int, device: str, threads: int | None, address: str | None, wandb: str | None, arm: str | None, *,
     slurm_only: bool,
 ) -> None:  # fmt: skip
-    """Refuse options that are not known, do not go together, or cannot be met on this machine.
+    """Refuse options that are unknown, contradict each other, or cannot be met on this machine.
 
     Args:
         engine: where the ranks run.
-        export: what the configuration is written for, None where the run is trained.
+        export: trainer to write the configuration for, None to train the run.
         ranks: processes.
         device: that they train on.
         threads: of a rank.
         address: Ray cluster.
         wandb: project to log to.
         arm: of the answer.
-        slurm_only: whether an option of Slurm's is given.
+        slurm_only: whether an option for Slurm only is given.
 
     Raises:
         PlannerError: one of these.
@@ -144,16 +149,16 @@ def _check(
         if value not in known:
             raise InputError(f"{name} {value!r} is not known", remedy=f"choose one of {', '.join(item for item in known if item)}")
     if engine != "slurm" and slurm_only:
-        raise InputError("--submit, --slurm-option and --ranks-per-node are Slurm's", remedy="add --engine slurm, or leave them away")
+        raise InputError("--submit, --slurm-option and --ranks-per-node need --engine slurm", remedy="add it, or leave them out")
     if engine != "ray" and address is not None:
-        raise InputError(f"--address {without_secret(address)} is of Ray", remedy="add --engine ray, or leave it away")
+        raise InputError(f"--address {without_secret(address)} needs --engine ray", remedy="add it, or leave it out")
     if wandb is not None and not wandb.strip():
-        raise InputError(f"--wandb {wandb!r} names no project", remedy="name one, or leave it away")
+        raise InputError(f"--wandb {wandb!r} names no project", remedy="name one, or leave it out")
     if export is None:
         require_wandb(wandb, engine, address)
         check_ranks(ranks, device, engine, default_workers(), threads=threads or 1, address=address)
     if export is not None and arm is not None:
-        raise InputError(f"--export {export} writes the recommendation", remedy="leave --arm away, or --export, and train the arm with plan launch")
+        raise InputError(f"--export {export} writes the recommendation only", remedy="leave out --arm, or leave out --export to train the arm")
 
 
 def _settings(
@@ -164,7 +169,7 @@ def _settings(
     """Return the settings of the ranks, with defaults for the device and the engine; the arguments are the options of `launch`.
 
     Raises:
-        InputError: an unknown device, or a value that cannot be.
+        InputError: an unknown device, or an invalid value.
     """
     from planner.allocate.budget import peak_flops as peak_of
     from planner.cli.paths import default_threads
@@ -201,7 +206,7 @@ def _run(
     ready: Launch, run: FullRun, ranks: int, engine: str, *, address: str | None, law: Path | None, per_node: int, slurm_options: list[str], submit: bool,
     dry_run: bool,
 ) -> None:  # fmt: skip
-    """Show what a run takes, train it or go on with it, and say how it has ended; a dry run ends after what is shown and checked."""
+    """Show the resources that a run needs, train or resume it, and print how it ended; a dry run only shows and checks."""
     from planner.cli.full import carry_on, check_options, show_resources
     from planner.cli.needs import require_here, require_method
     from planner.launch.full import outcome
@@ -210,7 +215,7 @@ def _run(
     check_options(ready, run, ranks, engine, law=law, per_node=per_node, slurm_options=slurm_options)
     if dry_run:
         return
-    if engine != "slurm":  # which trains elsewhere
+    if engine != "slurm":  # Slurm trains elsewhere
         require_method(ready.run.cells[0].method)
     row = outcome(ready)
     if row is None or (row["status"] == "ok" and not ready.checkpoint.exists()):
@@ -230,18 +235,18 @@ def _name(allocation: Path, arm: str | None) -> str:
 
 
 def _refuse(options: dict[str, Any]) -> None:
-    """Refuse options that are of one run where a plan has several.
+    """Refuse options for a single run where a plan has several.
 
     Raises:
         InputError: one of them is given.
     """
     given = [name for name, value in options.items() if value is not None]
     if given:
-        raise InputError(f"{', '.join(given)} is of one run, and a plan for many domains has several", remedy="leave it away")
+        raise InputError(f"{', '.join(given)} applies to a single run, and a plan for many domains has several", remedy="leave it out")
 
 
 def _tell(ready: Launch, row: dict[str, Any]) -> None:
-    """Say how a run has ended.
+    """Print how a run ended.
 
     Raises:
         DataError: it diverged.
@@ -265,7 +270,7 @@ def show_realised(ready: Launch, title: str) -> None:
         change = realised / planned - 1 if planned else 0.0
         rows.append([name, format_count(planned, 5), format_count(realised, 5), f"{change:+.2%}"])
         if abs(change) > FAR_FROM_PLAN:
-            warnings.warn(f"{name} is realised {change:+.1%} off the plan; the forecast is for the plan", PlannerWarning, stacklevel=2)
+            warnings.warn(f"{name} as realised is {change:+.1%} off the plan; the forecast is for the plan", PlannerWarning, stacklevel=2)
     tip = ready.run.tree.tips[0]
     shape = tip.shape
     caption = f"{shape.family}, {shape.layers} layers, width {shape.hidden}, learning rate {tip.learning_rate:.3g}, seed {tip.seed}"

@@ -29,7 +29,7 @@ def launch_domains(
     ready: DomainsLaunch, settings: Settings, ranks: int, engine: str, *, save_every: int | None, address: str | None, per_node: int,
     slurm_options: list[str], submit: bool, compiled: bool | None, dry_run: bool,
 ) -> None:  # fmt: skip
-    """Train the trunk and the branches, the models, or the mix, one after the other; under Slurm hand them in as jobs of their own."""
+    """Train the trunk and the branches, the models, or the mix, one after the other; under Slurm submit each as a job."""
     from planner.launch.domains import begin_domains
     from planner.launch.parts import forget_trunk, lay_parts, left, parts
     from planner.lock import locked
@@ -58,7 +58,7 @@ def launch_domains(
             while some := left(laid):
                 first = some[0]
                 train_here(first.folder, first.run, ranks, engine, address, f"training {first.name}", above=ready.folder)
-                if not first.ended:  # a stop file, or a signal to a rank: this process was not asked
+                if not first.ended:  # stopped by a stop file or a signal to a rank, not to this process
                     raise KeyboardInterrupt
     else:
         begin_domains(ready)
@@ -67,7 +67,7 @@ def launch_domains(
 
 
 def _show(ready: DomainsLaunch, laid: list[Part], ranks: int) -> None:
-    """Print what is planned and what it takes."""
+    """Print what is planned and the resources it needs."""
     from planner.launch.start import repeated_general_text
 
     rows = []
@@ -76,19 +76,19 @@ def _show(ready: DomainsLaunch, laid: list[Part], ranks: int) -> None:
     table(f"{ready.structure.name} in {ready.folder}", ["", "planned", "realised", "change"], rows)
     _, planned, real = ready.realised()[-1]
     if planned and real > MORE_THAN_PLANNED * planned:
-        say(f"warning: these runs take {real:.3g} FLOPs, {real / planned - 1:.0%} more than the {planned:.3g} of the plan")
+        say(f"warning: these runs take {real:.3g} FLOPs, {real / planned - 1:.0%} more than the plan's {planned:.3g}")
     if repeats := repeated_general_text(ready.runs.values()):
         say(f"warning: {repeats}")
-    # Steps of several domains' runs differ by their text alone, so the longest one takes the most of everything.
+    # The domains' runs differ only in their text, so the longest one needs the most of everything.
     dearest = max(laid, key=lambda part: part.run.last.segment.shape.params_total * part.run.steps)
     show_resources(dearest.run, ranks, [(run.tree, segment) for _, run, segment in ready.segments()], dearest=dearest.name)
 
 
 def _jobs(ready: DomainsLaunch, laid: list[Part], ranks: int, per_node: int, slurm_options: list[str]) -> list[Job]:
-    """Return Slurm's jobs for what is left; a dry run calls this to refuse what a launch would.
+    """Return the Slurm jobs for what is left; a dry run calls this to refuse what a launch would.
 
     Raises:
-        PlannerError: an option that cannot be.
+        PlannerError: an invalid option.
     """
     from planner.launch import slurm
     from planner.launch.parts import left
@@ -102,24 +102,24 @@ def _jobs(ready: DomainsLaunch, laid: list[Part], ranks: int, per_node: int, slu
 
 
 def _hand_in(ready: DomainsLaunch, jobs: list[Job], submit: bool) -> None:
-    """Write the jobs' files and the one that hands them in, and run that one if asked to."""
+    """Write the jobs' files and a script that submits them, and run that script if asked to."""
     from planner.launch import slurm
     from planner.launch.domains import TRUNK
 
     paths = [slurm.write(job) for job in jobs]
     first = paths.pop(0) if paths[0].parent.name == TRUNK else None
     chain = slurm.write_chain(ready.folder.resolve(), first, paths)
-    say(f"written: {slurm.FILE} of {len(jobs)} runs, and {chain}, which hands them in")
+    say(f"written: {slurm.FILE} of {len(jobs)} runs, and {chain}, which submits them")
     if submit:
         for line in slurm.submit_chain(chain):
-            say(f"handed in as job: {line}")
+            say(f"submitted as job: {line}")
     else:
-        say(f"hand them in: bash {chain}")
-    say(f"follow them: plan watch {shlex.quote(str(ready.folder))}; the same plan launch tells the outcome")
+        say(f"submit them: bash {chain}")
+    say(f"follow them: plan watch {shlex.quote(str(ready.folder))}; afterwards the same plan launch command shows the outcome")
 
 
 def _tell(ready: DomainsLaunch, laid: list[Part]) -> None:
-    """Say how the runs have ended.
+    """Print how the runs ended.
 
     Raises:
         DataError: one diverged.
@@ -160,7 +160,7 @@ def verify_domains(folder: Path, as_json: bool) -> None:
         say(f"forecast under an {result.assumption}")
     say(f"written: {folder / 'verification.json'}")
     if result.structure != MIXED:
-        say(f"a fit of a domain's law takes its run in with --with {shlex.quote(str(folder))}/DOMAIN")
+        say(f"to include a domain's run in the fit of its law, use --with {shlex.quote(str(folder))}/DOMAIN")
 
 
 def _row(name: str, forecast: float, low: float, high: float, measured: float) -> list[str]:

@@ -17,7 +17,7 @@ HELP = (
 
 def laws(
     name: Annotated[str | None, typer.Argument(help="One law; all by default.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """List the laws."""
     from planner.laws import LAWS, law_named

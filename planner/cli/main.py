@@ -16,7 +16,7 @@ import typer
 from planner.cli.console import PlanGroup, application
 
 COMMANDS = ("corpus", "sweep", "laws", "fit", "backtest", "allocate", "scaling", "methods", "launch", "watch", "verify", "evaluate", "demo")
-"""Each is a module of its name, with an `app` of several commands or one function of its name and its HELP."""
+"""Each is a module of this name, with an `app` of several commands, or with a function of this name and its HELP."""
 
 
 @cache
@@ -30,7 +30,7 @@ def _command(name: str) -> Any:
 
 
 class _Modules(Mapping[str, Any]):
-    """Commands by name; each module is read when its command is called or told of: reading all would be a sixth of what `plan allocate` takes."""
+    """Commands by name. A module is imported when its command is called or listed: importing all would take a sixth of the time of `plan allocate`."""
 
     def __getitem__(self, name: str) -> Any:
         if name not in COMMANDS:
@@ -70,30 +70,30 @@ def _version(asked: bool) -> None:
 def _alone(
     version: Annotated[bool, typer.Option("--version", help="Show the version and exit.", callback=_version, is_eager=True)] = False,
 ) -> None:
-    """Take no option before a command but this one."""
+    """Take --version, the only option before a command."""
 
 
 def _open_streams() -> None:
-    """Open what the starter has closed of the three standard streams.
+    """Open those of the three standard streams that the parent process closed.
 
-    Python would write messages in the place of results, and the first file to be opened would take what libraries write to a stream's number.
+    Otherwise messages would be written where results go, and the first file opened would receive what libraries write to that stream's number.
     """
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free, which is this one
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
-        # A terminal of another encoding than UTF-8 may lack α or ≤: better a question mark than a command that ends in the midst of its table.
+        # A terminal that is not UTF-8 may lack α or ≤: a question mark is better than a crash in the middle of a table.
         getattr(sys, name).reconfigure(errors="replace" if name == "stdout" else "backslashreplace")
 
 
 def main() -> None:
     """Run the command line."""
     _open_streams()
-    # Python looks for cycles among all that was imported before it ends, a tenth of a second after a fit, to free what ends with the process anyway.
+    # At exit Python would search all imported objects for cycles, a tenth of a second after a fit, although the process ends anyway.
     atexit.register(gc.freeze)
     app()
 

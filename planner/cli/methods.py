@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from planner.shapes import ModelShape
 
 HELP = (
-    "Set the laws of two methods side by side, full-parameter and LoRA for instance, and say where they cross.\n\n"
+    "Compare the laws of two methods, such as full training and LoRA, and show where they cross.\n\n"
     "Example: plan methods sweeps/medicine/lora/law.json sweeps/medicine/lora/law_lora.json --general-tokens 820k --spec-tokens 50k,200k"
 )
 MOST_PANELS = 12
@@ -32,12 +32,14 @@ MOST_PANELS = 12
 def methods(
     law: Annotated[Path, typer.Argument(help="Law of the first method, as plan fit wrote it.")],
     other: Annotated[Path, typer.Argument(help="Law of the second, fitted to the same table with plan fit --method.")],
-    params: Annotated[str | None, typer.Option(help="Sizes, such as 20k,80k; smallest, middle and largest of the runs by default.")] = None,
-    general_tokens: Annotated[str | None, typer.Option(help="General tokens before; the most that the runs have by default.")] = None,
-    spec_tokens: Annotated[str | None, typer.Option(help="Distinct specialist text, such as 50k,200k; the runs' least and most by default.")] = None,
-    equal_flops: Annotated[bool, typer.Option("--equal-flops", help="Give the second method the tokens that cost the same, not the same tokens.")] = False,
-    figure: Annotated[Path | None, typer.Option(help="PNG file to draw, the laws' runs in it.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False,
+    params: Annotated[str | None, typer.Option(help="Sizes, such as 20k,80k; by default the smallest, middle and largest of the runs.")] = None,
+    general_tokens: Annotated[str | None, typer.Option(help="General tokens before the specialist stage; by default the most of any run.")] = None,
+    spec_tokens: Annotated[
+        str | None, typer.Option(help="Distinct specialist tokens, such as 50k,200k; by default the fewest and the most of the runs.")
+    ] = None,
+    equal_flops: Annotated[bool, typer.Option("--equal-flops", help="Compare at equal FLOPs instead of equal specialist tokens.")] = False,
+    figure: Annotated[Path | None, typer.Option(help="PNG file to draw, with the laws' runs.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Compare two methods."""
     from planner.allocate.crossing import crossing
@@ -52,7 +54,7 @@ def methods(
     low, high = laws[0].support.low, laws[0].support.high
     source = laws[0].source
     if not source.get("recipe") or not source.get("vocab_size"):
-        raise InputError(f"the law {law} knows no recipe", remedy="fit it to the runs.csv of a sweep")
+        raise InputError(f"the law {law} records no recipe", remedy="fit it to the runs.csv of a sweep")
     recipe = Recipe.from_mapping(source["recipe"])
     middle = (low["params"] * high["params"]) ** 0.5
     sizes = [*read_counts(params)] if params else [low["params"], middle, high["params"]]
@@ -73,15 +75,15 @@ def methods(
     if figure is not None:
         _draw(figure, found, (law, other))
         if len(found) > MOST_PANELS:
-            say(f"warning: the figure has the first {MOST_PANELS} of {len(found)} comparisons; choose by --params and --spec-tokens")
+            say(f"warning: the figure has the first {MOST_PANELS} of {len(found)} comparisons; select with --params and --spec-tokens")
         say(f"written: {figure}")
 
 
 def _near(laws: tuple[FittedLaw, FittedLaw], shape: ModelShape, recipe: Recipe, before: float, spec: float, unique: float) -> None:
-    """Say how far a comparison lies beyond the runs.
+    """Warn how far a comparison lies outside the runs.
 
     Raises:
-        DataError: too far to say anything.
+        DataError: too far for a comparison.
     """
     from planner.allocate.extrapolation import AXIS_NAMES, TOO_FAR, outside
 
@@ -97,7 +99,7 @@ def _near(laws: tuple[FittedLaw, FittedLaw], shape: ModelShape, recipe: Recipe, 
         return
     who = f"{format_count(shape.params_non_embedding)} parameters with {format_count(unique)} distinct tokens"
     if max((factor for factor in factors.values() if isfinite(factor)), default=1.0) > TOO_FAR:
-        raise DataError(f"{who} lie too far beyond the runs to be compared: {said}; the limit is {TOO_FAR:g}×", remedy="stay nearer, or train runs there")
+        raise DataError(f"{who} lie too far outside the runs to be compared: {said}; the limit is {TOO_FAR:g}×", remedy="stay nearer, or train runs there")
     say(f"warning: extrapolation: {who}: {said}")
 
 
@@ -117,8 +119,8 @@ def show(found: list[Crossing]) -> None:
     columns = ["parameters", "distinct text", "specialist tokens", change_of, "cross at", "90 %", "resamples that cross", better]
     basis = "at equal FLOPs" if found[0].equal_flops else "at equal tokens"
     caption = (
-        f"{second} against {first}: change of the loss at the least and the most tokens, above 0 where {second} is worse; cross at: specialist tokens; "
-        f"{second} better: share of the resamples, there and there"
+        f"{second} against {first}: change of the loss at the fewest and the most tokens, positive where {second} is worse; cross at: specialist tokens; "
+        f"{second} better: share of the resamples, at the fewest and the most tokens"
     )
     table(f"{first} and {second} {basis}, after {format_count(found[0].tokens_pt)} general tokens", columns, rows, caption=caption)
 

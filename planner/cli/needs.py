@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def require_torch() -> None:
-    """Refuse early, and without importing it, where torch is missing: workers would fail one by one.
+    """Refuse early, without importing torch, where it is missing: otherwise workers would fail one by one.
 
     Raises:
         MissingDependencyError: a package of the extra `train` is missing.
@@ -53,7 +53,7 @@ def require_method(method: str) -> None:
 
 
 def require_wandb(project: str | None, engine: str, address: str | None) -> None:
-    """Refuse early, in a dry run too, where Weights & Biases is asked for and ranks on this machine would not find it.
+    """Refuse early, in a dry run too, where Weights & Biases is asked for but missing on this machine, where the ranks run.
 
     Raises:
         MissingDependencyError: it is not installed.
@@ -61,16 +61,16 @@ def require_wandb(project: str | None, engine: str, address: str | None) -> None
     from planner.engines.event import on_this_machine
 
     if project is not None and on_this_machine(engine, address) and find_spec("wandb") is None:
-        raise MissingDependencyError(f"--wandb {project} is asked for and wandb is not installed", remedy="pip install wandb, or leave it away")
+        raise MissingDependencyError(f"--wandb {project} is asked for and wandb is not installed", remedy="pip install wandb, or leave it out")
 
 
 def require_here(settings: Settings, engine: str, address: str | None) -> None:
-    """Refuse early what ranks on this machine would refuse.
+    """Refuse early what the ranks on this machine would refuse later.
 
     Args:
         settings: of the ranks.
         engine: "local", "slurm" or "ray".
-        address: of a cluster of Ray, which is not this machine.
+        address: of a Ray cluster, which is not this machine.
 
     Raises:
         MissingDependencyError: a package of the extra `train` is missing.

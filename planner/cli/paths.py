@@ -1,4 +1,4 @@
-"""Where commands find things: a sweep by name, the one runs table under a folder, the one law."""
+"""Where commands find files: a sweep by name, the runs tables under a folder, the law."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from planner.method import METHODS
 SWEEPS = Path("sweeps")
 MOST_THREADS = 1024
 TABLES = (".csv", ".jsonl", ".ndjson", ".parquet")
-"""Ends of the names of runs tables."""
+"""File endings of runs tables."""
 
 
 def sweep_folder(name: str) -> Path:
-    """Return the folder of a sweep given by folder, by its sweep.toml, or by its name under sweeps/.
+    """Return the folder of a sweep that is named by folder, by its sweep.toml, or by its name under sweeps/.
 
     Raises:
         InputError: there is none.
@@ -43,7 +43,7 @@ def only_file(folder: Path, name: str, remedy: str) -> Path:
     if len(found) == 1:
         return found[0]
     if not found:
-        raise InputError(f"there is no {name} in {folder} or right below it", remedy=remedy)
+        raise InputError(f"there is no {name} in {folder} or directly below it", remedy=remedy)
     raise InputError(f"{folder} holds several {name}: {', '.join(str(path) for path in found)}", remedy="name one of them")
 
 
@@ -67,12 +67,12 @@ def further_tables(others: Sequence[Path], path: Path, tables: Sequence[Path]) -
     """Return the runs tables that --with adds to one.
 
     Args:
-        others: what --with names, each as `runs_files` takes it.
-        path: what the command names itself.
-        tables: those that it means.
+        others: values of --with, each as `runs_files` takes it.
+        path: the command's own PATH.
+        tables: the tables that PATH means.
 
     Raises:
-        InputError: there is none, the command means several, or one is named twice.
+        InputError: there is none, PATH means several, or one is named twice.
     """
     if not others:
         return []
@@ -91,8 +91,8 @@ def law_file(path: Path | None, method: str | None = None) -> Path:
     """Return the law that a path means; by default the one here, or the only one under sweeps/.
 
     Args:
-        path: what --law says.
-        method: what --method says: of a folder without a law.json that of runs by it is meant.
+        path: value of --law.
+        method: value of --method: in a folder without law.json, its law_METHOD.json is meant.
 
     Raises:
         InputError: there is none, several, only laws of other methods, or a table of runs.
@@ -110,28 +110,28 @@ def law_file(path: Path | None, method: str | None = None) -> Path:
     if named and not (folder / "law.json").is_file() and not (path is None and any(SWEEPS.glob("*/law.json"))):
         if method in named:
             return named[method]
-        laws = " and ".join(f"{at.name}, of runs with {name}" for name, at in named.items())
-        raise InputError(f"{folder} has no law.json, but {laws}", remedy=f"name it itself, with --law {' or '.join(map(str, named.values()))}")
+        laws = " and ".join(f"{at.name} for {name}" for name, at in named.items())
+        raise InputError(f"{folder} has no law.json, but {laws}", remedy=f"name it with --law {' or '.join(map(str, named.values()))}")
     return only_file(path or SWEEPS, "law.json", "run plan fit first, or give --law")
 
 
 def apart(out: Path, *others: Path | None) -> None:
-    """Refuse to write where something is read from, or written, in the same command.
+    """Refuse to overwrite a file that the same command reads or writes.
 
     Raises:
-        InputError: the place is one of the others.
+        InputError: the output is one of the others.
     """
     for other in others:
         if other is not None and os.path.realpath(out) == os.path.realpath(other):
-            raise InputError(f"{out} would be written over {other}", remedy="name another file with --out")
+            raise InputError(f"{out} would overwrite {other}", remedy="name another file with --out")
 
 
 def replaceable(out: Path, *kinds: str) -> None:
-    """Refuse to write an answer over a file that holds something else, or where no file can be.
+    """Refuse to overwrite a file that holds something else, or to write where no file can be.
 
     Args:
         out: the file to write.
-        kinds: of the artefacts that it may replace; for a picture none.
+        kinds: artefacts that it may replace; none for a picture.
 
     Raises:
         InputError: it is.
@@ -146,14 +146,14 @@ def replaceable(out: Path, *kinds: str) -> None:
         return
     found = re.search(rb'^\s*\{\s*"kind":\s*"(\w+)"', start)  # as every artefact begins
     if kinds and not (found and found[1].decode() in kinds):
-        what = f"the {found[1].decode()} that another command wrote" if found else "something that no command like this wrote"
+        what = f"the {found[1].decode()} that another command wrote" if found else "something that this command did not write"
         raise InputError(f"{out} holds {what}, and would be overwritten", remedy="name another file with --out, or move it away first")
     if not kinds and not start.startswith(b"\x89PNG"):
-        raise InputError(f"{out} is no PNG picture, and would be overwritten", remedy="name another file, or move it away first")
+        raise InputError(f"{out} is not a PNG picture, and would be overwritten", remedy="name another file, or move it away first")
 
 
 def default_workers() -> int:
-    """Return one worker a core."""
+    """Return one worker per core."""
     try:
         return max(1, len(os.sched_getaffinity(0)))
     except AttributeError:  # macOS, Windows
@@ -161,6 +161,6 @@ def default_workers() -> int:
 
 
 def default_threads(ranks: int) -> int:
-    """Return the threads of each of the ranks on this machine: what OMP_NUM_THREADS asks for, which torch heeds too, or all cores shared out."""
+    """Return the threads per rank on this machine: OMP_NUM_THREADS, which torch follows too, or an equal share of all cores."""
     asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
     return min(int(asked), MOST_THREADS) if asked.isdecimal() and int(asked) else max(1, default_workers() // ranks)

@@ -10,7 +10,7 @@ from planner.live import write_live
 from planner.sweep import Sweep
 
 NOTE_EVERY = 0.5
-"""Seconds between two notes for `plan sweep status`: each is a file written for good, and short segments come by the hundred."""
+"""Seconds between two notes for `plan sweep status`: each is a file synced to disk, and short segments end by the hundred."""
 
 
 class Watch:
@@ -27,7 +27,7 @@ class Watch:
         """Seconds that workers spent on finished segments."""
 
     def utilisation(self, workers: int) -> float:
-        """Share of the workers' time since the start that was spent on segments."""
+        """Return the share of the workers' time since the start that was spent on segments."""
         return self.busy / (workers * self.seconds)
 
     @property
@@ -36,7 +36,7 @@ class Watch:
         return time.monotonic() - self._started
 
     def __call__(self, event: Event) -> None:
-        """Take one event in."""
+        """Record and show one event."""
         segment = event.job.segment
         name = segment.segment_id
         tree = self._sweep.tree if name in self._sweep.tree.by_id else None

@@ -23,7 +23,7 @@ def check_params_kind(params_kind: str) -> None:
 
 
 def tables_and_further(path: Path, together: Sequence[Path], out: Path | None) -> tuple[list[Path], list[Path]]:
-    """Return the runs tables that a path means, each with an answer of its own, and those that --with adds to the only one.
+    """Return the runs tables that a path means, each answered separately, and those that --with adds where it means one.
 
     Raises:
         InputError: there is no table, --out names one file for several, or --with names what it cannot add.
@@ -34,7 +34,7 @@ def tables_and_further(path: Path, together: Sequence[Path], out: Path | None) -
 
     tables = runs_files(path)
     if out and len(tables) > 1:
-        raise InputError(f"--out names one file, and {path} holds {len(tables)} runs tables", remedy="name one table, or leave --out away")
+        raise InputError(f"--out names one file, and {path} holds {len(tables)} runs tables", remedy="name one table, or leave out --out")
     if further := further_tables(together, path, tables):
         one_domain([*tables, *further])
     return tables, further
@@ -50,7 +50,7 @@ def column_mapping(pairs: Sequence[str]) -> dict[str, str]:
     for pair in pairs:
         ours, sign, theirs = pair.partition("=")
         if not sign or not ours or not theirs:
-            raise InputError(f"--map {pair!r} is not OURS=THEIRS", remedy="write for instance --map tokens_pt=D")
+            raise InputError(f"--map {pair!r} is not OURS=THEIRS", remedy="write it as in --map tokens_pt=D")
         if ours in found:
             raise InputError(f"--map names {ours} twice", remedy="name it once")
         found[ours] = theirs
@@ -58,5 +58,5 @@ def column_mapping(pairs: Sequence[str]) -> dict[str, str]:
 
 
 def give_documents(documents: Sequence[Any]) -> None:
-    """Write the answer of one table as it is, those of several as a list."""
+    """Print the document of one table as it is, those of several as a list."""
     give(documents[0] if len(documents) == 1 else documents)

@@ -19,34 +19,36 @@ if TYPE_CHECKING:
     from planner.allocate.curves import BreakEven, Optimum, Scaling
 
 HELP = (
-    "Follow the best plan along budgets: loss, size, tokens and epochs, their exponents, and how much compute more text is worth.\n\n"
+    "Show how the best plan changes with the budget: loss, size, tokens and epochs, their exponents, and how much compute more text is worth.\n\n"
     "Example: plan scaling --law sweeps/medicine --spec-tokens 50k,200k,1M\n\n"
     "Example: plan scaling --law sweeps/medicine --from 1e12 --to 1e14 --spec-tokens 200k --max-epochs 4 --figure"
 )
 MOST_PAIRS = 6
-"""Pairs of amounts in the printed table; more are in the file."""
+"""Most pairs of amounts in the printed table; the file has all."""
 FORM = 1e-3
-"""Width of an exponent's interval under which it is the formula that sets it: all refits agree to rounding."""
+"""Width of an exponent's interval below which the law's formula fixes it: all refits agree to rounding."""
 SYMBOLS = {"params_non_embedding": "N", "tokens_pt": "D_pt", "tokens_spec": "D_spec"}
 
 
 def scaling(
     spec_tokens: Annotated[
-        str | None, typer.Option(help="Distinct specialist tokens, one amount or several: 50k,200k,1M; a law of one stage needs none.")
+        str | None, typer.Option(help="Distinct specialist tokens, one amount or several: 50k,200k,1M; a single-stage law without repeats needs none.")
     ] = None,
-    least: Annotated[str | None, typer.Option("--from", help="First budget [FLOPs]; about the cheapest run of the law by default.")] = None,
-    most: Annotated[str | None, typer.Option("--to", help="Last budget [FLOPs]; 10 times the dearest run of the law by default.")] = None,
-    points: Annotated[int, typer.Option(help="Budgets, evenly in the logarithm.")] = 9,
+    least: Annotated[str | None, typer.Option("--from", help="Smallest budget [FLOPs]; by default about the law's smallest run.")] = None,
+    most: Annotated[str | None, typer.Option("--to", help="Largest budget [FLOPs]; by default 10 times the law's largest run.")] = None,
+    points: Annotated[int, typer.Option(help="Number of budgets, evenly spaced in the logarithm.")] = 9,
     law: Annotated[Path | None, typer.Option(help="law.json or its folder; by default the one here, or the only one under sweeps/.")] = None,
-    general_tokens: Annotated[str | None, typer.Option(help="Distinct general tokens that you have; as many as needed by default.")] = None,
-    params: Annotated[str | None, typer.Option(help="Fix the size [non-embedding parameters] 7B, choose among 1B,3B,8B, or in a range 1B..8B.")] = None,
-    max_epochs: Annotated[float | None, typer.Option(help="Most passes over the specialist text; the most that the runs cover by default.")] = None,
-    allow_extrapolation: Annotated[bool, typer.Option("--allow-extrapolation", help="Answer even where a plan lies far beyond the runs.")] = False,
+    general_tokens: Annotated[str | None, typer.Option(help="Distinct general tokens available; as many as needed by default.")] = None,
+    params: Annotated[
+        str | None, typer.Option(help="Model size [non-embedding parameters]: fixed (7B), one of a list (1B,3B,8B), or in a range (1B..8B).")
+    ] = None,
+    max_epochs: Annotated[float | None, typer.Option(help="Most epochs over the specialist text; by default the most that the runs cover.")] = None,
+    allow_extrapolation: Annotated[bool, typer.Option("--allow-extrapolation", help="Answer even where a plan lies far outside the runs.")] = False,
     out: Annotated[Path, typer.Option(help="Where to write the curves.")] = Path("scaling.json"),
-    figure: Annotated[bool, typer.Option("--figure/--no-figure", help="Whether to draw the curves beside it.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False,
+    figure: Annotated[bool, typer.Option("--figure/--no-figure", help="Draw the curves beside it.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
-    """Follow the best plan along budgets."""
+    """Show how the best plan changes with the budget."""
     from planner.allocate.curves import KIND
     from planner.allocate.request import Request
     from planner.allocate.scaling import budget_range
@@ -63,12 +65,12 @@ def scaling(
         replaceable(picture)
     fitted = FittedLaw.load(found)
     if spec_tokens is None and (fitted.one_corpus or fitted.members[0].law.knows_special):
-        raise InputError("there is no specialist text", remedy="give --spec-tokens, one amount or several")
-    amounts = read_counts(spec_tokens or "1")  # a law of one stage knows none, whatever there is
+        raise InputError("the amount of specialist text is not given", remedy="give --spec-tokens, one amount or several")
+    amounts = read_counts(spec_tokens or "1")  # a single-stage law without repeats ignores it
     first, last = (parse_flops(value) if value else None for value in (least, most))
     fixed, between, among = read_sizes(params)
     general = parse_count(general_tokens) if general_tokens else None
-    # Its own budget is one of the range and does not count.
+    # Its own budget is not used.
     limits = Request(first or last or fitted.support.high["flops"], amounts[0], fixed, max_epochs, general, between, among)
     budgets = budget_range(fitted, amounts, limits, least=first, most=last, points=points)
     answer = follow(fitted, budgets, amounts, limits, allow_extrapolation=allow_extrapolation)
@@ -96,7 +98,7 @@ def show(answer: Scaling) -> None:
     for curve in answer.curves:
         found = [{"budget": f"{flops:.3g}", **_optimum(item, taken)} for flops, item in zip(budgets, curve.optima, strict=True)]
         columns, rows = list(found[0]), [list(row.values()) for row in found]
-        about = "90 % intervals: of the loss, for one run; of the plan, each resample's own best. beyond: how far outside the runs, on the farthest axis"
+        about = "90 % intervals: of the loss, for one run; of the plan, over each resample's best. beyond: factor outside the runs, on the farthest axis"
         table("Best plans" + (f" with {format_count(curve.unique_spec)} distinct specialist tokens" if special else ""), columns, rows, caption=about)
     rows = []
     for curve in answer.curves:
@@ -113,23 +115,23 @@ def show(answer: Scaling) -> None:
                     span += ", by the law's form"
                 rows.append([name, f"{item.value:.3f}", span, f"{item.off_percent:.1f} %", where, f"{item.resamples_share:.0%}"])
     about = (
-        "off: distance of the plans from the power law, root mean square, large where it bends; budgets: those at which the quantity is at no limit; "
-        "resamples: those that have a slope"
+        "off: RMS distance of the plans from the power law, large where it bends; budgets: those at which the quantity is not at a limit; "
+        "resamples: share that has a slope"
     )
     if any("form" in row[2] for row in rows):
-        about += "; by the law's form: the formula leaves this exponent no freedom, so that no refit has another and the runs have not measured it"
+        about += "; by the law's form: the formula fixes this exponent, so all refits agree and the runs do not measure it"
     table("Exponents of the best plan", ["", "exponent", "90 % interval", "off", "budgets", "resamples"], rows, caption=about)
     if answer.break_evens:
         _show_break_evens(answer)
 
 
 def _optimum(item: Optimum, taken: Sequence[str]) -> dict[str, str]:
-    """Write a plan, the tokens that any plan has among its columns."""
+    """Write a plan as columns, with the kinds of tokens that any plan has."""
     plan = item.plan
     known = {name: factor for name, factor in item.extrapolation.items() if factor > 1}
     farthest = max(known, key=lambda name: known[name]) if known else ""
-    # Infinite where it has no tokens of a kind that every run has, which the warnings say.
-    far = f"{format_number(known[farthest], 2)}×" if farthest and known[farthest] < math.inf else "anything"
+    # Infinite where it lacks a kind of tokens that every run has; a warning says so.
+    far = f"{format_number(known[farthest], 2)}×" if farthest and known[farthest] < math.inf else "unmeasured"
     row = {
         "loss [nats/token]": f"{plan.loss:.3f} [{plan.loss_low:.3f}, {plan.loss_high:.3f}]",
         "N": f"{format_count(plan.params_non_embedding)} {format_interval(*item.params_interval)}",
@@ -151,7 +153,7 @@ def _show_break_evens(answer: Scaling) -> None:
     found = {(item.unique_less, item.unique_more, item.flops): item for item in answer.break_evens}
     rows = [[f"{flops:.3g}", *(_factor(found[(*pair, flops)]) for pair in pairs)] for flops in answer.request["budgets"][:-1]]
     columns = ["budget with more", *(f"{format_count(less)} for {format_count(more)}" for less, more in pairs)]
-    about = f"90 % interval over the resamples; more than (>), never: not up to {answer.request['budgets'][-1]:.3g} FLOPs, where this range ends"
+    about = f"90 % interval over the resamples; > and never: not reached up to {answer.request['budgets'][-1]:.3g} FLOPs, the end of this range"
     table("How many times the compute reaches the same loss with less text", columns, rows, caption=about)
 
 

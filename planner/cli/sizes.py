@@ -1,4 +1,4 @@
-"""Sizes as the commands take them."""
+"""Counts and sizes as command-line options give them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from planner.units import GROUPED, parse_count
 
 
 def read_counts(text: str) -> tuple[float, ...]:
-    """Read counts with commas between, or one with commas between its thousands."""
+    """Read counts separated by commas, or one count with commas between its thousands."""
     return (parse_count(text),) if GROUPED.match(text) else tuple(parse_count(item) for item in text.split(","))
 
 
@@ -22,7 +22,7 @@ def read_sizes(text: str | None) -> tuple[float | None, tuple[float, float] | No
     if text is None:
         return None, None, ()
     if dashed := re.fullmatch(r"\s*([\d.]+\s*[kKmMbBtT])\s*[-–:]\s*(\S+)\s*", text):  # 1e-3 has no suffix before its dash
-        raise InputError(f"--params {text!r} is no range", remedy=f"write {dashed[1]}..{dashed[2]}")
+        raise InputError(f"--params {text!r} is not a range", remedy=f"write {dashed[1]}..{dashed[2]}")
     if ".." in text:
         low, high = (parse_count(end) for end in text.split("..", 1))
         return (low, None, ()) if low == high else (None, (low, high), ())

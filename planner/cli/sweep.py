@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 app = application("Train small models over sizes, general tokens, specialist tokens and distinct text.")
 
 Name = Annotated[str, typer.Argument(help="Folder of the sweep, or its name under sweeps/.")]
-Workers = Annotated[int | None, typer.Option(min=1, help="One-thread worker processes; one a core by default.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="One-thread worker processes; by default one per core.")]
 Device = Annotated[str, typer.Option(help="cpu or cuda.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Write JSON.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
 
 def _opened(name: str) -> Sweep:
-    """Open a sweep, and say where its text is less than it asks for, or cut otherwise, and which endpoints a fit will not take."""
+    """Open a sweep; warn where the corpus has less text than it asks for or cuts it otherwise, and of endpoints that a fit will leave out."""
     from planner.cli.paths import sweep_folder
     from planner.flags import WARMUP_MULTIPLE
     from planner.launch.start import repeated_general_text, warn_of_scarce_text, warn_of_whole_documents
@@ -93,22 +93,22 @@ def plan(name: Name, workers: Workers = None, as_json: AsJson = False) -> None:
 
 @app.command(
     "run",
-    help="Train what is left of a sweep; after a stop or a kill the same command goes on.\n\nExample: plan sweep run medicine --workers 2\n\n"
+    help="Train what is left of a sweep; after a stop or a kill the same command resumes.\n\nExample: plan sweep run medicine --workers 2\n\n"
     "Example: plan sweep run medicine --engine ray --address auto --device cuda --gpu-memory 80",
 )
 def run(
     name: Name,
     workers: Annotated[
         int | None,
-        typer.Option(min=1, help="One-thread worker processes, one a core by default, with cuda one a GPU; with slurm, jobs queued, 64 by default."),
+        typer.Option(min=1, help="One-thread worker processes, by default one per core, with cuda one per GPU; with slurm, jobs queued, by default 64."),
     ] = None,
     device: Device = "cpu",
-    checkpoints: Annotated[bool, typer.Option("--checkpoints", help="Save each endpoint as a checkpoint, adapters merged and alone.")] = False,
+    checkpoints: Annotated[bool, typer.Option("--checkpoints", help="Save each endpoint as a checkpoint; adapters both merged and separately.")] = False,
     compiled: Compiled = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what is left, and what each task would ask for.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what is left, and what each task would request.")] = False,
     engine: Annotated[str, typer.Option(help="Where segments run: local, ray or slurm.")] = "local",
     address: Annotated[str | None, typer.Option(help="Ray cluster, such as auto or 10.0.0.4:6379; by default Ray starts here, on loopback.")] = None,
-    gpu_memory: Annotated[float | None, typer.Option(help="Memory of one GPU [GB]: small models then share one. With ray and cuda.")] = None,
+    gpu_memory: Annotated[float | None, typer.Option(help="Memory of one GPU [GB], so that small models share one; for ray with cuda.")] = None,
     partition: Annotated[str | None, typer.Option(help="Slurm partition.")] = None,
     slurm_option: Annotated[list[str] | None, typer.Option(help="Slurm: an option of sbatch as KEY=VALUE, such as account=physics; repeatable.")] = None,
 ) -> None:
@@ -124,7 +124,7 @@ def run(
     count = where.known_workers
     left = segments_to_train(sweep)
     time = format_seconds(wall_seconds(sweep.tree, left, count or 1, compiled_among(sweep.tree, left, compiled, device)))
-    say(f"{len(left)} of {len(sweep.tree.segments)} segments to train, about {time} with {_workers(count) if count else 'one worker of many'}")
+    say(f"{len(left)} of {len(sweep.tree.segments)} segments to train, about {time} with {_workers(count) if count else 'a single worker'}")
     if dry_run:
         if left:
             show_demands(sweep, left, where)
@@ -150,15 +150,15 @@ def run(
     if failures:
         first, message = next(iter(failures.items()))
         cause = message.strip().splitlines()[0]
-        raise StateError(f"{len(failures)} segments failed, the first {first}: {cause}", remedy="mend the cause and run the same command again")
+        raise StateError(f"{len(failures)} segments failed, the first {first}: {cause}", remedy="fix the cause and run the same command again")
     if unread:
         lost, error = next(iter(unread.items()))
         raise StateError(f"{len(unread)} endpoints have no checkpoint, the first {lost}: {error.message}", remedy=error.remedy)
 
 
-@app.command("status", help="Tell how far a sweep is.\n\nExample: plan sweep status medicine")
+@app.command("status", help="Show the progress of a sweep.\n\nExample: plan sweep status medicine")
 def status(name: Name, as_json: AsJson = False) -> None:
-    """Tell how far a sweep is."""
+    """Show the progress of a sweep."""
     from planner.cli.paths import sweep_folder
     from planner.sweep import Sweep, sweep_status
 
@@ -179,14 +179,16 @@ def status(name: Name, as_json: AsJson = False) -> None:
 )
 def tune_lr(
     name: Name,
-    sizes: Annotated[str | None, typer.Option(help="Sizes to probe, such as 20k,80k,320k; smallest, middle and largest of the sweep by default.")] = None,
-    rates: Annotated[str | None, typer.Option(help="Rates to try, such as 1e-3,2e-3,4e-3; five around the recipe's own by default.")] = None,
-    tokens_pt: Annotated[str, typer.Option(help="General tokens of a probe.")] = "1M",
-    tokens_spec: Annotated[str, typer.Option(help="Specialist tokens of a probe.")] = "400k",
+    sizes: Annotated[
+        str | None, typer.Option(help="Sizes to probe, such as 20k,80k,320k; by default the smallest, middle and largest of the sweep.")
+    ] = None,
+    rates: Annotated[str | None, typer.Option(help="Rates to try, such as 1e-3,2e-3,4e-3; by default five around the recipe's own.")] = None,
+    tokens_pt: Annotated[str, typer.Option(help="General tokens per probe.")] = "1M",
+    tokens_spec: Annotated[str, typer.Option(help="Specialist tokens per probe.")] = "400k",
     workers: Workers = None,
     device: Device = "cpu",
     compiled: Compiled = None,
-    write: Annotated[bool, typer.Option("--write/--no-write", help="Whether to write the rule into sweep.toml.")] = True,
+    write: Annotated[bool, typer.Option("--write/--no-write", help="Write the rule into sweep.toml.")] = True,
 ) -> None:
     """Tune the learning rate."""
     from planner.cli.engines import Where
@@ -216,7 +218,7 @@ def tune_lr(
         size, rates_1_percent = format_count(item["params_non_embedding"]), item["basin_1_percent"]
         basin = "{:.1e} to {:.1e}".format(*rates_1_percent) if rates_1_percent else "none"
         rows.append([size, f"{item['learning_rate']:.2e}", basin, f"{item['residual_percent']:+.1f} %"])
-    table("Learning-rate optima", ["parameters", "best rate", "loses 1 %", "off the rule"], rows)
+    table("Learning-rate optima", ["parameters", "best rate", "within 1 % of its loss", "off the rule"], rows)
     save(folder / "figures" / "learning_rates.png", lambda axes: learning_rates(axes[0], body))
     rule = body["rule"]
     say(f"rule: rate = {rule['lr_coefficient']:g} · (N / {rule['lr_reference_params']:g})^{-rule['lr_exponent']:g}")

@@ -1,4 +1,4 @@
-"""Tables for people, as wide as the terminal: what does not fit beside goes below, and no number is cut."""
+"""Tables for people, as wide as the terminal: columns that do not fit follow below, and no number is cut."""
 
 from __future__ import annotations
 
@@ -11,20 +11,19 @@ from typing import Any
 from planner.cli.console import legible
 
 PIPED = 160
-"""Columns of text where there is no terminal, and COLUMNS does not say."""
+"""Width of the text where there is no terminal and COLUMNS is not set [characters]."""
 WRAPPED = 26
-"""Characters from which a cell is a sentence, which may be broken between words; what is shorter is a number or an interval and stays whole."""
+"""Length from which a cell counts as a sentence and may be wrapped; shorter ones are numbers or intervals and stay whole [characters]."""
 LEAST_NAME = 22
-"""Characters that the first column keeps, if it has so many, before columns go below."""
+"""Width that the first column keeps, if it needs it, before columns move below [characters]."""
 GAP, EDGES = 3, 2
 """Between columns, and at both ends of a row together."""
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, caption: str | None = None) -> None:
-    """Write a table to stdout; the first column is text, the rest are aligned right, and short rows end in nothing.
+    """Write a table to stdout; the first column is text, the rest are aligned right, and short rows are padded.
 
-    Columns that do not fit beside each other follow in a table of their own, below, with the first column once more, and without the rows that are empty
-    in it.
+    Columns that do not fit follow in a table of their own below, which repeats the first column and omits rows that are empty in it.
     """
     from rich import box
     from rich.console import Console
@@ -43,7 +42,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, 
         drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False)
         left = console.width - EDGES - sum(needed[at] + GAP for at in (0, *group)) + GAP
         for at in (0, *group):
-            # What is left over goes to those that would take more, the names first; rich's own division may cut what is needed.
+            # Spare width goes to columns that would use it, the names first; rich's own division may cut what is needed.
             more = max(0, min(natural[at] - needed[at], left))
             left -= more
             drawn.add_column(columns[at], justify="right" if at else "left", width=needed[at] + more, overflow="fold")
@@ -58,18 +57,18 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, 
 
 
 def _needed(name: str, cells: list[str]) -> int:
-    """Return the characters that a column cannot do without."""
+    """Return the least width of a column."""
     whole = [len(cell) for cell in cells if len(cell) < WRAPPED]
     return max([*whole, _longest_word(name, [cell for cell in cells if len(cell) >= WRAPPED])])
 
 
 def _longest_word(name: str, cells: list[str]) -> int:
-    # A mark before a name, or the two spaces in its place, is not parted from it.
+    # A mark before a name, or two spaces in its place, stays with it.
     return max((len(word) for text in (name, *cells) for word in re.findall(r"(?:^[* ] )?\S+", text)), default=1)
 
 
 def _groups(needed: list[int], width: int) -> list[list[int]]:
-    """Part the columns after the first so that each part fits beside the first, if it can."""
+    """Split the columns after the first into groups that each fit beside the first, if possible."""
     groups: list[list[int]] = [[]]
     used = needed[0]
     for number, wide in enumerate(needed[1:], 1):

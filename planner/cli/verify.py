@@ -15,12 +15,12 @@ from planner.cli.tables import table
 if TYPE_CHECKING:
     from planner.verify import Verification
 
-HELP = "Hold a launched run's outcome against the forecast made before it.\n\nExample: plan verify launches/first"
+HELP = "Compare a launched run's outcome with the forecast made before it.\n\nExample: plan verify launches/first"
 
 
 def verify(
     folder: Annotated[Path, typer.Argument(help="Folder of the launched run.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Verify a run."""
     from planner.launch.domains import KIND as DOMAINS
@@ -39,7 +39,7 @@ def verify(
     else:
         show_verification(result)
     save(folder / "verification.png", lambda axes: verification(axes[0], result), width=4.6)
-    say(f"written: {folder / 'verification.json'}, {folder / 'verification.png'}; a fit takes the run in with --with {shlex.quote(str(folder))}")
+    say(f"written: {folder / 'verification.json'}, {folder / 'verification.png'}; to include the run in a fit, use --with {shlex.quote(str(folder))}")
 
 
 def show_verification(result: Verification) -> None:

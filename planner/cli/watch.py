@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from planner.launch.watch import Progress
 
 HELP = (
-    "Show how a launched run is doing, wherever it trains: measured beside forecast, speed, time left.\n\nExample: plan watch launches/first\n\n"
+    "Show a launched run's progress, wherever it trains: measured and forecast loss, speed, time left.\n\nExample: plan watch launches/first\n\n"
     "Example: plan watch launches/many/medicine"
 )
 
 
 def watch(
     folder: Annotated[Path, typer.Argument(help="Folder of the launched run.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Watch a run."""
     from planner.launch.watch import watch as read
@@ -48,7 +48,7 @@ def watch(
     try:
         save(folder / "progress.png", lambda axes: loss_curve(axes[0], progress))
         say(f"written: {folder / 'progress.png'}")
-    except StateError as error:  # whoever may only read somebody else's run has been told how it does
+    except StateError as error:  # a reader without write permission has seen the table
         say(f"no figure: {error}")
 
 
@@ -77,14 +77,14 @@ def show_several(folder: Path, several: Mapping[str, Progress | None]) -> None:
         forecast = ["", ""] if end is None else [f"{end.loss:.4f}", f"{end.low:.4f} to {end.high:.4f}"]
         rows.append([name, steps, left, "" if measured is None else f"{measured:.4f}", *forecast])
     columns = ["run", "steps", "time left", "measured [nats/token]", "forecast of the end", "90 % interval"]
-    caption = "what is measured before a run has ended is above its end; steps of a branch are counted from the trunk's first"
+    caption = "a loss measured before a run has ended is higher than its final one; steps of a branch count from the trunk's first"
     table(f"Runs in {folder}", columns, rows, caption=caption)
     if curves := [name for name, progress in several.items() if progress is not None and progress.course is not None]:
         say(f"one run with its curve: plan watch {shlex.quote(str(folder / curves[-1]))}")
 
 
 def show_progress(progress: Progress) -> None:
-    """Print losses so far beside the forecast of cooling down there."""
+    """Print the losses so far beside the forecast for cooling down at that step."""
     rows = []
     for line in progress.of("evaluation"):
         point = progress.course.at(line["step"]) if progress.course else None
@@ -98,8 +98,8 @@ def show_progress(progress: Progress) -> None:
     caption = "not begun"
     if last is not None and speed is not None:
         mfu = "" if speed[1] is None else f", MFU {speed[1]:.1%}"
-        idle = "" if progress.held or progress.outcome is not None else ", but nothing trains it now"
-        loss = "" if last["loss_smooth"] is None else f"training loss {last['loss_smooth']:.4f}, "  # a stage's first batches may be of prompts alone
+        idle = "" if progress.held or progress.outcome is not None else ", but it is not training now"
+        loss = "" if last["loss_smooth"] is None else f"training loss {last['loss_smooth']:.4f}, "  # a stage's first batches may be prompts only
         caption = (
             f"step {last['step']} of {progress.steps}, {loss}{format_count(speed[0])} tokens/s{mfu}, "
             f"{format_seconds(progress.seconds_left)} left{idle}; the forecast is for cooling down at that step"
@@ -118,12 +118,12 @@ def show_progress(progress: Progress) -> None:
 
 
 def losses_on_the_way(at: Sequence[int], steps: int) -> str:
-    """Say how many held-out losses a run of so many steps measures on the way, and after which step the first."""
+    """Write how many held-out losses a run measures on the way, and after which step the first."""
     if not at:
-        return "none, the run is too short for them; nothing is told before its end"
+        return "none: the run is too short; no loss is shown before its end"
     return f"{len(at)}, the first after step {at[0]} of {steps}"
 
 
 def told_loss(line: Mapping[str, Any]) -> str:
-    """Return the held-out loss of an evaluation in words; one that is no number is null in the file."""
+    """Write the held-out loss of an evaluation; one that is not a number is null in the file."""
     return "no number" if line["loss_spec"] is None else f"{line['loss_spec']:.4f}"

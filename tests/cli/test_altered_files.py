@@ -140,7 +140,7 @@ def test_nothing_is_written_over_a_file_of_another_kind(law: Path, tmp_path: Pat
         "allocate": ("--law", law, "--flops", "1e12", "--spec-tokens", "200k"), "scaling": ("--law", law, "--spec-tokens", "200k"),
         "fit": (TABLE, "--law", "gap-competing"), "backtest": (TABLE, "--law", "gap-competing"),
     }  # fmt: skip
-    sentence = "holds the launch that another command wrote" if "launch" in text else "holds something that no command like this wrote"
+    sentence = "holds the launch that another command wrote" if "launch" in text else "holds something that this command did not write"
     assert "name another file with --out, or move it away first" in refused(sentence, command, *options[command], "--out", place)
     assert place.read_text() == text
 
@@ -148,7 +148,7 @@ def test_nothing_is_written_over_a_file_of_another_kind(law: Path, tmp_path: Pat
 def test_no_picture_is_drawn_over_a_file_of_another_kind_and_none_where_no_file_can_be(law: Path, tmp_path: Path) -> None:
     (tmp_path / "a.png").write_text("not a picture")
     asked = ("allocate", "--law", law, "--flops", "1e12", "--spec-tokens", "200k", "--figure", "--out")
-    refused("a.png is no PNG picture, and would be overwritten", *asked, tmp_path / "a.json")
+    refused("a.png is not a PNG picture, and would be overwritten", *asked, tmp_path / "a.json")
     refused("a.png is a file", *asked, tmp_path / "a.png" / "b.json")
     assert not (tmp_path / "a.json").exists()
     for _ in range(2):  # an answer and a picture of ours may be replaced

@@ -26,7 +26,7 @@ def run(law: Path, *options: str) -> tuple[int, str, str]:
 def test_inference_is_counted_shown_and_refused(law: Path) -> None:
     code, out, err = run(law, "--inference-tokens", "920k")
     assert code == 0, err
-    assert "920k tokens of inference" in out and "of inference" in out.split("What it takes")[1] and "FLOPs of inference, loss" in err
+    assert "920k tokens of inference" in out and "inference FLOPs" in out.split("What each base costs")[1] and "FLOPs of inference, loss" in err
     body = json.loads(law.with_name("bases.json").read_text())
     assert body["choices"][0]["base"] == "small" and body["request"]["inference_tokens"] == 9.2e5
     assert all(choice["plan"]["flops"] + choice["plan"]["flops_inference"] <= 9e11 * (1 + 1e-9) for choice in body["choices"])
@@ -62,14 +62,14 @@ def test_the_law_of_the_method_asked_for_is_taken_where_a_folder_was_named(law: 
     body["source"]["method"] = "lora"
     law.with_name("law_lora.json").write_text(json.dumps(body))
     code, out, err = run(law, "--law", str(law.parent), "--method", "lora")
-    assert code == 0 and f"the law is {law.with_name('law_lora.json')}, of runs by it" in " ".join(err.split()), err
+    assert code == 0 and f"using {law.with_name('law_lora.json')}, the law of runs with that method" in " ".join(err.split()), err
     ways = {way["method"]: way for way in json.loads(law.with_name("bases.json").read_text())["ways"]}
     assert ways["lora"]["chosen"] and ways["lora"]["measured"] and not ways["lora"]["other_law"] and ways["full"]["other_law"]
     code, _, err = run(law, "--method", "lora")
     assert code == 0 and "lies beside the law: given as --law" in " ".join(err.split())
     law.with_name("law_lora.json").write_text(law.read_text())  # by its name alone it is none of LoRA's
     code, _, err = run(law, "--law", str(law.parent), "--method", "lora")
-    assert code == 0 and "of runs by it" not in err
+    assert code == 0 and "of runs with that method" not in err
 
 
 def test_a_folder_with_a_law_of_one_method_alone_says_so_and_is_taken_by_that_method(law: Path) -> None:
@@ -79,7 +79,7 @@ def test_a_folder_with_a_law_of_one_method_alone_says_so_and_is_taken_by_that_me
     alone.mkdir()
     (alone / "law_lora.json").write_text(json.dumps(body))
     code, _, err = run(law, "--law", str(alone))
-    told = f"error: {alone} has no law.json, but law_lora.json, of runs with lora; name it itself, with --law {alone / 'law_lora.json'}."
+    told = f"error: {alone} has no law.json, but law_lora.json for lora; name it with --law {alone / 'law_lora.json'}."
     assert code == 2 and " ".join(err.split()) == told
     assert " ".join(run(law, "--law", str(alone), "--method", "full")[2].split()) == told
     code, out, err = run(law, "--law", str(alone), "--method", "lora")
@@ -88,7 +88,7 @@ def test_a_folder_with_a_law_of_one_method_alone_says_so_and_is_taken_by_that_me
 
 def test_memory_has_the_unit_of_a_small_model(law: Path) -> None:
     code, out, err = run(law)
-    assert code == 0 and " MB" in out.split("What it takes")[1] and " GB" not in out, err
+    assert code == 0 and " MB" in out.split("What each base costs")[1] and " GB" not in out, err
     code, _, err = run(law, "--gpu-memory", "0.001")
     assert code == 2 and " GB" not in err and "they have 1 MB" in err
 
@@ -99,7 +99,7 @@ def test_perplexity_and_bits_per_byte_have_intervals(law: Path) -> None:
     law.write_text(json.dumps(body))
     code, out, err = run(law)
     assert code == 0, err
-    told = " ".join(out.split("What that is in perplexity and bits per byte")[1].split("Plans within")[0].split())
+    told = " ".join(out.split("The same in perplexity and bits per byte")[1].split("Plans within")[0].split())
     for choice in json.loads(law.with_name("bases.json").read_text())["choices"]:
         plan = choice["plan"]
         for ends in ([choice["loss_before"], choice["before_low"], choice["before_high"]], [plan["loss"], plan["loss_low"], plan["loss_high"]]):
@@ -130,7 +130,7 @@ def test_the_tolerance_is_in_the_table_and_the_file(law: Path) -> None:
 
 def test_the_best_guess_is_said_and_can_be_taken(law: Path) -> None:
     code, _, err = run(law)
-    assert code == 0 and "best guess of the parameters alone: large, " in err
+    assert code == 0 and "best guess (fitted parameters alone): large, " in err
     code, out, err = run(law, "--best-guess", "--json")
     body = json.loads(out)
     assert code == 0 and body["best_guess"]["plan"] == body["choices"][0]["plan"] and body["best_guess"]["base"] == body["choices"][0]["base"]
@@ -152,7 +152,7 @@ def test_accuracy_is_that_of_the_recommended_plan(law: Path) -> None:
     code, out, err = run(law, "--chance", "0.25")
     assert code == 2 and not out and "--chance" in err
     code, out, err = run(law, "--accuracy", str(table), "--out", str(table))
-    assert code == 2 and not out and "would be written over" in err
+    assert code == 2 and not out and "would overwrite" in err
     code, out, err = run(law, "--accuracy", str(table), "--chance", "7")
     assert code == 2 and not out and "'7'" in err and err.count("\n") == 1
 
@@ -177,7 +177,7 @@ def allocated(sweep: str, folder: Path, *options: str) -> tuple[str, str]:
 def test_the_answer_says_whether_the_runs_are_enough_or_what_to_run(tmp_path: Path) -> None:
     near = ("--base", "name=A,tokens=2M,params=100k,context=128,vocab=1024", "--base", "name=B,tokens=2M,params=50k,context=128,vocab=1024")
     _, err = allocated("medicine", tmp_path, "--flops", "1e12", *near)
-    assert "the runs are enough for this choice of base and amount" in err and "it gives away nothing" in err and "sweep design" not in err
+    assert "the runs are enough for this choice of base and amount" in err and "its regret is negligible" in err and "sweep design" not in err
     _, err = allocated("medicine", tmp_path, "--flops", "4e13", *near)
     assert "the runs are enough" not in err and f"plan sweep design --flops BUDGET --decision {tmp_path / 'bases.json'}" in err
     _, err = allocated("medicine", tmp_path, "--flops", "1e12", "--method", "lora", *near)
@@ -194,7 +194,7 @@ def test_flops_stand_beside_6nd_and_every_method_has_one_line(tmp_path: Path) ->
     assert "by 6·N·D)" in err and "distinct specialist tokens are worth" in err
     for method, measured in (("full", "runs of the law"), ("lora", "no runs"), ("qlora", "no runs")):
         assert re.search(rf"^ [ *]+ {method} .*B {'.*[+-]0.00 % ' * (measured == 'runs of the law')} +{measured} *$", out, re.MULTILINE), method
-    assert "no runs: what its tokens would teach was not measured" in out
+    assert "no runs: no run used this method" in out
     assert json.loads((tmp_path / "bases.json").read_text())["choices"][0]["tokens_interval"][1] == plan["tokens_spec"]
 
 

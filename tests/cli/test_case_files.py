@@ -16,18 +16,18 @@ WELL = 'flops = 1e12\nspec_tokens = "200k"\n'
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        (f"[options]\n{WELL}out = 5", "out = 5 is not what the option takes; write a path, in quotation marks"),
-        (f"[options]\n{WELL}figure = 5", "figure = 5 is not what the option takes; write true or false"),
-        (f"[options]\n{WELL}max_epochs = true", "max_epochs = True is not what the option takes; write a number"),
+        (f"[options]\n{WELL}out = 5", "out = 5 has the wrong type; write a path, in quotation marks"),
+        (f"[options]\n{WELL}figure = 5", "figure = 5 has the wrong type; write true or false"),
+        (f"[options]\n{WELL}max_epochs = true", "max_epochs = True has the wrong type; write a number"),
         (f"[options]\n{WELL}max_epochs = {10**400}", "max_epochs = 1000"),
-        (f'[options]\n{WELL}max_epochs = "four"', "max_epochs = 'four' is not what the option takes; write a number"),
-        (f"[options]\n{WELL}gpus = 1.5", "gpus = 1.5 is not what the option takes; write a whole number"),
-        (f"[options]\n{WELL}params = true", "params = True is not what the option takes; write a number, or text"),
-        (f"[options]\n{WELL}params = [1, 2]", "write one value, or several for an option that is repeatable"),
-        (f"[options]\n{WELL}base = [5, true]", "base = True is not what the option takes"),
+        (f'[options]\n{WELL}max_epochs = "four"', "max_epochs = 'four' has the wrong type; write a number"),
+        (f"[options]\n{WELL}gpus = 1.5", "gpus = 1.5 has the wrong type; write a whole number"),
+        (f"[options]\n{WELL}params = true", "params = True has the wrong type; write a number, or text"),
+        (f"[options]\n{WELL}params = [1, 2]", "write one value; only a repeatable option takes a list"),
+        (f"[options]\n{WELL}base = [5, true]", "base = True has the wrong type"),
         (f"[options]\n{WELL}max-epochs = 4\nmax_epochs = 5", "'max_epochs' is given twice; write it once"),
-        (f"[options]\n{WELL}as_json = true", "'as_json' is no option of plan allocate"),
-        (f"[options]\n{WELL}[other]\na = 1", "has 'other', which is no part of a case; use only options, title, known, asks, note"),
+        (f"[options]\n{WELL}as_json = true", "'as_json' is not an option of plan allocate"),
+        (f"[options]\n{WELL}[other]\na = 1", "has 'other', which is not part of a case; use only options, title, known, asks, note"),
     ],
 )
 def test_what_no_option_takes(law: Path, tmp_path: Path, text: str, sentence: str) -> None:

@@ -21,7 +21,7 @@ from tests.launch.test_launch import allocation
 
 pytest.importorskip("torch")
 pytestmark = pytest.mark.filterwarnings("ignore::planner.errors.PlannerWarning")
-TOLD = "through torch.compile: "
+TOLD = "using torch.compile for "
 NOTHING = "torch.compile needs a C++ compiler"
 
 
@@ -104,7 +104,7 @@ def test_packed_matrices_are_not_compiled_and_that_is_said(tmp_path: Path, corpu
     text = (tmp_path / "a.json").read_text().replace('"method": "lora"', '"method": "qlora"')
     (tmp_path / "a.json").write_text(text)
     code, _, words = run(*arguments, "--compile", "--dry-run")
-    assert code == 0 and "--compile says nothing to qlora" in words
+    assert code == 0 and "--compile has no effect on qlora" in words
 
 
 def test_the_help_is_one(corpus: Corpus) -> None:
@@ -117,4 +117,4 @@ def test_the_help_is_one(corpus: Corpus) -> None:
         found[" ".join(path)] = next(item for item in command.params if item.name == "compiled")
     assert all(item.secondary_opts == ["--no-compile"] for item in found.values())
     assert {name for name, item in found.items() if item.help == HELP} == {"sweep run", "sweep tune-lr"}
-    assert "not by default" in found["launch"].help
+    assert "off by default" in found["launch"].help

@@ -59,7 +59,7 @@ def test_of_many_domains_some_are_shown_and_all_are_kept(folder: Path) -> None:
     code, out, err = run(folder, file_of(*(GOOD.format(f"domain-{number:02}") for number in range(15))), flops="2e14")
     assert code == 0, err
     assert sum(f"domain-{number:02}" in out for number in range(15)) == 12
-    assert "3 domains are left out here, and the file has all 15" in err
+    assert "specialist compute are shown, 3 are not; the file has all 15" in err
     assert len(json.loads((folder / "a.json").read_text())["structures"][0]["domains"]) == 15
 
 
@@ -68,7 +68,7 @@ def test_whose_text_is_priced_and_whose_law_is_warned_of_is_said(folder: Path) -
     replace(wide, source={**wide.source, "replicate_sd": wide.noise / 9}).save(folder / "laws" / "law.json", {})
     code, out, err = run(folder, file_of(*(GOOD.format(f"domain-{number}") for number in range(6))), flops="4e13")
     assert code == 0, err
-    assert out.count("twice the text of domain-") == 4 and "more text is priced for 4 of 6 domains" in err
+    assert out.count("twice the text of domain-") == 4 and "the value of more text is computed for 4 of 6 domains" in err
     assert "domains 'domain-0', 'domain-1' and 4 more: runs scatter around the law by 9 times the noise between seeds" in err
 
 
@@ -102,9 +102,9 @@ def test_bad_files_get_one_sentence(folder: Path, text: str, offender: str, reme
 @pytest.mark.parametrize(
     ("more", "offender"),
     [
-        (["--spec-tokens", "1M"], "--spec-tokens says what --domains says"),
-        (["--accuracy", "table.csv"], "--accuracy is of one domain"),
-        (["--general-law", "laws"], "--general-law says nothing without a limit"),
+        (["--spec-tokens", "1M"], "--spec-tokens states what --domains states"),
+        (["--accuracy", "table.csv"], "--accuracy applies to one domain only"),
+        (["--general-law", "laws"], "--general-law has no effect without a limit"),
         (["--max-general-rise", "3%", "--general-law", "nowhere.json"], "there is no law nowhere.json"),
         (["--max-general-rise", "3%"], "domain 'a' has no law of the general loss, which is limited"),
         (["--max-general-rise", "-3%"], "-3%"),
@@ -121,7 +121,7 @@ def test_a_law_of_the_general_loss_is_seen_to_without_a_limit_too(folder: Path, 
     general.save(folder / "laws" / "law_general.json", {})
     text = file_of(GOOD.format("a"), GOOD.format("b") + 'general_law = "laws/law_general.json"\n')
     code, _, err = run(folder, text, "--out", str(folder / "laws" / "law_general.json"))
-    assert code == 2 and "would be written over" in err
+    assert code == 2 and "would overwrite" in err
     code, _, err = run(folder, file_of(GOOD.format("a"), GOOD.format("b") + 'general_law = "nothere.json"\n'))
     assert code == 2 and "domain 'b': there is no law" in err
 
@@ -161,11 +161,11 @@ def test_accuracy_by_the_tables_of_the_domains(folder: Path) -> None:
     assert abs(first.accuracy["accuracy"] - expected) < 0.02 and first.accuracy["low"] < expected < first.accuracy["high"]
     assert first.accuracy["chance_given"] and not far.accuracy["chance_given"]
     assert all(plan.accuracy is None for item in answer.structures if item is not answer.recommended for plan in item.domains)
-    assert "Accuracy, by each domain's own table of models" in out and f"{100 * first.accuracy['accuracy']:.3g} %" in out
+    assert "Accuracy, from each domain's own table of models" in out and f"{100 * first.accuracy['accuracy']:.3g} %" in out
     assert "domain 'c': the accuracy is an extrapolation" in err and "domain 'a': the accuracy" not in err
     assert any(name.endswith("two.csv") for name in json.loads((folder / "a.json").read_text())["inputs"])
     code, _, err = run(folder, file_of(*rows), "--out", str(folder / "one.csv"))
-    assert code == 2 and "would be written over" in err
+    assert code == 2 and "would overwrite" in err
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ def test_the_answer_is_not_written_over_what_it_came_from(folder: Path) -> None:
     text = file_of(GOOD.format("a"), GOOD.format("b"))
     for name in ("domains.toml", "laws/law.json"):
         code, _, err = run(folder, text, "--out", str(folder / name))
-        assert code == 2 and "would be written over" in err
+        assert code == 2 and "would overwrite" in err
 
 
 def test_no_text_at_all_is_refused() -> None:
@@ -207,11 +207,11 @@ def test_next_runs_ask_the_laws_and_design_for_the_one_that_is_worth_most(fitted
     code, out, err = run(folder, text, "--next-runs", "2e13", "--params", "60k..90k", "--max-epochs", "2")
     assert code == 0 and "no corpus is named" in err
     words = " ".join(out.split())
-    assert "if one law were known" in words and "the runs for the law of a, b, as if 'a' alone had the" in err and "this design" in words
+    assert "if one law were known" in words and "runs for the law of a, b, as if 'a' alone had the" in err and "this design" in words
     size = float(words.split("by a coarse search: ")[1].split("k parameters")[0])
     assert 60 <= size <= 90  # under the limits of the request
     assert json.loads((folder / "a.json").read_text())["knowing"][0]["domains"] == ["a", "b"]
     code, _, err = run(folder, file_of(GOOD.format("a") + "max_loss = 9.0\n", GOOD.format("b")), "--next-runs", "2e13")
-    assert code == 2 and "here required losses decide; leave it or max_loss away" in err
+    assert code == 2 and "which required losses do not allow; leave out either --next-runs or max_loss" in err
     code, _, err = run(folder, text, "--next-runs", "2e13", "--json")
     assert code == 2 and "--next-runs prints a table" in err

@@ -22,12 +22,12 @@ def folder(tmp_path: Path, corpus: Corpus) -> Path:
     ("options", "sentence"),
     [
         ("--engine cloud", "--engine 'cloud' is not known; choose one of local, ray, slurm."),
-        ("--address auto", "--address auto says nothing with --engine local; leave it out, or use --engine ray."),
-        ("--partition p", "--partition p says nothing with --engine local"),
-        ("--engine ray --slurm-option a=b", "--slurm-option a=b says nothing with --engine ray"),
-        ("--engine slurm --gpu-memory 80 --device cuda", "--gpu-memory 80.0 says nothing with --engine slurm"),
-        ("--engine ray --gpu-memory 80", "--gpu-memory 80.0 says nothing with --device cpu"),
-        ("--engine ray --gpu-memory -1 --device cuda", "--gpu-memory -1.0 is no size"),
+        ("--address auto", "--address auto has no effect with --engine local; leave it out, or use --engine ray."),
+        ("--partition p", "--partition p has no effect with --engine local"),
+        ("--engine ray --slurm-option a=b", "--slurm-option a=b has no effect with --engine ray"),
+        ("--engine slurm --gpu-memory 80 --device cuda", "--gpu-memory 80.0 has no effect with --engine slurm"),
+        ("--engine ray --gpu-memory 80", "--gpu-memory 80.0 has no effect with --device cpu"),
+        ("--engine ray --gpu-memory -1 --device cuda", "--gpu-memory -1.0 is not a memory size"),
         ("--device tpu", "--device 'tpu' is not known"),
         ("--engine slurm --slurm-option account", "--slurm-option 'account' has no =; write key=value"),
         ("--engine slurm --slurm-option a=b --slurm-option a=c", "--slurm-option a is given twice"),
@@ -37,7 +37,7 @@ def folder(tmp_path: Path, corpus: Corpus) -> Path:
         ("--engine ray --address ray://user:SECRET@127.0.0.1:1", "no Ray cluster answers at ray://…@127.0.0.1:1"),
         ("--engine ray --address SECRET@nowhere", "--address '…@nowhere' is not an address"),
         ("--engine ray --address user:SECRET@127.0.0.1:1 --workers 2", "since --address …@127.0.0.1:1 names a cluster"),
-        ("--address user:SECRET@127.0.0.1:1", "--address …@127.0.0.1:1 says nothing with --engine local"),
+        ("--address user:SECRET@127.0.0.1:1", "--address …@127.0.0.1:1 has no effect with --engine local"),
         ("--engine ray --address auto --workers 2", "--workers 2 has no effect, since --address auto names a cluster"),
     ],
 )
@@ -62,7 +62,7 @@ def test_gpus_that_this_machine_has_not_are_refused_before_anything_is_written(f
 def test_a_dry_run_shows_what_each_task_asks_for(folder: Path) -> None:
     code, out, words = run("sweep", "run", str(folder), "--engine", "ray", "--device", "cuda", "--gpu-memory", "10", "--dry-run")
     assert code == 0 and "12 of 12 segments" in words
-    assert "What each task asks for" in out and "0.11" in out and "1.00 GB" in out
+    assert "Resources of each task" in out and "0.11" in out and "1.00 GB" in out
     code, out, words = run("sweep", "run", str(folder), "--engine", "ray", "--device", "cuda", "--dry-run")
     assert code == 0 and "every task gets a GPU of its own" in words
     assert not (folder / "state").exists(), "a dry run writes nothing"

@@ -40,7 +40,7 @@ def test_a_sweep_with_replay_gives_a_law_that_can_be_launched(tmp_path: Path) ->
         (tmp_path / name).write_bytes(REPLAY.with_name(name).read_bytes())
     code, _, err = run("fit", str(tmp_path), "--law", "additive-saturating", "--bootstrap", "20", "--no-figures")
     assert code == 0, err
-    said = "kept out of the fit: 42 runs with replayed general text, which no law of the specialist loss describes; --target general takes them in"
+    said = "kept out of the fit: 42 runs with replayed general text, which no law of the specialist loss describes; --target general fits them"
     assert said in err.splitlines()
     source = read_json(tmp_path / "law.json")["source"]
     assert source["recipe"] and source["corpus"] and source["rows"] == 27
@@ -54,7 +54,7 @@ def test_runs_of_another_method_are_not_left_out_without_a_word(tmp_path: Path) 
     rows = [f"{line},{method}" for method in ("", "lora-both") for line in GRID]
     table.write_text("\n".join(["params_non_embedding,tokens_pt,loss_spec,method", *rows[:21]]) + "\n")
     code, _, err = run("fit", str(table), "--law", "chinchilla", "--bootstrap", "20", "--no-figures")
-    assert code == 0 and "kept out of the fit: 1 run of another method (lora-both), which --method fits" in err.splitlines()
+    assert code == 0 and "kept out of the fit: 1 run of another method (lora-both); fit them with --method" in err.splitlines()
 
 
 @pytest.mark.filterwarnings("ignore::planner.errors.PlannerWarning")
@@ -67,7 +67,7 @@ def test_of_several_tables_each_is_named_above_its_own(tmp_path: Path) -> None:
     assert [out.index(f"{name}/runs.csv: Law chinchilla") < out.index(f"{name}/runs.csv: Laws by") for name in ("one", "two")] == [True, True]
     assert "runs.csv" not in run("fit", str(tmp_path / "one"), *asked)[1]
     out = run("backtest", str(tmp_path), "--law", "chinchilla", "--bootstrap", "20", "--no-figures", "--cutoffs", "2e16")[1]
-    assert all(f"{name}/runs.csv: Fitted to the runs" in out for name in ("one", "two")), out
+    assert all(f"{name}/runs.csv: Laws fitted to the runs" in out for name in ("one", "two")), out
 
 
 def test_a_refusal_waits_for_its_helpers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,5 +163,5 @@ def test_flagged_runs_are_named_with_the_reason(tmp_path: Path) -> None:
     assert code == 0, err
     assert f"kept out of the fit: 1 run flagged diverged (the run diverged, or has no loss): r{len(GRID)}\n" in err
     many = f"12 runs flagged under_2_tokens_per_parameter ({FLAGS['under_2_tokens_per_parameter']})"
-    assert f"kept out of the fit: {many}: {', '.join(names[:5])} and 7 more, named in the law's file\n" in err
+    assert f"kept out of the fit: {many}: {', '.join(names[:5])} and 7 more, listed in the law's file\n" in err
     assert read_json(tmp_path / "law.json")["source"]["flagged"] == {"under_2_tokens_per_parameter": names, "diverged": [f"r{len(GRID)}"]}

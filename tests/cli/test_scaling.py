@@ -46,7 +46,7 @@ def test_curves_are_printed_and_written(law: Path) -> None:
         (["--spec-tokens", "200k", "--from", "1e8"], "too few", "give at least"),
         (["--spec-tokens", "200k", "--points", "1"], "1 points", "leave --points away"),
         (["--spec-tokens", "0"], "spec-tokens of 0", "positive"),
-        ([], "there is no specialist text", "give --spec-tokens"),
+        ([], "the amount of specialist text is not given", "give --spec-tokens"),
         (["--spec-tokens", "200k", "--params", "2M..1M"], "2M..1M", "smaller size first"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -79,8 +79,8 @@ def test_accuracy_stands_in_table_and_file(law: Path) -> None:
     [
         (TABLE.replace("0.7\n", "70\n"), [], "accuracy = 70", "not per cent"),
         (TABLE.replace("accuracy", "score"), [], "no column accuracy", "name, loss, score"),
-        (TABLE, ["--chance", "2"], "'2' is over the whole", "2%"),
-        (None, ["--chance", "0.25"], "--chance says nothing", "--accuracy"),
+        (TABLE, ["--chance", "2"], "'2' is more than the whole", "2%"),
+        (None, ["--chance", "0.25"], "--chance has no effect", "--accuracy"),
     ],
     ids=["per cent", "no column", "chance above 1", "chance alone"],
 )
@@ -126,5 +126,5 @@ def test_a_law_of_one_stage_is_shown_with_the_tokens_that_it_knows(tmp_path: Pat
     text = ["--spec-tokens", "5B"] if law == "data-constrained" else []
     code, words, err = run("scaling", "--law", str(tmp_path), *text, "--points", "4", "--out", str(tmp_path / "s.json"), "--figure")
     assert code == 0, err
-    tables = words[: words.index("off: distance of the plans")]
+    tables = words[: words.index("off: RMS distance of the plans")]
     assert shown in tables and not any(item in tables.replace("distinct specialist", "").replace("specialist tokens", "") for item in not_shown)

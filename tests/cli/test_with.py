@@ -113,7 +113,7 @@ def test_what_cannot_stand_together_is_refused(tmp_path: Path) -> None:
         ((str(first), "--with", str(first)), f"{first} is named twice"),
         ((str(MEDICINE.parent), "--with", str(first)), f"--with adds to one table, and {MEDICINE.parent} holds 3"),
         ((str(first), "--with", str(tmp_path / "none")), "there is no file or folder"),
-        ((str(first), "--with", str(later), "--out", str(later)), "would be written over"),
+        ((str(first), "--with", str(later), "--out", str(later)), "would overwrite"),
     ):
         for command in ("fit", "backtest"):
             code, _, err = run(command, *asked, "--no-figures")

@@ -25,7 +25,7 @@ def test_a_disk_that_takes_no_states(undisturbed: Path, tmp_path: Path, corpus: 
     command = [sys.executable, "-m", "planner.cli.main", "sweep", "run", str(folder), "--workers", "1"]
     done = subprocess.run([sys.executable, "-c", limit, *command], capture_output=True, text=True)  # below a state, above a record
     assert done.returncode == 2
-    assert "cannot be written" in done.stderr and "limit on the size of a file (ulimit -f)" in done.stderr and "safetensors" in done.stderr
+    assert "cannot be written" in done.stderr and "limit on file sizes (ulimit -f)" in done.stderr and "safetensors" in done.stderr
     assert not states(folder) and not [path for path in (folder / "state").iterdir() if path.name.startswith(".")]
     assert run_sweep(Sweep.open(folder), LocalEngine(2)) == {}
     assert_whole(folder, undisturbed)

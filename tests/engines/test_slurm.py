@@ -221,10 +221,10 @@ def test_without_slurm(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ({"account": "a'; touch owned; '"}, 'holds "\'"'),
         ({"account": "`touch owned`"}, "holds '`'"),
         ({"account": ""}, "is empty"),
-        ({"Setup": "touch owned"}, "no option of sbatch"),
-        ({"a b": "c"}, "no option of sbatch"),
+        ({"Setup": "touch owned"}, "not an option of sbatch"),
+        ({"a b": "c"}, "not an option of sbatch"),
         ({"wrap": "touch owned"}, "set by the planner itself"),
-        ({"time": "soon"}, "no time limit"),
+        ({"time": "soon"}, "not a time limit"),
     ],
 )
 def test_no_option_reaches_a_shell(options: dict[str, str], what: str) -> None:

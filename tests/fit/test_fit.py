@@ -301,7 +301,7 @@ def test_flagged_rows_stay_out_unless_kept(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no run has the flag 'short_stage'; choose under_2_tokens_per_parameter"):
         fit_data(frame, keep=("short_stage",))
     frame.loc[11, "status"] = "diverged"  # and has a loss
-    with pytest.raises(InputError, match="--keep diverged: a run that diverged is not fitted even where it has a loss"):
+    with pytest.raises(InputError, match="--keep diverged: a diverged run is never fitted"):
         fit_data(flag_runs(frame), keep=("diverged",))
 
 

@@ -89,7 +89,7 @@ def test_a_table_that_is_pasted_twice_counts_once(tmp_path: Path) -> None:
     [
         ("recipe", ("a", "b"), "the runs mix 2 fingerprints of recipe: a, b"),
         ("vocab_size", (32000, 128256), "the runs mix vocabularies of 32000, 128256 words"),
-        ("base", ("", "x"), "25 of 50 runs start from a checkpoint, the others from nothing"),
+        ("base", ("", "x"), "25 of 50 runs start from a checkpoint, the others from scratch"),
     ],
 )
 def test_runs_of_two_kinds_are_refused_and_none_is_called_bad(tmp_path: Path, column: str, pair: tuple[object, object], sentence: str) -> None:
@@ -318,7 +318,7 @@ def test_a_flag_that_takes_many_runs_is_said(tmp_path: Path) -> None:
     frame["loss_spec"] = truth(sizes, frame["tokens_pt"].to_numpy()) * (sizes / 1e7) ** 0.15
     frame.to_csv(tmp_path / "runs.csv", index=False)
     words = run("fit", str(tmp_path / "runs.csv"), "--law", "chinchilla", "--no-figures", "--bootstrap", "20")[2]
-    assert "of 25 runs are flagged larger_but_worse and kept out: so many are hardly single bad runs" in words
+    assert "of 25 runs are flagged larger_but_worse and kept out, too many to be isolated bad runs" in words
 
 
 def test_a_vocabulary_padded_by_size_is_one(tmp_path: Path) -> None:

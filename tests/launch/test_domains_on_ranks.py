@@ -89,7 +89,8 @@ def test_two_ranks_have_the_losses_of_one(path: Path, one: Path, tmp_path: Path)
         assert row(tmp_path / "run", name)["loss_spec"] == pytest.approx(row(one, name)["loss_spec"], abs=1e-5)
         assert (tmp_path / "run" / name / "checkpoint" / "model.safetensors").exists()
     text = " ".join(out.split())
-    assert "What the dearest run takes, mail" in text and "2 ranks x 1 pass x up to 1" in text and not (tmp_path / "run" / TRUNK / "states").exists()
+    assert "Resources needed by the largest run, mail" in text and "2 ranks x 1 micro-batch x up to 1" in text
+    assert not (tmp_path / "run" / TRUNK / "states").exists()
     code, out, said = plan("launch", path, "--out", tmp_path / "run")
     assert code == 0 and "held-out loss" in said and not (tmp_path / "run" / TRUNK / "states").exists(), "nothing is trained again"
 

@@ -96,7 +96,7 @@ def test_watch_says_that_a_run_was_killed_and_that_it_diverged(launched: tuple[P
     lines = metrics.read_text().splitlines(keepends=True)
     metrics.write_text("".join(lines[:50]))
     said = " ".join(plan("watch", folder)[1].split())
-    assert "step 50 of 72" in said and "left, but nothing trains it now" in said
+    assert "step 50 of 72" in said and "left, but it is not training now" in said
     with locked(folder / STATES_FOLDER, "torchrun"):
         assert "nothing trains" not in " ".join(plan("watch", folder)[1].split())
     metrics.write_text("".join(lines))
@@ -115,7 +115,7 @@ def test_when_the_first_loss_stands_beside_the_forecast_is_said_before(launched:
     assert f"held-out losses beside the forecast: {len(at)}, the first after step {at[0]} of {STEPS}" in plan("watch", folder)[2]
     assert "losses beside the forecast" not in plan("watch", launched[0])[2]
     replace(run, settings=replace(run.settings, evaluate_at=())).save(folder)
-    none = "none, the run is too short for them; nothing is told before its end"
+    none = "none: the run is too short; no loss is shown before its end"
     assert f"held-out losses beside the forecast: {none}" in plan("watch", folder)[2]
     for eval_tokens, said in ((640, f"{len(at)}, the first after step {at[0]} of {STEPS}"), (65536, none)):
         body = allocation(corpus)
@@ -206,9 +206,9 @@ def test_a_dry_run_says_what_it_takes_and_leaves_nothing(corpus: Corpus, tmp_pat
         (["--shard-ranks", "3"], "3 ranks", "--shard-ranks"),
         (["--peak-flops", "3"], "3", "data sheet"),
         (["--wandb", ""], "''", "name one"),
-        (["--wandb", "mine"], "--wandb mine is asked for and wandb is not installed", "pip install wandb, or leave it away"),
+        (["--wandb", "mine"], "--wandb mine is asked for and wandb is not installed", "pip install wandb, or leave it out"),
         (["--device", "cuda"], "torch finds no GPU", "use --device cpu"),
-        (["--address", "user:SECRET@127.0.0.1:1"], "--address …@127.0.0.1:1 is of Ray", "add --engine ray"),
+        (["--address", "user:SECRET@127.0.0.1:1"], "--address …@127.0.0.1:1 needs --engine ray", "add it"),
         (["--export", "nemo"], "nemo", "torchtitan"),
         (["--submit"], "--submit", "--engine slurm"),
         (["--law", "/nowhere/law.json"], "/nowhere/law.json", "check the path"),
@@ -288,7 +288,7 @@ def test_a_stop_file_ends_a_launch_as_ctrl_c_does(corpus: Corpus, tmp_path: Path
     allocation(corpus).save(tmp_path / "a.json", {})
     monkeypatch.setattr(runners, "command", stopped)
     code, _, said = plan("launch", tmp_path / "a.json", "--out", folder, "--threads", 1)
-    assert code == INTERRUPTED and said.strip().endswith("stopped; what is finished is kept, and the same command goes on from there")
+    assert code == INTERRUPTED and said.strip().endswith("stopped; finished work is kept, and the same command continues from there")
     assert 0 < read_json(folder / "states" / "latest.json")["step"] < STEPS and not (folder / STOP_FILE).exists()
 
 

@@ -103,7 +103,7 @@ def test_a_table_without_a_recipe_is_told_what_to_run(tmp_path: Path, columns: s
     result = invoke(app, asked)
     words = " ".join(result.stdout.split())
     assert result.exit_code == 0, result.stderr
-    assert "names no recipe: the runs are those of the default one" in " ".join(result.stderr.split())
+    assert "names no recipe: the runs follow the default one" in " ".join(result.stderr.split())
     table_of_runs = words[words.index("Design: ") :]
     assert shown.replace("1.28T ", "") in table_of_runs and not_shown not in table_of_runs
     before, design = (float(words.split(f" {name} ")[1].split()[2]) for name in ("before", "this design"))

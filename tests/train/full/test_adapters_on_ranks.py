@@ -119,7 +119,7 @@ def test_the_command_line_gives_ranks_to_adapters_on_a_base(corpus: Corpus, base
         return result.exit_code, result.stdout, " ".join(result.stderr.split())
 
     code, _, said = plan("lora", "--export", "torchtitan")
-    assert code == 2 and "--export torchtitan knows no adapters, and the plan is of lora" in said
+    assert code == 2 and "--export torchtitan does not support adapters, and the plan uses lora" in said
     assert not (tmp_path / "run").exists()
     code, out, said = plan("lora", "--ranks", "2")
     assert code == 0 and "2 on cpu, fp32" in out and "specialist loss" in said, said
