@@ -270,7 +270,7 @@ def show_realised(ready: Launch, title: str) -> None:
         change = realised / planned - 1 if planned else 0.0
         rows.append([name, format_count(planned, 5), format_count(realised, 5), f"{change:+.2%}"])
         if abs(change) > FAR_FROM_PLAN:
-            warnings.warn(f"{name} as realised is {change:+.1%} off the plan; the forecast is for the plan", PlannerWarning, stacklevel=2)
+            warnings.warn(f"{name} is realised {change:+.1%} off the plan; the forecast is for the plan", PlannerWarning, stacklevel=2)
     tip = ready.run.tree.tips[0]
     shape = tip.shape
     caption = f"{shape.family}, {shape.layers} layers, width {shape.hidden}, learning rate {tip.learning_rate:.3g}, seed {tip.seed}"

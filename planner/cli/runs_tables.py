@@ -34,7 +34,7 @@ def tables_and_further(path: Path, together: Sequence[Path], out: Path | None) -
 
     tables = runs_files(path)
     if out and len(tables) > 1:
-        raise InputError(f"--out names one file, and {path} holds {len(tables)} runs tables", remedy="name one table, or leave out --out")
+        raise InputError(f"--out names one file, and {path} holds {len(tables)} runs tables", remedy="name one table, or omit --out")
     if further := further_tables(together, path, tables):
         one_domain([*tables, *further])
     return tables, further

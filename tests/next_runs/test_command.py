@@ -48,7 +48,7 @@ def test_the_table_and_the_dry_run(law: list[str], tmp_path: Path) -> None:
     code, text, messages = run(*law, "--criterion", "I", "--out", str(tmp_path / "x.toml"), "--dry-run")
     assert code == 0, messages
     assert "as a tree" in text and "naive grid" in text and "expected regret" in text
-    assert "100 times the largest run" in messages
+    assert "100 times the law's largest run" in messages
     assert not (tmp_path / "x.toml").exists() and "times the target budget" not in messages
     code, _, messages = run(*law, "--target-flops", "2.5e12", "--dry-run")
     assert code == 0 and "the runs may cost 2 times the target budget" in messages
