@@ -127,16 +127,16 @@ def best_plan(problem: Problem) -> Plan:
 def _arm(problem: Problem, name: str, share: float, held: Held, sizes: tuple[Size, ...]) -> Arm:
     """Find the best plan with a given share of specialist tokens."""
     if share > 0 and problem.one_stage:
-        return Arm(name, None, None, None, KNOWS_NO_TEXT)
+        return Arm.unavailable(name, KNOWS_NO_TEXT)
     if share == 1 and problem.needs_trunk:
-        return Arm(name, None, None, None, f"{problem.method.name} adapts a model that has had general text")
+        return Arm.unavailable(name, f"{problem.method.name} adapts a model that has had general text")
     found = closest_split(problem, share, sizes)
     if found is None:
-        return Arm(name, None, None, None, why_none(problem, share, sizes))
+        return Arm.unavailable(name, why_none(problem, share, sizes))
     if not np.isfinite(found.expected).any():
         # Without a limit it is somebody's own law that has no finite loss there, such as one in the logarithm of the general tokens.
         none = "the law gives no finite loss for it" if problem.retention is None else "would exceed the limit on the general loss"
-        return Arm(name, None, None, None, none)
+        return Arm.unavailable(name, none)
     best = describe(problem, found.plans, found.best)
     return Arm(name, priced(problem, best), *held(resampled(problem, best)), "; ".join(tell_never(problem.law, extrapolation_of(problem.law, best))))
 
@@ -144,12 +144,12 @@ def _arm(problem: Problem, name: str, share: float, held: Held, sizes: tuple[Siz
 def _passes(problem: Problem, name: str, most: float, held: Held) -> Arm:
     """Find the best plan of at most some passes over the one corpus."""
     if most > problem.max_epochs:
-        return Arm(name, None, None, None, f"more than the {problem.max_epochs:.3g} that are allowed")
+        return Arm.unavailable(name, f"more than the {problem.max_epochs:.3g} that are allowed")
     fewer = replace(problem, request=replace(problem.request, max_epochs=most))
     try:
         found = refine_search(fewer, coarse(fewer))
     except DataError as error:
-        return Arm(name, None, None, None, error.message)
+        return Arm.unavailable(name, error.message)
     best = realised(fewer, found.plans, found.best)
     return Arm(name, best, *held(resampled(problem, best)))
 

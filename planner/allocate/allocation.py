@@ -87,6 +87,11 @@ class Arm:
     """Share of the resamples under which the recommendation is better."""
     note: str = ""
 
+    @classmethod
+    def unavailable(cls, name: str, why: str) -> Arm:
+        """Make an arm that has no plan, with the reason as its note."""
+        return cls(name, None, None, None, why)
+
 
 def behind(theirs: Array, mine: Array, rounding: float = 0.0) -> tuple[float, float]:
     """Return by how much a plan is behind the recommendation [% of the loss], and in which share of the resamples, from ln L under each.

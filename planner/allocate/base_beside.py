@@ -18,10 +18,9 @@ from planner.allocate.describe import resampled
 from planner.allocate.epoch import one_more_of_base
 from planner.allocate.exchange import MORE_COMPUTE, NOTHING
 from planner.allocate.extrapolation import TOO_FAR, extrapolation_of, refuse_far, refuse_far_general, tell_never
-from planner.allocate.plan_warnings import TAKEN
 from planner.allocate.prices import MORE_TEXT, eased, price_of, under
 from planner.allocate.problem import Problem
-from planner.allocate.request import Request
+from planner.allocate.request import TAKEN, Request
 from planner.arrays import Array
 from planner.errors import InputError, PlannerError
 from planner.fit.fitted import FittedLaw
@@ -48,7 +47,7 @@ def scratch(problem: Problem, mine: Array, allow_extrapolation: bool) -> Arm:
             refuse_far(problem.law, other.flops, extrapolation_of(problem.law, other))
             refuse_far_general(problem.retention, other, other.flops)
     except PlannerError as error:
-        return Arm(name, None, None, None, error.message)
+        return Arm.unavailable(name, error.message)
     return Arm(name, other, *behind(resampled(problem, other), mine), "; ".join(tell_never(problem.law, extrapolation_of(problem.law, other))))
 
 

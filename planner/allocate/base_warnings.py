@@ -14,6 +14,7 @@ from planner.allocate.base_stage import LEAST_SHARE, capped
 from planner.allocate.extrapolation import TOO_FAR, outside
 from planner.allocate.problem import Problem
 from planner.allocate.replay_cost import NO_REPLAY, said_of
+from planner.allocate.request import TAKEN
 from planner.design.spec import MIN_STEPS
 from planner.fit.support import NEAR
 from planner.method import Method
@@ -89,7 +90,7 @@ def warnings_of_bases(problem: Problem, able: Feasible, method: Method, made: Se
             f"the bases have vocabularies of {', '.join(f'{count:,}' for count in words)} words, so that their own nats/token are different units; "
             "forecasts are all in those of the law's text"
         )
-    if best.plan.tokens_spec > 0.98 * problem.max_tokens_spec:
+    if best.plan.tokens_spec > TAKEN * problem.max_tokens_spec:
         found.append(f"the limit of {format_epochs(problem.max_epochs)} binds: {left_over}")
     elif spent < 0.9 * problem.request.flops and (problem.request.training_flops or np.inf) < 1.02 * best.plan.flops:
         found.append(f"{left_over}: the time that training may take binds, and not the budget")

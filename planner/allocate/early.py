@@ -35,14 +35,14 @@ def mixed_arm(problem: Problem, held: Held, sizes: tuple[Size, ...]) -> Arm:
     """
     early = problem.law.early
     if early is None:
-        return Arm(NAME, None, None, None, "not measured: needs fitted runs with specialist text in their general stage and none after it")
+        return Arm.unavailable(NAME, "not measured: needs fitted runs with specialist text in their general stage and none after it")
     if problem.retention is not None:
-        return Arm(NAME, None, None, None, "what it does to the general loss is not measured")
+        return Arm.unavailable(NAME, "what it does to the general loss is not measured")
     shares = np.geomspace(early.low, early.high, SHARES)
     parts = [problem.split(sizes, float(share), stage=False) for share in shares]
     plans = [(part, number) for part in parts for number in range(len(part))]
     if not plans:
-        return Arm(NAME, None, None, None, f"not with shares as measured, {early.low:.0%} to {early.high:.0%}, of text that may be passed over so often")
+        return Arm.unavailable(NAME, f"not with shares as measured, {early.low:.0%} to {early.high:.0%}, of text that may be passed over so often")
     losses = np.concatenate([problem.law.log_loss(_counted(problem, part, early.worth)) for part in parts if len(part)])
     part, number = plans[int(losses.argmin())]
     one = part.rows([number])

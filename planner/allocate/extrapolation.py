@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +13,7 @@ from planner.allocate.retention import Retention
 from planner.errors import DataError
 from planner.fit.diagnosis import STATUS_ADVICE
 from planner.fit.fitted import FittedLaw
+from planner.fit.member import Member
 from planner.fit.support import NEAR, RAY, TOTAL
 from planner.laws import LAWS
 from planner.units import format_count, format_number
@@ -191,8 +192,8 @@ def warnings_of_law(problem: Problem) -> list[str]:
     request, most = problem.request, problem.law.support.high["epochs_spec"]
     if problem.one_stage:
         found.append("the law was fitted to runs of one stage: it chooses size and tokens, and says nothing of specialist text")
-    if not problem.one_stage and request.max_epochs is not None and request.max_epochs > 1.01 * most:
-        found.append(f"--max-epochs {request.max_epochs:.3g} is beyond the {most:.3g} that the runs cover")
+    if not problem.one_stage:
+        found += tell_epochs(request.max_epochs, most)
     if problem.method.name != "full":
         stages = "both stages are" if problem.method.both else "the specialist stage is"
         rest = "" if problem.method.both else ", the general one in full"
@@ -206,7 +207,17 @@ def warnings_of_law(problem: Problem) -> list[str]:
     found += tell_unmeasured(problem.law)
     if problem.one_corpus and (fresh := [member.law.name for member in problem.law.members if not member.law.repeats]):
         found.append(f"{', '.join(fresh)}: takes repeated text for fresh, and no run repeats any: what passes after the first buy is less than it says")
-    for status in dict.fromkeys(member.status for member in problem.law.members if member.status != "converged"):
-        names = ", ".join(member.law.name for member in problem.law.members if member.status == status)
-        found.append(f"{names}: {status}: {STATUS_ADVICE[status]}")
-    return found
+    return [*found, *tell_status(problem.law.members)]
+
+
+def tell_epochs(max_epochs: float | None, covered: float) -> Iterator[str]:
+    """Say that more passes are allowed than any run has made."""
+    if max_epochs is not None and max_epochs > 1.01 * covered:
+        yield f"--max-epochs {max_epochs:.3g} is beyond the {covered:.3g} that the runs cover"
+
+
+def tell_status(members: Sequence[Member]) -> Iterator[str]:
+    """Say which laws did not converge, and what to do about it; one sentence for each status."""
+    for status in dict.fromkeys(member.status for member in members if member.status != "converged"):
+        names = ", ".join(dict.fromkeys(member.law.name for member in members if member.status == status))
+        yield f"{names}: {status}: {STATUS_ADVICE[status]}"

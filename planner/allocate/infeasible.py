@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, NoReturn
 
+from planner.allocate.bisection import bisect_log
 from planner.allocate.plans import Size
 from planner.design.spec import MIN_STEPS
 from planner.errors import DataError
@@ -125,10 +126,7 @@ def would_keep(problem: Problem, keeps: Callable[[Problem], bool]) -> str:
         return keeps(replace(problem, request=replace(asked, flops=factor * asked.flops)))
 
     def budget(asked: Request) -> str:
-        low, high = 1.0, MOST_BUDGET
-        for _ in range(BISECTIONS):
-            middle = math.sqrt(low * high)
-            low, high = (low, middle) if enough(asked, middle) else (middle, high)
+        _, high = bisect_log(1.0, MOST_BUDGET, lambda factor: enough(asked, factor), BISECTIONS)
         return f"{unit}about {round_up(high * asked.flops, 2):.2g} FLOPs"
 
     if enough(request, MOST_BUDGET):

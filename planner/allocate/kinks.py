@@ -55,11 +55,11 @@ def _between(retention: Retention, plans: Plans, line: Any, least_stage: float, 
     low = made.tokens_pt
     for _ in range(HALVINGS if len(rows) else 0):
         middle = np.sqrt(low * high)
-        keeps = retention.keeps(_moved(made, middle, falls), shares, least_stage)
+        keeps = retention.keeps(_with_general_tokens(made, middle, falls), shares, least_stage)
         low, high = np.where(keeps, middle, low), np.where(keeps, high, middle)
-    return replace(_moved(made, low, falls), replay=shares).rows(np.flatnonzero(low > made.tokens_pt))
+    return replace(_with_general_tokens(made, low, falls), replay=shares).rows(np.flatnonzero(low > made.tokens_pt))
 
 
-def _moved(plans: Plans, tokens_pt: Any, falls: float) -> Plans:
+def _with_general_tokens(plans: Plans, tokens_pt: Any, falls: float) -> Plans:
     """Give plans other general tokens, and the specialist ones that go with them."""
     return replace(plans, tokens_pt=tokens_pt, tokens_spec=plans.tokens_spec - falls * (tokens_pt - plans.tokens_pt), replay=None)

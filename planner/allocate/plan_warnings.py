@@ -16,6 +16,7 @@ from planner.allocate.optimum import Search, coarse, guesses
 from planner.allocate.problem import AT_LEAST_RATIO, Problem
 from planner.allocate.refine import refine_guess, refine_search
 from planner.allocate.replay_cost import NO_REPLAY, said_of
+from planner.allocate.request import LEFT_OVER, TAKEN
 from planner.allocate.retention import GeneralLoss
 from planner.design.spec import MIN_STEPS
 from planner.fit.support import NEAR
@@ -25,8 +26,8 @@ LARGER = 1.1
 """Factor in size by which the memory is asked whether it binds."""
 LOWER = 0.05
 """By how much a loss beyond the runs must be lower to be told of [%]."""
-TAKEN = 0.98
-"""Share of what there is from which on it counts as taken whole."""
+OTHER_SIZE = 0.05
+"""Share by which the realised size must differ from the size asked for to be mentioned."""
 OVER_BUDGET = 1e-6
 """Share by which a plan may pass its budget before that is said."""
 
@@ -52,8 +53,7 @@ def warnings_of(problem: Problem, whole: Search, plan: Plan, value: float, extra
             f"the upper end of the interval stays at {least:.4g}, the lowest loss that any run reached: the law has no irreducible loss and cannot know "
             f"where the loss stops falling; by its spread alone it would be {plan.loss**2 / plan.loss_low:.4g}"
         )
-    if request.params is not None and abs(plan.params_non_embedding / request.params - 1) > 0.05:
-        found.append(f"--params {format_count(request.params)} is realised as {format_count(plan.params_non_embedding)} non-embedding parameters")
+    found += tell_realised(request.params, plan.params_non_embedding)
     found += [*_left_out(problem), *tell_memory(problem, plan.params_non_embedding, "a larger model")]
     if plan.tokens_spec == 0 and 0 < problem.max_tokens_spec < problem.min_tokens_stage:
         found.append(
@@ -85,6 +85,12 @@ def _shortest(problem: Problem, plan: Plan) -> Iterator[str]:
                 f"the {kind} stage is as short as a stage may be, {MIN_STEPS} steps, {format_count(tokens)} tokens: the law may have it shorter, which "
                 "smaller batches would allow"
             )
+
+
+def tell_realised(asked: float | None, realised: float) -> Iterator[str]:
+    """Say that the shape nearest to the size that was asked for is not close to it."""
+    if asked is not None and abs(realised / asked - 1) > OTHER_SIZE:
+        yield f"--params {format_count(asked)} is realised as {format_count(realised)} non-embedding parameters"
 
 
 def tell_memory(problem: Problem, params_non_embedding: float, larger: str) -> Iterator[str]:
@@ -144,27 +150,23 @@ def warnings_of_compromise(problem: Problem, plan: Plan, own: Mapping[str, tuple
 def _left_over(problem: Problem, plan: Plan) -> list[str]:
     """Say how much of the budget is not spent, where that is more than whole steps leave, and why."""
     request, spent = problem.request, plan.flops + plan.flops_inference
-    if spent >= 0.98 * request.flops:
+    if spent >= LEFT_OVER * request.flops:
         return []
-    left, before = f"{format_part(1 - spent / request.flops)} of the budget", ""
+    left = f"{format_part(1 - spent / request.flops)} of the budget is left over"
     tokens = (plan.tokens_pt + plan.tokens_spec) * (request.flops - spent) / plan.flops
-    if (request.training_flops or np.inf) < 1.02 * plan.flops:
-        why = "is left over: the time that training may take binds, and not the budget"
-    elif problem.one_corpus:
-        bound = plan.tokens_spec > TAKEN * problem.max_tokens_spec
-        passes = f"{problem.max_epochs:.3g} passes"
-        why = f"buys nothing: no more than {passes} are allowed" if bound else "is left over: further passes are forecast to harm"
-    elif request.general_tokens and plan.tokens_pt > TAKEN * request.general_tokens:
-        before, why = "the general text binds: ", "buys nothing, since the law knows no second pass over it"
-    elif plan.tokens_pt == 0 and (request.general_tokens or np.inf) < problem.min_tokens_stage:
-        why = f"is left over: the general text is too little for a stage of {MIN_STEPS} steps, and more of the other is forecast to harm"
-    elif problem.retention is not None:
-        why = "is left over: after more general tokens there would be more to lose, and the limit on the general loss binds"
-    elif plan.tokens_pt == 0 and tokens < 1.01 * problem.min_tokens_stage:
-        why = f"is left over: it is too little for a general stage of {MIN_STEPS} steps, and nothing else is forecast to be better"
-    else:
-        why = "is left over: the law forecasts that more general tokens would raise the loss, which runs should confirm first"
-    return [f"{before}{left} {why}"]
+    general_text, stage = request.general_tokens or np.inf, f"a general stage of {MIN_STEPS} steps"
+    reasons = (  # the first that holds
+        ((request.training_flops or np.inf) < 1.02 * plan.flops, "the time limit on training binds, not the budget"),
+        (problem.one_corpus and plan.tokens_spec > TAKEN * problem.max_tokens_spec, f"no more than {problem.max_epochs:.3g} passes are allowed"),
+        (problem.one_corpus, "further passes are forecast to raise the loss"),
+        (plan.tokens_pt > TAKEN * general_text, "the general text binds, and the law knows no second pass over it"),
+        (plan.tokens_pt == 0 and general_text < problem.min_tokens_stage,
+         f"the general text is too short for {stage}, and more specialist text is forecast to raise the loss"),
+        (problem.retention is not None, "more general tokens leave more to lose, and the limit on the general loss binds"),
+        (plan.tokens_pt == 0 and tokens < 1.01 * problem.min_tokens_stage, f"it is too little for {stage}, and no other use would lower the loss"),
+        (True, "the law forecasts that more general tokens would raise the loss; confirm that with runs first"),
+    )  # fmt: skip
+    return [f"{left}: {next(why for holds, why in reasons if holds)}"]
 
 
 def _bounded(problem: Problem, plan: Plan, value: float) -> list[str]:

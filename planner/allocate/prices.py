@@ -12,10 +12,9 @@ from planner.allocate.epoch import one_more
 from planner.allocate.exchange import MORE_COMPUTE, exchange_of
 from planner.allocate.extrapolation import TOO_FAR
 from planner.allocate.optimum import Search, coarse, coarse_near, leading, search
-from planner.allocate.plan_warnings import TAKEN
 from planner.allocate.problem import Problem
 from planner.allocate.refine import around_plan, refine_guess, refine_search
-from planner.allocate.request import Request
+from planner.allocate.request import TAKEN, Request
 from planner.allocate.retention import Retention
 from planner.arrays import Array
 from planner.errors import DataError

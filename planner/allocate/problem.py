@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from planner.allocate.bisection import bisect_log
 from planner.allocate.infeasible import least_flops, refuse_shapes, refuse_size
 from planner.allocate.plans import Plans, Size, shaped, sized
 from planner.allocate.request import Request
@@ -304,10 +305,7 @@ class Problem:
         if self.trainable(self.size(most), self.min_tokens_per_param):
             return least, most
         # A token costs more than 6·N where there are embeddings and attention, and inference takes its part: the largest size is less.
-        low, high = least, most
-        for _ in range(HALVINGS):
-            middle = math.sqrt(low * high)
-            low, high = (middle, high) if self.trainable(self.size(middle), self.min_tokens_per_param) else (low, middle)
+        low, _ = bisect_log(least, most, lambda params: not self.trainable(self.size(params), self.min_tokens_per_param), HALVINGS)
         # A shape that is a little larger may cost less, with narrower embeddings: a budget must not miss what a smaller one finds.
         for larger in np.geomspace(BESIDE * low, low, BESIDES, endpoint=False):
             if self.trainable(self.size(float(larger)), self.min_tokens_per_param):

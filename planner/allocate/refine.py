@@ -10,12 +10,11 @@ import numpy as np
 from planner.allocate.optimum import Search, bent, guesses, joined, leading, search
 from planner.allocate.plans import Plans, Size
 from planner.allocate.problem import EVERY_SHAPE, FINEST, Problem
+from planner.allocate.request import LEFT_OVER
 from planner.arrays import Array
 
 MOST_MOVES = 4
 """Of a round whose best lies far from where it began."""
-LEFT_OVER = 0.98
-"""Share of the budget under which a plan leaves some of it over."""
 ENDS, BEYOND = (0.03, 0.97), 1.2
 """Quantiles of the resamples' own best sizes and amounts between which, and a factor beyond, those are looked for."""
 SIZES, AMOUNTS = 60, 31
@@ -103,13 +102,13 @@ def refine_guess(problem: Problem, whole: Search) -> tuple[Plans, int]:
 def _refined(problem: Problem, whole: Search, rounds: tuple[Round, ...], look: Look, most: int | None) -> _End:
     """Search around all places by the first round, and by the others around those that are then apart and near the best, so many at most."""
     ends = [_End(float(whole.expected[number]), whole.plans, number, whole.plans) for number in _places(whole)]
-    ends = _apart([_moved(problem, end, rounds[0], look) for end in ends])[:most]
+    ends = _apart([_searched_around(problem, end, rounds[0], look) for end in ends])[:most]
     for closely in rounds[1:]:
-        ends = [_moved(problem, end, closely, look) for end in ends]
+        ends = [_searched_around(problem, end, closely, look) for end in ends]
     return min(ends, key=lambda end: end.value)
 
 
-def _moved(problem: Problem, end: _End, closely: Round, look: Look) -> _End:
+def _searched_around(problem: Problem, end: _End, closely: Round, look: Look) -> _End:
     """Search around a plan, and around what is better than it."""
     for _ in range(MOST_MOVES):
         place, nearby = end.place, around_plan(problem, end.plans, end.number, closely)

@@ -13,6 +13,10 @@ from planner.units import format_count
 
 TOLERANCE = 0.005
 """Default share of the best loss within which plans count as equally good."""
+LEFT_OVER = 0.98
+"""Share of the budget: a plan that spends less leaves some of it over."""
+TAKEN = 0.98
+"""Share of a limit, such as the text with its passes: a plan that takes more is counted as taking all of it."""
 MOST_TOLERANCE = 0.2
 """Within more of the best loss nearly any plan lies: 0.5 is meant as per cent."""
 

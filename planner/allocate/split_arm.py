@@ -8,6 +8,7 @@ from functools import reduce
 
 import numpy as np
 
+from planner.allocate.bisection import bisect_log
 from planner.allocate.optimum import CLOSE_BEHIND, FEW_RESAMPLES, MOST_RESAMPLES, Search, contends, harms, joined, leading, replaying, search
 from planner.allocate.plans import Plans, Size
 from planner.allocate.problem import COARSEST, EVERY_SHAPE, FINEST, ROUNDING, Problem
@@ -49,7 +50,7 @@ def closest_split(problem: Problem, share: float, sizes: tuple[Size, ...]) -> Se
     """
     chosen = problem.request.sized
     tried = sizes if chosen else (*sizes, *_at_the_passes(problem, share, sizes), *_of_the_text(problem, share, sizes))
-    alone = _alone(problem, tried) if share == 1 else EVERYTHING
+    alone = _amounts_alone(problem, tried) if share == 1 else EVERYTHING
     plans = _long_enough(problem, problem.split(tried, share, alone=alone))
     if not len(plans):
         return None
@@ -88,7 +89,7 @@ def profile(problem: Problem, sizes: tuple[Size, ...], near: float) -> tuple[Arr
     if not problem.request.sized:
         # Far from the recommended share the passes may bind, and then the best size is where they do, and none of those searched.
         sizes = tuple(dict.fromkeys((*sizes, *(size for share in shares for size in _at_the_passes(problem, float(share), sizes)))))
-    parts = [problem.split(sizes, float(share), alone=_alone(problem, sizes) if share == 1 else EVERYTHING) for share in shares]
+    parts = [problem.split(sizes, float(share), alone=_amounts_alone(problem, sizes) if share == 1 else EVERYTHING) for share in shares]
     number = np.repeat(np.arange(len(shares)), [len(part) for part in parts])
     plans = replaying(problem, reduce(Plans.beside, parts))
     if problem.robust:
@@ -102,7 +103,7 @@ def profile(problem: Problem, sizes: tuple[Size, ...], near: float) -> tuple[Arr
     return shares[found], np.exp(least[found])
 
 
-def _alone(problem: Problem, sizes: tuple[Size, ...]) -> Sequence[float]:
+def _amounts_alone(problem: Problem, sizes: tuple[Size, ...]) -> Sequence[float]:
     """List amounts of specialist text to try without general text: one pass, more by a factor each, and all, where less than all may be better."""
     plans = problem.split(sizes, 1.0)
     least, most = max(problem.min_tokens_stage, min(problem.request.unique_spec, problem.max_tokens_spec)), problem.max_tokens_spec
@@ -139,10 +140,7 @@ def _at_the_passes(problem: Problem, share: float, sizes: tuple[Size, ...]) -> t
     low, high = (ordered[max(number, 0)].params_non_embedding for number in (first - 1, first))
     if problem.recipe is not None:
         return problem.between(low, high, EVERY_SHAPE)
-    for _ in range(HALVINGS):
-        middle = math.sqrt(low * high)
-        enough = share * problem.tokens_at(problem.size(middle), share) <= problem.max_tokens_spec
-        low, high = (low, middle) if enough else (middle, high)
+    _, high = bisect_log(low, high, lambda params: share * problem.tokens_at(problem.size(params), share) <= problem.max_tokens_spec, HALVINGS)
     return problem.between(high, high, FINEST)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from planner.allocate.allocation import NOTHING
+from planner.allocate.bisection import bisect_log
 from planner.allocate.request import Request
 from planner.arrays import Array
 from planner.design.cells import Cell
@@ -28,6 +29,8 @@ from planner.next_runs.target import Target, deviation, expected_regret
 
 MOST_TIMES = 1e7
 """The least budget that works is looked for up to this multiple of the one given, or of what a single run takes."""
+HALVINGS = 4
+"""Of the last doubling, in its logarithm."""
 MOST_ROUNDED = 40
 """Steps of 5 % in which it is made a number of two digits that works."""
 
@@ -145,9 +148,7 @@ def affordable(setting: Setting, flops: float, laws: Sequence[Law], fitted: bool
         low, high = high, 2 * high
         if high > most:
             raise error
-    for _ in range(4):
-        middle = (low * high) ** 0.5
-        low, high = (low, middle) if _attempt(setting, middle, laws, fitted, axes)[0] is not None else (middle, high)
+    _, high = bisect_log(low, high, lambda budget: _attempt(setting, budget, laws, fitted, axes)[0] is not None, HALVINGS)
     # Whole steps and real shapes make some budgets between two that do fail.
     rounded = (float(f"{1.05**power * high:.1e}") for power in range(1, MOST_ROUNDED))
     least = next((number for number in rounded if _attempt(setting, number, laws, fitted, axes)[0] is not None), high)

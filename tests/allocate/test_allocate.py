@@ -108,7 +108,7 @@ def test_what_is_left_over_has_its_reason(fitted: FittedLaw) -> None:
     assert all(answer.plan.tokens_pt == 0 and answer.plan.tokens_spec > 0 for answer in scarce)
     assert scarce[1].plan.loss <= scarce[0].plan.loss * (1 + 1e-4)
     left = [warning for answer in scarce for warning in answer.warnings if "left over" in warning]
-    assert all("too little for a stage" in warning for warning in left)
+    assert all("too short for a general stage" in warning for warning in left)
 
 
 def test_a_fixed_size_is_kept_and_costs(fitted: FittedLaw) -> None:

@@ -166,7 +166,7 @@ def _structure(problem: DomainsProblem, name: str, found: Found | None, look: Ou
     if found is None or look is None:
         small = (_unmeasured(problem) if name == MIXED else "") or "the budget, or some domain's text, is too small for it"
         note = small if found is None else f"does not reach the max_loss of {_missed(problem, found)}"
-        return Structure(name, assumption, None, None, None, None, None, None, None, None, None, (), note)
+        return Structure.unavailable(name, assumption, note)
     flops, one, bound = found.total_flops, name != INDEPENDENT, name == MIXED and problem.mix is None
     unspent = 1 - problem.spent(found) / problem.request.flops
     why = ", or the limit on the general loss" if problem.request.limited else ""

@@ -111,6 +111,11 @@ class Structure:
     flops_6nd: float | None = None
     """6·N·D of all that is trained, trunk and branches, with non-embedding parameters, for comparison; None in answers of older versions."""
 
+    @classmethod
+    def unavailable(cls, name: str, assumption: str, why: str) -> Structure:
+        """Make a structure that has no plan, with the reason as its note."""
+        return cls(name, assumption, None, None, None, None, None, None, None, None, None, (), why)
+
 
 @dataclass(frozen=True)
 class InformationValue:

@@ -53,7 +53,7 @@ def climbed(problem: DomainsProblem, found: Found, nearby: bool = False) -> Foun
     for scale in NEAR_SCALES if nearby else SCALES:
         least = np.inf
         for _ in range(MOST_MOVES):
-            sizes, plans, shares = _moved(problem, size, plan, scale * unit, not nearby, idle)
+            sizes, plans, shares = _neighbours(problem, size, plan, scale * unit, not nearby, idle)
             spec = plans[:, 1:].T
             general = plans[:, 0] + spec * shares / (1 - shares)
             value = problem.value(problem.expected(sizes[None], general, spec, FEW_RESAMPLES, like, shares), MARGIN).sum(0)
@@ -66,7 +66,7 @@ def climbed(problem: DomainsProblem, found: Found, nearby: bool = False) -> Foun
     return found
 
 
-def _moved(problem: DomainsProblem, size: int, plan: Array, steps: float, crossed: bool, idle: bool) -> tuple[Any, Array, Array]:
+def _neighbours(problem: DomainsProblem, size: int, plan: Array, steps: float, crossed: bool, idle: bool) -> tuple[Any, Array, Array]:
     """Return a plan moved every way.
 
     Args:

@@ -45,7 +45,7 @@ def climbed_each(problem: DomainsProblem, found: Found, flops: Array, nearby: bo
     for scale in NEAR_SCALES if nearby else SCALES:
         least = np.full(problem.count, np.inf)
         for _ in range(MOST_MOVES):
-            moved = _moved(problem, size, pt, spec, flops, scale * unit)
+            moved = _neighbours(problem, size, pt, spec, flops, scale * unit)
             value = problem.value(problem.expected(*moved[:3], FEW_RESAMPLES, like, moved[3]), MARGIN)
             best = value.argmin(1)
             gains = value[rows, best] < least * (1 - GAIN)
@@ -53,12 +53,12 @@ def climbed_each(problem: DomainsProblem, found: Found, flops: Array, nearby: bo
                 break
             least = np.where(gains, value[rows, best], least)
             size, pt, spec, share = (np.where(gains, new[rows, best], old) for new, old in zip(moved, (size, pt, spec, share), strict=True))
-        like = _found(problem, size, pt, spec, share)
+        like = _as_found(problem, size, pt, spec, share)
         found = better(problem, found, like, 0.0) or found
     return found
 
 
-def _moved(problem: DomainsProblem, size: Any, pt: Array, spec: Array, flops: Array, steps: Array) -> tuple[Any, Array, Array, Array]:
+def _neighbours(problem: DomainsProblem, size: Any, pt: Array, spec: Array, flops: Array, steps: Array) -> tuple[Any, Array, Array, Array]:
     """Return every model moved every way: sizes, general tokens with those replayed, specialist ones, and the share of replay, not a number where that
     is not allowed; shape (domains, plans), the plan itself first.
     """  # fmt: skip
@@ -81,7 +81,7 @@ def _moved(problem: DomainsProblem, size: Any, pt: Array, spec: Array, flops: Ar
     return at, pt, spec, np.where(left >= 0, share, np.nan)
 
 
-def _found(problem: DomainsProblem, size: Any, pt: Array, spec: Array, share: Array) -> Found:
+def _as_found(problem: DomainsProblem, size: Any, pt: Array, spec: Array, share: Array) -> Found:
     """Write models down, with what they cost."""
     cost, replayed = problem.spec_cost[np.arange(problem.count), size], spec * share / (1 - share)
     return Found(INDEPENDENT, size, pt, spec, float(pt.sum()), problem.price[size] * (pt - replayed + cost * (spec + replayed)), 0.0, share)

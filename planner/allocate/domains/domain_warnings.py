@@ -12,11 +12,11 @@ from planner.allocate.domains.found import MIXED, Found
 from planner.allocate.domains.problem import DomainsProblem
 from planner.allocate.domains.request import Domain
 from planner.allocate.domains.size_bound import tell_bounded
-from planner.allocate.extrapolation import TOO_FAR, tell_far, tell_never, tell_unmeasured
-from planner.allocate.plan_warnings import tell_memory
+from planner.allocate.extrapolation import TOO_FAR, tell_epochs, tell_far, tell_never, tell_status, tell_unmeasured
+from planner.allocate.plan_warnings import tell_memory, tell_realised
 from planner.allocate.replay_cost import said_of
+from planner.allocate.request import TAKEN
 from planner.allocate.retention import SURE
-from planner.fit.diagnosis import STATUS_ADVICE
 from planner.fit.support import NEAR
 from planner.units import format_count, format_names
 
@@ -67,25 +67,20 @@ def warnings_of(problem: DomainsProblem, chosen: Structure, structures: tuple[St
         limit = ", or pass the limit on the general loss" if request.limited else ""
         least = format_count(problem.least_stage)
         yield f"no specialist stage for {format_names(bare)}: the {least} tokens that a stage takes at least buy more elsewhere, or do harm{limit}"
-    full = [plan.name for plan, most in zip(chosen.domains, problem.most_spec, strict=True) if plan.tokens_spec > 0.98 * most]
+    full = [plan.name for plan, most in zip(chosen.domains, problem.most_spec, strict=True) if plan.tokens_spec > TAKEN * most]
     if full:
         yield f"the limit of passes binds for {len(full)} of {problem.count} domains, {full[0]} among them: more text or passes might lower their loss"
-    if request.params is not None and abs(chosen.domains[0].params_non_embedding / request.params - 1) > 0.05:
-        yield f"--params {format_count(request.params)} is realised as {format_count(chosen.domains[0].params_non_embedding)} non-embedding parameters"
+    yield from tell_realised(request.params, chosen.domains[0].params_non_embedding)
     yield from tell_memory(problem.problems[0], max(plan.params_non_embedding for plan in chosen.domains), "larger models")
     yield from _of_required(chosen)
     yield from _of_the_limit(problem, chosen)
-    covered = min(law.support.high["epochs_spec"] for law, _ in problem.groups)
-    if request.max_epochs is not None and request.max_epochs > 1.01 * covered:
-        yield f"--max-epochs {request.max_epochs:.3g} is beyond the {covered:.3g} that the runs cover"
+    yield from tell_epochs(request.max_epochs, min(law.support.high["epochs_spec"] for law, _ in problem.groups))
     for law, members in problem.groups:
         who = f"domain{'s' * (len(members) > 1)} {format_names([repr(request.domains[number].name) for number in members], NAMED_DOMAINS)}"
         yield from tell_unmeasured(law, f"{who}: ")
         if law.unexplained:
             yield f"{who}: {law.unexplained}"
-    for status in dict.fromkeys(member.status for law, _ in problem.groups for member in law.members if member.status != "converged"):
-        names = ", ".join(dict.fromkeys(member.law.name for law, _ in problem.groups for member in law.members if member.status == status))
-        yield f"{names}: {status}: {STATUS_ADVICE[status]}"
+    yield from tell_status([member for law, _ in problem.groups for member in law.members])
 
 
 def tell_never_of(domains: Sequence[Domain], plans: Sequence[DomainPlan]) -> Iterator[str]:
@@ -142,7 +137,7 @@ def _of_the_limit(problem: DomainsProblem, chosen: Structure) -> Iterator[str]:
     plan, general = min(stages, key=lambda pair: float(pair[1]["probability"]))
     yield f"the limit, {general['limit']}, is kept for every domain with a probability of {general['probability']:.0%} or more: least for {plan.name!r}"
     if not all(len(one.retention.replays) > 1 for one in problem.problems if one.retention):
-        yield "no run of a general law replays general text: what replay would keep is not measured there, and none is planned"
+        yield "some general law has no runs with replay: what replay would keep is not measured there, and none is planned"
     if shares := [plan.replay_fraction for plan, _ in stages if plan.replay_fraction]:
         yield said_of(shares)
     plan, general = max(stages, key=lambda pair: float(pair[1].get("extrapolation", 1.0)))

@@ -82,7 +82,7 @@ def independent(problem: DomainsProblem, margin: float = 0.0, quick: bool = Fals
         short = problem.tokens_each(each, at[rows, node]) < problem.least_ratio * problem.params[at[rows, node]]
         lower = np.maximum(node - 1, 0)
         node = np.where(short & np.isfinite(value[rows, lower]), lower, node)
-        found = _found(problem, each, budgets[rows, node], at[rows, node], pt[rows, node], spec[rows, node], margin)
+        found = _at_budgets(problem, each, budgets[rows, node], at[rows, node], pt[rows, node], spec[rows, node], margin)
         best, kept = better(problem, best, found, margin, mild), better(problem, kept, found, 0.0)
         if quick or following is None or best is None:
             break
@@ -212,7 +212,7 @@ def _budgets(problem: DomainsProblem) -> Array:
     return np.geomspace(min(max(least, 1e-3 * flops / problem.count), flops), flops, BUDGETS)
 
 
-def _found(problem: DomainsProblem, each: Array, tabulated: Array, size: Any, pt: Array, spec: Array, margin: float) -> Found | None:
+def _at_budgets(problem: DomainsProblem, each: Array, tabulated: Array, size: Any, pt: Array, spec: Array, margin: float) -> Found | None:
     """Bring the splits of the nearest tabulated budgets to the budgets themselves, in whole steps."""
     total, before, cost = problem.tokens_each(each, size), problem.tokens_each(tabulated, size), _cost(problem, size)
     # Specialist text keeps its share of the budget, a stage its least length; the general text takes its share of what is left, where there is any.

@@ -16,9 +16,8 @@ from planner.allocate.domains.climb_each import climbed_each, own_budgets
 from planner.allocate.domains.found import INDEPENDENT, Found
 from planner.allocate.domains.problem import DomainsProblem
 from planner.allocate.domains.rounding import better
+from planner.allocate.request import LEFT_OVER
 
-LEFT_OVER = 0.98
-"""Share of the budget under which some of it is left over."""
 STEP, ROOM = 1.2, 1.02
 """Factor between smaller budgets, and from what a plan takes to the least of them that is searched for a better one."""
 CLOSE = (1.05, 1.4)
@@ -48,14 +47,14 @@ def with_less(problem: DomainsProblem, search: Callable[[DomainsProblem, float],
         best = better(problem, best, found, margin)
     if best is None or not problem.request.limited or problem.spent(best) > LEFT_OVER * problem.request.flops:
         return best
-    best = best if best is first else _moved(problem, best)
+    best = best if best is first else _climbed_in_full(problem, best)
     for flops in (factor * problem.spent(best) for factor in CLOSE):
         if flops <= LEFT_OVER * problem.request.flops and (found := search(_under(problem, flops), margin)) is not None:
-            best = better(problem, best, _moved(problem, found), margin) or best
+            best = better(problem, best, _climbed_in_full(problem, found), margin) or best
     return best
 
 
-def _moved(problem: DomainsProblem, found: Found) -> Found:
+def _climbed_in_full(problem: DomainsProblem, found: Found) -> Found:
     """Move a plan, which was moved within a smaller budget and its sizes, within the whole one."""
     if problem.count > MOST_DOMAINS:
         return found

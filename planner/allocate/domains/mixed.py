@@ -46,7 +46,7 @@ def mixed(problem: DomainsProblem, margin: float = 0.0) -> Found | None:
         order = value.argsort()
         order = order[np.isfinite(value[order])]
         for row in order[np.sort(np.unique(at[order], return_index=True)[1])][:FINALISTS]:
-            best = better(problem, best, _found(problem, int(at[row]), float(total[row]), divided[row]), margin)
+            best = better(problem, best, _in_whole_steps(problem, int(at[row]), float(total[row]), divided[row]), margin)
         if best is None:
             break
         size, whole = int(best.size[0]), best.tokens_general + float(best.tokens_spec.sum())
@@ -93,7 +93,7 @@ def _divide(amounts: Array, value: Array, total: Array, least: Array, gap: bool)
     return divided, result
 
 
-def _found(problem: DomainsProblem, size: int, total: float, amounts: Array) -> Found:
+def _in_whole_steps(problem: DomainsProblem, size: int, total: float, amounts: Array) -> Found:
     """Round to whole steps."""
     price, spec = float(problem.price[size]), whole_steps(problem, amounts, total, most=problem.most_spec)
     room = float(np.clip(total - spec.sum(), 0.0, problem.general_tokens))

@@ -18,6 +18,7 @@ from planner.allocate.domains.search_grid import MANY_DOMAINS
 from planner.allocate.domains.split import split
 from planner.allocate.exchange import MORE_COMPUTE, exchange_of
 from planner.allocate.prices import EASED, MORE_TEXT, eased, price_of
+from planner.allocate.request import LEFT_OVER, TAKEN
 from planner.arrays import Array
 from planner.units import format_count
 
@@ -27,10 +28,6 @@ EVALUATIONS = 6e4
 """Losses that one grid may take here."""
 AFRESH = 3e5
 """The same in a search of the whole range."""
-LEFT_OVER = 0.98
-"""Share of the budget under which some of it buys nothing."""
-BINDS = 0.98
-"""Share of a limit from which it binds."""
 
 
 def prices(problem: DomainsProblem, found: Found, mine: Array, margin: float) -> tuple[list[Worth], str]:
@@ -101,10 +98,10 @@ def _changes(problem: DomainsProblem, found: Found) -> Iterator[tuple[str, Domai
             domain = request.domains[number]
             yield f"twice the text of {domain.name} ({format_count(domain.unique_spec)} more tokens)", _with(request, int(number), more[number]), 0.0
     short = (problem.most_spec < problem.least_stage) & (problem.weights > 0)  # all passes together hold less than a stage
-    if (short | (found.tokens_spec > BINDS * problem.most_spec)).any():
+    if (short | (found.tokens_spec > TAKEN * problem.most_spec)).any():
         beyond = any(one.max_epochs + 1 > one.law.support.high["epochs_spec"] for one in problem.problems)
         yield "one more epoch over every domain's text" + (", beyond what the runs cover" if beyond else ""), request, 1.0
-    if request.general_tokens and float(found.tokens_pt.max()) > BINDS * request.general_tokens:
+    if request.general_tokens and float(found.tokens_pt.max()) > TAKEN * request.general_tokens:
         name = f"twice the general text ({format_count(request.general_tokens)} more tokens)"
         yield name, replace(request, general_tokens=MORE_TEXT * request.general_tokens), 0.0
     for name, rise, loss in eased(request.max_general_rise, request.max_general_loss):
@@ -112,7 +109,7 @@ def _changes(problem: DomainsProblem, found: Found) -> Iterator[tuple[str, Domai
     tight = problem.losses(found) / problem.max_loss
     for number in np.argsort(-tight)[:PRICED]:
         domain = request.domains[number]
-        if domain.max_loss is not None and tight[number] > BINDS:
+        if domain.max_loss is not None and tight[number] > TAKEN:
             looser = domain.max_loss * (1 + EASED)
             yield f"{domain.name} up to {looser:.4g} instead of {domain.max_loss:.4g}", _with(request, int(number), replace(domain, max_loss=looser)), 0.0
 

@@ -8,6 +8,7 @@ from typing import NoReturn
 
 import numpy as np
 
+from planner.allocate.bisection import bisect_log
 from planner.allocate.domains.early import MixWorth
 from planner.allocate.domains.found import INDEPENDENT, MIXED, SPLIT, Found
 from planner.allocate.domains.independent import independent
@@ -57,7 +58,7 @@ def refuse(problem: DomainsProblem, nearest: list[tuple[DomainsProblem, Found]],
     """
     request = problem.request
     # The loss over the required one, of each domain that would have everything to itself.
-    alone = [(_alone(problem, domain) / domain.max_loss, domain) for domain in request.domains if domain.max_loss is not None]
+    alone = [(_loss_alone(problem, domain) / domain.max_loss, domain) for domain in request.domains if domain.max_loss is not None]
     worst, hardest = max(alone, key=lambda pair: pair[0])
     reached = [under.losses(found) for under, found in nearest]
     number, loss = min(((int((each / problem.max_loss).argmax()), each) for each in reached), key=lambda pair: float((pair[1] / problem.max_loss).max()))
@@ -78,7 +79,7 @@ def refuse(problem: DomainsProblem, nearest: list[tuple[DomainsProblem, Found]],
     )
 
 
-def _alone(problem: DomainsProblem, domain: Domain) -> float:
+def _loss_alone(problem: DomainsProblem, domain: Domain) -> float:
     """Return the best loss of one domain that has the budget to itself [nats/token]."""
     own = replace(problem.request, domains=(replace(domain, weight=1.0, max_loss=None),))
     return min((float(under.losses(found)[0]) for under, found in _plans(problem, own, quick=False)), default=np.inf)
@@ -115,12 +116,9 @@ def _least(problem: DomainsProblem, now: float, missed: Missed) -> float | None:
         return any(bool((under.losses(found) <= HAIR * under.max_loss).all()) for under, found in plans)
 
     asked = problem.request.flops
-    low, high = asked, MOST_BUDGET * asked
-    if not enough(high):
+    if not enough(MOST_BUDGET * asked):
         return None
-    for _ in range(BISECTIONS):
-        middle = float(np.sqrt(low * high))
-        low, high = (low, middle) if enough(middle) else (middle, high)
+    _, high = bisect_log(asked, MOST_BUDGET * asked, enough, BISECTIONS)
     few, high = [(asked, now)], round_up(high, BUDGET_DIGITS)
     each = [missed(high, [name]) for name in STRUCTURES]
     while min(each) > 0:

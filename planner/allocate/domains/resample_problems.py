@@ -31,7 +31,7 @@ def resample_problems(problem: DomainsProblem, known: FittedLaw | None = None) -
     """
     count = int(np.clip(LOOKED_AT // problem.count, FEWEST_RESAMPLES, MOST_RESAMPLES))
     random = np.random.default_rng(0)
-    drawn = {id(law): _alone(law, count, random) for law, _ in problem.groups if known is None or law is known}
+    drawn = {id(law): _single_resamples(law, count, random) for law, _ in problem.groups if known is None or law is known}
     for number in range(count):
         domains = tuple(replace(domain, law=drawn[id(domain.law)][number]) if id(domain.law) in drawn else domain for domain in problem.request.domains)
         yield replace(problem, request=replace(problem.request, domains=domains), robust=True)
@@ -48,7 +48,7 @@ def best_in(world: DomainsProblem, found: Found, margin: float) -> tuple[Found, 
     return own, 100 * float((world.weights @ world.losses(found)) / (world.weights @ world.losses(own)) - 1)
 
 
-def _alone(law: FittedLaw, count: int, random: np.random.Generator) -> list[FittedLaw]:
+def _single_resamples(law: FittedLaw, count: int, random: np.random.Generator) -> list[FittedLaw]:
     """Draw resamples of a law, each as a law of its own; some come twice where there are fewer."""
     numbers = [(member, row) for member in law.members for row in range(len(member.resamples))]
     chosen = (numbers[int(at)] for at in np.resize(random.permutation(len(numbers)), count))

@@ -51,7 +51,7 @@ def traded(problem: DomainsProblem, found: Found, sizes: Any, start: Array, near
     start = np.concatenate([start[:, :-1], slack[:, None]], axis=1)
     like = found
     for most, rounds, steps, kept in NEAR_ROUNDS if nearby else ROUNDS:
-        start, values = _moved(problem, like, sizes, start, _moves(problem, found, STEPS[:steps]), most, rounds)
+        start, values = _improved(problem, like, sizes, start, _moves(problem, found, STEPS[:steps]), most, rounds)
         order = values.argsort()[:kept]
         order = order[np.isfinite(values[order])]
         sizes, start = sizes[order], start[order]
@@ -75,7 +75,7 @@ def _moves(problem: DomainsProblem, found: Found, steps: Sequence[int]) -> Array
     return step * np.array([*moves, *(count * pair for pair in pairs for count in steps)])
 
 
-def _moved(problem: DomainsProblem, like: Found, sizes: Any, start: Array, moves: Array, most: int, rounds: int) -> tuple[Array, Array]:
+def _improved(problem: DomainsProblem, like: Found, sizes: Any, start: Array, moves: Array, most: int, rounds: int) -> tuple[Array, Array]:
     """Move steps in each row as long as that gains; return what is there then, and what it comes to, shape (rows,)."""
     start, values, active = start.copy(), np.full(len(sizes), np.inf), np.arange(len(sizes))
     for _ in range(rounds):
