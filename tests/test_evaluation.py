@@ -282,7 +282,7 @@ def test_losses_on_two_texts_are_not_put_into_one_table(tmp_path: Path) -> None:
             add_to_table(path, one(5, text))
     assert path.read_text() == before
     path.write_text(before + "m5,t,acc,2.4,0.9,,bbbb/mail\n")
-    with pytest.raises(InputError, match="losses on several held-out texts .corpus/domain., which are not to be compared: aaaa/mail, bbbb/mail; keep"):
+    with pytest.raises(InputError, match="losses on several held-out texts .corpus/domain., which are not comparable: aaaa/mail, bbbb/mail; keep"):
         read_table(path)
 
 

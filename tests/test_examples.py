@@ -32,7 +32,7 @@ def test_llamat_compares_two_bases(tmp_path: Path) -> None:
     assert {choice["base"] for choice in answer["choices"]} == {"LLaMA-2-7B", "LLaMA-3-8B"}
     assert all(choice["plan"]["flops"] <= 1.3e21 * (1 + 1e-6) for choice in answer["choices"])
     assert answer["longer"].startswith("LLaMA-3-8B") and "of the resamples" in answer["longer"]
-    assert "ι over 0" in answer["longer"] and "which the runs do not determine" in err
+    assert "ι > 0" in answer["longer"] and "so the runs do not determine its sign" in err
     assert "FROM SCRATCH IS FORECAST BETTER" in err and "regret, expected / 90 %" in out
     refused = CliRunner().invoke(app, ["allocate", "--case", str(ROOT / "examples" / "llamat.toml"), "--no-allow-extrapolation"])
     assert refused.exit_code == 2 and "too far beyond the runs" in refused.stderr
@@ -41,7 +41,7 @@ def test_llamat_compares_two_bases(tmp_path: Path) -> None:
 def test_astrollama_counts_epochs_and_methods(tmp_path: Path) -> None:
     case = ROOT / "examples" / "astrollama.toml"
     _, out, err, qlora = run(case, tmp_path)
-    assert "ILLUSTRATION, NOT MEASURED" in out and "what qlora does to the loss is not measured" in err
+    assert "ILLUSTRATION, NOT MEASURED" in out and "the effect of qlora on the loss is not measured" in err
     _, _, _, full = run(case, tmp_path, "--method", "full", "--gpu-memory", "80")
     (one,), (two,) = qlora["choices"], full["choices"]
     assert one["plan"]["epochs_spec"] > 1.3 * two["plan"]["epochs_spec"]

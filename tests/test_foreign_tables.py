@@ -206,7 +206,7 @@ def test_a_corpus_that_no_run_repeats_has_laws_without_repeats(tmp_path: Path) -
     assert code == 0, err
     answer = Allocation.load(tmp_path / "a.json")
     assert answer.plan.tokens_pt == 0 and 0 < answer.plan.epochs_spec <= 1 and answer.one_corpus
-    assert any("takes repeated text for fresh" in text for text in answer.warnings)
+    assert any("treats repeated text as fresh" in text for text in answer.warnings)
 
 
 @pytest.mark.filterwarnings("ignore::planner.errors.PlannerWarning")

@@ -1,6 +1,6 @@
-"""From the forecast loss to accuracy on a benchmark, by a table of a user's own models.
+"""From the forecast loss to accuracy on a benchmark, with a table of the user's own models.
 
-The table's losses must be of one held-out text, which is checked where it says so, and of the law's own, which cannot be checked here.
+The losses in the table must be on one held-out text, which is checked if the table names it, and on the text of the law, which cannot be checked here.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from planner.fit.level import ENDS, Z, interval_of
 
 COLUMNS = ("loss", "accuracy")
 TEXT = "heldout_text"
-"""Column of the text that a loss was measured on, as `plan evaluate --table` writes it; a table by hand may lack it."""
+"""Column with the text that a loss was measured on, as `plan evaluate --table` writes it; optional."""
 DRAWS = 6000
-"""Of loss, curve and scatter, for the forecast's interval."""
+"""Draws of loss, curve and scatter, for the interval of the forecast."""
 
 
 class Forecasted(Protocol):
-    """A plan with the forecast of its loss and the 90 % interval [nats/token]."""
+    """A plan with its forecast loss and the 90 % interval [nats/token]."""
 
     @property
     def loss(self) -> float: ...
@@ -36,10 +36,10 @@ class Forecasted(Protocol):
 
 
 def read_table(path: Path) -> Table:
-    """Read a CSV table with the columns loss and accuracy, and `TEXT` where it has one; others are ignored.
+    """Read a CSV table with the columns loss, accuracy and optionally `TEXT`; others are ignored.
 
     Raises:
-        InputError: no such file or column, a value that is no number or out of range, losses on several texts, or too few rows.
+        InputError: no such file or column, a value that is not a number or out of range, losses on several texts, or too few rows.
     """
     if not path.is_file():
         raise InputError(f"there is no table {path}", remedy="give a CSV file with the columns loss and accuracy")
@@ -55,23 +55,23 @@ def read_table(path: Path) -> Table:
             raise InputError(f"{path} has {what}", remedy=f"name one column {name} in its header; it has {', '.join(filter(None, have))}")
     for number, row in enumerate(rows, start=2):
         if len(row) > len(have):
-            raise InputError(f"{path}, row {number} has {len(row)} values for {len(have)} columns", remedy="mend the row: numbers take no comma")
+            raise InputError(f"{path}, row {number} has {len(row)} values for {len(have)} columns", remedy="correct the row: numbers take no comma")
     texts = {row[column].strip() for column in [have.index(TEXT)] for row in rows if len(row) > column} - {""} if TEXT in have else set()
     if len(texts) > 1:
-        what = f"{path} has losses on several held-out texts (corpus/domain), which are not to be compared: {', '.join(sorted(texts))}"
-        raise InputError(what, remedy="keep the rows of one, or measure all models on one with plan evaluate --table")
+        what = f"{path} has losses on several held-out texts (corpus/domain), which are not comparable: {', '.join(sorted(texts))}"
+        raise InputError(what, remedy="keep the rows of one text, or measure all models on one with plan evaluate --table")
     if len(rows) < LEAST_ROWS:
-        raise InputError(f"{path} has {len(rows)} rows", remedy=f"give {LEAST_ROWS} models at least, of different losses")
+        raise InputError(f"{path} has {len(rows)} rows", remedy=f"give at least {LEAST_ROWS} models with different losses")
     loss, accuracy = (np.array([_number(row, have.index(name), name, path, number) for number, row in enumerate(rows, start=2)]) for name in COLUMNS)
     if (accuracy > 1).any():
         first = int((accuracy > 1).argmax())
-        remedy = "give shares of 1, not per cent: divide by 100" if accuracy.max() <= 100 else "give shares of 1"
+        remedy = "give fractions, not per cent: divide by 100" if accuracy.max() <= 100 else "give fractions of 1"
         raise InputError(f"{path}, row {first + 2}: accuracy = {accuracy[first]:g} is above 1", remedy=remedy)
     for name, bad, values in (("loss", loss <= 0, loss), ("accuracy", accuracy < 0, accuracy)):
         if bad.any():
-            raise InputError(f"{path}, row {int(bad.argmax()) + 2}: {name} = {values[bad.argmax()]:g} is out of range", remedy="mend or delete the row")
+            raise InputError(f"{path}, row {int(bad.argmax()) + 2}: {name} = {values[bad.argmax()]:g} is out of range", remedy="correct or delete the row")
     if (distinct := len(np.unique(loss))) < LEAST_ROWS:
-        raise InputError(f"{path} has {distinct} distinct losses", remedy=f"give models of {LEAST_ROWS} different losses at least")
+        raise InputError(f"{path} has {distinct} distinct losses", remedy=f"give models with at least {LEAST_ROWS} different losses")
     return Table(loss, accuracy)
 
 
@@ -82,21 +82,21 @@ def _number(row: Sequence[str], column: int, name: str, path: Path, number: int)
         value = float(text[:-1]) / 100 if percent else float(text)
     except ValueError:
         value = math.nan
-    if not math.isfinite(value) or "_" in text:  # Python takes 2_1 for 21
-        raise InputError(f"{path}, row {number}: {name} = {text!r} is not a number", remedy="mend or delete the row")
+    if not math.isfinite(value) or "_" in text:  # Python reads 2_1 as 21
+        raise InputError(f"{path}, row {number}: {name} = {text!r} is not a number", remedy="correct or delete the row")
     return value
 
 
 def read_curve(path: Path, chance: float | None = None) -> Sigmoid:
-    """Read a table of models, and fit its curve.
+    """Read a table of models and fit its curve.
 
     Args:
         path: the table.
         chance: accuracy of guessing; fitted by default.
 
     Raises:
-        DataError: the table does not carry a curve.
-        InputError: no such table, one that cannot be read, or a chance that is no share.
+        DataError: the table does not support a curve.
+        InputError: no such table, one that cannot be read, or an invalid chance.
     """
     table = read_table(path)
     try:
@@ -106,20 +106,20 @@ def read_curve(path: Path, chance: float | None = None) -> Sigmoid:
 
 
 def forecast(sigmoid: Sigmoid, plan: Forecasted, *, chance: float | None = None, seed: int = 0) -> tuple[dict[str, Any], list[str]]:
-    """Forecast the accuracy of a plan, with its 90 % interval over loss, curve and a model's scatter around it, and what must be said of it.
+    """Forecast the accuracy of a plan, with its 90 % interval from loss, curve and scatter of a model around it; and the warnings about it.
 
-    Keys of the first: accuracy, low and high [shares of 1]; scatter, of a model around the curve; rows and losses (least, greatest) of the table;
+    Keys of the forecast: accuracy, low and high [fractions of 1]; scatter of a model around the curve; rows and losses (least, greatest) of the table;
     curve and curve_intervals by parameter (90 % over the resamples); chance_given, whether chance was given and not fitted.
 
     Args:
         sigmoid: the fitted curve.
-        plan: with the forecast of its loss.
-        chance: accuracy of guessing, where it was given.
+        plan: with its forecast loss.
+        chance: accuracy of guessing, if it was given.
         seed: seed of the draws.
     """
     random = np.random.default_rng(seed)
     normal = random.normal(size=DRAWS)
-    # The interval may be wider above than below, and each side keeps its own deviation.
+    # The interval may be asymmetric; each side keeps its own deviation.
     deviation = np.where(normal > 0, math.log(plan.loss_high / plan.loss), math.log(plan.loss / plan.loss_low)) / Z
     loss = plan.loss * np.exp(normal * deviation)
     drawn = curve(sigmoid.resamples[random.integers(0, len(sigmoid.resamples), DRAWS)], loss)
@@ -139,8 +139,8 @@ def _warnings(sigmoid: Sigmoid, plan: Forecasted) -> list[str]:
     off = max(least - plan.loss, plan.loss - most)
     if off <= 0:
         return []
-    side, end = ("below the least", least) if plan.loss < least else ("above the greatest", most)
+    side, end = ("below the lowest", least) if plan.loss < least else ("above the highest", most)
     return [
-        f"the accuracy is an extrapolation: the forecast loss {plan.loss:.4g} lies {off:.3g} nats/token {side} loss of the table, {end:.4g}, "
-        f"{off / (most - least):.2g} times the span of its losses"
+        f"the accuracy is an extrapolation: the forecast loss {plan.loss:.4g} lies {off:.3g} nats/token {side} loss of the table, {end:.4g} "
+        f"({off / (most - least):.2g} times the span of its losses)"
     ]

@@ -1,4 +1,4 @@
-"""From a fitted law and a request to a recommendation, the arms beside it, and what must be said about it."""
+"""From a fitted law and a request to a recommendation, the arms to compare with, and the warnings about it."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from planner.fit.level import LEVEL
 ARMS = (("no specialisation", 0.0), ("specialist only", 1.0), ("50/50", 0.5), ("90/10", 0.1))
 """Names and shares of specialist tokens."""
 SIMPLER = 0.9
-"""Share of the recommendation's size, or text, under which another plan counts as simpler."""
+"""Share of the recommendation's size, or text, below which another plan counts as simpler."""
 AT_ONCE = 16
-"""Plans whose losses under all resamples are looked at together."""
+"""Plans evaluated together under all resamples."""
 
 
 def allocate(law: FittedLaw, request: Request, *, general: FittedLaw | None = None, robust: bool = True, allow_extrapolation: bool = False) -> Allocation:
@@ -39,9 +39,9 @@ def allocate(law: FittedLaw, request: Request, *, general: FittedLaw | None = No
 
     Args:
         law: the fitted law.
-        request: budget, text there is, and limits.
-        general: law of the general loss, where that is limited.
-        robust: whether to recommend the plan of least expected regret, rather than the best guess of the fitted parameters.
+        request: budget, available text, and limits.
+        general: law of the general loss, if that is limited.
+        robust: whether to recommend the plan with the least expected regret, rather than the best guess of the fitted parameters.
         allow_extrapolation: whether to answer further than TOO_FAR beyond the runs.
 
     Raises:
@@ -112,7 +112,7 @@ def allocate(law: FittedLaw, request: Request, *, general: FittedLaw | None = No
 
 
 def best_plan(problem: Problem) -> Plan:
-    """Recommend a plan as `allocate` does, with nothing beside it.
+    """Recommend a plan as `allocate` does, without anything to compare with.
 
     Raises:
         DataError: the budget allows no plan.
@@ -129,12 +129,12 @@ def _arm(problem: Problem, name: str, share: float, held: Held, sizes: tuple[Siz
     if share > 0 and problem.one_stage:
         return Arm.unavailable(name, KNOWS_NO_TEXT)
     if share == 1 and problem.needs_trunk:
-        return Arm.unavailable(name, f"{problem.method.name} adapts a model that has had general text")
+        return Arm.unavailable(name, f"{problem.method.name} needs a model trained on general text first")
     found = closest_split(problem, share, sizes)
     if found is None:
         return Arm.unavailable(name, why_none(problem, share, sizes))
     if not np.isfinite(found.expected).any():
-        # Without a limit it is somebody's own law that has no finite loss there, such as one in the logarithm of the general tokens.
+        # Without a limit, some user's own law has no finite loss there, such as one in the logarithm of the general tokens.
         none = "the law gives no finite loss for it" if problem.retention is None else "would exceed the limit on the general loss"
         return Arm.unavailable(name, none)
     best = describe(problem, found.plans, found.best)
@@ -142,9 +142,9 @@ def _arm(problem: Problem, name: str, share: float, held: Held, sizes: tuple[Siz
 
 
 def _passes(problem: Problem, name: str, most: float, held: Held) -> Arm:
-    """Find the best plan of at most some passes over the one corpus."""
+    """Find the best plan with at most some passes over the one corpus."""
     if most > problem.max_epochs:
-        return Arm.unavailable(name, f"more than the {problem.max_epochs:.3g} that are allowed")
+        return Arm.unavailable(name, f"at most {problem.max_epochs:.3g} are allowed")
     fewer = replace(problem, request=replace(problem.request, max_epochs=most))
     try:
         found = refine_search(fewer, coarse(fewer))
@@ -155,7 +155,7 @@ def _passes(problem: Problem, name: str, most: float, held: Held) -> Arm:
 
 
 def _alternatives(problem: Problem, found: Search, plan: Plan, mine: float, held: Held) -> Iterator[Arm]:
-    """Find, among the plans that are as good, the smallest model and the fewest passes; such as are hardly simpler are left out."""
+    """Find, among plans within the tolerance, the smallest model and the least specialist text; only if clearly simpler than the recommendation."""
     plans = found.plans
     good = np.flatnonzero(found.expected <= found.expected.min() + np.log1p(problem.request.tolerance))
     for name, values, mine_now in (
@@ -171,7 +171,7 @@ def _alternatives(problem: Problem, found: Search, plan: Plan, mine: float, held
 
 
 def _first_as_good(problem: Problem, plans: Plans, ordered: Any, mine: float) -> int | None:
-    """Return the first of some plans that is within the tolerance under all resamples, by which it is shown, and not only under those of the search."""
+    """Return the first of some plans that is within the tolerance under all resamples, not only under those of the search."""
     for start in range(0, len(ordered), AT_ONCE):
         some = ordered[start : start + AT_ONCE]
         rows = plans.rows(some)

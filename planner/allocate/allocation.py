@@ -24,29 +24,29 @@ VERSION = 1
 KNOWS_NO_TEXT = "the law knows no specialist tokens"
 """Note of arms under a law of one stage."""
 NOTHING = 0.01
-"""Expected regret of a recommendation [% of the loss] under which no further runs are worth their FLOPs."""
+"""Expected regret of a recommendation below which no further runs are worth their FLOPs [% of the loss]."""
 PASSES = {"one pass": 1.0, "four passes": 4.0}
 """Arms under a law of one corpus and its repeats; four passes are what arXiv 2305.16264 found nearly as good as fresh text."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """One way to spend the budget, with the loss that it is forecast to reach."""
+    """One way to spend the budget, with its forecast loss."""
 
     params_non_embedding: float
     params_total: float | None
     tokens_pt: float
-    """General tokens, those that are replayed in the specialist stage among them."""
+    """General tokens, including those replayed in the specialist stage."""
     tokens_spec: float
     """Specialist tokens, repeats included."""
     unique_spec: float
     """Distinct specialist tokens."""
     epochs_spec: float
-    """Passes over them."""
+    """Passes over the specialist text."""
     share_spec: float
     """Share of specialist tokens in all tokens."""
     flops: float
-    """Exact for the shape; 6·N·D where the law's table names no recipe."""
+    """Exact for the shape; 6·N·D if the law's table names no recipe."""
     flops_6nd: float
     """6·N·D with non-embedding parameters, for comparison."""
     loss: float
@@ -55,11 +55,11 @@ class Plan:
     loss_high: float
     """90 % interval of one run."""
     shape: dict[str, Any] | None = None
-    """Layers, width, heads and vocabulary; None where the law's table names no recipe."""
+    """Layers, width, heads and vocabulary; None if the law's table names no recipe."""
     flops_inference: float = 0.0
-    """What its inference over its life costs, where that is counted in."""
+    """FLOPs of its lifetime inference, if counted."""
     replay_fraction: float = 0.0
-    """Share of replayed general text in the specialist stage, where the general loss is limited; what it costs is in the loss."""
+    """Share of replayed general text in the specialist stage, if the general loss is limited; the loss includes its cost."""
 
     @property
     def params_by(self) -> dict[str, Array]:
@@ -79,12 +79,12 @@ class Arm:
 
     name: str
     plan: Plan | None
-    """None where the budget or the passes do not allow it."""
+    """None if the budget or the passes do not allow it."""
     worse_percent: float | None
-    """How much higher its loss is than the recommendation's, in the mean of ln L over the resamples, which the recommendation is chosen by; 0 where it is
-    lower by no more than whole steps cost the recommendation."""
+    """How much higher its loss is than the recommendation's, by the mean of ln L over the resamples, the measure of the choice; 0 if it is lower by no
+    more than rounding to whole steps cost the recommendation."""
     probability: float | None
-    """Share of the resamples under which the recommendation is better."""
+    """Share of the resamples in which the recommendation is better."""
     note: str = ""
 
     @classmethod
@@ -94,28 +94,28 @@ class Arm:
 
 
 def behind(theirs: Array, mine: Array, rounding: float = 0.0) -> tuple[float, float]:
-    """Return by how much a plan is behind the recommendation [% of the loss], and in which share of the resamples, from ln L under each.
+    """Return by how much a plan is worse than the recommendation [% of the loss], and in which share of the resamples, from ln L under each.
 
     Args:
-        theirs: of the plan, shape (resamples,).
-        mine: of the recommendation, of the same shape.
-        rounding: what whole steps cost the recommendation in the mean; a plan that is better by no more than that is not better.
+        theirs: ln L of the plan, shape (resamples,).
+        mine: ln L of the recommendation, of the same shape.
+        rounding: mean cost of rounding the recommendation to whole steps; a plan that is better by no more than that counts as equal.
     """
     difference = theirs - mine
     mean = float(difference.mean())
     mean = min(mean + rounding, 0.0) if mean < 0 else mean
-    # Rounded to steps the recommendation may be the other itself; equal is not better.
+    # After rounding the two plans may be identical; equal is not better.
     return 100 * float(np.expm1(mean)) + 0.0, float((difference > 1e-6).mean())
 
 
 @dataclass(frozen=True)
 class Worth:
-    """What one change of the request would buy."""
+    """Gain from one change of the request."""
 
     change: str
-    """In words, such as "10 % more compute"."""
+    """The change in words, such as "10 % more compute"."""
     lower_percent: float
-    """By how much the loss would be lower, by the mean of ln L over the resamples [% of it]."""
+    """By how much the loss would be lower, from the mean of ln L over the resamples [% of it]."""
     low: float
     high: float
     """90 % interval over the resamples."""
@@ -123,56 +123,56 @@ class Worth:
 
 @dataclass(frozen=True)
 class Allocation:
-    """What `plan allocate` answers."""
+    """The answer of `plan allocate`."""
 
     request: dict[str, Any]
-    """What was asked, with the defaults that were taken."""
+    """The request, with defaults filled in."""
     plan: Plan
-    """Least expected regret over the resamples, or the best guess where that was asked for; rounded to what will be trained."""
+    """The recommendation: least expected regret over the resamples, or the best guess if that was asked for; rounded to whole optimiser steps."""
     best_guess: Plan
-    """What the fitted parameters alone prefer."""
+    """Best plan by the fitted parameters alone."""
     share_interval: tuple[float, float]
-    """90 % interval over the resamples of the share of specialist tokens in each resample's own best plan."""
+    """90 % interval, over the resamples, of the share of specialist tokens in each resample's own best plan."""
     params_interval: tuple[float, float]
-    """The same of the non-embedding parameters."""
+    """The same for the non-embedding parameters."""
     share_within: tuple[float, float]
     """Range of shares among all plans whose loss is within the tolerance of the best."""
     params_within: tuple[float, float]
-    """The same of the non-embedding parameters."""
+    """The same for the non-embedding parameters."""
     regret_expected_percent: float
-    """Mean over resamples of what the plan gives away against the resample's own best."""
+    """Mean over resamples of the plan's excess loss over the resample's own best plan [%]."""
     regret_90_percent: float
-    """What it gives away in nine resamples of ten at most."""
+    """90 % quantile of that excess over the resamples [%]."""
     arms: tuple[Arm, ...]
     """Other ways to spend the budget, such as specialist text alone."""
     extrapolation: dict[str, float]
-    """By what factor the plan lies outside the runs of the law on each axis; 1 is inside, None (infinity) where it has some of what no run has, or none of
+    """By what factor the plan lies outside the runs of the law on each axis; 1 is inside, None (infinity) if it has something that no run has, or lacks
     what every run has."""
     warnings: tuple[str, ...]
     curve: dict[str, list[float]]
     """Best loss by share of specialist tokens, for the figure."""
     source: dict[str, Any] = field(default_factory=dict)
-    """From the law: recipe, vocabulary, corpus, domain."""
+    """Origin of the law: recipe, vocabulary, corpus, domain."""
     created: str = ""
-    """When it was written [UTC]."""
+    """Time of writing [UTC]."""
     alternatives: tuple[Arm, ...] = ()
     """Plans within the tolerance of the best that are simpler or cheaper to use."""
     worths: tuple[Worth, ...] = ()
-    """What more of something would buy."""
+    """Gains from more of each resource."""
     exchange: str = ""
-    """What the specialist text is worth in compute, in words, and why one more epoch has no price where it has none."""
+    """What the specialist text is worth in compute, in words, and why no gain is given for one more epoch, if so."""
     general: dict[str, Any] | None = None
-    """The general loss, where it is limited: the fields of `retention.GeneralLoss`."""
+    """The general loss, if it is limited: the fields of `retention.GeneralLoss`."""
     accuracy: dict[str, Any] | None = None
-    """Forecast accuracy on a benchmark with its 90 % interval, as `accuracy.forecast` describes it; None where no table was given."""
+    """Forecast accuracy on a benchmark with its 90 % interval, as `accuracy.forecast` describes it; None if no table was given."""
     tokens_pt_interval: tuple[float, float] | None = None
-    """90 % interval over the resamples of the general tokens of each resample's own best plan; None in answers of older versions, as below."""
+    """90 % interval, over the resamples, of the general tokens of each resample's own best plan; None in answers of older versions, as below."""
     epochs_interval: tuple[float, float] | None = None
-    """The same of the passes over the specialist text."""
+    """The same for the passes over the specialist text."""
     epochs_within: tuple[float, float] | None = None
     """Range of passes among all plans whose loss is within the tolerance of the best."""
     cost: dict[str, Any] | None = None
-    """What the plan takes: the fields of `budget.Cost`; None where no speed of a GPU was stated, or of older versions."""
+    """Cost of the plan: the fields of `budget.Cost`; None if no speed of a GPU was given, and in answers of older versions."""
 
     @property
     def replay_fraction(self) -> float:
@@ -186,17 +186,17 @@ class Allocation:
 
     @property
     def one_stage(self) -> bool:
-        """Whether it is under a law of sizes and tokens alone."""
+        """Whether the law knows only sizes and tokens."""
         return any(arm.note == KNOWS_NO_TEXT for arm in self.arms)
 
     @property
     def one_corpus(self) -> bool:
-        """Whether it is under a law of one corpus and its repeats, so that all its text is the specialist one."""
+        """Whether the law is of one corpus and its repeats, so that all text is specialist text."""
         return any(arm.name in PASSES for arm in self.arms)
 
     @property
     def settled(self) -> bool:
-        """Whether the runs are enough: the plan is among them, and hardly a world of the law has it behind."""
+        """Whether more runs are unnecessary: the plan lies inside the runs, and its 90 % regret is within the tolerance."""
         inside = all(factor <= NEAR for factor in self.extrapolation.values())
         within = self.general is None or self.general.get("extrapolation", 1.0) <= NEAR
         return inside and within and self.regret_90_percent <= 100 * float(self.request["tolerance"])
@@ -212,7 +212,7 @@ class Allocation:
         """Read allocation.json.
 
         Raises:
-            InputError: no such file, another kind of file, or values that no plan has.
+            InputError: no such file, another kind of file, or impossible values.
         """
         body = read_artifact(path, KIND, VERSION)
         with whole(path):
@@ -249,12 +249,12 @@ class Allocation:
 
 
 def check_plan(body: Mapping[str, Any], what: str) -> None:
-    """Check the numbers of a plan that was read; for use inside `whole`.
+    """Check the numbers of a plan from a file; for use inside `whole`.
 
     Raises:
         KeyError: one is missing.
         TypeError: an incomplete shape.
-        ValueError: a number that no plan has.
+        ValueError: an impossible number.
     """
     check_numbers(body, ("params_non_embedding", "flops", "flops_6nd", "loss"), low=5e-324, what=what)
     check_numbers(body, ("tokens_pt", "tokens_spec", "unique_spec", "epochs_spec", "share_spec"), low=0.0, what=what)
@@ -267,7 +267,7 @@ def check_plan(body: Mapping[str, Any], what: str) -> None:
 
 
 def check_interval(body: Mapping[str, Any], what: str) -> None:
-    """Check that a forecast loss that was read lies in its interval; for use inside `whole`.
+    """Check that a forecast loss from a file lies in its interval; for use inside `whole`.
 
     Raises:
         ValueError: it does not.
@@ -277,11 +277,11 @@ def check_interval(body: Mapping[str, Any], what: str) -> None:
 
 
 def check_shape(body: Mapping[str, Any] | None, what: str) -> None:
-    """Check a shape that was read; for use inside `whole`.
+    """Check a shape from a file; for use inside `whole`.
 
     Raises:
         TypeError: it is incomplete.
-        ValueError: it is none.
+        ValueError: it is invalid.
     """
     if body is None:
         return

@@ -1,4 +1,4 @@
-"""One base, specialised as far as is best for it: its plan, what it gains, and which of its plans are as good."""
+"""One base after its best specialist stage: its plan, what it gains, and which of its plans are as good."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from planner.method import Method
 
 
 def plan_of(problem: Problem, base: Base, method: Method, spec: float, share: float) -> Plan:
-    """Write out a base after so many specialist tokens with a share of replayed general text in their stage, with its forecast."""
+    """Describe a base after a specialist stage with some specialist tokens and a share of replay, with its forecast."""
     shape, unique, replayed = base.shape, problem.request.unique_spec, share / (1 - share) * spec
     forecast = _forecast(problem, base, spec, share)
     return Plan(
@@ -40,9 +40,9 @@ def choice_of(problem: Problem, base: Base, method: Method, stage: Stage, probab
         problem: the request.
         base: the base.
         method: how it is specialised.
-        stage: what it comes to.
-        probability: share of the resamples in which it ends lowest of all.
-        mine: ln L that the recommended base ends at, shape (all resamples,).
+        stage: its specialist stage.
+        probability: share of the resamples in which its final loss is the lowest of all bases.
+        mine: ln L of the recommended base after its stage, shape (all resamples,).
         own: ln L of each resample's own best base after its best amount, shape (resamples of a search,).
     """
     shape, request = base.shape, problem.request
@@ -81,13 +81,13 @@ def choice_of(problem: Problem, base: Base, method: Method, stage: Stage, probab
 
 
 def reach(problem: Problem, base: Base, plan: Plan) -> dict[str, float]:
-    """Return by what factor a base's plan lies outside the runs of the law on each axis, what was spent on the base before counted in; 1 is inside."""
+    """Return by what factor a base's plan lies outside the runs on each axis, the FLOPs of its pretraining included; 1 is inside."""
     spent = base.tokens * flops_per_token(base.shape, base.context) + plan.flops
     return extrapolation_of(problem.law, replace(plan, tokens_pt=base.tokens), spent)
 
 
 def _forecast(problem: Problem, base: Base, spec: float, share: float) -> Forecast:
-    """Forecast the specialist loss after a stage with a share of replayed text."""
+    """Forecast the specialist loss after a stage with a share of replay."""
     size, unique = base.params_by(problem.vocab), [problem.request.unique_spec]
     with_it, bare = (
         problem.law.forecast(size, [base.tokens + replayed], [spec], unique, mean=problem.robust) for replayed in (share / (1 - share) * spec, 0.0)

@@ -1,4 +1,4 @@
-"""Which bases a request lets one choose among: those that the memory holds, whose inference the budget pays, and that keep a limit."""
+"""Which bases can be chosen: those that fit in memory, whose inference the budget pays, and that keep a limit on the general loss."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from planner.method import Method
 from planner.units import format_bytes, format_count, format_list, format_number
 
 BUDGET_DIGITS = 3
-"""Digits of a budget, or a time, that is named."""
+"""Digits of a budget, or a time, in a message."""
 
 
 @dataclass(frozen=True)
 class Feasible:
-    """Bases that can be chosen, each with what it comes to."""
+    """Bases that can be chosen, each with its specialist stage."""
 
     bases: tuple[Base, ...]
     stages: tuple[Stage, ...]
     left_out: dict[str, str]
-    """By name of the others: why."""
+    """By name of the others, the reason."""
 
 
 def feasible(problem: Problem, bases: Sequence[Base], method: Method) -> Feasible:
@@ -46,17 +46,17 @@ def feasible(problem: Problem, bases: Sequence[Base], method: Method) -> Feasibl
     left_out: dict[str, str] = {}
     kept = _that_pay(problem, _that_fit(problem, bases, method, left_out), method, left_out)
     stages = [stage_of(problem, base, method) for base in kept]
-    # A limit on the loss itself may be lower than where some base begins.
+    # A limit on the loss itself may be below the present loss of some base.
     keeps = [bool(np.isfinite(stage.end).all()) for stage in stages]
     if not all(keeps):
         assert problem.retention is not None
         limit = problem.retention.limit
         above = [100 * float(problem.retention.passed_by(base.params_by(problem.vocab), np.array([base.tokens]))[0]) for base in kept]
         if not any(keeps):
-            nearest = f"the nearest as it is, {kept[int(np.argmin(above))].name}, is {format_number(min(above), 2)} % above it"
-            raise DataError(f"no base keeps {limit}, with or without specialising it: {nearest}", remedy="relax the limit")
+            nearest = f"the nearest, {kept[int(np.argmin(above))].name}, is {format_number(min(above), 2)} % above it before any training"
+            raise DataError(f"no base keeps {limit}, specialised or not: {nearest}", remedy="relax the limit")
         left_out |= {
-            base.name: f"{limit} is not kept from the start: as it is, it is {format_number(most, 2)} % above it"
+            base.name: f"it is {format_number(most, 2)} % above {limit} before any training"
             for base, good, most in zip(kept, keeps, above, strict=True) if not good
         }  # fmt: skip
     pairs = [(base, stage) for base, stage, good in zip(kept, stages, keeps, strict=True) if good]
@@ -64,12 +64,12 @@ def feasible(problem: Problem, bases: Sequence[Base], method: Method) -> Feasibl
 
 
 def least_tokens(base: Base) -> int:
-    """Return the tokens of the shortest stage that is more than a transient, of one sequence a step."""
+    """Return the tokens of the shortest stage that is more than a transient, with one sequence per step."""
     return MIN_STEPS * base.context
 
 
 def _that_fit(problem: Problem, bases: Sequence[Base], method: Method, left_out: dict[str, str]) -> list[Base]:
-    """Keep those that the memory holds, and say of the others why not; the one that comes nearest where it holds none."""
+    """Keep the bases that fit in memory, and note why the others do not; if none fits, keep the one that comes nearest."""
     gpus, memory = problem.request.gpus, problem.request.memory_per_gpu
     if memory is None:
         return list(bases)
@@ -82,31 +82,31 @@ def _that_fit(problem: Problem, bases: Sequence[Base], method: Method, left_out:
 
 
 def _that_pay(problem: Problem, bases: Sequence[Base], method: Method, left_out: dict[str, str]) -> list[Base]:
-    """Keep those whose inference the budget pays, and say of the others by how much it does not.
+    """Keep the bases whose inference the budget pays, and note by how much it falls short for the others.
 
     Raises:
-        DataError: memory, time or budget is too little for each of them, with all that is of the cheapest.
+        DataError: memory, time or budget is too small for each of them; the message lists all that the cheapest lacks.
     """
     request = problem.request
     inference = {base.name: base.flops_inference(request.inference_tokens) for base in bases}
     stage = {base.name: least_tokens(base) * method.flops_per_token(base.shape, base.context) for base in bases}
 
     def lacks(base: Base) -> dict[str, tuple[str, str]]:
-        """Say by cause what is too little, and what would do."""
+        """Return by cause what is too small, and what would suffice."""
         served, least = inference[base.name], stage[base.name]
         needs = f"{MIN_STEPS} steps of one sequence of {base.context:,} tokens of {base.name}"
         found = {}
         if request.memory_per_gpu is not None and method.bytes_per_gpu(base.shape, request.gpus, base.context) > request.memory_per_gpu:
             found["memory"] = _of_memory(request, base, method)
         if (request.training_flops or math.inf) < least:
-            time = f"{request.training_flops:.3g} FLOPs in the time there is do not pay {needs}"
-            found["time"] = time, f"time for {round_up(least, BUDGET_DIGITS):.{BUDGET_DIGITS}g} FLOPs, by --hours or --gpus"
+            time = f"the {request.training_flops:.3g} FLOPs of the time limit do not pay for {needs}"
+            found["time"] = time, f"time for {round_up(least, BUDGET_DIGITS):.{BUDGET_DIGITS}g} FLOPs, with --hours or --gpus"
         if request.timed or served + least <= request.flops:
             return found
-        said = f"{request.flops:.3g} FLOPs do not pay {needs}" + (f" beside {served:.3g} FLOPs of its inference" if served else "")
+        said = f"{request.flops:.3g} FLOPs do not pay for {needs}" + (f" in addition to {served:.3g} FLOPs of its inference" if served else "")
         ways = f"at least {round_up(served + least, BUDGET_DIGITS):.{BUDGET_DIGITS}g} FLOPs"
         if served > request.flops:
-            others = ", and those of the other bases more still" if len(bases) > 1 and served == min(inference.values()) else ""
+            others = "; the other bases need even more" if len(bases) > 1 and served == min(inference.values()) else ""
             said = (
                 f"{format_count(request.inference_tokens)} inference tokens of {base.name} take {served:.3g} FLOPs, "
                 f"{served - request.flops:.3g} more than the budget of {request.flops:.3g}{others}"
@@ -130,7 +130,7 @@ def _that_pay(problem: Problem, bases: Sequence[Base], method: Method, left_out:
 
 
 def _of_memory(request: Request, base: Base, method: Method) -> tuple[str, str]:
-    """Say that a base does not fit the GPUs, and how many of them, or which method, would hold it."""
+    """Say that a base does not fit on the GPUs, and how many of them, or which method, would suffice."""
 
     def enough(way: Method) -> int | None:
         return gpus_for(request, way.bytes_per_gpu(base.shape, request.gpus, base.context), way.whole_bytes(base.shape, base.context))
@@ -143,7 +143,7 @@ def _of_memory(request: Request, base: Base, method: Method) -> tuple[str, str]:
             ways.append(f"--method {name}" + (f" with at least {count} --gpus" if count > request.gpus else ""))
     short = Method().whole_bytes(base.shape, base.context) >= (request.memory_per_gpu or 0.0)
     ways += [f"context= if sequences are shorter than {base.context:,} tokens"] * short + ["a smaller base", MORE_MEMORY]
-    whole = f", where {format_bytes(method.whole_bytes(base.shape, base.context))} are whole on each, however many there are"
+    whole = f"; {format_bytes(method.whole_bytes(base.shape, base.context))} of that are on every GPU, however many there are"
     need = format_bytes(method.bytes_per_gpu(base.shape, request.gpus, base.context))
-    said = f"{base.name} needs {need} on each of {request.gpus} GPUs with --method {method.name}, and they have {memory}{'' if own else whole}"
+    said = f"{base.name} needs {need} on each of {request.gpus} GPUs with --method {method.name}, which have {memory}{'' if own else whole}"
     return said, format_list(ways, "or")

@@ -1,4 +1,4 @@
-"""Whether the base of more general tokens gains less from specialising, and whether an interaction of the two kinds of tokens is known to be why."""
+"""Whether the longer-trained base gains less from specialising, and whether the runs show that an interaction of the two kinds of tokens causes it."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from planner.fit.fitted import FittedLaw
 from planner.fit.level import interval_of
 
 LEAST_LOWER = 0.05
-"""Share of the resamples in which it starts lower, from which that may be why it gains less."""
+"""Share of the resamples in which it starts at a lower loss, above which that is mentioned as a cause."""
 
 
 def longer(law: FittedLaw, bases: Sequence[Base], stages: Sequence[Stage]) -> str:
-    """Say whether the law has the base of more tokens per parameter gain less, each specialised as far as is best for it, and by what.
+    """Say whether by the law the base with more tokens per parameter gains less, each after its best specialist stage, and why.
 
-    A base that starts lower has less to gain under any law, so that the gains alone say nothing of an interaction.
+    A base that starts at a lower loss has less to gain under any law, so the gains alone say nothing about an interaction.
     """
     if len(bases) < 2:
         return ""
     ratio = [base.tokens / base.shape.params_non_embedding for base in bases]
     long, short = int(np.argmax(ratio)), int(np.argmin(ratio))
-    if ratio[long] == ratio[short]:  # none is longer trained: both are the first
+    if ratio[long] == ratio[short]:  # neither is longer-trained; both indices are the same
         return ""
     gains = [-100 * np.expm1(stages[number].end - stages[number].before) for number in (long, short)]
     if not (gains[0].any() and gains[1].any()):
-        return ""  # a limit on the general loss, or what inference leaves, lets one of them not be specialised at all
+        return ""  # a limit on the general loss, or the budget left by inference, allows one of them no specialist stage
     share = float((gains[0] < gains[1]).mean())
     lower = float((stages[long].before < stages[short].before).mean())
     less, more = (float(gain.mean()) for gain in gains)
-    start = f" It starts lower in {lower:.0%} of them, and a lower start alone leaves less to gain." if lower >= LEAST_LOWER else ""
+    start = f" It starts at a lower loss in {lower:.0%} of them, which alone leaves less to gain." if lower >= LEAST_LOWER else ""
     return (
         f"{bases[long].name} ({_ratio(ratio[long])} general tokens per parameter) gains less from specialising than {bases[short].name} "
         f"({_ratio(ratio[short])}) in {share:.0%} of the resamples: {less:.3g} against {more:.3g} % of the loss on average.{start} "
@@ -45,19 +45,19 @@ def _ratio(value: float) -> str:
 
 
 def interaction(law: FittedLaw) -> str:
-    """Say in what share of the resamples a specialist token buys less the longer the general stage was, where a parameter of the law decides that."""
+    """Say in what share of the resamples a specialist token gains less the longer the general stage was, if the law has a parameter for it."""
     found = []
     for member in law.members:
         names = [parameter.name for parameter in member.law.parameters]
         if name := member.law.interaction:
             found.append((name, member.resamples[:, names.index(name)]))
     if not found:
-        return "The law has no parameter for an interaction of general and specialist tokens: what it says of them here is its form, which no run decided"
+        return "The law has no parameter for an interaction of general and specialist tokens: this follows from its form, which no run has tested"
     values = np.concatenate([each for _, each in found])
     low, high = interval_of(values)
-    known = "which the runs do not determine" if low < 0 < high else "which the runs determine"
-    which = "" if len(found) == len(law.members) else f" by the {len(found)} of {len(law.members)} laws that have one"
+    known = "so the runs do not determine its sign" if low < 0 < high else "so the runs determine its sign"
+    which = "" if len(found) == len(law.members) else f" of the {len(found)} of {len(law.members)} laws that have it"
     return (
-        f"The interaction itself, {found[0][0]} over 0 (a specialist token buys less the longer the general stage was), has that sign in "
+        f"The interaction itself, {found[0][0]} > 0 (a specialist token gains less the longer the general stage was), holds in "
         f"{float((values > 0).mean()):.0%} of the resamples{which} (90 % interval {low:.2g} to {high:.2g}), {known}"
     )

@@ -1,4 +1,4 @@
-"""What a base comes to after every amount of specialist text that the budget pays, with the replay that a limit on the general loss asks for."""
+"""The loss of a base after every amount of specialist text that the budget pays, with the replay that a limit on the general loss needs."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from planner.method import Method
 AMOUNTS = 160
 """Amounts of specialist text tried for each base."""
 LEAST_SHARE = 3e-3
-"""Of the most specialist tokens that budget and passes allow, where the amounts begin."""
+"""Smallest amount, as a share of the most specialist tokens that budget and passes allow."""
 FINER_AMOUNTS = 33
-"""Amounts between two of those, around the best and where the plans within the tolerance begin and end."""
+"""Amounts between two of those, around the best and at both ends of the plans within the tolerance."""
 NEAR_BEST = 2e-3
-"""In ln L, by which some of the resamples may be off about which amounts are within the tolerance under all."""
+"""In ln L: possible error, from using only some resamples, about which amounts are within the tolerance."""
 CLOSER_LOOKS = 2
-"""Looks around the best: a limit on the general loss may end it in the midst of a step."""
+"""Refinements around the best amount: a limit on the general loss may cut the amounts off between two steps."""
 
 
 @dataclass(frozen=True)
 class Amounts:
-    """Amounts of specialist text that a base could see, and what the law says of each."""
+    """Amounts of specialist text for a base, and the loss after each by the law."""
 
     tokens: Array
     """Shape (amounts,)."""
     replay: Array
     """Share of general text in the stage, of the same shape."""
     resamples: Array
-    """ln L with what replay costs, shape (resamples, amounts); infinite where a limit on the general loss is not kept."""
+    """ln L including the cost of replay, shape (resamples, amounts); infinite if the limit on the general loss is not kept."""
     guess: Array
     """ln L of the fitted parameters, shape (amounts,); infinite likewise."""
 
@@ -48,22 +48,22 @@ class Amounts:
         return result
 
     def amount(self, number: int) -> tuple[float, float]:
-        """Return the specialist tokens of an amount, whole ones, and its share of replay."""
+        """Return the specialist tokens of an amount, rounded down to whole ones, and its share of replay."""
         return _whole(self.tokens[number]), float(self.replay[number])
 
 
 @dataclass(frozen=True)
 class Stage(Amounts):
-    """What a search for the best amount has looked at, of which the first is none, under some of the resamples, and its result under all of them."""
+    """The amounts that a search for the best has tried, the first of which is none, under some of the resamples, and its result under all of them."""
 
     before: Array
-    """ln L of the base as it is, whatever its general loss, shape (all resamples,)."""
+    """ln L of the base without specialist stage, whatever its general loss, shape (all resamples,)."""
     end: Array
-    """ln L after the best amount, of the same shape; infinite where no amount keeps a limit on the general loss."""
+    """ln L after the best amount, of the same shape; infinite if no amount keeps the limit on the general loss."""
     paid: float
-    """Tokens of the stage, replay among them, that the budget pays once inference is paid."""
+    """Tokens of the stage, replay included, that the budget pays for after inference."""
     best: int
-    """Number of the best amount, by the mean over the resamples, or by the fitted parameters alone where those decide."""
+    """Number of the best amount, by the mean over the resamples, or by the fitted parameters for the best guess."""
 
     @property
     def best_guess(self) -> int:
@@ -74,14 +74,14 @@ class Stage(Amounts):
 def stage_of(problem: Problem, base: Base, method: Method) -> Stage:
     """Evaluate a base after every amount of specialist text that the budget pays, with the least replay that keeps a limit on the general loss.
 
-    A budget that does not even pay the inference leaves the base as it is.
+    A budget that does not even pay for the inference leaves the base unspecialised.
     """
     request, keeping = problem.request, problem.retention
     left = request.paid(base.flops_inference(request.inference_tokens))
     paid = max(left, 0.0) / method.flops_per_token(base.shape, base.context)
     most = min(paid, problem.max_epochs * request.unique_spec)
     shares = (0.0,) if keeping is None else keeping.replays
-    ends = [min(most, paid * (1 - share)) for share in shares]  # where the budget binds, with each share of replay
+    ends = [min(most, paid * (1 - share)) for share in shares]  # where the budget binds, for each share of replay
     tokens = np.unique(np.concatenate([[0.0, min(most, request.unique_spec)], ends, _ladder(most)]))
     found = evaluated(problem, base, tokens, paid, MOST_RESAMPLES)
     for _ in range(CLOSER_LOOKS):
@@ -96,7 +96,7 @@ def stage_of(problem: Problem, base: Base, method: Method) -> Stage:
 
 
 def _ladder(most: float) -> Array:
-    """Return amounts up to the most there can be, at places that do not depend on it: a larger budget looks at what a smaller one does."""
+    """Return amounts up to the most possible, on a grid that does not depend on it: a larger budget tries all amounts of a smaller one."""
     if most <= 1.0:
         return np.array([most])
     step = -math.log(LEAST_SHARE) / (AMOUNTS - 1)
@@ -105,18 +105,18 @@ def _ladder(most: float) -> Array:
 
 
 def capped(problem: Problem, stage: Stage) -> str:
-    """Say that the most replay of the runs keeps the best amount down, where it does, and not the budget or the text."""
+    """Say if the amount is limited by the most replay of any run, not by the budget or the text; empty if not."""
     keeping, more = problem.retention, stage.tokens > stage.tokens[stage.best]
     if keeping is None or not more.any() or np.isfinite(stage.guess[more]).any():
         return ""
     most = keeping.replays[-1]
     if most == 0 or float(stage.tokens[more].min()) > stage.paid * (1 - most):
         return ""
-    return f"any more that the budget pays would need over {100 * most:.3g} % of replay in its stage, the most that the runs of the general law had"
+    return f"more would need over {100 * most:.3g} % of replay in its stage, the most that any run of the general law had"
 
 
 def within(problem: Problem, base: Base, stage: Stage) -> Amounts:
-    """Return those amounts whose mean of ln L over all resamples is within the tolerance of the base's best, finer at both ends of their range."""
+    """Return the amounts whose mean of ln L over all resamples is within the tolerance of the base's best, refined at both ends of their range."""
     best, tolerance = int(stage.expected.argmin()), np.log1p(problem.request.tolerance)
     near = np.flatnonzero(stage.expected <= stage.expected[best] + tolerance + NEAR_BEST)
     low, high = stage.tokens[max(near[0] - 1, 0)], stage.tokens[min(near[-1] + 1, len(stage.tokens) - 1)]
@@ -137,7 +137,7 @@ def _whole(tokens: float) -> float:
 
 
 def _whole_between(low: float, high: float, others: Sequence[float] = ()) -> Array:
-    """Return whole tokens from one amount to another, and others with them, each once."""
+    """Return whole token counts from one amount to another, and some others, each once."""
     return np.unique(np.append(np.floor(np.linspace(low, high, FINER_AMOUNTS) + 1e-6), others))
 
 
@@ -149,7 +149,7 @@ def _joined(first: Amounts, second: Amounts) -> Amounts:
 
 
 def evaluated(problem: Problem, base: Base, tokens: Array, paid: float, most: int | None) -> Amounts:
-    """Evaluate a base after some amounts of specialist text, shape (amounts,), under so many resamples of each member, or all."""
+    """Evaluate a base after some amounts of specialist text, shape (amounts,), under at most `most` resamples of each member, or all."""
     keeping, replay = problem.retention, np.zeros(len(tokens))
     if keeping is not None:
         size, trunk = base.params_by(problem.vocab, len(tokens)), np.full(len(tokens), base.tokens)
@@ -160,7 +160,7 @@ def evaluated(problem: Problem, base: Base, tokens: Array, paid: float, most: in
 
 
 def _log_losses(problem: Problem, base: Base, tokens: Array, share: Array, most: int | None) -> tuple[Array, Array]:
-    """Return ln L after stages with shares of replayed text: under the resamples, shape (resamples, amounts), and by the fitted parameters."""
+    """Return ln L after stages with shares of replay: under the resamples, shape (resamples, amounts), and by the fitted parameters."""
     law, size, unique = problem.law, base.params_by(problem.vocab, len(tokens)), np.full(len(tokens), float(problem.request.unique_spec))
     points = law.points(size, base.tokens + share / (1 - share) * tokens, tokens, unique)
     resamples, guess = law.log_loss_resamples(points, most), law.log_loss(points)

@@ -1,4 +1,4 @@
-"""What must be said beside bases and what they are forecast to come to."""
+"""Warnings about bases and their forecasts."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from planner.allocate.base_answer import Choice
 from planner.allocate.base_feasible import Feasible, least_tokens
 from planner.allocate.base_stage import LEAST_SHARE, capped
 from planner.allocate.extrapolation import TOO_FAR, outside
+from planner.allocate.plan_warnings import why_outside
 from planner.allocate.problem import Problem
 from planner.allocate.replay_cost import NO_REPLAY, said_of
 from planner.allocate.request import TAKEN
@@ -21,40 +22,40 @@ from planner.method import Method
 from planner.units import format_count, format_epochs, format_part
 
 OTHER_COST = 0.02
-"""Share of a token's cost by which windows of another length must change it to be told of."""
+"""Share by which another sequence length must change the cost of a token to be mentioned."""
 LEAST_LOWER = 0.01
-"""Per cent of the loss by which a model of one's own must be lower to be told of."""
+"""By how much the loss of a model trained from scratch must be lower to be mentioned [%]."""
 FEWER = 0.98
-"""Share of a base's general tokens that tells whether they do harm."""
+"""Share of a base's general tokens at which the loss is compared, to see whether the rest raise it."""
 HARMED = 0.05
-"""Share of the resamples by which they must, to be told of."""
+"""Share of the resamples in which they must raise it to be mentioned."""
 
 
 def warnings_of_bases(problem: Problem, able: Feasible, method: Method, made: Sequence[Choice], best: Choice, alone: Arm) -> list[str]:
-    """List what must be said.
+    """List the warnings.
 
     Args:
         problem: the request.
         able: the bases that could be chosen, and those that were left out.
         method: how they are specialised.
-        made: what each of the first comes to.
-        best: the one that is recommended.
-        alone: a model of one's own for the same FLOPs.
+        made: the choice made for each of those.
+        best: the recommended one.
+        alone: a model trained from scratch with the same FLOPs.
     """
     found, fitting = [*_better_alone(problem, best, alone), *_harmed(problem, able, best)], able.bases
     recipe = problem.law.source.get("domain") or "their own text"
     found.append(
-        f"the law was measured on small models of one recipe, on {recipe}, specialised from a state before its rate was lowered; a finished checkpoint "
-        "of another recipe and tokenizer was not measured: read the forecasts as what this law implies, not as losses to expect"
+        f"the law was measured on small models of one recipe, on {recipe}, specialised from states before the cooldown; finished checkpoints "
+        "of another recipe and tokenizer were not measured: read the forecasts as what this law implies, not as losses to expect"
     )
     measured = problem.method
     if method.name != measured.name:
         found.append(
-            f"what {method.name} does to the loss is not measured by this law: its cost is counted, its loss is that of training {measured.adapters}; "
-            f'a sweep with methods = [..., "{method.name}"] measures it, and plan methods sets the two side by side'
+            f"the effect of {method.name} on the loss is not measured by this law: its cost is counted, but its loss is that of training "
+            f'{measured.adapters}; a sweep with methods = [..., "{method.name}"] measures it, and plan methods compares the two'
         )
     elif method != measured and problem.recipe is not None:
-        found.append(f"the law was measured with {measured.adapters}; other adapters are counted, {method.adapters}, their loss taken to be the same")
+        found.append(f"the law was measured with {measured.adapters}; the cost is that of {method.adapters}, and the loss is assumed to be the same")
     spent = best.plan.flops + best.plan.flops_inference
     left_over = f"{format_part(1 - spent / problem.request.flops)} of the budget is left over"
     far = []
@@ -64,60 +65,61 @@ def warnings_of_bases(problem: Problem, able: Feasible, method: Method, made: Se
         if any(TOO_FAR < factor < np.inf for factor in choice.extrapolation.values()):
             far.append(choice.base)
     if far:
-        found.append(f"{', '.join(far)}: no such distance was ever tested; what is said of it, and against it, is an illustration, not a measured result")
+        illustration = "forecasts and comparisons there are an illustration, not a measured result"
+        found.append(f"{', '.join(far)}: no such distance was ever tested; {illustration}")
     found += [f"left out: {name}: {why}" for name, why in able.left_out.items()]
     for base, choice in zip(fitting, made, strict=True):
         if 0 < choice.plan.tokens_spec < least_tokens(base):
-            pays = "what its inference leaves of the budget" if choice.plan.flops_inference else "its best stage"
-            found.append(f"{base.name}: {pays} is less than {MIN_STEPS} steps of one sequence of {base.context:,} tokens, too few to train on")
+            pays = "the budget left after its inference" if choice.plan.flops_inference else "its best stage"
+            found.append(f"{base.name}: {pays} is less than {MIN_STEPS} steps of one sequence of {base.context:,} tokens, too short to train")
     found += [*_compromise(problem, best), *_of_the_limit(problem, able, made, best)]
     if any(member.params_kind == "total" for member in problem.law.members) and problem.vocab:
-        found.append(f"the law counts embeddings in N: a base counts with those of the law's own vocabulary of {problem.vocab} words, not with its own")
+        found.append(f"the law counts embeddings in N: each base is counted with those of the law's vocabulary of {problem.vocab} words, not with its own")
     found += _of_the_windows(problem, next(base for base in fitting if base.name == best.base), method)
     inexact = [base.name for base in fitting if not base.exact]
     if inexact:
-        found.append(f"{', '.join(inexact)}: the shape is the ladder's for that size and vocabulary; config=FOLDER counts its own FLOPs and memory")
+        found.append(f"{', '.join(inexact)}: the shape is assumed from the ladder for that size and vocabulary; config=FOLDER counts the real one")
     for base in fitting:
         if base.shape.counted is not None and base.shape.counted.idle:
             idle = f"{format_part(base.shape.counted.idle / base.shape.params_non_embedding)} of its non-embedding parameters"
-            found.append(f"{base.name}: a token is not sent to {idle}, which cost no FLOPs and count in N; no law here has seen experts")
+            found.append(f"{base.name}: each token skips {idle}, which cost no FLOPs but count in N; no law here was fitted to mixtures of experts")
     assumed = [base.name for base in fitting if base.vocab_assumed]
     if assumed:
-        found.append(f"{', '.join(assumed)}: a vocabulary of {VOCAB:,} is assumed, and counted in FLOPs and memory; say its own with vocab=")
+        found.append(f"{', '.join(assumed)}: a vocabulary of {VOCAB:,} is assumed in FLOPs and memory; give its own with vocab=")
     words = sorted({base.shape.vocab for base in fitting})
     if len(words) > 1:
         found.append(
-            f"the bases have vocabularies of {', '.join(f'{count:,}' for count in words)} words, so that their own nats/token are different units; "
-            "forecasts are all in those of the law's text"
+            f"the bases have vocabularies of {', '.join(f'{count:,}' for count in words)} words, so their own nats/token are different units; "
+            "all forecasts are in nats/token of the law's tokenizer"
         )
     if best.plan.tokens_spec > TAKEN * problem.max_tokens_spec:
         found.append(f"the limit of {format_epochs(problem.max_epochs)} binds: {left_over}")
     elif spent < 0.9 * problem.request.flops and (problem.request.training_flops or np.inf) < 1.02 * best.plan.flops:
-        found.append(f"{left_over}: the time that training may take binds, and not the budget")
+        found.append(f"{left_over}: the time limit on training binds, not the budget")
     elif spent < 0.9 * problem.request.flops and (best.plan.tokens_spec > 0 or problem.retention is None):
-        why = "by this law more of the specialist text would harm" + (", or pass the limit" if problem.retention is not None else "")
+        why = "by this law more specialist text would raise the loss" + (", or exceed the limit" if problem.retention is not None else "")
         found.append(f"{left_over}: {why}")
     return found
 
 
 def _better_alone(problem: Problem, best: Choice, alone: Arm) -> Iterator[str]:
-    """Say by how much a model of one's own is forecast lower than the best base, by what bases are chosen by."""
+    """Say by how much a model trained from scratch is forecast better than the best base, by the measure that bases are chosen by."""
     if alone.plan is None or alone.worse_percent is None or alone.probability is None:
         return
-    lower, by = -alone.worse_percent, "in the mean over the resamples"
+    lower, by = -alone.worse_percent, "on average over the resamples"
     if not problem.robust:
         lower, by = 100 * (1 - alone.plan.loss / best.plan.loss), "by the fitted parameters"
     if lower >= LEAST_LOWER:
         theirs, mine = (plan.flops + plan.flops_inference for plan in (alone.plan, best.plan))
-        spent = "for the same FLOPs" if theirs < 1.02 * mine else f"for {theirs:.3g} FLOPs, where the base takes {mine:.3g} of the budget,"
+        spent = "for the same FLOPs" if theirs < 1.02 * mine else f"for {theirs:.3g} FLOPs (the base takes {mine:.3g})"
         yield (
-            f"FROM SCRATCH IS FORECAST BETTER: {spent} a loss {lower:.3g} % lower than that of {best.base}, the best base, {by}, by which "
-            f"bases are chosen, and lower in {1 - alone.probability:.0%} of the resamples; {best.base} is recommended as the best of the bases alone"
+            f"FROM SCRATCH IS FORECAST BETTER: {spent} its loss is {lower:.3g} % lower than that of the best base, {best.base}, {by}, and lower in "
+            f"{1 - alone.probability:.0%} of the resamples; {best.base} is recommended only as the best of the bases"
         )
 
 
 def _harmed(problem: Problem, able: Feasible, best: Choice) -> Iterator[str]:
-    """Say in what share of the resamples the best base would end lower with fewer general tokens."""
+    """Say in what share of the resamples the best base would reach a lower loss with fewer general tokens."""
     base = next(base for base in able.bases if base.name == best.base)
     fewer = np.array([best.plan.tokens_pt, best.plan.tokens_pt - (1 - FEWER) * base.tokens])
     points = problem.law.points(base.params_by(problem.vocab), fewer, best.plan.tokens_spec, best.plan.unique_spec)
@@ -125,36 +127,35 @@ def _harmed(problem: Problem, able: Feasible, best: Choice) -> Iterator[str]:
     share = float((ends[:, 1] < ends[:, 0] - 1e-9).mean())
     if share >= HARMED:
         yield (
-            f"in {share:.0%} of the resamples the general tokens of {base.name} do harm after so many specialist ones: with fewer it would end lower, so "
-            "that this law is not sure that such a base is worth more than one trained for less"
+            f"in {share:.0%} of the resamples {base.name} would reach a lower loss if it had been trained on fewer general tokens: this law is not sure "
+            "that a longer-trained base is better here"
         )
 
 
 def _of_the_windows(problem: Problem, base: Base, method: Method) -> Iterator[str]:
-    """Say that `plan launch` trains on windows of another length than the base is counted with, where that is told by the cost."""
+    """Say that `plan launch` trains on sequences of another length than the base is counted with, if that changes the cost."""
     if problem.recipe is None:
         return
     taken = problem.recipe.seq_len
     less = 1 - method.flops_per_token(base.shape, taken) / method.flops_per_token(base.shape, base.context)
     if abs(less) >= OTHER_COST:
         yield (
-            f"{base.name} is counted with sequences of {base.context:,} tokens, and plan launch trains on the recipe's {taken:,}, which cost "
-            f"{format_part(abs(less))} {'less' if less > 0 else 'more'} a token: context={taken} counts what it will spend"
+            f"{base.name} is counted with sequences of {base.context:,} tokens, but plan launch trains on the recipe's {taken:,}, which cost "
+            f"{format_part(abs(less))} {'less' if less > 0 else 'more'} per token: context={taken} counts what it will spend"
         )
 
 
 def _compromise(problem: Problem, best: Choice) -> Iterator[str]:
-    """Say that no refit would choose the amount for itself, where none would."""
+    """Say if the amount lies outside the 90 % interval of the refits' own best."""
     assert best.tokens_interval is not None
     low, high = best.tokens_interval
     if not low <= best.plan.tokens_spec <= high:
-        why = "a compromise between refits that disagree, of the least loss in their mean" if problem.robust else "the fitted parameters' own choice"
         amount, ends = format_count(best.plan.tokens_spec), f"{format_count(low)} to {format_count(high)}"
-        yield f"{best.base}: {amount} specialist tokens lie outside {ends}, where the refits' own best lie: {why}"
+        yield f"{best.base}: {amount} specialist tokens lie outside {ends}, the 90 % interval of the refits' own best: {why_outside(problem.robust)}"
 
 
 def _of_the_limit(problem: Problem, able: Feasible, made: Sequence[Choice], best: Choice) -> Iterator[str]:
-    """Say how surely the limit on the general loss is kept, where there is one, and what is not measured of it."""
+    """Say how surely a limit on the general loss is kept, and what is not measured about it."""
     if problem.retention is None or best.general is None:
         return
     yield f"the general loss is forecast by {problem.retention.law.names}: the limit is kept with a probability of {best.general['probability']:.0%}"
@@ -163,10 +164,10 @@ def _of_the_limit(problem: Problem, able: Feasible, made: Sequence[Choice], best
     if len(problem.retention.replays) == 1:
         yield NO_REPLAY
     if shares := [choice.plan.replay_fraction for choice in made if choice.plan.replay_fraction]:
-        yield f"{said_of(shares)}; what it replays lowers the forecast of a base by no more than that"
+        yield f"{said_of(shares)}; for a base the gain from more general text is capped at that"
     for base, stage, choice in zip(able.bases, able.stages, made, strict=True):
         if said := capped(problem, stage):
             yield f"{base.name}: {format_count(choice.plan.tokens_spec)} specialist tokens, since {said}"
     if best.plan.tokens_spec == 0:
         least = f"{LEAST_SHARE:.1%} of what budget and passes allow"
-        yield f"no amount of specialist text, from {least} on, keeps {problem.retention.limit}, so none is planned"
+        yield f"no amount of specialist text from {least} upward keeps {problem.retention.limit}, so none is planned"

@@ -1,4 +1,4 @@
-"""Which open checkpoint to specialise, and how far: the general tokens are sunk, the budget buys specialist tokens alone, and inference."""
+"""Which open checkpoint to specialise, and how far: its general tokens are sunk cost; the budget pays for specialist tokens and inference only."""
 
 from __future__ import annotations
 
@@ -40,18 +40,18 @@ def allocate_bases(
     """Choose among checkpoints.
 
     Args:
-        law: of two stages.
-        request: budget and specialist text; sizes and general tokens are the bases' own.
+        law: a two-stage law.
+        request: budget and specialist text; sizes and general tokens are those of the bases.
         bases: the checkpoints.
         method: how the specialist stage is trained; as in the runs of the law by default.
-        general: law of the general loss, where that is limited.
+        general: law of the general loss, if that is limited.
         kept_back: shares of the budget that might be kept back for a later stage.
-        others: laws of runs by other methods, which those are forecast by beside the one that is asked.
-        robust: whether to recommend what is best in the mean over the resamples, rather than the best guess of the fitted parameters.
+        others: laws of runs by other methods, to compare those with the method asked for.
+        robust: whether to recommend the lowest mean over the resamples, rather than the best guess of the fitted parameters.
         allow_extrapolation: whether to answer further than TOO_FAR beyond the runs.
 
     Raises:
-        InputError: a share that is none, no base, two of one name, limits that a base has itself, or a law or a method of adapters in both stages.
+        InputError: an invalid share, no base, two of one name, limits that contradict a base, or a law or a method with adapters in both stages.
         DataError: no base fits, the law is of one stage, or all lie too far beyond the runs.
     """
     problem = Problem.of(law, request, general, robust=robust)
@@ -107,21 +107,21 @@ def _consistent(problem: Problem, bases: Sequence[Base], method: Method, kept_ba
     """Refuse what contradicts a base.
 
     Raises:
-        InputError: a share that is none, no base, two of one name, limits that a base has itself, or a law or a method of adapters in both stages.
+        InputError: an invalid share, no base, two of one name, limits that contradict a base, or a law or a method with adapters in both stages.
         DataError: the law is of one stage.
     """
     if problem.method.both or method.both:
         raise InputError(
-            f"a --base is specialised in one stage, and {(problem.method if problem.method.both else method).name} has adapters in two",
-            remedy="under a law of such runs leave --base away and give the checkpoint to plan launch --base; else choose --method lora or qlora",
+            f"a --base is specialised in one stage, but {(problem.method if problem.method.both else method).name} uses adapters in both stages",
+            remedy="with a law of such runs leave out --base and give the checkpoint to plan launch --base; else choose --method lora or qlora",
         )
     if problem.one_stage or problem.one_corpus:
-        raise DataError("the law was fitted to runs of one stage and says nothing of specialising a base", remedy="give a law of two stages")
+        raise DataError("the law was fitted to single-stage runs and says nothing about specialising a base", remedy="give a two-stage law")
     if len({base.name for base in bases}) < len(bases) or not bases:
         raise InputError(f"{len(bases)} bases with {len({base.name for base in bases})} names", remedy="give each --base a name of its own")
     request = problem.request
     if request.sized or request.params_range or request.general_tokens:
-        raise InputError("a base has its own size and general tokens", remedy="leave away --params and --general-tokens")
+        raise InputError("a base has its own size and general tokens", remedy="leave out --params and --general-tokens")
     for share in kept_back:
         if not 0 < share < 1:
             raise InputError(f"--kept-back {share:g} is not a share of the budget", remedy="give shares between 0 and 1, such as 0.1,0.3")

@@ -1,4 +1,4 @@
-"""Break-even between compute and text: how many times the compute a smaller amount of text needs to reach the loss of a larger one."""
+"""Break-even between compute and text: the factor in compute with which a smaller amount of text reaches the loss of a larger one."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def break_evens(amounts: Sequence[float], budgets: Sequence[float], expected: Se
 
 
 def factors(log_flops: Array, less: Array, more: Array) -> Array:
-    """Return by what factor in compute one curve reaches the loss of another, at each budget; infinite where it does not in this range.
+    """Return by what factor in compute one curve reaches the loss of another, at each budget; infinite if it does not in this range.
 
     Args:
         log_flops: ln C, shape (budgets,), ascending.
-        less: ln L with less text, shape (budgets,); between budgets it is taken as straight in ln C.
+        less: ln L with less text, shape (budgets,); between budgets it is interpolated linearly in ln C.
         more: ln L with more text, shape (budgets,).
     """
-    # Neither more compute nor more text can hurt a best plan: what says so is the grain of the search.
+    # Neither more compute nor more text can worsen a best plan; apparent rises come from the grid of the search.
     falling = np.minimum.accumulate(less)
     reached = np.interp(-more, -falling, log_flops, right=np.inf)
     result: Array = np.exp(np.maximum(reached - log_flops, 0.0))

@@ -1,4 +1,4 @@
-"""A budget as people have it, in GPU time or money, to FLOPs."""
+"""Budgets in GPU time or money, converted to FLOPs."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ _KNOWN = {name.lower(): peak for name, peak in PEAK_FLOPS.items()}
 
 @dataclass(frozen=True)
 class Budget:
-    """What there is to spend: GPU time, or money for it, on GPUs of one kind."""
+    """GPU time, or money for it, on GPUs of one kind."""
 
     gpu_hours: float | None = None
     gpu_days: float | None = None
     usd: float | None = None
     usd_per_gpu_hour: float | None = None
     gpus: int | None = None
-    """How many there are, for a limit in time."""
+    """Number of GPUs, for the time limit."""
     hours: float | None = None
-    """Limit in time [hours]."""
+    """Time limit [hours]."""
 
     def hours_of_gpu(self) -> dict[str, float]:
-        """Return the GPU-hours that each limit allows, by the option that sets it; none where there is no limit.
+        """Return the GPU-hours that each limit allows, by the option that sets it; empty if there is no limit.
 
         Raises:
-            InputError: a limit is missing its other half, or is not positive.
+            InputError: an option lacks its counterpart, or is not positive.
         """
         given = {
             "--gpu-hours": self.gpu_hours, "--gpu-days": self.gpu_days, "--usd": self.usd, "--usd-per-gpu-hour": self.usd_per_gpu_hour,
@@ -52,8 +52,8 @@ class Budget:
         for one, other in (("--usd", "--usd-per-gpu-hour"), ("--gpus", "--hours")):
             if (given[one] is None) != (given[other] is None):
                 there, missing = (one, other) if given[other] is None else (other, one)
-                priced = ", or what a GPU does (--gpu with --mfu), which prices the plan" if there == "--usd-per-gpu-hour" else ""
-                raise InputError(f"{there} says nothing without {missing}", remedy=f"add {missing}{priced}")
+                priced = ", or the speed of a GPU (--gpu with --mfu) for the cost of the plan" if there == "--usd-per-gpu-hour" else ""
+                raise InputError(f"{there} has no effect without {missing}", remedy=f"add {missing}{priced}")
         limits = {}
         if self.gpu_hours is not None:
             limits["--gpu-hours"] = self.gpu_hours
@@ -68,20 +68,20 @@ class Budget:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a plan takes, where the speed of a GPU was stated."""
+    """Cost of a plan, if the speed of a GPU was given."""
 
     gpu_hours: float
-    """Of training."""
+    """GPU-hours of training."""
     gpu_hours_inference: float
-    """Of its inference, where that is counted in, at the speed of training, which writing one token after another does not reach."""
+    """GPU-hours of inference, if counted, at the speed of training, which token-by-token generation does not reach."""
     hours: float
-    """Of training on the GPUs of the request, all of them busy until its end."""
+    """Hours of training on the GPUs of the request, all of them busy until its end."""
     usd: float | None
-    """Of training and inference together; None where no price was stated."""
+    """Dollars for training and inference together; None if no price was given."""
 
 
 def cost_of(request: Request | DomainsRequest, training: float, inference: float) -> dict[str, Any] | None:
-    """Return the fields of a plan's `Cost` by its FLOPs; None where the request does not say what a GPU does."""
+    """Return the fields of a plan's `Cost` from its FLOPs; None if the request has no speed of a GPU."""
     if request.flops_per_gpu_second is None:
         return None
     trained, served = (flops / request.flops_per_gpu_second / 3600 for flops in (training, inference))
@@ -102,12 +102,12 @@ def check_cost(body: Mapping[str, Any] | None) -> None:
 
 
 def say_cost(cost: Mapping[str, Any] | None, gpus: float) -> str:
-    """Say what a plan takes; nothing where that is not known."""
+    """State the cost of a plan; empty if unknown."""
     if cost is None:
         return ""
     served = cost["gpu_hours_inference"]
     parts = [f"{format_number(cost['gpu_hours'])} GPU-hours of training"]
-    slower = "counted at the speed of training, which writing one token after another does not reach"
+    slower = "counted at the speed of training, which token-by-token generation does not reach"
     parts += [f"{format_number(served)} of inference ({slower})"] if served else []
     of = "" if cost["usd"] is None else f"; {format_number(cost['usd'])} dollars" + (" together" if served else "")
     seconds = 3600 * cost["hours"]
@@ -116,19 +116,19 @@ def say_cost(cost: Mapping[str, Any] | None, gpus: float) -> str:
 
 
 def gpu_flops(gpu: str, mfu: float) -> float:
-    """Return what one GPU really does [FLOP/s].
+    """Return the training speed of one GPU [FLOP/s].
 
     Args:
         gpu: its name, one of `PEAK_FLOPS` in any case.
-        mfu: model FLOPs utilisation, the share of the peak that training reaches, over 0 and up to 1.
+        mfu: model FLOPs utilisation, the share of the peak that training reaches, above 0 and up to 1.
 
     Raises:
-        InputError: an unknown GPU, or a share that is none.
+        InputError: an unknown GPU, or an invalid share.
     """
     if gpu.lower() not in _KNOWN:
-        raise InputError(f"the peak of {gpu!r} is not known", remedy=f"choose one of {', '.join(PEAK_FLOPS)}, or state --gpu-flops")
+        raise InputError(f"the peak of {gpu!r} is not known", remedy=f"choose one of {', '.join(PEAK_FLOPS)}, or give --gpu-flops")
     if not 0 < mfu <= 1:
-        raise InputError(f"--mfu {mfu:g} is not a share of the peak", remedy="give a number over 0 and up to 1, such as 0.4")
+        raise InputError(f"--mfu {mfu:g} is not a share of the peak", remedy="give a number above 0 and up to 1, such as 0.4")
     return _KNOWN[gpu.lower()] * mfu
 
 
@@ -143,5 +143,5 @@ def peak_flops(told: str) -> float:
     try:
         return parse_flops(told)
     except InputError as error:
-        remedy = f"give its data sheet's value, such as 989e12, or one of {', '.join(PEAK_FLOPS)}"
-        raise InputError(f"--peak-flops {told!r} is neither a GPU that is known nor FLOP/s", remedy=remedy) from error
+        remedy = f"give the value from its data sheet, such as 989e12, or one of {', '.join(PEAK_FLOPS)}"
+        raise InputError(f"--peak-flops {told!r} is neither a known GPU nor a number of FLOP/s", remedy=remedy) from error

@@ -1,4 +1,4 @@
-"""Two ways to train a run under their own laws, side by side: where one becomes better than the other."""
+"""Two training methods, each with its own law: where one becomes better than the other."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ class Crossing:
     tokens: Array
     """Specialist tokens of the first method, shape (points,)."""
     tokens_other: Array
-    """Those of the second: as many, or as many as cost the same FLOPs."""
+    """Those of the second: the same number, or the number that costs the same FLOPs."""
     loss: Array
-    """By method, fitted value and the ends of the interval [nats/token], shape (2, 3, points)."""
+    """Fitted loss and the ends of its interval by method [nats/token], shape (2, 3, points)."""
     better: Array
     """Share of the resamples in which the second method is better, shape (points,)."""
     crossing: float | None
-    """Specialist tokens of the first method at which the fitted laws cross; None if one is better all along."""
+    """Specialist tokens of the first method at which the fitted laws cross; None if one is better everywhere."""
     low: float | None
     high: float | None
-    """90 % interval over the resamples that cross; None where fewer than half do."""
+    """90 % interval over the resamples that cross; None if fewer than half do."""
     crossed: float
     """Share of the resamples that cross."""
     equal_flops: bool
@@ -50,7 +50,7 @@ def crossing(
 ) -> Crossing:
     """Compare two laws along the specialist tokens.
 
-    The two tables were resampled apart, so that a resample of one is paired with any of the other: the interval is that of independent fits.
+    The two tables were resampled independently, so the resamples of one are paired at random with those of the other.
 
     Args:
         law: of the first method.
@@ -58,13 +58,13 @@ def crossing(
         shape: of the model.
         tokens_pt: general tokens before.
         unique_spec: distinct specialist tokens.
-        most: specialist tokens of the first method, at most.
-        least: and at least.
-        equal_flops: whether the second method gets the specialist tokens with which both stages cost the same FLOPs, not the same tokens.
+        most: largest number of specialist tokens of the first method.
+        least: smallest number.
+        equal_flops: whether the second method gets as many specialist tokens as make both stages cost the same FLOPs, instead of the same tokens.
 
     Raises:
         InputError: the range is empty, or both laws are of one method.
-        DataError: the laws are of different recipes or text, a law's recipe is not known, or the general stage takes all FLOPs.
+        DataError: the laws are of different recipes or text, a recipe is unknown, or the general stage takes all FLOPs.
     """
     names = (str(law.source.get("method", "full")), str(other.source.get("method", "full")))
     if names[0] == names[1]:
@@ -73,7 +73,7 @@ def crossing(
         raise InputError(f"specialist tokens from {least:g} to {most:g}", remedy="give a range")
     for key in ("recipe", "corpus"):
         if not law.source.get(key) or law.source.get(key) != other.source.get(key):
-            raise DataError(f"the two laws are not of one {key}", remedy="fit both to the table of one sweep")
+            raise DataError(f"the two laws differ in {key}", remedy="fit both to the table of one sweep")
     recipe = Recipe.from_mapping(law.source["recipe"])
     ways = [recipe.method(name) for name in names]
     cost, before = ([way.flops_per_token(shape, recipe.seq_len) for way in stage] for stage in (ways, [way.general for way in ways]))
@@ -82,7 +82,7 @@ def crossing(
     if theirs[0] <= 0:
         raise DataError(
             f"{tokens_pt:g} general tokens cost more with {names[1]} than both stages with {names[0]} and {least:g} specialist tokens",
-            remedy="give fewer --general-tokens, or the laws in the other order",
+            remedy="give fewer --general-tokens, or swap the laws",
         )
     size = {"non_embedding": np.full(POINTS, shape.params_non_embedding), "total": np.full(POINTS, shape.params_total)}
     losses, draws = [], []
@@ -93,7 +93,7 @@ def crossing(
         drawn = each.log_loss_resamples(each.points(size, *place))
         draws.append(drawn[np.linspace(0, len(drawn) - 1, min(len(drawn), MOST_RESAMPLES)).astype(int)])
     count = min(len(drawn) for drawn in draws)
-    # Resample k of one table says nothing of resample k of the other: the second is taken in another order.
+    # Resamples of the two tables are independent: pair them in random order.
     difference = draws[1][:count][np.random.default_rng(0).permutation(count)] - draws[0][:count]
     found = [value for row in difference if (value := _zero(tokens, row)) is not None]
     low, high = interval_of(found) if 2 * len(found) >= count else (None, None)
@@ -104,7 +104,7 @@ def crossing(
 
 
 def _zero(tokens: Array, difference: Array) -> float | None:
-    """Return where the difference last changes its sign, straight in the logarithm between two points."""
+    """Return where the difference last changes sign, interpolated linearly in the logarithm of the tokens."""
     change = np.flatnonzero(np.signbit(difference[1:]) != np.signbit(difference[:-1]))
     if not len(change):
         return None

@@ -1,4 +1,4 @@
-"""Plans written out: with the loss to expect, the replay that keeps a limit, and in whole optimiser steps."""
+"""Plans for an answer: with forecast loss, with the replay that keeps a limit, and in whole optimiser steps."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from planner.flops import flops_6nd
 
 
 def written(problem: Problem, one: Plans, forecast: Forecast, replay: float = 0.0) -> Plan:
-    """Write out the one plan there is, with a forecast of its loss and a share of replay."""
+    """Convert a single plan, with its forecast and a share of replay."""
     size = one.sizes[one.size[0]]
     pt, spec, unique = (float(values[0]) for values in (one.tokens_pt, one.tokens_spec, one.unique_spec))
     return Plan(
@@ -28,7 +28,7 @@ def written(problem: Problem, one: Plans, forecast: Forecast, replay: float = 0.
 
 
 def describe(problem: Problem, plans: Plans, number: int) -> Plan:
-    """Write one of several plans out, with its forecast, and with the least replay that keeps a limit on the general loss."""
+    """Convert one of several plans, with its forecast and the least replay that keeps a limit on the general loss."""
     one = plans.rows([number])
     share = _replay(problem, one)
     forecast = problem.law.forecast(one.params_by, one.tokens_pt, one.tokens_spec, one.unique_spec, mean=problem.robust)
@@ -36,11 +36,11 @@ def describe(problem: Problem, plans: Plans, number: int) -> Plan:
 
 
 def realised(problem: Problem, plans: Plans, number: int) -> Plan:
-    """Write one of several plans out as it will be trained, in whole optimiser steps.
+    """Convert one of several plans as it will be trained, in whole optimiser steps.
 
     Args:
         problem: the request under its law.
-        plans: a close search; where its best plan just keeps a limit, the best in whole steps may lie beside another one.
+        plans: of a close search; if its best plan just keeps a limit, the best in whole steps may lie beside another one.
         number: of the best.
     """
     size = plans.sizes[plans.size[number]]
@@ -51,7 +51,7 @@ def realised(problem: Problem, plans: Plans, number: int) -> Plan:
 
 
 def priced(problem: Problem, plan: Plan) -> Plan:
-    """Count replayed text at the price of the stage that it is in, which under adapters is another one than the general stage's."""
+    """Count replayed text at the cost of the specialist stage, which with adapters differs from that of the general stage."""
     if problem.retention is None or plan.shape is None or problem.recipe is None:
         return plan
     size = sized(plan.model_shape, problem.recipe.seq_len, problem.method)
@@ -62,19 +62,19 @@ def priced(problem: Problem, plan: Plan) -> Plan:
 
 
 def resampled(problem: Problem, plan: Plan, most: int | None = None) -> Array:
-    """Return ln L of a plan under each resample, with what replay costs, shape (resamples,).
+    """Return ln L of a plan under each resample, including the cost of replay, shape (resamples,).
 
     Args:
         problem: the request under its law.
         plan: the plan.
-        most: resamples of each member, at most.
+        most: most resamples of each member.
     """
     points = problem.law.points(plan.params_by, plan.tokens_pt, plan.tokens_spec, plan.unique_spec)
     return problem.law.log_loss_resamples(points, most)[:, 0] + cost(plan.replay_fraction)
 
 
 def _replay(problem: Problem, one: Plans) -> float:
-    """Return the least share of replay with which the one plan keeps the limit on the general loss; where none does, the most that runs had."""
+    """Return the least share of replay with which a single plan keeps the limit on the general loss; if none does, the most of any run."""
     if problem.retention is None:
         return 0.0
     share = float(problem.retention.replay(one)[0])

@@ -1,7 +1,7 @@
-"""Under a limit on the rise of the general loss: whether a plan outside it would be better in both losses.
+"""Under a limit on the rise of the general loss: whether a plan that exceeds it would be better in both losses.
 
-The rise is over what the same model was before its specialist stage, so that a trunk that knows less has less to lose: a tight limit may be kept by a
-model that is worse at everything.
+The rise is measured from the same model before its specialist stage, so a worse trunk has less to lose: a tight limit may favour a model that is worse
+in both losses.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from planner.allocate.replay_cost import cost
 from planner.allocate.retention import GeneralLoss
 
 CLEARLY = 2e-3
-"""In ln L of each loss, by which another plan must be better to be worth a word."""
+"""In ln L: by how much another plan must be better in each loss to be mentioned."""
 
 
 def better_in_both(problem: Problem, plan: Plan, kept: GeneralLoss, mine: float) -> str:
-    """Say which limit would leave both losses lower; nothing where none does, or the rise is not limited.
+    """Say which limit would lower both losses; empty if none does, or if the rise is not limited.
 
     Args:
         problem: the request, under a limit.
@@ -47,8 +47,8 @@ def better_in_both(problem: Problem, plan: Plan, kept: GeneralLoss, mine: float)
             best, rise = float(after[row]), 100 * float(np.expm1(after[row] - before[row]))
             limit = ceil(1e3 * np.exp(best)) / 1e3
             said = (
-                f"a general loss that rises {rise:.2g} % would leave both losses lower: {np.exp(after[row]):.4g} general instead of {kept.loss:.4g}, "
-                f"{np.exp(expected[special[row]]):.4g} specialist instead of {np.exp(mine):.4g}, means over the refits. The rise is over what the "
-                f"same model was before: a trunk that knows less has less to lose; --max-general-loss {limit:g} limits the loss itself and rewards none"
+                f"a plan whose general loss rises {rise:.2g} % would be better in both losses: {np.exp(after[row]):.4g} general instead of "
+                f"{kept.loss:.4g}, {np.exp(expected[special[row]]):.4g} specialist instead of {np.exp(mine):.4g} (means over the refits). A limit on the "
+                f"rise favours models that start worse; --max-general-loss {limit:g} limits the final loss instead"
             )
     return said

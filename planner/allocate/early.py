@@ -1,4 +1,4 @@
-"""The arm with specialist text mixed in from the start: one stage, no specialisation after it; where runs have measured what that is worth."""
+"""The arm with specialist text mixed in from the start, in one stage without later specialisation; available if runs have measured what that is worth."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from planner.laws import Points
 from planner.units import format_count
 
 Held = Callable[[Array], tuple[float, float]]
-"""Returns from ln L of a plan under each resample how far it is behind the recommendation, as `allocation.behind` does."""
+"""From ln L of a plan under each resample to how far it is behind the recommendation, as `allocation.behind`."""
 NAME = "mixed in from the start"
 SHARES = 25
-"""Tried between the least and the greatest share that runs had."""
+"""Shares tried between the least and the greatest of any run."""
 
 
 def mixed_arm(problem: Problem, held: Held, sizes: tuple[Size, ...]) -> Arm:
@@ -30,43 +30,44 @@ def mixed_arm(problem: Problem, held: Held, sizes: tuple[Size, ...]) -> Arm:
 
     Args:
         problem: the request.
-        held: holds ln L of a plan under the resamples, shape (resamples,), against the recommendation.
+        held: compares ln L of a plan under the resamples, shape (resamples,), with the recommendation.
         sizes: to choose among.
     """
     early = problem.law.early
     if early is None:
         return Arm.unavailable(NAME, "not measured: needs fitted runs with specialist text in their general stage and none after it")
     if problem.retention is not None:
-        return Arm.unavailable(NAME, "what it does to the general loss is not measured")
+        return Arm.unavailable(NAME, "its effect on the general loss is not measured")
     shares = np.geomspace(early.low, early.high, SHARES)
     parts = [problem.split(sizes, float(share), stage=False) for share in shares]
     plans = [(part, number) for part in parts for number in range(len(part))]
     if not plans:
-        return Arm.unavailable(NAME, f"not with shares as measured, {early.low:.0%} to {early.high:.0%}, of text that may be passed over so often")
+        return Arm.unavailable(NAME, f"the allowed passes hold too little text for the measured shares, {early.low:.0%} to {early.high:.0%}")
     losses = np.concatenate([problem.law.log_loss(_counted(problem, part, early.worth)) for part in parts if len(part)])
     part, number = plans[int(losses.argmin())]
     one = part.rows([number])
     best = _describe(problem, one, early)
-    note = "an early token is worth {:.2g} ({:.2g} to {:.2g}) of a specialist stage".format(early.worth, *early.interval)
+    note = "an early token is worth {:.2g} ({:.2g} to {:.2g}) tokens of a specialist stage".format(early.worth, *early.interval)
     return Arm(NAME, best, *held(_resampled(problem, one, early)), note)
 
 
 def warnings_of_mixed(law: FittedLaw, arm: Arm) -> list[str]:
-    """Say why the arm is not recommended where it is forecast better than the recommendation, and how to decide."""
+    """Say why the arm is not recommended although it is forecast better, and how to decide."""
     better = -round(arm.worse_percent or 0.0, 2)
     if arm.name != NAME or arm.plan is None or arm.probability is None or law.early is None or better <= 0:
         return []
     plan, early = arm.plan, law.early
     return [
-        f"{NAME} is forecast {better:.2f} % lower than the recommendation, in {1 - arm.probability:.0%} of the refits, and is not recommended, since one "
-        f"number forecasts it, fitted to {early.rows} runs that lie {early.off_percent:.2g} % around the law: to decide, train both with plan launch, "
-        f"this one with --arm '{NAME}', or smaller as cells of a sweep, this one with tokens_pt = \"{format_count(plan.tokens_pt)}\", tokens_spec = 0 and "
+        f"{NAME} is forecast {better:.2f} % lower than the recommendation, in {1 - arm.probability:.0%} of the refits, but is not recommended: its "
+        f"forecast rests on one number, fitted to {early.rows} runs that scatter by {early.off_percent:.2g} % around the law. To decide, train both with "
+        f"plan launch, this one with --arm '{NAME}', or at smaller scale as cells of a sweep, this one with "
+        f"tokens_pt = \"{format_count(plan.tokens_pt)}\", tokens_spec = 0 and "
         f"early_fraction = {plan.share_spec:.3g}"
     ]
 
 
 def _counted(problem: Problem, plans: Plans, worth: float) -> list[Points]:
-    """Prepare plans with their specialist tokens counted at a worth."""
+    """Prepare plans with their specialist tokens multiplied by a worth."""
     return problem.points(replace(plans, tokens_spec=worth * plans.tokens_spec))
 
 

@@ -1,4 +1,4 @@
-"""What one more pass over the specialist text costs, or buys, where the passes allowed do not bind: out of the same budget, all else divided anew."""
+"""What one more pass over the specialist text gains or costs if the allowed passes do not bind: with the same budget, the rest reallocated."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from planner.arrays import Array
 from planner.units import format_count, format_number
 
 ALL = np.ones(1)
-"""The fraction of the passes that is taken: all of them."""
+"""Fraction of the passes to take: all of them."""
 ASIDE = 1.25
-"""Factor in size, and in general tokens where some are left out, about the best of a first look within which a second one is taken."""
+"""Factor around the best size, and around its general tokens if some are left out, within which to search again."""
 LOOKS = 8
-"""Second looks at most, each about the best of the one before, while that lies far from its middle."""
+"""Such searches at most, each around the best of the one before, while the best is far from the middle."""
 AMOUNTS = 11
-"""Of general tokens there."""
+"""Amounts of general tokens in them."""
 
 
 @dataclass(frozen=True)
@@ -30,42 +30,42 @@ class Epoch:
     """One more pass than a plan has."""
 
     name: str
-    """Of the change, in words."""
+    """The change in words."""
     resamples: Array | None
-    """ln L of the best plan with it under each resample; None where there is none."""
+    """ln L of the best plan with it under each resample; None if there is no such plan."""
     why: str = ""
-    """Why there is none."""
+    """Why there is no such plan."""
 
 
 def named(problem: Problem, tokens: float, passes: float) -> str:
-    """Name one more pass than a plan with some specialist tokens has, so many in all."""
+    """Name one more pass than a plan has, with the resulting number of passes."""
     beyond = "" if passes <= problem.law.support.high["epochs_spec"] else ", beyond what the runs cover"
     said = f"one more epoch over the specialist text, {format_number(passes)} in all" if tokens else "one epoch over the specialist text"
     return f"{said}, for the same budget{beyond}"
 
 
 def one_more_of_base(problem: Problem, base: Base, stage: Stage, paying: str) -> Epoch:
-    """Put one more pass on top of those that are best for a base: it has no other use for the budget than text.
+    """Add one more pass to those that are best for a base, whose budget pays for nothing but text.
 
     Args:
         problem: the request.
         base: the base.
-        stage: what it comes to.
-        paying: what its tokens are paid from, in words.
+        stage: its specialist stage.
+        paying: what limits its tokens, in words.
     """
     unique = problem.request.unique_spec
     tokens = stage.amount(stage.best)[0] + unique
     name = named(problem, tokens - unique, tokens / unique)
     if tokens > stage.paid:
-        return Epoch(name, None, f"{paying} pays {format_count(stage.paid)} tokens, and it takes {format_count(tokens)}")
+        return Epoch(name, None, f"{paying} pays for {format_count(stage.paid)} tokens, but it takes {format_count(tokens)}")
     found = evaluated(problem, base, np.array([tokens]), stage.paid, None)
     if not np.isfinite(found.guess[0]):
-        return Epoch(name, None, "no replay that can be paid and that the runs of the general law had keeps the limit on the general loss with it")
+        return Epoch(name, None, "the limit on the general loss would need more replay than can be paid for or than any run of the general law had")
     return Epoch(name, found.resamples[:, 0])
 
 
 def one_more(problem: Problem, plan: Plan, sizes: tuple[Size, ...]) -> Epoch:
-    """Find the best plan with one more pass over the specialist text than a recommendation has, for the same budget.
+    """Find the best plan with one more pass over the specialist text than the recommendation, for the same budget.
 
     Args:
         problem: the request under its law.
@@ -76,15 +76,15 @@ def one_more(problem: Problem, plan: Plan, sizes: tuple[Size, ...]) -> Epoch:
     passes = tokens / plan.unique_spec
     name = named(problem, plan.tokens_spec, passes)
     if tokens < problem.min_tokens_stage:
-        return Epoch(name, None, f"it is {format_count(tokens)} tokens, and a stage takes {format_count(problem.min_tokens_stage)}")
+        return Epoch(name, None, f"it is {format_count(tokens)} tokens, but a stage takes at least {format_count(problem.min_tokens_stage)}")
     forced = replace(problem, request=replace(problem.request, max_epochs=passes))
     plans = _taken(crossed(forced, sizes, ALL), tokens)
     if not len(plans):
-        return Epoch(name, None, "it leaves no size that the budget could train")
+        return Epoch(name, None, "the budget cannot train any size with it")
     best = _best(forced, plans)
     if best is None:
         return Epoch(name, None, "no plan with it keeps the limit on the general loss")
-    for _ in range(LOOKS):  # a first look may have no size near the best
+    for _ in range(LOOKS):  # the first search may have no size near the best
         found = _best(forced, _taken(_around(forced, best), tokens)) or best
         moved, best = abs(float(np.log(found.params[0] / best.params[0]))), found
         if moved < 0.5 * np.log(ASIDE):
@@ -93,12 +93,12 @@ def one_more(problem: Problem, plan: Plan, sizes: tuple[Size, ...]) -> Epoch:
 
 
 def _taken(plans: Plans, tokens: float) -> Plans:
-    """Keep the plans that take all those specialist tokens."""
+    """Keep the plans with that many specialist tokens."""
     return plans.rows(plans.tokens_spec >= tokens * (1 - ROUNDING))
 
 
 def _best(problem: Problem, plans: Plans) -> Plans | None:
-    """Return the best of the plans alone, by what a recommendation is chosen by; None where none keeps the limit on the general loss."""
+    """Return the best plan, by the measure of the recommendation; None if none keeps the limit on the general loss."""
     plans = bent(problem, plans)
     if problem.robust:
         found = leading(problem, plans)
@@ -108,7 +108,7 @@ def _best(problem: Problem, plans: Plans) -> Plans | None:
 
 
 def _around(problem: Problem, best: Plans) -> Plans:
-    """Make the plans of every shape about a plan's, and about its general tokens where it leaves some out."""
+    """Make plans with every shape around a plan's, and around its general tokens if it leaves some out."""
     size, tokens_pt = best.sizes[best.size[0]], float(best.tokens_pt[0])
     near: tuple[Size, ...] = ()
     if not problem.request.sized:

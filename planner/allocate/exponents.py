@@ -16,11 +16,11 @@ from planner.fit.level import interval_of
 
 QUANTITIES = ("params_non_embedding", "tokens_pt", "tokens_spec")
 AT = 0.02
-"""Share of a limit within which a plan stands at it."""
+"""Share of a limit within which a plan counts as at the limit."""
 LEAST_BUDGETS = 3
-"""For a slope."""
+"""Budgets needed for a slope."""
 LEAST_SHARE = 0.5
-"""Of the resamples that must have a slope for an interval, and so for an exponent."""
+"""Share of the resamples that must have a slope for an interval, and so for an exponent."""
 
 
 def exponents(budgets: Sequence[float], best: Array, own: Array) -> tuple[Exponent, ...]:
@@ -28,8 +28,8 @@ def exponents(budgets: Sequence[float], best: Array, own: Array) -> tuple[Expone
 
     Args:
         budgets: [FLOPs].
-        best: of the plans with the least expected regret, NaN where at a limit, shape (budgets, quantities).
-        own: of each resample's own best plan, NaN where at a limit, shape (budgets, quantities, resamples).
+        best: of the plans with the least expected regret, NaN at a limit, shape (budgets, quantities).
+        own: of each resample's own best plan, NaN at a limit, shape (budgets, quantities, resamples).
     """
     each, log_flops = [], np.log(budgets)
     for number, name in enumerate(QUANTITIES):
@@ -52,8 +52,8 @@ def slopes(log_flops: Array, values: Array) -> tuple[Array, Array]:
         values: shape (problems, budgets).
 
     Returns:
-        Slopes, and root mean squares of what is off the line in ln value, each of shape (problems,); NaN where fewer than LEAST_BUDGETS values
-        are known.
+        Slopes, and root mean square deviations from the line in ln value, each of shape (problems,); NaN with fewer than LEAST_BUDGETS known
+        values.
     """
     known = np.isfinite(values)
     count = np.where(known.sum(1) >= LEAST_BUDGETS, known.sum(1), np.nan)[:, None]
@@ -66,9 +66,9 @@ def slopes(log_flops: Array, values: Array) -> tuple[Array, Array]:
 
 
 def bounded(problem: Problem, whole: Search, found: Search) -> tuple[Array, dict[str, Any]]:
-    """Return `QUANTITIES` of all plans, NaN where at a limit, and which plans stand at which limit.
+    """Return `QUANTITIES` of all plans, NaN at a limit, and which plans are at which limit.
 
-    A limit of the text does not bound the size: N still has its optimum where the passes are at their most, and so has D_pt.
+    A limit on the text does not bound the size: if all passes are taken, N and D_pt still have their optimum.
     """
     plans = found.plans
     fixed = problem.request.params is not None
@@ -86,7 +86,7 @@ def bounded(problem: Problem, whole: Search, found: Search) -> tuple[Array, dict
     floor = np.array([problem.at_floor(size) for size in plans.sizes])[plans.size]
     bounds["largest size"] |= floor | ((plans.tokens_pt + plans.tokens_spec < (1 + AT) * problem.shortest * plans.params) & (not fixed))
     at_end = bounds["smallest size"] | bounds["largest size"]
-    spent = ~bounds["budget left over"]  # what a part of the budget buys is no function of all of it
+    spent = ~bounds["budget left over"]  # a plan that leaves some of the budget over does not depend on it
     free = (
         (plans.params, spent & ~at_end & (not fixed)),
         (plans.tokens_pt, spent & ~at_end & ~bounds["all general text"] & (plans.tokens_pt > 0)),

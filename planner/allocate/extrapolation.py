@@ -1,4 +1,4 @@
-"""How far a plan lies beyond the runs of its law, from where there is no answer, and what must be said of the law itself."""
+"""How far a plan lies outside the runs of its law, when it is refused for that, and warnings about the law itself."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from planner.allocate.domains.answer import DomainPlan
 
 FAR = 10.0
-"""Factor beyond the support from which a forecast is an extrapolation to be warned of loudly."""
+"""Factor beyond the support above which the warning is in capitals."""
 TOO_FAR = 1000.0
-"""Factor from which there is no answer unless extrapolation is asked for."""
+"""Factor beyond the support above which there is no answer without --allow-extrapolation."""
 ADVISED = 100.0
-"""Factor in compute between the budget and the dearest run of a sweep that is advised for it, at most."""
+"""Most that the budget may exceed the largest run of the sweep that is advised, as a factor in FLOPs."""
 RIVAL = 2.0
-"""Multiple of the least held-out error up to which another law is named beside those that were chosen."""
+"""A law that was not chosen is named if its held-out error is below this multiple of the best chosen law's."""
 AXIS_NAMES = {
     "params": "model size", "tokens_pt": "general tokens", "tokens_spec": "specialist tokens", "unique_spec": "distinct specialist tokens",
     "epochs_spec": "epochs", "tokens_per_param": "tokens per parameter", "flops": "compute",
@@ -37,40 +37,40 @@ AXIS_NAMES = {
 
 
 def extrapolation_of(law: FittedLaw, plan: Plan | DomainPlan, flops: float | None = None) -> dict[str, float]:
-    """Return by what factor a plan lies outside the runs on each axis; 1 is inside. Its own FLOPs count where no others are given."""
+    """Return by what factor a plan lies outside the runs on each axis; 1 is inside. `flops` replaces the plan's own FLOPs."""
     flops = plan.flops if flops is None else flops
     factors = law.support.factors(plan.params_non_embedding, plan.tokens_pt, plan.tokens_spec, plan.unique_spec, flops)
     return {name: float(value) for name, value in factors.items() if name != "flops_6nd"}
 
 
 def outside(extrapolation: Mapping[str, float]) -> str:
-    """Say on which axes a plan lies outside the runs, and by what factors; nothing where it lies inside."""
+    """Name the axes on which a plan lies outside the runs, with the factors; empty if it lies inside."""
     found = {name: factor for name, factor in extrapolation.items() if factor > NEAR}
     return ", ".join(f"{AXIS_NAMES[name]} {format_number(factor)}×" if factor < np.inf else _never(name) for name, factor in found.items())
 
 
 def _never(axis: str) -> str:
-    """Say what an infinite factor on an axis means: a plan without tokens that every run has, or with what no run has."""
-    # A law of two stages is of runs with both kinds of tokens, and one of a single stage plans no others.
+    """Say what an infinite factor on an axis means: the plan lacks what every run has, or has what no run has."""
+    # Runs of a two-stage law include both kinds of tokens, and a single-stage law plans only the kind that its runs have.
     none = axis in ("tokens_pt", "tokens_spec")
-    return f"no {AXIS_NAMES[axis]}, of which every run has some" if none else f"{AXIS_NAMES[axis]}, of which no run has any"
+    return f"no {AXIS_NAMES[axis]}, which every run has" if none else f"{AXIS_NAMES[axis]}, which no run has"
 
 
 def refuse_far(
     law: FittedLaw, flops: float, extrapolation: Mapping[str, float], who: str = "the best plan", sized: bool = False, called: str = "the law",
 ) -> None:  # fmt: skip
-    """Refuse a plan of some FLOPs further than TOO_FAR beyond the runs on some axis.
+    """Refuse a plan that lies more than TOO_FAR beyond the runs on some axis.
 
     Args:
-        law: whose runs.
+        law: the law whose runs count.
         flops: of the plan.
         extrapolation: factor by axis.
-        who: whose plan.
+        who: the plan in words.
         sized: whether its size is that of a checkpoint.
         called: the law in words.
 
     Raises:
-        DataError: it is.
+        DataError: it lies too far.
     """
     far = {name: factor for name, factor in extrapolation.items() if np.isfinite(factor) and factor > TOO_FAR}
     if not far:
@@ -83,40 +83,40 @@ def refuse_far(
             remedy += f", on a corpus of {format_count(enough)} distinct specialist tokens or more"
     else:
         sizes = "..".join(format_count(ends["params"]) for ends in (law.support.low, law.support.high))
-        nearer = f"give a --base of {sizes} parameters" if sized else f"keep the plan nearer to the runs, such as with --params {sizes}"
+        nearer = f"give a --base of {sizes} parameters" if sized else f"keep the plan closer to the runs, for example with --params {sizes}"
         remedy = f"{nearer}, or train runs there"
     raise DataError(
         f"{who} lies too far beyond the runs of {called} to be recommended: {said}; the limit is {TOO_FAR:g}×, and the largest run had "
         f"{law.support.high['flops']:.3g} FLOPs",
-        remedy=f"{remedy}; --allow-extrapolation shows the answer all the same",
+        remedy=f"{remedy}; --allow-extrapolation answers anyway",
     )
 
 
 def refuse_far_general(
     retention: Retention | None, plan: Plan | DomainPlan, flops: float, who: str = "the best plan", sized: bool = False,
 ) -> None:  # fmt: skip
-    """Refuse a plan whose general loss is limited as far beyond the runs of the general law.
+    """Refuse a plan whose general loss is limited if it lies too far beyond the runs of the general law.
 
     Raises:
-        DataError: it is.
+        DataError: it lies too far.
     """
     if retention is not None:
         refuse_far(retention.law, flops, extrapolation_of(retention.law, plan, flops), who, sized, "the general law")
 
 
 def advised(law: FittedLaw, flops: float) -> float:
-    """Return the FLOPs of the dearest run of a sweep to make first: half way in its logarithm, or nearer."""
+    """Return the FLOPs of the largest run of a sweep to train first: half way to the budget in ln C, or nearer to the budget."""
     return max(flops / ADVISED, flops**0.5 * law.support.high["flops"] ** 0.5)
 
 
 def tell_far(law: FittedLaw, flops: float, extrapolation: Mapping[str, float], who: str = "") -> Iterator[str]:
-    """Say how far a plan lies beyond the runs, loudly where it is far.
+    """Say how far a plan lies beyond the runs; in capitals beyond FAR.
 
     Args:
-        law: whose runs.
+        law: the law whose runs count.
         flops: of the budget.
         extrapolation: factor by axis.
-        who: whose plan, where there are several, such as "domain 'medicine': ".
+        who: the plan in words if there are several, such as "domain 'medicine': ".
     """
     compute = extrapolation["flops"]
     outside = {name: factor for name, factor in extrapolation.items() if factor > NEAR and name != "flops" and np.isfinite(factor)}
@@ -128,7 +128,7 @@ def tell_far(law: FittedLaw, flops: float, extrapolation: Mapping[str, float], w
             + f". Do not spend {flops:.3g} FLOPs on it: train a sweep with runs of up to about {advised(law, flops):.2g} FLOPs first"
         )
         if compute > TOO_FAR:
-            floor = "" if law.bounded_below else "the law has no irreducible loss, so what it says here falls to anything; "
+            floor = "" if law.bounded_below else "the law has no irreducible loss, so its loss here can fall to any value; "
             yield f"NOT A FORECAST: {who}{floor}no distance like this was ever tested"
     elif others or compute > NEAR:
         reach = [f"compute {format_number(compute)}× the largest run"] if compute > NEAR else []
@@ -137,81 +137,81 @@ def tell_far(law: FittedLaw, flops: float, extrapolation: Mapping[str, float], w
         least, most = law.support.low[RAY], law.support.high[RAY]
         amount = f"{least:.2g}" if most < 1.1 * least else f"{least:.2g} to {most:.2g}"
         yield (
-            f"{who}the runs of the law have {amount} general tokens per parameter, so it hardly tells what size does from what general tokens do: "
+            f"{who}the runs of the law have {amount} general tokens per parameter, so they hardly separate the effects of size and general tokens: "
             "a plan with another ratio is a guess"
         )
     if extrapolation.get(TOTAL, 1.0) > NEAR:
         least, most = law.support.low[TOTAL], law.support.high[TOTAL]
-        amount = format_count(least) if most < 1.1 * least else f"{format_count(least)} to {format_count(most)}, nearly all as many,"
+        amount = format_count(least) if most < 1.1 * least else f"{format_count(least)} to {format_count(most)}, nearly all the same,"
         yield (
-            f"{who}the runs of the law have {amount} tokens in both stages together, so that what more or fewer do is hardly measured: "
-            "a plan with others is a guess"
+            f"{who}the runs of the law have {amount} tokens in both stages together, so the effect of more or fewer is hardly measured: "
+            "a plan with another total is a guess"
         )
 
 
 def tell_never(law: FittedLaw, extrapolation: Mapping[str, float]) -> Iterator[str]:
-    """Say which tokens a plan has and no run, or every run and not the plan."""
+    """Say which tokens the plan has but no run has, or every run has but not the plan."""
     for name, factor in extrapolation.items():
         if np.isinf(factor) and law.support.high[name] > 0:
-            yield f"every run of the table has {AXIS_NAMES[name]}: what going without them does is not measured"
+            yield f"every run of the table has {AXIS_NAMES[name]}: the effect of having none is not measured"
         elif np.isinf(factor):
             yield f"no run of the table has any {AXIS_NAMES[name]}: their effect is not measured"
 
 
 def tell_unmeasured(law: FittedLaw, who: str = "") -> Iterator[str]:
-    """Say which parameters of a law nothing is known of."""
+    """Name the parameters of a law that the runs do not constrain."""
     for member in law.members:
         if member.unmeasured:
             named = ", ".join(member.unmeasured)
-            yield f"{who}{member.law.name}: no run says anything of {named}, and a forecast that takes it is as wide as what it may be"
+            yield f"{who}{member.law.name}: no run constrains {named}; forecasts that use it span its whole start range"
 
 
 def tell_tied(law: FittedLaw) -> Iterator[str]:
-    """Say that the growth of the best size is the formula's and not the runs', where it is, and which law leaves it to the runs."""
+    """Say that the growth of the best size with compute follows from the formula and not from the runs, if so, and which law fits it."""
     if not all(member.law.tied for member in law.members):
         return
     said = (
-        f"{law.names}: by the formula alone the best size grows as the square root of the compute; its interval has no other growth in it, and no run has "
-        "tested that so far out"
+        f"{law.names}: the formula itself makes the best size grow as the square root of the compute; the interval of the size assumes that too, and no "
+        "run has tested it so far out"
     )
-    # The best of those tried need not be among those chosen, nor all of them be laws that are known here.
+    # The best law tried need not be among those chosen, and some may be unknown to this version.
     tried, chosen = [row for row in law.scores if row["mean"] is not None], {member.law.name for member in law.members}
     best = next((row for row in tried if row["law"] in chosen), None)
     free = [row for row in tried if row["law"] in LAWS and not LAWS[row["law"]].tied]
     if best is not None and free and free[0]["mean"] < RIVAL * best["mean"]:
         said += (
-            f". {free[0]['law']} leaves it to the runs, and forecasts what it has not seen within {free[0]['mean']:.2g} % where {best['law']} is within "
-            f"{best['mean']:.2g} %: ask it too, with plan fit --law {free[0]['law']} --out another file"
+            f". {free[0]['law']} fits this growth to the runs; its mean held-out error is {free[0]['mean']:.2g} %, that of {best['law']} "
+            f"{best['mean']:.2g} %: try it too, with plan fit --law {free[0]['law']} --out another file"
         )
     yield said
 
 
 def warnings_of_law(problem: Problem) -> list[str]:
-    """List what must be said of the law under a request, whatever the plan."""
+    """List the warnings about the law under a request, whatever the plan."""
     found = []
     request, most = problem.request, problem.law.support.high["epochs_spec"]
     if problem.one_stage:
-        found.append("the law was fitted to runs of one stage: it chooses size and tokens, and says nothing of specialist text")
+        found.append("the law was fitted to single-stage runs: it chooses size and tokens, and knows nothing about specialist text")
     if not problem.one_stage:
         found += tell_epochs(request.max_epochs, most)
     if problem.method.name != "full":
         stages = "both stages are" if problem.method.both else "the specialist stage is"
-        rest = "" if problem.method.both else ", the general one in full"
+        rest = "" if problem.method.both else ", the general stage as full training"
         counted = f"{stages} counted with {problem.method.adapters}{rest}" if problem.recipe else "FLOPs are 6·N·D, as its table has no recipe"
-        found.append(f"the law is of runs with {problem.method.name}: {counted}")
+        found.append(f"the law was fitted to runs with {problem.method.name}: {counted}")
     if problem.law.source.get("based"):
-        after = "its general tokens are those after the checkpoint"
-        found.append(f"the law is of runs off open checkpoints: {after}, and plan launch needs one of the plan's size (--params plans for that of yours)")
+        after = "its general tokens are those trained after the checkpoint"
+        found.append(f"the law was fitted to runs from open checkpoints: {after}, and plan launch needs one of the plan's size (--params plans for yours)")
     if problem.law.unexplained:
         found.append(problem.law.unexplained)
     found += tell_unmeasured(problem.law)
     if problem.one_corpus and (fresh := [member.law.name for member in problem.law.members if not member.law.repeats]):
-        found.append(f"{', '.join(fresh)}: takes repeated text for fresh, and no run repeats any: what passes after the first buy is less than it says")
+        found.append(f"{', '.join(fresh)}: treats repeated text as fresh, and no run repeats text: the gain from further epochs is overestimated")
     return [*found, *tell_status(problem.law.members)]
 
 
 def tell_epochs(max_epochs: float | None, covered: float) -> Iterator[str]:
-    """Say that more passes are allowed than any run has made."""
+    """Say that more passes are allowed than any run made."""
     if max_epochs is not None and max_epochs > 1.01 * covered:
         yield f"--max-epochs {max_epochs:.3g} is beyond the {covered:.3g} that the runs cover"
 

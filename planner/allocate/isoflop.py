@@ -1,4 +1,4 @@
-"""Iso-FLOP curves: the best loss of a budget at each model size, and how sure the law is of the best size."""
+"""Iso-FLOP curves: the best loss of a budget at each model size, with the uncertainty of the best size."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from planner.fit.support import NEAR
 
 SIZES = 90
 SPAN = 100.0
-"""Factor of sizes that a curve covers, down from where tokens per parameter would be too few for any law."""
+"""Range of sizes of a curve, as a factor below the size at which tokens per parameter become too few for any law."""
 LADDER = 48
-"""Shapes from which costs and embeddings between them are smoothed."""
+"""Shapes to which costs and embeddings are smoothed."""
 DEGREE = 3
-"""Of the polynomial in ln N that smooths them, less where there are fewer shapes than it asks for."""
+"""Degree of the smoothing polynomial in ln N; lower if there are too few shapes."""
 SHAPES_PER_DEGREE = 4
 FRACTIONS = np.unique(np.concatenate([np.geomspace(2e-3, 1.0, 24), np.linspace(0.01, 1.0, 100)]))
-"""Of the most specialist tokens possible."""
+"""Fractions of the most specialist tokens possible."""
 
 
 @dataclass(frozen=True)
 class IsoFlop:
-    """What one budget reaches at each size, the tokens split as is best there; arrays have shape (sizes,).
+    """Best loss of one budget at each size, with the best split of tokens there; arrays have shape (sizes,).
 
-    Real shapes scatter about the ladder, in embeddings and FLOPs for a size: that is smoothed out here, and `plan allocate` keeps it. It
-    does not go below the tokens per parameter that the runs cover either, and the curve does, so that the law's own optimum shows.
+    Real shapes scatter around the ladder in embeddings and FLOPs; here that is smoothed out, unlike in `plan allocate`. The curve also extends below the
+    fewest tokens per parameter of the runs, where `plan allocate` stops, so that the law's own optimum shows.
     """
 
     flops: float
@@ -43,15 +43,15 @@ class IsoFlop:
     params: Array
     """Non-embedding, ascending."""
     loss: Array
-    """[nats/token], of the mean of ln L over resamples, which `plan allocate` minimises."""
+    """exp of the mean of ln L over resamples, which `plan allocate` minimises [nats/token]."""
     low: Array
-    """90 % interval of the law's loss over resamples; the noise of a run and the drift outside the runs are not in it."""
+    """90 % interval of the law's loss over resamples, without run noise and drift outside the runs."""
     high: Array
     share_spec: Array
     """Share of specialist tokens in all tokens."""
     epochs_spec: Array
     inside: Any
-    """Whether the runs cover it on every axis, compute and the least tokens per parameter included; boolean."""
+    """Whether the runs cover it on every axis, including compute and tokens per parameter; boolean."""
     params_interval: tuple[float, float]
     """90 % interval of the best size over resamples, each with its own best split."""
 
@@ -62,17 +62,17 @@ class IsoFlop:
 
     @property
     def at_end(self) -> bool:
-        """Whether the least loss is at an end of the sizes: then it is no optimum."""
+        """Whether the least loss is at an end of the sizes, and so not an optimum."""
         return self.best in (0, len(self.params) - 1)
 
 
 def iso_flops(law: FittedLaw, budgets: Sequence[float], unique_spec: float) -> list[IsoFlop]:
-    """Find the best split at each size for several budgets, with no other limits.
+    """Find the best split at each size for several budgets, without other limits.
 
     Args:
         law: the fitted law.
         budgets: budgets [FLOPs].
-        unique_spec: distinct specialist tokens there are.
+        unique_spec: distinct specialist tokens available.
 
     Raises:
         DataError: a budget is too small for any size.
@@ -81,7 +81,7 @@ def iso_flops(law: FittedLaw, budgets: Sequence[float], unique_spec: float) -> l
 
 
 def iso_flop(problem: Problem) -> IsoFlop:
-    """Find the best split at each size that a request allows, whatever sizes it asks for.
+    """Find the best split at each size that the limits of a request allow, ignoring the sizes it asks for.
 
     Raises:
         DataError: budget, text, memory or the limit on the general loss allow no size.
@@ -104,7 +104,7 @@ def iso_flop(problem: Problem) -> IsoFlop:
 
 
 def _sizes(problem: Problem) -> tuple[Size, ...]:
-    """List sizes evenly in ln N, with the costs and embeddings that the ladder has about there."""
+    """List sizes evenly in ln N, with the smoothed costs and embeddings of the ladder."""
     request = problem.request
     asked = (*(request.params_range or ()), *request.params_among, *([request.params] if request.params else []))
     free = replace(problem, beyond=True, request=replace(request, params=None, params_range=None, params_among=()))
@@ -120,7 +120,7 @@ def _sizes(problem: Problem) -> tuple[Size, ...]:
     middle = log_known.mean()
 
     def smooth(ratios: list[float]) -> Array:
-        degree = min(DEGREE, len(ladder) // SHAPES_PER_DEGREE)  # a few shapes, which need not reach to the ends, bear no curve
+        degree = min(DEGREE, len(ladder) // SHAPES_PER_DEGREE)  # a few shapes, which may not reach the ends, do not support a curve
         return np.exp(np.polyval(np.polyfit(log_known - middle, np.log(ratios), degree), np.log(params) - middle))
 
     cost = params * smooth([size.flops_per_token / size.params_non_embedding for size in ladder])

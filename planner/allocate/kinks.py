@@ -1,8 +1,8 @@
-"""Under a limit on the general loss: the plans between those of a grid that just keep it with a share of replay at which what replay costs bends.
+"""Under a limit on the general loss the best plan often sits at a kink of the piecewise-linear cost of replay; a coarse grid misses these plans.
 
-After more general tokens there is more to lose, so that for one size and one amount of specialist text the best plan often has as many general tokens
-as such a share lets it have. A grid of general tokens steps over them, and its best plan then depends on where its steps happen to lie. So it does of
-plans with as few tokens as a size may have, in which more general tokens are fewer specialist ones.
+After more general tokens there is more to lose, so for one size and amount of specialist text the best plan often has just the general tokens for which
+a share of replay at a kink keeps the limit. A grid steps over them, and its best plan would depend on where its points happen to lie. The same holds for
+plans with the minimum of tokens for their size, where more general tokens mean fewer specialist ones.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from planner.allocate.replay_cost import SHARES
 from planner.allocate.retention import Retention
 
 HALVINGS = 5
-"""Of the step between two plans of a grid, in ln of the general tokens."""
+"""Halvings of the step between two plans of a grid, in ln of the general tokens."""
 ROUNDING = 1e-9
-"""Share by which the tokens of a plan may differ from the fewest."""
+"""Share by which the tokens of a plan may differ from the minimum."""
 
 
 def kinks(retention: Retention, plans: Plans, least_stage: float, shortest: float) -> Plans:
-    """Return, between neighbours of a grid, the plans with the most general tokens that such shares let keep the limit.
+    """Return, between neighbours of a grid, the plans with the most general tokens for which replay at a kink keeps the limit.
 
-    Neighbours are of one size, and of one amount of specialist text or of as few tokens in all as the size may have.
+    Neighbours have the same size, and the same amount of specialist text or the minimum of total tokens for the size.
 
     Args:
         retention: the limit.
         plans: with the least replay that keeps it, in any order.
-        least_stage: tokens that a general stage has at the least.
-        shortest: tokens for each parameter that a plan has at the least.
+        least_stage: minimum of tokens of a general stage.
+        shortest: minimum of tokens per parameter of a plan.
     """
     fewest = np.abs((plans.tokens_pt + plans.tokens_spec) / (shortest * plans.params) - 1) < ROUNDING
     found = _between(retention, plans, plans.tokens_spec, least_stage, 0.0)
@@ -39,7 +39,7 @@ def kinks(retention: Retention, plans: Plans, least_stage: float, shortest: floa
 
 
 def _between(retention: Retention, plans: Plans, line: Any, least_stage: float, falls: float) -> Plans:
-    """Return such plans between neighbours on a line each, along which specialist tokens fall so much for each general one more."""
+    """Return such plans between neighbours on lines along which specialist tokens fall by `falls` per additional general token."""
     assert plans.replay is not None
     order = np.lexsort((plans.tokens_pt, line, plans.size))
     lower, upper = order[:-1], order[1:]
@@ -61,5 +61,5 @@ def _between(retention: Retention, plans: Plans, line: Any, least_stage: float, 
 
 
 def _with_general_tokens(plans: Plans, tokens_pt: Any, falls: float) -> Plans:
-    """Give plans other general tokens, and the specialist ones that go with them."""
+    """Change the general tokens of plans, and the specialist tokens along the line."""
     return replace(plans, tokens_pt=tokens_pt, tokens_spec=plans.tokens_spec - falls * (tokens_pt - plans.tokens_pt), replay=None)

@@ -1,4 +1,4 @@
-"""The least share of something with which each of many rows keeps a limit: between the last of some shares that fails and the first that keeps it."""
+"""The least share with which each of many rows keeps a limit, searched between the last of some shares that fails and the first that keeps it."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ import numpy as np
 from planner.arrays import Array
 
 PARTS = 1000
-"""Shares are told apart to one in so many: a stage is planned with 41.3 % of replay, not with 41.27."""
+"""Resolution of shares, 1 / PARTS: a stage is planned with 41.3 % of replay, not with 41.27 %."""
 AT_ONCE = 4000
-"""Shares of all rows up to which they are asked about at once: a question takes as long, however few they are."""
+"""Most evaluations in one call: a call has a fixed cost, however few they are."""
 HALVED = 3
-"""Every so many tries the middle between the ends is asked about."""
+"""Every HALVED-th try is at the middle between the ends."""
 
 
 def least_share(over: Callable[[Any, Array], Array], shares: Sequence[float], most: Array, closely: bool = True) -> Array:
-    """Return the least share with which each row keeps the limit, not a number where none does, shape (rows,).
+    """Return the least share with which each row keeps the limit, NaN if none does, shape (rows,).
 
     Args:
-        over: from the numbers of some rows and a share for each to by how much they pass the limit; at most 0 is kept.
-        shares: to try, ascending. Where none of them keeps the limit none is found, unless the greatest that a row may have does.
-        most: the greatest share that each row may have, below 0 for a row that may not even have none, shape (rows,).
-        closely: whether to look between the shares, or to return the first of them that keeps the limit.
+        over: from the numbers of some rows and a share for each to the excess over the limit; 0 or less keeps it.
+        shares: to try, ascending; a row that keeps the limit with none of them, nor with its greatest share, gets NaN.
+        most: the greatest allowed share of each row, below 0 if not even a share of 0 is allowed, shape (rows,).
+        closely: whether to search between the shares, or to return the first of them that keeps the limit.
     """
     last = np.floor(np.clip(most, -1.0, 1.0) * PARTS + 1e-9).astype(int)
     ends = _Ends(over, last)
@@ -42,14 +42,14 @@ def least_share(over: Callable[[Any, Array], Array], shares: Sequence[float], mo
         if len(rows) * (high - low).max() <= AT_ONCE:
             ends.ask_all(rows, np.minimum(low + np.arange(1, (high - low).max())[:, None], high - 1))
             break
-        # Where the straight line between the two ends meets the limit; the middle at times, since of a bent curve that finds one end alone.
+        # Regula falsi, with the middle at times, since on a curved function it converges from one end only.
         ends.ask(rows, ends.between(rows, by_line=tries % HALVED != HALVED - 1))
         tries += 1
     return np.where(ends.keeps >= 0, ends.keeps / PARTS, np.nan)
 
 
 class _Ends:
-    """For each row the last part that fails and the first that keeps, -1 for none, and by how much they pass the limit."""
+    """For each row the last share (in parts) that fails and the first that keeps, -1 for none, and their excess over the limit."""
 
     def __init__(self, over: Callable[[Any, Array], Array], last: Any) -> None:
         self._over = over
@@ -57,14 +57,14 @@ class _Ends:
         self._above, self._below = np.full(len(last), np.nan), np.full(len(last), np.nan)
 
     def ask(self, rows: Any, part: Any) -> None:
-        """Ask rows about a share each, in parts, and note whether it fails or keeps."""
+        """Evaluate one share for each row, in parts, and note whether it fails or keeps."""
         found = self._over(rows, part / PARTS)
         good = found <= 0
         for which, ends, values in ((good, self.keeps, self._below), (~good, self.fails, self._above)):
             ends[rows[which]], values[rows[which]] = part[which], found[which]
 
     def ask_all(self, rows: Any, parts: Any) -> None:
-        """Ask rows about several shares each at once, in parts, ascending, shape (shares, rows); note the first that keeps and the last before it."""
+        """Evaluate several shares for each row at once, in parts, ascending, shape (shares, rows); note the first that keeps and the one before it."""
         if not parts.size:
             return
         found = self._over(np.tile(rows, len(parts)), parts.reshape(-1) / PARTS).reshape(parts.shape)
@@ -75,7 +75,7 @@ class _Ends:
             ends[rows[some]], values[rows[some]] = parts[at[some], some], found[at[some], some]
 
     def between(self, rows: Any, *, by_line: bool) -> Any:
-        """Choose a part between the ends of each row, where they leave any."""
+        """Choose a share, in parts, between the ends of each row."""
         low, high, way = self.fails[rows], self.keeps[rows], np.full(len(rows), 0.5)
         if by_line:
             with np.errstate(invalid="ignore"):

@@ -1,4 +1,4 @@
-"""A loss as something people feel: perplexity, and bits per byte where the text's bytes per token are known."""
+"""A loss in other units: perplexity, and bits per byte if the text's bytes per token are known."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class LossUnits:
     perplexity_high: float
     """90 % interval of one run."""
     bits_per_byte: float | None
-    """None where no run tells the bytes of a token."""
+    """None if no run states the bytes per token."""
     bits_per_byte_low: float | None
     bits_per_byte_high: float | None
 
 
 def loss_units(plan: Plan, source: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of a plan's `LossUnits`; `source` is that of its law, with the `bytes_per_token` of its text where they are known."""
+    """Return the fields of a plan's `LossUnits`; `source` is that of its law, with the `bytes_per_token` of its text if known."""
     losses = plan.loss, plan.loss_low, plan.loss_high
     perplexities = (math.exp(loss) if loss < math.log(1e300) else math.inf for loss in losses)
     nats = (source.get("bytes_per_token") or 0.0) * math.log(2)

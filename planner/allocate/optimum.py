@@ -17,43 +17,43 @@ from planner.errors import DataError
 from planner.fit.level import interval_of
 
 FRACTIONS = np.unique(np.concatenate([np.geomspace(2e-3, 1.0, 24), np.linspace(0.05, 1.0, 24)]))
-"""Of the most specialist tokens possible; finer where they are few."""
+"""Fractions of the most specialist tokens possible; finer where they are few."""
 SHORTER = 2**0.5
-"""Factor between general tokens, up from the shortest stage, that are tried under a law by which they can do harm, or a limit on the general loss that
-fewer may keep: amounts and no shares, so that a larger budget finds again what a smaller one does."""
+"""Factor between amounts of general tokens, from the shortest stage upward, that are tried if by the law they can raise the loss, or if fewer of them may
+keep a limit on the general loss. Amounts instead of shares, so that a larger budget tries all that a smaller one does."""
 OCTAVES = 9
-"""Down from the most of the largest size, where a stage may be as short as one likes."""
+"""Octaves down from the most tokens of the largest size, if a stage may be arbitrarily short."""
 FEW_RESAMPLES = 8
-"""Of each member, to see whether general tokens can do harm."""
+"""Resamples of each member, to see whether tokens can raise the loss."""
 SOME_RESAMPLES = 24
-"""Of each member, under which plans without hope are told from the others."""
+"""Resamples of each member, to discard hopeless plans."""
 BEYOND_DOUBT = 6.0
-"""Standard errors by which a plan must be behind under a part of the resamples to be given up."""
+"""Standard errors by which a plan must be behind under some of the resamples to be discarded."""
 CLOSE_BEHIND = 2e-4
-"""In ln L, on top of those: what a rare resample that is not among that part may make up for."""
+"""In ln L, on top of those: allowance for rare resamples that were not used."""
 HOPELESS = 0.03
-"""In ln L: how far behind the best a plan must lie in all of those worlds, and in their mean, to be given up; twice the tolerance where that is more."""
+"""In ln L: how far behind the best a plan must be under each of those resamples and in their mean to be discarded; twice the tolerance if that is more."""
 NEARLY = 0.01
-"""In ln L: sizes this near the best are searched again where a request changes a little."""
+"""In ln L: sizes this close to the best are searched again if a request changes a little."""
 WIDER = 1.5
-"""Factor in size beyond those."""
+"""Factor in size beyond those that is searched too."""
 ROUNDING = 0.01
-"""Share by which whole steps may change an amount."""
+"""Share by which rounding to whole steps may change an amount."""
 MOST_RESAMPLES = 120
-"""Of each member, in a search; forecasts use all."""
+"""Resamples of each member in a search; forecasts use all."""
 
 
 @dataclass(frozen=True)
 class Search:
-    """What the law says of a set of plans."""
+    """A set of plans with their losses by the law."""
 
     plans: Plans
     expected: Array
-    """Mean of ln L over resamples, shape (plans,): least where the expected regret is least."""
+    """Mean of ln L over resamples, shape (plans,): its minimum has the least expected regret."""
     guess: Array
     """ln L of the fitted parameters, shape (plans,)."""
     resamples: Array
-    """ln L with what replay costs, shape (resamples, plans); infinite, here and above, for a plan that passes the limit on the general loss."""
+    """ln L including the cost of replay, shape (resamples, plans); infinite, here and above, for a plan that exceeds the limit on the general loss."""
 
     @property
     def best(self) -> int:
@@ -72,39 +72,39 @@ def search(problem: Problem, plans: Plans) -> Search:
 
 
 def leading(problem: Problem, plans: Plans, near: float = CLOSE_BEHIND) -> Search:
-    """Evaluate those of the plans that keep the limit and may come that near to the best in ln L; a tenth of them in a close search."""
+    """Evaluate the plans that keep the limit and may come within `near` of the best in ln L; in a close search a tenth of all."""
     plans = _keeping(problem, plans)
     return _evaluated(problem, plans.rows(contends(problem, plans, SOME_RESAMPLES, near)) if len(plans) else plans)
 
 
 def guesses(problem: Problem, plans: Plans) -> Array:
-    """Forecast ln L by the fitted parameters alone, infinite for a plan that passes the limit on the general loss."""
+    """Forecast ln L by the fitted parameters alone, infinite for a plan that exceeds the limit on the general loss."""
     plans = replaying(problem, plans)
     result: Array = problem.law.log_loss(problem.points(plans)) + plans.added
     return result
 
 
 def contends(problem: Problem, plans: Plans, most: int, near: float, among: Any = None) -> Any:
-    """Tell which plans may come that near to the best of the mean, or nearer, by few resamples, each of which is asked of both plans.
+    """Tell which plans may come within `near` of the best mean, from paired differences under a few resamples.
 
     Args:
         problem: the request under its law.
         plans: all of which keep the limit on the general loss.
         most: resamples of each member.
         near: in ln L.
-        among: numbers of groups, shape (plans,), in each of which a best one is looked for; None for one group of all.
+        among: group of each plan, shape (plans,), for a best one in each group; None for one group.
     """
     some = problem.law.log_loss_resamples(problem.points(plans), most) + plans.added
     among = np.zeros(len(plans), dtype=int) if among is None else among
     order = np.lexsort((some.mean(0), among))
     groups, firsts = np.unique(among[order], return_index=True)
     behind = some - some[:, order[firsts[np.searchsorted(groups, among)]]]
-    # Laws differ in their means, too, so that the error is rather more than less than this.
+    # The laws differ in their means too, so this overestimates the error if anything.
     return behind.mean(0) <= near + BEYOND_DOUBT * behind.std(0) / sqrt(len(behind))
 
 
 def _evaluated(problem: Problem, plans: Plans) -> Search:
-    """Evaluate plans whose replay is known; those that pass the limit are infinitely bad."""
+    """Evaluate plans whose replay is known; those that exceed the limit get an infinite loss."""
     points = problem.points(plans)
     resamples, guess = problem.law.log_loss_resamples(points, MOST_RESAMPLES), problem.law.log_loss(points)
     if plans.replay is not None:
@@ -113,7 +113,7 @@ def _evaluated(problem: Problem, plans: Plans) -> Search:
 
 
 def bent(problem: Problem, plans: Plans) -> Plans:
-    """Give plans of a grid their replay where the general loss is limited, and add those between them at which what it costs bends."""
+    """If the general loss is limited, give plans of a grid their replay, and add the plans between them at the kinks of its cost."""
     if problem.retention is None:
         return plans
     plans = replaying(problem, plans)
@@ -122,22 +122,22 @@ def bent(problem: Problem, plans: Plans) -> Plans:
 
 
 def replaying(problem: Problem, plans: Plans) -> Plans:
-    """Give plans the least replay that keeps the limit on the general loss, where there is one, and they have none yet."""
+    """Give plans the least replay that keeps the limit on the general loss, if there is a limit and they have no replay yet."""
     if problem.retention is None or plans.replay is not None:
         return plans
     return replace(plans, replay=problem.retention.replay(plans, problem.min_tokens_stage))
 
 
 def _keeping(problem: Problem, plans: Plans) -> Plans:
-    """Return those plans that keep the limit, with their replay; all of them where there is none."""
+    """Return the plans that keep the limit, with their replay; all of them if there is no limit."""
     plans = replaying(problem, plans)
     return plans if plans.replay is None else plans.rows(np.flatnonzero(np.isfinite(plans.replay)))
 
 
 def _hopeful(problem: Problem, plans: Plans, each: bool) -> Plans:
-    """Choose the plans that come near the best of the mean, or `each` of some resample, and keep one of the smallest and of the largest size.
+    """Keep the plans close to the best in the mean, or with `each` also under some resample, and one of the smallest and of the largest size.
 
-    A compromise may be far from the best in every world that is looked at. By the sizes at the ends it is seen whether the best lies there.
+    A compromise may be far from the best under every resample used. The sizes at the ends show whether the best lies there.
     """
     near = max(HOPELESS, 2 * problem.request.tolerance) if each else NEARLY
     ends = (plans.params.min(), plans.params.max())
@@ -156,12 +156,12 @@ def _hopeful(problem: Problem, plans: Plans, each: bool) -> Plans:
 
 
 def coarse(problem: Problem, *, each: bool = True, advise: bool = False) -> Search:
-    """Search the whole range; where general tokens can do harm, or a limit on the general loss hold a shorter trunk too, plans that leave some out.
+    """Search the whole range; if general tokens can raise the loss, or if the general loss is limited, also plans that leave some of them out.
 
     Args:
         problem: the request.
-        each: whether to keep what may be best by some resample, rather than by their mean alone.
-        advise: whether to look for what would keep a limit that no plan keeps, which takes longer than to find that out.
+        each: whether to keep plans that may be best under some resample, not only in the mean.
+        advise: whether to search for what would keep a limit that no plan keeps, which takes longer than the search itself.
 
     Raises:
         DataError: the budget is too small for any size, or the text for any stage.
@@ -170,9 +170,9 @@ def coarse(problem: Problem, *, each: bool = True, advise: bool = False) -> Sear
 
 
 def coarse_near(problem: Problem, other: Search) -> Search:
-    """Search for the best plan alone among the sizes that were nearly as good for another request, which differs in little.
+    """Search for just the best plan, among the sizes that were nearly as good for another request that differs little.
 
-    If the best lies at an end of those, all sizes are searched.
+    If the best lies at an end of those sizes, all sizes are searched.
 
     Raises:
         DataError: as `coarse`.
@@ -183,7 +183,7 @@ def coarse_near(problem: Problem, other: Search) -> Search:
     if 2 < len(inside) < len(sizes):
         try:
             found = _coarse(problem, tuple(inside), each=False)
-        except DataError:  # none of these keeps a limit
+        except DataError:  # none of these keeps the limit
             return _coarse(problem, sizes, each=False)
         least, most = min(size.params_non_embedding for size in inside), max(size.params_non_embedding for size in inside)
         if least < found.plans.params[found.best] < most:
@@ -203,26 +203,26 @@ def _keeps(problem: Problem) -> bool:
     """Tell whether some plan of a problem keeps its limit on the general loss."""
     try:
         return len(_keeping(problem, bent(problem, crossed(problem, problem.sizes(), FRACTIONS)))) > 0
-    except DataError:  # no size has enough of something
+    except DataError:  # no size is possible
         return False
 
 
 def crossed(problem: Problem, sizes: tuple[Size, ...], fractions: Array) -> Plans:
-    """Cross sizes with amounts of text, and where that may be better, with less general text than could be taken."""
+    """Cross sizes with amounts of text, and, if that may be better, with less general text than possible."""
     plans = problem.plans(sizes, fractions)
     shorter = len(plans) and (problem.retention is not None or harms(problem, plans, "tokens_pt"))
     return problem.plans(sizes, fractions, _amounts(problem, sizes)) if shorter else plans
 
 
 def _amounts(problem: Problem, sizes: tuple[Size, ...]) -> list[float]:
-    """List the general tokens to try: none, the shortest stage, more by a factor each, and all there are."""
+    """List the general tokens to try: none, the shortest stage, more by a factor each, and all."""
     total = [problem.tokens(size) for size in sizes]
     least, most = problem.min_tokens_stage or 2.0 ** (np.floor(np.log2(min(total))) - OCTAVES), min(max(total), problem.general_tokens)
     return [0.0, *np.exp(np.arange(np.log(least), np.log(most), np.log(SHORTER))), np.inf]
 
 
 def harms(problem: Problem, plans: Plans, tokens: str) -> bool:
-    """Tell whether some plan would be better with a little less of its "tokens_pt" or "tokens_spec"."""
+    """Tell whether some plan would be better with slightly fewer "tokens_pt" or "tokens_spec"."""
     both = (problem.points(replace(plans, **{tokens: factor * getattr(plans, tokens)})) for factor in (1.0, 0.98))
     all_of_it, less = (problem.law.log_loss_resamples(points, FEW_RESAMPLES).mean(0) for points in both)
     return bool((less < all_of_it - 1e-9).any())
@@ -238,7 +238,7 @@ def joined(first: Search, second: Search) -> Search:
 
 
 def interval(found: Search, values: Array) -> tuple[float, float]:
-    """Return the 90 % interval over resamples of a quantity of each resample's own best plan."""
+    """Return the 90 % interval, over resamples, of a quantity of each resample's own best plan."""
     return interval_of(values[found.resamples.argmin(1)])
 
 
@@ -249,6 +249,6 @@ def within(found: Search, values: Array, tolerance: float) -> tuple[float, float
 
 
 def reaching(ends: tuple[float, float], value: float) -> tuple[float, float]:
-    """Widen an interval of plans as they were searched to the recommended one, where only its rounding to whole steps put it outside."""
+    """Widen an interval to include the recommended plan if only its rounding to whole steps put it outside."""
     low, high = ends
     return (value if low * (1 - ROUNDING) <= value < low else low), (value if high < value <= high * (1 + ROUNDING) else high)

@@ -1,4 +1,4 @@
-"""What must be said of a recommendation for one model."""
+"""Warnings about a recommendation for one model."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ from planner.fit.support import NEAR
 from planner.units import format_bytes, format_count, format_epochs, format_number, format_part
 
 LARGER = 1.1
-"""Factor in size by which the memory is asked whether it binds."""
+"""The memory binds if a model larger by this factor does not fit."""
 LOWER = 0.05
-"""By how much a loss beyond the runs must be lower to be told of [%]."""
+"""By how much a loss outside the range of the runs must be lower to be mentioned [%]."""
 OTHER_SIZE = 0.05
 """Share by which the realised size must differ from the size asked for to be mentioned."""
 OVER_BUDGET = 1e-6
-"""Share by which a plan may pass its budget before that is said."""
+"""Share by which a plan may exceed its budget without a warning."""
 
 
 def warnings_of(problem: Problem, whole: Search, plan: Plan, value: float, extrapolation: dict[str, float]) -> list[str]:
-    """List what must be said of a plan and its distance from the runs.
+    """List the warnings about a plan and its distance from the runs.
 
     Args:
         problem: the request under its law.
         whole: the coarse search.
         plan: the recommendation.
-        value: its ln L before whole steps, by what it is chosen by.
+        value: its ln L before rounding to whole steps, by the measure that it was chosen by.
         extrapolation: by what factor it lies outside the runs, by axis.
     """
     request = problem.request
@@ -50,14 +50,14 @@ def warnings_of(problem: Problem, whole: Search, plan: Plan, value: float, extra
     least = problem.law.least_loss
     if not problem.law.bounded_below and plan.loss_high == least and plan.loss < least:
         found.append(
-            f"the upper end of the interval stays at {least:.4g}, the lowest loss that any run reached: the law has no irreducible loss and cannot know "
-            f"where the loss stops falling; by its spread alone it would be {plan.loss**2 / plan.loss_low:.4g}"
+            f"the upper end of the interval is held at {least:.4g}, the lowest loss of any run: the law has no irreducible loss and cannot know "
+            f"where the loss stops falling; from its spread alone the end would be {plan.loss**2 / plan.loss_low:.4g}"
         )
     found += tell_realised(request.params, plan.params_non_embedding)
     found += [*_left_out(problem), *tell_memory(problem, plan.params_non_embedding, "a larger model")]
     if plan.tokens_spec == 0 and 0 < problem.max_tokens_spec < problem.min_tokens_stage:
         found.append(
-            f"the specialist text is left unused: {problem.max_epochs:.3g} passes over it are {format_count(problem.max_tokens_spec)} tokens, and a "
+            f"the specialist text is left unused: {problem.max_epochs:.3g} passes over it are {format_count(problem.max_tokens_spec)} tokens, but a "
             f"stage of {MIN_STEPS} steps takes {format_count(problem.min_tokens_stage)}; more passes (--max-epochs) or smaller batches would use it"
         )
     found += [*_shortest(problem, plan), *_left_over(problem, plan)]
@@ -72,17 +72,17 @@ def warnings_of(problem: Problem, whole: Search, plan: Plan, value: float, extra
         found.append(_short(problem, plan, seen))
     elif not chosen and len({size.params_non_embedding for size in whole.plans.sizes}) > 2 and at_end:
         found.append(
-            f"the best size is at an end of the sizes searched, {format_count(ends[0])} to {format_count(ends[1])}: the law sees no optimum inside"
+            f"the best size is at an end of the sizes searched, {format_count(ends[0])} to {format_count(ends[1])}: there is no optimum inside"
         )
     return found
 
 
 def _shortest(problem: Problem, plan: Plan) -> Iterator[str]:
-    """Say which stage is as short as a stage may be: then its amount is that of the batch, and its interval has no width."""
+    """Say which stage has the minimum number of steps: the batch then sets its tokens, and their interval has no width."""
     for kind, tokens, other in (("general", plan.tokens_pt, plan.tokens_spec), ("specialist", plan.tokens_spec, plan.tokens_pt)):
         if 0 < tokens < 1.001 * problem.min_tokens_stage and other:
             yield (
-                f"the {kind} stage is as short as a stage may be, {MIN_STEPS} steps, {format_count(tokens)} tokens: the law may have it shorter, which "
+                f"the {kind} stage has the minimum of {MIN_STEPS} steps, {format_count(tokens)} tokens: the law may prefer a shorter one, which "
                 "smaller batches would allow"
             )
 
@@ -94,7 +94,7 @@ def tell_realised(asked: float | None, realised: float) -> Iterator[str]:
 
 
 def tell_memory(problem: Problem, params_non_embedding: float, larger: str) -> Iterator[str]:
-    """Say that the memory binds, where without a limit on it a model a little larger than the largest of a plan could be trained."""
+    """Say that the memory binds if a slightly larger model than the plan's largest could be trained without that limit."""
     request = problem.request
     if request.memory_per_gpu is None or request.sized:
         return
@@ -105,28 +105,28 @@ def tell_memory(problem: Problem, params_non_embedding: float, larger: str) -> I
 
 
 def _left_out(problem: Problem) -> Iterator[str]:
-    """Say how many of the sizes that were asked for cannot be trained, and of what there is too little for them."""
+    """Say how many of the sizes that were asked for cannot be trained, and why."""
     sizes = [problem.size(params) for params in problem.request.params_among]
     causes = Counter(too_small(problem, size, problem.shortest)[0] for size in sizes if not problem.trainable(size, problem.shortest))
     for cause, count in causes.items():
-        few = "is too large for {}, and was left out" if count == 1 else "are too large for {}, and were left out"
+        few = "is too large for {} and was left out" if count == 1 else "are too large for {} and were left out"
         yield f"{count} of the {len(sizes)} sizes of --params {few.format(TOO_SMALL[cause])}"
 
 
 def _short(problem: Problem, plan: Plan, seen: float) -> str:
-    """Say of a plan of hardly more tokens than its size must have whether it is the text that there is no more of."""
+    """Say why a plan has hardly more than the fewest tokens per parameter: because the text is used up, or not."""
     if plan.tokens_pt < TAKEN * problem.texts[0]:
         ratio = seen / plan.params_non_embedding
-        return f"the size is bounded by the {problem.shortest:g} tokens for each parameter that every plan has at least: this one has {ratio:.3g}"
+        return f"the size is bounded by the minimum of {problem.shortest:g} tokens per parameter of any plan: this one has {ratio:.3g}"
     taken = "" if seen > 0.99 * problem.text else f", of which the plan takes {format_count(seen)}"
     return (
-        f"the text bounds the size: with its passes it makes {format_count(problem.text)} tokens{taken}, and no plan is searched that has fewer than "
-        f"{problem.shortest:g} a parameter"
+        f"the text bounds the size: with its passes it makes {format_count(problem.text)} tokens{taken}, and every plan has at least "
+        f"{problem.shortest:g} tokens per parameter"
     )
 
 
 def warnings_of_compromise(problem: Problem, plan: Plan, own: Mapping[str, tuple[float, float]]) -> list[str]:
-    """Say what of a recommendation no refit would choose for itself.
+    """List what lies outside the 90 % interval of the refits' own choices.
 
     Args:
         problem: the request under its law.
@@ -139,16 +139,20 @@ def warnings_of_compromise(problem: Problem, plan: Plan, own: Mapping[str, tuple
         asked.append(("epochs", plan.epochs_spec, f"{format_number(plan.epochs_spec)} epochs lie", format_number))
     elif not problem.one_stage:
         asked.append(("share", plan.share_spec, f"the share of {100 * plan.share_spec:.3g} % lies", lambda value: f"{100 * value:.3g} %"))
-    why = "a compromise between refits that disagree, of the least loss in their mean" if problem.robust else "the fitted parameters' own choice"
     return [
-        f"{said} outside {written(own[name][0])} to {written(own[name][1])}, where the refits' own best lie: {why}"
+        f"{said} outside {written(own[name][0])} to {written(own[name][1])}, the 90 % interval of the refits' own best: {why_outside(problem.robust)}"
         for name, value, said, written in asked
         if not own[name][0] <= value <= own[name][1]
     ]
 
 
+def why_outside(robust: bool) -> str:
+    """Say why a recommendation lies outside the interval of the refits' own best plans."""
+    return "a compromise between refits that disagree, with the lowest mean loss" if robust else "the fitted parameters' own choice"
+
+
 def _left_over(problem: Problem, plan: Plan) -> list[str]:
-    """Say how much of the budget is not spent, where that is more than whole steps leave, and why."""
+    """Say how much of the budget is not spent, if that is more than rounding to whole steps leaves, and why."""
     request, spent = problem.request, plan.flops + plan.flops_inference
     if spent >= LEFT_OVER * request.flops:
         return []
@@ -170,22 +174,21 @@ def _left_over(problem: Problem, plan: Plan) -> list[str]:
 
 
 def _bounded(problem: Problem, plan: Plan, value: float) -> list[str]:
-    """Say that the tokens per parameter of the runs bound the size, and what the law says beyond them; nothing where it has no larger size there."""
+    """Say that the fewest tokens per parameter of the runs bound the size, and what the law forecasts below them; empty if it prefers no larger size."""
     params, beyond = _best_beyond(replace(problem, beyond=True))
     if params <= plan.params_non_embedding:
         return []
     lower = -100 * np.expm1(beyond - value)
-    # Digit by digit: of sizes that are rounded a quarter are those of another shape.
-    asked = f"; beyond them the law goes on to {format_count(params)}, {lower:.2g} % lower, which --params {params:.0f} asks for"
+    # With all digits: a quarter of rounded sizes would select another shape.
+    asked = f"; with fewer the law prefers {format_count(params)} parameters, {lower:.2g} % lower: ask for them with --params {params:.0f}"
     further = asked if lower >= LOWER else ""
     return [
-        f"the size is bounded by the {problem.min_tokens_per_param:.2g} tokens per parameter that the runs have at least, and so are its interval and the "
-        f"regret{further}"
+        f"the size, its interval and the regret are bounded by the lowest tokens per parameter of any run, {problem.min_tokens_per_param:.2g}{further}"
     ]
 
 
 def _best_beyond(problem: Problem) -> tuple[float, float]:
-    """Return the size of the best plan of a request, searched as closely as a recommendation is, and its ln L."""
+    """Return the size of the best plan of a request, searched as closely as a recommendation, and its ln L."""
     if problem.robust:
         close = refine_search(problem, coarse(problem, each=False), 1)
         return float(close.plans.params[close.best]), float(close.expected[close.best])
@@ -194,7 +197,7 @@ def _best_beyond(problem: Problem) -> tuple[float, float]:
 
 
 def warnings_of_replay(problem: Problem, plan: Plan, kept: GeneralLoss | None, mine: float) -> list[str]:
-    """List what must be said of the general loss of a plan, where it is limited.
+    """List the warnings about the general loss of a plan, if it is limited.
 
     Args:
         problem: the request under its laws.
@@ -205,11 +208,11 @@ def warnings_of_replay(problem: Problem, plan: Plan, kept: GeneralLoss | None, m
     if problem.retention is None or kept is None:
         return []
     both = better_in_both(problem, plan, kept, mine)
-    # A tighter limit is no advice where a looser one would be better in everything.
+    # Do not advise a tighter limit if a looser one would improve both losses.
     surer = "" if both else problem.retention.surer(kept)
     law = problem.retention.law
     found = [
-        f"the general loss is forecast by {law.names}, whose runs lie {100 * law.noise:.2g} % around it: the limit is kept with a "
+        f"the general loss is forecast by {law.names}, around which its runs scatter by {100 * law.noise:.2g} %: the limit is kept with a "
         f"probability of {kept.probability:.0%}" + (f"; {surer}" if surer else "")
     ]
     found += [both] if both else []
@@ -220,13 +223,13 @@ def warnings_of_replay(problem: Problem, plan: Plan, kept: GeneralLoss | None, m
     over = (plan.flops + plan.flops_inference) / problem.request.spends(plan.flops_inference) - 1
     if over < -0.02 and problem.method.name != "full" and kept.tokens_replayed:
         found.append(
-            f"the replayed text goes through {problem.method.name}, which costs less than the general stage that the search counts it in: "
+            f"replayed text is trained with {problem.method.name}, which is cheaper than the general stage whose cost the search assumed: "
             f"{-100 * over:.2g} % of the budget is left over"
         )
     if over > OVER_BUDGET:
         found.append(
-            f"{100 * over:.2g} % over the budget: the replayed text goes through {problem.method.name}, which for so small a model costs more than "
-            "training all of it"
+            f"{100 * over:.2g} % over the budget: replayed text is trained with {problem.method.name}, which for so small a model costs more than "
+            "full training"
         )
     if kept.extrapolation > NEAR:
         found.append(f"extrapolation: the plan lies a factor of {kept.extrapolation:.3g} outside the runs of the general law")

@@ -22,18 +22,18 @@ class Size:
 
     params_non_embedding: float
     params_total: float | None
-    """With embeddings; None where the law comes from a table without a recipe."""
+    """With embeddings; None if the law comes from a table without a recipe."""
     flops_per_token: float
-    """Training in the general stage, exact for a shape, else 6·N."""
+    """Training FLOPs of a token in the general stage, exact for a shape, else 6·N."""
     shape: ModelShape | None
-    """None where the law comes from a table without a recipe."""
+    """None if the law comes from a table without a recipe."""
     spec_cost: float = 1.0
-    """FLOPs of a token of the specialist stage over those of a general one: adapters cost otherwise than training all parameters."""
+    """FLOPs of a token of the specialist stage divided by those of a general one: adapters differ in cost from full training."""
     training_over_forward: float = TRAINING_OVER_FORWARD
-    """FLOPs of a general token over those of a token that the trained model reads or writes, which needs all weights whatever was trained."""
+    """FLOPs of a general token divided by those of a token that the trained model reads or writes, which needs all weights whatever was trained."""
 
     def flops_inference(self, tokens: float) -> float:
-        """Return what reading and writing so many tokens costs [FLOPs]."""
+        """Return the FLOPs of reading and writing some tokens."""
         return tokens * self.flops_per_token / self.training_over_forward
 
 
@@ -50,11 +50,11 @@ class Plans:
     unique_spec: Array
     sizes: tuple[Size, ...]
     replay: Array | None = None
-    """Share of general text in the specialist stage; not a number for a plan that no share lets keep the limit on the general loss, None for no limit."""
+    """Share of general text in the specialist stage; NaN if no share keeps the limit on the general loss, None without a limit."""
 
     @property
     def added(self) -> Array:
-        """What replay adds to ln L; infinite for a plan that passes the limit."""
+        """What replay adds to ln L; infinite for a plan that exceeds the limit."""
         return np.zeros(len(self)) if self.replay is None else np.nan_to_num(cost(self.replay), nan=np.inf)
 
     @property
@@ -83,7 +83,7 @@ class Plans:
         return Plans(size, params, pt, spec, unique, self.sizes, None if self.replay is None else self.replay[chosen])
 
     def beside(self, other: Plans) -> Plans:
-        """Return these plans and then others of the same sizes."""
+        """Append other plans with the same `sizes`."""
         pairs = [(getattr(self, name), getattr(other, name)) for name in ("size", "params", "tokens_pt", "tokens_spec", "unique_spec")]
         size, params, pt, spec, unique = (np.concatenate(pair) for pair in pairs)
         replay = None if self.replay is None or other.replay is None else np.concatenate([self.replay, other.replay])

@@ -1,4 +1,4 @@
-"""What more of something would buy: the best plan of a request with a little more of it, against the recommendation, resample by resample."""
+"""What more of each resource would gain: the best plan of a request with a little more of it, compared with the recommendation under each resample."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from planner.units import format_count
 
 MORE_TEXT = 2.0
 EASED = 0.01
-"""Of the general loss, by which a limit on it is relaxed."""
+"""Share of the general loss by which a limit on it is relaxed."""
 
 
 def prices(problem: Problem, found: Search, plan: Plan, mine: Array) -> tuple[list[Worth], str]:
-    """Price changes of a request, and one more pass over its specialist text.
+    """Compute the gain from changes of a request, and from one more pass over its specialist text.
 
     Args:
         problem: the request under its law.
@@ -36,7 +36,7 @@ def prices(problem: Problem, found: Search, plan: Plan, mine: Array) -> tuple[li
         mine: its ln L under each resample, shape (resamples,).
 
     Returns:
-        The changes, and in words what the specialist text is worth in compute, and why one more pass has no price where it has none.
+        The gains, and in words what the specialist text is worth in compute, and why one more pass has no gain if so.
     """
     request = problem.request
     why = ""
@@ -45,7 +45,7 @@ def prices(problem: Problem, found: Search, plan: Plan, mine: Array) -> tuple[li
     if not problem.one_stage:
         amount = f"{format_count(request.unique_spec)} more distinct specialist tokens"
         changes.append((f"twice the specialist text ({amount})", replace(request, unique_spec=MORE_TEXT * request.unique_spec)))
-        # Passes that all together make no stage bind, too.
+        # The limit on passes binds too if all of them together are too short for a stage.
         allowed = plan.tokens_spec > TAKEN * problem.max_tokens_spec or problem.max_tokens_spec < problem.min_tokens_stage
         if allowed:
             beyond = "" if problem.max_epochs + 1 <= problem.law.support.high["epochs_spec"] else ", beyond what the runs cover"
@@ -53,7 +53,7 @@ def prices(problem: Problem, found: Search, plan: Plan, mine: Array) -> tuple[li
                 changes.append((f"one more epoch over the specialist text{beyond}", replace(request, max_epochs=problem.max_epochs + 1)))
             else:
                 stage = format_count(problem.min_tokens_stage)
-                why = f"one more epoch over the specialist text has no price: all of them make no stage, which takes {stage} tokens"
+                why = f"no gain can be given for one more epoch over the specialist text: all of them are below a stage's minimum of {stage} tokens"
     if request.general_tokens and plan.tokens_pt > 0.9 * request.general_tokens:
         more = f"twice the general text ({format_count(request.general_tokens)} more tokens)"
         changes.append((more, replace(request, general_tokens=MORE_TEXT * request.general_tokens)))
@@ -64,14 +64,14 @@ def prices(problem: Problem, found: Search, plan: Plan, mine: Array) -> tuple[li
         try:
             gains[name] = mine - _best(under(problem, changed), found, mine)
         except DataError:
-            continue  # the larger request has no plan of the sizes asked for
+            continue  # the larger request has no plan of the requested sizes
     rows, named = [price_of(name, gain) for name, gain in gains.items()], list(gains)
     if not problem.one_stage and not allowed:
         epoch = one_more(problem, plan, tuple(dict.fromkeys(found.plans.sizes)))
         if epoch.resamples is not None:
             rows.insert(2, price_of(epoch.name, mine - epoch.resamples))
         else:
-            why = f"{epoch.name}, has no price: {epoch.why}"
+            why = f"no gain can be given for {epoch.name}: {epoch.why}"
     if len(named) < 2 or not named[1].startswith("twice the specialist"):
         return rows, why
 
@@ -80,7 +80,7 @@ def prices(problem: Problem, found: Search, plan: Plan, mine: Array) -> tuple[li
 
     grows = request.grows(plan.flops_inference)
     most = TOO_FAR * problem.law.support.high["flops"] / grows
-    # Under a limit on the general loss a search asks for the replay of every plan, a third of a second for one sentence: the rate does there.
+    # Under a limit on the general loss a search needs the replay of every plan, a third of a second for one sentence: there the rate suffices.
     searched = gain if problem.retention is None else None
     rounding = max(float((mine - found.resamples[:, found.best]).mean()), 0.0) if problem.robust else 0.0
     exchange = exchange_of(grows, request.unique_spec, gains[named[0]], gains[named[1]], searched, most, rounding)
@@ -88,16 +88,16 @@ def prices(problem: Problem, found: Search, plan: Plan, mine: Array) -> tuple[li
 
 
 def _best(problem: Problem, found: Search, mine: Array) -> Array:
-    """Return ln L of the best plan of a changed request under each resample: of the kind that the recommendation is, robust or the best guess."""
+    """Return ln L of the best plan of a changed request under each resample: robust or best guess, as the recommendation."""
     if not problem.robust:
         return _best_guess(problem)
     best = refine_search(problem, coarse_near(problem, found), 1)
-    # More of anything still pays for the recommendation, which a search of so few places may miss.
+    # With more of anything the recommendation remains possible; this small search may miss it.
     return min((best.resamples[:, best.best], found.resamples[:, found.best], mine), key=lambda losses: float(losses.mean()))
 
 
 def _nearly_best(problem: Problem) -> Array:
-    """Return the same of a request that differs in more, to a part in ten thousand, from a search of the whole range and one look closer."""
+    """Return the same for a request that differs more, from a search of the whole range and one refinement: within 1e-4."""
     if not problem.robust:
         return _best_guess(problem)
     whole = coarse(problem, each=False)
@@ -114,14 +114,14 @@ def _best_guess(problem: Problem) -> Array:
 
 
 def eased(rise: float | None, loss: float | None) -> Iterator[tuple[str, float | None, float | None]]:
-    """Ease each limit on the general loss by a hundredth of it, and both together where there are two, since either may bind.
+    """Relax each limit on the general loss by one per cent of it, and both together if there are two, since either may bind.
 
     Args:
         rise: limit on its rise, as a share.
         loss: limit on itself [nats/token].
 
     Yields:
-        What is eased, and both limits then.
+        The change in words, and both limits after it.
     """
     if rise is not None:
         yield f"a general loss that may rise {100 * (rise + EASED):.3g} % instead of {100 * rise:.3g}", rise + EASED, loss
@@ -132,16 +132,16 @@ def eased(rise: float | None, loss: float | None) -> Iterator[tuple[str, float |
 
 
 def under(problem: Problem, request: Request) -> Problem:
-    """Put a changed request in the place of a problem's own, with its limit on the general loss."""
+    """Replace the request of a problem, and its limit on the general loss."""
     return replace(problem, request=request, retention=Retention.of(problem.retention.law if problem.retention else None, request))
 
 
 def price_of(name: str, gain: Array) -> Worth:
-    """Describe what a change buys.
+    """Describe what a change gains.
 
     Args:
         name: of the change.
         gain: by how much it lowers ln L under each resample, shape (resamples,).
     """
-    # By the mean of ln L, which is what a search lowers: where resamples lie far apart, their mean in per cent may have the other sign.
+    # From the mean of ln L, which the search minimises: if resamples disagree much, the mean in per cent may have the other sign.
     return Worth(name, -100 * float(np.expm1(-gain.mean())), *interval_of(-100 * np.expm1(-gain)))

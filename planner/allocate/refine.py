@@ -1,4 +1,4 @@
-"""From a coarse search to the best plan: ever more closely around every place that may yet turn out best."""
+"""From a coarse search to the best plan: ever closer searches around every plan that may still turn out best."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from planner.allocate.request import LEFT_OVER
 from planner.arrays import Array
 
 MOST_MOVES = 4
-"""Of a round whose best lies far from where it began."""
+"""Most moves of a round whose best lies far from where it began."""
 ENDS, BEYOND = (0.03, 0.97), 1.2
-"""Quantiles of the resamples' own best sizes and amounts between which, and a factor beyond, those are looked for."""
+"""Quantiles of the resamples' own best sizes and amounts that bound the range in which these are searched, and a factor beyond."""
 SIZES, AMOUNTS = 60, 31
-"""How many there."""
+"""Number of sizes and of amounts there."""
 QUARTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
-"""Of the general tokens of those that leave some out."""
+"""Quantiles of the general tokens of resamples' own best plans that leave some out."""
 REPLAY_STEP = 0.05
-"""Between shares of replay that are told apart: where its cost bends there may be a valley of its own."""
+"""Width of the bins of replay shares in which valleys are searched: at a kink of the cost there may be a separate valley."""
 GENERAL, FEWER = 5, 15
-"""Amounts of general text to look at where a plan leaves some out, and the most of specialist text then."""
+"""Amounts of general text to try if a plan leaves some out, and the most amounts of specialist text then."""
 MARGIN = 0.005
-"""In ln L: how far behind the best a place of the coarse search may lie and yet be searched closely."""
+"""In ln L: how far behind the best a plan of the coarse search may be and still be searched closely."""
 BEHIND = 1e-3
 """The same after the first round."""
 
@@ -40,25 +40,25 @@ class Round:
     size_step: float
     """Between sizes, in ln N."""
     text_reach: float
-    """Factor in specialist tokens to either side, and in general ones where the plan leaves some out."""
+    """Factor in specialist tokens to either side, and in general ones if the plan leaves some out."""
     amounts: int
-    """Of specialist text, evenly in its logarithm."""
+    """Amounts of specialist text, evenly in the logarithm."""
     farther: tuple[float, ...] = ()
-    """Factors in specialist tokens at which to look beside those: a size far from the plan's may want another share of what it could see."""
+    """Additional factors in specialist tokens: a size far from the plan's may prefer another amount."""
 
 
 FIRST = Round(1.6, 0.023, 1.25, 31)
 SHAPE_ROUNDS = (FIRST, Round(1.7, FINEST, 1.03, 5, (1 / 1.2, 1 / 1.1, 1.1, 1.2)), Round(1.05, FINEST, 1.006, 9))
-"""The second meets every shape near the best: some cost less for their size than others, and are worth a step aside."""
+"""The second tries every shape near the best: some cost less for their size than others."""
 GUESS_ROUNDS = (FIRST, Round(1.7, EVERY_SHAPE, 1.03, 5), SHAPE_ROUNDS[2])
-"""Of what the fitted parameters alone prefer, which costs little but the shapes."""
+"""Rounds for the best guess, which costs little but the shapes."""
 SMOOTH_ROUNDS = (FIRST, Round(1.03, 0.003, 1.03, 9), Round(1.003, 0.0003, 1.004, 9))
-"""For sizes that have no shapes, which may be anything."""
+"""Rounds for sizes without shapes, which may have any value."""
 
 
 @dataclass(frozen=True)
 class _End:
-    """Where a close search is: the best plan so far, and what it was found among."""
+    """State of a close search: the best plan so far, and the plans among which it was found."""
 
     value: float
     plans: Plans
@@ -67,21 +67,21 @@ class _End:
 
     @property
     def place(self) -> Array:
-        """Where that plan stands."""
+        """Coordinates of that plan."""
         return _place(self.plans, self.number)
 
 
 Look = Callable[[Plans], tuple[Plans, Array]]
-"""From plans to those of them that may be the best, and what each is worth."""
+"""From plans to those of them that may be the best, with their ln L."""
 
 
 def refine_search(problem: Problem, whole: Search, most: int | None = None) -> Search:
-    """Search ever more closely around the best places of a coarse search; return the last round around the best.
+    """Search ever more closely around the best plans of a coarse search; return the last round around the best.
 
     Args:
         problem: the request.
         whole: the coarse search.
-        most: places that are searched further than by the first round; None for all that are apart and near the best.
+        most: most plans that are searched beyond the first round; None for all that are distinct and close to the best.
     """
 
     def look(plans: Plans) -> tuple[Plans, Array]:
@@ -93,14 +93,14 @@ def refine_search(problem: Problem, whole: Search, most: int | None = None) -> S
 
 
 def refine_guess(problem: Problem, whole: Search) -> tuple[Plans, int]:
-    """Search as closely for the plan that the fitted parameters alone prefer; return plans and its number among them."""
+    """Search as closely for the best plan by the fitted parameters alone; return plans and its number among them."""
     whole = replace(whole, expected=whole.guess)
     end = _refined(problem, whole, GUESS_ROUNDS if problem.recipe else SMOOTH_ROUNDS, lambda plans: (plans, guesses(problem, plans)), None)
     return end.plans, end.number
 
 
 def _refined(problem: Problem, whole: Search, rounds: tuple[Round, ...], look: Look, most: int | None) -> _End:
-    """Search around all places by the first round, and by the others around those that are then apart and near the best, so many at most."""
+    """Search around all valleys in the first round, then around the (at most `most`) distinct results close to the best."""
     ends = [_End(float(whole.expected[number]), whole.plans, number, whole.plans) for number in _places(whole)]
     ends = _apart([_searched_around(problem, end, rounds[0], look) for end in ends])[:most]
     for closely in rounds[1:]:
@@ -109,7 +109,7 @@ def _refined(problem: Problem, whole: Search, rounds: tuple[Round, ...], look: L
 
 
 def _searched_around(problem: Problem, end: _End, closely: Round, look: Look) -> _End:
-    """Search around a plan, and around what is better than it."""
+    """Search around a plan, and move to better ones."""
     for _ in range(MOST_MOVES):
         place, nearby = end.place, around_plan(problem, end.plans, end.number, closely)
         plans, values = look(nearby)
@@ -121,7 +121,7 @@ def _searched_around(problem: Problem, end: _End, closely: Round, look: Look) ->
 
 
 def _apart(ends: list[_End]) -> list[_End]:
-    """Leave out, of where first rounds ended, what is far behind the best or close to a better one."""
+    """Drop results of the first round that are far behind the best or close to a better one."""
     kept: list[_End] = []
     for end in sorted(ends, key=lambda end: end.value):
         near = any(float(np.abs(end.place - other.place).max()) < np.log(FIRST.text_reach) / 2 for other in kept)
@@ -131,20 +131,20 @@ def _apart(ends: list[_End]) -> list[_End]:
 
 
 def _stays(problem: Problem, plans: Plans, number: int, place: Array, closely: Round) -> bool:
-    """Tell whether the best of a round lies near to where it began; one that lies far off may have a better one beyond."""
+    """Tell whether the best of a round lies near its start; otherwise a better one may lie further on."""
     moved = np.abs(_place(plans, number) - place)
-    # What is left over of a budget makes the general tokens a place of their own; else they follow from the rest.
+    # If some budget is left over, general tokens are a free coordinate; else they follow from the others.
     texts = moved[1:] if plans.flops[number] < LEFT_OVER * problem.request.flops else moved[1:2]
     return bool(moved[0] <= 0.5 * np.log(closely.size_reach) and (texts <= 0.5 * np.log(closely.text_reach)).all())
 
 
 def _place(plans: Plans, number: int) -> Array:
-    """Return where a plan stands: ln of its size, of its specialist and of its general tokens, zero for none."""
+    """Return the coordinates of a plan: ln of its size, specialist and general tokens, zero for none."""
     return np.log([plans.params[number], max(plans.tokens_spec[number], 1.0), max(plans.tokens_pt[number], 1.0)])
 
 
 def _places(whole: Search) -> list[int]:
-    """Choose where to search closely: the best plan, and valleys apart from it, in size or in text, that may turn out deeper yet."""
+    """Choose where to search closely: the best plan, and separate valleys, in size or text, that may turn out deeper."""
     plans, values = whole.plans, whole.expected
     text = np.log(np.maximum(plans.tokens_spec, 1.0) / (plans.tokens_pt + plans.tokens_spec))
     size, step = np.log(plans.params), np.log(FIRST.text_reach)
@@ -162,7 +162,7 @@ def _places(whole: Search) -> list[int]:
 
 
 def _valleys(keys: Array, values: Array) -> list[int]:
-    """Return, of the best rows for each key, those that are better than the best rows for the next lower and higher key."""
+    """Return, of the best rows for each key, those that are better than the best rows for the neighbouring keys."""
     order = np.lexsort((values, keys))
     firsts = order[np.unique(keys[order], return_index=True)[1]]
     floor = np.concatenate([[np.inf], values[firsts], [np.inf]])
@@ -170,9 +170,10 @@ def _valleys(keys: Array, values: Array) -> list[int]:
 
 
 def spread(problem: Problem, whole: Search, close: Search) -> Search:
-    """Join two searches with plans among which every resample finds its own best: about the best of all, and then over the range of the resamples' own.
+    """Join two searches with plans among which every resample finds its own best: around the best of all, and over the range of the resamples' own best.
 
-    The last rounds of a close search hold hardly another size, and a coarse one has wide steps, so that an interval from them alone would be either.
+    The last rounds of a close search contain hardly any other size, and a coarse search has wide steps, so intervals from these alone would be too narrow
+    or too coarse.
     """
     found = joined(joined(whole, close), refine_plan(problem, close, close.best))
     plans, own = found.plans, found.resamples.argmin(1)
@@ -214,7 +215,7 @@ def around_plan(problem: Problem, plans: Plans, number: int, closely: Round = FI
             fractions = np.unique(np.minimum(1.0, spec / min(total / cost, problem.max_tokens_spec) * factors))
         return problem.plans((size, *others), fractions, general)
 
-    # Under a limit on the general loss a plan that takes all it can may be next to one that leaves some out, or other sizes may have to.
+    # Under a limit on the general loss, a better neighbour may leave out general text, or other sizes may have to.
     limited = problem.retention is not None
     if most <= 1e-9 * total or not (limited or pt < (1 - 1e-9) * most):
         return bent(problem, made([np.inf], closely.amounts))

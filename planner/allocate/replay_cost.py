@@ -1,11 +1,11 @@
-"""What replayed general text costs the specialist loss: measured in one sweep, `computing/replay`, and added to every forecast of a plan that replays.
+"""By how much replay raises the specialist loss: measured in one sweep, `computing/replay`, and added to every forecast of a plan with replay.
 
-A law of the specialist loss knows no replay (`plan fit` refuses such runs), and counts replayed text like general text before the stage. Of runs of one
-model, one trunk and one amount of specialist text, those with replay end higher than that says: by 0.14 % of the loss with 10 % of replay in the mean
+A law of the specialist loss knows no replay (`plan fit` refuses such runs) and counts replayed text as general text before the stage. Among runs with the
+same model, trunk and specialist text, those with replay reach a higher loss than this forecast: by 0.14 % of the loss with 10 % of replay on average
 (−0.23 to 0.31 over 14 pairs), 0.76 % with 30 % (0.25 to 1.25, 14 pairs), 2.3 % with 50 % (2.1 to 2.5, 3 pairs).
 
-Assumption: other text, sizes and amounts pay the same. It rests on one text and 20k to 200k parameters, so that the interval of a forecast is widened by
-all of it to both sides: nothing, and twice as much, are both inside.
+Assumption: the cost is the same for other text, sizes and amounts. It was measured on one text at 20k to 200k parameters, so the interval of a forecast
+is widened by the whole cost to both sides: no cost and twice the cost are both inside.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from planner.fit.fitted import Forecast
 SHARES = (0.0, 0.1, 0.3, 0.5)
 """Of general text in the specialist stage."""
 COSTS = (0.0, 0.0014, 0.0076, 0.023)
-"""Mean of ln L measured there, less what the law of `computing` says with replayed text counted as general text."""
-NO_REPLAY = "no run of the general law replays general text: what replay would keep is not measured, and none is planned"
+"""Mean of ln L measured at these shares, minus the forecast of the law of `computing` with replayed text counted as general text."""
+NO_REPLAY = "the general law has no runs with replay: its effect on the general loss is not measured, and none is planned"
 
 
 def cost(share: Any) -> Array:
-    """Return what shares of replay add to ln L: linear between those measured, and on at the last slope beyond; not a number for such a share."""
+    """Return what shares of replay add to ln L: linear between those measured, extrapolated with the last slope; NaN for a share of NaN."""
     share = np.asarray(share, dtype=float)
     slope = (COSTS[-1] - COSTS[-2]) / (SHARES[-1] - SHARES[-2])
     result: Array = np.interp(share, SHARES, COSTS) + slope * np.maximum(share - SHARES[-1], 0.0)
@@ -33,11 +33,11 @@ def cost(share: Any) -> Array:
 
 
 def cost_on_top(share: Array, replayed: Array, bare: Array) -> Array:
-    """Return what replay on top of a trunk that is there already adds to ln L, shape (plans,).
+    """Return what replay on top of an existing trunk adds to ln L, shape (plans,).
 
-    By the law the replayed text lowers the loss as that much more general text before the stage would, after a short trunk by more than replay costs. So
-    it was in some runs, by 0.26 % at the most, and not in the mean. It is taken to make up for the cost and no more: a tighter limit, which asks for more
-    replay, is then never forecast better, and neither is any limit than none.
+    By the law replayed text lowers the loss as much as additional general text before the stage; after a short trunk that exceeds the cost of replay.
+    This happened in some runs, by at most 0.26 %, but not on average. The gain is therefore capped at the cost: otherwise a tighter limit, which needs
+    more replay, could be forecast better than a looser one or none.
 
     Args:
         share: of replay.
@@ -49,17 +49,17 @@ def cost_on_top(share: Array, replayed: Array, bare: Array) -> Array:
 
 
 def dearer(forecast: Forecast, added: Any) -> Forecast:
-    """Raise a forecast by what replay adds to ln L, and widen its interval by as much to both sides, one uncertainty beside the others."""
+    """Raise a forecast by what replay adds to ln L, and widen its interval by as much to both sides, as an independent uncertainty."""
     ends = [np.hypot(np.log(end / forecast.loss), added) for end in (forecast.low, forecast.high)]
     middle = forecast.loss * np.exp(added)
     return Forecast(middle, middle * np.exp(-ends[0]), middle * np.exp(ends[1]))
 
 
 def said_of(shares: Any) -> str:
-    """Say what is assumed of the replay of a plan, or of several, whose shares are given."""
+    """State the assumption about replay for given shares, of one plan or several."""
     least, most = (100 * np.expm1(cost(end(shares))) for end in (np.min, np.max))
     span = f"{most:.2g} %" if most - least < 0.005 else f"{least:.2g} to {most:.2g} %"
     return (
-        f"the forecast counts replayed text like other general text, and {span} of the specialist loss for replaying it, as the one sweep that measured "
-        f"it has it (0.14 % with 10 % of replay, 0.76 % with 30 %, 2.3 % with 50 %); the interval allows for none of that and for twice as much"
+        f"the forecast counts replayed text as general text and adds {span} to the specialist loss for replaying it, as measured in one sweep "
+        f"(0.14 % with 10 % of replay, 0.76 % with 30 %, 2.3 % with 50 %); the interval includes none of that and twice as much"
     )

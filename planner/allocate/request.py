@@ -18,31 +18,31 @@ LEFT_OVER = 0.98
 TAKEN = 0.98
 """Share of a limit, such as the text with its passes: a plan that takes more is counted as taking all of it."""
 MOST_TOLERANCE = 0.2
-"""Within more of the best loss nearly any plan lies: 0.5 is meant as per cent."""
+"""Above it nearly every plan would count as good; 0.5 is surely meant as per cent."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """A budget, the text there is, and limits."""
+    """A budget, the available text, and limits."""
 
     flops: float
-    """Budget [FLOPs]: training, and inference where it is counted in."""
+    """Budget [FLOPs]: training, plus inference if counted."""
     unique_spec: float
-    """Distinct specialist tokens there are."""
+    """Distinct specialist tokens available."""
     params: float | None = None
     """Fixed size [non-embedding parameters]; None to choose it."""
     max_epochs: float | None = None
-    """Most passes over the specialist text; None for the most that the sweep covered."""
+    """Most passes over the specialist text; None for the most that any run made."""
     general_tokens: float | None = None
-    """Distinct general tokens there are, each taken once at most; None for more than any plan needs."""
+    """Distinct general tokens available, each seen at most once; None for more than any plan needs."""
     params_range: tuple[float, float] | None = None
     """Least and largest size to search."""
     params_among: tuple[float, ...] = ()
     """Sizes to choose among; empty for all."""
     inference_tokens: float = 0.0
-    """Tokens that the model will read and write over its life, whose forward passes the budget pays too."""
+    """Tokens that the model will read and write in its lifetime; the budget pays their forward passes too."""
     training_flops: float | None = None
-    """Most that training may take of the budget, such as what the GPUs do in the time there is [FLOPs]; None for all that inference leaves."""
+    """Most FLOPs for training, such as what the GPUs do within the time limit; None for all that inference leaves of the budget."""
     max_general_loss: float | None = None
     """Most general loss after specialising [nats/token]."""
     max_general_rise: float | None = None
@@ -54,20 +54,20 @@ class Request:
     gpus: int = 1
     """GPUs that share a model's states."""
     flops_per_gpu_second: float | None = None
-    """What one GPU really does in training [FLOP/s], which the cost of a plan is counted by; None where nothing was said of it."""
+    """Training speed of one GPU [FLOP/s], for the cost of a plan; None if it was not given."""
     usd_per_gpu_hour: float | None = None
     """Price of one GPU for an hour."""
 
     @classmethod
     def from_mapping(cls, body: Mapping[str, Any]) -> Request:
-        """Read a request as an answer keeps it.
+        """Read a request from an answer.
 
         For use inside `artifacts.whole`.
 
         Raises:
             InputError: a value that no request has.
-            TypeError: a key that is not known.
-            ValueError: what is no number.
+            TypeError: an unknown key.
+            ValueError: something that is not a number.
         """
         known: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in body.items()}
         for key, value in known.items():
@@ -79,12 +79,12 @@ class Request:
         return cls(**known)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as an answer keeps them."""
+        """Return the fields as they are written in an answer."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
     @property
     def sized(self) -> bool:
-        """Whether a size is asked for, or several to choose among."""
+        """Whether one size is requested, or several to choose among."""
         return self.params is not None or bool(self.params_among)
 
     @property
@@ -104,15 +104,15 @@ class Request:
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise InputError(f"{name} of {value:g} is not a positive number", remedy="give a positive number")
         if self.max_general_rise is not None and not (math.isfinite(self.max_general_rise) and self.max_general_rise >= 0):
-            raise InputError(f"max-general-rise of {self.max_general_rise:g} is not a share from 0", remedy="give a share such as 0.03, or 3%")
+            raise InputError(f"max-general-rise of {self.max_general_rise:g} is negative or not finite", remedy="give a share such as 0.03, or 3%")
         if not 0 < self.tolerance <= MOST_TOLERANCE:
-            what = f"a tolerance of {self.tolerance:g} is not a share over 0 and up to {MOST_TOLERANCE:g}"
+            what = f"a tolerance of {self.tolerance:g} is not a share above 0 and up to {MOST_TOLERANCE:g}"
             raise InputError(f"{what}: it is {100 * self.tolerance:g} % of the best loss", remedy="give a share such as 0.005, or 0.5%")
         for size in (*self.params_among, *(self.params_range or ())):
             if not (math.isfinite(size) and size > 0):
                 raise InputError(f"a size of {size:g} parameters is not a positive number", remedy="give a positive number")
         if not (math.isfinite(self.inference_tokens) and self.inference_tokens >= 0):
-            raise InputError(f"inference-tokens of {self.inference_tokens:g} are not a number from 0", remedy="give a count, or leave it away")
+            raise InputError(f"inference-tokens of {self.inference_tokens:g} is negative or not finite", remedy="give a count, or leave it out")
         if self.params_range and self.params_range[0] >= self.params_range[1]:
             low, high = (format_count(size) for size in self.params_range)
             raise InputError(f"the range of sizes {low}..{high} is empty", remedy="write the smaller size first")
@@ -120,29 +120,29 @@ class Request:
             raise InputError("a fixed size, a range and a list of sizes exclude each other", remedy="give one of them")
 
     def paid(self, inference: float = 0.0) -> float:
-        """Return what training may take beside so many FLOPs of inference [FLOPs]; negative where those take more than all."""
+        """Return what training may take [FLOPs], given those of inference; negative if those exceed the budget."""
         return min(self.flops - inference, self.training_flops or math.inf)
 
     @property
     def timed(self) -> bool:
-        """Whether the budget is nothing but what the GPUs do in the time there is."""
+        """Whether the budget is just what the GPUs do within the time limit."""
         return self.training_flops == self.flops and not self.inference_tokens
 
     def spends(self, inference: float = 0.0) -> float:
-        """Return the most that training takes together with so many FLOPs of inference."""
+        """Return the most FLOPs of training and inference together, given those of inference."""
         return min(self.flops, (self.training_flops or math.inf) + inference)
 
     def grows(self, inference: float = 0.0) -> float:
-        """Return what a factor in compute multiplies where so many FLOPs go to inference: what training may take where that binds, else the budget."""
+        """Return what a factor in compute multiplies, given the FLOPs of inference: the limit on training if that binds, else the budget."""
         return self.training_flops if self.training_flops and self.training_flops <= self.flops - inference else self.flops
 
     def more(self, factor: float, inference: float = 0.0) -> str:
-        """Name what there would be more of with so many times the compute: time where that alone binds, both where the budget does soon after."""
+        """Name what a factor in compute means more of: time if only that binds, both if the budget binds soon after."""
         if self.training_flops is None or self.training_flops >= factor * self.flops - inference:
             return "compute"
         alone = self.timed or factor * self.training_flops <= self.flops - inference
         return "time for training" if alone else "compute, and time for it"
 
     def times(self, factor: float) -> Request:
-        """Return the same request with so many times the compute, in all and for training."""
+        """Return the same request with the compute multiplied by a factor, in total and for training."""
         return replace(self, flops=factor * self.flops, training_flops=factor * self.training_flops if self.training_flops else None)

@@ -1,4 +1,4 @@
-"""How the best plan moves with the budget: one search a budget and an amount of text, slopes over the budgets, and where amounts break even."""
+"""How the best plan changes with the budget: one search per budget and amount of text, slopes over the budgets, and break-even between amounts."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ from planner.units import format_count
 POINTS = 9
 MOST_POINTS = 60
 DEARER = 10.0
-"""Factor beyond the dearest run at which a range ends by default."""
+"""Factor above the largest run at which a range ends by default."""
 DEARER_START = 1.25
-"""Factor by which a default range begins later, as often as its first budget allows no plan."""
+"""Factor by which the start of a default range is raised until its first budget allows a plan."""
 ANCHORS = (ENDS[0], 0.5, ENDS[1])
-"""Quantiles of the resamples' own best plans, by size and by specialist tokens, around which the search is refined too: the coarse grain would
-otherwise show in their slopes."""
+"""Quantiles of the resamples' own best plans, by size and by specialist tokens, around which the search is refined too: otherwise the coarse grid would
+show in their slopes."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """What the search of one budget leaves for slopes and break-even: resamples in the law's order, so that each can be followed along the budgets."""
+    """Results of the search of one budget for slopes and break-even; resamples are in the law's order, so that each can be followed along the budgets."""
 
     optimum: Optimum
     expected: float
@@ -46,9 +46,9 @@ class Found:
     own: Array
     """ln L of each resample's own best plan, shape (resamples,)."""
     values: Array
-    """`QUANTITIES` of each resample's own best plan, NaN where at a limit, shape (quantities, resamples)."""
+    """`QUANTITIES` of each resample's own best plan, NaN at a limit, shape (quantities, resamples)."""
     best: Array
-    """`QUANTITIES` of the plan with the least expected regret, NaN where at a limit, shape (quantities,)."""
+    """`QUANTITIES` of the plan with the least expected regret, NaN at a limit, shape (quantities,)."""
 
 
 def scaling(
@@ -58,9 +58,9 @@ def scaling(
 
     Args:
         law: the fitted law.
-        budgets: [FLOPs], two at least.
+        budgets: [FLOPs], at least two.
         amounts: distinct specialist tokens.
-        limits: general text, passes and sizes, which hold at every budget; its own budget and specialist text do not count.
+        limits: general text, passes and sizes, which hold at every budget; its own budget and specialist text are ignored.
         allow_extrapolation: whether to answer further than TOO_FAR beyond the runs.
 
     Raises:
@@ -69,7 +69,7 @@ def scaling(
     """
     flops, unique = sorted(set(budgets)), sorted(set(amounts))
     if len(flops) < 2 or not unique:
-        raise InputError(f"{len(flops)} budgets and {len(unique)} amounts of text make no curve", remedy="give two budgets and one amount at least")
+        raise InputError(f"{len(flops)} budgets and {len(unique)} amounts of text make no curve", remedy="give at least two budgets and one amount")
     limits = limits or Request(flops[0], unique[0])
     problems = [[Problem.of(law, replace(limits, flops=budget, unique_spec=amount)) for budget in flops] for amount in unique]
     rows = [[_find(problem) for problem in row] for row in problems]
@@ -91,7 +91,7 @@ def scaling(
 def budget_range(
     law: FittedLaw, amounts: Sequence[float], limits: Request | None = None, *, least: float | None = None, most: float | None = None, points: int = POINTS
 ) -> list[float]:
-    """Return budgets [FLOPs] evenly in the logarithm: by default from the cheapest run, or the cheapest plan there is, to DEARER times the dearest run.
+    """Return budgets evenly in ln C [FLOPs]: by default from the cheapest run, or the cheapest possible plan, to DEARER times the largest run.
 
     Args:
         law: the fitted law.
@@ -105,7 +105,7 @@ def budget_range(
         InputError: the range is empty, or the points are too few or too many.
     """
     if not 2 <= points <= MOST_POINTS:
-        raise InputError(f"{points} points are not between 2 and {MOST_POINTS}", remedy=f"leave --points away for {POINTS}")
+        raise InputError(f"{points} points are not between 2 and {MOST_POINTS}", remedy=f"leave out --points for {POINTS}")
     last = most or DEARER * law.support.high["flops"]
     first = least or law.support.low["flops"]
     while least is None and first < last and not all(_possible(law, limits, first, amount) for amount in amounts):
@@ -113,8 +113,8 @@ def budget_range(
     if first >= last:
         if most is None and least is None:
             raise InputError(
-                f"what is asked for takes {first:.3g} FLOPs at least, and without --to budgets end at {DEARER:g} times the dearest run, {last:.3g} FLOPs",
-                remedy="give a --to above that, or a smaller --params",
+                f"this request takes at least {first:.3g} FLOPs, but without --to budgets end at {DEARER:g} times the largest run, {last:.3g} FLOPs",
+                remedy="give a higher --to, or a smaller --params",
             )
         raise InputError(f"the range of budgets {first:.3g}..{last:.3g} FLOPs is empty", remedy="give a --to above --from")
     return [float(value) for value in np.geomspace(first, last, points)]
@@ -149,7 +149,7 @@ def _find(problem: Problem) -> Found:
     own, here = found.resamples.argmin(1), len(whole.plans) + close.best
 
     def span(of: Array, mine: float) -> tuple[float, float]:
-        # Of the plans that `plan allocate` searches, and to its own as it does, so that both say the same.
+        # Over the plans that `plan allocate` searches, and widened to its own as there, so that both commands agree.
         return reaching(interval(everything, of[: len(everything.plans)]), mine)
 
     plans = found.plans
@@ -158,7 +158,7 @@ def _find(problem: Problem) -> Found:
         span(plans.tokens_spec / plans.unique_spec, plan.epochs_spec),
         extrapolation_of(problem.law, plan), tuple(name for name, where in bounds.items() if where[here]),
     )  # fmt: skip
-    # The finer search for all that is compared with the resamples' own plans, which are found in it.
+    # The finer search for everything compared with the resamples' own plans, which come from it.
     return Found(optimum, float(found.expected[found.best]), found.resamples.min(1), values[:, own], values[:, found.best])
 
 
@@ -170,12 +170,12 @@ def _warnings(law: FittedLaw, curves: Sequence[Curve], budgets: Sequence[float],
         word = "EXTRAPOLATION" if dearest > FAR * (1 + AT) else "extrapolation"
         found.append(
             f"{word}: {outside} of {len(curves[0].optima)} budgets are beyond the largest run ({law.support.high['flops']:.3g} FLOPs), the last "
-            f"{dearest:.3g}× ({TOO_FAR:g}× is the limit); there, curves and exponents are what the law says, not what was measured"
+            f"{dearest:.3g}× ({TOO_FAR:g}× is the limit); there, curves and exponents are extrapolated by the law, not measured"
         )
     if outside and not law.bounded_below:
         found.append(
-            f"not every law here has an irreducible loss: outside the runs the upper end of a loss stays at {law.least_loss:.4g} nats/token, the lowest "
-            "that was measured, or above"
+            f"not every law here has an irreducible loss: outside the runs the upper end of an interval is at least {law.least_loss:.4g} nats/token, the "
+            "lowest loss of any run"
         )
     never = Counter(text for curve in curves for item in curve.optima for text in tell_never(law, item.extrapolation))
     found += [f"{count} of {len(curves) * len(curves[0].optima)} plans: {text}" for text, count in never.items()]
@@ -187,9 +187,9 @@ def _warnings(law: FittedLaw, curves: Sequence[Curve], budgets: Sequence[float],
         if unused := sum(item.plan.flops < (1 - AT) * flops for item, flops in zip(curve.optima, budgets, strict=True)):
             idle.append(f"{unused} {where}")
     if at_end:
-        where = "at an end of the sizes searched, or at the fewest tokens per parameter that the runs have,"
+        where = "at an end of the sizes searched, or at the lowest tokens per parameter of any run,"
         found.append(f"no optimum inside: the best size is {where} at {', '.join(at_end)}")
     if idle:
-        why = "the general text binds, and" if general else "no further passes are allowed, or they are forecast to harm, and"
-        found.append(f"{why} part of the budget buys nothing, at {', '.join(idle)}")
+        why = "the general text binds, and" if general else "no further passes are allowed, or they are forecast to raise the loss, and"
+        found.append(f"{why} part of the budget is left over at {', '.join(idle)}")
     return found

@@ -1,7 +1,7 @@
 """A calibrated sigmoid from loss to accuracy, with its resamples.
 
-accuracy = chance + (top − chance)/(1 + exp(k·(loss − middle))), k > 0: the form of arXiv 2412.04403, which fits all four too. A model may depart
-from such a curve by more than its neighbours show.
+accuracy = chance + (top − chance)/(1 + exp(k·(loss − middle))), k > 0: the form of arXiv 2412.04403, which also fits all four. A model may
+depart from such a curve by more than its neighbours suggest.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from planner.arrays import Array
 from planner.errors import DataError, InputError
 
 PARAMETERS = ("chance", "top", "k", "middle")
-"""Share of 1, share of 1, 1/(nats/token), nats/token."""
+"""Units: fraction, fraction, 1/(nats/token), nats/token."""
 LEAST_ROWS = 5
-"""Rows, and distinct losses, at least."""
+"""Minimum of rows, and of distinct losses."""
 RESAMPLES = 300
 SHUFFLES = 2000
 GUESSING = 0.1
-"""By how much an accuracy may lie below that of guessing: few questions scatter so."""
+"""By how much an accuracy may lie below guessing: with few questions it scatters that much."""
 NOISE = 0.05
-"""Share of shuffled tables that may fall with loss as much as the real one, at most."""
+"""Largest share of shuffled tables whose accuracy may fall with loss as much as that of the real one."""
 STEEPEST, FLATTEST = 100.0, 0.3
-"""Bounds of k, over the span of the losses."""
+"""Bounds of k, in units of 1 / span of the losses."""
 AWAY = 2.0
-"""Spans of the losses that the middle may lie beyond them."""
+"""How far the middle may lie outside the losses, in spans of the losses."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Table:
     loss: Array
     """[nats/token], shape (rows,)."""
     accuracy: Array
-    """Shares of 1, shape (rows,)."""
+    """Fractions of 1, shape (rows,)."""
 
 
 @dataclass(frozen=True)
@@ -46,15 +46,15 @@ class Sigmoid:
     """A fitted curve with its resamples."""
 
     parameters: Array
-    """PARAMETERS, shape (4,)."""
+    """Values of PARAMETERS, shape (4,)."""
     resamples: Array
     """The same fitted to resampled rows, shape (resamples, 4)."""
     scatter: float
-    """Deviation of a model's accuracy around the curve."""
+    """Standard deviation of a model's accuracy around the curve."""
     degrees: int
-    """Degrees of freedom that the scatter is estimated from."""
+    """Degrees of freedom of the scatter."""
     rows: int
-    """Models of the table."""
+    """Number of models in the table."""
     losses: tuple[float, float]
     """Least and greatest loss of the table [nats/token]."""
 
@@ -71,26 +71,26 @@ def curve(parameters: Array, loss: Array) -> Array:
 
 
 def fit_sigmoid(table: Table, *, chance: float | None = None, resamples: int = RESAMPLES) -> Sigmoid:
-    """Fit the curve, and again to resampled rows.
+    """Fit the curve, and refit it to resampled rows.
 
     Args:
         table: losses and accuracies.
-        chance: accuracy of guessing, where it is known; fitted by default.
-        resamples: how many.
+        chance: accuracy of guessing, if known; fitted by default.
+        resamples: number of refits.
 
     Raises:
-        DataError: accuracy does not fall with loss beyond what a shuffled table does by chance, or no row is above chance.
-        InputError: chance is no share.
+        DataError: accuracy does not fall with loss more than by chance in shuffled tables, or no row is above chance.
+        InputError: chance is not a valid fraction.
     """
     random = np.random.default_rng(0)
     if chance is not None and not 0 <= chance < 1:
-        raise InputError(f"chance {chance:g} is not a share from 0 to below 1", remedy="give one, such as 0.25 for four choices")
+        raise InputError(f"chance {chance:g} is not from 0 to below 1", remedy="give the accuracy of guessing, such as 0.25")
     if chance is not None and table.accuracy.max() <= chance:
-        raise DataError(f"no accuracy of the table is above chance, {chance:g}", remedy="give models that can do some of it, or another chance level")
+        raise DataError(f"no accuracy of the table is above chance, {chance:g}", remedy="give models better than guessing, or another chance level")
     if chance is not None and (below := int((table.accuracy < chance - GUESSING).sum())):
         raise DataError(
-            f"{below} of {len(table.accuracy)} accuracies lie more than {GUESSING:g} below chance, {chance:g}, the least at {table.accuracy.min():g}",
-            remedy="give the accuracy of guessing, or leave it away to have it fitted",
+            f"{below} of {len(table.accuracy)} accuracies lie more than {GUESSING:g} below chance, {chance:g}; the lowest is {table.accuracy.min():g}",
+            remedy="give the accuracy of guessing, or leave it out to have it fitted",
         )
     _refuse_noise(table, random)
     best = _fit(table, chance, _starts(table))
@@ -99,7 +99,7 @@ def fit_sigmoid(table: Table, *, chance: float | None = None, resamples: int = R
     while len(found) < resamples:
         drawn = random.integers(0, rows, rows)
         some = Table(table.loss[drawn], table.accuracy[drawn])
-        if len(np.unique(some.loss)) >= LEAST_ROWS - 1:  # fewer do not bind a curve of four parameters
+        if len(np.unique(some.loss)) >= LEAST_ROWS - 1:  # fewer do not determine a curve of four parameters
             found.append(_fit(some, chance, [best]))
     degrees = max(1, rows - (4 if chance is None else 3))
     scatter = math.sqrt(float(((curve(best, table.loss) - table.accuracy) ** 2).sum()) / degrees)
@@ -107,15 +107,15 @@ def fit_sigmoid(table: Table, *, chance: float | None = None, resamples: int = R
 
 
 def _refuse_noise(table: Table, random: np.random.Generator) -> None:
-    """Refuse a table whose accuracy falls with loss no more than shuffled ones do."""
+    """Refuse a table whose accuracy falls with loss no more than in shuffled tables."""
     loss, accuracy = (values - values.mean() for values in (table.loss, table.accuracy))
     real = float(loss @ accuracy)
     shuffled = random.permuted(np.tile(accuracy, (SHUFFLES, 1)), axis=1) @ loss
     share = float((shuffled <= real + 1e-12).mean())
     if real >= 0 or share > NOISE:
         raise DataError(
-            f"accuracy does not fall with loss in the table beyond noise: {share:.0%} of its shufflings fall as much",
-            remedy="give more models, or models of more different losses",
+            f"accuracy does not fall with loss in the table beyond noise: it falls as much in {share:.0%} of shuffled tables",
+            remedy="give more models, or models with a wider range of losses",
         )
 
 
@@ -129,7 +129,7 @@ def _starts(table: Table) -> list[Array]:
 def _fit(table: Table, chance: float | None, starts: list[Array]) -> Array:
     """Fit by least squares from several starts.
 
-    Sought are the chance level, the share of what is above it that is reached at best, ln k and the middle, so that top lies between chance and 1.
+    The fitted variables are the chance level, (top − chance) / (1 − chance), ln k and the middle, so that top lies between chance and 1.
     """
     from scipy.optimize import least_squares
 

@@ -1,4 +1,4 @@
-"""The best plan of a share of specialist tokens, of one or of all, at its own best size, and why there may be none."""
+"""The best plan for a given share of specialist tokens, or for each of many, at its own best size; and why there may be none."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from planner.arrays import Array
 from planner.units import format_count, format_epochs
 
 ASIDE = 1.7
-"""Factor in size about the best shape within which every shape is looked at: some cost less for their size than others."""
+"""Factor around the best shape within which every shape is tried: some cost less for their size than others."""
 CLOSER = 12
-"""Steps between the neighbours of the best size in a closer round, of sizes that may be anything."""
+"""Steps between the neighbours of the best size in a closer round, for sizes without shapes."""
 ROUNDS = 5
-"""Of those."""
+"""Number of such rounds."""
 HALVINGS = 40
-"""Of a step of the ladder, in which the size is found from which on the passes suffice."""
+"""Halvings of a step of the ladder, in ln N, to find the least size for which the passes suffice."""
 SHARES = 41
-"""Of specialist tokens, in a profile."""
+"""Shares of specialist tokens in a profile."""
 APART = 1 / (SHARES - 1)
-"""How far apart those are."""
+"""Distance between those."""
 FINER = 2.0 ** np.arange(-5, 8, 0.5)
-"""Multiples of a recommended share below the first of those over 0, which the profile has too: straight from 0 it would pass far above the plan."""
+"""Multiples of a small recommended share that the profile includes too: a straight line from 0 to the first share would pass far above the plan."""
 FEWER = 1.2
-"""Factor between amounts of specialist text alone, where less of it may be better than all."""
+"""Factor between amounts of specialist text without general text, if less than all of it may be better."""
 AMOUNTS = 7
-"""Of it, around the best so far."""
+"""Amounts of it around the best so far."""
 EVERYTHING = (math.inf,)
-"""The amount of it that is all that budget and passes allow."""
+"""Stands for all of it that budget and passes allow."""
 
 
 def closest_split(problem: Problem, share: float, sizes: tuple[Size, ...]) -> Search | None:
@@ -46,7 +46,7 @@ def closest_split(problem: Problem, share: float, sizes: tuple[Size, ...]) -> Se
         sizes: to begin with.
 
     Returns:
-        The plans, of which some may pass a limit on the general loss; None where none can be trained.
+        The plans, some of which may exceed a limit on the general loss; None if none can be trained.
     """
     chosen = problem.request.sized
     tried = sizes if chosen else (*sizes, *_at_the_passes(problem, share, sizes), *_of_the_text(problem, share, sizes))
@@ -67,7 +67,7 @@ def closest_split(problem: Problem, share: float, sizes: tuple[Size, ...]) -> Se
 
 
 def _closest_size(problem: Problem, share: float, found: Search, sizes: tuple[Size, ...], several: bool) -> Search:
-    """Join a search of a share with what is near its best size, and where several amounts of specialist text alone were tried, near its amount."""
+    """Extend a search of a share around its best size, and around its amount if several amounts of specialist text alone were tried."""
     if problem.recipe is not None:
         low, high = (problem.clipped(float(found.plans.params[found.best]) * factor) for factor in (1 / ASIDE, ASIDE))
         return _with(problem, found, share, problem.between(low, high, EVERY_SHAPE), _about(found, FEWER) if several else EVERYTHING)
@@ -82,12 +82,12 @@ def _closest_size(problem: Problem, share: float, found: Search, sizes: tuple[Si
 
 
 def profile(problem: Problem, sizes: tuple[Size, ...], near: float) -> tuple[Array, Array]:
-    """Return the best loss for each share of specialist tokens that is possible: shares and losses, for a figure; finer below a small share `near`."""
+    """Return the best loss for each possible share of specialist tokens, for a figure: shares and losses; finer below a small share `near`."""
     shares = np.linspace(0, 1, SHARES)
     if 0 < near < APART:
         shares = np.unique([*shares, *(share for share in near * FINER if share < APART)])
     if not problem.request.sized:
-        # Far from the recommended share the passes may bind, and then the best size is where they do, and none of those searched.
+        # Far from the recommended share the passes may bind; the best size is then where they just suffice, and was not searched.
         sizes = tuple(dict.fromkeys((*sizes, *(size for share in shares for size in _at_the_passes(problem, float(share), sizes)))))
     parts = [problem.split(sizes, float(share), alone=_amounts_alone(problem, sizes) if share == 1 else EVERYTHING) for share in shares]
     number = np.repeat(np.arange(len(shares)), [len(part) for part in parts])
@@ -104,7 +104,7 @@ def profile(problem: Problem, sizes: tuple[Size, ...], near: float) -> tuple[Arr
 
 
 def _amounts_alone(problem: Problem, sizes: tuple[Size, ...]) -> Sequence[float]:
-    """List amounts of specialist text to try without general text: one pass, more by a factor each, and all, where less than all may be better."""
+    """List amounts of specialist text to try without general text: all, or, if less may be better, one pass, more by a factor each, and all."""
     plans = problem.split(sizes, 1.0)
     least, most = max(problem.min_tokens_stage, min(problem.request.unique_spec, problem.max_tokens_spec)), problem.max_tokens_spec
     if not len(plans) or (problem.retention is None and not harms(problem, plans, "tokens_spec")):
@@ -113,12 +113,12 @@ def _amounts_alone(problem: Problem, sizes: tuple[Size, ...]) -> Sequence[float]
 
 
 def _about(found: Search, reach: float) -> Sequence[float]:
-    """List amounts of specialist text around that of the best plan, which is one without general text."""
+    """List amounts of specialist text around that of the best plan, which has no general text."""
     return list(float(found.plans.tokens_spec[found.best]) * np.geomspace(1 / reach, reach, AMOUNTS))
 
 
 def _with(problem: Problem, found: Search, share: float, sizes: tuple[Size, ...], alone: Sequence[float] = EVERYTHING) -> Search:
-    """Join a search with what is best of other sizes, and other amounts where there is no general text."""
+    """Join a search with the best plans of other sizes, and of other amounts if there is no general text."""
     plans = _long_enough(problem, problem.split(sizes, share, alone=alone))
     near = leading(problem, plans) if len(plans) else None
     return joined(found, near) if near is not None and len(near.plans) else found
@@ -129,7 +129,7 @@ def _long_enough(problem: Problem, plans: Plans) -> Plans:
 
 
 def _at_the_passes(problem: Problem, share: float, sizes: tuple[Size, ...]) -> tuple[Size, ...]:
-    """Return the size at which a share takes all passes that are allowed, or the shapes about it: the larger ones take fewer."""
+    """Return the size at which a share takes all allowed passes, or the shapes around it: larger ones take fewer."""
     if share in (0.0, 1.0):
         return ()
     ordered = sorted(sizes, key=lambda size: size.params_non_embedding)
@@ -145,7 +145,7 @@ def _at_the_passes(problem: Problem, share: float, sizes: tuple[Size, ...]) -> t
 
 
 def _of_the_text(problem: Problem, share: float, sizes: tuple[Size, ...]) -> tuple[Size, ...]:
-    """Return sizes up to the largest that the text of a share gives enough tokens, where that is not the largest there is."""
+    """Return sizes up to the largest for which the text of a share suffices, if that is below the largest size."""
     text = problem.max_tokens_spec if share == 1 else problem.general_tokens / (1 - share)
     most = text / problem.shortest
     if most >= max(size.params_non_embedding for size in sizes):
@@ -158,11 +158,11 @@ def why_none(problem: Problem, share: float, sizes: tuple[Size, ...]) -> str:
     unique, least = float(problem.request.unique_spec), problem.min_tokens_stage
     kind = "specialist" if share else "general"
     if share == 1:
-        # What the passes leave over may stay unspent: only a stage of fewer tokens than can be trained is out of the question.
+        # Budget that the passes do not use may stay unspent: only a stage that is too short is impossible.
         if max(problem.tokens_at(size, share) for size in sizes) >= least:
-            too = f"a {kind} stage too short to train" if problem.max_tokens_spec < least else f"fewer than {problem.shortest:g} a parameter"
+            too = f"a {kind} stage too short to train" if problem.max_tokens_spec < least else f"fewer than {problem.shortest:g} per parameter"
             needed = math.ceil(100 * max(least, problem.shortest * min(size.params_non_embedding for size in sizes)) / unique) / 100
-            return f"{format_epochs(problem.max_epochs)}, {format_count(problem.max_tokens_spec)} tokens, would be {too}; {needed:g} would do"
+            return f"{format_epochs(problem.max_epochs)}, {format_count(problem.max_tokens_spec)} tokens, would be {too}; {needed:g} would suffice"
     elif share > 0:
         epochs = share * min(problem.tokens_at(size, share) for size in sizes) / unique
         if epochs > problem.max_epochs:
@@ -170,5 +170,5 @@ def why_none(problem: Problem, share: float, sizes: tuple[Size, ...]) -> str:
     tokens = [problem.tokens_at(size, share) for size in sizes]
     few = all(total < problem.shortest * size.params_non_embedding for total, size in zip(tokens, sizes, strict=True))
     if few and max(tokens) * min(part for part in (share, 1 - share) if part) >= least:
-        return f"its text would be fewer than {problem.shortest:g} tokens a parameter"
+        return f"it would have fewer than {problem.shortest:g} tokens per parameter"
     return f"its {kind} stage would be too short to train"

@@ -1,7 +1,7 @@
-"""The best plan in whole optimiser steps, among all that lie beside a place of a search.
+"""The best plan in whole optimiser steps, among all that lie close to a plan of a search.
 
-A search has plans in parts of steps. Where the best of them just keeps a limit, of the general loss or of the fewest tokens for a size, its rounding
-keeps it no longer, or by more than it must, and another size or some steps more of something are better by as much as a step is worth.
+A search allows fractions of steps. If its best plan just keeps a limit, on the general loss or of the fewest tokens for a size, the rounded plan breaks
+it, or keeps it with a margin, and another size or a few more steps of something are better by about the worth of a step.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from planner.allocate.refine import Round, around_plan
 from planner.arrays import Array
 
 NEAR_STEPS = Round(1.1, FINEST, 1.02, 9)
-"""How far about the best plan in parts of steps."""
+"""Neighbourhood of the best plan before rounding."""
 NEAR = 3e-3
-"""In ln L, behind that: farther off steps make no other plan the best."""
+"""In ln L: plans that are further behind cannot become the best through rounding."""
 OF_A_SIZE = 4
-"""Plans in parts of steps, the best of each size, beside which to look."""
+"""Best plans of each size, before rounding, whose surroundings are tried."""
 ASIDE = 4
-"""Steps to look aside."""
+"""Whole steps tried to either side."""
 AROUND_STEP = np.arange(1 - ASIDE, ASIDE + 1)
 
 
 def best_beside(problem: Problem, plans: Plans, number: int) -> Plans | None:
-    """Return the best plan in whole steps near one of a search, None where none keeps all limits.
+    """Return the best plan in whole steps near one of a search, None if none keeps all limits.
 
     Args:
         problem: the request under its law.
         plans: the search.
-        number: of its best.
+        number: of its best plan.
     """
     near, values = _valued(problem, around_plan(problem, plans, number, NEAR_STEPS))
     if not len(near):
@@ -45,7 +45,7 @@ def best_beside(problem: Problem, plans: Plans, number: int) -> Plans | None:
 
 
 def _valued(problem: Problem, plans: Plans) -> tuple[Plans, Array]:
-    """Return the plans that keep the limit on the general loss and may be the best, and what they are worth."""
+    """Return the plans that keep the limit on the general loss and may be the best, with their ln L."""
     if problem.robust:
         found = leading(problem, plans, NEAR)
         return found.plans, found.expected
@@ -55,16 +55,16 @@ def _valued(problem: Problem, plans: Plans) -> tuple[Plans, Array]:
 
 
 def _beside(problem: Problem, plans: Plans) -> Plans:
-    """Return the plans in whole steps beside some plans, each once, that keep budget, text and the least of each stage.
+    """Return the plans in whole steps beside some plans, each once, that keep budget, text and the minimum of each stage.
 
     Args:
         problem: the request under its law.
-        plans: in parts of steps, the best first.
+        plans: before rounding, the best first.
     """
     step = problem.recipe.tokens_per_step if problem.recipe else 1
     pt, spec = (np.where((tokens > 0)[:, None], np.floor(tokens / step)[:, None] + AROUND_STEP, 0.0) for tokens in (plans.tokens_pt, plans.tokens_spec))
     crossed = [np.broadcast_arrays(plans.size[:, None, None], pt[:, :, None], spec[:, None, :])]
-    if plans.tokens_pt[0] > 0:  # and as few general tokens as each size may have beside the best's specialist ones: for a smaller size that is far fewer
+    if plans.tokens_pt[0] > 0:  # and the fewest general tokens for each size with the best's specialist ones: for a smaller size far fewer
         enough = problem.shortest * np.array([[size.params_non_embedding] for size in plans.sizes]) / step
         fewest = np.ceil((enough - spec[0]) * (1 - ROUNDING))[:, :, None] + np.arange(ASIDE)
         crossed.append(np.broadcast_arrays(np.arange(len(plans.sizes))[:, None, None], fewest, spec[0][:, None]))

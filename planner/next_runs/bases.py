@@ -1,4 +1,4 @@
-"""The target region of a choice among bases: each base after every amount of specialist text that could be as good as the best."""
+"""The target region for a choice among bases: each base after every amount of specialist text that could be as good as the best."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from planner.units import format_count
 
 
 def target_of_bases(law: FittedLaw, request: Request, bases: Sequence[Base], method: Method, general: FittedLaw | None = None) -> Target:
-    """Find the region: pairs of a base and an amount of specialist text, each with the general tokens that are sunk in it and those replayed.
+    """Find the region: pairs of a base and an amount of specialist text, with the base's general tokens and those replayed.
 
     Args:
-        law: what is known.
+        law: the fit so far.
         request: budget, text and limits; plans within its tolerance of the best count as equally good.
         bases: the checkpoints.
         method: how they are specialised.
-        general: the law of the general loss, where that is limited.
+        general: the law of the general loss, if that is limited.
 
     Raises:
         DataError: no base can be chosen.
@@ -47,7 +47,7 @@ def target_of_bases(law: FittedLaw, request: Request, bases: Sequence[Base], met
 
 
 def refuse_unreachable(target: Target, given: Candidates, law: FittedLaw) -> None:
-    """Refuse a design whose target lies further than TOO_FAR beyond all runs, those of the law and those that could be made.
+    """Refuse a design whose target lies more than TOO_FAR beyond all runs, both those of the law and the possible new ones.
 
     Raises:
         DataError: it does.
@@ -61,9 +61,9 @@ def refuse_unreachable(target: Target, given: Candidates, law: FittedLaw) -> Non
         most, reach = float(wanted.max()), max(float(runs.max()), law.support.high[name])
         if most > TOO_FAR * reach:
             raise DataError(
-                f"the bases lie too far beyond any run to be designed for: {AXIS_NAMES[name]} {format_count(most)}, {most / reach:.3g}× the "
-                f"{format_count(reach)} of the runs there are or that the budget pays; the limit is {TOO_FAR:g}×",
-                remedy=f"give a budget that pays runs of {format_count(most / TOO_FAR)} or more, or choose among bases nearer to the runs",
+                f"the bases lie too far beyond any run to design for them: {AXIS_NAMES[name]} {format_count(most)}, {most / reach:.3g}× the "
+                f"{format_count(reach)} of all present runs and those that the budget pays for; the limit is {TOO_FAR:g}×",
+                remedy=f"give a budget that pays for runs of {format_count(most / TOO_FAR)} or more, or choose bases closer to the runs",
             )
 
 

@@ -1,12 +1,12 @@
-"""What is known before the next runs: a law with a spread of parameters, from a fit or from the start ranges of law forms.
+"""What is known before the next runs: parameter draws of laws with their uncertainty, from a fit or from the start ranges of law forms.
 
-A *world* is one parameter vector of one law, with the covariance of what is not known around it. Coordinates are the solver's:
-logarithms where a parameter is logarithmic, in units of the deviation of its start range.
+A *draw* is one parameter vector of one law, with the covariance of the uncertainty around it. Coordinates are the solver's: logarithms if a parameter is
+logarithmic, in units of the standard deviation of its start range.
 
-Without a fit that covariance is that of the start ranges. With one, it is that of its resamples, but of what they forecast and not of
-their parameters: these lie along bent ridges and at bounds, and their plain covariance overstates the spread of the recorded sweep's
-forecast at ten times the budget by a factor of 2 to 10. Each resample is therefore the step along the world's slopes that comes nearest
-to its forecasts at the candidates and at the target, and what no step settles keeps the start ranges' covariance.
+Without a fit that covariance is that of the start ranges. With a fit it is that of its resamples, but of their forecasts and not of their parameters:
+these lie along curved ridges and at bounds, and their plain covariance overstates the spread of the recorded sweep's forecast at ten times the budget by
+a factor of 2 to 10. Each resample is therefore replaced by the step along the draw's slopes that best reproduces its forecasts at the candidates and at
+the target; directions that no forecast determines keep the covariance of the start ranges.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from planner.laws import Law, Points, Reference, law_named
 from planner.next_runs.candidates import Candidates
 
 FORMS = ("gap-competing", "bounded-penalised")
-"""Laws that stand for what may be, where nothing has been fitted: the form of the recorded sweep, and one that a bound keeps sane."""
+"""Laws that represent the possibilities if nothing has been fitted: the form of the recorded sweep, and a bounded one."""
 DRAWS = 60
-"""Parameter vectors of each form, where nothing has been fitted."""
+"""Parameter vectors of each form for the law, if nothing has been fitted."""
 DRAWS_A_MEMBER = 6
-"""Of each member of a fit: the criterion is a mean over them, since slopes depend on where they are taken."""
+"""Draws of each member of a fit: the criterion is a mean over them, since slopes depend on where they are taken."""
 PRIOR_DRAWS_A_FORM = 8
-"""Of each form, where nothing has been fitted."""
+"""Draws of each form for the criterion, if nothing has been fitted."""
 NOISE = 0.005
-"""Deviation of ln L of one run where nothing has been fitted: the recorded sweep has 0.0041 between seeds."""
+"""Standard deviation of ln L of one run if nothing has been fitted: between seeds of the recorded sweep it is 0.0041."""
 NEARNESS = 0.002
-"""Deviation of ln L to which a step along the slopes is to meet a resample's forecasts, against start ranges of deviation 1."""
+"""Standard deviation of ln L to which a step along the slopes reproduces a resample's forecasts, relative to start ranges of deviation 1."""
 
 
 @dataclass(frozen=True)
@@ -47,37 +47,37 @@ class ParameterDraws:
 
     law: Law
     params_kind: str
-    """What its N is."""
+    """Convention of its N."""
     reference: Reference
     theta: Array
-    """Shape (worlds, parameters)."""
+    """Shape (draws, parameters)."""
     scale: Array
-    """Deviation of each parameter's start range, in natural coordinates, shape (parameters,)."""
+    """Standard deviation of each parameter's start range, in natural coordinates, shape (parameters,)."""
     covariance: Array
-    """Of what is not known around each, in units of `scale`, shape (worlds, parameters, parameters)."""
+    """Covariance of the uncertainty around each draw, in units of `scale`, shape (draws, parameters, parameters)."""
 
     def points(self, params_by: Mapping[str, Any], tokens_pt: Any, tokens_spec: Any, unique_spec: Any) -> Points:
         """Prepare points of this law."""
         return Points(self.reference, params_by[self.params_kind], tokens_pt, tokens_spec, unique_spec)
 
     def log_loss(self, points: Points) -> Array:
-        """Return ln L, shape (worlds, points)."""
+        """Return ln L, shape (draws, points)."""
         return self.law.log_loss(self.theta, points)
 
     def slopes(self, points: Points) -> Array:
-        """Return the derivatives of ln L by the scaled coordinates, shape (worlds, points, parameters)."""
+        """Return the derivatives of ln L by the scaled coordinates, shape (draws, points, parameters)."""
         slopes = self.law.log_loss_and_slopes(self.theta, points)[1]
         chain = Scale(self.law).steepness(self.theta) * self.scale
         return np.ascontiguousarray((slopes * chain[:, :, None]).transpose(0, 2, 1))
 
 
 def draws_of(law: FittedLaw, given: Candidates, plans: Plans) -> tuple[ParameterDraws, ...]:
-    """Take worlds from a fit: the fitted vector of each member and some of its resamples.
+    """Take draws from a fit: the fitted vector of each member and some of its resamples.
 
     Args:
         law: the fit.
         given: the candidate cells.
-        plans: at the target.
+        plans: plans at the target.
     """
     params = {kind: np.concatenate([values, plans.params_by[kind]]) for kind, values in given.params_by.items()}
     pairs = zip(given.tokens, (plans.tokens_pt, plans.tokens_spec, plans.unique_spec), strict=True)
@@ -93,11 +93,11 @@ def draws_of(law: FittedLaw, given: Candidates, plans: Plans) -> tuple[Parameter
 
 
 def _covariance(slopes: Array, spread: Array) -> Array:
-    """Return the covariance of the steps along slopes that reproduce a spread of forecasts, shape (worlds, parameters, parameters).
+    """Return the covariance of the steps along slopes that reproduce a spread of forecasts, shape (draws, parameters, parameters).
 
     Args:
-        slopes: shape (worlds, points, parameters).
-        spread: forecasts of the resamples less their mean, shape (resamples, points).
+        slopes: shape (draws, points, parameters).
+        spread: forecasts of the resamples minus their mean, shape (resamples, points).
     """
     left = np.linalg.inv(slopes.transpose(0, 2, 1) @ slopes / NEARNESS**2 + np.eye(slopes.shape[2]))
     steps = spread @ slopes @ left / NEARNESS**2
@@ -106,7 +106,7 @@ def _covariance(slopes: Array, spread: Array) -> Array:
 
 
 def stages_of(laws: Iterable[Law]) -> tuple[bool, bool]:
-    """Tell whether the runs that laws are to be fitted to have a general stage, and whether they have a specialist one.
+    """Tell whether the runs for some laws have a general stage, and whether they have a specialist stage.
 
     Raises:
         DataError: a law of another loss than the specialist one, or laws of different stages.
@@ -114,15 +114,15 @@ def stages_of(laws: Iterable[Law]) -> tuple[bool, bool]:
     found: dict[tuple[bool, bool], str] = {}
     for law in laws:
         if law.target != "spec":
-            raise DataError(f"the law {law.name} is of the {law.target} loss, and no design asks about that", remedy="take a law of the specialist loss")
+            raise DataError(f"the law {law.name} is of the {law.target} loss, which no design is for", remedy="take a law of the specialist loss")
         found[law.knows_general, law.knows_special] = law.name
     if len(found) > 1:
-        raise DataError(f"the laws {' and '.join(found.values())} are of runs of different stages", remedy="take laws of the same stages (plan laws)")
+        raise DataError(f"the laws {' and '.join(found.values())} are for runs with different stages", remedy="take laws of the same stages (plan laws)")
     return next(iter(found))
 
 
 def prior_law(given: Candidates, forms: Sequence[str] = FORMS, seed: int = 0) -> FittedLaw:
-    """Make a law of nothing but start ranges: draws that keep every candidate's loss under that of an untrained model.
+    """Make a law from start ranges only: draws for which every candidate's loss is below that of an untrained model.
 
     Args:
         given: the candidate cells; their box is the law's support, their means its reference.
@@ -130,7 +130,7 @@ def prior_law(given: Candidates, forms: Sequence[str] = FORMS, seed: int = 0) ->
         seed: of the draws.
 
     Raises:
-        DataError: a form whose draws make no sense on these cells.
+        DataError: too few draws of a form give sensible losses on these cells.
     """
     setting = given.setting
     general, special, unique = given.tokens
@@ -148,7 +148,7 @@ def prior_law(given: Candidates, forms: Sequence[str] = FORMS, seed: int = 0) ->
             loss = law.log_loss(theta, points)
         sensible = np.isfinite(loss).all(1) & (loss.max(1) < np.log(np.log(setting.vocab))) & (loss.min(1) > np.log(0.3))
         if sensible.sum() < DRAWS:
-            raise DataError(f"the start ranges of {name} make no sense on these cells", remedy="name another form with --form")
+            raise DataError(f"the start ranges of {name} give no sensible losses on these cells", remedy="choose another law with --form")
         theta = theta[sensible][:DRAWS]
         middle = theta[np.argmin((scale.natural(theta) ** 2).sum(1))]
         members.append(
@@ -162,7 +162,7 @@ def prior_law(given: Candidates, forms: Sequence[str] = FORMS, seed: int = 0) ->
 
 
 def prior_draws(law: FittedLaw) -> tuple[ParameterDraws, ...]:
-    """Take worlds from a law that `prior_law` made: several draws, each with the whole spread of the start ranges around it."""
+    """Take draws from a law made by `prior_law`: several vectors, each with the whole spread of the start ranges around it."""
     found = []
     for member in law.members:
         scale = Scale(member.law).deviation

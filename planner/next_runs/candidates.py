@@ -1,7 +1,7 @@
 """The cells that a design may choose from: a grid over sizes, general, specialist and distinct tokens, both ends included.
 
-The rules of a sweep hold (least steps, least tokens per parameter, most passes), and one more that its plan leaves to the flags of
-the runs table: a run has at least ten times the warm-up's steps, since no fit uses shorter ones.
+The rules of a sweep apply (minimum steps, minimum tokens per parameter, most passes), and one that a sweep leaves to the flags of the runs table: a run
+has at least ten times the warm-up steps, since no fit uses shorter runs.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ from planner.shapes import ModelShape
 from planner.units import format_count
 
 DEAREST = 0.25
-"""Share of the budget that one run may take, trained alone: a trunk that eats all of it has nothing to be compared with."""
+"""Largest share of the budget for one run, trained alone: otherwise one trunk would leave no runs to compare with."""
 TOKENS_PER_PARAMETER = 10.0
-"""At the largest size that is tried [tokens per parameter]."""
+"""Tokens per parameter that must be affordable at the largest size tried."""
 SIZE_SPAN = 32.0
-"""From the largest size that is tried down to the smallest."""
+"""Factor from the smallest size tried to the largest."""
 LEVELS = {"sizes": 7, "tokens_pt": 6, "tokens_spec": 6, "unique_spec": 5}
-"""Values of each axis, its zero left out."""
+"""Number of values on each axis, without zero."""
 ONE_STAGE = 12
-"""Values of tokens where runs have one stage, and fewer axes are crossed."""
+"""Number of token counts if runs have one stage, so that fewer axes are crossed."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What the runs are trained with and from."""
+    """Recipe, corpus and limits of the runs."""
 
     recipe: Recipe
     vocab: int
@@ -54,13 +54,13 @@ class Setting:
     max_epochs: float
     """Most passes over the distinct specialist tokens."""
     eval_tokens: int = SweepSpec.eval_tokens
-    """Held-out tokens a domain evaluated at each endpoint."""
+    """Held-out tokens per domain evaluated at each endpoint."""
     seed: int = 0
     """Seed of the runs."""
     general: bool = True
-    """Whether runs have a general stage; under a law of one corpus and its repeats they have none."""
+    """Whether runs have a general stage; for a law of one corpus and its repeats they have none."""
     special: bool = True
-    """Whether runs have a specialist stage; under a law of sizes and tokens alone they have none."""
+    """Whether runs have a specialist stage; for a law of sizes and tokens only they have none."""
 
     @property
     def least_steps(self) -> int:
@@ -85,7 +85,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Candidates:
-    """Cells with what a law and a tree need to know of them."""
+    """Cells, with the quantities that a law and a tree need."""
 
     cells: tuple[Cell, ...]
     setting: Setting
@@ -95,7 +95,7 @@ class Candidates:
 
     @cached_property
     def cost(self) -> TreeCost:
-        """Return what sets of the cells cost."""
+        """Return the cost of sets of the cells."""
         return TreeCost(self.cells, self.setting.recipe, self.setting.vocab, self.setting.eval_tokens)
 
     @cached_property
@@ -107,7 +107,7 @@ class Candidates:
 
     @cached_property
     def tokens(self) -> tuple[Array, Array, Array]:
-        """General, specialist and distinct specialist tokens as they will be trained, each of shape (n,); NaN where there is no specialist stage."""
+        """General, specialist and distinct specialist tokens in whole steps, each of shape (n,); distinct ones NaN without a specialist stage."""
         recipe = self.setting.recipe
         general = np.array([recipe.steps(cell.tokens_pt) for cell in self.cells], dtype=float) * recipe.tokens_per_step
         special = np.array([recipe.steps(cell.tokens_spec) for cell in self.cells], dtype=float) * recipe.tokens_per_step
@@ -116,12 +116,12 @@ class Candidates:
 
     @cached_property
     def group(self) -> Any:
-        """Number of what each cell shares its luck with, shape (n,): its trunk, or from scratch its stem, as in the runs table."""
+        """Number of each cell's group with common noise, shape (n,): its trunk, or from scratch its stem, as in the runs table."""
         return numbered([(cell.size, cell.seed, None if cell.tokens_pt else cell.unique_spec) for cell in self.cells])[0]
 
     @property
     def rows(self) -> FitData:
-        """Return the cells as rows of a table, their losses left at nothing."""
+        """Return the cells as rows of a table, with losses of zero."""
         return FitData([""] * len(self), self.params_by, *self.tokens, np.zeros(len(self)), self.cost.alone, self.group, None)
 
     def subset(self, chosen: Any) -> Candidates:
@@ -130,7 +130,7 @@ class Candidates:
 
 
 def least_budget(setting: Setting) -> float:
-    """Return the FLOPs under which no run of the least size and tokens may be paid."""
+    """Return the FLOPs below which not even a run of the least size and tokens is allowed."""
     return setting.least_tokens * setting.flops_per_token(1.02 * SMALLEST) / DEAREST
 
 
@@ -143,19 +143,19 @@ def candidates(
     Args:
         setting: recipe, corpus and limits.
         flops: the budget; no single run may take more than `DEAREST` of it.
-        unique_target: distinct specialist tokens of the target; one of the values tried, where the corpus has as many.
-        smallest: least size to try by default, where the budget pays one twice as large [non-embedding parameters].
-        sizes: non-embedding parameters to try, by default spread below the largest that the budget pays.
+        unique_target: distinct specialist tokens of the target; included in the values tried if the corpus has as many.
+        smallest: least size to try by default, if the budget pays for one twice as large [non-embedding parameters].
+        sizes: non-embedding parameters to try, by default spread below the largest that the budget pays for.
         tokens_pt: general tokens to try.
         tokens_spec: specialist tokens to try.
         unique_spec: distinct specialist tokens to try.
 
     Raises:
-        DataError: the budget pays no run, or the rules leave no cell; the message says the least that works.
+        DataError: the budget pays for no run, or the rules leave no cell; the message names the least budget that works.
     """
     dearest = DEAREST * flops
     if (least := least_budget(setting)) > flops:
-        raise DataError(f"{flops:.3g} FLOPs pay no run that a fit could use", remedy=f"give at least {least:.2g} FLOPs")
+        raise DataError(f"{flops:.3g} FLOPs pay for no run that a fit could use", remedy=f"give at least {least:.2g} FLOPs")
     step = setting.recipe.tokens_per_step
     chosen_sizes = list(sizes) if sizes else _sizes(setting, dearest, smallest)
     middle = float(np.exp(np.log(chosen_sizes).mean()))
@@ -178,21 +178,21 @@ def candidates(
     try:
         cells, _ = spec.cells(setting.vocab, setting.unique_available)
     except InputError as error:
-        what = f"no candidate can be trained for {flops:.3g} FLOPs: {error.message}"
+        what = f"no candidate can be trained with {flops:.3g} FLOPs: {error.message}"
         raise DataError(what, remedy="give more FLOPs, or other sizes and tokens") from error
     return long_enough(cells, setting)
 
 
 def least_size(law: FittedLaw) -> float:
-    """Return the least size of runs that are to stand beside those of a law: the geometric middle of theirs.
+    """Return the least size of runs to add to those of a law: the geometric mean of its smallest and largest size.
 
-    Smaller ones are cheap, and tell of a large model only as far as the law's form holds, which is what larger ones would show.
+    Smaller runs are cheap, but inform about a large model only if the law's form holds, which is what larger runs would test.
     """
     return math.sqrt(law.support.low["params"] * law.support.high["params"])
 
 
 def long_enough(cells: Sequence[Cell], setting: Setting) -> Candidates:
-    """Keep the cells that a fit uses: those with ten times the warm-up's steps.
+    """Keep the cells that a fit uses: those with at least ten times the warm-up steps.
 
     Raises:
         DataError: there are none.
@@ -200,14 +200,14 @@ def long_enough(cells: Sequence[Cell], setting: Setting) -> Candidates:
     kept = tuple(cell for cell in cells if setting.recipe.steps(cell.tokens_pt) + setting.recipe.steps(cell.tokens_spec) >= setting.least_steps)
     if not kept:
         raise DataError(
-            f"no run has the {format_count(setting.least_tokens)} tokens that a fit needs of it (ten times the warm-up)",
+            f"no run has the {format_count(setting.least_tokens)} tokens that a fit needs (ten times the warm-up)",
             remedy="give more FLOPs or tokens, or a recipe with a shorter warm-up",
         )
     return Candidates(kept, setting)
 
 
 def _sizes(setting: Setting, dearest: float, smallest: float) -> list[float]:
-    """Spread sizes below the largest that one run pays for at a sensible number of tokens per parameter, those that the ladder meets well."""
+    """Spread sizes below the largest that one run can afford with TOKENS_PER_PARAMETER, rounded unless the ladder's shape is too far from that."""
     tried = np.geomspace(1.02 * SMALLEST, LARGEST, 400)
     tokens = np.maximum(TOKENS_PER_PARAMETER * tried, setting.least_tokens)
     affordable = [size for size, count in zip(tried, tokens, strict=True) if count * setting.flops_per_token(float(size)) <= dearest]
@@ -227,20 +227,20 @@ def _sizes(setting: Setting, dearest: float, smallest: float) -> list[float]:
 
 
 def _distinct(setting: Setting, special: Sequence[float], target: float) -> list[float]:
-    """Spread distinct tokens from a few passes over the shortest stage to all there are, the target's own amount among them."""
+    """Spread distinct tokens from a few passes in the shortest stage to all available, including the target's own amount."""
     positive = [tokens for tokens in special if tokens > 0] or [target]
     high = min(setting.unique_available, max(positive))
     low = min(min(positive) / min(4.0, setting.max_epochs), high)
     found = [float(f"{value:.3g}") for value in np.geomspace(low, high, LEVELS["unique_spec"])]
     found = [min(value, setting.unique_available) for value in found]
     if low < target <= high:
-        # In place of the nearest one: close neighbours tell little apart.
+        # Replace the nearest value: close neighbours add little.
         found[int(np.argmin([abs(math.log(value / target)) for value in found]))] = target
     return sorted(set(found))
 
 
 def _spread(low: float, high: float, count: int, step: int) -> list[float]:
-    """Return geometric values in whole steps."""
+    """Return geometrically spaced values in whole steps."""
     if high <= low:
         return [float(max(1, round(high / step)) * step)]
     return sorted({float(max(1, round(value / step)) * step) for value in np.geomspace(low, high, count)})

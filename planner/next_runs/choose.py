@@ -1,9 +1,9 @@
-"""Choosing cells under a budget: greedily by gain per FLOP that the tree would grow by, then exchanges; and the designs to beat.
+"""Choosing cells under a budget: greedily by gain per FLOP added to the tree, then exchanges; and baseline designs.
 
-The greedy choice takes, again and again, the affordable cell with the largest gain / cost^power; a power of 1 prefers many cheap cells,
-0.5 and 0 fewer dear ones that open a trunk for others. Each start is filled up and improved: cells, whole stems and whole trunks are
-taken out in turn and what they cost is spent again; what lowers the criterion stays. Trees make costs depend on each other, so no
-bound on the distance from the best set is known; the tests hold it against all sets of a small list.
+The greedy choice repeatedly takes the affordable cell with the largest gain / cost^power; a power of 1 prefers many cheap cells, 0.5 and 0 fewer
+expensive ones whose trunk others can share. The result is improved: cells, whole stems and whole trunks are taken out in turn and their cost is spent
+again; changes that lower the criterion stay. In a tree the costs depend on each other, so no bound on the distance from the best set is known; the
+tests compare with all sets of a small list.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from planner.next_runs.information import Information, mean_criterion
 
 POWERS = (1.0, 0.5, 0.0)
 PASSES = 4
-"""Rounds of exchanges at most."""
+"""Most rounds of exchanges."""
 LEAST_GAIN = 1e-4
-"""By which an exchange must lower the criterion (the logarithm of a variance) to stay."""
+"""Decrease of the criterion (the logarithm of a variance) that an exchange needs to stay."""
 GRID_VALUES = (3, 4, 5)
-"""Values an axis of the naive grids that are tried."""
+"""Values per axis of the naive grids that are tried."""
 
 
 @dataclass(frozen=True)
@@ -37,17 +37,17 @@ class Choice:
     chosen: Any
     """Boolean mask, shape (n,)."""
     criterion: float
-    """Mean logarithm of the variance that counts."""
+    """Mean logarithm of the variance in the criterion."""
 
 
 def choose(every: Sequence[Information], cost: TreeCost, flops: float, progress: Progress | None = None) -> Choice:
     """Choose the cells that lower the criterion most for a budget.
 
     Args:
-        every: what the n cells tell under each law.
-        cost: what they cost.
+        every: information of the n cells under each law.
+        cost: their cost.
         flops: the budget [FLOPs].
-        progress: told of the steps.
+        progress: called with the steps.
     """
     tell = progress or (lambda what, share: None)
     best: Choice | None = None
@@ -68,20 +68,20 @@ def choose(every: Sequence[Information], cost: TreeCost, flops: float, progress:
 
 
 def fill(every: Sequence[Information], cost: TreeCost, flops: float, chosen: Any, power: float, barred: Any = None) -> Any:
-    """Add cells until the budget pays no more; return the mask.
+    """Add cells until the budget is spent; return the mask.
 
     Args:
-        every: what the cells tell under each law.
-        cost: what they cost.
+        every: information of the cells under each law.
+        cost: their cost.
         flops: the budget [FLOPs].
         chosen: the mask to begin with.
-        power: of the cost, in what is greatest.
+        power: of the cost, in the ratio that is maximised.
         barred: mask of cells that may not be added.
     """
     chosen = chosen.copy()
     covariances = [one.covariance(chosen) for one in every]
     spent = cost.total(chosen)
-    worlds = sum(one.worlds for one in every)
+    draws = sum(one.draws for one in every)
     while True:
         marginal = cost.marginal(chosen)
         possible = ~chosen & (spent + marginal <= flops * (1 + 1e-9))
@@ -89,7 +89,7 @@ def fill(every: Sequence[Information], cost: TreeCost, flops: float, chosen: Any
             possible &= ~barred
         if not possible.any():
             return chosen
-        gain = np.sum([one.gains(covariance).sum(0) for one, covariance in zip(every, covariances, strict=True)], axis=0) / worlds
+        gain = np.sum([one.gains(covariance).sum(0) for one, covariance in zip(every, covariances, strict=True)], axis=0) / draws
         worth = np.where(possible, gain / np.maximum(marginal, 1.0) ** power, -np.inf)
         number = int(worth.argmax())
         chosen[number] = True
@@ -98,7 +98,7 @@ def fill(every: Sequence[Information], cost: TreeCost, flops: float, chosen: Any
 
 
 def _exchange(every: Sequence[Information], cost: TreeCost, flops: float, start: Choice) -> Choice:
-    """Take out every cell, stem and trunk in turn, and spend again what it cost."""
+    """Take out every cell, stem and trunk in turn, and spend its cost again."""
     best = start
     trunks = [cost.trunk == number for number in np.unique(cost.trunk[start.chosen])]
     stems = [cost.stem == number for number in np.unique(cost.stem[start.chosen])]
@@ -117,9 +117,9 @@ def _exchange(every: Sequence[Information], cost: TreeCost, flops: float, start:
 
 
 def naive_grid(given: Candidates, flops: float, every: Sequence[Information]) -> Choice:
-    """Cross evenly spaced values of every axis, as by hand, and take the runs from the cheapest up while the tree stays in the budget.
+    """Cross evenly spaced values of every axis, as one would by hand, and take the runs from the cheapest up within the budget.
 
-    With three, four and five values an axis; the best of the three by the criterion, so that the comparison is fair to it.
+    Three, four and five values per axis are tried, and the best by the criterion is returned, for a fair comparison.
     """
     tried = []
     for values in GRID_VALUES:
@@ -132,13 +132,13 @@ def naive_grid(given: Candidates, flops: float, every: Sequence[Information]) ->
 
 
 def cheapest_first(cost: TreeCost, flops: float, allowed: Any = None) -> Any:
-    """Take cells from the cheapest up while their tree stays in the budget; return the mask."""
+    """Take cells from the cheapest up while their tree stays within the budget; return the mask."""
     order = np.argsort(cost.alone, kind="stable")
     return in_order(cost, flops, order if allowed is None else order[allowed[order]])
 
 
 def in_order(cost: TreeCost, flops: float, order: Any) -> Any:
-    """Take cells in a given order, those that the budget does not pay left out; return the mask."""
+    """Take cells in a given order, skipping those that exceed the budget; return the mask."""
     chosen = np.zeros(len(cost.need), dtype=bool)
     spent = 0.0
     for number in order:
@@ -151,12 +151,12 @@ def in_order(cost: TreeCost, flops: float, order: Any) -> Any:
 
 def _value(cell: Cell, name: str) -> float | None:
     value = getattr(cell, name)
-    # From as many distinct tokens as are seen on, more do not change the run.
+    # More distinct tokens than are seen do not change the run.
     return None if value is None or (name == "unique_spec" and value >= cell.tokens_spec) else float(value)
 
 
 def _spaced(values: Sequence[float | None], count: int) -> Array:
-    """Mark the values that are among `count` evenly spaced ones of all; None counts always."""
+    """Mark the values that are among `count` evenly spaced ones of all; None is always marked."""
     levels = sorted({value for value in values if value is not None})
     places = np.linspace(0, len(levels) - 1, min(count, len(levels))).round().astype(int)
     kept = {levels[place] for place in places}

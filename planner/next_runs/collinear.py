@@ -1,6 +1,6 @@
-"""Designs that cannot carry a law, refused with the reason: by explicit rules on the axes, and by the rank of the information.
+"""Refusal of designs that cannot determine a law, with the reason: by explicit rules on the axes, and by the rank of the information matrix.
 
-The rules say in words what is missing; the rank finds what no rule thought of. Both look at the cells alone, as if nothing were known.
+The rules say in words what is missing; the rank finds what no rule covers. Both consider the cells alone, without prior knowledge.
 """
 
 from __future__ import annotations
@@ -19,42 +19,42 @@ from planner.next_runs.information import fisher
 from planner.units import format_count, format_list
 
 SINGULAR = 1e-8
-"""Least eigenvalue of the information, its columns scaled to unit length, under which a direction of the parameters counts as not measured. Grids in
+"""Smallest eigenvalue of the information matrix, scaled to a unit diagonal, below which a direction of the parameters counts as not measured. Grids in
 which one axis follows another have 1e-8 and less (rounding leaves 1e-15), crossed ones of a few dozen cells 1e-7 and more."""
 _NAMED = 0.3
-"""Weight in a direction from which a parameter is named."""
+"""Weight in a direction above which a parameter is named."""
 _REPETITION = ("repeats", "passes", "distinct")
-"""Needs of parameters that only repeated text measures."""
+"""Needs of parameters that only repeated text can meet."""
 
 
 def refuse_collinear(given: Candidates, every: Sequence[ParameterDraws], noise: float, share: float) -> None:
-    """Refuse cells from which a law's parameters cannot be told apart.
+    """Refuse cells from which a law's parameters cannot be separated.
 
     Args:
         given: the cells.
-        every: the laws that are to be measured, with parameter vectors at which slopes are taken.
-        noise: deviation of ln L of one run.
-        share: of its variance, common to the runs of a trunk.
+        every: the laws to measure, with the parameter vectors at which slopes are taken.
+        noise: standard deviation of ln L of one run.
+        share: share of its variance common to the runs of a trunk.
 
     Raises:
-        DataError: the message says what is the same in all runs, or names the parameters.
+        DataError: the message says what does not vary between runs, or names the parameters.
     """
-    for worlds in every:
-        reason = against_axes(given, worlds.law)
+    for draws in every:
+        reason = against_axes(given, draws.law)
         if reason:
-            raise DataError(f"this design cannot carry the law {worlds.law.name}: {reason[0]}", remedy=reason[1])
-    for worlds in every:
-        names = not_separated(given, worlds, noise, share)
+            raise DataError(f"this design cannot determine the law {draws.law.name}: {reason[0]}", remedy=reason[1])
+    for draws in every:
+        names = not_separated(given, draws, noise, share)
         if names:
             what = f"{format_list(names)} cannot be {'measured' if len(names) == 1 else 'separated'}"
             raise DataError(
-                f"this design cannot carry the law {worlds.law.name}: by the rank of its information matrix {what}",
+                f"this design cannot determine the law {draws.law.name}: by the rank of its information matrix {what}",
                 remedy="give more FLOPs, vary sizes, tokens_pt, tokens_spec and unique_spec apart from each other, or take a simpler law",
             )
 
 
 def against_axes(given: Candidates, law: Law) -> tuple[str, str] | None:
-    """Say what the axes lack for a law, and the remedy; None where they lack nothing."""
+    """Say what the axes lack for a law, and the remedy; None if they lack nothing."""
     general, special, unique = given.tokens
     params = given.params_by["non_embedding"]
     names = [parameter.name for parameter in law.parameters]
@@ -63,7 +63,7 @@ def against_axes(given: Candidates, law: Law) -> tuple[str, str] | None:
         found = ", ".join(format_count(value) for value in sizes)
         lost = _named(names, ("E", "A", "α", "η"))
         many = "sizes" if len(sizes) != 1 else "size"
-        return f"it has {len(sizes)} distinct model {many} ({found}), so {lost} cannot be separated", f"take at least {MIN_SIZES} sizes, best five"
+        return f"it has {len(sizes)} distinct model {many} ({found}), so {lost} cannot be separated", f"take at least {MIN_SIZES} sizes, preferably five"
     ratio = np.log((general + special) / params)
     if np.ptp(ratio) < SAME:
         lost = _named(names, ("A", "α", "B", "β"))
@@ -79,7 +79,7 @@ def against_axes(given: Candidates, law: Law) -> tuple[str, str] | None:
         positive = levels(values)
         if len(positive) < 2 or len(positive) + bool((values == 0).any()) < MIN_TOKENS:
             text = ", ".join([*(["zero"] if (values == 0).any() else []), *(format_count(value) for value in positive)])
-            remedy = f"take zero and two values of {name} at least, or three"
+            remedy = f"take zero and at least two values of {name}, or three"
             return f"it has only {text} for {name}, so {_named(names, wanted)} cannot be separated", remedy
     return _against_repetition(special, unique, law)
 
@@ -102,10 +102,10 @@ def _against_repetition(special: Array, unique: Array, law: Law) -> tuple[str, s
     return None
 
 
-def not_separated(given: Candidates, worlds: ParameterDraws, noise: float, share: float) -> list[str]:
-    """Name the parameters of the direction that cells do not measure in the median world; empty where they measure all."""
-    slopes = worlds.slopes(worlds.points(given.params_by, *given.tokens))
-    names = [parameter.name for parameter in worlds.law.parameters]
+def not_separated(given: Candidates, draws: ParameterDraws, noise: float, share: float) -> list[str]:
+    """Name the parameters in the direction that cells do not measure, by the median of the draws; empty if they measure all."""
+    slopes = draws.slopes(draws.points(given.params_by, *given.tokens))
+    names = [parameter.name for parameter in draws.law.parameters]
     found = []
     for rows in slopes:
         information = fisher(rows, given.group, noise, share)
@@ -121,6 +121,6 @@ def not_separated(given: Candidates, worlds: ParameterDraws, noise: float, share
 
 
 def _named(names: Sequence[str], wanted: Sequence[str]) -> str:
-    """Join the parameters that a law has of some; a law that calls them otherwise has terms of the two stages all the same."""
+    """Join those of some parameters that a law has; a law with other names still has terms of the two stages."""
     found = [name for name in wanted if name in names]
-    return format_list(found) if found else "what the two stages do"
+    return format_list(found) if found else "the effects of the two stages"

@@ -1,7 +1,7 @@
-"""What one more cell costs in a tree that has other cells already: only the steps that no other cell has paid for.
+"""The cost of adding a cell to a tree: only the steps that no other cell has paid for.
 
-Per size and seed the trunk is as long as its longest user needs, each stem likewise, and every tip cools down by itself. So the cost of
-a set of cells is a sum of maxima, which equals `Tree.flops_total` of the tree built from them, evaluation included.
+For each size and seed the trunk is as long as its longest user needs, each stem likewise, and every tip has its own cooldown. So the cost of a set of
+cells is a sum of maxima, equal to `Tree.flops_total` of the tree built from them, evaluation included.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class TreeCost:
             cells: the cells to choose from.
             recipe: of the runs.
             vocab: vocabulary of the tokenizer.
-            eval_tokens: held-out tokens a domain evaluated at each endpoint.
+            eval_tokens: held-out tokens per domain evaluated at each endpoint.
         """
         count = len(cells)
         self.trunk, trunk_keys = numbered([(cell.size, cell.seed) for cell in cells])
@@ -55,7 +55,7 @@ class TreeCost:
         """FLOPs of each cell trained by itself, evaluation included, shape (n,)."""
 
     def marginal(self, chosen: Any) -> Array:
-        """Return what each cell would add to the tree of the chosen ones, shape (n,)."""
+        """Return the FLOPs that each cell would add to the tree of the chosen ones, shape (n,)."""
         trunk, stem = self._lengths(chosen)
         steps = np.maximum(self.need - trunk[self.trunk], 0) + np.maximum(self.stop - stem[self.stem], 0) + self.tip
         result: Array = self.per_step * steps + self._evaluation
@@ -69,7 +69,7 @@ class TreeCost:
         return float(trunk @ per_trunk + stem @ per_stem + (self.per_step * self.tip + self._evaluation)[chosen].sum())
 
     def _lengths(self, chosen: Any) -> tuple[Array, Array]:
-        """Return how many steps every trunk and every stem of the chosen cells has."""
+        """Return the steps of every trunk and every stem of the chosen cells."""
         trunk, stem = np.zeros(self._trunks), np.zeros(self._stems)
         np.maximum.at(trunk, self.trunk[chosen], self.need[chosen])
         np.maximum.at(stem, self.stem[chosen], self.stop[chosen])

@@ -1,4 +1,4 @@
-"""The design of the next runs, and what it is worth beside a naive grid of equal cost."""
+"""The design of the next runs, and its worth compared with a naive grid of equal cost."""
 
 from __future__ import annotations
 
@@ -28,28 +28,28 @@ from planner.next_runs.information import ABSOLUTE, TRUNK_SHARE, Information, me
 from planner.next_runs.target import Target, deviation, expected_regret
 
 MOST_TIMES = 1e7
-"""The least budget that works is looked for up to this multiple of the one given, or of what a single run takes."""
+"""Largest multiple, of the given budget or that of a single run, up to which the least sufficient budget is searched."""
 HALVINGS = 4
-"""Of the last doubling, in its logarithm."""
+"""Halvings of the last doubling of the budget, in its logarithm."""
 MOST_ROUNDED = 40
-"""Steps of 5 % in which it is made a number of two digits that works."""
+"""Steps of 5 % in which a two-digit budget that works is searched."""
 
 
 @dataclass(frozen=True)
 class Worth:
-    """What is known of the recommendation after some runs."""
+    """Uncertainty of the recommendation after some runs."""
 
     name: str
     cells: int
-    """How many endpoints."""
+    """Number of endpoints."""
     flops: float
-    """Of their tree, evaluation included."""
+    """FLOPs of their tree, evaluation included."""
     deviation_percent: float
-    """Of the recommendation's loss around its forecast, as the law is uncertain: root mean square over the worlds."""
+    """Standard deviation of the recommendation's loss from the uncertainty of the law: root mean square over the draws [%]."""
     regret_percent: float
-    """What the plan that is then chosen gives away on average against the best of the region."""
+    """Expected regret of the plan chosen after these runs, against the best of the target region [%]."""
     criterion: float
-    """Mean logarithm of the variance that the criterion counts."""
+    """Mean logarithm of the variance in the criterion."""
 
 
 @dataclass(frozen=True)
@@ -58,30 +58,30 @@ class NextRuns:
 
     cells: tuple[Cell, ...]
     flops_alone: float
-    """Of the cells, each trained by itself."""
+    """FLOPs of the cells if each were trained by itself."""
     flops_by_size: dict[float, float]
-    """Of each size's part of the tree."""
+    """FLOPs of each size's part of the tree."""
     before: Worth
     design: Worth
     naive: Worth | None
-    """Of the naive grid; None where cells are judged and not chosen."""
+    """Worth of the naive grid; None if given cells are judged."""
     recommended: dict[str, float]
-    """The plan at the target as it stands before: params_non_embedding, tokens_pt, tokens_spec, unique_spec, flops; of a base, with its sunk tokens."""
+    """The recommendation before these runs: params_non_embedding, tokens_pt, tokens_spec, unique_spec, flops; for a base, with its sunk tokens."""
     warnings: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Stakes:
-    """Candidates, what is known, and the target: all that sets of cells are valued by."""
+    """Candidates, prior knowledge and target: all that determines the worth of a set of cells."""
 
     given: Candidates
     every: tuple[ParameterDraws, ...]
     target: Target
     information: tuple[Information, ...]
     noise: float
-    """Deviation of ln L of a run, as it scatters the estimates of a fit."""
+    """Effective standard deviation of ln L of a run for the estimates of a fit."""
     share: float
-    """Of its variance, common to the runs of a trunk."""
+    """Share of its variance common to the runs of a trunk."""
 
     @classmethod
     def of(
@@ -95,30 +95,30 @@ class Stakes:
             law: the fit so far; None to design from the start ranges of `forms`.
             request: target budget, distinct text and limits.
             criterion: "V", "I" or "D", see `target.CRITERIA`.
-            share: of the variance of ln L of a run, common to its trunk.
-            forms: laws by name, where there is no fit.
+            share: share of the variance of ln L of a run that is common to its trunk.
+            forms: laws by name, if there is no fit.
             seed: of draws.
-            general: the law of the general loss, where that is limited.
-            target: plans at the target, where they are known, such as those of bases; found by a search by default.
+            general: the law of the general loss, if that is limited.
+            target: plans at the target if known, such as those of bases; by default found by a search.
         """
         known = law or prior_law(given, forms, seed)
         target = target or Target.of(known, request, general)
         every = prior_draws(known) if law is None else draws_of(law, given, target.plans)
         information, noise = [], ABSOLUTE * known.noise
-        for worlds in every:
-            slopes = worlds.slopes(worlds.points(given.params_by, *given.tokens))
-            weight = target.weight(target.slopes(worlds), criterion)
-            information.append(Information.of(slopes, worlds.covariance, given.group, noise, share, weight))
+        for draws in every:
+            slopes = draws.slopes(draws.points(given.params_by, *given.tokens))
+            weight = target.weight(target.slopes(draws), criterion)
+            information.append(Information.of(slopes, draws.covariance, given.group, noise, share, weight))
         return cls(given, every, target, tuple(information), noise, share)
 
     def worth(self, name: str, chosen: Any) -> Worth:
-        """Value a set of cells, a boolean mask of shape (n,)."""
+        """Evaluate a set of cells, a boolean mask of shape (n,)."""
         spread, regret = [], []
-        for worlds, one in zip(self.every, self.information, strict=True):
-            slopes = self.target.slopes(worlds)
+        for draws, one in zip(self.every, self.information, strict=True):
+            slopes = self.target.slopes(draws)
             after = one.of_parameters(one.covariance(chosen))
             spread.append(deviation(self.target, slopes, after) ** 2)
-            regret.append(expected_regret(self.target.log_loss(worlds), slopes, worlds.covariance, after))
+            regret.append(expected_regret(self.target.log_loss(draws), slopes, draws.covariance, after))
         return Worth(
             name, int(np.sum(chosen)), self.given.cost.total(chosen), 100 * float(np.sqrt(_mean(spread))), 100 * _mean(regret),
             mean_criterion(self.information, chosen),
@@ -126,17 +126,17 @@ class Stakes:
 
 
 def affordable(setting: Setting, flops: float, laws: Sequence[Law], fitted: bool, **axes: Any) -> Candidates:
-    """Return the candidates of a budget, if some of them can carry the laws.
+    """Return the candidates for a budget, if they can determine the laws.
 
     Args:
         setting: recipe, corpus and limits.
         flops: the budget.
-        laws: what is to be measured.
-        fitted: whether there are rows of a fit beside the new ones.
-        axes: of `candidates`.
+        laws: the laws to measure.
+        fitted: whether there are rows of a fit in addition to the new ones.
+        axes: arguments of `candidates`.
 
     Raises:
-        DataError: the budget is too small, and the message says the least that works; or no budget helps.
+        DataError: the budget is too small, and the message names the least that works; or no budget helps.
     """
     given, error = _attempt(setting, flops, laws, fitted, axes)
     if given is not None:
@@ -149,7 +149,7 @@ def affordable(setting: Setting, flops: float, laws: Sequence[Law], fitted: bool
         if high > most:
             raise error
     _, high = bisect_log(low, high, lambda budget: _attempt(setting, budget, laws, fitted, axes)[0] is not None, HALVINGS)
-    # Whole steps and real shapes make some budgets between two that do fail.
+    # Because of whole steps and shapes, some budgets between two that work may fail.
     rounded = (float(f"{1.05**power * high:.1e}") for power in range(1, MOST_ROUNDED))
     least = next((number for number in rounded if _attempt(setting, number, laws, fitted, axes)[0] is not None), high)
     raise DataError(f"{flops:.3g} FLOPs are too few for a tree of runs: {error.message}", remedy=f"give at least {least:g} FLOPs") from error
@@ -163,15 +163,15 @@ def _attempt(setting: Setting, flops: float, laws: Sequence[Law], fitted: bool, 
     for law in laws:
         reason = against_axes(given, law)
         if reason:
-            return None, DataError(f"this design cannot carry the law {law.name}: {reason[0]}", remedy=reason[1])
+            return None, DataError(f"this design cannot determine the law {law.name}: {reason[0]}", remedy=reason[1])
         count, wanted = int(cheapest_first(given.cost, flops).sum()), 1 if fitted else rows_for(law)
         if count < wanted:
-            return None, DataError(f"it pays at most {count} runs, and the law {law.name} needs {wanted}", remedy="give more FLOPs")
+            return None, DataError(f"it pays for at most {count} runs, but the law {law.name} needs {wanted}", remedy="give more FLOPs")
     return given, None
 
 
 def rows_for(law: Law) -> int:
-    """Return the fewest runs to which a law is fitted."""
+    """Return the fewest runs that a law is fitted to."""
     return ceil(ROWS_PER_PARAMETER * len(law.parameters))
 
 
@@ -195,25 +195,25 @@ def design_runs(stakes: Stakes, flops: float, *, fitted: bool, progress: Progres
     Args:
         stakes: candidates, law and target.
         flops: the budget [FLOPs].
-        fitted: whether there is a fit whose rows will stand beside the new ones; if so, the new ones need not carry a law alone.
-        progress: told of the steps.
+        fitted: whether the new runs will be fitted together with those of a fit; if so, they need not determine a law alone.
+        progress: called with the steps.
 
     Raises:
-        DataError: no set of the candidates, or none that the budget pays, can carry the law.
+        DataError: no set of the candidates, or none within the budget, can determine the law.
     """
     given = stakes.given
     refuse_collinear(given, stakes.every, stakes.noise, stakes.share)
     found = choose(stakes.information, given.cost, flops, progress)
     if not found.chosen.any():
-        raise DataError(f"{flops:.3g} FLOPs pay none of {len(given)} candidates", remedy=f"give at least {float(given.cost.alone.min()):.2g} FLOPs")
+        raise DataError(f"{flops:.3g} FLOPs pay for none of {len(given)} candidates", remedy=f"give at least {float(given.cost.alone.min()):.2g} FLOPs")
     warnings = []
     chosen = given.subset(found.chosen)
     if fitted:
         reason = against_axes(chosen, stakes.every[0].law)
         if reason:
-            warnings.append(f"fit these runs together with those of the law (plan fit … --with …): alone they could not carry it, since {reason[0]}")
+            warnings.append(f"fit these runs together with those of the law (plan fit … --with …): alone they cannot determine it, since {reason[0]}")
     else:
-        most = max(rows_for(worlds.law) for worlds in stakes.every)
+        most = max(rows_for(draws.law) for draws in stakes.every)
         if len(chosen) < most:
             what = f"the best {len(chosen)} runs for {flops:.3g} FLOPs are fewer than the {most} that a fit of the law needs"
             raise DataError(what, remedy=f"give about {flops * most / len(chosen):.1e} FLOPs, or name a --form with fewer parameters")
@@ -224,32 +224,32 @@ def design_runs(stakes: Stakes, flops: float, *, fitted: bool, progress: Progres
 
 
 def no_runs(stakes: Stakes) -> NextRuns | None:
-    """Return a design of no runs where what is recommended now gives next to nothing away, so that none could save more; None where some may."""
+    """Return a design without runs if the present recommendation has almost no regret, so that no run could save more; None if some may."""
     nothing = np.zeros(len(stakes.given), dtype=bool)
     before = stakes.worth("before", nothing)
     if before.regret_percent >= NOTHING:
         return None
     why = (
-        f"no run would change this decision, as far as the law's form holds: over its refits the plan gives away less than {NOTHING:g} % on average "
-        f"already, and no runs are proposed; those that would narrow its forecast, of a deviation of {before.deviation_percent:.2g} % now, are chosen by "
+        f"no run would change this decision, as far as the law's form holds: the expected regret of the plan over its refits is already below "
+        f"{NOTHING:g} %, so no runs are proposed; to narrow its forecast, whose deviation is now {before.deviation_percent:.2g} %, choose runs with "
         "plan sweep design --criterion I"
     )
     return _report(stakes, nothing, None, [why])
 
 
 def judge(stakes: Stakes) -> NextRuns:
-    """Value all candidates as one design, such as a sweep's own grid.
+    """Evaluate all candidates as one design, such as a sweep's own grid.
 
     Raises:
-        DataError: the cells cannot carry the law.
+        DataError: the cells cannot determine the law.
     """
     refuse_collinear(stakes.given, stakes.every, stakes.noise, stakes.share)
     return _report(stakes, np.ones(len(stakes.given), dtype=bool), None, _weak(stakes, stakes.given))
 
 
 def _weak(stakes: Stakes, given: Candidates) -> list[str]:
-    """Say which effects a design of two stages would hardly tell apart."""
-    two_stage = any(worlds.law.stages == 2 for worlds in stakes.every)
+    """Say which effects a two-stage design would hardly separate."""
+    two_stage = any(draws.law.stages == 2 for draws in stakes.every)
     return hardly_apart(given.params_by["non_embedding"], *given.tokens[:2]) if two_stage else []
 
 

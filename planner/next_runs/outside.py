@@ -1,7 +1,7 @@
-"""What a design beside a law takes for granted: that the law's form holds outside its runs, at the target and where the new runs lie.
+"""What a design for a law takes for granted: that the law's form holds outside its runs, at the target and where the new runs lie.
 
-The deviations and regrets of a design are of the law's parameters alone, and runs of any size count as if they lay on its form. Here
-stands what the law itself says of that: its forecast at the target with the drift in it, and how far outside its runs the new ones lie.
+The deviations and regrets of a design include the uncertainty of the law's parameters only, and runs of any size count as if they followed its form.
+This module reports the rest: the forecast at the target including drift, and how far outside its runs the new ones lie.
 """
 
 from __future__ import annotations
@@ -22,33 +22,33 @@ from planner.next_runs.target import Target
 from planner.units import format_count
 
 TOO_SMALL = 10.0
-"""Factor below the law's smallest run from which a design is refused. Of Chinchilla's runs, those 8 to 12 times smaller than the smallest that was fitted
-lie 2 % (fitted from 0.59B) and 14 % (from 1.3B) off the law, where the noise of a run is 0.5 %; of `medicine`, those 4 times smaller 5 to 18 %."""
+"""Factor below the law's smallest run beyond which a design is refused. Chinchilla's runs that are 8 to 12 times smaller than the smallest fitted one lie
+2 % (fitted from 0.59B) and 14 % (from 1.3B) off the law, with run noise of 0.5 %; runs of `medicine` that are 4 times smaller lie 5 to 18 % off."""
 MARGIN = 1.2
-"""Of the budget that is named as enough, for shapes that do not meet their size and for rounding."""
+"""Factor on the sufficient budget in the message, for shapes that differ from their nominal size and for rounding."""
 
 
 @dataclass(frozen=True)
 class Outside:
-    """How far a design leans on the form of its law."""
+    """How much a design relies on the form of its law."""
 
     loss: float
     """Forecast of the recommended plan [nats/token]."""
     loss_low: float
     loss_high: float
-    """90 % interval of one run there, the drift in it, as `plan allocate` has it."""
+    """90 % interval of one run there, drift included, as in `plan allocate`."""
     half_width_percent: float
-    """Of that interval [% of the loss]."""
+    """Half-width of that interval [% of the loss]."""
     drift_percent: float
-    """What the drift of the law's form adds there to the deviation of ln L."""
+    """Standard deviation of ln L there from drift of the law's form [%]."""
     drift_after_percent: float
-    """The same with the design's runs among the law's own, at the same rate."""
+    """The same if the design's runs are added to the law's own, at the same rate of drift."""
     runs: int
-    """How many there are."""
+    """Number of runs in the design."""
     runs_outside: int
-    """How many of them lie outside the law's own on some axis."""
+    """Number of them outside the law's own runs on some axis."""
     runs_drift_percent: float
-    """The most that the drift comes to at one of them."""
+    """Largest drift at one of them [%]."""
     below: dict[str, float]
     """Greatest factor by which one of them lies below the law's runs, by axis; 1 is inside."""
     above: dict[str, float]
@@ -56,7 +56,7 @@ class Outside:
 
     @classmethod
     def of(cls, law: FittedLaw, runs: Candidates, target: Target) -> Outside:
-        """Hold a design against the runs of its law.
+        """Compare a design with the runs of its law.
 
         Args:
             law: the fit.
@@ -82,28 +82,28 @@ class Outside:
 
     @property
     def forecast(self) -> str:
-        """Say what the law forecasts at the target, the drift of its form in the interval."""
+        """State the forecast at the target, with drift in the interval."""
         return f"{self.loss:.4g} nats/token, {self.loss_low:.4g} to {self.loss_high:.4g} (90 %, a half-width of {self.half_width_percent:.2g} %)"
 
     def warnings(self) -> Iterator[str]:
         """Say what the deviations of the design leave out."""
         if self.drift_percent > 0:
             less = self.drift_after_percent < 0.995 * self.drift_percent
-            left = f"{self.drift_after_percent:.2g} %" if less else "no less, since only runs nearer to the target lower it"
+            left = f"{self.drift_after_percent:.2g} %" if less else "no less: only runs closer to the target lower it"
             yield (
-                "expected deviation and regret are of the law's parameters alone, as if its form held as far as the target; there the drift of the form "
-                f"adds a deviation of {self.drift_percent:.2g} % (with these runs made, {left}), and the forecast with it is {self.forecast}"
+                "expected deviation and regret include the uncertainty of the law's parameters only, as if its form held up to the target; drift of the "
+                f"form adds a deviation of {self.drift_percent:.2g} % there (with these runs {left}), and the forecast with it is {self.forecast}"
             )
         if self.runs_outside:
             said = [
                 f"{AXIS_NAMES[name]} {factor:.3g}× {where}" if np.isfinite(factor)
-                else f"{AXIS_NAMES[name]}, of which those have none" if where == "above" else f"no {AXIS_NAMES[name]}, of which all of those have some"
+                else f"{AXIS_NAMES[name]}, which those lack" if where == "above" else f"no {AXIS_NAMES[name]}, which all of those have"
                 for where, factors in (("below", self.below), ("above", self.above)) for name, factor in factors.items() if factor > NEAR
             ]  # fmt: skip
-            drift = f"by {self.runs_drift_percent:.2g} %" if np.isfinite(self.runs_drift_percent) else "by anything"
+            drift = f"by {self.runs_drift_percent:.2g} %" if np.isfinite(self.runs_drift_percent) else "by any amount"
             yield (
-                f"{self.runs_outside} of these {self.runs} runs lie outside those of the law, by up to: {', '.join(said)}; there its form may be off "
-                f"{drift}, and counts as exact"
+                f"{self.runs_outside} of these {self.runs} runs lie outside those of the law, by up to: {', '.join(said)}; its form may be off {drift} "
+                "there, but the design treats it as exact"
             )
 
 
@@ -113,7 +113,7 @@ def refuse_too_small(law: FittedLaw, runs: Candidates, spread: bool) -> None:
     Args:
         law: the fit.
         runs: the cells of the design.
-        spread: whether their sizes were spread below the largest that the budget pays, so that more FLOPs make them larger.
+        spread: whether their sizes were spread below the largest that the budget pays for, so that more FLOPs make them larger.
 
     Raises:
         DataError: they are.
@@ -121,16 +121,17 @@ def refuse_too_small(law: FittedLaw, runs: Candidates, spread: bool) -> None:
     largest, least = float(runs.params_by["non_embedding"].max()), law.support.low["params"]
     if largest * TOO_SMALL >= least:
         return
-    larger = f"give at least {enough(runs.setting, least):g} FLOPs, which pay runs of its sizes" if spread else f"take sizes from {format_count(least)}"
+    budget = f"give at least {enough(runs.setting, least):g} FLOPs, which pay for runs of its sizes"
+    larger = budget if spread else f"take sizes from {format_count(least)}"
     raise DataError(
-        f"the runs would have at most {format_count(largest)} parameters, {least / largest:.3g}× below the law's smallest ({format_count(least)}): what "
-        f"they say of the target would be the law's form alone; the limit is {TOO_SMALL:g}×",
+        f"the runs would have at most {format_count(largest)} parameters, {least / largest:.3g}× below the law's smallest ({format_count(least)}): they "
+        f"would inform about the target only through the law's form; the limit is {TOO_SMALL:g}×",
         remedy=f"{larger}, or design without the law: plan sweep design SWEEP --prior",
     )
 
 
 def enough(setting: Setting, least: float) -> float:
-    """Return FLOPs that pay a tree of runs of a least size and more, by the sizes that `candidates` spreads: down to half of the largest."""
+    """Return FLOPs that pay for a tree of runs of at least some size, given how `candidates` spreads sizes: down to half of the largest."""
     size = min(2 * least, LARGEST)
     dearest = max(TOKENS_PER_PARAMETER * size, setting.least_tokens) * setting.flops_per_token(size)
     return float(f"{MARGIN * dearest / DEAREST:.1e}")

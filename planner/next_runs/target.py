@@ -1,6 +1,6 @@
-"""The target region: the plans between which the recommendation at the target budget may have to choose, and what is at stake there.
+"""The target region: the plans that may turn out best at the target budget, and what is at stake between them.
 
-A plan belongs to it with the share of the law's resamples under which its loss is within a tolerance of that resample's own best.
+The weight of a plan is the share of the law's resamples under which its loss is within a tolerance of that resample's own best.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ CRITERIA = {
     "D": "geometric mean variance of the law's parameters",
 }
 FORECAST_WEIGHT = 0.1
-"""Of the recommendation's own forecast beside the contrasts in "V": the contrasts decide the plan, and without it its loss would be anyone's guess."""
+"""Weight of the recommendation's own forecast in "V": the contrasts decide the plan, but alone would leave its loss unmeasured."""
 MOST_PLANS = 150
-"""Plans of the region that are kept, those of the largest weight."""
+"""Most plans of the region that are kept, those with the largest weights."""
 CHANCES = 1500
-"""Draws of the truth from which expected regret is estimated."""
+"""Draws of the true parameters for estimating expected regret."""
 
 
 @dataclass(frozen=True)
@@ -41,16 +41,16 @@ class Target:
     weights: Array
     """Shape (plans,), summing to 1."""
     best: int
-    """Number of the plan that is recommended now: least expected regret."""
+    """Number of the present recommendation: least expected regret."""
 
     @classmethod
     def of(cls, law: FittedLaw, request: Request, general: FittedLaw | None = None) -> Target:
         """Find the region.
 
         Args:
-            law: what is known: a fit, or a prior.
+            law: a fit, or a prior.
             request: the target budget, distinct text and limits; plans within its tolerance of the best count as equally good.
-            general: the law of the general loss, where that is limited.
+            general: the law of the general loss, if that is limited.
 
         Raises:
             DataError: the budget allows no plan.
@@ -60,12 +60,12 @@ class Target:
 
     @classmethod
     def among(cls, plans: Plans, resamples: Array, best: int, tolerance: float) -> Target:
-        """Take the region from plans that are given.
+        """Take the region from given plans.
 
         Args:
-            plans: all there are to choose among.
+            plans: all candidates.
             resamples: their ln L, shape (resamples, plans).
-            best: number of the one that is recommended.
+            best: number of the recommended one.
             tolerance: share of the best loss within which plans count as equally good.
         """
         least = resamples.min(1, keepdims=True)
@@ -74,20 +74,20 @@ class Target:
         kept = np.sort(np.union1d(kept[share[kept] > 0], [best]))
         return cls(plans.rows(kept), share[kept] / share[kept].sum(), int(np.searchsorted(kept, best)))
 
-    def log_loss(self, worlds: ParameterDraws) -> Array:
-        """Return ln L of the plans, with what replay costs, shape (worlds, plans)."""
-        return worlds.log_loss(self._points(worlds)) + self.plans.added
+    def log_loss(self, draws: ParameterDraws) -> Array:
+        """Return ln L of the plans, including the cost of replay, shape (draws, plans)."""
+        return draws.log_loss(self._points(draws)) + self.plans.added
 
-    def slopes(self, worlds: ParameterDraws) -> Array:
-        """Return the slopes of ln L of the plans, shape (worlds, plans, parameters)."""
-        return worlds.slopes(self._points(worlds))
+    def slopes(self, draws: ParameterDraws) -> Array:
+        """Return the slopes of ln L of the plans, shape (draws, plans, parameters)."""
+        return draws.slopes(self._points(draws))
 
-    def _points(self, worlds: ParameterDraws) -> Points:
+    def _points(self, draws: ParameterDraws) -> Points:
         plans = self.plans
-        return worlds.points(plans.params_by, plans.tokens_pt, plans.tokens_spec, plans.unique_spec)
+        return draws.points(plans.params_by, plans.tokens_pt, plans.tokens_spec, plans.unique_spec)
 
     def weight(self, slopes: Array, criterion: str) -> Array | None:
-        """Return Σ w·l·lᵀ over what a criterion counts, shape (worlds, parameters, parameters); None for the determinant.
+        """Return Σ w·l·lᵀ over the contrasts or forecasts of a criterion, shape (draws, parameters, parameters); None for the determinant.
 
         Raises:
             InputError: no such criterion.
@@ -105,27 +105,28 @@ class Target:
 
 
 def deviation(target: Target, slopes: Array, covariance: Array) -> Array:
-    """Return the deviation of the recommendation's ln L, shape (worlds,).
+    """Return the standard deviation of the recommendation's ln L, shape (draws,).
 
     Args:
         target: the region.
-        slopes: of its plans, shape (worlds, plans, parameters).
-        covariance: of the parameters, shape (worlds, parameters, parameters).
+        slopes: of its plans, shape (draws, plans, parameters).
+        covariance: of the parameters, shape (draws, parameters, parameters).
     """
     own = slopes[:, target.best]
     return np.sqrt(np.einsum("kp,kpq,kq->k", own, covariance, own))
 
 
 def expected_regret(log_loss: Array, slopes: Array, before: Array, after: Array) -> Array:
-    """Return how much ln L the choice that is made after the runs gives away on average, shape (worlds,).
+    """Return the expected regret, in ln L, of the plan chosen after the runs, shape (draws,).
 
-    The truth is drawn around each world; the runs tell of it as much as they take off the covariance, the plan of the least loss by what
-    is then known is chosen, and the truth says what it gives away. Linear in the parameters, which is rough where nothing is fitted.
+    True parameters are drawn around each draw of the law. The runs reveal the part of the deviation that they remove from the covariance; the plan with
+    the least loss by what is then known is chosen, and its excess loss under the true parameters is the regret. This is linear in the parameters, so
+    rough if nothing has been fitted.
 
     Args:
-        log_loss: of the plans, shape (worlds, plans).
-        slopes: of the plans, shape (worlds, plans, parameters).
-        before: covariance before the runs, shape (worlds, parameters, parameters).
+        log_loss: of the plans, shape (draws, plans).
+        slopes: of the plans, shape (draws, plans, parameters).
+        before: covariance before the runs, shape (draws, parameters, parameters).
         after: covariance after them, of the same shape.
     """
     random = np.random.default_rng(0)

@@ -14,17 +14,17 @@ def sweep_toml(
     cells: Sequence[Cell], recipe: Recipe, *, name: str, corpus: str, domain: str | None, unique_available: float, eval_tokens: int,
     notes: Sequence[str] = (),
 ) -> str:  # fmt: skip
-    """Write cells out, one a line.
+    """Write cells as TOML, one per line.
 
     Args:
         cells: the endpoints.
         recipe: of the runs.
         name: of the sweep.
-        corpus: its folder, from the file's own.
-        domain: specialist domain, None where the corpus has one.
+        corpus: its folder, relative to that of the file.
+        domain: specialist domain, None if the corpus has only one.
         unique_available: distinct specialist tokens of the corpus; a cap that reaches them is written "all".
-        eval_tokens: held-out tokens a domain evaluated at each endpoint.
-        notes: lines of comment for its head.
+        eval_tokens: held-out tokens per domain evaluated at each endpoint.
+        notes: lines of comment at its top.
     """
     lines = [f"# {note}" for note in notes]
     lines += ["", f"name = {_text(name)}", f"corpus = {_text(corpus)}"]

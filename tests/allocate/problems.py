@@ -41,8 +41,8 @@ def random_member(law: Law, kind: str, random: np.random.Generator, resamples: i
     theta = scale.draw(random, 1)[0]
     # 10 % on a log scale, and 0.05 of an exponent that may be negative: as uncertain as a small sweep leaves them.
     spread = np.array([0.1 if item.logarithmic else 0.05 for item in law.parameters])
-    worlds = np.clip(scale.unnatural(scale.natural(theta[None]) + spread * random.normal(size=(resamples, len(theta)))), low, high)
-    return Member(law, kind, REFERENCE, theta, worlds, "converged", 1, 1, 1.0, (), (), 0.0)
+    theta_resampled = np.clip(scale.unnatural(scale.natural(theta[None]) + spread * random.normal(size=(resamples, len(theta)))), low, high)
+    return Member(law, kind, REFERENCE, theta, theta_resampled, "converged", 1, 1, 1.0, (), (), 0.0)
 
 
 def random_law(law: Law, random: np.random.Generator, resamples: int = RESAMPLES) -> FittedLaw:

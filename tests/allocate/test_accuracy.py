@@ -34,7 +34,7 @@ def test_noiseless_parameters_are_recovered() -> None:
 
 def test_accuracies_far_below_chance_are_refused() -> None:
     """The curve would not go below chance, and the interval would."""
-    with pytest.raises(DataError, match=r"accuracies lie more than 0\.1 below chance, 0\.5, the least at 0\.2"):
+    with pytest.raises(DataError, match=r"accuracies lie more than 0\.1 below chance, 0\.5; the lowest is 0\.2"):
         fit_sigmoid(table(12, 0.0, 0), chance=0.5)
 
 
@@ -76,10 +76,10 @@ def test_each_source_of_doubt_widens_the_interval() -> None:
 def test_a_loss_outside_the_table_is_told_with_how_far() -> None:
     found = fit_sigmoid(table(12, 0.005, 2, least=2.2))
     body, warnings = forecast(found, plan(1.9, 1.85, 1.95))
-    assert len(warnings) == 1 and "below the least loss" in warnings[0] and f"{found.losses[0] - 1.9:.3g} nats/token" in warnings[0]
+    assert len(warnings) == 1 and "below the lowest loss" in warnings[0] and f"{found.losses[0] - 1.9:.3g} nats/token" in warnings[0]
     near, _ = forecast(found, plan(2.4, 2.35, 2.45))
     assert body["high"] - body["low"] > near["high"] - near["low"] - 0.05
-    assert "above the greatest" in forecast(found, plan(4.0, 3.9, 4.1))[1][0]
+    assert "above the highest" in forecast(found, plan(4.0, 3.9, 4.1))[1][0]
 
 
 @pytest.mark.parametrize("kind", ["noise", "rising", "constant"])
@@ -121,15 +121,15 @@ def test_columns_come_in_any_order(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "header", "message", "remedy"),
     [
-        (GOOD[:4], "accuracy,model,loss", "has 4 rows", "give 5 models"),
+        (GOOD[:4], "accuracy,model,loss", "has 4 rows", "at least 5 models"),
         (GOOD, "acc,model,loss", "has no column accuracy", "it has acc, model, loss"),
         ([*GOOD[:4], (2.4, 66.0)], "accuracy,model,loss", "row 6: accuracy = 66 is above 1", "not per cent"),
-        ([*GOOD[:4], (2.4, -0.1)], "accuracy,model,loss", "accuracy = -0.1 is out of range", "mend"),
-        ([*GOOD[:4], (0.0, 0.6)], "accuracy,model,loss", "row 6: loss = 0 is out of range", "mend"),
-        ([*GOOD[:4], ("x", 0.6)], "accuracy,model,loss", "row 6: loss = 'x' is not a number", "mend"),
-        ([*GOOD[:4], ("", 0.6)], "accuracy,model,loss", "loss = '' is not a number", "mend"),
+        ([*GOOD[:4], (2.4, -0.1)], "accuracy,model,loss", "accuracy = -0.1 is out of range", "correct"),
+        ([*GOOD[:4], (0.0, 0.6)], "accuracy,model,loss", "row 6: loss = 0 is out of range", "correct"),
+        ([*GOOD[:4], ("x", 0.6)], "accuracy,model,loss", "row 6: loss = 'x' is not a number", "correct"),
+        ([*GOOD[:4], ("", 0.6)], "accuracy,model,loss", "loss = '' is not a number", "correct"),
         ([*GOOD[:4], (2.7, 0.5)], "accuracy,model,loss", "4 distinct losses", "5 different losses"),
-        ([*GOOD[:4], (2.4, "0.6_6")], "accuracy,model,loss", "row 6: accuracy = '0.6_6' is not a number", "mend"),
+        ([*GOOD[:4], (2.4, "0.6_6")], "accuracy,model,loss", "row 6: accuracy = '0.6_6' is not a number", "correct"),
         ([*GOOD[:4], ("2,4", 0.66)], "accuracy,model,loss", "row 6 has 4 values for 3 columns", "numbers take no comma"),
         (GOOD, "accuracy,loss,loss", "has the column loss 2 times", "name one column loss"),
     ],

@@ -94,7 +94,8 @@ def test_an_arm_without_what_every_run_has_says_so(fitted: FittedLaw, tmp_path: 
     zero = {**fitted.support.zero, "tokens_pt": False, "tokens_spec": False}
     law, request = replace(fitted, support=replace(fitted.support, zero=zero)), Request(3e12, 2e5)
     for name, tokens in (("specialist only", "general"), ("no specialisation", "specialist")):
-        (found, before), said = (arm(one, request, name) for one in (law, fitted)), f"every run of the table has {tokens} tokens: what going without them"
+        said = f"every run of the table has {tokens} tokens: the effect of having none"
+        found, before = (arm(one, request, name) for one in (law, fitted))
         assert found.note.startswith(said) and not before.note
         assert found.plan is not None and before.plan is not None and found.plan.loss == before.plan.loss
         assert before.plan.loss_high / before.plan.loss_low < found.plan.loss_high / found.plan.loss_low < np.inf
@@ -102,7 +103,7 @@ def test_an_arm_without_what_every_run_has_says_so(fitted: FittedLaw, tmp_path: 
     answer = allocate(law, replace(request, general_tokens=1e3))  # too few for a stage: the plan itself has none
     assert answer.plan.tokens_pt == 0 and answer.extrapolation["tokens_pt"] == np.inf and not answer.settled
     assert any(text.startswith("every run of the table has general tokens") for text in answer.warnings)
-    assert "no general tokens, of which every run has some" in outside(answer.extrapolation)
+    assert "no general tokens, which every run has" in outside(answer.extrapolation)
     answer.save(tmp_path / "allocation.json", {})
     assert Allocation.load(tmp_path / "allocation.json").extrapolation == answer.extrapolation
 
@@ -117,8 +118,8 @@ def test_specialist_text_alone_trains_no_size_that_is_too_large_for_it(fitted: F
     assert found is not None and found.tokens_spec >= 2 * found.params_non_embedding * (1 - 0.01)
     assert np.log(found.loss) == pytest.approx(float(fitted.log_loss_resamples(points).mean(0).min()), abs=2e-4)
     note = arm(fitted, replace(request, params=1e6), "specialist only").note
-    assert note.startswith("8 epochs, 400k tokens, would be fewer than 2 a parameter; ")
-    enough = float(note.split("; ")[1].split(" would do")[0])
+    assert note.startswith("8 epochs, 400k tokens, would be fewer than 2 per parameter; ")
+    enough = float(note.split("; ")[1].split(" would suffice")[0])
     assert arm(fitted, replace(request, params=1e6, max_epochs=enough), "specialist only").plan is not None
 
 
@@ -145,7 +146,7 @@ def test_a_stage_that_its_passes_make_too_short_says_how_many_would_do(fitted: F
     request = Request(2e13, 5e4, general_tokens=3e5, max_epochs=2.0)
     note = arm(fitted, request, "specialist only").note
     assert note.startswith("2 epochs, 100k tokens, would be a specialist stage too short to train; ")
-    enough = float(note.split("; ")[1].split(" would do")[0])
+    enough = float(note.split("; ")[1].split(" would suffice")[0])
     assert arm(fitted, replace(request, max_epochs=enough), "specialist only").plan is not None
     assert arm(fitted, replace(request, max_epochs=enough - 0.1), "specialist only").plan is None
     mixed = arm(fitted, request, "50/50").note

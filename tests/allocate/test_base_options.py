@@ -91,10 +91,11 @@ def test_inference_that_no_base_can_pay_is_refused(fitted: FittedLaw) -> None:
     with pytest.raises(DataError) as caught:
         allocate_bases(fitted, Request(9e11, UNIQUE, inference_tokens=1e9), BOTH, Method())
     text = str(caught.value)
-    assert f"1B inference tokens of small take {needed:.3g} FLOPs, {needed - 9e11:.3g} more than the budget of 9e+11, and those of the other bases" in text
+    said = f"1B inference tokens of small take {needed:.3g} FLOPs, {needed - 9e11:.3g} more than the budget of 9e+11"
+    assert f"{said}; the other bases need even more" in text
     least = float(text.split("give at least ")[1].split(" FLOPs")[0])
     assert allocate_bases(fitted, Request(1.001 * least, UNIQUE, inference_tokens=1e9), BOTH, Method()).choices[0].base == "small"
-    with pytest.raises(DataError, match="steps of one sequence of 128 tokens of small beside .* FLOPs of its inference"):
+    with pytest.raises(DataError, match="steps of one sequence of 128 tokens of small in addition to .* FLOPs of its inference"):
         allocate_bases(fitted, Request(1.00001 * needed, UNIQUE, inference_tokens=1e9), BOTH, Method())
 
 
@@ -103,7 +104,7 @@ def test_a_share_kept_back_must_pay_the_inference(fitted: FittedLaw) -> None:
     answer = allocate_bases(fitted, request, [SMALL], Method(), kept_back=(0.2,))
     less = allocate_bases(fitted, replace(request, flops=0.8 * 9e11), [SMALL], Method())
     assert answer.kept[0].tokens_spec == less.choices[0].plan.tokens_spec
-    with pytest.raises(InputError, match="--kept-back 0.9 leaves 9e.10 FLOPs, and the inference of small alone takes"):
+    with pytest.raises(InputError, match="--kept-back 0.9 leaves 9e.10 FLOPs, but the inference of small alone takes"):
         allocate_bases(fitted, request, [SMALL], Method(), kept_back=(0.9,))
 
 
@@ -119,7 +120,7 @@ def test_a_stage_too_short_to_train_is_said(fitted: FittedLaw) -> None:
     flops = 1.0005 * LARGE.flops_inference(1e6)
     answer = allocate_bases(fitted, Request(flops, UNIQUE, inference_tokens=1e6), BOTH, Method())
     large = next(choice for choice in answer.choices if choice.base == "large")
-    short = any(text.startswith("large: what its inference leaves") for text in answer.warnings)
+    short = any(text.startswith("large: the budget left after its inference") for text in answer.warnings)
     assert short == (0 < large.plan.tokens_spec < 200 * 128)
     assert short
 
@@ -166,7 +167,7 @@ def test_the_best_guess_is_that_of_the_fitted_parameters(fitted: FittedLaw) -> N
     member = fitted.members[0]
     names = [parameter.name for parameter in member.law.parameters]
     harm = member.resamples.copy()
-    harm[:, names.index("P")] *= 30  # many passes do harm, in every world but that of the fitted parameters
+    harm[:, names.index("P")] *= 30  # many passes do harm, under every resample but not the fitted parameters
     law = replace(fitted, members=(replace(member, resamples=harm),))
     request = Request(1e13, UNIQUE, max_epochs=40)
     robust, guess = (allocate_bases(law, request, BOTH, Method(), robust=robust) for robust in (True, False))
@@ -221,23 +222,23 @@ def test_time_that_binds_a_base_is_told_and_what_is_kept_back_does_not_take_it(f
     within = Request(9e13, UNIQUE, inference_tokens=1e5, training_flops=0.3 * free.flops)
     answer = allocate_bases(fitted, within, [SMALL], Method(), kept_back=(0.3,))
     assert answer.choices[0].plan.flops == pytest.approx(0.3 * free.flops, rel=0.02)
-    assert any("the time that training may take binds" in text for text in answer.warnings)
+    assert any("the time limit on training binds" in text for text in answer.warnings)
     assert answer.kept[0].higher_percent == pytest.approx(0.0, abs=1e-6)
 
 
-@pytest.mark.parametrize(("flops", "most", "told"), [(9e11, None, "the budget pays"), (9e13, None, ""), (9e13, 2.0, ""), (2.5e12, 3.0, "")])
+@pytest.mark.parametrize(("flops", "most", "told"), [(9e11, None, "the budget pays for"), (9e13, None, ""), (9e13, 2.0, ""), (2.5e12, 3.0, "")])
 def test_one_more_epoch_of_a_base_has_its_price_or_the_reason_why_not(fitted: FittedLaw, flops: float, most: float | None, told: str) -> None:
     """A pass on top of the best amount, or as much of it as is paid where the passes allowed bind; the budget has no other use."""
     request = Request(flops, UNIQUE, max_epochs=most)
     answer = allocate_bases(fitted, request, [SMALL], Method(), allow_extrapolation=True)
     rows, plan = [row for row in answer.worths if "epoch" in row.change], answer.choices[0].plan
     if told:
-        assert not rows and answer.exchange.endswith(f"has no price: {told} {flops / plan.flops * plan.tokens_spec / 1e6:.3g}M tokens, and it takes "
-                                                     f"{(plan.tokens_spec + UNIQUE) / 1e6:.3g}M")  # fmt: skip
+        paid = f"{told} {flops / plan.flops * plan.tokens_spec / 1e6:.3g}M tokens"
+        assert not rows and answer.exchange.endswith(f"for the same budget: {paid}, but it takes {(plan.tokens_spec + UNIQUE) / 1e6:.3g}M")
         return
     paid = flops / flops_per_token(SMALL.shape, 128)
     losses = resampled(fitted, SMALL, [plan.tokens_spec, min(plan.tokens_spec + UNIQUE, paid)])
-    assert len(rows) == 1 and "has no price" not in answer.exchange
+    assert len(rows) == 1 and "no gain can be given" not in answer.exchange
     assert rows[0].lower_percent == pytest.approx(-100 * np.expm1((losses[:, 1] - losses[:, 0]).mean()), abs=2e-3)
     assert (rows[0].lower_percent > 0.1) == (most is not None)
 
@@ -257,7 +258,7 @@ def test_what_holds_a_base_is_named_where_no_number_of_gpus_does(fitted: FittedL
         allocate_bases(fitted, Request(9e11, UNIQUE, memory_per_gpu=1.3 * sequence, gpus=count), [LARGE], Method(method))
         refused(method, 1.3 * sequence, count - 1)
     error = refused("qlora", (sequence + packed) / 2, 1000)
-    assert "whole on each, however many there are" in str(error) and (error.remedy or "").startswith("give --method lora, a smaller base or GPUs of more")
+    assert "on every GPU, however many there are" in str(error) and (error.remedy or "").startswith("give --method lora, a smaller base or GPUs of more")
     error = refused("full", 0.9 * sequence, 1000)
     assert "--gpus" not in str(error.remedy) and "context= if sequences are shorter than 128 tokens" in str(error.remedy)
 
@@ -270,12 +271,12 @@ def test_all_that_is_too_little_for_a_base_is_said_at_once(fitted: FittedLaw) ->
     with pytest.raises(DataError) as found:
         allocate_bases(fitted, poor, [SMALL], Method())
     said, remedy = str(found.value), found.value.remedy or ""
-    assert "on each of 1 GPUs" in said and "in the time there is do not pay 200 steps" in said and "more than the budget" in said
+    assert "on each of 1 GPUs" in said and "FLOPs of the time limit do not pay for 200 steps" in said and "more than the budget" in said
     gpus, time, budget = (re.search(what, remedy) for what in (r"at least (\d+) --gpus", r"time for (\S+) FLOPs", r"at least (\S+) FLOPs"))
     assert gpus and time and budget
     enough = replace(poor, flops=float(budget[1]), training_flops=float(time[1]), gpus=int(gpus[1]))
     assert allocate_bases(fitted, enough, [SMALL], Method(), allow_extrapolation=True).choices[0].plan.tokens_spec > 0
     alone = Request(0.5 * needed, UNIQUE, training_flops=0.5 * needed)  # nothing but time was given
-    with pytest.raises(DataError, match="in the time there is") as found:
+    with pytest.raises(DataError, match="FLOPs of the time limit") as found:
         allocate_bases(fitted, alone, [SMALL], Method())
     assert "at least" not in (found.value.remedy or "")

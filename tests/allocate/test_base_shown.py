@@ -102,10 +102,10 @@ def test_the_compute_that_text_is_worth_ends_as_low_as_twice_the_text(flops: flo
 def test_text_that_no_compute_makes_up_for_or_that_buys_nothing_is_said_so() -> None:
     one = base("A", 3e5, 2e6)
     said = {epochs: allocate_bases(MEDICINE, Request(1e13, 1e5, max_epochs=epochs), [one], allow_extrapolation=True).exchange for epochs in (2, 400)}
-    assert said[2].endswith("worth more than any compute to A here: no more than 2 passes over the text there is are allowed")
-    assert said[400].endswith("worth more than any compute to A here: more passes over the text there is would harm")
+    assert said[2].endswith(" for A here: at most 2 passes over the present text are allowed") and "no amount of compute replaces" in said[2]
+    assert said[400].endswith(" for A here: more passes over the present text would raise the loss")
     spare = allocate_bases(MEDICINE, Request(1e11, 1e8), [one], allow_extrapolation=True).exchange
-    assert spare.startswith("another 100M distinct specialist tokens would buy A nothing here; one more epoch")
+    assert spare.startswith("another 100M distinct specialist tokens would gain A nothing here; no gain can be given for one more epoch")
 
 
 def test_the_most_replay_that_runs_had_is_named_where_it_holds_an_amount_down() -> None:
@@ -113,7 +113,7 @@ def test_the_most_replay_that_runs_had_is_named_where_it_holds_an_amount_down() 
     answer = allocate_bases(COMPUTING, request, [base("A", 3e5, 2e6)], general=GENERAL, kept_back=(0.3, 0.5))
     by_budget, by_replay = answer.kept
     assert by_replay.tokens_spec < 0.1 * by_budget.tokens_spec and not by_budget.note
-    assert "over 50 % of replay in its stage, the most that the runs of the general law had" in by_replay.note
+    assert "over 50 % of replay in its stage, the most that any run of the general law had" in by_replay.note
     assert not any("of replay in its stage" in text for text in answer.warnings)
     alone = allocate_bases(COMPUTING, replace(request, flops=1e12), [base("A", 3e5, 2e6)], general=GENERAL)
     assert alone.choices[0].plan.tokens_spec == by_replay.tokens_spec
@@ -130,5 +130,5 @@ def test_windows_of_another_length_than_the_launch_has_are_told_of(context: int,
     if told:
         short = Base.parse("name=A,params=200k,tokens=4M,context=128,vocab=1024")
         assert "context=128 counts what it will spend" in found[0]
-        (less,) = re.findall(r"cost (\S+) % less a token", found[0])
+        (less,) = re.findall(r"cost (\S+) % less per token", found[0])
         assert float(less) == pytest.approx(100 * (1 - short.flops_inference(1.0) / one.flops_inference(1.0)), abs=0.6)

@@ -17,8 +17,8 @@ def test_what_each_limit_allows() -> None:
 @pytest.mark.parametrize(
     ("budget", "message"),
     [
-        (Budget(usd=100.0), "--usd says nothing without --usd-per-gpu-hour"),
-        (Budget(hours=3.0), "--hours says nothing without --gpus"),
+        (Budget(usd=100.0), "--usd has no effect without --usd-per-gpu-hour"),
+        (Budget(hours=3.0), "--hours has no effect without --gpus"),
         (Budget(gpu_hours=-1.0), "--gpu-hours -1 is not a positive number"),
         (Budget(gpu_hours=float("inf")), "--gpu-hours inf"),
     ],

@@ -70,12 +70,12 @@ def test_as_many_gpus_as_are_named_hold_a_size_and_none_are_where_no_number_does
     whole = problem.whole_bytes(problem.size(1e6))
     assert 1e6 < whole < 4e6 and problem.bytes_per_gpu(problem.size(1e6)) > whole
     error = refused(medicine, replace(request, memory_per_gpu=whole, gpus=10_000))
-    assert "whole on each, however many there are" in str(error) and "--gpus" not in str(error.remedy) and "--gpu-memory" in str(error.remedy)
+    assert "on every GPU, however many there are" in str(error) and "--gpus" not in str(error.remedy) and "--gpu-memory" in str(error.remedy)
 
 
 def test_a_budget_that_is_time_alone_is_told_as_time(medicine: FittedLaw) -> None:
     error = refused(medicine, Request(1e10, 2e5, params=1e6, training_flops=1e10))
-    assert str(error).startswith("1e+10 FLOPs in the time there is are too few to train 1.01M parameters; give time for ")
+    assert str(error).startswith("the 1e+10 FLOPs of the time limit are too few to train 1.01M parameters; give time for ")
     assert "at least" not in str(error)
 
 
@@ -85,12 +85,12 @@ def test_sizes_that_are_left_out_are_too_large_for_what_binds(medicine: FittedLa
 
     sizes = (1e5, 3e6, 5e6)
     text = Request(1e16, 2e5, general_tokens=2e6, max_epochs=4, params_among=sizes)
-    assert told(text) == ["2 of the 3 sizes of --params are too large for the text there is, and were left out"]
-    assert told(Request(2e13, 2e5, params_among=sizes)) == ["2 of the 3 sizes of --params are too large for the budget, and were left out"]
+    assert told(text) == ["2 of the 3 sizes of --params are too large for the available text and were left out"]
+    assert told(Request(2e13, 2e5, params_among=sizes)) == ["2 of the 3 sizes of --params are too large for the budget and were left out"]
     time = Request(2e15, 2e5, params_among=sizes, inference_tokens=1e6, training_flops=1.5e14)
-    assert told(time) == ["1 of the 3 sizes of --params is too large for the time that training may take, and was left out"]
+    assert told(time) == ["1 of the 3 sizes of --params is too large for the time limit on training and was left out"]
     both = Request(2e13, 2e5, params_among=(1e5, 6e5, 5e6), memory_per_gpu=6e6)
-    assert told(both) == ["2 of the 3 sizes of --params are too large for the memory, and were left out"]
+    assert told(both) == ["2 of the 3 sizes of --params are too large for the memory and were left out"]
 
 
 def test_the_memory_binds_only_where_more_of_it_would_let_a_larger_model_be(medicine: FittedLaw) -> None:
@@ -109,7 +109,7 @@ def test_all_that_is_too_little_is_said_at_once(medicine: FittedLaw) -> None:
     request = Request(1e10, 1e3, general_tokens=5e4, max_epochs=4.0, params=3e5, training_flops=5e9)
     error = refused(medicine, request)
     assert "50k general tokens and 4k specialist tokens with repeats are each too few for a stage of 200 steps" in str(error)
-    assert "5e+09 FLOPs in the time there is are too few" in str(error) and "1e+10 FLOPs are too few to train" in str(error)
+    assert "the 5e+09 FLOPs of the time limit are too few" in str(error) and "1e+10 FLOPs are too few to train" in str(error)
     (text,), (time,), (flops,) = (re.findall(unit, error.remedy or "") for unit in (r"give (\S+)k tokens", r"time for (\S+) FLOPs", r"least (\S+) FLOPs"))
     enough = replace(request, general_tokens=1e3 * float(text), training_flops=float(time), flops=float(flops))
     assert allocate(medicine, enough, allow_extrapolation=True).plan.tokens_pt > 0
@@ -120,7 +120,7 @@ def test_text_that_makes_no_stage_counts_for_nothing(medicine: FittedLaw) -> Non
     error = refused(medicine, Request(1e13, 1.5e5, general_tokens=1.5e5, max_epochs=1.0, params=1e5))
     assert "are each too few for a stage" in str(error) and (error.remedy or "").startswith("give 204.8k tokens of one kind")
     error = refused(medicine, Request(1e13, 3e5, general_tokens=1.5e5, max_epochs=1.0, params=2e5))
-    assert "makes 300k tokens with its passes; its 150k general ones make no stage, too few for" in str(error)
+    assert "has 300k tokens with its passes; its 150k general tokens make no stage, too few for" in str(error)
 
 
 def test_two_stages_where_neither_text_is_enough_alone_take_two_shortest_stages(medicine: FittedLaw) -> None:
@@ -170,10 +170,10 @@ def test_a_range_about_one_shape_has_a_plan_with_all_that_is_shown_beside_it(med
 
 def test_a_stage_that_is_as_short_as_may_be_is_told_of(medicine: FittedLaw) -> None:
     def told(request: Request) -> list[str]:
-        return [text for text in allocate(medicine, request, allow_extrapolation=True).warnings if "as short as a stage may be" in text]
+        return [text for text in allocate(medicine, request, allow_extrapolation=True).warnings if "stage has the minimum of" in text]
 
     (text,) = told(Request(2e13, 2e4))
-    assert text.startswith("the specialist stage is as short as a stage may be, 200 steps, 205k tokens")
+    assert text.startswith("the specialist stage has the minimum of 200 steps, 205k tokens")
     assert not told(Request(2e13, 2e5))
 
 

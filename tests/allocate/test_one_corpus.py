@@ -100,11 +100,11 @@ def test_the_file_and_the_curves_hold_it(law: FittedLaw, tmp_path: Path) -> None
 
 
 def test_what_needs_a_general_stage_is_refused(law: FittedLaw, fitted: FittedLaw) -> None:
-    with pytest.raises(InputError, match="are on one corpus, and it knows no general text; leave --general-tokens away"):
+    with pytest.raises(InputError, match="was fitted to runs on one corpus and knows no general text; leave out --general-tokens"):
         allocate(law, Request(BUDGET, UNIQUE, general_tokens=1e12))
     with pytest.raises(DataError, match="knows no specialist stage"):
         DomainsProblem.of(DomainsRequest(BUDGET, tuple(Domain(name, law, 1e9) for name in "ab")))
-    with pytest.raises(DataError, match="says nothing of specialising a base"):
+    with pytest.raises(DataError, match="says nothing about specialising a base"):
         allocate_bases(law, Request(BUDGET, UNIQUE), [small("a", "1B", "1T")])
     assert not allocate(fitted, replace(Request(1e13, 2e5))).one_corpus
 
@@ -118,7 +118,7 @@ def test_a_compromise_that_no_refit_would_choose_is_said(law: FittedLaw) -> None
         answer = allocate(both, Request(3e20, unique))
         low, high = answer.params_interval
         assert (low <= answer.plan.params_non_embedding <= high) != said
-        assert any("the size of 635M lies outside 1.12B to 2.46B, where the refits' own best lie" in text for text in answer.warnings) == said
+        assert any("the size of 635M lies outside 1.12B to 2.46B, the 90 % interval of the refits' own best" in text for text in answer.warnings) == said
 
 
 def test_a_budget_that_is_not_spent_bounds_no_exponent(law: FittedLaw) -> None:
@@ -128,4 +128,4 @@ def test_a_budget_that_is_not_spent_bounds_no_exponent(law: FittedLaw) -> None:
     idle = [item.plan.flops < 0.98 * flops for item, flops in zip(optima, budgets, strict=True)]
     assert [("budget left over" in item.limits) for item in optima] == idle and idle[-1] and not idle[0]
     assert answer.curves[0].exponents[0].budgets <= idle.count(False)
-    assert any("part of the budget buys nothing" in text and f"{sum(idle)} of 5 budgets with 1B" in text for text in answer.warnings)
+    assert any("part of the budget is left over" in text and f"{sum(idle)} of 5 budgets with 1B" in text for text in answer.warnings)

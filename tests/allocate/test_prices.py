@@ -99,7 +99,7 @@ def test_an_exchange_by_hand() -> None:
     said = exchange_of(1e13, 4e5, COMPUTE, TEXT, saturating, 2.0)
     assert "are worth more than 1e+13 FLOPs here: 2 times the compute would not lower the loss as much" in said, "the rate alone would say 8 times"
     said = exchange_of(1e13, 4e5, COMPUTE, TEXT)
-    assert "7.46 times the compute or more to lower the loss as much, at the rate of the first 10 % (90 % interval 7.46 to 7.46 times), and" in said
+    assert "7.46 times the compute or more to lower the loss as much, at the rate of the first 10 % (90 % interval 7.46 to 7.46 times), with" in said
     uncertain = exchange_of(1e13, 4e5, COMPUTE, TEXT * np.linspace(0.5, 1.5, len(TEXT)) * 3)
     assert "are worth at least 9e+13 FLOPs here: it takes 10 times the compute or more" in uncertain
     assert "(90 % interval over 10 times)" in uncertain, "where the point ends its interval does too"
@@ -145,14 +145,14 @@ def test_little_is_not_called_nothing() -> None:
     """Nothing is what the table beside it shows as nothing."""
     law = FittedLaw.load(SWEEPS / "medicine" / "lora" / "law_lora.json")
     answer = allocate(law, Request(3.3e12, 5.5e5))
-    assert 0.005 < answer.worths[1].lower_percent < 0.1 and answer.exchange.endswith("would buy next to nothing here")
+    assert 0.005 < answer.worths[1].lower_percent < 0.1 and answer.exchange.endswith("would gain next to nothing here")
 
 
 def test_what_whole_steps_take_is_no_gain_by_text(medicine: FittedLaw) -> None:
     """Twice so little text makes no stage, and the general text binds: all that either gains is the part of a step that the plan leaves over."""
     answer = allocate(medicine, Request(2e13, 5e3, general_tokens=5e5))
     assert 1e-3 < answer.worths[1].lower_percent < 1e-2
-    assert answer.exchange.startswith("another 5k distinct specialist tokens would buy nothing here; one more epoch")
+    assert answer.exchange.startswith("another 5k distinct specialist tokens would gain nothing here; no gain can be given for one more epoch")
 
 
 def test_text_is_worth_what_a_search_says_where_inference_takes_most(medicine: FittedLaw) -> None:
@@ -259,10 +259,11 @@ def test_an_epoch_without_a_price_says_why(medicine: FittedLaw) -> None:
     law, general = (FittedLaw.load(folder / name) for name in ("law.json", "replay/law_general.json"))
     short, kept = (allocate(law, Request(2e13, text, max_general_loss=3.0), general=general) for text in (2e5, 4e5))
     assert kept.plan.tokens_spec == 0
-    assert told(short) == "one epoch over the specialist text, for the same budget, has no price: it is 200k tokens, and a stage takes 205k"
-    assert told(kept).endswith("has no price: no plan with it keeps the limit on the general loss")
-    assert told(allocate(medicine, Request(1e11, 1e9))).endswith("for the same budget, has no price: it leaves no size that the budget could train")
-    assert told(allocate(medicine, Request(2e13, 1.0))).endswith("has no price: all of them make no stage, which takes 205k tokens")
+    why = "it is 200k tokens, but a stage takes at least 205k"
+    assert told(short) == f"no gain can be given for one epoch over the specialist text, for the same budget: {why}"
+    assert told(kept).endswith(": no plan with it keeps the limit on the general loss")
+    assert told(allocate(medicine, Request(1e11, 1e9))).endswith("for the same budget: the budget cannot train any size with it")
+    assert told(allocate(medicine, Request(2e13, 1.0))).endswith("all of them are below a stage's minimum of 205k tokens")
 
 
 @pytest.mark.parametrize("robust", [True, False])

@@ -93,8 +93,8 @@ def test_a_plan_pays_for_its_replay_everywhere(law: FittedLaw, general: FittedLa
         assert plan.loss_low <= plan.loss * np.exp(-added) and plan.loss_high >= plan.loss * np.exp(added)
     assert answer.general is not None and answer.plan.replay_fraction == answer.general["replay_fraction"] > 0.1
     assert sum(arm.plan is not None and arm.plan.replay_fraction > 0 for arm in answer.arms) > 0
-    said = next(text for text in answer.warnings if "the one sweep that measured it" in text)
-    assert f"{100 * np.expm1(cost(answer.plan.replay_fraction)):.2g} % of the specialist loss for replaying it" in said
+    said = next(text for text in answer.warnings if "as measured in one sweep" in text)
+    assert f"{100 * np.expm1(cost(answer.plan.replay_fraction)):.2g} % to the specialist loss for replaying it" in said
     # The price of a looser limit is what the forecasts with a looser one say.
     looser = allocate(law, replace(REQUEST, max_general_rise=0.11), general=general)
     (worth,) = [worth for worth in answer.worths if "may rise 11 % instead of 10" in worth.change]
@@ -153,8 +153,8 @@ def test_a_base_keeps_its_limit_with_shares_between_those_that_are_tried_first(l
         best = min(best, float(np.where(keeps, told, np.inf).min()))
     assert np.log(choice.plan.loss) <= best + 1e-4
     assert choice.general is not None and 9.9 < choice.general["rise_percent"] <= 10 and 0.4 < choice.plan.replay_fraction < 0.43
-    (said,) = [text for text in answer.warnings if "the one sweep that measured it" in text]
-    assert "1.6 % of the specialist loss for replaying it" in said and said.endswith("lowers the forecast of a base by no more than that")
+    (said,) = [text for text in answer.warnings if "as measured in one sweep" in text]
+    assert "adds 1.6 % to the specialist loss for replaying it" in said and said.endswith("the gain from more general text is capped at that")
     (worth,) = [worth for worth in answer.worths if worth.change == "a general loss that may rise 11 % instead of 10"]
     looser = allocate_bases(law, replace(OF_BASE, max_general_rise=0.11), [BASE], general=general).choices[0].plan
     assert worth.lower_percent == pytest.approx(100 * (1 - looser.loss / choice.plan.loss), abs=0.02) and worth.lower_percent > 0.5
@@ -175,5 +175,5 @@ def test_of_two_limits_the_one_that_binds_is_eased(law: FittedLaw, general: Fitt
 
 def test_without_a_limit_nothing_is_paid(law: FittedLaw) -> None:
     answer = allocate(law, REQUEST)
-    assert answer.plan.replay_fraction == 0 and not any("the one sweep that measured it" in text for text in answer.warnings)
+    assert answer.plan.replay_fraction == 0 and not any("as measured in one sweep" in text for text in answer.warnings)
     assert coarse(Problem.of(law, REQUEST)).plans.replay is None

@@ -69,9 +69,9 @@ def test_time_limits_training_and_no_inference(fitted: FittedLaw) -> None:
     answer = allocate(fitted, within)
     assert answer.plan.params_non_embedding == free.params_non_embedding and answer.plan.loss == pytest.approx(free.loss, rel=1e-6)
     assert answer.plan.flops <= BUDGET * (1 + 1e-9) and answer.plan.flops_inference > 0
-    assert any("the time that training may take binds" in text for text in answer.warnings)
+    assert any("the time limit on training binds" in text for text in answer.warnings)
     assert within.times(2).paid() == 2 * BUDGET and Request(BUDGET, UNIQUE, training_flops=9e99).paid(0.3 * BUDGET) == 0.7 * BUDGET
-    with pytest.raises(DataError, match="in the time there is are too few to train"):
+    with pytest.raises(DataError, match="FLOPs of the time limit are too few to train"):
         allocate(fitted, Request(BUDGET, UNIQUE, params=3e5, training_flops=1e10))
 
 
@@ -94,15 +94,15 @@ def test_a_size_that_the_tokens_per_parameter_of_the_runs_bound_is_told() -> Non
     fitted = fit(data, "chinchilla", resamples=60, largest=False)
     for limits in ({}, {"params_range": (1e7, 1e10)}):
         answer = allocate(fitted, Request(1e19, 1.0, **limits))
-        told = next(text for text in answer.warnings if "tokens per parameter that the runs have at least" in text)
+        told = next(text for text in answer.warnings if "bounded by the lowest tokens per parameter of any run" in text)
         assert answer.plan.tokens_pt / answer.plan.params_non_embedding == pytest.approx(20, rel=0.1)
-        size = parse_count(told.split("which --params ")[1].split(" ")[0])
+        size = parse_count(told.split("--params ")[1].split(" ")[0])
         beyond = allocate(fitted, Request(1e19, 1.0, params=size)).plan
         assert beyond.loss == pytest.approx(answer.plan.loss * (1 - float(told.split(" % lower")[0].split()[-1]) / 100), rel=1e-3)
     # The runs of another table have fewer tokens per parameter than the best plan: nothing is bounded, however near.
     low = dict(fitted.support.low) | {"tokens_per_param": 0.97 * beyond.tokens_pt / beyond.params_non_embedding}
     inside = allocate(replace(fitted, support=replace(fitted.support, low=low)), Request(1e19, 1.0))
-    assert not any("tokens per parameter that the runs have" in text for text in inside.warnings)
+    assert not any("tokens per parameter of any run" in text for text in inside.warnings)
     curves = scaling(fitted, [1e18, 1e19, 1e20], [1.0]).curves
     assert all(item.limits == ("largest size",) for item in curves[0].optima) and curves[0].exponents[0].value is None
 
@@ -112,8 +112,8 @@ def test_so_it_is_where_only_a_close_search_stands_at_the_bound(robust: bool) ->
     """The best of the coarse one is smaller here, both with the bound and without."""
     law = FittedLaw.load(ROOT / "sweeps" / "three" / "medicine" / "law.json")
     answer = allocate(law, Request(BUDGET, UNIQUE), robust=robust)
-    told = next(text for text in answer.warnings if "tokens per parameter that the runs have at least" in text)
-    lower, size = float(told.split(" % lower")[0].split()[-1]), parse_count(told.split("which --params ")[1].split(" ")[0])
+    told = next(text for text in answer.warnings if "bounded by the lowest tokens per parameter of any run" in text)
+    lower, size = float(told.split(" % lower")[0].split()[-1]), parse_count(told.split("--params ")[1].split(" ")[0])
     beyond = allocate(law, Request(BUDGET, UNIQUE, params=size), robust=robust).plan
     assert beyond.loss == pytest.approx(answer.plan.loss * (1 - lower / 100), rel=2e-4) and 0.05 <= lower < 0.2
 
@@ -131,7 +131,7 @@ def test_a_model_has_no_more_parameters_than_its_text_can_train(fitted: FittedLa
     answer = allocate(fitted, request, allow_extrapolation=True)
     assert answer.plan.params_non_embedding <= 1.4e6 / 2
     assert any("the text bounds the size: with its passes it makes 1.4M tokens" in text for text in answer.warnings)
-    with pytest.raises(DataError, match="makes 1.4M tokens with its passes, too few for .*M parameters"):
+    with pytest.raises(DataError, match="has 1.4M tokens with its passes, too few for .*M parameters"):
         allocate(fitted, replace(request, params=3e6), allow_extrapolation=True)
 
 
@@ -144,7 +144,7 @@ def test_text_that_is_left_over_bounds_nothing(general_tokens: float | None) -> 
     plan = answer.plan
     assert plan.tokens_pt + plan.tokens_spec < 2.2 * plan.params_non_embedding
     assert not any("the text bounds" in text for text in answer.warnings)
-    assert any("the size is bounded by the 2 tokens for each parameter" in text for text in answer.warnings)
+    assert any("the size is bounded by the minimum of 2 tokens per parameter" in text for text in answer.warnings)
 
 
 @pytest.mark.parametrize(

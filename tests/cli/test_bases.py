@@ -66,7 +66,7 @@ def test_the_law_of_the_method_asked_for_is_taken_where_a_folder_was_named(law: 
     ways = {way["method"]: way for way in json.loads(law.with_name("bases.json").read_text())["ways"]}
     assert ways["lora"]["chosen"] and ways["lora"]["measured"] and not ways["lora"]["other_law"] and ways["full"]["other_law"]
     code, _, err = run(law, "--method", "lora")
-    assert code == 0 and "lies beside the law: given as --law" in " ".join(err.split())
+    assert code == 0 and "was found beside this one: give it as --law" in " ".join(err.split())
     law.with_name("law_lora.json").write_text(law.read_text())  # by its name alone it is none of LoRA's
     code, _, err = run(law, "--law", str(law.parent), "--method", "lora")
     assert code == 0 and "of runs with that method" not in err
@@ -90,7 +90,7 @@ def test_memory_has_the_unit_of_a_small_model(law: Path) -> None:
     code, out, err = run(law)
     assert code == 0 and " MB" in out.split("What each base costs")[1] and " GB" not in out, err
     code, _, err = run(law, "--gpu-memory", "0.001")
-    assert code == 2 and " GB" not in err and "they have 1 MB" in err
+    assert code == 2 and " GB" not in err and "which have 1 MB" in err
 
 
 def test_perplexity_and_bits_per_byte_have_intervals(law: Path) -> None:
@@ -203,5 +203,5 @@ def test_a_share_kept_back_says_where_replay_holds_it_down(tmp_path: Path) -> No
     base = ("--base", "name=A,tokens=2M,params=300k,context=128,vocab=1024")
     limit = ("--max-general-rise", "5%", "--general-law", general)
     _, err = allocated("computing", tmp_path, "--flops", "2e12", *limit, *base, "--kept-back", "0.3,0.5")
-    assert "50 % kept back: 14.7k specialist tokens, since any more that the budget pays would need over 50 % of replay" in err
+    assert "50 % kept back: 14.7k specialist tokens, since more would need over 50 % of replay" in err
     assert "30 % kept back" not in err

@@ -42,7 +42,7 @@ def test_the_good_path(folder: Path) -> None:
     for text in ("split training", "independent models", "one mixed model (see the assumption", "equal specialist compute", "no general text", "medicine",
                  "no specialisation", "50/50", "90/10", "FLOPs (6·N·D)"):  # fmt: skip
         assert text in " ".join(out.split()), text
-    assert "assumption: the text of the other domains counts as general text" in err
+    assert "assumption: for each domain the text of the others counts as general text" in err
     body = json.loads((folder / "a.json").read_text())
     assert all(f"({item['flops_6nd']:.3g})" in out for item in (*body["structures"], *body["arms"]) if item["loss"])
     assert body["kind"] == "domains" and body["schema_version"] == 1 and len(body["inputs"]) == 2
@@ -83,7 +83,7 @@ def test_whose_text_is_priced_and_whose_law_is_warned_of_is_said(folder: Path) -
         (file_of(GOOD.format("a"), 'name = "b"\n'), "domain 'b' has no unique_tokens", "unique_tokens ="),
         (file_of(GOOD.format("a")), "has 1 domain,", "use --spec-tokens"),
         ("", "has 0 domains,", "[[domain]]"),
-        (file_of(*(GOOD.format(name) + "weight = 0\n" for name in "ab")), "every domain has a weight of 0", "positive weight"),
+        (file_of(*(GOOD.format(name) + "weight = 0\n" for name in "ab")), "every domain has weight 0", "positive weight"),
         (file_of(GOOD.format("a"), GOOD.format("b") + "weight = -1\n"), "domain 'b': a weight of -1", "positive number"),
         (file_of(GOOD.format("a"), GOOD.format("b") + 'weight = "much"\n'), "weight = 'much' is not a number", "write a number"),
         (file_of(GOOD.format("a"), GOOD.format("b") + "tokens = 3\n"), "there is no setting 'tokens'", "unique_tokens"),
@@ -106,7 +106,7 @@ def test_bad_files_get_one_sentence(folder: Path, text: str, offender: str, reme
         (["--accuracy", "table.csv"], "--accuracy applies to one domain only"),
         (["--general-law", "laws"], "--general-law has no effect without a limit"),
         (["--max-general-rise", "3%", "--general-law", "nowhere.json"], "there is no law nowhere.json"),
-        (["--max-general-rise", "3%"], "domain 'a' has no law of the general loss, which is limited"),
+        (["--max-general-rise", "3%"], "domain 'a' has no law of the general loss, which the limit needs"),
         (["--max-general-rise", "-3%"], "-3%"),
         (["--inference-tokens", "1000T"], "too few"),
         (["--tolerance", "2"], "2% if that is meant"),
@@ -174,7 +174,7 @@ def test_accuracy_by_the_tables_of_the_domains(folder: Path) -> None:
         ('accuracy = "none.csv"', "domain 'a': there is no table", "loss and accuracy"),
         ("accuracy = 3", "accuracy = 3 is not a path", "models.csv"),
         ('accuracy = ""', "accuracy = '' is not a path", "models.csv"),
-        ("chance = 0.25", "chance = 0.25 says nothing without accuracy", "add accuracy"),
+        ("chance = 0.25", "chance = 0.25 has no effect without accuracy", "add accuracy"),
         ('accuracy = "one.csv"\nchance = 25', "domain 'a': chance 25 is not a share", "0.25"),
         ('accuracy = "one.csv"\nchance = "some"', "chance = 'some' is not a number", "write a number"),
         ('accuracy = "laws/law.json"', "has no column loss", "header"),

@@ -44,7 +44,7 @@ def test_curves_are_printed_and_written(law: Path) -> None:
         (["--spec-tokens", "200k", "--from", "1e14", "--to", "1e13"], "1e+14..1e+13", "--to above --from"),
         (["--spec-tokens", "200k", "--params", "9M"], "without --to budgets end at 10 times the dearest run", "smaller --params"),
         (["--spec-tokens", "200k", "--from", "1e8"], "too few", "give at least"),
-        (["--spec-tokens", "200k", "--points", "1"], "1 points", "leave --points away"),
+        (["--spec-tokens", "200k", "--points", "1"], "1 points", "leave out --points"),
         (["--spec-tokens", "0"], "spec-tokens of 0", "positive"),
         ([], "the amount of specialist text is not given", "give --spec-tokens"),
         (["--spec-tokens", "200k", "--params", "2M..1M"], "2M..1M", "smaller size first"),

@@ -237,7 +237,7 @@ def test_off_the_total_of_runs_with_as_many_tokens_is_said_to_be_new_ground(synt
     total = float(4 * synthetic.tokens_spec.max())
     for data, most in ((tied, total), (strayed, float((strayed.tokens_pt + strayed.tokens_spec).max()))):
         law = replace(fitted, support=Support.of(data))
-        said = format_count(total) if most == total else f"{format_count(total)} to {format_count(most)}, nearly all as many,"
+        said = format_count(total) if most == total else f"{format_count(total)} to {format_count(most)}, nearly all the same,"
         for on, factor in ((True, 1.0), (False, 0.5)):
             factors = law.support.factors(8e4, factor * total - 1e5, 1e5, 1e5, 1e12)
             told = list(tell_far(law, 1e12, {name: float(value) for name, value in factors.items() if name in AXIS_NAMES}))

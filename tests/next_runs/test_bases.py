@@ -102,7 +102,8 @@ def test_bases_beyond_any_run_are_refused_in_one_sentence(fitted: FittedLaw, tmp
     assert code == 0, err
     code, text, err = run("sweep", "design", "--decision", str(out), "--corpus", str(tmp_path / "corpus"), "--dry-run", "--flops", "5e12")
     (error,) = (line for line in err.splitlines() if line.startswith("error: "))
-    assert code == 2 and not text and "too far beyond any run to be designed for: model size 7" in error and "give a budget that pays runs of 7" in error
+    assert code == 2 and not text and "too far beyond any run to design for them: model size 7" in error
+    assert "give a budget that pays for runs of 7" in error
 
 
 @pytest.mark.parametrize("key", ["bases", "method"])

@@ -162,7 +162,7 @@ def test_a_design_from_a_prior_and_a_check(sweep: Path) -> None:
     assert code == 0, messages
     answer = json.loads(text)
     assert math.isfinite(answer["design"]["regret_percent"]) and answer["design"]["criterion"] < answer["naive"]["criterion"]
-    assert "outside" not in answer and "law's parameters alone" not in messages, "nothing is fitted, so nothing lies outside"
+    assert "outside" not in answer and "law's parameters only" not in messages, "nothing is fitted, so nothing lies outside"
     planned = CliRunner().invoke(app, ["sweep", "plan", str(out.parent), "--json"])
     assert planned.exit_code == 0
     assert json.loads(planned.stdout)["flops"] == pytest.approx(answer["design"]["flops"])

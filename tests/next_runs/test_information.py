@@ -14,8 +14,8 @@ NOISE, SHARE = 0.1, 0.3
 
 
 def line(log_n: Array) -> tuple[ParameterDraws, Array]:
-    worlds = ParameterDraws(LINE, "non_embedding", REFERENCE, np.zeros((1, 2)), np.ones(2), np.eye(2)[None])
-    return worlds, worlds.slopes(Points(REFERENCE, np.exp(log_n), 1.0, 0.0, np.nan))
+    draws = ParameterDraws(LINE, "non_embedding", REFERENCE, np.zeros((1, 2)), np.ones(2), np.eye(2)[None])
+    return draws, draws.slopes(Points(REFERENCE, np.exp(log_n), 1.0, 0.0, np.nan))
 
 
 def test_slopes_of_a_line() -> None:
@@ -58,9 +58,9 @@ def test_covariance_is_that_of_generalised_least_squares(seed: int) -> None:
     chosen = np.random.default_rng(seed).random(12) < 0.5
     error = NOISE**2 * ((1 - SHARE) * np.eye(12) + SHARE * (group[:, None] == group))[np.ix_(chosen, chosen)]
     found = one.of_parameters(one.covariance(chosen))
-    for world in range(2):
-        rows, prior = slopes[world, chosen], np.linalg.inv(one.of_parameters(one.before)[world])
-        np.testing.assert_allclose(found[world], np.linalg.inv(prior + rows.T @ np.linalg.solve(error, rows)), rtol=1e-6, atol=1e-9)
+    for draw in range(2):
+        rows, prior = slopes[draw, chosen], np.linalg.inv(one.of_parameters(one.before)[draw])
+        np.testing.assert_allclose(found[draw], np.linalg.inv(prior + rows.T @ np.linalg.solve(error, rows)), rtol=1e-6, atol=1e-9)
         np.testing.assert_allclose(fisher(rows, group[chosen], NOISE, SHARE), rows.T @ np.linalg.solve(error, rows), rtol=1e-9)
 
 

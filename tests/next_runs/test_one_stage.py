@@ -127,7 +127,7 @@ def test_a_regret_that_is_nothing_is_not_written_out(capsys: pytest.CaptureFixtu
 
 def test_stages_of_laws() -> None:
     assert [stages_of([LAWS[name]]) for name in ("chinchilla", "data-constrained", "gap-penalised")] == [(True, False), (False, True), (True, True)]
-    with pytest.raises(DataError, match="chinchilla and gap-penalised are of runs of different stages"):
+    with pytest.raises(DataError, match="chinchilla and gap-penalised are for runs with different stages"):
         stages_of([LAWS["chinchilla"], LAWS["gap-penalised"]])
     with pytest.raises(DataError, match="of the general loss"):
         stages_of([next(law for law in LAWS.values() if law.target == "general")])

@@ -55,14 +55,14 @@ def test_runs_inside_those_of_the_law_take_nothing_from_the_drift(fitted: Fitted
     inside = given.subset(law.support.distance(given.params_by["non_embedding"], *given.tokens) == 0)
     found = Outside.of(law, inside, Target.of(law, REQUEST))
     assert len(inside) > 10 and found.drift_after_percent == found.drift_percent > 0 == found.runs_drift_percent
-    assert "no less, since only runs nearer" in next(found.warnings())
+    assert "no less: only runs closer" in next(found.warnings())
 
 
 def test_an_axis_that_the_law_has_no_run_on(fitted: FittedLaw) -> None:
     general = replace(fitted.support, high={**fitted.support.high, "tokens_spec": 0.0, "unique_spec": 0.0, "epochs_spec": 0.0})
     target = Target.of(fitted, REQUEST)
     found = Outside.of(replace(fitted, support=general, drift=0.0), candidates(SETTING, 1e13, unique_target=2e5), target)
-    assert any("specialist tokens, of which those have none" in said and "by anything" in said for said in found.warnings())
+    assert any("specialist tokens, which those lack" in said and "by any amount" in said for said in found.warnings())
 
 
 @pytest.mark.parametrize("setting", [SETTING, Setting(Recipe(), 1, np.inf, 1.0, special=False), Setting(Recipe(), 32000, 1e9, 8.0, general=False)])
@@ -95,7 +95,7 @@ def test_runs_far_below_those_of_the_law_are_refused_and_the_remedy_helps(large:
     code, out, err = run(*design, "--flops", budget[1], "--json")
     assert code == 0 and parse_flops(budget[1]) > 1e17, err
     found = json.loads(out)
-    assert found["outside"]["below"]["params"] < 1.1 and "law's parameters alone" in " ".join(found["warnings"])
+    assert found["outside"]["below"]["params"] < 1.1 and "law's parameters only" in " ".join(found["warnings"])
     code, _, err = run(*design, "--flops", "1e14", "--sizes", "200k,300k,400k", "--target-flops", "1e20")
     assert code == 2 and "at most 39" in err and "take sizes from 20M" in err
 
@@ -111,8 +111,9 @@ def test_the_drift_is_told_by_the_design_and_by_plan_allocate(large: Path) -> No
         assert "both count uncertainty of the law's parameters only, not of its form" in said
         low, high = map(float, re.findall(r"nats/token, (\S+) to (\S+) \(90 %, a half-width of", said)[0])
         assert (low, high) == pytest.approx((plan["loss_low"], plan["loss_high"]), rel=3e-3)
-        assert "warning: expected deviation and regret are of the law's parameters alone" in warned and "no less, since only runs nearer" in warned
-        assert "runs lie outside those of the law, by up to: general tokens" in warned and "counts as exact" in warned
+        assert "warning: expected deviation and regret include the uncertainty of the law's parameters only" in warned
+        assert "no less: only runs closer" in warned
+        assert "runs lie outside those of the law, by up to: general tokens" in warned and "treats it as exact" in warned
     # The answer stands where its next runs are refused.
     Path(answer).unlink()
     code, _, err = run(*asked, "--next-runs", "1e14")

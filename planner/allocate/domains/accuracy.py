@@ -1,4 +1,4 @@
-"""The accuracy that the domains of a recommended structure may expect, by tables of models."""
+"""Forecast accuracy for the domains of a recommended structure, from tables of models."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from planner.allocate.domains.request import Domain
 
 
 def with_accuracy(structure: Structure, domains: Sequence[Domain]) -> tuple[Structure, list[str]]:
-    """Add the forecast accuracy to the plan of every domain that has a table, and list what must be said of them.
+    """Add the forecast accuracy to the plan of every domain that has a table, and list the warnings about it.
 
     Args:
-        structure: with a plan of each domain.
+        structure: with a plan for each domain.
         domains: in the same order.
     """
     plans, warnings = [], []

@@ -1,4 +1,4 @@
-"""From a budget for many domains to a recommendation: which structure, what each domain gets, and what must be said about it."""
+"""From a budget for many domains to a recommendation: which structure, what each domain gets, and the warnings about it."""
 
 from __future__ import annotations
 
@@ -33,18 +33,19 @@ from planner.flops import flops_6nd
 from planner.units import format_names, format_part
 
 MARGINS = (1e-4, 3e-4, 1e-3, 4e-3)
-"""Shares by which required losses are tightened in a search, one after the other until whole steps keep them."""
+"""Shares by which required losses are tightened in a search, tried in turn until the plan in whole steps keeps them."""
 HOPELESS = 5e-4
-"""Share by which a required loss is missed that rounding to whole steps does not take, so that no margin makes up for it (of 116 plans of none)."""
+"""Share by which a plan may miss a required loss because of rounding to whole steps (of 116 plans none missed more): beyond it no margin helps."""
 ASSUMPTION = (
-    "assumption: the text of the other domains counts as general text for each domain, and its order does not matter. The runs of these laws have not "
-    "measured that. By it the mix cannot come out behind split training, so its loss is a bound; in the one check that was made the mix missed it by "
-    "9 % and came out behind. Two stages, a trunk and then one specialist stage that all domains share, are this same mix under the laws"
+    "assumption: for each domain the text of the others counts as general text, and its order does not matter; the runs of these laws have not "
+    "measured that. Under it the mix cannot be worse than split training, so its loss is a bound; in the one check made, the mix missed the bound by "
+    "9 % and was worse. A trunk followed by one specialist stage that all domains share is this same mix under the laws"
 )
 UNSPENT = 0.02
+"""Share of the budget above which unspent compute is mentioned."""
 _KEPT = ("sweep", "domain", "recipe", "vocab_size", "corpus", "corpus_path", "eval_tokens", "method")
 COMPARED_EVALUATIONS = 3e5
-"""Losses that one grid may take in the search of what is only compared with: within 4e-4 in ln L."""
+"""Losses evaluated per grid when searching arms for comparison only: within 4e-4 in ln L."""
 
 
 def allocate_domains(
@@ -55,10 +56,10 @@ def allocate_domains(
 
     Args:
         request: budget, domains and limits.
-        robust: whether to recommend the plan of the least mean over the resamples, or what the fitted parameters alone prefer.
+        robust: whether to recommend the plan with the lowest mean over the resamples, or the one that the fitted parameters alone prefer.
         allow_extrapolation: whether to answer further than TOO_FAR beyond the runs.
-        ask_laws: whether to ask what knowing each law would be worth, which takes as long again for every law.
-        progress: told the share of that.
+        ask_laws: whether to compute the value of knowing each law exactly, which takes as long again for every law.
+        progress: called with the share of that which is done.
 
     Raises:
         DataError: the budget allows no plan, a required loss is out of reach, or the best plan lies too far beyond the runs.
@@ -78,7 +79,7 @@ def allocate_domains(
         nearest = [(under[name], plan) for name in able if (plan := tried[name][0]) is not None]
         refuse(problem, nearest, lambda flops, names: _missed_with(problem, mix, flops, names))
     looks = {name: outlook(under[name], plan) for name, (plan, margin) in tried.items() if plan is not None and margin is not None}
-    # By the measure of the searches, which with the best guess is not the mean over the resamples.
+    # By the measure of the searches, which for the best guess is not the mean over the resamples.
     value = {name: float((problem.weights * under[name].losses(plan)).sum()) for name in able if name in looks and (plan := tried[name][0]) is not None}
     best = min(value, key=lambda name: value[name])
     found, margin = tried[best]
@@ -122,18 +123,18 @@ def _searches(problem: DomainsProblem, mix: MixWorth | None) -> dict[str, Callab
     return {
         SPLIT: lambda margin: with_less(problem, lambda less, margin: split(less, margin=margin), margin),
         INDEPENDENT: lambda margin: with_less(problem, independent, margin),
-        # With a worth of their own text, domains in a mix divide the budget as they do after a trunk.
+        # If the worth of early text is measured, domains in a mix divide the budget as they do after a trunk.
         MIXED: lambda margin: None if _unmeasured(problem) else mixed(less, margin) if mix is None else split(mixing, MIXED, margin),
     }
 
 
 def _able(name: str, plan: Found | None, mix: MixWorth | None) -> bool:
-    """Tell whether a structure can be recommended: not a mix whose share of early text nobody has measured."""
+    """Tell whether a structure can be recommended: a mix only if its share of early text was measured."""
     return plan is not None and (name != MIXED or (mix is not None and mix.covers(plan)))
 
 
 def _missed_with(problem: DomainsProblem, mix: MixWorth | None, flops: float, names: Sequence[str]) -> float:
-    """Search with another budget as if that were asked for, by some of the structures; see `refuse.Missed`."""
+    """Search some of the structures with another budget; see `refuse.Missed`."""
     other = DomainsProblem.of(replace(problem.request, flops=flops), robust=problem.robust)
     missed = np.inf
     for name, search in _searches(other, mix).items():
@@ -147,7 +148,7 @@ def _missed_with(problem: DomainsProblem, mix: MixWorth | None, flops: float, na
 
 
 def _tried(problem: DomainsProblem, search: Callable[[float], Found | None]) -> tuple[Found | None, float | None]:
-    """Search; return the plan and the margin with which it keeps the required losses in whole steps, or none of them."""
+    """Search; return the plan and the margin with which it keeps the required losses in whole steps, None for what there is not."""
     found = None
     for margin in MARGINS:
         found = search(margin)
@@ -161,19 +162,19 @@ def _tried(problem: DomainsProblem, search: Callable[[float], Found | None]) -> 
 
 
 def _structure(problem: DomainsProblem, name: str, found: Found | None, look: Outlook | None, best: Outlook, itself: bool) -> Structure:
-    """Write a structure out, against the recommended one."""
+    """Describe a structure, compared with the recommended one."""
     assumption = _assumption(problem) if name == MIXED else ""
     if found is None or look is None:
-        small = (_unmeasured(problem) if name == MIXED else "") or "the budget, or some domain's text, is too small for it"
+        small = (_unmeasured(problem) if name == MIXED else "") or "the budget, or the text of some domain, is too small"
         note = small if found is None else f"does not reach the max_loss of {_missed(problem, found)}"
         return Structure.unavailable(name, assumption, note)
     flops, one, bound = found.total_flops, name != INDEPENDENT, name == MIXED and problem.mix is None
     unspent = 1 - problem.spent(found) / problem.request.flops
-    why = ", or the limit on the general loss" if problem.request.limited else ""
-    idle = f"{format_part(unspent)} of the budget buys nothing: passes or general text bind{why}"
+    binding = "passes, general text or the limit on the general loss bind" if problem.request.limited else "passes or general text bind"
+    idle = f"{format_part(unspent)} of the budget is left over: {binding}"
     plans = describe(problem, found, look.losses)
     general = flops_6nd(float(problem.params[found.size[0]]), found.tokens_general) if one else 0.0
-    # What is said of the recommended one is among the warnings.
+    # For the recommended structure this is among the warnings.
     never = () if itself else tell_never_of(problem.request.domains, plans)
     notes = "; ".join([*([idle] if unspent > UNSPENT else []), *never])
     return Structure(
@@ -185,7 +186,7 @@ def _structure(problem: DomainsProblem, name: str, found: Found | None, look: Ou
 
 
 def _compared(problem: DomainsProblem, found: Found | None, arm: Structure) -> Structure:
-    """Leave away by how much an arm is behind where it does not keep what the recommended plan must: that would be no fair comparison."""
+    """Drop the comparison of an arm that does not keep the limits of the recommended plan: it would not be fair."""
     if found is None:
         return arm
     missed = problem.losses(found) > problem.max_loss * (1 + MARGINS[0])
@@ -194,33 +195,33 @@ def _compared(problem: DomainsProblem, found: Found | None, arm: Structure) -> S
         # These arms replay nothing; without a trunk there is no general loss to keep.
         share = general_limit.branch_replay(problem, found.size[:, None], found.tokens_general, found.tokens_spec[:, None], 0.0)[:, 0]
         over = [domain.name for domain, keeps in zip(problem.request.domains, share <= 0, strict=True) if not keeps]
-        why += [f"passes the limit on the general loss for {format_names(over)}"] if over else []
+        why += [f"exceeds the limit on the general loss for {format_names(over)}"] if over else []
     if not why:
         return arm
-    note = f"{' and '.join(why)}, so that it is not compared"
+    note = f"{' and '.join(why)}, so it is not compared"
     return replace(arm, worse_percent=None, probability=None, note=f"{note}; {arm.note}" if arm.note else note)
 
 
 def _unmeasured(problem: DomainsProblem) -> str:
-    """Say why nothing is known of a mixed model; nothing where something is."""
+    """Say why a mixed model cannot be forecast; empty if it can."""
     if problem.request.limited:
         return "its general loss is not measured"
-    return "" if all(one.method.name == "full" for one in problem.problems) else "a mix is trained in full, and there is a law of runs with adapters"
+    return "" if all(one.method.name == "full" for one in problem.problems) else "a mix trains all parameters, and some law is of runs with adapters"
 
 
 def _assumption(problem: DomainsProblem) -> str:
-    """Say what the forecast of a mix rests on."""
+    """State the assumption behind the forecast of a mix."""
     mix = problem.mix
     if mix is None:
         return ASSUMPTION
     ends = [f"{value.min():.2g}" if np.ptp(value) < 5e-3 else f"{value.min():.2g} to {value.max():.2g}" for value in (mix.value, mix.low, mix.high)]
     own = [domain.name for domain, measured in zip(problem.request.domains, mix.measured, strict=True) if measured]
     some = ", ".join(own[:5]) + (" and others" if len(own) > 5 else "")
-    where = "for every domain" if all(mix.measured) else f"for {some}, and taken for the other domains"
+    where = "for every domain" if all(mix.measured) else f"for {some}, and assumed for the other domains"
     return (
-        f"assumption: a token of a domain's own text in the mix counts as {ends[0]} ({ends[1]} to {ends[2]}) of a specialist stage, as runs with up to "
-        f"{mix.greatest:.0%} of early text have measured {where}, and does not carry far beyond that share; the other domains' text counts for nothing. "
-        "The interval reaches down to what it would be if that text counted as general text, and allows for two mixes that were trained and came out "
+        f"assumption: a token of a domain's own text in the mix is worth {ends[0]} ({ends[1]} to {ends[2]}) tokens of a specialist stage, as measured by "
+        f"runs with up to {mix.greatest:.0%} of early text {where}; this does not carry far beyond that share. The other domains' text counts for "
+        "nothing; the interval reaches down to the loss if it counted as general text, and allows for the errors of the two mixes that were trained, "
         "0.7 % below and 5.2 % above such forecasts"
     )
 
@@ -231,7 +232,7 @@ def _missed(problem: DomainsProblem, found: Found) -> str:
 
 
 def _sources(problem: DomainsProblem) -> dict[str, Any]:
-    """Say where each law is from."""
+    """Return the origin of each law."""
     found = {}
     for number, (law, members) in enumerate(problem.groups, 1):
         path = problem.request.domains[members[0]].law_path

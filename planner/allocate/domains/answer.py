@@ -1,4 +1,4 @@
-"""What `plan allocate --domains` answers, and its file."""
+"""The answer of `plan allocate --domains`, and its file."""
 
 from __future__ import annotations
 
@@ -23,46 +23,47 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class DomainPlan:
-    """What one domain gets in a structure, and the loss to expect."""
+    """The part of one domain in a structure, with its forecast loss."""
 
     name: str
     weight: float
     """As given."""
     params_non_embedding: float
     tokens_pt: float
-    """Tokens that count as general text for it: of the trunk, of its own model, or those of a mix that are assumed to."""
+    """Tokens that count as general text for it: of the trunk, of its own model, or those of a mix that are assumed to count."""
     tokens_spec: float
     """Specialist tokens, repeats included; 0 for no specialist stage."""
     unique_spec: float
     epochs_spec: float
     flops: float
-    """Of its branch, its model, or its own text in the mix."""
+    """FLOPs of its branch, its model, or its own text in the mix."""
     flops_path: float
-    """Of everything that its loss depends on: trunk and branch, its model, or the whole mix."""
+    """FLOPs of everything its loss depends on: trunk and branch, its model, or the whole mix."""
     share_flops: float
-    """Share of the budget that `flops` is."""
+    """`flops` as a share of the budget."""
     loss: float
     """Forecast, mean over the resamples [nats/token]."""
     loss_low: float
     loss_high: float
-    """90 % interval of one run: resamples, noise, and drift outside the runs."""
+    """90 % interval of one run, from resamples, run noise, and drift outside the runs."""
     max_loss: float | None
     """Required loss [nats/token]."""
     extrapolation: dict[str, float]
-    """By what factor it lies outside the runs of its law on each axis; 1 is inside, None (infinity) where it has some of what no run has, or none of
-    what every run has."""
+    """By what factor it lies outside the runs of its law on each axis; 1 is inside, None (infinity) if it has something that no run has, or lacks what
+    every run has."""
     shape: dict[str, Any] | None = None
     params_total: float | None = None
     general: dict[str, Any] | None = None
-    """The general loss after the specialist stage, where it is limited, with the replay that keeps the limit: fields of `retention.GeneralLoss`."""
+    """The general loss after the specialist stage, if it is limited, with the replay that keeps the limit: fields of `retention.GeneralLoss`."""
     accuracy: dict[str, Any] | None = None
-    """Forecast accuracy with its 90 % interval, as `accuracy.forecast` describes it; None but in the recommended structure of domains with a table."""
+    """Forecast accuracy with its 90 % interval, as `accuracy.forecast` describes it; only in the recommended structure, for domains with a table."""
     flops_6nd: float | None = None
-    """6·N·D of what `flops` pays, with non-embedding parameters, for comparison; None in answers of older versions."""
+    """6·N·D for the training that `flops` counts, with non-embedding parameters, for comparison; None in answers of older versions."""
     probability: float | None = None
-    """That one run reaches the required loss, by the interval; None where none is required, and in answers of older versions."""
+    """Probability that one run reaches the required loss, from the interval; None if none is required, and in answers of older versions."""
     surer_max_loss: float | None = None
-    """Required loss with which a plan would reach this one in 95 % of runs; None where that is so, where the law cannot know, and as before."""
+    """Required loss to ask for so that this one is reached in 95 % of runs; None if it already is, if the law cannot know, if no loss is required, and in
+    answers of older versions."""
 
     @property
     def params_by(self) -> dict[str, Array]:
@@ -71,7 +72,7 @@ class DomainPlan:
 
     @property
     def tokens_trunk(self) -> float:
-        """General tokens before the specialist stage: without those that are replayed in it."""
+        """General tokens before the specialist stage, without those replayed in it."""
         return self.tokens_pt - (self.general["tokens_replayed"] if self.general else 0.0)
 
     @property
@@ -86,28 +87,29 @@ class Structure:
 
     name: str
     assumption: str
-    """What is assumed and not measured; empty where everything is what the sweeps measure."""
+    """What is assumed without measurement; empty if the sweeps measure everything."""
     loss: float | None
-    """Weighted mean of the domains' losses, mean over the resamples [nats/token]; None where the budget or a required loss allows no plan."""
+    """Weighted mean of the domains' losses, mean over the resamples [nats/token]; None if the budget or a required loss allows no plan."""
     loss_low: float | None
     loss_high: float | None
-    """90 % interval: resamples, the noise of each run, and drift outside the runs."""
+    """90 % interval, from resamples, the noise of each run, and drift outside the runs."""
     worse_percent: float | None
-    """How much higher its loss is than the recommended structure's; None for an arm that does not keep the limits which that keeps."""
+    """How much higher its loss is than the recommended structure's [%]; None for an arm that does not keep the limits of that structure."""
     probability: float | None
-    """Share of the resamples in which the recommended structure is better; None for itself, a mix whose loss is a bound, and as before."""
+    """Share of the resamples in which the recommended structure is better; None for itself, for a mix whose loss is a bound, and if `worse_percent` is
+    None."""
     params_non_embedding: float | None
-    """Of the one model or trunk; None where each domain has a size of its own."""
+    """Size of the one model or trunk; None if each domain has a size of its own."""
     tokens_general: float | None
-    """General tokens in all."""
+    """General tokens in total."""
     flops: float | None
     share_general: float | None
-    """Share of the budget that goes to the trunk, or to the general text of the mix; None where each domain's model has its own."""
+    """Share of the budget for the trunk, or for the general text of the mix; None if each domain has its own model."""
     domains: tuple[DomainPlan, ...]
     note: str = ""
-    """Why there is no plan, or what must be said of this one."""
+    """Why there is no plan, or remarks on this one."""
     flops_inference: float = 0.0
-    """What the inference of all models costs over their lives, where that is counted in."""
+    """FLOPs of the lifetime inference of all models, if counted."""
     flops_6nd: float | None = None
     """6·N·D of all that is trained, trunk and branches, with non-embedding parameters, for comparison; None in answers of older versions."""
 
@@ -119,14 +121,14 @@ class Structure:
 
 @dataclass(frozen=True)
 class InformationValue:
-    """What the law of some domains is worth to the decision."""
+    """Value of the law of some domains for the decision."""
 
     domains: tuple[str, ...]
-    """That share the law; the first has the most FLOPs of them."""
+    """Domains that share the law, those with the most FLOPs first."""
     saved_percent: float
-    """By how much the weighted loss would be lower, mean over the law's resamples [% of it]: no runs for it can save more."""
+    """By how much the weighted loss would be lower if the law were known exactly, mean over its resamples [% of it]: runs for it cannot save more."""
     most_percent: float
-    """The same of the resample with the most."""
+    """The same for the resample with the largest saving."""
 
 
 @dataclass(frozen=True)
@@ -138,23 +140,23 @@ class DomainsAllocation:
     """Name of the recommended structure: the best of those that the sweeps measure."""
     structures: tuple[Structure, ...]
     arms: tuple[Structure, ...]
-    """Split training bound further, not compared where it breaks required losses or a limit on the general loss: equal branches, no general text, no
-    specialist tokens, and half or a tenth of all tokens, divided as the recommended plan divides them."""
+    """Restricted forms of split training: equal branches, no general text, no specialist tokens, and half or a tenth of all tokens specialist, divided as
+    in the recommended plan; not compared if they break required losses or a limit on the general loss."""
     warnings: tuple[str, ...]
     sources: dict[str, Any] = field(default_factory=dict)
     """By law: its path, sweep, recipe, vocabulary."""
     created: str = ""
-    """When it was written [UTC]."""
+    """Time of writing [UTC]."""
     around: dict[str, Any] = field(default_factory=dict)
     """How sharp the optimum is: fields of `sensitivity.Sensitivity`."""
     worths: tuple[Worth, ...] = ()
-    """What more of something would buy."""
+    """Gains from more of each resource."""
     exchange: str = ""
     """What the specialist text is worth in compute, in words."""
     knowing: tuple[InformationValue, ...] = ()
-    """What knowing each law would be worth, the most first, where that was asked."""
+    """Value of knowing each law exactly, largest first, if that was asked for."""
     cost: dict[str, Any] | None = None
-    """What the recommended structure takes: the fields of `budget.Cost`; None where no speed of a GPU was stated, or of older versions."""
+    """Cost of the recommended structure: the fields of `budget.Cost`; None if no speed of a GPU was given, and in answers of older versions."""
 
     @property
     def recommended(self) -> Structure:
@@ -163,7 +165,7 @@ class DomainsAllocation:
 
     @property
     def settled(self) -> bool:
-        """Whether the runs are enough: all plans are among them, and hardly a world of the laws has them behind."""
+        """Whether more runs are unnecessary: all plans lie inside the runs, and the 90 % regret is within the tolerance."""
         inside = all(factor <= NEAR for plan in self.recommended.domains for factor in plan.extrapolation.values())
         regret = self.around.get("regret_90_percent")
         return inside and regret is not None and regret <= 100 * float(self.request["tolerance"])
@@ -179,7 +181,7 @@ class DomainsAllocation:
         """Read the file.
 
         Raises:
-            InputError: no such file, another kind of file, or values that no answer has.
+            InputError: no such file, another kind of file, or impossible values.
         """
         body = read_artifact(path, KIND, VERSION)
         with whole(path):

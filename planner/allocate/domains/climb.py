@@ -1,7 +1,7 @@
-"""Split training under a limit on the general loss, in whole steps: what size, trunk and branches give each other, with the replay that each then needs.
+"""Split training under a limit on the general loss, in whole steps: local search over size, trunk and branches, with the replay that each then needs.
 
-A search divides what a trunk leaves on grids, and the replay that keeps a limit goes up in jumps beside them. Here a plan is moved as long as that gains,
-in ever smaller steps: another size, some steps more or fewer of the trunk or of a branch, and one of them that takes what is left.
+The main search divides the budget on grids, but the replay that keeps a limit jumps between their points. Here a plan is changed as long as that helps,
+in ever smaller moves: another size, some steps more or fewer for the trunk or a branch, and one of them that takes the rest of the budget.
 """
 
 from __future__ import annotations
@@ -18,34 +18,34 @@ from planner.allocate.domains.trade import MARGIN
 from planner.arrays import Array
 
 MOST_DOMAINS = 8
-"""Domains up to which plans are moved."""
+"""Most domains for which this is done."""
 SCALES = (64, 16, 4, 1)
-"""Steps moved at once, one after the other."""
+"""Steps per move, tried in turn."""
 NEAR_SCALES = (4,)
-"""The same beside a plan of another request."""
+"""The same near the best plan of another request."""
 SIZES = (0, -1, 1, -3, 3, -10, 10)
 """Sizes up or down."""
 FEW_RESAMPLES = 60
-"""Resamples under which moves are compared."""
+"""Resamples for comparing moves."""
 MOST_MOVES = 30
-"""Of one scale."""
+"""Most moves per scale."""
 GAIN = 1e-8
-"""Share of itself by which the objective must fall for another move."""
+"""Relative decrease of the objective needed for another move."""
 LEFT_OVER = 0.97
-"""Share of the budget under which what is left of it decides nothing."""
+"""Share of the budget: if a plan spends less, budget is not what limits it."""
 FILLS = 3
-"""Times that what takes the rest is brought to it, whose replay changes with it."""
+"""Iterations to let one part take the rest of the budget, since its replay changes with it."""
 
 
 def climbed(problem: DomainsProblem, found: Found, nearby: bool = False) -> Found:
-    """Return the best plan that moves lead to, or that itself.
+    """Return the best plan that moves lead to, or the plan itself.
 
     Args:
         problem: the domains, with a limit on the general loss.
         found: one trunk and its branches.
-        nearby: whether the search began beside a plan of another request.
+        nearby: whether the search began near the best plan of another request.
     """
-    if not found.tokens_general > 0:  # without a trunk there is nothing to keep
+    if not found.tokens_general > 0:  # without a trunk there is no general loss to keep
         return found
     size, plan, share = int(found.size[0]), np.append(found.tokens_general, found.tokens_spec), found.shares
     unit = max(problem.step, problem.whole(found.tokens_spec.max() / FINE))
@@ -67,23 +67,23 @@ def climbed(problem: DomainsProblem, found: Found, nearby: bool = False) -> Foun
 
 
 def _neighbours(problem: DomainsProblem, size: int, plan: Array, steps: float, crossed: bool, idle: bool) -> tuple[Any, Array, Array]:
-    """Return a plan moved every way.
+    """Return a plan and all its neighbours by one move.
 
     Args:
         problem, size, plan: as for `climbed`: trunk and branches of the plan, shape (domains + 1,).
         steps: tokens by which one of them is longer or shorter.
-        crossed: whether another size is tried with those too, or alone: in jumps of the replay one after the other may gain nothing.
-        idle: whether some of the budget buys nothing.
+        crossed: whether changes of size and tokens are combined: since replay jumps, one after the other may not help.
+        idle: whether some of the budget is left over.
 
     Returns:
-        Numbers of sizes, shape (plans,), trunk and branches, shape (plans, domains + 1), and shares of replay, not a number where a plan is not allowed,
+        Numbers of sizes, shape (plans,), trunk and branches, shape (plans, domains + 1), and shares of replay, NaN if a plan is not allowed,
         shape (domains, plans). The plan itself comes first.
     """
     sizes = np.array([change for change in SIZES if 0 <= size + change < len(problem.ladder)])
     every = np.eye(len(plan))
     moves = [np.zeros(len(plan)), *(sign * item for item in every for sign in (1, -1))]
-    takers = np.append(-1, np.flatnonzero(plan > 0))  # of what is left, or none
-    if idle:  # scarce text binds then, which the trunk and what the branches replay share
+    takers = np.append(-1, np.flatnonzero(plan > 0))  # who takes the rest, or none
+    if idle:  # scarce text binds then, shared by the trunk and the replay of the branches
         moves += [first + second for number, one in enumerate(every) for other in every[:number] for first in (one, -one) for second in (other, -other)]
         takers = takers[:1]
     change, move, taker = (item.reshape(-1) for item in np.meshgrid(sizes, np.arange(len(moves)), takers, indexing="ij"))
@@ -102,9 +102,9 @@ def _neighbours(problem: DomainsProblem, size: int, plan: Array, steps: float, c
 
 
 def _bounded(problem: DomainsProblem, sizes: Any, plans: Array) -> tuple[Array, Array, Array]:
-    """Return plans no longer than the text allows, with the replay that they need, shape (domains, plans), and what they leave of the budget [tokens].
+    """Clip plans to the available text; return them with the replay that they need, shape (domains, plans), and the tokens that the budget has left.
 
-    Where too few tokens are left for a stage, or for replay, these are not numbers.
+    Replay and rest are NaN if too few tokens are left for a stage, or for replay.
     """
     trunk, spec = np.minimum(plans[:, 0], problem.whole(problem.general_tokens)), np.minimum(plans[:, 1:], problem.whole(problem.most_spec)).T
     least = problem.least_stage * (1 - 1e-9)

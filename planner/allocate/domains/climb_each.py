@@ -1,6 +1,6 @@
-"""Independent models under a limit on the general loss, in whole steps: what size, general and specialist tokens of each give each other.
+"""Independent models under a limit on the general loss, in whole steps: local search over size, general and specialist tokens of each.
 
-As `planner.allocate.domains.climb`, but every model moves within what it has of the budget, whatever the others do.
+As `planner.allocate.domains.climb`, but every model moves within its own part of the budget, independent of the others.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from planner.allocate.domains.trade import MARGIN
 from planner.arrays import Array
 
 SIGNS = np.array([(0, 0), (1, 0), (-1, 0), (0, 1), (0, -1)])
-"""Of moves of general and of specialist tokens; none comes first."""
+"""Signs of the moves of general and specialist tokens; no move comes first."""
 TAKERS = np.array([-1, 0, 1])
-"""What takes all that is left: none, the general or the specialist tokens."""
+"""What takes the rest of the budget: nothing, the general or the specialist tokens."""
 
 
 def own_budgets(problem: DomainsProblem, found: Found) -> Array:
-    """Return what each domain's model costs with its inference, brought to the whole budget, shape (domains,)."""
+    """Return the cost of each domain's model with its inference, scaled so that they add up to the budget, shape (domains,)."""
     result: Array = (found.flops + problem.weights * problem.inference[found.size]) * problem.request.flops / problem.spent(found)
     return result
 
@@ -35,8 +35,8 @@ def climbed_each(problem: DomainsProblem, found: Found, flops: Array, nearby: bo
     Args:
         problem: the domains, with a limit on the general loss.
         found: independent models.
-        flops: what each may cost with its inference, shape (domains,).
-        nearby: whether the search began beside a plan of another request.
+        flops: most FLOPs of each with its inference, shape (domains,).
+        nearby: whether the search began near the best plan of another request.
     """
     rows = np.arange(problem.count)
     size, pt, spec, share = found.plan
@@ -59,8 +59,8 @@ def climbed_each(problem: DomainsProblem, found: Found, flops: Array, nearby: bo
 
 
 def _neighbours(problem: DomainsProblem, size: Any, pt: Array, spec: Array, flops: Array, steps: Array) -> tuple[Any, Array, Array, Array]:
-    """Return every model moved every way: sizes, general tokens with those replayed, specialist ones, and the share of replay, not a number where that
-    is not allowed; shape (domains, plans), the plan itself first.
+    """Return every model with all its neighbours by one move: sizes, general tokens with replay, specialist tokens, and the share of replay, NaN if not
+    allowed; shape (domains, plans), the model itself first.
     """  # fmt: skip
     change, sign, taker = (item.reshape(-1) for item in np.meshgrid(SIZES, np.arange(len(SIGNS)), TAKERS, indexing="ij"))
     at = size[:, None] + np.array(change)
@@ -82,6 +82,6 @@ def _neighbours(problem: DomainsProblem, size: Any, pt: Array, spec: Array, flop
 
 
 def _as_found(problem: DomainsProblem, size: Any, pt: Array, spec: Array, share: Array) -> Found:
-    """Write models down, with what they cost."""
+    """Convert models to a `Found`, with their cost."""
     cost, replayed = problem.spec_cost[np.arange(problem.count), size], spec * share / (1 - share)
     return Found(INDEPENDENT, size, pt, spec, float(pt.sum()), problem.price[size] * (pt - replayed + cost * (spec + replayed)), 0.0, share)

@@ -1,4 +1,4 @@
-"""What must be said of a recommendation for many domains."""
+"""Warnings about a recommendation for many domains."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from planner.fit.support import NEAR
 from planner.units import format_count, format_names
 
 NAMED_DOMAINS = 2
-"""Domains of one law that a warning names."""
+"""Domains of one law that a warning names at most."""
 SHOWN_REQUIRED = 5
-"""Domains whose required losses a warning names."""
+"""Domains whose required losses a warning names at most."""
 
 
 def warnings_of(problem: DomainsProblem, chosen: Structure, structures: tuple[Structure, ...], found: Found, margin: float) -> Iterator[str]:
@@ -33,7 +33,7 @@ def warnings_of(problem: DomainsProblem, chosen: Structure, structures: tuple[St
         problem: the request under its laws.
         chosen: the recommended structure.
         structures: all of them.
-        found: the plan of the recommended one, as it was searched.
+        found: its plan, as the search found it.
         margin: by which required losses were tightened.
     """
     request = problem.request
@@ -41,10 +41,11 @@ def warnings_of(problem: DomainsProblem, chosen: Structure, structures: tuple[St
     ways: dict[str, list[str]] = {}
     for domain, one in zip(request.domains, problem.problems, strict=True):
         if one.method.name != "full":
-            ways.setdefault(f"{one.method.name}: specialist stages counted with {one.method.adapters}, general ones in full", []).append(domain.name)
+            way = f"{one.method.name}: specialist stages counted with {one.method.adapters}, general ones as full training"
+            ways.setdefault(way, []).append(domain.name)
     for way, those in ways.items():
-        yield f"the law of {format_names(those)} is of runs with {way}"
-    # Of many domains, the one farthest from the runs of its law speaks for all.
+        yield f"the law of {format_names(those)} was fitted to runs with {way}"
+    # Of many domains, only the one farthest from the runs of its law is named.
     factors = [max((value for value in plan.extrapolation.values() if np.isfinite(value)), default=1.0) for plan in chosen.domains]
     outside, farthest = sum(value > NEAR for value in factors), int(np.argmax(factors))
     law = request.domains[farthest].law
@@ -53,23 +54,23 @@ def warnings_of(problem: DomainsProblem, chosen: Structure, structures: tuple[St
     yield from tell_never_of(request.domains, chosen.domains)
     for structure in structures:
         if structure is not chosen and any(value > TOO_FAR for plan in structure.domains for value in plan.extrapolation.values() if np.isfinite(value)):
-            yield f"{structure.name}: more than {TOO_FAR:g}× beyond the runs, so what is said of it is worth nothing"
+            yield f"{structure.name}: more than {TOO_FAR:g}× beyond the runs, so its forecast is worthless"
     yield from tell_bounded(problem, found, margin)
     few = [plan.name for plan, most in zip(chosen.domains, problem.most_spec, strict=True) if most < problem.least_stage]
     if few:
         least = format_count(problem.least_stage)
-        yield f"no specialist stage for {format_names(few)}: all passes allowed hold fewer than the {least} tokens that a stage takes"
+        yield f"no specialist stage for {format_names(few)}: all allowed passes together hold fewer tokens than the minimum of a stage, {least}"
     idle = [plan.name for plan in chosen.domains if plan.tokens_spec == 0 and plan.weight == 0]
     if idle:
-        yield f"no specialist stage for {format_names(idle)}: of weight 0"
+        yield f"no specialist stage for {format_names(idle)}: weight 0"
     bare = [plan.name for plan in chosen.domains if plan.tokens_spec == 0 and plan.name not in (*few, *idle)]
     if bare:
-        limit = ", or pass the limit on the general loss" if request.limited else ""
+        limit = ", or exceed the limit on the general loss" if request.limited else ""
         least = format_count(problem.least_stage)
-        yield f"no specialist stage for {format_names(bare)}: the {least} tokens that a stage takes at least buy more elsewhere, or do harm{limit}"
+        yield f"no specialist stage for {format_names(bare)}: the minimum of a stage, {least} tokens, gains more elsewhere, or raises the loss{limit}"
     full = [plan.name for plan, most in zip(chosen.domains, problem.most_spec, strict=True) if plan.tokens_spec > TAKEN * most]
     if full:
-        yield f"the limit of passes binds for {len(full)} of {problem.count} domains, {full[0]} among them: more text or passes might lower their loss"
+        yield f"the limit on passes binds for {len(full)} of {problem.count} domains, such as {full[0]}: more text or passes might lower their loss"
     yield from tell_realised(request.params, chosen.domains[0].params_non_embedding)
     yield from tell_memory(problem.problems[0], max(plan.params_non_embedding for plan in chosen.domains), "larger models")
     yield from _of_required(chosen)
@@ -84,7 +85,7 @@ def warnings_of(problem: DomainsProblem, chosen: Structure, structures: tuple[St
 
 
 def tell_never_of(domains: Sequence[Domain], plans: Sequence[DomainPlan]) -> Iterator[str]:
-    """Say of which domains a structure has tokens that no run has, or none that every run has; a sentence of each kind."""
+    """Say for which domains a structure has tokens that no run has, or lacks tokens that every run has; one sentence for each kind."""
     found: dict[str, list[str]] = {}
     for domain, plan in zip(domains, plans, strict=True):
         for text in tell_never(domain.law, plan.extrapolation):
@@ -94,7 +95,7 @@ def tell_never_of(domains: Sequence[Domain], plans: Sequence[DomainPlan]) -> Ite
 
 
 def warnings_of_mix(mix: MixWorth | None, chosen: Structure, structures: tuple[Structure, ...]) -> Iterator[str]:
-    """Say why one mixed model is not recommended where it is forecast better, and what would let it be."""
+    """Say why one mixed model is not recommended although it is forecast better, and what would change that."""
     mixed = next((structure for structure in structures if structure.name == MIXED), None)
     if mix is None or mixed is None or mixed is chosen or mixed.tokens_general is None or mixed.probability is None or mixed.worse_percent is None:
         return
@@ -102,42 +103,42 @@ def warnings_of_mix(mix: MixWorth | None, chosen: Structure, structures: tuple[S
     share, better = special / (mixed.tokens_general + special), -round(mixed.worse_percent, 2)
     unknown = [plan.name for plan, measured in zip(mixed.domains, mix.measured, strict=True) if not measured]
     plural = "s" * (len(unknown) > 1)
-    why = [f"no run of the law{plural} of {format_names(unknown)} has early specialist text"] if unknown else []
+    why = [f"no run of the law{plural} of {format_names(unknown)} has specialist text in its general stage"] if unknown else []
     if share > mix.greatest:
-        why.append(f"{share:.2g} of its tokens are specialist, where no run had more than {mix.greatest:.2g}")
+        why.append(f"a share of {share:.2g} of its tokens is specialist, and no run had more than {mix.greatest:.2g}")
     if better > 0 and why:
         sweeps = f"the sweep{plural} of {format_names(unknown)}" if unknown else "the sweeps"
         yield (
-            f"{MIXED} is forecast {better:.2f} % lower than {chosen.name}, in {1 - mixed.probability:.0%} of the refits, and is not recommended, since "
-            f"{' and '.join(why)}: to make it a sound choice, add cells with tokens_spec = 0 and early_fraction of up to {share:.2g} to {sweeps}, fit "
-            "again, and allocate again"
+            f"{MIXED} is forecast {better:.2f} % lower than {chosen.name}, in {1 - mixed.probability:.0%} of the refits, but is not recommended, because "
+            f"{' and '.join(why)}: to make it eligible, add cells with tokens_spec = 0 and early_fraction of up to {share:.2g} to {sweeps}, refit, "
+            "and allocate again"
         )
 
 
 def _of_required(chosen: Structure) -> Iterator[str]:
-    """Say how surely required losses are reached, and what to require instead to be surer."""
+    """Say with what probability one run reaches the required losses, and what to require instead to be surer."""
     found = [(plan.probability, plan) for plan in chosen.domains if plan.probability is not None and plan.probability < SURE]
     unsure = sorted(found, key=lambda pair: pair[0])
     if not unsure:
         return
     shown = ", ".join(f"{plan.name!r} {plan.max_loss:g} in {share:.0%} of runs" for share, plan in unsure[:SHOWN_REQUIRED])
     asked = ", ".join(f"{plan.surer_max_loss:.4g} for {plan.name!r}" for _, plan in unsure[:SHOWN_REQUIRED] if plan.surer_max_loss is not None)
-    more = f" (and {len(unsure) - SHOWN_REQUIRED} domains more)" if len(unsure) > SHOWN_REQUIRED else ""
-    surer = f"; max_loss = {asked}, where that is within reach, would do so in {SURE:.0%} of runs" if asked else ""
+    more = f" (and {len(unsure) - SHOWN_REQUIRED} more domains)" if len(unsure) > SHOWN_REQUIRED else ""
+    surer = f"; max_loss = {asked}, if within reach, would do so in {SURE:.0%} of runs" if asked else ""
     blind = [plan.name for _, plan in unsure[:SHOWN_REQUIRED] if plan.surer_max_loss is None]
-    unknown = f"; for {format_names(blind)} no max_loss is known to: the law has no irreducible loss, and cannot tell how low a run gets" if blind else ""
-    yield f"a required loss is reached by the mean forecast, and by one run with the probability that its interval gives: {shown}{more}{surer}{unknown}"
+    unknown = f"; for {format_names(blind)} none can be named: the law has no irreducible loss and cannot tell how low a run gets" if blind else ""
+    yield f"the mean forecast reaches every required loss, but one run reaches it only with some probability: {shown}{more}{surer}{unknown}"
 
 
 def _of_the_limit(problem: DomainsProblem, chosen: Structure) -> Iterator[str]:
-    """Say how surely the limit on the general loss is kept, and what is not measured of it."""
+    """Say how surely the limit on the general loss is kept, and what is not measured about it."""
     stages = [(plan, plan.general) for plan in chosen.domains if plan.general and plan.tokens_spec > 0]
     if not stages:
         return
     plan, general = min(stages, key=lambda pair: float(pair[1]["probability"]))
-    yield f"the limit, {general['limit']}, is kept for every domain with a probability of {general['probability']:.0%} or more: least for {plan.name!r}"
+    yield f"the limit ({general['limit']}) is kept with a probability of at least {general['probability']:.0%} for every domain; lowest for {plan.name!r}"
     if not all(len(one.retention.replays) > 1 for one in problem.problems if one.retention):
-        yield "some general law has no runs with replay: what replay would keep is not measured there, and none is planned"
+        yield "some general law has no runs with replay: its effect on that general loss is not measured, and none is planned"
     if shares := [plan.replay_fraction for plan, _ in stages if plan.replay_fraction]:
         yield said_of(shares)
     plan, general = max(stages, key=lambda pair: float(pair[1].get("extrapolation", 1.0)))
@@ -146,7 +147,7 @@ def _of_the_limit(problem: DomainsProblem, chosen: Structure) -> Iterator[str]:
 
 
 def _differences(problem: DomainsProblem) -> Iterator[str]:
-    """Name what keeps the laws of the domains from being of one trunk."""
+    """Say in what the laws of the domains differ so that they cannot share the trunk they were measured on."""
     for what, values in (
         ("families", {problem.recipe.family for problem in problem.problems if problem.recipe}),
         ("lengths of a sequence", {problem.recipe.seq_len for problem in problem.problems if problem.recipe}),
@@ -154,9 +155,9 @@ def _differences(problem: DomainsProblem) -> Iterator[str]:
     ):
         if len(values) > 1:
             said = " and ".join(str(value) for value in sorted(values, key=str))
-            yield f"the laws were measured with different {what}, {said}: the trunk would be another one, not measured; shapes are the first law's"
+            yield f"the laws were measured with different {what}, {said}: a shared trunk was not measured; shapes are those of the first law"
     if len({law.source.get("corpus") for law, _ in problem.groups}) > 1:
         yield (
-            "the laws come from different corpora: their general text and tokenisers may differ, and nats/token of different tokenisers are different "
-            "units, which the weights should make up for; plan launch cannot train a trunk or a mix of them: for that, sweep all domains on one corpus"
+            "the laws come from different corpora: their general text and tokenisers may differ; nats/token of different tokenisers are different units, "
+            "so set the weights accordingly; plan launch cannot train a trunk or a mix of them: for that, sweep all domains on one corpus"
         )

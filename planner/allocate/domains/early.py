@@ -1,7 +1,7 @@
 """What a domain's own text is worth inside one model of the whole mix, where sweeps have measured early specialist text.
 
-A mixed model is then read as split training off a trunk of its general text, with every domain's own tokens times that worth. The other domains'
-text counts for nothing in the forecast; what it would be if that text counted as general text is let into the interval.
+A mixed model is then treated as split training from a trunk of its general text, with every domain's own tokens multiplied by that worth. The other
+domains' text counts for nothing in the forecast; the interval includes the loss if that text counted as general text.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ class MixWorth:
     high: Array
     """90 % interval."""
     off: Array
-    """How far the runs that it was fitted to lie from their law, in ln L."""
+    """Scatter around their law of the runs that it was fitted to, in ln L."""
     measured: tuple[bool, ...]
-    """Whether the domain's own law has measured it; else it is that of the laws that have."""
+    """Whether it comes from the domain's own law; else from the laws that have measured it."""
     greatest: float
-    """Share of early text that runs had at the most."""
+    """Largest share of early text in any run."""
 
     def covers(self, found: Found) -> bool:
-        """Whether every law has measured the worth, and at shares of early text as great as the plan's: it does not carry to greater ones."""
+        """Whether every law has measured the worth, at shares of early text as large as the plan's: it does not carry to larger ones."""
         special = float(found.tokens_spec.sum())
         return all(self.measured) and special <= self.greatest * (found.tokens_general + special)
 
     @classmethod
     def of(cls, domains: Sequence[Domain]) -> MixWorth | None:
-        """Collect what the laws have measured; None where no law has."""
+        """Collect what the laws have measured; None if none has."""
         laws = [domain.law.early for domain in domains]
         known = [early for early in laws if early is not None]
         if not known:

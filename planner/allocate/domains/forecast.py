@@ -1,8 +1,8 @@
 """The weighted loss of a structure with its interval, and the domains' own.
 
-Resamples of different laws are independent; those of one law that several domains share go together. The noise of a run is each domain's own;
-the drift outside the runs is common to all domains: laws of one form err alike there, and in each of four structures that were trained the three
-domains were off to the same side (sweeps/three/NOTES.md).
+Resamples of different laws are independent; domains that share a law share its resamples. Run noise is independent between domains; drift outside the
+runs is common to all domains: laws of one form err alike there, and in each of four structures that were trained the three domains were off in the same
+direction (sweeps/three/NOTES.md).
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ from planner.flops import flops_6nd
 DRAWS = 4000
 SEED = 0
 SEVERAL = 0.04
-"""How far two mixes of three domains came out from such forecasts, in ln L, root mean square (0.7 and 5.2 %: sweeps/three/NOTES.md)."""
+"""Root mean square error of such forecasts for two trained mixes of three domains, in ln L (0.7 and 5.2 %: sweeps/three/NOTES.md)."""
 
 
 @dataclass(frozen=True)
 class MixDoubt:
-    """What a mix leaves open beyond what its laws do, in ln L; arrays have shape (domains,)."""
+    """Uncertainty of a mix beyond that of its laws, in ln L; arrays have shape (domains,)."""
 
     worth: Array
-    """Standard deviation by the worth, and by what mixing several domains does beside it: all domains go together."""
+    """Standard deviation from the worth, and from the mixing of several domains: common to all domains."""
     off: Array
-    """Standard deviation of a run about its law."""
+    """Standard deviation of a run around its law."""
     general: Array
-    """Change if the other domains' text counted as general text; 0 where that would not lower the loss."""
+    """Change if the other domains' text counted as general text; 0 if that would not lower the loss."""
 
     @classmethod
     def of(cls, problem: DomainsProblem, found: Found) -> MixDoubt:
-        """Measure it at one plan; nothing where nothing is mixed."""
+        """Evaluate it at one plan; zeros if nothing is mixed."""
         mix, none = problem.mix, np.zeros(problem.count)
         if mix is None:
             return cls(none, none, none)
@@ -60,7 +60,7 @@ class MixDoubt:
 
 @dataclass(frozen=True)
 class Outlook:
-    """What the laws say of one structure."""
+    """Forecast of one structure."""
 
     losses: Array
     """Mean over resamples by domain [nats/token], shape (domains,)."""
@@ -68,7 +68,7 @@ class Outlook:
     """Weighted loss under joint draws of the resamples, the same draws for every structure, shape (draws,)."""
     low: float
     high: float
-    """90 % interval of the weighted loss, with noise and drift."""
+    """90 % interval of the weighted loss, with run noise and drift."""
 
     @property
     def loss(self) -> float:
@@ -86,13 +86,13 @@ def outlook(problem: DomainsProblem, found: Found) -> Outlook:
     for (law, members), values in zip(problem.groups, problem.resampled(found), strict=True):
         losses[members] = values.mean(0)
         weighted = values @ problem.weights[members]
-        # Whole rounds over the resamples, so that means over the draws are means over the resamples but for the last round.
+        # Complete rounds over the resamples, so that means over the draws equal means over the resamples except for the last round.
         rounds = -(-DRAWS // len(weighted))
         joint += weighted[np.concatenate([random.permutation(len(weighted)) for _ in range(rounds)])[:DRAWS]]
         alone += float(weighted.mean())
         share = problem.weights[members] * losses[members]
         distance = law.support.distance(problem.params[found.size[members]], found.tokens_pt[members], spec[members], problem.unique[members])
-        # As a forecast of one run does, beyond a deviation of 5 in ln L the interval says "anything".
+        # As in a forecast of one run, a deviation of 5 in ln L means "anything".
         drift += float((share * np.minimum(law.drift * np.where(distance > 0, distance, 0.0), 5.0)).sum())
         runs += float((share**2 * (law.noise**2 + doubt.off[members] ** 2)).sum())
     joint += alone - joint.mean()
@@ -102,15 +102,15 @@ def outlook(problem: DomainsProblem, found: Found) -> Outlook:
         common = random.normal(size=DRAWS)
         off = float((weighted * doubt.worth).sum()) * (common - common.mean())
         joint += off
-    # What replay costs was measured once, and is as wrong for all domains; all of it is half the interval's width, as in `replay_cost`.
+    # The cost of replay was measured once, so its error is common to all domains; half the interval's width is the whole cost, as in `replay_cost`.
     off = off + np.sqrt(runs + drift**2 + (float((weighted * replay).sum()) / Z) ** 2) * random.normal(size=DRAWS)
-    # In ln L, as of one run: far outside the runs as wide a sum would reach below a loss of zero.
+    # In ln L, as for one run: far outside the runs an interval in L could reach below zero.
     low, high = interval_of(spread * np.exp(off / weighted.sum()))
     return Outlook(losses, joint, float(low * (weighted * np.exp(doubt.general)).sum() / weighted.sum()), high)
 
 
 def describe(problem: DomainsProblem, found: Found, losses: Array) -> tuple[DomainPlan, ...]:
-    """Write every domain's part out, with the interval of its own loss and how far it lies from the runs.
+    """Describe every domain's part, with the interval of its own loss and its distance from the runs.
 
     Args:
         problem: the domains.
@@ -134,7 +134,7 @@ def describe(problem: DomainsProblem, found: Found, losses: Array) -> tuple[Doma
             ends = [float(np.hypot(np.log(end[row] / forecast.loss[row]), wider[number])) for end in (forecast.low, forecast.high)]
             low = min(loss, float(forecast.loss[row] * np.exp(doubt.general[number] - ends[0])))
             high = max(loss, float(forecast.loss[row] * np.exp(ends[1])))
-            # The lowest loss measured, where a law without an irreducible loss does not know better: asking for less does not move it.
+            # Without an irreducible loss the end is held at the lowest measured loss; requiring a lower loss does not move it.
             held = not law.bounded_below and float(forecast.high[row]) == law.least_loss
             plan = DomainPlan(
                 domain.name, domain.weight, float(params["non_embedding"][row]), float(pt[row]), float(spec[row]), float(unique[row]),
@@ -149,13 +149,13 @@ def describe(problem: DomainsProblem, found: Found, losses: Array) -> tuple[Doma
 
 
 def required(max_loss: float | None, loss: float, low: float, high: float, held: bool = False) -> tuple[float | None, float | None]:
-    """Return the probability that one run reaches a required loss, and what to require for `SURE` of them where they are fewer.
+    """Return the probability that one run reaches a required loss, and what to require so that a share `SURE` of runs does, if fewer do.
 
     Args:
         max_loss: required loss; None for none.
-        loss: forecast, with the ends of its 90 % interval of one run, of which the upper one is passed by one run in twenty.
-        low, high: those ends.
-        held: whether the upper end stays where it is, whatever is required; then nothing is known to be surer.
+        loss: forecast.
+        low, high: ends of its 90 % interval of one run; one run in twenty exceeds the upper end.
+        held: whether the upper end does not move with what is required; then nothing surer can be named.
     """
     if max_loss is None:
         return None, None
@@ -166,10 +166,10 @@ def required(max_loss: float | None, loss: float, low: float, high: float, held:
 
 
 def _with_general(problem: DomainsProblem, found: Found, number: int, plan: DomainPlan) -> DomainPlan:
-    """Add the general loss after the specialist stage, where it is limited."""
+    """Add the general loss after the specialist stage, if it is limited."""
     retention = problem.problems[number].retention
     if retention is None or found.replay is None:
         return plan
-    # A branch may rise over its trunk, a model of its own over itself with the same general tokens.
+    # The rise of a branch is over its trunk, that of a separate model over itself with the same general tokens.
     before = None if found.name == INDEPENDENT else found.tokens_general
     return replace(plan, general=asdict(retention.tell(plan, float(found.replay[number]), before)))

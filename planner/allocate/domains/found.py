@@ -1,4 +1,4 @@
-"""The plan that a search for many domains ends in, and the names of the structures."""
+"""The result of a search for many domains, and the names of the structures."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ SPLIT, INDEPENDENT, MIXED = "split training", "independent models", "one mixed m
 
 @dataclass(frozen=True)
 class Found:
-    """One way to spend the budget, as a search ends in it; arrays have shape (domains,)."""
+    """A plan for all domains, as a search returns it; arrays have shape (domains,)."""
 
     name: str
     size: Any
-    """Numbers of sizes of the ladder."""
+    """Numbers of sizes in the ladder."""
     tokens_pt: Array
-    """General tokens that the domain's model has seen; in a mixed model, all that count as such."""
+    """General tokens that the domain's model has seen; in a mixed model, all tokens that count as general."""
     tokens_spec: Array
     tokens_general: float
-    """General tokens of the trunk or of the mixed model; of all models together where each has its own."""
+    """General tokens of the trunk or of the mixed model; of all models together if each domain has its own."""
     flops: Array
-    """What each domain's own training costs: its branch, its model, or its part of the mix."""
+    """FLOPs of each domain's own training: its branch, its model, or its part of the mix."""
     flops_general: float
-    """What the trunk, or the general text of the mix, costs."""
+    """FLOPs of the trunk, or of the general text of the mix."""
     replay: Array | None = None
-    """Shares of replayed general text in the specialist stages; None for none."""
+    """Shares of replayed general text in the specialist stages; None without replay."""
 
     @property
     def plan(self) -> tuple[Any, Array, Array, Array]:
@@ -38,16 +38,16 @@ class Found:
 
     @property
     def shares(self) -> Array:
-        """Return shares of replay, none where nothing is replayed."""
+        """Return shares of replay, 0 if there is none."""
         return np.zeros(len(self.tokens_spec)) if self.replay is None else self.replay
 
     @property
     def replayed(self) -> Array:
-        """Tokens of general text within the specialist stages, which `tokens_pt` counts too."""
+        """Replayed general tokens in the specialist stages, which are included in `tokens_pt`."""
         return self.tokens_spec * self.shares / (1 - self.shares)
 
     def tokens_of(self, price: Array) -> Array:
-        """Return the tokens that each domain's own FLOPs pay: of its branch, its model or its part of a mix, or of a cooldown of the trunk.
+        """Return the tokens of each domain's own training: its branch, its model, its part of a mix, or a cooldown of the trunk.
 
         Args:
             price: training FLOPs of a general token, shape (domains,).

@@ -1,4 +1,4 @@
-"""What is worth measuring: how much better the recommendation would be if one law were known, the others as unsure as they are."""
+"""What is worth measuring: how much better the recommendation would be if one law were known exactly, the others as uncertain as they are."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from planner.allocate.domains.resample_problems import best_in, resample_problem
 from planner.allocate.domains.sensitivity import EVALUATIONS
 
 MOST_LAWS = 20
-"""Laws that are asked about: those of the domains with the most FLOPs."""
+"""Most laws evaluated: those of the domains with the most FLOPs."""
 
 
 def information_value(problem: DomainsProblem, found: Found, margin: float, progress: Callable[[float], None]) -> tuple[InformationValue, ...]:
-    """Ask each law what it is worth to know it, the most first.
+    """Return the value of knowing each law, largest first.
 
     Args:
         problem: the request under its laws.
         found: the recommendation.
         margin: by which required losses were tightened.
-        progress: told the share that is done.
+        progress: called with the share that is done.
     """
     problem = replace(problem, evaluations=EVALUATIONS)
     flops = np.array(found.flops)
     laws = sorted(problem.groups, key=lambda group: -float(flops[group[1]].sum()))[:MOST_LAWS]
     result = []
     for number, (law, members) in enumerate(laws):
-        saved = [best_in(world, found, margin)[1] for world in resample_problems(problem, law)]
+        saved = [best_in(drawn, found, margin)[1] for drawn in resample_problems(problem, law)]
         names = tuple(problem.request.domains[member].name for member in members[np.argsort(-flops[members], kind="stable")])
         result.append(InformationValue(names, max(0.0, float(np.mean(saved))), max(0.0, float(np.max(saved)))))
         progress((number + 1) / len(laws))

@@ -1,7 +1,7 @@
-"""Where a limit on the general loss, or a required loss beside scarce text, leaves some of the budget over: a smaller budget's plan is one of it too.
+"""Searches with smaller budgets, if a limit on the general loss, or a required loss with scarce text, leaves some of the budget over.
 
-The grids of a search reach over all that a budget pays, so that they are coarse where the best plan takes a small part of it. The smaller budgets are
-counted from one FLOP in fixed steps: whatever the request, the same one is searched, and the same plan found in it.
+A plan for a smaller budget is also one for the budget. The grids of a search span the whole budget, so they are coarse if the best plan takes a small
+part of it. The smaller budgets are powers of a fixed factor, independent of the request, so the same ones are searched and the same plans found.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from planner.allocate.domains.rounding import better
 from planner.allocate.request import LEFT_OVER
 
 STEP, ROOM = 1.2, 1.02
-"""Factor between smaller budgets, and from what a plan takes to the least of them that is searched for a better one."""
+"""Factor between smaller budgets, and the least factor from the cost of a plan to the smaller budget that is searched."""
 CLOSE = (1.05, 1.4)
-"""Factors from what the best plan takes to budgets that are searched last, whose grids lie around it."""
+"""Factors from the cost of the best plan to the budgets searched last, whose grids are centred on it."""
 MOST_SEARCHES = 3
-"""Smaller budgets that are searched, one after the other."""
+"""Most smaller budgets searched."""
 
 
 def with_less(problem: DomainsProblem, search: Callable[[DomainsProblem, float], Found | None], margin: float) -> Found | None:
-    """Search a request, and smaller budgets as long as some is left over under a limit or a required loss; return the best plan, None where there is none.
+    """Search a request, and smaller budgets while a limit or a required loss leaves some over; return the best plan, None if there is none.
 
     Args:
         problem: the request under its laws.
-        search: for the best plan of such a request with required losses tightened by a margin.
-        margin: by which they are.
+        search: returns the best plan of a request, with required losses tightened by a margin.
+        margin: that margin.
     """
     best = found = first = search(problem, margin)
     less = problem
@@ -55,14 +55,14 @@ def with_less(problem: DomainsProblem, search: Callable[[DomainsProblem, float],
 
 
 def _climbed_in_full(problem: DomainsProblem, found: Found) -> Found:
-    """Move a plan, which was moved within a smaller budget and its sizes, within the whole one."""
+    """Continue the local search of a plan from a smaller budget with the whole budget and all sizes."""
     if problem.count > MOST_DOMAINS:
         return found
     return climbed_each(problem, found, own_budgets(problem, found)) if found.name == INDEPENDENT else climbed(problem, found)
 
 
 def _under(problem: DomainsProblem, flops: float) -> DomainsProblem:
-    """Return a request with a smaller budget, and of its ladder the sizes that this can train."""
+    """Return the problem with a smaller budget, and the part of its ladder that this can train."""
     less = replace(problem, request=replace(problem.request, flops=flops))
     sizes = np.arange(len(problem.ladder))
     trained = np.maximum(problem.least_ratio.min() * problem.params, problem.least_stage)

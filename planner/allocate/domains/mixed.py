@@ -1,8 +1,8 @@
-"""One model trained on general text and the text of all domains, where no sweep has measured what early specialist text is worth.
+"""One model trained on general text and the text of all domains, if no sweep has measured what early specialist text is worth.
 
-For each domain, whatever is not its own text then counts as general text. Under that, and whatever the order of the text, a mixed model sees as
-much of every domain's own text as split training at the same cost, and more other text before it: it cannot come out behind, so its loss is a
-bound and not a forecast. Where general text is scarce, it may take more of the domains' text than is best for each: it is text for the others.
+For each domain, all text but its own then counts as general text. Under this assumption, regardless of the order of the text, a mixed model sees as much
+of every domain's own text as split training at the same cost, and more other text: it cannot be worse, so its loss is a bound and not a forecast. If
+general text is scarce, it may take more of a domain's text than is best for that domain, as general text for the others.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from planner.allocate.domains.waterfill import fill
 from planner.arrays import Array
 
 PARTS = np.geomspace(0.02, 1.0, 16)
-"""Of what budget and text allow, where the general text is limited: with little of it, not all of that can be of use."""
+"""Fractions of the tokens that budget and text allow, if the general text is limited: with little of it, using all may not help."""
 FINALISTS = 6
-"""Sizes of a grid that are told apart in whole steps, under all resamples."""
+"""Sizes of a grid that are compared in whole steps, under all resamples."""
 
 
 def mixed(problem: DomainsProblem, margin: float = 0.0) -> Found | None:
-    """Find the best mixed model, or None where the budget allows none."""
+    """Find the best mixed model, or None if the budget allows none."""
     best: Found | None = None
     size, share, part = 0, None, 1.0
     for stage in (COARSE, *CLOSER):
@@ -36,7 +36,7 @@ def mixed(problem: DomainsProblem, margin: float = 0.0) -> Found | None:
         at = np.repeat(sizes, len(parts))
         most = _most(problem, sizes)
         total = np.outer(most, parts).ravel()
-        if np.isfinite(problem.general_tokens):  # and what makes just enough for the size
+        if np.isfinite(problem.general_tokens):  # and the minimum for the size
             enough = _enough(problem, sizes)
             some = (enough > 0) & (enough < most)
             at, total = np.append(at, sizes[some]), np.append(total, enough[some])
@@ -55,35 +55,35 @@ def mixed(problem: DomainsProblem, margin: float = 0.0) -> Found | None:
 
 
 def _most(problem: DomainsProblem, size: Any) -> Array:
-    """Return the most tokens that budget and text make for numbers of sizes, what is too little for a stage left out."""
+    """Return the most tokens that budget and text allow for numbers of sizes, without text too short for a stage."""
     stages = np.where(problem.most_spec >= problem.least_stage, problem.whole(problem.most_spec), 0.0)
     result: Array = np.minimum(problem.tokens(size), problem.whole(problem.general_tokens) + stages.sum())
     return result
 
 
 def _enough(problem: DomainsProblem, size: Any) -> Array:
-    """Return the fewest tokens of all text, in whole steps, that are enough for numbers of sizes."""
+    """Return the minimum of tokens in total, in whole steps, for numbers of sizes."""
     return problem.enough(np.tile(size, (problem.count, 1)), 0.0).max(0)
 
 
 def _divide(amounts: Array, value: Array, total: Array, least: Array, gap: bool) -> tuple[Array, Array]:
-    """Divide totals among the domains, each with as much specialist text as the general text leaves open at least.
+    """Divide totals among the domains, with at least as much specialist text as the general text does not cover.
 
     Args:
         amounts: of each domain, shape (batch, domains, nodes).
         value: of the same shape.
         total: all tokens, shape (batch,).
-        least: of them that are specialist.
+        least: minimum of specialist tokens among them.
         gap: as for `fill`.
 
     Returns:
-        Amounts, shape (batch, domains), and what they come to, infinite where there is no such division.
+        Amounts, shape (batch, domains), and their total value, infinite if there is no such division.
     """
     filled = fill(amounts, value, total, gap=gap)
     divided, result = filled.amount, filled.total.copy()
     short = np.flatnonzero((divided.sum(-1) < least * (1 - 1e-9)) & np.isfinite(result))
     if len(short):
-        # A pull upward that is the same for all, and so great that every domain takes more, leaves open only who does: they share what must be.
+        # A reward per token, equal for all and large enough that every domain takes more, makes them share the required amount optimally.
         steps, rises = np.diff(amounts[short]), np.diff(np.where(np.isfinite(value[short]), value[short], np.nan))
         slopes = np.where((steps > 1e-9 * total[short, None, None]) & np.isfinite(rises), rises / np.where(steps > 0, steps, 1.0), 0.0)
         pull = 2 * slopes.max((1, 2), initial=0.0)[:, None]
@@ -94,12 +94,12 @@ def _divide(amounts: Array, value: Array, total: Array, least: Array, gap: bool)
 
 
 def _in_whole_steps(problem: DomainsProblem, size: int, total: float, amounts: Array) -> Found:
-    """Round to whole steps."""
+    """Round a plan to whole steps."""
     price, spec = float(problem.price[size]), whole_steps(problem, amounts, total, most=problem.most_spec)
     room = float(np.clip(total - spec.sum(), 0.0, problem.general_tokens))
     general = float(whole_steps(problem, np.array(room), room))
     missing = float(_enough(problem, np.array([size]))[0]) - general - spec.sum()
-    if 0 < missing:  # rounding took what makes enough: the domain with the most to go gives it back
+    if 0 < missing:  # rounding fell below the minimum: the domain with the most text left makes it up
         longest = int(np.where(spec > 0, problem.most_spec - spec, -1.0).argmax())
         spec[longest] += np.ceil(missing / problem.step - 1e-9) * problem.step
     return Found(MIXED, np.full(problem.count, size), general + spec.sum() - spec, spec, general, price * spec, price * general)

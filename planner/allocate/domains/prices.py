@@ -1,4 +1,4 @@
-"""What more of something would buy for many domains: the best plan of a request with a little more of it, against the recommendation."""
+"""What more of each resource would gain for many domains: the best plan with a little more of it, compared with the recommendation."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from planner.arrays import Array
 from planner.units import format_count
 
 PRICED = 4
-"""Most domains whose own text is priced: those with the most passes over it for their weight."""
+"""Most domains whose own text is priced: those with the largest product of weight and epochs."""
 EVALUATIONS = 6e4
-"""Losses that one grid may take here."""
+"""Losses evaluated per grid here."""
 AFRESH = 3e5
 """The same in a search of the whole range."""
 
@@ -40,7 +40,7 @@ def prices(problem: DomainsProblem, found: Found, mine: Array, margin: float) ->
         margin: by which required losses were tightened.
 
     Returns:
-        The changes, and in words what the specialist text is worth in compute.
+        The gains, and a sentence on what the specialist text is worth in compute.
     """
     gains: dict[str, Array] = {}
     for name, changed, passes in _changes(problem, found):
@@ -56,16 +56,16 @@ def prices(problem: DomainsProblem, found: Found, mine: Array, margin: float) ->
 
 
 def searched(problem: DomainsProblem, like: Found, margin: float, start: Found | None) -> Found | None:
-    """Find the best plan of the recommended structure, around a plan or in the whole range."""
+    """Find the best plan of the recommended structure, around a given plan or in the whole range."""
     return independent(problem, margin, start=start) if like.name == INDEPENDENT else split(problem, like.name, margin, start=start)
 
 
 def _far(problem: DomainsProblem, changed: DomainsRequest, found: Found) -> bool:
-    """Tell whether the best plan of a changed request may lie far from the recommendation, so that the whole range is to be searched too.
+    """Tell whether the best plan of a changed request may lie far from the recommendation, so that the whole range must be searched too.
 
-    So it may where a domain has no stage and could then have one, where some of the budget buys nothing, where there is twice the text of all, and
-    where a required loss is looser.
-    Of many domains the others hold it where it is, unless none has a stage (100 domains: 0.1 % of the loss at most, for twice the text of all).
+    It may if a domain without a stage could then have one, if some of the budget is left over, if all domains have twice the text, or if a required
+    loss is looser. With many domains the others keep it close, unless none has a stage (100 domains with twice the text of all: at most 0.1 % of the
+    loss).
     """
     if problem.count > MANY_DOMAINS:
         return not found.tokens_spec.any()
@@ -76,7 +76,7 @@ def _far(problem: DomainsProblem, changed: DomainsRequest, found: Found) -> bool
 
 
 def _under(problem: DomainsProblem, request: DomainsRequest, passes: float) -> DomainsProblem:
-    """Put another request under the same laws, for the same sizes, with more passes over every domain's text."""
+    """Make the problem of a changed request with the same laws and sizes, and with more passes over every domain's text."""
     problems = []
     for one, domain in zip(problem.problems, request.domains, strict=True):
         asked = replace(request.of(domain), max_epochs=one.max_epochs + passes)
@@ -86,7 +86,7 @@ def _under(problem: DomainsProblem, request: DomainsRequest, passes: float) -> D
 
 
 def _changes(problem: DomainsProblem, found: Found) -> Iterator[tuple[str, DomainsRequest, float]]:
-    """List what could be more: its name, the request with it, and passes that every domain has more."""
+    """List the changes to price: name, changed request, and additional passes for every domain."""
     request = problem.request
     yield f"{100 * (MORE_COMPUTE - 1):.0f} % more compute", replace(request, flops=MORE_COMPUTE * request.flops), 0.0
     more = [replace(domain, unique_spec=MORE_TEXT * domain.unique_spec) for domain in request.domains]
@@ -97,7 +97,7 @@ def _changes(problem: DomainsProblem, found: Found) -> Iterator[tuple[str, Domai
         if passes[number] > 0:
             domain = request.domains[number]
             yield f"twice the text of {domain.name} ({format_count(domain.unique_spec)} more tokens)", _with(request, int(number), more[number]), 0.0
-    short = (problem.most_spec < problem.least_stage) & (problem.weights > 0)  # all passes together hold less than a stage
+    short = (problem.most_spec < problem.least_stage) & (problem.weights > 0)  # all passes together are shorter than a stage
     if (short | (found.tokens_spec > TAKEN * problem.most_spec)).any():
         beyond = any(one.max_epochs + 1 > one.law.support.high["epochs_spec"] for one in problem.problems)
         yield "one more epoch over every domain's text" + (", beyond what the runs cover" if beyond else ""), request, 1.0
@@ -111,9 +111,10 @@ def _changes(problem: DomainsProblem, found: Found) -> Iterator[tuple[str, Domai
         domain = request.domains[number]
         if domain.max_loss is not None and tight[number] > TAKEN:
             looser = domain.max_loss * (1 + EASED)
-            yield f"{domain.name} up to {looser:.4g} instead of {domain.max_loss:.4g}", _with(request, int(number), replace(domain, max_loss=looser)), 0.0
+            name = f"max_loss of {domain.name} {looser:.4g} instead of {domain.max_loss:.4g}"
+            yield name, _with(request, int(number), replace(domain, max_loss=looser)), 0.0
 
 
 def _with(request: DomainsRequest, number: int, domain: Domain) -> DomainsRequest:
-    """Put another domain in the place of one."""
+    """Replace one domain of a request."""
     return replace(request, domains=(*request.domains[:number], domain, *request.domains[number + 1 :]))

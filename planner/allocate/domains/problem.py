@@ -1,4 +1,4 @@
-"""The domains under their laws: sizes, costs and limits that they share, and the mean losses of a great many plans at once.
+"""The domains with their laws: the sizes, costs and limits they share, and the mean losses of many plans at once.
 
 Arrays of plans have the domains on the last axis but one: shape (..., domains, plans).
 """
@@ -23,38 +23,38 @@ from planner.errors import DataError, InputError
 from planner.fit.fitted import FittedLaw
 
 LADDER = 240
-"""Sizes between the least and the largest that are searched, where laws of tables without a recipe leave any size to choose."""
+"""Sizes searched between the least and the largest if the laws come from tables without a recipe, so that any size is possible."""
 EVERY = 10**9
-"""As a most of resamples: all there are."""
+"""As a maximum number of resamples: all of them."""
 CHUNK = 24_000
 """Losses evaluated at a time: as many as stay in a core's cache."""
 EVALUATIONS = 6e5
-"""Losses that one grid may take, if nothing else is said."""
+"""Losses evaluated per grid by default."""
 FEWEST, MOST = 8, 3 * MOST_RESAMPLES
-"""Resamples of a law in a grid, of all its members together; forecasts use all."""
+"""Bounds on the resamples of a law (all members together) used in a grid; forecasts use all."""
 ROUNDED = 0.01
-"""Share by which tokens per parameter may stay under the least after rounding to whole steps."""
+"""Share by which tokens per parameter may fall below the minimum through rounding to whole steps."""
 PENALTY = 1e6
-"""Added to the objective for a loss of twice the required one; so steep that a required loss is missed only where it cannot be had."""
+"""Added to the objective for a loss of twice the required one; steep enough that a required loss is missed only if no plan reaches it."""
 MILD = 30.0
-"""The same between the plans that a search passes through, of which one that misses it by little is nearer to the best that keeps it."""
+"""The same for intermediate plans of a search: one that misses narrowly may be close to the best plan that does not."""
 
 
 @dataclass(frozen=True)
 class DomainsProblem:
-    """A request under the laws of its domains."""
+    """A request together with the laws of its domains."""
 
     request: DomainsRequest
     problems: tuple[Problem, ...]
-    """What each domain would be alone, with the whole budget."""
+    """The problem of each domain alone, with the whole budget."""
     ladder: tuple[Size, ...]
     """Sizes to choose among, ascending; their shapes come from the recipe of the first domain's law."""
     mix: MixWorth | None = None
-    """Of one model of the whole mix: what each domain's own text in it is worth; None where domains have stages of their own."""
+    """For one model of the whole mix: what each domain's own text in it is worth; None if domains have stages of their own."""
     robust: bool = True
-    """Whether a search lowers the mean over the resamples, or what the fitted parameters say."""
+    """Whether a search minimises the mean over the resamples, or the forecast of the fitted parameters."""
     evaluations: float = EVALUATIONS
-    """Losses that one grid may take: with many domains, fewer resamples are looked at."""
+    """Losses evaluated per grid: with many domains, fewer resamples are used."""
 
     @classmethod
     def of(cls, request: DomainsRequest, *, robust: bool = True, beyond: bool = False) -> DomainsProblem:
@@ -63,7 +63,7 @@ class DomainsProblem:
         Args:
             request: the request.
             robust: the field.
-            beyond: whether to search sizes that the budget gives fewer tokens per parameter than any run had.
+            beyond: whether to search sizes that would get fewer tokens per parameter than any run had.
 
         Raises:
             DataError: a law knows no specialist tokens or is of runs with adapters in both stages, or the budget is too small for any size.
@@ -72,26 +72,26 @@ class DomainsProblem:
         for domain, problem in zip(request.domains, problems, strict=True):
             if problem.method.both:
                 raise DataError(
-                    f"the law of domain {domain.name!r} is of runs with {problem.method.name}, which a trunk of many domains cannot have",
-                    remedy="give it a law of runs whose general stage is in full",
+                    f"the law of domain {domain.name!r} was fitted to runs with {problem.method.name}, which a shared trunk cannot use",
+                    remedy="give it a law of runs whose general stage trains all parameters",
                 )
             if problem.one_stage or problem.one_corpus:
-                raise DataError(f"the law of domain {domain.name!r} knows no specialist stage", remedy="give it a law fitted to runs of two stages")
-        # The model that reads least over its life may be the largest.
+                raise DataError(f"the law of domain {domain.name!r} knows no specialist stage", remedy="give it a law fitted to two-stage runs")
+        # The model with the least inference may be the largest.
         part = min(domain.weight for domain in request.domains if domain.weight > 0) / sum(domain.weight for domain in request.domains)
-        text = sum(domain.unique_spec for domain in request.domains)  # a mixed model has that of all
+        text = sum(domain.unique_spec for domain in request.domains)  # a mixed model has the text of all
         first, widest = (
             replace(one, request=replace(one.request, inference_tokens=part * request.inference_tokens, unique_spec=text))
             for one in (problems[0], min(problems, key=lambda one: one.min_tokens_per_param))
         )
-        if request.inference_tokens:  # that of all models together, at the least size: what the budget must pay in any structure
+        if request.inference_tokens:  # all inference at the least size must be paid in any structure
             replace(widest, request=replace(widest.request, inference_tokens=request.inference_tokens)).sizes()
         sizes = (first if request.sized else widest).sizes()
         if not request.sized:
             ends = sizes[0].params_non_embedding, sizes[-1].params_non_embedding
-            if request.params_range and first.recipe:  # whose ends lie aside of the sizes that were tried
+            if request.params_range and first.recipe:  # the ends of the range may lie beside the sizes tried
                 ends = widest.size_range()
-            # The ends are sizes as they are asked for: of a narrow range the shapes may lie beside both.
+            # The ends are as requested: in a narrow range no shape may lie between them.
             sizes = first.every(*ends) or sizes if first.recipe else tuple(first.size(float(value)) for value in np.geomspace(*ends, LADDER))
             sizes = tuple(size for size in sizes if first.fits(size)) or sizes
         return cls(request, problems, tuple(sorted(sizes, key=lambda size: size.params_non_embedding)), robust=robust)
@@ -116,7 +116,7 @@ class DomainsProblem:
 
     @cached_property
     def worth(self) -> Array:
-        """By what specialist tokens count, shape (domains,): 1 for those of a stage of their own."""
+        """Factor by which specialist tokens count, shape (domains,): 1 in a stage of their own."""
         return np.ones(self.count) if self.mix is None else self.mix.value
 
     @cached_property
@@ -137,11 +137,11 @@ class DomainsProblem:
 
     @cached_property
     def least_ratio(self) -> Array:
-        """Least tokens per parameter of what a domain's model has seen, shape (domains,), as for one domain alone."""
+        """Minimum of training tokens per parameter of a domain's model, shape (domains,), as for one domain alone."""
         return np.array([problem.shortest if self.request.sized else problem.min_tokens_per_param for problem in self.problems])
 
     def enough(self, size: Any, tokens_pt: Any) -> Array:
-        """Return the fewest specialist tokens, in whole steps, that make enough for sizes after whole steps of general tokens; 0 where those do alone.
+        """Return the fewest specialist tokens, in whole steps, that bring sizes to their minimum of tokens after some general ones; 0 if those suffice.
 
         Args:
             size: numbers of sizes of the ladder; like the tokens, broadcast to shape (domains, ...).
@@ -154,7 +154,7 @@ class DomainsProblem:
 
     @property
     def least_stage(self) -> float:
-        """Least tokens of a stage; a mix has none of their own for its domains."""
+        """Minimum of tokens of a stage; 0 for a mix, whose domains have no stages."""
         return 0.0 if self.mix is not None else self.problems[0].min_tokens_stage
 
     @property
@@ -209,12 +209,12 @@ class DomainsProblem:
 
     @cached_property
     def needs_trunk(self) -> Any:
-        """Whether a domain's stage needs a general one to stand on, shape (domains,)."""
+        """Whether a domain's stage needs a general stage before it, shape (domains,)."""
         return np.array([one.needs_trunk for one in self.problems])
 
     @cached_property
     def inference(self) -> Array:
-        """FLOPs of all inference together, by size of the ladder, where all of it goes through models of that size."""
+        """FLOPs of all inference together, by size of the ladder, if all models have that size."""
         forward = np.array([size.flops_per_token / size.training_over_forward for size in self.ladder])
         return self.request.inference_tokens * forward
 
@@ -231,12 +231,12 @@ class DomainsProblem:
         return {"non_embedding": self.params[size], "total": self.params_total[size]}
 
     def tokens(self, size: Any) -> Array:
-        """Return the training tokens that the budget pays where all models are of a size, once inference is paid; none where that takes it all."""
+        """Return the training tokens that the budget pays after inference if all models have one size; 0 if inference takes it all."""
         result: Array = np.maximum(self.request.flops - self.inference[size], 0.0) / self.price[size]
         return result
 
     def tokens_each(self, flops: Array, size: Any) -> Array:
-        """Return the same for every domain's own budget and size, of shape (domains, ...): its part of the inference goes by its weight."""
+        """Return the same for every domain's own budget and size, of shape (domains, ...): its share of the inference is its weight."""
         weights = self.weights.reshape(-1, *[1] * (np.ndim(size) - 1))
         result: Array = np.maximum(flops - weights * self.inference[size], 0.0) / self.price[size]
         return result
@@ -244,19 +244,19 @@ class DomainsProblem:
     def expected(
         self, size: Any, tokens_pt: Any, tokens_spec: Any, most: int | None = None, like: Found | None = None, replay: Any = 0.0
     ) -> Array:
-        """Return mean losses over resamples [nats/token]; infinite where a plan has too few tokens for its size or its stage, or does not keep a limit.
+        """Return mean losses over resamples [nats/token]; infinite if a plan has too few tokens for its size or a stage, or exceeds a limit.
 
         Args:
             size: numbers of sizes of the ladder; like the tokens, broadcast to shape (..., domains, plans).
             tokens_pt: general tokens.
             tokens_spec: specialist tokens with repeats.
-            most: resamples of a law, of all its members together; None for as many as the plans allow.
-            like: a plan near to these: the means over few resamples are brought to what they are over all there.
-            replay: share of general text in the specialist stage, which adds what it costs; not a number where no share keeps the limit.
+            most: most resamples of a law, all its members together; None for as many as the number of plans allows.
+            like: a plan close to these, at which the means over few resamples are calibrated to the mean over all.
+            replay: share of general text in the specialist stage, whose cost is added; NaN if no share keeps the limit.
         """
         size, pt, spec, replay = np.broadcast_arrays(size, *(np.asarray(item, dtype=float) for item in (tokens_pt, tokens_spec, replay)))
         enough = 1 - 1e-9
-        # Whole steps may leave a plan at that end a hair short.
+        # Rounding to whole steps may leave a plan slightly below the minimum.
         trained = pt + spec >= np.maximum((1 - ROUNDED) * self.least_ratio[:, None] * self.params[size], self.least_stage) * enough
         stages = ((spec == 0) | (spec >= self.least_stage * enough)) & ((pt == 0) | (pt >= self.least_stage * enough))
         stages &= (pt > 0) | np.logical_not(self.needs_trunk)[:, None]
@@ -279,23 +279,23 @@ class DomainsProblem:
         return out
 
     def losses(self, found: Found) -> Array:
-        """Return the losses of a plan that its search lowers [nats/token], shape (domains,): means over all resamples, or of the fitted parameters."""
+        """Return the losses of a plan as its search sees them [nats/token], shape (domains,): means over all resamples, or of the fitted parameters."""
         if id(found) not in self._measured:
             size, general, special, share = (item[:, None] for item in found.plan)
             self._measured[id(found)] = found, self.expected(size, general, special, EVERY, replay=share)[:, 0]
         return self._measured[id(found)][1]
 
     def missed(self, found: Found) -> float:
-        """Return by how much a plan misses its required losses, as the greatest share of one; 0 or less where it keeps them."""
+        """Return the largest relative miss of a required loss; 0 or less if the plan keeps them all."""
         return float((self.losses(found) / self.max_loss).max()) - 1
 
     @cached_property
     def _measured(self) -> dict[int, tuple[Found, Array]]:
-        """Losses of the plans that were asked for, which are asked for again and again; each with its plan, so that its identity stays its own."""
+        """Cache of `losses` by identity of the plan; the plan is kept too, so that its identity is not reused."""
         return {}
 
     def few(self, plans: int) -> int:
-        """Return how many resamples so many plans are forecast under."""
+        """Return how many resamples are used for a number of plans."""
         return int(np.clip(self.evaluations / max(1, plans), FEWEST, MOST))
 
     def _mean(self, law: FittedLaw, size: Any, pt: Array, spec: Array, unique: Array, most: int) -> Array:
@@ -317,12 +317,12 @@ class DomainsProblem:
         return losses
 
     def value(self, loss: Array, margin: float, penalty: float | Array = PENALTY) -> Array:
-        """Return what is minimised, by domain: the weighted loss, with a penalty where a required loss is missed.
+        """Return the objective by domain: the weighted loss, plus a penalty if a required loss is missed.
 
         Args:
             loss: shape (..., domains, plans).
-            margin: share of itself by which a required loss is tightened, for what rounding to whole steps gives away.
-            penalty: of missing it, for each share of itself.
+            margin: share by which required losses are tightened, to allow for rounding to whole steps.
+            penalty: per relative miss.
         """
         with np.errstate(invalid="ignore"):
             missed = np.maximum(loss / (self.max_loss[:, None] * (1 - margin)) - 1, 0.0)
@@ -331,7 +331,7 @@ class DomainsProblem:
 
 
 def _problem(request: DomainsRequest, domain: Domain) -> Problem:
-    """Make the problem of one domain; what is wrong with its laws is said with its name."""
+    """Make the problem of one domain; errors about its laws name the domain."""
     try:
         return Problem.of(domain.law, request.of(domain), domain.general_law)
     except InputError as error:

@@ -1,15 +1,15 @@
 """How domains are read from a `domains.toml`.
 
-    law = "sweeps/medicine/law.json"     # optional: of every domain that names none; a file, or a folder with a law.json
+    law = "sweeps/medicine/law.json"     # optional: default for domains that name none; a file, or a folder with a law.json
 
     [[domain]]
     name = "medicine"
     law = "sweeps/medicine/law.json"     # relative to this file
-    unique_tokens = "200k"               # distinct specialist tokens there are: a number, or a count such as 1.2M
+    unique_tokens = "200k"               # distinct specialist tokens available: a number, or a count such as 1.2M
     weight = 1.0                         # of its loss in the objective; 1 by default
     max_loss = 2.6                       # optional: the loss that it must reach [nats/token]
-    general_law = "law_general.json"     # of the general loss, where that is limited; law_general.json beside its law by default
-    accuracy = "my_models.csv"           # optional: models of yours, loss on this domain's text and accuracy on its task, for a forecast of accuracy
+    general_law = "law_general.json"     # law of the general loss, if that is limited; law_general.json beside its law by default
+    accuracy = "my_models.csv"           # optional: your models' loss on this domain's text and accuracy on its task, to forecast accuracy
     chance = 0.25                        # optional: accuracy of guessing in that table; fitted by default
 """
 
@@ -39,7 +39,7 @@ def read_domains(path: Path, *, limited: bool = False, general_law: Path | None 
     Args:
         path: the file.
         limited: whether the general loss is limited, so that every domain needs a law of it.
-        general_law: that law, of every domain that names none.
+        general_law: default of that law for domains that name none.
 
     Raises:
         InputError: no such file, fewer than two domains or too many, an unknown key, or a value that cannot be used.
@@ -51,7 +51,7 @@ def read_domains(path: Path, *, limited: bool = False, general_law: Path | None 
         raise InputError(f"{path}: domain is not a list of tables", remedy="begin each domain with [[domain]]")
     if not 2 <= len(rows) <= MOST_DOMAINS:
         raise InputError(
-            f"{path} has {len(rows)} domain{'' if len(rows) == 1 else 's'}, and what is compared needs 2 to {MOST_DOMAINS}",
+            f"{path} has {len(rows)} domain{'' if len(rows) == 1 else 's'}, and a comparison needs 2 to {MOST_DOMAINS}",
             remedy="use --spec-tokens for one domain" if len(rows) == 1 else f"list 2 to {MOST_DOMAINS} [[domain]] tables",
         )
     laws: dict[Path, FittedLaw] = {}
@@ -80,7 +80,7 @@ def _domain(row: Mapping[str, Any], number: int, default: Any, path: Path, laws:
         raise InputError(f"{who}: unique_tokens: {error.message}", remedy=error.remedy) from None
     most = row.get("max_loss")
     most = None if most is None else _number(most, "max_loss", who)
-    general = _place(row["general_law"], "general_law", path, who) if "general_law" in row else None  # read where a limit asks for it
+    general = _place(row["general_law"], "general_law", path, who) if "general_law" in row else None  # read only if there is a limit
     return Domain(name, _load(place, laws), unique, _number(row.get("weight", 1.0), "weight", who), most, place, general_law_path=general)
 
 
@@ -95,18 +95,18 @@ def _with_general(domain: Domain, default: Path | None, path: Path, laws: dict[P
         place = (domain.law_path or path).with_name("law_general.json")
     if not place.is_file():
         raise InputError(
-            f"{who} has no law of the general loss, which is limited: there is no {place}",
+            f"{who} has no law of the general loss, which the limit needs: there is no {place}",
             remedy="fit it with plan fit SWEEP --target general, and name it with general_law or --general-law",
         )
     return replace(domain, general_law=_load(place, laws), general_law_path=place)
 
 
 def _with_accuracy(domain: Domain, row: Mapping[str, Any], path: Path, curves: dict[tuple[Path, float | None], Sigmoid]) -> Domain:
-    """Add the curve from loss to accuracy of a domain that has a table of models; the curve of one table is fitted once."""
+    """Add the curve from loss to accuracy if a domain has a table of models; each table is fitted once."""
     who = f"{path}: domain {domain.name!r}"
     if "accuracy" not in row:
         if "chance" in row:
-            raise InputError(f"{who}: chance = {row['chance']!r} says nothing without accuracy", remedy="add accuracy, a table of models, or delete it")
+            raise InputError(f"{who}: chance = {row['chance']!r} has no effect without accuracy", remedy="add accuracy, a table of models, or delete it")
         return domain
     if not isinstance(row["accuracy"], str) or not row["accuracy"].strip():
         raise InputError(f"{who}: accuracy = {row['accuracy']!r} is not a path", remedy='write accuracy = "models.csv", a table of loss and accuracy')
@@ -122,7 +122,7 @@ def _with_accuracy(domain: Domain, row: Mapping[str, Any], path: Path, curves: d
 
 
 def _place(written: Any, key: str, path: Path, who: str) -> Path:
-    """Return the file of a law that is written relative to the file of domains."""
+    """Resolve the path of a law, relative to the file of domains."""
     if not isinstance(written, str):
         raise InputError(f"{who}: {key} = {written!r} is not a path", remedy=f'write {key} = ".../{_FILES[key]}"')
     place = path.parent / written

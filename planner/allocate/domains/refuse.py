@@ -1,4 +1,4 @@
-"""Required losses that a budget does not reach: which domain, how close it came, and what budget would do."""
+"""Required losses that a budget does not reach: which domain misses, by how much, and what budget would suffice."""
 
 from __future__ import annotations
 
@@ -21,60 +21,60 @@ from planner.errors import DataError
 
 STRUCTURES = (SPLIT, INDEPENDENT, MIXED)
 BUDGET_DIGITS = 3
-"""Digits of the budget that is named."""
+"""Digits of the budget in the message."""
 BISECTIONS = 6
-"""So that a budget is known to about 10 %, by a coarse search."""
+"""Halvings after which a coarse search knows the budget to about 10 %."""
 HAIR = 1.0005
-"""By how much of a required loss a coarse search may miss it, which gives a domain just what that takes."""
+"""Factor on a required loss within which a coarse search counts as reaching it, since it gives a domain just enough for that."""
 DOWN = 1.15
-"""Factor between budgets that are searched below one that does, until one does not."""
+"""Factor between budgets tried downward from one that suffices, until one does not."""
 FURTHER, ASIDE = 1.15, 1.005
-"""Of the way, in ln C, to where the last two that miss say that none would, which more and more budget makes longer; and factor above that."""
+"""How far to step towards the budget at which the last two misses extrapolate to zero [fraction of the way in ln C]; over 1, since misses shrink ever
+more slowly with the budget. And the factor to go above that budget."""
 CLOSE = 1.028
-"""Factor between the budget that is named and one that misses."""
+"""Factor between the budget that is named and one known to miss: close enough to stop."""
 APART, NOISE = 2.0, 1e-3
-"""Factor in what is missed, and share on top, from which on a structure is not asked for on the way to where the one that misses least misses nothing."""
+"""A structure is dropped from the search once its miss exceeds APART times the smallest miss plus NOISE [share of the required loss]."""
 MOST_BUDGETS = 10
-"""Budgets that are searched for it."""
+"""Budgets searched at most."""
 RAISED = 1.05
-"""By how much a budget that a coarse search finds is raised until the search that plans are made with finds it enough."""
+"""Factor by which the budget from the coarse search is raised until the full search confirms it."""
 
 
 Missed = Callable[[float, Sequence[str]], float]
-"""Of a budget [FLOPs] and names of structures: by how much the best of them misses the required losses, as a share of one, by the search that plans are
-made with; of one that keeps them 0 or less."""
+"""From a budget [FLOPs] and names of structures to the relative miss of the best of them by the full search; 0 or less if it keeps the required losses."""
 
 
 def refuse(problem: DomainsProblem, nearest: list[tuple[DomainsProblem, Found]], missed: Missed) -> NoReturn:
-    """Say which required loss is out of reach.
+    """Refuse required losses that are out of reach, and say which.
 
     Args:
         problem: the domains.
-        nearest: the plans that come closest to the required losses, each with the problem that it solves.
-        missed: by how much structures miss the required losses with another budget.
+        nearest: the plans that come closest to the required losses, each with its problem.
+        missed: returns by how much structures miss the required losses with another budget.
 
     Raises:
         DataError: always.
     """
     request = problem.request
-    # The loss over the required one, of each domain that would have everything to itself.
+    # Loss over required loss of each domain if it had the whole budget.
     alone = [(_loss_alone(problem, domain) / domain.max_loss, domain) for domain in request.domains if domain.max_loss is not None]
     worst, hardest = max(alone, key=lambda pair: pair[0])
     reached = [under.losses(found) for under, found in nearest]
     number, loss = min(((int((each / problem.max_loss).argmax()), each) for each in reached), key=lambda pair: float((pair[1] / problem.max_loss).max()))
     least = _least(problem, float(loss[number] / problem.max_loss[number]) - 1, missed)
-    never = f"no budget up to {MOST_BUDGET * request.flops:.2g} FLOPs would do"
-    told = never if least is None else f"about {least:.{BUDGET_DIGITS}g} FLOPs for all domains would do by the laws"
+    never = f"no budget up to {MOST_BUDGET * request.flops:.2g} FLOPs would suffice"
+    told = never if least is None else f"by the laws about {least:.{BUDGET_DIGITS}g} FLOPs for all domains would suffice"
     if worst > 1:
         required = float(hardest.max_loss or np.nan)
         raise DataError(
-            f"domain {hardest.name!r} cannot reach its max_loss of {required:g} nats/token with {request.flops:.3g} FLOPs, even with all of them: "
-            f"the best is {worst * required:.5g}; {told}",
+            f"domain {hardest.name!r} cannot reach its max_loss of {required:g} nats/token with {request.flops:.3g} FLOPs, even if it gets them all: "
+            f"its best loss is {worst * required:.5g}; {told}",
             remedy="raise its max_loss, or give more of its text" if least is None else "raise its max_loss, give more budget or more of its text",
         )
     raise DataError(
-        f"the required losses cannot all be reached with {request.flops:.3g} FLOPs: domain {request.domains[number].name!r} comes to "
-        f"{loss[number]:.5g} nats/token at best beside the others, and its max_loss is {problem.max_loss[number]:g}; {told}",
+        f"the required losses cannot all be reached with {request.flops:.3g} FLOPs: domain {request.domains[number].name!r} reaches "
+        f"{loss[number]:.5g} nats/token at best beside the others, but its max_loss is {problem.max_loss[number]:g}; {told}",
         remedy="raise a max_loss, or give more text" if least is None else "raise a max_loss, or give more budget",
     )
 
@@ -86,11 +86,11 @@ def _loss_alone(problem: DomainsProblem, domain: Domain) -> float:
 
 
 def _plans(like: DomainsProblem, request: DomainsRequest, quick: bool) -> Iterator[tuple[DomainsProblem, Found]]:
-    """Find the plans that could be recommended, each with the problem that it solves, by the measure of another problem."""
+    """Find the plans that could be recommended, each with its problem, by the measure (robust or not) of another problem."""
     problem = DomainsProblem.of(request, robust=like.robust)
     if (found := split(problem, quick=quick)) is not None:
         yield problem, found
-    # One domain alone is split training off a trunk of its own.
+    # For one domain this is the same as split training.
     if problem.count > 1 and (found := independent(problem, quick=quick)) is not None:
         yield problem, found
     if (mix := MixWorth.of(request.domains)) is not None:
@@ -100,14 +100,14 @@ def _plans(like: DomainsProblem, request: DomainsRequest, quick: bool) -> Iterat
 
 
 def _least(problem: DomainsProblem, now: float, missed: Missed) -> float | None:
-    """Search upward for a budget [FLOPs], None where none does: coarsely, and from there by the search that plans are made with.
+    """Find the least budget that suffices [FLOPs], None if there is none: first coarsely, then by the full search.
 
-    What is told has three digits, and is searched with as these say it. A structure that misses with a budget that does, or by far with one that does
-    not, is not asked for again: most of the time goes to those that miss.
+    Budgets are rounded to the digits of the message before they are tried. A structure that misses with a sufficient budget, or by far with an
+    insufficient one, is not tried again: most of the time goes to those that miss.
 
     Args:
         problem: the domains.
-        now: by how much the best plan misses the required losses, as a share of one.
+        now: relative miss of the best plan with the present budget.
         missed: as for `refuse`.
     """
 
@@ -144,7 +144,7 @@ def _least(problem: DomainsProblem, now: float, missed: Missed) -> float | None:
 
 
 def _aim(few: list[tuple[float, float]], high: float) -> float:
-    """Return the budget to search below one that does: where the last two that miss say that none would, else a step down."""
+    """Return the next budget to try below one that suffices: where the last two misses extrapolate to zero, else a step down."""
     if len(few) < 2:
         return max(high / DOWN, float(np.sqrt(few[0][0] * high)))
     (first, more), (last, less) = few[-2:]

@@ -18,23 +18,23 @@ class Domain:
 
     name: str
     law: FittedLaw
-    """Of its loss; domains that share a law hold the same object."""
+    """Law of its loss; domains that share a law hold the same object."""
     unique_spec: float
-    """Distinct specialist tokens there are."""
+    """Distinct specialist tokens available."""
     weight: float = 1.0
-    """Of its forecast loss in the objective, before the weights are brought to a sum of 1."""
+    """Weight of its forecast loss in the objective, before the weights are normalised to a sum of 1."""
     max_loss: float | None = None
-    """Loss that it must reach [nats/token], in the mean over the resamples; None for any."""
+    """Loss that its forecast, the mean over the resamples, must reach [nats/token]; None for no requirement."""
     law_path: Path | None = None
     """Where the law was read from."""
     general_law: FittedLaw | None = None
-    """Of the general loss after its stage, where there is one."""
+    """Law of the general loss after its stage, if there is one."""
     general_law_path: Path | None = None
     accuracy: Sigmoid | None = None
-    """From its loss to accuracy, by a table of models; None where none was given."""
+    """Curve from its loss to accuracy, from a table of models; None if none was given."""
     accuracy_path: Path | None = None
     chance: float | None = None
-    """Accuracy of guessing in that table, where it was given and not fitted."""
+    """Accuracy of guessing in that table if it was given; None if it is fitted."""
 
     def __post_init__(self) -> None:
         who = f"domain {self.name!r}"
@@ -42,7 +42,7 @@ class Domain:
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise InputError(f"{who}: {name} of {value:g} is not a positive number", remedy="give a positive number")
         if not (math.isfinite(self.weight) and self.weight >= 0):
-            raise InputError(f"{who}: a weight of {self.weight:g} is not a number from 0", remedy="give a positive number, or 0")
+            raise InputError(f"{who}: a weight of {self.weight:g} is negative or not finite", remedy="give a positive number, or 0")
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,11 @@ class DomainsRequest:
     """Budget of all training together [FLOPs]."""
     domains: tuple[Domain, ...]
     params: float | None = None
-    """Fixed size [non-embedding parameters], of every model."""
+    """Fixed size of every model [non-embedding parameters]."""
     max_epochs: float | None = None
-    """Most passes over any domain's text; None for the most that the sweep of its law covered."""
+    """Most passes over any domain's text; None for the most that the runs of its law made."""
     general_tokens: float | None = None
-    """Distinct general tokens there are: a model takes each once at most."""
+    """Distinct general tokens available; a model sees each at most once."""
     params_range: tuple[float, float] | None = None
     params_among: tuple[float, ...] = ()
     memory_per_gpu: float | None = None
@@ -65,15 +65,15 @@ class DomainsRequest:
     gpus: int = 1
     """GPUs that share a model's states."""
     inference_tokens: float = 0.0
-    """Tokens that all models together read and write over their lives, paid from the budget too; models of different sizes divide them by weight."""
+    """Tokens that all models together read and write in their lifetime, paid from the budget too; models of different sizes divide them by weight."""
     max_general_loss: float | None = None
     """Most general loss of every model after its specialist stage [nats/token]."""
     max_general_rise: float | None = None
-    """Most rise of it over the general loss of the trunk, or of the same model before, as a share."""
+    """Most rise of it over the general loss of the trunk, or of the same model before its specialist stage, as a share."""
     tolerance: float = TOLERANCE
     """Share of the best weighted loss within which plans count as equally good."""
     flops_per_gpu_second: float | None = None
-    """What one GPU really does in training [FLOP/s], which the cost of a plan is counted by; None where nothing was said of it."""
+    """Training speed of one GPU [FLOP/s], for the cost of a plan; None if it was not given."""
     usd_per_gpu_hour: float | None = None
     """Price of one GPU for an hour."""
 
@@ -83,8 +83,8 @@ class DomainsRequest:
             if names.count(name) > 1:
                 raise InputError(f"there are {names.count(name)} domains named {name!r}", remedy="give each domain a name of its own")
         if not any(domain.weight > 0 for domain in self.domains):
-            raise InputError("every domain has a weight of 0, so there is nothing to lower", remedy="give one domain at least a positive weight")
-        self.of(self.domains[0])  # the limits that one domain has too are seen to there
+            raise InputError("every domain has weight 0, so there is nothing to minimise", remedy="give at least one domain a positive weight")
+        self.of(self.domains[0])  # checks the limits that one domain has too
 
     @property
     def sized(self) -> bool:
@@ -97,7 +97,7 @@ class DomainsRequest:
         return self.max_general_loss is not None or self.max_general_rise is not None
 
     def of(self, domain: Domain) -> Request:
-        """Return the request as it would be for one domain alone, with its own part of the inference."""
+        """Return the request for one domain alone, with its own share of the inference."""
         part = domain.weight / sum(each.weight for each in self.domains)
         return Request(
             self.flops, domain.unique_spec, self.params, self.max_epochs, self.general_tokens, self.params_range, self.params_among,

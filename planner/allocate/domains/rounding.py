@@ -13,22 +13,22 @@ from planner.allocate.domains.search_grid import whole_steps
 from planner.arrays import Array
 
 OFFSETS = np.array([0, 1, -1, -2, -4, -8, -16, -32, -64, -128])
-"""Steps by which a branch may be longer or shorter than planned, where its replay goes up in jumps."""
+"""Steps by which a branch may be longer or shorter than planned, since its replay changes in jumps."""
 FINE = 2000
-"""Parts of a branch of which one counts as a step there, where a step is less: the shortest of `OFFSETS` is to be a few per cent shorter."""
+"""A step there is at least 1 / FINE of the branch, so that the shortest of `OFFSETS` is a few per cent shorter."""
 FEW_RESAMPLES = 24
-"""Resamples under which they are told apart."""
+"""Resamples for comparing these."""
 ROUNDS = 4
-"""In which a trunk gives up the steps that its branches take more than planned."""
+"""Rounds in which a trunk gives up the steps that its branches take beyond the plan."""
 
 
 def objective(problem: DomainsProblem, found: Found, margin: float, penalty: float = PENALTY) -> float:
-    """Return what a plan comes to under all resamples: what a search minimises; infinite for what cannot be trained."""
+    """Return the objective of a plan under all resamples; infinite if it cannot be trained."""
     return float(problem.value(problem.losses(found)[:, None], margin, penalty).sum())
 
 
 def better(problem: DomainsProblem, first: Found | None, second: Found | None, margin: float, penalty: float = PENALTY) -> Found | None:
-    """Return the better of two plans, the first where they are equal; None where neither can be trained."""
+    """Return the better of two plans, the first if they are equal; None if neither can be trained."""
     values = [np.inf if found is None else objective(problem, found, margin, penalty) for found in (first, second)]
     if not np.isfinite(values).any():
         return None
@@ -36,7 +36,7 @@ def better(problem: DomainsProblem, first: Found | None, second: Found | None, m
 
 
 def realise(problem: DomainsProblem, name: str, size: int, trunk: float, spec: Array, stages: Array, margin: float) -> Found | None:
-    """Round a plan; None where nothing near to it keeps the limits.
+    """Round a plan to whole steps; None if nothing close to it keeps the limits.
 
     Args:
         problem: the domains.
@@ -44,7 +44,7 @@ def realise(problem: DomainsProblem, name: str, size: int, trunk: float, spec: A
         size: number of the size.
         trunk: general tokens before the branches.
         spec: specialist tokens of each domain, shape (domains,).
-        stages: the same with what is replayed.
+        stages: the same with replay.
         margin: by which required losses are tightened.
     """
     if problem.request.limited:
@@ -52,10 +52,10 @@ def realise(problem: DomainsProblem, name: str, size: int, trunk: float, spec: A
     total, cost, planned = float(problem.tokens(size)), problem.spec_cost[:, size], spec
     spec = whole_steps(problem, planned, total, cost, problem.most_spec)
     length, least = _rest(problem, name, trunk, total - float((cost * spec).sum()), spec), min(problem.least_stage, problem.general_tokens)
-    if (spec < problem.enough(np.full(problem.count, size), length)).any():  # branches that are rounded up take what makes enough from the trunk
+    if (spec < problem.enough(np.full(problem.count, size), length)).any():  # branches rounded up may take from the trunk what the size needs
         spec = problem.whole(planned)
         length = _rest(problem, name, trunk, total - float((cost * spec).sum()), spec)
-    if 0 < length < least:  # rounding took what the shortest trunk needs: the longest branch gives it back
+    if 0 < length < least:  # rounding left less than the shortest trunk: the longest branch gives it back
         longest, missing = int(spec.argmax()), (least - length) * cooled(problem, name, spec)
         spec[longest] -= problem.whole(missing / cost[longest]) + problem.step
         length = _rest(problem, name, trunk, total - float((cost * spec).sum()), spec)
@@ -63,7 +63,7 @@ def realise(problem: DomainsProblem, name: str, size: int, trunk: float, spec: A
 
 
 def _limited(problem: DomainsProblem, name: str, size: int, trunk: float, spec: Array, stages: Array, margin: float) -> Found | None:
-    """Round under a limit on the general loss: branches near to those planned with the replay that they need, and a trunk as long as that allows."""
+    """Round under a limit on the general loss: branches close to the plan with the replay that they need, and a trunk as long as that allows."""
     total, cost = float(problem.tokens(size)), problem.spec_cost[:, size]
     least = problem.least_stage * (1 - 1e-9)
     length = problem.whole(max(trunk, problem.least_stage)) if trunk > 0 else 0.0
@@ -80,7 +80,7 @@ def _limited(problem: DomainsProblem, name: str, size: int, trunk: float, spec: 
             continue
         if length < least:
             return None
-        # The shortest trunk has nothing to give up: the longest branch does, and no other takes it.
+        # The trunk is at its minimum: the longest branch gives up instead, and no other takes it.
         stages = spec / (1 - share) - problem.step
         stages[stages.argmax()] -= over / cost[stages.argmax()]
     else:
@@ -96,7 +96,7 @@ def _limited(problem: DomainsProblem, name: str, size: int, trunk: float, spec: 
 
 
 def _nearby(problem: DomainsProblem, size: int, trunk: float, spec: Array, stages: Array, margin: float) -> tuple[Array, Array]:
-    """Choose for every domain the best whole steps near to its own whose stage is hardly longer than planned, with the replay that keeps the limit."""
+    """Choose for every domain the best whole steps close to its plan whose stage is hardly longer, with the replay that keeps the limit."""
     near = np.concatenate([beside(problem, spec), np.zeros((problem.count, 1))], axis=1)
     share = branch_replay(problem, size, trunk, near, 0.0)
     lengths = near / (1 - share)
@@ -104,7 +104,7 @@ def _nearby(problem: DomainsProblem, size: int, trunk: float, spec: Array, stage
     share, lengths = np.where(allowed, share, np.nan), np.where(allowed, lengths, near)
     loss = problem.expected(size, trunk + lengths - near, near, FEW_RESAMPLES, replay=share)
     value = problem.value(loss, margin)
-    # Without its stage a domain would be better at times, but for the cooldown that is paid then: only where no stage keeps the limit.
+    # Dropping a stage may look better only because the cooldown is not counted here: allow it only if no stage keeps the limit.
     stays = (np.isfinite(value) & (near > 0)).any(1, keepdims=True)
     value[(near == 0) & stays] = np.inf
     chosen = value.argmin(1)[:, None]
@@ -112,33 +112,33 @@ def _nearby(problem: DomainsProblem, size: int, trunk: float, spec: Array, stage
 
 
 def beside(problem: DomainsProblem, spec: Array) -> Array:
-    """Return whole steps near to specialist tokens of each domain, none where too few would be left for a stage, shape (domains, offsets)."""
+    """Return whole steps close to the specialist tokens of each domain, 0 if too few for a stage, shape (domains, offsets)."""
     near = problem.whole(spec)[:, None] + np.maximum(problem.step, problem.whole(spec / FINE))[:, None] * OFFSETS
     enough = (spec[:, None] > 0) & (near >= problem.least_stage * (1 - 1e-9))
     return np.where(enough, np.minimum(near, problem.whole(problem.most_spec)[:, None]), 0.0)
 
 
 def cooldown(problem: DomainsProblem) -> float:
-    """Return the share of a trunk that is trained once more where it ends in a cooldown beside its branches."""
+    """Return the share of a trunk that is trained once more for its own cooldown beside the branches."""
     recipe = problem.problems[0].recipe
     return recipe.cooldown_fraction if recipe else 0.0
 
 
 def cooled(problem: DomainsProblem, name: str, spec: Array) -> Any:
-    """Return what a trunk costs over its tokens, for branches of shape (domains, ...).
+    """Return the factor by which a cooldown raises the cost of a trunk, for branches of shape (domains, ...).
 
-    Domains without a stage of their own take it cooled down, which is trained once beside the branches.
+    Domains without a stage of their own use the trunk after a cooldown, which is trained once beside the branches.
     """
     return 1.0 + cooldown(problem) * ((name != MIXED) & (spec == 0).any(0) & (spec > 0).any(0))
 
 
 def _rest(problem: DomainsProblem, name: str, trunk: float, room: float, spec: Array) -> float:
-    """Return the whole steps of general text that there is room for, if there is a trunk at all."""
+    """Return the whole steps of general text that the budget has room for, 0 without a trunk."""
     return problem.whole(float(np.clip(room / cooled(problem, name, spec), 0.0, problem.general_tokens))) if trunk > 0 else 0.0
 
 
 def made(problem: DomainsProblem, name: str, size: int, trunk: float, spec: Array, replay: Array) -> Found:
-    """Write a plan of whole steps down, with what it costs; as for `realise`, and the share of replay of each branch, shape (domains,)."""
+    """Convert a plan of whole steps to a `Found`, with its cost; arguments as for `realise`, and the share of replay of each branch, shape (domains,)."""
     price, numbers = float(problem.price[size]), np.full(problem.count, size)
     stages = spec / (1 - replay)
     flops = price * problem.spec_cost[:, size] * stages

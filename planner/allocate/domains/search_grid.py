@@ -1,4 +1,4 @@
-"""What the searches of all structures share: ever closer grids around the best plan so far."""
+"""Shared by the searches of all structures: ever finer grids around the best plan so far."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from planner.arrays import Array
 
 COARSE_SIZES = 24
 WIDE, SPARSE = 14, 5
-"""Amounts of specialist text between the shortest stage and the most: of a coarse grid, and of closer ones, for domains that leave theirs."""
+"""Amounts of specialist text between the shortest stage and the most: in a coarse grid, and in finer ones for domains far from their previous amount."""
 
 
 @dataclass(frozen=True)
 class Resolution:
-    """How close a search looks."""
+    """Resolution of a grid."""
 
     stride: float
-    """Between sizes, in ln N, where there are so many."""
+    """Step between sizes, in ln N, if there are that many."""
     reach: int
     """Strides to either side."""
     step: float
-    """Between amounts, in log units."""
+    """Step between amounts, in log units."""
     around: int
     """Amounts to either side."""
 
@@ -32,13 +32,13 @@ class Resolution:
 COARSE = Resolution(0, 0, 0.0, 0)
 """The whole range."""
 CLOSER = (Resolution(0.04, 12, 0.24, 2), Resolution(0.012, 40, 0.06, 2), Resolution(0.006, 3, 0.06, 4), Resolution(0.006, 2, 0.012, 4))
-"""The first two are wide in sizes: real shapes cost a little more or less for their size than others, so the loss has many shallow hollows."""
+"""The first two are wide in sizes: shapes differ slightly in cost for their size, so the loss has many shallow local minima."""
 
 MANY_DOMAINS = 20
-"""Domains from which on one looks less widely, and not under all resamples."""
+"""With more domains, searches are less wide and do not use all resamples."""
 CLOSER_OF_MANY = (CLOSER[0], Resolution(0.012, 12, 0.06, 2), *CLOSER[2:])
 NEARBY = (Resolution(0.06, 3, 0.16, 1), Resolution(0.02, 3, 0.05, 2))
-"""Around the best plan of a request that differs in little."""
+"""Around the best plan of a request that differs little."""
 
 
 def sizes_near(problem: DomainsProblem, middle: int, resolution: Resolution) -> Any:
@@ -50,16 +50,16 @@ def sizes_near(problem: DomainsProblem, middle: int, resolution: Resolution) -> 
 
 
 def sizes_around(problem: DomainsProblem, middle: Any, resolution: Resolution) -> Any:
-    """Return numbers of sizes around each of several, shape (several, sizes): all there are within reach, or so many, evenly; some may come twice.
+    """Return numbers of sizes around each of several, shape (several, sizes): all within reach, or evenly spaced ones if too many; some may come twice.
 
-    Not the nearest to sizes a stride apart: of two shapes of nearly one size the one that costs less would be stepped over.
+    Spacing is by number and not by size, which could skip the cheaper of two shapes of nearly equal size.
     """
     logs = np.log(problem.params)
     reach = resolution.stride * resolution.reach * (1 + 1e-9)
     first, last = np.searchsorted(logs, logs[middle] - reach, "left"), np.searchsorted(logs, logs[middle] + reach, "right") - 1
     count = min(2 * resolution.reach + 1, int((last - first).max()) + 1)
     rows = np.round(first[:, None] + (last - first)[:, None] * np.linspace(0, 1, count)).astype(int)
-    # Evenly spaced numbers may miss the middle itself.
+    # Evenly spaced numbers may miss the middle.
     return np.concatenate([rows, np.asarray(middle)[:, None]], axis=1)
 
 
@@ -68,14 +68,14 @@ def nodes(problem: DomainsProblem, room: Array, guess: Array | None, resolution:
 
     Args:
         problem: the domains.
-        room: tokens that there are for all domains together, shape (batch,), or (batch, domains) where they cost each domain otherwise.
+        room: tokens for all domains together, shape (batch,), or (batch, domains) if their cost differs between domains.
         guess: share of them that each domain had in the best plan so far, shape (domains,); None for a coarse grid.
-        resolution: how close.
-        enough: amounts with which domains have enough tokens for their size, shape (batch, domains); None to leave them out.
+        resolution: of the grid.
+        enough: amounts with which domains reach the minimum of tokens for their size, shape (batch, domains); None to leave them out.
     """
     room = room if room.ndim == 2 else room[:, None]
     most = np.minimum(problem.most_spec, room)[..., None]
-    # Where the laws come from tables without a recipe, a stage may be as short as one likes.
+    # If the laws come from tables without a recipe, a stage may be arbitrarily short.
     least = np.minimum(problem.least_stage or 1e-4 * most, most)
     wide = least * (most / np.maximum(least, 1e-300)) ** np.linspace(0, 1, WIDE if guess is None else SPARSE)
     parts = [np.zeros_like(most), wide, np.minimum(problem.unique[:, None], most)]
@@ -88,7 +88,7 @@ def nodes(problem: DomainsProblem, room: Array, guess: Array | None, resolution:
 
 
 def whole_steps(problem: DomainsProblem, tokens: Array, room: Array | float, cost: Array | float = 1.0, most: Array | float = np.inf) -> Array:
-    """Round tokens to whole optimiser steps, down where they would pass the most, or add up to more than the room, each counted `cost` times."""
+    """Round tokens to whole optimiser steps; down if they would exceed the most, or cost more than the room at `cost` per token."""
     rounded = np.round(tokens / problem.step) * problem.step
     over = ((cost * rounded).sum() if np.ndim(room) == 0 else cost * rounded) > room
     return np.where(over | (rounded > most * (1 + 1e-9)), problem.whole(tokens), rounded)

@@ -1,4 +1,4 @@
-"""How sharp the optimum of many domains is: plans that are as good, what each resample would rather have, and what the recommendation then gives away."""
+"""How sharp the optimum of many domains is: plans within the tolerance, each resample's own best plan, and the regret of the recommendation."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ from planner.allocate.domains.split import divide, middle, trunks, without
 from planner.fit.level import LEVEL, interval_of
 
 WIDE, LOGITS = Resolution(0.1, 12, 0.24, 2), np.arange(-2.4, 2.41, 0.3)
-"""Sizes, amounts and, beside the recommendation's, logits of the trunk's share that are looked at for plans as good."""
+"""Resolution of sizes and amounts, and offsets of the logit of the trunk's share, for the search of plans within the tolerance."""
 EVALUATIONS = 6e4
-"""Losses that one grid may take here."""
+"""Losses evaluated per grid here."""
 
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """What lies around a recommendation."""
+    """The surroundings of a recommendation."""
 
     params_within: tuple[float, float] | None
-    """Sizes of plans within the tolerance of the best; None where each domain has a size of its own."""
+    """Range of sizes of plans within the tolerance of the best; None if each domain has a size of its own."""
     share_within: tuple[float, float] | None
-    """Shares of the trunk in all training tokens, of the same plans."""
+    """Range of the trunk's share of all training tokens in the same plans."""
     params_interval: tuple[float, float] | None
-    """90 % interval over a dozen resamples of the best size, over fewer of more than 50 domains, six from 100 on."""
+    """90 % interval of the best size over a dozen resamples, fewer for more than 50 domains, six from 100 on."""
     share_interval: tuple[float, float] | None
     regret_expected_percent: float | None
-    """Mean over the same resamples of how much higher the recommendation's weighted loss is than that of the resample's own best plan; None where required
-    losses decide."""
+    """Excess of the recommendation's weighted loss over that of the resample's own best plan, mean over the same resamples [%]; None if there are required
+    losses."""
     regret_90_percent: float | None
-    """What it stays under in 90 % of them."""
+    """90 % quantile of that excess [%]."""
 
 
 def sensitivity(problem: DomainsProblem, found: Found, margin: float) -> Sensitivity:
-    """Look around a recommendation.
+    """Evaluate the surroundings of a recommendation.
 
     Args:
         problem: the request under its laws.
@@ -50,8 +50,8 @@ def sensitivity(problem: DomainsProblem, found: Found, margin: float) -> Sensiti
     problem = replace(problem, evaluations=EVALUATIONS)
     params_within, share_within = _within(problem, found, margin)
     regrets, sizes, shares = [], [], []
-    for world in resample_problems(problem):
-        own, regret = best_in(world, found, margin)
+    for drawn in resample_problems(problem):
+        own, regret = best_in(drawn, found, margin)
         regrets.append(regret)
         sizes.append(float(problem.params[own.size[0]]))
         shares.append(_share(own.tokens_general, own.tokens_spec + own.replayed))
@@ -63,7 +63,7 @@ def sensitivity(problem: DomainsProblem, found: Found, margin: float) -> Sensiti
 
 
 def _within(problem: DomainsProblem, found: Found, margin: float) -> tuple[tuple[float, float] | None, tuple[float, float] | None]:
-    """Return the sizes and the trunk's shares of plans that are as good within the tolerance, the recommendation among them."""
+    """Return the ranges of sizes and of the trunk's share over plans within the tolerance, the recommendation included."""
     if found.name == INDEPENDENT:
         return None, None
     size, logit, guess = middle(problem, found)
@@ -78,5 +78,5 @@ def _within(problem: DomainsProblem, found: Found, margin: float) -> tuple[tuple
 
 
 def _share(trunk: Any, stages: Any) -> Any:
-    """Return the share of a trunk in all that is trained, with branches of shape (..., domains)."""
+    """Return the share of a trunk in all training tokens, with branches of shape (..., domains)."""
     return trunk / (trunk + stages.sum(-1))

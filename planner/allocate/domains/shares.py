@@ -1,7 +1,7 @@
-"""Split training with a share of specialist tokens that is given, of all tokens trained: none of them, a half, a tenth.
+"""Split training with a given share of specialist tokens in all training tokens: none, a half, a tenth.
 
-The domains divide them as the recommended plan does, or by their text where that has none; those whose part would be too short for a stage leave it to
-the others, and take the trunk cooled down. The size is the best for that share.
+The domains divide them as in the recommended plan, or by their text if that plan has none; a domain whose part would be too short for a stage leaves it
+to the others and uses the trunk after a cooldown. The size is the best for that share.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from planner.allocate.domains.search_grid import CLOSER, CLOSER_OF_MANY, COARSE,
 from planner.arrays import Array
 
 SHARES = {"no specialisation": 0.0, "50/50": 0.5, "90/10": 0.1}
-"""By name of the arm: of specialist tokens in all tokens that are trained, as for one domain."""
+"""By name of the arm: share of specialist tokens in all training tokens, as for one domain."""
 EVALUATIONS = 3e4
-"""Losses that one grid may take here."""
+"""Losses evaluated per grid here."""
 
 
 def of_share(problem: DomainsProblem, name: str, like: Found) -> Found | None:
-    """Find the best plan of a share in SHARES, or None where no size allows it.
+    """Find the best plan of a share in SHARES, or None if no size allows it.
 
     Args:
         problem: the domains, without required losses or limits on the general loss.
         name: of the share.
-        like: the recommended plan, as which the specialist tokens are divided.
+        like: the recommended plan, which determines how the specialist tokens are divided.
     """
     problem, share = replace(problem, evaluations=EVALUATIONS), SHARES[name]
     parts = like.tokens_spec if like.tokens_spec.any() else problem.unique
@@ -38,7 +38,7 @@ def of_share(problem: DomainsProblem, name: str, like: Found) -> Found | None:
     for stage in (COARSE, *(CLOSER if problem.count <= MANY_DOMAINS else CLOSER_OF_MANY)[:2]):
         at = sizes_near(problem, size or 0, stage)
         trunk, spec, allowed = _divided(problem, at, share, parts)
-        # In whole steps, as which it is made: of scarce general text a part of one may be what makes enough tokens for a size.
+        # In whole steps, as it will be: with scarce general text, part of a step may decide whether a size has enough tokens.
         loss = problem.expected(at, problem.whole(trunk), problem.whole(spec))
         value = np.where(allowed, problem.value(loss, 0.0).sum(0), np.inf)
         if not np.isfinite(value).any():
@@ -51,7 +51,7 @@ def of_share(problem: DomainsProblem, name: str, like: Found) -> Found | None:
 
 
 def _divided(problem: DomainsProblem, at: Any, share: float, parts: Array) -> tuple[Array, Array, Any]:
-    """Return the trunk, shape (sizes,), the specialist tokens, shape (domains, sizes), and for which sizes the passes allow them."""
+    """Return the trunk, shape (sizes,), the specialist tokens, shape (domains, sizes), and for which sizes the passes suffice."""
     cost, total = problem.spec_cost[:, at], problem.tokens(at)
     parts = np.repeat(parts[:, None], len(at), axis=1)
     for _ in range(problem.count + 1):

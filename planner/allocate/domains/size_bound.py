@@ -1,4 +1,4 @@
-"""Sizes that the tokens per parameter of the runs bound, and what the laws have beyond them."""
+"""Sizes bounded by the fewest tokens per parameter of the runs, and what the laws forecast below them."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from planner.allocate.problem import AT_LEAST_RATIO
 from planner.units import format_names
 
 EVALUATIONS = 3e5
-"""Losses that one grid may take in the search beyond."""
+"""Losses evaluated per grid in the search beyond the bound."""
 LARGER = 1.001
-"""Factor in size under which the best beyond is no other size."""
+"""Factor in size below which the best plan beyond the bound counts as the same size."""
 
 
 def tell_bounded(problem: DomainsProblem, found: Found, margin: float) -> Iterator[str]:
-    """Say whose size is bounded by the tokens per parameter of the runs, and which --params the laws forecast better beyond; nothing where none is.
+    """Say whose size is bounded by the fewest tokens per parameter of the runs, and which --params beyond it are forecast better; empty if none is.
 
     Args:
         problem: the request under its laws.
@@ -37,11 +37,10 @@ def tell_bounded(problem: DomainsProblem, found: Found, margin: float) -> Iterat
     if best is None or (beyond.params[best.size[bound]] <= LARGER * params[bound]).all():
         return
     lower = 100 * float(1 - (problem.weights @ beyond.losses(best)) / (problem.weights @ problem.losses(found)))
-    # Digit by digit: of sizes that are rounded a quarter are those of another shape.
+    # With all digits: a quarter of rounded sizes would select another shape.
     sizes = ",".join(f"{size:.0f}" for size in np.unique(beyond.params[best.size]))
-    further = f"; beyond them the laws go on to {lower:.2g} % lower, which --params {sizes} asks for" if lower >= LOWER else ""
+    further = f"; with fewer the laws forecast a loss {lower:.2g} % lower: ask for it with --params {sizes}" if lower >= LOWER else ""
     names = format_names([request.domains[number].name for number in bound])
     yield (
-        f"the size of the models of {names} is bounded by the tokens per parameter that the runs of the law have at least, and so are its interval and "
-        f"the regret{further}"
+        f"the size of the models of {names}, its interval and the regret are bounded by the lowest tokens per parameter of any run of the law{further}"
     )

@@ -1,7 +1,7 @@
-"""Split training (arXiv 2603.19149): one trunk on general text, and from it one branch a domain. It costs c(N)·(D_pt + Σ D_k).
+"""Split training (arXiv 2603.19149): one trunk on general text, and from it one branch per domain. It costs c(N)·(D_pt + Σ D_k).
 
-For every size and trunk the amounts D_k separate under a multiplier on FLOPs, so each pair is one problem of `waterfill`. Under a limit on the general
-loss a branch is longer by the replay that keeps it, and costs so much more.
+Given size and trunk, the amounts D_k separate under a multiplier on FLOPs, so each pair is one `waterfill` problem. Under a limit on the general loss
+each branch is longer, and costs more, by the replay that keeps the limit.
 """
 
 from __future__ import annotations
@@ -22,42 +22,42 @@ from planner.allocate.domains.waterfill import fill
 from planner.arrays import Array
 
 LOGITS = np.linspace(-4.8, 4.8, 13)
-"""Of the share of the trunk in all tokens, in a coarse grid; no trunk and nothing but a trunk stand beside them."""
+"""Logits of the trunk's share of all tokens in a coarse grid, in addition to no trunk and nothing but a trunk."""
 UNIFORM = "equal specialist compute for every domain"
 NO_GENERAL = "no general text"
 FINALISTS, MOST_FINALISTS = 6, 600
-"""Sizes of a grid that are told apart under all resamples, and most of them times domains."""
+"""Sizes of a grid that are compared under all resamples, and the most of sizes times domains."""
 REQUIRED = 2
-"""Nodes added, one after the other, where a domain reaches its required loss."""
+"""Nodes added in turn at the amount where a domain reaches its required loss."""
 WHOLE = Resolution(0.01, 25, 0.12, 2)
-"""Sizes and trunks from which whole steps are moved."""
+"""Sizes and trunks from which the local search in whole steps starts."""
 CLOSE = 0.04
-"""In ln N, beside a plan of another request."""
+"""Range of sizes, in ln N, around the best plan of another request."""
 BESIDE = (1.0, 0.995, 0.99, 0.98, 0.95, 0.9)
-"""Shares of scarce general text for a trunk where some of it must be left for replay."""
+"""Shares of scarce general text for a trunk, since some of it must be left for replay."""
 LEAST_LOGIT = -9.0
-"""Of a trunk that there is, around which a closer look is."""
+"""Smallest logit of an existing trunk around which a finer grid is placed."""
 
 
 def split(
     problem: DomainsProblem, name: str = SPLIT, margin: float = 0.0, quick: bool = False,
     start: Found | None = None, resolutions: tuple[Resolution, ...] = NEARBY, climbs: bool = True,
 ) -> Found | None:  # fmt: skip
-    """Find the best split training, or None where the budget allows none.
+    """Find the best split training, or None if the budget allows none.
 
     Args:
         problem: the domains.
-        name: SPLIT, or what binds it further: UNIFORM or NO_GENERAL; or MIXED, whose stages are one.
+        name: SPLIT, or a restricted form of it, UNIFORM or NO_GENERAL; or MIXED, which has a single stage.
         margin: by which required losses are tightened.
         quick: whether the coarse search is enough.
-        start: the best plan of a request that differs in little, around which to look; None to search the whole range.
-        resolutions: how close to look around it.
-        climbs: whether steps are moved at the end under a limit on the general loss.
+        start: the best plan of a request that differs little, to search around; None to search the whole range.
+        resolutions: of the grids around it.
+        climbs: whether to finish with a local search in whole steps under a limit on the general loss.
     """
     best, kept, bare = start, start, None if start is None else without(problem, start)
     size, logit, share = (0, 0.0, None) if start is None else middle(problem, start)
     closer = CLOSER if problem.count <= MANY_DOMAINS else CLOSER_OF_MANY
-    # Where losses are required, the whole range once more, with what few resamples say brought to what all do.
+    # With required losses, search the whole range again, with the few resamples calibrated to all of them at the best plan so far.
     again = (COARSE,) if np.isfinite(problem.max_loss).any() and problem.count <= MANY_DOMAINS else ()
     trading = bool(again) and problem.count <= MOST_DOMAINS and name == SPLIT and not quick and not problem.request.limited
     for resolution in resolutions if start else (COARSE,) if quick else (COARSE, *again, *closer):
@@ -77,7 +77,7 @@ def split(
 
 
 def _starts(problem: DomainsProblem, found: Found) -> tuple[Any, Array]:
-    """Return where moves of whole steps begin: numbers of sizes, and the best branches and trunk of each, shape (rows, domains + 1)."""
+    """Return starting points of the local search in whole steps: numbers of sizes, and the best branches and trunk of each, shape (rows, domains + 1)."""
     size, logit, share = middle(problem, found)
     at, shares = trunks(problem, sizes_near(problem, size, WHOLE), _shares(logit, WHOLE))
     sizes: list[Any] = []
@@ -90,7 +90,7 @@ def _starts(problem: DomainsProblem, found: Found) -> tuple[Any, Array]:
         spec, trunk = problem.whole(divided.tokens_spec[best]), problem.whole(divided.trunk[best])
         # Rounded down, a branch may have too few tokens for its size.
         spec = np.where(spec > 0, np.maximum(spec, problem.enough(at[best][None], trunk[None]).T), spec)
-        if bare:  # all others are better without a cooldown
+        if bare:  # plans in which every domain has a stage need no cooldown
             some = (spec == 0).any(1)
             best, spec, trunk = best[some], spec[some], trunk[some]
         sizes, rows = [*sizes, at[best]], [*rows, np.concatenate([spec, trunk[:, None]], axis=1)]
@@ -98,13 +98,13 @@ def _starts(problem: DomainsProblem, found: Found) -> tuple[Any, Array]:
 
 
 def _beside(problem: DomainsProblem, found: Found) -> tuple[Any, Array]:
-    """Return the same beside a plan of another request: its own branches and trunk, at sizes close to its own."""
+    """Return starting points near the best plan of another request: its branches and trunk, at sizes close to its own."""
     sizes = np.flatnonzero(np.abs(np.log(problem.params / problem.params[found.size[0]])) <= CLOSE)
     return sizes, np.tile(np.append(found.tokens_spec, found.tokens_general), (len(sizes), 1))
 
 
 def trunks(problem: DomainsProblem, sizes: Any, shares: Array) -> tuple[Any, Array]:
-    """Cross sizes with shares of the trunk, and with the shortest trunk and all general text there is, where shares may step over them."""
+    """Cross sizes with shares of the trunk, and with the shortest trunk and all general text, which shares may miss."""
     at, every = np.repeat(sizes, len(shares)), np.tile(shares, len(sizes))
     if len(shares) == 1:
         return at, every
@@ -127,7 +127,7 @@ def look(
     like: Found | None,
     bare: bool | None,
 ) -> tuple[Found | None, bool | None]:
-    """Find the best of some sizes and trunks, and say whether domains are without a stage in it, if that had to be asked.
+    """Find the best of some sizes and trunks, and whether domains have no stage in it, if that matters.
 
     Args:
         problem: the domains.
@@ -135,9 +135,9 @@ def look(
         at: numbers of sizes, shape (batch,).
         shares: of the trunk in all tokens, shape (batch,).
         guess: as for `nodes`.
-        resolution: how close to look.
+        resolution: of the grid.
         margin: by which required losses are tightened.
-        like: a plan near to these.
+        like: a plan close to these.
         bare: as for `divide`.
     """
 
@@ -153,28 +153,29 @@ def look(
             return None
 
         hard = first(PENALTY)
-        # What misses a required loss by a hair comes last under that penalty, and a closer look may well reach it.
+        # A plan that narrowly misses a required loss ranks last under that penalty, but a finer grid may reach it.
         return better(problem, hard, first(MILD), margin, MILD) if hard is not None and np.isfinite(problem.max_loss).any() else hard
 
     found = best(bare)
     if bare is not None or found is None or not without(problem, found):
         return found, bare
-    # Where some stay without a stage, which takes a cooldown of the trunk, either that is paid from the start, or all have a stage.
+    # If some domains have no stage, which takes a cooldown of the trunk: either pay it from the start, or give all a stage.
     found = better(problem, found, better(problem, best(True), best(False), margin, MILD), margin, MILD)
     return found, None if found is None else without(problem, found)
 
 
 def without(problem: DomainsProblem, found: Found) -> bool | None:
-    """Tell whether a plan pays a cooldown of the trunk for domains without a stage; None where such domains cost nothing, or it is all trunk."""
+    """Tell whether a plan pays a cooldown of the trunk for domains without a stage; None if that costs nothing, or if the plan is all trunk."""
     if found.name == MIXED or not cooldown(problem) or not found.tokens_spec.any():
         return None
     return bool(cooled(problem, found.name, found.tokens_spec) > 1)
 
 
 def _order(problem: DomainsProblem, at: Any, divided: Divided, margin: float, penalty: float) -> Any:
-    """List what to round, the most hopeful first: the best of each size, of which a few under all resamples, then what has no branch or the most trunk.
+    """List the plans to round, most promising first: the best of each size, a few of them ranked under all resamples, then those without branches or with
+    the longest trunks.
 
-    Under the few resamples of a grid sizes may lie 2e-4 from where they are; under a limit not every plan has whole steps that keep it.
+    Under the few resamples of a grid sizes may be off by 2e-4; under a limit not every plan has whole steps that keep it.
     """
     order = divided.value.argsort()
     order = order[np.isfinite(divided.value[order])]
@@ -200,7 +201,7 @@ class Divided:
     """The best division of the branches for each of some sizes and trunks."""
 
     value: Array
-    """What is minimised; infinite where nothing is allowed, shape (batch,)."""
+    """Objective; infinite if nothing is allowed, shape (batch,)."""
     trunk: Array
     """General tokens, shape (batch,)."""
     tokens_spec: Array
@@ -220,16 +221,16 @@ def divide(
     like: Found | None,
     bare: bool | None,
 ) -> Divided:
-    """Divide what each trunk leaves among the domains; as `look`.
+    """Divide the budget that each trunk leaves among the domains.
 
     Args:
         problem, name, at, shares, guess, resolution, margin, like: as for `look`.
-        bare: whether the cooldown of the trunk, for domains without a stage, is paid before anything is divided, or no domain may be without one; None
-            to leave it out of account.
+        bare: True to pay the cooldown of the trunk for domains without a stage in advance, False to require a stage of every domain, None to ignore
+            the cooldown.
     """
     total, cost = problem.tokens(at), problem.spec_cost[:, at].T
     trunk = np.minimum(shares * total, problem.general_tokens)
-    # In general tokens, of which those of a branch may cost more or less.
+    # In units of general tokens; tokens of a branch may cost more or less.
     room = np.maximum(total - trunk * (1 + cooldown(problem) if bare else 1), 0.0)
     if name == UNIFORM:
         amounts = _equal(problem.most_spec * cost, room) / cost
@@ -256,7 +257,7 @@ def divide(
         order = every[0].argsort(-1, kind="stable")
         amounts, stages, loss = (np.take_along_axis(item, order, -1) for item in every)
     value = problem.value(loss, margin)
-    if problem.request.limited:  # with its replay, a larger amount may make a shorter stage
+    if problem.request.limited:  # with replay, a larger amount may make a shorter stage
         order = stages.argsort(-1, kind="stable")
         amounts, stages, value = (np.take_along_axis(item, order, -1) for item in (amounts, stages, value))
     filled = fill(stages * cost[..., None], value, room, gap=problem.least_stage > 0)
@@ -266,10 +267,10 @@ def divide(
 
 
 def _reaching(problem: DomainsProblem, amounts: Array, loss: Array, margin: float) -> Array:
-    """Return the amounts with which domains just reach their required losses, between the nodes to either side, shape (batch, domains, 1).
+    """Return the amounts with which domains just reach their required losses, between the neighbouring nodes, shape (batch, domains, 1).
 
-    Without them the whole step up to the next node would be taken from the other domains, which then stay without a stage. Losses are convex in the
-    logarithm of the amount, so that what is interpolated reaches the loss. For a domain that requires none it is the last node once more.
+    Without them the whole step to the next node would be taken from the other domains, which may lose their stages. Losses are convex in the logarithm
+    of the amount, so the interpolated amount reaches the loss. A domain without a required loss gets the last node again.
     """
     limit = (problem.max_loss * (1 - margin))[:, None]
     high = np.argmax(loss <= limit, axis=-1)[..., None]  # the first that reaches it
@@ -282,7 +283,7 @@ def _reaching(problem: DomainsProblem, amounts: Array, loss: Array, margin: floa
 
 
 def middle(problem: DomainsProblem, found: Found) -> tuple[int, float, Array | None]:
-    """Return where the next closer look is: number of the size, logit of the trunk's share, and each domain's part of what the trunk leaves."""
+    """Return the centre of the next finer grid: number of the size, logit of the trunk's share, and each domain's part of what the trunk leaves."""
     size, trunk = int(found.size[0]), found.tokens_general
     total = float(problem.tokens(size))
     part = np.clip(trunk / total, 1e-9, 1 - 1e-9)
@@ -292,7 +293,7 @@ def middle(problem: DomainsProblem, found: Found) -> tuple[int, float, Array | N
 
 
 def _shares(logit: float, resolution: Resolution) -> Array:
-    """Return shares of the trunk to look at, no trunk and nothing else among them."""
+    """Return shares of the trunk to try, including no trunk and nothing but trunk."""
     # The first of the closer resolutions spans the step of the coarse grid to either side.
     wide = (LOGITS[1] - LOGITS[0]) / (CLOSER[0].step * CLOSER[0].around)
     middle = logit + wide * resolution.step * np.arange(-resolution.around, resolution.around + 1) if resolution.stride else LOGITS
@@ -300,7 +301,7 @@ def _shares(logit: float, resolution: Resolution) -> Array:
 
 
 def _equal(most: Array, room: Array) -> Array:
-    """Give every row the same, or the most that it can take where that is less, so that it adds up to the room; most and result (batch, rows)."""
+    """Give every row the same amount, capped at its most, so that the sum is the room; most and result (batch, rows)."""
     ascending = np.sort(most)
     before = np.cumsum(ascending, axis=1) - ascending
     levels = (room[:, None] - before) / np.arange(most.shape[1], 0, -1)
@@ -310,7 +311,7 @@ def _equal(most: Array, room: Array) -> Array:
 
 
 def _along(stages: Array, amounts: Array, length: Array) -> Array:
-    """Interpolate the specialist tokens of stages of some lengths, of shape (batch, domains), between nodes on the last axis."""
+    """Interpolate specialist tokens for stages of some lengths, shape (batch, domains), between nodes on the last axis."""
     node = np.clip((stages <= length[..., None]).sum(-1) - 1, 0, stages.shape[-1] - 2)[..., None]
     (x0, y0), (x1, y1) = ([np.take_along_axis(item, node + one, -1)[..., 0] for item in (stages, amounts)] for one in (0, 1))
     result: Array = y0 + np.clip((length - x0) / np.where(x1 > x0, x1 - x0, 1.0), 0.0, 1.0) * (y1 - y0)

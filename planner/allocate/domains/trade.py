@@ -1,8 +1,8 @@
-"""Split training under required losses, in whole steps: what branches give each other and the trunk, at sizes nearby too.
+"""Split training under required losses, in whole steps: local search that trades steps between branches and trunk, also at nearby sizes.
 
-A search works in parts of steps and on grids, and where a required loss binds its plan is as good as the rounding of one branch. Here whole steps are
-moved as long as that gains, at every size in reach side by side. A plan is a row of its branches' tokens, and of how much shorter its trunk is than it
-may be; that is infinite where there is no trunk.
+The main search works on grids with fractions of steps; if a required loss binds, its plan is only as good as the rounding of one branch. Here whole
+steps are moved as long as that helps, at every size in reach in parallel. A plan is a row: the branches' tokens, then the trunk's slack (the longest
+affordable trunk minus the actual one; infinite without a trunk).
 """
 
 from __future__ import annotations
@@ -18,32 +18,32 @@ from planner.allocate.domains.rounding import better, cooled, made
 from planner.arrays import Array
 
 STEPS = (1, 2, 4, 8, 16, 32, 64, 128)
-"""Moved at once."""
+"""Steps moved at once."""
 ROUNDS = ((40, 1, 8, 12), (40, 5, 8, 6), (200, 5, 4, 2), (EVERY, 2, 2, 2))
-"""Resamples, moves at most of each size, how many of `STEPS`, and how many sizes go on, of one look after the other."""
+"""For each round: resamples, most moves per size, how many of `STEPS`, and how many sizes go on."""
 NEAR_ROUNDS = ((60, 4, 8, 1), (EVERY, 2, 1, 1))
-"""The same beside a plan of another request."""
+"""The same near the best plan of another request."""
 MOST_DOMAINS = 4
-"""Domains up to which steps are moved."""
+"""Most domains for which this is done."""
 MARGIN = 1e-6
-"""By which required losses are tightened: a gain may outweigh a penalty for a miss far smaller than that."""
+"""Share by which required losses are tightened, since a gain may outweigh the penalty of a much smaller miss."""
 PART = 1e-3
-"""Of the longest branch that is moved at least, where no recipe says how long a step is."""
+"""Smallest move as a share of the longest branch, if no recipe defines a step."""
 BINDS = 1e-3
-"""Share of itself within which a required loss binds, so that its branch follows what others give or take."""
+"""Relative distance within which a required loss binds, so that its branch must follow the moves of others."""
 SLOPE = 0.01
-"""Share of a branch, or of the trunk, by which it is longer where slopes are measured."""
+"""Share by which a branch, or the trunk, is lengthened to measure slopes."""
 
 
 def traded(problem: DomainsProblem, found: Found, sizes: Any, start: Array, nearby: bool = False) -> Found:
-    """Return the best plan that moves of whole steps lead to from those of a search, or that itself.
+    """Return the best plan that moves of whole steps lead to, or the given plan.
 
     Args:
         problem: the domains, without a limit on the general loss.
         found: one trunk and its branches.
         sizes: numbers of sizes to begin at, shape (rows,); some may come twice.
         start: whole steps of branches, and of the trunk, to begin with there, shape (rows, domains + 1).
-        nearby: whether the search began beside a plan of another request.
+        nearby: whether the search began near the best plan of another request.
     """
     sizes = np.append(sizes, found.size[0])
     start = np.concatenate([start, np.append(found.tokens_spec, found.tokens_general)[None]])
@@ -67,7 +67,7 @@ def traded(problem: DomainsProblem, found: Found, sizes: Any, start: Array, near
 
 
 def _moves(problem: DomainsProblem, found: Found, steps: Sequence[int]) -> Array:
-    """List what is added to a plan, shape (moves, domains + 1); nothing comes first."""
+    """List the changes to a plan, shape (moves, domains + 1); no change comes first."""
     step = max(problem.step, problem.whole(PART * float(found.tokens_spec.max())) if problem.step == 1 else 0.0)
     every = np.eye(problem.count + 1)
     pairs = [one - other for one in every[:-1] for other in every[:-1] if one is not other]
@@ -76,7 +76,7 @@ def _moves(problem: DomainsProblem, found: Found, steps: Sequence[int]) -> Array
 
 
 def _improved(problem: DomainsProblem, like: Found, sizes: Any, start: Array, moves: Array, most: int, rounds: int) -> tuple[Array, Array]:
-    """Move steps in each row as long as that gains; return what is there then, and what it comes to, shape (rows,)."""
+    """Move steps in each row as long as that helps; return the resulting rows and their objective, shape (rows,)."""
     start, values, active = start.copy(), np.full(len(sizes), np.inf), np.arange(len(sizes))
     for _ in range(rounds):
         if not len(active):
@@ -94,11 +94,11 @@ def _improved(problem: DomainsProblem, like: Found, sizes: Any, start: Array, mo
 
 
 def _valued(problem: DomainsProblem, like: Found, sizes: Any, plans: Array, most: int) -> tuple[Array, Array]:
-    """Return losses of plans [nats/token], shape (rows, plans, domains), and what is minimised, infinite where one is not allowed, shape (rows, plans).
+    """Return losses of plans [nats/token], shape (rows, plans, domains), and the objective, infinite if a plan is not allowed, shape (rows, plans).
 
     Args:
         problem: the domains.
-        like: a plan near to these, by which the means over few resamples are corrected.
+        like: a plan close to these, at which the means over few resamples are calibrated.
         sizes: shape (rows,).
         plans: shape (rows, plans, domains + 1), the first of each row its start.
         most: resamples.
@@ -115,15 +115,15 @@ def _valued(problem: DomainsProblem, like: Found, sizes: Any, plans: Array, most
 
 
 def _mend(problem: DomainsProblem, like: Found, sizes: Any, start: Array, loss: Array, most: int) -> Array:
-    """Return what to add to plans so that branches whose required loss binds have as many whole steps as that takes, by their slopes at the start.
+    """Return what to add to plans so that branches whose required loss binds get the whole steps they need, by their slopes at the start.
 
-    Moves of few branches cannot follow a required loss, which trades steps of a branch for others of the trunk at a rate of its own. What one branch
-    takes from the trunk another needs then, so these are equations.
+    Moves of a few branches cannot follow a required loss, which trades branch steps for trunk steps at its own rate. Steps that one branch takes from the
+    trunk make others need more, hence a linear system.
 
     Args:
         problem, like, sizes, most: as for `_valued`.
         start: shape (rows, domains + 1).
-        loss: of the plans that are to be mended, the first of which is the start, as `_valued` returns it.
+        loss: of the plans to correct, the first of which is the start, as `_valued` returns it.
     """
     spec, trunk = start[:, :-1], _trunk(problem, sizes, start)
     further, longer = (problem.step * np.ceil(SLOPE * item / problem.step + 1) for item in (spec, trunk))
@@ -134,7 +134,7 @@ def _mend(problem: DomainsProblem, like: Found, sizes: Any, start: Array, loss: 
         own, general = (aside[: len(sizes)] - loss[:, 0]) / further, (aside[len(sizes) :] - loss[:, 0]) / longer[:, None]
     binds = required & (spec > 0) & (loss[:, 0] > asked * (1 - BINDS)) & (own < 0) & np.isfinite(own + general)
     own, general = np.where(binds, own, 1.0), np.where(binds, general, 0.0)
-    # A trunk of all the text that there is gives nothing up.
+    # A trunk limited by the available text gives nothing up.
     gives = (trunk > 0) & (_longest(problem, sizes, spec) < problem.whole(problem.general_tokens))
     taken = gives[:, None] * problem.spec_cost[:, sizes].T / cooled(problem, SPLIT, spec.T)[:, None]
     missing = np.where(binds[:, None] & np.isfinite(loss), asked - np.where(np.isfinite(loss), loss, 0.0), 0.0) / own[:, None]
@@ -145,14 +145,14 @@ def _mend(problem: DomainsProblem, like: Found, sizes: Any, start: Array, loss: 
 
 
 def _trunk(problem: DomainsProblem, sizes: Any, plans: Array) -> Array:
-    """Return the general tokens of plans of shape (plans, domains + 1), less than none where the branches cost too much."""
+    """Return the general tokens of plans of shape (plans, domains + 1); negative if the branches cost too much."""
     longest = _longest(problem, sizes, plans[:, :-1])
     result: Array = np.where(np.isfinite(plans[:, -1]), longest - plans[:, -1], np.minimum(longest, 0.0))
     return result
 
 
 def _longest(problem: DomainsProblem, sizes: Any, spec: Array) -> Array:
-    """Return the general tokens that branches of shape (plans, domains) leave, less than none where they cost too much."""
+    """Return the general tokens that branches of shape (plans, domains) leave; negative if they cost too much."""
     total = problem.tokens(sizes)
     left = total * (1 + 1e-9) - (problem.spec_cost[:, sizes].T * spec).sum(1)
     result: Array = problem.whole(np.minimum(left / cooled(problem, SPLIT, spec.T), problem.general_tokens))

@@ -1,8 +1,8 @@
-"""Divide one budget over many rows, each a table of value against cost: the same marginal gain per unit of cost everywhere.
+"""Divide one budget over many rows, each a table of value against cost, at equal marginal gain per unit of cost.
 
-At a multiplier λ each row takes the node of least value + λ·cost, which always lies on its lower convex hull; the λ at which the budget is
-spent is found by bisection, for a batch of problems and all rows at once. There at most the rows on an edge of their hull, all of equal slope,
-lie between two nodes, and share what is left in proportion: rows that are equal are treated equally.
+At a multiplier λ each row takes the node of least value + λ·cost, which always lies on its lower convex hull; the λ that spends the budget is found by
+bisection, for a batch of problems and all rows at once. Only rows on a hull edge of slope λ then lie between two nodes; they share the rest
+in proportion, so equal rows are treated equally.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from planner.arrays import Array
 
 BISECTIONS = 34
 LEAST_SLOPE = 1e-24
-"""Of the steepest slope of a table, where the bisection begins."""
+"""Lower end of the bisection, relative to the steepest slope of a table."""
 
 
 @dataclass(frozen=True)
 class Filled:
-    """How budgets are divided."""
+    """Divided budgets."""
 
     amount: Array
-    """Cost that each row takes, shape (batch, rows)."""
+    """Cost assigned to each row, shape (batch, rows)."""
     value: Array
-    """Its value there, linear between nodes; infinite where it cannot be had."""
+    """Value of each row at that cost, linear between nodes; infinite if impossible."""
     low: Any
     high: Any
-    """Numbers of the nodes to either side."""
+    """Numbers of the neighbouring nodes."""
 
     @property
     def total(self) -> Array:
@@ -43,16 +43,16 @@ def fill(cost: Array, value: Array, budget: Array, *, gap: bool = False) -> Fill
 
     Args:
         cost: ascending along the last axis, shape (batch, rows, nodes).
-        value: infinite where a node is not allowed, same shape.
-        budget: most that the amounts may add up to, shape (batch,).
-        gap: whether what lies between the first node and the second cannot be had, such as a stage too short to train.
+        value: infinite if a node is not allowed, same shape.
+        budget: upper limit of the sum of amounts, shape (batch,).
+        gap: whether amounts between the first two nodes are impossible, such as a stage too short to train.
     """
     found = _fill(cost, value, budget, gap)
     stuck = ~np.isfinite(found.value) & (found.low != found.high)
     some = np.flatnonzero(stuck.any(-1))
     if not len(some):
         return found
-    # Few rows, if any, end where nothing can be had. They go down to what can, and the others take what that leaves; or up, at the others' cost.
+    # A few rows may end at an impossible amount. Move them down to a possible one, and give the others the rest; or up, at the others' cost.
     number = np.arange(cost.shape[-1])
     low, high, out = (item[some][..., None] for item in (found.low, found.high, stuck))
     best = found
@@ -82,7 +82,7 @@ def _fill(cost: Array, value: Array, budget: Array, gap: bool) -> Filled:
     finite = np.where(allowed, value, 0.0)
     span = np.where(allowed, value, -np.inf).max(-1) - np.where(allowed, value, np.inf).min(-1)
     steps = np.diff(cost, axis=-1)
-    # Nodes that are one but for rounding have no slope.
+    # Nodes that differ only by rounding have no slope.
     least = np.where(steps > 1e-9 * cost[..., -1:], steps, np.inf).min((-1, -2), initial=np.inf)
     steep = 2 * span.max(-1) / np.where(np.isfinite(least), least, 1.0) + 1e-200
     low, low_cost = chosen(steep)
@@ -112,7 +112,7 @@ def _fill(cost: Array, value: Array, budget: Array, gap: bool) -> Filled:
 
 
 def _between(cost: Array, value: Array, amount: Array, gap: bool) -> Array:
-    """Interpolate tables of shape (rows, nodes) at one amount each; an edge of the hull may pass over nodes, and these count then."""
+    """Interpolate tables of shape (rows, nodes) at one amount each, between adjacent nodes, even where the hull skips some."""
     node = np.clip((cost <= amount[:, None]).sum(-1) - 1, 0, cost.shape[-1] - 2)[:, None]
     (x0, y0), (x1, y1) = ([np.take_along_axis(item, node + one, -1)[:, 0] for item in (cost, value)] for one in (0, 1))
     share = (amount - x0) / np.where(x1 > x0, x1 - x0, 1.0)

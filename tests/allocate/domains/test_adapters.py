@@ -77,6 +77,6 @@ def test_adapters_stand_on_a_trunk_and_are_told(fitted: FittedLaw) -> None:
     answer = allocate_domains(DomainsRequest(4e12, rich), allow_extrapolation=True)
     assert plain.recommended.tokens_general == 0 and all(plan.tokens_pt > 0 for plan in answer.recommended.domains if plan.tokens_spec)
     by = {structure.name: structure for structure in answer.structures}
-    assert by[MIXED].loss is None and "trained in full" in by[MIXED].note and by[SPLIT].loss is not None
-    assert any("the law of a, b is of runs with lora: specialist stages counted with adapters of rank 16" in text for text in answer.warnings)
+    assert by[MIXED].loss is None and "trains all parameters" in by[MIXED].note and by[SPLIT].loss is not None
+    assert any("the law of a, b was fitted to runs with lora: specialist stages counted with adapters of rank 16" in text for text in answer.warnings)
     assert {source["method"] for source in answer.sources.values()} == {"lora"}

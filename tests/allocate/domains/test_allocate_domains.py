@@ -64,7 +64,7 @@ def test_structures_without_what_every_run_has_say_so(fitted: FittedLaw, tmp_pat
     law = replace(fitted, support=replace(fitted.support, zero={**fitted.support.zero, "tokens_pt": False}))
     answer = allocate_domains(DomainsRequest(BUDGET, domains(law)))
     bare = next(arm for arm in answer.arms if arm.name == NO_GENERAL)
-    assert "a, b, c: every run of the table has general tokens: what going without them does is not measured" in bare.note
+    assert "a, b, c: every run of the table has general tokens: the effect of having none is not measured" in bare.note
     assert not answer.recommended.note
     answer.save(tmp_path / "domains.json", {})
     again = next(arm for arm in DomainsAllocation.load(tmp_path / "domains.json").arms if arm.name == NO_GENERAL)
@@ -87,10 +87,10 @@ def test_required_losses_are_kept_and_cost(fitted: FittedLaw) -> None:
 def test_a_loss_out_of_reach_is_refused_with_its_domain(fitted: FittedLaw) -> None:
     free = allocate_domains(DomainsRequest(BUDGET, domains(fitted)))
     own = [plan.loss for plan in free.recommended.domains]
-    with pytest.raises(DataError, match=r"domain 'b' cannot reach its max_loss of 0\.5 .*no budget up to 4e\+16 FLOPs would do") as refusal:
+    with pytest.raises(DataError, match=r"domain 'b' cannot reach its max_loss of 0\.5 .*no budget up to 4e\+16 FLOPs would suffice") as refusal:
         allocate_domains(DomainsRequest(BUDGET, domains(fitted, None, 0.5, 9.0)))
     assert refusal.value.remedy == "raise its max_loss, or give more of its text", "more budget is no remedy there"
-    with pytest.raises(DataError, match="domain .b. cannot reach .*even with all of them.*; about .* FLOPs for all domains would do") as refusal:
+    with pytest.raises(DataError, match="domain .b. cannot reach .*even if it gets them all.*; by the laws about .* FLOPs for all domains") as refusal:
         allocate_domains(DomainsRequest(BUDGET, domains(fitted, None, 0.85 * own[1], 9.0)))
     needed = float(refusal.value.message.split("about ")[1].split(" FLOPs")[0])
     assert BUDGET < needed < 1000 * BUDGET
@@ -104,7 +104,8 @@ def test_losses_that_exclude_each_other_are_refused(fitted: FittedLaw) -> None:
     alike = domains(fitted, unique=(1e6,) * 8)
     first, second = alike[:2]
     loss = allocate_domains(DomainsRequest(BUDGET, (first, replace(second, weight=0.0)))).recommended.domains[0].loss
-    with pytest.raises(DataError, match="cannot all be reached .* beside the others, and its max_loss is .*; about .* FLOPs for all domains would do"):
+    told = "cannot all be reached .* beside the others, but its max_loss is .*; by the laws about .* FLOPs for all domains would suffice"
+    with pytest.raises(DataError, match=told):
         allocate_domains(DomainsRequest(BUDGET, tuple(replace(domain, max_loss=loss * 1.01) for domain in alike)))
 
 
@@ -178,7 +179,7 @@ def test_bad_domains_are_refused(fitted: FittedLaw) -> None:
         Domain("a", fitted, 1e5, -1.0)
     with pytest.raises(InputError, match="max_loss of 0"):
         Domain("a", fitted, 1e5, 1.0, 0.0)
-    with pytest.raises(InputError, match="every domain has a weight of 0"):
+    with pytest.raises(InputError, match="every domain has weight 0"):
         DomainsRequest(BUDGET, tuple(replace(domain, weight=0.0) for domain in domains(fitted)))
 
 
@@ -187,7 +188,7 @@ def test_the_budget_that_a_refusal_names_does_where_a_coarse_search_misses_by_a_
     """A domain that counts for nothing and must reach a loss gets just what that takes; the coarse search ended 3e-4 above it at any budget."""
     law = FittedLaw.load(SWEEPS / "medicine" / "law.json")
     asked = DomainsRequest(6e12, (Domain("a", law, 2e5, max_loss=2.7), Domain("b", law, 2e9, weight=0.0, max_loss=2.3)))
-    with pytest.raises(DataError, match="about .* FLOPs for all domains would do") as refusal:
+    with pytest.raises(DataError, match="about .* FLOPs for all domains would suffice") as refusal:
         allocate_domains(asked)
     told = float(refusal.value.message.split("about ")[1].split(" FLOPs")[0])
     assert 9e12 < told < 9.6e12
@@ -201,7 +202,7 @@ def test_the_budget_that_a_refusal_names_does_as_it_is_told() -> None:
     """Rounded to the nearest of two digits, what was named could be what had been refused."""
     medicine, computing = (FittedLaw.load(SWEEPS / "three" / name / "law.json") for name in ("medicine", "computing"))
     pair = Domain("m", medicine, 2e5, max_loss=2.45), Domain("c", computing, 2e5, max_loss=3.25)
-    with pytest.raises(DataError, match="about .* FLOPs for all domains would do") as refusal:
+    with pytest.raises(DataError, match="about .* FLOPs for all domains would suffice") as refusal:
         allocate_domains(DomainsRequest(2.05e13, pair))
     told = float(refusal.value.message.split("about ")[1].split(" FLOPs")[0])
     assert 2.05e13 < told < 2.13e13
@@ -222,11 +223,11 @@ def test_a_refusal_names_the_least_budget_after_few_searches(monkeypatch: pytest
     asked = DomainsRequest(4.28136e12, (
         Domain("a", medicine, 102_668, 1.66819, 2.6687), Domain("b", nature, 595_404, 0.300891), Domain("c", medicine, 1_250_710, 0.564258, 1.86577),
     ))  # fmt: skip
-    with pytest.raises(DataError, match="about .* FLOPs for all domains would do") as refusal:
+    with pytest.raises(DataError, match="about .* FLOPs for all domains would suffice") as refusal:
         allocate_domains(asked)
     told, count = float(refusal.value.message.split("about ")[1].split(" FLOPs")[0]), len(searches)
     assert allocate_domains(replace(asked, flops=told), allow_extrapolation=True).recommended.loss
-    with pytest.raises(DataError, match="FLOPs for all domains would do"):
+    with pytest.raises(DataError, match="FLOPs for all domains would suffice"):
         allocate_domains(replace(asked, flops=0.97 * told), allow_extrapolation=True)
     assert count <= 15
 
@@ -255,12 +256,12 @@ def test_how_surely_a_required_loss_is_reached_is_said(fitted: FittedLaw, tmp_pa
     plan = tight.recommended.domains[0]
     assert plan.probability is not None and 0.5 <= plan.probability < 0.7, "a loss that binds is reached by the mean alone"
     assert plan.surer_max_loss == pytest.approx(asked * plan.loss / plan.loss_high)
-    (said,) = (text for text in tight.warnings if text.startswith("a required loss is reached by the mean forecast"))
+    (said,) = (text for text in tight.warnings if text.startswith("the mean forecast reaches every required loss"))
     assert f"'a' {asked:g} in {plan.probability:.0%} of runs" in said and f"max_loss = {plan.surer_max_loss:.4g} for 'a'" in said
     loose = allocate_domains(DomainsRequest(BUDGET, domains(fitted, 1.0001 * free.loss_high, None, None)))
     easy = loose.recommended.domains[0]
     assert easy.probability == pytest.approx(0.95, abs=0.01) and easy.surer_max_loss is None
-    assert not any(text.startswith("a required loss") for text in loose.warnings)
+    assert not any(text.startswith("the mean forecast reaches every required loss") for text in loose.warnings)
     tight.save(tmp_path / "a.json", {})
     assert DomainsAllocation.load(tmp_path / "a.json").recommended.domains[0] == plan
     body = json.loads((tmp_path / "a.json").read_text())

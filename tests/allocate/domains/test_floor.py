@@ -31,8 +31,9 @@ def test_the_sizes_that_are_named_are_as_much_better_as_is_said(search, robust: 
     problem = DomainsProblem.of(request(20.0, 5e4, 1e6), robust=robust)
     found: Found = search(problem)
     (told,) = tell_bounded(problem, found, 0.0)
-    assert told.startswith(f"the size of the models of {'d0' if search is split else 'd0, d1'} is bounded by the tokens per parameter")
-    lower, sizes = float(told.split(" % lower")[0].split()[-1]), told.split("which --params ")[1].split(" ")[0]
+    names = "d0" if search is split else "d0, d1"
+    assert told.startswith(f"the size of the models of {names}, its interval and the regret are bounded by the lowest tokens per parameter")
+    lower, sizes = float(told.split(" % lower")[0].split()[-1]), told.split("--params ")[1].split(" ")[0]
     fixed, _, among = read_sizes(sizes)
     assert (len(among) == 2) == (search is independent)
     asked = DomainsProblem.of(replace(problem.request, params=fixed, params_among=among), robust=robust)
@@ -42,4 +43,4 @@ def test_the_sizes_that_are_named_are_as_much_better_as_is_said(search, robust: 
 
 def test_it_is_among_the_warnings_only_where_a_size_is_bounded() -> None:
     told, free = ([text for text in allocate_domains(request(least, 5e4, 1e5)).warnings if "bounded by" in text] for least in (20.0, 3.5))
-    assert len(told) == 1 and "which --params 603200 asks for" in told[0] and not free
+    assert len(told) == 1 and "ask for it with --params 603200" in told[0] and not free

@@ -54,7 +54,7 @@ def test_sizes_within_the_tolerance_are_as_good_and_those_outside_are_not(fitted
     assert wider["share_within"][0] <= answer.around["share_within"][0] and wider["share_within"][1] >= answer.around["share_within"][1]
 
 
-def test_worlds_that_agree_leave_nothing_to_regret(fitted: FittedLaw, answer: DomainsAllocation) -> None:
+def test_resamples_that_agree_leave_nothing_to_regret(fitted: FittedLaw, answer: DomainsAllocation) -> None:
     same = replace(fitted, members=tuple(replace(member, resamples=np.tile(member.theta, (20, 1))) for member in fitted.members))
     around = allocate_domains(request(same)).around
     assert 0 <= around["regret_90_percent"] < 0.01 and around["params_interval"][0] == around["params_interval"][1]
@@ -91,7 +91,7 @@ def test_a_required_loss_has_a_price_and_no_regret(fitted: FittedLaw, answer: Do
     tight = replace(asked.domains[0], max_loss=0.985 * answer.recommended.domains[0].loss)
     bound = allocate_domains(replace(asked, domains=(tight, *asked.domains[1:])))
     assert bound.around["regret_expected_percent"] is None
-    assert [worth for worth in bound.worths if worth.change.startswith("a up to ")][0].lower_percent > 0
+    assert [worth for worth in bound.worths if worth.change.startswith("max_loss of a ")][0].lower_percent > 0
 
 
 def test_limits_that_bind_are_priced(fitted: FittedLaw) -> None:
@@ -112,7 +112,7 @@ def test_text_that_first_makes_a_stage_possible_has_its_price(fitted: FittedLaw)
     twice, again = "twice the specialist text of every domain", "one more epoch over every domain's text"
     for name, other in ((twice, more), (again, replace(asked, max_epochs=2.0))):
         assert by[name] == pytest.approx(100 * (1 - value(other) / value(asked)), rel=0.05) and by[name] > 0.1, name
-    assert "buy nothing" not in short.exchange
+    assert "gain nothing" not in short.exchange
 
 
 def test_the_inference_of_all_models_is_refused_with_its_sum(fitted: FittedLaw) -> None:
@@ -198,7 +198,7 @@ def scattered(law: FittedLaw, by: float) -> FittedLaw:
     return replace(law, members=tuple(replace(member, resamples=rows) for member, rows in zip(law.members, drawn, strict=True)))
 
 
-def test_a_law_that_is_known_saves_nothing_and_an_unsure_one_what_its_worlds_own_plans_save(fitted: FittedLaw) -> None:
+def test_a_law_that_is_known_saves_nothing_and_an_unsure_one_what_the_own_plans_of_its_resamples_save(fitted: FittedLaw) -> None:
     sure, unsure, little = (scattered(fitted, by) for by in (0.0, 0.15, 0.01))
     asked = request(fitted)
     asked = replace(asked, domains=tuple(replace(domain, law=law) for domain, law in zip(asked.domains, (sure, unsure, little), strict=True)))
@@ -211,12 +211,12 @@ def test_a_law_that_is_known_saves_nothing_and_an_unsure_one_what_its_worlds_own
     at = problem.nearest(np.log([item.params_non_embedding for item in plan.domains]))[:, None]
     tokens = [np.array([[getattr(item, key)] for item in plan.domains]) for key in ("tokens_pt", "tokens_spec")]
     saved = []
-    for world in resample_problems(problem, unsure):
-        assert [domain.law is law for domain, law in zip(world.request.domains, (sure, unsure, little), strict=True)] == [True, False, True]
-        own = split(world)
+    for drawn in resample_problems(problem, unsure):
+        assert [domain.law is law for domain, law in zip(drawn.request.domains, (sure, unsure, little), strict=True)] == [True, False, True]
+        own = split(drawn)
         assert own is not None
-        mine = world.expected(at, *tokens, EVERY)
-        saved.append(100 * float(world.weights @ mine[:, 0] / (world.weights @ world.losses(own)) - 1))
+        mine = drawn.expected(at, *tokens, EVERY)
+        saved.append(100 * float(drawn.weights @ mine[:, 0] / (drawn.weights @ drawn.losses(own)) - 1))
     assert by_name["b",].saved_percent == pytest.approx(np.mean(saved), rel=0.15)
 
 
