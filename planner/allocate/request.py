@@ -16,7 +16,7 @@ TOLERANCE = 0.005
 LEFT_OVER = 0.98
 """Share of the budget: a plan that spends less leaves some of it over."""
 TAKEN = 0.98
-"""Share of a limit, such as the text with its passes: a plan that takes more is counted as taking all of it."""
+"""Share of a limit, such as the text with its passes or a required loss, above which it counts as binding."""
 MOST_TOLERANCE = 0.2
 """Above it nearly every plan would count as good; 0.5 is surely meant as per cent."""
 

@@ -121,8 +121,9 @@ def refuse_too_small(law: FittedLaw, runs: Candidates, spread: bool) -> None:
     largest, least = float(runs.params_by["non_embedding"].max()), law.support.low["params"]
     if largest * TOO_SMALL >= least:
         return
-    budget = f"give at least {enough(runs.setting, least):g} FLOPs, which pay for runs of its sizes"
-    larger = budget if spread else f"take sizes from {format_count(least)}"
+    larger = f"take sizes from {format_count(least)}"
+    if spread:
+        larger = f"give at least {enough(runs.setting, least):g} FLOPs, which pay for runs of its sizes"
     raise DataError(
         f"the runs would have at most {format_count(largest)} parameters, {least / largest:.3g}× below the law's smallest ({format_count(least)}): they "
         f"would inform about the target only through the law's form; the limit is {TOO_SMALL:g}×",

@@ -191,7 +191,7 @@ def test_flops_stand_beside_6nd_and_every_method_has_one_line(tmp_path: Path) ->
     out, err = allocated("medicine", tmp_path, "--flops", "4e12", "--base", "name=A,tokens=2M,params=300k,context=128,vocab=1024")
     plan = json.loads((tmp_path / "bases.json").read_text())["choices"][0]["plan"]
     assert plan["flops_6nd"] == pytest.approx(6 * plan["params_non_embedding"] * plan["tokens_spec"]) and f"4e+12 ({plan['flops_6nd']:.3g})" in out
-    assert "by 6·N·D)" in err and "distinct specialist tokens are worth" in err
+    assert "by 6·N·D)" in err and "distinct specialist tokens for A here" in err
     for method, measured in (("full", "runs of the law"), ("lora", "no runs"), ("qlora", "no runs")):
         assert re.search(rf"^ [ *]+ {method} .*B {'.*[+-]0.00 % ' * (measured == 'runs of the law')} +{measured} *$", out, re.MULTILINE), method
     assert "no runs: no run used this method" in out

@@ -133,7 +133,7 @@ def test_limits_and_prices_are_shown(folder: Path, general: FittedLaw) -> None:
     assert code == 0, err
     for text in ("General loss after the specialist stage", "replayed", "What more would buy", "10 % more compute", "twice the text of law"):
         assert text in " ".join(out.split()), text
-    for text in ("within 1 % of the best loss:", "regret, expected / 90 %:", "inference takes", "the limit, a rise of the general loss of at most 10 %"):
+    for text in ("within 1 % of the best loss:", "regret, expected / 90 %:", "inference takes", "the limit (a rise of the general loss of at most 10 %)"):
         assert text in err, text
     assert "one mixed model" in out and "assumption" not in out + err  # the mix is left out, and so is what it would rest on
     body = json.loads((folder / "a.json").read_text())
@@ -175,7 +175,7 @@ def test_accuracy_by_the_tables_of_the_domains(folder: Path) -> None:
         ("accuracy = 3", "accuracy = 3 is not a path", "models.csv"),
         ('accuracy = ""', "accuracy = '' is not a path", "models.csv"),
         ("chance = 0.25", "chance = 0.25 has no effect without accuracy", "add accuracy"),
-        ('accuracy = "one.csv"\nchance = 25', "domain 'a': chance 25 is not a share", "0.25"),
+        ('accuracy = "one.csv"\nchance = 25', "domain 'a': chance 25 is not from 0 to below 1", "0.25"),
         ('accuracy = "one.csv"\nchance = "some"', "chance = 'some' is not a number", "write a number"),
         ('accuracy = "laws/law.json"', "has no column loss", "header"),
     ],

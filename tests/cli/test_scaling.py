@@ -42,7 +42,7 @@ def test_curves_are_printed_and_written(law: Path) -> None:
         (["--spec-tokens", "200k,much"], "'much'", "write a number"),
         (["--spec-tokens", "200k", "--to", "1e20"], "the limit is 1000×", "--allow-extrapolation"),
         (["--spec-tokens", "200k", "--from", "1e14", "--to", "1e13"], "1e+14..1e+13", "--to above --from"),
-        (["--spec-tokens", "200k", "--params", "9M"], "without --to budgets end at 10 times the dearest run", "smaller --params"),
+        (["--spec-tokens", "200k", "--params", "9M"], "without --to budgets end at 10 times the largest run", "smaller --params"),
         (["--spec-tokens", "200k", "--from", "1e8"], "too few", "give at least"),
         (["--spec-tokens", "200k", "--points", "1"], "1 points", "leave out --points"),
         (["--spec-tokens", "0"], "spec-tokens of 0", "positive"),

@@ -158,7 +158,8 @@ def test_inference_is_paid_at_each_models_own_price(fitted: FittedLaw) -> None:
 
 def test_limits_that_no_plan_keeps_are_refused(fitted: FittedLaw, general: FittedLaw) -> None:
     for tokens, scarce in ((None, "more FLOPs"), (3e5, "more general text")):
-        with pytest.raises(DataError, match=r"no plan of this budget keeps a general loss of at most 0\.5 .*even the best trunk without a specialist stage is forecast") as caught:
+        said = r"no plan of this budget keeps a general loss of at most 0\.5 .*even the best trunk without a specialist stage is forecast"
+        with pytest.raises(DataError, match=said) as caught:
             allocate_domains(request(fitted, general, max_general_loss=0.5, general_tokens=tokens))
         assert caught.value.remedy == f"relax the limit, or give {scarce}"
     with pytest.raises(DataError, match="too few"):
