@@ -116,7 +116,7 @@ def test_at_equal_flops_both_stages_count(fitted: FittedLaw, other: FittedLaw) -
 
 def test_laws_that_cannot_be_compared_are_refused(fitted: FittedLaw, other: FittedLaw) -> None:
     shape = shape_for(8e4, family="qwen3", vocab=1024)
-    with pytest.raises(DataError, match="not of one corpus"):
+    with pytest.raises(DataError, match="differ in corpus"):
         crossing(fitted, other, shape, **PLACE)
     with pytest.raises(InputError, match="both laws are of method full"):
         crossing(fitted, fitted, shape, **PLACE)
