@@ -76,7 +76,8 @@ def base_worths(problem: Problem, base: Base, method: Method, stage: Stage) -> t
             beyond = "" if problem.max_epochs + 1 <= problem.law.support.high["epochs_spec"] else ", beyond what the runs cover"
             rows.insert(2, price_of(f"one more epoch over the specialist text{beyond}", more))
             return rows, ""
-    epoch = one_more_of_base(problem, base, stage, "the time limit" if request.grows(inference) == request.training_flops else "the budget")
+    timed = request.grows(inference) == request.training_flops
+    epoch = one_more_of_base(problem, base, stage, "the compute within the time limit" if timed else "the budget")
     if epoch.resamples is None:
         return rows, f"no gain can be given for {epoch.name}: {epoch.why}"
     rows.insert(2, price_of(epoch.name, stage.end - epoch.resamples))

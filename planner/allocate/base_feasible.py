@@ -53,10 +53,10 @@ def feasible(problem: Problem, bases: Sequence[Base], method: Method) -> Feasibl
         limit = problem.retention.limit
         above = [100 * float(problem.retention.passed_by(base.params_by(problem.vocab), np.array([base.tokens]))[0]) for base in kept]
         if not any(keeps):
-            nearest = f"the nearest, {kept[int(np.argmin(above))].name}, is {format_number(min(above), 2)} % above it before any training"
+            nearest = f"the nearest, {kept[int(np.argmin(above))].name}, is {format_number(min(above), 2)} % above it before specialising"
             raise DataError(f"no base keeps {limit}, specialised or not: {nearest}", remedy="relax the limit")
         left_out |= {
-            base.name: f"it is {format_number(most, 2)} % above {limit} before any training"
+            base.name: f"its general loss before specialising is {format_number(most, 2)} % above the limit, {limit}"
             for base, good, most in zip(kept, keeps, above, strict=True) if not good
         }  # fmt: skip
     pairs = [(base, stage) for base, stage, good in zip(kept, stages, keeps, strict=True) if good]
@@ -143,7 +143,7 @@ def _of_memory(request: Request, base: Base, method: Method) -> tuple[str, str]:
             ways.append(f"--method {name}" + (f" with at least {count} --gpus" if count > request.gpus else ""))
     short = Method().whole_bytes(base.shape, base.context) >= (request.memory_per_gpu or 0.0)
     ways += [f"context= if sequences are shorter than {base.context:,} tokens"] * short + ["a smaller base", MORE_MEMORY]
-    whole = f"; {format_bytes(method.whole_bytes(base.shape, base.context))} of that are on every GPU, however many there are"
+    whole = f"; {format_bytes(method.whole_bytes(base.shape, base.context))} of the need are whole on every GPU, however many there are"
     need = format_bytes(method.bytes_per_gpu(base.shape, request.gpus, base.context))
     said = f"{base.name} needs {need} on each of {request.gpus} GPUs with --method {method.name}, which have {memory}{'' if own else whole}"
     return said, format_list(ways, "or")

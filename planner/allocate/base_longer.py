@@ -52,7 +52,8 @@ def interaction(law: FittedLaw) -> str:
         if name := member.law.interaction:
             found.append((name, member.resamples[:, names.index(name)]))
     if not found:
-        return "The law has no parameter for an interaction of general and specialist tokens: this follows from its form, which no run has tested"
+        said = "what it implies about one follows from its form, which no run has tested"
+        return f"The law has no parameter for an interaction of general and specialist tokens: {said}"
     values = np.concatenate([each for _, each in found])
     low, high = interval_of(values)
     known = "so the runs do not determine its sign" if low < 0 < high else "so the runs determine its sign"

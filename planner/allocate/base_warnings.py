@@ -164,7 +164,7 @@ def _of_the_limit(problem: Problem, able: Feasible, made: Sequence[Choice], best
     if len(problem.retention.replays) == 1:
         yield NO_REPLAY
     if shares := [choice.plan.replay_fraction for choice in made if choice.plan.replay_fraction]:
-        yield f"{said_of(shares)}; for a base the gain from more general text is capped at that"
+        yield f"{said_of(shares)}; for a base the gain from the replayed text is capped at that"
     for base, stage, choice in zip(able.bases, able.stages, made, strict=True):
         if said := capped(problem, stage):
             yield f"{base.name}: {format_count(choice.plan.tokens_spec)} specialist tokens, since {said}"

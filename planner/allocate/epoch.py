@@ -57,7 +57,7 @@ def one_more_of_base(problem: Problem, base: Base, stage: Stage, paying: str) ->
     tokens = stage.amount(stage.best)[0] + unique
     name = named(problem, tokens - unique, tokens / unique)
     if tokens > stage.paid:
-        return Epoch(name, None, f"{paying} pays for {format_count(stage.paid)} tokens, but it takes {format_count(tokens)}")
+        return Epoch(name, None, f"{paying} pays for {format_count(stage.paid)} tokens, but the stage would take {format_count(tokens)}")
     found = evaluated(problem, base, np.array([tokens]), stage.paid, None)
     if not np.isfinite(found.guess[0]):
         return Epoch(name, None, "the limit on the general loss would need more replay than can be paid for or than any run of the general law had")

@@ -163,7 +163,7 @@ def tell_unmeasured(law: FittedLaw, who: str = "") -> Iterator[str]:
     for member in law.members:
         if member.unmeasured:
             named = ", ".join(member.unmeasured)
-            yield f"{who}{member.law.name}: no run constrains {named}; forecasts that use it span its whole start range"
+            yield f"{who}{member.law.name}: no run constrains {named}; the interval of a forecast that depends on this covers the whole start range"
 
 
 def tell_tied(law: FittedLaw) -> Iterator[str]:

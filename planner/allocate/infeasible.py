@@ -67,7 +67,7 @@ def refuse_size(problem: Problem, sizes: Sequence[Size], tokens_per_param: float
         memory = format_bytes(problem.bytes_per_gpu(size)), format_bytes(request.memory_per_gpu or 0.0)
         gpus = gpus_for(request, problem.bytes_per_gpu(size), problem.whole_bytes(size))
         said.append(f"{named} need {memory[0]} on each of {request.gpus} GPUs, which have {memory[1]}")
-        said[-1] += "" if gpus else f"; {format_bytes(problem.whole_bytes(size))} of that are on every GPU, however many there are"
+        said[-1] += "" if gpus else f"; {format_bytes(problem.whole_bytes(size))} of the need are whole on every GPU, however many there are"
         ways.append(f"at least {gpus} --gpus" if gpus else MORE_MEMORY)
     if "text" in lacking[size]:
         enough = format_count(round_up(max(problem.shortest * params, problem.min_tokens_stage)), DIGITS)

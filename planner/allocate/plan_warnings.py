@@ -180,7 +180,7 @@ def _bounded(problem: Problem, plan: Plan, value: float) -> list[str]:
         return []
     lower = -100 * np.expm1(beyond - value)
     # With all digits: a quarter of rounded sizes would select another shape.
-    asked = f"; with fewer the law prefers {format_count(params)} parameters, {lower:.2g} % lower: ask for them with --params {params:.0f}"
+    asked = f"; with fewer the law prefers {format_count(params)} parameters, with a loss {lower:.2g} % lower: ask for them with --params {params:.0f}"
     further = asked if lower >= LOWER else ""
     return [
         f"the size, its interval and the regret are bounded by the lowest tokens per parameter of any run, {problem.min_tokens_per_param:.2g}{further}"

@@ -53,7 +53,8 @@ def prices(problem: Problem, found: Search, plan: Plan, mine: Array) -> tuple[li
                 changes.append((f"one more epoch over the specialist text{beyond}", replace(request, max_epochs=problem.max_epochs + 1)))
             else:
                 stage = format_count(problem.min_tokens_stage)
-                why = f"no gain can be given for one more epoch over the specialist text: all of them are below a stage's minimum of {stage} tokens"
+                few = f"even with it, all passes together are below a stage's minimum of {stage} tokens"
+                why = f"no gain can be given for one more epoch over the specialist text: {few}"
     if request.general_tokens and plan.tokens_pt > 0.9 * request.general_tokens:
         more = f"twice the general text ({format_count(request.general_tokens)} more tokens)"
         changes.append((more, replace(request, general_tokens=MORE_TEXT * request.general_tokens)))

@@ -61,5 +61,5 @@ def said_of(shares: Any) -> str:
     span = f"{most:.2g} %" if most - least < 0.005 else f"{least:.2g} to {most:.2g} %"
     return (
         f"the forecast counts replayed text as general text and adds {span} to the specialist loss for replaying it, as measured in one sweep "
-        f"(0.14 % with 10 % of replay, 0.76 % with 30 %, 2.3 % with 50 %); the interval includes none of that and twice as much"
+        f"(0.14 % with 10 % of replay, 0.76 % with 30 %, 2.3 % with 50 %); the interval allows for no such cost and for twice as much"
     )

@@ -49,11 +49,11 @@ def allocate(
     ] = None,
     flops: Annotated[
         str | None,
-        typer.Option(help='Budget in FLOPs (1e22), or in GPU time ("3 GPU-days", needs --gpu and --mfu). With FLOPs, these add GPU-hours to the answer.'),
+        typer.Option(help='Budget in FLOPs (1e22), or in GPU time ("3 GPU-days", needs --gpu and --mfu or --gpu-flops). With FLOPs, these add GPU-hours.'),
     ] = None,
     gpu_hours: Annotated[float | None, typer.Option(help="Budget in GPU-hours; needs --gpu and --mfu, or --gpu-flops.")] = None,
     gpu_days: Annotated[float | None, typer.Option(help="Budget in GPU-days; needs the same.")] = None,
-    usd: Annotated[float | None, typer.Option(help="Budget in dollars; needs --usd-per-gpu-hour, --gpu and --mfu.")] = None,
+    usd: Annotated[float | None, typer.Option(help="Budget in dollars; needs --usd-per-gpu-hour, and --gpu with --mfu or --gpu-flops.")] = None,
     usd_per_gpu_hour: Annotated[float | None, typer.Option(help="Price of one GPU-hour; also used to report the plan's cost.")] = None,
     gpus: Annotated[int | None, typer.Option(help="Number of GPUs: for --hours, for the duration of the run, and for sharding a model's memory.")] = None,
     hours: Annotated[float | None, typer.Option(help="Time limit of the training run on --gpus; inference is not limited.")] = None,

@@ -179,7 +179,8 @@ def _show_costs(answer: BaseAllocation) -> None:
         ]
         for choice in answer.choices
     ]
-    columns = ["base", "FLOPs (6·N·D)", *(["inference FLOPs"] if counted else []), "trained parameters", f"least memory per GPU, of {request['gpus']}"]
+    memory = f"least memory per GPU, with {request['gpus']} GPU{'s' if request['gpus'] > 1 else ''}"
+    columns = ["base", "FLOPs (6·N·D)", *(["inference FLOPs"] if counted else []), "trained parameters", memory]
     table("What each base costs", columns, costs)
     far = any(TOO_FAR < factor < math.inf for factor in answer.choices[0].extrapolation.values())
     illustration = ", an illustration" if far else ""

@@ -18,7 +18,7 @@ app = application("Build a corpus of a general domain and specialist domains, or
 def build(
     settings: Annotated[Path, typer.Argument(help="corpus.toml, or the folder that holds it.")],
     out: Annotated[Path | None, typer.Option(help="Folder to write; by default 'corpus' beside corpus.toml.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Build again, replacing what is there even if it was built from other settings.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Build again, replacing even a corpus of other settings or sources.")] = False,
 ) -> None:
     """Build a corpus."""
     from planner.corpus.build import build_corpus

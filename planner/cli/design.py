@@ -35,7 +35,8 @@ HELP = (
     "Example: plan sweep design mine --prior --check --target-flops 1e16"
 )
 TARGET_FACTOR = 100.0
-"""Default target: this many times the FLOPs of the law's largest run, or of the largest candidate run where nothing is fitted or --flops exceeds that."""
+"""Default target: this many times the FLOPs of the law's largest run; of the largest candidate run where nothing is fitted, or where --flops exceeds this
+many times the law's largest run."""
 
 
 def design(

@@ -52,7 +52,7 @@ def show(answer: NextRuns, target: float, unique: float, general: bool = True, s
         "deviation: standard deviation of its forecast loss; regret: of the plan chosen after the runs"
     )
     if outside is not None:
-        caption += f"; both count uncertainty of the law's parameters only, not of its form; with both, the forecast there is {outside.forecast}"
+        caption += f"; both count uncertainty of the law's parameters only, not drift of its form; with drift, the forecast there is {outside.forecast}"
     title = f"Recommendation at {target:.3g} FLOPs" + (f" with {format_count(unique)} distinct specialist tokens" if special else "")
     table(title, ["runs", "endpoints", "FLOPs", "expected deviation", "expected regret"], lines, caption=caption)
 

@@ -166,8 +166,7 @@ def show_domains(answer: DomainsAllocation) -> None:
         names = ["domain", "forecast accuracy", "90 % interval", "models"]
         table("Accuracy, from each domain's own table of models", names, [_able(plan) for plan in order[:SHOWN_DOMAINS] if plan.accuracy])
     if len(order) > SHOWN_DOMAINS:
-        left = len(order) - SHOWN_DOMAINS
-        say(f"only the {SHOWN_DOMAINS} domains with the most specialist compute are shown, {left} are not; the file has all {len(order)}")
+        say(f"only the {SHOWN_DOMAINS} domains with the most specialist compute are shown; the file has all {len(order)}")
     show_worths("What more would buy", answer.worths, "lower weighted loss by [%]")
     priced = sum(worth.change.startswith("twice the text of ") for worth in answer.worths)
     if 0 < priced < len(order):

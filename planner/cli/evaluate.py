@@ -33,7 +33,7 @@ def evaluate(
     few_shot: Annotated[int | None, typer.Option(min=0, help="Examples before each question; the task's own number by default.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Most questions per task.")] = None,
     seq_len: Annotated[
-        int | None, typer.Option(min=8, help="Window of held-out text [tokens]; by default that of the run's record, or 1024, if both models allow it.")
+        int | None, typer.Option(min=8, help="Window of held-out text [tokens]; by default the run's, or 1024; at most what both models allow.")
     ] = None,
     eval_tokens: Annotated[
         int | None, typer.Option(min=1, help="Most held-out tokens per domain; by default those of the run's record, or 65536.")

@@ -44,7 +44,7 @@ def fit(
     law: Annotated[str, typer.Option(help="A law by name (plan laws), several joined by commas, or auto: the best by held-out error.")] = "auto",
     target: Annotated[str, typer.Option(help="Held-out loss to fit: spec, or general (for forgetting).")] = "spec",
     method: Annotated[
-        str, typer.Option(help="Fit only runs trained by this method: full, lora, qlora, lora-both or qlora-both; a law covers one.")
+        str, typer.Option(help="Method of the runs to fit: full, lora, qlora, lora-both or qlora-both; a law covers one.")
     ] = "full",
     together: Annotated[
         list[Path] | None, typer.Option("--with", help="Another sweep folder or table of runs, fitted together with the first; repeatable.")
@@ -182,10 +182,10 @@ def _say_kept_out(frame: DataFrame, data: FitData, method: str, of: str) -> None
     """Print which runs of a table the law does not cover."""
     if data.of_others:
         others = ", ".join(sorted({*frame["method"]} - {method}))
-        say(f"kept out of the fit{of}: {data.of_others} run{'s' if data.of_others > 1 else ''} of another method ({others}); fit them with --method")
+        say(f"kept out of the fit{of}: {data.of_others} run{'s' if data.of_others > 1 else ''} of another method ({others}), which --method fits")
     if data.replaying:
         what = f"{data.replaying} run{'s' if data.replaying > 1 else ''} with replayed general text, which no law of the specialist loss describes"
-        say(f"kept out of the fit{of}: {what}; --target general fits them")
+        say(f"kept out of the fit{of}: {what}; --target general fits such runs")
 
 
 def _params_kinds(data: FitData, asked: str) -> tuple[str, ...]:

@@ -242,7 +242,9 @@ def _refuse(options: dict[str, Any]) -> None:
     """
     given = [name for name, value in options.items() if value is not None]
     if given:
-        raise InputError(f"{', '.join(given)} applies to a single run, and a plan for many domains has several", remedy="leave it out")
+        several = len(given) > 1
+        what = f"{', '.join(given)} {'apply' if several else 'applies'} to a single run, and a plan for many domains has several"
+        raise InputError(what, remedy=f"leave {'them' if several else 'it'} out")
 
 
 def _tell(ready: Launch, row: dict[str, Any]) -> None:

@@ -120,7 +120,7 @@ def show_progress(progress: Progress) -> None:
 def losses_on_the_way(at: Sequence[int], steps: int) -> str:
     """Write how many held-out losses a run measures on the way, and after which step the first."""
     if not at:
-        return "none: the run is too short; no loss is shown before its end"
+        return "none, since the run is too short: no held-out loss is measured before its end"
     return f"{len(at)}, the first after step {at[0]} of {steps}"
 
 

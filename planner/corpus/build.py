@@ -39,7 +39,7 @@ def build_corpus(settings: CorpusSettings, out: Path, *, force: bool = False, pr
     Args:
         settings: what to build.
         out: folder to write; made whole or not at all.
-        force: whether to build it again, replacing even a corpus built from other settings.
+        force: whether to build it again, replacing even a corpus built from other settings, sources or tokenizer files.
         progress: called with each step.
 
     Returns:
@@ -59,7 +59,8 @@ def build_corpus(settings: CorpusSettings, out: Path, *, force: bool = False, pr
         if not (out / "corpus.json").is_file():
             raise StateError(f"{out} is not the folder of a corpus", remedy="choose another --out; this one is not replaced")
         if not force:
-            raise StateError(f"{out} exists and was built from other settings or sources", remedy="give --force to replace it, or another --out")
+            what = f"{out} exists and was built from other settings, sources or tokenizer files"
+            raise StateError(what, remedy="give --force to replace it, or another --out")
     own = settings.folder / settings.tokenizer.path if settings.tokenizer.path is not None else None
     paired = any(source.kind == "pairs" for source in settings.sources)
     template = ChatTemplate.of(settings.chat_template, own) if paired else None

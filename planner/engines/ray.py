@@ -272,7 +272,7 @@ class _Run:
             yield from self._again(job, demand, "worker", "the node ran out of memory")
         except (errors.NodeDiedError, errors.LocalRayletDiedError, errors.ObjectLostError, errors.RuntimeEnvSetupError):
             if not any(node["Alive"] for node in self._ray.nodes()):
-                raise StateError("no node of the Ray cluster is left", remedy="restart the cluster; the same command goes on from what is done") from None
+                raise StateError("no node of the Ray cluster is left", remedy="restart the cluster; the same command continues from there") from None
             yield from self._again(job, demand, "node", "")
         except (errors.WorkerCrashedError, errors.OutOfDiskError, errors.RaySystemError):
             yield from self._again(job, demand, "worker", "out of memory, or killed, or its node was")

@@ -16,7 +16,7 @@ MOST_ROWS = 5000
 173 CPU-s by all of 20,000 rows, 54 by these."""
 RARE = 50
 """Of every kind of rows at least `MOST_ROWS` / `RARE` are drawn, or all there are: of 19,378 rows, 16 of them with a specialist stage, 5,000 random ones
-held 4 of those 16, and a worse law was chosen."""
+held 4 of those 16, and a law was chosen by the other rows."""
 
 
 @dataclass(frozen=True)

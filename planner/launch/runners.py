@@ -198,7 +198,7 @@ def failure(folder: Path, otherwise: str, logged: int = 0) -> StateError:
     lines = [line for line in written if not PROGRESS.match(line)]
     last = next((line for line in reversed(lines) if "Error" in line), lines[-1] if lines else "").strip()
     said = f"{otherwise}: {last}" if last else otherwise  # a rank that was killed says nothing
-    return StateError(said, remedy=f"see {folder / LOG}; the same command goes on from the latest state")
+    return StateError(said, remedy=f"see {folder / LOG}; the same command continues from the latest state")
 
 
 def check_ranks(ranks: int, device: str, engine: str, cores: int, *, threads: int = 1, address: str | None = None) -> None:

@@ -205,7 +205,7 @@ def warn_of_scarce_text(runs: Iterable[Sweep]) -> None:
                     found[domain, seq_len] = min(size, found.get((domain, seq_len), size))
     for (domain, seq_len), size in found.items():
         once = max(0, size - seq_len) // seq_len * seq_len
-        lost = f"an epoch trains on {once} of {size} distinct tokens of {domain}, and none on the last {size % seq_len}"
+        lost = f"an epoch trains on {once} of {size} distinct tokens of {domain}, and no epoch on the last {size % seq_len}"
         what = f"{lost}: the text is short for seq_len = {seq_len}, so its distinct tokens are overstated and epochs understated"
         warnings.warn(f"{what}; give {SCARCE * seq_len} or more, or lower seq_len", PlannerWarning, stacklevel=3)
 
@@ -241,4 +241,4 @@ def warn_of_whole_documents(sweep: Sweep) -> None:
             said.append(f"{' and '.join(map(format_count, caps))} {'become' if twice else 'becomes'} {format_count(size)}{twice}")
     if said:
         what = f"distinct text of {sweep.domain} is taken in whole documents, so {'; '.join(said)}"
-        warnings.warn(f"{what}; set unique_spec to these values, or split long documents", PlannerWarning, stacklevel=3)
+        warnings.warn(f"{what}; set unique_spec to the realised amounts, or split long documents", PlannerWarning, stacklevel=3)

@@ -51,7 +51,7 @@ LAWS = (
                 "forgetting", "(1 + b·r)·N/N0", "(D_pt + replayed tokens)", (_REPLAY,),
                 "the rise of the general loss by specialising, and how much of it a share of replay prevents",
             ),
-            ("forgetting-alone", "N/N0", "D_pt", (), "the rise of the general loss, which has a floor, by specialising; no run replays general text"),
+            ("forgetting-alone", "N/N0", "D_pt", (), "the rise of the general loss, with a floor, by specialising, where no run replays general text"),
         )
     ),
     *(
@@ -72,7 +72,7 @@ LAWS = (
                 "rehearsal", "·(1 + b·R)^−χ", " + replayed", ", R = replayed/D0", (_REPLAY, exponent("χ")),
                 "the rise of the general loss by specialising, and how much of it a number of replayed tokens prevents",
             ),
-            ("rehearsal-alone", "", "", "", (), "the rise of the general loss by specialising; no run replays general text"),
+            ("rehearsal-alone", "", "", "", (), "the rise of the general loss by specialising, where no run replays general text"),
         )
     ),
     Law(

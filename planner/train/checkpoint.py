@@ -71,7 +71,7 @@ def save_tensors(path: Path, tensors: dict[str, torch.Tensor], state: LoopState)
         publish(temporary)
         os.replace(temporary, path)
     except (OSError, SafetensorError) as error:
-        remedy = f"{room(error, 'make room, or check its permissions')}; the same command goes on"
+        remedy = f"{room(error, 'make room, or check its permissions')}; the same command continues"
         raise StateError(f"state {path} cannot be written: {error}", remedy=remedy) from error
     finally:
         temporary.unlink(missing_ok=True)

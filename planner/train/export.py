@@ -85,7 +85,7 @@ def _whole(out: Path) -> Iterator[Path]:
         shutil.rmtree(out, ignore_errors=True)
         os.replace(temporary, out)
     except (OSError, SafetensorError) as error:  # not a StateError: the state is sound and need not be trained again
-        remedy = f"{room(error, 'make room, or check its permissions')}; the same command goes on"
+        remedy = f"{room(error, 'make room, or check its permissions')}; the same command continues"
         raise PlannerError(f"checkpoint {out} cannot be written: {error}", remedy=remedy) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

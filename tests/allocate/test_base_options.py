@@ -234,7 +234,7 @@ def test_one_more_epoch_of_a_base_has_its_price_or_the_reason_why_not(fitted: Fi
     rows, plan = [row for row in answer.worths if "epoch" in row.change], answer.choices[0].plan
     if told:
         paid = f"{told} {flops / plan.flops * plan.tokens_spec / 1e6:.3g}M tokens"
-        assert not rows and answer.exchange.endswith(f"for the same budget: {paid}, but it takes {(plan.tokens_spec + UNIQUE) / 1e6:.3g}M")
+        assert not rows and answer.exchange.endswith(f"for the same budget: {paid}, but the stage would take {(plan.tokens_spec + UNIQUE) / 1e6:.3g}M")
         return
     paid = flops / flops_per_token(SMALL.shape, 128)
     losses = resampled(fitted, SMALL, [plan.tokens_spec, min(plan.tokens_spec + UNIQUE, paid)])

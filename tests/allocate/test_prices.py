@@ -263,7 +263,7 @@ def test_an_epoch_without_a_price_says_why(medicine: FittedLaw) -> None:
     assert told(short) == f"no gain can be given for one epoch over the specialist text, for the same budget: {why}"
     assert told(kept).endswith(": no plan with it keeps the limit on the general loss")
     assert told(allocate(medicine, Request(1e11, 1e9))).endswith("for the same budget: the budget cannot train any size with it")
-    assert told(allocate(medicine, Request(2e13, 1.0))).endswith("all of them are below a stage's minimum of 205k tokens")
+    assert told(allocate(medicine, Request(2e13, 1.0))).endswith("all passes together are below a stage's minimum of 205k tokens")
 
 
 @pytest.mark.parametrize("robust", [True, False])

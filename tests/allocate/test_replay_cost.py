@@ -154,7 +154,7 @@ def test_a_base_keeps_its_limit_with_shares_between_those_that_are_tried_first(l
     assert np.log(choice.plan.loss) <= best + 1e-4
     assert choice.general is not None and 9.9 < choice.general["rise_percent"] <= 10 and 0.4 < choice.plan.replay_fraction < 0.43
     (said,) = [text for text in answer.warnings if "as measured in one sweep" in text]
-    assert "adds 1.6 % to the specialist loss for replaying it" in said and said.endswith("the gain from more general text is capped at that")
+    assert "adds 1.6 % to the specialist loss for replaying it" in said and said.endswith("the gain from the replayed text is capped at that")
     (worth,) = [worth for worth in answer.worths if worth.change == "a general loss that may rise 11 % instead of 10"]
     looser = allocate_bases(law, replace(OF_BASE, max_general_rise=0.11), [BASE], general=general).choices[0].plan
     assert worth.lower_percent == pytest.approx(100 * (1 - looser.loss / choice.plan.loss), abs=0.02) and worth.lower_percent > 0.5

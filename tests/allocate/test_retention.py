@@ -263,9 +263,9 @@ def test_bases_that_keep_no_limit_are_left_out_or_refused(fitted: FittedLaw, gen
     between = Request(1e12, 1e6, max_general_loss=(before[0] + before[1]) / 2)
     answer = allocate_bases(fitted, between, bases, general=general)
     assert [choice.base for choice in answer.choices] == ["long"]
-    assert any(text.startswith("left out: short: it is ") and "above a general loss of at most" in text for text in answer.warnings)
+    assert any(text.startswith("left out: short: its general loss") and "above the limit, a general loss of at most" in text for text in answer.warnings)
     above = 100 * (2 * before[0] / sum(before) - 1)
-    assert list(answer.left_out) == ["short"] and f"it is {above:.2g} % above a general loss of" in answer.left_out["short"]
+    assert list(answer.left_out) == ["short"] and f"is {above:.2g} % above the limit, a general loss of" in answer.left_out["short"]
     with pytest.raises(DataError, match="no base keeps a general loss of .*, specialised or not: the nearest, long, is 100 "):
         allocate_bases(fitted, replace(between, max_general_loss=0.5 * before[1]), bases, general=general)
     with pytest.raises(InputError, match="needs a law of the general loss"):

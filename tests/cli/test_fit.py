@@ -40,7 +40,7 @@ def test_a_sweep_with_replay_gives_a_law_that_can_be_launched(tmp_path: Path) ->
         (tmp_path / name).write_bytes(REPLAY.with_name(name).read_bytes())
     code, _, err = run("fit", str(tmp_path), "--law", "additive-saturating", "--bootstrap", "20", "--no-figures")
     assert code == 0, err
-    said = "kept out of the fit: 42 runs with replayed general text, which no law of the specialist loss describes; --target general fits them"
+    said = "kept out of the fit: 42 runs with replayed general text, which no law of the specialist loss describes; --target general fits such runs"
     assert said in err.splitlines()
     source = read_json(tmp_path / "law.json")["source"]
     assert source["recipe"] and source["corpus"] and source["rows"] == 27
@@ -54,7 +54,7 @@ def test_runs_of_another_method_are_not_left_out_without_a_word(tmp_path: Path) 
     rows = [f"{line},{method}" for method in ("", "lora-both") for line in GRID]
     table.write_text("\n".join(["params_non_embedding,tokens_pt,loss_spec,method", *rows[:21]]) + "\n")
     code, _, err = run("fit", str(table), "--law", "chinchilla", "--bootstrap", "20", "--no-figures")
-    assert code == 0 and "kept out of the fit: 1 run of another method (lora-both); fit them with --method" in err.splitlines()
+    assert code == 0 and "kept out of the fit: 1 run of another method (lora-both), which --method fits" in err.splitlines()
 
 
 @pytest.mark.filterwarnings("ignore::planner.errors.PlannerWarning")

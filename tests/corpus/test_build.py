@@ -136,7 +136,7 @@ def test_a_tokenizer_that_has_changed_where_it_is_from_is_another_request(corpus
     body = json.loads((origin / "tokenizer.json").read_text())
     body["model"]["merges"] = body["model"]["merges"][:-1]
     (origin / "tokenizer.json").write_text(json.dumps(body))
-    with pytest.raises(StateError, match="was built from other settings or sources; give --force"):
+    with pytest.raises(StateError, match="was built from other settings, sources or tokenizer files; give --force"):
         build_corpus(wanted, tmp_path / "corpus")
     assert build_corpus(wanted, tmp_path / "corpus", force=True)[0].fingerprint != before.fingerprint
 

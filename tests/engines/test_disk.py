@@ -43,7 +43,7 @@ def test_a_disk_that_takes_no_corpus(text_folder: Path, tmp_path: Path) -> None:
 
 
 def test_a_full_disk(undisturbed: Path, tmp_path: Path, corpus: Corpus) -> None:
-    """A file system of 0.4 MB, in a mount namespace of its own; then room is made, and the same command goes on."""
+    """A file system of 0.4 MB, in a mount namespace of its own; then room is made, and the same command continues."""
     pytest.importorskip("ray")
     enter = ["unshare", "--user", "--map-root-user", "--mount"]
     if shutil.which("unshare") is None or subprocess.run([*enter, "mount", "-t", "tmpfs", "none", "/mnt"], capture_output=True).returncode:

@@ -113,7 +113,7 @@ def test_ctrl_c_while_workers_begin_is_one_sentence(tmp_path: Path, corpus: Corp
     wait_for(lambda: subprocess.run(["pgrep", "-g", str(runner.pid), "-f", began], capture_output=True).returncode == 0, "the first of them")
     os.killpg(runner.pid, signal.SIGINT)
     said = runner.communicate(timeout=60)[1]
-    assert runner.returncode == 130 and "the same command goes on" in said and "Traceback" not in said, said
+    assert runner.returncode == 130 and "the same command continues" in said and "Traceback" not in said, said
     assert not (folder / "runner.lock").exists()
 
 

@@ -241,7 +241,7 @@ def test_the_end_of_the_driver_loses_nothing(folder: Path, undisturbed: Path, bl
         driver.wait()
     assert len(family) > 4 and addresses and addresses <= LOOPBACK
     if blow != signal.SIGKILL:
-        assert driver.returncode == 130 and "the same command goes on" in words and "***" not in words, words
+        assert driver.returncode == 130 and "the same command continues" in words and "***" not in words, words
         assert not (folder / "runner.lock").exists()
     workers = [pid for pid, args in family.items() if "Agent" not in args]  # Ray's two agents take a minute to notice
     wait_for(lambda: not any(map(alive, workers)), "the end of Ray's processes", 30)
@@ -262,7 +262,7 @@ def test_a_stop_while_ray_starts_is_one_sentence(folder: Path, begun: str, blow:
     finally:
         driver.kill()
         driver.wait()
-    assert driver.returncode == 130 and "the same command goes on" in words and "***" not in words and "Traceback" not in words, words
+    assert driver.returncode == 130 and "the same command continues" in words and "***" not in words and "Traceback" not in words, words
     assert not (folder / "runner.lock").exists()
 
 
@@ -310,5 +310,5 @@ def test_a_cluster_without_a_node_left_is_one_sentence(tmp_path: Path, corpus: C
         _, said = runner.communicate(timeout=120)
     finally:
         runner.kill()
-    assert runner.returncode == 2 and "error: no node of the Ray cluster is left; start it again" in said, said
+    assert runner.returncode == 2 and "error: no node of the Ray cluster is left; restart the cluster" in said, said
     assert f"died {MAX_DEATHS} times" not in said

@@ -115,7 +115,7 @@ def test_when_the_first_loss_stands_beside_the_forecast_is_said_before(launched:
     assert f"held-out losses beside the forecast: {len(at)}, the first after step {at[0]} of {STEPS}" in plan("watch", folder)[2]
     assert "losses beside the forecast" not in plan("watch", launched[0])[2]
     replace(run, settings=replace(run.settings, evaluate_at=())).save(folder)
-    none = "none: the run is too short; no loss is shown before its end"
+    none = "none, since the run is too short: no held-out loss is measured before its end"
     assert f"held-out losses beside the forecast: {none}" in plan("watch", folder)[2]
     for eval_tokens, said in ((640, f"{len(at)}, the first after step {at[0]} of {STEPS}"), (65536, none)):
         body = allocation(corpus)
@@ -184,8 +184,8 @@ def test_a_dry_run_says_what_it_takes_and_leaves_nothing(corpus: Corpus, tmp_pat
     code, out, _ = plan("launch", tmp_path / "a.json", "--out", tmp_path / "run", "--ranks", 2, "--micro-batch", 1, "--dry-run")
     assert code == 0 and not (tmp_path / "run").exists()
     text = " ".join(out.split())
-    assert "1 rank x 1 pass x up to 4" in " ".join(plan("launch", tmp_path / "a.json", "--out", tmp_path / "run", "--dry-run")[1].split())
-    for part in ("2 on cpu, fp32", "2 ranks x 2 passes x up to 1", "states 120 kB", "3 of 180 kB", "not shown without --peak-flops"):
+    assert "1 rank x 1 micro-batch x up to 4" in " ".join(plan("launch", tmp_path / "a.json", "--out", tmp_path / "run", "--dry-run")[1].split())
+    for part in ("2 on cpu, fp32", "2 ranks x 2 micro-batches x up to 1", "states 120 kB", "3 of 180 kB", "not shown without --peak-flops"):
         assert part in text, (part, text)
     code, out, said = plan("launch", tmp_path / "a.json", "--out", tmp_path / "run", "--export", "megatron", "--dry-run")
     assert "Run for megatron" in out and "Run in" not in out

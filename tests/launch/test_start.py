@@ -26,7 +26,7 @@ def test_text_that_is_short_against_the_windows_is_warned_of(corpus: Corpus, tmp
     pool = corpus.subset("mail", 3000)
     stream = Stream(pool, 128, 0, "mail")
     once, lost = stream.windows * 128, pool.size % 128
-    found = f"an epoch trains on {once} of {pool.size} distinct tokens of mail, and none on the last {lost}: the text is short for seq_len = 128"
+    found = f"an epoch trains on {once} of {pool.size} distinct tokens of mail, and no epoch on the last {lost}: the text is short for seq_len = 128"
     with pytest.warns(PlannerWarning, match=f"{found}.*; give 6400 or more, or lower seq_len"):
         prepare(tmp_path / "allocation.json", tmp_path / "run")
     allocation(corpus, RECIPE).save(tmp_path / "short.json", {})

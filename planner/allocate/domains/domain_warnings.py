@@ -65,7 +65,7 @@ def warnings_of(problem: DomainsProblem, chosen: Structure, structures: tuple[St
         yield f"no specialist stage for {format_names(idle)}: weight 0"
     bare = [plan.name for plan in chosen.domains if plan.tokens_spec == 0 and plan.name not in (*few, *idle)]
     if bare:
-        limit = ", or exceed the limit on the general loss" if request.limited else ""
+        limit = ", or exceeds the limit on the general loss" if request.limited else ""
         least = format_count(problem.least_stage)
         yield f"no specialist stage for {format_names(bare)}: the minimum of a stage, {least} tokens, gains more elsewhere, or raises the loss{limit}"
     full = [plan.name for plan, most in zip(chosen.domains, problem.most_spec, strict=True) if plan.tokens_spec > TAKEN * most]
@@ -126,7 +126,7 @@ def _of_required(chosen: Structure) -> Iterator[str]:
     more = f" (and {len(unsure) - SHOWN_REQUIRED} more domains)" if len(unsure) > SHOWN_REQUIRED else ""
     surer = f"; max_loss = {asked}, if within reach, would do so in {SURE:.0%} of runs" if asked else ""
     blind = [plan.name for _, plan in unsure[:SHOWN_REQUIRED] if plan.surer_max_loss is None]
-    unknown = f"; for {format_names(blind)} none can be named: the law has no irreducible loss and cannot tell how low a run gets" if blind else ""
+    unknown = f"; for {format_names(blind)} no surer max_loss can be named: a law without irreducible loss cannot tell how low a run gets" if blind else ""
     yield f"the mean forecast reaches every required loss, but one run reaches it only with some probability: {shown}{more}{surer}{unknown}"
 
 

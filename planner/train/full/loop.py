@@ -194,7 +194,7 @@ class Training:
                 self._evaluate()
             self.states.poll()
             if asked:
-                self._write("event", what="stopped", reason="asked to stop; the same command goes on from here")
+                self._write("event", what="stopped", reason="asked to stop; the same command continues from here")
                 return False
         return True
 

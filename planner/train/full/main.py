@@ -136,7 +136,7 @@ def run_rank(folder: Path, stop: Stopper, *, slurm: bool = False, start: str | N
             return train(folder, stop, slurm=slurm, start=start)
         except torch.OutOfMemoryError as error:
             said = str(error).strip().partition(". ")[0]
-            remedy = "give a smaller --micro-batch, --checkpoint-activations, or more --ranks; the same command goes on from the latest state"
+            remedy = "give a smaller --micro-batch, --checkpoint-activations, or more --ranks; the same command continues from the latest state"
             raise StateError(f"the GPU's memory ran out: {said}", remedy=remedy) from error
     except PlannerError as error:
         if (folder / FILE).exists():  # neither create a mistyped folder nor write into one that is no launch

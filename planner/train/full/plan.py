@@ -24,7 +24,7 @@ STOPPED = 75
 """Exit code under Slurm of a run that a signal asked to stop and that has saved its state (EX_TEMPFAIL): the job is requeued."""
 
 STOP_FILE = "stop"
-"""A file of this name in the launch folder makes the run save a state and end, if no signal reaches the ranks; a Slurm job is then not requeued."""
+"""A file of this name in the launch folder makes the run save a state and end; for where no signal reaches the ranks. A Slurm job is then not requeued."""
 RUNNER = "PLANNER_RUNNER"
 """Variable that tells the ranks which `plan launch` process started them (see `lock.this_process`): torchrun outlives it if it is killed."""
 STATES_FOLDER = "states"

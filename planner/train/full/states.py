@@ -110,7 +110,7 @@ class States:
             if _of_ranks(error, self._ranks):
                 raise
             said = f"state {self._path(step)} cannot be written: {_last_line(error)}"
-            raise StateError(said, remedy=f"{room(error, 'make room on the disk')}; the same command goes on") from error
+            raise StateError(said, remedy=f"{room(error, 'make room on the disk')}; the same command continues") from error
         if self._ranks.first:
             path = self._path(step)
             part = path.with_suffix(".part")
@@ -192,7 +192,7 @@ def read_state(path: Path, ranks: Ranks, tensors: Mapping[str, torch.Tensor], *,
     except (Exception, CheckpointException) as error:
         if _of_ranks(error, ranks):
             raise
-        remedy = remedy or f"delete {path}; the same command goes on from the state before"
+        remedy = remedy or f"delete {path}; the same command continues from the state before"
         raise StateError(f"state {path} cannot be read: {_last_line(error)}", remedy=remedy) from error
 
 

@@ -348,7 +348,7 @@ def test_what_replay_costs_is_in_every_loss_of_a_branch(fitted: FittedLaw, gener
     weights = np.array(WEIGHTS) / sum(WEIGHTS)
     assert answer.recommended.loss == pytest.approx(float(weights @ [plan.loss for plan in answer.recommended.domains]), rel=1e-4)
     (said,) = [text for text in answer.warnings if "as measured in one sweep" in text]
-    assert "none of that and twice as much" in said
+    assert "for no such cost and for twice as much" in said
     assert [worth.change for worth in answer.worths if "general loss" in worth.change] == ["a general loss that may rise 6 % instead of 5"]
 
 

@@ -261,7 +261,7 @@ def test_a_loop_file_of_another_shape_is_one_sentence_with_one_remedy(corpus: Co
     lay(folder, corpus)
     assert not run_here(folder, stop_at=12)
     (folder / "states" / "step-000000012" / "loop.json").write_text(content)
-    with pytest.raises(StateError, match="step-000000012 cannot be read: [^;]*; delete [^;]*; the same command goes on from the state before.$"):
+    with pytest.raises(StateError, match="step-000000012 cannot be read: [^;]*; delete [^;]*; the same command continues from the state before.$"):
         run_here(folder)
 
 
