@@ -274,7 +274,7 @@ def test_a_rank_that_fails_is_one_sentence(launched: tuple[Path, str], corpus: C
     file = next((tmp_path / "a" / "states" / "step-000000003").glob("*.safetensors"))
     file.write_bytes(b"torn")
     code, _, said = plan("launch", tmp_path / "a.json", "--out", tmp_path / "a", "--threads", 1)
-    assert code == 2 and "step-000000003 cannot be read" in said and "goes on from the state before" in said
+    assert code == 2 and "step-000000003 cannot be read" in said and "continues from the state before" in said
 
 
 def test_a_stop_file_ends_a_launch_as_ctrl_c_does(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -108,7 +108,7 @@ def test_the_drift_is_told_by_the_design_and_by_plan_allocate(large: Path) -> No
     plan = json.loads(Path(answer).read_text())["plan"]
     other = run("sweep", "design", "--decision", answer, "--flops", "1e18", "--dry-run")
     for said, warned in ((out, err), other[1:]):
-        assert "both count uncertainty of the law's parameters only, not of its form" in said
+        assert "both count uncertainty of the law's parameters only, not drift of its form" in said
         low, high = map(float, re.findall(r"nats/token, (\S+) to (\S+) \(90 %, a half-width of", said)[0])
         assert (low, high) == pytest.approx((plan["loss_low"], plan["loss_high"]), rel=3e-3)
         assert "warning: expected deviation and regret include the uncertainty of the law's parameters only" in warned
