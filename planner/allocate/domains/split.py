@@ -117,16 +117,9 @@ def trunks(problem: DomainsProblem, sizes: Any, shares: Array) -> tuple[Any, Arr
 
 
 def look(
-    problem: DomainsProblem,
-    name: str,
-    at: Any,
-    shares: Array,
-    guess: Array | None,
-    resolution: Resolution,
-    margin: float,
-    like: Found | None,
+    problem: DomainsProblem, name: str, at: Any, shares: Array, guess: Array | None, resolution: Resolution, margin: float, like: Found | None,
     bare: bool | None,
-) -> tuple[Found | None, bool | None]:
+) -> tuple[Found | None, bool | None]:  # fmt: skip
     """Find the best of some sizes and trunks, and whether domains have no stage in it, if that matters.
 
     Args:
@@ -211,16 +204,9 @@ class Divided:
 
 
 def divide(
-    problem: DomainsProblem,
-    name: str,
-    at: Any,
-    shares: Array,
-    guess: Array | None,
-    resolution: Resolution,
-    margin: float,
-    like: Found | None,
+    problem: DomainsProblem, name: str, at: Any, shares: Array, guess: Array | None, resolution: Resolution, margin: float, like: Found | None,
     bare: bool | None,
-) -> Divided:
+) -> Divided:  # fmt: skip
     """Divide the budget that each trunk leaves among the domains.
 
     Args:
