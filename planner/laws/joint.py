@@ -12,9 +12,14 @@ with a bound (form after arXiv 2605.09189) and a parameter more. *ceiling-two* h
 O = R^0.75·(U/S0)^−1.75, R = D_spec/U − 1 (this project's own: competing harm with its exponents fixed). The exponents of O are what two
 recorded sweeps agree on; left free, runs with few passes do not determine them, and forecasts of many passes go wrong.
 
-With these laws N is best counted with embeddings. All fall with N, D_pt and U everywhere; in D_spec they rise again once harm begins. Small
-runs do not determine an irreducible loss, so most of these laws have none, and their forecasts far beyond the runs may be too low; *floor* has one,
-L = E + x·(L0 − E)/(x + L0 − E), for runs that do.
+*overfit*: the loss L becomes L·(1 + h), h = P·R^0.7·(U/S0)^−1.1·(3/L)^k: the better a model would be on fresh text, by its size, its general
+tokens or its specialist ones, the more it learns by heart (this project's own). Neither N nor D_pt enters but through L. It holds from a rise of
+a per cent to one of half the loss, where *rote* is up to 25 % off. Its exponents of R and U are what pairs of runs, with and without repeats, of
+two domains agree on. Where k·h > 1 + h a larger or longer trained model is forecast worse, as it was measured to be.
+
+With these laws N is best counted with embeddings. All fall with U and, but for *overfit*, with N and D_pt everywhere; in D_spec they rise again
+once harm begins. Small runs do not determine an irreducible loss, so most of these laws have none, and their forecasts far beyond the runs may be
+too low; *floor* has one, L = E + x·(L0 − E)/(x + L0 − E), for runs that do.
 """
 
 from __future__ import annotations
@@ -28,6 +33,9 @@ from planner.laws.dual import exp, log, softplus
 from planner.laws.repetition import SATURATING, Repetition, seen
 
 _PASSES, _DISTINCT = 0.75, 1.75
+_OVERFIT_PASSES, _OVERFIT_DISTINCT = 0.7, 1.1
+_NATS = 3.0
+"""Loss at which P of *overfit* is stated [nats/token]."""
 _LEAST = 1e-3
 """Added to the tokens, in units of S0."""
 
@@ -50,6 +58,23 @@ ROTE = Repetition(
 )
 
 
+def _overfit(p: Mapping[str, Any], x: Points, loss: Any) -> Any:
+    log_rise = log(p["P"]) + x.log_repeats * _OVERFIT_PASSES - x.log_unique * _OVERFIT_DISTINCT - p["k"] * log(loss / _NATS)
+    return loss * (1.0 + x.has_repeats * exp(log_rise))
+
+
+OVERFIT = Repetition(
+    "overfit",
+    (
+        Parameter("P", 1e-8, 10.0, (1e-4, 1e-2), "ratio", needs="passes"),
+        Parameter("k", 0.0, 20.0, (2.0, 8.0), "exponent", logarithmic=False, needs="repeats"),
+    ),
+    seen,
+    _overfit,
+    f"S = D_spec, and the loss L becomes L·(1 + P·R^{_OVERFIT_PASSES:g}·(U/S0)^−{_OVERFIT_DISTINCT:g}·({_NATS:g}/L)^k), R = D_spec/U − 1",
+)
+
+
 def _joint(repetition: Repetition, ceiling: bool, near: bool, two: bool = False, floor: bool = False) -> Law:
     def loss(p: Mapping[str, Any], x: Points) -> Any:
         special = repetition.effective(p, x)
@@ -57,11 +82,16 @@ def _joint(repetition: Repetition, ceiling: bool, near: bool, two: bool = False,
         small = exp(-x.log_n * (p["α"] / p["β"])) if two else exp(-x.log_n)
         joint = p["A"] * exp((p["β"] if two else p["α"]) * log(small + p["b"] / tokens))
         closing = 1.0 + special / p["s0"] + (x.pt / p["p0"] if near else 0.0)
-        reached = log(repetition.harm(p, x, joint + p["G"] * exp(-p["α"] * log(closing))))
+        reached = joint + p["G"] * exp(-p["α"] * log(closing))
+        if repetition is OVERFIT:
+            return OVERFIT.harm(p, x, concave(p, log(reached)))
+        return concave(p, log(repetition.harm(p, x, reached)))
+
+    def concave(p: Mapping[str, Any], log_x: Any) -> Any:
         if not ceiling:
-            return exp(0.5 * reached)
+            return exp(0.5 * log_x)
         least = p["E"] if floor else 0.0
-        return exp(reached - softplus(reached - log(p["L0"] - least))) + least
+        return exp(log_x - softplus(log_x - log(p["L0"] - least))) + least
 
     term = "((N0/N)^(α/β) + b·D0/D)^β" if two else "(N0/N + b·D0/D)^α"
     scale = 1.0 if ceiling else 3.0
@@ -93,5 +123,6 @@ LAWS = (
     *(_joint(ROTE, ceiling, near) for ceiling in (False, True) for near in (False, True)),
     _joint(ROTE, True, False, two=True),
     *(_joint(ROTE, True, near, floor=True) for near in (False, True)),
+    *(_joint(OVERFIT, ceiling, near) for ceiling in (False, True) for near in (False, True)),
     *(_joint(SATURATING, ceiling, True) for ceiling in (False, True)),
 )
