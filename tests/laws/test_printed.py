@@ -28,6 +28,9 @@ def printed(law: Law, given: dict[str, Any]) -> Any:
         what, becomes, rest = piece.partition(" becomes ")
         if becomes and what == "x":
             values["x"] = eval(rest, values)
+        elif becomes and what == "the loss L":
+            values["L"] = eval(loss, values)
+            loss = rest
         elif becomes:
             values["x"] = eval(loss, values) - values["E"]
             loss = f"E + {rest}"
