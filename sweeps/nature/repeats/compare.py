@@ -1,46 +1,83 @@
-"""Forecast the runs of this sweep by laws that were fitted to ../before alone: errors by law, and a figure.
+"""Forecast the runs of this sweep by laws that were fitted to ../before alone: errors by law, and figures/repeats.png.
 
     python sweeps/nature/repeats/compare.py
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 
 from planner.fit.data import fit_data
 from planner.fit.fit import fit
+from planner.fit.fitted import FittedLaw
 from planner.report.style import COLOURS, legend_below, save
 from planner.runs import read_runs
 from planner.units import format_count
 
 LAWS = "root-near-rote", "root-near-overfit", "ceiling-near-rote", "ceiling-near-overfit", "gap-competing", "gap-penalised"
-DRAWN = LAWS[:2]
+DRAWN = {"root-near-overfit": "-", "root-near-rote": "--"}
+EPOCHS = 4, 8, 16
+TRUNK = 4.5e6
+"""General tokens of the runs in the figure."""
 
 
 def main() -> None:
     """Print the errors and draw the figure."""
     here = Path(__file__).parent
     before = fit_data(read_runs(here.parent / "before" / "runs.csv"))
+    laws = {name: fit(before, name, params_kinds=("total",), resamples=200, largest=False) for name in LAWS}
     runs = pd.read_csv(here / "runs.csv")
-    params = {kind: runs[f"params_{kind}"].to_numpy(float) for kind in ("non_embedding", "total")}
-    amounts = [runs[name].to_numpy(float) for name in ("tokens_pt", "tokens_spec", "unique_spec")]
-    errors = {}
-    for name in LAWS:
-        law = fit(before, name, params_kinds=("total",), resamples=200, largest=False)
-        points = law.points(params, *amounts)
-        runs[name] = np.exp(law.log_loss(points))
-        errors[name] = 100 * (runs[name] / runs["loss_spec"] - 1)
     levels = [runs["unique_spec"].round(-3), runs["epochs_spec"].round()]
     print("errors of the forecasts in % of the loss: mean absolute (bias, worst), by distinct tokens and epochs")
-    for name, error in errors.items():
-        worst = error[error.abs().idxmax()]
-        print(f"{name}: {error.abs().mean():.2f} ({error.mean():+.2f}, {worst:+.1f})")
+    for name, law in laws.items():
+        found = law.forecast(_sizes(runs), runs["tokens_pt"], runs["tokens_spec"], runs["unique_spec"])
+        inside = (found.low <= runs["loss_spec"]) & (runs["loss_spec"] <= found.high)
+        runs[name] = found.loss
+        error = 100 * (runs[name] / runs["loss_spec"] - 1)
+        print(f"{name}: {_summary(error)}; {inside.sum()} of {len(runs)} inside their 90 % intervals")
         for (unique, epochs), rows in error.groupby(levels):
-            print(f"    {format_count(unique)} distinct, {epochs:.0f} epochs: {rows.abs().mean():.2f} ({rows.mean():+.2f}, {rows[rows.abs().idxmax()]:+.1f})")
-    print(runs[["params_non_embedding", "tokens_pt", "tokens_spec", "unique_spec", "epochs_spec", "loss_spec", *DRAWN, "flags"]].round(3).to_string(index=False))
+            print(f"    {format_count(unique)} distinct, {epochs:.0f} epochs: {_summary(rows)}")
+    columns = ["params_non_embedding", "tokens_pt", "tokens_spec", "unique_spec", "epochs_spec", "loss_spec", *DRAWN, "flags"]
+    print(runs[columns].round(3).to_string(index=False))
+    draw(runs, {name: laws[name] for name in DRAWN}, here.parent / "figures" / "repeats.png")
+
+
+def draw(runs: pd.DataFrame, laws: dict[str, FittedLaw], path: Path) -> None:
+    """Draw the loss by epochs, a panel for each amount of distinct text, with the laws' forecasts."""
+    runs = runs[(runs["tokens_pt"] / TRUNK).between(0.9, 1.1)]
+
+    def panels(axes: Sequence[Axes]) -> None:
+        for axis, (unique, group) in zip(axes, runs.groupby("unique_spec"), strict=True):
+            for colour, (size, rows) in zip(COLOURS, group.groupby("params_non_embedding"), strict=False):
+                axis.plot(rows["epochs_spec"], rows["loss_spec"], "o", color=colour, label=f"{format_count(size)} parameters")
+                epochs = np.geomspace(rows["epochs_spec"].min(), rows["epochs_spec"].max(), 60)
+                along = rows.iloc[[0] * len(epochs)].assign(tokens_spec=unique * epochs)
+                for name, law in laws.items():
+                    found = law.forecast(_sizes(along), along["tokens_pt"], along["tokens_spec"], along["unique_spec"])
+                    axis.plot(epochs, found.loss, DRAWN[name], color=colour, linewidth=1.4)
+            for name, line in DRAWN.items():
+                axis.plot([], [], line, color="#6b6b6b", label=name)
+            axis.set(title=f"{format_count(round(unique, -3))} distinct specialist tokens", xlabel="epochs over them", xscale="log", ylim=(3.2, 5.6))
+            axis.set_xticks(EPOCHS, [str(number) for number in EPOCHS])
+            axis.minorticks_off()
+            legend_below(axis)
+        axes[0].set_ylabel("specialist loss [nats/token]")
+
+    save(path, panels, panels=2, width=5.0, height=4.6)
+
+
+def _sizes(runs: pd.DataFrame) -> dict[str, Any]:
+    return {kind: runs[f"params_{kind}"].to_numpy(float) for kind in ("non_embedding", "total")}
+
+
+def _summary(error: pd.Series[float]) -> str:
+    return f"{error.abs().mean():.2f} ({error.mean():+.2f}, {error[error.abs().idxmax()]:+.1f})"
 
 
 if __name__ == "__main__":
