@@ -34,7 +34,8 @@ FLAGS = {
     "under_2_tokens_per_parameter": "fewer than 2 tokens per non-embedding parameter: a transient of the optimiser",
     "mostly_warmup": f"fewer steps than {WARMUP_MULTIPLE} times the recipe's warm-up: a transient of the schedule",
     "copy": "a duplicate of an earlier row, equal in every number: it would count twice",
-    "overfitted": f"loss over {OVERFITTED:g} times that of the same run with fewer epochs, beyond the noise: too overfitted to be of use, and only the overfit laws fit such runs",
+    "overfitted": f"loss over {OVERFITTED:g} times that of the same run with fewer epochs, beyond the noise: too overfitted to be of use, and only the "
+    "overfit laws fit such runs",
     "off_learning_rate": f"the same run at another learning rate reached a loss lower by a factor of {OFF_RATE:g} or more",
     "larger_but_worse": f"loss over {WORSE:g} times that of a smaller model on the same fresh tokens, beyond the noise: its learning rate was poor",
     "smaller_but_better": f"larger models on the same fresh tokens have losses over {WORSE:g} times its own, beyond the noise: a wrong loss or size",
