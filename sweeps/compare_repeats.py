@@ -1,10 +1,12 @@
-"""Forecast the runs of this sweep by laws that were fitted to ../before alone: errors by law, and figures/repeats.png.
+"""Forecast runs that repeat little text often by laws fitted to another sweep of the domain: errors by law, and a figure.
 
-    python sweeps/nature/repeats/compare.py
+    python sweeps/compare_repeats.py sweeps/nature/before sweeps/nature/repeats
+    python sweeps/compare_repeats.py sweeps/medicine sweeps/medicine/repeats
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,17 +24,17 @@ from planner.units import format_count
 
 LAWS = "root-near-rote", "root-near-overfit", "ceiling-near-rote", "ceiling-near-overfit", "gap-competing", "gap-penalised"
 DRAWN = {"root-near-overfit": "-", "root-near-rote": "--"}
-EPOCHS = 4, 8, 16
+EPOCHS = 2, 4, 8, 16
 TRUNK = 4.5e6
 """General tokens of the runs in the figure."""
 
 
-def main() -> None:
+def main(fitted: Path, tested: Path) -> None:
     """Print the errors and draw the figure."""
-    here = Path(__file__).parent
-    before = fit_data(read_runs(here.parent / "before" / "runs.csv"))
-    laws = {name: fit(before, name, params_kinds=("total",), resamples=200, largest=False) for name in LAWS}
-    runs = pd.read_csv(here / "runs.csv")
+    data = fit_data(read_runs(fitted / "runs.csv"))
+    laws = {name: fit(data, name, params_kinds=("total",), resamples=200, largest=False) for name in LAWS}
+    laws["auto"] = fit(data, resamples=200, largest=False)
+    runs = pd.read_csv(tested / "runs.csv")
     levels = [runs["unique_spec"].round(-3), runs["epochs_spec"].round()]
     print("errors of the forecasts in % of the loss: mean absolute (bias, worst), by distinct tokens and epochs")
     for name, law in laws.items():
@@ -45,7 +47,7 @@ def main() -> None:
             print(f"    {format_count(unique)} distinct, {epochs:.0f} epochs: {_summary(rows)}")
     columns = ["params_non_embedding", "tokens_pt", "tokens_spec", "unique_spec", "epochs_spec", "loss_spec", *DRAWN, "flags"]
     print(runs[columns].round(3).to_string(index=False))
-    draw(runs, {name: laws[name] for name in DRAWN}, here.parent / "figures" / "repeats.png")
+    draw(runs, {name: laws[name] for name in DRAWN}, tested.parent / "figures" / "repeats.png")
 
 
 def draw(runs: pd.DataFrame, laws: dict[str, FittedLaw], path: Path) -> None:
@@ -63,13 +65,15 @@ def draw(runs: pd.DataFrame, laws: dict[str, FittedLaw], path: Path) -> None:
                     axis.plot(epochs, found.loss, DRAWN[name], color=colour, linewidth=1.4)
             for name, line in DRAWN.items():
                 axis.plot([], [], line, color="#6b6b6b", label=name)
-            axis.set(title=f"{format_count(round(unique, -3))} distinct specialist tokens", xlabel="epochs over them", xscale="log", ylim=(3.2, 5.6))
-            axis.set_xticks(EPOCHS, [str(number) for number in EPOCHS])
+            axis.set(title=f"{format_count(round(unique, -3))} distinct specialist tokens", xlabel="epochs over them", xscale="log")
+            axis.set_ylim(0.97 * runs["loss_spec"].min(), 1.08 * runs["loss_spec"].max())
+            ticks = [number for number in EPOCHS if 0.8 * group["epochs_spec"].min() < number < 1.2 * group["epochs_spec"].max()]
+            axis.set_xticks(ticks, [str(number) for number in ticks])
             axis.minorticks_off()
             legend_below(axis)
         axes[0].set_ylabel("specialist loss [nats/token]")
 
-    save(path, panels, panels=2, width=5.0, height=4.6)
+    save(path, panels, panels=runs["unique_spec"].nunique(), width=5.0, height=4.6)
 
 
 def _sizes(runs: pd.DataFrame) -> dict[str, Any]:
@@ -81,4 +85,4 @@ def _summary(error: pd.Series[float]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
