@@ -116,7 +116,9 @@ def _joint(repetition: Repetition, ceiling: bool, near: bool, two: bool = False,
         parameters,
         loss,
         "size and tokens after arXiv 2001.08361, the ceiling after 2605.09189; this project's own gap between the domains and harm of repetition",
-        "models of very different size and training length" + (", and general text that also teaches the domain" if near else ""),
+        "models of very different size and training length"
+        + (", and general text that also teaches the domain" if near else "")
+        + ("; runs with many epochs over little text among them" if repetition is OVERFIT else ""),
         tied=not two,
     )
 
