@@ -13,7 +13,7 @@ from planner.runs import read_runs
 
 SWEEPS = Path(__file__).parents[2] / "sweeps"
 RECORDED = [
-    "medicine", "medicine/long", "medicine/lora", "computing", "computing/long", "computing/replay", "nature", "nature/repeats", "three/medicine",
+    "medicine", "medicine/long", "medicine/lora", "medicine/repeats", "computing", "computing/long", "computing/replay", "nature", "nature/repeats", "three/medicine",
     "three/computing", "three/nature",
 ]  # fmt: skip
 
