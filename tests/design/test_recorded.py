@@ -13,8 +13,8 @@ from planner.runs import read_runs
 
 SWEEPS = Path(__file__).parents[2] / "sweeps"
 RECORDED = [
-    "medicine", "medicine/long", "medicine/lora", "medicine/repeats", "computing", "computing/long", "computing/replay", "nature", "nature/repeats", "three/medicine",
-    "three/computing", "three/nature",
+    "medicine", "medicine/long", "medicine/lora", "medicine/repeats", "computing", "computing/long", "computing/replay", "nature", "nature/repeats",
+    "three/medicine", "three/computing", "three/nature",
 ]  # fmt: skip
 
 
