@@ -1,8 +1,8 @@
 """How well a run's final loss is forecast from the losses during its cooldown, and how much the cooldown lowers the loss.
 
 Small runs go through the loop of `plan launch`, with held-out losses at evenly spaced steps. At each loss in the cooldown the final loss is extrapolated
-from the line through the losses so far and compared with the outcome. The settings of `planner.train.full.expect` were chosen on the runs of the first
-two tables.
+from the line through the losses so far and compared with the outcome. The settings of `planner.train.full.forecast_curve` were chosen on the runs of the
+first two tables.
 """
 
 from __future__ import annotations

@@ -31,6 +31,17 @@ def test_every_setting_that_is_read_is_on_its_page() -> None:
     }  # fmt: skip
 
 
+def test_modules_that_are_named_exist() -> None:
+    files = [*ROOT.glob("*.md"), *(path for folder in ("docs", "planner", "benchmarks", "sweeps", "examples") for path in (ROOT / folder).glob("**/*.*"))]
+    for path in files:
+        if path.suffix not in (".md", ".py", ".toml", ".ipynb") or path.name == "LOG.md":  # which tells of modules of the past
+            continue
+        for named in re.findall(r"`(planner(?:\.\w+)+)`", path.read_text(encoding="utf-8")):
+            parts = named.split(".")
+            places = [ROOT.joinpath(*parts[:end]) for end in (len(parts), len(parts) - 1)]  # the last part may be a name inside a module
+            assert any(place.with_suffix(".py").is_file() for place in places) or places[0].is_dir(), f"{path}: {named}"
+
+
 PAGES = sorted([ROOT / "README.md", *(path for folder in ("docs", "sweeps", "examples") for path in (ROOT / folder).glob("**/*.md"))])
 
 

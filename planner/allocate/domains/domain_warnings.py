@@ -70,7 +70,7 @@ def warnings_of(problem: DomainsProblem, chosen: Structure, structures: tuple[St
         yield f"no specialist stage for {format_names(bare)}: the minimum of a stage, {least} tokens, gains more elsewhere, or raises the loss{limit}"
     full = [plan.name for plan, most in zip(chosen.domains, problem.most_spec, strict=True) if plan.tokens_spec > TAKEN * most]
     if full:
-        yield f"the limit on passes binds for {len(full)} of {problem.count} domains, such as {full[0]}: more text or passes might lower their loss"
+        yield f"the limit on passes binds for {len(full)} of {problem.count} domains ({format_names(full)}): more text or passes might lower their loss"
     yield from tell_realised(request.params, chosen.domains[0].params_non_embedding)
     yield from tell_memory(problem.problems[0], max(plan.params_non_embedding for plan in chosen.domains), "larger models")
     yield from _of_required(chosen)

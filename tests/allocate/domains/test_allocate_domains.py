@@ -164,6 +164,11 @@ def test_weighted_losses_far_out_stay_above_zero(fitted: FittedLaw, tmp_path: Pa
     assert DomainsAllocation.load(path).structures[0].loss_low == far.structures[0].loss_low
 
 
+def test_the_domains_whose_passes_bind_are_named(fitted: FittedLaw) -> None:
+    answer = allocate_domains(DomainsRequest(BUDGET, domains(fitted, unique=(2e5, 3e7, 3e5)), max_epochs=2.0))
+    assert "the limit on passes binds for 1 of 3 domains (c): more text or passes might lower their loss" in answer.warnings
+
+
 def test_laws_of_other_recipes_are_told(fitted: FittedLaw) -> None:
     source = {**fitted.source, "vocab_size": 2048, "recipe": {**fitted.source["recipe"], "seq_len": 256}, "corpus": "other"}
     first, *rest = domains(fitted)
