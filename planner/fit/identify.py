@@ -55,7 +55,7 @@ def check(data: FitData) -> None:
         rest = "the rest are flagged or have no loss"
         if data.replaying:
             rest = f"{data.replaying} more have replayed general text, which no law of the specialist loss describes; {rest}"
-        raise DataError(f"only {data.count} runs can be used for a fit ({rest})", remedy=f"train at least {MIN_ROWS}")
+        raise DataError(f"only {data.count} run{'s' * (data.count != 1)} can be used for a fit ({rest})", remedy=f"train at least {MIN_ROWS}")
     sizes = levels(data.params_by["non_embedding"])
     if len(sizes) < MIN_SIZES:
         many = "sizes" if len(sizes) != 1 else "size"
