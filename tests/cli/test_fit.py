@@ -76,7 +76,7 @@ def test_a_refusal_waits_for_its_helpers(tmp_path: Path, monkeypatch: pytest.Mon
     table = tmp_path / "runs.csv"
     table.write_text("params_non_embedding,tokens_pt,loss_spec\n1e5,1e6,3.0\n")
     code, _, err = run("fit", str(table), "--no-figures")
-    assert code == 2 and "only 1 runs" in err
+    assert code == 2 and "only 1 run can" in err
     assert not multiprocessing.active_children()
 
 

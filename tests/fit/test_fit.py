@@ -261,7 +261,7 @@ def table(tmp_path: Path, rows: list[str]) -> Path:
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        (["1e5,1e6,0,,3.0"], "only 1 runs"),
+        (["1e5,1e6,0,,3.0"], "only 1 run can"),
         ([f"1e5,{k}e6,0,,3.0" for k in range(1, 12)], "1 distinct model size"),
         ([f"{n},{d},{d / 2},1e9,3.0" for n in ("1e5", "3e5", "1e6") for d in (2e6, 3e6, 4e6, 5e6)], "same tokens_spec / tokens_pt"),
         ([f"{n},{d},1e6,1e9,3.0" for n in ("1e5", "3e5", "1e6") for d in (2e6, 3e6, 4e6, 5e6)], "one value"),
