@@ -9,10 +9,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
+from compare_long import forecast
 from matplotlib.axes import Axes
 
 from planner.fit.data import fit_data
@@ -38,11 +38,9 @@ def main(fitted: Path, tested: Path) -> None:
     levels = [runs["unique_spec"].round(-3), runs["epochs_spec"].round()]
     print("errors of the forecasts in % of the loss: mean absolute (bias, worst), by distinct tokens and epochs")
     for name, law in laws.items():
-        found = law.forecast(_sizes(runs), runs["tokens_pt"], runs["tokens_spec"], runs["unique_spec"])
-        inside = (found.low <= runs["loss_spec"]) & (runs["loss_spec"] <= found.high)
-        runs[name] = found.loss
-        error = 100 * (runs[name] / runs["loss_spec"] - 1)
-        print(f"{name}: {_summary(error)}; {inside.sum()} of {len(runs)} inside their 90 % intervals")
+        found = forecast(law, runs)
+        runs[name], error = found["forecast"], found["error_percent"]
+        print(f"{name}: {_summary(error)}; {found['inside'].sum()} of {len(runs)} inside their 90 % intervals")
         for (unique, epochs), rows in error.groupby(levels):
             print(f"    {format_count(unique)} distinct, {epochs:.0f} epochs: {_summary(rows)}")
     columns = ["params_non_embedding", "tokens_pt", "tokens_spec", "unique_spec", "epochs_spec", "loss_spec", *DRAWN, "flags"]
@@ -61,8 +59,7 @@ def draw(runs: pd.DataFrame, laws: dict[str, FittedLaw], path: Path) -> None:
                 epochs = np.geomspace(rows["epochs_spec"].min(), rows["epochs_spec"].max(), 60)
                 along = rows.iloc[[0] * len(epochs)].assign(tokens_spec=unique * epochs)
                 for name, law in laws.items():
-                    found = law.forecast(_sizes(along), along["tokens_pt"], along["tokens_spec"], along["unique_spec"])
-                    axis.plot(epochs, found.loss, DRAWN[name], color=colour, linewidth=1.4)
+                    axis.plot(epochs, forecast(law, along)["forecast"], DRAWN[name], color=colour, linewidth=1.4)
             for name, line in DRAWN.items():
                 axis.plot([], [], line, color="#6b6b6b", label=name)
             axis.set(title=f"{format_count(round(unique, -3))} distinct specialist tokens", xlabel="epochs over them", xscale="log")
@@ -74,10 +71,6 @@ def draw(runs: pd.DataFrame, laws: dict[str, FittedLaw], path: Path) -> None:
         axes[0].set_ylabel("specialist loss [nats/token]")
 
     save(path, panels, panels=runs["unique_spec"].nunique(), width=5.0, height=4.6)
-
-
-def _sizes(runs: pd.DataFrame) -> dict[str, Any]:
-    return {kind: runs[f"params_{kind}"].to_numpy(float) for kind in ("non_embedding", "total")}
 
 
 def _summary(error: pd.Series[float]) -> str:

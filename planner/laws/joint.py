@@ -74,6 +74,7 @@ OVERFIT = Repetition(
     seen,
     _overfit,
     f"S = D_spec, and the loss L becomes L·(1 + P·R^{_OVERFIT_PASSES:g}·(U/S0)^−λ·({_NATS:g}/L)^k), R = D_spec/U − 1",
+    whole=True,
 )
 
 
@@ -85,8 +86,8 @@ def _joint(repetition: Repetition, ceiling: bool, near: bool, two: bool = False,
         joint = p["A"] * exp((p["β"] if two else p["α"]) * log(small + p["b"] / tokens))
         closing = 1.0 + special / p["s0"] + (x.pt / p["p0"] if near else 0.0)
         reached = joint + p["G"] * exp(-p["α"] * log(closing))
-        if repetition is OVERFIT:
-            return OVERFIT.harm(p, x, concave(p, log(reached)))
+        if repetition.whole:
+            return repetition.harm(p, x, concave(p, log(reached)))
         return concave(p, log(repetition.harm(p, x, reached)))
 
     def concave(p: Mapping[str, Any], log_x: Any) -> Any:
@@ -118,7 +119,7 @@ def _joint(repetition: Repetition, ceiling: bool, near: bool, two: bool = False,
         "size and tokens after arXiv 2001.08361, the ceiling after 2605.09189; this project's own gap between the domains and harm of repetition",
         "models of very different size and training length"
         + (", and general text that also teaches the domain" if near else "")
-        + ("; runs with many epochs over little text among them" if repetition is OVERFIT else ""),
+        + ("; runs with many epochs over little text among them" if repetition.whole else ""),
         tied=not two,
     )
 

@@ -28,9 +28,11 @@ class Repetition:
     effective: Callable[[Mapping[str, Any], Points], Any]
     """Effective specialist tokens S/S0."""
     harm: Callable[[Mapping[str, Any], Points, Any], Any]
-    """From the reducible loss without harm [nats/token] to that with it."""
+    """From the reducible loss without harm [nats/token] to that with it; of the whole loss where `whole`."""
     formula: str
     """For people."""
+    whole: bool = False
+    """Whether harm raises the loss itself, and not its reducible part."""
 
 
 _HALF = Parameter("R*", 0.2, 2000.0, (1.0, 30.0), "passes", needs="repeats")
