@@ -170,7 +170,8 @@ def _structure(problem: DomainsProblem, name: str, found: Found | None, look: Ou
         return Structure.unavailable(name, assumption, note)
     flops, one, bound = found.total_flops, name != INDEPENDENT, name == MIXED and problem.mix is None
     unspent = 1 - problem.spent(found) / problem.request.flops
-    binding = "passes, general text or the limit on the general loss bind" if problem.request.limited else "passes or general text bind"
+    limits = "passes, general text or the limit on the general loss bind" if problem.request.limited else "passes or general text bind"
+    binding = f"{limits}, or more tokens are forecast to raise the loss"
     idle = f"{format_part(unspent)} of the budget is left over: {binding}"
     plans = describe(problem, found, look.losses)
     general = flops_6nd(float(problem.params[found.size[0]]), found.tokens_general) if one else 0.0

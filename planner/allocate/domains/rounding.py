@@ -10,6 +10,7 @@ from planner.allocate.domains.found import MIXED, Found
 from planner.allocate.domains.general_limit import branch_replay
 from planner.allocate.domains.problem import PENALTY, DomainsProblem
 from planner.allocate.domains.search_grid import whole_steps
+from planner.allocate.request import LEFT_OVER
 from planner.arrays import Array
 
 OFFSETS = np.array([0, 1, -1, -2, -4, -8, -16, -32, -64, -128])
@@ -59,7 +60,12 @@ def realise(problem: DomainsProblem, name: str, size: int, trunk: float, spec: A
         longest, missing = int(spec.argmax()), (least - length) * cooled(problem, name, spec)
         spec[longest] -= problem.whole(missing / cost[longest]) + problem.step
         length = _rest(problem, name, trunk, total - float((cost * spec).sum()), spec)
-    return made(problem, name, size, length, spec, np.zeros(problem.count))
+    found = made(problem, name, size, length, spec, np.zeros(problem.count))
+    # By some laws a longer trunk raises the loss of models that repeat much: the planned one is then better, and some of the budget is left over.
+    shorter = problem.whole(max(trunk, least))
+    if not 0 < shorter < LEFT_OVER * length or (spec < problem.enough(np.full(problem.count, size), shorter)).any():
+        return found
+    return better(problem, found, made(problem, name, size, shorter, spec, np.zeros(problem.count)), margin)
 
 
 def _limited(problem: DomainsProblem, name: str, size: int, trunk: float, spec: Array, stages: Array, margin: float) -> Found | None:

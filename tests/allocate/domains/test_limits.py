@@ -25,8 +25,11 @@ from planner.allocate.replay_cost import cost
 from planner.allocate.request import Request
 from planner.arrays import Array
 from planner.errors import DataError, InputError
+from planner.fit.data import fit_data
+from planner.fit.fit import fit
 from planner.fit.fitted import FittedLaw
 from planner.laws import LAWS, Points
+from planner.runs import read_runs
 from tests.conftest import GENERAL_TRUTH, REFERENCE
 
 COMPUTING = Path(__file__).parents[3] / "sweeps" / "computing"
@@ -315,6 +318,26 @@ def test_a_budget_that_is_left_over_makes_no_plan_worse(search: Callable[..., Fo
 
 
 @pytest.mark.slow
+def test_a_trunk_that_only_harms_further_on_is_not_lengthened_to_spend_the_budget() -> None:
+    """By the overfit laws a longer trunk makes models learn more by heart; a trunk of the planned length, with the rest left over, is then better."""
+    medicine = COMPUTING.parent / "medicine"
+    runs = fit_data(read_runs(medicine / "runs.csv"), keep=("overfitted",))
+    law = fit(runs, "root-overfit", params_kinds=("total",), resamples=40, largest=False)
+    law = replace(law, source=FittedLaw.load(medicine / "law.json").source)
+    losses = []
+    for flops in (3e12, 1e13, 1e14):
+        problem = DomainsProblem.of(DomainsRequest(flops, (Domain("a", law, 2e4), Domain("b", law, 3e4)), params=1.6e5))
+        found = split(problem)
+        assert found is not None
+        losses.append(float(problem.losses(found).mean()))
+        shorter = made(problem, SPLIT, int(found.size[0]), problem.whole(1e6), found.tokens_spec, np.zeros(2))
+        assert losses[-1] <= 1.0005 * float(problem.losses(shorter).mean())
+    assert losses[1] <= 1.0005 * losses[0] and losses[2] <= 1.0005 * losses[1]
+    answer = allocate_domains(replace(problem.request, flops=1e13), allow_extrapolation=True)
+    trunk = next(structure for structure in answer.structures if structure.name == SPLIT)
+    assert "left over" in trunk.note and "more tokens are forecast to raise the loss" in trunk.note
+
+
 def test_a_budget_most_of_which_is_idle_buys_what_a_part_of_it_does() -> None:
     """The plan of a part was moved within that alone, and the grids lay around budgets far larger than what a plan took: 8e-3 behind four fifths of it."""
     law, general = FittedLaw.load(COMPUTING / "law.json"), FittedLaw.load(COMPUTING / "replay" / "law_general.json")
