@@ -67,7 +67,7 @@ def _overfit(p: Mapping[str, Any], x: Points, loss: Any) -> Any:
 OVERFIT = Repetition(
     "overfit",
     (
-        Parameter("P", 1e-8, 10.0, (1e-4, 1e-2), "ratio", needs="passes"),
+        Parameter("P", 1e-16, 10.0, (1e-4, 1e-2), "ratio", needs="passes"),
         Parameter("λ", 0.8, 1.4, (0.9, 1.3), "exponent", needs="distinct"),
         Parameter("k", 0.0, 20.0, (2.0, 8.0), "exponent", logarithmic=False, needs="repeats"),
     ),

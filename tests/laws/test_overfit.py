@@ -38,3 +38,14 @@ def test_forecasts_of_strong_repetition_from_runs_of_little() -> None:
         error[name] = np.abs(np.expm1(found.log_loss(there) - after.log_loss))
     assert error["root-near-overfit"].mean() < 0.02 and error["root-near-overfit"].max() < 0.06
     assert error["root-near-rote"].mean() > 0.03 and error["root-near-rote"].max() > 0.15
+
+
+def test_harm_is_found_where_losses_are_low() -> None:
+    """(3/L)^k is large where losses are low, as those of code or error rates are, and P as small; a bound at 1e-8 missed such losses by several per cent."""
+    law, grid = LAWS["root-near-overfit"], np.meshgrid([2e4, 8e4, 3e5], [5e5, 2e6], [5e4, 1e5, 2e5], [1.0, 2.0, 4.0, 8.0, 16.0])
+    params, general, unique, epochs = (axis.ravel() for axis in grid)
+    points = Points(Reference(1e5, 2e6), params, general, epochs * unique, unique)
+    low = USUAL | {"A": 0.24, "G": 0.8, "P": 2e-3 * 0.2**9, "k": 9.0}
+    losses = law.log_loss(np.array([[low[parameter.name] for parameter in law.parameters]]), points)[0]
+    found = estimate(law, points, losses, np.random.default_rng(0), starts=16)
+    assert np.exp(losses).max() < 2 and np.abs(found.log_loss(points) - losses).max() < 1e-3
