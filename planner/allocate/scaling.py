@@ -190,6 +190,6 @@ def _warnings(law: FittedLaw, curves: Sequence[Curve], budgets: Sequence[float],
         where = "at an end of the sizes searched, or at the lowest tokens per parameter of any run,"
         found.append(f"no optimum inside: the best size is {where} at {', '.join(at_end)}")
     if idle:
-        why = "the general text binds, and" if general else "no further passes are allowed, or they are forecast to raise the loss, and"
-        found.append(f"{why} part of the budget is left over at {', '.join(idle)}")
+        why = "the general text binds" if general else "no further passes are allowed"
+        found.append(f"{why}, or more tokens are forecast to raise the loss, and part of the budget is left over at {', '.join(idle)}")
     return found

@@ -1,5 +1,6 @@
 """Exponents and break-even factors against laws whose answer is known, and what is refused."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,15 @@ from planner.allocate.exponents import slopes
 from planner.allocate.request import Request
 from planner.allocate.scaling import budget_range, scaling
 from planner.errors import DataError, InputError
+from planner.fit.data import fit_data
+from planner.fit.fit import fit
 from planner.fit.fitted import FittedLaw
 from planner.fit.member import Member
 from planner.fit.support import AXES, Support
 from planner.laws import LAWS, Reference
 from planner.laws.base import Law, Points, exponent
 from planner.laws.dual import exp, log
+from planner.runs import read_runs
 
 REFERENCE = Reference(1e7, 1e9)
 BUDGETS = [float(value) for value in np.geomspace(1e16, 1e20, 9)]
@@ -131,6 +135,17 @@ def test_text_that_runs_out_is_told(fitted: FittedLaw) -> None:
     assert any("the general text binds" in text and "of 3 budgets with 50k" in text for text in short.warnings)
     assert any("at an end of the sizes" in text for text in short.warnings)
     assert not any("general text" in text for text in scaling(fitted, budgets, [5e4]).warnings)
+
+
+def test_general_text_that_harms_is_told() -> None:
+    """By the overfit laws a longer trunk learns little text by heart more: budget is left over although text and passes would be allowed."""
+    medicine = Path(__file__).parents[2] / "sweeps" / "medicine"
+    runs = fit_data(read_runs(medicine / "runs.csv"), keep=("overfitted",))
+    law = fit(runs, "root-overfit", params_kinds=("total",), resamples=40, largest=False)
+    law = replace(law, source=FittedLaw.load(medicine / "law.json").source)
+    answer = scaling(law, [3e12, 1e13], [2e4], Request(1.0, 1.0, params=1.6e5))
+    assert all(0 < item.plan.tokens_pt < 2e6 and "budget left over" in item.limits for item in answer.curves[0].optima)
+    assert any("or more tokens are forecast to raise the loss, and part of the budget is left over at 2 of 2" in text for text in answer.warnings)
 
 
 def test_a_value_lies_in_its_interval(fitted: FittedLaw) -> None:
