@@ -41,7 +41,7 @@ def test_forecasts_of_strong_repetition_from_runs_of_little() -> None:
 
 
 def test_harm_is_found_where_losses_are_low() -> None:
-    """(3/L)^k is large where losses are low, as those of code or error rates are, and P as small; a bound at 1e-8 missed such losses by several per cent."""
+    """(3/L)^k is large where losses are low, as those of code or error rates are, and P as small; a bound at 1e-8 missed them by several per cent."""
     law, grid = LAWS["root-near-overfit"], np.meshgrid([2e4, 8e4, 3e5], [5e5, 2e6], [5e4, 1e5, 2e5], [1.0, 2.0, 4.0, 8.0, 16.0])
     params, general, unique, epochs = (axis.ravel() for axis in grid)
     points = Points(Reference(1e5, 2e6), params, general, epochs * unique, unique)
