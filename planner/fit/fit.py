@@ -19,6 +19,7 @@ from planner.fit.holdout import mean_absolute_percent, slices
 from planner.fit.identify import check, check_losses, numberless, reason_against, trunks_alone
 from planner.fit.member import Member
 from planner.fit.parallel import run_tasks
+from planner.fit.prior import draw_means
 from planner.fit.profile import along, ridge
 from planner.fit.resample import check_scheme, draw_weights, fit_weighted, scheme_for
 from planner.fit.select import Progress, Score, candidates, check_suited, choose, score_laws, screen_others
@@ -77,13 +78,17 @@ def fit(
     scheme = scheme_for(data.params, data.cluster) if scheme == "auto" else scheme
     # The same weights for every member, so that resample k is the same draw of trunks in all of them.
     weights = draw_weights(data.cluster, resamples, scheme, np.random.default_rng([seed, 1]))
-    pieces = np.array_split(weights, max(len(weights) // PIECE, 2 if len(chosen) == 1 else 1))
+    pieces = max(len(weights) // PIECE, 2 if len(chosen) == 1 else 1)
     tasks = [(score.estimate.law.name, score.reference, score.estimate.theta, data.under(score.params_kind)) for score in chosen]
     ridges = run_tasks(pool, _ridge, tasks, lambda share: tell("ridges", 0.7 + 0.05 * share))
-    parts = [(name, reference, starts, rows, piece) for (name, reference, _, rows), (_, starts) in zip(tasks, ridges, strict=True) for piece in pieces]
+    parts = []
+    for (name, reference, _, rows), (_, starts) in zip(tasks, ridges, strict=True):
+        means = draw_means(law_named(name), resamples, np.random.default_rng([seed, 6]))
+        each = [None] * pieces if means is None else np.array_split(means, pieces)
+        parts += [(name, reference, starts, rows, *piece) for piece in zip(np.array_split(weights, pieces), each, strict=True)]
     # The last laws have most parameters and take longest: started first, they leave no process idle at the end.
     spread = run_tasks(pool, _resampled, parts[::-1], lambda share: tell("resampling by trunk", 0.75 + 0.25 * share))[::-1]
-    draws = [np.concatenate(spread[number : number + len(pieces)]) for number in range(0, len(spread), len(pieces))]
+    draws = [np.concatenate(spread[number : number + pieces]) for number in range(0, len(spread), pieces)]
     members = [_member(score, found, names, data, seed) for score, found, (names, _) in zip(chosen, draws, ridges, strict=True)]
     if aside is not None:
         holdout = aside.result()
@@ -106,10 +111,10 @@ def fit(
     return fitted
 
 
-def _resampled(name: str, reference: Reference, starts: Array, data: FitData, weights: Array) -> Array:
-    """Refit a law under every row of weights; return the parameters. Arguments and result can be pickled."""
+def _resampled(name: str, reference: Reference, starts: Array, data: FitData, weights: Array, means: Array | None) -> Array:
+    """Refit a law under every row of weights and of its priors' means; return the parameters. Arguments and result can be pickled."""
     law = law_named(name)
-    return fit_weighted(law, data.points(reference), data.log_loss, weights, starts, each=True)[0]
+    return fit_weighted(law, data.points(reference), data.log_loss, weights, starts, each=True, means=means)[0]
 
 
 def _ridge(name: str, reference: Reference, theta: Array, data: FitData) -> tuple[tuple[str, ...], Array]:

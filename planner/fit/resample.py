@@ -79,8 +79,9 @@ def draw_weights(cluster: Any, count: int, scheme: str, random: np.random.Genera
 
 
 def fit_weighted(
-    law: Law, points: Points, log_loss: Array, weights: Array, warm: Array, *, deltas: tuple[float, ...] = DELTAS[1:], each: bool = False
-) -> tuple[Array, Array]:
+    law: Law, points: Points, log_loss: Array, weights: Array, warm: Array, *, deltas: tuple[float, ...] = DELTAS[1:], each: bool = False,
+    means: Array | None = None,
+) -> tuple[Array, Array]:  # fmt: skip
     """Fit a law under every row of weights.
 
     Args:
@@ -92,6 +93,7 @@ def fit_weighted(
         deltas: Huber's δ, largest first. From a solution on all rows the last one alone nearly always leads to the same optimum; the one before it
             costs a little and finds a better optimum for some resamples of a law with a ridge.
         each: whether each problem starts from only one of them, in turn: for solutions along a flat ridge, which are equally good.
+        means: of the law's priors in each problem, shape (problems, parameters); the law's own by default.
 
     Returns:
         Parameters, shape (problems, parameters), and objectives, shape (problems,).
@@ -99,14 +101,16 @@ def fit_weighted(
     count, several = len(weights), 1 if each else len(warm)
     repeated = np.repeat(weights, several, axis=0)
     starts = warm[np.arange(count) % len(warm)] if each else np.tile(warm, (count, 1))
-    near = solve(law, points, log_loss, starts, repeated, deltas=deltas, iterations=STEPS, tolerance=TOLERANCE)
+    means = None if means is None else np.repeat(means, several, axis=0)
+    near = solve(law, points, log_loss, starts, repeated, deltas=deltas, iterations=STEPS, tolerance=TOLERANCE, means=means)
     theta, value, first = near.theta, near.objective, np.arange(count) * several
     best = first + value.reshape(count, several).argmin(1)
     kept = ~near.finished & (value <= (1 + HOPEFUL) * np.repeat(value[best], several))
     kept[best] = True
     last = solve(
-        law, points, log_loss, theta[kept], repeated[kept], deltas=deltas[-1:], iterations=EXACT_STEPS, tolerance=EXACT_TOLERANCE, exact=True
-    )
+        law, points, log_loss, theta[kept], repeated[kept], deltas=deltas[-1:], iterations=EXACT_STEPS, tolerance=EXACT_TOLERANCE, exact=True,
+        means=None if means is None else means[kept],
+    )  # fmt: skip
     theta[kept], value[kept] = last.theta, last.objective
     best = first + value.reshape(count, several).argmin(1)
     return theta[best], value[best]

@@ -231,10 +231,10 @@ def choose(scores: Sequence[Score], data: FitData) -> list[Score]:
     """Return the laws that the data cannot separate, the simplest first; they forecast together, with equal weights.
 
     A law is as good as the best when its mean held-out error is within a quarter of the best's, or exceeds it by less than the standard error of the
-    difference over the slices. Of these the simplest is kept, then those that disagree most with the ones kept about runs of twice the size and
-    tokens of the most expensive: which law holds outside the runs is unknown, and their difference belongs in the interval. A law that agrees there
-    with one kept is left out, since it would count that one twice; so is a law that gives no number there, where others do. The laws may use
-    different conventions of N.
+    difference over the slices. Of these the simplest is kept, then those that disagree most with the ones kept about the most expensive runs with
+    twice the size and tokens, or with twice the passes: which law holds outside the runs is unknown, and their difference belongs in the interval. A
+    law that agrees there with one kept is left out, since it would count that one twice; so is a law that gives no number there, where others do. The
+    laws may use different conventions of N.
 
     Args:
         scores: the best first.
@@ -245,22 +245,27 @@ def choose(scores: Sequence[Score], data: FitData) -> list[Score]:
         return [best]
     alike = [score for score in scores if score.held and score.mean - best.mean <= max((NEAR_EQUAL - 1) * best.mean, _noise(score, best))]
     alike.sort(key=_simplicity)
-    there = ExtrapolationProbe.of(data)
-    forecast = [there.log_loss(score.estimate, score.params_kind, score.reference) for score in alike]
+    probes = [ExtrapolationProbe.of(data, repeated=repeated) for repeated in (False, True)]
+    forecast = [np.stack([probe.log_loss(score.estimate, score.params_kind, score.reference) for probe in probes]) for score in alike]
     if sound := [number for number, item in enumerate(forecast) if np.isfinite(item).all()]:
         alike, forecast = [alike[number] for number in sound], [forecast[number] for number in sound]
     else:
         alike = [best]
     kept = [0]
     while len(kept) < min(MOST_MEMBERS, len(alike)):
-        apart = np.nan_to_num([min(float(np.abs(item - forecast[other]).mean()) for other in kept) for item in forecast])
+        apart = np.nan_to_num([min(_apart(item, forecast[other]) for other in kept) for item in forecast])
         farthest = int(apart.argmax())
         if apart[farthest] < SAME_LAW:
             break
         # Of laws that agree there, the simplest: they are sorted by simplicity.
-        same = np.array([np.abs(item - forecast[farthest]).mean() < SAME_LAW for item in forecast]) & (apart >= SAME_LAW)
+        same = np.array([_apart(item, forecast[farthest]) < SAME_LAW for item in forecast]) & (apart >= SAME_LAW)
         kept.append(int(same.argmax()))
     return sorted((alike[number] for number in kept), key=_simplicity)
+
+
+def _apart(one: Array, other: Array) -> float:
+    """Return the mean difference of two laws' forecasts, of shape (probes, runs), at the probe where it is largest."""
+    return float(np.abs(one - other).mean(1).max())
 
 
 def _simplicity(score: Score) -> tuple[int, float]:

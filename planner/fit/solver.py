@@ -1,11 +1,11 @@
 """The solver: many problems of one law at once (starts × resamples), numpy only.
 
-Each problem minimises Σ w·Huber_δ(ln L − ln L̂), summed, never averaged (arXiv 2404.10102), δ lowered in steps so that fewer
-starts end in a poor minimum. A step solves (H + λM)·d = −g. H has the curvature of the rows inside δ, and with `exact` the law's second
-derivatives too; M is the reweighted least-squares matrix, whose own step always descends and which takes over as λ grows. Second derivatives save
-no early steps, since nearly all rows are outside δ and pull by their sign alone, and cost more than all the rest: they serve for the last steps of a
-solution that is kept. A logistic map keeps the bounds. It curves valleys that lead to a bound, along which steps in its coordinates make little
-progress; so the last steps are also tried straight in the parameters (or their logarithms), stopping short of the bounds.
+Each problem minimises Σ w·Huber_δ(ln L − ln L̂), summed, never averaged (arXiv 2404.10102), times the factor of `prior` for a law with priors;
+δ is lowered in steps so that fewer starts end in a poor minimum. A step solves (H + λM)·d = −g. H has the curvature of the rows inside δ, and with
+`exact` the law's second derivatives too; M is the reweighted least-squares matrix, whose own step always descends and which takes over as λ grows.
+Second derivatives save no early steps, since nearly all rows are outside δ and pull by their sign alone, and cost more than all the rest: they serve
+for the last steps of a solution that is kept. A logistic map keeps the bounds. It curves valleys that lead to a bound, along which steps in its
+coordinates make little progress; so the last steps are also tried straight in the parameters (or their logarithms), stopping short of the bounds.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy as np
 
 from planner.arrays import Array
 from planner.fit.allocator import keep_memory
+from planner.fit.prior import Prior
 from planner.fit.scale import Scale, logistic
 from planner.laws import Law, Points
 from planner.laws.compiled import CompiledLaw
@@ -74,14 +75,16 @@ def huber(residual: Array, delta: Any) -> Array:
 
 
 def objective(law: Law, theta: Array, points: Points, log_loss: Array, weights: Array, delta: Any = DELTA) -> Array:
-    """Return Σ w·Huber for each problem, infinite where the forecast is not a number."""
+    """Return Σ w·Huber for each problem, times the priors' factor where the law has any, infinite where the forecast is not a number."""
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        return _total(law.on(points), theta, log_loss, weights, delta)
+        return _total(law.on(points), theta, log_loss, weights, delta, Prior.of(law, weights.sum(1), None))
 
 
-def _total(written: CompiledLaw, theta: Array, log_loss: Array, weights: Array | None, delta: Any) -> Array:
+def _total(written: CompiledLaw, theta: Array, log_loss: Array, weights: Array | None, delta: Any, prior: Prior | None) -> Array:
     cost = huber(log_loss - written.log_loss(theta), delta)
     total: Array = np.add.reduce(cost if weights is None else weights * cost, 1)
+    if prior is not None:
+        total *= prior.factor(theta)
     total[~np.isfinite(total)] = np.inf
     return total
 
@@ -89,6 +92,7 @@ def _total(written: CompiledLaw, theta: Array, log_loss: Array, weights: Array |
 def solve(
     law: Law, points: Points, log_loss: Array, starts: Array, weights: Array, *, deltas: tuple[float, ...] = DELTAS,
     iterations: int = 200, tolerance: float = TOLERANCE, fixed: Array | None = None, exact: bool = False, afar: bool = False,
+    means: Array | None = None,
 ) -> Solution:  # fmt: skip
     """Solve a batch of problems.
 
@@ -104,6 +108,7 @@ def solve(
         fixed: which parameters of which problem keep their start, shape (problems, parameters).
         exact: whether steps use the law's second derivatives.
         afar: whether starts may be far from any valley's floor.
+        means: of the priors in each problem, shape (problems, parameters); the law's own by default.
     """
     keep_memory()
     scale = Scale(law)
@@ -112,7 +117,8 @@ def solve(
     size = max(1, min(len(free), BATCH // (points.count * free.shape[1])))
     work = np.empty((2, size, free.shape[1], points.count))
     even = None if len(weights) == 1 and (weights == 1).all() else weights
-    batch = _Batch(law.on(points), scale, log_loss, even, moves, deltas, iterations, tolerance, exact, afar, work)
+    prior = Prior.of(law, weights.sum(1), means)
+    batch = _Batch(law.on(points), scale, log_loss, even, moves, prior, deltas, iterations, tolerance, exact, afar, work)
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # a step that overflows is rejected
         value, finished = batch.solve(free)
     return Solution(scale.to_theta(free), value, finished)
@@ -162,6 +168,7 @@ class _Batch:
     """Shape (problems, runs) or (1, runs); None where all are one."""
     moves: Array | None
     """1, or 0 where a parameter is fixed, shape (problems, parameters); None where none is."""
+    prior: Prior | None
     deltas: tuple[float, ...]
     iterations: int
     tolerance: float
@@ -270,7 +277,8 @@ class _Batch:
 
     def _values(self, state: _State, which: Any, free: Array) -> Array:
         number, stage = (state.number, state.stage) if which is None else (state.number[which], state.stage[which])
-        return _total(self.written, self.scale.to_theta(free), self.log_loss, self._weights(number), self._delta(stage))
+        prior = None if self.prior is None else self.prior.take(number)
+        return _total(self.written, self.scale.to_theta(free), self.log_loss, self._weights(number), self._delta(stage), prior)
 
     def measure(self, number: Any, stage: Any, here: Array) -> tuple[Array, Array, Array, Array]:
         """Compute objective, gradient, Hessian and the reweighted least-squares matrix of some problems."""
@@ -301,6 +309,8 @@ class _Batch:
         if self.exact:
             curvature += self.written.curvature(trace, slopes, -pull)
         majorant = np.multiply(slopes, pulled[:, None, :], out=weighted) @ across
+        if self.prior is not None:
+            self.prior.take(number).apply(theta, value, gradient, curvature, majorant)
         outer = first[:, :, None] * first[:, None, :]
         curvature *= outer
         if self.exact:

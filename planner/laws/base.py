@@ -48,6 +48,8 @@ class Parameter:
     "distinct", repeats of two amounts of distinct text; "replay", general text in the specialist stage; "" for nothing more."""
     irreducible: bool = False
     """Whether it is the irreducible loss, which no size and no number of tokens goes below."""
+    prior: tuple[float, float] | None = None
+    """Mean and standard deviation over other tables, for a parameter that many tables leave open (`planner/fit/prior.py`); None: the runs alone tell."""
 
     def __post_init__(self) -> None:
         if self.needs not in NEEDS:
@@ -61,6 +63,8 @@ class Parameter:
             raise ValueError(f"{self.name} starts from {least:g} to {most:g}, which is no range between its bounds, {self.low:g} and {self.high:g}")
         if self.logarithmic and self.low <= 0:
             raise ValueError(f"{self.name} may be {self.low:g}, and is searched on a log scale; set logarithmic=False")
+        if self.prior is not None and not (self.low <= self.prior[0] <= self.high and 0 < self.prior[1] < np.inf):
+            raise ValueError(f"{self.name} has the prior {self.prior}; give a mean between {self.low:g} and {self.high:g}, and a standard deviation")
 
 
 @dataclass(frozen=True)
@@ -253,6 +257,11 @@ class Law:
     def has_irreducible(self) -> bool:
         """Whether it has an irreducible loss."""
         return any(parameter.irreducible for parameter in self.parameters)
+
+    @property
+    def has_prior(self) -> bool:
+        """Whether some parameter has a prior."""
+        return any(parameter.prior is not None for parameter in self.parameters)
 
     @property
     def knows_general(self) -> bool:

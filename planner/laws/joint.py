@@ -15,7 +15,7 @@ recorded sweeps agree on; left free, runs with few passes do not determine them,
 *overfit*: the loss L becomes L·(1 + h), h = P·R^0.7·(U/S0)^−λ·(3/L)^k: the better a model would be on fresh text, by its size, its general
 tokens or its specialist ones, the more it learns by heart (this project's own). Neither N nor D_pt enters but through L. It holds from a rise of
 a per cent to one of half the loss, where *rote* is up to 25 % off. The exponent of R is what pairs of runs, with and without repeats, of two
-domains agree on; that of U differs between domains (0.95 to 1.37 in three) and is bounded, since runs with few amounts of distinct text leave it
+domains agree on; that of U differs between domains (0.95 to 1.37 in three) and has a prior, since runs with few amounts of distinct text leave it
 open. Where k·h > 1 + h a larger or longer trained model is forecast worse, as it was measured to be.
 
 With these laws N is best counted with embeddings. All fall with U and, but for *overfit*, with N and D_pt everywhere; in D_spec they rise again
@@ -68,7 +68,7 @@ OVERFIT = Repetition(
     "overfit",
     (
         Parameter("P", 1e-16, 10.0, (1e-4, 1e-2), "ratio", needs="passes"),
-        Parameter("λ", 0.8, 1.4, (0.9, 1.3), "exponent", needs="distinct"),
+        Parameter("λ", 0.4, 3.0, (0.8, 1.4), "exponent", needs="distinct", prior=(1.1, 0.2)),
         Parameter("k", 0.0, 20.0, (2.0, 8.0), "exponent", logarithmic=False, needs="repeats"),
     ),
     seen,
