@@ -24,8 +24,8 @@ from planner.runs import read_runs
 from planner.sweep import Sweep, run_sweep
 
 RECORDED = (
-    "medicine", "medicine/long", "medicine/repeats", "computing", "computing/long", "computing/replay", "nature", "nature/long", "nature/behind",
-    "nature/before", "nature/repeats", "three/medicine", "three/computing", "three/nature",
+    "medicine", "medicine/long", "medicine/repeats", "computing", "computing/long", "computing/repeats", "computing/replay", "nature", "nature/long",
+    "nature/behind", "nature/before", "nature/repeats", "three/medicine", "three/computing", "three/nature",
 )  # fmt: skip
 VOCAB, AVAILABLE = 1024, 1e9
 SWEEP = """
