@@ -142,7 +142,10 @@ TRUTHS: dict[str, dict[str, float]] = {
     "root-": {"A": 5.6, "b": 0.46, "α": 0.5, "G": 24.0, "s0": 0.014, "p0": 5.0, "P": 2.1, "q": 4.4},
     "ceiling-": {"A": 2.5, "b": 0.49, "α": 0.35, "β": 0.3, "G": 7.0, "s0": 0.006, "p0": 5.0, "L0": 12.5, "P": 1.45, "q": 6.3},
     "floor-": {"E": 0.9, "A": 1.6, "b": 0.46, "α": 0.45, "G": 5.8, "s0": 0.011, "p0": 5.0, "L0": 12.5, "P": 0.76, "q": 5.1},
-    **{f"{form}-overfit": {"P": 5e-4, "λ": 1.3, "k": 6.4} for form in ("root", "root-near", "ceiling", "ceiling-near")},
+    **{
+        f"{form}-overfit": {"P": 5e-4, "λ": 1.3, "k": 6.4}
+        for form in ("root", "root-near", "ceiling", "ceiling-near", "ceiling-two", "floor", "floor-near")
+    },
 }  # fmt: skip
 """Differences of a law's truth from `COMMON`, by the start of the law's name; those of the joint laws are near the values fitted to *medicine*."""
 

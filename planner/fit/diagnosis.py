@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from planner.arrays import Array
+from planner.fit.prior import pull_of_priors
 from planner.fit.scale import Scale
 from planner.fit.unmeasured import nowhere
 from planner.laws import Law, Points
@@ -55,11 +56,12 @@ def diagnose(law: Law, points: Points, theta: Array, finished: bool) -> Diagnosi
         slopes = law.log_loss_and_slopes(theta[None], points)[1]
     natural = slopes[0] * scale.steepness(theta)[:, None]
     length = np.sqrt((natural**2).sum(1))
+    known = pull_of_priors(law) * scale.steepness(theta)
     measured = np.logical_not(nowhere(slopes[0]))
     condition = float("inf")
     if measured.any() and (length[measured] > NOTHING).all() and np.isfinite(length).all():
-        unit = natural[measured] / length[measured, None]
-        condition = float(np.linalg.cond(unit @ unit.T))
+        unit, held = (items[measured] / length[measured, None] for items in (natural, np.diag(known)))
+        condition = float(np.linalg.cond(unit @ unit.T + held @ held.T))
     status = "converged"
     if not finished:
         status = "max_iterations"

@@ -103,8 +103,9 @@ def nearly_one(values: Array, spread: float = NEARLY) -> bool:
 
 def reason_against(law: Law, data: FitData) -> str | None:
     """Return why these rows cannot identify a law, or None."""
-    if data.count < ROWS_PER_PARAMETER * len(law.parameters):
-        return f"{data.count} runs for {len(law.parameters)} parameters, and needs at least {round(ROWS_PER_PARAMETER * len(law.parameters))}"
+    unknown = sum(parameter.prior is None for parameter in law.parameters)
+    if data.count < ROWS_PER_PARAMETER * unknown:
+        return f"{data.count} runs for {unknown} parameters, and needs at least {round(ROWS_PER_PARAMETER * unknown)}"
     if "passes" in law.needs and len(levels(data.epochs[data.epochs > 1 + SAME])) < 2:
         return "a penalty that grows with passes, and the runs have fewer than two values of passes above one"
     if data.two_stage and "distinct" in law.needs and len(levels(data.unique_spec[data.epochs > 1 + SAME])) < 2:

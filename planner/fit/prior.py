@@ -19,6 +19,9 @@ from planner.laws import Law
 INDEPENDENT = 0.25
 """Independent runs per run: those of one trunk share its noise."""
 
+USUAL_NOISE = 0.005
+"""Deviation of ln L between runs of one setting, in the recorded sweeps."""
+
 
 @dataclass(frozen=True)
 class Prior:
@@ -72,6 +75,11 @@ def draw_means(law: Law, count: int, random: np.random.Generator) -> Array | Non
         return None
     mean, deviation = _moments(law)
     return mean + np.where(np.isfinite(deviation), deviation, 0.0) * random.standard_normal((count, len(mean)))
+
+
+def pull_of_priors(law: Law) -> Array:
+    """Return the slopes of the runs that would say what the priors say, one for each parameter, at a usual noise, shape (parameters,)."""
+    return USUAL_NOISE / (_moments(law)[1] * np.sqrt(INDEPENDENT))
 
 
 def _moments(law: Law) -> tuple[Array, Array]:

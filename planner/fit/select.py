@@ -71,14 +71,14 @@ class Score:
 
 
 def candidates(data: FitData) -> list[Law]:
-    """List the laws that a table can identify.
+    """List the laws that `--law auto` tries and that a table can identify.
 
     Raises:
         DataError: it can identify none; the message says why not the simplest.
     """
     check_suited(data)
     suited = []
-    for law in filter(data.suits, LAWS.values()):
+    for law in (law for law in LAWS.values() if law.candidate and data.suits(law)):
         if (reason := numberless(law, data)) is None:
             suited.append(law)
         else:

@@ -220,6 +220,8 @@ class Law:
     """Amplitudes of plain powers: their axis, "N" or "D", and the name of the exponent; to write them without N0 and D0."""
     interaction: str = ""
     """Name of the parameter that is positive where a specialist token buys less the longer the general stage was; empty where the form fixes that."""
+    candidate: bool = True
+    """Whether `--law auto` tries it; a law that is not is fitted by name only."""
     tied: bool = False
     """Whether size and tokens have one exponent, so that the best size grows as the square root of the compute whatever the runs say."""
 

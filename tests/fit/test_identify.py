@@ -159,7 +159,7 @@ def test_laws_that_the_rows_cannot_carry_are_no_candidates() -> None:
     assert "fewer than two amounts" in str(reason_against(penalised, one_text))
     assert "parameters" in str(reason_against(penalised, small))
     assert reason_against(penalised, table(SIZES, TOKENS, SPECIAL, TEXT)) is None
-    with pytest.raises(DataError, match="these runs cannot identify any law: root-rote has 12 runs for 7 parameters, and needs at least 14"):
+    with pytest.raises(DataError, match="these runs cannot identify any law: root-near-saturating has 12 runs for 7 parameters, and needs at least 14"):
         candidates(small.rows(np.arange(small.count) < 12))
     assert penalised not in candidates(fresh) and LAWS["transfer-saturating"] in candidates(fresh)
 

@@ -11,7 +11,9 @@ from planner.fit.data import fit_data
 from planner.fit.estimate import estimate
 from planner.fit.holdout import slices
 from planner.fit.prior import Prior, draw_means
+from planner.fit.profile import ridge
 from planner.fit.resample import fit_weighted
+from planner.fit.select import candidates
 from planner.fit.solver import DELTA, objective
 from planner.laws import LAWS, Parameter, Points, Reference
 from planner.runs import read_runs
@@ -122,3 +124,16 @@ def test_slices_of_many_epochs_are_forecast_where_runs_of_few_leave_the_exponent
     few, most = data.rows(~held), data.rows(held)
     found = estimate(LAW, few.points(few.reference), few.log_loss, np.random.default_rng(0), starts=16)
     assert np.abs(np.expm1(found.log_loss(most.points(few.reference)) - most.log_loss)).mean() < 0.015
+
+
+def test_one_amount_of_text_is_enough_for_a_law_with_a_prior() -> None:
+    """P and λ act alike there, and only the prior tells them apart: neither a ridge nor ill conditioned."""
+    points = runs((1e5,))
+    found = estimate(LAW, points, losses(points, 0.004), np.random.default_rng(0), starts=24)
+    assert found.status == "converged" and found.diagnosis.condition < 1e7
+    assert "λ" not in ridge(LAW, points, losses(points, 0.004), found.theta)
+
+
+def test_auto_leaves_out_laws_that_are_no_candidates() -> None:
+    names = {law.name for law in candidates(fit_data(read_runs(SWEEPS / "medicine" / "runs.csv")))}
+    assert not LAWS["root-rote"].candidate and "root-rote" not in names and {"root-overfit", "ceiling-two-overfit", "floor-near-overfit"} <= names

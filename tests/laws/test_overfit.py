@@ -14,7 +14,7 @@ from planner.runs import read_runs
 
 SWEEPS = Path(__file__).parents[2] / "sweeps"
 OVERFIT = [law for law in LAWS.values() if law.name.endswith("-overfit")]
-USUAL = {"A": 6.0, "b": 0.4, "α": 0.35, "G": 20.0, "s0": 0.005, "p0": 10.0, "L0": 30.0, "P": 2e-3, "λ": 1.1, "k": 6.0}
+USUAL = {"E": 0.1, "A": 6.0, "b": 0.4, "α": 0.35, "β": 0.35, "G": 20.0, "s0": 0.005, "p0": 10.0, "L0": 30.0, "P": 2e-3, "λ": 1.1, "k": 6.0}
 
 
 @pytest.mark.parametrize("law", OVERFIT, ids=lambda law: str(law.name))
