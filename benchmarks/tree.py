@@ -25,7 +25,7 @@ from planner.sweep import Sweep, run_sweep
 
 RECORDED = (
     "medicine", "medicine/long", "medicine/repeats", "computing", "computing/long", "computing/repeats", "computing/replay", "nature", "nature/long",
-    "nature/behind", "nature/before", "nature/repeats", "three/medicine", "three/computing", "three/nature",
+    "nature/behind", "nature/before", "nature/repeats", "scripture", "three/medicine", "three/computing", "three/nature",
 )  # fmt: skip
 VOCAB, AVAILABLE = 1024, 1e9
 SWEEP = """
