@@ -26,7 +26,7 @@ from planner.train.full.plan import Settings
 from planner.train.order import Mix, Stream
 from planner.verify_domains import verify_domains
 from tests.conftest import TINY_RECIPE
-from tests.train.full.runs import run_here, steps_of
+from tests.train.full.runs import forks, run_here, steps_of
 
 pytest.importorskip("torch")
 pytestmark = pytest.mark.slow
@@ -87,7 +87,8 @@ def carried_out(plan: Path, folder: Path, structure: str | None = None) -> dict[
 def split(two: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("domains")
     answer(two).save(folder / "a.json", {})
-    result = CliRunner().invoke(app, ["launch", str(folder / "a.json"), "--out", str(folder / "run"), "--threads", "1"])
+    with forks():
+        result = CliRunner().invoke(app, ["launch", str(folder / "a.json"), "--out", str(folder / "run"), "--threads", "1"])
     assert result.exit_code == 0 and "plan verify" in result.output, result.output
     return folder / "run"
 
@@ -204,7 +205,8 @@ def test_it_is_verified_by_domain_and_by_weight(split: Path) -> None:
 
 def test_a_mixed_model_sees_all_domains(two: Corpus, tmp_path: Path) -> None:
     answer(two).save(tmp_path / "a.json", {})
-    result = CliRunner().invoke(app, ["launch", str(tmp_path / "a.json"), "--structure", "mixed", "--out", str(tmp_path / "run")])
+    with forks():
+        result = CliRunner().invoke(app, ["launch", str(tmp_path / "a.json"), "--structure", "mixed", "--out", str(tmp_path / "run")])
     assert result.exit_code == 0, result.output
     record = read_json(next((tmp_path / "run" / MIX / "records").iterdir()))
     mix = record["row"]

@@ -37,7 +37,7 @@ from planner.train.full.metrics import read_metrics
 from planner.train.full.plan import HALTED, LATEST, STOP_FILE, FullRun, state_folder
 from tests.launch.test_domains import answer, laid_down, row, two  # noqa: F401  (a fixture)
 from tests.train.full.faults import FACTORS, install
-from tests.train.full.runs import at, run_here, steps_of
+from tests.train.full.runs import at, forks, run_here, steps_of
 
 pytestmark = pytest.mark.slow
 
@@ -83,7 +83,8 @@ def one(path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_two_ranks_have_the_losses_of_one(path: Path, one: Path, tmp_path: Path) -> None:
-    code, out, said = plan("launch", path, "--out", tmp_path / "run", "--ranks", 2)
+    with forks():
+        code, out, said = plan("launch", path, "--out", tmp_path / "run", "--ranks", 2)
     assert code == 0, said
     for name in ("mail", "parser"):
         assert row(tmp_path / "run", name)["loss_spec"] == pytest.approx(row(one, name)["loss_spec"], abs=1e-5)

@@ -25,6 +25,8 @@ from tests.launch.segments import carry_out
 
 pytest.importorskip("torch")
 
+from tests.train.full.runs import forks  # noqa: E402  (it imports torch)
+
 KEPT = {"loss": 3.0, "loss_low": 2.9, "loss_high": 3.1}
 """Of a plan under a limit on the general loss."""
 
@@ -78,7 +80,8 @@ def test_an_arm_is_launched_and_held_against_its_own_forecast(corpus: Corpus, tm
     half = replace(mixed, share_spec=0.5)
     arms = (Arm("specialist only", None, None, None), Arm(NAME, mixed, 1.0, 0.7), Arm("50/50", half, 1.0, 0.7), Arm("90/10", half, 1.0, 0.7))
     replace(answer, plan=plan, arms=arms).save(tmp_path / "a.json", {})
-    code, _, words = run("launch", str(tmp_path / "a.json"), "--arm", "mixed in", "--out", str(tmp_path / "run"), "--threads", "1")
+    with forks():
+        code, _, words = run("launch", str(tmp_path / "a.json"), "--arm", "mixed in", "--out", str(tmp_path / "run"), "--threads", "1")
     assert code == 0, words
     ready = prepare(tmp_path / "a.json", tmp_path / "alone", arm=NAME)
     assert ready.realised()[1:3] == [("tokens_pt", general, general), ("tokens_spec", spec, spec)]

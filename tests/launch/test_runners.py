@@ -34,7 +34,7 @@ from planner.launch.runners import LOG, failure
 from planner.lock import locked
 from planner.train.full.main import Stopper, run_rank
 from planner.train.full.plan import FAILURE_FILE, RUNNER, STATES_FOLDER, STOP_FILE, FullRun, Settings
-from tests.train.full.runs import ROOT, STEPS, allocation, lay, losses, row, run_here
+from tests.train.full.runs import ROOT, STEPS, allocation, forks, lay, losses, row, run_here
 
 pytestmark = pytest.mark.slow
 
@@ -273,7 +273,8 @@ def test_a_rank_that_fails_is_one_sentence(launched: tuple[Path, str], corpus: C
     assert not run_here(tmp_path / "a", stop_at=3)
     file = next((tmp_path / "a" / "states" / "step-000000003").glob("*.safetensors"))
     file.write_bytes(b"torn")
-    code, _, said = plan("launch", tmp_path / "a.json", "--out", tmp_path / "a", "--threads", 1)
+    with forks():
+        code, _, said = plan("launch", tmp_path / "a.json", "--out", tmp_path / "a", "--threads", 1)
     assert code == 2 and "step-000000003 cannot be read" in said and "continues from the state before" in said
 
 
@@ -287,7 +288,8 @@ def test_a_stop_file_ends_a_launch_as_ctrl_c_does(corpus: Corpus, tmp_path: Path
 
     allocation(corpus).save(tmp_path / "a.json", {})
     monkeypatch.setattr(runners, "command", stopped)
-    code, _, said = plan("launch", tmp_path / "a.json", "--out", folder, "--threads", 1)
+    with forks():
+        code, _, said = plan("launch", tmp_path / "a.json", "--out", folder, "--threads", 1)
     assert code == INTERRUPTED and said.strip().endswith("stopped; finished work is kept, and the same command continues from there")
     assert 0 < read_json(folder / "states" / "latest.json")["step"] < STEPS and not (folder / STOP_FILE).exists()
 

@@ -14,16 +14,16 @@ SPECIAL = 1e4
 
 
 def best_log_size(law: Law, theta: np.ndarray, compute: float) -> float:
-    def loss(log_size: float) -> float:
-        tokens = max(compute / 6 / np.exp(log_size) - SPECIAL, 1.0)
+    def losses(log_sizes: np.ndarray) -> np.ndarray:
+        tokens = np.maximum(compute / 6 / np.exp(log_sizes) - SPECIAL, 1.0)
         special = 0.0 if law.stages == 1 else SPECIAL
-        return float(law.log_loss(theta[None], Points(REFERENCE, np.exp(log_size), tokens, special, max(special, 1.0), 0.0))[0, 0])
+        return law.log_loss(theta[None], Points(REFERENCE, np.exp(log_sizes), tokens, special, max(special, 1.0), 0.0))[0]
 
     grid = np.linspace(np.log(1e3), np.log(compute / 6 / (10 * SPECIAL)), 400)
-    near = int(np.argmin([loss(at) for at in grid]))
+    near = int(losses(grid).argmin())
     if near in (0, len(grid) - 1):
         return np.nan
-    return float(minimize_scalar(loss, bounds=(grid[near - 1], grid[near + 1]), method="bounded", options={"xatol": 1e-7}).x)
+    return float(minimize_scalar(lambda at: losses(at)[0], bounds=(grid[near - 1], grid[near + 1]), method="bounded", options={"xatol": 1e-7}).x)
 
 
 @pytest.mark.parametrize("name", SIZED)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from planner.allocate.domains import allocate as module
+from planner.allocate.domains import refuse
 from planner.allocate.domains.allocate import allocate_domains
 from planner.allocate.domains.answer import DomainsAllocation
 from planner.allocate.domains.forecast import outlook, required
@@ -71,6 +72,7 @@ def test_structures_without_what_every_run_has_say_so(fitted: FittedLaw, tmp_pat
     assert again.domains[0].extrapolation["tokens_pt"] == math.inf
 
 
+@pytest.mark.usefixtures("plans_alone")
 @pytest.mark.slow
 def test_required_losses_are_kept_and_cost(fitted: FittedLaw) -> None:
     free = allocate_domains(DomainsRequest(BUDGET, domains(fitted)))
@@ -83,8 +85,14 @@ def test_required_losses_are_kept_and_cost(fitted: FittedLaw) -> None:
     assert loose.recommended.loss == pytest.approx(free.recommended.loss, rel=1e-4)
 
 
+def knowing(monkeypatch: pytest.MonkeyPatch, budget: float) -> None:
+    """Let refusals know the budget that would do: the search for it takes nearly all of their time."""
+    monkeypatch.setattr(refuse, "_least", lambda *_: budget)
+
+
+@pytest.mark.usefixtures("plans_alone")
 @pytest.mark.slow
-def test_a_loss_out_of_reach_is_refused_with_its_domain(fitted: FittedLaw) -> None:
+def test_a_loss_out_of_reach_is_refused_with_its_domain(fitted: FittedLaw, monkeypatch: pytest.MonkeyPatch) -> None:
     free = allocate_domains(DomainsRequest(BUDGET, domains(fitted)))
     own = [plan.loss for plan in free.recommended.domains]
     with pytest.raises(DataError, match=r"domain 'b' cannot reach its max_loss of 0\.5 .*no budget up to 4e\+16 FLOPs would suffice") as refusal:
@@ -95,10 +103,12 @@ def test_a_loss_out_of_reach_is_refused_with_its_domain(fitted: FittedLaw) -> No
     needed = float(refusal.value.message.split("about ")[1].split(" FLOPs")[0])
     assert BUDGET < needed < 1000 * BUDGET
     assert allocate_domains(DomainsRequest(1.05 * needed, domains(fitted, None, 0.85 * own[1], 9.0)), allow_extrapolation=True)
+    knowing(monkeypatch, needed)
     with pytest.raises(DataError, match="cannot"):
         allocate_domains(DomainsRequest(0.9 * needed, domains(fitted, None, 0.85 * own[1], 9.0)), allow_extrapolation=True)
 
 
+@pytest.mark.usefixtures("plans_alone")
 @pytest.mark.slow
 def test_losses_that_exclude_each_other_are_refused(fitted: FittedLaw) -> None:
     alike = domains(fitted, unique=(1e6,) * 8)
@@ -139,6 +149,7 @@ def test_wrong_values_in_the_file_are_named(fitted: FittedLaw, tmp_path: Path, k
         DomainsAllocation.load(path)
 
 
+@pytest.mark.usefixtures("plans_alone")
 def test_far_budgets_are_refused_or_warned_of(fitted: FittedLaw) -> None:
     largest = fitted.support.high["flops"]
     with pytest.raises(DataError, match="the best plan of domain '.' lies too far beyond the runs"):
@@ -169,6 +180,7 @@ def test_the_domains_whose_passes_bind_are_named(fitted: FittedLaw) -> None:
     assert "the limit on passes binds for 1 of 3 domains (c): more text or passes might lower their loss" in answer.warnings
 
 
+@pytest.mark.usefixtures("plans_alone")
 def test_laws_of_other_recipes_are_told(fitted: FittedLaw) -> None:
     source = {**fitted.source, "vocab_size": 2048, "recipe": {**fitted.source["recipe"], "seq_len": 256}, "corpus": "other"}
     first, *rest = domains(fitted)
@@ -202,6 +214,7 @@ def test_the_budget_that_a_refusal_names_does_where_a_coarse_search_misses_by_a_
     assert found is not None and (enough.losses(found) <= enough.max_loss).all()
 
 
+@pytest.mark.usefixtures("plans_alone")
 @pytest.mark.slow
 def test_the_budget_that_a_refusal_names_does_as_it_is_told() -> None:
     """Rounded to the nearest of two digits, what was named could be what had been refused."""
@@ -214,6 +227,7 @@ def test_the_budget_that_a_refusal_names_does_as_it_is_told() -> None:
     assert (np.array([plan.loss for plan in allocate_domains(DomainsRequest(told, pair)).recommended.domains]) <= (2.45, 3.25)).all()
 
 
+@pytest.mark.usefixtures("plans_alone")
 @pytest.mark.slow
 def test_a_refusal_names_the_least_budget_after_few_searches(monkeypatch: pytest.MonkeyPatch) -> None:
     """Most of its time goes to structures that miss, each of them searched with every margin; the budget was told up to 8 % too high."""
@@ -232,6 +246,7 @@ def test_a_refusal_names_the_least_budget_after_few_searches(monkeypatch: pytest
         allocate_domains(asked)
     told, count = float(refusal.value.message.split("about ")[1].split(" FLOPs")[0]), len(searches)
     assert allocate_domains(replace(asked, flops=told), allow_extrapolation=True).recommended.loss
+    knowing(monkeypatch, told)
     with pytest.raises(DataError, match="FLOPs for all domains would suffice"):
         allocate_domains(replace(asked, flops=0.97 * told), allow_extrapolation=True)
     assert count <= 15
@@ -252,6 +267,7 @@ def test_sizes_are_all_of_a_range_and_none_beside_it(fitted: FittedLaw) -> None:
         assert low <= min(found) and max(found) <= high and 217_120 in found
 
 
+@pytest.mark.usefixtures("plans_alone")
 @pytest.mark.slow
 def test_how_surely_a_required_loss_is_reached_is_said(fitted: FittedLaw, tmp_path: Path) -> None:
     free = allocate_domains(DomainsRequest(BUDGET, domains(fitted))).recommended.domains[0]

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from planner.allocate.allocate import allocate
+from planner.allocate.allocate import allocate, best_plan
 from planner.allocate.domains.allocate import allocate_domains
 from planner.allocate.domains.answer import Structure
 from planner.allocate.domains.forecast import describe
@@ -21,6 +21,7 @@ from planner.allocate.domains.problem import DomainsProblem
 from planner.allocate.domains.request import Domain, DomainsRequest
 from planner.allocate.domains.rounding import made
 from planner.allocate.domains.split import split
+from planner.allocate.problem import Problem
 from planner.allocate.replay_cost import cost
 from planner.allocate.request import Request
 from planner.arrays import Array
@@ -49,6 +50,7 @@ def rise(params: float, trunk: Array, spec: Array, unique: float, share: float) 
     return np.where(spec > 0, after - before, 0.0)
 
 
+@pytest.mark.usefixtures("plans_alone")
 @pytest.mark.slow
 def test_arms_that_break_a_limit_are_not_compared(fitted: FittedLaw, general: FittedLaw) -> None:
     def arms(asked: DomainsRequest) -> dict[str, Structure]:
@@ -136,6 +138,7 @@ def test_one_model_of_its_own_is_what_allocate_says_under_a_limit(fitted: Fitted
         assert (plan.replay_fraction > 0 or limit < 0.4) and float(problem.losses(found)[0]) == pytest.approx(theirs, rel=1e-3)
 
 
+@pytest.mark.usefixtures("plans_alone")
 @pytest.mark.slow
 def test_a_tighter_limit_is_never_better_and_more_inference_neither(fitted: FittedLaw, general: FittedLaw) -> None:
     free = allocate_domains(request(fitted)).recommended.loss
@@ -159,6 +162,7 @@ def test_inference_is_paid_at_each_models_own_price(fitted: FittedLaw) -> None:
         assert 0.98 * BUDGET < problem.spent(found) <= BUDGET * (1 + 1e-9)
 
 
+@pytest.mark.usefixtures("plans_alone")
 def test_limits_that_no_plan_keeps_are_refused(fitted: FittedLaw, general: FittedLaw) -> None:
     for tokens, scarce in ((None, "more FLOPs"), (3e5, "more general text")):
         said = r"no plan of this budget keeps a general loss of at most 0\.5 .*even the best trunk without a specialist stage is forecast"
@@ -294,7 +298,7 @@ def test_models_of_their_own_are_as_good_as_each_of_them_alone(
     assert found is not None
 
     def loss(part: float, text: float) -> float:
-        return allocate(fitted, Request(part * flops, text, max_general_rise=limit), general=general).plan.loss
+        return best_plan(Problem.of(fitted, Request(part * flops, text, max_general_rise=limit), general)).loss
 
     alone = [(loss(part, texts[0]) + loss(1 - part, texts[1])) / 2 for part in np.linspace(0.35, 0.65, 7)]
     assert float(problem.losses(found).mean()) <= min(alone) * (1 + 1e-4)

@@ -15,6 +15,8 @@ from planner.errors import DataError
 from planner.fit.early import Early
 from planner.fit.fitted import FittedLaw
 
+pytestmark = pytest.mark.usefixtures("plans_alone")
+
 BUDGET = 4e13
 UNIQUE = (2e5, 1e6, 5e5)
 

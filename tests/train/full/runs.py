@@ -10,9 +10,11 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,6 +25,7 @@ from planner.artifacts import read_json
 from planner.corpus.store import Corpus
 from planner.flops import flops_per_token
 from planner.ladder import shape_for
+from planner.launch import runners
 from planner.launch.forecast_curve import forecast_curve
 from planner.launch.full import lay_down, settle
 from planner.launch.launch import Launch, prepare
@@ -98,11 +101,12 @@ FORKS.set_forkserver_preload(["planner.train.preload", "torch.distributed.fsdp",
 class Forked:
     """Ranks that are forked off a process that has imported what they need, as torchrun would start them: that takes tenths of a second, not ten."""
 
-    def __init__(self, folder: Path, faults: dict[str, Any], ranks: int) -> None:
+    def __init__(self, folder: Path, faults: dict[str, Any], ranks: int, environment: dict[str, str] | None = None) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
         told = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "none"}
-        self.ranks = [FORKS.Process(target=rank, args=(folder, faults, {**told, "RANK": str(n), "LOCAL_RANK": str(n)})) for n in range(ranks)]
+        each = [{**told, "RANK": str(n), "LOCAL_RANK": str(n)} if ranks > 1 else {} for n in range(ranks)]  # one rank is told none of that
+        self.ranks = [FORKS.Process(target=rank, args=(folder, faults, {**(environment or {}), **own})) for own in each]
         with pytest.MonkeyPatch.context() as patch:  # for the process that is forked, which the first of all starts
             patch.setenv("PYTHONPATH", str(ROOT))
             for process in self.ranks:
@@ -130,6 +134,24 @@ class Forked:
             process.kill()
         for process in self.ranks:
             process.join()
+
+
+class Launched(Forked):
+    """The ranks that `plan launch` starts on this machine; takes the place of `subprocess.Popen` there."""
+
+    def __init__(self, command: list[str], *, env: dict[str, str], **_: object) -> None:
+        ranks = int(command[command.index("--nproc-per-node") + 1]) if "--nproc-per-node" in command else 1
+        super().__init__(Path(command[-1]).absolute(), {}, ranks, env)
+
+    returncode = property(Forked.poll)
+
+
+@contextmanager
+def forks() -> Iterator[None]:
+    """Let `plan launch` fork its ranks: for what it does with them, not how they begin."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runners, "subprocess", SimpleNamespace(Popen=Launched))
+        yield
 
 
 def start(folder: Path, faults: dict[str, Any] | None = None) -> Forked:

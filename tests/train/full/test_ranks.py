@@ -39,7 +39,7 @@ def two(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run on two ranks, undisturbed."""
     folder = tmp_path_factory.mktemp("two") / "run"
     lay(folder, corpus, ranks=2)
-    finish(folder, Torchrun(folder))
+    finish(folder, start(folder))
     return folder
 
 
@@ -48,7 +48,7 @@ def chain(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
     """The run on two ranks that are killed, then on one that is stopped, on two that get SIGTERM, and to its end on one; and the steps it went on from."""
     folder = tmp_path_factory.mktemp("chain") / "run"
     lay(folder, corpus, ranks=2)
-    process = Torchrun(folder, {"wait": 0.05})
+    process = start(folder, {"wait": 0.05})
     wait_for(folder, process, 17)
     process.kill()
     begun = [latest(folder)]
