@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from planner.allocate.allocate import allocate
+from planner.allocate.allocate import allocate, best_plan
 from planner.allocate.allocation import Allocation
 from planner.allocate.base import Base
 from planner.allocate.bases import allocate_bases
@@ -147,9 +147,14 @@ def test_only_limits_that_may_be_missed_are_named_surer(fitted: FittedLaw, gener
     assert "--max-general-rise" in said and "--max-general-loss" not in said
 
 
+def loss(law: FittedLaw, general: FittedLaw, request: Request) -> float:
+    """Return that of the recommended plan, without an answer around it."""
+    return best_plan(Problem.of(law, request, general)).loss
+
+
 def test_tighter_limits_never_help(fitted: FittedLaw, general: FittedLaw) -> None:
     limits = [{}, {"max_general_rise": 0.3}, {"max_general_rise": 0.05}, {"max_general_rise": 0.02}]
-    losses = [allocate(fitted, replace(REQUEST, **limit), general=general).plan.loss for limit in limits]
+    losses = [loss(fitted, general, replace(REQUEST, **limit)) for limit in limits]
     assert all(later >= earlier * (1 - 1e-3) for earlier, later in zip(losses, losses[1:], strict=False))
     assert losses[-1] > losses[0]
 
@@ -157,9 +162,9 @@ def test_tighter_limits_never_help(fitted: FittedLaw, general: FittedLaw) -> Non
 @pytest.mark.slow
 def test_more_budget_and_text_never_hurt_under_a_limit(fitted: FittedLaw, general: FittedLaw) -> None:
     request = replace(REQUEST, max_general_rise=0.03)
-    budgets = [allocate(fitted, replace(request, flops=flops), general=general).plan.loss for flops in (1e13, 2e13, 4e13)]
+    budgets = [loss(fitted, general, replace(request, flops=flops)) for flops in (1e13, 2e13, 4e13)]
     assert budgets[0] >= budgets[1] * (1 - 1e-3) and budgets[1] >= budgets[2] * (1 - 1e-3)
-    texts = [allocate(fitted, replace(request, general_tokens=tokens), general=general).plan.loss for tokens in (6e5, 1.5e6, None)]
+    texts = [loss(fitted, general, replace(request, general_tokens=tokens)) for tokens in (6e5, 1.5e6, None)]
     assert texts[0] >= texts[1] * (1 - 1e-3) and texts[1] >= texts[2] * (1 - 1e-3)
 
 
@@ -303,7 +308,7 @@ def test_the_interval_of_a_rise_drifts_outside_the_runs_of_the_general_law(fitte
     wide = replace(general.support, low=dict.fromkeys(general.support.low, 1e-9), high=dict.fromkeys(general.support.high, 1e30))
     drifting = replace(general, drift=0.02, support=wide)
     request = replace(REQUEST, max_general_rise=0.2)
-    plan = allocate(fitted, request, general=general).plan
+    plan = best_plan(Problem.of(fitted, request, general))
 
     def told(law: FittedLaw) -> GeneralLoss:
         retention = Retention.of(law, request)
@@ -319,7 +324,7 @@ def test_the_interval_of_a_rise_drifts_outside_the_runs_of_the_general_law(fitte
 
 
 def test_a_plan_too_far_beyond_the_runs_of_the_general_law_is_refused(fitted: FittedLaw, general: FittedLaw) -> None:
-    support, plan = general.support, allocate(fitted, replace(REQUEST, max_general_rise=0.2), general=general).plan
+    support, plan = general.support, best_plan(Problem.of(fitted, replace(REQUEST, max_general_rise=0.2), general))
     low = replace(general, support=replace(support, high={**support.high, "flops": plan.flops / 1100}))
     base = Base.parse("name=A,tokens=20M,params=200k,vocab=1024,context=128")
     request = replace(REQUEST, max_general_rise=0.2)
