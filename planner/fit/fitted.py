@@ -74,7 +74,7 @@ class FittedLaw:
         return {key: value for key, value in self.source.items() if key not in ("runs", "with", "last_seed", "flagged")}
 
     def points(self, params: Mapping[str, Any], tokens_pt: Any, tokens_spec: Any, unique_spec: Any, replay_fraction: Any = None) -> list[Points]:
-        """Prepare points to forecast, for each member.
+        """Prepare points to forecast, for each member; members with the same reference share theirs, with all that is computed of them.
 
         Args:
             params: parameters by convention, each of shape (points,); at least the conventions of the members.
@@ -84,7 +84,9 @@ class FittedLaw:
             replay_fraction: share of general tokens in the specialist stage; None for none.
         """
         replay = 0.0 if replay_fraction is None else replay_fraction
-        return [Points(member.reference, params[member.params_kind], tokens_pt, tokens_spec, unique_spec, replay) for member in self.members]
+        kinds = [(member.params_kind, member.reference) for member in self.members]
+        made = {kind: Points(kind[1], params[kind[0]], tokens_pt, tokens_spec, unique_spec, replay) for kind in dict.fromkeys(kinds)}
+        return [made[kind] for kind in kinds]
 
     def log_loss(self, points: Sequence[Points]) -> Array:
         """Forecast ln L, shape (points,)."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from planner.allocate.allocate import allocate, best_plan
+from planner.allocate.allocate import best_plan
 from planner.allocate.domains.allocate import allocate_domains
 from planner.allocate.domains.answer import Structure
 from planner.allocate.domains.forecast import describe
@@ -77,6 +77,7 @@ def test_arms_that_break_a_limit_are_not_compared(fitted: FittedLaw, general: Fi
     assert {arm.worse_percent is None for arm in required} == {True, False}
 
 
+@pytest.mark.usefixtures("plans_alone")
 @pytest.mark.parametrize("limit", [0.02, 0.05, 0.15])
 def test_every_branch_keeps_the_limit_with_the_least_replay(fitted: FittedLaw, general: FittedLaw, limit: float) -> None:
     answer = allocate_domains(request(fitted, general, max_general_rise=limit))
@@ -131,7 +132,7 @@ def test_one_model_of_its_own_is_what_allocate_says_under_a_limit(fitted: Fitted
         alone = DomainsRequest(BUDGET, (Domain("a", fitted, 2e5, general_law=general),), max_general_rise=limit)
         problem = DomainsProblem.of(alone)
         found = independent(problem)
-        plan = allocate(fitted, Request(BUDGET, 2e5, max_general_rise=limit), general=general).plan
+        plan = best_plan(Problem.of(fitted, Request(BUDGET, 2e5, max_general_rise=limit), general))
         points = fitted.points({"non_embedding": [plan.params_non_embedding], "total": [plan.params_total]}, [plan.tokens_pt], [plan.tokens_spec], [2e5])
         assert found is not None
         theirs = float(np.exp(fitted.log_loss_resamples(points) + cost(plan.replay_fraction)).mean())

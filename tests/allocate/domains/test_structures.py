@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from planner.allocate.allocate import allocate
+from planner.allocate.allocate import best_plan
 from planner.allocate.domains.allocate import MARGINS
 from planner.allocate.domains.found import Found
 from planner.allocate.domains.independent import independent
@@ -17,6 +17,7 @@ from planner.allocate.domains.mixed import mixed
 from planner.allocate.domains.problem import EVERY, DomainsProblem
 from planner.allocate.domains.request import Domain, DomainsRequest
 from planner.allocate.domains.split import NO_GENERAL, UNIFORM, split
+from planner.allocate.problem import Problem
 from planner.allocate.request import Request
 from planner.fit.fitted import FittedLaw
 
@@ -39,7 +40,7 @@ def weighted(problem: DomainsProblem, found: Found | None) -> float:
 @pytest.mark.parametrize("unique", [5e4, 1e6])
 @pytest.mark.parametrize("limits", [{}, {"params": 1e5}, {"general_tokens": 1e7}, {"max_epochs": 2.0}], ids=str)
 def test_one_domain_is_what_allocate_says(fitted: FittedLaw, unique: float, limits: dict[str, float]) -> None:
-    plan = allocate(fitted, Request(BUDGET, unique, **limits)).plan  # type: ignore[arg-type]
+    plan = best_plan(Problem.of(fitted, Request(BUDGET, unique, **limits)))  # type: ignore[arg-type]
     points = fitted.points({"non_embedding": [plan.params_non_embedding], "total": [plan.params_total]}, [plan.tokens_pt], [plan.tokens_spec], [unique])
     theirs = float(fitted.log_loss_resamples(points).mean())
     problem = problem_of(fitted, (unique,), **limits)
