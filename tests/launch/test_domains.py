@@ -159,7 +159,7 @@ def test_replayed_text_is_in_the_branch_and_its_general_loss_is_verified(two: Co
 
 
 def test_branches_are_trained_as_the_runs_of_their_law(two: Corpus, tmp_path: Path) -> None:
-    plain = answer(two)
+    plain = answer(two, scale=0.2)
     sources = {name: {**source, "method": "lora" if "mail" in name else "full"} for name, source in plain.sources.items()}
     replace(plain, sources=sources).save(tmp_path / "a.json", {})
     records = carried_out(tmp_path / "a.json", tmp_path / "run")
