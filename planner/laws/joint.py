@@ -134,7 +134,7 @@ def _family(repetition: Repetition) -> tuple[Law, ...]:
 
 
 LAWS = (
-    *_family(OVERFIT),
     *(replace(law, candidate=False) for law in _family(ROTE)),
+    *_family(OVERFIT),
     *(_joint(SATURATING, ceiling, True) for ceiling in (False, True)),
 )
