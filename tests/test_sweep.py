@@ -35,7 +35,7 @@ def test_the_table_holds_every_cell(undisturbed: Path) -> None:
     assert len(frame) == len(sweep.cells) == 5
     assert sorted(frame["branch_kind"]) == ["scratch", "stable", "stable", "zero_shot", "zero_shot"]
     assert (frame["loss_spec"] < 5.5).all() and (frame["loss_general"] < 5.6).all()
-    assert (frame["tokens_spec"] == frame["steps_spec"] * 64).all()
+    assert (frame["tokens_spec"] == frame["steps_spec"] * 96).all()
     status = sweep_status(sweep)
     assert (status.done, status.waiting, status.flops_left) == (5, 0, 0)
     assert not list((undisturbed / "state").glob("*.safetensors")), "states outlive their use"
@@ -44,11 +44,11 @@ def test_the_table_holds_every_cell(undisturbed: Path) -> None:
 def test_endpoints_that_a_fit_will_not_take_are_told_before_they_are_trained(corpus: Corpus, undisturbed: Path, tmp_path: Path) -> None:
     assert Sweep.open(undisturbed).mostly_warmup == [] and not read_runs(undisturbed / "runs.csv")["flags"].str.contains("mostly_warmup").any()
     folder = lay_out(tmp_path / "tiny", corpus)
-    (folder / "sweep.toml").write_text((folder / "sweep.toml").read_text().replace("warmup_steps = 20", "warmup_steps = 40"))
+    (folder / "sweep.toml").write_text((folder / "sweep.toml").read_text().replace("warmup_steps = 20", "warmup_steps = 25"))
     sweep = Sweep.open(folder)
-    assert {(tip.stage, tip.steps_pt + tip.last_step) for tip in sweep.mostly_warmup} == {("general", 328), ("special", 328)}
+    assert {(tip.stage, tip.steps_pt + tip.last_step) for tip in sweep.mostly_warmup} == {("general", 219), ("special", 219)}
     told = CliRunner().invoke(app, ["sweep", "plan", str(folder)])
-    assert told.exit_code == 0 and "warning: 2 of 5 endpoints have fewer steps than 10 times warmup_steps = 40: plan fit leaves them out" in told.stderr
+    assert told.exit_code == 0 and "warning: 2 of 5 endpoints have fewer steps than 10 times warmup_steps = 25: plan fit leaves them out" in told.stderr
 
 
 def strike(process: subprocess.Popen[bytes], victim: str) -> None:

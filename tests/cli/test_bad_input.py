@@ -56,7 +56,7 @@ def test_settings_of_a_sweep(tmp_path: Path, corpus: Corpus, setting: str, sente
         ("--sizes 10k,10k", "sizes of 10000, 10000 contain a duplicate; give each size once"),
         ("--sizes 10k", "sizes of 10000 are too few for a rule; give --sizes with at least 2 of them"),
         ("--sizes 10k,12k --tokens-pt 0 --tokens-spec 0", "0 general and 0 specialist tokens are 0 steps; give --tokens-pt and --tokens-spec for 200 to"),
-        ("--sizes 10k,12k --tokens-spec 1e30", "1e+30 specialist tokens are 1.5625e+28 steps"),
+        ("--sizes 10k,12k --tokens-spec 1e30", "1e+30 specialist tokens are 1.04167e+28 steps"),
         ("--sizes 10k,12k --device tpu", "--device 'tpu' is not known; choose cpu or cuda"),
         ("--sizes 10k,12k --workers 999999999", "--workers 999999999 are more processes than this machine can hold"),
     ],

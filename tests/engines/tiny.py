@@ -1,4 +1,4 @@
-"""A sweep of five endpoints in nine segments, small enough to be trained again in every test."""
+"""A sweep of five endpoints in twelve segments, small enough to be trained again in every test."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ unique_spec = ["5k"]
 eval_tokens = 640
 [recipe]
 seq_len = 32
-batch_sequences = 2
+batch_sequences = 3
 warmup_steps = 20
 lr_coefficient = {rate}
 """
