@@ -43,7 +43,7 @@ def test_names_that_no_file_can_have(command: list[str], name: str) -> None:
 )
 def test_settings_of_a_sweep(tmp_path: Path, corpus: Corpus, setting: str, sentence: str) -> None:
     key = setting.split(" = ")[0]
-    lines = [line for line in SWEEP.format(corpus=corpus.folder.resolve(), rate=4e-3).splitlines() if not line.startswith(f"{key} =")]
+    lines = [line for line in (lay_out(tmp_path / "whole", corpus) / "sweep.toml").read_text().splitlines() if not line.startswith(f"{key} =")]
     (tmp_path / "sweep.toml").write_text("\n".join([setting, *lines]))
     refused(sentence, "sweep", "plan", tmp_path)
 

@@ -23,7 +23,7 @@ from planner.engines.worker import Report, Runner, train
 from planner.errors import StateError
 from planner.sweep import Sweep, run_sweep
 from planner.train.job import Job, Result
-from tests.engines.tiny import assert_whole, lay_out, start, states, wait_for
+from tests.engines.tiny import assert_whole, lay_out, lay_out_last, start, states, wait_for
 
 if find_spec("ray") is None:  # not by importing it: where its servers bind is decided at import, and the engine does that
     pytest.skip("the extra ray is not installed", allow_module_level=True)
@@ -220,7 +220,8 @@ SECRET = "kept-out-of-every-log"
 
 
 @pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM], ids=["kill", "ctrl-c", "term"])
-def test_the_end_of_the_driver_loses_nothing(folder: Path, undisturbed: Path, blow: signal.Signals) -> None:
+def test_the_end_of_the_driver_loses_nothing(tmp_path: Path, corpus: Corpus, undisturbed: Path, blow: signal.Signals) -> None:
+    folder = lay_out(tmp_path / "tiny", corpus) if blow == signal.SIGKILL else lay_out_last(tmp_path / "tiny", corpus, undisturbed)
     env = {key: value for key, value in os.environ.items() if key != "RAY_AUTH_MODE"}
     driver = start(folder, "--engine", "ray", "--workers", "2", env={**env, "AWS_SECRET_ACCESS_KEY": SECRET})
     try:
@@ -299,8 +300,8 @@ def test_the_cluster_file_of_the_docs_is_one() -> None:
     assert text.strip() in (root / "docs" / "clusters.md").read_text(), "the docs show another file"
 
 
-def test_a_cluster_without_a_node_left_is_one_sentence(tmp_path: Path, corpus: Corpus) -> None:
-    folder = lay_out(tmp_path / "tiny", corpus)
+def test_a_cluster_without_a_node_left_is_one_sentence(tmp_path: Path, corpus: Corpus, undisturbed: Path) -> None:
+    folder = lay_out_last(tmp_path / "tiny", corpus, undisturbed)
     runner = start(folder, "--engine", "ray", "--workers", "2", "--no-compile")
     try:
         wait_for(lambda: states(folder), "a first state")

@@ -15,7 +15,7 @@ from planner.corpus.store import Corpus
 SWEEP = """
 corpus = "{corpus}"
 sizes = ["10k"]
-tokens_pt = [0, "21k", "28k"]
+tokens_pt = {tokens_pt}
 tokens_spec = [0, "21k"]
 unique_spec = ["5k"]
 eval_tokens = 640
@@ -27,10 +27,21 @@ lr_coefficient = {rate}
 """
 
 
-def lay_out(folder: Path, corpus: Corpus, rate: float = 4e-3) -> Path:
+def lay_out(folder: Path, corpus: Corpus, rate: float = 4e-3, tokens_pt: str = '[0, "21k", "28k"]') -> Path:
     """Write the sweep's file."""
     folder.mkdir(parents=True)
-    (folder / "sweep.toml").write_text(SWEEP.format(corpus=corpus.folder.resolve(), rate=rate))
+    (folder / "sweep.toml").write_text(SWEEP.format(corpus=corpus.folder.resolve(), rate=rate, tokens_pt=tokens_pt))
+    return folder
+
+
+def lay_out_last(folder: Path, corpus: Corpus, undisturbed: Path) -> Path:
+    """Write the sweep's file, and the undisturbed sweep's records of all endpoints but the last of a chain of six segments."""
+    lay_out(folder, corpus)
+    (folder / "records").mkdir()
+    for record in (undisturbed / "records").iterdir():
+        if record.name != "n10000-s0-pt292-u5000-sp219-end.json":
+            (folder / "records" / record.name).write_bytes(record.read_bytes())
+    assert len(list((folder / "records").iterdir())) == 4
     return folder
 
 
