@@ -12,7 +12,7 @@ import pytest
 
 from planner.corpus.store import Corpus
 from tests.cli.test_commands import run
-from tests.engines.tiny import SWEEP, lay_out
+from tests.engines.tiny import lay_out
 from tests.launch.test_launch import allocation
 
 SOURCES = '[[source]]\ndomain="general"\nkind="txt"\npath="g"\n[[source]]\ndomain="s"\nkind="txt"\npath="s"\n'

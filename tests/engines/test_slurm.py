@@ -29,7 +29,7 @@ from tests.engines.tiny import assert_whole, lay_out, start, wait_for
 if find_spec("submitit") is None:
     pytest.skip("the extra slurm is not installed", allow_module_level=True)
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")  # submitit's processes are let go
-QUICK = Pace(poll=0.1, ask=0.5, grace=1.0)
+QUICK = Pace(poll=0.1, ask=0.3, grace=0.3)
 SECRET = "kept-out-of-every-log"
 
 

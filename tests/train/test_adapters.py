@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -73,8 +74,9 @@ def test_the_cost_of_a_step_is_that_of_the_real_model() -> None:
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory: pytest.TempPathFactory, corpus: Corpus) -> Sweep:
+    """Train the sweep, and keep the states of its endpoints."""
     sweep = Sweep.open(lay_out(tmp_path_factory.mktemp("lora"), corpus, SWEEP))
-    assert run_sweep(sweep, InlineEngine()) == {}
+    assert run_sweep(sweep, InlineEngine(), keep_state=True) == {}
     return sweep
 
 
@@ -92,7 +94,6 @@ def test_both_methods_are_measured_off_one_trunk(swept: Sweep) -> None:
     special = tip.last_step * recipe.tokens_per_step * recipe.method("lora").flops_per_token(tip.shape, 32)
     assert lora["flops"].iloc[0] == pytest.approx(general + special)
     assert lora["learning_rate"].iloc[0] == pytest.approx(recipe.lora_lr_multiplier * full["learning_rate"].iloc[0])
-    assert not list((swept.folder / "state").glob("*.safetensors")), "states outlive their use"
 
 
 def test_a_stop_between_stem_and_tip_changes_nothing(swept: Sweep, tmp_path: Path, corpus: Corpus) -> None:
@@ -111,19 +112,20 @@ def test_a_stop_between_stem_and_tip_changes_nothing(swept: Sweep, tmp_path: Pat
     sizes = {name: (tmp_path / "state" / f"{name}.safetensors").stat().st_size for name in left}
     assert sizes[stem] < 0.5 * sizes[str(sweep.tree.by_id[stem].frozen_id)], "an adapter's state does not hold the trunk"
     assert run_sweep(Sweep.open(tmp_path), InlineEngine()) == {}
+    assert not list((tmp_path / "state").glob("*.safetensors")), "states outlive their use"
     columns = ["run_id", "loss_spec", "loss_general"]
     assert read_runs(tmp_path / "runs.csv")[columns].equals(read_runs(swept.folder / "runs.csv")[columns])
 
 
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # peft asks transformers for it
-def test_checkpoints_of_a_sweep_that_was_finished_without_them(tmp_path: Path, corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checkpoints_of_a_sweep_that_was_finished_without_them(swept: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What lies under adapters that were kept stays, and an endpoint that cannot be read does not cost the others, nor does a full disk cost a state."""
     from safetensors import SafetensorError
 
     from planner.launch.checkpoints import export_endpoints
 
-    sweep = Sweep.open(lay_out(tmp_path, corpus, SWEEP))
-    assert run_sweep(sweep, InlineEngine(), keep_state=True) == {}
+    shutil.copytree(swept.folder, tmp_path, dirs_exist_ok=True)
+    sweep = Sweep.open(tmp_path)
     assert run_sweep(Sweep.open(tmp_path), InlineEngine()) == {}, "after a kill, and without --checkpoints"
     whole = {tip.segment_id: tip for tip in sweep.tree.tips}
     states = sorted((tmp_path / "state").glob("*.safetensors"))
