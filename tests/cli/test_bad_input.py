@@ -197,7 +197,7 @@ def test_commas_between_thousands_are_no_list(law: Path, tmp_path: Path) -> None
     assert code == 0 and json.loads(out)["request"]["amounts"] == [200000], words
     asked = ("sweep", "design", "--flops", "1e13", "--law", str(law), "--corpus", "none", "--dry-run", "--sizes", "30,000")
     assert "it has 1 distinct model size (29.9k)" in run(*asked)[2]
-    asked = ("backtest", "sweeps/medicine", "--law", "gap-competing", "--out", str(tmp_path / "b.json"), "--cutoffs")
+    asked = ("backtest", "sweeps/medicine", "--law", "gap-competing", "--bootstrap", "20", "--out", str(tmp_path / "b.json"), "--cutoffs")
     refused("(1e+18 FLOPs: 0 runs lie above", *asked, "1,000,000,000,000,000,000")
 
 
