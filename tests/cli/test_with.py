@@ -111,7 +111,7 @@ def test_what_cannot_stand_together_is_refused(tmp_path: Path) -> None:
     for asked, said in (
         ((str(first), "--with", str(later), "--with", str(tmp_path / "." / "later.csv")), f"{later} is named twice"),
         ((str(first), "--with", str(first)), f"{first} is named twice"),
-        ((str(MEDICINE.parent), "--with", str(first)), f"--with adds to one table, and {MEDICINE.parent} holds 3"),
+        ((str(MEDICINE.parent), "--with", str(first)), f"--with adds to one table, and {MEDICINE.parent} holds 4"),
         ((str(first), "--with", str(tmp_path / "none")), "there is no file or folder"),
         ((str(first), "--with", str(later), "--out", str(later)), "would overwrite"),
     ):
