@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from math import ceil
 
 import numpy as np
 
@@ -103,9 +104,8 @@ def nearly_one(values: Array, spread: float = NEARLY) -> bool:
 
 def reason_against(law: Law, data: FitData) -> str | None:
     """Return why these rows cannot identify a law, or None."""
-    unknown = sum(parameter.prior is None for parameter in law.parameters)
-    if data.count < ROWS_PER_PARAMETER * unknown:
-        return f"{data.count} runs for {unknown} parameters, and needs at least {round(ROWS_PER_PARAMETER * unknown)}"
+    if data.count < (needed := rows_for(law)):
+        return f"{data.count} runs for {_unknown(law)} parameters, and needs at least {needed}"
     if "passes" in law.needs and len(levels(data.epochs[data.epochs > 1 + SAME])) < 2:
         return "a penalty that grows with passes, and the runs have fewer than two values of passes above one"
     if data.two_stage and "distinct" in law.needs and len(levels(data.unique_spec[data.epochs > 1 + SAME])) < 2:
@@ -116,6 +116,15 @@ def reason_against(law: Law, data: FitData) -> str | None:
         if "replay" not in law.needs and data.replay_fraction is not None:
             return "no effect of replay, and runs replay general text"
     return None
+
+
+def rows_for(law: Law) -> int:
+    """Return the fewest runs that a law is fitted to; a parameter with a prior needs none."""
+    return ceil(ROWS_PER_PARAMETER * _unknown(law))
+
+
+def _unknown(law: Law) -> int:
+    return sum(parameter.prior is None for parameter in law.parameters)
 
 
 def numberless(law: Law, data: FitData) -> str | None:

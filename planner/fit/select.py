@@ -15,7 +15,7 @@ from planner.fit.data import MIN_ROWS, TARGETS, FitData
 from planner.fit.estimate import Estimate, estimate
 from planner.fit.extrapolation_probe import ExtrapolationProbe
 from planner.fit.holdout import Slice, mean_absolute_percent, slices
-from planner.fit.identify import ROWS_PER_PARAMETER, numberless, reason_against
+from planner.fit.identify import numberless, reason_against, rows_for
 from planner.fit.outliers import find_outliers
 from planner.fit.resample import fit_weighted
 from planner.fit.sample import Sample
@@ -299,8 +299,8 @@ def _testable(laws: Sequence[Law], pieces: Sequence[Slice], count: int) -> set[s
 
 def _fair(pieces: Sequence[Slice], count: int, laws: Sequence[Law]) -> list[Slice]:
     """Keep the slices that leave enough rows for every law, so that all are scored on the same ones."""
-    most = max(len(law.parameters) for law in laws)
-    return [piece for piece in pieces if count - piece.held.sum() >= max(ROWS_PER_PARAMETER * most, MIN_ROWS)]
+    most = max(MIN_ROWS, *map(rows_for, laws))
+    return [piece for piece in pieces if count - piece.held.sum() >= most]
 
 
 def _hold_out(data: FitData, some: Sample, score: Score, pieces: Sequence[Slice], seed: int) -> Score:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from planner.fit.data import FitData
-from planner.fit.identify import MIN_SIZES, ROWS_PER_PARAMETER, levels
+from planner.fit.identify import MIN_SIZES, levels, rows_for
 from planner.fit.resample import fit_weighted
 from planner.fit.select import Score
 from planner.fit.solver import DELTAS
@@ -59,7 +59,7 @@ def find_size_outlier(score: Score, data: FitData) -> SizeOutlier | None:
     rows, parameters = without.sum(1), len(law.parameters)
     # With hardly more runs than parameters, any law leaves a small residual.
     left = np.sqrt((without * off**2).sum(1) / np.maximum(rows - parameters, 1))
-    left[(rows < ROWS_PER_PARAMETER * parameters) | np.isnan(left)] = np.inf
+    left[(rows < rows_for(law)) | np.isnan(left)] = np.inf
     number = int(left.argmin())
     of_all = float(np.sqrt(((data.log_loss - score.estimate.log_loss(points)) ** 2).sum() / max(data.count - parameters, 1)))
     own = off[number, size_of == number]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from planner.arrays import Array
 from planner.design.cells import Cell
 from planner.errors import DataError
 from planner.fit.fitted import FittedLaw
-from planner.fit.identify import ROWS_PER_PARAMETER, hardly_apart
+from planner.fit.identify import hardly_apart, rows_for
 from planner.fit.select import Progress
 from planner.flags import OVERFITTED
 from planner.laws import Law
@@ -168,11 +167,6 @@ def _attempt(setting: Setting, flops: float, laws: Sequence[Law], fitted: bool, 
         if count < wanted:
             return None, DataError(f"it pays for at most {count} runs, but the law {law.name} needs {wanted}", remedy="give more FLOPs")
     return given, None
-
-
-def rows_for(law: Law) -> int:
-    """Return the fewest runs that a law is fitted to."""
-    return ceil(ROWS_PER_PARAMETER * len(law.parameters))
 
 
 def without_overfitted(given: Candidates, law: FittedLaw) -> Candidates:

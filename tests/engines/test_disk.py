@@ -12,7 +12,7 @@ import pytest
 from planner.corpus.store import Corpus
 from planner.engines.local import LocalEngine
 from planner.sweep import Sweep, run_sweep
-from tests.engines.tiny import assert_whole, lay_out_last, states
+from tests.engines.tiny import assert_whole, lay_out, states
 
 pytestmark = pytest.mark.slow
 
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_a_disk_that_takes_no_states(undisturbed: Path, tmp_path: Path, corpus: Corpus) -> None:
-    folder = lay_out_last(tmp_path / "tiny", corpus, undisturbed)
+    folder = lay_out(tmp_path / "tiny", corpus)
     limit = "import os, resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000)); os.execv(sys.executable, sys.argv[1:])"
     command = [sys.executable, "-m", "planner.cli.main", "sweep", "run", str(folder), "--workers", "1"]
     done = subprocess.run([sys.executable, "-c", limit, *command], capture_output=True, text=True)  # below a state, above a record
@@ -48,7 +48,7 @@ def test_a_full_disk(undisturbed: Path, tmp_path: Path, corpus: Corpus) -> None:
     enter = ["unshare", "--user", "--map-root-user", "--mount"]
     if shutil.which("unshare") is None or subprocess.run([*enter, "mount", "-t", "tmpfs", "none", "/mnt"], capture_output=True).returncode:
         pytest.skip("no file system can be mounted here, not even in a namespace of one's own")
-    folder = lay_out_last(tmp_path / "tiny", corpus, undisturbed)
+    folder = lay_out(tmp_path / "tiny", corpus)
     script = """
     mount -t tmpfs -o size=400k none "$1" && cp "$2" "$1/sweep.toml" || exit 90
     "$4" -m planner.cli.main sweep run "$1" --workers 2 --engine ray 2> "$3/first"; echo $? > "$3/code"
