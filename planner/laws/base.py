@@ -63,8 +63,15 @@ class Parameter:
             raise ValueError(f"{self.name} starts from {least:g} to {most:g}, which is no range between its bounds, {self.low:g} and {self.high:g}")
         if self.logarithmic and self.low <= 0:
             raise ValueError(f"{self.name} may be {self.low:g}, and is searched on a log scale; set logarithmic=False")
-        if self.prior is not None and not (self.low <= self.prior[0] <= self.high and 0 < self.prior[1] < np.inf):
+        if self.prior is not None and not self._sound(self.prior):
             raise ValueError(f"{self.name} has the prior {self.prior}; give a mean between {self.low:g} and {self.high:g}, and a standard deviation")
+
+    def _sound(self, prior: Any) -> bool:
+        try:
+            mean, deviation = map(float, prior)
+        except (TypeError, ValueError):
+            return False
+        return self.low <= mean <= self.high and 0 < deviation < np.inf
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -111,8 +112,8 @@ def test_a_law_without_priors_has_the_plain_objective() -> None:
     assert Prior.of(law, 40.0, None) is None and draw_means(law, 5, np.random.default_rng(0)) is None
 
 
-@pytest.mark.parametrize("prior", [(3.5, 0.2), (1.1, 0.0), (1.1, -0.2), (1.1, float("inf")), (float("nan"), 0.2)])
-def test_a_prior_that_is_none_is_refused(prior: tuple[float, float]) -> None:
+@pytest.mark.parametrize("prior", [(3.5, 0.2), (1.1, 0.0), (1.1, -0.2), (1.1, float("inf")), (float("nan"), 0.2), 1.1, "x", (1.1, 0.2, 0.3), ()])
+def test_a_prior_that_is_none_is_refused(prior: Any) -> None:
     with pytest.raises(ValueError, match="has the prior"):
         Parameter("λ", 0.4, 3.0, (0.8, 1.4), "exponent", prior=prior)
 
