@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from planner.cli.console import bar, say
-from planner.cli.helpers import helpers
 from planner.cli.runs_tables import check_params_kind, column_mapping, give_documents, tables_and_further
 from planner.errors import InputError
 
@@ -70,6 +69,7 @@ def fit(
 ) -> None:
     """Fit a law."""
     import planner.fit.fit  # noqa: F401  # before what is imported is frozen
+    from planner.cli.helpers import helpers
     from planner.fit.data import TARGETS
     from planner.fit.resample import SCHEMES
     from planner.method import METHODS

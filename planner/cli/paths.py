@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from planner.errors import InputError
-from planner.method import METHODS
 
 SWEEPS = Path("sweeps")
 MOST_THREADS = 1024
@@ -97,6 +96,8 @@ def law_file(path: Path | None, method: str | None = None) -> Path:
     Raises:
         InputError: there is none, several, only laws of other methods, or a table of runs.
     """
+    from planner.method import METHODS
+
     if path is not None and path.suffix.lower() in TABLES and path.exists():
         raise InputError(f"{path} is a table of runs, not a law", remedy=f"fit one with plan fit {shlex.quote(str(path))}, and name its law.json")
     if path is not None and path.is_file():

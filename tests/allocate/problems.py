@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 
@@ -29,10 +30,16 @@ LEAST_STAGE = 200 * STEP
 RESAMPLES = 5
 TWO_STAGE = tuple(law for law in LAWS.values() if law.target == "spec" and law.stages == 2)
 ONE_STAGE = tuple(law for law in LAWS.values() if law.target == "spec" and law.stages == 1 and not law.repeats)
+SWEEPS = Path(__file__).parents[2] / "sweeps"
 HIGH = {"params": 3e5, "tokens_pt": 5e6, "tokens_spec": 3e6, "unique_spec": 1.6e6, "epochs_spec": 16.0, "tokens_per_param": 300.0, "flops": 5e12,
         "flops_6nd": 3e12}  # fmt: skip
 LOW = {"params": 2e4, "tokens_pt": 3e5, "tokens_spec": 2e5, "unique_spec": 2.5e4, "epochs_spec": 0.25, "tokens_per_param": 3.5, "flops": 5e11,
        "flops_6nd": 1.4e11}  # fmt: skip
+
+
+def recorded(sweep: str) -> FittedLaw:
+    """Return the law of a sweep as it was recorded on 2026-11-29, by which requests that once had a wrong answer were found."""
+    return FittedLaw.load(SWEEPS / sweep / "law_2026-11-29.json")
 
 
 def random_member(law: Law, kind: str, random: np.random.Generator, resamples: int = RESAMPLES) -> Member:

@@ -18,6 +18,7 @@ from planner.flops import flops_per_token
 from planner.ladder import shapes_at
 from planner.laws import LAWS, Reference
 from planner.recipe import Recipe
+from tests.allocate.problems import recorded
 
 SWEEPS = Path(__file__).parents[2] / "sweeps"
 THETA = np.array([1.21, 0.966, 3.525, 0.33, 0.282, 0.223, 0.121, 0.0031, 5.96])
@@ -155,7 +156,7 @@ def test_a_stage_that_its_passes_make_too_short_says_how_many_would_do(fitted: F
 
 @pytest.mark.parametrize(("sweep", "flops", "unique"), [("nature", 1e15, 4e5), ("nature", 1e12, 4e5)])
 def test_alternatives_are_within_the_tolerance_as_they_are_shown(sweep: str, flops: float, unique: float) -> None:
-    answer = allocate(FittedLaw.load(SWEEPS / sweep / "law.json"), Request(flops, unique))
+    answer = allocate(recorded(sweep), Request(flops, unique))
     assert len(answer.alternatives) == 2
     assert all(other.worse_percent is not None and other.worse_percent <= 0.5 for other in answer.alternatives)
 

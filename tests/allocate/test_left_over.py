@@ -16,7 +16,7 @@ from planner.allocate.refine import refine_search
 from planner.allocate.request import Request
 from planner.fit.fitted import FittedLaw
 from tests.allocate.limited import best_of_each_share
-from tests.allocate.problems import STEP
+from tests.allocate.problems import STEP, recorded
 
 COMPUTING = Path(__file__).parents[2] / "sweeps" / "computing"
 REQUEST = Request(1e14, 2e5)
@@ -25,7 +25,7 @@ BUDGETS, RISES = np.geomspace(2e13, 1e14, 5), (0.02, 0.03, 0.05, 0.06, 0.1)
 
 @pytest.fixture(scope="module")
 def laws() -> tuple[FittedLaw, FittedLaw]:
-    return FittedLaw.load(COMPUTING / "law.json"), FittedLaw.load(COMPUTING / "replay" / "law_general.json")
+    return recorded("computing"), FittedLaw.load(COMPUTING / "replay" / "law_general.json")
 
 
 def best(laws: tuple[FittedLaw, FittedLaw], request: Request) -> Search:
@@ -92,7 +92,7 @@ WHOLE = [("nature", 4.73e13, 119612, 797710), ("computing", 9e13, 53620, 372480)
 @pytest.mark.parametrize(("sweep", "flops", "unique", "general"), WHOLE)
 def test_whole_steps_are_enough_for_the_size(sweep: str, flops: float, unique: float, general: float) -> None:
     """Where text binds a size has just the tokens that it needs, and rounding to steps took of them."""
-    law = FittedLaw.load(COMPUTING.parent / sweep / "law.json")
+    law = recorded(sweep)
     for robust in (True, False):
         plan = best_plan(Problem.of(law, Request(flops, unique, general_tokens=general), robust=robust))
         assert plan.tokens_pt + plan.tokens_spec >= 2 * plan.params_non_embedding

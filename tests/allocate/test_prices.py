@@ -20,18 +20,19 @@ from planner.arrays import Array
 from planner.errors import DataError
 from planner.fit.fitted import FittedLaw
 from planner.units import format_number
+from tests.allocate.problems import recorded
 
 SWEEPS = Path(__file__).parents[2] / "sweeps"
 
 
 @pytest.fixture(scope="module")
 def medicine() -> FittedLaw:
-    return FittedLaw.load(SWEEPS / "medicine" / "law.json")
+    return recorded("medicine")
 
 
 def test_a_guess_is_priced_against_a_guess() -> None:
     """By least expected regret the larger request would do better even where it is the same: that is the price of guessing, and of nothing more."""
-    law, request = FittedLaw.load(SWEEPS / "nature" / "law.json"), Request(3e16, 1e7)
+    law, request = recorded("nature"), Request(3e16, 1e7)
     answer = allocate(law, request, robust=False, allow_extrapolation=True)
     changes = {"10 % more": replace(request, flops=1.1 * request.flops), "twice": replace(request, unique_spec=2e7)}
 
@@ -179,7 +180,7 @@ def test_compute_that_buys_no_more_ends_the_search() -> None:
 def test_a_looser_limit_has_a_price_for_a_guess_too() -> None:
     """A plan rounded to whole steps may miss the limit by a hair, which made the price minus infinity."""
     folder = SWEEPS / "computing"
-    law, general = (FittedLaw.load(folder / name) for name in ("law.json", "replay/law_general.json"))
+    law, general = recorded("computing"), FittedLaw.load(folder / "replay" / "law_general.json")
     request = Request(8e13, 2e5, max_general_rise=0.05)
     answer = allocate(law, request, general=general, robust=False, allow_extrapolation=True)
     eased = next(row for row in answer.worths if "may rise 6 % instead of 5" in row.change)
@@ -215,7 +216,7 @@ def test_one_more_epoch_than_is_best_costs_what_all_else_divided_anew_says(medic
 
 def test_one_more_epoch_is_looked_for_among_sizes_far_from_the_first_ones() -> None:
     """It takes nearly all of the budget, and of the sizes that were looked at first the best is the largest."""
-    law, request = FittedLaw.load(SWEEPS / "computing" / "law.json"), Request(4e12, 3e6)
+    law, request = recorded("computing"), Request(4e12, 3e6)
     answer = allocate(law, request, allow_extrapolation=True)
     plan, problem = answer.plan, Problem.of(law, request)
     sizes = [size for size in problem.every(1e4, 2e6) if problem.trainable(size, problem.min_tokens_per_param)]
@@ -230,7 +231,7 @@ def test_one_more_epoch_is_looked_for_among_sizes_far_from_the_first_ones() -> N
 
 def test_one_more_epoch_under_a_limit_leaves_general_text_out_as_the_plan_does() -> None:
     folder = SWEEPS / "computing"
-    law, general = (FittedLaw.load(folder / name) for name in ("law.json", "replay/law_general.json"))
+    law, general = recorded("computing"), FittedLaw.load(folder / "replay" / "law_general.json")
     request = Request(2e13, 2e5, max_general_rise=0.03)
     answer = allocate(law, request, general=general)
     plan, problem = answer.plan, Problem.of(law, request, general)
@@ -256,7 +257,7 @@ def test_an_epoch_without_a_price_says_why(medicine: FittedLaw) -> None:
         return answer.exchange.split("; ")[-1]
 
     folder = SWEEPS / "computing"
-    law, general = (FittedLaw.load(folder / name) for name in ("law.json", "replay/law_general.json"))
+    law, general = recorded("computing"), FittedLaw.load(folder / "replay" / "law_general.json")
     short, kept = (allocate(law, Request(2e13, text, max_general_loss=3.0), general=general) for text in (2e5, 4e5))
     assert kept.plan.tokens_spec == 0
     why = "it is 200k tokens, but a stage takes at least 205k"

@@ -25,6 +25,7 @@ from planner.fit.member import Member
 from planner.flops import flops_per_token
 from planner.laws import LAWS, Points
 from planner.recipe import Recipe
+from tests.allocate.problems import recorded
 from tests.conftest import REFERENCE
 
 TRUTH = {"A": 3.0, "c": 0.9, "α": 0.12, "β": 1.3, "F": 0.4, "s0": 0.005, "k": 2.5, "b": 400.0, "χ": 0.4}
@@ -170,7 +171,7 @@ def test_more_budget_and_text_never_hurt_under_a_limit(fitted: FittedLaw, genera
 
 def test_more_text_does_not_hide_the_best_size_under_a_limit() -> None:
     """A close look at few amounts of text alone passed 74,032 parameters by: 1.6e-4 in ln L."""
-    law, limit = (FittedLaw.load(ROOT / "sweeps/computing" / name) for name in ("law.json", "replay/law_general.json"))
+    law, limit = recorded("computing"), FittedLaw.load(ROOT / "sweeps/computing/replay/law_general.json")
     found = []
     for factor in (1.0, 1.05, 2.0):
         request = Request(1.33405055e12, factor * 1350544.53, general_tokens=7175705.0, max_general_loss=4.7418537)

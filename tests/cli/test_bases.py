@@ -168,7 +168,8 @@ SWEEPS = Path(__file__).parents[2] / "sweeps"
 
 
 def allocated(sweep: str, folder: Path, *options: str) -> tuple[str, str]:
-    arguments = ["allocate", "--law", str(SWEEPS / sweep / "law.json"), "--spec-tokens", "300k", "--out", str(folder / "bases.json"), *options]
+    law = SWEEPS / sweep / "law_2026-11-29.json"  # by which these amounts were found
+    arguments = ["allocate", "--law", str(law), "--spec-tokens", "300k", "--out", str(folder / "bases.json"), *options]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.stderr
     return result.stdout, result.stderr

@@ -1,7 +1,6 @@
 """What is said where the tokens per parameter of the runs bound a size."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -13,14 +12,12 @@ from planner.allocate.domains.request import Domain, DomainsRequest
 from planner.allocate.domains.size_bound import tell_bounded
 from planner.allocate.domains.split import split
 from planner.cli.sizes import read_sizes
-from planner.fit.fitted import FittedLaw
-
-MEDICINE = Path(__file__).parents[3] / "sweeps" / "medicine" / "law.json"
+from tests.allocate.problems import recorded
 
 
 def request(least: float, *texts: float) -> DomainsRequest:
     """State domains of a law whose runs have so many tokens per parameter at least."""
-    law = FittedLaw.load(MEDICINE)
+    law = recorded("medicine")
     law = replace(law, support=replace(law.support, low={**law.support.low, "tokens_per_param": least}))
     return DomainsRequest(2e13, tuple(Domain(f"d{number}", law, text) for number, text in enumerate(texts)))
 

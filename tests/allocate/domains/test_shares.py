@@ -14,6 +14,7 @@ from planner.allocate.domains.request import Domain, DomainsRequest
 from planner.allocate.domains.shares import SHARES, of_share
 from planner.allocate.domains.split import split
 from planner.fit.fitted import FittedLaw
+from tests.allocate.problems import recorded
 
 BUDGET = 4e13
 ROOT = Path(__file__).parents[3]
@@ -63,7 +64,7 @@ def test_the_arms_of_an_answer(fitted: FittedLaw) -> None:
 @pytest.mark.slow
 def test_an_arm_has_enough_tokens_for_its_size_in_whole_steps() -> None:
     """Of general text that is just enough for a size the part of a step made the difference, and the domain that requires nothing was named for it."""
-    laws = {name: FittedLaw.load(ROOT / "sweeps" / name / "law.json") for name in ("computing", "nature")}
+    laws = {name: recorded(name) for name in ("computing", "nature")}
     domains = Domain("free", laws["computing"], 202_799.0, 0.9), Domain("bound", laws["nature"], 274_624.0, 0.66, max_loss=2.5792)
     answer = allocate_domains(DomainsRequest(9.9443e12, domains, general_tokens=997_217.0))
     arm = next(arm for arm in answer.arms if arm.name == "50/50")

@@ -20,6 +20,7 @@ from planner.allocate.domains.split import NO_GENERAL, UNIFORM, split
 from planner.allocate.problem import Problem
 from planner.allocate.request import Request
 from planner.fit.fitted import FittedLaw
+from tests.allocate.problems import recorded
 
 ROOT = Path(__file__).parents[3]
 BUDGET = 4e13
@@ -131,7 +132,7 @@ def test_more_budget_is_never_worse(fitted: FittedLaw, search) -> None:  # type:
 )
 def test_more_budget_is_never_worse_where_general_text_is_scarce(search, general, flops, texts) -> None:  # type: ignore[no-untyped-def]
     """The best specialist text is then just what makes enough tokens for the size, in whole steps, which no grid of shares met."""
-    domains = tuple(Domain(name, FittedLaw.load(ROOT / "sweeps" / name / "law.json"), float(unique), weight) for name, (unique, weight) in texts.items())
+    domains = tuple(Domain(name, recorded(name), float(unique), weight) for name, (unique, weight) in texts.items())
     less, more = (DomainsProblem.of(DomainsRequest(budget, domains, general_tokens=general)) for budget in flops)
     assert weighted(more, search(more)) < weighted(less, search(less)) * (1 + 1e-5)
 

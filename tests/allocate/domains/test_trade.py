@@ -15,6 +15,7 @@ from planner.allocate.domains.request import Domain, DomainsRequest
 from planner.allocate.domains.rounding import made, objective
 from planner.allocate.domains.split import split
 from planner.fit.fitted import FittedLaw
+from tests.allocate.problems import recorded
 
 SWEEPS = Path(__file__).parents[3] / "sweeps"
 
@@ -86,7 +87,7 @@ KNOWN = {
 @pytest.mark.parametrize("reason", KNOWN)
 def test_a_plan_that_is_known_is_not_better(reason: str) -> None:
     flops, limits, texts, params, trunk, spec = KNOWN[reason]
-    laws = {name: FittedLaw.load(SWEEPS / name / "law.json") for name, *_ in texts}
+    laws = {name: recorded(name) for name, *_ in texts}
     domains = tuple(Domain(f"{at}", laws[name], unique, weight, most) for at, (name, unique, weight, most) in enumerate(texts))
     asked = DomainsProblem.of(DomainsRequest(flops, domains, **limits))
     known = made(asked, SPLIT, int(np.flatnonzero(asked.params == params)[0]), trunk, np.array(spec, dtype=float), np.zeros(len(spec)))
