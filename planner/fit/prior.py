@@ -19,6 +19,9 @@ from planner.laws import Law
 INDEPENDENT = 0.25
 """Independent runs per run: those of one trunk share its noise."""
 
+START = 3.0
+"""Standard deviations from a prior's mean within which fits start: far outside, the objective is too steep, or infinite."""
+
 USUAL_NOISE = 0.005
 """Deviation of ln L between runs of one setting, in the recorded sweeps."""
 
@@ -67,6 +70,15 @@ class Prior:
         gradient += value[:, None] * pull
         for items in (value, gradient, curvature, majorant):
             items *= factor.reshape(-1, *(1,) * (items.ndim - 1))
+
+
+def within(law: Law, theta: Array) -> Array:
+    """Clip starts of shape (any, parameters) to where the priors leave a chance."""
+    if not law.has_prior:
+        return theta
+    mean, deviation = _moments(law)
+    low, high = np.array([(parameter.low, parameter.high) for parameter in law.parameters]).T
+    return np.clip(theta, np.maximum(mean - START * deviation, low), np.minimum(mean + START * deviation, high))
 
 
 def draw_means(law: Law, count: int, random: np.random.Generator) -> Array | None:

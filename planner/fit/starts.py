@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from planner.arrays import Array
+from planner.fit.prior import within
 from planner.fit.scale import Scale
 from planner.fit.solver import huber
 from planner.laws import Law, Points
@@ -31,11 +32,11 @@ _PROJECTIONS = 2
 def draw_starts(law: Law, points: Points, log_loss: Array, random: np.random.Generator, count: int, draws: int = DRAWS_A_START) -> Array:
     """Draw starts, shape (count, parameters); each is the best of a group of `draws`, so that they are good and still differ."""
     scale = Scale(law)
-    drawn = project(law, points, log_loss, scale.draw(random, count * draws))
+    drawn = within(law, project(law, points, log_loss, within(law, scale.draw(random, count * draws))))
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         total = huber(log_loss - law.on(points).log_loss(drawn), SCREENING_DELTA).sum(1)
     total = np.where(np.isfinite(total), total, np.inf).reshape(count, draws)
-    return _approach(law, scale, points, log_loss, drawn.reshape(count, draws, -1)[np.arange(count), total.argmin(1)])
+    return within(law, _approach(law, scale, points, log_loss, drawn.reshape(count, draws, -1)[np.arange(count), total.argmin(1)]))
 
 
 def _approach(law: Law, scale: Scale, points: Points, log_loss: Array, theta: Array) -> Array:

@@ -23,6 +23,8 @@ NEEDS = ("", "repeats", "passes", "distinct", "replay")
 """What a parameter may need of the runs; see `Parameter.needs`."""
 AUTO = "auto"
 """Value of `--law` that chooses among all laws; no law may have this name."""
+NARROWEST = 1e-6
+"""Least standard deviation of a prior, as a share of its mean where the parameter is searched on a log scale, else of the parameter's range."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,8 @@ class Parameter:
             raise ValueError(f"{self.name} may be {self.low:g}, and is searched on a log scale; set logarithmic=False")
         if self.prior is not None and not self._sound(self.prior):
             raise ValueError(f"{self.name} has the prior {self.prior}; give a mean between {self.low:g} and {self.high:g}, and a standard deviation")
+        if self.prior is not None and self.prior[1] < NARROWEST * (self.prior[0] if self.logarithmic else self.high - self.low):
+            raise ValueError(f"{self.name} has the prior {self.prior}, which leaves nothing to fit; write the number into the formula instead")
 
     def _sound(self, prior: Any) -> bool:
         try:

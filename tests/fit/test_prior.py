@@ -118,6 +118,22 @@ def test_a_prior_that_is_none_is_refused(prior: Any) -> None:
         Parameter("λ", 0.4, 3.0, (0.8, 1.4), "exponent", prior=prior)
 
 
+@pytest.mark.parametrize("deviation", [1e-3, 1e-5])
+def test_a_narrow_prior_far_from_where_starts_are_drawn_holds_the_parameter(deviation: float) -> None:
+    """Every start was so many deviations off that the objective was infinite, and was kept as the solution."""
+    narrow = [replace(item, prior=(2.4, deviation)) if item.name == "λ" else item for item in LAW.parameters]
+    law, points = replace(LAW, name="narrow", parameters=tuple(narrow)), runs((3e4, 1e5))
+    found = estimate(law, points, losses(points, 0.004), np.random.default_rng(0), starts=16)
+    assert found.theta[NAMES.index("λ")] == pytest.approx(2.4, abs=3 * deviation) and np.isfinite(found.objective)
+
+
+def test_a_prior_that_leaves_nothing_to_fit_is_refused() -> None:
+    with pytest.raises(ValueError, match="leaves nothing to fit"):
+        Parameter("λ", 0.4, 3.0, (0.8, 1.4), "exponent", prior=(1.1, 1e-7))
+    with pytest.raises(ValueError, match="leaves nothing to fit"):
+        Parameter("c", -3.0, 3.0, (-1.0, 1.0), "nats/token", logarithmic=False, prior=(0.0, 1e-7))
+
+
 def test_slices_of_many_epochs_are_forecast_where_runs_of_few_leave_the_exponent_open() -> None:
     """`computing` without its most epochs: 2.7 % off with the exponent free between 0.8 and 1.4."""
     data = fit_data(read_runs(SWEEPS / "computing" / "runs.csv")).under("total")
