@@ -22,6 +22,8 @@ from planner.shapes import ModelShape
 Array: TypeAlias = NDArray[np.float64]
 BLOCK = 256
 """Consecutive sizes whose shapes are cached together, where a range has as many."""
+MOST_BLOCKS = 4096
+"""Most blocks that are cached."""
 FINE = 5e-4
 """Step in ln N up to which all shapes of a range are found, even those nearest to hardly more than one size."""
 HIDDEN = 1e-5
@@ -98,25 +100,41 @@ def shapes_between(low: float, high: float, step: float, *, family: str, vocab: 
     if last - first < BLOCK and step > FINE:
         return shapes_at(np.array([low, *np.exp(step * np.arange(first, last + 1)), high]), family=family, vocab=vocab)
     outer = _rows(np.array([low, high]), family)
-    blocks = (_block(step, number, family) for number in range((first - 1) // BLOCK, last // BLOCK + 1))
+    blocks = _blocks(step, range((first - 1) // BLOCK, last // BLOCK + 1), family)
     inside = [rows[(starts <= last) & (ends >= first)] for starts, ends, rows in blocks]
     return _distinct(np.vstack([outer[:1], *inside, outer[1:]]), family, vocab)
 
 
-@lru_cache(maxsize=4096)
-def _block(step: float, number: int, family: str) -> tuple[Any, Any, Any]:
-    """Return, for `BLOCK` consecutive steps, the first and the last step of each stretch of one shape, and the shapes as rows."""
-    steps = np.arange(number * BLOCK, (number + 1) * BLOCK)
+_known: dict[tuple[float, int, str], tuple[Any, Any, Any]] = {}
+"""Blocks of shapes that were asked for before."""
+
+
+def _blocks(step: float, numbers: range, family: str) -> list[tuple[Any, Any, Any]]:
+    """Return, for each block of `BLOCK` consecutive steps, the first and the last step of each stretch of one shape, and the shapes as rows.
+
+    Blocks that are not known yet are found together: it is the calls that take long, not their sizes.
+    """
+    if missing := [number for number in numbers if (step, number, family) not in _known]:
+        if len(_known) > MOST_BLOCKS:
+            _known.clear()
+            missing = list(numbers)
+        _known.update(_found(step, range(missing[0], missing[-1] + 1), family))
+    return [_known[step, number, family] for number in numbers]
+
+
+def _found(step: float, numbers: range, family: str) -> dict[tuple[float, int, str], tuple[Any, Any, Any]]:
+    steps = np.arange(numbers.start * BLOCK, numbers.stop * BLOCK)
     rows = _rows(np.exp(step * steps), family)
-    starts = np.flatnonzero(np.append(True, (rows[1:] != rows[:-1]).any(axis=1)))
-    found = steps[starts], steps[np.append(starts[1:], BLOCK) - 1], rows[starts]
-    if step > FINE:
-        return found
-    sizes, hidden = _hidden(np.exp(step * np.append(steps, steps[-1] + 1)), family)
-    after = np.floor(np.log(sizes) / step).astype(int)  # between this step and the next
-    order = np.argsort(np.concatenate([found[0], after + 0.5]), kind="stable")
-    starts, ends, rows = (np.concatenate(pair)[order] for pair in zip(found, (after, after + 1, hidden), strict=True))
-    return starts, ends, rows
+    starts = np.flatnonzero(np.append(True, (rows[1:] != rows[:-1]).any(axis=1)) | (steps % BLOCK == 0))
+    first, last, shapes = steps[starts], steps[np.append(starts[1:], len(steps)) - 1], rows[starts]
+    if step <= FINE:
+        sizes, hidden = _hidden(np.exp(step * np.append(steps, steps[-1] + 1)), family)
+        after = np.floor(np.log(sizes) / step).astype(int)  # between this step and the next
+        order = np.argsort(np.concatenate([first, after + 0.5]), kind="stable")
+        first, last, shapes = (np.concatenate(pair)[order] for pair in zip((first, last, shapes), (after, after + 1, hidden), strict=True))
+    ends = np.searchsorted(first // BLOCK, range(numbers.start, numbers.stop + 1))
+    parts = zip(numbers, ends[:-1], ends[1:], strict=True)
+    return {(step, number, family): (first[begin:end], last[begin:end], shapes[begin:end]) for number, begin, end in parts}
 
 
 def _hidden(sizes: Array, family: str) -> tuple[Array, Any]:

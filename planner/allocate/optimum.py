@@ -23,6 +23,8 @@ SHORTER = 2**0.5
 keep a limit on the general loss. Amounts instead of shares, so that a larger budget tries all that a smaller one does."""
 OCTAVES = 9
 """Octaves down from the most tokens of the largest size, if a stage may be arbitrarily short."""
+GLANCES = 9
+"""Resamples of all members together, to discard most of a large grid: fewer would not tell how far they differ."""
 FEW_RESAMPLES = 8
 """Resamples of each member, to see whether tokens can raise the loss."""
 SOME_RESAMPLES = 24
@@ -84,7 +86,7 @@ def guesses(problem: Problem, plans: Plans) -> Array:
     return result
 
 
-def contends(problem: Problem, plans: Plans, most: int, near: float, among: Any = None) -> Any:
+def contends(problem: Problem, plans: Plans, most: int, near: float, among: Any = None, each: bool = False) -> Any:
     """Tell which plans may come within `near` of the best mean, from paired differences under a few resamples.
 
     Args:
@@ -93,6 +95,7 @@ def contends(problem: Problem, plans: Plans, most: int, near: float, among: Any 
         most: resamples of each member.
         near: in ln L.
         among: group of each plan, shape (plans,), for a best one in each group; None for one group.
+        each: whether to tell which plans may come so close under any single resample.
     """
     some = problem.law.log_loss_resamples(problem.points(plans), most) + plans.added
     among = np.zeros(len(plans), dtype=int) if among is None else among
@@ -100,7 +103,7 @@ def contends(problem: Problem, plans: Plans, most: int, near: float, among: Any 
     groups, firsts = np.unique(among[order], return_index=True)
     behind = some - some[:, order[firsts[np.searchsorted(groups, among)]]]
     # The laws differ in their means too, so this overestimates the error if anything.
-    return behind.mean(0) <= near + BEYOND_DOUBT * behind.std(0) / sqrt(len(behind))
+    return behind.mean(0) <= near + BEYOND_DOUBT * behind.std(0) / (1.0 if each else sqrt(len(behind)))
 
 
 def _evaluated(problem: Problem, plans: Plans) -> Search:
@@ -141,8 +144,9 @@ def _hopeful(problem: Problem, plans: Plans, each: bool) -> Plans:
     """
     near = max(HOPELESS, 2 * problem.request.tolerance) if each else NEARLY
     ends = (plans.params.min(), plans.params.max())
-    if not each:
-        plans = plans.rows(contends(problem, plans, FEW_RESAMPLES, near) | np.isin(plans.params, ends))
+    glance = -(-GLANCES // len(problem.law.members))
+    for most in ([glance] if glance < FEW_RESAMPLES else []) + ([] if each else [FEW_RESAMPLES]):
+        plans = plans.rows(contends(problem, plans, most, near, each=each) | np.isin(plans.params, ends))
     some = problem.law.log_loss_resamples(problem.points(plans), SOME_RESAMPLES) + plans.added
     mean = some.mean(0)
     behind = mean - mean.min()
