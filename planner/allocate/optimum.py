@@ -41,6 +41,8 @@ WIDER = 1.5
 """Factor in size beyond those that is searched too."""
 ROUNDING = 0.01
 """Share by which rounding to whole steps may change an amount."""
+MOST_GLANCED, MOST_HOPEFUL = 20_000, 5_000
+"""Most plans kept after the first look at a grid, and after the second: far beyond the runs resamples disagree so much that few would be discarded."""
 MOST_RESAMPLES = 120
 """Resamples of each member in a search; forecasts use all."""
 
@@ -103,7 +105,13 @@ def contends(problem: Problem, plans: Plans, most: int, near: float, among: Any 
     groups, firsts = np.unique(among[order], return_index=True)
     behind = some - some[:, order[firsts[np.searchsorted(groups, among)]]]
     # The laws differ in their means too, so this overestimates the error if anything.
-    return behind.mean(0) <= near + BEYOND_DOUBT * behind.std(0) / (1.0 if each else sqrt(len(behind)))
+    kept = behind.mean(0) <= near + BEYOND_DOUBT * behind.std(0) / (1.0 if each else sqrt(len(behind)))
+    return kept & _closest((some - some.min(1, keepdims=True)).min(0), np.inf, MOST_GLANCED) if each else kept
+
+
+def _closest(behind: Array, near: float, most: int) -> Any:
+    """Tell which plans are at most `near` behind; if these are more than `most`, the closest of them."""
+    return behind <= (min(near, np.partition(behind, most)[most]) if len(behind) > most else near)
 
 
 def _evaluated(problem: Problem, plans: Plans) -> Search:
@@ -152,7 +160,7 @@ def _hopeful(problem: Problem, plans: Plans, each: bool) -> Plans:
     behind = mean - mean.min()
     if each:
         behind = np.minimum((some - some.min(1, keepdims=True)).min(0), behind)
-    keep = behind <= near
+    keep = _closest(behind, near, MOST_HOPEFUL)
     for end in ends:
         rows = np.flatnonzero(plans.params == end)
         keep[rows[behind[rows].argmin()]] = True

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from planner.allocate import least_share
-from planner.allocate.optimum import MOST_RESAMPLES, coarse, guesses, leading, search
+from planner.allocate import least_share, optimum
+from planner.allocate.optimum import GLANCES, MOST_RESAMPLES, coarse, guesses, leading, search
 from planner.allocate.problem import Problem
 from planner.allocate.refine import around_plan, refine_search
 from planner.allocate.request import Request
@@ -111,3 +111,16 @@ def test_general_text_too_short_for_a_stage_moves_no_bound() -> None:
     """The most parameters for a text are those that have two tokens each, of the specialist text alone."""
     problem = Problem.of(COMPUTING, Request(4.2947e12, 30_854.0, general_tokens=167_418.0, inference_tokens=4.8756e6))
     assert refine_search(problem, coarse(problem)).expected.min() <= expected(problem, 181_136, 362_272.0) + 1e-6
+
+
+@pytest.mark.parametrize(("sweep", "flops", "unique"), [("medicine", 2e13, 2e5), ("scripture", 1e14, 1e6), ("medicine", 1e20, 1e8)])
+def test_a_first_look_with_few_resamples_discards_nothing_that_counts(monkeypatch: pytest.MonkeyPatch, sweep: str, flops: float, unique: float) -> None:
+    """Near the runs most of a grid goes at once; at 1e20 FLOPs resamples disagree so much that only the limits to the numbers of plans do it."""
+    problem = Problem.of(FittedLaw.load(SWEEPS / sweep / "law.json"), Request(flops, unique))
+    quick = coarse(problem)
+    for name, value in (("GLANCES", 1000 * GLANCES), ("MOST_GLANCED", 10**9), ("MOST_HOPEFUL", 10**9)):
+        monkeypatch.setattr(optimum, name, value)
+    whole = coarse(problem)
+    assert quick.expected.min() == whole.expected.min() and len(quick.plans) <= len(whole.plans)
+    # Which plan each resample itself prefers: what intervals are of.
+    np.testing.assert_array_equal(quick.resamples.min(1), whole.resamples.min(1))
