@@ -22,8 +22,8 @@ from planner.shapes import ModelShape
 Array: TypeAlias = NDArray[np.float64]
 BLOCK = 256
 """Consecutive sizes whose shapes are cached together, where a range has as many."""
-MOST_BLOCKS = 4096
-"""Most blocks that are cached."""
+AT_ONCE, MOST_BLOCKS = 32, 4096
+"""Most blocks that are found together, and that are cached."""
 FINE = 5e-4
 """Step in ln N up to which all shapes of a range are found, even those nearest to hardly more than one size."""
 HIDDEN = 1e-5
@@ -118,11 +118,13 @@ def _blocks(step: float, numbers: range, family: str) -> list[tuple[Any, Any, An
         if len(_known) > MOST_BLOCKS:
             _known.clear()
             missing = list(numbers)
-        _known.update(_found(step, range(missing[0], missing[-1] + 1), family))
+        for first in range(missing[0], missing[-1] + 1, AT_ONCE):
+            _known.update(_found(step, range(first, min(first + AT_ONCE, missing[-1] + 1)), family))
     return [_known[step, number, family] for number in numbers]
 
 
 def _found(step: float, numbers: range, family: str) -> dict[tuple[float, int, str], tuple[Any, Any, Any]]:
+    """Find successive blocks; see `_blocks`."""
     steps = np.arange(numbers.start * BLOCK, numbers.stop * BLOCK)
     rows = _rows(np.exp(step * steps), family)
     starts = np.flatnonzero(np.append(True, (rows[1:] != rows[:-1]).any(axis=1)) | (steps % BLOCK == 0))
