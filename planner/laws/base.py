@@ -25,6 +25,8 @@ AUTO = "auto"
 """Value of `--law` that chooses among all laws; no law may have this name."""
 NARROWEST = 1e-6
 """Least standard deviation of a prior, as a share of its mean where the parameter is searched on a log scale, else of the parameter's range."""
+WIDEST = 1e100
+"""Largest standard deviation of a prior: squares of larger ones overflow, and no resample would move from the fit."""
 
 
 @dataclass(frozen=True)
@@ -65,17 +67,19 @@ class Parameter:
             raise ValueError(f"{self.name} starts from {least:g} to {most:g}, which is no range between its bounds, {self.low:g} and {self.high:g}")
         if self.logarithmic and self.low <= 0:
             raise ValueError(f"{self.name} may be {self.low:g}, and is searched on a log scale; set logarithmic=False")
-        if self.prior is not None and not self._sound(self.prior):
-            raise ValueError(f"{self.name} has the prior {self.prior}; give a mean between {self.low:g} and {self.high:g}, and a standard deviation")
-        if self.prior is not None and self.prior[1] < NARROWEST * (self.prior[0] if self.logarithmic else self.high - self.low):
-            raise ValueError(f"{self.name} has the prior {self.prior}, which leaves nothing to fit; write the number into the formula instead")
+        if self.prior is not None:
+            object.__setattr__(self, "prior", self._sound(self.prior))
 
-    def _sound(self, prior: Any) -> bool:
+    def _sound(self, prior: Any) -> tuple[float, float]:
         try:
             mean, deviation = map(float, prior)
         except (TypeError, ValueError):
-            return False
-        return self.low <= mean <= self.high and 0 < deviation < np.inf
+            mean = deviation = np.nan
+        if not (self.low <= mean <= self.high and 0 < deviation <= WIDEST):
+            raise ValueError(f"{self.name} has the prior {prior}; give a mean between {self.low:g} and {self.high:g}, and a standard deviation")
+        if deviation < NARROWEST * (mean if self.logarithmic else self.high - self.low):
+            raise ValueError(f"{self.name} has the prior {prior}, which leaves nothing to fit; write the number into the formula instead")
+        return mean, deviation
 
 
 @dataclass(frozen=True)
