@@ -163,7 +163,9 @@ def tell_unmeasured(law: FittedLaw, who: str = "") -> Iterator[str]:
     for member in law.members:
         if member.unmeasured:
             named = ", ".join(member.unmeasured)
-            yield f"{who}{member.law.name}: no run constrains {named}; the interval of a forecast that depends on this covers the whole start range"
+            held = [item.name for item in member.law.parameters if item.name in member.unmeasured and item.prior is not None]
+            known = f", and of {', '.join(held)} what the prior says" if held else ""
+            yield f"{who}{member.law.name}: no run constrains {named}; the interval of a forecast that depends on this covers the whole start range{known}"
 
 
 def tell_tied(law: FittedLaw) -> Iterator[str]:

@@ -89,6 +89,15 @@ def draw_means(law: Law, count: int, random: np.random.Generator) -> Array | Non
     return mean + np.where(np.isfinite(deviation), deviation, 0.0) * random.standard_normal((count, len(mean)))
 
 
+def drawn_of_priors(law: Law, middle: Array, drawn: Array, random: np.random.Generator) -> tuple[Array, Array]:
+    """Replace the middle, shape (parameters,), and draws, shape (any, parameters), of parameters with a prior by its mean and draws from it."""
+    mean, deviation = _moments(law)
+    known = np.isfinite(deviation)
+    low, high = np.array([(parameter.low, parameter.high) for parameter in law.parameters]).T
+    again = np.clip(mean + np.where(known, deviation, 0.0) * random.standard_normal(drawn.shape), low, high)
+    return np.where(known, mean, middle), np.where(known, again, drawn)
+
+
 def pull_of_priors(law: Law) -> Array:
     """Return the slopes of the runs that would say what the priors say, one for each parameter, at a usual noise, shape (parameters,)."""
     return USUAL_NOISE / (_moments(law)[1] * np.sqrt(INDEPENDENT))

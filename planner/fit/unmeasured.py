@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from planner.arrays import Array
+from planner.fit.prior import drawn_of_priors
 from planner.fit.scale import Scale
 from planner.laws import Law, Points
 
@@ -32,7 +33,7 @@ def nowhere(slopes: Array) -> Array:
 
 
 def opened(law: Law, which: Array, theta: Array, resamples: Array, random: np.random.Generator) -> tuple[Array, Array]:
-    """Set unmeasured parameters to the middle of their start range, and draw them from all of it in the resamples.
+    """Set unmeasured parameters to the middle of their start range, and draw them from all of it in the resamples; with a prior, from that.
 
     Args:
         law: the law.
@@ -45,4 +46,7 @@ def opened(law: Law, which: Array, theta: Array, resamples: Array, random: np.ra
         The solution and the resamples so changed.
     """
     scale = Scale(law)
-    return np.where(which, scale.middle, theta), np.where(which, scale.draw(random, len(resamples)), resamples)
+    middle, drawn = scale.middle, scale.draw(random, len(resamples))
+    if law.has_prior:
+        middle, drawn = drawn_of_priors(law, middle, drawn, random)
+    return np.where(which, middle, theta), np.where(which, drawn, resamples)
