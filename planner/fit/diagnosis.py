@@ -61,7 +61,11 @@ def diagnose(law: Law, points: Points, theta: Array, finished: bool) -> Diagnosi
     condition = float("inf")
     if measured.any() and (length[measured] > NOTHING).all() and np.isfinite(length).all():
         unit, held = (items[measured] / length[measured, None] for items in (natural, np.diag(known)))
-        condition = float(np.linalg.cond(unit @ unit.T + held @ held.T))
+        normal = unit @ unit.T + held @ held.T
+        if law.has_prior:  # a narrow one makes its column long again, which is no trade-off
+            size = np.sqrt(np.diag(normal))
+            normal /= size * size[:, None]
+        condition = float(np.linalg.cond(normal))
     status = "converged"
     if not finished:
         status = "max_iterations"
