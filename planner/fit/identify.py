@@ -105,7 +105,8 @@ def nearly_one(values: Array, spread: float = NEARLY) -> bool:
 def reason_against(law: Law, data: FitData) -> str | None:
     """Return why these rows cannot identify a law, or None."""
     if data.count < (needed := rows_for(law)):
-        return f"{data.count} runs for {_unknown(law)} parameters, and needs at least {needed}"
+        free = " without a prior" if law.has_prior else ""
+        return f"{data.count} runs for {_unknown(law)} parameters{free}, and needs at least {needed}"
     if "passes" in law.needs and len(levels(data.epochs[data.epochs > 1 + SAME])) < 2:
         return "a penalty that grows with passes, and the runs have fewer than two values of passes above one"
     if data.two_stage and "distinct" in law.needs and len(levels(data.unique_spec[data.epochs > 1 + SAME])) < 2:

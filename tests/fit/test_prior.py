@@ -9,13 +9,16 @@ import pytest
 from scipy.optimize import approx_fprime, minimize
 
 from planner.fit.data import fit_data
+from planner.fit.diagnosis import diagnose
 from planner.fit.estimate import estimate
 from planner.fit.holdout import slices
+from planner.fit.identify import reason_against
 from planner.fit.prior import Prior, draw_means
 from planner.fit.profile import ridge
 from planner.fit.resample import fit_weighted
 from planner.fit.select import candidates
 from planner.fit.solver import DELTA, objective
+from planner.fit.unmeasured import opened, unmeasured
 from planner.laws import LAWS, Parameter, Points, Reference
 from planner.runs import read_runs
 
@@ -112,7 +115,10 @@ def test_a_law_without_priors_has_the_plain_objective() -> None:
     assert Prior.of(law, 40.0, None) is None and draw_means(law, 5, np.random.default_rng(0)) is None
 
 
-@pytest.mark.parametrize("prior", [(3.5, 0.2), (1.1, 0.0), (1.1, -0.2), (1.1, float("inf")), (float("nan"), 0.2), 1.1, "x", (1.1, 0.2, 0.3), ()])
+NONE = [(3.5, 0.2), (1.1, 0.0), (1.1, -0.2), (1.1, float("inf")), (1.1, 1e200), (float("nan"), 0.2), (1.1, None), 1.1, "x", (1.1, 0.2, 0.3), ()]
+
+
+@pytest.mark.parametrize("prior", NONE)
 def test_a_prior_that_is_none_is_refused(prior: Any) -> None:
     with pytest.raises(ValueError, match="has the prior"):
         Parameter("λ", 0.4, 3.0, (0.8, 1.4), "exponent", prior=prior)
@@ -132,6 +138,39 @@ def test_a_prior_that_leaves_nothing_to_fit_is_refused() -> None:
         Parameter("λ", 0.4, 3.0, (0.8, 1.4), "exponent", prior=(1.1, 1e-7))
     with pytest.raises(ValueError, match="leaves nothing to fit"):
         Parameter("c", -3.0, 3.0, (-1.0, 1.0), "nats/token", logarithmic=False, prior=(0.0, 1e-7))
+
+
+@pytest.mark.parametrize("prior", [("1.1", "0.2"), [1.1, 0.2], np.array([1.1, 0.2])])
+def test_a_prior_is_kept_as_two_numbers(prior: Any) -> None:
+    """Strings could not be compared, and an array has no truth value: `plan laws` ended in a traceback."""
+    assert Parameter("λ", 0.4, 3.0, (0.8, 1.4), "exponent", prior=prior).prior == (1.1, 0.2)
+
+
+def test_a_narrow_prior_is_no_ill_conditioning() -> None:
+    """It makes its own column long, and nothing trades off: 1e12 before."""
+    narrow = [replace(item, prior=(1.1, 2e-6)) if item.name == "λ" else item for item in LAW.parameters]
+    law, points = replace(LAW, name="narrow", parameters=tuple(narrow)), runs((3e4, 1e5, 3e5))
+    theta = np.array([USUAL[name] for name in NAMES])
+    assert diagnose(law, points, theta, True).condition <= diagnose(LAW, points, theta, True).condition * (1 + 1e-9) < 1e7
+
+
+def test_what_no_run_measures_is_drawn_from_its_prior() -> None:
+    """Of one pass no run tells λ: its start range, 0.8 to 1.4, would contradict the prior."""
+    known = [replace(item, prior=(2.4, 0.1)) if item.name == "λ" else item for item in LAW.parameters]
+    law, theta = replace(LAW, name="known", parameters=tuple(known)), np.array([USUAL[name] for name in NAMES])
+    points = Points(Reference(1e5, 2e6), *(np.geomspace(2e4, 2e5, 9), np.geomspace(4e6, 5e5, 9), np.full(9, 1e5), np.full(9, 1e5)))
+    which = unmeasured(law, points, theta)
+    assert [name for name, nothing in zip(NAMES, which, strict=True) if nothing] == ["P", "λ", "k"]
+    middle, draws = opened(law, which, theta, np.tile(theta, (400, 1)), np.random.default_rng(0))
+    place = NAMES.index("λ")
+    assert middle[place] == 2.4 and draws[:, place].mean() == pytest.approx(2.4, abs=0.02) and draws[:, place].std() == pytest.approx(0.1, abs=0.02)
+    assert 1e-4 <= draws[:, NAMES.index("P")].min() and draws[:, NAMES.index("P")].max() <= 1e-2 and (draws[:, 0] == theta[0]).all()
+
+
+def test_too_few_runs_are_counted_for_the_parameters_without_a_prior() -> None:
+    data = fit_data(read_runs(SWEEPS / "medicine" / "runs.csv"))
+    few = data.rows(np.arange(data.count) < 12)
+    assert str(reason_against(LAW, few)).startswith("12 runs for 8 parameters without a prior, and needs at least 16")
 
 
 def test_slices_of_many_epochs_are_forecast_where_runs_of_few_leave_the_exponent_open() -> None:
