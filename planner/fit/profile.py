@@ -2,20 +2,23 @@
 
 The objective with a parameter held at a value and the others refitted, less its minimum, is compared with the quantile of χ² scaled for a
 Huber objective: 2·Δ·E[ψ']/E[ψ²] ~ χ²₁ (Huber & Ronchetti, Robust Statistics, section 6.7), rows taken as independent. The share of rows inside δ,
-E[ψ'], is smoothed over half the spread of the residuals, since few rows lie inside δ itself. Where one parameter can double or halve
-at next to no cost it lies on a ridge, and its value means nothing, though forecasts may be sound.
+E[ψ'], is smoothed over half the spread of the residuals, since few rows lie inside δ itself. A prior is weighed against as many rows as make it add
+z² to that, z standard deviations from its mean; the fit, in which rows of one trunk do not count as independent, weighs it against a quarter. Where one
+parameter can double or halve at next to no cost it lies on a ridge, and its value means nothing, though forecasts may be sound.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
 from planner.arrays import Array
 from planner.fit.diagnosis import ILL_CONDITIONED, diagnose
-from planner.fit.solver import DELTA, DELTAS, Solution, solve
+from planner.fit.prior import INDEPENDENT
+from planner.fit.solver import DELTA, DELTAS, TOLERANCE, Solution, huber, solve
 from planner.laws import Law, Points
 
 CHI2_90 = 2.7055434540954146
@@ -29,7 +32,10 @@ APART = 0.3
 AGAIN = 4
 """Most repeats; a parameter known far more closely than the least step of `REACH` takes more than one."""
 STEPS = 60
-TOLERANCE = 1e-8
+HELD_TOLERANCE = 1e-8
+"""Relative gain of a step below which a problem with a parameter held is done."""
+LIKE = (0.25, 4.0)
+"""Bounds for how many independent rows each row counts for against a prior, for few rows or odd residuals, which do not tell the shape of the noise."""
 RIDGE = float(np.log(2.0))
 FLAT = 0.5
 """Excess of the objective, in units of the 90 % threshold, up to which a point on a ridge is as good a start for resamples as the best one."""
@@ -54,6 +60,60 @@ class Profile:
     open_high: bool
 
 
+@dataclass(frozen=True)
+class _Rows:
+    """The rows that a law was fitted to, and what a profile compares with."""
+
+    law: Law
+    points: Points
+    log_loss: Array
+    theta: Array
+    """The fit's parameters."""
+    threshold: float
+    """Excess of the objective at the ends of a 90 % interval."""
+    weight: float
+    """Of a row, against a prior; 1 for a law without priors. It multiplies the objectives too, and is divided out of them."""
+
+    @classmethod
+    def of(cls, law: Law, points: Points, log_loss: Array, theta: Array) -> _Rows:
+        residual = log_loss - law.log_loss(theta[None], points)[0]
+        # A fit that is nearly one of least absolute residuals passes through as many rows as it has parameters: those say nothing of the others' noise.
+        size = np.sort(np.abs(residual))[min(len(theta), len(residual) // 2) :]
+        near = max(0.5 * float(np.median(size)) / 0.6745, DELTA)
+        density = (size <= near).mean() / near
+        inside = min(1.0, DELTA * density)
+        threshold = float(0.5 * CHI2_90 * (np.minimum(size, DELTA) ** 2).mean() / max(inside, 1.0 / points.count))
+        like = 0.5 * CHI2_90 * float(huber(residual, DELTA).mean()) / max(threshold, 1e-300)
+        return cls(law, points, log_loss, theta, threshold, float(np.clip(like, *LIKE)) / INDEPENDENT if law.has_prior else 1.0)
+
+    @cached_property
+    def best(self) -> Solution:
+        """The fit with no parameter held."""
+        return self._solve(self.theta[None], DELTAS[-1:], TOLERANCE)
+
+    def _solve(self, start: Array, deltas: tuple[float, ...], tolerance: float, held: Array | None = None) -> Solution:
+        weights = np.full((1, self.points.count), self.weight)
+        found = solve(self.law, self.points, self.log_loss, start, weights, deltas=deltas, iterations=STEPS, tolerance=tolerance, fixed=held)
+        return replace(found, objective=found.objective / self.weight)
+
+    def solve(self, start: Array, held: Array) -> Solution:
+        """Fit with some parameters held at their start, one problem a row."""
+        return self._solve(start, DELTAS[1:], HELD_TOLERANCE, held)
+
+    def held(self, chosen: Sequence[int], grids: Sequence[Array], near: Sequence[Array]) -> tuple[list[Array], list[Array]]:
+        """Hold each chosen parameter at each of its values; return the objectives, less the one with none held, and the parameters."""
+        start, held = _starts(near, chosen, grids)
+        first = self.solve(start, held)
+        value, solved = first.objective, first.theta
+        # Once more from what the neighbours on either side found: a held value may have stopped in a side valley.
+        for shift in (1, -1):
+            again = self._solve(np.where(held, start, np.roll(solved, shift, axis=0)), DELTAS[-1:], HELD_TOLERANCE, held)
+            solved = np.where((again.objective < value)[:, None], again.theta, solved)
+            value = np.minimum(value, again.objective)
+        ends = np.cumsum([len(grid) for grid in grids])[:-1]
+        return np.split(value - self.best.objective, ends), np.split(solved, ends)
+
+
 def profile(law: Law, points: Points, log_loss: Array, theta: Array, names: Sequence[str] = ()) -> list[Profile]:
     """Profile parameters, all in one batch.
 
@@ -65,14 +125,15 @@ def profile(law: Law, points: Points, log_loss: Array, theta: Array, names: Sequ
         names: which parameters; all by default.
     """
     chosen = [number for number, parameter in enumerate(law.parameters) if not names or parameter.name in names]
-    threshold = _threshold(law, points, log_loss, theta)
+    rows = _Rows.of(law, points, log_loss, theta)
+    theta = rows.best.theta[0]
     grids, excess, solved = [theta[[number]] for number in chosen], [np.zeros(1) for _ in chosen], [theta[None] for _ in chosen]
     new = [_grid(law, number, theta[number], np.concatenate([-REACH[::-1], REACH])) for number in chosen]
     for _ in range(1 + AGAIN):
         near = [solution[np.abs(grid[:, None] - more).argmin(0)] for solution, grid, more in zip(solved, grids, new, strict=True)]
-        for place, (value, solution) in enumerate(zip(*_held(law, points, log_loss, theta, chosen, new, near), strict=True)):
+        for place, (value, solution) in enumerate(zip(*rows.held(chosen, new, near), strict=True)):
             grids[place], first = np.unique(np.append(grids[place], new[place]), return_index=True)
-            excess[place] = np.append(excess[place], value / threshold)[first]
+            excess[place] = np.append(excess[place], value / rows.threshold)[first]
             solved[place] = np.append(solved[place], solution, axis=0)[first]
         new = [_nearer(grid, over - over.min()) for grid, over in zip(grids, excess, strict=True)]
         if not any(map(len, new)):
@@ -92,10 +153,10 @@ def ridge(law: Law, points: Points, log_loss: Array, theta: Array) -> tuple[str,
     if not chosen:
         return ()
     grids = [_grid(law, number, theta[number], np.array([-RIDGE, RIDGE])) for number in chosen]
-    threshold = _threshold(law, points, log_loss, theta)
-    found, least = _pinned(law, points, log_loss, theta, *_starts([theta] * len(chosen), chosen, grids))
-    values = np.split(found.objective - min(least, found.objective.min()), len(chosen))
-    return tuple(law.parameters[number].name for number, value in zip(chosen, values, strict=True) if value.min() < threshold)
+    rows = _Rows.of(law, points, log_loss, theta)
+    value = rows.solve(*_starts([theta] * len(chosen), chosen, grids)).objective
+    values = np.split(value - min(rows.best.objective[0], value.min()), len(chosen))
+    return tuple(law.parameters[number].name for number, value in zip(chosen, values, strict=True) if value.min() < rows.threshold)
 
 
 def along(law: Law, points: Points, log_loss: Array, theta: Array, names: Sequence[str]) -> Array:
@@ -115,8 +176,9 @@ def along(law: Law, points: Points, log_loss: Array, theta: Array, names: Sequen
         return theta[None]
     chosen = [number for number, parameter in enumerate(law.parameters) if parameter.name in names]
     grids = [_grid(law, n, 1.0, np.log(np.geomspace(law.parameters[n].low, law.parameters[n].high, PLACES))) for n in chosen]
-    found, least = _pinned(law, points, log_loss, theta, *_starts([theta] * len(chosen), chosen, grids))
-    flat = found.objective - least < FLAT * _threshold(law, points, log_loss, theta)
+    rows = _Rows.of(law, points, log_loss, theta)
+    found = rows.solve(*_starts([theta] * len(chosen), chosen, grids))
+    flat = found.objective - rows.best.objective < FLAT * rows.threshold
     return np.vstack([theta, found.theta[flat]])
 
 
@@ -127,30 +189,6 @@ def _grid(law: Law, number: int, value: float, reach: Array) -> Array:
     margin = 1e-6 * (parameter.high - parameter.low)
     result: Array = np.clip(grid, parameter.low * (1 + 1e-6) if parameter.logarithmic else parameter.low + margin, parameter.high - margin)
     return result
-
-
-def _held(
-    law: Law, points: Points, log_loss: Array, theta: Array, chosen: Sequence[int], grids: Sequence[Array], near: Sequence[Array]
-) -> tuple[list[Array], list[Array]]:
-    """Hold each chosen parameter at each of its values; return the objectives, less the one with none held, and the parameters."""
-    start, held = _starts(near, chosen, grids)
-    best, least = _pinned(law, points, log_loss, theta, start, held)
-    value, solved, weights = best.objective, best.theta, np.ones((1, points.count))
-    # Once more from what the neighbours on either side found: a held value may have stopped in a side valley.
-    for shift in (1, -1):
-        beside = np.where(held, start, np.roll(solved, shift, axis=0))
-        again = solve(law, points, log_loss, beside, weights, deltas=DELTAS[-1:], iterations=STEPS, tolerance=TOLERANCE, fixed=held)
-        solved = np.where((again.objective < value)[:, None], again.theta, solved)
-        value = np.minimum(value, again.objective)
-    ends = np.cumsum([len(grid) for grid in grids])[:-1]
-    return np.split(value - least, ends), np.split(solved, ends)
-
-
-def _pinned(law: Law, points: Points, log_loss: Array, theta: Array, start: Array, held: Array) -> tuple[Solution, float]:
-    """Fit with some parameters held at their start, one problem a row; return the solutions, and the objective with none held."""
-    weights = np.ones((1, points.count))
-    found = solve(law, points, log_loss, start, weights, deltas=DELTAS[1:], iterations=STEPS, tolerance=TOLERANCE, fixed=held)
-    return found, float(solve(law, points, log_loss, theta[None], weights, deltas=DELTAS[-1:], iterations=STEPS).objective[0])
 
 
 def _starts(near: Sequence[Array], chosen: Sequence[int], grids: Sequence[Array]) -> tuple[Array, Array]:
@@ -166,16 +204,6 @@ def _starts(near: Sequence[Array], chosen: Sequence[int], grids: Sequence[Array]
         starts.append(start)
         fixed.append(np.tile(np.arange(start.shape[1]) == number, (len(grid), 1)))
     return np.vstack(starts), np.vstack(fixed)
-
-
-def _threshold(law: Law, points: Points, log_loss: Array, theta: Array) -> float:
-    # A fit that is nearly one of least absolute residuals passes through as many rows as it has parameters: those say nothing of the others' noise.
-    size = np.sort(np.abs(log_loss - law.log_loss(theta[None], points)[0]))
-    size = size[min(len(theta), len(size) // 2) :]
-    near = max(0.5 * float(np.median(size)) / 0.6745, DELTA)
-    density = (size <= near).mean() / near
-    inside = min(1.0, DELTA * density)
-    return float(0.5 * CHI2_90 * (np.minimum(size, DELTA) ** 2).mean() / max(inside, 1.0 / points.count))
 
 
 def _sides(grid: Array, excess: Array) -> list[tuple[Array, Array]]:
